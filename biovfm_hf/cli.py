@@ -1,0 +1,104 @@
+"""The `biovfm` command: a table of sub-commands, each loaded only when it is used."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from .errors import UserError
+
+# command: (module below, what it does). Each module has `main(argv) -> int` with a parser of its own.
+COMMANDS = {
+    "quickstart": ("biovfm_hf.quickstart", "run the whole pipeline on real images, on a CPU, in minutes"),
+    "sources": ("dataset_builder.sources_command", "list, show, check and download the 61 public sources"),
+    "build": ("dataset_builder.build", "turn raw sources into a screened Parquet dataset"),
+    "convert": ("biovfm_hf.conversion", "read DINOv2, MAE, timm or transformers weights, and write them back"),
+    "embed": ("evaluation.embed_command", "turn images into a Parquet file of feature vectors"),
+    "probe": ("evaluation.probe_command", "score encoders on benchmark tasks, with intervals"),
+    "score": ("evaluation.score_command", "metrics and intervals for scores that you already have"),
+    "scaling": ("evaluation.scaling.command", "slopes, correlations and figures of a scaling study"),
+    "report": ("model_cards.report", "one HTML page of data, training and results"),
+    "card": ("model_cards.card", "write the model card from what actually happened"),
+    "push": ("model_cards.push", "send a model or dataset folder to the Hub"),
+}
+
+
+def load_room_module(name: str) -> ModuleType:
+    """Import `room.module` from the checkout beside this package, or from where a wheel carries it.
+
+    In a checkout (bare or editable) the rooms are folders beside `biovfm_hf`; a wheel carries them inside it.
+
+    Raises:
+        UserError: this installation has no such room.
+    """
+    room = name.split(".")[0]
+    package = Path(__file__).resolve().parent
+    if room == package.name:
+        return importlib.import_module(name)
+    if (package / room).is_dir():
+        return importlib.import_module(f"{package.name}.{name}")
+    if (package.parent / room / "__init__.py").is_file():
+        if str(package.parent) not in sys.path:
+            sys.path.insert(0, str(package.parent))
+        return importlib.import_module(name)
+    raise UserError(f"this installation carries no {room}/; run from a checkout: pip install -e '.[demo]'")
+
+
+def usage() -> str:
+    """The help text: one line per command."""
+    lines = [f"  {name:<11} {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: biovfm COMMAND [options]",
+            "",
+            "Biomedical vision foundation models: build the data, pretrain, probe, publish.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "Pretraining runs with accelerate:",
+            "  accelerate launch training/pretrain_dino.py --help",
+            "  accelerate launch training/pretrain_mae.py --help",
+            "",
+            "biovfm COMMAND --help tells the rest. Start with: biovfm quickstart",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one sub-command. Returns the exit status: 0 done, 1 the work failed, 2 the words were wrong."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"biovfm-hf {version('biovfm-hf')}")
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    if command not in COMMANDS:
+        print(_unknown(command), file=sys.stderr)
+        return 2
+    try:
+        return load_room_module(COMMANDS[command][0]).main(rest)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; what was finished is kept, and the same command continues", file=sys.stderr)
+        return 1
+
+
+def _unknown(command: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(command, COMMANDS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"error: biovfm has no command {command!r}{hint} See: biovfm --help"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Writing that survives a kill: to a temporary name beside the target, then moved into place."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(target: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target` for a file or folder, and move it onto `target` when the block succeeds.
+
+    A file is synced to disk first. A folder replaces an existing folder of the same name. On an exception
+    (Ctrl-C included) the temporary is removed and `target` stays as it was; after a SIGKILL a `.NAME.tmp-PID`
+    may be left, which no reader takes for the target.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    _remove(temporary)
+    try:
+        yield temporary
+        if temporary.is_dir() and target.exists():
+            old = target.with_name(f".{target.name}.old-{os.getpid()}")
+            target.rename(old)
+            temporary.rename(target)
+            _remove(old)
+        else:
+            if temporary.is_file():
+                with temporary.open("rb") as written:
+                    os.fsync(written.fileno())
+            temporary.replace(target)
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def write_text(target: str | Path, text: str) -> None:
+    """Write `text` (UTF-8) to `target` atomically."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
