@@ -12,5 +12,5 @@ import pytest
 
 @pytest.fixture(scope="session")
 def reference_dir() -> Path:
-    """Folder of numbers from the reference implementations: `BIOVFM_REFERENCE_DIR`, or the copies in tests/reference."""
+    """Numbers from the reference implementations: `BIOVFM_REFERENCE_DIR`, or the copies in tests/reference."""
     return Path(os.environ.get("BIOVFM_REFERENCE_DIR", Path(__file__).parent / "reference"))

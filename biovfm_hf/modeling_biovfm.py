@@ -1,0 +1,699 @@
+"""BioVFM models: one vision transformer for the DINOv2 and MAE families, its backbone, heads and MAE decoder.
+
+The architecture follows DINOv2 (arXiv 2304.07193; registers: 2309.16588) and MAE (arXiv 2111.06377). Shapes in
+comments: B images, N patch tokens, R registers, T tokens over all images of a packed batch, D hidden size.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BackboneOutput,
+    BaseModelOutputWithPooling,
+    ImageClassifierOutput,
+    SemanticSegmenterOutput,
+)
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_biovfm import BioVFMConfig
+
+# A packed batch of tokens (T, D) is a row of groups; a group is `batch` images of `length` tokens each.
+Groups = list[tuple[int, int]]
+
+
+def sincos_position_embeddings(hidden_size: int, grid: int) -> Tensor:
+    """Fixed 2D sine-cosine position embeddings of MAE (`mae/util/pos_embed.py`): (1, 1 + grid * grid, D) float32.
+
+    The first row (class token) is zero. The first half of the channels encodes the column, the second the row,
+    as in the released weights.
+    """
+    frequencies = 1.0 / 10000 ** (torch.arange(hidden_size // 4, dtype=torch.float64) / (hidden_size / 4))
+    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies  # (grid, D/4)
+    axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # (grid, D/2)
+    columns = axis.repeat(grid, 1)
+    rows = axis.repeat_interleave(grid, dim=0)
+    patches = torch.cat([columns, rows], dim=1)  # (grid * grid, D)
+    return torch.cat([torch.zeros(1, hidden_size, dtype=torch.float64), patches])[None].float()
+
+
+def resize_position_embeddings(
+    positions: Tensor, grid: tuple[int, int], offset: float = 0.0, antialias: bool = False
+) -> Tensor:
+    """Bicubic resize of the patch part of (1, 1 + n * n, D) position embeddings to a (rows, columns) grid.
+
+    `offset` > 0 scales by (size + offset) / n instead of to the exact size, as DINOv2's training did with 0.1.
+    Computed in float32; the class token's row is kept.
+    """
+    side = math.isqrt(positions.shape[1] - 1)
+    if grid == (side, side):
+        return positions
+    patches = positions[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2).float()  # (1, D, n, n)
+    if offset:
+        scale = ((grid[0] + offset) / side, (grid[1] + offset) / side)
+        resized = nn.functional.interpolate(patches, scale_factor=scale, mode="bicubic", antialias=antialias)
+    else:
+        resized = nn.functional.interpolate(patches, size=grid, mode="bicubic", antialias=antialias)
+    resized = resized.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)
+    return torch.cat([positions[:, :1], resized], dim=1)
+
+
+class BioVFMPatchEmbeddings(nn.Module):
+    """Non-overlapping patches, each projected to a token."""
+
+    def __init__(self, config: BioVFMConfig) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.num_channels = config.num_channels
+        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, N, D), patches in row-major order.
+
+        Raises:
+            ValueError: the images have another number of channels, or sides that are no multiple of the patch size.
+        """
+        channels, height, width = pixel_values.shape[-3:]
+        if channels != self.num_channels:
+            raise ValueError(f"pixel_values have {channels} channels; this model takes {self.num_channels}")
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"images of {height}x{width} pixels cannot be cut into patches of {self.patch_size}; "
+                f"resize them to a multiple of {self.patch_size}"
+            )
+        return self.projection(pixel_values.to(self.projection.weight.dtype)).flatten(2).transpose(1, 2)
+
+
+class BioVFMEmbeddings(nn.Module):
+    """Class token, registers, patch tokens with their positions, and DINOv2's mask token."""
+
+    def __init__(self, config: BioVFMConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.hidden_size
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.mask_token = nn.Parameter(torch.zeros(1, width)) if config.use_mask_token else None
+        registers = config.num_register_tokens
+        self.register_tokens = nn.Parameter(torch.zeros(1, registers, width)) if registers else None
+        self.patch_embeddings = BioVFMPatchEmbeddings(config)
+        learned = config.position_embedding_type == "learned"
+        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + config.num_patches, width), requires_grad=learned)
+
+    def positions(self, height: int, width: int) -> Tensor:
+        """Position embeddings (1, 1 + N, D) for images of `height` x `width` pixels."""
+        patch = self.config.patch_size
+        grid = (height // patch, width // patch)
+        config = self.config
+        return resize_position_embeddings(
+            self.position_embeddings, grid, config.interpolate_offset, config.interpolate_antialias
+        )
+
+    def forward(
+        self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None, ids_keep: Tensor | None = None
+    ) -> Tensor:
+        """(B, C, H, W) -> (B, 1 + R + N, D).
+
+        Args:
+            bool_masked_pos: (B, N) bool; the mask token stands for these patches (before positions are added).
+            ids_keep: (B, K) patch indices; only these patch tokens are kept, in this order (MAE).
+        """
+        tokens = self.patch_embeddings(pixel_values)
+        if bool_masked_pos is not None:
+            if self.mask_token is None:
+                raise ValueError("bool_masked_pos needs a mask token; build the model with use_mask_token=True")
+            mask_token = self.mask_token.to(tokens.dtype)
+            tokens = torch.where(bool_masked_pos.bool()[..., None], mask_token, tokens)
+        positions = self.positions(*pixel_values.shape[-2:])
+        tokens = tokens + positions[:, 1:]
+        if ids_keep is not None:
+            tokens = tokens.gather(1, ids_keep[..., None].expand(-1, -1, tokens.shape[-1]))
+        first = [(self.cls_token + positions[:, :1])]
+        if self.register_tokens is not None:
+            first.append(self.register_tokens)
+        prefix = torch.cat(first, dim=1).expand(len(tokens), -1, -1)
+        return torch.cat([prefix, tokens], dim=1)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention that also returns its weights: (B, heads, N, d) -> (B, N, heads, d) and (B, heads, N, N)."""
+    weights = (query @ key.transpose(2, 3) * scaling).softmax(dim=-1)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class BioVFMAttention(nn.Module):
+    """Multi-head self-attention with one fused projection, through transformers' attention interface."""
+
+    is_causal = False
+
+    def __init__(self, config: BioVFMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: Tensor, groups: Groups | None = None) -> tuple[Tensor, Tensor | None]:
+        """(B, N, D), or packed (T, D) with its groups, to the same shape; attention never crosses images."""
+        qkv = self.qkv(hidden_states)
+        if groups is None:
+            attended, weights = self._attend(qkv)
+            return self.proj(attended), weights
+        parts = qkv.split([batch * length for batch, length in groups])
+        attended = torch.cat(
+            [self._attend(part.view(*group, -1))[0].flatten(0, 1) for part, group in zip(parts, groups, strict=True)]
+        )
+        return self.proj(attended), None
+
+    def _attend(self, qkv: Tensor) -> tuple[Tensor, Tensor | None]:
+        batch, length, _ = qkv.shape
+        query, key, value = qkv.view(batch, length, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attended, weights = interface(self, query, key, value, None, dropout=0.0, scaling=self.scaling)
+        return attended.reshape(batch, length, -1), weights
+
+
+class BioVFMLayerScale(nn.Module):
+    """A learned gain per channel."""
+
+    def __init__(self, config: BioVFMConfig) -> None:
+        super().__init__()
+        self.initial_value = cast(float, config.layerscale_value)
+        self.gamma = nn.Parameter(torch.full((config.hidden_size,), self.initial_value))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Scale the last axis."""
+        return hidden_states * self.gamma
+
+
+class BioVFMMLP(nn.Module):
+    """Two linear layers around an activation."""
+
+    def __init__(self, config: BioVFMConfig) -> None:
+        super().__init__()
+        width = int(config.hidden_size * config.mlp_ratio)
+        self.fc1 = nn.Linear(config.hidden_size, width)
+        self.act = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(width, config.hidden_size)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return self.fc2(self.act(self.fc1(hidden_states)))
+
+
+class BioVFMSwiGLU(nn.Module):
+    """DINOv2's fused SwiGLU (`dinov2/layers/swiglu_ffn.py`): w12 holds gate and value."""
+
+    def __init__(self, config: BioVFMConfig) -> None:
+        super().__init__()
+        width = (int(int(config.hidden_size * config.mlp_ratio) * 2 / 3) + 7) // 8 * 8
+        self.w12 = nn.Linear(config.hidden_size, 2 * width)
+        self.w3 = nn.Linear(width, config.hidden_size)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        gate, value = self.w12(hidden_states).chunk(2, dim=-1)
+        return self.w3(nn.functional.silu(gate) * value)
+
+
+class BioVFMLayer(GradientCheckpointingLayer):
+    """A pre-norm transformer block.
+
+    In training, stochastic depth runs each branch on a random subset of the images and scales what it adds by
+    batch / kept, so that dropped images cost nothing (DINOv2, `dinov2/layers/block.py`).
+    """
+
+    def __init__(self, config: BioVFMConfig) -> None:
+        super().__init__()
+        self.drop_path_rate = config.drop_path_rate
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = BioVFMAttention(config)
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = BioVFMSwiGLU(config) if config.ffn_type == "swiglu" else BioVFMMLP(config)
+        scaled = config.layerscale_value is not None
+        self.layer_scale1 = BioVFMLayerScale(config) if scaled else nn.Identity()
+        self.layer_scale2 = BioVFMLayerScale(config) if scaled else nn.Identity()
+
+    def forward(self, hidden_states: Tensor, groups: Groups | None = None) -> Tensor:
+        """(B, N, D), or packed (T, D) with its groups, to the same shape."""
+        hidden_states = self._add(self._attention_branch, hidden_states, groups)
+        return self._add(self._mlp_branch, hidden_states, groups)
+
+    def _attention_branch(self, hidden_states: Tensor, groups: Groups | None) -> Tensor:
+        return self.layer_scale1(self.attention(self.norm1(hidden_states), groups)[0])
+
+    def _mlp_branch(self, hidden_states: Tensor, groups: Groups | None) -> Tensor:
+        return self.layer_scale2(self.mlp(self.norm2(hidden_states)))
+
+    def _add(self, branch: Callable, hidden_states: Tensor, groups: Groups | None) -> Tensor:
+        if not self.training or self.drop_path_rate == 0.0:
+            return hidden_states + branch(hidden_states, groups)
+        if groups is None:  # an image is one row of (B, N, D)
+            rows, scale, _ = _sample_rows([(len(hidden_states), 1)], self.drop_path_rate, hidden_states)
+            return hidden_states.index_add(0, rows, branch(hidden_states[rows], None) * scale[..., None])
+        rows, scale, kept = _sample_rows(groups, self.drop_path_rate, hidden_states)
+        return hidden_states.index_add(0, rows, branch(hidden_states[rows], kept) * scale)
+
+
+def _sample_rows(groups: Groups, drop_rate: float, like: Tensor) -> tuple[Tensor, Tensor, Groups]:
+    """Draw the images that a branch runs on: token rows (K,), their scale (K, 1), and the groups that are left."""
+    rows, scales, kept = [], [], []
+    start = 0
+    for batch, length in groups:
+        keep = max(int(batch * (1 - drop_rate)), 1)
+        images = torch.randperm(batch, device=like.device)[:keep]
+        tokens = torch.arange(length, device=like.device)
+        rows.append((start + images[:, None] * length + tokens).flatten())
+        scales.append(like.new_full((keep * length, 1), batch / keep))
+        kept.append((keep, length))
+        start += batch * length
+    return torch.cat(rows), torch.cat(scales), kept
+
+
+class BioVFMPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation shared by the BioVFM models.
+
+    `initialization="dinov2"` (`dinov2/models/vision_transformer.py`): linear weights and learned positions truncated
+    normal 0.02, patch projection as torch leaves a convolution, class and register tokens normal 1e-6.
+    `initialization="mae"` (`mae/models_mae.py`): Xavier uniform (the patch projection as a linear layer), class and
+    mask tokens normal 0.02.
+    """
+
+    config: BioVFMConfig
+    config_class = BioVFMConfig
+    base_model_prefix = "biovfm"
+    main_input_name = "pixel_values"
+    input_modalities = ["image"]  # noqa: RUF012  (transformers' class-level conventions)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["BioVFMEmbeddings", "BioVFMLayer"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": BioVFMLayer, "attentions": BioVFMAttention}  # noqa: RUF012
+    _input_embed_layer = "patch_embeddings"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        mae = self.config.initialization == "mae"
+        std = self.config.initializer_range
+        if isinstance(module, BioVFMPatchEmbeddings):
+            self._init_patch_projection(module.projection, mae)
+        elif isinstance(module, nn.Linear):
+            if mae:
+                init.xavier_uniform_(module.weight)
+            else:
+                init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, BioVFMLayerScale):
+            init.constant_(module.gamma, module.initial_value)
+        elif isinstance(module, BioVFMEmbeddings):
+            init.normal_(module.cls_token, std=std if mae else 1e-6)
+            if module.register_tokens is not None:
+                init.normal_(module.register_tokens, std=1e-6)
+            if module.mask_token is not None:
+                init.zeros_(module.mask_token)
+            _init_positions(module.position_embeddings, module.config, std)
+        elif isinstance(module, BioVFMDecoder):
+            init.normal_(module.mask_token, std=std)
+            _init_positions(module.position_embeddings, module.config, std)
+        elif not (isinstance(module, nn.Conv2d) and module.in_channels == self.config.num_channels):
+            super()._init_weights(module)
+
+    def _init_patch_projection(self, projection: nn.Conv2d, mae: bool) -> None:
+        if mae:
+            init.xavier_uniform_(projection.weight.view(len(projection.weight), -1))
+            if projection.bias is not None:
+                init.zeros_(projection.bias)
+            return
+        fan_in = projection.weight[0].numel()
+        init.uniform_(projection.weight, -(fan_in**-0.5), fan_in**-0.5)  # torch's default for a convolution
+        if projection.bias is not None:
+            init.uniform_(projection.bias, -(fan_in**-0.5), fan_in**-0.5)
+
+
+def _init_positions(positions: nn.Parameter, config: BioVFMConfig, std: float) -> None:
+    if config.position_embedding_type == "sincos":
+        init.copy_(positions, sincos_position_embeddings(positions.shape[-1], math.isqrt(positions.shape[1] - 1)))
+    else:
+        init.trunc_normal_(positions, std=std)
+
+
+class BioVFMModel(BioVFMPreTrainedModel):
+    """The vision transformer: images to normed tokens."""
+
+    def __init__(self, config: BioVFMConfig) -> None:
+        super().__init__(config)
+        self.embeddings = BioVFMEmbeddings(config)
+        self.layers = nn.ModuleList([BioVFMLayer(config) for _ in range(config.num_hidden_layers)])
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: Tensor,
+        bool_masked_pos: Tensor | None = None,
+        ids_keep: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Encode images.
+
+        Args:
+            pixel_values: (B, C, H, W), H and W multiples of the patch size.
+            bool_masked_pos: (B, N) bool: patches that the mask token replaces.
+            ids_keep: (B, K) int: the only patches that are encoded, in this order (MAE).
+
+        Returns:
+            last_hidden_state (B, 1 + R + N, D): class token, registers, patch tokens after the final norm;
+            pooler_output (B, D): the normed class token. `output_hidden_states=True` adds the embeddings and every
+            block's output without the final norm.
+        """
+        hidden_states = self.embeddings(pixel_values, bool_masked_pos, ids_keep)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states)
+        tokens = self.norm(hidden_states)
+        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=tokens[:, 0])
+
+    def forward_packed(
+        self, pixel_values: Sequence[Tensor], bool_masked_pos: Sequence[Tensor | None] | None = None
+    ) -> list[Tensor]:
+        """Encode batches of several image sizes in one pass over all their tokens.
+
+        Equal to a separate call per batch (to rounding, stochastic depth apart): attention never crosses images.
+
+        Args:
+            pixel_values: batches (B_i, C, H_i, W_i).
+            bool_masked_pos: per batch (B_i, N_i) bool or None.
+
+        Returns:
+            Per batch the normed tokens (B_i, 1 + R + N_i, D).
+        """
+        masks = bool_masked_pos if bool_masked_pos is not None else [None] * len(pixel_values)
+        embedded = [self.embeddings(pixels, mask) for pixels, mask in zip(pixel_values, masks, strict=True)]
+        groups = [(len(tokens), tokens.shape[1]) for tokens in embedded]
+        hidden_states = torch.cat([tokens.flatten(0, 1) for tokens in embedded])  # (T, D)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, groups)
+        parts = self.norm(hidden_states).split([batch * length for batch, length in groups])
+        return [part.view(*group, -1) for part, group in zip(parts, groups, strict=True)]
+
+
+class BioVFMBackbone(BackboneMixin, BioVFMModel):
+    """Feature maps of chosen blocks, for detection and segmentation frameworks (`AutoBackbone`)."""
+
+    def __init__(self, config: BioVFMConfig) -> None:
+        super().__init__(config)
+        self.num_features = [config.hidden_size] * (config.num_hidden_layers + 1)
+
+    @can_return_tuple
+    @filter_output_hidden_states
+    def forward(self, pixel_values: Tensor, **kwargs: Any) -> BackboneOutput:
+        """(B, C, H, W) -> feature maps (B, D, H/p, W/p) of `out_indices`, normed if `config.apply_layernorm`."""
+        outputs = BioVFMModel.forward(self, pixel_values, **kwargs)
+        grid = tuple(side // self.config.patch_size for side in pixel_values.shape[-2:])
+        maps = []
+        for stage, hidden_state in zip(self.stage_names, outputs.hidden_states, strict=True):
+            if stage not in self.out_features:
+                continue
+            tokens = self.norm(hidden_state) if self.config.apply_layernorm else hidden_state
+            if self.config.reshape_hidden_states:
+                tokens = _token_map(tokens, grid)
+            maps.append(tokens)
+        return BackboneOutput(
+            feature_maps=tuple(maps), hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+def _token_map(tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Patch tokens of (B, 1 + R + N, D) as a map (B, D, rows, columns)."""
+    patches = tokens[:, tokens.shape[1] - grid[0] * grid[1] :]
+    return patches.transpose(1, 2).unflatten(2, grid).contiguous()
+
+
+class BioVFMForImageClassification(BioVFMPreTrainedModel):
+    """A linear classifier on the class token, the mean patch token, or both (`config.pooling`)."""
+
+    def __init__(self, config: BioVFMConfig) -> None:
+        super().__init__(config)
+        self.num_labels = cast(int, config.num_labels)
+        self.biovfm = BioVFMModel(config)
+        width = config.hidden_size * (2 if config.pooling == "both" else 1)
+        self.classifier = nn.Linear(width, self.num_labels) if self.num_labels > 0 else nn.Identity()
+        self.post_init()
+
+    @can_return_tuple
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> ImageClassifierOutput:
+        """(B, C, H, W) -> logits (B, classes), and with `labels` the loss of `config.problem_type`."""
+        outputs = self.biovfm(pixel_values, **kwargs)
+        logits = self.classifier(self._pooled(outputs.last_hidden_state))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels, logits, self.config, **kwargs)
+        return ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+    def _pooled(self, tokens: Tensor) -> Tensor:
+        cls_token = tokens[:, 0]
+        if self.config.pooling == "cls":
+            return cls_token
+        mean_patch = tokens[:, 1 + self.config.num_register_tokens :].mean(dim=1)
+        return mean_patch if self.config.pooling == "mean" else torch.cat([cls_token, mean_patch], dim=1)
+
+
+class BioVFMUNetBlock(nn.Module):
+    """Doubles a map's side and joins it with the tokens of an earlier block at that size."""
+
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2)
+        self.skip = _conv_bn_relu(skip_channels, out_channels)
+        self.join = _conv_bn_relu(2 * out_channels, out_channels)
+
+    def forward(self, features: Tensor, skip: Tensor) -> Tensor:
+        """(B, C, h, w) and (B, D, h', w') -> (B, out, 2h, 2w)."""
+        features = self.up(features)
+        skip = nn.functional.interpolate(
+            self.skip(skip), size=features.shape[-2:], mode="bilinear", align_corners=False
+        )
+        return self.join(torch.cat([features, skip], dim=1))
+
+
+def _conv_bn_relu(in_channels: int, out_channels: int) -> nn.Sequential:
+    convolution = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU())
+
+
+class BioVFMUNetDecoder(nn.Module):
+    """Four up-blocks over the last block's tokens, with skips from the four blocks before it (arXiv 2312.02366)."""
+
+    def __init__(self, config: BioVFMConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        channels = [width, *(max(width // 2**step, 8) for step in range(1, 5))]
+        self.blocks = nn.ModuleList([BioVFMUNetBlock(channels[step], width, channels[step + 1]) for step in range(4)])
+        self.classifier = nn.Conv2d(channels[-1], cast(int, config.num_labels), kernel_size=1)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Five maps (B, D, h, w), shallowest first -> logits (B, classes, 16h, 16w)."""
+        features = maps[-1]
+        for block, skip in zip(self.blocks, reversed(maps[:-1]), strict=True):
+            features = block(features, skip)
+        return self.classifier(features)
+
+
+class BioVFMForSemanticSegmentation(BioVFMPreTrainedModel):
+    """Per-pixel classes from patch tokens, through a 1x1 convolution ("linear") or a U-Net decoder ("unet")."""
+
+    def __init__(self, config: BioVFMConfig) -> None:
+        super().__init__(config)
+        if config.segmentation_head == "unet" and config.num_hidden_layers < 4:
+            raise ValueError(f"the U-Net decoder reads four blocks; this model has {config.num_hidden_layers}")
+        self.num_labels = cast(int, config.num_labels)
+        self.biovfm = BioVFMModel(config)
+        unet = config.segmentation_head == "unet"
+        self.decoder = BioVFMUNetDecoder(config) if unet else nn.Conv2d(config.hidden_size, self.num_labels, 1)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> SemanticSegmenterOutput:
+        """(B, C, H, W) -> logits (B, classes, H, W); `labels` (B, H, W) int add the cross-entropy."""
+        keep_hidden_states = kwargs.pop("output_hidden_states", self.config.output_hidden_states)
+        unet = self.config.segmentation_head == "unet"
+        outputs = self.biovfm(pixel_values, output_hidden_states=keep_hidden_states or unet, **kwargs)
+        grid = tuple(side // self.config.patch_size for side in pixel_values.shape[-2:])
+        features: Any = _token_map(outputs.last_hidden_state, grid)
+        if unet:
+            skips = outputs.hidden_states[-5:-1]  # without the final norm; the embeddings count as a block
+            features = [*(_token_map(skip, grid) for skip in skips), features]
+        logits = nn.functional.interpolate(
+            self.decoder(features), size=pixel_values.shape[-2:], mode="bilinear", align_corners=False
+        )
+        loss = None
+        if labels is not None:
+            ignore = self.config.semantic_loss_ignore_index
+            loss = nn.functional.cross_entropy(logits.float(), labels.long(), ignore_index=ignore)
+        return SemanticSegmenterOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states if keep_hidden_states else None,
+            attentions=outputs.attentions,
+        )
+
+
+@dataclass
+class BioVFMMaskedAutoencodingOutput(ModelOutput):
+    """Output of `BioVFMForMaskedAutoencoding`.
+
+    loss: mean squared error over the hidden patches (scalar); logits: predicted patches (B, N, p * p * C);
+    mask: (B, N), 1 where a patch was hidden; ids_restore: (B, N), where each patch went in the shuffled order.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    mask: Tensor | None = None
+    ids_restore: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class BioVFMDecoder(nn.Module):
+    """MAE's decoder: mask tokens join the encoded patches, a few blocks, and a projection back to pixels."""
+
+    def __init__(self, config: BioVFMConfig) -> None:
+        super().__init__()
+        self.config = copy.deepcopy(config)
+        self.config.hidden_size = config.decoder_hidden_size
+        self.config.num_attention_heads = config.decoder_num_attention_heads
+        self.config.ffn_type = "mlp"
+        self.config.drop_path_rate = 0.0
+        self.config.position_embedding_type = "sincos"
+        width = config.decoder_hidden_size
+        self.embed = nn.Linear(config.hidden_size, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + config.num_patches, width), requires_grad=False)
+        self.layers = nn.ModuleList([BioVFMLayer(self.config) for _ in range(config.decoder_num_hidden_layers)])
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.pred = nn.Linear(width, config.patch_size**2 * config.num_channels)
+
+    def forward(self, tokens: Tensor, ids_restore: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Encoded (B, 1 + R + K, D) and ids_restore (B, N) -> predicted patches (B, N, p * p * C)."""
+        tokens = self.embed(tokens)
+        cls_token, patches = tokens[:, :1], tokens[:, 1 + self.config.num_register_tokens :]
+        hidden = self.mask_token.expand(len(patches), ids_restore.shape[1] - patches.shape[1], -1)
+        patches = torch.cat([patches, hidden.to(patches.dtype)], dim=1)
+        patches = patches.gather(1, ids_restore[..., None].expand_as(patches))
+        positions = resize_position_embeddings(self.position_embeddings, grid)
+        hidden_states = torch.cat([cls_token, patches], dim=1) + positions
+        for layer in self.layers:
+            hidden_states = layer(hidden_states)
+        return self.pred(self.norm(hidden_states)[:, 1:])
+
+
+class BioVFMForMaskedAutoencoding(BioVFMPreTrainedModel):
+    """The masked autoencoder (arXiv 2111.06377): encode the visible patches, predict the hidden ones."""
+
+    def __init__(self, config: BioVFMConfig) -> None:
+        super().__init__(config)
+        self.biovfm = BioVFMModel(config)
+        self.decoder = BioVFMDecoder(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: Tensor, noise: Tensor | None = None, return_loss: bool = True, **kwargs: Any
+    ) -> BioVFMMaskedAutoencodingOutput:
+        """Hide `config.mask_ratio` of the patches and predict them.
+
+        Args:
+            pixel_values: (B, C, H, W).
+            noise: (B, N) in [0, 1); the patches with the lowest values stay visible. Drawn when not given.
+            return_loss: tells `Trainer` that this model computes its own loss (always true).
+        """
+        patch = self.config.patch_size
+        grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
+        if noise is None:
+            noise = torch.rand(len(pixel_values), grid[0] * grid[1], device=pixel_values.device)
+        ids_shuffle = noise.argsort(dim=1)
+        ids_restore = ids_shuffle.argsort(dim=1)
+        visible = int(noise.shape[1] * (1 - self.config.mask_ratio))
+        outputs = self.biovfm(pixel_values, ids_keep=ids_shuffle[:, :visible], **kwargs)
+        prediction = self.decoder(outputs.last_hidden_state, ids_restore, grid)
+        mask = (ids_restore >= visible).to(prediction.dtype)
+        return BioVFMMaskedAutoencodingOutput(
+            loss=self._loss(pixel_values, prediction, mask),
+            logits=prediction,
+            mask=mask,
+            ids_restore=ids_restore,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def patchify(self, pixel_values: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, N, p * p * C), pixels of a patch in row-major order, channels last."""
+        return (
+            nn.functional.pixel_unshuffle(pixel_values, self.config.patch_size)
+            .unflatten(1, (self.config.num_channels, -1))
+            .flatten(3)
+            .permute(0, 3, 2, 1)
+            .flatten(2)
+        )
+
+    def unpatchify(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The inverse of `patchify` for a (rows, columns) grid of patches."""
+        channels_first = patches.unflatten(2, (-1, self.config.num_channels)).permute(0, 3, 2, 1).flatten(1, 2)
+        return nn.functional.pixel_shuffle(channels_first.unflatten(2, grid), self.config.patch_size)
+
+    def _loss(self, pixel_values: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
+        target = self.patchify(pixel_values.to(prediction.dtype)).float()
+        if self.config.norm_pix_loss:
+            variance, mean = torch.var_mean(target, dim=-1, keepdim=True)  # unbiased, as MAE
+            target = (target - mean) / (variance + 1e-6) ** 0.5
+        per_patch = (prediction.float() - target).square().mean(dim=-1)
+        return (per_patch * mask).sum() / mask.sum()
+
+
+# `save_pretrained` copies these files beside the weights, so that trust_remote_code=True needs no installation
+BioVFMModel.register_for_auto_class("AutoModel")
+BioVFMBackbone.register_for_auto_class("AutoBackbone")
+BioVFMForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+BioVFMForMaskedAutoencoding.register_for_auto_class("AutoModelForPreTraining")
+BioVFMForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
+
+__all__ = [
+    "BioVFMBackbone",
+    "BioVFMForImageClassification",
+    "BioVFMForMaskedAutoencoding",
+    "BioVFMForSemanticSegmentation",
+    "BioVFMModel",
+    "BioVFMPreTrainedModel",
+]
