@@ -1,0 +1,246 @@
+"""Which differences between models are real: paired bootstrap, DeLong's test, Holm's correction, average ranks."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+
+from .bootstrap import Resampler, bounds, resampled_metrics
+from .metrics import Scorer, Split, read_split, reasons
+
+
+def paired_bootstrap(
+    task: str,
+    labels: np.ndarray,
+    scores_a: np.ndarray,
+    scores_b: np.ndarray,
+    thresholds_a: np.ndarray,
+    thresholds_b: np.ndarray,
+    n: int = 1000,
+    seed: int = 0,
+    clusters: np.ndarray | None = None,
+    stratify: np.ndarray | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Differences A - B of every metric on the same test cases, with intervals and p-values from shared resamples.
+
+    The 95 % interval is the percentile interval of the resampled differences (Efron & Tibshirani 1993); p is twice
+    the smaller share of resamples at or beyond 0, counting the observed data as one more, so at least 2 / (n + 1).
+
+    Args:
+        task: one of `metrics.TASKS`.
+        labels: test labels, as in `metrics.read_split`.
+        scores_a: test scores of model A.
+        scores_b: test scores of model B, same cases in the same order.
+        thresholds_a: A's decision thresholds.
+        thresholds_b: B's decision thresholds.
+        n: number of resamples.
+        seed: of the draws.
+        clusters: (samples,) subjects, to draw whole subjects.
+        stratify: (samples,) strata that keep their sizes.
+
+    Returns:
+        {metric: {"difference", "low", "high", "p"}}; all None, with a "reason", where the metric is undefined.
+    """
+    split_a, split_b = read_split(task, labels, scores_a), read_split(task, labels, scores_b)
+    resampler = Resampler(split_a.size, "fast", seed, clusters, stratify)
+    first, drawn_a = _point_and_draws(split_a, thresholds_a, resampler, n)
+    second, drawn_b = _point_and_draws(split_b, thresholds_b, resampler, n)
+    undefined = {**reasons(split_a), **reasons(split_b)}
+    return {
+        name: {"difference": None, "low": None, "high": None, "p": None, "reason": undefined[name]}
+        if name in undefined
+        else _difference(first[name] - second[name], drawn_a[name] - drawn_b[name])
+        for name in drawn_a
+    }
+
+
+def _point_and_draws(split: Split, thresholds: np.ndarray, resampler: Resampler, n: int):
+    scorer = Scorer(split, thresholds)
+    point = {name: float(v[0]) for name, v in scorer(np.ones((split.size, 1), np.float32)).items()}
+    return point, resampled_metrics(scorer, resampler, n)
+
+
+def _difference(observed: float, drawn: np.ndarray) -> dict[str, Any]:
+    drawn = drawn[~np.isnan(drawn)]
+    if not len(drawn):
+        return {"difference": observed, "low": None, "high": None, "p": None, "reason": "every resample lacks a class"}
+    low, high = bounds(drawn, "fast")
+    beyond = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    return {"difference": observed, "low": low, "high": high, "p": min(1.0, 2 * (beyond + 1) / (len(drawn) + 1))}
+
+
+@dataclass(frozen=True)
+class DeLong:
+    """DeLong's comparison of two AUCs on the same cases.
+
+    Attributes:
+        auc_a: AUC of A.
+        auc_b: AUC of B.
+        difference: A - B.
+        standard_error: of the difference.
+        z: difference over its standard error (0 where both are 0).
+        p: two-sided normal p-value.
+    """
+
+    auc_a: float
+    auc_b: float
+    difference: float
+    standard_error: float
+    z: float
+    p: float
+
+
+def delong(labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray) -> DeLong:
+    """DeLong, DeLong & Clarke-Pearson's (1988) paired test of two AUCs, by midranks (Sun & Xu 2014).
+
+    Args:
+        labels: (n,) of 0/1.
+        scores_a: (n,).
+        scores_b: (n,).
+
+    Raises:
+        UserError: fewer than two positives or negatives, or shapes that do not fit.
+    """
+    from scipy.stats import norm
+
+    aucs, covariance = delong_covariance(labels, np.stack([np.ravel(scores_a), np.ravel(scores_b)]))
+    difference = float(aucs[0] - aucs[1])
+    variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    error = float(np.sqrt(max(variance, 0.0)))
+    z = difference / error if error > 0 else (0.0 if difference == 0 else float(np.copysign(np.inf, difference)))
+    return DeLong(float(aucs[0]), float(aucs[1]), difference, error, z, float(2 * norm.sf(abs(z))))
+
+
+def delong_covariance(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUCs (K,) of K score vectors on the same cases, and DeLong's covariance matrix of them (K, K).
+
+    Args:
+        labels: (n,) of 0/1 with at least two of each.
+        scores: (K, n).
+    """
+    from scipy.stats import rankdata
+
+    truth = np.asarray(labels).reshape(-1).astype(bool)
+    scores = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    if scores.shape[1] != len(truth):
+        raise UserError(f"{len(truth)} labels for {scores.shape[1]} scores; give one score per case")
+    positives, negatives = scores[:, truth], scores[:, ~truth]
+    m, n = positives.shape[1], negatives.shape[1]
+    if m < 2 or n < 2:
+        raise UserError(f"DeLong's test needs two positives and two negatives; there are {m} and {n}")
+    ranks = rankdata(scores, axis=1)
+    over_negatives = (ranks[:, truth] - rankdata(positives, axis=1)) / n
+    over_positives = 1 - (ranks[:, ~truth] - rankdata(negatives, axis=1)) / m
+    covariance = np.atleast_2d(np.cov(over_negatives)) / m + np.atleast_2d(np.cov(over_positives)) / n
+    return over_negatives.mean(axis=1), covariance
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Holm's (1979) step-down adjusted p-values of one family of tests; NaN stays NaN and does not count."""
+    p_values = np.asarray(p_values, dtype=np.float64)
+    adjusted = np.full(p_values.shape, np.nan)
+    known = np.flatnonzero(~np.isnan(p_values))
+    order = known[np.argsort(p_values[known], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p_values[order] * factors)) if len(order) else []
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Average ranks of models over tasks (Demsar 2006).
+
+    Attributes:
+        ranks: (models,) average rank over the tasks, 1 is best.
+        friedman_p: p-value of "all models are alike" (Friedman's chi-square).
+        critical_difference: Nemenyi's difference of average ranks beyond which two models differ at `alpha`.
+        groups: model indices that cannot be told apart, best first: maximal runs within the critical difference.
+    """
+
+    ranks: np.ndarray
+    friedman_p: float
+    critical_difference: float
+    groups: list[list[int]]
+
+
+def rank_models(values: np.ndarray, alpha: float = 0.05) -> Ranking:
+    """Average ranks with Friedman's test and Nemenyi's critical difference.
+
+    Args:
+        values: (tasks, models) scores, higher is better, without NaN; at least two of each.
+        alpha: level of the critical difference.
+
+    Raises:
+        UserError: too few tasks or models, or a missing score.
+    """
+    from scipy.stats import chi2, rankdata, studentized_range
+
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 2 or min(values.shape) < 2:
+        raise UserError(f"ranking needs at least two tasks and two models; got an array of shape {values.shape}")
+    if np.isnan(values).any():
+        raise UserError("a model lacks a score on a task; rank only models that were scored on the same tasks")
+    tasks, models = values.shape
+    each = rankdata(-values, axis=1)
+    ranks = each.mean(axis=0)
+    spread = ((each - (models + 1) / 2) ** 2).sum() / (tasks * (models - 1))
+    statistic = tasks * ((ranks - (models + 1) / 2) ** 2).sum() / spread if spread > 0 else 0.0
+    critical = (
+        studentized_range.ppf(1 - alpha, models, np.inf) / np.sqrt(2) * np.sqrt(models * (models + 1) / 6 / tasks)
+    )
+    return Ranking(ranks, float(chi2.sf(statistic, models - 1)), float(critical), _groups(ranks, float(critical)))
+
+
+def _groups(ranks: np.ndarray, critical: float) -> list[list[int]]:
+    order = np.argsort(ranks, kind="stable")
+    found: list[list[int]] = []
+    for start in range(len(order)):
+        run = [int(k) for k in order[start:] if ranks[k] - ranks[order[start]] <= critical]
+        if len(run) > 1 and not (found and set(run) <= set(found[-1])):
+            found.append(run)
+    return found
+
+
+@dataclass(frozen=True)
+class SeedSpread:
+    """How much of the uncertainty of a score is due to seeds.
+
+    Attributes:
+        mean: over seeds.
+        seed_sd: standard deviation between seeds, sampling noise taken out where it is shared.
+        case_se: standard error due to the sampling of test cases (mean over seeds).
+        total_se: standard error of the mean over seeds, both parts together.
+        seeds: how many.
+    """
+
+    mean: float
+    seed_sd: float
+    case_se: float
+    total_se: float
+    seeds: int
+
+
+def seed_spread(drawn: np.ndarray) -> SeedSpread:
+    """Split the variance of a score into seeds and test cases.
+
+    All seeds are scored on the same test cases, so the spread between them is due to seeds alone and the sampling of
+    cases moves them together (Bouthillier et al. 2021).
+
+    Args:
+        drawn: (seeds, 1 + resamples): per seed the point value, then its values over resamples shared by all seeds
+            (`bootstrap.resampled_metrics` with one `Resampler`).
+
+    Raises:
+        UserError: fewer than two seeds or resamples.
+    """
+    drawn = np.asarray(drawn, dtype=np.float64)
+    if drawn.ndim != 2 or drawn.shape[0] < 2 or drawn.shape[1] < 3:
+        raise UserError(f"seed variance needs two seeds and two resamples; got shape {drawn.shape}")
+    points, resamples = drawn[:, 0], drawn[:, 1:]
+    seed_sd = float(points.std(ddof=1))
+    of_mean = float(np.nanstd(resamples.mean(axis=0), ddof=1))
+    case_se = float(np.nanstd(resamples, axis=1, ddof=1).mean())
+    total = float(np.sqrt(of_mean**2 + seed_sd**2 / len(points)))
+    return SeedSpread(float(points.mean()), seed_sd, case_se, total, len(points))
