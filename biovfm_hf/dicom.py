@@ -1,0 +1,149 @@
+"""DICOM pixel data to `Pixels`: one frame, its rescale, window and polarity; no patient data leaves this file."""
+
+import zlib
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from .errors import UserError, require
+from .intensity import Pixels, Window
+
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_MAX_INFLATED_BYTES = 1 << 30
+
+
+def read_dicom(file: BinaryIO, name: str, frame: int | None, max_pixels: int) -> Pixels:
+    """Decode one frame of an open DICOM file.
+
+    Args:
+        file: open binary file at its start.
+        name: what messages call it.
+        frame: which frame, from 0; may be None where there is one.
+        max_pixels: most pixels (rows x columns) the header may claim.
+
+    Raises:
+        UserError: no pixel data, an absent frame or decoder, a claimed size over the limit, damaged data.
+    """
+    pydicom = require("pydicom", "data")
+    try:
+        _refuse_bomb(pydicom, file, name)
+        dataset = pydicom.dcmread(file, force=True)
+        frame = _checked_frame(dataset, name, frame, max_pixels)
+        # Some files lack the file meta group; pydicom needs it to choose a decoder.
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            dataset.file_meta.TransferSyntaxUID = _guessed_syntax(pydicom, dataset)
+        array = pydicom.pixels.pixel_array(dataset, index=frame)
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        return _values(pydicom, dataset, array, frame)
+    except UserError:
+        raise
+    except Exception as error:  # pydicom and its decoders raise nearly every type on damaged files
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if "missing dependencies" in reason:
+            raise UserError(
+                f"{name}: no installed decoder reads its compression ({reason}); "
+                "get more with: pip install 'biovfm-hf[data]'"
+            ) from error
+        raise UserError(f"{name}: cannot be read as DICOM ({reason}); check or fetch the file again") from error
+
+
+def _refuse_bomb(pydicom: Any, file: BinaryIO, name: str) -> None:
+    """Refuse a deflated data set that inflates beyond any image: pydicom would inflate it whole, unbounded."""
+    start = file.tell()
+    file.seek(start + 128)
+    deflated = file.read(4) == b"DICM"
+    if deflated:
+        file.seek(start)
+        meta = pydicom.filereader.read_partial(file, stop_when=lambda tag, vr, length: True).file_meta
+        deflated = meta.get("TransferSyntaxUID") == _DEFLATED
+    if deflated:
+        file.seek(start + 132 + 12 + int(meta.FileMetaInformationGroupLength))
+        inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while block := file.read(1 << 16):
+            while block and total <= _MAX_INFLATED_BYTES:
+                total += len(inflater.decompress(block, 1 << 24))
+                block = inflater.unconsumed_tail
+            if total > _MAX_INFLATED_BYTES:
+                raise UserError(f"{name}: inflates to over 1 GiB; it is damaged or hostile, leave it out")
+    file.seek(start)
+
+
+def _checked_frame(dataset: Any, name: str, frame: int | None, max_pixels: int) -> int:
+    if not any(tag in dataset for tag in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise UserError(f"{name}: is DICOM without an image (or not DICOM); leave it out")
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    if not 0 < rows * columns <= max_pixels:
+        raise UserError(f"{name}: claims {columns} x {rows} pixels, limit {max_pixels}; check it, or raise max_pixels")
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frame is None and frames > 1:
+        raise UserError(f"{name}: holds {frames} frames; choose one with slice_index=0 to {frames - 1}")
+    if not 0 <= (frame or 0) < frames:
+        raise UserError(f"{name}: has no frame {frame}; choose slice_index=0 to {frames - 1}")
+    return frame or 0
+
+
+def _guessed_syntax(pydicom: Any, dataset: Any) -> str:
+    implicit, little = dataset.original_encoding
+    if not little:
+        return pydicom.uid.ExplicitVRBigEndian
+    return pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian
+
+
+def _values(pydicom: Any, dataset: Any, array: np.ndarray, frame: int) -> Pixels:
+    photometric = str(dataset.get("PhotometricInterpretation", ""))
+    if photometric == "PALETTE COLOR":
+        array = pydicom.pixels.apply_color_lut(array, dataset)
+        return Pixels((array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array)
+    if array.ndim == 3:
+        return Pixels(array)
+    if dataset.get("BitsAllocated") == 1:
+        return Pixels(array, window=(0.0, 1.0))
+    slope, intercept = 1.0, 0.0
+    if "ModalityLUTSequence" in dataset:
+        array = np.asarray(pydicom.pixels.apply_modality_lut(array, dataset))
+    else:
+        rescale = _functional_group(dataset, frame, "PixelValueTransformationSequence")
+        slope = float(rescale.get("RescaleSlope") or 1.0)
+        intercept = float(rescale.get("RescaleIntercept") or 0.0)
+    return _with_voi(pydicom, dataset, frame, array, slope, intercept, photometric == "MONOCHROME1")
+
+
+def _with_voi(
+    pydicom: Any, dataset: Any, frame: int, array: np.ndarray, slope: float, intercept: float, inverted: bool
+) -> Pixels:
+    """Attach the first window the file states, or apply its table where it states one instead (PS3.3 C.11.2)."""
+    voi = _functional_group(dataset, frame, "FrameVOILUTSequence")
+    if window := _window(voi):
+        return Pixels(array, slope, intercept, window, inverted)
+    if voi.get("VOILUTSequence") and slope == 1.0 and intercept == 0.0:
+        bits = int(voi.VOILUTSequence[0].LUTDescriptor[2])
+        shown = np.asarray(pydicom.pixels.apply_voi_lut(array, voi))
+        return Pixels(shown, window=(0.0, float(2**bits - 1)), inverted=inverted)
+    return Pixels(array, slope, intercept, None, inverted)
+
+
+def _functional_group(dataset: Any, frame: int, name: str) -> Any:
+    """Return where a frame's attributes lie: its own group, the shared group, or the data set itself."""
+    for groups, position in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
+        items = dataset.get(groups) or []
+        if position < len(items) and items[position].get(name):
+            return items[position].get(name)[0]
+    return dataset
+
+
+def _window(voi: Any) -> Window | None:
+    """Return (low, high) in values of the first window, or None where it is absent or unusable (PS3.3 C.11.2.1.2)."""
+    center, width = (_first(voi.get(key)) for key in ("WindowCenter", "WindowWidth"))
+    if center is None or width is None or not np.isfinite([center, width]).all():
+        return None
+    if str(voi.get("VOILUTFunction") or "LINEAR") == "LINEAR":
+        center, width = center - 0.5, width - 1.0
+    return (center - width / 2, center + width / 2) if width > 0 else None
+
+
+def _first(value: Any) -> float | None:
+    if value is None or value == "":
+        return None
+    value = value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value
+    return float(value)
