@@ -1,0 +1,154 @@
+"""What an archive holds, listed without unpacking and without trusting what it claims about itself."""
+
+import struct
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
+UNREADABLE = (".rar", ".7z")
+MAX_EXPANSION = (
+    200  # a TAR that unpacks to more than this times its size is taken for a bomb; images shrink by far less
+)
+ALLOWANCE = 1 << 30  # bytes that any archive may unpack to
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file in an archive: its name as stored, its size unpacked, where it begins, and why it cannot be taken."""
+
+    name: str
+    size: int
+    offset: int | None  # ZIP: local header; uncompressed TAR: data; None where only a stream can reach it
+    problem: str | None = None
+
+
+def is_archive(name: str) -> bool:
+    """Whether the name ends like an archive that `list_members` reads."""
+    return name.lower().endswith(ARCHIVES)
+
+
+def list_members(file: Path) -> Iterator[Member]:
+    """The files in a ZIP or TAR, in the archive's order, one at a time.
+
+    Raises:
+        ValueError: the archive is broken, truncated, split or a bomb; what was listed before stands.
+        OSError: it cannot be read.
+    """
+    return _zip_members(file) if file.name.lower().endswith(".zip") else _tar_members(file)
+
+
+def unsafe(name: str) -> str | None:
+    """Why a stored name may not be used, or None: names that would leave the folder they are unpacked in."""
+    if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/") or name[1:2] == ":":
+        return "the name leaves the archive"
+    if len(name) > 1024 or not name.isprintable():
+        return "the name is not usable"
+    return None
+
+
+def _tar_members(file: Path) -> Iterator[Member]:
+    limit = file.stat().st_size * MAX_EXPANSION + ALLOWANCE
+    plain = file.name.lower().endswith(".tar")
+    try:
+        with tarfile.open(file, "r:" if plain else "r|*") as archive:
+            for entry in archive:
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile would remember every member it has passed
+                if entry.offset_data + entry.size > limit:
+                    raise ValueError(f"it claims to unpack to more than {MAX_EXPANSION} times its size")
+                if entry.isdir():
+                    continue
+                problem = unsafe(entry.name) or (None if entry.isfile() else "a link or device inside an archive")
+                yield Member(entry.name, entry.size, entry.offset_data if plain else None, problem)
+    except (tarfile.TarError, EOFError, OSError, OverflowError) as error:
+        raise ValueError(f"broken archive ({type(error).__name__})") from error
+    except Exception as error:  # zlib.error, LZMAError: no common base
+        if type(error).__name__ in ("error", "LZMAError"):
+            raise ValueError(f"broken archive ({error})") from error
+        raise
+
+
+def _zip_members(file: Path) -> Iterator[Member]:
+    """Walk the central directory entry by entry: `zipfile` would hold all of it, gigabytes for millions of images."""
+    with file.open("rb") as opened:
+        start, count, shift = _central_directory(opened)
+        opened.seek(start)
+        for _ in range(count):
+            header = opened.read(46)
+            if len(header) < 46 or header[:4] != b"PK\1\2":
+                raise ValueError("broken archive (bad central directory)")
+            flags, method = struct.unpack("<HH", header[8:12])
+            packed, size, name_length, extra_length, comment_length = struct.unpack("<IIHHH", header[20:34])
+            (attributes, offset) = struct.unpack("<II", header[38:46])
+            raw = opened.read(name_length)
+            extra = opened.read(extra_length)
+            opened.seek(comment_length, 1)
+            size, packed, offset = _wide(extra, size, packed, offset)
+            name = raw.decode("utf-8" if flags & 0x800 else "cp437", "backslashreplace")
+            if name.endswith("/"):
+                continue
+            problem = unsafe(name) or _problem(flags, method, attributes >> 16)
+            yield Member(name, size, offset + shift, problem)
+
+
+def _problem(flags: int, method: int, mode: int) -> str | None:
+    if flags & 1:
+        return "encrypted inside the archive"
+    if method not in (0, 8, 12, 14):
+        return f"packed with ZIP method {method}, which is not supported"
+    if mode & 0o170000 == 0o120000:
+        return "a link or device inside an archive"
+    return None
+
+
+def _central_directory(opened: BinaryIO) -> tuple[int, int, int]:
+    """Where the central directory begins, its number of entries, and how far the archive is shifted in its file."""
+    length = opened.seek(0, 2)
+    tail_start = max(0, length - 65557)
+    opened.seek(tail_start)
+    tail = opened.read()
+    at = tail.rfind(b"PK\5\6")
+    if at < 0 or len(tail) - at < 22:
+        raise ValueError("broken archive (no end record: truncated, or not a ZIP)")
+    disk, first_disk, _, count, size, start = struct.unpack("<HHHHII", tail[at + 4 : at + 20])
+    end = tail_start + at
+    if at >= 20 and tail[at - 20 : at - 16] == b"PK\6\7":
+        disk, place, _ = struct.unpack("<IQI", tail[at - 16 : at])
+        opened.seek(min(place, length))
+        record = opened.read(56)
+        if len(record) < 56 or record[:4] != b"PK\6\6":
+            raise ValueError("broken archive (bad ZIP64 record)")
+        first_disk, count, size, start = struct.unpack("<I8xQQQ", record[20:56])
+        end = place
+    if disk or first_disk:
+        raise ValueError("one part of a split archive: join the parts first")
+    shift = end - size - start
+    if shift < 0 or count * 46 > size:
+        raise ValueError("broken archive (end record and size disagree)")
+    return start + shift, count, shift
+
+
+def _wide(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:
+    """Sizes and offset with the 64-bit values of the ZIP64 extra field where the short fields are full."""
+    at = 0
+    while at + 4 <= len(extra):
+        tag, length = struct.unpack("<HH", extra[at : at + 4])
+        if tag == 1:
+            wide = extra[at + 4 : at + 4 + length]
+            values = [value for (value,) in struct.iter_unpack("<Q", wide[: len(wide) // 8 * 8])]
+            full = [number == 0xFFFFFFFF for number in (size, packed, offset)]
+            if sum(full) > len(values):
+                raise ValueError("broken archive (bad ZIP64 field)")
+            size, packed, offset = (
+                values.pop(0) if is_full else number
+                for is_full, number in zip(full, (size, packed, offset), strict=True)
+            )
+        at += 4 + length
+    return size, packed, offset
+
+
+def virtual_path(archive: str, member: str) -> str:
+    """Path that the patterns of a record see for a member: the archive taken for a folder."""
+    return str(PurePosixPath(archive) / member)

@@ -1,0 +1,39 @@
+"""One input of the builder: a file, a member of an archive or HDF5 file, or a DICOM series; catalogue to engine."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Item:
+    """One input considered for the dataset; `catalog.iterate(source, raw_dir)` yields these in a fixed order.
+
+    Attributes:
+        path: file relative to the raw folder, with forward slashes (`busi/benign/benign (1).png`); the folder of a
+            DICOM series.
+        member: name inside the archive, data set inside the HDF5 file, number of the series in its folder; None for
+            a plain file.
+        kind: image | volume | video | hdf5 | archive | dicom_series; for a member of an archive, what it is itself.
+        subject: the identifier as the source writes it (it is hashed before anything is stored), None if unknown.
+        anatomy: one of the 30 regions, None if the source does not tell which of several it is.
+        excluded: None for an input of the training part, else the reason that keeps it out in one line.
+        intensity: {"window": [low, high]}, {"windows": [[l, h], ...]} (three of them become RGB),
+            {"percentile": [low, high]}, "as-is", or None for the default of the file's kind.
+        view: overrides the view of a 2D file (`axial`, `sagittal`, `coronal`, `frame`), None for `2d`.
+        options: what was found on the way or is stated for the reader: `size` (stored bytes of the file, or of the
+            member unpacked), `offset` (where a ZIP member's local header, or an uncompressed TAR member's data,
+            begins), `fps` (frames to take per second of video), `row` (of the HDF5 data set; without it all of it is
+            a stack of slices), `files` (slices of a DICOM series in order, relative to the raw folder).
+        modality: one of the 10 modalities, None if the source does not tell which of several it is.
+    """
+
+    path: str
+    member: str | None
+    kind: str
+    subject: str | None = None
+    anatomy: str | None = None
+    excluded: str | None = None
+    intensity: dict[str, Any] | str | None = None
+    view: str | None = None
+    options: dict[str, Any] | None = None
+    modality: str | None = None
