@@ -1,0 +1,60 @@
+"""The projection head of DINO and iBOT: tokens to unit vectors, and the prototypes that they are compared with."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Prototypes(nn.Module):
+    """K weight-normalised vectors: row k is `weight_g[k] * weight_v[k] / |weight_v[k]|`.
+
+    Both tensors learn, as in DINOv2, and keep the names that its checkpoints use. `weight_g` (K, 1) starts at 1,
+    `weight_v` (K, D) as the weight of torch's Linear does.
+    """
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(count, 1))
+        self.weight_v = nn.Parameter(torch.empty(count, width).uniform_(-(width**-0.5), width**-0.5))
+
+    def forward(self) -> Tensor:
+        """The prototypes (K, D)."""
+        length = torch.linalg.vector_norm(self.weight_v, dim=1, keepdim=True)
+        return self.weight_v * (self.weight_g / length)
+
+
+class DINOHead(nn.Module):
+    """MLP with GELU, then L2 normalisation; scores are the products with the prototypes.
+
+    Args:
+        in_features: width of the backbone.
+        prototypes: their number K.
+        hidden: width of the MLP's hidden layers.
+        bottleneck: width D of the unit vectors and the prototypes.
+        layers: linear layers of the MLP, at least 1; with 1, tokens go straight to the bottleneck.
+    """
+
+    def __init__(
+        self, in_features: int, prototypes: int, hidden: int = 2048, bottleneck: int = 256, layers: int = 3
+    ) -> None:
+        super().__init__()
+        widths = [in_features, *[hidden] * (layers - 1), bottleneck]
+        linears = [nn.Linear(a, b) for a, b in pairwise(widths)]
+        for linear in linears:
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+        between = [module for linear in linears[:-1] for module in (linear, nn.GELU())]
+        self.mlp = nn.Sequential(*between, linears[-1]) if between else linears[-1]
+        self.last_layer = Prototypes(prototypes, bottleneck)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(M, in_features) tokens to unit vectors (M, D), with the prototypes (K, D). M may be 0.
+
+        Scores are `vectors @ prototypes.T`; they are left to the caller, because the student's loss never needs
+        all of them at once.
+        """
+        vectors = self.mlp(tokens)
+        eps = 1e-6 if vectors.dtype == torch.float16 else 1e-12
+        return F.normalize(vectors, dim=-1, eps=eps), self.last_layer()

@@ -1,0 +1,230 @@
+"""DINOv2's training objective: a student that learns from its own moving average (arXiv 2304.07193).
+
+Three terms: DINO (class tokens of all crops against the teacher's class tokens of the global crops), iBOT (masked
+patches against what the teacher sees there) and KoLeo (class tokens of a batch keep apart).
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from biovfm_hf.modeling_biovfm import BioVFMModel
+
+from ..optimizer import update_average
+from ..schedule import StepValues
+from .heads import DINOHead
+from .losses import centred_softmax, koleo_loss, prototype_cross_entropy, sinkhorn_knopp, update_center
+
+
+@dataclass(frozen=True)
+class DINOConfig:
+    """Heads, targets and weights of the objective; the defaults are DINOv2's `vitl16_short`.
+
+    Attributes:
+        prototypes: number K of the DINO head's prototypes.
+        hidden: width of its MLP.
+        bottleneck: width of its unit vectors and prototypes.
+        layers: linear layers of its MLP.
+        ibot_separate_head: a head of its own for patches; otherwise they go through the DINO head.
+        ibot_prototypes: of that head.
+        ibot_hidden: likewise.
+        ibot_bottleneck: likewise.
+        ibot_layers: likewise.
+        centering: how the teacher's scores become targets: `centering` or `sinkhorn_knopp`.
+        student_temp: softmax temperature of the student.
+        center_momentum: of the moving centre.
+        dino_weight: weight of the class tokens' loss.
+        ibot_weight: weight of the masked patches' loss.
+        koleo_weight: weight of the KoLeo regulariser.
+    """
+
+    prototypes: int = 65_536
+    hidden: int = 2048
+    bottleneck: int = 256
+    layers: int = 3
+    ibot_separate_head: bool = False
+    ibot_prototypes: int = 65_536
+    ibot_hidden: int = 2048
+    ibot_bottleneck: int = 256
+    ibot_layers: int = 3
+    centering: Literal["centering", "sinkhorn_knopp"] = "centering"
+    student_temp: float = 0.1
+    center_momentum: float = 0.9
+    dino_weight: float = 1.0
+    ibot_weight: float = 1.0
+    koleo_weight: float = 0.1
+
+
+class DINONetwork(nn.Module):
+    """What student and teacher each hold: `backbone`, `dino_head`, and `ibot_head` where it is separate."""
+
+    def __init__(self, backbone: BioVFMModel, config: DINOConfig) -> None:
+        super().__init__()
+        width = backbone.config.hidden_size
+        self.backbone = backbone
+        dino_sizes = (config.prototypes, config.hidden, config.bottleneck, config.layers)
+        self.dino_head = DINOHead(width, *dino_sizes)
+        if config.ibot_separate_head:
+            ibot_sizes = (config.ibot_prototypes, config.ibot_hidden, config.ibot_bottleneck, config.ibot_layers)
+            self.ibot_head = DINOHead(width, *ibot_sizes)
+
+    def project(self, cls_tokens: Tensor, patch_tokens: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """(vectors, prototypes) of class tokens (M, D) and of patch tokens (P, D), through one head or two."""
+        if hasattr(self, "ibot_head"):
+            return self.dino_head(cls_tokens), self.ibot_head(patch_tokens)
+        vectors, prototypes = self.dino_head(torch.cat([cls_tokens, patch_tokens]))
+        cls_vectors, patch_vectors = vectors.split([len(cls_tokens), len(patch_tokens)])
+        return (cls_vectors, prototypes), (patch_vectors, prototypes)
+
+
+@dataclass(frozen=True)
+class Term:
+    """A weighted sum of cross-entropies over `classes` prototypes: its value and the sum of the weights."""
+
+    value: Tensor
+    weight: Tensor | float
+    classes: int
+
+    def gap(self) -> Tensor:
+        """ln K minus the mean cross-entropy: 0 when the scores say nothing."""
+        return math.log(self.classes) - self.value.detach() / self.weight
+
+
+class DINOObjective(nn.Module):
+    """Student and teacher in one module, so that DDP or FSDP2 wraps one thing and `forward` is the whole step.
+
+    Args:
+        backbone: a `BioVFMModel` with a mask token; it becomes the student's, a copy of it the teacher's.
+        config: heads, targets and weights.
+
+    The teacher needs no gradient and stays in evaluation mode. `dino_center` (1, K) and `ibot_center` are buffers.
+    """
+
+    dino_center: Tensor
+    ibot_center: Tensor
+
+    def __init__(self, backbone: BioVFMModel, config: DINOConfig) -> None:
+        super().__init__()
+        if backbone.embeddings.mask_token is None:
+            raise ValueError("the backbone has no mask token; build it with use_mask_token=True")
+        self.config = config
+        self.student = DINONetwork(backbone, config)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
+        patch_prototypes = config.ibot_prototypes if config.ibot_separate_head else config.prototypes
+        self.register_buffer("dino_center", torch.zeros(1, config.prototypes))
+        self.register_buffer("ibot_center", torch.zeros(1, patch_prototypes))
+
+    def train(self, mode: bool = True) -> "DINOObjective":
+        """Training mode for the student; the teacher never drops a path."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, batch: Mapping[str, Any], values: StepValues) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of one batch of B images.
+
+        Args:
+            batch: `global_crops` (2B, 3, H, W), all first crops, then all second; `local_crops` (nB, 3, h, w), crop
+                by crop, or None; `masks` (2B, N) bool; `mask_indices` (M,), the masked patches in the flattened
+                masks, computed when not given, which on a GPU waits for the device.
+            values: of this step; `teacher_temp` is read.
+
+        Returns:
+            The loss, and detached scalars by name: `dino_local_crops_loss`, `dino_global_crops_loss`, `koleo_loss`
+            and `ibot_loss` as DINOv2 logs them (the last two at half of what they add); `*_gap`, ln K minus the mean
+            cross-entropy in nats, which is 0 when the features have collapsed; `teacher_entropy` in nats.
+        """
+        if "mask_indices" not in batch:
+            batch = {**batch, "mask_indices": batch["masks"].flatten().nonzero().flatten()}
+        dino_targets, patch_targets = self._targets(batch, values.teacher_temp)
+        global_cls, local_cls, patches = self._student_tokens(batch)
+        (vectors, prototypes), patch = self.student.project(torch.cat([global_cls, local_cls]), patches)
+        terms = self._dino_terms(vectors, prototypes, dino_targets)
+        terms["ibot"] = self._patch_term(*patch, patch_targets, batch)
+        koleo = sum((koleo_loss(crop) for crop in global_cls.chunk(2)), start=global_cls.new_zeros(()).float())
+        return self._total(terms, koleo), self._report(terms, koleo, dino_targets)
+
+    @torch.no_grad()
+    def update_teacher(self, momentum: float) -> None:
+        """Move every teacher parameter (heads too) towards the student's: momentum * t + (1 - momentum) * s."""
+        update_average(list(self.teacher.parameters()), list(self.student.parameters()), momentum)
+
+    @torch.no_grad()
+    def _targets(self, batch: Mapping[str, Any], temperature: float | None) -> tuple[Tensor, Tensor]:
+        """Teacher assignments of the class tokens (2B, K), crops swapped, and of the masked patches (M, K)."""
+        if temperature is None:
+            raise ValueError("the step values have no teacher_temp; use DINOSchedule")
+        tokens = self.teacher.backbone.forward_packed([batch["global_crops"]])[0]
+        first, second = tokens[:, 0].chunk(2)
+        # swapped, so that row i of the student's crops meets the other crop of the same image
+        cls, patch = self.teacher.project(torch.cat([second, first]), self._masked(tokens, batch))
+        dino_scores, patch_scores = cls[0] @ cls[1].T, patch[0] @ patch[1].T
+        if self.config.centering == "sinkhorn_knopp":
+            return sinkhorn_knopp(dino_scores, temperature), sinkhorn_knopp(patch_scores, temperature)
+        dino = centred_softmax(dino_scores, self.dino_center, temperature)
+        patch_targets = centred_softmax(patch_scores, self.ibot_center, temperature)
+        update_center(self.dino_center, dino_scores, self.config.center_momentum)
+        update_center(self.ibot_center, patch_scores, self.config.center_momentum)
+        return dino, patch_targets
+
+    def _student_tokens(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Class tokens of the global (2B, D) and local (nB, D) crops and the masked patch tokens (M, D)."""
+        crops, masks = [batch["global_crops"]], [batch["masks"]]
+        if batch.get("local_crops") is not None:
+            crops.append(batch["local_crops"])
+            masks.append(None)
+        tokens = self.student.backbone.forward_packed(crops, masks)
+        local_cls = tokens[1][:, 0] if len(tokens) > 1 else tokens[0].new_empty(0, tokens[0].shape[-1])
+        return tokens[0][:, 0], local_cls, self._masked(tokens[0], batch)
+
+    @staticmethod
+    def _masked(tokens: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        patches = tokens[:, tokens.shape[1] - batch["masks"].shape[1] :]
+        return patches.flatten(0, 1)[batch["mask_indices"]]
+
+    def _dino_terms(self, vectors: Tensor, prototypes: Tensor, targets: Tensor) -> dict[str, Term]:
+        """Cross-entropy of (2B + nB, D) class vectors with (2B, K) targets, weighted as DINOv2 does.
+
+        That is the mean over all pairs of a student's and a teacher's crop: 2 of global crops and 2n with a local
+        one (DINOv2 counts 1 of those where n is 0, and so does this).
+        """
+        images = len(targets) // 2
+        local_crops = len(vectors) // images - 2
+        pairs = 2 + max(2 * local_crops, 1)
+        weight, temperature = 1.0 / (images * pairs), self.config.student_temp
+        global_vectors, local_vectors = vectors.split([2 * images, local_crops * images])
+        value = prototype_cross_entropy(global_vectors, prototypes, targets, weight, temperature)
+        terms = {"dino_global_crops": Term(value, 2 / pairs, len(prototypes))}
+        if local_crops:
+            both = targets.unflatten(0, (2, images)).sum(dim=0)  # (B, K): a local crop meets both global ones
+            value = prototype_cross_entropy(local_vectors, prototypes, both, weight, temperature)
+            terms["dino_local_crops"] = Term(value, 2 * local_crops / pairs, len(prototypes))
+        return terms
+
+    def _patch_term(self, vectors: Tensor, prototypes: Tensor, targets: Tensor, batch: Mapping[str, Any]) -> Term:
+        """Cross-entropy of masked patches, the mean over an image's, then over images; those without a mask count too,
+        as in DINOv2."""
+        masks, indices = batch["masks"], batch["mask_indices"]
+        per_image = 1.0 / (len(masks) * masks.sum(dim=1).clamp(min=1))
+        weights = per_image[indices // masks.shape[1]]
+        value = prototype_cross_entropy(vectors, prototypes, targets, weights, self.config.student_temp)
+        return Term(value, weights.sum(), len(prototypes))
+
+    def _total(self, terms: dict[str, Term], koleo: Tensor) -> Tensor:
+        dino = sum(term.value for name, term in terms.items() if name != "ibot")
+        config = self.config
+        return config.dino_weight * dino + config.koleo_weight * koleo + config.ibot_weight * terms["ibot"].value
+
+    @torch.no_grad()
+    def _report(self, terms: dict[str, Term], koleo: Tensor, dino_targets: Tensor) -> dict[str, Tensor]:
+        report = {f"{name}_loss": term.value.detach() for name, term in terms.items()}
+        report["ibot_loss"] = report["ibot_loss"] / 2
+        report["koleo_loss"] = self.config.koleo_weight * koleo.detach() / 2
+        report |= {f"{name}_gap": term.gap() for name, term in terms.items()}
+        report["teacher_entropy"] = torch.special.entr(dino_targets).sum(dim=-1).mean()
+        return report
