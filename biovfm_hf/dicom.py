@@ -25,14 +25,12 @@ def read_dicom(file: BinaryIO, name: str, frame: int | None, max_pixels: int) ->
         UserError: no pixel data, an absent frame or decoder, a claimed size over the limit, damaged data.
     """
     pydicom = require("pydicom", "data")
+    start = file.tell()
     try:
-        _refuse_bomb(pydicom, file, name)
-        dataset = pydicom.dcmread(file, force=True)
+        dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not _is_deflated(pydicom, file, name))
         frame = _checked_frame(dataset, name, frame, max_pixels)
-        # Some files lack the file meta group; pydicom needs it to choose a decoder.
-        if "TransferSyntaxUID" not in dataset.file_meta:
-            dataset.file_meta.TransferSyntaxUID = _guessed_syntax(pydicom, dataset)
-        array = pydicom.pixels.pixel_array(dataset, index=frame)
+        file.seek(start)
+        array = _decoded(pydicom, dataset, file, frame)
         if not array.dtype.isnative:
             array = array.astype(array.dtype.newbyteorder("="))
         return _values(pydicom, dataset, array, frame)
@@ -48,15 +46,11 @@ def read_dicom(file: BinaryIO, name: str, frame: int | None, max_pixels: int) ->
         raise UserError(f"{name}: cannot be read as DICOM ({reason}); check or fetch the file again") from error
 
 
-def _refuse_bomb(pydicom: Any, file: BinaryIO, name: str) -> None:
-    """Refuse a deflated data set that inflates beyond any image: pydicom would inflate it whole, unbounded."""
+def _is_deflated(pydicom: Any, file: BinaryIO, name: str) -> bool:
+    """Tell whether the data set is deflated; refuse one that inflates beyond any image, as pydicom sets no bound."""
     start = file.tell()
-    file.seek(start + 128)
-    deflated = file.read(4) == b"DICM"
-    if deflated:
-        file.seek(start)
-        meta = pydicom.filereader.read_partial(file, stop_when=lambda tag, vr, length: True).file_meta
-        deflated = meta.get("TransferSyntaxUID") == _DEFLATED
+    meta = pydicom.filereader.read_partial(file, stop_when=lambda tag, vr, length: True, force=True).file_meta
+    deflated = meta.get("TransferSyntaxUID") == _DEFLATED
     if deflated:
         file.seek(start + 132 + 12 + int(meta.FileMetaInformationGroupLength))
         inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
@@ -67,10 +61,11 @@ def _refuse_bomb(pydicom: Any, file: BinaryIO, name: str) -> None:
             if total > _MAX_INFLATED_BYTES:
                 raise UserError(f"{name}: inflates to over 1 GiB; it is damaged or hostile, leave it out")
     file.seek(start)
+    return deflated
 
 
 def _checked_frame(dataset: Any, name: str, frame: int | None, max_pixels: int) -> int:
-    if not any(tag in dataset for tag in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+    if not dataset.get("Rows") or not dataset.get("Columns"):
         raise UserError(f"{name}: is DICOM without an image (or not DICOM); leave it out")
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if not 0 < rows * columns <= max_pixels:
@@ -83,11 +78,20 @@ def _checked_frame(dataset: Any, name: str, frame: int | None, max_pixels: int) 
     return frame or 0
 
 
-def _guessed_syntax(pydicom: Any, dataset: Any) -> str:
-    implicit, little = dataset.original_encoding
-    if not little:
-        return pydicom.uid.ExplicitVRBigEndian
-    return pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian
+def _decoded(pydicom: Any, dataset: Any, file: BinaryIO, frame: int) -> np.ndarray:
+    """Decode one frame, reading no more of the file than that where the file allows it."""
+    start = file.tell()
+    if dataset.file_meta.get("TransferSyntaxUID") not in (None, _DEFLATED):
+        try:
+            return pydicom.pixels.pixel_array(file, index=frame)
+        except Exception:  # some files are only understood when parsed whole; what is wrong with them shows there too
+            file.seek(start)
+    dataset = pydicom.dcmread(file, force=True)
+    if "TransferSyntaxUID" not in dataset.file_meta:  # no meta group: the way it parsed tells
+        implicit, little = dataset.original_encoding
+        explicit = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else explicit
+    return pydicom.pixels.pixel_array(dataset, index=frame)
 
 
 def _values(pydicom: Any, dataset: Any, array: np.ndarray, frame: int) -> Pixels:

@@ -9,6 +9,7 @@ Reading DICOM, NIfTI and unusual TIFF needs the extra `data`. Files are taken fo
 anything is allocated, nothing is unpickled, and every failure is a one-line `UserError`.
 """
 
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,7 +29,8 @@ __all__ = [
 
 MAX_PIXELS = 89_478_485  # Pillow's own bound: larger images need tiles, not resizing to 224
 _MAX_FILE_BYTES = 4 << 30
-_MAX_FRAME = 10_000
+_MAX_SEQUENTIAL_PIXELS = 20 * MAX_PIXELS  # reaching frame n of a GIF decodes the n frames before it
+_TIFF_PHOTOMETRIC = 262
 _RASTER_FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
@@ -56,7 +58,7 @@ def decode(
         name: what messages call the source; a path's own by default. Its suffix marks DICOM without a preamble.
         max_pixels: most pixels a file may claim; refused before anything is allocated.
 
-    Floating-point arrays in memory whose values lie in [0, 1], and booleans, are taken as 0 black and 1 white.
+    A floating-point image whose values lie in [0, 1], and a boolean one, are taken as 0 black and 1 white.
     16-bit colour PNG keeps its 8 high bits, as Pillow reads it. Colours other than grey and RGB become RGB; the
     orientation in EXIF is applied.
 
@@ -168,6 +170,8 @@ def _from_pil(image: Image.Image, name: str, slice_index: int | None, max_pixels
             _seek(image, name, slice_index)
             _check_size(image.size, name, max_pixels)
     try:
+        # Pillow inverts "white is zero" TIFF of up to 8 bits, not of more.
+        inverted = image.mode.startswith("I") and getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == 0
         image = ImageOps.exif_transpose(image)
         if image.mode in ("LA", "La"):
             image = image.convert("LA").getchannel(0)
@@ -178,7 +182,7 @@ def _from_pil(image: Image.Image, name: str, slice_index: int | None, max_pixels
         if max_pixels is not None:
             raise
         raise UserError(f"{name}: cannot be decoded ({_reason(error)}); check its source") from error
-    return _from_array(array, "last", name, in_memory=image.mode == "1")
+    return replace(_from_array(array, "last", name), inverted=inverted)
 
 
 def _seek(image: Image.Image, name: str, slice_index: int | None) -> None:
@@ -186,8 +190,9 @@ def _seek(image: Image.Image, name: str, slice_index: int | None) -> None:
         if getattr(image, "is_animated", False):
             raise UserError(f"{name}: holds several frames or pages; choose one with slice_index, for instance 0")
         return
-    if not 0 <= slice_index < _MAX_FRAME:
-        raise UserError(f"{name}: slice_index {slice_index} is out of range; frames and pages count from 0")
+    work = 0 if image.format == "TIFF" else slice_index * image.size[0] * image.size[1]
+    if slice_index < 0 or work > _MAX_SEQUENTIAL_PIXELS:
+        raise UserError(f"{name}: slice_index {slice_index} is out of range; choose a smaller one, from 0")
     try:
         image.seek(slice_index)
     except EOFError as error:
@@ -209,15 +214,17 @@ def _from_tiff(file: BinaryIO, name: str, page: int | None, max_pixels: int) -> 
                 raise UserError(f"{name}: holds {len(tiff.pages)} pages; choose one with slice_index, for instance 0")
             chosen = tiff.pages[page or 0]
             _check_size((chosen.imagewidth, chosen.imagelength * chosen.imagedepth), name, max_pixels)
-            array = chosen.asarray()
+            if chosen.samplesperpixel > 4:
+                raise UserError(f"{name}: has {chosen.samplesperpixel} channels; save the one or three to be shown")
+            array, inverted = chosen.asarray(), chosen.photometric == 0
     except UserError:
         raise
     except Exception as error:  # tifffile raises nearly every type on damaged files
         raise UserError(f"{name}: not a readable TIFF ({_reason(error)}); check or fetch the file again") from error
-    return _from_array(array, None, name)
+    return replace(_from_array(array, None, name), inverted=inverted)
 
 
-def _from_array(array: np.ndarray, channels: str | None, name: str, in_memory: bool = True) -> Pixels:
+def _from_array(array: np.ndarray, channels: str | None, name: str) -> Pixels:
     """Check an array and bring it to (H, W) or (H, W, 3) in native byte order."""
     if array.dtype.kind not in "biuf":
         raise UserError(f"{name}: holds {array.dtype}, not real numbers; convert it to integers or floats")
@@ -231,7 +238,7 @@ def _from_array(array: np.ndarray, channels: str | None, name: str, in_memory: b
     if array.dtype.kind == "f":
         if array.dtype.itemsize == 2 or array.dtype.itemsize > 8:
             array = array.astype(np.float32 if array.dtype.itemsize == 2 else np.float64)
-        if in_memory and array.min() >= 0.0 and array.max() <= 1.0:
+        if array.min() >= 0.0 and array.max() <= 1.0:
             return Pixels(array, window=(0.0, 1.0))
     return Pixels(array)
 
