@@ -14,7 +14,7 @@ COMMANDS = {
     "quickstart": ("biovfm_hf.quickstart", "run the whole pipeline on real images, on a CPU, in minutes"),
     "sources": ("dataset_builder.sources_command", "list, show, check and download the 61 public sources"),
     "build": ("dataset_builder.build", "turn raw sources into a screened Parquet dataset"),
-    "convert": ("biovfm_hf.conversion", "read DINOv2, MAE, timm or transformers weights, and write them back"),
+    "convert": ("biovfm_hf.conversion.command", "read DINOv2, MAE, timm or transformers weights, and write them back"),
     "embed": ("evaluation.embed_command", "turn images into a Parquet file of feature vectors"),
     "probe": ("evaluation.probe_command", "score encoders on benchmark tasks, with intervals"),
     "score": ("evaluation.score_command", "metrics and intervals for scores that you already have"),

@@ -605,15 +605,26 @@ class BioVFMDecoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.pred = nn.Linear(width, config.patch_size**2 * config.num_channels)
 
-    def forward(self, tokens: Tensor, ids_restore: Tensor, grid: tuple[int, int]) -> Tensor:
+    def positions(self, num_patches: int) -> Tensor:
+        """Position embeddings (1, 1 + num_patches, D).
+
+        At sizes other than `config.image_size` the row of patches is resized as one line, which is what
+        transformers' ViTMAE does, so that converted models agree; to pretrain at a size, set `image_size` to it.
+        """
+        if num_patches == self.position_embeddings.shape[1] - 1:
+            return self.position_embeddings
+        line = self.position_embeddings[:, 1:].transpose(1, 2)[:, :, None]  # (1, D, 1, N)
+        line = nn.functional.interpolate(line, size=(1, num_patches), mode="bicubic")
+        return torch.cat([self.position_embeddings[:, :1], line[:, :, 0].transpose(1, 2)], dim=1)
+
+    def forward(self, tokens: Tensor, ids_restore: Tensor) -> Tensor:
         """Encoded (B, 1 + R + K, D) and ids_restore (B, N) -> predicted patches (B, N, p * p * C)."""
         tokens = self.embed(tokens)
         cls_token, patches = tokens[:, :1], tokens[:, 1 + self.config.num_register_tokens :]
         hidden = self.mask_token.expand(len(patches), ids_restore.shape[1] - patches.shape[1], -1)
         patches = torch.cat([patches, hidden.to(patches.dtype)], dim=1)
         patches = patches.gather(1, ids_restore[..., None].expand_as(patches))
-        positions = resize_position_embeddings(self.position_embeddings, grid)
-        hidden_states = torch.cat([cls_token, patches], dim=1) + positions
+        hidden_states = torch.cat([cls_token, patches], dim=1) + self.positions(ids_restore.shape[1])
         for layer in self.layers:
             hidden_states = layer(hidden_states)
         return self.pred(self.norm(hidden_states)[:, 1:])
@@ -639,15 +650,14 @@ class BioVFMForMaskedAutoencoding(BioVFMPreTrainedModel):
             noise: (B, N) in [0, 1); the patches with the lowest values stay visible. Drawn when not given.
             return_loss: tells `Trainer` that this model computes its own loss (always true).
         """
-        patch = self.config.patch_size
-        grid = (pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch)
         if noise is None:
-            noise = torch.rand(len(pixel_values), grid[0] * grid[1], device=pixel_values.device)
+            height, width = (side // self.config.patch_size for side in pixel_values.shape[-2:])
+            noise = torch.rand(len(pixel_values), height * width, device=pixel_values.device)
         ids_shuffle = noise.argsort(dim=1)
         ids_restore = ids_shuffle.argsort(dim=1)
         visible = int(noise.shape[1] * (1 - self.config.mask_ratio))
         outputs = self.biovfm(pixel_values, ids_keep=ids_shuffle[:, :visible], **kwargs)
-        prediction = self.decoder(outputs.last_hidden_state, ids_restore, grid)
+        prediction = self.decoder(outputs.last_hidden_state, ids_restore)
         mask = (ids_restore >= visible).to(prediction.dtype)
         return BioVFMMaskedAutoencodingOutput(
             loss=self._loss(pixel_values, prediction, mask),

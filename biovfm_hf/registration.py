@@ -56,8 +56,6 @@ class _AfterImport:
     def __init__(self) -> None:
         self.waiting = set(_WATCHED)
         self.executed: set[str] = set()
-        for name in _WATCHED & set(sys.modules):
-            self.after(name)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -78,6 +76,7 @@ class _AfterImport:
         return spec
 
     def after(self, name: str) -> None:
+        """A watched module has been executed: register what is complete, import what is not there yet."""
         self.waiting.discard(name)
         self.executed.add(name)
         for auto, ours, register in _PAIRS:
@@ -91,4 +90,7 @@ class _AfterImport:
 
 def register_when_loaded() -> None:
     """Register with every Auto module: now where it is loaded already, else as soon as it is."""
-    sys.meta_path.insert(0, _AfterImport())
+    finder = _AfterImport()
+    sys.meta_path.insert(0, finder)
+    for name in sorted(_WATCHED & set(sys.modules)):
+        finder.after(name)

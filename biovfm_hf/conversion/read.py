@@ -1,0 +1,280 @@
+"""Any family's checkpoint to a BioVFM configuration and tensors under our names.
+
+Nothing is converted in part: a tensor of the model that the source does not fill, or a tensor of the source that the
+model does not read, stops the conversion and is named. Only heads that the target has no place for are left out, and
+named too.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..configuration_biovfm import BioVFMConfig
+
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+# attention heads of the released models, which their weights do not tell
+_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}
+_LEFT_OUT = re.compile(
+    r"(dino_head|ibot_head|head|head_dist|pre_logits|classifier|pooler|lm_head)\.|linear_eval|(student|ema)_.*loss"
+)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A vision transformer in our terms: its configuration, its tensors by our names, and what was left out."""
+
+    config: "BioVFMConfig"
+    tensors: "dict[str, Tensor]"
+    left_out: list[str]
+    normalisation: dict[str, Any]
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether the MAE decoder's tensors are there (names then start with `biovfm.` or `decoder.`)."""
+        return any(name.startswith("decoder.") for name in self.tensors)
+
+
+def read_encoder(source: str, num_heads: int | None = None) -> Encoder:
+    """Read a checkpoint of any family.
+
+    Args:
+        source: a `.pth`, `.pt`, `.bin` or `.safetensors` file, a model folder (BioVFM, transformers' dinov2,
+            dinov2_with_registers, vit_mae or vit, timm), or a Hub repo id.
+        num_heads: attention heads, for files without a configuration whose width is not one of the released models'.
+
+    Raises:
+        UserError: unreadable, unsafe, of another architecture, or not fitting tensor for tensor.
+    """
+    from .weights import locate, read_json, read_tensors
+
+    path = locate(source)
+    folder = path if path.is_dir() else path.parent
+    stated = read_json(folder / "config.json") if path.is_dir() else {}
+    tensors = read_tensors(path)
+    processor = read_json(folder / "preprocessor_config.json") if path.is_dir() else {}
+    normalisation = {key: processor.get(key, IMAGENET[key]) for key in IMAGENET}
+    if stated.get("model_type"):
+        config, tensors, table = _from_transformers(source, stated, tensors)
+    else:
+        config, tensors, table = _from_meta_names(source, stated, tensors, num_heads)
+    return _fit(source, config, tensors, table, normalisation)
+
+
+def _from_transformers(source: str, stated: dict[str, Any], tensors: "dict[str, Tensor]") -> tuple:
+    from ..configuration_biovfm import BioVFMConfig
+    from . import names as tables
+
+    family = stated["model_type"]
+    if family == "biovfm":
+        return BioVFMConfig.from_dict(stated), tensors, None
+    known = {
+        "dinov2": (tables.HF_DINOV2, "dinov2."),
+        "dinov2_with_registers": (tables.HF_DINOV2, "dinov2_with_registers."),
+        "vit": (tables.HF_VIT, "vit."),
+        "vit_mae": (tables.HF_VIT_MAE, ""),
+    }
+    if family not in known:
+        others = ", ".join(known)
+        raise UserError(f"{source}: a {family!r} model; convert reads biovfm, {others}, DINOv2, MAE and timm")
+    table, prefix = known[family]
+    tensors = {tables.hub_name(name.removeprefix(prefix)): tensor for name, tensor in tensors.items()}
+    if family == "vit_mae" and not any(name.startswith("vit.") for name in tensors):
+        tensors = {f"vit.{name}": tensor for name, tensor in tensors.items()}
+    if family in ("vit", "vit_mae"):  # their MLPs are named otherwise in memory
+        tensors = {_vit_mlp_name(name): tensor for name, tensor in tensors.items()}
+    return _config_from_transformers(source, stated, tensors), tensors, table
+
+
+def _vit_mlp_name(name: str) -> str:
+    return name.replace(".mlp.fc1.", ".intermediate.dense.").replace(".mlp.fc2.", ".output.dense.")
+
+
+def _config_from_transformers(source: str, stated: dict[str, Any], tensors: "dict[str, Tensor]") -> "BioVFMConfig":
+    family = stated["model_type"]
+    dinov2 = family.startswith("dinov2")
+    size = stated.get("image_size", 224)
+    patch = stated.get("patch_size", 14 if dinov2 else 16)
+    hidden = stated.get("hidden_size", 768)
+    ratio = stated.get("mlp_ratio", 4) if dinov2 else stated.get("intermediate_size", 3072) / hidden
+    registers = stated.get("num_register_tokens", 4) if family == "dinov2_with_registers" else 0
+    fields = {
+        "image_size": size,
+        "patch_size": patch,
+        "num_channels": stated.get("num_channels", 3),
+        "hidden_size": hidden,
+        "num_hidden_layers": stated.get("num_hidden_layers", 12),
+        "num_attention_heads": stated.get("num_attention_heads", 12),
+        "mlp_ratio": ratio,
+        "hidden_act": stated.get("hidden_act", "gelu"),
+        "ffn_type": "swiglu" if stated.get("use_swiglu_ffn") else "mlp",
+        "qkv_bias": stated.get("qkv_bias", True),
+        "layerscale_value": float(stated.get("layerscale_value", 1.0)) if dinov2 else None,
+        "drop_path_rate": stated.get("drop_path_rate", 0.0),
+        "num_register_tokens": registers,
+        "use_mask_token": "embeddings.mask_token" in tensors,
+        "position_embedding_type": "sincos" if family == "vit_mae" else "learned",
+        "initialization": "mae" if family == "vit_mae" else "dinov2",
+        "interpolate_antialias": family == "dinov2_with_registers",
+        "layer_norm_eps": stated.get("layer_norm_eps", 1e-6 if dinov2 else 1e-12),
+    }
+    for name in ("mask_ratio", "norm_pix_loss", "decoder_hidden_size"):
+        fields[name] = stated.get(name, {"mask_ratio": 0.75, "norm_pix_loss": False, "decoder_hidden_size": 512}[name])
+    fields["decoder_num_hidden_layers"] = stated.get("decoder_num_hidden_layers", 8)
+    fields["decoder_num_attention_heads"] = stated.get("decoder_num_attention_heads", 16)
+    return _config(source, fields)
+
+
+def _from_meta_names(source: str, stated: dict[str, Any], tensors: "dict[str, Tensor]", heads: int | None) -> tuple:
+    """DINOv2's, MAE's and timm's files: the tensors themselves tell the sizes."""
+    from . import names as tables
+
+    if "cls_token" not in tensors or "patch_embed.proj.weight" not in tensors or "pos_embed" not in tensors:
+        some = ", ".join(list(tensors)[:4])
+        raise UserError(f"{source}: no vision transformer that convert knows; its tensors are named {some} ...")
+    is_timm = "architecture" in stated
+    mae = "decoder_pos_embed" in tensors
+    if is_timm:
+        tensors = _timm_positions(source, tensors)
+    config = _config(source, _fields_from_shapes(source, tensors, stated, heads))
+    if is_timm:
+        return config, tensors, tables.timm_table(config.ffn_type)
+    return config, tensors, tables.MAE if mae else tables.DINOV2
+
+
+def _timm_positions(source: str, tensors: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    """timm's positions to ours: a row for the class token, none for registers (theirs are added to the tokens)."""
+    import torch
+
+    tensors = dict(tensors)
+    positions = tensors["pos_embed"]
+    registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else 0
+    rows = positions.shape[1]
+    if math.isqrt(rows) ** 2 == rows:  # no_embed_class
+        tensors["pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
+    elif registers and math.isqrt(rows - 1 - registers) ** 2 == rows - 1 - registers:
+        tensors["reg_token"] = tensors["reg_token"] + positions[:, 1 : 1 + registers]
+        tensors["pos_embed"] = torch.cat([positions[:, :1], positions[:, 1 + registers :]], dim=1)
+    elif math.isqrt(rows - 1) ** 2 != rows - 1:
+        raise UserError(f"{source}: pos_embed has {rows} rows, which is no square grid of patches")
+    return tensors
+
+
+def _fields_from_shapes(
+    source: str, tensors: "dict[str, Tensor]", stated: dict[str, Any], heads: int | None
+) -> dict[str, Any]:
+    hidden, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
+    stated_heads = stated.get("model_args", {}).get("num_heads")
+    heads = heads or stated_heads or _HEADS.get(hidden)
+    if heads is None:
+        raise UserError(f"{source}: width {hidden} does not tell the number of attention heads; give --num-heads")
+    blocks = {int(found[1]) for name in tensors if (found := re.match(r"blocks\.(\d+)\.", name))}
+    side = math.isqrt(tensors["pos_embed"].shape[1] - 1)
+    is_timm = "architecture" in stated
+    mae = "decoder_pos_embed" in tensors
+    scaled = "blocks.0.ls1.gamma" in tensors
+    registers = tensors.get("reg_token", tensors.get("register_tokens"))
+    fused = "blocks.0.mlp.w12.weight" in tensors
+    first = tensors.get("blocks.0.mlp.w12.weight" if fused else "blocks.0.mlp.fc1.weight")
+    second = tensors.get("blocks.0.mlp.w3.weight" if fused else "blocks.0.mlp.fc2.weight")
+    if first is None or second is None or not blocks:
+        raise UserError(f"{source}: its blocks have no feed-forward layers that convert knows")
+    swiglu = fused or len(first) == 2 * second.shape[1]  # gate and value stacked
+    fields = {
+        "image_size": side * patch,
+        "patch_size": patch,
+        "num_channels": channels,
+        "hidden_size": hidden,
+        "num_hidden_layers": max(blocks) + 1,
+        "num_attention_heads": heads,
+        "mlp_ratio": _swiglu_ratio(second.shape[1], hidden) if swiglu else len(first) / hidden,
+        "ffn_type": "swiglu" if swiglu else "mlp",
+        "qkv_bias": "blocks.0.attn.qkv.bias" in tensors,
+        "layerscale_value": 1e-5 if scaled else None,
+        "num_register_tokens": 0 if registers is None else registers.shape[1],
+        "use_mask_token": not mae and not is_timm and "mask_token" in tensors,
+        "position_embedding_type": "learned" if scaled or is_timm else "sincos",
+        "initialization": "dinov2" if scaled or is_timm else "mae",
+        # DINOv2's own code resizes positions with an offset; with registers, and in timm, it antialiases instead
+        "interpolate_offset": 0.1 if scaled and not is_timm and registers is None else 0.0,
+        "interpolate_antialias": is_timm or registers is not None,
+    }
+    if mae:
+        decoder = {int(found[1]) for name in tensors if (found := re.match(r"decoder_blocks\.(\d+)\.", name))}
+        fields["decoder_hidden_size"] = tensors["decoder_pos_embed"].shape[-1]
+        fields["decoder_num_hidden_layers"] = len(decoder)
+    return fields
+
+
+def _swiglu_ratio(width: int, hidden: int) -> float:
+    """The mlp_ratio whose SwiGLU layer is `width` wide: 4 as DINOv2 has it if that fits, else the exact one."""
+    if (int(4 * hidden * 2 / 3) + 7) // 8 * 8 == width:
+        return 4.0
+    return (width * 1.5 + 0.5) / hidden
+
+
+def _config(source: str, fields: dict[str, Any]) -> "BioVFMConfig":
+    from huggingface_hub.errors import StrictDataclassError
+
+    from ..configuration_biovfm import BioVFMConfig
+
+    try:
+        return BioVFMConfig(**fields)
+    except (ValueError, StrictDataclassError) as error:
+        raise UserError(f"{source}: {' '.join(str(error.__cause__ or error).split())}") from error
+
+
+def _shapes(config: "BioVFMConfig", decoder: bool) -> dict[str, tuple[int, ...]]:
+    import torch
+
+    from ..modeling_biovfm import BioVFMForMaskedAutoencoding, BioVFMModel
+
+    with torch.device("meta"):
+        model = BioVFMForMaskedAutoencoding(config) if decoder else BioVFMModel(config)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _fit(
+    source: str,
+    config: "BioVFMConfig",
+    tensors: "dict[str, Tensor]",
+    table: dict[str, tuple[str, ...]] | None,
+    normalisation: dict[str, Any],
+) -> Encoder:
+    from .names import rename_to_ours
+
+    decoder = any("decoder" in name for name in tensors)
+    shapes = _shapes(config, decoder)
+    if table is None:  # our own names
+        prefixed = not decoder and any(name.startswith("biovfm.") for name in tensors)
+        if prefixed:
+            tensors = {name.removeprefix("biovfm."): tensor for name, tensor in tensors.items()}
+        ours = {name: tensors[name] for name in shapes if name in tensors}
+        unfilled = [name for name in shapes if name not in tensors]
+        unread = [name for name in tensors if name not in shapes]
+    else:
+        plain = {name.removeprefix("biovfm."): name for name in shapes}
+        found, missing, unread = rename_to_ours(plain, tensors, table)
+        ours = {plain[name]: tensor for name, tensor in found.items()}
+        unfilled = [plain[name] for name in missing]
+    left_out = [name for name in unread if _LEFT_OUT.match(name)]
+    unread = [name for name in unread if name not in left_out]
+    if unfilled or unread:
+        raise UserError(f"{source}: does not fit. {_list('unfilled', unfilled)}{_list('unread', unread)}".strip())
+    for name, shape in shapes.items():
+        if tuple(ours[name].shape) != shape:
+            raise UserError(
+                f"{source}: {name} has shape {tuple(ours[name].shape)} where its configuration "
+                f"(image_size {config.image_size}, patch_size {config.patch_size}, "
+                f"hidden_size {config.hidden_size}) asks for {shape}"
+            )
+    return Encoder(config, ours, left_out, normalisation)
+
+
+def _list(what: str, names: list[str]) -> str:
+    return f"{what}: {', '.join(names)}. " if names else ""

@@ -1,0 +1,134 @@
+"""Other people's weight files: found, read without running anything in them, and cleaned of wrappers."""
+
+import argparse
+import json
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..errors import UserError
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+# where training scripts put the weights, outermost first
+_WRAPPERS = ("teacher", "model_ema", "model", "state_dict")
+
+
+def locate(source: str) -> Path:
+    """The file or folder that `source` names: on disk, or downloaded from the Hub for a repo id.
+
+    Raises:
+        UserError: there is no such path, and the Hub has no such repo or cannot be reached.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or path.suffix in _SUFFIXES:
+        raise UserError(f"{source}: no such file or folder")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "pytorch_model*.bin"]))
+    except Exception as error:
+        raise UserError(f"{source}: neither a path nor a Hub repo that can be reached ({_one_line(error)})") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file's object; empty when there is no such file.
+
+    Raises:
+        UserError: the file is not a JSON object.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not readable as JSON ({_one_line(error)})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no JSON object")
+    return content
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a weight file, or of the one in a folder (sharded or not), by name, on the CPU.
+
+    Wrappers that training adds are taken off: `{"teacher": ...}`, `module.`, `backbone.`, and DINOv2's chunks of
+    blocks (`blocks.0.3.` is block 3). Only tensors are read: a file that pickles anything else is refused.
+
+    Raises:
+        UserError: no weights there, or a damaged or unsafe file.
+    """
+    if path.is_dir():
+        files = _weight_files(path)
+    elif path.suffix in _SUFFIXES:
+        files = [path]
+    else:
+        raise UserError(f"{path}: not a weight file; expected {', '.join(_SUFFIXES)} or a model folder")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors.update(_unwrap(_read_file(file)))
+    if not tensors:
+        raise UserError(f"{path}: holds no tensors")
+    return _plain_names(tensors)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return [folder / name]
+        index = read_json(folder / f"{name}.index.json")
+        if index:
+            shards = sorted(set(index.get("weight_map", {}).values()))
+            outside = [shard for shard in shards if Path(shard).name != shard]
+            if outside:
+                raise UserError(f"{folder / name}.index.json: {outside[0]} lies outside the folder")
+            return [folder / shard for shard in shards]
+    raise UserError(f"{folder}: no weights there; expected {' or '.join(WEIGHT_FILES)}")
+
+
+def _read_file(file: Path) -> Any:
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        # MAE's checkpoints carry their command line; a Namespace of plain values cannot run anything
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: no such file") from error
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"a pickled {found[1]}" if found else "more than tensors, or is no torch file"
+        raise UserError(
+            f"{file}: holds {what}, which is never loaded; save its state_dict alone and convert that"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{file}: damaged or no weight file ({_one_line(error)})") from error
+
+
+def _unwrap(content: Any) -> dict[str, Tensor]:
+    if not isinstance(content, dict):
+        return {}
+    for key in _WRAPPERS:
+        if isinstance(content.get(key), dict):
+            return _unwrap(content[key])
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    plain = {}
+    for name, tensor in tensors.items():
+        name = re.sub(r"^(module\.|_orig_mod\.)+", "", name)
+        name = re.sub(r"^(backbone\.|encoder\.(?=blocks|cls_token|pos_embed|patch_embed))", "", name)
+        plain[re.sub(r"^(decoder_)?blocks\.\d+\.(\d+)\.", r"\1blocks.\2.", name)] = tensor
+    return plain
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
