@@ -62,17 +62,18 @@ class TableRule:
     """Rows of a CSV or list file, looked up by a part of an item's path.
 
     `key` takes the looked-up word out of the path: `name`, `stem`, or a regular expression whose groups are joined
-    with "/". `value` (a regular expression too) does the same to the cell of column `match`.
+    with "/". What an adapter finds inside a file has the path of the file, "#" and its row or data set.
+    `value` (a regular expression too) does the same to the cell of column `match`.
     """
 
     table: str  # glob on the path below the source's folder
-    match: str | None = None  # column to look the key up in; None: a list file, first word of each line
+    match: str | None = None  # column to look the key up in; "#" the row's number from 0; None: a list file's words
     key: str = "name"
     value: str | None = None
     where: tuple[tuple[str, str], ...] = ()  # column == value, all of them
     column: str | None = None  # the cell that the look-up answers (subject rules)
     delimiter: str = ","
-    format: str = "csv"  # csv, list, or rp3d (an adapter of adapters/)
+    format: str = "csv"  # csv, jsonl, list (the first word of each line), or rp3d (an adapter)
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ class Source:
     exclude: tuple[ExcludeRule, ...] = ()
     subject: str | TableRule | None = None  # a regular expression on the path (groups joined with "-"), or a table
     labels: tuple[Label, ...] = ()
+    anatomy: TableRule | None = None  # a table that tells the anatomy of an item
     dimensionality: str | None = None
     layout_established: bool = True
     in_paper: bool = False
@@ -153,6 +155,7 @@ class Source:
     obtain: str | None = None
     files: tuple[Download, ...] = ()
     overlaps: tuple[Overlap, ...] = ()
+    overlap_note: str | None = None
     citation: str | None = None
     evidence: tuple[str, ...] = ()
     notes: str | None = None

@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from .adapters import EXPANDERS
@@ -111,14 +112,10 @@ class _Walk:
         try:
             for inner in EXPANDERS[rule.adapter](item, path, rule.key):
                 place = f"{below}#{(inner.options or {}).get('row', inner.member)}"
-                yield self._with_subject(inner, place)
+                reason = inner.excluded or self._selection.outside_training(place)
+                yield replace(inner, subject=self._selection.subject(place), excluded=reason)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             yield self._excluded(path, f"cannot be opened as {item.kind} ({type(error).__name__})", item.kind)
-
-    def _with_subject(self, item: Item, place: str) -> Item:
-        from dataclasses import replace
-
-        return replace(item, subject=self._selection.subject(place))
 
     def _archive(self, path: Path, below: str) -> Iterator[Item]:
         try:
@@ -154,8 +151,10 @@ class _Walk:
                 established = self._source.layout_established
                 reason = UNNAMED if established else f"the raw layout of {self._source.id} is {NOT_ESTABLISHED}"
             rule = ItemRule("")
-        if reason is None:
+        if reason is None and rule.adapter is None:
             reason = self._selection.outside_training(below)
+        if reason is None and rule.adapter and member:
+            reason = f"{rule.kind} inside an archive cannot be read in place: unpack it here"
         return self._make(path, below, rule, member, reason, options)
 
     def _make(
@@ -186,7 +185,7 @@ class _Walk:
             reason = self._selection.outside_training(below)
             item = self._make(directory, below, rule, str(number), reason, {})
             files = [f"{item.path}/{name}" for name in slices]
-            yield Item(**{**vars(item), "kind": "dicom_series", "options": {**(item.options or {}), "files": files}})
+            yield replace(item, kind="dicom_series", options={**(item.options or {}), "files": files})
         for name in unreadable:
             yield self._excluded(directory / name, "not a readable DICOM file", "dicom_series")
 

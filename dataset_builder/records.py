@@ -208,11 +208,11 @@ def _table(place: _Place, value: Any, column: bool = False) -> c.TableRule:
         _regex(place.at("key"), data["key"], groups=True)
     if data.get("value") is not None:
         _regex(place.at("value"), data["value"], groups=True)
-    place.at("format").one_of(data.setdefault("format", "csv"), ("csv", "list", "rp3d"))
-    if data["format"] == "csv" and not data.get("match"):
+    place.at("format").one_of(data.setdefault("format", "csv"), ("csv", "jsonl", "list", "rp3d"))
+    if data["format"] != "list" and not data.get("match"):
         place.fail("the key 'match' is missing: the column to look items up in")
     if column and not data.get("column"):
-        place.fail("the key 'column' is missing: the column that holds the subject")
+        place.fail("the key 'column' is missing: the column that holds the answer")
     where = place.at("where").typed(data.get("where") or {}, dict, "a mapping of column: value")
     data["where"] = tuple((str(name), str(cell)) for name, cell in where.items())
     return c.TableRule(**data)
@@ -297,6 +297,7 @@ _CONVERTERS: dict[str, Any] = {
     "exclude": _every(_exclude),
     "subject": _subject,
     "labels": _every(_label),
+    "anatomy": lambda place, value: _table(place, value, column=True),
     "access": lambda place, value: place.one_of(value, c.ACCESS),
     "dimensionality": lambda place, value: place.one_of(value, ("2d", "3d", "video")),
     "file_formats": _texts,

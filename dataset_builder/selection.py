@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 from .adapters.archives import ARCHIVES
 from .adapters.rp3d import case_rows
-from .catalog import NOT_ESTABLISHED, ItemRule, Source, TableRule
+from .catalog import NOT_ESTABLISHED, ItemRule, Source, TableRule, anatomies
 from .globs import compile_glob, compile_regex
 
 IMAGE_SUFFIXES = (
@@ -35,6 +36,7 @@ class Selection:
         self._listed = [(_Table(rule.table, folder), rule.reason) for rule in source.exclude if rule.table]
         self._train = _train(source, folder)
         self._subject = _subject(source, folder)
+        self._anatomy = _Table(source.anatomy, folder) if source.anatomy else None
 
     def rule(self, path: str) -> ItemRule | None:
         """The first item rule that takes `path` (below the source's folder)."""
@@ -59,10 +61,15 @@ class Selection:
         return self._subject(path)
 
     def labels(self, path: str, rule: ItemRule) -> tuple[str | None, str | None]:
-        """Modality and anatomy: of the first label that tells, else of the item rule, else the source's only one."""
+        """Modality and anatomy: of the first label that tells, else of the item rule, else the source's only one.
+
+        A table of anatomies goes before all, where it knows the word.
+        """
         found = [label for expression, label in self._labels if expression.search(path)]
         modality = next((label.modality for label in found if label.modality), rule.modality) or self._source.modality
         anatomy = next((label.anatomy for label in found if label.anatomy), rule.anatomy)
+        if self._anatomy is not None:
+            anatomy = anatomies().get((self._anatomy.answer(path) or "").casefold(), anatomy)
         if anatomy is None and len(self._source.anatomies) == 1:
             anatomy = self._source.anatomies[0]
         return modality, anatomy
@@ -124,10 +131,10 @@ class _Table:
         if file.stat().st_size > MAX_TABLE_BYTES:
             raise ValueError("larger than 4 GiB")
         value = compile_regex(rule.value) if rule.value else None
-        for row in table_rows(file, rule):
+        for number, row in enumerate(table_rows(file, rule)):
             if any(str(row.get(column, "")).strip() != wanted for column, wanted in rule.where):
                 continue
-            cell = str(row.get(rule.match or "", "") or "").strip()
+            cell = str(number) if rule.match == "#" else str(row.get(rule.match or "", "") or "").strip()
             key = _groups(value.search(cell), "/") if value else cell
             answer = str(row.get(rule.column, "") or "").strip() if rule.column else ""
             if key and (answer or not rule.column):
@@ -144,7 +151,7 @@ def _key_expression(key: str) -> re.Pattern[str]:
 
 
 def table_rows(file: Path, rule: TableRule) -> Iterator[dict[str, Any]]:
-    """Rows of a CSV (plain or .gz), of a list file (its first words, under the empty column name), or of RP3D's JSON.
+    """Rows of a CSV (plain or .gz), of JSON lines, of a list file (its words under the column ""), or of RP3D's JSON.
 
     Raises:
         ValueError: a column that the rule names is missing, or the file is not what it should be.
@@ -156,8 +163,11 @@ def table_rows(file: Path, rule: TableRule) -> Iterator[dict[str, Any]]:
         if rule.format == "list":
             yield from ({"": line.split()[0]} for line in lines if line.strip())
             return
+        if rule.format == "jsonl":
+            yield from (row for row in map(json.loads, lines) if isinstance(row, dict))
+            return
         reader = csv.DictReader(lines, delimiter=rule.delimiter)
-        wanted = [rule.match, rule.column, *(name for name, _ in rule.where)]
+        wanted = [rule.match if rule.match != "#" else None, rule.column, *(name for name, _ in rule.where)]
         missing = [name for name in wanted if name and name not in (reader.fieldnames or [])]
         if missing:
             raise ValueError(f"no column {missing[0]!r}")

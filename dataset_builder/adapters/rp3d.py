@@ -1,4 +1,4 @@
-"""The case lists of RP3D-DiagDS, {case URL: {"Samples": [{"image_path": ..., "image_modality": ...}]}}, as rows."""
+"""The case lists of RP3D-DiagDS, {case URL: {"Samples": [{"image_path": [...], "anatomy": ...}]}}, as rows."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ MAX_CASE_CHARACTERS = 64 << 20
 
 
 def case_rows(file: Path) -> Iterator[dict[str, str]]:
-    """Rows {image_path, case, modality}, one case in memory at a time however large the list is.
+    """Rows {image_path, case, anatomy}, one case in memory at a time however large the list is.
 
     Raises:
         ValueError: the file is no JSON object of cases.
@@ -20,7 +20,7 @@ def case_rows(file: Path) -> Iterator[dict[str, str]]:
         for sample in samples if isinstance(samples, list) else []:
             paths = sample.get("image_path") if isinstance(sample, dict) else None
             for path in [paths] if isinstance(paths, str) else paths or []:
-                yield {"image_path": str(path), "case": case, "modality": str(sample.get("image_modality", ""))}
+                yield {"image_path": str(path), "case": case, "anatomy": str(sample.get("anatomy") or "")}
 
 
 def _entries(file: Path) -> Iterator[tuple[str, Any]]:
