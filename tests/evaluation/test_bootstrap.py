@@ -1,0 +1,172 @@
+"""Threshold choice and bootstrap intervals against plain loops, their draws, their coverage and their refusals."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import matthews_corrcoef, roc_auc_score, roc_curve
+from sklearn.utils import resample
+
+from biovfm_hf.errors import UserError
+from evaluation import bootstrap, metrics
+
+BINARY, MULTICLASS, MULTILABEL = metrics.BINARY, metrics.MULTICLASS, metrics.MULTILABEL
+
+
+def published_threshold(labels, scores):
+    """The published rule, step by step with scikit-learn."""
+    candidates = np.sort(roc_curve(labels, scores)[2][1:])
+    if len(candidates) > 1000:
+        candidates = candidates[:: int(len(candidates) / 1000)]
+    return candidates[np.argmax([matthews_corrcoef(labels, scores >= c) for c in candidates])]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(4, 80), st.sampled_from([3, 10, 10**6]))
+def test_thresholds_follow_the_published_rule(seed, n, levels):
+    rng = np.random.default_rng(seed)
+    labels = np.r_[0, 1, rng.integers(0, 2, n)]
+    scores = (rng.integers(0, levels, n + 2) / levels).astype(np.float32)
+    assert bootstrap.choose_thresholds(BINARY, labels, scores)[0] == published_threshold(labels, scores)
+
+
+def test_thousands_of_candidates_are_thinned_as_published():
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, 9000)
+    scores = rng.random(9000) + 0.3 * labels
+    assert len(roc_curve(labels, scores)[2]) > 2001
+    assert bootstrap.choose_thresholds(BINARY, labels, scores)[0] == published_threshold(labels, scores)
+
+
+def test_fast_thresholds_lie_between_scores_and_reach_the_best_mcc():
+    rng = np.random.default_rng(1)
+    labels, scores = rng.integers(0, 2, 60), rng.random(60)
+    chosen = bootstrap.choose_thresholds(BINARY, labels, scores, "fast")[0]
+    assert chosen not in scores
+    best = max(matthews_corrcoef(labels, scores >= c) for c in scores)
+    assert matthews_corrcoef(labels, scores > chosen) == pytest.approx(best)
+
+
+def test_multiclass_tasks_need_no_threshold():
+    assert bootstrap.choose_thresholds(MULTICLASS, np.array([0, 1]), np.eye(2)) == [0.5]
+
+
+def test_a_validation_split_of_one_class_is_refused_and_a_label_of_one_class_named():
+    with pytest.raises(UserError, match="one class only"):
+        bootstrap.choose_thresholds(BINARY, np.ones(5), np.linspace(0, 1, 5))
+    labels, scores = np.array([[0, 0], [1, 0]]), np.array([[0.2, 0.3], [0.8, 0.4]])
+    assert bootstrap.choose_thresholds(MULTILABEL, labels, scores)[1] == 0.3
+    assert "label 1" in bootstrap.threshold_notes(MULTILABEL, labels, scores)[0]
+
+
+def test_published_draws_are_those_of_scikit_learn():
+    counts = bootstrap.Resampler(50).counts(7)
+    assert np.array_equal(counts, np.bincount(resample(np.arange(50), random_state=7), minlength=50))
+
+
+def test_intervals_equal_a_loop_of_scikit_learn_calls():
+    rng = np.random.default_rng(0)
+    labels, n = rng.integers(0, 2, 60), 60
+    scores = (rng.random(60) + 0.5 * labels).round(1)
+    drawn = []
+    for i in range(200):
+        taken = np.random.RandomState(i).randint(0, n, n)
+        drawn.append(roc_auc_score(labels[taken], scores[taken]))
+    found = bootstrap.intervals(BINARY, labels, scores, np.array([0.5]), n=200)["auc"]
+    assert found["value"] == pytest.approx(roc_auc_score(labels, scores))
+    assert found["mean"] == pytest.approx(np.mean(drawn))
+    assert (found["low"], found["high"]) == pytest.approx((np.sort(drawn)[4], np.sort(drawn)[194]))
+
+
+def test_blocks_do_not_change_the_numbers(monkeypatch):
+    rng = np.random.default_rng(0)
+    labels, scores = rng.integers(0, 3, 40), rng.random((40, 3))
+    whole = bootstrap.intervals(MULTICLASS, labels, scores, np.array([0.5]), n=50)
+    monkeypatch.setattr(bootstrap, "BLOCK_BYTES", 4 * 40 * 7)
+    assert bootstrap.intervals(MULTICLASS, labels, scores, np.array([0.5]), n=50) == whole
+
+
+def test_fast_draws_depend_on_the_seed_only():
+    one, same, other = (bootstrap.Resampler(30, "fast", seed=s).counts(4) for s in (1, 1, 2))
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_subjects_are_drawn_whole_and_strata_keep_their_size(subjects, seed):
+    rng = np.random.default_rng(seed)
+    of_case = rng.integers(0, subjects, 40)
+    stratum = of_case % 2
+    counts = bootstrap.Resampler(40, "fast", seed=seed % 1000, clusters=of_case, stratify=stratum).counts(0)
+    for subject in np.unique(of_case):
+        assert len(np.unique(counts[of_case == subject])) == 1
+    per_subject = {s: counts[of_case == s][0] for s in np.unique(of_case)}
+    for side in np.unique(stratum):
+        held = [s for s in per_subject if s % 2 == side]
+        assert sum(per_subject[s] for s in held) == len(held)
+
+
+def test_resampling_subjects_widens_the_interval_of_clustered_cases():
+    rng = np.random.default_rng(0)
+    subject = np.repeat(np.arange(30), 20)
+    scores = np.repeat(rng.random(30), 20) + 0.01 * rng.random(600)
+    labels = np.repeat(rng.random(30) < scores[::20], 20).astype(int)
+    plain = bootstrap.intervals(BINARY, labels, scores, np.array([0.5]), protocol="fast")["auc"]
+    whole = bootstrap.intervals(BINARY, labels, scores, np.array([0.5]), protocol="fast", clusters=subject)["auc"]
+    assert whole["high"] - whole["low"] > 2 * (plain["high"] - plain["low"])
+
+
+def test_strata_that_cut_subjects_and_biovfm_with_subjects_are_refused():
+    with pytest.raises(UserError, match="two strata"):
+        bootstrap.Resampler(2, "fast", clusters=np.array([0, 0]), stratify=np.array([0, 1]))
+    with pytest.raises(UserError, match="protocol fast"):
+        bootstrap.Resampler(2, "biovfm", clusters=np.array([0, 1]))
+    with pytest.raises(UserError, match="one per sample"):
+        bootstrap.Resampler(3, "fast", clusters=np.array([0, 1]))
+    with pytest.raises(UserError, match="unknown protocol"):
+        bootstrap.Resampler(3, "best")
+
+
+def test_three_samples_state_what_is_undefined():
+    found = bootstrap.intervals(BINARY, np.array([0, 1, 1]), np.array([0.2, 0.4, 0.9]), np.array([0.3]))
+    assert found["auc"]["value"] == 1.0
+    assert found["auc"]["undefined_resamples"] > 200
+    assert found["auc"]["high"] is None
+    assert "resamples lack a class" in found["auc"]["reason"]
+    assert found["accuracy"]["low"] == 1.0
+
+
+def test_an_undefined_metric_is_none_with_its_reason():
+    found = bootstrap.intervals(BINARY, np.zeros(9), np.linspace(0, 1, 9), np.array([0.5]), n=20)
+    assert found["auc"] == {"value": None, "mean": None, "low": None, "high": None, "reason": "no positive of label 0"}
+
+
+def test_no_resamples_are_refused():
+    with pytest.raises(UserError, match="0 resamples"):
+        bootstrap.intervals(BINARY, np.array([0, 1]), np.array([0.1, 0.9]), np.array([0.5]), n=0)
+
+
+def test_auc_intervals_cover_the_truth():
+    """Two normals one standard deviation apart have AUC 0.760; 300 studies of 200 cases."""
+    rng = np.random.default_rng(5)
+    covered = 0
+    for _ in range(300):
+        labels = np.repeat([0, 1], 100)
+        scores = rng.normal(size=200) + labels
+        found = bootstrap.intervals(BINARY, labels, scores, np.array([0.5]), n=200, protocol="fast")["auc"]
+        covered += found["low"] <= 0.7602499 <= found["high"]
+    assert 0.91 <= covered / 300 <= 0.98
+
+
+def test_means_over_cases_skip_undefined_ones():
+    values = np.array([[0.5, np.nan, np.nan], [0.7, 0.2, np.nan], [0.9, 0.4, np.nan]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first, second, third = bootstrap.mean_intervals(values)
+    assert first["value"] == pytest.approx(0.7)
+    assert first["low"] < 0.7 < first["high"]
+    assert (second["value"], second["cases"]) == (pytest.approx(0.3), 2)
+    assert third["value"] is None

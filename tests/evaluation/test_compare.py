@@ -1,0 +1,148 @@
+"""Tests between models against textbook examples, exact properties and simulation."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from biovfm_hf.errors import UserError
+from evaluation import bootstrap, compare, metrics
+
+BINARY = metrics.BINARY
+
+
+def two_models(rng, n=200, gain=0.0):
+    labels = np.repeat([0, 1], n // 2)
+    shared = rng.normal(size=n) + labels
+    return labels, shared + 0.5 * rng.normal(size=n) + gain * labels, shared + 0.5 * rng.normal(size=n)
+
+
+def test_a_model_does_not_differ_from_itself():
+    labels, scores, _ = two_models(np.random.default_rng(0))
+    found = compare.paired_bootstrap(BINARY, labels, scores, scores, np.array([0.5]), np.array([0.5]), n=100)
+    for entry in found.values():
+        assert entry == {"difference": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
+    same = compare.delong(labels, scores, scores)
+    assert (same.difference, same.z, same.p) == (0.0, 0.0, 1.0)
+
+
+def test_paired_bootstrap_and_delong_agree_and_pairing_narrows():
+    labels, a, b = two_models(np.random.default_rng(1), gain=0.4)
+    half = np.array([0.5])
+    paired = compare.paired_bootstrap(BINARY, labels, a, b, half, half, n=2000)["auc"]
+    exact = compare.delong(labels, a, b)
+    assert paired["difference"] == pytest.approx(exact.difference)
+    width = (paired["high"] - paired["low"]) / (2 * 1.96)
+    assert width == pytest.approx(exact.standard_error, rel=0.15)
+    alone = [bootstrap.intervals(BINARY, labels, s, half, protocol="fast")["auc"] for s in (a, b)]
+    unpaired = np.hypot(*[entry["high"] - entry["low"] for entry in alone])
+    assert paired["high"] - paired["low"] < 0.8 * unpaired
+
+
+def test_paired_differences_are_differences_on_shared_resamples():
+    labels, a, b = two_models(np.random.default_rng(2), n=60)
+    drawn = []
+    for scores in (a, b):
+        scorer = metrics.Scorer(metrics.read_split(BINARY, labels, scores), np.array([0.5]))
+        drawn.append(bootstrap.resampled_metrics(scorer, bootstrap.Resampler(60, "fast", seed=3), 200)["mcc"])
+    expected = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
+    half = np.array([0.5])
+    found = compare.paired_bootstrap(BINARY, labels, a, b, half, half, n=200, seed=3)["mcc"]
+    np.testing.assert_allclose([found["low"], found["high"]], expected)
+
+
+def test_undefined_differences_say_why():
+    found = compare.paired_bootstrap(BINARY, np.zeros(4), np.arange(4), np.arange(4), np.ones(1), np.ones(1), n=10)
+    assert found["auc"]["difference"] is None
+    assert found["auc"]["reason"] == "no positive of label 0"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([3, 1000]))
+def test_delong_variance_equals_its_definition(seed, levels):
+    rng = np.random.default_rng(seed)
+    labels = np.r_[0, 0, 1, 1, rng.integers(0, 2, 12)]
+    scores = rng.integers(0, levels, (2, 16)).astype(float)
+    aucs, covariance = compare.delong_covariance(labels, scores)
+    positive, negative = scores[:, labels == 1], scores[:, labels == 0]
+    wins = (positive[:, :, None] > negative[:, None]) + 0.5 * (positive[:, :, None] == negative[:, None])
+    expected = np.cov(wins.mean(2)) / positive.shape[1] + np.cov(wins.mean(1)) / negative.shape[1]
+    np.testing.assert_allclose(aucs, wins.mean((1, 2)), atol=1e-12)
+    np.testing.assert_allclose(covariance, expected, atol=1e-12)
+
+
+def test_delong_keeps_its_level_under_no_difference():
+    rng = np.random.default_rng(4)
+    rejected = [compare.delong(*two_models(rng)).p < 0.05 for _ in range(400)]
+    assert 0.02 <= np.mean(rejected) <= 0.085
+
+
+def test_delong_needs_two_of_each_class():
+    with pytest.raises(UserError, match="two positives"):
+        compare.delong(np.array([0, 0, 1]), np.arange(3), np.arange(3))
+    with pytest.raises(UserError, match="one score per case"):
+        compare.delong(np.array([0, 0, 1]), np.arange(4), np.arange(4))
+
+
+def test_holm_by_hand():
+    np.testing.assert_allclose(compare.holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(compare.holm(np.array([0.5, np.nan, 0.4])), [0.8, np.nan, 0.8])
+    assert len(compare.holm(np.array([]))) == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_is_between_the_raw_value_and_bonferroni(values):
+    raw = np.array(values)
+    adjusted = compare.holm(raw)
+    assert (adjusted >= raw).all()
+    assert (adjusted <= np.minimum(1, raw * len(raw)) + 1e-12).all()
+    assert (np.diff(adjusted[np.argsort(raw, kind="stable")]) >= 0).all()
+
+
+def test_ranks_and_friedman_equal_scipy():
+    values = np.random.default_rng(0).normal(size=(12, 5)) + np.arange(5)
+    found = compare.rank_models(values)
+    assert found.friedman_p == pytest.approx(stats.friedmanchisquare(*values.T).pvalue)
+    assert np.argmin(found.ranks) == 4
+    assert found.ranks.sum() == pytest.approx(15)
+
+
+def test_critical_difference_equals_demsars_table():
+    """Demsar (2006), table 5: q = 2.343, 2.569, 2.728 for three, four and five models at 0.05."""
+    assert compare.rank_models(np.random.default_rng(0).normal(size=(14, 4))).critical_difference == pytest.approx(
+        2.569 * np.sqrt(4 * 5 / (6 * 14)), abs=1e-3
+    )
+    for models, q in ((3, 2.343), (5, 2.728)):
+        found = compare.rank_models(np.random.default_rng(0).normal(size=(10, models)))
+        assert found.critical_difference == pytest.approx(q * np.sqrt(models * (models + 1) / 60), rel=1e-3)
+
+
+def test_groups_join_models_within_the_critical_difference():
+    values = np.tile([4.0, 3.0, 2.0, 1.0], (30, 1))
+    values[::2] = [3.0, 4.0, 2.0, 1.0]
+    found = compare.rank_models(values)
+    assert [0, 1] in [sorted(g) for g in found.groups]
+    assert not any({0, 3} <= set(g) for g in found.groups)
+    assert compare.rank_models(np.ones((5, 3))).groups == [[0, 1, 2]]
+
+
+def test_ranking_refuses_missing_scores_and_single_tasks():
+    with pytest.raises(UserError, match="lacks a score"):
+        compare.rank_models(np.array([[1.0, np.nan], [1.0, 2.0]]))
+    with pytest.raises(UserError, match="two tasks"):
+        compare.rank_models(np.ones((1, 3)))
+
+
+def test_seed_spread_separates_seeds_from_cases():
+    """Values built as seed effect + shared case effect: the parts must come back."""
+    rng = np.random.default_rng(0)
+    seeds, cases = rng.normal(0, 0.02, (200, 1)), rng.normal(0, 0.05, (1, 2001))
+    cases[0, 0] = 0
+    found = compare.seed_spread(0.9 + seeds + cases)
+    assert found.seed_sd == pytest.approx(0.02, rel=0.15)
+    assert found.case_se == pytest.approx(0.05, rel=0.1)
+    assert found.total_se == pytest.approx(np.hypot(0.05, 0.02 / np.sqrt(200)), rel=0.1)
+    with pytest.raises(UserError, match="two seeds"):
+        compare.seed_spread(np.ones((1, 10)))

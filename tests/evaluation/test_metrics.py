@@ -1,0 +1,247 @@
+"""Every metric against scikit-learn, with ties, missing classes and weights; and what undefined ones say."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as oracle
+
+from biovfm_hf.errors import UserError
+from evaluation import metrics
+
+BINARY, MULTICLASS, MULTILABEL = metrics.BINARY, metrics.MULTICLASS, metrics.MULTILABEL
+
+
+@pytest.fixture(autouse=True)
+def quiet_oracle():
+    """scikit-learn warns where a metric is undefined; here that is expected."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@st.composite
+def columns_and_scores(draw, max_columns=4):
+    """Labels and coarse scores (many ties) of up to four labels."""
+    n = draw(st.integers(2, 40))
+    columns = draw(st.integers(1, max_columns))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    levels = draw(st.sampled_from([2, 5, 1000]))
+    labels = (rng.random((n, columns)) < draw(st.floats(0.05, 0.95))).astype(int)
+    scores = (rng.integers(0, levels, (n, columns)) / (levels - 1)).astype(np.float32).astype(float)
+    return labels, scores
+
+
+@st.composite
+def classes_and_scores(draw):
+    """Class numbers and coarse scores; some classes may not occur."""
+    n, classes = draw(st.integers(2, 50)), draw(st.integers(2, 6))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    labels = rng.integers(0, draw(st.integers(1, classes)), n)
+    scores = rng.integers(0, draw(st.sampled_from([2, 4, 1000])), (n, classes)) / 1000
+    return labels, scores
+
+
+def multilabel_oracle(labels, scores, thresholds):
+    decided = (scores > thresholds).astype(int)
+    each = range(labels.shape[1])
+    mean = lambda f, chosen: np.mean([f(labels[:, k], chosen[:, k]) for k in each])  # noqa: E731
+    return {
+        "auc": mean(oracle.roc_auc_score, scores),
+        "accuracy": mean(oracle.accuracy_score, decided),
+        "balanced_accuracy": mean(oracle.balanced_accuracy_score, decided),
+        "mcc": mean(oracle.matthews_corrcoef, decided),
+        "f1_macro": np.mean([oracle.f1_score(labels[:, k], decided[:, k]) for k in each]),
+        "f1_micro": oracle.f1_score(labels.ravel(), decided.ravel()),
+        "recall_macro": np.mean([oracle.recall_score(labels[:, k], decided[:, k]) for k in each]),
+        "recall_micro": oracle.recall_score(labels.ravel(), decided.ravel()),
+        "average_precision": mean(oracle.average_precision_score, scores),
+        "brier": mean(lambda y, p: oracle.brier_score_loss(y, p), scores),
+        "specificity": np.mean([oracle.recall_score(labels[:, k], decided[:, k], pos_label=0) for k in each]),
+        "sensitivity": np.mean([oracle.recall_score(labels[:, k], decided[:, k]) for k in each]),
+    }
+
+
+def multiclass_oracle(labels, scores):
+    decided = scores.argmax(1)
+    onehot = np.eye(scores.shape[1], dtype=int)[labels]
+    return {
+        "auc": np.mean([oracle.roc_auc_score(onehot[:, k], scores[:, k]) for k in range(scores.shape[1])]),
+        "accuracy": oracle.accuracy_score(labels, decided),
+        "balanced_accuracy": oracle.balanced_accuracy_score(labels, decided),
+        "mcc": oracle.matthews_corrcoef(labels, decided),
+        **{f"f1_{a}": oracle.f1_score(labels, decided, average=a) for a in ("macro", "micro")},
+        **{f"recall_{a}": oracle.recall_score(labels, decided, average=a) for a in ("macro", "micro")},
+        "brier": ((scores - onehot) ** 2).sum(1).mean(),
+    }
+
+
+def agree(found, expected, undefined):
+    for name, value in expected.items():
+        if name in undefined:
+            assert found[name] is None, name
+        else:
+            assert found[name] == pytest.approx(value, abs=1e-12), name
+
+
+@settings(max_examples=30, deadline=None)
+@given(columns_and_scores())
+def test_multilabel_metrics_equal_scikit_learn(case):
+    labels, scores = case
+    thresholds = np.full(labels.shape[1], 0.4)
+    found = metrics.point_metrics(MULTILABEL, labels, scores, thresholds, extra=True)
+    undefined = metrics.reasons(metrics.read_split(MULTILABEL, labels, scores))
+    expected = multilabel_oracle(labels, scores, thresholds)
+    assert not any(np.isnan(v) for k, v in expected.items() if k not in undefined)
+    agree(found, expected, undefined)
+
+
+@settings(max_examples=30, deadline=None)
+@given(columns_and_scores(max_columns=1), st.sampled_from(["flat", "one", "two"]))
+def test_binary_metrics_do_not_depend_on_the_shape_of_scores(case, shape):
+    labels, scores = case
+    shaped = {"flat": scores[:, 0], "one": scores, "two": np.column_stack([1 - scores, scores])}[shape]
+    found = metrics.point_metrics(BINARY, labels[:, 0], shaped, np.array([0.4]))
+    undefined = metrics.reasons(metrics.read_split(BINARY, labels, scores))
+    agree(found, {k: v for k, v in multilabel_oracle(labels, scores, 0.4).items() if k in metrics.NAMES}, undefined)
+
+
+@settings(max_examples=30, deadline=None)
+@given(classes_and_scores(), st.sampled_from([MULTICLASS, metrics.ORDINAL]))
+def test_multiclass_metrics_equal_scikit_learn(case, task):
+    labels, scores = case
+    found = metrics.point_metrics(task, labels[:, None], scores, np.array([0.5]), extra=True)
+    agree(found, multiclass_oracle(labels, scores), metrics.reasons(metrics.read_split(task, labels, scores)))
+
+
+@settings(max_examples=15, deadline=None)
+@given(columns_and_scores(), st.integers(0, 2**32 - 1))
+def test_weights_mean_repeats(case, seed):
+    labels, scores = case
+    counts = np.random.default_rng(seed).integers(0, 4, (len(labels), 2))
+    counts[0] += 1
+    thresholds = np.full(labels.shape[1], 0.4)
+    weighted = metrics.Scorer(metrics.read_split(MULTILABEL, labels, scores), thresholds)(counts.astype(np.float32))
+    for draw in range(2):
+        taken = np.repeat(np.arange(len(labels)), counts[:, draw])
+        repeated = multilabel_oracle(labels[taken], scores[taken], thresholds)
+        for name in metrics.NAMES:
+            np.testing.assert_allclose(weighted[name][draw], repeated[name], atol=1e-12, err_msg=name)
+
+
+@settings(max_examples=30, deadline=None)
+@given(classes_and_scores(), st.integers(0, 2**32 - 1))
+def test_weights_mean_repeats_with_classes(case, seed):
+    labels, scores = case
+    counts = np.random.default_rng(seed).integers(0, 3, len(labels))
+    counts[0] += 1
+    scorer = metrics.Scorer(metrics.read_split(MULTICLASS, labels, scores), np.array([0.5]))
+    weighted = scorer(counts[:, None].astype(np.float32))
+    taken = np.repeat(np.arange(len(labels)), counts)
+    for name, value in multiclass_oracle(labels[taken], scores[taken]).items():
+        if name in metrics.NAMES:
+            np.testing.assert_allclose(weighted[name][0], value, atol=1e-12, err_msg=name)
+
+
+def test_calibration_error_of_a_calibrated_and_an_overconfident_model():
+    rng = np.random.default_rng(0)
+    p = rng.random(20_000)
+    y = (rng.random(20_000) < p).astype(int)
+    honest = metrics.point_metrics(BINARY, y, p, np.array([0.5]), extra=True)["ece"]
+    pushed = metrics.point_metrics(BINARY, y, np.where(p > 0.5, 0.99, 0.01), np.array([0.5]), extra=True)["ece"]
+    assert honest < 0.02
+    assert pushed == pytest.approx(0.24, abs=0.02)
+
+
+def test_calibration_error_by_hand():
+    # 30 cases, 15 bins of 2 in order of score: in each bin the gap is |mean score - share of positives|.
+    p = np.linspace(0.01, 0.99, 30)
+    y = np.tile([0, 1, 1], 10)
+    by_hand = np.mean([abs(p[i : i + 2].mean() - y[i : i + 2].mean()) for i in range(0, 30, 2)])
+    assert metrics.point_metrics(BINARY, y, p, np.array([0.5]), extra=True)["ece"] == pytest.approx(by_hand)
+
+
+def test_logits_have_no_calibration_but_all_else():
+    found = metrics.point_metrics(
+        BINARY, np.array([0, 1, 1]), np.array([-3.0, 2.0, -1.0]), np.array([0.0]), extra=True
+    )
+    assert found["brier"] is None
+    assert found["ece"] is None
+    assert found["auc"] == 1.0
+
+
+def test_a_split_of_one_class_leaves_ranking_undefined_and_says_why():
+    split = metrics.read_split(BINARY, np.zeros(5), np.linspace(0, 1, 5))
+    found = metrics.point_metrics(BINARY, np.zeros(5), np.linspace(0, 1, 5), np.array([0.6]))
+    assert {k for k, v in found.items() if v is None} == set(metrics.NAMES) - {"accuracy"}
+    assert found["accuracy"] == 0.6
+    assert metrics.reasons(split)["auc"] == "no positive of label 0"
+
+
+def test_a_class_missing_from_test_is_named():
+    labels, scores = np.array([0, 0, 2, 2]), np.eye(4)[[0, 1, 2, 2]]
+    found = metrics.point_metrics(MULTICLASS, labels, scores, np.array([0.5]))
+    assert found["auc"] is None
+    assert found["balanced_accuracy"] == 0.75
+    assert "classes 1, 3" in metrics.notes(metrics.read_split(MULTICLASS, labels, scores))[0]
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "scores", "words"),
+    [
+        ("regression", [0, 1], [0.1, 0.2], "unknown task"),
+        (BINARY, [0, 1], [0.1, np.nan], "not finite"),
+        (BINARY, [0, 1], [0.1, np.inf], "not finite"),
+        (BINARY, [0, 1, 1], [0.1, 0.2], "3 rows"),
+        (BINARY, [0, 2], [0.1, 0.2], "0 to 1"),
+        (BINARY, [0, 0.5], [0.1, 0.2], "fractions"),
+        (BINARY, [[0, 1], [1, 0]], [0.1, 0.2], "one class index"),
+        (BINARY, [0, 1], [[0.1] * 3] * 2, "3 columns"),
+        (BINARY, [], [], "empty"),
+        (BINARY, ["a", "b"], [0.1, 0.2], "give numbers"),
+        (MULTICLASS, [0, 3], [[0.1, 0.2, 0.7]] * 2, "0 to 2"),
+        (MULTICLASS, [0, 1], [0.1, 0.2], "one column per class"),
+        (MULTICLASS, [0, -1], [[0.1, 0.9]] * 2, "-1"),
+        (MULTILABEL, [[0, 1]], [[0.1, 0.2, 0.3]], "differ"),
+        (MULTILABEL, [0, 1], [0.1, 0.2], "multi-label"),
+        (MULTILABEL, np.zeros((1, 2, 2)), np.zeros((1, 2, 2)), "shape"),
+    ],
+)
+def test_unfit_input_is_refused_with_the_reason(task, labels, scores, words):
+    with pytest.raises(UserError, match=words):
+        metrics.read_split(task, np.array(labels), np.array(scores))
+
+
+def test_a_wrong_number_of_thresholds_is_refused():
+    with pytest.raises(UserError, match="3 thresholds for 1 labels"):
+        metrics.point_metrics(BINARY, np.array([0, 1]), np.array([0.1, 0.9]), np.zeros(3))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 5))
+def test_overlap_equals_scikit_learn_and_sums_over_slices(seed, classes):
+    rng = np.random.default_rng(seed)
+    decided, truth = rng.integers(0, classes, (2, 3, 8, 8))
+    whole = metrics.segmentation_counts(decided, truth, classes)
+    slices = sum(metrics.segmentation_counts(d, t, classes) for d, t in zip(decided, truth, strict=True))
+    assert np.array_equal(whole, slices)
+    every = dict(labels=np.arange(classes), average=None)
+    expected = oracle.f1_score(truth.ravel(), decided.ravel(), **every)
+    np.testing.assert_allclose(metrics.dice(whole), expected)
+    np.testing.assert_allclose(metrics.jaccard(whole), oracle.jaccard_score(truth.ravel(), decided.ravel(), **every))
+
+
+def test_overlap_of_an_absent_structure_is_undefined_and_of_an_invented_one_zero():
+    empty, drawn = np.zeros((4, 4), int), np.eye(4, dtype=int)
+    assert np.isnan(metrics.dice(metrics.segmentation_counts(empty, empty, 2))[1])
+    assert metrics.dice(metrics.segmentation_counts(drawn, empty, 2))[1] == 0
+    assert metrics.jaccard(metrics.segmentation_counts(drawn, empty, 2))[1] == 0
+
+
+def test_masks_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match="differ in shape"):
+        metrics.segmentation_counts(np.zeros((2, 2), int), np.zeros((2, 3), int), 2)
+    with pytest.raises(UserError, match=r"classes 0\.\.7"):
+        metrics.segmentation_counts(np.array([0, 7]), np.array([0, 1]), 2)
