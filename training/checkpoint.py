@@ -1,0 +1,197 @@
+"""Checkpoints: safetensors and JSON, written whole or not at all, the newest readable one wins.
+
+A checkpoint is a folder `step_00000100` with `model.safetensors` (every parameter and buffer of the objective),
+`optimizer.safetensors` (the optimiser's moments by tensor name) and `state.json` (the step, how the run was set up,
+and size and checksum of the other two). There is no random state in it: all randomness is a function of seed and step.
+Tensors are stored whole, so a checkpoint can be read by any number of processes.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"step_(\d{8,})")
+_TENSOR_FILES = ("model.safetensors", "optimizer.safetensors")
+
+
+class DamagedCheckpointError(Exception):
+    """A checkpoint that is incomplete or does not match its checksums."""
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be sharded over processes, as a plain one on the CPU. All processes must call this."""
+    full: Any = tensor.detach()
+    if hasattr(full, "full_tensor"):
+        full = full.full_tensor()
+    return full.cpu().contiguous()
+
+
+def model_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer of `module` by name, whole and on the CPU."""
+    return {name: whole(tensor) for name, tensor in module.state_dict().items()}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as `NAME.exp_avg` and so on, by the `names` of its parameter groups."""
+    tensors = {}
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"{name}.{key}"] = whole(value)
+    return tensors
+
+
+def save_checkpoint(
+    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], keep: int, write: bool
+) -> Path:
+    """Write `folder/step_N` for `state["step"]` and delete all but the newest `keep`.
+
+    Every process must call this (sharded tensors are collected); only those with `write` touch the disk.
+
+    Raises:
+        UserError: the disk is full or refuses; what was there before is untouched.
+    """
+    target = folder / f"step_{state['step']:08d}"
+    tensors = dict(zip(_TENSOR_FILES, (model_tensors(module), optimizer_tensors(optimizer)), strict=True))
+    if not write:
+        return target
+    try:
+        with atomic_path(target) as temporary:
+            temporary.mkdir()
+            files = {}
+            for name, content in tensors.items():
+                save_file(content, temporary / name)
+                files[name] = _seal(temporary / name)
+            (temporary / "state.json").write_text(json.dumps({**state, "files": files}, indent=1), encoding="utf-8")
+            _sync(temporary / "state.json")
+    except (OSError, SafetensorError) as error:
+        last = _numbers(folder)
+        kept = f"the last good checkpoint is {last[-1][1]}" if last else "there is no earlier checkpoint"
+        raise UserError(f"cannot write {target}: {error}; {kept}; make room and run the same command again") from error
+    for _, old in _numbers(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def load_newest(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+    """Restore the newest readable checkpoint; a damaged one is named in a warning and the one before is taken.
+
+    Returns:
+        Its state, or None when there is no checkpoint.
+
+    Raises:
+        UserError: checkpoints exist but none can be read, or it belongs to another model.
+    """
+    candidates = _numbers(folder)
+    for _, path in reversed(candidates):
+        try:
+            state, tensors = _read(path)
+        except DamagedCheckpointError as error:
+            logger.warning("checkpoint %s is damaged (%s); trying the one before", path, error)
+            continue
+        try:
+            _restore(module, optimizer, tensors)
+        except (RuntimeError, KeyError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"{path} does not fit this model ({reason}); use another --out") from error
+        return state
+    if candidates:
+        raise UserError(f"no checkpoint under {folder} can be read; delete that folder to start again from step 0")
+    return None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete half-written folders that a kill left behind."""
+    for path in folder.glob(".*.tmp-*") if folder.is_dir() else ():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def newest_name(folder: Path) -> str | None:
+    """Path of the newest checkpoint, unread, or None."""
+    found = _numbers(folder)
+    return str(found[-1][1]) if found else None
+
+
+def _numbers(folder: Path) -> list[tuple[int, Path]]:
+    if not folder.is_dir():
+        return []
+    matches = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    return sorted((int(match[1]), path) for match, path in matches if match)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        for name in _TENSOR_FILES:
+            if _checksum(path / name) != state["files"][name]:
+                raise DamagedCheckpointError(f"{name} is not what was written")
+        return state, [load_file(path / name) for name in _TENSOR_FILES]
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise DamagedCheckpointError(str(error)) from error
+
+
+@torch.no_grad()
+def _restore(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: list[dict[str, Tensor]]) -> None:
+    model, moments = tensors
+    current = module.state_dict()
+    if current.keys() != model.keys():
+        raise KeyError(f"tensors {sorted(current.keys() ^ model.keys())[:4]} are in one but not in the other")
+    for name, tensor in current.items():
+        tensor.copy_(_like(model[name], tensor))
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}.{key}" in moments]
+            state = {}
+            for key in keys:
+                saved = moments[f"{name}.{key}"]
+                if key == "step":
+                    state[key] = saved.to(parameter.device)
+                else:
+                    state[key] = _like(saved, parameter).to(parameter.device).clone()
+            if state:
+                optimizer.state[parameter] = state
+
+
+def _like(saved: Tensor, target: Tensor) -> Tensor:
+    """`saved`, sharded as `target` is."""
+    if saved.shape != target.shape:
+        raise ValueError(f"shape {tuple(saved.shape)} where {tuple(target.shape)} is needed")
+    if hasattr(target, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor
+
+        return distribute_tensor(saved.to(target.device), target.device_mesh, target.placements)  # type: ignore[attr-defined]
+    return saved
+
+
+def _seal(path: Path) -> dict[str, int]:
+    _sync(path)
+    return _checksum(path)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _checksum(path: Path) -> dict[str, int]:
+    checksum, size = 0, 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            checksum, size = zlib.crc32(block, checksum), size + len(block)
+    return {"bytes": size, "crc32": checksum}

@@ -1,0 +1,81 @@
+"""The command line shared by the two entry scripts. Heavy imports wait until the words have been understood."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from biovfm_hf.errors import UserError
+
+if TYPE_CHECKING:
+    from .loop import Method
+
+_DESCRIPTION = """Pretrain a BioVFM vision transformer with the {title} objective, on unlabelled images.
+
+Run it with `accelerate launch` (any number of processes) or plain python (one process). Killed or stopped, the same
+command continues where it was. OUT receives config.yaml, metrics.jsonl, crops.png (what the model sees), checkpoints/
+and, at the end, model/, which AutoModel.from_pretrained loads."""
+
+_EPILOG = """Any config key can be changed on the command line, as key=value or --key value; --dry-run shows them all.
+
+examples:
+  # a smoke run on a laptop: a folder of PNG or JPEG files is enough
+  python training/pretrain_{method}.py --config {method}_smoke --data my_images --out run
+  # what would it take? parameters, memory and compute, without training
+  python training/pretrain_{method}.py --config {method}_vit_large --data biovfm --out run --dry-run
+  # one machine with 8 GPUs, on the CT and MR images of a dataset made by `biovfm build`
+  accelerate launch --config_file training/launch/ddp_8gpu.yaml training/pretrain_{method}.py \\
+    --config {method}_vit_large --data biovfm --out run --data.modality '[CT, MR]' --optim.base_lr 0.002
+"""
+_TITLES = {"dino": "DINOv2", "mae": "MAE"}
+
+
+def run(method: str, load_method: Callable[[], "Method"], argv: Sequence[str] | None = None) -> int:
+    """Parse the words, train, and turn failures into one line. Returns the exit status: 0, 1 failed, 2 wrong words."""
+    parser = argparse.ArgumentParser(
+        prog=f"pretrain_{method}.py",
+        description=_DESCRIPTION.format(title=_TITLES[method]),
+        epilog=_EPILOG.format(method=method),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, help="YAML file, or the name of a shipped one")
+    parser.add_argument("--data", help="dataset folder, Hub id, or folder of images (config key data.path)")
+    parser.add_argument("--out", type=Path, required=True, help="run folder")
+    parser.add_argument("--push-to-hub", metavar="REPO", help="send exports to this Hub repository while training")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved config and estimates; train nothing"
+    )
+    words, rest = parser.parse_known_args(sys.argv[1:] if argv is None else list(argv))
+    main_process = int(os.environ.get("RANK", "0")) == 0
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        from .config import load_config, parse_overrides
+
+        overrides = parse_overrides(rest)
+        if words.data:
+            overrides["data.path"] = words.data
+        if words.push_to_hub:
+            overrides["run.push_to_hub"] = words.push_to_hub
+        config = load_config(method, words.config, overrides)
+        if words.dry_run:
+            from .estimate import describe
+
+            if main_process:
+                print(describe(config, load_method()))
+            return 0
+        from .loop import train
+
+        train(config, load_method(), words.out)
+        return 0
+    except UserError as error:
+        if main_process:
+            print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        if main_process:
+            print("stopped; the same command continues from the last checkpoint", file=sys.stderr)
+        return 1

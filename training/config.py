@@ -1,0 +1,412 @@
+"""The configuration of a pretraining run: typed sections, YAML files, command-line overrides.
+
+Defaults are the published recipes: DINOv2's `vitl16_short` (facebookresearch/dinov2) and MAE's 800-epoch run
+(facebookresearch/mae). Counts that may follow the length of the run, such as warm-ups, take either a whole number of
+steps or a share of all steps between 0 and 1.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from biovfm_hf.errors import UserError
+
+from .augment import PRESETS, AugmentConfig
+from .dino.objective import DINOConfig
+from .typed import build, nearest, plain
+
+Share = int | float  # whole number of steps, or a share of all steps
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The encoder.
+
+    Attributes:
+        size: a size of `BioVFMConfig.from_size`.
+        init_from: model folder or Hub id whose weights training starts from (position embeddings are resized).
+        fields: any other field of `BioVFMConfig`; in YAML they stand beside `size`.
+    """
+
+    size: str = "vit-large"
+    init_from: str | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The images.
+
+    Attributes:
+        path: dataset folder, Hub id or folder of images; usually given as --data.
+        config: dataset configuration, for instance `us`, `0.2m`, `full`; null takes the only or default one.
+        split: dataset split.
+        revision: Hub revision.
+        column: name of the image column.
+        modality: keep only these values of the `modality` column.
+        source: keep only these values of the `source` column.
+        weight_by: draw by the groups of this column (`modality` or `source`) instead of uniformly over images.
+        weights: group -> weight; groups left out count 1, so an empty map means equal shares.
+        streaming: read Parquet row groups as they are needed instead of building a local Arrow copy.
+        cache_mib: memory for decoded images, over all workers of a process.
+        max_side: larger images are reduced to this many pixels on the longer side when they are decoded; 0 keeps them.
+        workers: loader processes per training process; -1 chooses.
+    """
+
+    path: str | None = None
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    column: str = "image"
+    modality: list[str] = field(default_factory=list)
+    source: list[str] = field(default_factory=list)
+    weight_by: Literal["modality", "source"] | None = None
+    weights: dict[str, float] = field(default_factory=dict)
+    streaming: bool = False
+    cache_mib: int = 512
+    max_side: int = 512
+    workers: int = -1
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """How many images a step sees.
+
+    Attributes:
+        size: images per optimiser step, over all processes and accumulation.
+        per_process: images per forward pass of one process; null divides `size` evenly. When it is smaller than
+            that, gradients are accumulated: batch statistics (Sinkhorn-Knopp, centre, KoLeo) are then those of the
+            part, not of the whole batch.
+    """
+
+    size: int = 2048
+    per_process: int | None = None
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedules.
+
+    Attributes:
+        base_lr: learning rate before scaling by the batch.
+        lr_rule: `sqrt_1024` (DINOv2), `linear_256` (MAE) or `none`.
+        min_lr: where the cosine ends.
+        warmup_steps: linear warm-up from 0.
+        weight_decay: at the start.
+        weight_decay_end: at the end (DINOv2's cosine; MAE keeps the start's).
+        layerwise_decay: learning-rate factor from block to block, counted from the top (DINO).
+        patch_embed_lr_mult: further factor of the patch projection (DINO).
+        clip_grad: norm that backbone and heads are clipped to, each on its own; null does not clip.
+        betas: AdamW's.
+        freeze_last_layer_steps: steps without learning in the heads' last layer (DINO).
+    """
+
+    base_lr: float = 0.004
+    lr_rule: Literal["sqrt_1024", "linear_256", "none"] = "sqrt_1024"
+    min_lr: float = 1e-6
+    warmup_steps: Share = 0.1
+    weight_decay: float = 0.04
+    weight_decay_end: float = 0.4
+    layerwise_decay: float = 0.9
+    patch_embed_lr_mult: float = 0.2
+    clip_grad: float | None = 3.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    freeze_last_layer_steps: Share = 0.01
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The teacher: an average of the student (DINO).
+
+    Attributes:
+        momentum: of the average, at the start.
+        momentum_end: at the end (cosine).
+        temperature: of the teacher's softmax after its warm-up.
+        warmup_temperature: at the start.
+        temperature_warmup_steps: linear rise.
+    """
+
+    momentum: float = 0.992
+    momentum_end: float = 1.0
+    temperature: float = 0.07
+    warmup_temperature: float = 0.04
+    temperature_warmup_steps: Share = 0.3
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """Which patches iBOT hides from the student (DINO).
+
+    Attributes:
+        probability: share of the global crops that are masked.
+        ratio: range of the share of their patches that is hidden.
+    """
+
+    probability: float = 0.5
+    ratio: tuple[float, float] = (0.1, 0.5)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How the run is executed and what it writes.
+
+    Attributes:
+        device: `auto` (a GPU when there is one), `cuda` or `cpu`.
+        precision: `auto` (bf16 on a GPU that has it, else fp32), `bf16` or `fp32`.
+        compile: compile each block with torch.compile.
+        activation_checkpointing: recompute each block in the backward pass, for memory.
+        log_every: steps between lines of metrics.jsonl.
+        checkpoint_every: steps between checkpoints.
+        keep_checkpoints: how many of the newest are kept.
+        export_every: steps between exported model folders; 0 exports only at the end.
+        trackers: experiment trackers of accelerate, for instance `tensorboard`, `trackio`.
+        push_to_hub: repository that every export is sent to, in the background.
+    """
+
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    compile: bool = False
+    activation_checkpointing: bool = False
+    log_every: int = 10
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 3
+    export_every: int = 0
+    trackers: list[str] = field(default_factory=list)
+    push_to_hub: str | None = None
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """What is measured while training runs.
+
+    Attributes:
+        every: steps between measurements; 0 measures nothing.
+        task: labelled images for the kNN probe, a folder with one folder per class; null leaves the probe out.
+        images: training images that RankMe and the teacher's entropy are measured on.
+        neighbours: k of the kNN probe.
+        temperature: of its similarity weights.
+    """
+
+    every: int = 0
+    task: str | None = None
+    images: int = 256
+    neighbours: int = 20
+    temperature: float = 0.07
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole run. `steps` optimiser steps, or `epochs` passes over the images when that is given."""
+
+    method: Literal["dino", "mae"]
+    seed: int = 0
+    steps: int = 125_000
+    epochs: float | None = None
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    batch: BatchConfig = BatchConfig()
+    optim: OptimConfig = OptimConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    dino: DINOConfig = field(default_factory=DINOConfig)
+    mask: MaskConfig = MaskConfig()
+    run: RunConfig = RunConfig()
+    watch: WatchConfig = WatchConfig()
+
+    def step_count(self, value: Share) -> int:
+        """A whole number of steps as it is, or a share between 0 and 1 of all steps."""
+        return round(value * self.steps) if isinstance(value, float) else value
+
+
+# What MAE's recipe changes (PRETRAIN.md of facebookresearch/mae, main_pretrain.py)
+_MAE_DEFAULTS: dict[str, Any] = {
+    "steps": 249_600,
+    "augment": {"preset": "mae"},
+    "batch": {"size": 4096},
+    "optim": {
+        "base_lr": 1.5e-4,
+        "lr_rule": "linear_256",
+        "min_lr": 0.0,
+        "warmup_steps": 0.05,
+        "weight_decay": 0.05,
+        "weight_decay_end": 0.05,
+        "clip_grad": None,
+        "betas": [0.9, 0.95],
+    },
+}
+_SECTIONS = ("model", "data", "augment", "batch", "optim", "teacher", "dino", "mask", "run", "watch")
+_CONFIG_FOLDER = Path(__file__).parent / "configs"
+
+
+def load_config(method: str, path: str | Path, overrides: Mapping[str, Any]) -> TrainConfig:
+    """Read a YAML file, apply overrides (`{"optim.base_lr": 0.001}`) and check every key and type.
+
+    `path` may also be the bare name of a shipped config, such as `dino_smoke`.
+
+    Raises:
+        UserError: no such file, no valid YAML, a config of the other method, an unknown key or a wrong type.
+    """
+    tree = _read_yaml(_find_config(path))
+    if tree.setdefault("method", method) != method:
+        raise UserError(f"{path} is a config for method {tree['method']}; run training/pretrain_{tree['method']}.py")
+    for key, value in overrides.items():
+        _set(tree, key, value)
+    return config_from_tree(tree)
+
+
+def config_from_tree(tree: Mapping[str, Any]) -> TrainConfig:
+    """A checked configuration from nested plain values, on top of the method's defaults.
+
+    Raises:
+        UserError: an unknown key or a wrong type.
+    """
+    if tree.get("method") == "mae":
+        tree = _merge(_MAE_DEFAULTS, tree)
+    tree = dict(tree)
+    model = dict(tree.get("model") or {})
+    known = {name: model.pop(name) for name in ("size", "init_from") if name in model}
+    tree["model"] = {**known, "fields": model.pop("fields", {}) | model}
+    augment = dict(tree.get("augment") or {})
+    preset = augment.get("preset", "dinov2")
+    if preset not in PRESETS:
+        raise UserError(f"unknown augment.preset {preset!r}; {nearest(str(preset), list(PRESETS))}")
+    tree["augment"] = {**PRESETS[preset], **augment}
+    return check(build(TrainConfig, {name: value for name, value in tree.items() if value is not None}))
+
+
+def check(config: TrainConfig) -> TrainConfig:
+    """The configuration itself, if its numbers make sense together.
+
+    Raises:
+        UserError: names the key, its value and what it must be.
+    """
+    counts = ("steps", "batch.size", "run.log_every", "run.checkpoint_every", "run.keep_checkpoints")
+    for key in counts:
+        if _get(config, key) < 1:
+            raise UserError(f"config key {key} is {_get(config, key)}; it must be at least 1")
+    if config.method == "dino" and config.batch.size < 2:
+        raise UserError(
+            "batch.size is 1; the DINO objective compares images, so it needs at least 2 (better: 64 and more)"
+        )
+    shares = ("optim.warmup_steps", "optim.freeze_last_layer_steps", "teacher.temperature_warmup_steps")
+    for key in shares:
+        value = _get(config, key)
+        if value < 0 or (isinstance(value, float) and value > 1):
+            raise UserError(f"config key {key} is {value}; give whole steps, or a share of all steps from 0.0 to 1.0")
+    if config.step_count(config.optim.warmup_steps) > config.steps:
+        raise UserError(
+            f"optim.warmup_steps {config.optim.warmup_steps} is longer than the run of {config.steps} steps"
+        )
+    return config
+
+
+def model_fields(config: TrainConfig) -> Any:
+    """The `BioVFMConfig` of the encoder.
+
+    Raises:
+        UserError: an unknown size or field, or values that do not fit together.
+    """
+    import dataclasses
+
+    from biovfm_hf import BioVFMConfig
+
+    family = {"dino": "dinov2", "mae": "mae"}[config.method]
+    fields: dict[str, Any] = {"image_size": config.augment.global_size}
+    if config.method == "dino":
+        fields["use_mask_token"] = True
+    fields.update(config.model.fields)
+    known = [item.name for item in dataclasses.fields(BioVFMConfig)]
+    for name in fields:
+        if name not in known:
+            raise UserError(f"unknown config key model.{name}; {nearest(name, ['size', 'init_from', *known])}")
+    try:
+        return BioVFMConfig.from_size(config.model.size, family=family, **fields)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model: {' '.join(str(error).split())}") from error
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """`["steps=10", "--optim.base_lr", "1e-3", "--run.compile=true"]` as a dictionary of typed values.
+
+    Raises:
+        UserError: a word that is neither.
+    """
+    overrides: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        key, equals, text = word.removeprefix("--").partition("=")
+        if not equals:
+            if not word.startswith("--") or not rest:
+                raise UserError(f"cannot read {word!r}; change config keys as key=value or --key value")
+            text = rest.pop(0)
+        try:
+            overrides[key.replace("-", "_")] = yaml.safe_load(text) if text else None
+        except yaml.YAMLError as error:
+            raise UserError(f"cannot read the value of {word!r} as YAML") from error
+    return overrides
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """The resolved configuration as YAML that `load_config` reads back to an equal one."""
+    tree = plain(config)
+    model = tree["model"]
+    tree["model"] = {**{key: model[key] for key in ("size", "init_from")}, **model["fields"]}
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+
+def with_steps(config: TrainConfig, images: int) -> TrainConfig:
+    """`epochs`, where given, turned into steps for a data set of `images` images."""
+    if config.epochs is None:
+        return config
+    return check(replace(config, steps=max(1, round(config.epochs * images / config.batch.size)), epochs=None))
+
+
+def _find_config(path: str | Path) -> Path:
+    path = Path(path)
+    shipped = _CONFIG_FOLDER / f"{path.name}.yaml"
+    if path.is_file():
+        return path
+    if shipped.is_file() and path.parent == Path():
+        return shipped
+    names = sorted(item.stem for item in _CONFIG_FOLDER.glob("*.yaml"))
+    raise UserError(f"no config file {path}; {nearest(path.stem, names)}")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} holds no key: value lines")
+    return tree
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        if not isinstance(tree.get(section), dict):
+            tree[section] = {}
+        tree = tree[section]
+    if not sections and name in _SECTIONS:
+        raise UserError(f"{name} is a section of the config; change one of its keys, as {name}.KEY=VALUE")
+    tree[name] = value
+
+
+def _get(config: TrainConfig, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged

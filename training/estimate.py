@@ -1,0 +1,111 @@
+"""What a run will take, before it is started: the resolved configuration, parameters, memory and compute."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from .augment import check_augment
+from .config import TrainConfig, model_fields, to_yaml
+from .loop import Method
+from .schedule import scaled_learning_rate
+
+# Peak dense bf16 rates in FLOP/s, from the makers' data sheets
+PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "V100": 125e12}
+_UTILISATION = 0.4  # share of the peak that a well-fed ViT reaches
+
+
+def tokens_per_image(config: TrainConfig, model_config: Any) -> tuple[float, float]:
+    """Tokens of one image that pass the trained encoder, and the teacher."""
+    extra = 1 + model_config.num_register_tokens
+    augment, patch = config.augment, model_config.patch_size
+    large, small = (augment.global_size // patch) ** 2, (augment.local_size // patch) ** 2
+    if config.method == "mae":
+        return int(large * (1 - model_config.mask_ratio)) + extra, 0
+    teacher = augment.global_count * (large + extra)
+    return teacher + augment.local_count * (small + extra), teacher
+
+
+def flops_per_image(config: TrainConfig, model_config: Any, objective: Any) -> float:
+    """Floating-point operations of one image's forward and backward passes.
+
+    Two per weight and token forward, four backward, and 4 N D per token and block for attention; stochastic depth is
+    taken off the blocks. Heads are counted per class token and masked patch.
+    """
+    student, teacher = tokens_per_image(config, model_config)
+    blocks, width = model_config.num_hidden_layers, model_config.hidden_size
+    large = (config.augment.global_size // model_config.patch_size) ** 2
+    weights = _count(_encoder(objective).layers)
+    per_token = 2 * weights + 4 * blocks * width * (large if config.method == "dino" else large / 4)
+    kept = 1 - float(model_config.drop_path_rate)
+    total = 3 * per_token * kept * student + per_token * teacher
+    if config.method == "mae":
+        decoder = _count(objective.model.decoder)
+        attention = 4 * model_config.decoder_num_hidden_layers * model_config.decoder_hidden_size * large
+        return total + 3 * (2 * decoder + attention) * (large + 1)
+    head = _count(objective.student.dino_head)
+    masked = config.augment.global_count * config.mask.probability * sum(config.mask.ratio) / 2 * large
+    rows = config.augment.global_count + config.augment.local_count + masked
+    return total + 2 * head * (3 * rows + config.augment.global_count + masked)
+
+
+def memory_gib(config: TrainConfig, model_config: Any, objective: Any, images: int) -> tuple[float, float]:
+    """GiB of one process for states (fp32 weights, gradients, Adam, teacher), and for the activations of `images`.
+
+    Activations: about 34 bytes x D per token and block in 16 bits (arXiv 2205.05198, without the attention matrix,
+    which SDPA does not store), twice that in fp32; a block's input alone with activation checkpointing.
+    """
+    trained = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
+    total = _count(objective)
+    student, _ = tokens_per_image(config, model_config)
+    width = 2 if config.run.precision == "fp32" or config.run.device == "cpu" else 1
+    per_token = (2 if config.run.activation_checkpointing else 34) * width * model_config.hidden_size
+    tokens = student * model_config.num_hidden_layers
+    if config.method == "mae":
+        large = (config.augment.global_size // model_config.patch_size) ** 2 + 1
+        share = model_config.decoder_hidden_size / model_config.hidden_size
+        tokens += large * model_config.decoder_num_hidden_layers * share
+    kept = 1 - float(model_config.drop_path_rate)
+    return (16 * trained + 4 * (total - trained)) / 2**30, images * tokens * per_token * kept / 2**30
+
+
+def describe(config: TrainConfig, method: Method) -> str:
+    """The resolved configuration as YAML, followed by the estimates as comments.
+
+    Raises:
+        UserError: the configuration cannot work.
+    """
+    model_config = model_fields(config)
+    check_augment(config.augment, model_config.patch_size)
+    with torch.device("meta"):
+        objective = method.build(replace(config, model=replace(config.model, init_from=None)), model_config)
+    images = config.batch.per_process or min(config.batch.size, 64)
+    states, activations = memory_gib(config, model_config, objective, images)
+    per_image = flops_per_image(config, model_config, objective)
+    seen = config.steps * config.batch.size
+    peak = scaled_learning_rate(config.optim.base_lr, config.batch.size, config.optim.lr_rule)
+    hours = per_image * seen / (PEAK_FLOPS["H100"] * _UTILISATION) / 3600
+    encoder = _count(_encoder(objective))
+    trained = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
+    total = _count(objective)
+    lines = [
+        f"encoder           {encoder / 1e6:,.2f}M parameters",
+        f"trained           {trained / 1e6:,.2f}M parameters (with heads or decoder)",
+        f"held in memory    {total / 1e6:,.2f}M parameters (with the teacher)",
+        f"learning rate     {config.optim.base_lr:g} scaled by {config.optim.lr_rule} to {peak:.4g}",
+        f"images seen       {seen:,} ({config.steps:,} steps of {config.batch.size:,})",
+        f"memory            about {states:.1f} GiB of states (spread over processes by FSDP) and "
+        f"{activations:.1f} GiB of activations for {images} images a process",
+        f"compute           {per_image / 1e9:,.1f} GFLOP an image, {per_image * seen:.3g} FLOP in all",
+        f"time              about {hours:,.1f} hours of one H100 at {_UTILISATION:.0%} of its bf16 peak",
+    ]
+    return to_yaml(config) + "\n" + "\n".join(f"# {line}" for line in lines)
+
+
+def _encoder(objective: Any) -> Any:
+    return objective.student.backbone if hasattr(objective, "student") else objective.model.biovfm
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,108 @@
+"""From a training objective to model folders that plain transformers loads, and on to the Hub."""
+
+import copy
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils.logging import disable_progress_bar
+
+from biovfm_hf import BioVFMForMaskedAutoencoding, BioVFMImageProcessor, BioVFMModel
+from biovfm_hf.files import atomic_path
+
+from .checkpoint import model_tensors
+from .config import TrainConfig, to_yaml
+
+logger = logging.getLogger(__name__)
+
+
+def write_model_folder(
+    target: Path, model_class: type, model_config: Any, tensors: dict[str, Tensor], config: TrainConfig, step: int
+) -> None:
+    """Write weights, config, image processor, the run's configuration and a card stub to `target`, atomically.
+
+    Args:
+        target: the model folder; an existing one is replaced.
+        model_class: `BioVFMModel` or `BioVFMForMaskedAutoencoding`.
+        model_config: its `BioVFMConfig`; stochastic depth is switched off in the copy that is saved.
+        tensors: its state, on the CPU.
+        config: the run's.
+        step: optimiser steps behind these weights.
+    """
+    model_config = copy.deepcopy(model_config)
+    model_config.drop_path_rate = 0.0
+    with torch.device("meta"):
+        model = model_class(model_config)
+    model.load_state_dict(tensors, strict=True, assign=True)
+    disable_progress_bar()  # one shard, milliseconds
+    with atomic_path(target) as temporary:
+        model.save_pretrained(temporary)
+        size = model_config.image_size
+        BioVFMImageProcessor(
+            size={"height": size, "width": size},
+            image_mean=list(config.augment.mean),
+            image_std=list(config.augment.std),
+        ).save_pretrained(temporary)
+        (temporary / "training_config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        (temporary / "README.md").write_text(card_stub(config, step), encoding="utf-8")
+
+
+def card_stub(config: TrainConfig, step: int) -> str:
+    """The few facts that training itself knows; `biovfm card` writes the full card."""
+    method = {"dino": "DINOv2", "mae": "MAE"}[config.method]
+    return f"""---
+library_name: transformers
+pipeline_tag: image-feature-extraction
+tags: [biovfm, medical-imaging, self-supervised, {config.method}]
+---
+
+# {config.model.size}, pretrained with {method}
+
+Self-supervised pretraining with BioVFM-HF: {step:,} steps of {config.batch.size:,} images
+({step * config.batch.size:,} images seen), crops of {config.augment.global_size} pixels, seed {config.seed}.
+`training_config.yaml` holds every setting. Not evaluated yet; `biovfm card` writes a full card from results.
+
+    from transformers import AutoModel, AutoImageProcessor
+    model = AutoModel.from_pretrained("THIS_FOLDER", trust_remote_code=True)
+    processor = AutoImageProcessor.from_pretrained("THIS_FOLDER", trust_remote_code=True)
+
+Not a medical device; for research.
+"""
+
+
+def export_models(target: Path, modules: dict[str, nn.Module], config: TrainConfig, step: int, write: bool) -> None:
+    """Write each module as the model folder `target / NAME`. All processes must call this; `write` ones do it.
+
+    Args:
+        target: folder that receives the model folders.
+        modules: folder name -> `BioVFMModel` or `BioVFMForMaskedAutoencoding` inside the objective.
+        config: the run's.
+        step: optimiser steps behind these weights.
+        write: whether this process touches the disk.
+    """
+    for name, module in modules.items():
+        tensors = model_tensors(module)
+        if write:
+            kind = BioVFMForMaskedAutoencoding if hasattr(module, "decoder") else BioVFMModel
+            write_model_folder(target / name, kind, module.config, tensors, config, step)
+
+
+def push_in_background(folder: Path, repository: str, step: int) -> threading.Thread:
+    """Upload a model folder to the Hub without holding up training; a failure is a warning."""
+
+    def push() -> None:
+        from huggingface_hub import HfApi
+
+        try:
+            api = HfApi()
+            api.create_repo(repository, exist_ok=True)
+            api.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Step {step}")
+        except Exception as error:  # training goes on, whatever the network says
+            logger.warning("cannot push %s to %s: %s", folder, repository, " ".join(str(error).split())[:300])
+
+    thread = threading.Thread(target=push, name=f"push-{step}")
+    thread.start()
+    return thread

@@ -1,0 +1,57 @@
+"""Pretrain a masked autoencoder: `accelerate launch training/pretrain_mae.py --config C --data D --out O`."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run as a file: make the relative imports below resolve (PEP 366)
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import training  # noqa: F401
+
+    __package__ = "training"
+
+from .command import run
+
+
+def load_method() -> Any:
+    """MAE as the loop knows it."""
+    from torch import nn
+
+    from .config import TrainConfig
+    from .initial import build_autoencoder
+    from .loop import Method
+    from .mae.objective import MAEObjective
+    from .optimizer import mae_parameter_groups
+    from .schedule import MAESchedule
+
+    def build(config: TrainConfig, model_config: Any) -> nn.Module:
+        return MAEObjective(build_autoencoder(config, model_config))
+
+    def schedule(config: TrainConfig, peak: float) -> MAESchedule:
+        optim = config.optim
+        return MAESchedule(
+            steps=config.steps,
+            lr=peak,
+            min_lr=optim.min_lr,
+            warmup_steps=config.step_count(optim.warmup_steps),
+            weight_decay=optim.weight_decay,
+        )
+
+    return Method(
+        name="mae",
+        build=build,
+        parameter_groups=lambda objective, config: mae_parameter_groups(objective),
+        trained=lambda objective: objective,
+        schedule=schedule,
+        batch_extra=lambda config: None,
+        exported=lambda objective: {"model": objective.model.biovfm, "model_with_decoder": objective.model},  # type: ignore[union-attr, dict-item]
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command. Returns the exit status."""
+    return run("mae", load_method, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""The run folder: the resolved configuration, the metrics and the sample sheet of crops."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.files import atomic_path, write_text
+
+from .config import TrainConfig, to_yaml
+from .data import CropBatches
+
+# What may change when a run is continued: none of it changes which images are seen or what is learned from them.
+_FREE = (
+    "run.",
+    "watch.",
+    "data.workers",
+    "data.cache_mib",
+    "data.path",
+    "data.revision",
+    "batch.per_process",
+    "epochs",
+)
+_SHEET_IMAGES = 8
+
+
+def prepare_run_folder(out: Path, config: TrainConfig) -> None:
+    """Create `out` with `config.yaml`, or check that the one there describes the same run.
+
+    Raises:
+        UserError: `out` belongs to a run with other settings, or cannot be written.
+    """
+    text = to_yaml(config)
+    path = out / "config.yaml"
+    if path.is_file():
+        before, now = (_flat(yaml.safe_load(source)) for source in (path.read_text(encoding="utf-8"), text))
+        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        changed = [key for key in changed if not key.startswith(_FREE)]
+        if changed and (out / "checkpoints").is_dir():
+            listed = ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in changed[:4])
+            raise UserError(
+                f"{out} holds a run with other settings ({listed}); use another --out, or the same settings"
+            )
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
+
+
+def append_metrics(out: Path, record: dict[str, Any]) -> None:
+    """Add one line to `metrics.jsonl`."""
+    with (out / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def trim_metrics(out: Path, step: int) -> None:
+    """Drop lines after `step`, and a line that a kill cut short, so that a continued run logs each step once."""
+    path = out / "metrics.jsonl"
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record.get("step", 0) <= step:
+            kept.append(line + "\n")
+    write_text(path, "".join(kept))
+
+
+def write_crop_sheet(path: Path, dataset: CropBatches) -> None:
+    """A picture of what the model will see: one row per image, global crops first, before normalisation."""
+    from PIL import Image
+
+    batch = dataset[0]
+    count = min(dataset.share.images, _SHEET_IMAGES)
+    side = dataset.config.augment.global_size
+    columns = [
+        batch[name].unflatten(0, (-1, dataset.share.images))
+        for name in ("global_crops", "local_crops")
+        if name in batch
+    ]
+    tiles = [view[:count].permute(0, 2, 3, 1).numpy() for group in columns for view in group]
+    sheet = np.full((count * (side + 2), len(tiles) * (side + 2), 3), 255, dtype=np.uint8)
+    for column, views in enumerate(tiles):
+        for row, view in enumerate(views):
+            top, left = row * (side + 2), column * (side + 2)
+            sheet[top : top + view.shape[0], left : left + view.shape[1]] = view
+    with atomic_path(path) as temporary:
+        Image.fromarray(sheet).save(temporary, format="PNG")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
