@@ -49,8 +49,11 @@ def read_dicom(file: BinaryIO, name: str, frame: int | None, max_pixels: int) ->
 def _is_deflated(pydicom: Any, file: BinaryIO, name: str) -> bool:
     """Tell whether the data set is deflated; refuse one that inflates beyond any image, as pydicom sets no bound."""
     start = file.tell()
-    meta = pydicom.filereader.read_partial(file, stop_when=lambda tag, vr, length: True, force=True).file_meta
-    deflated = meta.get("TransferSyntaxUID") == _DEFLATED
+    file.seek(start + 128)
+    deflated = False
+    if file.read(4) == b"DICM":  # only the meta group is read here: dcmread would inflate what follows at once
+        meta = pydicom.filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+        deflated = meta.get("TransferSyntaxUID") == _DEFLATED
     if deflated:
         file.seek(start + 132 + 12 + int(meta.FileMetaInformationGroupLength))
         inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0

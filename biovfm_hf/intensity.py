@@ -39,9 +39,10 @@ class Pixels:
 def percentile_window(array: np.ndarray, percentiles: tuple[float, float] = PERCENTILES) -> Window:
     """Return the order statistics of `array` at two `percentiles` (0 to 100), as stored numbers.
 
-    NaN and infinities are left out; so are the numbers equal to the smallest where they are over a fifth of all,
-    because a wide background would pull both percentiles towards it. Above a million numbers a regular grid of them
-    is used. Returns (0, 0) for an array without a finite number, and twice the same number for a constant one.
+    NaN and infinities are left out; so are the numbers equal to the smallest where they are over a fifth of all (and
+    percentile 0 is not asked for), because a wide background would pull both percentiles towards it. Above a million
+    numbers a regular grid of them is used. Returns (0, 0) for an array without a finite number, and twice the same
+    number for a constant one.
     """
     step = max(1, math.ceil((array.size / _SAMPLE) ** (1 / max(1, array.ndim))))
     sample = array[(slice(None, None, step),) * array.ndim].ravel()
@@ -51,7 +52,7 @@ def percentile_window(array: np.ndarray, percentiles: tuple[float, float] = PERC
         return 0.0, 0.0
     smallest = sample.min()
     foreground = sample[sample != smallest]
-    if 0 < foreground.size < 0.8 * sample.size:
+    if 0 < foreground.size < 0.8 * sample.size and percentiles[0] > 0:
         sample = foreground
     ranks = [min(sample.size - 1, int(sample.size * p / 100)) for p in percentiles]
     if sample.dtype.kind in "iu" and sample.dtype.itemsize <= 2:
@@ -126,6 +127,6 @@ def _apply_window(array: np.ndarray, window: Window) -> np.ndarray:
 def _ramp(numbers: np.ndarray, window: Window) -> np.ndarray:
     low, high = window
     with np.errstate(invalid="ignore", over="ignore"):
-        scaled = (numbers.astype(np.float64) - low) * (255.0 / (high - low))
+        scaled = (numbers.astype(np.float64) - low) * 255.0 / (high - low)
         np.nan_to_num(scaled, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
         return np.rint(np.clip(scaled, 0.0, 255.0)).astype(np.uint8)

@@ -15,19 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import (  # Image.open(formats=...) knows a format only once its plugin is imported
-    BmpImagePlugin,  # noqa: F401
-    GifImagePlugin,  # noqa: F401
-    Image,
-    ImageOps,
-    Jpeg2KImagePlugin,  # noqa: F401
-    JpegImagePlugin,  # noqa: F401
-    MpoImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
-    PpmImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
-    WebPImagePlugin,  # noqa: F401
-)
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from .dicom import read_dicom
 from .errors import UserError, require
@@ -42,8 +30,8 @@ __all__ = [
 MAX_PIXELS = 89_478_485  # Pillow's own bound: larger images need tiles, not resizing to 224
 _MAX_FILE_BYTES = 4 << 30
 _MAX_SEQUENTIAL_PIXELS = 20 * MAX_PIXELS  # reaching frame n of a GIF decodes the n frames before it
-_TIFF_PHOTOMETRIC = 262
-_RASTER_FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
+_TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
+_RASTER_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 
@@ -61,12 +49,12 @@ def decode(
 
     Args:
         source: a path; a file's bytes; a PIL image of any mode; a numpy array or torch tensor (H, W), (H, W, C) or
-            (C, H, W) with C of 1, 3 or 4 (alpha is dropped). A file is recognised by its content.
+            (C, H, W) with C of 1, 3 or 4 (alpha, which is dropped). A file is recognised by its content.
         slice_index: which slice of a volume, frame of a DICOM file or GIF, or page of a TIFF, from 0. Needed where
             there are several.
         axis: "axial", "coronal" or "sagittal", for volumes (see `Volume.slice`).
         time_index: which time point of a 4D series.
-        channels: "first" or "last" for an array whose shape leaves it open; None takes the one that fits, else last.
+        channels: "first" or "last" for an array; None takes last where C is 1, 3 or 4, else first where it is 1 or 3.
         name: what messages call the source; a path's own by default. Its suffix marks DICOM without a preamble.
         max_pixels: most pixels a file may claim; refused before anything is allocated.
 
@@ -104,7 +92,8 @@ def _checked_path(source: str | Path) -> Path:
             )
         size = path.stat().st_size
     except (OSError, ValueError) as error:
-        raise UserError(f"{str(source)[:200]!r}: not a usable path ({error}); give the path of an image") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{str(source)[:200]!r}: not a usable path ({reason}); give the path of an image") from error
     if size > _MAX_FILE_BYTES:
         raise UserError(
             f"{source}: {size / 2**30:.1f} GiB is over the limit of 4 GiB for one image; cut it into tiles"
@@ -162,7 +151,10 @@ def _from_npy(file: BinaryIO, name: str, max_pixels: int) -> Pixels:
 def _from_raster(file: BinaryIO, name: str, page: int | None, max_pixels: int) -> Pixels:
     try:
         with Image.open(file, formats=_RASTER_FORMATS) as image:
-            return _from_pil(image, name, page, max_pixels)
+            bits = image.tag_v2.get(_TIFF_BITS, (8,)) if isinstance(image, TiffImagePlugin.TiffImageFile) else (8,)
+            if len(bits) == 1 or max(bits) <= 8:
+                return _from_pil(image, name, page, max_pixels)
+        return _from_tiff(file, name, page, max_pixels)  # Pillow keeps 8 bits of colours
     except UserError:
         raise
     except Image.DecompressionBombError as error:
@@ -183,7 +175,8 @@ def _from_pil(image: Image.Image, name: str, slice_index: int | None, max_pixels
             _check_size(image.size, name, max_pixels)
     try:
         # Pillow inverts "white is zero" TIFF of up to 8 bits, not of more.
-        inverted = image.mode.startswith("I") and getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) == 0
+        tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+        inverted = image.mode.startswith("I") and tags.get(_TIFF_PHOTOMETRIC) == 0
         image = ImageOps.exif_transpose(image)
         if image.mode in ("LA", "La"):
             image = image.convert("LA").getchannel(0)
@@ -259,12 +252,11 @@ def _channels_last(array: np.ndarray, channels: str | None, name: str) -> np.nda
     if channels not in (None, "first", "last"):
         raise UserError(f"channels {channels!r}: not known; take 'first' or 'last'")
     if array.ndim == 3:
-        counts = (1, 3, 4)
         if channels is None:
-            channels = "last" if array.shape[2] in counts else "first"
+            channels = "last" if array.shape[2] in (1, 3, 4) or array.shape[0] not in (1, 3) else "first"
         if channels == "first":
             array = np.moveaxis(array, 0, 2)
-        if array.shape[2] in counts:
+        if array.shape[2] in (1, 3, 4):
             return array[..., 0] if array.shape[2] == 1 else array[..., :3]
     if array.ndim != 2:
         raise UserError(
