@@ -1,0 +1,346 @@
+"""`biovfm card`: the model card, written from what actually happened."""
+
+import argparse
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.files import atomic_path, write_text
+
+from . import formats
+from .compute import Power, compute_lines, energy_kwh
+from .dataset_folder import DatasetSummary, summarise_dataset
+from .model_folder import ModelSummary, summarise_model
+from .reading import read_text
+from .results import Interval, Record, load_results, metric_label, metric_order, published_comparison
+from .run_folder import RunSummary, group_of, summarise_run
+
+TEMPLATES = Path(__file__).parent / "templates"
+END = "<!-- written by biovfm card up to here; text below this line is kept -->"
+HUB_METRICS = {"auc": "roc_auc", "mcc": "matthews_correlation", "f1_macro": "f1", "recall_macro": "recall"}
+MAX_PICTURES = 6
+EPILOG = """examples:
+  biovfm card run/model --results results --run run --dataset data
+  biovfm card run/model --results results --repo-id you/biovfm-tiny --license apache-2.0
+  biovfm card run/model --results results --run run --watts 700 --grid 380
+"""
+
+
+@dataclass(frozen=True)
+class CardInputs:
+    """Everything a card is written from; None or empty is said in the card as not recorded."""
+
+    model: ModelSummary
+    model_id: str
+    name: str
+    records: list[Record]
+    run: RunSummary | None
+    dataset: DatasetSummary | None
+    dataset_ids: list[str]
+    license: str
+    power: Power
+    pictures: list[dict[str, str]]
+
+
+def records_of_model(records: list[Record], model: Path, known_as: str | None) -> list[Record]:
+    """The records that belong to the model folder, by `known_as` or else by the folder's path or name.
+
+    Raises:
+        UserError: none do. A card never takes over the numbers of another model.
+    """
+    if known_as is not None:
+        mine = [record for record in records if record.model == known_as]
+    else:
+        mine = [record for record in records if _same_model(record.model, model)]
+    if mine:
+        return mine
+    names = ", ".join(sorted({record.model for record in records})[:8])
+    raise UserError(
+        f"{known_as or model}: the results hold no record of this model, only of: {names}; "
+        "probe this model, or name its record with --known-as"
+    )
+
+
+def _same_model(name: str, model: Path) -> bool:
+    if Path(name).resolve() == model.resolve():
+        return True
+    wanted = model.resolve().parts
+    parts = Path(name).parts
+    return bool(parts) and not Path(name).is_absolute() and parts == wanted[-len(parts) :]
+
+
+def card_metadata(inputs: CardInputs) -> Any:
+    """The card's YAML block: licence, library, pipeline, tags, datasets, emissions and the model-index."""
+    from huggingface_hub import ModelCardData
+
+    extra: dict[str, Any] = {}
+    energy = energy_kwh(inputs.run, inputs.power)
+    if energy is not None and inputs.power.grams_per_kwh is not None:
+        extra["co2_eq_emissions"] = {
+            "emissions": round(energy * inputs.power.grams_per_kwh, 3),
+            "source": "estimate: logged time, stated power draw and grid intensity",
+            "training_type": "pre-training",
+        }
+    recipe = str(inputs.model.config.get("initialization") or "")
+    return ModelCardData(
+        license=inputs.license,
+        library_name="transformers",
+        pipeline_tag="image-feature-extraction",
+        tags=[
+            "biovfm",
+            "medical",
+            "biomedical-imaging",
+            "self-supervised-learning",
+            "vit",
+            *([recipe] if recipe else []),
+        ],
+        datasets=inputs.dataset_ids or None,
+        model_name=inputs.name,
+        eval_results=eval_results(inputs.records) or None,
+        **extra,
+    )
+
+
+def eval_results(records: list[Record]) -> list[Any]:
+    """The records in huggingface_hub's model-index form, one entry per metric, with the interval in `metric_args`."""
+    from huggingface_hub import EvalResult
+
+    entries = []
+    for record in records:
+        kind = "image-segmentation" if record.method.startswith("segment") else "image-classification"
+        method = record.method + (f", {record.protocol} protocol" if record.protocol else "")
+        for name, value in record.metrics.items():
+            bounds = None
+            if value.low is not None and value.high is not None:
+                bounds = {"ci_low": round(value.low, 6), "ci_high": round(value.high, 6), "ci_level": 0.95}
+            entries.append(
+                EvalResult(
+                    task_type=kind,
+                    dataset_type=record.task,
+                    dataset_name=record.task,
+                    dataset_split="test",
+                    metric_type=HUB_METRICS.get(name, name),
+                    metric_name=f"{metric_label(name)} ({method})",
+                    metric_value=round(value.value, 6),
+                    metric_args=bounds,
+                )
+            )
+    return entries
+
+
+def render_card(inputs: CardInputs) -> str:
+    """The whole README.md text: YAML block and Markdown body, checked by `check_card`."""
+    import yaml
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    environment.filters.update(
+        md=formats.markdown,
+        count=formats.count,
+        number=formats.number,
+        duration=formats.duration,
+        interval=formats.interval,
+        label=metric_label,
+        code=_code,
+        percent=_percent,
+    )
+    mean, table, why_not = published_comparison(inputs.records)
+    run, dataset = inputs.run, inputs.dataset
+    final = run.final if run is not None else {}
+    config = (
+        yaml.safe_dump(without_paths(run.config), sort_keys=False, allow_unicode=True).strip()
+        if run and run.config
+        else ""
+    )
+    body = environment.get_template("card.md.j2").render(
+        name=inputs.name,
+        model=inputs.model,
+        model_id=inputs.model_id,
+        description=_description(inputs),
+        image_size=formats.markdown(inputs.model.config.get("image_size", "not stated")),
+        first_patch=1 + int(inputs.model.config.get("num_register_tokens") or 0),
+        run=run,
+        dataset=dataset,
+        dataset_ids=inputs.dataset_ids,
+        sources=_by_count(dataset.sources) if dataset else [],
+        cells=_by_count(dataset.cells) if dataset else [],
+        outcomes=_by_count(dataset.outcomes or {})[:30] if dataset else [],
+        final_losses=[(name, value) for name, value in final.items() if group_of(name) == "loss"],
+        final_watch=[(name, value) for name, value in final.items() if group_of(name) == "watch"],
+        config_yaml=config.replace("```", "'''"),
+        compute=compute_lines(inputs.model, run, inputs.power),
+        records=inputs.records,
+        metrics=metric_order(inputs.records)[:6],
+        all_intervals=all(entry.low is not None for record in inputs.records for entry in record.metrics.values()),
+        mean=mean,
+        table=table,
+        why_not=why_not,
+        pictures=inputs.pictures,
+    )
+    body = re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", body))
+    text = f"---\n{card_metadata(inputs).to_yaml()}\n---\n\n{body.strip()}\n\n{END}\n"
+    check_card(text)
+    return text
+
+
+def check_card(text: str) -> None:
+    """Read `text` back with huggingface_hub's own parser: metadata must parse and every result must survive.
+
+    Raises:
+        UserError: the text is not a valid card.
+    """
+    from huggingface_hub import ModelCard
+
+    try:
+        card = ModelCard(text)
+        again = ModelCard(f"---\n{card.data.to_yaml()}\n---\n")
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"README.md: huggingface_hub does not accept this card ({error}); mend its YAML block"
+        ) from error
+    if card.data.get("eval_results") != again.data.get("eval_results") or not card.data.get("license"):
+        raise UserError("README.md: the card's YAML block lost its licence or results when read back; mend it")
+
+
+def _description(inputs: CardInputs) -> str:
+    model, run = inputs.model, inputs.run
+    text = f"A vision transformer for biomedical images with {formats.short_count(model.parameters)} parameters"
+    if run is None:
+        return f"{text}, of the {formats.markdown(model.family)} family."
+    text += f", pretrained with the {formats.markdown(model.family)} recipe"
+    seen = f" on {formats.count(run.images)} images seen" if run.images else ""
+    return f"{text} for {formats.count(run.steps)} steps{seen}, without labels."
+
+
+def without_paths(value: Any) -> Any:
+    """`value` with every absolute path shortened to its last part: a published card names no folder of a machine."""
+    if isinstance(value, dict):
+        return {key: without_paths(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [without_paths(entry) for entry in value]
+    if isinstance(value, str) and (value.startswith(("/", "~")) or re.match(r"[A-Za-z]:[\\/]", value)):
+        return re.split(r"[\\/]", value.rstrip("/\\"))[-1]
+    return value
+
+
+def _by_count(counts: dict[Any, int]) -> list[tuple[Any, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
+
+
+def _code(value: object) -> str:
+    return " ".join(str(value).replace("`", "'").replace("|", "/").split())[:200]
+
+
+def _percent(entry: Interval | list[float]) -> str:
+    value, low, high = (entry.value, entry.low, entry.high) if isinstance(entry, Interval) else entry
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _pictures(results: Path | None, model_dir: Path) -> list[dict[str, str]]:
+    """Copy up to six described figures of the results folder into the model folder's figures/."""
+    pictures: list[dict[str, str]] = []
+    figures = sorted((results / "figures").glob("*.png")) if results is not None and results.is_dir() else []
+    for figure in figures:
+        description = figure.with_suffix(".txt")
+        if not description.is_file() or not re.fullmatch(r"[\w.-]+", figure.name) or len(pictures) == MAX_PICTURES:
+            continue
+        with atomic_path(model_dir / "figures" / figure.name) as temporary:
+            shutil.copyfile(figure, temporary)
+        pictures.append({"path": f"figures/{figure.name}", "alt": read_text(description, 2**16)})
+    return pictures
+
+
+def _kept_text(readme: Path) -> str:
+    """What somebody wrote below the card's last line, to be kept when the card is written anew."""
+    if not readme.is_file():
+        return ""
+    return read_text(readme, 8 * 2**20).partition(END)[2].strip("\n")
+
+
+def _license(model_dir: Path, given: str | None) -> str:
+    from huggingface_hub import ModelCard
+
+    readme = model_dir / "README.md"
+    if given is not None or not readme.is_file():
+        return given or "apache-2.0"
+    try:
+        stated = ModelCard(read_text(readme, 8 * 2**20)).data.get("license")
+    except (ValueError, TypeError, KeyError):
+        stated = None
+    return stated if isinstance(stated, str) and stated else "apache-2.0"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="biovfm card",
+        description="Write MODEL_DIR/README.md, the model card, from what actually happened: the model's own config, "
+        "the results file, the training run and the dataset folder. What is not given is said to be not recorded; no "
+        "number is filled in. Text below the card's last line is kept when the card is written again.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "model_dir", type=Path, metavar="MODEL_DIR", help="folder with config.json and model.safetensors"
+    )
+    parser.add_argument("--results", type=Path, metavar="DIR", help="folder with results.json (biovfm probe --out)")
+    parser.add_argument("--run", type=Path, metavar="RUN_DIR", help="training run (config.yaml, metrics.jsonl)")
+    parser.add_argument("--dataset", type=Path, metavar="DATASET_DIR", help="dataset folder it was trained on")
+    parser.add_argument("--repo-id", metavar="OWNER/NAME", help="the name on the Hub, for title and usage lines")
+    parser.add_argument("--dataset-id", action="append", default=[], metavar="OWNER/NAME", help="dataset on the Hub")
+    parser.add_argument("--known-as", metavar="NAME", help="the model's name in the results, if not its folder")
+    parser.add_argument("--license", metavar="ID", help="licence id (default: the old card's, else apache-2.0)")
+    parser.add_argument(
+        "--watts", type=float, metavar="W", help="mean power draw of all devices, for the energy estimate"
+    )
+    parser.add_argument("--grid", type=float, metavar="G", help="grams of CO2e per kWh, for the emissions estimate")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """`biovfm card`. Returns the exit status."""
+    options = _parser().parse_args(argv)
+    model_dir: Path = options.model_dir
+    _check_ids([options.repo_id] if options.repo_id else [], options.dataset_id)
+    model = summarise_model(model_dir)
+    records = load_results(options.results) if options.results else []
+    inputs = CardInputs(
+        model=model,
+        model_id=options.repo_id or model_dir.resolve().name,
+        name=options.repo_id or model.name,
+        records=records_of_model(records, model_dir, options.known_as) if records else [],
+        run=_run(options.run),
+        dataset=summarise_dataset(options.dataset) if options.dataset else None,
+        dataset_ids=options.dataset_id,
+        license=_license(model_dir, options.license),
+        power=Power(options.watts, options.grid),
+        pictures=_pictures(options.results, model_dir),
+    )
+    kept = _kept_text(model_dir / "README.md")
+    write_text(model_dir / "README.md", render_card(inputs) + (f"\n{kept}\n" if kept else ""))
+    print(f"{model_dir / 'README.md'}: {len(inputs.records)} results, {len(inputs.pictures)} pictures")
+    return 0
+
+
+def _run(folder: Path | None) -> RunSummary | None:
+    if folder is None:
+        return None
+    if not (folder / "metrics.jsonl").is_file():
+        raise UserError(
+            f"{folder}: no metrics.jsonl, so no training run; give the --out folder of a pretraining script"
+        )
+    return summarise_run(folder)
+
+
+def _check_ids(*groups: list[str]) -> None:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    for name in [name for group in groups for name in group]:
+        try:
+            validate_repo_id(name)
+        except HFValidationError as error:
+            raise UserError(f"{name!r} is no Hub name ({error}); write OWNER/NAME") from error

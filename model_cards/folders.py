@@ -1,0 +1,70 @@
+"""Telling what kind of folder or file somebody gave: results, dataset, training run, model, scaling study."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from biovfm_hf.errors import UserError
+
+
+@dataclass
+class Inputs:
+    """What `biovfm report` was given, sorted by kind; every list keeps the order of the command line."""
+
+    datasets: list[Path] = field(default_factory=list)
+    runs: list[Path] = field(default_factory=list)
+    models: list[Path] = field(default_factory=list)
+    results: list[Path] = field(default_factory=list)
+    scalings: list[Path] = field(default_factory=list)
+
+    def add(self, path: Path) -> bool:
+        """File `path` under its kind; False if it is none of them. A path given twice counts once."""
+        kind = kind_of(path)
+        if kind is None:
+            return False
+        known: list[Path] = getattr(self, kind)
+        if path.resolve() not in [other.resolve() for other in known]:
+            known.append(path)
+        return True
+
+
+def kind_of(path: Path) -> str | None:
+    """The field of `Inputs` that `path` belongs to, judged by the files that mark each kind, or None."""
+    if path.is_file():
+        return "results" if path.suffix == ".json" else None
+    if (path / "metrics.jsonl").is_file():
+        return "runs"
+    if (path / "manifest.parquet").is_file() or any((path / "data").glob("**/*.parquet")):
+        return "datasets"
+    if (path / "results.json").is_file():
+        return "results"
+    if (path / "summary.json").is_file() and (path / "slopes.csv").is_file():
+        return "scalings"
+    if (path / "config.json").is_file() and any(path.glob("*.safetensors*")):
+        return "models"
+    return None
+
+
+def find_inputs(paths: list[Path]) -> Inputs:
+    """Sort `paths` by kind. A folder that is no kind itself is searched one level deep (a quickstart's output folder).
+
+    A training run brings along the model in its `model/`.
+
+    Raises:
+        UserError: a path does not exist, or nothing in it is known.
+    """
+    inputs = Inputs()
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder; check the path")
+        if inputs.add(path):
+            continue
+        found = [inputs.add(child) for child in sorted(path.iterdir()) if child.is_dir()] if path.is_dir() else []
+        if not any(found):
+            raise UserError(
+                f"{path}: neither results (results.json), dataset (manifest.parquet), training run (metrics.jsonl), "
+                "scaling study (summary.json, slopes.csv) nor model (config.json); give the folder that holds one"
+            )
+    for run in inputs.runs:
+        if kind_of(run / "model") == "models":
+            inputs.add(run / "model")
+    return inputs

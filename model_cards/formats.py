@@ -1,0 +1,65 @@
+"""How numbers and foreign text are written for readers."""
+
+import re
+
+from .results import Interval
+
+_MARKDOWN = re.compile(r"([\\`*_\[\]|~#])")
+
+
+def count(value: float | None) -> str:
+    """A whole number with thin thousands separators: 1234567 -> '1,234,567'; None -> 'not stated'."""
+    return "not stated" if value is None else f"{value:,.0f}"
+
+
+def short_count(value: float) -> str:
+    """A number in three figures with k, M, G, T, P or E: 21_663_000 -> '21.7 M'."""
+    for factor, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g} {letter}"
+    return f"{value:.3g}"
+
+
+def number(value: float) -> str:
+    """A measured number in four significant figures, without needless zeros or exponents."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 1e6 or abs(value) < 1e-4:
+        return f"{value:.2e}"
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as '42 s', '3 min 20 s' or '5 h 02 min'."""
+    if seconds is None:
+        return "not recorded"
+    total = round(seconds)
+    if total < 60:
+        return f"{seconds:.1f} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60:02d} s"
+    return f"{total // 3600:,} h {total % 3600 // 60:02d} min"
+
+
+def interval(entry: Interval | None, digits: int = 3) -> str:
+    """'0.912 [0.881, 0.940]', the value alone without bounds, or an en dash for a metric that was not measured."""
+    if entry is None:
+        return "–"
+    if entry.low is None or entry.high is None:
+        return f"{entry.value:.{digits}f}"
+    return f"{entry.value:.{digits}f} [{entry.low:.{digits}f}, {entry.high:.{digits}f}]"
+
+
+def p_value(p: float | None) -> str:
+    """'<0.001', or three decimals; an en dash where there is none."""
+    if p is None:
+        return "–"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def markdown(value: object) -> str:
+    """Foreign text made harmless in a Markdown line or cell: one line, no markup, no HTML, at most 200 characters."""
+    text = " ".join(str(value).split())
+    text = text if len(text) <= 200 else text[:199] + "…"
+    text = _MARKDOWN.sub(r"\\\1", text)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,80 @@
+"""Pictures inside one HTML file: decoded within bounds, reduced, and counted against the file's size."""
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_PIXELS = 50_000_000
+MAX_FILE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture ready for an <img>: data URI, shown size in pixels, alternative text, caption."""
+
+    src: str
+    width: int
+    height: int
+    alt: str
+    caption: str = ""
+
+
+class PictureStore:
+    """Turns pictures into data URIs until `budget` bytes are spent; `left_out` names the others and why."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.left_out: list[str] = []
+
+    def add(
+        self, source: Path | bytes, alt: str, max_side: int, caption: str = "", drawn: bool = False
+    ) -> Picture | None:
+        """Decode a picture, reduce its longer side to `max_side` pixels, and encode it as WebP.
+
+        Args:
+            source: a file or an encoded image; PNG, JPEG, WebP, TIFF or BMP of at most 50 million pixels.
+            alt: what a screen reader says.
+            max_side: in pixels.
+            caption: shown below, if any.
+            drawn: a chart: kept lossless while it stays small.
+
+        Returns:
+            the picture, or None, in which case `left_out` holds the reason.
+        """
+        from PIL.Image import DecompressionBombError
+
+        name = source.name if isinstance(source, Path) else alt
+        try:
+            encoded, width, height = _encoded(source, max_side, drawn)
+        except (OSError, ValueError, SyntaxError, MemoryError, DecompressionBombError) as error:
+            self.left_out.append(f"{name}: {str(error) or type(error).__name__}")
+            return None
+        size = len(encoded) * 4 // 3
+        if size > self.budget:
+            self.left_out.append(f"{name}: left out to keep this file below 10 MB")
+            return None
+        self.budget -= size
+        return Picture(f"data:image/webp;base64,{base64.b64encode(encoded).decode()}", width, height, alt, caption)
+
+
+def _encoded(source: Path | bytes, max_side: int, drawn: bool) -> tuple[bytes, int, int]:
+    from PIL import Image
+
+    if isinstance(source, Path):
+        if source.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError("file larger than 64 MiB")
+        source = source.read_bytes()
+    with Image.open(io.BytesIO(source), formats=("PNG", "JPEG", "WEBP", "TIFF", "BMP")) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels are too many")
+        image.draft("RGB", (max_side, max_side))
+        mode = "RGBA" if image.has_transparency_data else "RGB"
+        picture = image.convert(mode)
+    picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", lossless=drawn, quality=80, method=4)
+    if drawn and buffer.tell() > 250_000:
+        buffer = io.BytesIO()
+        picture.save(buffer, "WEBP", quality=88, method=4)
+    return buffer.getvalue(), picture.width, picture.height

@@ -1,0 +1,250 @@
+"""The report's sections as plain data for the template: each function takes what a folder said and returns a dict."""
+
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from . import charts
+from .compute import Power, compute_lines
+from .dataset_folder import DatasetSummary, sample_images
+from .model_folder import ModelSummary
+from .pictures import PictureStore
+from .reading import finite, read_csv, read_json, read_text
+from .results import Comparison, Record, metric_order, primary_metric
+from .run_folder import RunSummary, group_of
+
+MAX_ROWS = 1500
+MAX_FIGURES = 24
+MAX_CHARTS = 24
+GROUPS = {
+    "loss": (
+        "Losses",
+        "What the optimiser lowers, over optimisation steps. A line is the mean of neighbours, a band their range.",
+    ),
+    "watch": ("Collapse diagnostics", "Quantities that show whether features still tell images apart."),
+    "schedule": ("Schedules and gradients", "What was set for each step, and how large the gradient was."),
+    "speed": ("Speed", "How fast the run went."),
+}
+NOTES = {
+    "rankme": "Effective rank of the features (RankMe). Collapse shows as a fall towards 1.",
+    "teacher_entropy": "Mean entropy of the teacher's targets. Near 0, every image gets a hard, perhaps the same, "
+    "prototype; near the logarithm of the number of prototypes, targets say nothing.",
+    "target_entropy": "Entropy of the averaged targets. A fall means that few prototypes take all images.",
+    "knn": "Nearest-neighbour accuracy on held-out images.",
+    "knn_accuracy": "Nearest-neighbour accuracy on held-out images.",
+    "feature_std": "Standard deviation of normalised features over images. 0 means that all images look the same.",
+    "grad_norm": "Norm of the gradient before clipping.",
+    "koleo_loss": "Spread of the class tokens on the sphere; rises when they crowd together.",
+    "koleo": "Spread of the class tokens on the sphere; rises when they crowd together.",
+}
+
+
+def dataset_section(summary: DatasetSummary, store: PictureStore, seed: int) -> dict[str, Any]:
+    """Counts as a modality x anatomy table, sources with licences, outcomes, and a drawn sample per modality."""
+    modalities = _ordered({modality: 0 for modality, _ in summary.cells}, summary.cells, 0)
+    anatomies = _ordered({anatomy: 0 for _, anatomy in summary.cells}, summary.cells, 1)
+    top = max(summary.cells.values(), default=1)
+    rows = [
+        {
+            "name": anatomy,
+            "cells": [_cell(summary.cells.get((modality, anatomy), 0), top) for modality in modalities],
+            "total": sum(summary.cells.get((modality, anatomy), 0) for modality in modalities),
+        }
+        for anatomy in anatomies
+    ]
+    grid = [
+        (modality, [picture for alt, raw in found if (picture := store.add(raw, alt, 160))])
+        for modality, found in sample_images(summary, seed=seed).items()
+    ]
+    outcomes = sorted((summary.outcomes or {}).items(), key=lambda item: (item[0] != "kept", -item[1]))
+    details = sorted(summary.outcomes_by_source.items(), key=lambda item: (item[0][0], -item[1]))
+    return {
+        "summary": summary,
+        "modalities": modalities,
+        "rows": rows,
+        "totals": [sum(summary.cells.get((modality, anatomy), 0) for anatomy in anatomies) for modality in modalities],
+        "sources": sorted(summary.sources.items(), key=lambda item: (-item[1], item[0])),
+        "outcomes": outcomes[:60],
+        "considered": sum(count for _, count in outcomes),
+        "details": [(source, outcome, count) for (source, outcome), count in details if outcome != "kept"][:MAX_ROWS],
+        "grid": [(modality, pictures) for modality, pictures in grid if pictures],
+        "seed": seed,
+    }
+
+
+def _ordered(totals: dict[str, int], cells: dict[tuple[str, str], int], axis: int) -> list[str]:
+    for key, count in cells.items():
+        totals[key[axis]] += count
+    return sorted(totals, key=lambda name: (-totals[name], name))
+
+
+def _cell(count: int, top: int) -> tuple[int, int]:
+    """A count and how dark its cell is, 0 to 10, by the logarithm of the count."""
+    from math import log1p
+
+    return count, round(10 * log1p(count) / log1p(top)) if count else 0
+
+
+def training_section(runs: list[RunSummary], store: PictureStore) -> dict[str, Any]:
+    """Charts by group, runs laid over each other, with the final values as a table, and each run's crop sheet."""
+    names: list[str] = []
+    for run in runs:
+        names += [name for name in run.series if name not in names]
+    groups = []
+    for group, (title, text) in GROUPS.items():
+        members = [name for name in names if group_of(name) == group][:MAX_CHARTS]
+        members.sort(key=lambda name: (name != "loss", name != "rankme"))
+        if members:
+            groups.append({"title": title, "text": text, "charts": [_chart(name, runs) for name in members]})
+    crops = [(run, store.add(run.crops, _crops_alt(run), 1400)) for run in runs if run.crops is not None]
+    return {
+        "runs": runs,
+        "key": [(run.name, _style(index)) for index, run in enumerate(runs)] if len(runs) > 1 else [],
+        "groups": groups,
+        "crops": [(run.name, picture) for run, picture in crops if picture],
+    }
+
+
+def _chart(name: str, runs: list[RunSummary]) -> dict[str, Any]:
+    lines = [
+        charts.Line(run.name, run.series[name].steps, run.series[name].values)
+        if name in run.series
+        else charts.Line(run.name, [], [])
+        for run in runs
+    ]
+    finals = [(run.name, run.series[name].last[1]) for run in runs if name in run.series]
+    return {"name": name, "svg": charts.line_chart(name, lines), "finals": finals, "note": NOTES.get(name, "")}
+
+
+def _crops_alt(run: RunSummary) -> str:
+    return f"Sheet of augmented crops that the run {run.name} saw at its start"
+
+
+def _style(index: int) -> int:
+    return index % charts.STYLES
+
+
+def model_rows(model: ModelSummary, run: RunSummary | None) -> dict[str, Any]:
+    """A model folder's facts."""
+    return {"summary": model, "compute": compute_lines(model, run, Power())}
+
+
+def evaluation_section(records: list[Record], comparisons: list[Comparison]) -> dict[str, Any]:
+    """One table per method and protocol, with intervals drawn for the main metric; paired differences; mean ranks."""
+    models = list(dict.fromkeys(record.model for record in records))
+    names = dict(zip(models, shortened(models), strict=True))
+    protocols = list(dict.fromkeys((record.method, record.protocol) for record in records))
+    tables = []
+    for method, protocol in protocols:
+        chosen = [r for r in records if (r.method, r.protocol) == (method, protocol)]
+        tables.append(_score_table(method, protocol, chosen, models, names))
+    return {
+        "tables": tables,
+        "models": models,
+        "key": [(names[model], _style(index)) for index, model in enumerate(models)] if len(models) > 1 else [],
+        "comparisons": [
+            (row, names.get(row.model_a, row.model_a), names.get(row.model_b, row.model_b)) for row in comparisons
+        ][:MAX_ROWS],
+        "comparisons_left_out": max(0, len(comparisons) - MAX_ROWS),
+    }
+
+
+def shortened(names: list[str]) -> list[str]:
+    """The shortest endings of path-like names that tell them apart: a/x/model, a/y/model -> x/model, y/model."""
+    parts = [[part for part in name.replace("\\", "/").split("/") if part] or [name] for name in names]
+    for depth in range(1, max(map(len, parts), default=1) + 1):
+        short = ["/".join(part[-depth:]) for part in parts]
+        if len(set(short)) == len(names) and "model" not in short:
+            return short
+    return names
+
+
+def _score_table(
+    method: str, protocol: str, records: list[Record], models: list[str], names: dict[str, str]
+) -> dict[str, Any]:
+    primary = primary_metric(records)
+    order = [primary, *[name for name in metric_order(records) if name != primary]]
+    shown = [r.metrics[primary] for r in records if primary in r.metrics]
+    axis = charts.axis_of([v for entry in shown for v in (entry.value, entry.low, entry.high) if v is not None])
+    tasks: dict[str, list[dict[str, Any]]] = {}
+    for record in sorted(records, key=lambda r: models.index(r.model))[:MAX_ROWS]:
+        entry = record.metrics.get(primary)
+        style = _style(models.index(record.model))
+        mark = charts.interval_mark(entry.value, entry.low, entry.high, axis, style) if entry else Markup("")
+        row = {"record": record, "model": names[record.model], "mark": mark, "style": style}
+        tasks.setdefault(record.task, []).append(row)
+    return {
+        "method": method,
+        "protocol": protocol,
+        "metrics": order,
+        "primary": primary,
+        "axis": charts.interval_axis(axis),
+        "tasks": list(tasks.items()),
+        "ranks": mean_ranks(records, primary, names),
+        "left_out": max(0, len(records) - MAX_ROWS),
+        "seeds": sorted({record.seed for record in records if record.seed is not None}),
+        "seconds": sum(record.seconds or 0 for record in records) or None,
+    }
+
+
+def mean_ranks(records: list[Record], metric: str, names: dict[str, str]) -> list[tuple[str, float, int]]:
+    """(model, mean rank, tasks), best first, over the tasks that every model has exactly once; 1 is best, ties share.
+
+    Empty with fewer than two models or two such tasks.
+    """
+    scores: dict[str, dict[str, list[float]]] = {}
+    for record in records:
+        if metric in record.metrics:
+            scores.setdefault(record.task, {}).setdefault(record.model, []).append(record.metrics[metric].value)
+    models = {record.model for record in records}
+    complete = [row for row in scores.values() if set(row) == models and all(len(v) == 1 for v in row.values())]
+    if len(models) < 2 or len(complete) < 2:
+        return []
+    total = dict.fromkeys(models, 0.0)
+    sign = -1 if metric in ("ece", "brier") else 1
+    for row in complete:
+        for model in models:
+            mine = sign * row[model][0]
+            better = sum(sign * row[other][0] > mine for other in models)
+            equal = sum(sign * row[other][0] == mine for other in models)
+            total[model] += better + (equal + 1) / 2
+    ranks = [(names[model], total[model] / len(complete), len(complete)) for model in models]
+    return sorted(ranks, key=lambda row: (row[1], row[0]))
+
+
+def figures(folder: Path, store: PictureStore) -> list[Any]:
+    """The PNG pictures in a folder's `figures/`, or in the folder itself; the .txt beside each says what it shows."""
+    place = folder / "figures" if (folder / "figures").is_dir() else folder
+    found = []
+    for file in sorted(place.glob("*.png"))[:MAX_FIGURES]:
+        text = file.with_suffix(".txt")
+        title = file.stem.replace("_", " ")
+        alt = " ".join(read_text(text, 2**16).split()) if text.is_file() else title
+        found.append(store.add(file, alt, 1600, caption=title, drawn=True))
+    return [picture for picture in found if picture]
+
+
+def scaling_section(folder: Path, store: PictureStore) -> dict[str, Any]:
+    """Slopes per family and task, correlations, and the study's figures, from `summary.json` and `correlations.csv`.
+
+    Raises:
+        UserError: a file is unreadable.
+    """
+    summary = read_json(folder / "summary.json")
+    slopes = summary.get("slopes") if isinstance(summary, dict) else None
+    slopes = {str(k): v for k, v in slopes.items() if isinstance(v, dict)} if isinstance(slopes, dict) else {}
+    means = summary.get("mean_slopes") if isinstance(summary, dict) else None
+    families = list(slopes)[:12]
+    tasks = list(dict.fromkeys(str(task) for family in families for task in slopes[family]))[:200]
+    correlations = folder / "correlations.csv"
+    rows = read_csv(correlations, 400) if correlations.is_file() else []
+    return {
+        "name": folder.resolve().name,
+        "families": families,
+        "tasks": [(task, [finite(slopes[family].get(task)) for family in families]) for task in tasks],
+        "means": [finite(means.get(family)) if isinstance(means, dict) else None for family in families],
+        "correlation_header": list(rows[0])[:12] if rows else [],
+        "correlations": [list(row.values())[:12] for row in rows],
+        "figures": figures(folder, store),
+    }

@@ -1,0 +1,157 @@
+"""The model card: from files to README.md, its usage lines executed, nothing invented."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from biovfm_hf.errors import UserError
+from model_cards import card, formats
+
+TASKS = ["pneumoniamnist", "breastmnist"]
+
+
+@pytest.fixture
+def model_dir(saved_model, tmp_path):
+    return shutil.copytree(saved_model, tmp_path / "tiny-encoder")
+
+
+@pytest.fixture
+def full_card(model_dir, make, run_dir, dataset_dir, tmp_path):
+    """The text of a card written from every kind of input."""
+    folder = make.results(tmp_path / "results", make.rows(str(model_dir), TASKS))
+    words = ["--results", folder, "--run", run_dir, "--dataset", dataset_dir, "--watts", 500, "--grid", 400]
+    assert card.main([str(word) for word in [model_dir, *words]]) == 0
+    return (model_dir / "README.md").read_text()
+
+
+def test_metadata_hold_every_result_as_measured(full_card):
+    data = ModelCard(full_card).data
+    assert (data.license, data.library_name, data.pipeline_tag) == (
+        "apache-2.0",
+        "transformers",
+        "image-feature-extraction",
+    )
+    auc = {r.dataset_type: r for r in data.eval_results if r.metric_type == "roc_auc"}
+    assert {task: r.metric_value for task, r in auc.items()} == {"pneumoniamnist": 0.8, "breastmnist": 0.81}
+    assert auc["breastmnist"].metric_args == {"ci_low": 0.78, "ci_high": 0.84, "ci_level": 0.95}
+    assert len(data.eval_results) == 10
+
+
+def test_body_says_what_the_files_say(full_card):
+    assert "| chest-a | 40 | CC0-1.0 |" in full_card
+    assert "| us-c | 20 | not stated |" in full_card
+    assert "| duplicate of a benchmark test image | 3 |" in full_card
+    assert "| Optimisation steps | 300 |" in full_card and "| Images seen | 19,200 |" in full_card
+    assert "| breastmnist | linear | fast | 1,001 / 200 | 0.810 [0.780, 0.840] |" in full_card
+    assert "![PCA map of four images: organs get one colour each](figures/pca_map.png)" in full_card
+
+
+def test_energy_is_arithmetic_on_stated_figures(full_card):
+    kilowatt_hours = 150 * 500 / 3.6e6  # 19,200 images at 128 per second, 500 W
+    assert f"about {kilowatt_hours:.3g} kWh (estimate" in full_card
+    assert ModelCard(full_card).data["co2_eq_emissions"]["emissions"] == round(kilowatt_hours * 400, 3)
+
+
+def test_a_published_card_names_no_folder_of_the_machine(full_card, tmp_path):
+    assert "/home/somebody" not in full_card and str(tmp_path) not in full_card
+
+
+def test_usage_lines_run(full_card, model_dir, make):
+    (model_dir.parent / "image.png").write_bytes(make.image(3))
+    blocks = re.findall(r"```python\n(.*?)```", full_card, re.DOTALL)
+    script = blocks[0] + "assert len(features[0]) == 32, features\n" + blocks[1]
+    script += "assert class_token.shape == (1, 32) and patch_tokens.shape == (1, 16, 32)\n"
+    environment = {**os.environ, "PYTHONPATH": str(Path(card.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=model_dir.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_files_no_number_appears(model_dir):
+    assert card.main([str(model_dir)]) == 0
+    text = (model_dir / "README.md").read_text()
+    assert "None: no results file was given" in text and "model-index" not in text
+    assert text.count("Not recorded here") == 2 and "Energy: not estimated" in text
+
+
+def test_numbers_of_another_model_are_refused(model_dir, make, tmp_path):
+    folder = make.results(tmp_path / "results", make.rows("somebody/else", TASKS))
+    with pytest.raises(UserError, match="only of: somebody/else"):
+        card.main([str(model_dir), "--results", str(folder)])
+    assert not (model_dir / "README.md").exists()
+    assert card.main([str(model_dir), "--results", str(folder), "--known-as", "somebody/else"]) == 0
+
+
+def test_only_this_models_records_are_taken(model_dir, make, tmp_path):
+    rows = make.rows("timm/other", TASKS, shift=0.1) + make.rows(str(model_dir), TASKS)
+    card.main([str(model_dir), "--results", str(make.results(tmp_path / "results", rows))])
+    values = [r.metric_value for r in ModelCard.load(model_dir / "README.md").data.eval_results]
+    assert max(values) == 0.81
+
+
+@pytest.mark.parametrize("missing", ["--results", "--run"])
+def test_a_folder_without_the_files_is_refused(model_dir, tmp_path, missing):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty"):
+        card.main([str(model_dir), missing, str(tmp_path / "empty")])
+
+
+def test_text_below_the_last_line_and_the_licence_survive(model_dir):
+    card.main([str(model_dir), "--license", "cc-by-nc-4.0"])
+    readme = model_dir / "README.md"
+    readme.write_text(readme.read_text() + "\n## Acknowledgements\n\nThe patients.\n")
+    card.main([str(model_dir), "--repo-id", "you/biovfm-tiny"])
+    text = readme.read_text()
+    assert text.endswith("## Acknowledgements\n\nThe patients.\n") and text.count("The patients.") == 1
+    assert ModelCard(text).data.license == "cc-by-nc-4.0" and 'model="you/biovfm-tiny"' in text
+
+
+def test_beside_published_rows_when_comparable(model_dir, make, tmp_path):
+    from model_cards.reading import read_json
+    from model_cards.results import PUBLISHED
+
+    rows = make.rows(str(model_dir), read_json(PUBLISHED)["tasks"], protocol="biovfm")
+    card.main([str(model_dir), "--results", str(make.results(tmp_path / "results", rows))])
+    text = (model_dir / "README.md").read_text()
+    assert "| **tiny-encoder (this card)** |" in text and "| RAD-DINO, trained on chest X-rays |" in text
+    assert "94.40 [93.90, 94.84]" in text
+
+
+def test_hostile_names_stay_text(model_dir, make, tmp_path):
+    nasty = "a|b\n# x <script>alert(1)</script> `c` [d](javascript:e)"
+    folder = make.results(tmp_path / "results", make.rows(str(model_dir), [nasty]))
+    data = make.dataset(tmp_path / "data", hostile=nasty.replace("/", ""))
+    card.main([str(model_dir), "--results", str(folder), "--dataset", str(data)])
+    body = (model_dir / "README.md").read_text().split("\n---\n", 1)[1]
+    assert "<script" not in body and "\n# x" not in body and "[d](javascript" not in body
+    assert ModelCard.load(model_dir / "README.md").data.eval_results[0].dataset_type == nasty
+
+
+@pytest.mark.parametrize("words", [["--repo-id", "a/b/c"], ["--dataset-id", "../x"]])
+def test_wrong_hub_names_are_explained(model_dir, words):
+    with pytest.raises(UserError, match="write OWNER/NAME"):
+        card.main([str(model_dir), *words])
+
+
+def test_no_model_folder(tmp_path):
+    with pytest.raises(UserError, match=r"no config\.json"):
+        card.main([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(None, "not recorded"), (4.26, "4.3 s"), (200, "3 min 20 s"), (18_120, "5 h 02 min")]
+)
+def test_durations(seconds, said):
+    assert formats.duration(seconds) == said

@@ -1,0 +1,102 @@
+"""Results files in: strict on what is there, silent on nothing, comparable only where comparable."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from biovfm_hf.errors import UserError
+from model_cards import results
+
+TWELVE = json.loads(results.PUBLISHED.read_text())["tasks"]
+
+
+def test_a_record_comes_back_with_its_intervals(make, tmp_path):
+    folder = make.results(tmp_path / "r", make.rows("m", ["breastmnist"]))
+    (record,) = results.load_results(folder)
+    assert (record.model, record.task, record.n_train, record.n_test) == ("m", "breastmnist", 1000, 200)
+    assert record.metrics["auc"] == results.Interval(0.8, 0.8 - 0.03, 0.8 + 0.03)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "not a results file"),
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ('[{"task": "t", "method": "linear", "metrics": {"auc": {"value": 1}}}]', "no 'model'"),
+        ('[{"model": "m", "task": "t", "method": "linear", "metrics": {}}]', "no metrics"),
+        ('[{"model": "m", "task": "t", "method": "linear", "metrics": {"auc": {"value": NaN}}}]', "no finite value"),
+        ('[{"model": "m", "task": "t", "method": "linear", "metrics": {"auc": {"value": "0.9"}}}]', "no finite value"),
+        ('[{"model": "m", "task": "t", "method": "linear", "metrics": {"auc": {}}}]', "no finite value"),
+    ],
+)
+def test_damaged_results_are_refused_with_a_reason(tmp_path, text, said):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(UserError, match=said):
+        results.load_results(tmp_path)
+
+
+def test_missing_results_say_what_to_run(tmp_path):
+    with pytest.raises(UserError, match="biovfm probe"):
+        results.load_results(tmp_path)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_is_monotone_bounded_and_never_below_the_raw_p(p_values):
+    adjusted = results.holm(p_values)
+    assert all(raw <= value <= 1 for raw, value in zip(p_values, adjusted, strict=True))
+    ranked = [adjusted[i] for i in sorted(range(len(p_values)), key=p_values.__getitem__)]
+    assert ranked == sorted(ranked)
+
+
+def test_holm_by_hand():
+    assert results.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_comparisons_are_adjusted_within_one_metric_and_method(make, tmp_path):
+    row = {
+        "task": "t",
+        "method": "linear",
+        "metric": "auc",
+        "model_a": "a",
+        "model_b": "b",
+        "difference": 0.1,
+        "p": 0.02,
+    }
+    rows = [row, {**row, "task": "u", "p": 0.5}, {**row, "metric": "mcc", "p": 0.03}, {**row, "difference": None}]
+    folder = make.results(tmp_path / "r", make.rows("a", ["t"]), rows)
+    found = results.load_comparisons(folder)
+    assert [c.p_holm for c in found] == pytest.approx([0.04, 0.5, 0.03])
+    assert results.load_comparisons(tmp_path) == []
+
+
+def test_twelve_tasks_under_the_published_protocol_are_comparable(make, tmp_path):
+    folder = make.results(tmp_path / "r", make.rows("m", TWELVE, protocol="biovfm"))
+    mean, table, why = results.published_comparison(results.load_results(folder))
+    assert why == "" and set(mean) == {"mcc", "balanced_accuracy", "f1_macro", "auc"}
+    assert mean["auc"].value == pytest.approx(100 * (0.8 + 0.01 * 5.5))
+    assert [row["auc"][0] for row in table["rows"]] == [91.86, 92.26, 91.49, 92.86, 93.52, 94.40]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "method", "protocol", "said"),
+    [
+        (TWELVE, "linear", "fast", "none of these results"),
+        (TWELVE, "knn", "biovfm", "none of these results"),
+        (TWELVE[:11], "linear", "biovfm", "11 of them"),
+        ([*TWELVE, TWELVE[0]], "linear", "biovfm", "occurs twice"),
+    ],
+)
+def test_anything_else_is_not_set_beside_published_rows(make, tmp_path, tasks, method, protocol, said):
+    folder = make.results(tmp_path / "r", make.rows("m", tasks, method, protocol))
+    mean, _, why = results.published_comparison(results.load_results(folder))
+    assert mean is None and said in why
+
+
+def test_the_published_table_is_ordered_low_value_high():
+    for row in json.loads(results.PUBLISHED.read_text())["rows"]:
+        for metric in ("mcc", "balanced_accuracy", "f1_macro", "auc"):
+            value, low, high = row[metric]
+            assert low < value < high
