@@ -1,0 +1,329 @@
+"""`biovfm build`: raw sources to a screened Parquet dataset that `load_dataset` reads; killed, it continues."""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.files import write_text
+
+if TYPE_CHECKING:
+    from .catalog import Source
+    from .plan import Options, Plan
+
+_DESCRIPTION = """\
+Build a dataset folder from the raw sources in a folder, one sub-folder for each source.
+
+Only the training part of each source is taken, volumes are sliced along anatomical axes, pictures without anatomy,
+duplicates and images of benchmarks are dropped, and manifest.parquet says of every picture what became of it. When the
+command is stopped or killed, the same command continues; when it is done, running it again changes nothing."""
+
+_EXAMPLES = """\
+examples:
+  biovfm build --raw raw --out dataset                              every source of the catalogue found in raw/
+  biovfm build --raw raw --out dataset --sources drive,busi.yaml    one of the catalogue, one record of your own
+  biovfm build --raw raw --out ct --views axial --workers 16
+  biovfm build --raw raw --out dataset --benchmarks medmnist/       drop what MedMNIST tests on
+  biovfm build --raw raw --out dataset --shard-index $SLURM_ARRAY_TASK_ID --num-shards 100
+  biovfm build --out dataset --check                                prove that nothing was lost"""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command. Returns 0 when the dataset is complete, 1 when the check finds a fault."""
+    arguments = _parser().parse_args(argv)
+    if arguments.check:
+        return _check(arguments.out)
+    if arguments.raw is None:
+        _parser().error("--raw is needed to build")
+    if (arguments.shard_index is None) != (arguments.num_shards is None):
+        _parser().error("--shard-index and --num-shards belong together")
+    if not arguments.raw.is_dir():
+        raise UserError(f"{arguments.raw}: no such folder; give the folder that holds one sub-folder for each source")
+    plan = _planned(arguments)
+    if arguments.retry_failed:
+        _retry(plan)
+    if arguments.num_shards is not None:
+        mine = [n for n in plan.unfinished() if n % arguments.num_shards == arguments.shard_index]
+        _run_shards(plan, arguments, mine)
+        print(
+            f"{len(mine)} shards done; when all {arguments.num_shards} jobs are, run without --shard-index to finish"
+        )
+        return 0
+    return _build(plan, arguments)
+
+
+def build(raw: str | Path, out: str | Path, sources: Sequence[str] | None = None, **options: Any) -> dict[str, Any]:
+    """Build a dataset from Python; the same as the command, with its options as keywords (`workers=4`, `size=128`).
+
+    Returns:
+        The summary that `build.json` holds.
+    """
+    argv = ["--raw", str(raw), "--out", str(out)] + ([] if sources is None else ["--sources", ",".join(sources)])
+    for name, value in options.items():
+        if value is not None and value is not False:
+            argv += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    main(argv)
+    return json.loads((Path(out) / "build.json").read_text(encoding="utf-8"))
+
+
+def _planned(arguments: argparse.Namespace) -> "Plan":
+    """The plan saved in the output folder, or a new one."""
+    from .plan import differing, load_plan, make_plan
+
+    options = _options(arguments)
+    try:
+        plan = load_plan(arguments.out)
+    except FileNotFoundError:
+        print(f"listing the sources below {arguments.raw}", flush=True)
+        return make_plan(_sources(arguments, options), arguments.raw, arguments.out, options, _salt(arguments))
+    if changed := differing(plan.options, options):
+        raise UserError(
+            f"{arguments.out}: holds a build with {', '.join(changed)}; choose another --out, or remove that folder"
+        )
+    return plan
+
+
+def _build(plan: "Plan", arguments: argparse.Namespace) -> int:
+    from .card import write_card
+    from .finish import finish_shard, write_manifest, write_summary
+
+    inputs = _inputs(arguments)
+    complete = plan.work / "complete.json"
+    if not plan.unfinished() and _read_json(complete) == inputs:
+        _report(plan, _read_json(plan.out / "build.json"))
+        return 0
+    complete.unlink(missing_ok=True)
+    _run_shards(plan, arguments, plan.unfinished())
+    benchmarks = _screen_across(plan, inputs, arguments.benchmarks)
+    for _ in _running(finish_shard, plan, arguments, list(range(len(plan.shards)))):
+        pass
+    found = {"benchmark_images": benchmarks, "overlaps": _overlaps(plan)}
+    summary = write_summary(plan, write_manifest(plan), found)
+    write_card(plan, summary)
+    write_text(complete, json.dumps(inputs))
+    _report(plan, summary)
+    return 0
+
+
+def _run_shards(plan: "Plan", arguments: argparse.Namespace, numbers: list[int]) -> None:
+    from .monitor import Monitor
+    from .shard import build_shard
+
+    with Monitor(plan, numbers) as monitor:
+        for statistics in _running(build_shard, plan, arguments, numbers):
+            monitor.see(statistics)
+
+
+def _running(
+    work: Callable[[str, str, int], dict[str, Any]], plan: "Plan", arguments: argparse.Namespace, numbers: list[int]
+) -> Iterator[dict[str, Any] | None]:
+    """Run `work` on the shards with the engine that was asked for."""
+    from . import executors
+
+    raw = str(arguments.raw)
+    if not numbers:
+        return
+    if arguments.engine == "dask":
+        with executors.dask_executor(arguments.scheduler, arguments.workers) as executor:
+            yield from executors.on_executor(work, plan, raw, numbers, executor, 1000)
+    elif arguments.engine == "submitit":
+        executor = executors.submitit_executor(str(plan.work / "slurm"), _slurm(arguments.slurm))
+        yield from executors.on_executor(work, plan, raw, numbers, executor, arguments.workers)
+    elif arguments.workers == 0:
+        yield from executors.in_process(work, plan, raw, numbers)
+    else:
+        workers = min(arguments.workers, len(numbers))
+        yield from executors.on_this_machine(work, plan, raw, numbers, workers, arguments.item_seconds)
+
+
+def _screen_across(plan: "Plan", inputs: dict[str, Any], benchmarks: list[Path]) -> int:
+    """Decide on duplicates and benchmark images of all shards; returns the number of benchmark images."""
+    from .duplicates import decide, load_candidates, save_drops
+    from .leakage import fingerprint
+
+    known = fingerprint(benchmarks)
+    decided = plan.work / "decided.json"
+    if _read_json(decided) != inputs:
+        # Files that follow earlier decisions must not be taken for finished ones.
+        shutil.rmtree(plan.out / "data", ignore_errors=True)
+        candidates = load_candidates(plan)
+        save_drops(plan, candidates, decide(plan, candidates, known, print))
+        write_text(decided, json.dumps(inputs))
+    return len(known.hashes)
+
+
+def _retry(plan: "Plan") -> None:
+    """Make the shards with inputs that failed undone, so that they run again and nothing else does."""
+    from .executors import CRASHED, STALLED
+    from .limits import TOO_LARGE, UNREADABLE, UNSAFE
+
+    failures = {CRASHED, STALLED, TOO_LARGE, UNREADABLE, UNSAFE}
+    again = [
+        n
+        for n in range(len(plan.shards))
+        if failures & (_read_json(plan.stats_path(n)) or {}).get("outcomes", {}).keys()
+    ]
+    for number in again:
+        plan.stats_path(number).unlink()
+        plan.marks_path(number).unlink(missing_ok=True)
+    if again:
+        (plan.work / "decided.json").unlink(missing_ok=True)
+    print(f"{len(again)} of {len(plan.shards)} shards hold inputs that failed; running them again")
+
+
+def _check(out: Path) -> int:
+    from .check import faults
+
+    outcomes, found = faults(out)
+    kept = outcomes.get("kept", 0)
+    print(f"{sum(outcomes.values()):,} considered = {kept:,} kept + {sum(outcomes.values()) - kept:,} dropped")
+    for reason, count in sorted(outcomes.items(), key=lambda entry: -entry[1]):
+        print(f"  {count:>12,}  {reason}")
+    for fault in found:
+        print(f"fault: {fault}")
+    print("the accounting is complete" if not found else f"{len(found)} faults")
+    return 1 if found else 0
+
+
+def _report(plan: "Plan", summary: dict[str, Any]) -> None:
+    print(f"{summary['considered']:,} considered, {summary['kept']:,} kept, in {plan.out}")
+    dropped = {reason: n for reason, n in summary["outcomes"].items() if reason != "kept"}
+    for reason, count in sorted(dropped.items(), key=lambda entry: -entry[1])[:12]:
+        print(f"  {count:>10,}  {reason}")
+    if summary["skipped"]:
+        print(f"{len(summary['skipped'])} sources were skipped; build.json says why")
+    if summary["kept"]:
+        print(f'next: load_dataset("{plan.out}", "full", split="train")')
+
+
+def _sources(arguments: argparse.Namespace, options: "Options") -> list["Source"]:
+    from .card import SCALING_SOURCES
+    from .catalog import load_catalog, load_source
+
+    if arguments.sources:
+        return [load_source(name) for name in arguments.sources.split(",")]
+    if options.subset == "2.45m":
+        return [load_source(name) for name in SCALING_SOURCES]
+    sources = [source for source in load_catalog() if source.in_paper]
+    return [s for s in sources if "Ultrasound" in s.modalities] if options.subset == "us" else sources
+
+
+def _options(arguments: argparse.Namespace) -> "Options":
+    from .plan import Options
+    from .slicing import VIEWS
+
+    views = tuple(arguments.views.split(","))
+    if unknown := set(views) - set(VIEWS):
+        raise UserError(f"--views: no view {sorted(unknown)[0]!r}; choose from {', '.join(VIEWS)}")
+    return Options(
+        size=arguments.size,
+        fit=arguments.fit,
+        views=tuple(view for view in VIEWS if view in views),
+        image_format=arguments.image_format,
+        quality=arguments.quality,
+        subset=arguments.subset,
+        leakage=arguments.leakage,
+        near_duplicates=not arguments.keep_near_duplicates,
+        seed=arguments.seed,
+        salt=hashlib.sha256(_salt(arguments).encode()).hexdigest() if arguments.salt_file else "",
+    )
+
+
+def _salt(arguments: argparse.Namespace) -> str:
+    if arguments.salt_file is None:
+        return f"biovfm {arguments.seed}"
+    try:
+        return hashlib.sha256(arguments.salt_file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{arguments.salt_file}: {error.strerror}; give a file with a secret of your own") from error
+
+
+def _inputs(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the screening across shards depends on beside the shards: the benchmark files, by name and size."""
+    files = sorted(f for p in arguments.benchmarks for f in ([p] if p.is_file() else p.rglob("*")) if f.is_file())
+    return {"benchmarks": [[file.name, file.stat().st_size] for file in files]}
+
+
+def _overlaps(plan: "Plan") -> list[dict[str, Any]]:
+    """What the records of the sources in the plan say of benchmarks."""
+    return [overlap for _, facts in sorted(plan.sources.items()) for overlap in facts["overlaps"]]
+
+
+def _slurm(words: str) -> dict[str, Any]:
+    """`partition=cpu,timeout_min=240` as keywords of submitit."""
+    pairs = (word.split("=", 1) for word in words.split(",") if "=" in word)
+    return {key: int(value) if value.isdigit() else value for key, value in pairs}
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="biovfm build",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--raw", type=Path, metavar="DIR", help="folder with one sub-folder for each source, named as its record says")
+    add("--out", type=Path, metavar="DIR", required=True, help="dataset folder to write, or to continue")
+    add("--sources", metavar="A,B", help="ids of the catalogue or paths of record files (default: all of the paper)")
+    add("--subset", choices=["full", "us", "0.2m", "2.45m"], default="full", help="one of the paper's subsets")
+    add("--leakage", choices=["strict", "paper"], default="strict", help="strict leaves out what benchmarks contain")
+    add(
+        "--benchmarks", type=Path, nargs="+", default=[], metavar="PATH", help="MedMNIST .npz files, images or folders"
+    )
+    add("--views", default="axial,sagittal,coronal", metavar="V,V", help="views to slice volumes along")
+    add("--size", type=_positive, default=224, metavar="N", help="side of the images in pixels (default 224)")
+    add(
+        "--fit",
+        choices=["longest", "shortest"],
+        default="longest",
+        help="side that becomes N; longest pads to a square",
+    )
+    add("--image-format", choices=["png", "jpeg"], default="png", help="png is lossless, jpeg half as large")
+    add("--quality", type=_positive, default=95, metavar="Q", help="of JPEG (default 95)")
+    add("--keep-near-duplicates", action="store_true", help="drop exact duplicates only")
+    add("--seed", type=int, default=0, metavar="N", help="of the subset 0.2m and of the subjects' hashes (default 0)")
+    add("--salt-file", type=Path, metavar="FILE", help="a secret of your own for the subjects' hashes")
+    running = parser.add_argument_group("running")
+    add = running.add_argument
+    add("--workers", type=_count, default=os.cpu_count() or 1, metavar="N", help="processes; 0 runs in this one")
+    add("--engine", choices=["local", "dask", "submitit"], default="local", help="what runs the shards")
+    add("--scheduler", metavar="ADDRESS", help="of a running Dask cluster (default: a local one)")
+    add(
+        "--slurm",
+        default="",
+        metavar="K=V,K=V",
+        help="submitit's parameters, such as slurm_partition=cpu,timeout_min=240",
+    )
+    add("--shard-index", type=_count, metavar="I", help="with --num-shards: do every Nth shard only, for job arrays")
+    add("--num-shards", type=_positive, metavar="N", help="number of jobs")
+    add("--item-seconds", type=float, default=300.0, metavar="S", help="longest time on one picture (default 300)")
+    add("--retry-failed", action="store_true", help="run the shards with unreadable inputs again")
+    add("--check", action="store_true", help="check the accounting of a finished dataset and do nothing else")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return value

@@ -1,0 +1,123 @@
+"""From candidates to the dataset: shards without what was dropped, and the manifest of everything considered."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from biovfm_hf.files import atomic_path, write_text
+
+from .duplicates import load_drops
+from .plan import Plan, load_plan
+from .schema import MANIFEST, ROW_GROUP, row_writer
+from .shard import KEPT
+
+
+def finish_shard(out: str, raw: str, number: int) -> dict[str, Any]:
+    """Write one file of the dataset from the shard's candidates and the decisions on them; `raw` is not used.
+
+    A shard of which nothing is kept leaves no file. Returns {"shard", "kept"}.
+    """
+    plan = load_plan(Path(out))
+    target = plan.out / plan.shards[number].name
+    lines = pq.read_table(plan.candidates_path(number), columns=["outcome"])["outcome"].to_pylist()
+    drops = load_drops(plan, number)
+    rows = [line for line, outcome in enumerate(lines) if outcome == KEPT]
+    stays = np.array([line not in drops for line in rows], dtype=bool)
+    if not stays.any():
+        target.unlink(missing_ok=True)
+    elif not target.is_file():
+        with atomic_path(target) as path:
+            if stays.all():
+                _linked(plan.rows_path(number), path)
+            else:
+                _filtered(plan.rows_path(number), path, stays)
+    return {"shard": number, "kept": int(stays.sum())}
+
+
+def write_manifest(plan: Plan) -> dict[str, Any]:
+    """Write `manifest.parquet` in plan order.
+
+    Returns:
+        Counts: considered, kept, outcomes {reason: n}, sources {id: {outcome: n}}, modalities and
+        `modality_anatomy` {modality: {anatomy: n}} of what is kept.
+    """
+    counts: dict[str, Any] = {"considered": 0, "kept": 0, "outcomes": {}, "sources": {}, "modality_anatomy": {}}
+    with atomic_path(plan.out / "manifest.parquet") as path, _manifest_writer(path) as writer:
+        for number in range(len(plan.shards)):
+            lines = list(_lines(plan, number))
+            for line in lines:
+                _count(counts, line)
+            writer.write_table(pa.Table.from_pylist(lines, schema=MANIFEST), row_group_size=20_000)
+    counts["outcomes"] = dict(sorted(counts["outcomes"].items()))
+    return counts
+
+
+def _lines(plan: Plan, number: int) -> Iterator[dict[str, Any]]:
+    drops = load_drops(plan, number)
+    names = [field.name for field in MANIFEST if field.name not in ("shard", "row")]
+    row = 0
+    for index, line in enumerate(pq.read_table(plan.candidates_path(number), columns=names).to_pylist()):
+        if index in drops:
+            line["outcome"], line["detail"] = drops[index]
+        elif line["outcome"] == KEPT:
+            line["shard"], line["row"] = plan.shards[number].name, row
+            row += 1
+        yield line
+
+
+def _count(counts: dict[str, Any], line: dict[str, Any]) -> None:
+    outcome = line["outcome"]
+    counts["considered"] += 1
+    counts["outcomes"][outcome] = counts["outcomes"].get(outcome, 0) + 1
+    of_source = counts["sources"].setdefault(line["source"], {})
+    of_source[outcome] = of_source.get(outcome, 0) + 1
+    if outcome == KEPT:
+        counts["kept"] += 1
+        cells = counts["modality_anatomy"].setdefault(line["modality"] or "mixed", {})
+        anatomy = line["anatomy"] or "not told"
+        cells[anatomy] = cells.get(anatomy, 0) + 1
+
+
+def _manifest_writer(path: Path) -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, MANIFEST, compression="zstd", write_page_index=True)
+
+
+def _filtered(source: Path, target: Path, stays: np.ndarray) -> None:
+    """Copy the rows that stay, in full row groups."""
+    waiting: list[pa.RecordBatch] = []
+    done = 0
+    with row_writer(target) as writer:
+        for batch in pq.ParquetFile(source).iter_batches(batch_size=ROW_GROUP):
+            kept = batch.filter(pa.array(stays[done : done + len(batch)]))
+            done += len(batch)
+            waiting.append(kept)
+            table = pa.Table.from_batches(waiting, schema=writer.schema)
+            if len(table) >= ROW_GROUP:
+                writer.write_table(table.slice(0, ROW_GROUP), row_group_size=ROW_GROUP)
+                table = table.slice(ROW_GROUP)
+            waiting = table.to_batches()
+        if waiting:
+            writer.write_table(pa.Table.from_batches(waiting, schema=writer.schema), row_group_size=ROW_GROUP)
+
+
+def _linked(source: Path, target: Path) -> None:
+    """Give the file a second name, which costs nothing; copy it where the file system cannot."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def write_summary(plan: Plan, counts: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """Write `build.json`: options, counts and what the leakage guard was given; the same bytes for the same build."""
+    options = {k: v for k, v in vars(plan.options).items() if k != "salt"}
+    summary = {"options": {**options, "views": list(plan.options.views)}, **counts, "skipped": plan.skipped, **extra}
+    write_text(plan.out / "build.json", json.dumps(summary, indent=1, sort_keys=True))
+    return summary

@@ -1,0 +1,131 @@
+"""The leakage guard: what the records say overlaps with benchmarks, and what the benchmarks' own images show.
+
+`strict` leaves out every source, or part of a source, that a record connects with a benchmark. `paper` keeps the
+paper's list as it is. In both, pictures that match an image of the benchmark files that were given are dropped:
+first by perceptual hash, then by the correlation of thumbnails, in three framings (whole, centre crop, padded).
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.pixels import decode, to_uint8
+
+from .catalog import Source
+from .hashing import THUMBNAIL, neighbours, perceptual_hash, similarity, thumbnail
+from .slicing import pad_square
+
+MODES = ("strict", "paper")
+RADIUS = 10  # bits in which the hashes of a picture and of its copy in a benchmark may differ
+SIMILARITY = 0.97  # least correlation of their thumbnails
+SQUARE = 1.02  # longer side over shorter side up to which a picture counts as square
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+
+def outside_benchmarks(source: Source, mode: str) -> Callable[[str], str | None]:
+    """The record's part of the guard: a function from a path (relative to the raw folder) to a reason or None."""
+    if mode == "paper":
+        return lambda path: None
+    overlaps = [overlap for overlap in source.overlaps if overlap.benchmark]
+    rules = [(re.compile(overlap.part) if overlap.part else None, overlap) for overlap in overlaps]
+
+    def reason(path: str) -> str | None:
+        for part, overlap in rules:
+            if part is None or part.search(path):
+                return f"leakage: {overlap.relation.replace('_', ' ')} {overlap.benchmark}"
+        return None
+
+    return reason
+
+
+def overlap_rows(source: Source) -> list[dict[str, Any]]:
+    """What a record says of overlaps with benchmarks, for the report."""
+    names = ("benchmark", "relation", "part", "note", "verified")
+    rows = ({name: getattr(overlap, name) for name in names} for overlap in source.overlaps if overlap.benchmark)
+    return [{"source": source.id, **row} for row in rows]
+
+
+def framings(content: np.ndarray) -> list[np.ndarray]:
+    """The framings in which a benchmark may show a picture: whole; if it is not square, also its centre and padded.
+
+    `content`: uint8 (H, W) or (H, W, 3) without padding.
+    """
+    height, width = content.shape[:2]
+    side = min(height, width)
+    if max(height, width) <= SQUARE * side:
+        return [content]
+    top, left = (height - side) // 2, (width - side) // 2
+    return [content, content[top : top + side, left : left + side], pad_square(content, max(height, width))]
+
+
+class Benchmarks(NamedTuple):
+    """Fingerprints of benchmark images: `hashes` uint64 (n,), `thumbnails` uint8 (n, THUMBNAIL ** 2), `names` (n,)."""
+
+    hashes: np.ndarray
+    thumbnails: np.ndarray
+    names: np.ndarray
+
+
+def fingerprint(paths: Iterable[Path]) -> Benchmarks:
+    """Fingerprint benchmark files: MedMNIST .npz files (validation and test images), image files, folders of both.
+
+    Raises:
+        UserError: a path does not exist, or nothing below it is an image.
+    """
+    hashes: list[int] = []
+    thumbnails: list[np.ndarray] = []
+    names: list[str] = []
+    for path in paths:
+        before = len(hashes)
+        for name, image in _images(Path(path)):
+            hashes.append(perceptual_hash(image))
+            thumbnails.append(thumbnail(image).ravel())
+            names.append(name)
+        if len(hashes) == before:
+            raise UserError(f"{path}: holds no benchmark image; give MedMNIST .npz files or folders of images")
+    stacked = np.stack(thumbnails) if thumbnails else np.empty((0, THUMBNAIL**2), np.uint8)
+    return Benchmarks(np.array(hashes, np.uint64), stacked, np.array(names, dtype=str))
+
+
+def matches(
+    hashes: np.ndarray, thumbnails: np.ndarray, benchmarks: Benchmarks
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs (i, j) of a framing i and a benchmark image j that show the same, and their correlation.
+
+    `hashes`: uint64 (n,); `thumbnails`: uint8 (n, THUMBNAIL ** 2).
+    """
+    i, j = neighbours(hashes, benchmarks.hashes, RADIUS)
+    alike = np.empty(len(i), dtype=np.float32)
+    for row in np.unique(i):
+        pairs = i == row
+        alike[pairs] = similarity(thumbnails[row], benchmarks.thumbnails[j[pairs]])
+    kept = alike >= SIMILARITY
+    return i[kept], j[kept], alike[kept]
+
+
+def _images(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    if path.is_dir():
+        for below in sorted(p for p in path.rglob("*") if p.suffix.lower() in (".npz", *_IMAGE_SUFFIXES)):
+            yield from _images(below)
+    elif path.suffix.lower() == ".npz":
+        yield from _npz(path)
+    elif path.is_file():
+        yield path.name, to_uint8(decode(path))
+    else:
+        raise UserError(f"{path}: no such benchmark file; give MedMNIST .npz files or folders of images")
+
+
+def _npz(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    with np.load(path, allow_pickle=False) as arrays:
+        for split in ("val", "test"):
+            if f"{split}_images" not in arrays:
+                continue
+            images = arrays[f"{split}_images"]
+            if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] != 3):
+                raise UserError(f"{path}: {split}_images has shape {images.shape}; 2D MedMNIST files are read")
+            for number, image in enumerate(images):
+                yield f"{path.stem}/{split}/{number}", image

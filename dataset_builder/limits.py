@@ -1,0 +1,35 @@
+"""What an input may cost before it is refused: the bounds that keep a worker's memory and time in hand."""
+
+from biovfm_hf.errors import UserError
+
+MAX_PIXELS = 89_478_485  # one 2D image or frame: Pillow's bound, 256 MiB as RGB
+MAX_VOLUME_BYTES = 640 * 2**20  # one decoded volume; 512 x 512 x 1000 voxels of 16 bits are 500 MiB
+MAX_MEMBER_BYTES = 512 * 2**20  # one member of an archive, inflated, and one file that a decoder needs in memory
+MAX_RATIO = 1032  # inflated bytes per compressed byte: more than deflate can do is a lie
+MAX_FRAMES = 20_000  # frames of one video or multi-frame DICOM, slices of one volume and view
+MAX_PAGES = 1_000  # pages or frames of one TIFF or GIF
+MAX_SERIES_FILES = 5_000  # files of one DICOM series
+
+UNREADABLE, TOO_LARGE, UNSAFE = "unreadable", "too large", "unsafe path"
+
+
+class Refused(Exception):
+    """An input that costs one manifest row: `outcome` is the reason's fixed wording, `detail` what was found."""
+
+    def __init__(self, outcome: str, detail: str = ""):
+        super().__init__(f"{outcome}: {detail}" if detail else outcome)
+        self.outcome = outcome
+        self.detail = " ".join(detail.split())[:300]
+
+
+def refusal(error: BaseException, name: str = "") -> Refused:
+    """What a decoder's exception means for the manifest; `name` (a path) is taken out of the message."""
+    if isinstance(error, Refused):
+        return error
+    text = str(error)
+    if name:
+        text = text.replace(f"{name}: ", "").replace(name, "the file")
+    if not isinstance(error, UserError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    outcome = TOO_LARGE if isinstance(error, MemoryError) or "limit" in text or "Bomb" in text else UNREADABLE
+    return Refused(outcome, text)

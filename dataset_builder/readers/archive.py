@@ -1,0 +1,139 @@
+"""Members of ZIP and TAR archives, read in place, one at a time and never more of one than it claims to be."""
+
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from ..item import Item
+from ..limits import MAX_MEMBER_BYTES, MAX_RATIO, TOO_LARGE, UNREADABLE, Refused
+
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+_BLOCK = 2**20
+_ENCRYPTED, _SIZES_FOLLOW = 0x1, 0x8
+
+
+def members(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, bytes | Refused]]:
+    """Yield the bytes of the members that `items` name, or why they cannot be read; `items` in archive order.
+
+    A ZIP, and a TAR that is not compressed, is read at the offsets that the catalogue found; a compressed TAR is
+    passed through once from its start.
+    """
+    name = path.name.lower()
+    if name.endswith(".zip"):
+        with path.open("rb") as file:
+            for item in items:
+                yield item, _caught(_zip_member, file, path, item)
+    elif name.endswith(".tar"):
+        with path.open("rb") as file:
+            for item in items:
+                yield item, _caught(_tar_member, file, path, item)
+    else:
+        yield from _streamed(path, items)
+
+
+def _caught(read, file: BinaryIO, path: Path, item: Item) -> bytes | Refused:
+    try:
+        size = (item.options or {}).get("size")
+        if size is not None and size > MAX_MEMBER_BYTES:
+            raise Refused(TOO_LARGE, f"a member of {size / 2**20:.0f} MiB; unpack the archive here")
+        return read(file, path, item)
+    except Refused as refused:
+        return refused
+    except (OSError, ValueError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+        return Refused(UNREADABLE, f"{type(error).__name__}: {error}".replace(str(path), "the archive"))
+
+
+def _zip_member(file: BinaryIO, path: Path, item: Item) -> bytes:
+    """Read a stored or deflated member at its local header (APPNOTE 4.3.7); other methods through zipfile."""
+    options = item.options or {}
+    if "offset" not in options:
+        return _through_zipfile(path, item)
+    file.seek(options["offset"])
+    fixed = file.read(_LOCAL_HEADER.size)
+    if len(fixed) < _LOCAL_HEADER.size:
+        raise Refused(UNREADABLE, "the archive is truncated")
+    magic, _, flags, method, _, _, crc, packed, _, name_length, extra_length = _LOCAL_HEADER.unpack(fixed)
+    if magic != b"PK\x03\x04":
+        raise Refused(UNREADABLE, "no member begins where the archive's list says")
+    if flags & _ENCRYPTED:
+        raise Refused(UNREADABLE, "encrypted")
+    file.seek(name_length + extra_length, 1)
+    size = int(options["size"])
+    if method == zipfile.ZIP_STORED:
+        data = file.read(size)
+    elif method == zipfile.ZIP_DEFLATED:
+        data = _inflated(file, size, None if flags & _SIZES_FOLLOW or packed == 0xFFFFFFFF else packed)
+    else:
+        return _through_zipfile(path, item)
+    if len(data) != size or (not flags & _SIZES_FOLLOW and zlib.crc32(data) != crc):
+        raise Refused(UNREADABLE, f"damaged: {len(data)} of {size} bytes, or a wrong checksum")
+    return data
+
+
+def _inflated(file: BinaryIO, size: int, packed: int | None) -> bytes:
+    if packed is not None and size > packed * MAX_RATIO:
+        raise Refused(TOO_LARGE, f"claims {size} bytes out of {packed}")
+    inflater, pieces, total = zlib.decompressobj(-zlib.MAX_WBITS), [], 0
+    while not inflater.eof and total <= size and (block := file.read(_BLOCK)):
+        while block and not inflater.eof and total <= size:
+            pieces.append(inflater.decompress(block, size - total + 1))
+            total += len(pieces[-1])
+            block = inflater.unconsumed_tail
+    if total > size:
+        raise Refused(TOO_LARGE, f"inflates beyond the {size} bytes that it claims")
+    return b"".join(pieces)
+
+
+def _through_zipfile(path: Path, item: Item) -> bytes:
+    with zipfile.ZipFile(path) as archive, archive.open(item.member or "") as member:
+        data = member.read(MAX_MEMBER_BYTES + 1)
+    if len(data) > MAX_MEMBER_BYTES:
+        raise Refused(TOO_LARGE, f"a member of more than {MAX_MEMBER_BYTES / 2**20:.0f} MiB; unpack the archive here")
+    return data
+
+
+def _tar_member(file: BinaryIO, path: Path, item: Item) -> bytes:
+    options = item.options or {}
+    file.seek(options["offset"])
+    data = file.read(options["size"])
+    if len(data) != options["size"]:
+        raise Refused(UNREADABLE, "the archive is truncated")
+    return data
+
+
+def _streamed(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, bytes | Refused]]:
+    """Pass through a compressed TAR. A name that occurs twice answers the items of that name in turn."""
+    waiting = list(items)
+    done = 0
+    try:
+        with tarfile.open(path, "r|*") as archive:
+            for entry in archive:
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile would remember all it has passed
+                if done == len(waiting):
+                    return
+                if entry.name != waiting[done].member or not entry.isfile():
+                    continue
+                item = waiting[done]
+                done += 1
+                yield item, _caught(_entry_bytes(archive, entry), None, path, item)  # type: ignore[arg-type]
+    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
+        reason = f"the archive is damaged ({type(error).__name__})"
+    else:
+        reason = "no longer in the archive"
+    for item in waiting[done:]:
+        yield item, Refused(UNREADABLE, reason)
+
+
+def _entry_bytes(archive: tarfile.TarFile, entry: tarfile.TarInfo):
+    def read(file: BinaryIO, path: Path, item: Item) -> bytes:
+        member = archive.extractfile(entry)
+        data = member.read(MAX_MEMBER_BYTES) if member else b""
+        if len(data) != entry.size:
+            raise Refused(UNREADABLE, f"ends after {len(data)} of {entry.size} bytes")
+        return data
+
+    return read

@@ -1,0 +1,40 @@
+"""What every reader yields."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One 8-bit picture of an input, before screening and resizing.
+
+    Attributes:
+        pixels: uint8 (H, W) or (H, W, 3), in display order.
+        view: `2d`, `axial`, `sagittal`, `coronal` or `frame`.
+        index: slice, frame or page number from 0; None for `2d`.
+        spacing: distance of rows and of columns, in one unit.
+        width: columns of the input as stored, before any reduced decoding.
+        height: rows of the input as stored.
+    """
+
+    pixels: np.ndarray
+    view: str
+    index: int | None
+    spacing: tuple[float, float]
+    width: int
+    height: int
+
+
+def whole(pixels: np.ndarray, view: str = "2d", index: int | None = None) -> Picture:
+    """A picture with square pixels that was decoded at its full size."""
+    return Picture(pixels, view, index, (1.0, 1.0), pixels.shape[1], pixels.shape[0])
+
+
+def first_bytes(source: Path | bytes, count: int) -> bytes:
+    """The first `count` bytes of a file or of a file's bytes."""
+    if isinstance(source, bytes):
+        return source[:count]
+    with source.open("rb") as file:
+        return file.read(count)

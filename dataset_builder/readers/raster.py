@@ -1,0 +1,85 @@
+"""PNG, JPEG, TIFF, BMP, GIF, PPM and WebP files: one picture, or one for each page or frame."""
+
+import warnings
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.pixels import decode
+
+from ..intensity import Setting, image_to_uint8
+from ..limits import MAX_PAGES, MAX_PIXELS, TOO_LARGE, Refused
+from .picture import Picture, whole
+
+_FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange rows and columns
+
+
+def read(source: Path | bytes, name: str, setting: Setting, size: int) -> Iterator[Picture]:
+    """Yield the pictures of a raster file.
+
+    A JPEG is decoded at the reduced scale nearest above twice `size` pixels on its shorter side, which leaves more
+    than 50 dB against a full decode. Pages of another size than the first (pyramids, thumbnails) are passed over.
+
+    Raises:
+        Refused: over MAX_PIXELS or MAX_PAGES.
+        UserError: not a readable image. Other exceptions of Pillow may pass through.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of damage that it then reads past
+        try:
+            image = Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
+        except Image.DecompressionBombError as error:
+            raise Refused(TOO_LARGE, str(error)) from error
+        except (OSError, SyntaxError, ValueError, TypeError):
+            # The TIFF variants that only tifffile reads; everything else fails there with its reason.
+            yield whole(_decoded(source, name, setting))
+            return
+        with image:
+            _check_size(image)
+            if getattr(image, "n_frames", 1) > 1 and image.format in ("TIFF", "GIF", "WEBP"):
+                yield from _pages(image, setting)
+            elif image.format in ("JPEG", "MPO"):
+                yield _jpeg(image, setting, size)
+            elif image.format == "TIFF":  # with the way round for what Pillow opens but cannot decode
+                yield whole(_decoded(source, name, setting))
+            else:
+                yield whole(image_to_uint8(decode(image), setting))
+
+
+def _jpeg(image: Image.Image, setting: Setting, size: int) -> Picture:
+    width, height = image.size
+    scale = 2 * size / min(width, height)
+    if scale < 1:
+        image.draft(image.mode, (round(width * scale), round(height * scale)))
+    if image.getexif().get(0x0112) in _TURNED:
+        width, height = height, width
+    return Picture(image_to_uint8(decode(image), setting), "2d", None, (1.0, 1.0), width, height)
+
+
+def _pages(image: Image.Image, setting: Setting) -> Iterator[Picture]:
+    first = image.size
+    for page in range(MAX_PAGES + 1):
+        try:
+            image.seek(page)
+        except EOFError:
+            return
+        if page == MAX_PAGES:
+            raise Refused(TOO_LARGE, f"more than {MAX_PAGES} pages or frames; those before are kept")
+        if image.size == first:
+            yield whole(image_to_uint8(decode(image), setting), "frame", page)
+
+
+def _decoded(source: Path | bytes, name: str, setting: Setting) -> np.ndarray:
+    return image_to_uint8(decode(source, name=name, max_pixels=MAX_PIXELS), setting)
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.size[0] * image.size[1] > MAX_PIXELS:
+        raise Refused(TOO_LARGE, f"{image.size[0]} x {image.size[1]} pixels are over the limit of {MAX_PIXELS}")
+    if min(image.size) < 1:
+        raise UserError("has no pixels")

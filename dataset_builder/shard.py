@@ -1,0 +1,245 @@
+"""The unit of work: one shard of a saved plan, from raw files to candidate rows; a pure function of plan and files.
+
+`build_shard` writes `NUMBER.parquet` (rows of the pictures that passed the rules for single pictures),
+`NUMBER.candidates.parquet` (a line for everything considered) and last `NUMBER.json`, whose presence marks the shard
+done. Each is written under a temporary name and moved into place, so any engine may run a shard again at any time.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from biovfm_hf.files import atomic_path, write_text
+
+from . import readers, screening
+from .hashing import perceptual_hash, sha256_of_pixels, thumbnail
+from .item import Item
+from .leakage import framings
+from .limits import UNREADABLE, UNSAFE, Refused, refusal
+from .plan import Options, Plan, load_plan
+from .privacy import locator, stored_path
+from .progress import ProgressFile
+from .readers import archive
+from .readers.picture import Picture
+from .schema import CANDIDATES, ROW_GROUP, row_writer
+from .slicing import pad_square, resize, target_size
+
+KEPT = "kept"
+Feed = Iterator[tuple[Item, bytes | Refused]]
+
+
+class Outcome(NamedTuple):
+    """One line of the candidates and, where the picture passed, its row of the dataset."""
+
+    line: dict[str, Any]
+    row: dict[str, Any] | None = None
+
+
+def build_shard(out: str, raw: str, number: int) -> dict[str, Any]:
+    """Build shard `number` of the plan in folder `out` from the raw folder; what is done already is left alone.
+
+    Returns:
+        The shard's statistics: number, outcomes (count of each), pictures, kept, bytes read, seconds.
+    """
+    cv2.setNumThreads(1)
+    plan = load_plan(Path(out))
+    done = plan.stats_path(number)
+    if done.is_file():
+        return json.loads(done.read_text(encoding="utf-8"))
+    started = perf_counter()
+    with (
+        atomic_path(plan.rows_path(number)) as rows_path,
+        row_writer(rows_path) as writer,
+        ProgressFile(plan.progress_path(number)) as progress,
+    ):
+        shard = _Shard(plan, Path(raw), number, writer, progress)
+        shard.run()
+    with atomic_path(plan.candidates_path(number)) as path:
+        pq.write_table(pa.Table.from_pylist(shard.lines, schema=CANDIDATES), path, compression="zstd")
+    stats = {**shard.statistics(), "seconds": round(perf_counter() - started, 3)}
+    write_text(done, json.dumps(stats))
+    return stats
+
+
+class _Shard:
+    """The running state of one shard: lines so far, rows not yet written, and counts."""
+
+    def __init__(self, plan: Plan, raw: Path, number: int, writer: pq.ParquetWriter, progress: ProgressFile):
+        self._plan, self._raw, self._number, self._writer, self._progress = plan, raw, number, writer, progress
+        self._pending: list[dict[str, Any]] = []
+        self._kept = self._bytes = 0
+        self.lines: list[dict[str, Any]] = []
+
+    def run(self) -> None:
+        """Go through the inputs in order; each leaves at least one line."""
+        items, marks = self._plan.items(self._number), self._plan.marks(self._number)
+        feeds = _feeds(self._raw, items, marks)
+        for index, (item, feed) in enumerate(zip(items, feeds, strict=True)):
+            self._progress.write(index, len(self.lines), self._kept, self._bytes)
+            if item.excluded or index in marks:
+                path = self._path(item, None if _in_archive(item) else self._raw / item.path)
+                self._add(index, Outcome(self._line(item, path, item.excluded or marks[index])))
+                continue
+            for outcome in self._outcomes(item, feed):
+                self._add(index, outcome)
+                self._progress.write(index, len(self.lines), self._kept, self._bytes)
+            self._bytes += int((item.options or {}).get("size") or 0)
+        self._flush()
+
+    def statistics(self) -> dict[str, Any]:
+        """What the shard's JSON file says."""
+        outcomes: dict[str, int] = {}
+        for line in self.lines:
+            outcomes[line["outcome"]] = outcomes.get(line["outcome"], 0) + 1
+        counts = {"pictures": len(self.lines), "kept": self._kept, "bytes": self._bytes}
+        return {"shard": self._number, "outcomes": dict(sorted(outcomes.items())), **counts}
+
+    def _outcomes(self, item: Item, feed: Feed | None) -> Iterator[Outcome]:
+        """The outcomes of one input. What was yielded before a failure stays; the failure has a line of its own."""
+        count, path = 0, locator(item)
+        try:
+            source = _checked(self._raw, item.path) if feed is None else _next(feed)
+            path = self._path(item, source)
+            for picture in readers.read(source, item, self._raw, self._plan.options.views, self._plan.options.size):
+                count += 1
+                yield self._screened(item, path, picture)
+        except Exception as error:  # decoders raise nearly everything on damaged files; each costs one line
+            refused = refusal(error, str(self._raw / item.path))
+            yield Outcome(self._line(item, path, refused.outcome, refused.detail))
+            return
+        if not count:
+            yield Outcome(self._line(item, path, UNREADABLE, "holds no picture"))
+
+    def _path(self, item: Item, source: Path | bytes | None) -> str:
+        source_id = self._plan.shards[self._number].source
+        return stored_path(item, source, public=bool(self._plan.sources[source_id]["in_paper"]))
+
+    def _screened(self, item: Item, path: str, picture: Picture) -> Outcome:
+        place = {"path": path, "view": picture.view, "index": picture.index}
+        kept, reason = _judged(picture)
+        if not kept:
+            return Outcome({**self._line(item, path, reason), **place})
+        content, image = fitted(picture, self._plan.options)
+        shown = framings(content)
+        fingerprints = {"sha256": sha256_of_pixels(image), "phash": f"{perceptual_hash(content):016x}"}
+        line = {
+            **self._line(item, path, KEPT),
+            **place,
+            **fingerprints,
+            "hashes": [perceptual_hash(framing) for framing in shown],
+            "thumbnails": b"".join(thumbnail(framing).tobytes() for framing in shown),
+        }
+        row = {name: line[name] for name in ("source", "modality", "anatomy", "subject")}
+        sizes = {"width": picture.width, "height": picture.height}
+        stored = {"bytes": encoded(image, self._plan.options), "path": None}
+        return Outcome(line, {**row, **place, **sizes, **fingerprints, "image": stored})
+
+    def _line(self, item: Item, path: str, outcome: str, detail: str | None = None) -> dict[str, Any]:
+        return {
+            "source": self._plan.shards[self._number].source,
+            "modality": item.modality,
+            "anatomy": item.anatomy,
+            "path": path,
+            "view": None,
+            "index": None,
+            "outcome": outcome,
+            "detail": detail or None,
+            "subject": item.subject,
+        }
+
+    def _add(self, index: int, outcome: Outcome) -> None:
+        self.lines.append({**outcome.line, "item": index})
+        if outcome.row is not None:
+            self._kept += 1
+            self._pending.append(outcome.row)
+            if len(self._pending) == ROW_GROUP:
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            table = pa.Table.from_pylist(self._pending, schema=self._writer.schema)
+            self._writer.write_table(table, row_group_size=ROW_GROUP)
+            self._pending.clear()
+
+
+def fitted(picture: Picture, options: Options) -> tuple[np.ndarray, np.ndarray]:
+    """The picture with square pixels at its final size, as content alone and as the row's image (padded).
+
+    Colour whose three channels are equal becomes grey: uint8 (h, w) or (h, w, 3).
+    """
+    rows, columns = picture.pixels.shape[:2]
+    size = target_size(rows * picture.spacing[0], columns * picture.spacing[1], options.size, options.fit)
+    content = resize(picture.pixels, *size)
+    if content.ndim == 3 and (content[..., :1] == content[..., 1:]).all():
+        content = np.ascontiguousarray(content[..., 0])
+    return content, pad_square(content, options.size) if options.fit == "longest" else content
+
+
+def encoded(image: np.ndarray, options: Options) -> bytes:
+    """Encode uint8 (H, W) or (H, W, 3) as PNG level 1 or as JPEG without chroma subsampling."""
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    if options.image_format == "jpeg":
+        sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+        _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, options.quality, *sampling])
+    else:
+        _, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return data.tobytes()
+
+
+def _judged(picture: Picture) -> screening.Verdict:
+    """The verdict of the rules for single pictures, the cheapest first."""
+    rows, columns = picture.pixels.shape[:2]
+    verdict = screening.aspect_ratio(rows * picture.spacing[0], columns * picture.spacing[1])
+    if verdict[0]:
+        verdict = screening.large_enough(picture.height, picture.width)
+    if verdict[0]:
+        is_slice = picture.view in ("axial", "sagittal", "coronal") and picture.index is not None
+        verdict = (screening.not_padding if is_slice else screening.not_constant)(picture.pixels)
+    return verdict
+
+
+def _feeds(raw: Path, items: list[Item], marks: dict[int, str]) -> list[Feed | None]:
+    """For each input the iterator that its bytes come from, shared by consecutive members of one archive."""
+    feeds: list[Feed | None] = []
+    for (path, inside), group in groupby(enumerate(items), key=lambda pair: (pair[1].path, _in_archive(pair[1]))):
+        entries = list(group)
+        wanted = [item for index, item in entries if not item.excluded and index not in marks]
+        feed = archive.members(raw / path, wanted) if inside else None
+        feeds += [feed] * len(entries)
+    return feeds
+
+
+def _in_archive(item: Item) -> bool:
+    return item.member is not None and item.kind not in ("hdf5", "dicom_series")
+
+
+def _next(feed: Feed) -> bytes:
+    _, data = next(feed)
+    if isinstance(data, Refused):
+        raise data
+    return data
+
+
+def _checked(raw: Path, path: str) -> Path:
+    """The input's path, if it is a regular file (or a series' folder) below its source's folder, links resolved.
+
+    The source's own folder may be a link: that is how large disks are attached.
+    """
+    top = os.path.realpath(raw / path.split("/", 1)[0])
+    real = os.path.realpath(raw / path)
+    if os.path.commonpath([top, real]) != top:
+        raise Refused(UNSAFE, "a symbolic link that leaves the source's folder")
+    found = Path(real)
+    if not found.is_file() and not found.is_dir():
+        raise Refused(UNREADABLE, "no longer there, or not a regular file")
+    return found

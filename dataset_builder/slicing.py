@@ -1,0 +1,73 @@
+"""A volume as pictures: the three anatomical views, and square pixels at the wanted size.
+
+Directions are those of a radiology workstation. Axial: anterior up, the patient's right on the left of the picture.
+Coronal: superior up, the patient's right on the left. Sagittal: superior up, anterior on the left.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+VIEWS = ("axial", "sagittal", "coronal")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice: `pixels` (rows, columns[, 3]) in display order, and the millimetres between its rows and columns."""
+
+    view: str
+    index: int
+    pixels: np.ndarray
+    spacing: tuple[float, float]
+
+
+def slices(volume: np.ndarray, spacing: Sequence[float], views: Sequence[str] = VIEWS) -> Iterator[Slice]:
+    """Yield every slice of a volume (X, Y, Z[, 3]) whose axes run to the patient's right, front and head (RAS+).
+
+    Each is a numpy view of `volume` (np.take would copy the whole of a Fortran-ordered volume on each call).
+    `index` counts from the patient's feet (axial), left (sagittal) and back (coronal).
+    """
+    x, y, z = spacing
+    for view in views:
+        if view == "axial":
+            for index in range(volume.shape[2]):
+                yield Slice(view, index, volume[::-1, ::-1, index].swapaxes(0, 1), (y, x))
+        elif view == "sagittal":
+            for index in range(volume.shape[0]):
+                yield Slice(view, index, volume[index, ::-1, ::-1].swapaxes(0, 1), (z, y))
+        else:
+            for index in range(volume.shape[1]):
+                yield Slice(view, index, volume[::-1, index, ::-1].swapaxes(0, 1), (z, x))
+
+
+def target_size(height: float, width: float, size: int, side: str = "longest") -> tuple[int, int]:
+    """Rows and columns of a picture with square pixels whose longest (or shortest) side is `size`.
+
+    `height` and `width` are physical: rows times their spacing, columns times theirs, in one unit.
+    """
+    scale = size / (max(height, width) if side == "longest" else min(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resize(pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Resize uint8 (H, W) or (H, W, 3): area averaging along an axis that shrinks, cubic along one that grows."""
+    height, width = pixels.shape[:2]
+    pixels = np.ascontiguousarray(pixels)
+    if rows < height or columns < width:
+        pixels = cv2.resize(pixels, (min(columns, width), min(rows, height)), interpolation=cv2.INTER_AREA)
+    if rows > height or columns > width:
+        pixels = cv2.resize(pixels, (columns, rows), interpolation=cv2.INTER_CUBIC)
+    return pixels
+
+
+def pad_square(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Centre uint8 (h, w) or (h, w, 3) on black (size, size); an odd line of padding goes below or to the right."""
+    height, width = pixels.shape[:2]
+    if (height, width) == (size, size):
+        return pixels
+    canvas = np.zeros((size, size, *pixels.shape[2:]), dtype=np.uint8)
+    top, left = (size - height) // 2, (size - width) // 2
+    canvas[top : top + height, left : left + width] = pixels
+    return canvas
