@@ -47,8 +47,8 @@ class BioVFMImageProcessorKwargs(ImagesKwargs, total=False):
 
     resize_mode: Literal["pad", "crop"] | None
     intensity: Literal["auto", "percentile"] | None
-    percentiles: list[float] | tuple[float, ...] | None
-    window: list[float] | tuple[float, ...] | None
+    percentiles: list[int | float] | tuple[int | float, ...] | None
+    window: list[int | float] | tuple[int | float, ...] | None
     slice_index: int | None
     axis: Literal["axial", "coronal", "sagittal"] | None
     time_index: int | None
@@ -99,7 +99,7 @@ class BioVFMImageProcessor(PilBackend):
         return Image.fromarray(shown).convert("RGB")
 
     def _validate_preprocess_kwargs(  # type: ignore[override]
-        self, *, do_resize: bool, size: SizeDict, **kwargs: Any
+        self, *, do_resize: bool, size: SizeDict, resize_mode: str, **kwargs: Any
     ) -> None:
         for name, remedy in _UNUSED.items():
             if kwargs.get(name):
@@ -108,6 +108,8 @@ class BioVFMImageProcessor(PilBackend):
             raise ValueError("do_convert_rgb=False is not an option: the model reads three channels")
         if do_resize and not (size.height and size.width):
             raise ValueError(f"size {dict(size)}: give one number, or height and width")
+        if resize_mode not in ("pad", "crop"):
+            raise ValueError(f"resize_mode {resize_mode!r}: not known; take 'pad' or 'crop'")
         super()._validate_preprocess_kwargs(do_resize=do_resize, size=size, **kwargs)
 
     def _prepare_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> list[np.ndarray]:
@@ -162,7 +164,8 @@ def pad_to(image: np.ndarray, height: int, width: int, resample: int = PILImageR
 def crop_to(image: np.ndarray, height: int, width: int, resample: int = PILImageResampling.BICUBIC) -> np.ndarray:
     """Cut the largest centred part of (H, W[, 3]) uint8 with the shape of height x width, and scale it to that."""
     ratio = max(height / image.shape[0], width / image.shape[1])
-    high, wide = height / ratio, width / ratio  # in the image's pixels; the resampling takes fractions
+    # in the image's pixels, fractions included; rounding must not reach past its edge
+    high, wide = min(height / ratio, image.shape[0]), min(width / ratio, image.shape[1])
     top, left = (image.shape[0] - high) / 2, (image.shape[1] - wide) / 2
     picture = Image.fromarray(image)
     return np.asarray(picture.resize((width, height), resample, box=(left, top, left + wide, top + high)))

@@ -43,7 +43,12 @@ def percentile_window(array: np.ndarray, percentiles: tuple[float, float] = PERC
     percentile 0 is not asked for), because a wide background would pull both percentiles towards it. Above a million
     numbers a regular grid of them is used. Returns (0, 0) for an array without a finite number, and twice the same
     number for a constant one.
+
+    Raises:
+        UserError: `percentiles` are not two numbers from 0 to 100, the lower one first.
     """
+    if not (len(percentiles) == 2 and 0 <= percentiles[0] < percentiles[1] <= 100):
+        raise UserError(f"percentiles {percentiles}: give two numbers from 0 to 100, the lower one first")
     step = max(1, math.ceil((array.size / _SAMPLE) ** (1 / max(1, array.ndim))))
     sample = array[(slice(None, None, step),) * array.ndim].ravel()
     if sample.dtype.kind == "f":

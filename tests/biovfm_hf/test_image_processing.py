@@ -1,0 +1,299 @@
+"""BioVFMImageProcessor: what goes in, where it lands in `pixel_values`, and how it is saved and loaded."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+from PIL import Image
+
+import biovfm_hf
+from biovfm_hf.errors import UserError
+from biovfm_hf.image_processing_biovfm import BioVFMImageProcessor, crop_to, pad_to
+
+RNG = np.random.default_rng(0)
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+few = settings(max_examples=40, deadline=None)
+
+
+@pytest.fixture
+def processor():
+    return BioVFMImageProcessor()
+
+
+@pytest.fixture
+def as_levels():
+    """A processor whose `pixel_values` are the 0 to 255 levels themselves."""
+    return BioVFMImageProcessor(do_rescale=False, do_normalize=False, do_resize=False)
+
+
+def levels(processor, image, **kwargs):
+    return processor(image, return_tensors="np", **kwargs).pixel_values[0]
+
+
+def smooth(height, width, low=0, high=65535, dtype=np.uint16):
+    rows, columns = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    return (low + (high - low) * (rows + columns) / 2).astype(dtype)
+
+
+class TestValues:
+    def test_rescaled_and_normalised(self, processor):
+        colour = RNG.integers(0, 256, (224, 224, 3), np.uint8)
+        values = levels(processor, colour)
+        assert values.shape == (3, 224, 224) and values.dtype == np.float32
+        assert np.abs(values - ((colour / 255 - MEAN) / STD).transpose(2, 0, 1)).max() < 1e-5
+
+    def test_grey_becomes_three_equal_channels(self, as_levels):
+        values = levels(as_levels, smooth(20, 30, 0, 255, np.uint8))
+        assert (
+            values.shape == (3, 20, 30)
+            and np.array_equal(values[0], values[1])
+            and np.array_equal(values[0], values[2])
+        )
+
+    def test_16_bit_is_never_clipped(self, as_levels):
+        grey = smooth(300, 300)
+        for image in (grey, Image.fromarray(grey), torch.from_numpy(grey.astype(np.int32))):
+            shown = levels(as_levels, image)[0]
+            assert len(np.unique(shown)) == 256 and (shown == 255).mean() < 0.01
+            assert np.abs(levels(as_levels, image, window=[0, 65535])[0] - grey / 257).max() <= 0.5
+
+    def test_all_forms_of_one_picture_agree(self, processor, tmp_path):
+        colour = RNG.integers(0, 256, (40, 60, 3), np.uint8)
+        Image.fromarray(colour).save(tmp_path / "a.png")
+        forms = [
+            Image.fromarray(colour), colour.transpose(2, 0, 1), torch.from_numpy(colour), str(tmp_path / "a.png"),
+            torch.from_numpy(colour).permute(2, 0, 1), tmp_path / "a.png", (tmp_path / "a.png").read_bytes(),
+            (colour / 255).astype(np.float32), colour[None], Image.fromarray(colour).convert("RGBA"),
+        ]  # fmt: skip
+        expected = levels(processor, colour)
+        for form in forms:
+            assert np.array_equal(levels(processor, form), expected)
+
+    @few
+    @given(
+        st_numpy.arrays(
+            st.sampled_from([np.uint8, np.uint16, np.int16, np.int32, np.float32, np.float64, bool]),
+            st.one_of(
+                st.tuples(st.integers(1, 12), st.integers(1, 12)),
+                st.tuples(st.integers(5, 12), st.integers(5, 12), st.sampled_from([1, 3])),
+                st.tuples(st.sampled_from([1, 3]), st.integers(5, 12), st.integers(5, 12)),
+            ),
+        ),
+        st.sampled_from(["pad", "crop"]),
+    )
+    def test_any_array_gives_finite_values_of_one_shape(self, array, mode):
+        values = BioVFMImageProcessor(size=16, resize_mode=mode)(array, return_tensors="pt").pixel_values
+        assert values.shape == (1, 3, 16, 16) and torch.isfinite(values).all()
+        assert values.min() > -2.2 and values.max() < 2.7
+
+    def test_window_and_percentiles(self, as_levels):
+        ct = np.array([[-1000, -160, 40, 240, 3000]], np.int16)
+        assert levels(as_levels, ct, window=[-160, 240])[0].tolist() == [[0, 0, 128, 255, 255]]
+        assert levels(as_levels, ct, percentiles=[0, 100])[0].tolist() == [[0, 54, 66, 79, 255]]
+
+    def test_channel_layout_can_be_stated(self, as_levels):
+        array = RNG.integers(0, 256, (3, 6, 3), np.uint8)
+        assert levels(as_levels, array).shape == (3, 3, 6)
+        assert levels(as_levels, array, input_data_format="channels_first").shape == (3, 6, 3)
+
+    def test_nothing_is_written_into_the_input(self, processor):
+        array = smooth(300, 200)
+        copy = array.copy()
+        processor(array)
+        assert np.array_equal(array, copy)
+
+
+class TestGeometry:
+    def test_pad_centres_the_whole_image_on_black(self):
+        white = np.full((100, 50), 255, np.uint8)
+        padded = pad_to(white, 224, 224)
+        assert padded.shape == (224, 224)
+        assert (padded[:, 56:168] == 255).all() and padded[:, :56].max() == 0 and padded[:, 168:].max() == 0
+
+    def test_padding_is_black_after_normalisation(self, processor):
+        values = levels(processor, np.full((100, 50), 255, np.uint8))
+        assert np.allclose(values[:, 0, 0], -MEAN / STD, atol=1e-6)
+
+    def test_crop_takes_the_middle(self):
+        image = np.zeros((100, 300), np.uint8)
+        image[:, 100:200] = 255
+        assert crop_to(image, 50, 50)[:, 2:-2].min() > 250
+
+    @few
+    @given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 64), st.integers(1, 64), st.booleans())
+    def test_every_shape_fits(self, height, width, out_height, out_width, colour):
+        image = np.full((height, width, 3) if colour else (height, width), 200, np.uint8)
+        for fit in (pad_to, crop_to):
+            assert fit(image, out_height, out_width).shape == (out_height, out_width, *image.shape[2:])
+        assert (crop_to(image, out_height, out_width) == 200).all()
+
+    def test_aspect_ratio_is_kept(self, processor):
+        rows, columns = np.mgrid[0:400, 0:200]
+        disc = (((rows - 200) ** 2 + (columns - 100) ** 2 < 60**2) * 255).astype(np.uint8)
+        for mode in ("pad", "crop"):
+            shown = levels(processor, disc, resize_mode=mode)[0] > 0
+            assert abs(int(shown.any(0).sum()) - int(shown.any(1).sum())) <= 1
+
+    def test_resizing_is_antialiased_bicubic(self, as_levels):
+        colour = RNG.integers(0, 256, (448, 448, 3), np.uint8)
+        tensor = torch.from_numpy(colour).permute(2, 0, 1)[None]
+        theirs = torch.nn.functional.interpolate(tensor, size=(224, 224), mode="bicubic", antialias=True)[0]
+        ours = as_levels(colour, do_resize=True, return_tensors="pt").pixel_values[0]
+        assert (ours - theirs).abs().max() <= 2
+
+    def test_agrees_with_transformers_own_processors(self, processor):
+        colour = RNG.integers(0, 256, (448, 448, 3), np.uint8)
+        size = {"height": 224, "width": 224}
+        options = {"size": size, "resample": 3, "image_mean": MEAN.tolist(), "image_std": STD.tolist()}
+        names = ["ViTImageProcessorPil"] + ["ViTImageProcessor"] * transformers.utils.is_torchvision_available()
+        for name, tolerance in zip(names, (1e-3, 2), strict=False):
+            theirs = getattr(transformers, name)(**options)(Image.fromarray(colour), return_tensors="pt").pixel_values
+            difference = (processor(colour, return_tensors="pt").pixel_values - theirs).abs()
+            assert (difference * torch.tensor(STD).view(3, 1, 1) * 255).max() <= tolerance
+
+    def test_sizes(self, processor):
+        image = smooth(30, 50)
+        assert levels(processor, image, size=98).shape == (3, 98, 98)
+        assert levels(processor, image, size={"height": 32, "width": 64}).shape == (3, 32, 64)
+        assert levels(processor, image, do_resize=False).shape == (3, 30, 50)
+
+
+class TestInputs:
+    def test_batches(self, processor):
+        images = [smooth(30, 50), Image.new("RGB", (9, 5)), torch.rand(3, 8, 8)]
+        together = processor(images, return_tensors="pt").pixel_values
+        alone = torch.cat([processor(image, return_tensors="pt").pixel_values for image in images])
+        assert torch.equal(together, alone)
+        assert processor(np.zeros((4, 8, 8, 3), np.uint8)).pixel_values.shape[0] == 4
+        assert processor(torch.zeros(5, 1, 8, 8)).pixel_values.shape[0] == 5
+
+    def test_unequal_images_without_resizing_stay_a_list(self, processor):
+        values = processor([smooth(4, 5), smooth(6, 7)], do_resize=False).pixel_values
+        assert [v.shape for v in values] == [(3, 4, 5), (3, 6, 7)]
+
+    def test_dicom_and_a_slice_of_a_volume(self, processor, tmp_path):
+        pydicom, nibabel = pytest.importorskip("pydicom"), pytest.importorskip("nibabel")
+        path = pydicom.data.get_testdata_file("MR_small.dcm", download=False)
+        if path is not None:
+            assert levels(processor, path).shape == (3, 224, 224)
+        volume = RNG.integers(-1000, 1000, (8, 9, 10)).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "ct.nii.gz")
+        with pytest.raises(UserError, match="8 x 9 x 10"):
+            processor(tmp_path / "ct.nii.gz")
+        chosen = {"slice_index": 4, "axis": "coronal", "window": [-160, 240]}
+        direct = levels(processor, volume[::-1, 4, ::-1].T, window=[-160, 240])
+        assert np.array_equal(levels(processor, tmp_path / "ct.nii.gz", **chosen), direct)
+
+    def test_view_is_the_8_bit_picture(self, processor, tmp_path):
+        grey = smooth(30, 50)
+        Image.fromarray(grey).save(tmp_path / "a.png")
+        view = processor.view(tmp_path / "a.png")
+        assert view.mode == "RGB" and view.size == (50, 30)
+        assert np.array_equal(levels(processor, view), levels(processor, grey))
+        assert processor.view(grey, window=(0, 1000)).getpixel((49, 29)) == (255, 255, 255)
+
+    @pytest.mark.parametrize("bad", ["absent.png", 3, np.zeros((40, 50, 60), np.int16), [[1, 2], [3, 4]]])
+    def test_bad_input_is_refused_in_one_line(self, processor, bad):
+        with pytest.raises(UserError) as caught:
+            processor(bad)
+        assert "\n" not in str(caught.value)
+
+    def test_truncated_image(self, processor, tmp_path):
+        Image.fromarray(RNG.integers(0, 256, (64, 64), np.uint8)).save(tmp_path / "whole.png")
+        (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
+        with pytest.raises(UserError, match=r"cut\.png"):
+            processor(str(tmp_path / "cut.png"))
+
+    @pytest.mark.parametrize(
+        "option", [{"do_center_crop": True}, {"crop_size": 200}, {"do_pad": True}, {"do_convert_rgb": False},
+                   {"resize_mode": "stretch"}, {"intensity": "bright"}, {"size": {"shortest_edge": 224}},
+                   {"percentiles": (99, 1)}, {"window": (9, 1)}],
+    )  # fmt: skip
+    def test_options_it_does_not_have_are_refused(self, processor, option):
+        with pytest.raises((ValueError, UserError, StrictDataclassFieldValidationError)):
+            processor(smooth(5, 5), **option)
+        with pytest.raises((ValueError, UserError)):
+            BioVFMImageProcessor(**option)(smooth(5, 5))
+
+
+OPTIONS = {"size": 112, "resize_mode": "crop", "intensity": "percentile", "percentiles": (1.0, 99.0)}
+
+
+class TestSaving:
+    def test_round_trip(self, tmp_path):
+        processor = BioVFMImageProcessor(**OPTIONS)
+        processor.save_pretrained(tmp_path)
+        image = smooth(70, 90)
+        for loaded in (
+            BioVFMImageProcessor.from_pretrained(tmp_path), transformers.AutoImageProcessor.from_pretrained(tmp_path)
+        ):  # fmt: skip
+            assert type(loaded) is BioVFMImageProcessor and loaded.to_json_string() == processor.to_json_string()
+            assert np.array_equal(levels(loaded, image), levels(processor, image))
+        again = BioVFMImageProcessor.from_pretrained(tmp_path, size=56, window=[0, 9])
+        assert levels(again, image).shape == (3, 56, 56) and list(again.window) == [0, 9]
+
+    def test_remote_code_runs_without_the_package(self, tmp_path):
+        """A process that never imports biovfm_hf, and whose torchvision and readers are hidden, loads the folder."""
+        BioVFMImageProcessor(**OPTIONS).save_pretrained(tmp_path / "saved")
+        image = smooth(70, 90)
+        Image.fromarray(image).save(tmp_path / "a.png")
+        program = textwrap.dedent(
+            """
+            import sys
+            for name in ("torchvision", "pydicom", "nibabel", "tifffile", "isal", "biovfm_hf"):
+                sys.modules[name] = None  # as if it were not installed
+            import numpy, transformers
+            folder, image, out = sys.argv[1:]
+            processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+            numpy.save(out, processor(image, return_tensors="pt").pixel_values.numpy())
+            assert type(processor).__module__.startswith("transformers_modules"), type(processor)
+            """
+        )
+        environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""}
+        arguments = [str(tmp_path / "saved"), str(tmp_path / "a.png"), str(tmp_path / "out.npy")]
+        subprocess.run([sys.executable, "-c", program, *arguments], check=True, env=environment, cwd=tmp_path)
+        expected = levels(BioVFMImageProcessor(**OPTIONS), image)
+        assert np.array_equal(np.load(tmp_path / "out.npy")[0], expected)
+
+    def test_the_files_that_travel_import_core_dependencies_only(self):
+        from transformers.dynamic_module_utils import get_imports, get_relative_import_files
+
+        start = Path(biovfm_hf.__file__).parent / "image_processing_biovfm.py"
+        allowed = {"numpy", "PIL", "transformers"} | set(sys.stdlib_module_names)
+        for file in [str(start), *get_relative_import_files(str(start))]:
+            assert set(get_imports(file)) <= allowed, file
+
+    @pytest.mark.parametrize("task", ["image-feature-extraction", "image-classification"])
+    def test_pipelines(self, tmp_path, task):
+        config = biovfm_hf.BioVFMConfig(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8, num_labels=3
+        )
+        classify = task == "image-classification"
+        model = (biovfm_hf.BioVFMForImageClassification if classify else biovfm_hf.BioVFMModel)(config).eval()
+        processor = BioVFMImageProcessor(size=32)
+        model.save_pretrained(tmp_path / "model")
+        processor.save_pretrained(tmp_path / "model")
+        grey = smooth(40, 50)
+        processor.view(grey).save(tmp_path / "a.png")
+        run = transformers.pipeline(task, model=str(tmp_path / "model"))
+        assert type(run.image_processor) is BioVFMImageProcessor
+        with torch.no_grad():
+            output = model(**processor(grey, return_tensors="pt"))
+        for image in (str(tmp_path / "a.png"), processor.view(grey)):
+            found = run(image)
+            if classify:
+                expected = output.logits.softmax(-1)[0]
+                scores = {entry["label"]: entry["score"] for entry in found}
+                assert all(abs(scores[f"LABEL_{n}"] - float(expected[n])) < 1e-5 for n in range(3))
+            else:
+                assert np.allclose(found, output.last_hidden_state.numpy(), atol=1e-5)
