@@ -1,0 +1,122 @@
+"""Paired comparisons between the models of a results folder, on the same test cases, corrected over tasks."""
+
+import hashlib
+import json
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from biovfm_hf.files import write_text
+
+from .bootstrap import Resampler, bounds
+from .compare import holm, paired_bootstrap
+from .metrics import dice, jaccard
+from .probes.segment import case_scores
+from .results import Record, clean, locked, read_scores
+from .tasks import SEGMENTATION
+
+METRICS = ("auc", "accuracy", "balanced_accuracy", "mcc", "f1_macro", "dice", "jaccard")
+SAME = ("task", "data", "method", "protocol", "seed", "settings")
+
+
+def compare_models(out: Path, records: list[Record], resamples: int = 1000, seed: int = 0) -> list[Record]:
+    """Compare every two models that were scored alike on a task, and write comparisons.json.
+
+    Each row: `task`, `method`, `metric`, `model_a`, `model_b`, `difference` (a - b) with its 95 % interval `low`,
+    `high`, `p`, and `p_holm`, corrected over the tasks of the same method, metric and pair of models. What was
+    compared before is kept in `comparisons/`, one file per pair.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(json.dumps([record.get(name) for name in SAME], sort_keys=True), []).append(record)
+    rows: list[dict[str, Any]] = []
+    for group in groups.values():
+        for first, second in combinations(group, 2):
+            rows += _pair_rows(out, first, second, resamples, seed)
+    _add_holm(rows)
+    with locked(out):
+        write_text(out / "comparisons.json", json.dumps(clean(rows), indent=1) + "\n")
+    return rows
+
+
+def _pair_rows(out: Path, first: Record, second: Record, resamples: int, seed: int) -> list[dict[str, Any]]:
+    measured = [first["scores"], second["scores"], first["revision"], second["revision"], first["data"]]
+    names = json.dumps([*measured, resamples, seed])
+    path = out / "comparisons" / f"{hashlib.blake2b(names.encode(), digest_size=10).hexdigest()}.json"
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    held = [read_scores(out, record) for record in (first, second)]
+    found = (
+        _segmentation(held, resamples, seed)
+        if first["kind"] == SEGMENTATION
+        else _scores(first, held, resamples, seed)
+    )
+    common = {"task": first["task"], "method": first["method"], "protocol": first["protocol"]}
+    rows = [
+        {**common, "metric": metric, "model_a": first["model"], "model_b": second["model"], **entry}
+        for metric, entry in found.items()
+        if metric in METRICS and entry["difference"] is not None
+    ]
+    write_text(path, json.dumps(clean(rows), indent=1) + "\n")
+    return rows
+
+
+def _scores(record: Record, held: list[dict[str, np.ndarray]], resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+    return paired_bootstrap(
+        record["kind"],
+        held[0]["test_labels"],
+        held[0]["test_scores"],
+        held[1]["test_scores"],
+        held[0]["thresholds"],
+        held[1]["thresholds"],
+        n=resamples,
+        seed=seed,
+        clusters=held[0].get("test_subjects"),
+    )
+
+
+def _segmentation(held: list[dict[str, np.ndarray]], resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name, metric in (("dice", dice), ("jaccard", jaccard)):
+        values = case_scores(metric(held[0]["test_counts"])) - case_scores(metric(held[1]["test_counts"]))
+        found[name] = paired_means(values, resamples, seed, held[0].get("test_subjects"))
+    return found
+
+
+def paired_means(
+    differences: np.ndarray, resamples: int = 1000, seed: int = 0, clusters: np.ndarray | None = None
+) -> dict[str, Any]:
+    """The mean of per-case differences with its percentile interval and two-sided bootstrap p, as `compare` gives.
+
+    Args:
+        differences: (cases,); NaN where a case does not define the score.
+        resamples: how many.
+        seed: of the draws.
+        clusters: (cases,) subjects, to draw whole subjects.
+    """
+    known = np.isfinite(differences)
+    if not known.any():
+        return {"difference": None, "low": None, "high": None, "p": None, "reason": "no case defines the score"}
+    filled, drawn = np.where(known, differences, 0.0), []
+    for weights in Resampler(len(differences), "fast", seed, clusters).blocks(resamples):
+        with np.errstate(invalid="ignore"):
+            drawn.append((weights.T @ filled) / (weights.T @ known))
+    means = np.concatenate(drawn)
+    means = means[np.isfinite(means)]
+    low, high = bounds(means, "fast")
+    beyond = min((means <= 0).sum(), (means >= 0).sum())
+    p = min(1.0, 2 * (int(beyond) + 1) / (len(means) + 1))
+    return {"difference": float(differences[known].mean()), "low": low, "high": high, "p": p}
+
+
+def _add_holm(rows: list[dict[str, Any]]) -> None:
+    families: dict[tuple, list[dict[str, Any]]] = {}
+    for row in rows:
+        family = tuple(row[name] for name in ("method", "protocol", "metric", "model_a", "model_b"))
+        families.setdefault(family, []).append(row)
+    for members in families.values():
+        adjusted = holm(np.array([np.nan if row["p"] is None else row["p"] for row in members], float))
+        for row, p in zip(members, adjusted, strict=True):
+            row["p_holm"] = None if np.isnan(p) else float(p)

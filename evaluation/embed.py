@@ -1,0 +1,261 @@
+"""Features of images, computed once: safetensors shards in a cache folder, keyed by what they depend on."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.files import atomic_path
+
+from .encoders import Encoder, to_square
+from .tasks.images import Images
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHARD_IMAGES = 4096
+TOKEN_SHARD_BYTES = 64 << 20
+BATCH_SIZE = 64
+FORMAT = "2"  # part of every key: raise it when what is stored changes meaning
+SUMMARIES = ("class", "mean", "mean_raw")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The BioVFM authors' training augmentation, drawn anew for each view: rotation by up to 30 degrees, then a crop
+    of the original size out of the image padded by 4 of 224 pixels. Empty corners are black.
+    """
+
+    view: int
+    seed: int
+
+    def __call__(self, image: np.ndarray, index: int) -> np.ndarray:
+        """Augment image number `index`, uint8 (H, W, 3) to the same shape."""
+        from PIL import Image
+
+        rng = np.random.default_rng([self.seed, self.view, index])
+        rotated = np.asarray(Image.fromarray(image).rotate(rng.uniform(-30, 30)))
+        height, width = image.shape[:2]
+        pad = max(1, round(4 * max(height, width) / 224))
+        padded = np.pad(rotated, ((pad, pad), (pad, pad), (0, 0)))
+        top, left = rng.integers(0, 2 * pad + 1, 2)
+        return padded[top : top + height, left : left + width]
+
+
+def cache_key(encoder: Encoder, images: Images, what: str) -> str:
+    """A hex key of everything that features depend on: weights, preprocessing, the images' content, and `what`."""
+    parts = (FORMAT, encoder.revision, encoder.preprocessing, images.fingerprint(), what)
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
+
+
+def embed_summaries(
+    encoder: Encoder,
+    images: Images,
+    cache: Path,
+    augmentation: Augmentation | None = None,
+    batch_size: int = BATCH_SIZE,
+    label: str = "",
+) -> dict[str, np.ndarray]:
+    """Feature vectors of `images`, from the cache where they are there.
+
+    Work is done in shards of `SHARD_IMAGES`, each written when finished, so a killed run continues with what is
+    missing; processes started by `accelerate launch` share the shards among them.
+
+    Returns:
+        {name: (N, D) float32} for each of `SUMMARIES`, see `encoders.Encoded.summary`.
+
+    Raises:
+        UserError: an image cannot be read, or the encoder gives values that are not finite.
+    """
+    folder = cache / cache_key(encoder, images, f"summaries {augmentation}")
+    shards = _fill(
+        encoder, images, folder, SHARD_IMAGES, batch_size, label, _summarise, encoder.preprocess, augmentation
+    )
+    return read_shards(shards, SUMMARIES)
+
+
+def _summarise(encoder: Encoder, pixels: "Tensor") -> dict[str, "Tensor"]:
+    return encoder.encode(pixels).summary()
+
+
+def embed_tokens(
+    encoder: Encoder, images: Images, cache: Path, size: int, blocks: int = 0, batch_size: int = 16, label: str = ""
+) -> "TokenStore":
+    """Patch tokens of whole images, squeezed to `size` x `size` so that masks stay aligned, as a store on disk.
+
+    With `blocks` of 0 the store holds one grid per image, the normed tokens; otherwise the last block's and those of
+    the `blocks` - 1 blocks before it, oldest first. Tokens are kept in half precision.
+
+    Raises:
+        UserError: as `embed_summaries`.
+    """
+
+    def tokens(encoder: Encoder, pixels: "Tensor") -> dict[str, "Tensor"]:
+        encoded = encoder.encode(pixels, blocks)
+        grids = encoded.blocks if blocks else [encoded.patches()]
+        return {f"block{i}": grid.half() for i, grid in enumerate(grids)}
+
+    def preprocess(batch: list[np.ndarray]) -> "Tensor":
+        return to_square(batch, size, encoder.mean, encoder.std)
+
+    folder = cache / cache_key(encoder, images, f"tokens {size} {blocks}")
+    per_image = _token_bytes(encoder, size, blocks)
+    shard_images = int(np.clip(TOKEN_SHARD_BYTES // per_image, 1, SHARD_IMAGES))
+    shards = _fill(encoder, images, folder, shard_images, batch_size, label, tokens, preprocess, None)
+    return TokenStore(shards, shard_images, len(images))
+
+
+def _token_bytes(encoder: Encoder, size: int, blocks: int) -> int:
+    encoded = encoder.encode(to_square([np.zeros((size, size, 3), np.uint8)], size, encoder.mean, encoder.std))
+    return 2 * encoded.grid[0] * encoded.grid[1] * encoded.tokens.shape[-1] * max(blocks, 1)
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """Patch tokens on disk: `store.read(rows)` gives a list, one entry per block, of (B, h, w, D) float32 tensors."""
+
+    shards: list[Path]
+    shard_images: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, rows: np.ndarray) -> list["Tensor"]:
+        """Tokens of images `rows`, in that order, reading only those parts of the memory-mapped shards."""
+        import torch
+        from safetensors import safe_open
+
+        parts: dict[str, list[Tensor]] = {}
+        where = np.empty(len(rows), int)
+        filled = 0
+        for shard in np.unique(np.asarray(rows) // self.shard_images):
+            mine = np.flatnonzero(rows // self.shard_images == shard)
+            with safe_open(str(self.shards[shard]), framework="pt") as stored:
+                for name in sorted(stored.keys()):
+                    held = stored.get_slice(name)
+                    offsets = [int(rows[i]) - int(shard) * self.shard_images for i in mine]
+                    parts.setdefault(name, []).extend(held[o : o + 1] for o in offsets)
+            where[mine] = np.arange(filled, filled + len(mine))
+            filled += len(mine)
+        return [torch.cat(parts[name])[where].float() for name in sorted(parts, key=lambda n: int(n[5:]))]
+
+
+def read_shards(shards: list[Path], names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Read the rows of all shards: {name: (N, ...)}. One shard is memory-mapped by safetensors, several are joined."""
+    from safetensors import safe_open
+
+    found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for shard in shards:
+        with safe_open(str(shard), framework="np") as stored:
+            for name in names:
+                found[name].append(stored.get_tensor(name))
+    return {name: parts[0] if len(parts) == 1 else np.concatenate(parts) for name, parts in found.items()}
+
+
+def _fill(
+    encoder: Encoder,
+    images: Images,
+    folder: Path,
+    shard_images: int,
+    batch_size: int,
+    label: str,
+    compute: Callable[[Encoder, "Tensor"], dict[str, "Tensor"]],
+    preprocess: Callable[[list[np.ndarray]], "Tensor"],
+    augmentation: Augmentation | None,
+) -> list[Path]:
+    """Write the shards that are missing, and give the paths of all."""
+    from tqdm import tqdm
+
+    rank, world, wait = _processes()
+    count = -(-len(images) // shard_images)
+    paths = [folder / f"{number:05d}.safetensors" for number in range(count)]
+    missing = [n for n in range(count) if n % world == rank and not paths[n].exists()]
+    total = sum(min(shard_images, len(images) - n * shard_images) for n in missing)
+    if missing:
+        with tqdm(total=total, desc=label or "embed", unit="img", disable=None, leave=False) as bar:
+            for number in missing:
+                rows = range(number * shard_images, min((number + 1) * shard_images, len(images)))
+                arrays = _embed_rows(encoder, images, rows, batch_size, compute, preprocess, augmentation, bar.update)
+                _write_shard(paths[number], arrays, encoder, label)
+    wait()
+    return paths
+
+
+def _processes() -> tuple[int, int, Callable[[], object]]:
+    """This process' number, how many there are, and a function that waits for all: as `accelerate launch` set them."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, 1, lambda: None
+    from accelerate import PartialState
+
+    state = PartialState()
+    return state.process_index, state.num_processes, state.wait_for_everyone
+
+
+def _embed_rows(
+    encoder: Encoder,
+    images: Images,
+    rows: range,
+    batch_size: int,
+    compute: Callable[[Encoder, "Tensor"], dict[str, "Tensor"]],
+    preprocess: Callable[[list[np.ndarray]], "Tensor"],
+    augmentation: Augmentation | None,
+    progress: Callable[[int], object],
+) -> dict[str, "Tensor"]:
+    import torch
+
+    def load(batch: range) -> "Tensor":
+        decoded = [images[i] for i in batch]
+        if augmentation is not None:
+            decoded = [augmentation(image, i) for image, i in zip(decoded, batch, strict=True)]
+        return preprocess(decoded)
+
+    batches = [range(s, min(s + batch_size, rows.stop)) for s in range(rows.start, rows.stop, batch_size)]
+    parts: dict[str, list[Tensor]] = {}
+    for batch, pixels in zip(batches, prefetch(load, batches), strict=True):
+        for name, value in compute(encoder, pixels).items():
+            parts.setdefault(name, []).append(value.cpu())
+        progress(len(batch))
+    return {name: torch.cat(values).contiguous() for name, values in parts.items()}
+
+
+def prefetch(work: Callable[[Any], Any], items: list, ahead: int = 3, threads: int | None = None) -> Iterator[Any]:
+    """Yield `work(item)` in order, computed by threads at most `ahead` items before they are asked for."""
+    with ThreadPoolExecutor(threads or min(ahead, os.cpu_count() or 1)) as pool:
+        waiting: list[Future] = []
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= ahead:
+                yield waiting.pop(0).result()
+        while waiting:
+            yield waiting.pop(0).result()
+
+
+def _write_shard(path: Path, arrays: dict[str, "Tensor"], encoder: Encoder, label: str) -> None:
+    from safetensors.torch import save_file
+
+    for name, values in arrays.items():
+        bad = int((~values.isfinite()).sum())
+        if bad:
+            raise UserError(
+                f"model {encoder.name} gives {bad} values that are not finite ({name}) on {label or 'these images'}; "
+                "check its weights, or run it in float32 on a CPU"
+            )
+    with atomic_path(path) as temporary:
+        save_file(arrays, temporary)
+
+
+def case_features(features: np.ndarray, case_of_image: np.ndarray | None) -> np.ndarray:
+    """Average the features (N_images, D) of each case: (N_cases, D). `case_of_image` None means one image each."""
+    if case_of_image is None:
+        return features
+    counts = np.bincount(case_of_image).astype(np.float32)
+    sums = np.zeros((len(counts), features.shape[1]), np.float32)
+    np.add.at(sums, case_of_image, features)
+    return sums / counts[:, None]

@@ -1,0 +1,432 @@
+"""Vision encoders by name: transformers folders and repositories, timm and open_clip models, the paper's line-up.
+
+Every encoder answers with the same things. Token models (ViTs of any family) are read at two places: after the last
+block, and through their final norm. Convolutional models give one feature map, which stands for both.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError, require
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Short names of the papers' line-up: what each loads. IN21K ViTs are the weights that the BioVFM code loads under that
+# name: pretrained on ImageNet-21k, then fine-tuned on ImageNet-1k.
+SHORT_NAMES = {
+    "in21k-vit-b": "timm:vit_base_patch16_224.augreg_in21k_ft_in1k",
+    "in21k-vit-l": "timm:vit_large_patch16_224.augreg_in21k_ft_in1k",
+    "rad-dino": "microsoft/rad-dino",
+    "biomedclip": "open_clip:hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
+    "dinov2-s": "facebook/dinov2-small",
+    "dinov2-b": "facebook/dinov2-base",
+    "dinov2-l": "facebook/dinov2-large",
+    "dinov2-g": "facebook/dinov2-giant",
+    "mae-b": "facebook/vit-mae-base",
+    "mae-l": "facebook/vit-mae-large",
+    "mae-h": "facebook/vit-mae-huge",
+    "msn-s": "facebook/vit-msn-small",
+    "msn-b": "facebook/vit-msn-base",
+    "msn-l": "facebook/vit-msn-large",
+    "clip-b": "openai/clip-vit-base-patch16",
+    "clip-l": "openai/clip-vit-large-patch14",
+    "openclip-h": "open_clip:hf-hub:laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    "sam-b": "facebook/sam-vit-base",
+    "sam-l": "facebook/sam-vit-large",
+    "sam-h": "facebook/sam-vit-huge",
+    "densenet201": "timm:densenet201.tv_in1k",
+    "resnet152": "timm:resnet152.tv_in1k",
+    "vgg19": "timm:vgg19.tv_in1k",
+}
+# Names of the line-up that cannot be loaded, and why.
+UNAVAILABLE = {
+    "biomedgpt": "BiomedGPT's encoder is part of an OFA model that neither transformers nor timm loads; "
+    "score its outputs with `biovfm score`, or give a converted model folder",
+}
+LABEL = re.compile(r"^([\w.+-]+)=(.+)$")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass
+class Encoded:
+    """What an encoder says of a batch of images.
+
+    `tokens` (B, N, D) after the last block, class token and registers first; `normed` (B, N, D) the same through the
+    final norm; `grid` (h, w) of the patches, the last h * w tokens; `blocks` outputs of the last blocks asked for,
+    oldest first, each (B, h, w, D).
+    """
+
+    tokens: "Tensor"
+    normed: "Tensor"
+    grid: tuple[int, int]
+    blocks: list["Tensor"] = field(default_factory=list)
+
+    @property
+    def prefix(self) -> int:
+        """How many tokens stand before the patches."""
+        return self.tokens.shape[1] - self.grid[0] * self.grid[1]
+
+    def summary(self) -> dict[str, "Tensor"]:
+        """Feature vectors (B, D): `mean` and `mean_raw` (of patch tokens, with and without the norm), and `class`.
+
+        `class` is the normed class token, or `mean` where the model has none.
+        """
+        mean = self.normed[:, self.prefix :].mean(1)
+        return {
+            "class": self.normed[:, 0] if self.prefix else mean,
+            "mean": mean,
+            "mean_raw": self.tokens[:, self.prefix :].mean(1),
+        }
+
+    def patches(self) -> "Tensor":
+        """Normed patch tokens as a grid, (B, h, w, D)."""
+        return self.normed[:, self.prefix :].unflatten(1, self.grid)
+
+
+@dataclass
+class Encoder:
+    """A frozen vision model with the preprocessing it was made for.
+
+    Attributes:
+        name: what results call it.
+        revision: the Hub commit, or a digest of a folder's files.
+        module: the torch module.
+        preprocess: uint8 images (H, W, 3) of any size -> float (B, 3, S, S).
+        preprocessing: what `preprocess` does, in words; part of the cache key.
+        size: S, pixels.
+        mean, std: per channel, of pixel values in 0..1; for preprocessing that must keep masks aligned.
+        device: where the module is.
+    """
+
+    name: str
+    revision: str
+    module: "nn.Module"
+    preprocess: Callable[[Sequence[np.ndarray]], "Tensor"]
+    preprocessing: str
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: str = "cpu"
+
+    def encode(self, pixel_values: "Tensor", blocks: int = 0) -> Encoded:
+        """Encode (B, 3, H, W) without gradients, under bfloat16 autocast on a GPU; features are float32.
+
+        Raises:
+            UserError: `blocks` of a model that has no equal blocks.
+        """
+        import torch
+
+        kind = torch.device(self.device).type
+        self.module.eval()
+        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
+            encoded = run(self.module, pixel_values.to(self.device), blocks)
+        encoded.tokens, encoded.normed = encoded.tokens.float(), encoded.normed.float()
+        encoded.blocks = [block.float() for block in encoded.blocks]
+        return encoded
+
+
+def run(module: "nn.Module", pixel_values: "Tensor", blocks: int = 0) -> Encoded:
+    """Run any supported module and read its tokens. Gradients flow, for fine-tuning."""
+    layers, norm = find_layers(module), find_final_norm(module)
+    outputs: list[Tensor] = []
+    hooks = []
+    if layers is not None:
+        for layer in layers[-max(blocks, 1) :]:
+            hooks.append(layer.register_forward_hook(lambda _m, _i, out: outputs.append(_tensor(out))))
+    try:
+        answer = _forward(module, pixel_values)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if layers is None or norm is None or outputs[-1].ndim != 3:
+        return _encoded_map(module, _tensor(answer), outputs if blocks else [])
+    grid = patch_grid(module, pixel_values.shape[-2:])
+    cells = grid[0] * grid[1]
+    maps = [out[:, out.shape[1] - cells :].unflatten(1, grid) for out in outputs] if blocks else []
+    return Encoded(outputs[-1], norm(outputs[-1]), grid, maps)
+
+
+def _encoded_map(module: "nn.Module", last: "Tensor", outputs: list["Tensor"]) -> Encoded:
+    """Features of a model whose answer is a map: (B, D, h, w), or (B, D) for a pooled answer."""
+    if last.ndim == 2:
+        last = last[:, :, None, None]
+    if last.ndim != 4:
+        raise UserError(f"{type(module).__name__} answers with shape {tuple(last.shape)}, which is no feature map")
+    tokens = last.flatten(2).transpose(1, 2)
+    grid = (last.shape[2], last.shape[3])
+    if any(out.ndim != 4 or out.shape[1:3] != grid for out in outputs):
+        raise UserError(f"{type(module).__name__} has no equal blocks; use the linear decoder (--decoder linear)")
+    return Encoded(tokens, tokens, grid, outputs)
+
+
+def _tensor(output: Any) -> "Tensor":
+    if isinstance(output, tuple):
+        return output[0]
+    if hasattr(output, "last_hidden_state"):
+        return output.last_hidden_state
+    return output
+
+
+def _forward(module: "nn.Module", pixel_values: "Tensor") -> Any:
+    import torch
+
+    if type(module).__name__ == "ViTMAEModel":
+        # Keep every patch, in its place: the noise decides the shuffle, and the config says that nothing is masked.
+        rows, columns = patch_grid(module, pixel_values.shape[-2:])
+        noise = torch.arange(float(rows * columns), device=pixel_values.device).expand(len(pixel_values), -1)
+        return module(pixel_values, noise=noise, interpolate_pos_encoding=True)
+    if getattr(module, "interpolates", False):
+        return module(pixel_values, interpolate_pos_encoding=True)
+    return getattr(module, "forward_features", module)(pixel_values)
+
+
+def find_layers(module: "nn.Module") -> "Sequence[nn.Module] | None":
+    """The transformer blocks of a module: its longest list of equal attention-like layers, None for others."""
+    from torch import nn
+
+    best: Sequence[nn.Module] | None = None
+    for item in module.modules():
+        if isinstance(item, nn.ModuleList | nn.Sequential) and len(item) > (len(best) if best else 0):
+            kinds = {type(child) for child in item}
+            names = " ".join(name.lower() for name, _ in item[0].named_modules())
+            if len(kinds) == 1 and ("attn" in names or "attention" in names):
+                best = list(item)
+    return best
+
+
+def find_final_norm(module: "nn.Module") -> "nn.Module | None":
+    """The norm that a token model ends with."""
+    from torch import nn
+
+    for name in ("post_layernorm", "ln_post", "layernorm", "layer_norm", "norm", "fc_norm"):
+        for holder in (module, getattr(module, "trunk", None), getattr(module, "vision_model", None)):
+            found = getattr(holder, name, None)
+            if isinstance(found, nn.Module) and not isinstance(found, nn.Identity):
+                return found
+    return None
+
+
+def patch_grid(module: "nn.Module", size: Sequence[int]) -> tuple[int, int]:
+    """Rows and columns of patches of an image of `size` (H, W): by the module's first convolution."""
+    from torch import nn
+
+    first = next(item for item in module.modules() if isinstance(item, nn.Conv2d))
+    height, width = (step if isinstance(step, int) else int(step) for step in first.stride)
+    return int(size[0]) // height, int(size[1]) // width
+
+
+def load_encoder(name: str, device: str = "cpu", preprocess: str = "own") -> Encoder:
+    """Load an encoder.
+
+    Args:
+        name: a model folder, a Hub repository, `timm:NAME`, `timm:FOLDER`, `open_clip:hf-hub:REPO`, one of
+            `SHORT_NAMES`, or `LABEL=` and one of these to choose what results call it.
+        device: a torch device.
+        preprocess: `own` (the model's), or `half`: resized to the model's size and normalised by mean 0.5 and
+            standard deviation 0.5, whatever the model, as the BioVFM authors do.
+
+    Raises:
+        UserError: there is no such model, or it needs a package or a network that is not there.
+    """
+    label, source = split_label(name)
+    if source.lower() in UNAVAILABLE:
+        raise UserError(f"{source}: {UNAVAILABLE[source.lower()]}")
+    source = SHORT_NAMES.get(source.lower(), source)
+    if source.startswith("timm:"):
+        encoder = _load_timm(source.removeprefix("timm:"))
+    elif source.startswith(("open_clip:", "hf-hub:")):
+        encoder = _load_open_clip(source.removeprefix("open_clip:"))
+    else:
+        encoder = _load_transformers(source)
+    encoder.name, encoder.device = label, device
+    encoder.module.eval().requires_grad_(False).to(device)
+    if preprocess == "half":
+        encoder.mean = encoder.std = (0.5, 0.5, 0.5)
+        encoder.preprocess = lambda images: to_square(images, encoder.size, encoder.mean, encoder.std)
+        encoder.preprocessing = f"square {encoder.size}, bicubic, mean 0.5, std 0.5"
+    return encoder
+
+
+def split_label(name: str) -> tuple[str, str]:
+    """Split `LABEL=SOURCE`; a source without label is called by its name, a folder by its last telling parts.
+
+    >>> split_label("ours=runs/a/model")
+    ('ours', 'runs/a/model')
+    >>> split_label("runs/a/model")
+    ('a/model', 'runs/a/model')
+    """
+    found = LABEL.match(name)
+    if found:
+        return found.group(1), found.group(2)
+    if Path(name).is_dir() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        parts = [part for part in Path(name).expanduser().resolve().parts if part != "/"]
+        generic = parts[-1] == "model" or parts[-1].startswith("step_")
+        return "/".join(parts[-2:] if generic else parts[-1:]), name
+    return name, name
+
+
+def to_square(images: Sequence[np.ndarray], size: int, mean: Sequence[float], std: Sequence[float]) -> "Tensor":
+    """Resize uint8 images (H, W, 3) to (B, 3, size, size), bicubic with antialiasing, and normalise."""
+    import torch
+    from PIL import Image
+
+    resized = [
+        image
+        if image.shape[:2] == (size, size)
+        else np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0))
+        for image in images
+    ]
+    pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float().div_(255)
+    return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+def _load_transformers(source: str) -> Encoder:
+    import transformers
+    from transformers.utils import logging
+
+    import biovfm_hf  # noqa: F401  (registers the biovfm model type)
+
+    logging.disable_progress_bar()
+    path = Path(source).expanduser()
+    if not path.is_dir() and (source.startswith((".", "/", "~")) or source.count("/") != 1):
+        raise UserError(
+            f"model {source!r}: no such folder; give a model folder, a Hub repository, timm:NAME, "
+            f"open_clip:hf-hub:REPO, or one of {', '.join(SHORT_NAMES)}"
+        )
+    where = str(path) if path.is_dir() else source
+    try:
+        config = transformers.AutoConfig.from_pretrained(where)
+        if config.model_type == "vit_mae":
+            config.mask_ratio = 0.0
+        module = transformers.AutoModel.from_pretrained(where, config=config, dtype="float32")
+        processor = transformers.AutoImageProcessor.from_pretrained(where)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise UserError(f"model {source!r} cannot be loaded: {_reason(error, path.is_dir())}") from error
+    revision = folder_revision(path) if path.is_dir() else str(getattr(config, "_commit_hash", None) or "unknown")
+    module = getattr(module, "vision_model", None) or getattr(module, "vision_encoder", None) or module
+    _mark_interpolation(module)
+    size = _processor_size(processor, config)
+    mean = tuple(getattr(processor, "image_mean", None) or IMAGENET_MEAN)
+    std = tuple(getattr(processor, "image_std", None) or IMAGENET_STD)
+
+    def preprocess(images: Sequence[np.ndarray]) -> "Tensor":
+        return processor(list(images), return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+
+    settings = _settings(processor)
+    return Encoder(source, revision, module, preprocess, f"{type(processor).__name__} {settings}", size, mean, std)
+
+
+def _mark_interpolation(module: "nn.Module") -> None:
+    """Remember whether `forward` takes transformers' switch for images of another size."""
+    import inspect
+
+    flag = "interpolate_pos_encoding" in inspect.signature(module.forward).parameters
+    setattr(module, "interpolates", flag)  # noqa: B010  (a plain attribute, which torch types as a module)
+
+
+def _settings(processor: Any) -> str:
+    import json
+
+    kept = {
+        key: value
+        for key, value in processor.to_dict().items()
+        if key.startswith(("do_", "size", "crop", "image_", "rescale", "resample", "pad"))
+    }
+    return json.dumps(kept, sort_keys=True, default=str)
+
+
+def _processor_size(processor: Any, config: Any) -> int:
+    for holder, key in ((processor, "crop_size"), (processor, "size")):
+        size: Any = getattr(holder, key, None)
+        if getattr(processor, "do_center_crop", True) is False and key == "crop_size":
+            continue
+        for side in ("height", "shortest_edge", "longest_edge"):
+            found = size.get(side) if hasattr(size, "get") else getattr(size, side, None)
+            if found:
+                return int(found)
+    fallback: Any = getattr(getattr(config, "vision_config", config), "image_size", 224)
+    return int(fallback if isinstance(fallback, int) else fallback[0])
+
+
+def _reason(error: Exception, local: bool) -> str:
+    """One line of what went wrong, and what to do."""
+    text = " ".join(str(error).split())[:300]
+    if "preprocessor_config" in text or "image processor" in text.lower():
+        return f"{text}; save an image processor into the folder (AutoImageProcessor.save_pretrained)"
+    if local:
+        return f"{text}; check the folder's config.json and model.safetensors"
+    return f"{text}; without a network only models on disk can be used: download it where there is one"
+
+
+def folder_revision(path: Path) -> str:
+    """A digest of a model folder: of its configuration and of every weight file, 16 hex digits.
+
+    Raises:
+        UserError: the folder holds no weights.
+    """
+    weights = sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])
+    if not weights:
+        raise UserError(f"{path} holds no *.safetensors; is it a model folder?")
+    digest = hashlib.blake2b(digest_size=8)
+    for file in [*sorted(path.glob("*config.json")), *weights]:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 22):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _load_timm(name: str) -> Encoder:
+    timm = require("timm", "encoders")
+    path = Path(name).expanduser()
+    try:
+        module = timm.create_model(f"local-dir:{path}" if path.is_dir() else name, pretrained=True, num_classes=0)
+    except Exception as error:  # timm passes on whatever the hub, the file system or its registry raise
+        raise UserError(f"model timm:{name} cannot be loaded: {_reason(error, path.is_dir())}") from error
+    config = timm.data.resolve_model_data_config(module)
+    transform = timm.data.create_transform(**config, is_training=False)
+    revision = folder_revision(path) if path.is_dir() else str(module.pretrained_cfg.get("tag") or "unknown")
+    return _from_transform(
+        module, transform, f"timm:{name}", revision, config["input_size"][-1], config["mean"], config["std"]
+    )
+
+
+def _load_open_clip(name: str) -> Encoder:
+    open_clip = require("open_clip", "encoders")
+    try:
+        model, transform = open_clip.create_model_from_pretrained(name)
+    except Exception as error:  # open_clip passes on whatever the hub or the file system raise
+        raise UserError(f"model open_clip:{name} cannot be loaded: {_reason(error, False)}") from error
+    visual = model.visual
+    trunk = getattr(visual, "trunk", None)  # a timm tower, as in BiomedCLIP
+    size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
+    mean, std = visual.image_mean or IMAGENET_MEAN, visual.image_std or IMAGENET_STD
+    return _from_transform(trunk or visual, transform, f"open_clip:{name}", "unknown", size, mean, std)
+
+
+def _from_transform(
+    module: "nn.Module",
+    transform: Any,
+    name: str,
+    revision: str,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Encoder:
+    """An encoder whose preprocessing is a torchvision transform of one PIL image."""
+    import torch
+    from PIL import Image
+
+    def preprocess(images: Sequence[np.ndarray]) -> "Tensor":
+        return torch.stack([transform(Image.fromarray(image)) for image in images])
+
+    words = " ".join(str(transform).split())
+    return Encoder(name, revision, module, preprocess, words, size, tuple(mean), tuple(std))

@@ -1,0 +1,275 @@
+"""Pictures of a results folder, each with its words in a text file beside it."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError, require
+from biovfm_hf.files import atomic_path, write_text
+
+from .encoders import Encoder, to_square
+from .metrics import BINARY, MULTILABEL, predict, read_split
+from .results import Record, read_scores
+from .suite import sample_rows
+from .tasks import SEGMENTATION, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which readers with colour blindness tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MAX_CURVES = 8
+MAX_CLASSES_SHOWN = 20
+
+
+def figure_path(out: Path, *words: str) -> Path:
+    """`figures/WORD-WORD.png` of a results folder, words made safe for file names."""
+    safe = (re.sub(r"[^A-Za-z0-9.-]+", "-", word).strip("-") for word in words)
+    return out / "figures" / ("_".join(safe) + ".png")
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """A figure of `width` x `height` inches that belongs to no window system.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    require("matplotlib", "eval")
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: "Figure", path: Path, words: str) -> None:
+    """Write a figure as PNG and its alternative text beside it."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    write_text(path.with_suffix(".txt"), words + "\n")
+
+
+def draw_all(out: Path, records: list[Record]) -> None:
+    """ROC curves and confusion matrices of all classification records; few-shot curves where there are several."""
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        if record["kind"] != SEGMENTATION:
+            groups.setdefault((record["task"], record["method"], record["protocol"]), []).append(record)
+    for (task, method, protocol), group in groups.items():
+        scored = [(record, read_scores(out, record)) for record in group]
+        draw_roc(figure_path(out, "roc", task, method, protocol), task, method, scored)
+        draw_confusion(figure_path(out, "confusion", task, method, protocol), task, method, scored)
+    for task in dict.fromkeys(record["task"] for record in records):
+        shots = [r for r in records if r["task"] == task and r["method"].startswith("fewshot")]
+        if len({record["method"] for record in shots}) > 1:
+            draw_few_shot(figure_path(out, "fewshot", task), task, shots)
+
+
+def roc_points(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """False and true positive rates of (n,) 0/1 labels, from (0, 0) to (1, 1); NaN where a class is missing."""
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(labels[order])
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        tpr = hits[last] / hits[-1]
+        fpr = (last + 1 - hits[last]) / (len(labels) - hits[-1])
+    return np.r_[0.0, fpr], np.r_[0.0, tpr]
+
+
+def mean_roc(kind: str, labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The curve of a binary task, or the vertical mean of the one-against-rest curves of all classes or labels."""
+    split = read_split(kind, labels, scores)
+    columns = split.columns
+    if kind == BINARY:
+        return roc_points(columns[:, 0], split.scores[:, 0])
+    at = np.linspace(0, 1, 201)
+    curves = []
+    for k in range(columns.shape[1]):
+        if 0 < columns[:, k].sum() < len(columns):
+            fpr, tpr = roc_points(columns[:, k], split.scores[:, k])
+            curves.append(np.interp(at, fpr, tpr))
+    return at, np.mean(curves, axis=0) if curves else np.full(len(at), np.nan)
+
+
+def draw_roc(path: Path, task: str, method: str, scored: list[tuple[Record, dict[str, np.ndarray]]]) -> None:
+    """One ROC curve per model."""
+    figure = new_figure(4.6, 4.6)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")
+    told = []
+    for number, (record, arrays) in enumerate(scored[:MAX_CURVES]):
+        fpr, tpr = mean_roc(record["kind"], arrays["test_labels"], arrays["test_scores"])
+        entry = record["metrics"].get("auc")
+        area = "AUC undefined" if entry is None else f"AUC {entry['value']:.3f}"
+        told.append(f"{record['model']}: {area}")
+        style = dict(color=COLOURS[number % len(COLOURS)], linewidth=1.8)
+        axes.plot(fpr, tpr, label=told[-1], **style)  # type: ignore[arg-type]
+    axes.set(xlabel="False positive rate", ylabel="True positive rate", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
+    kind = scored[0][0]["kind"]
+    what = "" if kind == BINARY else f" (mean over {'labels' if kind == MULTILABEL else 'classes'})"
+    axes.set_title(f"{task}, {method}{what}", fontsize=10)
+    axes.legend(loc="lower right", fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path, f"ROC curves{what} on the test split of {task}, method {method}. {'; '.join(told)}.")
+
+
+def confusion(record: Record, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
+    """Counts (K, K), rows the truth, and row names; of a multi-label task (L, 2, 2) are not one matrix: K = 0."""
+    split = read_split(record["kind"], arrays["test_labels"], arrays["test_scores"])
+    if record["kind"] == MULTILABEL:
+        return np.zeros((0, 0), int), []
+    decided = predict(split, arrays["thresholds"]).reshape(-1)
+    truth = split.labels.reshape(-1)
+    size = 2 if record["kind"] == BINARY else split.scores.shape[1]
+    counts = np.bincount(truth * size + decided, minlength=size * size).reshape(size, size)
+    return counts, [str(name) for name in record.get("classes", range(size))]
+
+
+def draw_confusion(path: Path, task: str, method: str, scored: list[tuple[Record, dict[str, np.ndarray]]]) -> None:
+    """One confusion matrix per model, rows (the truth) as shares; nothing for multi-label or very many classes."""
+    pairs = [(record["model"], *confusion(record, arrays)) for record, arrays in scored[:4]]
+    if not pairs or not 0 < len(pairs[0][1]) <= MAX_CLASSES_SHOWN:
+        return
+    size = len(pairs[0][1])
+    side = max(2.6, 0.42 * size + 1.6)
+    figure = new_figure(side * len(pairs) + 0.6, side + 0.5)
+    told = []
+    for number, (model, counts, names) in enumerate(pairs):
+        axes = figure.add_subplot(1, len(pairs), number + 1)
+        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for row, column in np.ndindex(size, size):
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8 if size < 9 else 6,
+                      color="white" if shares[row, column] > 0.55 else "black")  # fmt: skip
+        short = [name if len(name) <= 14 else name[:13] + "…" for name in names]
+        axes.set_xticks(range(size), short, rotation=45, ha="right", fontsize=7)
+        axes.set_yticks(range(size), short if number == 0 else [""] * size, fontsize=7)
+        axes.set(xlabel="decided", ylabel="truth" if number == 0 else "")
+        axes.set_title(model, fontsize=9)
+        told.append(f"{model}: {int(np.trace(counts))} of {int(counts.sum())} right")
+    figure.suptitle(f"{task}, {method}", fontsize=10)
+    save_figure(figure, path, f"Confusion matrices on the test split of {task}, method {method}. {'; '.join(told)}.")
+
+
+def draw_few_shot(path: Path, task: str, records: list[Record]) -> None:
+    """The primary metric against the number of training cases per class, with the spread over draws."""
+    figure = new_figure(5.2, 3.8)
+    axes = figure.add_subplot()
+    primary, told = records[0]["primary"], []
+    every = sorted({int(record["settings"]["shots"]) for record in records})
+    for number, model in enumerate(dict.fromkeys(record["model"] for record in records)):
+        mine = sorted((r for r in records if r["model"] == model and primary in r["metrics"]),
+                      key=lambda r: r["settings"]["shots"])  # fmt: skip
+        shots = [r["settings"]["shots"] for r in mine]
+        entries = [r["metrics"][primary] for r in mine]
+        values = np.array([entry["value"] for entry in entries])
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot(shots, values, marker="o", color=colour, label=model)
+        low, high = (np.array([np.nan if e[end] is None else e[end] for e in entries]) for end in ("low", "high"))
+        axes.fill_between(shots, low, high, color=colour, alpha=0.15, linewidth=0)
+        told.append(model + ": " + ", ".join(f"{s} shots {v:.3f}" for s, v in zip(shots, values, strict=True)))
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(every, [str(s) for s in every])
+    axes.set(xlabel="training subjects per class", ylabel=primary, title=task)
+    axes.legend(fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path, f"Few-shot {primary} on {task}; bands hold 95 % of the draws. {'; '.join(told)}.")
+
+
+def principal_colours(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The colours of DINOv2's patch pictures (Oquab et al. 2024, figure 1).
+
+    The first principal component over the patches of all images, cut at zero, tells object from background; the
+    first three components of the object's patches alone become red, green and blue, scaled to 0..1.
+
+    Args:
+        tokens: (images, h, w, D).
+
+    Returns:
+        (colours (images, h, w, 3) in 0..1 with the background black, object (images, h, w) bool).
+    """
+    flat = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
+    first = _components(flat, 1)[:, 0]
+    grid = (first > 0).reshape(tokens.shape[:3])
+    border = np.concatenate([grid[:, 0], grid[:, -1], grid[:, :, 0], grid[:, :, -1]], axis=1)
+    if border.mean() > 0.5:  # the sign of a component is arbitrary; the border of most images is background
+        grid = ~grid
+    chosen = grid.reshape(-1)
+    colours = np.zeros((len(flat), 3))
+    if chosen.sum() > 3:
+        parts = _components(flat[chosen], 3)
+        low, high = np.percentile(parts, [2, 98], axis=0)
+        colours[chosen] = np.clip((parts - low) / np.maximum(high - low, 1e-12), 0, 1)
+    return colours.reshape(*tokens.shape[:3], 3), grid
+
+
+def _components(values: np.ndarray, count: int) -> np.ndarray:
+    centred = values - values.mean(0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    count = min(count, len(axes))
+    parts = centred @ axes[:count].T
+    return np.pad(parts, ((0, 0), (0, max(0, 3 - count) if count < 3 and len(axes) < 3 else 0)))
+
+
+def draw_patch_colours(out: Path, encoder: Encoder, task: Task) -> None:
+    """Test images of a task beside the principal components of their patch tokens; kept if it is there."""
+    path = figure_path(out, "pca", encoder.name, task.name)
+    split = task.splits["test"]
+    rows = sample_rows(len(split.images))
+    images = [split.images[int(row)] for row in rows]
+    # Four times the usual number of patches where the model takes it, since the picture shows one colour per patch.
+    tokens = None
+    for size in (2 * encoder.size, encoder.size):
+        try:
+            tokens = encoder.encode(to_square(images, size, encoder.mean, encoder.std)).patches().cpu().numpy()
+            break
+        except (RuntimeError, ValueError):  # position embeddings that do not interpolate
+            continue
+    if tokens is None:
+        raise UserError(f"model {encoder.name}: no picture of its patches, since it takes no square image")
+    colours, _ = principal_colours(tokens)
+    figure = new_figure(1.9 * len(rows), 4.1)
+    for number, image in enumerate(images):
+        for line, shown in enumerate((image, colours[number])):
+            axes = figure.add_subplot(2, len(rows), line * len(rows) + number + 1)
+            axes.imshow(shown, interpolation="nearest", extent=(0, 1, 0, 1))
+            axes.set_axis_off()
+    figure.suptitle(
+        f"{encoder.name} on {task.name}: patch tokens, principal components 1-3 of the foreground", fontsize=8
+    )
+    words = (
+        f"{len(rows)} test images of {task.name} above, and below them the patch tokens of {encoder.name}: the "
+        f"first three principal components of the foreground patches as red, green and blue, background black, "
+        f"{tokens.shape[1]}x{tokens.shape[2]} patches each."
+    )
+    save_figure(figure, path, words)
+
+
+def draw_masks(out: Path, record: Record, task: Task) -> None:
+    """Test images with their true and their predicted masks."""
+    split = task.splits["test"]
+    predicted = read_scores(out, record)["sample_masks"]
+    rows = sample_rows(len(split.images))
+    assert split.masks is not None
+    classes = max(task.num_outputs - 1, 1)
+    figure = new_figure(1.9 * len(rows), 5.9)
+    for number, row in enumerate(rows):
+        image, truth = split.images[int(row)], split.masks[int(row)]
+        for line, mask in enumerate((None, truth, predicted[number])):
+            axes = figure.add_subplot(3, len(rows), line * len(rows) + number + 1)
+            axes.imshow(image, extent=(0, 1, 0, 1))
+            if mask is not None:
+                shown: Any = np.ma.masked_equal(mask, 0)
+                axes.imshow(shown, cmap="autumn" if classes == 1 else "tab20", vmin=1, vmax=max(classes, 2), alpha=0.7,
+                            interpolation="nearest", extent=(0, 1, 0, 1))  # fmt: skip
+            axes.set_axis_off()
+    entry = record["metrics"].get("dice")
+    score = "undefined" if entry is None else f"{entry['value']:.3f}"
+    figure.suptitle(
+        f"{record['model']} on {task.name}, {record['method']}: image, truth, prediction (Dice {score})", fontsize=8
+    )
+    words = (
+        f"{len(rows)} test images of {task.name}: image, true mask and mask predicted by {record['model']} "
+        f"({record['method']}), mean Dice {score}."
+    )
+    save_figure(figure, figure_path(out, "masks", record["model"], task.name, record["method"]), words)

@@ -1,0 +1,209 @@
+"""`biovfm probe`: score encoders on tasks."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from biovfm_hf.errors import UserError
+
+if TYPE_CHECKING:
+    from .results import Record
+    from .suite import Settings
+    from .tasks import Task
+
+METHODS = ("linear", "knn", "fewshot", "lora", "bitfit", "finetune", "segment")
+EXAMPLES = """\
+examples:
+  biovfm probe --model runs/tiny/model --tasks pneumoniamnist --data data/medmnist --out results
+  biovfm probe --model runs/tiny/model --model dinov2-b --tasks medmnist --data data --out results --protocol biovfm
+  biovfm probe --model ours=runs/tiny/model --tasks my_scans/ --out results --method linear,knn
+  biovfm probe --model ours=runs/tiny/model --tasks my_masks/ --out results --method segment --decoder unet
+  biovfm probe --model dinov2-b --tasks busi --data data --out results --method fewshot --shots 4
+
+a task of your own is a folder {train,val,test}/{class}/IMAGE, a CSV file with the columns
+image,label,split[,subject], or for segmentation a folder {train,val,test}/{images,masks}/NAME.png
+
+OUT receives results.json (one record per model, task and method), comparisons.json (paired differences between
+models), table.md, table.tex, table.csv, scores/*.npz and figures/. Run the same command again to continue."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="biovfm probe",
+        description="Score frozen (or fine-tuned) encoders on benchmark tasks. Features are computed once per model "
+        "and task; every metric comes with a 95 % bootstrap interval, and models are compared on the same test cases.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_argument_group("what to score")
+    what.add_argument(
+        "--model", action="append", default=[], metavar="[NAME=]MODEL",
+        help="a model folder, a Hub repository, a short name (dinov2-b, biomedclip, ...), timm:NAME or "
+        "open_clip:hf-hub:REPO; again for each further model",
+    )  # fmt: skip
+    what.add_argument("--tasks", metavar="NAME,...", help="task names, medmnist, medmnist3d, radiology, or paths")
+    what.add_argument("--data", type=Path, default=Path(), metavar="DIR", help="where the named sets are (default: .)")
+    what.add_argument("--out", type=Path, metavar="DIR", help="the results folder")
+    what.add_argument("--list-tasks", action="store_true", help="list the named tasks and stop")
+    what.add_argument(
+        "--size", type=int, choices=(28, 64, 128, 224), help="MedMNIST size (default: the largest there)"
+    )
+    what.add_argument("--download", action="store_true", help="fetch missing MedMNIST sets into --data")
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--method", default="linear", metavar="NAME,...", help=f"of {', '.join(METHODS)} (default: linear)"
+    )
+    how.add_argument(
+        "--protocol", choices=("biovfm", "fast"), default="fast",
+        help="biovfm: as the authors probe, threshold and resample; fast: logistic regression on standardised "
+        "features, subject-level resamples (default)",
+    )  # fmt: skip
+    how.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    how.add_argument(
+        "--features", choices=("both", "class", "mean", "mean_raw"), help="which vector (default: by method)"
+    )
+    how.add_argument(
+        "--views", type=int, default=0, metavar="N",
+        help="protocol biovfm: N augmented views of the training images, used in turn over the epochs; 100 repeats "
+        "the authors' online augmentation (default: 0, no augmentation)",
+    )  # fmt: skip
+    how.add_argument("--epochs", type=int, help="of trained heads, decoders and fine-tuning (default: by method)")
+    how.add_argument("--rate", type=float, help="highest learning rate (default: by method)")
+    how.add_argument("--neighbours", type=int, metavar="K", help="kNN (default: chosen on validation)")
+    how.add_argument("--temperature", type=float, default=0.07, help="kNN votes (default: 0.07)")
+    how.add_argument(
+        "--shots", default="16", metavar="N,...", help="few-shot: training subjects per class (default: 16)"
+    )
+    how.add_argument("--draws", type=int, default=20, help="few-shot: how many draws (default: 20)")
+    how.add_argument("--decoder", choices=("linear", "unet"), default="linear", help="segmentation (default: linear)")
+    how.add_argument("--image-size", type=int, metavar="PX", help="segmentation input (default: the model's)")
+    run = parser.add_argument_group("running")
+    run.add_argument("--batch-size", type=int, default=64, help="images at once (default: 64)")
+    run.add_argument("--device", help="torch device (default: cuda where there is one, else cpu)")
+    run.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept (default: OUT/cache)")
+    run.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default: 1000)")
+    run.add_argument("--no-figures", action="store_true", help="leave out the pictures")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run the command. Returns 0; failures are raised as UserError."""
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    if options.list_tasks:
+        list_tasks()
+        return 0
+    for name in ("model", "tasks", "out"):
+        if not getattr(options, name):
+            parser.error(f"--{name} is needed")
+    methods = [word.strip() for word in options.method.split(",") if word.strip()]
+    if unknown := [word for word in methods if word not in METHODS]:
+        parser.error(f"unknown method {unknown[0]!r} (choose from {', '.join(METHODS)})")
+    for name in ("batch_size", "resamples", "draws"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be 1 or more")
+    if options.views < 0:
+        parser.error("--views must be 0 or more")
+    return probe(options, methods)
+
+
+def list_tasks() -> None:
+    """Print name, kind, licence and title of every record."""
+    from .tasks import GROUPS, read_records
+
+    records = read_records()
+    for group, names in GROUPS.items():
+        print(f"{group}: {', '.join(name for name in names if name in records)}")
+    for record in records.values():
+        print(f"{record.name:<18} {record.kind:<26} {record.licence:<14} {record.title}")
+
+
+def probe(options: argparse.Namespace, methods: list[str]) -> int:
+    """Open the tasks, make the missing records, then tables, comparisons and pictures."""
+    from .comparing import compare_models
+    from .results import merge_records
+    from .suite import run_suite, suits
+    from .table import write_tables
+    from .tasks import open_task, resolve_names
+
+    cache = options.cache or options.out / "cache"
+    tasks = [
+        open_task(name, options.data, options.size, cache, options.download) for name in resolve_names(options.tasks)
+    ]
+    names = [task.name for task in tasks]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"two tasks are called {repeated}; rename one of the folders")
+    runs = make_settings(options, methods)
+    for task in tasks:
+        if not any(suits(task, settings) for settings in runs):
+            raise UserError(
+                f"task {task.name} is of kind {task.record.kind}; no method of {', '.join(methods)} applies"
+            )
+    failure = None
+    try:
+        for settings in runs:
+            run_suite(options.model, [task for task in tasks if suits(task, settings)], [settings], options.out, cache)
+    except UserError as error:
+        failure = error
+    records = merge_records(options.out)
+    comparisons = compare_models(options.out, records, options.resamples, options.seed)
+    if records:
+        write_tables(options.out, records, comparisons)
+        if not options.no_figures:
+            draw(options, tasks, records)
+        print(f"{len(records)} records in {options.out / 'results.json'}; table in {options.out / 'table.md'}")
+    if failure is not None:
+        raise failure
+    return 0
+
+
+def make_settings(options: argparse.Namespace, methods: list[str]) -> list["Settings"]:
+    """One `Settings` per method, and per number of shots.
+
+    Raises:
+        UserError: shots that are no whole numbers above 0.
+    """
+    from .suite import Settings
+
+    try:
+        shots = [int(word) for word in options.shots.split(",")]
+    except ValueError as error:
+        raise UserError(f"--shots {options.shots!r}: give whole numbers, as in 1,4,16") from error
+    if min(shots) < 1:
+        raise UserError(f"--shots {options.shots}: a class needs at least one training case")
+    device = options.device or _default_device()
+    names = ("protocol", "seed", "features", "views", "epochs", "neighbours", "temperature", "decoder", "draws",
+             "rate", "image_size", "batch_size", "resamples")  # fmt: skip
+    common = {name: getattr(options, name) for name in names}
+    return [
+        Settings(method=method, shots=count, device=device, **common)
+        for method in methods
+        for count in (shots if method == "fewshot" else shots[:1])
+    ]
+
+
+def _default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def draw(options: argparse.Namespace, tasks: list["Task"], records: list["Record"]) -> None:
+    """Every picture of the results folder; those of patch tokens only where they are missing."""
+    from .encoders import load_encoder, split_label
+    from .pictures import draw_all, draw_masks, draw_patch_colours, figure_path
+    from .tasks import SEGMENTATION
+
+    draw_all(options.out, records)
+    by_name = {task.name: task for task in tasks}
+    for record in records:
+        if record["kind"] == SEGMENTATION and record["task"] in by_name:
+            draw_masks(options.out, record, by_name[record["task"]])
+    for model in options.model:
+        label = split_label(model)[0]
+        wanted = [task for task in tasks if not figure_path(options.out, "pca", label, task.name).exists()]
+        if wanted and any(record["model"] == label for record in records):
+            encoder = load_encoder(model, options.device or _default_device())
+            for task in wanted:
+                draw_patch_colours(options.out, encoder, task)

@@ -1,0 +1,110 @@
+"""Result records on disk: one file each, merged into results.json under a lock, so processes can share a folder."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.files import atomic_path, write_text
+
+Record = dict[str, Any]
+
+# What names a record, and what it was measured on. A record of changed weights or data replaces the one of its name.
+NAMING = ("model", "task", "method", "protocol", "seed", "settings")
+MEASURED_ON = ("revision", "data")
+
+
+def record_key(identity: dict[str, Any]) -> str:
+    """A readable, unique file stem for what names a record."""
+    digest = hashlib.blake2b(
+        json.dumps({name: identity[name] for name in NAMING}, sort_keys=True).encode(), digest_size=5
+    ).hexdigest()
+    words = [str(identity[name]) for name in ("model", "task", "method")]
+    stem = "__".join("".join(c if c.isalnum() or c in "-." else "-" for c in word)[-40:] for word in words)
+    return f"{stem}__{digest}"
+
+
+def read_record(out: Path, identity: dict[str, Any]) -> Record | None:
+    """The finished record of these weights and data, or None. A record counts only with its scores beside it.
+
+    Raises:
+        UserError: the file is there but is no record.
+    """
+    key = record_key(identity)
+    path = out / "records" / f"{key}.json"
+    if not path.is_file() or not (out / "scores" / f"{key}.npz").is_file():
+        return None
+    record = _read_json(path)
+    return record if all(record.get(name) == identity[name] for name in MEASURED_ON) else None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not readable JSON ({error}); remove it and run the same command again") from error
+
+
+def write_record(out: Path, key: str, record: Record, scores: dict[str, np.ndarray]) -> None:
+    """Write the scores, then the record, then results.json anew from all records."""
+    with atomic_path(out / "scores" / f"{key}.npz") as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, **scores)
+    record = {**record, "scores": f"scores/{key}.npz"}
+    write_text(out / "records" / f"{key}.json", json.dumps(clean(record), indent=1) + "\n")
+    merge_records(out)
+
+
+def merge_records(out: Path) -> list[Record]:
+    """Rewrite results.json from every record file, one process at a time. Returns the records, in a stable order."""
+    with locked(out):
+        records = [_read_json(path) for path in sorted((out / "records").glob("*.json")) if path.name[0] != "."]
+        records.sort(key=lambda r: (str(r["method"]), str(r["task"]), str(r["model"])))
+        write_text(out / "results.json", json.dumps(records, indent=1) + "\n")
+    return records
+
+
+def read_scores(out: Path, record: Record) -> dict[str, np.ndarray]:
+    """The score arrays beside a record.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    path = out / record["scores"]
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            return {name: held[name] for name in held.files}
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); remove its record and run the same command again"
+        ) from error
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the folder's lock: an exclusive lock on a file in it, released by the system if the process dies."""
+    import fcntl
+
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def clean(value: Any) -> Any:
+    """Numbers and arrays as plain JSON values: whole and floating numbers, lists; NaN and infinity as None."""
+    if isinstance(value, dict):
+        return {str(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return clean(value.tolist())
+    if isinstance(value, np.generic):
+        return clean(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

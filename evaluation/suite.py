@@ -1,0 +1,369 @@
+"""Runs methods over models and tasks: features once, probes, metrics with intervals, one record each, resumable."""
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+
+from .bootstrap import choose_thresholds, intervals, mean_intervals, threshold_notes
+from .embed import Augmentation, case_features, embed_summaries, embed_tokens
+from .encoders import Encoder, load_encoder, split_label
+from .metrics import dice, jaccard, notes, read_split
+from .probes.knn import probe_knn
+from .probes.linear import Scores, probe_biovfm, probe_fast
+from .probes.segment import UNET_BLOCKS, case_scores, probe_linear_decoder, probe_unet_decoder
+from .results import Record, clean, merge_records, read_record, record_key, write_record
+from .tasks import SEGMENTATION, SPLITS, Task
+
+METHODS = ("linear", "knn", "fewshot", "lora", "bitfit", "finetune", "segment")
+FEATURES = ("both", "class", "mean", "mean_raw")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run of the suite does, apart from models and tasks. See `biovfm probe --help` for each."""
+
+    method: str = "linear"
+    protocol: str = "fast"
+    seed: int = 0
+    features: str | None = None
+    views: int = 0
+    epochs: int | None = None
+    neighbours: int | None = None
+    temperature: float = 0.07
+    decoder: str = "linear"
+    shots: int = 16
+    draws: int = 20
+    rate: float | None = None
+    image_size: int | None = None
+    batch_size: int = 64
+    device: str = "cpu"
+    resamples: int = 1000
+
+    @property
+    def method_name(self) -> str:
+        """What records call the method: with the shots or the decoder where these vary."""
+        if self.method == "fewshot":
+            return f"fewshot-{self.shots}"
+        return "segment-unet" if self.method == "segment" and self.decoder == "unet" else self.method
+
+    @property
+    def preprocess(self) -> str:
+        """Which preprocessing the encoder gets: the BioVFM authors normalise alike for every model."""
+        return "half" if self.protocol == "biovfm" and self.method in ("linear", "segment") else "own"
+
+    @property
+    def chosen_features(self) -> str:
+        """The feature vector that the method reads."""
+        if self.method == "linear" and self.protocol == "biovfm":
+            return "mean_raw"
+        return self.features or ("class" if self.method == "knn" else "both")
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings that change the result of this method; they are part of a record's identity."""
+        by_method: dict[str, tuple[str, ...]] = {
+            "linear": ("views", "epochs"),
+            "knn": ("neighbours", "temperature"),
+            "fewshot": ("shots", "draws"),
+            "segment": ("decoder", "epochs", "rate", "image_size"),
+        }
+        names = by_method.get(self.method, ("epochs", "rate", "batch_size"))
+        kept = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if self.method in ("linear", "knn", "fewshot"):
+            kept["features"] = self.chosen_features
+        return kept
+
+
+def run_suite(models: list[str], tasks: list[Task], runs: list[Settings], out: Path, cache: Path) -> list[Record]:
+    """Make every record that is missing in `out`, and return all records there.
+
+    A failure of one model on one task does not stop the others; it is raised at the end.
+
+    Args:
+        models: names as `encoders.load_encoder` takes them.
+        tasks: opened tasks.
+        runs: one per method.
+        out: the results folder.
+        cache: the features' folder.
+
+    Raises:
+        UserError: two models share a label, or what went wrong with some records after the others were made.
+    """
+    labels = [split_label(model)[0] for model in models]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(f"two models are called {label}; tell them apart: --model NAME1=... --model NAME2=...")
+    failures = []
+    for model in models:
+        encoders: dict[str, Encoder] = {}
+        for settings in runs:
+            if settings.preprocess not in encoders:
+                encoders[settings.preprocess] = load_encoder(model, settings.device, settings.preprocess)
+            for task in tasks:
+                try:
+                    make_record(encoders[settings.preprocess], task, settings, out, cache)
+                except UserError as error:
+                    failures.append(str(error))
+                    print(f"error: {error}", file=sys.stderr)
+    records = merge_records(out)
+    if failures:
+        raise UserError(f"{len(failures)} of the records could not be made, the first because: {failures[0]}")
+    return records
+
+
+def suits(task: Task, settings: Settings) -> bool:
+    """Whether the method applies to the task: `segment` to segmentation tasks, every other to the rest."""
+    return (task.record.kind == SEGMENTATION) == (settings.method == "segment")
+
+
+def make_record(encoder: Encoder, task: Task, settings: Settings, out: Path, cache: Path) -> Record:
+    """Probe one model on one task by one method, unless its record is there. Returns the record.
+
+    Raises:
+        UserError: the method does not apply to the task, or something it needs is missing or broken.
+    """
+    if not suits(task, settings):
+        raise UserError(
+            f"task {task.name} is of kind {task.record.kind}; method {settings.method} does not apply to it"
+        )
+    identity = {
+        "model": encoder.name,
+        "revision": encoder.revision,
+        "task": task.name,
+        "data": task_digest(task),
+        "method": settings.method_name,
+        "protocol": settings.protocol,
+        "seed": settings.seed,
+        "settings": settings.recorded(),
+    }
+    known = read_record(out, identity)
+    if known is not None:
+        print(f"have  {encoder.name}  {task.name}  {settings.method_name}")
+        return known
+    begun = time.perf_counter()
+    made, scores = METHOD_RUNNERS[settings.method](encoder, task, settings, cache)
+    record = {
+        **identity,
+        "kind": task.record.kind,
+        "primary": task.record.metric,
+        "classes": list(task.record.classes),
+        **made,
+        "n_train": task.splits["train"].num_cases,
+        "n_test": task.splits["test"].num_cases,
+        "seconds": round(time.perf_counter() - begun, 3),
+        "licence": task.record.licence,
+    }
+    write_record(out, record_key(identity), record, scores)
+    print(f"done  {encoder.name}  {task.name}  {settings.method_name}  {headline(record)}")
+    return clean(record)
+
+
+def task_digest(task: Task) -> str:
+    """A short digest of all images, masks and labels of a task, so that changed data gives a new record."""
+    digest = hashlib.blake2b(digest_size=6)
+    for name in SPLITS:
+        split = task.splits[name]
+        digest.update(split.images.fingerprint().encode())
+        digest.update(b"" if split.labels is None else split.labels.tobytes())
+        digest.update(b"" if split.masks is None else split.masks.fingerprint().encode())
+    return digest.hexdigest()
+
+
+def headline(record: Record) -> str:
+    """The primary metric of a record with its interval, for the screen."""
+    name = record["primary"]
+    entry = record["metrics"].get(name)
+    if entry is None:
+        return f"{name} undefined: {record['undefined'].get(name, 'see the record')}"
+    if entry.get("low") is None or entry.get("high") is None:
+        return f"{name} {entry['value']:.4f}"
+    return f"{name} {entry['value']:.4f} ({entry['low']:.4f}, {entry['high']:.4f})"
+
+
+Made = tuple[dict[str, Any], dict[str, np.ndarray]]
+
+
+def task_features(encoder: Encoder, task: Task, settings: Settings, cache: Path) -> dict[str, np.ndarray]:
+    """The feature vectors (N_cases, D) that the method reads, of every split."""
+    found = {}
+    for name in SPLITS:
+        split = task.splits[name]
+        label = f"{encoder.name} {task.name} {name}"
+        stored = embed_summaries(encoder, split.images, cache, batch_size=settings.batch_size, label=label)
+        found[name] = case_features(pick_features(stored, settings.chosen_features), split.case_of_image)
+    return found
+
+
+def pick_features(stored: dict[str, np.ndarray], which: str) -> np.ndarray:
+    """One of the stored vectors, or `both`: class token and mean patch token side by side."""
+    if which != "both":
+        return stored[which]
+    if np.array_equal(stored["class"], stored["mean"]):
+        return stored["mean"]
+    return np.concatenate([stored["class"], stored["mean"]], axis=1)
+
+
+def task_labels(task: Task) -> dict[str, np.ndarray]:
+    """Labels of every split of a classification task."""
+    return {name: split.labels for name, split in task.splits.items() if split.labels is not None}
+
+
+def run_linear(encoder: Encoder, task: Task, settings: Settings, cache: Path) -> Made:
+    """Linear probe by either protocol."""
+    features, labels = task_features(encoder, task, settings, cache), task_labels(task)
+    kind, outputs = task.record.kind, task.num_outputs
+    if settings.protocol == "fast":
+        return judge(task, settings, probe_fast(kind, outputs, features, labels))
+    split = task.splits["train"]
+    views = []
+    for view in range(settings.views):
+        label = f"{encoder.name} {task.name} train, augmented view {view + 1} of {settings.views}"
+        augmentation = Augmentation(view, settings.seed)
+        stored = embed_summaries(encoder, split.images, cache, augmentation, settings.batch_size, label)
+        views.append(case_features(stored["mean_raw"], split.case_of_image))
+    epochs = settings.epochs or 100
+    return judge(task, settings, probe_biovfm(kind, outputs, features, labels, views, epochs, settings.seed))
+
+
+def run_knn(encoder: Encoder, task: Task, settings: Settings, cache: Path) -> Made:
+    """Nearest neighbours."""
+    features, labels = task_features(encoder, task, settings, cache), task_labels(task)
+    return judge(
+        task,
+        settings,
+        probe_knn(task.record.kind, task.num_outputs, features, labels, settings.neighbours, settings.temperature),
+    )
+
+
+def judge(task: Task, settings: Settings, scores: Scores) -> Made:
+    """Thresholds on validation, metrics with intervals on test: what a record says, and the arrays beside it."""
+    kind, labels = task.record.kind, task_labels(task)
+    thresholds = choose_thresholds(kind, labels["val"], scores.val, settings.protocol)
+    subjects = task.splits["test"].subjects if settings.protocol == "fast" else None
+    found = intervals(
+        kind,
+        labels["test"],
+        scores.test,
+        thresholds,
+        n=settings.resamples,
+        protocol=settings.protocol,
+        clusters=subjects,
+        seed=settings.seed,
+        extra=True,
+    )
+    said = [*task.notes, *notes(read_split(kind, labels["test"], scores.test))]
+    said += threshold_notes(kind, labels["val"], scores.val)
+    made = {**split_metrics(found), "thresholds": thresholds.tolist(), "chosen": scores.chosen, "notes": said}
+    arrays = {
+        "test_labels": labels["test"].reshape(len(labels["test"]), -1),
+        "test_scores": scores.test.astype(np.float32),
+        "val_labels": labels["val"].reshape(len(labels["val"]), -1),
+        "val_scores": scores.val.astype(np.float32),
+        "thresholds": thresholds,
+    }
+    if subjects is not None:
+        arrays["test_subjects"] = np.asarray(subjects).astype(str)
+    return made, arrays
+
+
+def split_metrics(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Metrics that have a value, and the reasons of those that are undefined."""
+    return {
+        "metrics": {name: entry for name, entry in found.items() if entry["value"] is not None},
+        "undefined": {name: entry["reason"] for name, entry in found.items() if entry["value"] is None},
+    }
+
+
+def run_segment(encoder: Encoder, task: Task, settings: Settings, cache: Path) -> Made:
+    """Segmentation with a frozen encoder, scored per case (image, or volume) and averaged over cases."""
+    size = settings.image_size or encoder.size
+    blocks = UNET_BLOCKS if settings.decoder == "unet" else 0
+    stores = {
+        name: embed_tokens(
+            encoder,
+            split.images,
+            cache,
+            size,
+            blocks,
+            min(settings.batch_size, 16),
+            f"{encoder.name} {task.name} {name}",
+        )
+        for name, split in task.splits.items()
+    }
+    if settings.decoder == "unet":
+        probed = probe_unet_decoder(
+            task.num_outputs,
+            stores,
+            task.splits,
+            settings.epochs or 30,
+            settings.rate or 1e-3,
+            settings.seed,
+            settings.device,
+        )
+    else:
+        probed = probe_linear_decoder(task.num_outputs, stores, task.splits, settings.seed)
+    made, arrays = judge_segmentation(task, settings, probed.counts, probed.chosen)
+    arrays["sample_masks"] = _sample_masks(task, probed.predict)
+    return made, arrays
+
+
+def judge_segmentation(task: Task, settings: Settings, counts: np.ndarray, chosen: dict[str, Any]) -> Made:
+    """Dice and Jaccard per case, their means with intervals, and each class' mean."""
+    subjects = task.splits["test"].subjects
+    found: dict[str, dict[str, Any]] = {}
+    for name, per_class in (("dice", dice(counts)), ("jaccard", jaccard(counts))):
+        columns = np.column_stack([case_scores(per_class), per_class[:, 1:]])
+        names = [name, *(f"{name}_{label}" for label in task.record.classes[1:])]
+        entries = mean_intervals(columns, settings.resamples, settings.seed, subjects)
+        found.update(dict(zip(names, entries, strict=True)) if len(names) > 2 else {name: entries[0]})
+    made = {**split_metrics(found), "chosen": chosen, "notes": list(task.notes)}
+    arrays = {"test_counts": counts}
+    if subjects is not None:
+        arrays["test_subjects"] = np.asarray(subjects).astype(str)
+    return made, arrays
+
+
+SAMPLES = 4
+
+
+def sample_rows(count: int) -> np.ndarray:
+    """Numbers of the test images that pictures show: evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(SAMPLES, count)).round().astype(int))
+
+
+def _sample_masks(task: Task, predict: Callable[[np.ndarray], Any]) -> np.ndarray:
+    """Predicted masks (n, 128, 128) of the images that pictures show."""
+    from .probes.segment import decide
+
+    return np.stack([decide(scores, (128, 128)) for scores in predict(sample_rows(len(task.splits["test"].images)))])
+
+
+def _run_fewshot(encoder: Encoder, task: Task, settings: Settings, cache: Path) -> Made:
+    from .probes.few_shot import probe_few_shot
+
+    features = task_features(encoder, task, settings, cache)
+    return probe_few_shot(task, settings, features, judge)
+
+
+def _run_finetune(encoder: Encoder, task: Task, settings: Settings, cache: Path) -> Made:
+    from .probes.finetune import probe_finetune
+
+    return judge(task, settings, probe_finetune(encoder, task, settings))
+
+
+METHOD_RUNNERS: dict[str, Callable[[Encoder, Task, Settings, Path], Made]] = {
+    "linear": run_linear,
+    "knn": run_knn,
+    "segment": run_segment,
+    "fewshot": _run_fewshot,
+    "lora": _run_finetune,
+    "bitfit": _run_finetune,
+    "finetune": _run_finetune,
+}

@@ -1,0 +1,229 @@
+"""The table of a results folder, in Markdown, LaTeX and CSV: means over tasks, every task, and what differs."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from biovfm_hf.files import write_text
+
+from .results import Record
+from .tasks import GROUPS
+
+LABELS = {
+    "mcc": "MCC",
+    "balanced_accuracy": "BA",
+    "f1_macro": "F1",
+    "auc": "AUC",
+    "accuracy": "Accuracy",
+    "dice": "Dice",
+    "jaccard": "Jaccard",
+}
+MEAN_METRICS = ("mcc", "balanced_accuracy", "f1_macro", "auc")
+SEGMENTATION_METRICS = ("dice", "jaccard")
+# Table 1 of BioVFM-21M (arXiv 2505.09329): mean over the 12 MedMNIST sets in percent with 95 % intervals.
+PUBLISHED = {
+    "IN21K-ViT-Base (published)":
+        ((61.59, 59.98, 62.97), (69.46, 68.53, 70.35), (67.16, 66.39, 67.86), (91.86, 91.18, 92.43)),
+    "IN21K-ViT-Large (published)":
+        ((63.33, 61.78, 64.73), (70.87, 69.83, 71.80), (67.79, 66.97, 68.54), (92.26, 91.52, 92.85)),
+    "RAD-DINO (published)":
+        ((62.88, 61.38, 64.26), (69.43, 68.50, 70.32), (67.07, 66.33, 67.77), (91.49, 90.65, 92.21)),
+    "BiomedGPT (published)":
+        ((64.71, 63.25, 66.04), (71.92, 71.01, 72.81), (68.63, 67.85, 69.42), (92.86, 92.23, 93.46)),
+    "BiomedCLIP (published)":
+        ((66.60, 65.19, 67.86), (73.24, 72.36, 74.15), (71.29, 70.56, 72.01), (93.52, 92.95, 94.00)),
+    "BioVFM (published)":
+        ((69.92, 68.52, 71.12), (76.05, 75.09, 76.92), (73.43, 72.55, 74.25), (94.40, 93.90, 94.84)),
+}  # fmt: skip
+Cell = dict[str, Any] | None
+
+
+def write_tables(out: Path, records: list[Record], comparisons: list[dict[str, Any]]) -> None:
+    """Write table.md, table.tex and table.csv of a results folder."""
+    write_text(out / "table.md", markdown(records, comparisons))
+    write_text(out / "table.tex", latex(records))
+    write_text(out / "table.csv", long_csv(records))
+
+
+def blocks(records: list[Record]) -> dict[str, list[Record]]:
+    """Records by what makes them comparable: method, protocol, and seed where several are there."""
+    seeds = {record["seed"] for record in records}
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        name = f"{record['method']}, protocol {record['protocol']}"
+        name += f", seed {record['seed']}" if len(seeds) > 1 else ""
+        settings = ", ".join(f"{k} {v}" for k, v in sorted(record["settings"].items()))
+        found.setdefault(f"{name} ({settings})" if settings else name, []).append(record)
+    return found
+
+
+def names_in_order(records: list[Record], field: str) -> list[str]:
+    """The different values of a field, in the order of appearance."""
+    return list(dict.fromkeys(str(record[field]) for record in records))
+
+
+def mean_cell(entries: list[Cell]) -> Cell:
+    """Mean over tasks with an interval: half-widths of independent tasks add in quadrature, each side for itself."""
+    known = [entry for entry in entries if entry is not None]
+    if len(known) < len(entries) or not known:
+        return None
+    value = float(np.mean([entry["value"] for entry in known]))
+    if any(entry.get("low") is None or entry.get("high") is None for entry in known):
+        return {"value": value, "low": None, "high": None}
+    down = float(np.sqrt(sum((entry["value"] - entry["low"]) ** 2 for entry in known))) / len(known)
+    up = float(np.sqrt(sum((entry["high"] - entry["value"]) ** 2 for entry in known))) / len(known)
+    return {"value": value, "low": value - down, "high": value + up}
+
+
+def mean_rows(records: list[Record]) -> tuple[list[str], list[str], dict[str, dict[str, Cell]]]:
+    """The table of means: (metrics, tasks it runs over, {model: {metric: cell}}); only models with every task."""
+    tasks = names_in_order(records, "task")
+    metrics = [name for name in (*MEAN_METRICS, *SEGMENTATION_METRICS) if any(name in r["metrics"] for r in records)]
+    rows: dict[str, dict[str, Cell]] = {}
+    for model in names_in_order(records, "model"):
+        mine = {r["task"]: r["metrics"] for r in records if r["model"] == model}
+        if set(mine) == set(tasks):
+            rows[model] = {m: mean_cell([mine[t].get(m) for t in tasks]) for m in metrics}
+    return metrics, tasks, rows
+
+
+def published_rows(tasks: list[str], metrics: list[str]) -> dict[str, dict[str, Cell]]:
+    """The paper's rows, where the table is over the same twelve tasks."""
+    if set(tasks) != set(GROUPS["medmnist"]):
+        return {}
+    found: dict[str, dict[str, Cell]] = {}
+    for model, cells in PUBLISHED.items():
+        by_metric = dict(zip(MEAN_METRICS, cells, strict=True))
+        found[model] = {
+            m: dict(zip(("value", "low", "high"), (number / 100 for number in by_metric[m]), strict=True))
+            for m in metrics
+        }
+    return found
+
+
+def cell_text(cell: Cell, bold: bool = False) -> str:
+    """A cell in percent: `94.40 (93.90, 94.84)`; `undefined` where there is no value."""
+    if cell is None:
+        return "undefined"
+    text = f"{100 * cell['value']:.2f}"
+    text = f"**{text}**" if bold else text
+    if cell.get("low") is None or cell.get("high") is None:
+        return text
+    return f"{text} ({100 * cell['low']:.2f}, {100 * cell['high']:.2f})"
+
+
+def best_models(rows: dict[str, dict[str, Cell]], metric: str) -> set[str]:
+    """The models with the highest value of a metric, where there are several models."""
+    values = {model: cells[metric]["value"] for model, cells in rows.items() if cells.get(metric)}  # type: ignore[index]
+    return {m for m, v in values.items() if v == max(values.values())} if len(values) > 1 else set()
+
+
+def markdown(records: list[Record], comparisons: list[dict[str, Any]]) -> str:
+    """The whole table.md."""
+    parts = ["# Results", "", "Percent, with 95 % bootstrap intervals over test cases. Bold: the highest value.", ""]
+    for name, group in blocks(records).items():
+        metrics, tasks, rows = mean_rows(group)
+        parts += [f"## {name}", ""]
+        if len(tasks) > 1 and rows:
+            parts += [f"Mean over {len(tasks)} tasks; intervals take the tasks as fixed and independent.", ""]
+            parts += [*_grid(metrics, {**rows, **published_rows(tasks, metrics)}), ""]
+        for task in tasks:
+            parts += _task_table(task, [r for r in group if r["task"] == task])
+        parts += _differences([row for row in comparisons if row["task"] in tasks], group)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _grid(metrics: list[str], rows: dict[str, dict[str, Cell]]) -> list[str]:
+    lines = ["| model | " + " | ".join(LABELS.get(m, m) for m in metrics) + " |", "|---|" + "---|" * len(metrics)]
+    best = {metric: best_models(rows, metric) for metric in metrics}
+    for model, cells in rows.items():
+        lines.append(f"| {model} | " + " | ".join(cell_text(cells.get(m), model in best[m]) for m in metrics) + " |")
+    return lines
+
+
+def _task_table(task: str, records: list[Record]) -> list[str]:
+    rows = {record["model"]: record["metrics"] for record in records}
+    metrics = [
+        m for m in (*MEAN_METRICS, "accuracy", *SEGMENTATION_METRICS) if any(m in cells for cells in rows.values())
+    ]
+    train, test = (names_in_order(records, field)[0] for field in ("n_train", "n_test"))
+    lines = [f"### {task} ({train} train, {test} test)", "", *_grid(metrics, rows), ""]
+    said = dict.fromkeys(note for record in records for note in record.get("notes", []))
+    said.update({f"{name} undefined: {why}": None for record in records for name, why in record["undefined"].items()})
+    return lines + [f"- {note}" for note in said] + ([""] if said else [])
+
+
+def _differences(comparisons: list[dict[str, Any]], group: list[Record]) -> list[str]:
+    """Which differences between models are real, in the primary metric of each task."""
+    primary = {record["task"]: record["primary"] for record in group}
+    first = group[0]
+    rows = [
+        row
+        for row in comparisons
+        if row["metric"] == primary[row["task"]]
+        and row["method"] == first["method"]
+        and row.get("protocol") == first["protocol"]
+    ]
+    if not rows:
+        return []
+    lines = ["### Differences", "", "Paired bootstrap on the same test cases; p corrected over tasks (Holm).", ""]
+    lines += ["| task | metric | A | B | A - B | p (Holm) | real at 0.05 |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        cell = {"value": row["difference"], "low": row["low"], "high": row["high"]}
+        p = row["p_holm"]
+        verdict = "no p" if p is None else "yes" if p < 0.05 else "no"
+        shown = "" if p is None else f"{p:.3f}"
+        lines.append(
+            f"| {row['task']} | {LABELS.get(row['metric'], row['metric'])} | {row['model_a']} | {row['model_b']} | "
+            f"{cell_text(cell)} | {shown} | {verdict} |"
+        )
+    return [*lines, ""]
+
+
+def latex(records: list[Record]) -> str:
+    """The tables of means as LaTeX tabulars (booktabs), one per method."""
+    parts = []
+    for name, group in blocks(records).items():
+        metrics, tasks, rows = mean_rows(group)
+        rows = {**rows, **published_rows(tasks, metrics)}
+        best = {metric: best_models(rows, metric) for metric in metrics}
+        lines = [
+            f"% {name}; mean over {len(tasks)} task(s)",
+            f"\\begin{{tabular}}{{l{'c' * len(metrics)}}}",
+            "\\toprule",
+        ]
+        lines += ["Model & " + " & ".join(LABELS.get(m, m) for m in metrics) + r" \\", r"\midrule"]
+        for model, cells in rows.items():
+            texts = [_latex_cell(cells.get(m), model in best[m]) for m in metrics]
+            lines.append(f"{_latex_text(model)} & " + " & ".join(texts) + r" \\")
+        parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _latex_cell(cell: Cell, bold: bool) -> str:
+    text = cell_text(cell)
+    if cell is None or not bold:
+        return text
+    value, _, interval = text.partition(" ")
+    return f"\\textbf{{{value}}} {interval}".rstrip()
+
+
+def _latex_text(text: str) -> str:
+    for sign in ("\\", "&", "%", "$", "#", "_", "{", "}"):
+        text = text.replace(sign, "\\textbackslash{}" if sign == "\\" else f"\\{sign}")
+    return text
+
+
+def long_csv(records: list[Record]) -> str:
+    """Every metric of every record, one line each."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    names = ("model", "revision", "task", "method", "protocol", "seed", "n_train", "n_test")
+    writer.writerow([*names, "metric", "value", "low", "high"])
+    for record in records:
+        for metric, entry in record["metrics"].items():
+            writer.writerow([*(record[n] for n in names), metric, entry["value"], entry.get("low"), entry.get("high")])
+    return stream.getvalue()

@@ -1,0 +1,118 @@
+"""Tasks by name: the records of this folder, groups of them, and paths of users' own."""
+
+import importlib
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+
+from biovfm_hf.errors import UserError
+
+from .folder import open_folder_task
+from .medmnist import download, find_npz, read_medmnist
+from .task import Task, TaskRecord, read_record
+
+# In the order of the BioVFM authors' script.
+MEDMNIST_2D = tuple(
+    f"{stem}mnist"
+    for stem in (
+        *("path", "chest", "derma", "oct", "pneumonia", "retina"),
+        *("breast", "blood", "tissue", "organa", "organc", "organs"),
+    )
+)
+MEDMNIST_3D = tuple(f"{stem}mnist3d" for stem in ("organ", "nodule", "adrenal", "fracture", "vessel", "synapse"))
+RADIOLOGY = (
+    *("nih_chestxray14", "chexpert", "sars_cov2_ct", "brain_tumor", "montgomery"),
+    *("amos_ct", "msd_heart", "msd_hippocampus", "msd_spleen"),
+)
+GROUPS = {"medmnist": MEDMNIST_2D, "medmnist3d": MEDMNIST_3D, "radiology": RADIOLOGY}
+
+# layout of a record: the module beside this one whose `read(record, root)` opens it
+LAYOUTS = {
+    "nih_chestxray14": "radiographs",
+    "chexpert": "radiographs",
+    "montgomery": "radiographs",
+    "sars_cov2_ct": "scans",
+    "brain_tumor": "scans",
+    "amos": "volumes",
+    "msd": "volumes",
+    "busi": "photographs",
+    "bccd": "photographs",
+    "fundus": "photographs",
+}
+
+
+@cache
+def read_records() -> dict[str, TaskRecord]:
+    """Every record of `records/`, by name."""
+    folder = Path(__file__).parent / "records"
+    return {record.name: record for record in map(read_record, sorted(folder.glob("*.yaml")))}
+
+
+def resolve_names(words: str) -> list[str]:
+    """Expand a comma-separated list of task names, groups and paths to names and paths, in order, without repeats.
+
+    Raises:
+        UserError: a word is neither a task, nor a group, nor an existing path.
+    """
+    names: list[str] = []
+    for word in filter(None, (part.strip() for part in words.split(","))):
+        if word in GROUPS:
+            names += GROUPS[word]
+        elif word in read_records() or Path(word).exists():
+            names.append(word)
+        else:
+            near = get_close_matches(word, [*read_records(), *GROUPS], n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"{word!r} is neither a task nor a path that exists{hint} (biovfm probe --list-tasks)")
+    if not names:
+        raise UserError("no task named; give --tasks medmnist, a name, or a path")
+    return list(dict.fromkeys(names))
+
+
+def open_task(
+    name: str, data: Path, size: int | None = None, cache_dir: Path | None = None, fetch: bool = False
+) -> Task:
+    """Open a task by name (its files below `data`) or by path.
+
+    Args:
+        name: a record's name, or the path of a folder or CSV file.
+        data: the folder that holds the sets.
+        size: pixels of a MedMNIST set, one of 28, 64, 128, 224; None takes the largest there.
+        cache_dir: where large .npz members may be unpacked; None reads them into memory.
+        fetch: download a missing MedMNIST set.
+
+    Raises:
+        UserError: the files are missing or not as their source lays them out.
+    """
+    record = read_records().get(name)
+    if record is None:
+        return open_folder_task(Path(name))
+    if record.layout == "medmnist":
+        if fetch:
+            _fetch_if_missing(name, data, size)
+        return Task(record, read_medmnist(record, data, size, cache_dir))
+    module = importlib.import_module(f".{LAYOUTS[record.layout]}", __package__)
+    return Task(record, module.read(record, find_root(record, data)))
+
+
+def find_root(record: TaskRecord, data: Path) -> Path:
+    """The folder below `data` that looks as the source of `record` lays it out.
+
+    Looks at `data` itself, then up to three folders deep, for the record's `options: marker` (a glob pattern).
+
+    Raises:
+        UserError: no such folder.
+    """
+    marker = record.options["marker"]
+    for depth in range(4):
+        for folder in sorted(data.glob("/".join(["*"] * depth))) if depth else [data]:
+            if folder.is_dir() and any(folder.glob(marker)):
+                return folder
+    raise UserError(f"task {record.name}: no folder in {data} holds {marker}; get the set from {record.url}")
+
+
+def _fetch_if_missing(name: str, data: Path, size: int | None) -> None:
+    try:
+        find_npz(name, data, size)
+    except UserError:
+        download(name, data, size or 224)

@@ -1,0 +1,347 @@
+"""Images of a task, decoded only when asked for: files, arrays, crops, slices of volumes."""
+
+import hashlib
+import threading
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+
+MAX_PIXELS = 89_478_485  # as biovfm_hf.pixels
+RASTER_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
+END_BYTES = 1 << 16
+
+
+class Images(Protocol):
+    """A sequence of images: `images[i]` is a uint8 array (H, W, 3)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+    def fingerprint(self) -> str:
+        """A hex digest of the content."""
+        ...
+
+
+def to_rgb(array: np.ndarray, origin: object) -> np.ndarray:
+    """Turn a grey (H, W), (H, W, 1) or colour (H, W, 3|4) array into uint8 (H, W, 3).
+
+    Arrays that are not uint8 are scaled from their own minimum and maximum to 0..255.
+
+    Raises:
+        UserError: `array` has another shape, no pixel, or no finite value; `origin` is named.
+    """
+    if array.ndim == 3 and array.shape[-1] in (1, 4):
+        array = array[..., 0] if array.shape[-1] == 1 else array[..., :3]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] != 3) or array.size == 0:
+        raise UserError(f"{origin}: shape {array.shape} is not an image; give (H, W) or (H, W, 3)")
+    if array.dtype != np.uint8:
+        array = stretch(array, origin)
+    if array.ndim == 2:
+        array = np.repeat(array[..., None], 3, axis=-1)
+    return array
+
+
+def stretch(array: np.ndarray, origin: object, low: float | None = None, high: float | None = None) -> np.ndarray:
+    """Scale `array` linearly to uint8: `low` (default its minimum) to 0, `high` (default its maximum) to 255.
+
+    Raises:
+        UserError: no value of `array` is finite.
+    """
+    values = np.asarray(array, np.float32)
+    finite = np.isfinite(values)
+    if not finite.any():
+        raise UserError(f"{origin}: no finite pixel; remove the file or repair it")
+    values = np.where(finite, values, values[finite].min())
+    low = float(values.min()) if low is None else low
+    high = float(values.max()) if high is None else high
+    scaled = (values - low) * (255.0 / max(high - low, 1e-12))
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def read_image(path: Path, shrink_to: int | None = None) -> np.ndarray:
+    """Decode one 2D image file to uint8 (H, W, 3), whatever its format and depth (see `biovfm_hf.pixels`).
+
+    `shrink_to` lets a JPEG be decoded at a reduced size whose shorter side is still at least that many pixels.
+
+    Raises:
+        UserError: `path` is missing, broken, too large, or holds several slices.
+    """
+    from biovfm_hf.pixels import decode, to_uint8
+
+    if shrink_to and path.suffix.lower() in (".jpg", ".jpeg"):
+        draft = _draft_jpeg(path, shrink_to)
+        if draft is not None:
+            return to_rgb(draft, path)
+    return to_rgb(to_uint8(decode(path)), path)
+
+
+def _draft_jpeg(path: Path, shrink_to: int) -> np.ndarray | None:
+    """A JPEG at the smallest of its built-in sizes that is large enough; None for what needs the common decoder."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            upright = image.getexif().get(0x0112, 1) == 1
+            if image.format != "JPEG" or image.mode not in ("L", "RGB") or not upright:
+                return None
+            if image.width * image.height > MAX_PIXELS:
+                return None
+            image.draft(None, (shrink_to, shrink_to))
+            return np.asarray(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Decode one mask file to integer classes (H, W): palette and grey values are taken as they are.
+
+    A colour mask is read by its brightest channel.
+
+    Raises:
+        UserError: `path` is missing or broken.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            mask = np.asarray(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as a mask ({error}); replace or remove it") from error
+    if mask.dtype == bool:
+        mask = mask.astype(np.uint8)
+    if mask.ndim == 3:
+        mask = mask[..., :3].max(axis=-1)
+    if not np.issubdtype(mask.dtype, np.integer):
+        raise UserError(f"{path}: a mask holds whole class numbers, this one is {mask.dtype}")
+    return mask
+
+
+def file_digest(path: Path) -> bytes:
+    """A digest of a file's size, first and last 64 KB: the parts that hold the checksums of PNG and gzip files."""
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            digest.update(size.to_bytes(8, "little"))
+            digest.update(stream.read(END_BYTES))
+            if size > END_BYTES:
+                stream.seek(max(size - END_BYTES, END_BYTES))
+                digest.update(stream.read(END_BYTES))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; check the folder or the list that names it") from error
+    return digest.digest()
+
+
+def _digest(parts: Sequence[bytes]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """Image files, each optionally cropped to a box (left, top, right, bottom) in pixels.
+
+    `shrink_to` is passed on to `read_image`; it must be None with boxes.
+    """
+
+    paths: Sequence[Path]
+    boxes: Sequence[tuple[int, int, int, int]] | None = None
+    shrink_to: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        image = read_image(self.paths[index], self.shrink_to)
+        if self.boxes is None:
+            return image
+        left, top, right, bottom = self.boxes[index]
+        crop = image[max(top, 0) : bottom, max(left, 0) : right]
+        return to_rgb(crop, f"box {self.boxes[index]} of {self.paths[index]}")
+
+    def fingerprint(self) -> str:
+        """A digest of every file's content and every box."""
+        digests = {path: file_digest(path) for path in dict.fromkeys(self.paths)}
+        parts = [digests[path] for path in self.paths]
+        return _digest([repr((self.shrink_to, self.boxes)).encode(), *parts])
+
+
+@dataclass(frozen=True)
+class FileMasks:
+    """Mask files: `masks[i]` is an integer array (H, W) of class numbers.
+
+    `values` maps file values to classes (0 where a value is not named); `threshold` makes a two-class mask of a
+    grey one (value > threshold).
+    """
+
+    paths: Sequence[Path]
+    values: dict[int, int] | None = None
+    threshold: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        mask = read_mask(self.paths[index])
+        if self.threshold is not None:
+            return (mask > self.threshold).astype(np.uint8)
+        if self.values is not None:
+            out = np.zeros(mask.shape, np.uint8)
+            for value, target in self.values.items():
+                out[mask == value] = target
+            return out
+        return mask
+
+    def fingerprint(self) -> str:
+        """A digest of every file's content and of the mapping."""
+        return _digest([repr((self.values, self.threshold)).encode(), *map(file_digest, self.paths)])
+
+
+@dataclass
+class NpzImages:
+    """The images of one member of an .npz file, (N, H, W[, 3]) uint8, read on first use.
+
+    With `as_volumes` the member is (N, D, H, W) and image `i` is slice `i % D` of volume `i // D`.
+    Members above `spill_bytes` are unpacked once to `spill_dir` and memory-mapped: 13 GB sets need little memory.
+    """
+
+    path: Path
+    member: str
+    as_volumes: bool = False
+    spill_dir: Path | None = None
+    spill_bytes: int = 2 << 30
+    _array: Any = field(default=None, repr=False)
+    _lock: Any = field(default_factory=threading.Lock, repr=False)
+
+    def _load(self) -> np.ndarray:
+        with self._lock:
+            if self._array is None:
+                self._array = load_npz_member(self.path, self.member, self.spill_dir, self.spill_bytes)
+                if self._array.dtype != np.uint8 or self._array.ndim not in (3, 4):
+                    raise UserError(
+                        f"{self.path}: {self.member} is {self._array.dtype} of shape {self._array.shape}; "
+                        "expected uint8 (N, H, W) or (N, H, W, 3)"
+                    )
+        return self._array
+
+    def __len__(self) -> int:
+        array = self._load()
+        return array.shape[0] * array.shape[1] if self.as_volumes else array.shape[0]
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        array = self._load()
+        if self.as_volumes:
+            volume, position = divmod(index, array.shape[1])
+            return to_rgb(array[volume, position], self.path)
+        return to_rgb(array[index], self.path)
+
+    def fingerprint(self) -> str:
+        """A digest of the zip directory's own checksum of the member."""
+        info = _zip_info(self.path, self.member)
+        return _digest([self.member.encode(), info.CRC.to_bytes(4, "little"), info.file_size.to_bytes(8, "little")])
+
+
+def _zip_info(path: Path, member: str) -> zipfile.ZipInfo:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.getinfo(f"{member}.npy")
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; put it into the --data folder") from error
+    except KeyError as error:
+        raise UserError(f"{path} has no member {member}; a MedMNIST file holds {{train,val,test}}_images") from error
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path} is not a readable .npz file ({error}); download it again") from error
+
+
+def load_npz_member(path: Path, member: str, spill_dir: Path | None = None, spill_bytes: int = 2 << 30) -> np.ndarray:
+    """Read one array of an .npz file; one larger than `spill_bytes` through a memory-mapped copy in `spill_dir`.
+
+    Raises:
+        UserError: no such file or member, a broken archive, or pickled content.
+    """
+    info = _zip_info(path, member)
+    try:
+        if spill_dir is None or info.file_size <= spill_bytes:
+            with np.load(path, allow_pickle=False) as archive:
+                return archive[member]
+        copy = spill_dir / f"{path.stem}.{member}.{info.CRC:08x}.npy"
+        if not copy.exists():
+            _unpack(path, info, copy)
+        return np.load(copy, mmap_mode="r", allow_pickle=False)
+    except (ValueError, zipfile.BadZipFile, OSError, EOFError) as error:
+        raise UserError(f"{path}: {member} cannot be read ({error}); download the file again") from error
+
+
+def _unpack(path: Path, info: zipfile.ZipInfo, target: Path) -> None:
+    import shutil
+
+    from biovfm_hf.files import atomic_path
+
+    with (
+        zipfile.ZipFile(path) as archive,
+        archive.open(info) as source,
+        atomic_path(target) as temporary,
+        temporary.open("wb") as stream,
+    ):
+        shutil.copyfileobj(source, stream, 1 << 22)
+
+
+@dataclass
+class VolumeSlices:
+    """Slices of volumes: image `i` is slice `where[i][1]` of volume `where[i][0]`, along `axis`.
+
+    `load(path)` gives a 3D array; `scale(volume)` turns the whole volume into uint8 once. The last volume read is
+    kept per thread, so reading slices in order reads each volume once.
+    """
+
+    paths: Sequence[Path]
+    where: Sequence[tuple[int, int]]
+    load: Any
+    scale: Any
+    recipe: str
+    axis: int = 2
+    _kept: Any = field(default_factory=threading.local, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.where)
+
+    def slice(self, index: int) -> np.ndarray:
+        """Slice `index` as the scaled volume holds it, (H, W)."""
+        volume, position = self.where[index]
+        if getattr(self._kept, "volume", None) != volume:
+            self._kept.array = self.scale(self.load(self.paths[volume]))
+            self._kept.volume = volume
+        return np.take(self._kept.array, position, axis=self.axis)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return to_rgb(self.slice(index), self.paths[self.where[index][0]])
+
+    def fingerprint(self) -> str:
+        """A digest of every volume's content, the slices taken and the intensity recipe."""
+        return _digest([self.recipe.encode(), repr(list(self.where)).encode(), *map(file_digest, self.paths)])
+
+
+@dataclass
+class SliceMasks:
+    """Class numbers (H, W) of the slices of label volumes: the masks beside a `VolumeSlices`."""
+
+    slices: VolumeSlices
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.slices.slice(index)
+
+    def fingerprint(self) -> str:
+        """A digest of the label volumes."""
+        return self.slices.fingerprint()

@@ -1,0 +1,70 @@
+"""The MedMNIST sets, 2D and 3D, from their .npz files."""
+
+from pathlib import Path
+
+import numpy as np
+
+from biovfm_hf.errors import UserError, require
+
+from .images import NpzImages, load_npz_member
+from .task import MULTILABEL, SPLITS, Split, TaskRecord
+
+SIZES = (28, 64, 128, 224)
+
+
+def read_medmnist(record: TaskRecord, data: Path, size: int | None, cache: Path | None) -> dict[str, Split]:
+    """Open one MedMNIST set of `data`, at `size` pixels (None: the largest there).
+
+    3D sets give every slice along the first axis as an image, and the volume as the case.
+
+    Raises:
+        UserError: the file is not there, or not as MedMNIST writes it.
+    """
+    path = find_npz(record.name, data, size)
+    volumes = bool(record.options.get("volumes"))
+    splits = {}
+    for name in SPLITS:
+        raw = load_npz_member(path, f"{name}_labels")
+        labels = raw.astype(np.int64) if record.kind == MULTILABEL else raw.reshape(len(raw), -1)[:, :1].ravel()
+        if record.kind != MULTILABEL and raw.size != len(raw):
+            raise UserError(f"{path}: {name}_labels has shape {raw.shape}; expected (N, 1)")
+        images = NpzImages(path, f"{name}_images", volumes, cache)
+        cases = None
+        if volumes:
+            depth = len(images) // max(len(labels), 1)
+            cases = np.repeat(np.arange(len(labels)), depth)
+        splits[name] = Split(images, labels=labels.astype(np.int64), case_of_image=cases)
+    return splits
+
+
+def find_npz(name: str, data: Path, size: int | None) -> Path:
+    """The .npz file of a set in `data` or `data/medmnist`: of `size` pixels, or the largest when `size` is None.
+
+    Raises:
+        UserError: there is none.
+    """
+    wanted = (size,) if size else tuple(reversed(SIZES))
+    for pixels in wanted:
+        file = f"{name}.npz" if pixels == 28 else f"{name}_{pixels}.npz"
+        for folder in (data, data / "medmnist"):
+            if (folder / file).is_file():
+                return folder / file
+    at = f" at {size} pixels" if size else ""
+    raise UserError(
+        f"task {name}: no {name}*.npz{at} in {data}; download it from https://medmnist.com or give --download"
+    )
+
+
+def download(name: str, data: Path, size: int) -> None:
+    """Fetch the .npz file of a set into `data` with the medmnist package (checksum verified there).
+
+    Raises:
+        UserError: the package is not installed, or there is no network.
+    """
+    medmnist = require("medmnist", "eval")
+    data.mkdir(parents=True, exist_ok=True)
+    dataset = getattr(medmnist, medmnist.INFO[name]["python_class"])
+    try:
+        dataset(split="test", root=str(data), download=True, size=size)
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"task {name}: the download failed ({error}); fetch {name}.npz by hand into {data}") from error

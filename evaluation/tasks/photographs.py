@@ -1,0 +1,87 @@
+"""Sets of single pictures in their official layouts: BUSI, BCCD, and fundus vessels."""
+
+from pathlib import Path
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+
+from .folder import image_files
+from .images import FileImages, FileMasks
+from .splitting import systematic_split
+from .task import SPLITS, Split, TaskRecord
+
+
+def read(record: TaskRecord, root: Path) -> dict[str, Split]:
+    """Open the set of `record` in `root`."""
+    return {"busi": _busi, "bccd": _bccd, "fundus": _fundus}[record.layout](record, root)
+
+
+def _busi(record: TaskRecord, root: Path) -> dict[str, Split]:
+    """Class folders; `NAME_mask*.png` beside an image is its lesion, not a picture. The files tell no patient."""
+    files, labels = [], []
+    for label, name in enumerate(record.classes):
+        found = [f for f in image_files(root / name) if "_mask" not in f.stem]
+        files += found
+        labels += [label] * len(found)
+    numbers = np.array(labels, np.int64)
+    split = systematic_split(np.array([str(f.relative_to(root)) for f in files]), numbers)
+    rows = {name: np.flatnonzero(split == name) for name in SPLITS}
+    return {name: Split(FileImages([files[i] for i in at]), labels=numbers[at]) for name, at in rows.items()}
+
+
+def _bccd(record: TaskRecord, root: Path) -> dict[str, Split]:
+    """Each annotated box is a case, its smear the subject; splits as `ImageSets/Main` lists them."""
+    splits = {}
+    for split in SPLITS:
+        listing = root / "ImageSets" / "Main" / f"{split}.txt"
+        if not listing.is_file():
+            raise UserError(f"task {record.name}: {listing} is missing; get the set again from {record.url}")
+        paths, boxes, labels, subjects = [], [], [], []
+        for name in listing.read_text(encoding="utf-8").split():
+            for cell, box in _boxes(root / "Annotations" / f"{name}.xml"):
+                paths.append(root / "JPEGImages" / f"{name}.jpg")
+                boxes.append(box)
+                labels.append(record.classes.index(cell))
+                subjects.append(name)
+        splits[split] = Split(FileImages(paths, boxes), labels=np.array(labels, np.int64), subjects=np.array(subjects))
+    return splits
+
+
+def _boxes(path: Path) -> list[tuple[str, tuple[int, int, int, int]]]:
+    """The boxes of a Pascal VOC file, leaving out empty ones."""
+    from xml.etree import ElementTree
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        if "<!ENTITY" in text or "<!DOCTYPE" in text:
+            raise UserError(f"{path}: a Pascal VOC file declares no document type; get the set again")
+        found = []
+        for item in ElementTree.fromstring(text).iter("object"):
+            edges = [int(float(item.findtext(f"bndbox/{edge}", ""))) for edge in ("xmin", "ymin", "xmax", "ymax")]
+            if edges[2] > edges[0] and edges[3] > edges[1]:
+                found.append((item.findtext("name", ""), (edges[0], edges[1], edges[2], edges[3])))
+        return found
+    except (OSError, ElementTree.ParseError, ValueError) as error:
+        raise UserError(f"{path} is not a readable Pascal VOC file ({error}); get the set again") from error
+
+
+def _fundus(record: TaskRecord, root: Path) -> dict[str, Split]:
+    """`Train|Test/Original/Images|Labels` below each of the record's sets; every fifth training image validates."""
+    pairs: dict[str, list[tuple[Path, Path]]] = {"train": [], "test": []}
+    for part in record.options["sets"]:
+        for split, folder in (("train", "Train"), ("test", "Test")):
+            base = root / part / folder / "Original"
+            labels = next((f for f in (base / "Labels", base / "labels") if f.is_dir()), None)
+            if labels is None or not (base / "Images").is_dir():
+                continue
+            masks = {file.stem: file for file in image_files(labels)}
+            pairs[split] += [(i, masks[i.stem]) for i in image_files(base / "Images") if i.stem in masks]
+    held = systematic_split(np.array([str(image) for image, _ in pairs["train"]]), test=0.0, val=0.2)
+    train = pairs.pop("train")
+    for split in ("train", "val"):
+        pairs[split] = [pair for pair, where in zip(train, held, strict=True) if where == split]
+    return {
+        split: Split(FileImages([i for i, _ in rows]), masks=FileMasks([m for _, m in rows], threshold=127))
+        for split, rows in pairs.items()
+    }

@@ -1,0 +1,36 @@
+"""Splits for sets that come without: systematic sampling of subjects, so the same files always give the same split."""
+
+import numpy as np
+
+
+def systematic_split(
+    subjects: np.ndarray, strata: np.ndarray | None = None, test: float = 0.2, val: float = 0.2
+) -> np.ndarray:
+    """Assign each case to `train`, `val` or `test` by its subject, every n-th subject in sorted order.
+
+    Args:
+        subjects: (N,) names; all cases of a subject get the same split.
+        strata: (N,) integer classes; subjects are ordered by the class of their first case, then by name, so each
+            split gets its share of each class. None orders by name only.
+        test: fraction of subjects for test.
+        val: fraction of all subjects for validation.
+
+    Returns:
+        (N,) array of split names. With three subjects or more no split is empty.
+    """
+    subjects = np.asarray(subjects).astype(str)
+    unique, first, inverse = np.unique(subjects, return_index=True, return_inverse=True)
+    order = np.arange(len(unique)) if strata is None else np.lexsort((unique, np.asarray(strata)[first]))
+    split = np.full(len(unique), "train", dtype="<U5")
+    split[order[_every(len(order), test)]] = "test"
+    rest = order[split[order] == "train"]
+    split[rest[_every(len(rest), val / max(1.0 - test, 1e-9))]] = "val"
+    return split[inverse]
+
+
+def _every(count: int, fraction: float) -> np.ndarray:
+    """Evenly spaced positions: about `fraction * count` of them, at least one where anything is asked for."""
+    if fraction <= 0 or count == 0:
+        return np.zeros(0, int)
+    wanted = min(max(round(fraction * count), 1), count)
+    return ((np.arange(wanted) + 0.5) * count / wanted).astype(int)

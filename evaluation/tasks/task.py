@@ -1,0 +1,144 @@
+"""What a task is: a record that says what it measures, and splits of images with labels or masks."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+
+from ..metrics import BINARY, MULTICLASS, MULTILABEL, ORDINAL
+from .images import Images
+
+SEGMENTATION = "segmentation"
+KINDS = (BINARY, MULTICLASS, MULTILABEL, ORDINAL, SEGMENTATION)
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """The declarative part of a task, one YAML file each in `records/`.
+
+    `kind` is one of `KINDS` (MedMNIST's words, and `segmentation`); `metric` the one to compare models by;
+    `layout` the reader of its files; `options` what that reader needs to know; `splits` says where the splits
+    come from; `classes` are names in label order (for segmentation the first is the background).
+    """
+
+    name: str
+    title: str
+    kind: str
+    metric: str
+    layout: str
+    classes: tuple[str, ...]
+    splits: str
+    licence: str
+    citation: str
+    url: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one split and what is known of them.
+
+    `labels` (N_cases,) int for one class per case, (N_cases, L) of 0/1 for multi-label, None for segmentation.
+    `masks[i]` (H, W) integer classes of image i, for segmentation. `case_of_image` (N_images,) maps images to cases
+    where a case has several images (slices of one patient); None when each image is a case. `subjects` (N_cases,)
+    names who a case comes from, None when unknown.
+    """
+
+    images: Images
+    labels: np.ndarray | None = None
+    masks: Images | None = None
+    case_of_image: np.ndarray | None = None
+    subjects: np.ndarray | None = None
+
+    @property
+    def num_cases(self) -> int:
+        """How many cases: what the metrics count."""
+        if self.labels is not None:
+            return len(self.labels)
+        return len(self.images) if self.case_of_image is None else int(self.case_of_image.max()) + 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """A record with its splits, checked: labels fit the kind and no subject is in two splits."""
+
+    record: TaskRecord
+    splits: dict[str, Split]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in SPLITS:
+            if name not in self.splits or len(self.splits[name].images) == 0:
+                raise UserError(f"task {self.record.name}: the {name} split has no image; each of {SPLITS} needs some")
+            _check_split(self.record, name, self.splits[name])
+        _check_subjects(self.record.name, self.splits)
+        train = self.splits["train"].labels
+        if train is not None and train.ndim == 1 and len(np.unique(train)) < 2:
+            raise UserError(
+                f"task {self.record.name}: every training case has the same class; a probe needs two or more"
+            )
+
+    @property
+    def name(self) -> str:
+        """The record's name."""
+        return self.record.name
+
+    @property
+    def num_outputs(self) -> int:
+        """Scores per case: classes, or labels of a multi-label task (2 for a binary one)."""
+        return len(self.record.classes)
+
+
+def _check_split(record: TaskRecord, name: str, split: Split) -> None:
+    where = f"task {record.name}, {name} split"
+    if record.kind == SEGMENTATION:
+        if split.masks is None or len(split.masks) != len(split.images):
+            raise UserError(f"{where}: every image needs a mask")
+        return
+    labels = split.labels
+    if labels is None or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(f"{where}: labels must be whole numbers")
+    cases = len(split.images) if split.case_of_image is None else int(split.case_of_image.max()) + 1
+    if len(labels) != cases:
+        raise UserError(f"{where}: {len(labels)} labels for {cases} cases; they must be as many")
+    outputs = len(record.classes)
+    if record.kind == MULTILABEL:
+        if labels.ndim != 2 or labels.shape[1] != outputs or not np.isin(labels, (0, 1)).all():
+            raise UserError(f"{where}: multi-label labels must be 0/1 of shape (N, {outputs}), not {labels.shape}")
+    elif labels.ndim != 1 or labels.min() < 0 or labels.max() >= outputs:
+        raise UserError(f"{where}: labels must be (N,) numbers 0..{outputs - 1}; shape {labels.shape} was given")
+
+
+def _check_subjects(task: str, splits: dict[str, Split]) -> None:
+    seen: dict[str, str] = {}
+    for name in SPLITS:
+        subjects = splits[name].subjects
+        for subject in () if subjects is None else np.unique(subjects):
+            if subject in seen:
+                raise UserError(
+                    f"task {task}: subject {subject} is in both {seen[subject]} and {name}; "
+                    "keep all images of a subject in one split"
+                )
+            seen[str(subject)] = name
+
+
+def read_record(path: Path) -> TaskRecord:
+    """Read one record file.
+
+    Raises:
+        UserError: the file is no YAML mapping, or a field is missing, unknown or of no known kind.
+    """
+    import yaml
+
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        record = TaskRecord(**{**fields, "classes": tuple(str(c) for c in fields["classes"])})
+    except (yaml.YAMLError, TypeError, KeyError, OSError) as error:
+        raise UserError(f"{path} is not a task record ({error}); see evaluation/tasks/records for examples") from error
+    if record.kind not in KINDS:
+        raise UserError(f"{path}: kind {record.kind!r} is none of {', '.join(KINDS)}")
+    return record
