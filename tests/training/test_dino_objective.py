@@ -52,6 +52,7 @@ def test_every_student_tensor_gets_a_finite_gradient(
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
     assert all(parameter.grad is None for parameter in model.teacher.parameters())
     assert ("dino_local_crops_loss" in terms) == bool(local_crops)
+    assert all(term.isfinite() for term in terms.values())
     assert not any(term.requires_grad for term in terms.values())
 
 

@@ -84,11 +84,12 @@ class DINONetwork(nn.Module):
 
 @dataclass(frozen=True)
 class Term:
-    """A weighted sum of cross-entropies over `classes` prototypes: its value and the sum of the weights."""
+    """A weighted sum of cross-entropies over `classes` prototypes: its value, the sum of the weights, the rows."""
 
     value: Tensor
     weight: Tensor | float
     classes: int
+    rows: int
 
     def gap(self) -> Tensor:
         """ln K minus the mean cross-entropy: 0 when the scores say nothing."""
@@ -199,11 +200,11 @@ class DINOObjective(nn.Module):
         weight, temperature = 1.0 / (images * pairs), self.config.student_temp
         global_vectors, local_vectors = vectors.split([2 * images, local_crops * images])
         value = prototype_cross_entropy(global_vectors, prototypes, targets, weight, temperature)
-        terms = {"dino_global_crops": Term(value, 2 / pairs, len(prototypes))}
+        terms = {"dino_global_crops": Term(value, 2 / pairs, len(prototypes), len(global_vectors))}
         if local_crops:
             both = targets.unflatten(0, (2, images)).sum(dim=0)  # (B, K): a local crop meets both global ones
             value = prototype_cross_entropy(local_vectors, prototypes, both, weight, temperature)
-            terms["dino_local_crops"] = Term(value, 2 * local_crops / pairs, len(prototypes))
+            terms["dino_local_crops"] = Term(value, 2 * local_crops / pairs, len(prototypes), len(local_vectors))
         return terms
 
     def _patch_term(self, vectors: Tensor, prototypes: Tensor, targets: Tensor, batch: Mapping[str, Any]) -> Term:
@@ -213,7 +214,7 @@ class DINOObjective(nn.Module):
         per_image = 1.0 / (len(masks) * masks.sum(dim=1).clamp(min=1))
         weights = per_image[indices // masks.shape[1]]
         value = prototype_cross_entropy(vectors, prototypes, targets, weights, self.config.student_temp)
-        return Term(value, weights.sum(), len(prototypes))
+        return Term(value, weights.sum(), len(prototypes), len(vectors))
 
     def _total(self, terms: dict[str, Term], koleo: Tensor) -> Tensor:
         dino = sum(term.value for name, term in terms.items() if name != "ibot")
@@ -225,6 +226,6 @@ class DINOObjective(nn.Module):
         report = {f"{name}_loss": term.value.detach() for name, term in terms.items()}
         report["ibot_loss"] = report["ibot_loss"] / 2
         report["koleo_loss"] = self.config.koleo_weight * koleo.detach() / 2
-        report |= {f"{name}_gap": term.gap() for name, term in terms.items()}
+        report |= {f"{name}_gap": term.gap() for name, term in terms.items() if term.rows}
         report["teacher_entropy"] = torch.special.entr(dino_targets).sum(dim=-1).mean()
         return report
