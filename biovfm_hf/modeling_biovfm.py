@@ -547,9 +547,9 @@ class BioVFMForSemanticSegmentation(BioVFMPreTrainedModel):
     @can_return_tuple
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> SemanticSegmenterOutput:
         """(B, C, H, W) -> logits (B, classes, H, W); `labels` (B, H, W) int add the cross-entropy."""
-        keep_hidden_states = kwargs.pop("output_hidden_states", self.config.output_hidden_states)
+        wanted = kwargs.pop("output_hidden_states", self.config.output_hidden_states)
         unet = self.config.segmentation_head == "unet"
-        outputs = self.biovfm(pixel_values, output_hidden_states=keep_hidden_states or unet, **kwargs)
+        outputs = self.biovfm(pixel_values, output_hidden_states=unet or wanted, **kwargs)
         grid = tuple(side // self.config.patch_size for side in pixel_values.shape[-2:])
         features: Any = _token_map(outputs.last_hidden_state, grid)
         if unet:
@@ -565,9 +565,17 @@ class BioVFMForSemanticSegmentation(BioVFMPreTrainedModel):
         return SemanticSegmenterOutput(
             loss=loss,
             logits=logits,
-            hidden_states=outputs.hidden_states if keep_hidden_states else None,
+            hidden_states=_selected(outputs.hidden_states, wanted) if wanted else None,
             attentions=outputs.attentions,
         )
+
+
+def _selected(hidden_states: tuple, wanted: Any) -> tuple:
+    """`output_hidden_states` may name the states to return; the others become None, as transformers has it."""
+    if wanted is True:
+        return hidden_states
+    indices = {index % len(hidden_states) for index in ([wanted] if isinstance(wanted, int) else wanted)}
+    return tuple(state if index in indices else None for index, state in enumerate(hidden_states))
 
 
 @dataclass
