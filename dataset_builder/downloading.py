@@ -11,7 +11,7 @@ from biovfm_hf.errors import UserError, require
 
 from .catalog import Download, Source
 
-CHUNK = 1 << 20
+CHUNK = 1 << 16  # a transfer that breaks off loses at most this much
 ATTEMPTS = 5
 TIMEOUT = (15, 60)  # seconds to connect, and of silence while reading
 

@@ -62,12 +62,10 @@ def _tar_members(file: Path) -> Iterator[Member]:
                     continue
                 problem = unsafe(entry.name) or (None if entry.isfile() else "a link or device inside an archive")
                 yield Member(entry.name, entry.size, entry.offset_data if plain else None, problem)
-    except (tarfile.TarError, EOFError, OSError, OverflowError) as error:
-        raise ValueError(f"broken archive ({type(error).__name__})") from error
-    except Exception as error:  # zlib.error, LZMAError: no common base
-        if type(error).__name__ in ("error", "LZMAError"):
-            raise ValueError(f"broken archive ({error})") from error
+    except ValueError:
         raise
+    except Exception as error:  # broken streams break tarfile and the decompressors in many ways, TypeError included
+        raise ValueError(f"broken archive ({type(error).__name__})") from error
 
 
 def _zip_members(file: Path) -> Iterator[Member]:
@@ -115,13 +113,12 @@ def _central_directory(opened: BinaryIO) -> tuple[int, int, int]:
     disk, first_disk, _, count, size, start = struct.unpack("<HHHHII", tail[at + 4 : at + 20])
     end = tail_start + at
     if at >= 20 and tail[at - 20 : at - 16] == b"PK\6\7":
-        disk, place, _ = struct.unpack("<IQI", tail[at - 16 : at])
-        opened.seek(min(place, length))
+        end -= 76  # the ZIP64 end record (56) and its locator (20); the stated place is wrong in a shifted archive
+        opened.seek(max(end, 0))
         record = opened.read(56)
         if len(record) < 56 or record[:4] != b"PK\6\6":
             raise ValueError("broken archive (bad ZIP64 record)")
-        first_disk, count, size, start = struct.unpack("<I8xQQQ", record[20:56])
-        end = place
+        disk, first_disk, _, count, size, start = struct.unpack("<IIQQQQ", record[16:56])
     if disk or first_disk:
         raise ValueError("one part of a split archive: join the parts first")
     shift = end - size - start

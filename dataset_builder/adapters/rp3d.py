@@ -27,30 +27,36 @@ def _entries(file: Path) -> Iterator[tuple[str, Any]]:
     """Key and value of each entry of a JSON object that is too large to load."""
     decoder = json.JSONDecoder()
     with file.open(encoding="utf-8") as opened:
-        text, at = opened.read(CHUNK).lstrip(), 1
+        text, at, first = opened.read(CHUNK).lstrip(), 1, True
         if not text.startswith("{"):
             raise ValueError("not a JSON object of cases")
         while True:
             try:
-                at = _skip(text, at, " \t\r\n,")
-                if text.startswith("}", at):
+                after = _skip(text, at)
+                if text[after] == "}":
                     return
-                key, after = decoder.raw_decode(text, at)
-                after = _skip(text, after, " \t\r\n:")
-                value, after = decoder.raw_decode(text, after)
-                if after == len(text):  # a number or word may go on in the next chunk
-                    raise json.JSONDecodeError("more to come", text, after)
-            except json.JSONDecodeError:
+                after = after if first else _skip(text, _past(text, after, ","))
+                key, after = decoder.raw_decode(text, after)
+                value, after = decoder.raw_decode(text, _skip(text, _past(text, _skip(text, after), ":")))
+                text[_skip(text, after)]  # what comes next must be in sight: a number may go on in the next chunk
+            except (json.JSONDecodeError, IndexError):
                 more = opened.read(max(CHUNK, len(text) - at))  # doubling keeps the work linear
                 if not more or len(text) - at > MAX_CASE_CHARACTERS:
                     raise ValueError("broken or endless entry in the list of cases") from None
                 text, at = text[at:] + more, 0
                 continue
             yield str(key), value
-            at = after
+            at, first = after, False
 
 
-def _skip(text: str, at: int, letters: str) -> int:
-    while at < len(text) and text[at] in letters:
+def _past(text: str, at: int, letter: str) -> int:
+    if text[at] != letter:
+        raise json.JSONDecodeError(f"no {letter}", text, at)
+    return at + 1
+
+
+def _skip(text: str, at: int) -> int:
+    """The next place in `text` that is no white space."""
+    while at < len(text) and text[at] in " \t\r\n":
         at += 1
     return at

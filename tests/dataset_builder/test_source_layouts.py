@@ -1,4 +1,4 @@
-"""Every established source: a miniature of its raw layout yields exactly the training part, with the right subjects."""
+"""Every established source: a miniature of its raw layout yields exactly the training part and the right subjects."""
 
 import importlib.util
 from pathlib import Path

@@ -1,0 +1,483 @@
+"""The catalogue's schema and its walk: what a record may say, and that no hostile raw folder gets its way."""
+
+import csv
+import json
+import os
+import random
+import string
+import tarfile
+import zipfile
+from collections import Counter
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from biovfm_hf.errors import UserError
+from dataset_builder.adapters import archives, rp3d
+from dataset_builder.catalog import MODALITIES, anatomies, iterate, load_catalog, load_source
+from dataset_builder.globs import compile_glob
+
+BENCHMARKS = {
+    *(
+        "PathMNIST",
+        "ChestMNIST",
+        "DermaMNIST",
+        "OCTMNIST",
+        "PneumoniaMNIST",
+        "RetinaMNIST",
+        "BreastMNIST",
+        "BloodMNIST",
+    ),
+    *("TissueMNIST", "OrganAMNIST", "OrganCMNIST", "OrganSMNIST", "NoduleMNIST3D"),
+}
+RECORD = {"id": "mine", "name": "Mine", "modality": "CT", "anatomies": ["lung"], "items": ["**/*.png"], "train": "all"}
+FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture
+def record(tmp_path):
+    """Writes RECORD with changes (None removes a key) and loads it."""
+
+    def write(**changes):
+        data = {key: value for key, value in {**RECORD, **changes}.items() if value is not None}
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump(data), encoding="utf-8")
+        return load_source(path)
+
+    return write
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The folder of source `mine` in an empty raw folder."""
+    path = tmp_path / "raw" / "mine"
+    path.mkdir(parents=True)
+    return path
+
+
+def found(source, raw):
+    """(path or path!member) -> reason, None if selected."""
+    return {
+        item.path + (f"!{item.member}" if item.member else ""): item.excluded for item in iterate(source, Path(raw))
+    }
+
+
+# The catalogue
+
+
+def test_the_catalogue_holds_the_papers_61_sources():
+    sources = load_catalog()
+    paper = [source for source in sources if source.in_paper]
+    assert len(paper) == 61 and {source.id for source in sources} - {source.id for source in paper} == {"pmc-oa"}
+    assert sum(source.images_in_paper for source in paper) == 21_472_715
+    assert {modality for source in paper for modality in source.modalities} == set(MODALITIES)
+    assert len(set(anatomies().values())) == 30
+    assert {region for source in paper for region in source.anatomies} == set(anatomies().values())
+    assert [source.id for source in sources] == [Path(source.record).stem for source in sources]
+
+
+def test_overlaps_name_real_benchmarks_and_sources():
+    ids = {source.id for source in load_catalog()}
+    overlaps = [overlap for source in load_catalog() for overlap in source.overlaps]
+    assert {overlap.benchmark for overlap in overlaps if overlap.benchmark} <= BENCHMARKS
+    assert {overlap.source for overlap in overlaps if overlap.source} <= ids
+    behind = {(source.id, o.benchmark) for source in load_catalog() for o in source.overlaps if o.benchmark}
+    assert {("chestxray-14", "ChestMNIST"), ("nct-crc-he-100k", "PathMNIST"), ("isic-archive", "DermaMNIST")} < behind
+    assert {("sam-med2d-20m", "BreastMNIST"), ("uls23", "OrganAMNIST")} < behind
+
+
+def test_unknown_facts_stay_unknown():
+    by_id = {source.id: source for source in load_catalog()}
+    missing = [name for name, source in by_id.items() if not source.layout_established]
+    assert missing == ["vicavr", "vindr-bodypartxr", "vindr-multiphase"]
+    assert all(by_id[name].train is None and not by_id[name].items for name in missing)
+    assert by_id["vindr-multiphase"].access is None and by_id["stare"].licence is None
+    for source in by_id.values():
+        assert all(len(entry.sha256 or "a" * 64) == 64 and len(entry.md5 or "a" * 32) == 32 for entry in source.files)
+
+
+# Records
+
+
+def test_a_record_of_ones_own_loads_and_is_outside_the_paper(record):
+    source = record()
+    assert source.modality == "CT" and source.folder == "mine" and source.in_paper is False
+    assert source.items[0].kind == "image" and source.layout_established
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"modalty": "CT"}, ["unknown key 'modalty'", "did you mean 'modality'"]),
+        ({"modality": "Xray"}, ["modalities", "'Xray'", "did you mean 'X-Ray'"]),
+        ({"modality": None}, ["'modalities' is missing"]),
+        ({"anatomies": ["lungg"]}, ["anatomies.0", "did you mean 'lung'", "30 regions"]),
+        ({"id": "a/b"}, ["id", "letters, digits"]),
+        ({"items": None}, ["'items' is missing", "layout_established: false"]),
+        ({"items": [{"pattern": "*.png", "kind": "picture"}]}, ["items.0.kind", "'picture'", "image"]),
+        ({"items": [{"patern": "*.png"}]}, ["items.0", "did you mean 'pattern'"]),
+        ({"items": ["../*.png"]}, ["items.0.pattern", "no usable glob"]),
+        ({"items": ["a{b.png"]}, ["items.0.pattern", "not closed"]),
+        ({"items": [{"pattern": "*", "intensity": {"window": [5, 1]}}]}, ["items.0.intensity", "lower one first"]),
+        ({"items": [{"pattern": "*", "intensity": "dark"}]}, ["items.0.intensity", "as-is"]),
+        ({"items": [{"pattern": "*", "fps": 0}]}, ["items.0.fps", "between 0 and 1000"]),
+        ({"items": [{"pattern": "*", "adapter": "hdf5_row"}]}, ["adapter", "did you mean 'hdf5_rows'"]),
+        ({"train": "some"}, ["train", "all, {path: REGEX} or a table"]),
+        ({"train": {"path": "("}}, ["train.path", "no usable regular expression"]),
+        ({"train": {"table": "a.csv"}}, ["train", "'match' is missing"]),
+        ({"subject": {"path": "abc"}}, ["subject.path", "no group"]),
+        ({"subject": {"table": "a.csv", "match": "x"}}, ["subject", "'column' is missing"]),
+        ({"folder": "../elsewhere"}, ["folder", "leaves the raw folder"]),
+        ({"folder": "/etc"}, ["folder", "leaves the raw folder"]),
+        ({"access": "opened"}, ["access", "did you mean 'open'"]),
+        ({"year": "2020"}, ["year", "a whole number"]),
+        ({"in_paper": "yes"}, ["in_paper", "true or false"]),
+        ({"files": [{"url": "file:///etc/passwd", "name": "x"}]}, ["files.0.url", "no http(s) address"]),
+        ({"files": [{"url": "https://a/b", "name": "../x"}]}, ["files.0.name", "leaves the source's folder"]),
+        ({"overlaps": [{"relation": "contains", "note": "x"}]}, ["overlaps.0", "benchmark or a source"]),
+    ],
+)
+def test_a_mistake_in_a_record_is_named_with_file_key_and_nearest_word(record, changes, words):
+    with pytest.raises(UserError) as error:
+        record(**changes)
+    message = str(error.value)
+    assert "mine.yaml" in message and "\n" not in message
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "- a\n- b", "", "a: &x [*x]\n", "!!python/object/apply:os.system [ls]"])
+def test_what_is_no_record_is_refused_in_one_line(tmp_path, text):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"bad\.yaml") as error:
+        load_source(path)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_id_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'chexpert'"):
+        load_source("chexprt")
+    with pytest.raises(UserError, match=r"absent\.yaml"):
+        load_source("absent.yaml")
+
+
+ANY_YAML = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*RECORD, "kind", "pattern", "path", "table"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@FAST
+@given(ANY_YAML)
+def test_any_yaml_is_a_record_or_a_user_error(tmp_path, data):
+    path = tmp_path / "any.yaml"
+    path.write_text(yaml.safe_dump(data))
+    try:
+        load_source(path)
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+# Globs
+
+
+@pytest.mark.parametrize(
+    ("glob", "yes", "no"),
+    [
+        ("**/a/*.png", ["a/x.png", "z/y/a/x.PNG"], ["a/b/x.png", "xa/x.png", "a/x.jpg"]),
+        ("*.png", ["x.png", ".png"], ["a/x.png"]),
+        ("**/im[0-9][0-9].p?m", ["im01.ppm", "q/im99.pgm"], ["im1.ppm", "im001.ppm"]),
+        ("a{.zip,/**}", ["a.zip", "a/b/c"], ["a", "ab/c", "a.zip/x"]),
+        ("x[!a]y", ["xby"], ["xay", "x/y"]),
+        ("A(B)+.png", ["A(B)+.png"], ["AB.png"]),
+        ("**", ["a", "a/b"], [""][:0]),
+    ],
+)
+def test_globs(glob, yes, no):
+    assert all(compile_glob(glob).fullmatch(path) for path in yes)
+    assert not any(compile_glob(glob).fullmatch(path) for path in no)
+
+
+@given(st.lists(st.text(string.ascii_letters + "()+.- _", min_size=1, max_size=6), min_size=1, max_size=5))
+def test_a_plain_path_is_a_glob_of_itself_below_any_folder(parts):
+    path = "/".join(parts)
+    if ".." not in parts:
+        assert compile_glob(path).fullmatch(path) and compile_glob("**/" + path).fullmatch("x/y/" + path)
+
+
+# The walk
+
+
+def test_order_is_that_of_the_names_and_reasons_are_given(record, folder):
+    for name in ("b/2.png", "b/1.png", "a/3.png", "c.png", "mask/1.png", "readme.txt", "d.jpg", ".hidden.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    source = record(exclude=[{"pattern": "**/mask/*", "reason": "mask"}], train={"path": "^(?!c)"})
+    assert list(found(source, folder.parent).items()) == [
+        ("mine/.hidden.png", "a hidden file"),
+        ("mine/a/3.png", None),
+        ("mine/b/1.png", None),
+        ("mine/b/2.png", None),
+        ("mine/c.png", "not in the training part"),
+        ("mine/d.jpg", "no pattern of the record takes this file"),
+        ("mine/mask/1.png", "mask"),
+    ]
+
+
+def test_links_that_leave_are_excluded_and_links_that_stay_are_followed(record, folder, tmp_path):
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (folder / "real.png").write_bytes(b"x")
+    (folder / "inside.png").symlink_to("real.png")
+    (folder / "outside.png").symlink_to(tmp_path / "secret.png")
+    (folder / "up").symlink_to("..")
+    (folder / "etc").symlink_to("/etc")
+    (folder / "broken.png").symlink_to("nowhere.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    outcome = found(record(), folder.parent)
+    assert {path for path, reason in outcome.items() if reason is None} == {"mine/real.png", "mine/inside.png"}
+    assert "leaves the source's folder" in outcome["mine/outside.png"]
+    assert {"mine/up", "mine/etc", "mine/broken.png", "mine/loop.png"} < set(outcome)
+
+
+def test_pipes_are_never_opened_and_deep_folders_end(record, folder):
+    os.mkfifo(folder / "pipe.png")
+    deep = folder
+    for _ in range(60):
+        deep = deep / "d"
+    deep.mkdir(parents=True)
+    (deep / "x.png").write_bytes(b"x")
+    assert found(record(), folder.parent) == {"mine/pipe.png": "not a regular file"}
+
+
+def test_names_that_are_not_utf8_are_excluded_and_printable(record, folder):
+    Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff.png")).write_bytes(b"x")
+    ((path, reason),) = found(record(), folder.parent).items()
+    path.encode("utf-8")
+    assert reason == "the file name is not valid UTF-8"
+
+
+def test_a_missing_folder_yields_nothing(record, tmp_path):
+    assert found(record(), tmp_path / "nowhere") == {}
+
+
+def test_tables_that_are_broken_exclude_everything_with_the_reason(record, folder):
+    (folder / "1.png").write_bytes(b"x")
+    source = record(train={"table": "s.csv", "match": "file", "where": {"split": "train"}})
+    (folder / "s.csv").write_text("name,split\n1.png,train\n")
+    assert "no column 'file'" in found(source, folder.parent)["mine/1.png"]
+    (folder / "s.csv").write_bytes(b"file,split\n" + b"a" * (csv.field_size_limit() + 1))
+    assert "cannot be read" in found(source, folder.parent)["mine/1.png"]
+    (folder / "s.csv").write_text("file,split\n../../1.png,train\n1.png,train\n")
+    assert found(source, folder.parent) == {"mine/1.png": None}
+    (folder / "s.csv").unlink()
+    (folder / "s.csv").symlink_to("/etc/passwd")
+    assert "is not in the raw folder" in found(source, folder.parent)["mine/1.png"]
+
+
+@FAST
+@given(st.data())
+def test_nothing_outside_the_raw_folder_is_ever_yielded(tmp_path_factory, data):
+    top = tmp_path_factory.mktemp("walk")
+    (top / "outside.png").write_bytes(b"secret")
+    folder = top / "raw" / "mine"
+    folder.mkdir(parents=True)
+    names = st.text("ab.~ \\", min_size=1, max_size=4).filter(lambda name: name not in (".", ".."))
+    targets = ["..", "../..", "../../outside.png", "/etc/passwd", str(top / "outside.png"), ".", "a.png", "../mine"]
+    for _ in range(data.draw(st.integers(1, 8))):
+        path = folder.joinpath(*data.draw(st.lists(names, min_size=1, max_size=3)))
+        path = path.with_name(path.name + data.draw(st.sampled_from([".png", "", ".zip"])))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if data.draw(st.booleans()):
+                path.symlink_to(data.draw(st.sampled_from(targets)))
+            elif path.suffix == ".zip":
+                with zipfile.ZipFile(path, "w") as archive:
+                    archive.writestr(
+                        data.draw(st.sampled_from(["x.png", "../../x.png", "/x.png", "a\\..\\x.png"])), "x"
+                    )
+            else:
+                path.write_bytes(b"x")
+        except OSError:
+            continue
+    (top / "mine.yaml").write_text(yaml.safe_dump(RECORD))
+    for item in iterate(load_source(top / "mine.yaml"), top / "raw"):
+        assert ".." not in item.path.split("/") and not item.path.startswith("/")
+        if item.excluded is None:
+            assert (top / "raw" / item.path).resolve().is_relative_to(folder)
+            assert item.member is None or archives.unsafe(item.member) is None
+
+
+# Archives
+
+
+def test_members_are_selected_by_the_path_they_would_unpack_to(record, folder):
+    with zipfile.ZipFile(folder / "train.zip", "w") as archive:
+        for name in (
+            "images/1.png",
+            "masks/1.png",
+            "../evil.png",
+            "/abs.png",
+            "inner.zip",
+            "__MACOSX/._1.png",
+            "t.txt",
+        ):
+            archive.writestr(name, b"x")
+    source = record(exclude=[{"pattern": "**/masks/*", "reason": "mask"}], train={"path": r"^train\.zip/images/"})
+    assert found(source, folder.parent) == {
+        "mine/train.zip!images/1.png": None,
+        "mine/train.zip!masks/1.png": "mask",
+        "mine/train.zip!../evil.png": "the name leaves the archive",
+        "mine/train.zip!/abs.png": "the name leaves the archive",
+        "mine/train.zip!inner.zip": "an archive inside an archive: unpack the outer one here",
+        "mine/train.zip!__MACOSX/._1.png": "a hidden file",
+    }
+
+
+def test_links_and_devices_in_a_tar_are_excluded(record, folder):
+    with tarfile.open(folder / "a.tar.gz", "w:gz") as archive:
+        for name, kind in (("l.png", tarfile.SYMTYPE), ("h.png", tarfile.LNKTYPE), ("d.png", tarfile.CHRTYPE)):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = kind, "/etc/passwd"
+            archive.addfile(entry)
+        archive.addfile(tarfile.TarInfo("ok.png"), BytesIO())
+    outcome = found(record(), folder.parent)
+    assert outcome.pop("mine/a.tar.gz!ok.png") is None
+    assert set(outcome.values()) == {"a link or device inside an archive"} and len(outcome) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("a.zip", b"not a zip", "broken archive"),
+        ("a.tar.gz", b"\x1f\x8b" + b"0" * 50, "broken archive"),
+        ("a.tar", b"0" * 2000, "broken archive"),
+        ("a.tar.xz", b"\xfd7zXZ\0rest", "broken archive"),
+        ("a.zip.001", b"x", "one part of a split archive"),
+        ("a.z01", b"x", "one part of a split archive"),
+        ("a.rar", b"x", "unpack it here"),
+    ],
+)
+def test_archives_that_cannot_be_read_cost_one_row(record, folder, name, data, reason):
+    (folder / name).write_bytes(data)
+    ((path, excluded),) = found(record(), folder.parent).items()
+    assert path == f"mine/{name}" and reason in excluded
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "reason"),
+    [(8, 1, "encrypted inside the archive"), (10, 9, "packed with ZIP method 9, which is not supported")],
+)
+def test_members_that_cannot_be_unpacked_are_excluded(record, folder, at, value, reason):
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        archive.writestr("1.png", b"x")
+        archive.writestr("2.png", b"x")
+    data = bytearray((folder / "a.zip").read_bytes())
+    data[data.index(b"PK\1\2") + at] = value
+    (folder / "a.zip").write_bytes(data)
+    assert found(record(), folder.parent) == {"mine/a.zip!1.png": reason, "mine/a.zip!2.png": None}
+
+
+def test_a_tar_that_claims_petabytes_is_left_without_reading_them(record, folder):
+    entry = tarfile.TarInfo("huge.png")
+    entry.size = 1 << 50
+    (folder / "a.tar").write_bytes(entry.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)
+    assert "times its size" in found(record(), folder.parent)["mine/a.tar"]
+
+
+@FAST
+@given(
+    st.dictionaries(st.text("abé/ ", min_size=1, max_size=8), st.binary(max_size=200), max_size=8),
+    st.booleans(),
+    st.binary(max_size=30),
+)
+def test_zip_listing_agrees_with_zipfile(tmp_path, members, wide, prefix):
+    path = tmp_path / "x.zip"
+    with pytest.MonkeyPatch.context() as patch, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        if wide:  # every size and offset goes to the 64-bit fields
+            patch.setattr(zipfile, "ZIP64_LIMIT", 0)
+            patch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 0)
+        for name, data in members.items():
+            with archive.open(name, "w", force_zip64=wide) as written:
+                written.write(data)
+        archive.comment = b"PK a comment"
+        archive.close()
+    path.write_bytes(prefix + path.read_bytes())
+    listed = list(archives.list_members(path))
+    with zipfile.ZipFile(path) as archive:
+        expected = [entry for entry in archive.infolist() if not entry.is_dir()]
+    assert [(member.name, member.size, member.offset) for member in listed] == [
+        (entry.filename, entry.file_size, entry.header_offset) for entry in expected
+    ]
+    data = path.read_bytes()
+    assert all(data[member.offset : member.offset + 4] == b"PK\3\4" for member in listed)
+
+
+def test_broken_archives_never_raise_anything_unexpected(record, folder):
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(5):
+            archive.writestr(f"{number}.png", bytes(200))
+    tar = BytesIO()
+    with tarfile.open(fileobj=tar, mode="w:gz") as archive:
+        for number in range(5):
+            entry = tarfile.TarInfo(f"{number}.png")
+            entry.size = 200
+            archive.addfile(entry, BytesIO(bytes(200)))
+    chance, source = random.Random(0), record()
+    for name, whole in (("a.zip", buffer.getvalue()), ("a.tar.gz", tar.getvalue())):
+        for _ in range(150):
+            data = bytearray(whole[: chance.randrange(1, len(whole) + 1)])
+            for _ in range(chance.randrange(4)):
+                data[chance.randrange(len(data))] = chance.randrange(256)
+            (folder / name).write_bytes(data)
+            for path in found(source, folder.parent):
+                path.encode("utf-8")
+        (folder / name).unlink()
+
+
+@FAST
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=6),
+        st.lists(st.lists(st.text(max_size=6), max_size=3), max_size=3),
+        max_size=6,
+    ),
+    st.integers(1, 40),
+    st.sampled_from([None, 1]),
+)
+def test_case_lists_are_streamed_as_json_reads_them(tmp_path, cases, chunk, indent):
+    content = {
+        case: {"Samples": [{"image_path": paths, "anatomy": "x"} for paths in samples]}
+        for case, samples in cases.items()
+    }
+    file = tmp_path / "cases.json"
+    file.write_text(json.dumps(content, indent=indent), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rp3d, "CHUNK", chunk)
+        rows = [(row["case"], row["image_path"]) for row in rp3d.case_rows(file)]
+    assert rows == [(case, path) for case, samples in cases.items() for paths in samples for path in paths]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": {"Samples": [', '{"a" 1}', '{"a": 1'])
+def test_case_lists_that_are_broken_are_refused(tmp_path, text):
+    file = tmp_path / "cases.json"
+    file.write_text(text)
+    with pytest.raises(ValueError):
+        list(rp3d.case_rows(file))
+
+
+def test_counts_of_a_walk_add_up(record, folder):
+    for number in range(30):
+        (folder / f"{number:02}.png").write_bytes(b"x" * number)
+    source = record(train={"path": "[02468]\\.png$"})
+    items = list(iterate(source, folder.parent))
+    assert Counter(item.excluded for item in items) == {None: 15, "not in the training part": 15}
+    assert [item.options["size"] for item in items] == list(range(30))
