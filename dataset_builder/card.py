@@ -156,7 +156,7 @@ def _terms(plan: Plan) -> str:
 
 Each image keeps the licence and terms of its source, listed above; who uses this dataset has to meet all of them.
 Images of sources that need registration or an agreement must not be passed on to people who have not signed it.
-Biomedical images only represent the patients, scanners and sites of their sources; nothing here is meant for diagnosis.
+Biomedical images only represent the patients, scanners and sites of their sources; nothing here is for diagnosis.
 """
 
 

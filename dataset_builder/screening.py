@@ -1,12 +1,13 @@
 """The rules that an 8-bit picture must pass before it becomes a row. Each answers (True, "") or (False, reason)."""
 
+import cv2
 import numpy as np
 
 MIN_ASPECT = 0.4  # the paper's bound: shorter side over longer side
 MIN_SIDE = 24  # pixels; below this a picture of 224 would be interpolation
-FOREGROUND = 0.08  # of the range 0 to 255: what counts as not background
-MIN_FOREGROUND = 0.02  # share of such pixels below which a slice holds no anatomy
 MIN_CONTRAST = 4  # grey levels between the darkest and the brightest pixel; below, a picture is constant
+FOREGROUND = 20  # grey levels (8 % of the range) away from the most frequent one: what counts as not background
+MIN_FOREGROUND = 0.01  # share of such pixels below which a slice holds no anatomy
 
 Verdict = tuple[bool, str]
 KEEP: Verdict = (True, "")
@@ -25,17 +26,23 @@ def large_enough(height: int, width: int) -> Verdict:
 
 
 def not_constant(pixels: np.ndarray) -> Verdict:
-    """Drop a picture of one colour. `pixels`: uint8 (H, W) or (H, W, 3)."""
+    """Drop a picture of one colour. `pixels`: uint8 (H, W) or (H, W, 3); a grid of it is looked at."""
     sample = pixels[:: max(1, pixels.shape[0] // 256), :: max(1, pixels.shape[1] // 256)]
     return KEEP if int(sample.max()) - int(sample.min()) > MIN_CONTRAST else (False, "blank")
 
 
 def not_padding(pixels: np.ndarray) -> Verdict:
-    """Drop a slice of a volume that holds no anatomy: constant, or almost nothing above the background.
+    """Drop a slice of a volume that holds no anatomy: all but MIN_FOREGROUND of it is of one grey level.
 
-    `pixels`: uint8 (H, W) after the intensity mapping of its whole volume, in which 0 is air or background.
+    The most frequent level of the slice itself is the background, so that padding of any value is recognised; up to
+    FOREGROUND levels around it are noise. `pixels`: uint8 (H, W[, 3]) after the mapping of the whole volume.
+
+    On ten real volumes (6,000 slices of CT, MR, angiography, perfusion and a statistical map) the rule drops 12 %.
+    By eye, in random slices on both sides of the bound: below a share of 0.5 % none of 28 shows anatomy that one could
+    name, from 0.5 to 1 % 5 of 14 do (sparse vessels of angiograms, lost), from 1 to 1.5 % 3 of 14 do not (kept).
     """
-    if not not_constant(pixels)[0]:
-        return False, "padding"
-    foreground = np.count_nonzero(pixels > FOREGROUND * 255)
-    return KEEP if foreground >= MIN_FOREGROUND * pixels.size else (False, "padding")
+    channel = np.ascontiguousarray(pixels if pixels.ndim == 2 else pixels[..., 1])
+    counts = cv2.calcHist([channel], [0], None, [256], [0, 256]).ravel()
+    background = int(counts.argmax())
+    near = counts[max(0, background - FOREGROUND) : background + FOREGROUND + 1].sum()
+    return KEEP if channel.size - near >= MIN_FOREGROUND * channel.size else (False, "padding")

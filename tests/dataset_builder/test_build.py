@@ -1,0 +1,282 @@
+"""Raw folders to datasets, whole: rows, manifest, card, resume, options, and what must never reach the output."""
+
+import json
+from io import BytesIO
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from biovfm_hf.errors import UserError
+from dataset_builder.build import build, main
+from dataset_builder.check import faults
+from dataset_builder.hashing import sha256_of_pixels
+from dataset_builder.schema import COLUMNS, ROWS
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file of a dataset but the builder's private ones."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    named = {path.relative_to(folder).as_posix(): path for path in files}
+    return {name: path.read_bytes() for name, path in sorted(named.items()) if not name.startswith(".build/")}
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    return tmp_path / "dataset"
+
+
+@pytest.fixture
+def built(small_raw, out) -> Path:
+    raw, sources = small_raw
+    build(raw, out, [sources], workers=0, size=32)
+    return out
+
+
+def test_load_dataset_reads_every_config(built, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+    full = datasets.load_dataset(str(built), "full", split="train", cache_dir=str(tmp_path / "cache"))
+    assert tuple(full.column_names) == COLUMNS
+    assert set(full["modality"]) == {"Ultrasound", "Fundus", "MR"}
+    image = full[0]["image"]
+    assert image.size == (32, 32)
+    assert sha256_of_pixels(np.asarray(image)) == full[0]["sha256"]
+    stream = datasets.load_dataset(str(built), "ultrasound", split="train", streaming=True)
+    assert [row["source"] for row in stream] == ["scans"] * 12
+    assert len(list(datasets.load_dataset(str(built), "us", split="train", streaming=True))) == 12
+
+
+def test_rows_follow_the_design(built):
+    rows = pq.read_table(built / "data" / "ultrasound" / "scans-00000.parquet").to_pylist()
+    assert rows[0]["path"] == "scans/p000/0.png"
+    assert (rows[0]["width"], rows[0]["height"], rows[0]["view"], rows[0]["index"]) == (80, 60, "2d", None)
+    assert (rows[0]["source"], rows[0]["anatomy"]) == ("scans", "breast")
+    subjects = {row["path"].split("/")[1]: row["subject"] for row in rows}
+    assert len(set(subjects.values())) == 6
+    assert all(len(subject) == 16 and "p00" not in subject for subject in subjects.values())
+    volumes = pq.read_table(built / "data" / "mr" / "heads-00000.parquet").to_pylist()
+    assert {row["view"] for row in volumes} == {"axial", "sagittal", "coronal"}
+    assert all(np.asarray(Image.open(BytesIO(row["image"]["bytes"]))).ndim == 2 for row in volumes)
+
+
+def test_manifest_accounts_for_everything(built):
+    manifest = pq.read_table(built / "manifest.parquet").to_pylist()
+    summary = json.loads((built / "build.json").read_text())
+    outcomes: dict[str, int] = {}
+    for line in manifest:
+        outcomes[line["outcome"]] = outcomes.get(line["outcome"], 0) + 1
+    assert outcomes == summary["outcomes"]
+    assert summary["considered"] == len(manifest)
+    assert outcomes["mask"] == 1
+    assert outcomes["not in the training part"] == 3
+    # Two volumes of 30 x 34 x 26: every slice is a line, and those outside the ellipsoid are padding.
+    slices = [line for line in manifest if line["source"] == "heads"]
+    assert len(slices) == 2 * (30 + 34 + 26)
+    padding = [line for line in slices if line["outcome"] == "padding"]
+    assert 12 <= len(padding) < 60
+    assert {line["index"] for line in padding if line["view"] == "axial"} >= {0, 25}
+    kept = [line for line in manifest if line["outcome"] == "kept"]
+    for line in kept[:5]:
+        row = pq.read_table(built / line["shard"]).slice(line["row"], 1).to_pylist()[0]
+        assert (row["sha256"], row["path"]) == (line["sha256"], line["path"])
+    assert faults(built) == (outcomes, [])
+
+
+def test_check_finds_what_was_tampered_with(built, capsys):
+    assert main(["--out", str(built), "--check"]) == 0
+    assert "the accounting is complete" in capsys.readouterr().out
+    victim = built / "data" / "fundus" / "eyes-00000.parquet"
+    table = pq.read_table(victim)
+    victim.unlink()
+    pq.write_table(table.slice(1), victim)
+    assert main(["--out", str(built), "--check"]) == 1
+    assert "eyes-00000.parquet: its 2 rows are not the manifest's 3" in capsys.readouterr().out
+    victim.unlink()
+    assert any("not on disk" in fault for fault in faults(built)[1])
+
+
+def test_stored_pixels_are_checked(built):
+    path = built / "data" / "fundus" / "eyes-00000.parquet"
+    rows = pq.read_table(path).to_pylist()
+    black = BytesIO()
+    Image.new("RGB", (32, 32)).save(black, format="PNG")
+    rows[0]["image"]["bytes"] = black.getvalue()
+    path.unlink()
+    import pyarrow as pa
+
+    pq.write_table(pa.Table.from_pylist(rows, schema=ROWS), path)
+    assert any("pixels are not those" in fault for fault in faults(built)[1])
+
+
+def test_running_again_changes_nothing(small_raw, built, capsys):
+    raw, sources = small_raw
+    before = tree(built)
+    capsys.readouterr()
+    build(raw, built, [sources], workers=0, size=32)
+    assert tree(built) == before
+    assert "kept" in capsys.readouterr().out
+
+
+def test_processes_give_the_same_bytes(small_raw, built, tmp_path):
+    raw, sources = small_raw
+    build(raw, tmp_path / "other", [sources], workers=2, size=32)
+    assert tree(tmp_path / "other") == tree(built)
+
+
+def test_job_arrays_give_the_same_bytes(small_raw, built, tmp_path, capsys):
+    raw, sources = small_raw
+    other = tmp_path / "other"
+    words = ["--raw", str(raw), "--out", str(other), "--sources", sources, "--size", "32", "--workers", "0"]
+    for index in range(2):
+        assert main([*words, "--shard-index", str(index), "--num-shards", "2"]) == 0
+        assert not (other / "manifest.parquet").exists()
+    assert main(words) == 0
+    assert tree(other) == tree(built)
+
+
+def test_retry_failed_repairs_and_nothing_else_changes(small_raw, out, tmp_path):
+    raw, sources = small_raw
+    broken = raw / "scans" / "p000" / "0.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    summary = build(raw, out, [sources], workers=0, size=32)
+    assert summary["outcomes"]["unreadable"] == 1
+    line = next(
+        line for line in pq.read_table(out / "manifest.parquet").to_pylist() if line["outcome"] == "unreadable"
+    )
+    assert line["path"] == "scans/p000/0.png"
+    assert str(tmp_path) not in str(line["detail"])
+    assert faults(out)[1] == []
+    broken.write_bytes(whole)
+    assert build(raw, out, [sources], workers=0, size=32)["outcomes"]["unreadable"] == 1
+    assert "unreadable" not in build(raw, out, [sources], workers=0, size=32, retry_failed=True)["outcomes"]
+    fresh = tmp_path / "fresh"
+    build(raw, fresh, [sources], workers=0, size=32)
+    assert tree(out) == tree(fresh)
+
+
+def test_other_options_need_another_folder(small_raw, built):
+    raw, sources = small_raw
+    with pytest.raises(UserError, match="size 32 \\(now 48\\)"):
+        build(raw, built, [sources], workers=0, size=48)
+
+
+def test_an_empty_raw_folder_says_what_to_do(tmp_path, out):
+    (tmp_path / "raw").mkdir()
+    with pytest.raises(UserError, match="biovfm sources status"):
+        build(tmp_path / "raw", out, workers=0)
+    assert not (out / ".build" / "plan.json").exists()
+    with pytest.raises(UserError, match="no such folder"):
+        build(tmp_path / "absent", out, workers=0)
+
+
+def test_wrong_words_exit_with_2(capsys):
+    for words in (["--out", "x"], ["--raw", ".", "--out", "x", "--size", "0"], ["--out", "x", "--views"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert stopped.value.code == 2
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    assert "examples:" in capsys.readouterr().out
+
+
+def test_subset_us_takes_ultrasound_only(small_raw, out):
+    raw, sources = small_raw
+    summary = build(raw, out, [sources], workers=0, size=32, subset="us")
+    assert set(summary["modality_anatomy"]) == {"Ultrasound"}
+    assert summary["outcomes"]["not in the subset us"] == 3 + 2
+
+
+def test_views_fit_and_format(small_raw, tmp_path):
+    raw, sources = small_raw
+    only = sources.split(",")[2]
+    build(raw, tmp_path / "a", [only], workers=0, size=32, views="coronal", image_format="jpeg", fit="shortest")
+    rows = pq.read_table(next((tmp_path / "a" / "data").rglob("*.parquet"))).to_pylist()
+    assert {row["view"] for row in rows} == {"coronal"}
+    image = Image.open(BytesIO(rows[0]["image"]["bytes"]))
+    assert (image.format, image.size) == ("JPEG", (37, 32))  # 30 columns and 26 rows of 1 mm
+
+
+def test_leakage_strict_and_paper(tmp_path, make):
+    for number in range(4):
+        make.png(tmp_path / "raw" / "mix" / f"{'busi' if number < 2 else 'own'}_{number}.png", make.picture(number))
+    overlaps = [{"relation": "contains", "benchmark": "BreastMNIST", "part": "busi_", "note": "test"}]
+    record = make.record(tmp_path, "mix", overlaps=overlaps)
+    strict = build(tmp_path / "raw", tmp_path / "strict", [str(record)], workers=0, size=32)
+    assert strict["outcomes"] == {"kept": 2, "leakage: contains BreastMNIST": 2}
+    assert strict["overlaps"][0]["benchmark"] == "BreastMNIST"
+    paper = build(tmp_path / "raw", tmp_path / "paper", [str(record)], workers=0, size=32, leakage="paper")
+    assert paper["outcomes"] == {"kept": 4}
+
+
+def test_benchmark_images_are_dropped(tmp_path, make):
+    for number in range(6):
+        make.png(tmp_path / "raw" / "own" / f"{number}.png", make.picture(number, 120, 120))
+    record = make.record(tmp_path, "own")
+    small = np.stack([np.asarray(Image.fromarray(make.picture(n, 120, 120)).resize((28, 28))) for n in (1, 4)])
+    np.savez(tmp_path / "breastmnist.npz", train_images=small[:0], val_images=small[:1], test_images=small[1:])
+    words = {"workers": 0, "size": 64, "benchmarks": tmp_path / "breastmnist.npz"}
+    summary = build(tmp_path / "raw", tmp_path / "out", [str(record)], **words)
+    assert summary["outcomes"] == {"benchmark image": 2, "kept": 4}
+    manifest = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
+    found = {line["path"]: line["detail"] for line in manifest if line["outcome"] == "benchmark image"}
+    assert found == {"own/1.png": "breastmnist/val/0", "own/4.png": "breastmnist/test/0"}
+
+
+def test_benchmarks_given_later_are_applied_without_reading_again(small_raw, built, tmp_path, make):
+    raw, sources = small_raw
+    make.png(tmp_path / "benchmark" / "copy.png", make.picture(3, 60, 80))
+    stamp = (built / ".build" / "shards" / "000000.json").stat().st_mtime_ns
+    summary = build(raw, built, [sources], workers=0, size=32, benchmarks=tmp_path / "benchmark")
+    assert summary["outcomes"]["benchmark image"] == 1
+    assert (built / ".build" / "shards" / "000000.json").stat().st_mtime_ns == stamp
+    assert faults(built)[1] == []
+
+
+def test_duplicates_across_sources(small_raw, out, make):
+    raw, sources = small_raw
+    original = make.picture(3, 60, 80)
+    make.png(raw / "scans" / "p900" / "same.png", original)
+    altered = Image.fromarray(original).resize((160, 120), Image.Resampling.BICUBIC)
+    (raw / "scans" / "p901").mkdir()
+    altered.save(raw / "scans" / "p901" / "near.png")
+    build(raw, out, [sources], workers=0, size=32)
+    manifest = {line["path"]: line for line in pq.read_table(out / "manifest.parquet").to_pylist()}
+    assert manifest["scans/p900/same.png"]["outcome"] == "duplicate"
+    assert manifest["scans/p901/near.png"]["outcome"] == "near duplicate"
+    for name in ("p900/same.png", "p901/near.png"):
+        assert manifest[f"scans/{name}"]["detail"] == "scans/p001/3.png"
+
+
+def test_no_patient_name_reaches_the_output(tmp_path, make):
+    header = {"PatientName": "Doe^Jolanthe", "PatientID": "MRN4711099", "PatientBirthDate": "19530412"}
+    raw = tmp_path / "raw" / "clinic"
+    make.dicom(raw / "visit1" / "a.dcm", make.picture(1), **header)
+    make.dicom(raw / "DOE_JOLANTHE" / "MRN4711099.dcm", make.picture(2), **header)
+    Image.fromarray(make.picture(3)).save(tmp_path / "c.jpg", comment=b"Jolanthe Doe")
+    (raw / "c.jpg").write_bytes((tmp_path / "c.jpg").read_bytes())
+    record = make.record(tmp_path, "clinic", items=["**/*.dcm", "*.jpg"], subject={"path": "([^/]+)/[^/]+$"})
+    summary = build(tmp_path / "raw", tmp_path / "out", [str(record)], workers=0, size=32)
+    assert summary["kept"] == 3
+    secrets = [b"jolanthe", b"mrn4711099", b"19530412", str(tmp_path).lower().encode()]
+    for name, content in tree(tmp_path / "out").items():
+        text = content
+        if name.endswith(".parquet"):
+            rows = pq.read_table(tmp_path / "out" / name).to_pylist()
+            text += repr(rows).encode()
+        assert not [secret for secret in secrets if secret in text.lower()], name
+    paths = [line["path"] for line in pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()]
+    assert sum("withheld-" in path for path in paths) == 1
+
+
+def test_the_card_tells_licences_and_outsiders(built):
+    card = (built / "README.md").read_text()
+    assert "Not among the paper's 61 sources: scans, eyes, heads." in card
+    assert "| **considered** |" in card
+    assert "not established" in card
+    for name in ("modality-anatomy.png", "samples-mr.png", "samples-ultrasound.png"):
+        assert Image.open(built / "figures" / name).size[0] > 100
