@@ -9,6 +9,7 @@ from .errors import UserError, require
 from .intensity import Pixels, Window
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+_JPEG_FAMILY = "1.2.840.10008.1.2.4."
 _MAX_INFLATED_BYTES = 1 << 30
 
 
@@ -29,6 +30,8 @@ def read_dicom(file: BinaryIO, name: str, frame: int | None, max_pixels: int) ->
     try:
         dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not _is_deflated(pydicom, file, name))
         frame = _checked_frame(dataset, name, frame, max_pixels)
+        if dataset.file_meta.get("TransferSyntaxUID", "").startswith(_JPEG_FAMILY):
+            _check_stream(pydicom, dataset, file, frame, name, max_pixels)
         file.seek(start)
         array = _decoded(pydicom, dataset, file, frame)
         if not array.dtype.isnative:
@@ -79,6 +82,39 @@ def _checked_frame(dataset: Any, name: str, frame: int | None, max_pixels: int) 
     if not 0 <= (frame or 0) < frames:
         raise UserError(f"{name}: has no frame {frame}; choose slice_index=0 to {frames - 1}")
     return frame or 0
+
+
+def _check_stream(pydicom: Any, dataset: Any, file: BinaryIO, frame: int, name: str, max_pixels: int) -> None:
+    """Refuse a compressed frame that claims too many pixels: decoders allocate what it claims, not what the header says.
+
+    The file stands at its pixel data element: tag, value representation and length take 12 bytes.
+    """
+    file.seek(12, 1)
+    try:
+        stream = pydicom.encaps.get_frame(file, frame, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
+    except Exception:  # what is wrong with it shows when it is decoded
+        return
+    claimed = _stream_pixels(stream)
+    if claimed > max_pixels:
+        raise UserError(f"{name}: its compressed frame claims {claimed} pixels, limit {max_pixels}; leave it out")
+
+
+def _stream_pixels(stream: bytes) -> int:
+    """Return height x width (x components / 3) that a JPEG, JPEG-LS or JPEG 2000 stream claims; 0: none found.
+
+    JPEG: the frame header, ISO/IEC 10918-1 B.2.2. JPEG 2000: the SIZ segment, ISO/IEC 15444-1 A.5.1.
+    """
+    place = stream.find(b"\xff\x4f\xff\x51", 0, 4096)
+    if place >= 0 and len(stream) >= place + 42:
+        width, height, left, top = (int.from_bytes(stream[place + n : place + n + 4]) for n in (8, 12, 16, 20))
+        return (width - left) * (height - top) * max(1, int.from_bytes(stream[place + 40 : place + 42]) // 3)
+    place = 2
+    while stream[:2] == b"\xff\xd8" and place + 10 <= len(stream) and stream[place] == 0xFF:
+        marker = stream[place + 1]
+        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
+            return int.from_bytes(stream[place + 5 : place + 7]) * int.from_bytes(stream[place + 7 : place + 9])
+        place += 1 if marker == 0xFF else 2 + int.from_bytes(stream[place + 2 : place + 4])
+    return 0
 
 
 def _decoded(pydicom: Any, dataset: Any, file: BinaryIO, frame: int) -> np.ndarray:

@@ -406,6 +406,23 @@ class TestDicom:
         path = write_dicom(tmp_path / "a.dcm", self.STORED, Rows=60000, Columns=60000)
         assert "60000 x 60000" in refusal(decode, path)
 
+    @pytest.mark.parametrize(
+        ("syntax", "format"),
+        [("JPEG2000Lossless", "JPEG2000"), ("JPEGBaseline8Bit", "JPEG"), ("JPEGBaseline8Bit", None)],
+    )
+    def test_compressed_stream_larger_than_its_header(self, tmp_path, syntax, format):
+        path = write_dicom(tmp_path / "a.dcm", np.zeros((8, 8), np.uint8))
+        dataset = pydicom.dcmread(path)
+        large = saved(
+            np.zeros((300, 200), np.uint8), format or "JPEG", **({"no_jp2": True} if "2000" in syntax else {})
+        )
+        large = large if format else large[:2] + b"\xff" + large[2:]  # a fill byte before the first marker
+        dataset.PixelData = pydicom.encaps.encapsulate([large])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.file_meta.TransferSyntaxUID = getattr(pydicom.uid, syntax)
+        dataset.save_as(path)
+        assert "claims 60000 pixels" in refusal(decode, path, max_pixels=1000)
+
     def test_deflated_bomb(self, tmp_path, monkeypatch):
         monkeypatch.setattr("biovfm_hf.dicom._MAX_INFLATED_BYTES", 32 << 20)
         path = write_dicom(tmp_path / "a.dcm", np.zeros((2, 2), np.uint8))
