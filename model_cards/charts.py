@@ -34,7 +34,7 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    return [index * step for index in range(first, last + 1)] or [low]
+    return [min(max(index * step, low), high) for index in range(first, last + 1)] or [low]
 
 
 def bucketed(line: Line, buckets: int = BUCKETS) -> list[tuple[float, float, float, float]]:

@@ -1,6 +1,7 @@
 """What a built dataset folder holds: counts, licences, what was left out and why, and sample images."""
 
 import random
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from .reading import read_text
 
 MAX_IMAGE_BYTES = 32 * 2**20
 FILES_PER_MODALITY = 4
+_LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
+_BAR = re.compile(r"(?<!\\)\|")
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,14 @@ class DatasetSummary:
     subjects: int | None
     cells: dict[tuple[str, str], int]
     sources: dict[str, int]
-    licences: dict[str, str]
+    licences: dict[str, str]  # by the source's name in the card, see `licence`
     outcomes: dict[str, int] | None
     outcomes_by_source: dict[tuple[str, str], int]
     files_by_modality: dict[str, list[Path]]
+
+    def licence(self, source: str) -> str:
+        """The licence that the dataset card states for a source id, or "not stated"."""
+        return self.licences.get(_slug(source), "not stated")
 
 
 def summarise_dataset(folder: Path) -> DatasetSummary:
@@ -115,7 +122,11 @@ def _outcomes(parquet: Any, manifest: Path) -> tuple[dict[str, int] | None, dict
 
 
 def read_licences(readme: Path) -> dict[str, str]:
-    """{source: licence} from the dataset card: the Markdown table with a `source` and a `licence`/`license` column."""
+    """{source: licence} from the dataset card: the Markdown table with a `source` and a `licence`/`license` column.
+
+    A source is found by its id: the cell's own words in lower case with hyphens, or those before a bracket, as ids are
+    formed from names.
+    """
     if not readme.is_file():
         return {}
     licences: dict[str, str] = {}
@@ -124,12 +135,18 @@ def read_licences(readme: Path) -> dict[str, str]:
         if not line.lstrip().startswith("|"):
             columns = None
             continue
-        cells = [cell.strip().strip("`") for cell in line.strip().strip("|").split("|")]
+        cells = [_LINK.sub(r"\1", cell.strip().strip("`")) for cell in _BAR.split(line.strip().strip("|"))]
         if columns is None:
             columns = _licence_columns(cells) or (-1, -1)
         elif columns[0] >= 0 and len(cells) > max(columns) and not set(cells[columns[0]]) <= set("-: "):
-            licences[cells[columns[0]]] = cells[columns[1]]
+            name, licence = cells[columns[0]], cells[columns[1]].replace("\\|", "|")
+            for key in (_slug(name.split(" (")[0]), _slug(name)):
+                licences.setdefault(key, licence)
     return licences
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def _licence_columns(header: list[str]) -> tuple[int, int] | None:

@@ -21,6 +21,7 @@ METRIC_LABELS = {
     "recall_macro": "Recall (macro)",
     "recall_micro": "Recall (micro)",
     "dice": "Dice",
+    "jaccard": "Jaccard",
     "kappa": "Kappa",
     "ece": "Calibration error",
     "brier": "Brier score",
@@ -106,11 +107,20 @@ def _record(row: Any, where: str) -> Record:
         method=row["method"],
         protocol=str(row.get("protocol") or ""),
         seed=_whole(row.get("seed")),
-        metrics={str(name): _interval(value, f"{where}, metric {name!r}") for name, value in metrics.items()},
+        metrics={
+            str(name): _interval(value, f"{where}, metric {name!r}")
+            for name, value in metrics.items()
+            if not _undefined(value)
+        },
         n_train=_whole(row.get("n_train")),
         n_test=_whole(row.get("n_test")),
         seconds=finite(row.get("seconds")),
     )
+
+
+def _undefined(value: Any) -> bool:
+    """Whether a metric is marked as undefined on its test split, for instance AUC where one class has no case."""
+    return (value["value"] if isinstance(value, dict) and "value" in value else value) is None
 
 
 def _interval(value: Any, where: str) -> Interval:
@@ -129,7 +139,7 @@ def _whole(value: Any) -> int | None:
 def load_comparisons(folder: Path) -> list[Comparison]:
     """The paired differences of a results folder (empty without comparisons.json), with Holm-adjusted p values.
 
-    The adjustment (Holm 1979) runs over all comparisons of one metric and method.
+    The adjustment (Holm 1979) is the file's `p_holm`, else it runs over all comparisons of one metric and method.
 
     Raises:
         UserError: the file is not a list of comparisons.
@@ -155,7 +165,7 @@ def load_comparisons(folder: Path) -> list[Comparison]:
             low=finite(row.get("low")),
             high=finite(row.get("high")),
             p=finite(row.get("p")),
-            p_holm=adjusted.get(index),
+            p_holm=finite(row["p_holm"]) if "p_holm" in row else adjusted.get(index),
         )
         for index, row in enumerate(rows)
     ]

@@ -8,8 +8,8 @@ from .reading import finite, read_jsonl, read_yaml
 
 MAX_POINTS = 65_536
 MAX_SERIES = 200
-SCHEDULES = ("lr", "weight_decay", "momentum", "teacher_temp", "learning_rate")
-SPEED = ("images_per_second", "seconds_per_step", "memory", "data_seconds", "seconds", "elapsed", "eta")
+SCHEDULES = ("lr", "last_layer_lr", "weight_decay", "momentum", "teacher_temp")
+SPEED = ("images_per_second", "seconds", "elapsed", "mfu")
 
 
 @dataclass
@@ -111,6 +111,4 @@ def group_of(name: str) -> str:
         return "schedule"
     if name in SPEED or name.endswith(("_per_second", "_seconds")) or name.startswith("memory"):
         return "speed"
-    return (
-        "loss" if "loss" in name or name in ("dino", "ibot", "koleo", "mae", "dino_local", "dino_global") else "watch"
-    )
+    return "loss" if "loss" in name else "watch"

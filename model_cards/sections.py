@@ -30,14 +30,12 @@ NOTES = {
     "rankme": "Effective rank of the features (RankMe). Collapse shows as a fall towards 1.",
     "teacher_entropy": "Mean entropy of the teacher's targets. Near 0, every image gets a hard, perhaps the same, "
     "prototype; near the logarithm of the number of prototypes, targets say nothing.",
-    "target_entropy": "Entropy of the averaged targets. A fall means that few prototypes take all images.",
-    "knn": "Nearest-neighbour accuracy on held-out images.",
-    "knn_accuracy": "Nearest-neighbour accuracy on held-out images.",
-    "feature_std": "Standard deviation of normalised features over images. 0 means that all images look the same.",
+    "knn": "Balanced accuracy of nearest neighbours on a small labelled task, held-out images.",
     "grad_norm": "Norm of the gradient before clipping.",
     "koleo_loss": "Spread of the class tokens on the sphere; rises when they crowd together.",
-    "koleo": "Spread of the class tokens on the sphere; rises when they crowd together.",
 }
+
+GAP = "How far the cross-entropy is below uniform guessing, in nats; at 0 the student learns nothing."
 
 
 def dataset_section(summary: DatasetSummary, store: PictureStore, seed: int) -> dict[str, Any]:
@@ -114,7 +112,8 @@ def _chart(name: str, runs: list[RunSummary]) -> dict[str, Any]:
         for run in runs
     ]
     finals = [(run.name, run.series[name].last[1]) for run in runs if name in run.series]
-    return {"name": name, "svg": charts.line_chart(name, lines), "finals": finals, "note": NOTES.get(name, "")}
+    note = NOTES.get(name, GAP if name.endswith("_gap") else "")
+    return {"name": name, "svg": charts.line_chart(name, lines), "finals": finals, "note": note}
 
 
 def _crops_alt(run: RunSummary) -> str:
@@ -151,11 +150,12 @@ def evaluation_section(records: list[Record], comparisons: list[Comparison]) -> 
 
 
 def shortened(names: list[str]) -> list[str]:
-    """The shortest endings of path-like names that tell them apart: a/x/model, a/y/model -> x/model, y/model."""
+    """The shortest endings of path-like names that tell them apart: a/x/model, a/y/model -> x, y."""
     parts = [[part for part in name.replace("\\", "/").split("/") if part] or [name] for name in names]
+    parts = [part[:-1] if part[-1] == "model" and len(part) > 1 else part for part in parts]
     for depth in range(1, max(map(len, parts), default=1) + 1):
         short = ["/".join(part[-depth:]) for part in parts]
-        if len(set(short)) == len(names) and "model" not in short:
+        if len(set(short)) == len(names):
             return short
     return names
 

@@ -61,7 +61,7 @@ def write_dataset(folder: Path, hostile: str = "") -> Path:
     pq.write_table(pa.Table.from_pylist(manifest), folder / "manifest.parquet")
     (folder / "README.md").write_text(
         "---\nlicense: other\n---\n# Data\n\n| Source | Images | Licence |\n|---|---:|---|\n"
-        "| chest-a | 40 | CC0-1.0 |\n| oct-b | 30 | CC-BY-NC-4.0 |\n"
+        "| [Chest A (a release)](https://example.org) | 40 | CC0-1.0 |\n| oct-b | 30 | CC-BY-NC-4.0 |\n"
     )
     return folder
 

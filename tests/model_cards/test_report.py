@@ -242,7 +242,7 @@ def test_ticks_lie_inside_and_are_few(low, span):
     high = low + span
     found = charts.ticks(low, high)
     assert 1 <= len(found) <= 6
-    assert all(low - span * 1e-6 <= tick <= high + span * 1e-6 for tick in found) or not high > low
+    assert all(low <= tick <= high for tick in found)
 
 
 def test_ranks_share_ties_and_need_common_tasks(make, tmp_path):
@@ -260,8 +260,8 @@ def test_ranks_share_ties_and_need_common_tasks(make, tmp_path):
 
 
 def test_short_names_tell_models_apart():
-    assert sections.shortened(["out/dino/model", "out/mae/model"]) == ["dino/model", "mae/model"]
-    assert sections.shortened(["timm/vit", "run/model"]) == ["timm/vit", "run/model"]
+    assert sections.shortened(["out/dino/model", "out/mae/model"]) == ["dino", "mae"]
+    assert sections.shortened(["timm/vit", "run/model"]) == ["vit", "run"]
     assert sections.shortened(["x", "x/y"]) == ["x", "y"]
 
 

@@ -100,3 +100,12 @@ def test_the_published_table_is_ordered_low_value_high():
         for metric in ("mcc", "balanced_accuracy", "f1_macro", "auc"):
             value, low, high = row[metric]
             assert low < value < high
+
+
+def test_an_undefined_metric_is_left_out_and_a_given_adjustment_is_kept(make, tmp_path):
+    rows = make.rows("a", ["t"])
+    rows[0]["metrics"]["auc"] = {"value": None, "low": None, "high": None}
+    given = {"task": "t", "method": "linear", "metric": "mcc", "difference": 0.1, "p": 0.02, "p_holm": 0.06}
+    folder = make.results(tmp_path / "r", rows, [given, {**given, "task": "u"}])
+    assert "auc" not in results.load_results(folder)[0].metrics
+    assert [row.p_holm for row in results.load_comparisons(folder)] == [0.06, 0.06]
