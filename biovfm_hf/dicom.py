@@ -85,7 +85,7 @@ def _checked_frame(dataset: Any, name: str, frame: int | None, max_pixels: int) 
 
 
 def _check_stream(pydicom: Any, dataset: Any, file: BinaryIO, frame: int, name: str, max_pixels: int) -> None:
-    """Refuse a compressed frame that claims too many pixels: decoders allocate what it claims, not what the header says.
+    """Refuse a compressed frame that claims too many pixels: decoders allocate what it claims, not the header.
 
     The file stands at its pixel data element: tag, value representation and length take 12 bytes.
     """
