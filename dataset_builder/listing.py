@@ -1,4 +1,8 @@
-"""From a raw folder to items: a walk that stays inside the folder, looks into archives, and leaves nothing unsaid."""
+"""From a raw folder to items: a walk that stays inside the folder, looks into archives, and leaves nothing unsaid.
+
+Places are strings below the source's folder ("" is the folder itself): with millions of files, `Path` objects would
+take most of the time.
+"""
 
 import os
 import stat
@@ -7,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .adapters import EXPANDERS
-from .adapters.archives import UNREADABLE, Member, is_archive, list_members, virtual_path
+from .adapters.archives import UNREADABLE, Member, is_archive, list_members
 from .adapters.dicom_series import group_series
 from .catalog import NOT_ESTABLISHED, ItemRule, Source
 from .item import Item
@@ -20,152 +24,154 @@ SKIPPED_FOLDERS = {"__MACOSX"}
 def list_items(source: Source, raw_dir: Path) -> Iterator[Item]:
     """See `catalog.iterate`."""
     folder = raw_dir / source.folder
-    if not folder.is_dir():
-        return
-    walk = _Walk(source, raw_dir, folder)
-    yield from walk.directory(folder, 0)
+    if folder.is_dir():
+        yield from _Walk(source, folder).directory("", 0)
 
 
 class _Walk:
     """One pass over the folder of one source."""
 
-    def __init__(self, source: Source, raw_dir: Path, folder: Path) -> None:
-        self._source, self._raw, self._folder = source, raw_dir, folder
+    def __init__(self, source: Source, folder: Path) -> None:
+        self._source = source
+        self._top = f"{folder}/"
+        self._prefix = "" if source.folder == "." else f"{source.folder}/"
         self._inside = folder.resolve()
         self._selection = Selection(source, folder)
 
-    def directory(self, directory: Path, depth: int) -> Iterator[Item]:
+    def directory(self, below: str, depth: int) -> Iterator[Item]:
         """The items of a folder and of those below it, in the order of their names."""
         try:
-            names = sorted(os.listdir(directory))  # noqa: PTH208 (names only: a folder may hold millions of files)
+            names = sorted(os.listdir(self._top + below))  # noqa: PTH208 (names only: there may be millions)
         except OSError as error:
-            yield self._excluded(directory, f"the folder cannot be read ({error.strerror})")
+            yield self._excluded(below, f"the folder cannot be read ({error.strerror})")
             return
         slices: list[str] = []
         for name in names:
-            path = directory / name
-            problem, is_folder = self._look(path, depth)
-            if is_folder:
+            place = f"{below}/{name}" if below else name
+            problem, status = self._look(place, name, depth)
+            if status is None:
+                if looks_like_image(name) or "link" in str(problem):
+                    yield self._excluded(place, str(problem))
+            elif stat.S_ISDIR(status.st_mode):
                 if name not in SKIPPED_FOLDERS and not name.startswith("."):
-                    yield from self.directory(path, depth + 1)
-            elif problem:
-                if looks_like_image(name) or "link" in problem:
-                    yield self._excluded(path, problem)
-            elif self._is_slice(path):
-                slices.append(name)
+                    yield from self.directory(place, depth + 1)
             else:
-                yield from self._file(path)
+                rule = self._selection.rule(place)
+                if rule is not None and rule.kind == "dicom_series" and self._selection.excluded(place) is None:
+                    slices.append(name)
+                else:
+                    yield from self._file(place, name, rule, status.st_size)
         if slices:
-            yield from self._series(directory, slices)
+            yield from self._series(below, slices)
 
-    def _look(self, path: Path, depth: int) -> tuple[str | None, bool]:
-        """Why an entry cannot be taken (None if it can), and whether it is a folder to walk."""
+    def _look(self, place: str, name: str, depth: int) -> tuple[str | None, os.stat_result | None]:
+        """The status of a folder or regular file that may be taken, else None and why not."""
         try:
-            path.name.encode("utf-8")
-            mode = path.lstat().st_mode
-            if stat.S_ISLNK(mode):
-                target = path.resolve(strict=True)
+            name.encode("utf-8")
+            status = os.lstat(self._top + place)
+            if stat.S_ISLNK(status.st_mode):
+                target = Path(self._top + place).resolve(strict=True)
                 if not target.is_relative_to(self._inside):
-                    return "a symbolic link that leaves the source's folder", False
+                    return "a symbolic link that leaves the source's folder", None
                 if not target.is_file():
-                    return "a symbolic link to a folder or device", False
-                mode = target.stat().st_mode
-            if stat.S_ISDIR(mode):
-                return ("folders nested too deep", False) if depth >= MAX_DEPTH else (None, True)
-            if not stat.S_ISREG(mode):
-                return "not a regular file", False
-            return ("a hidden file", False) if path.name.startswith(".") else (None, False)
+                    return "a symbolic link to a folder or device", None
+                status = target.stat()
         except UnicodeEncodeError:
-            return "the file name is not valid UTF-8", False
+            return "the file name is not valid UTF-8", None
         except (OSError, RuntimeError):
-            return "a broken symbolic link or unreadable file", False
+            return "a broken symbolic link or unreadable file", None
+        if stat.S_ISDIR(status.st_mode):
+            return ("folders nested too deep", None) if depth >= MAX_DEPTH else (None, status)
+        if not stat.S_ISREG(status.st_mode):
+            return "not a regular file", None
+        return ("a hidden file", None) if name.startswith(".") else (None, status)
 
-    def _is_slice(self, path: Path) -> bool:
-        below = self._below(path)
-        rule = self._selection.rule(below)
-        return rule is not None and rule.kind == "dicom_series" and self._selection.excluded(below) is None
-
-    def _file(self, path: Path) -> Iterator[Item]:
-        below = self._below(path)
-        lower = path.name.lower()
-        size = {"size": path.stat().st_size}
-        if is_archive(lower) and self._selection.rule(below) is None:
-            reason = self._selection.excluded(below)
+    def _file(self, place: str, name: str, rule: ItemRule | None, size: int) -> Iterator[Item]:
+        lower = name.lower()
+        if rule is None and is_archive(lower):
+            reason = self._selection.excluded(place)
             if reason:
-                yield self._excluded(path, reason, "archive")
+                yield self._excluded(place, reason, "archive")
             else:
-                yield from self._archive(path, below)
+                yield from self._archive(place)
         elif lower.endswith(UNREADABLE):
-            yield self._excluded(path, f"a {path.suffix} archive cannot be read in place: unpack it here", "archive")
+            suffix = lower.rpartition(".")[2]
+            yield self._excluded(place, f"a .{suffix} archive cannot be read in place: unpack it here", "archive")
         elif _is_part(lower):
-            yield self._excluded(path, "one part of a split archive: join the parts first", "archive")
+            yield self._excluded(place, "one part of a split archive: join the parts first", "archive")
         else:
-            item = self._item(path, below, None, size)
+            item = self._item(place, place, rule, None, {"size": size})
             if item is not None:
-                yield from self._expanded(item, path, below)
+                yield from self._expanded(item, place, rule)
 
-    def _expanded(self, item: Item, path: Path, below: str) -> Iterator[Item]:
-        rule = self._selection.rule(below)
+    def _expanded(self, item: Item, place: str, rule: ItemRule | None) -> Iterator[Item]:
+        """What the rule's adapter finds inside a file; the item itself where there is none."""
         if rule is None or rule.adapter is None or item.excluded:
             yield item
             return
         try:
-            for inner in EXPANDERS[rule.adapter](item, path, rule.key):
-                place = f"{below}#{(inner.options or {}).get('row', inner.member)}"
-                reason = inner.excluded or self._selection.outside_training(place)
-                yield replace(inner, subject=self._selection.subject(place), excluded=reason)
+            for inner in EXPANDERS[rule.adapter](item, Path(self._top + place), rule.key):
+                inside = f"{place}#{(inner.options or {}).get('row', inner.member)}"
+                reason = inner.excluded or self._selection.outside_training(inside)
+                yield replace(inner, subject=self._selection.subject(inside), excluded=reason)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            yield self._excluded(path, f"cannot be opened as {item.kind} ({type(error).__name__})", item.kind)
+            yield self._excluded(place, f"cannot be opened as {item.kind} ({type(error).__name__})", item.kind)
 
-    def _archive(self, path: Path, below: str) -> Iterator[Item]:
+    def _archive(self, place: str) -> Iterator[Item]:
         try:
-            for member in list_members(path):
-                yield from self._member(path, below, member)
+            for member in list_members(Path(self._top + place)):
+                yield from self._member(place, member)
         except (OSError, ValueError) as error:
-            yield self._excluded(path, str(error) or type(error).__name__, "archive")
+            yield self._excluded(place, str(error) or type(error).__name__, "archive")
 
-    def _member(self, path: Path, below: str, member: Member) -> Iterator[Item]:
+    def _member(self, place: str, member: Member) -> Iterator[Item]:
         options = {"size": member.size} | ({} if member.offset is None else {"offset": member.offset})
-        name = member.name.rsplit("/", 1)[-1]
+        name = member.name.rpartition("/")[2]
         problem = member.problem
         if problem is None and (name.startswith(".") or "__MACOSX/" in member.name):
             problem = "a hidden file"
-        if problem is None and (is_archive(name) or name.lower().endswith(UNREADABLE)):
+        if problem is None and is_archive(name):
             problem = "an archive inside an archive: unpack the outer one here"
         if problem:
             if looks_like_image(name) or member.problem:
-                yield self._excluded(path, problem, "archive", member.name.encode("unicode_escape").decode("ascii"))
+                printable = member.name.encode("unicode_escape").decode("ascii")
+                yield self._excluded(place, problem, "archive", printable)
             return
-        item = self._item(path, virtual_path(below, member.name), member.name, options)
+        inside = f"{place}/{member.name.removeprefix('./')}"  # patterns see the archive as a folder
+        item = self._item(place, inside, self._selection.rule(inside), member.name, options)
         if item is not None:
             yield item
 
-    def _item(self, path: Path, below: str, member: str | None, options: dict[str, int]) -> Item | None:
-        """The item of one file, None for a file that neither a rule names nor looks like an image."""
-        rule = self._selection.rule(below)
-        reason = self._selection.excluded(below)
+    def _item(
+        self, place: str, inside: str, rule: ItemRule | None, member: str | None, options: dict[str, int]
+    ) -> Item | None:
+        """The item of one file, None for a file that neither a rule names nor looks like an image.
+
+        `inside` is what patterns see: the place of the file, or of the member in it.
+        """
+        reason = self._selection.excluded(inside)
         if rule is None:
-            if not looks_like_image(below):
+            if not looks_like_image(inside):
                 return None
             if reason is None:
                 established = self._source.layout_established
                 reason = UNNAMED if established else f"the raw layout of {self._source.id} is {NOT_ESTABLISHED}"
             rule = ItemRule("")
-        if reason is None and rule.adapter is None:
-            reason = self._selection.outside_training(below)
         if reason is None and rule.adapter and member:
             reason = f"{rule.kind} inside an archive cannot be read in place: unpack it here"
-        return self._make(path, below, rule, member, reason, options)
+        if reason is None and rule.adapter is None:
+            reason = self._selection.outside_training(inside)
+        return self._make(place, inside, rule, member, reason, options)
 
     def _make(
-        self, path: Path, below: str, rule: ItemRule, member: str | None, reason: str | None, options: dict[str, int]
+        self, place: str, inside: str, rule: ItemRule, member: str | None, reason: str | None, options: dict[str, int]
     ) -> Item:
-        modality, anatomy = self._selection.labels(below, rule)
+        modality, anatomy = self._selection.labels(inside, rule)
         return Item(
-            path=path.relative_to(self._raw).as_posix(),
+            path=self._prefix + place,
             member=member,
-            kind="image" if rule.kind == "dicom_series" and member else rule.kind,
-            subject=self._selection.subject(below),
+            kind="image" if rule.kind == "dicom_series" else rule.kind,
+            subject=self._selection.subject(inside),
             anatomy=anatomy,
             excluded=reason,
             intensity=rule.intensity,
@@ -174,27 +180,22 @@ class _Walk:
             modality=modality,
         )
 
-    def _series(self, directory: Path, names: list[str]) -> Iterator[Item]:
+    def _series(self, below: str, names: list[str]) -> Iterator[Item]:
         """One item per DICOM series of a folder; files that are no DICOM are excluded one by one."""
-        series, unreadable = group_series(directory, names)
+        series, unreadable = group_series(Path(self._top + below), names)
+        within = f"{below}/" if below else ""
         for number, slices in enumerate(series):
-            first = directory / slices[0]
-            below = self._below(first)
-            rule = self._selection.rule(below)
-            assert rule is not None  # _is_slice saw it
-            reason = self._selection.outside_training(below)
-            item = self._make(directory, below, rule, str(number), reason, {})
-            files = [f"{item.path}/{name}" for name in slices]
+            first = within + slices[0]
+            rule = self._selection.rule(first) or ItemRule("")
+            item = self._make(below, first, rule, str(number), self._selection.outside_training(first), {})
+            files = [f"{self._prefix}{within}{name}" for name in slices]
             yield replace(item, kind="dicom_series", options={**(item.options or {}), "files": files})
         for name in unreadable:
-            yield self._excluded(directory / name, "not a readable DICOM file", "dicom_series")
+            yield self._excluded(within + name, "not a readable DICOM file", "dicom_series")
 
-    def _excluded(self, path: Path, reason: str, kind: str = "image", member: str | None = None) -> Item:
-        relative = path.relative_to(self._raw).as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
-        return Item(path=relative, member=member, kind=kind, excluded=reason, modality=self._source.modality)
-
-    def _below(self, path: Path) -> str:
-        return path.relative_to(self._folder).as_posix()
+    def _excluded(self, place: str, reason: str, kind: str = "image", member: str | None = None) -> Item:
+        path = (self._prefix + place).encode("utf-8", "backslashreplace").decode("utf-8")
+        return Item(path=path, member=member, kind=kind, excluded=reason, modality=self._source.modality)
 
 
 def _is_part(lower: str) -> bool:

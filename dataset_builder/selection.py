@@ -65,9 +65,11 @@ class Selection:
 
         A table of anatomies goes before all, where it knows the word.
         """
-        found = [label for expression, label in self._labels if expression.search(path)]
-        modality = next((label.modality for label in found if label.modality), rule.modality) or self._source.modality
-        anatomy = next((label.anatomy for label in found if label.anatomy), rule.anatomy)
+        modality, anatomy = rule.modality or self._source.modality, rule.anatomy
+        if self._labels:
+            found = [label for expression, label in self._labels if expression.search(path)]
+            modality = next((label.modality for label in found if label.modality), modality)
+            anatomy = next((label.anatomy for label in found if label.anatomy), anatomy)
         if self._anatomy is not None:
             anatomy = anatomies().get((self._anatomy.answer(path) or "").casefold(), anatomy)
         if anatomy is None and len(self._source.anatomies) == 1:

@@ -4,7 +4,7 @@ import struct
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
@@ -13,6 +13,7 @@ MAX_EXPANSION = (
     200  # a TAR that unpacks to more than this times its size is taken for a bomb; images shrink by far less
 )
 ALLOWANCE = 1 << 30  # bytes that any archive may unpack to
+HEADER = struct.Struct("<4s4xHH8xIIHHH4xII")  # of one entry in a ZIP's central directory
 
 
 @dataclass(frozen=True)
@@ -74,21 +75,18 @@ def _zip_members(file: Path) -> Iterator[Member]:
         start, count, shift = _central_directory(opened)
         opened.seek(start)
         for _ in range(count):
-            header = opened.read(46)
-            if len(header) < 46 or header[:4] != b"PK\1\2":
+            header = opened.read(HEADER.size)
+            if len(header) < HEADER.size or header[:4] != b"PK\1\2":
                 raise ValueError("broken archive (bad central directory)")
-            flags, method = struct.unpack("<HH", header[8:12])
-            packed, size, name_length, extra_length, comment_length = struct.unpack("<IIHHH", header[20:34])
-            (attributes, offset) = struct.unpack("<II", header[38:46])
-            raw = opened.read(name_length)
-            extra = opened.read(extra_length)
-            opened.seek(comment_length, 1)
-            size, packed, offset = _wide(extra, size, packed, offset)
+            _, flags, method, packed, size, lengths, extras, comments, attributes, offset = HEADER.unpack(header)
+            raw = opened.read(lengths)
+            if extras:
+                size, packed, offset = _wide(opened.read(extras), size, packed, offset)
+            opened.read(comments)
             name = raw.decode("utf-8" if flags & 0x800 else "cp437", "backslashreplace")
-            if name.endswith("/"):
-                continue
-            problem = unsafe(name) or _problem(flags, method, attributes >> 16)
-            yield Member(name, size, offset + shift, problem)
+            if not name.endswith("/"):
+                problem = unsafe(name) or _problem(flags, method, attributes >> 16)
+                yield Member(name, size, offset + shift, problem)
 
 
 def _problem(flags: int, method: int, mode: int) -> str | None:
@@ -144,8 +142,3 @@ def _wide(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, 
             )
         at += 4 + length
     return size, packed, offset
-
-
-def virtual_path(archive: str, member: str) -> str:
-    """Path that the patterns of a record see for a member: the archive taken for a folder."""
-    return str(PurePosixPath(archive) / member)
