@@ -1,6 +1,7 @@
 """DICOM pixel data to `Pixels`: one frame, its rescale, window and polarity; no patient data leaves this file."""
 
 import zlib
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -36,7 +37,7 @@ def read_dicom(file: BinaryIO, name: str, frame: int | None, max_pixels: int) ->
         array = _decoded(pydicom, dataset, file, frame)
         if not array.dtype.isnative:
             array = array.astype(array.dtype.newbyteorder("="))
-        return _values(pydicom, dataset, array, frame)
+        return replace(_values(pydicom, dataset, array, frame), spacing=_spacing(dataset, frame))
     except UserError:
         raise
     except Exception as error:  # pydicom and its decoders raise nearly every type on damaged files
@@ -173,6 +174,15 @@ def _functional_group(dataset: Any, frame: int, name: str) -> Any:
         if position < len(items) and items[position].get(name):
             return items[position].get(name)[0]
     return dataset
+
+
+def _spacing(dataset: Any, frame: int) -> tuple[float, float]:
+    """Return the distance of rows and of columns in one unit, (1, 1) where the header tells nothing usable."""
+    for name in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):
+        pair = _functional_group(dataset, frame, "PixelMeasuresSequence").get(name) or dataset.get(name)
+        if pair and len(pair) == 2 and all(0 < float(x) < 1e4 for x in pair):
+            return float(pair[0]), float(pair[1])
+    return 1.0, 1.0
 
 
 def _window(voi: Any) -> Window | None:

@@ -22,6 +22,7 @@ from transformers.processing_utils import ImagesKwargs
 
 from .pixels import decode, to_uint8
 
+MAX_ASPECT = 10.0  # a file that claims longer pixels is not believed
 _UNUSED = {
     "do_center_crop": "resize_mode='crop'",
     "do_pad": "resize_mode='pad'",
@@ -35,7 +36,7 @@ class BioVFMImageProcessorKwargs(ImagesKwargs, total=False):
 
     Attributes:
         resize_mode: "pad" fits the whole image into `size` and centres it on black; "crop" fills `size` and cuts the
-            middle. Both keep the aspect ratio.
+            middle. Both keep the aspect ratio, in millimetres where a file tells its pixels' spacing.
         intensity: how input of more than 8 bits becomes 8: "auto" takes `window`, else the file's own window (DICOM),
             else `percentiles`; "percentile" passes over the file's window. 8-bit input is taken as it is.
         percentiles: (low, high) in [0, 100], shown black and white.
@@ -93,10 +94,11 @@ class BioVFMImageProcessor(PilBackend):
     time_index = None
 
     def view(self, image: Any, **kwargs: Any) -> Image.Image:
-        """Return what the model is shown, before resizing: an 8-bit RGB picture of one image or file."""
+        """Return what the model is shown, at its own size: an 8-bit RGB picture, of square pixels, of one image."""
         settings = {name: getattr(self, name) for name in BioVFMImageProcessorKwargs.__annotations__}
-        (shown,) = self._prepare_image_like_inputs([image], **{**settings, **kwargs})
-        return Image.fromarray(shown).convert("RGB")
+        ((shown, aspect),) = self._prepare_image_like_inputs([image], **{**settings, **kwargs})
+        rows, columns = shown.shape[0] * max(aspect, 1.0), shown.shape[1] * max(1 / aspect, 1.0)
+        return Image.fromarray(shown).convert("RGB").resize((round(columns), round(rows)), self.resample)
 
     def _validate_preprocess_kwargs(  # type: ignore[override]
         self, *, do_resize: bool, size: SizeDict, resize_mode: str, **kwargs: Any
@@ -112,17 +114,22 @@ class BioVFMImageProcessor(PilBackend):
             raise ValueError(f"resize_mode {resize_mode!r}: not known; take 'pad' or 'crop'")
         super()._validate_preprocess_kwargs(do_resize=do_resize, size=size, **kwargs)
 
-    def _prepare_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> list[np.ndarray]:
-        """Decode every image and map it to (H, W) or (H, W, 3) uint8."""
+    def _prepare_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> list[tuple[np.ndarray, float]]:
+        """Decode every image to (H, W) or (H, W, 3) uint8 and the ratio of a pixel's height to its width."""
         layout = kwargs.get("input_data_format")
         channels = None if layout is None else ChannelDimension(layout).value.removeprefix("channels_")
         where = {name: kwargs[name] for name in ("slice_index", "axis", "time_index")}
         how = {name: kwargs[name] for name in ("intensity", "percentiles", "window")}
-        return [to_uint8(decode(image, channels=channels, **where), **how) for image in _flat(images)]
+        prepared = []
+        for image in _flat(images):
+            pixels = decode(image, channels=channels, **where)
+            aspect = pixels.spacing[0] / pixels.spacing[1]
+            prepared.append((to_uint8(pixels, **how), aspect if 1 / MAX_ASPECT < aspect < MAX_ASPECT else 1.0))
+        return prepared
 
     def _preprocess(  # type: ignore[override]
         self,
-        images: list[np.ndarray],
+        images: list[tuple[np.ndarray, float]],
         *,
         do_resize: bool,
         size: SizeDict,
@@ -145,38 +152,47 @@ class BioVFMImageProcessor(PilBackend):
         if do_resize:
             fit = pad_to if resize_mode == "pad" else crop_to
             height, width = size["height"], size["width"]
-            images = [fit(image, height, width, resample) for image in images]
-        values = [_three_channels(image, scale.astype(np.float32), shift.astype(np.float32)) for image in images]
+            fitted = [fit(image, height, width, resample, aspect) for image, aspect in images]
+        else:
+            fitted = [image for image, _ in images]
+        values = [_three_channels(image, scale.astype(np.float32), shift.astype(np.float32)) for image in fitted]
         stacked = np.stack(values) if do_resize and values else values
         return BatchFeature({"pixel_values": stacked}, tensor_type=return_tensors)
 
 
-def pad_to(image: np.ndarray, height: int, width: int, resample: int = PILImageResampling.BICUBIC) -> np.ndarray:
-    """Scale (H, W[, 3]) uint8 to fit into height x width, aspect ratio kept, and centre it on black."""
-    ratio = min(height / image.shape[0], width / image.shape[1])
-    fitted = _resize(image, ratio, resample, height, width)
-    top, left = (height - fitted.shape[0]) // 2, (width - fitted.shape[1]) // 2
+def pad_to(
+    image: np.ndarray, height: int, width: int, resample: int = PILImageResampling.BICUBIC, aspect: float = 1.0
+) -> np.ndarray:
+    """Scale (H, W[, 3]) uint8 to fit into height x width, aspect ratio kept, and centre it on black.
+
+    `aspect` is the height of a pixel over its width; the result has square pixels.
+    """
+    ratio = min(height / (image.shape[0] * aspect), width / image.shape[1])
+    rows = min(height, max(1, round(image.shape[0] * aspect * ratio)))
+    columns = min(width, max(1, round(image.shape[1] * ratio)))
+    if (rows, columns) != image.shape[:2]:
+        image = np.asarray(Image.fromarray(image).resize((columns, rows), resample))
+    if (rows, columns) == (height, width):
+        return image
+    top, left = (height - rows) // 2, (width - columns) // 2
     canvas = np.zeros((height, width, *image.shape[2:]), np.uint8)
-    canvas[top : top + fitted.shape[0], left : left + fitted.shape[1]] = fitted
+    canvas[top : top + rows, left : left + columns] = image
     return canvas
 
 
-def crop_to(image: np.ndarray, height: int, width: int, resample: int = PILImageResampling.BICUBIC) -> np.ndarray:
-    """Cut the largest centred part of (H, W[, 3]) uint8 with the shape of height x width, and scale it to that."""
-    ratio = max(height / image.shape[0], width / image.shape[1])
+def crop_to(
+    image: np.ndarray, height: int, width: int, resample: int = PILImageResampling.BICUBIC, aspect: float = 1.0
+) -> np.ndarray:
+    """Cut the largest centred part of (H, W[, 3]) uint8 with the shape of height x width, and scale it to that.
+
+    `aspect` is the height of a pixel over its width; the result has square pixels.
+    """
+    ratio = max(height / (image.shape[0] * aspect), width / image.shape[1])
     # in the image's pixels, fractions included; rounding must not reach past its edge
-    high, wide = min(height / ratio, image.shape[0]), min(width / ratio, image.shape[1])
+    high, wide = min(height / ratio / aspect, image.shape[0]), min(width / ratio, image.shape[1])
     top, left = (image.shape[0] - high) / 2, (image.shape[1] - wide) / 2
     picture = Image.fromarray(image)
     return np.asarray(picture.resize((width, height), resample, box=(left, top, left + wide, top + high)))
-
-
-def _resize(image: np.ndarray, ratio: float, resample: int, height: int, width: int) -> np.ndarray:
-    new_height = min(height, max(1, round(image.shape[0] * ratio)))
-    new_width = min(width, max(1, round(image.shape[1] * ratio)))
-    if (new_height, new_width) == image.shape[:2]:
-        return image
-    return np.asarray(Image.fromarray(image).resize((new_width, new_height), resample))
 
 
 def _three_channels(image: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ class Pixels:
         window: (low, high) in values that the file itself asks to be shown from black to white, or None.
         inverted: whether the smallest value is shown white (DICOM MONOCHROME1).
         reference: stored numbers that percentiles are taken from, the whole volume for a slice; None: `array`.
+        spacing: distance between rows and between columns, in one unit; (1, 1) where the file does not tell.
     """
 
     array: np.ndarray
@@ -34,6 +35,7 @@ class Pixels:
     window: Window | None = None
     inverted: bool = False
     reference: np.ndarray | None = None
+    spacing: tuple[float, float] = (1.0, 1.0)
 
 
 def percentile_window(array: np.ndarray, percentiles: tuple[float, float] = PERCENTILES) -> Window:

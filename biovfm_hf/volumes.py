@@ -51,14 +51,16 @@ class Volume:
         number = AXES.index(axis)
         if not 0 <= index < volume.shape[number]:
             raise UserError(f"{axis} slice {index}: out of range; there are slices 0 to {volume.shape[number] - 1}")
+        x, y, z = self.spacing
         # Basic indexing gives views; np.take would copy the whole Fortran-ordered volume on each call.
         if axis == "axial":
-            shown = volume[::-1, ::-1, index]
+            shown, spacing = volume[::-1, ::-1, index], (y, x)
         elif axis == "coronal":
-            shown = volume[::-1, index, ::-1]
+            shown, spacing = volume[::-1, index, ::-1], (z, x)
         else:
-            shown = volume[index, ::-1, ::-1]
-        return Pixels(np.ascontiguousarray(shown.swapaxes(0, 1)), self.slope, self.intercept, reference=volume)
+            shown, spacing = volume[index, ::-1, ::-1], (z, y)
+        array = np.ascontiguousarray(shown.swapaxes(0, 1))
+        return Pixels(array, self.slope, self.intercept, reference=volume, spacing=spacing)
 
     def _at_time(self, time_index: int | None) -> np.ndarray:
         if self.rgb or self.array.ndim == 3:
@@ -186,9 +188,9 @@ def _canonical(nibabel: Any, array: np.ndarray, affine: np.ndarray, slope: float
         return Volume(array, (1.0, 1.0, 1.0), slope, intercept, rgb)
     array = nibabel.orientations.apply_orientation(array, orientation)
     sizes = nibabel.affines.voxel_sizes(affine)
-    spacing = [0.0, 0.0, 0.0]
+    spacing = [1.0, 1.0, 1.0]
     for stored_axis, (ras_axis, _) in enumerate(orientation):
-        spacing[int(ras_axis)] = float(sizes[stored_axis])
+        spacing[int(ras_axis)] = float(sizes[stored_axis]) or 1.0
     return Volume(array, (spacing[0], spacing[1], spacing[2]), slope, intercept, rgb)
 
 

@@ -144,6 +144,17 @@ class TestGeometry:
             shown = levels(processor, disc, resize_mode=mode)[0] > 0
             assert abs(int(shown.any(0).sum()) - int(shown.any(1).sum())) <= 1
 
+    @pytest.mark.parametrize("mode", ["pad", "crop"])
+    def test_thick_slices_are_stretched_to_square_pixels(self, processor, tmp_path, mode):
+        nibabel = pytest.importorskip("nibabel")
+        x, _, z = np.mgrid[0:120, 0:3, 0:24] * np.array([1.0, 1.0, 5.0]).reshape(3, 1, 1, 1)
+        ball = (((x - 60) ** 2 + (z - 60) ** 2 < 40**2) * 255).astype(np.uint8)
+        nibabel.save(nibabel.Nifti1Image(ball, np.diag([1.0, 1.0, 5.0, 1.0])), tmp_path / "ball.nii.gz")
+        chosen = {"slice_index": 1, "axis": "coronal"}
+        shown = levels(processor, tmp_path / "ball.nii.gz", resize_mode=mode, **chosen)[0] > 0
+        assert abs(int(shown.any(0).sum()) - int(shown.any(1).sum())) <= 8
+        assert processor.view(tmp_path / "ball.nii.gz", **chosen).size == (120, 120)
+
     def test_resizing_is_antialiased_bicubic(self, as_levels):
         colour = RNG.integers(0, 256, (448, 448, 3), np.uint8)
         tensor = torch.from_numpy(colour).permute(2, 0, 1)[None]

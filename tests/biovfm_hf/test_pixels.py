@@ -350,6 +350,11 @@ class TestDicom:
         second = decode(path, slice_index=1)
         assert (second.slope, second.intercept, second.window) == (2.0, -1.0, (90.0, 110.0))
 
+    def test_spacing(self, tmp_path):
+        assert decode(write_dicom(tmp_path / "a.dcm", self.STORED, PixelSpacing=[0.5, 0.25])).spacing == (0.5, 0.25)
+        assert decode(write_dicom(tmp_path / "b.dcm", self.STORED, PixelAspectRatio=[2, 1])).spacing == (2.0, 1.0)
+        assert decode(write_dicom(tmp_path / "c.dcm", self.STORED)).spacing == (1.0, 1.0)
+
     def test_colour(self, tmp_path):
         colour = RNG.integers(0, 256, (6, 4, 3), np.uint8)
         assert np.array_equal(decode(write_dicom(tmp_path / "a.dcm", colour)).array, colour)
@@ -480,6 +485,7 @@ class TestVolumes:
         volume = read_volume(tmp_path / "a.nii")
         assert np.array_equal(volume.array, self.RAS) and volume.array.dtype == np.int16
         assert volume.spacing == (2.0, 3.0, 4.0)
+        assert [volume.slice(1, axis).spacing for axis in AXES] == [(4.0, 3.0), (4.0, 2.0), (3.0, 2.0)]
 
     def test_slices_show_front_and_head_up_and_right_at_left(self, tmp_path):
         array = np.zeros((4, 5, 6), np.int16)
