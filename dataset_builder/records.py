@@ -13,7 +13,7 @@ from . import catalog as c
 from .globs import compile_glob, compile_regex
 
 MAX_RECORD_BYTES = 1 << 20
-TEXT_TUPLES = {"file_formats", "evidence"}
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, five times as fast where libyaml is there
 
 
 def read_record(id_or_path: str | Path) -> c.Source:
@@ -22,7 +22,7 @@ def read_record(id_or_path: str | Path) -> c.Source:
     try:
         if path.stat().st_size > MAX_RECORD_BYTES:
             raise UserError(f"{path}: larger than {MAX_RECORD_BYTES >> 20} MiB; this is no source record")
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(

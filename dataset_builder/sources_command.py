@@ -11,7 +11,7 @@ from typing import Any
 
 from biovfm_hf.errors import UserError
 
-from .catalog import NOT_ESTABLISHED, Source, iterate, load_catalog, load_source
+from .catalog import NOT_ESTABLISHED, Source, TableRule, iterate, load_catalog, load_source
 
 EXAMPLES = """examples:
   biovfm sources list                              every source, and whether it lies in ./raw
@@ -22,6 +22,13 @@ EXAMPLES = """examples:
 
 A source lies in RAW/ID as it was released: archives (ZIP, TAR) may stay packed.
 """
+_WAYS = {
+    "registration": "Register on the homepage and accept its agreement; the files can be fetched after that.",
+    "request": "Ask the authors for access on the homepage (a signed form or agreement); they answer with a link.",
+    "credentialed": "Become a credentialed user of PhysioNet (identity check, training course, signed agreement).",
+    "kaggle": "With a Kaggle account that has accepted the rules: kaggle competitions download -c NAME, or "
+    "kaggle datasets download NAME.",
+}
 
 
 def main(argv: list[str]) -> int:
@@ -179,6 +186,8 @@ def _steps(source: Source) -> list[str]:
     """What to do to have the source in the raw folder."""
     licence = source.licence or f"{NOT_ESTABLISHED}; read them on the homepage"
     steps = [f"Read the terms: {licence}. Homepage: {source.homepage or NOT_ESTABLISHED}."]
+    if source.access in _WAYS:
+        steps.append(_WAYS[source.access])
     if source.files:
         steps.append(f"Run: biovfm sources download {source.id} --raw RAW")
     steps.append(f"By hand: {source.obtain or NOT_ESTABLISHED}.")
@@ -216,6 +225,9 @@ def _status(arguments: argparse.Namespace) -> int:
         ],
         right=(2, 3, 4),
     )
+    for row in rows:
+        for table in row["lists_missing"]:
+            print(f"{row['id']}: the list {table} is missing")
     counts = Counter(row["state"] for row in rows)
     print("\n" + ", ".join(f"{count} {state}" for state, count in counts.items()))
     return 0
@@ -250,7 +262,17 @@ def source_status(source: Source, raw: Path) -> dict[str, Any]:
         "selected": selected,
         "expected": source.expected_items,
         "excluded": dict(excluded.most_common()),
+        "lists_missing": _missing_lists(source, raw) if state != "missing" else [],
     }
+
+
+def _missing_lists(source: Source, raw: Path) -> list[str]:
+    """Tables that the record's rules for the training part, subject and anatomy need and that are not there."""
+    from .selection import find_tables
+
+    rules = (source.train, source.subject, source.anatomy)
+    tables = dict.fromkeys(rule.table for rule in rules if isinstance(rule, TableRule))
+    return [table for table in tables if not find_tables(raw / source.folder, table)]
 
 
 def _download(arguments: argparse.Namespace) -> int:

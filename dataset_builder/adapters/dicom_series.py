@@ -7,6 +7,7 @@ from typing import Any
 
 from biovfm_hf.errors import require
 
+DEFLATED = "1.2.840.10008.1.2.1.99"
 TAGS = ["SeriesInstanceUID", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient"]
 
 
@@ -38,7 +39,10 @@ def _ordered(group: list[tuple[str, float | None, int]]) -> list[tuple[str, floa
 
 def _place(file: Path) -> tuple[str, float | None, int]:
     """Series, millimetres along the slice normal (None if not told) and instance number of one file."""
-    header: Any = require("pydicom", "data").dcmread(file, stop_before_pixels=True, specific_tags=TAGS)
+    pydicom: Any = require("pydicom", "data")
+    if pydicom.filereader.read_file_meta_info(file).get("TransferSyntaxUID") == DEFLATED:
+        raise ValueError("pydicom would inflate all of it, without a bound, to read the header")
+    header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS)
     uid = str(header.SeriesInstanceUID)
     position, plane = header.get("ImagePositionPatient"), header.get("ImageOrientationPatient")
     along = None

@@ -9,19 +9,28 @@ from biovfm_hf.errors import require
 
 from ..item import Item
 
+MAX_ROWS = 5_000_000  # rows of one array; a file may claim any number without holding them
+
 
 def table_rows(item: Item, file: Path, key: str | None) -> Iterator[Item]:
     """One item per row of the image array `key` (rows, height, width[, channels])."""
     with require("h5py", "data").File(file, "r") as opened:
-        for row in range(_array(opened, key, 3).shape[0]):
+        array = _own(opened, key or "")
+        if len(array.shape) < 3 or array.shape[0] > MAX_ROWS:
+            raise ValueError(f"{key!r} is no array of up to {MAX_ROWS:,} images")
+        for row in range(array.shape[0]):
             yield replace(item, member=key, options={**(item.options or {}), "row": row})
 
 
 def encoded_images(item: Item, file: Path, key: str | None) -> Iterator[Item]:
-    """One item per dataset of the root group, each the bytes of an encoded image, in the order of their names."""
+    """One item per data set of the root group, each the bytes of an encoded image, in the order of their names."""
     with require("h5py", "data").File(file, "r") as opened:
         for name in opened:
-            yield replace(item, member=name)
+            try:
+                _own(opened, name)
+                yield replace(item, member=name)
+            except ValueError as error:
+                yield replace(item, member=name, excluded=str(error))
 
 
 def stack(item: Item, file: Path, key: str | None) -> Iterator[Item]:
@@ -29,14 +38,21 @@ def stack(item: Item, file: Path, key: str | None) -> Iterator[Item]:
     with require("h5py", "data").File(file, "r") as opened:
         for name in (key or "").split("|"):
             if name in opened:
-                _array(opened, name, 3)
+                if len(_own(opened, name).shape) < 3:
+                    raise ValueError(f"{name!r} is no stack of slices")
                 yield replace(item, member=name)
                 return
-    yield replace(item, excluded=f"no dataset {key} in the HDF5 file (k-space without a reconstruction)")
+    yield replace(item, excluded=f"no data set {key} in the HDF5 file (k-space without a reconstruction)")
 
 
-def _array(opened: Any, key: str | None, dimensions: int) -> Any:
-    array = opened.get(key)
-    if not hasattr(array, "shape") or len(array.shape) < dimensions:
-        raise ValueError(f"no image array {key!r} in the HDF5 file")
-    return array
+def _own(opened: Any, name: str) -> Any:
+    """The data set `name`, if its values lie in this file: HDF5 can point to any other file of the machine."""
+    h5py = require("h5py", "data")
+    if not isinstance(opened.get(name, getlink=True), h5py.HardLink):
+        raise ValueError("a link inside an HDF5 file")
+    data = opened[name]
+    if not isinstance(data, h5py.Dataset):
+        raise ValueError("no data set")
+    if data.external or data.is_virtual:
+        raise ValueError("its values lie outside the HDF5 file")
+    return data

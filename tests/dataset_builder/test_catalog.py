@@ -474,6 +474,37 @@ def test_case_lists_that_are_broken_are_refused(tmp_path, text):
         list(rp3d.case_rows(file))
 
 
+def test_hdf5_files_that_point_elsewhere_or_claim_too_much_are_refused(record, folder, tmp_path):
+    import h5py
+
+    (tmp_path / "secret").write_bytes(bytes(range(100)))
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["x"] = [1, 2, 3]
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["good"] = [1, 2, 3]
+        file["link"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "x")
+        file["soft"] = h5py.SoftLink("/good")
+        file.create_group("group")
+        file.create_dataset("raw", (100,), "u1", external=[(str(tmp_path / "secret"), 0, 100)])
+        file.create_dataset("endless", (1 << 50, 96, 96), "u1", chunks=(1, 96, 96))
+    source = record(items=[{"pattern": "*.h5", "kind": "hdf5", "adapter": "hdf5_encoded"}])
+    outcome = found(source, folder.parent)
+    assert [name for name, reason in outcome.items() if reason is None] == ["mine/a.h5!endless", "mine/a.h5!good"]
+    assert outcome["mine/a.h5!link"] == outcome["mine/a.h5!soft"] == "a link inside an HDF5 file"
+    assert outcome["mine/a.h5!raw"] == "its values lie outside the HDF5 file"
+    source = record(items=[{"pattern": "*.h5", "kind": "hdf5", "adapter": "hdf5_rows", "key": "endless"}])
+    assert found(source, folder.parent) == {"mine/a.h5": "cannot be opened as hdf5 (ValueError)"}
+    (folder / "a.h5").write_bytes(b"\x89HDF\r\n\x1a\nbroken")
+    assert found(source, folder.parent) == {"mine/a.h5": "cannot be opened as hdf5 (OSError)"}
+
+
+def test_folders_of_slices_with_files_that_are_no_dicom(record, folder):
+    (folder / "1.dcm").write_bytes(b"not a DICOM file")
+    (folder / "2.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 64)
+    source = record(items=[{"pattern": "**/*.dcm", "kind": "dicom_series"}])
+    assert found(source, folder.parent) == dict.fromkeys(("mine/1.dcm", "mine/2.dcm"), "not a readable DICOM file")
+
+
 def test_counts_of_a_walk_add_up(record, folder):
     for number in range(30):
         (folder / f"{number:02}.png").write_bytes(b"x" * number)

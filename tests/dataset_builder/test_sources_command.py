@@ -218,11 +218,21 @@ def test_status_counts_and_judges(tmp_path, capsys):
     (tmp_path / "hrf").mkdir()
     (tmp_path / "hrf" / "all.zip").write_bytes(b"broken")
     (tmp_path / "vicavr").mkdir()
+    (tmp_path / "padchest").mkdir()
+    (tmp_path / "padchest" / "1.png").write_bytes(b"x")
     (tmp_path / "vicavr" / "1.jpg").write_bytes(b"x")
     assert main(["status", "--raw", str(tmp_path), "--json"]) == 0
     rows = {row["id"]: row for row in json.loads(capsys.readouterr().out)}
     assert len(rows) == 62
-    assert rows["drive"] == {"id": "drive", "state": "found", "selected": 20, "expected": 20, "excluded": {}}
+    assert rows["drive"] == {
+        "id": "drive",
+        "state": "found",
+        "selected": 20,
+        "expected": 20,
+        "excluded": {},
+        "lists_missing": [],
+    }
+    assert rows["aod"]["lists_missing"] == [] and rows["padchest"]["lists_missing"][0].startswith("**/PADCHEST")
     assert rows["hrf"]["state"] == "partly" and "broken archive" in next(iter(rows["hrf"]["excluded"]))
     assert rows["vicavr"]["state"] == "skipped" and rows["fives"]["state"] == "missing"
     assert main(["status", "--raw", str(tmp_path), "--sources", "drive,hrf"]) == 0
