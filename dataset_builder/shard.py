@@ -224,7 +224,7 @@ def _in_archive(item: Item) -> bool:
 
 
 def _next(feed: Feed) -> bytes:
-    _, data = next(feed)
+    _, data = next(feed, (None, Refused(UNREADABLE, "no longer in the archive")))
     if isinstance(data, Refused):
         raise data
     return data

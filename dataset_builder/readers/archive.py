@@ -1,5 +1,6 @@
 """Members of ZIP and TAR archives, read in place, one at a time and never more of one than it claims to be."""
 
+import lzma
 import struct
 import tarfile
 import zipfile
@@ -14,6 +15,7 @@ from ..limits import MAX_MEMBER_BYTES, MAX_RATIO, TOO_LARGE, UNREADABLE, Refused
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _BLOCK = 2**20
 _ENCRYPTED, _SIZES_FOLLOW = 0x1, 0x8
+_FAILURES = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
 
 
 def members(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, bytes | Refused]]:
@@ -43,7 +45,7 @@ def _caught(read, file: BinaryIO, path: Path, item: Item) -> bytes | Refused:
         return read(file, path, item)
     except Refused as refused:
         return refused
-    except (OSError, ValueError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+    except (*_FAILURES, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
         return Refused(UNREADABLE, f"{type(error).__name__}: {error}".replace(str(path), "the archive"))
 
 
@@ -120,7 +122,7 @@ def _streamed(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, bytes |
                 item = waiting[done]
                 done += 1
                 yield item, _caught(_entry_bytes(archive, entry), None, path, item)  # type: ignore[arg-type]
-    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
+    except _FAILURES as error:
         reason = f"the archive is damaged ({type(error).__name__})"
     else:
         reason = "no longer in the archive"

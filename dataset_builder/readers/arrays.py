@@ -114,7 +114,7 @@ def _encoded(data: Any) -> bytes:
     if data.size > MAX_PIXELS:
         raise Refused(TOO_LARGE, f"an encoded image of {data.size} bytes")
     value = data[()]
-    return value if isinstance(value, bytes) else np.asarray(value, dtype=np.uint8).tobytes()
+    return value if isinstance(value, bytes) else value.tobytes()
 
 
 def _check(shape: tuple[int, ...], dtype: np.dtype) -> None:

@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.pixels import decode
@@ -15,7 +15,9 @@ from ..intensity import Setting, image_to_uint8
 from ..limits import MAX_PAGES, MAX_PIXELS, TOO_LARGE, Refused
 from .picture import Picture, whole
 
-_FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
+# Named, a format must be imported: Pillow loads the rarer ones only when it is left to guess.
+_RARER = (Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin)
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange rows and columns
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from io import BytesIO
+from math import floor
 from pathlib import Path
+from typing import Any
 
 from biovfm_hf.errors import require
 from biovfm_hf.pixels import Pixels
@@ -24,7 +26,7 @@ def read(source: Path | bytes, setting: Setting, fps: float | None) -> Iterator[
         Refused: not a video, damaged before its first frame, or over the limits.
     """
     av = require("av", "data")
-    wanted = 1.0 / (fps or DEFAULT_FPS)
+    fps = fps or DEFAULT_FPS
     try:
         container = av.open(BytesIO(source) if isinstance(source, bytes) else str(source), metadata_errors="ignore")
     except (av.FFmpegError, ValueError, OSError) as error:
@@ -36,20 +38,21 @@ def read(source: Path | bytes, setting: Setting, fps: float | None) -> Iterator[
         if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
             raise Refused(TOO_LARGE, f"frames of {stream.codec_context.width} x {stream.codec_context.height}")
         stream.thread_type = "NONE"  # the workers are the parallelism
-        yield from _sampled(av, container, stream, setting, wanted)
+        yield from _sampled(av, container, stream, setting, fps)
 
 
-def _sampled(av, container, stream, setting: Setting, wanted: float) -> Iterator[Picture]:
+def _sampled(av: Any, container: Any, stream: Any, setting: Setting, fps: float) -> Iterator[Picture]:
     rate = float(stream.average_rate or 25)
-    due, taken, number = 0.0, 0, -1
+    due, taken, number = 0, 0, -1
     try:
         for number, frame in enumerate(container.decode(stream)):
             if number >= MAX_DECODED or taken >= MAX_FRAMES:
                 raise Refused(TOO_LARGE, f"more than {number} frames; those before are kept")
             seconds = float(frame.time) if frame.time is not None else number / rate
-            if seconds + 1e-6 < due:
+            ticks = floor(seconds * fps + 1e-6)
+            if ticks < due:
                 continue
-            due = (seconds // wanted + 1) * wanted
+            due = ticks + 1
             taken += 1
             yield whole(image_to_uint8(Pixels(frame.to_ndarray(format="rgb24")), setting), "frame", number)
     except (av.FFmpegError, ValueError, OSError) as error:
