@@ -302,7 +302,7 @@ def run_segment(encoder: Encoder, task: Task, settings: Settings, cache: Path) -
             task.num_outputs,
             stores,
             task.splits,
-            settings.epochs or 30,
+            settings.epochs,
             settings.rate or 1e-3,
             settings.seed,
             settings.device,

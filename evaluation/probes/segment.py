@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 MAX_TRAIN_TOKENS = 300_000
 UNET_BLOCKS = 5
-BATCH_SIZE = 16
+BATCH_SIZE = 8
+MIN_STEPS = 600
+# How far the linear decoder's scores are moved against the classes' frequencies, as shares of the full correction.
+PRIOR_SHIFTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 # Turns image numbers of one split into class scores (B, K, h, w), for any h and w.
 Predictor = Callable[[np.ndarray], "Tensor"]
@@ -43,7 +47,9 @@ def probe_linear_decoder(
     """One linear layer from each patch token to its class shares, at token resolution, then enlarged bilinearly.
 
     Masks are pooled to each token's share of every class, so the fit is a convex one (see `logistic`), on at most
-    `MAX_TRAIN_TOKENS` tokens drawn with `seed`; regularisation by the validation loss.
+    `MAX_TRAIN_TOKENS` tokens drawn with `seed`; regularisation by the validation loss. Since the most likely class is
+    not the one with the best Dice where a class is rare, scores are moved against the classes' log frequencies by the
+    share among `PRIOR_SHIFTS` that gives the highest validation Dice.
 
     Args:
         classes: with the background.
@@ -60,12 +66,39 @@ def probe_linear_decoder(
     train, val = (Objective(standardise(features[n]), targets[n], False) for n in ("train", "val"))
     weights, chosen = fit_path(train, val)
 
+    prior = targets["train"].mean(0).clamp_min(1e-6).log()
+
+    def score(name: str, shift: float, rows: np.ndarray) -> "Tensor":
+        tokens = stores[name].read(rows)[0]
+        return torch.matmul(standardise(tokens), weights[:-1]).add(weights[-1] - shift * prior).permute(0, 3, 1, 2)
+
+    small = SmallMasks(splits["val"], classes, WORKING_SIZE)
+    reached = {shift: mean_dice(count_cases(classes, partial(score, "val", shift), small)) for shift in PRIOR_SHIFTS}
+    shift = max(reached, key=lambda s: reached[s])
+
     def predict(rows: np.ndarray) -> "Tensor":
-        tokens = stores["test"].read(rows)[0]
-        return torch.matmul(standardise(tokens), weights[:-1]).add(weights[-1]).permute(0, 3, 1, 2)
+        return score("test", shift, rows)
 
     counts = count_cases(classes, predict, splits["test"])
-    return Segmentation(counts, {"l2": chosen[0], "train_tokens": len(features["train"])}, predict)
+    told = {"l2": chosen[0], "prior_shift": shift, "val_dice": reached[shift], "train_tokens": len(features["train"])}
+    return Segmentation(counts, told, predict)
+
+
+WORKING_SIZE = (224, 224)
+
+
+class SmallMasks:
+    """The masks of a split at one size, (N, H, W) uint8 by the nearest pixel, kept in memory for repeated use."""
+
+    def __init__(self, split: Split, classes: int, size: tuple[int, ...]):
+        import torch
+        from torch.nn import functional
+
+        self.case_of_image = split.case_of_image
+        self.masks = np.empty((len(split.images), *size), np.uint8)
+        for row in range(len(self.masks)):
+            mask = torch.from_numpy(_mask(split, row, classes).astype(np.float32))[None, None]
+            self.masks[row] = functional.interpolate(mask, size=tuple(size), mode="nearest-exact")[0, 0].numpy()
 
 
 def _token_samples(classes: int, store: "TokenStore", split: Split, seed: int) -> tuple["Tensor", "Tensor"]:
@@ -89,7 +122,7 @@ def _token_samples(classes: int, store: "TokenStore", split: Split, seed: int) -
     return torch.cat(tokens), torch.cat(shares)
 
 
-def _mask(split: Split, index: int, classes: int) -> np.ndarray:
+def _mask(split: Split | SmallMasks, index: int, classes: int) -> np.ndarray:
     assert split.masks is not None
     mask = split.masks[index]
     if mask.ndim != 2 or (mask.size and (int(mask.min()) < 0 or int(mask.max()) >= classes)):
@@ -110,12 +143,13 @@ def mask_shares(mask: np.ndarray, classes: int, grid: tuple[int, ...]) -> "Tenso
     return functional.adaptive_avg_pool2d(hot[None], (grid[0], grid[1]))[0]
 
 
-def count_cases(classes: int, predict: Predictor, split: Split, batch: int = BATCH_SIZE) -> np.ndarray:
+def count_cases(classes: int, predict: Predictor, split: Split | SmallMasks, batch: int = BATCH_SIZE) -> np.ndarray:
     """Voxel counts (cases, classes, 3) of predictions enlarged bilinearly to each mask's own size."""
-    cases = split.case_of_image if split.case_of_image is not None else np.arange(len(split.images))
+    total = len(split.masks) if split.masks is not None else 0
+    cases = split.case_of_image if split.case_of_image is not None else np.arange(total)
     counts = np.zeros((int(cases.max()) + 1, classes, 3), np.int64)
-    for start in range(0, len(cases), batch):
-        rows = np.arange(start, min(start + batch, len(cases)))
+    for start in range(0, total, batch):
+        rows = np.arange(start, min(start + batch, total))
         for scores, row in zip(predict(rows), rows, strict=True):
             truth = _mask(split, int(row), classes)
             counts[cases[row]] += segmentation_counts(decide(scores, truth.shape), truth, classes)
@@ -182,7 +216,7 @@ def probe_unet_decoder(
     classes: int,
     stores: dict[str, "TokenStore"],
     splits: dict[str, Split],
-    epochs: int = 30,
+    epochs: int | None = None,
     rate: float = 1e-3,
     seed: int = 0,
     device: str = "cpu",
@@ -196,7 +230,7 @@ def probe_unet_decoder(
         classes: with the background.
         stores: tokens of the last five blocks of `train`, `val`, `test`; of fewer, the oldest is repeated.
         splits: with the masks.
-        epochs: passes over the training images.
+        epochs: passes over the training images; None as `train_decoder` says.
         rate: the highest learning rate.
         seed: of the initial weights and the order of images.
         device: where the decoder is trained.
@@ -224,45 +258,47 @@ def train_decoder(
     run: Callable[[str, np.ndarray], "Tensor"],
     classes: int,
     splits: dict[str, Split],
-    epochs: int,
+    epochs: int | None,
     rate: float,
     seed: int,
     device: str,
 ) -> dict[str, Any]:
-    """Train `module`, whose scores for rows of a split `run` gives; leave it at its best epoch, which is told."""
+    """Train `module`, whose scores for rows of a split `run` gives; leave it at its best epoch, which is told.
+
+    `epochs` None means 30, or as many as give `MIN_STEPS` steps where images are few.
+    """
     import torch
     from tqdm import tqdm
 
     rng = np.random.default_rng(seed)
     count = len(splits["train"].images)
-    batch = min(BATCH_SIZE, count)
-    steps = max(1, -(-count // batch)) * epochs
+    steps = -(-count // BATCH_SIZE)
+    epochs = epochs or max(30, -(-MIN_STEPS // steps))
     optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps * epochs, pct_start=0.1)
+    size = tuple(run("train", np.arange(min(2, count))).shape[-2:])
+    small = {name: SmallMasks(splits[name], classes, size) for name in ("train", "val")}
     best, best_state, best_epoch = -1.0, None, 0
     for epoch in tqdm(range(epochs), desc="decoder", unit="epoch", disable=None, leave=False):
         module.train()
         order = rng.permutation(count)
-        for start in range(0, count, batch):
-            rows = order[start : start + batch]
-            logits = run("train", rows)
-            target = _resized_masks(splits["train"], rows, classes, logits.shape[-2:]).to(device)
-            loss = dice_ce_loss(logits, target)
+        for rows in np.array_split(order, steps):
+            target = torch.from_numpy(small["train"].masks[rows]).long().to(device)
+            loss = dice_ce_loss(run("train", rows), target)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
         module.eval()
         with torch.inference_mode():
-            counts = count_cases(classes, lambda rows: run("val", rows).cpu(), splits["val"])
-        score = mean_dice(counts)
+            score = mean_dice(count_cases(classes, lambda rows: run("val", rows).cpu(), small["val"]))
         if score > best:
             best, best_epoch = score, epoch
             best_state = {name: value.clone() for name, value in module.state_dict().items()}
     if best_state is not None:
         module.load_state_dict(best_state)
     module.eval()
-    return {"epoch": best_epoch + 1, "val_dice": best}
+    return {"epoch": best_epoch + 1, "epochs": epochs, "val_dice": best}
 
 
 def mean_dice(counts: np.ndarray) -> float:
@@ -277,12 +313,3 @@ def case_scores(per_class: np.ndarray) -> np.ndarray:
     defined = np.isfinite(foreground)
     total = np.where(defined, foreground, 0).sum(1)
     return np.divide(total, defined.sum(1), out=np.full(len(total), np.nan), where=defined.any(1))
-
-
-def _resized_masks(split: Split, rows: np.ndarray, classes: int, size: tuple[int, ...]) -> "Tensor":
-    """Masks (B, H, W) int64 at `size`, by the nearest pixel."""
-    import torch
-    from torch.nn import functional
-
-    masks = [torch.from_numpy(_mask(split, int(row), classes).astype(np.float32))[None, None] for row in rows]
-    return torch.cat([functional.interpolate(m, size=tuple(size), mode="nearest-exact")[:, 0] for m in masks]).long()

@@ -180,7 +180,7 @@ class FileMasks:
     """Mask files: `masks[i]` is an integer array (H, W) of class numbers.
 
     `values` maps file values to classes (0 where a value is not named); `threshold` makes a two-class mask of a
-    grey one (value > threshold).
+    grey one (value > threshold); of a one-bit one it takes the set pixels.
     """
 
     paths: Sequence[Path]
@@ -193,7 +193,7 @@ class FileMasks:
     def __getitem__(self, index: int) -> np.ndarray:
         mask = read_mask(self.paths[index])
         if self.threshold is not None:
-            return (mask > self.threshold).astype(np.uint8)
+            return (mask > (self.threshold if mask.max(initial=0) > 1 else 0)).astype(np.uint8)
         if self.values is not None:
             out = np.zeros(mask.shape, np.uint8)
             for value, target in self.values.items():
