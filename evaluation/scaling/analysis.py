@@ -1,0 +1,320 @@
+"""From points and task properties to slopes, correlations, predictions and gaps."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+
+from ..compare import holm
+from . import published
+from .correlation import Correlation, Prediction, correlate, predict_slopes
+from .model_size import AXIS_LABELS, axis_values
+from .power_law import Choice, PowerLaw, Saturating, choose_form, fit_power_law, fit_saturating
+from .tables import Point, Study
+
+MEAN = "mean"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The curves through one series' scores on one task (or on the mean over tasks).
+
+    Attributes:
+        x: sizes, ascending.
+        y: scores in percent.
+        law: the power law.
+        curve: the saturating form, None with fewer than four sizes.
+        choice: which of them the data favour.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    law: PowerLaw
+    curve: Saturating | None
+    choice: Choice
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Score of one family minus another's at one size on one task, in points of AUC."""
+
+    family_a: str
+    family_b: str
+    x: float
+    task: str
+    gap: float
+
+
+@dataclass
+class Analysis:
+    """Everything that a study's files and figures show.
+
+    Attributes:
+        axis_label: what x is.
+        tasks: in the order of the points file.
+        fits: {series: {task: fit}} of series with at least two sizes.
+        means: {series: fit} of the mean over the tasks that the series has at every size.
+        references: {series: {task: (x, score)}} of series with one size, drawn but not fitted.
+        slopes: {series: {task: a}}, fitted or given.
+        correlations: {series: {property: correlation}}.
+        predictions: {series: prediction} from all properties together.
+        properties: {property: {task: value}}.
+        gaps: between every two series, where they share size and task.
+        subsets: {family: {subset: {task: score}}} at the size where most subsets were trained.
+        notes: what a reader must know, in words.
+    """
+
+    axis_label: str = AXIS_LABELS["given"]
+    tasks: list[str] = field(default_factory=list)
+    fits: dict[str, dict[str, Fit]] = field(default_factory=dict)
+    means: dict[str, Fit] = field(default_factory=dict)
+    references: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    slopes: dict[str, dict[str, float]] = field(default_factory=dict)
+    correlations: dict[str, dict[str, Correlation]] = field(default_factory=dict)
+    predictions: dict[str, Prediction] = field(default_factory=dict)
+    properties: dict[str, dict[str, float]] = field(default_factory=dict)
+    gaps: list[Gap] = field(default_factory=list)
+    subsets: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def analyse(study: Study, properties: dict[str, dict[str, float]], axis: str = "given", seed: int = 0) -> Analysis:
+    """Fit every series and task, and correlate the slopes with the properties.
+
+    Args:
+        study: points, or slopes that are fitted already.
+        properties: {property: {task: value}}, may be empty.
+        axis: one of `model_size.AXES`.
+        seed: of bootstrap and permutations.
+
+    Raises:
+        UserError: no series has two sizes, or the axis does not fit the points.
+    """
+    found = Analysis()
+    if study.points:
+        _fit_points(found, study.points, axis, seed)
+    else:
+        found.slopes = study.slopes
+        found.tasks = _unique(task for held in study.slopes.values() for task in held)
+    spelled = {task.lower(): task for task in found.tasks}
+    found.properties = {
+        name: {spelled.get(task.lower(), task): value for task, value in values.items()}
+        for name, values in properties.items()
+    }
+    _correlate(found, seed)
+    return found
+
+
+def _unique(items: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(items))
+
+
+def _fit_points(found: Analysis, points: list[Point], axis: str, seed: int) -> None:
+    values, found.axis_label = axis_values(points, axis)
+    found.tasks = _unique(point.task for point in points)
+    grids: dict[str, dict[str, dict[float, Point]]] = {}
+    for x, point in zip(values, points, strict=True):
+        cell = grids.setdefault(point.series, {}).setdefault(point.task, {})
+        if x in cell:
+            raise UserError(f"{point.series} has two scores on {point.task} at {x:g} of {found.axis_label.lower()}; "
+                            "two sizes in the points count as one on this axis")  # fmt: skip
+        cell[x] = point
+    for series, grid in grids.items():
+        _fit_series(found, series, grid, seed)
+    if not found.fits:
+        raise UserError("every family has one model size only; a slope needs two sizes, a tested one three")
+    found.slopes = {series: {task: fit.law.a for task, fit in fits.items()} for series, fits in found.fits.items()}
+    _note_axes(found, points, grids)
+    found.gaps = _gaps(grids)
+    found.subsets = _subsets(points)
+
+
+def _fit_series(found: Analysis, series: str, grid: dict[str, dict[float, Point]], seed: int) -> None:
+    sizes = sorted({x for cell in grid.values() for x in cell})
+    if len(sizes) == 1:
+        found.references[series] = {task: (x, point.auc) for task, cell in grid.items() for x, point in cell.items()}
+        found.notes.append(f"{series}: one size only, so no slope; drawn as a reference")
+        return
+    fits, whole = {}, []
+    for task, cell in grid.items():
+        lacking = [x for x in sizes if x not in cell]
+        if lacking:
+            found.notes.append(f"{series} lacks {task} at {', '.join(f'{x:.4g}' for x in lacking)}; "
+                               "fitted on the sizes that are there, and left out of the mean curve")  # fmt: skip
+        else:
+            whole.append(cell)
+        if len(cell) >= 2:
+            fits[task] = _fit(np.array(sorted(cell)), [cell[x] for x in sorted(cell)], seed)
+    if not fits:
+        found.notes.append(f"{series}: no task was scored at two sizes, so no slope")
+        return
+    found.fits[series] = fits
+    if whole:
+        mean = np.array([[cell[x].auc for x in sizes] for cell in whole]).mean(axis=0)
+        found.means[series] = _fit_curves(np.array(sizes), mean, None, seed)
+    if len(sizes) == 2:
+        found.notes.append(f"{series}: two sizes give a slope without any uncertainty")
+
+
+def _fit(x: np.ndarray, points: list[Point], seed: int) -> Fit:
+    y = np.array([point.auc for point in points])
+    errors = np.array([(point.high - point.low) / (2 * 1.959964) for point in points])
+    return _fit_curves(x, y, None if np.isnan(errors).any() else errors, seed)
+
+
+def _fit_curves(x: np.ndarray, y: np.ndarray, errors: np.ndarray | None, seed: int) -> Fit:
+    law, curve = fit_power_law(x, y, errors, seed=seed), fit_saturating(x, y)
+    return Fit(x, y, law, curve, choose_form(x, y, law, curve))
+
+
+def _note_axes(found: Analysis, points: list[Point], grids: dict[str, Any]) -> None:
+    above = [point for point in points if point.auc > 100]
+    if above:
+        found.notes.append(f"{len(above)} scores are above 100; AUC is expected in percent")
+    if max(point.auc for point in points) <= 1:
+        found.notes.append("no score is above 1; AUC is expected in percent, and slopes do not depend on it")
+    sizes = {len(fit.x) for fits in found.fits.values() for fit in fits.values()}
+    if max(sizes) < 6:
+        found.notes.append(f"at most {max(sizes)} sizes: a power law cannot be told from saturation")
+
+
+def _gaps(grids: dict[str, dict[str, dict[float, Point]]]) -> list[Gap]:
+    found = []
+    for a, b in combinations(grids, 2):
+        for task in (task for task in grids[a] if task in grids[b]):
+            shared = sorted(set(grids[a][task]) & set(grids[b][task]))
+            found += [Gap(a, b, x, task, grids[a][task][x].auc - grids[b][task][x].auc) for x in shared]
+    return found
+
+
+def _subsets(points: list[Point]) -> dict[str, dict[str, dict[str, float]]]:
+    """Scores by pretraining data, at each family's size with most subsets (the largest of equals)."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for family in _unique(point.family for point in points if point.subset):
+        mine = [point for point in points if point.family == family and point.subset]
+        at = {x: _unique(p.subset for p in mine if p.params == x) for x in {p.params for p in mine}}
+        best = max(at, key=lambda x: (len(at[x]), x))
+        if len(at[best]) < 2:
+            continue
+        held = {s: {p.task: p.auc for p in mine if p.params == best and p.subset == s} for s in at[best]}
+        shared = set.intersection(*[set(scores) for scores in held.values()])
+        found[family] = {s: {t: v for t, v in scores.items() if t in shared} for s, scores in held.items()}
+    return {family: held for family, held in found.items() if all(held.values())}
+
+
+def _correlate(found: Analysis, seed: int) -> None:
+    if not found.properties:
+        return
+    for series, slopes in found.slopes.items():
+        described = {name: [t for t in slopes if t in values] for name, values in found.properties.items()}
+        lacking = [task for task in slopes if not all(task in held for held in described.values())]
+        if lacking:
+            found.notes.append(f"{series}: no properties for {', '.join(lacking)}; left out of the correlations")
+        found.correlations[series] = {
+            name: correlate(_vector(found.properties[name], tasks), _vector(slopes, tasks), seed)
+            for name, tasks in described.items()
+        }
+        shared = [task for task in slopes if task not in lacking]
+        if len(shared) >= 5:
+            table = np.array([[values[task] for values in found.properties.values()] for task in shared])
+            found.predictions[series] = predict_slopes(table, _vector(slopes, shared), seed=seed)
+    counts = {c.n for held in found.correlations.values() for c in held.values()}
+    if counts and max(counts) < 3:
+        found.notes.append("fewer than three tasks have properties; correlations are undefined")
+
+
+def _vector(values: dict[str, float], tasks: list[str]) -> np.ndarray:
+    return np.array([values[task] for task in tasks])
+
+
+def predicted_tasks(found: Analysis, series: str) -> list[str]:
+    """The tasks of `found.predictions[series]`, in its order."""
+    return [t for t in found.slopes[series] if all(t in values for values in found.properties.values())]
+
+
+def slope_rows(found: Analysis) -> list[dict[str, Any]]:
+    """Rows of slopes.csv: every series and task, and the mean curve."""
+    printed, printed_means = published.slopes(), published.mean_slopes()
+    rows: list[dict[str, Any]] = []
+    for series, slopes in found.slopes.items():
+        for task, a in slopes.items():
+            beside = printed.get(series, {}).get(task.lower())
+            fit = found.fits.get(series, {}).get(task)
+            rows.append(
+                {"family": series, "task": task, "a": a, "published": beside, **(_fit_row(fit) if fit else {})}
+            )
+        if series in found.means:
+            mean = found.means[series]
+            rows.append({"family": series, "task": MEAN, "published": printed_means.get(series), **_fit_row(mean)})
+    return rows
+
+
+def _fit_row(fit: Fit) -> dict[str, Any]:
+    law = fit.law
+    row: dict[str, Any] = {
+        "a": law.a, "low": law.a_low, "high": law.a_high, "se": law.a_se, "boot_low": law.boot_low,
+        "boot_high": law.boot_high, "case_se": law.case_se, "b": law.b, "b_low": law.b_low, "b_high": law.b_high,
+        "r2": law.r2, "sizes": law.sizes, "form": fit.choice.preferred,
+        "aicc_power_law": fit.choice.aicc_power_law, "aicc_saturating": fit.choice.aicc_saturating,
+    }  # fmt: skip
+    return row | ({"limit": fit.curve.limit, "rate": fit.curve.rate} if fit.curve else {})
+
+
+SLOPE_COLUMNS = (
+    "family", "task", "a", "low", "high", "se", "boot_low", "boot_high", "case_se", "b", "b_low", "b_high", "r2",
+    "sizes", "form", "aicc_power_law", "aicc_saturating", "limit", "rate", "published",
+)  # fmt: skip
+CORRELATION_COLUMNS = (
+    "family", "property", "n", "pearson", "low", "high", "p", "p_holm", "spearman", "spearman_low", "spearman_high",
+    "spearman_p",
+)  # fmt: skip
+
+
+def correlation_rows(found: Analysis) -> list[dict[str, Any]]:
+    """Rows of correlations.csv; `p_holm` corrects over all rows."""
+    pairs = [(series, name, c) for series, held in found.correlations.items() for name, c in held.items()]
+    adjusted = holm(np.array([c.p for _, _, c in pairs]))
+    return [{"family": series, "property": name, "n": c.n, "pearson": c.pearson, "low": c.low, "high": c.high,
+             "p": c.p, "p_holm": float(p), "spearman": c.spearman, "spearman_low": c.spearman_low,
+             "spearman_high": c.spearman_high, "spearman_p": c.spearman_p}
+            for (series, name, c), p in zip(pairs, adjusted, strict=True)]  # fmt: skip
+
+
+def prediction_rows(found: Analysis) -> list[dict[str, Any]]:
+    """Rows of predictions.csv: each task's slope as predicted from the other tasks."""
+    rows = []
+    for series, prediction in found.predictions.items():
+        for i, task in enumerate(predicted_tasks(found, series)):
+            rows.append({"family": series, "task": task, "slope": found.slopes[series][task],
+                         "predicted": float(prediction.predicted[i]),
+                         "mean_of_others": float(prediction.baseline[i])})  # fmt: skip
+    return rows
+
+
+def summary(found: Analysis) -> dict[str, Any]:
+    """The contents of summary.json; undefined numbers are null."""
+    return {
+        "slopes": {s: {t: _finite(a) for t, a in held.items()} for s, held in found.slopes.items()},
+        "mean_slopes": {series: _finite(fit.law.a) for series, fit in found.means.items()},
+        "mean_slope_intervals": {s: [_finite(f.law.a_low), _finite(f.law.a_high)] for s, f in found.means.items()},
+        "correlations": {
+            s: {name: _finite(c.pearson) for name, c in held.items()} for s, held in found.correlations.items()
+        },
+        "prediction": {
+            s: {"skill": _finite(p.skill), "low": _finite(p.low), "high": _finite(p.high), "rmse": p.rmse,
+                "baseline_rmse": p.baseline_rmse, "statement": p.statement}
+            for s, p in found.predictions.items()
+        },
+        "form": {s: fit.choice.statement for s, fit in found.means.items()},
+        "axis": found.axis_label,
+        "notes": found.notes,
+    }  # fmt: skip
+
+
+def _finite(value: float) -> float | None:
+    return None if math.isnan(value) or math.isinf(value) else float(value)

@@ -1,0 +1,352 @@
+"""The study's pictures: PNG to look at, SVG and PDF for a paper, and a line of text for who cannot see them.
+
+Colours are Okabe and Ito's (2008), told apart with any colour vision; every family has a marker of its own besides.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from biovfm_hf.files import atomic_path, write_text
+
+from . import published
+from .analysis import Analysis, Fit, predicted_tasks
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+GREY = "#767676"
+STYLE: dict[Any, Any] = {
+    "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8, "xtick.labelsize": 8,
+    "ytick.labelsize": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+    "axes.grid": True, "grid.color": "#E3E3E3", "grid.linewidth": 0.6, "legend.frameon": False,
+    "svg.fonttype": "none", "svg.hashsalt": "biovfm-hf", "pdf.fonttype": 42, "figure.constrained_layout.use": True,
+}  # fmt: skip
+PROPERTY_NAMES = {"num_samples": "samples", "num_classes": "classes", "dbi": "Davies-\nBouldin", "gzip": "gzip\nratio",
+                  "entropy": "entropy"}  # fmt: skip
+NICE_NAMES = ("PathMNIST", "ChestMNIST", "DermaMNIST", "OctMNIST", "PneumoniaMNIST", "RetinaMNIST", "BreastMNIST",
+              "BloodMNIST", "TissueMNIST", "OrganAMNIST", "OrganCMNIST", "OrganSMNIST")  # fmt: skip
+Drawing = tuple[str, Figure, str]
+
+
+def write_figures(found: Analysis, out: Path, with_published: bool = False) -> list[str]:
+    """Draw what the analysis holds into `out` as NAME.png, .svg, .pdf and .txt (alternative text).
+
+    Returns the names drawn.
+    """
+    names = []
+    with matplotlib.rc_context(STYLE):
+        for name, figure, alt in _drawings(found, with_published):
+            for kind in ("png", "svg", "pdf"):
+                stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+                with atomic_path(out / f"{name}.{kind}") as path:
+                    figure.savefig(path, format=kind, dpi=200, metadata=stamp)
+            write_text(out / f"{name}.txt", alt + "\n")
+            names.append(name)
+    return names
+
+
+def _drawings(found: Analysis, with_published: bool) -> Iterator[Drawing]:
+    yield _summary(found, with_published)
+    if found.means:
+        yield _alone("mean_scaling", (3.6, 2.9), lambda ax: draw_mean(ax, found, with_published), _mean_text(found))
+        yield _tasks(found)
+    yield _slopes(found, with_published)
+    if found.correlations:
+        yield _alone("correlations", (3.6, 2.7), lambda ax: draw_correlations(ax, found), _correlation_text(found))
+    if found.predictions:
+        yield _predictions(found)
+    if found.gaps:
+        yield _gaps(found)
+    if found.subsets:
+        yield _subsets(found)
+
+
+def _alone(name: str, size: tuple[float, float], draw: Callable[[Axes], object], text: str) -> Drawing:
+    figure = Figure(figsize=size)
+    draw(figure.subplots())
+    return name, figure, text
+
+
+def _look(found: Analysis, series: str) -> tuple[str, str]:
+    """Colour and marker of a series, the same in all pictures."""
+    order = [*found.slopes, *found.references]
+    place = order.index(series)
+    return COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+
+
+def nice(task: str) -> str:
+    """A task's name as readers know it."""
+    return next((name for name in NICE_NAMES if name.lower() == task.lower()), task)
+
+
+def draw_mean(axes: Axes, found: Analysis, with_published: bool = False) -> None:
+    """Mean score against size, with the fitted power laws (the paper's figure 2a)."""
+    for series, fit in found.means.items():
+        _draw_fit(axes, found, series, fit, f"{series} (a = {fit.law.a:.4f})")
+    for series, held in found.references.items():
+        x = next(iter(held.values()))[0]
+        colour, marker = _look(found, series)
+        score = float(np.mean([score for _, score in held.values()]))
+        axes.plot([x], [score], linestyle="", marker=marker, color=colour, markersize=8, label=series)
+    if with_published:
+        _draw_published_curves(axes, found)
+    _finish_scaling(axes, found.axis_label, [x for fit in found.means.values() for x in fit.x])
+    axes.set_ylabel("Mean AUC (%)")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=1 if len(found.means) == 1 else 2)
+
+
+def _draw_published_curves(axes: Axes, found: Analysis) -> None:
+    """The paper's mean curves: hollow, in the colour of the family of the same name, grey otherwise."""
+    for family, points in published.mean_curves().items():
+        known = family in found.slopes or family in found.references
+        colour, marker = _look(found, family) if known else (GREY, "*")
+        axes.plot(*np.array(points).T, color=colour, linewidth=0.8, linestyle=":", marker=marker, markersize=4,
+                  markerfacecolor="white")  # fmt: skip
+    axes.plot([], [], color=GREY, linewidth=0.8, linestyle=":", marker="o", markersize=4, markerfacecolor="white",
+              label="published (hollow)")  # fmt: skip
+
+
+def _draw_fit(axes: Axes, found: Analysis, series: str, fit: Fit, label: str | None = None) -> None:
+    colour, marker = _look(found, series)
+    axes.plot(fit.x, fit.y, linestyle="", marker=marker, color=colour, markersize=5)
+    line = np.geomspace(fit.x.min(), fit.x.max(), 50)
+    axes.plot(line, fit.law(line), linestyle="--", linewidth=1.1, color=colour)
+    axes.plot([], [], linestyle="--", marker=marker, color=colour, label=label)
+
+
+def _finish_scaling(axes: Axes, label: str, sizes: list[float]) -> None:
+    axes.set_xscale("log")
+    ticks = _spaced(sorted(set(sizes)))
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.set_xlabel(label)
+
+
+def _spaced(values: list[float]) -> list[float]:
+    """Those of the sorted values whose labels do not run into each other on a log axis."""
+    least = (math.log(values[-1]) - math.log(values[0])) / 12 if len(values) > 1 else 0
+    kept = values[:1]
+    for value in values[1:]:
+        if math.log(value) - math.log(kept[-1]) >= least:
+            kept.append(value)
+    return kept
+
+
+def _tasks(found: Analysis) -> Drawing:
+    """One panel per task (the paper's figure 3)."""
+    tasks = [task for task in found.tasks if any(task in fits for fits in found.fits.values())]
+    columns = min(4, len(tasks))
+    rows = math.ceil(len(tasks) / columns)
+    figure = Figure(figsize=(2.1 * columns + 0.3, 1.75 * rows + 0.75))
+    grid = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).reshape(-1)
+    sizes = [x for fits in found.fits.values() for fit in fits.values() for x in fit.x]
+    for axes, task in zip(grid, tasks, strict=False):
+        slopes = []
+        for series, fits in found.fits.items():
+            if task in fits:
+                _draw_fit(axes, found, series, fits[task])
+                slopes.append((fits[task].law.a, _look(found, series)[0]))
+        for series, held in found.references.items():
+            if task in held:
+                colour, marker = _look(found, series)
+                axes.plot(*held[task], linestyle="", marker=marker, color=colour, markersize=7)
+        _finish_scaling(axes, "", sizes)
+        axes.set_title(nice(task), pad=12)
+        for place, (a, colour) in enumerate(slopes[:3]):
+            axes.text(0.5 + (place - (min(len(slopes), 3) - 1) / 2) * 0.34, 1.02, f"{a:.4f}", color=colour, fontsize=7,
+                      ha="center", transform=axes.transAxes)  # fmt: skip
+    for axes in grid[len(tasks) :]:
+        axes.set_visible(False)
+    figure.supxlabel(found.axis_label, fontsize=9)
+    figure.supylabel("AUC (%)", fontsize=9)
+    _figure_legend(figure, found)
+    text = f"AUC against model size on {len(tasks)} tasks, with fitted power laws; slopes above each panel."
+    return "task_scaling", figure, text
+
+
+def _figure_legend(figure: Figure, found: Analysis) -> None:
+    handles = []
+    for series in [*found.fits, *found.references]:
+        colour, marker = _look(found, series)
+        style = "--" if series in found.fits else ""
+        handles += figure.axes[0].plot([], [], linestyle=style, marker=marker, color=colour, label=series)
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
+
+
+def draw_slopes(axes: Axes, found: Analysis, with_published: bool = False) -> None:
+    """Slopes of all series by task, steepest on top, with 95 % intervals (the paper's figures 4a and 4b)."""
+    first = next(iter(found.slopes))
+    tasks = sorted(found.tasks, key=lambda task: found.slopes[first].get(task, -math.inf))
+    spread = 0.6 / max(1, len(found.slopes))
+    printed = published.slopes() if with_published else {}
+    shown = [a for slopes in found.slopes.values() for a in slopes.values()]
+    for number, (series, slopes) in enumerate(found.slopes.items()):
+        colour, marker = _look(found, series)
+        offset = (number - (len(found.slopes) - 1) / 2) * -spread
+        for task, a in slopes.items():
+            y = tasks.index(task) + offset
+            fit = found.fits.get(series, {}).get(task)
+            if fit and not math.isnan(fit.law.a_low):
+                axes.plot([fit.law.a_low, fit.law.a_high], [y, y], color=colour, linewidth=1, alpha=0.5)
+            axes.plot([a], [y], marker=marker, color=colour, markersize=5, linestyle="")
+            if task.lower() in printed.get(series, {}):
+                beside = printed[series][task.lower()]
+                axes.plot([beside], [y], marker="|", color="k", markersize=9, markeredgewidth=1.2, linestyle="")
+        axes.plot([], [], marker=marker, color=colour, linestyle="", label=series)
+    if any(series in printed for series in found.slopes):
+        axes.plot([], [], marker="|", color="k", markersize=9, linestyle="", label="published")
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    margin = 1.2 * (max(*shown, 0) - min(*shown, 0)) or 1.0
+    axes.set_xlim(min(*shown, 0) - margin / 2, max(*shown, 0) + margin / 2)
+    axes.set_yticks(range(len(tasks)), [nice(task) for task in tasks])
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("Slope a")
+    axes.legend(loc="lower right")
+
+
+def _slopes(found: Analysis, with_published: bool) -> Drawing:
+    figure = Figure(figsize=(4.4, 0.26 * len(found.tasks) + 1.1))
+    draw_slopes(figure.subplots(), found, with_published)
+    steepest = {series: max(slopes, key=lambda t: slopes[t]) for series, slopes in found.slopes.items() if slopes}
+    text = "Slopes by task with 95 % intervals (cut at the frame). Steepest: " + "; ".join(
+        f"{series} {nice(task)} {found.slopes[series][task]:.4f}" for series, task in steepest.items()
+    )
+    return "slopes", figure, text + "."
+
+
+def draw_correlations(axes: Axes, found: Analysis) -> None:
+    """Pearson correlation of slope and property as bars, with Fisher intervals (the paper's figure 4c)."""
+    names = list(found.properties)
+    width = 0.8 / max(1, len(found.correlations))
+    for number, (series, held) in enumerate(found.correlations.items()):
+        colour, _ = _look(found, series)
+        for place, name in enumerate(names):
+            c = held[name]
+            x = place + (number - (len(found.correlations) - 1) / 2) * width
+            axes.bar(x, c.pearson, width * 0.92, color=colour, label=series if place == 0 else None)
+            if not math.isnan(c.low):
+                axes.plot([x, x], [c.low, c.high], color="#222222", linewidth=0.9)
+    axes.axhline(0, color="#222222", linewidth=0.8)
+    axes.set_ylim(-1, 1)
+    axes.set_xticks(range(len(names)), [PROPERTY_NAMES[name] for name in names])
+    axes.grid(visible=False, axis="x")
+    counts = {c.n for held in found.correlations.values() for c in held.values()}
+    axes.set_ylabel("Pearson r with slope" + (f" (n = {counts.pop()})" if len(counts) == 1 else ""))
+    axes.legend(loc="lower right", ncols=min(3, len(found.correlations)))
+
+
+def _flat(name: str) -> str:
+    return PROPERTY_NAMES[name].replace("-\n", "-").replace("\n", " ")
+
+
+def _correlation_text(found: Analysis) -> str:
+    each = [f"{series}, {_flat(name)}: {c.pearson:.2f} ({c.low:.2f} to {c.high:.2f})"
+            for series, held in found.correlations.items() for name, c in held.items()]  # fmt: skip
+    return "Pearson correlation of scaling slope with task property, 95 % interval. " + "; ".join(each) + "."
+
+
+def _mean_text(found: Analysis) -> str:
+    each = [
+        f"{series} from {fit.y[0]:.2f} to {fit.y[-1]:.2f} %, slope {fit.law.a:.4f}"
+        for series, fit in found.means.items()
+    ]
+    return "Mean AUC against model size with fitted power laws: " + "; ".join(each) + "."
+
+
+def _summary(found: Analysis, with_published: bool) -> Drawing:
+    """One picture for a paper: mean curves, slopes and correlations, as far as there are any."""
+    panels: list[tuple[float, Callable[[Axes], None]]] = []
+    if found.means:
+        panels.append((1.15, lambda axes: draw_mean(axes, found, with_published)))
+    panels.append((1.15, lambda axes: draw_slopes(axes, found, with_published)))
+    if found.correlations:
+        panels.append((1.0, lambda axes: draw_correlations(axes, found)))
+    figure = Figure(figsize=(3.3 * len(panels), max(2.9, 0.2 * len(found.tasks) + 0.8)))
+    grid = figure.subplots(1, len(panels), squeeze=False, width_ratios=[width for width, _ in panels])[0]
+    for letter, axes, (_, draw) in zip("abc", grid, panels, strict=False):
+        draw(axes)
+        axes.set_title(letter, loc="left", fontweight="bold")
+    text = "Summary of the scaling study. "
+    return "summary", figure, text + (_mean_text(found) if found.means else "Slopes by task.")
+
+
+def _predictions(found: Analysis) -> Drawing:
+    figure = Figure(figsize=(3.2 * len(found.predictions) + 0.2, 3.2))
+    grid = figure.subplots(1, len(found.predictions), squeeze=False)[0]
+    for axes, (series, prediction) in zip(grid, found.predictions.items(), strict=True):
+        colour, marker = _look(found, series)
+        tasks = predicted_tasks(found, series)
+        actual = np.array([found.slopes[series][task] for task in tasks])
+        ends = [min(actual.min(), prediction.predicted.min()), max(actual.max(), prediction.predicted.max())]
+        axes.plot(ends, ends, color=GREY, linewidth=0.8)
+        axes.plot(actual, prediction.predicted, linestyle="", marker=marker, color=colour, label="from properties")
+        axes.plot(
+            actual, prediction.baseline, linestyle="", marker="_", markersize=10, color="k", label="mean of others"
+        )
+        margin = 0.06 * float(np.ptp(actual)) or 0.01
+        axes.set_xlim(actual.min() - margin, actual.max() + margin)
+        axes.set_title(
+            f"{series}: skill {prediction.skill:.2f}\n(95 %: {prediction.low:.2f} to {prediction.high:.2f})"
+        )
+        axes.set_xlabel("Slope")
+        axes.set_ylabel("Slope predicted from the other tasks")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.legend(loc="best")
+    text = "Leave-one-task-out prediction of slopes. " + "; ".join(
+        f"{s}: {p.statement}" for s, p in found.predictions.items()
+    )
+    return "predictions", figure, text + "."
+
+
+def _gaps(found: Analysis) -> Drawing:
+    """Gap between the first two families that share sizes, per task and size."""
+    a, b = found.gaps[0].family_a, found.gaps[0].family_b
+    shown = [gap for gap in found.gaps if (gap.family_a, gap.family_b) == (a, b)]
+    tasks = [task for task in found.tasks if any(gap.task == task for gap in shown)]
+    sizes = sorted({gap.x for gap in shown})
+    table = np.full((len(tasks), len(sizes)), np.nan)
+    for gap in shown:
+        table[tasks.index(gap.task), sizes.index(gap.x)] = gap.gap
+    figure = Figure(figsize=(0.62 * len(sizes) + 2.7, 0.27 * len(tasks) + 1.3))
+    axes = figure.subplots()
+    limit = max(float(np.nanmax(np.abs(table))), 1e-9)
+    image = axes.imshow(table, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
+    for (row, column), value in np.ndenumerate(table):
+        if not math.isnan(value):
+            dark = abs(value) > 0.6 * limit
+            axes.text(column, row, f"{value:+.1f}", ha="center", va="center", fontsize=7, color="w" if dark else "k")
+    axes.set_xticks(range(len(sizes)), [f"{x:.3g}" for x in sizes])
+    axes.set_yticks(range(len(tasks)), [nice(task) for task in tasks])
+    axes.grid(visible=False)
+    axes.set_xlabel(found.axis_label)
+    figure.colorbar(image, label=f"AUC, {a} minus {b}", shrink=0.9)
+    mean = float(np.nanmean(table))
+    return "gaps", figure, f"AUC of {a} minus {b} by task and size, in points; mean {mean:+.2f}."
+
+
+def _subsets(found: Analysis) -> Drawing:
+    """Mean score by pretraining data (the paper's figure 2b)."""
+    figure = Figure(figsize=(2.6 * len(found.subsets) + 0.6, 2.8))
+    grid = figure.subplots(1, len(found.subsets), squeeze=False)[0]
+    said = []
+    for axes, (family, held) in zip(grid, found.subsets.items(), strict=True):
+        means = [float(np.mean(list(scores.values()))) for scores in held.values()]
+        low = min(means) - max(0.5, 2 * (max(means) - min(means)))
+        bars = axes.bar(range(len(held)), [m - low for m in means], bottom=low, width=0.6, color=COLOURS[: len(held)])
+        axes.bar_label(bars, [f"{m:.2f}" for m in means], padding=2, fontsize=8)
+        axes.set_xticks(range(len(held)), list(held))
+        axes.set_ylabel("Mean AUC (%), axis cut")
+        axes.set_title(family)
+        axes.margins(y=0.15)
+        axes.grid(visible=False, axis="x")
+        said.append(f"{family}: " + ", ".join(f"{s} {m:.2f} %" for s, m in zip(held, means, strict=True)))
+    return "data_scaling", figure, "Mean AUC by pretraining data. " + "; ".join(said) + "."

@@ -1,0 +1,220 @@
+"""Reading the study's CSV files: every cell checked, every complaint with its line."""
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.files import write_text
+
+POINT_COLUMNS = ("family", "params_millions", "task", "auc")
+OPTIONAL_POINT_COLUMNS = ("low", "high", "subset", "size", "images_millions")
+SLOPE_COLUMNS = ("family", "task", "slope")
+PROPERTIES = ("num_samples", "num_classes", "dbi", "gzip", "entropy")
+MAX_ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class Point:
+    """One score of one model on one task.
+
+    Attributes:
+        family: pretraining family, such as BioVFM-D.
+        params: x value in millions of parameters.
+        task: task name.
+        auc: score in percent, above 0.
+        low: lower end of its 95 % interval, NaN if unknown.
+        high: upper end of its 95 % interval, NaN if unknown.
+        subset: pretraining data, empty if the study varies model size only.
+        size: named model size (`vit-tiny` ...), empty if not given.
+        images: pretraining images seen, in millions, NaN if unknown.
+    """
+
+    family: str
+    params: float
+    task: str
+    auc: float
+    low: float = math.nan
+    high: float = math.nan
+    subset: str = ""
+    size: str = ""
+    images: float = math.nan
+
+    @property
+    def series(self) -> str:
+        """What is fitted as one curve: the family, and its pretraining data where the study varies them."""
+        return f"{self.family} on {self.subset}" if self.subset else self.family
+
+
+@dataclass(frozen=True)
+class Study:
+    """The contents of a points file: scores, or slopes that somebody has fitted already."""
+
+    points: list[Point] = field(default_factory=list)
+    slopes: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def read_points(path: str | Path) -> Study:
+    """Read `family,params_millions,task,auc` (or `family,task,slope`).
+
+    Optional columns: low, high (95 % interval of auc), subset (pretraining data), size (`vit-tiny` ...),
+    images_millions (pretraining images seen).
+
+    Raises:
+        UserError: missing or unknown columns, empty cells, numbers that are none, scores that are not above 0,
+            rows given twice.
+    """
+    path = Path(path)
+    header, rows = _rows(path)
+    if set(header) == set(SLOPE_COLUMNS):
+        return Study(slopes=_read_slopes(path, rows))
+    _check_columns(path, header, POINT_COLUMNS, OPTIONAL_POINT_COLUMNS)
+    points: list[Point] = []
+    seen: dict[tuple, int] = {}
+    for line, row in rows:
+        point = _point(path, line, row)
+        key = (point.family, point.subset, point.params, point.task)
+        if key in seen:
+            raise UserError(f"{path}: lines {seen[key]} and {line} give {point.series} at {point.params:g} M on "
+                            f"{point.task} twice; keep one, or average the seeds first")  # fmt: skip
+        seen[key] = line
+        points.append(point)
+    return Study(points=points)
+
+
+def _point(path: Path, line: int, row: dict[str, str]) -> Point:
+    auc = _positive(path, line, row, "auc")
+    low, high = (_optional(path, line, row, name) for name in ("low", "high"))
+    if not math.isnan(low) and not math.isnan(high) and not low <= auc <= high:
+        raise UserError(f"{path}: line {line}: auc {auc:g} lies outside its interval {low:g} to {high:g}")
+    return Point(
+        family=_text(path, line, row, "family"), params=_positive(path, line, row, "params_millions"),
+        task=_text(path, line, row, "task"), auc=auc, low=low, high=high,
+        subset=row.get("subset", "").strip(), size=row.get("size", "").strip(),
+        images=_optional(path, line, row, "images_millions"),
+    )  # fmt: skip
+
+
+def _read_slopes(path: Path, rows: list[tuple[int, dict[str, str]]]) -> dict[str, dict[str, float]]:
+    slopes: dict[str, dict[str, float]] = {}
+    for line, row in rows:
+        family, task = _text(path, line, row, "family"), _text(path, line, row, "task")
+        if task in slopes.setdefault(family, {}):
+            raise UserError(f"{path}: line {line}: {family} on {task} is given twice; keep one")
+        slopes[family][task] = _number(path, line, row, "slope")
+    return slopes
+
+
+def read_properties(path: str | Path) -> dict[str, dict[str, float]]:
+    """Read `task,num_samples,num_classes,dbi,gzip` (and `entropy`): {property: {task: value}}.
+
+    A property may be left out, or its column be empty throughout; it is then not analysed.
+
+    Raises:
+        UserError: unknown columns, a property given for some tasks only, values not above 0, tasks given twice.
+    """
+    path = Path(path)
+    header, rows = _rows(path)
+    _check_columns(path, header, ("task",), PROPERTIES)
+    found: dict[str, dict[str, float]] = {}
+    tasks: dict[str, int] = {}
+    for line, row in rows:
+        task = _text(path, line, row, "task")
+        if task in tasks:
+            raise UserError(f"{path}: lines {tasks[task]} and {line} both describe {task}; keep one")
+        tasks[task] = line
+        for name in set(header) & set(PROPERTIES):
+            if row[name].strip():
+                found.setdefault(name, {})[task] = _positive(path, line, row, name)
+    for name, values in found.items():
+        if len(values) < len(tasks):
+            lacking = ", ".join(task for task in tasks if task not in values)
+            raise UserError(f"{path}: {name} is missing for {lacking}; fill it in, or leave the column empty")
+    if not found:
+        raise UserError(f"{path}: describes no property; give columns out of: {', '.join(PROPERTIES)}")
+    return {name: found[name] for name in PROPERTIES if name in found}
+
+
+def write_rows(path: str | Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows as CSV, atomically; floats with 6 significant digits, NaN and None as empty cells."""
+    lines = [",".join(columns)]
+    for row in rows:
+        lines.append(",".join(_cell(row.get(name)) for name in columns))
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\n') else text
+
+
+def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            header = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = header
+            rows = [
+                (reader.line_num, _whole(path, reader.line_num, row))
+                for row, _ in zip(reader, range(MAX_ROWS + 1), strict=False)
+            ]
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a readable CSV file ({error})") from error
+    if len(rows) > MAX_ROWS:
+        raise UserError(f"{path}: has more than {MAX_ROWS} rows; is this the right file?")
+    if not rows:
+        raise UserError(f"{path}: holds no rows below its header")
+    if len(set(header)) < len(header):
+        raise UserError(f"{path}: a column name appears twice in the header: {', '.join(header)}")
+    return header, rows
+
+
+def _whole(path: Path, line: int, row: dict[Any, Any]) -> dict[str, str]:
+    if None in row or None in row.values():
+        raise UserError(f"{path}: line {line} has {'more' if None in row else 'fewer'} cells than the header")
+    return row
+
+
+def _check_columns(path: Path, header: list[str], needed: Sequence[str], optional: Sequence[str]) -> None:
+    lacking = [name for name in needed if name not in header]
+    unknown = [name for name in header if name not in (*needed, *optional)]
+    if lacking:
+        raise UserError(f"{path}: lacks the column {', '.join(lacking)}; the header is: {','.join(needed)}")
+    if unknown:
+        raise UserError(f"{path}: unknown column {', '.join(unknown)}; known are: {', '.join((*needed, *optional))}")
+
+
+def _text(path: Path, line: int, row: dict[str, str], name: str) -> str:
+    value = row[name].strip()
+    if not value:
+        raise UserError(f"{path}: line {line}: {name} is empty")
+    return value
+
+
+def _number(path: Path, line: int, row: dict[str, str], name: str) -> float:
+    text = _text(path, line, row, name)
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise UserError(f"{path}: line {line}: {name} is {text!r}, which is no number") from error
+    if not math.isfinite(value):
+        raise UserError(f"{path}: line {line}: {name} is {text}; it must be finite")
+    return value
+
+
+def _positive(path: Path, line: int, row: dict[str, str], name: str) -> float:
+    value = _number(path, line, row, name)
+    if value <= 0:
+        raise UserError(f"{path}: line {line}: {name} is {value:g}; it must be above 0 (its logarithm is taken)")
+    return value
+
+
+def _optional(path: Path, line: int, row: dict[str, str], name: str) -> float:
+    return _number(path, line, row, name) if row.get(name, "").strip() else math.nan
