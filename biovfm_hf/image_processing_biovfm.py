@@ -100,6 +100,13 @@ class BioVFMImageProcessor(PilBackend):
         rows, columns = shown.shape[0] * max(aspect, 1.0), shown.shape[1] * max(1 / aspect, 1.0)
         return Image.fromarray(shown).convert("RGB").resize((round(columns), round(rows)), self.resample)
 
+    def _standardize_kwargs(self, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        kwargs = super()._standardize_kwargs(**kwargs)
+        for name in ("percentiles", "window"):  # JSON brings lists back
+            if kwargs.get(name) is not None:
+                kwargs[name] = tuple(kwargs[name])
+        return kwargs
+
     def _validate_preprocess_kwargs(  # type: ignore[override]
         self, *, do_resize: bool, size: SizeDict, resize_mode: str, **kwargs: Any
     ) -> None:
