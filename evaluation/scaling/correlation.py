@@ -140,7 +140,7 @@ def predict_slopes(properties: np.ndarray, slopes: np.ndarray, resamples: int = 
 def _say(skill: float, low: float, high: float, n: int) -> str:
     if math.isnan(skill):
         return f"all {n} slopes are equal, so there is nothing to predict"
-    numbers = f"skill {skill:.2f}, 95 % interval {low:.2f} to {high:.2f}, {n} tasks"
+    numbers = f"skill {skill:z.2f}, 95 % interval {low:z.2f} to {high:z.2f}, {n} tasks"
     if low > 0:
         return f"properties predict slopes better than the mean slope does ({numbers})"
     if high < 0:

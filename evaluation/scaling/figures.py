@@ -99,7 +99,8 @@ def draw_mean(axes: Axes, found: Analysis, with_published: bool = False) -> None
         _draw_published_curves(axes, found)
     _finish_scaling(axes, found.axis_label, [x for fit in found.means.values() for x in fit.x])
     axes.set_ylabel("Mean AUC (%)")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=1 if len(found.means) == 1 else 2)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), columnspacing=1.0,
+                ncols=1 if len(found.means) == 1 else 2)  # fmt: skip
 
 
 def _draw_published_curves(axes: Axes, found: Analysis) -> None:
@@ -110,7 +111,7 @@ def _draw_published_curves(axes: Axes, found: Analysis) -> None:
         axes.plot(*np.array(points).T, color=colour, linewidth=0.8, linestyle=":", marker=marker, markersize=4,
                   markerfacecolor="white")  # fmt: skip
     axes.plot([], [], color=GREY, linewidth=0.8, linestyle=":", marker="o", markersize=4, markerfacecolor="white",
-              label="published (hollow)")  # fmt: skip
+              label="published")  # fmt: skip
 
 
 def _draw_fit(axes: Axes, found: Analysis, series: str, fit: Fit, label: str | None = None) -> None:
@@ -295,7 +296,7 @@ def _predictions(found: Analysis) -> Drawing:
         margin = 0.06 * float(np.ptp(actual)) or 0.01
         axes.set_xlim(actual.min() - margin, actual.max() + margin)
         axes.set_title(
-            f"{series}: skill {prediction.skill:.2f}\n(95 %: {prediction.low:.2f} to {prediction.high:.2f})"
+            f"{series}: skill {prediction.skill:z.2f}\n(95 %: {prediction.low:z.2f} to {prediction.high:z.2f})"
         )
         axes.set_xlabel("Slope")
         axes.set_ylabel("Slope predicted from the other tasks")

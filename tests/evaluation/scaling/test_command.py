@@ -1,0 +1,207 @@
+"""`biovfm scaling` end to end: the tables, the pictures and the messages."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from biovfm_hf.errors import UserError
+from evaluation.scaling import figures, published
+from evaluation.scaling.command import main
+
+SIZES = (31.2, 47.4, 111.66, 329.24)
+PUBLISHED = Path(published.__file__).parent / "published"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def save(text, name="points.csv"):
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return save
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Skip the pictures where only tables are looked at."""
+    monkeypatch.setattr(figures, "write_figures", lambda *_: [])
+
+
+def published_points():
+    """Scores that lie on the published power laws."""
+    lines = ["family,params_millions,task,auc"]
+    for family, slopes in published.slopes().items():
+        lines += [f"{family},{x},{task},{60 * x**a:.8f}" for task, a in slopes.items() for x in SIZES]
+    return "\n".join(lines)
+
+
+def test_published_slopes_as_points_give_slopes_and_correlations(write, tmp_path, undrawn, capsys):
+    out = tmp_path / "out"
+    words = [str(write(published_points())), "--properties", str(PUBLISHED / "properties.csv"), "--out", str(out)]
+    assert main(words) == 0
+    found = json.loads((out / "summary.json").read_text())
+    for family, slopes in published.slopes().items():
+        assert found["slopes"][family] == pytest.approx(slopes, abs=1e-6)
+    held = found["correlations"]
+    assert held["BioVFM-D"] == pytest.approx({"num_samples": 0.51, "num_classes": 0.05}, abs=0.03)
+    assert held["BioVFM-M"] == pytest.approx({"num_samples": 0.33, "num_classes": -0.24}, abs=0.03)
+    assert set(found["mean_slopes"]) == {"BioVFM-D", "BioVFM-M"}
+    assert "mean slope" in found["prediction"]["BioVFM-D"]["statement"]
+    assert "cannot tell" in found["form"]["BioVFM-D"]
+    rows = list(csv.DictReader((out / "slopes.csv").open()))
+    assert len(rows) == 26
+    assert {row["task"]: row["published"] for row in rows}["chestmnist"] == "0.0452"
+    assert len(list(csv.DictReader((out / "correlations.csv").open()))) == 4
+    assert "0.51" in capsys.readouterr().out
+
+
+def test_slopes_that_are_fitted_already_give_the_same_correlations(tmp_path, undrawn):
+    words = [str(PUBLISHED / "slopes.csv"), "--properties", str(PUBLISHED / "properties.csv"), "--out", str(tmp_path)]
+    assert main(words) == 0
+    found = json.loads((tmp_path / "summary.json").read_text())["correlations"]
+    assert found["BioVFM-D"]["num_samples"] == pytest.approx(0.51, abs=0.01)
+
+
+def test_every_picture_comes_in_three_formats_with_words(write, tmp_path):
+    rng = np.random.default_rng(0)
+    lines = ["family,params_millions,task,auc,low,high,subset"]
+    for family in ("A", "B"):
+        for task in "uvwxyz":
+            for x in (5, 20, 80):
+                y = 80 + 3 * np.log(x) / 2 + rng.normal()
+                lines.append(f"{family},{x},{task},{y:.3f},{y - 1:.3f},{y + 1:.3f},large")
+    lines += [f"A,80,{task},{80 + rng.normal():.3f},,,small" for task in "uvwxyz"]
+    tasks = ["task,num_samples,num_classes,dbi,gzip,entropy"]
+    tasks += [
+        f"{task},{100 * (i + 1)},{i % 3 + 2},{2 + i / 7},{0.5 + i / 20},{5 + i / 9}" for i, task in enumerate("UVWXYZ")
+    ]
+    words = [str(write("\n".join(lines))), "--properties", str(write("\n".join(tasks), "tasks.csv"))]
+    assert main([*words, "--out", str(tmp_path / "out"), "--published"]) == 0
+    names = {
+        "summary",
+        "mean_scaling",
+        "task_scaling",
+        "slopes",
+        "correlations",
+        "predictions",
+        "gaps",
+        "data_scaling",
+    }
+    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == names
+    for name in names:
+        for kind in ("png", "svg", "pdf"):
+            assert (tmp_path / "out" / f"{name}.{kind}").stat().st_size > 2000
+        assert len((tmp_path / "out" / f"{name}.txt").read_text()) > 30
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_single_size_is_a_reference_beside_a_series_and_an_error_alone(write, tmp_path, undrawn, capsys):
+    head = "family,params_millions,task,auc\n"
+    both = head + "A,5,t,80\nA,20,t,85\nA,80,t,86\nCLIP,85.8,t,84\n"
+    assert main([str(write(both)), "--out", str(tmp_path / "o")]) == 0
+    assert "CLIP: one size only" in capsys.readouterr().err
+    with pytest.raises(UserError, match="one model size only"):
+        main([str(write(head + "A,5,t,80\nA,5,u,85\n")), "--out", str(tmp_path / "o")])
+
+
+def test_a_hole_in_the_grid_is_said_and_left_out_of_the_mean(write, tmp_path, undrawn, capsys):
+    text = "family,params_millions,task,auc\nA,5,t,80\nA,20,t,85\nA,80,t,90\nA,5,u,10\nA,80,u,20\n"
+    assert main([str(write(text)), "--out", str(tmp_path)]) == 0
+    assert "A lacks u at 20" in capsys.readouterr().err
+    found = json.loads((tmp_path / "summary.json").read_text())
+    assert found["mean_slopes"]["A"] == pytest.approx(found["slopes"]["A"]["t"])
+
+
+HEAD = "family,params_millions,task,auc\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (HEAD + "A,5,t,80\nA,20,t,\n", "line 3: auc is empty"),
+        (HEAD + "A,5,t,80\n,20,t,81\n", "line 3: family is empty"),
+        (HEAD + "A,5,t,0\n", "line 2: auc is 0; it must be above 0"),
+        (HEAD + "A,5,t,-3\n", "must be above 0"),
+        (HEAD + "A,-5,t,80\n", "params_millions is -5"),
+        (HEAD + "A,5,t,eighty\n", "no number"),
+        (HEAD + "A,5,t,nan\n", "must be finite"),
+        (HEAD + "A,5,t,80\nA,5,t,81\n", "lines 2 and 3 give A at 5 M on t twice"),
+        (HEAD + "A,5,t\n", "fewer cells"),
+        (HEAD + "A,5,t,80,9\n", "more cells"),
+        ("family,params_millions,task,auc,colour\nA,5,t,80,red\n", "unknown column colour"),
+        ("family,params_millions,task\nA,5,t\n", "lacks the column auc"),
+        ("family,params_millions,task,auc,auc\nA,5,t,80,80\n", "twice in the header"),
+        ("family,params_millions,task,auc,low,high\nA,5,t,80,81,82\n", "outside its interval"),
+        (HEAD, "no rows"),
+        ("", "no rows|lacks"),
+        ("family,task,slope\nA,t,0.1\nA,t,0.2\n", "given twice"),
+    ],
+)
+def test_unfit_points_get_a_clear_message(write, tmp_path, text, words):
+    path = write(text)
+    with pytest.raises(UserError, match=words) as caught:
+        main([str(path), "--out", str(tmp_path / "out")])
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("task,num_samples\nt,10\nt,12\n", "both describe t"),
+        ("task,num_samples,dbi\nt,10,1\nu,12,\n", "dbi is missing for u"),
+        ("task,num_samples\nt,0\n", "above 0"),
+        ("task,size\nt,10\n", "unknown column size"),
+        ("task,num_samples\nt,\n", "describes no property"),
+    ],
+)
+def test_unfit_properties_get_a_clear_message(write, tmp_path, text, words):
+    points = write(HEAD + "A,5,t,80\nA,20,t,81\n")
+    with pytest.raises(UserError, match=words):
+        main([str(points), "--properties", str(write(text, "tasks.csv")), "--out", str(tmp_path)])
+
+
+def test_files_that_are_no_text_are_refused(tmp_path):
+    (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00\x80" * 50)
+    with pytest.raises(UserError, match="not a readable CSV"):
+        main([str(tmp_path / "x.csv"), "--out", str(tmp_path)])
+    with pytest.raises(UserError, match="no such file"):
+        main([str(tmp_path / "y.csv"), "--out", str(tmp_path)])
+
+
+def test_empty_property_columns_are_left_out(write, tmp_path, undrawn):
+    points = write(HEAD + "".join(f"A,{x},{t},{80 + x / 9 + ord(t) % 5}\n" for x in (5, 20, 80) for t in "rstuv"))
+    tasks = write("task,num_samples,num_classes,dbi,gzip\n" + "".join(f"{t},{ord(t)},2,,\n" for t in "rstuv"), "t.csv")
+    assert main([str(points), "--properties", str(tasks), "--out", str(tmp_path)]) == 0
+    held = json.loads((tmp_path / "summary.json").read_text())["correlations"]["A"]
+    assert set(held) == {"num_samples", "num_classes"}
+    assert held["num_classes"] is None
+
+
+def test_sizes_are_listed(capsys):
+    assert main(["sizes"]) == 0
+    assert "329.24" in capsys.readouterr().out
+
+
+def test_help_loads_no_heavy_library():
+    code = "import sys; from evaluation.scaling.command import parser; parser().format_help(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "scipy", "matplotlib"} & set(loaded)
+
+
+def test_published_tables_are_whole():
+    table = published.rows("table1")
+    assert len(table) == 24
+    for row in table:
+        assert float(row["low"]) < float(row["value"]) < float(row["high"])
+    assert published.mean_slopes() == {"BioVFM-D": 0.0088, "BioVFM-M": 0.0191}
+    assert published.mean_curves()["BioVFM-D"][-1] == (329.24, 94.93)
+    for family, slope in published.mean_slopes().items():
+        x, y = np.log(np.array(published.mean_curves()[family])).T
+        assert np.polyfit(x, y, 1)[0] == pytest.approx(slope, abs=3e-4)
