@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from training.dino import losses
-from training.dino.heads import DINOHead
+from training.dino.heads import DINOHead, Prototypes
 from training.dino.losses import (
+    Part,
     centred_softmax,
     koleo_loss,
     prototype_cross_entropy,
@@ -104,41 +105,71 @@ def test_centre_follows_the_mean_and_ignores_an_empty_batch() -> None:
     torch.testing.assert_close(centred_softmax(scores, center, 0.5), wanted)
 
 
+def prototypes_of(count: int, width: int) -> Prototypes:
+    prototypes = Prototypes(count, width)
+    with torch.no_grad():
+        prototypes.weight_v.copy_(random(count, width, seed=1))
+        prototypes.weight_g.copy_(random(count, 1, seed=5).abs() + 0.5)
+    return prototypes
+
+
+def plain_cross_entropy(vectors: Tensor, prototypes: Prototypes, parts: list[Part], temperature: float) -> Tensor:
+    """Per part, the weighted sum with all scores at hand."""
+    values = []
+    for rows, part in zip(vectors.split([part.rows for part in parts]), parts, strict=True):
+        repeats = part.rows // max(len(part.targets), 1)
+        log_probabilities = F.log_softmax(prototypes(rows) / temperature, dim=1)
+        loss = -(part.targets.repeat(repeats, 1) * log_probabilities).sum(1)
+        weights = part.weights.repeat(repeats) if isinstance(part.weights, Tensor) else part.weights
+        values.append((loss * weights).sum())
+    return torch.stack(values)
+
+
 @pytest.mark.parametrize("chunk", [1, 37, 1 << 20])
-@pytest.mark.parametrize(("rows", "repeats"), [(6, 1), (4, 3)])
-@pytest.mark.parametrize("per_row", [False, True])
-def test_prototype_cross_entropy_and_gradients(
-    monkeypatch: pytest.MonkeyPatch, chunk: int, rows: int, repeats: int, per_row: bool
-) -> None:
+@pytest.mark.parametrize("block", [2, 1 << 10])
+def test_prototype_cross_entropy_and_gradients(monkeypatch: pytest.MonkeyPatch, chunk: int, block: int) -> None:
     monkeypatch.setattr(losses, "_CHUNK", chunk)
-    vectors = random(rows * repeats, 5).requires_grad_()
-    prototypes = random(11, 5, seed=1).requires_grad_()
-    targets = torch.softmax(random(rows, 11, seed=2), dim=1) * 2  # rows need not sum to 1
-    weights = random(rows, seed=3).abs() if per_row else 0.3
-    ours = prototype_cross_entropy(vectors, prototypes, targets, weights, 0.1)
-    plain = -(targets.repeat(repeats, 1) * F.log_softmax(vectors @ prototypes.T / 0.1, dim=1)).sum(1)
-    plain = (plain * (weights.repeat(repeats) if per_row else weights)).sum()
-    torch.testing.assert_close(ours, plain)
-    ours_grad = torch.autograd.grad(2 * ours, [vectors, prototypes])
-    torch.testing.assert_close(ours_grad, torch.autograd.grad(2 * plain, [vectors, prototypes]), rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(losses, "_BLOCK", block)
+    targets = [torch.softmax(random(rows, 11, seed=rows), dim=1) * 2 for rows in (6, 4)]  # rows need not sum to 1
+    parts = [Part(6, targets[0], 0.3, 1.5), Part(12, targets[1], random(4, seed=3).abs(), 0.5)]
+    prototypes, vectors = prototypes_of(11, 5), random(18, 5).requires_grad_()
+    learned = [vectors, prototypes.weight_v, prototypes.weight_g]
+    total, values = prototype_cross_entropy(vectors, prototypes, parts, 0.1)
+    plain = plain_cross_entropy(vectors, prototypes, parts, 0.1)
+    torch.testing.assert_close(torch.stack(values), plain)
+    plain_total = 1.5 * plain[0] + 0.5 * plain[1]
+    torch.testing.assert_close(total, plain_total)
+    assert not any(value.requires_grad for value in values)
+    torch.testing.assert_close(
+        torch.autograd.grad(2 * total, learned), torch.autograd.grad(2 * plain_total, learned), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_prototype_cross_entropy_without_rows_has_zero_gradients() -> None:
-    vectors, prototypes = torch.empty(0, 4, requires_grad=True), random(7, 4).requires_grad_()
-    loss = prototype_cross_entropy(vectors, prototypes, torch.empty(0, 7), torch.empty(0), 0.1)
-    loss.backward()
-    assert loss == 0.0 and vectors.grad.shape == (0, 4) and prototypes.grad.equal(torch.zeros(7, 4))
+    vectors, prototypes = torch.empty(0, 4, requires_grad=True), prototypes_of(7, 4)
+    total, _ = prototype_cross_entropy(vectors, prototypes, [Part(0, torch.empty(0, 7), torch.empty(0))], 0.1)
+    total.backward()
+    assert total == 0.0 and vectors.grad.shape == (0, 4)
+    assert prototypes.weight_v.grad.eq(0).all() and prototypes.weight_g.grad.eq(0).all()
+
+
+def test_prototype_cross_entropy_goes_backward_once() -> None:
+    vectors = random(4, 4).requires_grad_()
+    part = Part(4, torch.softmax(random(4, 7), dim=1), 1.0)
+    total, _ = prototype_cross_entropy(vectors, prototypes_of(7, 4), [part], 0.1)
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="one backward pass"):
+        total.backward()
 
 
 def test_prototype_cross_entropy_in_bfloat16_is_close() -> None:
-    vectors = F.normalize(random(16, 8), dim=1).requires_grad_()
-    prototypes = random(32, 8, seed=1).requires_grad_()
-    targets = torch.softmax(random(16, 32, seed=2), dim=1)
-    exact = prototype_cross_entropy(vectors, prototypes, targets, 1.0, 0.5)
-    exact_grad = torch.autograd.grad(exact, prototypes)[0]
+    vectors, prototypes = F.normalize(random(16, 8), dim=1), prototypes_of(32, 8)
+    part = Part(16, torch.softmax(random(16, 32, seed=2), dim=1), 1.0)
+    exact, _ = prototype_cross_entropy(vectors, prototypes, [part], 0.5)
+    exact_grad = torch.autograd.grad(exact, prototypes.weight_v)[0]
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = prototype_cross_entropy(vectors, prototypes, targets, 1.0, 0.5)
-    rounded_grad = torch.autograd.grad(rounded, prototypes)[0]
+        rounded, _ = prototype_cross_entropy(vectors, prototypes, [part], 0.5)
+    rounded_grad = torch.autograd.grad(rounded, prototypes.weight_v)[0]
     assert rounded.dtype == rounded_grad.dtype == torch.float32
     assert rounded.item() == pytest.approx(exact.item(), rel=1e-2)
     assert (rounded_grad - exact_grad).norm() < 2e-2 * exact_grad.norm()
@@ -170,9 +201,11 @@ def test_head_equals_torchs_weight_norm(layers: int) -> None:
     linear = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(4, 9, bias=False))
     linear.parametrizations.weight.original0.data.copy_(head.last_layer.weight_g)
     linear.parametrizations.weight.original1.data.copy_(head.last_layer.weight_v)
-    vectors, prototypes = head(random(5, 6))
+    vectors = head(random(5, 6))
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(5))
-    torch.testing.assert_close(vectors @ prototypes.T, linear(vectors))
+    torch.testing.assert_close(head.last_layer(vectors), linear(vectors))
+    with torch.no_grad():
+        torch.testing.assert_close(head.last_layer(vectors), linear(vectors))
 
 
 def test_head_starts_as_dinov2s() -> None:

@@ -19,14 +19,17 @@ class Prototypes(nn.Module):
         self.weight_g = nn.Parameter(torch.ones(count, 1))
         self.weight_v = nn.Parameter(torch.empty(count, width).uniform_(-(width**-0.5), width**-0.5))
 
-    def forward(self) -> Tensor:
-        """The prototypes (K, D)."""
-        length = torch.linalg.vector_norm(self.weight_v, dim=1, keepdim=True)
-        return self.weight_v * (self.weight_g / length)
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(M, D) vectors to their scores (M, K)."""
+        length = torch.linalg.vector_norm(self.weight_v, dim=1)
+        scores = F.linear(vectors, self.weight_v)
+        scale = (self.weight_g[:, 0] / length).to(scores.dtype)
+        # scaling scores rather than weights saves a copy of the weights, the largest tensor of the heads
+        return scores * scale if torch.is_grad_enabled() else scores.mul_(scale)
 
 
 class DINOHead(nn.Module):
-    """MLP with GELU, then L2 normalisation; scores are the products with the prototypes.
+    """MLP with GELU, then L2 normalisation; `last_layer` turns the unit vectors into scores.
 
     Args:
         in_features: width of the backbone.
@@ -49,12 +52,11 @@ class DINOHead(nn.Module):
         self.mlp = nn.Sequential(*between, linears[-1]) if between else linears[-1]
         self.last_layer = Prototypes(prototypes, bottleneck)
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """(M, in_features) tokens to unit vectors (M, D), with the prototypes (K, D). M may be 0.
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(M, in_features) tokens to unit vectors (M, D). M may be 0.
 
-        Scores are `vectors @ prototypes.T`; they are left to the caller, because the student's loss never needs
-        all of them at once.
+        `last_layer` is left to the caller, because the student's loss never needs all of its scores at once.
         """
         vectors = self.mlp(tokens)
         eps = 1e-6 if vectors.dtype == torch.float16 else 1e-12
-        return F.normalize(vectors, dim=-1, eps=eps), self.last_layer()
+        return F.normalize(vectors, dim=-1, eps=eps)

@@ -4,6 +4,8 @@ Statistics over the batch (Sinkhorn-Knopp, centres) are those of the joint batch
 torch.distributed runs, and of this process's batch when it does not. Everything here computes in float32.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +13,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from .heads import Prototypes
+
 _CHUNK = 1 << 24  # scores held at once while the cross-entropy is computed
+_BLOCK = 1 << 14  # prototypes handled at once
 
 
 def all_reduce(tensor: Tensor, operation: Any = dist.ReduceOp.SUM) -> Tensor:
@@ -56,7 +61,9 @@ def sinkhorn_knopp(scores: Tensor, temperature: float, iterations: int = 3) -> T
 @torch.no_grad()
 def centred_softmax(scores: Tensor, center: Tensor, temperature: float) -> Tensor:
     """Teacher scores (M, K) to softmax((scores - center) / temperature), DINO's targets. `center` is (1, K)."""
-    return torch.softmax((scores.float() - center) / temperature, dim=-1)
+    weights = torch.sub(scores, center).div_(temperature)  # a new tensor, so the rest may happen in place
+    weights.sub_(weights.amax(dim=-1, keepdim=True)).exp_()
+    return weights.div_(weights.sum(dim=-1, keepdim=True))
 
 
 @torch.no_grad()
@@ -73,31 +80,54 @@ def update_center(center: Tensor, scores: Tensor, momentum: float = 0.9) -> None
     center.lerp_(total / rows.clamp_min(1.0), (1.0 - momentum) * (rows > 0))
 
 
-def prototype_cross_entropy(
-    vectors: Tensor, prototypes: Tensor, targets: Tensor, weights: Tensor | float, temperature: float
-) -> Tensor:
-    """Sum over rows of weight * cross-entropy between targets and softmax(vectors @ prototypes.T / temperature).
+@dataclass(frozen=True)
+class Part:
+    """Student rows that share a set of targets: row i of the part is compared with target i % T.
 
-    The (rows, K) scores of the student are the largest tensor of a DINO step. They are computed some rows at a time
-    and, since a row's gradient is known as soon as its scores are (softmax minus target), forgotten at once: what is
-    kept for the backward pass is as small as `vectors` and `prototypes`.
+    Attributes:
+        rows: number of student rows, a multiple of T.
+        targets: (T, K) float32, without gradient.
+        weights: of each target's rows, (T,) float32, or one number for all.
+        factor: what the whole part counts in the total.
+    """
+
+    rows: int
+    targets: Tensor
+    weights: Tensor | float
+    factor: float = 1.0
+
+
+def prototype_cross_entropy(
+    vectors: Tensor, prototypes: Prototypes, parts: Sequence[Part], temperature: float
+) -> tuple[Tensor, list[Tensor]]:
+    """Cross-entropy between targets and softmax(prototypes(vectors) / temperature), for several sets of targets.
+
+    The student's scores are the largest tensor of a DINO step. They are computed some rows at a time and, since a
+    row's gradient is known as soon as its scores are (softmax minus target), forgotten at once. What is kept for the
+    backward pass is as small as `vectors` and the prototypes, and no copy of the normalised prototypes is ever made.
 
     Args:
-        vectors: (M, D), rows in whole repeats of the targets' rows: row i is compared with target i % T.
-        prototypes: (K, D).
-        targets: (T, K) float32, no gradient; T divides M.
-        weights: (T,) float32 or one number.
+        vectors: (M, D), the rows of the parts one after the other.
+        prototypes: the K prototypes.
+        parts: see `Part`.
         temperature: the student's.
 
     Returns:
-        Scalar float32.
+        Total, sum over parts of factor * value, to call `backward` on once; and each part's value, the weighted sum
+        of its rows' cross-entropies, without gradient. Float32 scalars.
     """
-    device = vectors.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        vectors, prototypes = vectors.to(dtype), prototypes.to(dtype)
-    with torch.autocast(device, enabled=False):
-        return _PrototypeCrossEntropy.apply(vectors, prototypes, targets, weights, temperature)
+    with torch.autocast(vectors.device.type, enabled=False):
+        values = [torch.zeros((), device=vectors.device) for _ in parts]
+        total = _PrototypeCrossEntropy.apply(
+            vectors, prototypes.weight_v, prototypes.weight_g, parts, values, temperature, _dtype(vectors)
+        )
+    return total, values
+
+
+def _dtype(tensor: Tensor) -> torch.dtype:
+    """What matrix products are computed in here: autocast's type, or the tensor's."""
+    device = tensor.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
 
 
 class _PrototypeCrossEntropy(torch.autograd.Function):
@@ -105,47 +135,94 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, vectors: Tensor, prototypes: Tensor, targets: Tensor, weights: Tensor | float, temperature: float
+        ctx: Any,
+        vectors: Tensor,
+        weight_v: Tensor,
+        weight_g: Tensor,
+        parts: Sequence[Part],
+        values: list[Tensor],
+        temperature: float,
+        dtype: torch.dtype,
     ) -> Tensor:
-        rows, count = targets.shape
-        repeats = vectors.detach().view(len(vectors) // max(rows, 1), rows, vectors.shape[1])
-        loss = torch.zeros((), device=vectors.device)
-        vectors_grad = torch.zeros_like(repeats)
-        prototypes_grad = torch.zeros_like(prototypes, dtype=torch.float32)
-        step = max(1, _CHUNK // (max(len(repeats), 1) * count))
-        for start in range(0, rows, step):
-            part = repeats[:, start : start + step]  # (repeats, rows of this part, D)
-            weight = weights[start : start + step, None] if isinstance(weights, Tensor) else weights
-            scores = (part @ prototypes.T).float().div_(temperature)
-            loss += _cross_entropy_(scores, targets[start : start + step], weight)
-            gradient = scores.div_(temperature).to(vectors.dtype)
-            vectors_grad[:, start : start + step] = gradient @ prototypes
-            gradient, part = gradient.flatten(0, 1), part.flatten(0, 1)
-            if gradient.dtype == torch.float32:
-                prototypes_grad.addmm_(gradient.T, part)
-            else:
-                prototypes_grad += gradient.T @ part
-        ctx.save_for_backward(vectors_grad.view_as(vectors), prototypes_grad.to(prototypes.dtype))
-        return loss
+        length = torch.linalg.vector_norm(weight_v, dim=1, keepdim=True, dtype=torch.float32)
+        scale = (weight_g / length / temperature).float()  # (K, 1), of scores before normalisation and temperature
+        features, directions = vectors.to(dtype), weight_v.to(dtype)
+        vectors_grad = torch.zeros_like(features)
+        products = torch.zeros_like(weight_v, dtype=torch.float32)  # (K, D), score gradients.T @ vectors
+        start = 0
+        for part, value in zip(parts, values, strict=True):
+            rows = slice(start, start + part.rows)
+            value += _accumulate(part, features[rows], directions, scale.T, vectors_grad[rows], products)
+            start += part.rows
+        total = sum(
+            (part.factor * value for part, value in zip(parts, values, strict=True)), start=length.new_zeros(())
+        )
+        length_grad = _prototype_gradients_(products, weight_v, length, scale)
+        ctx.gradients = (
+            vectors_grad.to(vectors.dtype),
+            products.to(weight_v.dtype),
+            length_grad.div_(temperature).to(weight_g.dtype),
+        )
+        return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        vectors_grad, prototypes_grad = ctx.saved_tensors
-        return vectors_grad * gradient, prototypes_grad * gradient, None, None, None
+        if ctx.gradients is None:
+            raise RuntimeError("prototype_cross_entropy keeps its gradients for one backward pass")
+        gradients, ctx.gradients = ctx.gradients, None
+        return *(each.mul_(gradient) for each in gradients), None, None, None, None
 
 
-def _cross_entropy_(scores: Tensor, target: Tensor, weight: Tensor | float) -> Tensor:
-    """Weighted sum of the cross-entropies of (..., M, K) scores with (M, K) targets.
+def _accumulate(
+    part: Part, features: Tensor, directions: Tensor, scale: Tensor, features_grad: Tensor, products: Tensor
+) -> Tensor:
+    """Value of one part; writes its rows of `features_grad` (rows, D) and adds to `products` (K, D)."""
+    targets, weights = part.targets, part.weights
+    shape = (part.rows // max(len(targets), 1), len(targets), features.shape[1])  # repeats of the targets' rows
+    features, features_grad = features.view(shape), features_grad.view(shape)
+    value = torch.zeros((), device=targets.device)
+    step = max(1, _CHUNK // (max(shape[0], 1) * targets.shape[1]))
+    for start in range(0, len(targets), step):
+        rows = slice(start, start + step)
+        weight = weights[rows, None] if isinstance(weights, Tensor) else weights
+        some = features[:, rows].reshape(-1, shape[2])
+        scores = (some @ directions.T).float().mul_(scale)
+        together = scores.view(shape[0], -1, scores.shape[1])
+        value += _cross_entropy_(together, targets[rows], weight, part.factor)
+        if scores.dtype == some.dtype:
+            products.addmm_(scores.T, some)
+        else:
+            products += scores.to(some.dtype).T @ some
+        features_grad[:, rows] = (scores.mul_(scale).to(some.dtype) @ directions).view(shape[0], -1, shape[2])
+    return value
 
-    Leaves the gradient, weight * (mass * softmax(scores) - target), in `scores`.
+
+def _cross_entropy_(scores: Tensor, target: Tensor, weight: Tensor | float, factor: float) -> Tensor:
+    """Weighted sum of the cross-entropies of (repeats, M, K) scores with (M, K) targets.
+
+    Leaves the gradient, factor * weight * (mass * softmax(scores) - target), in `scores`.
     """
     mass = target.sum(dim=-1, keepdim=True)
-    agreement = (scores * target).sum(dim=-1, keepdim=True)
+    agreement = torch.linalg.vecdot(scores, target)[..., None]
     largest = scores.amax(dim=-1, keepdim=True)
     total = scores.sub_(largest).exp_().sum(dim=-1, keepdim=True)
     loss = (weight * (mass * (largest + total.log()) - agreement)).sum()
-    scores.mul_(mass / total).sub_(target).mul_(weight)
+    scores.mul_(factor * weight * mass / total)
+    scores.addcmul_(target, torch.as_tensor(weight, device=target.device), value=-factor)
     return loss
+
+
+def _prototype_gradients_(products: Tensor, weight_v: Tensor, length: Tensor, scale: Tensor) -> Tensor:
+    """Turn `products` (K, D) into the gradient of `weight_v`, in place; return that of `weight_g` (K, 1) times the
+    temperature. A block of prototypes at a time, since each is far larger than a cache."""
+    length_grad = torch.empty_like(length)
+    for products_, weight, length_, scale_, out in zip(
+        *(tensor.split(_BLOCK) for tensor in (products, weight_v, length, scale, length_grad)), strict=True
+    ):
+        along = (products_ * weight).sum(dim=1, keepdim=True)
+        torch.div(along, length_, out=out)
+        products_.addcmul_(weight, along / length_.square(), value=-1.0).mul_(scale_)
+    return length_grad
 
 
 def koleo_loss(features: Tensor, eps: float = 1e-8) -> Tensor:

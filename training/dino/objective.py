@@ -18,7 +18,7 @@ from biovfm_hf.modeling_biovfm import BioVFMModel
 from ..optimizer import update_average
 from ..schedule import StepValues
 from .heads import DINOHead
-from .losses import centred_softmax, koleo_loss, prototype_cross_entropy, sinkhorn_knopp, update_center
+from .losses import Part, centred_softmax, koleo_loss, prototype_cross_entropy, sinkhorn_knopp, update_center
 
 
 @dataclass(frozen=True)
@@ -73,27 +73,25 @@ class DINONetwork(nn.Module):
             ibot_sizes = (config.ibot_prototypes, config.ibot_hidden, config.ibot_bottleneck, config.ibot_layers)
             self.ibot_head = DINOHead(width, *ibot_sizes)
 
-    def project(self, cls_tokens: Tensor, patch_tokens: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """(vectors, prototypes) of class tokens (M, D) and of patch tokens (P, D), through one head or two."""
+    def scores(self, cls_tokens: Tensor, patch_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Prototype scores of class tokens (M, D) and of patch tokens (P, D): (M, K) and (P, K')."""
         if hasattr(self, "ibot_head"):
-            return self.dino_head(cls_tokens), self.ibot_head(patch_tokens)
-        vectors, prototypes = self.dino_head(torch.cat([cls_tokens, patch_tokens]))
-        cls_vectors, patch_vectors = vectors.split([len(cls_tokens), len(patch_tokens)])
-        return (cls_vectors, prototypes), (patch_vectors, prototypes)
+            dino, ibot = self.dino_head, self.ibot_head
+            return dino.last_layer(dino(cls_tokens)), ibot.last_layer(ibot(patch_tokens))
+        together = self.dino_head.last_layer(self.dino_head(torch.cat([cls_tokens, patch_tokens])))
+        return together.split([len(cls_tokens), len(patch_tokens)])
 
-
-@dataclass(frozen=True)
-class Term:
-    """A weighted sum of cross-entropies over `classes` prototypes: its value, the sum of the weights, the rows."""
-
-    value: Tensor
-    weight: Tensor | float
-    classes: int
-    rows: int
-
-    def gap(self) -> Tensor:
-        """ln K minus the mean cross-entropy: 0 when the scores say nothing."""
-        return math.log(self.classes) - self.value.detach() / self.weight
+    def cross_entropy(
+        self, cls_tokens: Tensor, patch_tokens: Tensor, cls_parts: list[Part], patch_part: Part, temperature: float
+    ) -> tuple[Tensor, list[Tensor]]:
+        """`prototype_cross_entropy` of class tokens and patch tokens: the total, and each part's value."""
+        if hasattr(self, "ibot_head"):
+            dino, ibot = self.dino_head, self.ibot_head
+            total, values = prototype_cross_entropy(dino(cls_tokens), dino.last_layer, cls_parts, temperature)
+            patch = prototype_cross_entropy(ibot(patch_tokens), ibot.last_layer, [patch_part], temperature)
+            return total + patch[0], values + patch[1]
+        vectors = self.dino_head(torch.cat([cls_tokens, patch_tokens]))
+        return prototype_cross_entropy(vectors, self.dino_head.last_layer, [*cls_parts, patch_part], temperature)
 
 
 class DINOObjective(nn.Module):
@@ -144,11 +142,15 @@ class DINOObjective(nn.Module):
             batch = {**batch, "mask_indices": batch["masks"].flatten().nonzero().flatten()}
         dino_targets, patch_targets = self._targets(batch, values.teacher_temp)
         global_cls, local_cls, patches = self._student_tokens(batch)
-        (vectors, prototypes), patch = self.student.project(torch.cat([global_cls, local_cls]), patches)
-        terms = self._dino_terms(vectors, prototypes, dino_targets)
-        terms["ibot"] = self._patch_term(*patch, patch_targets, batch)
-        koleo = sum((koleo_loss(crop) for crop in global_cls.chunk(2)), start=global_cls.new_zeros(()).float())
-        return self._total(terms, koleo), self._report(terms, koleo, dino_targets)
+        images = len(global_cls) // 2
+        parts = {**self._class_parts(dino_targets, len(local_cls)), "ibot": self._patch_part(patch_targets, batch)}
+        cls_tokens, (*cls_parts, patch_part) = torch.cat([global_cls, local_cls]), parts.values()
+        total, losses = self.student.cross_entropy(
+            cls_tokens, patches, cls_parts, patch_part, self.config.student_temp
+        )
+        koleo = self.config.koleo_weight * (koleo_loss(global_cls[:images]) + koleo_loss(global_cls[images:]))
+        report = {"koleo_loss": koleo.detach() / 2, **self._report(parts, losses, dino_targets)}
+        return total + koleo, report
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
@@ -163,8 +165,7 @@ class DINOObjective(nn.Module):
         tokens = self.teacher.backbone.forward_packed([batch["global_crops"]])[0]
         first, second = tokens[:, 0].chunk(2)
         # swapped, so that row i of the student's crops meets the other crop of the same image
-        cls, patch = self.teacher.project(torch.cat([second, first]), self._masked(tokens, batch))
-        dino_scores, patch_scores = cls[0] @ cls[1].T, patch[0] @ patch[1].T
+        dino_scores, patch_scores = self.teacher.scores(torch.cat([second, first]), self._masked(tokens, batch))
         if self.config.centering == "sinkhorn_knopp":
             return sinkhorn_knopp(dino_scores, temperature), sinkhorn_knopp(patch_scores, temperature)
         dino = centred_softmax(dino_scores, self.dino_center, temperature)
@@ -188,44 +189,38 @@ class DINOObjective(nn.Module):
         patches = tokens[:, tokens.shape[1] - batch["masks"].shape[1] :]
         return patches.flatten(0, 1)[batch["mask_indices"]]
 
-    def _dino_terms(self, vectors: Tensor, prototypes: Tensor, targets: Tensor) -> dict[str, Term]:
-        """Cross-entropy of (2B + nB, D) class vectors with (2B, K) targets, weighted as DINOv2 does.
+    def _class_parts(self, targets: Tensor, local_rows: int) -> dict[str, Part]:
+        """How class tokens are compared with the (2B, K) targets, weighted as DINOv2 does.
 
         That is the mean over all pairs of a student's and a teacher's crop: 2 of global crops and 2n with a local
         one (DINOv2 counts 1 of those where n is 0, and so does this).
         """
         images = len(targets) // 2
-        local_crops = len(vectors) // images - 2
-        pairs = 2 + max(2 * local_crops, 1)
-        weight, temperature = 1.0 / (images * pairs), self.config.student_temp
-        global_vectors, local_vectors = vectors.split([2 * images, local_crops * images])
-        value = prototype_cross_entropy(global_vectors, prototypes, targets, weight, temperature)
-        terms = {"dino_global_crops": Term(value, 2 / pairs, len(prototypes), len(global_vectors))}
-        if local_crops:
-            both = targets.unflatten(0, (2, images)).sum(dim=0)  # (B, K): a local crop meets both global ones
-            value = prototype_cross_entropy(local_vectors, prototypes, both, weight, temperature)
-            terms["dino_local_crops"] = Term(value, 2 * local_crops / pairs, len(prototypes), len(local_vectors))
-        return terms
+        pairs = 2 + max(2 * local_rows // images, 1)
+        weight, factor = 1.0 / (images * pairs), self.config.dino_weight
+        parts = {"dino_global_crops": Part(2 * images, targets, weight, factor)}
+        if local_rows:
+            both = targets[:images] + targets[images:]  # (B, K): a local crop meets both global ones
+            parts["dino_local_crops"] = Part(local_rows, both, weight, factor)
+        return parts
 
-    def _patch_term(self, vectors: Tensor, prototypes: Tensor, targets: Tensor, batch: Mapping[str, Any]) -> Term:
-        """Cross-entropy of masked patches, the mean over an image's, then over images; those without a mask count too,
-        as in DINOv2."""
+    def _patch_part(self, targets: Tensor, batch: Mapping[str, Any]) -> Part:
+        """How masked patches are compared with the (M, K) targets: the mean over an image's, then over images.
+
+        Images without a mask count too, as in DINOv2.
+        """
         masks, indices = batch["masks"], batch["mask_indices"]
         per_image = 1.0 / (len(masks) * masks.sum(dim=1).clamp(min=1))
-        weights = per_image[indices // masks.shape[1]]
-        value = prototype_cross_entropy(vectors, prototypes, targets, weights, self.config.student_temp)
-        return Term(value, weights.sum(), len(prototypes), len(vectors))
+        return Part(len(indices), targets, per_image[indices // masks.shape[1]], self.config.ibot_weight)
 
-    def _total(self, terms: dict[str, Term], koleo: Tensor) -> Tensor:
-        dino = sum(term.value for name, term in terms.items() if name != "ibot")
-        config = self.config
-        return config.dino_weight * dino + config.koleo_weight * koleo + config.ibot_weight * terms["ibot"].value
-
+    @staticmethod
     @torch.no_grad()
-    def _report(self, terms: dict[str, Term], koleo: Tensor, dino_targets: Tensor) -> dict[str, Tensor]:
-        report = {f"{name}_loss": term.value.detach() for name, term in terms.items()}
-        report["ibot_loss"] = report["ibot_loss"] / 2
-        report["koleo_loss"] = self.config.koleo_weight * koleo.detach() / 2
-        report |= {f"{name}_gap": term.gap() for name, term in terms.items() if term.rows}
-        report["teacher_entropy"] = torch.special.entr(dino_targets).sum(dim=-1).mean()
+    def _report(parts: dict[str, Part], losses: list[Tensor], dino_targets: Tensor) -> dict[str, Tensor]:
+        report = {"teacher_entropy": torch.special.entr(dino_targets).sum(dim=-1).mean()}
+        for (name, part), loss in zip(parts.items(), losses, strict=True):
+            report[f"{name}_loss"] = part.factor * (loss / 2 if name == "ibot" else loss)
+            if part.rows:
+                weight = part.weights.sum() if isinstance(part.weights, Tensor) else part.weights * part.rows
+                targets = 2 if name == "dino_local_crops" else 1  # that each row is compared with
+                report[f"{name}_gap"] = math.log(part.targets.shape[1]) - loss / (weight * targets)
         return report
