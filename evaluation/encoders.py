@@ -147,14 +147,14 @@ def run(module: "nn.Module", pixel_values: "Tensor", blocks: int = 0) -> Encoded
         for hook in hooks:
             hook.remove()
     if layers is None or norm is None or outputs[-1].ndim != 3:
-        return _encoded_map(module, _tensor(answer), outputs if blocks else [])
+        return _encoded_map(module, _tensor(answer), outputs, blocks)
     grid = patch_grid(module, pixel_values.shape[-2:])
     cells = grid[0] * grid[1]
     maps = [out[:, out.shape[1] - cells :].unflatten(1, grid) for out in outputs] if blocks else []
     return Encoded(outputs[-1], norm(outputs[-1]), grid, maps)
 
 
-def _encoded_map(module: "nn.Module", last: "Tensor", outputs: list["Tensor"]) -> Encoded:
+def _encoded_map(module: "nn.Module", last: "Tensor", outputs: list["Tensor"], blocks: int) -> Encoded:
     """Features of a model whose answer is a map: (B, D, h, w), or (B, D) for a pooled answer."""
     if last.ndim == 2:
         last = last[:, :, None, None]
@@ -162,9 +162,9 @@ def _encoded_map(module: "nn.Module", last: "Tensor", outputs: list["Tensor"]) -
         raise UserError(f"{type(module).__name__} answers with shape {tuple(last.shape)}, which is no feature map")
     tokens = last.flatten(2).transpose(1, 2)
     grid = (last.shape[2], last.shape[3])
-    if any(out.ndim != 4 or out.shape[1:3] != grid for out in outputs):
+    if blocks and not (outputs and all(out.ndim == 4 and out.shape[1:3] == grid for out in outputs)):
         raise UserError(f"{type(module).__name__} has no equal blocks; use the linear decoder (--decoder linear)")
-    return Encoded(tokens, tokens, grid, outputs)
+    return Encoded(tokens, tokens, grid, outputs if blocks else [])
 
 
 def _tensor(output: Any) -> "Tensor":

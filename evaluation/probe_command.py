@@ -202,8 +202,9 @@ def draw(options: argparse.Namespace, tasks: list["Task"], records: list["Record
             draw_masks(options.out, record, by_name[record["task"]])
     for model in options.model:
         label = split_label(model)[0]
-        wanted = [task for task in tasks if not figure_path(options.out, "pca", label, task.name).exists()]
-        if wanted and any(record["model"] == label for record in records):
+        scored = {record["task"] for record in records if record["model"] == label}
+        wanted = [t for t in tasks if t.name in scored and not figure_path(options.out, "pca", label, t.name).exists()]
+        if wanted:
             encoder = load_encoder(model, options.device or _default_device())
             for task in wanted:
                 draw_patch_colours(options.out, encoder, task)

@@ -1,0 +1,115 @@
+"""The feature cache: what keys it, that it resumes, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from biovfm_hf.errors import UserError
+from evaluation import embed
+from evaluation.embed import Augmentation, cache_key, case_features, embed_summaries, embed_tokens
+from evaluation.encoders import load_encoder
+from evaluation.tasks import open_task
+
+
+@pytest.fixture
+def images(class_folder):
+    return open_task(str(class_folder), class_folder).splits["train"].images
+
+
+@pytest.fixture
+def encoder(tiny_model):
+    return load_encoder(str(tiny_model))
+
+
+class Counted:
+    """Images that count how often they are decoded."""
+
+    def __init__(self, images):
+        self.images, self.read = images, 0
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        self.read += 1
+        return self.images[index]
+
+    def fingerprint(self):
+        return self.images.fingerprint()
+
+
+def test_features_are_those_of_the_model_in_order(encoder, images, tmp_path):
+    stored = embed_summaries(encoder, images, tmp_path, batch_size=5)
+    direct = encoder.encode(encoder.preprocess([images[i] for i in range(len(images))])).summary()
+    for name, values in direct.items():
+        np.testing.assert_allclose(stored[name], values.numpy(), atol=1e-5)
+
+
+def test_second_time_nothing_is_decoded(encoder, images, tmp_path):
+    counted = Counted(images)
+    first = embed_summaries(encoder, counted, tmp_path)
+    assert counted.read == len(images)
+    again = embed_summaries(encoder, counted, tmp_path)
+    assert counted.read == len(images) and np.array_equal(first["mean"], again["mean"])
+
+
+def test_a_killed_run_continues_with_the_missing_shards(encoder, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(embed, "SHARD_IMAGES", 10)
+    whole = embed_summaries(encoder, images, tmp_path)
+    shards = sorted(tmp_path.rglob("*.safetensors"))
+    assert [len(load_file(shard)["mean"]) for shard in shards] == [10, 10, 4]
+    shards[1].unlink()
+    counted = Counted(images)
+    again = embed_summaries(encoder, counted, tmp_path)
+    assert counted.read == 10 and np.allclose(whole["class"], again["class"], atol=1e-6)
+
+
+def test_key_follows_weights_preprocessing_and_content(encoder, second_model, tiny_model, images, class_folder):
+    other_images = open_task(str(class_folder), class_folder).splits["val"].images
+    keys = {
+        cache_key(encoder, images, "x"),
+        cache_key(encoder, images, "y"),
+        cache_key(encoder, other_images, "x"),
+        cache_key(load_encoder(str(second_model)), images, "x"),
+        cache_key(load_encoder(str(tiny_model), preprocess="half"), images, "x"),
+    }
+    assert len(keys) == 5
+    assert cache_key(load_encoder(f"other={tiny_model}"), images, "x") == cache_key(encoder, images, "x")
+
+
+def test_values_that_are_not_finite_are_refused(encoder, images, tmp_path):
+    with torch.no_grad():
+        encoder.module.norm.weight[0] = float("nan")
+    with pytest.raises(UserError, match="not finite"):
+        embed_summaries(encoder, images, tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_augmented_views_differ_and_are_repeatable(make_image):
+    image = make_image(1, 0, 224)
+    view = Augmentation(0, 3)
+    assert view(image, 5).shape == image.shape
+    assert np.array_equal(view(image, 5), Augmentation(0, 3)(image, 5))
+    assert not np.array_equal(view(image, 5), view(image, 6))
+    assert not np.array_equal(view(image, 5), Augmentation(1, 3)(image, 5))
+
+
+def test_token_store_reads_any_rows_in_order(encoder, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(embed, "TOKEN_SHARD_BYTES", 7 * 2 * 16 * 32 * 3)
+    store = embed_tokens(encoder, images, tmp_path, 32, blocks=3)
+    assert len(store.shards) == 4
+    rows = np.array([20, 0, 13, 6, 7])
+    found = store.read(rows)
+    assert [tuple(block.shape) for block in found] == [(5, 4, 4, 32)] * 3
+    pixels = torch.cat([encoder.preprocess([images[int(row)]]) for row in rows])
+    direct = encoder.encode(pixels, 3).blocks
+    for block, wanted in zip(found, direct, strict=True):
+        assert torch.allclose(block, wanted, atol=2e-2, rtol=2e-3)
+
+
+def test_features_of_a_case_are_the_mean_of_its_images():
+    features = np.arange(12, dtype=np.float32).reshape(6, 2)
+    found = case_features(features, np.array([0, 0, 1, 1, 1, 2]))
+    assert found.tolist() == [[1, 2], [6, 7], [10, 11]]
+    assert case_features(features, None) is features

@@ -1,0 +1,240 @@
+"""`biovfm probe` from end to end: what it writes, that it resumes, that processes share a folder, what it refuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from biovfm_hf.errors import UserError
+from evaluation import suite
+from evaluation.comparing import paired_means
+from evaluation.probe_command import main
+from evaluation.results import locked, merge_records, record_key, write_record
+from evaluation.table import mean_cell
+
+FAST = ["--resamples", "50"]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory, tiny_model, second_model, class_folder):
+    out = tmp_path_factory.mktemp("results")
+    words = ["--model", f"first={tiny_model}", "--model", f"second={second_model}", "--tasks", str(class_folder)]
+    assert main([*words, "--out", str(out), "--method", "linear,knn", *FAST]) == 0
+    return out
+
+
+def read(out, name="results.json"):
+    return json.loads((out / name).read_text())
+
+
+def test_records_hold_what_the_design_says(results):
+    records = read(results)
+    assert [(r["method"], r["model"]) for r in records] == [
+        ("knn", "first"), ("knn", "second"), ("linear", "first"), ("linear", "second"),
+    ]  # fmt: skip
+    for record in records:
+        for name in ("model", "revision", "task", "method", "protocol", "seed", "n_train", "n_test", "seconds"):
+            assert record[name] is not None
+        assert (record["n_train"], record["n_test"]) == (24, 15)
+        for entry in record["metrics"].values():
+            assert np.isfinite(entry["value"])
+        auc = record["metrics"]["auc"]
+        assert auc["low"] <= auc["value"] <= auc["high"]
+    assert max(r["metrics"]["auc"]["value"] for r in records if r["method"] == "linear") > 0.9
+
+
+def test_scores_are_read_by_the_score_command(results, tmp_path):
+    from evaluation.score_command import main as score
+
+    record = read(results)[2]
+    out = tmp_path / "scored.json"
+    file = str(results / record["scores"])
+    assert score([file, "--task", record["kind"], "--protocol", "fast", "--json", str(out)]) == 0
+    again = json.loads(out.read_text())["metrics"]
+    for name in ("auc", "mcc", "accuracy"):
+        assert again[name]["value"] == pytest.approx(record["metrics"][name]["value"], abs=1e-9)
+
+
+def test_comparisons_are_paired_and_corrected(results):
+    rows = read(results, "comparisons.json")
+    assert {row["method"] for row in rows} == {"linear", "knn"}
+    values = {(r["method"], r["model"]): r["metrics"]["auc"]["value"] for r in read(results)}
+    for row in rows:
+        assert {"task", "method", "metric", "model_a", "model_b", "difference", "low", "high", "p"} <= set(row)
+        if row["metric"] == "auc":
+            gap = values[row["method"], row["model_a"]] - values[row["method"], row["model_b"]]
+            assert row["difference"] == pytest.approx(gap) and row["p_holm"] >= row["p"]
+
+
+def test_tables_and_pictures_are_there_with_words(results):
+    table = (results / "table.md").read_text()
+    assert "## linear, protocol fast" in table and "| first |" in table and "### Differences" in table
+    assert r"\toprule" in (results / "table.tex").read_text()
+    assert (results / "table.csv").read_text().count("\n") > 30
+    pictures = sorted((results / "figures").glob("*.png"))
+    assert {p.name.split("_")[0] for p in pictures} == {"confusion", "pca", "roc"}
+    for picture in pictures:
+        assert len(picture.with_suffix(".txt").read_text()) > 30
+
+
+def test_nothing_written_names_a_machine_path(results, tiny_model):
+    for path in [*results.glob("*.*"), *results.glob("records/*.json"), *results.glob("figures/*.txt")]:
+        assert str(tiny_model.parent) not in path.read_text(errors="replace")
+
+
+def test_a_rerun_makes_only_what_is_missing(results, tiny_model, second_model, class_folder, capsys, monkeypatch):
+    gone = sorted((results / "records").glob("first*linear*.json"))
+    assert len(gone) == 1
+    gone[0].unlink()
+    probed = []
+    monkeypatch.setitem(
+        suite.METHOD_RUNNERS, "linear", lambda e, *rest: (probed.append(e.name), suite.run_linear(e, *rest))[1]
+    )
+    words = ["--model", f"first={tiny_model}", "--model", f"second={second_model}", "--tasks", str(class_folder)]
+    main([*words, "--out", str(results), "--method", "linear,knn", *FAST])
+    assert probed == ["first"] and len(read(results)) == 4
+    assert capsys.readouterr().out.count("have ") == 3
+
+
+def test_changed_weights_replace_the_record(tmp_path, make_model, class_folder):
+    words = ["--tasks", str(class_folder), "--out", str(tmp_path / "out"), "--no-figures", *FAST]
+    main(["--model", f"m={make_model(tmp_path / 'm')}", *words])
+    before = read(tmp_path / "out")
+    main(["--model", f"m={make_model(tmp_path / 'm', seed=5)}", *words])
+    after = read(tmp_path / "out")
+    assert len(before) == len(after) == 1 and before[0]["revision"] != after[0]["revision"]
+
+
+def test_authors_protocol_with_views(tmp_path, tiny_model, class_folder):
+    words = ["--model", str(tiny_model), "--tasks", str(class_folder), "--out", str(tmp_path), "--no-figures", *FAST]
+    main([*words, "--protocol", "biovfm", "--views", "2", "--epochs", "4"])
+    record = read(tmp_path)[0]
+    assert record["protocol"] == "biovfm"
+    assert record["settings"] == {"views": 2, "epochs": 4, "features": "mean_raw"}
+    assert record["metrics"]["mcc"]["mean"] is not None
+
+
+@pytest.mark.parametrize("decoder", ["linear", "unet"])
+def test_segmentation_writes_dice_per_case(tmp_path, tiny_model, second_model, mask_folder, decoder):
+    words = ["--model", f"a={tiny_model}", "--model", f"b={second_model}", "--tasks", str(mask_folder)]
+    words += ["--out", str(tmp_path), "--method", "segment", "--decoder", decoder, "--epochs", "60", *FAST]
+    main(words)
+    records = read(tmp_path)
+    assert {r["method"] for r in records} == {"segment" if decoder == "linear" else "segment-unet"}
+    for record in records:
+        assert record["metrics"]["dice"]["value"] > 0.5 and record["metrics"]["jaccard"]["cases"] == 5
+        assert np.load(tmp_path / record["scores"])["test_counts"].shape == (5, 2, 3)
+    assert {row["metric"] for row in read(tmp_path, "comparisons.json")} == {"dice", "jaccard"}
+    assert list((tmp_path / "figures").glob("masks_*.png"))
+
+
+def test_a_class_missing_from_test_is_a_stated_undefined_metric(tmp_path, tiny_model, make_class_folder):
+    folder = make_class_folder(tmp_path / "task", 3, {"train": 18, "val": 9, "test": 12})
+    for path in (folder / "test" / "class2").iterdir():
+        path.unlink()
+    main(["--model", str(tiny_model), "--tasks", str(folder), "--out", str(tmp_path / "out"), "--no-figures", *FAST])
+    record = read(tmp_path / "out")[0]
+    assert "auc" not in record["metrics"] and "no sample of class 2" in record["undefined"]["auc"]
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "undefined" in table
+
+
+def test_one_class_in_validation_is_an_error_that_says_so(tmp_path, tiny_model, make_class_folder):
+    folder = make_class_folder(tmp_path / "task", 2)
+    for path in (folder / "val" / "class1").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="both classes"):
+        main(["--model", str(tiny_model), "--tasks", str(folder), "--out", str(tmp_path / "out"), *FAST])
+
+
+def test_three_samples_a_split_are_scored_or_refused_in_words(tmp_path, tiny_model, make_class_folder):
+    folder = make_class_folder(tmp_path / "task", 2, {"train": 3, "val": 3, "test": 3})
+    main(["--model", str(tiny_model), "--tasks", str(folder), "--out", str(tmp_path / "out"), "--no-figures", *FAST])
+    entry = read(tmp_path / "out")[0]["metrics"]["auc"]
+    assert entry["value"] is not None and ("undefined_resamples" in entry or entry["low"] is not None)
+
+
+def test_a_failing_task_does_not_stop_the_others(tmp_path, tiny_model, class_folder, make_class_folder):
+    folder = make_class_folder(tmp_path / "broken", 2)
+    next((folder / "test" / "class0").iterdir()).write_bytes(b"no image")
+    with pytest.raises(UserError, match="1 of the records could not be made"):
+        main(
+            ["--model", str(tiny_model), "--tasks", f"{folder},{class_folder}", "--out", str(tmp_path / "out"), *FAST]
+        )
+    assert [r["task"] for r in read(tmp_path / "out")] == ["stripes"]
+
+
+def test_misuse_is_told(tmp_path, tiny_model, class_folder, mask_folder, capsys):
+    for words in (["--tasks", "x"], ["--model", "m", "--tasks", "x", "--out", "o", "--method", "magic"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert stopped.value.code == 2
+    capsys.readouterr()
+    common = ["--model", str(tiny_model), "--out", str(tmp_path)]
+    with pytest.raises(UserError, match="no method of linear applies"):
+        main([*common, "--tasks", str(mask_folder)])
+    with pytest.raises(UserError, match="two models are called tiny"):
+        main([*common, "--model", str(tiny_model), "--tasks", str(class_folder)])
+
+
+def test_listing_needs_nothing_else(capsys):
+    assert main(["--list-tasks"]) == 0
+    assert "pneumoniamnist" in capsys.readouterr().out
+
+
+def test_help_does_not_import_torch():
+    code = (
+        "import sys; from evaluation.probe_command import build_parser; build_parser(); print('torch' in sys.modules)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert run.stdout.strip() == "False"
+
+
+WRITER = """
+import sys, numpy as np
+from pathlib import Path
+from evaluation.results import record_key, write_record
+for number in range(25):
+    identity = dict(model=sys.argv[2], task=f"t{number}", method="m", protocol="p", seed=0, settings={})
+    record = {**identity, "revision": "r", "data": "d"}
+    write_record(Path(sys.argv[1]), record_key(identity), record, {"x": np.zeros(2)})
+"""
+
+
+def test_two_processes_lose_nothing(tmp_path):
+    root = Path(__file__).resolve().parents[2]
+    running = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name], cwd=root) for name in ("left", "right")
+    ]
+    assert [process.wait(60) for process in running] == [0, 0]
+    assert len(read(tmp_path)) == 50 and not list(tmp_path.glob(".results*"))
+
+
+def test_a_broken_record_is_named(tmp_path):
+    identity = dict(model="m", task="t", method="x", protocol="p", seed=0, settings={})
+    write_record(tmp_path, record_key(identity), {**identity, "revision": "r"}, {"x": np.zeros(1)})
+    next((tmp_path / "records").glob("*.json")).write_text("{")
+    with pytest.raises(UserError, match="not readable JSON"):
+        merge_records(tmp_path)
+    with locked(tmp_path):
+        pass
+
+
+def test_mean_over_tasks_adds_in_quadrature():
+    cells = [{"value": 0.8, "low": 0.77, "high": 0.83}, {"value": 0.6, "low": 0.56, "high": 0.64}]
+    found = mean_cell(cells)
+    assert found["value"] == pytest.approx(0.7)
+    assert found["low"] == pytest.approx(0.7 - 0.025) and found["high"] == pytest.approx(0.7 + 0.025)
+    assert mean_cell([cells[0], None]) is None
+
+
+def test_paired_means_tell_real_differences_from_none():
+    rng = np.random.default_rng(0)
+    real = paired_means(rng.normal(0.5, 1, 200))
+    none = paired_means(rng.normal(0.0, 1, 200))
+    assert real["p"] < 0.01 and real["low"] > 0 and none["p"] > 0.01
+    assert paired_means(np.full(5, np.nan))["difference"] is None
