@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from biovfm_hf.errors import UserError
 
 if TYPE_CHECKING:
-    from .loop import Method
+    from .method import Method
 
 _DESCRIPTION = """Pretrain a BioVFM vision transformer with the {title} objective, on unlabelled images.
 

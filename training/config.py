@@ -185,14 +185,14 @@ class WatchConfig:
     Attributes:
         every: steps between measurements; 0 measures nothing.
         task: labelled images for the kNN probe, a folder with one folder per class; null leaves the probe out.
-        images: training images that RankMe and the teacher's entropy are measured on.
+        images: most images that RankMe, and each split of the task, are measured on.
         neighbours: k of the kNN probe.
         temperature: of its similarity weights.
     """
 
     every: int = 0
     task: str | None = None
-    images: int = 256
+    images: int = 512
     neighbours: int = 20
     temperature: float = 0.07
 

@@ -7,6 +7,7 @@ makes the order independent of their number, and resuming exact.
 import logging
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,8 @@ class TableImages:
             try:
                 image = Path(image).read_bytes()
             except OSError as error:
-                raise UserError(f"{image}: {error.strerror or error}") from error
+                reason = error.strerror or error
+                raise UserError(f"row {row}: column {self.column!r} names the file {image}: {reason}") from error
         if not isinstance(image, bytes):
             raise UserError(f"{name}: column {self.column!r} holds no image")
         return image, name, record.get("modality")
@@ -264,7 +266,7 @@ class CropBatches(Dataset):
         order: SampleOrder,
         config: TrainConfig,
         share: Share,
-        extra: Callable[[int, np.random.Generator], dict[str, torch.Tensor]] | None = None,
+        extra: Callable[[NDArray[np.int64], np.random.Generator], dict[str, torch.Tensor]] | None = None,
     ) -> None:
         self.images = images
         self.order = order
@@ -294,7 +296,7 @@ class CropBatches(Dataset):
         batch["skipped"] = torch.tensor(skipped, dtype=torch.int64).reshape(-1, 2)
         if self.extra is not None:
             seed = (self.config.seed, micro_batch, self.share.rank)
-            batch.update(self.extra(len(positions), np.random.default_rng(seed)))
+            batch.update(self.extra(positions, np.random.default_rng(seed)))
         return batch
 
     def read(self, index: int, skipped: list[tuple[int, int]]) -> tuple[Image, str | None]:
@@ -333,6 +335,13 @@ def _stack(views: list[list[Image]]) -> torch.Tensor:
     return torch.from_numpy(pack([image[number] for number in range(len(views[0])) for image in views]))
 
 
+def normalise(crops: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """(B, 3, S, S) uint8 to float32, (x / 255 - mean) / std per channel."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=crops.device).view(1, -1, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=crops.device).view(1, -1, 1, 1)
+    return torch.addcmul(shift, crops.float(), scale)
+
+
 def loader(dataset: CropBatches, batches: Sequence[int], workers: int, pin: bool) -> Iterator[dict[str, torch.Tensor]]:
     """The batches of these numbers, in this order, computed ahead by `workers` processes."""
     cv2.setNumThreads(1)
@@ -350,6 +359,8 @@ def loader(dataset: CropBatches, batches: Sequence[int], workers: int, pin: bool
 
 
 def _quiet_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which then ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
 

@@ -8,11 +8,18 @@ from torch import nn
 
 from .augment import check_augment
 from .config import TrainConfig, model_fields, to_yaml
-from .loop import Method
+from .method import Method
 from .schedule import scaled_learning_rate
 
 # Peak dense bf16 rates in FLOP/s, from the makers' data sheets
 PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "V100": 125e12}
+
+
+def peak_flops(device_name: str) -> float | None:
+    """The peak bf16 rate of a GPU by its name, or None when it is not in the table."""
+    return next((rate for name, rate in PEAK_FLOPS.items() if name in device_name), None)
+
+
 _UTILISATION = 0.4  # share of the peak that a well-fed ViT reaches
 
 

@@ -1,5 +1,7 @@
 """The model that training starts from: fresh, or the weights of a model folder or Hub repository."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -33,7 +35,7 @@ def build_autoencoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFM
     model = BioVFMForMaskedAutoencoding(model_config)
     source = config.model.init_from
     if source:
-        architectures = getattr(BioVFMConfig.from_pretrained(source), "architectures", None) or []
+        architectures = _load(BioVFMConfig, source).architectures or []
         if "BioVFMForMaskedAutoencoding" in architectures:
             _take_over(model, _load(BioVFMForMaskedAutoencoding, source), source)
         else:
@@ -41,9 +43,9 @@ def build_autoencoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFM
     return model
 
 
-def _load(model_class: type, source: str) -> nn.Module:
+def _load(pretrained_class: Any, source: str) -> Any:
     try:
-        return model_class.from_pretrained(source)  # type: ignore[attr-defined]
+        return pretrained_class.from_pretrained(source)
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"model.init_from {source}: {reason}; convert other weights with: biovfm convert") from error

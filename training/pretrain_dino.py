@@ -16,13 +16,14 @@ from .command import run
 def load_method() -> Any:
     """DINOv2 as the loop knows it."""
     import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from .config import TrainConfig
     from .dino.masking import block_masks
     from .dino.objective import DINOObjective
     from .initial import build_encoder
-    from .loop import BatchExtra, Method
+    from .method import BatchExtra, Method
     from .optimizer import dino_parameter_groups
     from .schedule import DINOSchedule
 
@@ -56,8 +57,8 @@ def load_method() -> Any:
         side = config.augment.global_size // model_fields(config).patch_size
         mask = config.mask
 
-        def draw_masks(images: int, generator: np.random.Generator) -> dict[str, Tensor]:
-            return block_masks(2 * images, (side, side), generator, mask.probability, mask.ratio)
+        def draw_masks(positions: NDArray[np.int64], generator: np.random.Generator) -> dict[str, Tensor]:
+            return block_masks(2 * len(positions), (side, side), generator, mask.probability, mask.ratio)
 
         return draw_masks
 

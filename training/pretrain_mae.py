@@ -15,12 +15,15 @@ from .command import run
 
 def load_method() -> Any:
     """MAE as the loop knows it."""
-    from torch import nn
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
 
-    from .config import TrainConfig
+    from .config import TrainConfig, model_fields
     from .initial import build_autoencoder
-    from .loop import Method
     from .mae.objective import MAEObjective
+    from .method import BatchExtra, Method
     from .optimizer import mae_parameter_groups
     from .schedule import MAESchedule
 
@@ -37,13 +40,24 @@ def load_method() -> Any:
             weight_decay=optim.weight_decay,
         )
 
+    def batch_extra(config: TrainConfig) -> BatchExtra:
+        patches = (config.augment.global_size // model_fields(config).patch_size) ** 2
+
+        def draw_noise(positions: NDArray[np.int64], _: np.random.Generator) -> dict[str, Tensor]:
+            # by position, so that the same patches hide however the batch is spread over processes and passes
+            seeds = ((config.seed, 1, position) for position in positions.tolist())
+            noise = [np.random.default_rng(seed).random(patches, dtype=np.float32) for seed in seeds]
+            return {"noise": torch.from_numpy(np.stack(noise))}
+
+        return draw_noise
+
     return Method(
         name="mae",
         build=build,
         parameter_groups=lambda objective, config: mae_parameter_groups(objective),
         trained=lambda objective: objective,
         schedule=schedule,
-        batch_extra=lambda config: None,
+        batch_extra=batch_extra,
         exported=lambda objective: {"model": objective.model.biovfm, "model_with_decoder": objective.model},  # type: ignore[union-attr, dict-item]
     )
 

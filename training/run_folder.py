@@ -36,7 +36,7 @@ def prepare_run_folder(out: Path, config: TrainConfig) -> None:
     text = to_yaml(config)
     path = out / "config.yaml"
     if path.is_file():
-        before, now = (_flat(yaml.safe_load(source)) for source in (path.read_text(encoding="utf-8"), text))
+        before, now = (flat(yaml.safe_load(source)) for source in (path.read_text(encoding="utf-8"), text))
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
         changed = [key for key in changed if not key.startswith(_FREE)]
         if changed and (out / "checkpoints").is_dir():
@@ -94,11 +94,12 @@ def write_crop_sheet(path: Path, dataset: CropBatches) -> None:
         Image.fromarray(sheet).save(temporary, format="PNG")
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as one level of `section.key`."""
+    leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            leaves |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            leaves[f"{prefix}{key}"] = value
+    return leaves

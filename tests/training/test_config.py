@@ -1,0 +1,136 @@
+"""Configurations: typed, complete, strict, and readable back."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+from biovfm_hf.errors import UserError
+from training import config as config_module
+from training.config import config_from_tree, load_config, model_fields, parse_overrides, to_yaml, with_steps
+from training.typed import build, plain
+
+CONFIGS = sorted((Path(config_module.__file__).parent / "configs").glob("*.yaml"))
+LAUNCH = sorted((Path(config_module.__file__).parent / "launch").glob("*.yaml"))
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 1.0
+    pair: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Outer:
+    count: int = 1
+    share: int | float = 1
+    name: str | None = None
+    inner: Inner = Inner()
+    words: list[str] = field(default_factory=list)
+    table: dict[str, float] = field(default_factory=dict)
+
+
+def test_types_are_converted_and_come_back() -> None:
+    values = {"count": 3, "share": 0.5, "inner": {"rate": "1e-3", "pair": [1, 2]}, "words": "one", "table": {"a": 1}}
+    built = build(Outer, values)
+    assert built == Outer(3, 0.5, None, Inner(0.001, (1.0, 2.0)), ["one"], {"a": 1.0})
+    assert build(Outer, plain(built)) == built
+    assert isinstance(build(Outer, {"share": 1}).share, int)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"cuont": 1}, "unknown config key cuont; did you mean count?"),
+        ({"inner": {"raet": 1}}, "unknown config key inner.raet; did you mean rate?"),
+        ({"count": 1.5}, "count is 1.5; it must be a whole number"),
+        ({"count": True}, "count is True"),
+        ({"inner": {"pair": [1]}}, r"inner.pair is \[1\]"),
+        ({"inner": 3}, "inner must be a section"),
+        ({"table": {"a": "x"}}, "table.a is 'x'; it must be a number"),
+    ],
+)
+def test_wrong_values_are_named(values: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        build(Outer, values)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_load_and_read_back(path: Path, tmp_path: Path) -> None:
+    method = path.stem.split("_")[0]
+    config = load_config(method, path.stem, {})
+    model_fields(config)
+    (tmp_path / "resolved.yaml").write_text(to_yaml(config))
+    assert load_config(method, tmp_path / "resolved.yaml", {}) == config
+
+
+def test_there_is_a_config_for_every_size_of_both_papers_models() -> None:
+    names = {path.stem for path in CONFIGS}
+    sizes = ("tiny", "small", "base", "large", "huge")
+    assert {f"{method}_vit_{size}" for method in ("dino", "mae") for size in sizes} < names
+    assert {"dino_vit_giant", "dino_smoke", "mae_smoke"} < names
+
+
+def test_defaults_are_the_published_recipes() -> None:
+    dino = load_config("dino", "dino_vit_large", {})
+    assert (dino.steps, dino.batch.size, dino.optim.base_lr, dino.optim.layerwise_decay) == (125_000, 2048, 0.004, 0.9)
+    assert dino.step_count(dino.optim.warmup_steps) == 12_500
+    assert dino.step_count(dino.teacher.temperature_warmup_steps) == 37_500
+    assert dino.step_count(dino.optim.freeze_last_layer_steps) == 1_250
+    assert dino.augment.blur_p == (0.0, 0.9, 0.5)
+    huge = model_fields(load_config("dino", "dino_vit_huge", {}))
+    assert (huge.patch_size, huge.ffn_type, huge.drop_path_rate, huge.use_mask_token) == (14, "swiglu", 0.4, True)
+    mae = load_config("mae", "mae_vit_huge", {})
+    assert (mae.optim.betas, mae.optim.clip_grad, mae.augment.global_scale) == ((0.9, 0.95), None, (0.2, 1.0))
+    assert (model_fields(mae).patch_size, model_fields(mae).decoder_num_hidden_layers) == (14, 8)
+
+
+def test_overrides_of_both_forms() -> None:
+    words = ["steps=10", "--optim.base_lr", "1e-3", "--run.compile=true", "--data.modality", "[CT, MR]"]
+    config = load_config("dino", "dino_smoke", parse_overrides(words))
+    assert (config.steps, config.optim.base_lr, config.run.compile) == (10, 0.001, True)
+    assert config.data.modality == ["CT", "MR"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["steps"], "cannot read 'steps'"),
+        (["--steps"], "cannot read '--steps'"),
+        (["run.compiel=true"], "did you mean compile"),
+        (["model.drop_pat_rate=0.1"], "did you mean drop_path_rate"),
+        (["model.size=vit-larg"], "there is no size 'vit-larg'"),
+        (["augment.preset=medica"], "did you mean medical"),
+        (["optim=3"], "optim is a section"),
+        (["batch.size=1"], "at least 2"),
+        (["steps=0"], "at least 1"),
+        (["optim.warmup_steps=300"], "longer than the run of 200 steps"),
+        (["optim.warmup_steps=1.5"], "share of all steps"),
+        (["run.precision=fp8"], "must be one of auto, bf16, fp32"),
+    ],
+)
+def test_wrong_overrides_are_one_line(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        model_fields(load_config("dino", "dino_smoke", parse_overrides(words)))
+    assert "\n" not in str(caught.value)
+
+
+def test_config_of_the_other_method_or_missing_file() -> None:
+    with pytest.raises(UserError, match=r"run training/pretrain_mae\.py"):
+        load_config("dino", "mae_smoke", {})
+    with pytest.raises(UserError, match="did you mean dino_smoke"):
+        load_config("dino", "dino_smoek", {})
+
+
+def test_epochs_become_steps() -> None:
+    config = config_from_tree({"method": "mae", "epochs": 2, "batch": {"size": 10}})
+    assert with_steps(config, 105).steps == 21
+
+
+@pytest.mark.parametrize("path", LAUNCH, ids=lambda path: path.stem)
+def test_launch_configs_are_accelerates(path: Path) -> None:
+    from accelerate.commands.config.config_args import ClusterConfig
+
+    loaded = ClusterConfig.from_yaml_file(yaml_file=str(path))
+    assert loaded.num_processes == yaml.safe_load(path.read_text())["num_processes"]

@@ -1,0 +1,225 @@
+"""Order, sources and batches: every image once a pass, whatever the workers; damage is skipped and counted."""
+
+import io
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from biovfm_hf.errors import UserError
+from training.config import DataConfig, TrainConfig, config_from_tree
+from training.data import CropBatches, Share, loader, normalise, open_images, sample_order
+from training.decode import read_image
+from training.order import SampleOrder, permute
+
+
+def small_config(path: Path | str, **data) -> TrainConfig:
+    tree = {"method": "dino", "data": {"path": str(path), **data}, "model": {"size": "vit-tiny"}}
+    tree["augment"] = {"global_size": 32, "local_size": 16, "local_count": 2}
+    return config_from_tree(tree)
+
+
+def batches(config: TrainConfig, share: Share) -> CropBatches:
+    images = open_images(config.data)
+    return CropBatches(images, sample_order(images, config), config, share)
+
+
+def encode(array: np.ndarray, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_permute_is_a_permutation(size: int, key: int) -> None:
+    assert np.array_equal(np.sort(permute(np.arange(size), size, key)), np.arange(size))
+
+
+def test_permute_mixes_and_needs_no_table() -> None:
+    shuffled = permute(np.arange(20_000), 20_000, 5)
+    assert abs(np.corrcoef(shuffled, np.arange(20_000))[0, 1]) < 0.03
+    assert (shuffled != permute(np.arange(20_000), 20_000, 6)).mean() > 0.99
+    assert permute(np.array([0, 10**12 - 1]), 10**12, 1).min() >= 0
+
+
+def test_each_pass_has_every_image_once_in_a_new_order() -> None:
+    order = SampleOrder(17, seed=3)
+    drawn = order.indices(np.arange(34))
+    assert sorted(drawn[:17]) == sorted(drawn[17:]) == list(range(17))
+    assert drawn[:17].tolist() != drawn[17:].tolist()
+    assert order.indices(np.array([20, 3])).tolist() == [drawn[20], drawn[3]]
+
+
+def test_weights_set_the_share_of_each_group() -> None:
+    order = SampleOrder(100, 0, [np.arange(90), np.arange(90, 100)], [1.0, 3.0])
+    drawn = order.indices(np.arange(8000))
+    assert abs((drawn >= 90).mean() - 0.75) < 0.02
+    assert len(np.unique(drawn)) == 100
+
+
+def test_processes_share_a_step_without_overlap() -> None:
+    parts = [Share(4, processes=3, rank=rank).positions(5) for rank in range(3)]
+    assert np.concatenate(parts).tolist() == Share(12).positions(5).tolist()
+
+
+def test_batches_do_not_depend_on_workers_or_cache(image_folder: Path) -> None:
+    config = small_config(image_folder)
+    alone = [batches(config, Share(5))[number] for number in (0, 1, 2)]
+    cached = batches(config, Share(5))
+    cached.set_cache(8)
+    assert [len(batch["global_crops"]) for batch in alone] == [10] * 3
+    for other in (loader(cached, range(3), 0, False), loader(batches(config, Share(5)), range(3), 2, False)):
+        for expected, got in zip(alone, other, strict=True):
+            assert expected.keys() == got.keys()
+            assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_batches_of_processes_join_to_the_batch_of_one(image_folder: Path) -> None:
+    config = small_config(image_folder)
+    whole = batches(config, Share(6))[2]["global_crops"].unflatten(0, (2, 6))
+    parts = [batches(config, Share(3, 2, rank))[2]["global_crops"].unflatten(0, (2, 3)) for rank in (0, 1)]
+    assert torch.equal(torch.cat(parts, dim=1), whole)
+
+
+def test_normalise_is_the_processors_formula() -> None:
+    crops = torch.arange(0, 256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    expected = (crops.double() / 255 - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    assert torch.allclose(normalise(crops, mean, std).double(), expected, atol=1e-6)
+
+
+# --- sources ---------------------------------------------------------------------------------------------------
+
+
+def rows(folder: Path, column: str = "image") -> datasets.Dataset:
+    paths = sorted(folder.glob("*.png"))
+    modality = ["CT" if number % 4 else "US" for number in range(len(paths))]
+    source = ["a" if number < 12 else "b" for number in range(len(paths))]
+    images = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
+    table = datasets.Dataset.from_dict({column: images, "modality": modality, "source": source})
+    return table.cast_column(column, datasets.Image())
+
+
+@pytest.fixture(scope="module")
+def parquet_folder(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parquet")
+    (folder / "data").mkdir()
+    rows(image_folder).to_parquet(folder / "data" / "train-00000.parquet")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: full\n  data_files:\n  - {split: train, path: data/*.parquet}\n---\n"
+    )
+    return folder
+
+
+def test_folder_and_dataset_give_the_same_images(image_folder: Path, parquet_folder: Path, tmp_path: Path) -> None:
+    rows(image_folder).save_to_disk(tmp_path / "disk")
+    opened = [open_images(DataConfig(path=str(path))) for path in (image_folder, parquet_folder, tmp_path / "disk")]
+    assert [len(images) for images in opened] == [24] * 3
+    decoded = [[read_image(*images.fetch(index)[:2]) for index in (0, 7)] for images in opened]
+    for other in decoded[1:]:
+        assert all(np.array_equal(one, two) for one, two in zip(decoded[0], other, strict=True))
+    assert opened[1].fetch(0)[2] == "US" and opened[1].fetch(1)[2] == "CT"
+
+
+def test_filters_and_weights_by_column(parquet_folder: Path) -> None:
+    images = open_images(DataConfig(path=str(parquet_folder), modality=["US"], source=["b"]))
+    assert len(images) == 3 and all(images.fetch(index)[2] == "US" for index in range(3))
+    config = small_config(parquet_folder, weight_by="modality", weights={"CT": 0.0})
+    images = open_images(config.data)
+    drawn = sample_order(images, config).indices(np.arange(50))
+    assert {images.fetch(int(index))[2] for index in drawn} == {"US"}
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"column": "picture"}, "no column 'picture'; its image columns: image"),
+        ({"column": "source"}, "column 'source' names the file a"),
+        ({"modality": ["CTX"]}, "no image has modality 'CTX'; did you mean CT"),
+        ({"config": "us"}, "cannot open the data"),
+        ({"split": "validation"}, "cannot open the data"),
+        ({"modality": ["US"], "source": ["c"]}, "no image has source 'c'"),
+    ],
+)
+def test_wrong_data_settings_are_one_line(parquet_folder: Path, data: dict, words: str) -> None:
+    config = small_config(parquet_folder, **data)
+    with pytest.raises(UserError, match=words) as caught:
+        open_images(config.data).fetch(0)
+        batches(config, Share(2))[0]
+    assert "\n" not in str(caught.value)
+
+
+def test_no_images_one_image_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.png").write_bytes(encode(np.zeros((8, 8), np.uint8)))
+    for name, words in (("empty", "no images under"), ("one", "holds 1 image"), ("absent/x/y", "no folder")):
+        with pytest.raises(UserError, match=words):
+            open_images(DataConfig(path=str(tmp_path / name)))
+    with pytest.raises(UserError, match="add --data"):
+        open_images(DataConfig())
+    with pytest.raises(UserError, match="without a column 'modality'"):
+        open_images(DataConfig(path=str(tmp_path / "one"), modality=["CT"]))
+
+
+# --- decoding --------------------------------------------------------------------------------------------------
+
+GREY = (np.add.outer(np.arange(40), np.arange(60)) * 2).astype(np.uint8)
+COLOUR = np.stack([GREY, GREY[::-1], 255 - GREY], axis=2)
+
+
+def test_fast_and_general_decoding_agree() -> None:
+    assert np.array_equal(read_image(encode(GREY), "x"), GREY)
+    assert np.array_equal(read_image(encode(COLOUR), "x"), COLOUR)
+    assert read_image(encode(np.repeat(GREY[..., None], 3, 2)), "x").ndim == 2
+    jpeg = read_image(encode(COLOUR, "JPEG"), "x").astype(int)
+    assert np.abs(jpeg - np.asarray(Image.open(io.BytesIO(encode(COLOUR, "JPEG"))))).max() <= 2
+    with_alpha = np.dstack([COLOUR, np.full(GREY.shape, 255, np.uint8)])
+    assert np.array_equal(read_image(encode(with_alpha), "x"), COLOUR)
+
+
+def test_sixteen_bits_keep_their_range() -> None:
+    deep = np.linspace(0, 60_000, 40 * 60).reshape(40, 60).astype(np.uint16)
+    assert len(np.unique(read_image(encode(deep), "x"))) > 200
+
+
+def test_large_images_are_reduced() -> None:
+    assert read_image(encode(np.zeros((100, 400), np.uint8)), "x", max_side=200).shape == (50, 200)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_damaged_files_are_refused(kind: str) -> None:
+    data = encode(COLOUR, kind)
+    for broken in (data[: len(data) // 2], b"", b"not an image", data[:30]):
+        with pytest.raises(UserError):
+            read_image(broken, "broken")
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
+    data = bytearray(encode(GREY))
+    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    with pytest.raises(UserError):
+        read_image(bytes(data), "bomb")
+
+
+def test_a_damaged_image_is_skipped_and_counted(image_folder: Path, tmp_path: Path) -> None:
+    for path in image_folder.glob("*.png"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "003.png").write_bytes((image_folder / "003.png").read_bytes()[:200])
+    dataset = batches(small_config(tmp_path), Share(24))
+    first, again = dataset[0], dataset[0]
+    assert first["skipped"].tolist() == [[3, 4]]
+    assert torch.equal(first["global_crops"], again["global_crops"])
+
+
+def test_data_without_a_readable_image_stops(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="in a row cannot be read"):
+        batches(small_config(tmp_path), Share(2))[0]

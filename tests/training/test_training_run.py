@@ -1,0 +1,293 @@
+"""Whole runs on a CPU: what they write, how they continue after a kill, on one process and on two."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from training import loop, pretrain_dino, pretrain_mae
+from training.config import config_from_tree
+from training.setup import split_batch
+
+from .conftest import SMALL_DINO, SMALL_MAE
+
+ROOT = Path(__file__).parents[2]
+FAST = ["optim.warmup_steps=1", "optim.base_lr=0.02", "optim.lr_rule=none"]
+MAINS = {"dino": pretrain_dino.main, "mae": pretrain_mae.main}
+SMALL = {"dino": SMALL_DINO, "mae": SMALL_MAE}
+
+
+def words(method: str, data: Path, out: Path, *more: str) -> list[str]:
+    return ["--config", f"{method}_smoke", "--data", str(data), "--out", str(out), *SMALL[method], *more]
+
+
+def train(method: str, data: Path, out: Path, *more: str) -> int:
+    return MAINS[method](words(method, data, out, *more))
+
+
+def metrics(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def same_weights(one: Path, two: Path, step: int) -> bool:
+    names = ("model.safetensors", "optimizer.safetensors")
+    files = [f"checkpoints/step_{step:08d}/{name}" for name in names] + ["model/model.safetensors"]
+    return all(digest(one / name) == digest(two / name) for name in files)
+
+
+def spawn(method: str, data: Path, out: Path, *more: str) -> subprocess.Popen:
+    script = ROOT / "training" / f"pretrain_{method}.py"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(script), *words(method, data, out, *more)]
+    return subprocess.Popen(command, env=environment, cwd=data, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("method", ["dino", "mae"])
+def test_a_run_writes_what_the_other_rooms_read(method: str, image_folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor, AutoModel
+
+    out = tmp_path / "out"
+    assert train(method, image_folder, out, "steps=4", "run.checkpoint_every=2", "run.export_every=2") == 0
+    assert yaml.safe_load((out / "config.yaml").read_text())["steps"] == 4
+    lines = metrics(out)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4] and lines[-1]["images"] == 16
+    expected = {"loss", "lr", "weight_decay", "grad_norm", "images_per_second"}
+    assert expected <= lines[0].keys()
+    if method == "dino":
+        assert {"momentum", "teacher_temp", "teacher_entropy", "ibot_loss", "koleo_loss"} <= lines[0].keys()
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step_00000002", "step_00000004"]
+    assert (out / "exports" / "step_00000002" / "model" / "model.safetensors").is_file()
+    assert (out / "crops.png").is_file()
+    model = AutoModel.from_pretrained(out / "model")
+    processor = AutoImageProcessor.from_pretrained(out / "model")
+    pixels = processor(str(image_folder / "000.png"), return_tensors="pt").pixel_values
+    assert model(pixels).last_hidden_state.shape == (1, 5, 32)
+    assert model.config.drop_path_rate == 0.0
+    assert (out / "model" / "README.md").read_text().startswith("---\nlibrary_name: transformers")
+    assert not any(path.name.startswith(".") for path in out.rglob("*"))
+
+
+def test_the_exported_model_is_the_teacher_and_the_autoencoder_comes_whole(image_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    from biovfm_hf import BioVFMForMaskedAutoencoding
+
+    train("dino", image_folder, tmp_path / "dino", "steps=3")
+    saved = load_file(tmp_path / "dino/checkpoints/step_00000003/model.safetensors")
+    model = load_file(tmp_path / "dino/model/model.safetensors")
+    key = "layers.1.mlp.fc1.weight"
+    assert torch.equal(model[key], saved[f"teacher.backbone.{key}"])
+    assert not torch.equal(model[key], saved[f"student.backbone.{key}"])
+    train("mae", image_folder, tmp_path / "mae", "steps=2")
+    whole = BioVFMForMaskedAutoencoding.from_pretrained(tmp_path / "mae/model_with_decoder")
+    assert whole.biovfm.config.hidden_size == 32
+    saved = load_file(tmp_path / "mae/checkpoints/step_00000002/model.safetensors")
+    assert all(torch.equal(tensor, saved[f"model.{name}"]) for name, tensor in whole.state_dict().items())
+
+
+def test_a_run_learns(image_folder: Path, tmp_path: Path) -> None:
+    train("mae", image_folder, tmp_path, "steps=30", "batch.size=12", "optim.base_lr=0.2", "watch.every=15")
+    lines = metrics(tmp_path)
+    assert lines[-1]["loss"] < 0.9 * lines[1]["loss"]
+    assert [line["step"] for line in lines if "rankme" in line] == [0, 15, 30]
+
+
+def test_accumulating_is_the_same_step_for_mae(image_folder: Path, tmp_path: Path) -> None:
+    """No term of MAE compares images, so two half batches give the gradient of the whole one."""
+    for name, per_process in (("whole", 4), ("halves", 2)):
+        assert train("mae", image_folder, tmp_path / name, "steps=4", f"batch.per_process={per_process}", *FAST) == 0
+    assert_same_training(tmp_path / "whole", tmp_path / "halves")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["augment.local_size=64"], "local crops must be the smaller ones"),
+        (["run.device=cuda"], "torch sees no GPU"),
+        (["batch.size=6", "batch.per_process=4"], "use batch.size="),
+        (["batch.per_process=1"], "compares images"),
+        (["data.column=label", "data.modality=[CT]"], "without a column 'modality'"),
+        (["watch.every=1", "watch.task=nowhere"], "watch.task nowhere"),
+    ],
+)
+def test_mistakes_are_told_before_training(
+    more: list[str], message: str, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    if "run.device=cuda" in more and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    assert train("dino", image_folder, tmp_path / "out", *more) == 1
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and said[0].startswith("error: ") and message in said[0]
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_not_finite_stops_before_the_weights(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    clip = loop.clip_per_submodule
+    calls = []
+
+    def poisoned(module: torch.nn.Module, max_norm: float | None) -> dict:
+        calls.append(1)
+        if len(calls) == 4:
+            next(module.parameters()).grad.fill_(torch.nan)
+        return clip(module, max_norm)
+
+    monkeypatch.setattr(loop, "clip_per_submodule", poisoned)
+    assert train("dino", image_folder, tmp_path, "steps=6", "run.checkpoint_every=2") == 1
+    said = capsys.readouterr().err
+    assert "step 4: the gradient is not finite" in said and "step_00000002" in said
+    assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_running_again_continues_finishes_or_refuses(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert train("mae", image_folder, tmp_path, "steps=2") == 0
+    assert train("mae", image_folder, tmp_path, "steps=2") == 0
+    assert "is finished: 2 steps" in capsys.readouterr().err
+    assert train("mae", image_folder, tmp_path, "steps=3") == 1
+    assert "steps 2 -> 3" in capsys.readouterr().err
+    (tmp_path / "model" / "model.safetensors").rename(tmp_path / "kept")
+    for path in (tmp_path / "model").iterdir():
+        path.unlink()
+    (tmp_path / "model").rmdir()
+    assert train("mae", image_folder, tmp_path, "steps=2") == 0
+    assert digest(tmp_path / "kept") == digest(tmp_path / "model" / "model.safetensors")
+
+
+def test_a_damaged_image_in_the_stream_is_skipped(
+    image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for path in image_folder.glob("*.png"):
+        (data / path.name).write_bytes(path.read_bytes()[: 100 if path.name == "005.png" else None])
+    assert train("mae", data, tmp_path / "out", "steps=6") == 0
+    state = json.loads((tmp_path / "out/checkpoints/step_00000006/state.json").read_text())
+    assert state["skipped"] == 1 and "image 5 cannot be read" in caplog.text
+
+
+def test_continuing_from_a_model_folder_of_another_size(image_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    assert train("dino", image_folder, tmp_path / "first", "steps=2") == 0
+    folder = tmp_path / "first" / "model"
+    more = ["steps=1", f"model.init_from={folder}", "augment.global_size=48", "optim.base_lr=0.0"]
+    assert train("dino", image_folder, tmp_path / "second", *more) == 0
+    before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "second/model/model.safetensors")
+    assert torch.equal(before["layers.0.attention.qkv.weight"], after["layers.0.attention.qkv.weight"])
+    assert after["embeddings.position_embeddings"].shape == (1, 10, 32)
+    assert train("mae", image_folder, tmp_path / "third", "steps=1", "model.init_from=nowhere/at_all") == 1
+
+
+def test_a_changed_machine_is_said(image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert train("mae", image_folder, tmp_path, "steps=2") == 0
+    state = tmp_path / "checkpoints" / "step_00000002" / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "processes": 8}))
+    assert train("mae", image_folder, tmp_path, "steps=2") == 0
+    assert "processes 8 -> 1" in caplog.text and "not be bitwise" in caplog.text
+
+
+def test_batches_divide_over_processes() -> None:
+    config = config_from_tree({"method": "dino", "batch": {"size": 24, "per_process": 4}})
+    share, accumulation = split_batch(config, processes=3, rank=1)
+    assert (share.images, share.rank, accumulation) == (4, 1, 2)
+
+
+def assert_same_training(one: Path, two: Path) -> None:
+    """Every loss and gradient norm agrees, and the steps did change them, so the weights agree too."""
+    first, second = ([(line["loss"], line["grad_norm"]) for line in metrics(folder)] for folder in (one, two))
+    assert len({round(loss, 3) for loss, _ in first}) > 2
+    for (loss, norm), (other_loss, other_norm) in zip(first, second, strict=True):
+        assert other_loss == pytest.approx(loss, rel=1e-5)
+        assert other_norm == pytest.approx(norm, rel=1e-3)
+
+
+# --- killed runs -------------------------------------------------------------------------------------------------
+
+
+def interrupt(method: str, data: Path, out: Path, target: int, how: signal.Signals, *more: str) -> tuple[int, str]:
+    """Start a run, send it a signal once it has logged `target` steps, and return its exit status and last words."""
+    process = spawn(method, data, out, *more)
+    path = out / "metrics.jsonl"
+    while process.poll() is None:
+        if path.is_file() and path.read_text().count("\n") >= target:
+            process.send_signal(how)
+            break
+        time.sleep(0.005)
+    said = process.communicate(timeout=120)[1].decode()
+    return process.returncode, said
+
+
+def assert_undisturbed(whole: Path, interrupted: Path, steps: int) -> None:
+    assert same_weights(whole, interrupted, steps)
+    one, two = (
+        [{key: value for key, value in line.items() if key != "images_per_second"} for line in metrics(folder)]
+        for folder in (whole, interrupted)
+    )
+    assert one == two
+
+
+def test_interrupted_runs_end_with_the_same_bits(image_folder: Path, tmp_path: Path) -> None:
+    """Killed without warning in one place and asked to stop in another, each time with another number of workers."""
+    more = ["steps=24", "run.checkpoint_every=5", "model.drop_path_rate=0.2"]
+    assert train("dino", image_folder, tmp_path / "whole", *more) == 0
+    out = tmp_path / "killed"
+    status, _ = interrupt("dino", image_folder, out, 8, signal.SIGKILL, *more, "data.workers=1")
+    assert status == -signal.SIGKILL and not (out / "model").exists()
+    status, said = interrupt("dino", image_folder, out, 12, signal.SIGTERM, *more)
+    assert status == 1 and "continuing after step" in said and "run the same command again to continue" in said
+    assert train("dino", image_folder, out, *more) == 0
+    assert_undisturbed(tmp_path / "whole", out, 24)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("method", ["dino", "mae"])
+def test_twenty_kills_end_with_the_same_bits(method: str, image_folder: Path, tmp_path: Path) -> None:
+    more = ["steps=60", "run.checkpoint_every=2", "model.drop_path_rate=0.2"]
+    assert train(method, image_folder, tmp_path / "whole", *more) == 0
+    generator = random.Random(0)
+    for kill in range(20):
+        target = 3 * kill + generator.randint(0, 3)
+        workers = f"data.workers={kill % 3}"
+        interrupt(method, image_folder, tmp_path / "killed", target, signal.SIGKILL, *more, workers)
+    assert train(method, image_folder, tmp_path / "killed", *more) == 0
+    assert_undisturbed(tmp_path / "whole", tmp_path / "killed", 60)
+
+
+# --- two processes -----------------------------------------------------------------------------------------------
+
+
+def launch(method: str, data: Path, out: Path, *more: str) -> subprocess.CompletedProcess:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    script = [str(ROOT / "training" / f"pretrain_{method}.py"), *words(method, data, out, *more)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [*launcher, *script], env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+@pytest.mark.parametrize("method", ["dino", pytest.param("mae", marks=pytest.mark.slow)])
+def test_two_processes_train_as_one_with_the_joint_batch(method: str, image_folder: Path, tmp_path: Path) -> None:
+    """Without DINO's masks and KoLeo, whose draws and statistics are per process, both runs compute the same step."""
+    more = ["steps=4", *FAST, *(["dino.koleo_weight=0.0", "mask.probability=0.0"] if method == "dino" else [])]
+    done = launch(method, image_folder, tmp_path / "two", *more)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "2 process(es) x 2" in done.stderr
+    assert train(method, image_folder, tmp_path / "one", *more) == 0
+    assert_same_training(tmp_path / "one", tmp_path / "two")

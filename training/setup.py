@@ -1,0 +1,213 @@
+"""From a configuration to everything a run needs: images, device, objective, optimiser, and the step it stopped at."""
+
+import logging
+import sys
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.modeling_biovfm import BioVFMLayer, BioVFMPreTrainedModel
+
+from .augment import check_augment
+from .checkpoint import load_newest, remove_leftovers
+from .config import TrainConfig, model_fields, with_steps
+from .data import Images, Share, open_images
+from .estimate import flops_per_image
+from .method import Method
+from .optimizer import adamw
+from .run_folder import flat, prepare_run_folder, trim_metrics
+from .schedule import DINOSchedule, MAESchedule, scaled_learning_rate
+from .typed import plain
+from .watch import Watch, open_watch
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """Everything that belongs to one run while it is running."""
+
+    config: TrainConfig
+    method: Method
+    accelerator: Any
+    out: Path
+    objective: nn.Module  # the bare module; `wrapped` is what is called
+    wrapped: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: DINOSchedule | MAESchedule
+    images: Images
+    share: Share
+    accumulation: int
+    watch: Watch | None
+    flops_per_image: float
+    step: int = 0
+    skipped: int = 0
+    alarmed: bool = False
+    records: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=500))
+    pushes: list[threading.Thread] = field(default_factory=list)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes."""
+        return self.accelerator.is_main_process
+
+
+def start(config: TrainConfig, method: Method, out: Path) -> Run:
+    """Check everything, build the objective, and restore the newest checkpoint if there is one.
+
+    Raises:
+        UserError: see `train`.
+    """
+    model_config = model_fields(config)
+    check_augment(config.augment, model_config.patch_size)
+    images = open_images(config.data)
+    config = with_steps(config, len(images))
+    watch = open_watch(config, images)
+    accelerator = make_accelerator(config, out)
+    share, accumulation = split_batch(config, accelerator.num_processes, accelerator.process_index)
+    if accelerator.is_main_process:
+        prepare_run_folder(out, config)
+        remove_leftovers(out / "checkpoints")
+    accelerator.wait_for_everyone()
+    torch.manual_seed(config.seed)
+    objective = method.build(config, model_config).train()
+    flops = flops_per_image(config, model_config, objective)
+    optimizer = adamw(method.parameter_groups(objective, config), config.optim.betas)
+    wrapped, optimizer = prepare(accelerator, objective, optimizer, config)
+    peak = scaled_learning_rate(config.optim.base_lr, config.batch.size, config.optim.lr_rule)
+    schedule = method.schedule(config, peak)
+    run = Run(
+        config=config,
+        method=method,
+        accelerator=accelerator,
+        out=out,
+        objective=objective,
+        wrapped=wrapped,
+        optimizer=optimizer,
+        schedule=schedule,
+        images=images,
+        share=share,
+        accumulation=accumulation,
+        watch=watch,
+        flops_per_image=flops,
+    )
+    if config.run.trackers:
+        accelerator.init_trackers("biovfm", config={key: str(value) for key, value in flat(plain(config)).items()})
+    say(run, opening_words(run, peak))
+    restore(run)
+    return run
+
+
+def make_accelerator(config: TrainConfig, out: Path) -> Any:
+    """The `Accelerator` for this run: device, precision, processes, trackers.
+
+    Raises:
+        UserError: a GPU is asked for and there is none, or bf16 where the device lacks it.
+    """
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+
+    if config.run.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("run.device is cuda but torch sees no GPU here; use --run.device cpu, or check the driver")
+    cpu = config.run.device == "cpu" or not torch.cuda.is_available()
+    precision = {"fp32": "no", "bf16": "bf16", "auto": None}[config.run.precision]
+    if precision is None and not cpu and torch.cuda.is_bf16_supported():
+        precision = "bf16"
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision=precision,
+        log_with=config.run.trackers or None,
+        project_dir=out,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+    )
+
+
+def split_batch(config: TrainConfig, processes: int, rank: int) -> tuple[Share, int]:
+    """Which images this process reads in each forward pass, and how many passes make a step.
+
+    Raises:
+        UserError: the batch does not divide evenly.
+    """
+    per_process = config.batch.per_process or max(config.batch.size // processes, 1)
+    together = per_process * processes
+    if config.batch.size % together:
+        near = max(round(config.batch.size / together), 1) * together
+        raise UserError(
+            f"batch.size {config.batch.size} is not a multiple of {processes} process(es) x "
+            f"{per_process} images (batch.per_process); use batch.size={near}"
+        )
+    if config.method == "dino" and per_process < 2:
+        raise UserError(
+            f"each process would see {per_process} image at a time; the DINO objective compares images, so raise "
+            "batch.size or use fewer processes"
+        )
+    return Share(per_process, processes, rank), config.batch.size // together
+
+
+def prepare(
+    accelerator: Any, objective: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig
+) -> tuple[nn.Module, Any]:
+    """Checkpoint and compile the blocks as asked, then wrap for the device and the processes."""
+    for module in objective.modules():
+        trained = any(parameter.requires_grad for parameter in module.parameters())
+        if config.run.activation_checkpointing and trained and isinstance(module, BioVFMPreTrainedModel):
+            module.gradient_checkpointing_enable({"use_reentrant": False})
+        if config.run.compile and isinstance(module, BioVFMLayer):
+            module.compile()
+    return accelerator.prepare(objective, optimizer)
+
+
+def restore(run: Run) -> None:
+    """Load the newest checkpoint, if there is one, and say what a changed set-up means.
+
+    Raises:
+        UserError: no checkpoint can be read, or the data is not the same.
+    """
+    state = load_newest(run.out / "checkpoints", run.objective, run.optimizer)
+    if state is None:
+        if run.main:
+            trim_metrics(run.out, 0)
+        return
+    run.step, run.skipped = state["step"], state["skipped"]
+    if run.main:
+        trim_metrics(run.out, run.step)
+    say(run, f"continuing after step {run.step:,} of {run.config.steps:,}")
+    if state["images"] != len(run.images):
+        raise UserError(
+            f"the run began with {state['images']:,} images, the data now has {len(run.images):,}; use another --out, "
+            "with model.init_from to start from these weights"
+        )
+    here = {"processes": run.share.processes, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    changed = [f"{name} {state[name]} -> {value}" for name, value in here.items() if state[name] != value]
+    if changed and run.main:
+        logger.warning(
+            "the machine has changed (%s): the run continues with the same images in each step, but sums are rounded "
+            "in another order, so the weights will not be bitwise those of an uninterrupted run",
+            ", ".join(changed),
+        )
+
+
+def opening_words(run: Run, peak: float) -> str:
+    """What is about to be trained, in one line."""
+    config = run.config
+    trained = sum(p.numel() for p in run.objective.parameters() if p.requires_grad)
+    accumulated = f" x {run.accumulation} accumulated" if run.accumulation > 1 else ""
+    return (
+        f"{config.model.size}, {trained / 1e6:.1f}M trained parameters; {len(run.images):,} images; "
+        f"{config.steps:,} steps of {config.batch.size} ({run.share.processes} process(es) x {run.share.images}"
+        f"{accumulated}) = {config.steps * config.batch.size:,} images seen, "
+        f"{config.steps * config.batch.size / len(run.images):.1f} passes; learning rate {config.optim.base_lr:g} "
+        f"scaled by {config.optim.lr_rule} to {peak:.3g}; on {run.accelerator.device}, "
+        f"{run.accelerator.mixed_precision if run.accelerator.mixed_precision != 'no' else 'fp32'}"
+    )
+
+
+def say(run: Run, text: str) -> None:
+    """Tell the user, once."""
+    if run.main:
+        print(text, file=sys.stderr, flush=True)
