@@ -15,7 +15,7 @@ from .compute import Power, compute_lines, energy_kwh
 from .dataset_folder import DatasetSummary, summarise_dataset
 from .model_folder import ModelSummary, summarise_model
 from .reading import read_text
-from .results import Interval, Record, load_results, metric_label, metric_order, published_comparison
+from .results import Interval, Record, load_results, metric_label, metric_order, primary_metric, published_comparison
 from .run_folder import RunSummary, group_of, summarise_run
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -129,6 +129,26 @@ def eval_results(records: list[Record]) -> list[Any]:
                 )
             )
     return entries
+
+
+def leaderboard_yaml(records: list[Record], benchmark: str) -> str:
+    """The records in the Hub's `.eval_results` form: the main metric of each task, linear probes before other methods.
+
+    `benchmark` is the Hub dataset whose leaderboard has the tasks; method, protocol and interval go into the notes.
+    """
+    import yaml
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    chosen: dict[str, Record] = {}
+    for record in sorted(records, key=lambda record: record.method != "linear"):
+        chosen.setdefault(record.task, record)
+    entries = []
+    for task, record in sorted(chosen.items()):
+        metric = primary_metric([record])
+        notes = f"{metric_label(metric)} {formats.interval(record.metrics[metric], 4)}, {record.method}"
+        notes += f", {record.protocol} protocol" if record.protocol else ""
+        entries.append(EvalResultEntry(benchmark, task, round(record.metrics[metric].value, 6), notes=notes))
+    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
 
 
 def render_card(inputs: CardInputs) -> str:
@@ -293,6 +313,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repo-id", metavar="OWNER/NAME", help="the name on the Hub, for title and usage lines")
     parser.add_argument("--dataset-id", action="append", default=[], metavar="OWNER/NAME", help="dataset on the Hub")
     parser.add_argument("--known-as", metavar="NAME", help="the model's name in the results, if not its folder")
+    parser.add_argument("--benchmark", metavar="OWNER/NAME", help="also write .eval_results for this Hub leaderboard")
     parser.add_argument("--license", metavar="ID", help="licence id (default: the old card's, else apache-2.0)")
     parser.add_argument(
         "--watts", type=float, metavar="W", help="mean power draw of all devices, for the energy estimate"
@@ -305,7 +326,7 @@ def main(argv: list[str]) -> int:
     """`biovfm card`. Returns the exit status."""
     options = _parser().parse_args(argv)
     model_dir: Path = options.model_dir
-    _check_ids([options.repo_id] if options.repo_id else [], options.dataset_id)
+    check_hub_names([name for name in [options.repo_id, options.benchmark, *options.dataset_id] if name])
     model = summarise_model(model_dir)
     records = load_results(options.results) if options.results else []
     inputs = CardInputs(
@@ -322,6 +343,8 @@ def main(argv: list[str]) -> int:
     )
     kept = _kept_text(model_dir / "README.md")
     write_text(model_dir / "README.md", render_card(inputs) + (f"\n{kept}\n" if kept else ""))
+    if options.benchmark and inputs.records:
+        write_text(model_dir / ".eval_results" / "biovfm.yaml", leaderboard_yaml(inputs.records, options.benchmark))
     print(f"{model_dir / 'README.md'}: {len(inputs.records)} results, {len(inputs.pictures)} pictures")
     return 0
 
@@ -336,11 +359,18 @@ def _run(folder: Path | None) -> RunSummary | None:
     return summarise_run(folder)
 
 
-def _check_ids(*groups: list[str]) -> None:
+def check_hub_names(names: list[str], owner: bool = False) -> None:
+    """Refuse names that the Hub would not take; with `owner`, names without one.
+
+    Raises:
+        UserError: says which name and what is wrong with it.
+    """
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-    for name in [name for group in groups for name in group]:
+    for name in names:
         try:
             validate_repo_id(name)
         except HFValidationError as error:
             raise UserError(f"{name!r} is no Hub name ({error}); write OWNER/NAME") from error
+        if owner and "/" not in name:
+            raise UserError(f"{name!r} names no owner; write OWNER/NAME, for instance your-name/{name}")

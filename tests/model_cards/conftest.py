@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+IMAGES = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}
+
 
 def encoded_image(shade: int, size: int = 48) -> bytes:
     from PIL import Image
@@ -51,7 +53,7 @@ def write_dataset(folder: Path, hostile: str = "") -> Path:
             )
     (folder / "data").mkdir(parents=True)
     for part, start in enumerate(range(0, len(rows), 50)):
-        table = pa.Table.from_pylist(rows[start : start + 50])
+        table = pa.Table.from_pylist(rows[start : start + 50]).replace_schema_metadata(IMAGES)
         pq.write_table(table, folder / "data" / f"train-{part:05d}.parquet", row_group_size=16)
     manifest = [{"source": row["source"], "path": row["path"], "outcome": "kept"} for row in rows]
     manifest += [{"source": "chest-a", "path": f"x{n}", "outcome": "nearly uniform"} for n in range(7)]

@@ -1,0 +1,111 @@
+"""A folder and a Hub repository as lists of files with hashes, and what tells them apart."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biovfm_hf.errors import UserError
+
+MAX_FILE_BYTES = 50 * 10**9
+MAX_FILES = 100_000
+MAX_FILES_PER_FOLDER = 10_000
+CHUNK = 2**20
+SERVER_FILES = {".gitattributes"}
+SHOWN_HIDDEN = {".eval_results"}
+NOT_UPLOADED = {"__pycache__", "checkpoints", "exports"}
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file in a repository: its size, and the SHA-256 (LFS) or git blob SHA-1 of its content."""
+
+    path: str
+    size: int
+    sha256: str | None
+    git_sha1: str
+
+
+def local_files(folder: Path) -> dict[str, Path]:
+    """Everything in `folder` that belongs in a repository: {path in the repository: file}, sorted.
+
+    Hidden files and folders (temporaries among them), Python caches, checkpoints and exports stay behind;
+    `.eval_results` goes along.
+
+    Raises:
+        UserError: no files, or more or larger ones than the Hub takes.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the model or dataset folder to push")
+    files = {file.relative_to(folder).as_posix(): file for file in _walk(folder)}
+    if not files:
+        raise UserError(f"{folder}: holds no file to push; give the model or dataset folder")
+    if len(files) > MAX_FILES:
+        raise UserError(
+            f"{folder}: {len(files):,} files, the Hub takes {MAX_FILES:,} per repository; use larger shards"
+        )
+    folders: dict[Path, int] = {}
+    for name, file in files.items():
+        size = file.stat().st_size
+        if size > MAX_FILE_BYTES:
+            parts = "smaller shards" if name.endswith(".parquet") else "it in parts (save_pretrained shards weights)"
+            most = f"the Hub takes {MAX_FILE_BYTES // 10**9} GB per file"
+            raise UserError(f"{file}: {size / 1e9:.1f} GB, {most}; write {parts}")
+        folders[file.parent] = folders.get(file.parent, 0) + 1
+        if folders[file.parent] > MAX_FILES_PER_FOLDER:
+            raise UserError(
+                f"{file.parent}: more than {MAX_FILES_PER_FOLDER:,} files in one folder; use larger shards"
+            )
+    return dict(sorted(files.items()))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for entry in sorted(folder.iterdir()):
+        hidden = entry.name.startswith(".") and entry.name not in SHOWN_HIDDEN
+        if hidden or entry.name in NOT_UPLOADED:
+            continue
+        if entry.is_dir():
+            yield from _walk(entry)
+        elif entry.is_file():
+            yield entry
+
+
+def remote_files(api: Any, repo_id: str, repo_type: str, revision: str) -> dict[str, RemoteFile]:
+    """The files of a repository at `revision`; empty where repository or revision have none."""
+    from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.hf_api import RepoFile
+
+    found = {}
+    try:
+        for entry in api.list_repo_tree(repo_id, recursive=True, revision=revision, repo_type=repo_type):
+            if isinstance(entry, RepoFile):
+                sha256 = entry.lfs.sha256 if entry.lfs else None
+                found[entry.path] = RemoteFile(entry.path, entry.size, sha256, entry.blob_id)
+    except (RevisionNotFoundError, EntryNotFoundError):
+        return {}
+    return found
+
+
+def same_content(file: Path, remote: RemoteFile) -> bool:
+    """Whether a local file has the size and the hash that the repository states."""
+    if file.stat().st_size != remote.size:
+        return False
+    return sha256_of(file) == remote.sha256 if remote.sha256 else git_sha1_of(file) == remote.git_sha1
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    return _digest(file, hashlib.sha256())
+
+
+def git_sha1_of(file: Path) -> str:
+    """SHA-1 that git gives a file as a blob, in hexadecimal."""
+    return _digest(file, hashlib.sha1(f"blob {file.stat().st_size}\0".encode(), usedforsecurity=False))
+
+
+def _digest(file: Path, digest: Any) -> str:
+    with file.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,346 @@
+"""`biovfm push`: a model, dataset or demo folder to a Hub repository, and proof that it arrived."""
+
+import argparse
+import importlib
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.files import write_text
+
+from .card import check_card, check_hub_names
+from .dataset_card import check_dataset_card
+from .folders import kind_of
+from .hub_files import SERVER_FILES, local_files, remote_files, same_content, sha256_of
+from .reading import read_text
+
+Answer = TypeVar("Answer")
+FILES_PER_COMMIT = 100
+PULL_BACK_BYTES = 256 * 2**20
+PULL_BACK_FILES = 24
+ATTEMPTS = 5
+KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
+EPILOG = """examples:
+  biovfm push run/model you/biovfm-tiny
+  biovfm push data you/biovfm-data --public --gated manual
+  biovfm push run/model you/biovfm-tiny --revision step-2000 --tag v1 --collection "BioVFM"
+
+Sign in first with: hf auth login (or set HF_TOKEN). Run the same command again to resume an upload that was
+interrupted, or to send what has changed; files that the repository already holds are not sent again.
+"""
+
+
+@dataclass(frozen=True)
+class PushOptions:
+    """How to push. `gated` is "auto", "manual" or None; `extra` says what happens to files only the repository has."""
+
+    public: bool = False
+    gated: str | None = None
+    revision: str = "main"
+    tag: str | None = None
+    collection: str | None = None
+    extra: str | None = None
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push did: files sent, deleted and unchanged, commits made, and files pulled back and compared."""
+
+    sent: int
+    deleted: int
+    unchanged: int
+    commits: int
+    pulled_back: int
+
+
+def push_folder(api: Any, folder: Path, repo_id: str, options: PushOptions) -> Pushed:
+    """Make the repository hold what `folder` holds, then compare every file's hash.
+
+    Args:
+        api: a `huggingface_hub.HfApi` with a token.
+        folder: a model, dataset or demo folder with its README.md.
+        repo_id: OWNER/NAME.
+        options: see `PushOptions`.
+
+    Raises:
+        UserError: the folder or its card is not fit, the repository holds other files, or the Hub refuses.
+    """
+    repo_type = _repo_type(folder)
+    _prepare_card(folder, repo_type, repo_id)
+    files = local_files(folder)
+    _steady(lambda: _make_repo(api, repo_id, repo_type, options), "creating the repository")
+    remote = _steady(lambda: remote_files(api, repo_id, repo_type, options.revision), "reading the repository")
+    extra = sorted(set(remote) - set(files) - SERVER_FILES)
+    if extra and options.extra is None:
+        raise UserError(
+            f"{repo_id}: already holds {len(extra)} files that {folder} does not, for instance {extra[0]}; "
+            "use another name, or say --extra keep or --extra delete"
+        )
+    deleted = extra if options.extra == "delete" else []
+    changed = [name for name, file in files.items() if name not in remote or not same_content(file, remote[name])]
+    commits = _upload(api, repo_id, repo_type, options.revision, {name: files[name] for name in changed}, deleted)
+    pulled_back = _verify(api, repo_id, repo_type, options.revision, files, changed)
+    if options.tag:
+        _steady(lambda: _make_tag(api, repo_id, repo_type, options), "tagging")
+    if options.collection:
+        _steady(lambda: _add_to_collection(api, repo_id, repo_type, options), "adding to the collection")
+    return Pushed(len(changed), len(deleted), len(files) - len(changed), commits, pulled_back)
+
+
+def _repo_type(folder: Path) -> str:
+    kind = "spaces" if (folder / "app.py").is_file() else kind_of(folder) if folder.is_dir() else None
+    if kind not in KINDS:
+        raise UserError(
+            f"{folder}: neither a model (config.json, *.safetensors) nor a dataset (data/*.parquet) nor a demo "
+            "(app.py); give one of these folders"
+        )
+    return KINDS[kind]
+
+
+def _prepare_card(folder: Path, repo_type: str, repo_id: str) -> None:
+    """Check README.md, and let its usage lines name the repository."""
+    readme = folder / "README.md"
+    if not readme.is_file():
+        raise UserError(f"{folder}: no README.md; write it with: biovfm card {folder} (a dataset: biovfm build)")
+    text = read_text(readme, 8 * 2**20)
+    named = name_repository(text, repo_id)
+    if repo_type == "model":
+        check_card(named)
+    elif repo_type == "dataset":
+        check_dataset_card(named, folder)
+    if named != text:
+        write_text(readme, named)
+
+
+def name_repository(text: str, repo_id: str) -> str:
+    """Card text whose Python blocks load `repo_id` instead of a local folder or a placeholder."""
+
+    def renamed(block: re.Match[str]) -> str:
+        pattern = r'(from_pretrained\(|load_dataset\(|pipeline\("[\w-]+", model=)"[^"\n]*"'
+        return re.sub(pattern, lambda call: f'{call.group(1)}"{repo_id}"', block.group(0))
+
+    return re.sub(r"^```python\n.*?^```", renamed, text, flags=re.DOTALL | re.MULTILINE)
+
+
+def _make_repo(api: Any, repo_id: str, repo_type: str, options: PushOptions) -> None:
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        api.repo_info(repo_id, repo_type=repo_type)
+        if options.public:
+            api.update_repo_settings(repo_id, visibility="public", repo_type=repo_type)
+    except RepositoryNotFoundError:
+        sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
+        api.create_repo(repo_id, repo_type=repo_type, private=not options.public, exist_ok=True, **sdk)
+    if options.gated:
+        api.update_repo_settings(repo_id, gated=options.gated, repo_type=repo_type)
+    if options.revision != "main":
+        api.create_branch(repo_id, branch=options.revision, repo_type=repo_type, exist_ok=True)
+
+
+def _upload(
+    api: Any, repo_id: str, repo_type: str, revision: str, changed: dict[str, Path], deleted: list[str]
+) -> int:
+    """Commit the changed files, up to 100 at a time, the card and deletions last. Returns the commits made."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+    from tqdm import tqdm
+
+    names = sorted(changed, key=lambda name: (name == "README.md", name))
+    batches = [names[start : start + FILES_PER_COMMIT] for start in range(0, len(names), FILES_PER_COMMIT)]
+    if deleted and not batches:
+        batches = [[]]
+    bar = tqdm(total=len(names), desc=f"sending to {repo_id}", unit="file", disable=len(names) < 2)
+    for number, batch in enumerate(batches, start=1):
+        gone = deleted if number == len(batches) else []
+        message = f"Upload {len(batch)} files" + (f", part {number} of {len(batches)}" if len(batches) > 1 else "")
+
+        def commit(batch: list[str] = batch, gone: list[str] = gone, message: str = message) -> None:
+            there = remote_files(api, repo_id, repo_type, revision) if gone else {}
+            operations: list[Any] = [CommitOperationAdd(name, changed[name]) for name in batch]
+            operations += [CommitOperationDelete(name) for name in gone if name in there]
+            if operations:
+                api.create_commit(
+                    repo_id, operations, commit_message=message, repo_type=repo_type, revision=revision, num_threads=4
+                )
+
+        _steady(commit, f"sending files to {repo_id}")
+        bar.update(len(batch))
+    bar.close()
+    return len(batches)
+
+
+def _verify(api: Any, repo_id: str, repo_type: str, revision: str, files: dict[str, Path], changed: list[str]) -> int:
+    """Compare every file with the hash that the repository states, and pull back a sample of the sent ones.
+
+    Returns:
+        how many were pulled back: at most 24, evenly over the names, smallest first, while they fit into 256 MiB.
+    """
+    remote = _steady(lambda: remote_files(api, repo_id, repo_type, revision), "reading the repository")
+    wrong = [name for name, file in files.items() if name not in remote or not same_content(file, remote[name])]
+    budget = PULL_BACK_BYTES
+    pulled = 0
+    sample = changed[:: -(-len(changed) // PULL_BACK_FILES) or 1]
+    with tempfile.TemporaryDirectory(prefix="biovfm-push-") as place:
+        for name in sorted(sample, key=lambda name: files[name].stat().st_size):
+            budget -= files[name].stat().st_size
+            if budget < 0:
+                break
+            got = _steady(partial(_pull, api, repo_id, repo_type, revision, name, place), f"reading {name} back")
+            if sha256_of(got) != sha256_of(files[name]):
+                wrong.append(name)
+            pulled += 1
+    if wrong:
+        raise UserError(f"{repo_id}: {len(wrong)} files differ after the upload, for instance {wrong[0]}; push again")
+    return pulled
+
+
+def _pull(api: Any, repo_id: str, repo_type: str, revision: str, name: str, place: str) -> Path:
+    return Path(
+        api.hf_hub_download(
+            repo_id, name, repo_type=repo_type, revision=revision, local_dir=place, force_download=True
+        )
+    )
+
+
+def _make_tag(api: Any, repo_id: str, repo_type: str, options: PushOptions) -> None:
+    refs = api.list_repo_refs(repo_id, repo_type=repo_type)
+    head = api.repo_info(repo_id, repo_type=repo_type, revision=options.revision).sha
+    known = {tag.name: tag.target_commit for tag in refs.tags}
+    if known.get(options.tag, head) != head:
+        raise UserError(f"{repo_id}: the tag {options.tag} already names another commit; choose another tag")
+    if options.tag not in known:
+        api.create_tag(repo_id, tag=options.tag, revision=options.revision, repo_type=repo_type, exist_ok=True)
+
+
+def _add_to_collection(api: Any, repo_id: str, repo_type: str, options: PushOptions) -> None:
+    title = str(options.collection)
+    slug = title
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+-[0-9a-f]{24}", title):
+        owner = repo_id.split("/")[0]
+        slug = api.create_collection(title, namespace=owner, private=not options.public, exists_ok=True).slug
+    api.add_collection_item(slug, item_id=repo_id, item_type=repo_type, exists_ok=True)
+
+
+def _steady(work: Callable[[], Answer], doing: str) -> Answer:
+    """Do `work`, again after a pause where the Hub or the line faltered; other refusals become messages for the user.
+
+    Raises:
+        UserError: refused, or still faltering after five attempts.
+    """
+    http = _http_library()
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return work()
+        except UserError:
+            raise
+        except (http.HTTPError, OSError, RuntimeError, ValueError) as error:
+            if attempt == ATTEMPTS or not _passing(error):
+                raise UserError(_explained(error, doing)) from None
+            time.sleep(min(8, 0.5 * 2**attempt))
+    raise AssertionError("unreachable")
+
+
+def _http_library() -> Any:
+    """The HTTP client that this huggingface_hub is built on: httpx, or httpx2 since 2.0."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return importlib.import_module(HfHubHTTPError.__bases__[0].__module__.split(".")[0])
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The HTTP status behind an error, looking through the errors that caused it."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if response is not None:
+            return int(response.status_code)
+        error = error.__cause__
+    return None
+
+
+def _passing(error: BaseException) -> bool:
+    status = _status(error)
+    if status is not None:
+        return status in (408, 412, 429) or status >= 500
+    http = _http_library()
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (http.TransportError, ConnectionError)):
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def _explained(error: Exception, doing: str) -> str:
+    advice = {
+        401: "the token is missing or not valid; sign in with: hf auth login",
+        403: "the token may not write there; use one with write access to that owner, or another name",
+        404: "there is no such owner or repository for this token; check OWNER/NAME",
+        413: "a file is larger than the Hub takes; write smaller shards",
+        429: "the Hub is limiting the rate; run the same command again in some minutes, it resumes",
+    }
+    status = _status(error)
+    reason = mask_tokens(" ".join(str(error).split()))[:300]
+    if status is None:
+        hint = (
+            "check the network and run the same command again, it resumes"
+            if _passing(error)
+            else "mend it and push again"
+        )
+        return f"{doing} failed ({reason or type(error).__name__}); {hint}"
+    hint = advice.get(status, "run the same command again, it resumes" if status >= 500 else "mend it and push again")
+    return f"{doing} failed with status {status} ({reason}); {hint}"
+
+
+def mask_tokens(text: str) -> str:
+    """`text` without Hub tokens, authorisation headers or signatures in addresses."""
+    text = re.sub(r"hf_\w{4,}", "hf_***", text)
+    text = re.sub(r"(?i)(bearer|basic)\s+[\w.~+/=-]+", r"\1 ***", text)
+    return re.sub(r"(?i)((?:signature|token|credential|key)[\w-]*=)[^&\s]+", r"\1***", text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="biovfm push",
+        description="Send a model, dataset or demo folder to the Hub, private unless you say --public. Only files "
+        "that the repository does not hold yet are sent; afterwards every hash is compared. The usage lines of the "
+        "card are made to name the repository.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="model, dataset or demo folder with its README.md")
+    parser.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME on the Hub; made if it is not there")
+    parser.add_argument("--public", action="store_true", help="let everybody see the repository (default: private)")
+    parser.add_argument("--gated", choices=("auto", "manual"), help="readers must ask: granted at once, or by you")
+    parser.add_argument("--revision", default="main", metavar="BRANCH", help="branch to send to (default: main)")
+    parser.add_argument("--tag", metavar="NAME", help="tag the result, for instance v1")
+    parser.add_argument("--collection", metavar="TITLE", help="add it to this collection of the owner (title or slug)")
+    parser.add_argument(
+        "--extra",
+        choices=("keep", "delete"),
+        help="what to do with files that only the repository has (default: stop)",
+    )
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """`biovfm push`. Returns the exit status."""
+    words = _parser().parse_args(argv)
+    check_hub_names([words.repo_id], owner=True)
+    from huggingface_hub import HfApi, get_token
+
+    if get_token() is None:
+        raise UserError("no Hub token on this machine; sign in with: hf auth login (or set HF_TOKEN)")
+    options = PushOptions(words.public, words.gated, words.revision, words.tag, words.collection, words.extra)
+    api = HfApi(library_name="biovfm-hf")
+    done = push_folder(api, words.folder, words.repo_id, options)
+    print(
+        f"{words.repo_id}: {done.sent} files sent in {done.commits} commits, {done.unchanged} were there, "
+        f"{done.deleted} deleted; all hashes agree, {done.pulled_back} files pulled back and compared"
+    )
+    return 0
