@@ -195,10 +195,8 @@ def _checkpoint(run: Run) -> None:
 
 
 def _log(run: Run, terms: dict[str, Tensor], values: StepValues, rate: float, progress: tqdm) -> None:
-    names = sorted(terms)
-    means = run.accelerator.reduce(torch.stack([terms[name].float() for name in names]), reduction="mean").tolist()
     record: dict[str, Any] = {"step": run.step, "images": run.step * run.config.batch.size}
-    record |= dict(zip(names, means, strict=True))
+    record |= _mean_over_processes(terms)
     record |= {name: value for name, value in vars(values).items() if value is not None}
     record["images_per_second"] = round(rate, 3)
     record |= _efficiency(run, rate)
@@ -210,6 +208,17 @@ def _log(run: Run, terms: dict[str, Tensor], values: StepValues, rate: float, pr
         _raise_alarm(run, record)
     if run.config.run.trackers:
         run.accelerator.log({name: value for name, value in record.items() if name != "step"}, step=run.step)
+
+
+def _mean_over_processes(terms: dict[str, Tensor]) -> dict[str, float]:
+    """Each scalar's mean over the processes that have it (one may lack a masked patch, for instance)."""
+    from accelerate.utils import gather_object
+
+    here = dict(zip(terms, torch.stack([value.float() for value in terms.values()]).tolist(), strict=True))
+    everywhere = gather_object([here])
+    names = sorted({name for part in everywhere for name in part})
+    found = {name: [part[name] for part in everywhere if name in part] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 def _efficiency(run: Run, rate: float) -> dict[str, float]:

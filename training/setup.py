@@ -123,7 +123,7 @@ def make_accelerator(config: TrainConfig, out: Path) -> Any:
         mixed_precision=precision,
         log_with=config.run.trackers or None,
         project_dir=out,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
 
 

@@ -273,9 +273,9 @@ def test_twenty_kills_end_with_the_same_bits(method: str, image_folder: Path, tm
 # --- two processes -----------------------------------------------------------------------------------------------
 
 
-def launch(method: str, data: Path, out: Path, *more: str) -> subprocess.CompletedProcess:
+def launch(method: str, data: Path, out: Path, *more: str, script: Path | None = None) -> subprocess.CompletedProcess:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    script = [str(ROOT / "training" / f"pretrain_{method}.py"), *words(method, data, out, *more)]
+    script = [str(script or ROOT / "training" / f"pretrain_{method}.py"), *words(method, data, out, *more)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
         [*launcher, *script], env=environment, capture_output=True, text=True, timeout=240, check=False
@@ -291,3 +291,54 @@ def test_two_processes_train_as_one_with_the_joint_batch(method: str, image_fold
     assert "2 process(es) x 2" in done.stderr
     assert train(method, image_folder, tmp_path / "one", *more) == 0
     assert_same_training(tmp_path / "one", tmp_path / "two")
+
+
+# Accelerate never turns FSDP on for a CPU, so this script does, after the accelerator is made.
+FSDP_SCRIPT = """
+import sys
+sys.path.insert(0, ROOT)
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch.distributed.tensor import DTensor
+from training import pretrain_dino, setup
+
+make, prepare = setup.make_accelerator, setup.prepare
+
+def sharded_accelerator(config, out):
+    accelerator = make(config, out)
+    AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["BioVFMLayer"],
+        reshard_after_forward=True, cpu_ram_efficient_loading=False)
+    for state in (PartialState, AcceleratorState):
+        state._shared_state["distributed_type"] = DistributedType.FSDP
+    return accelerator
+
+def checked_prepare(accelerator, objective, optimizer, config):
+    prepared = prepare(accelerator, objective, optimizer, config)
+    assert all(isinstance(parameter, DTensor) for parameter in objective.parameters())
+    return prepared
+
+setup.make_accelerator, setup.prepare = sharded_accelerator, checked_prepare
+sys.exit(pretrain_dino.main())
+"""
+
+
+@pytest.mark.slow
+def test_sharded_training_is_the_same_training_and_continues(image_folder: Path, tmp_path: Path) -> None:
+    """FSDP2: the loop's one module, the teacher's average on shards, checkpoints whole and resumable."""
+    import shutil
+
+    script = tmp_path / "sharded.py"
+    script.write_text(FSDP_SCRIPT.replace("ROOT", repr(str(ROOT))))
+    more = ["steps=6", "run.checkpoint_every=3", *FAST]
+    for name, chosen in (("sharded", script), ("copies", None)):
+        done = launch("dino", image_folder, tmp_path / name, *more, script=chosen)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert_same_training(tmp_path / "copies", tmp_path / "sharded")
+    whole = tmp_path / "whole"
+    shutil.copytree(tmp_path / "sharded", whole)
+    shutil.rmtree(tmp_path / "sharded" / "checkpoints" / "step_00000006")
+    shutil.rmtree(tmp_path / "sharded" / "model")
+    done = launch("dino", image_folder, tmp_path / "sharded", *more, script=script)
+    assert done.returncode == 0 and "continuing after step 3" in done.stderr
+    assert same_weights(whole, tmp_path / "sharded", 6)
