@@ -1,0 +1,290 @@
+"""`biovfm scaling study`: pretrain every family, size and data subset of a YAML, probe them, analyse; resumable.
+
+Pretraining runs as a process of its own under `accelerate launch`, so the study uses what the public commands use and
+imports nothing of them. A run that is finished, or a probe that is recorded, is not done again.
+"""
+
+import argparse
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.files import write_text
+
+OBJECTIVES = ("dino", "mae")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+MAX_YAML_BYTES = 2**20
+ONE_PROCESS = ["--num_processes", "1", "--num_machines", "1", "--dynamo_backend", "no"]
+DESCRIPTION = """\
+Run a whole scaling study: pretrain every combination of families, sizes and data subsets, probe all models on the
+same tasks, then fit, correlate and draw. Killed or stopped, the same command continues with what is missing.
+
+STUDY.yaml holds
+
+  families:                 # name: objective (dino or mae), config (file or shipped name), config overrides
+    DINO: {objective: dino, config: dino_smoke}
+    MAE: {objective: mae, config: mae_smoke}
+  sizes:                    # name: config overrides
+    narrow: {model.hidden_size: 96, model.num_attention_heads: 3}
+    wide: {model.hidden_size: 192, model.num_attention_heads: 3}
+  subsets:                  # name: dataset folder, Hub id or folder of images (relative to this file, or as given)
+    all: data/biovfm
+  overrides: {steps: 400}   # of every run, optional
+  launch: [--num_processes, "8"]   # words for accelerate launch, optional (default: one process)
+  probe:                    # words of biovfm probe
+    tasks: pneumoniamnist,busi
+    data: data
+    method: linear
+  properties: tasks.csv     # optional, see biovfm scaling --help
+  axis: given               # optional"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pretraining run of a study.
+
+    Attributes:
+        name: of its folder and its model label.
+        family, size, subset: which combination it is.
+        objective: dino or mae.
+        config: YAML file or shipped name.
+        data: dataset folder, Hub id or folder of images.
+        overrides: config keys and values.
+    """
+
+    name: str
+    family: str
+    size: str
+    subset: str
+    objective: str
+    config: str
+    data: str
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def words(self, out: Path, launch: list[str]) -> list[str]:
+        """The command that trains it."""
+        script = Path(__file__).resolve().parents[2] / "training" / f"pretrain_{self.objective}.py"
+        start = [sys.executable, "-m", "accelerate.commands.launch", *launch]
+        changes = [f"{key}={_plain(value)}" for key, value in self.overrides.items()]
+        return [*start, str(script), "--config", self.config, "--data", self.data, "--out", str(out), *changes]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a finished run must have been made with to count as this one."""
+        return {"objective": self.objective, "config": self.config, "data": self.data, "overrides": self.overrides}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked study file: its runs, and the words for launching, probing and analysing them."""
+
+    runs: list[Run]
+    launch: list[str]
+    probe: dict[str, Any]
+    properties: Path | None
+    axis: str
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Read and check a study file.
+
+    Raises:
+        UserError: unreadable YAML, missing or unknown keys, or values of the wrong kind.
+    """
+    path = Path(path)
+    held = _read_yaml(path)
+    known = ("families", "sizes", "subsets", "overrides", "launch", "probe", "properties", "axis")
+    unknown = [str(key) for key in held if key not in known]
+    if unknown:
+        raise UserError(f"{path}: unknown key {', '.join(unknown)}; known are: {', '.join(known)}")
+    families, sizes, subsets = (_named(path, held, key) for key in ("families", "sizes", "subsets"))
+    probe = held.get("probe")
+    if not isinstance(probe, dict) or "tasks" not in probe:
+        raise UserError(f"{path}: probe must be a mapping that names tasks; see: biovfm scaling study --help")
+    shared = _mapping(path, "overrides", held.get("overrides") or {})
+    runs = [
+        _run(path, family, size, subset, shared, len(subsets) > 1)
+        for family, size, subset in product(families.items(), sizes.items(), subsets.items())
+    ]
+    launch = held.get("launch", ONE_PROCESS)
+    if not isinstance(launch, list):
+        raise UserError(f"{path}: launch must be a list of words for accelerate launch")
+    described = held.get("properties")
+    return Plan(
+        runs, [str(word) for word in launch], {**probe, "data": _resolve(path, str(probe.get("data", ".")))},
+        Path(_resolve(path, str(described))) if described else None, str(held.get("axis", "given")),
+    )  # fmt: skip
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if path.stat().st_size > MAX_YAML_BYTES:
+        raise UserError(f"{path}: is larger than 1 MiB; is this the study file?")
+    try:
+        held = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"{path}: not readable as YAML ({said})") from error
+    if not isinstance(held, dict):
+        raise UserError(f"{path}: holds no keys; see: biovfm scaling study --help")
+    return held
+
+
+def _named(path: Path, held: dict[str, Any], key: str) -> dict[str, Any]:
+    found = held.get(key)
+    if not isinstance(found, dict) or not found:
+        raise UserError(f"{path}: {key} must map names to what they are; see: biovfm scaling study --help")
+    for name in found:
+        if not NAME.fullmatch(str(name)):
+            raise UserError(f"{path}: {key}: {name!r} cannot name a folder; use letters, digits, . _ + -")
+    return {str(name): value for name, value in found.items()}
+
+
+def _mapping(path: Path, what: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: {what} must map config keys to values")
+    return {str(key): item for key, item in value.items()}
+
+
+def _run(path: Path, family, size, subset, shared: dict[str, Any], named_subset: bool) -> Run:
+    (family_name, recipe), (size_name, change), (subset_name, data) = family, size, subset
+    recipe = _mapping(path, f"families: {family_name}", recipe)
+    objective, config = recipe.pop("objective", None), recipe.pop("config", None)
+    if objective not in OBJECTIVES or not isinstance(config, str):
+        raise UserError(f"{path}: families: {family_name} needs an objective (dino or mae) and a config")
+    if not isinstance(data, str):
+        raise UserError(f"{path}: subsets: {subset_name} must be a dataset folder, Hub id or folder of images")
+    overrides = {**shared, **recipe, **_mapping(path, f"sizes: {size_name}", change or {})}
+    name = "_".join([family_name, size_name] + ([subset_name] if named_subset else []))
+    config = _resolve(path, config) if config.endswith((".yaml", ".yml")) else config
+    return Run(name, family_name, size_name, subset_name if named_subset else "", objective, config,
+               _resolve(path, data), overrides)  # fmt: skip
+
+
+def _resolve(path: Path, value: str) -> str:
+    """A path relative to the study file where there is one, otherwise the value as it is (a Hub id, say)."""
+    beside = path.parent / value
+    return str(beside.resolve()) if beside.exists() else value
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (list, dict, bool)) or value is None else str(value)
+
+
+def pretrain(plan: Plan, out: Path) -> None:
+    """Train what is not trained yet, one run after the other.
+
+    Raises:
+        UserError: a run fails, or its folder was made with other settings.
+    """
+    for number, run in enumerate(plan.runs, 1):
+        folder = out / "runs" / run.name
+        stamp = out / "runs" / f"{run.name}.json"
+        if stamp.is_file() and (folder / "model" / "config.json").is_file():
+            if json.loads(stamp.read_text(encoding="utf-8")) != run.fingerprint():
+                raise UserError(f"{folder} was trained with other settings than the study file gives now; "
+                                "move it away, or use another --out")  # fmt: skip
+            print(f"[{number}/{len(plan.runs)}] {run.name}: trained already", flush=True)
+            continue
+        write_text(stamp, json.dumps(run.fingerprint(), indent=1) + "\n")
+        words = run.words(folder, plan.launch)
+        print(f"[{number}/{len(plan.runs)}] {run.name}: {shlex.join(words)}", flush=True)
+        status = subprocess.run(words, check=False).returncode
+        if status or not (folder / "model" / "config.json").is_file():
+            raise UserError(f"pretraining {run.name} ended with status {status} and left no model; mend what it "
+                            "says above and run the same command again")  # fmt: skip
+
+
+def probe_words(plan: Plan, out: Path) -> list[str]:
+    """The words of `biovfm probe` for all trained models."""
+    words = [word for run in plan.runs for word in ("--model", f"{run.name}={out / 'runs' / run.name / 'model'}")]
+    for key, value in plan.probe.items():
+        if value is True:
+            words.append(f"--{key.replace('_', '-')}")
+        elif value is not False:
+            words += [
+                f"--{key.replace('_', '-')}",
+                ",".join(map(str, value)) if isinstance(value, list) else str(value),
+            ]
+    return [*words, "--out", str(out / "results")]
+
+
+def points(plan: Plan, records: Iterable[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
+    """Rows of the points file: AUC in percent with its interval, encoder parameters, images seen.
+
+    Raises:
+        UserError: the probe recorded no AUC for any run.
+    """
+    by_name = {run.name: run for run in plan.runs}
+    facts = {name: _facts(out / "runs" / name) for name in by_name}
+    rows = []
+    for record in records:
+        run, auc = by_name.get(record["model"]), record["metrics"].get("auc", {})
+        if run is None or auc.get("value") is None:
+            continue
+        parameters, images = facts[run.name]
+        row = {"family": run.family, "params_millions": parameters, "task": record["task"], "auc": 100 * auc["value"],
+               "images_millions": images}  # fmt: skip
+        row |= {end: None if auc.get(end) is None else 100 * auc[end] for end in ("low", "high")}
+        rows.append(row | ({"subset": run.subset} if run.subset else {}))
+    if not rows:
+        raise UserError(f"{out / 'results'}: holds no AUC of the study's models, so there is nothing to fit")
+    return rows
+
+
+def _facts(folder: Path) -> tuple[float, float | None]:
+    """Encoder parameters and images seen, both in millions, of a run."""
+    from biovfm_hf.configuration_biovfm import BioVFMConfig
+
+    from .model_size import encoder_parameters
+
+    parameters = encoder_parameters(BioVFMConfig.from_pretrained(folder / "model")) / 1e6
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    seen = [json.loads(line).get("images") for line in lines if line.strip()]
+    known = [images for images in seen if isinstance(images, (int, float))]
+    return parameters, max(known) / 1e6 if known else None
+
+
+def main(argv: list[str]) -> int:
+    """Run `biovfm scaling study`. Returns the exit status."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("biovfm scaling study", description=DESCRIPTION, formatter_class=formatter)
+    parser.add_argument("study", type=Path, metavar="STUDY.yaml", help="families, sizes, subsets and probe")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="runs/, results/ and scaling/ go here")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
+    words = parser.parse_args(argv)
+    plan = read_plan(words.study)
+    if words.dry_run:
+        for run in plan.runs:
+            print(shlex.join(run.words(words.out / "runs" / run.name, plan.launch)))
+        print(shlex.join(["biovfm", "probe", *probe_words(plan, words.out)]))
+        return 0
+    return _execute(plan, words.out)
+
+
+def _execute(plan: Plan, out: Path) -> int:
+    from .. import probe_command
+    from . import command, tables
+
+    pretrain(plan, out)
+    status = probe_command.main(probe_words(plan, out))
+    if status:
+        return status
+    records = json.loads((out / "results" / "results.json").read_text(encoding="utf-8"))
+    rows = points(plan, records, out)
+    columns = [*tables.POINT_COLUMNS, "low", "high", "images_millions"] + ["subset"] * any("subset" in r for r in rows)
+    tables.write_rows(out / "points.csv", columns, rows)
+    study = tables.read_points(out / "points.csv")
+    properties = tables.read_properties(plan.properties) if plan.properties else {}
+    print("\n".join(command.write_study(study, properties, out / "scaling", plan.axis)))
+    return 0

@@ -1,0 +1,179 @@
+"""The study runner: its plan, its commands, resuming, and what it makes of the results."""
+
+import csv
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from biovfm_hf import BioVFMConfig
+from biovfm_hf.errors import UserError
+from evaluation import probe_command
+from evaluation.scaling import figures, study
+from evaluation.scaling.command import main
+
+STUDY = """
+families:
+  DINO: {objective: dino, config: dino_smoke, steps: 5}
+  MAE: {objective: mae, config: own.yaml}
+sizes:
+  narrow: {model.hidden_size: 48, augment.scale: [0.5, 1.0]}
+  wide: {model.hidden_size: 96, steps: 9}
+subsets: {all: images}
+overrides: {steps: 3, batch.size: 4}
+probe: {tasks: [pneumoniamnist, busi], data: sets, method: knn, no_figures: true, download: false}
+"""
+
+
+@pytest.fixture
+def plan_file(tmp_path):
+    def write(text=STUDY):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "own.yaml").write_text("steps: 1")
+        (tmp_path / "study.yaml").write_text(text)
+        return tmp_path / "study.yaml"
+
+    return write
+
+
+@pytest.fixture
+def fake_training(monkeypatch):
+    """Stands in for the training process: leaves what a finished run leaves, and keeps the commands."""
+    calls = []
+
+    def run(words, check):
+        calls.append(words)
+        out = Path(words[words.index("--out") + 1])
+        width = next(int(w.split("=")[1]) for w in words if w.startswith("model.hidden_size="))
+        BioVFMConfig(hidden_size=width, num_attention_heads=3).save_pretrained(out / "model")
+        (out / "metrics.jsonl").write_text('{"step": 1, "images": 200}\n{"step": 2, "images": 400}\n')
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(study.subprocess, "run", run)
+    return calls
+
+
+@pytest.fixture
+def fake_probe(monkeypatch):
+    """Stands in for the probe: records an AUC per model and task."""
+    calls = []
+
+    def run(argv):
+        calls.append(argv)
+        out = Path(argv[argv.index("--out") + 1])
+        models = [argv[i + 1].split("=")[0] for i, word in enumerate(argv) if word == "--model"]
+        records = []
+        for number, model in enumerate(models):
+            for task in ("pneumoniamnist", "busi"):
+                value = 0.8 + 0.02 * number + 0.01 * (task == "busi")
+                auc = {"value": value, "low": value - 0.05, "high": value + 0.05}
+                records.append({"model": model, "task": task, "metrics": {"auc": auc}})
+        records.append({"model": models[0], "task": "undefined", "metrics": {"auc": {"value": None}}})
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "results.json").write_text(json.dumps(records))
+        return 0
+
+    monkeypatch.setattr(probe_command, "main", run)
+    monkeypatch.setattr(figures, "write_figures", lambda *_: [])
+    return calls
+
+
+def test_a_plan_holds_every_combination_with_later_overrides_on_top(plan_file, tmp_path):
+    plan = study.read_plan(plan_file())
+    assert [run.name for run in plan.runs] == ["DINO_narrow", "DINO_wide", "MAE_narrow", "MAE_wide"]
+    steps = {run.name: run.overrides["steps"] for run in plan.runs}
+    assert steps == {"DINO_narrow": 5, "DINO_wide": 9, "MAE_narrow": 3, "MAE_wide": 9}
+    assert plan.runs[0].data == str(tmp_path / "images")
+    assert plan.runs[2].config == str(tmp_path / "own.yaml")
+    words = plan.runs[0].words(tmp_path / "run", plan.launch)
+    assert words[1:3] == ["-m", "accelerate.commands.launch"]
+    script = next(Path(word) for word in words if word.endswith("pretrain_dino.py"))
+    assert script.is_file()
+    assert "augment.scale=[0.5, 1.0]" in words
+
+
+def test_the_probe_understands_its_words(plan_file, tmp_path):
+    options = probe_command.build_parser().parse_args(study.probe_words(study.read_plan(plan_file()), tmp_path))
+    assert len(options.model) == 4
+    assert options.tasks == "pneumoniamnist,busi"
+    assert options.no_figures
+    assert not options.download
+
+
+def test_a_study_runs_once_and_leaves_points_and_slopes(plan_file, tmp_path, fake_training, fake_probe, capsys):
+    words = ["study", str(plan_file()), "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    assert len(fake_training) == 4
+    rows = list(csv.DictReader((tmp_path / "out" / "points.csv").open()))
+    assert len(rows) == 8
+    assert {row["family"] for row in rows} == {"DINO", "MAE"}
+    assert float(rows[0]["auc"]) == pytest.approx(80)
+    assert float(rows[0]["images_millions"]) == pytest.approx(4e-4)
+    assert 0.3 < float(rows[0]["params_millions"]) < 1
+    found = json.loads((tmp_path / "out" / "scaling" / "summary.json").read_text())
+    assert set(found["slopes"]) == {"DINO", "MAE"}
+    assert main(words) == 0
+    assert len(fake_training) == 4
+    assert "trained already" in capsys.readouterr().out
+
+
+def test_an_interrupted_study_trains_what_is_missing(plan_file, tmp_path, fake_training, fake_probe):
+    words = ["study", str(plan_file()), "--out", str(tmp_path / "out")]
+    main(words)
+    (tmp_path / "out" / "runs" / "MAE_wide" / "model" / "config.json").unlink()
+    assert main(words) == 0
+    assert "MAE_wide" in " ".join(fake_training[-1])
+    assert len(fake_training) == 5
+
+
+def test_changed_settings_are_refused(plan_file, tmp_path, fake_training, fake_probe):
+    main(["study", str(plan_file()), "--out", str(tmp_path / "out")])
+    with pytest.raises(UserError, match="other settings"):
+        main(["study", str(plan_file(STUDY.replace("steps: 9", "steps: 10"))), "--out", str(tmp_path / "out")])
+
+
+def test_a_failed_run_stops_the_study_with_its_name(plan_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(study.subprocess, "run", lambda words, check: subprocess.CompletedProcess(words, 3))
+    with pytest.raises(UserError, match="DINO_narrow ended with status 3"):
+        main(["study", str(plan_file()), "--out", str(tmp_path / "out")])
+
+
+def test_subsets_become_series_and_a_dry_run_does_nothing(plan_file, tmp_path, fake_training, fake_probe, capsys):
+    two = STUDY.replace("{all: images}", "{us: images, ct: owner/name}")
+    words = ["study", str(plan_file(two)), "--out", str(tmp_path / "out")]
+    assert main([*words, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("pretrain_dino.py") == 4
+    assert "--data owner/name" in shown
+    assert not (tmp_path / "out").exists()
+    assert main(words) == 0
+    assert "DINO on ct" in json.loads((tmp_path / "out" / "scaling" / "summary.json").read_text())["slopes"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("families: [", "not readable as YAML"),
+        ("- 1", "holds no keys"),
+        (STUDY.replace("overrides:", "override:"), "unknown key override"),
+        (STUDY.replace("objective: dino", "objective: clip"), "needs an objective"),
+        (STUDY.replace("narrow:", "a/b:"), "cannot name a folder"),
+        (STUDY.replace("subsets: {all: images}", "subsets: {}"), "subsets must map names"),
+        (STUDY.replace("subsets: {all: images}", "subsets: {all: 3}"), "must be a dataset folder"),
+        (STUDY.replace("tasks: [pneumoniamnist, busi], ", ""), "names tasks"),
+        (STUDY + "launch: all\n", "list of words"),
+    ],
+)
+def test_unfit_studies_get_a_clear_message(plan_file, text, words):
+    with pytest.raises(UserError, match=words) as caught:
+        study.read_plan(plan_file(text))
+    assert "study.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_results_without_auc_are_refused(plan_file, tmp_path, fake_training):
+    plan = study.read_plan(plan_file())
+    study.pretrain(plan, tmp_path / "out")
+    with pytest.raises(UserError, match="holds no AUC"):
+        study.points(plan, [{"model": "other", "task": "t", "metrics": {}}], tmp_path / "out")
