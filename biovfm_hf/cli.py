@@ -24,6 +24,9 @@ COMMANDS = {
     "push": ("model_cards.push", "send a model or dataset folder to the Hub"),
 }
 
+# the extra of pyproject.toml with which each folder's commands work
+EXTRAS = {"biovfm_hf": "demo", "dataset_builder": "data", "evaluation": "eval", "model_cards": "cards"}
+
 
 def load_room_module(name: str) -> ModuleType:
     """Import `room.module` from the checkout beside this package, or from where a wheel carries it.
@@ -86,6 +89,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return load_room_module(COMMANDS[command][0]).main(rest)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        package, room = (error.name or "").split(".")[0], COMMANDS[command][0].split(".")[0]
+        if not package or package in {*sys.stdlib_module_names, *EXTRAS}:
+            raise  # not a package that could be installed: a fault of ours
+        remedy = f"pip install 'biovfm-hf[{EXTRAS[room]}]'"
+        print(f"error: {package} is not installed; get it with: {remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; what was finished is kept, and the same command continues", file=sys.stderr)

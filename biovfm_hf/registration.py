@@ -32,8 +32,9 @@ def _register_models(auto: ModuleType, ours: ModuleType) -> None:
 def _register_image_processor(auto: ModuleType, ours: ModuleType) -> None:
     from .configuration_biovfm import BioVFMConfig
 
+    processor = ours.BioVFMImageProcessor  # works with PIL whether torchvision is there or not, so it serves both
     auto.AutoImageProcessor.register(
-        BioVFMConfig, image_processor_classes={"pil": ours.BioVFMImageProcessor}, exist_ok=True
+        BioVFMConfig, image_processor_classes={"pil": processor, "torchvision": processor}, exist_ok=True
     )
 
 
