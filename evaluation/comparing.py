@@ -48,11 +48,12 @@ def _pair_rows(out: Path, first: Record, second: Record, resamples: int, seed: i
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
     held = [read_scores(out, record) for record in (first, second)]
-    found = (
-        _segmentation(held, resamples, seed)
-        if first["kind"] == SEGMENTATION
-        else _scores(first, held, resamples, seed)
-    )
+    if first["method"].startswith("fewshot"):
+        found = _few_shot(held, resamples, seed)
+    elif first["kind"] == SEGMENTATION:
+        found = _segmentation(held, resamples, seed)
+    else:
+        found = _scores(first, held, resamples, seed)
     common = {"task": first["task"], "method": first["method"], "protocol": first["protocol"]}
     rows = [
         {**common, "metric": metric, "model_a": first["model"], "model_b": second["model"], **entry}
@@ -75,6 +76,16 @@ def _scores(record: Record, held: list[dict[str, np.ndarray]], resamples: int, s
         seed=seed,
         clusters=held[0].get("test_subjects"),
     )
+
+
+def _few_shot(held: list[dict[str, np.ndarray]], resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+    """Differences draw by draw: what the draw of training subjects leaves open, on this test split."""
+    names = [name for name in held[0] if name.startswith("draw_") and name in held[1]]
+    return {
+        name.removeprefix("draw_"): paired_means(held[0][name] - held[1][name], resamples, seed)
+        for name in names
+        if len(held[0][name]) == len(held[1][name])
+    }
 
 
 def _segmentation(held: list[dict[str, np.ndarray]], resamples: int, seed: int) -> dict[str, dict[str, Any]]:

@@ -255,6 +255,13 @@ def load_encoder(name: str, device: str = "cpu", preprocess: str = "own") -> Enc
     return encoder
 
 
+def default_device() -> str:
+    """`cuda` where there is one, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def split_label(name: str) -> tuple[str, str]:
     """Split `LABEL=SOURCE`; a source without label is called by its name, a folder by its last telling parts.
 

@@ -53,7 +53,7 @@ def draw_all(out: Path, records: list[Record]) -> None:
     """ROC curves and confusion matrices of all classification records; few-shot curves where there are several."""
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
-        if record["kind"] != SEGMENTATION:
+        if record["kind"] != SEGMENTATION and "thresholds" in record:
             groups.setdefault((record["task"], record["method"], record["protocol"]), []).append(record)
     for (task, method, protocol), group in groups.items():
         scored = [(record, read_scores(out, record)) for record in group]

@@ -164,6 +164,7 @@ def make_settings(options: argparse.Namespace, methods: list[str]) -> list["Sett
     Raises:
         UserError: shots that are no whole numbers above 0.
     """
+    from .encoders import default_device
     from .suite import Settings
 
     try:
@@ -172,7 +173,7 @@ def make_settings(options: argparse.Namespace, methods: list[str]) -> list["Sett
         raise UserError(f"--shots {options.shots!r}: give whole numbers, as in 1,4,16") from error
     if min(shots) < 1:
         raise UserError(f"--shots {options.shots}: a class needs at least one training case")
-    device = options.device or _default_device()
+    device = options.device or default_device()
     names = ("protocol", "seed", "features", "views", "epochs", "neighbours", "temperature", "decoder", "draws",
              "rate", "image_size", "batch_size", "resamples")  # fmt: skip
     common = {name: getattr(options, name) for name in names}
@@ -183,15 +184,9 @@ def make_settings(options: argparse.Namespace, methods: list[str]) -> list["Sett
     ]
 
 
-def _default_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def draw(options: argparse.Namespace, tasks: list["Task"], records: list["Record"]) -> None:
     """Every picture of the results folder; those of patch tokens only where they are missing."""
-    from .encoders import load_encoder, split_label
+    from .encoders import default_device, load_encoder, split_label
     from .pictures import draw_all, draw_masks, draw_patch_colours, figure_path
     from .tasks import SEGMENTATION
 
@@ -205,6 +200,6 @@ def draw(options: argparse.Namespace, tasks: list["Task"], records: list["Record
         scored = {record["task"] for record in records if record["model"] == label}
         wanted = [t for t in tasks if t.name in scored and not figure_path(options.out, "pca", label, t.name).exists()]
         if wanted:
-            encoder = load_encoder(model, options.device or _default_device())
+            encoder = load_encoder(model, options.device or default_device())
             for task in wanted:
                 draw_patch_colours(options.out, encoder, task)

@@ -16,6 +16,8 @@ from .bootstrap import choose_thresholds, intervals, mean_intervals, threshold_n
 from .embed import Augmentation, case_features, embed_summaries, embed_tokens
 from .encoders import Encoder, load_encoder, split_label
 from .metrics import dice, jaccard, notes, read_split
+from .probes import finetune
+from .probes.few_shot import probe_few_shot
 from .probes.knn import probe_knn
 from .probes.linear import Scores, probe_biovfm, probe_fast
 from .probes.segment import UNET_BLOCKS, case_scores, probe_linear_decoder, probe_unet_decoder
@@ -55,6 +57,11 @@ class Settings:
         return "segment-unet" if self.method == "segment" and self.decoder == "unet" else self.method
 
     @property
+    def tuning_batch(self) -> int:
+        """Images per step of fine-tuning."""
+        return min(self.batch_size, finetune.BATCH_SIZE)
+
+    @property
     def preprocess(self) -> str:
         """Which preprocessing the encoder gets: the BioVFM authors normalise alike for every model."""
         return "half" if self.protocol == "biovfm" and self.method in ("linear", "segment") else "own"
@@ -69,13 +76,15 @@ class Settings:
     def recorded(self) -> dict[str, Any]:
         """The settings that change the result of this method; they are part of a record's identity."""
         by_method: dict[str, tuple[str, ...]] = {
-            "linear": ("views", "epochs"),
+            "linear": ("views", "epochs") if self.protocol == "biovfm" else (),
             "knn": ("neighbours", "temperature"),
             "fewshot": ("shots", "draws"),
-            "segment": ("decoder", "epochs", "rate", "image_size"),
+            "segment": ("decoder", "image_size", *(("epochs", "rate") if self.decoder != "linear" else ())),
         }
-        names = by_method.get(self.method, ("epochs", "rate", "batch_size"))
+        names = by_method.get(self.method, ("epochs", "rate"))
         kept = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if self.method not in by_method:
+            kept["batch_size"] = self.tuning_batch
         if self.method in ("linear", "knn", "fewshot"):
             kept["features"] = self.chosen_features
         return kept
@@ -345,25 +354,43 @@ def _sample_masks(task: Task, predict: Callable[[np.ndarray], Any]) -> np.ndarra
     return np.stack([decide(scores, (128, 128)) for scores in predict(sample_rows(len(task.splits["test"].images)))])
 
 
-def _run_fewshot(encoder: Encoder, task: Task, settings: Settings, cache: Path) -> Made:
-    from .probes.few_shot import probe_few_shot
+def run_few_shot(encoder: Encoder, task: Task, settings: Settings, cache: Path) -> Made:
+    """Linear probes on a few subjects per class, repeated."""
+    from tqdm import tqdm
 
     features = task_features(encoder, task, settings, cache)
-    return probe_few_shot(task, settings, features, judge)
+    what = f"{encoder.name} {task.name} {settings.method_name}"
+    with tqdm(total=settings.draws, desc=what, unit="draw", disable=None, leave=False) as bar:
+        found, arrays, sizes = probe_few_shot(
+            task.record.kind,
+            task.num_outputs,
+            features,
+            task.splits,
+            settings.shots,
+            settings.draws,
+            settings.seed,
+            bar.update,
+        )
+    said = [*task.notes, "values are means over draws of training subjects; intervals hold 95 % of the draws"]
+    chosen = {"train_cases": [min(sizes), max(sizes)]}
+    return {**split_metrics(found), "chosen": chosen, "notes": said}, arrays
 
 
-def _run_finetune(encoder: Encoder, task: Task, settings: Settings, cache: Path) -> Made:
-    from .probes.finetune import probe_finetune
-
-    return judge(task, settings, probe_finetune(encoder, task, settings))
+def run_finetune(encoder: Encoder, task: Task, settings: Settings, cache: Path) -> Made:
+    """Fine-tuning of all weights, biases or low-rank updates; nothing is cached."""
+    rate = settings.rate or finetune.RATES[settings.method]
+    plan = finetune.Plan(
+        settings.method, settings.epochs or finetune.EPOCHS, rate, settings.tuning_batch, settings.seed
+    )
+    return judge(task, settings, finetune.probe_finetune(encoder, task, plan))
 
 
 METHOD_RUNNERS: dict[str, Callable[[Encoder, Task, Settings, Path], Made]] = {
     "linear": run_linear,
     "knn": run_knn,
     "segment": run_segment,
-    "fewshot": _run_fewshot,
-    "lora": _run_finetune,
-    "bitfit": _run_finetune,
-    "finetune": _run_finetune,
+    "fewshot": run_few_shot,
+    "lora": run_finetune,
+    "bitfit": run_finetune,
+    "finetune": run_finetune,
 }

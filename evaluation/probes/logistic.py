@@ -174,6 +174,12 @@ def fit_path(
     import torch
 
     outputs = train.targets.shape[1]
+    if train.features.shape[0] < train.features.shape[1]:
+        # With fewer cases than features the weights lie in the span of the cases: solve there, and map back.
+        basis, _ = torch.linalg.qr(train.features.T)
+        inside = [Objective(part.features @ basis, part.targets, part.independent) for part in (train, val)]
+        held, chosen = fit_path(inside[0], inside[1], grid, patience)
+        return torch.cat([basis @ held[:-1], held[-1:]]), chosen
     weights = torch.zeros(train.features.shape[1] + 1, outputs)
     share = train.targets.mean(0).clamp(1e-6, 1 - 1e-6)
     weights[-1] = share.logit() if train.independent else share.log()

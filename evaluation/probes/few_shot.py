@@ -1,0 +1,110 @@
+"""Few-shot probing: a linear probe on a few subjects per class, drawn again and again."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+
+from ..bootstrap import choose_thresholds
+from ..metrics import point_metrics
+from .linear import Scores, probe_fast
+
+if TYPE_CHECKING:
+    from ..tasks import Split
+
+
+def draw_subjects(labels: np.ndarray, subjects: np.ndarray | None, shots: int, rng: np.random.Generator) -> np.ndarray:
+    """Rows of `shots` random subjects per class, with all their cases.
+
+    A class (a positive label, of a multi-label task) with fewer subjects gives all it has. Without subjects each
+    case is its own.
+
+    Args:
+        labels: (N,) classes or (N, L) of 0/1.
+        subjects: (N,) names or None.
+        shots: subjects per class.
+        rng: what draws.
+
+    Returns:
+        Sorted row numbers.
+    """
+    people = np.arange(len(labels)) if subjects is None else np.unique(subjects, return_inverse=True)[1]
+    columns = labels if labels.ndim == 2 else labels[:, None] == np.unique(labels)
+    chosen: set[int] = set()
+    for column in columns.T:
+        having = np.unique(people[column.astype(bool)])
+        chosen.update(rng.permutation(having)[:shots].tolist())
+    return np.flatnonzero(np.isin(people, list(chosen)))
+
+
+def probe_few_shot(
+    kind: str,
+    outputs: int,
+    features: dict[str, np.ndarray],
+    splits: "dict[str, Split]",
+    shots: int,
+    draws: int,
+    seed: int,
+    progress: Callable[[int], object] = lambda _: None,
+) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray], list[int]]:
+    """Draw training subjects `draws` times, probe by protocol `fast`, and score each draw on the whole test split.
+
+    Regularisation and thresholds are chosen on as many validation subjects per class, so that no draw sees more
+    labels than it says. Draw number i is the same for every model.
+
+    Args:
+        kind: the task's kind.
+        outputs: classes, or labels.
+        features: (N, D) of `train`, `val`, `test`.
+        splits: with labels and subjects.
+        shots: subjects per class.
+        draws: how many.
+        seed: of the draws.
+        progress: called with 1 after each draw.
+
+    Returns:
+        ({metric: {"value": mean over draws, "low", "high": their 2.5 and 97.5 percentiles, "sd"}},
+        arrays to keep: the metrics of every draw `draw_<metric>` and the mean probabilities,
+        how many training cases each draw had).
+
+    Raises:
+        UserError: validation holds one class only.
+    """
+    found: dict[str, list[float]] = {}
+    totals: dict[str, np.ndarray] = {}
+    sizes = []
+    labels = {name: split.labels for name, split in splits.items() if split.labels is not None}
+    for number in range(draws):
+        rng = np.random.default_rng([seed, shots, number])
+        rows = {n: draw_subjects(labels[n], splits[n].subjects, shots, rng) for n in ("train", "val")}
+        sizes.append(len(rows["train"]))
+        held = {name: labels[name][rows[name]] for name in rows}
+        few = {name: features[name][rows[name]] for name in rows}
+        scores = probe_fast(kind, outputs, {**few, "test": features["test"]}, held)
+        for name, value in _score_draw(kind, held["val"], scores, labels["test"]).items():
+            found.setdefault(name, []).append(np.nan if value is None else value)
+        for name, values in (("test_scores", scores.test),):
+            totals[name] = totals.get(name, np.zeros_like(values)) + values / draws
+        progress(1)
+    entries = {name: _spread(np.array(values)) for name, values in found.items()}
+    arrays = {f"draw_{name}": np.array(values) for name, values in found.items()}
+    arrays["test_labels"] = labels["test"].reshape(len(labels["test"]), -1)
+    return entries, {**arrays, **totals}, sizes
+
+
+def _score_draw(kind: str, val_labels: np.ndarray, scores: Scores, labels: np.ndarray) -> dict[str, float | None]:
+    try:
+        thresholds = choose_thresholds(kind, val_labels, scores.val, "fast")
+    except UserError as error:
+        raise UserError(f"few-shot: {error}") from error
+    return point_metrics(kind, labels, scores.test, thresholds)
+
+
+def _spread(values: np.ndarray) -> dict[str, Any]:
+    if np.isnan(values).any():
+        return {"value": None, "low": None, "high": None, "reason": "undefined on this test split"}
+    low, high = np.quantile(values, [0.025, 0.975])
+    spread = float(values.std(ddof=1)) if len(values) > 1 else None
+    return {"value": float(values.mean()), "low": float(low), "high": float(high), "sd": spread, "draws": len(values)}

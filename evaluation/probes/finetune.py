@@ -1,0 +1,255 @@
+"""Fine-tuning an encoder with a linear head: all weights, biases only (BitFit), or low-rank updates (LoRA)."""
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError, require
+
+from ..embed import prefetch
+from ..encoders import Encoder, find_layers, run
+from ..metrics import MULTILABEL
+from ..tasks import Split, Task
+from .linear import Scores, one_hot
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+LORA_RANK = 16
+LORA_DROPOUT = 0.1
+# Highest learning rates of the encoder's weights; the head's is at least HEAD_RATE.
+RATES = {"finetune": 3e-5, "lora": 5e-4, "bitfit": 5e-4}
+HEAD_RATE = 1e-3
+EPOCHS = 20
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to fine-tune: `method` finetune, lora or bitfit; `epochs`; highest learning `rate`; `batch`; `seed`."""
+
+    method: str
+    epochs: int
+    rate: float
+    batch: int
+    seed: int
+
+
+def probe_finetune(encoder: Encoder, task: Task, plan: Plan) -> Scores:
+    """Train the encoder and a head on its class token and mean patch token; keep the epoch of lowest validation loss.
+
+    AdamW with weight decay 0.05 on matrices, a linear warm-up over a tenth of the steps, then cosine to 0. Training
+    images are cropped at random (75 to 100 % of the area) and not mirrored, because left and right can be classes.
+    Cases of several images are scored by the mean of their images' probabilities. The encoder given is left as it is.
+
+    Args:
+        encoder: what to start from.
+        task: a classification task.
+        plan: how.
+
+    Raises:
+        UserError: LoRA without PEFT, or a model with nothing to adapt.
+    """
+    import torch
+    from tqdm import tqdm
+
+    torch.manual_seed(plan.seed)
+    module = prepare(copy.deepcopy(encoder.module), plan.method)
+    independent = task.record.kind == MULTILABEL
+    head = torch.nn.Linear(_width(encoder, module, task), task.num_outputs).to(encoder.device)
+    optimizer = _optimizer(module, head, plan.rate)
+    train = task.splits["train"]
+    targets = _image_targets(train, task.num_outputs)
+    steps = -(-len(train.images) // plan.batch)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(steps * plan.epochs))
+    rng = np.random.default_rng(plan.seed)
+    best, best_loss, best_epoch = None, float("inf"), 0
+    for epoch in tqdm(range(plan.epochs), desc=f"{plan.method} {task.name}", unit="epoch", disable=None, leave=False):
+        module.train()
+        batches = np.array_split(rng.permutation(len(train.images)), steps)
+        crops = [(rows, np.random.default_rng([plan.seed, epoch, int(rows[0])])) for rows in batches]
+        loaded = prefetch(lambda item: _load(encoder, train, *item), crops)
+        for rows, pixels in zip(batches, loaded, strict=True):
+            logits = head(_vector(module, pixels.to(encoder.device)))
+            loss = _loss(logits, targets[rows].to(encoder.device), independent)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+            optimizer.step()
+            schedule.step()
+        loss_now = _validate(encoder, module, head, task, independent, plan.batch)
+        if loss_now < best_loss:
+            best, best_loss, best_epoch = _trained_state(module, head), loss_now, epoch
+    if best is None:
+        raise UserError(
+            f"{plan.method} of {encoder.name} on {task.name} diverged; give a lower --rate than {plan.rate}"
+        )
+    _restore(module, head, best)
+    found = {n: predict(encoder, module, head, task.splits[n], independent, plan.batch) for n in ("val", "test")}
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return Scores(
+        found["val"], found["test"], {"epoch": best_epoch + 1, "val_loss": best_loss, "trained_weights": trained}
+    )
+
+
+def prepare(module: "nn.Module", method: str) -> "nn.Module":
+    """Choose what is trained: everything, biases only, or low-rank updates of the attention's linear layers.
+
+    Raises:
+        UserError: PEFT is missing, or the module has no transformer blocks (LoRA) or no biases (BitFit).
+    """
+    module.requires_grad_(method == "finetune")
+    if method == "bitfit":
+        biases = [parameter for name, parameter in module.named_parameters() if name.endswith("bias")]
+        if not biases:
+            raise UserError(f"{type(module).__name__} has no biases to train; use lora or finetune")
+        for parameter in biases:
+            parameter.requires_grad_(True)
+    if method == "lora":
+        peft = require("peft", "peft")
+        config = peft.LoraConfig(
+            r=LORA_RANK, lora_alpha=LORA_RANK, lora_dropout=LORA_DROPOUT, target_modules=attention_layers(module)
+        )
+        peft.inject_adapter_in_model(config, module)
+    return module
+
+
+def attention_layers(module: "nn.Module") -> list[str]:
+    """Names of the linear layers inside the attention of every transformer block.
+
+    Raises:
+        UserError: there are none.
+    """
+    from torch import nn
+
+    inside = {id(part) for layer in find_layers(module) or [] for part in layer.modules()}
+    names = [
+        name
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Linear) and id(part) in inside and "att" in name.lower()
+    ]
+    if not names:
+        raise UserError(f"{type(module).__name__} has no attention layers for LoRA; use bitfit or finetune")
+    return names
+
+
+def _vector(module: "nn.Module", pixels: "Tensor") -> "Tensor":
+    """Class token and mean patch token side by side, (B, 2 D), with gradients."""
+    import torch
+
+    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.device.type == "cuda"):
+        summary = run(module, pixels).summary()
+    return torch.cat([summary["class"], summary["mean"]], 1).float()
+
+
+def _width(encoder: Encoder, module: "nn.Module", task: Task) -> int:
+    import torch
+
+    module.eval()
+    with torch.no_grad():
+        pixels = encoder.preprocess([task.splits["train"].images[0]])
+        return _vector(module, pixels.to(encoder.device)).shape[1]
+
+
+def _optimizer(module: "nn.Module", head: "nn.Module", rate: float) -> Any:
+    import torch
+
+    matrices = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
+    vectors = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": list(head.parameters()), "lr": max(rate, HEAD_RATE), "weight_decay": 0.0}
+    ]
+    groups += [{"params": matrices, "weight_decay": 0.05}] if matrices else []
+    groups += [{"params": vectors, "weight_decay": 0.0}] if vectors else []
+    return torch.optim.AdamW(groups, lr=rate)
+
+
+def _warmup_cosine(total: int) -> Any:
+    warm = max(1, total // 10)
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(total - warm, 1))))
+
+    return factor
+
+
+def _image_targets(split: Split, outputs: int) -> "Tensor":
+    import torch
+
+    assert split.labels is not None
+    labels = split.labels if split.case_of_image is None else split.labels[split.case_of_image]
+    return torch.from_numpy(one_hot(labels, outputs))
+
+
+def _load(encoder: Encoder, split: Split, rows: np.ndarray, rng: np.random.Generator | None = None) -> "Tensor":
+    images = [split.images[int(row)] for row in rows]
+    return encoder.preprocess([random_crop(image, rng) for image in images] if rng else images)
+
+
+def random_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random part of an image (H, W, 3) with 75 to 100 % of its area and its proportions."""
+    share = float(np.sqrt(rng.uniform(0.75, 1)))
+    height, width = (max(1, round(side * share)) for side in image.shape[:2])
+    top = rng.integers(0, image.shape[0] - height + 1)
+    left = rng.integers(0, image.shape[1] - width + 1)
+    return image[top : top + height, left : left + width]
+
+
+def _loss(logits: "Tensor", targets: "Tensor", independent: bool) -> "Tensor":
+    from torch.nn import functional
+
+    if independent:
+        return functional.binary_cross_entropy_with_logits(logits, targets)
+    return functional.cross_entropy(logits, targets)
+
+
+def predict(
+    encoder: Encoder, module: "nn.Module", head: "nn.Module", split: Split, independent: bool, batch: int
+) -> np.ndarray:
+    """Probabilities (N_cases, K) of a split."""
+    import torch
+
+    module.eval()
+    rows = [np.arange(s, min(s + batch, len(split.images))) for s in range(0, len(split.images), batch)]
+    parts = []
+    with torch.inference_mode():
+        for pixels in prefetch(lambda batch_rows: _load(encoder, split, batch_rows), rows):
+            logits = head(_vector(module, pixels.to(encoder.device)))
+            parts.append((logits.sigmoid() if independent else logits.softmax(1)).cpu().numpy())
+    found = np.concatenate(parts)
+    if not np.isfinite(found).all():
+        raise UserError(f"{encoder.name}: fine-tuning gave values that are not finite; give a lower --rate")
+    if split.case_of_image is None:
+        return found
+    sums = np.zeros((split.num_cases, found.shape[1]))
+    np.add.at(sums, split.case_of_image, found)
+    return (sums / np.bincount(split.case_of_image)[:, None]).astype(np.float32)
+
+
+def _validate(
+    encoder: Encoder, module: "nn.Module", head: "nn.Module", task: Task, independent: bool, batch: int
+) -> float:
+    found = np.clip(predict(encoder, module, head, task.splits["val"], independent, batch), 1e-7, 1 - 1e-7)
+    labels = task.splits["val"].labels
+    assert labels is not None
+    truth = one_hot(labels, task.num_outputs)
+    losses = -truth * np.log(found)
+    if independent:
+        losses -= (1 - truth) * np.log(1 - found)
+    return float(losses.sum(1).mean())
+
+
+def _trained_state(module: "nn.Module", head: "nn.Module") -> tuple[dict, dict]:
+    """Copies of what training changes: trained weights, buffers, and the head."""
+    kept = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+    kept |= {name: buffer.clone() for name, buffer in module.named_buffers()}
+    return kept, {name: value.clone() for name, value in head.state_dict().items()}
+
+
+def _restore(module: "nn.Module", head: "nn.Module", state: tuple[dict, dict]) -> None:
+    module.load_state_dict(state[0], strict=False)
+    head.load_state_dict(state[1])
