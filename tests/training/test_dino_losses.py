@@ -126,7 +126,7 @@ def plain_cross_entropy(vectors: Tensor, prototypes: Prototypes, parts: list[Par
 
 
 @pytest.mark.parametrize("chunk", [1, 37, 1 << 20])
-@pytest.mark.parametrize("block", [2, 1 << 10])
+@pytest.mark.parametrize("block", [2, 25, 1 << 10])
 def test_prototype_cross_entropy_and_gradients(monkeypatch: pytest.MonkeyPatch, chunk: int, block: int) -> None:
     monkeypatch.setattr(losses, "_CHUNK", chunk)
     monkeypatch.setattr(losses, "_BLOCK", block)

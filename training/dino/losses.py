@@ -16,7 +16,7 @@ from torch import Tensor
 from .heads import Prototypes
 
 _CHUNK = 1 << 24  # scores held at once while the cross-entropy is computed
-_BLOCK = 1 << 14  # prototypes handled at once
+_BLOCK = 1 << 22  # numbers that element-wise work passes over at once, so that they stay in a cache
 
 
 def all_reduce(tensor: Tensor, operation: Any = dist.ReduceOp.SUM) -> Tensor:
@@ -61,9 +61,13 @@ def sinkhorn_knopp(scores: Tensor, temperature: float, iterations: int = 3) -> T
 @torch.no_grad()
 def centred_softmax(scores: Tensor, center: Tensor, temperature: float) -> Tensor:
     """Teacher scores (M, K) to softmax((scores - center) / temperature), DINO's targets. `center` is (1, K)."""
-    weights = torch.sub(scores, center).div_(temperature)  # a new tensor, so the rest may happen in place
-    weights.sub_(weights.amax(dim=-1, keepdim=True)).exp_()
-    return weights.div_(weights.sum(dim=-1, keepdim=True))
+    targets = torch.empty_like(scores, dtype=torch.float32)
+    step = max(1, _BLOCK // scores.shape[1])
+    for block, out in zip(scores.split(step), targets.split(step), strict=True):
+        torch.sub(block, center, out=out).div_(temperature)
+        out.sub_(out.amax(dim=-1, keepdim=True)).exp_()
+        out.div_(out.sum(dim=-1, keepdim=True))
+    return targets
 
 
 @torch.no_grad()
@@ -197,27 +201,33 @@ def _accumulate(
     return value
 
 
-def _cross_entropy_(scores: Tensor, target: Tensor, weight: Tensor | float, factor: float) -> Tensor:
+def _cross_entropy_(scores: Tensor, targets: Tensor, weights: Tensor | float, factor: float) -> Tensor:
     """Weighted sum of the cross-entropies of (repeats, M, K) scores with (M, K) targets.
 
     Leaves the gradient, factor * weight * (mass * softmax(scores) - target), in `scores`.
     """
-    mass = target.sum(dim=-1, keepdim=True)
-    agreement = torch.linalg.vecdot(scores, target)[..., None]
-    largest = scores.amax(dim=-1, keepdim=True)
-    total = scores.sub_(largest).exp_().sum(dim=-1, keepdim=True)
-    loss = (weight * (mass * (largest + total.log()) - agreement)).sum()
-    scores.mul_(factor * weight * mass / total)
-    scores.addcmul_(target, torch.as_tensor(weight, device=target.device), value=-factor)
-    return loss
+    value = torch.zeros((), device=scores.device)
+    weights = torch.as_tensor(weights, device=scores.device).expand(len(targets), 1)
+    step = max(1, _BLOCK // (len(scores) * scores.shape[2]))
+    for block, target, weight in zip(scores.split(step, dim=1), targets.split(step), weights.split(step), strict=True):
+        mass = target.sum(dim=-1, keepdim=True)
+        agreement = torch.linalg.vecdot(block, target)[..., None]
+        largest = block.amax(dim=-1, keepdim=True)
+        total = block.sub_(largest).exp_().sum(dim=-1, keepdim=True)
+        value += (weight * (mass * (largest + total.log()) - agreement)).sum()
+        block.mul_(factor * weight * mass / total).addcmul_(target, weight, value=-factor)
+    return value
 
 
 def _prototype_gradients_(products: Tensor, weight_v: Tensor, length: Tensor, scale: Tensor) -> Tensor:
-    """Turn `products` (K, D) into the gradient of `weight_v`, in place; return that of `weight_g` (K, 1) times the
-    temperature. A block of prototypes at a time, since each is far larger than a cache."""
+    """Turn `products` (K, D) into the gradient of `weight_v`, in place.
+
+    Returns the gradient of `weight_g` (K, 1) times the temperature.
+    """
     length_grad = torch.empty_like(length)
+    step = max(1, _BLOCK // weight_v.shape[1])
     for products_, weight, length_, scale_, out in zip(
-        *(tensor.split(_BLOCK) for tensor in (products, weight_v, length, scale, length_grad)), strict=True
+        *(tensor.split(step) for tensor in (products, weight_v, length, scale, length_grad)), strict=True
     ):
         along = (products_ * weight).sum(dim=1, keepdim=True)
         torch.div(along, length_, out=out)
