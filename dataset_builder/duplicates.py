@@ -1,6 +1,6 @@
 """Screening across shards: exact and near duplicates, benchmark images, and the seeded random subset.
 
-One pass on one machine over a few numbers per picture (21 million pictures: 0.6 GB of hashes in memory, 5 GB of
+One pass on one machine over a few numbers per picture (21 million pictures: 0.6 GB of hashes in memory, 25 GB of
 thumbnails on disk, of which only suspects are read). The first of several equals in plan order is kept.
 """
 
@@ -16,12 +16,10 @@ import pyarrow.parquet as pq
 
 from biovfm_hf.files import write_text
 
-from .hashing import THUMBNAIL, neighbours, similarity
+from .hashing import RADIUS, SIMILARITY, THUMBNAIL, neighbours, similarity
 from .leakage import Benchmarks, matches
 from .plan import Plan
 
-RADIUS = 3  # bits in which the perceptual hashes of near duplicates may differ
-SIMILARITY = 0.995  # least correlation of their thumbnails
 SUBSET_SIZE = 200_000  # pictures of the subset 0.2m
 _COMPARED = 16  # pictures kept under one hash that a suspect is compared with
 _SIDE = THUMBNAIL**2
@@ -33,7 +31,7 @@ class Candidates(NamedTuple):
     Attributes:
         shard: int32 (n,). line: int32 (n,), line in the shard's candidates. file: int64 (n,), the same for pictures
             of one input. exact: uint64 (n, 2), half of the SHA-256. hashes: uint64 (m,), all framings of all
-            pictures. owner: int64 (m,), the picture of each. thumbnails: uint8 (m, 256), one for each hash.
+            pictures. owner: int64 (m,), the picture of each. thumbnails: uint8 (m, 784), one for each hash.
         first: int64 (n,), position in `hashes` of each picture's first framing.
     """
 
@@ -123,7 +121,7 @@ def exact_duplicates(candidates: Candidates, dropped: dict[int, Drop]) -> dict[i
 
 
 def near_duplicates(candidates: Candidates, dropped: dict[int, Drop]) -> dict[int, Drop]:
-    """Pictures that look like an earlier kept one of another input: RADIUS bits, and thumbnails of SIMILARITY.
+    """Pictures that look like an earlier kept one of another input: RADIUS bits, and textures of SIMILARITY.
 
     Slices and frames of one input are never compared with each other. Under each hash the first _COMPARED kept
     pictures stand for the rest, so that a crowd of alike pictures costs linear time.

@@ -61,9 +61,9 @@ def on_this_machine(
                     raise UserError("workers die before they begin; try --workers 1, or free some memory") from error
                 for number, item in in_work.items():
                     if stalled.get(number) == item:
-                        plan.mark(number, item, STALLED)
+                        _accuse(plan, number, item, STALLED)
                     elif size == 1 and len(batch) == 1 and suspects.get((number, item), 0) >= 2:
-                        plan.mark(number, item, CRASHED)
+                        _accuse(plan, number, item, CRASHED)
                     elif not stalled:
                         suspects[number, item] = suspects.get((number, item), 0) + 1
         left = [number for number in batch if number not in finished]
@@ -98,7 +98,7 @@ def on_executor(
                 at = read_progress(plan.progress_path(number))
                 if at is None:
                     raise UserError(f"shard {number} cannot be run on this engine ({error}); see its workers' logs")
-                plan.mark(number, at.item, CRASHED)
+                _accuse(plan, number, at.item, CRASHED)
                 waiting.append(number)
             else:
                 raise error
@@ -158,7 +158,7 @@ def _kill_stalled(
     """Kill the worker of a shard that has noted nothing new for `seconds`."""
     for number in numbers:
         at = read_progress(plan.progress_path(number))
-        if at is None:
+        if at is None or at.item == plan.shards[number].items:
             seen.pop(number, None)
             continue
         state = (at.pid, at.item, at.pictures)
@@ -176,6 +176,13 @@ def _in_work(plan: Plan, numbers: Sequence[int], finished: set[int]) -> dict[int
     for number in numbers:
         plan.progress_path(number).unlink(missing_ok=True)
     return {number: at.item for number, at in found.items() if at is not None}
+
+
+def _accuse(plan: Plan, number: int, item: int, reason: str) -> None:
+    """Mark an input that took a worker down; a worker that dies without one in work would die for ever."""
+    if item in plan.marks(number) or item == plan.shards[number].items:
+        raise UserError(f"shard {number} ({plan.shards[number].name}) cannot be written; is the disk or memory full?")
+    plan.mark(number, item, reason)
 
 
 @contextmanager

@@ -2,7 +2,11 @@
 
 `strict` leaves out every source, or part of a source, that a record connects with a benchmark. `paper` keeps the
 paper's list as it is. In both, pictures that match an image of the benchmark files that were given are dropped:
-first by perceptual hash, then by the correlation of thumbnails, in three framings (whole, centre crop, padded).
+first by perceptual hash, then by the texture of thumbnails, in three framings (whole, centre crop, padded).
+
+Measured on 1,512 real images (chest X-ray, breast ultrasound, fundus, OCTA, blood smears), half of them planted as
+benchmark images: centre-cropped, resized to 28, 64, 128 and 224 pixels, stored lossless and as JPEG 95 and 90. Recall
+RECALL_FIGURES
 """
 
 import re
@@ -16,12 +20,10 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.pixels import decode, to_uint8
 
 from .catalog import Source
-from .hashing import THUMBNAIL, neighbours, perceptual_hash, similarity, thumbnail
+from .hashing import RADIUS, SIMILARITY, THUMBNAIL, neighbours, perceptual_hash, textures, thumbnail
 from .slicing import pad_square
 
 MODES = ("strict", "paper")
-RADIUS = 10  # bits in which the hashes of a picture and of its copy in a benchmark may differ
-SIMILARITY = 0.97  # least correlation of their thumbnails
 SQUARE = 1.02  # longer side over shorter side up to which a picture counts as square
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
@@ -100,9 +102,12 @@ def matches(
     """
     i, j = neighbours(hashes, benchmarks.hashes, RADIUS)
     alike = np.empty(len(i), dtype=np.float32)
-    for row in np.unique(i):
-        pairs = i == row
-        alike[pairs] = similarity(thumbnails[row], benchmarks.thumbnails[j[pairs]])
+    for start in range(0, len(i), 2**16):
+        piece = slice(start, start + 2**16)
+        shown, row_of = np.unique(i[piece], return_inverse=True)
+        known, column_of = np.unique(j[piece], return_inverse=True)
+        left, right = textures(thumbnails[shown]), textures(benchmarks.thumbnails[known])
+        alike[piece] = np.einsum("nk,nk->n", left[row_of], right[column_of])
     kept = alike >= SIMILARITY
     return i[kept], j[kept], alike[kept]
 

@@ -10,7 +10,10 @@ _NUMBERS = struct.Struct("<5q")
 
 
 class Progress(NamedTuple):
-    """State of one shard: the worker's process id, the input in work, pictures seen and kept, bytes read."""
+    """State of one shard: the worker's process id, the input in work, pictures seen and kept, bytes read.
+
+    `item` is the number of inputs when all are read and the files are being written.
+    """
 
     pid: int
     item: int

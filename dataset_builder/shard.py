@@ -93,6 +93,7 @@ class _Shard:
                 self._add(index, outcome)
                 self._progress.write(index, len(self.lines), self._kept, self._bytes)
             self._bytes += int((item.options or {}).get("size") or 0)
+        self._progress.write(len(items), len(self.lines), self._kept, self._bytes)
         self._flush()
 
     def statistics(self) -> dict[str, Any]:
