@@ -58,10 +58,10 @@ def line_chart(title: str, lines: Sequence[Line], x_name: str = "step") -> Marku
 
     `title` and labels may be any text; they are escaped. Lines are told apart by colour and dash in the page's style.
     """
-    curves = [(line, bucketed(line)) for line in lines if line.x]
+    curves = [(index % STYLES, line, bucketed(line)) for index, line in enumerate(lines) if line.x]
     if not curves:
         return Markup("")
-    points = [point for _, rows in curves for point in rows]
+    points = [point for _, _, rows in curves for point in rows]
     x_low, x_high = min(p[0] for p in points), max(p[0] for p in points)
     y_low, y_high = min(p[2] for p in points), max(p[3] for p in points)
     margin = (y_high - y_low) * 0.06 or abs(y_high) * 0.05 or 0.5
@@ -69,15 +69,14 @@ def line_chart(title: str, lines: Sequence[Line], x_name: str = "step") -> Marku
     to_x = _scale(x_low, x_high, LEFT, WIDTH - RIGHT)
     to_y = _scale(y_low, y_high, HEIGHT - BOTTOM, TOP)
     parts = [_axes(to_x, to_y, ticks(x_low, x_high), ticks(y_low, y_high))]
-    for index, (_, rows) in enumerate(curves):
-        style = index % STYLES
+    for style, _, rows in curves:
         if any(low != high for _, _, low, high in rows):
             band = [(x, high) for x, _, _, high in rows] + [(x, low) for x, _, low, _ in reversed(rows)]
             parts.append(f'<path class="band s{style}" d="{_path(band, to_x, to_y)}Z"/>')
         parts.append(f'<path class="line s{style}" d="{_path([(x, y) for x, y, _, _ in rows], to_x, to_y)}"/>')
         x, y = rows[-1][:2]
         parts.append(f'<circle class="dot s{style}" cx="{to_x(x):.1f}" cy="{to_y(y):.1f}" r="2.6"/>')
-    said = "; ".join(_described(line, x_name) for line, _ in curves)
+    said = "; ".join(_described(line, x_name) for _, line, _ in curves)
     return Markup(
         f'<svg class="chart" role="img" viewBox="0 0 {WIDTH} {HEIGHT}" aria-label="{escape(f"{title}. {said}.")}">'
         + "".join(parts)
@@ -108,21 +107,28 @@ def _axes(to_x: Scale, to_y: Scale, x_ticks: list[float], y_ticks: list[float]) 
     for value in y_ticks:
         y = to_y(value)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{_tick(value)}</text>')
+        parts.append(
+            f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{_tick(value, y_ticks)}</text>'
+        )
     for value in x_ticks:
         x = min(max(to_x(value), LEFT), WIDTH - RIGHT)
         anchor = "start" if x < LEFT + 8 else ("end" if x > WIDTH - RIGHT - 8 else "middle")
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 7}" text-anchor="{anchor}">{_tick(value)}</text>')
+        parts.append(
+            f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 7}" text-anchor="{anchor}">{_tick(value, x_ticks)}</text>'
+        )
     parts.append(f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
     return "".join(parts)
 
 
-def _tick(value: float) -> str:
+def _tick(value: float, among: list[float]) -> str:
+    """A tick's label, with as many digits as tell it from its neighbours."""
     if value == 0:
         return "0"
-    if abs(value) >= 1000:
-        return short_count(value).replace(" ", "\u2009")
-    return f"{value:.3g}"
+    if abs(value) >= 1000 or 0 < abs(value) < 1e-3:
+        return short_count(value).replace(" ", "\u2009") if abs(value) >= 1000 else f"{value:.1e}".replace("e-0", "e-")
+    step = among[1] - among[0] if len(among) > 1 else value
+    decimals = max(0, -math.floor(math.log10(abs(step)) + 1e-9)) if step else 0
+    return f"{value:.{min(decimals, 6)}f}"
 
 
 def _path(points: list[tuple[float, float]], to_x: Scale, to_y: Scale) -> str:
@@ -144,9 +150,11 @@ def interval_mark(
 def interval_axis(axis: tuple[float, float]) -> Markup:
     """The tick labels of a column of `interval_mark`s."""
     to_x = _scale(axis[0], axis[1], 4, 156)
+    marks = ticks(*axis)
     labels = [
-        f'<text class="tick" x="{min(max(to_x(tick), 10), 150):.1f}" y="10" text-anchor="middle">{tick:.3g}</text>'
-        for tick in ticks(*axis)
+        f'<text class="tick" x="{min(max(to_x(tick), 10), 150):.1f}" y="10" text-anchor="middle">'
+        f"{_tick(tick, marks)}</text>"
+        for tick in marks
     ]
     return Markup(f'<svg class="mark" viewBox="0 0 160 14" aria-hidden="true">{"".join(labels)}</svg>')
 

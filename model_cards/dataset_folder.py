@@ -1,20 +1,20 @@
 """What a built dataset folder holds: counts, licences, what was left out and why, and sample images."""
 
 import random
-import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError, require
 
-from .reading import read_text
+from .licences import read_licences
 
 MAX_IMAGE_BYTES = 32 * 2**20
 FILES_PER_MODALITY = 4
-_LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
-_BAR = re.compile(r"(?<!\\)\|")
+MAX_SUBJECTS = 5_000_000
+BATCH_ROWS = 500_000
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,21 @@ class DatasetSummary:
     subjects: int | None
     cells: dict[tuple[str, str], int]
     sources: dict[str, int]
-    licences: dict[str, str]  # by the source's name in the card, see `licence`
+    licences: dict[str, str]
     outcomes: dict[str, int] | None
     outcomes_by_source: dict[tuple[str, str], int]
     files_by_modality: dict[str, list[Path]]
 
     def licence(self, source: str) -> str:
         """The licence that the dataset card states for a source id, or "not stated"."""
-        return self.licences.get(_slug(source), "not stated")
+        return self.licences.get(source, "not stated")
 
 
 def summarise_dataset(folder: Path) -> DatasetSummary:
     """Count rows of `folder`'s Parquet shards by modality, anatomy and source, and its manifest by outcome.
 
-    Only the text columns are read, one shard at a time.
+    Only the text columns are read, half a million rows at a time.
+    `subjects` is None without that column, or above five million.
 
     Raises:
         UserError: no shards, an unreadable shard, or shards without the columns `source`, `modality`, `anatomy`.
@@ -52,13 +53,14 @@ def summarise_dataset(folder: Path) -> DatasetSummary:
     subjects: set[Any] = set()
     files: dict[str, list[Path]] = {}
     for shard in shards:
-        table = _read_columns(parquet, shard, ["source", "modality", "anatomy"], optional=["subject"])
-        counts = _count(table, ["source", "modality", "anatomy"])
+        counts: Counter[tuple[str, str, str]] = Counter()
+        for table in _tables(parquet, shard, ["source", "modality", "anatomy"], optional=["subject"]):
+            counts.update(_count(table, ["source", "modality", "anatomy"]))
+            if "subject" in table.column_names and len(subjects) < MAX_SUBJECTS:
+                subjects.update(table["subject"].drop_null().unique().to_pylist())
         rows.update(counts)
         for modality in {key[1] for key in counts}:
             files.setdefault(modality, []).append(shard)
-        if "subject" in table.column_names:
-            subjects.update(table["subject"].drop_null().unique().to_pylist())
     outcomes, by_source = _outcomes(parquet, folder / "manifest.parquet")
     cells: Counter[tuple[str, str]] = Counter()
     sources: Counter[str] = Counter()
@@ -68,17 +70,20 @@ def summarise_dataset(folder: Path) -> DatasetSummary:
     return DatasetSummary(
         name=folder.resolve().name,
         rows=rows.total(),
-        subjects=len(subjects) or None,
+        subjects=len(subjects) if 0 < len(subjects) < MAX_SUBJECTS else None,
         cells=dict(cells),
         sources=dict(sources),
-        licences=read_licences(folder / "README.md"),
+        licences=read_licences(folder / "README.md", dict(sources)),
         outcomes=outcomes,
         outcomes_by_source=by_source,
         files_by_modality=files,
     )
 
 
-def _read_columns(parquet: Any, file: Path, names: list[str], optional: list[str]) -> Any:
+def _tables(parquet: Any, file: Path, names: list[str], optional: list[str]) -> Iterator[Any]:
+    """The columns `names`, and those of `optional` that are there, in tables of half a million rows."""
+    import pyarrow
+
     try:
         reader = parquet.ParquetFile(file)
         present = set(reader.schema_arrow.names)
@@ -87,7 +92,9 @@ def _read_columns(parquet: Any, file: Path, names: list[str], optional: list[str
             raise UserError(
                 f"{file}: no column {missing[0]!r}, so biovfm build did not write it; give its output folder"
             )
-        return reader.read(columns=names + [name for name in optional if name in present])
+        columns = names + [name for name in optional if name in present]
+        for batch in reader.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+            yield pyarrow.Table.from_batches([batch])
     except (OSError, ValueError) as error:
         reason = (str(error).splitlines() or ["unreadable"])[0]
         raise UserError(f"{file}: not readable as Parquet ({reason}); run biovfm build again, it resumes") from error
@@ -104,56 +111,16 @@ def _word(value: object) -> str:
 
 
 def _outcomes(parquet: Any, manifest: Path) -> tuple[dict[str, int] | None, dict[tuple[str, str], int]]:
-    """Inputs by outcome, and by (source, outcome). `outcome` may say "dropped" with the reason in `reason`."""
+    """Inputs by outcome (`kept`, or why not), and by (source, outcome)."""
     if not manifest.is_file():
         return None, {}
-    table = _read_columns(parquet, manifest, ["outcome"], optional=["source", "reason"])
-    names = [name for name in ("source", "outcome", "reason") if name in table.column_names]
     totals: Counter[str] = Counter()
     by_source: Counter[tuple[str, str]] = Counter()
-    for key, count in _count(table, names).items():
-        row = dict(zip(names, key, strict=True))
-        outcome = row["outcome"]
-        if outcome != "kept" and row.get("reason", "not stated") != "not stated":
-            outcome = row["reason"]
-        totals[outcome] += count
-        by_source[row.get("source", "not stated"), outcome] += count
+    for table in _tables(parquet, manifest, ["source", "outcome"], optional=[]):
+        for (source, outcome), count in _count(table, ["source", "outcome"]).items():
+            totals[outcome] += count
+            by_source[source, outcome] += count
     return dict(totals), dict(by_source)
-
-
-def read_licences(readme: Path) -> dict[str, str]:
-    """{source: licence} from the dataset card: the Markdown table with a `source` and a `licence`/`license` column.
-
-    A source is found by its id: the cell's own words in lower case with hyphens, or those before a bracket, as ids are
-    formed from names.
-    """
-    if not readme.is_file():
-        return {}
-    licences: dict[str, str] = {}
-    columns: tuple[int, int] | None = None
-    for line in read_text(readme, 8 * 2**20).splitlines():
-        if not line.lstrip().startswith("|"):
-            columns = None
-            continue
-        cells = [_LINK.sub(r"\1", cell.strip().strip("`")) for cell in _BAR.split(line.strip().strip("|"))]
-        if columns is None:
-            columns = _licence_columns(cells) or (-1, -1)
-        elif columns[0] >= 0 and len(cells) > max(columns) and not set(cells[columns[0]]) <= set("-: "):
-            name, licence = cells[columns[0]], cells[columns[1]].replace("\\|", "|")
-            for key in (_slug(name.split(" (")[0]), _slug(name)):
-                licences.setdefault(key, licence)
-    return licences
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def _licence_columns(header: list[str]) -> tuple[int, int] | None:
-    words = [cell.lower() for cell in header]
-    source = next((i for i, word in enumerate(words) if word in ("source", "id", "source id")), None)
-    licence = next((i for i, word in enumerate(words) if word.startswith(("licence", "license", "terms"))), None)
-    return None if source is None or licence is None else (source, licence)
 
 
 def sample_images(summary: DatasetSummary, per_modality: int = 6, seed: int = 0) -> dict[str, list[tuple[str, bytes]]]:

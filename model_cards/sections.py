@@ -11,12 +11,14 @@ from .dataset_folder import DatasetSummary, sample_images
 from .model_folder import ModelSummary
 from .pictures import PictureStore
 from .reading import finite, read_csv, read_json, read_text
-from .results import Comparison, Record, metric_order, primary_metric
+from .results import Comparison, Interval, Record, metric_order, primary_metric
 from .run_folder import RunSummary, group_of
 
 MAX_ROWS = 1500
 MAX_FIGURES = 24
 MAX_CHARTS = 24
+MAIN_METRICS = 6
+MAIN = ("auc", "dice")
 GROUPS = {
     "loss": (
         "Losses",
@@ -138,13 +140,18 @@ def evaluation_section(records: list[Record], comparisons: list[Comparison]) -> 
     for method, protocol in protocols:
         chosen = [r for r in records if (r.method, r.protocol) == (method, protocol)]
         tables.append(_score_table(method, protocol, chosen, models, names))
+
+    def named(rows: list[Comparison]) -> list[tuple[Comparison, str, str]]:
+        return [
+            (row, names.get(row.model_a, row.model_a), names.get(row.model_b, row.model_b)) for row in rows[:MAX_ROWS]
+        ]
+
     return {
         "tables": tables,
         "models": models,
         "key": [(names[model], _style(index)) for index, model in enumerate(models)] if len(models) > 1 else [],
-        "comparisons": [
-            (row, names.get(row.model_a, row.model_a), names.get(row.model_b, row.model_b)) for row in comparisons
-        ][:MAX_ROWS],
+        "comparisons": named([row for row in comparisons if row.metric in MAIN]),
+        "other_comparisons": named([row for row in comparisons if row.metric not in MAIN]),
         "comparisons_left_out": max(0, len(comparisons) - MAX_ROWS),
     }
 
@@ -177,7 +184,8 @@ def _score_table(
     return {
         "method": method,
         "protocol": protocol,
-        "metrics": order,
+        "metrics": order[:MAIN_METRICS],
+        "others": order[MAIN_METRICS:],
         "primary": primary,
         "axis": charts.interval_axis(axis),
         "tasks": list(tasks.items()),
@@ -226,25 +234,61 @@ def figures(folder: Path, store: PictureStore) -> list[Any]:
 
 
 def scaling_section(folder: Path, store: PictureStore) -> dict[str, Any]:
-    """Slopes per family and task, correlations, and the study's figures, from `summary.json` and `correlations.csv`.
+    """Slopes per family and task with their intervals, correlations, remarks, and the study's figures.
+
+    Reads `summary.json`, and `slopes.csv` and `correlations.csv` where they are.
 
     Raises:
         UserError: a file is unreadable.
     """
     summary = read_json(folder / "summary.json")
-    slopes = summary.get("slopes") if isinstance(summary, dict) else None
-    slopes = {str(k): v for k, v in slopes.items() if isinstance(v, dict)} if isinstance(slopes, dict) else {}
-    means = summary.get("mean_slopes") if isinstance(summary, dict) else None
+    summary = summary if isinstance(summary, dict) else {}
+    means, bounds, forms = (_mapping(summary, name) for name in ("mean_slopes", "mean_slope_intervals", "form"))
+    slopes = {family: row for family, row in _mapping(summary, "slopes").items() if isinstance(row, dict)}
     families = list(slopes)[:12]
     tasks = list(dict.fromkeys(str(task) for family in families for task in slopes[family]))[:200]
-    correlations = folder / "correlations.csv"
-    rows = read_csv(correlations, 400) if correlations.is_file() else []
+    spans = {
+        (row.get("family"), row.get("task")): (_number(row.get("low")), _number(row.get("high")))
+        for row in read_csv(folder / "slopes.csv")
+    }
+    cells = [(task, [_slope(slopes[f].get(task), spans.get((f, task))) for f in families]) for task in tasks]
+    rows = read_csv(folder / "correlations.csv", 400) if (folder / "correlations.csv").is_file() else []
+    notes = summary.get("notes")
     return {
         "name": folder.resolve().name,
         "families": families,
-        "tasks": [(task, [finite(slopes[family].get(task)) for family in families]) for task in tasks],
-        "means": [finite(means.get(family)) if isinstance(means, dict) else None for family in families],
-        "correlation_header": list(rows[0])[:12] if rows else [],
-        "correlations": [list(row.values())[:12] for row in rows],
+        "tasks": cells,
+        "means": [_slope(means.get(family), bounds.get(family)) for family in families],
+        "notes": [f"{family}: {text}" for family, text in forms.items()][:12]
+        + ([str(note) for note in notes][:20] if isinstance(notes, list) else []),
+        "correlation_header": list(rows[0])[:9] if rows else [],
+        "correlations": [[_rounded(value) for value in list(row.values())[:9]] for row in rows],
         "figures": figures(folder, store),
     }
+
+
+def _mapping(summary: dict[str, Any], name: str) -> dict[str, Any]:
+    value = summary.get(name)
+    return {str(key): entry for key, entry in value.items()} if isinstance(value, dict) else {}
+
+
+def _slope(value: Any, span: Any) -> Interval | None:
+    point = finite(value)
+    if point is None:
+        return None
+    low, high = (
+        (finite(bound) for bound in span) if isinstance(span, list | tuple) and len(span) == 2 else (None, None)
+    )
+    return Interval(point, low, high)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return finite(float(text or ""))
+    except ValueError:
+        return None
+
+
+def _rounded(text: str) -> str:
+    value = _number(text)
+    return text if value is None or value == int(value) else f"{value:.3f}"
