@@ -278,8 +278,13 @@ def judge(task: Task, settings: Settings, scores: Scores) -> Made:
         "thresholds": thresholds,
     }
     if subjects is not None:
-        arrays["test_subjects"] = np.asarray(subjects).astype(str)
+        arrays["test_subjects"] = subject_numbers(subjects)
     return made, arrays
+
+
+def subject_numbers(subjects: np.ndarray) -> np.ndarray:
+    """Subjects as numbers (N,), so that no name or record number of a source gets into a results folder."""
+    return np.unique(subjects, return_inverse=True)[1].reshape(-1)
 
 
 def split_metrics(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -335,7 +340,7 @@ def judge_segmentation(task: Task, settings: Settings, counts: np.ndarray, chose
     made = {**split_metrics(found), "chosen": chosen, "notes": list(task.notes)}
     arrays = {"test_counts": counts}
     if subjects is not None:
-        arrays["test_subjects"] = np.asarray(subjects).astype(str)
+        arrays["test_subjects"] = subject_numbers(subjects)
     return made, arrays
 
 

@@ -3,7 +3,8 @@
 import hashlib
 import threading
 import zipfile
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from biovfm_hf.errors import UserError
 MAX_PIXELS = 89_478_485  # as biovfm_hf.pixels
 RASTER_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 END_BYTES = 1 << 16
+KEPT_VOLUMES = 2
 
 
 class Images(Protocol):
@@ -139,7 +141,8 @@ def file_digest(path: Path) -> bytes:
     return digest.digest()
 
 
-def _digest(parts: Sequence[bytes]) -> str:
+def combined_digest(parts: Sequence[bytes]) -> str:
+    """One hex digest of several."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
@@ -172,7 +175,7 @@ class FileImages:
         """A digest of every file's content and every box."""
         digests = {path: file_digest(path) for path in dict.fromkeys(self.paths)}
         parts = [digests[path] for path in self.paths]
-        return _digest([repr((self.shrink_to, self.boxes)).encode(), *parts])
+        return combined_digest([repr((self.shrink_to, self.boxes)).encode(), *parts])
 
 
 @dataclass(frozen=True)
@@ -203,7 +206,7 @@ class FileMasks:
 
     def fingerprint(self) -> str:
         """A digest of every file's content and of the mapping."""
-        return _digest([repr((self.values, self.threshold)).encode(), *map(file_digest, self.paths)])
+        return combined_digest([repr((self.values, self.threshold)).encode(), *map(file_digest, self.paths)])
 
 
 @dataclass
@@ -247,7 +250,9 @@ class NpzImages:
     def fingerprint(self) -> str:
         """A digest of the zip directory's own checksum of the member."""
         info = _zip_info(self.path, self.member)
-        return _digest([self.member.encode(), info.CRC.to_bytes(4, "little"), info.file_size.to_bytes(8, "little")])
+        return combined_digest(
+            [self.member.encode(), info.CRC.to_bytes(4, "little"), info.file_size.to_bytes(8, "little")]
+        )
 
 
 def _zip_info(path: Path, member: str) -> zipfile.ZipInfo:
@@ -299,35 +304,39 @@ def _unpack(path: Path, info: zipfile.ZipInfo, target: Path) -> None:
 class VolumeSlices:
     """Slices of volumes: image `i` is slice `where[i][1]` of volume `where[i][0]`, along `axis`.
 
-    `load(path)` gives a 3D array; `scale(volume)` turns the whole volume into uint8 once. The last volume read is
-    kept per thread, so reading slices in order reads each volume once.
+    `load(path)` gives a 3D array; `scale(volume)` turns the whole volume into uint8 once. The last few volumes are
+    kept, so that reading slices in order, by several threads, reads each volume once.
     """
 
     paths: Sequence[Path]
     where: Sequence[tuple[int, int]]
-    load: Any
-    scale: Any
+    load: Callable[[Path], np.ndarray]
+    scale: Callable[[np.ndarray], np.ndarray]
     recipe: str
     axis: int = 2
-    _kept: Any = field(default_factory=threading.local, repr=False)
+    _kept: Any = field(default_factory=OrderedDict, repr=False)
+    _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     def __len__(self) -> int:
         return len(self.where)
 
     def slice(self, index: int) -> np.ndarray:
         """Slice `index` as the scaled volume holds it, (H, W)."""
-        volume, position = self.where[index]
-        if getattr(self._kept, "volume", None) != volume:
-            self._kept.array = self.scale(self.load(self.paths[volume]))
-            self._kept.volume = volume
-        return np.take(self._kept.array, position, axis=self.axis)
+        number, position = self.where[index]
+        with self._lock:
+            if number not in self._kept:
+                self._kept[number] = self.scale(self.load(self.paths[number]))
+                if len(self._kept) > KEPT_VOLUMES:
+                    self._kept.popitem(last=False)
+            volume = self._kept[number]
+        return np.ascontiguousarray(np.moveaxis(volume, self.axis, 0)[position])
 
     def __getitem__(self, index: int) -> np.ndarray:
         return to_rgb(self.slice(index), self.paths[self.where[index][0]])
 
     def fingerprint(self) -> str:
         """A digest of every volume's content, the slices taken and the intensity recipe."""
-        return _digest([self.recipe.encode(), repr(list(self.where)).encode(), *map(file_digest, self.paths)])
+        return combined_digest([self.recipe.encode(), repr(list(self.where)).encode(), *map(file_digest, self.paths)])
 
 
 @dataclass

@@ -1,0 +1,108 @@
+"""Volumes with label volumes, read by slices and scored by volume: AMOS and the Medical Segmentation Decathlon."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError, require
+from biovfm_hf.volumes import read_volume
+
+from .images import SliceMasks, VolumeSlices, stretch
+from .splitting import systematic_split
+from .task import SPLITS, Split, TaskRecord
+
+MAX_BYTES = 4 << 30
+
+
+def read(record: TaskRecord, root: Path) -> dict[str, Split]:
+    """Open the set of `record` in `root`: pairs of image and label volumes, split by volume, every axial slice.
+
+    The record's options give `folders`, pairs of image and label folders; `channel`, for images of several sequences;
+    `window` [low, high], or `percentiles` [low, high] of each volume, mapped to 0..255; `test` and `val` shares; and
+    `last_id`, the highest case number that belongs to the task.
+    """
+    pairs = _pairs(record, root)
+    names = np.array([image.name.removesuffix(".gz").removesuffix(".nii") for image, _ in pairs])
+    split = systematic_split(names, test=record.options["test"], val=record.options["val"])
+    splits = {}
+    for name in SPLITS:
+        rows = np.flatnonzero(split == name)
+        splits[name] = _open_split(record, [pairs[i] for i in rows], names[rows])
+    return splits
+
+
+def _pairs(record: TaskRecord, root: Path) -> list[tuple[Path, Path]]:
+    found = []
+    for images, labels in record.options["folders"]:
+        for image in sorted((root / images).glob("*.nii*")) if (root / images).is_dir() else []:
+            label = root / labels / image.name
+            if not image.name.startswith(".") and label.is_file() and _belongs(record, image.name):
+                found.append((image, label))
+    if len(found) < 3:
+        raise UserError(f"task {record.name}: {len(found)} labelled volumes in {root}; a split needs three or more")
+    return found
+
+
+def _belongs(record: TaskRecord, name: str) -> bool:
+    last = record.options.get("last_id")
+    digits = "".join(c for c in name.split(".")[0].split("_")[-1] if c.isdigit())
+    return last is None or (digits != "" and int(digits) <= last)
+
+
+def _open_split(record: TaskRecord, pairs: list[tuple[Path, Path]], names: np.ndarray) -> Split:
+    where = [(volume, z) for volume, (_, label) in enumerate(pairs) for z in range(_depth(label))]
+    channel = record.options.get("channel")
+    scale = partial(_scale, window=record.options.get("window"), percentiles=record.options.get("percentiles"))
+    recipe = repr([channel, record.options.get("window"), record.options.get("percentiles")])
+    images = VolumeSlices([image for image, _ in pairs], where, partial(load, channel=channel), scale, recipe)
+    labels = VolumeSlices(
+        [label for _, label in pairs], where, load, partial(_classes, top=len(record.classes)), "labels"
+    )
+    cases = np.array([volume for volume, _ in where], int)
+    return Split(images, masks=SliceMasks(labels), case_of_image=cases, subjects=names)
+
+
+def _depth(path: Path) -> int:
+    """How many axial slices a volume has, from its header alone."""
+    nibabel = require("nibabel", "data")
+    try:
+        image = nibabel.load(path)
+        axis = int(np.flatnonzero(nibabel.io_orientation(image.affine)[:, 0] == 2)[0])
+        return int(image.shape[axis])
+    except (OSError, ValueError, IndexError, nibabel.filebasedimages.ImageFileError) as error:
+        raise UserError(f"{path} cannot be read as NIfTI ({error}); get the set again") from error
+
+
+def load(path: Path, channel: int | None = None) -> np.ndarray:
+    """A volume (X, Y, Z) in values, axes to the patient's right, front and head; `channel` of a series."""
+    volume = read_volume(path, max_bytes=MAX_BYTES)
+    array: Any = volume.array
+    if array.ndim == 4:
+        if channel is None and array.shape[3] > 1:
+            raise UserError(f"{path} is a series of {array.shape[3]}; the record must say which channel")
+        array = array[..., channel or 0]
+    if volume.slope == 1.0 and volume.intercept == 0.0:
+        return array
+    return array * np.float32(volume.slope) + np.float32(volume.intercept)
+
+
+def _scale(array: np.ndarray, window: list[float] | None, percentiles: list[float] | None) -> np.ndarray:
+    """The whole volume to uint8, turned so that slices stand upright: rows to the back, columns to the left."""
+    if window is None:
+        window = np.percentile(array[::2, ::2, ::2], percentiles or [0, 100]).tolist()
+    return _upright(stretch(array, "volume", window[0], window[1]))
+
+
+def _classes(array: np.ndarray, top: int) -> np.ndarray:
+    numbers = np.rint(array).astype(np.int64)
+    if numbers.min() < 0 or numbers.max() >= top:
+        raise UserError(
+            f"a label volume holds {numbers.min()} to {numbers.max()}; the task has classes 0 to {top - 1}"
+        )
+    return _upright(numbers.astype(np.uint8))
+
+
+def _upright(array: np.ndarray) -> np.ndarray:
+    return array[::-1, ::-1].swapaxes(0, 1)
