@@ -51,7 +51,9 @@ class DataConfig:
         weight_by: draw by the groups of this column (`modality` or `source`) instead of uniformly over images.
         weights: group -> weight; groups left out count 1, so an empty map means equal shares.
         streaming: read Parquet row groups as they are needed instead of building a local Arrow copy.
-        cache_mib: memory for decoded images, over all workers of a process.
+        stream_lanes: streams that are read side by side (see `stream.py`). Every row group is fetched once a pass when
+            this is at least 8 x processes x workers; more lanes take more memory.
+        cache_mib: memory for decoded images (streaming: for row groups), over all workers of a process.
         max_side: larger images are reduced to this many pixels on the longer side when they are decoded; 0 keeps them.
         workers: loader processes per training process; -1 chooses.
     """
@@ -66,6 +68,7 @@ class DataConfig:
     weight_by: Literal["modality", "source"] | None = None
     weights: dict[str, float] = field(default_factory=dict)
     streaming: bool = False
+    stream_lanes: int = 64
     cache_mib: int = 512
     max_side: int = 512
     workers: int = -1

@@ -26,6 +26,7 @@ from .augment import Augmenter, Image, pack
 from .config import DataConfig, TrainConfig
 from .decode import read_image
 from .order import SampleOrder
+from .stream import StreamedImages, StreamOrder, open_stream
 from .typed import nearest
 
 logger = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ def open_images(config: DataConfig) -> Images:
                 f"no images under {folder}; expected a dataset folder, or files ending in {', '.join(_SUFFIXES)}"
             )
     elif folder.is_dir() or (not folder.exists() and _HUB_ID.fullmatch(config.path)):
-        images = _open_table(config)
+        images = open_stream(config) if config.streaming else _open_table(config)
     else:
         raise UserError(f"{config.path} is no folder, and not a Hub id of the form owner/name")
     if len(images) < 2:
@@ -215,12 +216,14 @@ def _selected_rows(table: Any, config: DataConfig) -> NDArray[np.int64] | None:
     return None if keep.all() else np.flatnonzero(keep)
 
 
-def sample_order(images: Images, config: TrainConfig) -> SampleOrder:
+def sample_order(images: Images, config: TrainConfig) -> SampleOrder | StreamOrder:
     """The order that the configuration asks for.
 
     Raises:
         UserError: weights for groups that do not exist, negative ones, or all zero.
     """
+    if isinstance(images, StreamedImages) and config.data.weight_by is None:
+        return StreamOrder(images, config.seed, config.batch.size, config.data.stream_lanes)
     if config.data.weight_by is None:
         return SampleOrder(len(images), config.seed)
     groups = images.group_by(config.data.weight_by)
@@ -263,7 +266,7 @@ class CropBatches(Dataset):
     def __init__(
         self,
         images: Images,
-        order: SampleOrder,
+        order: SampleOrder | StreamOrder,
         config: TrainConfig,
         share: Share,
         extra: Callable[[NDArray[np.int64], np.random.Generator], dict[str, torch.Tensor]] | None = None,
@@ -278,8 +281,11 @@ class CropBatches(Dataset):
         self._room = 0
 
     def set_cache(self, mebibytes: int) -> None:
-        """Keep decoded images in memory, up to this much in each process that reads."""
-        self._room = mebibytes * 2**20
+        """Keep decoded images, or row groups of a stream, in memory: up to this much in each process that reads."""
+        if isinstance(self.images, StreamedImages):
+            self.images.set_cache(mebibytes)
+        else:
+            self._room = mebibytes * 2**20
 
     def __getitem__(self, micro_batch: int) -> dict[str, torch.Tensor]:
         """The batch of one forward pass."""

@@ -16,6 +16,7 @@ from training.config import DataConfig, TrainConfig, config_from_tree
 from training.data import CropBatches, Share, loader, normalise, open_images, sample_order
 from training.decode import read_image
 from training.order import SampleOrder, permute
+from training.stream import RowGroup, StreamedImages, StreamOrder
 
 
 def small_config(path: Path | str, **data) -> TrainConfig:
@@ -134,6 +135,68 @@ def test_filters_and_weights_by_column(parquet_folder: Path) -> None:
     images = open_images(config.data)
     drawn = sample_order(images, config).indices(np.arange(50))
     assert {images.fetch(int(index))[2] for index in drawn} == {"US"}
+
+
+@pytest.fixture(scope="module")
+def streamed_folder(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("streamed")
+    table = rows(image_folder)
+    for number in range(3):
+        table.select(range(number * 8, number * 8 + 8)).to_parquet(folder / f"train-{number}.parquet", batch_size=3)
+    return folder
+
+
+def test_a_stream_shows_every_image_once_a_pass(streamed_folder: Path) -> None:
+    config = small_config(streamed_folder, streaming=True, stream_lanes=4)
+    images = open_images(config.data)
+    assert isinstance(images, StreamedImages) and len(images) == 24 and len(images.groups) == 9
+    many = StreamedImages([RowGroup("x", number, 9 + number % 3) for number in range(100)], "image", False, [])
+    for lanes in (1, 4, 50):
+        order = StreamOrder(many, seed=0, batch=16, lanes=lanes)
+        assert len(order.lanes) == min(lanes, 6)
+        counts = np.bincount(order.indices(np.arange(len(many) * 10)), minlength=len(many))
+        assert counts.min() >= 9 and counts.max() <= 11
+        batch = order.indices(np.arange(64, 128))
+        assert len(set(np.searchsorted(many.starts, batch, side="right"))) >= 4 * min(lanes, 6) - 4
+        one_by_one = [int(order.indices(np.array([position]))[0]) for position in range(40)]
+        assert order.indices(np.arange(40)).tolist() == one_by_one
+    single = StreamOrder(images, seed=0, batch=6, lanes=1)
+    passes = single.indices(np.arange(48)).reshape(2, 24)
+    assert sorted(passes[0]) == sorted(passes[1]) == list(range(24)) and passes[0].tolist() != passes[1].tolist()
+
+
+def test_a_stream_reads_the_same_images_as_a_table(streamed_folder: Path) -> None:
+    table = open_images(small_config(streamed_folder).data)
+    stream = open_images(small_config(streamed_folder, streaming=True).data)
+    assert isinstance(stream, StreamedImages)
+    stream.set_cache(0)
+    for index in (0, 23, 9, 1, 8):
+        assert table.fetch(index)[0] == stream.fetch(index)[0]
+        assert table.fetch(index)[2] == stream.fetch(index)[2]
+    kept = open_images(small_config(streamed_folder, streaming=True, modality=["US"], source=["b"]).data)
+    assert len(kept) == 3 and all(kept.fetch(index)[2] == "US" for index in range(3))
+
+
+def test_stream_batches_do_not_depend_on_workers(streamed_folder: Path) -> None:
+    config = small_config(streamed_folder, streaming=True)
+    alone = [batches(config, Share(5))[number] for number in range(4)]
+    for expected, got in zip(alone, loader(batches(config, Share(5)), range(4), 2, False), strict=True):
+        assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"column": "picture"}, "no column 'picture'"),
+        ({"split": "test"}, "no Parquet files for split 'test'"),
+        ({"modality": ["PET"]}, "no image is left"),
+        ({"weight_by": "source"}, "set data.streaming to false"),
+    ],
+)
+def test_wrong_stream_settings_are_one_line(streamed_folder: Path, data: dict, words: str) -> None:
+    config = small_config(streamed_folder, streaming=True, **data)
+    with pytest.raises(UserError, match=words):
+        batches(config, Share(2))
 
 
 @pytest.mark.parametrize(
