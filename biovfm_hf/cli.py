@@ -11,7 +11,7 @@ from .errors import UserError
 
 # command: (module below, what it does). Each module has `main(argv) -> int` with a parser of its own.
 COMMANDS = {
-    "quickstart": ("biovfm_hf.quickstart", "run the whole pipeline on real images, on a CPU, in minutes"),
+    "quickstart": ("biovfm_hf.quickstart.command", "run the whole pipeline on real images, on a CPU, in minutes"),
     "sources": ("dataset_builder.sources_command", "list, show, check and download the 61 public sources"),
     "build": ("dataset_builder.build", "turn raw sources into a screened Parquet dataset"),
     "convert": ("biovfm_hf.conversion.command", "read DINOv2, MAE, timm or transformers weights, and write them back"),
@@ -77,9 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(usage())
         return 0
     if arguments[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"biovfm-hf {version('biovfm-hf')}")
+        print(f"biovfm-hf {_version()}")
         return 0
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
@@ -100,6 +98,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; what was finished is kept, and the same command continues", file=sys.stderr)
         return 1
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("biovfm-hf")
+    except PackageNotFoundError:
+        return "(a checkout that is not installed)"
 
 
 def _unknown(command: str) -> str:

@@ -1,0 +1,218 @@
+"""What a wheel and an editable install carry, and that the folders of the checkout keep apart."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from biovfm_hf.cli import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("dataset_builder", "training", "evaluation", "model_cards")
+FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in")
+
+
+def run(*words: str | Path, cwd: Path, path: str = "") -> subprocess.CompletedProcess:
+    """A process of its own, which must succeed; `path` is all of its PYTHONPATH."""
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [str(w) for w in words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the checkout's packages, with a build folder that an earlier version left behind."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("biovfm_hf", *ROOMS):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
+        shutil.copy(ROOT / name, folder / name)
+    stale = folder / "build" / "lib" / "biovfm_hf" / "stale.py"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(checkout, tmp_path_factory):
+    """The folder into which a wheel was installed: all of the project that a process below can see."""
+    wheels, target = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("site")
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", wheels, checkout, cwd=checkout)
+    (wheel,) = wheels.glob("biovfm_hf-*.whl")
+    quiet = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-index", "--no-compile"]
+    run(sys.executable, "-m", "pip", "install", *quiet, "--target", target, wheel, cwd=wheels)
+    assert {Path(name).parts[0] for name in zipfile.ZipFile(wheel).namelist()} == {
+        "biovfm_hf",
+        wheel.name.rsplit("-", 3)[0] + ".dist-info",
+    }
+    return target
+
+
+@pytest.fixture
+def installed(site, tmp_path):
+    """Run `biovfm WORDS` from the wheel, in a folder far from the checkout."""
+    code = f"import biovfm_hf, sys; assert biovfm_hf.__file__.startswith({str(site)!r}); import biovfm_hf.cli as c; "
+
+    def biovfm(*words: str | Path) -> str:
+        return run(sys.executable, "-c", code + "sys.exit(c.main())", *words, cwd=tmp_path, path=str(site)).stdout
+
+    return biovfm
+
+
+def test_only_biovfm_hf_lands(site):
+    names = {path.name for path in site.iterdir()}
+    assert {name.split(".dist-info")[0].split("-")[0] for name in names} == {"biovfm_hf", "bin"}
+    assert [path.name for path in (site / "bin").iterdir()] == ["biovfm"]
+
+
+def test_a_wheel_carries_every_file_and_no_stale_one(site):
+    def listed(folder: Path) -> set[str]:
+        found = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        return {path.relative_to(folder).as_posix() for path in found}
+
+    expected = listed(ROOT / "biovfm_hf").union(*({f"{r}/{name}" for name in listed(ROOT / r)} for r in ROOMS))
+    assert listed(site / "biovfm_hf") == expected
+
+
+def test_metadata_of_the_wheel(site):
+    (info,) = site.glob("*.dist-info")
+    assert (info / "licenses" / "LICENSE").is_file()
+    metadata = (info / "METADATA").read_text()
+    core = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
+    names = {line.split()[1].split(">=")[0] for line in core}
+    assert names == {"torch", "transformers", "huggingface_hub", "safetensors", "pillow"}
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_from_the_wheel(site, tmp_path, command):
+    words = [command, "--help"] if command else ["--help"]
+    done = run(sys.executable, site / "bin" / "biovfm", *words, cwd=tmp_path, path=str(site))
+    assert done.stdout.startswith(f"usage: biovfm {command}".rstrip())
+
+
+def test_pretraining_from_the_wheel(site, tmp_path):
+    for method in ("dino", "mae"):
+        script = site / "biovfm_hf" / "training" / f"pretrain_{method}.py"
+        assert "--config" in run(sys.executable, script, "--help", cwd=tmp_path, path=str(site)).stdout
+    words = ["--config", "mae_smoke", "--data", tmp_path, "--out", tmp_path / "run", "--dry-run"]
+    assert "parameters" in run(sys.executable, script, *words, cwd=tmp_path, path=str(site)).stdout
+
+
+def test_score_from_the_wheel(installed, tmp_path):
+    reference = Path(__file__).parent / "reference"
+    installed("score", reference / "binary.npz", "--task", "binary-class", "--json", tmp_path / "scores.json")
+    assert json.loads((tmp_path / "scores.json").read_text())["metrics"]["auc"]["value"] > 0.5
+
+
+def test_scaling_from_the_wheel(installed, tmp_path):
+    rows = [f"{family},{size},x,{90 + size**0.3}" for family in "AB" for size in (5, 20, 80, 300)]
+    (tmp_path / "points.csv").write_text("\n".join(["family,params_millions,task,auc", *rows]))
+    installed("scaling", tmp_path / "points.csv", "--out", tmp_path / "scaling")
+    assert (tmp_path / "scaling" / "slopes.csv").is_file()
+
+
+def test_build_from_the_wheel(installed, tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "raw" / "mine").mkdir(parents=True)
+    for number in range(4):
+        coarse = Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8))
+        coarse.resize((64, 64), Image.Resampling.BICUBIC).save(tmp_path / "raw" / "mine" / f"{number}.png")
+    record = {"id": "mine", "name": "Mine", "modality": "Ultrasound", "anatomies": ["breast"], "items": ["*.png"]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**record, "train": "all"}))
+    words = ["--raw", tmp_path / "raw", "--out", tmp_path / "dataset", "--sources", tmp_path / "mine.yaml"]
+    installed("build", *words, "--size", "32", "--workers", "1")
+    assert (tmp_path / "dataset" / "manifest.parquet").is_file()
+    assert "aod" in installed("sources", "list")
+
+
+def test_an_editable_install_uses_the_folders_of_the_checkout(checkout, tmp_path):
+    venv.create(tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    (ours,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    (ours / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"])
+    quiet = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation", "--no-index"]
+    run(sys.executable, "-m", "pip", "--python", python, "install", *quiet, "-e", checkout, cwd=tmp_path)
+    assert "usage: biovfm build" in run(tmp_path / "venv" / "bin" / "biovfm", "build", "--help", cwd=tmp_path).stdout
+    code = """
+import importlib.util, sys
+assert not any(importlib.util.find_spec(name) for name in ("dataset_builder", "training", "evaluation", "model_cards"))
+from biovfm_hf.cli import load_room_module
+print(load_room_module("dataset_builder.sources_command").__file__)
+assert not any(name.startswith("biovfm_hf.dataset_builder") for name in sys.modules)"""
+    where = run(python, "-c", code, cwd=tmp_path).stdout.strip()
+    assert where == str(checkout / "dataset_builder" / "sources_command.py")
+    assert "--config" in run(python, "-m", "training.pretrain_dino", "--help", cwd=checkout).stdout
+
+
+@pytest.mark.parametrize("method", ["dino", "mae"])
+def test_a_bare_checkout_runs(checkout, tmp_path, method):
+    script = Path("training") / f"pretrain_{method}.py"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    for words, cwd in [
+        ([sys.executable, script], checkout),
+        ([sys.executable, "-m", f"training.pretrain_{method}"], checkout),
+        ([sys.executable, checkout / script], tmp_path),
+        ([*launch, script], checkout),
+    ]:
+        assert "--config" in run(*words, "--help", cwd=cwd).stdout
+
+
+def imports(file: Path) -> set[str]:
+    """The names of absolute imports anywhere in a file, and of every string given to `import_module`."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(node.module or "")
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
+            found |= {
+                n.value for n in ast.walk(node.args[0]) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+            }
+    return found
+
+
+@pytest.mark.parametrize("folder", ["biovfm_hf", *ROOMS])
+def test_folders_import_only_the_ground_floor(folder):
+    """A room imports itself relatively (a wheel gives it another name) and no other room; biovfm_hf imports none."""
+    entry_scripts = {f"training/pretrain_{method}.py" for method in ("dino", "mae")}  # they name their own package
+    for file in (ROOT / folder).rglob("*.py"):
+        name = file.relative_to(ROOT).as_posix()
+        allowed = {"training"} if name in entry_scripts else set()
+        names = imports(file)
+        wrong = {module for module in names if module.split(".")[0] in set(ROOMS) - allowed}
+        wrong |= {module for module in names if module.startswith(tuple(f"biovfm_hf.{room}" for room in ROOMS))}
+        assert not wrong, f"{name} imports {wrong}"
+
+
+@pytest.mark.parametrize("folder", ["biovfm_hf", *ROOMS])
+def test_relative_imports_stay_inside_the_folder(folder):
+    for file in (ROOT / folder).rglob("*.py"):
+        depth = len(file.relative_to(ROOT).parts) - 1
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            assert not isinstance(node, ast.ImportFrom) or node.level <= depth, f"{file}: {ast.unparse(node)}"
+
+
+def test_constraints_pin_every_requirement():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    stated = [project["dependencies"], *project["optional-dependencies"].values()]
+    names = {word.split(">=")[0].split("[")[0].lower().replace("_", "-") for words in stated for word in words}
+    names -= {"biovfm-hf"}
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(line.count("==") == 1 and "+" not in line and "/" not in line for line in lines)
+    assert names <= {line.split("==")[0] for line in lines}
