@@ -1,0 +1,1 @@
+"""`biovfm quickstart`: the whole pipeline on real images that ship inside ordinary packages."""

@@ -1,0 +1,205 @@
+"""`biovfm quickstart`: every stage in order, each through the command that a user would type."""
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from biovfm_hf.errors import UserError, require
+from biovfm_hf.files import atomic_path, write_text
+
+from .raw import lay_out, record_paths
+from .tasks import write_tasks
+
+DEFAULT_OUT = Path("biovfm-quickstart")
+MODELS = ("dino", "dino-random", "mae", "mae-random")
+# what the steps below import, by extra; asked for before the first step rather than minutes later
+_NEEDS = ("accelerate", "cv2", "datasets", "matplotlib", "nibabel", "nilearn", "pydicom", "skimage", "sklearn")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage: what it makes (its completion mark), and how."""
+
+    title: str
+    makes: Path
+    run: Callable[[], None]
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="biovfm quickstart",
+        description="Build a dataset from real biomedical images, pretrain a small vision transformer on it (DINOv2, "
+        "then MAE), probe both against a randomly initialised twin on a part of the brain that was not pretrained on, "
+        "write cards and a report, and load the model back. A CPU is enough: about six minutes on two cores.",
+        epilog="Stopped or killed, the same command continues. The images ship inside nilearn, pydicom, nibabel and "
+        "scikit-image; nothing is downloaded.\n\nexamples:\n  biovfm quickstart\n  biovfm quickstart --out my-folder",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help=f"folder to fill (default: {DEFAULT_OUT})")
+    out = parser.parse_args(argv).out
+    for module in _NEEDS:
+        require(module, "demo")
+    if out.exists() and not (out / "quickstart.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: exists and is no quickstart folder; name another with --out")
+    write_text(out / "quickstart.json", json.dumps({"made_by": "biovfm quickstart"}) + "\n")
+    started = time.monotonic()
+    steps = _steps(out)
+    for number, step in enumerate(steps, start=1):
+        print(f"\n[{number}/{len(steps)}] {step.title}", flush=True)
+        if step.makes.exists():
+            print(f"done before: {step.makes}")
+        else:
+            step.run()
+    _show(out)
+    print(f"\n{(time.monotonic() - started) / 60:.1f} minutes")
+    return 0
+
+
+def _steps(out: Path) -> list[Step]:
+    dataset, tasks, results = out / "dataset", out / "tasks", out / "results"
+    models = {name: out / "models" / name for name in MODELS}
+    records = ",".join(str(path) for path in record_paths())
+    encoders = [word for name, path in models.items() for word in ("--model", f"{name}={path}")]
+    probe = ["probe", *encoders, "--tasks", f"{tasks / 'tissue' / 'tissue.csv'},{tasks / 'tissue-map'}"]
+    report = [str(path) for path in (dataset, out / "runs" / "dino", out / "runs" / "mae", results)]
+    return [
+        Step("Lay out real images as raw sources", out / "raw", lambda: lay_out(out / "raw")),
+        Step(
+            "Build the dataset",
+            dataset / "manifest.parquet",
+            lambda: _biovfm("build", "--raw", str(out / "raw"), "--out", str(dataset), "--sources", records),
+        ),
+        Step("Cut labelled tasks from a part of the brain that was left out", tasks, lambda: write_tasks(tasks)),
+        Step("Pretrain with the DINOv2 objective", models["dino"], lambda: _pretrain("dino", out, models["dino"])),
+        Step("Pretrain with the MAE objective", models["mae"], lambda: _pretrain("mae", out, models["mae"])),
+        Step(
+            "Initialise a twin of each that is never trained",
+            models["mae-random"],
+            lambda: _random_twins(models),
+        ),
+        Step(
+            "Probe all four",
+            results / "table.md",
+            lambda: _biovfm(*probe, "--method", "segment,linear,knn", "--out", str(results)),
+        ),
+        Step("Write the model cards", out / "cards.done", lambda: _cards(out, models)),
+        Step(
+            "Write the report",
+            out / "report.html",
+            lambda: _biovfm("report", *report, "--out", str(out / "report.html")),
+        ),
+    ]
+
+
+def _biovfm(*words: str) -> None:
+    """Run a sub-command in a process of its own, as a user would."""
+    print(f"$ biovfm {shlex.join(words)}", flush=True)
+    _run([sys.executable, "-m", "biovfm_hf.cli", *words], words[0])
+
+
+def _pretrain(method: str, out: Path, model: Path) -> None:
+    from biovfm_hf.cli import load_room_module
+
+    script = Path(load_room_module("training").__file__ or "").parent / f"pretrain_{method}.py"
+    config = Path(__file__).parent / f"{method}.yaml"
+    run = out / "runs" / method
+    words = [str(script), "--config", str(config), "--data", str(out / "dataset"), "--out", str(run)]
+    launch = [
+        "--cpu",
+        "--num_processes",
+        "1",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
+    print(f"$ accelerate launch {shlex.join(words)}", flush=True)
+    _run([sys.executable, "-m", "accelerate.commands.launch", *launch, *words], f"pretrain_{method}.py")
+    with atomic_path(model) as temporary:
+        shutil.copytree(run / "model", temporary)
+
+
+def _run(command: list[str], name: str) -> None:
+    child = subprocess.Popen(command)
+    try:
+        status = child.wait()
+    except KeyboardInterrupt:
+        child.wait()  # Ctrl-C reaches the child too; let it keep what it has done
+        raise
+    if status:
+        raise UserError(f"{name} stopped with status {status}, see above; run the same command again to continue")
+
+
+def _random_twin(model: Path, twin: Path) -> None:
+    """The same architecture, initialisation and preprocessing, never trained."""
+    import torch
+    from transformers import AutoImageProcessor
+
+    from biovfm_hf import BioVFMConfig, BioVFMModel
+
+    torch.manual_seed(1)
+    with atomic_path(twin) as temporary:
+        BioVFMModel(BioVFMConfig.from_pretrained(model)).save_pretrained(temporary)
+        AutoImageProcessor.from_pretrained(model).save_pretrained(temporary)
+
+
+def _random_twins(models: dict[str, Path]) -> None:
+    for name in ("dino", "mae"):
+        _random_twin(models[name], models[f"{name}-random"])
+
+
+def _cards(out: Path, models: dict[str, Path]) -> None:
+    for name in ("dino", "mae"):
+        sources = ["--results", str(out / "results"), "--run", str(out / "runs" / name)]
+        _biovfm("card", str(models[name]), *sources, "--dataset", str(out / "dataset"))
+    write_text(out / "cards.done", "")
+
+
+def _show(out: Path) -> None:
+    """Load the model as anyone would, embed one image, and say where everything is and what to do next."""
+    import torch
+    from transformers import AutoImageProcessor, AutoModel
+
+    model_dir = out / "models" / "dino"
+    image = sorted((out / "tasks" / "tissue" / "test").glob("*.png"))[0]
+    model = AutoModel.from_pretrained(model_dir)
+    processor = AutoImageProcessor.from_pretrained(model_dir)
+    with torch.no_grad():
+        embedding = model(**processor(str(image), return_tensors="pt")).pooler_output[0]
+    values = ", ".join(f"{value:.3f}" for value in embedding[:6])
+    print(f"\nAutoModel.from_pretrained({str(model_dir)!r}) embeds {image.name} as")
+    print(f"  [{values}, ...]  ({len(embedding)} numbers)\n")
+    _print_comparison(out / "results" / "comparisons.json")
+    print(f"""
+dataset   {out / "dataset"}        load_dataset({str(out / "dataset")!r}, "full", split="train")
+models    {out / "models"}         dino, mae and their random twins, each with its processor
+results   {out / "results" / "table.md"}
+report    {out / "report.html"}    open it in a browser
+
+next      put your own images in a folder and run
+          biovfm embed --model {model_dir} --images FOLDER --out features.parquet
+          accelerate launch training/pretrain_dino.py --config training/configs/dino_smoke.yaml --data FOLDER --out run
+          biovfm sources list      # the 61 public sources of BioVFM-21M""")
+
+
+def _print_comparison(file: Path) -> None:
+    """Did pretraining help? Each trained model against its own random twin."""
+    for row in json.loads(file.read_text(encoding="utf-8")):
+        if row["model_b"] != f"{row['model_a']}-random" or row["metric"] not in ("auc", "dice"):
+            continue
+        low, high = 100 * row["low"], 100 * row["high"]
+        verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
+        print(
+            f"{row['model_a']:<5} less its random twin, {row['task']}, {row['method']}: {row['metric']} "
+            f"{100 * row['difference']:+.1f} ({low:+.1f}, {high:+.1f}) points: {verdict}"
+        )

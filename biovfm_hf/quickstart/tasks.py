@@ -1,0 +1,109 @@
+"""Labelled tasks from the part of the MNI152 brain that was not pretrained on, with its tissue maps as ground truth.
+
+`tissue`: small coronal patches, labelled by the tissue at their centre (grey matter, white matter, fluid).
+`tissue-map`: larger coronal patches with a mask of grey and white matter.
+
+Training, validation and test patches come from separate slabs of the brain with gaps between them, and only from the
+right half, whose left is its mirror image in this template. Every patch names its coronal slice as its subject, so
+that intervals are drawn over slices, not over patches that show nearly the same.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from biovfm_hf.files import atomic_path
+
+from .raw import TASKS_BEGIN, brain_maps, front_of
+
+PATCH = 48  # mm, and pixels
+MAP = 64
+# millimetres in front of TASKS_BEGIN, and patches to draw
+_SLABS = {"train": (0, 36), "val": (40, 50), "test": (54, 78)}
+_PATCHES = {"train": 1500, "val": 450, "test": 1200}
+_MAPS = {"train": 120, "val": 30, "test": 72}
+TISSUES = ("grey matter", "white matter", "fluid")
+
+
+def write_tasks(folder: Path, seed: int = 0) -> None:
+    """Write both tasks below `folder`, in the form that `biovfm probe --tasks` takes."""
+    t1, grey, white, affine = brain_maps()
+    t1 = np.round(t1 / t1.max() * 255).astype(np.uint8)
+    begin = front_of(affine, TASKS_BEGIN)
+    with atomic_path(folder) as temporary:
+        for split, (first, last) in _SLABS.items():
+            slab = range(begin + first, begin + last)
+            generator = np.random.default_rng((seed, first))
+            _write_patches(temporary / "tissue", split, slab, t1, grey, white, generator)
+            _write_maps(temporary / "tissue-map" / split, split, slab, t1, grey, white, generator)
+
+
+def _write_patches(
+    folder: Path,
+    split: str,
+    slab: range,
+    t1: np.ndarray,
+    grey: np.ndarray,
+    white: np.ndarray,
+    generator: np.random.Generator,
+) -> None:
+    (folder / split).mkdir(parents=True)
+    rows = []
+    inside = _inside(t1, slab, PATCH)
+    for label, tissue in enumerate(_sure_tissue(grey, white)):
+        places = np.argwhere(tissue & inside)
+        chosen = generator.choice(len(places), _PATCHES[split] // len(TISSUES), replace=False)
+        for x, y, z in places[chosen]:
+            name = f"{split}/y{y:03d}_x{x:03d}_z{z:03d}.png"
+            _save(_coronal(t1, x, y, z, PATCH), folder / name)
+            rows.append((name, TISSUES[label], split, f"y{y:03d}"))
+    with (folder / "tissue.csv").open("a", newline="") as file:
+        writer = csv.writer(file)
+        if split == "train":
+            writer.writerow(("image", "label", "split", "subject"))
+        writer.writerows(rows)
+
+
+def _write_maps(
+    folder: Path,
+    split: str,
+    slab: range,
+    t1: np.ndarray,
+    grey: np.ndarray,
+    white: np.ndarray,
+    generator: np.random.Generator,
+) -> None:
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    tissue_map = np.select([grey >= 0.5, white >= 0.5], [1, 2]).astype(np.uint8)
+    places = np.argwhere(_inside(t1, slab, MAP) & (tissue_map > 0))
+    for x, y, z in places[generator.choice(len(places), _MAPS[split], replace=False)]:
+        name = f"y{y:03d}_x{x:03d}_z{z:03d}.png"
+        _save(_coronal(t1, x, y, z, MAP), folder / "images" / name)
+        _save(_coronal(tissue_map, x, y, z, MAP), folder / "masks" / name)
+
+
+def _sure_tissue(grey: np.ndarray, white: np.ndarray) -> list[np.ndarray]:
+    """Where each of `TISSUES` is beyond doubt."""
+    return [grey > 0.75, white > 0.75, grey + white < 0.4]
+
+
+def _inside(t1: np.ndarray, slab: range, side: int) -> np.ndarray:
+    """Voxels of the right half's brain in the slab, whose coronal patch lies within the volume."""
+    inside = np.zeros(t1.shape, bool)
+    margin = side // 2
+    middle = t1.shape[0] // 2
+    block = (slice(middle + 1, t1.shape[0] - margin), slice(slab.start, slab.stop), slice(margin, -margin))
+    inside[block] = t1[block] > 12  # fluid is dark, outside is black
+    return inside
+
+
+def _coronal(volume: np.ndarray, x: int, y: int, z: int, side: int) -> np.ndarray:
+    half = side // 2
+    return np.rot90(volume[x - half : x + half, y, z - half : z + half])  # superior up
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    Image.fromarray(np.ascontiguousarray(pixels)).save(path)
