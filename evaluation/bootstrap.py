@@ -253,7 +253,9 @@ def _interval(point: float, values: np.ndarray, protocol: str, reason: str | Non
     if lacking:
         found["undefined_resamples"] = lacking
     if found["low"] is None or found["high"] is None:
-        found["reason"] = f"{lacking} of {len(values)} resamples lack a class, so the interval has no end"
+        found["reason"] = (
+            f"{lacking} of {len(values)} resamples lack a class, so the interval has no end; protocol fast leaves them out"
+        )
     return found
 
 
