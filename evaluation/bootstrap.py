@@ -253,9 +253,7 @@ def _interval(point: float, values: np.ndarray, protocol: str, reason: str | Non
     if lacking:
         found["undefined_resamples"] = lacking
     if found["low"] is None or found["high"] is None:
-        found["reason"] = (
-            f"{lacking} of {len(values)} resamples lack a class, so the interval has no end; protocol fast leaves them out"
-        )
+        found["reason"] = f"{lacking} of {len(values)} resamples lack a class; protocol fast leaves such out"
     return found
 
 
