@@ -1,0 +1,96 @@
+"""`biovfm embed` and `biovfm search`."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from biovfm_hf.errors import UserError
+from evaluation.embed_command import main, read_features
+from evaluation.encoders import load_encoder
+from evaluation.search_command import main as search
+from evaluation.search_command import most_similar
+
+
+@pytest.fixture
+def features(tmp_path, tiny_model, class_folder):
+    out = tmp_path / "features.parquet"
+    assert main(["--model", str(tiny_model), "--images", str(class_folder), "--out", str(out)]) == 0
+    return out
+
+
+def test_one_row_per_image_with_its_vector(features, tiny_model, class_folder):
+    names, vectors, made_with = read_features(features)
+    assert len(names) == 51 and vectors.shape == (51, 64) and names == sorted(names)
+    encoder = load_encoder(str(tiny_model))
+    image = np.asarray(Image.open(class_folder / names[7]))
+    summary = encoder.encode(encoder.preprocess([image])).summary()
+    wanted = np.concatenate([summary["class"][0], summary["mean"][0]])
+    np.testing.assert_allclose(vectors[7], wanted, atol=1e-5)
+    assert made_with["revision"] == encoder.revision and str(class_folder) not in json.dumps([names, made_with])
+    assert [p.name for p in features.parent.iterdir()] == [features.name]
+
+
+def test_plain_readers_open_it(features):
+    import pandas
+
+    frame = pandas.read_parquet(features)
+    assert list(frame.columns) == ["id", "features"] and len(frame.features[0]) == 64
+
+
+def test_datasets_are_embedded_too(tmp_path, tiny_model, class_folder):
+    import datasets
+
+    paths = sorted(class_folder.rglob("test/*/*.png"))[:6]
+    rows = {
+        "image": [str(path) for path in paths],
+        "path": [f"a/{n}.nii" for n in range(6)],
+        "view": ["axial"] * 6,
+        "index": [None, 1, 2, 3, 4, 5],
+    }
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    made = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    made.to_parquet(tmp_path / "set" / "data" / "train-00000-of-00001.parquet")
+    out = tmp_path / "f.parquet"
+    main(["--model", str(tiny_model), "--images", str(tmp_path / "set"), "--out", str(out), "--features", "class"])
+    names, vectors, _ = read_features(out)
+    assert names[:2] == ["a/0.nii:axial", "a/1.nii:axial:1"] and vectors.shape == (6, 32)
+
+
+def test_misuse_is_told(tmp_path, tiny_model):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no image file"):
+        main(["--model", str(tiny_model), "--images", str(tmp_path / "empty"), "--out", str(tmp_path / "f.parquet")])
+    with pytest.raises(UserError, match="no features file"):
+        read_features(tmp_path / "nothing.parquet")
+
+
+def test_search_finds_the_image_itself_and_draws_a_sheet(features, tmp_path, tiny_model, class_folder):
+    query = sorted(class_folder.rglob("val/*/*.png"))[3]
+    words = ["--model", str(tiny_model), "--features", str(features), "--query", str(query), "--top", "3"]
+    assert search([*words, "--images", str(class_folder), "--out", str(tmp_path / "found")]) == 0
+    found = json.loads((tmp_path / "found" / "search.json").read_text())[0]["found"]
+    assert found[0]["id"] == str(query.relative_to(class_folder)) and found[0]["similarity"] > 0.9999
+    assert (
+        len(found) == 3 and (tmp_path / "found" / "sheet.png").exists() and (tmp_path / "found" / "sheet.txt").exists()
+    )
+
+
+def test_search_with_another_model_is_refused(features, tmp_path, second_model, class_folder):
+    query = next(class_folder.rglob("*.png"))
+    words = ["--model", str(second_model), "--features", str(features), "--query", str(query), "--out", str(tmp_path)]
+    with pytest.raises(UserError, match="another model"):
+        search(words)
+
+
+def test_most_similar_is_the_sorted_cosine():
+    rng = np.random.default_rng(0)
+    vectors, queries = rng.normal(size=(40, 5)), rng.normal(size=(3, 5))
+    rows, similarity = most_similar(vectors, queries, 6)
+    whole = (queries / np.linalg.norm(queries, axis=1, keepdims=True)) @ (
+        vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    ).T
+    assert np.array_equal(rows, np.argsort(-whole, axis=1)[:, :6])
+    np.testing.assert_allclose(similarity, -np.sort(-whole, axis=1)[:, :6])
+    assert most_similar(vectors, queries, 99)[0].shape == (3, 40)

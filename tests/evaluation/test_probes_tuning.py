@@ -1,0 +1,131 @@
+"""Few-shot probes and fine-tuning."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from biovfm_hf.errors import UserError
+from evaluation.encoders import load_encoder
+from evaluation.probe_command import main
+from evaluation.probes.few_shot import draw_subjects, probe_few_shot
+from evaluation.probes.finetune import Plan, attention_layers, prepare, probe_finetune, random_crop
+from evaluation.tasks import Split, open_task
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 5), st.integers(2, 4), st.integers(0, 2**31))
+def test_draws_hold_whole_subjects_and_as_many_as_asked(shots, classes, seed):
+    rng = np.random.default_rng(seed)
+    owner = rng.integers(0, 40, 150)
+    class_of = rng.integers(0, classes, 40)
+    labels, subjects = class_of[owner], np.array([f"s{n}" for n in owner])
+    rows = draw_subjects(labels, subjects, shots, np.random.default_rng(seed))
+    for label in np.unique(labels):
+        there = len(np.unique(subjects[labels == label]))
+        assert len(np.unique(subjects[rows][labels[rows] == label])) == min(shots, there)
+    for subject in np.unique(subjects[rows]):
+        assert set(np.flatnonzero(subjects == subject)) <= set(rows)
+
+
+def test_draws_of_several_labels_reach_every_label():
+    labels = np.eye(4, dtype=int)[np.arange(40) % 4]
+    rows = draw_subjects(labels, None, 2, np.random.default_rng(0))
+    assert len(rows) == 8 and (labels[rows].sum(0) == 2).all()
+
+
+def few_shot(shots, draws=6, shift=2.0):
+    rng = np.random.default_rng(0)
+    features, splits = {}, {}
+    for name, count in (("train", 120), ("val", 60), ("test", 90)):
+        labels = np.arange(count) % 3
+        features[name] = (rng.normal(size=(count, 300)) + shift * np.eye(3, 300)[labels]).astype(np.float32)
+        splits[name] = Split(features[name], labels=labels)
+    return probe_few_shot("multi-class", 3, features, splits, shots, draws, 7)
+
+
+def test_few_shot_improves_with_shots_and_repeats():
+    one, arrays, sizes = few_shot(1)
+    many, _, _ = few_shot(32)
+    assert sizes == [3] * 6 and many["auc"]["value"] > one["auc"]["value"] + 0.05
+    assert one["auc"]["low"] <= one["auc"]["value"] <= one["auc"]["high"] and one["auc"]["sd"] > 0
+    assert arrays["draw_auc"].shape == (6,)
+    assert few_shot(1)[0] == one
+
+
+def test_few_shot_command_compares_draw_by_draw(tmp_path, tiny_model, second_model, class_folder):
+    words = ["--model", f"a={tiny_model}", "--model", f"b={second_model}", "--tasks", str(class_folder)]
+    main(
+        [*words, "--out", str(tmp_path), "--method", "fewshot", "--shots", "1,4", "--draws", "4", "--resamples", "30"]
+    )
+    records = json.loads((tmp_path / "results.json").read_text())
+    assert [r["method"] for r in records] == ["fewshot-1", "fewshot-1", "fewshot-4", "fewshot-4"]
+    rows = json.loads((tmp_path / "comparisons.json").read_text())
+    assert {row["method"] for row in rows} == {"fewshot-1", "fewshot-4"}
+    assert (tmp_path / "figures" / "fewshot_stripes.png").exists()
+
+
+def plan(method, epochs=6):
+    return Plan(method, epochs, {"finetune": 1e-3, "lora": 5e-3, "bitfit": 5e-3}[method], 8, 0)
+
+
+@pytest.mark.parametrize("method", ["finetune", "lora", "bitfit"])
+def test_fine_tuning_learns_and_leaves_the_encoder_alone(tiny_model, class_folder, method):
+    encoder = load_encoder(str(tiny_model))
+    task = open_task(str(class_folder), class_folder)
+    before = {name: value.clone() for name, value in encoder.module.state_dict().items()}
+    scores = probe_finetune(encoder, task, plan(method))
+    assert all(torch.equal(before[name], value) for name, value in encoder.module.state_dict().items())
+    assert scores.test.shape == (15, 2)
+    assert (scores.test.argmax(1) == task.splits["test"].labels).mean() > 0.8
+    everything = sum(p.numel() for p in encoder.module.parameters())
+    assert 0 < scores.chosen["trained_weights"] <= everything
+    assert (scores.chosen["trained_weights"] == everything) == (method == "finetune")
+
+
+def test_what_each_method_trains(tiny_model):
+    module = prepare(load_encoder(str(tiny_model)).module, "bitfit")
+    assert {name.split(".")[-1] for name, p in module.named_parameters() if p.requires_grad} == {"bias"}
+    module = prepare(load_encoder(str(tiny_model)).module, "lora")
+    names = [name for name, p in module.named_parameters() if p.requires_grad]
+    assert names and all("lora_" in name for name in names)
+    assert len(attention_layers(load_encoder(str(tiny_model)).module)) == 8  # qkv and proj of four blocks
+
+
+def test_lora_of_a_convolutional_net_is_refused():
+    with pytest.raises(UserError, match="no attention layers"):
+        prepare(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1)), "lora")
+
+
+def test_training_repeats_with_its_seed(tiny_model, class_folder):
+    task = open_task(str(class_folder), class_folder)
+    first, again = (probe_finetune(load_encoder(str(tiny_model)), task, plan("bitfit", 2)) for _ in range(2))
+    np.testing.assert_allclose(first.test, again.test, atol=1e-6)
+
+
+def test_cases_of_several_images_are_averaged(tiny_model, class_folder):
+    task = open_task(str(class_folder), class_folder)
+    splits = {}
+    for name, split in task.splits.items():
+        count = len(split.images) // 3
+        cases = np.arange(len(split.images)) // 3
+        splits[name] = Split(split.images, labels=np.arange(count) % 2, case_of_image=cases)
+    grouped = type(task)(task.record, splits)
+    scores = probe_finetune(load_encoder(str(tiny_model)), grouped, plan("finetune", 1))
+    assert scores.test.shape == (5, 2) and scores.val.shape == (4, 2)
+
+
+def test_divergence_is_told(tiny_model, class_folder):
+    task = open_task(str(class_folder), class_folder)
+    with pytest.raises(UserError, match="rate"):
+        probe_finetune(load_encoder(str(tiny_model)), task, Plan("finetune", 2, float("inf"), 8, 0))
+
+
+def test_random_crop_keeps_three_quarters_and_the_proportions(make_image):
+    image = make_image(0, 0, 64)[:48]
+    for seed in range(20):
+        crop = random_crop(image, np.random.default_rng(seed))
+        assert 0.7 < crop.size / image.size <= 1 and abs(crop.shape[1] / crop.shape[0] - 64 / 48) < 0.05
