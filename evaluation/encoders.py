@@ -317,7 +317,11 @@ def _load_transformers(source: str) -> Encoder:
         processor = transformers.AutoImageProcessor.from_pretrained(where)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise UserError(f"model {source!r} cannot be loaded: {_reason(error, path.is_dir())}") from error
-    revision = folder_revision(path) if path.is_dir() else str(getattr(config, "_commit_hash", None) or "unknown")
+    revision = (
+        folder_revision(path)
+        if path.is_dir()
+        else str(getattr(config, "_commit_hash", None) or weights_digest(module))
+    )
     module = getattr(module, "vision_model", None) or getattr(module, "vision_encoder", None) or module
     _mark_interpolation(module)
     size = _processor_size(processor, config)
@@ -391,6 +395,15 @@ def folder_revision(path: Path) -> str:
     return digest.hexdigest()
 
 
+def weights_digest(module: "nn.Module") -> str:
+    """A digest of all weights of a module, 16 hex digits: the revision of models that tell none."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _load_timm(name: str) -> Encoder:
     timm = require("timm", "encoders")
     path = Path(name).expanduser()
@@ -400,7 +413,7 @@ def _load_timm(name: str) -> Encoder:
         raise UserError(f"model timm:{name} cannot be loaded: {_reason(error, path.is_dir())}") from error
     config = timm.data.resolve_model_data_config(module)
     transform = timm.data.create_transform(**config, is_training=False)
-    revision = folder_revision(path) if path.is_dir() else str(module.pretrained_cfg.get("tag") or "unknown")
+    revision = folder_revision(path) if path.is_dir() else weights_digest(module)
     return _from_transform(
         module, transform, f"timm:{name}", revision, config["input_size"][-1], config["mean"], config["std"]
     )
@@ -416,7 +429,8 @@ def _load_open_clip(name: str) -> Encoder:
     trunk = getattr(visual, "trunk", None)  # a timm tower, as in BiomedCLIP
     size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
     mean, std = visual.image_mean or IMAGENET_MEAN, visual.image_std or IMAGENET_STD
-    return _from_transform(trunk or visual, transform, f"open_clip:{name}", "unknown", size, mean, std)
+    module = trunk or visual
+    return _from_transform(module, transform, f"open_clip:{name}", weights_digest(module), size, mean, std)
 
 
 def _from_transform(

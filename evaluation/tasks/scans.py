@@ -71,7 +71,7 @@ def read_mat(path: Path) -> tuple[np.ndarray, int, str]:
     Raises:
         UserError: the file is no such file, or claims more than `MAX_PIXELS` pixels.
     """
-    h5py = require("h5py", "eval")
+    h5py = require("h5py", "data")
     try:
         with h5py.File(path, "r") as held:
             data = held["cjdata"]

@@ -175,3 +175,28 @@ def test_the_line_up_has_every_model_of_the_papers():
     )
     assert set(wanted) <= set(SHORT_NAMES)
     assert {f"dinov2-{size}" for size in "sblg"} <= set(SHORT_NAMES)
+
+
+def test_open_clip_towers_from_a_folder(tmp_path, images):
+    open_clip = pytest.importorskip("open_clip")
+    import json
+
+    from safetensors.torch import save_file
+
+    vision = {"image_size": 32, "layers": 3, "width": 64, "patch_size": 8}
+    text = {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1}
+    torch.manual_seed(0)
+    model = open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text)
+    config = {
+        "model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text},
+        "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+    }
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "open_clip_model.safetensors")
+    encoder = load_encoder(f"open_clip:local-dir:{tmp_path}")
+    pixels = encoder.preprocess(images)
+    with torch.inference_mode():
+        direct = model.visual.eval()(pixels)
+    summary = encoder.encode(pixels).summary()
+    assert torch.allclose(summary["class"] @ model.visual.proj, direct, atol=1e-5)
+    assert len(encoder.revision) == 16
