@@ -10,7 +10,7 @@ import yaml
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path, write_text
 
-from .config import TrainConfig, to_yaml
+from .config import TrainConfig, config_from_tree, to_yaml
 from .data import CropBatches
 
 # What may change when a run is continued: none of it changes which images are seen or what is learned from them.
@@ -37,6 +37,8 @@ def prepare_run_folder(out: Path, config: TrainConfig) -> None:
     path = out / "config.yaml"
     if path.is_file():
         before, now = (flat(yaml.safe_load(source)) for source in (path.read_text(encoding="utf-8"), text))
+        # a key that an older version did not know had its default
+        before = {**flat(yaml.safe_load(to_yaml(config_from_tree({"method": config.method})))), **before}
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
         changed = [key for key in changed if not key.startswith(_FREE)]
         if changed and (out / "checkpoints").is_dir():

@@ -25,6 +25,11 @@ from .order import permute
 
 _BATCH = 64
 _WINDOW = 10  # logged steps that must agree before the alarm is raised
+_REMEDIES = (
+    "a larger batch.size; in a run of a few thousand steps model.layerscale_value 1.0 and teacher.momentum 0.98; "
+    "a higher optim.base_lr if it was scaled down to a small batch; dino.centering sinkhorn_knopp; "
+    "a lower teacher.temperature; fewer dino.prototypes"
+)
 _GAP = 0.02  # nats from ln K below which a cross-entropy says nothing
 
 
@@ -185,10 +190,8 @@ def collapse_message(records: Sequence[Mapping[str, Any]], settled: int) -> str 
         gaps = [gap for gap in gaps if not math.isnan(gap)]
         if gaps and max(gaps) < _GAP:
             return (
-                f"step {step}: the {name} cross-entropy has stood at ln K for {_WINDOW} logged "
-                "steps: the features have collapsed or never started. Try, in this order: a larger batch.size, "
-                "a higher optim.base_lr if it was scaled down to a small batch, dino.centering sinkhorn_knopp, a "
-                "lower teacher.temperature, fewer dino.prototypes, teacher.momentum nearer 0.99 for short runs"
+                f"step {step}: the {name} cross-entropy has stood at ln K for {_WINDOW} logged steps: the features "
+                f"have collapsed or never started. Try, in this order: {_REMEDIES}"
             )
     entropies = [record.get("teacher_entropy", math.inf) for record in recent]
     if max(entropies) < 1e-3:

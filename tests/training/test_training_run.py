@@ -161,6 +161,8 @@ def test_running_again_continues_finishes_or_refuses(
     assert "is finished: 2 steps" in capsys.readouterr().err
     assert train("mae", image_folder, tmp_path, "steps=3") == 1
     assert "steps 2 -> 3" in capsys.readouterr().err
+    older = [line for line in (tmp_path / "config.yaml").read_text().splitlines(True) if "stream_lanes" not in line]
+    (tmp_path / "config.yaml").write_text("".join(older))
     (tmp_path / "model" / "model.safetensors").rename(tmp_path / "kept")
     for path in (tmp_path / "model").iterdir():
         path.unlink()
