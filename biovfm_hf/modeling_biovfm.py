@@ -438,6 +438,7 @@ class BioVFMBackbone(BackboneMixin, BioVFMModel):
     @filter_output_hidden_states
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BackboneOutput:
         """(B, C, H, W) -> feature maps (B, D, H/p, W/p) of `out_indices`, normed if `config.apply_layernorm`."""
+        kwargs["output_hidden_states"] = True  # the decorator asks for them only in newer versions of transformers
         outputs = BioVFMModel.forward(self, pixel_values, **kwargs)
         grid = tuple(side // self.config.patch_size for side in pixel_values.shape[-2:])
         maps = []
