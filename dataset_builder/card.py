@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pyarrow.parquet import read_metadata
 
 from biovfm_hf.files import write_text
 
 from .figures import modality_by_anatomy, sample_sheets
 from .plan import Plan, slug
+from .schema import COLUMN_TYPES
 
 SCALING_SOURCES = ("pmc-oa", "radimagenet")  # the paper's 2.45M subset for model scaling
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -27,6 +29,7 @@ def write_card(plan: Plan, summary: dict[str, Any]) -> None:
         _contents(summary, sheets),
         _sources(plan, summary),
         _making(plan, summary),
+        _leakage(plan, summary),
         _terms(plan),
     ]
     write_text(plan.out / "README.md", "\n".join(parts))
@@ -63,6 +66,26 @@ def _header(plan: Plan, summary: dict[str, Any]) -> dict[str, Any]:
             }
             for name, globs in configs(plan).items()
         ],
+        "dataset_info": [_info(plan, name, globs) for name, globs in configs(plan).items()],
+    }
+
+
+def _info(plan: Plan, name: str, globs: list[str]) -> dict[str, Any]:
+    """Columns, rows and bytes of a config.
+
+    Not for show: `datasets` names its cache after the card alone, so two folders of one name whose cards are the same
+    would share it, and a rebuilt dataset would load with its old rows. The sizes keep them apart.
+    """
+    files = [file for pattern in globs for file in sorted(plan.out.glob(pattern))]
+    size = sum(file.stat().st_size for file in files)
+    rows = sum(read_metadata(file).num_rows for file in files)
+    split = {"name": "train", "num_bytes": size, "num_examples": rows}
+    return {
+        "config_name": name,
+        "features": [{"name": column, "dtype": dtype} for column, dtype in COLUMN_TYPES.items()],
+        "splits": [split],
+        "download_size": size,
+        "dataset_size": size,
     }
 
 
@@ -138,8 +161,26 @@ picture without padding. `manifest.parquet` lists every picture considered and w
 {outcomes}
 | **considered** | **{summary["considered"]:,}** |
 
-Leakage guard: `{options.leakage}`{_guarded(summary)}. Random seed {options.seed}.
+Random seed {options.seed}.
 """
+
+
+def _leakage(plan: Plan, summary: dict[str, Any]) -> str:
+    mode = {
+        "strict": "every source, or part of one, that its record connects with a benchmark was left out",
+        "paper": "the paper's list of sources was kept as it is",
+    }[plan.options.leakage]
+    lines = ["## Leakage", "", f"Guard `{plan.options.leakage}`: {mode}{_guarded(summary)}.", ""]
+    if summary["overlaps"]:
+        lines += ["| source | benchmark | what its record says | left out |", "|---|---|---|---|"]
+    for overlap in summary["overlaps"]:
+        relation = overlap["relation"].replace("_", " ")
+        told = f"{relation}; {overlap['note']}" + ("" if overlap["verified"] else " (not verified)")
+        dropped = summary["sources"].get(overlap["source"], {}).get(f"leakage: {relation} {overlap['benchmark']}", 0)
+        lines.append(f"| {overlap['source']} | {overlap['benchmark']} | {_cell(told)} | {dropped:,} |")
+    for matched, count in sorted(summary["benchmark_matches"].items()):
+        lines += ["", f"Found by their pixels and left out: {count:,} images of {matched}."]
+    return "\n".join(lines) + "\n"
 
 
 def _padded(fit: str) -> str:
@@ -148,7 +189,7 @@ def _padded(fit: str) -> str:
 
 def _guarded(summary: dict[str, Any]) -> str:
     count = summary["benchmark_images"]
-    return f", and compared with {count:,} images of benchmarks" if count else ", by the sources' records alone"
+    return f"; in addition, every image was compared with {count:,} images of benchmarks" if count else ""
 
 
 def _terms(plan: Plan) -> str:

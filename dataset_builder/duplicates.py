@@ -21,6 +21,7 @@ from .leakage import Benchmarks, matches
 from .plan import Plan
 
 SUBSET_SIZE = 200_000  # pictures of the subset 0.2m
+BENCHMARK = "benchmark image"
 _COMPARED = 16  # pictures kept under one hash that a suspect is compared with
 _SIDE = THUMBNAIL**2
 
@@ -105,7 +106,7 @@ def benchmark_matches(candidates: Candidates, benchmarks: Benchmarks) -> dict[in
     i, j, _ = matches(candidates.hashes, candidates.thumbnails, benchmarks)
     owners = candidates.owner[i]
     return {
-        int(n): Drop("benchmark image", str(benchmarks.names[k])) for n, k in zip(owners[::-1], j[::-1], strict=True)
+        int(n): Drop(BENCHMARK, str(benchmarks.names[k])) for n, k in zip(owners[::-1], j[::-1], strict=True)
     }
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from biovfm_hf.files import atomic_path, write_text
 
-from .duplicates import load_drops
+from .duplicates import BENCHMARK, load_drops
 from .plan import Plan, load_plan
 from .schema import MANIFEST, ROW_GROUP, row_writer
 from .shard import KEPT
@@ -45,10 +45,11 @@ def write_manifest(plan: Plan) -> dict[str, Any]:
     """Write `manifest.parquet` in plan order.
 
     Returns:
-        Counts: considered, kept, outcomes {reason: n}, sources {id: {outcome: n}}, modalities and
-        `modality_anatomy` {modality: {anatomy: n}} of what is kept.
+        Counts: considered, kept, outcomes {reason: n}, sources {id: {outcome: n}}, `benchmark_matches`
+        {source in benchmark: n}, and `modality_anatomy` {modality: {anatomy: n}} of what is kept.
     """
-    counts: dict[str, Any] = {"considered": 0, "kept": 0, "outcomes": {}, "sources": {}, "modality_anatomy": {}}
+    counts: dict[str, Any] = {"considered": 0, "kept": 0}
+    counts |= {"outcomes": {}, "sources": {}, "modality_anatomy": {}, "benchmark_matches": {}}
     with atomic_path(plan.out / "manifest.parquet") as path, _manifest_writer(path) as writer:
         for number in range(len(plan.shards)):
             lines = list(_lines(plan, number))
@@ -78,6 +79,9 @@ def _count(counts: dict[str, Any], line: dict[str, Any]) -> None:
     counts["outcomes"][outcome] = counts["outcomes"].get(outcome, 0) + 1
     of_source = counts["sources"].setdefault(line["source"], {})
     of_source[outcome] = of_source.get(outcome, 0) + 1
+    if outcome == BENCHMARK:
+        matched = f"{line['source']} in {line['detail'].split('/')[0]}"
+        counts["benchmark_matches"][matched] = counts["benchmark_matches"].get(matched, 0) + 1
     if outcome == KEPT:
         counts["kept"] += 1
         cells = counts["modality_anatomy"].setdefault(line["modality"] or "mixed", {})

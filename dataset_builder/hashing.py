@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 THUMBNAIL = 28  # side of the thumbnail that confirms what a perceptual hash suspects; MedMNIST's smallest size
+REDUCED = 112  # longer side that fingerprints are taken at
 RADIUS = 6  # bits in which the perceptual hashes of two copies of a picture may differ
 SIMILARITY = 0.99  # least correlation of their textures
 
@@ -16,7 +17,6 @@ _FREQUENCIES = sorted(
     ((u, v) for u in range(12) for v in range(12) if u + v), key=lambda f: (f[0] ** 2 + f[1] ** 2, f)
 )
 _ROWS, _COLUMNS = np.array(_FREQUENCIES[:64]).T
-_BITS = np.uint64(1) << np.arange(63, -1, -1, dtype=np.uint64)
 
 
 def sha256_of_pixels(pixels: np.ndarray) -> str:
@@ -32,23 +32,36 @@ def grey(pixels: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.ndim == 3 else pixels
 
 
-def perceptual_hash(pixels: np.ndarray) -> int:
+def reduced(pixels: np.ndarray) -> np.ndarray:
+    """The picture in grey, its longer side at most REDUCED: what both fingerprints below are taken from."""
+    picture = grey(pixels)
+    scale = REDUCED / max(picture.shape)
+    if scale >= 1:
+        return np.ascontiguousarray(picture)
+    height, width = (max(1, round(side * scale)) for side in picture.shape)
+    return cv2.resize(np.ascontiguousarray(picture), (width, height), interpolation=cv2.INTER_AREA)
+
+
+def perceptual_hash(picture: np.ndarray) -> int:
     """64 bits (unsigned): which of the 64 lowest frequencies of the picture squashed to 32 x 32 exceed their median.
 
-    `pixels`: uint8 (H, W) or (H, W, 3), without padding. The most significant bit is the lowest frequency. Contrast
+    `picture`: uint8 (h, w) from `reduced`, without padding. The most significant bit is the lowest frequency. Contrast
     and brightness do not change the hash; mirroring and turning do. After Zauner, Implementation and Benchmarking of
     Perceptual Image Hash Functions (2010), with AC coefficients only.
     """
-    squashed = cv2.resize(np.ascontiguousarray(grey(pixels)), (32, 32), interpolation=cv2.INTER_AREA)
-    small = squashed.astype(np.float32)
-    coefficients = cv2.dct(small)[_ROWS, _COLUMNS]
-    return int((_BITS * (coefficients > np.median(coefficients))).sum(dtype=np.uint64))
+    squashed = cv2.resize(np.ascontiguousarray(picture), (32, 32), interpolation=cv2.INTER_AREA)
+    coefficients = cv2.dct(squashed.astype(np.float32))[_ROWS, _COLUMNS]
+    middle = np.partition(coefficients, 31)[31]
+    return int.from_bytes(np.packbits(coefficients > middle).tobytes(), "big")
 
 
-def thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """The picture squashed to uint8 (THUMBNAIL, THUMBNAIL), grey, by Pillow's bicubic filter, as MedMNIST does it."""
+def thumbnail(picture: np.ndarray) -> np.ndarray:
+    """The picture squashed to uint8 (THUMBNAIL, THUMBNAIL) by Pillow's bicubic filter, as MedMNIST does it.
+
+    `picture`: uint8 (h, w) from `reduced`.
+    """
     side = (THUMBNAIL, THUMBNAIL)
-    return np.asarray(Image.fromarray(np.ascontiguousarray(grey(pixels))).resize(side, Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).resize(side, Image.Resampling.BICUBIC))
 
 
 def textures(thumbnails: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.pixels import decode, to_uint8
 
 from .catalog import Source
-from .hashing import RADIUS, SIMILARITY, THUMBNAIL, neighbours, perceptual_hash, textures, thumbnail
+from .hashing import RADIUS, SIMILARITY, THUMBNAIL, neighbours, perceptual_hash, reduced, textures, thumbnail
 from .slicing import pad_square
 
 MODES = ("strict", "paper")
@@ -54,7 +54,7 @@ def overlap_rows(source: Source) -> list[dict[str, Any]]:
 def framings(content: np.ndarray) -> list[np.ndarray]:
     """The framings in which a benchmark may show a picture: whole; if it is not square, also its centre and padded.
 
-    `content`: uint8 (H, W) or (H, W, 3) without padding.
+    `content`: uint8 (h, w) without padding.
     """
     height, width = content.shape[:2]
     side = min(height, width)
@@ -84,8 +84,9 @@ def fingerprint(paths: Iterable[Path]) -> Benchmarks:
     for path in paths:
         before = len(hashes)
         for name, image in _images(Path(path)):
-            hashes.append(perceptual_hash(image))
-            thumbnails.append(thumbnail(image).ravel())
+            picture = reduced(image)
+            hashes.append(perceptual_hash(picture))
+            thumbnails.append(thumbnail(picture).ravel())
             names.append(name)
         if len(hashes) == before:
             raise UserError(f"{path}: holds no benchmark image; give MedMNIST .npz files or folders of images")

@@ -22,12 +22,12 @@ class Refused(Exception):
         self.detail = " ".join(detail.split())[:300]
 
 
-def refusal(error: BaseException, name: str = "") -> Refused:
-    """What a decoder's exception means for the manifest; `name` (a path) is taken out of the message."""
+def refusal(error: BaseException, *names: str) -> Refused:
+    """What a decoder's exception means for the manifest; `names` (paths) are taken out of the message."""
     if isinstance(error, Refused):
         return error
     text = str(error)
-    if name:
+    for name in filter(None, names):
         text = text.replace(f"{name}: ", "").replace(name, "the file")
     if not isinstance(error, UserError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__

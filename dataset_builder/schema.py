@@ -21,6 +21,9 @@ _FEATURES = {
 }
 _ARROW = {"string": pa.string(), "int32": pa.int32()}
 COLUMNS = tuple(_FEATURES)
+COLUMN_TYPES = {
+    name: feature.get("dtype", "image") for name, feature in _FEATURES.items()
+}  # as dataset cards say them
 
 # The metadata is what datasets.Features(...).arrow_schema writes; a worker need not import datasets for it.
 ROWS = pa.schema(

@@ -6,7 +6,9 @@ done. Each is written under a temporary name and moved into place, so any engine
 """
 
 import json
+import logging
 import os
+import warnings
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +23,7 @@ import pyarrow.parquet as pq
 from biovfm_hf.files import atomic_path, write_text
 
 from . import readers, screening
-from .hashing import perceptual_hash, sha256_of_pixels, thumbnail
+from .hashing import perceptual_hash, reduced, sha256_of_pixels, thumbnail
 from .item import Item
 from .leakage import framings
 from .limits import UNREADABLE, UNSAFE, Refused, refusal
@@ -50,7 +52,7 @@ def build_shard(out: str, raw: str, number: int) -> dict[str, Any]:
     Returns:
         The shard's statistics: number, outcomes (count of each), pictures, kept, bytes read, seconds.
     """
-    cv2.setNumThreads(1)
+    _quieten()
     plan = load_plan(Path(out))
     done = plan.stats_path(number)
     if done.is_file():
@@ -68,6 +70,15 @@ def build_shard(out: str, raw: str, number: int) -> dict[str, Any]:
     stats = {**shard.statistics(), "seconds": round(perf_counter() - started, 3)}
     write_text(done, json.dumps(stats))
     return stats
+
+
+def _quieten() -> None:
+    """One thread for each worker; and no warnings of decoders, which may repeat what stands in a patient's file."""
+    cv2.setNumThreads(1)
+    warnings.simplefilter("ignore")
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    logging.getLogger("nibabel").setLevel(logging.CRITICAL)
 
 
 class _Shard:
@@ -114,7 +125,7 @@ class _Shard:
                 count += 1
                 yield self._screened(item, path, picture)
         except Exception as error:  # decoders raise nearly everything on damaged files; each costs one line
-            refused = refusal(error, str(self._raw / item.path))
+            refused = refusal(error, str(self._raw / item.path), item.member or "", item.path)
             yield Outcome(self._line(item, path, refused.outcome, refused.detail))
             return
         if not count:
@@ -130,13 +141,14 @@ class _Shard:
         if not kept:
             return Outcome({**self._line(item, path, reason), **place})
         content, image = fitted(picture, self._plan.options)
-        shown = framings(content)
-        fingerprints = {"sha256": sha256_of_pixels(image), "phash": f"{perceptual_hash(content):016x}"}
+        shown = framings(reduced(content))
+        hashes = [perceptual_hash(framing) for framing in shown]
+        fingerprints = {"sha256": sha256_of_pixels(image), "phash": f"{hashes[0]:016x}"}
         line = {
             **self._line(item, path, KEPT),
             **place,
             **fingerprints,
-            "hashes": [perceptual_hash(framing) for framing in shown],
+            "hashes": hashes,
             "thumbnails": b"".join(thumbnail(framing).tobytes() for framing in shown),
         }
         row = {name: line[name] for name in ("source", "modality", "anatomy", "subject")}

@@ -71,4 +71,5 @@ def _pictures(volume: np.ndarray, spacing: Sequence[float], views: Sequence[str]
     depth = dict(zip(("sagittal", "coronal", "axial"), volume.shape, strict=False))
     for one in slices(volume, spacing, views):
         rows, columns = one.pixels.shape[:2]
-        yield Picture(one.pixels, one.view, time * depth[one.view] + one.index, one.spacing, columns, rows)
+        pixels = np.ascontiguousarray(one.pixels)
+        yield Picture(pixels, one.view, time * depth[one.view] + one.index, one.spacing, columns, rows)
