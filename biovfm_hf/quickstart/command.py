@@ -19,6 +19,7 @@ from .tasks import write_tasks
 
 DEFAULT_OUT = Path("biovfm-quickstart")
 MODELS = ("dino", "dino-random", "mae", "mae-random")
+CONFIGS = Path(__file__).parent
 # what the steps below import, by extra; asked for before the first step rather than minutes later
 _NEEDS = ("accelerate", "cv2", "datasets", "matplotlib", "nibabel", "nilearn", "pydicom", "skimage", "sklearn")
 
@@ -49,7 +50,8 @@ def main(argv: Sequence[str]) -> int:
         require(module, "demo")
     if out.exists() and not (out / "quickstart.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists and is no quickstart folder; name another with --out")
-    write_text(out / "quickstart.json", json.dumps({"made_by": "biovfm quickstart"}) + "\n")
+    if not (out / "quickstart.json").is_file():
+        write_text(out / "quickstart.json", json.dumps({"made_by": "biovfm quickstart"}) + "\n")
     started = time.monotonic()
     steps = _steps(out)
     for number, step in enumerate(steps, start=1):
@@ -109,7 +111,7 @@ def _pretrain(method: str, out: Path, model: Path) -> None:
     from biovfm_hf.cli import load_room_module
 
     script = Path(load_room_module("training").__file__ or "").parent / f"pretrain_{method}.py"
-    config = Path(__file__).parent / f"{method}.yaml"
+    config = CONFIGS / f"{method}.yaml"
     run = out / "runs" / method
     words = [str(script), "--config", str(config), "--data", str(out / "dataset"), "--out", str(run)]
     launch = [

@@ -18,12 +18,12 @@ from biovfm_hf.files import atomic_path
 
 from .raw import TASKS_BEGIN, brain_maps, front_of
 
-PATCH = 48  # mm, and pixels
+PATCH = 24  # mm, and pixels
 MAP = 64
 # millimetres in front of TASKS_BEGIN, and patches to draw
 _SLABS = {"train": (0, 36), "val": (40, 50), "test": (54, 78)}
 _PATCHES = {"train": 1500, "val": 450, "test": 1200}
-_MAPS = {"train": 120, "val": 30, "test": 72}
+_MAPS = {"train": 24, "val": 30, "test": 120}
 TISSUES = ("grey matter", "white matter", "fluid")
 
 
@@ -96,7 +96,7 @@ def _inside(t1: np.ndarray, slab: range, side: int) -> np.ndarray:
     margin = side // 2
     middle = t1.shape[0] // 2
     block = (slice(middle + 1, t1.shape[0] - margin), slice(slab.start, slab.stop), slice(margin, -margin))
-    inside[block] = t1[block] > 12  # fluid is dark, outside is black
+    inside[block] = t1[block] > 12  # of 255; fluid is dark, outside is black
     return inside
 
 
