@@ -22,6 +22,7 @@ COMMANDS = {
     "report": ("model_cards.report", "one HTML page of data, training and results"),
     "card": ("model_cards.card", "write the model card from what actually happened"),
     "push": ("model_cards.push", "send a model or dataset folder to the Hub"),
+    "demo": ("model_cards.demo", "try a model on images in the browser; export a Space"),
 }
 
 # the extra of pyproject.toml with which each folder's commands work

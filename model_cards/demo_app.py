@@ -1,0 +1,207 @@
+"""The demo page: drop an image, see its PCA map, its nearest neighbours and how they vote.
+
+This file stands alone, so that `biovfm demo --export` can copy it into a Gradio Space as app.py; beside it lie
+space.json ({"model": name}) and index.npz. It needs gradio, numpy, pillow, torch and transformers, and whatever the
+model's own image processor needs for DICOM and NIfTI.
+"""
+
+import io
+import json
+import os
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TEMPERATURE = 0.07  # of the votes, as in DINO's nearest-neighbour probe
+MAP_SIDE = 336
+NOTICE = (
+    "For research. Not a medical device: nothing here may guide the care of a patient. "
+    "Images are processed by the machine that runs this page; it keeps them in its folder for uploads only."
+)
+
+
+@dataclass(frozen=True)
+class Index:
+    """Embedded images to search: features (N, D) of unit length, N labels, and N JPEG thumbnails."""
+
+    features: np.ndarray
+    labels: list[str]
+    thumbnails: list[bytes]
+
+    def save(self, file: Path) -> None:
+        """Write as .npz without pickles: features as float16, thumbnails end to end with their offsets."""
+        offsets = np.cumsum([0, *map(len, self.thumbnails)])
+        joined = np.frombuffer(b"".join(self.thumbnails), dtype=np.uint8)
+        with file.open("wb") as stream:
+            np.savez(
+                stream,
+                features=self.features.astype(np.float16),
+                labels=np.array(self.labels, dtype=str),
+                thumbnails=joined,
+                offsets=offsets,
+            )
+
+    @classmethod
+    def load(cls, file: Path) -> "Index":
+        """Read what `save` wrote; pickles are not read."""
+        with np.load(file, allow_pickle=False) as held:
+            offsets, joined = held["offsets"], held["thumbnails"].tobytes()
+            thumbnails = [joined[start:stop] for start, stop in pairwise(offsets)]
+            return cls(held["features"].astype(np.float32), [str(label) for label in held["labels"]], thumbnails)
+
+
+class Encoder:
+    """A model folder or Hub repository with its image processor."""
+
+    def __init__(self, name: str) -> None:
+        from transformers import AutoImageProcessor, AutoModel
+
+        self.name = name
+        self.processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=True)
+        self.model = AutoModel.from_pretrained(name, trust_remote_code=True).eval()
+
+    def __call__(self, image: Any, **settings: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Encode one image: a path, bytes or PIL image.
+
+        Returns:
+            what the model is shown (S, S, 3) uint8; class token (D,) of unit length; patch tokens (h, w, D).
+        """
+        import torch
+
+        pixels = self.processor(image, return_tensors="pt", **settings).pixel_values
+        with torch.inference_mode():
+            tokens = self.model(pixels).last_hidden_state[0].float().numpy()
+        side = pixels.shape[-1] // int(self.model.config.patch_size)
+        patches = tokens[len(tokens) - side * side :].reshape(side, side, -1)
+        mean, std = (
+            np.array(values)[:, None, None] for values in (self.processor.image_mean, self.processor.image_std)
+        )
+        shown = np.clip((pixels[0].numpy() * std + mean) * 255 + 0.5, 0, 255).astype(np.uint8).transpose(1, 2, 0)
+        return shown, unit(tokens[0]), patches
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    """`vector` (..., D) scaled to length 1 along its last axis."""
+    return vector / np.maximum(np.linalg.norm(vector, axis=-1, keepdims=True), 1e-12)
+
+
+def pca_map(patches: np.ndarray) -> np.ndarray:
+    """(h, w, D) patch tokens -> (h, w, 3) uint8: their first three principal components as red, green and blue.
+
+    Each component runs from its 2nd percentile (0) to its 98th (255); its sign is such that its largest loading is
+    positive, so that the same tokens always give the same colours.
+    """
+    height, width, depth = patches.shape
+    rows = patches.reshape(-1, depth).astype(np.float64)
+    rows = rows - rows.mean(axis=0)
+    _, _, axes = np.linalg.svd(rows, full_matrices=False)
+    axes = axes[:3] * np.sign(axes[:3][np.arange(len(axes[:3])), np.abs(axes[:3]).argmax(axis=1)])[:, None]
+    values = np.zeros((len(rows), 3))
+    values[:, : len(axes)] = rows @ axes.T
+    low, high = np.percentile(values, [2, 98], axis=0)
+    scaled = (values - low) / np.maximum(high - low, 1e-12)
+    return (np.clip(scaled, 0, 1) * 255).astype(np.uint8).reshape(height, width, 3)
+
+
+def nearest(index: Index, vector: np.ndarray, count: int = 8) -> list[tuple[int, float]]:
+    """(row, cosine similarity) of the `count` entries of the index nearest to a unit vector (D,)."""
+    similarity = index.features @ vector
+    order = np.argsort(-similarity, kind="stable")[:count]
+    return [(int(row), float(similarity[row])) for row in order]
+
+
+def votes(index: Index, found: list[tuple[int, float]]) -> dict[str, float]:
+    """{label: share of the votes}, each neighbour voting with weight exp(similarity / 0.07), largest first."""
+    weights: dict[str, float] = {}
+    best = max((similarity for _, similarity in found), default=0.0)
+    for row, similarity in found:
+        label = index.labels[row]
+        weights[label] = weights.get(label, 0.0) + float(np.exp((similarity - best) / TEMPERATURE))
+    total = sum(weights.values())
+    return {label: weight / total for label, weight in sorted(weights.items(), key=lambda item: -item[1])}
+
+
+def analyse(encoder: Encoder, index: Index | None, path: str, position: float | None, axis: str) -> tuple[Any, ...]:
+    """What the page shows for a file: the model's view, the PCA map, neighbours with captions, and votes or None.
+
+    Raises:
+        Exception: whatever the image processor says of a file that it cannot read.
+    """
+    from PIL import Image
+
+    settings: dict[str, Any] = {"axis": axis}
+    if position is not None:
+        settings["slice_index"] = int(position)
+    shown, vector, patches = encoder(path, **settings)
+    side = (MAP_SIDE, MAP_SIDE)
+    view = Image.fromarray(shown).resize(side, Image.Resampling.BICUBIC)
+    colours = Image.fromarray(pca_map(patches)).resize(side, Image.Resampling.NEAREST)
+    if index is None:
+        return view, colours, [], None
+    found = nearest(index, vector)
+    gallery = [
+        (Image.open(io.BytesIO(index.thumbnails[row])), f"{index.labels[row]}, similarity {similarity:.2f}")
+        for row, similarity in found
+    ]
+    return view, colours, gallery, votes(index, nearest(index, vector, 20))
+
+
+def build_page(encoder: Encoder, index: Index | None) -> Any:
+    """The Gradio page. It loads nothing from other sites."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    import gradio
+
+    def run(path: str | None, position: float | None, axis: str) -> tuple[Any, ...]:
+        if path is None:
+            raise gradio.Error("Choose an image first.", print_exception=False)
+        try:
+            return analyse(encoder, index, path, position, axis)
+        except Exception as error:
+            raise gradio.Error(" ".join(str(error).split())[:300], print_exception=False) from error
+
+    with gradio.Blocks(title="BioVFM demo", analytics_enabled=False) as page:
+        gradio.Markdown(f"# What a biomedical vision model sees\n\nModel: {plain(encoder.name)}. {NOTICE}")
+        with gradio.Row():
+            with gradio.Column(scale=1):
+                file = gradio.File(label="Image: PNG, JPEG, TIFF, DICOM or NIfTI", type="filepath")
+                position = gradio.Number(label="Slice or frame, from 0 (empty: the middle)", value=None, precision=0)
+                axis = gradio.Radio(["axial", "coronal", "sagittal"], value="axial", label="Axis of a volume")
+                button = gradio.Button("Analyse", variant="primary")
+            with gradio.Column(scale=2):
+                with gradio.Row():
+                    view = gradio.Image(label="What the model is shown", interactive=False)
+                    colours = gradio.Image(label="Patch tokens: first three principal components", interactive=False)
+                scores = gradio.Label(label="Votes of the 20 nearest images", visible=index is not None)
+                gallery = gradio.Gallery(label="Nearest images", columns=4, height="auto", visible=index is not None)
+        button.click(run, [file, position, axis], [view, colours, gallery, scores], api_name="analyse")
+        file.upload(run, [file, position, axis], [view, colours, gallery, scores], api_name=None)
+    return page
+
+
+def plain(name: str) -> str:
+    """A model's name without anything that Markdown or HTML would act on."""
+    return "".join(letter if letter.isalnum() or letter in "-_./ " else " " for letter in Path(name).name)
+
+
+def launch(page: Any, host: str, port: int) -> None:
+    """Serve the page until it is interrupted; system fonts, uploads of at most 256 MB, no public link."""
+    import gradio
+
+    fonts = ["system-ui", "sans-serif"]
+    theme = gradio.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"])
+    page.launch(server_name=host, server_port=port, share=False, theme=theme, max_file_size="256mb", quiet=True)
+
+
+def main() -> None:
+    """Run as a Space: read space.json and index.npz beside this file."""
+    here = Path(__file__).parent
+    name = json.loads((here / "space.json").read_text(encoding="utf-8"))["model"]
+    index = here / "index.npz"
+    launch(build_page(Encoder(name), Index.load(index) if index.is_file() else None), "0.0.0.0", 7860)
+
+
+if __name__ == "__main__":
+    main()

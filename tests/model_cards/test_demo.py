@@ -1,0 +1,129 @@
+"""The demo page's pieces, and the page itself over HTTP where gradio is installed."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from biovfm_hf.errors import UserError
+from model_cards import demo, demo_app
+
+
+@pytest.fixture(scope="module")
+def encoder(saved_model):
+    return demo_app.Encoder(str(saved_model))
+
+
+@pytest.fixture
+def classes(make, tmp_path):
+    """Two classes of clearly different images."""
+    for name, shade in (("stripes", 16), ("smooth", 1)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(6):
+            (tmp_path / "images" / name / f"{number}.png").write_bytes(make.image(shade, 48 + number))
+    (tmp_path / "images" / "smooth" / "broken.png").write_bytes(b"nothing")
+    return tmp_path / "images"
+
+
+def test_an_image_finds_itself_and_its_class(encoder, classes):
+    index = demo.build_index(encoder, classes, 100, seed=0)
+    assert sorted(set(index.labels)) == ["smooth", "stripes"] and len(index.labels) == 12
+    view, colours, gallery, shares = demo_app.analyse(
+        encoder, index, str(classes / "stripes" / "3.png"), None, "axial"
+    )
+    assert view.size == colours.size == (336, 336) and len(gallery) == 8
+    assert gallery[0][1] == "stripes, similarity 1.00"
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_a_dataset_folder_is_indexed_with_modality_and_anatomy(encoder, dataset_dir):
+    index = demo.build_index(encoder, dataset_dir, 30, seed=1)
+    assert 20 <= len(index.labels) <= 30 and set(index.labels) <= {"X-Ray, chest", "OCT, retina", "Ultrasound"}
+    assert index.labels == demo.build_index(encoder, dataset_dir, 30, seed=1).labels
+
+
+def test_the_index_survives_its_file(encoder, classes, tmp_path):
+    index = demo.build_index(encoder, classes, 5, seed=0)
+    index.save(tmp_path / "index.npz")
+    again = demo_app.Index.load(tmp_path / "index.npz")
+    assert again.labels == index.labels and again.thumbnails == index.thumbnails
+    assert np.allclose(again.features, index.features, atol=1e-3)
+    assert Image.open(io.BytesIO(again.thumbnails[0])).size == (32, 32)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 6), st.integers(1, 8), st.integers(0, 2**32 - 1))
+def test_pca_map_is_a_picture_that_ignores_offsets(side, depth, seed):
+    patches = np.random.default_rng(seed).normal(size=(side, side, depth))
+    colours = demo_app.pca_map(patches)
+    assert colours.shape == (side, side, 3) and colours.dtype == np.uint8
+    moved = demo_app.pca_map(patches + 3.0)
+    assert np.abs(colours.astype(int) - moved.astype(int)).max() <= 1
+
+
+def test_pca_map_separates_two_regions():
+    patches = np.zeros((8, 8, 5))
+    patches[:, 4:, 2] = 1
+    red = demo_app.pca_map(patches)[..., 0]
+    assert (red[:, 4:] == 255).all() and (red[:, :4] == 0).all()
+
+
+def test_votes_favour_the_nearer():
+    index = demo_app.Index(np.eye(3), ["a", "b", "b"], [b"", b"", b""])
+    shares = demo_app.votes(index, [(0, 0.9), (1, 0.83), (2, 0.1)])
+    assert shares["a"] == pytest.approx(1 / (1 + np.exp(-1)), abs=1e-3) and list(shares) == ["a", "b"]
+
+
+@pytest.mark.parametrize("words", [["--index", "nowhere"], ["--images", "0"], ["--export", "x"]])
+def test_wrong_words_are_explained(saved_model, words):
+    with pytest.raises(UserError):
+        demo.main([str(saved_model), *words])
+
+
+def test_an_exported_space_stands_alone(encoder, classes, tmp_path):
+    pytest.importorskip("gradio")
+    demo.export_space(tmp_path / "space", "you/biovfm-tiny", demo.build_index(encoder, classes, 99, seed=0))
+    names = {path.name for path in (tmp_path / "space").iterdir()}
+    assert names == {"app.py", "space.json", "index.npz", "requirements.txt", "README.md"}
+    assert json.loads((tmp_path / "space" / "space.json").read_text()) == {"model": "you/biovfm-tiny"}
+    code = "import app, pathlib; print(len(app.Index.load(pathlib.Path('index.npz')).labels))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "space", capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "12"
+
+
+def test_the_page_answers_over_http_and_loads_nothing_from_elsewhere(encoder, classes, monkeypatch):
+    pytest.importorskip("gradio")
+    client = pytest.importorskip("gradio_client")
+    import urllib.request
+
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    page = demo_app.build_page(encoder, demo.build_index(encoder, classes, 99, seed=0))
+    launched = {}
+    launch = page.launch
+    monkeypatch.setattr(page, "launch", lambda **given: launched.update(given))
+    demo_app.launch(page, "127.0.0.1", 0)
+    theme = launched["theme"]
+    _, url, _ = launch(server_name="127.0.0.1", prevent_thread_lock=True, theme=theme, quiet=True)
+    try:
+        html = urllib.request.urlopen(url).read().decode()
+        assert "fonts.googleapis.com" not in html
+        caller = client.Client(url, verbose=False)
+        file = client.handle_file(str(classes / "smooth" / "1.png"))
+        view, colours, gallery, shares = caller.predict(file, None, "axial", api_name="/analyse")
+        assert Path(view).is_file() and Path(colours).is_file() and len(gallery) == 8
+        assert shares["label"] in ("smooth", "stripes")
+        with pytest.raises(Exception, match=r"broken\.png"):
+            caller.predict(
+                client.handle_file(str(classes / "smooth" / "broken.png")), None, "axial", api_name="/analyse"
+            )
+    finally:
+        page.close()
