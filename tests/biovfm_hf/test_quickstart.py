@@ -117,11 +117,15 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest
     assert message.startswith("error: ") and "--out" in message and message.count("\n") == 1
 
 
-def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_missing_package_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     def gone(name: str, *arguments: object) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr(importlib, "import_module", lambda name, *rest: gone(name) if name == "nilearn" else __import__(name))
+    monkeypatch.setattr(
+        importlib, "import_module", lambda name, *rest: gone(name) if name == "nilearn" else __import__(name)
+    )
     with pytest.raises(Exception, match=r"nilearn is not installed.*biovfm-hf\[demo\]"):
         command.main(["--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
