@@ -105,9 +105,7 @@ def benchmark_matches(candidates: Candidates, benchmarks: Benchmarks) -> dict[in
     """Pictures that show an image of the benchmarks in one of their framings."""
     i, j, _ = matches(candidates.hashes, candidates.thumbnails, benchmarks)
     owners = candidates.owner[i]
-    return {
-        int(n): Drop(BENCHMARK, str(benchmarks.names[k])) for n, k in zip(owners[::-1], j[::-1], strict=True)
-    }
+    return {int(n): Drop(BENCHMARK, str(benchmarks.names[k])) for n, k in zip(owners[::-1], j[::-1], strict=True)}
 
 
 def exact_duplicates(candidates: Candidates, dropped: dict[int, Drop]) -> dict[int, Drop]:

@@ -25,7 +25,9 @@ RECORD = {
         "**/*.{png,jpg,gif,bmp,ppm,webp,tiff,dcm,npy,mat}",
     ],
     "modality": ["Ultrasound", "MR"],
-    "labels": [{"path": r"\.(png|jpg|gif|tiff?|bmp|ppm|webp|dcm|npy|mat|mp4|avi|h5|zip|tar)", "modality": "Ultrasound"}],
+    "labels": [
+        {"path": r"\.(png|jpg|gif|tiff?|bmp|ppm|webp|dcm|npy|mat|mp4|avi|h5|zip|tar)", "modality": "Ultrasound"}
+    ],
 }
 
 
@@ -33,7 +35,14 @@ def samples(folder: Path, make) -> dict[str, bytes]:
     """One good file of every format."""
     found: dict[str, bytes] = {}
     grey, colour = Image.fromarray(make.picture(1)), Image.fromarray(make.picture(2, channels=3))
-    for name, image in (("png", grey), ("jpg", colour), ("gif", grey), ("bmp", colour), ("ppm", colour), ("webp", colour)):
+    for name, image in (
+        ("png", grey),
+        ("jpg", colour),
+        ("gif", grey),
+        ("bmp", colour),
+        ("ppm", colour),
+        ("webp", colour),
+    ):
         buffer = io.BytesIO()
         image.save(buffer, format={"jpg": "JPEG"}.get(name, name.upper()))
         found[name] = buffer.getvalue()
@@ -47,7 +56,8 @@ def samples(folder: Path, make) -> dict[str, bytes]:
     found["nii.gz"] = gzip.compress(found["nii"])
     voxels = make.volume(2, (26, 26, 26)).tobytes()
     found["nrrd"] = (
-        b"NRRD0004\ntype: short\ndimension: 3\nsizes: 26 26 26\nendian: little\nencoding: gzip\n\n" + gzip.compress(voxels)
+        b"NRRD0004\ntype: short\ndimension: 3\nsizes: 26 26 26\nendian: little\nencoding: gzip\n\n"
+        + gzip.compress(voxels)
     )
     found["mha"] = (
         b"ObjectType = Image\nNDims = 3\nDimSize = 26 26 26\nElementType = MET_SHORT\nCompressedData = True\n"
