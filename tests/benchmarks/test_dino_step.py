@@ -8,9 +8,9 @@ precision and optimiser on both sides, and the same loss where nothing is random
     pytest tests/benchmarks/test_dino_step.py -m slow -s
 
 Where the time goes (AVX2, one thread): matrix products, all at the speed of MKL, take 83% of our MAE step, 86% of the
-other one and about 70% of the DINO step. So the MAE sides differ by what is left, 1.0 times the images per second. The DINO
-side gains from stochastic depth that computes nothing for dropped images (2,760 tokens become 1,799) and from scores
-that are never all in memory.
+other one and about 70% of the DINO step. So the MAE sides differ by what is left: 1.0 times the images per second.
+The DINO side gains from stochastic depth that computes nothing for dropped images (2,760 tokens become 1,799) and
+from scores that are never all in memory.
 
 Times are CPU seconds of this process, which other load on the machine disturbs least. Run as a script, the file
 measures one side's memory: `test_dino_step.py METHOD SIDE`.

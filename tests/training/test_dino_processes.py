@@ -127,7 +127,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     command = [sys.executable, __file__]
     processes = [subprocess.Popen([*command, str(rank), str(folder)], env=environment) for rank in range(2)]
     try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+        assert [process.wait(timeout=280) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()
