@@ -6,6 +6,7 @@ and scikit-image's retina, immunohistochemistry and cell images.
 
 import shutil
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -54,21 +55,25 @@ def lay_out(raw: Path) -> None:
         _tiles(folder / "skimage-samples")
 
 
-def brain_maps() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The MNI152 T1 brain and its grey- and white-matter probabilities, (X, Y, Z) float32 RAS at 1 mm; the affine."""
+@dataclass(frozen=True)
+class Brain:
+    """The MNI152 T1 brain and its grey- and white-matter probabilities: (X, Y, Z) float32, RAS, 1 mm; the affine."""
+
+    t1: np.ndarray
+    grey: np.ndarray
+    white: np.ndarray
+    affine: np.ndarray
+
+
+def load_brain() -> Brain:
+    """Read the maps that ship inside nilearn."""
     datasets = require("nilearn.datasets", "demo")
+    names = ("load_mni152_template", "load_mni152_gm_template", "load_mni152_wm_template")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        images = [
-            load(resolution=1)
-            for load in (
-                datasets.load_mni152_template,
-                datasets.load_mni152_gm_template,
-                datasets.load_mni152_wm_template,
-            )
-        ]
+        images = [getattr(datasets, name)(resolution=1) for name in names]
     t1, grey, white = (np.asarray(image.dataobj, dtype=np.float32) for image in images)
-    return t1, grey, white, images[0].affine
+    return Brain(t1, grey, white, images[0].affine)
 
 
 def front_of(affine: np.ndarray, millimetres: float) -> int:
@@ -79,9 +84,9 @@ def front_of(affine: np.ndarray, millimetres: float) -> int:
 def _brain(folder: Path) -> None:
     nibabel = require("nibabel", "demo")
     folder.mkdir(parents=True)
-    t1, _, _, affine = brain_maps()
-    back = t1[:, : front_of(affine, PRETRAINING_ENDS)]
-    image = nibabel.Nifti1Image((back / t1.max() * 4095).astype(np.int16), affine)
+    brain = load_brain()
+    back = brain.t1[:, : front_of(brain.affine, PRETRAINING_ENDS)]
+    image = nibabel.Nifti1Image((back / brain.t1.max() * 4095).astype(np.int16), brain.affine)
     nibabel.save(image, folder / "sub-mni152_T1w.nii.gz")
 
 

@@ -3,12 +3,13 @@
 `tissue`: small coronal patches, labelled by the tissue at their centre (grey matter, white matter, fluid).
 `tissue-map`: larger coronal patches with a mask of grey and white matter.
 
-Training, validation and test patches come from separate slabs of the brain with gaps between them, and only from the
-right half, whose left is its mirror image in this template. Every patch names its coronal slice as its subject, so
-that intervals are drawn over slices, not over patches that show nearly the same.
+Training, validation and test patches come from separate slabs of the brain with gaps between them, centred in the
+right half only, whose left is its mirror image in this template. Every patch names its coronal slice as its subject,
+so that intervals are drawn over slices, not over patches that show nearly the same.
 """
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image
 
 from biovfm_hf.files import atomic_path
 
-from .raw import TASKS_BEGIN, brain_maps, front_of
+from .raw import TASKS_BEGIN, Brain, front_of, load_brain
 
 PATCH = 24  # mm, and pixels
 MAP = 64
@@ -29,35 +30,27 @@ TISSUES = ("grey matter", "white matter", "fluid")
 
 def write_tasks(folder: Path, seed: int = 0) -> None:
     """Write both tasks below `folder`, in the form that `biovfm probe --tasks` takes."""
-    t1, grey, white, affine = brain_maps()
-    t1 = np.round(t1 / t1.max() * 255).astype(np.uint8)
-    begin = front_of(affine, TASKS_BEGIN)
+    brain = load_brain()
+    brain = replace(brain, t1=np.round(brain.t1 / brain.t1.max() * 255).astype(np.uint8))
+    begin = front_of(brain.affine, TASKS_BEGIN)
     with atomic_path(folder) as temporary:
         for split, (first, last) in _SLABS.items():
             slab = range(begin + first, begin + last)
             generator = np.random.default_rng((seed, first))
-            _write_patches(temporary / "tissue", split, slab, t1, grey, white, generator)
-            _write_maps(temporary / "tissue-map" / split, split, slab, t1, grey, white, generator)
+            _write_patches(temporary / "tissue", split, slab, brain, generator)
+            _write_maps(temporary / "tissue-map" / split, split, slab, brain, generator)
 
 
-def _write_patches(
-    folder: Path,
-    split: str,
-    slab: range,
-    t1: np.ndarray,
-    grey: np.ndarray,
-    white: np.ndarray,
-    generator: np.random.Generator,
-) -> None:
+def _write_patches(folder: Path, split: str, slab: range, brain: Brain, generator: np.random.Generator) -> None:
     (folder / split).mkdir(parents=True)
     rows = []
-    inside = _inside(t1, slab, PATCH)
-    for label, tissue in enumerate(_sure_tissue(grey, white)):
+    inside = _inside(brain.t1, slab, PATCH)
+    for label, tissue in enumerate(_sure_tissue(brain)):
         places = np.argwhere(tissue & inside)
         chosen = generator.choice(len(places), _PATCHES[split] // len(TISSUES), replace=False)
         for x, y, z in places[chosen]:
             name = f"{split}/y{y:03d}_x{x:03d}_z{z:03d}.png"
-            _save(_coronal(t1, x, y, z, PATCH), folder / name)
+            _save(_coronal(brain.t1, x, y, z, PATCH), folder / name)
             rows.append((name, TISSUES[label], split, f"y{y:03d}"))
     with (folder / "tissue.csv").open("a", newline="") as file:
         writer = csv.writer(file)
@@ -66,28 +59,20 @@ def _write_patches(
         writer.writerows(rows)
 
 
-def _write_maps(
-    folder: Path,
-    split: str,
-    slab: range,
-    t1: np.ndarray,
-    grey: np.ndarray,
-    white: np.ndarray,
-    generator: np.random.Generator,
-) -> None:
+def _write_maps(folder: Path, split: str, slab: range, brain: Brain, generator: np.random.Generator) -> None:
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
-    tissue_map = np.select([grey >= 0.5, white >= 0.5], [1, 2]).astype(np.uint8)
-    places = np.argwhere(_inside(t1, slab, MAP) & (tissue_map > 0))
+    tissue_map = np.select([brain.grey >= 0.5, brain.white >= 0.5], [1, 2]).astype(np.uint8)
+    places = np.argwhere(_inside(brain.t1, slab, MAP) & (tissue_map > 0))
     for x, y, z in places[generator.choice(len(places), _MAPS[split], replace=False)]:
         name = f"y{y:03d}_x{x:03d}_z{z:03d}.png"
-        _save(_coronal(t1, x, y, z, MAP), folder / "images" / name)
+        _save(_coronal(brain.t1, x, y, z, MAP), folder / "images" / name)
         _save(_coronal(tissue_map, x, y, z, MAP), folder / "masks" / name)
 
 
-def _sure_tissue(grey: np.ndarray, white: np.ndarray) -> list[np.ndarray]:
+def _sure_tissue(brain: Brain) -> list[np.ndarray]:
     """Where each of `TISSUES` is beyond doubt."""
-    return [grey > 0.75, white > 0.75, grey + white < 0.4]
+    return [brain.grey > 0.75, brain.white > 0.75, brain.grey + brain.white < 0.4]
 
 
 def _inside(t1: np.ndarray, slab: range, side: int) -> np.ndarray:

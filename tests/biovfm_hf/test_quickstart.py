@@ -36,8 +36,9 @@ def test_raw_sources_hold_real_images(tmp_path: Path) -> None:
 
 
 def test_tissue_patches_are_what_their_label_says(task_folder: Path) -> None:
-    _, grey, white, affine = raw.brain_maps()
-    maps = {"grey matter": grey, "white matter": white, "fluid": 1 - grey - white}
+    brain = raw.load_brain()
+    grey, affine = brain.grey, brain.affine
+    maps = {"grey matter": grey, "white matter": brain.white, "fluid": 1 - grey - brain.white}
     with (task_folder / "tissue" / "tissue.csv").open() as file:
         rows = list(csv.DictReader(file))
     slices: dict[str, set[int]] = {}
