@@ -15,7 +15,7 @@ examples:
   biovfm embed  --model runs/tiny/model --images scans/ --out features.parquet
   biovfm search --model runs/tiny/model --features features.parquet --query case.png --images scans/ --out found
 
-OUT receives search.json (ids and cosine similarities) and, with --images, sheet.png with each example and its finds."""
+OUT receives search.json (ids and cosine similarities) and, with --images, sheet.png: each example and its finds."""
 
 
 def build_parser() -> argparse.ArgumentParser:

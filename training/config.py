@@ -18,7 +18,7 @@ from .augment import PRESETS, AugmentConfig
 from .dino.objective import DINOConfig
 from .typed import build, nearest, plain
 
-Share = int | float  # whole number of steps, or a share of all steps
+StepsOrShare = int | float  # a whole number of steps, or a share of all steps
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,14 @@ class OptimConfig:
     base_lr: float = 0.004
     lr_rule: Literal["sqrt_1024", "linear_256", "none"] = "sqrt_1024"
     min_lr: float = 1e-6
-    warmup_steps: Share = 0.1
+    warmup_steps: StepsOrShare = 0.1
     weight_decay: float = 0.04
     weight_decay_end: float = 0.4
     layerwise_decay: float = 0.9
     patch_embed_lr_mult: float = 0.2
     clip_grad: float | None = 3.0
     betas: tuple[float, float] = (0.9, 0.999)
-    freeze_last_layer_steps: Share = 0.01
+    freeze_last_layer_steps: StepsOrShare = 0.01
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class TeacherConfig:
     momentum_end: float = 1.0
     temperature: float = 0.07
     warmup_temperature: float = 0.04
-    temperature_warmup_steps: Share = 0.3
+    temperature_warmup_steps: StepsOrShare = 0.3
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class TrainConfig:
     run: RunConfig = RunConfig()
     watch: WatchConfig = WatchConfig()
 
-    def step_count(self, value: Share) -> int:
+    def step_count(self, value: StepsOrShare) -> int:
         """A whole number of steps as it is, or a share between 0 and 1 of all steps."""
         return round(value * self.steps) if isinstance(value, float) else value
 

@@ -328,7 +328,7 @@ class CropBatches(Dataset):
                 skipped.append((index, candidate))
                 logger.debug("skipped: %s", error)
             return found
-        raise UserError(f"{_TRIES} images in a row cannot be read, the last because: {error}")
+        raise UserError(f"{_TRIES} images in a row cannot be read, the last because: {error}") from error
 
     def _remember(self, index: int, found: tuple[Image, str | None]) -> None:
         if found[0].nbytes <= self._room:
@@ -349,9 +349,13 @@ def normalise(crops: torch.Tensor, mean: Sequence[float], std: Sequence[float]) 
 
 
 def loader(dataset: CropBatches, batches: Sequence[int], workers: int, pin: bool) -> Iterator[dict[str, torch.Tensor]]:
-    """The batches of these numbers, in this order, computed ahead by `workers` processes."""
+    """The batches of these numbers, in this order, computed ahead by `workers` processes.
+
+    Raises:
+        UserError: the data cannot be read; said on every process that meets it, since each reads its own part.
+    """
     cv2.setNumThreads(1)
-    return iter(
+    ready = iter(
         DataLoader(
             dataset,
             sampler=batches,
@@ -362,6 +366,17 @@ def loader(dataset: CropBatches, batches: Sequence[int], workers: int, pin: bool
             worker_init_fn=_quiet_worker,
         )
     )
+    while True:
+        try:
+            batch = next(ready)
+        except StopIteration:
+            return
+        except UserError as error:  # from a worker it arrives with a traceback as its text
+            words = str(error).strip().splitlines()[-1].removeprefix("biovfm_hf.errors.UserError: ")
+            if dataset.share.rank:
+                logger.error("process %d: %s", dataset.share.rank, words)
+            raise UserError(words) from error
+        yield batch
 
 
 def _quiet_worker(_: int) -> None:

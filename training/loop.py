@@ -185,6 +185,7 @@ def _checkpoint(run: Run) -> None:
         "images_seen": run.step * run.config.batch.size,
         "seed": run.config.seed,
         "processes": run.share.processes,
+        "images_a_pass": run.share.images,
         "images": len(run.images),
         "skipped": run.skipped,
         "threads": torch.get_num_threads(),

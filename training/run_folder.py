@@ -38,8 +38,9 @@ def prepare_run_folder(out: Path, config: TrainConfig) -> None:
     if path.is_file():
         before, now = (flat(yaml.safe_load(source)) for source in (path.read_text(encoding="utf-8"), text))
         # a key that an older version did not know had its default
-        before = {**flat(yaml.safe_load(to_yaml(config_from_tree({"method": config.method})))), **before}
-        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        default = flat(yaml.safe_load(to_yaml(config_from_tree({"method": config.method}))))
+        keys = sorted(before.keys() | now.keys())
+        changed = [key for key in keys if before.get(key, default.get(key)) != now.get(key)]
         changed = [key for key in changed if not key.startswith(_FREE)]
         if changed and (out / "checkpoints").is_dir():
             listed = ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in changed[:4])

@@ -182,12 +182,18 @@ def restore(run: Run) -> None:
             f"the run began with {state['images']:,} images, the data now has {len(run.images):,}; use another --out, "
             "with model.init_from to start from these weights"
         )
-    here = {"processes": run.share.processes, "threads": torch.get_num_threads(), "torch": torch.__version__}
-    changed = [f"{name} {state[name]} -> {value}" for name, value in here.items() if state[name] != value]
+    here = {
+        "processes": run.share.processes,
+        "images_a_pass": run.share.images,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    changed = [f"{name} {state[name]} -> {value}" for name, value in here.items() if state.get(name, value) != value]
     if changed and run.main:
         logger.warning(
-            "the machine has changed (%s): the run continues with the same images in each step, but sums are rounded "
-            "in another order, so the weights will not be bitwise those of an uninterrupted run",
+            "the set-up has changed (%s): the run continues with the same images in each step, but sums are rounded "
+            "in another order, and statistics of a batch are those of another part of it, so the weights will not be "
+            "bitwise those of an uninterrupted run",
             ", ".join(changed),
         )
 

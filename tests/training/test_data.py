@@ -286,3 +286,7 @@ def test_data_without_a_readable_image_stops(tmp_path: Path) -> None:
         (tmp_path / f"{number}.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match="in a row cannot be read"):
         batches(small_config(tmp_path), Share(2))[0]
+    for workers in (0, 1):
+        with pytest.raises(UserError, match=r"^20 images in a row cannot be read") as caught:
+            next(loader(batches(small_config(tmp_path), Share(2)), range(1), workers, False))
+        assert "\n" not in str(caught.value)

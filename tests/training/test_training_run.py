@@ -261,7 +261,15 @@ def test_interrupted_runs_end_with_the_same_bits(image_folder: Path, tmp_path: P
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("method", ["dino", "mae"])
 def test_twenty_kills_end_with_the_same_bits(method: str, image_folder: Path, tmp_path: Path) -> None:
+    """DINO reads a folder of images, MAE a stream of Parquet row groups."""
+    import datasets
+
     more = ["steps=60", "run.checkpoint_every=2", "model.drop_path_rate=0.2"]
+    if method == "mae":
+        images = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted(image_folder.glob("*.png"))]
+        table = datasets.Dataset.from_dict({"image": images}).cast_column("image", datasets.Image())
+        table.to_parquet(tmp_path / "data" / "train.parquet", batch_size=4)
+        image_folder, more = tmp_path / "data", [*more, "data.streaming=true"]
     assert train(method, image_folder, tmp_path / "whole", *more) == 0
     generator = random.Random(0)
     for kill in range(20):
