@@ -50,7 +50,7 @@ def save_figure(figure: "Figure", path: Path, words: str) -> None:
 
 
 def draw_all(out: Path, records: list[Record]) -> None:
-    """ROC curves and confusion matrices of all classification records; few-shot curves where there are several."""
+    """ROC curves and confusion matrices; ranks and few-shot curves where there are several."""
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         if record["kind"] != SEGMENTATION and "thresholds" in record:
@@ -59,6 +59,10 @@ def draw_all(out: Path, records: list[Record]) -> None:
         scored = [(record, read_scores(out, record)) for record in group]
         draw_roc(figure_path(out, "roc", task, method, protocol), task, method, scored)
         draw_confusion(figure_path(out, "confusion", task, method, protocol), task, method, scored)
+    for pair in dict.fromkeys((record["method"], record["protocol"]) for record in records):
+        alike = [record for record in records if (record["method"], record["protocol"]) == pair]
+        draw_ranks(figure_path(out, "ranks", *pair), pair[0], alike)
+    draw_rank_against_rank(figure_path(out, "rank-against-rank"), records)
     for task in dict.fromkeys(record["task"] for record in records):
         shots = [r for r in records if r["task"] == task and r["method"].startswith("fewshot")]
         if len({record["method"] for record in shots}) > 1:
@@ -273,3 +277,171 @@ def draw_masks(out: Path, record: Record, task: Task) -> None:
         f"({record['method']}), mean Dice {score}."
     )
     save_figure(figure, figure_path(out, "masks", record["model"], task.name, record["method"]), words)
+
+
+MAX_POINTS = 2000
+
+
+def draw_embedding(out: Path, record: Record, features: np.ndarray, labels: np.ndarray, classes: list[str]) -> None:
+    """A t-SNE map (van der Maaten and Hinton 2008) of at most `MAX_POINTS` test cases, coloured by class.
+
+    Args:
+        out: the results folder.
+        record: says the model, task and method.
+        features: (N, D).
+        labels: (N,) class numbers.
+        classes: names in label order.
+    """
+    manifold = require("sklearn.manifold", "eval")
+    rows = np.unique(np.linspace(0, len(features) - 1, min(MAX_POINTS, len(features))).round().astype(int))
+    if len(rows) < 10:
+        return
+    centred = features[rows] - features[rows].mean(0)
+    perplexity = min(30.0, (len(rows) - 1) / 3)
+    places = manifold.TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(centred)
+    figure = new_figure(5.2, 4.2)
+    axes = figure.add_subplot()
+    marks = "osv^DP*X"
+    for number, name in enumerate(classes[:MAX_CLASSES_SHOWN]):
+        mine = labels[rows] == number
+        colour = COLOURS[number % len(COLOURS)]
+        mark = marks[number // len(COLOURS) % len(marks)]
+        axes.scatter(places[mine, 0], places[mine, 1], s=8, color=colour, marker=mark, linewidths=0, label=name[:24])
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(f"{record['model']} on {record['task']}: t-SNE of {len(rows)} test cases", fontsize=9)
+    axes.legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
+    words = (
+        f"t-SNE map of the features of {record['model']} for {len(rows)} test cases of {record['task']}, coloured by "
+        f"class: {', '.join(classes)}."
+    )
+    save_figure(figure, figure_path(out, "tsne", record["model"], record["task"]), words)
+
+
+def class_attention(encoder: Encoder, images: list[np.ndarray]) -> np.ndarray | None:
+    """Attention of the class token to the patches in the last block, mean over heads, (B, h, w); None without one.
+
+    Only transformers models tell their attention; they are switched to the plain implementation for it.
+    """
+    import torch
+
+    from .encoders import patch_grid
+
+    module: Any = encoder.module
+    if not hasattr(module, "set_attn_implementation"):
+        return None
+    before = module.config._attn_implementation
+    pixels = to_square(images, encoder.size, encoder.mean, encoder.std).to(encoder.device)
+    try:
+        module.set_attn_implementation("eager")
+        with torch.inference_mode():
+            answer = module(pixels, output_attentions=True)
+    except (TypeError, ValueError, AttributeError):
+        return None
+    finally:
+        module.set_attn_implementation(before)
+    weights = getattr(answer, "attentions", None)
+    if not weights or weights[-1] is None or weights[-1].ndim != 4:
+        return None
+    rows, columns = patch_grid(module, pixels.shape[-2:])
+    last = weights[-1].float().mean(1)
+    if last.shape[-1] <= rows * columns:
+        return None
+    return last[:, 0, -rows * columns :].reshape(-1, rows, columns).cpu().numpy()
+
+
+def draw_attention(out: Path, encoder: Encoder, task: Task) -> None:
+    """Test images of a task beside where the class token looks in the last block."""
+    split = task.splits["test"]
+    rows = sample_rows(len(split.images))
+    images = [split.images[int(row)] for row in rows]
+    maps = class_attention(encoder, images)
+    if maps is None:
+        return
+    figure = new_figure(1.9 * len(rows), 4.1)
+    for number, (image, held) in enumerate(zip(images, maps, strict=True)):
+        for line, (shown, colours) in enumerate(((image, None), (held, "magma"))):
+            axes = figure.add_subplot(2, len(rows), line * len(rows) + number + 1)
+            axes.imshow(shown, cmap=colours, interpolation="nearest", extent=(0, 1, 0, 1))
+            axes.set_axis_off()
+    figure.suptitle(f"{encoder.name} on {task.name}: attention of the class token, last block", fontsize=8)
+    words = (
+        f"{len(rows)} test images of {task.name} above; below, the attention of the class token of {encoder.name} to "
+        f"each of {maps.shape[1]}x{maps.shape[2]} patches in the last block, mean over heads, bright where it is high."
+    )
+    save_figure(figure, figure_path(out, "attention", encoder.name, task.name), words)
+
+
+def rank_table(records: list[Record]) -> tuple[list[str], np.ndarray]:
+    """Models and their primary metric on every task that all of them have, (tasks, models)."""
+    models = list(dict.fromkeys(record["model"] for record in records))
+    values: dict[str, dict[str, float]] = {}
+    for record in records:
+        entry = record["metrics"].get(record["primary"])
+        if entry is not None:
+            values.setdefault(record["task"], {})[record["model"]] = entry["value"]
+    whole = [[held[model] for model in models] for held in values.values() if set(models) <= set(held)]
+    return models, np.array(whole).reshape(len(whole), len(models))
+
+
+def draw_ranks(path: Path, method: str, records: list[Record]) -> None:
+    """Average ranks over tasks with Nemenyi's critical difference (Demsar 2006), for two tasks and models or more."""
+    from .compare import rank_models
+
+    models, values = rank_table(records)
+    if min(values.shape) < 2:
+        return
+    found = rank_models(values)
+    order = np.argsort(found.ranks, kind="stable")
+    figure = new_figure(6.2, 0.9 + 0.32 * len(models) + 0.16 * len(found.groups))
+    axes = figure.add_subplot()
+    for line, number in enumerate(order):
+        axes.plot([found.ranks[number]] * 2, [0, -line - 1], color="0.6", linewidth=0.8)
+        axes.plot(found.ranks[number], 0, "o", color=COLOURS[0], markersize=5)
+        axes.text(
+            found.ranks[number], -line - 1, f" {models[number]} ({found.ranks[number]:.2f})", va="center", fontsize=8
+        )
+    for line, group in enumerate(found.groups):
+        ends = [found.ranks[group[0]], found.ranks[group[-1]]]
+        axes.plot(ends, [0.45 + 0.3 * line] * 2, color=COLOURS[1], linewidth=3, solid_capstyle="butt")
+    axes.set(ylim=(-len(models) - 0.8, 0.8 + 0.3 * len(found.groups)), xlim=(0.8, len(models) + 0.9), yticks=[])
+    axes.xaxis.tick_top()
+    axes.spines[["left", "right", "bottom"]].set_visible(False)
+    difference = f"critical difference {found.critical_difference:.2f}, Friedman p {found.friedman_p:.3f}"
+    axes.set_title(f"{method}: average rank over {len(values)} tasks ({difference})", fontsize=8)
+    told = ", ".join(f"{models[number]} {found.ranks[number]:.2f}" for number in order)
+    words = (
+        f"Average ranks over {len(values)} tasks, method {method}, best first: {told}; {difference}. Bars join models "
+    )
+    save_figure(figure, path, words + "that cannot be told apart.")
+
+
+def draw_rank_against_rank(path: Path, records: list[Record]) -> None:
+    """Average rank over segmentation tasks against that over classification tasks (linear probes), per model.
+
+    As in the DINOv2 radiology study; drawn where two models or more have both.
+    """
+    kinds = {True: "segment", False: "linear"}
+    ranks: dict[bool, dict[str, float]] = {}
+    for segmentation, method in kinds.items():
+        models, values = rank_table([record for record in records if record["method"] == method])
+        if min(values.shape) < 1 or len(models) < 2:
+            return
+        order = (-values).argsort(1, kind="stable").argsort(1, kind="stable") + 1.0
+        ranks[segmentation] = dict(zip(models, order.mean(0), strict=True))
+    both = [model for model in ranks[True] if model in ranks[False]]
+    if len(both) < 2:
+        return
+    figure = new_figure(4.4, 4.2)
+    axes = figure.add_subplot()
+    for number, model in enumerate(both):
+        axes.plot(ranks[False][model], ranks[True][model], "o", color=COLOURS[number % len(COLOURS)], markersize=8)
+        axes.annotate(
+            model, (ranks[False][model], ranks[True][model]), xytext=(6, 4), textcoords="offset points", fontsize=8
+        )
+    top = len(both) + 0.5
+    axes.plot([0.5, top], [0.5, top], color="0.8", linewidth=1, linestyle="--", zorder=0)
+    axes.set(xlim=(top, 0.5), ylim=(top, 0.5), aspect="equal")
+    axes.set(xlabel="average rank, classification (linear)", ylabel="average rank, segmentation")
+    axes.spines[["top", "right"]].set_visible(False)
+    told = "; ".join(f"{m}: classification {ranks[False][m]:.2f}, segmentation {ranks[True][m]:.2f}" for m in both)
+    save_figure(figure, path, f"Average ranks of the models, best at the upper right. {told}.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from biovfm_hf.errors import UserError
 
 if TYPE_CHECKING:
+    from .encoders import Encoder
     from .results import Record
     from .suite import Settings
     from .tasks import Task
@@ -185,9 +186,9 @@ def make_settings(options: argparse.Namespace, methods: list[str]) -> list["Sett
 
 
 def draw(options: argparse.Namespace, tasks: list["Task"], records: list["Record"]) -> None:
-    """Every picture of the results folder; those of patch tokens only where they are missing."""
+    """Every picture of the results folder; those that need the model only where they are missing."""
     from .encoders import default_device, load_encoder, split_label
-    from .pictures import draw_all, draw_masks, draw_patch_colours, figure_path
+    from .pictures import draw_all, draw_masks, figure_path
     from .tasks import SEGMENTATION
 
     draw_all(options.out, records)
@@ -197,9 +198,25 @@ def draw(options: argparse.Namespace, tasks: list["Task"], records: list["Record
             draw_masks(options.out, record, by_name[record["task"]])
     for model in options.model:
         label = split_label(model)[0]
-        scored = {record["task"] for record in records if record["model"] == label}
-        wanted = [t for t in tasks if t.name in scored and not figure_path(options.out, "pca", label, t.name).exists()]
+        mine = {record["task"]: record for record in records if record["model"] == label}
+        wanted = [t for t in tasks if t.name in mine and not figure_path(options.out, "pca", label, t.name).exists()]
         if wanted:
             encoder = load_encoder(model, options.device or default_device())
             for task in wanted:
-                draw_patch_colours(options.out, encoder, task)
+                draw_model(options, encoder, task, mine[task.name])
+
+
+def draw_model(options: argparse.Namespace, encoder: "Encoder", task: "Task", record: "Record") -> None:
+    """What a model makes of a task: its attention, a map of its features, and the colours of its patches."""
+    from .embed import case_features, embed_summaries
+    from .pictures import draw_attention, draw_embedding, draw_patch_colours
+
+    draw_attention(options.out, encoder, task)
+    split = task.splits["test"]
+    if split.labels is not None and split.labels.ndim == 1:
+        cache = options.cache or options.out / "cache"
+        label = f"{encoder.name} {task.name} test"
+        stored = embed_summaries(encoder, split.images, cache, batch_size=options.batch_size, label=label)
+        features = case_features(stored["mean"], split.case_of_image)
+        draw_embedding(options.out, record, features, split.labels, list(task.record.classes))
+    draw_patch_colours(options.out, encoder, task)

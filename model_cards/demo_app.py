@@ -8,6 +8,7 @@ model's own image processor needs for DICOM and NIfTI.
 import io
 import json
 import os
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -124,7 +125,7 @@ def votes(index: Index, found: list[tuple[int, float]]) -> dict[str, float]:
     return {label: weight / total for label, weight in sorted(weights.items(), key=lambda item: -item[1])}
 
 
-def analyse(encoder: Encoder, index: Index | None, path: str, position: float | None, axis: str) -> tuple[Any, ...]:
+def analyse(encoder: Encoder, index: Index | None, path: str, position: str, axis: str) -> tuple[Any, ...]:
     """What the page shows for a file: the model's view, the PCA map, neighbours with captions, and votes or None.
 
     Raises:
@@ -133,9 +134,13 @@ def analyse(encoder: Encoder, index: Index | None, path: str, position: float | 
     from PIL import Image
 
     settings: dict[str, Any] = {"axis": axis}
-    if position is not None:
+    if position.strip():
+        if not position.strip().isdecimal():
+            raise ValueError(
+                f"slice {position.strip()!r}: give a whole number from 0, or leave it empty for the middle"
+            )
         settings["slice_index"] = int(position)
-    shown, vector, patches = encoder(path, **settings)
+    shown, vector, patches = _encoded(encoder, path, settings)
     side = (MAP_SIDE, MAP_SIDE)
     view = Image.fromarray(shown).resize(side, Image.Resampling.BICUBIC)
     colours = Image.fromarray(pca_map(patches)).resize(side, Image.Resampling.NEAREST)
@@ -143,10 +148,21 @@ def analyse(encoder: Encoder, index: Index | None, path: str, position: float | 
         return view, colours, [], None
     found = nearest(index, vector)
     gallery = [
-        (Image.open(io.BytesIO(index.thumbnails[row])), f"{index.labels[row]}, similarity {similarity:.2f}")
+        (Image.open(io.BytesIO(index.thumbnails[row])), f"{similarity:.2f} {index.labels[row]}")
         for row, similarity in found
     ]
     return view, colours, gallery, votes(index, nearest(index, vector, 20))
+
+
+def _encoded(encoder: Encoder, path: str, settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Encode a file; of a volume without a chosen slice, the middle one, which the processor's refusal names."""
+    try:
+        return encoder(path, **settings)
+    except Exception as error:
+        middle = re.search(r"slice_index=(\d+)", str(error))
+        if middle is None or "slice_index" in settings:
+            raise
+        return encoder(path, **settings, slice_index=int(middle[1]))
 
 
 def build_page(encoder: Encoder, index: Index | None) -> Any:
@@ -154,28 +170,39 @@ def build_page(encoder: Encoder, index: Index | None) -> Any:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     import gradio
 
-    def run(path: str | None, position: float | None, axis: str) -> tuple[Any, ...]:
+    def run(path: str | None, position: str, axis: str) -> tuple[Any, ...]:
         if path is None:
             raise gradio.Error("Choose an image first.", print_exception=False)
         try:
             return analyse(encoder, index, path, position, axis)
         except Exception as error:
-            raise gradio.Error(" ".join(str(error).split())[:300], print_exception=False) from error
+            reason = " ".join(str(error).split()).replace(f"{Path(path).parent}{os.sep}", "")
+            raise gradio.Error(reason[:300], print_exception=False) from error
 
     with gradio.Blocks(title="BioVFM demo", analytics_enabled=False) as page:
         gradio.Markdown(f"# What a biomedical vision model sees\n\nModel: {plain(encoder.name)}. {NOTICE}")
         with gradio.Row():
             with gradio.Column(scale=1):
                 file = gradio.File(label="Image: PNG, JPEG, TIFF, DICOM or NIfTI", type="filepath")
-                position = gradio.Number(label="Slice or frame, from 0 (empty: the middle)", value=None, precision=0)
+                position = gradio.Textbox(label="Slice of a volume or frame, from 0", placeholder="the middle one")
                 axis = gradio.Radio(["axial", "coronal", "sagittal"], value="axial", label="Axis of a volume")
                 button = gradio.Button("Analyse", variant="primary")
             with gradio.Column(scale=2):
                 with gradio.Row():
-                    view = gradio.Image(label="What the model is shown", interactive=False)
-                    colours = gradio.Image(label="Patch tokens: first three principal components", interactive=False)
+                    view = gradio.Image(
+                        label="What the model is shown", interactive=False, buttons=["fullscreen", "download"]
+                    )
+                    colours = gradio.Image(
+                        label="Patch tokens, three components", interactive=False, buttons=["fullscreen", "download"]
+                    )
                 scores = gradio.Label(label="Votes of the 20 nearest images", visible=index is not None)
-                gallery = gradio.Gallery(label="Nearest images", columns=4, height="auto", visible=index is not None)
+                gallery = gradio.Gallery(
+                    label="Nearest images, with cosine similarity",
+                    columns=4,
+                    height="auto",
+                    buttons=["fullscreen"],
+                    visible=index is not None,
+                )
         button.click(run, [file, position, axis], [view, colours, gallery, scores], api_name="analyse")
         file.upload(run, [file, position, axis], [view, colours, gallery, scores], api_name=None)
     return page
@@ -183,7 +210,9 @@ def build_page(encoder: Encoder, index: Index | None) -> Any:
 
 def plain(name: str) -> str:
     """A model's name without anything that Markdown or HTML would act on."""
-    return "".join(letter if letter.isalnum() or letter in "-_./ " else " " for letter in Path(name).name)
+    parts = Path(name).parts
+    shown = parts[-2] if len(parts) > 1 and parts[-1] == "model" else parts[-1]
+    return "".join(letter if letter.isalnum() or letter in "-_. " else " " for letter in shown)
 
 
 def launch(page: Any, host: str, port: int) -> None:

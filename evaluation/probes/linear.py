@@ -120,11 +120,10 @@ class _Head:
     def __init__(self, width: int, outputs: int, independent: bool, generator: Any):
         import torch
 
-        # The bias takes part as one more weight whose input is always 1.
-        self.weight = torch.empty(width + 1, outputs)
+        # (outputs, width + 1): the bias takes part as the weight of one more input that is always 1.
+        self.weight = torch.empty(outputs, width + 1)
         torch.nn.init.trunc_normal_(self.weight, std=0.01, generator=generator)
-        bound = width**-0.5
-        self.weight[-1] = torch.empty(outputs).uniform_(-bound, bound, generator=generator)
+        self.weight[:, -1].uniform_(-(width**-0.5), width**-0.5, generator=generator)
         self.independent = independent
         self.mean, self.var = torch.zeros(width), torch.ones(width)
         self.first, self.second = torch.zeros_like(self.weight), torch.zeros_like(self.weight)
@@ -140,11 +139,11 @@ class _Head:
         self.mean.lerp_(mean, 0.1)
         self.var.lerp_(var * unbiased, 0.1)
         inputs = (features - mean).mul_((var + EPS).rsqrt())
-        logits = torch.addmm(self.weight[-1], inputs, self.weight[:-1])
+        logits = torch.nn.functional.linear(inputs, self.weight[:, :-1], self.weight[:, -1])
         found = logits.sigmoid() if self.independent else logits.softmax(1)
         outputs = targets.shape[1] if self.independent else 1
         residual = (found - targets).div_(count * outputs)
-        gradient = torch.cat([inputs.T @ residual, residual.sum(0, keepdim=True)])
+        gradient = torch.cat([residual.T @ inputs, residual.sum(0)[:, None]], 1)
         self._adam(gradient, rate)
 
     def _adam(self, gradient: "Tensor", rate: float) -> None:
@@ -157,11 +156,10 @@ class _Head:
 
     def logits(self, features: "Tensor") -> "Tensor":
         """Scores (N, K) under the running statistics."""
-        import torch
+        from torch.nn import functional
 
-        inverse = (self.var + EPS).rsqrt()
-        folded = self.weight[:-1] * inverse[:, None]
-        return torch.addmm(self.weight[-1] - (self.mean * inverse) @ self.weight[:-1], features, folded)
+        folded = self.weight[:, :-1] * (self.var + EPS).rsqrt()
+        return functional.linear(features, folded, self.weight[:, -1] - folded @ self.mean)
 
     def loss(self, features: "Tensor", targets: "Tensor") -> float:
         """Mean loss."""

@@ -16,7 +16,8 @@ GRID = tuple(10.0**power for power in (1, 0, -1, -2, -3, -4, -5))
 COVARIANCE_ROWS = 16384
 MEMORY = 8
 MAX_ITERATIONS = 60
-TOLERANCE = 1e-6
+TOLERANCE = 1e-5
+NOISE = 1e-6  # relative error of the objective in float32, within which no step is refused
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,9 @@ class Objective:
 
     def probabilities(self, weights: "Tensor") -> tuple["Tensor", "Tensor"]:
         """Scores -> (mean loss per output column (K,), probabilities (N, K)). `weights` (D + 1, K), bias last."""
-        import torch
         from torch.nn import functional
 
-        logits = torch.addmm(weights[-1], self.features, weights[:-1])
+        logits = functional.linear(self.features, weights[:-1].T.contiguous(), weights[-1])
         if self.independent:
             loss = functional.binary_cross_entropy_with_logits(logits, self.targets, reduction="none").mean(0)
             return loss, logits.sigmoid_()
@@ -70,7 +70,8 @@ class Objective:
         loss, probabilities = self.probabilities(weights)
         curvature = (probabilities * (1 - probabilities)).mean(0)
         residual = probabilities.sub_(self.targets).div_(len(self.features))
-        gradient = torch.cat([self.features.T @ residual, residual.sum(0, keepdim=True)])
+        # (R' X)' and not X' R: with few outputs the latter is twenty times slower in the CPU's matrix product.
+        gradient = torch.cat([(residual.T @ self.features).T, residual.sum(0, keepdim=True)])
         gradient[:-1] += l2 * weights[:-1]
         value = float(loss.sum()) + 0.5 * l2 * float(weights[:-1].square().sum())
         return value, gradient, curvature
@@ -128,10 +129,10 @@ def minimise(objective: Objective, l2: float, start: "Tensor", preconditioner: P
         while True:
             trial = weights + size * direction
             trial_value, trial_gradient, curvature = objective.value_and_gradient(trial, l2)
-            if trial_value <= value + 1e-4 * size * slope:
+            if trial_value <= value + 1e-4 * size * slope + NOISE * abs(value):
                 break
             size *= 0.5
-            if size < 1e-6:
+            if size < 1e-3:
                 return weights, iteration
         moved, turned = trial - weights, trial_gradient - gradient
         product = float((moved * turned).sum())
@@ -161,7 +162,7 @@ def _direction(
 
 
 def fit_path(
-    train: Objective, val: Objective, grid: tuple[float, ...] = GRID, patience: int = 2
+    train: Objective, val: Objective, grid: tuple[float, ...] = GRID, patience: int = 1
 ) -> tuple["Tensor", list[float]]:
     """Fit along `grid`, strongest regularisation first, and keep what has the lowest validation loss.
 

@@ -75,7 +75,7 @@ def test_tables_and_pictures_are_there_with_words(results):
     assert r"\toprule" in (results / "table.tex").read_text()
     assert (results / "table.csv").read_text().count("\n") > 30
     pictures = sorted((results / "figures").glob("*.png"))
-    assert {p.name.split("_")[0] for p in pictures} == {"confusion", "pca", "roc"}
+    assert {p.name.split("_")[0] for p in pictures} == {"attention", "confusion", "pca", "roc", "tsne"}
     for picture in pictures:
         assert len(picture.with_suffix(".txt").read_text()) > 30
 

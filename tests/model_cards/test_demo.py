@@ -35,12 +35,12 @@ def classes(make, tmp_path):
 def test_an_image_finds_itself_and_its_class(encoder, classes):
     index = demo.build_index(encoder, classes, 100, seed=0)
     assert sorted(set(index.labels)) == ["smooth", "stripes"] and len(index.labels) == 12
-    view, colours, gallery, shares = demo_app.analyse(
-        encoder, index, str(classes / "stripes" / "3.png"), None, "axial"
-    )
+    view, colours, gallery, shares = demo_app.analyse(encoder, index, str(classes / "stripes" / "3.png"), "", "axial")
     assert view.size == colours.size == (336, 336) and len(gallery) == 8
-    assert gallery[0][1] == "stripes, similarity 1.00"
+    assert gallery[0][1] == "1.00 stripes"
     assert sum(shares.values()) == pytest.approx(1)
+    with pytest.raises(ValueError, match="whole number"):
+        demo_app.analyse(encoder, index, str(classes / "stripes" / "3.png"), "-1", "axial")
 
 
 def test_a_dataset_folder_is_indexed_with_modality_and_anatomy(encoder, dataset_dir):
@@ -118,12 +118,22 @@ def test_the_page_answers_over_http_and_loads_nothing_from_elsewhere(encoder, cl
         assert "fonts.googleapis.com" not in html
         caller = client.Client(url, verbose=False)
         file = client.handle_file(str(classes / "smooth" / "1.png"))
-        view, colours, gallery, shares = caller.predict(file, None, "axial", api_name="/analyse")
+        view, colours, gallery, shares = caller.predict(file, "", "axial", api_name="/analyse")
         assert Path(view).is_file() and Path(colours).is_file() and len(gallery) == 8
         assert shares["label"] in ("smooth", "stripes")
         with pytest.raises(Exception, match=r"broken\.png"):
             caller.predict(
-                client.handle_file(str(classes / "smooth" / "broken.png")), None, "axial", api_name="/analyse"
+                client.handle_file(str(classes / "smooth" / "broken.png")), "", "axial", api_name="/analyse"
             )
     finally:
         page.close()
+
+
+def test_a_volume_without_a_chosen_slice_shows_the_middle_one(encoder, tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    voxels = np.zeros((24, 24, 9), dtype=np.int16)
+    voxels[4:20, 4:20, 4] = np.arange(16) * 100
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "v.nii.gz")
+    middle, *_ = demo_app.analyse(encoder, None, str(tmp_path / "v.nii.gz"), "", "axial")
+    first, *_ = demo_app.analyse(encoder, None, str(tmp_path / "v.nii.gz"), "0", "axial")
+    assert np.asarray(middle).max() > 200 and np.asarray(first).max() == 0
