@@ -96,6 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         remedy = f"pip install 'biovfm-hf[{EXTRAS[room]}]'"
         print(f"error: {package} is not installed; get it with: {remedy}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; what was finished is kept, and the same command continues", file=sys.stderr)
         return 1

@@ -54,7 +54,8 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
         hidden_act: activation of the MLP.
         qkv_bias: biases in the query, key and value projections.
         layerscale_value: initial value of LayerScale; None for a model without it (MAE).
-        drop_path_rate: stochastic depth, the same in every block; drops whole images, in training mode only.
+        drop_path_rate: stochastic depth, the same in every block; drops whole images of a batch (never the last one),
+            in training mode only.
         num_register_tokens: register tokens between the class token and the patch tokens.
         use_mask_token: hold a mask token (DINOv2's pretraining); off otherwise, since nothing would train it.
         position_embedding_type: "learned", or "sincos" (fixed, MAE).
@@ -130,6 +131,13 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
+        if self.decoder_hidden_size % self.decoder_num_attention_heads or self.decoder_hidden_size % 4:
+            raise ValueError(
+                f"decoder_hidden_size {self.decoder_hidden_size} is not a multiple of decoder_num_attention_heads "
+                f"{self.decoder_num_attention_heads} and of 4"
+            )
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio {self.mask_ratio} must lie between 0 and 1")
         if self.position_embedding_type == "sincos" and self.hidden_size % 4:
             raise ValueError(f"sincos position embeddings need hidden_size {self.hidden_size} to be a multiple of 4")
         choices = {

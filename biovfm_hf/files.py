@@ -12,17 +12,17 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `target` for a file or folder, and move it onto `target` when the block succeeds.
 
     A file is synced to disk first. A folder replaces an existing folder of the same name. On an exception
-    (Ctrl-C included) the temporary is removed and `target` stays as it was; after a SIGKILL a `.NAME.tmp-PID`
-    may be left, which no reader takes for the target.
+    (Ctrl-C included) the temporary is removed and `target` stays as it was; after a SIGKILL a `.NAME.tmp-PID`, or
+    between a replaced folder's two renames a `.NAME.old-PID`, may be left, which no reader takes for the target.
     """
-    target = Path(target)
+    target = Path(target).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
     _remove(temporary)
     try:
         yield temporary
         if temporary.is_dir() and target.exists():
-            old = target.with_name(f".{target.name}.old-{os.getpid()}")
             target.rename(old)
             temporary.rename(target)
             _remove(old)
@@ -32,6 +32,8 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
                     os.fsync(written.fileno())
             temporary.replace(target)
     except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
         _remove(temporary)
         raise
 

@@ -83,8 +83,10 @@ class BioVFMPatchEmbeddings(nn.Module):
         """(B, C, H, W) -> (B, N, D), patches in row-major order.
 
         Raises:
-            ValueError: the images have another number of channels, or sides that are no multiple of the patch size.
+            ValueError: no batch, another number of channels, or sides that are no multiple of the patch size.
         """
+        if pixel_values.ndim != 4:
+            raise ValueError(f"pixel_values must be (batch, channels, height, width), not {tuple(pixel_values.shape)}")
         channels, height, width = pixel_values.shape[-3:]
         if channels != self.num_channels:
             raise ValueError(f"pixel_values have {channels} channels; this model takes {self.num_channels}")
@@ -218,6 +220,8 @@ class BioVFMMLP(nn.Module):
         super().__init__()
         width = int(config.hidden_size * config.mlp_ratio)
         self.fc1 = nn.Linear(config.hidden_size, width)
+        if config.hidden_act not in ACT2FN:
+            raise ValueError(f"transformers knows no activation {config.hidden_act!r}; hidden_act is usually 'gelu'")
         self.act = ACT2FN[config.hidden_act]
         self.fc2 = nn.Linear(width, config.hidden_size)
 
@@ -308,6 +312,9 @@ class BioVFMPreTrainedModel(PreTrainedModel):
     config_class = BioVFMConfig
     base_model_prefix = "biovfm"
     main_input_name = "pixel_values"
+    accepts_loss_kwargs = (
+        False  # the losses are means over a batch: Trainer has to divide by accumulation steps itself
+    )
     input_modalities = ["image"]  # noqa: RUF012  (transformers' class-level conventions)
     supports_gradient_checkpointing = True
     _no_split_modules = ["BioVFMEmbeddings", "BioVFMLayer"]  # noqa: RUF012
@@ -318,6 +325,17 @@ class BioVFMPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": BioVFMLayer, "attentions": BioVFMAttention}  # noqa: RUF012
     _input_embed_layer = "patch_embeddings"
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As transformers has it; fixed position embeddings stay fixed, which loading alone would make trainable."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info=True
+        for module in model.modules():
+            if isinstance(module, BioVFMEmbeddings | BioVFMDecoder):
+                learned = module.config.position_embedding_type == "learned"
+                module.position_embeddings.requires_grad_(learned)
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -359,7 +377,7 @@ class BioVFMPreTrainedModel(PreTrainedModel):
             init.uniform_(projection.bias, -(fan_in**-0.5), fan_in**-0.5)
 
 
-def _init_positions(positions: nn.Parameter, config: BioVFMConfig, std: float) -> None:
+def _init_positions(positions: Tensor, config: BioVFMConfig, std: float) -> None:
     if config.position_embedding_type == "sincos":
         init.copy_(positions, sincos_position_embeddings(positions.shape[-1], math.isqrt(positions.shape[1] - 1)))
     else:
@@ -395,7 +413,8 @@ class BioVFMModel(BioVFMPreTrainedModel):
         Returns:
             last_hidden_state (B, 1 + R + N, D): class token, registers, patch tokens after the final norm;
             pooler_output (B, D): the normed class token. `output_hidden_states=True` adds the embeddings and every
-            block's output without the final norm.
+            block's output without the final norm; `output_attentions=True` adds the attention weights after
+            `set_attn_implementation("eager")` (the fused implementations never hold them).
         """
         hidden_states = self.embeddings(pixel_values, bool_masked_pos, ids_keep)
         for layer in self.layers:
@@ -428,7 +447,10 @@ class BioVFMModel(BioVFMPreTrainedModel):
 
 
 class BioVFMBackbone(BackboneMixin, BioVFMModel):
-    """Feature maps of chosen blocks, for detection and segmentation frameworks (`AutoBackbone`)."""
+    """Feature maps of chosen blocks, for detection and segmentation frameworks.
+
+    From a folder: `BioVFMBackbone.from_pretrained(DIR, out_indices=[...])`; `AutoBackbone` takes repository ids only.
+    """
 
     def __init__(self, config: BioVFMConfig) -> None:
         super().__init__(config)
@@ -439,7 +461,7 @@ class BioVFMBackbone(BackboneMixin, BioVFMModel):
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BackboneOutput:
         """(B, C, H, W) -> feature maps (B, D, H/p, W/p) of `out_indices`, normed if `config.apply_layernorm`."""
         kwargs["output_hidden_states"] = True  # the decorator asks for them only in newer versions of transformers
-        outputs = BioVFMModel.forward(self, pixel_values, **kwargs)
+        outputs = BioVFMModel.forward(self, pixel_values, return_dict=True, **kwargs)
         grid = tuple(side // self.config.patch_size for side in pixel_values.shape[-2:])
         maps = []
         for stage, hidden_state in zip(self.stage_names, outputs.hidden_states, strict=True):
@@ -474,7 +496,7 @@ class BioVFMForImageClassification(BioVFMPreTrainedModel):
     @can_return_tuple
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> ImageClassifierOutput:
         """(B, C, H, W) -> logits (B, classes), and with `labels` the loss of `config.problem_type`."""
-        outputs = self.biovfm(pixel_values, **kwargs)
+        outputs = self.biovfm(pixel_values, return_dict=True, **kwargs)
         logits = self.classifier(self._pooled(outputs.last_hidden_state))
         loss = None
         if labels is not None:
@@ -540,6 +562,8 @@ class BioVFMForSemanticSegmentation(BioVFMPreTrainedModel):
         if config.segmentation_head == "unet" and config.num_hidden_layers < 4:
             raise ValueError(f"the U-Net decoder reads four blocks; this model has {config.num_hidden_layers}")
         self.num_labels = cast(int, config.num_labels)
+        if self.num_labels < 2:
+            raise ValueError("segmentation tells classes apart, background included: num_labels must be at least 2")
         self.biovfm = BioVFMModel(config)
         unet = config.segmentation_head == "unet"
         self.decoder = BioVFMUNetDecoder(config) if unet else nn.Conv2d(config.hidden_size, self.num_labels, 1)
@@ -550,7 +574,7 @@ class BioVFMForSemanticSegmentation(BioVFMPreTrainedModel):
         """(B, C, H, W) -> logits (B, classes, H, W); `labels` (B, H, W) int add the cross-entropy."""
         wanted = kwargs.pop("output_hidden_states", self.config.output_hidden_states)
         unet = self.config.segmentation_head == "unet"
-        outputs = self.biovfm(pixel_values, output_hidden_states=unet or wanted, **kwargs)
+        outputs = self.biovfm(pixel_values, output_hidden_states=unet or wanted, return_dict=True, **kwargs)
         grid = tuple(side // self.config.patch_size for side in pixel_values.shape[-2:])
         features: Any = _token_map(outputs.last_hidden_state, grid)
         if unet:
@@ -665,7 +689,7 @@ class BioVFMForMaskedAutoencoding(BioVFMPreTrainedModel):
         ids_shuffle = noise.argsort(dim=1)
         ids_restore = ids_shuffle.argsort(dim=1)
         visible = int(noise.shape[1] * (1 - self.config.mask_ratio))
-        outputs = self.biovfm(pixel_values, ids_keep=ids_shuffle[:, :visible], **kwargs)
+        outputs = self.biovfm(pixel_values, ids_keep=ids_shuffle[:, :visible], return_dict=True, **kwargs)
         prediction = self.decoder(outputs.last_hidden_state, ids_restore)
         mask = (ids_restore >= visible).to(prediction.dtype)
         return BioVFMMaskedAutoencodingOutput(
@@ -693,12 +717,12 @@ class BioVFMForMaskedAutoencoding(BioVFMPreTrainedModel):
         return nn.functional.pixel_shuffle(channels_first.unflatten(2, grid), self.config.patch_size)
 
     def _loss(self, pixel_values: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
-        target = self.patchify(pixel_values.to(prediction.dtype)).float()
+        target = self.patchify(pixel_values.float())  # not in bf16, which rounds 8-bit levels away
         if self.config.norm_pix_loss:
             variance, mean = torch.var_mean(target, dim=-1, keepdim=True)  # unbiased, as MAE
             target = (target - mean) / (variance + 1e-6) ** 0.5
         per_patch = (prediction.float() - target).square().mean(dim=-1)
-        return (per_patch * mask).sum() / mask.sum()
+        return (per_patch * mask).sum() / mask.sum(dtype=torch.float32)
 
 
 # `save_pretrained` copies these files beside the weights, so that trust_remote_code=True needs no installation

@@ -21,6 +21,8 @@ def convert(source: str, folder: Path, target: str = "biovfm", num_heads: int | 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists already; name a new folder")
     encoder = read_encoder(source, num_heads)
+    if encoder.config.num_channels != 3:
+        raise UserError(f"{source}: takes {encoder.config.num_channels} channels; the image processors give 3")
     if target == "biovfm":
         write_biovfm(encoder, folder)
         return encoder
@@ -54,11 +56,25 @@ def main(argv: Sequence[str]) -> int:
     )
     if encoder.left_out:
         print(f"left out: {', '.join(encoder.left_out)}")
-    if arguments.format != "biovfm" and config.interpolate_offset:
-        print(
-            "note: this model was trained with interpolate_offset "
-            f"{config.interpolate_offset}, which {arguments.format} does not have; features differ slightly at sizes "
-            f"other than {config.image_size}"
-        )
+    for note in _notes(encoder, arguments.format):
+        print(f"note: {note}")
     print(f"wrote {arguments.to}")
     return 0
+
+
+def _notes(encoder: Encoder, target: str) -> list[str]:
+    """Where the target computes something else than this model."""
+    config = encoder.config
+    if target == "biovfm":
+        return []
+    notes = []
+    antialias = target == "timm" or (target == "dinov2" and config.num_register_tokens > 0)
+    if config.interpolate_offset or config.interpolate_antialias != antialias:
+        notes.append(
+            f"{target} resizes position embeddings otherwise (interpolate_offset {config.interpolate_offset}, "
+            f"interpolate_antialias {config.interpolate_antialias} here); features differ slightly at sizes other "
+            f"than {config.image_size}"
+        )
+    if target == "vit_mae" and not encoder.has_decoder:
+        notes.append("ViTMAEModel shuffles the patches; give noise=torch.arange(N)[None] to keep their order")
+    return notes

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from ..configuration_biovfm import BioVFMConfig
@@ -21,7 +23,7 @@ IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.2
 # attention heads of the released models, which their weights do not tell
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}
 _LEFT_OUT = re.compile(
-    r"(dino_head|ibot_head|head|head_dist|pre_logits|classifier|pooler|lm_head)\.|linear_eval|(student|ema)_.*loss"
+    r"(dino_head|ibot_head|decoder|head|head_dist|pre_logits|classifier|pooler|lm_head)\.|linear_eval|(student|ema)_.*loss"
 )
 
 
@@ -33,6 +35,7 @@ class Encoder:
     tensors: "dict[str, Tensor]"
     left_out: list[str]
     normalisation: dict[str, Any]
+    processor: dict[str, Any]  # what the source's own preprocessor_config.json says
 
     @property
     def has_decoder(self) -> bool:
@@ -58,12 +61,15 @@ def read_encoder(source: str, num_heads: int | None = None) -> Encoder:
     stated = read_json(folder / "config.json") if path.is_dir() else {}
     tensors = read_tensors(path)
     processor = read_json(folder / "preprocessor_config.json") if path.is_dir() else {}
-    normalisation = {key: processor.get(key, IMAGENET[key]) for key in IMAGENET}
+    timm = stated.get("pretrained_cfg", {})
+    told = {"image_mean": timm.get("mean"), "image_std": timm.get("std"), **processor}
+    normalisation = {key: list(told.get(key) or IMAGENET[key]) for key in IMAGENET}
     if stated.get("model_type"):
         config, tensors, table = _from_transformers(source, stated, tensors)
     else:
         config, tensors, table = _from_meta_names(source, stated, tensors, num_heads)
-    return _fit(source, config, tensors, table, normalisation)
+    ours, left_out = _fit(source, config, tensors, table)
+    return Encoder(config, ours, left_out, normalisation, processor)
 
 
 def _from_transformers(source: str, stated: dict[str, Any], tensors: "dict[str, Tensor]") -> tuple:
@@ -72,7 +78,7 @@ def _from_transformers(source: str, stated: dict[str, Any], tensors: "dict[str, 
 
     family = stated["model_type"]
     if family == "biovfm":
-        return BioVFMConfig.from_dict(stated), tensors, None
+        return _checked(source, lambda: BioVFMConfig.from_dict(stated)), tensors, None
     known = {
         "dinov2": (tables.HF_DINOV2, "dinov2."),
         "dinov2_with_registers": (tables.HF_DINOV2, "dinov2_with_registers."),
@@ -136,7 +142,9 @@ def _from_meta_names(source: str, stated: dict[str, Any], tensors: "dict[str, Te
 
     if "cls_token" not in tensors or "patch_embed.proj.weight" not in tensors or "pos_embed" not in tensors:
         some = ", ".join(list(tensors)[:4])
-        raise UserError(f"{source}: no vision transformer that convert knows; its tensors are named {some} ...")
+        ours = any(name.endswith("embeddings.position_embeddings") for name in tensors)
+        hint = "; name the folder, whose config.json tells the architecture" if ours else ""
+        raise UserError(f"{source}: no vision transformer that convert knows; its tensors are named {some} ...{hint}")
     is_timm = "architecture" in stated
     mae = "decoder_pos_embed" in tensors
     if is_timm:
@@ -178,6 +186,7 @@ def _fields_from_shapes(
     is_timm = "architecture" in stated
     mae = "decoder_pos_embed" in tensors
     scaled = "blocks.0.ls1.gamma" in tensors
+    fixed = not scaled and _is_sincos(tensors["pos_embed"])
     registers = tensors.get("reg_token", tensors.get("register_tokens"))
     fused = "blocks.0.mlp.w12.weight" in tensors
     first = tensors.get("blocks.0.mlp.w12.weight" if fused else "blocks.0.mlp.fc1.weight")
@@ -198,8 +207,8 @@ def _fields_from_shapes(
         "layerscale_value": 1e-5 if scaled else None,
         "num_register_tokens": 0 if registers is None else registers.shape[1],
         "use_mask_token": not mae and not is_timm and "mask_token" in tensors,
-        "position_embedding_type": "learned" if scaled or is_timm else "sincos",
-        "initialization": "dinov2" if scaled or is_timm else "mae",
+        "position_embedding_type": "sincos" if fixed else "learned",
+        "initialization": "mae" if fixed else "dinov2",
         # DINOv2's own code resizes positions with an offset; with registers, and in timm, it antialiases instead
         "interpolate_offset": 0.1 if scaled and not is_timm and registers is None else 0.0,
         "interpolate_antialias": is_timm or registers is not None,
@@ -211,6 +220,15 @@ def _fields_from_shapes(
     return fields
 
 
+def _is_sincos(positions: "Tensor") -> bool:
+    import torch
+
+    from ..modeling_biovfm import sincos_position_embeddings
+
+    width, side = positions.shape[-1], math.isqrt(positions.shape[1] - 1)
+    return width % 4 == 0 and torch.allclose(positions.float(), sincos_position_embeddings(width, side), atol=1e-3)
+
+
 def _swiglu_ratio(width: int, hidden: int) -> float:
     """The mlp_ratio whose SwiGLU layer is `width` wide: 4 as DINOv2 has it if that fits, else the exact one."""
     if (int(4 * hidden * 2 / 3) + 7) // 8 * 8 == width:
@@ -219,12 +237,16 @@ def _swiglu_ratio(width: int, hidden: int) -> float:
 
 
 def _config(source: str, fields: dict[str, Any]) -> "BioVFMConfig":
-    from huggingface_hub.errors import StrictDataclassError
-
     from ..configuration_biovfm import BioVFMConfig
 
+    return _checked(source, lambda: BioVFMConfig(**fields))
+
+
+def _checked(source: str, build: "Callable[[], BioVFMConfig]") -> "BioVFMConfig":
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
-        return BioVFMConfig(**fields)
+        return build()
     except (ValueError, StrictDataclassError) as error:
         raise UserError(f"{source}: {' '.join(str(error.__cause__ or error).split())}") from error
 
@@ -244,11 +266,11 @@ def _fit(
     config: "BioVFMConfig",
     tensors: "dict[str, Tensor]",
     table: dict[str, tuple[str, ...]] | None,
-    normalisation: dict[str, Any],
-) -> Encoder:
+) -> tuple["dict[str, Tensor]", list[str]]:
+    """Our tensors filled from theirs, whole, and the names of theirs that were left out."""
     from .names import rename_to_ours
 
-    decoder = any("decoder" in name for name in tensors)
+    decoder = any(name.endswith(("decoder.pred.weight", "decoder_pred.weight")) for name in tensors)
     shapes = _shapes(config, decoder)
     if table is None:  # our own names
         prefixed = not decoder and any(name.startswith("biovfm.") for name in tensors)
@@ -273,7 +295,7 @@ def _fit(
                 f"(image_size {config.image_size}, patch_size {config.patch_size}, "
                 f"hidden_size {config.hidden_size}) asks for {shape}"
             )
-    return Encoder(config, ours, left_out, normalisation)
+    return ours, left_out
 
 
 def _list(what: str, names: list[str]) -> str:

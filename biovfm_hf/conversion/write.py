@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..configuration_biovfm import BioVFMConfig
+    from ..image_processing_biovfm import BioVFMImageProcessor
 
 
 def write_biovfm(encoder: Encoder, folder: Path) -> None:
     """Write a BioVFM model folder: weights, configuration, processor, and the code for trust_remote_code."""
-    from ..image_processing_biovfm import BioVFMImageProcessor
     from ..modeling_biovfm import BioVFMForMaskedAutoencoding, BioVFMModel
 
     model = BioVFMForMaskedAutoencoding if encoder.has_decoder else BioVFMModel
@@ -24,8 +24,17 @@ def write_biovfm(encoder: Encoder, folder: Path) -> None:
     loaded = model.from_pretrained(None, config=encoder.config, state_dict=encoder.tensors)
     with atomic_path(folder) as temporary:
         loaded.save_pretrained(temporary)
-        size = {"height": encoder.config.image_size, "width": encoder.config.image_size}
-        BioVFMImageProcessor(size=size, **encoder.normalisation).save_pretrained(temporary)
+        _biovfm_processor(encoder).save_pretrained(temporary)
+
+
+def _biovfm_processor(encoder: Encoder) -> "BioVFMImageProcessor":
+    """The source's own if it is one of ours, else one of its size and normalisation."""
+    from ..image_processing_biovfm import BioVFMImageProcessor
+
+    if encoder.processor.get("image_processor_type") == "BioVFMImageProcessor":
+        return BioVFMImageProcessor.from_dict(encoder.processor)
+    size = {"height": encoder.config.image_size, "width": encoder.config.image_size}
+    return BioVFMImageProcessor(size=size, **encoder.normalisation)
 
 
 def write_transformers(encoder: Encoder, folder: Path, target: str) -> list[str]:
@@ -70,6 +79,8 @@ def write_timm(encoder: Encoder, folder: Path) -> list[str]:
     from .names import rename_to_theirs, timm_table
 
     config = encoder.config
+    _refuse(config.hidden_act != "gelu", "timm", f"its activation is {config.hidden_act}, timm's GELU")
+    _refuse(config.layer_norm_eps != 1e-6, "timm", f"its layer_norm_eps is {config.layer_norm_eps}, timm's 1e-6")
     dropped = [name for name in encoder.tensors if name.startswith("decoder.") or name.endswith("mask_token")]
     tensors = {k.removeprefix("biovfm."): v for k, v in encoder.tensors.items() if k not in dropped}
     renamed, homeless = rename_to_theirs(tensors, timm_table(config.ffn_type))
@@ -126,7 +137,7 @@ def _hf_vit_mae_config(config: "BioVFMConfig", decoder: bool) -> dict[str, Any]:
         "architectures": ["ViTMAEForPreTraining" if decoder else "ViTMAEModel"],
         "model_type": "vit_mae",
         "intermediate_size": int(config.hidden_size * config.mlp_ratio),
-        "mask_ratio": config.mask_ratio,
+        "mask_ratio": config.mask_ratio if decoder else 0.0,  # an encoder for features hides nothing
         "norm_pix_loss": config.norm_pix_loss,
         "decoder_hidden_size": config.decoder_hidden_size,
         "decoder_num_hidden_layers": config.decoder_num_hidden_layers,

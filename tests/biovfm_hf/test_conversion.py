@@ -302,3 +302,42 @@ def test_exported_dinov2_needs_nothing_of_ours(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.split("\n")[0] == "Dinov2Model (1, 17, 48) False"
+
+
+def test_processor_travels_with_the_weights(tmp_path: Path) -> None:
+    from biovfm_hf import BioVFMImageProcessor
+
+    model = scramble(BioVFMModel(BioVFMConfig(**SMALL, interpolate_antialias=True)))
+    model.save_pretrained(tmp_path / "ours")
+    fields = {"resize_mode": "crop", "window": (-160.0, 240.0), "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    BioVFMImageProcessor(size={"height": 64, "width": 64}, **fields).save_pretrained(tmp_path / "ours")
+    convert(str(tmp_path / "ours"), tmp_path / "copy")
+    copy = BioVFMImageProcessor.from_pretrained(tmp_path / "copy")
+    assert (copy.resize_mode, tuple(copy.window), tuple(copy.image_mean)) == ("crop", (-160.0, 240.0), (0.5,) * 3)
+    convert(str(tmp_path / "ours"), tmp_path / "timm", "timm")
+    convert(str(tmp_path / "timm"), tmp_path / "back")
+    assert tuple(BioVFMImageProcessor.from_pretrained(tmp_path / "back").image_mean) == (0.5,) * 3
+
+
+def test_learned_positions_without_layer_scale_stay_learned(tmp_path: Path) -> None:
+    meta_file(tmp_path / "dino_v1.pth", layerscale_value=None, use_mask_token=False)
+    config = convert(str(tmp_path / "dino_v1.pth"), tmp_path / "ours", num_heads=3).config
+    assert (config.position_embedding_type, config.initialization) == ("learned", "dinov2")
+
+
+def test_an_exported_mae_encoder_sees_every_patch(tmp_path: Path) -> None:
+    fields = {"layerscale_value": None, "position_embedding_type": "sincos", "initialization": "mae"}
+    model = scramble(BioVFMModel(BioVFMConfig(**SMALL, **fields)))
+    model.save_pretrained(tmp_path / "ours")
+    convert(str(tmp_path / "ours"), tmp_path / "theirs", "vit_mae")
+    theirs = AutoModel.from_pretrained(tmp_path / "theirs").eval()
+    pixels = torch.randn(2, 3, 64, 64)
+    found = tokens(theirs, pixels, noise=torch.arange(16.0).expand(2, -1))
+    torch.testing.assert_close(found, tokens(model, pixels), atol=1e-5, rtol=0)
+
+
+def test_a_segmentation_model_converts_without_its_head(tmp_path: Path) -> None:
+    from biovfm_hf import BioVFMForSemanticSegmentation
+
+    BioVFMForSemanticSegmentation(BioVFMConfig(**SMALL, num_labels=3)).save_pretrained(tmp_path / "seg")
+    assert sorted(convert(str(tmp_path / "seg"), tmp_path / "ours").left_out) == ["decoder.bias", "decoder.weight"]

@@ -68,6 +68,8 @@ def test_named_sizes_have_the_published_parameter_counts(name: str, millions: fl
         ({"patch_size": 7}, "patch_size 7"),
         ({"num_attention_heads": 5}, "num_attention_heads 5"),
         ({"ffn_type": "moe"}, "mlp, swiglu"),
+        ({"mask_ratio": 0.0}, "mask_ratio 0.0"),
+        ({"decoder_hidden_size": 100}, "decoder_hidden_size 100"),
         ({"pooling": "max"}, "cls, mean, both"),
     ],
 )
@@ -403,3 +405,39 @@ def test_onnx_export_agrees(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model(pixels)
     torch.testing.assert_close(torch.from_numpy(found[0]), expected.last_hidden_state, atol=1e-4, rtol=1e-4)
+
+
+def test_fixed_positions_stay_fixed_after_loading(tmp_path: Path) -> None:
+    config = small(position_embedding_type="sincos", initialization="mae", layerscale_value=None)
+    model = BioVFMForMaskedAutoencoding(config)
+    model.save_pretrained(tmp_path)
+    loaded = BioVFMForMaskedAutoencoding.from_pretrained(tmp_path)
+    before = {name: tensor.clone() for name, tensor in loaded.state_dict().items() if "position" in name}
+    torch.testing.assert_close(
+        before["biovfm.embeddings.position_embeddings"], model.biovfm.embeddings.position_embeddings
+    )
+    loaded(torch.randn(2, 3, 32, 32)).loss.backward()
+    torch.optim.SGD(loaded.parameters(), lr=1.0).step()
+    assert len(before) == 2 and all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_trainer_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+    norms = {}
+    for size, accumulation in ((4, 1), (1, 4)):
+        torch.manual_seed(0)
+        model = visible(BioVFMForImageClassification(small(num_labels=2, problem_type="regression")))
+        steps = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation, "max_steps": 1}
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path), use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no",
+            max_grad_norm=1e9, logging_steps=1, seed=0, **steps,
+        )  # fmt: skip
+        data = [{"pixel_values": image, "labels": torch.ones(2)} for image in torch.randn(4, 3, 32, 32)]
+        trainer = Trainer(model, arguments, train_dataset=data)
+        trainer.train()
+        norms[accumulation] = trainer.state.log_history[0]["grad_norm"]
+    assert norms[4] == pytest.approx(norms[1], rel=1e-3)
+
+
+def test_heads_work_where_the_configuration_asks_for_tuples() -> None:
+    model = BioVFMForImageClassification(small(num_labels=2, return_dict=False))
+    assert model(torch.randn(1, 3, 32, 32))[0].shape == (1, 2)
