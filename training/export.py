@@ -3,6 +3,7 @@
 import copy
 import logging
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,22 @@ def write_model_folder(
             image_mean=list(config.augment.mean),
             image_std=list(config.augment.std),
         ).save_pretrained(temporary)
-        (temporary / "training_config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        (temporary / "training_config.yaml").write_text(to_yaml(_public(config)), encoding="utf-8")
         (temporary / "README.md").write_text(card_stub(config, step), encoding="utf-8")
+
+
+def _public(config: TrainConfig) -> TrainConfig:
+    """The settings without this machine's folders, since a model folder is made to be published."""
+
+    def name(path: str | None) -> str | None:
+        return Path(path).name if path and Path(path).exists() else path
+
+    return replace(
+        config,
+        data=replace(config.data, path=name(config.data.path)),
+        model=replace(config.model, init_from=name(config.model.init_from)),
+        watch=replace(config.watch, task=name(config.watch.task)),
+    )
 
 
 def card_stub(config: TrainConfig, step: int) -> str:

@@ -134,3 +134,11 @@ def test_launch_configs_are_accelerates(path: Path) -> None:
 
     loaded = ClusterConfig.from_yaml_file(yaml_file=str(path))
     assert loaded.num_processes == yaml.safe_load(path.read_text())["num_processes"]
+
+
+def test_an_exported_configuration_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+    from training.export import _public
+
+    config = load_config("dino", "dino_smoke", {"data.path": str(tmp_path), "model.init_from": "biovfm/vit-tiny"})
+    text = to_yaml(_public(config))
+    assert str(tmp_path) not in text and tmp_path.name in text and "biovfm/vit-tiny" in text
