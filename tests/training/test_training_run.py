@@ -231,7 +231,7 @@ def interrupt(method: str, data: Path, out: Path, target: int, how: signal.Signa
             process.send_signal(how)
             break
         time.sleep(0.005)
-    said = process.communicate(timeout=120)[1].decode()
+    said = process.communicate(timeout=240)[1].decode()
     return process.returncode, said
 
 
@@ -288,10 +288,11 @@ def launch(method: str, data: Path, out: Path, *more: str, script: Path | None =
     script = [str(script or ROOT / "training" / f"pretrain_{method}.py"), *words(method, data, out, *more)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
-        [*launcher, *script], env=environment, capture_output=True, text=True, timeout=240, check=False
+        [*launcher, *script], env=environment, capture_output=True, text=True, timeout=540, check=False
     )
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("method", ["dino", pytest.param("mae", marks=pytest.mark.slow)])
 def test_two_processes_train_as_one_with_the_joint_batch(method: str, image_folder: Path, tmp_path: Path) -> None:
     """Without DINO's masks and KoLeo, whose draws and statistics are per process, both runs compute the same step."""
