@@ -144,9 +144,9 @@ def _running(
 def _screen_across(plan: "Plan", inputs: dict[str, Any], benchmarks: list[Path]) -> int:
     """Decide on duplicates and benchmark images of all shards; returns the number of benchmark images."""
     from .duplicates import decide, load_candidates, save_drops
-    from .leakage import fingerprint
+    from .leakage import read_benchmarks
 
-    known = fingerprint(benchmarks)
+    known = read_benchmarks(benchmarks)
     decided = plan.work / "decided.json"
     if _read_json(decided) != inputs:
         # Files that follow earlier decisions must not be taken for finished ones.

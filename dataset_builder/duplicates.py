@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 
 from biovfm_hf.files import write_text
 
-from .hashing import RADIUS, SIMILARITY, THUMBNAIL, neighbours, similarity
+from .hashing import SIMILARITY, THUMBNAIL, neighbours, similarity
 from .leakage import Benchmarks, matches
 from .plan import Plan
 
 SUBSET_SIZE = 200_000  # pictures of the subset 0.2m
+RADIUS = 4  # bits in which the perceptual hashes of near duplicates may differ
 BENCHMARK = "benchmark image"
 _COMPARED = 16  # pictures kept under one hash that a suspect is compared with
 _SIDE = THUMBNAIL**2

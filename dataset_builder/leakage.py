@@ -20,10 +20,11 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.pixels import decode, to_uint8
 
 from .catalog import Source
-from .hashing import RADIUS, SIMILARITY, THUMBNAIL, neighbours, perceptual_hash, reduced, textures, thumbnail
+from .hashing import SIMILARITY, THUMBNAIL, fingerprint, neighbours, reduced, textures
 from .slicing import pad_square
 
 MODES = ("strict", "paper")
+RADIUS = 8  # bits in which the perceptual hashes of a picture and of its small copy may differ
 SQUARE = 1.02  # longer side over shorter side up to which a picture counts as square
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
@@ -72,7 +73,7 @@ class Benchmarks(NamedTuple):
     names: np.ndarray
 
 
-def fingerprint(paths: Iterable[Path]) -> Benchmarks:
+def read_benchmarks(paths: Iterable[Path]) -> Benchmarks:
     """Fingerprint benchmark files: MedMNIST .npz files (validation and test images), image files, folders of both.
 
     Raises:
@@ -84,9 +85,9 @@ def fingerprint(paths: Iterable[Path]) -> Benchmarks:
     for path in paths:
         before = len(hashes)
         for name, image in _images(Path(path)):
-            picture = reduced(image)
-            hashes.append(perceptual_hash(picture))
-            thumbnails.append(thumbnail(picture).ravel())
+            code, thumbnail = fingerprint(reduced(image))
+            hashes.append(code)
+            thumbnails.append(thumbnail)
             names.append(name)
         if len(hashes) == before:
             raise UserError(f"{path}: holds no benchmark image; give MedMNIST .npz files or folders of images")

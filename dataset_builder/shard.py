@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from biovfm_hf.files import atomic_path, write_text
 
 from . import readers, screening
-from .hashing import perceptual_hash, reduced, sha256_of_pixels, thumbnail
+from .hashing import fingerprint, reduced, sha256_of_pixels
 from .item import Item
 from .leakage import framings
 from .limits import UNREADABLE, UNSAFE, Refused, refusal
@@ -141,15 +141,15 @@ class _Shard:
         if not kept:
             return Outcome({**self._line(item, path, reason), **place})
         content, image = fitted(picture, self._plan.options)
-        shown = framings(reduced(content))
-        hashes = [perceptual_hash(framing) for framing in shown]
+        found = [fingerprint(framing) for framing in framings(reduced(content))]
+        hashes = [code for code, _ in found]
         fingerprints = {"sha256": sha256_of_pixels(image), "phash": f"{hashes[0]:016x}"}
         line = {
             **self._line(item, path, KEPT),
             **place,
             **fingerprints,
             "hashes": hashes,
-            "thumbnails": b"".join(thumbnail(framing).tobytes() for framing in shown),
+            "thumbnails": b"".join(thumbnail.tobytes() for _, thumbnail in found),
         }
         row = {name: line[name] for name in ("source", "modality", "anatomy", "subject")}
         sizes = {"width": picture.width, "height": picture.height}

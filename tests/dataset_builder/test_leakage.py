@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from biovfm_hf.pixels import decode, to_uint8
-from dataset_builder.hashing import THUMBNAIL, perceptual_hash, reduced, thumbnail
-from dataset_builder.leakage import Benchmarks, fingerprint, framings, matches
+from dataset_builder.hashing import THUMBNAIL, fingerprint, reduced
+from dataset_builder.leakage import Benchmarks, framings, matches, read_benchmarks
 from dataset_builder.slicing import resize, target_size
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "real"
@@ -43,10 +43,8 @@ def content_of(image: np.ndarray) -> np.ndarray:
 
 
 def prints(images: list[np.ndarray]) -> Benchmarks:
-    images = [reduced(image) for image in images]
-    hashes = np.array([perceptual_hash(image) for image in images], np.uint64)
-    thumbnails = np.stack([thumbnail(image).ravel() for image in images])
-    return Benchmarks(hashes, thumbnails, np.arange(len(images)).astype(str))
+    codes, thumbnails = zip(*(fingerprint(reduced(image)) for image in images), strict=True)
+    return Benchmarks(np.array(codes, np.uint64), np.stack(thumbnails), np.arange(len(images)).astype(str))
 
 
 def guard(contents: list[np.ndarray], planted: Benchmarks) -> set[tuple[int, int]]:
@@ -76,11 +74,11 @@ def test_constant_pictures_match_nothing():
     assert guard([np.full((224, 224), value, np.uint8) for value in (0, 128, 255)], flat) == set()
 
 
-def test_fingerprint_reads_npz_and_folders(tmp_path, make):
+def test_benchmarks_are_read_from_npz_and_folders(tmp_path, make):
     images = np.stack([make.picture(n, 28, 28) for n in range(3)])
     np.savez(tmp_path / "xmnist.npz", train_images=images, val_images=images[:1], test_images=images[1:])
     make.png(tmp_path / "folder" / "a.png", make.picture(7))
-    found = fingerprint([tmp_path / "xmnist.npz", tmp_path / "folder"])
+    found = read_benchmarks([tmp_path / "xmnist.npz", tmp_path / "folder"])
     assert list(found.names) == ["xmnist/val/0", "xmnist/test/0", "xmnist/test/1", "a.png"]
     assert found.thumbnails.shape == (4, THUMBNAIL**2)
 
@@ -93,7 +91,8 @@ def test_recall_and_false_positives_on_real_images(capsys):
     files = sorted(REAL.glob("chestxray14/images/*.png")) + sorted(REAL.glob("fundus/**/Images/*.jpg"))
     files += sorted(path for path in REAL.glob("busi/**/*.png") if "mask" not in path.name)
     files += sorted(REAL.glob("rossa/**/image/*.png")) + sorted(REAL.glob("bccd/BCCD/JPEGImages/*.jpg"))
-    images = [to_uint8(decode(file)) for file in files]
+    # Shrunk once to 512 pixels: fundus photographs of 12 megapixels would take most of the time.
+    images = [resize(image, *target_size(*image.shape[:2], 512)) for image in (to_uint8(decode(f)) for f in files)]
     contents = [content_of(image) for image in images]
     own = prints(contents)
     # Copies among the real images themselves (BUSI repeats many, DR-HAGIS 24 is 32) are right to be found.
