@@ -13,7 +13,7 @@ from biovfm_hf.errors import UserError
 from ..compare import holm
 from . import published
 from .correlation import Correlation, Prediction, correlate, predict_slopes
-from .model_size import AXIS_LABELS, axis_values
+from .model_size import AXIS_LABELS, TOLERANCE, axis_values
 from .power_law import Choice, PowerLaw, Saturating, choose_form, fit_power_law, fit_saturating
 from .tables import Point, Study
 
@@ -184,11 +184,14 @@ def _note_axes(found: Analysis, points: list[Point], grids: dict[str, Any]) -> N
 
 
 def _gaps(grids: dict[str, dict[str, dict[float, Point]]]) -> list[Gap]:
+    """Gaps at shared sizes; objectives differ in a few parameters, so sizes within 2 % are the same."""
     found = []
     for a, b in combinations(grids, 2):
         for task in (task for task in grids[a] if task in grids[b]):
-            shared = sorted(set(grids[a][task]) & set(grids[b][task]))
-            found += [Gap(a, b, x, task, grids[a][task][x].auc - grids[b][task][x].auc) for x in shared]
+            for x, point in sorted(grids[a][task].items()):
+                near = min(grids[b][task], key=lambda other, x=x: abs(math.log(other / x)))
+                if abs(near / x - 1) <= TOLERANCE:
+                    found.append(Gap(a, b, x, task, point.auc - grids[b][task][near].auc))
     return found
 
 

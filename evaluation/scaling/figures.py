@@ -210,7 +210,7 @@ def draw_slopes(axes: Axes, found: Analysis, with_published: bool = False) -> No
     axes.set_xlim(min(*shown, 0) - margin / 2, max(*shown, 0) + margin / 2)
     axes.set_yticks(range(len(tasks)), [nice(task) for task in tasks])
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("Slope a")
+    axes.set_xlabel("Slope a, 95 % interval")
     axes.legend(loc="lower right")
 
 

@@ -117,6 +117,13 @@ def test_a_hole_in_the_grid_is_said_and_left_out_of_the_mean(write, tmp_path, un
     assert found["mean_slopes"]["A"] == pytest.approx(found["slopes"]["A"]["t"])
 
 
+def test_gaps_pair_sizes_that_differ_by_a_few_parameters(write, tmp_path, undrawn):
+    text = "family,params_millions,task,auc\nA,5,t,80\nA,20,t,85\nB,5.04,t,79\nB,30,t,90\n"
+    assert main([str(write(text)), "--out", str(tmp_path)]) == 0
+    rows = list(csv.DictReader((tmp_path / "gaps.csv").open()))
+    assert [(row["x"], row["gap"]) for row in rows] == [("5", "1")]
+
+
 HEAD = "family,params_millions,task,auc\n"
 
 
