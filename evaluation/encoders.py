@@ -51,6 +51,7 @@ UNAVAILABLE = {
     "score its outputs with `biovfm score`, or give a converted model folder",
 }
 LABEL = re.compile(r"^([\w.+-]+)=(.+)$")
+SCRATCH = "scratch:"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -227,7 +228,8 @@ def load_encoder(name: str, device: str = "cpu", preprocess: str = "own") -> Enc
     """Load an encoder.
 
     Args:
-        name: a model folder, a Hub repository, `timm:NAME`, `timm:FOLDER`, `open_clip:hf-hub:REPO`, one of
+        name: a model folder, a Hub repository, `timm:NAME`, `timm:FOLDER`, `open_clip:hf-hub:REPO`, `scratch:unet`
+            and `scratch:transunet` (segmentation baselines without an encoder), one of
             `SHORT_NAMES`, or `LABEL=` and one of these to choose what results call it.
         device: a torch device.
         preprocess: `own` (the model's), or `half`: resized to the model's size and normalised by mean 0.5 and
@@ -240,6 +242,8 @@ def load_encoder(name: str, device: str = "cpu", preprocess: str = "own") -> Enc
     if source.lower() in UNAVAILABLE:
         raise UserError(f"{source}: {UNAVAILABLE[source.lower()]}")
     source = SHORT_NAMES.get(source.lower(), source)
+    if source.startswith(SCRATCH):
+        return untrained(label, source, device)
     if source.startswith("timm:"):
         encoder = _load_timm(source.removeprefix("timm:"))
     elif source.startswith(("open_clip:", "hf-hub:")):
@@ -253,6 +257,16 @@ def load_encoder(name: str, device: str = "cpu", preprocess: str = "own") -> Enc
         encoder.preprocess = lambda images: to_square(images, encoder.size, encoder.mean, encoder.std)
         encoder.preprocessing = f"square {encoder.size}, bicubic, mean 0.5, std 0.5"
     return encoder
+
+
+def untrained(label: str, source: str, device: str) -> Encoder:
+    """The stand-in for a segmentation network trained from scratch, which has no encoder to load."""
+    from torch import nn
+
+    def refuse(images: Sequence[np.ndarray]) -> "Tensor":
+        raise UserError(f"{source} is trained from scratch and has no features; it runs under --method segment only")
+
+    return Encoder(label, source, nn.Identity(), refuse, source, 224, IMAGENET_MEAN, IMAGENET_STD, device)
 
 
 def default_device() -> str:

@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--model", action="append", default=[], metavar="[NAME=]MODEL",
         help="a model folder, a Hub repository, a short name (dinov2-b, biomedclip, ...), timm:NAME or "
-        "open_clip:hf-hub:REPO; again for each further model",
+        "open_clip:hf-hub:REPO, for segmentation also scratch:unet and scratch:transunet; again for each further one",
     )  # fmt: skip
     what.add_argument("--tasks", metavar="NAME,...", help="task names, medmnist, medmnist3d, radiology, or paths")
     what.add_argument("--data", type=Path, default=Path(), metavar="DIR", help="where the named sets are (default: .)")
@@ -187,7 +187,7 @@ def make_settings(options: argparse.Namespace, methods: list[str]) -> list["Sett
 
 def draw(options: argparse.Namespace, tasks: list["Task"], records: list["Record"]) -> None:
     """Every picture of the results folder; those that need the model only where they are missing."""
-    from .encoders import default_device, load_encoder, split_label
+    from .encoders import SCRATCH, default_device, load_encoder, split_label
     from .pictures import draw_all, draw_masks, figure_path
     from .tasks import SEGMENTATION
 
@@ -200,7 +200,7 @@ def draw(options: argparse.Namespace, tasks: list["Task"], records: list["Record
         label = split_label(model)[0]
         mine = {record["task"]: record for record in records if record["model"] == label}
         wanted = [t for t in tasks if t.name in mine and not figure_path(options.out, "pca", label, t.name).exists()]
-        if wanted:
+        if wanted and not split_label(model)[1].startswith(SCRATCH):
             encoder = load_encoder(model, options.device or default_device())
             for task in wanted:
                 draw_model(options, encoder, task, mine[task.name])

@@ -14,12 +14,13 @@ from biovfm_hf.errors import UserError
 
 from .bootstrap import choose_thresholds, intervals, mean_intervals, threshold_notes
 from .embed import Augmentation, case_features, embed_summaries, embed_tokens
-from .encoders import Encoder, load_encoder, split_label
+from .encoders import SCRATCH, Encoder, load_encoder, split_label
 from .metrics import dice, jaccard, notes, read_split
 from .probes import finetune
 from .probes.few_shot import probe_few_shot
 from .probes.knn import probe_knn
 from .probes.linear import Scores, probe_biovfm, probe_fast
+from .probes.scratch import probe_scratch
 from .probes.segment import UNET_BLOCKS, case_scores, probe_linear_decoder, probe_unet_decoder
 from .results import Record, clean, merge_records, read_record, record_key, write_record
 from .tasks import SEGMENTATION, SPLITS, Task
@@ -79,7 +80,7 @@ class Settings:
             "linear": ("views", "epochs") if self.protocol == "biovfm" else (),
             "knn": ("neighbours", "temperature"),
             "fewshot": ("shots", "draws"),
-            "segment": ("decoder", "image_size", *(("epochs", "rate") if self.decoder != "linear" else ())),
+            "segment": ("decoder", "image_size", "epochs", "rate"),
         }
         names = by_method.get(self.method, ("epochs", "rate"))
         kept = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
@@ -298,6 +299,8 @@ def split_metrics(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def run_segment(encoder: Encoder, task: Task, settings: Settings, cache: Path) -> Made:
     """Segmentation with a frozen encoder, scored per case (image, or volume) and averaged over cases."""
     size = settings.image_size or encoder.size
+    if encoder.revision.startswith(SCRATCH):
+        return run_scratch(encoder, task, settings, size)
     blocks = UNET_BLOCKS if settings.decoder == "unet" else 0
     stores = {
         name: embed_tokens(
@@ -326,6 +329,22 @@ def run_segment(encoder: Encoder, task: Task, settings: Settings, cache: Path) -
     made, arrays = judge_segmentation(task, settings, probed.counts, probed.chosen)
     arrays["sample_masks"] = _sample_masks(task, probed.predict)
     return made, arrays
+
+
+def run_scratch(encoder: Encoder, task: Task, settings: Settings, size: int) -> Made:
+    """A segmentation network trained from scratch: a baseline."""
+    probed = probe_scratch(
+        encoder.revision.removeprefix(SCRATCH),
+        task.num_outputs,
+        task.splits,
+        size,
+        settings.epochs,
+        settings.rate or 1e-3,
+        settings.seed,
+        settings.device,
+    )
+    made, arrays = judge_segmentation(task, settings, probed.counts, probed.chosen)
+    return made, {**arrays, "sample_masks": _sample_masks(task, probed.predict)}
 
 
 def judge_segmentation(task: Task, settings: Settings, counts: np.ndarray, chosen: dict[str, Any]) -> Made:

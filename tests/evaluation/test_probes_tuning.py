@@ -129,3 +129,22 @@ def test_random_crop_keeps_three_quarters_and_the_proportions(make_image):
     for seed in range(20):
         crop = random_crop(image, np.random.default_rng(seed))
         assert 0.7 < crop.size / image.size <= 1 and abs(crop.shape[1] / crop.shape[0] - 64 / 48) < 0.05
+
+
+@pytest.mark.parametrize("name", ["unet", "transunet"])
+def test_networks_from_scratch_segment_and_are_refused_elsewhere(tmp_path, mask_folder, class_folder, name):
+    words = ["--model", f"scratch:{name}", "--out", str(tmp_path), "--resamples", "20"]
+    main([*words, "--tasks", str(mask_folder), "--method", "segment", "--image-size", "32", "--epochs", "12"])
+    record = json.loads((tmp_path / "results.json").read_text())[0]
+    assert record["metrics"]["dice"]["value"] > 0.5 and record["revision"] == f"scratch:{name}"
+    assert list((tmp_path / "figures").glob("masks_*"))
+    with pytest.raises(UserError, match="no features"):
+        main([*words, "--tasks", str(class_folder)])
+
+
+def test_scratch_baselines_refuse_other_names_and_sizes(tmp_path, mask_folder):
+    words = ["--tasks", str(mask_folder), "--method", "segment", "--out", str(tmp_path)]
+    with pytest.raises(UserError, match="is no network"):
+        main(["--model", "scratch:vnet", *words])
+    with pytest.raises(UserError, match="multiple of 16"):
+        main(["--model", "scratch:unet", *words, "--image-size", "40"])

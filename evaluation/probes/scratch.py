@@ -1,0 +1,118 @@
+"""Segmentation networks trained from scratch, as baselines: U-Net, and TransUNet with a small transformer."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+
+from ..encoders import IMAGENET_MEAN, IMAGENET_STD, to_square
+from ..tasks import Split
+from .segment import Segmentation, count_cases, train_decoder
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+NETWORKS = ("unet", "transunet")
+WIDTH = 32
+HEADS = 8
+BLOCKS = 4
+
+
+def build(name: str, classes: int) -> "nn.Module":
+    """A network from images (B, 3, H, W) to class scores (B, classes, H, W); H and W are multiples of 16.
+
+    `unet`: four halvings and four doublings with skips (Ronneberger et al. 2015), batch norm, 32 to 512 channels.
+    `transunet`: the same with four transformer blocks on the cells of the coarsest level (Chen et al. 2021), whose
+    places are told by a depthwise convolution, so that any size is taken.
+
+    Raises:
+        UserError: another name.
+    """
+    import torch
+    from torch import nn
+
+    if name not in NETWORKS:
+        raise UserError(f"scratch:{name} is no network; take scratch:unet or scratch:transunet")
+
+    def double(inputs: int, outputs: int) -> nn.Sequential:
+        parts: list[nn.Module] = []
+        for first in (inputs, outputs):
+            parts += [nn.Conv2d(first, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        return nn.Sequential(*parts)
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            widths = [WIDTH << level for level in range(5)]
+            self.down = nn.ModuleList(double(a, b) for a, b in zip([3, *widths], widths, strict=False))
+            layer = nn.TransformerEncoderLayer(
+                widths[-1], HEADS, 2 * widths[-1], dropout=0.1, batch_first=True, norm_first=True
+            )
+            self.places = nn.Conv2d(widths[-1], widths[-1], 3, padding=1, groups=widths[-1])
+            self.blocks = nn.TransformerEncoder(layer, BLOCKS, enable_nested_tensor=False)
+            if name == "unet":
+                del self.places, self.blocks
+            self.up = nn.ModuleList(nn.ConvTranspose2d(2 * a, a, 2, stride=2) for a in widths[-2::-1])
+            self.join = nn.ModuleList(double(2 * a, a) for a in widths[-2::-1])
+            self.last = nn.Conv2d(WIDTH, classes, 1)
+
+        def forward(self, held: "Tensor") -> "Tensor":
+            skips = []
+            for level, step in enumerate(self.down):
+                held = step(nn.functional.max_pool2d(held, 2) if level else held)
+                skips.append(held)
+            if name == "transunet":
+                cells = (held + self.places(held)).flatten(2).transpose(1, 2)
+                held = self.blocks(cells).transpose(1, 2).unflatten(2, held.shape[-2:])
+            for up, join, skip in zip(self.up, self.join, reversed(skips[:-1]), strict=True):
+                held = join(torch.cat([up(held), skip], 1))
+            return self.last(held)
+
+    return Network()
+
+
+def probe_scratch(
+    name: str,
+    classes: int,
+    splits: dict[str, Split],
+    size: int,
+    epochs: int | None,
+    rate: float,
+    seed: int,
+    device: str,
+) -> Segmentation:
+    """Train a network of `build` on the task's images, as the decoders are trained, and score it on test.
+
+    Args:
+        name: of `NETWORKS`.
+        classes: with the background.
+        splits: with the masks.
+        size: of the images given to it, pixels; a multiple of 16.
+        epochs: None as `segment.train_decoder` says.
+        rate: the highest learning rate.
+        seed: of weights and order.
+        device: where it is trained.
+
+    Raises:
+        UserError: `size` is no multiple of 16.
+    """
+    import torch
+
+    if size % 16:
+        raise UserError(f"scratch:{name} needs an image size that is a multiple of 16, not {size} (--image-size)")
+    torch.manual_seed(seed)
+    network: Any = build(name, classes).to(device)
+
+    def run(split: str, rows: np.ndarray) -> "Tensor":
+        images = [splits[split].images[int(row)] for row in rows]
+        return network(to_square(images, size, IMAGENET_MEAN, IMAGENET_STD).to(device))
+
+    chosen = train_decoder(network, run, classes, splits, epochs, rate, seed, device)
+
+    def predict(rows: np.ndarray) -> "Tensor":
+        with torch.inference_mode():
+            return run("test", rows).cpu()
+
+    chosen["trained_weights"] = sum(parameter.numel() for parameter in network.parameters())
+    return Segmentation(count_cases(classes, predict, splits["test"]), chosen, predict)
