@@ -1,6 +1,7 @@
 """`biovfm card`: the model card, written from what actually happened."""
 
 import argparse
+import json
 import re
 import shutil
 from dataclasses import dataclass
@@ -13,9 +14,19 @@ from biovfm_hf.files import atomic_path, write_text
 from . import formats
 from .compute import Power, compute_lines, energy_kwh
 from .dataset_folder import DatasetSummary, summarise_dataset
+from .leakage import MAX_OVERLAPS, leakage_lines
 from .model_folder import ModelSummary, summarise_model
 from .reading import read_text
-from .results import Interval, Record, load_results, metric_label, metric_order, primary_metric, published_comparison
+from .results import (
+    Interval,
+    Record,
+    load_results,
+    metric_label,
+    metric_order,
+    primary_metric,
+    published_comparison,
+    results_rows,
+)
 from .run_folder import RunSummary, group_of, summarise_run
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -190,6 +201,8 @@ def render_card(inputs: CardInputs) -> str:
         sources=_by_count(dataset.sources) if dataset else [],
         cells=_by_count(dataset.cells) if dataset else [],
         outcomes=_by_count(dataset.outcomes or {})[:30] if dataset else [],
+        leakage=leakage_lines(dataset.leakage) if dataset else [],
+        overlaps=dataset.leakage.overlaps[:MAX_OVERLAPS] if dataset and dataset.leakage else [],
         final_losses=[(name, value) for name, value in final.items() if group_of(name) == "loss"],
         final_watch=[(name, value) for name, value in final.items() if group_of(name) == "watch"],
         config_yaml=config.replace("```", "'''"),
@@ -343,10 +356,20 @@ def main(argv: list[str]) -> int:
     )
     kept = _kept_text(model_dir / "README.md")
     write_text(model_dir / "README.md", render_card(inputs) + (f"\n{kept}\n" if kept else ""))
-    if options.benchmark and inputs.records:
-        write_text(model_dir / ".eval_results" / "biovfm.yaml", leaderboard_yaml(inputs.records, options.benchmark))
+    _write_results(inputs, model_dir, options.benchmark)
     print(f"{model_dir / 'README.md'}: {len(inputs.records)} results, {len(inputs.pictures)} pictures")
     return 0
+
+
+def _write_results(inputs: CardInputs, model_dir: Path, benchmark: str | None) -> None:
+    """Leave the card's records as a results file, and in the Hub's form for `benchmark`; earlier ones go."""
+    results, board = model_dir / "results" / "biovfm.json", model_dir / ".eval_results" / "biovfm.yaml"
+    for file in (results, board):
+        file.unlink(missing_ok=True)
+    if inputs.records:
+        write_text(results, json.dumps(results_rows(inputs.records, inputs.model_id), indent=1) + "\n")
+        if benchmark:
+            write_text(board, leaderboard_yaml(inputs.records, benchmark))
 
 
 def _run(folder: Path | None) -> RunSummary | None:

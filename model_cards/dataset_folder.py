@@ -9,6 +9,7 @@ from typing import Any
 
 from biovfm_hf.errors import UserError, require
 
+from .leakage import Leakage, read_leakage
 from .licences import read_licences
 
 MAX_IMAGE_BYTES = 32 * 2**20
@@ -29,6 +30,7 @@ class DatasetSummary:
     licences: dict[str, str]
     outcomes: dict[str, int] | None
     outcomes_by_source: dict[tuple[str, str], int]
+    leakage: Leakage | None
     files_by_modality: dict[str, list[Path]]
 
     def licence(self, source: str) -> str:
@@ -76,6 +78,7 @@ def summarise_dataset(folder: Path) -> DatasetSummary:
         licences=read_licences(folder / "README.md", dict(sources)),
         outcomes=outcomes,
         outcomes_by_source=by_source,
+        leakage=read_leakage(folder / "build.json"),
         files_by_modality=files,
     )
 

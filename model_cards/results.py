@@ -1,7 +1,7 @@
 """Reading results files, and setting them beside published numbers where the two can be compared."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,11 @@ def _interval(value: Any, where: str) -> Interval:
 def _whole(value: Any) -> int | None:
     number = finite(value)
     return None if number is None else int(number)
+
+
+def results_rows(records: Iterable[Record], model: str) -> list[dict[str, Any]]:
+    """The records as a results file holds them (`load_results` reads it back), under the name `model`."""
+    return [{**asdict(record), "model": model} for record in records]
 
 
 def load_comparisons(folder: Path) -> list[Comparison]:

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from . import charts
 from .compute import Power, compute_lines
 from .dataset_folder import DatasetSummary, sample_images
+from .leakage import MAX_OVERLAPS, leakage_lines
 from .model_folder import ModelSummary
 from .pictures import PictureStore
 from .reading import finite, read_csv, read_json, read_text
@@ -68,6 +69,8 @@ def dataset_section(summary: DatasetSummary, store: PictureStore, seed: int) -> 
         "outcomes": outcomes[:60],
         "considered": sum(count for _, count in outcomes),
         "details": [(source, outcome, count) for (source, outcome), count in details if outcome != "kept"][:MAX_ROWS],
+        "leakage": leakage_lines(summary.leakage),
+        "overlaps": summary.leakage.overlaps[:MAX_OVERLAPS] if summary.leakage else [],
         "grid": [(modality, pictures) for modality, pictures in grid if pictures],
         "seed": seed,
     }

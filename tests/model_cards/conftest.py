@@ -2,12 +2,19 @@
 
 import io
 import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from tests.hub_server.server import HubServer
+
+ROOT = Path(__file__).parents[2]
+BIOVFM = "import sys; from biovfm_hf.cli import main; sys.exit(main(sys.argv[1:]))"
 IMAGES = {"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})}
 
 
@@ -61,6 +68,15 @@ def write_dataset(folder: Path, hostile: str = "") -> Path:
         {"source": "oct-b", "path": f"y{n}", "outcome": "duplicate of a benchmark test image"} for n in range(3)
     ]
     pq.write_table(pa.Table.from_pylist(manifest), folder / "manifest.parquet")
+    guard = {"options": {"leakage": "strict"}, "benchmark_images": 1200, "benchmark_matches": {"oct-bench": 3}}
+    overlap = {
+        "source": "oct-b",
+        "benchmark": "oct-bench",
+        "relation": "same_images",
+        "note": "p. 4",
+        "verified": False,
+    }
+    (folder / "build.json").write_text(json.dumps({**guard, "overlaps": [overlap]}))
     (folder / "README.md").write_text(
         "---\nlicense: other\n---\n# Data\n\n| Source | Images | Licence |\n|---|---:|---|\n"
         "| [Chest A (a release)](https://example.org) | 40 | CC0-1.0 |\n| oct-b | 30 | CC-BY-NC-4.0 |\n"
@@ -195,3 +211,44 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("cards") / "tiny-encoder")
+
+
+@pytest.fixture
+def hub():
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def hub_environment(hub, tmp_path):
+    """The environment of a clean process that talks to `hub` as its owner."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    return environment | {
+        "PYTHONPATH": str(ROOT),
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_TOKEN": hub.token,
+    }
+
+
+@pytest.fixture
+def client(hub_environment, tmp_path):
+    """Run Python code with words in a clean process that talks to `hub`; `extra` adds to its environment."""
+
+    def run(code, *words, check=True, **extra):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, words)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=hub_environment | extra,
+            cwd=tmp_path,
+            timeout=240,
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    return run

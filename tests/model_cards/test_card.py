@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,9 +48,27 @@ def test_body_says_what_the_files_say(full_card):
     assert "| chest-a | 40 | CC0-1.0 |" in full_card
     assert "| us-c | 20 | not stated |" in full_card
     assert "| duplicate of a benchmark test image | 3 |" in full_card
+    assert "- Guard strict: every source, or part" in full_card
+    assert "compared with 1,200 images of benchmarks; 3 that showed the same were left out." in full_card
+    assert "| oct-b | oct-bench | same images; p. 4 (not verified) |" in full_card
     assert "| Optimisation steps | 300 |" in full_card and "| Images seen | 19,200 |" in full_card
     assert "| breastmnist | linear | fast | 1,001 / 200 | 0.810 [0.780, 0.840] |" in full_card
     assert "![PCA map of four images: organs get one colour each](figures/pca_map.png)" in full_card
+
+
+def test_results_travel_with_the_model_and_never_outlive_the_card(full_card, model_dir, tmp_path):
+    from model_cards.results import load_results
+
+    words = ["--results", str(tmp_path / "results"), "--repo-id", "you/tiny", "--benchmark", "you/benchmark"]
+    assert card.main([str(model_dir), *words]) == 0
+    carried, measured = (
+        load_results(place) for place in (model_dir / "results" / "biovfm.json", tmp_path / "results")
+    )
+    assert [replace(record, model=str(model_dir)) for record in carried] == measured
+    assert {record.model for record in carried} == {"you/tiny"}
+    assert (model_dir / ".eval_results" / "biovfm.yaml").is_file()
+    assert card.main([str(model_dir)]) == 0
+    assert not (model_dir / "results" / "biovfm.json").exists() and not list(model_dir.glob(".eval_results/*"))
 
 
 def test_energy_is_arithmetic_on_stated_figures(full_card):

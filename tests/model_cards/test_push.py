@@ -1,12 +1,6 @@
 """`biovfm push` with the real client against a Hub over HTTP: what arrives, what a re-run sends, what faults lose."""
 
-import json
-import os
-import shutil
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi
@@ -14,45 +8,8 @@ from huggingface_hub.errors import GatedRepoError
 
 from biovfm_hf.errors import UserError
 from model_cards import hub_files, push
-from tests.hub_server.server import HubServer
 
-ROOT = Path(push.__file__).parents[1]
-
-
-@pytest.fixture
-def hub():
-    with HubServer() as server:
-        yield server
-
-
-@pytest.fixture
-def client(hub, tmp_path):
-    """Run Python in a clean process that talks to `hub` as its owner (or as `token`)."""
-
-    def run(code, *words, token=hub.token, check=True):
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        environment |= {
-            "PYTHONPATH": str(ROOT),
-            "HF_ENDPOINT": hub.url,
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            **({"HF_TOKEN": token} if token else {}),
-        }
-        done = subprocess.run(
-            [sys.executable, "-c", code, *map(str, words)],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment,
-            cwd=tmp_path,
-            timeout=240,
-        )
-        assert not check or done.returncode == 0, done.stderr
-        return done
-
-    return run
+from .conftest import BIOVFM
 
 
 @pytest.fixture
@@ -79,8 +36,6 @@ def pushed(hub, monkeypatch, capsys, tmp_path):
 
     return run
 
-
-PUSH = "import sys; from biovfm_hf.cli import main; sys.exit(main(['push', *sys.argv[1:]]))"
 
 DATASET_CARD = """---
 license: other
@@ -119,7 +74,7 @@ def files_of(hub, name="owner/m", kind="model", branch="main"):
 
 
 def test_first_push_is_private_one_commit_and_complete(hub, client, small_model):
-    done = client(PUSH, small_model, "owner/m")
+    done = client(BIOVFM, "push", small_model, "owner/m")
     assert "4 files sent in 1 commits" in done.stdout and "4 files pulled back" in done.stdout
     held = files_of(hub)
     assert set(held) == {"README.md", "config.json", "model.safetensors", "figures/a b [1].txt"}
@@ -274,59 +229,3 @@ def test_usage_lines_name_the_repository():
     assert named == text.replace('A.from_pretrained("a")', 'A.from_pretrained("o/m")').replace(
         'model="a"', 'model="o/m"'
     )
-
-
-END_TO_END = """
-import json, sys
-import datasets
-from PIL import Image
-import biovfm_hf
-from transformers import AutoBackbone, AutoImageProcessor, AutoModel, pipeline
-import yaml
-from huggingface_hub import ModelCard, hf_hub_download, parse_eval_result_entries
-
-datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
-model = AutoModel.from_pretrained("owner/vit-tiny").eval()
-processor = AutoImageProcessor.from_pretrained("owner/vit-tiny")
-backbone = AutoBackbone.from_pretrained("owner/vit-tiny")
-rows = list(datasets.load_dataset("owner/images", "ultrasound", split="train", streaming=True))
-full = datasets.load_dataset("owner/images", split="train")
-image = rows[0]["image"].convert("RGB")
-outputs = model(**processor(image, return_tensors="pt"))
-features = pipeline("image-feature-extraction", model="owner/vit-tiny", pool=True)(image)
-board = open(hf_hub_download("owner/vit-tiny", ".eval_results/biovfm.yaml")).read()
-results = ModelCard.load("owner/vit-tiny").data.eval_results
-print("ANSWER", json.dumps({
-    "class_token": outputs.pooler_output[0].tolist(), "features": features[0], "rows": len(rows), "full": len(full),
-    "modality": rows[0]["modality"], "maps": len(backbone(**processor(image, return_tensors="pt")).feature_maps),
-    "leaderboard": [[e.dataset_id, e.task_id, e.value] for e in parse_eval_result_entries(yaml.safe_load(board))],
-    "auc": [r.metric_value for r in results if r.metric_type == "roc_auc"],
-}))
-"""
-
-
-def test_end_to_end_by_name_in_a_clean_process(hub, client, make, saved_model, run_dir, tmp_path):
-    from model_cards import card
-
-    model = shutil.copytree(saved_model, tmp_path / "vit-tiny")
-    data = make.dataset(tmp_path / "images")
-    results = make.results(tmp_path / "results", make.rows(str(model), ["breastmnist"]))
-    words = ["--results", results, "--run", run_dir, "--dataset", data, "--benchmark", "owner/benchmark"]
-    card.main([str(word) for word in [model, *words]])
-    readme = (
-        (data / "README.md")
-        .read_text()
-        .replace(
-            "license: other\n",
-            "license: other\nconfigs:\n- config_name: full\n  default: true\n  data_files: data/*.parquet\n"
-            "- config_name: ultrasound\n  data_files:\n  - split: train\n    path: data/train-00001.parquet\n",
-        )
-    )
-    (data / "README.md").write_text(readme)
-    client(PUSH, model, "owner/vit-tiny")
-    client(PUSH, data, "owner/images")
-    got = json.loads(client(END_TO_END).stdout.split("ANSWER")[1])
-    assert got["auc"] == [0.8] and got["rows"] == 40 and got["full"] == 90 and got["maps"] == 1
-    assert got["features"] == pytest.approx(got["class_token"], abs=1e-5)
-    assert got["modality"] in ("OCT", "Ultrasound")
-    assert got["leaderboard"] == [["owner/benchmark", "breastmnist", 0.8]]
