@@ -15,6 +15,7 @@ from biovfm_hf.files import atomic_path
 
 from .encoders import Encoder, to_square
 from .tasks.images import Images
+from .tokens import LAST_BLOCKS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 SHARD_IMAGES = 4096
 TOKEN_SHARD_BYTES = 64 << 20
 BATCH_SIZE = 64
-FORMAT = "2"  # part of every key: raise it when what is stored changes meaning
-SUMMARIES = ("class", "mean", "mean_raw")
+FORMAT = "3"  # part of every key: raise it when what is stored changes meaning
+SUMMARIES = ("class", "mean", "mean_raw", "pooled")
+FEATURES = ("both", *SUMMARIES, "last4")
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,57 @@ def embed_summaries(
 
 def _summarise(encoder: Encoder, pixels: "Tensor") -> dict[str, "Tensor"]:
     return encoder.encode(pixels).summary()
+
+
+def embed_features(
+    encoder: Encoder, images: Images, cache: Path, which: str, batch_size: int = BATCH_SIZE, label: str = ""
+) -> np.ndarray:
+    """One kind of feature vector of `images`, (N, D) float32, from the cache where it is there.
+
+    Args:
+        encoder: what embeds.
+        images: N images.
+        cache: the features' folder.
+        which: of `FEATURES`: `both` is class token and mean patch token side by side, `last4` the class tokens of the
+            last four blocks and the mean patch token, as in DINOv2's linear evaluation; the others as in
+            `tokens.Encoded.summary`.
+        batch_size: images at once.
+        label: what the progress bar says.
+
+    Raises:
+        UserError: as `embed_summaries`, or `last4` of a model without equal blocks.
+    """
+    if which != "last4":
+        return pick_features(embed_summaries(encoder, images, cache, None, batch_size, label), which)
+    folder = cache / cache_key(encoder, images, f"last {LAST_BLOCKS}")
+    shards = _fill(
+        encoder, images, folder, SHARD_IMAGES, batch_size, label, summarise_blocks, encoder.preprocess, None
+    )
+    return read_shards(shards, ("last4",))["last4"]
+
+
+def summarise_blocks(encoder: Encoder, pixels: "Tensor") -> dict[str, "Tensor"]:
+    """`last4` of a batch: class tokens of the last four blocks and the mean patch token, side by side."""
+    import torch
+
+    encoded = encoder.encode(pixels, LAST_BLOCKS)
+    return {"last4": torch.cat([*encoded.classes, encoded.summary()["mean"]], 1)}
+
+
+def pick_features(stored: dict[str, np.ndarray], which: str) -> np.ndarray:
+    """One of the stored vectors, or `both`: class token and mean patch token side by side."""
+    if which != "both":
+        return stored[which]
+    if np.array_equal(stored["class"], stored["mean"]):
+        return stored["mean"]
+    return np.concatenate([stored["class"], stored["mean"]], axis=1)
+
+
+def embed_batch(encoder: Encoder, images: list[np.ndarray], which: str) -> np.ndarray:
+    """One kind of feature vector of a few images in memory, (N, D) float32; nothing is cached."""
+    pixels = encoder.preprocess(images)
+    found = summarise_blocks(encoder, pixels) if which == "last4" else _summarise(encoder, pixels)
+    return pick_features({name: part.cpu().numpy() for name, part in found.items()}, which)
 
 
 def embed_tokens(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .tasks.images import Images
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".dcm", ".dicom"}
-FEATURES = ("both", "class", "mean")
+FEATURES = ("both", "class", "mean", "pooled", "last4")
 EXAMPLES = """\
 examples:
   biovfm embed --model runs/tiny/model --images scans/ --out features.parquet
@@ -131,11 +131,9 @@ def _row_names(rows: Any) -> list[str]:
 
 def embed_images(encoder: "Encoder", images: "Images", which: str, out: Path, batch_size: int) -> np.ndarray:
     """Feature vectors (N, D) float32, by way of a cache beside `out` that a killed run continues from."""
-    from .embed import embed_summaries
-    from .suite import pick_features
+    from .embed import embed_features
 
-    stored = embed_summaries(encoder, images, _cache(out), batch_size=batch_size, label=f"{encoder.name} images")
-    return pick_features(stored, which)
+    return embed_features(encoder, images, _cache(out), which, batch_size, f"{encoder.name} images")
 
 
 def _cache(out: Path) -> Path:

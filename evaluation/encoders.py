@@ -1,19 +1,20 @@
 """Vision encoders by name: transformers folders and repositories, timm and open_clip models, the paper's line-up.
 
-Every encoder answers with the same things. Token models (ViTs of any family) are read at two places: after the last
-block, and through their final norm. Convolutional models give one feature map, which stands for both.
+Every encoder answers with the same things, see `tokens.Encoded`.
 """
 
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from biovfm_hf.errors import UserError, require
+
+from .tokens import Encoded, run
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,42 +58,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass
-class Encoded:
-    """What an encoder says of a batch of images.
-
-    `tokens` (B, N, D) after the last block, class token and registers first; `normed` (B, N, D) the same through the
-    final norm; `grid` (h, w) of the patches, the last h * w tokens; `blocks` outputs of the last blocks asked for,
-    oldest first, each (B, h, w, D).
-    """
-
-    tokens: "Tensor"
-    normed: "Tensor"
-    grid: tuple[int, int]
-    blocks: list["Tensor"] = field(default_factory=list)
-
-    @property
-    def prefix(self) -> int:
-        """How many tokens stand before the patches."""
-        return self.tokens.shape[1] - self.grid[0] * self.grid[1]
-
-    def summary(self) -> dict[str, "Tensor"]:
-        """Feature vectors (B, D): `mean` and `mean_raw` (of patch tokens, with and without the norm), and `class`.
-
-        `class` is the normed class token, or `mean` where the model has none.
-        """
-        mean = self.normed[:, self.prefix :].mean(1)
-        return {
-            "class": self.normed[:, 0] if self.prefix else mean,
-            "mean": mean,
-            "mean_raw": self.tokens[:, self.prefix :].mean(1),
-        }
-
-    def patches(self) -> "Tensor":
-        """Normed patch tokens as a grid, (B, h, w, D)."""
-        return self.normed[:, self.prefix :].unflatten(1, self.grid)
-
-
-@dataclass
 class Encoder:
     """A frozen vision model with the preprocessing it was made for.
 
@@ -129,99 +94,14 @@ class Encoder:
         self.module.eval()
         with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
             encoded = run(self.module, pixel_values.to(self.device), blocks)
-        encoded.tokens, encoded.normed = encoded.tokens.float(), encoded.normed.float()
-        encoded.blocks = [block.float() for block in encoded.blocks]
-        return encoded
-
-
-def run(module: "nn.Module", pixel_values: "Tensor", blocks: int = 0) -> Encoded:
-    """Run any supported module and read its tokens. Gradients flow, for fine-tuning."""
-    layers, norm = find_layers(module), find_final_norm(module)
-    outputs: list[Tensor] = []
-    hooks = []
-    if layers is not None:
-        for layer in layers[-max(blocks, 1) :]:
-            hooks.append(layer.register_forward_hook(lambda _m, _i, out: outputs.append(_tensor(out))))
-    try:
-        answer = _forward(module, pixel_values)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if layers is None or norm is None or outputs[-1].ndim != 3:
-        return _encoded_map(module, _tensor(answer), outputs, blocks)
-    grid = patch_grid(module, pixel_values.shape[-2:])
-    cells = grid[0] * grid[1]
-    maps = [out[:, out.shape[1] - cells :].unflatten(1, grid) for out in outputs] if blocks else []
-    return Encoded(outputs[-1], norm(outputs[-1]), grid, maps)
-
-
-def _encoded_map(module: "nn.Module", last: "Tensor", outputs: list["Tensor"], blocks: int) -> Encoded:
-    """Features of a model whose answer is a map: (B, D, h, w), or (B, D) for a pooled answer."""
-    if last.ndim == 2:
-        last = last[:, :, None, None]
-    if last.ndim != 4:
-        raise UserError(f"{type(module).__name__} answers with shape {tuple(last.shape)}, which is no feature map")
-    tokens = last.flatten(2).transpose(1, 2)
-    grid = (last.shape[2], last.shape[3])
-    if blocks and not (outputs and all(out.ndim == 4 and out.shape[1:3] == grid for out in outputs)):
-        raise UserError(f"{type(module).__name__} has no equal blocks; use the linear decoder (--decoder linear)")
-    return Encoded(tokens, tokens, grid, outputs if blocks else [])
-
-
-def _tensor(output: Any) -> "Tensor":
-    if isinstance(output, tuple):
-        return output[0]
-    if hasattr(output, "last_hidden_state"):
-        return output.last_hidden_state
-    return output
-
-
-def _forward(module: "nn.Module", pixel_values: "Tensor") -> Any:
-    import torch
-
-    if type(module).__name__ == "ViTMAEModel":
-        # Keep every patch, in its place: the noise decides the shuffle, and the config says that nothing is masked.
-        rows, columns = patch_grid(module, pixel_values.shape[-2:])
-        noise = torch.arange(float(rows * columns), device=pixel_values.device).expand(len(pixel_values), -1)
-        return module(pixel_values, noise=noise, interpolate_pos_encoding=True)
-    if getattr(module, "interpolates", False):
-        return module(pixel_values, interpolate_pos_encoding=True)
-    return getattr(module, "forward_features", module)(pixel_values)
-
-
-def find_layers(module: "nn.Module") -> "Sequence[nn.Module] | None":
-    """The transformer blocks of a module: its longest list of equal attention-like layers, None for others."""
-    from torch import nn
-
-    best: Sequence[nn.Module] | None = None
-    for item in module.modules():
-        if isinstance(item, nn.ModuleList | nn.Sequential) and len(item) > (len(best) if best else 0):
-            kinds = {type(child) for child in item}
-            names = " ".join(name.lower() for name, _ in item[0].named_modules())
-            if len(kinds) == 1 and ("attn" in names or "attention" in names):
-                best = list(item)
-    return best
-
-
-def find_final_norm(module: "nn.Module") -> "nn.Module | None":
-    """The norm that a token model ends with."""
-    from torch import nn
-
-    for name in ("post_layernorm", "ln_post", "layernorm", "layer_norm", "norm", "fc_norm"):
-        for holder in (module, getattr(module, "trunk", None), getattr(module, "vision_model", None)):
-            found = getattr(holder, name, None)
-            if isinstance(found, nn.Module) and not isinstance(found, nn.Identity):
-                return found
-    return None
-
-
-def patch_grid(module: "nn.Module", size: Sequence[int]) -> tuple[int, int]:
-    """Rows and columns of patches of an image of `size` (H, W): by the module's first convolution."""
-    from torch import nn
-
-    first = next(item for item in module.modules() if isinstance(item, nn.Conv2d))
-    height, width = (step if isinstance(step, int) else int(step) for step in first.stride)
-    return int(size[0]) // height, int(size[1]) // width
+        return Encoded(
+            encoded.tokens.float(),
+            encoded.normed.float(),
+            encoded.grid,
+            None if encoded.pooled is None else encoded.pooled.float(),
+            [block.float() for block in encoded.blocks],
+            [token.float() for token in encoded.classes],
+        )
 
 
 def load_encoder(name: str, device: str = "cpu", preprocess: str = "own") -> Encoder:
@@ -327,7 +207,9 @@ def _load_transformers(source: str) -> Encoder:
         config = transformers.AutoConfig.from_pretrained(where)
         if config.model_type == "vit_mae":
             config.mask_ratio = 0.0
-        module = transformers.AutoModel.from_pretrained(where, config=config, dtype="float32")
+        module, report = transformers.AutoModel.from_pretrained(
+            where, config=config, dtype="float32", output_loading_info=True
+        )
         processor = transformers.AutoImageProcessor.from_pretrained(where)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise UserError(f"model {source!r} cannot be loaded: {_reason(error, path.is_dir())}") from error
@@ -336,7 +218,9 @@ def _load_transformers(source: str) -> Encoder:
         if path.is_dir()
         else str(getattr(config, "_commit_hash", None) or weights_digest(module))
     )
+    lacking = _check_weights(source, report)
     module = getattr(module, "vision_model", None) or getattr(module, "vision_encoder", None) or module
+    setattr(module, "untrained_pooler", bool(lacking))  # noqa: B010  (a plain attribute, which torch types as a module)
     _mark_interpolation(module)
     size = _processor_size(processor, config)
     mean = tuple(getattr(processor, "image_mean", None) or IMAGENET_MEAN)
@@ -347,6 +231,23 @@ def _load_transformers(source: str) -> Encoder:
 
     settings = _settings(processor)
     return Encoder(source, revision, module, preprocess, f"{type(processor).__name__} {settings}", size, mean, std)
+
+
+def _check_weights(source: str, report: dict[str, Any]) -> list[str]:
+    """The weights of the pooler that the files lack: those of fine-tuned classifiers, say, come without one.
+
+    Raises:
+        UserError: other weights are lacking, which would be random.
+    """
+    names = sorted([*report["missing_keys"], *(str(key[0]) for key in report.get("mismatched_keys", ()))])
+    lacking = [name for name in names if "pooler" not in name]
+    if lacking:
+        shown = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
+        raise UserError(
+            f"model {source!r}: {len(lacking)} weights are not in its files or differ in shape ({shown}), and random "
+            "ones would be probed; check that config.json and the weights belong together"
+        )
+    return names
 
 
 def _mark_interpolation(module: "nn.Module") -> None:

@@ -324,7 +324,7 @@ def class_attention(encoder: Encoder, images: list[np.ndarray]) -> np.ndarray | 
     """
     import torch
 
-    from .encoders import patch_grid
+    from .tokens import patch_grid
 
     module: Any = encoder.module
     if not hasattr(module, "set_attn_implementation"):

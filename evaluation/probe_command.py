@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .suite import Settings
     from .tasks import Task
 
+FEATURES = ("both", "class", "mean", "mean_raw", "pooled", "last4")
 METHODS = ("linear", "knn", "fewshot", "lora", "bitfit", "finetune", "segment")
 EXAMPLES = """\
 examples:
@@ -62,7 +63,10 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     how.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     how.add_argument(
-        "--features", choices=("both", "class", "mean", "mean_raw"), help="which vector (default: by method)"
+        "--features",
+        choices=FEATURES,
+        help="class token, mean patch token (mean_raw: before the final norm), both, the model's pooled vector, or "
+        "last4: class tokens of the last four blocks and the mean patch token (default: class for kNN, else both)",
     )
     how.add_argument(
         "--views", type=int, default=0, metavar="N",

@@ -44,6 +44,7 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.top < 1:
         parser.error("--top must be 1 or more")
+    from .embed import embed_batch
     from .embed_command import read_features
     from .encoders import default_device, load_encoder
     from .tasks.images import read_image
@@ -55,10 +56,7 @@ def main(argv: list[str]) -> int:
             f"{options.features} was made with another model ({made_with['model']}); give that one as --model"
         )
     queries = [read_image(path) for path in options.query]
-    summary = encoder.encode(encoder.preprocess(queries)).summary()
-    from .suite import pick_features
-
-    asked = pick_features({name: part.cpu().numpy() for name, part in summary.items()}, made_with["features"])
+    asked = embed_batch(encoder, queries, made_with["features"])
     rows, similarity = most_similar(vectors, asked, options.top)
     found = [
         {

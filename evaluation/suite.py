@@ -13,7 +13,7 @@ import numpy as np
 from biovfm_hf.errors import UserError
 
 from .bootstrap import choose_thresholds, intervals, mean_intervals, threshold_notes
-from .embed import Augmentation, case_features, embed_summaries, embed_tokens
+from .embed import Augmentation, case_features, embed_features, embed_summaries, embed_tokens
 from .encoders import SCRATCH, Encoder, load_encoder, split_label
 from .metrics import dice, jaccard, notes, read_split
 from .probes import finetune
@@ -26,7 +26,6 @@ from .results import Record, clean, merge_records, read_record, record_key, writ
 from .tasks import SEGMENTATION, SPLITS, Task
 
 METHODS = ("linear", "knn", "fewshot", "lora", "bitfit", "finetune", "segment")
-FEATURES = ("both", "class", "mean", "mean_raw")
 
 
 @dataclass(frozen=True)
@@ -206,18 +205,9 @@ def task_features(encoder: Encoder, task: Task, settings: Settings, cache: Path)
     for name in SPLITS:
         split = task.splits[name]
         label = f"{encoder.name} {task.name} {name}"
-        stored = embed_summaries(encoder, split.images, cache, batch_size=settings.batch_size, label=label)
-        found[name] = case_features(pick_features(stored, settings.chosen_features), split.case_of_image)
+        held = embed_features(encoder, split.images, cache, settings.chosen_features, settings.batch_size, label)
+        found[name] = case_features(held, split.case_of_image)
     return found
-
-
-def pick_features(stored: dict[str, np.ndarray], which: str) -> np.ndarray:
-    """One of the stored vectors, or `both`: class token and mean patch token side by side."""
-    if which != "both":
-        return stored[which]
-    if np.array_equal(stored["class"], stored["mean"]):
-        return stored["mean"]
-    return np.concatenate([stored["class"], stored["mean"]], axis=1)
 
 
 def task_labels(task: Task) -> dict[str, np.ndarray]:

@@ -9,9 +9,10 @@ import numpy as np
 from biovfm_hf.errors import UserError, require
 
 from ..embed import prefetch
-from ..encoders import Encoder, find_layers, run
+from ..encoders import Encoder
 from ..metrics import MULTILABEL
 from ..tasks import Split, Task
+from ..tokens import find_layers, run
 from .linear import Scores, one_hot
 
 if TYPE_CHECKING:

@@ -44,21 +44,21 @@ def random_task(kind, outputs, sizes, seed):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_all_heads_thresholds_and_intervals_of_medmnist_take_less_than_three_minutes():
+def test_all_heads_thresholds_and_intervals_of_medmnist_take_less_than_three_cpu_minutes():
     records = read_records()
     total = 0.0
     for seed, name in enumerate(GROUPS["medmnist"]):
         record = records[name]
         features, labels = random_task(record.kind, len(record.classes), SIZES[name], seed)
-        begun = time.perf_counter(), time.process_time()
+        begun = time.process_time()
         scores = probe_fast(record.kind, len(record.classes), features, labels)
-        fitted = time.perf_counter()
+        fitted = time.process_time()
         thresholds = choose_thresholds(record.kind, labels["val"], scores.val, "fast")
         found = intervals(record.kind, labels["test"], scores.test, thresholds, protocol="fast", extra=True)
-        seconds, cpu = time.perf_counter() - begun[0], time.process_time() - begun[1]
+        seconds = time.process_time() - begun
         total += seconds
-        print(f"{name:<15} fit {fitted - begun[0]:6.1f} s, all {seconds:6.1f} s (CPU {cpu:6.1f} s), "
-              f"l2 {scores.chosen['l2']}, AUC {found['auc']['value']:.3f}")  # fmt: skip
+        print(f"{name:<15} fit {fitted - begun:6.1f} s, all {seconds:6.1f} s of CPU, l2 {scores.chosen['l2']}, "
+              f"AUC {found['auc']['value']:.3f}")  # fmt: skip
         assert found["auc"]["value"] > 0.6
-    print(f"total {total:.1f} s")
+    print(f"total {total:.1f} s of CPU; the target is 180 s of two cores")
     assert total < 180

@@ -7,7 +7,16 @@ from safetensors.torch import load_file
 
 from biovfm_hf.errors import UserError
 from evaluation import embed
-from evaluation.embed import Augmentation, cache_key, case_features, embed_summaries, embed_tokens
+from evaluation.embed import (
+    FEATURES,
+    Augmentation,
+    cache_key,
+    case_features,
+    embed_batch,
+    embed_features,
+    embed_summaries,
+    embed_tokens,
+)
 from evaluation.encoders import load_encoder
 from evaluation.tasks import open_task
 
@@ -44,6 +53,18 @@ def test_features_are_those_of_the_model_in_order(encoder, images, tmp_path):
     direct = encoder.encode(encoder.preprocess([images[i] for i in range(len(images))])).summary()
     for name, values in direct.items():
         np.testing.assert_allclose(stored[name], values.numpy(), atol=1e-5)
+
+
+WIDTHS = {"both": 64, "class": 32, "mean": 32, "mean_raw": 32, "pooled": 32, "last4": 160}
+
+
+@pytest.mark.parametrize("which", FEATURES)
+def test_every_kind_of_feature_is_cached_and_the_same_without_cache(encoder, images, tmp_path, which):
+    stored = embed_features(encoder, images, tmp_path, which, batch_size=7)
+    assert stored.shape == (len(images), WIDTHS[which])
+    np.testing.assert_allclose(stored[:5], embed_batch(encoder, [images[i] for i in range(5)], which), atol=1e-5)
+    counted = Counted(images)
+    assert np.array_equal(stored, embed_features(encoder, counted, tmp_path, which)) and counted.read == 0
 
 
 def test_second_time_nothing_is_decoded(encoder, images, tmp_path):

@@ -1,0 +1,227 @@
+"""Reading any vision model: its tokens or feature map, its last blocks, and its pooled answer.
+
+Models of equal blocks (ViTs of any family) are read at two places: after the last block, and through their final
+norm. Of others (convolutional nets, hierarchical transformers) the answer itself stands for both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from biovfm_hf.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+MAX_PREFIX = 64  # class token and registers before the patches; more than any published model has
+LAST_BLOCKS = 4
+
+
+@dataclass
+class Encoded:
+    """What an encoder says of a batch of images.
+
+    `tokens` (B, N, D) after the last block, class token and registers first; `normed` (B, N, D) the same through the
+    final norm; `grid` (h, w) of the patches, the last h * w tokens; `pooled` (B, P) the model's own vector for an
+    image, None where it has none; `blocks` the grids of the last blocks asked for, oldest first, each (B, h, w, D);
+    `classes` the class tokens of these blocks through the final norm (mean patch tokens where there is none), (B, D).
+    """
+
+    tokens: "Tensor"
+    normed: "Tensor"
+    grid: tuple[int, int]
+    pooled: "Tensor | None" = None
+    blocks: list["Tensor"] = field(default_factory=list)
+    classes: list["Tensor"] = field(default_factory=list)
+
+    @property
+    def prefix(self) -> int:
+        """How many tokens stand before the patches."""
+        return self.tokens.shape[1] - self.grid[0] * self.grid[1]
+
+    def summary(self) -> dict[str, "Tensor"]:
+        """Feature vectors (B, D): `class`, `mean` and `mean_raw` (with and without the norm), `pooled`.
+
+        `class` is the normed class token, or `mean` where the model has none; `mean` that of the patch tokens;
+        `pooled` the model's own vector, or `class` where it has none.
+        """
+        mean = self.normed[:, self.prefix :].mean(1)
+        token = self.normed[:, 0] if self.prefix else mean
+        return {
+            "class": token,
+            "mean": mean,
+            "mean_raw": self.tokens[:, self.prefix :].mean(1),
+            "pooled": token if self.pooled is None else self.pooled,
+        }
+
+    def patches(self) -> "Tensor":
+        """Normed patch tokens as a grid, (B, h, w, D)."""
+        return self.normed[:, self.prefix :].unflatten(1, self.grid)
+
+
+def run(module: "nn.Module", pixel_values: "Tensor", blocks: int = 0) -> Encoded:
+    """Run any supported module and read its tokens. Gradients flow, for fine-tuning.
+
+    Raises:
+        UserError: the module takes more than images, answers with something else than features, or has no equal
+            blocks where `blocks` are asked for.
+    """
+    layers = find_layers(module)
+    outputs: list[Any] = []
+    hooks = [
+        layer.register_forward_hook(lambda _m, _i, out: outputs.append(_tensor(out)))
+        for layer in (layers or [])[-max(blocks, 1) :]
+    ]
+    try:
+        answer = _forward(module, pixel_values)
+    except TypeError as error:
+        raise UserError(
+            f"{type(module).__name__} does not take images alone ({error}); it cannot be probed"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = _tensor(answer)
+    if isinstance(answer, list) or getattr(found, "ndim", 0) not in (2, 3, 4):
+        raise UserError(f"{type(module).__name__} answers with {type(answer).__name__}, which is no feature map")
+    pooled = _pooled(module, answer)
+    if _are_blocks(found, outputs):
+        return _encoded_blocks(module, outputs, pooled, pixel_values.shape[-2:], blocks)
+    if blocks and not _is_map_of_blocks(found, outputs):
+        raise UserError(f"{type(module).__name__} has no equal blocks; use other features, or --decoder linear")
+    return _encoded_answer(module, found, pooled, pixel_values.shape[-2:], outputs if blocks else [])
+
+
+def _encoded_blocks(
+    module: "nn.Module", outputs: list["Tensor"], pooled: "Tensor | None", size: Sequence[int], blocks: int
+) -> Encoded:
+    """Features of a model of equal blocks from their outputs, (B, N, D) each."""
+    norm = find_final_norm(module) or (lambda tokens: tokens)
+    last = outputs[-1]
+    grid = token_grid(module, last.shape[1], size)
+    prefix = last.shape[1] - grid[0] * grid[1]
+    encoded = Encoded(last, norm(last), grid, pooled)
+    if blocks:
+        encoded.blocks = [out[:, prefix:].unflatten(1, grid) for out in outputs]
+        encoded.classes = [
+            norm(out[:, 0] if prefix else out).reshape(len(out), -1, out.shape[2]).mean(1) for out in outputs
+        ]
+    return encoded
+
+
+def _are_blocks(found: "Tensor", outputs: list[Any]) -> bool:
+    """Whether the blocks give tokens (B, N, D) of one shape, that of the answer unless this is a single vector."""
+    shapes = {getattr(out, "shape", None) for out in outputs}
+    return len(shapes) == 1 and outputs[-1].ndim == 3 and (found.ndim == 2 or found.shape == outputs[-1].shape)
+
+
+def _is_map_of_blocks(found: "Tensor", outputs: list[Any]) -> bool:
+    """Whether the blocks give maps (B, h, w, C) of the answer's grid, as SAM's do."""
+    return (
+        bool(outputs)
+        and found.ndim == 4
+        and all(getattr(out, "ndim", 0) == 4 and out.shape[1:3] == found.shape[2:] for out in outputs)
+    )
+
+
+def _encoded_answer(
+    module: "nn.Module", found: "Tensor", pooled: "Tensor | None", size: Sequence[int], outputs: list["Tensor"]
+) -> Encoded:
+    """Features of a model from its answer: a map (B, D, h, w), tokens (B, N, D), or one vector (B, D)."""
+    if found.ndim == 4:
+        # timm tells models whose maps have their channels last (Swin).
+        last = str(getattr(module, "output_fmt", "NCHW")).endswith("NHWC")
+        found = found if last else found.permute(0, 2, 3, 1)
+        tokens, grid = found.flatten(1, 2), (int(found.shape[1]), int(found.shape[2]))
+    elif found.ndim == 3:
+        tokens, grid = found, token_grid(module, found.shape[1], size)
+    else:
+        tokens, grid = found[:, None], (1, 1)
+    return Encoded(tokens, tokens, grid, pooled, outputs, [out.mean((1, 2)) for out in outputs])
+
+
+def _tensor(output: Any) -> Any:
+    """The features in what a module or block answers."""
+    while isinstance(output, tuple | list) and len(output):
+        output = output[0]
+    return getattr(output, "last_hidden_state", output)
+
+
+def _pooled(module: Any, answer: Any) -> "Tensor | None":
+    """The model's own vector (B, P) for an image: transformers' pooler, timm's head before the classifier, CLIP's."""
+    if hasattr(module, "forward_head"):
+        pooled = module.forward_head(answer, pre_logits=True)
+        return pooled if pooled.ndim == 2 else None
+    if getattr(answer, "ndim", 0) == 2:
+        return answer
+    pooled = None if getattr(module, "untrained_pooler", False) else getattr(answer, "pooler_output", None)
+    return None if pooled is None else pooled.flatten(1)
+
+
+def _forward(module: "nn.Module", pixel_values: "Tensor") -> Any:
+    import torch
+
+    if type(module).__name__ == "ViTMAEModel":
+        # Keep every patch, in its place: the noise decides the shuffle, and the config says that nothing is masked.
+        rows, columns = patch_grid(module, pixel_values.shape[-2:])
+        noise = torch.arange(float(rows * columns), device=pixel_values.device).expand(len(pixel_values), -1)
+        return module(pixel_values, noise=noise, interpolate_pos_encoding=True)
+    if getattr(module, "interpolates", False):
+        return module(pixel_values, interpolate_pos_encoding=True)
+    return getattr(module, "forward_features", module)(pixel_values)
+
+
+def find_layers(module: "nn.Module") -> "list[nn.Module] | None":
+    """The transformer blocks of a module: its longest list of equal attention-like layers, None for others."""
+    from torch import nn
+
+    best: list[nn.Module] | None = None
+    for item in module.modules():
+        if isinstance(item, nn.ModuleList | nn.Sequential) and len(item) > (len(best) if best else 0):
+            kinds = {type(child) for child in item}
+            names = " ".join(name.lower() for name, _ in item[0].named_modules())
+            if len(kinds) == 1 and ("attn" in names or "attention" in names):
+                best = list(item)
+    return best
+
+
+def find_final_norm(module: "nn.Module") -> "nn.Module | None":
+    """The norm that a token model ends with."""
+    from torch import nn
+
+    for name in ("post_layernorm", "ln_post", "layernorm", "layer_norm", "norm", "fc_norm"):
+        for holder in (module, getattr(module, "trunk", None), getattr(module, "vision_model", None)):
+            found = getattr(holder, name, None)
+            if isinstance(found, nn.Module) and not isinstance(found, nn.Identity):
+                return found
+    return None
+
+
+def patch_grid(module: "nn.Module", size: Sequence[int]) -> tuple[int, int]:
+    """Rows and columns of patches of an image of `size` (H, W): by the module's first convolution."""
+    from torch import nn
+
+    first = next(item for item in module.modules() if isinstance(item, nn.Conv2d))
+    height, width = (step if isinstance(step, int) else int(step) for step in first.stride)
+    return int(size[0]) // height, int(size[1]) // width
+
+
+def token_grid(module: "nn.Module", count: int, size: Sequence[int]) -> tuple[int, int]:
+    """Rows and columns of the patches among `count` tokens of an image of `size` (H, W).
+
+    By the first convolution where that leaves a credible number of tokens before the patches. In hierarchical models
+    later layers merge patches: there it is the largest grid of the image's proportions.
+
+    Raises:
+        UserError: no grid fits.
+    """
+    rows, columns = patch_grid(module, size)
+    if 0 <= count - rows * columns <= MAX_PREFIX:
+        return rows, columns
+    for rows in range(int((count * size[0] / size[1]) ** 0.5 + 1e-6), 0, -1):
+        columns, rest = divmod(rows * int(size[1]), int(size[0]))
+        if rest == 0 and 0 <= count - rows * columns <= MAX_PREFIX:
+            return rows, columns
+    raise UserError(
+        f"{type(module).__name__} gives {count} tokens for {size[0]} x {size[1]} pixels, which are no grid of patches"
+    )
