@@ -2,6 +2,8 @@
 
 import re
 
+from markupsafe import Markup, escape
+
 from .results import Interval
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~#])")
@@ -63,3 +65,8 @@ def markdown(value: object) -> str:
     text = text if len(text) <= 200 else text[:199] + "…"
     text = _MARKDOWN.sub(r"\\\1", text)
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def breakable(name: object) -> Markup:
+    """A name as HTML that may be broken after its punctuation, so that narrow tables do not cut words."""
+    return Markup(re.sub(r"([_./-])(?=\w)", r"\1<wbr>", str(escape(name))))

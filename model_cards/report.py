@@ -108,6 +108,7 @@ def render_report(context: dict[str, Any], title: str, made: str) -> str:
         duration=formats.duration,
         pvalue=formats.p_value,
         label=metric_label,
+        breakable=formats.breakable,
     )
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(**context, title=title, made=made, style=style)

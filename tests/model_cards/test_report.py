@@ -16,7 +16,7 @@ from model_cards.folders import find_inputs
 from model_cards.pictures import PictureStore
 from model_cards.run_folder import Series, summarise_run
 
-VOID = {"meta", "img", "link", "br", "hr", "input"}
+VOID = {"meta", "img", "link", "br", "hr", "input", "wbr"}
 
 
 class Page(HTMLParser):
