@@ -1,6 +1,7 @@
 """`biovfm demo`: a page in the browser that shows what a model makes of an image; runs here or as a Space."""
 
 import argparse
+import hashlib
 import io
 import json
 import random
@@ -30,8 +31,8 @@ models:
 
 # {title}
 
-Drop a biomedical image and see the model's patch tokens as colours, the nearest of {count} indexed images, and how
-these vote. For research; not a medical device. Made with `biovfm demo --export`.
+Drop a biomedical image and see the model's patch tokens as colours, the nearest of {count} indexed images, how these
+vote, and what a linear probe on them says. For research; not a medical device. Made with `biovfm demo --export`.
 """
 REQUIREMENTS = "torch\ntransformers>=5.10\nsafetensors\npillow\nnumpy\npydicom\nnibabel\n"
 EPILOG = """examples:
@@ -43,8 +44,10 @@ EPILOG = """examples:
 """
 
 
-def indexed_images(place: Path, count: int, seed: int) -> Iterator[tuple[Any, str]]:
-    """Up to `count` (path or encoded bytes, label), drawn with `seed` from a dataset folder or a folder of images.
+def indexed_images(place: Path, count: int, seed: int) -> Iterator[tuple[Any, str, str]]:
+    """Up to `count` (path or encoded bytes, label, subject), drawn with `seed` from a dataset or a folder of images.
+
+    In a folder of images every file counts as a subject of its own.
 
     Raises:
         UserError: no images there.
@@ -58,17 +61,19 @@ def indexed_images(place: Path, count: int, seed: int) -> Iterator[tuple[Any, st
         raise UserError(f"{place}: no images; give a dataset folder, or images in one folder per class")
     for file in sorted(chooser.sample(files, min(count, len(files)))):
         parts = file.relative_to(place).parts
-        yield file, parts[0] if len(parts) > 1 else place.resolve().name
+        yield file, parts[0] if len(parts) > 1 else place.resolve().name, "/".join(parts)
 
 
-def _rows(place: Path, count: int, chooser: random.Random) -> Iterator[tuple[bytes, str]]:
+def _rows(place: Path, count: int, chooser: random.Random) -> Iterator[tuple[bytes, str, str]]:
     parquet: Any = require("pyarrow.parquet", "data")
     readers = [parquet.ParquetFile(file) for file in sorted((place / "data").glob("**/*.parquet"))]
     groups = [(reader, group) for reader in readers for group in range(reader.num_row_groups)]
     chooser.shuffle(groups)
     groups = groups[: max(1, count // 8)]
     for left, (reader, group) in zip(range(len(groups), 0, -1), groups, strict=True):
-        names = [name for name in ("image", "modality", "anatomy") if name in reader.schema_arrow.names]
+        names = [
+            name for name in ("image", "modality", "anatomy", "subject", "path") if name in reader.schema_arrow.names
+        ]
         table = reader.read_row_group(group, columns=names)
         taken = sorted(chooser.sample(range(len(table)), min(len(table), -(-count // left))))
         count -= len(taken)
@@ -76,7 +81,7 @@ def _rows(place: Path, count: int, chooser: random.Random) -> Iterator[tuple[byt
             raw = (row.get("image") or {}).get("bytes") or b""
             label = ", ".join(str(row[name]) for name in ("modality", "anatomy") if row.get(name))
             if 0 < len(raw) <= MAX_IMAGE_BYTES:
-                yield raw, label or "not stated"
+                yield raw, label or "not stated", str(row.get("subject") or row.get("path"))
 
 
 def build_index(encoder: Any, place: Path, count: int, seed: int) -> Any:
@@ -91,8 +96,8 @@ def build_index(encoder: Any, place: Path, count: int, seed: int) -> Any:
 
     from .demo_app import Index
 
-    features, labels, thumbnails = [], [], []
-    for image, label in tqdm(list(indexed_images(place, count, seed)), desc="indexing", unit="image"):
+    features, labels, thumbnails, subjects = [], [], [], []
+    for image, label, subject in tqdm(list(indexed_images(place, count, seed)), desc="indexing", unit="image"):
         try:
             shown, vector, _ = encoder(image)
         except (UserError, OSError, ValueError):
@@ -103,10 +108,11 @@ def build_index(encoder: Any, place: Path, count: int, seed: int) -> Any:
         picture.save(buffer, "JPEG", quality=82)
         features.append(vector)
         labels.append(label[:80])
+        subjects.append(hashlib.sha256(subject.encode()).hexdigest()[:16])
         thumbnails.append(buffer.getvalue())
     if not features:
         raise UserError(f"{place}: not one image there could be read; give another --index")
-    return Index(np.stack(features), labels, thumbnails)
+    return Index(np.stack(features), labels, thumbnails, subjects)
 
 
 def export_space(target: Path, model: str, index: Any) -> None:
@@ -130,8 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="biovfm demo",
         description="Open a page where an image (PNG, JPEG, TIFF, DICOM, NIfTI) is shown as the model sees it: its "
-        "patch tokens as colours, and the nearest of some images that you index, with their votes. Runs on this "
-        "machine; --export writes a Space for the Hub instead.",
+        "patch tokens as colours, the nearest of some images that you index with their votes, and the scores of a "
+        "linear probe on them. Runs on this machine; --export writes a Space for the Hub instead.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,4 +1,4 @@
-"""The demo page: drop an image, see its PCA map, its nearest neighbours and how they vote.
+"""The demo page: drop an image, see its PCA map, its nearest neighbours and what two probes say of it.
 
 This file stands alone, so that `biovfm demo --export` can copy it into a Gradio Space as app.py; beside it lie
 space.json ({"model": name}) and index.npz. It needs gradio, numpy, pillow, torch and transformers, and whatever the
@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 TEMPERATURE = 0.07  # of the votes, as in DINO's nearest-neighbour probe
+HELD_OUT = 0.2  # of the subjects, to measure the linear probe on
 MAP_SIDE = 336
+STYLE = ".caption-label { white-space: normal !important; max-width: 100% !important; }"  # labels whole, not cut
 NOTICE = (
     "For research. Not a medical device: nothing here may guide the care of a patient. "
     "Images are processed by the machine that runs this page; it keeps them in its folder for uploads only."
@@ -26,11 +28,12 @@ NOTICE = (
 
 @dataclass(frozen=True)
 class Index:
-    """Embedded images to search: features (N, D) of unit length, N labels, and N JPEG thumbnails."""
+    """Embedded images to search: features (N, D) of unit length; N labels, JPEG thumbnails and subjects."""
 
     features: np.ndarray
     labels: list[str]
     thumbnails: list[bytes]
+    subjects: list[str]
 
     def save(self, file: Path) -> None:
         """Write as .npz without pickles: features as float16, thumbnails end to end with their offsets."""
@@ -41,6 +44,7 @@ class Index:
                 stream,
                 features=self.features.astype(np.float16),
                 labels=np.array(self.labels, dtype=str),
+                subjects=np.array(self.subjects, dtype=str),
                 thumbnails=joined,
                 offsets=offsets,
             )
@@ -51,7 +55,65 @@ class Index:
         with np.load(file, allow_pickle=False) as held:
             offsets, joined = held["offsets"], held["thumbnails"].tobytes()
             thumbnails = [joined[start:stop] for start, stop in pairwise(offsets)]
-            return cls(held["features"].astype(np.float32), [str(label) for label in held["labels"]], thumbnails)
+            labels, subjects = ([str(word) for word in held[name]] for name in ("labels", "subjects"))
+            return cls(held["features"].astype(np.float32), labels, thumbnails, subjects)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear classifier of C classes on features (D,): mean and scale (D,), weights (D, C), bias (C,)."""
+
+    classes: list[str]
+    mean: np.ndarray
+    scale: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Probabilities (..., C) of features (..., D)."""
+        logits = (features - self.mean) / self.scale @ self.weight + self.bias
+        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def fit_probe(features: np.ndarray, labels: list[str], penalty: float = 1.0) -> Probe:
+    """Logistic regression on standardised features (N, D), with the L2 penalty that scikit-learn calls C = 1."""
+    import torch
+
+    classes = sorted(set(labels))
+    mean, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-6)
+    rows = torch.from_numpy((features - mean) / scale).double()
+    truth = torch.tensor([classes.index(label) for label in labels])
+    weight = torch.zeros(rows.shape[1], len(classes), dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(len(classes), dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weight, bias], max_iter=500, line_search_fn="strong_wolfe")
+
+    def loss() -> Any:
+        optimiser.zero_grad()
+        error = torch.nn.functional.cross_entropy(rows @ weight + bias, truth, reduction="sum")
+        error = error + penalty / 2 * weight.square().sum()
+        error.backward()
+        return error
+
+    optimiser.step(loss)
+    return Probe(classes, mean, scale, weight.detach().numpy(), bias.detach().numpy())
+
+
+def held_out_accuracy(index: Index, seed: int = 0) -> tuple[float, int] | None:
+    """(balanced accuracy, images) of a probe fitted without a fifth of the subjects, on these; None below two classes.
+
+    What the page says of its probe, which is fitted to all indexed images.
+    """
+    subjects = np.array(index.subjects)
+    names = np.random.default_rng(seed).permutation(np.unique(subjects))
+    test = np.isin(subjects, names[: max(1, round(HELD_OUT * len(names)))])
+    labels = np.array(index.labels)
+    if len(set(labels[test])) < 2 or not set(labels[test]) <= set(labels[~test]):
+        return None
+    probe = fit_probe(index.features[~test], list(labels[~test]))
+    said = np.array(probe.classes)[probe(index.features[test]).argmax(axis=1)]
+    recalls = [(said[labels[test] == label] == label).mean() for label in set(labels[test])]
+    return float(np.mean(recalls)), int(test.sum())
 
 
 class Encoder:
@@ -125,8 +187,10 @@ def votes(index: Index, found: list[tuple[int, float]]) -> dict[str, float]:
     return {label: weight / total for label, weight in sorted(weights.items(), key=lambda item: -item[1])}
 
 
-def analyse(encoder: Encoder, index: Index | None, path: str, position: str, axis: str) -> tuple[Any, ...]:
-    """What the page shows for a file: the model's view, the PCA map, neighbours with captions, and votes or None.
+def analyse(
+    encoder: Encoder, index: Index | None, probe: Probe | None, path: str, position: str, axis: str
+) -> tuple[Any, ...]:
+    """What the page shows for a file: the model's view, PCA map, neighbours with captions, votes, probe's scores.
 
     Raises:
         Exception: whatever the image processor says of a file that it cannot read.
@@ -145,13 +209,14 @@ def analyse(encoder: Encoder, index: Index | None, path: str, position: str, axi
     view = Image.fromarray(shown).resize(side, Image.Resampling.BICUBIC)
     colours = Image.fromarray(pca_map(patches)).resize(side, Image.Resampling.NEAREST)
     if index is None:
-        return view, colours, [], None
+        return view, colours, [], None, None
     found = nearest(index, vector)
     gallery = [
         (Image.open(io.BytesIO(index.thumbnails[row])), f"{similarity:.2f} {index.labels[row]}")
         for row, similarity in found
     ]
-    return view, colours, gallery, votes(index, nearest(index, vector, 20))
+    scores = dict(zip(probe.classes, probe(vector).tolist(), strict=True)) if probe else None
+    return view, colours, gallery, votes(index, nearest(index, vector, 20)), scores
 
 
 def _encoded(encoder: Encoder, path: str, settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -170,11 +235,13 @@ def build_page(encoder: Encoder, index: Index | None) -> Any:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     import gradio
 
+    probe = fit_probe(index.features, index.labels) if index is not None and len(set(index.labels)) > 1 else None
+
     def run(path: str | None, position: str, axis: str) -> tuple[Any, ...]:
         if path is None:
             raise gradio.Error("Choose an image first.", print_exception=False)
         try:
-            return analyse(encoder, index, path, position, axis)
+            return analyse(encoder, index, probe, path, position, axis)
         except Exception as error:
             reason = " ".join(str(error).split()).replace(f"{Path(path).parent}{os.sep}", "")
             raise gradio.Error(reason[:300], print_exception=False) from error
@@ -195,7 +262,13 @@ def build_page(encoder: Encoder, index: Index | None) -> Any:
                     colours = gradio.Image(
                         label="Patch tokens, three components", interactive=False, buttons=["fullscreen", "download"]
                     )
-                scores = gradio.Label(label="Votes of the 20 nearest images", visible=index is not None)
+                with gradio.Row():
+                    shares = gradio.Label(
+                        label="Votes of the 20 nearest images", num_top_classes=5, visible=index is not None
+                    )
+                    scores = gradio.Label(label="Linear probe", num_top_classes=5, visible=probe is not None)
+                if index is not None:
+                    gradio.Markdown(probe_note(index))
                 gallery = gradio.Gallery(
                     label="Nearest images, with cosine similarity",
                     columns=4,
@@ -203,9 +276,20 @@ def build_page(encoder: Encoder, index: Index | None) -> Any:
                     buttons=["fullscreen"],
                     visible=index is not None,
                 )
-        button.click(run, [file, position, axis], [view, colours, gallery, scores], api_name="analyse")
-        file.upload(run, [file, position, axis], [view, colours, gallery, scores], api_name=None)
+        shown = [view, colours, gallery, shares, scores]
+        button.click(run, [file, position, axis], shown, api_name="analyse")
+        file.upload(run, [file, position, axis], shown, api_name=None)
     return page
+
+
+def probe_note(index: Index) -> str:
+    """What is known of the two probes' worth."""
+    text = f"Both learn from {len(index.labels):,} indexed images of {len(set(index.subjects)):,} subjects. "
+    held_out = held_out_accuracy(index)
+    if held_out is None:
+        return text + "Too few to measure how well."
+    accuracy, images = held_out
+    return text + f"Linear probe on {images:,} images of subjects held out: balanced accuracy {accuracy:.2f}."
 
 
 def plain(name: str) -> str:
@@ -220,8 +304,11 @@ def launch(page: Any, host: str, port: int) -> None:
     import gradio
 
     fonts = ["system-ui", "sans-serif"]
-    theme = gradio.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"])
-    page.launch(server_name=host, server_port=port, share=False, theme=theme, max_file_size="256mb", quiet=True)
+    theme = gradio.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"]).set(
+        button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800"
+    )
+    words = {"theme": theme, "css": STYLE, "max_file_size": "256mb"}
+    page.launch(server_name=host, server_port=port, share=False, quiet=True, **words)
 
 
 def main() -> None:
@@ -229,7 +316,8 @@ def main() -> None:
     here = Path(__file__).parent
     name = json.loads((here / "space.json").read_text(encoding="utf-8"))["model"]
     index = here / "index.npz"
-    launch(build_page(Encoder(name), Index.load(index) if index.is_file() else None), "0.0.0.0", 7860)
+    port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
+    launch(build_page(Encoder(name), Index.load(index) if index.is_file() else None), "0.0.0.0", port)
 
 
 if __name__ == "__main__":

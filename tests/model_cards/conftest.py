@@ -120,7 +120,8 @@ def write_model(folder: Path) -> Path:
     from biovfm_hf import BioVFMConfig, BioVFMImageProcessor, BioVFMModel
 
     torch.manual_seed(0)
-    config = BioVFMConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    config = BioVFMConfig(**sizes, layerscale_value=1.0)  # from 1e-5 the class token would hardly see the image
     BioVFMModel(config).save_pretrained(folder)
     BioVFMImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder

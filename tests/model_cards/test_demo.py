@@ -35,12 +35,14 @@ def classes(make, tmp_path):
 def test_an_image_finds_itself_and_its_class(encoder, classes):
     index = demo.build_index(encoder, classes, 100, seed=0)
     assert sorted(set(index.labels)) == ["smooth", "stripes"] and len(index.labels) == 12
-    view, colours, gallery, shares = demo_app.analyse(encoder, index, str(classes / "stripes" / "3.png"), "", "axial")
+    probe = demo_app.fit_probe(index.features, index.labels)
+    words = (encoder, index, probe, str(classes / "stripes" / "3.png"))
+    view, colours, gallery, shares, scores = demo_app.analyse(*words, "", "axial")
     assert view.size == colours.size == (336, 336) and len(gallery) == 8
     assert gallery[0][1] == "1.00 stripes"
-    assert sum(shares.values()) == pytest.approx(1)
+    assert sum(shares.values()) == pytest.approx(1) == sum(scores.values()) and scores["stripes"] > 0.5
     with pytest.raises(ValueError, match="whole number"):
-        demo_app.analyse(encoder, index, str(classes / "stripes" / "3.png"), "-1", "axial")
+        demo_app.analyse(*words, "-1", "axial")
 
 
 def test_a_dataset_folder_is_indexed_with_modality_and_anatomy(encoder, dataset_dir):
@@ -53,7 +55,7 @@ def test_the_index_survives_its_file(encoder, classes, tmp_path):
     index = demo.build_index(encoder, classes, 5, seed=0)
     index.save(tmp_path / "index.npz")
     again = demo_app.Index.load(tmp_path / "index.npz")
-    assert again.labels == index.labels and again.thumbnails == index.thumbnails
+    assert again.labels == index.labels and again.subjects == index.subjects and again.thumbnails == index.thumbnails
     assert np.allclose(again.features, index.features, atol=1e-3)
     assert Image.open(io.BytesIO(again.thumbnails[0])).size == (32, 32)
 
@@ -76,9 +78,35 @@ def test_pca_map_separates_two_regions():
 
 
 def test_votes_favour_the_nearer():
-    index = demo_app.Index(np.eye(3), ["a", "b", "b"], [b"", b"", b""])
+    index = demo_app.Index(np.eye(3), ["a", "b", "b"], [b"", b"", b""], ["x", "y", "z"])
     shares = demo_app.votes(index, [(0, 0.9), (1, 0.83), (2, 0.1)])
     assert shares["a"] == pytest.approx(1 / (1 + np.exp(-1)), abs=1e-3) and list(shares) == ["a", "b"]
+
+
+def test_the_probe_is_the_logistic_regression_of_scikit_learn():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    chance = np.random.default_rng(0)
+    labels = list(chance.choice(["ct", "mr", "us"], 90))
+    rows = chance.normal(size=(90, 6)) + np.array([["ct", "mr", "us"].index(label) for label in labels])[:, None]
+    scaler = StandardScaler().fit(rows)
+    theirs = LogisticRegression(tol=1e-8, max_iter=2000).fit(scaler.transform(rows), labels)
+    probe = demo_app.fit_probe(rows, labels)
+    assert probe.classes == list(theirs.classes_)
+    assert np.abs(probe(rows) - theirs.predict_proba(scaler.transform(rows))).max() < 1e-4
+
+
+def test_held_out_accuracy_keeps_subjects_apart():
+    """Features that tell the subject and nothing else: seen subjects would be right, held-out ones are at chance."""
+    chance = np.random.default_rng(0)
+    subjects = np.repeat(np.arange(60), 4)
+    labels = [("a", "b")[label] for label in chance.integers(0, 2, 60)[subjects]]
+    own = chance.normal(size=(60, 80))[subjects]
+    index = demo_app.Index(own + chance.normal(0, 0.01, own.shape), labels, [], [str(s) for s in subjects])
+    accuracy, images = demo_app.held_out_accuracy(index)
+    assert images == 48 and accuracy < 0.85
+    assert demo_app.held_out_accuracy(demo_app.Index(own[:4], labels[:4], [], ["x"] * 4)) is None
 
 
 @pytest.mark.parametrize("words", [["--index", "nowhere"], ["--images", "0"], ["--export", "x"]])
@@ -118,9 +146,9 @@ def test_the_page_answers_over_http_and_loads_nothing_from_elsewhere(encoder, cl
         assert "fonts.googleapis.com" not in html
         caller = client.Client(url, verbose=False)
         file = client.handle_file(str(classes / "smooth" / "1.png"))
-        view, colours, gallery, shares = caller.predict(file, "", "axial", api_name="/analyse")
+        view, colours, gallery, shares, scores = caller.predict(file, "", "axial", api_name="/analyse")
         assert Path(view).is_file() and Path(colours).is_file() and len(gallery) == 8
-        assert shares["label"] in ("smooth", "stripes")
+        assert shares["label"] in ("smooth", "stripes") and scores["label"] == "smooth"
         with pytest.raises(Exception, match=r"broken\.png"):
             caller.predict(
                 client.handle_file(str(classes / "smooth" / "broken.png")), "", "axial", api_name="/analyse"
@@ -134,6 +162,6 @@ def test_a_volume_without_a_chosen_slice_shows_the_middle_one(encoder, tmp_path)
     voxels = np.zeros((24, 24, 9), dtype=np.int16)
     voxels[4:20, 4:20, 4] = np.arange(16) * 100
     nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "v.nii.gz")
-    middle, *_ = demo_app.analyse(encoder, None, str(tmp_path / "v.nii.gz"), "", "axial")
-    first, *_ = demo_app.analyse(encoder, None, str(tmp_path / "v.nii.gz"), "0", "axial")
+    middle, *_ = demo_app.analyse(encoder, None, None, str(tmp_path / "v.nii.gz"), "", "axial")
+    first, *_ = demo_app.analyse(encoder, None, None, str(tmp_path / "v.nii.gz"), "0", "axial")
     assert np.asarray(middle).max() > 200 and np.asarray(first).max() == 0
