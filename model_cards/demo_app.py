@@ -22,7 +22,7 @@ MAP_SIDE = 336
 STYLE = ".caption-label { white-space: normal !important; max-width: 100% !important; }"  # labels whole, not cut
 NOTICE = (
     "For research. Not a medical device: nothing here may guide the care of a patient. "
-    "Images are processed by the machine that runs this page; it keeps them in its folder for uploads only."
+    "Images are processed by the machine that runs this page, which forgets them after an hour."
 )
 
 
@@ -233,6 +233,7 @@ def _encoded(encoder: Encoder, path: str, settings: dict[str, Any]) -> tuple[np.
 def build_page(encoder: Encoder, index: Index | None) -> Any:
     """The Gradio page. It loads nothing from other sites."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("GRADIO_RUN_HISTORY", "False")  # no pictures of patients in the browser's storage
     import gradio
 
     probe = fit_probe(index.features, index.labels) if index is not None and len(set(index.labels)) > 1 else None
@@ -246,7 +247,7 @@ def build_page(encoder: Encoder, index: Index | None) -> Any:
             reason = " ".join(str(error).split()).replace(f"{Path(path).parent}{os.sep}", "")
             raise gradio.Error(reason[:300], print_exception=False) from error
 
-    with gradio.Blocks(title="BioVFM demo", analytics_enabled=False) as page:
+    with gradio.Blocks(title="BioVFM demo", analytics_enabled=False, delete_cache=(600, 3000)) as page:
         gradio.Markdown(f"# What a biomedical vision model sees\n\nModel: {plain(encoder.name)}. {NOTICE}")
         with gradio.Row():
             with gradio.Column(scale=1):

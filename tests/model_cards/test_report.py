@@ -181,6 +181,16 @@ def png_header(width, height):
     )
 
 
+def test_ranks_roc_and_pca_come_first_and_what_is_not_shown_is_named(make, tmp_path, monkeypatch):
+    results = make.results(tmp_path / "results", make.rows("m", ["t"]))
+    for name in ("attention_m_t", "confusion_t", "roc_t", "ranks_t"):
+        (results / "figures" / f"{name}.png").write_bytes(make.image(3, 40))
+    monkeypatch.setattr(sections, "MAX_FIGURES", 3)
+    text = written(tmp_path, results)
+    assert re.findall("<figcaption>(.*?)</figcaption>", text) == ["ranks t", "roc t", "pca map"]
+    assert "attention_m_t.png: in the folder figures" in text and "confusion_t.png: in the folder figures" in text
+
+
 def test_pictures_stop_at_the_budget(make):
     store = PictureStore(budget=3000)
     found = [store.add(make.image(shade, 200), f"picture {shade}", 200) for shade in range(1, 9)]
