@@ -14,6 +14,7 @@ import numpy as np
 
 from biovfm_hf.errors import UserError, require
 
+from .tasks.images import is_grey, to_rgb
 from .tokens import Encoded, run
 
 if TYPE_CHECKING:
@@ -179,12 +180,13 @@ def to_square(images: Sequence[np.ndarray], size: int, mean: Sequence[float], st
     import torch
     from PIL import Image
 
-    resized = [
-        image
-        if image.shape[:2] == (size, size)
-        else np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0))
-        for image in images
-    ]
+    def resize(image: np.ndarray) -> np.ndarray:
+        if image.shape[:2] == (size, size):
+            return image
+        held = Image.fromarray(image[..., 0] if is_grey(image) else image)
+        return to_rgb(np.asarray(held.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0)), "an image")
+
+    resized = [resize(image) for image in images]
     pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float().div_(255)
     return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
@@ -226,8 +228,11 @@ def _load_transformers(source: str) -> Encoder:
     mean = tuple(getattr(processor, "image_mean", None) or IMAGENET_MEAN)
     std = tuple(getattr(processor, "image_std", None) or IMAGENET_STD)
 
+    takes_grey = config.model_type == "biovfm"  # our processor makes three channels at the end; others resize three
+
     def preprocess(images: Sequence[np.ndarray]) -> "Tensor":
-        return processor(list(images), return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+        given = [image[..., :1] if takes_grey and is_grey(image) else image for image in images]
+        return processor(given, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
 
     settings = _settings(processor)
     return Encoder(source, revision, module, preprocess, f"{type(processor).__name__} {settings}", size, mean, std)

@@ -34,7 +34,8 @@ class Images(Protocol):
 def to_rgb(array: np.ndarray, origin: object) -> np.ndarray:
     """Turn a grey (H, W), (H, W, 1) or colour (H, W, 3|4) array into uint8 (H, W, 3).
 
-    Arrays that are not uint8 are scaled from their own minimum and maximum to 0..255.
+    Arrays that are not uint8 are scaled from their own minimum and maximum to 0..255. The channels of a grey image are
+    one channel seen three times (see `is_grey`), read-only.
 
     Raises:
         UserError: `array` has another shape, no pixel, or no finite value; `origin` is named.
@@ -46,8 +47,13 @@ def to_rgb(array: np.ndarray, origin: object) -> np.ndarray:
     if array.dtype != np.uint8:
         array = stretch(array, origin)
     if array.ndim == 2:
-        array = np.repeat(array[..., None], 3, axis=-1)
+        array = np.broadcast_to(array[..., None], (*array.shape, 3))
     return array
+
+
+def is_grey(image: np.ndarray) -> bool:
+    """Whether the channels of an image (H, W, 3) are the same memory, so that one of them may be worked on for all."""
+    return image.strides[-1] == 0
 
 
 def stretch(array: np.ndarray, origin: object, low: float | None = None, high: float | None = None) -> np.ndarray:
