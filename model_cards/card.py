@@ -236,8 +236,10 @@ def check_card(text: str) -> None:
         raise UserError(
             f"README.md: huggingface_hub does not accept this card ({error}); mend its YAML block"
         ) from error
-    if card.data.get("eval_results") != again.data.get("eval_results") or not card.data.get("license"):
-        raise UserError("README.md: the card's YAML block lost its licence or results when read back; mend it")
+    if not card.data.get("license"):
+        raise UserError("README.md: states no license; add one to its YAML block, or write the card with: biovfm card")
+    if card.data.get("eval_results") != again.data.get("eval_results"):
+        raise UserError("README.md: the card's results do not survive reading and writing; write it anew: biovfm card")
 
 
 def _description(inputs: CardInputs) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -95,16 +96,24 @@ def same_content(file: Path, remote: RemoteFile) -> bool:
 
 
 def sha256_of(file: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    return _digest(file, hashlib.sha256())
+    """SHA-256 of a file's content, in hexadecimal; read again only if the file has changed since."""
+    return _digest(file, "sha256", "", *_state(file))
 
 
 def git_sha1_of(file: Path) -> str:
-    """SHA-1 that git gives a file as a blob, in hexadecimal."""
-    return _digest(file, hashlib.sha1(f"blob {file.stat().st_size}\0".encode(), usedforsecurity=False))
+    """SHA-1 that git gives a file as a blob, in hexadecimal; read again only if the file has changed since."""
+    size, changed = _state(file)
+    return _digest(file, "sha1", f"blob {size}\0", size, changed)
 
 
-def _digest(file: Path, digest: Any) -> str:
+def _state(file: Path) -> tuple[int, int]:
+    state = file.stat()
+    return state.st_size, state.st_mtime_ns
+
+
+@cache
+def _digest(file: Path, algorithm: str, start: str, size: int, changed: int) -> str:
+    digest = hashlib.new(algorithm, start.encode(), usedforsecurity=False)
     with file.open("rb") as stream:
         while chunk := stream.read(CHUNK):
             digest.update(chunk)

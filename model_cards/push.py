@@ -26,6 +26,10 @@ PULL_BACK_BYTES = 256 * 2**20
 PULL_BACK_FILES = 24
 ATTEMPTS = 5
 KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
+NEXT = {
+    "model": 'AutoModel.from_pretrained("{}")',
+    "dataset": 'load_dataset("{}", split="train", streaming=True)',
+}
 EPILOG = """examples:
   biovfm push run/model you/biovfm-tiny
   biovfm push data you/biovfm-data --public --gated manual
@@ -50,13 +54,15 @@ class PushOptions:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push did: files sent, deleted and unchanged, commits made, and files pulled back and compared."""
+    """What a push did: files sent, deleted and unchanged, commits made, files pulled back and compared; and where."""
 
     sent: int
     deleted: int
     unchanged: int
     commits: int
     pulled_back: int
+    repo_type: str
+    private: bool
 
 
 def push_folder(api: Any, folder: Path, repo_id: str, options: PushOptions) -> Pushed:
@@ -90,7 +96,9 @@ def push_folder(api: Any, folder: Path, repo_id: str, options: PushOptions) -> P
         _steady(lambda: _make_tag(api, repo_id, repo_type, options), "tagging")
     if options.collection:
         _steady(lambda: _add_to_collection(api, repo_id, repo_type, options), "adding to the collection")
-    return Pushed(len(changed), len(deleted), len(files) - len(changed), commits, pulled_back)
+    private = _steady(lambda: bool(api.repo_info(repo_id, repo_type=repo_type).private), "reading the settings")
+    same = len(files) - len(changed)
+    return Pushed(len(changed), len(deleted), same, commits, pulled_back, repo_type, private)
 
 
 def _repo_type(folder: Path) -> str:
@@ -339,8 +347,12 @@ def main(argv: list[str]) -> int:
     options = PushOptions(words.public, words.gated, words.revision, words.tag, words.collection, words.extra)
     api = HfApi(library_name="biovfm-hf")
     done = push_folder(api, words.folder, words.repo_id, options)
+    commits = "1 commit" if done.commits == 1 else f"{done.commits} commits"
     print(
-        f"{words.repo_id}: {done.sent} files sent in {done.commits} commits, {done.unchanged} were there, "
-        f"{done.deleted} deleted; all hashes agree, {done.pulled_back} files pulled back and compared"
+        f"{words.repo_id} ({'private' if done.private else 'public'}): {done.sent} files sent in {commits}, "
+        f"{done.unchanged} were there, {done.deleted} deleted; all hashes agree, {done.pulled_back} files pulled back "
+        "and compared"
     )
+    if done.repo_type in NEXT:
+        print("next: " + NEXT[done.repo_type].format(words.repo_id))
     return 0

@@ -23,6 +23,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 LFS_BYTES = 10_000
+PART_BYTES = 5 * 2**20  # larger LFS objects are sent in parts of this size, as the Hub asks for above 5 GB
 LFS_NAMES = re.compile(r"\.(safetensors|parquet|bin|npz|pt)$")
 MAX_CARD = 2**20
 LICENSES = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-nc-4.0", "cc0-1.0", "other"}
@@ -108,6 +109,7 @@ class HubServer:
         self.users = {self.token: "owner", self.reader_token: "reader"}
         self.repos: dict[tuple[str, str], Repo] = {}
         self.lfs: dict[str, bytes] = {}
+        self.parts: dict[str, dict[int, bytes]] = {}
         self.collections: dict[str, dict[str, Any]] = {}
         self.requests: list[tuple[str, str, int]] = []
         self.faults: list[Fault] = []
@@ -357,9 +359,30 @@ class _Handler(BaseHTTPRequestHandler):
             oid, size = wanted["oid"], wanted["size"]
             entry: dict[str, Any] = {"oid": oid, "size": size}
             if oid not in self.server_hub.lfs:
-                entry["actions"] = {"upload": {"href": f"{self.server_hub.url}/lfs-store/{oid}"}}
+                entry["actions"] = {"upload": self.upload_action(oid, size)}
             objects.append(entry)
         raise Answer(200, {"transfer": "basic", "objects": objects})
+
+    def upload_action(self, oid: str, size: int) -> dict[str, Any]:
+        place = f"{self.server_hub.url}/lfs-store/{oid}"
+        if size <= PART_BYTES:
+            return {"href": place}
+        self.server_hub.parts[oid] = {}
+        numbers = range(1, -(-size // PART_BYTES) + 1)
+        addresses = {f"{number:05d}": f"{place}/{number}" for number in numbers}
+        return {"href": place, "header": {"chunk_size": str(PART_BYTES), **addresses}}
+
+    def lfs_part(self, oid: str, number: str) -> None:
+        self.server_hub.parts[oid][int(number)] = self.body
+        raise Answer(200, {}, ETag=f'"{hashlib.md5(self.body).hexdigest()}"')
+
+    def lfs_complete(self, oid: str) -> None:
+        held, told = self.server_hub.parts[oid], self.json()["parts"]
+        tags = {part["partNumber"]: part["etag"].strip('"') for part in told}
+        if tags != {number: hashlib.md5(part).hexdigest() for number, part in held.items()}:
+            raise Answer(400, {"error": "parts are missing or differ from their tags"})
+        self.body = b"".join(held[number] for number in sorted(held))
+        self.lfs_put(oid)
 
     def lfs_put(self, oid: str) -> None:
         if hashlib.sha256(self.body).hexdigest() != oid:
@@ -578,6 +601,8 @@ ROUTES = [
     ("POST", f"/api/{KIND}/{NAME}/preupload/{REST}", "preupload"),
     ("POST", f"/(datasets/|spaces/)?{NAME}.git/info/lfs/objects/batch", "lfs_batch"),
     ("PUT", "/lfs-store/([0-9a-f]{64})", "lfs_put"),
+    ("PUT", r"/lfs-store/([0-9a-f]{64})/(\d+)", "lfs_part"),
+    ("POST", "/lfs-store/([0-9a-f]{64})", "lfs_complete"),
     ("POST", f"/api/{KIND}/{NAME}/commit/{REST}", "make_commit"),
     ("GET", f"/api/{KIND}/{NAME}/tree/([^/]+)", "tree"),
     ("GET", f"/api/{KIND}/{NAME}/tree/([^/]+)/{REST}", "tree"),

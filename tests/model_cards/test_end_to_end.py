@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,10 @@ def train(data: Path, out: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def card_of(hub, kind: str, name: str) -> str:
+    return hub.repos[kind, name].at("main").files["README.md"].data.decode()
+
+
 @pytest.mark.timeout(600)
 def test_what_was_trained_is_found_by_name(hub, client, tmp_path):
     raw, source, task = write_raw(tmp_path)
@@ -140,6 +145,10 @@ def test_what_was_trained_is_found_by_name(hub, client, tmp_path):
     alone = json.loads(client(WITHOUT_THE_PACKAGE).stdout.split("ANSWER")[1])
     assert alone == pytest.approx(got["class_token"], abs=1e-5)
 
-    card = hub.repos["model", "owner/vit-tiny"].at("v1").files["README.md"].data.decode()
+    for kind, name in (("model", "owner/vit-tiny"), ("dataset", "owner/images")):
+        usage = re.findall(r"```python\n(.*?)```", card_of(hub, kind, name), re.DOTALL)
+        assert usage and all(name in block for block in usage)
+        client("\n".join(usage))
+    card = card_of(hub, "model", "owner/vit-tiny")
     assert "| scans | " in card and "CC0-1.0" in card and "Guard strict" in card
     assert str(tmp_path) not in card + json.dumps(got["records"])

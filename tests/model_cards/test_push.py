@@ -1,5 +1,9 @@
 """`biovfm push` with the real client against a Hub over HTTP: what arrives, what a re-run sends, what faults lose."""
 
+import hashlib
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -75,7 +79,8 @@ def files_of(hub, name="owner/m", kind="model", branch="main"):
 
 def test_first_push_is_private_one_commit_and_complete(hub, client, small_model):
     done = client(BIOVFM, "push", small_model, "owner/m")
-    assert "4 files sent in 1 commits" in done.stdout and "4 files pulled back" in done.stdout
+    assert "owner/m (private): 4 files sent in 1 commit, " in done.stdout and "4 files pulled back" in done.stdout
+    assert 'next: AutoModel.from_pretrained("owner/m")' in done.stdout
     held = files_of(hub)
     assert set(held) == {"README.md", "config.json", "model.safetensors", "figures/a b [1].txt"}
     assert all((small_model / path).read_bytes() == data for path, data in held.items())
@@ -134,6 +139,75 @@ def test_an_interrupted_dataset_upload_resumes_and_the_card_comes_last(hub, push
     assert "131 files sent in 2 commits, 100 were there" in done
     assert len(files_of(hub, "owner/d", "dataset")) == 231
     assert len(hub.sent("PUT", "lfs-store")) <= 130
+
+
+def test_kills_lose_nothing_and_nothing_is_sent_twice(hub, hub_environment, pushed, tmp_path):
+    """SIGKILL at three places; each run goes on where the one before was. In flight are at most four files a kill."""
+    folder = tmp_path / "data"
+    (folder / "data").mkdir(parents=True)
+    for number in range(230):
+        (folder / "data" / f"s-{number:04d}.parquet").write_bytes(b"PAR1%d" % number)
+    (folder / "README.md").write_text(DATASET_CARD.format(name="full", path="data/*.parquet"))
+    hub.fail("PUT", "/lfs-store/", seconds=0.01, times=10**6)
+    command = [sys.executable, "-c", BIOVFM, "push", str(folder), "owner/d"]
+    for enough in (40, 150, 210):
+        process = subprocess.Popen(command, env=hub_environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 120
+        while len(hub.sent("PUT", "lfs-store")) < enough and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        held = files_of(hub, "owner/d", "dataset") if hub.repos else {}
+        assert "README.md" not in held and len(held) in (0, 100, 200)
+    hub.faults.clear()
+    pushed(folder, "owner/d")
+    held = files_of(hub, "owner/d", "dataset")
+    assert len(held) == 231 and all((folder / path).read_bytes() == data for path, data in held.items())
+    assert 230 <= len(hub.sent("PUT", "lfs-store")) <= 230 + 3 * 4
+
+
+def test_a_large_file_goes_in_parts_and_survives_faults_in_them(hub, pushed, small_model):
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    save_file({"w": np.random.default_rng(0).random(3_000_000)}, small_model / "model.safetensors")
+    hub.fail("PUT", "/lfs-store/.*/2", drop=True)
+    hub.fail("PUT", "/lfs-store/.*/3", status=500)
+    hub.fail("GET", "/resolve/.*safetensors", cut=True)
+    pushed(small_model, "owner/m")
+    assert all(fault.times == 0 for fault in hub.faults)
+    assert files_of(hub)["model.safetensors"] == (small_model / "model.safetensors").read_bytes()
+    assert {path.rsplit("/", 1)[1] for _, path, _ in hub.sent("PUT", "lfs-store")} == {"1", "2", "3", "4", "5"}
+
+
+def test_a_connection_that_hangs_is_given_up_and_tried_again(hub, pushed, small_model, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 1)
+    hub.fail("GET", "/resolve/", seconds=4)
+    hub.fail("HEAD", "/resolve/", seconds=4)
+    start = time.monotonic()
+    assert "4 files pulled back" in pushed(small_model, "owner/m")
+    assert all(fault.times == 0 for fault in hub.faults) and time.monotonic() - start < 60
+
+
+def test_no_token_in_any_log_whatever_happens(hub, client, small_model, tmp_path):
+    """All loggers at DEBUG, huggingface_hub in its debug mode, with faults, refusals and a traceback of everything."""
+    loud = "import logging; logging.basicConfig(level=logging.DEBUG); " + BIOVFM
+    hub.fail("POST", "/preupload/", status=500)
+    hub.fail("PUT", "/lfs-store/", drop=True)
+    said = [client(loud, "push", small_model, "owner/m", HF_DEBUG="1")]
+    wrong = "hf_wrongTokenWRONGtoken0001"
+    for repo, token in (("somebody/m", hub.token), ("owner/m", hub.reader_token), ("owner/x", wrong)):
+        said.append(client(loud, "push", small_model, repo, check=False, HF_DEBUG="1", HF_TOKEN=token))
+        assert said[-1].returncode == 1
+    logs = "".join(done.stdout + done.stderr for done in said)
+    assert "DEBUG" in logs and len(logs) > 5000  # there was something to search
+    held = b"".join(data for data in files_of(hub).values())
+    kept = b"".join(file.read_bytes() for file in (tmp_path / "hf").rglob("*") if file.is_file())
+    for token in (hub.token, hub.reader_token, wrong):
+        assert token not in logs and token.encode() not in held + kept
 
 
 def test_other_content_stops_and_is_deleted_or_kept_only_when_told(hub, pushed, small_model):
@@ -215,6 +289,17 @@ def test_hashes_are_gits_and_sha256(tmp_path):
     (tmp_path / "x").write_bytes(b"hello\n")
     assert hub_files.git_sha1_of(tmp_path / "x") == "ce013625030ba8dba906f756967f9e9ca394464a"
     assert hub_files.sha256_of(tmp_path / "x").startswith("5891b5b522d5df086d0ff0b110fbd9d2")
+
+
+def test_a_file_is_read_once_until_it_changes(tmp_path, monkeypatch):
+    file = tmp_path / "x"
+    file.write_bytes(b"one")
+    first = hub_files.sha256_of(file)
+    with monkeypatch.context() as patch:
+        patch.setattr(hub_files.Path, "open", None)
+        assert hub_files.sha256_of(file) == first
+    file.write_bytes(b"other")
+    assert hub_files.sha256_of(file) == hashlib.sha256(b"other").hexdigest()
 
 
 def test_tokens_and_signatures_are_masked():
