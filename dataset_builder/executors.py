@@ -211,7 +211,11 @@ def _children() -> set[int | None]:
 
 
 def _begin_worker() -> None:
-    """Leave Ctrl-C to the front end, which ends the workers itself; and end when the front end is gone."""
+    """Leave Ctrl-C to the front end, which ends the workers itself; and end when the front end is gone.
+
+    Decoders in C complain on stderr, across the progress bar; what they complain of is in the manifest.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
 

@@ -23,7 +23,7 @@ from .item import Item
 from .leakage import outside_benchmarks, overlap_rows
 
 WORK = ".build"
-VERSION = 1
+VERSION = 2
 SHARD_BYTES = 100 * 2**20  # estimated bytes of rows in a shard
 SHARD_ITEMS = 20_000
 _ROW_BYTES = 60_000  # a 2D image seldom makes a larger row

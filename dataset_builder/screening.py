@@ -27,7 +27,7 @@ def large_enough(height: int, width: int) -> Verdict:
 
 def not_constant(pixels: np.ndarray) -> Verdict:
     """Drop a picture of one colour. `pixels`: uint8 (H, W) or (H, W, 3); a grid of it is looked at."""
-    sample = pixels[:: max(1, pixels.shape[0] // 256), :: max(1, pixels.shape[1] // 256)]
+    sample = np.ascontiguousarray(pixels[:: max(1, pixels.shape[0] // 256), :: max(1, pixels.shape[1] // 256)])
     return KEEP if int(sample.max()) - int(sample.min()) > MIN_CONTRAST else (False, "blank")
 
 

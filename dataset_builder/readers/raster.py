@@ -5,20 +5,24 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.pixels import decode
+from biovfm_hf.pixels import Pixels, decode
 
 from ..intensity import Setting, image_to_uint8
-from ..limits import MAX_PAGES, MAX_PIXELS, TOO_LARGE, Refused
-from .picture import Picture, whole
+from ..limits import MAX_MEMBER_BYTES, MAX_PAGES, MAX_PIXELS, TOO_LARGE, Refused
+from .picture import Picture, first_bytes, whole
 
 # Named, a format must be imported: Pillow loads the rarer ones only when it is left to guess.
 _RARER = (Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin)
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange rows and columns
+_PNG = b"\x89PNG\r\n\x1a\n"
+# Chunks of a PNG that say nothing of how to show it here; text and EXIF may turn it, others make it transparent.
+_PLAIN = {b"IHDR", b"IDAT", b"IEND", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"tIME", b"bKGD", b"sBIT"}
 
 
 def read(source: Path | bytes, name: str, setting: Setting, size: int) -> Iterator[Picture]:
@@ -31,6 +35,10 @@ def read(source: Path | bytes, name: str, setting: Setting, size: int) -> Iterat
         Refused: over MAX_PIXELS or MAX_PAGES.
         UserError: not a readable image. Other exceptions of Pillow may pass through.
     """
+    plain = _plain_png(source)
+    if plain is not None:
+        yield whole(image_to_uint8(plain, setting))
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of damage that it then reads past
         try:
@@ -51,6 +59,31 @@ def read(source: Path | bytes, name: str, setting: Setting, size: int) -> Iterat
                 yield whole(_decoded(source, name, setting))
             else:
                 yield whole(image_to_uint8(decode(image), setting))
+
+
+def _plain_png(source: Path | bytes) -> Pixels | None:
+    """An undamaged PNG of 8-bit grey or RGB, which OpenCV decodes in 0.8 of Pillow's time; None for all others."""
+    if first_bytes(source, 8) != _PNG or (isinstance(source, Path) and source.stat().st_size > MAX_MEMBER_BYTES):
+        return None
+    data = source.read_bytes() if isinstance(source, Path) else source
+    if len(data) < 33 or data[24:26] not in (b"\x08\x00", b"\x08\x02") or not _chunks(data) <= _PLAIN:
+        return None
+    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    if width * height > MAX_PIXELS:
+        return None
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None or array.shape[:2] != (height, width) or array.dtype != np.uint8:
+        return None
+    return Pixels(cv2.cvtColor(array, cv2.COLOR_BGR2RGB) if array.ndim == 3 else array)
+
+
+def _chunks(data: bytes) -> set[bytes]:
+    """The types of a PNG's chunks (ISO/IEC 15948, 5.3); b"" among them where the file does not end with IEND."""
+    found, at = {b""}, len(_PNG)
+    while at + 12 <= len(data):
+        found.add(data[at + 4 : at + 8])
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return found - {b""} if at == len(data) and data[-8:-4] == b"IEND" else found
 
 
 def _jpeg(image: Image.Image, setting: Setting, size: int) -> Picture:

@@ -2,13 +2,19 @@
 
 Run by hand: `pytest tests/benchmarks/test_build_speed.py -m slow -s`. Absolute figures belong to a class of machine
 and its load; the ratios are what is asserted. Each figure is the best of several rounds of the same work.
+
+The comparison with img2dataset needs it in an environment of its own, whose Python BIOVFM_IMG2DATASET names:
+`python -m venv i2d && i2d/bin/pip install img2dataset && BIOVFM_IMG2DATASET=i2d/bin/python pytest ...`
 """
 
 import io
+import os
+import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -112,6 +118,68 @@ def test_png_rows(files):
     assert seconds < 1.6 * decode  # 75 images per core-second where a bare decode takes 8.5 ms
 
 
+def cpu_seconds(command: list[str]) -> float:
+    """CPU time of a command and of the processes that it starts and waits for."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+IMG2DATASET = """
+import sys
+from img2dataset import download
+if __name__ == "__main__":
+    download(url_list=sys.argv[1], output_folder=sys.argv[2], output_format="parquet", image_size=224,
+             resize_mode="border", encode_format="png", encode_quality=1, processes_count=1, thread_count=1)
+"""
+RECORD = "{id: speed, name: speed, modality: X-Ray, anatomies: [chest], items: ['*.png'], train: all}"
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of `folder` on this machine's own HTTP server, whose CPU time counts for nobody."""
+    words = ["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(folder)]
+    server = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        yield f"http://127.0.0.1:{server.stdout.readline().split()[5]}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.mark.skipif("BIOVFM_IMG2DATASET" not in os.environ, reason="BIOVFM_IMG2DATASET names no Python")
+def test_whole_builds_against_img2dataset(files, tmp_path):
+    """The same 1024 x 1024 PNG files to Parquet with PNGs of level 1, both as whole commands, beyond their start-up.
+
+    img2dataset fetches what it reads: here from this machine over HTTP, and, which is the least it can do, from
+    file:// addresses. Decoding is three quarters of our time, so that no program can be much faster than that.
+    """
+    (tmp_path / "speed.yaml").write_text(RECORD)
+    (tmp_path / "run.py").write_text(IMG2DATASET)
+    seconds: dict[str, list[float]] = {"ours": [], "http": [], "file": []}
+    for count in (6, 246):
+        raw = tmp_path / f"raw{count}" / "speed"
+        raw.mkdir(parents=True)
+        for number in range(count):
+            (raw / f"{number}.png").write_bytes((files / f"{number % 6}.png").read_bytes())
+        words = ["-m", "biovfm_hf.cli", "build", "--raw", str(raw.parent), "--sources", str(tmp_path / "speed.yaml")]
+        commands = {"ours": [sys.executable, *words, "--workers", "1", "--out"]}
+        with served(raw) as address:
+            for name, top in (("http", address), ("file", f"file://{raw}")):
+                urls = tmp_path / f"{name}{count}.txt"
+                urls.write_text("".join(f"{top}/{number}.png\n" for number in range(count)))
+                commands[name] = [os.environ["BIOVFM_IMG2DATASET"], str(tmp_path / "run.py"), str(urls)]
+            for name, command in commands.items():
+                outs = [str(tmp_path / f"{name}{count}-{again}") for again in range(3)]
+                seconds[name].append(min(cpu_seconds([*command, out]) for out in outs))
+    ours, http, file = ((many - few) / 240 for few, many in seconds.values())
+    tell("whole builds of 1024 x 1024 PNG", ours, "img2dataset over HTTP", http)
+    tell("whole builds of 1024 x 1024 PNG", ours, "img2dataset from files", file)
+    assert ours < http / 1.35
+    assert ours < file
+
+
 def test_jpeg_rows(files):
     def pillow() -> int:
         paths = sorted(files.glob("*.jpg"))
@@ -123,7 +191,7 @@ def test_jpeg_rows(files):
     seconds, full = built(files, "*.jpg", "image", JPEG), best_seconds(pillow)
     tell("1024 x 1024 JPEG to JPEG rows", seconds, "a full decode, resize and encode with Pillow", full)
     # The builder hashes and fingerprints as well.
-    assert seconds < full / 1.3
+    assert seconds < full / 1.4
 
 
 def test_volume_rows(files):
@@ -151,7 +219,7 @@ def test_volume_rows(files):
     reference = best_seconds(obvious)
     tell("slices of 256 x 256 x 150 .nii.gz to PNG rows", png, "get_fdata and Pillow", reference)
     tell("slices of 256 x 256 x 150 .nii.gz to JPEG rows", jpeg, "get_fdata and Pillow", reference)
-    assert png < reference / 2.5
+    assert png < reference / 3
     assert jpeg < reference / 4
 
 

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, PngImagePlugin
 
 from biovfm_hf.errors import UserError
 from dataset_builder import readers
 from dataset_builder.adapters.archives import list_members
 from dataset_builder.item import Item
 from dataset_builder.limits import MAX_MEMBER_BYTES, Refused, refusal
-from dataset_builder.readers import archive
+from dataset_builder.readers import archive, raster
 from dataset_builder.readers.stored import _unbz2, _unzlib
 from dataset_builder.slicing import VIEWS
 
@@ -59,6 +61,44 @@ def test_16_bit_png_is_stretched_not_clipped(tmp_path):
     assert (windowed.pixels[33:] == 255).all()
     (three,) = pictures(tmp_path / "a.png", intensity={"windows": [[0, 60000], [0, 30000], [30000, 60000]]})
     assert three.pixels.shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("colours", [None, 3])
+@pytest.mark.parametrize("chunk", ["", "text", "exif", "transparency", "srgb"])
+def test_png_gives_what_pillow_gives(make, colours, chunk):
+    """Plain ones are decoded by OpenCV; a word of a chunk that may change the picture leaves them to Pillow."""
+    array = (make.picture(5, 40, 50) if colours is None else make.picture(5, 40, 50, channels=3)).copy()
+    array[:10] = 7
+    text, turned = PngImagePlugin.PngInfo(), Image.Exif()
+    text.add_text("Software", "a scanner")
+    turned[0x0112] = 6
+    words = {
+        "text": {"pnginfo": text},
+        "exif": {"exif": turned},
+        "transparency": {"transparency": 7 if colours is None else (7, 7, 7)},
+        "srgb": {"icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()},
+    }
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG", **words.get(chunk, {}))
+    assert (raster._plain_png(buffer.getvalue()) is None) == (chunk in ("text", "exif", "transparency"))
+    (picture,) = pictures(buffer.getvalue())
+    shown = np.rot90(array, -1) if chunk == "exif" else array
+    assert (picture.pixels == (shown if picture.pixels.ndim == shown.ndim else shown[..., None])).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_damaged_png_is_never_another_picture(data):
+    """What OpenCV makes of damaged bytes is the picture that Pillow makes of them, or nothing."""
+    values = np.random.default_rng(0).integers(0, 30, (30, 40), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, format="PNG")
+    changed = bytearray(buffer.getvalue())
+    for _ in range(data.draw(st.integers(1, 3))):
+        changed[data.draw(st.integers(8, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    found = raster._plain_png(bytes(changed))
+    if found is not None:
+        assert (found.array == np.asarray(Image.open(io.BytesIO(bytes(changed))))).all()
 
 
 def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(tmp_path, make):
