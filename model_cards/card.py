@@ -242,6 +242,28 @@ def check_card(text: str) -> None:
         raise UserError("README.md: the card's results do not survive reading and writing; write it anew: biovfm card")
 
 
+def check_numbers(text: str, model_dir: Path) -> None:
+    """Refuse a card of ours whose scores are not those of the results file that it left beside itself.
+
+    Raises:
+        UserError: a score was edited, or the results file is gone.
+    """
+    from huggingface_hub import ModelCard
+
+    stated = ModelCard(text).data.get("eval_results") if END in text else None
+    if not stated:
+        return
+    file = model_dir / "results" / "biovfm.json"
+    held = eval_results(load_results(file)) if file.is_file() else []
+    known = {(entry.dataset_type, entry.metric_name, entry.metric_value) for entry in held}
+    for entry in stated:
+        if (entry.dataset_type, entry.metric_name, entry.metric_value) not in known:
+            raise UserError(
+                f"{model_dir / 'README.md'}: states {entry.metric_name} {entry.metric_value} on {entry.dataset_type}, "
+                f"which {file} does not hold; write the card again with: biovfm card {model_dir} --results DIR"
+            )
+
+
 def _description(inputs: CardInputs) -> str:
     model, run = inputs.model, inputs.run
     text = f"A vision transformer for biomedical images with {formats.short_count(model.parameters)} parameters"

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
 
-from .card import check_card, check_hub_names
+from .card import check_card, check_hub_names, check_numbers
 from .dataset_card import check_dataset_card
 from .folders import kind_of
 from .hub_files import SERVER_FILES, local_files, remote_files, same_content, sha256_of
@@ -120,6 +120,7 @@ def _prepare_card(folder: Path, repo_type: str, repo_id: str) -> None:
     named = name_repository(text, repo_id)
     if repo_type == "model":
         check_card(named)
+        check_numbers(named, folder)
     elif repo_type == "dataset":
         check_dataset_card(named, folder)
     if named != text:

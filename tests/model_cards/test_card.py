@@ -71,6 +71,19 @@ def test_results_travel_with_the_model_and_never_outlive_the_card(full_card, mod
     assert not (model_dir / "results" / "biovfm.json").exists() and not list(model_dir.glob(".eval_results/*"))
 
 
+def test_an_edited_score_is_not_pushed(full_card, model_dir):
+    from model_cards import push
+
+    card.check_numbers(full_card, model_dir)
+    (model_dir / "README.md").write_text(full_card.replace("value: 0.81\n", "value: 0.91\n"))
+    with pytest.raises(UserError, match=r"states AUC \(linear, fast protocol\) 0\.91 on breastmnist"):
+        push.push_folder(None, model_dir, "you/tiny", push.PushOptions())
+    (model_dir / "README.md").write_text(full_card)
+    (model_dir / "results" / "biovfm.json").unlink()
+    with pytest.raises(UserError, match="--results DIR"):
+        push.push_folder(None, model_dir, "you/tiny", push.PushOptions())
+
+
 def test_energy_is_arithmetic_on_stated_figures(full_card):
     kilowatt_hours = 150 * 500 / 3.6e6  # 19,200 images at 128 per second, 500 W
     assert f"about {kilowatt_hours:.3g} kWh (estimate" in full_card
