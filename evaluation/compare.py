@@ -92,29 +92,62 @@ class DeLong:
     p: float
 
 
-def delong(labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray) -> DeLong:
+def delong(
+    labels: np.ndarray, scores_a: np.ndarray, scores_b: np.ndarray, clusters: np.ndarray | None = None
+) -> DeLong:
     """DeLong, DeLong & Clarke-Pearson's (1988) paired test of two AUCs, by midranks (Sun & Xu 2014).
 
+    With several labels or classes the AUCs are means over them: a case's shares in the variance are added over labels
+    before they are squared, since labels are scored on the same cases. With `clusters` they are added within subjects,
+    as Obuchowski (1997) does.
+
     Args:
-        labels: (n,) of 0/1.
-        scores_a: (n,).
-        scores_b: (n,).
+        labels: (n,) or (n, L) of 0/1.
+        scores_a: the same shape.
+        scores_b: the same shape.
+        clusters: (n,) subjects, None where each case is its own.
 
     Raises:
-        UserError: fewer than two positives or negatives, or shapes that do not fit.
+        UserError: fewer than two positives or negatives of a label, or shapes that do not fit.
     """
     from scipy.stats import norm
 
-    aucs, covariance = delong_covariance(labels, np.stack([np.ravel(scores_a), np.ravel(scores_b)]))
-    difference = float(aucs[0] - aucs[1])
-    variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    error = float(np.sqrt(max(variance, 0.0)))
+    columns = _columns(labels)
+    pairs = [_columns(scores) for scores in (scores_a, scores_b)]
+    if any(scores.shape != columns.shape for scores in pairs):
+        raise UserError(
+            f"labels {columns.shape}, scores {pairs[0].shape} and {pairs[1].shape}; give one score per case"
+        )
+    parts = [
+        delong_shares(columns[:, k], np.stack([scores[:, k] for scores in pairs])) for k in range(columns.shape[1])
+    ]
+    aucs = np.mean([auc for auc, _ in parts], axis=0)
+    shares = np.mean([share[0] - share[1] for _, share in parts], axis=0)
+    if clusters is not None:
+        shares = np.bincount(np.unique(clusters, return_inverse=True)[1].reshape(-1), weights=shares)
+    difference, error = float(aucs[0] - aucs[1]), float(np.sqrt((shares**2).sum()))
     z = difference / error if error > 0 else (0.0 if difference == 0 else float(np.copysign(np.inf, difference)))
     return DeLong(float(aucs[0]), float(aucs[1]), difference, error, z, float(2 * norm.sf(abs(z))))
 
 
+def _columns(values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values)
+    return values[:, None] if values.ndim == 1 else values
+
+
 def delong_covariance(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """AUCs (K,) of K score vectors on the same cases, and DeLong's covariance matrix of them (K, K).
+
+    Args:
+        labels: (n,) of 0/1 with at least two of each.
+        scores: (K, n).
+    """
+    aucs, shares = delong_shares(labels, scores)
+    return aucs, shares @ shares.T
+
+
+def delong_shares(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUCs (K,) of K score vectors, and each case's share (K, n) in them, whose products sum to DeLong's covariance.
 
     Args:
         labels: (n,) of 0/1 with at least two of each.
@@ -133,8 +166,11 @@ def delong_covariance(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarra
     ranks = rankdata(scores, axis=1)
     over_negatives = (ranks[:, truth] - rankdata(positives, axis=1)) / n
     over_positives = 1 - (ranks[:, ~truth] - rankdata(negatives, axis=1)) / m
-    covariance = np.atleast_2d(np.cov(over_negatives)) / m + np.atleast_2d(np.cov(over_positives)) / n
-    return over_negatives.mean(axis=1), covariance
+    aucs = over_negatives.mean(axis=1)
+    shares = np.empty(scores.shape)
+    shares[:, truth] = (over_negatives - aucs[:, None]) / np.sqrt(m * (m - 1))
+    shares[:, ~truth] = (over_positives - aucs[:, None]) / np.sqrt(n * (n - 1))
+    return aucs, shares
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
 
 from .bootstrap import Resampler, bounds
-from .compare import holm, paired_bootstrap
-from .metrics import dice, jaccard
+from .compare import delong, holm, paired_bootstrap
+from .metrics import dice, jaccard, read_split
 from .probes.segment import case_scores
 from .results import Record, clean, locked, read_scores
 from .tasks import SEGMENTATION
 
 METRICS = ("auc", "accuracy", "balanced_accuracy", "mcc", "f1_macro", "dice", "jaccard")
+FORMAT = 2  # of the rows: raise it when they change, so that those kept in `comparisons/` are made anew
 SAME = ("task", "data", "method", "protocol", "seed", "settings")
 
 
@@ -25,8 +27,8 @@ def compare_models(out: Path, records: list[Record], resamples: int = 1000, seed
     """Compare every two models that were scored alike on a task, and write comparisons.json.
 
     Each row: `task`, `method`, `metric`, `model_a`, `model_b`, `difference` (a - b) with its 95 % interval `low`,
-    `high`, `p`, and `p_holm`, corrected over the tasks of the same method, metric and pair of models. What was
-    compared before is kept in `comparisons/`, one file per pair.
+    `high`, `p` of the paired bootstrap, and `p_holm`, corrected over the tasks of the same method, metric, seed and
+    pair of models; of AUCs also `p_delong`. What was compared before is kept in `comparisons/`, one file per pair.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
@@ -43,7 +45,7 @@ def compare_models(out: Path, records: list[Record], resamples: int = 1000, seed
 
 def _pair_rows(out: Path, first: Record, second: Record, resamples: int, seed: int) -> list[dict[str, Any]]:
     measured = [first["scores"], second["scores"], first["revision"], second["revision"], first["data"]]
-    names = json.dumps([*measured, resamples, seed])
+    names = json.dumps([*measured, resamples, seed, FORMAT])
     path = out / "comparisons" / f"{hashlib.blake2b(names.encode(), digest_size=10).hexdigest()}.json"
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
@@ -54,7 +56,7 @@ def _pair_rows(out: Path, first: Record, second: Record, resamples: int, seed: i
         found = _segmentation(held, resamples, seed)
     else:
         found = _scores(first, held, resamples, seed)
-    common = {"task": first["task"], "method": first["method"], "protocol": first["protocol"]}
+    common = {name: first[name] for name in ("task", "method", "protocol", "seed")}
     rows = [
         {**common, "metric": metric, "model_a": first["model"], "model_b": second["model"], **entry}
         for metric, entry in found.items()
@@ -65,7 +67,8 @@ def _pair_rows(out: Path, first: Record, second: Record, resamples: int, seed: i
 
 
 def _scores(record: Record, held: list[dict[str, np.ndarray]], resamples: int, seed: int) -> dict[str, dict[str, Any]]:
-    return paired_bootstrap(
+    clusters = held[0].get("test_subjects")
+    found = paired_bootstrap(
         record["kind"],
         held[0]["test_labels"],
         held[0]["test_scores"],
@@ -74,8 +77,19 @@ def _scores(record: Record, held: list[dict[str, np.ndarray]], resamples: int, s
         held[1]["thresholds"],
         n=resamples,
         seed=seed,
-        clusters=held[0].get("test_subjects"),
+        clusters=clusters,
     )
+    found["auc"]["p_delong"] = _delong_p(record["kind"], held, clusters)
+    return found
+
+
+def _delong_p(kind: str, held: list[dict[str, np.ndarray]], clusters: np.ndarray | None) -> float | None:
+    """DeLong's p-value of the difference in AUC; None where a label or class has fewer than two cases."""
+    first, second = (read_split(kind, arrays["test_labels"], arrays["test_scores"]) for arrays in held)
+    try:
+        return delong(first.columns, first.scores, second.scores, clusters).p
+    except UserError:
+        return None
 
 
 def _few_shot(held: list[dict[str, np.ndarray]], resamples: int, seed: int) -> dict[str, dict[str, Any]]:
@@ -125,7 +139,7 @@ def paired_means(
 def _add_holm(rows: list[dict[str, Any]]) -> None:
     families: dict[tuple, list[dict[str, Any]]] = {}
     for row in rows:
-        family = tuple(row[name] for name in ("method", "protocol", "metric", "model_a", "model_b"))
+        family = tuple(row[name] for name in ("method", "protocol", "seed", "metric", "model_a", "model_b"))
         families.setdefault(family, []).append(row)
     for members in families.values():
         adjusted = holm(np.array([np.nan if row["p"] is None else row["p"] for row in members], float))

@@ -1,6 +1,7 @@
 """Nearest neighbours by cosine similarity: weighted votes, and ML-kNN for several labels at once."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,45 +51,84 @@ def probe_knn(
     limit = len(targets) - 1 if kind == MULTILABEL else len(targets)
     asked = (neighbours,) if neighbours else NEIGHBOURS
     counts = sorted({min(k, max(limit, 1)) for k in asked})
-    unit = {name: _unit(part) for name, part in features.items()}
+    centre = unit_centre(features["train"])
+    offsets = {name: unit_offsets(part, centre) for name, part in features.items()}
+    support = make_support(offsets["train"])
     if kind == MULTILABEL:
-        scored = _ml_knn(unit, targets, counts)
+        scored = _ml_knn(offsets, support, targets, counts)
     else:
-        scored = {k: (v, t) for k, v, t in _votes(unit, targets, counts, temperature)}
+        scored = {k: (v, t) for k, v, t in _votes(offsets, support, targets, counts, temperature)}
     truth = one_hot(labels["val"], outputs)
     losses = {k: _log_loss(val, truth, kind == MULTILABEL) for k, (val, _) in scored.items()}
     best = min(losses, key=lambda k: losses[k])
     return Scores(*scored[best], {"neighbours": best, "temperature": None if kind == MULTILABEL else temperature})
 
 
-def _unit(features: np.ndarray) -> "Tensor":
+@dataclass(frozen=True)
+class Support:
+    """Training cases to look neighbours up in.
+
+    The class tokens of an untrained model differ by a hundred thousandth, and their cosines by less than float32 can
+    tell beside 1. So unit vectors are kept as offsets a, b from the mean c of the support's: with c + a and c + b of
+    length 1 their product is a'b - (a'a + b'b) / 2 + 1, of which only small numbers are added up here.
+
+    `offsets` (N, D) float32, `pull` (N,) the a'a / 2.
+    """
+
+    offsets: "Tensor"
+    pull: "Tensor"
+
+
+def unit_centre(features: np.ndarray) -> np.ndarray:
+    """The mean (D,) float64 of feature vectors (N, D) brought to length 1."""
+    total = np.zeros(features.shape[1])
+    for start in range(0, len(features), BLOCK):
+        total += _unit(features[start : start + BLOCK]).sum(0)
+    return total / max(len(features), 1)
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    wide = features.astype(np.float64)
+    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+
+
+def unit_offsets(features: np.ndarray, centre: np.ndarray) -> "Tensor":
+    """Feature vectors (N, D) brought to length 1, less `centre`: (N, D) float32."""
     import torch
-    from torch.nn import functional
 
-    return functional.normalize(torch.from_numpy(np.ascontiguousarray(features, np.float32)), dim=1)
+    found = np.empty(features.shape, np.float32)
+    for start in range(0, len(features), BLOCK):
+        found[start : start + BLOCK] = _unit(features[start : start + BLOCK]) - centre
+    return torch.from_numpy(found)
 
 
-def nearest(queries: "Tensor", support: "Tensor", count: int, skip_self: bool = False) -> Iterator[tuple]:
-    """Yield (similarities (B, count), support rows (B, count)) for blocks of unit queries (B, D), most similar first.
+def make_support(offsets: "Tensor") -> Support:
+    """A support from the `unit_offsets` (N, D) of its cases."""
+    return Support(offsets, offsets.square().sum(1) / 2)
 
-    `skip_self`: the queries are the support, and no case is its own neighbour.
+
+def nearest(queries: "Tensor", support: Support, count: int, skip_self: bool = False) -> Iterator[tuple]:
+    """Yield (similarities (B, count), support rows (B, count)) for blocks of queries (B, D), most similar first.
+
+    Similarities are cosines up to a number that is the same for all neighbours of a query. `queries` are offsets from
+    the support's centre. `skip_self`: the queries are the support, and no case is its own neighbour.
     """
     for start in range(0, len(queries), BLOCK):
-        similarity = queries[start : start + BLOCK] @ support.T
+        similarity = queries[start : start + BLOCK] @ support.offsets.T - support.pull
         if skip_self:
-            similarity[range(len(similarity)), range(start, start + len(similarity))] = -2.0
+            similarity[range(len(similarity)), range(start, start + len(similarity))] = float("-inf")
         yield similarity.topk(count, dim=1)
 
 
 def _votes(
-    unit: dict[str, "Tensor"], targets: np.ndarray, counts: list[int], temperature: float
+    offsets: dict[str, "Tensor"], support: Support, targets: np.ndarray, counts: list[int], temperature: float
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     import torch
 
     labels = torch.from_numpy(targets)
     scored: dict[str, dict[int, list]] = {"val": {k: [] for k in counts}, "test": {k: [] for k in counts}}
     for name, parts in scored.items():
-        for similarity, rows in nearest(unit[name], unit["train"], counts[-1]):
+        for similarity, rows in nearest(offsets[name], support, counts[-1]):
             weight = ((similarity - similarity[:, :1]) / temperature).exp_()
             for k in counts:
                 vote = torch.einsum("bk,bkc->bc", weight[:, :k], labels[rows[:, :k]])
@@ -98,12 +138,13 @@ def _votes(
 
 
 def _ml_knn(
-    unit: dict[str, "Tensor"], targets: np.ndarray, counts: list[int], smooth: float = 1.0
+    offsets: dict[str, "Tensor"], support: Support, targets: np.ndarray, counts: list[int], smooth: float = 1.0
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """ML-kNN: the posterior of a label given how many of the neighbours have it, counted on the training set."""
     labels = targets.astype(np.int64)
     within = {
-        name: _neighbour_counts(unit[name], unit["train"], labels, counts, skip_self=name == "train") for name in unit
+        name: _neighbour_counts(part, support, labels, counts, skip_self=name == "train")
+        for name, part in offsets.items()
     }
     prior = (smooth + labels.sum(0)) / (2 * smooth + len(labels))
     scored = {}
@@ -120,7 +161,7 @@ def _ml_knn(
 
 
 def _neighbour_counts(
-    queries: "Tensor", support: "Tensor", labels: np.ndarray, counts: list[int], skip_self: bool
+    queries: "Tensor", support: Support, labels: np.ndarray, counts: list[int], skip_self: bool
 ) -> dict[int, np.ndarray]:
     """How many of the k nearest have each label: {k: (N, L) int}."""
     found: dict[int, list[np.ndarray]] = {k: [] for k in counts}

@@ -33,10 +33,12 @@ class Standardiser:
 
 
 def fit_standardiser(features: "Tensor") -> Standardiser:
-    """Mean and standard deviation of (N, D); a constant feature is divided by 1."""
-    mean = features.mean(0)
-    scale = (features.square().mean(0) - mean.square()).clamp_min(0).sqrt()
-    scale[scale < 1e-6 * scale.max().clamp_min(1e-12)] = 1.0
+    """Mean and standard deviation of (N, D); a feature that is constant to float32's precision is divided by 1."""
+    import torch
+
+    variance, mean = torch.var_mean(features, 0, correction=0)
+    scale = variance.sqrt()
+    scale[scale < 1e-6 * mean.abs().clamp_min(1e-6 * float(scale.max()) + 1e-30)] = 1.0
     return Standardiser(mean, scale)
 
 

@@ -72,6 +72,31 @@ def test_delong_variance_equals_its_definition(seed, levels):
     np.testing.assert_allclose(covariance, expected, atol=1e-12)
 
 
+def test_delong_of_several_labels_is_that_of_one_repeated_and_agrees_with_the_bootstrap():
+    rng = np.random.default_rng(6)
+    labels = (rng.random((400, 3)) < [0.2, 0.5, 0.3]).astype(int)
+    a, b = (rng.normal(size=(400, 3)) + labels + 0.2 * k for k in (1, 0))
+    one = compare.delong(labels[:, 0], a[:, 0], b[:, 0])
+    again = compare.delong(labels[:, [0, 0]], a[:, [0, 0]], b[:, [0, 0]])
+    assert (again.difference, again.p) == pytest.approx((one.difference, one.p))
+    several = compare.delong(labels, a, b)
+    half = np.full(3, 0.5)
+    drawn = compare.paired_bootstrap(metrics.MULTILABEL, labels, a, b, half, half, n=2000)["auc"]
+    assert several.difference == pytest.approx(drawn["difference"])
+    assert several.standard_error == pytest.approx((drawn["high"] - drawn["low"]) / (2 * 1.96), rel=0.15)
+
+
+def test_delong_by_subject_is_wider_where_cases_of_a_subject_resemble_each_other():
+    rng = np.random.default_rng(7)
+    subjects = np.repeat(np.arange(60), 6)
+    labels = np.repeat(rng.integers(0, 2, 60), 6)
+    a, b = (labels + np.repeat(rng.normal(size=60), 6) + 0.1 * rng.normal(size=360) for _ in range(2))
+    alone, grouped = compare.delong(labels, a, b), compare.delong(labels, a, b, subjects)
+    assert grouped.difference == alone.difference and grouped.standard_error > 2 * alone.standard_error
+    each = compare.delong(labels, a, b, np.arange(360))
+    assert each.standard_error == pytest.approx(alone.standard_error)
+
+
 def test_delong_keeps_its_level_under_no_difference():
     rng = np.random.default_rng(4)
     rejected = [compare.delong(*two_models(rng)).p < 0.05 for _ in range(400)]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from biovfm_hf.errors import UserError
-from evaluation.probes.knn import probe_knn
+from evaluation.probes.knn import make_support, nearest, probe_knn, unit_centre, unit_offsets
 from evaluation.probes.linear import _Head, one_hot, probe_biovfm, probe_fast
 from evaluation.probes.logistic import Objective, fit_preconditioner, fit_standardiser, minimise
 from evaluation.probes.segment import mask_shares, unet_decoder
@@ -130,6 +130,42 @@ def test_tiny_training_sets_are_possible():
     features, labels = blobs(counts=(3, 3, 3))
     for probe in (probe_fast, probe_biovfm, probe_knn):
         assert np.isfinite(probe("multi-class", 3, features, labels).test).all()
+
+
+@pytest.mark.parametrize("probe", [probe_fast, probe_knn])
+@pytest.mark.parametrize("kind", ["multi-class", MULTI])
+def test_features_that_hardly_vary_are_told_apart(probe, kind):
+    """The class tokens of an untrained model are one vector but for a hundred thousandth."""
+    features, labels = blobs(kind, counts=(600, 200, 200))
+    shift = np.random.default_rng(9).normal(size=12)
+    near = {name: (shift + 1e-5 * part).astype(np.float32) for name, part in features.items()}
+    centred = {name: (part.astype(np.float64) - shift).astype(np.float32) for name, part in near.items()}
+    scores, wanted = probe(kind, 3, near, labels).test, probe(kind, 3, centred, labels).test
+    truth = one_hot(labels["test"], 3) > 0
+    found, best = (np.mean((part > 0.4) == truth) for part in (scores, wanted))
+    assert found > 0.8 and found > best - 0.07
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([1.0, 1e-3, 1e-5]), st.booleans())
+def test_neighbours_are_those_of_exact_cosines(seed, spread, skip_self):
+    rng = np.random.default_rng(seed)
+    middle = rng.normal(size=8)
+    features = (middle + spread * rng.normal(size=(30, 8))).astype(np.float32)
+    queries = features if skip_self else (middle + spread * rng.normal(size=(7, 8))).astype(np.float32)
+    centre = unit_centre(features)
+    support = make_support(unit_offsets(features, centre))
+    ((similarity, rows),) = nearest(unit_offsets(queries, centre), support, 5, skip_self)
+    wide = [part.astype(np.float64) / np.linalg.norm(part.astype(np.float64), axis=1, keepdims=True)
+            for part in (queries, features)]  # fmt: skip
+    cosine = wide[0] @ wide[1].T
+    if skip_self:
+        np.fill_diagonal(cosine, -np.inf)
+    best = -np.sort(-cosine, axis=1)[:, :5]
+    tolerance = 1e-5 * spread**2
+    np.testing.assert_allclose(np.take_along_axis(cosine, rows.numpy(), 1), best, atol=tolerance)
+    gaps = similarity.numpy() - similarity.numpy()[:, :1]
+    np.testing.assert_allclose(gaps, best - best[:, :1], atol=tolerance)
 
 
 def test_constant_features_are_no_fault():
