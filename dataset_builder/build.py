@@ -29,7 +29,9 @@ examples:
   biovfm build --raw raw --out dataset --sources drive,busi.yaml    one of the catalogue, one record of your own
   biovfm build --raw raw --out ct --views axial --workers 16
   biovfm build --raw raw --out dataset --benchmarks medmnist/       drop what MedMNIST tests on
+  biovfm build --raw raw --out dataset --plan-only                  list once, before the jobs of an array start
   biovfm build --raw raw --out dataset --shard-index $SLURM_ARRAY_TASK_ID --num-shards 100
+  biovfm build --raw raw --out dataset --retry-failed               after mending files, or adding a source
   biovfm build --out dataset --check                                prove that nothing was lost"""
 
 
@@ -42,11 +44,13 @@ def main(argv: list[str]) -> int:
         _parser().error("--raw is needed to build")
     if (arguments.shard_index is None) != (arguments.num_shards is None):
         _parser().error("--shard-index and --num-shards belong together")
+    if arguments.num_shards and arguments.retry_failed:
+        _parser().error("--retry-failed plans anew: run it once with --plan-only, then the jobs without it")
     if not arguments.raw.is_dir():
         raise UserError(f"{arguments.raw}: no such folder; give the folder that holds one sub-folder for each source")
     plan = _planned(arguments)
-    if arguments.retry_failed:
-        _retry(plan)
+    if arguments.plan_only:
+        return _tell_plan(plan)
     if arguments.num_shards is not None:
         mine = [n for n in plan.unfinished() if n % arguments.num_shards == arguments.shard_index]
         _run_shards(plan, arguments, mine)
@@ -73,19 +77,41 @@ def build(raw: str | Path, out: str | Path, sources: Sequence[str] | None = None
 
 def _planned(arguments: argparse.Namespace) -> "Plan":
     """The plan saved in the output folder, or a new one."""
-    from .plan import differing, load_plan, make_plan
+    from .plan import changed_sources, differing, load_plan, make_plan
+    from .replan import plan_again
 
     options = _options(arguments)
+    sources = _sources(arguments, options)
+    listing = f"listing the sources below {arguments.raw}"
     try:
         plan = load_plan(arguments.out)
     except FileNotFoundError:
-        print(f"listing the sources below {arguments.raw}", flush=True)
-        return make_plan(_sources(arguments, options), arguments.raw, arguments.out, options, _salt(arguments))
+        print(listing, flush=True)
+        return make_plan(sources, arguments.raw, arguments.out, options, _salt(arguments))
     if changed := differing(plan.options, options):
         raise UserError(
             f"{arguments.out}: holds a build with {', '.join(changed)}; choose another --out, or remove that folder"
         )
+    if arguments.retry_failed:
+        print(listing, flush=True)
+        plan, taken = plan_again(plan, sources, arguments.raw, _salt(arguments))
+        print(f"{taken} of {len(plan.shards)} shards stay as they are, the others run")
+    elif changed := changed_sources(plan, sources):
+        raise UserError(
+            f"{arguments.out}: was planned with other records of {', '.join(changed[:5])}; choose another --out, "
+            "or add --retry-failed to list the raw folder again and keep what has not changed"
+        )
     return plan
+
+
+def _tell_plan(plan: "Plan") -> int:
+    inputs = sum(shard.items for shard in plan.shards)
+    print(
+        f"{len(plan.shards):,} shards of {len(plan.sources)} sources with {inputs:,} inputs are planned in {plan.out}"
+    )
+    for source, reason in plan.skipped.items():
+        print(f"  skipped {source}: {reason}")
+    return 0
 
 
 def _build(plan: "Plan", arguments: argparse.Namespace) -> int:
@@ -95,6 +121,7 @@ def _build(plan: "Plan", arguments: argparse.Namespace) -> int:
     inputs = _inputs(arguments)
     complete = plan.work / "complete.json"
     if not plan.unfinished() and _read_json(complete) == inputs:
+        print("nothing is left to do")
         _report(plan, _read_json(plan.out / "build.json"))
         return 0
     complete.unlink(missing_ok=True)
@@ -155,25 +182,6 @@ def _screen_across(plan: "Plan", inputs: dict[str, Any], benchmarks: list[Path])
         save_drops(plan, candidates, decide(plan, candidates, known, print))
         write_text(decided, json.dumps(inputs))
     return len(known.hashes)
-
-
-def _retry(plan: "Plan") -> None:
-    """Make the shards with inputs that failed undone, so that they run again and nothing else does."""
-    from .executors import CRASHED, STALLED
-    from .limits import TOO_LARGE, UNREADABLE, UNSAFE
-
-    failures = {CRASHED, STALLED, TOO_LARGE, UNREADABLE, UNSAFE}
-    again = [
-        n
-        for n in range(len(plan.shards))
-        if failures & (_read_json(plan.stats_path(n)) or {}).get("outcomes", {}).keys()
-    ]
-    for number in again:
-        plan.stats_path(number).unlink()
-        plan.marks_path(number).unlink(missing_ok=True)
-    if again:
-        (plan.work / "decided.json").unlink(missing_ok=True)
-    print(f"{len(again)} of {len(plan.shards)} shards hold inputs that failed; running them again")
 
 
 def _check(out: Path) -> int:
@@ -310,7 +318,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--shard-index", type=_count, metavar="I", help="with --num-shards: do every Nth shard only, for job arrays")
     add("--num-shards", type=_positive, metavar="N", help="number of jobs")
     add("--item-seconds", type=float, default=300.0, metavar="S", help="longest time on one picture (default 300)")
-    add("--retry-failed", action="store_true", help="run the shards with unreadable inputs again")
+    add(
+        "--retry-failed", action="store_true", help="list the raw folder again; run what failed, is new or has changed"
+    )
+    add("--plan-only", action="store_true", help="list the raw folder, save the plan and do nothing else")
     add("--check", action="store_true", help="check the accounting of a finished dataset and do nothing else")
     return parser
 

@@ -35,7 +35,7 @@ def finish_shard(out: str, raw: str, number: int) -> dict[str, Any]:
     elif not target.is_file():
         with atomic_path(target) as path:
             if stays.all():
-                _linked(plan.rows_path(number), path)
+                linked(plan.rows_path(number), path)
             else:
                 _filtered(plan.rows_path(number), path, stays)
     return {"shard": number, "kept": int(stays.sum())}
@@ -111,7 +111,7 @@ def _filtered(source: Path, target: Path, stays: np.ndarray) -> None:
             writer.write_table(pa.Table.from_batches(waiting, schema=writer.schema), row_group_size=ROW_GROUP)
 
 
-def _linked(source: Path, target: Path) -> None:
+def linked(source: Path, target: Path) -> None:
     """Give the file a second name, which costs nothing; copy it where the file system cannot."""
     try:
         os.link(source, target)

@@ -87,13 +87,17 @@ class Shard:
 
 @dataclass(frozen=True)
 class Plan:
-    """A saved plan. `sources` holds what the card needs of each record, `skipped` why others were left out."""
+    """A saved plan.
+
+    `sources` holds what the card needs of each record, `skipped` why others were left out, `records` a digest of each.
+    """
 
     out: Path
     options: Options
     shards: tuple[Shard, ...]
     sources: dict[str, dict[str, Any]]
     skipped: dict[str, str]
+    records: dict[str, str]
 
     @property
     def work(self) -> Path:
@@ -149,10 +153,12 @@ def make_plan(sources: Iterable[Source], raw: Path, out: Path, options: Options,
     """
     described: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
+    records: dict[str, str] = {}
     shards: list[Shard] = []
     work = out / WORK
     with atomic_path(work / "items.parquet") as path, pq.ParquetWriter(path, _ITEMS, compression="zstd") as writer:
         for source in sources:
+            records[source.id] = digest(source)
             before = len(shards)
             for modality, items in _cut(_considered(source, raw, options)):
                 number = sum(s.source == source.id and s.modality == modality for s in shards[before:])
@@ -167,7 +173,7 @@ def make_plan(sources: Iterable[Source], raw: Path, out: Path, options: Options,
         if not shards:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
             raise UserError(f"{raw}: holds none of the sources ({reasons}); see: biovfm sources status --raw {raw}")
-    plan = Plan(out, options, tuple(shards), described, skipped)
+    plan = Plan(out, options, tuple(shards), described, skipped, records)
     content = {**asdict(plan), "version": VERSION}
     del content["out"]
     write_text(work / "plan.json", json.dumps(content, indent=1))
@@ -199,6 +205,7 @@ def _parsed(out: Path, _changed: int) -> Plan:
         shards=tuple(Shard(**shard) for shard in content["shards"]),
         sources=content["sources"],
         skipped=content["skipped"],
+        records=content["records"],
     )
 
 
@@ -209,6 +216,18 @@ def differing(planned: Options, wanted: Options) -> list[str]:
         for field in fields(Options)
         if getattr(planned, field.name) != getattr(wanted, field.name)
     ]
+
+
+def changed_sources(plan: Plan, sources: Iterable[Source]) -> list[str]:
+    """Ids of the sources that are new, gone, or whose record says something else than when the plan was made."""
+    wanted = {source.id: digest(source) for source in sources}
+    return sorted(id for id in wanted.keys() | plan.records.keys() if wanted.get(id) != plan.records.get(id))
+
+
+def digest(source: Source) -> str:
+    """A short hash of what a record says, wherever its file lies."""
+    said = json.dumps({**asdict(source), "record": ""}, sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def slug(modality: str | None) -> str:

@@ -174,7 +174,9 @@ def test_an_empty_raw_folder_says_what_to_do(tmp_path, out):
 
 
 def test_wrong_words_exit_with_2(capsys):
-    for words in (["--out", "x"], ["--raw", ".", "--out", "x", "--size", "0"], ["--out", "x", "--views"]):
+    array = ["--raw", ".", "--out", "x", "--shard-index", "0"]
+    wrong = [["--out", "x"], ["--raw", ".", "--out", "x", "--size", "0"], ["--out", "x", "--views"]]
+    for words in [*wrong, array, [*array, "--num-shards", "2", "--retry-failed"]]:
         with pytest.raises(SystemExit) as stopped:
             main(words)
         assert stopped.value.code == 2
@@ -280,3 +282,49 @@ def test_the_card_tells_licences_and_outsiders(built):
     assert "not established" in card
     for name in ("modality-anatomy.png", "samples-mr.png", "samples-ultrasound.png"):
         assert Image.open(built / "figures" / name).size[0] > 100
+
+
+def test_other_sources_need_another_folder_or_a_new_listing(small_raw, built, tmp_path, make):
+    raw, sources = small_raw
+    with pytest.raises(UserError, match=r"other records of eyes, heads; .*--retry-failed"):
+        build(raw, built, [sources.split(",")[0]], workers=0, size=32)
+    make.record(tmp_path / "records", "eyes", modality="Fundus", anatomies=["eye"], train="all")
+    with pytest.raises(UserError, match="other records of eyes;"):
+        build(raw, built, [sources], workers=0, size=32)
+
+
+def test_a_source_can_be_added_later(small_raw, out, tmp_path, capsys):
+    raw, sources = small_raw
+    few = ",".join(sources.split(",")[1:])
+    build(raw, out, [few], workers=0, size=32)
+    seconds = (out / ".build" / "shards" / "000000.parquet").stat()
+    build(raw, out, [sources], workers=0, size=32, retry_failed=True)
+    assert "2 of 3 shards stay as they are" in capsys.readouterr().out
+    assert (out / ".build" / "shards" / "000001.parquet").stat().st_mtime_ns == seconds.st_mtime_ns
+    build(raw, tmp_path / "fresh", [sources], workers=0, size=32)
+    assert tree(out) == tree(tmp_path / "fresh")
+    assert faults(out)[1] == []
+
+
+def test_a_mended_archive_is_listed_again(tmp_path, out, make):
+    import zipfile
+
+    archive = tmp_path / "raw" / "own" / "a.zip"
+    archive.parent.mkdir(parents=True)
+    make.png(tmp_path / "1.png", make.picture(1))
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.write(tmp_path / "1.png", "1.png")
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[:-30])
+    record = str(make.record(tmp_path, "own"))
+    assert "kept" not in build(tmp_path / "raw", out, [record], workers=0, size=32)["outcomes"]
+    archive.write_bytes(whole)
+    assert build(tmp_path / "raw", out, [record], workers=0, size=32, retry_failed=True)["outcomes"] == {"kept": 1}
+
+
+def test_a_plan_alone_builds_nothing(small_raw, out, capsys):
+    raw, sources = small_raw
+    words = ["--raw", str(raw), "--out", str(out), "--sources", sources, "--size", "32"]
+    assert main([*words, "--plan-only"]) == 0
+    assert "3 shards of 3 sources, 21 inputs, are planned" in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == [".build"]
