@@ -116,7 +116,7 @@ def _tell_plan(plan: "Plan") -> int:
 
 def _build(plan: "Plan", arguments: argparse.Namespace) -> int:
     from .card import write_card
-    from .finish import finish_shard, write_manifest, write_summary
+    from .finish import finish_shard, write_manifest, write_sample, write_summary
 
     inputs = _inputs(arguments)
     complete = plan.work / "complete.json"
@@ -129,7 +129,7 @@ def _build(plan: "Plan", arguments: argparse.Namespace) -> int:
     benchmarks = _screen_across(plan, inputs, arguments.benchmarks)
     for _ in _running(finish_shard, plan, arguments, list(range(len(plan.shards)))):
         pass
-    found = {"benchmark_images": benchmarks, "overlaps": _overlaps(plan)}
+    found = {"benchmark_images": benchmarks, "overlaps": _overlaps(plan), "sampled": write_sample(plan)}
     summary = write_summary(plan, write_manifest(plan), found)
     write_card(plan, summary)
     write_text(complete, json.dumps(inputs))
@@ -170,16 +170,20 @@ def _running(
 
 def _screen_across(plan: "Plan", inputs: dict[str, Any], benchmarks: list[Path]) -> int:
     """Decide on duplicates and benchmark images of all shards; returns the number of benchmark images."""
-    from .duplicates import decide, load_candidates, save_drops
+    from .duplicates import decide, load_candidates, save_drops, save_sample
+    from .finish import SAMPLE
     from .leakage import read_benchmarks
 
     known = read_benchmarks(benchmarks)
     decided = plan.work / "decided.json"
     if _read_json(decided) != inputs:
         # Files that follow earlier decisions must not be taken for finished ones.
-        shutil.rmtree(plan.out / "data", ignore_errors=True)
+        for folder in ("data", SAMPLE):
+            shutil.rmtree(plan.out / folder, ignore_errors=True)
         candidates = load_candidates(plan)
-        save_drops(plan, candidates, decide(plan, candidates, known, print))
+        drops = decide(plan, candidates, known, print)
+        save_drops(plan, candidates, drops)
+        save_sample(plan, candidates, drops)
         write_text(decided, json.dumps(inputs))
     return len(known.hashes)
 

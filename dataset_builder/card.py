@@ -9,6 +9,7 @@ from pyarrow.parquet import read_metadata
 from biovfm_hf.files import write_text
 
 from .figures import modality_by_anatomy, sample_sheets
+from .finish import SAMPLE
 from .plan import Plan, slug
 from .schema import COLUMN_TYPES
 
@@ -45,8 +46,10 @@ def configs(plan: Plan) -> dict[str, list[str]]:
         found["us"] = found["ultrasound"]
     if all(any(shard.source == source for shard in present) for source in SCALING_SOURCES):
         found["2.45m"] = [f"data/*/{source}-*.parquet" for source in SCALING_SOURCES]
-    if plan.options.subset == "0.2m":
-        found["0.2m"] = found["full"]
+    if (plan.out / SAMPLE).is_dir():
+        found["0.2m"] = [f"{SAMPLE}/*.parquet"]
+    elif present and plan.options.subset in ("full", "0.2m"):
+        found["0.2m"] = found["full"]  # no more than the sample would hold
     return found
 
 

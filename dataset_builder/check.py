@@ -12,6 +12,7 @@ from PIL import Image
 
 from biovfm_hf.errors import UserError
 
+from .finish import SAMPLE
 from .hashing import sha256_of_pixels
 from .plan import load_plan
 from .schema import COLUMNS
@@ -47,6 +48,7 @@ def faults(out: Path) -> tuple[dict[str, int], list[str]]:
     found += [f"{name}: in the manifest, not on disk" for name in sorted(rows.keys() - files)]
     for name in sorted(files & rows.keys()):
         found += _against_file(out / name, name, rows[name], summary["options"]["image_format"] == "png")
+    found += _against_sample(out, summary["sampled"], {pair for pairs in rows.values() for pair in pairs})
     return dict(outcomes), found + _against_plan(out)
 
 
@@ -77,6 +79,18 @@ def _against_file(path: Path, name: str, rows: list[tuple[str, str]], lossless: 
         if sha256_of_pixels(np.asarray(Image.open(BytesIO(row["image"]["bytes"])))) != row["sha256"]:
             found.append(f"{name}: row group {group}: the pixels are not those of sha256")
     return found
+
+
+def _against_sample(out: Path, count: int, kept: set[tuple[str, str]]) -> list[str]:
+    """The files of config 0.2m hold as many rows as were chosen, all of them rows of the dataset."""
+    found, total = [], 0
+    for path in sorted((out / SAMPLE).glob("*.parquet")):
+        stored = pq.read_table(path, columns=["path", "sha256"])
+        pairs = set(zip(stored["path"].to_pylist(), stored["sha256"].to_pylist(), strict=True))
+        total += len(stored)
+        if strangers := len(pairs - kept):
+            found.append(f"{SAMPLE}/{path.name}: {strangers} of its rows are not in the dataset")
+    return found if total == count else [*found, f"{SAMPLE}: holds {total} rows of {count}"]
 
 
 def _against_plan(out: Path) -> list[str]:

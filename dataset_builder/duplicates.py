@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from biovfm_hf.files import write_text
+from biovfm_hf.files import atomic_path, write_text
 
 from .hashing import SIMILARITY, THUMBNAIL, neighbours, similarity
 from .leakage import Benchmarks, matches
 from .plan import Plan
 
-SUBSET_SIZE = 200_000  # pictures of the subset 0.2m
+SUBSET_SIZE = 200_000  # pictures of the subset 0.2m: a config of a full dataset, or a dataset of its own
 RADIUS = 4  # bits in which the perceptual hashes of near duplicates may differ
 BENCHMARK = "benchmark image"
 _COMPARED = 16  # pictures kept under one hash that a suspect is compared with
@@ -96,7 +96,7 @@ def decide(plan: Plan, candidates: Candidates, benchmarks: Benchmarks, note: Cal
         note("matching near duplicates")
         drops.update(near_duplicates(candidates, drops))
     if plan.options.subset == "0.2m":
-        chosen = set(random_subset(candidates, drops, plan.options.seed).tolist())
+        chosen = set(random_subset(candidates, drops, plan.options.seed, SUBSET_SIZE).tolist())
         left_out = [n for n in _kept(candidates, drops).tolist() if n not in chosen]
         drops.update({n: Drop("not sampled", "") for n in left_out})
     return drops
@@ -149,7 +149,7 @@ def near_duplicates(candidates: Candidates, dropped: dict[int, Drop]) -> dict[in
     return drops
 
 
-def random_subset(candidates: Candidates, dropped: dict[int, Drop], seed: int, size: int = SUBSET_SIZE) -> np.ndarray:
+def random_subset(candidates: Candidates, dropped: dict[int, Drop], seed: int, size: int) -> np.ndarray:
     """Numbers of `size` kept pictures, chosen by a hash of their pixels and the seed; every modality has a share.
 
     A modality gets its proportion of `size`, at least a thousandth of it as far as it has as many.
@@ -181,6 +181,20 @@ def save_drops(plan: Plan, candidates: Candidates, drops: dict[int, Drop]) -> No
         by_shard[int(candidates.shard[n])][int(candidates.line[n])] = [drop.reason, detail]
     for number, lines in by_shard.items():
         write_text(drops_path(plan, number), json.dumps(lines))
+
+
+def save_sample(plan: Plan, candidates: Candidates, drops: dict[int, Drop]) -> None:
+    """Note shard and line of the pictures of config 0.2m; nothing where all that is kept is no more than that."""
+    sample_path(plan).unlink(missing_ok=True)
+    if plan.options.subset == "full" and len(candidates.shard) - len(drops) > SUBSET_SIZE:
+        chosen = random_subset(candidates, drops, plan.options.seed, SUBSET_SIZE)
+        with atomic_path(sample_path(plan)) as path, path.open("wb") as file:
+            np.save(file, np.stack([candidates.shard[chosen], candidates.line[chosen]], axis=1))
+
+
+def sample_path(plan: Plan) -> Path:
+    """Where `save_sample` writes: int32 (n, 2)."""
+    return plan.work / "sample.npy"
 
 
 def drops_path(plan: Plan, number: int) -> Path:

@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import pyarrow.parquet as pq
 
 from biovfm_hf.files import atomic_path, write_text
 
-from .duplicates import BENCHMARK, load_drops
+from .duplicates import BENCHMARK, load_drops, sample_path
 from .plan import Plan, load_plan
 from .schema import MANIFEST, ROW_GROUP, row_writer
 from .shard import KEPT
+
+SAMPLE = "sample"  # folder of config 0.2m
+SAMPLE_ROWS = 20_000  # rows in one of its files
 
 
 def finish_shard(out: str, raw: str, number: int) -> dict[str, Any]:
@@ -37,8 +41,33 @@ def finish_shard(out: str, raw: str, number: int) -> dict[str, Any]:
             if stays.all():
                 linked(plan.rows_path(number), path)
             else:
-                _filtered(plan.rows_path(number), path, stays)
+                _write(_chosen(plan.rows_path(number), stays), path)
     return {"shard": number, "kept": int(stays.sum())}
+
+
+def write_sample(plan: Plan) -> int:
+    """Write the files of config 0.2m, a copy of the rows that were chosen, in plan order; returns how many."""
+    folder = plan.out / SAMPLE
+    if not sample_path(plan).is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        return 0
+    chosen = np.load(sample_path(plan))
+    if not folder.is_dir():
+        with atomic_path(folder) as path:
+            path.mkdir()
+            rows = _sampled(plan, chosen)
+            for number in range(-(-len(chosen) // SAMPLE_ROWS)):
+                _write(islice(rows, SAMPLE_ROWS), path / f"{number:05d}.parquet")
+    return len(chosen)
+
+
+def _sampled(plan: Plan, chosen: np.ndarray) -> Iterator[pa.RecordBatch]:
+    """Row by row, what `chosen`, int32 (n, 2) of shard and line, names."""
+    for shard in np.unique(chosen[:, 0]).tolist():
+        outcomes = pq.read_table(plan.candidates_path(shard), columns=["outcome"])["outcome"].to_pylist()
+        lines = np.flatnonzero([outcome == KEPT for outcome in outcomes])
+        for batch in _chosen(plan.rows_path(shard), np.isin(lines, chosen[chosen[:, 0] == shard, 1])):
+            yield from (batch.slice(row, 1) for row in range(len(batch)))
 
 
 def write_manifest(plan: Plan) -> dict[str, Any]:
@@ -93,16 +122,20 @@ def _manifest_writer(path: Path) -> pq.ParquetWriter:
     return pq.ParquetWriter(path, MANIFEST, compression="zstd", write_page_index=True)
 
 
-def _filtered(source: Path, target: Path, stays: np.ndarray) -> None:
-    """Copy the rows that stay, in full row groups."""
-    waiting: list[pa.RecordBatch] = []
+def _chosen(source: Path, wanted: np.ndarray) -> Iterator[pa.RecordBatch]:
+    """The rows of a file for which `wanted`, bool (rows,), is true."""
     done = 0
+    for batch in pq.ParquetFile(source).iter_batches(batch_size=ROW_GROUP):
+        yield batch.filter(pa.array(wanted[done : done + len(batch)]))
+        done += len(batch)
+
+
+def _write(batches: Iterable[pa.RecordBatch], target: Path) -> None:
+    """Write rows in full row groups."""
+    waiting: list[pa.RecordBatch] = []
     with row_writer(target) as writer:
-        for batch in pq.ParquetFile(source).iter_batches(batch_size=ROW_GROUP):
-            kept = batch.filter(pa.array(stays[done : done + len(batch)]))
-            done += len(batch)
-            waiting.append(kept)
-            table = pa.Table.from_batches(waiting, schema=writer.schema)
+        for batch in batches:
+            table = pa.Table.from_batches([*waiting, batch], schema=writer.schema)
             if len(table) >= ROW_GROUP:
                 writer.write_table(table.slice(0, ROW_GROUP), row_group_size=ROW_GROUP)
                 table = table.slice(ROW_GROUP)

@@ -55,7 +55,6 @@ def build_shard(out: str, raw: str, number: int) -> dict[str, Any]:
     Returns:
         The shard's statistics: number, outcomes (count of each), pictures, kept, bytes read, seconds.
     """
-    _quieten()
     plan = load_plan(Path(out))
     done = plan.stats_path(number)
     if done.is_file():
@@ -66,7 +65,7 @@ def build_shard(out: str, raw: str, number: int) -> dict[str, Any]:
         row_writer(rows_path) as writer,
         ProgressFile(plan.progress_path(number)) as progress,
     ):
-        shard = _Shard(plan, Path(raw), number, writer, progress)
+        shard = _Shard(Reader(plan, Path(raw), number), writer, progress)
         shard.run()
     with atomic_path(plan.candidates_path(number)) as path:
         pq.write_table(pa.Table.from_pylist(shard.lines, schema=CANDIDATES), path, compression="zstd")
@@ -87,27 +86,22 @@ def _quieten() -> None:
 class _Shard:
     """The running state of one shard: lines so far, rows not yet written, and counts."""
 
-    def __init__(self, plan: Plan, raw: Path, number: int, writer: pq.ParquetWriter, progress: ProgressFile):
-        self._plan, self._raw, self._number, self._writer, self._progress = plan, raw, number, writer, progress
+    def __init__(self, reader: "Reader", writer: pq.ParquetWriter, progress: ProgressFile):
+        self._reader, self._writer, self._progress = reader, writer, progress
         self._pending: list[dict[str, Any]] = []
         self._kept = self._bytes = 0
         self.lines: list[dict[str, Any]] = []
 
     def run(self) -> None:
         """Go through the inputs in order; each leaves at least one line."""
-        items, marks = self._plan.items(self._number), self._plan.marks(self._number)
-        feeds = _feeds(self._raw, items, marks)
-        for index, (item, feed) in enumerate(zip(items, feeds, strict=True)):
-            self._progress.write(index, len(self.lines), self._kept, self._bytes)
-            if item.excluded or index in marks:
-                path = self._path(item, None if _in_archive(item) else self._raw / item.path)
-                self._add(index, Outcome(self._line(item, path, item.excluded or marks[index])))
-                continue
-            for outcome in self._outcomes(item, feed):
+        index = -1
+        for index, (item, outcomes) in enumerate(self._reader.inputs()):
+            self._note(index)
+            for outcome in outcomes:
                 self._add(index, outcome)
-                self._progress.write(index, len(self.lines), self._kept, self._bytes)
-            self._bytes += int((item.options or {}).get("size") or 0)
-        self._progress.write(len(items), len(self.lines), self._kept, self._bytes)
+                self._note(index)
+            self._bytes += 0 if item.excluded else int((item.options or {}).get("size") or 0)
+        self._note(index + 1)
         self._flush()
 
     def statistics(self) -> dict[str, Any]:
@@ -116,7 +110,43 @@ class _Shard:
         for line in self.lines:
             outcomes[line["outcome"]] = outcomes.get(line["outcome"], 0) + 1
         counts = {"pictures": len(self.lines), "kept": self._kept, "bytes": self._bytes}
-        return {"shard": self._number, "outcomes": dict(sorted(outcomes.items())), **counts}
+        return {"shard": self._reader.number, "outcomes": dict(sorted(outcomes.items())), **counts}
+
+    def _note(self, index: int) -> None:
+        self._progress.write(index, len(self.lines), self._kept, self._bytes)
+
+    def _add(self, index: int, outcome: Outcome) -> None:
+        self.lines.append({**outcome.line, "item": index})
+        if outcome.row is not None:
+            self._kept += 1
+            self._pending.append(outcome.row)
+            if len(self._pending) == ROW_GROUP:
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            table = pa.Table.from_pylist(self._pending, schema=self._writer.schema)
+            self._writer.write_table(table, row_group_size=ROW_GROUP)
+            self._pending.clear()
+
+
+class Reader:
+    """Reads and screens the inputs of one shard of a plan."""
+
+    def __init__(self, plan: Plan, raw: Path, number: int):
+        self._plan, self._raw, self.number = plan, raw, number
+
+    def inputs(self) -> Iterator[tuple[Item, Iterator[Outcome]]]:
+        """Yield each input in order with its outcomes, which are read as they are asked for: all of them, in order."""
+        _quieten()
+        items, marks = self._plan.items(self.number), self._plan.marks(self.number)
+        feeds = _feeds(self._raw, items, marks)
+        for index, (item, feed) in enumerate(zip(items, feeds, strict=True)):
+            if reason := item.excluded or marks.get(index):
+                path = self._path(item, None if _in_archive(item) else self._raw / item.path)
+                yield item, iter([Outcome(self._line(item, path, reason))])
+            else:
+                yield item, self._outcomes(item, feed)
 
     def _outcomes(self, item: Item, feed: Feed | None) -> Iterator[Outcome]:
         """The outcomes of one input. What was yielded before a failure stays; the failure has a line of its own."""
@@ -135,7 +165,7 @@ class _Shard:
             yield Outcome(self._line(item, path, UNREADABLE, "holds no picture"))
 
     def _path(self, item: Item, source: Path | bytes | None) -> str:
-        source_id = self._plan.shards[self._number].source
+        source_id = self._plan.shards[self.number].source
         return stored_path(item, source, public=bool(self._plan.sources[source_id]["in_paper"]))
 
     def _screened(self, item: Item, path: str, picture: Picture) -> Outcome:
@@ -161,7 +191,7 @@ class _Shard:
 
     def _line(self, item: Item, path: str, outcome: str, detail: str | None = None) -> dict[str, Any]:
         return {
-            "source": self._plan.shards[self._number].source,
+            "source": self._plan.shards[self.number].source,
             "modality": item.modality,
             "anatomy": item.anatomy,
             "path": path,
@@ -171,20 +201,6 @@ class _Shard:
             "detail": detail or None,
             "subject": item.subject,
         }
-
-    def _add(self, index: int, outcome: Outcome) -> None:
-        self.lines.append({**outcome.line, "item": index})
-        if outcome.row is not None:
-            self._kept += 1
-            self._pending.append(outcome.row)
-            if len(self._pending) == ROW_GROUP:
-                self._flush()
-
-    def _flush(self) -> None:
-        if self._pending:
-            table = pa.Table.from_pylist(self._pending, schema=self._writer.schema)
-            self._writer.write_table(table, row_group_size=ROW_GROUP)
-            self._pending.clear()
 
 
 def fitted(picture: Picture, options: Options) -> tuple[np.ndarray, np.ndarray]:

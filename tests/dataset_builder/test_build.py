@@ -44,6 +44,7 @@ def test_load_dataset_reads_every_config(built, tmp_path, monkeypatch):
     image = full[0]["image"]
     assert image.size == (32, 32)
     assert sha256_of_pixels(np.asarray(image)) == full[0]["sha256"]
+    assert len(list(datasets.load_dataset(str(built), "0.2m", split="train", streaming=True))) == len(full)
     stream = datasets.load_dataset(str(built), "ultrasound", split="train", streaming=True)
     assert [row["source"] for row in stream] == ["scans"] * 12
     assert len(list(datasets.load_dataset(str(built), "us", split="train", streaming=True))) == 12
@@ -326,5 +327,40 @@ def test_a_plan_alone_builds_nothing(small_raw, out, capsys):
     raw, sources = small_raw
     words = ["--raw", str(raw), "--out", str(out), "--sources", sources, "--size", "32"]
     assert main([*words, "--plan-only"]) == 0
-    assert "3 shards of 3 sources, 21 inputs, are planned" in capsys.readouterr().out
+    assert "3 shards of 3 sources with 21 inputs are planned" in capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == [".build"]
+
+
+def test_a_full_dataset_has_a_seeded_sample_of_every_modality(small_raw, out, tmp_path, monkeypatch):
+    raw, sources = small_raw
+    monkeypatch.setattr("dataset_builder.duplicates.SUBSET_SIZE", 60)
+    monkeypatch.setattr("dataset_builder.finish.SAMPLE_ROWS", 25)
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+    summary = build(raw, out, [sources], workers=0, size=32)
+    assert [path.name for path in sorted((out / "sample").iterdir())] == [f"0000{n}.parquet" for n in range(3)]
+    sample = datasets.load_dataset(str(out), "0.2m", split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(sample) == summary["sampled"]
+    assert abs(len(sample) - 60) <= 1
+    assert set(sample["modality"]) == {"Ultrasound", "Fundus", "MR"}
+    full = {(row["sha256"], row["path"], row["index"]): row for row in rows_of(out)}
+    assert all(full[row["sha256"], row["path"], row["index"]]["subject"] == row["subject"] for row in sample)
+    assert faults(out)[1] == []
+    build(raw, tmp_path / "other", [sources], workers=0, size=32, seed=1)
+    chosen = [sorted(row["sha256"] for row in rows_of(folder, "sample")) for folder in (out, tmp_path / "other")]
+    assert chosen[0] != chosen[1]
+    (out / "sample" / "00002.parquet").unlink()
+    assert faults(out)[1] == [f"sample: holds 50 rows of {summary['sampled']}"]
+
+
+def test_subset_of_200_000_is_drawn_from_what_is_kept(small_raw, out, monkeypatch):
+    raw, sources = small_raw
+    monkeypatch.setattr("dataset_builder.duplicates.SUBSET_SIZE", 60)
+    summary = build(raw, out, [sources], workers=0, size=32, subset="0.2m")
+    assert abs(summary["kept"] - 60) <= 1
+    assert summary["outcomes"]["not sampled"] > 60
+    assert set(summary["modality_anatomy"]) == {"Ultrasound", "Fundus", "MR"}
+    assert summary["sampled"] == 0
+
+
+def rows_of(out: Path, folder: str = "data") -> list[dict]:
+    return [row for path in sorted((out / folder).rglob("*.parquet")) for row in pq.read_table(path).to_pylist()]
