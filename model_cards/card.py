@@ -3,17 +3,18 @@
 import argparse
 import json
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.files import atomic_path, write_text
+from biovfm_hf.files import write_text
 
 from . import formats
+from .card_figures import carry_figures
 from .compute import Power, compute_lines, energy_kwh
 from .dataset_folder import DatasetSummary, summarise_dataset
+from .hub_results import eval_results, leaderboard_yaml
 from .leakage import MAX_OVERLAPS, leakage_lines
 from .model_folder import ModelSummary, summarise_model
 from .reading import read_text
@@ -23,7 +24,6 @@ from .results import (
     load_results,
     metric_label,
     metric_order,
-    primary_metric,
     published_comparison,
     results_rows,
 )
@@ -31,8 +31,6 @@ from .run_folder import RunSummary, group_of, summarise_run
 
 TEMPLATES = Path(__file__).parent / "templates"
 END = "<!-- written by biovfm card up to here; text below this line is kept -->"
-HUB_METRICS = {"auc": "roc_auc", "mcc": "matthews_correlation", "f1_macro": "f1", "recall_macro": "recall"}
-MAX_PICTURES = 6
 EPILOG = """examples:
   biovfm card run/model --results results --run run --dataset data
   biovfm card run/model --results results --repo-id you/biovfm-tiny --license apache-2.0
@@ -115,53 +113,6 @@ def card_metadata(inputs: CardInputs) -> Any:
     )
 
 
-def eval_results(records: list[Record]) -> list[Any]:
-    """The records in huggingface_hub's model-index form, one entry per metric, with the interval in `metric_args`."""
-    from huggingface_hub import EvalResult
-
-    entries = []
-    for record in records:
-        kind = "image-segmentation" if record.method.startswith("segment") else "image-classification"
-        method = record.method + (f", {record.protocol} protocol" if record.protocol else "")
-        for name, value in record.metrics.items():
-            bounds = None
-            if value.low is not None and value.high is not None:
-                bounds = {"ci_low": round(value.low, 6), "ci_high": round(value.high, 6), "ci_level": 0.95}
-            entries.append(
-                EvalResult(
-                    task_type=kind,
-                    dataset_type=record.task,
-                    dataset_name=record.task,
-                    dataset_split="test",
-                    metric_type=HUB_METRICS.get(name, name),
-                    metric_name=f"{metric_label(name)} ({method})",
-                    metric_value=round(value.value, 6),
-                    metric_args=bounds,
-                )
-            )
-    return entries
-
-
-def leaderboard_yaml(records: list[Record], benchmark: str) -> str:
-    """The records in the Hub's `.eval_results` form: the main metric of each task, linear probes before other methods.
-
-    `benchmark` is the Hub dataset whose leaderboard has the tasks; method, protocol and interval go into the notes.
-    """
-    import yaml
-    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-
-    chosen: dict[str, Record] = {}
-    for record in sorted(records, key=lambda record: record.method != "linear"):
-        chosen.setdefault(record.task, record)
-    entries = []
-    for task, record in sorted(chosen.items()):
-        metric = primary_metric([record])
-        notes = f"{metric_label(metric)} {formats.interval(record.metrics[metric], 4)}, {record.method}"
-        notes += f", {record.protocol} protocol" if record.protocol else ""
-        entries.append(EvalResultEntry(benchmark, task, round(record.metrics[metric].value, 6), notes=notes))
-    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
-
-
 def render_card(inputs: CardInputs) -> str:
     """The whole README.md text: YAML block and Markdown body, checked by `check_card`."""
     import yaml
@@ -207,8 +158,7 @@ def render_card(inputs: CardInputs) -> str:
         final_watch=[(name, value) for name, value in final.items() if group_of(name) == "watch"],
         config_yaml=config.replace("```", "'''"),
         compute=compute_lines(inputs.model, run, inputs.power),
-        records=inputs.records,
-        metrics=metric_order(inputs.records)[:6],
+        tables=_result_tables(inputs.records),
         all_intervals=all(entry.low is not None for record in inputs.records for entry in record.metrics.values()),
         mean=mean,
         table=table,
@@ -298,18 +248,20 @@ def _percent(entry: Interval | list[float]) -> str:
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _pictures(results: Path | None, model_dir: Path) -> list[dict[str, str]]:
-    """Copy up to six described figures of the results folder into the model folder's figures/."""
-    pictures: list[dict[str, str]] = []
-    figures = sorted((results / "figures").glob("*.png")) if results is not None and results.is_dir() else []
-    for figure in figures:
-        description = figure.with_suffix(".txt")
-        if not description.is_file() or not re.fullmatch(r"[\w.-]+", figure.name) or len(pictures) == MAX_PICTURES:
-            continue
-        with atomic_path(model_dir / "figures" / figure.name) as temporary:
-            shutil.copyfile(figure, temporary)
-        pictures.append({"path": f"figures/{figure.name}", "alt": read_text(description, 2**16)})
-    return pictures
+def _result_tables(records: list[Record]) -> list[dict[str, Any]]:
+    """Classification and segmentation apart, since they have no metric in common."""
+    tables = []
+    for title, wanted in (("Classification", False), ("Segmentation", True)):
+        chosen = [record for record in records if record.method.startswith("segment") == wanted]
+        if chosen:
+            tables.append({"title": title, "records": chosen, "metrics": metric_order(chosen)[:6]})
+    return tables
+
+
+def _written_text(readme: Path) -> str:
+    """What an earlier `biovfm card` wrote."""
+    text = read_text(readme, 8 * 2**20) if readme.is_file() else ""
+    return text.partition(END)[0] if END in text else ""
 
 
 def _kept_text(readme: Path) -> str:
@@ -366,17 +318,19 @@ def main(argv: list[str]) -> int:
     check_hub_names([name for name in [options.repo_id, options.benchmark, *options.dataset_id] if name])
     model = summarise_model(model_dir)
     records = load_results(options.results) if options.results else []
+    mine = records_of_model(records, model_dir, options.known_as) if records else []
+    others = {record.model for record in records} - {record.model for record in mine}
     inputs = CardInputs(
         model=model,
         model_id=options.repo_id or model_dir.resolve().name,
         name=options.repo_id or model.name,
-        records=records_of_model(records, model_dir, options.known_as) if records else [],
+        records=mine,
         run=_run(options.run),
         dataset=summarise_dataset(options.dataset) if options.dataset else None,
         dataset_ids=options.dataset_id,
         license=_license(model_dir, options.license),
         power=Power(options.watts, options.grid),
-        pictures=_pictures(options.results, model_dir),
+        pictures=carry_figures(options.results, model_dir, others, _written_text(model_dir / "README.md")),
     )
     kept = _kept_text(model_dir / "README.md")
     write_text(model_dir / "README.md", render_card(inputs) + (f"\n{kept}\n" if kept else ""))

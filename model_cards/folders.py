@@ -5,6 +5,8 @@ from pathlib import Path
 
 from biovfm_hf.errors import UserError
 
+FIGURE_ORDER = ("rank", "pca", "roc", "masks", "fewshot", "tsne", "confusion", "attention")  # as file names begin
+
 
 @dataclass
 class Inputs:
@@ -68,3 +70,13 @@ def find_inputs(paths: list[Path]) -> Inputs:
         if kind_of(run / "model") == "models":
             inputs.add(run / "model")
     return inputs
+
+
+def figure_files(folder: Path) -> list[Path]:
+    """The PNG pictures in a folder's `figures/`, or in the folder itself, by kind (FIGURE_ORDER) and name."""
+    place = folder / "figures" if (folder / "figures").is_dir() else folder
+    return sorted(place.glob("*.png"), key=lambda file: (_figure_rank(file.name), file.name))
+
+
+def _figure_rank(name: str) -> int:
+    return next((rank for rank, word in enumerate(FIGURE_ORDER) if name.startswith(word)), len(FIGURE_ORDER))

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from . import charts
 from .compute import Power, compute_lines
 from .dataset_folder import DatasetSummary, sample_images
+from .folders import figure_files
 from .leakage import MAX_OVERLAPS, leakage_lines
 from .model_folder import ModelSummary
 from .pictures import PictureStore
@@ -17,7 +18,6 @@ from .run_folder import RunSummary, group_of
 
 MAX_ROWS = 1500
 MAX_FIGURES = 40
-FIGURE_ORDER = ("rank", "roc", "pca", "masks", "fewshot", "tsne", "confusion", "attention")  # as file names begin
 MAX_CHARTS = 24
 MAIN_METRICS = 6
 MAIN = ("auc", "dice")
@@ -226,24 +226,19 @@ def mean_ranks(records: list[Record], metric: str, names: dict[str, str]) -> lis
 
 
 def figures(folder: Path, store: PictureStore) -> list[Any]:
-    """The PNG pictures in a folder's `figures/`, or in the folder itself; the .txt beside each says what it shows.
+    """A folder's figures (see `figure_files`); the .txt beside each says what it shows.
 
-    Kinds come in FIGURE_ORDER; beyond MAX_FIGURES the store's `left_out` names them.
+    Those beyond MAX_FIGURES are named in the store's `left_out`.
     """
-    place = folder / "figures" if (folder / "figures").is_dir() else folder
     found = []
-    files = sorted(place.glob("*.png"), key=lambda file: (_figure_rank(file.name), file.name))
-    store.left_out += [f"{file.name}: in the folder {place.resolve().name}" for file in files[MAX_FIGURES:]]
+    files = figure_files(folder)
+    store.left_out += [f"{file.name}: in the folder {file.parent.name}" for file in files[MAX_FIGURES:]]
     for file in files[:MAX_FIGURES]:
         text = file.with_suffix(".txt")
         title = file.stem.replace("_", " ")
         alt = " ".join(read_text(text, 2**16).split()) if text.is_file() else title
         found.append(store.add(file, alt, 1600, caption=title, drawn=True))
     return [picture for picture in found if picture]
-
-
-def _figure_rank(name: str) -> int:
-    return next((rank for rank, word in enumerate(FIGURE_ORDER) if name.startswith(word)), len(FIGURE_ORDER))
 
 
 def scaling_section(folder: Path, store: PictureStore) -> dict[str, Any]:

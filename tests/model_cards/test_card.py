@@ -84,6 +84,33 @@ def test_an_edited_score_is_not_pushed(full_card, model_dir):
         push.push_folder(None, model_dir, "you/tiny", push.PushOptions())
 
 
+def test_segmentation_has_a_table_of_its_own(model_dir, make, tmp_path):
+    rows = make.rows(str(model_dir), TASKS)
+    dice = {"value": 0.7, "low": 0.6, "high": 0.8}
+    rows.append({**rows[0], "task": "busi", "method": "segment", "metrics": {"dice": dice}})
+    card.main([str(model_dir), "--results", str(make.results(tmp_path / "results", rows))])
+    text = (model_dir / "README.md").read_text()
+    assert "### Segmentation" in text and "| busi | segment | fast | 1,000 / 200 | 0.700 [0.600, 0.800] |" in text
+    assert "–" not in text.split("## Results")[1].split("### Beside")[0]
+
+
+def test_pictures_are_of_this_model_two_of_a_kind(model_dir, make, tmp_path):
+    mine, other = str(model_dir), "timm/vit_b"
+    results = make.results(tmp_path / "results", make.rows(mine, TASKS) + make.rows(other, TASKS))
+    word = re.sub(r"[^A-Za-z0-9.-]+", "-", mine).strip("-")
+    for name in ("attention_timm-vit-b_t", f"attention_{word}_t", "pca_timm-vit-b_t", f"pca_{word}_t", "roc_t_linear"):
+        for number in range(3):
+            (results / "figures" / f"{name}{number}.png").write_bytes(make.image(3, 40))
+            (results / "figures" / f"{name}{number}.txt").write_text(name)
+    words = [str(model_dir), "--results", str(results)]
+    assert card.main(words) == 0
+    shown = re.findall(r"\]\(figures/(.*?)\.png\)", (model_dir / "README.md").read_text())
+    assert shown[0] == "pca_map" and len(shown) == 6 and not any("vit-b" in name for name in shown)
+    assert {name.split("_")[0] for name in shown} == {"pca", "roc", "attention"}
+    (results / "figures" / "pca_map.txt").unlink()
+    assert card.main(words) == 0 and not (model_dir / "figures" / "pca_map.png").exists()
+
+
 def test_energy_is_arithmetic_on_stated_figures(full_card):
     kilowatt_hours = 150 * 500 / 3.6e6  # 19,200 images at 128 per second, 500 W
     assert f"about {kilowatt_hours:.3g} kWh (estimate" in full_card

@@ -187,7 +187,7 @@ def test_ranks_roc_and_pca_come_first_and_what_is_not_shown_is_named(make, tmp_p
         (results / "figures" / f"{name}.png").write_bytes(make.image(3, 40))
     monkeypatch.setattr(sections, "MAX_FIGURES", 3)
     text = written(tmp_path, results)
-    assert re.findall("<figcaption>(.*?)</figcaption>", text) == ["ranks t", "roc t", "pca map"]
+    assert re.findall("<figcaption>(.*?)</figcaption>", text) == ["ranks t", "pca map", "roc t"]
     assert "attention_m_t.png: in the folder figures" in text and "confusion_t.png: in the folder figures" in text
 
 
