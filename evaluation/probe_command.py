@@ -61,7 +61,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="biovfm: as the authors probe, threshold and resample; fast: logistic regression on standardised "
         "features, subject-level resamples (default)",
     )  # fmt: skip
-    how.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    how.add_argument(
+        "--seed", default="0", metavar="N,...",
+        help="of everything random; several are run one after the other and reported as one result with the seeds' "
+        "share in its uncertainty (default: 0)",
+    )  # fmt: skip
     how.add_argument(
         "--features",
         choices=FEATURES,
@@ -128,6 +132,7 @@ def probe(options: argparse.Namespace, methods: list[str]) -> int:
     """Open the tasks, make the missing records, then tables, comparisons and pictures."""
     from .comparing import compare_models
     from .results import merge_records
+    from .seeds import over_seeds
     from .suite import run_suite, suits
     from .table import write_tables
     from .tasks import open_task, resolve_names
@@ -152,11 +157,12 @@ def probe(options: argparse.Namespace, methods: list[str]) -> int:
     except UserError as error:
         failure = error
     records = merge_records(options.out)
-    comparisons = compare_models(options.out, records, options.resamples, options.seed)
+    comparisons = compare_models(options.out, records, options.resamples)
     if records:
-        write_tables(options.out, records, comparisons)
+        joined = over_seeds(options.out, records, options.resamples)
+        write_tables(options.out, records, joined, comparisons)
         if not options.no_figures:
-            draw(options, tasks, records)
+            draw(options, tasks, joined)
         print(f"{len(records)} records in {options.out / 'results.json'}; table in {options.out / 'table.md'}")
     if failure is not None:
         raise failure
@@ -164,29 +170,40 @@ def probe(options: argparse.Namespace, methods: list[str]) -> int:
 
 
 def make_settings(options: argparse.Namespace, methods: list[str]) -> list["Settings"]:
-    """One `Settings` per method, and per number of shots.
+    """One `Settings` per method, seed, and number of shots.
 
     Raises:
-        UserError: shots that are no whole numbers above 0.
+        UserError: shots or seeds that are no whole numbers.
     """
     from .encoders import default_device
     from .suite import Settings
 
-    try:
-        shots = [int(word) for word in options.shots.split(",")]
-    except ValueError as error:
-        raise UserError(f"--shots {options.shots!r}: give whole numbers, as in 1,4,16") from error
-    if min(shots) < 1:
-        raise UserError(f"--shots {options.shots}: a class needs at least one training case")
+    shots, seeds = whole_numbers(options.shots, "--shots", 1), whole_numbers(options.seed, "--seed", 0)
     device = options.device or default_device()
-    names = ("protocol", "seed", "features", "views", "epochs", "neighbours", "temperature", "decoder", "draws",
+    names = ("protocol", "features", "views", "epochs", "neighbours", "temperature", "decoder", "draws",
              "rate", "image_size", "batch_size", "resamples")  # fmt: skip
     common = {name: getattr(options, name) for name in names}
     return [
-        Settings(method=method, shots=count, device=device, **common)
+        Settings(method=method, seed=seed, shots=count, device=device, **common)
         for method in methods
+        for seed in seeds
         for count in (shots if method == "fewshot" else shots[:1])
     ]
+
+
+def whole_numbers(words: str, option: str, lowest: int) -> list[int]:
+    """The numbers of a list such as `1,4,16`, without repeats.
+
+    Raises:
+        UserError: something else is in it.
+    """
+    try:
+        found = list(dict.fromkeys(int(word) for word in str(words).split(",")))
+    except ValueError as error:
+        raise UserError(f"{option} {words!r}: give whole numbers, as in 1,4,16") from error
+    if min(found) < lowest:
+        raise UserError(f"{option} {words}: the lowest that makes sense is {lowest}")
+    return found
 
 
 def draw(options: argparse.Namespace, tasks: list["Task"], records: list["Record"]) -> None:

@@ -63,7 +63,7 @@ def merge_records(out: Path) -> list[Record]:
     """Rewrite results.json from every record file, one process at a time. Returns the records, in a stable order."""
     with locked(out):
         records = [_read_json(path) for path in sorted((out / "records").glob("*.json")) if path.name[0] != "."]
-        records.sort(key=lambda r: (str(r["method"]), str(r["task"]), str(r["model"])))
+        records.sort(key=lambda r: (str(r["method"]), str(r["task"]), str(r["model"]), str(r["seed"]).zfill(12)))
         write_text(out / "results.json", json.dumps(records, indent=1) + "\n")
     return records
 

@@ -41,23 +41,35 @@ PUBLISHED = {
 Cell = dict[str, Any] | None
 
 
-def write_tables(out: Path, records: list[Record], comparisons: list[dict[str, Any]]) -> None:
-    """Write table.md, table.tex and table.csv of a results folder."""
-    write_text(out / "table.md", markdown(records, comparisons))
-    write_text(out / "table.tex", latex(records))
-    write_text(out / "table.csv", long_csv(records))
+def write_tables(out: Path, records: list[Record], joined: list[Record], comparisons: list[dict[str, Any]]) -> None:
+    """Write table.md, table.tex and table.csv of a results folder.
+
+    Args:
+        out: the results folder.
+        records: every record, for the CSV file.
+        joined: the same with several seeds as one record (`seeds.over_seeds`), for the others.
+        comparisons: of `comparing.compare_models`.
+    """
+    write_text(out / "table.md", markdown(joined, comparisons))
+    write_text(out / "table.tex", latex(joined))
+    write_text(out / "table.csv", long_csv(records, joined))
 
 
 def blocks(records: list[Record]) -> dict[str, list[Record]]:
-    """Records by what makes them comparable: method, protocol, and seed where several are there."""
-    seeds = {record["seed"] for record in records}
+    """Records by what makes them comparable: method, protocol, settings, and seeds where these differ."""
+    seeds = {_seed_text(record) for record in records}
     found: dict[str, list[Record]] = {}
     for record in records:
         name = f"{record['method']}, protocol {record['protocol']}"
-        name += f", seed {record['seed']}" if len(seeds) > 1 else ""
+        name += f", seed {_seed_text(record)}" if len(seeds) > 1 or isinstance(record["seed"], list) else ""
         settings = ", ".join(f"{k} {v}" for k, v in sorted(record["settings"].items()))
         found.setdefault(f"{name} ({settings})" if settings else name, []).append(record)
     return found
+
+
+def _seed_text(record: Record) -> str:
+    seed = record["seed"]
+    return f"{', '.join(map(str, seed))} (mean)" if isinstance(seed, list) else str(seed)
 
 
 def names_in_order(records: list[Record], field: str) -> list[str]:
@@ -153,7 +165,18 @@ def _task_table(task: str, records: list[Record]) -> list[str]:
     lines = [f"### {task} ({train} train, {test} test)", "", *_grid(metrics, rows), ""]
     said = dict.fromkeys(note for record in records for note in record.get("notes", []))
     said.update({f"{name} undefined: {why}": None for record in records for name, why in record["undefined"].items()})
+    said.update(dict.fromkeys(filter(None, map(_seed_note, records))))
     return lines + [f"- {note}" for note in said] + ([""] if said else [])
+
+
+def _seed_note(record: Record) -> str | None:
+    """How much of a joined record's uncertainty is due to seeds, and how much to the sampling of test cases."""
+    entry = record["metrics"].get(record["primary"], {})
+    if "seed_sd" not in entry:
+        return None
+    name = LABELS.get(record["primary"], record["primary"])
+    cases = f", standard error from test cases {100 * entry['case_se']:.2f}" if "case_se" in entry else ""
+    return f"{record['model']}: {name} over {entry['seeds']} seeds, SD {100 * entry['seed_sd']:.2f}{cases}"
 
 
 def _differences(comparisons: list[dict[str, Any]], group: list[Record]) -> list[str]:
@@ -166,19 +189,20 @@ def _differences(comparisons: list[dict[str, Any]], group: list[Record]) -> list
         if row["metric"] == primary[row["task"]]
         and row["method"] == first["method"]
         and row.get("protocol") == first["protocol"]
+        and row.get("seed") in (first["seed"] if isinstance(first["seed"], list) else [first["seed"]])
     ]
     if not rows:
         return []
     lines = ["### Differences", "", "Paired bootstrap on the same test cases; p corrected over tasks (Holm).", ""]
-    lines += ["| task | metric | A | B | A - B | p (Holm) | real at 0.05 |", "|---|---|---|---|---|---|---|"]
+    lines += ["| task | metric | A | B | seed | A - B | p (Holm) | p (DeLong) | real at 0.05 |", "|---" * 9 + "|"]
     for row in rows:
         cell = {"value": row["difference"], "low": row["low"], "high": row["high"]}
         p = row["p_holm"]
         verdict = "no p" if p is None else "yes" if p < 0.05 else "no"
-        shown = "" if p is None else f"{p:.3f}"
+        shown, exact = ("" if value is None else f"{value:.3f}" for value in (p, row.get("p_delong")))
         lines.append(
             f"| {row['task']} | {LABELS.get(row['metric'], row['metric'])} | {row['model_a']} | {row['model_b']} | "
-            f"{cell_text(cell)} | {shown} | {verdict} |"
+            f"{row['seed']} | {cell_text(cell)} | {shown} | {exact} | {verdict} |"
         )
     return [*lines, ""]
 
@@ -217,13 +241,24 @@ def _latex_text(text: str) -> str:
     return text
 
 
-def long_csv(records: list[Record]) -> str:
-    """Every metric of every record, one line each."""
+def long_csv(records: list[Record], joined: list[Record]) -> str:
+    """Every metric of every record, one line each; then means over seeds and over tasks, and the published means."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     names = ("model", "revision", "task", "method", "protocol", "seed", "n_train", "n_test")
     writer.writerow([*names, "metric", "value", "low", "high"])
-    for record in records:
+    several = [{**record, "seed": _seed_text(record)} for record in joined if isinstance(record["seed"], list)]
+    for record in [*records, *several]:
         for metric, entry in record["metrics"].items():
             writer.writerow([*(record[n] for n in names), metric, entry["value"], entry.get("low"), entry.get("high")])
+    for group in blocks(joined).values():
+        metrics, tasks, rows = mean_rows(group)
+        if len(tasks) > 1:
+            ours = (group[0]["method"], group[0]["protocol"], _seed_text(group[0]))
+            for how, held in ((ours, rows), (("published", "biovfm", ""), published_rows(tasks, metrics))):
+                for model, cells in held.items():
+                    for metric, cell in cells.items():
+                        if cell is not None:
+                            first = [model, "", f"mean of {len(tasks)} tasks", *how, "", "", metric]
+                            writer.writerow([*first, cell["value"], cell["low"], cell["high"]])
     return stream.getvalue()

@@ -1,0 +1,109 @@
+"""Several seeds of one model, task and method as one result: their mean, with seeds as a part of its uncertainty."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .bootstrap import Resampler, resampled_metrics
+from .compare import SeedSpread, seed_spread
+from .metrics import Scorer, dice, jaccard, read_split
+from .probes.segment import case_scores
+from .results import Record, read_scores
+from .tasks import SEGMENTATION
+
+ALIKE = ("model", "revision", "task", "data", "method", "protocol", "settings")
+NORMAL_95 = 1.959964  # half-width of a 95 % interval in standard errors
+
+
+def over_seeds(out: Path, records: list[Record], resamples: int = 1000) -> list[Record]:
+    """Put records together that differ in their seed alone; others stay as they are, in their order.
+
+    A joined record says `seed` as a list, and of each metric the mean over seeds with a normal 95 % interval (`low`,
+    `high`, within the metric's range) that holds both the sampling of test cases and the seeds, and the parts
+    `seed_sd` and `case_se` (see `compare.SeedSpread`). Few-shot results become the mean and the percentiles of all
+    draws. The scores that a joined record names are those of its first seed.
+
+    Args:
+        out: the results folder, which holds the scores.
+        records: of `results.json`.
+        resamples: of the bootstrap.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(json.dumps([record.get(name) for name in ALIKE], sort_keys=True), []).append(record)
+    return [group[0] if len(group) == 1 else join_seeds(out, group, resamples) for group in groups.values()]
+
+
+def join_seeds(out: Path, group: list[Record], resamples: int) -> Record:
+    """One record of several seeds, see `over_seeds`."""
+    group = sorted(group, key=lambda record: record["seed"])
+    held = [read_scores(out, record) for record in group]
+    if group[0]["method"].startswith("fewshot"):
+        found = _pooled_draws(held)
+    elif group[0]["kind"] == SEGMENTATION:
+        found = _spreads([_overlap_draws(arrays, resamples) for arrays in held])
+    else:
+        found = _spreads([_score_draws(record, arrays, resamples) for record, arrays in zip(group, held, strict=True)])
+    shared = set.intersection(*(set(record["metrics"]) for record in group))
+    metrics = {name: entry for name, entry in found.items() if name in shared}
+    seconds = sum(record["seconds"] for record in group)
+    return {**group[0], "seed": [record["seed"] for record in group], "metrics": metrics, "seconds": seconds}
+
+
+def _score_draws(record: Record, arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
+    """Per metric its point value and then its values over resamples that are the same for every seed."""
+    split = read_split(record["kind"], arrays["test_labels"], arrays["test_scores"])
+    scorer = Scorer(split, arrays["thresholds"], extra=True)
+    resampler = Resampler(split.size, record["protocol"], 0, arrays.get("test_subjects"))
+    drawn = resampled_metrics(scorer, resampler, resamples)
+    point = scorer(np.ones((split.size, 1), np.float32))
+    return {name: np.concatenate([point[name], drawn[name]]) for name in drawn}
+
+
+def _overlap_draws(arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
+    found = {}
+    for name, metric in (("dice", dice), ("jaccard", jaccard)):
+        values = case_scores(metric(arrays["test_counts"]))
+        known = np.isfinite(values)
+        filled, drawn = np.where(known, values, 0.0), [np.array([values[known].mean() if known.any() else np.nan])]
+        for weights in Resampler(len(values), "fast", 0, arrays.get("test_subjects")).blocks(resamples):
+            with np.errstate(invalid="ignore"):
+                drawn.append((weights.T @ filled) / (weights.T @ known))
+        found[name] = np.concatenate(drawn)
+    return found
+
+
+def _spreads(drawn: list[dict[str, np.ndarray]]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name in drawn[0]:
+        rows = np.stack([each[name] for each in drawn])
+        rows = rows[:, ~np.isnan(rows).any(axis=0)]
+        if rows.shape[1] > 2:
+            found[name] = _entry(seed_spread(rows), lowest=-1.0 if name == "mcc" else 0.0)
+    return found
+
+
+def _entry(spread: SeedSpread, lowest: float) -> dict[str, Any]:
+    half = NORMAL_95 * spread.total_se
+    return {
+        "value": spread.mean,
+        "low": max(spread.mean - half, lowest),
+        "high": min(spread.mean + half, 1.0),
+        "seed_sd": spread.seed_sd,
+        "case_se": spread.case_se,
+        "seeds": spread.seeds,
+    }
+
+
+def _pooled_draws(held: list[dict[str, np.ndarray]]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name in (name for name in held[0] if name.startswith("draw_")):
+        values = np.concatenate([arrays[name] for arrays in held])
+        if np.isfinite(values).all():
+            low, high = np.quantile(values, [0.025, 0.975])
+            entry = {"value": float(values.mean()), "low": float(low), "high": float(high)}
+            seed_sd = float(np.std([arrays[name].mean() for arrays in held], ddof=1))
+            found[name.removeprefix("draw_")] = {**entry, "seed_sd": seed_sd, "seeds": len(held)}
+    return found

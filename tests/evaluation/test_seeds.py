@@ -1,0 +1,74 @@
+"""Several seeds as one result."""
+
+import json
+
+import numpy as np
+import pytest
+
+from biovfm_hf.errors import UserError
+from evaluation.probe_command import main
+from evaluation.results import record_key, write_record
+from evaluation.seeds import over_seeds
+
+
+def write_seeds(out, noise, seeds=5, n=400, kind="binary-class"):
+    """Records whose scores differ between seeds by `noise`."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % 2
+    shared = labels + rng.normal(size=n)
+    records = []
+    for seed in range(seeds):
+        identity = dict(model="m", task="t", method="linear", protocol="fast", seed=seed, settings={})
+        scores = 1 / (1 + np.exp(-(shared + noise * np.random.default_rng(seed + 1).normal(size=n))))
+        arrays = dict(test_labels=labels[:, None], test_scores=scores[:, None], thresholds=np.array([0.6]))
+        record = {**identity, "revision": "r", "data": "d", "kind": kind, "seconds": 1.0, "metrics": {"auc": {}}}
+        write_record(out, record_key(identity), record, arrays)
+        records.append({**record, "scores": f"scores/{record_key(identity)}.npz"})
+    return records
+
+
+def test_seeds_are_a_part_of_the_uncertainty(tmp_path):
+    alike, apart = (over_seeds(tmp_path / str(noise), write_seeds(tmp_path / str(noise), noise)) for noise in (0, 2.0))
+    assert len(alike) == len(apart) == 1 and apart[0]["seed"] == [0, 1, 2, 3, 4]
+    same, spread = alike[0]["metrics"]["auc"], apart[0]["metrics"]["auc"]
+    assert same["seed_sd"] == pytest.approx(0, abs=1e-12) and spread["seed_sd"] > 0.005
+    # Without seeds' variance the interval is that of the test cases alone.
+    assert (same["high"] - same["low"]) / 2 == pytest.approx(1.96 * same["case_se"], rel=1e-3)
+    assert spread["low"] < spread["value"] < spread["high"] and spread["seeds"] == 5
+    assert set(spread) == {"value", "low", "high", "seed_sd", "case_se", "seeds"}
+
+
+def test_single_seeds_and_other_settings_stay_apart(tmp_path):
+    records = write_seeds(tmp_path, 1.0, seeds=2)
+    changed = [records[0], {**records[1], "settings": {"epochs": 3}}]
+    assert over_seeds(tmp_path, changed) == changed
+
+
+def test_command_runs_several_seeds_and_tells_their_spread(tmp_path, tiny_model, second_model, class_folder):
+    words = ["--model", f"a={tiny_model}", "--model", f"b={second_model}", "--tasks", str(class_folder)]
+    words += ["--out", str(tmp_path), "--resamples", "40", "--seed", "0,1,2"]
+    main([*words, "--protocol", "biovfm", "--epochs", "3"])
+    main([*words, "--method", "fewshot", "--shots", "2", "--draws", "3"])
+    records = json.loads((tmp_path / "results.json").read_text())
+    assert sorted({record["seed"] for record in records}) == [0, 1, 2] and len(records) == 12
+    table = (tmp_path / "table.md").read_text()
+    assert "linear, protocol biovfm, seed 0, 1, 2 (mean)" in table and "over 3 seeds, SD" in table
+    assert "standard error from test cases" in table
+    lines = (tmp_path / "table.csv").read_text().splitlines()
+    assert any(',"0, 1, 2 (mean)",' in line for line in lines)
+    rows = json.loads((tmp_path / "comparisons.json").read_text())
+    assert {row["seed"] for row in rows} == {0, 1, 2}
+    assert all("p_delong" in row for row in rows if row["metric"] == "auc" and row["method"] == "linear")
+
+
+def test_segmentation_seeds_are_joined(tmp_path, tiny_model, mask_folder):
+    words = ["--model", str(tiny_model), "--tasks", str(mask_folder), "--out", str(tmp_path), "--resamples", "40"]
+    main([*words, "--method", "segment", "--decoder", "unet", "--epochs", "2", "--seed", "0,1"])
+    joined = over_seeds(tmp_path, json.loads((tmp_path / "results.json").read_text()), 40)
+    assert len(joined) == 1 and joined[0]["metrics"]["dice"]["seeds"] == 2
+
+
+def test_senseless_seeds_are_refused(tmp_path, tiny_model, class_folder):
+    for seeds in ("x", "1,-2"):
+        with pytest.raises(UserError, match="--seed"):
+            main(["--model", str(tiny_model), "--tasks", str(class_folder), "--out", str(tmp_path), "--seed", seeds])
