@@ -166,6 +166,12 @@ class Source:
         """The source's one modality; None where it mixes several (its items then carry theirs)."""
         return self.modalities[0] if len(self.modalities) == 1 else None
 
+    @property
+    def published(self) -> bool:
+        """Whether it is a release for others, whose identifiers are pseudonyms: one of the paper's, or a record that
+        says how to get access and not `private`."""
+        return self.in_paper or self.access not in (None, "private")
+
 
 def load_source(id_or_path: str | Path) -> Source:
     """The record of a catalogue id, or of a YAML file.

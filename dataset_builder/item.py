@@ -23,7 +23,8 @@ class Item:
         options: what was found on the way or is stated for the reader: `size` (stored bytes of the file, or of the
             member unpacked), `offset` (where a ZIP member's local header, or an uncompressed TAR member's data,
             begins), `fps` (frames to take per second of video), `row` (of the HDF5 data set; without it all of it is
-            a stack of slices), `files` (slices of a DICOM series in order, relative to the raw folder).
+            a stack of slices), `files` (slices of a DICOM series in order, relative to the raw folder), `private`
+            (words that must not stand in a stored path; only in the builder's own plan).
         modality: one of the 10 modalities, None if the source does not tell which of several it is.
     """
 

@@ -21,6 +21,7 @@ from biovfm_hf.files import atomic_path, write_text
 from .catalog import Source, iterate
 from .item import Item
 from .leakage import outside_benchmarks, overlap_rows
+from .privacy import telling_subject
 
 WORK = ".build"
 VERSION = 2
@@ -279,11 +280,15 @@ def _estimate(item: Item) -> int:
 
 
 def _row(item: Item, source: Source, salt: str) -> dict[str, Any]:
+    options = item.options
+    if not source.published and telling_subject(item.subject):
+        words = [item.subject, *(word for word in str(item.subject).split("-") if len(word) > 3)]
+        options = {**(options or {}), "private": words}
     return {
         **vars(item),
         "subject": hashed_subject(item.subject, source.id, salt),
         "intensity": None if item.intensity is None else json.dumps(item.intensity),
-        "options": None if item.options is None else json.dumps(item.options),
+        "options": None if options is None else json.dumps(options),
     }
 
 
@@ -302,6 +307,7 @@ def _item(row: dict[str, Any]) -> Item:
 
 def _described(source: Source) -> dict[str, Any]:
     names = (
+        "published",
         "name",
         "modalities",
         "anatomies",

@@ -1,6 +1,12 @@
-"""What may stand in a stored path: a DICOM header's names and record numbers may not."""
+"""What may stand in a stored path: names, record numbers and dates may not, as far as they can be recognised.
+
+Recognised are the names and numbers of a DICOM header, subjects that look like a name or a record number, and parts
+of a path that look like a DICOM name, a date or a numbered record. A name that stands in a folder's name alone is not:
+no pattern tells it from other words.
+"""
 
 import hashlib
+import re
 from pathlib import Path
 
 from .item import Item
@@ -18,20 +24,39 @@ def locator(item: Item) -> str:
     return f"{item.path}!{item.member}" + ("" if row is None else f"#{row}")
 
 
-def stored_path(item: Item, source: Path | bytes | None, public: bool) -> str:
-    """The locator, with each folder or file name that repeats a name or number of the DICOM header replaced.
+_NAME = re.compile(r"[^\W\d_]{2,}(?:[ _,^.-]+[^\W\d_]+)+")  # two words or more, of letters alone
+_NUMBER = re.compile(r"\d{5}")
+_TELLING = re.compile(
+    r"\w\^\w"  # Doe^Jane
+    r"|(?:mrn|pid|patient|dob|birth)[ _.-]*(?:id)?[ _.-]*\d{4}"
+    r"|(?<!\d)(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])(?!\d)",
+    re.IGNORECASE,
+)
+
+
+def telling_subject(subject: str | None) -> bool:
+    """Whether an identifier looks like a person's name or a record number rather than like a pseudonym."""
+    return subject is not None and bool(_NAME.fullmatch(subject) or _NUMBER.search(subject))
+
+
+def stored_path(item: Item, source: Path | bytes | None, public: bool, key: str) -> str:
+    """The locator, with each folder or file name that tells who a patient is replaced.
 
     `public`: the source is a published release, whose names are pseudonyms that everybody can look up; they stay.
-    A replacement is `withheld-` and 8 hex digits of the name's SHA-256, so that equal names stay equal.
+    A replacement is `withheld-` and 8 hex digits of a hash of the name under `key`, so that equal names stay equal.
     """
     path = locator(item)
-    if public or source is None:
+    if public:
         return path
-    words = _identity(item, source)
-    if not words:
-        return path
+    words = {str(word).lower() for word in (item.options or {}).get("private", ())}
+    if source is not None:
+        words |= _identity(item, source)
     parts = path.split("/")
-    return "/".join(_withheld(part) if any(word in part.lower() for word in words) else part for part in parts)
+    return "/".join(_withheld(part, key) if _tells(part, words) else part for part in parts)
+
+
+def _tells(part: str, words: set[str]) -> bool:
+    return any(word in part.lower() for word in words) or _TELLING.search(part) is not None
 
 
 def _identity(item: Item, source: Path | bytes) -> set[str]:
@@ -43,5 +68,5 @@ def _identity(item: Item, source: Path | bytes) -> set[str]:
     return dicom.identity_words(source) if dicom.is_dicom(first_bytes(source, 132)) else set()
 
 
-def _withheld(part: str) -> str:
-    return "withheld-" + hashlib.sha256(part.encode()).hexdigest()[:8]
+def _withheld(part: str, key: str) -> str:
+    return "withheld-" + hashlib.blake2b(part.encode(), key=key.encode()[:64], digest_size=4).hexdigest()

@@ -165,8 +165,9 @@ class Reader:
             yield Outcome(self._line(item, path, UNREADABLE, "holds no picture"))
 
     def _path(self, item: Item, source: Path | bytes | None) -> str:
-        source_id = self._plan.shards[self.number].source
-        return stored_path(item, source, public=bool(self._plan.sources[source_id]["in_paper"]))
+        public = self._plan.sources[self._plan.shards[self.number].source]["published"]
+        options = self._plan.options
+        return stored_path(item, source, public, options.salt or f"biovfm {options.seed}")
 
     def _screened(self, item: Item, path: str, picture: Picture) -> Outcome:
         place = {"path": path, "view": picture.view, "index": picture.index}

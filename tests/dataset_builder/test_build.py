@@ -14,6 +14,7 @@ from biovfm_hf.errors import UserError
 from dataset_builder.build import build, main
 from dataset_builder.check import faults
 from dataset_builder.hashing import sha256_of_pixels
+from dataset_builder.privacy import telling_subject
 from dataset_builder.schema import COLUMNS, ROWS
 
 
@@ -274,6 +275,47 @@ def test_no_patient_name_reaches_the_output(tmp_path, make):
         assert not [secret for secret in secrets if secret in text.lower()], name
     paths = [line["path"] for line in pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()]
     assert sum("withheld-" in path for path in paths) == 1
+
+
+PEOPLE = ("Doe_Jane", "Doe, Jane", "47110998", "MRN4711099", "Müller-Özil")
+PSEUDONYMS = ("p001", "sub-01", "case_12", "Doe", None)
+
+
+@pytest.mark.parametrize("subject", [*PEOPLE, *PSEUDONYMS])
+def test_subjects_that_look_like_people(subject):
+    assert telling_subject(subject) == (subject in PEOPLE)
+
+
+def test_pseudonyms_of_a_published_release_stay(tmp_path, make):
+    make.png(tmp_path / "raw" / "cxr" / "00000442_000.png", make.picture(1))
+    for access, shown in (("open", True), ("private", False)):
+        record = str(make.record(tmp_path, "cxr", access=access, subject={"path": r"(\d{8})_"}))
+        build(tmp_path / "raw", tmp_path / access, [record], workers=0, size=32)
+        (row,) = rows_of(tmp_path / access)
+        assert (row["path"] == "cxr/00000442_000.png") == shown
+
+
+def test_names_without_a_header_are_withheld(tmp_path, make):
+    """Volumes have no header that names a patient: the subject's place in the path does, or dates and numbers."""
+    raw = tmp_path / "raw" / "clinic"
+    secrets = ("Doe_Jolanthe", "Roe^Rita", "MRN 4711", "1953-04-12")
+    for number, name in enumerate(secrets):
+        make.nifti(raw / name / "t1.nii.gz", make.volume(number))
+    make.nifti(raw / "sub-01" / "t1.nii.gz", make.volume(9))
+    items = [{"pattern": "**/*.nii.gz", "kind": "volume"}]
+    record = str(make.record(tmp_path, "clinic", modality="MR", items=items, subject={"path": "([^/]+)/[^/]+$"}))
+    (tmp_path / "salt").write_text("a secret of this hospital")
+    for name, words in (("out", {}), ("salted", {"salt_file": tmp_path / "salt"})):
+        build(tmp_path / "raw", tmp_path / name, [record], workers=0, size=32, **words)
+        for file, content in tree(tmp_path / name).items():
+            text = (
+                repr(pq.read_table(tmp_path / name / file).to_pylist()) if file.endswith(".parquet") else str(content)
+            )
+            assert not [secret for secret in secrets if secret in text], file
+    paths = [{row["path"] for row in rows_of(tmp_path / name)} for name in ("out", "salted")]
+    assert "clinic/sub-01/t1.nii.gz" in paths[0] & paths[1]
+    assert len(paths[0]) == len(paths[1]) == 5
+    assert len(paths[0] & paths[1]) == 1  # the secret changes the replacements
 
 
 def test_the_card_tells_licences_and_outsiders(built):
