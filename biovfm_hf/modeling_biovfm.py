@@ -5,6 +5,7 @@ comments: B images, N patch tokens, R registers, T tokens over all images of a p
 """
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -180,19 +181,24 @@ class BioVFMAttention(nn.Module):
 
     def forward(self, hidden_states: Tensor, groups: Groups | None = None) -> tuple[Tensor, Tensor | None]:
         """(B, N, D), or packed (T, D) with its groups, to the same shape; attention never crosses images."""
+        attended, weights = self.attend(hidden_states, groups)
+        return self.proj(attended), weights
+
+    def attend(self, hidden_states: Tensor, groups: Groups | None = None) -> tuple[Tensor, Tensor | None]:
+        """`forward` without the output projection."""
         qkv = self.qkv(hidden_states)
         if groups is None:
-            attended, weights = self._attend(qkv)
-            return self.proj(attended), weights
+            return self._attend(qkv)
         parts = qkv.split([batch * length for batch, length in groups])
-        attended = torch.cat(
-            [self._attend(part.view(*group, -1))[0].flatten(0, 1) for part, group in zip(parts, groups, strict=True)]
-        )
-        return self.proj(attended), None
+        attended = [
+            self._attend(part.view(*group, -1))[0].flatten(0, 1) for part, group in zip(parts, groups, strict=True)
+        ]
+        return torch.cat(attended), None
 
     def _attend(self, qkv: Tensor) -> tuple[Tensor, Tensor | None]:
         batch, length, _ = qkv.shape
-        query, key, value = qkv.view(batch, length, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        parts = qkv.view(batch, length, 3, self.num_heads, self.head_dim).unbind(2)
+        query, key, value = (part.transpose(1, 2) for part in parts)  # (B, heads, N, d) each
         interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -263,10 +269,32 @@ class BioVFMLayer(GradientCheckpointingLayer):
         self.layer_scale1 = BioVFMLayerScale(config) if scaled else nn.Identity()
         self.layer_scale2 = BioVFMLayerScale(config) if scaled else nn.Identity()
 
-    def forward(self, hidden_states: Tensor, groups: Groups | None = None) -> Tensor:
-        """(B, N, D), or packed (T, D) with its groups, to the same shape."""
+    def forward(self, hidden_states: Tensor, groups: Groups | None = None, wanted: Tensor | None = None) -> Tensor:
+        """(B, N, D), or packed (T, D) with its groups, to the same shape; with `wanted` (W,) to those rows, (W, D)."""
+        if groups is not None and wanted is not None:
+            return self._forward_wanted(hidden_states, groups, wanted)
         hidden_states = self._add(self._attention_branch, hidden_states, groups)
         return self._add(self._mlp_branch, hidden_states, groups)
+
+    def _forward_wanted(self, hidden_states: Tensor, groups: Groups, wanted: Tensor) -> Tensor:
+        """Keys and values of all tokens, but what follows the attention for the wanted rows alone.
+
+        Stochastic depth draws the same images as in `_add`. A wanted row of a dropped image is weighed by 0 instead
+        of left out, so that no shape depends on the draw (on a GPU that would wait for the device).
+        """
+        residual = hidden_states.index_select(0, wanted)
+        if not self.training or self.drop_path_rate == 0.0:
+            attended = self.attention.attend(self.norm1(hidden_states), groups)[0].index_select(0, wanted)
+            residual = residual + self.layer_scale1(self.attention.proj(attended))
+            return residual + self._mlp_branch(residual, None)
+        rows, scale, kept = _sample_rows(groups, self.drop_path_rate, hidden_states)
+        attended = self.attention.attend(self.norm1(hidden_states[rows]), kept)[0]
+        place = rows.new_zeros(len(hidden_states)).index_copy(0, rows, torch.arange(len(rows), device=rows.device))
+        attended = attended.index_select(0, place[wanted])
+        branch = self.layer_scale1(self.attention.proj(attended))
+        residual = residual + branch * _spread(rows, scale, len(hidden_states))[wanted]
+        rows, scale, _ = _sample_rows(groups, self.drop_path_rate, hidden_states)
+        return residual + self._mlp_branch(residual, None) * _spread(rows, scale, len(hidden_states))[wanted]
 
     def _attention_branch(self, hidden_states: Tensor, groups: Groups | None) -> Tensor:
         return self.layer_scale1(self.attention(self.norm1(hidden_states), groups)[0])
@@ -297,6 +325,11 @@ def _sample_rows(groups: Groups, drop_rate: float, like: Tensor) -> tuple[Tensor
         kept.append((keep, length))
         start += batch * length
     return torch.cat(rows), torch.cat(scales), kept
+
+
+def _spread(rows: Tensor, scale: Tensor, total: int) -> Tensor:
+    """Weights (total, 1): the scale (K, 1) at the rows (K,) that were drawn, 0 at the others."""
+    return scale.new_zeros(total, 1).index_copy(0, rows, scale)
 
 
 class BioVFMPreTrainedModel(PreTrainedModel):
@@ -423,7 +456,10 @@ class BioVFMModel(BioVFMPreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=tokens[:, 0])
 
     def forward_packed(
-        self, pixel_values: Sequence[Tensor], bool_masked_pos: Sequence[Tensor | None] | None = None
+        self,
+        pixel_values: Sequence[Tensor],
+        bool_masked_pos: Sequence[Tensor | None] | None = None,
+        wanted: Sequence[Tensor] | None = None,
     ) -> list[Tensor]:
         """Encode batches of several image sizes in one pass over all their tokens.
 
@@ -432,18 +468,25 @@ class BioVFMModel(BioVFMPreTrainedModel):
         Args:
             pixel_values: batches (B_i, C, H_i, W_i).
             bool_masked_pos: per batch (B_i, N_i) bool or None.
+            wanted: per batch (W_i,) int, the only rows of its flattened tokens (B_i * (1 + R + N_i), D) to return;
+                the last block then computes little more than those.
 
         Returns:
-            Per batch the normed tokens (B_i, 1 + R + N_i, D).
+            Per batch the normed tokens (B_i, 1 + R + N_i, D), or (W_i, D) where rows are wanted.
         """
         masks = bool_masked_pos if bool_masked_pos is not None else [None] * len(pixel_values)
         embedded = [self.embeddings(pixels, mask) for pixels, mask in zip(pixel_values, masks, strict=True)]
         groups = [(len(tokens), tokens.shape[1]) for tokens in embedded]
+        sizes = [batch * length for batch, length in groups]
         hidden_states = torch.cat([tokens.flatten(0, 1) for tokens in embedded])  # (T, D)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             hidden_states = layer(hidden_states, groups)
-        parts = self.norm(hidden_states).split([batch * length for batch, length in groups])
-        return [part.view(*group, -1) for part, group in zip(parts, groups, strict=True)]
+        if wanted is None:
+            parts = self.norm(self.layers[-1](hidden_states, groups)).split(sizes)
+            return [part.view(*group, -1) for part, group in zip(parts, groups, strict=True)]
+        starts = [0, *itertools.accumulate(sizes)]
+        rows = torch.cat([part + start for part, start in zip(wanted, starts, strict=False)])
+        return list(self.norm(self.layers[-1](hidden_states, groups, rows)).split([len(part) for part in wanted]))
 
 
 class BioVFMBackbone(BackboneMixin, BioVFMModel):

@@ -139,6 +139,24 @@ def test_stochastic_depth_in_packed_crops_keeps_images_apart() -> None:
     assert crops[0].grad[0].abs().sum() > 0 and crops[0].grad[1:].abs().sum() == 0
 
 
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "stochastic depth"])
+def test_wanted_rows_of_packed_crops_equal_those_of_all(training: bool) -> None:
+    model = visible(BioVFMModel(small(num_register_tokens=2, drop_path_rate=0.4))).train(training)
+    crops = [torch.randn(4, 3, 32, 32), torch.randn(6, 3, 16, 16)]
+    wanted = [torch.tensor([0, 19, 20, 75, 38, 38]), torch.arange(6) * 7]
+    found, gradients = [], []
+    for rows in (wanted, None):
+        torch.manual_seed(0)  # the same images are dropped
+        tokens = model.forward_packed(crops, wanted=rows)
+        if rows is None:
+            tokens = [part.flatten(0, 1)[chosen] for part, chosen in zip(tokens, wanted, strict=True)]
+        found.append(tokens)
+        gradients.append(torch.autograd.grad(sum(part.square().sum() for part in tokens), model.parameters()))
+    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=0)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
 def test_initialisation_is_dinov2s() -> None:
     model = BioVFMModel(small(num_register_tokens=2, use_mask_token=True, hidden_size=96))
     embeddings = model.embeddings

@@ -135,8 +135,9 @@ class DINOObjective(nn.Module):
 
         Returns:
             The loss, and detached scalars by name: `dino_local_crops_loss`, `dino_global_crops_loss`, `koleo_loss`
-            and `ibot_loss` as DINOv2 logs them (the last two at half of what they add); `*_gap`, ln K minus the mean
-            cross-entropy in nats, which is 0 when the features have collapsed; `teacher_entropy` in nats.
+            and `ibot_loss` as DINOv2 logs them (before `dino_weight` and `ibot_weight`, KoLeo's after its weight; the
+            last two halved); `*_gap`, ln K minus the mean cross-entropy in nats, which is 0 when the features have
+            collapsed; `teacher_entropy` in nats.
         """
         if "mask_indices" not in batch:
             batch = {**batch, "mask_indices": batch["masks"].flatten().nonzero().flatten()}
@@ -162,10 +163,11 @@ class DINOObjective(nn.Module):
         """Teacher assignments of the class tokens (2B, K), crops swapped, and of the masked patches (M, K)."""
         if temperature is None:
             raise ValueError("the step values have no teacher_temp; use DINOSchedule")
-        tokens = self.teacher.backbone.forward_packed([batch["global_crops"]])[0]
-        first, second = tokens[:, 0].chunk(2)
+        rows = self._wanted_rows(batch)
+        (tokens,) = self.teacher.backbone.forward_packed([batch["global_crops"]], wanted=[rows])
+        crops = len(batch["global_crops"])
         # swapped, so that row i of the student's crops meets the other crop of the same image
-        dino_scores, patch_scores = self.teacher.scores(torch.cat([second, first]), self._masked(tokens, batch))
+        dino_scores, patch_scores = self.teacher.scores(tokens[:crops].roll(crops // 2, 0), tokens[crops:])
         if self.config.centering == "sinkhorn_knopp":
             return sinkhorn_knopp(dino_scores, temperature), sinkhorn_knopp(patch_scores, temperature)
         dino = centred_softmax(dino_scores, self.dino_center, temperature)
@@ -176,18 +178,29 @@ class DINOObjective(nn.Module):
 
     def _student_tokens(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         """Class tokens of the global (2B, D) and local (nB, D) crops and the masked patch tokens (M, D)."""
-        crops, masks = [batch["global_crops"]], [batch["masks"]]
+        crops, masks, wanted = [batch["global_crops"]], [batch["masks"]], [self._wanted_rows(batch)]
         if batch.get("local_crops") is not None:
             crops.append(batch["local_crops"])
             masks.append(None)
-        tokens = self.student.backbone.forward_packed(crops, masks)
-        local_cls = tokens[1][:, 0] if len(tokens) > 1 else tokens[0].new_empty(0, tokens[0].shape[-1])
-        return tokens[0][:, 0], local_cls, self._masked(tokens[0], batch)
+            wanted.append(self._class_rows(batch["local_crops"]))
+        tokens = self.student.backbone.forward_packed(crops, masks, wanted)
+        local_cls = tokens[1] if len(tokens) > 1 else tokens[0][:0]
+        images = len(batch["global_crops"])
+        return tokens[0][:images], local_cls, tokens[0][images:]
 
-    @staticmethod
-    def _masked(tokens: Tensor, batch: Mapping[str, Any]) -> Tensor:
-        patches = tokens[:, tokens.shape[1] - batch["masks"].shape[1] :]
-        return patches.flatten(0, 1)[batch["mask_indices"]]
+    def _wanted_rows(self, batch: Mapping[str, Any]) -> Tensor:
+        """Where the class tokens (2B,), then the masked patches (M,) stand in the global crops' flattened tokens."""
+        patches = batch["masks"].shape[1]
+        prefix = 1 + self.student.backbone.config.num_register_tokens
+        indices = batch["mask_indices"]
+        masked = indices + (indices // patches + 1) * prefix
+        return torch.cat([self._class_rows(batch["global_crops"]), masked])
+
+    def _class_rows(self, crops: Tensor) -> Tensor:
+        """Where the class tokens stand in the flattened tokens of `crops` (B, 3, H, W)."""
+        config = self.student.backbone.config
+        length = 1 + config.num_register_tokens + crops[0, 0].numel() // config.patch_size**2
+        return torch.arange(len(crops), device=crops.device) * length
 
     def _class_parts(self, targets: Tensor, local_rows: int) -> dict[str, Part]:
         """How class tokens are compared with the (2B, K) targets, weighted as DINOv2 does.
@@ -218,7 +231,7 @@ class DINOObjective(nn.Module):
     def _report(parts: dict[str, Part], losses: list[Tensor], dino_targets: Tensor) -> dict[str, Tensor]:
         report = {"teacher_entropy": torch.special.entr(dino_targets).sum(dim=-1).mean()}
         for (name, part), loss in zip(parts.items(), losses, strict=True):
-            report[f"{name}_loss"] = part.factor * (loss / 2 if name == "ibot" else loss)
+            report[f"{name}_loss"] = loss / 2 if name == "ibot" else loss
             if part.rows:
                 weight = part.weights.sum() if isinstance(part.weights, Tensor) else part.weights * part.rows
                 targets = 2 if name == "dino_local_crops" else 1  # that each row is compared with
