@@ -23,7 +23,8 @@ examples:
   biovfm probe --model dinov2-b --tasks busi --data data --out results --method fewshot --shots 4
 
 a task of your own is a folder {train,val,test}/{class}/IMAGE, a CSV file with the columns
-image,label,split[,subject], or for segmentation a folder {train,val,test}/{images,masks}/NAME.png
+image,label,split[,subject], for segmentation a folder {train,val,test}/{images,masks}/NAME.png, or a record NAME.yaml
+like those of evaluation/tasks/records, which gives one of these (or a known set) its metric, licence and citation
 
 OUT receives results.json (one record per model, task and method), comparisons.json (paired differences between
 models), table.md, table.tex, table.csv, scores/*.npz and figures/. Run the same command again to continue."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from biovfm_hf.errors import UserError
 
-from .folder import open_folder_task
+from .folder import open_folder_task, open_recorded_folder
 from .medmnist import download, find_npz, read_medmnist
 from .task import Task, TaskRecord, read_record
 
@@ -75,7 +75,7 @@ def open_task(
     """Open a task by name (its files below `data`) or by path.
 
     Args:
-        name: a record's name, or the path of a folder or CSV file.
+        name: a record's name, or the path of a folder, of a CSV file, or of a record (.yaml) beside ours.
         data: the folder that holds the sets.
         size: pixels of a MedMNIST set, one of 28, 64, 128, 224; None takes the largest there.
         cache_dir: where large .npz members may be unpacked; None reads them into memory.
@@ -85,11 +85,18 @@ def open_task(
         UserError: the files are missing or not as their source lays them out.
     """
     record = read_records().get(name)
+    if record is None and Path(name).suffix in (".yaml", ".yml"):
+        record = read_record(Path(name))
     if record is None:
         return open_folder_task(Path(name))
+    if record.layout == "folder":
+        return open_recorded_folder(record, find_root(record, data))
+    if record.layout not in (*LAYOUTS, "medmnist"):
+        known = ", ".join(("medmnist", "folder", *LAYOUTS))
+        raise UserError(f"task {record.name}: layout {record.layout!r} has no reader; one of {known}")
     if record.layout == "medmnist":
         if fetch:
-            _fetch_if_missing(name, data, size)
+            _fetch_if_missing(record, data, size)
         return Task(record, read_medmnist(record, data, size, cache_dir))
     module = importlib.import_module(f".{LAYOUTS[record.layout]}", __package__)
     return Task(record, module.read(record, find_root(record, data)))
@@ -103,7 +110,9 @@ def find_root(record: TaskRecord, data: Path) -> Path:
     Raises:
         UserError: no such folder.
     """
-    marker = record.options["marker"]
+    marker = record.options.get("marker")
+    if not marker:
+        raise UserError(f"task {record.name}: its record gives no options: marker, a pattern that its folder matches")
     for depth in range(4):
         for folder in sorted(data.glob("/".join(["*"] * depth))) if depth else [data]:
             if folder.is_dir() and any(folder.glob(marker)):
@@ -111,8 +120,8 @@ def find_root(record: TaskRecord, data: Path) -> Path:
     raise UserError(f"task {record.name}: no folder in {data} holds {marker}; get the set from {record.url}")
 
 
-def _fetch_if_missing(name: str, data: Path, size: int | None) -> None:
+def _fetch_if_missing(record: TaskRecord, data: Path, size: int | None) -> None:
     try:
-        find_npz(name, data, size)
+        find_npz(record.name, data, size)
     except UserError:
-        download(name, data, size or 224)
+        download(record, data, size)

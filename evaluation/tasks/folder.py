@@ -40,6 +40,27 @@ def open_folder_task(path: Path) -> Task:
     return _classification(path.name, files, labels, splits, None)
 
 
+def open_recorded_folder(record: TaskRecord, root: Path) -> Task:
+    """Open a folder of one of these layouts (or the CSV file in it that `options: list` names) under its own record.
+
+    Raises:
+        UserError: as `open_folder_task`, or what is there does not fit the record's kind and classes.
+    """
+    listing = record.options.get("list")
+    found = open_folder_task(root / listing if listing else root)
+    if found.record.kind != record.kind or len(found.record.classes) != len(record.classes):
+        raise UserError(
+            f"task {record.name}: {root} holds a {found.record.kind} task of {', '.join(found.record.classes)}; the "
+            f"record says {record.kind} of {', '.join(record.classes)}"
+        )
+    if record.kind != SEGMENTATION and found.record.classes != record.classes:
+        raise UserError(
+            f"task {record.name}: the classes of {root} are in the order {', '.join(found.record.classes)}; "
+            "give the record's in that order"
+        )
+    return Task(record, found.splits, found.notes)
+
+
 def _class_files(folder: Path) -> list[tuple[Path, str]]:
     if not folder.is_dir():
         return []

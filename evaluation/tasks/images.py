@@ -16,6 +16,7 @@ from biovfm_hf.errors import UserError
 MAX_PIXELS = 89_478_485  # as biovfm_hf.pixels
 RASTER_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 END_BYTES = 1 << 16
+CHECKSUMMED = {".png", ".gz"}
 KEPT_VOLUMES = 2
 
 
@@ -132,16 +133,17 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def file_digest(path: Path) -> bytes:
-    """A digest of a file's size, first and last 64 KB: the parts that hold the checksums of PNG and gzip files."""
+    """A digest of a file's content: of all of it, or of size and both ends where these hold checksums (PNG, gzip)."""
     digest = hashlib.blake2b(digest_size=16)
     try:
         size = path.stat().st_size
+        digest.update(size.to_bytes(8, "little"))
         with path.open("rb") as stream:
-            digest.update(size.to_bytes(8, "little"))
-            digest.update(stream.read(END_BYTES))
-            if size > END_BYTES:
-                stream.seek(max(size - END_BYTES, END_BYTES))
+            if path.suffix.lower() in CHECKSUMMED and size > 2 * END_BYTES:
                 digest.update(stream.read(END_BYTES))
+                stream.seek(size - END_BYTES)
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; check the folder or the list that names it") from error
     return digest.digest()

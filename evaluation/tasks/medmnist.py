@@ -10,6 +10,7 @@ from .images import NpzImages, load_npz_member
 from .task import MULTILABEL, SPLITS, Split, TaskRecord
 
 SIZES = (28, 64, 128, 224)
+VOLUME_SIZES = (28, 64)
 
 
 def read_medmnist(record: TaskRecord, data: Path, size: int | None, cache: Path | None) -> dict[str, Split]:
@@ -55,13 +56,19 @@ def find_npz(name: str, data: Path, size: int | None) -> Path:
     )
 
 
-def download(name: str, data: Path, size: int) -> None:
+def download(record: TaskRecord, data: Path, size: int | None) -> None:
     """Fetch the .npz file of a set into `data` with the medmnist package (checksum verified there).
 
+    `size` None takes the largest that there is: 224 pixels, 64 of volumes.
+
     Raises:
-        UserError: the package is not installed, or there is no network.
+        UserError: the package is not installed, there is no network, or the set does not come in this size.
     """
     medmnist = require("medmnist", "eval")
+    name, sizes = record.name, VOLUME_SIZES if record.options.get("volumes") else SIZES
+    size = size or sizes[-1]
+    if size not in sizes:
+        raise UserError(f"task {name} does not come at {size} pixels; give --size {' or '.join(map(str, sizes))}")
     data.mkdir(parents=True, exist_ok=True)
     dataset = getattr(medmnist, medmnist.INFO[name]["python_class"])
     try:

@@ -78,18 +78,15 @@ def _findings(found: list[list[str]], classes: tuple[str, ...]) -> np.ndarray:
 
 
 def _chexpert(record: TaskRecord, root: Path) -> dict[str, Split]:
-    """`train.csv`, `valid.csv` and, where it is there with labels, `test.csv`; frontal views only.
+    """`train.csv`, `valid.csv` and, where labels are there, `test.csv` or `test_labels.csv`; frontal views only.
 
     With the test list the official validation list validates; without it that list is the test, and every tenth
     training patient validates. Uncertain findings (-1) and empty ones count as absent.
     """
     lists = {name: _chexpert_rows(root / f"{name}.csv", record.classes) for name in ("train", "valid")}
-    if (root / "test.csv").is_file():
-        chosen = {
-            "train": lists["train"],
-            "val": lists["valid"],
-            "test": _chexpert_rows(root / "test.csv", record.classes),
-        }
+    tested = next((path for path in (root / "test.csv", root / "test_labels.csv") if path.is_file()), None)
+    if tested is not None:
+        chosen = {"train": lists["train"], "val": lists["valid"], "test": _chexpert_rows(tested, record.classes)}
     else:
         people = np.array([_chexpert_patient(row["Path"]) for row in lists["train"]])
         held = systematic_split(people, test=0.0, val=0.1)

@@ -200,6 +200,85 @@ def test_fingerprint_follows_the_content(class_folder, tmp_path, make_class_fold
         file_digest(tmp_path / "nowhere.png")
 
 
+def test_a_pixel_in_the_middle_of_an_uncompressed_file_changes_the_digest(tmp_path):
+    image = np.zeros((400, 400), np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.tif")
+    image[200, 200] = 1
+    Image.fromarray(image).save(tmp_path / "b.tif")
+    assert (tmp_path / "a.tif").stat().st_size == (tmp_path / "b.tif").stat().st_size
+    assert file_digest(tmp_path / "a.tif") != file_digest(tmp_path / "b.tif")
+
+
+def test_sets_are_downloaded_by_the_medmnist_package_at_any_size(tmp_path, monkeypatch):
+    import medmnist
+
+    asked = []
+
+    class Fetched:
+        def __init__(self, split, root, download, size):
+            asked.append((root, download, size))
+            write_npz(tmp_path / ("breastmnist.npz" if size == 28 else f"breastmnist_{size}.npz"), shape=(size, size))
+
+    monkeypatch.setattr(medmnist, "BreastMNIST", Fetched)
+    for size in (28, 64, 128, None):
+        assert open_task("breastmnist", tmp_path, size, fetch=True).splits["train"].images[0].shape[0] == (size or 128)
+    assert [entry[2] for entry in asked] == [28, 64, 128]
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(medmnist, "OrganMNIST3D", lambda **given: asked.append(given["size"]))
+    with pytest.raises(UserError, match="no organmnist3d"):
+        open_task("organmnist3d", tmp_path / "empty", fetch=True)
+    assert asked[-1] == 64
+    with pytest.raises(UserError, match="does not come at 224 pixels; give --size 28 or 64"):
+        open_task("organmnist3d", tmp_path / "empty", 224, fetch=True)
+
+
+def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch):
+    import medmnist
+
+    def offline(**given):
+        raise RuntimeError("no route to host")
+
+    monkeypatch.setattr(medmnist, "PathMNIST", offline)
+    with pytest.raises(UserError, match=r"fetch pathmnist\.npz by hand"):
+        open_task("pathmnist", tmp_path, fetch=True)
+
+
+RECORD = """\
+name: stripes_clinic
+title: Stripes of our clinic
+kind: binary-class
+metric: mcc
+layout: folder
+classes: [class0, class1]
+splits: as the folder gives them
+licence: CC0
+citation: none
+url: https://example.org
+options: {marker: train/class0}
+"""
+
+
+def test_a_task_is_one_file(tmp_path, class_folder, make_class_folder):
+    make_class_folder(tmp_path / "data" / "clinic")
+    path = tmp_path / "stripes_clinic.yaml"
+    path.write_text(RECORD)
+    task = open_task(str(path), tmp_path / "data")
+    assert (task.name, task.record.metric, task.record.licence) == ("stripes_clinic", "mcc", "CC0")
+    assert [task.splits[name].num_cases for name in SPLITS] == [24, 12, 15]
+    for old, new, words in (
+        ("[class0, class1]", "[a, b]", "in the order class0, class1"),
+        ("[class0, class1]", "[a, b, c]", "the record says binary-class of a, b, c"),
+        ("layout: folder", "layout: magic", "has no reader"),
+        ("train/class0", "nowhere", "no folder in"),
+        ("{marker: train/class0}", "{}", "gives no options: marker"),
+        ("kind: binary-class", "kind: wonderful", "is none of"),
+        ("kind: binary-class", "sort: x", "not a task record"),
+    ):
+        path.write_text(RECORD.replace(old, new))
+        with pytest.raises(UserError, match=words):
+            open_task(str(path), tmp_path / "data")
+
+
 def test_broken_images_and_masks_are_named(tmp_path):
     path = tmp_path / "x.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n broken")

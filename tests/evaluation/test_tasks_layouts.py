@@ -223,6 +223,39 @@ def test_official_layout_runs_end_to_end(tmp_path, tiny_model, name):
     assert record["metrics"]["dice" if method == "segment" else "accuracy"]["value"] is not None
 
 
+def write_medmnist(root, record):
+    """A MedMNIST file of `record`'s kind, its images bright where the first label is high."""
+    volumes, outputs, arrays = record.options.get("volumes"), len(record.classes), {}
+    for split, count in (("train", 3 * outputs), ("val", 2 * outputs), ("test", 2 * outputs)):
+        if record.kind.startswith("multi-label"):
+            labels = np.eye(outputs, dtype=np.uint8)[np.arange(count) % outputs]
+        else:
+            labels = (np.arange(count) % outputs)[:, None].astype(np.uint8)
+        shape = (28, 28, 28) if volumes else (28, 28, 3) if record.name in COLOURED else (28, 28)
+        noise = np.random.default_rng(count).integers(0, 40, (count, *shape))
+        bright = (200 * labels[:, :1] // max(outputs - 1, 1)).reshape(-1, *[1] * len(shape))
+        arrays |= {f"{split}_images": (noise + bright).astype(np.uint8), f"{split}_labels": labels}
+    root.mkdir(exist_ok=True)
+    np.savez_compressed(root / f"{record.name}.npz", **arrays)
+
+
+COLOURED = ("pathmnist", "dermamnist", "retinamnist", "bloodmnist")
+
+
+def test_every_medmnist_set_runs_end_to_end(tmp_path, tiny_model):
+    records = read_records()
+    names = [*GROUPS["medmnist"], *GROUPS["medmnist3d"]]
+    for name in names:
+        write_medmnist(tmp_path / "data", records[name])
+    words = ["--model", str(tiny_model), "--tasks", "medmnist,medmnist3d", "--data", str(tmp_path / "data")]
+    main([*words, "--out", str(tmp_path / "out"), "--resamples", "10", "--no-figures"])
+    found = {record["task"]: record for record in json.loads((tmp_path / "out" / "results.json").read_text())}
+    assert set(found) == set(names)
+    for name in names:
+        assert found[name]["n_test"] == 2 * len(records[name].classes)
+        assert found[name]["kind"] == records[name].kind and found[name]["metrics"]["auc"]["value"] is not None
+
+
 def test_nih_labels_patients_and_lists(tmp_path):
     write_nih(tmp_path)
     splits = open_task("nih_chestxray14", tmp_path).splits
