@@ -116,7 +116,7 @@ def _tell_plan(plan: "Plan") -> int:
 
 def _build(plan: "Plan", arguments: argparse.Namespace) -> int:
     from .card import write_card
-    from .finish import finish_shard, write_manifest, write_sample, write_summary
+    from .finish import finish_shard, sweep, write_manifest, write_sample, write_summary
 
     inputs = _inputs(arguments)
     complete = plan.work / "complete.json"
@@ -132,6 +132,7 @@ def _build(plan: "Plan", arguments: argparse.Namespace) -> int:
     found = {"benchmark_images": benchmarks, "overlaps": _overlaps(plan), "sampled": write_sample(plan)}
     summary = write_summary(plan, write_manifest(plan), found)
     write_card(plan, summary)
+    sweep(plan.out)
     write_text(complete, json.dumps(inputs))
     _report(plan, summary)
     return 0

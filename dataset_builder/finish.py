@@ -144,6 +144,15 @@ def _write(batches: Iterable[pa.RecordBatch], target: Path) -> None:
             writer.write_table(pa.Table.from_batches(waiting, schema=writer.schema), row_group_size=ROW_GROUP)
 
 
+def sweep(out: Path) -> None:
+    """Remove the temporary files and folders that a kill left: nothing else may be writing in `out`."""
+    for path in [*out.rglob(".*.tmp-*"), *out.rglob(".*.old-*")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def linked(source: Path, target: Path) -> None:
     """Give the file a second name, which costs nothing; copy it where the file system cannot."""
     try:

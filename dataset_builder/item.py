@@ -11,8 +11,8 @@ class Item:
     Attributes:
         path: file relative to the raw folder, with forward slashes (`busi/benign/benign (1).png`); the folder of a
             DICOM series.
-        member: name inside the archive, data set inside the HDF5 file, number of the series in its folder; None for
-            a plain file.
+        member: name inside the archive (`INNER.zip!NAME` for a ZIP inside a ZIP), data set inside the HDF5 file,
+            number of the series in its folder; None for a plain file.
         kind: image | volume | video | hdf5 | archive | dicom_series; for a member of an archive, what it is itself.
         subject: the identifier as the source writes it (it is hashed before anything is stored), None if unknown.
         anatomy: one of the 30 regions, None if the source does not tell which of several it is.
@@ -22,9 +22,10 @@ class Item:
         view: overrides the view of a 2D file (`axial`, `sagittal`, `coronal`, `frame`), None for `2d`.
         options: what was found on the way or is stated for the reader: `size` (stored bytes of the file, or of the
             member unpacked), `offset` (where a ZIP member's local header, or an uncompressed TAR member's data,
-            begins), `fps` (frames to take per second of video), `row` (of the HDF5 data set; without it all of it is
-            a stack of slices), `files` (slices of a DICOM series in order, relative to the raw folder), `private`
-            (words that must not stand in a stored path; only in the builder's own plan).
+            begins), `outer` (name, `size` and `offset` of the ZIP inside a ZIP that holds the member), `fps` (frames
+            to take per second of video), `row` (of the HDF5 data set; without it all of it is a stack of slices),
+            `files` (slices of a DICOM series in order, relative to the raw folder), `private` (words that must not
+            stand in a stored path; only in the builder's own plan).
         modality: one of the 10 modalities, None if the source does not tell which of several it is.
     """
 

@@ -8,10 +8,12 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from .adapters import EXPANDERS
-from .adapters.archives import UNREADABLE, Member, is_archive, list_members
+from .adapters.archives import UNREADABLE, Member, is_archive, is_zip, list_members, zip_members
 from .adapters.dicom_series import group_series
 from .catalog import NOT_ESTABLISHED, ItemRule, Source
 from .item import Item
@@ -125,8 +127,10 @@ class _Walk:
             yield self._excluded(place, str(error) or type(error).__name__, "archive")
 
     def _member(self, place: str, member: Member) -> Iterator[Item]:
-        options = {"size": member.size} | ({} if member.offset is None else {"offset": member.offset})
         name = member.name.rpartition("/")[2]
+        if member.problem is None and member.outer is None and place.lower().endswith(".zip") and is_zip(name):
+            yield from self._nested(place, member)
+            return
         problem = member.problem
         if problem is None and (name.startswith(".") or "__MACOSX/" in member.name):
             problem = "a hidden file"
@@ -138,12 +142,30 @@ class _Walk:
                 yield self._excluded(place, problem, "archive", printable)
             return
         inside = f"{place}/{member.name.removeprefix('./')}"  # patterns see the archive as a folder
-        item = self._item(place, inside, self._selection.rule(inside), member.name, options)
+        if member.outer is not None:
+            inside = f"{place}/{member.outer.name}/{member.name.removeprefix(member.outer.name + '!')}"
+        item = self._item(place, inside, self._selection.rule(inside), member.name, _where(member))
         if item is not None:
             yield item
 
+    def _nested(self, place: str, outer: Member) -> Iterator[Item]:
+        """The members of a ZIP inside a ZIP, which is read into memory once."""
+        if reason := self._selection.excluded(f"{place}/{outer.name}"):
+            yield self._excluded(place, reason, "archive", outer.name)
+            return
+        from .readers.archive import members  # brings the decoders with it
+
+        ((_, data),) = members(Path(self._top + place), [Item(place, outer.name, "archive", options=_where(outer))])
+        try:
+            if isinstance(data, Exception):
+                raise ValueError(str(data))
+            for inner in zip_members(BytesIO(data)):
+                yield from self._member(place, replace(inner, name=f"{outer.name}!{inner.name}", outer=outer))
+        except ValueError as error:
+            yield self._excluded(place, str(error), "archive", outer.name)
+
     def _item(
-        self, place: str, inside: str, rule: ItemRule | None, member: str | None, options: dict[str, int]
+        self, place: str, inside: str, rule: ItemRule | None, member: str | None, options: dict[str, Any]
     ) -> Item | None:
         """The item of one file, None for a file that neither a rule names nor looks like an image.
 
@@ -164,7 +186,7 @@ class _Walk:
         return self._make(place, inside, rule, member, reason, options)
 
     def _make(
-        self, place: str, inside: str, rule: ItemRule, member: str | None, reason: str | None, options: dict[str, int]
+        self, place: str, inside: str, rule: ItemRule, member: str | None, reason: str | None, options: dict[str, Any]
     ) -> Item:
         modality, anatomy = self._selection.labels(inside, rule)
         return Item(
@@ -196,6 +218,16 @@ class _Walk:
     def _excluded(self, place: str, reason: str, kind: str = "image", member: str | None = None) -> Item:
         path = (self._prefix + place).encode("utf-8", "backslashreplace").decode("utf-8")
         return Item(path=path, member=member, kind=kind, excluded=reason, modality=self._source.modality)
+
+
+def _where(member: Member) -> dict[str, Any]:
+    """What a reader needs to find a member: `Item.options`."""
+    found: dict[str, Any] = {"size": member.size}
+    if member.offset is not None:
+        found["offset"] = member.offset
+    if member.outer is not None:
+        found["outer"] = {"name": member.outer.name, **_where(member.outer)}
+    return found
 
 
 def _is_part(lower: str) -> bool:

@@ -18,17 +18,26 @@ HEADER = struct.Struct("<4s4xHH8xIIHHH4xII")  # of one entry in a ZIP's central 
 
 @dataclass(frozen=True)
 class Member:
-    """One file in an archive: its name as stored, its size unpacked, where it begins, and why it cannot be taken."""
+    """One file in an archive: its name as stored, its size unpacked, where it begins, and why it cannot be taken.
+
+    A file of a ZIP inside a ZIP is named `INNER.zip!NAME`, and begins at `offset` of the inner one.
+    """
 
     name: str
     size: int
     offset: int | None  # ZIP: local header; uncompressed TAR: data; None where only a stream can reach it
     problem: str | None = None
+    outer: "Member | None" = None  # the inner ZIP itself
 
 
 def is_archive(name: str) -> bool:
     """Whether the name ends like an archive that `list_members` reads."""
     return name.lower().endswith(ARCHIVES)
+
+
+def is_zip(name: str) -> bool:
+    """Whether the name ends like a ZIP archive."""
+    return name.lower().endswith(".zip")
 
 
 def list_members(file: Path) -> Iterator[Member]:
@@ -38,7 +47,11 @@ def list_members(file: Path) -> Iterator[Member]:
         ValueError: the archive is broken, truncated, split or a bomb; what was listed before stands.
         OSError: it cannot be read.
     """
-    return _zip_members(file) if file.name.lower().endswith(".zip") else _tar_members(file)
+    if not is_zip(file.name):
+        yield from _tar_members(file)
+        return
+    with file.open("rb") as opened:
+        yield from zip_members(opened)
 
 
 def unsafe(name: str) -> str | None:
@@ -69,24 +82,27 @@ def _tar_members(file: Path) -> Iterator[Member]:
         raise ValueError(f"broken archive ({type(error).__name__})") from error
 
 
-def _zip_members(file: Path) -> Iterator[Member]:
-    """Walk the central directory entry by entry: `zipfile` would hold all of it, gigabytes for millions of images."""
-    with file.open("rb") as opened:
-        start, count, shift = _central_directory(opened)
-        opened.seek(start)
-        for _ in range(count):
-            header = opened.read(HEADER.size)
-            if len(header) < HEADER.size or header[:4] != b"PK\1\2":
-                raise ValueError("broken archive (bad central directory)")
-            _, flags, method, packed, size, lengths, extras, comments, attributes, offset = HEADER.unpack(header)
-            raw = opened.read(lengths)
-            if extras:
-                size, packed, offset = _wide(opened.read(extras), size, packed, offset)
-            opened.read(comments)
-            name = raw.decode("utf-8" if flags & 0x800 else "cp437", "backslashreplace")
-            if not name.endswith("/"):
-                problem = unsafe(name) or _problem(flags, method, attributes >> 16)
-                yield Member(name, size, offset + shift, problem)
+def zip_members(opened: BinaryIO) -> Iterator[Member]:
+    """Walk the central directory entry by entry: `zipfile` would hold all of it, gigabytes for millions of images.
+
+    Raises:
+        ValueError: as `list_members`.
+    """
+    start, count, shift = _central_directory(opened)
+    opened.seek(start)
+    for _ in range(count):
+        header = opened.read(HEADER.size)
+        if len(header) < HEADER.size or header[:4] != b"PK\1\2":
+            raise ValueError("broken archive (bad central directory)")
+        _, flags, method, packed, size, lengths, extras, comments, attributes, offset = HEADER.unpack(header)
+        raw = opened.read(lengths)
+        if extras:
+            size, packed, offset = _wide(opened.read(extras), size, packed, offset)
+        opened.read(comments)
+        name = raw.decode("utf-8" if flags & 0x800 else "cp437", "backslashreplace")
+        if not name.endswith("/"):
+            problem = unsafe(name) or _problem(flags, method, attributes >> 16)
+            yield Member(name, size, offset + shift, problem)
 
 
 def _problem(flags: int, method: int, mode: int) -> str | None:

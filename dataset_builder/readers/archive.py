@@ -5,9 +5,11 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from io import BytesIO
+from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ..item import Item
 from ..limits import MAX_MEMBER_BYTES, MAX_RATIO, TOO_LARGE, UNREADABLE, Refused
@@ -27,14 +29,28 @@ def members(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, bytes | R
     name = path.name.lower()
     if name.endswith(".zip"):
         with path.open("rb") as file:
-            for item in items:
-                yield item, _caught(_zip_member, file, path, item)
+            for outer, group in groupby(items, key=lambda item: (item.options or {}).get("outer")):
+                yield from _of_zip(file, path, outer, group)
     elif name.endswith(".tar"):
         with path.open("rb") as file:
             for item in items:
                 yield item, _caught(_tar_member, file, path, item)
     else:
         yield from _streamed(path, items)
+
+
+def _of_zip(
+    file: BinaryIO, path: Path, outer: dict[str, Any] | None, items: Iterable[Item]
+) -> Iterator[tuple[Item, bytes | Refused]]:
+    """Members of the archive itself or of the ZIP inside it that `outer` describes, which is held in memory."""
+    if outer is not None:
+        held = _caught(_zip_member, file, path, Item(path.name, outer["name"], "archive", options=outer))
+        if isinstance(held, Refused):
+            yield from ((item, held) for item in items)
+            return
+        file = BytesIO(held)
+    for item in items:
+        yield item, _caught(_zip_member, file, path, item)
 
 
 def _caught(read, file: BinaryIO, path: Path, item: Item) -> bytes | Refused:
@@ -53,7 +69,7 @@ def _zip_member(file: BinaryIO, path: Path, item: Item) -> bytes:
     """Read a stored or deflated member at its local header (APPNOTE 4.3.7); other methods through zipfile."""
     options = item.options or {}
     if "offset" not in options:
-        return _through_zipfile(path, item)
+        return _through_zipfile(file, item)
     file.seek(options["offset"])
     fixed = file.read(_LOCAL_HEADER.size)
     if len(fixed) < _LOCAL_HEADER.size:
@@ -70,7 +86,7 @@ def _zip_member(file: BinaryIO, path: Path, item: Item) -> bytes:
     elif method == zipfile.ZIP_DEFLATED:
         data = _inflated(file, size, None if flags & _SIZES_FOLLOW or packed == 0xFFFFFFFF else packed)
     else:
-        return _through_zipfile(path, item)
+        return _through_zipfile(file, item)
     if len(data) != size or (not flags & _SIZES_FOLLOW and zlib.crc32(data) != crc):
         raise Refused(UNREADABLE, f"damaged: {len(data)} of {size} bytes, or a wrong checksum")
     return data
@@ -90,8 +106,9 @@ def _inflated(file: BinaryIO, size: int, packed: int | None) -> bytes:
     return b"".join(pieces)
 
 
-def _through_zipfile(path: Path, item: Item) -> bytes:
-    with zipfile.ZipFile(path) as archive, archive.open(item.member or "") as member:
+def _through_zipfile(file: BinaryIO, item: Item) -> bytes:
+    name = (item.member or "").rpartition("!")[2] if "outer" in (item.options or {}) else item.member or ""
+    with zipfile.ZipFile(file) as archive, archive.open(name) as member:
         data = member.read(MAX_MEMBER_BYTES + 1)
     if len(data) > MAX_MEMBER_BYTES:
         raise Refused(TOO_LARGE, f"a member of more than {MAX_MEMBER_BYTES / 2**20:.0f} MiB; unpack the archive here")

@@ -1,6 +1,7 @@
 """Raw folders to datasets, whole: rows, manifest, card, resume, options, and what must never reach the output."""
 
 import json
+import zipfile
 from io import BytesIO
 from pathlib import Path
 
@@ -350,8 +351,6 @@ def test_a_source_can_be_added_later(small_raw, out, tmp_path, capsys):
 
 
 def test_a_mended_archive_is_listed_again(tmp_path, out, make):
-    import zipfile
-
     archive = tmp_path / "raw" / "own" / "a.zip"
     archive.parent.mkdir(parents=True)
     make.png(tmp_path / "1.png", make.picture(1))
@@ -406,3 +405,15 @@ def test_subset_of_200_000_is_drawn_from_what_is_kept(small_raw, out, monkeypatc
 
 def rows_of(out: Path, folder: str = "data") -> list[dict]:
     return [row for path in sorted((out / folder).rglob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def test_a_zip_inside_a_zip_is_built_in_place(tmp_path, out, make):
+    inner = BytesIO()
+    make.png(tmp_path / "1.png", make.picture(1))
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.write(tmp_path / "1.png", "set/1.png")
+    (tmp_path / "raw" / "own").mkdir(parents=True)
+    with zipfile.ZipFile(tmp_path / "raw" / "own" / "all.zip", "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("part.zip", inner.getvalue())
+    assert build(tmp_path / "raw", out, [str(make.record(tmp_path, "own"))], workers=0, size=32)["kept"] == 1
+    assert [row["path"] for row in rows_of(out)] == ["own/all.zip!part.zip!set/1.png"]

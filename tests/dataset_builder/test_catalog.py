@@ -20,6 +20,7 @@ from biovfm_hf.errors import UserError
 from dataset_builder.adapters import archives, rp3d
 from dataset_builder.catalog import MODALITIES, anatomies, iterate, load_catalog, load_source
 from dataset_builder.globs import compile_glob
+from dataset_builder.readers.archive import members
 
 BENCHMARKS = {
     *(
@@ -336,9 +337,40 @@ def test_members_are_selected_by_the_path_they_would_unpack_to(record, folder):
         "mine/train.zip!masks/1.png": "mask",
         "mine/train.zip!../evil.png": "the name leaves the archive",
         "mine/train.zip!/abs.png": "the name leaves the archive",
-        "mine/train.zip!inner.zip": "an archive inside an archive: unpack the outer one here",
+        "mine/train.zip!inner.zip": "broken archive (no end record: truncated, or not a ZIP)",
         "mine/train.zip!__MACOSX/._1.png": "a hidden file",
     }
+
+
+def test_a_zip_inside_a_zip_is_a_folder_too(record, folder):
+    """One level of it: what lies in a third archive, or in a ZIP inside a TAR, has to be unpacked."""
+    inner, innermost = BytesIO(), BytesIO()
+    with zipfile.ZipFile(innermost, "w") as archive:
+        archive.writestr("5.png", b"5")
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("images/1.png", "masks/1.png", "../evil.png"):
+            archive.writestr(name, name.encode() * 9)
+        archive.writestr("more.zip", innermost.getvalue())
+    with zipfile.ZipFile(folder / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("0.png", b"0")
+        archive.writestr("set/train.zip", inner.getvalue())
+        archive.writestr("set/test.zip", inner.getvalue())
+    source = record(
+        exclude=[{"pattern": "**/test.zip", "reason": "test"}, {"pattern": "**/masks/*", "reason": "mask"}],
+        train={"path": r"^all\.zip/set/train\.zip/images/"},
+    )
+    name = "mine/all.zip!set/train.zip"
+    assert found(source, folder.parent) == {
+        "mine/all.zip!0.png": "not in the training part",
+        f"{name}!images/1.png": None,
+        f"{name}!masks/1.png": "mask",
+        f"{name}!../evil.png": "the name leaves the archive",
+        f"{name}!more.zip": "an archive inside an archive: unpack the outer one here",
+        "mine/all.zip!set/test.zip": "test",
+    }
+    items = [item for item in iterate(source, folder.parent) if item.excluded is None]
+    assert [data for _, data in members(folder / "all.zip", items)] == [b"images/1.png" * 9]
+    assert '"outer"' in json.dumps(items[0].options)
 
 
 def test_links_and_devices_in_a_tar_are_excluded(record, folder):
