@@ -117,14 +117,17 @@ def held_out_accuracy(index: Index, seed: int = 0) -> tuple[float, int] | None:
 
 
 class Encoder:
-    """A model folder or Hub repository with its image processor."""
+    """A model folder or Hub repository with its image processor.
 
-    def __init__(self, name: str) -> None:
+    `own_code`: run the code that the repository carries. Only a Space does, for the model that it was made for.
+    """
+
+    def __init__(self, name: str, own_code: bool = False) -> None:
         from transformers import AutoImageProcessor, AutoModel
 
         self.name = name
-        self.processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=True)
-        self.model = AutoModel.from_pretrained(name, trust_remote_code=True).eval()
+        self.processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=own_code)
+        self.model = AutoModel.from_pretrained(name, trust_remote_code=own_code).eval()
 
     def __call__(self, image: Any, **settings: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Encode one image: a path, bytes or PIL image.
@@ -318,7 +321,7 @@ def main() -> None:
     name = json.loads((here / "space.json").read_text(encoding="utf-8"))["model"]
     index = here / "index.npz"
     port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
-    launch(build_page(Encoder(name), Index.load(index) if index.is_file() else None), "0.0.0.0", port)
+    launch(build_page(Encoder(name, own_code=True), Index.load(index) if index.is_file() else None), "0.0.0.0", port)
 
 
 if __name__ == "__main__":

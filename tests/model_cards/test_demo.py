@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,17 @@ def test_held_out_accuracy_keeps_subjects_apart():
     accuracy, images = demo_app.held_out_accuracy(index)
     assert images == 48 and accuracy < 0.85
     assert demo_app.held_out_accuracy(demo_app.Index(own[:4], labels[:4], [], ["x"] * 4)) is None
+
+
+def test_code_of_a_repository_is_not_run(saved_model, tmp_path):
+    folder = shutil.copytree(saved_model, tmp_path / "hostile")
+    settings = json.loads((folder / "config.json").read_text())
+    settings |= {"model_type": "stranger", "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        demo_app.Encoder(str(folder))
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("words", [["--index", "nowhere"], ["--images", "0"], ["--export", "x"]])
