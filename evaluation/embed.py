@@ -14,6 +14,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path
 
 from .encoders import Encoder, to_square
+from .processes import Crew, crew
 from .tasks.images import Images
 from .tokens import LAST_BLOCKS
 
@@ -63,11 +64,12 @@ def embed_summaries(
     augmentation: Augmentation | None = None,
     batch_size: int = BATCH_SIZE,
     label: str = "",
+    team: Crew | None = None,
 ) -> dict[str, np.ndarray]:
     """Feature vectors of `images`, from the cache where they are there.
 
     Work is done in shards of `SHARD_IMAGES`, each written when finished, so a killed run continues with what is
-    missing; processes started by `accelerate launch` share the shards among them.
+    missing; the processes of `team` (None: those of `accelerate launch`) share the shards among them.
 
     Returns:
         {name: (N, D) float32} for each of `SUMMARIES`, see `encoders.Encoded.summary`.
@@ -76,10 +78,8 @@ def embed_summaries(
         UserError: an image cannot be read, or the encoder gives values that are not finite.
     """
     folder = cache / cache_key(encoder, images, f"summaries {augmentation}")
-    shards = _fill(
-        encoder, images, folder, SHARD_IMAGES, batch_size, label, _summarise, encoder.preprocess, augmentation
-    )
-    return read_shards(shards, SUMMARIES)
+    job = _Job(encoder, images, folder, SHARD_IMAGES, batch_size, label, _summarise, encoder.preprocess, augmentation)
+    return read_shards(_fill(job, team or crew()), SUMMARIES)
 
 
 def _summarise(encoder: Encoder, pixels: "Tensor") -> dict[str, "Tensor"]:
@@ -107,10 +107,8 @@ def embed_features(
     if which != "last4":
         return pick_features(embed_summaries(encoder, images, cache, None, batch_size, label), which)
     folder = cache / cache_key(encoder, images, f"last {LAST_BLOCKS}")
-    shards = _fill(
-        encoder, images, folder, SHARD_IMAGES, batch_size, label, summarise_blocks, encoder.preprocess, None
-    )
-    return read_shards(shards, ("last4",))["last4"]
+    job = _Job(encoder, images, folder, SHARD_IMAGES, batch_size, label, summarise_blocks, encoder.preprocess)
+    return read_shards(_fill(job, crew()), ("last4",))["last4"]
 
 
 def summarise_blocks(encoder: Encoder, pixels: "Tensor") -> dict[str, "Tensor"]:
@@ -160,8 +158,8 @@ def embed_tokens(
     folder = cache / cache_key(encoder, images, f"tokens {size} {blocks}")
     per_image = _token_bytes(encoder, size, blocks)
     shard_images = int(np.clip(TOKEN_SHARD_BYTES // per_image, 1, SHARD_IMAGES))
-    shards = _fill(encoder, images, folder, shard_images, batch_size, label, tokens, preprocess, None)
-    return TokenStore(shards, shard_images, len(images))
+    job = _Job(encoder, images, folder, shard_images, batch_size, label, tokens, preprocess)
+    return TokenStore(_fill(job, crew()), shard_images, len(images))
 
 
 def _token_bytes(encoder: Encoder, size: int, blocks: int) -> int:
@@ -212,67 +210,62 @@ def read_shards(shards: list[Path], names: tuple[str, ...]) -> dict[str, np.ndar
     return {name: parts[0] if len(parts) == 1 else np.concatenate(parts) for name, parts in found.items()}
 
 
-def _fill(
-    encoder: Encoder,
-    images: Images,
-    folder: Path,
-    shard_images: int,
-    batch_size: int,
-    label: str,
-    compute: Callable[[Encoder, "Tensor"], dict[str, "Tensor"]],
-    preprocess: Callable[[list[np.ndarray]], "Tensor"],
-    augmentation: Augmentation | None,
-) -> list[Path]:
-    """Write the shards that are missing, and give the paths of all."""
-    from tqdm import tqdm
+@dataclass(frozen=True)
+class _Job:
+    """What to compute of which images, and where its shards go."""
 
-    rank, world, wait = _processes()
-    count = -(-len(images) // shard_images)
-    paths = [folder / f"{number:05d}.safetensors" for number in range(count)]
-    missing = [n for n in range(count) if n % world == rank and not paths[n].exists()]
-    total = sum(min(shard_images, len(images) - n * shard_images) for n in missing)
-    if missing:
-        with tqdm(total=total, desc=label or "embed", unit="img", disable=None, leave=False) as bar:
-            for number in missing:
-                rows = range(number * shard_images, min((number + 1) * shard_images, len(images)))
-                arrays = _embed_rows(encoder, images, rows, batch_size, compute, preprocess, augmentation, bar.update)
-                _write_shard(paths[number], arrays, encoder, label)
-    wait()
+    encoder: Encoder
+    images: Images
+    folder: Path
+    shard_images: int
+    batch_size: int
+    label: str
+    compute: Callable[[Encoder, "Tensor"], dict[str, "Tensor"]]
+    preprocess: Callable[[list[np.ndarray]], "Tensor"]
+    augmentation: Augmentation | None = None
+
+    def rows(self, shard: int) -> range:
+        """The images of a shard."""
+        return range(shard * self.shard_images, min((shard + 1) * self.shard_images, len(self.images)))
+
+
+def _fill(job: _Job, team: Crew) -> list[Path]:
+    """Write the shards that are missing, this process' share of them, and give the paths of all."""
+    count = -(-len(job.images) // job.shard_images)
+    paths = [job.folder / f"{number:05d}.safetensors" for number in range(count)]
+    try:
+        _fill_missing(job, paths, [n for n in range(count) if team.takes(n) and not paths[n].exists()])
+    finally:
+        team.wait()
+    if lacking := next((path for path in paths if not path.exists()), None):
+        raise UserError(f"{lacking} was not written: another process failed; see its message")
     return paths
 
 
-def _processes() -> tuple[int, int, Callable[[], object]]:
-    """This process' number, how many there are, and a function that waits for all: as `accelerate launch` set them."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return 0, 1, lambda: None
-    from accelerate import PartialState
+def _fill_missing(job: _Job, paths: list[Path], missing: list[int]) -> None:
+    from tqdm import tqdm
 
-    state = PartialState()
-    return state.process_index, state.num_processes, state.wait_for_everyone
+    if not missing:
+        return
+    total = sum(len(job.rows(number)) for number in missing)
+    with tqdm(total=total, desc=job.label or "embed", unit="img", disable=None, leave=False) as bar:
+        for number in missing:
+            _write_shard(paths[number], _embed_rows(job, job.rows(number), bar.update), job.encoder, job.label)
 
 
-def _embed_rows(
-    encoder: Encoder,
-    images: Images,
-    rows: range,
-    batch_size: int,
-    compute: Callable[[Encoder, "Tensor"], dict[str, "Tensor"]],
-    preprocess: Callable[[list[np.ndarray]], "Tensor"],
-    augmentation: Augmentation | None,
-    progress: Callable[[int], object],
-) -> dict[str, "Tensor"]:
+def _embed_rows(job: _Job, rows: range, progress: Callable[[int], object]) -> dict[str, "Tensor"]:
     import torch
 
     def load(batch: range) -> "Tensor":
-        decoded = [images[i] for i in batch]
-        if augmentation is not None:
-            decoded = [augmentation(image, i) for image, i in zip(decoded, batch, strict=True)]
-        return preprocess(decoded)
+        decoded = [job.images[i] for i in batch]
+        if job.augmentation is not None:
+            decoded = [job.augmentation(image, i) for image, i in zip(decoded, batch, strict=True)]
+        return job.preprocess(decoded)
 
-    batches = [range(s, min(s + batch_size, rows.stop)) for s in range(rows.start, rows.stop, batch_size)]
+    batches = [range(s, min(s + job.batch_size, rows.stop)) for s in range(rows.start, rows.stop, job.batch_size)]
     parts: dict[str, list[Tensor]] = {}
     for batch, pixels in zip(batches, prefetch(load, batches), strict=True):
-        for name, value in compute(encoder, pixels).items():
+        for name, value in job.compute(job.encoder, pixels).items():
             parts.setdefault(name, []).append(value.cpu())
         progress(len(batch))
     return {name: torch.cat(values).contiguous() for name, values in parts.items()}

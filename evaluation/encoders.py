@@ -151,10 +151,12 @@ def untrained(label: str, source: str, device: str) -> Encoder:
 
 
 def default_device() -> str:
-    """`cuda` where there is one, else `cpu`."""
+    """`cuda` where there is one (this process' own, of several), else `cpu`."""
+    import os
+
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 def split_label(name: str) -> tuple[str, str]:

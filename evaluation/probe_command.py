@@ -27,7 +27,8 @@ image,label,split[,subject], for segmentation a folder {train,val,test}/{images,
 like those of evaluation/tasks/records, which gives one of these (or a known set) its metric, licence and citation
 
 OUT receives results.json (one record per model, task and method), comparisons.json (paired differences between
-models), table.md, table.tex, table.csv, scores/*.npz and figures/. Run the same command again to continue."""
+models), table.md, table.tex, table.csv, scores/*.npz and figures/. Run the same command again to continue.
+On several GPUs: accelerate launch --num_processes 4 -m biovfm_hf.cli probe ..."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -132,6 +133,7 @@ def list_tasks() -> None:
 def probe(options: argparse.Namespace, methods: list[str]) -> int:
     """Open the tasks, make the missing records, then tables, comparisons and pictures."""
     from .comparing import compare_models
+    from .processes import crew
     from .results import merge_records
     from .seeds import over_seeds
     from .suite import run_suite, suits
@@ -157,6 +159,8 @@ def probe(options: argparse.Namespace, methods: list[str]) -> int:
             run_suite(options.model, [task for task in tasks if suits(task, settings)], [settings], options.out, cache)
     except UserError as error:
         failure = error
+    if not crew().takes(0):  # tables and pictures are the first process' work
+        return 0 if failure is None else 1
     records = merge_records(options.out)
     comparisons = compare_models(options.out, records, options.resamples)
     if records:
@@ -232,13 +236,14 @@ def draw_model(options: argparse.Namespace, encoder: "Encoder", task: "Task", re
     """What a model makes of a task: its attention, a map of its features, and the colours of its patches."""
     from .embed import case_features, embed_summaries
     from .pictures import draw_attention, draw_embedding, draw_patch_colours
+    from .processes import Crew
 
     draw_attention(options.out, encoder, task)
     split = task.splits["test"]
     if split.labels is not None and split.labels.ndim == 1:
         cache = options.cache or options.out / "cache"
         label = f"{encoder.name} {task.name} test"
-        stored = embed_summaries(encoder, split.images, cache, batch_size=options.batch_size, label=label)
+        stored = embed_summaries(encoder, split.images, cache, None, options.batch_size, label, Crew())
         features = case_features(stored["mean"], split.case_of_image)
         draw_embedding(options.out, record, features, split.labels, list(task.record.classes))
     draw_patch_colours(options.out, encoder, task)

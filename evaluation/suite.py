@@ -22,6 +22,7 @@ from .probes.knn import probe_knn
 from .probes.linear import Scores, probe_biovfm, probe_fast
 from .probes.scratch import probe_scratch
 from .probes.segment import UNET_BLOCKS, case_scores, probe_linear_decoder, probe_unet_decoder
+from .processes import crew
 from .results import Record, clean, merge_records, read_record, record_key, write_record
 from .tasks import SEGMENTATION, SPLITS, Task
 
@@ -55,6 +56,11 @@ class Settings:
         if self.method == "fewshot":
             return f"fewshot-{self.shots}"
         return "segment-unet" if self.method == "segment" and self.decoder == "unet" else self.method
+
+    @property
+    def tunes(self) -> bool:
+        """Whether the encoder's weights are trained, so that no features are shared."""
+        return self.method in finetune.RATES
 
     @property
     def tuning_batch(self) -> int:
@@ -93,7 +99,8 @@ class Settings:
 def run_suite(models: list[str], tasks: list[Task], runs: list[Settings], out: Path, cache: Path) -> list[Record]:
     """Make every record that is missing in `out`, and return all records there.
 
-    A failure of one model on one task does not stop the others; it is raised at the end.
+    A failure of one model on one task does not stop the others; it is raised at the end. Several processes share the
+    embedding of a task's images, and the fine-tuning runs.
 
     Args:
         models: names as `encoders.load_encoder` takes them.
@@ -109,18 +116,22 @@ def run_suite(models: list[str], tasks: list[Task], runs: list[Settings], out: P
     for label in labels:
         if labels.count(label) > 1:
             raise UserError(f"two models are called {label}; tell them apart: --model NAME1=... --model NAME2=...")
-    failures = []
+    failures, team, tuned = [], crew(), 0
     for model in models:
         encoders: dict[str, Encoder] = {}
         for settings in runs:
             if settings.preprocess not in encoders:
                 encoders[settings.preprocess] = load_encoder(model, settings.device, settings.preprocess)
             for task in tasks:
+                tuned += settings.tunes
+                if settings.tunes and not team.takes(tuned):
+                    continue
                 try:
                     make_record(encoders[settings.preprocess], task, settings, out, cache)
                 except UserError as error:
                     failures.append(str(error))
                     print(f"error: {error}", file=sys.stderr)
+    team.wait()
     records = merge_records(out)
     if failures:
         raise UserError(f"{len(failures)} of the records could not be made, the first because: {failures[0]}")
