@@ -383,6 +383,13 @@ def rank_table(records: list[Record]) -> tuple[list[str], np.ndarray]:
     return models, np.array(whole).reshape(len(whole), len(models))
 
 
+def average_ranks(values: np.ndarray) -> np.ndarray:
+    """Average rank over tasks (models,) of scores (tasks, models), 1 is the highest; equal scores share ranks."""
+    above = (values[:, None, :] > values[:, :, None]).sum(2)
+    equal = (values[:, None, :] == values[:, :, None]).sum(2)
+    return (above + (equal + 1) / 2).mean(0)
+
+
 def draw_ranks(path: Path, method: str, records: list[Record]) -> None:
     """Average ranks over tasks with Nemenyi's critical difference (Demsar 2006), for two tasks and models or more."""
     from .compare import rank_models
@@ -392,7 +399,7 @@ def draw_ranks(path: Path, method: str, records: list[Record]) -> None:
         return
     found = rank_models(values)
     order = np.argsort(found.ranks, kind="stable")
-    figure = new_figure(6.2, 0.9 + 0.32 * len(models) + 0.16 * len(found.groups))
+    figure = new_figure(6.2, 1.2 + 0.32 * len(models) + 0.16 * len(found.groups))
     axes = figure.add_subplot()
     for line, number in enumerate(order):
         axes.plot([found.ranks[number]] * 2, [0, -line - 1], color="0.6", linewidth=0.8)
@@ -403,10 +410,17 @@ def draw_ranks(path: Path, method: str, records: list[Record]) -> None:
     for line, group in enumerate(found.groups):
         ends = [found.ranks[group[0]], found.ranks[group[-1]]]
         axes.plot(ends, [0.45 + 0.3 * line] * 2, color=COLOURS[1], linewidth=3, solid_capstyle="butt")
-    axes.set(ylim=(-len(models) - 0.8, 0.8 + 0.3 * len(found.groups)), xlim=(0.8, len(models) + 0.9), yticks=[])
+    top = 0.8 + 0.3 * len(found.groups)
+    reach = [1.0, 1.0 + min(found.critical_difference, len(models) - 1.0)]
+    axes.plot(reach, [top] * 2, color="0.2", linewidth=1.2, marker="|", markersize=7)
+    beyond = " (and beyond)" if found.critical_difference > len(models) - 1 else ""
+    axes.text(reach[0], top + 0.15, f"critical difference{beyond}", fontsize=7, va="bottom")
+    axes.set(ylim=(-len(models) - 0.8, top + 0.9), xlim=(0.9, len(models) + 0.6), yticks=[])
+    axes.set_xticks(range(1, len(models) + 1))
     axes.xaxis.tick_top()
     axes.spines[["left", "right", "bottom"]].set_visible(False)
-    difference = f"critical difference {found.critical_difference:.2f}, Friedman p {found.friedman_p:.3f}"
+    p = "< 0.001" if found.friedman_p < 0.001 else f"{found.friedman_p:.3f}"
+    difference = f"critical difference {found.critical_difference:.2f}, Friedman p {p}"
     axes.set_title(f"{method}: average rank over {len(values)} tasks ({difference})", fontsize=8)
     told = ", ".join(f"{models[number]} {found.ranks[number]:.2f}" for number in order)
     words = (
@@ -426,8 +440,7 @@ def draw_rank_against_rank(path: Path, records: list[Record]) -> None:
         models, values = rank_table([record for record in records if record["method"] == method])
         if min(values.shape) < 1 or len(models) < 2:
             return
-        order = (-values).argsort(1, kind="stable").argsort(1, kind="stable") + 1.0
-        ranks[segmentation] = dict(zip(models, order.mean(0), strict=True))
+        ranks[segmentation] = dict(zip(models, average_ranks(values), strict=True))
     both = [model for model in ranks[True] if model in ranks[False]]
     if len(both) < 2:
         return

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,14 @@ def merge_records(out: Path) -> list[Record]:
     """Rewrite results.json from every record file, one process at a time. Returns the records, in a stable order."""
     with locked(out):
         records = [_read_json(path) for path in sorted((out / "records").glob("*.json")) if path.name[0] != "."]
-        records.sort(key=lambda r: (str(r["method"]), str(r["task"]), str(r["model"]), str(r["seed"]).zfill(12)))
+        records.sort(key=lambda r: [_natural(r[name]) for name in ("method", "task", "model", "seed")])
         write_text(out / "results.json", json.dumps(records, indent=1) + "\n")
     return records
+
+
+def _natural(value: Any) -> str:
+    """A sort key that puts fewshot-4 before fewshot-16."""
+    return re.sub(r"\d+", lambda found: found.group().zfill(12), str(value))
 
 
 def read_scores(out: Path, record: Record) -> dict[str, np.ndarray]:

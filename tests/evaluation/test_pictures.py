@@ -1,0 +1,72 @@
+"""What the pictures show, as numbers."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as oracle
+
+from evaluation.compare import rank_models
+from evaluation.pictures import (
+    average_ranks,
+    draw_rank_against_rank,
+    draw_ranks,
+    mean_roc,
+    principal_colours,
+    rank_table,
+    roc_points,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 6), st.integers(2, 9))
+def test_average_ranks_are_those_of_the_friedman_test(seed, models, tasks):
+    values = np.random.default_rng(seed).integers(0, 3, (tasks, models)).astype(float)
+    np.testing.assert_allclose(average_ranks(values), rank_models(values).ranks)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([3, 1000]))
+def test_the_area_under_the_drawn_curve_is_the_auc(seed, levels):
+    rng = np.random.default_rng(seed)
+    labels = np.r_[0, 1, rng.integers(0, 2, 40)]
+    scores = rng.integers(0, levels, 42) / levels
+    fpr, tpr = roc_points(labels, scores)
+    assert oracle.auc(fpr, tpr) == pytest.approx(oracle.roc_auc_score(labels, scores))
+    assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
+
+
+def test_a_mean_curve_leaves_out_classes_that_do_not_occur():
+    scores = np.eye(3)[[0, 0, 1, 1]] * 0.8 + 0.1
+    at, mean = mean_roc("multi-class", np.array([0, 0, 1, 1]), scores)
+    assert len(at) == 201 and np.isfinite(mean).all() and mean[-1] == 1
+
+
+def test_object_and_background_get_different_colours():
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(0, 0.1, (2, 8, 8, 16))
+    tokens[:, 2:6, 2:6] += 3 * rng.normal(size=16)
+    colours, grid = principal_colours(tokens)
+    assert grid[:, 2:6, 2:6].all() and grid.sum() == 2 * 16
+    assert (colours[~grid] == 0).all() and colours.min() >= 0 and colours.max() <= 1
+
+
+def record(model, task, method, metric, value):
+    return dict(model=model, task=task, method=method, primary=metric, metrics={metric: {"value": value}})
+
+
+def test_rank_pictures_take_the_tasks_that_every_model_has(tmp_path):
+    records = [
+        record(model, f"t{task}", "linear", "auc", 0.5 + 0.1 * number + 0.01 * task)
+        for number, model in enumerate("abc")
+        for task in range(4)
+    ]
+    models, values = rank_table([*records, record("a", "alone", "linear", "auc", 0.9)])
+    assert models == ["a", "b", "c"] and values.shape == (4, 3)
+    draw_ranks(tmp_path / "ranks.png", "linear", records)
+    assert "c 1.00, b 2.00, a 3.00" in (tmp_path / "ranks.txt").read_text()
+    segmented = [record(model, "s", "segment", "dice", 0.9 - 0.1 * number) for number, model in enumerate("abc")]
+    draw_rank_against_rank(tmp_path / "both.png", records + segmented)
+    assert "a: classification 3.00, segmentation 1.00" in (tmp_path / "both.txt").read_text()
+    draw_ranks(tmp_path / "one.png", "linear", records[:4])
+    assert not (tmp_path / "one.png").exists()
