@@ -1,6 +1,7 @@
 """`biovfm build`: raw sources to a screened Parquet dataset that `load_dataset` reads; killed, it continues."""
 
 import argparse
+import errno
 import hashlib
 import json
 import os
@@ -48,17 +49,12 @@ def main(argv: list[str]) -> int:
         _parser().error("--retry-failed plans anew: run it once with --plan-only, then the jobs without it")
     if not arguments.raw.is_dir():
         raise UserError(f"{arguments.raw}: no such folder; give the folder that holds one sub-folder for each source")
-    plan = _planned(arguments)
-    if arguments.plan_only:
-        return _tell_plan(plan)
-    if arguments.num_shards is not None:
-        mine = [n for n in plan.unfinished() if n % arguments.num_shards == arguments.shard_index]
-        _run_shards(plan, arguments, mine)
-        print(
-            f"{len(mine)} shards done; when all {arguments.num_shards} jobs are, run without --shard-index to finish"
-        )
-        return 0
-    return _build(plan, arguments)
+    try:
+        return _run(arguments)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"{arguments.out}: the disk is full; make room, and the same command continues") from error
 
 
 def build(raw: str | Path, out: str | Path, sources: Sequence[str] | None = None, **options: Any) -> dict[str, Any]:
@@ -73,6 +69,18 @@ def build(raw: str | Path, out: str | Path, sources: Sequence[str] | None = None
             argv += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
     main(argv)
     return json.loads((Path(out) / "build.json").read_text(encoding="utf-8"))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    plan = _planned(arguments)
+    if arguments.plan_only:
+        return _tell_plan(plan)
+    if arguments.num_shards is None:
+        return _build(plan, arguments)
+    mine = [n for n in plan.unfinished() if n % arguments.num_shards == arguments.shard_index]
+    _run_shards(plan, arguments, mine)
+    print(f"{len(mine)} shards done; when all {arguments.num_shards} jobs are, run without --shard-index to finish")
+    return 0
 
 
 def _planned(arguments: argparse.Namespace) -> "Plan":
@@ -109,8 +117,8 @@ def _tell_plan(plan: "Plan") -> int:
     print(
         f"{len(plan.shards):,} shards of {len(plan.sources)} sources with {inputs:,} inputs are planned in {plan.out}"
     )
-    for source, reason in plan.skipped.items():
-        print(f"  skipped {source}: {reason}")
+    for source, reason in sorted(plan.skipped.items()):
+        print(f"skipped {source}: {reason}")
     return 0
 
 
@@ -208,8 +216,11 @@ def _report(plan: "Plan", summary: dict[str, Any]) -> None:
     dropped = {reason: n for reason, n in summary["outcomes"].items() if reason != "kept"}
     for reason, count in sorted(dropped.items(), key=lambda entry: -entry[1])[:12]:
         print(f"  {count:>10,}  {reason}")
-    if summary["skipped"]:
+    if len(summary["skipped"]) > 5:
         print(f"{len(summary['skipped'])} sources were skipped; build.json says why")
+    else:
+        for source, reason in sorted(summary["skipped"].items()):
+            print(f"skipped {source}: {reason}")
     if summary["kept"]:
         print(f'next: load_dataset("{plan.out}", "full", split="train")')
 

@@ -22,7 +22,9 @@ from .progress import read_progress
 ENGINES = ("local", "dask", "submitit")
 CRASHED, STALLED = "crashed the decoder", "timed out"
 POLL_SECONDS = 0.5
-_TASKS_PER_WORKER = 50  # a fresh process now and then returns what decoders leak
+# Fresh processes now and then return what decoders leak. Not by max_tasks_per_child, with which the standard pool may
+# wait for ever once its processes have had their share (https://github.com/python/cpython/issues/115634).
+_TASKS_PER_WORKER = 50
 
 Work = Callable[[str, str, int], dict[str, Any]]
 
@@ -45,7 +47,7 @@ def on_this_machine(
     waiting, alone, fruitless = list(numbers), [], 0  # type: list[int], list[int], int
     suspects: dict[tuple[int, int], int] = {}
     while waiting or alone:
-        batch, size = ([alone.pop()], 1) if alone else (waiting, workers)
+        batch, size = ([alone.pop()], 1) if alone else (waiting[: workers * _TASKS_PER_WORKER], workers)
         finished: set[int] = set()
         stalled: dict[int, int] = {}
         with _pool(size) as pool:
@@ -66,8 +68,8 @@ def on_this_machine(
                         _accuse(plan, number, item, CRASHED)
                     elif not stalled:
                         suspects[number, item] = suspects.get((number, item), 0) + 1
-        left = [number for number in batch if number not in finished]
-        waiting = left if batch is waiting else waiting + left
+        begun = set(batch)
+        waiting = [n for n in batch if n not in finished] + [n for n in waiting if n not in begun]
         accused = {number for (number, _), times in suspects.items() if times >= 2 and number in waiting}
         alone += sorted(accused)
         waiting = [number for number in waiting if number not in accused]
@@ -189,12 +191,8 @@ def _accuse(plan: Plan, number: int, item: int, reason: str) -> None:
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """A pool whose processes end with the block, at once if it is left by an exception such as Ctrl-C."""
     others = _children()
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin_worker,
-        max_tasks_per_child=_TASKS_PER_WORKER,
-    )
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
     try:
         yield pool
     except BaseException:

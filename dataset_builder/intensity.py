@@ -14,8 +14,6 @@ from biovfm_hf.pixels import PERCENTILES, Pixels, Window, percentile_window, to_
 
 Setting = dict[str, Any] | str | None
 
-_CHUNK = 2**22  # values converted at once where no table of all values exists
-
 
 def image_to_uint8(pixels: Pixels, setting: Setting) -> np.ndarray:
     """Map one image to uint8 (H, W) or (H, W, 3).
@@ -37,8 +35,7 @@ def image_to_uint8(pixels: Pixels, setting: Setting) -> np.ndarray:
 def volume_to_uint8(array: np.ndarray, slope: float, intercept: float, setting: Setting) -> np.ndarray:
     """Map a volume (X, Y, Z) to uint8 of the same shape, or (X, Y, Z, 3) for three windows.
 
-    By default, and for a percentile pair, percentiles are taken over the whole volume, once. Integers of up to 16
-    bits go through a table of all values; others are converted in pieces, so that no temporary is large.
+    By default, and for a percentile pair, percentiles are taken over the whole volume, once.
     """
     windows = _windows(setting)
     if not windows:
@@ -46,7 +43,8 @@ def volume_to_uint8(array: np.ndarray, slope: float, intercept: float, setting: 
             return array
         low, high = sorted(slope * stored + intercept for stored in percentile_window(array, _percentiles(setting)))
         windows = [(low, high)]
-    mapped = [_converted(array, slope, intercept, window) for window in windows]
+    pixels = Pixels(array, slope, intercept)
+    mapped = [to_uint8(pixels, window=window) if window[0] < window[1] else _black(array) for window in windows]
     return mapped[0] if len(mapped) == 1 else np.stack(mapped, axis=-1)
 
 
@@ -72,14 +70,5 @@ def _stretched(pixels: Pixels) -> Pixels:
     return replace(pixels, array=pixels.array.astype(np.uint16)) if pixels.array.dtype == np.uint8 else pixels
 
 
-def _converted(array: np.ndarray, slope: float, intercept: float, window: Window) -> np.ndarray:
-    if not window[0] < window[1]:
-        return np.zeros_like(array, dtype=np.uint8)
-    if array.dtype.itemsize <= 2 and array.dtype.kind in "iu":
-        return to_uint8(Pixels(array, slope, intercept), window=window)
-    result = np.empty_like(array, dtype=np.uint8)
-    step = max(1, _CHUNK // max(1, array[0].size))
-    for start in range(0, len(array), step):
-        piece = Pixels(array[start : start + step], slope, intercept)
-        result[start : start + step] = to_uint8(piece, window=window)
-    return result
+def _black(array: np.ndarray) -> np.ndarray:
+    return np.zeros_like(array, dtype=np.uint8)

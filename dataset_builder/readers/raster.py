@@ -47,7 +47,8 @@ def read(source: Path | bytes, name: str, setting: Setting, size: int) -> Iterat
             raise Refused(TOO_LARGE, str(error)) from error
         except (OSError, SyntaxError, ValueError, TypeError):
             # The TIFF variants that only tifffile reads; everything else fails there with its reason.
-            yield whole(_decoded(source, name, setting))
+            # They may have 12 bytes for each pixel.
+            yield whole(_decoded(source, name, setting, MAX_PIXELS // 3))
             return
         with image:
             _check_size(image)
@@ -56,7 +57,7 @@ def read(source: Path | bytes, name: str, setting: Setting, size: int) -> Iterat
             elif image.format in ("JPEG", "MPO"):
                 yield _jpeg(image, setting, size)
             elif image.format == "TIFF":  # with the way round for what Pillow opens but cannot decode
-                yield whole(_decoded(source, name, setting))
+                yield whole(_decoded(source, name, setting, MAX_PIXELS))
             else:
                 yield whole(image_to_uint8(decode(image), setting))
 
@@ -109,12 +110,13 @@ def _pages(image: Image.Image, setting: Setting) -> Iterator[Picture]:
             yield whole(image_to_uint8(decode(image), setting), "frame", page)
 
 
-def _decoded(source: Path | bytes, name: str, setting: Setting) -> np.ndarray:
-    return image_to_uint8(decode(source, name=name, max_pixels=MAX_PIXELS), setting)
+def _decoded(source: Path | bytes, name: str, setting: Setting, max_pixels: int) -> np.ndarray:
+    return image_to_uint8(decode(source, name=name, max_pixels=max_pixels), setting)
 
 
 def _check_size(image: Image.Image) -> None:
-    if image.size[0] * image.size[1] > MAX_PIXELS:
+    size = image.size[0] * image.size[1] * (4 if image.mode in ("F", "I") else 3)
+    if size > 3 * MAX_PIXELS:
         raise Refused(TOO_LARGE, f"{image.size[0]} x {image.size[1]} pixels are over the limit of {MAX_PIXELS}")
     if min(image.size) < 1:
         raise UserError("has no pixels")

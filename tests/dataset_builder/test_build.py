@@ -417,3 +417,16 @@ def test_a_zip_inside_a_zip_is_built_in_place(tmp_path, out, make):
         opened.writestr("part.zip", inner.getvalue())
     assert build(tmp_path / "raw", out, [str(make.record(tmp_path, "own"))], workers=0, size=32)["kept"] == 1
     assert [row["path"] for row in rows_of(out)] == ["own/all.zip!part.zip!set/1.png"]
+
+
+def test_a_full_disk_is_named(small_raw, out, monkeypatch):
+    raw, sources = small_raw
+    with monkeypatch.context() as patched:
+        patched.setattr("dataset_builder.shard.pq.write_table", _full)
+        with pytest.raises(UserError, match="the disk is full; make room, and the same command continues"):
+            build(raw, out, [sources], workers=0, size=32)
+    assert build(raw, out, [sources], workers=0, size=32)["kept"] > 0
+
+
+def _full(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
