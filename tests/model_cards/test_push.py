@@ -111,6 +111,9 @@ def test_a_second_push_sends_only_what_changed(hub, pushed, small_model):
         {"method": "GET", "path": "/tree/", "drop": True, "times": 2},
         {"method": "GET", "path": "/resolve/", "cut": True},
         {"method": "POST", "path": "/preupload/", "seconds": 2},
+        {"method": "POST", "path": "/repos/create", "cut": True},  # done there, but the answer is lost
+        {"method": "POST", "path": "/commit/", "cut": True},
+        {"method": "PUT", "path": "/lfs-store/", "cut": True},
     ],
     ids=lambda fault: "-".join(str(part) for part in fault.values()),
 )
@@ -120,6 +123,18 @@ def test_faults_lose_nothing(hub, pushed, small_model, fault):
     assert all(f.times == 0 for f in hub.faults)
     held = files_of(hub)
     assert len(held) == 4 and all((small_model / path).read_bytes() == data for path, data in held.items())
+    assert len(hub.repos["model", "owner/m"].commits) == 2  # the initial one and ours, whatever was tried again
+
+
+def test_a_lost_answer_to_a_deletion_or_tag_is_no_failure(hub, pushed, small_model):
+    pushed(small_model, "owner/m")
+    (small_model / "figures" / "a b [1].txt").unlink()
+    hub.fail("POST", "/commit/", cut=True)
+    hub.fail("POST", "/tag/", cut=True)
+    assert "1 deleted" in pushed(small_model, "owner/m", "--extra", "delete", "--tag", "v2")
+    repo = hub.repos["model", "owner/m"]
+    assert all(fault.times == 0 for fault in hub.faults) and repo.tags["v2"] == repo.branches["main"]
+    assert len(repo.commits) == 3 and "figures/a b [1].txt" not in repo.at("main").files
 
 
 def test_an_interrupted_dataset_upload_resumes_and_the_card_comes_last(hub, pushed, tmp_path):
