@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from threading import Thread
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from biovfm_hf.errors import UserError, require
@@ -80,6 +80,7 @@ def on_executor(
 ) -> Iterator[dict[str, Any] | None]:
     """Run the shards on any executor, at most `in_flight` at once; yield like `on_this_machine`.
 
+    Its futures are asked whether they are done: submitit's jobs are no futures that the standard `wait` takes.
     A shard whose workers died too often for the executor's taste has its input in work marked and runs again.
     """
     waiting = list(numbers)[::-1]
@@ -88,8 +89,9 @@ def on_executor(
         while waiting and len(futures) < in_flight:
             number = waiting.pop()
             futures[executor.submit(work, str(plan.out), raw, number)] = number
-        done, _ = wait(futures, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+        done = [future for future in futures if future.done()]
         if not done:
+            sleep(POLL_SECONDS)
             yield None
         for future in done:
             number = futures.pop(future)

@@ -203,6 +203,16 @@ def test_dask_with_a_killed_worker_gives_the_same_bytes(small_raw, plan, expecte
     assert candidates(plan) == expected
 
 
+def test_submitit_gives_the_same_bytes(small_raw, tmp_path):
+    """Without SLURM, submitit runs its jobs as processes on this machine."""
+    pytest.importorskip("submitit")
+    raw, sources = small_raw
+    build(raw, tmp_path / "whole", [sources], workers=0, size=32)
+    words = {"engine": "submitit", "workers": 2, "slurm": "timeout_min=5"}
+    build(raw, tmp_path / "jobs", [sources], size=32, **words)
+    assert tree(tmp_path / "jobs") == tree(tmp_path / "whole")
+
+
 def test_progress_is_readable_while_a_shard_runs(tmp_path):
     with ProgressFile(tmp_path / "progress" / "000000") as progress:
         progress.write(3, 10, 7, 2**40)
