@@ -129,8 +129,9 @@ def run_suite(models: list[str], tasks: list[Task], runs: list[Settings], out: P
                 try:
                     make_record(encoders[settings.preprocess], task, settings, out, cache)
                 except UserError as error:
-                    failures.append(str(error))
-                    print(f"error: {error}", file=sys.stderr)
+                    where = f"{split_label(model)[0]} on {task.name} by {settings.method_name}"
+                    failures.append(f"{where}: {error}")
+                    print(f"error: {failures[-1]}", file=sys.stderr)
     team.wait()
     records = merge_records(out)
     if failures:
@@ -269,7 +270,7 @@ def judge(task: Task, settings: Settings, scores: Scores) -> Made:
         seed=settings.seed,
         extra=True,
     )
-    said = [*task.notes, *notes(read_split(kind, labels["test"], scores.test))]
+    said = [*task.notes, *absence_notes(task), *notes(read_split(kind, labels["test"], scores.test))]
     said += threshold_notes(kind, labels["val"], scores.val)
     made = {**split_metrics(found), "thresholds": thresholds.tolist(), "chosen": scores.chosen, "notes": said}
     arrays = {
@@ -282,6 +283,16 @@ def judge(task: Task, settings: Settings, scores: Scores) -> Made:
     if subjects is not None:
         arrays["test_subjects"] = subject_numbers(subjects)
     return made, arrays
+
+
+def absence_notes(task: Task) -> list[str]:
+    """In words, the classes or labels that training or validation hold no case of."""
+    said = []
+    for name, what in (("train", "cannot be learned"), ("val", "has no part in what is chosen")):
+        labels = task_labels(task)[name]
+        there = labels.any(axis=0) if labels.ndim == 2 else np.isin(np.arange(task.num_outputs), labels)
+        said += [f"{name}: no case of {task.record.classes[k]}, which {what}" for k in np.flatnonzero(~there)]
+    return said
 
 
 def subject_numbers(subjects: np.ndarray) -> np.ndarray:
@@ -396,7 +407,11 @@ def run_few_shot(encoder: Encoder, task: Task, settings: Settings, cache: Path) 
             settings.seed,
             bar.update,
         )
-    said = [*task.notes, "values are means over draws of training subjects; intervals hold 95 % of the draws"]
+    said = [
+        *task.notes,
+        *absence_notes(task),
+        "values are means over draws of training subjects; intervals hold 95 % of the draws",
+    ]
     chosen = {"train_cases": [min(sizes), max(sizes)]}
     return {**split_metrics(found), "chosen": chosen, "notes": said}, arrays
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
-from .images import RASTER_SUFFIXES, FileImages, FileMasks, read_mask
+from .images import RASTER_SUFFIXES, FileImages, FileMasks, raster_size, read_mask
 from .splitting import systematic_split
 from .task import BINARY, MULTICLASS, MULTILABEL, SEGMENTATION, SPLITS, Split, Task, TaskRecord
 
@@ -182,6 +182,9 @@ def _mask_pairs(folder: Path) -> list[tuple[Path, Path]]:
     for image in images:
         if image.stem not in masks:
             raise UserError(f"{image} has no mask of the same name in {folder / 'masks'}")
+        sizes = [raster_size(path) for path in (image, masks[image.stem])]
+        if None not in sizes and sizes[0] != sizes[1]:
+            raise UserError(f"{image} is {sizes[0]} pixels and its mask {sizes[1]}; they must be of one size")
     return [(image, masks[image.stem]) for image in images]
 
 

@@ -132,6 +132,19 @@ def read_mask(path: Path) -> np.ndarray:
     return mask
 
 
+def raster_size(path: Path) -> str | None:
+    """Width and height that a file's header tells, `640 x 480` as it is seen; None where Pillow does not read it."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(0x0112, 1) >= 5  # the orientation lies on its side
+            width, height = image.size[::-1] if turned else image.size
+            return f"{width} x {height}"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
 def file_digest(path: Path) -> bytes:
     """A digest of a file's content: of all of it, or of size and both ends where these hold checksums (PNG, gzip)."""
     digest = hashlib.blake2b(digest_size=16)

@@ -52,7 +52,10 @@ def _belongs(record: TaskRecord, name: str) -> bool:
 
 
 def _open_split(record: TaskRecord, pairs: list[tuple[Path, Path]], names: np.ndarray) -> Split:
-    where = [(volume, z) for volume, (_, label) in enumerate(pairs) for z in range(_depth(label))]
+    for image, label in pairs:
+        if _shape(image) != _shape(label):
+            raise UserError(f"{image} has {_shape(image)} voxels and its labels {_shape(label)}; get the set again")
+    where = [(volume, z) for volume, (_, label) in enumerate(pairs) for z in range(_shape(label)[2])]
     channel = record.options.get("channel")
     scale = partial(_scale, window=record.options.get("window"), percentiles=record.options.get("percentiles"))
     recipe = repr([channel, record.options.get("window"), record.options.get("percentiles")])
@@ -64,13 +67,14 @@ def _open_split(record: TaskRecord, pairs: list[tuple[Path, Path]], names: np.nd
     return Split(images, masks=SliceMasks(labels), case_of_image=cases, subjects=names)
 
 
-def _depth(path: Path) -> int:
-    """How many axial slices a volume has, from its header alone."""
+def _shape(path: Path) -> tuple[int, int, int]:
+    """Voxels to the patient's right, front and head, from a volume's header alone."""
     nibabel = require("nibabel", "data")
     try:
         image = nibabel.load(path)
-        axis = int(np.flatnonzero(nibabel.io_orientation(image.affine)[:, 0] == 2)[0])
-        return int(image.shape[axis])
+        axes = nibabel.io_orientation(image.affine)[:, 0]
+        right, front, head = (int(image.shape[int(np.flatnonzero(axes == axis)[0])]) for axis in range(3))
+        return right, front, head
     except (OSError, ValueError, IndexError, nibabel.filebasedimages.ImageFileError) as error:
         raise UserError(f"{path} cannot be read as NIfTI ({error}); get the set again") from error
 

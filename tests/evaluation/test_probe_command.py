@@ -142,11 +142,34 @@ def test_a_class_missing_from_test_is_a_stated_undefined_metric(tmp_path, tiny_m
     assert "undefined" in table
 
 
+@pytest.mark.parametrize(("split", "words"), [("train", "cannot be learned"), ("val", "no part in what is chosen")])
+def test_a_class_missing_from_train_or_validation_is_told(tmp_path, tiny_model, make_class_folder, split, words):
+    folder = make_class_folder(tmp_path / "task", 3, {"train": 18, "val": 9, "test": 12})
+    for path in (folder / split / "class2").iterdir():
+        path.unlink()
+    command = ["--model", str(tiny_model), "--tasks", str(folder), "--out", str(tmp_path / "out"), "--no-figures"]
+    main([*command, "--method", "linear,fewshot", "--shots", "2", "--draws", "2", *FAST])
+    for record in read(tmp_path / "out"):
+        assert any(f"{split}: no case of class2" in note and words in note for note in record["notes"])
+
+
+@pytest.mark.parametrize("method", ["linear", "knn", "fewshot", "bitfit"])
+def test_a_test_split_of_one_class_gives_stated_undefined_metrics(tmp_path, tiny_model, make_class_folder, method):
+    folder = make_class_folder(tmp_path / "task", 2)
+    for path in (folder / "test" / "class1").iterdir():
+        path.unlink()
+    words = ["--model", str(tiny_model), "--tasks", str(folder), "--out", str(tmp_path / "out"), "--no-figures"]
+    main([*words, "--method", method, "--shots", "2", "--draws", "2", "--epochs", "1", *FAST])
+    record = read(tmp_path / "out")[0]
+    assert {"auc", "mcc", "balanced_accuracy"} <= set(record["undefined"]) and record["metrics"]["accuracy"]
+    assert not {"auc", "mcc", "balanced_accuracy"} & set(record["metrics"])
+
+
 def test_one_class_in_validation_is_an_error_that_says_so(tmp_path, tiny_model, make_class_folder):
     folder = make_class_folder(tmp_path / "task", 2)
     for path in (folder / "val" / "class1").iterdir():
         path.unlink()
-    with pytest.raises(UserError, match="both classes"):
+    with pytest.raises(UserError, match=r"tiny on task by linear: val_labels.*both classes"):
         main(["--model", str(tiny_model), "--tasks", str(folder), "--out", str(tmp_path / "out"), *FAST])
 
 

@@ -116,6 +116,13 @@ def test_mask_folder_and_its_faults(mask_folder, tmp_path, make_mask_folder):
         open_task(str(broken), tmp_path)
 
 
+def test_masks_of_another_size_are_named(tmp_path, make_mask_folder):
+    folder = make_mask_folder(tmp_path / "sizes")
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(folder / "test" / "masks" / "000.png")
+    with pytest.raises(UserError, match="32 x 32 pixels and its mask 16 x 16"):
+        open_task(str(folder), tmp_path)
+
+
 def test_masks_of_0_and_255_mean_two_classes(tmp_path, make_mask_folder):
     folder = make_mask_folder(tmp_path / "white")
     for path in folder.rglob("masks/*.png"):

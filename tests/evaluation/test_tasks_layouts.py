@@ -314,6 +314,13 @@ def test_volume_masks_lie_on_their_images_whatever_the_orientation(tmp_path):
                 assert image[mask == 1].mean() > image[mask == 0].mean() + 20
 
 
+def test_labels_of_another_shape_are_named(tmp_path):
+    write_msd("Task09_Spleen", "spleen", 2)(tmp_path)
+    write_volume(tmp_path / "Task09_Spleen" / "labelsTr" / "spleen_002.nii.gz", np.zeros((16, 18, 5), np.int16))
+    with pytest.raises(UserError, match=r"\(16, 18, 6\) voxels and its labels \(16, 18, 5\)"):
+        open_task("msd_spleen", tmp_path)
+
+
 def test_amos_keeps_ct_only(tmp_path):
     write_amos(tmp_path)
     names = np.concatenate([split.subjects for split in open_task("amos_ct", tmp_path).splits.values()])
