@@ -189,10 +189,15 @@ def _gaps(grids: dict[str, dict[str, dict[float, Point]]]) -> list[Gap]:
     for a, b in combinations(grids, 2):
         for task in (task for task in grids[a] if task in grids[b]):
             for x, point in sorted(grids[a][task].items()):
-                near = min(grids[b][task], key=lambda other, x=x: abs(math.log(other / x)))
+                near = _nearest(x, grids[b][task])
                 if abs(near / x - 1) <= TOLERANCE:
                     found.append(Gap(a, b, x, task, point.auc - grids[b][task][near].auc))
     return found
+
+
+def _nearest(x: float, sizes: Iterable[float]) -> float:
+    """The size with the smallest ratio to x, either way."""
+    return min(sizes, key=lambda size: abs(math.log(size / x)))
 
 
 def _subsets(points: list[Point]) -> dict[str, dict[str, dict[str, float]]]:

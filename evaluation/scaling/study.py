@@ -274,7 +274,7 @@ def main(argv: list[str]) -> int:
 
 def _execute(plan: Plan, out: Path) -> int:
     from .. import probe_command
-    from . import command, tables
+    from . import tables, writing
 
     pretrain(plan, out)
     status = probe_command.main(probe_words(plan, out))
@@ -286,5 +286,5 @@ def _execute(plan: Plan, out: Path) -> int:
     tables.write_rows(out / "points.csv", columns, rows)
     study = tables.read_points(out / "points.csv")
     properties = tables.read_properties(plan.properties) if plan.properties else {}
-    print("\n".join(command.write_study(study, properties, out / "scaling", plan.axis)))
+    print("\n".join(writing.write_study(study, properties, out / "scaling", plan.axis)))
     return 0
