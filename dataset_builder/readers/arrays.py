@@ -14,6 +14,7 @@ from biovfm_hf.pixels import Volume, decode
 
 from ..intensity import Setting, image_to_uint8
 from ..limits import MAX_PIXELS, MAX_VOLUME_BYTES, TOO_LARGE, UNREADABLE, Refused
+from .matlab import largest_array
 from .picture import Picture, first_bytes, whole
 from .raster import read as read_raster
 from .volume import sliced
@@ -72,21 +73,9 @@ def read_mat(source: Path | bytes, setting: Setting) -> Iterator[Picture]:
             # MATLAB stores columns first, HDF5 shows them reversed.
             yield from _of_array(_bounded(largest, ...).T, setting)
         return
-    scipy_io = require("scipy.io", "data")
-    stream = BytesIO(source) if isinstance(source, bytes) else source.open("rb")
-    with stream:
-        listed = [
-            (int(np.prod(shape)), name, shape) for name, shape, kind in scipy_io.whosmat(stream) if kind != "cell"
-        ]
-        if not listed:
-            raise Refused(UNREADABLE, "holds no array")
-        _, name, shape = max(listed)
-        _check(shape, np.dtype(np.float64))
-        stream.seek(0)
-        array = scipy_io.loadmat(stream, variable_names=[name])[name]
-    if array.dtype.kind not in "uif":
-        raise Refused(UNREADABLE, f"its largest array holds {array.dtype}")
-    yield from _of_array(array, setting)
+    if not isinstance(source, bytes) and source.stat().st_size > MAX_VOLUME_BYTES:
+        raise Refused(TOO_LARGE, f"a .mat file of {source.stat().st_size / 2**20:.0f} MiB")
+    yield from _of_array(largest_array(source if isinstance(source, bytes) else source.read_bytes()), setting)
 
 
 def _of_array(array: np.ndarray, setting: Setting) -> Iterator[Picture]:

@@ -75,7 +75,7 @@ RUN = """
 if __name__ == "__main__":
     import sys
     import dataset_builder.plan as plan
-    plan.SHARD_ITEMS = 2
+    plan.SHARD_ITEMS = 1
     from dataset_builder.build import main
     sys.exit(main(sys.argv[1:]))
 """
@@ -294,7 +294,7 @@ def test_twenty_kills_at_random_moments_with_workers(small_raw, tmp_path, make):
     for _ in range(20):
         process = start(tmp_path / "killed")
         wait_for_another_shard(process, tmp_path / "killed")
-        time.sleep(moments.uniform(0, work / 20))
+        time.sleep(moments.uniform(0, work / 40))
         assert process.poll() is None
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

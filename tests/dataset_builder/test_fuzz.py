@@ -9,10 +9,15 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import av
+import h5py
 import numpy as np
 import pyarrow.parquet as pq
+import pydicom
 import pytest
+import scipy.io
 from PIL import Image
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from dataset_builder.build import build
 from dataset_builder.check import faults
@@ -22,35 +27,53 @@ RECORD = {
         {"pattern": "**/*.{nii,nii.gz,nrrd,mha}", "kind": "volume", "modality": "MR"},
         {"pattern": "**/*.{mp4,avi}", "kind": "video", "fps": 5.0},
         {"pattern": "**/*.h5", "kind": "hdf5", "adapter": "hdf5_rows", "key": "x"},
-        "**/*.{png,jpg,gif,bmp,ppm,webp,tiff,dcm,npy,mat}",
+        "**/*.{png,jpg,gif,bmp,ppm,pgm,webp,tiff,jp2,dcm,npy,mat}",
     ],
     "modality": ["Ultrasound", "MR"],
     "labels": [
-        {"path": r"\.(png|jpg|gif|tiff?|bmp|ppm|webp|dcm|npy|mat|mp4|avi|h5|zip|tar)", "modality": "Ultrasound"}
+        {"path": r"\.(png|jpg|gif|tiff?|bmp|p[pg]m|webp|jp2|dcm|npy|mat|mp4|avi|h5|zip|tar)", "modality": "Ultrasound"}
     ],
 }
+FORMATS = 26
 
 
 def samples(folder: Path, make) -> dict[str, bytes]:
     """One good file of every format."""
     found: dict[str, bytes] = {}
     grey, colour = Image.fromarray(make.picture(1)), Image.fromarray(make.picture(2, channels=3))
-    for name, image in (
-        ("png", grey),
-        ("jpg", colour),
-        ("gif", grey),
-        ("bmp", colour),
-        ("ppm", colour),
-        ("webp", colour),
+    deep = Image.fromarray(make.picture(6).astype(np.uint16) * 256)
+    for name, format, image in (
+        ("png", "PNG", grey),
+        ("jpg", "JPEG", colour),
+        ("gif", "GIF", grey),
+        ("bmp", "BMP", colour),
+        ("ppm", "PPM", colour),
+        ("pgm", "PPM", grey),
+        ("webp", "WEBP", colour),
+        ("jp2", "JPEG2000", grey),
+        ("deep.png", "PNG", deep),
     ):
         buffer = io.BytesIO()
-        image.save(buffer, format={"jpg": "JPEG"}.get(name, name.upper()))
+        image.save(buffer, format=format)
         found[name] = buffer.getvalue()
     buffer = io.BytesIO()
     grey.save(buffer, format="TIFF", save_all=True, append_images=[grey, grey], compression="tiff_lzw")
     found["tiff"] = buffer.getvalue()
     make.dicom(folder / "a.dcm", make.picture(3))
     found["dcm"] = (folder / "a.dcm").read_bytes()
+    for name, syntax in (("j2k.dcm", JPEG2000Lossless), ("rle.dcm", RLELossless)):
+        dataset = pydicom.dcmread(folder / "a.dcm")
+        dataset.compress(syntax)
+        dataset.save_as(folder / name)
+        found[name] = (folder / name).read_bytes()
+    dataset = pydicom.dcmread(folder / "a.dcm")
+    buffer = io.BytesIO()
+    grey.save(buffer, format="JPEG")
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    dataset.PixelData = pydicom.encaps.encapsulate([buffer.getvalue()])
+    dataset["PixelData"].VR = "OB"
+    dataset.save_as(folder / "jpeg.dcm")
+    found["jpeg.dcm"] = (folder / "jpeg.dcm").read_bytes()
     make.nifti(folder / "a.nii", make.volume(1, (26, 26, 26)))
     found["nii"] = (folder / "a.nii").read_bytes()
     found["nii.gz"] = gzip.compress(found["nii"])
@@ -65,34 +88,32 @@ def samples(folder: Path, make) -> dict[str, bytes]:
     )
     np.save(folder / "a.npy", make.picture(4))
     found["npy"] = (folder / "a.npy").read_bytes()
-    import av
-    import h5py
-    import scipy.io
-
     scipy.io.savemat(folder / "a.mat", {"image": make.picture(5)})
     found["mat"] = (folder / "a.mat").read_bytes()
     with h5py.File(folder / "a.h5", "w") as file:
         file["x"] = np.stack([make.picture(n, 32, 32) for n in range(3)])
     found["h5"] = (folder / "a.h5").read_bytes()
-    with av.open(str(folder / "a.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width = stream.height = 64
-        for n in range(20):
-            for packet in stream.encode(av.VideoFrame.from_ndarray(make.picture(n, channels=3), format="rgb24")):
+    for name in ("mp4", "avi"):
+        with av.open(str(folder / f"a.{name}"), "w") as container:
+            stream = container.add_stream("mpeg4", rate=10)
+            stream.width = stream.height = 64
+            for n in range(20):
+                for packet in stream.encode(av.VideoFrame.from_ndarray(make.picture(n, channels=3), format="rgb24")):
+                    container.mux(packet)
+            for packet in stream.encode():
                 container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
-    found["mp4"] = (folder / "a.mp4").read_bytes()
+        found[name] = (folder / f"a.{name}").read_bytes()
     with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("png", "dcm", "nii"):
             archive.writestr(f"in/{name}.{name}", found[name])
     found["zip"] = (folder / "a.zip").read_bytes()
-    with tarfile.open(folder / "a.tar.gz", "w:gz") as tar:
-        for name in ("png", "jpg"):
-            entry = tarfile.TarInfo(f"in/{name}.{name}")
-            entry.size = len(found[name])
-            tar.addfile(entry, io.BytesIO(found[name]))
-    found["tar.gz"] = (folder / "a.tar.gz").read_bytes()
+    for name, mode in (("tar.gz", "w:gz"), ("tar", "w")):
+        with tarfile.open(folder / f"a.{name}", mode) as tar:
+            for suffix in ("png", "jpg"):
+                entry = tarfile.TarInfo(f"in/{suffix}.{suffix}")
+                entry.size = len(found[suffix])
+                tar.addfile(entry, io.BytesIO(found[suffix]))
+        found[name] = (folder / f"a.{name}").read_bytes()
     return found
 
 
@@ -123,6 +144,7 @@ def fuzzed(tmp_path: Path, make, count: int, seed: int) -> tuple[Path, str]:
     folder = tmp_path / "raw" / "fuzz"
     folder.mkdir(parents=True)
     names = sorted(good)
+    assert len(names) == FORMATS
     for number in range(count):
         name = names[number % len(names)]
         data = good[name] if number < len(names) else damaged(good[name], rng)
@@ -131,7 +153,7 @@ def fuzzed(tmp_path: Path, make, count: int, seed: int) -> tuple[Path, str]:
 
 
 def test_good_and_damaged_files_are_accounted_for(tmp_path, make):
-    raw, record = fuzzed(tmp_path, make, 120, seed=0)
+    raw, record = fuzzed(tmp_path, make, 130, seed=0)
     build(raw, tmp_path / "out", [record], workers=0, size=32)
     outcomes, found = faults(tmp_path / "out")
     assert found == []
@@ -139,7 +161,8 @@ def test_good_and_damaged_files_are_accounted_for(tmp_path, make):
     seen = {line["path"].split("!")[0].split("#")[0] for line in manifest}
     assert seen == {f"fuzz/{path.name}" for path in (raw / "fuzz").iterdir()}
     kept = {line["path"].split("!")[0].split("#")[0] for line in manifest if line["outcome"] != "unreadable"}
-    assert len([name for name in kept if int(name[5:10]) < 18]) == 18
+    formats = {path.name for path in (raw / "fuzz").iterdir() if int(path.name[:5]) < FORMATS}
+    assert {name[5:] for name in kept} >= formats  # the good ones
     assert outcomes["unreadable"] > 20
     assert not [line for line in manifest if str(tmp_path) in str(line["detail"])]
 

@@ -20,6 +20,7 @@ from dataset_builder.adapters.archives import list_members
 from dataset_builder.item import Item
 from dataset_builder.limits import MAX_MEMBER_BYTES, Refused, refusal
 from dataset_builder.readers import archive, raster
+from dataset_builder.readers.matlab import largest_array
 from dataset_builder.readers.stored import _unbz2, _unzlib
 from dataset_builder.slicing import VIEWS
 
@@ -418,6 +419,38 @@ def test_npy_and_mat(tmp_path, make):
     assert refused(tmp_path / "c.npy").outcome == "unreadable"
     scipy_io.savemat(tmp_path / "a.mat", {"note": "hello", "image": array})
     assert np.array_equal(pictures(tmp_path / "a.mat")[0].pixels, array)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"])
+def test_mat_arrays_are_those_of_scipy(tmp_path, dtype, compressed):
+    scipy_io = pytest.importorskip("scipy.io")
+    rng = np.random.default_rng(0)
+    wanted = (rng.random((30, 41, 3)) * 100).astype(dtype)
+    others = {
+        "text": "hello",
+        "cell": np.array([1, "a"], dtype=object),
+        "complex": wanted[..., 0] * 1j,
+        "few": [[1.0]],
+    }
+    scipy_io.savemat(tmp_path / "a.mat", {**others, "wanted": wanted}, do_compression=compressed)
+    found = largest_array((tmp_path / "a.mat").read_bytes())
+    assert found.dtype == wanted.dtype and (found == wanted).all()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_damaged_mat_is_refused_or_read(data):
+    scipy_io = pytest.importorskip("scipy.io")
+    buffer = io.BytesIO()
+    scipy_io.savemat(buffer, {"a": np.arange(600.0).reshape(20, 30)}, do_compression=data.draw(st.booleans()))
+    changed = bytearray(buffer.getvalue())
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        assert largest_array(bytes(changed[: data.draw(st.integers(0, len(changed)))])).ndim >= 2
+    except Refused as refused:
+        assert refused.outcome in ("unreadable", "too large")
 
 
 # --- archives
