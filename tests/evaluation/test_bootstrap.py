@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import matthews_corrcoef, roc_auc_score, roc_curve
+from sklearn.metrics import brier_score_loss, matthews_corrcoef, roc_auc_score, roc_curve
 from sklearn.utils import resample
 
 from biovfm_hf.errors import UserError
@@ -170,3 +170,48 @@ def test_means_over_cases_skip_undefined_ones():
     assert first["low"] < 0.7 < first["high"]
     assert (second["value"], second["cases"]) == (pytest.approx(0.3), 2)
     assert third["value"] is None
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(6, 15), st.booleans())
+def test_subject_intervals_equal_a_loop_of_scikit_learn_calls(seed, people, stratified):
+    rng = np.random.default_rng(seed)
+    subjects = np.r_[np.arange(people), rng.integers(0, people, 40)]
+    of_person = np.r_[0, 1, rng.integers(0, 2, people - 2)]
+    labels = of_person[subjects]
+    scores = np.round(0.4 * labels + 0.6 * rng.random(len(labels)), 2)
+    strata = labels if stratified else None
+    found = bootstrap.intervals(
+        metrics.BINARY, labels, scores, np.array([0.5]), 40, "fast", subjects, strata, seed=3, extra=True
+    )
+    resampler = bootstrap.Resampler(len(labels), "fast", 3, subjects, strata)
+    drawn = {"auc": [], "mcc": [], "brier": []}
+    for number in range(40):
+        taken = np.repeat(np.arange(len(labels)), resampler.counts(number))
+        y, p = labels[taken], scores[taken]
+        drawn["auc"].append(roc_auc_score(y, p) if 0 < y.mean() < 1 else np.nan)
+        drawn["mcc"].append(matthews_corrcoef(y, p > 0.5))
+        drawn["brier"].append(brier_score_loss(y, p))
+    for name, values in drawn.items():
+        ends = np.nanquantile(values, [0.025, 0.975])
+        np.testing.assert_allclose([found[name]["low"], found[name]["high"]], ends, atol=1e-9, err_msg=name)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(3, 20))
+def test_means_over_cases_equal_a_loop(seed, cases):
+    rng = np.random.default_rng(seed)
+    values = rng.random((cases, 2))
+    values[rng.random((cases, 2)) < 0.3] = np.nan
+    values[0] = 0.5
+    subjects = rng.integers(0, 4, cases)
+    resampler = bootstrap.Resampler(cases, "fast", 5, subjects)
+    drawn = []
+    for number in range(30):
+        taken = values[np.repeat(np.arange(cases), resampler.counts(number))]
+        drawn.append([np.nanmean(column) if np.isfinite(column).any() else np.nan for column in taken.T])
+    for k, entry in enumerate(bootstrap.mean_intervals(values, 30, 5, subjects)):
+        assert entry["value"] == pytest.approx(np.nanmean(values[:, k]))
+        np.testing.assert_allclose(
+            [entry["low"], entry["high"]], np.nanquantile(np.array(drawn)[:, k], [0.025, 0.975])
+        )

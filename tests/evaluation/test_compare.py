@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from biovfm_hf.errors import UserError
 from evaluation import bootstrap, compare, metrics
@@ -171,3 +172,34 @@ def test_seed_spread_separates_seeds_from_cases():
     assert found.total_se == pytest.approx(np.hypot(0.05, 0.02 / np.sqrt(200)), rel=0.1)
     with pytest.raises(UserError, match="two seeds"):
         compare.seed_spread(np.ones((1, 10)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(20, 60))
+def test_paired_bootstrap_equals_a_loop_of_scikit_learn_calls(seed, n):
+    rng = np.random.default_rng(seed)
+    labels = np.r_[0, 1, rng.integers(0, 2, n - 2)]
+    a, b = (np.round(0.3 * labels + rng.random(n), 1) for _ in range(2))
+    resampler = bootstrap.Resampler(n, "fast", 2)
+    drawn = []
+    for number in range(50):
+        taken = np.repeat(np.arange(n), resampler.counts(number))
+        if 0 < labels[taken].mean() < 1:
+            drawn.append(roc_auc_score(labels[taken], a[taken]) - roc_auc_score(labels[taken], b[taken]))
+    found = compare.paired_bootstrap(BINARY, labels, a, b, np.full(1, 0.5), np.full(1, 0.5), 50, seed=2)["auc"]
+    assert found["difference"] == pytest.approx(roc_auc_score(labels, a) - roc_auc_score(labels, b))
+    np.testing.assert_allclose([found["low"], found["high"]], np.quantile(drawn, [0.025, 0.975]), atol=1e-12)
+    below = sum(value <= 1e-12 for value in drawn), sum(value >= -1e-12 for value in drawn)
+    assert found["p"] == pytest.approx(min(1, 2 * (min(below) + 1) / (len(drawn) + 1)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 6))
+def test_seed_spread_equals_its_definition(seed, seeds):
+    rng = np.random.default_rng(seed)
+    drawn = rng.random((seeds, 1)) + 0.1 * rng.random((1, 40)) + 0.05 * rng.random((seeds, 40))
+    found = compare.seed_spread(drawn)
+    points, resamples = drawn[:, 0], drawn[:, 1:]
+    assert found.seed_sd == pytest.approx(np.std(points, ddof=1)) and found.mean == pytest.approx(points.mean())
+    together = np.var(resamples.mean(0), ddof=1) + np.var(points, ddof=1) / seeds
+    assert found.total_se == pytest.approx(np.sqrt(together))
