@@ -1,6 +1,6 @@
 """A dataset of thousands of shards to the Hub, killed halfway, over HTTP against tests/hub_server.
 
-Run by hand: `pytest tests/benchmarks/test_push_many_shards.py -m slow -s`. Prints commits, uploads, and the CPU time of
+Run by hand: `pytest tests/benchmarks/test_push_many_shards.py -m slow -s`. Prints commits, uploads and CPU time of
 the push itself.
 """
 
