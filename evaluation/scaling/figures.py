@@ -91,6 +91,8 @@ def draw_mean(axes: Axes, found: Analysis, with_published: bool = False) -> None
     for series, fit in found.means.items():
         _draw_fit(axes, found, series, fit, f"{series} (a = {fit.law.a:.4f})")
     for series, held in found.references.items():
+        if set(held) != set(found.tasks):
+            continue  # a mean over fewer tasks is no companion of the others'
         x = next(iter(held.values()))[0]
         colour, marker = _look(found, series)
         score = float(np.mean([score for _, score in held.values()]))

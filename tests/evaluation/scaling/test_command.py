@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from biovfm_hf.errors import UserError
 from evaluation.scaling import figures, published
+from evaluation.scaling.analysis import analyse
 from evaluation.scaling.command import main
+from evaluation.scaling.tables import read_points
 
 SIZES = (31.2, 47.4, 111.66, 329.24)
 PUBLISHED = Path(published.__file__).parent / "published"
@@ -107,6 +110,15 @@ def test_a_single_size_is_a_reference_beside_a_series_and_an_error_alone(write, 
     assert "CLIP: one size only" in capsys.readouterr().err
     with pytest.raises(UserError, match="one model size only"):
         main([str(write(head + "A,5,t,80\nA,5,u,85\n")), "--out", str(tmp_path / "o")])
+
+
+def test_a_reference_that_lacks_tasks_is_not_drawn_among_the_means(write, tmp_path):
+    text = "family,params_millions,task,auc\nA,5,t,80\nA,20,t,85\nA,5,u,90\nA,20,u,91\nCLIP,86,t,60\nB,86,t,70\nB,86,u,80\n"
+    found = analyse(read_points(write(text)), {})
+    axes = Figure().subplots()
+    figures.draw_mean(axes, found)
+    assert {"CLIP", "B"} & set(axes.get_legend_handles_labels()[1]) == {"B"}
+    assert any("CLIP" in note and "lacks 1 of 2 tasks" in note for note in found.notes)
 
 
 def test_a_hole_in_the_grid_is_said_and_left_out_of_the_mean(write, tmp_path, undrawn, capsys):
