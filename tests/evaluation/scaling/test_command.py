@@ -113,8 +113,8 @@ def test_a_single_size_is_a_reference_beside_a_series_and_an_error_alone(write, 
 
 
 def test_a_reference_that_lacks_tasks_is_not_drawn_among_the_means(write, tmp_path):
-    text = "family,params_millions,task,auc\nA,5,t,80\nA,20,t,85\nA,5,u,90\nA,20,u,91\nCLIP,86,t,60\nB,86,t,70\nB,86,u,80\n"
-    found = analyse(read_points(write(text)), {})
+    rows = "A,5,t,80\nA,20,t,85\nA,5,u,90\nA,20,u,91\nCLIP,86,t,60\nB,86,t,70\nB,86,u,80\n"
+    found = analyse(read_points(write(HEAD + rows)), {})
     axes = Figure().subplots()
     figures.draw_mean(axes, found)
     assert {"CLIP", "B"} & set(axes.get_legend_handles_labels()[1]) == {"B"}
