@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .tasks.images import Images
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".dcm", ".dicom"}
+VOLUMES = (".nii", ".nii.gz", ".mha", ".nrrd")
 FEATURES = ("both", "class", "mean", "pooled", "last4")
 EXAMPLES = """\
 examples:
@@ -58,10 +60,15 @@ def main(argv: list[str]) -> int:
     if options.batch_size < 1:
         parser.error("--batch-size must be 1 or more")
     from .encoders import default_device, load_encoder
+    from .processes import crew
 
     encoder = load_encoder(options.model, options.device or default_device())
     images, names = open_images(options.images, options.config, options.split, encoder.size)
     vectors = embed_images(encoder, images, options.features, options.out, options.batch_size)
+    team = crew()
+    team.wait()
+    if not team.takes(0):  # one of several processes writes what all have embedded
+        return 0
     write_features(options.out, names, vectors, describe(encoder, options.features))
     shutil.rmtree(_cache(options.out), ignore_errors=True)
     print(f"{len(names)} images, {vectors.shape[1]} numbers each, in {options.out}")
@@ -83,6 +90,8 @@ def open_images(source: str, config: str | None, split: str, size: int) -> tuple
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
         if not paths:
             raise UserError(f"{folder}: no image file there (of {', '.join(sorted(SUFFIXES))})")
+        if volumes := sum(p.name.lower().endswith(VOLUMES) for p in folder.rglob("*")):
+            print(f"left out: {volumes} volumes; cut them into slices first, as biovfm build does", file=sys.stderr)
         return FileImages(paths, shrink_to=2 * size), [str(path.relative_to(folder)) for path in paths]
     return _open_dataset(source, config, split)
 

@@ -110,7 +110,7 @@ def published_rows(tasks: list[str], metrics: list[str]) -> dict[str, dict[str, 
     for model, cells in PUBLISHED.items():
         by_metric = dict(zip(MEAN_METRICS, cells, strict=True))
         found[model] = {
-            m: dict(zip(("value", "low", "high"), (number / 100 for number in by_metric[m]), strict=True))
+            m: dict(zip(("value", "low", "high"), (round(number / 100, 4) for number in by_metric[m]), strict=True))
             for m in metrics
         }
     return found

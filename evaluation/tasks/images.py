@@ -6,6 +6,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,6 +90,12 @@ def read_image(path: Path, shrink_to: int | None = None) -> np.ndarray:
         if draft is not None:
             return to_rgb(draft, path)
     return to_rgb(to_uint8(decode(path)), path)
+
+
+@lru_cache(maxsize=8)
+def _read_kept(path: Path) -> np.ndarray:
+    """`read_image` of a file of which several boxes are wanted, one soon after the other."""
+    return read_image(path)
 
 
 def _draft_jpeg(path: Path, shrink_to: int) -> np.ndarray | None:
@@ -185,11 +192,10 @@ class FileImages:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        image = read_image(self.paths[index], self.shrink_to)
         if self.boxes is None:
-            return image
+            return read_image(self.paths[index], self.shrink_to)
         left, top, right, bottom = self.boxes[index]
-        crop = image[max(top, 0) : bottom, max(left, 0) : right]
+        crop = _read_kept(self.paths[index])[max(top, 0) : bottom, max(left, 0) : right]
         return to_rgb(crop, f"box {self.boxes[index]} of {self.paths[index]}")
 
     def fingerprint(self) -> str:

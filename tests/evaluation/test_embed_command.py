@@ -58,6 +58,15 @@ def test_datasets_are_embedded_too(tmp_path, tiny_model, class_folder):
     assert names[:2] == ["a/0.nii:axial", "a/1.nii:axial:1"] and vectors.shape == (6, 32)
 
 
+def test_volumes_beside_images_are_not_passed_over_in_silence(tmp_path, tiny_model, make_image, capsys):
+    (tmp_path / "scans").mkdir()
+    Image.fromarray(make_image(0, 0)).save(tmp_path / "scans" / "a.png")
+    (tmp_path / "scans" / "b.nii.gz").write_bytes(b"")
+    out = tmp_path / "f.parquet"
+    main(["--model", str(tiny_model), "--images", str(tmp_path / "scans"), "--out", str(out)])
+    assert read_features(out)[0] == ["a.png"] and "1 volumes" in capsys.readouterr().err
+
+
 def test_misuse_is_told(tmp_path, tiny_model):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no image file"):
