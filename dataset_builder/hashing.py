@@ -119,8 +119,12 @@ def similarity(one: np.ndarray, others: np.ndarray) -> np.ndarray:
     return textures(others) @ textures(one[None])[0]
 
 
-def neighbours(left: np.ndarray, right: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray]:
+def neighbours(
+    left: np.ndarray, right: np.ndarray, radius: int, distinct: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """All pairs (i, j) with at most `radius` differing bits between left[i] and right[j], both uint64.
+
+    `distinct` leaves out the pairs (i, i): of a table with itself they would fill the memory.
 
     The 64 bits are cut into `radius + k` blocks: two hashes within the radius agree on at least k blocks, so each
     choice of k blocks is looked up in a sorted table (Manku et al., Detecting Near-Duplicates for Web Crawling, 2007).
@@ -135,12 +139,12 @@ def neighbours(left: np.ndarray, right: np.ndarray, radius: int) -> tuple[np.nda
     k = next(k for k in (1, 2, 3) if k == 3 or 64 * k / (radius + k) >= np.log2(len(right)) + 4)
     edges = np.linspace(0, 64, radius + k + 1).round().astype(int)
     blocks = [((1 << int(b - a)) - 1) << int(a) for a, b in pairwise(edges)]
-    found = [_within(left, right, np.uint64(sum(chosen)), radius) for chosen in combinations(blocks, k)]
+    found = [_within(left, right, np.uint64(sum(chosen)), radius, distinct) for chosen in combinations(blocks, k)]
     pairs = np.unique(np.concatenate(found))
     return pairs // len(right), pairs % len(right)
 
 
-def _within(left: np.ndarray, right: np.ndarray, mask: np.uint64, radius: int) -> np.ndarray:
+def _within(left: np.ndarray, right: np.ndarray, mask: np.uint64, radius: int, distinct: bool) -> np.ndarray:
     """Pairs that agree under `mask` and differ in at most `radius` bits, as i * len(right) + j."""
     order = np.argsort(right & mask, kind="stable")
     keys = (right & mask)[order]
@@ -157,5 +161,7 @@ def _within(left: np.ndarray, right: np.ndarray, mask: np.uint64, radius: int) -
         within_run = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
         j = order[np.repeat(first[start:stop], n) + within_run]
         close = np.bitwise_count(left[i] ^ right[j]) <= radius
+        if distinct:
+            close &= i != j
         pairs.append(i[close] * len(right) + j[close])
     return np.concatenate(pairs) if pairs else np.empty(0, np.int64)

@@ -34,6 +34,15 @@ def test_neighbours_are_those_of_a_full_comparison(seed, n, m, radius):
     )
 
 
+def test_distinct_neighbours_leave_out_each_hash_itself():
+    hashes = np.random.default_rng(0).integers(0, 2**63, 300, dtype=np.uint64)
+    hashes[100:200] = hashes[:100] ^ np.uint64(5)
+    pairs = {tuple(pair) for pair in zip(*neighbours(hashes, hashes, 4), strict=True)}
+    distinct = {tuple(pair) for pair in zip(*neighbours(hashes, hashes, 4, distinct=True), strict=True)}
+    assert distinct == {(i, j) for i, j in pairs if i != j}
+    assert len(distinct) >= 200
+
+
 def test_neighbours_of_many_equal_hashes():
     crowd = np.zeros(600, np.uint64)
     i, _ = neighbours(crowd, crowd[:400], 3)

@@ -14,6 +14,8 @@ from dataset_builder.slicing import resize, target_size
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "real"
 SIZES = (28, 64, 128, 224)
+# One scene in two pictures, by eye: another frame of a scan, another focus of a smear. To find them is right.
+SAME_SCENE = [("normal (41).png", "normal (61).png"), ("BloodImage_00037.jpg", "BloodImage_00038.jpg")]
 
 
 def as_medmnist(image: np.ndarray, framing: str, size: int, quality: int | None) -> np.ndarray:
@@ -98,22 +100,22 @@ def test_recall_and_false_positives_on_real_images(capsys):
     # Copies among the real images themselves (BUSI repeats many, DR-HAGIS 24 is 32) are right to be found.
     i, j, _ = matches(own.hashes, own.thumbnails, own)
     same = {(int(a), int(b)) for a, b in zip(i, j, strict=True)}
-    lines, worst, wrong = [], 1.0, set()
+    named = {file.name: number for number, file in enumerate(files)}
+    same |= {(named[a], named[b]) for pair in SAME_SCENE for a, b in (pair, pair[::-1])}
+    lines, worst, wrong = [], 1.0, []
     for framing in ("crop", "pad", "squash"):
         for size in SIZES:
             for quality in (None, 95, 90):
                 planted = prints([as_medmnist(image, framing, size, quality) for image in images[::2]])
                 found = guard(contents, planted)
                 recall = np.mean([(2 * n, n) in found for n in range(len(planted.names))])
-                wrong |= {(a, 2 * b) for a, b in found if (a, 2 * b) not in same}
+                wrong += sorted({a for a, b in found if (a, 2 * b) not in same})
                 worst = min(worst, float(recall))
                 lines.append(f"{framing} {size} {quality or 'lossless'}: recall {recall:.4f}")
-    touched = {a for a, _ in wrong}
+    rate = len(wrong) / (len(images) * len(lines))
     with capsys.disabled():
         print("\n".join(lines))
-        print(f"{len(images)} images, {len(same)} pairs alike among themselves, other pairs: {sorted(wrong)}")
-        print([(files[a].name, files[b].name) for a, b in sorted(wrong)])
+        print(f"{len(images)} images, {len(same)} pairs alike among themselves, least recall {worst:.4f}")
+        print(f"wrongly dropped {len(wrong)} times: {rate:.1e} of images and runs; {[files[a].name for a in wrong]}")
     assert worst >= 0.99
-    comparisons = len(images) * (len(images) // 2) * len(lines)
-    assert len(wrong) / comparisons < 1e-4
-    assert len(touched) <= 3
+    assert rate < 1e-4
