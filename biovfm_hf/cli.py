@@ -16,6 +16,7 @@ COMMANDS = {
     "build": ("dataset_builder.build", "turn raw sources into a screened Parquet dataset"),
     "convert": ("biovfm_hf.conversion.command", "read DINOv2, MAE, timm or transformers weights, and write them back"),
     "embed": ("evaluation.embed_command", "turn images into a Parquet file of feature vectors"),
+    "search": ("evaluation.search_command", "find the images most like an example, with a contact sheet"),
     "probe": ("evaluation.probe_command", "score encoders on benchmark tasks, with intervals"),
     "score": ("evaluation.score_command", "metrics and intervals for scores that you already have"),
     "scaling": ("evaluation.scaling.command", "slopes, correlations and figures of a scaling study"),

@@ -104,7 +104,7 @@ def draw_sheet(
     from .tasks.images import read_image
 
     columns = 1 + max(len(entry["found"]) for entry in found)
-    figure = new_figure(1.4 * columns, 1.75 * len(found))
+    figure = new_figure(1.5 * columns, 2.0 * len(found))
     for line, (source, query, entry) in enumerate(zip(sources, queries, found, strict=True)):
         shown = [(query, f"example\n{source.name}")]
         shown += [
@@ -115,6 +115,6 @@ def draw_sheet(
             axes = figure.add_subplot(len(found), columns, line * columns + number + 1)
             axes.imshow(image)
             axes.set_axis_off()
-            axes.set_title(title, fontsize=5)
+            axes.set_title(title, fontsize=7)
     words = "; ".join(f"{entry['query']}: most similar is {entry['found'][0]['id']}" for entry in found)
     save_figure(figure, path, f"Examples at the left, the most similar images beside them. {words}.")
