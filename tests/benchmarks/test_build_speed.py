@@ -180,6 +180,26 @@ def test_whole_builds_against_img2dataset(files, tmp_path):
     assert ours < file
 
 
+def test_two_workers_cost_what_one_does(files, tmp_path):
+    """Workers share nothing: CPU time for each picture stays, and throughput grows with the cores."""
+    sources = []
+    for name in ("a", "b", "c", "d"):
+        folder = tmp_path / "raw" / name
+        folder.mkdir(parents=True)
+        for number in range(60):
+            (folder / f"{number}.png").write_bytes((files / f"{number % 6}.png").read_bytes())
+        (tmp_path / f"{name}.yaml").write_text(RECORD.replace("id: speed", f"id: {name}"))
+        sources.append(str(tmp_path / f"{name}.yaml"))
+    words = ["-m", "biovfm_hf.cli", "build", "--raw", str(tmp_path / "raw"), "--sources", ",".join(sources)]
+    seconds = {}
+    for workers in (1, 2):
+        out = [str(tmp_path / f"{workers}-{again}") for again in range(2)]
+        command = [sys.executable, *words, "--workers", str(workers), "--out"]
+        seconds[workers] = min(cpu_seconds([*command, folder]) for folder in out)
+    print(f"\n240 pictures: {seconds[1]:.2f} s of CPU with one worker, {seconds[2]:.2f} s with two")
+    assert seconds[2] < seconds[1] * 1.25  # the second one has to import its libraries, too
+
+
 def test_jpeg_rows(files):
     def pillow() -> int:
         paths = sorted(files.glob("*.jpg"))
