@@ -56,6 +56,8 @@ class AugmentConfig:
         solarize_threshold: grey level from which a pixel is inverted.
         mean: per-channel mean (of 0..1 values) that the model's input is centred by.
         std: per-channel standard deviation that it is divided by.
+        on_device: jitter, greying, blur and solarising for whole batches on the training device (`augment_batch.py`),
+            which frees the loader's cores; crops and flips stay with the loader, where images have their own sizes.
     """
 
     preset: str = "dinov2"
@@ -83,6 +85,7 @@ class AugmentConfig:
     solarize_threshold: int = 128
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    on_device: bool = False
 
 
 # What each preset changes of the defaults above.
@@ -143,6 +146,28 @@ def check_augment(config: AugmentConfig, patch_size: int) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Look:
+    """What is drawn for the appearance of one view; the defaults leave it as it is.
+
+    Attributes:
+        jitter: operations in the order of their application, each the index of a name in `JITTER` and its change.
+        gamma: exponent of the intensity curve.
+        grey: whether the colours are dropped.
+        sigma: of the blur in pixels, 0 for none.
+        solarize: whether the bright half is inverted.
+    """
+
+    jitter: tuple[tuple[int, float], ...] = ()
+    gamma: float = 1.0
+    grey: bool = False
+    sigma: float = 0.0
+    solarize: bool = False
+
+
+JITTER = ("brightness", "contrast", "saturation", "hue")
+
+
 class Augmenter:
     """Draws the views of an image."""
 
@@ -150,26 +175,33 @@ class Augmenter:
         self.config = config
 
     def views(self, image: Image, random: Random, modality: str | None = None) -> tuple[list[Image], list[Image]]:
-        """Global and local crops of `image`, each (S, S) if grey or (S, S, 3), 8-bit.
+        """Global and local crops of `image`, each (S, S) if grey or (S, S, 3), 8-bit, with their looks.
 
         Args:
             image: (H, W) or (H, W, 3) RGB, 8-bit.
             random: the only source of randomness.
             modality: picks the flips of `flip_by_modality`.
         """
+        large, small = self.draw(image, random, modality)
+        return [self.apply(*view) for view in large], [self.apply(*view) for view in small]
+
+    def draw(
+        self, image: Image, random: Random, modality: str | None = None
+    ) -> tuple[list[tuple[Image, Look]], list[tuple[Image, Look]]]:
+        """The crops of `views`, flipped but otherwise as they are, each with the look that it is to get."""
         config = self.config
         flips = config.flip_by_modality.get(modality or "", (config.horizontal_flip, config.vertical_flip))
         large = [
-            self._view(image, random, config.global_size, config.global_scale, min(number, 1), flips)
+            self._crop(image, random, config.global_size, config.global_scale, min(number, 1), flips)
             for number in range(config.global_count)
         ]
         small = [
-            self._view(image, random, config.local_size, config.local_scale, 2, flips)
+            self._crop(image, random, config.local_size, config.local_scale, 2, flips)
             for _ in range(config.local_count)
         ]
         return large, small
 
-    def _view(
+    def _crop(
         self,
         image: Image,
         random: Random,
@@ -177,38 +209,42 @@ class Augmenter:
         scale: tuple[float, float],
         kind: int,
         flips: tuple[float, float],
-    ) -> Image:
-        """One view. The order of operations is DINOv2's (`dinov2/data/augmentations.py`)."""
-        config = self.config
-        top, left, height, width = draw_box(image.shape[0], image.shape[1], scale, config.aspect, random)
+    ) -> tuple[Image, Look]:
+        top, left, height, width = draw_box(image.shape[0], image.shape[1], scale, self.config.aspect, random)
         view = resize(image[top : top + height, left : left + width], size)
         horizontal, vertical = random.random() < flips[0], random.random() < flips[1]
         if horizontal or vertical:
             view = cv2.flip(view, -1 if horizontal and vertical else int(horizontal))
-        if random.random() < config.jitter_p:
-            view = self._jitter(view, random)
-        if random.random() < config.grayscale_p and view.ndim == 3:
-            view = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY)
-        if random.random() < config.blur_p[kind]:
-            kernel = (config.blur_kernel, config.blur_kernel)
-            view = cv2.GaussianBlur(view, kernel, random.uniform(*config.blur_sigma))
-        if random.random() < config.solarize_p[kind]:
-            view = _curve(view, np.where(config.solarize_threshold <= _RAMP, 255 - _RAMP, _RAMP))
-        return view
+        return view, self._draw_look(random, kind)
 
-    def _jitter(self, view: Image, random: Random) -> Image:
-        """Brightness, contrast, saturation and hue in random order (torchvision's ColorJitter), then gamma."""
+    def _draw_look(self, random: Random, kind: int) -> Look:
         config = self.config
-        operations = [_brightness, _contrast, _saturation, _hue]
-        ranges = [config.brightness, config.contrast, config.saturation, config.hue]
-        order = random.sample(range(4), 4)
-        for which in order:
-            if ranges[which]:
-                view = operations[which](view, random.uniform(-ranges[which], ranges[which]))
-        low, high = config.gamma
-        if low < high:
-            exponent = math.exp(random.uniform(math.log(low), math.log(high)))
-            view = _curve(view, 255 * (_RAMP / 255) ** exponent)
+        jitter, gamma = self._draw_jitter(random) if random.random() < config.jitter_p else ((), 1.0)
+        grey = random.random() < config.grayscale_p
+        sigma = random.uniform(*config.blur_sigma) if random.random() < config.blur_p[kind] else 0.0
+        return Look(jitter, gamma, grey, sigma, random.random() < config.solarize_p[kind])
+
+    def _draw_jitter(self, random: Random) -> tuple[tuple[tuple[int, float], ...], float]:
+        """Brightness, contrast, saturation and hue in random order (torchvision's ColorJitter), then gamma."""
+        ranges = [getattr(self.config, name) for name in JITTER]
+        order = [which for which in random.sample(range(4), 4) if ranges[which]]
+        jitter = tuple((which, random.uniform(-ranges[which], ranges[which])) for which in order)
+        low, high = self.config.gamma
+        return jitter, math.exp(random.uniform(math.log(low), math.log(high))) if low < high else 1.0
+
+    def apply(self, view: Image, look: Look) -> Image:
+        """`view` with the look. The order of operations is DINOv2's (`dinov2/data/augmentations.py`)."""
+        for which, change in look.jitter:
+            view = _OPERATIONS[which](view, change)
+        if look.gamma != 1.0:
+            view = _curve(view, 255 * (_RAMP / 255) ** look.gamma)
+        if look.grey and view.ndim == 3:
+            view = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY)
+        if look.sigma:
+            kernel = (self.config.blur_kernel, self.config.blur_kernel)
+            view = cv2.GaussianBlur(view, kernel, look.sigma)
+        if look.solarize:
+            view = _curve(view, np.where(self.config.solarize_threshold <= _RAMP, 255 - _RAMP, _RAMP))
         return view
 
 
@@ -267,6 +303,9 @@ def _hue(view: Image, change: float) -> Image:
     levels = np.stack([_RAMP, _RAMP, _RAMP], axis=1).astype(np.uint8)[None]
     levels[0, :, 0] += np.uint8(round(change * 255) % 256)
     return cv2.cvtColor(cv2.LUT(hsv, levels), cv2.COLOR_HSV2RGB_FULL)
+
+
+_OPERATIONS = (_brightness, _contrast, _saturation, _hue)  # in the order of JITTER
 
 
 def pack(views: list[Image]) -> NDArray[np.uint8]:

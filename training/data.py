@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from biovfm_hf.errors import UserError, require
 
 from .augment import Augmenter, Image, pack
+from .augment_batch import pack_looks
 from .config import DataConfig, TrainConfig
 from .decode import read_image
 from .order import SampleOrder
@@ -259,6 +260,9 @@ class Share:
 class CropBatches(Dataset):
     """Batch number -> `global_crops` (G * B, 3, S, S) uint8, `local_crops`, and what `extra` adds.
 
+    With `augment.on_device` the crops are only cut and flipped, and `global_looks`, `local_looks` say what is to be
+    done to them (`augment_batch.apply_looks`).
+
     Crops are stacked view by view: the first B global crops are every image's first one. `skipped` (k, 2) lists the
     image numbers that could not be read, each with the one that stands in for it.
     """
@@ -291,19 +295,28 @@ class CropBatches(Dataset):
         """The batch of one forward pass."""
         positions = self.share.positions(micro_batch)
         skipped: list[tuple[int, int]] = []
-        views: list[tuple[list[Image], list[Image]]] = []
+        views: list[tuple[list[Any], list[Any]]] = []
+        draw = self.augmenter.draw if self.config.augment.on_device else self.augmenter.views
         for position, index in zip(positions.tolist(), self.order.indices(positions).tolist(), strict=True):
             image, modality = self.read(index, skipped)
             random = Random((self.config.seed << 64) + position)
-            views.append(self.augmenter.views(image, random, modality))
-        batch = {"global_crops": _stack([large for large, _ in views])}
+            views.append(draw(image, random, modality))
+        batch = self._stacked("global", [large for large, _ in views])
         if self.config.augment.local_count:
-            batch["local_crops"] = _stack([small for _, small in views])
+            batch |= self._stacked("local", [small for _, small in views])
         batch["skipped"] = torch.tensor(skipped, dtype=torch.int64).reshape(-1, 2)
         if self.extra is not None:
             seed = (self.config.seed, micro_batch, self.share.rank)
             batch.update(self.extra(positions, np.random.default_rng(seed)))
         return batch
+
+    def _stacked(self, name: str, views: list[list[Any]]) -> dict[str, torch.Tensor]:
+        """Per image its V views of one size, to crops (V * B, 3, S, S) view by view, and the looks not yet applied."""
+        ordered = [image[number] for number in range(len(views[0])) for image in views]
+        if not self.config.augment.on_device:
+            return {f"{name}_crops": torch.from_numpy(pack(ordered))}
+        crops, looks = zip(*ordered, strict=True)
+        return {f"{name}_crops": torch.from_numpy(pack(list(crops))), f"{name}_looks": pack_looks(looks)}
 
     def read(self, index: int, skipped: list[tuple[int, int]]) -> tuple[Image, str | None]:
         """The decoded image `index` and its modality, or the next readable one, which is noted in `skipped`.
@@ -334,11 +347,6 @@ class CropBatches(Dataset):
         if found[0].nbytes <= self._room:
             self._room -= found[0].nbytes
             self._cache[index] = found
-
-
-def _stack(views: list[list[Image]]) -> torch.Tensor:
-    """Per image a list of V views -> (V * B, 3, S, S) uint8, view by view."""
-    return torch.from_numpy(pack([image[number] for number in range(len(views[0])) for image in views]))
 
 
 def normalise(crops: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:

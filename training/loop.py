@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from biovfm_hf.errors import UserError
 
+from .augment_batch import apply_drawn_looks
 from .checkpoint import model_tensors, newest_name, save_checkpoint
 from .config import TrainConfig
 from .data import CropBatches, choose_workers, loader, normalise, sample_order
@@ -137,7 +138,11 @@ def _to_device(run: Run, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         for index, other in skipped.tolist()[:3]:
             logger.warning("image %d cannot be read; image %d takes its place (%d so far)", index, other, run.skipped)
     device, augment = run.accelerator.device, run.config.augment
-    batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+    moved = {
+        name: tensor if name.endswith("_looks") else tensor.to(device, non_blocking=True)
+        for name, tensor in batch.items()
+    }
+    batch = apply_drawn_looks(moved, augment)
     for name in ("global_crops", "local_crops"):
         if name in batch:
             batch[name] = normalise(batch[name], augment.mean, augment.std)

@@ -10,6 +10,7 @@ import yaml
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path, write_text
 
+from .augment_batch import apply_drawn_looks
 from .config import TrainConfig, config_from_tree, to_yaml
 from .data import CropBatches
 
@@ -79,7 +80,7 @@ def write_crop_sheet(path: Path, dataset: CropBatches) -> None:
     """A picture of what the model will see: one row per image, global crops first, before normalisation."""
     from PIL import Image
 
-    batch = dataset[0]
+    batch = apply_drawn_looks(dataset[0], dataset.config.augment)
     count = min(dataset.share.images, _SHEET_IMAGES)
     side = dataset.config.augment.global_size
     columns = [
@@ -87,7 +88,7 @@ def write_crop_sheet(path: Path, dataset: CropBatches) -> None:
         for name in ("global_crops", "local_crops")
         if name in batch
     ]
-    tiles = [view[:count].permute(0, 2, 3, 1).numpy() for group in columns for view in group]
+    tiles = [view[:count].permute(0, 2, 3, 1).byte().numpy() for group in columns for view in group]
     sheet = np.full((count * (side + 2), len(tiles) * (side + 2), 3), 255, dtype=np.uint8)
     for column, views in enumerate(tiles):
         for row, view in enumerate(views):

@@ -76,7 +76,7 @@ def test_blur_rates_are_as_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in range(3):
         blurred.clear()
         for seed in range(500):
-            augmenter._view(smooth_rgb(32, 32), Random(seed), 32, (0.5, 1.0), kind, (0.0, 0.0))
+            augmenter.apply(*augmenter._crop(smooth_rgb(32, 32), Random(seed), 32, (0.5, 1.0), kind, (0.0, 0.0)))
         counts.append(len(blurred) / 500)
     assert counts[0] == 0 and abs(counts[1] - 0.9) < 0.05 and abs(counts[2] - 0.5) < 0.07
 

@@ -1,0 +1,73 @@
+"""Looks applied to batches with torch against the same looks applied one by one with OpenCV."""
+
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+
+from training import pretrain_dino
+from training.augment import JITTER, Augmenter, Look, pack
+from training.augment_batch import apply_looks, pack_looks
+
+from .test_augment import preset, smooth_rgb
+
+
+def both_ways(looks: list[Look], grey: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Crops (B, 3, S, S) with the looks, by OpenCV and by torch."""
+    augmenter = Augmenter(preset("dinov2"))
+    crops = [smooth_rgb(48, 48)[..., 0] if grey else smooth_rgb(48, 48) for _ in looks]
+    one_by_one = pack([augmenter.apply(crop, look) for crop, look in zip(crops, looks, strict=True)])
+    together = apply_looks(torch.from_numpy(pack(crops)), pack_looks(looks), augmenter.config)
+    return one_by_one.astype(float), together.numpy()
+
+
+@pytest.mark.parametrize(
+    ("look", "levels"),
+    [
+        (Look(), 0),
+        (Look(gamma=0.8), 1),
+        (Look(grey=True), 1),
+        (Look(sigma=0.3), 1),
+        (Look(sigma=1.7), 1),
+        (Look(solarize=True), 0),
+        *((Look(((which, change),)), 1) for which in range(3) for change in (-0.3, 0.35)),
+    ],
+)
+def test_each_operation_equals_opencvs(look: Look, levels: int) -> None:
+    expected, found = both_ways([look])
+    assert np.abs(found - expected).max() <= levels
+    assert (found == np.rint(found)).all() and found.min() >= 0 and found.max() <= 255
+
+
+@pytest.mark.parametrize("change", [-0.1, 0.02, 0.1])
+def test_hue_is_opencvs_but_for_its_eight_bits(change: float) -> None:
+    expected, found = both_ways([Look(((JITTER.index("hue"), change),))])
+    assert np.abs(found - expected).mean() < 1.5 and np.percentile(np.abs(found - expected), 99) <= 6
+
+
+def test_drawn_looks_agree_and_every_crop_gets_its_own() -> None:
+    augmenter = Augmenter(preset("dinov2", solarize_p=[0, 0, 0]))  # rounding near the threshold would invert a pixel
+    looks = [augmenter._draw_look(Random(seed), seed % 3) for seed in range(40)]
+    expected, found = both_ways(looks)
+    assert np.abs(found - expected).mean(axis=(1, 2, 3)).max() < 3
+    assert len({crop.tobytes() for crop in found}) > 30
+
+
+def test_grey_crops_stay_grey() -> None:
+    looks = [Look(((0, 0.2), (2, 0.1), (3, 0.05)), gamma=1.2, sigma=1.0)]
+    expected, found = both_ways(looks, grey=True)
+    assert np.abs(found - expected).max() <= 2 and (found[:, :1] == found).all()
+
+
+def test_a_run_with_looks_on_the_device_learns_from_the_same_crops(image_folder: Path, tmp_path: Path) -> None:
+    words = ["--config", "dino_smoke", "--data", str(image_folder), "steps=2", "batch.size=4", "data.workers=0"]
+    losses = []
+    for on_device in ("false", "true"):
+        out = tmp_path / on_device
+        assert pretrain_dino.main([*words, "--out", str(out), f"augment.on_device={on_device}"]) == 0
+        losses.append((out / "metrics.jsonl").read_text())
+        assert (out / "crops.png").is_file()
+    first, second = (float(text.split('"loss": ')[1].split(",")[0]) for text in losses)
+    assert first != second and first == pytest.approx(second, rel=0.02)

@@ -1,0 +1,114 @@
+"""The looks of whole batches of crops, on the training device: `Augmenter.apply` as batched torch operations.
+
+The looks are drawn by the loader from the same seeds as without this, so a run resumes as exactly. Pixels stay floats
+from one operation to the next and are rounded once, where OpenCV rounds to 8 bits each time: the crops agree to a few
+grey levels, and grey images take part in colour operations as three equal channels.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .augment import JITTER, AugmentConfig, Look
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2
+_WIDTH = 2 * len(JITTER) + 4
+
+
+def pack_looks(looks: Sequence[Look]) -> Tensor:
+    """Looks as rows (B, 12) of float32: operations (-1 for none), changes, gamma, grey, sigma, solarize."""
+    rows = torch.zeros(len(looks), _WIDTH)
+    rows[:, : len(JITTER)] = -1
+    for row, look in zip(rows, looks, strict=True):
+        for place, (which, change) in enumerate(look.jitter):
+            row[place], row[len(JITTER) + place] = which, change
+        row[2 * len(JITTER) :] = torch.tensor([look.gamma, look.grey, look.sigma, look.solarize])
+    return rows
+
+
+def apply_drawn_looks(batch: dict[str, Tensor], config: AugmentConfig) -> dict[str, Tensor]:
+    """The batch with its `*_looks` applied to its `*_crops` and taken out; unchanged where it has none."""
+    dressed = {name: tensor for name, tensor in batch.items() if not name.endswith("_looks")}
+    for name in batch.keys() - dressed.keys():
+        crops = name.replace("_looks", "_crops")
+        dressed[crops] = apply_looks(batch[crops], batch[name], config)
+    return dressed
+
+
+def apply_looks(crops: Tensor, looks: Tensor, config: AugmentConfig) -> Tensor:
+    """Crops (B, 3, S, S) uint8 on any device, with the looks (B, 12) of `pack_looks`, which stay on the CPU.
+
+    Which crops an operation concerns is looked up on the CPU, so a GPU is never waited for.
+
+    Returns:
+        (B, 3, S, S) float32 of whole numbers from 0 to 255, on the crops' device.
+    """
+    pixels = crops.float()
+    operations, changes = looks[:, : len(JITTER)], looks[:, len(JITTER) : 2 * len(JITTER)]
+    gamma, grey, sigma, solarize = looks[:, 2 * len(JITTER) :].T
+    for place in range(len(JITTER)):
+        for which, operation in enumerate(_OPERATIONS):
+            _change(pixels, operations[:, place] == which, changes[:, place], operation)
+    _change(pixels, gamma != 1, gamma, lambda some, exponent: 255 * (some / 255) ** exponent)
+    _change(pixels, grey > 0, grey, lambda some, _: _grey(some).expand_as(some))
+    _change(pixels, sigma > 0, sigma, lambda some, widths: _blur(some, widths, config.blur_kernel))
+    pixels = pixels.round_()
+    threshold = config.solarize_threshold
+    _change(pixels, solarize > 0, solarize, lambda some, _: torch.where(some >= threshold, 255 - some, some))
+    return pixels
+
+
+def _change(pixels: Tensor, concerned: Tensor, values: Tensor, operation: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Put `operation` of the concerned crops and their values (b, 1, 1, 1) in their place, clipped to 0..255."""
+    rows = concerned.nonzero().flatten()
+    if len(rows):
+        here = rows.to(pixels.device, non_blocking=True)
+        amount = values[rows].view(-1, 1, 1, 1).to(pixels.device, non_blocking=True)
+        pixels[here] = operation(pixels[here], amount).clamp(0, 255)
+
+
+def _grey(pixels: Tensor) -> Tensor:
+    """(b, 3, S, S) to luminance (b, 1, S, S)."""
+    return (pixels * pixels.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+
+
+def _brightness(pixels: Tensor, change: Tensor) -> Tensor:
+    return pixels * (1 + change)
+
+
+def _contrast(pixels: Tensor, change: Tensor) -> Tensor:
+    return pixels * (1 + change) - change * _grey(pixels).mean(dim=(1, 2, 3), keepdim=True).round()
+
+
+def _saturation(pixels: Tensor, change: Tensor) -> Tensor:
+    return pixels * (1 + change) - change * _grey(pixels)
+
+
+def _hue(pixels: Tensor, change: Tensor) -> Tensor:
+    """Turn the colour circle by `change` of its circumference: RGB to hue, chroma and value, and back."""
+    value, least = pixels.amax(dim=1, keepdim=True), pixels.amin(dim=1, keepdim=True)
+    chroma = value - least
+    red, green, blue = pixels.split(1, dim=1)
+    safe = chroma.clamp_min(1e-6)
+    from_blue = torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe)
+    hue = torch.where(value == red, (green - blue) / safe, from_blue)  # in sixths of the circle
+    turned = hue + 6 * change
+    # Smith (1978): each channel is the value less chroma times a trapezium of its distance on the circle
+    distance = (turned + pixels.new_tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1)) % 6
+    return value - chroma * torch.minimum(distance, 4 - distance).clamp(0, 1)
+
+
+def _blur(pixels: Tensor, sigma: Tensor, width: int) -> Tensor:
+    """Gaussian blur with a sigma for each image, over `width` pixels, mirrored at the edges as OpenCV does."""
+    offsets = torch.arange(width, device=pixels.device) - width // 2
+    weights = torch.exp(-0.5 * (offsets / sigma.view(-1, 1)) ** 2)
+    weights = (weights / weights.sum(dim=1, keepdim=True)).repeat_interleave(pixels.shape[1], 0)  # (b * 3, width)
+    images, channels, height, columns = pixels.shape
+    flat = F.pad(pixels.reshape(1, images * channels, height, columns), [width // 2] * 4, mode="reflect")
+    flat = F.conv2d(flat, weights.view(-1, 1, width, 1), groups=images * channels)
+    return F.conv2d(flat, weights.view(-1, 1, 1, width), groups=images * channels).view_as(pixels)
+
+
+_OPERATIONS = (_brightness, _contrast, _saturation, _hue)  # in the order of JITTER
