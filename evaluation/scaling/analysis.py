@@ -138,8 +138,8 @@ def _fit_series(found: Analysis, series: str, grid: dict[str, dict[float, Point]
     sizes = sorted({x for cell in grid.values() for x in cell})
     if len(sizes) == 1:
         found.references[series] = {task: (x, point.auc) for task, cell in grid.items() for x, point in cell.items()}
-        lacking = len(found.tasks) - len(grid)
-        alone = f", but not among the means: it lacks {lacking} of {len(found.tasks)} tasks" if lacking else ""
+        unscored = len(found.tasks) - len(grid)
+        alone = f", but not among the means: it lacks {unscored} of {len(found.tasks)} tasks" if unscored else ""
         found.notes.append(f"{series}: one size only, so no slope; drawn as a reference{alone}")
         return
     fits, whole = {}, []
