@@ -125,6 +125,8 @@ def load_encoder(name: str, device: str = "cpu", preprocess: str = "own") -> Enc
     source = SHORT_NAMES.get(source.lower(), source)
     if source.startswith(SCRATCH):
         return untrained(label, source, device)
+    if not Path(source.removeprefix("timm:")).expanduser().is_dir():
+        heed_missing_network()
     if source.startswith("timm:"):
         encoder = _load_timm(source.removeprefix("timm:"))
     elif source.startswith(("open_clip:", "hf-hub:")):
@@ -296,7 +298,28 @@ def _reason(error: Exception, local: bool) -> str:
         return f"{text}; save an image processor into the folder (AutoImageProcessor.save_pretrained)"
     if local:
         return f"{text}; check the folder's config.json and model.safetensors"
-    return f"{text}; without a network only models on disk can be used: download it where there is one"
+    if "Unknown model" in text:
+        return f"{text}; timm.list_models() lists them"
+    cached = (
+        "without a network only models on disk can be used: get it where there is one (hf download NAME), and copy"
+    )
+    return f"{text}; {cached} its folder or the cache (HF_HOME)"
+
+
+def heed_missing_network() -> None:
+    """Tell huggingface_hub to stay offline where its host has no address, instead of waiting for many retries."""
+    import os
+    import socket
+    from urllib.parse import urlsplit
+
+    from huggingface_hub import constants
+
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return  # the proxy knows the address
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
 
 
 def folder_revision(path: Path) -> str:

@@ -275,6 +275,28 @@ def test_without_a_network_a_repository_is_named_as_such(monkeypatch):
         load_encoder("somebody/that-does-not-exist-anywhere")
 
 
+def test_without_an_address_of_the_hub_nothing_is_waited_for(monkeypatch):
+    import socket
+    import time
+
+    from huggingface_hub import constants
+
+    def fail(*_):
+        raise socket.gaierror("Name or service not known")
+
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    pytest.importorskip("timm")
+    pytest.importorskip("open_clip")
+    for name in ("dinov2-b", "densenet201", "biomedclip"):
+        begun = time.process_time()
+        with pytest.raises(UserError, match="without a network"):
+            load_encoder(name)
+        assert time.process_time() - begun < 20 and constants.HF_HUB_OFFLINE
+
+
 def test_the_line_up_has_every_model_of_the_papers():
     wanted = (
         "in21k-vit-b",
