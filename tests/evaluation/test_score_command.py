@@ -7,6 +7,8 @@ import zipfile
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from biovfm_hf.errors import UserError
 from evaluation import npz
@@ -113,6 +115,23 @@ def test_damaged_files_are_refused(tmp_path, write, arrays):
     (tmp_path / "scores.npz").write_bytes(data)
     with pytest.raises(UserError, match="cannot be read"):
         run(whole)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_damage_gives_arrays_or_one_line(tmp_path, arrays, data):
+    path = tmp_path / "fuzzed.npz"
+    np.savez(path, **arrays)
+    held = bytearray(path.read_bytes())
+    for place in data.draw(st.lists(st.integers(0, len(held) - 1), min_size=1, max_size=8)):
+        held[place] = data.draw(st.integers(0, 255))
+    path.write_bytes(held[: data.draw(st.integers(0, len(held)))] if data.draw(st.booleans()) else held)
+    try:
+        for name in npz.names(path):
+            assert npz.read(path, name).nbytes <= npz.MAX_BYTES
+            list(npz.rows(path, name, 7))
+    except UserError as error:
+        assert str(path) in str(error)
 
 
 @pytest.mark.parametrize(
