@@ -14,6 +14,8 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
+from .. import npz
+
 MAX_PIXELS = 89_478_485  # as biovfm_hf.pixels
 RASTER_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 END_BYTES = 1 << 16
@@ -290,7 +292,7 @@ def _zip_info(path: Path, member: str) -> zipfile.ZipInfo:
         raise UserError(f"{path} is missing; put it into the --data folder") from error
     except KeyError as error:
         raise UserError(f"{path} has no member {member}; a MedMNIST file holds {{train,val,test}}_images") from error
-    except (zipfile.BadZipFile, OSError) as error:
+    except npz.BROKEN as error:
         raise UserError(f"{path} is not a readable .npz file ({error}); download it again") from error
 
 
@@ -301,15 +303,14 @@ def load_npz_member(path: Path, member: str, spill_dir: Path | None = None, spil
         UserError: no such file or member, a broken archive, or pickled content.
     """
     info = _zip_info(path, member)
+    if spill_dir is None or info.file_size <= spill_bytes:
+        return npz.read(path, member, max_bytes=info.file_size)
     try:
-        if spill_dir is None or info.file_size <= spill_bytes:
-            with np.load(path, allow_pickle=False) as archive:
-                return archive[member]
         copy = spill_dir / f"{path.stem}.{member}.{info.CRC:08x}.npy"
         if not copy.exists():
             _unpack(path, info, copy)
         return np.load(copy, mmap_mode="r", allow_pickle=False)
-    except (ValueError, zipfile.BadZipFile, OSError, EOFError) as error:
+    except npz.BROKEN as error:
         raise UserError(f"{path}: {member} cannot be read ({error}); download the file again") from error
 
 

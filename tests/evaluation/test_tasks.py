@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -185,7 +185,7 @@ def test_wrong_label_shapes_and_broken_files_are_named(tmp_path):
     with pytest.raises(UserError, match="not a readable"):
         open_task("bloodmnist", tmp_path)
     np.savez(tmp_path / "octmnist.npz", train_labels=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="never unpickled"):
         open_task("octmnist", tmp_path)
     write_npz(tmp_path / "retinamnist.npz", kind="binary")
     with np.load(tmp_path / "retinamnist.npz") as held:
@@ -194,6 +194,23 @@ def test_wrong_label_shapes_and_broken_files_are_named(tmp_path):
     np.savez(tmp_path / "retinamnist.npz", **arrays)
     with pytest.raises(UserError, match=r"numbers 0\.\.4"):
         open_task("retinamnist", tmp_path)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_damage_of_a_medmnist_file_gives_images_or_one_line(tmp_path, data):
+    path = tmp_path / "breastmnist.npz"
+    if not (tmp_path / "whole.npz").exists():
+        write_npz(tmp_path / "whole.npz", shape=(8, 8))
+    held = bytearray((tmp_path / "whole.npz").read_bytes())
+    for place in data.draw(st.lists(st.integers(0, len(held) - 1), min_size=1, max_size=8)):
+        held[place] = data.draw(st.integers(0, 255))
+    path.write_bytes(held[: data.draw(st.integers(0, len(held)))] if data.draw(st.booleans()) else held)
+    try:
+        task = open_task("breastmnist", tmp_path)
+        assert task.splits["test"].images[0].shape[2] == 3
+    except UserError as error:
+        assert "breastmnist" in str(error)
 
 
 def test_fingerprint_follows_the_content(class_folder, tmp_path, make_class_folder):
