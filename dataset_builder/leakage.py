@@ -4,9 +4,8 @@
 paper's list as it is. In both, pictures that match an image of the benchmark files that were given are dropped:
 first by perceptual hash, then by the texture of thumbnails, in three framings (whole, centre crop, padded).
 
-Measured on 1,512 real images (chest X-ray, breast ultrasound, fundus, OCTA, blood smears), half of them planted as
-benchmark images: centre-cropped, resized to 28, 64, 128 and 224 pixels, stored lossless and as JPEG 95 and 90. Recall
-RECALL_FIGURES
+Measured on 1,512 real images, half of them planted as benchmark images in 36 ways: recall at least 0.9987, one wrong
+decision in 54,432 (docs/dataset.md).
 """
 
 import re
