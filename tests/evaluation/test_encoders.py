@@ -140,11 +140,11 @@ TIMM = {
         img_size=64, window_size=2, depths=(1, 1, 2, 1), embed_dim=12, num_heads=(1, 1, 2, 2)
     ),
     "convnext_atto": dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32)),
-    "resnet18": {},
+    "resnet18": dict(channels=(8, 16, 24, 32)),
     "densenet121": dict(growth_rate=8, block_config=(2, 2, 2, 2)),
-    "vgg11": {},
-    "xcit_nano_12_p16_224": dict(depth=2),
-    "hiera_tiny_224": {},
+    "vgg11": dict(mlp_ratio=1 / 64),
+    "xcit_nano_12_p16_224": dict(depth=2, embed_dim=32),
+    "hiera_tiny_224": dict(embed_dim=24, stages=(1, 1, 1, 1)),
 }
 
 
