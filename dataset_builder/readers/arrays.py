@@ -14,7 +14,7 @@ from biovfm_hf.pixels import Volume, decode
 
 from ..intensity import Setting, image_to_uint8
 from ..limits import MAX_PIXELS, MAX_VOLUME_BYTES, TOO_LARGE, UNREADABLE, Refused
-from .matlab import largest_array
+from .matlab import MAX_BYTES, largest_array
 from .picture import Picture, first_bytes, whole
 from .raster import read as read_raster
 from .volume import sliced
@@ -73,7 +73,7 @@ def read_mat(source: Path | bytes, setting: Setting) -> Iterator[Picture]:
             # MATLAB stores columns first, HDF5 shows them reversed.
             yield from _of_array(_bounded(largest, ...).T, setting)
         return
-    if not isinstance(source, bytes) and source.stat().st_size > MAX_VOLUME_BYTES:
+    if not isinstance(source, bytes) and source.stat().st_size > MAX_BYTES:
         raise Refused(TOO_LARGE, f"a .mat file of {source.stat().st_size / 2**20:.0f} MiB")
     yield from _of_array(largest_array(source if isinstance(source, bytes) else source.read_bytes()), setting)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..limits import MAX_VOLUME_BYTES, TOO_LARGE, UNREADABLE, Refused
 
+MAX_BYTES = MAX_VOLUME_BYTES // 2  # of the file, and of one array: the file, inflated and converted may be in memory
 _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
@@ -22,15 +23,16 @@ def largest_array(data: bytes) -> np.ndarray:
     """The numeric array with the most elements, in its class's dtype and MATLAB's order of axes.
 
     Raises:
-        Refused: damaged, over MAX_VOLUME_BYTES, or it holds no numeric array of two dimensions or more.
+        Refused: damaged, over MAX_BYTES, or it holds no numeric array of two dimensions or more.
     """
+    view = memoryview(data)  # slices of it are no copies
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
     if order is None:
         raise Refused(UNREADABLE, "not a MAT-file of level 5")
     best: np.ndarray | None = None
-    for kind, content in _elements(data[_HEADER:], order):
+    for kind, content in _elements(view[_HEADER:], order):
         if kind == _COMPRESSED:
-            kind, content = next(_elements(_inflated(content), order), (0, b""))
+            kind, content = next(_elements(_inflated(content), order), (0, view[:0]))
         array = _numbers(content, order) if kind == _MATRIX else None
         if array is not None and (best is None or array.size > best.size):
             best = array
@@ -39,7 +41,7 @@ def largest_array(data: bytes) -> np.ndarray:
     return best
 
 
-def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
+def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
     """Type and content of each data element; one of up to 4 bytes has its size in the upper half of its type."""
     at = 0
     while at + 8 <= len(data):
@@ -54,17 +56,17 @@ def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
         at = max(at + 8, start + size if kind == _COMPRESSED else -(-(start + size) // 8) * 8)
 
 
-def _inflated(data: bytes) -> bytes:
+def _inflated(data: memoryview) -> memoryview:
     try:
-        inflated = zlib.decompressobj().decompress(data, MAX_VOLUME_BYTES + 2**16)
+        inflated = zlib.decompressobj().decompress(data, MAX_BYTES + 1)
     except zlib.error as error:
         raise Refused(UNREADABLE, f"damaged compression ({error})") from error
-    if len(inflated) > MAX_VOLUME_BYTES:
-        raise Refused(TOO_LARGE, "an array that inflates beyond the limit")
-    return inflated
+    if len(inflated) > MAX_BYTES:
+        raise Refused(TOO_LARGE, f"an array that inflates to more than {MAX_BYTES >> 20} MiB")
+    return memoryview(inflated)
 
 
-def _numbers(matrix: bytes, order: str) -> np.ndarray | None:
+def _numbers(matrix: memoryview, order: str) -> np.ndarray | None:
     """A matrix element as an array, None for what is no real numeric array of two dimensions or more."""
     parts = list(_elements(matrix, order))
     if len(parts) < 4 or len(parts[0][1]) < 4 or parts[1][0] != 5:
@@ -79,6 +81,6 @@ def _numbers(matrix: bytes, order: str) -> np.ndarray | None:
     )
     wanted = np.dtype(_CLASSES[flags & 0xFF])
     count = prod(shape)
-    if count != stored.size or count * wanted.itemsize > MAX_VOLUME_BYTES:
+    if count != stored.size or count * wanted.itemsize > MAX_BYTES:
         raise Refused(UNREADABLE, f"holds {stored.size} numbers for the shape {shape}")
-    return stored.astype(wanted).reshape(shape, order="F")
+    return stored.astype(wanted, copy=False).reshape(shape, order="F")
