@@ -156,7 +156,7 @@ def raster_size(path: Path) -> str | None:
 
 def file_digest(path: Path) -> bytes:
     """A digest of a file's content: of all of it, or of size and both ends where these hold checksums (PNG, gzip)."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.sha256()  # in hardware, twice as fast as BLAKE2
     try:
         size = path.stat().st_size
         digest.update(size.to_bytes(8, "little"))
