@@ -153,7 +153,7 @@ def test_whole_builds_against_img2dataset(files, tmp_path):
     """The same 1024 x 1024 PNG files to Parquet with PNGs of level 1, both as whole commands, beyond their start-up.
 
     img2dataset fetches what it reads: here from this machine over HTTP, and, which is the least it can do, from
-    file:// addresses. Decoding is three quarters of our time, so that no program can be much faster than that.
+    file:// addresses.
     """
     (tmp_path / "speed.yaml").write_text(RECORD)
     (tmp_path / "run.py").write_text(IMG2DATASET)
@@ -176,8 +176,8 @@ def test_whole_builds_against_img2dataset(files, tmp_path):
     ours, http, file = ((many - few) / 240 for few, many in seconds.values())
     tell("whole builds of 1024 x 1024 PNG", ours, "img2dataset over HTTP", http)
     tell("whole builds of 1024 x 1024 PNG", ours, "img2dataset from files", file)
-    assert ours < http / 1.15  # aimed at 1.35, which leaves 11.0 ms for a picture; decoding alone takes 9.8
-    assert ours < file
+    assert ours < http / 1.35
+    assert ours < file / 1.2
 
 
 def test_two_workers_cost_what_one_does(files, tmp_path):
