@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from .dataset_folder import DatasetSummary, summarise_dataset
 from .hub_results import eval_results, leaderboard_yaml
 from .leakage import MAX_OVERLAPS, leakage_lines
 from .model_folder import ModelSummary, summarise_model
-from .reading import read_text
+from .reading import read_text, read_yaml
 from .results import (
     Interval,
     Record,
@@ -31,6 +32,7 @@ from .run_folder import RunSummary, group_of, summarise_run
 
 TEMPLATES = Path(__file__).parent / "templates"
 END = "<!-- written by biovfm card up to here; text below this line is kept -->"
+STUB = "Not evaluated yet; `biovfm card` writes"  # of the few lines that a training run leaves
 EPILOG = """examples:
   biovfm card run/model --results results --run run --dataset data
   biovfm card run/model --results results --repo-id you/biovfm-tiny --license apache-2.0
@@ -265,10 +267,15 @@ def _written_text(readme: Path) -> str:
 
 
 def _kept_text(readme: Path) -> str:
-    """What somebody wrote below the card's last line, to be kept when the card is written anew."""
+    """What somebody wrote: below the card's last line, or a README.md that is neither card nor training's stub."""
     if not readme.is_file():
         return ""
-    return read_text(readme, 8 * 2**20).partition(END)[2].strip("\n")
+    text = read_text(readme, 8 * 2**20)
+    if END in text:
+        return text.partition(END)[2].strip("\n")
+    if STUB in text:
+        return ""
+    return re.sub(r"\A---\n.*?^---\n", "", text, flags=re.DOTALL | re.MULTILINE).strip("\n")
 
 
 def _license(model_dir: Path, given: str | None) -> str:
@@ -305,17 +312,35 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--benchmark", metavar="OWNER/NAME", help="also write .eval_results for this Hub leaderboard")
     parser.add_argument("--license", metavar="ID", help="licence id (default: the old card's, else apache-2.0)")
     parser.add_argument(
-        "--watts", type=float, metavar="W", help="mean power draw of all devices, for the energy estimate"
+        "--watts", type=_positive, metavar="W", help="mean power draw of all devices, for the energy estimate"
     )
-    parser.add_argument("--grid", type=float, metavar="G", help="grams of CO2e per kWh, for the emissions estimate")
+    parser.add_argument(
+        "--grid", type=_positive, metavar="G", help="grams of CO2e per kWh, for the emissions estimate"
+    )
     return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError("must be a number above 0")
+    return value
+
+
+def _check_words(options: argparse.Namespace) -> None:
+    """Refuse words that would have no effect."""
+    for word, needed in (("benchmark", "results"), ("watts", "run"), ("grid", "watts")):
+        if getattr(options, word) is not None and getattr(options, needed) is None:
+            raise UserError(f"--{word} says nothing without --{needed}; give both")
+    check_hub_names([name for name in [options.repo_id, *options.dataset_id] if name])
+    check_hub_names([options.benchmark] if options.benchmark else [], owner=True)
 
 
 def main(argv: list[str]) -> int:
     """`biovfm card`. Returns the exit status."""
     options = _parser().parse_args(argv)
     model_dir: Path = options.model_dir
-    check_hub_names([name for name in [options.repo_id, options.benchmark, *options.dataset_id] if name])
+    _check_words(options)
     model = summarise_model(model_dir)
     records = load_results(options.results) if options.results else []
     mine = records_of_model(records, model_dir, options.known_as) if records else []
@@ -325,13 +350,15 @@ def main(argv: list[str]) -> int:
         model_id=options.repo_id or model_dir.resolve().name,
         name=options.repo_id or model.name,
         records=mine,
-        run=_run(options.run),
+        run=_run(options.run, model_dir),
         dataset=summarise_dataset(options.dataset) if options.dataset else None,
         dataset_ids=options.dataset_id,
         license=_license(model_dir, options.license),
         power=Power(options.watts, options.grid),
         pictures=carry_figures(options.results, model_dir, others, _written_text(model_dir / "README.md")),
     )
+    if not mine and (model_dir / "results" / "biovfm.json").is_file():
+        print("note: the earlier card's scores and pictures go, since no --results was given")
     kept = _kept_text(model_dir / "README.md")
     write_text(model_dir / "README.md", render_card(inputs) + (f"\n{kept}\n" if kept else ""))
     _write_results(inputs, model_dir, options.benchmark)
@@ -350,14 +377,22 @@ def _write_results(inputs: CardInputs, model_dir: Path, benchmark: str | None) -
             write_text(board, leaderboard_yaml(inputs.records, benchmark))
 
 
-def _run(folder: Path | None) -> RunSummary | None:
+def _run(folder: Path | None, model_dir: Path) -> RunSummary | None:
     if folder is None:
         return None
     if not (folder / "metrics.jsonl").is_file():
         raise UserError(
             f"{folder}: no metrics.jsonl, so no training run; give the --out folder of a pretraining script"
         )
-    return summarise_run(folder)
+    run = summarise_run(folder)
+    settings = model_dir / "training_config.yaml"  # what a run leaves beside the weights
+    method = read_yaml(settings).get("method") if settings.is_file() else None
+    if method is not None and method != run.config.get("method"):
+        said = run.config.get("method")
+        raise UserError(
+            f"{folder}: a run with method {said}, but {model_dir} was made with {method}; give its own run"
+        )
+    return run
 
 
 def check_hub_names(names: list[str], owner: bool = False) -> None:

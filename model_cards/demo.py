@@ -18,6 +18,7 @@ from .dataset_folder import MAX_IMAGE_BYTES
 from .folders import kind_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".nii", ".nii.gz")
+SPLITS = ("train", "training", "val", "valid", "validation", "test")
 THUMBNAIL = 128
 SPACE_README = """---
 title: {title}
@@ -47,7 +48,8 @@ EPILOG = """examples:
 def indexed_images(place: Path, count: int, seed: int) -> Iterator[tuple[Any, str, str]]:
     """Up to `count` (path or encoded bytes, label, subject), drawn with `seed` from a dataset or a folder of images.
 
-    In a folder of images every file counts as a subject of its own.
+    In a folder of images every file counts as a subject of its own, and its label is the topmost folder that is not a
+    split's.
 
     Raises:
         UserError: no images there.
@@ -61,7 +63,8 @@ def indexed_images(place: Path, count: int, seed: int) -> Iterator[tuple[Any, st
         raise UserError(f"{place}: no images; give a dataset folder, or images in one folder per class")
     for file in sorted(chooser.sample(files, min(count, len(files)))):
         parts = file.relative_to(place).parts
-        yield file, parts[0] if len(parts) > 1 else place.resolve().name, "/".join(parts)
+        folders = [part for part in parts[:-1] if part.lower() not in SPLITS]
+        yield file, folders[0] if folders else place.resolve().name, "/".join(parts)
 
 
 def _rows(place: Path, count: int, chooser: random.Random) -> Iterator[tuple[bytes, str, str]]:
@@ -154,6 +157,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_target(target: Path) -> None:
+    """Refuse a folder with anything but an earlier export in it, which writing would replace."""
+    if target.exists() and not (target / "space.json").is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target}: exists and is no exported Space; name a new folder with --export")
+
+
 def main(argv: list[str]) -> int:
     """`biovfm demo`. Returns the exit status."""
     words = _parser().parse_args(argv)
@@ -161,6 +170,7 @@ def main(argv: list[str]) -> int:
         if not words.repo_id:
             raise UserError("--export needs --repo-id OWNER/NAME: the Space loads the model from the Hub")
         check_hub_names([words.repo_id], owner=True)
+        _check_target(words.export)
     if words.index is not None and not words.index.is_dir():
         raise UserError(f"{words.index}: no such folder; give a dataset folder or a folder of images")
     if words.images < 1:

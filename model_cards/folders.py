@@ -47,7 +47,8 @@ def kind_of(path: Path) -> str | None:
 
 
 def find_inputs(paths: list[Path]) -> Inputs:
-    """Sort `paths` by kind. A folder that is no kind itself is searched one level deep (a quickstart's output folder).
+    """Sort `paths` by kind. A folder that is no kind itself is searched two levels deep, which finds all that a
+    quickstart leaves.
 
     A training run brings along the model in its `model/`.
 
@@ -60,8 +61,7 @@ def find_inputs(paths: list[Path]) -> Inputs:
             raise UserError(f"{path}: no such file or folder; check the path")
         if inputs.add(path):
             continue
-        found = [inputs.add(child) for child in sorted(path.iterdir()) if child.is_dir()] if path.is_dir() else []
-        if not any(found):
+        if not _add_below(inputs, path, levels=2):
             raise UserError(
                 f"{path}: neither results (results.json), dataset (manifest.parquet), training run (metrics.jsonl), "
                 "scaling study (summary.json, slopes.csv) nor model (config.json); give the folder that holds one"
@@ -70,6 +70,13 @@ def find_inputs(paths: list[Path]) -> Inputs:
         if kind_of(run / "model") == "models":
             inputs.add(run / "model")
     return inputs
+
+
+def _add_below(inputs: Inputs, folder: Path, levels: int) -> bool:
+    """Add what lies in `folder`, and in its folders that are no kind themselves; False if nothing was found."""
+    children = sorted(child for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
+    found = [inputs.add(child) or (levels > 1 and _add_below(inputs, child, levels - 1)) for child in children]
+    return any(found)
 
 
 def figure_files(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
 
-from .card import check_card, check_hub_names, check_numbers
+from .card import END, check_card, check_hub_names, check_numbers
 from .dataset_card import check_dataset_card
 from .folders import kind_of
 from .hub_files import SERVER_FILES, local_files, remote_files, same_content, sha256_of
@@ -128,13 +128,17 @@ def _prepare_card(folder: Path, repo_type: str, repo_id: str) -> None:
 
 
 def name_repository(text: str, repo_id: str) -> str:
-    """Card text whose Python blocks load `repo_id` instead of a local folder or a placeholder."""
+    """Card text whose Python blocks load `repo_id` instead of a local folder or a placeholder.
+
+    What somebody wrote below the line that ends a written card stays as it is.
+    """
+    written, end, own = text.partition(END)
 
     def renamed(block: re.Match[str]) -> str:
         pattern = r'(from_pretrained\(|load_dataset\(|pipeline\("[\w-]+", model=)"[^"\n]*"'
         return re.sub(pattern, lambda call: f'{call.group(1)}"{repo_id}"', block.group(0))
 
-    return re.sub(r"^```python\n.*?^```", renamed, text, flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"^```python\n.*?^```", renamed, written, flags=re.DOTALL | re.MULTILINE) + end + own
 
 
 def _make_repo(api: Any, repo_id: str, repo_type: str, options: PushOptions) -> None:

@@ -25,7 +25,7 @@ EPILOG = """examples:
   biovfm report run-dino run-mae --title "DINOv2 against MAE" --out compare.html
 
 Several runs or models are laid over each other. A folder that holds such folders (a quickstart's output) is
-searched one level deep.
+searched two levels deep.
 """
 
 
@@ -139,6 +139,8 @@ def main(argv: list[str]) -> int:
         raise UserError(
             f"{options.out}: is a folder; name the file to write, for instance {options.out / 'report.html'}"
         )
+    if options.out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"{options.out}: a report is an HTML page; name a file that ends in .html")
     store = PictureStore(PICTURE_BYTES)
     context = gather(find_inputs(options.inputs), store, options.seed)
     page = render_report(context, options.title, datetime.now(UTC).date().isoformat())

@@ -1,0 +1,108 @@
+"""What somebody else wrote is not lost: folders, cards and results that a command did not write itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from biovfm_hf.errors import UserError
+from model_cards import card, demo, report
+from model_cards.folders import find_inputs
+from model_cards.push import name_repository
+
+CODE = '```python\nmodel = AutoModel.from_pretrained("facebook/dinov2-base")\n```\n'
+
+
+def test_an_export_never_replaces_a_folder_of_other_things(model_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(UserError, match="no exported Space"):
+        demo.main([str(model_dir), "--export", str(tmp_path), "--repo-id", "you/mae"])
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_a_readme_that_is_no_card_is_kept_below_the_card(model_dir: Path) -> None:
+    readme = model_dir / "README.md"
+    readme.write_text(f"---\nlicense: mit\n---\n\n# My own words\n{CODE}")
+    for _ in range(2):
+        assert card.main([str(model_dir)]) == 0
+        written, _, kept = readme.read_text().partition(card.END)
+        assert "My own words" in kept and CODE in kept and "My own words" not in written
+        assert "license: mit" in written
+    assert CODE in name_repository(readme.read_text(), "you/x")
+    assert 'from_pretrained("you/x")' in name_repository(readme.read_text(), "you/x").partition(card.END)[0]
+
+
+def test_the_stub_of_a_training_run_is_replaced(model_dir: Path) -> None:
+    (model_dir / "README.md").write_text(f"# vit-tiny\n\n{card.STUB} a full card from results.\n")
+    assert card.main([str(model_dir)]) == 0
+    assert card.STUB not in (model_dir / "README.md").read_text()
+
+
+def test_scores_that_go_are_said(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (model_dir / "results").mkdir()
+    (model_dir / "results" / "biovfm.json").write_text("[]")
+    assert card.main([str(model_dir)]) == 0
+    assert "no --results was given" in capsys.readouterr().out
+
+
+@pytest.fixture
+def model_dir(make, tmp_path: Path) -> Path:
+    return make.model(tmp_path / "tiny-encoder")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--benchmark", "you/board"], "without --results"),
+        (["--watts", "700"], "without --run"),
+        (["--grid", "380"], "without --watts"),
+    ],
+)
+def test_words_without_effect_are_refused(model_dir: Path, words: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        card.main([str(model_dir), *words])
+
+
+@pytest.mark.parametrize("value", ["-5", "nan", "0", "inf"])
+def test_power_is_a_number_above_zero(model_dir: Path, value: str) -> None:
+    with pytest.raises(SystemExit):
+        card.main([str(model_dir), "--watts", value])
+
+
+def test_the_run_of_another_objective_is_refused(model_dir: Path, tmp_path: Path) -> None:
+    (model_dir / "training_config.yaml").write_text("method: dino\n")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("method: mae\n")
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+    with pytest.raises(UserError, match="made with dino"):
+        card.main([str(model_dir), "--run", str(tmp_path / "run")])
+
+
+def test_a_report_is_written_to_an_html_file_only(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    results.write_text("[]")
+    with pytest.raises(UserError, match="is an HTML page"):
+        report.main([str(tmp_path), "--out", str(results)])
+    assert results.read_text() == "[]"
+
+
+def test_everything_in_a_quickstarts_folder_is_found(tmp_path: Path) -> None:
+    for place in (
+        "runs/dino/metrics.jsonl",
+        "models/mae/config.json",
+        "models/mae/model.safetensors",
+        "results/results.json",
+    ):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(json.dumps([]))
+    found = find_inputs([tmp_path])
+    assert [found.runs, found.models, found.results] == [
+        [tmp_path / "runs" / "dino"], [tmp_path / "models" / "mae"], [tmp_path / "results"],
+    ]  # fmt: skip
+
+
+def test_the_label_of_an_indexed_image_is_its_class_not_its_split(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split / "benign").mkdir(parents=True)
+        (tmp_path / split / "benign" / "a.png").write_bytes(b"x")
+    assert {label for _, label, _ in demo.indexed_images(tmp_path, 10, 0)} == {"benign"}
