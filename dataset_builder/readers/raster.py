@@ -96,7 +96,7 @@ def _inflated(data: bytes, size: int) -> bytes:
     unpacker = isal_zlib.decompressobj()
     try:
         rows = unpacker.decompress(b"".join(parts), size + 1)
-    except isal_zlib.IsalError:
+    except isal_zlib.IsalError:  # type: ignore[misc]  # its stubs declare an instance
         return data
     if len(rows) != size or not unpacker.eof:
         return data
