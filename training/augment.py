@@ -23,7 +23,7 @@ from biovfm_hf.errors import UserError
 Image = NDArray[Any]  # uint8, (H, W) grey or (H, W, 3) RGB
 
 _RAMP = np.arange(256, dtype=np.float32)
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601-2, as PIL's "L"
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601-2, as PIL's "L"
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class Augmenter:
         self.config = config
 
     def views(self, image: Image, random: Random, modality: str | None = None) -> tuple[list[Image], list[Image]]:
-        """Global and local crops of `image`, each (S, S) if grey or (S, S, 3), 8-bit, with their looks.
+        """Global and local crops of `image`, each (S, S) if grey or (S, S, 3), 8-bit, their looks applied.
 
         Args:
             image: (H, W) or (H, W, 3) RGB, 8-bit.
@@ -286,14 +286,14 @@ def _brightness(view: Image, change: float) -> Image:
 
 def _contrast(view: Image, change: float) -> Image:
     mean = cv2.mean(view)
-    grey = mean[0] if view.ndim == 2 else float(np.dot(_LUMA, mean[:3]))
+    grey = mean[0] if view.ndim == 2 else float(np.dot(LUMA, mean[:3]))
     return _curve(view, _RAMP * (1 + change) - change * round(grey))
 
 
 def _saturation(view: Image, change: float) -> Image:
     if view.ndim == 2:
         return view
-    return cv2.transform(view, (1 + change) * np.eye(3, dtype=np.float32) - change * _LUMA)
+    return cv2.transform(view, (1 + change) * np.eye(3, dtype=np.float32) - change * LUMA)
 
 
 def _hue(view: Image, change: float) -> Image:

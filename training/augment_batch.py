@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .augment import JITTER, AugmentConfig, Look
+from .augment import JITTER, LUMA, AugmentConfig, Look
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601-2
 _WIDTH = 2 * len(JITTER) + 4
 
 
@@ -71,7 +70,7 @@ def _change(pixels: Tensor, concerned: Tensor, values: Tensor, operation: Callab
 
 def _grey(pixels: Tensor) -> Tensor:
     """(b, 3, S, S) to luminance (b, 1, S, S)."""
-    return (pixels * pixels.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+    return (pixels * pixels.new_tensor(LUMA.tolist()).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
 
 
 def _brightness(pixels: Tensor, change: Tensor) -> Tensor:

@@ -23,9 +23,9 @@ _RARER = (Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin)
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange rows and columns
 _PNG = b"\x89PNG\r\n\x1a\n"
-# Chunks of a PNG that say nothing of how to show it here; text and EXIF may turn it, others make it transparent.
-_CHANNELS = {b"\x08\x00": 1, b"\x08\x02": 3}  # by bit depth and colour type
+_CHANNELS = {b"\x08\x00": 1, b"\x08\x02": 3}  # of a PNG, by bit depth and colour type
 _STORED = 0xFFFF  # bytes of a stored block
+# Chunks of a PNG that say nothing of how to show it here; text and EXIF may turn it, others make it transparent.
 _PLAIN = {b"IHDR", b"IDAT", b"IEND", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"tIME", b"bKGD", b"sBIT"}
 
 
