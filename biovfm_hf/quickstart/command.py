@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         prog="biovfm quickstart",
         description="Build a dataset from real biomedical images, pretrain a small vision transformer on it (DINOv2, "
         "then MAE), probe both against a randomly initialised twin on a part of the brain that was not pretrained on, "
-        "write cards and a report, and load the model back. A CPU is enough: five to six minutes on two cores.",
+        "write cards and a report, and load the model back. A CPU is enough: about five minutes on two cores.",
         epilog="Stopped or killed, the same command continues. The images ship inside nilearn, pydicom, nibabel and "
         "scikit-image; nothing is downloaded.\n\nexamples:\n  biovfm quickstart\n  biovfm quickstart --out my-folder",
         formatter_class=argparse.RawDescriptionHelpFormatter,
