@@ -160,7 +160,7 @@ def eager_attention_forward(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention that also returns its weights: (B, heads, N, d) -> (B, N, heads, d) and (B, heads, N, N)."""
-    weights = (query @ key.transpose(2, 3) * scaling).softmax(dim=-1)
+    weights = (query * scaling @ key.transpose(2, 3)).softmax(dim=-1)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
