@@ -132,12 +132,8 @@ def list_tasks() -> None:
 
 def probe(options: argparse.Namespace, methods: list[str]) -> int:
     """Open the tasks, make the missing records, then tables, comparisons and pictures."""
-    from .comparing import compare_models
     from .processes import crew
-    from .results import merge_records
-    from .seeds import over_seeds
     from .suite import run_suite, suits
-    from .table import write_tables
     from .tasks import open_task, resolve_names
 
     cache = options.cache or options.out / "cache"
@@ -155,12 +151,25 @@ def probe(options: argparse.Namespace, methods: list[str]) -> int:
             )
     failure = None
     try:
-        for settings in runs:
-            run_suite(options.model, [task for task in tasks if suits(task, settings)], [settings], options.out, cache)
+        run_suite(options.model, tasks, runs, options.out, cache)
     except UserError as error:
         failure = error
-    if not crew().takes(0):  # tables and pictures are the first process' work
-        return 0 if failure is None else 1
+    team = crew()
+    if team.takes(0):
+        summarise(options, tasks)
+    team.wait()  # a launcher ends all processes when one of them fails
+    if failure is not None:
+        raise failure
+    return 0
+
+
+def summarise(options: argparse.Namespace, tasks: list["Task"]) -> None:
+    """Comparisons, tables and pictures of all records in the results folder."""
+    from .comparing import compare_models
+    from .results import merge_records
+    from .seeds import over_seeds
+    from .table import write_tables
+
     records = merge_records(options.out)
     comparisons = compare_models(options.out, records, options.resamples)
     if records:
@@ -169,9 +178,6 @@ def probe(options: argparse.Namespace, methods: list[str]) -> int:
         if not options.no_figures:
             draw(options, tasks, joined)
         print(f"{len(records)} records in {options.out / 'results.json'}; table in {options.out / 'table.md'}")
-    if failure is not None:
-        raise failure
-    return 0
 
 
 def make_settings(options: argparse.Namespace, methods: list[str]) -> list["Settings"]:

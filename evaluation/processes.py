@@ -1,7 +1,15 @@
-"""Processes that work on one results folder together, as `accelerate launch` starts them."""
+"""Processes that work on one results folder together, as `accelerate launch` or `torchrun` starts them."""
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator, PartialState
+
+# How long a process waits for the others: as long as the longest run of one of them may take.
+PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -18,12 +26,33 @@ class Crew:
     def wait(self) -> None:
         """Wait until every process is here."""
         if self.size > 1:
-            from accelerate import PartialState
-
-            PartialState().wait_for_everyone()
+            _join().wait_for_everyone()
 
 
 def crew() -> Crew:
-    """The processes that `accelerate launch` (or torchrun) started; a crew of one without it."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    return Crew(int(os.environ.get("RANK", "0")), size) if size > 1 else Crew()
+    """The processes that were started together; a crew of one without a launcher."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Crew()
+    state = _join()
+    return Crew(state.process_index, state.num_processes)
+
+
+def _join() -> "PartialState":
+    """Meet the other processes, once. Without a GPU they must be told so, or every one takes itself to be alone."""
+    import torch
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+
+
+def make_accelerator(device: str) -> "Accelerator":
+    """Accelerate's loop for training on `device`, one of this process' own: bfloat16 on a GPU, else float32.
+
+    It does not move modules or data, because `device` need not be the one that Accelerate would choose.
+    """
+    import torch
+    from accelerate import Accelerator
+
+    crew()
+    precision = "bf16" if torch.device(device).type == "cuda" else "no"
+    return Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available(), device_placement=False)

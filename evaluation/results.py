@@ -101,6 +101,31 @@ def locked(out: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def claimed(out: Path, key: str, wait: bool) -> Iterator[bool]:
+    """Claim the making of a record, so that no two processes make it: whether this process has it now.
+
+    Args:
+        out: the results folder.
+        key: of the record.
+        wait: until another process that has the claim gives it up, by finishing or by dying.
+    """
+    import fcntl
+
+    path = out / "records" / f".{key}.claim"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:  # who waits on the removed file and who makes a new one may both go on; the record is there by then
+            path.unlink(missing_ok=True)
+
+
 def clean(value: Any) -> Any:
     """Numbers and arrays as plain JSON values: whole and floating numbers, lists; NaN and infinity as None."""
     if isinstance(value, dict):

@@ -4,7 +4,9 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from .probes.linear import Scores, probe_biovfm, probe_fast
 from .probes.scratch import probe_scratch
 from .probes.segment import UNET_BLOCKS, case_scores, probe_linear_decoder, probe_unet_decoder
 from .processes import crew
-from .results import Record, clean, merge_records, read_record, record_key, write_record
+from .results import Record, claimed, clean, merge_records, read_record, record_key, write_record
 from .tasks import SEGMENTATION, SPLITS, Task
 
 METHODS = ("linear", "knn", "fewshot", "lora", "bitfit", "finetune", "segment")
@@ -96,16 +98,22 @@ class Settings:
         return kept
 
 
+Job = tuple[str, Settings, Task]
+Claim = Callable[[str], AbstractContextManager[bool]]  # of a record, by its key: whether this process is to make it
+
+
 def run_suite(models: list[str], tasks: list[Task], runs: list[Settings], out: Path, cache: Path) -> list[Record]:
     """Make every record that is missing in `out`, and return all records there.
 
-    A failure of one model on one task does not stop the others; it is raised at the end. Several processes share the
-    embedding of a task's images, and the fine-tuning runs.
+    A failure of one model on one task does not stop the others; it is raised at the end. Processes that work on one
+    folder share its records out, each taking the next that nobody is at. A record is made whole by one process, also
+    where it takes fine-tuning: so it comes out the same on any number of them, and the failure of one stops no other.
+    Processes that were started together embed the images of a task together, and then do the rest each for itself.
 
     Args:
         models: names as `encoders.load_encoder` takes them.
         tasks: opened tasks.
-        runs: one per method.
+        runs: one per method and seed; each applies to the tasks that it suits.
         out: the results folder.
         cache: the features' folder.
 
@@ -116,22 +124,16 @@ def run_suite(models: list[str], tasks: list[Task], runs: list[Settings], out: P
     for label in labels:
         if labels.count(label) > 1:
             raise UserError(f"two models are called {label}; tell them apart: --model NAME1=... --model NAME2=...")
-    failures, team, tuned = [], crew(), 0
-    for model in models:
-        encoders: dict[str, Encoder] = {}
-        for settings in runs:
-            if settings.preprocess not in encoders:
-                encoders[settings.preprocess] = load_encoder(model, settings.device, settings.preprocess)
-            for task in tasks:
-                tuned += settings.tunes
-                if settings.tunes and not team.takes(tuned):
-                    continue
-                try:
-                    make_record(encoders[settings.preprocess], task, settings, out, cache)
-                except UserError as error:
-                    where = f"{split_label(model)[0]} on {task.name} by {settings.method_name}"
-                    failures.append(f"{where}: {error}")
-                    print(f"error: {failures[-1]}", file=sys.stderr)
+    if len(models) > 1:  # what cannot be loaded is told now, and not after hours of work on the models before it
+        for model in models:
+            load_encoder(model)
+    jobs = [(model, run, task) for model in models for run in runs for task in tasks if suits(task, run)]
+    team, failures = crew(), []
+    if team.size > 1:
+        failures += _run_jobs([job for job in jobs if not job[1].tunes], out, cache)[0]
+    shared = [job for job in jobs if team.size == 1 or job[1].tunes]
+    told, busy = _run_jobs(shared, out, cache, partial(claimed, out, wait=False))
+    failures += told + _run_jobs(busy, out, cache, partial(claimed, out, wait=True))[0]
     team.wait()
     records = merge_records(out)
     if failures:
@@ -139,13 +141,42 @@ def run_suite(models: list[str], tasks: list[Task], runs: list[Settings], out: P
     return records
 
 
+def unclaimed(_key: str) -> AbstractContextManager[bool]:
+    """No claim at all: a record that processes make together, or one that nobody else would make."""
+    return nullcontext(True)
+
+
+def _run_jobs(jobs: list[Job], out: Path, cache: Path, claim: Claim = unclaimed) -> tuple[list[str], list[Job]]:
+    """Make the records of jobs that can be claimed. Returns what went wrong, and the jobs that others are at."""
+    failures, busy = [], []
+    loaded: dict[tuple[str, str], Encoder] = {}
+    for model, settings, task in jobs:
+        wanted = (model, settings.preprocess)
+        if wanted not in loaded:
+            loaded = {key: encoder for key, encoder in loaded.items() if key[0] == model}
+            loaded[wanted] = load_encoder(model, settings.device, settings.preprocess)
+        encoder = loaded[wanted]
+        try:
+            if make_record(encoder, task, settings, out, cache, claim) is None:
+                busy.append((model, settings, task))
+        except UserError as error:
+            failures.append(f"{encoder.name} on {task.name} by {settings.method_name}: {error}")
+            print(f"error: {failures[-1]}", file=sys.stderr)
+    return failures, busy
+
+
 def suits(task: Task, settings: Settings) -> bool:
     """Whether the method applies to the task: `segment` to segmentation tasks, every other to the rest."""
     return (task.record.kind == SEGMENTATION) == (settings.method == "segment")
 
 
-def make_record(encoder: Encoder, task: Task, settings: Settings, out: Path, cache: Path) -> Record:
-    """Probe one model on one task by one method, unless its record is there. Returns the record.
+def make_record(
+    encoder: Encoder, task: Task, settings: Settings, out: Path, cache: Path, claim: Claim = unclaimed
+) -> Record | None:
+    """Probe one model on one task by one method, unless its record is there.
+
+    Returns:
+        The record, or None where the claim is another process'.
 
     Raises:
         UserError: the method does not apply to the task, or something it needs is missing or broken.
@@ -154,7 +185,35 @@ def make_record(encoder: Encoder, task: Task, settings: Settings, out: Path, cac
         raise UserError(
             f"task {task.name} is of kind {task.record.kind}; method {settings.method} does not apply to it"
         )
-    identity = {
+    identity = identify(encoder, task, settings)
+    with claim(record_key(identity)) as mine:
+        if not mine:
+            return None
+        known = read_record(out, identity)
+        if known is not None:
+            print(f"have  {encoder.name}  {task.name}  {settings.method_name}")
+            return known
+        begun = time.perf_counter()
+        made, scores = METHOD_RUNNERS[settings.method](encoder, task, settings, cache)
+        record = {
+            **identity,
+            "kind": task.record.kind,
+            "primary": task.record.metric,
+            "classes": list(task.record.classes),
+            **made,
+            "n_train": task.splits["train"].num_cases,
+            "n_test": task.splits["test"].num_cases,
+            "seconds": round(time.perf_counter() - begun, 3),
+            "licence": task.record.licence,
+        }
+        write_record(out, record_key(identity), record, scores)
+    print(f"done  {encoder.name}  {task.name}  {settings.method_name}  {headline(record)}")
+    return clean(record)
+
+
+def identify(encoder: Encoder, task: Task, settings: Settings) -> dict[str, Any]:
+    """What tells a record from every other: what names it, and what it is measured on."""
+    return {
         "model": encoder.name,
         "revision": encoder.revision,
         "task": task.name,
@@ -164,26 +223,6 @@ def make_record(encoder: Encoder, task: Task, settings: Settings, out: Path, cac
         "seed": settings.seed,
         "settings": settings.recorded(),
     }
-    known = read_record(out, identity)
-    if known is not None:
-        print(f"have  {encoder.name}  {task.name}  {settings.method_name}")
-        return known
-    begun = time.perf_counter()
-    made, scores = METHOD_RUNNERS[settings.method](encoder, task, settings, cache)
-    record = {
-        **identity,
-        "kind": task.record.kind,
-        "primary": task.record.metric,
-        "classes": list(task.record.classes),
-        **made,
-        "n_train": task.splits["train"].num_cases,
-        "n_test": task.splits["test"].num_cases,
-        "seconds": round(time.perf_counter() - begun, 3),
-        "licence": task.record.licence,
-    }
-    write_record(out, record_key(identity), record, scores)
-    print(f"done  {encoder.name}  {task.name}  {settings.method_name}  {headline(record)}")
-    return clean(record)
 
 
 def task_digest(task: Task) -> str:

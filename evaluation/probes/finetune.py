@@ -11,6 +11,7 @@ from biovfm_hf.errors import UserError, require
 from ..embed import prefetch
 from ..encoders import Encoder
 from ..metrics import MULTILABEL
+from ..processes import make_accelerator
 from ..tasks import Split, Task
 from ..tokens import find_layers, run
 from .linear import Scores, one_hot
@@ -57,39 +58,42 @@ def probe_finetune(encoder: Encoder, task: Task, plan: Plan) -> Scores:
     from tqdm import tqdm
 
     torch.manual_seed(plan.seed)
-    module = prepare(copy.deepcopy(encoder.module), plan.method)
+    accelerator = make_accelerator(encoder.device)
+    model = classifier(encoder, prepare(copy.deepcopy(encoder.module), plan.method), task)
+    # Several processes share out whole runs (see `suite.run_suite`), so the model of each is its own: not parallel.
+    model = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
+    optimizer = _optimizer(model, plan.rate)
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
     independent = task.record.kind == MULTILABEL
-    head = torch.nn.Linear(_width(encoder, module, task), task.num_outputs).to(encoder.device)
-    optimizer = _optimizer(module, head, plan.rate)
     train = task.splits["train"]
     targets = _image_targets(train, task.num_outputs)
     steps = -(-len(train.images) // plan.batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(steps * plan.epochs))
+    optimizer = accelerator.prepare_optimizer(optimizer, device_placement=False)
     rng = np.random.default_rng(plan.seed)
     best, best_loss, best_epoch = None, float("inf"), 0
     for epoch in tqdm(range(plan.epochs), desc=f"{plan.method} {task.name}", unit="epoch", disable=None, leave=False):
-        module.train()
+        model.train()
         batches = np.array_split(rng.permutation(len(train.images)), steps)
         crops = [(rows, np.random.default_rng([plan.seed, epoch, int(rows[0])])) for rows in batches]
         loaded = prefetch(lambda item: _load(encoder, train, *item), crops)
         for rows, pixels in zip(batches, loaded, strict=True):
-            logits = head(_vector(module, pixels.to(encoder.device)))
-            loss = _loss(logits, targets[rows].to(encoder.device), independent)
+            loss = _loss(model(pixels.to(encoder.device)), targets[rows].to(encoder.device), independent)
             optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             schedule.step()
-        loss_now = _validate(encoder, module, head, task, independent, plan.batch)
+        loss_now = _validate(encoder, model, task, independent, plan.batch)
         if loss_now < best_loss:
-            best, best_loss, best_epoch = _trained_state(module, head), loss_now, epoch
+            best, best_loss, best_epoch = _trained_state(model), loss_now, epoch
     if best is None:
         raise UserError(
             f"{plan.method} of {encoder.name} on {task.name} diverged; give a lower --rate than {plan.rate}"
         )
-    _restore(module, head, best)
-    found = {n: predict(encoder, module, head, task.splits[n], independent, plan.batch) for n in ("val", "test")}
-    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    model.load_state_dict(best, strict=False)
+    found = {n: predict(encoder, model, task.splits[n], independent, plan.batch) for n in ("val", "test")}
+    trained = sum(p.numel() for p in model.encoder.parameters() if p.requires_grad)
     return Scores(
         found["val"], found["test"], {"epoch": best_epoch + 1, "val_loss": best_loss, "trained_weights": trained}
     )
@@ -136,31 +140,41 @@ def attention_layers(module: "nn.Module") -> list[str]:
     return names
 
 
-def _vector(module: "nn.Module", pixels: "Tensor") -> "Tensor":
-    """Class token and mean patch token side by side, (B, 2 D), with gradients."""
+def classifier(encoder: Encoder, module: "nn.Module", task: Task) -> "nn.Module":
+    """The module with a linear layer on its class token and mean patch token: pixels (B, 3, H, W) -> scores (B, K).
+
+    The layer works in float32, also where the module runs under autocast, so that scores do not tie.
+    """
     import torch
 
-    with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.device.type == "cuda"):
-        summary = run(module, pixels).summary()
-    return torch.cat([summary["class"], summary["mean"]], 1).float()
+    class Classifier(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = module
+            with torch.no_grad():
+                width = self.vector(encoder.preprocess([task.splits["train"].images[0]]).to(encoder.device)).shape[1]
+            self.head = torch.nn.Linear(width, task.num_outputs).to(encoder.device)
 
+        def vector(self, pixels: "Tensor") -> "Tensor":
+            summary = run(self.encoder, pixels).summary()
+            return torch.cat([summary["class"], summary["mean"]], 1)
 
-def _width(encoder: Encoder, module: "nn.Module", task: Task) -> int:
-    import torch
+        def forward(self, pixels: "Tensor") -> "Tensor":
+            vector = self.vector(pixels)
+            with torch.autocast(pixels.device.type, enabled=False):
+                return self.head(vector.float())
 
     module.eval()
-    with torch.no_grad():
-        pixels = encoder.preprocess([task.splits["train"].images[0]])
-        return _vector(module, pixels.to(encoder.device)).shape[1]
+    return Classifier()
 
 
-def _optimizer(module: "nn.Module", head: "nn.Module", rate: float) -> Any:
+def _optimizer(model: Any, rate: float) -> Any:
     import torch
 
-    matrices = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
-    vectors = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
+    matrices = [p for p in model.encoder.parameters() if p.requires_grad and p.ndim > 1]
+    vectors = [p for p in model.encoder.parameters() if p.requires_grad and p.ndim <= 1]
     groups: list[dict[str, Any]] = [
-        {"params": list(head.parameters()), "lr": max(rate, HEAD_RATE), "weight_decay": 0.0}
+        {"params": list(model.head.parameters()), "lr": max(rate, HEAD_RATE), "weight_decay": 0.0}
     ]
     groups += [{"params": matrices, "weight_decay": 0.05}] if matrices else []
     groups += [{"params": vectors, "weight_decay": 0.0}] if vectors else []
@@ -208,18 +222,16 @@ def _loss(logits: "Tensor", targets: "Tensor", independent: bool) -> "Tensor":
     return functional.cross_entropy(logits, targets)
 
 
-def predict(
-    encoder: Encoder, module: "nn.Module", head: "nn.Module", split: Split, independent: bool, batch: int
-) -> np.ndarray:
+def predict(encoder: Encoder, model: "nn.Module", split: Split, independent: bool, batch: int) -> np.ndarray:
     """Probabilities (N_cases, K) of a split."""
     import torch
 
-    module.eval()
+    model.eval()
     rows = [np.arange(s, min(s + batch, len(split.images))) for s in range(0, len(split.images), batch)]
     parts = []
     with torch.inference_mode():
         for pixels in prefetch(lambda batch_rows: _load(encoder, split, batch_rows), rows):
-            logits = head(_vector(module, pixels.to(encoder.device)))
+            logits = model(pixels.to(encoder.device))
             parts.append((logits.sigmoid() if independent else logits.softmax(1)).cpu().numpy())
     found = np.concatenate(parts)
     if not np.isfinite(found).all():
@@ -231,10 +243,8 @@ def predict(
     return (sums / np.bincount(split.case_of_image)[:, None]).astype(np.float32)
 
 
-def _validate(
-    encoder: Encoder, module: "nn.Module", head: "nn.Module", task: Task, independent: bool, batch: int
-) -> float:
-    found = np.clip(predict(encoder, module, head, task.splits["val"], independent, batch), 1e-7, 1 - 1e-7)
+def _validate(encoder: Encoder, model: "nn.Module", task: Task, independent: bool, batch: int) -> float:
+    found = np.clip(predict(encoder, model, task.splits["val"], independent, batch), 1e-7, 1 - 1e-7)
     labels = task.splits["val"].labels
     assert labels is not None
     truth = one_hot(labels, task.num_outputs)
@@ -244,13 +254,7 @@ def _validate(
     return float(losses.sum(1).mean())
 
 
-def _trained_state(module: "nn.Module", head: "nn.Module") -> tuple[dict, dict]:
-    """Copies of what training changes: trained weights, buffers, and the head."""
-    kept = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
-    kept |= {name: buffer.clone() for name, buffer in module.named_buffers()}
-    return kept, {name: value.clone() for name, value in head.state_dict().items()}
-
-
-def _restore(module: "nn.Module", head: "nn.Module", state: tuple[dict, dict]) -> None:
-    module.load_state_dict(state[0], strict=False)
-    head.load_state_dict(state[1])
+def _trained_state(model: "nn.Module") -> dict[str, "Tensor"]:
+    """Copies of what training changes: trained weights and buffers."""
+    kept = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    return kept | {name: buffer.clone() for name, buffer in model.named_buffers()}

@@ -65,14 +65,41 @@ def test_two_probes_of_one_folder_lose_nothing(words, tmp_path):
     assert not [path for path in (tmp_path / "out").rglob(".*tmp*") if path.is_file()]
 
 
+def test_two_probes_of_one_folder_share_its_records(words, tmp_path):
+    running = [start([*words, "--method", "bitfit", "--epochs", "2"]) for _ in range(2)]
+    said = [process.communicate(timeout=240)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    assert sum(text.count("done ") for text in said) == 6 and len(records(tmp_path / "out")) == 6
+
+
+def launch(words, processes=2):
+    """Run `biovfm probe` as several processes that meet over gloo."""
+    torchrun = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
+    command = [sys.executable, *torchrun, "-m", "biovfm_hf.cli", "probe", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+
+
 @pytest.mark.timeout(600)
-def test_processes_of_accelerate_share_the_work(words, tmp_path):
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    command = [sys.executable, *launch, "-m", "biovfm_hf.cli", "probe", *words, "--method", "linear,bitfit"]
-    ran = subprocess.run([*command, "--epochs", "1"], cwd=ROOT, capture_output=True, text=True, timeout=500)
+def test_processes_started_together_share_the_work(words, tmp_path):
+    ran = launch([*words, "--method", "linear,bitfit", "--epochs", "1"])
     assert ran.returncode == 0, ran.stderr[-2000:]
     found = records(tmp_path / "out")
     assert len(found) == 12 and (tmp_path / "out" / "table.md").is_file()
-    tuned = [line for line in ran.stdout.splitlines() if line.startswith("done") and "bitfit" in line]
-    assert len(tuned) == 6  # each fine-tuning run by one process only
+    done = [line.split("  ") for line in ran.stdout.splitlines() if line.startswith("done")]
+    assert len([line for line in done if "bitfit" in line]) == 6  # each fine-tuning run by one process only
+    assert len([line for line in done if "linear" in line]) == 12  # features are made by both, and read by both
+    alone = tmp_path / "alone"
+    again = start([*words, "--out", str(alone), "--method", "bitfit", "--epochs", "1"])
+    assert again.wait(240) == 0
+    values = [{(r["model"], r["task"]): r["metrics"] for r in made if r["method"] == "bitfit"}
+              for made in (found, records(alone))]  # fmt: skip
+    assert values[0] == values[1] and len(values[0]) == 6  # the same results on one process
+
+
+@pytest.mark.timeout(600)
+def test_a_failure_in_one_of_several_processes_leaves_the_other_records_and_the_table(words, tmp_path):
+    next((tmp_path / "task1" / "train" / "class0").iterdir()).write_bytes(b"no image")
+    ran = launch([*words, "--method", "linear,bitfit", "--epochs", "1"])
+    assert ran.returncode == 1 and "task1 by bitfit" in ran.stderr and "task1 by linear" in ran.stderr
+    assert {r["task"] for r in records(tmp_path / "out")} == {"task0", "task2"}
+    assert "task2" in (tmp_path / "out" / "table.md").read_text()

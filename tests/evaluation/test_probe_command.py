@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from biovfm_hf.errors import UserError
 from evaluation import suite
 from evaluation.comparing import paired_means
 from evaluation.probe_command import main
-from evaluation.results import locked, merge_records, record_key, write_record
+from evaluation.results import claimed, locked, merge_records, record_key, write_record
 from evaluation.table import mean_cell
 
 FAST = ["--resamples", "50"]
@@ -261,3 +262,39 @@ def test_paired_means_tell_real_differences_from_none():
     none = paired_means(rng.normal(0.0, 1, 200))
     assert real["p"] < 0.01 and real["low"] > 0 and none["p"] > 0.01
     assert paired_means(np.full(5, np.nan))["difference"] is None
+
+
+def test_a_claim_is_one_process_and_leaves_no_file(tmp_path):
+    keys = ("key", "key", "other")
+    with ExitStack() as held:
+        assert [held.enter_context(claimed(tmp_path, key, wait=False)) for key in keys] == [True, False, True]
+    assert not list((tmp_path / "records").iterdir())
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from evaluation.results import claimed
+with claimed(Path(sys.argv[1]), "key", wait=False):
+    print("held", flush=True)
+    time.sleep(300)
+"""
+
+
+def test_the_claim_of_a_killed_process_is_free(tmp_path):
+    root = Path(__file__).resolve().parents[2]
+    words = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(words, cwd=root, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with claimed(tmp_path, "key", wait=False) as mine:
+            assert not mine
+        holder.kill()
+    with claimed(tmp_path, "key", wait=True) as mine:
+        assert mine
+
+
+def test_a_model_that_cannot_be_loaded_is_told_before_the_work(tmp_path, tiny_model, class_folder):
+    words = ["--model", str(tiny_model), "--model", "timm:no_such_model", "--tasks", str(class_folder)]
+    with pytest.raises(UserError, match="no_such_model"):
+        main([*words, "--out", str(tmp_path), "--no-figures", *FAST])
+    assert not list(tmp_path.glob("records/*.json"))
