@@ -9,6 +9,7 @@ import numpy as np
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.files import atomic_path, write_text
 
+from .attention import class_attention
 from .encoders import Encoder, to_square
 from .metrics import BINARY, MULTILABEL, predict, read_split
 from .results import Record, read_scores
@@ -315,38 +316,6 @@ def draw_embedding(out: Path, record: Record, features: np.ndarray, labels: np.n
         f"class: {', '.join(classes)}."
     )
     save_figure(figure, figure_path(out, "tsne", record["model"], record["task"]), words)
-
-
-def class_attention(encoder: Encoder, images: list[np.ndarray]) -> np.ndarray | None:
-    """Attention of the class token to the patches in the last block, mean over heads, (B, h, w); None without one.
-
-    Only transformers models tell their attention; they are switched to the plain implementation for it.
-    """
-    import torch
-
-    from .tokens import patch_grid
-
-    module: Any = encoder.module
-    if not hasattr(module, "set_attn_implementation"):
-        return None
-    before = module.config._attn_implementation
-    pixels = to_square(images, encoder.size, encoder.mean, encoder.std).to(encoder.device)
-    try:
-        module.set_attn_implementation("eager")
-        with torch.inference_mode():
-            answer = module(pixels, output_attentions=True)
-    except (TypeError, ValueError, AttributeError):
-        return None
-    finally:
-        module.set_attn_implementation(before)
-    weights = getattr(answer, "attentions", None)
-    if not weights or weights[-1] is None or weights[-1].ndim != 4:
-        return None
-    rows, columns = patch_grid(module, pixels.shape[-2:])
-    last = weights[-1].float().mean(1)
-    if last.shape[-1] <= rows * columns:
-        return None
-    return last[:, 0, -rows * columns :].reshape(-1, rows, columns).cpu().numpy()
 
 
 def draw_attention(out: Path, encoder: Encoder, task: Task) -> None:
