@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,7 +163,8 @@ def embed_tokens(
 
 
 def _token_bytes(encoder: Encoder, size: int, blocks: int) -> int:
-    encoded = encoder.encode(to_square([np.zeros((size, size, 3), np.uint8)], size, encoder.mean, encoder.std))
+    image = to_square([np.zeros((size, size, 3), np.uint8)], size, encoder.mean, encoder.std)
+    encoded = replace(encoder, compiled=[]).encode(image)
     return 2 * encoded.grid[0] * encoded.grid[1] * encoded.tokens.shape[-1] * max(blocks, 1)
 
 
@@ -255,6 +256,7 @@ def _fill_missing(job: _Job, paths: list[Path], missing: list[int]) -> None:
 
 def _embed_rows(job: _Job, rows: range, progress: Callable[[int], object]) -> dict[str, "Tensor"]:
     import torch
+    from torch.nn import functional
 
     def load(batch: range) -> "Tensor":
         decoded = [job.images[i] for i in batch]
@@ -265,8 +267,10 @@ def _embed_rows(job: _Job, rows: range, progress: Callable[[int], object]) -> di
     batches = [range(s, min(s + job.batch_size, rows.stop)) for s in range(rows.start, rows.stop, job.batch_size)]
     parts: dict[str, list[Tensor]] = {}
     for batch, pixels in zip(batches, prefetch(load, batches), strict=True):
+        if job.encoder.compiled:  # for one shape: the last batch is filled up with black images
+            pixels = functional.pad(pixels, (0, 0) * 3 + (0, job.batch_size - len(pixels)))
         for name, value in job.compute(job.encoder, pixels).items():
-            parts.setdefault(name, []).append(value.cpu())
+            parts.setdefault(name, []).append(value[: len(batch)].cpu())
         progress(len(batch))
     return {name: torch.cat(values).contiguous() for name, values in parts.items()}
 

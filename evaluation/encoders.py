@@ -6,7 +6,7 @@ Every encoder answers with the same things, see `tokens.Encoded`.
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from biovfm_hf.errors import UserError, require
 
 from .tasks.images import is_grey, to_rgb
-from .tokens import Encoded, run
+from .tokens import Compiled, Encoded, compile_blocks, run, running
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -71,6 +71,7 @@ class Encoder:
         size: S, pixels.
         mean, std: per channel, of pixel values in 0..1; for preprocessing that must keep masks aligned.
         device: where the module is.
+        compiled: its blocks through `torch.compile`; without any it runs as it is.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Encoder:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     device: str = "cpu"
+    compiled: Compiled = field(default_factory=list)
 
     def encode(self, pixel_values: "Tensor", blocks: int = 0) -> Encoded:
         """Encode (B, 3, H, W) without gradients, under bfloat16 autocast on a GPU; features are float32.
@@ -93,7 +95,8 @@ class Encoder:
 
         kind = torch.device(self.device).type
         self.module.eval()
-        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
+        precision = torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
+        with torch.inference_mode(), precision, running(self.compiled):
             encoded = run(self.module, pixel_values.to(self.device), blocks)
         return Encoded(
             encoded.tokens.float(),
@@ -105,7 +108,7 @@ class Encoder:
         )
 
 
-def load_encoder(name: str, device: str = "cpu", preprocess: str = "own") -> Encoder:
+def load_encoder(name: str, device: str = "cpu", preprocess: str = "own", compiled: bool = False) -> Encoder:
     """Load an encoder.
 
     Args:
@@ -115,6 +118,7 @@ def load_encoder(name: str, device: str = "cpu", preprocess: str = "own") -> Enc
         device: a torch device.
         preprocess: `own` (the model's), or `half`: resized to the model's size and normalised by mean 0.5 and
             standard deviation 0.5, whatever the model, as the BioVFM authors do.
+        compiled: run its blocks through `torch.compile`.
 
     Raises:
         UserError: there is no such model, or it needs a package or a network that is not there.
@@ -135,6 +139,8 @@ def load_encoder(name: str, device: str = "cpu", preprocess: str = "own") -> Enc
         encoder = _load_transformers(source)
     encoder.name, encoder.device = label, device
     encoder.module.eval().requires_grad_(False).to(device)
+    if compiled:
+        encoder.compiled = compile_blocks(encoder.module)
     if preprocess == "half":
         encoder.mean = encoder.std = (0.5, 0.5, 0.5)
         encoder.preprocess = lambda images: to_square(images, encoder.size, encoder.mean, encoder.std)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from biovfm_hf.errors import UserError
 
+from .embed_command import COMPILE_HELP
+
 if TYPE_CHECKING:
     from .encoders import Encoder
     from .results import Record
@@ -92,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     run = parser.add_argument_group("running")
     run.add_argument("--batch-size", type=int, default=64, help="images at once (default: 64)")
     run.add_argument("--device", help="torch device (default: cuda where there is one, else cpu)")
+    run.add_argument("--compile", action="store_true", help=COMPILE_HELP)
     run.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept (default: OUT/cache)")
     run.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default: 1000)")
     run.add_argument("--no-figures", action="store_true", help="leave out the pictures")
@@ -192,7 +195,7 @@ def make_settings(options: argparse.Namespace, methods: list[str]) -> list["Sett
     shots, seeds = whole_numbers(options.shots, "--shots", 1), whole_numbers(options.seed, "--seed", 0)
     device = options.device or default_device()
     names = ("protocol", "features", "views", "epochs", "neighbours", "temperature", "decoder", "draws",
-             "rate", "image_size", "batch_size", "resamples")  # fmt: skip
+             "rate", "image_size", "batch_size", "compile", "resamples")  # fmt: skip
     common = {name: getattr(options, name) for name in names}
     return [
         Settings(method=method, seed=seed, shots=count, device=device, **common)

@@ -50,6 +50,7 @@ class Settings:
     image_size: int | None = None
     batch_size: int = 64
     device: str = "cpu"
+    compile: bool = False
     resamples: int = 1000
 
     @property
@@ -154,7 +155,7 @@ def _run_jobs(jobs: list[Job], out: Path, cache: Path, claim: Claim = unclaimed)
         wanted = (model, settings.preprocess)
         if wanted not in loaded:
             loaded = {key: encoder for key, encoder in loaded.items() if key[0] == model}
-            loaded[wanted] = load_encoder(model, settings.device, settings.preprocess)
+            loaded[wanted] = load_encoder(model, settings.device, settings.preprocess, settings.compile)
         encoder = loaded[wanted]
         try:
             if make_record(encoder, task, settings, out, cache, claim) is None:

@@ -4,7 +4,8 @@ Models of equal blocks (ViTs of any family) are read at two places: after the la
 norm. Of others (convolutional nets, hierarchical transformers) the answer itself stands for both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -169,6 +170,34 @@ def _forward(module: "nn.Module", pixel_values: "Tensor") -> Any:
     if getattr(module, "interpolates", False):
         return module(pixel_values, interpolate_pos_encoding=True)
     return getattr(module, "forward_features", module)(pixel_values)
+
+
+Compiled = list[tuple["nn.Module", str, Callable]]  # of parts of a module, a method's name and the method compiled
+
+
+def compile_blocks(module: "nn.Module") -> Compiled:
+    """The transformer blocks of a module through `torch.compile`, or all of it where there are none.
+
+    Blocks are alike, so compiling one serves all, in a fraction of the time that the whole takes; and what is read
+    between them (see `run`) stays outside. Batches of another size are compiled anew. The module is left as it is.
+    """
+    import torch
+
+    name = "forward_features" if hasattr(module, "forward_features") else "forward"
+    parts = [(layer, "forward") for layer in find_layers(module) or []] or [(module, name)]
+    return [(part, method, torch.compile(getattr(part, method), dynamic=False)) for part, method in parts]
+
+
+@contextmanager
+def running(compiled: Compiled) -> Iterator[None]:
+    """Have the parts of a module run compiled for a while; copies of the module, to be trained say, never do."""
+    for part, name, method in compiled:
+        setattr(part, name, method)
+    try:
+        yield
+    finally:
+        for part, name, _ in compiled:
+            delattr(part, name)
 
 
 def find_layers(module: "nn.Module") -> "list[nn.Module] | None":

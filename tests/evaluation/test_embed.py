@@ -134,3 +134,35 @@ def test_features_of_a_case_are_the_mean_of_its_images():
     found = case_features(features, np.array([0, 0, 1, 1, 1, 2]))
     assert found.tolist() == [[1, 2], [6, 7], [10, 11]]
     assert case_features(features, None) is features
+
+
+@pytest.mark.parametrize("which", ["both", "last4"])
+def test_compiled_features_agree_and_a_smaller_last_batch_compiles_nothing_anew(tiny_model, images, tmp_path, which):
+    counters = torch._dynamo.utils.counters
+    torch._dynamo.reset()
+    counters.clear()
+    encoder = load_encoder(str(tiny_model), compiled=True)
+    found = embed_features(encoder, images, tmp_path / "compiled", which, batch_size=5)
+    assert len(images) % 5 and counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+    plain = embed_features(load_encoder(str(tiny_model)), images, tmp_path / "plain", which, batch_size=5)
+    np.testing.assert_allclose(found, plain, atol=1e-5)
+    assert not any("forward" in part.__dict__ for part in encoder.module.modules())  # copies of it are not compiled
+
+
+def test_compiled_tokens_agree(tiny_model, images, tmp_path):
+    stores = [
+        embed_tokens(load_encoder(str(tiny_model), compiled=flag), images, tmp_path / str(flag), 32, 2, 5)
+        for flag in (True, False)
+    ]
+    compiled, plain = (store.read(np.arange(len(images))) for store in stores)
+    assert all(torch.allclose(a, b, atol=2e-2) and len(a) == 24 for a, b in zip(compiled, plain, strict=True))
+
+
+def test_a_model_without_blocks_is_compiled_whole(images, tmp_path):
+    timm = pytest.importorskip("timm")
+    settings = dict(channels=(8, 16, 24, 32))
+    timm.models.save_for_hf(timm.create_model("resnet18", num_classes=0, **settings), tmp_path, model_args=settings)
+    plain, compiled = (load_encoder(f"timm:{tmp_path}", compiled=flag) for flag in (False, True))
+    assert [name for _, name, _ in compiled.compiled] == ["forward_features"]
+    batch = [images[0], images[1]]
+    np.testing.assert_allclose(embed_batch(compiled, batch, "mean"), embed_batch(plain, batch, "mean"), atol=1e-4)

@@ -32,6 +32,12 @@ def test_one_row_per_image_with_its_vector(features, tiny_model, class_folder):
     assert [p.name for p in features.parent.iterdir()] == [features.name]
 
 
+def test_compiled_vectors_agree(features, tmp_path, tiny_model, class_folder):
+    out = tmp_path / "compiled.parquet"
+    main(["--model", str(tiny_model), "--images", str(class_folder), "--out", str(out), "--compile"])
+    np.testing.assert_allclose(read_features(out)[1], read_features(features)[1], atol=1e-5)
+
+
 def test_plain_readers_open_it(features):
     import pandas
 

@@ -109,6 +109,16 @@ def test_changed_weights_replace_the_record(tmp_path, make_model, class_folder):
     assert len(before) == len(after) == 1 and before[0]["revision"] != after[0]["revision"]
 
 
+def test_a_compiled_probe_gives_the_same_scores(results, tmp_path, tiny_model, class_folder):
+    words = ["--model", f"first={tiny_model}", "--tasks", str(class_folder), "--out", str(tmp_path), "--no-figures"]
+    main([*words, "--method", "linear,bitfit", "--epochs", "1", "--compile", *FAST])
+    wanted = next(r for r in read(results) if (r["method"], r["model"]) == ("linear", "first"))
+    found = next(r for r in read(tmp_path) if r["method"] == "linear")
+    held = [np.load(out / r["scores"])["test_scores"] for out, r in ((results, wanted), (tmp_path, found))]
+    np.testing.assert_allclose(*held, atol=1e-3)
+    assert found["settings"] == wanted["settings"]
+
+
 def test_authors_protocol_with_views(tmp_path, tiny_model, class_folder):
     words = ["--model", str(tiny_model), "--tasks", str(class_folder), "--out", str(tmp_path), "--no-figures", *FAST]
     main([*words, "--protocol", "biovfm", "--views", "2", "--epochs", "4"])
