@@ -249,6 +249,7 @@ class SeedSpread:
         case_se: standard error due to the sampling of test cases (mean over seeds).
         total_se: standard error of the mean over seeds, both parts together.
         seeds: how many.
+        degrees: of freedom of `total_se` (Welch 1947, Satterthwaite 1946), which few seeds leave few.
     """
 
     mean: float
@@ -256,6 +257,21 @@ class SeedSpread:
     case_se: float
     total_se: float
     seeds: int
+    degrees: float
+
+    def half_width(self) -> float:
+        """Half the width of the 95 % interval of the mean."""
+        from scipy.stats import t
+
+        return float(t.ppf(0.975, self.degrees)) * self.total_se
+
+    def p(self) -> float:
+        """Two-sided p-value of the mean being 0, for differences."""
+        from scipy.stats import t
+
+        if self.total_se == 0:
+            return float(self.mean == 0)
+        return float(2 * t.sf(abs(self.mean) / self.total_se, self.degrees))
 
 
 def seed_spread(drawn: np.ndarray) -> SeedSpread:
@@ -278,5 +294,7 @@ def seed_spread(drawn: np.ndarray) -> SeedSpread:
     seed_sd = float(points.std(ddof=1))
     of_mean = float(np.nanstd(resamples.mean(axis=0), ddof=1))
     case_se = float(np.nanstd(resamples, axis=1, ddof=1).mean())
-    total = float(np.sqrt(of_mean**2 + seed_sd**2 / len(points)))
-    return SeedSpread(float(points.mean()), seed_sd, case_se, total, len(points))
+    of_seeds = seed_sd / np.sqrt(len(points))
+    total = float(np.hypot(of_mean, of_seeds))
+    degrees = (len(points) - 1) * (total / of_seeds) ** 4 if of_seeds > 1e-9 * total else np.inf
+    return SeedSpread(float(points.mean()), seed_sd, case_se, total, len(points), float(degrees))

@@ -16,26 +16,31 @@ from .compare import delong, holm, paired_bootstrap
 from .metrics import dice, jaccard, read_split
 from .probes.segment import case_scores
 from .results import Record, clean, locked, read_scores
+from .seeds import case_draws, spreads
 from .tasks import SEGMENTATION
 
+Pair = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # the score arrays of two models
+
 METRICS = ("auc", "accuracy", "balanced_accuracy", "mcc", "f1_macro", "dice", "jaccard")
-FORMAT = 2  # of the rows: raise it when they change, so that those kept in `comparisons/` are made anew
-SAME = ("task", "data", "method", "protocol", "seed", "settings")
+FORMAT = 3  # of the rows: raise it when they change, so that those kept in `comparisons/` are made anew
+SAME = ("task", "data", "method", "protocol", "settings")
 
 
 def compare_models(out: Path, records: list[Record], resamples: int = 1000, seed: int = 0) -> list[Record]:
     """Compare every two models that were scored alike on a task, and write comparisons.json.
 
-    Each row: `task`, `method`, `metric`, `model_a`, `model_b`, `difference` (a - b) with its 95 % interval `low`,
-    `high`, `p` of the paired bootstrap, and `p_holm`, corrected over the tasks of the same method, metric, seed and
-    pair of models; of AUCs also `p_delong`. What was compared before is kept in `comparisons/`, one file per pair.
+    Each row: `task`, `method`, `protocol`, `settings`, `seed`, `metric`, `model_a`, `model_b`, `difference` (a - b)
+    with its 95 % interval `low`, `high`, `p` of the paired bootstrap, and `p_holm`, corrected over the tasks of the
+    same method, settings, metric, seed and pair of models; of AUCs also `p_delong`. Of models with several seeds a
+    further row has these as a list for `seed`, the mean difference, interval and p with the seeds' share in them, and
+    `seed_sd` and `case_se` (see `compare.SeedSpread`). What was compared before is kept in `comparisons/`.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(json.dumps([record.get(name) for name in SAME], sort_keys=True), []).append(record)
     rows: list[dict[str, Any]] = []
     for group in groups.values():
-        for first, second in combinations(group, 2):
+        for first, second in model_pairs(group):
             rows += _pair_rows(out, first, second, resamples, seed)
     _add_holm(rows)
     with locked(out):
@@ -43,20 +48,34 @@ def compare_models(out: Path, records: list[Record], resamples: int = 1000, seed
     return rows
 
 
-def _pair_rows(out: Path, first: Record, second: Record, resamples: int, seed: int) -> list[dict[str, Any]]:
-    measured = [first["scores"], second["scores"], first["revision"], second["revision"], first["data"]]
-    names = json.dumps([*measured, resamples, seed, FORMAT])
+def model_pairs(group: list[Record]) -> list[tuple[list[Record], list[Record]]]:
+    """Every two models of records that differ in model and seed: by each seed they share, then by all of these."""
+    by_model: dict[tuple[str, str], dict[int, Record]] = {}
+    for record in group:
+        by_model.setdefault((record["model"], record["revision"]), {})[record["seed"]] = record
+    found = []
+    for first, second in combinations(by_model.values(), 2):
+        shared = sorted(set(first) & set(second))
+        found += [([first[number]], [second[number]]) for number in shared]
+        if len(shared) > 1:
+            found.append(([first[number] for number in shared], [second[number] for number in shared]))
+    return found
+
+
+def _pair_rows(
+    out: Path, firsts: list[Record], seconds: list[Record], resamples: int, seed: int
+) -> list[dict[str, Any]]:
+    """The rows of two models, from one record of each or from those of several seeds."""
+    first, second = firsts[0], seconds[0]
+    measured = [record[name] for record in (*firsts, *seconds) for name in ("scores", "revision")]
+    names = json.dumps([*measured, first["data"], resamples, seed, FORMAT])
     path = out / "comparisons" / f"{hashlib.blake2b(names.encode(), digest_size=10).hexdigest()}.json"
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
-    held = [read_scores(out, record) for record in (first, second)]
-    if first["method"].startswith("fewshot"):
-        found = _few_shot(held, resamples, seed)
-    elif first["kind"] == SEGMENTATION:
-        found = _segmentation(held, resamples, seed)
-    else:
-        found = _scores(first, held, resamples, seed)
-    common = {name: first[name] for name in ("task", "method", "protocol", "seed")}
+    found = _compare(out, firsts, seconds, resamples, seed)
+    common = {name: first[name] for name in ("task", "method", "protocol", "settings", "seed")}
+    if len(firsts) > 1:
+        common["seed"] = [record["seed"] for record in firsts]
     rows = [
         {**common, "metric": metric, "model_a": first["model"], "model_b": second["model"], **entry}
         for metric, entry in found.items()
@@ -66,7 +85,36 @@ def _pair_rows(out: Path, first: Record, second: Record, resamples: int, seed: i
     return rows
 
 
-def _scores(record: Record, held: list[dict[str, np.ndarray]], resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+def _compare(
+    out: Path, firsts: list[Record], seconds: list[Record], resamples: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """The difference of two models in each metric, from one record of each or from those of several seeds."""
+    pairs = [(read_scores(out, a), read_scores(out, b)) for a, b in zip(firsts, seconds, strict=True)]
+    record = firsts[0]
+    if record["method"].startswith("fewshot"):
+        return _few_shot(pairs, resamples, seed)
+    if len(pairs) > 1:
+        return _over_seeds(record, pairs, resamples)
+    if record["kind"] == SEGMENTATION:
+        return _segmentation(pairs[0], resamples, seed)
+    return _scores(record, pairs[0], resamples, seed)
+
+
+def _over_seeds(record: Record, pairs: list[Pair], resamples: int) -> dict[str, dict[str, Any]]:
+    """Mean differences over seeds: of each seed on the same resamples, whose spread and that of seeds add up."""
+    drawn = []
+    for pair in pairs:
+        first, second = (case_draws(record, arrays, resamples) for arrays in pair)
+        drawn.append({name: first[name] - second[name] for name in first})
+    found = {}
+    for name, spread in spreads(drawn).items():
+        half = spread.half_width()
+        ends = {"difference": spread.mean, "low": spread.mean - half, "high": spread.mean + half, "p": spread.p()}
+        found[name] = {**ends, "seed_sd": spread.seed_sd, "case_se": spread.case_se}
+    return found
+
+
+def _scores(record: Record, held: Pair, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
     clusters = held[0].get("test_subjects")
     found = paired_bootstrap(
         record["kind"],
@@ -78,12 +126,13 @@ def _scores(record: Record, held: list[dict[str, np.ndarray]], resamples: int, s
         n=resamples,
         seed=seed,
         clusters=clusters,
+        stratify=held[0].get("test_strata"),
     )
     found["auc"]["p_delong"] = _delong_p(record["kind"], held, clusters)
     return found
 
 
-def _delong_p(kind: str, held: list[dict[str, np.ndarray]], clusters: np.ndarray | None) -> float | None:
+def _delong_p(kind: str, held: Pair, clusters: np.ndarray | None) -> float | None:
     """DeLong's p-value of the difference in AUC; None where a label or class has fewer than two cases."""
     first, second = (read_split(kind, arrays["test_labels"], arrays["test_scores"]) for arrays in held)
     try:
@@ -92,17 +141,20 @@ def _delong_p(kind: str, held: list[dict[str, np.ndarray]], clusters: np.ndarray
         return None
 
 
-def _few_shot(held: list[dict[str, np.ndarray]], resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+def _few_shot(pairs: list[Pair], resamples: int, seed: int) -> dict[str, dict[str, Any]]:
     """Differences draw by draw: what the draw of training subjects leaves open, on this test split."""
-    names = [name for name in held[0] if name.startswith("draw_") and name in held[1]]
+    names = [name for name in pairs[0][0] if name.startswith("draw_") and name in pairs[0][1]]
+    if any(len(first[name]) != len(second[name]) for name in names for first, second in pairs):
+        return {}
     return {
-        name.removeprefix("draw_"): paired_means(held[0][name] - held[1][name], resamples, seed)
+        name.removeprefix("draw_"): paired_means(
+            np.concatenate([first[name] - second[name] for first, second in pairs]), resamples, seed
+        )
         for name in names
-        if len(held[0][name]) == len(held[1][name])
     }
 
 
-def _segmentation(held: list[dict[str, np.ndarray]], resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+def _segmentation(held: Pair, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
     found = {}
     for name, metric in (("dice", dice), ("jaccard", jaccard)):
         values = case_scores(metric(held[0]["test_counts"])) - case_scores(metric(held[1]["test_counts"]))
@@ -137,9 +189,10 @@ def paired_means(
 
 
 def _add_holm(rows: list[dict[str, Any]]) -> None:
-    families: dict[tuple, list[dict[str, Any]]] = {}
+    families: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        family = tuple(row[name] for name in ("method", "protocol", "seed", "metric", "model_a", "model_b"))
+        names = ("method", "protocol", "settings", "seed", "metric", "model_a", "model_b")
+        family = json.dumps([row[name] for name in names], sort_keys=True)
         families.setdefault(family, []).append(row)
     for members in families.values():
         adjusted = holm(np.array([np.nan if row["p"] is None else row["p"] for row in members], float))

@@ -24,7 +24,7 @@ VOLUMES = (".nii", ".nii.gz", ".mha", ".nrrd")
 FEATURES = ("both", "class", "mean", "pooled", "last4")
 COMPILE_HELP = (
     "embed through torch.compile; compiling takes seconds for a ViT, longer for a convolutional net, so it can pay "
-    "where a GPU embeds for many minutes, and hardly does on a CPU (measured: 0 to 7 %% faster)"
+    "where a GPU embeds for many minutes, and hardly does on a CPU (measured: a few per cent)"
 )
 EXAMPLES = """\
 examples:

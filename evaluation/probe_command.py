@@ -97,6 +97,11 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--compile", action="store_true", help=COMPILE_HELP)
     run.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept (default: OUT/cache)")
     run.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default: 1000)")
+    run.add_argument(
+        "--stratify", action="store_true",
+        help="the resamples keep the class counts of the test split: for intervals given these counts, where a class "
+        "is rare (protocol fast; not for fewshot and segment)",
+    )  # fmt: skip
     run.add_argument("--no-figures", action="store_true", help="leave out the pictures")
     return parser
 
@@ -119,6 +124,10 @@ def main(argv: list[str]) -> int:
             parser.error(f"--{name.replace('_', '-')} must be 1 or more")
     if options.views < 0:
         parser.error("--views must be 0 or more")
+    if options.stratify and options.protocol == "biovfm":
+        parser.error("--stratify needs --protocol fast; protocol biovfm resamples as its authors did")
+    if options.stratify and set(methods) <= {"fewshot", "segment"}:
+        parser.error(f"--stratify does nothing for {options.method}")
     return probe(options, methods)
 
 
@@ -195,7 +204,7 @@ def make_settings(options: argparse.Namespace, methods: list[str]) -> list["Sett
     shots, seeds = whole_numbers(options.shots, "--shots", 1), whole_numbers(options.seed, "--seed", 0)
     device = options.device or default_device()
     names = ("protocol", "features", "views", "epochs", "neighbours", "temperature", "decoder", "draws",
-             "rate", "image_size", "batch_size", "compile", "resamples")  # fmt: skip
+             "rate", "image_size", "batch_size", "compile", "resamples", "stratify")  # fmt: skip
     common = {name: getattr(options, name) for name in names}
     return [
         Settings(method=method, seed=seed, shots=count, device=device, **common)

@@ -14,14 +14,13 @@ from .results import Record, read_scores
 from .tasks import SEGMENTATION
 
 ALIKE = ("model", "revision", "task", "data", "method", "protocol", "settings")
-NORMAL_95 = 1.959964  # half-width of a 95 % interval in standard errors
 
 
 def over_seeds(out: Path, records: list[Record], resamples: int = 1000) -> list[Record]:
     """Put records together that differ in their seed alone; others stay as they are, in their order.
 
-    A joined record says `seed` as a list, and of each metric the mean over seeds with a normal 95 % interval (`low`,
-    `high`, within the metric's range) that holds both the sampling of test cases and the seeds, and the parts
+    A joined record says `seed` as a list, and of each metric the mean over seeds with a 95 % interval (`low`, `high`,
+    by Student's t, within the metric's range) that holds both the sampling of test cases and the seeds, and the parts
     `seed_sd` and `case_se` (see `compare.SeedSpread`). Few-shot results become the mean and the percentiles of all
     draws. The scores that a joined record names are those of its first seed.
 
@@ -42,21 +41,22 @@ def join_seeds(out: Path, group: list[Record], resamples: int) -> Record:
     held = [read_scores(out, record) for record in group]
     if group[0]["method"].startswith("fewshot"):
         found = _pooled_draws(held)
-    elif group[0]["kind"] == SEGMENTATION:
-        found = _spreads([_overlap_draws(arrays, resamples) for arrays in held])
     else:
-        found = _spreads([_score_draws(record, arrays, resamples) for record, arrays in zip(group, held, strict=True)])
+        parts = spreads([case_draws(*pair, resamples) for pair in zip(group, held, strict=True)])
+        found = {name: _entry(part, lowest=-1.0 if name == "mcc" else 0.0) for name, part in parts.items()}
     shared = set.intersection(*(set(record["metrics"]) for record in group))
     metrics = {name: entry for name, entry in found.items() if name in shared}
     seconds = sum(record["seconds"] for record in group)
     return {**group[0], "seed": [record["seed"] for record in group], "metrics": metrics, "seconds": seconds}
 
 
-def _score_draws(record: Record, arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
-    """Per metric its point value and then its values over resamples that are the same for every seed."""
+def case_draws(record: Record, arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
+    """Per metric its point value and then its values over resamples, the same ones for every seed and model."""
+    if record["kind"] == SEGMENTATION:
+        return _overlap_draws(arrays, resamples)
     split = read_split(record["kind"], arrays["test_labels"], arrays["test_scores"])
     scorer = Scorer(split, arrays["thresholds"], extra=True)
-    resampler = Resampler(split.size, record["protocol"], 0, arrays.get("test_subjects"))
+    resampler = Resampler(split.size, record["protocol"], 0, arrays.get("test_subjects"), arrays.get("test_strata"))
     drawn = resampled_metrics(scorer, resampler, resamples)
     point = scorer(np.ones((split.size, 1), np.float32))
     return {name: np.concatenate([point[name], drawn[name]]) for name in drawn}
@@ -75,18 +75,19 @@ def _overlap_draws(arrays: dict[str, np.ndarray], resamples: int) -> dict[str, n
     return found
 
 
-def _spreads(drawn: list[dict[str, np.ndarray]]) -> dict[str, dict[str, Any]]:
+def spreads(drawn: list[dict[str, np.ndarray]]) -> dict[str, SeedSpread]:
+    """The spread of each metric over seeds and cases, from what `case_draws` gives for each seed."""
     found = {}
     for name in drawn[0]:
         rows = np.stack([each[name] for each in drawn])
         rows = rows[:, ~np.isnan(rows).any(axis=0)]
         if rows.shape[1] > 2:
-            found[name] = _entry(seed_spread(rows), lowest=-1.0 if name == "mcc" else 0.0)
+            found[name] = seed_spread(rows)
     return found
 
 
 def _entry(spread: SeedSpread, lowest: float) -> dict[str, Any]:
-    half = NORMAL_95 * spread.total_se
+    half = spread.half_width()
     return {
         "value": spread.mean,
         "low": max(spread.mean - half, lowest),

@@ -4,9 +4,10 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from .results import Record, claimed, clean, merge_records, read_record, record_
 from .tasks import SEGMENTATION, SPLITS, Task
 
 METHODS = ("linear", "knn", "fewshot", "lora", "bitfit", "finetune", "segment")
+UNSTRATIFIED = ("fewshot", "segment")  # their intervals are over draws, and over cases without a class
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Settings:
     device: str = "cpu"
     compile: bool = False
     resamples: int = 1000
+    stratify: bool = False
 
     @property
     def method_name(self) -> str:
@@ -96,6 +99,8 @@ class Settings:
             kept["batch_size"] = self.tuning_batch
         if self.method in ("linear", "knn", "fewshot"):
             kept["features"] = self.chosen_features
+        if self.stratify and self.method not in UNSTRATIFIED:
+            kept["stratify"] = True
         return kept
 
 
@@ -206,6 +211,7 @@ def make_record(
             "n_test": task.splits["test"].num_cases,
             "seconds": round(time.perf_counter() - begun, 3),
             "licence": task.record.licence,
+            "software": software(),
         }
         write_record(out, record_key(identity), record, scores)
     print(f"done  {encoder.name}  {task.name}  {settings.method_name}  {headline(record)}")
@@ -224,6 +230,15 @@ def identify(encoder: Encoder, task: Task, settings: Settings) -> dict[str, Any]
         "seed": settings.seed,
         "settings": settings.recorded(),
     }
+
+
+def software() -> dict[str, str]:
+    """Versions of this package and of those that results depend on most; of a bare checkout there is none."""
+    found = {}
+    for name in ("biovfm-hf", "torch", "transformers"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def task_digest(task: Task) -> str:
@@ -299,6 +314,7 @@ def judge(task: Task, settings: Settings, scores: Scores) -> Made:
     kind, labels = task.record.kind, task_labels(task)
     thresholds = choose_thresholds(kind, labels["val"], scores.val, settings.protocol)
     subjects = task.splits["test"].subjects if settings.protocol == "fast" else None
+    strata, said = test_strata(labels["test"], subjects) if settings.stratify else (None, [])
     found = intervals(
         kind,
         labels["test"],
@@ -307,10 +323,11 @@ def judge(task: Task, settings: Settings, scores: Scores) -> Made:
         n=settings.resamples,
         protocol=settings.protocol,
         clusters=subjects,
+        stratify=strata,
         seed=settings.seed,
         extra=True,
     )
-    said = [*task.notes, *absence_notes(task), *notes(read_split(kind, labels["test"], scores.test))]
+    said += [*task.notes, *absence_notes(task), *notes(read_split(kind, labels["test"], scores.test))]
     said += threshold_notes(kind, labels["val"], scores.val)
     made = {**split_metrics(found), "thresholds": thresholds.tolist(), "chosen": scores.chosen, "notes": said}
     arrays = {
@@ -322,7 +339,18 @@ def judge(task: Task, settings: Settings, scores: Scores) -> Made:
     }
     if subjects is not None:
         arrays["test_subjects"] = subject_numbers(subjects)
+    if strata is not None:
+        arrays["test_strata"] = strata
     return made, arrays
+
+
+def test_strata(labels: np.ndarray, subjects: np.ndarray | None) -> tuple[np.ndarray | None, list[str]]:
+    """The class (N,) of each test case as what resamples keep the counts of, or None; and the words for it."""
+    if labels.ndim == 2:
+        return None, ["resamples are not stratified: cases with several labels have no one class"]
+    if subjects is not None and any(len(set(labels[subjects == subject])) > 1 for subject in np.unique(subjects)):
+        return None, ["resamples are not stratified: some subjects have cases of several classes"]
+    return labels, ["resamples keep the class counts of the test split"]
 
 
 def absence_notes(task: Task) -> list[str]:

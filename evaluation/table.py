@@ -188,8 +188,9 @@ def _differences(comparisons: list[dict[str, Any]], group: list[Record]) -> list
         for row in comparisons
         if row["metric"] == primary[row["task"]]
         and row["method"] == first["method"]
-        and row.get("protocol") == first["protocol"]
-        and row.get("seed") in (first["seed"] if isinstance(first["seed"], list) else [first["seed"]])
+        and row["protocol"] == first["protocol"]
+        and row["settings"] == first["settings"]
+        and row["seed"] == first["seed"]
     ]
     if not rows:
         return []
@@ -202,7 +203,7 @@ def _differences(comparisons: list[dict[str, Any]], group: list[Record]) -> list
         shown, exact = ("" if value is None else f"{value:.3f}" for value in (p, row.get("p_delong")))
         lines.append(
             f"| {row['task']} | {LABELS.get(row['metric'], row['metric'])} | {row['model_a']} | {row['model_b']} | "
-            f"{row['seed']} | {cell_text(cell)} | {shown} | {exact} | {verdict} |"
+            f"{_seed_text(row)} | {cell_text(cell)} | {shown} | {exact} | {verdict} |"
         )
     return [*lines, ""]
 
@@ -236,9 +237,8 @@ def _latex_cell(cell: Cell, bold: bool) -> str:
 
 
 def _latex_text(text: str) -> str:
-    for sign in ("\\", "&", "%", "$", "#", "_", "{", "}"):
-        text = text.replace(sign, "\\textbackslash{}" if sign == "\\" else f"\\{sign}")
-    return text
+    signs = {"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}
+    return "".join(signs.get(sign, sign) for sign in text)
 
 
 def long_csv(records: list[Record], joined: list[Record]) -> str:

@@ -203,3 +203,20 @@ def test_seed_spread_equals_its_definition(seed, seeds):
     assert found.seed_sd == pytest.approx(np.std(points, ddof=1)) and found.mean == pytest.approx(points.mean())
     together = np.var(resamples.mean(0), ddof=1) + np.var(points, ddof=1) / seeds
     assert found.total_se == pytest.approx(np.sqrt(together))
+
+
+@pytest.mark.parametrize(("seeds", "lowest"), [(2, 0.84), (3, 0.90), (5, 0.92)])
+def test_intervals_over_few_seeds_hold_the_truth(seeds, lowest):
+    """1.96 standard errors held it in 71, 82 and 89 % of such studies, whose variance is nearly all the seeds'."""
+    rng = np.random.default_rng(0)
+    held = []
+    for _ in range(1000):
+        points = rng.normal(0, 0.1) + rng.normal(0, 1, (seeds, 1))
+        spread = compare.seed_spread(np.concatenate([points, points + rng.normal(0, 0.1, 200)], 1))
+        held.append(abs(spread.mean) <= spread.half_width())
+        assert (spread.p() >= 0.05) == held[-1]
+    assert lowest < np.mean(held) < 0.97
+
+
+def test_no_spread_at_all_gives_a_plain_answer():
+    assert compare.seed_spread(np.zeros((3, 9))).p() == 1 and compare.seed_spread(np.ones((3, 9))).p() == 0

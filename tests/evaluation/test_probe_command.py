@@ -11,6 +11,7 @@ import pytest
 
 from biovfm_hf.errors import UserError
 from evaluation import suite
+from evaluation.bootstrap import intervals
 from evaluation.comparing import paired_means
 from evaluation.probe_command import main
 from evaluation.results import claimed, locked, merge_records, record_key, write_record
@@ -117,6 +118,50 @@ def test_a_compiled_probe_gives_the_same_scores(results, tmp_path, tiny_model, c
     held = [np.load(out / r["scores"])["test_scores"] for out, r in ((results, wanted), (tmp_path, found))]
     np.testing.assert_allclose(*held, atol=1e-3)
     assert found["settings"] == wanted["settings"]
+
+
+def test_stratified_resamples_keep_class_counts_and_are_told(results, tmp_path, tiny_model, class_folder):
+    words = ["--model", f"first={tiny_model}", "--tasks", str(class_folder), "--out", str(tmp_path), "--no-figures"]
+    main([*words, "--method", "knn,linear", "--stratify", *FAST])
+    main([*words, "--model", f"again={tiny_model}", "--method", "knn", "--stratify", "--seed", "0,1", *FAST])
+    records = read(tmp_path)
+    plain = next(r for r in read(results) if (r["method"], r["model"]) == ("linear", "first"))
+    for record in records:
+        assert record["settings"]["stratify"] is True
+        assert "resamples keep the class counts of the test split" in record["notes"]
+        arrays = np.load(tmp_path / record["scores"])
+        labels = arrays["test_labels"].reshape(-1)
+        assert (arrays["test_strata"] == labels).all()
+        if (record["model"], record["method"], record["seed"]) == ("first", "linear", 0):
+            words = (record["kind"], labels, arrays["test_scores"], arrays["thresholds"], 50, "fast")
+            found = intervals(*words, stratify=labels, extra=True)["brier"]
+            entry = record["metrics"]["brier"]
+            assert [entry["low"], entry["high"]] == pytest.approx([found["low"], found["high"]], rel=1e-4, abs=0)
+            assert entry["value"] == plain["metrics"]["brier"]["value"]
+            assert entry["low"] != pytest.approx(plain["metrics"]["brier"]["low"], rel=1e-4, abs=0)
+    assert all(row["settings"]["stratify"] for row in read(tmp_path, "comparisons.json"))
+    assert "stratify True" in (tmp_path / "table.md").read_text()
+
+
+def test_strata_that_cases_do_not_have_are_left_out_in_words():
+    assert suite.test_strata(np.zeros((4, 3), int), None) == (None, [
+        "resamples are not stratified: cases with several labels have no one class"])  # fmt: skip
+    labels, subjects = np.array([0, 1, 1, 0]), np.array(["a", "a", "b", "c"])
+    assert "several classes" in suite.test_strata(labels, subjects)[1][0]
+    kept, said = suite.test_strata(labels, np.array(["a", "b", "b", "c"]))
+    assert (kept == labels).all() and said
+
+
+@pytest.mark.parametrize("words", [["--protocol", "biovfm"], ["--method", "fewshot,segment"]])
+def test_stratify_without_effect_is_refused(tmp_path, tiny_model, class_folder, words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--model", str(tiny_model), "--tasks", str(class_folder), "--out", str(tmp_path), "--stratify", *words])
+    assert stopped.value.code == 2 and "--stratify" in capsys.readouterr().err
+
+
+def test_records_say_which_versions_made_them(results):
+    for record in read(results):
+        assert record["software"]["torch"] and record["software"]["transformers"]
 
 
 def test_authors_protocol_with_views(tmp_path, tiny_model, class_folder):

@@ -6,20 +6,22 @@ import numpy as np
 import pytest
 
 from biovfm_hf.errors import UserError
+from evaluation.comparing import compare_models
 from evaluation.probe_command import main
 from evaluation.results import record_key, write_record
 from evaluation.seeds import over_seeds
 
 
-def write_seeds(out, noise, seeds=5, n=400, kind="binary-class"):
-    """Records whose scores differ between seeds by `noise`."""
+def write_seeds(out, noise, seeds=5, n=400, kind="binary-class", model="m"):
+    """Records of one model whose scores differ between seeds by `noise`, of a strength by chance."""
     rng = np.random.default_rng(0)
     labels = np.arange(n) % 2
     shared = labels + rng.normal(size=n)
     records = []
     for seed in range(seeds):
-        identity = dict(model="m", task="t", method="linear", protocol="fast", seed=seed, settings={})
-        scores = 1 / (1 + np.exp(-(shared + noise * np.random.default_rng(seed + 1).normal(size=n))))
+        identity = dict(model=model, task="t", method="linear", protocol="fast", seed=seed, settings={})
+        luck = np.random.default_rng([seed + 1, ord(model)])
+        scores = 1 / (1 + np.exp(-(shared + noise * luck.uniform(0, 2) * luck.normal(size=n))))
         arrays = dict(test_labels=labels[:, None], test_scores=scores[:, None], thresholds=np.array([0.6]))
         record = {**identity, "revision": "r", "data": "d", "kind": kind, "seconds": 1.0, "metrics": {"auc": {}}}
         write_record(out, record_key(identity), record, arrays)
@@ -57,8 +59,28 @@ def test_command_runs_several_seeds_and_tells_their_spread(tmp_path, tiny_model,
     lines = (tmp_path / "table.csv").read_text().splitlines()
     assert any(',"0, 1, 2 (mean)",' in line for line in lines)
     rows = json.loads((tmp_path / "comparisons.json").read_text())
-    assert {row["seed"] for row in rows} == {0, 1, 2}
-    assert all("p_delong" in row for row in rows if row["metric"] == "auc" and row["method"] == "linear")
+    one, several = ([row for row in rows if isinstance(row["seed"], kind)] for kind in (int, list))
+    assert {row["seed"] for row in one} == {0, 1, 2} and len(one) == 3 * len(several)
+    assert all("p_delong" in row for row in one if row["metric"] == "auc" and row["method"] == "linear")
+    for row in several:
+        parts = [r for r in one if all(r[name] == row[name] for name in ("method", "metric"))]
+        assert row["seed"] == [0, 1, 2] and len(parts) == 3 and row["p"] <= row["p_holm"]
+        assert row["difference"] == pytest.approx(np.mean([part["difference"] for part in parts]))
+        assert row["low"] <= row["difference"] <= row["high"]
+        if row["method"] == "linear":
+            assert row["seed_sd"] == pytest.approx(np.std([part["difference"] for part in parts], ddof=1), abs=1e-6)
+    # The table's verdict is that over all seeds.
+    told = [line for line in table.splitlines() if line.startswith("| stripes | ") and " | a | b | " in line]
+    assert told and all(" | 0, 1, 2 (mean) | " in line for line in told)
+
+
+def test_a_difference_that_seeds_make_is_not_taken_for_real(tmp_path):
+    """Two models alike but for their seeds' luck, with so many cases that each seed alone finds a difference."""
+    records = [r for name in "ab" for r in write_seeds(tmp_path, 1.0, seeds=4, n=4000, model=name)]
+    rows = [row for row in compare_models(tmp_path, records, 200) if row["metric"] == "auc"]
+    one, several = ([row for row in rows if isinstance(row["seed"], kind)] for kind in (int, list))
+    assert min(row["p"] for row in one) < 0.02 and len(several) == 1
+    assert several[0]["p"] > 0.05 and several[0]["seed_sd"] > several[0]["case_se"] > 0
 
 
 def test_segmentation_seeds_are_joined(tmp_path, tiny_model, mask_folder):
