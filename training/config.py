@@ -5,6 +5,7 @@ Defaults are the published recipes: DINOv2's `vitl16_short` (facebookresearch/di
 steps or a share of all steps between 0 and 1.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -80,9 +81,9 @@ class BatchConfig:
 
     Attributes:
         size: images per optimiser step, over all processes and accumulation.
-        per_process: images per forward pass of one process; null divides `size` evenly. When it is smaller than
-            that, gradients are accumulated: batch statistics (Sinkhorn-Knopp, centre, KoLeo) are then those of the
-            part, not of the whole batch.
+        per_process: most images in a forward pass of one process; null divides `size` evenly. Where that leaves
+            images over, gradients are accumulated: batch statistics (Sinkhorn-Knopp, centre, KoLeo) are then those
+            of the part, not of the whole batch.
     """
 
     size: int = 2048
@@ -158,7 +159,8 @@ class RunConfig:
 
     Attributes:
         device: `auto` (a GPU when there is one), `cuda` or `cpu`.
-        precision: `auto` (bf16 on a GPU that has it, else fp32), `bf16` or `fp32`.
+        precision: `auto` (bf16 on a GPU that has it, else fp32), `bf16` or `fp32`; accelerate's `mixed_precision`
+            is not read.
         compile: compile each block with torch.compile.
         activation_checkpointing: recompute each block in the backward pass, for memory.
         log_every: steps between lines of metrics.jsonl.
@@ -166,7 +168,7 @@ class RunConfig:
         keep_checkpoints: how many of the newest are kept.
         export_every: steps between exported model folders; 0 exports only at the end.
         trackers: experiment trackers of accelerate, for instance `tensorboard`, `trackio`.
-        push_to_hub: repository that every export is sent to, in the background.
+        push_to_hub: repository that every export is sent to, in the background; a new one is private.
     """
 
     device: Literal["auto", "cuda", "cpu"] = "auto"
@@ -240,6 +242,25 @@ _MAE_DEFAULTS: dict[str, Any] = {
         "betas": [0.9, 0.95],
     },
 }
+# What a number, or each of a pair, must lie between. None, where a key takes it, is never outside.
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("steps", "batch.size", "batch.per_process", "data.stream_lanes"), (1, math.inf)),
+    **dict.fromkeys(("run.log_every", "run.checkpoint_every", "run.keep_checkpoints"), (1, math.inf)),
+    **dict.fromkeys(("run.export_every", "watch.every", "data.cache_mib", "data.max_side", "seed"), (0, math.inf)),
+    **dict.fromkeys(("watch.images", "watch.neighbours"), (1, math.inf)),
+    **dict.fromkeys(("dino.prototypes", "dino.hidden", "dino.bottleneck", "dino.layers"), (1, math.inf)),
+    **dict.fromkeys(("dino.ibot_prototypes", "dino.ibot_hidden", "dino.ibot_bottleneck"), (1, math.inf)),
+    **dict.fromkeys(("dino.dino_weight", "dino.ibot_weight", "dino.koleo_weight"), (0, math.inf)),
+    **dict.fromkeys(("optim.base_lr", "optim.min_lr", "optim.weight_decay", "optim.weight_decay_end"), (0, math.inf)),
+    **dict.fromkeys(("optim.layerwise_decay", "optim.betas", "dino.center_momentum"), (0, 1)),
+    **dict.fromkeys(("teacher.momentum", "teacher.momentum_end", "mask.probability", "mask.ratio"), (0, 1)),
+    **dict.fromkeys(("teacher.temperature", "teacher.warmup_temperature"), (1e-3, math.inf)),
+    **dict.fromkeys(("dino.student_temp", "watch.temperature"), (1e-3, math.inf)),
+    "optim.clip_grad": (1e-6, math.inf),
+    "epochs": (1e-9, math.inf),
+    "data.workers": (-1, math.inf),
+}
+_GLOBAL_CROPS = {"dino": 2, "mae": 1}
 _SECTIONS = ("model", "data", "augment", "batch", "optim", "teacher", "dino", "mask", "run", "watch")
 _CONFIG_FOLDER = Path(__file__).parent / "configs"
 
@@ -286,16 +307,32 @@ def check(config: TrainConfig) -> TrainConfig:
     Raises:
         UserError: names the key, its value and what it must be.
     """
-    counts = ("steps", "batch.size", "run.log_every", "run.checkpoint_every", "run.keep_checkpoints")
-    for key in counts:
-        if _get(config, key) < 1:
-            raise UserError(f"config key {key} is {_get(config, key)}; it must be at least 1")
+    for key, (low, high) in _RANGES.items():
+        values = _get(config, key)
+        for value in values if isinstance(values, tuple) else (values,):
+            if value is not None and not low <= value <= high:
+                limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+                raise UserError(f"config key {key} is {_get(config, key)}; it must be {limits}")
     if config.method == "dino" and config.batch.size < 2:
         raise UserError(
             "batch.size is 1; the DINO objective compares images, so it needs at least 2 (better: 64 and more)"
         )
-    shares = ("optim.warmup_steps", "optim.freeze_last_layer_steps", "teacher.temperature_warmup_steps")
-    for key in shares:
+    crops, wanted = (config.augment.global_count, config.augment.local_count), _GLOBAL_CROPS[config.method]
+    if crops[0] != wanted or (config.method == "mae" and crops[1]):
+        local = " and no local ones (augment.preset mae has them so)" if config.method == "mae" else ""
+        raise UserError(
+            f"augment.global_count is {crops[0]}, augment.local_count {crops[1]}; the {config.method} objective takes "
+            f"{wanted} global crop(s) of an image{local}"
+        )
+    if config.mask.ratio[0] > config.mask.ratio[1]:
+        raise UserError(f"config key mask.ratio is {list(config.mask.ratio)}; the smaller number comes first")
+    if config.data.weights and not config.data.weight_by:
+        raise UserError("data.weights is given without data.weight_by; say which column its names are of")
+    return _check_schedules(config)
+
+
+def _check_schedules(config: TrainConfig) -> TrainConfig:
+    for key in ("optim.warmup_steps", "optim.freeze_last_layer_steps", "teacher.temperature_warmup_steps"):
         value = _get(config, key)
         if value < 0 or (isinstance(value, float) and value > 1):
             raise UserError(f"config key {key} is {value}; give whole steps, or a share of all steps from 0.0 to 1.0")
@@ -314,6 +351,8 @@ def model_fields(config: TrainConfig) -> Any:
     """
     import dataclasses
 
+    from huggingface_hub.errors import StrictDataclassError
+
     from biovfm_hf import BioVFMConfig
 
     family = {"dino": "dinov2", "mae": "mae"}[config.method]
@@ -327,8 +366,10 @@ def model_fields(config: TrainConfig) -> Any:
             raise UserError(f"unknown config key model.{name}; {nearest(name, ['size', 'init_from', *known])}")
     try:
         return BioVFMConfig.from_size(config.model.size, family=family, **fields)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"model: {' '.join(str(error).split())}") from error
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        follows = "image_size" in reason and "image_size" not in config.model.fields
+        raise UserError(f"model: {reason}{' (it follows augment.global_size)' if follows else ''}") from error
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:

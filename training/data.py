@@ -27,7 +27,7 @@ from .augment_batch import pack_looks
 from .config import DataConfig, TrainConfig
 from .decode import read_image
 from .order import SampleOrder
-from .stream import StreamedImages, StreamOrder, open_stream
+from .stream import StreamedImages, StreamOrder, cannot_open, open_stream
 from .typed import nearest
 
 logger = logging.getLogger(__name__)
@@ -165,12 +165,30 @@ def open_images(config: DataConfig) -> Images:
     elif folder.is_dir() or (not folder.exists() and _HUB_ID.fullmatch(config.path)):
         images = open_stream(config) if config.streaming else _open_table(config)
     else:
-        raise UserError(f"{config.path} is no folder, and not a Hub id of the form owner/name")
+        what = "is a file" if folder.exists() else "does not exist, and is not a Hub id of the form owner/name"
+        raise UserError(f"{config.path} {what}; --data takes a dataset folder, a Hub id or a folder of images")
     if len(images) < 2:
         raise UserError(
             f"{config.path} holds {len(images)} image(s); pretraining compares images and needs many, at least 2"
         )
+    _check_readable(images, config)
     return images
+
+
+def _check_readable(images: Images, config: DataConfig) -> None:
+    """Read one image: what goes wrong with every one of them is known before anything is built."""
+    first: Exception | None = None
+    places = np.linspace(0, len(images) - 1, min(_TRIES, len(images))).astype(int).tolist()
+    for index in places:
+        try:
+            read_image(*images.fetch(index)[:2])
+            return
+        except (UserError, cv2.error) as error:
+            first = first or error
+    doubt = "" if isinstance(images, FolderImages) else f" (is data.column {config.column!r} the right one?)"
+    raise UserError(
+        f"{config.path}: none of {len(places)} images tried can be read{doubt}; the first failed because: {first}"
+    )
 
 
 def _is_dataset(folder: Path) -> bool:
@@ -189,15 +207,17 @@ def _open_table(config: DataConfig) -> TableImages:
         else:
             table = datasets.load_dataset(path, config.config, split=config.split, revision=config.revision)
     except Exception as error:  # every kind of mistake and network failure arrives here, in many classes
-        raise UserError(f"cannot open the data {path}: {' '.join(str(error).split())[:400]}") from error
+        raise cannot_open(path, error) from error
     if config.column not in table.column_names:
         found = [name for name, kind in table.features.items() if isinstance(kind, datasets.Image)]
-        remedy = f"its image columns: {', '.join(found)}; set data.column" if found else "it has no image column"
+        remedy = f"set data.column to one of its image columns: {', '.join(found)}" if found else "it holds no images"
         raise UserError(f"{path} has no column {config.column!r}; {remedy}")
     try:
         table = table.cast_column(config.column, datasets.Image(decode=False))
     except Exception as error:
-        raise UserError(f"{path}: column {config.column!r} does not hold images ({type(error).__name__})") from error
+        kind = table.features[config.column]
+        kind = getattr(kind, "dtype", kind)
+        raise UserError(f"{path}: column {config.column!r} holds {kind}, not images; set data.column") from error
     return TableImages(table, config.column, _selected_rows(table, config))
 
 
@@ -263,8 +283,8 @@ class CropBatches(Dataset):
     With `augment.on_device` the crops are only cut and flipped, and `global_looks`, `local_looks` say what is to be
     done to them (`augment_batch.apply_looks`).
 
-    Crops are stacked view by view: the first B global crops are every image's first one. `skipped` (k, 2) lists the
-    image numbers that could not be read, each with the one that stands in for it.
+    Crops are stacked view by view: the first B global crops are every image's first one. `skipped` lists (number of an
+    image that could not be read, number of the one that stands in for it, why).
     """
 
     def __init__(
@@ -291,20 +311,20 @@ class CropBatches(Dataset):
         else:
             self._room = mebibytes * 2**20
 
-    def __getitem__(self, micro_batch: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, micro_batch: int) -> dict[str, Any]:
         """The batch of one forward pass."""
         positions = self.share.positions(micro_batch)
-        skipped: list[tuple[int, int]] = []
+        skipped: list[tuple[int, int, str]] = []
         views: list[tuple[list[Any], list[Any]]] = []
         draw = self.augmenter.draw if self.config.augment.on_device else self.augmenter.views
         for position, index in zip(positions.tolist(), self.order.indices(positions).tolist(), strict=True):
             image, modality = self.read(index, skipped)
             random = Random((self.config.seed << 64) + position)
             views.append(draw(image, random, modality))
-        batch = self._stacked("global", [large for large, _ in views])
+        batch: dict[str, Any] = self._stacked("global", [large for large, _ in views])
         if self.config.augment.local_count:
             batch |= self._stacked("local", [small for _, small in views])
-        batch["skipped"] = torch.tensor(skipped, dtype=torch.int64).reshape(-1, 2)
+        batch["skipped"] = skipped
         if self.extra is not None:
             seed = (self.config.seed, micro_batch, self.share.rank)
             batch.update(self.extra(positions, np.random.default_rng(seed)))
@@ -318,13 +338,13 @@ class CropBatches(Dataset):
         crops, looks = zip(*ordered, strict=True)
         return {f"{name}_crops": torch.from_numpy(pack(list(crops))), f"{name}_looks": pack_looks(looks)}
 
-    def read(self, index: int, skipped: list[tuple[int, int]]) -> tuple[Image, str | None]:
+    def read(self, index: int, skipped: list[tuple[int, int, str]]) -> tuple[Image, str | None]:
         """The decoded image `index` and its modality, or the next readable one, which is noted in `skipped`.
 
         Raises:
             UserError: many images in a row are unreadable.
         """
-        error: Exception | None = None
+        first: Exception | None = None
         for step in range(min(_TRIES, len(self.images))):
             candidate = (index + step) % len(self.images)
             if candidate in self._cache:
@@ -334,14 +354,13 @@ class CropBatches(Dataset):
                     data, name, modality = self.images.fetch(candidate)
                     found = (read_image(data, name, self.config.data.max_side), modality)
                 except (UserError, cv2.error) as failure:
-                    error = failure
+                    first = first or failure
                     continue
                 self._remember(candidate, found)
             if step:
-                skipped.append((index, candidate))
-                logger.debug("skipped: %s", error)
+                skipped.append((index, candidate, str(first)))
             return found
-        raise UserError(f"{_TRIES} images in a row cannot be read, the last because: {error}") from error
+        raise UserError(f"{_TRIES} images in a row cannot be read, the first because: {first}") from first
 
     def _remember(self, index: int, found: tuple[Image, str | None]) -> None:
         if found[0].nbytes <= self._room:
@@ -356,7 +375,7 @@ def normalise(crops: torch.Tensor, mean: Sequence[float], std: Sequence[float]) 
     return torch.addcmul(shift, crops.float(), scale)
 
 
-def loader(dataset: CropBatches, batches: Sequence[int], workers: int, pin: bool) -> Iterator[dict[str, torch.Tensor]]:
+def loader(dataset: CropBatches, batches: Sequence[int], workers: int, pin: bool) -> Iterator[dict[str, Any]]:
     """The batches of these numbers, in this order, computed ahead by `workers` processes.
 
     Raises:

@@ -1,5 +1,6 @@
 """What a run will take, before it is started: the resolved configuration, parameters, memory and compute."""
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,8 @@ def peak_flops(device_name: str) -> float | None:
 
 
 _UTILISATION = 0.4  # share of the peak that a well-fed ViT reaches
+_KEPT = {"bf16": 40, "fp32": 70}  # bytes per token, block and feature that autograd keeps, as counted on a ViT-S
+_FSDP = 8  # GPUs that training/launch/fsdp2_8gpu.yaml spreads the states over
 
 
 def tokens_per_image(config: TrainConfig, model_config: Any) -> tuple[float, float]:
@@ -52,29 +55,44 @@ def flops_per_image(config: TrainConfig, model_config: Any, objective: Any) -> f
         attention = 4 * model_config.decoder_num_hidden_layers * model_config.decoder_hidden_size * large
         return total + 3 * (2 * decoder + attention) * (large + 1)
     head = _count(objective.student.dino_head)
-    masked = config.augment.global_count * config.mask.probability * sum(config.mask.ratio) / 2 * large
+    masked = masked_patches(config, large)
     rows = config.augment.global_count + config.augment.local_count + masked
     return total + 2 * head * (3 * rows + config.augment.global_count + masked)
 
 
 def memory_gib(config: TrainConfig, model_config: Any, objective: Any, images: int) -> tuple[float, float]:
-    """GiB of one process for states (fp32 weights, gradients, Adam, teacher), and for the activations of `images`.
+    """GiB of one process for states (fp32 weights, gradients, Adam, teacher; copies of the weights in bf16 where
+    that is computed in), and for a pass of `images` images.
 
-    Activations: about 34 bytes x D per token and block in 16 bits (arXiv 2205.05198, without the attention matrix,
-    which SDPA does not store), twice that in fp32; a block's input alone with activation checkpointing.
+    The latter are what autograd keeps, `_KEPT` bytes x D per token and block (with activation checkpointing each
+    block's fp32 input, and all of one block), and for DINO the teacher's scores and targets.
     """
     trained = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
     total = _count(objective)
+    full = config.run.precision == "fp32" or config.run.device == "cpu"
+    blocks, width = model_config.num_hidden_layers, model_config.hidden_size
     student, _ = tokens_per_image(config, model_config)
-    width = 2 if config.run.precision == "fp32" or config.run.device == "cpu" else 1
-    per_token = (2 if config.run.activation_checkpointing else 34) * width * model_config.hidden_size
-    tokens = student * model_config.num_hidden_layers
-    if config.method == "mae":
-        large = (config.augment.global_size // model_config.patch_size) ** 2 + 1
-        share = model_config.decoder_hidden_size / model_config.hidden_size
-        tokens += large * model_config.decoder_num_hidden_layers * share
     kept = 1 - float(model_config.drop_path_rate)
-    return (16 * trained + 4 * (total - trained)) / 2**30, images * tokens * per_token * kept / 2**30
+    pass_bytes = student * width * kept * _block_bytes(blocks, full, config.run.activation_checkpointing)
+    large = (config.augment.global_size // model_config.patch_size) ** 2
+    if config.method == "mae":
+        depth, width = model_config.decoder_num_hidden_layers, model_config.decoder_hidden_size
+        pass_bytes += (large + 1) * width * _block_bytes(depth, full, config.run.activation_checkpointing)
+    else:
+        prototypes = config.dino.ibot_prototypes if config.dino.ibot_separate_head else config.dino.prototypes
+        scores = config.augment.global_count * config.dino.prototypes + masked_patches(config, large) * prototypes
+        pass_bytes += scores * (8 if full else 6)
+    return ((16 if full else 18) * trained + 4 * (total - trained)) / 2**30, images * pass_bytes / 2**30
+
+
+def _block_bytes(blocks: int, full: bool, checkpointing: bool) -> int:
+    kept = _KEPT["fp32" if full else "bf16"]
+    return 4 * blocks + kept if checkpointing else kept * blocks
+
+
+def masked_patches(config: TrainConfig, patches: int) -> float:
+    """Patches of one image that iBOT hides, on average, where a global crop has `patches`."""
+    return config.augment.global_count * config.mask.probability * sum(config.mask.ratio) / 2 * patches
 
 
 def describe(config: TrainConfig, method: Method) -> str:
@@ -87,7 +105,8 @@ def describe(config: TrainConfig, method: Method) -> str:
     check_augment(config.augment, model_config.patch_size)
     with torch.device("meta"):
         objective = method.build(replace(config, model=replace(config.model, init_from=None)), model_config)
-    images = config.batch.per_process or min(config.batch.size, 64)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    images = images_per_pass(config, processes)
     states, activations = memory_gib(config, model_config, objective, images)
     per_image = flops_per_image(config, model_config, objective)
     seen = config.steps * config.batch.size
@@ -102,12 +121,26 @@ def describe(config: TrainConfig, method: Method) -> str:
         f"held in memory    {total / 1e6:,.2f}M parameters (with the teacher)",
         f"learning rate     {config.optim.base_lr:g} scaled by {config.optim.lr_rule} to {peak:.4g}",
         f"images seen       {seen:,} ({config.steps:,} steps of {config.batch.size:,})",
-        f"memory            about {states:.1f} GiB of states (spread over processes by FSDP) and "
-        f"{activations:.1f} GiB of activations for {images} images a process",
+        f"states            about {states:.1f} GiB on every GPU, {states / _FSDP:.1f} with FSDP over {_FSDP} GPUs",
+        f"activations       about {activations:.1f} GiB on every GPU for {images} images a pass",
+        f"passes a step     {_passes(config, {1, 8, 32, processes})}",
         f"compute           {per_image / 1e9:,.1f} GFLOP an image, {per_image * seen:.3g} FLOP in all",
         f"time              about {hours:,.1f} hours of one H100 at {_UTILISATION:.0%} of its bf16 peak",
     ]
     return to_yaml(config) + "\n" + "\n".join(f"# {line}" for line in lines)
+
+
+def images_per_pass(config: TrainConfig, processes: int) -> int:
+    """Images that one of `processes` sees in a forward pass: `batch.per_process`, or its share of a small batch."""
+    return min(config.batch.per_process or config.batch.size, config.batch.size // processes)
+
+
+def _passes(config: TrainConfig, counts: set[int]) -> str:
+    """How many forward passes make a step on several numbers of processes."""
+    size = config.batch.size
+    together = {count: images_per_pass(config, count) * count for count in sorted(counts) if count <= size}
+    even = {count: size // images for count, images in together.items() if size % images == 0}
+    return ", ".join(f"{passes} on {count} GPU(s)" for count, passes in even.items())
 
 
 def _encoder(objective: Any) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
 from biovfm_hf import BioVFMForMaskedAutoencoding, BioVFMImageProcessor, BioVFMModel
+from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path
 
 from .checkpoint import model_tensors
@@ -105,6 +106,24 @@ def export_models(target: Path, modules: dict[str, nn.Module], config: TrainConf
             write_model_folder(target / name, kind, module.config, tensors, config, step)
 
 
+def open_repository(repository: str) -> None:
+    """Create the repository that exports are pushed to, private, or find that it is there.
+
+    Raises:
+        UserError: no such name is possible, no access, or no network; known now rather than after hours of work.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().create_repo(repository, private=True, exist_ok=True)
+    except Exception as error:  # names, rights and networks fail in many classes
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"cannot push to {repository}: {reason}; give OWNER/NAME, log in with `hf auth login`, or leave out "
+            "--push-to-hub and push the model later"
+        ) from error
+
+
 def push_in_background(folder: Path, repository: str, step: int) -> threading.Thread:
     """Upload a model folder to the Hub without holding up training; a failure is a warning."""
 
@@ -112,9 +131,7 @@ def push_in_background(folder: Path, repository: str, step: int) -> threading.Th
         from huggingface_hub import HfApi
 
         try:
-            api = HfApi()
-            api.create_repo(repository, exist_ok=True)
-            api.upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Step {step}")
+            HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Step {step}")
         except Exception as error:  # training goes on, whatever the network says
             logger.warning("cannot push %s to %s: %s", folder, repository, " ".join(str(error).split())[:300])
 

@@ -23,7 +23,7 @@ from biovfm_hf.errors import UserError
 from .augment_batch import apply_drawn_looks
 from .checkpoint import model_tensors, newest_name, save_checkpoint
 from .config import TrainConfig
-from .data import CropBatches, choose_workers, loader, normalise, sample_order
+from .data import CropBatches, choose_workers, loader, normalise
 from .estimate import peak_flops
 from .export import export_models, push_in_background
 from .method import Method
@@ -34,6 +34,8 @@ from .setup import Run, say, start
 from .watch import collapse_message, measure
 
 logger = logging.getLogger(__name__)
+
+_WARNINGS = 10  # unreadable images that are told of one by one
 
 
 def train(config: TrainConfig, method: Method, out: Path) -> None:
@@ -52,6 +54,8 @@ def train(config: TrainConfig, method: Method, out: Path) -> None:
             say(run, f"{out} is finished: {run.step:,} steps; the model is in {out / 'model'}")
         else:
             _finish(run)  # killed between the last checkpoint and the export
+    except torch.OutOfMemoryError as error:
+        raise UserError(_out_of_memory(run)) from error
     finally:
         stop.restore()
         for push in run.pushes:
@@ -92,11 +96,10 @@ def _due(run: Run, every: int) -> bool:
     return every > 0 and (run.step % every == 0 or run.step == run.config.steps)
 
 
-def _open_batches(run: Run) -> Iterator[dict[str, Tensor]]:
+def _open_batches(run: Run) -> Iterator[dict[str, Any]]:
     """This process's batches, from the step that the run has reached; the sample sheet is drawn on the way."""
     config = run.config
-    order = sample_order(run.images, config)
-    dataset = CropBatches(run.images, order, config, run.share, run.method.batch_extra(config))
+    dataset = CropBatches(run.images, run.order, config, run.share, run.method.batch_extra(config))
     if run.main and not (run.out / "crops.png").is_file():
         write_crop_sheet(run.out / "crops.png", dataset)
     workers = choose_workers(config.data, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -105,7 +108,7 @@ def _open_batches(run: Run) -> Iterator[dict[str, Tensor]]:
     return loader(dataset, numbers, workers, pin=run.accelerator.device.type == "cuda")
 
 
-def _one_step(run: Run, batches: Iterator[dict[str, Tensor]], values: StepValues) -> dict[str, Tensor]:
+def _one_step(run: Run, batches: Iterator[dict[str, Any]], values: StepValues) -> dict[str, Tensor]:
     """Forward and backward passes, clipping, the optimiser's step and the teacher's. Returns this step's scalars."""
     apply_schedule(run.optimizer, values)
     run.optimizer.zero_grad()
@@ -130,13 +133,26 @@ def _one_step(run: Run, batches: Iterator[dict[str, Tensor]], values: StepValues
     return {**sums, "grad_norm": total, **{f"grad_norm_{name}": norm for name, norm in norms.items()}}
 
 
-def _to_device(run: Run, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def _note_skipped(run: Run, skipped: list[tuple[int, int, str]]) -> None:
+    """Count images that could not be read, and tell of each once, up to a limit."""
+    run.skipped += len(skipped)
+    for index, other, reason in skipped:
+        if index not in run.unreadable and len(run.unreadable) < _WARNINGS:
+            last = "; more are only counted" if len(run.unreadable) == _WARNINGS - 1 else ""
+            logger.warning("skipped: %s; image %d takes the place of %d%s", reason, other, index, last)
+        run.unreadable.add(index)
+
+
+def _skipped_everywhere(run: Run) -> int:
+    """Unreadable images of the whole run, on all processes, each time it came up. All processes must call this."""
+    from accelerate.utils import gather_object
+
+    return run.skipped_before + sum(gather_object([run.skipped]))
+
+
+def _to_device(run: Run, batch: dict[str, Any]) -> dict[str, Tensor]:
     """Move a batch, note its skipped images, and turn 8-bit crops into normalised floats."""
-    skipped = batch.pop("skipped")
-    if len(skipped):
-        run.skipped += len(skipped)
-        for index, other in skipped.tolist()[:3]:
-            logger.warning("image %d cannot be read; image %d takes its place (%d so far)", index, other, run.skipped)
+    _note_skipped(run, batch.pop("skipped"))
     device, augment = run.accelerator.device, run.config.augment
     moved = {
         name: tensor if name.endswith("_looks") else tensor.to(device, non_blocking=True)
@@ -179,7 +195,8 @@ def _after_step(run: Run, stop: bool) -> None:
 
 def _finish(run: Run) -> None:
     _export(run, run.out)
-    skipped = f"; {run.skipped} unreadable images were skipped" if run.skipped else ""
+    count = _skipped_everywhere(run)
+    skipped = f"; unreadable images were skipped {count} time(s)" if count else ""
     images = run.step * run.config.batch.size
     say(run, f"done: {images:,} images seen{skipped}; the model is in {run.out / 'model'}")
 
@@ -192,7 +209,7 @@ def _checkpoint(run: Run) -> None:
         "processes": run.share.processes,
         "images_a_pass": run.share.images,
         "images": len(run.images),
-        "skipped": run.skipped,
+        "skipped": _skipped_everywhere(run),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
@@ -281,6 +298,13 @@ def _not_finite(run: Run, loss: Tensor) -> str:
     return (
         f"step {run.step + 1}: the gradient is not finite (loss {float(loss):.4g}); stopped before it reached the "
         f"weights; {kept}; try a lower optim.base_lr, a longer optim.warmup_steps, or --run.precision fp32"
+    )
+
+
+def _out_of_memory(run: Run) -> str:
+    return (
+        f"step {run.step + 1}: the GPU has too little memory for {run.share.images} images a pass; halve "
+        "batch.per_process (a step then takes more passes), or add --run.activation_checkpointing true"
     )
 
 

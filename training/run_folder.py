@@ -37,21 +37,38 @@ def prepare_run_folder(out: Path, config: TrainConfig) -> None:
     text = to_yaml(config)
     path = out / "config.yaml"
     if path.is_file():
-        before, now = (flat(yaml.safe_load(source)) for source in (path.read_text(encoding="utf-8"), text))
+        before, now = (flat(_settings(source, out)) for source in (path.read_text(encoding="utf-8"), text))
         # a key that an older version did not know had its default
         default = flat(yaml.safe_load(to_yaml(config_from_tree({"method": config.method}))))
         keys = sorted(before.keys() | now.keys())
         changed = [key for key in keys if before.get(key, default.get(key)) != now.get(key)]
         changed = [key for key in changed if not key.startswith(_FREE)]
-        if changed and (out / "checkpoints").is_dir():
+        if changed and _results(out):
             listed = ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in changed[:4])
             raise UserError(
                 f"{out} holds a run with other settings ({listed}); use another --out, or the same settings"
             )
+    elif found := _results(out):
+        raise UserError(f"{out} holds {found[0]}/ but no config.yaml: it is not of a run; use another --out")
     try:
         write_text(path, text)
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
+
+
+def _results(out: Path) -> list[str]:
+    """What a run would continue or replace in `out`."""
+    return [name for name in ("checkpoints", "model", "model_with_decoder", "exports") if (out / name).exists()]
+
+
+def _settings(text: str, out: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError:
+        tree = None
+    if not isinstance(tree, dict) or "method" not in tree:
+        raise UserError(f"{out}/config.yaml is not of a pretraining run; use another --out")
+    return tree
 
 
 def append_metrics(out: Path, record: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """From a configuration to everything a run needs: images, device, objective, optimiser, and the step it stopped at."""
 
 import logging
+import os
 import sys
 import threading
 from collections import deque
@@ -17,16 +18,21 @@ from biovfm_hf.modeling_biovfm import BioVFMAttention, BioVFMLayer, BioVFMPreTra
 from .augment import check_augment
 from .checkpoint import load_newest, remove_leftovers
 from .config import TrainConfig, model_fields, with_steps
-from .data import Images, Share, open_images
-from .estimate import flops_per_image
+from .data import Images, Share, open_images, sample_order
+from .estimate import flops_per_image, images_per_pass
+from .export import open_repository
 from .method import Method
 from .optimizer import adamw
+from .order import SampleOrder
 from .run_folder import flat, prepare_run_folder, trim_metrics
 from .schedule import DINOSchedule, MAESchedule, scaled_learning_rate
-from .typed import plain
+from .stream import StreamOrder
+from .typed import nearest, plain
 from .watch import Watch, open_watch
 
 logger = logging.getLogger(__name__)
+
+_GPU_SETTINGS = ("MIXED_PRECISION", "USE_FSDP", "USE_DEEPSPEED")  # what accelerate launch sets as ACCELERATE_...
 
 
 @dataclass
@@ -42,12 +48,15 @@ class Run:
     optimizer: torch.optim.Optimizer
     schedule: DINOSchedule | MAESchedule
     images: Images
+    order: SampleOrder | StreamOrder
     share: Share
     accumulation: int
     watch: Watch | None
     flops_per_image: float
     step: int = 0
-    skipped: int = 0
+    skipped_before: int = 0  # unreadable images of the run's earlier parts, on all processes
+    skipped: int = 0  # of this part, on this process
+    unreadable: set[int] = field(default_factory=set)  # which images that was
     alarmed: bool = False
     records: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=500))
     pushes: list[threading.Thread] = field(default_factory=list)
@@ -66,14 +75,19 @@ def start(config: TrainConfig, method: Method, out: Path) -> Run:
     """
     model_config = model_fields(config)
     check_augment(config.augment, model_config.patch_size)
+    check_devices(config)
+    check_trackers(config.run.trackers)
     images = open_images(config.data)
     config = with_steps(config, len(images))
+    order = sample_order(images, config)
     watch = open_watch(config, images)
     accelerator = make_accelerator(config, out)
     share, accumulation = split_batch(config, accelerator.num_processes, accelerator.process_index)
     if accelerator.is_main_process:
         prepare_run_folder(out, config)
         remove_leftovers(out / "checkpoints")
+        if config.run.push_to_hub:
+            open_repository(config.run.push_to_hub)
     accelerator.wait_for_everyone()
     torch.manual_seed(config.seed)
     objective = method.build(config, model_config).train()
@@ -81,7 +95,6 @@ def start(config: TrainConfig, method: Method, out: Path) -> Run:
     optimizer = adamw(method.parameter_groups(objective, config), config.optim.betas)
     wrapped, optimizer = prepare(accelerator, objective, optimizer, config)
     peak = scaled_learning_rate(config.optim.base_lr, config.batch.size, config.optim.lr_rule)
-    schedule = method.schedule(config, peak)
     run = Run(
         config=config,
         method=method,
@@ -90,80 +103,139 @@ def start(config: TrainConfig, method: Method, out: Path) -> Run:
         objective=objective,
         wrapped=wrapped,
         optimizer=optimizer,
-        schedule=schedule,
+        schedule=method.schedule(config, peak),
         images=images,
+        order=order,
         share=share,
         accumulation=accumulation,
         watch=watch,
         flops_per_image=flops,
     )
-    if config.run.trackers:
-        accelerator.init_trackers("biovfm", config={key: str(value) for key, value in flat(plain(config)).items()})
     say(run, opening_words(run, peak))
     restore(run)
+    open_trackers(run)
     return run
 
 
-def make_accelerator(config: TrainConfig, out: Path) -> Any:
-    """The `Accelerator` for this run: device, precision, processes, trackers.
+def check_devices(config: TrainConfig) -> None:
+    """Refuse a run that asks for GPUs that are not there.
 
     Raises:
-        UserError: a GPU is asked for and there is none, or bf16 where the device lacks it.
+        UserError: no GPU, fewer than processes on this machine, or bf16 on one that lacks it.
     """
+    if config.run.device == "cpu":
+        return
+    if not torch.cuda.is_available():
+        if config.run.device == "cuda":
+            raise UserError("run.device is cuda but torch sees no GPU here; use --run.device cpu, or check the driver")
+        if _launched_for_gpus():
+            raise UserError(
+                "accelerate was launched for GPUs but torch sees none here; check the driver and that torch is built "
+                "for CUDA, or train on the CPU with --run.device cpu"
+            )
+        return
+    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if processes > gpus:
+        raise UserError(f"{processes} processes on this machine, which has {gpus} GPU(s); launch one process for each")
+    if config.run.precision == "bf16" and not torch.cuda.is_bf16_supported():
+        raise UserError(f"{torch.cuda.get_device_name()} has no bf16; use --run.precision fp32")
+
+
+def _launched_for_gpus() -> bool:
+    """Whether `accelerate launch` was given settings for GPUs, such as those in training/launch."""
+    settings = {name: os.environ.get(f"ACCELERATE_{name}", "no").lower() for name in _GPU_SETTINGS}
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1", "yes")
+    return not on_cpu and any(value not in ("no", "false") for value in settings.values())
+
+
+def check_trackers(names: list[str]) -> None:
+    """Refuse trackers that accelerate does not know or that are not installed; it would train on without them.
+
+    Raises:
+        UserError: names the tracker.
+    """
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    available = [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise UserError(f"run.trackers: accelerate knows no {name!r}; {nearest(name, list(LOGGER_TYPE_TO_CLASS))}")
+        if name not in available:
+            raise UserError(f"run.trackers: {name} is not installed; get it with: pip install {name}")
+
+
+def make_accelerator(config: TrainConfig, out: Path) -> Any:
+    """The `Accelerator` for this run: device, precision, processes, trackers."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
-    if config.run.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("run.device is cuda but torch sees no GPU here; use --run.device cpu, or check the driver")
     cpu = config.run.device == "cpu" or not torch.cuda.is_available()
-    precision = {"fp32": "no", "bf16": "bf16", "auto": None}[config.run.precision]
-    if precision is None and not cpu and torch.cuda.is_bf16_supported():
-        precision = "bf16"
+    natively = not cpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    automatic = "bf16" if natively else "no"
     return Accelerator(
         cpu=cpu,
-        mixed_precision=precision,
+        mixed_precision={"fp32": "no", "bf16": "bf16", "auto": automatic}[config.run.precision],
         log_with=config.run.trackers or None,
         project_dir=out,
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
 
 
+def open_trackers(run: Run) -> None:
+    """Start accelerate's trackers under the name of the run folder; a continued run stays one run in trackio."""
+    config = run.config
+    if config.run.trackers:
+        settings = {key: str(value) for key, value in flat(plain(config)).items()}
+        named = {"name": run.out.resolve().name, "resume": "allow" if run.step else "never"}
+        run.accelerator.init_trackers("biovfm", config=settings, init_kwargs={"trackio": named})
+
+
 def split_batch(config: TrainConfig, processes: int, rank: int) -> tuple[Share, int]:
     """Which images this process reads in each forward pass, and how many passes make a step.
 
     Raises:
-        UserError: the batch does not divide evenly.
+        UserError: the batch is too small for the processes, or does not divide evenly.
     """
-    per_process = config.batch.per_process or max(config.batch.size // processes, 1)
+    size, needed = config.batch.size, 2 if config.method == "dino" else 1
+    if size < needed * processes:
+        raise UserError(
+            f"batch.size {size} is too small for {processes} process(es), each of which needs {needed} image(s) at "
+            f"least; use batch.size={needed * processes} or more, or fewer processes"
+        )
+    per_process = images_per_pass(config, processes)
+    if per_process < needed:
+        raise UserError("batch.per_process is 1; the DINO objective compares images, so it needs at least 2")
     together = per_process * processes
-    if config.batch.size % together:
-        near = max(round(config.batch.size / together), 1) * together
+    if size % together:
+        near = max(round(size / together), 1) * together
         raise UserError(
-            f"batch.size {config.batch.size} is not a multiple of {processes} process(es) x "
-            f"{per_process} images (batch.per_process); use batch.size={near}"
+            f"batch.size {size} is not a multiple of {processes} process(es) x {per_process} images "
+            f"(batch.per_process); use batch.size={near}"
         )
-    if config.method == "dino" and per_process < 2:
-        raise UserError(
-            f"each process would see {per_process} image at a time; the DINO objective compares images, so raise "
-            "batch.size or use fewer processes"
-        )
-    return Share(per_process, processes, rank), config.batch.size // together
+    return Share(per_process, processes, rank), size // together
 
 
 def prepare(
     accelerator: Any, objective: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig
 ) -> tuple[nn.Module, Any]:
     """Checkpoint and compile the blocks as asked, then wrap for the device and the processes."""
-    # torch's fused attention is slow backwards in bfloat16 on a CPU: 2 to 7 times as slow as the plain one
-    plain_attention = accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16"
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
+        use_plain_attention(objective)
     for module in objective.modules():
-        if plain_attention and isinstance(module, BioVFMAttention):
-            module.config._attn_implementation = "eager"
         trained = any(parameter.requires_grad for parameter in module.parameters())
         if config.run.activation_checkpointing and trained and isinstance(module, BioVFMPreTrainedModel):
-            module.gradient_checkpointing_enable({"use_reentrant": False})
+            # renamed in transformers 5.23; the old name warns there
+            enable = getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)
+            enable({"use_reentrant": False})
         if config.run.compile and isinstance(module, BioVFMLayer):
             module.compile()
     return accelerator.prepare(objective, optimizer)
+
+
+def use_plain_attention(objective: nn.Module) -> None:
+    """Attention as matrix products: torch's fused one takes 2 to 7 times as long backwards in bfloat16 on a CPU."""
+    for module in objective.modules():
+        if isinstance(module, BioVFMAttention):
+            module.config._attn_implementation = "eager"
 
 
 def restore(run: Run) -> None:
@@ -177,7 +249,7 @@ def restore(run: Run) -> None:
         if run.main:
             trim_metrics(run.out, 0)
         return
-    run.step, run.skipped = state["step"], state["skipped"]
+    run.step, run.skipped_before = state["step"], state["skipped"]
     if run.main:
         trim_metrics(run.out, run.step)
     say(run, f"continuing after step {run.step:,} of {run.config.steps:,}")

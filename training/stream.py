@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -159,6 +160,12 @@ def _key(*numbers: int) -> int:
     return key
 
 
+def cannot_open(path: str, error: Exception) -> UserError:
+    """What to tell when `datasets` cannot open the data at `path`."""
+    where = "" if Path(path).exists() else " (no such folder here, so it was looked for on the Hub)"
+    return UserError(f"cannot open the data {path}{where}: {' '.join(str(error).split())[:400]}")
+
+
 def open_stream(config: DataConfig) -> StreamedImages:
     """The row groups that `config` selects, found from the footers of the dataset's Parquet files.
 
@@ -169,45 +176,57 @@ def open_stream(config: DataConfig) -> StreamedImages:
     path = str(config.path)
     try:
         builder = datasets.load_dataset_builder(path, config.config, revision=config.revision)
-        files = [str(name) for name in (builder.config.data_files or {}).get(config.split, [])]
     except Exception as error:  # every kind of mistake and network failure arrives here, in many classes
-        raise UserError(f"cannot open the data {path}: {' '.join(str(error).split())[:400]}") from error
+        raise cannot_open(path, error) from error
+    splits = {str(name): names for name, names in (builder.config.data_files or {}).items()}
+    if splits and config.split not in splits:
+        raise UserError(f"{path} has no split {config.split!r}; {nearest(config.split, list(splits))}")
+    files = [str(name) for name in splits.get(config.split, [])]
     if not files or not all(name.endswith(".parquet") for name in files):
         raise UserError(f"{path} has no Parquet files for split {config.split!r}; set data.streaming to false")
     schema = _open_parquet(files[0], os.getpid()).schema_arrow
     if config.column not in schema.names:
-        raise UserError(f"{path} has no column {config.column!r}; {nearest(config.column, schema.names)}")
+        raise UserError(f"{path} has no data.column {config.column!r}; {nearest(config.column, schema.names)}")
     feature = (builder.info.features or {}).get("modality")
     names = list(getattr(feature, "names", None) or [])
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
         found = list(pool.map(lambda name: _row_groups(name, config, builder.info.features or {}), files))
-    groups = [group for part in found for group in part if group.size]
+    for column in ("modality", "source"):
+        present = sorted({name for _, names in found for name in names.get(column, ())})
+        for name in getattr(config, column):
+            if name not in present:
+                raise UserError(f"no image has {column} {name!r}; {nearest(name, present)}")
+    groups = [group for part, _ in found for group in part if group.size]
     if not groups:
         raise UserError("no image is left by data.modality and data.source together")
     return StreamedImages(groups, config.column, "modality" in schema.names, names)
 
 
-def _row_groups(path: str, config: DataConfig, features: Any) -> list[RowGroup]:
+def _row_groups(path: str, config: DataConfig, features: Any) -> tuple[list[RowGroup], dict[str, set[str]]]:
+    """A file's row groups with their wanted rows, and the values of each column that is filtered by."""
     file = _parquet(path)
     wanted = {column: getattr(config, column) for column in ("modality", "source") if getattr(config, column)}
-    groups = []
+    for column in wanted:
+        if column not in file.schema_arrow.names:
+            raise UserError(f"the data has no column {column!r}; {nearest(column, file.schema_arrow.names)}")
+    groups: list[RowGroup] = []
+    found: dict[str, set[str]] = {column: set() for column in wanted}
     for number in range(file.num_row_groups):
         size = file.metadata.row_group(number).num_rows
         if not wanted:
             groups.append(RowGroup(path, number, size))
             continue
-        for column in wanted:
-            if column not in file.schema_arrow.names:
-                raise UserError(f"the data has no column {column!r}; {nearest(column, file.schema_arrow.names)}")
         table = file.read_row_group(number, columns=list(wanted))
         keep = np.ones(size, dtype=bool)
         for column, values in wanted.items():
             names = getattr(features.get(column), "names", None)
             present = [names[value] if names and value is not None else value for value in table[column].to_pylist()]
-            keep &= np.isin(np.array([value or "" for value in present]), values)
+            present = [value or "" for value in present]
+            found[column].update(present)
+            keep &= np.isin(np.array(present), values)
         rows = np.flatnonzero(keep)
         groups.append(RowGroup(path, number, len(rows), rows))
-    return groups
+    return groups, found
 
 
 @lru_cache(maxsize=64)

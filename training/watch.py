@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -83,8 +84,10 @@ def sample_images(images: Images, count: int, size: int, seed: int) -> Tensor:
     for index in permute(np.arange(min(count, len(images))), len(images), seed).tolist():
         try:
             chosen.append(_square(read_image(*images.fetch(index)[:2]), size))
-        except UserError:
+        except (UserError, cv2.error):
             continue
+    if not chosen:
+        raise UserError("none of the images drawn for the watch can be read; raise watch.images")
     return torch.from_numpy(pack(chosen))
 
 

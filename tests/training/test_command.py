@@ -1,21 +1,30 @@
 """The words on the command line, the estimates of --dry-run, and what a run tells the outside world."""
 
+import json
+import re
+import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
+from biovfm_hf.errors import UserError
 from training import export, pretrain_dino, pretrain_mae
-from training.config import config_from_tree, load_config, model_fields, parse_overrides
+from training.config import TrainConfig, config_from_tree, load_config, model_fields, parse_overrides
 from training.data import normalise
-from training.estimate import flops_per_image, peak_flops, tokens_per_image
+from training.estimate import flops_per_image, memory_gib, peak_flops, tokens_per_image
 from training.schedule import StepValues
+from training.setup import check_devices
 
 from .conftest import SMALL_DINO, SMALL_MAE
 
@@ -44,37 +53,126 @@ def test_a_dry_run_prints_a_config_that_loads_and_trains_nothing(
     assert MODULES[method].main(words) == 0
     printed = capsys.readouterr().out
     assert config_from_tree(yaml.safe_load(printed)) == load_config(method, f"{method}_vit_small", {})
-    for phrase in ("parameters", "GiB of states", "GFLOP an image", "hours of one H100"):
+    for phrase in ("parameters", "GiB on every GPU, ", "FSDP over 8", "GFLOP an image", "hours of one H100"):
         assert phrase in printed
     assert not (tmp_path / "out").exists()
 
 
-def test_the_scaling_studys_parameter_counts() -> None:
-    """The x-axis of BioVFM's scaling plots: trained MAE parameters of tiny to large, in millions."""
-    for size, millions in (("tiny", 31.2), ("small", 47.4), ("base", 111.66), ("large", 329.24)):
-        config = load_config("mae", f"mae_vit_{size}", {})
-        with torch.device("meta"):
-            objective = pretrain_mae.load_method().build(config, model_fields(config))
-        trained = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
-        assert trained / 1e6 == pytest.approx(millions, abs=0.005)
+CONFIGS = sorted((ROOT / "training" / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_dry_run_of_every_shipped_config_needs_neither_data_nor_folder(
+    path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert MODULES[path.stem.split("_")[0]].main(["--config", path.stem, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    figures = dict(re.findall(r"^# (states|activations) +about ([\d.]+) GiB", printed, re.MULTILINE))
+    assert float(figures["states"]) + float(figures["activations"]) < 80, "fits one H100 or A100"
+
+
+def test_only_one_process_prints_a_dry_run(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    assert pretrain_dino.main(["--config", "dino_vit_large", "--dry-run"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_each_machine_tells_an_error_once_and_torchrun_repeats_it(
+    rank: int, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    monkeypatch.setenv("RANK", str(8 + rank))  # the second machine of two
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    words = ["--config", "dino_smoke", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]
+    assert pretrain_dino.main(words) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == (1 if rank == 0 else 0)
+    failure = ProcessFailure(local_rank=rank, pid=1, exitcode=1, error_file=str(tmp_path / "error.json"))
+    assert f"{tmp_path}/nowhere does not exist" in str(failure.message)
+
+
+GPU_LAUNCH = {"ACCELERATE_MIXED_PRECISION": "bf16"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "gpus", "overrides", "words"),
+    [
+        (GPU_LAUNCH, 0, [], "accelerate was launched for GPUs but torch sees none"),
+        ({"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_FSDP": "true"}, 0, [], "launched for GPUs"),
+        ({**GPU_LAUNCH, "ACCELERATE_USE_CPU": "True"}, 0, [], None),
+        (GPU_LAUNCH, 0, ["run.device=cpu"], None),
+        ({}, 0, [], None),
+        ({}, 0, ["run.device=cuda"], "torch sees no GPU here"),
+        ({"LOCAL_WORLD_SIZE": "8"}, 4, [], "8 processes on this machine, which has 4 GPU"),
+        ({"LOCAL_WORLD_SIZE": "8"}, 8, [], None),
+        ({}, 1, ["run.precision=bf16"], "OLD GPU has no bf16; use --run.precision fp32"),
+    ],
+)
+def test_gpus_that_are_not_there(
+    environment: dict, gpus: int, overrides: list[str], words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "OLD GPU")
+    config = load_config("dino", "dino_smoke", parse_overrides(overrides))
+    with pytest.raises(UserError, match=words) if words else nullcontext():
+        check_devices(config)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", ["dino", "mae"])
+def test_estimated_activations_are_those_that_autograd_keeps(method: str, precision: str) -> None:
+    """Per image, on a ViT-S of 4 blocks. The teacher's scores and targets are not kept, so few prototypes here."""
+    more = ["model.drop_path_rate=0", "model.num_hidden_layers=4", f"run.precision={precision}", "dino.prototypes=64"]
+    config = load_config(method, f"{method}_vit_small", parse_overrides(more))
+    objective = MODULES[method].load_method().build(config, model_fields(config)).train()
+    kept = [kept_bytes(method, config, objective, images, precision) for images in (2, 4)]
+    _, estimated = memory_gib(config, model_fields(config), objective, images=2)
+    assert estimated == pytest.approx((kept[1] - kept[0]) / 2**30, rel=0.12)
+
+
+def kept_bytes(method: str, config: TrainConfig, objective: torch.nn.Module, images: int, precision: str) -> int:
+    """What autograd keeps of a forward pass, without the parameters."""
+    ours = {parameter.untyped_storage().data_ptr() for parameter in objective.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast:
+        forward(method, config, objective, images).backward()
+    return sum(size for place, size in kept.items() if place not in ours)
+
+
+def forward(method: str, config: TrainConfig, objective: torch.nn.Module, images: int) -> torch.Tensor:
+    """The loss of a batch of black images."""
+    batch = MODULES[method].load_method().batch_extra(config)(np.arange(images), np.random.default_rng(0))
+    augment = config.augment
+    for name, count, size in (
+        ("global_crops", augment.global_count, augment.global_size),
+        ("local_crops", augment.local_count, augment.local_size),
+    ):
+        if count:
+            batch[name] = torch.zeros(images * count, 3, size, size)
+    values = StepValues(lr=0.0, last_layer_lr=0.0, weight_decay=0.0, momentum=0.9, teacher_temp=0.07)
+    return objective(batch, values)[0]
 
 
 @pytest.mark.parametrize("method", ["dino", "mae"])
 def test_estimated_operations_are_those_that_torch_counts(method: str) -> None:
     config = load_config(method, f"{method}_smoke", parse_overrides(["model.drop_path_rate=0.0"]))
-    recipe = MODULES[method].load_method()
-    objective = recipe.build(config, model_fields(config)).train()
-    import numpy as np
-
+    objective = MODULES[method].load_method().build(config, model_fields(config)).train()
     images = 8
-    extra = recipe.batch_extra(config)(np.arange(images), np.random.default_rng(0))
-    size, local = config.augment.global_size, config.augment.local_size
-    crops = {"global_crops": torch.zeros(images * config.augment.global_count, 3, size, size)}
-    if method == "dino":
-        crops["local_crops"] = torch.zeros(images * config.augment.local_count, 3, local, local)
     with FlopCounterMode(display=False) as counter:
-        values = StepValues(lr=0.0, last_layer_lr=0.0, weight_decay=0.0, momentum=0.9, teacher_temp=0.07)
-        objective({**crops, **extra}, values)[0].backward()
+        forward(method, config, objective, images).backward()
     counted = counter.get_total_flops() / images
     assert flops_per_image(config, model_fields(config), objective) == pytest.approx(counted, rel=0.25)
 
@@ -90,8 +188,6 @@ def test_tokens_of_the_published_recipe() -> None:
 def test_precision_and_checkpointing_change_the_means_not_the_training(
     method: str, extra: str, image_folder: Path, tmp_path: Path
 ) -> None:
-    import json
-
     losses = []
     for name, more in (("plain", []), ("other", [extra])):
         words = ["--config", f"{method}_smoke", "--data", str(image_folder), "--out", str(tmp_path / name)]
@@ -110,29 +206,53 @@ def fresh_state() -> None:
     AcceleratorState._reset_state(True)
 
 
+class Hub:
+    """Stands in for `huggingface_hub.HfApi`; notes what it is asked, and fails where it is told to."""
+
+    calls: ClassVar[list[tuple]] = []
+    failing: ClassVar[str] = ""
+
+    def create_repo(self, repository: str, private: bool, exist_ok: bool) -> None:
+        self.calls.append(("create", repository, private, exist_ok))
+        if self.failing == "create":
+            raise PermissionError("401 Unauthorized\nlog in first")
+
+    def upload_folder(self, repo_id: str, folder_path: Path, commit_message: str) -> None:
+        in_background = threading.current_thread() is not threading.main_thread()
+        assert in_background and (folder_path / "model.safetensors").is_file()
+        self.calls.append(("upload", repo_id, commit_message))
+        if self.failing == commit_message:
+            raise ConnectionError("no network")
+
+
+def push_run(image_folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> tuple[int, list[tuple]]:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(Hub, "calls", [])
+    monkeypatch.setattr(Hub, "failing", failing)
+    words = ["--config", "mae_smoke", "--data", str(image_folder), "--out", str(out), *SMALL_MAE]
+    status = pretrain_mae.main([*words, "--push-to-hub", "me/model", "steps=4", "run.export_every=2"])
+    return status, Hub.calls
+
+
 def test_exports_are_pushed_in_the_background_and_failures_are_warnings(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import huggingface_hub
-
-    pushed: list[tuple[str, bool, str]] = []
-
-    class Api:
-        def create_repo(self, repository: str, exist_ok: bool) -> None:
-            assert exist_ok
-
-        def upload_folder(self, repo_id: str, folder_path: Path, commit_message: str) -> None:
-            in_background = threading.current_thread() is not threading.main_thread()
-            assert (folder_path / "model.safetensors").is_file()
-            pushed.append((repo_id, in_background, commit_message))
-            if len(pushed) == 2:
-                raise ConnectionError("no network")
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    words = ["--config", "mae_smoke", "--data", str(image_folder), "--out", str(tmp_path), *SMALL_MAE]
-    assert pretrain_mae.main([*words, "--push-to-hub", "me/model", "steps=4", "run.export_every=2"]) == 0
-    assert pushed == [("me/model", True, "Step 2"), ("me/model", True, "Step 4")]
+    status, calls = push_run(image_folder, tmp_path, monkeypatch, failing="Step 4")
+    assert status == 0
+    assert calls[0] == ("create", "me/model", True, True), "private"
+    assert calls[1:] == [("upload", "me/model", "Step 2"), ("upload", "me/model", "Step 4")]
     assert "cannot push" in caplog.text and "no network" in caplog.text
+
+
+def test_a_repository_that_cannot_be_pushed_to_is_told_before_training(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    status, calls = push_run(image_folder, tmp_path, monkeypatch, failing="create")
+    said = capsys.readouterr().err
+    assert status == 1 and len(calls) == 1 and not (tmp_path / "metrics.jsonl").exists()
+    assert said.count("\n") == 1 and "cannot push to me/model: 401 Unauthorized log in first; " in said
 
 
 def test_tensorboard_receives_the_metrics(image_folder: Path, tmp_path: Path) -> None:
@@ -143,6 +263,45 @@ def test_tensorboard_receives_the_metrics(image_folder: Path, tmp_path: Path) ->
     assert pretrain_mae.main([*words, "steps=3", "run.trackers=[tensorboard]"]) == 0
     events = EventAccumulator(str(next(tmp_path.rglob("events.out.tfevents*")).parent)).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
+
+
+def test_trackio_receives_the_metrics_as_one_run(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a stop, without a network, and under the name of the run folder."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    trackio = pytest.importorskip("trackio")
+    if Path(trackio.utils.TRACKIO_DIR) != tmp_path / "trackio":
+        pytest.skip("trackio was imported before, so its folder is not this test's")
+    words = ["--config", "mae_smoke", "--data", str(image_folder), "--out", str(tmp_path / "my-run"), *SMALL_MAE]
+    words += ["steps=6", "run.checkpoint_every=3", "run.trackers=[trackio]"]
+    assert pretrain_mae.main(words) == 0
+    shutil.rmtree(tmp_path / "my-run" / "checkpoints" / "step_00000006")
+    fresh_state()
+    assert pretrain_mae.main(words) == 0
+    (database,) = (tmp_path / "trackio").glob("*.db")
+    with sqlite3.connect(database) as connection:
+        rows = connection.execute("select run_id, run_name, step, metrics from metrics order by id").fetchall()
+        (config,) = connection.execute("select config from configs").fetchall()
+    assert {row[1] for row in rows} == {"my-run"} and len({row[0] for row in rows}) == 1
+    assert [row[2] for row in rows] == [1, 2, 3, 4, 5, 6, 4, 5, 6]
+    lines = [json.loads(line) for line in (tmp_path / "my-run" / "metrics.jsonl").read_text().splitlines()]
+    assert [json.loads(row[3])["loss"] for row in rows[:6]] == [line["loss"] for line in lines]
+    assert json.loads(config[0])["augment.preset"] == "mae"
+
+
+def test_a_tracker_that_is_not_installed_is_told(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    import accelerate.tracking
+
+    monkeypatch.setattr(accelerate.tracking, "get_available_trackers", list)
+    words = ["--config", "mae_smoke", "--data", str(image_folder), "--out", str(tmp_path), *SMALL_MAE]
+    assert pretrain_mae.main([*words, "run.trackers=[trackio]"]) == 1
+    assert (
+        capsys.readouterr().err == "error: run.trackers: trackio is not installed; get it with: pip install trackio\n"
+    )
 
 
 def test_an_exported_folder_is_the_tensors_it_was_given(tmp_path: Path) -> None:

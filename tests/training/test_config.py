@@ -108,12 +108,44 @@ def test_overrides_of_both_forms() -> None:
         (["optim.warmup_steps=300"], "longer than the run of 200 steps"),
         (["optim.warmup_steps=1.5"], "share of all steps"),
         (["run.precision=fp8"], "must be one of auto, bf16, fp32"),
+        (["run.precision=fp16"], "must be one of auto, bf16, fp32"),
+        (["batch.per_process=0"], "batch.per_process is 0; it must be at least 1"),
+        (["optim.base_lr=-1"], "optim.base_lr is -1.0; it must be at least 0"),
+        (["optim.base_lr=.nan"], "optim.base_lr is nan"),
+        (["optim.betas=[0.9, 1.5]"], "optim.betas is .*; it must be from 0 to 1"),
+        (["teacher.momentum=2"], "it must be from 0 to 1"),
+        (["mask.ratio=[0.5, 0.1]"], "the smaller number comes first"),
+        (["mask.probability=1.5"], "mask.probability is 1.5; it must be from 0 to 1"),
+        (["run.export_every=-1"], "run.export_every is -1; it must be at least 0"),
+        (["data.weights={CT: 2}"], "without data.weight_by"),
+        (["augment.global_count=1"], "takes 2 global crop"),
+        (["model.num_attention_heads=7"], "hidden_size 192 is not a multiple of num_attention_heads 7"),
+        (
+            ["augment.global_size=100"],
+            "image_size 100 is not a multiple .* .it follows augment.global_size",
+        ),
     ],
 )
 def test_wrong_overrides_are_one_line(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         model_fields(load_config("dino", "dino_smoke", parse_overrides(words)))
     assert "\n" not in str(caught.value)
+
+
+def test_mae_takes_one_crop_and_says_so() -> None:
+    with pytest.raises(UserError, match=r"takes 1 global crop\(s\) of an image and no local ones"):
+        load_config("mae", "mae_smoke", {"augment.preset": "medical"})
+    crops = {"augment.global_count": 1, "augment.local_count": 0}
+    assert load_config("mae", "mae_smoke", {"augment.preset": "medical", **crops}).augment.gamma == (0.7, 1.4)
+
+
+def test_every_range_is_of_a_key_and_every_default_lies_in_it() -> None:
+    for method in ("dino", "mae"):
+        config = config_from_tree({"method": method})
+        for key, (low, high) in config_module._RANGES.items():
+            values = config_module._get(config, key)
+            for value in values if isinstance(values, tuple) else (values,):
+                assert value is None or low <= value <= high, key
 
 
 def test_config_of_the_other_method_or_missing_file() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from biovfm_hf.errors import UserError
+from training import data as data_module
 from training.config import DataConfig, TrainConfig, config_from_tree
 from training.data import CropBatches, Share, loader, normalise, open_images, sample_order
 from training.decode import read_image
@@ -69,16 +70,20 @@ def test_processes_share_a_step_without_overlap() -> None:
     assert np.concatenate(parts).tolist() == Share(12).positions(5).tolist()
 
 
+def assert_equal_batches(one: dict, two: dict) -> None:
+    assert one.keys() == two.keys() and one.pop("skipped") == two.pop("skipped") == []
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
 def test_batches_do_not_depend_on_workers_or_cache(image_folder: Path) -> None:
     config = small_config(image_folder)
-    alone = [batches(config, Share(5))[number] for number in (0, 1, 2)]
     cached = batches(config, Share(5))
     cached.set_cache(8)
-    assert [len(batch["global_crops"]) for batch in alone] == [10] * 3
     for other in (loader(cached, range(3), 0, False), loader(batches(config, Share(5)), range(3), 2, False)):
+        alone = [batches(config, Share(5))[number] for number in (0, 1, 2)]
+        assert [len(batch["global_crops"]) for batch in alone] == [10] * 3
         for expected, got in zip(alone, other, strict=True):
-            assert expected.keys() == got.keys()
-            assert all(torch.equal(expected[name], got[name]) for name in expected)
+            assert_equal_batches(expected, got)
 
 
 def test_batches_of_processes_join_to_the_batch_of_one(image_folder: Path) -> None:
@@ -103,7 +108,8 @@ def rows(folder: Path, column: str = "image") -> datasets.Dataset:
     modality = ["CT" if number % 4 else "US" for number in range(len(paths))]
     source = ["a" if number < 12 else "b" for number in range(len(paths))]
     images = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
-    table = datasets.Dataset.from_dict({column: images, "modality": modality, "source": source})
+    columns = {column: images, "modality": modality, "source": source, "index": list(range(len(paths)))}
+    table = datasets.Dataset.from_dict(columns)
     return table.cast_column(column, datasets.Image())
 
 
@@ -181,15 +187,17 @@ def test_stream_batches_do_not_depend_on_workers(streamed_folder: Path) -> None:
     config = small_config(streamed_folder, streaming=True)
     alone = [batches(config, Share(5))[number] for number in range(4)]
     for expected, got in zip(alone, loader(batches(config, Share(5)), range(4), 2, False), strict=True):
-        assert all(torch.equal(expected[name], got[name]) for name in expected)
+        assert_equal_batches(expected, got)
 
 
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"column": "picture"}, "no column 'picture'"),
-        ({"split": "test"}, "no Parquet files for split 'test'"),
-        ({"modality": ["PET"]}, "no image is left"),
+        ({"column": "picture"}, "no data.column 'picture'"),
+        ({"column": "source"}, r"none of 20 images tried can be read \(is data.column 'source' the right one"),
+        ({"split": "test"}, "no split 'test'; there are: train"),
+        ({"modality": ["PET"]}, "no image has modality 'PET'; there are: "),
+        ({"modality": ["CT", "PET"]}, "no image has modality 'PET'; there are: "),
         ({"weight_by": "source"}, "set data.streaming to false"),
     ],
 )
@@ -202,8 +210,9 @@ def test_wrong_stream_settings_are_one_line(streamed_folder: Path, data: dict, w
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"column": "picture"}, "no column 'picture'; its image columns: image"),
-        ({"column": "source"}, "column 'source' names the file a"),
+        ({"column": "picture"}, "no column 'picture'; set data.column to one of its image columns: image"),
+        ({"column": "source"}, r"is data.column 'source' the right one\?\); .* column 'source' names the file a"),
+        ({"column": "index"}, "column 'index' holds int64, not images"),
         ({"modality": ["CTX"]}, "no image has modality 'CTX'; did you mean CT"),
         ({"config": "us"}, "cannot open the data"),
         ({"split": "validation"}, "cannot open the data"),
@@ -222,7 +231,13 @@ def test_no_images_one_image_no_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "a.png").write_bytes(encode(np.zeros((8, 8), np.uint8)))
-    for name, words in (("empty", "no images under"), ("one", "holds 1 image"), ("absent/x/y", "no folder")):
+    expected = {
+        "empty": "no images under",
+        "one": "holds 1 image",
+        "one/a.png": "is a file; --data takes a dataset folder",
+        "absent/x/y": "does not exist, and is not a Hub id",
+    }
+    for name, words in expected.items():
         with pytest.raises(UserError, match=words):
             open_images(DataConfig(path=str(tmp_path / name)))
     with pytest.raises(UserError, match="add --data"):
@@ -277,15 +292,19 @@ def test_a_damaged_image_is_skipped_and_counted(image_folder: Path, tmp_path: Pa
     (tmp_path / "003.png").write_bytes((image_folder / "003.png").read_bytes()[:200])
     dataset = batches(small_config(tmp_path), Share(24))
     first, again = dataset[0], dataset[0]
-    assert first["skipped"].tolist() == [[3, 4]]
+    ((index, other, reason),) = first["skipped"]
+    assert (index, other) == (3, 4) and "003.png: not a readable image" in reason
+    (through_worker,) = next(loader(dataset, range(1), 1, False))["skipped"]
+    assert tuple(through_worker) == (index, other, reason)
     assert torch.equal(first["global_crops"], again["global_crops"])
 
 
-def test_data_without_a_readable_image_stops(tmp_path: Path) -> None:
+def test_data_without_a_readable_image_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(4):
         (tmp_path / f"{number}.png").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="in a row cannot be read"):
-        batches(small_config(tmp_path), Share(2))[0]
+    with pytest.raises(UserError, match=r"none of 4 images tried can be read; the first failed because: .*0\.png"):
+        open_images(small_config(tmp_path).data)
+    monkeypatch.setattr(data_module, "_check_readable", lambda *_: None)  # as where the first image is whole
     for workers in (0, 1):
         with pytest.raises(UserError, match=r"^20 images in a row cannot be read") as caught:
             next(loader(batches(small_config(tmp_path), Share(2)), range(1), workers, False))

@@ -4,16 +4,19 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
+from biovfm_hf.errors import UserError
 from training import loop, pretrain_dino, pretrain_mae
 from training.config import config_from_tree
 from training.setup import split_batch
@@ -119,6 +122,8 @@ def test_accumulating_is_the_same_step_for_mae(image_folder: Path, tmp_path: Pat
         (["run.device=cuda"], "torch sees no GPU"),
         (["batch.size=6", "batch.per_process=4"], "use batch.size="),
         (["batch.per_process=1"], "compares images"),
+        (["run.trackers=[tensorbord]"], "accelerate knows no 'tensorbord'; did you mean tensorboard?"),
+        (["data.weight_by=modality"], "without a column 'modality'"),
         (["data.column=label", "data.modality=[CT]"], "without a column 'modality'"),
         (["watch.every=1", "watch.task=nowhere"], "watch.task nowhere"),
     ],
@@ -180,7 +185,20 @@ def test_a_damaged_image_in_the_stream_is_skipped(
         (data / path.name).write_bytes(path.read_bytes()[: 100 if path.name == "005.png" else None])
     assert train("mae", data, tmp_path / "out", "steps=6") == 0
     state = json.loads((tmp_path / "out/checkpoints/step_00000006/state.json").read_text())
-    assert state["skipped"] == 1 and "image 5 cannot be read" in caplog.text
+    assert state["skipped"] == 1 and "005.png: not a readable image" in caplog.text
+    assert train("mae", data, tmp_path / "long", "steps=60") == 0  # ten passes over the images
+    state = json.loads((tmp_path / "long/checkpoints/step_00000060/state.json").read_text())
+    assert state["skipped"] == 10
+    told = [record.message for record in caplog.records if "takes the place of 5" in record.message]
+    assert len(told) == 2, "once in each run"
+
+
+def test_many_damaged_images_are_counted_rather_than_told(caplog: pytest.LogCaptureFixture) -> None:
+    run = SimpleNamespace(skipped=0, skipped_before=3, unreadable=set())
+    for index in range(30):
+        loop._note_skipped(run, [(index, index + 1, f"{index}.png: damaged")])
+    assert run.skipped == 30 and loop._skipped_everywhere(run) == 33
+    assert len(caplog.records) == 10 and caplog.records[-1].message.endswith("; more are only counted")
 
 
 def test_continuing_from_a_model_folder_of_another_size(image_folder: Path, tmp_path: Path) -> None:
@@ -204,10 +222,47 @@ def test_a_changed_machine_is_said(image_folder: Path, tmp_path: Path, caplog: p
     assert "processes 8 -> 1" in caplog.text and "not be bitwise" in caplog.text
 
 
+def test_what_a_run_did_not_write_is_not_replaced(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name, file, words in (
+        ("model", "model/model.safetensors", "holds model/ but no config.yaml"),
+        ("other", "config.yaml", "config.yaml is not of a pretraining run"),
+        ("file", None, "choose another --out"),
+    ):
+        path = tmp_path / name / file if file else tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+        assert train("mae", image_folder, tmp_path / name, "steps=1") == 1
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == 1 and path.read_text() == "mine"
+    assert train("mae", image_folder, tmp_path / "run", "steps=1") == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert train("mae", image_folder, tmp_path / "run", "steps=2") == 1, "the model there is of another run"
+
+
+def test_running_out_of_memory_is_told_with_the_remedy(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+    monkeypatch.setattr(loop, "clip_per_submodule", full)
+    assert train("mae", image_folder, tmp_path, "steps=1") == 1
+    said = capsys.readouterr().err
+    assert "step 1: the GPU has too little memory for 4 images a pass; halve batch.per_process" in said
+
+
 def test_batches_divide_over_processes() -> None:
     config = config_from_tree({"method": "dino", "batch": {"size": 24, "per_process": 4}})
     share, accumulation = split_batch(config, processes=3, rank=1)
     assert (share.images, share.rank, accumulation) == (4, 1, 2)
+    share, accumulation = split_batch(config, processes=12, rank=1)
+    assert (share.images, accumulation) == (2, 1), "per_process is a limit, not a demand"
+    with pytest.raises(UserError, match=r"too small for 16 process\(es\), .* use batch.size=32 or more"):
+        split_batch(config, processes=16, rank=0)
+    with pytest.raises(UserError, match="24 is not a multiple of 5 process"):
+        split_batch(config, processes=5, rank=0)
 
 
 def assert_same_training(one: Path, two: Path) -> None:
@@ -337,8 +392,6 @@ sys.exit(pretrain_dino.main())
 @pytest.mark.slow
 def test_sharded_training_is_the_same_training_and_continues(image_folder: Path, tmp_path: Path) -> None:
     """FSDP2: the loop's one module, the teacher's average on shards, checkpoints whole and resumable."""
-    import shutil
-
     script = tmp_path / "sharded.py"
     script.write_text(FSDP_SCRIPT.replace("ROOT", repr(str(ROOT))))
     more = ["steps=6", "run.checkpoint_every=3", *FAST]
