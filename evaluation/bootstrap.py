@@ -136,6 +136,10 @@ class Resampler:
         self.units = np.arange(n) if clusters is None else _codes(clusters, n, "clusters")
         self.strata = _unit_strata(self.units, stratify, n)
 
+    def count_units(self, known: np.ndarray | slice = slice(None)) -> int:
+        """How many units (samples or subjects) are drawn from; of the samples `known` (n,) alone, if given."""
+        return len(np.unique(self.units[known]))
+
     def counts(self, resample: int) -> np.ndarray:
         """How often each sample is drawn in resample number `resample`: (n,) int64."""
         if self.protocol == "biovfm":
@@ -238,9 +242,16 @@ def intervals(
     split = read_split(task, test_labels, test_scores)
     scorer = Scorer(split, thresholds, extra)
     point = scorer(np.ones((split.size, 1), np.float32))
-    values = resampled_metrics(scorer, Resampler(split.size, protocol, seed, clusters, stratify), n)
+    resampler = Resampler(split.size, protocol, seed, clusters, stratify)
+    values = resampled_metrics(scorer, resampler, n)
     undefined = reasons(split)
-    return {k: _interval(float(point[k][0]), values[k], protocol, undefined.get(k)) for k in scorer.names}
+    found = {k: _interval(float(point[k][0]), values[k], protocol, undefined.get(k)) for k in scorer.names}
+    return found if resampler.count_units() > 1 else {k: without_interval(entry) for k, entry in found.items()}
+
+
+def without_interval(entry: Interval) -> Interval:
+    """The record of a single case or subject, whose resamples are all the same."""
+    return {"reason": "one case or subject alone gives no interval", **entry, "low": None, "high": None}
 
 
 def _interval(point: float, values: np.ndarray, protocol: str, reason: str | None) -> Interval:
@@ -283,12 +294,15 @@ def mean_intervals(
     known = ~np.isnan(values)
     filled = np.where(known, values, 0.0)
     means = []
-    for weights in Resampler(len(values), "fast", seed, clusters).blocks(n):
+    resampler = Resampler(len(values), "fast", seed, clusters)
+    for weights in resampler.blocks(n):
         held = weights.T.astype(np.float64)
         with np.errstate(invalid="ignore"):
             means.append((held @ filled) / (held @ known))
     drawn = np.concatenate(means)
-    return [_mean_record(values[:, k], drawn[:, k], tail) for k in range(values.shape[1])]
+    found = [_mean_record(values[:, k], drawn[:, k], tail) for k in range(values.shape[1])]
+    alone = [resampler.count_units(known[:, k]) == 1 for k in range(values.shape[1])]
+    return [without_interval(entry) if single else entry for entry, single in zip(found, alone, strict=True)]
 
 
 def _mean_record(values: np.ndarray, drawn: np.ndarray, tail: float) -> Interval:

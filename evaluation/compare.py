@@ -26,7 +26,8 @@ def paired_bootstrap(
     """Differences A - B of every metric on the same test cases, with intervals and p-values from shared resamples.
 
     The 95 % interval is the percentile interval of the resampled differences (Efron & Tibshirani 1993); p is twice
-    the smaller share of resamples at or beyond 0, counting the observed data as one more, so at least 2 / (n + 1).
+    the smaller share of resamples at or beyond 0, counting the observed data as one more, so at least 2 / (n + 1), and
+    not below what few cases can tell (see `paired_interval`).
 
     Args:
         task: one of `metrics.TASKS`.
@@ -51,7 +52,7 @@ def paired_bootstrap(
     return {
         name: {"difference": None, "low": None, "high": None, "p": None, "reason": undefined[name]}
         if name in undefined
-        else _difference(first[name] - second[name], drawn_a[name] - drawn_b[name])
+        else paired_interval(first[name] - second[name], drawn_a[name] - drawn_b[name], resampler.count_units())
         for name in drawn_a
     }
 
@@ -62,13 +63,27 @@ def _point_and_draws(split: Split, thresholds: np.ndarray, resampler: Resampler,
     return point, resampled_metrics(scorer, resampler, n)
 
 
-def _difference(observed: float, drawn: np.ndarray) -> dict[str, Any]:
+def paired_interval(observed: float, drawn: np.ndarray, units: int) -> dict[str, Any]:
+    """A difference with the 95 % interval and the two-sided p of its resamples (those that define it).
+
+    Few cases resample as if they were sure: four differences of one sign would give the lowest p there is. So p is at
+    least 2^(1 - units), the lowest that a test by signs reaches on as many cases or subjects, and one alone has none.
+    """
     drawn = drawn[~np.isnan(drawn)]
+    none = {"difference": observed, "low": None, "high": None, "p": None}
     if not len(drawn):
-        return {"difference": observed, "low": None, "high": None, "p": None, "reason": "every resample lacks a class"}
+        return {**none, "reason": "every resample lacks a class"}
+    if units < 2:
+        return {**none, "reason": "one case or subject alone gives no interval"}
     low, high = bounds(drawn, "fast")
-    beyond = min((drawn <= 0).sum(), (drawn >= 0).sum())
-    return {"difference": observed, "low": low, "high": high, "p": min(1.0, 2 * (beyond + 1) / (len(drawn) + 1))}
+    beyond = int(min((drawn <= 0).sum(), (drawn >= 0).sum()))
+    p = min(1.0, max(2 * (beyond + 1) / (len(drawn) + 1), lowest_p(units)))
+    return {"difference": observed, "low": low, "high": high, "p": p}
+
+
+def lowest_p(units: int) -> float:
+    """The lowest two-sided p that a test by signs reaches on `units` differences."""
+    return 2.0 ** (1 - units)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
 
-from .bootstrap import Resampler, bounds
-from .compare import delong, holm, paired_bootstrap
+from .bootstrap import Resampler
+from .compare import delong, holm, lowest_p, paired_bootstrap, paired_interval
 from .metrics import dice, jaccard, read_split
 from .probes.segment import case_scores
 from .results import Record, clean, locked, read_scores
@@ -102,6 +102,9 @@ def _compare(
 
 def _over_seeds(record: Record, pairs: list[Pair], resamples: int) -> dict[str, dict[str, Any]]:
     """Mean differences over seeds: of each seed on the same resamples, whose spread and that of seeds add up."""
+    arrays = pairs[0][0]
+    cases = arrays["test_counts" if record["kind"] == SEGMENTATION else "test_labels"]
+    units = Resampler(len(cases), "fast", clusters=arrays.get("test_subjects")).count_units()
     drawn = []
     for pair in pairs:
         first, second = (case_draws(record, arrays, resamples) for arrays in pair)
@@ -109,7 +112,8 @@ def _over_seeds(record: Record, pairs: list[Pair], resamples: int) -> dict[str, 
     found = {}
     for name, spread in spreads(drawn).items():
         half = spread.half_width()
-        ends = {"difference": spread.mean, "low": spread.mean - half, "high": spread.mean + half, "p": spread.p()}
+        p = max(spread.p(), lowest_p(units))
+        ends = {"difference": spread.mean, "low": spread.mean - half, "high": spread.mean + half, "p": p}
         found[name] = {**ends, "seed_sd": spread.seed_sd, "case_se": spread.case_se}
     return found
 
@@ -177,15 +181,12 @@ def paired_means(
     if not known.any():
         return {"difference": None, "low": None, "high": None, "p": None, "reason": "no case defines the score"}
     filled, drawn = np.where(known, differences, 0.0), []
-    for weights in Resampler(len(differences), "fast", seed, clusters).blocks(resamples):
+    resampler = Resampler(len(differences), "fast", seed, clusters)
+    for weights in resampler.blocks(resamples):
         with np.errstate(invalid="ignore"):
             drawn.append((weights.T @ filled) / (weights.T @ known))
-    means = np.concatenate(drawn)
-    means = means[np.isfinite(means)]
-    low, high = bounds(means, "fast")
-    beyond = min((means <= 0).sum(), (means >= 0).sum())
-    p = min(1.0, 2 * (int(beyond) + 1) / (len(means) + 1))
-    return {"difference": float(differences[known].mean()), "low": low, "high": high, "p": p}
+    observed = float(differences[known].mean())
+    return paired_interval(observed, np.concatenate(drawn), resampler.count_units(known))
 
 
 def _add_holm(rows: list[dict[str, Any]]) -> None:

@@ -294,7 +294,7 @@ def _write_shard(path: Path, arrays: dict[str, "Tensor"], encoder: Encoder, labe
         bad = int((~values.isfinite()).sum())
         if bad:
             raise UserError(
-                f"model {encoder.name} gives {bad} values that are not finite ({name}) on {label or 'these images'}; "
+                f"{label or encoder.name}: the model gives {bad} features that are not finite ({name}); "
                 "check its weights, or run it in float32 on a CPU"
             )
     with atomic_path(path) as temporary:

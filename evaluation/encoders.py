@@ -121,8 +121,9 @@ def load_encoder(name: str, device: str = "cpu", preprocess: str = "own", compil
         compiled: run its blocks through `torch.compile`.
 
     Raises:
-        UserError: there is no such model, or it needs a package or a network that is not there.
+        UserError: there is no such model or device, or it needs a package or a network that is not there.
     """
+    check_device(device)
     label, source = split_label(name)
     if source.lower() in UNAVAILABLE:
         raise UserError(f"{source}: {UNAVAILABLE[source.lower()]}")
@@ -165,6 +166,20 @@ def default_device() -> str:
     import torch
 
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+def check_device(device: str) -> None:
+    """Raise a UserError unless torch can work on `device` here."""
+    import torch
+
+    try:
+        asked = torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f"device {device!r}: torch knows no such kind; give cpu, cuda or cuda:N") from error
+    if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device {device}: torch sees {torch.cuda.device_count()} GPUs here; use cpu, or see the driver"
+        )
 
 
 def split_label(name: str) -> tuple[str, str]:

@@ -33,6 +33,22 @@ models), table.md, table.tex, table.csv, scores/*.npz and figures/. Run the same
 On several GPUs: accelerate launch --num_processes 4 -m biovfm_hf.cli probe ..."""
 
 
+def at_least_one(words: str) -> int:
+    """An option's whole number of 1 or more."""
+    number = int(words)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{words} must be 1 or more")
+    return number
+
+
+def above_zero(words: str) -> float:
+    """An option's number above 0."""
+    number = float(words)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{words} must be above 0")
+    return number
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(
@@ -81,22 +97,24 @@ def build_parser() -> argparse.ArgumentParser:
         help="protocol biovfm: N augmented views of the training images, used in turn over the epochs; 100 repeats "
         "the authors' online augmentation (default: 0, no augmentation)",
     )  # fmt: skip
-    how.add_argument("--epochs", type=int, help="of trained heads, decoders and fine-tuning (default: by method)")
-    how.add_argument("--rate", type=float, help="highest learning rate (default: by method)")
-    how.add_argument("--neighbours", type=int, metavar="K", help="kNN (default: chosen on validation)")
-    how.add_argument("--temperature", type=float, default=0.07, help="kNN votes (default: 0.07)")
+    how.add_argument(
+        "--epochs", type=at_least_one, help="of trained heads, decoders and fine-tuning (default: by method)"
+    )
+    how.add_argument("--rate", type=above_zero, help="highest learning rate (default: by method)")
+    how.add_argument("--neighbours", type=at_least_one, metavar="K", help="kNN (default: chosen on validation)")
+    how.add_argument("--temperature", type=above_zero, default=0.07, help="kNN votes (default: 0.07)")
     how.add_argument(
         "--shots", default="16", metavar="N,...", help="few-shot: training subjects per class (default: 16)"
     )
-    how.add_argument("--draws", type=int, default=20, help="few-shot: how many draws (default: 20)")
+    how.add_argument("--draws", type=at_least_one, default=20, help="few-shot: how many draws (default: 20)")
     how.add_argument("--decoder", choices=("linear", "unet"), default="linear", help="segmentation (default: linear)")
-    how.add_argument("--image-size", type=int, metavar="PX", help="segmentation input (default: the model's)")
+    how.add_argument("--image-size", type=at_least_one, metavar="PX", help="segmentation input (default: the model's)")
     run = parser.add_argument_group("running")
-    run.add_argument("--batch-size", type=int, default=64, help="images at once (default: 64)")
+    run.add_argument("--batch-size", type=at_least_one, default=64, help="images at once (default: 64)")
     run.add_argument("--device", help="torch device (default: cuda where there is one, else cpu)")
     run.add_argument("--compile", action="store_true", help=COMPILE_HELP)
     run.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept (default: OUT/cache)")
-    run.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default: 1000)")
+    run.add_argument("--resamples", type=at_least_one, default=1000, help="of the bootstrap (default: 1000)")
     run.add_argument(
         "--stratify", action="store_true",
         help="the resamples keep the class counts of the test split: for intervals given these counts, where a class "
@@ -119,9 +137,8 @@ def main(argv: list[str]) -> int:
     methods = [word.strip() for word in options.method.split(",") if word.strip()]
     if unknown := [word for word in methods if word not in METHODS]:
         parser.error(f"unknown method {unknown[0]!r} (choose from {', '.join(METHODS)})")
-    for name in ("batch_size", "resamples", "draws"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be 1 or more")
+    if options.out.exists() and not options.out.is_dir():
+        parser.error(f"--out {options.out} is a file; give a folder")
     if options.views < 0:
         parser.error("--views must be 0 or more")
     if options.stratify and options.protocol == "biovfm":

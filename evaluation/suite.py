@@ -199,6 +199,7 @@ def make_record(
         if known is not None:
             print(f"have  {encoder.name}  {task.name}  {settings.method_name}")
             return known
+        check_validation(task, settings)
         begun = time.perf_counter()
         made, scores = METHOD_RUNNERS[settings.method](encoder, task, settings, cache)
         record = {
@@ -216,6 +217,13 @@ def make_record(
         write_record(out, record_key(identity), record, scores)
     print(f"done  {encoder.name}  {task.name}  {settings.method_name}  {headline(record)}")
     return clean(record)
+
+
+def check_validation(task: Task, settings: Settings) -> None:
+    """Raise a UserError before the work where validation holds one class only, so that no threshold can be chosen."""
+    labels = task.splits["val"].labels
+    if labels is not None:
+        choose_thresholds(task.record.kind, labels, np.zeros((len(labels), task.num_outputs)), settings.protocol)
 
 
 def identify(encoder: Encoder, task: Task, settings: Settings) -> dict[str, Any]:
@@ -328,7 +336,7 @@ def judge(task: Task, settings: Settings, scores: Scores) -> Made:
         extra=True,
     )
     said += [*task.notes, *absence_notes(task), *notes(read_split(kind, labels["test"], scores.test))]
-    said += threshold_notes(kind, labels["val"], scores.val)
+    said += [*threshold_notes(kind, labels["val"], scores.val), *resample_notes(found, settings.resamples)]
     made = {**split_metrics(found), "thresholds": thresholds.tolist(), "chosen": scores.chosen, "notes": said}
     arrays = {
         "test_labels": labels["test"].reshape(len(labels["test"]), -1),
@@ -351,6 +359,16 @@ def test_strata(labels: np.ndarray, subjects: np.ndarray | None) -> tuple[np.nda
     if subjects is not None and any(len(set(labels[subjects == subject])) > 1 for subject in np.unique(subjects)):
         return None, ["resamples are not stratified: some subjects have cases of several classes"]
     return labels, ["resamples keep the class counts of the test split"]
+
+
+def resample_notes(found: dict[str, dict[str, Any]], resamples: int) -> list[str]:
+    """In words, the metrics whose intervals rest on fewer than 95 % of the resamples."""
+    lacking = {name: entry.get("undefined_resamples", 0) for name, entry in found.items()}
+    names = [name for name, count in lacking.items() if count > 0.05 * resamples]
+    if not names:
+        return []
+    most = max(lacking.values())
+    return [f"intervals of {', '.join(names)} leave out up to {most} of {resamples} resamples, which lack a class"]
 
 
 def absence_notes(task: Task) -> list[str]:

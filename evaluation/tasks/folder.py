@@ -86,6 +86,8 @@ def _csv_task(path: Path) -> Task:
             raise UserError(f"{path}, line {number}: an image and a label are needed, and no more fields than columns")
         if row.get("split") not in (None, "", *SPLITS):
             raise UserError(f"{path}, line {number}: split {row['split']!r} is none of {', '.join(SPLITS)}")
+        if "subject" in row and not row["subject"]:
+            raise UserError(f"{path}, line {number}: no subject; give every image one, or leave the column out")
     files = [path.parent / row["image"] for row in rows]
     subjects = np.array([row["subject"] for row in rows]) if "subject" in rows[0] else None
     return _classification(
@@ -99,6 +101,7 @@ def _classification(
     multi = any("|" in label for label in labels)
     parts = [[part for part in label.split("|") if part] for label in labels]
     classes = sorted({part for label in parts for part in label}, key=_class_order)
+    _check_classes(name, classes)
     index = {label: number for number, label in enumerate(classes)}
     if multi:
         numbers = np.zeros((len(files), len(classes)), np.int64)
@@ -107,6 +110,7 @@ def _classification(
     else:
         numbers = np.array([index[label] for label in labels], np.int64)
     assigned, notes = _assign(name, np.array(splits), numbers, subjects)
+    _check_repeats(name, files, assigned)
     kind = MULTILABEL if multi else BINARY if len(classes) == 2 else MULTICLASS
     record = _record(name, kind, "auc", tuple(classes), notes)
     chosen = {split: np.flatnonzero(assigned == split) for split in SPLITS}
@@ -122,6 +126,21 @@ def _classification(
         },
         notes,
     )
+
+
+def _check_classes(name: str, classes: list[str]) -> None:
+    """Raise a UserError where the labels are measurements: numbers, some of them not whole."""
+    numbers = [_class_order(label) for label in classes]
+    if all(kind == 0 for kind, _, _ in numbers) and any(value % 1 != 0 for _, value, _ in numbers):
+        raise UserError(f"task {name}: labels such as {classes[0]} and {classes[-1]} are measurements; give classes")
+
+
+def _check_repeats(name: str, files: list[Path], splits: np.ndarray) -> None:
+    """Raise a UserError where one file is in two splits."""
+    seen: dict[Path, str] = {}
+    for file, split in zip(files, splits.tolist(), strict=True):
+        if seen.setdefault(file, split) != split:
+            raise UserError(f"task {name}: {file} is in both {seen[file]} and {split}; keep it in one of them")
 
 
 def _class_order(label: str) -> tuple[int, float, str]:

@@ -232,8 +232,23 @@ def test_one_class_in_validation_is_an_error_that_says_so(tmp_path, tiny_model, 
 def test_three_samples_a_split_are_scored_or_refused_in_words(tmp_path, tiny_model, make_class_folder):
     folder = make_class_folder(tmp_path / "task", 2, {"train": 3, "val": 3, "test": 3})
     main(["--model", str(tiny_model), "--tasks", str(folder), "--out", str(tmp_path / "out"), "--no-figures", *FAST])
-    entry = read(tmp_path / "out")[0]["metrics"]["auc"]
-    assert entry["value"] is not None and ("undefined_resamples" in entry or entry["low"] is not None)
+    record = read(tmp_path / "out")[0]
+    entry = record["metrics"]["auc"]
+    assert entry["value"] is not None and entry["undefined_resamples"] > 0
+    assert any("auc" in note and "of 50 resamples, which lack a class" in note for note in record["notes"])
+    assert "50 resamples, which lack a class" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_one_test_case_has_no_interval_and_no_p(tmp_path, tiny_model, second_model, make_mask_folder):
+    folder = make_mask_folder(tmp_path / "task", {"train": 2, "val": 1, "test": 1})
+    words = ["--model", f"a={tiny_model}", "--model", f"b={second_model}", "--tasks", str(folder)]
+    main([*words, "--out", str(tmp_path / "out"), "--method", "segment", "--no-figures", *FAST])
+    for record in read(tmp_path / "out"):
+        entry = record["metrics"]["dice"]
+        assert entry["value"] > 0 and entry["low"] is None and "gives no interval" in entry["reason"]
+    for row in read(tmp_path / "out", "comparisons.json"):
+        assert row["p"] is None and row["p_holm"] is None and row["low"] is None
+    assert "| no p |" in (tmp_path / "out" / "table.md").read_text()
 
 
 def test_a_failing_task_does_not_stop_the_others(tmp_path, tiny_model, class_folder, make_class_folder):
@@ -244,6 +259,35 @@ def test_a_failing_task_does_not_stop_the_others(tmp_path, tiny_model, class_fol
             ["--model", str(tiny_model), "--tasks", f"{folder},{class_folder}", "--out", str(tmp_path / "out"), *FAST]
         )
     assert [r["task"] for r in read(tmp_path / "out")] == ["stripes"]
+
+
+SENSELESS = ["--epochs 0", "--rate -1", "--rate nan", "--neighbours 0", "--temperature 0", "--draws 0"]
+SENSELESS += ["--batch-size 0", "--resamples 0", "--image-size 0", "--views -1", "--epochs few"]
+
+
+@pytest.mark.parametrize("words", SENSELESS)
+def test_senseless_numbers_are_refused_before_the_work(tmp_path, tiny_model, class_folder, words, capsys):
+    command = ["--model", str(tiny_model), "--tasks", str(class_folder), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, *words.split()])
+    assert stopped.value.code == 2 and words.split()[0] in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_scored_is_told_before_the_images_are_embedded(tmp_path, tiny_model, make_class_folder):
+    folder = make_class_folder(tmp_path / "task", 2)
+    for path in (folder / "val" / "class1").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="one class only"):
+        main(["--model", str(tiny_model), "--tasks", str(folder), "--out", str(tmp_path / "out"), *FAST])
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+
+
+def test_a_file_for_the_results_folder_is_refused(tmp_path, tiny_model, class_folder, capsys):
+    (tmp_path / "out").touch()
+    with pytest.raises(SystemExit):
+        main(["--model", str(tiny_model), "--tasks", str(class_folder), "--out", str(tmp_path / "out")])
+    assert "is a file" in capsys.readouterr().err
 
 
 def test_misuse_is_told(tmp_path, tiny_model, class_folder, mask_folder, capsys):
@@ -317,6 +361,16 @@ def test_paired_means_tell_real_differences_from_none():
     none = paired_means(rng.normal(0.0, 1, 200))
     assert real["p"] < 0.01 and real["low"] > 0 and none["p"] > 0.01
     assert paired_means(np.full(5, np.nan))["difference"] is None
+
+
+@pytest.mark.parametrize(("cases", "p"), [(2, 0.5), (4, 0.125), (6, 0.03125)])
+def test_few_cases_are_not_taken_for_proof(cases, p):
+    """Of four differences of one sign every resample has that sign: the lowest p a bootstrap can give."""
+    differences = np.linspace(0.1, 0.2, cases)
+    assert paired_means(differences)["p"] == p
+    subjects = np.repeat(np.arange(cases), 5)
+    assert paired_means(np.repeat(differences, 5), clusters=subjects)["p"] == p
+    assert paired_means(differences, clusters=np.zeros(cases))["p"] is None
 
 
 def test_a_claim_is_one_process_and_leaves_no_file(tmp_path):

@@ -74,6 +74,12 @@ def test_csv_with_several_labels(tmp_path):
     assert task.splits["test"].subjects.tolist() == ["s8", "s9"]
 
 
+def test_csv_with_several_labels_tells_their_absence(tmp_path):
+    rows = ["a.png,x|y,train", "b.png,|,train", "c.png,x,val", "d.png,y,test"]
+    task = open_task(str(write_csv(tmp_path, rows, "image,label,split")), tmp_path)
+    assert task.splits["train"].labels.tolist() == [[1, 1], [0, 0]]
+
+
 def test_csv_without_splits_keeps_subjects_whole(tmp_path):
     rows = [f"{n}.png,{n // 2 % 2},p{n // 2}" for n in range(40)]
     task = open_task(str(write_csv(tmp_path, rows, "image,label,subject")), tmp_path)
@@ -85,6 +91,10 @@ def test_csv_without_splits_keeps_subjects_whole(tmp_path):
     ("rows", "header", "words"),
     [
         (["a.png,x,train,p", "b.png,y,test,p", "c.png,x,val,q"], "image,label,split,subject", "subject p is in both"),
+        (["a.png,x,train,", "b.png,y,test,p"], "image,label,split,subject", "line 2: no subject"),
+        (["a.png,x,train", "b.png,y,train", "a.png,x,test", "c.png,x,val"], "image,label,split", "in both train and"),
+        (["a.png,0.5,train", "b.png,1,train", "c.png,2,val", "d.png,2,test"], "image,label,split", "measurements"),
+        (["a.png,1,train", "b.png,nan,train", "c.png,1,val", "d.png,1,test"], "image,label,split", "measurements"),
         (["a.png,x,train", "b.png,y,", "c.png,x,test"], "image,label,split", "some images have a split"),
         (["a.png,x,train", "b.png,x,test", "c.png,x,val"], "image,label,split", "same class"),
         (["a.png,x,training"], "image,label,split", "is none of train"),
