@@ -125,7 +125,7 @@ def describe(config: TrainConfig, method: Method) -> str:
         f"activations       about {activations:.1f} GiB on every GPU for {images} images a pass",
         f"passes a step     {_passes(config, {1, 8, 32, processes})}",
         f"compute           {per_image / 1e9:,.1f} GFLOP an image, {per_image * seen:.3g} FLOP in all",
-        f"time              about {hours:,.1f} hours of one H100 at {_UTILISATION:.0%} of its bf16 peak",
+        f"time              {_in_words(hours)} of one H100 at {_UTILISATION:.0%} of its bf16 peak",
     ]
     return to_yaml(config) + "\n" + "\n".join(f"# {line}" for line in lines)
 
@@ -135,12 +135,18 @@ def images_per_pass(config: TrainConfig, processes: int) -> int:
     return min(config.batch.per_process or config.batch.size, config.batch.size // processes)
 
 
+def _in_words(hours: float) -> str:
+    if hours > 2:
+        return f"about {hours:,.0f} hours"
+    return f"about {60 * hours:.0f} minutes" if hours > 1 / 30 else "less than 2 minutes"
+
+
 def _passes(config: TrainConfig, counts: set[int]) -> str:
     """How many forward passes make a step on several numbers of processes."""
     size = config.batch.size
     together = {count: images_per_pass(config, count) * count for count in sorted(counts) if count <= size}
     even = {count: size // images for count, images in together.items() if size % images == 0}
-    return ", ".join(f"{passes} on {count} GPU(s)" for count, passes in even.items())
+    return ", ".join(f"{passes} on {count} GPU{'s' if count > 1 else ''}" for count, passes in even.items())
 
 
 def _encoder(objective: Any) -> Any:

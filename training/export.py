@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from biovfm_hf import BioVFMForMaskedAutoencoding, BioVFMImageProcessor, BioVFMModel
@@ -132,6 +134,7 @@ def push_in_background(folder: Path, repository: str, step: int) -> threading.Th
 
         try:
             HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Step {step}")
+            tqdm.write(f"step {step:,} is at {repository} on the Hub", file=sys.stderr)
         except Exception as error:  # training goes on, whatever the network says
             logger.warning("cannot push %s to %s: %s", folder, repository, " ".join(str(error).split())[:300])
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from biovfm_hf.errors import UserError
 
@@ -75,7 +76,7 @@ def _train_steps(run: Run, stop: "_StopSignal") -> None:
         disable=not run.main,
         mininterval=0.5,
     )
-    with progress:
+    with progress, logging_redirect_tqdm():
         if run.step == 0:
             _watch_start(run)
         clock, since = time.perf_counter(), run.step
@@ -316,7 +317,7 @@ class _StopSignal:
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def _note(self, number: int, _: object) -> None:
-        if self.asked:
+        if self.asked and number == signal.SIGINT:  # a second SIGTERM is a scheduler's and the launcher's both
             raise KeyboardInterrupt
         self.asked = True
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.modeling_biovfm import BioVFMAttention, BioVFMLayer, BioVFMPreTrainedModel
@@ -292,4 +293,4 @@ def opening_words(run: Run, peak: float) -> str:
 def say(run: Run, text: str) -> None:
     """Tell the user, once."""
     if run.main:
-        print(text, file=sys.stderr, flush=True)
+        tqdm.write(text, file=sys.stderr)  # above the progress bar where there is one

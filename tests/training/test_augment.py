@@ -16,7 +16,8 @@ from training.config import config_from_tree
 
 
 def preset(name: str, **fields) -> AugmentConfig:
-    return config_from_tree({"method": "dino", "augment": {"preset": name, **fields}}).augment
+    method = "mae" if name == "mae" else "dino"
+    return config_from_tree({"method": method, "augment": {"preset": name, **fields}}).augment
 
 
 def smooth_rgb(height: int = 64, width: int = 80) -> np.ndarray:

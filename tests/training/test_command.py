@@ -1,6 +1,7 @@
 """The words on the command line, the estimates of --dry-run, and what a run tells the outside world."""
 
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -19,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.errors import UserError
+from tests.hub_server.server import HubServer
 from training import export, pretrain_dino, pretrain_mae
 from training.config import TrainConfig, config_from_tree, load_config, model_fields, parse_overrides
 from training.data import normalise
@@ -253,6 +255,31 @@ def test_a_repository_that_cannot_be_pushed_to_is_told_before_training(
     said = capsys.readouterr().err
     assert status == 1 and len(calls) == 1 and not (tmp_path / "metrics.jsonl").exists()
     assert said.count("\n") == 1 and "cannot push to me/model: 401 Unauthorized log in first; " in said
+
+
+@pytest.mark.parametrize("right_token", [True, False])
+def test_a_run_pushes_its_exports_to_a_hub(right_token: bool, image_folder: Path, tmp_path: Path) -> None:
+    """Over HTTP, to a server that follows the Hub's rules."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    script = str(ROOT / "training" / "pretrain_mae.py")
+    words = ["--config", "mae_smoke", "--data", str(image_folder), "--out", str(tmp_path / "out"), *SMALL_MAE]
+    words += ["--push-to-hub", "owner/model", "steps=4", "run.export_every=2"]
+    with HubServer() as hub:
+        token = hub.token if right_token else "hf_" + "x" * 34
+        environment |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+        done = subprocess.run([sys.executable, script, *words], env=environment, capture_output=True, text=True)
+        assert token not in done.stderr
+        if not right_token:
+            assert done.returncode == 1 and "401 Unauthorized" in done.stderr
+            assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "out" / "metrics.jsonl").exists()
+            return
+        assert done.returncode == 0 and "step 4 is at owner/model on the Hub" in done.stderr, done.stderr
+        (repo,) = hub.repos.values()
+        assert repo.private
+        titles = [commit.title for commit in repo.commits.values()]
+        assert sorted(titles) == ["Step 2", "Step 4", "initial commit"]
+        pushed = repo.at("main").files["model.safetensors"].data
+        assert pushed == (tmp_path / "out" / "model" / "model.safetensors").read_bytes()
 
 
 def test_tensorboard_receives_the_metrics(image_folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -312,6 +313,18 @@ def test_interrupted_runs_end_with_the_same_bits(image_folder: Path, tmp_path: P
     assert_undisturbed(tmp_path / "whole", out, 24)
 
 
+def test_only_a_second_interrupt_ends_at_once() -> None:
+    stop = loop._StopSignal()
+    try:
+        for _ in range(2):  # a scheduler signals every process, and the launcher passes on its own
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        stop.restore()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("method", ["dino", "mae"])
@@ -338,6 +351,15 @@ def test_twenty_kills_end_with_the_same_bits(method: str, image_folder: Path, tm
 # --- two processes -----------------------------------------------------------------------------------------------
 
 
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
 def launch(method: str, data: Path, out: Path, *more: str, script: Path | None = None) -> subprocess.CompletedProcess:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     script = [str(script or ROOT / "training" / f"pretrain_{method}.py"), *words(method, data, out, *more)]
@@ -357,6 +379,45 @@ def test_two_processes_train_as_one_with_the_joint_batch(method: str, image_fold
     assert "2 process(es) x 2" in done.stderr
     assert train(method, image_folder, tmp_path / "one", *more) == 0
     assert_same_training(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_machines_train_as_one(image_folder: Path, tmp_path: Path) -> None:
+    """As docs/cluster.md starts them, here both on this one."""
+    more = ["steps=4", "dino.koleo_weight=0.0", "mask.probability=0.0", *FAST]
+    settings = ["--config_file", str(ROOT / "training/launch/ddp_4x8gpu.yaml"), "--num_machines", "2"]
+    settings += ["--num_processes", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port())]
+    script = [str(ROOT / "training/pretrain_dino.py"), *words("dino", image_folder, tmp_path / "two", *more)]
+    commands = [[*ACCELERATE, *settings, "--machine_rank", str(rank), *script] for rank in (0, 1)]
+    machines = [subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) for command in commands]
+    assert [machine.wait(timeout=540) for machine in machines] == [0, 0]
+    assert train("dino", image_folder, tmp_path / "one", *more) == 0
+    assert_same_training(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpu", "ddp_8gpu", "fsdp2_8gpu"])
+def test_accelerate_launches_with_each_shipped_file(name: str, image_folder: Path, tmp_path: Path) -> None:
+    settings = ["--config_file", str(ROOT / "training/launch" / f"{name}.yaml"), "--num_processes", "2"]
+    settings = settings[:2] if name == "gpu" else settings
+    start = [*ACCELERATE, *settings, str(ROOT / "training/pretrain_mae.py")]
+    done = subprocess.run([*start, "--config", "mae_smoke", "--dry-run"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.count("# encoder ") == 1
+    run = words("mae", image_folder, tmp_path / "out", "steps=2", "run.device=auto")
+    done = subprocess.run([*start, *run], capture_output=True, text=True, check=False)
+    if torch.cuda.device_count() >= 2:
+        assert done.returncode == 0, done.stderr[-2000:]
+    elif not torch.cuda.is_available():
+        assert done.returncode == 1 and "accelerate was launched for GPUs but torch sees none" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dino", "mae"])
+def test_compiled_blocks_train_the_same(method: str, image_folder: Path, tmp_path: Path) -> None:
+    for name, more in (("plain", "false"), ("compiled", "true")):
+        assert train(method, image_folder, tmp_path / name, "steps=4", f"run.compile={more}", *FAST) == 0
+    assert_same_training(tmp_path / "plain", tmp_path / "compiled")
 
 
 # Accelerate never turns FSDP on for a CPU, so this script does, after the accelerator is made.
