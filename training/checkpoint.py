@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,22 +98,28 @@ def load_newest(folder: Path, module: nn.Module, optimizer: torch.optim.Optimize
     Raises:
         UserError: checkpoints exist but none can be read, or it belongs to another model.
     """
-    candidates = _numbers(folder)
-    for _, path in reversed(candidates):
-        try:
-            state, tensors = _read(path)
-        except DamagedCheckpointError as error:
-            logger.warning("checkpoint %s is damaged (%s); trying the one before", path, error)
-            continue
-        try:
-            _restore(module, optimizer, tensors)
-        except (RuntimeError, KeyError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"{path} does not fit this model ({reason}); use another --out") from error
-        return state
-    if candidates:
-        raise UserError(f"no checkpoint under {folder} can be read; delete that folder to start again from step 0")
-    return None
+    found = _newest(folder, _TENSOR_FILES)
+    if found is None:
+        return None
+    path, state, tensors = found
+    try:
+        _restore(module, optimizer, tensors)
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path} does not fit this model ({reason}); use another --out") from error
+    return state
+
+
+def newest_model(folder: Path) -> dict[str, Tensor]:
+    """The objective's parameters and buffers of the newest readable checkpoint under `folder`.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = _newest(folder, _TENSOR_FILES[:1])
+    if found is None:
+        raise UserError(f"{folder} holds no checkpoint")
+    return found[2][0]
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -135,13 +141,26 @@ def _numbers(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in matches if match)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
+def _newest(folder: Path, names: Sequence[str]) -> tuple[Path, dict[str, Any], list[dict[str, Tensor]]] | None:
+    """The newest readable checkpoint: its folder, its state, and the tensors of its files `names`."""
+    candidates = _numbers(folder)
+    for _, path in reversed(candidates):
+        try:
+            return path, *_read(path, names)
+        except DamagedCheckpointError as error:
+            logger.warning("checkpoint %s is damaged (%s); trying the one before", path, error)
+    if candidates:
+        raise UserError(f"no checkpoint under {folder} can be read; delete that folder to start again from step 0")
+    return None
+
+
+def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        for name in _TENSOR_FILES:
+        for name in names:
             if _checksum(path / name) != state["files"][name]:
                 raise DamagedCheckpointError(f"{name} is not what was written")
-        return state, [load_file(path / name) for name in _TENSOR_FILES]
+        return state, [load_file(path / name) for name in names]
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DamagedCheckpointError(str(error)) from error
 

@@ -1,28 +1,32 @@
-"""The model that training starts from: fresh, or the weights of a model folder or Hub repository."""
+"""What training starts from: fresh weights, a model folder or Hub repository, or all of an earlier run."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from biovfm_hf import BioVFMConfig, BioVFMForMaskedAutoencoding, BioVFMModel
 from biovfm_hf.errors import UserError
 from biovfm_hf.modeling_biovfm import resize_position_embeddings
 
+from .checkpoint import newest_model
 from .config import TrainConfig
 
 _POSITIONS = "position_embeddings"
+_REMEDY = "give the model section (and dino, for a run's heads) the settings it was made with"
 
 
 def build_encoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFMModel:
-    """A `BioVFMModel`, from `config.model.init_from` where that is given.
+    """A `BioVFMModel`, from `config.model.init_from` where that is a model.
 
     Raises:
         UserError: the weights cannot be read or belong to another architecture.
     """
     model = BioVFMModel(model_config)
-    if config.model.init_from:
-        _take_over(model, _load(BioVFMModel, config.model.init_from), config.model.init_from)
+    source = config.model.init_from
+    if source and not _is_run(source):
+        _take_over(model, _load(BioVFMModel, source).state_dict(), source)
     return model
 
 
@@ -34,13 +38,29 @@ def build_autoencoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFM
     """
     model = BioVFMForMaskedAutoencoding(model_config)
     source = config.model.init_from
-    if source:
+    if source and not _is_run(source):
         architectures = _load(BioVFMConfig, source).architectures or []
         if "BioVFMForMaskedAutoencoding" in architectures:
-            _take_over(model, _load(BioVFMForMaskedAutoencoding, source), source)
+            _take_over(model, _load(BioVFMForMaskedAutoencoding, source).state_dict(), source)
         else:
-            _take_over(model.biovfm, _load(BioVFMModel, source), source)
+            _take_over(model.biovfm, _load(BioVFMModel, source).state_dict(), source)
     return model
+
+
+def with_run(objective: nn.Module, config: TrainConfig) -> nn.Module:
+    """`objective` itself, where `init_from` is a run folder with all of that run: heads, teacher and centres too.
+
+    Raises:
+        UserError: it has no readable checkpoint, or one of another objective or architecture.
+    """
+    source = config.model.init_from
+    if source and _is_run(source):
+        _take_over(objective, newest_model(Path(source) / "checkpoints"), source)
+    return objective
+
+
+def _is_run(source: str) -> bool:
+    return (Path(source) / "checkpoints").is_dir()
 
 
 def _load(pretrained_class: Any, source: str) -> Any:
@@ -52,25 +72,21 @@ def _load(pretrained_class: Any, source: str) -> Any:
 
 
 @torch.no_grad()
-def _take_over(model: nn.Module, source: nn.Module, name: str) -> None:
+def _take_over(model: nn.Module, theirs: dict[str, Tensor], name: str) -> None:
     """Copy every tensor, resizing learned position embeddings; what only training needs may be missing."""
-    theirs = source.state_dict()
+    theirs = dict(theirs)
     for key, ours in model.state_dict().items():
         if key not in theirs:
             if key.endswith("mask_token"):
                 continue  # a released encoder has none, or zeros; it is learned quickly
-            raise UserError(f"model.init_from {name} has no tensor {key}; give the model section its architecture")
+            raise UserError(f"model.init_from {name} has no tensor {key}; {_REMEDY}")
         tensor = theirs.pop(key)
         if key.endswith(_POSITIONS) and tensor.shape[1] != ours.shape[1] and tensor.shape[2] == ours.shape[2]:
             side = round((ours.shape[1] - 1) ** 0.5)
             tensor = resize_position_embeddings(tensor, (side, side), antialias=True)
         if tensor.shape != ours.shape:
-            raise UserError(
-                f"model.init_from {name}: {key} is {tuple(tensor.shape)}, this model needs {tuple(ours.shape)}; "
-                "give the model section the same size and patch_size"
-            )
+            sizes = f"{tuple(tensor.shape)}, this model needs {tuple(ours.shape)}"
+            raise UserError(f"model.init_from {name}: {key} is {sizes}; {_REMEDY}")
         ours.copy_(tensor)
     if theirs:
-        raise UserError(
-            f"model.init_from {name} also has {sorted(theirs)[:3]}; give the model section its architecture"
-        )
+        raise UserError(f"model.init_from {name} also has {sorted(theirs)[:3]}; {_REMEDY}")

@@ -22,13 +22,13 @@ def load_method() -> Any:
     from .config import TrainConfig
     from .dino.masking import block_masks
     from .dino.objective import DINOObjective
-    from .initial import build_encoder
+    from .initial import build_encoder, with_run
     from .method import BatchExtra, Method
     from .optimizer import dino_parameter_groups
     from .schedule import DINOSchedule
 
     def build(config: TrainConfig, model_config: Any) -> nn.Module:
-        return DINOObjective(build_encoder(config, model_config), config.dino)
+        return with_run(DINOObjective(build_encoder(config, model_config), config.dino), config)
 
     def parameter_groups(objective: nn.Module, config: TrainConfig) -> list[dict]:
         optim = config.optim

@@ -21,14 +21,14 @@ def load_method() -> Any:
     from torch import Tensor, nn
 
     from .config import TrainConfig, model_fields
-    from .initial import build_autoencoder
+    from .initial import build_autoencoder, with_run
     from .mae.objective import MAEObjective
     from .method import BatchExtra, Method
     from .optimizer import mae_parameter_groups
     from .schedule import MAESchedule
 
     def build(config: TrainConfig, model_config: Any) -> nn.Module:
-        return MAEObjective(build_autoencoder(config, model_config))
+        return with_run(MAEObjective(build_autoencoder(config, model_config)), config)
 
     def schedule(config: TrainConfig, peak: float) -> MAESchedule:
         optim = config.optim

@@ -215,6 +215,39 @@ def test_continuing_from_a_model_folder_of_another_size(image_folder: Path, tmp_
     assert train("mae", image_folder, tmp_path / "third", "steps=1", "model.init_from=nowhere/at_all") == 1
 
 
+def test_continuing_from_a_run_takes_heads_teacher_and_decoder_along(image_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    for method in ("dino", "mae"):
+        first, second = tmp_path / method, tmp_path / f"{method}_more"
+        assert train(method, image_folder, first, "steps=3", *FAST) == 0
+        more = ["steps=1", f"model.init_from={first}", "augment.global_size=48", "optim.base_lr=0.0"]
+        still = ["teacher.momentum=1.0"] if method == "dino" else []
+        assert train(method, image_folder, second, *more, *still) == 0
+        name = "model.safetensors"
+        before = load_file(first / "checkpoints/step_00000003" / name)
+        after = load_file(second / "checkpoints/step_00000001" / name)
+        assert before.keys() == after.keys()
+        resized = {key for key in before if before[key].shape != after[key].shape}
+        assert resized and all(key.endswith("position_embeddings") for key in resized)
+        same = [key for key in before if key not in resized and not key.endswith("_center")]
+        assert all(torch.equal(before[key], after[key]) for key in same)
+        heads = {"dino": "teacher.dino_head.last_layer.weight_v", "mae": "model.decoder.layers.0.mlp.fc1.weight"}
+        assert heads[method] in same
+
+
+def test_a_run_of_other_heads_or_method_is_refused(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert train("dino", image_folder, tmp_path / "first", "steps=1") == 0
+    capsys.readouterr()
+    start = f"model.init_from={tmp_path / 'first'}"
+    assert train("dino", image_folder, tmp_path / "second", "steps=1", start, "dino.prototypes=64") == 1
+    assert "is (1, 32), this model needs (1, 64); give the model section (and dino" in capsys.readouterr().err
+    assert train("mae", image_folder, tmp_path / "third", "steps=1", start) == 1
+    assert "has no tensor model." in capsys.readouterr().err
+
+
 def test_a_changed_machine_is_said(image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert train("mae", image_folder, tmp_path, "steps=2") == 0
     state = tmp_path / "checkpoints" / "step_00000002" / "state.json"
