@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,14 +183,13 @@ class TokenStore:
     def read(self, rows: np.ndarray) -> list["Tensor"]:
         """Tokens of images `rows`, in that order, reading only those parts of the memory-mapped shards."""
         import torch
-        from safetensors import safe_open
 
         parts: dict[str, list[Tensor]] = {}
         where = np.empty(len(rows), int)
         filled = 0
         for shard in np.unique(np.asarray(rows) // self.shard_images):
             mine = np.flatnonzero(rows // self.shard_images == shard)
-            with safe_open(str(self.shards[shard]), framework="pt") as stored:
+            with open_shard(self.shards[shard], "pt") as stored:
                 for name in sorted(stored.keys()):
                     held = stored.get_slice(name)
                     offsets = [int(rows[i]) - int(shard) * self.shard_images for i in mine]
@@ -199,13 +199,27 @@ class TokenStore:
         return [torch.cat(parts[name])[where].float() for name in sorted(parts, key=lambda n: int(n[5:]))]
 
 
+@contextmanager
+def open_shard(path: Path, framework: str) -> Iterator[Any]:
+    """A shard as safetensors opens it.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework=framework) as stored:
+            yield stored
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}); remove it and run the same command again") from error
+
+
 def read_shards(shards: list[Path], names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Read the rows of all shards: {name: (N, ...)}. One shard is memory-mapped by safetensors, several are joined."""
-    from safetensors import safe_open
-
     found: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for shard in shards:
-        with safe_open(str(shard), framework="np") as stored:
+        with open_shard(shard, "np") as stored:
             for name in names:
                 found[name].append(stored.get_tensor(name))
     return {name: parts[0] if len(parts) == 1 else np.concatenate(parts) for name, parts in found.items()}

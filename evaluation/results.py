@@ -4,9 +4,11 @@ import contextlib
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -84,7 +86,7 @@ def read_scores(out: Path, record: Record) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as held:
             return {name: held[name] for name in held.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise UserError(
             f"{path} cannot be read ({error}); remove its record and run the same command again"
         ) from error

@@ -235,7 +235,9 @@ def predict(encoder: Encoder, model: "nn.Module", split: Split, independent: boo
             parts.append((logits.sigmoid() if independent else logits.softmax(1)).cpu().numpy())
     found = np.concatenate(parts)
     if not np.isfinite(found).all():
-        raise UserError(f"{encoder.name}: fine-tuning gave values that are not finite; give a lower --rate")
+        raise UserError(
+            f"{encoder.name}: fine-tuning gave values that are not finite; give a lower --rate, or check its weights"
+        )
     if split.case_of_image is None:
         return found
     sums = np.zeros((split.num_cases, found.shape[1]))

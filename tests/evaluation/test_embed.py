@@ -166,3 +166,14 @@ def test_a_model_without_blocks_is_compiled_whole(images, tmp_path):
     assert [name for _, name, _ in compiled.compiled] == ["forward_features"]
     batch = [images[0], images[1]]
     np.testing.assert_allclose(embed_batch(compiled, batch, "mean"), embed_batch(plain, batch, "mean"), atol=1e-4)
+
+
+def test_damaged_shards_are_named(encoder, images, tmp_path):
+    embed_summaries(encoder, images, tmp_path, batch_size=8)
+    store = embed_tokens(encoder, images, tmp_path, 32, batch_size=8)
+    for path in tmp_path.rglob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="is damaged"):
+        embed_summaries(encoder, images, tmp_path, batch_size=8)
+    with pytest.raises(UserError, match="is damaged"):
+        store.read(np.arange(2))

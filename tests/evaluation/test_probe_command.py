@@ -14,7 +14,7 @@ from evaluation import suite
 from evaluation.bootstrap import intervals
 from evaluation.comparing import paired_means
 from evaluation.probe_command import main
-from evaluation.results import claimed, locked, merge_records, record_key, write_record
+from evaluation.results import claimed, locked, merge_records, read_scores, record_key, write_record
 from evaluation.table import mean_cell
 
 FAST = ["--resamples", "50"]
@@ -345,6 +345,17 @@ def test_a_broken_record_is_named(tmp_path):
         merge_records(tmp_path)
     with locked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("kept", [0, 1, 50, 200, 0.5, 0.99])
+def test_broken_scores_are_named(tmp_path, kept):
+    identity = dict(model="m", task="t", method="x", protocol="p", seed=0, settings={})
+    scores = np.random.default_rng(0).random(500)
+    write_record(tmp_path, record_key(identity), {**identity, "revision": "r"}, {"x": scores})
+    path = next((tmp_path / "scores").iterdir())
+    path.write_bytes(path.read_bytes()[: int(kept if kept >= 1 else kept * path.stat().st_size)])
+    with pytest.raises(UserError, match="cannot be read"):
+        read_scores(tmp_path, read(tmp_path)[0])
 
 
 def test_mean_over_tasks_adds_in_quadrature():
