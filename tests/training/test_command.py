@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.errors import UserError
-from tests.hub_server.server import HubServer
+from tests.hub_server.server import Blob, HubServer, Repo
 from training import export, pretrain_dino, pretrain_mae
 from training.config import TrainConfig, config_from_tree, load_config, model_fields, parse_overrides
 from training.data import normalise
@@ -257,29 +257,54 @@ def test_a_repository_that_cannot_be_pushed_to_is_told_before_training(
     assert said.count("\n") == 1 and "cannot push to me/model: 401 Unauthorized log in first; " in said
 
 
-@pytest.mark.parametrize("right_token", [True, False])
-def test_a_run_pushes_its_exports_to_a_hub(right_token: bool, image_folder: Path, tmp_path: Path) -> None:
-    """Over HTTP, to a server that follows the Hub's rules."""
+def on_hub(hub: HubServer, token: str, cache: Path, *words: str) -> subprocess.CompletedProcess:
+    """A small MAE run in a clean process that takes `hub` for the Hub."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    script = str(ROOT / "training" / "pretrain_mae.py")
-    words = ["--config", "mae_smoke", "--data", str(image_folder), "--out", str(tmp_path / "out"), *SMALL_MAE]
-    words += ["--push-to-hub", "owner/model", "steps=4", "run.export_every=2"]
+    environment |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
+    command = [sys.executable, str(ROOT / "training" / "pretrain_mae.py"), "--config", "mae_smoke", *SMALL_MAE, *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert token not in done.stdout + done.stderr
+    return done
+
+
+def test_a_run_pushes_its_exports_to_a_hub(image_folder: Path, tmp_path: Path) -> None:
+    """Over HTTP, to a server that follows the Hub's rules."""
+    words = ["--data", str(image_folder), "--push-to-hub", "owner/model", "steps=4", "run.export_every=2"]
     with HubServer() as hub:
-        token = hub.token if right_token else "hf_" + "x" * 34
-        environment |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
-        done = subprocess.run([sys.executable, script, *words], env=environment, capture_output=True, text=True)
-        assert token not in done.stderr
-        if not right_token:
-            assert done.returncode == 1 and "401 Unauthorized" in done.stderr
-            assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "out" / "metrics.jsonl").exists()
-            return
+        done = on_hub(hub, hub.token, tmp_path, *words, "--out", str(tmp_path / "out"))
         assert done.returncode == 0 and "step 4 is at owner/model on the Hub" in done.stderr, done.stderr
         (repo,) = hub.repos.values()
         assert repo.private
-        titles = [commit.title for commit in repo.commits.values()]
-        assert sorted(titles) == ["Step 2", "Step 4", "initial commit"]
-        pushed = repo.at("main").files["model.safetensors"].data
-        assert pushed == (tmp_path / "out" / "model" / "model.safetensors").read_bytes()
+        assert sorted(commit.title for commit in repo.commits.values()) == ["Step 2", "Step 4", "initial commit"]
+        pushed = {repo.at(oid).files["model.safetensors"].data for oid in list(repo.commits)[1:]}
+        assert (tmp_path / "out" / "model" / "model.safetensors").read_bytes() in pushed
+        assert (tmp_path / "out" / "exports" / "step_00000002" / "model" / "model.safetensors").read_bytes() in pushed
+        done = on_hub(hub, "hf_" + "x" * 34, tmp_path, *words, "--out", str(tmp_path / "refused"))
+        assert done.returncode == 1 and "cannot push to owner/model: " in done.stderr and "401" in done.stderr
+        assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "refused" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("streaming", ["true", pytest.param("false", marks=pytest.mark.slow)])
+def test_a_run_reads_a_dataset_of_a_hub(streaming: str, image_folder: Path, tmp_path: Path) -> None:
+    import datasets
+
+    images = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted(image_folder.glob("*.png"))]
+    table = datasets.Dataset.from_dict({"image": images, "modality": ["CT", "MR"] * (len(images) // 2)})
+    table.cast_column("image", datasets.Image()).to_parquet(tmp_path / "train.parquet", batch_size=4)
+    repo = Repo("dataset", "owner/data", private=True)
+    blob = Blob((tmp_path / "train.parquet").read_bytes(), lfs=True)
+    repo.add("main", "data", {"train.parquet": blob})
+    words = ["--data", "owner/data", "--out", str(tmp_path / "out"), "steps=3", f"data.streaming={streaming}"]
+    with HubServer() as hub:
+        hub.repos["dataset", "owner/data"] = repo
+        hub.lfs[blob.sha256] = blob.data
+        done = on_hub(hub, hub.token, tmp_path / "cache", *words, "data.modality=MR", "data.workers=1")
+        assert done.returncode == 0 and f"; {len(images) // 2} images; " in done.stderr, done.stderr
+        done = on_hub(hub, hub.token, tmp_path / "cache", *words, "--data", "owner/missing")
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+        assert (
+            "cannot open the data owner/missing (no such folder here, so it was looked for on the Hub)" in done.stderr
+        )
 
 
 def test_tensorboard_receives_the_metrics(image_folder: Path, tmp_path: Path) -> None:
