@@ -15,6 +15,7 @@ from . import formats
 from .card_figures import carry_figures
 from .compute import Power, compute_lines, energy_kwh
 from .dataset_folder import DatasetSummary, summarise_dataset
+from .hub_names import check_hub_names
 from .hub_results import eval_results, leaderboard_yaml
 from .leakage import MAX_OVERLAPS, leakage_lines
 from .model_folder import ModelSummary, summarise_model
@@ -118,22 +119,7 @@ def card_metadata(inputs: CardInputs) -> Any:
 def render_card(inputs: CardInputs) -> str:
     """The whole README.md text: YAML block and Markdown body, checked by `check_card`."""
     import yaml
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
-    environment.filters.update(
-        md=formats.markdown,
-        count=formats.count,
-        number=formats.number,
-        duration=formats.duration,
-        interval=formats.interval,
-        label=metric_label,
-        code=_code,
-        percent=_percent,
-    )
-    mean, table, why_not = published_comparison(inputs.records)
     run, dataset = inputs.run, inputs.dataset
     final = run.final if run is not None else {}
     config = (
@@ -141,7 +127,8 @@ def render_card(inputs: CardInputs) -> str:
         if run and run.config
         else ""
     )
-    body = environment.get_template("card.md.j2").render(
+    body = _rendered(
+        "card.md.j2",
         name=inputs.name,
         model=inputs.model,
         model_id=inputs.model_id,
@@ -160,17 +147,49 @@ def render_card(inputs: CardInputs) -> str:
         final_watch=[(name, value) for name, value in final.items() if group_of(name) == "watch"],
         config_yaml=config.replace("```", "'''"),
         compute=compute_lines(inputs.model, run, inputs.power),
-        tables=_result_tables(inputs.records),
-        all_intervals=all(entry.low is not None for record in inputs.records for entry in record.metrics.values()),
-        mean=mean,
-        table=table,
-        why_not=why_not,
         pictures=inputs.pictures,
+        **_results_context(inputs.records),
     )
-    body = re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", body))
     text = f"---\n{card_metadata(inputs).to_yaml()}\n---\n\n{body.strip()}\n\n{END}\n"
     check_card(text)
     return text
+
+
+def render_results(records: list[Record], name: str) -> str:
+    """The card's part on results alone: one model's records, as `render_card` writes them under the title `name`."""
+    return _rendered("results.md.j2", name=name, **_results_context(records))
+
+
+def _results_context(records: list[Record]) -> dict[str, Any]:
+    mean, table, why_not = published_comparison(records)
+    measured = [entry for record in records for entry in record.metrics.values()]
+    return {
+        "tables": _result_tables(records),
+        "all_intervals": all(entry.low is not None for entry in measured),
+        "mean": mean,
+        "table": table,
+        "why_not": why_not,
+    }
+
+
+def _rendered(template: str, **context: Any) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    environment.filters.update(
+        md=formats.markdown,
+        count=formats.count,
+        number=formats.number,
+        duration=formats.duration,
+        interval=formats.interval,
+        label=metric_label,
+        code=_code,
+        percent=_percent,
+    )
+    text = environment.get_template(template).render(**context)
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text))
 
 
 def check_card(text: str) -> None:
@@ -192,28 +211,6 @@ def check_card(text: str) -> None:
         raise UserError("README.md: states no license; add one to its YAML block, or write the card with: biovfm card")
     if card.data.get("eval_results") != again.data.get("eval_results"):
         raise UserError("README.md: the card's results do not survive reading and writing; write it anew: biovfm card")
-
-
-def check_numbers(text: str, model_dir: Path) -> None:
-    """Refuse a card of ours whose scores are not those of the results file that it left beside itself.
-
-    Raises:
-        UserError: a score was edited, or the results file is gone.
-    """
-    from huggingface_hub import ModelCard
-
-    stated = ModelCard(text).data.get("eval_results") if END in text else None
-    if not stated:
-        return
-    file = model_dir / "results" / "biovfm.json"
-    held = eval_results(load_results(file)) if file.is_file() else []
-    known = {(entry.dataset_type, entry.metric_name, entry.metric_value) for entry in held}
-    for entry in stated:
-        if (entry.dataset_type, entry.metric_name, entry.metric_value) not in known:
-            raise UserError(
-                f"{model_dir / 'README.md'}: states {entry.metric_name} {entry.metric_value} on {entry.dataset_type}, "
-                f"which {file} does not hold; write the card again with: biovfm card {model_dir} --results DIR"
-            )
 
 
 def _description(inputs: CardInputs) -> str:
@@ -393,20 +390,3 @@ def _run(folder: Path | None, model_dir: Path) -> RunSummary | None:
             f"{folder}: a run with method {said}, but {model_dir} was made with {method}; give its own run"
         )
     return run
-
-
-def check_hub_names(names: list[str], owner: bool = False) -> None:
-    """Refuse names that the Hub would not take; with `owner`, names without one.
-
-    Raises:
-        UserError: says which name and what is wrong with it.
-    """
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    for name in names:
-        try:
-            validate_repo_id(name)
-        except HFValidationError as error:
-            raise UserError(f"{name!r} is no Hub name ({error}); write OWNER/NAME") from error
-        if owner and "/" not in name:
-            raise UserError(f"{name!r} names no owner; write OWNER/NAME, for instance your-name/{name}")

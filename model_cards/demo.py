@@ -13,9 +13,9 @@ from typing import Any
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.files import atomic_path, write_text
 
-from .card import check_hub_names
 from .dataset_folder import MAX_IMAGE_BYTES
 from .folders import kind_of
+from .hub_names import check_hub_names
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".nii", ".nii.gz")
 SPLITS = ("train", "training", "val", "valid", "validation", "test")

@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
 
-from .card import END, check_card, check_hub_names, check_numbers
+from .card import END, check_card
+from .card_numbers import changed_tables, check_numbers
 from .dataset_card import check_dataset_card
 from .folders import kind_of
 from .hub_files import SERVER_FILES, local_files, remote_files, same_content, sha256_of
+from .hub_names import check_hub_names, check_ref
 from .reading import read_text
 
 Answer = TypeVar("Answer")
@@ -78,53 +80,79 @@ def push_folder(api: Any, folder: Path, repo_id: str, options: PushOptions) -> P
         UserError: the folder or its card is not fit, the repository holds other files, or the Hub refuses.
     """
     repo_type = _repo_type(folder)
-    _prepare_card(folder, repo_type, repo_id)
+    check_ref("--revision", options.revision)
+    if options.tag is not None:
+        check_ref("--tag", options.tag)
+    text = _card_text(folder)
+    card = name_repository(text, repo_id)
+    _check_card(card, folder, repo_type)
     files = local_files(folder)
+    _steady(lambda: _let_hub_check(api, card, repo_type), "checking the card")
     _steady(lambda: _make_repo(api, repo_id, repo_type, options), "creating the repository")
-    remote = _steady(lambda: remote_files(api, repo_id, repo_type, options.revision), "reading the repository")
-    extra = sorted(set(remote) - set(files) - SERVER_FILES)
-    if extra and options.extra is None:
-        raise UserError(
-            f"{repo_id}: already holds {len(extra)} files that {folder} does not, for instance {extra[0]}; "
-            "use another name, or say --extra keep or --extra delete"
-        )
-    deleted = extra if options.extra == "delete" else []
-    changed = [name for name, file in files.items() if name not in remote or not same_content(file, remote[name])]
-    commits = _upload(api, repo_id, repo_type, options.revision, {name: files[name] for name in changed}, deleted)
-    pulled_back = _verify(api, repo_id, repo_type, options.revision, files, changed)
+    with tempfile.TemporaryDirectory(prefix="biovfm-push-") as place:
+        files["README.md"] = Path(place) / "README.md"  # the folder's own is written once all has arrived
+        write_text(files["README.md"], card)
+        sent = _send(api, folder, files, repo_id, repo_type, options)
+    if card != text:
+        write_text(folder / "README.md", card)
     if options.tag:
         _steady(lambda: _make_tag(api, repo_id, repo_type, options), "tagging")
     if options.collection:
         _steady(lambda: _add_to_collection(api, repo_id, repo_type, options), "adding to the collection")
     private = _steady(lambda: bool(api.repo_info(repo_id, repo_type=repo_type).private), "reading the settings")
-    same = len(files) - len(changed)
-    return Pushed(len(changed), len(deleted), same, commits, pulled_back, repo_type, private)
+    return Pushed(**sent, repo_type=repo_type, private=private)
 
 
 def _repo_type(folder: Path) -> str:
-    kind = "spaces" if (folder / "app.py").is_file() else kind_of(folder) if folder.is_dir() else None
-    if kind not in KINDS:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the model, dataset or demo folder to push")
+    kind = "spaces" if (folder / "app.py").is_file() else kind_of(folder)
+    if kind in KINDS:
+        return KINDS[kind]
+    if kind_of(folder / "model") == "models":
+        raise UserError(f"{folder}: holds a model and more; push the model itself: {folder / 'model'}")
+    if kind == "results":
         raise UserError(
-            f"{folder}: neither a model (config.json, *.safetensors) nor a dataset (data/*.parquet) nor a demo "
-            "(app.py); give one of these folders"
+            f"{folder}: holds results, which go with their model; write its card with: biovfm card MODEL_DIR "
+            f"--results {folder}, and push MODEL_DIR"
         )
-    return KINDS[kind]
+    raise UserError(
+        f"{folder}: neither a model (config.json, *.safetensors) nor a dataset (data/*.parquet) nor a demo (app.py); "
+        "give one of these folders"
+    )
 
 
-def _prepare_card(folder: Path, repo_type: str, repo_id: str) -> None:
-    """Check README.md, and let its usage lines name the repository."""
+def _card_text(folder: Path) -> str:
     readme = folder / "README.md"
     if not readme.is_file():
         raise UserError(f"{folder}: no README.md; write it with: biovfm card {folder} (a dataset: biovfm build)")
-    text = read_text(readme, 8 * 2**20)
-    named = name_repository(text, repo_id)
+    return read_text(readme, 8 * 2**20)
+
+
+def _check_card(card: str, folder: Path, repo_type: str) -> None:
     if repo_type == "model":
-        check_card(named)
-        check_numbers(named, folder)
+        check_card(card)
+        check_numbers(card, folder)
+        if changed_tables(card, folder):
+            print(
+                f"note: {folder / 'README.md'}: its tables of results are not those that biovfm card writes from "
+                f"{folder / 'results' / 'biovfm.json'} (edited, or of another version); to renew them: "
+                f"biovfm card {folder} --results DIR"
+            )
     elif repo_type == "dataset":
-        check_dataset_card(named, folder)
-    if named != text:
-        write_text(readme, named)
+        check_dataset_card(card, folder)
+
+
+def _let_hub_check(api: Any, card: str, repo_type: str) -> None:
+    """Ask the Hub whether it takes the card (its licence, for one), as it will when the card is sent, last of all."""
+    from huggingface_hub.utils import get_session, hf_raise_for_status
+
+    asked = {"content": card, "repoType": repo_type}
+    answer = get_session().post(f"{api.endpoint}/api/validate-yaml", json=asked)
+    if answer.status_code == 400:
+        reasons = "; ".join(str(error.get("message")) for error in answer.json().get("errors", []))
+        raise UserError(f"README.md: the Hub does not take its YAML block ({reasons[:300]}); mend it and push again")
+    hf_raise_for_status(answer)
 
 
 def name_repository(text: str, repo_id: str) -> str:
@@ -155,6 +183,32 @@ def _make_repo(api: Any, repo_id: str, repo_type: str, options: PushOptions) -> 
         api.update_repo_settings(repo_id, gated=options.gated, repo_type=repo_type)
     if options.revision != "main":
         api.create_branch(repo_id, branch=options.revision, repo_type=repo_type, exist_ok=True)
+
+
+def _send(
+    api: Any, folder: Path, files: dict[str, Path], repo_id: str, repo_type: str, options: PushOptions
+) -> dict[str, int]:
+    """Make the repository hold `files`, and prove it. Returns the counts of `Pushed`."""
+    remote = _steady(lambda: remote_files(api, repo_id, repo_type, options.revision), "reading the repository")
+    extra = sorted(set(remote) - set(files) - SERVER_FILES)
+    if extra and options.extra is None:
+        raise UserError(
+            f"{repo_id}: already holds {len(extra)} files that {folder} does not, for instance {extra[0]}; "
+            "use another name, or say --extra keep or --extra delete"
+        )
+    deleted = extra if options.extra == "delete" else []
+    changed = [name for name, file in files.items() if name not in remote or not same_content(file, remote[name])]
+    if options.tag:
+        _steady(lambda: _check_tag(api, repo_id, repo_type, options, bool(changed or deleted)), "reading the tags")
+    commits = _upload(api, repo_id, repo_type, options.revision, {name: files[name] for name in changed}, deleted)
+    pulled_back = _verify(api, repo_id, repo_type, options.revision, files, changed)
+    return {
+        "sent": len(changed),
+        "deleted": len(deleted),
+        "unchanged": len(files) - len(changed),
+        "commits": commits,
+        "pulled_back": pulled_back,
+    }
 
 
 def _upload(
@@ -221,14 +275,17 @@ def _pull(api: Any, repo_id: str, repo_type: str, revision: str, name: str, plac
     )
 
 
-def _make_tag(api: Any, repo_id: str, repo_type: str, options: PushOptions) -> None:
+def _check_tag(api: Any, repo_id: str, repo_type: str, options: PushOptions, changes: bool) -> None:
+    """Refuse a tag that already names something else than what the repository will hold, before anything is sent."""
     refs = api.list_repo_refs(repo_id, repo_type=repo_type)
-    head = api.repo_info(repo_id, repo_type=repo_type, revision=options.revision).sha
-    known = {tag.name: tag.target_commit for tag in refs.tags}
-    if known.get(options.tag, head) != head:
+    tagged = next((tag.target_commit for tag in refs.tags if tag.name == options.tag), None)
+    head = next((branch.target_commit for branch in refs.branches if branch.name == options.revision), None)
+    if tagged is not None and (changes or tagged != head):
         raise UserError(f"{repo_id}: the tag {options.tag} already names another commit; choose another tag")
-    if options.tag not in known:
-        api.create_tag(repo_id, tag=options.tag, revision=options.revision, repo_type=repo_type, exist_ok=True)
+
+
+def _make_tag(api: Any, repo_id: str, repo_type: str, options: PushOptions) -> None:
+    api.create_tag(repo_id, tag=options.tag, revision=options.revision, repo_type=repo_type, exist_ok=True)
 
 
 def _add_to_collection(api: Any, repo_id: str, repo_type: str, options: PushOptions) -> None:
@@ -353,8 +410,9 @@ def main(argv: list[str]) -> int:
     api = HfApi(library_name="biovfm-hf")
     done = push_folder(api, words.folder, words.repo_id, options)
     commits = "1 commit" if done.commits == 1 else f"{done.commits} commits"
+    files = "1 file" if done.sent == 1 else f"{done.sent} files"
     print(
-        f"{words.repo_id} ({'private' if done.private else 'public'}): {done.sent} files sent in {commits}, "
+        f"{words.repo_id} ({'private' if done.private else 'public'}): {files} sent in {commits}, "
         f"{done.unchanged} were there, {done.deleted} deleted; all hashes agree, {done.pulled_back} files pulled back "
         "and compared"
     )

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from biovfm_hf.errors import UserError
-from model_cards import card, formats
+from model_cards import card, card_numbers, formats
 
 TASKS = ["pneumoniamnist", "breastmnist"]
 
@@ -74,7 +74,7 @@ def test_results_travel_with_the_model_and_never_outlive_the_card(full_card, mod
 def test_an_edited_score_is_not_pushed(full_card, model_dir):
     from model_cards import push
 
-    card.check_numbers(full_card, model_dir)
+    card_numbers.check_numbers(full_card, model_dir)
     (model_dir / "README.md").write_text(full_card.replace("value: 0.81\n", "value: 0.91\n"))
     with pytest.raises(UserError, match=r"states AUC \(linear, fast protocol\) 0\.91 on breastmnist"):
         push.push_folder(None, model_dir, "you/tiny", push.PushOptions())
@@ -82,6 +82,50 @@ def test_an_edited_score_is_not_pushed(full_card, model_dir):
     (model_dir / "results" / "biovfm.json").unlink()
     with pytest.raises(UserError, match="--results DIR"):
         push.push_folder(None, model_dir, "you/tiny", push.PushOptions())
+
+
+def test_changed_tables_are_noticed_and_own_words_are_not(full_card, model_dir):
+    row = "| breastmnist | linear | fast | 1,001 / 200 | 0.810 [0.780, 0.840] |"
+    assert row in full_card and not card_numbers.changed_tables(full_card, model_dir)
+    for wrong in (
+        row.replace("0.810", "0.910"),
+        row.replace("[0.780", "[0.800"),
+        row + "\n" + row.replace("breast", "x"),
+    ):
+        assert card_numbers.changed_tables(full_card.replace(row, wrong), model_dir)
+    assert card_numbers.changed_tables(full_card.replace(row, ""), model_dir)
+    for free in (full_card + "\n| my | table |\n", full_card.replace("For research:", "For my research:")):
+        assert not card_numbers.changed_tables(free, model_dir)
+    assert not card_numbers.changed_tables("---\nlicense: mit\n---\n# A card of my own\n", model_dir)
+
+
+def test_every_table_is_found_again_under_another_name(model_dir, make, tmp_path):
+    from model_cards.push import name_repository
+    from model_cards.reading import read_json
+    from model_cards.results import PUBLISHED
+
+    rows = make.rows(str(model_dir), read_json(PUBLISHED)["tasks"], protocol="biovfm")
+    rows.append({**rows[0], "task": "a|b _c_", "method": "segment", "metrics": {"dice": 0.7}, "n_train": None})
+    card.main(
+        [str(model_dir), "--results", str(make.results(tmp_path / "results", rows)), "--known-as", str(model_dir)]
+    )
+    text = (model_dir / "README.md").read_text()
+    assert "Beside published rows" in text and "### Segmentation" in text
+    assert not card_numbers.changed_tables(name_repository(text, "you/tiny"), model_dir)
+    assert card_numbers.changed_tables(text.replace("94.40 [93.90", "94.00 [93.90"), model_dir)
+
+
+def test_an_edited_leaderboard_score_is_not_pushed(model_dir, make, tmp_path):
+    folder = make.results(tmp_path / "results", make.rows(str(model_dir), TASKS))
+    card.main([str(model_dir), "--results", str(folder), "--benchmark", "you/benchmark"])
+    text, board = (model_dir / "README.md").read_text(), model_dir / ".eval_results" / "biovfm.yaml"
+    card_numbers.check_numbers(text, model_dir)
+    board.write_text(board.read_text().replace("value: 0.81", "value: 0.91"))
+    with pytest.raises(UserError, match=r"biovfm\.yaml: states 0\.91 on breastmnist"):
+        card_numbers.check_numbers(text, model_dir)
+    board.write_text("- just words")
+    with pytest.raises(UserError, match="not a list of results"):
+        card_numbers.check_numbers(text, model_dir)
 
 
 def test_segmentation_has_a_table_of_its_own(model_dir, make, tmp_path):

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError
 
 from biovfm_hf.errors import UserError
-from model_cards import hub_files, push
+from model_cards import hub_files, hub_names, push
 
 from .conftest import BIOVFM
 
@@ -96,7 +96,7 @@ def test_a_second_push_sends_only_what_changed(hub, pushed, small_model):
     assert "0 files sent in 0 commits, 4 were there" in pushed(small_model, "owner/m")
     assert not hub.sent("PUT") and not hub.sent("POST", "/commit/")
     (small_model / "config.json").write_text('{"model_type": "biovfm", "hidden_size": 8}')
-    assert "1 files sent" in pushed(small_model, "owner/m")
+    assert "1 file sent" in pushed(small_model, "owner/m")
     assert not hub.sent("PUT", "lfs-store") and len(hub.repos["model", "owner/m"].commits) == commits + 1
 
 
@@ -329,3 +329,57 @@ def test_usage_lines_name_the_repository():
     assert named == text.replace('A.from_pretrained("a")', 'A.from_pretrained("o/m")').replace(
         'model="a"', 'model="o/m"'
     )
+
+
+@pytest.mark.parametrize("name", ["a b", "-v1", "v1..2", "x.lock", "a/.b", "v~1", "", "refs/pr/1", "0" * 40, "a\\b"])
+@pytest.mark.parametrize("word", ["--revision", "--tag"])
+def test_branches_and_tags_that_git_refuses_are_refused_before_the_network(pushed, hub, small_model, word, name):
+    with pytest.raises(UserError, match=word):
+        pushed(small_model, "owner/m", f"{word}={name}")
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("name", ["v1", "step-2000", "v1.0.2", "exp/dino_small", "résumé"])
+def test_usual_branches_and_tags_are_taken(name):
+    hub_names.check_ref("--tag", name)
+
+
+def test_a_licence_that_the_hub_does_not_know_is_told_before_anything_is_sent(hub, pushed, small_model):
+    text = (small_model / "README.md").read_text().replace("apache-2.0", "my-own")
+    (small_model / "README.md").write_text(text)
+    with pytest.raises(UserError, match=r"does not take its YAML block .*license.*must be one of"):
+        pushed(small_model, "owner/m")
+    assert not hub.repos and (small_model / "README.md").read_text() == text
+
+
+def test_a_tag_of_another_commit_is_told_before_anything_is_sent(hub, pushed, small_model):
+    pushed(small_model, "owner/m", "--tag", "v1")
+    (small_model / "config.json").write_text("{}")
+    commits = len(hub.repos["model", "owner/m"].commits)
+    hub.requests.clear()
+    with pytest.raises(UserError, match="already names another commit"):
+        pushed(small_model, "owner/m", "--tag", "v1")
+    assert len(hub.repos["model", "owner/m"].commits) == commits and not hub.sent("POST", "/commit/")
+
+
+def test_a_push_that_fails_leaves_the_card_as_it_was(hub, pushed, small_model):
+    before = (small_model / "README.md").read_bytes()
+    hub.fail("POST", "/commit/", status=403)
+    with pytest.raises(UserError, match="may not write there"):
+        pushed(small_model, "owner/m")
+    assert (small_model / "README.md").read_bytes() == before
+    pushed(small_model, "owner/m")
+    assert (small_model / "README.md").read_bytes() == files_of(hub)["README.md"] != before
+
+
+def test_wrong_folders_are_told_what_they_are(make, tmp_path):
+    run = make.run(tmp_path / "run", steps=2)
+    results = make.results(tmp_path / "results", make.rows("m", ["t"]))
+    (run / "model").mkdir()
+    (run / "model" / "config.json").write_text("{}")
+    (run / "model" / "model.safetensors").write_bytes(b"")
+    for folder, said in ((run, rf"push the model itself: .*{run.name}/model"), (results, "go with their model")):
+        with pytest.raises(UserError, match=said):
+            push.push_folder(None, folder, "o/m", push.PushOptions())
+    with pytest.raises(UserError, match="no such folder"):
+        push.push_folder(None, tmp_path / "nothere", "o/m", push.PushOptions())
