@@ -76,7 +76,8 @@ def _parse(method: str, argv: list[str]) -> tuple[argparse.Namespace, list[str]]
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, help="YAML file, or the name of a shipped one")
+    shipped = sorted(path.stem for path in (Path(__file__).parent / "configs").glob(f"{method}_*.yaml"))
+    parser.add_argument("--config", required=True, help=f"YAML file, or a shipped one of {', '.join(shipped)}")
     parser.add_argument("--data", help="dataset folder, Hub id, or folder of images (config key data.path)")
     parser.add_argument("--out", type=Path, help="run folder")
     parser.add_argument(
