@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biovfm_hf.errors import UserError, require
+from biovfm_hf.network import heed_missing_network
 
 from .tasks.images import is_grey, to_rgb
 from .tokens import Compiled, Encoded, compile_blocks, run, running
@@ -325,22 +326,6 @@ def _reason(error: Exception, local: bool) -> str:
         "without a network only models on disk can be used: get it where there is one (hf download NAME), and copy"
     )
     return f"{text}; {cached} its folder or the cache (HF_HOME)"
-
-
-def heed_missing_network() -> None:
-    """Tell huggingface_hub to stay offline where its host has no address, instead of waiting for many retries."""
-    import os
-    import socket
-    from urllib.parse import urlsplit
-
-    from huggingface_hub import constants
-
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return  # the proxy knows the address
-    try:
-        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
 
 
 def folder_revision(path: Path) -> str:

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
@@ -27,6 +27,15 @@ class Crew:
         """Wait until every process is here."""
         if self.size > 1:
             _join().wait_for_everyone()
+
+    def agree(self, value: Any) -> Any:
+        """What the first process says, so that all do the same where they could see different things."""
+        if self.size == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        _join()
+        return broadcast_object_list([value])[0]
 
 
 def crew() -> Crew:

@@ -196,6 +196,8 @@ def make_record(
         if not mine:
             return None
         known = read_record(out, identity)
+        if claim is unclaimed:  # the others wait for this process' share of the images, or it for theirs
+            known = crew().agree(known)
         if known is not None:
             print(f"have  {encoder.name}  {task.name}  {settings.method_name}")
             return known

@@ -103,3 +103,26 @@ def test_a_failure_in_one_of_several_processes_leaves_the_other_records_and_the_
     assert ran.returncode == 1 and "task1 by bitfit" in ran.stderr and "task1 by linear" in ran.stderr
     assert {r["task"] for r in records(tmp_path / "out")} == {"task0", "task2"}
     assert "task2" in (tmp_path / "out" / "table.md").read_text()
+
+
+MEETING = """
+import time
+from evaluation.processes import crew
+team = crew()
+for turn in range(3):  # a meeting holds up whoever comes first, every time
+    begun = time.monotonic()
+    time.sleep(0 if team.takes(turn) else 1)
+    team.wait()
+    assert time.monotonic() - begun > 0.9
+print(f"rank {team.rank} of {team.size} agrees on {team.agree(team.rank)}")
+"""
+
+
+def test_processes_on_a_cpu_really_meet_and_agree(tmp_path):
+    (tmp_path / "meeting.py").write_text(MEETING)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [*torchrun, str(tmp_path / "meeting.py")]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert sorted(ran.stdout.splitlines()) == ["rank 0 of 2 agrees on 0", "rank 1 of 2 agrees on 0"]
