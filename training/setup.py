@@ -1,7 +1,6 @@
 """From a configuration to everything a run needs: images, device, objective, optimiser, and the step it stopped at."""
 
 import logging
-import os
 import sys
 import threading
 from collections import deque
@@ -20,6 +19,7 @@ from .augment import check_augment
 from .checkpoint import load_newest, remove_leftovers
 from .config import TrainConfig, model_fields, with_steps
 from .data import Images, Share, open_images, sample_order
+from .device import check_devices, check_trackers, make_accelerator
 from .estimate import flops_per_image, images_per_pass
 from .export import open_repository
 from .method import Method
@@ -28,12 +28,10 @@ from .order import SampleOrder
 from .run_folder import flat, prepare_run_folder, trim_metrics
 from .schedule import DINOSchedule, MAESchedule, scaled_learning_rate
 from .stream import StreamOrder
-from .typed import nearest, plain
+from .typed import plain
 from .watch import Watch, open_watch
 
 logger = logging.getLogger(__name__)
-
-_GPU_SETTINGS = ("MIXED_PRECISION", "USE_FSDP", "USE_DEEPSPEED")  # what accelerate launch sets as ACCELERATE_...
 
 
 @dataclass
@@ -118,69 +116,6 @@ def start(config: TrainConfig, method: Method, out: Path) -> Run:
     return run
 
 
-def check_devices(config: TrainConfig) -> None:
-    """Refuse a run that asks for GPUs that are not there.
-
-    Raises:
-        UserError: no GPU, fewer than processes on this machine, or bf16 on one that lacks it.
-    """
-    if config.run.device == "cpu":
-        return
-    if not torch.cuda.is_available():
-        if config.run.device == "cuda":
-            raise UserError("run.device is cuda but torch sees no GPU here; use --run.device cpu, or check the driver")
-        if _launched_for_gpus():
-            raise UserError(
-                "accelerate was launched for GPUs but torch sees none here; check the driver and that torch is built "
-                "for CUDA, or train on the CPU with --run.device cpu"
-            )
-        return
-    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
-    if processes > gpus:
-        raise UserError(f"{processes} processes on this machine, which has {gpus} GPU(s); launch one process for each")
-    if config.run.precision == "bf16" and not torch.cuda.is_bf16_supported():
-        raise UserError(f"{torch.cuda.get_device_name()} has no bf16; use --run.precision fp32")
-
-
-def _launched_for_gpus() -> bool:
-    """Whether `accelerate launch` was given settings for GPUs, such as those in training/launch."""
-    settings = {name: os.environ.get(f"ACCELERATE_{name}", "no").lower() for name in _GPU_SETTINGS}
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1", "yes")
-    return not on_cpu and any(value not in ("no", "false") for value in settings.values())
-
-
-def check_trackers(names: list[str]) -> None:
-    """Refuse trackers that accelerate does not know or that are not installed; it would train on without them.
-
-    Raises:
-        UserError: names the tracker.
-    """
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-
-    available = [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]
-    for name in names:
-        if name not in LOGGER_TYPE_TO_CLASS:
-            raise UserError(f"run.trackers: accelerate knows no {name!r}; {nearest(name, list(LOGGER_TYPE_TO_CLASS))}")
-        if name not in available:
-            raise UserError(f"run.trackers: {name} is not installed; get it with: pip install {name}")
-
-
-def make_accelerator(config: TrainConfig, out: Path) -> Any:
-    """The `Accelerator` for this run: device, precision, processes, trackers."""
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-
-    cpu = config.run.device == "cpu" or not torch.cuda.is_available()
-    natively = not cpu and torch.cuda.is_bf16_supported(including_emulation=False)
-    automatic = "bf16" if natively else "no"
-    return Accelerator(
-        cpu=cpu,
-        mixed_precision={"fp32": "no", "bf16": "bf16", "auto": automatic}[config.run.precision],
-        log_with=config.run.trackers or None,
-        project_dir=out,
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-    )
-
-
 def open_trackers(run: Run) -> None:
     """Start accelerate's trackers under the name of the run folder; a continued run stays one run in trackio."""
     config = run.config
@@ -224,9 +159,9 @@ def prepare(
     for module in objective.modules():
         trained = any(parameter.requires_grad for parameter in module.parameters())
         if config.run.activation_checkpointing and trained and isinstance(module, BioVFMPreTrainedModel):
-            # renamed in transformers 5.23; the old name warns there
-            enable = getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)
-            enable({"use_reentrant": False})
+            # transformers renames it, and warns of the old name
+            new = hasattr(module, "activation_checkpointing_enable")
+            getattr(module, f"{'activation' if new else 'gradient'}_checkpointing_enable")({"use_reentrant": False})
         if config.run.compile and isinstance(module, BioVFMLayer):
             module.compile()
     return accelerator.prepare(objective, optimizer)

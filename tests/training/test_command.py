@@ -24,9 +24,9 @@ from tests.hub_server.server import Blob, HubServer, Repo
 from training import export, pretrain_dino, pretrain_mae
 from training.config import TrainConfig, config_from_tree, load_config, model_fields, parse_overrides
 from training.data import normalise
+from training.device import check_devices
 from training.estimate import flops_per_image, memory_gib, peak_flops, tokens_per_image
 from training.schedule import StepValues
-from training.setup import check_devices
 
 from .conftest import SMALL_DINO, SMALL_MAE
 

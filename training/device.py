@@ -1,0 +1,77 @@
+"""Device, precision and trackers, as accelerate provides them; what is asked for and not there is refused."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from biovfm_hf.errors import UserError
+
+from .config import TrainConfig
+from .typed import nearest
+
+_GPU_SETTINGS = ("MIXED_PRECISION", "USE_FSDP", "USE_DEEPSPEED")  # what accelerate launch sets as ACCELERATE_...
+
+
+def check_devices(config: TrainConfig) -> None:
+    """Refuse a run that asks for GPUs that are not there.
+
+    Raises:
+        UserError: no GPU, fewer than processes on this machine, or bf16 on one that lacks it.
+    """
+    if config.run.device == "cpu":
+        return
+    if not torch.cuda.is_available():
+        if config.run.device == "cuda":
+            raise UserError("run.device is cuda but torch sees no GPU here; use --run.device cpu, or check the driver")
+        if _launched_for_gpus():
+            raise UserError(
+                "accelerate was launched for GPUs but torch sees none here; check the driver and that torch is built "
+                "for CUDA, or train on the CPU with --run.device cpu"
+            )
+        return
+    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if processes > gpus:
+        raise UserError(f"{processes} processes on this machine, which has {gpus} GPU(s); launch one process for each")
+    if config.run.precision == "bf16" and not torch.cuda.is_bf16_supported():
+        raise UserError(f"{torch.cuda.get_device_name()} has no bf16; use --run.precision fp32")
+
+
+def _launched_for_gpus() -> bool:
+    """Whether `accelerate launch` was given settings for GPUs, such as those in training/launch."""
+    settings = {name: os.environ.get(f"ACCELERATE_{name}", "no").lower() for name in _GPU_SETTINGS}
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1", "yes")
+    return not on_cpu and any(value not in ("no", "false") for value in settings.values())
+
+
+def check_trackers(names: list[str]) -> None:
+    """Refuse trackers that accelerate does not know or that are not installed; it would train on without them.
+
+    Raises:
+        UserError: names the tracker.
+    """
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    available = [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise UserError(f"run.trackers: accelerate knows no {name!r}; {nearest(name, list(LOGGER_TYPE_TO_CLASS))}")
+        if name not in available:
+            raise UserError(f"run.trackers: {name} is not installed; get it with: pip install {name}")
+
+
+def make_accelerator(config: TrainConfig, out: Path) -> Any:
+    """The `Accelerator` for this run: device, precision, processes, trackers."""
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+
+    cpu = config.run.device == "cpu" or not torch.cuda.is_available()
+    natively = not cpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    automatic = "bf16" if natively else "no"
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision={"fp32": "no", "bf16": "bf16", "auto": automatic}[config.run.precision],
+        log_with=config.run.trackers or None,
+        project_dir=out,
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
