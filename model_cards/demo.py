@@ -12,6 +12,7 @@ from typing import Any
 
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.files import atomic_path, write_text
+from biovfm_hf.network import heed_missing_network
 
 from .dataset_folder import MAX_IMAGE_BYTES
 from .folders import kind_of
@@ -34,8 +35,11 @@ models:
 
 Drop a biomedical image and see the model's patch tokens as colours, the nearest of {count} indexed images, how these
 vote, and what a linear probe on them says. For research; not a medical device. Made with `biovfm demo --export`.
+
+If `{model}` is private or gated, this Space needs a secret named `HF_TOKEN` (in its settings): a token that may
+read that model and no more.
 """
-REQUIREMENTS = "torch\ntransformers>=5.10\nsafetensors\npillow\nnumpy\npydicom\nnibabel\n"
+REQUIREMENTS = "torch\ntransformers>=5.18\nsafetensors\npillow\nnumpy\npydicom\nnibabel\n"
 EPILOG = """examples:
   biovfm demo run/model --index data
   biovfm demo run/model --index images/by-class --port 8000
@@ -163,6 +167,30 @@ def _check_target(target: Path) -> None:
         raise UserError(f"{target}: exists and is no exported Space; name a new folder with --export")
 
 
+def _check_model(name: str) -> None:
+    """Refuse what is neither a model folder nor a repository's name; where there is no network, do not wait for it."""
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{name}: no config.json, so no model folder; give the model/ of a training run")
+    elif name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UserError(f"{name}: no such folder; give a model folder, or a Hub repository as OWNER/NAME")
+    else:
+        check_hub_names([name])
+        heed_missing_network()
+
+
+def _load(name: str) -> Any:
+    from .demo_app import Encoder
+
+    try:
+        return Encoder(name)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        remedy = "check the folder" if Path(name).is_dir() else "check the name, the network and `hf auth login`"
+        raise UserError(f"{name}: cannot be loaded ({reason}); {remedy}") from error
+
+
 def main(argv: list[str]) -> int:
     """`biovfm demo`. Returns the exit status."""
     words = _parser().parse_args(argv)
@@ -175,17 +203,19 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{words.index}: no such folder; give a dataset folder or a folder of images")
     if words.images < 1:
         raise UserError(f"--images {words.images}: give 1 or more")
+    _check_model(words.model)
     require("gradio", "space")
-    from .demo_app import Encoder, build_page, launch
+    from .demo_app import build_page, launch
 
-    try:
-        encoder = Encoder(words.model)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{words.model}: cannot be loaded ({' '.join(str(error).split())[:200]}); check it") from error
+    encoder = _load(words.model)
     index = build_index(encoder, words.index, words.images, words.seed) if words.index else None
     if words.export:
         export_space(words.export, words.repo_id, index)
         print(f"{words.export}: a Space; send it with: biovfm push {words.export} OWNER/NAME")
+        print(
+            f"if {words.repo_id} is private or gated: in the Space's settings add a secret HF_TOKEN, a token that may "
+            "read that model and no more"
+        )
         return 0
     print(f"http://{words.host}:{words.port} shows {words.model}; stop with Ctrl-C")
     launch(build_page(encoder, index), words.host, words.port)

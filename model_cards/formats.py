@@ -22,6 +22,11 @@ def short_count(value: float) -> str:
     return f"{value:.3g}"
 
 
+def file_size(size: int) -> str:
+    """Bytes as '14 kB' or '2.3 MB' (1 kB = 1000 bytes), at least 1 kB."""
+    return f"{max(1, round(size / 1e3))} kB" if size < 999_500 else f"{size / 1e6:.1f} MB"
+
+
 def number(value: float) -> str:
     """A measured number in four significant figures, without needless zeros or exponents."""
     if value == 0:

@@ -152,5 +152,5 @@ def main(argv: list[str]) -> int:
     write_text(options.out, page)
     for line in store.left_out:
         print(f"note: picture {line}")
-    print(f"{options.out}: {size / 1e6:.1f} MB")
+    print(f"{options.out}: {formats.file_size(size)}")
     return 0

@@ -80,6 +80,8 @@ def load_results(path: Path) -> list[Record]:
     Raises:
         UserError: no such file, or a record lacks model, task, method or metrics, or a value is no finite number.
     """
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; give the --out folder of biovfm probe")
     file = path / "results.json" if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"{path}: no results.json there; write it with: biovfm probe --model M --tasks T --out {path}")

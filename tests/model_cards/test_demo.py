@@ -121,6 +121,33 @@ def test_code_of_a_repository_is_not_run(saved_model, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_wrong_model_is_told_at_once(tmp_path, monkeypatch):
+    """Without a wait for a network that is not there, and before gradio is asked for."""
+    import socket
+    import time
+
+    from huggingface_hub import constants
+
+    def fail(*_):
+        raise socket.gaierror("Name or service not known")
+
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("waited"))
+    for name, said in (
+        ("nothere", "no such folder"),
+        ("a/b/c", "no such folder"),
+        (str(tmp_path), r"no config\.json"),
+    ):
+        with pytest.raises(UserError, match=said):
+            demo.main([name])
+    demo._check_model("somebody/nothere")
+    with pytest.raises(UserError, match="check the name, the network"):
+        demo._load("somebody/nothere")
+
+
 @pytest.mark.parametrize("words", [["--index", "nowhere"], ["--images", "0"], ["--export", "x"]])
 def test_wrong_words_are_explained(saved_model, words):
     with pytest.raises(UserError):
@@ -133,6 +160,7 @@ def test_an_exported_space_stands_alone(encoder, classes, tmp_path):
     names = {path.name for path in (tmp_path / "space").iterdir()}
     assert names == {"app.py", "space.json", "index.npz", "requirements.txt", "README.md"}
     assert json.loads((tmp_path / "space" / "space.json").read_text()) == {"model": "you/biovfm-tiny"}
+    assert "HF_TOKEN" in (tmp_path / "space" / "README.md").read_text()
     code = "import app, pathlib; print(len(app.Index.load(pathlib.Path('index.npz')).labels))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "space", capture_output=True, text=True, check=True

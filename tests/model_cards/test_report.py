@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biovfm_hf.errors import UserError
-from model_cards import charts, report, sections
+from model_cards import charts, formats, report, sections
 from model_cards.folders import find_inputs
 from model_cards.pictures import PictureStore
 from model_cards.run_folder import Series, summarise_run
@@ -307,3 +307,11 @@ def test_a_results_json_file_alone_will_do(make, tmp_path):
     path = tmp_path / "scores.json"
     path.write_text(json.dumps(make.rows("m", ["t"])))
     assert 'id="evaluation"' in written(tmp_path, path)
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(10, "1 kB"), (11_400, "11 kB"), (999_499, "999 kB"), (999_500, "1.0 MB"), (9_960_000, "10.0 MB")],
+)
+def test_file_sizes_are_never_nothing(size, said):
+    assert formats.file_size(size) == said
