@@ -111,6 +111,13 @@ def start(config: TrainConfig, method: Method, out: Path) -> Run:
         flops_per_image=flops,
     )
     say(run, opening_words(run, peak))
+    if run.main and config.batch.size > len(images):
+        logger.warning(
+            "batch.size %d is more than the %d images: a step meets some of them more than once, and objectives that "
+            "compare images (DINO) compare them with themselves",
+            config.batch.size,
+            len(images),
+        )
     restore(run)
     open_trackers(run)
     return run

@@ -248,6 +248,15 @@ def test_a_run_of_other_heads_or_method_is_refused(
     assert "has no tensor model." in capsys.readouterr().err
 
 
+def test_a_batch_of_more_images_than_there_are_is_warned_of(
+    image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert train("mae", image_folder, tmp_path / "some", "steps=1", "batch.size=24") == 0
+    assert "more than the" not in caplog.text
+    assert train("mae", image_folder, tmp_path / "all", "steps=1", "batch.size=25") == 0
+    assert "batch.size 25 is more than the 24 images" in caplog.text
+
+
 def test_a_changed_machine_is_said(image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert train("mae", image_folder, tmp_path, "steps=2") == 0
     state = tmp_path / "checkpoints" / "step_00000002" / "state.json"
