@@ -212,6 +212,18 @@ def test_means_over_cases_equal_a_loop(seed, cases):
         drawn.append([np.nanmean(column) if np.isfinite(column).any() else np.nan for column in taken.T])
     for k, entry in enumerate(bootstrap.mean_intervals(values, 30, 5, subjects)):
         assert entry["value"] == pytest.approx(np.nanmean(values[:, k]))
+        if len(np.unique(subjects[np.isfinite(values[:, k])])) == 1:
+            assert entry["low"] is None and "gives no interval" in entry["reason"]
+            continue
         np.testing.assert_allclose(
             [entry["low"], entry["high"]], np.nanquantile(np.array(drawn)[:, k], [0.025, 0.975])
         )
+
+
+def test_one_subject_alone_has_no_interval():
+    labels, scores = np.arange(20) % 2, np.random.default_rng(0).random((20, 1))
+    found = bootstrap.intervals(BINARY, labels, scores, np.full(1, 0.5), 20, "fast", clusters=np.zeros(20))
+    assert all(
+        entry["low"] is None and entry["high"] is None and entry["value"] is not None for entry in found.values()
+    )
+    assert "gives no interval" in found["auc"]["reason"]
