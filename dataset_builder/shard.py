@@ -5,11 +5,9 @@
 done. Each is written under a temporary name and moved into place, so any engine may run a shard again at any time.
 """
 
-import ctypes
 import json
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
@@ -24,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biovfm_hf.files import atomic_path, write_text
+from biovfm_hf.memory import keep_freed_memory
 
 from . import readers, screening
 from .hashing import fingerprint, reduced, sha256_of_pixels
@@ -39,7 +38,6 @@ from .schema import CANDIDATES, ROW_GROUP, row_writer
 from .slicing import pad_square, resize, target_size
 
 KEPT = "kept"
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
         cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG]  # fmt: skip
 Feed = Iterator[tuple[Item, bytes | Refused]]
@@ -84,18 +82,7 @@ def _quieten() -> None:
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     logging.getLogger("nibabel").setLevel(logging.CRITICAL)
-    _keep_freed_memory()
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep freed blocks of up to 8 MiB, at most 64 MiB in all, for the next picture.
-
-    By default every block of the size of a picture goes back to the kernel, which zeroes its pages anew: a quarter of
-    the time on 1024 x 1024 PNG files. Elsewhere than on glibc nothing is changed.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(_MMAP_THRESHOLD, 8 << 20)
-        libc.mallopt(_TRIM_THRESHOLD, 64 << 20)
+    keep_freed_memory(block=8 << 20, total=64 << 20)
 
 
 class _Shard:

@@ -1,12 +1,18 @@
-"""Device, precision and trackers, as accelerate provides them; what is asked for and not there is refused."""
+"""Device, precision and trackers, as accelerate provides them; what is asked for and not there is refused.
+
+And what makes the steps of a run faster on a CPU.
+"""
 
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.memory import keep_freed_memory
+from biovfm_hf.modeling_biovfm import BioVFMAttention
 
 from .config import TrainConfig
 from .typed import nearest
@@ -75,3 +81,16 @@ def make_accelerator(config: TrainConfig, out: Path) -> Any:
         project_dir=out,
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
+
+
+def speed_up_cpu(objective: nn.Module, bf16: bool) -> None:
+    """Make the steps of `objective` on a CPU faster, at no change of the results beyond rounding.
+
+    Freed activations stay with the process: handing them back to the kernel and having them zeroed again took a tenth
+    of a step. And attention in bfloat16 is computed as matrix products, because torch's fused one takes 2 to 7 times
+    as long backwards; in float32 it is the faster one.
+    """
+    keep_freed_memory(block=1 << 30, total=(1 << 31) - 1)
+    for module in objective.modules():
+        if bf16 and isinstance(module, BioVFMAttention):
+            module.config._attn_implementation = "eager"

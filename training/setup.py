@@ -13,13 +13,13 @@ from torch import nn
 from tqdm import tqdm
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.modeling_biovfm import BioVFMAttention, BioVFMLayer, BioVFMPreTrainedModel
+from biovfm_hf.modeling_biovfm import BioVFMLayer, BioVFMPreTrainedModel
 
 from .augment import check_augment
 from .checkpoint import load_newest, remove_leftovers
 from .config import TrainConfig, model_fields, with_steps
 from .data import Images, Share, open_images, sample_order
-from .device import check_devices, check_trackers, make_accelerator
+from .device import check_devices, check_trackers, make_accelerator, speed_up_cpu
 from .estimate import flops_per_image, images_per_pass
 from .export import open_repository
 from .method import Method
@@ -161,8 +161,8 @@ def prepare(
     accelerator: Any, objective: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig
 ) -> tuple[nn.Module, Any]:
     """Checkpoint and compile the blocks as asked, then wrap for the device and the processes."""
-    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
-        use_plain_attention(objective)
+    if accelerator.device.type == "cpu":
+        speed_up_cpu(objective, accelerator.mixed_precision == "bf16")
     for module in objective.modules():
         trained = any(parameter.requires_grad for parameter in module.parameters())
         if config.run.activation_checkpointing and trained and isinstance(module, BioVFMPreTrainedModel):
@@ -172,13 +172,6 @@ def prepare(
         if config.run.compile and isinstance(module, BioVFMLayer):
             module.compile()
     return accelerator.prepare(objective, optimizer)
-
-
-def use_plain_attention(objective: nn.Module) -> None:
-    """Attention as matrix products: torch's fused one takes 2 to 7 times as long backwards in bfloat16 on a CPU."""
-    for module in objective.modules():
-        if isinstance(module, BioVFMAttention):
-            module.config._attn_implementation = "eager"
 
 
 def restore(run: Run) -> None:

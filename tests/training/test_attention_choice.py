@@ -8,8 +8,9 @@ from transformers import AutoModel
 from biovfm_hf.modeling_biovfm import BioVFMAttention
 from training import pretrain_dino, pretrain_mae
 from training.config import load_config, model_fields, parse_overrides
+from training.device import make_accelerator
 from training.optimizer import adamw
-from training.setup import make_accelerator, prepare
+from training.setup import prepare
 
 from .conftest import SMALL_DINO, SMALL_MAE
 

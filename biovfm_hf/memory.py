@@ -1,0 +1,18 @@
+"""How glibc treats memory that has been freed."""
+
+import ctypes
+import sys
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+def keep_freed_memory(block: int, total: int) -> None:
+    """Let this process keep freed blocks of up to `block` bytes, at most `total` bytes in all, for the next ones.
+
+    By default large blocks go back to the kernel, which zeroes their pages anew when they are wanted again: a quarter
+    of the time of decoding 1024 x 1024 PNG files. Elsewhere than on glibc nothing is changed.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        # before glibc 2.35 more than 32 MiB are refused
+        libc.mallopt(_MMAP_THRESHOLD, block) or libc.mallopt(_MMAP_THRESHOLD, min(block, 32 << 20))
+        libc.mallopt(_TRIM_THRESHOLD, total)
