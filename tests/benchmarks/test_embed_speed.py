@@ -1,5 +1,10 @@
-"""Embedding against transformers' image-feature-extraction pipeline on the same images. Run: pytest -m slow -s."""
+"""Embedding against transformers' image-feature-extraction pipeline on the same images. Run: pytest -m slow -s.
 
+Both may use every core. Throughput is images by the clock on the wall; images per second of CPU time stand beside it:
+they tell how much comes from less work, and how much from decoding on several cores while the model computes.
+"""
+
+import os
 import time
 
 import numpy as np
@@ -40,23 +45,27 @@ def save_model(folder, patch, layers):
     return folder
 
 
+def timed(work):
+    """(wall, CPU) seconds of a call, and its answer."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    answer = work()
+    return np.array([time.perf_counter() - wall, time.process_time() - cpu]), answer
+
+
 def pipeline_seconds(model, paths):
     from transformers import pipeline
 
     extract = pipeline("image-feature-extraction", model=str(model), batch_size=BATCH, trust_remote_code=False)
     extract(paths[:2], return_tensors=True)
-    begun = time.process_time()
-    found = torch.cat([tokens[:, 0] for tokens in extract(paths, return_tensors=True)])
-    return time.process_time() - begun, found
+    return timed(lambda: torch.cat([tokens[:, 0] for tokens in extract(paths, return_tensors=True)]))
 
 
 def our_seconds(model, folder, cache):
     encoder = load_encoder(str(model))
     images, names = open_images(str(folder), None, "train", encoder.size)
     encoder.encode(encoder.preprocess([images[0]]))
-    begun = time.process_time()
-    stored = embed_summaries(encoder, images, cache, batch_size=BATCH)
-    return time.process_time() - begun, names, torch.from_numpy(stored["class"])
+    seconds, stored = timed(lambda: embed_summaries(encoder, images, cache, batch_size=BATCH))
+    return seconds, names, torch.from_numpy(stored["class"])
 
 
 INPUT_BOUND, WHOLE = (56, 1), (16, 12)
@@ -69,8 +78,10 @@ INPUT_BOUND, WHOLE = (56, 1), (16, 12)
     [
         (".png", 512, True, INPUT_BOUND, 1.0),
         (".png", 512, False, INPUT_BOUND, 0.9),
+        (".jpg", 512, True, INPUT_BOUND, 1.8),
+        (".jpg", 512, False, INPUT_BOUND, 1.2),  # 1.4 was measured: resizing colour costs more than decoding saves
         (".jpg", 1024, True, INPUT_BOUND, 2.0),
-        (".jpg", 1024, False, INPUT_BOUND, 1.8),  # 2.0 to 2.6 on a quiet machine; 1.84 has been seen on a busy one
+        (".jpg", 1024, False, INPUT_BOUND, 2.0),
         (".jpg", 2048, False, INPUT_BOUND, 2.0),
         (".jpg", 1024, False, WHOLE, 1.0),
     ],
@@ -79,18 +90,20 @@ def test_embedding_costs_less_than_the_pipeline(tmp_path, suffix, side, grey, si
     folder = write_images(tmp_path / "images", suffix, side, grey)
     model = save_model(tmp_path / "model", *size)
     paths = sorted(str(path) for path in folder.iterdir())
-    theirs = ours = float("inf")
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    theirs = ours = np.full(2, np.inf)
     for turn in range(TURNS):  # taken in turns, and the best of each, since other work on the machine disturbs both
         seconds, expected = pipeline_seconds(model, paths)
-        theirs = min(theirs, seconds)
+        theirs = np.minimum(theirs, seconds)
         seconds, names, found = our_seconds(model, folder, tmp_path / f"cache{turn}")
-        ours = min(ours, seconds)
+        ours = np.minimum(ours, seconds)
     assert names == [path.rsplit("/", 1)[1] for path in paths]
     similarity = torch.nn.functional.cosine_similarity(found, expected).min()
     what = (
         f"{side}-pixel {'grey' if grey else 'colour'} {suffix}, {'ViT-T/16' if size == WHOLE else 'next to no model'}"
     )
-    print(f"\n{what}: pipeline {IMAGES / theirs:.0f}, biovfm {IMAGES / ours:.0f} images per CPU second, "
-          f"{theirs / ours:.2f} times; cosine at least {similarity:.5f}")  # fmt: skip
+    wall, cpu = theirs / ours
+    print(f"\n{what}: pipeline {IMAGES / theirs[0]:.0f}, biovfm {IMAGES / ours[0]:.0f} images/s, {wall:.2f} times; "
+          f"{cpu:.2f} times per CPU second; cosine at least {similarity:.5f}")  # fmt: skip
     assert similarity > 0.99
-    assert theirs / ours >= target
+    assert wall >= target
