@@ -2,8 +2,8 @@
 
 DINOv2: ViT-S/16, 2 x 224 + 8 x 96, the recipe of `vitl16_short` (stochastic depth 0.3, shared head of 65,536
 prototypes, centring). The other side is DINOv2's arrangement on `Dinov2Model`: one pass for the global crops, one for
-the local ones, all scores kept. MAE: ViT-S/16 and ViT-B/16 at 224 against `ViTMAEForPreTraining`. Same weights, images, masks,
-precision and optimiser on both sides, and the same loss where nothing is random.
+the local ones, all scores kept. MAE: ViT-S/16 and ViT-B/16 at 224 against `ViTMAEForPreTraining`. Same weights,
+images, masks, precision and optimiser on both sides, and the same loss where nothing is random.
 
     pytest tests/benchmarks/test_dino_step.py -m slow -s
 
@@ -17,7 +17,7 @@ Measured on one core with bfloat16 instructions (AVX-512), images per CPU second
 
 The DINO side gains from stochastic depth that computes nothing for dropped images (2,760 tokens become 1,799), a last
 block that computes wanted tokens only, and scores that are never all in memory. In an MAE step more than 80% of the
-time in float32 are the same matrix products on both sides, at 85% of the core's peak. In bfloat16 ours gains from plain
+time in float32 are the same matrix products on both sides, at 85% of the core's peak. In bfloat16 ours gains by plain
 attention (torch's fused one is slow backwards there), and both methods from freed memory that is not zeroed anew.
 
 Times are CPU seconds of each side's own process, which other load on the machine disturbs least. Run as a script, the
