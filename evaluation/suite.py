@@ -130,9 +130,8 @@ def run_suite(models: list[str], tasks: list[Task], runs: list[Settings], out: P
     for label in labels:
         if labels.count(label) > 1:
             raise UserError(f"two models are called {label}; tell them apart: --model NAME1=... --model NAME2=...")
-    if len(models) > 1:  # what cannot be loaded is told now, and not after hours of work on the models before it
-        for model in models:
-            load_encoder(model)
+    for model in models[1:]:  # what cannot be loaded is told now, and not after hours of work on the models before it
+        load_encoder(model)
     jobs = [(model, run, task) for model in models for run in runs for task in tasks if suits(task, run)]
     team, failures = crew(), []
     if team.size > 1:

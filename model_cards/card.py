@@ -24,14 +24,13 @@ from .results import (
     Interval,
     Record,
     load_results,
-    metric_label,
     metric_order,
     published_comparison,
     results_rows,
 )
 from .run_folder import RunSummary, group_of, summarise_run
+from .templating import template_environment
 
-TEMPLATES = Path(__file__).parent / "templates"
 END = "<!-- written by biovfm card up to here; text below this line is kept -->"
 STUB = "Not evaluated yet; `biovfm card` writes"  # of the few lines that a training run leaves
 EPILOG = """examples:
@@ -173,21 +172,7 @@ def _results_context(records: list[Record]) -> dict[str, Any]:
 
 
 def _rendered(template: str, **context: Any) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
-    environment.filters.update(
-        md=formats.markdown,
-        count=formats.count,
-        number=formats.number,
-        duration=formats.duration,
-        interval=formats.interval,
-        label=metric_label,
-        code=_code,
-        percent=_percent,
-    )
+    environment = template_environment(md=formats.markdown, interval=formats.interval, code=_code, percent=_percent)
     text = environment.get_template(template).render(**context)
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text))
 

@@ -13,10 +13,10 @@ from .dataset_folder import summarise_dataset
 from .folders import Inputs, find_inputs
 from .model_folder import summarise_model
 from .pictures import PictureStore
-from .results import load_comparisons, load_results, metric_label
+from .results import load_comparisons, load_results
 from .run_folder import RunSummary, summarise_run
+from .templating import TEMPLATES, template_environment
 
-TEMPLATES = Path(__file__).parent / "templates"
 MAX_BYTES = 10_000_000
 PICTURE_BYTES = 7_500_000
 EPILOG = """examples:
@@ -92,23 +92,8 @@ def _at_a_glance(context: dict[str, Any], runs: list[RunSummary]) -> list[tuple[
 
 def render_report(context: dict[str, Any], title: str, made: str) -> str:
     """The HTML page. What came from a file is escaped, and the page's own CSP lets it load nothing."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters.update(
-        count=formats.count,
-        short=formats.short_count,
-        number=formats.number,
-        duration=formats.duration,
-        pvalue=formats.p_value,
-        label=metric_label,
-        breakable=formats.breakable,
+    environment = template_environment(
+        autoescape=True, short=formats.short_count, pvalue=formats.p_value, breakable=formats.breakable
     )
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(**context, title=title, made=made, style=style)

@@ -14,3 +14,19 @@ import pytest
 def reference_dir() -> Path:
     """Numbers from the reference implementations: `BIOVFM_REFERENCE_DIR`, or the copies in tests/reference."""
     return Path(os.environ.get("BIOVFM_REFERENCE_DIR", Path(__file__).parent / "reference"))
+
+
+@pytest.fixture
+def hub_without_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a network: nothing has told huggingface_hub so, and no host name has an address."""
+    import socket
+
+    from huggingface_hub import constants
+
+    def fail(*_: object) -> None:
+        raise socket.gaierror("Name or service not known")
+
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", fail)

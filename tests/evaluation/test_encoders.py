@@ -279,19 +279,12 @@ def test_without_a_network_a_repository_is_named_as_such(monkeypatch):
         load_encoder("somebody/that-does-not-exist-anywhere")
 
 
-def test_without_an_address_of_the_hub_nothing_is_waited_for(monkeypatch):
-    import socket
+@pytest.mark.usefixtures("hub_without_address")
+def test_without_an_address_of_the_hub_nothing_is_waited_for():
     import time
 
     from huggingface_hub import constants
 
-    def fail(*_):
-        raise socket.gaierror("Name or service not known")
-
-    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(socket, "getaddrinfo", fail)
     pytest.importorskip("timm")
     pytest.importorskip("open_clip")
     for name in ("dinov2-b", "densenet201", "biomedclip"):

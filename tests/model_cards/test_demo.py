@@ -121,20 +121,11 @@ def test_code_of_a_repository_is_not_run(saved_model, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.usefixtures("hub_without_address")
 def test_a_wrong_model_is_told_at_once(tmp_path, monkeypatch):
     """Without a wait for a network that is not there, and before gradio is asked for."""
-    import socket
     import time
 
-    from huggingface_hub import constants
-
-    def fail(*_):
-        raise socket.gaierror("Name or service not known")
-
-    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(socket, "getaddrinfo", fail)
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("waited"))
     for name, said in (
         ("nothere", "no such folder"),
