@@ -1,8 +1,10 @@
 """Processes that work on one results folder together, as `accelerate launch` or `torchrun` starts them."""
 
+import atexit
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,12 +48,25 @@ def crew() -> Crew:
     return Crew(state.process_index, state.num_processes)
 
 
+@cache
 def _join() -> "PartialState":
-    """Meet the other processes, once. Without a GPU they must be told so, or every one takes itself to be alone."""
+    """Meet the other processes, once. Without a GPU they must be told so, or every one takes itself to be alone.
+
+    They part at their end: gloo's threads abort a process that stops while they still run, after all its work.
+    """
     import torch
     from accelerate import PartialState
 
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    atexit.register(_part)
+    return state
+
+
+def _part() -> None:
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def make_accelerator(device: str) -> "Accelerator":
