@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".dcm", ".dicom"}
 VOLUMES = (".nii", ".nii.gz", ".mha", ".nrrd")
+BEFORE_CROP = 256 / 224  # a model that cuts out the centre shrinks an image to no more than this times its size before
 FEATURES = ("both", "class", "mean", "pooled", "last4")
 COMPILE_HELP = (
     "embed through torch.compile; compiling takes seconds for a ViT, longer for a convolutional net, so it can pay "
@@ -83,7 +84,8 @@ def main(argv: list[str]) -> int:
 def open_images(source: str, config: str | None, split: str, size: int) -> tuple["Images", list[str]]:
     """The images of a folder (with all below it) or of a dataset, and their ids.
 
-    Large JPEG files are decoded at the smallest built-in size that is at least twice `size`.
+    Large JPEG files are decoded at the smallest of their built-in sizes (whole, 1/2, 1/4, 1/8) that any model's
+    preprocessing of `size` only shrinks further.
 
     Raises:
         UserError: there is no image.
@@ -97,7 +99,8 @@ def open_images(source: str, config: str | None, split: str, size: int) -> tuple
             raise UserError(f"{folder}: no image file there (of {', '.join(sorted(SUFFIXES))})")
         if volumes := sum(p.name.lower().endswith(VOLUMES) for p in folder.rglob("*")):
             print(f"left out: {volumes} volumes; cut them into slices first, as biovfm build does", file=sys.stderr)
-        return FileImages(paths, shrink_to=2 * size), [str(path.relative_to(folder)) for path in paths]
+        names = [str(path.relative_to(folder)) for path in paths]
+        return FileImages(paths, shrink_to=round(size * BEFORE_CROP)), names
     return _open_dataset(source, config, split)
 
 

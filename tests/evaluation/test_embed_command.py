@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from biovfm_hf.errors import UserError
-from evaluation.embed_command import main, read_features
+from evaluation.embed_command import main, open_images, read_features
 from evaluation.encoders import load_encoder
 from evaluation.search_command import main as search
 from evaluation.search_command import most_similar
@@ -109,3 +109,14 @@ def test_most_similar_is_the_sorted_cosine():
     assert np.array_equal(rows, np.argsort(-whole, axis=1)[:, :6])
     np.testing.assert_allclose(similarity, -np.sort(-whole, axis=1)[:, :6])
     assert most_similar(vectors, queries, 99)[0].shape == (3, 40)
+
+
+@pytest.mark.parametrize(("side", "decoded"), [(500, 500), (512, 256), (1100, 275), (4096, 512)])
+def test_large_jpegs_are_decoded_small_and_look_the_same(tmp_path, side, decoded):
+    coarse = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(tmp_path / "a.jpg", quality=90)
+    images, _ = open_images(str(tmp_path), None, "train", 224)
+    assert images[0].shape == (decoded, decoded, 3)
+    whole = np.asarray(Image.open(tmp_path / "a.jpg"))
+    small, expected = (np.asarray(Image.fromarray(image).resize((224, 224), 3), float) for image in (images[0], whole))
+    assert np.abs(small - expected).mean() < 0.5
