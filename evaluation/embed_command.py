@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".dcm", ".dicom"}
 VOLUMES = (".nii", ".nii.gz", ".mha", ".nrrd")
-BEFORE_CROP = 256 / 224  # a model that cuts out the centre shrinks an image to no more than this times its size before
+BEFORE_CROP = 256 / 224  # models that cut out the centre shrink the image to this times their size first, as a rule
 FEATURES = ("both", "class", "mean", "pooled", "last4")
 COMPILE_HELP = (
     "embed through torch.compile; compiling takes seconds for a ViT, longer for a convolutional net, so it can pay "
@@ -84,8 +84,8 @@ def main(argv: list[str]) -> int:
 def open_images(source: str, config: str | None, split: str, size: int) -> tuple["Images", list[str]]:
     """The images of a folder (with all below it) or of a dataset, and their ids.
 
-    Large JPEG files are decoded at the smallest of their built-in sizes (whole, 1/2, 1/4, 1/8) that any model's
-    preprocessing of `size` only shrinks further.
+    Large JPEG files are decoded at the smallest of their built-in sizes (whole, 1/2, 1/4, 1/8) whose shorter side is
+    at least `size` times `BEFORE_CROP`.
 
     Raises:
         UserError: there is no image.

@@ -65,7 +65,7 @@ def _join() -> "PartialState":
 def _part() -> None:
     from torch import distributed
 
-    if distributed.is_available() and distributed.is_initialized():
+    if distributed.is_initialized():
         distributed.destroy_process_group()
 
 

@@ -114,7 +114,8 @@ for turn in range(3):  # a meeting holds up whoever comes first, every time
     time.sleep(0 if team.takes(turn) else 1)
     team.wait()
     assert time.monotonic() - begun > 0.9
-print(f"rank {team.rank} of {team.size} agrees on {team.agree(team.rank)}")
+# text and end of line as one piece: both processes write to one pipe, where one's text came between the other's two
+print(f"rank {team.rank} of {team.size} agrees on {team.agree(team.rank)}\\n", end="")
 """
 
 
