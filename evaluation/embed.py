@@ -7,12 +7,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path
+from biovfm_hf.memory import keep_freed_memory
 
 from .encoders import Encoder, to_square
 from .processes import Crew, crew
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 SHARD_IMAGES = 4096
 TOKEN_SHARD_BYTES = 64 << 20
 BATCH_SIZE = 64
+CPU_LANES, CPU_BATCH = 8, 8  # see `_encode_in_lanes`
 FORMAT = "3"  # part of every key: raise it when what is stored changes meaning
 SUMMARIES = ("class", "mean", "mean_raw", "pooled")
 FEATURES = ("both", *SUMMARIES, "last4")
@@ -270,7 +273,6 @@ def _fill_missing(job: _Job, paths: list[Path], missing: list[int]) -> None:
 
 def _embed_rows(job: _Job, rows: range, progress: Callable[[int], object]) -> dict[str, "Tensor"]:
     import torch
-    from torch.nn import functional
 
     def load(batch: range) -> "Tensor":
         decoded = [job.images[i] for i in batch]
@@ -278,15 +280,61 @@ def _embed_rows(job: _Job, rows: range, progress: Callable[[int], object]) -> di
             decoded = [job.augmentation(image, i) for image, i in zip(decoded, batch, strict=True)]
         return job.preprocess(decoded)
 
-    batches = [range(s, min(s + job.batch_size, rows.stop)) for s in range(rows.start, rows.stop, job.batch_size)]
+    on_cpu = torch.device(job.encoder.device).type == "cpu" and not job.encoder.compiled
+    encode = _encode_in_lanes if on_cpu else _encode_in_turn
     parts: dict[str, list[Tensor]] = {}
+    for found in encode(job, load, rows):
+        for name, values in found.items():
+            parts.setdefault(name, []).append(values)
+        progress(len(values))
+    return {name: torch.cat(values).contiguous() for name, values in parts.items()}
+
+
+def _encode_in_turn(job: _Job, load: Callable[[range], "Tensor"], rows: range) -> Iterator[dict[str, "Tensor"]]:
+    """Features batch by batch; threads load the next ones meanwhile."""
+    from torch.nn import functional
+
+    batches = _batches(rows, job.batch_size)
     for batch, pixels in zip(batches, prefetch(load, batches), strict=True):
         if job.encoder.compiled:  # for one shape: the last batch is filled up with black images
             pixels = functional.pad(pixels, (0, 0) * 3 + (0, job.batch_size - len(pixels)))
-        for name, value in job.compute(job.encoder, pixels).items():
-            parts.setdefault(name, []).append(value[: len(batch)].cpu())
-        progress(len(batch))
-    return {name: torch.cat(values).contiguous() for name, values in parts.items()}
+        yield {name: value[: len(batch)].cpu() for name, value in job.compute(job.encoder, pixels).items()}
+
+
+def _encode_in_lanes(job: _Job, load: Callable[[range], "Tensor"], rows: range) -> Iterator[dict[str, "Tensor"]]:
+    """Features in order, on a CPU: each of a few threads loads and encodes small batches by itself.
+
+    No core waits for another within a layer or while images load, and the activations of `CPU_BATCH` images stay in
+    its cache: ViT-T/16 encodes 1.2 times, ViT-B/16 1.1 times the images that it does with two cores at one batch of
+    32. More than `CPU_LANES` would wait for Python's lock, so on many cores each lane has several. Together they hold
+    `job.batch_size` images, or one each.
+    """
+    import torch
+
+    keep_freed_memory(block=1 << 30, total=(1 << 31) - 1)  # 6 % of the time went into zeroing activations' memory anew
+    cores = torch.get_num_threads()
+    threads = -(-cores // CPU_LANES)  # of each lane
+    lanes = cores // threads
+    encoders: SimpleQueue[Encoder] = SimpleQueue()
+    for _ in range(lanes):
+        encoders.put(job.encoder.twin())
+
+    def work(batch: range) -> dict[str, "Tensor"]:
+        torch.set_num_threads(threads)  # holds for the calling thread, and for threads that begin later
+        encoder = encoders.get()
+        try:
+            return job.compute(encoder, load(batch))
+        finally:
+            encoders.put(encoder)
+
+    try:
+        yield from prefetch(work, _batches(rows, min(CPU_BATCH, max(job.batch_size // lanes, 1))), 2 * lanes, lanes)
+    finally:
+        torch.set_num_threads(cores)
+
+
+def _batches(rows: range, size: int) -> list[range]:
+    return [range(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size)]
 
 
 def prefetch(work: Callable[[Any], Any], items: list, ahead: int = 3, threads: int | None = None) -> Iterator[Any]:

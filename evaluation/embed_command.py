@@ -25,7 +25,7 @@ BEFORE_CROP = 256 / 224  # models that cut out the centre shrink the image to th
 FEATURES = ("both", "class", "mean", "pooled", "last4")
 COMPILE_HELP = (
     "embed through torch.compile; compiling takes seconds for a ViT, longer for a convolutional net, so it can pay "
-    "where a GPU embeds for many minutes, and hardly does on a CPU (measured: a few per cent)"
+    "where a GPU embeds for many minutes; on a CPU it is slower (measured)"
 )
 EXAMPLES = """\
 examples:

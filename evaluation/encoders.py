@@ -3,10 +3,12 @@
 Every encoder answers with the same things, see `tokens.Encoded`.
 """
 
+import copy
 import hashlib
+import itertools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +109,14 @@ class Encoder:
             [block.float() for block in encoded.blocks],
             [token.float() for token in encoded.classes],
         )
+
+    def twin(self) -> "Encoder":
+        """Another encoder with the same weights in memory, which may run in another thread at the same time.
+
+        Reading a module hangs hooks on it (see `tokens.run`), so one module serves one thread.
+        """
+        weights = itertools.chain(self.module.parameters(), self.module.buffers())
+        return replace(self, module=copy.deepcopy(self.module, {id(tensor): tensor for tensor in weights}))
 
 
 def load_encoder(name: str, device: str = "cpu", preprocess: str = "own", compiled: bool = False) -> Encoder:

@@ -77,13 +77,14 @@ INPUT_BOUND, WHOLE = (56, 1), (16, 12)
     ("suffix", "side", "grey", "size", "target"),
     [
         (".png", 512, True, INPUT_BOUND, 1.0),
-        (".png", 512, False, INPUT_BOUND, 0.9),
+        (".png", 512, False, INPUT_BOUND, 1.0),
         (".jpg", 512, True, INPUT_BOUND, 1.8),
-        (".jpg", 512, False, INPUT_BOUND, 1.8),  # 2.1 to 2.5 was measured: resizing colour decides
+        (".jpg", 512, False, INPUT_BOUND, 1.8),
         (".jpg", 1024, True, INPUT_BOUND, 2.0),
         (".jpg", 1024, False, INPUT_BOUND, 2.0),
         (".jpg", 2048, False, INPUT_BOUND, 2.0),
-        (".jpg", 1024, False, WHOLE, 1.0),
+        (".jpg", 512, False, WHOLE, 1.2),
+        (".jpg", 1024, False, WHOLE, 1.6),
     ],
 )
 def test_embedding_costs_less_than_the_pipeline(tmp_path, suffix, side, grey, size, target):

@@ -1,5 +1,7 @@
 """The feature cache: what keys it, that it resumes, and what it refuses."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,33 @@ def test_every_kind_of_feature_is_cached_and_the_same_without_cache(encoder, ima
     np.testing.assert_allclose(stored[:5], embed_batch(encoder, [images[i] for i in range(5)], which), atol=1e-5)
     counted = Counted(images)
     assert np.array_equal(stored, embed_features(encoder, counted, tmp_path, which)) and counted.read == 0
+
+
+def test_on_a_cpu_several_encode_at_once_and_hold_one_batch_together(encoder, images, tmp_path, monkeypatch):
+    direct = encoder.encode(encoder.preprocess([images[i] for i in range(len(images))])).summary()
+    meeting, sizes = threading.Barrier(4, timeout=60), []
+    monkeypatch.setattr(
+        encoder, "preprocess", lambda batch, own=encoder.preprocess: sizes.append(len(batch)) or own(batch)
+    )
+    # after the blocks: hooks that lanes had on one module would all have been called by all of them here
+    encoder.module.norm.register_forward_pre_hook(lambda *_: print(meeting.wait()))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        stored = embed_summaries(encoder, images, tmp_path, batch_size=8)
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(threads)
+    assert sizes == [2] * 12
+    for name, values in direct.items():
+        np.testing.assert_allclose(stored[name], values.numpy(), atol=1e-5)
+
+
+def test_a_twin_shares_the_weights(encoder):
+    twin = encoder.twin()
+    assert twin.module is not encoder.module
+    tensors = [[*part.parameters(), *part.buffers()] for part in (twin.module, encoder.module)]
+    assert all(a is b for a, b in zip(*tensors, strict=True)) and tensors[0]
 
 
 def test_second_time_nothing_is_decoded(encoder, images, tmp_path):

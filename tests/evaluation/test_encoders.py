@@ -108,6 +108,7 @@ def test_every_family_gives_tokens_and_summaries(tmp_path, images, name):
     own = processor(list(images), return_tensors="pt", input_data_format="channels_last")["pixel_values"]
     assert torch.equal(pixels, own)
     encoded = encoder.encode(pixels)
+    assert torch.equal(encoder.twin().encode(pixels).tokens, encoded.tokens)
     assert (encoded.prefix, encoded.grid, len(encoder.revision)) == (prefix, grid, 16)
     assert encoded.patches().shape[:3] == (2, *grid)
     summary = encoded.summary()
@@ -157,6 +158,7 @@ def test_timm_models_answer_as_timm_says(tmp_path, images, name):
     encoder = load_encoder(f"timm:{tmp_path / 'm'}")
     pixels = encoder.preprocess(images)
     encoded = encoder.encode(pixels)
+    assert torch.equal(encoder.twin().encode(pixels).tokens, encoded.tokens)
     assert encoded.prefix == getattr(model, "num_prefix_tokens", int(name.startswith("xcit")))
     assert encoded.grid[0] == encoded.grid[1] > 1
     summary = encoded.summary()
@@ -330,5 +332,6 @@ def test_open_clip_towers_from_a_folder(tmp_path, images):
     with torch.inference_mode():
         direct = model.visual.eval()(pixels)
     summary = encoder.encode(pixels).summary()
+    assert torch.equal(encoder.twin().encode(pixels).summary()["class"], summary["class"])
     assert torch.allclose(summary["class"] @ model.visual.proj.detach(), direct.clone(), atol=1e-5)
     assert len(encoder.revision) == 16
