@@ -131,6 +131,9 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
+        for name in ("num_hidden_layers", "decoder_num_hidden_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
         if self.decoder_hidden_size % self.decoder_num_attention_heads or self.decoder_hidden_size % 4:
             raise ValueError(
                 f"decoder_hidden_size {self.decoder_hidden_size} is not a multiple of decoder_num_attention_heads "

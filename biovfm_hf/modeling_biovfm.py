@@ -71,6 +71,19 @@ def resize_position_embeddings(
     return torch.cat([positions[:, :1], resized], dim=1)
 
 
+def cut_patches(pixel_values: Tensor, patch_size: int) -> Tensor:
+    """(B, C, H, W) -> (B, N, p * p * C), patches and the pixels of a patch in row-major order, channels last."""
+    columns = pixel_values.unflatten(3, (-1, patch_size))
+    return columns.unflatten(2, (-1, patch_size)).permute(0, 2, 4, 3, 5, 1).flatten(1, 2).flatten(2)
+
+
+def take_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
+    """(B, N, D) tokens and (B, K) int -> (B, K, D), each image's tokens of these indices."""
+    batch, length = tokens.shape[:2]
+    rows = indices + torch.arange(batch, device=indices.device)[:, None] * length
+    return tokens.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, indices.shape)
+
+
 class BioVFMPatchEmbeddings(nn.Module):
     """Non-overlapping patches, each projected to a token."""
 
@@ -80,8 +93,8 @@ class BioVFMPatchEmbeddings(nn.Module):
         self.num_channels = config.num_channels
         self.projection = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size)
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, N, D), patches in row-major order.
+    def forward(self, pixel_values: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, N, D), patches in row-major order, or (B, K, D) of the patches `ids_keep` (B, K) alone.
 
         Raises:
             ValueError: no batch, another number of channels, or sides that are no multiple of the patch size.
@@ -96,7 +109,12 @@ class BioVFMPatchEmbeddings(nn.Module):
                 f"images of {height}x{width} pixels cannot be cut into patches of {self.patch_size}; "
                 f"resize them to a multiple of {self.patch_size}"
             )
-        return self.projection(pixel_values.to(self.projection.weight.dtype)).flatten(2).transpose(1, 2)
+        pixel_values = pixel_values.to(self.projection.weight.dtype)
+        if ids_keep is None:
+            return self.projection(pixel_values).flatten(2).transpose(1, 2)
+        patches = take_tokens(cut_patches(pixel_values, self.patch_size), ids_keep)
+        weight = self.projection.weight.permute(0, 2, 3, 1).flatten(1)  # (D, p * p * C)
+        return nn.functional.linear(patches, weight, self.projection.bias)
 
 
 class BioVFMEmbeddings(nn.Module):
@@ -132,16 +150,18 @@ class BioVFMEmbeddings(nn.Module):
             bool_masked_pos: (B, N) bool; the mask token stands for these patches (before positions are added).
             ids_keep: (B, K) patch indices; only these patch tokens are kept, in this order (MAE).
         """
-        tokens = self.patch_embeddings(pixel_values)
+        tokens = self.patch_embeddings(pixel_values, ids_keep)
+        positions = self.positions(*pixel_values.shape[-2:])
+        patch_positions = positions[:, 1:]
+        if ids_keep is not None:
+            patch_positions = patch_positions[0, ids_keep]
         if bool_masked_pos is not None:
             if self.mask_token is None:
                 raise ValueError("bool_masked_pos needs a mask token; build the model with use_mask_token=True")
             mask_token = self.mask_token.to(tokens.dtype)
-            tokens = torch.where(bool_masked_pos.bool()[..., None], mask_token, tokens)
-        positions = self.positions(*pixel_values.shape[-2:])
-        tokens = tokens + positions[:, 1:]
-        if ids_keep is not None:
-            tokens = tokens.gather(1, ids_keep[..., None].expand(-1, -1, tokens.shape[-1]))
+            masked = bool_masked_pos.bool() if ids_keep is None else bool_masked_pos.bool().gather(1, ids_keep)
+            tokens = torch.where(masked[..., None], mask_token, tokens)
+        tokens = tokens + patch_positions
         first = [(self.cls_token + positions[:, :1])]
         if self.register_tokens is not None:
             first.append(self.register_tokens)
@@ -693,17 +713,30 @@ class BioVFMDecoder(nn.Module):
         line = nn.functional.interpolate(line, size=(1, num_patches), mode="bicubic")
         return torch.cat([self.position_embeddings[:, :1], line[:, :, 0].transpose(1, 2)], dim=1)
 
-    def forward(self, tokens: Tensor, ids_restore: Tensor) -> Tensor:
-        """Encoded (B, 1 + R + K, D) and ids_restore (B, N) -> predicted patches (B, N, p * p * C)."""
+    def forward(self, tokens: Tensor, ids_shuffle: Tensor, hidden_only: bool = False) -> Tensor:
+        """Predict patches, in the order of `ids_shuffle`: first the visible ones, then the hidden ones.
+
+        Args:
+            tokens: the encoder's (B, 1 + R + K, D).
+            ids_shuffle: (B, N) patch indices, the K visible ones first.
+            hidden_only: predict the N - K hidden patches alone; the last block then computes little more than those.
+
+        Returns:
+            (B, N or N - K, p * p * C).
+        """
         tokens = self.embed(tokens)
-        cls_token, patches = tokens[:, :1], tokens[:, 1 + self.config.num_register_tokens :]
-        hidden = self.mask_token.expand(len(patches), ids_restore.shape[1] - patches.shape[1], -1)
-        patches = torch.cat([patches, hidden.to(patches.dtype)], dim=1)
-        patches = patches.gather(1, ids_restore[..., None].expand_as(patches))
-        hidden_states = torch.cat([cls_token, patches], dim=1) + self.positions(ids_restore.shape[1])
-        for layer in self.layers:
+        cls_token, visible = tokens[:, :1], tokens[:, 1 + self.config.num_register_tokens :]
+        batch, length = ids_shuffle.shape
+        positions = self.positions(length)
+        hidden = self.mask_token.expand(batch, length - visible.shape[1], -1)
+        patches = torch.cat([visible, hidden.to(visible.dtype)], dim=1) + positions[0, 1:][ids_shuffle]
+        hidden_states = torch.cat([cls_token + positions[:, :1], patches], dim=1)
+        for layer in self.layers[:-1]:
             hidden_states = layer(hidden_states)
-        return self.pred(self.norm(hidden_states)[:, 1:])
+        wanted = torch.arange(batch * (1 + length), device=tokens.device).view(batch, 1 + length)
+        wanted = wanted[:, 1 + (visible.shape[1] if hidden_only else 0) :]
+        last = self.layers[-1](hidden_states.flatten(0, 1), [(batch, 1 + length)], wanted.flatten())
+        return self.pred(self.norm(last)).unflatten(0, wanted.shape)
 
 
 class BioVFMForMaskedAutoencoding(BioVFMPreTrainedModel):
@@ -726,46 +759,51 @@ class BioVFMForMaskedAutoencoding(BioVFMPreTrainedModel):
             noise: (B, N) in [0, 1); the patches with the lowest values stay visible. Drawn when not given.
             return_loss: tells `Trainer` that this model computes its own loss (always true).
         """
-        if noise is None:
-            height, width = (side // self.config.patch_size for side in pixel_values.shape[-2:])
-            noise = torch.rand(len(pixel_values), height * width, device=pixel_values.device)
-        ids_shuffle = noise.argsort(dim=1)
+        outputs, ids_shuffle, visible = self._encode_visible(pixel_values, noise, **kwargs)
+        prediction = self.decoder(outputs.last_hidden_state, ids_shuffle)
+        loss = self._loss(pixel_values, prediction[:, visible:], ids_shuffle[:, visible:])
         ids_restore = ids_shuffle.argsort(dim=1)
-        visible = int(noise.shape[1] * (1 - self.config.mask_ratio))
-        outputs = self.biovfm(pixel_values, ids_keep=ids_shuffle[:, :visible], return_dict=True, **kwargs)
-        prediction = self.decoder(outputs.last_hidden_state, ids_restore)
-        mask = (ids_restore >= visible).to(prediction.dtype)
         return BioVFMMaskedAutoencodingOutput(
-            loss=self._loss(pixel_values, prediction, mask),
-            logits=prediction,
-            mask=mask,
+            loss=loss,
+            logits=take_tokens(prediction, ids_restore),
+            mask=(ids_restore >= visible).to(prediction.dtype),
             ids_restore=ids_restore,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
 
+    def reconstruction_loss(self, pixel_values: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The loss of `forward` alone (scalar), at less cost: visible patches are never predicted."""
+        outputs, ids_shuffle, visible = self._encode_visible(pixel_values, noise)
+        prediction = self.decoder(outputs.last_hidden_state, ids_shuffle, hidden_only=True)
+        return self._loss(pixel_values, prediction, ids_shuffle[:, visible:])
+
+    def _encode_visible(self, pixel_values: Tensor, noise: Tensor | None, **kwargs: Any) -> tuple[Any, Tensor, int]:
+        """The encoder's output for the visible patches, all patches' order (B, N), and how many are seen."""
+        if noise is None:
+            height, width = (side // self.config.patch_size for side in pixel_values.shape[-2:])
+            noise = torch.rand(len(pixel_values), height * width, device=pixel_values.device)
+        ids_shuffle = noise.argsort(dim=1)
+        visible = int(noise.shape[1] * (1 - self.config.mask_ratio))
+        outputs = self.biovfm(pixel_values, ids_keep=ids_shuffle[:, :visible], return_dict=True, **kwargs)
+        return outputs, ids_shuffle, visible
+
     def patchify(self, pixel_values: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, N, p * p * C), pixels of a patch in row-major order, channels last."""
-        return (
-            nn.functional.pixel_unshuffle(pixel_values, self.config.patch_size)
-            .unflatten(1, (self.config.num_channels, -1))
-            .flatten(3)
-            .permute(0, 3, 2, 1)
-            .flatten(2)
-        )
+        return cut_patches(pixel_values, self.config.patch_size)
 
     def unpatchify(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """The inverse of `patchify` for a (rows, columns) grid of patches."""
         channels_first = patches.unflatten(2, (-1, self.config.num_channels)).permute(0, 3, 2, 1).flatten(1, 2)
         return nn.functional.pixel_shuffle(channels_first.unflatten(2, grid), self.config.patch_size)
 
-    def _loss(self, pixel_values: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
-        target = self.patchify(pixel_values.float())  # not in bf16, which rounds 8-bit levels away
+    def _loss(self, pixel_values: Tensor, prediction: Tensor, ids_hidden: Tensor) -> Tensor:
+        """Mean squared error of the predicted hidden patches (B, N - K, p * p * C)."""
+        target = take_tokens(self.patchify(pixel_values.float()), ids_hidden)  # bf16 would round 8-bit levels away
         if self.config.norm_pix_loss:
             variance, mean = torch.var_mean(target, dim=-1, keepdim=True)  # unbiased, as MAE
             target = (target - mean) / (variance + 1e-6) ** 0.5
-        per_patch = (prediction.float() - target).square().mean(dim=-1)
-        return (per_patch * mask).sum() / mask.sum(dtype=torch.float32)
+        return nn.functional.mse_loss(prediction.float(), target)
 
 
 # `save_pretrained` copies these files beside the weights, so that trust_remote_code=True needs no installation

@@ -41,7 +41,7 @@ def flops_per_image(config: TrainConfig, model_config: Any, objective: Any) -> f
     """Floating-point operations of one image's forward and backward passes.
 
     Two per weight and token forward, four backward, and 4 N D per token and block for attention; stochastic depth is
-    taken off the blocks. Heads are counted per class token and masked patch.
+    taken off the blocks, what the last block leaves out is not. Heads are counted per class token and masked patch.
     """
     student, teacher = tokens_per_image(config, model_config)
     blocks, width = model_config.num_hidden_layers, model_config.hidden_size

@@ -70,6 +70,7 @@ def test_named_sizes_have_the_published_parameter_counts(name: str, millions: fl
         ({"ffn_type": "moe"}, "mlp, swiglu"),
         ({"mask_ratio": 0.0}, "mask_ratio 0.0"),
         ({"decoder_hidden_size": 100}, "decoder_hidden_size 100"),
+        ({"decoder_num_hidden_layers": 0}, "decoder_num_hidden_layers 0"),
         ({"pooling": "max"}, "cls, mean, both"),
     ],
 )
@@ -214,6 +215,39 @@ def test_autoencoder_learns_and_hides_what_it_says() -> None:
     noise = outputs.ids_restore.float() / 16
     with torch.no_grad():
         torch.testing.assert_close(model(changed, noise=noise).logits[0], model(pixels, noise=noise).logits[0])
+
+
+@pytest.mark.parametrize("norm_pix_loss", [False, True])
+def test_the_loss_alone_is_that_of_the_whole_prediction(norm_pix_loss: bool) -> None:
+    torch.manual_seed(0)
+    sizes = {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 2, "decoder_num_attention_heads": 4}
+    config = small(num_register_tokens=2, norm_pix_loss=norm_pix_loss, mask_ratio=0.6, **sizes)
+    model = visible(BioVFMForMaskedAutoencoding(config))
+    pixels, noise = torch.randn(3, 3, 32, 32), torch.rand(3, 16)
+    alone = model.reconstruction_loss(pixels, noise)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(alone, parameters, allow_unused=True)
+    outputs = model(pixels, noise=noise)
+    torch.testing.assert_close(alone, outputs.loss)
+    target = model.patchify(pixels)
+    if norm_pix_loss:
+        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+    errors = (outputs.logits - target).square().mean(-1)
+    torch.testing.assert_close(outputs.loss, errors[outputs.mask.bool()].mean())
+    for found, wanted in zip(gradients, torch.autograd.grad(outputs.loss, parameters, allow_unused=True), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_kept_patches_are_embedded_as_among_all() -> None:
+    embeddings = BioVFMModel(small(use_mask_token=True, num_register_tokens=2)).embeddings
+    torch.nn.init.normal_(embeddings.mask_token)
+    pixels, keep, masked = torch.randn(3, 3, 32, 32), torch.rand(3, 16).argsort(1)[:, :5], torch.rand(3, 16) < 0.5
+    whole = embeddings(pixels, masked)
+    found = embeddings(pixels, masked, keep)
+    torch.testing.assert_close(found[:, :3], whole[:, :3])
+    torch.testing.assert_close(
+        found[:, 3:], torch.stack([image[3:][ids] for image, ids in zip(whole, keep, strict=True)])
+    )
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "both"])

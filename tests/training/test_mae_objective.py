@@ -107,7 +107,15 @@ def test_loss_equals_transformers(pair: tuple) -> None:
     wanted = twin(batch["global_crops"], noise=batch["noise"])
     assert loss.item() == pytest.approx(wanted.loss.item(), rel=1e-6)
     assert terms["mae_loss"] == loss and not terms["mae_loss"].requires_grad
-    assert objective.model(**{"pixel_values": batch["global_crops"], "noise": batch["noise"]}).mask.equal(wanted.mask)
+
+
+def test_the_model_predicts_what_transformers_predicts(pair: tuple) -> None:
+    objective, twin, batch = pair
+    found = objective.model(batch["global_crops"], noise=batch["noise"])
+    wanted = twin(batch["global_crops"], noise=batch["noise"])
+    assert found.loss.item() == pytest.approx(wanted.loss.item(), rel=1e-6)
+    torch.testing.assert_close(found.logits, wanted.logits, rtol=1e-4, atol=1e-5)
+    assert found.mask.equal(wanted.mask) and found.ids_restore.equal(wanted.ids_restore)
 
 
 def test_gradients_equal_transformers(pair: tuple) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from biovfm_hf.modeling_biovfm import BioVFMForMaskedAutoencoding
+
 from ..schedule import StepValues
 
 
@@ -15,7 +17,7 @@ class MAEObjective(nn.Module):
         model: the masked autoencoder; its config sets the mask ratio and the pixel normalisation.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: BioVFMForMaskedAutoencoding) -> None:
         super().__init__()
         self.model = model
 
@@ -30,5 +32,5 @@ class MAEObjective(nn.Module):
         Returns:
             The mean squared error over hidden patches, and the same detached as `mae_loss`.
         """
-        loss = self.model(batch["global_crops"], noise=batch.get("noise")).loss
+        loss = self.model.reconstruction_loss(batch["global_crops"], batch.get("noise"))
         return loss, {"mae_loss": loss.detach()}
