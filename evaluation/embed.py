@@ -339,7 +339,8 @@ def _batches(rows: range, size: int) -> list[range]:
 
 def prefetch(work: Callable[[Any], Any], items: list, ahead: int = 3, threads: int | None = None) -> Iterator[Any]:
     """Yield `work(item)` in order, computed by threads at most `ahead` items before they are asked for."""
-    with ThreadPoolExecutor(threads or min(ahead, os.cpu_count() or 1)) as pool:
+    pool = ThreadPoolExecutor(threads or min(ahead, os.cpu_count() or 1))
+    try:
         waiting: list[Future] = []
         for item in items:
             waiting.append(pool.submit(work, item))
@@ -347,6 +348,8 @@ def prefetch(work: Callable[[Any], Any], items: list, ahead: int = 3, threads: i
                 yield waiting.pop(0).result()
         while waiting:
             yield waiting.pop(0).result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C or an error what has not begun never will
 
 
 def _write_shard(path: Path, arrays: dict[str, "Tensor"], encoder: Encoder, label: str) -> None:

@@ -89,6 +89,21 @@ def test_on_a_cpu_several_encode_at_once_and_hold_one_batch_together(encoder, im
         np.testing.assert_allclose(stored[name], values.numpy(), atol=1e-5)
 
 
+def test_what_has_not_begun_is_dropped_when_nobody_wants_it_any_more():
+    begun, allowed = [], threading.Semaphore(1)
+
+    def work(item):
+        begun.append(item)
+        allowed.acquire(timeout=60)
+        return item
+
+    found = embed.prefetch(work, list(range(8)), ahead=8, threads=1)
+    assert next(found) == 0
+    threading.Timer(0.2, allowed.release).start()  # lets item 1, which has begun, end
+    found.close()
+    assert begun == [0, 1]
+
+
 def test_a_twin_shares_the_weights(encoder):
     twin = encoder.twin()
     assert twin.module is not encoder.module
