@@ -24,11 +24,11 @@ from .tokens import LAST_BLOCKS
 if TYPE_CHECKING:
     from torch import Tensor
 
-SHARD_IMAGES = 4096
+SHARD_IMAGES = 512  # what a stopped run can lose: a minute or so of ViT-B/16 on two cores
 TOKEN_SHARD_BYTES = 64 << 20
 BATCH_SIZE = 64
 CPU_LANES, CPU_BATCH = 8, 8  # see `_encode_in_lanes`
-FORMAT = "3"  # part of every key: raise it when what is stored changes meaning
+FORMAT = "4"  # part of every key: raise it when what is stored changes meaning
 SUMMARIES = ("class", "mean", "mean_raw", "pooled")
 FEATURES = ("both", *SUMMARIES, "last4")
 
@@ -267,11 +267,14 @@ def _fill_missing(job: _Job, paths: list[Path], missing: list[int]) -> None:
         return
     total = sum(len(job.rows(number)) for number in missing)
     with tqdm(total=total, desc=job.label or "embed", unit="img", disable=None, leave=False) as bar:
-        for number in missing:
-            _write_shard(paths[number], _embed_rows(job, job.rows(number), bar.update), job.encoder, job.label)
+        for number, arrays in _embed_shards(job, missing, bar.update):
+            _write_shard(paths[number], arrays, job.encoder, job.label)
 
 
-def _embed_rows(job: _Job, rows: range, progress: Callable[[int], object]) -> dict[str, "Tensor"]:
+def _embed_shards(
+    job: _Job, shards: list[int], progress: Callable[[int], object]
+) -> Iterator[tuple[int, dict[str, "Tensor"]]]:
+    """Each shard's number and features; the next shard's images are loaded before one is finished."""
     import torch
 
     def load(batch: range) -> "Tensor":
@@ -283,25 +286,31 @@ def _embed_rows(job: _Job, rows: range, progress: Callable[[int], object]) -> di
     on_cpu = torch.device(job.encoder.device).type == "cpu" and not job.encoder.compiled
     encode = _encode_in_lanes if on_cpu else _encode_in_turn
     parts: dict[str, list[Tensor]] = {}
-    for found in encode(job, load, rows):
+    for batch, found in encode(job, load, shards):
         for name, values in found.items():
             parts.setdefault(name, []).append(values)
-        progress(len(values))
-    return {name: torch.cat(values).contiguous() for name, values in parts.items()}
+        progress(len(batch))
+        shard = batch.start // job.shard_images
+        if batch.stop == job.rows(shard).stop:
+            yield shard, {name: torch.cat(values).contiguous() for name, values in parts.items()}
+            parts = {}
 
 
-def _encode_in_turn(job: _Job, load: Callable[[range], "Tensor"], rows: range) -> Iterator[dict[str, "Tensor"]]:
+Found = Iterator[tuple[range, dict[str, "Tensor"]]]  # batches of images, in order, and their features
+
+
+def _encode_in_turn(job: _Job, load: Callable[[range], "Tensor"], shards: list[int]) -> Found:
     """Features batch by batch; threads load the next ones meanwhile."""
     from torch.nn import functional
 
-    batches = _batches(rows, job.batch_size)
+    batches = _batches(job, shards, job.batch_size)
     for batch, pixels in zip(batches, prefetch(load, batches), strict=True):
         if job.encoder.compiled:  # for one shape: the last batch is filled up with black images
             pixels = functional.pad(pixels, (0, 0) * 3 + (0, job.batch_size - len(pixels)))
-        yield {name: value[: len(batch)].cpu() for name, value in job.compute(job.encoder, pixels).items()}
+        yield batch, {name: value[: len(batch)].cpu() for name, value in job.compute(job.encoder, pixels).items()}
 
 
-def _encode_in_lanes(job: _Job, load: Callable[[range], "Tensor"], rows: range) -> Iterator[dict[str, "Tensor"]]:
+def _encode_in_lanes(job: _Job, load: Callable[[range], "Tensor"], shards: list[int]) -> Found:
     """Features in order, on a CPU: each of a few threads loads and encodes small batches by itself.
 
     No core waits for another within a layer or while images load, and the activations of `CPU_BATCH` images stay in
@@ -327,14 +336,17 @@ def _encode_in_lanes(job: _Job, load: Callable[[range], "Tensor"], rows: range) 
         finally:
             encoders.put(encoder)
 
+    batches = _batches(job, shards, min(CPU_BATCH, max(job.batch_size // lanes, 1)))
     try:
-        yield from prefetch(work, _batches(rows, min(CPU_BATCH, max(job.batch_size // lanes, 1))), 2 * lanes, lanes)
+        yield from zip(batches, prefetch(work, batches, 2 * lanes, lanes), strict=True)
     finally:
         torch.set_num_threads(cores)
 
 
-def _batches(rows: range, size: int) -> list[range]:
-    return [range(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size)]
+def _batches(job: _Job, shards: list[int], size: int) -> list[range]:
+    """Up to `size` images each, none of two shards."""
+    rows = [job.rows(number) for number in shards]
+    return [range(i, min(i + size, part.stop)) for part in rows for i in range(part.start, part.stop, size)]
 
 
 def prefetch(work: Callable[[Any], Any], items: list, ahead: int = 3, threads: int | None = None) -> Iterator[Any]:

@@ -99,7 +99,8 @@ class Encoder:
         kind = torch.device(self.device).type
         self.module.eval()
         precision = torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
-        with torch.inference_mode(), precision, running(self.compiled):
+        # not inference_mode: modules that keep a tensor (BEiT its positions) could not be fine-tuned afterwards
+        with torch.no_grad(), precision, running(self.compiled):
             encoded = run(self.module, pixel_values.to(self.device), blocks)
         return Encoded(
             encoded.tokens.float(),

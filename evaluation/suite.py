@@ -3,6 +3,7 @@
 import hashlib
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -164,7 +165,9 @@ def _run_jobs(jobs: list[Job], out: Path, cache: Path, claim: Claim = unclaimed)
         try:
             if make_record(encoder, task, settings, out, cache, claim) is None:
                 busy.append((model, settings, task))
-        except UserError as error:
+        except (UserError, RuntimeError) as error:  # torch raises the latter, out of memory say
+            if not isinstance(error, UserError):
+                traceback.print_exception(error)
             failures.append(f"{encoder.name} on {task.name} by {settings.method_name}: {error}")
             print(f"error: {failures[-1]}", file=sys.stderr)
     return failures, busy

@@ -26,6 +26,8 @@ def read_medmnist(record: TaskRecord, data: Path, size: int | None, cache: Path 
     splits = {}
     for name in SPLITS:
         raw = load_npz_member(path, f"{name}_labels")
+        if raw.dtype.kind == "f" and not np.array_equal(raw, np.round(raw)):  # NaN differs from itself
+            raise UserError(f"{path}: {name}_labels holds numbers that are no classes (fractions or NaN)")
         labels = raw.astype(np.int64) if record.kind == MULTILABEL else raw.reshape(len(raw), -1)[:, :1].ravel()
         if record.kind != MULTILABEL and raw.size != len(raw):
             raise UserError(f"{path}: {name}_labels has shape {raw.shape}; expected (N, 1)")

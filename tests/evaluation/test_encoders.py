@@ -1,5 +1,7 @@
 """Encoders: every family gives the same features by the same rules, and what cannot be loaded is named."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -109,6 +111,8 @@ def test_every_family_gives_tokens_and_summaries(tmp_path, images, name):
     assert torch.equal(pixels, own)
     encoded = encoder.encode(pixels)
     assert torch.equal(encoder.twin().encode(pixels).tokens, encoded.tokens)
+    trained = copy.deepcopy(encoder.module).train().requires_grad_(True)  # BEiT keeps its positions from before
+    run(trained, pixels).normed.sum().backward()
     assert (encoded.prefix, encoded.grid, len(encoder.revision)) == (prefix, grid, 16)
     assert encoded.patches().shape[:3] == (2, *grid)
     summary = encoded.summary()
