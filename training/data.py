@@ -158,6 +158,10 @@ def open_images(config: DataConfig) -> Images:
         for name in ("modality", "source"):
             if getattr(config, name):
                 images.group_by(name)
+        default = DataConfig()
+        for name in ("config", "split", "revision", "column", "streaming"):
+            if getattr(config, name) != getattr(default, name):
+                raise UserError(f"{folder} is a plain folder of images; data.{name} is for datasets, so leave it out")
         if not len(images):
             raise UserError(
                 f"no images under {folder}; expected a dataset folder, or files ending in {', '.join(_SUFFIXES)}"

@@ -4,6 +4,7 @@ Every random number is a function of the seed and the step (or the image's posit
 started again continues bit for bit on a CPU, from nothing but the tensors and the step number of a checkpoint.
 """
 
+import errno
 import logging
 import os
 import signal
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -57,6 +60,10 @@ def train(config: TrainConfig, method: Method, out: Path) -> None:
             _finish(run)  # killed between the last checkpoint and the export
     except torch.OutOfMemoryError as error:
         raise UserError(_out_of_memory(run)) from error
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"cannot write to {out}: {error}; {_kept(run)}; make room and run the same command") from error
     finally:
         stop.restore()
         for push in run.pushes:
@@ -246,9 +253,11 @@ def _mean_over_processes(terms: dict[str, Tensor]) -> dict[str, float]:
 
 
 def _efficiency(run: Run, rate: float) -> dict[str, float]:
-    """GPU memory, and the share of the GPU's peak rate that the model's own operations reach, where that is known."""
+    """Memory (on a GPU the most so far, on a CPU this process' now), and the share of the GPU's peak rate that the
+    model's own operations reach, where that is known.
+    """
     if run.accelerator.device.type != "cuda":
-        return {}
+        return {"memory_gib": round(psutil.Process().memory_info().rss / 2**30, 3)}
     record = {"memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 3)}
     peak = peak_flops(torch.cuda.get_device_name()) if run.accelerator.mixed_precision == "bf16" else None
     if peak:
@@ -294,12 +303,16 @@ def _export(run: Run, target: Path) -> None:
 
 
 def _not_finite(run: Run, loss: Tensor) -> str:
-    last = newest_name(run.out / "checkpoints")
-    kept = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
     return (
         f"step {run.step + 1}: the gradient is not finite (loss {float(loss):.4g}); stopped before it reached the "
-        f"weights; {kept}; try a lower optim.base_lr, a longer optim.warmup_steps, or --run.precision fp32"
+        f"weights; {_kept(run)}; try --run.precision fp32, or, with another --out, a lower optim.base_lr or a longer "
+        f"optim.warmup_steps (--model.init_from {run.out} starts from the checkpoint)"
     )
+
+
+def _kept(run: Run) -> str:
+    last = newest_name(run.out / "checkpoints")
+    return f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
 
 
 def _out_of_memory(run: Run) -> str:

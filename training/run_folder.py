@@ -28,6 +28,17 @@ _FREE = (
 _SHEET_IMAGES = 8
 
 
+def check_apart(out: Path, data: str | None) -> None:
+    """Refuse a run folder among the images: the pictures in it would be taken for some of them when it continues.
+
+    Raises:
+        UserError: `out` is the folder `data`, or lies in it.
+    """
+    folder = Path(data or "").expanduser()
+    if data and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"--out {out} lies in the folder of images, {folder}; choose one elsewhere")
+
+
 def prepare_run_folder(out: Path, config: TrainConfig) -> None:
     """Create `out` with `config.yaml`, or check that the one there describes the same run.
 

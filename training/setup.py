@@ -25,7 +25,7 @@ from .export import open_repository
 from .method import Method
 from .optimizer import adamw
 from .order import SampleOrder
-from .run_folder import flat, prepare_run_folder, trim_metrics
+from .run_folder import check_apart, flat, prepare_run_folder, trim_metrics
 from .schedule import DINOSchedule, MAESchedule, scaled_learning_rate
 from .stream import StreamOrder
 from .typed import plain
@@ -76,6 +76,7 @@ def start(config: TrainConfig, method: Method, out: Path) -> Run:
     check_augment(config.augment, model_config.patch_size)
     check_devices(config)
     check_trackers(config.run.trackers)
+    check_apart(out, config.data.path)
     images = open_images(config.data)
     config = with_steps(config, len(images))
     order = sample_order(images, config)

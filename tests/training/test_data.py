@@ -227,6 +227,12 @@ def test_wrong_data_settings_are_one_line(parquet_folder: Path, data: dict, word
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("words", [{"column": "foo"}, {"config": "us"}, {"split": "nope"}, {"streaming": True}])
+def test_a_plain_folder_has_no_columns_configs_or_splits(image_folder: Path, words: dict) -> None:
+    with pytest.raises(UserError, match=f"plain folder of images; data.{next(iter(words))} is for datasets"):
+        open_images(DataConfig(path=str(image_folder), **words))
+
+
 def test_no_images_one_image_no_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "one").mkdir()

@@ -1,5 +1,6 @@
 """Whole runs on a CPU: what they write, how they continue after a kill, on one process and on two."""
 
+import errno
 import hashlib
 import json
 import os
@@ -157,6 +158,32 @@ def test_not_finite_stops_before_the_weights(
     said = capsys.readouterr().err
     assert "step 4: the gradient is not finite" in said and "step_00000002" in said
     assert [line["step"] for line in metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_continues(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "export_models", full)
+        assert train("mae", image_folder, tmp_path, "steps=2") == 1
+    said = capsys.readouterr().err
+    assert "cannot write to" in said and "No space left" in said and "step_00000002" in said
+    assert train("mae", image_folder, tmp_path, "steps=2") == 0 and (tmp_path / "model").is_dir()
+    assert all(line["memory_gib"] > 0 for line in metrics(tmp_path))
+
+
+def test_a_run_folder_among_the_images_is_refused(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(image_folder, folder)
+    for out in (folder, folder / "deep" / "run"):
+        assert train("mae", folder, out) == 1
+        assert "lies in the folder of images" in capsys.readouterr().err
+    assert not (folder / "config.yaml").exists()
 
 
 def test_running_again_continues_finishes_or_refuses(
@@ -335,8 +362,9 @@ def interrupt(method: str, data: Path, out: Path, target: int, how: signal.Signa
 
 def assert_undisturbed(whole: Path, interrupted: Path, steps: int) -> None:
     assert same_weights(whole, interrupted, steps)
+    speed = ("images_per_second", "memory_gib")
     one, two = (
-        [{key: value for key, value in line.items() if key != "images_per_second"} for line in metrics(folder)]
+        [{key: value for key, value in line.items() if key not in speed} for line in metrics(folder)]
         for folder in (whole, interrupted)
     )
     assert one == two
