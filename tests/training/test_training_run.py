@@ -497,7 +497,7 @@ sys.path.insert(0, ROOT)
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.tensor import DTensor
-from training import pretrain_dino, setup
+from training import METHOD, setup
 
 make, prepare = setup.make_accelerator, setup.prepare
 
@@ -516,24 +516,25 @@ def checked_prepare(accelerator, objective, optimizer, config):
     return prepared
 
 setup.make_accelerator, setup.prepare = sharded_accelerator, checked_prepare
-sys.exit(pretrain_dino.main())
+sys.exit(METHOD.main())
 """
 
 
 @pytest.mark.slow
-def test_sharded_training_is_the_same_training_and_continues(image_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["dino", "mae"])
+def test_sharded_training_is_the_same_training_and_continues(method: str, image_folder: Path, tmp_path: Path) -> None:
     """FSDP2: the loop's one module, the teacher's average on shards, checkpoints whole and resumable."""
     script = tmp_path / "sharded.py"
-    script.write_text(FSDP_SCRIPT.replace("ROOT", repr(str(ROOT))))
+    script.write_text(FSDP_SCRIPT.replace("ROOT", repr(str(ROOT))).replace("METHOD", f"pretrain_{method}"))
     more = ["steps=6", "run.checkpoint_every=3", *FAST]
     for name, chosen in (("sharded", script), ("copies", None)):
-        done = launch("dino", image_folder, tmp_path / name, *more, script=chosen)
+        done = launch(method, image_folder, tmp_path / name, *more, script=chosen)
         assert done.returncode == 0, done.stderr[-3000:]
     assert_same_training(tmp_path / "copies", tmp_path / "sharded")
     whole = tmp_path / "whole"
     shutil.copytree(tmp_path / "sharded", whole)
     shutil.rmtree(tmp_path / "sharded" / "checkpoints" / "step_00000006")
     shutil.rmtree(tmp_path / "sharded" / "model")
-    done = launch("dino", image_folder, tmp_path / "sharded", *more, script=script)
+    done = launch(method, image_folder, tmp_path / "sharded", *more, script=script)
     assert done.returncode == 0 and "continuing after step 3" in done.stderr
     assert same_weights(whole, tmp_path / "sharded", 6)
