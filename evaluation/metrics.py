@@ -362,10 +362,12 @@ def reasons(split: Split) -> Mapping[str, str]:
 
 
 def _binary_reasons(found: dict[str, str], split: Split, empty: np.ndarray, full: np.ndarray) -> None:
+    binary = split.task == BINARY
     if len(full):
-        found |= dict.fromkeys(("auc", "balanced_accuracy", "mcc", "specificity"), _name_columns(full, "no negative"))
+        why = "every sample is of class 1" if binary else _name_columns(full, "no negative")
+        found |= dict.fromkeys(("auc", "balanced_accuracy", "mcc", "specificity"), why)
     if len(empty):
-        why = _name_columns(empty, "no positive")
+        why = "every sample is of class 0" if binary else _name_columns(empty, "no positive")
         names = ("auc", "balanced_accuracy", "mcc", "f1_macro", "recall_macro", "sensitivity", "average_precision")
         found |= dict.fromkeys(names, why)
         if len(empty) == split.labels.shape[1]:

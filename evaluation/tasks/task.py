@@ -79,7 +79,8 @@ class Task:
         train = self.splits["train"].labels
         if train is not None and train.ndim == 1 and len(np.unique(train)) < 2:
             raise UserError(
-                f"task {self.record.name}: every training case has the same class; a probe needs two or more"
+                f"task {self.record.name}: every training case ({len(train):,} of them) has the same class; a probe "
+                "needs two or more"
             )
 
     @property

@@ -56,7 +56,7 @@ def test_paired_differences_are_differences_on_shared_resamples():
 def test_undefined_differences_say_why():
     found = compare.paired_bootstrap(BINARY, np.zeros(4), np.arange(4), np.arange(4), np.ones(1), np.ones(1), n=10)
     assert found["auc"]["difference"] is None
-    assert found["auc"]["reason"] == "no positive of label 0"
+    assert found["auc"]["reason"] == "every sample is of class 0"
 
 
 @settings(max_examples=30, deadline=None)

@@ -177,7 +177,7 @@ def test_a_split_of_one_class_leaves_ranking_undefined_and_says_why():
     found = metrics.point_metrics(BINARY, np.zeros(5), np.linspace(0, 1, 5), np.array([0.6]))
     assert {k for k, v in found.items() if v is None} == set(metrics.NAMES) - {"accuracy"}
     assert found["accuracy"] == 0.6
-    assert metrics.reasons(split)["auc"] == "no positive of label 0"
+    assert metrics.reasons(split)["auc"] == "every sample is of class 0"
 
 
 def test_a_class_missing_from_test_is_named():
