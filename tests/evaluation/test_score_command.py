@@ -65,8 +65,8 @@ def test_undefined_metrics_are_null_with_a_reason(write, arrays, tmp_path, capsy
     assert run(write(**arrays), "--json", str(tmp_path / "o.json")) == 0
     found = json.loads((tmp_path / "o.json").read_text())["metrics"]["auc"]
     assert found["value"] is None
-    assert "no positive" in found["reason"]
-    assert "undefined: no positive" in capsys.readouterr().out
+    assert "every sample is of class 0" in found["reason"]
+    assert "undefined: every sample is of class 0" in capsys.readouterr().out
 
 
 def test_a_multiclass_file_needs_no_validation_and_names_missing_classes(write, capsys):
