@@ -1,5 +1,6 @@
 """Writing that survives a kill: to a temporary name beside the target, then moved into place."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -42,6 +43,11 @@ def write_text(target: str | Path, text: str) -> None:
     """Write `text` (UTF-8) to `target` atomically."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether writing failed for lack of room, or of quota."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _remove(path: Path) -> None:

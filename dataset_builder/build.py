@@ -1,7 +1,6 @@
 """`biovfm build`: raw sources to a screened Parquet dataset that `load_dataset` reads; killed, it continues."""
 
 import argparse
-import errno
 import hashlib
 import json
 import os
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.files import write_text
+from biovfm_hf.files import is_disk_full, write_text
 
 if TYPE_CHECKING:
     from .catalog import Source
@@ -52,7 +51,7 @@ def main(argv: list[str]) -> int:
     try:
         return _run(arguments)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(error):
             raise
         raise UserError(f"{arguments.out}: the disk is full; make room, and the same command continues") from error
 

@@ -320,7 +320,7 @@ def _encode_in_lanes(job: _Job, load: Callable[[range], "Tensor"], shards: list[
     """
     import torch
 
-    keep_freed_memory(block=1 << 30, total=(1 << 31) - 1)  # 6 % of the time went into zeroing activations' memory anew
+    keep_freed_memory()  # 6 % of the time went into zeroing activations' memory anew
     cores = torch.get_num_threads()
     threads = -(-cores // CPU_LANES)  # of each lane
     lanes = cores // threads

@@ -81,9 +81,9 @@ def save_checkpoint(
             (temporary / "state.json").write_text(json.dumps({**state, "files": files}, indent=1), encoding="utf-8")
             _sync(temporary / "state.json")
     except (OSError, SafetensorError) as error:
-        last = _numbers(folder)
-        kept = f"the last good checkpoint is {last[-1][1]}" if last else "there is no earlier checkpoint"
-        raise UserError(f"cannot write {target}: {error}; {kept}; make room and run the same command again") from error
+        raise UserError(
+            f"cannot write {target}: {error}; {what_is_kept(folder)}; make room and run the same command again"
+        ) from error
     for _, old in _numbers(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
@@ -132,6 +132,12 @@ def newest_name(folder: Path) -> str | None:
     """Path of the newest checkpoint, unread, or None."""
     found = _numbers(folder)
     return str(found[-1][1]) if found else None
+
+
+def what_is_kept(folder: Path) -> str:
+    """The newest checkpoint, in words for a message."""
+    newest = newest_name(folder)
+    return f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet"
 
 
 def _numbers(folder: Path) -> list[tuple[int, Path]]:

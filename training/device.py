@@ -90,7 +90,7 @@ def speed_up_cpu(objective: nn.Module, bf16: bool) -> None:
     of a step. And attention in bfloat16 is computed as matrix products, because torch's fused one takes 2 to 7 times
     as long backwards; in float32 it is the faster one.
     """
-    keep_freed_memory(block=1 << 30, total=(1 << 31) - 1)
+    keep_freed_memory()
     for module in objective.modules():
         if bf16 and isinstance(module, BioVFMAttention):
             module.config._attn_implementation = "eager"

@@ -4,7 +4,6 @@ Every random number is a function of the seed and the step (or the image's posit
 started again continues bit for bit on a CPU, from nothing but the tensors and the step number of a checkpoint.
 """
 
-import errno
 import logging
 import os
 import signal
@@ -23,9 +22,10 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.files import is_disk_full
 
 from .augment_batch import apply_drawn_looks
-from .checkpoint import model_tensors, newest_name, save_checkpoint
+from .checkpoint import model_tensors, newest_name, save_checkpoint, what_is_kept
 from .config import TrainConfig
 from .data import CropBatches, choose_workers, loader, normalise
 from .estimate import peak_flops
@@ -61,9 +61,10 @@ def train(config: TrainConfig, method: Method, out: Path) -> None:
     except torch.OutOfMemoryError as error:
         raise UserError(_out_of_memory(run)) from error
     except (OSError, SafetensorError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and not is_disk_full(error):
             raise
-        raise UserError(f"cannot write to {out}: {error}; {_kept(run)}; make room and run the same command") from error
+        kept = what_is_kept(out / "checkpoints")
+        raise UserError(f"cannot write to {out}: {error}; {kept}; make room and run the same command again") from error
     finally:
         stop.restore()
         for push in run.pushes:
@@ -303,16 +304,13 @@ def _export(run: Run, target: Path) -> None:
 
 
 def _not_finite(run: Run, loss: Tensor) -> str:
+    checkpoints = run.out / "checkpoints"
+    onward = f" (--model.init_from {run.out} starts from the checkpoint)" if newest_name(checkpoints) else ""
     return (
         f"step {run.step + 1}: the gradient is not finite (loss {float(loss):.4g}); stopped before it reached the "
-        f"weights; {_kept(run)}; try --run.precision fp32, or, with another --out, a lower optim.base_lr or a longer "
-        f"optim.warmup_steps (--model.init_from {run.out} starts from the checkpoint)"
+        f"weights; {what_is_kept(checkpoints)}; try --run.precision fp32, or, with another --out, a lower "
+        f"optim.base_lr or a longer optim.warmup_steps{onward}"
     )
-
-
-def _kept(run: Run) -> str:
-    last = newest_name(run.out / "checkpoints")
-    return f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
 
 
 def _out_of_memory(run: Run) -> str:
