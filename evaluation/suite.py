@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -169,7 +169,7 @@ def _run_jobs(jobs: list[Job], out: Path, cache: Path, claim: Claim = unclaimed)
             if not isinstance(error, UserError):
                 traceback.print_exception(error)
             failures.append(f"{encoder.name} on {task.name} by {settings.method_name}: {error}")
-            print(f"error: {failures[-1]}", file=sys.stderr)
+            _say(f"error: {failures[-1]}", sys.stderr)
     return failures, busy
 
 
@@ -201,7 +201,7 @@ def make_record(
         if claim is unclaimed:  # the others wait for this process' share of the images, or it for theirs
             known = crew().agree(known)
         if known is not None:
-            print(f"have  {encoder.name}  {task.name}  {settings.method_name}")
+            _say(f"have  {encoder.name}  {task.name}  {settings.method_name}")
             return known
         check_validation(task, settings)
         begun = time.perf_counter()
@@ -219,8 +219,13 @@ def make_record(
             "software": software(),
         }
         write_record(out, record_key(identity), record, scores)
-    print(f"done  {encoder.name}  {task.name}  {settings.method_name}  {headline(record)}")
+    _say(f"done  {encoder.name}  {task.name}  {settings.method_name}  {headline(record)}")
     return clean(record)
+
+
+def _say(line: str, stream: TextIO | None = None) -> None:
+    """Print a line at once and in one piece: of processes with one pipe, another's came between print's two writes."""
+    print(f"{line}\n", end="", file=stream, flush=True)
 
 
 def check_validation(task: Task, settings: Settings) -> None:
