@@ -56,8 +56,8 @@ class Augmentation:
 
 
 def cache_key(encoder: Encoder, images: Images, what: str) -> str:
-    """A hex key of everything that features depend on: weights, preprocessing, the images' content, and `what`."""
-    parts = (FORMAT, encoder.revision, encoder.preprocessing, images.fingerprint(), what)
+    """A hex key of all that features depend on: weights, preprocessing, precision, the images' content, and `what`."""
+    parts = (FORMAT, encoder.revision, encoder.preprocessing, encoder.precision, images.fingerprint(), what)
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
 
 
@@ -372,7 +372,7 @@ def _write_shard(path: Path, arrays: dict[str, "Tensor"], encoder: Encoder, labe
         if bad:
             raise UserError(
                 f"{label or encoder.name}: the model gives {bad} features that are not finite ({name}); "
-                "check its weights, or run it in float32 on a CPU"
+                "check its weights, or run it with --precision fp32"
             )
     with atomic_path(path) as temporary:
         save_file(arrays, temporary)

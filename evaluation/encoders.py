@@ -74,6 +74,7 @@ class Encoder:
         size: S, pixels.
         mean, std: per channel, of pixel values in 0..1; for preprocessing that must keep masks aligned.
         device: where the module is.
+        precision: `fp32`, or `bf16` for bfloat16 autocast.
         compiled: its blocks through `torch.compile`; without any it runs as it is.
     """
 
@@ -86,10 +87,11 @@ class Encoder:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     device: str = "cpu"
+    precision: str = "fp32"
     compiled: Compiled = field(default_factory=list)
 
     def encode(self, pixel_values: "Tensor", blocks: int = 0) -> Encoded:
-        """Encode (B, 3, H, W) without gradients, under bfloat16 autocast on a GPU; features are float32.
+        """Encode (B, 3, H, W) without gradients, in the encoder's precision; features are float32.
 
         Raises:
             UserError: `blocks` of a model that has no equal blocks.
@@ -98,7 +100,7 @@ class Encoder:
 
         kind = torch.device(self.device).type
         self.module.eval()
-        precision = torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda")
+        precision = torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16")
         # not inference_mode: modules that keep a tensor (BEiT its positions) could not be fine-tuned afterwards
         with torch.no_grad(), precision, running(self.compiled):
             encoded = run(self.module, pixel_values.to(self.device), blocks)
@@ -120,7 +122,9 @@ class Encoder:
         return replace(self, module=copy.deepcopy(self.module, {id(tensor): tensor for tensor in weights}))
 
 
-def load_encoder(name: str, device: str = "cpu", preprocess: str = "own", compiled: bool = False) -> Encoder:
+def load_encoder(
+    name: str, device: str = "cpu", preprocess: str = "own", compiled: bool = False, precision: str | None = None
+) -> Encoder:
     """Load an encoder.
 
     Args:
@@ -131,6 +135,7 @@ def load_encoder(name: str, device: str = "cpu", preprocess: str = "own", compil
         preprocess: `own` (the model's), or `half`: resized to the model's size and normalised by mean 0.5 and
             standard deviation 0.5, whatever the model, as the BioVFM authors do.
         compiled: run its blocks through `torch.compile`.
+        precision: `fp32`, `bf16`, or None for `default_precision(device)`.
 
     Raises:
         UserError: there is no such model or device, or it needs a package or a network that is not there.
@@ -150,7 +155,7 @@ def load_encoder(name: str, device: str = "cpu", preprocess: str = "own", compil
         encoder = _load_open_clip(source.removeprefix("open_clip:"))
     else:
         encoder = _load_transformers(source)
-    encoder.name, encoder.device = label, device
+    encoder.name, encoder.device, encoder.precision = label, device, precision or default_precision(device)
     encoder.module.eval().requires_grad_(False).to(device)
     if compiled:
         encoder.compiled = compile_blocks(encoder.module)
@@ -178,6 +183,14 @@ def default_device() -> str:
     import torch
 
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+def default_precision(device: str) -> str:
+    """`bf16` on a GPU that computes in it, else `fp32`."""
+    import torch
+
+    on_gpu = torch.device(device).type == "cuda"
+    return "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 def check_device(device: str) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from biovfm_hf.errors import UserError
 
-from .embed_command import COMPILE_HELP
+from .embed_command import COMPILE_HELP, PRECISION_HELP, PRECISIONS
 
 if TYPE_CHECKING:
     from .encoders import Encoder
@@ -112,6 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     run = parser.add_argument_group("running")
     run.add_argument("--batch-size", type=at_least_one, default=64, help="images at once (default: 64)")
     run.add_argument("--device", help="torch device (default: cuda where there is one, else cpu)")
+    run.add_argument("--precision", choices=PRECISIONS, help=PRECISION_HELP)
     run.add_argument("--compile", action="store_true", help=COMPILE_HELP)
     run.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept (default: OUT/cache)")
     run.add_argument("--resamples", type=at_least_one, default=1000, help="of the bootstrap (default: 1000)")
@@ -215,16 +216,18 @@ def make_settings(options: argparse.Namespace, methods: list[str]) -> list["Sett
     Raises:
         UserError: shots or seeds that are no whole numbers.
     """
-    from .encoders import default_device
+    from .encoders import check_device, default_device, default_precision
     from .suite import Settings
 
     shots, seeds = whole_numbers(options.shots, "--shots", 1), whole_numbers(options.seed, "--seed", 0)
     device = options.device or default_device()
+    check_device(device)
+    precision = options.precision or default_precision(device)
     names = ("protocol", "features", "views", "epochs", "neighbours", "temperature", "decoder", "draws",
              "rate", "image_size", "batch_size", "compile", "resamples", "stratify")  # fmt: skip
     common = {name: getattr(options, name) for name in names}
     return [
-        Settings(method=method, seed=seed, shots=count, device=device, **common)
+        Settings(method=method, seed=seed, shots=count, device=device, precision=precision, **common)
         for method in methods
         for seed in seeds
         for count in (shots if method == "fewshot" else shots[:1])
@@ -262,7 +265,7 @@ def draw(options: argparse.Namespace, tasks: list["Task"], records: list["Record
         mine = {record["task"]: record for record in records if record["model"] == label}
         wanted = [t for t in tasks if t.name in mine and not figure_path(options.out, "pca", label, t.name).exists()]
         if wanted and not split_label(model)[1].startswith(SCRATCH):
-            encoder = load_encoder(model, options.device or default_device())
+            encoder = load_encoder(model, options.device or default_device(), precision=options.precision)
             for task in wanted:
                 draw_model(options, encoder, task, mine[task.name])
 

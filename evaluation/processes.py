@@ -69,14 +69,14 @@ def _part() -> None:
         distributed.destroy_process_group()
 
 
-def make_accelerator(device: str) -> "Accelerator":
-    """Accelerate's loop for training on `device`, one of this process' own: bfloat16 on a GPU, else float32.
+def make_accelerator(precision: str) -> "Accelerator":
+    """Accelerate's loop for training on a device of this process' own, in `fp32` or `bf16`.
 
-    It does not move modules or data, because `device` need not be the one that Accelerate would choose.
+    It does not move modules or data, because the device need not be the one that Accelerate would choose.
     """
     import torch
     from accelerate import Accelerator
 
     crew()
-    precision = "bf16" if torch.device(device).type == "cuda" else "no"
-    return Accelerator(mixed_precision=precision, cpu=not torch.cuda.is_available(), device_placement=False)
+    mixed = "bf16" if precision == "bf16" else "no"
+    return Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available(), device_placement=False)

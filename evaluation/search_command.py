@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     from .tasks.images import read_image
 
     names, vectors, made_with = read_features(options.features)
-    encoder = load_encoder(options.model, options.device or default_device())
+    encoder = load_encoder(options.model, options.device or default_device(), precision=made_with.get("precision"))
     if made_with["revision"] != encoder.revision:
         raise UserError(
             f"{options.features} was made with another model ({made_with['model']}); give that one as --model"

@@ -53,6 +53,7 @@ class Settings:
     image_size: int | None = None
     batch_size: int = 64
     device: str = "cpu"
+    precision: str = "fp32"
     compile: bool = False
     resamples: int = 1000
     stratify: bool = False
@@ -95,7 +96,7 @@ class Settings:
             "segment": ("decoder", "image_size", "epochs", "rate"),
         }
         names = by_method.get(self.method, ("epochs", "rate"))
-        kept = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        kept = {name: getattr(self, name) for name in (*names, "precision") if getattr(self, name) is not None}
         if self.method not in by_method:
             kept["batch_size"] = self.tuning_batch
         if self.method in ("linear", "knn", "fewshot"):
@@ -160,7 +161,8 @@ def _run_jobs(jobs: list[Job], out: Path, cache: Path, claim: Claim = unclaimed)
         wanted = (model, settings.preprocess)
         if wanted not in loaded:
             loaded = {key: encoder for key, encoder in loaded.items() if key[0] == model}
-            loaded[wanted] = load_encoder(model, settings.device, settings.preprocess, settings.compile)
+            how = (settings.device, settings.preprocess, settings.compile, settings.precision)
+            loaded[wanted] = load_encoder(model, *how)
         encoder = loaded[wanted]
         try:
             if make_record(encoder, task, settings, out, cache, claim) is None:

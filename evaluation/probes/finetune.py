@@ -58,7 +58,7 @@ def probe_finetune(encoder: Encoder, task: Task, plan: Plan) -> Scores:
     from tqdm import tqdm
 
     torch.manual_seed(plan.seed)
-    accelerator = make_accelerator(encoder.device)
+    accelerator = make_accelerator(encoder.precision)
     model = classifier(encoder, prepare(copy.deepcopy(encoder.module), plan.method), task)
     # Several processes share out whole runs (see `suite.run_suite`), so the model of each is its own: not parallel.
     model = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)

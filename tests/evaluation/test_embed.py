@@ -138,9 +138,22 @@ def test_key_follows_weights_preprocessing_and_content(encoder, second_model, ti
         cache_key(encoder, other_images, "x"),
         cache_key(load_encoder(str(second_model)), images, "x"),
         cache_key(load_encoder(str(tiny_model), preprocess="half"), images, "x"),
+        cache_key(load_encoder(str(tiny_model), precision="bf16"), images, "x"),
     }
-    assert len(keys) == 5
+    assert len(keys) == 6
     assert cache_key(load_encoder(f"other={tiny_model}"), images, "x") == cache_key(encoder, images, "x")
+
+
+def test_in_bfloat16_features_keep_two_digits(encoder, tiny_model, images, tmp_path):
+    other = load_encoder(str(tiny_model), precision="bf16")
+    for module in (encoder.module, other.module):  # untrained blocks add next to nothing, whatever the precision
+        torch.manual_seed(0)
+        for weights in module.parameters():
+            weights.add_(torch.randn_like(weights), alpha=0.1)
+    exact, found = (embed_summaries(one, images, tmp_path) for one in (encoder, other))
+    for name, values in found.items():
+        off = np.abs(values - exact[name]).max() / np.abs(exact[name]).max()
+        assert values.dtype == np.float32 and 1e-5 < off < 0.05, name
 
 
 def test_values_that_are_not_finite_are_refused(encoder, images, tmp_path):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from biovfm_hf.errors import UserError
 from evaluation.embed_command import main, open_images, read_features
-from evaluation.encoders import load_encoder
+from evaluation.encoders import Encoder, load_encoder
 from evaluation.search_command import main as search
 from evaluation.search_command import most_similar
 
@@ -90,6 +90,16 @@ def test_search_finds_the_image_itself_and_draws_a_sheet(features, tmp_path, tin
     assert (
         len(found) == 3 and (tmp_path / "found" / "sheet.png").exists() and (tmp_path / "found" / "sheet.txt").exists()
     )
+
+
+def test_examples_are_embedded_in_the_precision_of_the_features(tmp_path, tiny_model, class_folder, monkeypatch):
+    out, query = tmp_path / "features.parquet", next(class_folder.rglob("*.png"))
+    main(["--model", str(tiny_model), "--images", str(class_folder), "--out", str(out), "--precision", "bf16"])
+    used, encode = [], Encoder.encode
+    monkeypatch.setattr(Encoder, "encode", lambda self, *rest: used.append(self.precision) or encode(self, *rest))
+    words = ["--model", str(tiny_model), "--features", str(out), "--query", str(query)]
+    search([*words, "--out", str(tmp_path / "found")])
+    assert used == ["bf16"] and read_features(out)[2]["precision"] == "bf16"
 
 
 def test_search_with_another_model_is_refused(features, tmp_path, second_model, class_folder):

@@ -120,6 +120,18 @@ def test_a_compiled_probe_gives_the_same_scores(results, tmp_path, tiny_model, c
     assert found["settings"] == wanted["settings"]
 
 
+def test_precisions_are_told_and_kept_apart(tmp_path, tiny_model, class_folder):
+    words = ["--model", f"first={tiny_model}", "--tasks", str(class_folder), "--out", str(tmp_path), "--no-figures"]
+    for precision in ("bf16", "fp32"):
+        main([*words, "--precision", precision, *FAST])
+    main([*words, *FAST])  # on a CPU in fp32
+    found = read(tmp_path)
+    assert sorted(record["settings"]["precision"] for record in found) == ["bf16", "fp32"]
+    scores = [np.load(tmp_path / record["scores"])["test_scores"] for record in found]
+    assert 0 < np.abs(scores[0] - scores[1]).max() < 0.1
+    assert "precision bf16" in (tmp_path / "table.md").read_text()
+
+
 def test_stratified_resamples_keep_class_counts_and_are_told(results, tmp_path, tiny_model, class_folder):
     words = ["--model", f"first={tiny_model}", "--tasks", str(class_folder), "--out", str(tmp_path), "--no-figures"]
     main([*words, "--method", "knn,linear", "--stratify", *FAST])
@@ -169,7 +181,7 @@ def test_authors_protocol_with_views(tmp_path, tiny_model, class_folder):
     main([*words, "--protocol", "biovfm", "--views", "2", "--epochs", "4"])
     record = read(tmp_path)[0]
     assert record["protocol"] == "biovfm"
-    assert record["settings"] == {"views": 2, "epochs": 4, "features": "mean_raw"}
+    assert record["settings"] == {"views": 2, "epochs": 4, "precision": "fp32", "features": "mean_raw"}
     assert record["metrics"]["mcc"]["mean"] is not None
 
 

@@ -118,20 +118,17 @@ def test_cases_of_several_images_are_averaged(tiny_model, class_folder):
     assert scores.test.shape == (5, 2) and scores.val.shape == (4, 2)
 
 
-def test_mixed_precision_reaches_the_encoder_and_not_the_scores(tiny_model, class_folder, monkeypatch):
-    from accelerate import Accelerator
+def test_mixed_precision_reaches_the_encoder_and_not_the_scores(tiny_model, class_folder):
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(True)
-    accelerator = Accelerator(mixed_precision="bf16", cpu=True, device_placement=False)
     seen = []
 
     def watch(_module, inputs, output):
         seen.append((inputs[0].dtype, output.dtype))
 
     try:
-        monkeypatch.setattr("evaluation.probes.finetune.make_accelerator", lambda _device: accelerator)
-        encoder = load_encoder(str(tiny_model))
+        encoder = load_encoder(str(tiny_model), precision="bf16")
         attention = attention_layers(encoder.module)[0]
         encoder.module.get_submodule(attention).register_forward_hook(watch)
         scores = probe_finetune(encoder, open_task(str(class_folder), class_folder), plan("finetune", 2))
