@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, TiffImagePlugin
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from .dicom import read_dicom
 from .errors import UserError, require
@@ -266,4 +266,6 @@ def _channels_last(array: np.ndarray, channels: str | None, name: str) -> np.nda
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its own words show a Python object
+        return "its content is of no known image format"
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -99,7 +99,7 @@ def open_images(source: str, config: str | None, split: str, size: int) -> tuple
     """
     from .tasks.images import FileImages
 
-    folder = Path(source)
+    folder, shrink_to = Path(source), round(size * BEFORE_CROP)
     if folder.is_dir() and not any(folder.rglob("*.parquet")):
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
         if not paths:
@@ -107,33 +107,38 @@ def open_images(source: str, config: str | None, split: str, size: int) -> tuple
         if volumes := sum(p.name.lower().endswith(VOLUMES) for p in folder.rglob("*")):
             print(f"left out: {volumes} volumes; cut them into slices first, as biovfm build does", file=sys.stderr)
         names = [str(path.relative_to(folder)) for path in paths]
-        return FileImages(paths, shrink_to=round(size * BEFORE_CROP)), names
-    return _open_dataset(source, config, split)
+        return FileImages(paths, shrink_to=shrink_to), names
+    return _open_dataset(source, config, split, shrink_to)
 
 
 @dataclass(frozen=True)
 class DatasetImages:
-    """The image column of a dataset."""
+    """The image column of a dataset, as files' bytes or paths; `shrink_to` is passed on to `read_image`."""
 
     dataset: Any
     column: str
+    shrink_to: int
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        from biovfm_hf.pixels import decode, to_uint8
+        from .tasks.images import read_image
 
-        from .tasks.images import to_rgb
-
-        return to_rgb(to_uint8(decode(self.dataset[int(index)][self.column], name=f"row {index}")), f"row {index}")
+        stored = self.dataset[int(index)][self.column]
+        if stored is None:
+            raise UserError(f"row {index}: column {self.column!r} is empty; leave such rows out of the dataset")
+        name = f"row {index} ({stored['path']})" if stored["path"] else f"row {index}"
+        source = Path(stored["path"]) if stored["bytes"] is None else stored["bytes"]
+        return read_image(source, self.shrink_to, name)
 
     def fingerprint(self) -> str:
         """The dataset's own fingerprint of its content and what was done to it."""
-        return hashlib.blake2b(f"{self.dataset._fingerprint} {self.column}".encode(), digest_size=16).hexdigest()
+        words = f"{self.dataset._fingerprint} {self.column} {self.shrink_to}"
+        return hashlib.blake2b(words.encode(), digest_size=16).hexdigest()
 
 
-def _open_dataset(source: str, config: str | None, split: str) -> tuple["Images", list[str]]:
+def _open_dataset(source: str, config: str | None, split: str, shrink_to: int) -> tuple["Images", list[str]]:
     datasets = require("datasets", "eval")
     try:
         rows = datasets.load_dataset(source, config, split=split)
@@ -143,7 +148,8 @@ def _open_dataset(source: str, config: str | None, split: str) -> tuple["Images"
     columns = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
     if not columns or len(rows) == 0:
         raise UserError(f"{source}: the dataset has no rows with an image column; columns: {', '.join(rows.features)}")
-    return DatasetImages(rows, columns[0]), _row_names(rows)
+    stored = rows.cast_column(columns[0], datasets.Image(decode=False))
+    return DatasetImages(stored, columns[0], shrink_to), _row_names(rows)
 
 
 def _row_names(rows: Any) -> list[str]:

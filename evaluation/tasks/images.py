@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from biovfm_hf.errors import UserError
 from .. import npz
 
 MAX_PIXELS = 89_478_485  # as biovfm_hf.pixels
+JPEG_START = b"\xff\xd8"
 RASTER_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 END_BYTES = 1 << 16
 CHECKSUMMED = {".png", ".gz"}
@@ -77,21 +79,24 @@ def stretch(array: np.ndarray, origin: object, low: float | None = None, high: f
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
-def read_image(path: Path, shrink_to: int | None = None) -> np.ndarray:
+def read_image(source: Path | bytes, shrink_to: int | None = None, name: str | None = None) -> np.ndarray:
     """Decode one 2D image file to uint8 (H, W, 3), whatever its format and depth (see `biovfm_hf.pixels`).
 
-    `shrink_to` lets a JPEG be decoded at a reduced size whose shorter side is still at least that many pixels.
+    Args:
+        source: its path, or its bytes.
+        shrink_to: a JPEG may be decoded at a reduced size whose shorter side is still at least that many pixels.
+        name: what messages call it; a path's own by default.
 
     Raises:
-        UserError: `path` is missing, broken, too large, or holds several slices.
+        UserError: the file is missing, broken, too large, or holds several slices.
     """
     from biovfm_hf.pixels import decode, to_uint8
 
-    if shrink_to and path.suffix.lower() in (".jpg", ".jpeg"):
-        draft = _draft_jpeg(path, shrink_to)
-        if draft is not None:
-            return to_rgb(draft, path)
-    return to_rgb(to_uint8(decode(path)), path)
+    name = name or str(source)
+    file: Path | BytesIO = BytesIO(source) if isinstance(source, bytes) else source
+    is_jpeg = source[:2] == JPEG_START if isinstance(source, bytes) else source.suffix.lower() in (".jpg", ".jpeg")
+    draft = _draft_jpeg(file, shrink_to) if shrink_to and is_jpeg else None
+    return to_rgb(to_uint8(decode(source, name=name)) if draft is None else draft, name)
 
 
 @lru_cache(maxsize=8)
@@ -100,12 +105,12 @@ def _read_kept(path: Path) -> np.ndarray:
     return read_image(path)
 
 
-def _draft_jpeg(path: Path, shrink_to: int) -> np.ndarray | None:
+def _draft_jpeg(file: Path | BytesIO, shrink_to: int) -> np.ndarray | None:
     """A JPEG at the smallest of its built-in sizes that is large enough; None for what needs the common decoder."""
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             upright = image.getexif().get(0x0112, 1) == 1
             if image.format != "JPEG" or image.mode not in ("L", "RGB") or not upright:
                 return None

@@ -64,6 +64,26 @@ def test_datasets_are_embedded_too(tmp_path, tiny_model, class_folder):
     assert names[:2] == ["a/0.nii:axial", "a/1.nii:axial:1"] and vectors.shape == (6, 32)
 
 
+def write_dataset(folder, files):
+    """A dataset folder with the bytes of files as its images; None for an empty cell."""
+    import datasets
+
+    cells = [None if data is None else {"bytes": data, "path": None} for data in files]
+    features = datasets.Features({"image": datasets.Image()})
+    (folder / "data").mkdir(parents=True)
+    made = datasets.Dataset.from_dict({"image": cells}, features=features)
+    made.to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+    return str(folder)
+
+
+@pytest.mark.parametrize(("broken", "words"), [(b"no image", "no known image format"), (None, "is empty")])
+def test_the_row_that_cannot_be_read_is_named(tmp_path, tiny_model, class_folder, broken, words):
+    good = next(class_folder.rglob("*.png")).read_bytes()
+    source = write_dataset(tmp_path / "set", [good, good, broken])
+    with pytest.raises(UserError, match=f"row 2.*{words}"):
+        main(["--model", str(tiny_model), "--images", source, "--out", str(tmp_path / "f.parquet")])
+
+
 def test_volumes_beside_images_are_not_passed_over_in_silence(tmp_path, tiny_model, make_image, capsys):
     (tmp_path / "scans").mkdir()
     Image.fromarray(make_image(0, 0)).save(tmp_path / "scans" / "a.png")
@@ -126,7 +146,8 @@ def test_large_jpegs_are_decoded_small_and_look_the_same(tmp_path, side, decoded
     coarse = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(tmp_path / "a.jpg", quality=90)
     images, _ = open_images(str(tmp_path), None, "train", 224)
-    assert images[0].shape == (decoded, decoded, 3)
+    rows, _ = open_images(write_dataset(tmp_path / "set", [(tmp_path / "a.jpg").read_bytes()]), None, "train", 224)
+    assert images[0].shape == (decoded, decoded, 3) and np.array_equal(images[0], rows[0])
     whole = np.asarray(Image.open(tmp_path / "a.jpg"))
     small, expected = (np.asarray(Image.fromarray(image).resize((224, 224), 3), float) for image in (images[0], whole))
     assert np.abs(small - expected).mean() < 0.5
