@@ -1,7 +1,11 @@
 """DICOM pixel data to `Pixels`: one frame, its rescale, window and polarity; no patient data leaves this file."""
 
+import logging
+import re
+import warnings
 import zlib
 from dataclasses import replace
+from functools import cache
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -12,6 +16,8 @@ from .intensity import Pixels, Window
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _JPEG_FAMILY = "1.2.840.10008.1.2.4."
 _MAX_INFLATED_BYTES = 1 << 30
+HEADER_BYTES = 1 << 16
+_PIXEL_DATA = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")  # its tag in either byte order
 
 
 def read_dicom(file: BinaryIO, name: str, frame: int | None, max_pixels: int) -> Pixels:
@@ -26,7 +32,7 @@ def read_dicom(file: BinaryIO, name: str, frame: int | None, max_pixels: int) ->
     Raises:
         UserError: no pixel data, an absent frame or decoder, a claimed size over the limit, damaged data.
     """
-    pydicom = require("pydicom", "data")
+    pydicom = import_pydicom()
     start = file.tell()
     try:
         dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not _is_deflated(pydicom, file, name))
@@ -41,13 +47,52 @@ def read_dicom(file: BinaryIO, name: str, frame: int | None, max_pixels: int) ->
     except UserError:
         raise
     except Exception as error:  # pydicom and its decoders raise nearly every type on damaged files
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        if "missing dependencies" in reason:
+        if "missing dependencies" in str(error):
             raise UserError(
-                f"{name}: no installed decoder reads its compression ({reason}); "
+                f"{name}: no installed decoder reads its compression ({' '.join(str(error).split())[:300]}); "
                 "get more with: pip install 'biovfm-hf[data]'"
             ) from error
+        file.seek(start)
+        reason = told(error, file.read(HEADER_BYTES))
         raise UserError(f"{name}: cannot be read as DICOM ({reason}); check or fetch the file again") from error
+
+
+@cache
+def import_pydicom() -> Any:
+    """pydicom without its warnings, printed or logged: of damaged headers they repeat what stands there."""
+    pydicom = require("pydicom", "data")
+    warnings.filterwarnings("ignore", module="pydicom")
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    return pydicom
+
+
+def told(error: Exception, *starts: bytes) -> str:
+    """The words of a decoder's error, up to the first that stands in the header: a value there can be a name.
+
+    Args:
+        error: as pydicom raised it, of a number that is none say.
+        starts: the first bytes of the file, or of each file that was read.
+    """
+    if any(_DEFLATED.encode() in start for start in starts):  # what stands there cannot be seen
+        return type(error).__name__
+    header = b" ".join(_header_of(start) for start in starts).lower()
+    header_words = set(re.findall(rb"\w+", header))
+    message = re.sub(r"\\x[0-9a-f]{2}|\\[nrt]", " ", str(error))
+    kept = []
+    for word in message.split():
+        tokens = [token.encode() for token in re.findall(r"\w{2,}", word.lower())]
+        quoted = "'" in word or '"' in word  # as values are, whole or in part; outside of quotes "of" is just "of"
+        found = any(token in header if quoted else len(token) > 2 and token in header_words for token in tokens)
+        if found or not word.isascii():
+            kept.append("...")
+            break
+        kept.append(word)
+    return " ".join(kept)[:300] if kept not in ([], ["..."]) else type(error).__name__
+
+
+def _header_of(start: bytes) -> bytes:
+    ends = [end for tag in _PIXEL_DATA if (end := start.find(tag)) > 0]
+    return start[: min(ends, default=HEADER_BYTES)]
 
 
 def _is_deflated(pydicom: Any, file: BinaryIO, name: str) -> bool:

@@ -3,9 +3,8 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from biovfm_hf.errors import require
+from biovfm_hf.dicom import import_pydicom
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 TAGS = ["SeriesInstanceUID", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient"]
@@ -39,7 +38,7 @@ def _ordered(group: list[tuple[str, float | None, int]]) -> list[tuple[str, floa
 
 def _place(file: Path) -> tuple[str, float | None, int]:
     """Series, millimetres along the slice normal (None if not told) and instance number of one file."""
-    pydicom: Any = require("pydicom", "data")
+    pydicom = import_pydicom()
     if pydicom.filereader.read_file_meta_info(file).get("TransferSyntaxUID") == DEFLATED:
         raise ValueError("pydicom would inflate all of it, without a bound, to read the header")
     header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS)

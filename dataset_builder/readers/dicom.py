@@ -1,6 +1,7 @@
 """DICOM files: one picture for each frame; and a series of files as one volume."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from biovfm_hf.dicom import HEADER_BYTES, import_pydicom, told
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.pixels import Pixels, Volume, decode
 
@@ -47,6 +49,11 @@ def read(source: Path | bytes, name: str, setting: Setting, size: int) -> Iterat
         if source.stat().st_size > MAX_MEMBER_BYTES:
             raise Refused(TOO_LARGE, f"a DICOM file of {source.stat().st_size / 2**20:.0f} MiB")
         source = source.read_bytes()
+    with _told(source):
+        yield from _frames(source, name, setting, size)
+
+
+def _frames(source: bytes, name: str, setting: Setting, size: int) -> Iterator[Picture]:
     header = _header(source)
     rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
     frames = int(header.get("NumberOfFrames") or 1)
@@ -75,7 +82,8 @@ def read_series(
     """
     if len(files) > MAX_SERIES_FILES:
         raise Refused(TOO_LARGE, f"a series of {len(files)} files")
-    volume = _stacked(files, name)
+    with _told(*(_start(file) for file in (files[0], files[-1]))):
+        volume = _stacked(files, name)
     if volume is None:
         for number, file in enumerate(files):
             for picture in read(file, name, setting, size):
@@ -98,11 +106,24 @@ def identity_words(source: Path | bytes) -> set[str]:
 
 
 def _header(source: bytes) -> Any:
-    pydicom = require("pydicom", "data")
+    with _told(source):
+        return import_pydicom().dcmread(BytesIO(source), stop_before_pixels=True, force=True)
+
+
+def _start(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(HEADER_BYTES)
+
+
+@contextmanager
+def _told(*starts: bytes) -> Iterator[None]:
+    """Have what pydicom raises, on reading a file or a value, told without repeating what stands in its header."""
     try:
-        return pydicom.dcmread(BytesIO(source), stop_before_pixels=True, force=True)
+        yield
+    except (UserError, Refused):
+        raise
     except Exception as error:  # pydicom raises nearly every type on damaged files
-        raise UserError(f"the file: cannot be read as DICOM ({' '.join(str(error).split())[:200]})") from error
+        raise UserError(f"the file: cannot be read as DICOM ({told(error, *starts)})") from error
 
 
 def _spacing(header: Any) -> tuple[float, float]:
@@ -121,7 +142,7 @@ def _reduced(source: bytes, header: Any, size: int) -> bytes | None:
 
     Only unsigned grey values whose precision the code stream and the header agree on: Pillow shifts others.
     """
-    pydicom = require("pydicom", "data")
+    pydicom = import_pydicom()
     if header.file_meta.get("TransferSyntaxUID") not in _JPEG2000:
         return None
     rows, columns = int(header.Rows), int(header.Columns)

@@ -4,6 +4,8 @@ import gzip
 import io
 import itertools
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -464,6 +466,35 @@ class TestDicom:
             assert decode(bytes(damaged), name="damaged.dcm").array.ndim in (2, 3)
         except UserError as error:
             assert "\n" not in str(error)
+
+    @few
+    @given(start=st.integers(132, 1900), length=st.integers(0, 40))
+    def test_messages_repeat_nothing_of_the_header(self, start, length):
+        """Bytes of a name where others stood, as in a file whose parts have shifted."""
+        whole = Path(packaged("MR_small.dcm")).read_bytes()
+        name = b"\\Qyzzx^Wvqqe\\"
+        try:
+            decode(whole[:start] + name + whole[start + length :], name="damaged.dcm")
+        except UserError as error:
+            assert not any(part in str(error).lower() for part in ("qyz", "yzz", "zzx", "wvq", "vqq", "qqe"))
+
+    @pytest.mark.parametrize("field", ["RescaleSlope", "WindowCenter", "PixelSpacing", "PhotometricInterpretation"])
+    def test_a_name_in_another_field_is_not_repeated(self, tmp_path, field):
+        values = {"PixelSpacing": ["7.7", "7.7"], "PhotometricInterpretation": "MONOCHROME2"}
+        header = {"RescaleIntercept": "0", "RescaleSlope": "1", "WindowWidth": "9", field: values.get(field, "7.7777")}
+        path = write_dicom(tmp_path / "a.dcm", self.STORED, **header)
+        old = b"MONOCHROME2" if field == "PhotometricInterpretation" else b"7.7777" if field not in values else b"7.7"
+        name = b"Doe^Jane"[: len(old)].ljust(len(old))
+        path.write_bytes(path.read_bytes().replace(old, name))
+        message = refusal(decode, path)
+        assert "cannot be read as DICOM" in message and not any(w in message for w in ("Doe", "Jan"))
+
+    def test_warnings_of_its_decoder_are_not_shown(self, tmp_path):
+        path = write_dicom(tmp_path / "a.dcm", self.STORED, StudyInstanceUID="1.2.3.4.5")
+        path.write_bytes(path.read_bytes().replace(b"1.2.3.4.5", b"Doe^Jane1"))
+        code = "import logging, sys; logging.basicConfig(); from biovfm_hf.pixels import decode; decode(sys.argv[1])"
+        ran = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+        assert ran.stderr == "" and "Doe" in str(list(pydicom.dcmread(path).values()))
 
 
 def write_nifti(path, array, affine=None, **header):
