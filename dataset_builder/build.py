@@ -71,24 +71,28 @@ def build(raw: str | Path, out: str | Path, sources: Sequence[str] | None = None
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    plan = _planned(arguments)
-    if arguments.plan_only:
-        return _tell_plan(plan)
-    if arguments.num_shards is None:
-        return _build(plan, arguments)
-    mine = [n for n in plan.unfinished() if n % arguments.num_shards == arguments.shard_index]
-    _run_shards(plan, arguments, mine)
+    from .output_folder import check_output, hold
+
+    options = _options(arguments)
+    sources = _sources(arguments, options)
+    check_output(arguments.out, arguments.raw, [source.folder or source.id for source in sources])
+    with hold(arguments.out, shared=arguments.num_shards is not None):
+        plan = _planned(arguments, options, sources)
+        if arguments.plan_only:
+            return _tell_plan(plan)
+        if arguments.num_shards is None:
+            return _build(plan, arguments)
+        mine = [n for n in plan.unfinished() if n % arguments.num_shards == arguments.shard_index]
+        _run_shards(plan, arguments, mine)
     print(f"{len(mine)} shards done; when all {arguments.num_shards} jobs are, run without --shard-index to finish")
     return 0
 
 
-def _planned(arguments: argparse.Namespace) -> "Plan":
+def _planned(arguments: argparse.Namespace, options: "Options", sources: list["Source"]) -> "Plan":
     """The plan saved in the output folder, or a new one."""
     from .plan import changed_sources, differing, load_plan, make_plan
     from .replan import plan_again
 
-    options = _options(arguments)
-    sources = _sources(arguments, options)
     listing = f"listing the sources below {arguments.raw}"
     try:
         plan = load_plan(arguments.out)
@@ -186,8 +190,9 @@ def _screen_across(plan: "Plan", inputs: dict[str, Any], benchmarks: list[Path])
     decided = plan.work / "decided.json"
     if _read_json(decided) != inputs:
         # Files that follow earlier decisions must not be taken for finished ones.
-        for folder in ("data", SAMPLE):
-            shutil.rmtree(plan.out / folder, ignore_errors=True)
+        for path in (plan.out / "data").rglob("*.parquet"):
+            path.unlink()
+        shutil.rmtree(plan.out / SAMPLE, ignore_errors=True)
         candidates = load_candidates(plan)
         drops = decide(plan, candidates, known, print)
         save_drops(plan, candidates, drops)

@@ -10,7 +10,7 @@ from biovfm_hf.files import write_text
 
 from .figures import modality_by_anatomy, sample_sheets
 from .finish import SAMPLE
-from .plan import Plan, slug
+from .plan import WORK, Plan, slug
 from .schema import COLUMN_TYPES
 
 SCALING_SOURCES = ("pmc-oa", "radimagenet")  # the paper's 2.45M subset for model scaling
@@ -18,7 +18,7 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6
 
 
 def write_card(plan: Plan, summary: dict[str, Any]) -> None:
-    """Write README.md and `figures/` into the dataset folder."""
+    """Write README.md, `figures/` and `.gitignore` into the dataset folder."""
     figures = plan.out / "figures"
     sheets = sample_sheets(plan, figures)
     if summary["kept"]:
@@ -34,6 +34,7 @@ def write_card(plan: Plan, summary: dict[str, Any]) -> None:
         _terms(plan),
     ]
     write_text(plan.out / "README.md", "\n".join(parts))
+    write_text(plan.out / ".gitignore", f"{WORK}/\n")  # git and the Hub then leave the builder's private folder out
 
 
 def configs(plan: Plan) -> dict[str, list[str]]:

@@ -1,5 +1,7 @@
 """What an input may cost before it is refused: the bounds that keep a worker's memory and time in hand."""
 
+import re
+
 from biovfm_hf.errors import UserError
 
 MAX_PIXELS = 89_478_485  # one 2D image or frame: Pillow's bound, 256 MiB as RGB
@@ -27,6 +29,9 @@ def refusal(error: BaseException, *names: str) -> Refused:
     if isinstance(error, Refused):
         return error
     text = str(error)
+    if isinstance(error, OSError) and error.strerror:  # without the path on this disk
+        text = error.strerror
+    text = re.sub(r"<_io\.[^>]*>| at 0x[0-9a-f]+", "", text)  # of this run alone
     for name in filter(None, names):
         text = text.replace(f"{name}: ", "").replace(name, "the file")
     if not isinstance(error, UserError):

@@ -1,8 +1,9 @@
 """What may stand in a stored path: names, record numbers and dates may not, as far as they can be recognised.
 
 Recognised are the names and numbers of a DICOM header, subjects that look like a name or a record number, and parts
-of a path that look like a DICOM name, a date or a numbered record. A name that stands in a folder's name alone is not:
-no pattern tells it from other words.
+of a path that look like a DICOM name, a date or a record number. A name that stands in a folder's name alone is not:
+no pattern tells it from other words. So where a DICOM header could not be read, nothing of the path below the source's
+folder is shown.
 """
 
 import hashlib
@@ -29,7 +30,9 @@ _NUMBER = re.compile(r"\d{5}")
 _TELLING = re.compile(
     r"\w\^\w"  # Doe^Jane
     r"|(?:mrn|pid|patient|dob|birth)[ _.-]*(?:id)?[ _.-]*\d{4}"
-    r"|(?<!\d)(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])(?!\d)",
+    r"|(?<!\d)(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])(?!\d)"
+    r"|(?<!\d)\d\d?[-_.]\d\d?[-_.](?:19|20)\d\d(?!\d)"
+    r"|[1-9]\d{5}|\d{7}",  # six digits that are no counter of images
     re.IGNORECASE,
 )
 
@@ -49,23 +52,31 @@ def stored_path(item: Item, source: Path | bytes | None, public: bool, key: str)
     if public:
         return path
     words = {str(word).lower() for word in (item.options or {}).get("private", ())}
-    if source is not None:
-        words |= _identity(item, source)
+    named = _identity(item, source)
     parts = path.split("/")
-    return "/".join(_withheld(part, key) if _tells(part, words) else part for part in parts)
+    if named is None:
+        return "/".join([parts[0], *(_withheld(part, key) for part in parts[1:])])
+    return "/".join(_withheld(part, key) if _tells(part, words | named) else part for part in parts)
 
 
 def _tells(part: str, words: set[str]) -> bool:
     return any(word in part.lower() for word in words) or _TELLING.search(part) is not None
 
 
-def _identity(item: Item, source: Path | bytes) -> set[str]:
-    if isinstance(source, Path) and source.is_dir():
-        files = (item.options or {}).get("files") or [""]
-        source = source / files[0].rsplit("/", 1)[-1]
-    if isinstance(source, Path) and not source.is_file():
-        return set()
-    return dicom.identity_words(source) if dicom.is_dicom(first_bytes(source, 132)) else set()
+def _identity(item: Item, source: Path | bytes | None) -> set[str] | None:
+    """Words of the DICOM header that name a person; none of another file; None where the header was not read."""
+    files = (item.options or {}).get("files") or [item.member or item.path]
+    name = files[0].rsplit("/", 1)[-1]
+    if isinstance(source, Path) and item.kind == "dicom_series":
+        source = source / name
+    try:
+        if source is not None and not dicom.is_dicom_file(first_bytes(source, 132), name):
+            return set()
+        if source is None and not dicom.is_dicom_file(b"", name):
+            return set()
+        return None if source is None else dicom.identity_words(source)
+    except OSError:
+        return None
 
 
 def _withheld(part: str, key: str) -> str:

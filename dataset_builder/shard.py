@@ -30,7 +30,7 @@ from .item import Item
 from .leakage import framings
 from .limits import UNREADABLE, UNSAFE, Refused, refusal
 from .plan import Options, Plan, load_plan
-from .privacy import locator, stored_path
+from .privacy import stored_path
 from .progress import ProgressFile
 from .readers import archive
 from .readers.picture import Picture
@@ -145,14 +145,14 @@ class Reader:
         feeds = _feeds(self._raw, items, marks)
         for index, (item, feed) in enumerate(zip(items, feeds, strict=True)):
             if reason := item.excluded or marks.get(index):
-                path = self._path(item, None if _in_archive(item) else self._raw / item.path)
+                path = self._path(item, self._there(item))
                 yield item, iter([Outcome(self._line(item, path, reason))])
             else:
                 yield item, self._outcomes(item, feed)
 
     def _outcomes(self, item: Item, feed: Feed | None) -> Iterator[Outcome]:
         """The outcomes of one input. What was yielded before a failure stays; the failure has a line of its own."""
-        count, path = 0, locator(item)
+        count, path = 0, self._path(item, None)
         try:
             source = _checked(self._raw, item.path) if feed is None else _next(feed)
             path = self._path(item, source)
@@ -160,11 +160,19 @@ class Reader:
                 count += 1
                 yield self._screened(item, path, picture)
         except Exception as error:  # decoders raise nearly everything on damaged files; each costs one line
-            refused = refusal(error, str(self._raw / item.path), item.member or "", item.path)
+            place = self._raw / item.path
+            refused = refusal(error, str(place.resolve()), str(place), item.member or "", item.path)
             yield Outcome(self._line(item, path, refused.outcome, refused.detail))
             return
         if not count:
             yield Outcome(self._line(item, path, UNREADABLE, "holds no picture"))
+
+    def _there(self, item: Item) -> Path | None:
+        """The file of an input that is not read; None where it is not a file of its own below its source's folder."""
+        try:
+            return None if _in_archive(item) else _checked(self._raw, item.path)
+        except (Refused, OSError):
+            return None
 
     def _path(self, item: Item, source: Path | bytes | None) -> str:
         public = self._plan.sources[self._plan.shards[self.number].source]["published"]

@@ -47,7 +47,7 @@ def read(source: Path | bytes, item: Item, raw: Path, views: Sequence[str], size
         if dicom.is_dicom(start):
             return dicom.read(source, name, setting, size)
         return volume.read(source, name, setting, views)
-    if dicom.is_dicom(start) or name.lower().endswith((".dcm", ".dicom", ".ima")):
+    if dicom.is_dicom_file(start, name):
         return dicom.read(source, name, setting, size)
     if start[:2] == b"\x1f\x8b":
         return raster.read(_gunzipped(source), name, setting, size)

@@ -24,17 +24,24 @@ from ..limits import (
     TOO_LARGE,
     Refused,
 )
-from .picture import Picture, whole
+from .picture import Picture, first_bytes, whole
 from .volume import sliced
 
 _JPEG2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 _EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
-_IDENTITY = ("PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs", "AccessionNumber")
+_IDENTITY = (
+    "PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs", "OtherPatientNames", "AccessionNumber",
+)  # fmt: skip
 
 
 def is_dicom(start: bytes) -> bool:
     """Whether a file that begins with `start` (132 bytes or more) is DICOM with its preamble."""
     return start[128:132] == b"DICM"
+
+
+def is_dicom_file(start: bytes, name: str) -> bool:
+    """Whether a file is read as DICOM: by its preamble, or without one by its name."""
+    return is_dicom(start) or name.lower().endswith((".dcm", ".dicom", ".ima"))
 
 
 def read(source: Path | bytes, name: str, setting: Setting, size: int) -> Iterator[Picture]:
@@ -92,12 +99,17 @@ def read_series(
     yield from sliced([volume], setting, views)
 
 
-def identity_words(source: Path | bytes) -> set[str]:
-    """Words of the header that name a person or record, in lower case: what must not stand in a stored path."""
+def identity_words(source: Path | bytes) -> set[str] | None:
+    """Words of the header that name a person or record, in lower case: what must not stand in a stored path.
+
+    None where the header cannot be read as far as the image's size, which stands behind them.
+    """
     try:
-        header = _header(source if isinstance(source, bytes) else source.read_bytes()[: 2**20])
-    except Exception:  # a file without a readable header names nobody
-        return set()
+        header = _header(source[: 2**20] if isinstance(source, bytes) else first_bytes(source, 2**20))
+    except UserError:
+        return None
+    if "Rows" not in header:
+        return None
     words = set()
     for tag in _IDENTITY:
         for value in str(header.get(tag) or "").replace("^", " ").replace(",", " ").split():

@@ -1,6 +1,7 @@
 """Raw folders to datasets, whole: rows, manifest, card, resume, options, and what must never reach the output."""
 
 import json
+import shutil
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +16,9 @@ from biovfm_hf.errors import UserError
 from dataset_builder.build import build, main
 from dataset_builder.check import faults
 from dataset_builder.hashing import sha256_of_pixels
+from dataset_builder.output_folder import hold
 from dataset_builder.privacy import telling_subject
+from dataset_builder.readers.picture import first_bytes
 from dataset_builder.schema import COLUMNS, ROWS
 
 
@@ -319,6 +322,10 @@ def test_names_without_a_header_are_withheld(tmp_path, make):
     assert len(paths[0] & paths[1]) == 1  # the secret changes the replacements
 
 
+def test_uploads_leave_the_private_folder_out(built):
+    assert (built / ".gitignore").read_text() == ".build/\n"
+
+
 def test_the_card_tells_licences_and_outsiders(built):
     card = (built / "README.md").read_text()
     assert "Not among the paper's 61 sources: scans, eyes, heads." in card
@@ -430,3 +437,99 @@ def test_a_full_disk_is_named(small_raw, out, monkeypatch):
 
 def _full(*_: object, **__: object) -> None:
     raise OSError(28, "No space left on device")
+
+
+@pytest.fixture
+def clinic(tmp_path, make):
+    """The raw folder and record of a private source whose files name a patient in ways that are easily missed."""
+    raw, header = tmp_path / "raw" / "clinic", {"PatientName": "Quimby^Zach", "PatientID": "7654321"}
+    make.dicom(raw / "test" / "quimby_left_out.dcm", make.picture(1), **header)
+    make.dicom(raw / "whole.dcm", make.picture(2), **header)
+    data = (raw / "whole.dcm").read_bytes()
+    (raw / "quimby_bare.dcm").write_bytes(data[132:])  # without preamble
+    (raw / "Quimby").mkdir()
+    (raw / "Quimby" / "cut.dcm").write_bytes(data[:400])
+    for name in ("31-12-1951", "12.31.1951", "7654321"):
+        make.png(raw / name / "x.png", make.picture(3))
+    with zipfile.ZipFile(raw / "a.zip", "w") as archive:
+        archive.writestr("test/quimby_two.dcm", data)
+        archive.writestr("Doe^Jane/mrn_7654321/1951-12-13.png", b"no picture")
+    damaged = bytearray((raw / "a.zip").read_bytes())
+    damaged[damaged.index(b"no picture") + 3] ^= 255
+    (raw / "a.zip").write_bytes(damaged)
+    items = ["**/*.dcm", "**/*.png"]
+    exclude = [{"pattern": "**/test/**", "reason": "test"}]
+    return tmp_path / "raw", str(make.record(tmp_path, "clinic", items=items, exclude=exclude, access="private"))
+
+
+def test_names_that_are_easily_missed_are_withheld(tmp_path, clinic):
+    raw, record = clinic
+    build(raw, tmp_path / "out", [record], workers=0, size=32)
+    lines = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
+    shown = repr([(line["path"], line["detail"]) for line in lines]).lower()
+    assert len(lines) == 9 and {"test", "unreadable", "kept"} <= {line["outcome"] for line in lines}
+    assert not [secret for secret in ("quimby", "zach", "7654321", "1951", "doe", "jane") if secret in shown], shown
+
+
+def test_a_locked_file_that_is_left_out_costs_one_line(tmp_path, clinic, monkeypatch):
+    raw, record = clinic
+
+    def locked(source, count):
+        if isinstance(source, Path) and source.parent.name == "test":
+            raise PermissionError(13, "Permission denied", str(source))
+        return first_bytes(source, count)
+
+    monkeypatch.setattr("dataset_builder.privacy.first_bytes", locked)
+    assert build(raw, tmp_path / "out", [record], workers=0, size=32)["outcomes"]["test"] == 2
+
+
+def test_what_is_said_of_a_file_is_the_same_in_every_run(tmp_path, make, monkeypatch):
+    raw = tmp_path / "raw" / "own"
+    make.png(raw / "a.png", make.picture(1))
+    (raw / "b.png").write_bytes(b"no picture")
+    with zipfile.ZipFile(raw / "c.zip", "w") as archive:
+        archive.writestr("d.png", b"no picture")
+    record = str(make.record(tmp_path, "own", items=["**/*.png"]))
+    monkeypatch.chdir(tmp_path)
+    for number, folder in enumerate((tmp_path / "raw", "raw", "../" + tmp_path.name + "/raw")):
+        build(folder, tmp_path / str(number), [record], workers=0, size=32)
+    whole = (tmp_path / "0" / "manifest.parquet").read_bytes()
+    assert all((tmp_path / str(n) / "manifest.parquet").read_bytes() == whole for n in (1, 2))
+    details = [line["detail"] for line in pq.read_table(tmp_path / "0" / "manifest.parquet").to_pylist()]
+    assert len(details) == 3 and not any("0x" in str(text) or str(tmp_path) in str(text) for text in details)
+
+
+def test_a_folder_with_other_files_is_refused_and_left_alone(small_raw, tmp_path, capsys):
+    raw, sources = small_raw
+    project = tmp_path / "project"
+    (project / "data").mkdir(parents=True)
+    (project / "data" / "thesis.txt").write_text("precious")
+    shutil.copytree(raw, project / "raw")
+    for words, reason in (
+        ({"raw": raw, "out": project}, "holds data but no build"),
+        ({"raw": project / "raw", "out": project}, "holds the raw folder"),
+        ({"raw": raw, "out": raw}, "holds the raw folder"),
+        ({"raw": raw, "out": raw / "scans" / "out"}, "lies in the source folder"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            build(words["raw"], words["out"], [sources], workers=0, size=32)
+    assert sorted(path.name for path in project.iterdir()) == ["data", "raw"]
+    assert (project / "data" / "thesis.txt").read_text() == "precious" and not (raw / "scans" / "out").exists()
+
+
+def test_a_build_leaves_other_files_in_its_folder_alone(small_raw, built, tmp_path, make):
+    raw, sources = small_raw
+    (built / "data" / "note.txt").write_text("mine")
+    make.png(tmp_path / "benchmark" / "copy.png", make.picture(3, 60, 80))
+    build(raw, built, [sources], workers=0, size=32, benchmarks=tmp_path / "benchmark")
+    assert (built / "data" / "note.txt").read_text() == "mine" and faults(built)[1] == []
+
+
+def test_one_build_at_a_time_in_a_folder(small_raw, built):
+    raw, sources = small_raw
+    with hold(built, shared=True):
+        build_words = ["--raw", str(raw), "--out", str(built), "--sources", sources, "--size", "32", "--workers", "0"]
+        assert main([*build_words, "--shard-index", "0", "--num-shards", "2"]) == 0
+        with pytest.raises(UserError, match="another build is at work"):
+            main(build_words)
+    assert main(build_words) == 0

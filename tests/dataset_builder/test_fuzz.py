@@ -23,6 +23,7 @@ from dataset_builder.build import build
 from dataset_builder.check import faults
 
 RECORD = {
+    "access": "open",  # of a published source all names are shown, so that each file can be found again
     "items": [
         {"pattern": "**/*.{nii,nii.gz,nrrd,mha}", "kind": "volume", "modality": "MR"},
         {"pattern": "**/*.{mp4,avi}", "kind": "video", "fps": 5.0},
