@@ -39,7 +39,7 @@ vote, and what a linear probe on them says. For research; not a medical device. 
 If `{model}` is private or gated, this Space needs a secret named `HF_TOKEN` (in its settings): a token that may
 read that model and no more.
 """
-REQUIREMENTS = "torch\ntransformers>=5.18\nsafetensors\npillow\nnumpy\npydicom\nnibabel\n"
+REQUIREMENTS = "torch\ntransformers>=5.18\nsafetensors\npillow\nnumpy\npydicom\nnibabel\ntifffile\n"
 EPILOG = """examples:
   biovfm demo run/model --index data
   biovfm demo run/model --index images/by-class --port 8000

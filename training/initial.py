@@ -64,6 +64,9 @@ def _is_run(source: str) -> bool:
 
 
 def _load(pretrained_class: Any, source: str) -> Any:
+    looks_like_a_path = source.startswith((".", "/", "~")) or source.count("/") > 1
+    if looks_like_a_path and not Path(source).is_dir():
+        raise UserError(f"model.init_from {source}: no such folder; give a model folder, a run folder or a Hub id")
     try:
         return pretrained_class.from_pretrained(source)
     except (OSError, ValueError, RuntimeError) as error:

@@ -229,7 +229,9 @@ def test_many_damaged_images_are_counted_rather_than_told(caplog: pytest.LogCapt
     assert len(caplog.records) == 10 and caplog.records[-1].message.endswith("; more are only counted")
 
 
-def test_continuing_from_a_model_folder_of_another_size(image_folder: Path, tmp_path: Path) -> None:
+def test_continuing_from_a_model_folder_of_another_size(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from safetensors.torch import load_file
 
     assert train("dino", image_folder, tmp_path / "first", "steps=2") == 0
@@ -240,6 +242,8 @@ def test_continuing_from_a_model_folder_of_another_size(image_folder: Path, tmp_
     assert torch.equal(before["layers.0.attention.qkv.weight"], after["layers.0.attention.qkv.weight"])
     assert after["embeddings.position_embeddings"].shape == (1, 10, 32)
     assert train("mae", image_folder, tmp_path / "third", "steps=1", "model.init_from=nowhere/at_all") == 1
+    assert train("mae", image_folder, tmp_path / "third", "steps=1", f"model.init_from={tmp_path}/none") == 1
+    assert "no such folder" in capsys.readouterr().err
 
 
 def test_continuing_from_a_run_takes_heads_teacher_and_decoder_along(image_folder: Path, tmp_path: Path) -> None:
