@@ -14,6 +14,7 @@ from biovfm_hf.files import is_disk_full, write_text
 
 if TYPE_CHECKING:
     from .catalog import Source
+    from .leakage import Benchmarks
     from .plan import Options, Plan
 
 _DESCRIPTION = """\
@@ -71,15 +72,33 @@ def build(raw: str | Path, out: str | Path, sources: Sequence[str] | None = None
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    inputs, known = _guard(arguments)
     plan = _planned(arguments)
     if arguments.plan_only:
         return _tell_plan(plan)
     if arguments.num_shards is None:
-        return _build(plan, arguments)
+        return _build(plan, arguments, inputs, known)
     mine = [n for n in plan.unfinished() if n % arguments.num_shards == arguments.shard_index]
     _run_shards(plan, arguments, mine)
     print(f"{len(mine)} shards done; when all {arguments.num_shards} jobs are, run without --shard-index to finish")
     return 0
+
+
+def _guard(arguments: argparse.Namespace) -> tuple[dict[str, Any], "Benchmarks | None"]:
+    """What the screening across shards depends on beside the shards, and the benchmarks' fingerprints.
+
+    They are read before anything is planned, so that a wrong file is told at once and not after hours. Where it has
+    been finished with the same files (by content), and in the jobs of an array, which do not screen, they are None.
+    """
+    from .leakage import benchmark_files, identities, read_benchmarks
+    from .plan import WORK
+
+    files = benchmark_files(arguments.benchmarks)
+    if arguments.num_shards is not None:
+        return {}, None
+    inputs = {"benchmarks": identities(files)}
+    finished = _read_json(arguments.out / WORK / "complete.json") == inputs
+    return inputs, None if finished else read_benchmarks(files)
 
 
 def _planned(arguments: argparse.Namespace) -> "Plan":
@@ -121,11 +140,11 @@ def _tell_plan(plan: "Plan") -> int:
     return 0
 
 
-def _build(plan: "Plan", arguments: argparse.Namespace) -> int:
+def _build(plan: "Plan", arguments: argparse.Namespace, inputs: dict[str, Any], known: "Benchmarks | None") -> int:
     from .card import write_card
     from .finish import finish_shard, sweep, write_manifest, write_sample, write_summary
+    from .leakage import read_benchmarks
 
-    inputs = _inputs(arguments)
     complete = plan.work / "complete.json"
     if not plan.unfinished() and _read_json(complete) == inputs:
         print("nothing is left to do")
@@ -133,7 +152,7 @@ def _build(plan: "Plan", arguments: argparse.Namespace) -> int:
         return 0
     complete.unlink(missing_ok=True)
     _run_shards(plan, arguments, plan.unfinished())
-    benchmarks = _screen_across(plan, inputs, arguments.benchmarks)
+    benchmarks = _screen_across(plan, inputs, known or read_benchmarks(arguments.benchmarks))
     for _ in _running(finish_shard, plan, arguments, list(range(len(plan.shards)))):
         pass
     found = {"benchmark_images": benchmarks, "overlaps": _overlaps(plan), "sampled": write_sample(plan)}
@@ -176,15 +195,16 @@ def _running(
         yield from executors.on_this_machine(work, plan, raw, numbers, workers, arguments.item_seconds)
 
 
-def _screen_across(plan: "Plan", inputs: dict[str, Any], benchmarks: list[Path]) -> int:
+def _screen_across(plan: "Plan", inputs: dict[str, Any], known: "Benchmarks") -> int:
     """Decide on duplicates and benchmark images of all shards; returns the number of benchmark images."""
     from .duplicates import decide, load_candidates, save_drops, save_sample
     from .finish import SAMPLE
-    from .leakage import read_benchmarks
 
-    known = read_benchmarks(benchmarks)
     decided = plan.work / "decided.json"
-    if _read_json(decided) != inputs:
+    before = _read_json(decided)
+    if before != inputs:
+        if before is not None:
+            print("the benchmark files are not those of before: what they and duplicates drop is decided anew")
         # Files that follow earlier decisions must not be taken for finished ones.
         for folder in ("data", SAMPLE):
             shutil.rmtree(plan.out / folder, ignore_errors=True)
@@ -264,12 +284,6 @@ def _salt(arguments: argparse.Namespace) -> str:
         return hashlib.sha256(arguments.salt_file.read_bytes()).hexdigest()
     except OSError as error:
         raise UserError(f"{arguments.salt_file}: {error.strerror}; give a file with a secret of your own") from error
-
-
-def _inputs(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the screening across shards depends on beside the shards: the benchmark files, by name and size."""
-    files = sorted(f for p in arguments.benchmarks for f in ([p] if p.is_file() else p.rglob("*")) if f.is_file())
-    return {"benchmarks": [[file.name, file.stat().st_size] for file in files]}
 
 
 def _overlaps(plan: "Plan") -> list[dict[str, Any]]:

@@ -242,6 +242,38 @@ def test_benchmarks_given_later_are_applied_without_reading_again(small_raw, bui
     assert faults(built)[1] == []
 
 
+def test_wrong_benchmark_files_are_named_before_anything_is_planned(small_raw, built, out, tmp_path):
+    raw, sources = small_raw
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "arrays.npz", train_images=np.zeros((1, 28, 28), np.uint8))
+    whole = (tmp_path / "arrays.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[:-40])
+    (tmp_path / "cut.png").write_bytes(next((raw / "eyes").rglob("*.png")).read_bytes()[:99])
+    wrong = {"nope/pathmnist.npz": "no such file or folder", "empty": "holds no benchmark image"}
+    wrong |= {"arrays.npz": "neither val_images nor test_images", "cut.npz": "cannot be read", "cut.png": ""}
+    for name, reason in wrong.items():
+        for folder in (built, tmp_path / "fresh"):
+            with pytest.raises(UserError, match=f"{name}.*{reason}"):
+                build(raw, folder, [sources], workers=0, size=32, benchmarks=tmp_path / name)
+    assert not (tmp_path / "fresh").exists()
+    job = ["--raw", str(raw), "--out", str(out), "--sources", sources, "--shard-index", "0", "--num-shards", "2"]
+    with pytest.raises(UserError, match="no such file or folder"):
+        main([*job, "--benchmarks", str(tmp_path / "nope")])
+
+
+def test_a_benchmark_file_of_equal_size_but_other_content_is_applied(small_raw, out, tmp_path, make, capsys):
+    raw, sources = small_raw
+    copy = tmp_path / "copy.bmp"
+    for number, path in ((3, "scans/p001/3.png"), (4, "scans/p002/4.png")):
+        Image.fromarray(make.picture(number, 60, 80)).save(copy)
+        build(raw, out, [sources], workers=0, size=32, benchmarks=copy)
+        manifest = pq.read_table(out / "manifest.parquet").to_pylist()
+        assert [line["path"] for line in manifest if line["outcome"] == "benchmark image"] == [path]
+    assert "the benchmark files are not those of before" in capsys.readouterr().out
+    build(raw, out, [sources], workers=0, size=32, benchmarks=copy)
+    assert "nothing is left to do" in capsys.readouterr().out
+
+
 def test_duplicates_across_sources(small_raw, out, make):
     raw, sources = small_raw
     original = make.picture(3, 60, 80)
