@@ -246,12 +246,12 @@ def _report(plan: "Plan", summary: dict[str, Any]) -> None:
 
 def _sources(arguments: argparse.Namespace, options: "Options") -> list["Source"]:
     from .card import SCALING_SOURCES
-    from .catalog import load_catalog, load_source
+    from .catalog import load_catalog, load_sources
 
     if arguments.sources:
-        return [load_source(name) for name in arguments.sources.split(",")]
+        return load_sources(arguments.sources.split(","))
     if options.subset == "2.45m":
-        return [load_source(name) for name in SCALING_SOURCES]
+        return load_sources(SCALING_SOURCES)
     sources = [source for source in load_catalog() if source.in_paper]
     return [s for s in sources if "Ultrasound" in s.modalities] if options.subset == "us" else sources
 

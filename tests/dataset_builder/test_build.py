@@ -369,6 +369,15 @@ def test_other_sources_need_another_folder_or_a_new_listing(small_raw, built, tm
         build(raw, built, [sources], workers=0, size=32)
 
 
+def test_two_records_with_one_id_are_refused(tmp_path, out, make):
+    make.png(tmp_path / "raw" / "same" / "1.png", make.picture(1))
+    records = [make.record(tmp_path / name, "same") for name in "ab"]
+    for pair in (records, [records[0], records[0]]):
+        with pytest.raises(UserError, match=r"/same.yaml: its id same is that of .*/a/same.yaml too"):
+            build(tmp_path / "raw", out, [str(record) for record in pair], workers=0)
+    assert not out.exists()
+
+
 def test_a_source_can_be_added_later(small_raw, out, tmp_path, capsys):
     raw, sources = small_raw
     few = ",".join(sources.split(",")[1:])
