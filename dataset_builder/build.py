@@ -122,6 +122,11 @@ def _planned(arguments: argparse.Namespace) -> "Plan":
         print(listing, flush=True)
         plan, taken = plan_again(plan, sources, arguments.raw, _salt(arguments))
         print(f"{taken} of {len(plan.shards)} shards stay as they are, the others run")
+    elif plan.raw != str(arguments.raw.resolve()):
+        raise UserError(
+            f"{arguments.out}: was planned from {plan.raw}, not from {arguments.raw.resolve()}; give that --raw, "
+            "or, if the folder was moved, add --retry-failed once to list it anew and keep what has not changed"
+        )
     elif changed := changed_sources(plan, sources):
         raise UserError(
             f"{arguments.out}: was planned with other records of {', '.join(changed[:5])}; choose another --out, "

@@ -161,6 +161,35 @@ def test_retry_failed_repairs_and_nothing_else_changes(small_raw, out, tmp_path)
     assert tree(out) == tree(fresh)
 
 
+def test_retry_failed_sees_changed_files_of_equal_size(tmp_path, out, make, capsys):
+    picture = tmp_path / "raw" / "own" / "1.bmp"
+    make.png(picture, make.picture(1))
+    make.png(tmp_path / "raw" / "other" / "1.bmp", make.picture(3))
+    records = [str(make.record(tmp_path, name, items=["*.bmp"])) for name in ("other", "own")]
+    words = {"sources": records, "workers": 0, "size": 32}
+    build(tmp_path / "raw", out, **words)
+    size, before = picture.stat().st_size, rows_of(out)
+    make.png(picture, make.picture(2))
+    assert picture.stat().st_size == size
+    build(tmp_path / "raw", out, **words, retry_failed=True)
+    assert "1 of 2 shards stay as they are" in capsys.readouterr().out
+    assert [row["sha256"] in {old["sha256"] for old in before} for row in rows_of(out)] == [True, False]
+
+
+def test_another_raw_folder_is_told_and_a_moved_one_goes_on(small_raw, built, tmp_path, capsys):
+    raw, sources = small_raw
+    (tmp_path / "empty").mkdir()
+    before = tree(built)
+    with pytest.raises(UserError, match=rf"was planned from {raw}, not from .*/empty; .*--retry-failed"):
+        build(tmp_path / "empty", built, [sources], workers=0, size=32)
+    moved = raw.rename(tmp_path / "moved")
+    build(moved, built, [sources], workers=0, size=32, retry_failed=True)
+    assert "3 of 3 shards stay as they are" in capsys.readouterr().out
+    build(moved, built, [sources], workers=0, size=32)
+    assert "nothing is left to do" in capsys.readouterr().out
+    assert tree(built) == before
+
+
 def test_other_options_need_another_folder(small_raw, built):
     raw, sources = small_raw
     with pytest.raises(UserError, match="size 32 \\(now 48\\)"):
