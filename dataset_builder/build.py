@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     """Run the command. Returns 0 when the dataset is complete, 1 when the check finds a fault."""
     arguments = _parser().parse_args(argv)
     if arguments.check:
-        return _check(arguments.out)
+        return _check(arguments.out, arguments.workers)
     if arguments.raw is None:
         _parser().error("--raw is needed to build")
     if (arguments.shard_index is None) != (arguments.num_shards is None):
@@ -221,10 +221,10 @@ def _screen_across(plan: "Plan", inputs: dict[str, Any], known: "Benchmarks") ->
     return len(known.hashes)
 
 
-def _check(out: Path) -> int:
+def _check(out: Path, workers: int) -> int:
     from .check import faults
 
-    outcomes, found = faults(out)
+    outcomes, found = faults(out, workers)
     kept = outcomes.get("kept", 0)
     print(f"{sum(outcomes.values()):,} considered = {kept:,} kept + {sum(outcomes.values()) - kept:,} dropped")
     for reason, count in sorted(outcomes.items(), key=lambda entry: -entry[1]):

@@ -50,7 +50,7 @@ def on_this_machine(
         batch, size = ([alone.pop()], 1) if alone else (waiting[: workers * _TASKS_PER_WORKER], workers)
         finished: set[int] = set()
         stalled: dict[int, int] = {}
-        with _pool(size) as pool:
+        with worker_pool(size) as pool:
             try:
                 for result in _drained(pool, work, plan, raw, batch, item_seconds, stalled):
                     if result is not None:
@@ -190,7 +190,7 @@ def _accuse(plan: Plan, number: int, item: int, reason: str) -> None:
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """A pool whose processes end with the block, at once if it is left by an exception such as Ctrl-C."""
     others = _children()
     context = multiprocessing.get_context("spawn")

@@ -114,6 +114,26 @@ def test_stored_pixels_are_checked(built):
     assert any("pixels are not those" in fault for fault in faults(built)[1])
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_row_and_column_is_checked(small_raw, built, workers):
+    path = built / "data" / "ultrasound" / "scans-00000.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    rows[1]["image"]["bytes"] = b"not an image"
+    rows[2]["source"] = "another"
+    rows[3]["width"] = 7
+    rows[4]["phash"] = None
+    path.unlink()
+    pq.write_table(table.from_pylist(rows, schema=ROWS), path)
+    name = "data/ultrasound/scans-00000.parquet"
+    assert faults(built, workers)[1] == [
+        f"{name}: 1 images do not decode, first row 1",
+        f"{name}: phash of 1 rows is not the manifest's, first row 4: None, not {table['phash'][4]}",
+        f"{name}: source of 1 rows is not the manifest's, first row 2: another, not scans",
+        f"{name}: width of 1 rows is not the manifest's, first row 3: 7, not 80",
+    ]
+
+
 def test_running_again_changes_nothing(small_raw, built, capsys):
     raw, sources = small_raw
     before = tree(built)
