@@ -97,8 +97,8 @@ def _guard(arguments: argparse.Namespace) -> tuple[dict[str, Any], "Benchmarks |
     if arguments.num_shards is not None:
         return {}, None
     inputs = {"benchmarks": identities(files)}
-    finished = _read_json(arguments.out / WORK / "complete.json") == inputs
-    return inputs, None if finished else read_benchmarks(files)
+    complete = _read_json(arguments.out / WORK / "complete.json") or {}
+    return inputs, None if complete.get("inputs") == inputs else read_benchmarks(files)
 
 
 def _planned(arguments: argparse.Namespace) -> "Plan":
@@ -147,11 +147,17 @@ def _tell_plan(plan: "Plan") -> int:
 
 def _build(plan: "Plan", arguments: argparse.Namespace, inputs: dict[str, Any], known: "Benchmarks | None") -> int:
     from .card import write_card
-    from .finish import finish_shard, sweep, write_manifest, write_sample, write_summary
+    from .finish import finish_shard, remove_damaged, sweep, write_manifest, write_sample, write_summary, written_files
     from .leakage import read_benchmarks
 
     complete = plan.work / "complete.json"
-    if not plan.unfinished() and _read_json(complete) == inputs:
+    before = _read_json(complete) or {}
+    damaged = remove_damaged(plan, before.get("files", {}))
+    if damaged:
+        print(
+            f"{len(damaged)} files are gone or not of the size that was written, among them {damaged[0]}: made again"
+        )
+    elif not plan.unfinished() and before.get("inputs") == inputs:
         print("nothing is left to do")
         _report(plan, _read_json(plan.out / "build.json"))
         return 0
@@ -164,7 +170,7 @@ def _build(plan: "Plan", arguments: argparse.Namespace, inputs: dict[str, Any], 
     summary = write_summary(plan, write_manifest(plan), found)
     write_card(plan, summary)
     sweep(plan.out)
-    write_text(complete, json.dumps(inputs))
+    write_text(complete, json.dumps({"inputs": inputs, "files": written_files(plan.out)}))
     _report(plan, summary)
     return 0
 

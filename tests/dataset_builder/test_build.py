@@ -143,6 +143,21 @@ def test_running_again_changes_nothing(small_raw, built, capsys):
     assert "kept" in capsys.readouterr().out
 
 
+def test_a_finished_build_makes_lost_and_damaged_files_again(small_raw, built, capsys):
+    raw, sources = small_raw
+    before = tree(built)
+    for name in ("data/mr/heads-00000.parquet", "manifest.parquet", "build.json"):
+        (built / name).unlink()
+    cut = built / "data" / "ultrasound" / "scans-00000.parquet"
+    with cut.open("r+b") as file:  # in place: its second name in the work folder is damaged as well
+        file.truncate(100)
+    build(raw, built, [sources], workers=0, size=32)
+    assert "4 files are gone or not of the size that was written" in capsys.readouterr().out
+    assert tree(built) == before
+    build(raw, built, [sources], workers=0, size=32)
+    assert "nothing is left to do" in capsys.readouterr().out
+
+
 def test_processes_give_the_same_bytes(small_raw, built, tmp_path):
     raw, sources = small_raw
     build(raw, tmp_path / "other", [sources], workers=2, size=32)
