@@ -3,9 +3,12 @@
 import argparse
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,15 +41,63 @@ examples:
 
 def main(argv: list[str]) -> int:
     """Run the command. Returns 0 when the dataset is complete, 1 when the check finds a fault."""
-    arguments = _parser().parse_args(argv)
+    result = _work(_arguments(argv))
+    return 1 if result.get("faults") else 0
+
+
+def build(
+    raw: str | Path, out: str | Path, sources: str | Sequence[str | Path] | None = None, **options: Any
+) -> dict[str, Any]:
+    """Build a dataset from Python; the same as the command, with its options as keywords.
+
+    `build("raw", "out", ["drive"], workers=4, views=("axial", "coronal"), benchmarks=["medmnist/"])`
+
+    Returns:
+        The summary that `build.json` holds; with `plan_only`, or as a job of an array, what is planned.
+
+    Raises:
+        UserError: an option is wrong, or the build cannot be done.
+    """
+    argv = ["--raw", str(raw), "--out", str(out)]
+    for name, value in {"sources": sources, **options}.items():
+        word = f"--{name.replace('_', '-')}"
+        if value is True:
+            argv.append(word)
+        elif name == "benchmarks" and value is not None:
+            paths = [value] if isinstance(value, str | Path) else list(value)
+            argv += [word, *map(str, paths)] if paths else []
+        elif value is not None and value is not False:
+            several = isinstance(value, Iterable) and not isinstance(value, str)
+            argv.append(f"{word}={','.join(map(str, value)) if several else value}")
+    said = StringIO()
+    try:
+        with redirect_stderr(said):
+            arguments = _arguments(argv)
+    except SystemExit as stopped:
+        raise UserError(said.getvalue().strip().rpartition("error: ")[2]) from stopped
+    return _work(arguments)
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    """The words of the command; ends with status 2 where they are wrong."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    index, jobs = arguments.shard_index, arguments.num_shards
+    if arguments.raw is None and not arguments.check:
+        parser.error("--raw is needed to build")
+    if (index is None) != (jobs is None):
+        parser.error("--shard-index and --num-shards belong together")
+    if jobs and index >= jobs:
+        parser.error(f"--shard-index {index}: the jobs are numbered from 0; with --num-shards {jobs}, to {jobs - 1}")
+    if jobs and arguments.retry_failed:
+        parser.error("--retry-failed plans anew: run it once with --plan-only, then the jobs without it")
+    return arguments
+
+
+def _work(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Do what the words say; returns the summary of the dataset, of the plan, or of the check."""
     if arguments.check:
         return _check(arguments.out, arguments.workers)
-    if arguments.raw is None:
-        _parser().error("--raw is needed to build")
-    if (arguments.shard_index is None) != (arguments.num_shards is None):
-        _parser().error("--shard-index and --num-shards belong together")
-    if arguments.num_shards and arguments.retry_failed:
-        _parser().error("--retry-failed plans anew: run it once with --plan-only, then the jobs without it")
     if not arguments.raw.is_dir():
         raise UserError(f"{arguments.raw}: no such folder; give the folder that holds one sub-folder for each source")
     try:
@@ -57,31 +108,18 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{arguments.out}: the disk is full; make room, and the same command continues") from error
 
 
-def build(raw: str | Path, out: str | Path, sources: Sequence[str] | None = None, **options: Any) -> dict[str, Any]:
-    """Build a dataset from Python; the same as the command, with its options as keywords (`workers=4`, `size=128`).
-
-    Returns:
-        The summary that `build.json` holds.
-    """
-    argv = ["--raw", str(raw), "--out", str(out)] + ([] if sources is None else ["--sources", ",".join(sources)])
-    for name, value in options.items():
-        if value is not None and value is not False:
-            argv += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
-    main(argv)
-    return json.loads((Path(out) / "build.json").read_text(encoding="utf-8"))
-
-
-def _run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     inputs, known = _guard(arguments)
     plan = _planned(arguments)
     if arguments.plan_only:
-        return _tell_plan(plan)
+        _tell_plan(plan)
+        return _planned_work(plan)
     if arguments.num_shards is None:
         return _build(plan, arguments, inputs, known)
     mine = [n for n in plan.unfinished() if n % arguments.num_shards == arguments.shard_index]
     _run_shards(plan, arguments, mine)
     print(f"{len(mine)} shards done; when all {arguments.num_shards} jobs are, run without --shard-index to finish")
-    return 0
+    return _planned_work(plan)
 
 
 def _guard(arguments: argparse.Namespace) -> tuple[dict[str, Any], "Benchmarks | None"]:
@@ -135,17 +173,23 @@ def _planned(arguments: argparse.Namespace) -> "Plan":
     return plan
 
 
-def _tell_plan(plan: "Plan") -> int:
+def _planned_work(plan: "Plan") -> dict[str, Any]:
+    inputs = sum(shard.items for shard in plan.shards)
+    return {"shards": len(plan.shards), "inputs": inputs, "sources": sorted(plan.sources), "skipped": plan.skipped}
+
+
+def _tell_plan(plan: "Plan") -> None:
     inputs = sum(shard.items for shard in plan.shards)
     print(
         f"{len(plan.shards):,} shards of {len(plan.sources)} sources with {inputs:,} inputs are planned in {plan.out}"
     )
     for source, reason in sorted(plan.skipped.items()):
         print(f"skipped {source}: {reason}")
-    return 0
 
 
-def _build(plan: "Plan", arguments: argparse.Namespace, inputs: dict[str, Any], known: "Benchmarks | None") -> int:
+def _build(
+    plan: "Plan", arguments: argparse.Namespace, inputs: dict[str, Any], known: "Benchmarks | None"
+) -> dict[str, Any]:
     from .card import write_card
     from .finish import finish_shard, remove_damaged, sweep, write_manifest, write_sample, write_summary, written_files
     from .leakage import read_benchmarks
@@ -159,8 +203,9 @@ def _build(plan: "Plan", arguments: argparse.Namespace, inputs: dict[str, Any], 
         )
     elif not plan.unfinished() and before.get("inputs") == inputs:
         print("nothing is left to do")
-        _report(plan, _read_json(plan.out / "build.json"))
-        return 0
+        summary = _read_json(plan.out / "build.json")
+        _report(plan, summary)
+        return summary
     complete.unlink(missing_ok=True)
     _run_shards(plan, arguments, plan.unfinished())
     benchmarks = _screen_across(plan, inputs, known or read_benchmarks(arguments.benchmarks))
@@ -172,7 +217,7 @@ def _build(plan: "Plan", arguments: argparse.Namespace, inputs: dict[str, Any], 
     sweep(plan.out)
     write_text(complete, json.dumps({"inputs": inputs, "files": written_files(plan.out)}))
     _report(plan, summary)
-    return 0
+    return summary
 
 
 def _run_shards(plan: "Plan", arguments: argparse.Namespace, numbers: list[int]) -> None:
@@ -227,7 +272,7 @@ def _screen_across(plan: "Plan", inputs: dict[str, Any], known: "Benchmarks") ->
     return len(known.hashes)
 
 
-def _check(out: Path, workers: int) -> int:
+def _check(out: Path, workers: int) -> dict[str, Any]:
     from .check import faults
 
     outcomes, found = faults(out, workers)
@@ -238,7 +283,7 @@ def _check(out: Path, workers: int) -> int:
     for fault in found:
         print(f"fault: {fault}")
     print("the accounting is complete" if not found else f"{len(found)} faults")
-    return 1 if found else 0
+    return {"outcomes": outcomes, "faults": found}
 
 
 def _report(plan: "Plan", summary: dict[str, Any]) -> None:
@@ -271,13 +316,10 @@ def _options(arguments: argparse.Namespace) -> "Options":
     from .plan import Options
     from .slicing import VIEWS
 
-    views = tuple(arguments.views.split(","))
-    if unknown := set(views) - set(VIEWS):
-        raise UserError(f"--views: no view {sorted(unknown)[0]!r}; choose from {', '.join(VIEWS)}")
     return Options(
         size=arguments.size,
         fit=arguments.fit,
-        views=tuple(view for view in VIEWS if view in views),
+        views=tuple(view for view in VIEWS if view in arguments.views),
         image_format=arguments.image_format,
         quality=arguments.quality,
         subset=arguments.subset,
@@ -331,8 +373,14 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--benchmarks", type=Path, nargs="+", default=[], metavar="PATH", help="MedMNIST .npz files, images or folders"
     )
-    add("--views", default="axial,sagittal,coronal", metavar="V,V", help="views to slice volumes along")
-    add("--size", type=_positive, default=224, metavar="N", help="side of the images in pixels (default 224)")
+    add(
+        "--views",
+        type=_views,
+        default=("axial", "sagittal", "coronal"),
+        metavar="V,V",
+        help="views to slice volumes along",
+    )
+    add("--size", type=_side, default=224, metavar="N", help="side of the images in pixels (default 224)")
     add(
         "--fit",
         choices=["longest", "shortest"],
@@ -340,7 +388,7 @@ def _parser() -> argparse.ArgumentParser:
         help="side that becomes N; longest pads to a square",
     )
     add("--image-format", choices=["png", "jpeg"], default="png", help="png is lossless, jpeg half as large")
-    add("--quality", type=_positive, default=95, metavar="Q", help="of JPEG (default 95)")
+    add("--quality", type=_quality, default=95, metavar="Q", help="of JPEG (default 95)")
     add("--keep-near-duplicates", action="store_true", help="drop exact duplicates only")
     add("--seed", type=int, default=0, metavar="N", help="of the subset 0.2m and of the subjects' hashes (default 0)")
     add("--salt-file", type=Path, metavar="FILE", help="a secret of your own for the subjects' hashes")
@@ -357,7 +405,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--shard-index", type=_count, metavar="I", help="with --num-shards: do every Nth shard only, for job arrays")
     add("--num-shards", type=_positive, metavar="N", help="number of jobs")
-    add("--item-seconds", type=float, default=300.0, metavar="S", help="longest time on one picture (default 300)")
+    add("--item-seconds", type=_seconds, default=300.0, metavar="S", help="longest time on one picture (default 300)")
     add(
         "--retry-failed", action="store_true", help="list the raw folder again; run what failed, is new or has changed"
     )
@@ -378,3 +426,34 @@ def _count(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError("must not be negative")
     return value
+
+
+def _side(text: str) -> int:
+    value = int(text)
+    if not 16 <= value <= 4096:
+        raise argparse.ArgumentTypeError("must be 16 to 4096 pixels")
+    return value
+
+
+def _quality(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 100:
+        raise argparse.ArgumentTypeError("must be 1 to 100")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:  # nan is neither
+        raise argparse.ArgumentTypeError("must be a number of seconds above 0")
+    return value
+
+
+def _views(text: str) -> tuple[str, ...]:
+    from .slicing import VIEWS
+
+    views = tuple(text.split(","))
+    for view in views:
+        if view not in VIEWS:
+            raise argparse.ArgumentTypeError(f"no view {view!r}; choose from {', '.join(VIEWS)}")
+    return views

@@ -19,7 +19,6 @@ from biovfm_hf.errors import UserError, require
 from .plan import Plan
 from .progress import read_progress
 
-ENGINES = ("local", "dask", "submitit")
 CRASHED, STALLED = "crashed the decoder", "timed out"
 POLL_SECONDS = 0.5
 # Fresh processes now and then return what decoders leak. Not by max_tasks_per_child, with which the standard pool may

@@ -243,7 +243,10 @@ def test_an_empty_raw_folder_says_what_to_do(tmp_path, out):
 def test_wrong_words_exit_with_2(capsys):
     array = ["--raw", ".", "--out", "x", "--shard-index", "0"]
     wrong = [["--out", "x"], ["--raw", ".", "--out", "x", "--size", "0"], ["--out", "x", "--views"]]
-    for words in [*wrong, array, [*array, "--num-shards", "2", "--retry-failed"]]:
+    wrong += [[*array, "--num-shards", "2", "--retry-failed"], [*array[:-1], "3", "--num-shards", "3"], array]
+    values = {"--size": "1", "--quality": "500", "--item-seconds": "nan", "--views": "axial,foo"}
+    wrong += [["--raw", ".", "--out", "x", name, value] for name, value in values.items()]
+    for words in wrong:
         with pytest.raises(SystemExit) as stopped:
             main(words)
         assert stopped.value.code == 2
@@ -251,6 +254,18 @@ def test_wrong_words_exit_with_2(capsys):
         main(["--help"])
     assert stopped.value.code == 0
     assert "examples:" in capsys.readouterr().out
+
+
+def test_python_takes_lists_and_tells_what_is_planned(small_raw, out, tmp_path, make):
+    raw, sources = small_raw
+    make.png(tmp_path / "copy.png", make.picture(3, 60, 80))
+    words = {"workers": 0, "size": 32, "views": ("axial", "coronal"), "benchmarks": [tmp_path / "copy.png"]}
+    planned = build(raw, out, sources.split(","), plan_only=True, **words)
+    assert planned == {"shards": 3, "inputs": 21, "sources": ["eyes", "heads", "scans"], "skipped": {}}
+    assert build(raw, out, sources, **words)["outcomes"]["benchmark image"] == 1
+    assert {row["view"] for row in rows_of(out) if row["source"] == "heads"} == {"axial", "coronal"}
+    with pytest.raises(UserError, match="numbered from 0; with --num-shards 3, to 2"):
+        build(raw, out, sources, shard_index=5, num_shards=3)
 
 
 def test_subset_us_takes_ultrasound_only(small_raw, out):
