@@ -3,9 +3,12 @@
 import argparse
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,7 @@ from biovfm_hf.files import is_disk_full, write_text
 
 if TYPE_CHECKING:
     from .catalog import Source
+    from .leakage import Benchmarks
     from .plan import Options, Plan
 
 _DESCRIPTION = """\
@@ -37,15 +41,63 @@ examples:
 
 def main(argv: list[str]) -> int:
     """Run the command. Returns 0 when the dataset is complete, 1 when the check finds a fault."""
-    arguments = _parser().parse_args(argv)
+    result = _work(_arguments(argv))
+    return 1 if result.get("faults") else 0
+
+
+def build(
+    raw: str | Path, out: str | Path, sources: str | Sequence[str | Path] | None = None, **options: Any
+) -> dict[str, Any]:
+    """Build a dataset from Python; the same as the command, with its options as keywords.
+
+    `build("raw", "out", ["drive"], workers=4, views=("axial", "coronal"), benchmarks=["medmnist/"])`
+
+    Returns:
+        The summary that `build.json` holds; with `plan_only`, or as a job of an array, what is planned.
+
+    Raises:
+        UserError: an option is wrong, or the build cannot be done.
+    """
+    argv = ["--raw", str(raw), "--out", str(out)]
+    for name, value in {"sources": sources, **options}.items():
+        word = f"--{name.replace('_', '-')}"
+        if value is True:
+            argv.append(word)
+        elif name == "benchmarks" and value is not None:
+            paths = [value] if isinstance(value, str | Path) else list(value)
+            argv += [word, *map(str, paths)] if paths else []
+        elif value is not None and value is not False:
+            several = isinstance(value, Iterable) and not isinstance(value, str)
+            argv.append(f"{word}={','.join(map(str, value)) if several else value}")
+    said = StringIO()
+    try:
+        with redirect_stderr(said):
+            arguments = _arguments(argv)
+    except SystemExit as stopped:
+        raise UserError(said.getvalue().strip().rpartition("error: ")[2]) from stopped
+    return _work(arguments)
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    """The words of the command; ends with status 2 where they are wrong."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    index, jobs = arguments.shard_index, arguments.num_shards
+    if arguments.raw is None and not arguments.check:
+        parser.error("--raw is needed to build")
+    if (index is None) != (jobs is None):
+        parser.error("--shard-index and --num-shards belong together")
+    if jobs and index >= jobs:
+        parser.error(f"--shard-index {index}: the jobs are numbered from 0; with --num-shards {jobs}, to {jobs - 1}")
+    if jobs and arguments.retry_failed:
+        parser.error("--retry-failed plans anew: run it once with --plan-only, then the jobs without it")
+    return arguments
+
+
+def _work(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Do what the words say; returns the summary of the dataset, of the plan, or of the check."""
     if arguments.check:
-        return _check(arguments.out)
-    if arguments.raw is None:
-        _parser().error("--raw is needed to build")
-    if (arguments.shard_index is None) != (arguments.num_shards is None):
-        _parser().error("--shard-index and --num-shards belong together")
-    if arguments.num_shards and arguments.retry_failed:
-        _parser().error("--retry-failed plans anew: run it once with --plan-only, then the jobs without it")
+        return _check(arguments.out, arguments.workers)
     if not arguments.raw.is_dir():
         raise UserError(f"{arguments.raw}: no such folder; give the folder that holds one sub-folder for each source")
     try:
@@ -56,36 +108,41 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{arguments.out}: the disk is full; make room, and the same command continues") from error
 
 
-def build(raw: str | Path, out: str | Path, sources: Sequence[str] | None = None, **options: Any) -> dict[str, Any]:
-    """Build a dataset from Python; the same as the command, with its options as keywords (`workers=4`, `size=128`).
-
-    Returns:
-        The summary that `build.json` holds.
-    """
-    argv = ["--raw", str(raw), "--out", str(out)] + ([] if sources is None else ["--sources", ",".join(sources)])
-    for name, value in options.items():
-        if value is not None and value is not False:
-            argv += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
-    main(argv)
-    return json.loads((Path(out) / "build.json").read_text(encoding="utf-8"))
-
-
-def _run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     from .output_folder import check_output, hold
 
     options = _options(arguments)
     sources = _sources(arguments, options)
     check_output(arguments.out, arguments.raw, [source.folder or source.id for source in sources])
+    inputs, known = _guard(arguments)
     with hold(arguments.out, shared=arguments.num_shards is not None):
         plan = _planned(arguments, options, sources)
         if arguments.plan_only:
-            return _tell_plan(plan)
+            _tell_plan(plan)
+            return _planned_work(plan)
         if arguments.num_shards is None:
-            return _build(plan, arguments)
+            return _build(plan, arguments, inputs, known)
         mine = [n for n in plan.unfinished() if n % arguments.num_shards == arguments.shard_index]
         _run_shards(plan, arguments, mine)
     print(f"{len(mine)} shards done; when all {arguments.num_shards} jobs are, run without --shard-index to finish")
-    return 0
+    return _planned_work(plan)
+
+
+def _guard(arguments: argparse.Namespace) -> tuple[dict[str, Any], "Benchmarks | None"]:
+    """What the screening across shards depends on beside the shards, and the benchmarks' fingerprints.
+
+    They are read before anything is planned, so that a wrong file is told at once and not after hours. Where it has
+    been finished with the same files (by content), and in the jobs of an array, which do not screen, they are None.
+    """
+    from .leakage import benchmark_files, identities, read_benchmarks
+    from .plan import WORK
+
+    files = benchmark_files(arguments.benchmarks)
+    if arguments.num_shards is not None:
+        return {}, None
+    inputs = {"benchmarks": identities(files)}
+    complete = _read_json(arguments.out / WORK / "complete.json") or {}
+    return inputs, None if complete.get("inputs") == inputs else read_benchmarks(files)
 
 
 def _planned(arguments: argparse.Namespace, options: "Options", sources: list["Source"]) -> "Plan":
@@ -107,6 +164,11 @@ def _planned(arguments: argparse.Namespace, options: "Options", sources: list["S
         print(listing, flush=True)
         plan, taken = plan_again(plan, sources, arguments.raw, _salt(arguments))
         print(f"{taken} of {len(plan.shards)} shards stay as they are, the others run")
+    elif plan.raw != str(arguments.raw.resolve()):
+        raise UserError(
+            f"{arguments.out}: was planned from {plan.raw}, not from {arguments.raw.resolve()}; give that --raw, "
+            "or, if the folder was moved, add --retry-failed once to list it anew and keep what has not changed"
+        )
     elif changed := changed_sources(plan, sources):
         raise UserError(
             f"{arguments.out}: was planned with other records of {', '.join(changed[:5])}; choose another --out, "
@@ -115,38 +177,51 @@ def _planned(arguments: argparse.Namespace, options: "Options", sources: list["S
     return plan
 
 
-def _tell_plan(plan: "Plan") -> int:
+def _planned_work(plan: "Plan") -> dict[str, Any]:
+    inputs = sum(shard.items for shard in plan.shards)
+    return {"shards": len(plan.shards), "inputs": inputs, "sources": sorted(plan.sources), "skipped": plan.skipped}
+
+
+def _tell_plan(plan: "Plan") -> None:
     inputs = sum(shard.items for shard in plan.shards)
     print(
         f"{len(plan.shards):,} shards of {len(plan.sources)} sources with {inputs:,} inputs are planned in {plan.out}"
     )
     for source, reason in sorted(plan.skipped.items()):
         print(f"skipped {source}: {reason}")
-    return 0
 
 
-def _build(plan: "Plan", arguments: argparse.Namespace) -> int:
+def _build(
+    plan: "Plan", arguments: argparse.Namespace, inputs: dict[str, Any], known: "Benchmarks | None"
+) -> dict[str, Any]:
     from .card import write_card
-    from .finish import finish_shard, sweep, write_manifest, write_sample, write_summary
+    from .finish import finish_shard, remove_damaged, sweep, write_manifest, write_sample, write_summary, written_files
+    from .leakage import read_benchmarks
 
-    inputs = _inputs(arguments)
     complete = plan.work / "complete.json"
-    if not plan.unfinished() and _read_json(complete) == inputs:
+    before = _read_json(complete) or {}
+    damaged = remove_damaged(plan, before.get("files", {}))
+    if damaged:
+        print(
+            f"{len(damaged)} files are gone or not of the size that was written, among them {damaged[0]}: made again"
+        )
+    elif not plan.unfinished() and before.get("inputs") == inputs:
         print("nothing is left to do")
-        _report(plan, _read_json(plan.out / "build.json"))
-        return 0
+        summary = _read_json(plan.out / "build.json")
+        _report(plan, summary)
+        return summary
     complete.unlink(missing_ok=True)
     _run_shards(plan, arguments, plan.unfinished())
-    benchmarks = _screen_across(plan, inputs, arguments.benchmarks)
+    benchmarks = _screen_across(plan, inputs, known or read_benchmarks(arguments.benchmarks))
     for _ in _running(finish_shard, plan, arguments, list(range(len(plan.shards)))):
         pass
     found = {"benchmark_images": benchmarks, "overlaps": _overlaps(plan), "sampled": write_sample(plan)}
     summary = write_summary(plan, write_manifest(plan), found)
     write_card(plan, summary)
     sweep(plan.out)
-    write_text(complete, json.dumps(inputs))
+    write_text(complete, json.dumps({"inputs": inputs, "files": written_files(plan.out)}))
     _report(plan, summary)
-    return 0
+    return summary
 
 
 def _run_shards(plan: "Plan", arguments: argparse.Namespace, numbers: list[int]) -> None:
@@ -180,15 +255,16 @@ def _running(
         yield from executors.on_this_machine(work, plan, raw, numbers, workers, arguments.item_seconds)
 
 
-def _screen_across(plan: "Plan", inputs: dict[str, Any], benchmarks: list[Path]) -> int:
+def _screen_across(plan: "Plan", inputs: dict[str, Any], known: "Benchmarks") -> int:
     """Decide on duplicates and benchmark images of all shards; returns the number of benchmark images."""
     from .duplicates import decide, load_candidates, save_drops, save_sample
     from .finish import SAMPLE
-    from .leakage import read_benchmarks
 
-    known = read_benchmarks(benchmarks)
     decided = plan.work / "decided.json"
-    if _read_json(decided) != inputs:
+    before = _read_json(decided)
+    if before != inputs:
+        if before is not None:
+            print("the benchmark files are not those of before: what they and duplicates drop is decided anew")
         # Files that follow earlier decisions must not be taken for finished ones.
         for path in (plan.out / "data").rglob("*.parquet"):
             path.unlink()
@@ -201,10 +277,10 @@ def _screen_across(plan: "Plan", inputs: dict[str, Any], benchmarks: list[Path])
     return len(known.hashes)
 
 
-def _check(out: Path) -> int:
+def _check(out: Path, workers: int) -> dict[str, Any]:
     from .check import faults
 
-    outcomes, found = faults(out)
+    outcomes, found = faults(out, workers)
     kept = outcomes.get("kept", 0)
     print(f"{sum(outcomes.values()):,} considered = {kept:,} kept + {sum(outcomes.values()) - kept:,} dropped")
     for reason, count in sorted(outcomes.items(), key=lambda entry: -entry[1]):
@@ -212,7 +288,7 @@ def _check(out: Path) -> int:
     for fault in found:
         print(f"fault: {fault}")
     print("the accounting is complete" if not found else f"{len(found)} faults")
-    return 1 if found else 0
+    return {"outcomes": outcomes, "faults": found}
 
 
 def _report(plan: "Plan", summary: dict[str, Any]) -> None:
@@ -231,12 +307,12 @@ def _report(plan: "Plan", summary: dict[str, Any]) -> None:
 
 def _sources(arguments: argparse.Namespace, options: "Options") -> list["Source"]:
     from .card import SCALING_SOURCES
-    from .catalog import load_catalog, load_source
+    from .catalog import load_catalog, load_sources
 
     if arguments.sources:
-        return [load_source(name) for name in arguments.sources.split(",")]
+        return load_sources(arguments.sources.split(","))
     if options.subset == "2.45m":
-        return [load_source(name) for name in SCALING_SOURCES]
+        return load_sources(SCALING_SOURCES)
     sources = [source for source in load_catalog() if source.in_paper]
     return [s for s in sources if "Ultrasound" in s.modalities] if options.subset == "us" else sources
 
@@ -245,13 +321,10 @@ def _options(arguments: argparse.Namespace) -> "Options":
     from .plan import Options
     from .slicing import VIEWS
 
-    views = tuple(arguments.views.split(","))
-    if unknown := set(views) - set(VIEWS):
-        raise UserError(f"--views: no view {sorted(unknown)[0]!r}; choose from {', '.join(VIEWS)}")
     return Options(
         size=arguments.size,
         fit=arguments.fit,
-        views=tuple(view for view in VIEWS if view in views),
+        views=tuple(view for view in VIEWS if view in arguments.views),
         image_format=arguments.image_format,
         quality=arguments.quality,
         subset=arguments.subset,
@@ -269,12 +342,6 @@ def _salt(arguments: argparse.Namespace) -> str:
         return hashlib.sha256(arguments.salt_file.read_bytes()).hexdigest()
     except OSError as error:
         raise UserError(f"{arguments.salt_file}: {error.strerror}; give a file with a secret of your own") from error
-
-
-def _inputs(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the screening across shards depends on beside the shards: the benchmark files, by name and size."""
-    files = sorted(f for p in arguments.benchmarks for f in ([p] if p.is_file() else p.rglob("*")) if f.is_file())
-    return {"benchmarks": [[file.name, file.stat().st_size] for file in files]}
 
 
 def _overlaps(plan: "Plan") -> list[dict[str, Any]]:
@@ -311,8 +378,14 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--benchmarks", type=Path, nargs="+", default=[], metavar="PATH", help="MedMNIST .npz files, images or folders"
     )
-    add("--views", default="axial,sagittal,coronal", metavar="V,V", help="views to slice volumes along")
-    add("--size", type=_positive, default=224, metavar="N", help="side of the images in pixels (default 224)")
+    add(
+        "--views",
+        type=_views,
+        default=("axial", "sagittal", "coronal"),
+        metavar="V,V",
+        help="views to slice volumes along",
+    )
+    add("--size", type=_side, default=224, metavar="N", help="side of the images in pixels (default 224)")
     add(
         "--fit",
         choices=["longest", "shortest"],
@@ -320,7 +393,7 @@ def _parser() -> argparse.ArgumentParser:
         help="side that becomes N; longest pads to a square",
     )
     add("--image-format", choices=["png", "jpeg"], default="png", help="png is lossless, jpeg half as large")
-    add("--quality", type=_positive, default=95, metavar="Q", help="of JPEG (default 95)")
+    add("--quality", type=_quality, default=95, metavar="Q", help="of JPEG (default 95)")
     add("--keep-near-duplicates", action="store_true", help="drop exact duplicates only")
     add("--seed", type=int, default=0, metavar="N", help="of the subset 0.2m and of the subjects' hashes (default 0)")
     add("--salt-file", type=Path, metavar="FILE", help="a secret of your own for the subjects' hashes")
@@ -337,7 +410,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--shard-index", type=_count, metavar="I", help="with --num-shards: do every Nth shard only, for job arrays")
     add("--num-shards", type=_positive, metavar="N", help="number of jobs")
-    add("--item-seconds", type=float, default=300.0, metavar="S", help="longest time on one picture (default 300)")
+    add("--item-seconds", type=_seconds, default=300.0, metavar="S", help="longest time on one picture (default 300)")
     add(
         "--retry-failed", action="store_true", help="list the raw folder again; run what failed, is new or has changed"
     )
@@ -358,3 +431,34 @@ def _count(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError("must not be negative")
     return value
+
+
+def _side(text: str) -> int:
+    value = int(text)
+    if not 16 <= value <= 4096:
+        raise argparse.ArgumentTypeError("must be 16 to 4096 pixels")
+    return value
+
+
+def _quality(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 100:
+        raise argparse.ArgumentTypeError("must be 1 to 100")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:  # nan is neither
+        raise argparse.ArgumentTypeError("must be a number of seconds above 0")
+    return value
+
+
+def _views(text: str) -> tuple[str, ...]:
+    from .slicing import VIEWS
+
+    views = tuple(text.split(","))
+    for view in views:
+        if view not in VIEWS:
+            raise argparse.ArgumentTypeError(f"no view {view!r}; choose from {', '.join(VIEWS)}")
+    return views

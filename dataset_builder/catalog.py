@@ -4,13 +4,15 @@ A record is one YAML file (`sources/ID.yaml`, or any file of a user's own); it i
 record and a raw folder into `Item`s: everything the record considers, each either selected or excluded with a reason.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from biovfm_hf.errors import UserError
 
 from .item import Item as Item
 
@@ -182,6 +184,24 @@ def load_source(id_or_path: str | Path) -> Source:
     from .records import read_record
 
     return read_record(id_or_path)
+
+
+def load_sources(names: Iterable[str | Path]) -> list[Source]:
+    """The records of catalogue ids or YAML files, in that order.
+
+    Raises:
+        UserError: as `load_source`, or two of them have one id: their rows would have the same place.
+    """
+    found: dict[str, tuple[str | Path, Source]] = {}
+    for name in names:
+        source = load_source(name)
+        if source.id in found:
+            raise UserError(
+                f"{name}: its id {source.id} is that of {found[source.id][0]} too; name each source once, and give "
+                "each record an id of its own"
+            )
+        found[source.id] = name, source
+    return [source for _, source in found.values()]
 
 
 @cache

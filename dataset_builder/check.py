@@ -2,27 +2,38 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
+from tqdm import tqdm
 
 from biovfm_hf.errors import UserError
 
+from .executors import worker_pool
 from .finish import SAMPLE
 from .hashing import sha256_of_pixels
+from .monitor import interval
 from .plan import load_plan
 from .schema import COLUMNS
 from .shard import KEPT
 
-DECODED_PER_FILE = 20  # images of each file whose pixels are hashed again
+Task = tuple[str, str, pa.Table, dict[str, Any]]  # folder, file in it, the manifest's lines of its rows, options
 
 
-def faults(out: Path) -> tuple[dict[str, int], list[str]]:
+def faults(out: Path, workers: int = 0) -> tuple[dict[str, int], list[str]]:
     """Counts of the manifest's outcomes, and everything that does not add up, one line each.
+
+    Every row is decoded and compared with its line of the manifest, in `workers` processes (0: in this one).
 
     Raises:
         UserError: the folder holds no finished build.
@@ -32,24 +43,95 @@ def faults(out: Path) -> tuple[dict[str, int], list[str]]:
         manifest = pq.ParquetFile(out / "manifest.parquet")
     except FileNotFoundError as error:
         raise UserError(f"{out}: holds no finished dataset ({Path(error.filename).name} is missing)") from error
+    except (ValueError, pa.ArrowException) as error:
+        raise UserError(f"{out}: build.json or manifest.parquet is damaged; run the build again") from error
     outcomes: Counter[str] = Counter()
-    rows: dict[str, list[tuple[str, str]]] = {}
-    for batch in manifest.iter_batches(columns=["outcome", "shard", "row", "path", "sha256"]):
-        for line in batch.to_pylist():
-            outcomes[line["outcome"]] += 1
-            if line["outcome"] == KEPT:
-                of_file = rows.setdefault(line["shard"], [])
-                if line["row"] != len(of_file):
-                    return dict(outcomes), [f"manifest: rows of {line['shard']} are not counted from 0 without gaps"]
-                of_file.append((line["path"], line["sha256"]))
-    found = _against_summary(summary, outcomes)
+    names: set[str] = set()
+    found: list[str] = []
+    for of_file in _checked(_tasks(out, manifest, summary, outcomes, names, found), summary["kept"], workers):
+        found += of_file
     files = {path.relative_to(out).as_posix() for path in (out / "data").rglob("*.parquet")}
-    found += [f"{name}: not in the manifest" for name in sorted(files - rows.keys())]
-    found += [f"{name}: in the manifest, not on disk" for name in sorted(rows.keys() - files)]
-    for name in sorted(files & rows.keys()):
-        found += _against_file(out / name, name, rows[name], summary["options"]["image_format"] == "png")
-    found += _against_sample(out, summary["sampled"], {pair for pairs in rows.values() for pair in pairs})
-    return dict(outcomes), found + _against_plan(out)
+    found += [f"{name}: not in the manifest" for name in sorted(files - names)]
+    return dict(outcomes), _against_summary(summary, outcomes) + sorted(found) + _against_plan(out)
+
+
+def _tasks(
+    out: Path, manifest: pq.ParquetFile, summary: dict[str, Any],
+    outcomes: Counter[str], names: set[str], found: list[str],
+) -> Iterator[Task]:  # fmt: skip
+    """The files to check, with their lines; on the way `outcomes` are counted, `names` and `found` faults are noted.
+
+    One file's lines are held at a time, and those of the sample of config 0.2m.
+    """
+    shared = [name for name in COLUMNS if name in manifest.schema_arrow.names]
+    sample = {path.name: _hashes(path) for path in sorted((out / SAMPLE).glob("*.parquet"))}
+    hashes = pa.concat_arrays([*sample.values(), pa.array([], pa.string())])
+    if len(hashes) != summary["sampled"] or len(hashes.unique()) != len(hashes):
+        found.append(f"{SAMPLE}: holds {len(hashes.unique())} rows of {summary['sampled']}")
+    drawn = []
+    for name, lines in _kept_by_file(manifest, [*shared, "outcome", "shard", "row"], outcomes):
+        if name in names or lines["row"].to_pylist() != list(range(len(lines))):
+            found.append(f"manifest: rows of {name} are not counted from 0 without gaps")
+        names.add(name)
+        yield str(out), name, lines.select(shared), summary["options"]
+        drawn.append(lines.select(shared).filter(pc.is_in(lines["sha256"], hashes)))
+    for name, own in sample.items():
+        known = pa.concat_tables(drawn).combine_chunks() if drawn else manifest.schema_arrow.empty_table()
+        places = pc.index_in(own, known["sha256"].combine_chunks())
+        if places.null_count:
+            found.append(f"{SAMPLE}/{name}: {places.null_count} of its rows are not in the dataset")
+        else:
+            yield str(out), f"{SAMPLE}/{name}", known.take(places).select(shared), summary["options"]
+
+
+def _kept_by_file(
+    manifest: pq.ParquetFile, columns: list[str], outcomes: Counter[str]
+) -> Iterator[tuple[str, pa.Table]]:
+    """Each file of the dataset with the lines of the manifest that were kept in it, which are in one run."""
+    waiting: list[pa.Table] = []
+    for batch in manifest.iter_batches(columns=columns):
+        table = pa.Table.from_batches([batch])
+        outcomes.update({pair["values"]: pair["counts"] for pair in pc.value_counts(table["outcome"]).to_pylist()})
+        table = table.filter(pc.equal(table["outcome"], KEPT))
+        shards = np.array(table["shard"].to_pylist(), dtype=str)
+        edges = [0, *(np.flatnonzero(shards[1:] != shards[:-1]) + 1).tolist(), len(shards)]
+        for start, stop in pairwise(edges):
+            if start == stop:
+                continue
+            if waiting and waiting[0]["shard"][0].as_py() != shards[start]:
+                yield waiting[0]["shard"][0].as_py(), pa.concat_tables(waiting)
+                waiting = []
+            waiting.append(table.slice(start, stop - start))
+    if waiting:
+        yield waiting[0]["shard"][0].as_py(), pa.concat_tables(waiting)
+
+
+def _checked(tasks: Iterator[Task], total: int, workers: int) -> Iterator[list[str]]:
+    """The faults of each file, with a bar that counts rows; at most two files for each worker are in memory."""
+    with tqdm(total=total, unit=" rows", desc="checking", dynamic_ncols=True, mininterval=interval()) as bar:
+        if workers == 0:
+            for task in tasks:
+                yield _against_file(task)
+                bar.update(len(task[2]))
+            return
+        rows: dict[Future[list[str]], int] = {}
+        with worker_pool(workers) as pool:
+            try:
+                for task in tasks:
+                    rows[pool.submit(_against_file, task)] = len(task[2])
+                    if len(rows) >= 2 * workers:
+                        yield from _taken(rows, bar)
+                while rows:
+                    yield from _taken(rows, bar)
+            except BrokenProcessPool as error:
+                raise UserError("a worker died while checking, perhaps for lack of memory; try --workers 1") from error
+
+
+def _taken(rows: dict[Future[list[str]], int], bar: "tqdm[Any]") -> Iterator[list[str]]:
+    done, _ = wait(rows, return_when=FIRST_COMPLETED)
+    for future in done:
+        yield future.result()
+        bar.update(rows.pop(future))
 
 
 def _against_summary(summary: dict[str, Any], outcomes: Counter[str]) -> list[str]:
@@ -63,34 +145,64 @@ def _against_summary(summary: dict[str, Any], outcomes: Counter[str]) -> list[st
     return found
 
 
-def _against_file(path: Path, name: str, rows: list[tuple[str, str]], lossless: bool) -> list[str]:
-    file = pq.ParquetFile(path)
-    if tuple(file.schema_arrow.names) != COLUMNS:
-        return [f"{name}: its columns are {', '.join(file.schema_arrow.names)}"]
-    stored = file.read(columns=["path", "sha256"])
-    pairs = list(zip(stored["path"].to_pylist(), stored["sha256"].to_pylist(), strict=True))
-    if pairs != rows:
-        return [f"{name}: its {len(pairs)} rows are not the manifest's {len(rows)}"]
-    if not lossless:
-        return []
+def _against_file(task: Task) -> list[str]:
+    """What is wrong with one file of rows; a line for each column that differs, and for pixels."""
+    out, name, lines, options = task
+    if not (Path(out) / name).is_file():
+        return [f"{name}: in the manifest, not on disk; run the build again to write it"]
+    try:
+        file = pq.ParquetFile(Path(out) / name)
+        if tuple(file.schema_arrow.names) != COLUMNS:
+            return [f"{name}: its columns are {', '.join(file.schema_arrow.names)}"]
+        if file.metadata.num_rows != len(lines):
+            return [f"{name}: its {file.metadata.num_rows} rows are not the manifest's {len(lines)}"]
+        found = _against_lines(file.read(columns=lines.column_names), name, lines)
+        return found + _against_pixels(file, name, options)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        return [f"{name}: cannot be read ({str(error).splitlines()[0]})"]
+
+
+def _against_lines(stored: pa.Table, name: str, lines: pa.Table) -> list[str]:
     found = []
-    for group in np.unique(np.linspace(0, file.num_row_groups - 1, DECODED_PER_FILE).astype(int)):
-        row = file.read_row_group(int(group), columns=["image", "sha256"]).slice(0, 1).to_pylist()[0]
-        if sha256_of_pixels(np.asarray(Image.open(BytesIO(row["image"]["bytes"])))) != row["sha256"]:
-            found.append(f"{name}: row group {group}: the pixels are not those of sha256")
+    for column in lines.column_names:
+        pairs = zip(stored[column].to_pylist(), lines[column].to_pylist(), strict=True)
+        wrong = [(row, is_, said) for row, (is_, said) in enumerate(pairs) if is_ != said]
+        if wrong:
+            row, is_, said = wrong[0]
+            found.append(
+                f"{name}: {column} of {len(wrong)} rows is not the manifest's, first row {row}: {is_}, not {said}"
+            )
     return found
 
 
-def _against_sample(out: Path, count: int, kept: set[tuple[str, str]]) -> list[str]:
-    """The files of config 0.2m hold as many rows as were chosen, all of them rows of the dataset."""
-    found, total = [], 0
-    for path in sorted((out / SAMPLE).glob("*.parquet")):
-        stored = pq.read_table(path, columns=["path", "sha256"])
-        pairs = set(zip(stored["path"].to_pylist(), stored["sha256"].to_pylist(), strict=True))
-        total += len(stored)
-        if strangers := len(pairs - kept):
-            found.append(f"{SAMPLE}/{path.name}: {strangers} of its rows are not in the dataset")
-    return found if total == count else [*found, f"{SAMPLE}: holds {total} rows of {count}"]
+def _against_pixels(file: pq.ParquetFile, name: str, options: dict[str, Any]) -> list[str]:
+    """Decode every row: a PNG has the pixels of `sha256`, a JPEG (hashed before) the right size."""
+    undecodable, wrong, row = [], [], 0
+    for group in range(file.num_row_groups):
+        for stored in file.read_row_group(group, columns=["image", "sha256"]).to_pylist():
+            try:
+                pixels = np.asarray(Image.open(BytesIO(stored["image"]["bytes"])))
+            except Exception:  # decoders raise nearly everything on damaged bytes
+                undecodable.append(row)
+            else:
+                right = min(pixels.shape[:2]) == options["size"]
+                if options["image_format"] == "png":
+                    right = sha256_of_pixels(pixels) == stored["sha256"]
+                if not right:
+                    wrong.append(row)
+            row += 1
+    found = [f"{name}: {len(undecodable)} images do not decode, first row {undecodable[0]}"] if undecodable else []
+    if wrong:
+        found.append(f"{name}: the pixels are not those of sha256 in {len(wrong)} rows, first row {wrong[0]}")
+    return found
+
+
+def _hashes(path: Path) -> pa.Array:
+    """The column sha256 of a file, empty where it cannot be read: the count of rows then tells."""
+    try:
+        return pq.read_table(path, columns=["sha256"])["sha256"].combine_chunks()
+    except (OSError, ValueError, pa.ArrowException):
+        return pa.array([], pa.string())
 
 
 def _against_plan(out: Path) -> list[str]:

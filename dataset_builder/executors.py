@@ -19,7 +19,6 @@ from biovfm_hf.errors import UserError, require
 from .plan import Plan
 from .progress import read_progress
 
-ENGINES = ("local", "dask", "submitit")
 CRASHED, STALLED = "crashed the decoder", "timed out"
 POLL_SECONDS = 0.5
 # Fresh processes now and then return what decoders leak. Not by max_tasks_per_child, with which the standard pool may
@@ -50,7 +49,7 @@ def on_this_machine(
         batch, size = ([alone.pop()], 1) if alone else (waiting[: workers * _TASKS_PER_WORKER], workers)
         finished: set[int] = set()
         stalled: dict[int, int] = {}
-        with _pool(size) as pool:
+        with worker_pool(size) as pool:
             try:
                 for result in _drained(pool, work, plan, raw, batch, item_seconds, stalled):
                     if result is not None:
@@ -190,7 +189,7 @@ def _accuse(plan: Plan, number: int, item: int, reason: str) -> None:
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """A pool whose processes end with the block, at once if it is left by an exception such as Ctrl-C."""
     others = _children()
     context = multiprocessing.get_context("spawn")

@@ -153,6 +153,41 @@ def sweep(out: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def written_files(out: Path) -> dict[str, int]:
+    """Name and size in bytes of every file of rows, the manifest and the summary: what a finished build must have.
+
+    The card is not among them: it may be edited.
+    """
+    folders = [path for folder in ("data", SAMPLE) for path in sorted((out / folder).rglob("*.parquet"))]
+    files = [*folders, out / "manifest.parquet", out / "build.json"]
+    return {path.relative_to(out).as_posix(): path.stat().st_size for path in files}
+
+
+def remove_damaged(plan: Plan, written: dict[str, int]) -> list[str]:
+    """Remove what is not as it was written, so that a build writes it again; returns the names, also of what is gone.
+
+    A shard is read from the raw folder again where its rows in the work folder are gone or are the same damaged file.
+    """
+    damaged = [name for name, size in written.items() if _size(plan.out / name) != size]
+    numbers = {shard.name: number for number, shard in enumerate(plan.shards)}
+    for name in damaged:
+        target = plan.out / name
+        number = numbers.get(name)
+        if name.startswith(f"{SAMPLE}/"):
+            shutil.rmtree(target.parent, ignore_errors=True)
+        elif number is not None:
+            rows = plan.rows_path(number)
+            if not rows.is_file() or (target.is_file() and rows.samefile(target)):
+                plan.stats_path(number).unlink(missing_ok=True)
+                (plan.work / "decided.json").unlink(missing_ok=True)
+        target.unlink(missing_ok=True)
+    return damaged
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
 def linked(source: Path, target: Path) -> None:
     """Give the file a second name, which costs nothing; copy it where the file system cannot."""
     try:

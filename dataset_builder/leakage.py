@@ -8,7 +8,10 @@ Measured on 1,512 real images, half of them planted as benchmark images in 36 wa
 decision in 54,432 (docs/dataset.md).
 """
 
+import hashlib
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +29,7 @@ MODES = ("strict", "paper")
 RADIUS = 8  # bits in which the perceptual hashes of a picture and of its small copy may differ
 SQUARE = 1.02  # longer side over shorter side up to which a picture counts as square
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+_KINDS = "MedMNIST .npz files, images, or folders of them"
 
 
 def outside_benchmarks(source: Source, mode: str) -> Callable[[str], str | None]:
@@ -76,20 +80,17 @@ def read_benchmarks(paths: Iterable[Path]) -> Benchmarks:
     """Fingerprint benchmark files: MedMNIST .npz files (validation and test images), image files, folders of both.
 
     Raises:
-        UserError: a path does not exist, or nothing below it is an image.
+        UserError: a path does not exist, or a file there cannot be read as such.
     """
     hashes: list[int] = []
     thumbnails: list[np.ndarray] = []
     names: list[str] = []
-    for path in paths:
-        before = len(hashes)
-        for name, image in _images(Path(path)):
+    for path in benchmark_files(paths):
+        for name, image in _images(path):
             code, thumbnail = fingerprint(reduced(image))
             hashes.append(code)
             thumbnails.append(thumbnail)
             names.append(name)
-        if len(hashes) == before:
-            raise UserError(f"{path}: holds no benchmark image; give MedMNIST .npz files or folders of images")
     stacked = np.stack(thumbnails) if thumbnails else np.empty((0, THUMBNAIL**2), np.uint8)
     return Benchmarks(np.array(hashes, np.uint64), stacked, np.array(names, dtype=str))
 
@@ -113,25 +114,65 @@ def matches(
     return i[kept], j[kept], alike[kept]
 
 
+def benchmark_files(paths: Iterable[Path]) -> list[Path]:
+    """The benchmark files that `paths` name, in the order in which they are read; folders are looked through.
+
+    Raises:
+        UserError: a path does not exist, or a folder holds no such file.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"--benchmarks {path}: no such file or folder; give {_KINDS}")
+        below = sorted(p for p in path.rglob("*") if p.suffix.lower() in (".npz", *_IMAGE_SUFFIXES))
+        if path.is_dir() and not below:
+            raise UserError(f"--benchmarks {path}: holds no benchmark image; give {_KINDS}")
+        files += below if path.is_dir() else [path]
+    return files
+
+
+def identities(files: Iterable[Path]) -> list[list[str]]:
+    """Name and SHA-256 of the content of each benchmark file: its images are in messages under its name.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    found = []
+    for file in files:
+        try:
+            with file.open("rb") as opened:
+                found.append([file.name, hashlib.file_digest(opened, "sha256").hexdigest()])
+        except OSError as error:
+            raise UserError(f"--benchmarks {file}: cannot be read ({error.strerror}); give {_KINDS}") from error
+    return found
+
+
 def _images(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    if path.is_dir():
-        for below in sorted(p for p in path.rglob("*") if p.suffix.lower() in (".npz", *_IMAGE_SUFFIXES)):
-            yield from _images(below)
-    elif path.suffix.lower() == ".npz":
+    if path.suffix.lower() == ".npz":
         yield from _npz(path)
-    elif path.is_file():
-        yield path.name, to_uint8(decode(path))
     else:
-        raise UserError(f"{path}: no such benchmark file; give MedMNIST .npz files or folders of images")
+        yield path.name, to_uint8(decode(path))
 
 
 def _npz(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    with np.load(path, allow_pickle=False) as arrays:
-        for split in ("val", "test"):
-            if f"{split}_images" not in arrays:
-                continue
-            images = arrays[f"{split}_images"]
-            if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] != 3):
-                raise UserError(f"{path}: {split}_images has shape {images.shape}; 2D MedMNIST files are read")
-            for number, image in enumerate(images):
-                yield f"{path.stem}/{split}/{number}", image
+    splits = [(split, _array(path, f"{split}_images")) for split in ("val", "test")]
+    if all(images is None for _, images in splits):
+        raise UserError(f"{path}: holds neither val_images nor test_images; give {_KINDS}")
+    for split, images in splits:
+        if images is None:
+            continue
+        if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] != 3):
+            raise UserError(f"{path}: {split}_images has shape {images.shape}; 2D MedMNIST files are read")
+        for number, image in enumerate(images):
+            yield f"{path.stem}/{split}/{number}", image
+
+
+def _array(path: Path, name: str) -> np.ndarray | None:
+    """One array of an .npz file, None where it holds none of that name."""
+    try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("not an .npz file")
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays.get(name)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give {_KINDS}") from error

@@ -10,7 +10,7 @@ from .plan import Plan
 from .progress import Progress, read_progress
 
 
-def _interval() -> float:
+def interval() -> float:
     """Seconds between redraws: few lines where the output is a log file."""
     return 0.5 if sys.stderr.isatty() else 20.0
 
@@ -39,7 +39,7 @@ class Monitor:
             desc="building",
             dynamic_ncols=True,
             disable=not numbers,
-            mininterval=_interval(),
+            mininterval=interval(),
         )
 
     def __enter__(self) -> "Monitor":

@@ -24,7 +24,7 @@ from .leakage import outside_benchmarks, overlap_rows
 from .privacy import telling_subject
 
 WORK = ".build"
-VERSION = 2
+VERSION = 3
 SHARD_BYTES = 100 * 2**20  # estimated bytes of rows in a shard
 SHARD_ITEMS = 20_000
 _ROW_BYTES = 60_000  # a 2D image seldom makes a larger row
@@ -43,6 +43,7 @@ _ITEMS = pa.schema(
         "view": pa.string(),
         "options": pa.string(),
         "modality": pa.string(),
+        "stamp": pa.string(),
     }
 )
 
@@ -90,7 +91,8 @@ class Shard:
 class Plan:
     """A saved plan.
 
-    `sources` holds what the card needs of each record, `skipped` why others were left out, `records` a digest of each.
+    `sources` holds what the card needs of each record, `skipped` why others were left out, `records` a digest of each,
+    `raw` is the raw folder's path with links resolved.
     """
 
     out: Path
@@ -99,6 +101,7 @@ class Plan:
     sources: dict[str, dict[str, Any]]
     skipped: dict[str, str]
     records: dict[str, str]
+    raw: str
 
     @property
     def work(self) -> Path:
@@ -138,8 +141,13 @@ class Plan:
 
     def items(self, number: int) -> list[Item]:
         """The inputs of a shard, in order; their subjects are hashed already."""
-        table = pq.ParquetFile(self.work / "items.parquet").read_row_group(number).drop(["shard"])
+        table = pq.ParquetFile(self.work / "items.parquet").read_row_group(number).drop(["shard", "stamp"])
         return [_item(row) for row in table.to_pylist()]
+
+    def stamps(self, number: int) -> list[str]:
+        """For each input of a shard, size and time of change of its files when they were listed."""
+        file = pq.ParquetFile(self.work / "items.parquet")
+        return file.read_row_group(number, columns=["stamp"])["stamp"].to_pylist()
 
     def unfinished(self) -> list[int]:
         """Shards that are not done yet."""
@@ -163,7 +171,10 @@ def make_plan(sources: Iterable[Source], raw: Path, out: Path, options: Options,
             before = len(shards)
             for modality, items in _cut(_considered(source, raw, options)):
                 number = sum(s.source == source.id and s.modality == modality for s in shards[before:])
-                rows = [{**_row(item, source, salt), "shard": len(shards)} for item in items]
+                rows = [
+                    {**_row(item, source, salt), "shard": len(shards), "stamp": stamp}
+                    for item, stamp in zip(items, _stamps(items, raw), strict=True)
+                ]
                 writer.write_table(pa.Table.from_pylist(rows, schema=_ITEMS), row_group_size=len(rows))
                 name = f"data/{slug(modality)}/{source.id}-{number:05d}.parquet"
                 shards.append(Shard(source.id, modality, name, len(items)))
@@ -174,7 +185,7 @@ def make_plan(sources: Iterable[Source], raw: Path, out: Path, options: Options,
         if not shards:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
             raise UserError(f"{raw}: holds none of the sources ({reasons}); see: biovfm sources status --raw {raw}")
-    plan = Plan(out, options, tuple(shards), described, skipped, records)
+    plan = Plan(out, options, tuple(shards), described, skipped, records, str(raw.resolve()))
     content = {**asdict(plan), "version": VERSION}
     del content["out"]
     write_text(work / "plan.json", json.dumps(content, indent=1))
@@ -207,6 +218,7 @@ def _parsed(out: Path, _changed: int) -> Plan:
         sources=content["sources"],
         skipped=content["skipped"],
         records=content["records"],
+        raw=content["raw"],
     )
 
 
@@ -290,6 +302,30 @@ def _row(item: Item, source: Source, salt: str) -> dict[str, Any]:
         "intensity": None if item.intensity is None else json.dumps(item.intensity),
         "options": None if options is None else json.dumps(options),
     }
+
+
+def _stamps(items: list[Item], raw: Path) -> Iterator[str]:
+    """Size and time of change (ns) of each input's file, of a series' files their hash; members of an archive share.
+
+    Beside the plan and not in an `Item`: what is written must not depend on when a file was copied.
+    """
+    path, stamp = "", ""
+    for item in items:
+        files = (item.options or {}).get("files")
+        if files:
+            yield hashlib.sha256(" ".join(_stamp(raw / file) for file in files).encode()).hexdigest()[:16]
+            continue
+        if item.path != path:
+            path, stamp = item.path, _stamp(raw / item.path)
+        yield stamp
+
+
+def _stamp(path: Path) -> str:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return ""
+    return f"{status.st_size}/{status.st_mtime_ns}"
 
 
 def hashed_subject(subject: str | None, source: str, salt: str) -> str | None:

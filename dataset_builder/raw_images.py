@@ -7,7 +7,7 @@ from typing import Any
 
 import datasets
 
-from .catalog import load_catalog, load_source
+from .catalog import load_catalog, load_sources
 from .plan import Options, make_plan
 from .schema import ROWS
 from .shard import Reader
@@ -39,7 +39,7 @@ class RawImages(datasets.GeneratorBasedBuilder):
         self, raw: str | Path, sources: Sequence[str] | None = None, cache_dir: str | None = None, **options: Any
     ):
         wanted = Options(**options)
-        chosen = [s for s in load_catalog() if s.in_paper] if sources is None else [load_source(s) for s in sources]
+        chosen = [s for s in load_catalog() if s.in_paper] if sources is None else load_sources(sources)
         self._raw = Path(raw).resolve()
         name = hashlib.sha256(repr((self._raw, chosen, wanted)).encode()).hexdigest()[:16]
         folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "biovfm-inputs" / name

@@ -10,6 +10,7 @@ from biovfm_hf.files import atomic_path, write_text
 from .catalog import Source
 from .executors import CRASHED, STALLED
 from .finish import linked
+from .item import Item
 from .limits import TOO_LARGE, UNREADABLE, UNSAFE
 from .plan import Plan, load_plan, make_plan
 
@@ -29,12 +30,16 @@ def plan_again(plan: Plan, sources: Iterable[Source], raw: Path, salt: str) -> t
     taken = 0
     for number, shard in enumerate(new.shards):
         old = before.get(shard.name)
-        if old is not None and _done(plan, old) and plan.items(old) == new.items(number):
+        if old is not None and _done(plan, old) and _listed(plan, old) == _listed(new, number):
             _take_over(plan, old, new, number)
             taken += 1
     with atomic_path(plan.work) as folder:
         new.work.rename(folder)
     return load_plan(plan.out), taken
+
+
+def _listed(plan: Plan, number: int) -> tuple[list[Item], list[str]]:
+    return plan.items(number), plan.stamps(number)
 
 
 def _done(plan: Plan, number: int) -> bool:

@@ -47,6 +47,8 @@ MANIFEST = pa.schema(
         "path": pa.string(),
         "view": pa.string(),
         "index": pa.int32(),
+        "width": pa.int32(),  # of the picture before it was resized, as in its row
+        "height": pa.int32(),
         "outcome": pa.string(),  # kept, or the reason it was not
         "detail": pa.string(),  # what was found, the original of a duplicate, the benchmark that was matched
         "subject": pa.string(),

@@ -181,6 +181,7 @@ class Reader:
 
     def _screened(self, item: Item, path: str, picture: Picture) -> Outcome:
         place = {"path": path, "view": picture.view, "index": picture.index}
+        place |= {"width": picture.width, "height": picture.height}
         kept, reason = _judged(picture)
         if not kept:
             return Outcome({**self._line(item, path, reason), **place})
@@ -196,9 +197,8 @@ class Reader:
             "thumbnails": b"".join(thumbnail.tobytes() for _, thumbnail in found),
         }
         row = {name: line[name] for name in ("source", "modality", "anatomy", "subject")}
-        sizes = {"width": picture.width, "height": picture.height}
         stored = {"bytes": encoded(image, self._plan.options), "path": None}
-        return Outcome(line, {**row, **place, **sizes, **fingerprints, "image": stored})
+        return Outcome(line, {**row, **place, **fingerprints, "image": stored})
 
     def _line(self, item: Item, path: str, outcome: str, detail: str | None = None) -> dict[str, Any]:
         return {

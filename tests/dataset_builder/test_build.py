@@ -117,6 +117,26 @@ def test_stored_pixels_are_checked(built):
     assert any("pixels are not those" in fault for fault in faults(built)[1])
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_row_and_column_is_checked(small_raw, built, workers):
+    path = built / "data" / "ultrasound" / "scans-00000.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    rows[1]["image"]["bytes"] = b"not an image"
+    rows[2]["source"] = "another"
+    rows[3]["width"] = 7
+    rows[4]["phash"] = None
+    path.unlink()
+    pq.write_table(table.from_pylist(rows, schema=ROWS), path)
+    name = "data/ultrasound/scans-00000.parquet"
+    assert faults(built, workers)[1] == [
+        f"{name}: 1 images do not decode, first row 1",
+        f"{name}: phash of 1 rows is not the manifest's, first row 4: None, not {table['phash'][4]}",
+        f"{name}: source of 1 rows is not the manifest's, first row 2: another, not scans",
+        f"{name}: width of 1 rows is not the manifest's, first row 3: 7, not 80",
+    ]
+
+
 def test_running_again_changes_nothing(small_raw, built, capsys):
     raw, sources = small_raw
     before = tree(built)
@@ -124,6 +144,21 @@ def test_running_again_changes_nothing(small_raw, built, capsys):
     build(raw, built, [sources], workers=0, size=32)
     assert tree(built) == before
     assert "kept" in capsys.readouterr().out
+
+
+def test_a_finished_build_makes_lost_and_damaged_files_again(small_raw, built, capsys):
+    raw, sources = small_raw
+    before = tree(built)
+    for name in ("data/mr/heads-00000.parquet", "manifest.parquet", "build.json"):
+        (built / name).unlink()
+    cut = built / "data" / "ultrasound" / "scans-00000.parquet"
+    with cut.open("r+b") as file:  # in place: its second name in the work folder is damaged as well
+        file.truncate(100)
+    build(raw, built, [sources], workers=0, size=32)
+    assert "4 files are gone or not of the size that was written" in capsys.readouterr().out
+    assert tree(built) == before
+    build(raw, built, [sources], workers=0, size=32)
+    assert "nothing is left to do" in capsys.readouterr().out
 
 
 def test_processes_give_the_same_bytes(small_raw, built, tmp_path):
@@ -164,6 +199,35 @@ def test_retry_failed_repairs_and_nothing_else_changes(small_raw, out, tmp_path)
     assert tree(out) == tree(fresh)
 
 
+def test_retry_failed_sees_changed_files_of_equal_size(tmp_path, out, make, capsys):
+    picture = tmp_path / "raw" / "own" / "1.bmp"
+    make.png(picture, make.picture(1))
+    make.png(tmp_path / "raw" / "other" / "1.bmp", make.picture(3))
+    records = [str(make.record(tmp_path, name, items=["*.bmp"])) for name in ("other", "own")]
+    words = {"sources": records, "workers": 0, "size": 32}
+    build(tmp_path / "raw", out, **words)
+    size, before = picture.stat().st_size, rows_of(out)
+    make.png(picture, make.picture(2))
+    assert picture.stat().st_size == size
+    build(tmp_path / "raw", out, **words, retry_failed=True)
+    assert "1 of 2 shards stay as they are" in capsys.readouterr().out
+    assert [row["sha256"] in {old["sha256"] for old in before} for row in rows_of(out)] == [True, False]
+
+
+def test_another_raw_folder_is_told_and_a_moved_one_goes_on(small_raw, built, tmp_path, capsys):
+    raw, sources = small_raw
+    (tmp_path / "empty").mkdir()
+    before = tree(built)
+    with pytest.raises(UserError, match=rf"was planned from {raw}, not from .*/empty; .*--retry-failed"):
+        build(tmp_path / "empty", built, [sources], workers=0, size=32)
+    moved = raw.rename(tmp_path / "moved")
+    build(moved, built, [sources], workers=0, size=32, retry_failed=True)
+    assert "3 of 3 shards stay as they are" in capsys.readouterr().out
+    build(moved, built, [sources], workers=0, size=32)
+    assert "nothing is left to do" in capsys.readouterr().out
+    assert tree(built) == before
+
+
 def test_other_options_need_another_folder(small_raw, built):
     raw, sources = small_raw
     with pytest.raises(UserError, match="size 32 \\(now 48\\)"):
@@ -182,7 +246,10 @@ def test_an_empty_raw_folder_says_what_to_do(tmp_path, out):
 def test_wrong_words_exit_with_2(capsys):
     array = ["--raw", ".", "--out", "x", "--shard-index", "0"]
     wrong = [["--out", "x"], ["--raw", ".", "--out", "x", "--size", "0"], ["--out", "x", "--views"]]
-    for words in [*wrong, array, [*array, "--num-shards", "2", "--retry-failed"]]:
+    wrong += [[*array, "--num-shards", "2", "--retry-failed"], [*array[:-1], "3", "--num-shards", "3"], array]
+    values = {"--size": "1", "--quality": "500", "--item-seconds": "nan", "--views": "axial,foo"}
+    wrong += [["--raw", ".", "--out", "x", name, value] for name, value in values.items()]
+    for words in wrong:
         with pytest.raises(SystemExit) as stopped:
             main(words)
         assert stopped.value.code == 2
@@ -190,6 +257,18 @@ def test_wrong_words_exit_with_2(capsys):
         main(["--help"])
     assert stopped.value.code == 0
     assert "examples:" in capsys.readouterr().out
+
+
+def test_python_takes_lists_and_tells_what_is_planned(small_raw, out, tmp_path, make):
+    raw, sources = small_raw
+    make.png(tmp_path / "copy.png", make.picture(3, 60, 80))
+    words = {"workers": 0, "size": 32, "views": ("axial", "coronal"), "benchmarks": [tmp_path / "copy.png"]}
+    planned = build(raw, out, sources.split(","), plan_only=True, **words)
+    assert planned == {"shards": 3, "inputs": 21, "sources": ["eyes", "heads", "scans"], "skipped": {}}
+    assert build(raw, out, sources, **words)["outcomes"]["benchmark image"] == 1
+    assert {row["view"] for row in rows_of(out) if row["source"] == "heads"} == {"axial", "coronal"}
+    with pytest.raises(UserError, match="numbered from 0; with --num-shards 3, to 2"):
+        build(raw, out, sources, shard_index=5, num_shards=3)
 
 
 def test_subset_us_takes_ultrasound_only(small_raw, out):
@@ -243,6 +322,38 @@ def test_benchmarks_given_later_are_applied_without_reading_again(small_raw, bui
     assert summary["outcomes"]["benchmark image"] == 1
     assert (built / ".build" / "shards" / "000000.json").stat().st_mtime_ns == stamp
     assert faults(built)[1] == []
+
+
+def test_wrong_benchmark_files_are_named_before_anything_is_planned(small_raw, built, out, tmp_path):
+    raw, sources = small_raw
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "arrays.npz", train_images=np.zeros((1, 28, 28), np.uint8))
+    whole = (tmp_path / "arrays.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[:-40])
+    (tmp_path / "cut.png").write_bytes(next((raw / "eyes").rglob("*.png")).read_bytes()[:99])
+    wrong = {"nope/pathmnist.npz": "no such file or folder", "empty": "holds no benchmark image"}
+    wrong |= {"arrays.npz": "neither val_images nor test_images", "cut.npz": "cannot be read", "cut.png": ""}
+    for name, reason in wrong.items():
+        for folder in (built, tmp_path / "fresh"):
+            with pytest.raises(UserError, match=f"{name}.*{reason}"):
+                build(raw, folder, [sources], workers=0, size=32, benchmarks=tmp_path / name)
+    assert not (tmp_path / "fresh").exists()
+    job = ["--raw", str(raw), "--out", str(out), "--sources", sources, "--shard-index", "0", "--num-shards", "2"]
+    with pytest.raises(UserError, match="no such file or folder"):
+        main([*job, "--benchmarks", str(tmp_path / "nope")])
+
+
+def test_a_benchmark_file_of_equal_size_but_other_content_is_applied(small_raw, out, tmp_path, make, capsys):
+    raw, sources = small_raw
+    copy = tmp_path / "copy.bmp"
+    for number, path in ((3, "scans/p001/3.png"), (4, "scans/p002/4.png")):
+        Image.fromarray(make.picture(number, 60, 80)).save(copy)
+        build(raw, out, [sources], workers=0, size=32, benchmarks=copy)
+        manifest = pq.read_table(out / "manifest.parquet").to_pylist()
+        assert [line["path"] for line in manifest if line["outcome"] == "benchmark image"] == [path]
+    assert "the benchmark files are not those of before" in capsys.readouterr().out
+    build(raw, out, [sources], workers=0, size=32, benchmarks=copy)
+    assert "nothing is left to do" in capsys.readouterr().out
 
 
 def test_duplicates_across_sources(small_raw, out, make):
@@ -342,6 +453,15 @@ def test_other_sources_need_another_folder_or_a_new_listing(small_raw, built, tm
     make.record(tmp_path / "records", "eyes", modality="Fundus", anatomies=["eye"], train="all")
     with pytest.raises(UserError, match="other records of eyes;"):
         build(raw, built, [sources], workers=0, size=32)
+
+
+def test_two_records_with_one_id_are_refused(tmp_path, out, make):
+    make.png(tmp_path / "raw" / "same" / "1.png", make.picture(1))
+    records = [make.record(tmp_path / name, "same") for name in "ab"]
+    for pair in (records, [records[0], records[0]]):
+        with pytest.raises(UserError, match=r"/same.yaml: its id same is that of .*/a/same.yaml too"):
+            build(tmp_path / "raw", out, [str(record) for record in pair], workers=0)
+    assert not out.exists()
 
 
 def test_a_source_can_be_added_later(small_raw, out, tmp_path, capsys):
