@@ -15,14 +15,18 @@ from .adapters.rp3d import case_rows
 from .catalog import NOT_ESTABLISHED, ItemRule, Source, TableRule, anatomies
 from .globs import compile_glob, compile_regex
 
-IMAGE_SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".webp", ".dcm", ".dicom"),
-    *(".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".mp4", ".avi", ".h5", ".hdf5", ".npy", ".ppm.gz", ".h5.gz"),
+IMAGE_SUFFIXES = (  # of what the readers open, each also with .gz behind it
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".tif", ".tiff", ".bmp"),
+    *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".webp", ".dcm", ".dicom", ".ima", ".nii", ".nrrd", ".nhdr", ".mha"),
+    *(".mhd", ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"),
+    *(".h5", ".hdf5", ".npy", ".mat"),
 )
 MAX_TABLE_DEPTH = 4
 MAX_TABLE_BYTES = 4 << 30
 NOT_TRAINING = "not in the training part"
 UNNAMED = "no pattern of the record takes this file"
+NOT_INPUT = "its name is of no image format that is read"
+HIDDEN_FILE, HIDDEN_FOLDER = "a hidden file", "a hidden folder"
 
 
 class Selection:
@@ -78,8 +82,9 @@ class Selection:
 
 
 def looks_like_image(name: str) -> bool:
-    """Whether a file that no rule names is still listed (with a reason) rather than passed over in silence."""
-    return name.lower().endswith((*IMAGE_SUFFIXES, *ARCHIVES))
+    """Whether a file that no rule names could have been an input, by its name."""
+    lower = name.lower()
+    return lower.removesuffix(".gz").endswith(IMAGE_SUFFIXES) or lower.endswith(ARCHIVES)
 
 
 def _train(source: Source, folder: Path) -> Callable[[str], str | None]:

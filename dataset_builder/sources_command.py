@@ -237,9 +237,11 @@ def source_status(source: Source, raw: Path) -> dict[str, Any]:
     """State of one source below `raw`: `found`, `partly`, `missing` or `skipped`, with counts by reason.
 
     `found`: the training part is complete, or its size is not established and something was selected. `skipped`:
-    files are there, but the layout or the training part is not established. Counts are files, archive members, HDF5
-    rows or DICOM series.
+    files are there, but the layout or the training part is not established; `missing`: nothing is there that could be
+    of the source by its name. Counts are files, archive members, HDF5 rows or DICOM series, and folders passed over.
     """
+    from .selection import HIDDEN_FILE, HIDDEN_FOLDER, NOT_INPUT
+
     selected, excluded = 0, Counter[str]()
     if _on_disk(source, raw):
         from tqdm import tqdm
@@ -250,7 +252,7 @@ def source_status(source: Source, raw: Path) -> dict[str, Any]:
                 selected += 1
             else:
                 excluded[item.excluded] += 1
-    if not selected and not excluded:
+    if not selected and excluded.keys() <= {HIDDEN_FILE, HIDDEN_FOLDER, NOT_INPUT}:
         state = "missing"
     elif source.train is None:
         state = "skipped"

@@ -239,6 +239,14 @@ def test_status_counts_and_judges(tmp_path, capsys):
     assert "1 found, 1 partly" in capsys.readouterr().out
 
 
+def test_status_names_folders_without_an_image(tmp_path, capsys):
+    (tmp_path / "hrf").mkdir()
+    (tmp_path / "hrf" / "readme.txt").write_bytes(b"x")
+    assert main(["status", "--raw", str(tmp_path), "--sources", "hrf", "--json"]) == 0
+    (eyes,) = json.loads(capsys.readouterr().out)
+    assert eyes["state"] == "missing" and sum(eyes["excluded"].values()) == 1
+
+
 def test_mistakes_end_with_the_right_status(tmp_path):
     for words in ([], ["lists"], ["status"], ["download", "hrf"]):
         with pytest.raises(SystemExit) as stopped:
