@@ -6,7 +6,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Selection:
         self._labels = [(compile_regex(label.path), label) for label in source.labels]
         self._globs = [(compile_glob(rule.pattern), rule.reason) for rule in source.exclude if rule.pattern]
         self._listed = [(_Table(rule.table, folder), rule.reason) for rule in source.exclude if rule.table]
+        self._unlisted = next((table.problem for table, _ in self._listed if table.problem), None)
         self._train = _train(source, folder)
         self._subject = _subject(source, folder)
         self._anatomy = _Table(source.anatomy, folder) if source.anatomy else None
@@ -57,8 +58,8 @@ class Selection:
         return None
 
     def outside_training(self, path: str) -> str | None:
-        """Why `path` is not training data, None if it is."""
-        return self._train(path)
+        """Why `path` is not training data, None if it is; without an exclusion list, nothing is known to be."""
+        return self._train(path) or self._unlisted
 
     def subject(self, path: str) -> str | None:
         """The source's own identifier of the patient, study or volume behind `path`."""
@@ -171,14 +172,23 @@ def table_rows(file: Path, rule: TableRule) -> Iterator[dict[str, Any]]:
             yield from ({"": line.split()[0]} for line in lines if line.strip())
             return
         if rule.format == "jsonl":
-            yield from (row for row in map(json.loads, lines) if isinstance(row, dict))
+            names: set[str] = set()
+            for row in map(json.loads, lines):
+                if isinstance(row, dict):
+                    names |= row.keys()
+                    yield row
+            _check_columns(rule, names)
             return
         reader = csv.DictReader(lines, delimiter=rule.delimiter)
-        wanted = [rule.match if rule.match != "#" else None, rule.column, *(name for name, _ in rule.where)]
-        missing = [name for name in wanted if name and name not in (reader.fieldnames or [])]
-        if missing:
-            raise ValueError(f"no column {missing[0]!r}")
+        _check_columns(rule, reader.fieldnames or ())
         yield from reader
+
+
+def _check_columns(rule: TableRule, names: Collection[str]) -> None:
+    wanted = [rule.match if rule.match != "#" else None, rule.column, *(name for name, _ in rule.where)]
+    missing = [name for name in wanted if name and name not in names]
+    if missing:
+        raise ValueError(f"no column {missing[0]!r}")
 
 
 def _text(file: Path) -> io.TextIOBase:

@@ -269,10 +269,10 @@ def source_status(source: Source, raw: Path) -> dict[str, Any]:
 
 
 def _missing_lists(source: Source, raw: Path) -> list[str]:
-    """Tables that the record's rules for the training part, subject and anatomy need and that are not there."""
+    """Tables that the record's rules for training part, exclusions, subject and anatomy need, and that are missing."""
     from .selection import find_tables
 
-    rules = (source.train, source.subject, source.anatomy)
+    rules = (source.train, *(rule.table for rule in source.exclude), source.subject, source.anatomy)
     tables = dict.fromkeys(rule.table for rule in rules if isinstance(rule, TableRule))
     return [table for table in tables if not find_tables(raw / source.folder, table)]
 

@@ -331,6 +331,22 @@ def test_tables_that_are_broken_exclude_everything_with_the_reason(record, folde
     assert "is not in the raw folder" in found(source, folder.parent)["mine/1.png"]
 
 
+@pytest.mark.parametrize(("form", "text"), [("csv", "name\n1.png\n"), ("jsonl", '{"name": "1.png"}\n')])
+def test_an_exclusion_list_that_cannot_be_read_excludes_everything(record, folder, form, text):
+    """Its test images would pass as training data."""
+    for name in ("1.png", "2.png"):
+        (folder / name).write_bytes(b"x")
+    table = {"table": f"test.{form}", "match": "file", "format": form}
+    source = record(exclude=[{"reason": "test", "table": table}])
+    reasons = set(found(source, folder.parent).values())
+    assert reasons == {f"the list test.{form} is not in the raw folder, so the training part cannot be told"}
+    (folder / f"test.{form}").write_text(text)
+    outcome = found(source, folder.parent)
+    assert "no column 'file'" in outcome["mine/1.png"] and "no column 'file'" in outcome["mine/2.png"]
+    (folder / f"test.{form}").write_text(text.replace("name", "file"))
+    assert found(source, folder.parent) == {"mine/1.png": "test", "mine/2.png": None, f"mine/test.{form}": NOT_INPUT}
+
+
 @FAST
 @given(st.data())
 def test_nothing_outside_the_raw_folder_is_ever_yielded(tmp_path_factory, data):

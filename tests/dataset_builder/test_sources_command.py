@@ -239,11 +239,14 @@ def test_status_counts_and_judges(tmp_path, capsys):
     assert "1 found, 1 partly" in capsys.readouterr().out
 
 
-def test_status_names_folders_without_an_image(tmp_path, capsys):
-    (tmp_path / "hrf").mkdir()
-    (tmp_path / "hrf" / "readme.txt").write_bytes(b"x")
-    assert main(["status", "--raw", str(tmp_path), "--sources", "hrf", "--json"]) == 0
-    (eyes,) = json.loads(capsys.readouterr().out)
+def test_status_names_missing_exclusion_lists_and_folders_without_an_image(tmp_path, capsys):
+    for name in ("isic-archive/ISIC_0000001.jpg", "hrf/readme.txt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"x")
+    assert main(["status", "--raw", str(tmp_path), "--sources", "isic-archive,hrf", "--json"]) == 0
+    skin, eyes = json.loads(capsys.readouterr().out)
+    assert skin["state"] == "partly" and skin["selected"] == 0
+    assert skin["lists_missing"] == ["exclude/*.csv", "**/metadata.csv"]
     assert eyes["state"] == "missing" and sum(eyes["excluded"].values()) == 1
 
 
