@@ -17,7 +17,7 @@ from .adapters.archives import UNREADABLE, Member, is_archive, is_zip, list_memb
 from .adapters.dicom_series import group_series
 from .catalog import NOT_ESTABLISHED, ItemRule, Source
 from .item import Item
-from .selection import UNNAMED, Selection, looks_like_image
+from .selection import HIDDEN_FILE, HIDDEN_FOLDER, NOT_INPUT, UNNAMED, Selection, looks_like_image
 
 MAX_DEPTH = 32
 SKIPPED_FOLDERS = {"__MACOSX"}
@@ -45,24 +45,23 @@ class _Walk:
         try:
             names = sorted(os.listdir(self._top + below))  # noqa: PTH208 (names only: there may be millions)
         except OSError as error:
-            yield self._excluded(below, f"the folder cannot be read ({error.strerror})")
+            yield self._passed_over(below, f"the folder cannot be read ({error.strerror})")
             return
         slices: list[str] = []
         for name in names:
             place = f"{below}/{name}" if below else name
             problem, status = self._look(place, name, depth)
             if status is None:
-                if looks_like_image(name) or "link" in str(problem):
-                    yield self._excluded(place, str(problem))
+                yield self._passed_over(place, str(problem))
             elif stat.S_ISDIR(status.st_mode):
-                if name not in SKIPPED_FOLDERS and not name.startswith("."):
-                    yield from self.directory(place, depth + 1)
+                yield from self.directory(place, depth + 1)
             else:
-                rule = self._selection.rule(place)
-                if rule is not None and rule.kind == "dicom_series" and self._selection.excluded(place) is None:
+                seen = self._seen(place)
+                rule = self._selection.rule(seen)
+                if rule is not None and rule.kind == "dicom_series" and self._selection.excluded(seen) is None:
                     slices.append(name)
                 else:
-                    yield from self._file(place, name, rule, status.st_size)
+                    yield from self._file(place, name, seen, rule, status.st_size)
         if slices:
             yield from self._series(below, slices)
 
@@ -79,16 +78,32 @@ class _Walk:
                     return "a symbolic link to a folder or device", None
                 status = target.stat()
         except UnicodeEncodeError:
-            return "the file name is not valid UTF-8", None
+            what = "folder" if os.path.isdir(self._top + place) else "file"  # noqa: PTH112
+            return f"the {what} name is not valid UTF-8", None
         except (OSError, RuntimeError):
             return "a broken symbolic link or unreadable file", None
         if stat.S_ISDIR(status.st_mode):
+            if _is_hidden_folder(name):
+                return HIDDEN_FOLDER, None
             return ("folders nested too deep", None) if depth >= MAX_DEPTH else (None, status)
         if not stat.S_ISREG(status.st_mode):
             return "not a regular file", None
-        return ("a hidden file", None) if name.startswith(".") else (None, status)
+        return (HIDDEN_FILE, None) if name.startswith(".") else (None, status)
 
-    def _file(self, place: str, name: str, rule: ItemRule | None, size: int) -> Iterator[Item]:
+    def _seen(self, place: str) -> str:
+        """What patterns see of a file: its place; NAME.dcm for a DICOM file whose name has no suffix, as exports do.
+
+        An exclude rule that names the file as it is called still holds.
+        """
+        if not _has_no_suffix(place) or self._selection.rule(place) or self._selection.excluded(place):
+            return place
+        try:
+            with Path(self._top + place).open("rb") as file:
+                return f"{place}.dcm" if file.read(132)[128:] == b"DICM" else place
+        except OSError:
+            return place
+
+    def _file(self, place: str, name: str, seen: str, rule: ItemRule | None, size: int) -> Iterator[Item]:
         lower = name.lower()
         if rule is None and is_archive(lower):
             reason = self._selection.excluded(place)
@@ -102,9 +117,7 @@ class _Walk:
         elif _is_part(lower):
             yield self._excluded(place, "one part of a split archive: join the parts first", "archive")
         else:
-            item = self._item(place, place, rule, None, {"size": size})
-            if item is not None:
-                yield from self._expanded(item, place, rule)
+            yield from self._expanded(self._item(place, seen, rule, None, {"size": size}), place, rule)
 
     def _expanded(self, item: Item, place: str, rule: ItemRule | None) -> Iterator[Item]:
         """What the rule's adapter finds inside a file; the item itself where there is none."""
@@ -132,21 +145,19 @@ class _Walk:
             yield from self._nested(place, member)
             return
         problem = member.problem
-        if problem is None and (name.startswith(".") or "__MACOSX/" in member.name):
-            problem = "a hidden file"
-        if problem is None and is_archive(name):
+        if problem is None and (hidden := _hidden(member.name)):
+            yield self._passed_over(place, hidden, member.name)
+            return
+        if problem is None and (is_archive(name) or name.lower().endswith(UNREADABLE)):
             problem = "an archive inside an archive: unpack the outer one here"
         if problem:
-            if looks_like_image(name) or member.problem:
-                printable = member.name.encode("unicode_escape").decode("ascii")
-                yield self._excluded(place, problem, "archive", printable)
+            printable = member.name.encode("unicode_escape").decode("ascii")
+            yield self._excluded(place, problem, "archive", printable)
             return
         inside = f"{place}/{member.name.removeprefix('./')}"  # patterns see the archive as a folder
         if member.outer is not None:
             inside = f"{place}/{member.outer.name}/{member.name.removeprefix(member.outer.name + '!')}"
-        item = self._item(place, inside, self._selection.rule(inside), member.name, _where(member))
-        if item is not None:
-            yield item
+        yield self._item(place, inside, self._selection.rule(inside), member.name, _where(member))
 
     def _nested(self, place: str, outer: Member) -> Iterator[Item]:
         """The members of a ZIP inside a ZIP, which is read into memory once."""
@@ -166,15 +177,12 @@ class _Walk:
 
     def _item(
         self, place: str, inside: str, rule: ItemRule | None, member: str | None, options: dict[str, Any]
-    ) -> Item | None:
-        """The item of one file, None for a file that neither a rule names nor looks like an image.
-
-        `inside` is what patterns see: the place of the file, or of the member in it.
-        """
+    ) -> Item:
+        """The item of one file; `inside` is what patterns see: the place of the file, or of the member in it."""
         reason = self._selection.excluded(inside)
         if rule is None:
             if not looks_like_image(inside):
-                return None
+                return self._passed_over(place, reason or NOT_INPUT, member)
             if reason is None:
                 established = self._source.layout_established
                 reason = UNNAMED if established else f"the raw layout of {self._source.id} is {NOT_ESTABLISHED}"
@@ -208,12 +216,25 @@ class _Walk:
         within = f"{below}/" if below else ""
         for number, slices in enumerate(series):
             first = within + slices[0]
-            rule = self._selection.rule(first) or ItemRule("")
-            item = self._make(below, first, rule, str(number), self._selection.outside_training(first), {})
+            seen = self._seen(first)
+            rule = self._selection.rule(seen) or ItemRule("")
+            item = self._make(below, seen, rule, str(number), self._selection.outside_training(seen), {})
             files = [f"{self._prefix}{within}{name}" for name in slices]
             yield replace(item, kind="dicom_series", options={**(item.options or {}), "files": files})
         for name in unreadable:
             yield self._excluded(within + name, "not a readable DICOM file", "dicom_series")
+
+    def _passed_over(self, place: str, reason: str, member: str | None = None) -> Item:
+        """The line of a folder or file that is no picture.
+
+        Nothing needs its name, which may be that of a patient's report: a source that is not published keeps it to
+        itself, and the names of the folders around it too.
+        """
+        item = self._excluded(place, reason, "image", member)
+        if self._source.published:
+            return item
+        names = f"{item.path.removeprefix(self._prefix)}/{member or ''}".replace("!", "/").split("/")
+        return replace(item, options={"private": [name for name in names if len(name) > 3]})
 
     def _excluded(self, place: str, reason: str, kind: str = "image", member: str | None = None) -> Item:
         path = (self._prefix + place).encode("utf-8", "backslashreplace").decode("utf-8")
@@ -228,6 +249,24 @@ def _where(member: Member) -> dict[str, Any]:
     if member.outer is not None:
         found["outer"] = {"name": member.outer.name, **_where(member.outer)}
     return found
+
+
+def _hidden(member: str) -> str | None:
+    """Why a member of an archive is passed over as the same file on disk would be, None if it would not."""
+    *folders, name = member.rpartition("!")[2].removeprefix("./").split("/")
+    if any(map(_is_hidden_folder, folders)):
+        return "in a hidden folder"
+    return HIDDEN_FILE if name.startswith(".") else None
+
+
+def _is_hidden_folder(name: str) -> bool:
+    return name.startswith(".") or name in SKIPPED_FOLDERS
+
+
+def _has_no_suffix(place: str) -> bool:
+    """Whether a file is named without a suffix; one of digits (IM.001, a DICOM identifier) is none."""
+    _, dot, suffix = place.rpartition("/")[2].rpartition(".")
+    return not dot or suffix.isdigit()
 
 
 def _is_part(lower: str) -> bool:

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,18 @@ from .adapters.rp3d import case_rows
 from .catalog import NOT_ESTABLISHED, ItemRule, Source, TableRule, anatomies
 from .globs import compile_glob, compile_regex
 
-IMAGE_SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".webp", ".dcm", ".dicom"),
-    *(".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".mp4", ".avi", ".h5", ".hdf5", ".npy", ".ppm.gz", ".h5.gz"),
+IMAGE_SUFFIXES = (  # of what the readers open, each also with .gz behind it
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".tif", ".tiff", ".bmp"),
+    *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".webp", ".dcm", ".dicom", ".ima", ".nii", ".nrrd", ".nhdr", ".mha"),
+    *(".mhd", ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"),
+    *(".h5", ".hdf5", ".npy", ".mat"),
 )
 MAX_TABLE_DEPTH = 4
 MAX_TABLE_BYTES = 4 << 30
 NOT_TRAINING = "not in the training part"
 UNNAMED = "no pattern of the record takes this file"
+NOT_INPUT = "its name is of no image format that is read"
+HIDDEN_FILE, HIDDEN_FOLDER = "a hidden file", "a hidden folder"
 
 
 class Selection:
@@ -34,6 +38,7 @@ class Selection:
         self._labels = [(compile_regex(label.path), label) for label in source.labels]
         self._globs = [(compile_glob(rule.pattern), rule.reason) for rule in source.exclude if rule.pattern]
         self._listed = [(_Table(rule.table, folder), rule.reason) for rule in source.exclude if rule.table]
+        self._unlisted = next((table.problem for table, _ in self._listed if table.problem), None)
         self._train = _train(source, folder)
         self._subject = _subject(source, folder)
         self._anatomy = _Table(source.anatomy, folder) if source.anatomy else None
@@ -53,8 +58,8 @@ class Selection:
         return None
 
     def outside_training(self, path: str) -> str | None:
-        """Why `path` is not training data, None if it is."""
-        return self._train(path)
+        """Why `path` is not training data, None if it is; without an exclusion list, nothing is known to be."""
+        return self._train(path) or self._unlisted
 
     def subject(self, path: str) -> str | None:
         """The source's own identifier of the patient, study or volume behind `path`."""
@@ -78,8 +83,9 @@ class Selection:
 
 
 def looks_like_image(name: str) -> bool:
-    """Whether a file that no rule names is still listed (with a reason) rather than passed over in silence."""
-    return name.lower().endswith((*IMAGE_SUFFIXES, *ARCHIVES))
+    """Whether a file that no rule names could have been an input, by its name."""
+    lower = name.lower()
+    return lower.removesuffix(".gz").endswith(IMAGE_SUFFIXES) or lower.endswith(ARCHIVES)
 
 
 def _train(source: Source, folder: Path) -> Callable[[str], str | None]:
@@ -166,14 +172,23 @@ def table_rows(file: Path, rule: TableRule) -> Iterator[dict[str, Any]]:
             yield from ({"": line.split()[0]} for line in lines if line.strip())
             return
         if rule.format == "jsonl":
-            yield from (row for row in map(json.loads, lines) if isinstance(row, dict))
+            names: set[str] = set()
+            for row in map(json.loads, lines):
+                if isinstance(row, dict):
+                    names |= row.keys()
+                    yield row
+            _check_columns(rule, names)
             return
         reader = csv.DictReader(lines, delimiter=rule.delimiter)
-        wanted = [rule.match if rule.match != "#" else None, rule.column, *(name for name, _ in rule.where)]
-        missing = [name for name in wanted if name and name not in (reader.fieldnames or [])]
-        if missing:
-            raise ValueError(f"no column {missing[0]!r}")
+        _check_columns(rule, reader.fieldnames or ())
         yield from reader
+
+
+def _check_columns(rule: TableRule, names: Collection[str]) -> None:
+    wanted = [rule.match if rule.match != "#" else None, rule.column, *(name for name, _ in rule.where)]
+    missing = [name for name in wanted if name and name not in names]
+    if missing:
+        raise ValueError(f"no column {missing[0]!r}")
 
 
 def _text(file: Path) -> io.TextIOBase:

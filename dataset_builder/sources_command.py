@@ -237,9 +237,11 @@ def source_status(source: Source, raw: Path) -> dict[str, Any]:
     """State of one source below `raw`: `found`, `partly`, `missing` or `skipped`, with counts by reason.
 
     `found`: the training part is complete, or its size is not established and something was selected. `skipped`:
-    files are there, but the layout or the training part is not established. Counts are files, archive members, HDF5
-    rows or DICOM series.
+    files are there, but the layout or the training part is not established; `missing`: nothing is there that could be
+    of the source by its name. Counts are files, archive members, HDF5 rows or DICOM series, and folders passed over.
     """
+    from .selection import HIDDEN_FILE, HIDDEN_FOLDER, NOT_INPUT
+
     selected, excluded = 0, Counter[str]()
     if _on_disk(source, raw):
         from tqdm import tqdm
@@ -250,7 +252,7 @@ def source_status(source: Source, raw: Path) -> dict[str, Any]:
                 selected += 1
             else:
                 excluded[item.excluded] += 1
-    if not selected and not excluded:
+    if not selected and excluded.keys() <= {HIDDEN_FILE, HIDDEN_FOLDER, NOT_INPUT}:
         state = "missing"
     elif source.train is None:
         state = "skipped"
@@ -267,10 +269,10 @@ def source_status(source: Source, raw: Path) -> dict[str, Any]:
 
 
 def _missing_lists(source: Source, raw: Path) -> list[str]:
-    """Tables that the record's rules for the training part, subject and anatomy need and that are not there."""
+    """Tables that the record's rules for training part, exclusions, subject and anatomy need, and that are missing."""
     from .selection import find_tables
 
-    rules = (source.train, source.subject, source.anatomy)
+    rules = (source.train, *(rule.table for rule in source.exclude), source.subject, source.anatomy)
     tables = dict.fromkeys(rule.table for rule in rules if isinstance(rule, TableRule))
     return [table for table in tables if not find_tables(raw / source.folder, table)]
 

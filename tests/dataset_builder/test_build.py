@@ -401,6 +401,23 @@ def test_subjects_that_look_like_people(subject):
     assert telling_subject(subject) == (subject in PEOPLE)
 
 
+def test_names_beside_the_pictures_of_a_private_source_are_withheld(tmp_path, make):
+    raw = tmp_path / "raw" / "clinic"
+    make.png(raw / "one" / "1.png", make.picture(1))
+    for name in ("one/Report Jolanthe.pdf", "jolanthe/notes.txt", ".jolanthe/1.png", "one/.jolanthe.swp"):
+        (raw / name).parent.mkdir(exist_ok=True)
+        (raw / name).write_bytes(b"x")
+    with zipfile.ZipFile(raw / "all.zip", "w") as archive:
+        archive.writestr("jolanthe/notes.txt", b"x")
+    for access, shown in (("open", True), ("private", False)):
+        record = str(make.record(tmp_path, "clinic", access=access))
+        summary = build(tmp_path / "raw", tmp_path / access, [record], workers=0, size=32)
+        assert (summary["considered"], summary["kept"]) == (6, 1)
+        assert faults(tmp_path / access)[1] == []
+        text = repr(pq.read_table(tmp_path / access / "manifest.parquet").to_pylist()).lower()
+        assert ("jolanthe" in text) == shown and "clinic/one/1.png" in text
+
+
 def test_pseudonyms_of_a_published_release_stay(tmp_path, make):
     make.png(tmp_path / "raw" / "cxr" / "00000442_000.png", make.picture(1))
     for access, shown in (("open", True), ("private", False)):

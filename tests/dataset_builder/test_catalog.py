@@ -21,6 +21,7 @@ from dataset_builder.adapters import archives, rp3d
 from dataset_builder.catalog import MODALITIES, anatomies, iterate, load_catalog, load_source
 from dataset_builder.globs import compile_glob
 from dataset_builder.readers.archive import members
+from dataset_builder.selection import NOT_INPUT
 
 BENCHMARKS = {
     *(
@@ -230,6 +231,7 @@ def test_order_is_that_of_the_names_and_reasons_are_given(record, folder):
         ("mine/c.png", "not in the training part"),
         ("mine/d.jpg", "no pattern of the record takes this file"),
         ("mine/mask/1.png", "mask"),
+        ("mine/readme.txt", NOT_INPUT),
     ]
 
 
@@ -255,7 +257,11 @@ def test_pipes_are_never_opened_and_deep_folders_end(record, folder):
         deep = deep / "d"
     deep.mkdir(parents=True)
     (deep / "x.png").write_bytes(b"x")
-    assert found(record(), folder.parent) == {"mine/pipe.png": "not a regular file"}
+    deepest = "/".join(["mine", *"d" * 33])
+    assert found(record(), folder.parent) == {
+        "mine/pipe.png": "not a regular file",
+        deepest: "folders nested too deep",
+    }
 
 
 def test_names_that_are_not_utf8_are_excluded_and_printable(record, folder):
@@ -263,6 +269,48 @@ def test_names_that_are_not_utf8_are_excluded_and_printable(record, folder):
     ((path, reason),) = found(record(), folder.parent).items()
     path.encode("utf-8")
     assert reason == "the file name is not valid UTF-8"
+
+
+def test_every_folder_that_is_passed_over_has_a_line(record, folder):
+    for name in (b".hidden", b"__MACOSX", b"M\xfcller", b"seen"):
+        path = os.fsencode(folder) + b"/" + name
+        os.mkdir(path)  # noqa: PTH102 (a name that is not UTF-8)
+        Path(os.fsdecode(path + b"/x.png")).write_bytes(b"x")
+    assert found(record(), folder.parent) == {
+        "mine/.hidden": "a hidden folder",
+        "mine/M\\udcfcller": "the folder name is not valid UTF-8",
+        "mine/__MACOSX": "a hidden folder",
+        "mine/seen/x.png": None,
+    }
+
+
+def test_no_file_is_left_without_a_line(record, folder):
+    others = ("a.img", "a.hdr", "a.npz", "LICENSE", "IM.001", "report.pdf", "a.dcm.txt")
+    unnamed = ("a.jp2", "a.jfif", "a.ima", "a.mov", "a.nhdr", "a.mat", "x.png.gz")
+    for name in (*others, *unnamed):
+        (folder / name).write_bytes(b"x")
+    outcome = found(record(), folder.parent)
+    assert {path for path, reason in outcome.items() if reason == NOT_INPUT} == {f"mine/{name}" for name in others}
+    named = {path for path, reason in outcome.items() if reason == "no pattern of the record takes this file"}
+    assert named == {f"mine/{name}" for name in unnamed}
+
+
+def test_dicom_files_without_a_suffix_are_seen_as_dcm(record, folder, make):
+    """Where no pattern takes them as they are called; an exclude rule that does still holds."""
+    for number, name in enumerate(("IM0", "IM1", "1.2.840.7", "test/IM3")):
+        make.dicom(folder / name, make.picture(number), SeriesInstanceUID="1.2.3", InstanceNumber=number)
+    (folder / "README").write_bytes(b"x" * 200)
+    exclude = [{"pattern": "test/IM?", "reason": "test"}]
+    outcome = found(record(items=["**/*.dcm"], exclude=exclude), folder.parent)
+    assert outcome == {
+        **dict.fromkeys(("mine/1.2.840.7", "mine/IM0", "mine/IM1")),
+        "mine/README": NOT_INPUT,
+        "mine/test/IM3": "test",
+    }
+    source = record(items=[{"pattern": "**/*.dcm", "kind": "dicom_series"}], exclude=exclude)
+    (series,) = [item for item in iterate(source, folder.parent) if item.excluded is None]
+    assert series.options["files"] == ["mine/IM0", "mine/IM1", "mine/1.2.840.7"]
+    assert set(found(record(), folder.parent).values()) == {NOT_INPUT, "no pattern of the record takes this file"}
 
 
 def test_a_missing_folder_yields_nothing(record, tmp_path):
@@ -277,10 +325,26 @@ def test_tables_that_are_broken_exclude_everything_with_the_reason(record, folde
     (folder / "s.csv").write_bytes(b"file,split\n" + b"a" * (csv.field_size_limit() + 1))
     assert "cannot be read" in found(source, folder.parent)["mine/1.png"]
     (folder / "s.csv").write_text("file,split\n../../1.png,train\n1.png,train\n")
-    assert found(source, folder.parent) == {"mine/1.png": None}
+    assert found(source, folder.parent) == {"mine/1.png": None, "mine/s.csv": NOT_INPUT}
     (folder / "s.csv").unlink()
     (folder / "s.csv").symlink_to("/etc/passwd")
     assert "is not in the raw folder" in found(source, folder.parent)["mine/1.png"]
+
+
+@pytest.mark.parametrize(("form", "text"), [("csv", "name\n1.png\n"), ("jsonl", '{"name": "1.png"}\n')])
+def test_an_exclusion_list_that_cannot_be_read_excludes_everything(record, folder, form, text):
+    """Its test images would pass as training data."""
+    for name in ("1.png", "2.png"):
+        (folder / name).write_bytes(b"x")
+    table = {"table": f"test.{form}", "match": "file", "format": form}
+    source = record(exclude=[{"reason": "test", "table": table}])
+    reasons = set(found(source, folder.parent).values())
+    assert reasons == {f"the list test.{form} is not in the raw folder, so the training part cannot be told"}
+    (folder / f"test.{form}").write_text(text)
+    outcome = found(source, folder.parent)
+    assert "no column 'file'" in outcome["mine/1.png"] and "no column 'file'" in outcome["mine/2.png"]
+    (folder / f"test.{form}").write_text(text.replace("name", "file"))
+    assert found(source, folder.parent) == {"mine/1.png": "test", "mine/2.png": None, f"mine/test.{form}": NOT_INPUT}
 
 
 @FAST
@@ -328,6 +392,11 @@ def test_members_are_selected_by_the_path_they_would_unpack_to(record, folder):
             "/abs.png",
             "inner.zip",
             "__MACOSX/._1.png",
+            ".hid/1.png",
+            ".1.png",
+            "a.7z",
+            "a.mat",
+            "IM0",
             "t.txt",
         ):
             archive.writestr(name, b"x")
@@ -338,7 +407,13 @@ def test_members_are_selected_by_the_path_they_would_unpack_to(record, folder):
         "mine/train.zip!../evil.png": "the name leaves the archive",
         "mine/train.zip!/abs.png": "the name leaves the archive",
         "mine/train.zip!inner.zip": "broken archive (no end record: truncated, or not a ZIP)",
-        "mine/train.zip!__MACOSX/._1.png": "a hidden file",
+        "mine/train.zip!__MACOSX/._1.png": "in a hidden folder",
+        "mine/train.zip!.hid/1.png": "in a hidden folder",
+        "mine/train.zip!.1.png": "a hidden file",
+        "mine/train.zip!a.7z": "an archive inside an archive: unpack the outer one here",
+        "mine/train.zip!a.mat": "no pattern of the record takes this file",
+        "mine/train.zip!IM0": NOT_INPUT,
+        "mine/train.zip!t.txt": NOT_INPUT,
     }
 
 

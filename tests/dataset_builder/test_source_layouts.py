@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dataset_builder.catalog import NOT_ESTABLISHED, Item, iterate, load_catalog, load_source
+from dataset_builder.selection import NOT_INPUT
 
 SPEC = importlib.util.spec_from_file_location("miniatures", Path(__file__).with_name("miniatures.py"))
 miniatures = importlib.util.module_from_spec(SPEC)
@@ -30,8 +31,10 @@ def test_exactly_the_training_part_with_its_subjects(name, tmp_path):
     items = list(iterate(load_source(name), tmp_path))
     selected = {written(item): item.subject for item in items if item.excluded is None}
     assert selected == LAYOUTS[name].get("take", {})
-    excluded = [written(item) for item in items if item.excluded is not None]
+    excluded = [written(item) for item in items if item.excluded not in (None, NOT_INPUT)]
+    beside = [written(item) for item in items if item.excluded == NOT_INPUT]
     assert sorted(excluded) == sorted(LAYOUTS[name].get("leave", []))
+    assert sorted(beside) == sorted([*LAYOUTS[name].get("ignore", []), *LAYOUTS[name].get("text", {})])
     assert len(items) == len({(item.path, item.member, str(item.options)) for item in items})
     assert list(iterate(load_source(name), tmp_path)) == items
 
@@ -62,7 +65,7 @@ def test_sources_without_an_established_training_part_select_nothing(tmp_path):
     for name in ("dca1", "drsam"):
         miniatures.write_miniature(name, tmp_path)
         reasons = {item.excluded for item in iterate(load_source(name), tmp_path)}
-        assert reasons == {"mask", f"the training part of {name} is {NOT_ESTABLISHED}"}
+        assert reasons - {NOT_INPUT} == {"mask", f"the training part of {name} is {NOT_ESTABLISHED}"}
 
 
 def test_modalities_and_anatomies_of_mixed_sources(tmp_path):
@@ -94,8 +97,15 @@ def test_slices_of_a_series_follow_their_position_not_their_names(tmp_path):
 def test_without_its_split_list_nothing_of_a_source_is_taken(tmp_path):
     miniatures.write_miniature("chestxray-14", tmp_path)
     (tmp_path / "chestxray-14/CXR8/train_val_list.txt").unlink()
-    reasons = {item.excluded for item in iterate(load_source("chestxray-14"), tmp_path)}
+    reasons = {item.excluded for item in iterate(load_source("chestxray-14"), tmp_path)} - {NOT_INPUT}
     assert reasons == {"the list **/train_val_list.txt is not in the raw folder, so the training part cannot be told"}
+
+
+def test_without_its_exclusion_list_nothing_of_a_source_is_taken(tmp_path):
+    miniatures.write_miniature("isic-archive", tmp_path)
+    (tmp_path / "isic-archive/exclude/challenge_test.csv").unlink()
+    reasons = {item.excluded for item in iterate(load_source("isic-archive"), tmp_path)} - {NOT_INPUT}
+    assert reasons == {"the list exclude/*.csv is not in the raw folder, so the training part cannot be told"}
 
 
 def test_unpacked_and_packed_releases_select_the_same(tmp_path):

@@ -239,6 +239,17 @@ def test_status_counts_and_judges(tmp_path, capsys):
     assert "1 found, 1 partly" in capsys.readouterr().out
 
 
+def test_status_names_missing_exclusion_lists_and_folders_without_an_image(tmp_path, capsys):
+    for name in ("isic-archive/ISIC_0000001.jpg", "hrf/readme.txt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"x")
+    assert main(["status", "--raw", str(tmp_path), "--sources", "isic-archive,hrf", "--json"]) == 0
+    skin, eyes = json.loads(capsys.readouterr().out)
+    assert skin["state"] == "partly" and skin["selected"] == 0
+    assert skin["lists_missing"] == ["exclude/*.csv", "**/metadata.csv"]
+    assert eyes["state"] == "missing" and sum(eyes["excluded"].values()) == 1
+
+
 def test_mistakes_end_with_the_right_status(tmp_path):
     for words in ([], ["lists"], ["status"], ["download", "hrf"]):
         with pytest.raises(SystemExit) as stopped:
