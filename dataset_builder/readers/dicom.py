@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from biovfm_hf.dicom import HEADER_BYTES, import_pydicom, told
+from biovfm_hf.dicom import HEADER_BYTES, import_pydicom, is_deflated, told
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.pixels import Pixels, Volume, decode
 
@@ -111,8 +111,10 @@ def identity_words(source: Path | bytes) -> set[str]:
 
 
 def _header(source: bytes) -> Any:
+    pydicom = import_pydicom()
     with _told(source):
-        return import_pydicom().dcmread(BytesIO(source), stop_before_pixels=True, force=True)
+        is_deflated(pydicom, BytesIO(source), "the file")  # refuses what inflates without end; dcmread does not
+        return pydicom.dcmread(BytesIO(source), stop_before_pixels=True, force=True)
 
 
 def _place(file: Path) -> Place:

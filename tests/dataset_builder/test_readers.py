@@ -390,6 +390,25 @@ def test_a_dicom_header_of_many_megabytes_is_not_read(tmp_path, make, element):
     assert peak_bytes(group_series, tmp_path, ["a.dcm"]) < 8 << 20
 
 
+def test_a_deflated_dicom_bomb_is_refused_before_it_is_inflated(tmp_path, make, monkeypatch):
+    pydicom = pytest.importorskip("pydicom")
+    make.dicom(tmp_path / "a.dcm", make.picture(1))
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    dataset.save_as(tmp_path / "a.dcm")
+    assert (pictures(tmp_path / "a.dcm")[0].pixels == make.picture(1)).all()
+    dataset.add_new(0x00091001, "OB", bytes(96 << 20))
+    dataset.save_as(tmp_path / "b.dcm")
+    del dataset
+    monkeypatch.setattr("biovfm_hf.dicom._MAX_INFLATED_BYTES", 32 << 20)
+    tracemalloc.start()
+    answer = refused(tmp_path / "b.dcm")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "inflates to over" in answer.detail and peak < 64 << 20
+    assert dicom.identity_words(tmp_path / "b.dcm") == set()
+
+
 def test_damaged_dicom(tmp_path, make):
     make.dicom(tmp_path / "a.dcm", make.picture(1))
     whole = (tmp_path / "a.dcm").read_bytes()
