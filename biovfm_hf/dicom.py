@@ -35,7 +35,7 @@ def read_dicom(file: BinaryIO, name: str, frame: int | None, max_pixels: int) ->
     pydicom = import_pydicom()
     start = file.tell()
     try:
-        dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not _is_deflated(pydicom, file, name))
+        dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not is_deflated(pydicom, file, name))
         frame = _checked_frame(dataset, name, frame, max_pixels)
         if dataset.file_meta.get("TransferSyntaxUID", "").startswith(_JPEG_FAMILY):
             _check_stream(pydicom, dataset, file, frame, name, max_pixels)
@@ -95,7 +95,7 @@ def _header_of(start: bytes) -> bytes:
     return start[: min(ends, default=HEADER_BYTES)]
 
 
-def _is_deflated(pydicom: Any, file: BinaryIO, name: str) -> bool:
+def is_deflated(pydicom: Any, file: BinaryIO, name: str) -> bool:
     """Tell whether the data set is deflated; refuse one that inflates beyond any image, as pydicom sets no bound."""
     start = file.tell()
     file.seek(start + 128)

@@ -5,7 +5,9 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from ..limits import TOO_LARGE, Refused
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 UNREADABLE = (".rar", ".7z")
@@ -13,6 +15,7 @@ MAX_EXPANSION = (
     200  # a TAR that unpacks to more than this times its size is taken for a bomb; images shrink by far less
 )
 ALLOWANCE = 1 << 30  # bytes that any archive may unpack to
+MAX_TAR_HEADERS = 1 << 20  # bytes that say what one member of a TAR is; a long name and its attributes take a few KiB
 HEADER = struct.Struct("<4s4xHH8xIIHHH4xII")  # of one entry in a ZIP's central directory
 
 
@@ -54,6 +57,48 @@ def list_members(file: Path) -> Iterator[Member]:
         yield from zip_members(opened)
 
 
+def open_tar(file: Path) -> tarfile.TarFile:
+    """Open a TAR to go through it once; members whose headers exceed MAX_TAR_HEADERS raise Refused on the way."""
+    return tarfile.open(file, "r:" if file.name.lower().endswith(".tar") else "r|*", tarinfo=_Bounded)
+
+
+class _Bounded(tarfile.TarInfo):
+    """A member whose headers are read up to a bound: tarfile by itself holds all the gigabytes that they claim."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> "_Bounded":
+        file = tarfile.fileobj
+        if isinstance(file, _Allowance):  # the header that an extended one belongs to
+            return super().fromtarfile(tarfile)
+        tarfile.fileobj = _Allowance(file)  # type: ignore[assignment]
+        try:
+            entry = super().fromtarfile(tarfile)
+        finally:
+            tarfile.fileobj = file
+        if sum(len(name) + len(value) for name, value in tarfile.pax_headers.items()) > MAX_TAR_HEADERS:
+            raise _too_many_headers()  # those for all members that follow pile up
+        return entry
+
+
+class _Allowance:
+    """A file that gives MAX_TAR_HEADERS bytes and then raises Refused, before it reads more."""
+
+    def __init__(self, file: Any):
+        self._file, self._left = file, MAX_TAR_HEADERS
+        self.tell = file.tell
+
+    def read(self, size: int) -> bytes:
+        self._left -= size
+        if self._left < 0:
+            raise _too_many_headers()
+        return self._file.read(size)
+
+
+def _too_many_headers() -> Refused:
+    mib = MAX_TAR_HEADERS >> 20
+    return Refused(TOO_LARGE, f"a member with more than {mib} MiB of headers; unpack the archive here")
+
+
 def unsafe(name: str) -> str | None:
     """Why a stored name may not be used, or None: names that would leave the folder they are unpacked in."""
     if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/") or name[1:2] == ":":
@@ -67,7 +112,7 @@ def _tar_members(file: Path) -> Iterator[Member]:
     limit = file.stat().st_size * MAX_EXPANSION + ALLOWANCE
     plain = file.name.lower().endswith(".tar")
     try:
-        with tarfile.open(file, "r:" if plain else "r|*") as archive:
+        with open_tar(file) as archive:
             for entry in archive:
                 archive.members.clear()  # type: ignore[attr-defined]  # tarfile would remember every member it has passed
                 if entry.offset_data + entry.size > limit:
@@ -78,6 +123,8 @@ def _tar_members(file: Path) -> Iterator[Member]:
                 yield Member(entry.name, entry.size, entry.offset_data if plain else None, problem)
     except ValueError:
         raise
+    except Refused as refused:
+        raise ValueError(str(refused)) from refused
     except Exception as error:  # broken streams break tarfile and the decompressors in many ways, TypeError included
         raise ValueError(f"broken archive ({type(error).__name__})") from error
 

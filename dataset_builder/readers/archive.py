@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..adapters.archives import open_tar
 from ..item import Item
 from ..limits import MAX_MEMBER_BYTES, MAX_RATIO, TOO_LARGE, UNREADABLE, Refused
 
@@ -129,7 +130,7 @@ def _streamed(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, bytes |
     waiting = list(items)
     done = 0
     try:
-        with tarfile.open(path, "r|*") as archive:
+        with open_tar(path) as archive:
             for entry in archive:
                 archive.members.clear()  # type: ignore[attr-defined]  # tarfile would remember all it has passed
                 if done == len(waiting):
@@ -139,18 +140,20 @@ def _streamed(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, bytes |
                 item = waiting[done]
                 done += 1
                 yield item, _caught(_entry_bytes(archive, entry), None, path, item)  # type: ignore[arg-type]
+    except Refused as refused:
+        answer = refused
     except _FAILURES as error:
-        reason = f"the archive is damaged ({type(error).__name__})"
+        answer = Refused(UNREADABLE, f"the archive is damaged ({type(error).__name__})")
     else:
-        reason = "no longer in the archive"
+        answer = Refused(UNREADABLE, "no longer in the archive")
     for item in waiting[done:]:
-        yield item, Refused(UNREADABLE, reason)
+        yield item, answer
 
 
 def _entry_bytes(archive: tarfile.TarFile, entry: tarfile.TarInfo):
     def read(file: BinaryIO, path: Path, item: Item) -> bytes:
         member = archive.extractfile(entry)
-        data = member.read(MAX_MEMBER_BYTES) if member else b""
+        data = member.read(min(entry.size, MAX_MEMBER_BYTES)) if member else b""  # allocates what it is asked for
         if len(data) != entry.size:
             raise Refused(UNREADABLE, f"ends after {len(data)} of {entry.size} bytes")
         return data

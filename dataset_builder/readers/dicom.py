@@ -5,15 +5,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from biovfm_hf.dicom import HEADER_BYTES, import_pydicom, told
+from biovfm_hf.dicom import HEADER_BYTES, import_pydicom, is_deflated, told
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.pixels import Pixels, Volume, decode
 
+from ..adapters.dicom_series import Place, along_normal, position_numbers, read_place
 from ..intensity import Setting, image_to_uint8
 from ..limits import (
     MAX_FRAMES,
@@ -22,13 +23,17 @@ from ..limits import (
     MAX_SERIES_FILES,
     MAX_VOLUME_BYTES,
     TOO_LARGE,
+    UNREADABLE,
     Refused,
 )
 from .picture import Picture, first_bytes, whole
-from .volume import sliced
+from .volume import sliced, time_points
 
 _JPEG2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 _EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
+# How far, in steps, a slice may lie from where even distances put it. Tables that report tenths of a millimetre move
+# slices 1.25 mm apart by up to 0.08; where one slice is missing, others move by a third or more.
+MAX_UNEVENNESS = 0.1
 _IDENTITY = (
     "PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs", "OtherPatientNames", "AccessionNumber",
 )  # fmt: skip
@@ -53,8 +58,7 @@ def read(source: Path | bytes, name: str, setting: Setting, size: int) -> Iterat
         UserError, Refused: not an image, damaged, or over the limits.
     """
     if not isinstance(source, bytes):
-        if source.stat().st_size > MAX_MEMBER_BYTES:
-            raise Refused(TOO_LARGE, f"a DICOM file of {source.stat().st_size / 2**20:.0f} MiB")
+        _check_size(source)
         source = source.read_bytes()
     with _told(source):
         yield from _frames(source, name, setting, size)
@@ -81,22 +85,23 @@ def read_series(
 ) -> Iterator[Picture]:
     """Yield the slices of a series, whose `files` are in slice order, along `views`.
 
-    A series that is no volume (one slice, slices of different shapes, no positions) gives its files as 2D pictures
-    with the view `axial` where they are parallel to that plane, else as `2d`.
+    A series with several files at each position gives a volume for each time point taken, numbered as those of a 4D
+    file (see `volume.read`). One that is no volume (one position, slices not evenly spaced, repeated unevenly, or of
+    different shapes or planes) gives its files as 2D pictures with the view `frame`.
 
     Raises:
-        UserError, Refused: a file of it is damaged, or all of it is over MAX_VOLUME_BYTES.
+        UserError, Refused: a file of it is damaged or over MAX_MEMBER_BYTES, or a volume is over MAX_VOLUME_BYTES.
     """
     if len(files) > MAX_SERIES_FILES:
         raise Refused(TOO_LARGE, f"a series of {len(files)} files")
-    with _told(*(_start(file) for file in (files[0], files[-1]))):
-        volume = _stacked(files, name)
-    if volume is None:
-        for number, file in enumerate(files):
-            for picture in read(file, name, setting, size):
-                yield replace(picture, view="frame", index=number)
+    stack = _stack([_place(file) for file in files])
+    if stack is None:
+        pictures = (picture for file in files for picture in read(file, name, setting, size))
+        for number, picture in enumerate(pictures):
+            yield replace(picture, view="frame", index=number)
         return
-    yield from sliced([volume], setting, views)
+    for time in time_points(stack.times):
+        yield from sliced([_volume(files[time :: stack.times], name, stack)], setting, views, time)
 
 
 def identity_words(source: Path | bytes) -> set[str] | None:
@@ -118,13 +123,22 @@ def identity_words(source: Path | bytes) -> set[str] | None:
 
 
 def _header(source: bytes) -> Any:
+    pydicom = import_pydicom()
     with _told(source):
-        return import_pydicom().dcmread(BytesIO(source), stop_before_pixels=True, force=True)
+        is_deflated(pydicom, BytesIO(source), "the file")  # refuses what inflates without end; dcmread does not
+        return pydicom.dcmread(BytesIO(source), stop_before_pixels=True, force=True)
 
 
-def _start(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        return stream.read(HEADER_BYTES)
+def _place(file: Path) -> Place:
+    _check_size(file)
+    with _told(first_bytes(file, HEADER_BYTES)):
+        return read_place(file)
+
+
+def _check_size(file: Path) -> None:
+    size = file.stat().st_size
+    if size > MAX_MEMBER_BYTES:
+        raise Refused(TOO_LARGE, f"a DICOM file of {size / 2**20:.0f} MiB")
 
 
 @contextmanager
@@ -203,27 +217,58 @@ def _unsigned_precision(stream: bytes, rows: int, columns: int) -> int | None:
     return (depth & 0x7F) + 1
 
 
-def _stacked(files: Sequence[Path], name: str) -> Volume | None:
-    """The files as one RAS+ volume of rescaled values, None where they do not form one."""
-    nibabel = require("nibabel", "data")
-    headers = [_header(file.read_bytes()[: 2**22]) for file in (files[0], files[-1])]
-    positions = [header.get("ImagePositionPatient") for header in headers]
-    plane, pitch = headers[0].get("ImageOrientationPatient"), headers[0].get("PixelSpacing")
-    if len(files) < 2 or any(p is None or len(p) != 3 for p in positions) or not plane or not pitch:
+class _Stack(NamedTuple):
+    """Slices at even distances: rows and columns of each, (4, 4) voxels to RAS+, and how often each is repeated."""
+
+    shape: tuple[int, int]
+    affine: np.ndarray
+    times: int
+
+
+def _stack(places: list[Place]) -> _Stack | None:
+    """How files in slice order, those of one position next to each other, form volumes; None where they do not."""
+    first = places[0]
+    if first.shape is None or first.plane is None or first.pitch is None or min(first.pitch) <= 0:
         return None
-    rows, columns = int(headers[0].Rows), int(headers[0].Columns)
+    distances = [along_normal(place) for place in places if _like(first, place)]
+    told = sorted(distance for distance in distances if distance is not None)
+    if len(told) < len(places):
+        return None
+    numbers = position_numbers(told)
+    count, times = numbers[-1] + 1, numbers.count(0)
+    if count < 2 or numbers != [at // times for at in range(len(numbers))]:
+        return None
+    positions = np.array([place.position for place in places]).reshape(count, times, 3)
+    step = (positions[-1, 0] - positions[0, 0]) / (count - 1)
+    even = positions[0, 0] + np.arange(count)[:, None] * step
+    off = np.linalg.norm(positions - even[:, None], axis=-1).max()
+    if off > MAX_UNEVENNESS * np.linalg.norm(step):
+        return None
+    return _Stack(first.shape, _affine(first.plane, first.pitch, positions[0, 0], step), times)
+
+
+def _like(one: Place, other: Place) -> bool:
+    """Whether two files have the same shape, directions and pitch, but for rounding."""
+    if one.shape != other.shape or other.plane is None or other.pitch is None:
+        return False
+    numbers = ((*(place.plane or ()), *(place.pitch or ())) for place in (one, other))
+    return all(abs(a - b) <= 1e-3 for a, b in zip(*numbers, strict=True))
+
+
+def _volume(files: Sequence[Path], name: str, stack: _Stack) -> Volume:
+    """The files, one for each position, as a RAS+ volume of rescaled values."""
+    nibabel = require("nibabel", "data")
+    rows, columns = stack.shape
     if rows * columns * len(files) * 2 > MAX_VOLUME_BYTES:
         raise Refused(TOO_LARGE, f"{columns} x {rows} x {len(files)} voxels")
-    array: np.ndarray | None = None
+    array = np.empty((columns, rows, len(files)), dtype=np.int16, order="F")
     for number, file in enumerate(files):
+        _check_size(file)
         pixels = decode(file, name=f"{name}.dcm", max_pixels=MAX_PIXELS)
-        if pixels.array.shape != (rows, columns):
-            return None
-        if array is None:
-            array = np.empty((columns, rows, len(files)), dtype=np.int16, order="F")
+        if pixels.array.shape != stack.shape:
+            raise Refused(UNREADABLE, "a slice has another shape than its header claims")
         array[:, :, number] = _values(pixels).T
-    assert array is not None
-    image = nibabel.as_closest_canonical(nibabel.Nifti1Image(array, _affine(plane, pitch, positions, len(files))))
+    image = nibabel.as_closest_canonical(nibabel.Nifti1Image(array, stack.affine))
     x, y, z = (float(mm) for mm in nibabel.affines.voxel_sizes(image.affine))
     return Volume(np.asanyarray(image.dataobj), (x, y, z))
 
@@ -236,16 +281,11 @@ def _values(pixels: Pixels) -> np.ndarray:
     return np.clip(np.rint(values), -32768, 32767).astype(np.int16)
 
 
-def _affine(plane: Any, pitch: Any, positions: list[Any], count: int) -> np.ndarray:
+def _affine(plane: Sequence[float], pitch: Sequence[float], first: np.ndarray, step: np.ndarray) -> np.ndarray:
     """Voxel indices (column, row, slice) to RAS+ millimetres (DICOM PS3.3 C.7.6.2.1.1; DICOM counts to the left)."""
-    along_row, along_column = np.array(plane[:3], float), np.array(plane[3:], float)
-    first, last = (np.array(position, float) for position in positions)
-    step = (last - first) / (count - 1)
-    if np.linalg.norm(step) < 1e-6:  # positions that do not move: assume millimetre slices along the normal
-        step = np.cross(along_row, along_column)
     affine = np.eye(4)
-    affine[:3, 0] = along_row * float(pitch[1])
-    affine[:3, 1] = along_column * float(pitch[0])
+    affine[:3, 0] = np.array(plane[:3]) * pitch[1]
+    affine[:3, 1] = np.array(plane[3:]) * pitch[0]
     affine[:3, 2] = step
     affine[:3, 3] = first
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine

@@ -35,22 +35,29 @@ def read(source: Path | bytes, name: str, setting: Setting, views: Sequence[str]
     yield from sliced([volume], setting, views)
 
 
-def sliced(volumes: list[Volume], setting: Setting, views: Sequence[str]) -> Iterator[Picture]:
-    """Yield the slices of the one volume in the list, which is taken out so that its memory can be freed."""
+def time_points(count: int) -> range:
+    """Which of `count` time points of a series are taken: MAX_TIME_POINTS at most, evenly spread."""
+    return range(0, count, ceil(count / MAX_TIME_POINTS))
+
+
+def sliced(volumes: list[Volume], setting: Setting, views: Sequence[str], time: int = 0) -> Iterator[Picture]:
+    """Yield the slices of the one volume in the list, which is taken out so that its memory can be freed.
+
+    `time`: which time point of its series a volume without a time axis is.
+    """
     volume = volumes.pop()
     if max(volume.array.shape[:3]) > MAX_FRAMES:
         raise Refused(TOO_LARGE, f"more than {MAX_FRAMES} slices along one axis")
     if volume.rgb:
         setting = "as-is"
     if volume.array.ndim == 4 and not volume.rgb:
-        count = volume.array.shape[3]
-        for time in range(0, count, ceil(count / MAX_TIME_POINTS)):
+        for time in time_points(volume.array.shape[3]):
             moment = replace(volume, array=volume.array[..., time])
             yield from _pictures(_mapped(moment, setting), volume.spacing, views, time)
         return
     spacing, mapped = volume.spacing, _mapped(volume, setting)
     del volume  # the 8-bit volume is all that the slices need
-    yield from _pictures(mapped, spacing, views, 0)
+    yield from _pictures(mapped, spacing, views, time)
 
 
 def _opened(file: BinaryIO, name: str, folder: Path | None) -> Volume:

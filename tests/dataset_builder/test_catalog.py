@@ -1,11 +1,13 @@
 """The catalogue's schema and its walk: what a record may say, and that no hostile raw folder gets its way."""
 
 import csv
+import gzip
 import json
 import os
 import random
 import string
 import tarfile
+import tracemalloc
 import zipfile
 from collections import Counter
 from io import BytesIO
@@ -20,6 +22,7 @@ from biovfm_hf.errors import UserError
 from dataset_builder.adapters import archives, rp3d
 from dataset_builder.catalog import MODALITIES, anatomies, iterate, load_catalog, load_source
 from dataset_builder.globs import compile_glob
+from dataset_builder.item import Item
 from dataset_builder.readers.archive import members
 from dataset_builder.selection import NOT_INPUT
 
@@ -497,6 +500,62 @@ def test_a_tar_that_claims_petabytes_is_left_without_reading_them(record, folder
     entry.size = 1 << 50
     (folder / "a.tar").write_bytes(entry.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)
     assert "times its size" in found(record(), folder.parent)["mine/a.tar"]
+
+
+def _tar_header(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0) -> bytes:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.size = kind, size
+    return entry.tobuf(tarfile.GNU_FORMAT)
+
+
+def _endless_headers(kind: str) -> bytes:
+    """8 MiB of headers, in one of the ways that a TAR can have them, before `late.png`."""
+    size = 8 << 20
+    if kind == "sparse":
+        header = bytearray(_tar_header("s.png", tarfile.GNUTYPE_SPARSE))
+        header[482], header[148:156] = 1, b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        return bytes(header) + (b"00000000001 00000000001 " * 21 + b"\1" + bytes(7)) * (size // 512)
+    if kind in ("chained", "global"):
+        record = b"%d k%03d=" + b"v" * 99_990 + b"\n"
+        letter = tarfile.XHDTYPE if kind == "chained" else tarfile.XGLTYPE
+        between = b"" if kind == "chained" else _tar_header("between.png")
+        blocks = [_tar_header("x", letter, 100_000) + (record % (100_000, n)).ljust(100_352, b"\0") for n in range(80)]
+        return between.join(blocks) + _tar_header("late.png")
+    letter = {"pax": tarfile.XHDTYPE, "name": tarfile.GNUTYPE_LONGNAME, "link": tarfile.GNUTYPE_LONGLINK}[kind]
+    return _tar_header("x", letter, size) + bytes(size) + _tar_header("late.png")
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
+@pytest.mark.parametrize("kind", ["pax", "name", "link", "chained", "global", "sparse"])
+def test_a_tar_with_endless_headers_is_left_before_they_are_in_memory(record, folder, kind, suffix):
+    data = _tar_header("ok.png") + _endless_headers(kind) + bytes(1024)
+    path = folder / f"a.{suffix}"
+    path.write_bytes(gzip.compress(data, 1) if suffix == "tar.gz" else data)
+    del data
+    tracemalloc.start()
+    outcome = found(record(), folder.parent)
+    listing = tracemalloc.get_traced_memory()[1]
+    assert outcome.pop(f"mine/a.{suffix}!ok.png") is None
+    outcome.pop(f"mine/a.{suffix}!between.png", None)
+    reason = "too large: a member with more than 1 MiB of headers; unpack the archive here"
+    assert outcome == {f"mine/a.{suffix}": reason}
+    wanted = [Item(path.name, name, "image", options={"size": 0, "offset": 512}) for name in ("ok.png", "late.png")]
+    if suffix == "tar.gz":  # the build goes through it again
+        assert [str(data) for _, data in members(path, wanted)] == ["b''", reason]
+    reading = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert max(listing, reading) < 8 << 20
+
+
+def test_long_names_and_attributes_of_a_tar_are_read(record, folder):
+    name = "folder/" + "n" * 900 + ".png"
+    for style in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        with tarfile.open(folder / "a.tar.gz", "w:gz", format=style) as archive:
+            entry = tarfile.TarInfo(name)
+            entry.pax_headers = {"SCHILY.xattr.note": "x" * 500_000}
+            archive.addfile(entry, BytesIO())
+        assert found(record(), folder.parent) == {f"mine/a.tar.gz!{name}": None}
 
 
 @FAST

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import tarfile
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,9 +18,10 @@ from PIL import Image, ImageCms, PngImagePlugin
 from biovfm_hf.errors import UserError
 from dataset_builder import readers
 from dataset_builder.adapters.archives import list_members
+from dataset_builder.adapters.dicom_series import group_series
 from dataset_builder.item import Item
 from dataset_builder.limits import MAX_MEMBER_BYTES, Refused, refusal
-from dataset_builder.readers import archive, raster
+from dataset_builder.readers import archive, dicom, raster
 from dataset_builder.readers.matlab import largest_array
 from dataset_builder.readers.stored import _unbz2, _unzlib
 from dataset_builder.slicing import VIEWS
@@ -250,6 +252,161 @@ def test_a_dicom_series_is_a_volume(tmp_path, make):
     assert np.abs(axial[15].pixels - expected).max() <= 1
     sagittal = next(p for p in found if p.view == "sagittal")
     assert sagittal.pixels.shape == (30, 26) and sagittal.spacing == (3.0, 1.0)
+
+
+def series(folder: Path, make, slices) -> list:
+    """The pictures of a series, listed and read; `slices`: an array, its position along z in mm, more header."""
+    for number, (array, z, header) in enumerate(slices):
+        geometry = {"ImagePositionPatient": [0, 0, z], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+        fields = {"SeriesInstanceUID": "1.2.3", "PixelSpacing": [1.0, 1.0], **geometry, **header}
+        make.dicom(folder / f"{number * 37 % 101:03d}.dcm", np.ascontiguousarray(array), **fields)
+    ((names), *others), unreadable = group_series(folder, sorted(file.name for file in folder.iterdir()))
+    assert not others and not unreadable
+    item = Item(folder.name, "0", "dicom_series", options={"files": [f"{folder.name}/{name}" for name in names]})
+    return list(readers.read(folder, item, folder.parent, VIEWS, 224))
+
+
+@pytest.mark.parametrize("told", ["time by time", "place by place", "temporal position", "time of day"])
+@pytest.mark.parametrize("times", [2, 7])
+def test_each_time_point_of_a_dicom_series_is_a_volume_as_in_nifti(tmp_path, make, told, times):
+    array = np.stack([make.volume(time, (12, 14, 10)) for time in range(times)], axis=-1)
+    make.nifti(tmp_path / "a.nii", array, np.diag([-1.0, -1.0, 3.0, 1.0]))
+    header = {
+        "time by time": lambda z, time: {"InstanceNumber": 10 * time + z},
+        "place by place": lambda z, time: {"InstanceNumber": times * z + time},
+        "temporal position": lambda z, time: {"TemporalPositionIdentifier": time + 1, "InstanceNumber": 99 - time},
+        "time of day": lambda z, time: {"InstanceNumber": z + 1, "AcquisitionTime": f"1200{time:02}.5"},
+    }[told]
+    slices = [
+        # Positions that differ by what writing them in decimals takes away are one.
+        (array[:, :, z, time].T, 3.0 * z - 7.0005 + 0.0002 * (time % 2), header(z, time))
+        for z in range(10)
+        for time in range(times)
+    ]
+    found, expected = series(tmp_path / "s", make, slices), pictures(tmp_path / "a.nii", kind="volume")
+    assert len(found) == len(expected) == (2 if times == 2 else 4) * (12 + 14 + 10)
+    for a, b in zip(found, expected, strict=True):
+        assert (a.view, a.index) == (b.view, b.index) and a.spacing == pytest.approx(b.spacing)
+        assert np.array_equal(a.pixels, b.pixels)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "a slice is missing",
+        "a time point of one slice is missing",
+        "two stacks",
+        "another plane",
+        "another pitch",
+        "one place",
+        "colour",
+    ],
+)
+def test_slices_that_form_no_volume_stay_pictures(tmp_path, make, changed):
+    slices = [[make.picture(10 * z + time, 30, 30), 3.0 * z, {}] for z in range(8) for time in range(2)]
+    if changed == "a slice is missing":
+        del slices[6:8]
+    elif changed == "a time point of one slice is missing":
+        del slices[7]
+    elif changed == "two stacks":
+        slices = [[array, z if z < 12 else 2 * z - 12, more] for array, z, more in slices]
+    elif changed == "another plane":
+        slices[3][2] = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}
+    elif changed == "another pitch":
+        slices[3][2] = {"PixelSpacing": [0.5, 0.5]}
+    elif changed == "one place":
+        slices = [[array, 3.0, more] for array, _, more in slices]
+    else:
+        slices[3][0] = make.picture(3, 30, 30, channels=3)
+    found = series(tmp_path / "s", make, slices)
+    assert [(picture.view, picture.index) for picture in found] == [("frame", n) for n in range(len(slices))]
+    kept = {array.tobytes() for array, _, _ in slices}
+    assert {picture.pixels.tobytes() for picture in found} == kept
+
+
+def test_positions_that_a_table_reports_in_tenths_of_a_millimetre_are_even(tmp_path, make):
+    array = make.volume(3, (12, 14, 20))
+    found = series(tmp_path / "s", make, [(array[:, :, z].T, round(1.25 * z - 1e-6, 1), {}) for z in range(20)])
+    assert len(found) == 12 + 14 + 20
+    assert found[-1].spacing == pytest.approx((1.25, 1.0), abs=0.01)
+
+
+def test_frames_of_one_file_of_a_series_have_an_index_each(tmp_path, make):
+    frames = np.stack([make.picture(n, 32, 32) for n in range(3)])
+    found = series(tmp_path / "s", make, [(frames, 0.0, {"NumberOfFrames": 3})])
+    assert [(picture.view, picture.index) for picture in found] == [("frame", n) for n in range(3)]
+
+
+def peak_bytes(function, *args) -> int:
+    tracemalloc.start()
+    try:
+        function(*args)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_of_a_dicom_file_of_gigabytes_only_the_header_is_read(tmp_path, make):
+    header = {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [1, 1], "PatientName": "DOE^JANE"}
+    for number in range(3):
+        position = {"ImagePositionPatient": [0, 0, number], "SeriesInstanceUID": "1.2.3"}
+        make.dicom(tmp_path / "s" / f"{number}.dcm", make.picture(number), **header, **position)
+    names = ["0.dcm", "1.dcm", "2.dcm"]
+    large = tmp_path / "s" / "1.dcm"
+    with large.open("r+b") as file:
+        file.truncate(3 << 30)  # sparse: it takes no room on the disk
+    item = Item("s", "0", "dicom_series", options={"files": [f"s/{name}" for name in names]})
+    assert dicom.identity_words(large) == {"doe", "jane"}
+    assert peak_bytes(dicom.identity_words, large) < 8 << 20
+    assert group_series(tmp_path / "s", names) == ([names], [])
+    assert peak_bytes(group_series, tmp_path / "s", names) < 8 << 20
+    for source, one in ((large, Item("1.dcm", None, "image")), (tmp_path / "s", item)):
+        tracemalloc.start()
+        with pytest.raises(Refused, match="too large: a DICOM file of 3072 MiB"):
+            list(readers.read(source, one, tmp_path, VIEWS, 224))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 8 << 20
+
+
+@pytest.mark.parametrize("element", ["wanted", "meta", "deflated"])
+def test_a_dicom_header_of_many_megabytes_is_not_read(tmp_path, make, element):
+    pydicom = pytest.importorskip("pydicom")
+    make.dicom(tmp_path / "a.dcm", make.picture(1), SeriesInstanceUID="1.2.3")
+    whole, size = (tmp_path / "a.dcm").read_bytes(), 64 << 20
+    long = b"UN\0\0" + size.to_bytes(4, "little") + bytes(size)
+    if element == "deflated":
+        dataset = pydicom.dcmread(tmp_path / "a.dcm")
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+        dataset.add_new(0x00091001, "OB", bytes(size))
+        dataset.save_as(tmp_path / "a.dcm")
+        whole = (tmp_path / "a.dcm").read_bytes()
+    else:
+        at = 144 if element == "meta" else 144 + int.from_bytes(whole[140:144], "little")
+        whole = whole[:at] + (b"\2\0\0\1" if element == "meta" else b"\x20\0\x0e\0") + long + whole[at:]
+    (tmp_path / "a.dcm").write_bytes(whole)
+    del whole, long  # the memory of this test's own
+    assert group_series(tmp_path, ["a.dcm"]) == ([], ["a.dcm"])
+    assert peak_bytes(group_series, tmp_path, ["a.dcm"]) < 8 << 20
+
+
+def test_a_deflated_dicom_bomb_is_refused_before_it_is_inflated(tmp_path, make, monkeypatch):
+    pydicom = pytest.importorskip("pydicom")
+    make.dicom(tmp_path / "a.dcm", make.picture(1))
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    dataset.save_as(tmp_path / "a.dcm")
+    assert (pictures(tmp_path / "a.dcm")[0].pixels == make.picture(1)).all()
+    dataset.add_new(0x00091001, "OB", bytes(96 << 20))
+    dataset.save_as(tmp_path / "b.dcm")
+    del dataset
+    monkeypatch.setattr("biovfm_hf.dicom._MAX_INFLATED_BYTES", 32 << 20)
+    tracemalloc.start()
+    answer = refused(tmp_path / "b.dcm")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "inflates to over" in answer.detail and peak < 64 << 20
+    assert dicom.identity_words(tmp_path / "b.dcm") == set()
 
 
 def test_damaged_dicom(tmp_path, make):
