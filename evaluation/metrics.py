@@ -315,8 +315,10 @@ def _calibration_gaps(confidence: np.ndarray, correct: np.ndarray):
     from scipy.sparse import csr_matrix
 
     n = len(confidence)
-    rows = np.empty(n, np.int64)
-    rows[np.argsort(confidence, kind="stable")] = np.arange(n) * ECE_BINS // n
+    _, group, sizes = np.unique(confidence, return_inverse=True, return_counts=True)
+    first = np.cumsum(sizes) - sizes
+    # Equal scores go into one bin, that of their middle rank: cut by row number, bins would follow the file's order.
+    rows = ((2 * first + sizes - 1) * ECE_BINS // (2 * n))[group.reshape(-1)]
     return csr_matrix((correct - confidence, (rows, np.arange(n))), shape=(ECE_BINS, n))
 
 
@@ -330,8 +332,8 @@ def point_metrics(
         labels: as in `read_split`.
         scores: as in `read_split`.
         thresholds: (L,) from `bootstrap.choose_thresholds`; unused by multi-class tasks.
-        extra: also sensitivity, specificity, average precision (macro), Brier score and ECE (15 equal-mass bins;
-            of the top class for multi-class tasks, the mean over labels otherwise).
+        extra: also sensitivity, specificity, average precision (macro), Brier score and ECE (15 equal-mass bins, of
+            which equal scores share one; of the top class for multi-class tasks, the mean over labels otherwise).
 
     Raises:
         UserError: shapes, values or task do not fit.
