@@ -396,7 +396,8 @@ def notes(split: Split, name: str = "test") -> list[str]:
     said = []
     if split.task in (MULTICLASS, ORDINAL) and len(empty):
         said.append(f"{name}: {_name_columns(empty, 'no sample', 'class', 'classes')}; "
-                    "macro averages run over the classes that occur")  # fmt: skip
+                    "balanced accuracy runs over the classes that occur, macro F1 and recall also over those that are "
+                    "decided for")  # fmt: skip
     return said
 
 
