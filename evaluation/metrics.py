@@ -68,7 +68,7 @@ def read_split(task: str, labels: np.ndarray, scores: np.ndarray, name: str = "t
     """
     if task not in TASKS:
         raise UserError(f"unknown task {task!r}; choose one of: {'; '.join(TASKS)}")
-    labels = _numeric(labels, f"{name}_labels")
+    labels = whole_labels(labels, f"{name}_labels")
     scores = _numeric(scores, f"{name}_scores").astype(np.float64)
     if len(labels) != len(scores):
         raise UserError(
@@ -76,15 +76,24 @@ def read_split(task: str, labels: np.ndarray, scores: np.ndarray, name: str = "t
         )
     if len(labels) == 0:
         raise UserError(f"{name}_labels is empty; a split needs at least one sample")
-    if not np.array_equal(labels, np.floor(labels)):
-        raise UserError(f"{name}_labels holds fractions; labels are whole numbers")
-    labels = labels.astype(np.int64)
     if task == MULTILABEL:
         return _multilabel_split(labels, scores, name)
     labels = _flat(labels, name)
     if task == BINARY:
         return _binary_split(labels, scores, name)
     return _multiclass_split(task, labels, scores, name)
+
+
+def whole_labels(array: np.ndarray, name: str) -> np.ndarray:
+    """Labels (n,) or (n, L) as int64.
+
+    Raises:
+        UserError: they are no numbers, not finite or not whole; `name` is what the message calls them.
+    """
+    labels = _numeric(array, name)
+    if not np.array_equal(labels, np.floor(labels)):
+        raise UserError(f"{name} holds fractions; labels are whole numbers")
+    return labels.astype(np.int64)
 
 
 def _numeric(array: np.ndarray, name: str) -> np.ndarray:
@@ -97,7 +106,7 @@ def _numeric(array: np.ndarray, name: str) -> np.ndarray:
     if not finite.all():
         row = int(np.argwhere(~finite)[0][0])
         raise UserError(f"{name} holds {int((~finite).sum())} values that are not finite (first in row {row}); "
-                        "find out why the model gave them before scoring it")  # fmt: skip
+                        "find out where they come from before scoring them")  # fmt: skip
     return array
 
 
