@@ -502,6 +502,7 @@ def run_few_shot(encoder: Encoder, task: Task, settings: Settings, cache: Path) 
             settings.shots,
             settings.draws,
             settings.seed,
+            settings.resamples,
             bar.update,
         )
     said = [

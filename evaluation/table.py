@@ -135,10 +135,10 @@ def best_models(rows: dict[str, dict[str, Cell]], metric: str) -> set[str]:
 
 def markdown(records: list[Record], comparisons: list[dict[str, Any]]) -> str:
     """The whole table.md."""
-    parts = ["# Results", "", "Percent, with 95 % bootstrap intervals over test cases. Bold: the highest value.", ""]
+    parts = ["# Results", "", "Percent. Bold: the highest value.", ""]
     for name, group in blocks(records).items():
         metrics, tasks, rows = mean_rows(group)
-        parts += [f"## {name}", ""]
+        parts += [f"## {name}", "", _interval_words(group[0]), ""]
         if len(tasks) > 1 and rows:
             parts += [f"Mean over {len(tasks)} tasks; intervals take the tasks as fixed and independent.", ""]
             parts += [*_grid(metrics, {**rows, **published_rows(tasks, metrics)}), ""]
@@ -146,6 +146,24 @@ def markdown(records: list[Record], comparisons: list[dict[str, Any]]) -> str:
             parts += _task_table(task, [r for r in group if r["task"] == task])
         parts += _differences([row for row in comparisons if row["task"] in tasks], group)
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _interval_words(record: Record) -> str:
+    """What the values and intervals of a block are."""
+    if record["method"].startswith("fewshot"):
+        return "Means over draws of training subjects; in brackets the range that holds 95 % of the draws."
+    if isinstance(record["seed"], list):
+        return "Means over seeds, with 95 % intervals that hold test cases and seeds."
+    return "95 % bootstrap intervals over test cases."
+
+
+def _difference_words(record: Record) -> str:
+    """How the differences of a block are judged."""
+    if record["method"].startswith("fewshot"):
+        return "Paired by draw of the training subjects and by test case; intervals and p (Student's t) hold both."
+    if isinstance(record["seed"], list):
+        return "Paired by seed and test case; intervals and p (Student's t) hold both."
+    return "Paired bootstrap on the same test cases."
 
 
 def _grid(metrics: list[str], rows: dict[str, dict[str, Cell]]) -> list[str]:
@@ -194,7 +212,7 @@ def _differences(comparisons: list[dict[str, Any]], group: list[Record]) -> list
     ]
     if not rows:
         return []
-    lines = ["### Differences", "", "Paired bootstrap on the same test cases; p corrected over tasks (Holm).", ""]
+    lines = ["### Differences", "", f"{_difference_words(first)} p (Holm) is corrected over tasks.", ""]
     lines += ["| task | metric | A | B | seed | A - B | p (Holm) | p (DeLong) | real at 0.05 |", "|---" * 9 + "|"]
     for row in rows:
         cell = {"value": row["difference"], "low": row["low"], "high": row["high"]}
@@ -205,7 +223,8 @@ def _differences(comparisons: list[dict[str, Any]], group: list[Record]) -> list
             f"| {row['task']} | {LABELS.get(row['metric'], row['metric'])} | {row['model_a']} | {row['model_b']} | "
             f"{_seed_text(row)} | {cell_text(cell)} | {shown} | {exact} | {verdict} |"
         )
-    return [*lines, ""]
+    said = dict.fromkeys(row["reason"] for row in rows if row.get("reason"))
+    return [*lines, "", *(f"- no p: {why}" for why in said), *([""] if said else [])]
 
 
 def latex(records: list[Record]) -> str:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biovfm_hf.errors import UserError
+from evaluation.comparing import _few_shot
 from evaluation.encoders import load_encoder
 from evaluation.probe_command import main
 from evaluation.probes.few_shot import draw_subjects, probe_few_shot
@@ -65,7 +66,67 @@ def test_few_shot_command_compares_draw_by_draw(tmp_path, tiny_model, second_mod
     assert [r["method"] for r in records] == ["fewshot-1", "fewshot-1", "fewshot-4", "fewshot-4"]
     rows = json.loads((tmp_path / "comparisons.json").read_text())
     assert {row["method"] for row in rows} == {"fewshot-1", "fewshot-4"}
+    for row in rows:  # a part of each variance is the draws', and a part the test cases'
+        assert row["low"] <= row["difference"] <= row["high"] and {"draw_sd", "case_se"} <= set(row)
+    table = (tmp_path / "table.md").read_text()
+    assert "Paired by draw of the training subjects and by test case" in table and "holds 95 % of the draws" in table
+    assert "bootstrap" not in table
     assert (tmp_path / "figures" / "fewshot_stripes.png").exists()
+
+
+def test_few_shot_records_without_resamples_get_no_verdict(tmp_path, tiny_model, second_model, class_folder):
+    """As an earlier version wrote them: a verdict by the draws alone would take this test split for all cases."""
+    words = ["--model", f"a={tiny_model}", "--model", f"b={second_model}", "--tasks", str(class_folder)]
+    words += ["--out", str(tmp_path), "--method", "fewshot", "--shots", "2", "--draws", "3", "--resamples", "20"]
+    main(words)
+    path = tmp_path / json.loads((tmp_path / "results.json").read_text())[0]["scores"]
+    with np.load(path) as held:
+        kept = {name: held[name] for name in held.files if not name.startswith("case_")}
+    np.savez(path, **kept)
+    for file in (tmp_path / "comparisons").iterdir():
+        file.unlink()
+    main(words)
+    rows = json.loads((tmp_path / "comparisons.json").read_text())
+    assert rows and all(row["p"] is None and "earlier version" in row["reason"] for row in rows)
+    table = (tmp_path / "table.md").read_text()
+    assert "| no p |" in table and "- no p: an earlier version made these records" in table
+
+
+def equal_encoders(number, cases, draws, resamples):
+    """What few-shot probing keeps of two encoders whose features are drawn from one distribution, 16 shots."""
+    rng = np.random.default_rng([number, cases])
+    labels = {name: rng.permutation(np.arange(count) % 2) for name, count in
+              (("train", 4000), ("val", 200), ("test", cases))}  # fmt: skip
+    splits = {name: Split(held, labels=held) for name, held in labels.items()}
+    kept = []
+    for _ in range(2):
+        features = {
+            name: (rng.normal(size=(len(held), 32)) + 0.35 * (held[:, None] - 0.5)).astype(np.float32)
+            for name, held in labels.items()
+        }
+        kept.append(probe_few_shot("binary-class", 2, features, splits, 16, draws, 0, resamples)[1])
+    return tuple(kept)
+
+
+def share_of_false_differences(studies, cases, draws, resamples, metric="auc"):
+    """In how many simulated studies equal encoders differ at 0.05."""
+    record = {"kind": "binary-class"}
+    pairs = (equal_encoders(number, cases, draws, resamples) for number in range(studies))
+    return np.mean([_few_shot(record, [pair])[metric]["p"] < 0.05 for pair in pairs])
+
+
+def test_equal_encoders_seldom_differ_by_few_shot():
+    """By the draws alone 41 % did on 150 test cases."""
+    assert share_of_false_differences(40, 100, 6, 100) <= 0.125
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cases", [150, 624])
+def test_equal_encoders_differ_in_one_of_twenty_few_shot_studies(cases):
+    """The figures of docs/evaluation.md: 20 draws, 200 studies; minutes."""
+    found = share_of_false_differences(200, cases, 20, 1000)
+    print(f"{cases} test cases: {100 * found:.1f} % of equal encoders differ in AUC")
+    assert found <= 0.09
 
 
 def plan(method, epochs=6):
