@@ -62,9 +62,14 @@ def blocks(records: list[Record]) -> dict[str, list[Record]]:
     for record in records:
         name = f"{record['method']}, protocol {record['protocol']}"
         name += f", seed {_seed_text(record)}" if len(seeds) > 1 or isinstance(record["seed"], list) else ""
-        settings = ", ".join(f"{k} {v}" for k, v in sorted(record["settings"].items()))
+        settings = settings_text(record)
         found.setdefault(f"{name} ({settings})" if settings else name, []).append(record)
     return found
+
+
+def settings_text(record: Record) -> str:
+    """The settings that change a record's result, such as `features both, precision fp32`."""
+    return ", ".join(f"{name} {value}" for name, value in sorted(record["settings"].items()))
 
 
 def _seed_text(record: Record) -> str:
@@ -264,20 +269,24 @@ def long_csv(records: list[Record], joined: list[Record]) -> str:
     """Every metric of every record, one line each; then means over seeds and over tasks, and the published means."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    names = ("model", "revision", "task", "method", "protocol", "seed", "n_train", "n_test")
+    names = ("model", "revision", "task", "method", "protocol", "settings", "seed", "n_train", "n_test")
     writer.writerow([*names, "metric", "value", "low", "high"])
     several = [{**record, "seed": _seed_text(record)} for record in joined if isinstance(record["seed"], list)]
     for record in [*records, *several]:
         for metric, entry in record["metrics"].items():
-            writer.writerow([*(record[n] for n in names), metric, entry["value"], entry.get("low"), entry.get("high")])
+            held = {**record, "settings": settings_text(record)}
+            writer.writerow([*(held[n] for n in names), metric, entry["value"], entry.get("low"), entry.get("high")])
+    means: dict[tuple, list] = {}  # by what names them: published ones stand beside several settings, and here once
     for group in blocks(joined).values():
         metrics, tasks, rows = mean_rows(group)
         if len(tasks) > 1:
-            ours = (group[0]["method"], group[0]["protocol"], _seed_text(group[0]))
-            for how, held in ((ours, rows), (("published", "biovfm", ""), published_rows(group[0], tasks, metrics))):
+            ours = (group[0]["method"], group[0]["protocol"], settings_text(group[0]), _seed_text(group[0]))
+            theirs = ("published", "biovfm", "", "")
+            for how, held in ((ours, rows), (theirs, published_rows(group[0], tasks, metrics))):
                 for model, cells in held.items():
                     for metric, cell in cells.items():
                         if cell is not None:
-                            first = [model, "", f"mean of {len(tasks)} tasks", *how, "", "", metric]
-                            writer.writerow([*first, cell["value"], cell["low"], cell["high"]])
+                            first = (model, "", f"mean of {len(tasks)} tasks", *how, "", "", metric)
+                            means[first] = [cell["value"], cell["low"], cell["high"]]
+    writer.writerows([*first, *cells] for first, cells in means.items())
     return stream.getvalue()

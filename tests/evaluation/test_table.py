@@ -29,3 +29,20 @@ def test_published_rows_stand_beside_what_they_are_of(method, protocol, beside):
     for text in (markdown(records, []), latex(records), long_csv(records, records)):
         assert ("RAD-DINO (published)" in text) == beside
     assert "(published)" not in markdown(results(GROUPS["medmnist"][1:], "linear", "biovfm"), [])
+
+
+def test_every_line_of_the_csv_file_has_its_own_name():
+    """Two settings of one probe on the twelve tasks, each beside the published means."""
+    settings = ({"features": "both"}, {"features": "class"})
+    records = results(GROUPS["medmnist"], "linear", "biovfm", (0.8, 0.7), settings)
+    rows = list(csv.DictReader(io.StringIO(long_csv(records, records))))
+    names = [tuple(value for name, value in row.items() if name not in ("value", "low", "high")) for row in rows]
+    assert len(names) == len(set(names)) and {row["settings"] for row in rows} == {
+        "features both",
+        "features class",
+        "",
+    }
+    means = {
+        row["settings"]: row["value"] for row in rows if row["task"] == "mean of 12 tasks" and row["model"] == "m"
+    }
+    assert float(means["features both"]) == pytest.approx(0.8) and float(means["features class"]) == pytest.approx(0.7)
