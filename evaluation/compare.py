@@ -310,16 +310,20 @@ def seed_spread(drawn: np.ndarray) -> SeedSpread:
     return replace(spread_of_mean(points, resamples.mean(axis=0)), case_se=case_se)
 
 
-def spread_of_mean(points: np.ndarray, resampled: np.ndarray) -> SeedSpread:
+def spread_of_mean(points: np.ndarray, resampled: np.ndarray, overlap: float = 0.0) -> SeedSpread:
     """The spread of a mean over seeds or draws: theirs, and that of the mean over resamples of the test cases.
 
     Args:
         points: (seeds,) value of each seed, at least two.
         resampled: (resamples,) mean over the seeds on each resample of the test cases, at least two; `case_se` is its
             standard deviation.
+        overlap: the share r of their training cases that two draws have in common, for draws from one training split.
+            Their results are correlated by about as much, so that the variance of their mean is not theirs over their
+            number n: sd^2 / n becomes sd^2 (1 / n + r / (1 - r)), after Nadeau and Bengio (2003).
     """
     seed_sd, case_se = float(points.std(ddof=1)), float(resampled.std(ddof=1))
-    of_seeds = seed_sd / np.sqrt(len(points))
+    common = overlap / (1 - overlap) if overlap < 1 else 0.0  # draws of all there is do not differ
+    of_seeds = seed_sd * np.sqrt(1 / len(points) + common)
     total = float(np.hypot(case_se, of_seeds))
     degrees = (len(points) - 1) * (total / of_seeds) ** 4 if of_seeds > 1e-9 * total else np.inf
     return SeedSpread(float(points.mean()), seed_sd, case_se, total, len(points), float(degrees))

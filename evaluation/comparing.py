@@ -183,9 +183,9 @@ def _few_shot(record: Record, pairs: list[Pair]) -> dict[str, dict[str, Any]]:
     Draws are to the mean what seeds are: the spread between them and that of the test cases add up. By draws alone
     every two encoders differ that the cases of this one test split happen to tell apart.
     """
-    units = _test_units(record, pairs[0][0])
+    units, overlap = _test_units(record, pairs[0][0]), float(pairs[0][0].get("overlap", 0.0))
     names = [name.removeprefix("draw_") for name in pairs[0][0] if name.startswith("draw_")]
-    return {name: _few_shot_row([_draw_differences(name, *pair) for pair in pairs], units) for name in names}
+    return {name: _few_shot_row([_draw_differences(name, *pair) for pair in pairs], units, overlap) for name in names}
 
 
 def _draw_differences(
@@ -197,7 +197,7 @@ def _draw_differences(
     return first[f"draw_{name}"] - second[f"draw_{name}"], drawn[0][:shared] - drawn[1][:shared]
 
 
-def _few_shot_row(found: list[tuple[np.ndarray, np.ndarray]], units: int) -> dict[str, Any]:
+def _few_shot_row(found: list[tuple[np.ndarray, np.ndarray]], units: int, overlap: float) -> dict[str, Any]:
     """One metric's row from the `_draw_differences` of each seed, whose draws count alike."""
     points = np.concatenate([points for points, _ in found])
     shared = min(len(resampled) for _, resampled in found)
@@ -212,7 +212,7 @@ def _few_shot_row(found: list[tuple[np.ndarray, np.ndarray]], units: int) -> dic
     resampled = resampled[~np.isnan(resampled)]
     if len(resampled) < 2:
         return _no_p(float(points.mean()), "every resample lacks a class")
-    return _spread_row(spread_of_mean(points, resampled), units, "draw_sd")
+    return _spread_row(spread_of_mean(points, resampled, overlap), units, "draw_sd")
 
 
 def _no_p(difference: float | None, reason: str) -> dict[str, Any]:

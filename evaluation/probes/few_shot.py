@@ -69,7 +69,8 @@ def probe_few_shot(
     Returns:
         ({metric: {"value": mean over draws, "low", "high": their 2.5 and 97.5 percentiles, "sd"}},
         arrays to keep: the metrics of every draw `draw_<metric>` (draws,), their mean over draws on each resample of
-        the test cases `case_<metric>` (resamples,), and the mean probabilities,
+        the test cases `case_<metric>` (resamples,), the mean probabilities, and `overlap`, the share of a draw's
+        training cases that another draw has too, in the mean,
         how many training cases each draw had).
 
     Raises:
@@ -79,12 +80,14 @@ def probe_few_shot(
     totals: dict[str, np.ndarray] = {}
     sizes = []
     labels = {name: split.labels for name, split in splits.items() if split.labels is not None}
+    taken = np.zeros(len(labels["train"]))
     subjects = splits["test"].subjects
     resampler = Resampler(len(labels["test"]), "fast", clusters=subjects)
     for number in range(draws):
         rng = np.random.default_rng([seed, shots, number])
         rows = {n: draw_subjects(labels[n], splits[n].subjects, shots, rng) for n in ("train", "val")}
         sizes.append(len(rows["train"]))
+        taken[rows["train"]] += 1
         held = {name: labels[name][rows[name]] for name in rows}
         few = {name: features[name][rows[name]] for name in rows}
         scores = probe_fast(kind, outputs, {**few, "test": features["test"]}, held)
@@ -97,6 +100,7 @@ def probe_few_shot(
     entries = {name: _spread(np.array(values)) for name, values in found.items()}
     arrays = {f"draw_{name}": np.array(values) for name, values in found.items()}
     arrays["test_labels"] = labels["test"].reshape(len(labels["test"]), -1)
+    arrays["overlap"] = (taken * (taken - 1)).sum() / (max(draws - 1, 1) * np.sum(sizes))
     if subjects is not None:
         arrays["test_subjects"] = np.unique(subjects, return_inverse=True)[1].reshape(-1)
     return entries, {**arrays, **totals}, sizes
