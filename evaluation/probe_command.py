@@ -115,7 +115,12 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--precision", choices=PRECISIONS, help=PRECISION_HELP)
     run.add_argument("--compile", action="store_true", help=COMPILE_HELP)
     run.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept (default: OUT/cache)")
-    run.add_argument("--resamples", type=at_least_one, default=1000, help="of the bootstrap (default: 1000)")
+    run.add_argument(
+        "--resamples",
+        type=at_least_one,
+        default=1000,
+        help="of the bootstrap; comparisons on many tasks take more (default: 1000)",
+    )
     run.add_argument(
         "--stratify", action="store_true",
         help="the resamples keep the class counts of the test split: for intervals given these counts, where a class "
