@@ -1,6 +1,6 @@
 """Which differences between models are real: paired bootstrap, DeLong's test, Holm's correction, average ranks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -256,7 +256,7 @@ def _groups(ranks: np.ndarray, critical: float) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class SeedSpread:
-    """How much of the uncertainty of a score is due to seeds.
+    """How much of the uncertainty of a score is due to seeds, or to draws of few-shot training subjects.
 
     Attributes:
         mean: over seeds.
@@ -306,10 +306,24 @@ def seed_spread(drawn: np.ndarray) -> SeedSpread:
     if drawn.ndim != 2 or drawn.shape[0] < 2 or drawn.shape[1] < 3:
         raise UserError(f"seed variance needs two seeds and two resamples; got shape {drawn.shape}")
     points, resamples = drawn[:, 0], drawn[:, 1:]
-    seed_sd = float(points.std(ddof=1))
-    of_mean = float(np.nanstd(resamples.mean(axis=0), ddof=1))
     case_se = float(np.nanstd(resamples, axis=1, ddof=1).mean())
-    of_seeds = seed_sd / np.sqrt(len(points))
-    total = float(np.hypot(of_mean, of_seeds))
+    return replace(spread_of_mean(points, resamples.mean(axis=0)), case_se=case_se)
+
+
+def spread_of_mean(points: np.ndarray, resampled: np.ndarray, overlap: float = 0.0) -> SeedSpread:
+    """The spread of a mean over seeds or draws: theirs, and that of the mean over resamples of the test cases.
+
+    Args:
+        points: (seeds,) value of each seed, at least two.
+        resampled: (resamples,) mean over the seeds on each resample of the test cases, at least two; `case_se` is its
+            standard deviation.
+        overlap: the share r of their training cases that two draws have in common, for draws from one training split.
+            Their results are correlated by about as much, so that the variance of their mean is not theirs over their
+            number n: sd^2 / n becomes sd^2 (1 / n + r / (1 - r)), after Nadeau and Bengio (2003).
+    """
+    seed_sd, case_se = float(points.std(ddof=1)), float(resampled.std(ddof=1))
+    common = overlap / (1 - overlap) if overlap < 1 else 0.0  # draws of all there is do not differ
+    of_seeds = seed_sd * np.sqrt(1 / len(points) + common)
+    total = float(np.hypot(case_se, of_seeds))
     degrees = (len(points) - 1) * (total / of_seeds) ** 4 if of_seeds > 1e-9 * total else np.inf
     return SeedSpread(float(points.mean()), seed_sd, case_se, total, len(points), float(degrees))

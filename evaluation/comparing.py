@@ -12,7 +12,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
 
 from .bootstrap import Resampler
-from .compare import delong, holm, lowest_p, paired_bootstrap, paired_interval
+from .compare import SeedSpread, delong, holm, lowest_p, paired_bootstrap, paired_interval, spread_of_mean
 from .metrics import dice, jaccard, read_split
 from .probes.segment import case_scores
 from .results import Record, clean, locked, read_scores
@@ -22,7 +22,8 @@ from .tasks import SEGMENTATION
 Pair = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # the score arrays of two models
 
 METRICS = ("auc", "accuracy", "balanced_accuracy", "mcc", "f1_macro", "dice", "jaccard")
-FORMAT = 3  # of the rows: raise it when they change, so that those kept in `comparisons/` are made anew
+FORMAT = 4  # of the rows: raise it when they change, so that those kept in `comparisons/` are made anew
+NO_CASES = "an earlier version made these records, without resamples of their draws; remove them and run probe again"
 SAME = ("task", "data", "method", "protocol", "settings")
 
 
@@ -33,19 +34,45 @@ def compare_models(out: Path, records: list[Record], resamples: int = 1000, seed
     with its 95 % interval `low`, `high`, `p` of the paired bootstrap, and `p_holm`, corrected over the tasks of the
     same method, settings, metric, seed and pair of models; of AUCs also `p_delong`. Of models with several seeds a
     further row has these as a list for `seed`, the mean difference, interval and p with the seeds' share in them, and
-    `seed_sd` and `case_se` (see `compare.SeedSpread`). What was compared before is kept in `comparisons/`.
+    `seed_sd` and `case_se` (see `compare.SeedSpread`). Few-shot rows have the mean difference over draws in the same
+    way, with `draw_sd` for `seed_sd`. What was compared before is kept in `comparisons/`.
+
+    `resamples` is the least: many tasks take more (see `enough_resamples`).
     """
+    families = tasks_alike(records)
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(json.dumps([record.get(name) for name in SAME], sort_keys=True), []).append(record)
     rows: list[dict[str, Any]] = []
     for group in groups.values():
+        count = enough_resamples(families[_family(group[0])], resamples)
         for first, second in model_pairs(group):
-            rows += _pair_rows(out, first, second, resamples, seed)
+            rows += _pair_rows(out, first, second, count, seed)
     _add_holm(rows)
     with locked(out):
         write_text(out / "comparisons.json", json.dumps(clean(rows), indent=1) + "\n")
     return rows
+
+
+def tasks_alike(records: list[Record]) -> dict[str, int]:
+    """On how many tasks each `_family` of records was scored: over as many Holm's correction runs."""
+    tasks: dict[str, set[str]] = {}
+    for record in records:
+        tasks.setdefault(_family(record), set()).add(record["task"])
+    return {name: len(held) for name, held in tasks.items()}
+
+
+def _family(record: Record) -> str:
+    return json.dumps([record[name] for name in ("method", "protocol", "settings")], sort_keys=True)
+
+
+def enough_resamples(tasks: int, resamples: int) -> int:
+    """A multiple of `resamples`, so many that the lowest p of a bootstrap stays below 0.05 after Holm's correction.
+
+    With n of them that p is 2 / (n + 1), times the number of tasks: at 1,000 and 26 tasks 0.052, so that nothing could
+    be real. 80 a task bring it to 0.025. Multiples, so that a further task seldom has all pairs compared anew.
+    """
+    return resamples * -(-80 * tasks // resamples)
 
 
 def model_pairs(group: list[Record]) -> list[tuple[list[Record], list[Record]]]:
@@ -92,7 +119,7 @@ def _compare(
     pairs = [(read_scores(out, a), read_scores(out, b)) for a, b in zip(firsts, seconds, strict=True)]
     record = firsts[0]
     if record["method"].startswith("fewshot"):
-        return _few_shot(pairs, resamples, seed)
+        return _few_shot(record, pairs)
     if len(pairs) > 1:
         return _over_seeds(record, pairs, resamples)
     if record["kind"] == SEGMENTATION:
@@ -102,20 +129,25 @@ def _compare(
 
 def _over_seeds(record: Record, pairs: list[Pair], resamples: int) -> dict[str, dict[str, Any]]:
     """Mean differences over seeds: of each seed on the same resamples, whose spread and that of seeds add up."""
-    arrays = pairs[0][0]
-    cases = arrays["test_counts" if record["kind"] == SEGMENTATION else "test_labels"]
-    units = Resampler(len(cases), "fast", clusters=arrays.get("test_subjects")).count_units()
+    units = _test_units(record, pairs[0][0])
     drawn = []
     for pair in pairs:
         first, second = (case_draws(record, arrays, resamples) for arrays in pair)
         drawn.append({name: first[name] - second[name] for name in first})
-    found = {}
-    for name, spread in spreads(drawn).items():
-        half = spread.half_width()
-        p = max(spread.p(), lowest_p(units))
-        ends = {"difference": spread.mean, "low": spread.mean - half, "high": spread.mean + half, "p": p}
-        found[name] = {**ends, "seed_sd": spread.seed_sd, "case_se": spread.case_se}
-    return found
+    return {name: _spread_row(spread, units, "seed_sd") for name, spread in spreads(drawn).items()}
+
+
+def _test_units(record: Record, arrays: dict[str, np.ndarray]) -> int:
+    """How many test cases, or subjects where these are known."""
+    cases = arrays["test_counts" if record["kind"] == SEGMENTATION else "test_labels"]
+    return Resampler(len(cases), "fast", clusters=arrays.get("test_subjects")).count_units()
+
+
+def _spread_row(spread: SeedSpread, units: int, name: str) -> dict[str, Any]:
+    """A mean difference with the interval and p of Student's t; `name` is what the spread of what was repeated is."""
+    half, p = spread.half_width(), max(spread.p(), lowest_p(units))
+    ends = {"difference": spread.mean, "low": spread.mean - half, "high": spread.mean + half, "p": p}
+    return {**ends, name: spread.seed_sd, "case_se": spread.case_se}
 
 
 def _scores(record: Record, held: Pair, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
@@ -145,17 +177,47 @@ def _delong_p(kind: str, held: Pair, clusters: np.ndarray | None) -> float | Non
         return None
 
 
-def _few_shot(pairs: list[Pair], resamples: int, seed: int) -> dict[str, dict[str, Any]]:
-    """Differences draw by draw: what the draw of training subjects leaves open, on this test split."""
-    names = [name for name in pairs[0][0] if name.startswith("draw_") and name in pairs[0][1]]
-    if any(len(first[name]) != len(second[name]) for name in names for first, second in pairs):
-        return {}
-    return {
-        name.removeprefix("draw_"): paired_means(
-            np.concatenate([first[name] - second[name] for first, second in pairs]), resamples, seed
-        )
-        for name in names
-    }
+def _few_shot(record: Record, pairs: list[Pair]) -> dict[str, dict[str, Any]]:
+    """Mean differences over draws of training subjects, the same draws and test cases for both models.
+
+    Draws are to the mean what seeds are: the spread between them and that of the test cases add up. By draws alone
+    every two encoders differ that the cases of this one test split happen to tell apart.
+    """
+    units, overlap = _test_units(record, pairs[0][0]), float(pairs[0][0].get("overlap", 0.0))
+    names = [name.removeprefix("draw_") for name in pairs[0][0] if name.startswith("draw_")]
+    return {name: _few_shot_row([_draw_differences(name, *pair) for pair in pairs], units, overlap) for name in names}
+
+
+def _draw_differences(
+    name: str, first: dict[str, np.ndarray], second: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Differences in a metric of each draw (draws,), and of their means on each resample both have (resamples,)."""
+    drawn = [arrays.get(f"case_{name}", np.zeros(0)) for arrays in (first, second)]
+    shared = min(map(len, drawn))  # resample i is the same in all records, however many of them each has
+    return first[f"draw_{name}"] - second[f"draw_{name}"], drawn[0][:shared] - drawn[1][:shared]
+
+
+def _few_shot_row(found: list[tuple[np.ndarray, np.ndarray]], units: int, overlap: float) -> dict[str, Any]:
+    """One metric's row from the `_draw_differences` of each seed, whose draws count alike."""
+    points = np.concatenate([points for points, _ in found])
+    shared = min(len(resampled) for _, resampled in found)
+    resampled = np.mean([resampled[:shared] for _, resampled in found], axis=0)
+    if np.isnan(points).any():
+        return _no_p(None, "undefined on this test split")
+    if not shared:
+        return _no_p(float(points.mean()), NO_CASES)
+    if min(len(points), units) < 2:
+        what = "draw" if units > 1 else "case or subject"
+        return _no_p(float(points.mean()), f"one {what} alone gives no interval")
+    resampled = resampled[~np.isnan(resampled)]
+    if len(resampled) < 2:
+        return _no_p(float(points.mean()), "every resample lacks a class")
+    return _spread_row(spread_of_mean(points, resampled, overlap), units, "draw_sd")
+
+
+def _no_p(difference: float | None, reason: str) -> dict[str, Any]:
+    """The row of a difference about which nothing can be said, in words why."""
+    return {"difference": difference, "low": None, "high": None, "p": None, "reason": reason}
 
 
 def _segmentation(held: Pair, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
@@ -179,7 +241,7 @@ def paired_means(
     """
     known = np.isfinite(differences)
     if not known.any():
-        return {"difference": None, "low": None, "high": None, "p": None, "reason": "no case defines the score"}
+        return _no_p(None, "no case defines the score")
     filled, drawn = np.where(known, differences, 0.0), []
     resampler = Resampler(len(differences), "fast", seed, clusters)
     for weights in resampler.blocks(resamples):

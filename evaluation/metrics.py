@@ -68,7 +68,7 @@ def read_split(task: str, labels: np.ndarray, scores: np.ndarray, name: str = "t
     """
     if task not in TASKS:
         raise UserError(f"unknown task {task!r}; choose one of: {'; '.join(TASKS)}")
-    labels = _numeric(labels, f"{name}_labels")
+    labels = whole_labels(labels, f"{name}_labels")
     scores = _numeric(scores, f"{name}_scores").astype(np.float64)
     if len(labels) != len(scores):
         raise UserError(
@@ -76,15 +76,24 @@ def read_split(task: str, labels: np.ndarray, scores: np.ndarray, name: str = "t
         )
     if len(labels) == 0:
         raise UserError(f"{name}_labels is empty; a split needs at least one sample")
-    if not np.array_equal(labels, np.floor(labels)):
-        raise UserError(f"{name}_labels holds fractions; labels are whole numbers")
-    labels = labels.astype(np.int64)
     if task == MULTILABEL:
         return _multilabel_split(labels, scores, name)
     labels = _flat(labels, name)
     if task == BINARY:
         return _binary_split(labels, scores, name)
     return _multiclass_split(task, labels, scores, name)
+
+
+def whole_labels(array: np.ndarray, name: str) -> np.ndarray:
+    """Labels (n,) or (n, L) as int64.
+
+    Raises:
+        UserError: they are no numbers, not finite or not whole; `name` is what the message calls them.
+    """
+    labels = _numeric(array, name)
+    if not np.array_equal(labels, np.floor(labels)):
+        raise UserError(f"{name} holds fractions; labels are whole numbers")
+    return labels.astype(np.int64)
 
 
 def _numeric(array: np.ndarray, name: str) -> np.ndarray:
@@ -97,7 +106,7 @@ def _numeric(array: np.ndarray, name: str) -> np.ndarray:
     if not finite.all():
         row = int(np.argwhere(~finite)[0][0])
         raise UserError(f"{name} holds {int((~finite).sum())} values that are not finite (first in row {row}); "
-                        "find out why the model gave them before scoring it")  # fmt: skip
+                        "find out where they come from before scoring them")  # fmt: skip
     return array
 
 
@@ -315,8 +324,10 @@ def _calibration_gaps(confidence: np.ndarray, correct: np.ndarray):
     from scipy.sparse import csr_matrix
 
     n = len(confidence)
-    rows = np.empty(n, np.int64)
-    rows[np.argsort(confidence, kind="stable")] = np.arange(n) * ECE_BINS // n
+    _, group, sizes = np.unique(confidence, return_inverse=True, return_counts=True)
+    first = np.cumsum(sizes) - sizes
+    # Equal scores go into one bin, that of their middle rank: cut by row number, bins would follow the file's order.
+    rows = ((2 * first + sizes - 1) * ECE_BINS // (2 * n))[group.reshape(-1)]
     return csr_matrix((correct - confidence, (rows, np.arange(n))), shape=(ECE_BINS, n))
 
 
@@ -330,8 +341,8 @@ def point_metrics(
         labels: as in `read_split`.
         scores: as in `read_split`.
         thresholds: (L,) from `bootstrap.choose_thresholds`; unused by multi-class tasks.
-        extra: also sensitivity, specificity, average precision (macro), Brier score and ECE (15 equal-mass bins;
-            of the top class for multi-class tasks, the mean over labels otherwise).
+        extra: also sensitivity, specificity, average precision (macro), Brier score and ECE (15 equal-mass bins, of
+            which equal scores share one; of the top class for multi-class tasks, the mean over labels otherwise).
 
     Raises:
         UserError: shapes, values or task do not fit.
@@ -394,7 +405,8 @@ def notes(split: Split, name: str = "test") -> list[str]:
     said = []
     if split.task in (MULTICLASS, ORDINAL) and len(empty):
         said.append(f"{name}: {_name_columns(empty, 'no sample', 'class', 'classes')}; "
-                    "macro averages run over the classes that occur")  # fmt: skip
+                    "balanced accuracy runs over the classes that occur, macro F1 and recall also over those that are "
+                    "decided for")  # fmt: skip
     return said
 
 

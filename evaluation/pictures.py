@@ -1,6 +1,8 @@
 """Pictures of a results folder, each with its words in a text file beside it."""
 
 import re
+import textwrap
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from .encoders import Encoder, to_square
 from .metrics import BINARY, MULTILABEL, predict, read_split
 from .results import Record, read_scores
 from .suite import sample_rows
+from .table import blocks
 from .tasks import SEGMENTATION, Task
 
 if TYPE_CHECKING:
@@ -52,22 +55,77 @@ def save_figure(figure: "Figure", path: Path, words: str) -> None:
 
 def draw_all(out: Path, records: list[Record]) -> None:
     """ROC curves and confusion matrices; ranks and few-shot curves where there are several."""
-    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for name, group in figure_blocks(records):
+        method = group[0]["method"]
+        alone = (method, group[0]["protocol"])
+        words, title = ((name,), name) if name else (alone, method)
+        for task, alike in by_task(group).items():
+            if alike[0]["kind"] != SEGMENTATION and "thresholds" in alike[0]:
+                scored = [(record, read_scores(out, record)) for record in alike]
+                draw_roc(figure_path(out, "roc", task, *words), task, title, scored)
+                draw_confusion(figure_path(out, "confusion", task, *words), task, title, scored)
+            if name:
+                discard(figure_path(out, "roc", task, *alone), figure_path(out, "confusion", task, *alone))
+        if name:
+            discard(figure_path(out, "ranks", *alone))
+        draw_ranks(figure_path(out, "ranks", *words), title, group)
+    draw_ranks_of_kinds(out, records)
+    draw_shots(out, records)
+
+
+def figure_blocks(records: list[Record]) -> list[tuple[str, list[Record]]]:
+    """Records that a picture may set beside each other, as the tables do (`table.blocks`), with what tells them apart.
+
+    That is the block's name, or nothing for the only block of its method and protocol.
+    """
+    found = blocks(records)
+    pairs = [(group[0]["method"], group[0]["protocol"]) for group in found.values()]
+    return [("" if pairs.count(pair) == 1 else name, found[name]) for name, pair in zip(found, pairs, strict=True)]
+
+
+def by_task(records: list[Record]) -> dict[str, list[Record]]:
+    """Records by task, in the order of appearance."""
+    found: dict[str, list[Record]] = {}
     for record in records:
-        if record["kind"] != SEGMENTATION and "thresholds" in record:
-            groups.setdefault((record["task"], record["method"], record["protocol"]), []).append(record)
-    for (task, method, protocol), group in groups.items():
-        scored = [(record, read_scores(out, record)) for record in group]
-        draw_roc(figure_path(out, "roc", task, method, protocol), task, method, scored)
-        draw_confusion(figure_path(out, "confusion", task, method, protocol), task, method, scored)
-    for pair in dict.fromkeys((record["method"], record["protocol"]) for record in records):
-        alike = [record for record in records if (record["method"], record["protocol"]) == pair]
-        draw_ranks(figure_path(out, "ranks", *pair), pair[0], alike)
-    draw_rank_against_rank(figure_path(out, "rank-against-rank"), records)
-    for task in dict.fromkeys(record["task"] for record in records):
-        shots = [r for r in records if r["task"] == task and r["method"].startswith("fewshot")]
-        if len({record["method"] for record in shots}) > 1:
-            draw_few_shot(figure_path(out, "fewshot", task), task, shots)
+        found.setdefault(record["task"], []).append(record)
+    return found
+
+
+def discard(*paths: Path) -> None:
+    """Remove pictures with their words: those of a method's only settings, when there are others beside them now."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+        path.with_suffix(".txt").unlink(missing_ok=True)
+
+
+def draw_ranks_of_kinds(out: Path, records: list[Record]) -> None:
+    """`draw_rank_against_rank` of the linear probes and of the segmentation, of every two settings of these."""
+    kinds = [[pair for pair in blocks(records).items() if pair[1][0]["method"] == m] for m in ("linear", "segment")]
+    pairs = list(product(*kinds))
+    for (linear, classified), (segment, segmented) in pairs:
+        words = (linear, segment) if len(pairs) > 1 else ()
+        if words:
+            discard(figure_path(out, "rank-against-rank"))
+        draw_rank_against_rank(
+            figure_path(out, "rank-against-rank", *words), classified, segmented, " and ".join(words)
+        )
+
+
+def draw_shots(out: Path, records: list[Record]) -> None:
+    """Few-shot curves of each task, apart for settings that differ in more than the shots."""
+    alike = [
+        {**record, "method": "fewshot", "settings": {k: v for k, v in record["settings"].items() if k != "shots"},
+         "whole": record}
+        for record in records if record["method"].startswith("fewshot")
+    ]  # fmt: skip
+    for name, group in figure_blocks(alike):
+        for task, held in by_task(group).items():
+            shots = [record["whole"] for record in held]
+            if name:
+                discard(figure_path(out, "fewshot", task))
+            if len({record["method"] for record in shots}) > 1:
+                title = f"{task}, {name}" if name else task
+                draw_few_shot(figure_path(out, "fewshot", task, *([name] if name else [])), title, shots)
 
 
 def roc_points(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -106,13 +164,15 @@ def draw_roc(path: Path, task: str, method: str, scored: list[tuple[Record, dict
         fpr, tpr = mean_roc(record["kind"], arrays["test_labels"], arrays["test_scores"])
         entry = record["metrics"].get("auc")
         area = "AUC undefined" if entry is None else f"AUC {entry['value']:.3f}"
+        if isinstance(record["seed"], list):  # the scores beside it are its first seed's
+            area += f", mean of {len(record['seed'])} seeds (curve of seed {record['seed'][0]})"
         told.append(f"{record['model']}: {area}")
         style = dict(color=COLOURS[number % len(COLOURS)], linewidth=1.8)
         axes.plot(fpr, tpr, label=told[-1], **style)  # type: ignore[arg-type]
     axes.set(xlabel="False positive rate", ylabel="True positive rate", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
     kind = scored[0][0]["kind"]
     what = "" if kind == BINARY else f" (mean over {'labels' if kind == MULTILABEL else 'classes'})"
-    axes.set_title(f"{task}, {method}{what}", fontsize=10)
+    axes.set_title(textwrap.fill(f"{task}, {method}{what}", 56), fontsize=10)
     axes.legend(loc="lower right", fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path, f"ROC curves{what} on the test split of {task}, method {method}. {'; '.join(told)}.")
@@ -132,7 +192,7 @@ def confusion(record: Record, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray
 
 def draw_confusion(path: Path, task: str, method: str, scored: list[tuple[Record, dict[str, np.ndarray]]]) -> None:
     """One confusion matrix per model, rows (the truth) as shares; nothing for multi-label or very many classes."""
-    pairs = [(record["model"], *confusion(record, arrays)) for record, arrays in scored[:4]]
+    pairs = [(_of_seed(record), *confusion(record, arrays)) for record, arrays in scored[:4]]
     if not pairs or not 0 < len(pairs[0][1]) <= MAX_CLASSES_SHOWN:
         return
     size = len(pairs[0][1])
@@ -152,8 +212,13 @@ def draw_confusion(path: Path, task: str, method: str, scored: list[tuple[Record
         axes.set(xlabel="decided", ylabel="truth" if number == 0 else "")
         axes.set_title(model, fontsize=9)
         told.append(f"{model}: {int(np.trace(counts))} of {int(counts.sum())} right")
-    figure.suptitle(f"{task}, {method}", fontsize=10)
+    figure.suptitle(textwrap.fill(f"{task}, {method}", 56), fontsize=10)
     save_figure(figure, path, f"Confusion matrices on the test split of {task}, method {method}. {'; '.join(told)}.")
+
+
+def _of_seed(record: Record) -> str:
+    """The model, of several seeds with the one whose scores are shown."""
+    return f"{record['model']}, seed {record['seed'][0]}" if isinstance(record["seed"], list) else record["model"]
 
 
 def draw_few_shot(path: Path, task: str, records: list[Record]) -> None:
@@ -175,7 +240,8 @@ def draw_few_shot(path: Path, task: str, records: list[Record]) -> None:
         told.append(model + ": " + ", ".join(f"{s} shots {v:.3f}" for s, v in zip(shots, values, strict=True)))
     axes.set_xscale("log", base=2)
     axes.set_xticks(every, [str(s) for s in every])
-    axes.set(xlabel="training subjects per class", ylabel=primary, title=task)
+    axes.set(xlabel="training subjects per class", ylabel=primary)
+    axes.set_title(textwrap.fill(task, 56), fontsize=10)
     axes.legend(fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path, f"Few-shot {primary} on {task}; bands hold 95 % of the draws. {'; '.join(told)}.")
@@ -250,8 +316,11 @@ def draw_patch_colours(out: Path, encoder: Encoder, task: Task) -> None:
     save_figure(figure, path, words)
 
 
-def draw_masks(out: Path, record: Record, task: Task) -> None:
-    """Test images with their true and their predicted masks."""
+def draw_masks(out: Path, record: Record, task: Task, name: str = "") -> None:
+    """Test images with their true and their predicted masks; `name` tells the record's settings from others."""
+    how = name or record["method"]
+    if name:
+        discard(figure_path(out, "masks", record["model"], task.name, record["method"]))
     split = task.splits["test"]
     predicted = read_scores(out, record)["sample_masks"]
     rows = sample_rows(len(split.images))
@@ -270,14 +339,12 @@ def draw_masks(out: Path, record: Record, task: Task) -> None:
             axes.set_axis_off()
     entry = record["metrics"].get("dice")
     score = "undefined" if entry is None else f"{entry['value']:.3f}"
-    figure.suptitle(
-        f"{record['model']} on {task.name}, {record['method']}: image, truth, prediction (Dice {score})", fontsize=8
-    )
+    figure.suptitle(f"{record['model']} on {task.name}, {how}: image, truth, prediction (Dice {score})", fontsize=8)
     words = (
         f"{len(rows)} test images of {task.name}: image, true mask and mask predicted by {record['model']} "
-        f"({record['method']}), mean Dice {score}."
+        f"({how}), mean Dice {score}."
     )
-    save_figure(figure, figure_path(out, "masks", record["model"], task.name, record["method"]), words)
+    save_figure(figure, figure_path(out, "masks", record["model"], task.name, how), words)
 
 
 MAX_POINTS = 2000
@@ -390,7 +457,7 @@ def draw_ranks(path: Path, method: str, records: list[Record]) -> None:
     axes.spines[["left", "right", "bottom"]].set_visible(False)
     p = "< 0.001" if found.friedman_p < 0.001 else f"{found.friedman_p:.3f}"
     difference = f"critical difference {found.critical_difference:.2f}, Friedman p {p}"
-    axes.set_title(f"{method}: average rank over {len(values)} tasks ({difference})", fontsize=8)
+    axes.set_title(textwrap.fill(f"{method}: average rank over {len(values)} tasks ({difference})", 84), fontsize=8)
     told = ", ".join(f"{models[number]} {found.ranks[number]:.2f}" for number in order)
     words = (
         f"Average ranks over {len(values)} tasks, method {method}, best first: {told}; {difference}. Bars join models "
@@ -398,15 +465,14 @@ def draw_ranks(path: Path, method: str, records: list[Record]) -> None:
     save_figure(figure, path, words + "that cannot be told apart.")
 
 
-def draw_rank_against_rank(path: Path, records: list[Record]) -> None:
+def draw_rank_against_rank(path: Path, classified: list[Record], segmented: list[Record], what: str = "") -> None:
     """Average rank over segmentation tasks against that over classification tasks (linear probes), per model.
 
-    As in the DINOv2 radiology study; drawn where two models or more have both.
+    As in the DINOv2 radiology study; drawn where two models or more have both. `what` names the records' settings.
     """
-    kinds = {True: "segment", False: "linear"}
     ranks: dict[bool, dict[str, float]] = {}
-    for segmentation, method in kinds.items():
-        models, values = rank_table([record for record in records if record["method"] == method])
+    for segmentation, records in ((True, segmented), (False, classified)):
+        models, values = rank_table(records)
         if min(values.shape) < 1 or len(models) < 2:
             return
         ranks[segmentation] = dict(zip(models, average_ranks(values), strict=True))
@@ -424,6 +490,8 @@ def draw_rank_against_rank(path: Path, records: list[Record]) -> None:
     axes.plot([0.5, top], [0.5, top], color="0.8", linewidth=1, linestyle="--", zorder=0)
     axes.set(xlim=(top, 0.5), ylim=(top, 0.5), aspect="equal")
     axes.set(xlabel="average rank, classification (linear)", ylabel="average rank, segmentation")
+    axes.set_title(textwrap.fill(what, 60), fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     told = "; ".join(f"{m}: classification {ranks[False][m]:.2f}, segmentation {ranks[True][m]:.2f}" for m in both)
-    save_figure(figure, path, f"Average ranks of the models, best at the upper right. {told}.")
+    how = f" of {what}" if what else ""
+    save_figure(figure, path, f"Average ranks of the models{how}, best at the upper right. {told}.")

@@ -115,7 +115,12 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--precision", choices=PRECISIONS, help=PRECISION_HELP)
     run.add_argument("--compile", action="store_true", help=COMPILE_HELP)
     run.add_argument("--cache", type=Path, metavar="DIR", help="where features are kept (default: OUT/cache)")
-    run.add_argument("--resamples", type=at_least_one, default=1000, help="of the bootstrap (default: 1000)")
+    run.add_argument(
+        "--resamples",
+        type=at_least_one,
+        default=1000,
+        help="of the bootstrap; comparisons on many tasks take more (default: 1000)",
+    )
     run.add_argument(
         "--stratify", action="store_true",
         help="the resamples keep the class counts of the test split: for intervals given these counts, where a class "
@@ -252,14 +257,15 @@ def whole_numbers(words: str, option: str, lowest: int) -> list[int]:
 def draw(options: argparse.Namespace, tasks: list["Task"], records: list["Record"]) -> None:
     """Every picture of the results folder; those that need the model only where they are missing."""
     from .encoders import SCRATCH, default_device, load_encoder, split_label
-    from .pictures import draw_all, draw_masks, figure_path
+    from .pictures import draw_all, draw_masks, figure_blocks, figure_path
     from .tasks import SEGMENTATION
 
     draw_all(options.out, records)
     by_name = {task.name: task for task in tasks}
-    for record in records:
-        if record["kind"] == SEGMENTATION and record["task"] in by_name:
-            draw_masks(options.out, record, by_name[record["task"]])
+    for name, group in figure_blocks([record for record in records if record["kind"] == SEGMENTATION]):
+        for record in group:
+            if record["task"] in by_name:
+                draw_masks(options.out, record, by_name[record["task"]], name)
     for model in options.model:
         label = split_label(model)[0]
         mine = {record["task"]: record for record in records if record["model"] == label}

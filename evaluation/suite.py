@@ -87,6 +87,15 @@ class Settings:
             return "mean_raw"
         return self.features or ("class" if self.method == "knn" else "both")
 
+    @property
+    def thresholds(self) -> str:
+        """The protocol by which decision thresholds are chosen.
+
+        The authors' rule takes a validation score itself, above which a test score must be. Votes that all lie at 1.0
+        are then never positive (MCC 0 beside AUC 1), and only for the linear probe is that theirs to repeat.
+        """
+        return self.protocol if self.method == "linear" else "fast"
+
     def recorded(self) -> dict[str, Any]:
         """The settings that change the result of this method; they are part of a record's identity."""
         by_method: dict[str, tuple[str, ...]] = {
@@ -101,6 +110,8 @@ class Settings:
             kept["batch_size"] = self.tuning_batch
         if self.method in ("linear", "knn", "fewshot"):
             kept["features"] = self.chosen_features
+        if self.protocol != self.thresholds and self.method not in UNSTRATIFIED:
+            kept["thresholds"] = "midway"  # tells these records from those made before by the authors' rule
         if self.stratify and self.method not in UNSTRATIFIED:
             kept["stratify"] = True
         return kept
@@ -234,7 +245,7 @@ def check_validation(task: Task, settings: Settings) -> None:
     """Raise a UserError before the work where validation holds one class only, so that no threshold can be chosen."""
     labels = task.splits["val"].labels
     if labels is not None:
-        choose_thresholds(task.record.kind, labels, np.zeros((len(labels), task.num_outputs)), settings.protocol)
+        choose_thresholds(task.record.kind, labels, np.zeros((len(labels), task.num_outputs)), settings.thresholds)
 
 
 def identify(encoder: Encoder, task: Task, settings: Settings) -> dict[str, Any]:
@@ -331,7 +342,7 @@ def run_knn(encoder: Encoder, task: Task, settings: Settings, cache: Path) -> Ma
 def judge(task: Task, settings: Settings, scores: Scores) -> Made:
     """Thresholds on validation, metrics with intervals on test: what a record says, and the arrays beside it."""
     kind, labels = task.record.kind, task_labels(task)
-    thresholds = choose_thresholds(kind, labels["val"], scores.val, settings.protocol)
+    thresholds = choose_thresholds(kind, labels["val"], scores.val, settings.thresholds)
     subjects = task.splits["test"].subjects if settings.protocol == "fast" else None
     strata, said = test_strata(labels["test"], subjects) if settings.stratify else (None, [])
     found = intervals(
@@ -502,6 +513,7 @@ def run_few_shot(encoder: Encoder, task: Task, settings: Settings, cache: Path) 
             settings.shots,
             settings.draws,
             settings.seed,
+            settings.resamples,
             bar.update,
         )
     said = [

@@ -62,9 +62,14 @@ def blocks(records: list[Record]) -> dict[str, list[Record]]:
     for record in records:
         name = f"{record['method']}, protocol {record['protocol']}"
         name += f", seed {_seed_text(record)}" if len(seeds) > 1 or isinstance(record["seed"], list) else ""
-        settings = ", ".join(f"{k} {v}" for k, v in sorted(record["settings"].items()))
+        settings = settings_text(record)
         found.setdefault(f"{name} ({settings})" if settings else name, []).append(record)
     return found
+
+
+def settings_text(record: Record) -> str:
+    """The settings that change a record's result, such as `features both, precision fp32`."""
+    return ", ".join(f"{name} {value}" for name, value in sorted(record["settings"].items()))
 
 
 def _seed_text(record: Record) -> str:
@@ -102,9 +107,9 @@ def mean_rows(records: list[Record]) -> tuple[list[str], list[str], dict[str, di
     return metrics, tasks, rows
 
 
-def published_rows(tasks: list[str], metrics: list[str]) -> dict[str, dict[str, Cell]]:
-    """The paper's rows, where the table is over the same twelve tasks."""
-    if set(tasks) != set(GROUPS["medmnist"]):
+def published_rows(record: Record, tasks: list[str], metrics: list[str]) -> dict[str, dict[str, Cell]]:
+    """The paper's rows, where the block of `record` holds what they are of: its linear probe on its twelve tasks."""
+    if (record["method"], record["protocol"]) != ("linear", "biovfm") or set(tasks) != set(GROUPS["medmnist"]):
         return {}
     found: dict[str, dict[str, Cell]] = {}
     for model, cells in PUBLISHED.items():
@@ -135,17 +140,35 @@ def best_models(rows: dict[str, dict[str, Cell]], metric: str) -> set[str]:
 
 def markdown(records: list[Record], comparisons: list[dict[str, Any]]) -> str:
     """The whole table.md."""
-    parts = ["# Results", "", "Percent, with 95 % bootstrap intervals over test cases. Bold: the highest value.", ""]
+    parts = ["# Results", "", "Percent. Bold: the highest value.", ""]
     for name, group in blocks(records).items():
         metrics, tasks, rows = mean_rows(group)
-        parts += [f"## {name}", ""]
+        parts += [f"## {name}", "", _interval_words(group[0]), ""]
         if len(tasks) > 1 and rows:
             parts += [f"Mean over {len(tasks)} tasks; intervals take the tasks as fixed and independent.", ""]
-            parts += [*_grid(metrics, {**rows, **published_rows(tasks, metrics)}), ""]
+            parts += [*_grid(metrics, {**rows, **published_rows(group[0], tasks, metrics)}), ""]
         for task in tasks:
             parts += _task_table(task, [r for r in group if r["task"] == task])
         parts += _differences([row for row in comparisons if row["task"] in tasks], group)
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _interval_words(record: Record) -> str:
+    """What the values and intervals of a block are."""
+    if record["method"].startswith("fewshot"):
+        return "Means over draws of training subjects; in brackets the range that holds 95 % of the draws."
+    if isinstance(record["seed"], list):
+        return "Means over seeds, with 95 % intervals that hold test cases and seeds."
+    return "95 % bootstrap intervals over test cases."
+
+
+def _difference_words(record: Record) -> str:
+    """How the differences of a block are judged."""
+    if record["method"].startswith("fewshot"):
+        return "Paired by draw of the training subjects and by test case; intervals and p (Student's t) hold both."
+    if isinstance(record["seed"], list):
+        return "Paired by seed and test case; intervals and p (Student's t) hold both."
+    return "Paired bootstrap on the same test cases."
 
 
 def _grid(metrics: list[str], rows: dict[str, dict[str, Cell]]) -> list[str]:
@@ -194,7 +217,7 @@ def _differences(comparisons: list[dict[str, Any]], group: list[Record]) -> list
     ]
     if not rows:
         return []
-    lines = ["### Differences", "", "Paired bootstrap on the same test cases; p corrected over tasks (Holm).", ""]
+    lines = ["### Differences", "", f"{_difference_words(first)} p (Holm) is corrected over tasks.", ""]
     lines += ["| task | metric | A | B | seed | A - B | p (Holm) | p (DeLong) | real at 0.05 |", "|---" * 9 + "|"]
     for row in rows:
         cell = {"value": row["difference"], "low": row["low"], "high": row["high"]}
@@ -205,7 +228,8 @@ def _differences(comparisons: list[dict[str, Any]], group: list[Record]) -> list
             f"| {row['task']} | {LABELS.get(row['metric'], row['metric'])} | {row['model_a']} | {row['model_b']} | "
             f"{_seed_text(row)} | {cell_text(cell)} | {shown} | {exact} | {verdict} |"
         )
-    return [*lines, ""]
+    said = dict.fromkeys(row["reason"] for row in rows if row.get("reason"))
+    return [*lines, "", *(f"- no p: {why}" for why in said), *([""] if said else [])]
 
 
 def latex(records: list[Record]) -> str:
@@ -213,7 +237,7 @@ def latex(records: list[Record]) -> str:
     parts = []
     for name, group in blocks(records).items():
         metrics, tasks, rows = mean_rows(group)
-        rows = {**rows, **published_rows(tasks, metrics)}
+        rows = {**rows, **published_rows(group[0], tasks, metrics)}
         best = {metric: best_models(rows, metric) for metric in metrics}
         lines = [
             f"% {name}; mean over {len(tasks)} task(s)",
@@ -245,20 +269,24 @@ def long_csv(records: list[Record], joined: list[Record]) -> str:
     """Every metric of every record, one line each; then means over seeds and over tasks, and the published means."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    names = ("model", "revision", "task", "method", "protocol", "seed", "n_train", "n_test")
+    names = ("model", "revision", "task", "method", "protocol", "settings", "seed", "n_train", "n_test")
     writer.writerow([*names, "metric", "value", "low", "high"])
     several = [{**record, "seed": _seed_text(record)} for record in joined if isinstance(record["seed"], list)]
     for record in [*records, *several]:
         for metric, entry in record["metrics"].items():
-            writer.writerow([*(record[n] for n in names), metric, entry["value"], entry.get("low"), entry.get("high")])
+            held = {**record, "settings": settings_text(record)}
+            writer.writerow([*(held[n] for n in names), metric, entry["value"], entry.get("low"), entry.get("high")])
+    means: dict[tuple, list] = {}  # by what names them: published ones stand beside several settings, and here once
     for group in blocks(joined).values():
         metrics, tasks, rows = mean_rows(group)
         if len(tasks) > 1:
-            ours = (group[0]["method"], group[0]["protocol"], _seed_text(group[0]))
-            for how, held in ((ours, rows), (("published", "biovfm", ""), published_rows(tasks, metrics))):
+            ours = (group[0]["method"], group[0]["protocol"], settings_text(group[0]), _seed_text(group[0]))
+            theirs = ("published", "biovfm", "", "")
+            for how, held in ((ours, rows), (theirs, published_rows(group[0], tasks, metrics))):
                 for model, cells in held.items():
                     for metric, cell in cells.items():
                         if cell is not None:
-                            first = [model, "", f"mean of {len(tasks)} tasks", *how, "", "", metric]
-                            writer.writerow([*first, cell["value"], cell["low"], cell["high"]])
+                            first = (model, "", f"mean of {len(tasks)} tasks", *how, "", "", metric)
+                            means[first] = [cell["value"], cell["low"], cell["high"]]
+    writer.writerows([*first, *cells] for first, cells in means.items())
     return stream.getvalue()

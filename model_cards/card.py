@@ -238,7 +238,11 @@ def _result_tables(records: list[Record]) -> list[dict[str, Any]]:
     for title, wanted in (("Classification", False), ("Segmentation", True)):
         chosen = [record for record in records if record.method.startswith("segment") == wanted]
         if chosen:
-            tables.append({"title": title, "records": chosen, "metrics": metric_order(chosen)[:6]})
+            ways = {(record.method, record.protocol, record.settings) for record in chosen}
+            several = len(ways) > len({(method, protocol) for method, protocol, _ in ways})
+            tables.append(
+                {"title": title, "records": chosen, "metrics": metric_order(chosen)[:6], "settings": several}
+            )
     return tables
 
 

@@ -39,7 +39,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Record:
-    """One line of a results file: one model, one task, one method."""
+    """One line of a results file: one model, one task, one method with its settings (`features both`, in words)."""
 
     model: str
     revision: str
@@ -51,14 +51,21 @@ class Record:
     n_train: int | None
     n_test: int | None
     seconds: float | None
+    settings: str = ""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A paired difference of two models on one task: A minus B, with its 95% interval, p and Holm-adjusted p."""
+    """A paired difference of two models on one task: A minus B, with its 95% interval, p and Holm-adjusted p.
+
+    `method`, `protocol`, `settings` and `seed` (of several, all of them) say of which records.
+    """
 
     task: str
     method: str
+    protocol: str
+    settings: str
+    seed: str
     metric: str
     model_a: str
     model_b: str
@@ -117,7 +124,19 @@ def _record(row: Any, where: str) -> Record:
         n_train=_whole(row.get("n_train")),
         n_test=_whole(row.get("n_test")),
         seconds=finite(row.get("seconds")),
+        settings=_settings(row.get("settings")),
     )
+
+
+def _settings(value: Any) -> str:
+    """Settings in words, from a mapping or from what `results_rows` made of one."""
+    if not isinstance(value, dict):
+        return str(value or "")
+    return ", ".join(f"{name} {held}" for name, held in sorted(value.items()))
+
+
+def _seed(value: Any) -> str:
+    return ", ".join(str(number) for number in (value if isinstance(value, list) else [value]) if number is not None)
 
 
 def _undefined(value: Any) -> bool:
@@ -167,7 +186,12 @@ def load_comparisons(folder: Path) -> list[Comparison]:
         adjusted.update(zip(members, holm([float(rows[i]["p"]) for i in members]), strict=True))
     return [
         Comparison(
-            **{name: str(row.get(name) or "") for name in ("task", "method", "metric", "model_a", "model_b")},
+            **{
+                name: str(row.get(name) or "")
+                for name in ("task", "method", "metric", "model_a", "model_b", "protocol")
+            },
+            settings=_settings(row.get("settings")),
+            seed=_seed(row.get("seed")),
             difference=float(row["difference"]),
             low=finite(row.get("low")),
             high=finite(row.get("high")),
@@ -221,7 +245,7 @@ def published_comparison(records: list[Record]) -> tuple[dict[str, Interval] | N
         done = len(table["tasks"]) - len(missing)
         return None, table, f"the published rows are means of 12 MedMNIST tasks; {done} of them are measured here"
     if len(same) != len(by_task):
-        return None, table, "a MedMNIST task occurs twice in the results (several seeds or revisions)"
+        return None, table, "a MedMNIST task occurs twice in the results (several settings, seeds or revisions)"
     mean: dict[str, Interval] = {}
     for name in table["metrics"]:
         entries = [by_task[task].metrics.get(name) for task in table["tasks"]]

@@ -136,18 +136,19 @@ def model_rows(model: ModelSummary, run: RunSummary | None) -> dict[str, Any]:
 
 
 def evaluation_section(records: list[Record], comparisons: list[Comparison]) -> dict[str, Any]:
-    """One table per method and protocol, with intervals drawn for the main metric; paired differences; mean ranks."""
+    """One table per method, protocol and settings, intervals drawn for the main metric; paired differences; ranks."""
     models = list(dict.fromkeys(record.model for record in records))
     names = dict(zip(models, shortened(models), strict=True))
-    protocols = list(dict.fromkeys((record.method, record.protocol) for record in records))
-    tables = []
-    for method, protocol in protocols:
-        chosen = [r for r in records if (r.method, r.protocol) == (method, protocol)]
-        tables.append(_score_table(method, protocol, chosen, models, names))
+    alike: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        alike.setdefault((record.method, record.protocol, record.settings), []).append(record)
+    tables = [_score_table(chosen, models, names) for chosen in alike.values()]
+    told = _ways(comparisons)
 
-    def named(rows: list[Comparison]) -> list[tuple[Comparison, str, str]]:
+    def named(rows: list[Comparison]) -> list[tuple[Comparison, str, str, str]]:
         return [
-            (row, names.get(row.model_a, row.model_a), names.get(row.model_b, row.model_b)) for row in rows[:MAX_ROWS]
+            (row, names.get(row.model_a, row.model_a), names.get(row.model_b, row.model_b), told[_way(row)])
+            for row in rows[:MAX_ROWS]
         ]
 
     return {
@@ -171,9 +172,23 @@ def shortened(names: list[str]) -> list[str]:
     return names
 
 
-def _score_table(
-    method: str, protocol: str, records: list[Record], models: list[str], names: dict[str, str]
-) -> dict[str, Any]:
+def _way(row: Comparison) -> tuple[str, str, str, str]:
+    return row.method, row.protocol, row.settings, row.seed
+
+
+def _ways(comparisons: list[Comparison]) -> dict[tuple[str, str, str, str], str]:
+    """In words what tells a method's comparisons apart: nothing where protocol, settings and seed are the same."""
+    ways = list(dict.fromkeys(map(_way, comparisons)))
+    methods = [way[0] for way in ways]
+    return {way: _way_words(*way[1:]) if methods.count(way[0]) > 1 else "" for way in ways}
+
+
+def _way_words(protocol: str, settings: str, seed: str) -> str:
+    words = (protocol and f"{protocol} protocol", settings, seed and f"seed{'s' if ',' in seed else ''} {seed}")
+    return ", ".join(filter(None, words))
+
+
+def _score_table(records: list[Record], models: list[str], names: dict[str, str]) -> dict[str, Any]:
     primary = primary_metric(records)
     order = [primary, *[name for name in metric_order(records) if name != primary]]
     shown = [r.metrics[primary] for r in records if primary in r.metrics]
@@ -186,8 +201,9 @@ def _score_table(
         row = {"record": record, "model": names[record.model], "mark": mark, "style": style}
         tasks.setdefault(record.task, []).append(row)
     return {
-        "method": method,
-        "protocol": protocol,
+        "method": records[0].method,
+        "protocol": records[0].protocol,
+        "settings": records[0].settings,
         "metrics": order[:MAIN_METRICS],
         "others": order[MAIN_METRICS:],
         "primary": primary,

@@ -7,8 +7,8 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
-from ..bootstrap import choose_thresholds
-from ..metrics import point_metrics
+from ..bootstrap import Resampler, choose_thresholds, resampled_metrics
+from ..metrics import Scorer, read_split, reasons
 from .linear import Scores, probe_fast
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def probe_few_shot(
     shots: int,
     draws: int,
     seed: int,
+    resamples: int = 1000,
     progress: Callable[[int], object] = lambda _: None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray], list[int]]:
     """Draw training subjects `draws` times, probe by protocol `fast`, and score each draw on the whole test split.
@@ -62,11 +63,14 @@ def probe_few_shot(
         shots: subjects per class.
         draws: how many.
         seed: of the draws.
+        resamples: of the test cases (of its subjects, where these are known), the same for every draw, seed and model.
         progress: called with 1 after each draw.
 
     Returns:
         ({metric: {"value": mean over draws, "low", "high": their 2.5 and 97.5 percentiles, "sd"}},
-        arrays to keep: the metrics of every draw `draw_<metric>` and the mean probabilities,
+        arrays to keep: the metrics of every draw `draw_<metric>` (draws,), their mean over draws on each resample of
+        the test cases `case_<metric>` (resamples,), the mean probabilities, and `overlap`, the share of a draw's
+        training cases that another draw has too, in the mean,
         how many training cases each draw had).
 
     Raises:
@@ -76,30 +80,45 @@ def probe_few_shot(
     totals: dict[str, np.ndarray] = {}
     sizes = []
     labels = {name: split.labels for name, split in splits.items() if split.labels is not None}
+    taken = np.zeros(len(labels["train"]))
+    subjects = splits["test"].subjects
+    resampler = Resampler(len(labels["test"]), "fast", clusters=subjects)
     for number in range(draws):
         rng = np.random.default_rng([seed, shots, number])
         rows = {n: draw_subjects(labels[n], splits[n].subjects, shots, rng) for n in ("train", "val")}
         sizes.append(len(rows["train"]))
+        taken[rows["train"]] += 1
         held = {name: labels[name][rows[name]] for name in rows}
         few = {name: features[name][rows[name]] for name in rows}
         scores = probe_fast(kind, outputs, {**few, "test": features["test"]}, held)
-        for name, value in _score_draw(kind, held["val"], scores, labels["test"]).items():
-            found.setdefault(name, []).append(np.nan if value is None else value)
-        for name, values in (("test_scores", scores.test),):
+        point, drawn = _score_draw(kind, held["val"], scores, labels["test"], resampler, resamples)
+        for name, value in point.items():
+            found.setdefault(name, []).append(value)
+        for name, values in (("test_scores", scores.test), *((f"case_{name}", drawn[name]) for name in drawn)):
             totals[name] = totals.get(name, np.zeros_like(values)) + values / draws
         progress(1)
     entries = {name: _spread(np.array(values)) for name, values in found.items()}
     arrays = {f"draw_{name}": np.array(values) for name, values in found.items()}
     arrays["test_labels"] = labels["test"].reshape(len(labels["test"]), -1)
+    arrays["overlap"] = (taken * (taken - 1)).sum() / (max(draws - 1, 1) * np.sum(sizes))
+    if subjects is not None:
+        arrays["test_subjects"] = np.unique(subjects, return_inverse=True)[1].reshape(-1)
     return entries, {**arrays, **totals}, sizes
 
 
-def _score_draw(kind: str, val_labels: np.ndarray, scores: Scores, labels: np.ndarray) -> dict[str, float | None]:
+def _score_draw(
+    kind: str, val_labels: np.ndarray, scores: Scores, labels: np.ndarray, resampler: Resampler, resamples: int
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """The metrics of one draw on the test split, NaN where undefined, and on each resample of it."""
     try:
         thresholds = choose_thresholds(kind, val_labels, scores.val, "fast")
     except UserError as error:
         raise UserError(f"few-shot: {error}") from error
-    return point_metrics(kind, labels, scores.test, thresholds)
+    split = read_split(kind, labels, scores.test)
+    scorer, undefined = Scorer(split, thresholds), reasons(split)
+    values = scorer(np.ones((split.size, 1), np.float32))
+    point = {name: np.nan if name in undefined else float(value[0]) for name, value in values.items()}
+    return point, resampled_metrics(scorer, resampler, resamples)
 
 
 def _spread(values: np.ndarray) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from biovfm_hf.errors import UserError, require
 
+from ..metrics import whole_labels
 from .images import NpzImages, load_npz_member
 from .task import MULTILABEL, SPLITS, Split, TaskRecord
 
@@ -25,18 +26,17 @@ def read_medmnist(record: TaskRecord, data: Path, size: int | None, cache: Path 
     volumes = bool(record.options.get("volumes"))
     splits = {}
     for name in SPLITS:
-        raw = load_npz_member(path, f"{name}_labels")
-        if raw.dtype.kind == "f" and not np.array_equal(raw, np.round(raw)):  # NaN differs from itself
-            raise UserError(f"{path}: {name}_labels holds numbers that are no classes (fractions or NaN)")
-        labels = raw.astype(np.int64) if record.kind == MULTILABEL else raw.reshape(len(raw), -1)[:, :1].ravel()
-        if record.kind != MULTILABEL and raw.size != len(raw):
-            raise UserError(f"{path}: {name}_labels has shape {raw.shape}; expected (N, 1)")
+        labels = whole_labels(load_npz_member(path, f"{name}_labels"), f"{path}: {name}_labels")
+        if record.kind != MULTILABEL:
+            if labels.size != len(labels):
+                raise UserError(f"{path}: {name}_labels has shape {labels.shape}; expected (N, 1)")
+            labels = labels.reshape(-1)
         images = NpzImages(path, f"{name}_images", volumes, cache)
         cases = None
         if volumes:
             depth = len(images) // max(len(labels), 1)
             cases = np.repeat(np.arange(len(labels)), depth)
-        splits[name] = Split(images, labels=labels.astype(np.int64), case_of_image=cases)
+        splits[name] = Split(images, labels=labels, case_of_image=cases)
     return splits
 
 

@@ -218,5 +218,17 @@ def test_intervals_over_few_seeds_hold_the_truth(seeds, lowest):
     assert lowest < np.mean(held) < 0.97
 
 
+def test_draws_from_one_small_split_are_not_taken_for_independent():
+    """Means of 16 out of 60 values, whose own mean is off: unless their overlap counts, 45 % find that real."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(400):
+        pool, cases = rng.normal(size=60), np.zeros(2)
+        points = np.array([rng.choice(pool, 16, replace=False).mean() for _ in range(20)])
+        found.append([compare.spread_of_mean(points, cases, share).p() < 0.05 for share in (0.0, 16 / 60)])
+    alone, counted = np.mean(found, axis=0)
+    assert alone > 0.3 and 0.02 < counted < 0.08
+
+
 def test_no_spread_at_all_gives_a_plain_answer():
     assert compare.seed_spread(np.zeros((3, 9))).p() == 1 and compare.seed_spread(np.ones((3, 9))).p() == 0

@@ -163,6 +163,26 @@ def test_calibration_error_by_hand():
     assert metrics.point_metrics(BINARY, y, p, np.array([0.5]), extra=True)["ece"] == pytest.approx(by_hand)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.sampled_from([1, 2, 5, 1000]))
+def test_calibration_error_does_not_depend_on_the_order_of_rows(seed, n, levels):
+    rng = np.random.default_rng(seed)
+    labels, scores = np.sort(rng.integers(0, 2, n)), rng.integers(0, levels + 1, n) / levels
+    order = rng.permutation(n)
+    found = [
+        metrics.point_metrics(BINARY, labels[rows], scores[rows], np.array([0.5]), extra=True)["ece"]
+        for rows in (slice(None), order)
+    ]
+    assert found[0] == pytest.approx(found[1], abs=1e-12)
+
+
+def test_calibration_error_of_one_score_for_all_is_its_distance_from_the_share_of_positives():
+    labels = np.repeat([0, 1], 100)
+    assert metrics.point_metrics(BINARY, labels, np.full(200, 0.5), np.array([0.5]), extra=True)["ece"] == 0
+    found = metrics.point_metrics(BINARY, labels, np.full(200, 0.75), np.array([0.5]), extra=True)["ece"]
+    assert found == pytest.approx(0.25)
+
+
 def test_logits_have_no_calibration_but_all_else():
     found = metrics.point_metrics(
         BINARY, np.array([0, 1, 1]), np.array([-3.0, 2.0, -1.0]), np.array([0.0]), extra=True
@@ -185,7 +205,11 @@ def test_a_class_missing_from_test_is_named():
     found = metrics.point_metrics(MULTICLASS, labels, scores, np.array([0.5]))
     assert found["auc"] is None
     assert found["balanced_accuracy"] == 0.75
-    assert "classes 1, 3" in metrics.notes(metrics.read_split(MULTICLASS, labels, scores))[0]
+    said = metrics.notes(metrics.read_split(MULTICLASS, labels, scores))[0]
+    assert "classes 1, 3" in said
+    # As the note says: class 1, which is decided for once, has a part in recall, and none in balanced accuracy.
+    assert found["recall_macro"] == pytest.approx((0.5 + 0 + 1) / 3) and found["f1_macro"] == pytest.approx(5 / 9)
+    assert "macro F1 and recall also over those that are decided for" in said
 
 
 @pytest.mark.parametrize(

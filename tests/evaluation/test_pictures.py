@@ -9,6 +9,7 @@ from sklearn import metrics as oracle
 from evaluation.compare import rank_models
 from evaluation.pictures import (
     average_ranks,
+    draw_all,
     draw_rank_against_rank,
     draw_ranks,
     mean_roc,
@@ -16,6 +17,7 @@ from evaluation.pictures import (
     rank_table,
     roc_points,
 )
+from evaluation.results import record_key, write_record
 
 
 @settings(max_examples=40, deadline=None)
@@ -66,7 +68,45 @@ def test_rank_pictures_take_the_tasks_that_every_model_has(tmp_path):
     draw_ranks(tmp_path / "ranks.png", "linear", records)
     assert "c 1.00, b 2.00, a 3.00" in (tmp_path / "ranks.txt").read_text()
     segmented = [record(model, "s", "segment", "dice", 0.9 - 0.1 * number) for number, model in enumerate("abc")]
-    draw_rank_against_rank(tmp_path / "both.png", records + segmented)
+    draw_rank_against_rank(tmp_path / "both.png", records, segmented)
     assert "a: classification 3.00, segmentation 1.00" in (tmp_path / "both.txt").read_text()
     draw_ranks(tmp_path / "one.png", "linear", records[:4])
     assert not (tmp_path / "one.png").exists()
+
+
+def write_scored(out, model, task, auc, seed=0, **settings):
+    """A record with scores beside it, whose AUC it says to be `auc`."""
+    identity = dict(model=model, task=task, method="linear", protocol="fast", seed=seed, settings=settings)
+    labels = np.arange(8) % 2
+    arrays = dict(test_labels=labels[:, None], test_scores=labels[:, None] * auc, thresholds=np.array([0.5]))
+    named = dict(kind="binary-class", primary="auc", classes=["no", "yes"], thresholds=[0.5], revision="r", data="d")
+    record = {**identity, **named, "metrics": {"auc": {"value": auc}}}
+    write_record(out, record_key(identity), record, arrays)
+    return {**record, "scores": f"scores/{record_key(identity)}.npz"}
+
+
+def test_pictures_keep_settings_apart(tmp_path):
+    """Two feature vectors, by which the models rank in opposite order."""
+    records = {
+        held: [write_scored(tmp_path, model, task, value, features=held) for model, value in pair for task in "tu"]
+        for held, pair in (("both", [("a", 0.9), ("b", 0.8)]), ("class", [("a", 0.6), ("b", 0.7)]))
+    }
+    draw_all(tmp_path, records["both"])
+    figures = tmp_path / "figures"
+    assert "a: AUC 0.900; b: AUC 0.800" in (figures / "roc_t_linear_fast.txt").read_text()
+    draw_all(tmp_path, records["both"] + records["class"])
+    said = {path.name: path.read_text() for path in figures.glob("*.txt")}
+    stem = "linear-protocol-fast-features-"
+    assert "a: AUC 0.900; b: AUC 0.800" in said[f"roc_t_{stem}both.txt"]
+    assert "a: AUC 0.600; b: AUC 0.700" in said[f"roc_t_{stem}class.txt"]
+    assert "a 1.00, b 2.00" in said[f"ranks_{stem}both.txt"] and "b 1.00, a 2.00" in said[f"ranks_{stem}class.txt"]
+    assert all(f"{stem}both" in name or f"{stem}class" in name for name in said)  # none of one of them under no name
+
+
+def test_a_curve_of_several_seeds_says_which_it_is(tmp_path):
+    record = {**write_scored(tmp_path, "a", "t", 0.9), "seed": [3, 4]}
+    draw_all(tmp_path, [record])
+    assert (
+        "a: AUC 0.900, mean of 2 seeds (curve of seed 3)" in (tmp_path / "figures/roc_t_linear_fast.txt").read_text()
+    )
+    assert "a, seed 3: 8 of 8 right" in (tmp_path / "figures" / "confusion_t_linear_fast.txt").read_text()

@@ -185,6 +185,18 @@ def test_authors_protocol_with_views(tmp_path, tiny_model, class_folder):
     assert record["metrics"]["mcc"]["mean"] is not None
 
 
+def test_methods_that_the_authors_did_not_run_take_thresholds_between_scores(tmp_path, tiny_model, make_class_folder):
+    """All neighbours agree, so that positives score 1.0: by the authors' rule the threshold, which none exceeds."""
+    folder = make_class_folder(tmp_path / "apart")
+    words = ["--model", str(tiny_model), "--tasks", str(folder), "--out", str(tmp_path / "out"), "--no-figures", *FAST]
+    main([*words, "--method", "knn", "--neighbours", "1", "--protocol", "biovfm", "--features", "both"])
+    record = read(tmp_path / "out")[0]
+    arrays = read_scores(tmp_path / "out", record)
+    assert arrays["val_scores"].max() == 1.0 and record["kind"] == "binary-class"
+    assert record["settings"]["thresholds"] == "midway" and record["thresholds"] == [0.5]
+    assert record["metrics"]["auc"]["value"] > 0.8 and record["metrics"]["mcc"]["value"] > 0.6
+
+
 @pytest.mark.parametrize("decoder", ["linear", "unet"])
 def test_segmentation_writes_dice_per_case(tmp_path, tiny_model, second_model, mask_folder, decoder):
     words = ["--model", f"a={tiny_model}", "--model", f"b={second_model}", "--tasks", str(mask_folder)]

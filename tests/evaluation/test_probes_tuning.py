@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biovfm_hf.errors import UserError
+from evaluation.compare import seed_spread
+from evaluation.comparing import _few_shot
 from evaluation.encoders import load_encoder
 from evaluation.probe_command import main
 from evaluation.probes.few_shot import draw_subjects, probe_few_shot
@@ -52,7 +54,8 @@ def test_few_shot_improves_with_shots_and_repeats():
     many, _, _ = few_shot(32)
     assert sizes == [3] * 6 and many["auc"]["value"] > one["auc"]["value"] + 0.05
     assert one["auc"]["low"] <= one["auc"]["value"] <= one["auc"]["high"] and one["auc"]["sd"] > 0
-    assert arrays["draw_auc"].shape == (6,)
+    assert arrays["draw_auc"].shape == (6,) and arrays["overlap"] < 0.1
+    assert few_shot(100)[1]["overlap"] == 1  # all that there is
     assert few_shot(1)[0] == one
 
 
@@ -65,7 +68,85 @@ def test_few_shot_command_compares_draw_by_draw(tmp_path, tiny_model, second_mod
     assert [r["method"] for r in records] == ["fewshot-1", "fewshot-1", "fewshot-4", "fewshot-4"]
     rows = json.loads((tmp_path / "comparisons.json").read_text())
     assert {row["method"] for row in rows} == {"fewshot-1", "fewshot-4"}
+    for row in rows:  # a part of each variance is the draws', and a part the test cases'
+        assert row["low"] <= row["difference"] <= row["high"] and {"draw_sd", "case_se"} <= set(row)
+    table = (tmp_path / "table.md").read_text()
+    assert "Paired by draw of the training subjects and by test case" in table and "holds 95 % of the draws" in table
+    assert "bootstrap" not in table
     assert (tmp_path / "figures" / "fewshot_stripes.png").exists()
+
+
+def test_few_shot_records_without_resamples_get_no_verdict(tmp_path, tiny_model, second_model, class_folder):
+    """As an earlier version wrote them: a verdict by the draws alone would take this test split for all cases."""
+    words = ["--model", f"a={tiny_model}", "--model", f"b={second_model}", "--tasks", str(class_folder)]
+    words += ["--out", str(tmp_path), "--method", "fewshot", "--shots", "2", "--draws", "3", "--resamples", "20"]
+    main(words)
+    path = tmp_path / json.loads((tmp_path / "results.json").read_text())[0]["scores"]
+    with np.load(path) as held:
+        kept = {name: held[name] for name in held.files if not name.startswith("case_")}
+    np.savez(path, **kept)
+    for file in (tmp_path / "comparisons").iterdir():
+        file.unlink()
+    main(words)
+    rows = json.loads((tmp_path / "comparisons.json").read_text())
+    assert rows and all(row["p"] is None and "earlier version" in row["reason"] for row in rows)
+    table = (tmp_path / "table.md").read_text()
+    assert "| no p |" in table and "- no p: an earlier version made these records" in table
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.integers(0, 20))
+def test_means_over_draws_on_each_resample_are_enough(seed, draws, fewer):
+    """Kept per draw, resamples would give the same interval; and of records with fewer, the first are the same."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.random((2, draws, 1)) + 0.1 * rng.random((2, 1, 41)) + 0.05 * rng.random((2, draws, 41))
+    kept = [
+        {"draw_auc": each[:, 0], "case_auc": each[:, 1:].mean(0), "test_labels": np.zeros((60, 1))} for each in drawn
+    ]
+    kept[1]["case_auc"] = kept[1]["case_auc"][: 40 - fewer]
+    found = _few_shot({"kind": "binary-class"}, [tuple(kept)])["auc"]
+    whole = seed_spread((drawn[0] - drawn[1])[:, : 41 - fewer])
+    ends = [whole.mean - whole.half_width(), whole.mean + whole.half_width()]
+    np.testing.assert_allclose([found["low"], found["high"]], ends)
+    assert found["p"] == pytest.approx(whole.p())
+
+
+def equal_encoders(number, cases, draws, resamples):
+    """What few-shot probing keeps of two encoders whose features are drawn from one distribution, 16 shots."""
+    rng = np.random.default_rng([number, cases])
+    labels = {name: rng.permutation(np.arange(count) % 2) for name, count in
+              (("train", 1000), ("val", 200), ("test", cases))}  # fmt: skip
+    splits = {name: Split(held, labels=held) for name, held in labels.items()}
+    kept = []
+    for _ in range(2):
+        features = {
+            name: (rng.normal(size=(len(held), 32)) + 0.35 * (held[:, None] - 0.5)).astype(np.float32)
+            for name, held in labels.items()
+        }
+        kept.append(probe_few_shot("binary-class", 2, features, splits, 16, draws, 0, resamples)[1])
+    return tuple(kept)
+
+
+def share_of_false_differences(studies, cases, draws, resamples, metric="auc"):
+    """In how many simulated studies equal encoders differ at 0.05."""
+    record = {"kind": "binary-class"}
+    pairs = (equal_encoders(number, cases, draws, resamples) for number in range(studies))
+    return np.mean([_few_shot(record, [pair])[metric]["p"] < 0.05 for pair in pairs])
+
+
+def test_equal_encoders_seldom_differ_by_few_shot():
+    """Of 200 studies with 20 draws and 150 test cases 41 % found a difference by the draws alone."""
+    assert share_of_false_differences(40, 100, 6, 100) <= 0.125
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("cases", [150, 624])
+def test_equal_encoders_differ_in_one_of_twenty_few_shot_studies(cases):
+    """The figures of docs/evaluation.md: 20 draws, 200 studies; minutes."""
+    found = share_of_false_differences(200, cases, 20, 200)
+    print(f"{cases} test cases: {100 * found:.1f} % of equal encoders differ in AUC")
+    assert found <= 0.09
 
 
 def plan(method, epochs=6):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from biovfm_hf.errors import UserError
-from evaluation.comparing import compare_models
+from evaluation.comparing import compare_models, enough_resamples
 from evaluation.probe_command import main
 from evaluation.results import record_key, write_record
 from evaluation.seeds import over_seeds
@@ -81,6 +81,31 @@ def test_a_difference_that_seeds_make_is_not_taken_for_real(tmp_path):
     one, several = ([row for row in rows if isinstance(row["seed"], kind)] for kind in (int, list))
     assert min(row["p"] for row in one) < 0.02 and len(several) == 1
     assert several[0]["p"] > 0.05 and several[0]["seed_sd"] > several[0]["case_se"] > 0
+
+
+def write_tasks(out, tasks, n=60):
+    """Records of a model that ranks well and of one that guesses, on so many tasks."""
+    labels, records = np.arange(n) % 2, []
+    for model, gain in (("good", 4.0), ("guessing", 0.0)):
+        for task in range(tasks):
+            scores = gain * labels + np.random.default_rng([task, ord(model[1])]).normal(size=n)
+            identity = dict(model=model, task=f"t{task}", method="linear", protocol="fast", seed=0, settings={})
+            arrays = dict(test_labels=labels[:, None], test_scores=scores[:, None], thresholds=np.array([0.5]))
+            record = {**identity, "revision": "r", "data": str(task), "kind": "binary-class", "metrics": {}}
+            write_record(out, record_key(identity), record, arrays)
+            records.append({**record, "scores": f"scores/{record_key(identity)}.npz"})
+    return records
+
+
+def test_differences_on_many_tasks_can_be_real(tmp_path):
+    """At 100 resamples no p is below 2 / 101; Holm's correction over five tasks would leave 0.099."""
+    rows = compare_models(tmp_path, write_tasks(tmp_path, 5), 100)
+    assert all(row["p_holm"] < 0.05 for row in rows if row["metric"] == "auc")
+
+
+@pytest.mark.parametrize(("tasks", "resamples", "taken"), [(12, 1000, 1000), (13, 1000, 2000), (26, 1000, 3000)])
+def test_resamples_grow_with_the_number_of_tasks(tasks, resamples, taken):
+    assert enough_resamples(tasks, resamples) == taken and tasks * 2 / (taken + 1) < 0.025
 
 
 def test_segmentation_seeds_are_joined(tmp_path, tiny_model, mask_folder):

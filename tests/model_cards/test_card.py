@@ -232,6 +232,14 @@ def test_beside_published_rows_when_comparable(model_dir, make, tmp_path):
     assert "94.40 [93.90, 94.84]" in text
 
 
+def test_rows_of_several_settings_say_which(model_dir, make, tmp_path):
+    rows = [{**row, "settings": {"features": name}} for name in ("both", "class")
+            for row in make.rows(str(model_dir), ["t"])]  # fmt: skip
+    card.main([str(model_dir), "--results", str(make.results(tmp_path / "results", rows))])
+    text = (model_dir / "README.md").read_text()
+    assert "| linear (features both) |" in text and "| linear (features class) |" in text
+
+
 def test_hostile_names_stay_text(model_dir, make, tmp_path):
     nasty = "a|b\n# x <script>alert(1)</script> `c` [d](javascript:e)"
     folder = make.results(tmp_path / "results", make.rows(str(model_dir), [nasty]))

@@ -269,6 +269,21 @@ def test_ranks_share_ties_and_need_common_tasks(make, tmp_path):
     assert ranks(make.rows("a", ["t", "u"]) + make.rows("b", ["t"])) == []
 
 
+def test_settings_have_tables_of_their_own(make, tmp_path):
+    """As `--features both`, then `--features class` in one folder: two tables, and differences that say of which."""
+    held = {"both": 0.1, "class": 0.0}
+    rows = [{**row, "settings": {"features": name}} for name, shift in held.items() for model in "ab"
+            for row in make.rows(model, ["t", "u"], shift=shift * (model == "a"))]  # fmt: skip
+    differing = dict(task="t", method="linear", protocol="fast", seed=0, metric="auc", model_a="a", model_b="b", p=0.2)
+    differences = [{**differing, "settings": {"features": name}, "difference": shift} for name, shift in held.items()]
+    text = written(tmp_path, make.results(tmp_path / "results", rows, differences))
+    assert text.count("<h3>linear, fast protocol</h3>") == 2
+    for name in held:
+        assert f"Settings: features {name}." in text
+        assert f'<span class="interval">fast protocol, features {name}, seed 0</span>' in text
+    assert text.count("Mean rank by AUC over 2 tasks") == 2
+
+
 def test_short_names_tell_models_apart():
     assert sections.shortened(["out/dino/model", "out/mae/model"]) == ["dino", "mae"]
     assert sections.shortened(["timm/vit", "run/model"]) == ["vit", "run"]

@@ -1,0 +1,48 @@
+"""What stands in the tables of a results folder."""
+
+import csv
+import io
+
+import pytest
+
+from evaluation.table import latex, long_csv, markdown
+from evaluation.tasks import GROUPS
+
+
+def results(tasks=("t",), method="linear", protocol="fast", values=(0.8,), settings=({},), **further):
+    """One record per task, and per value with its settings."""
+    entries = ({"auc": {"value": value, "low": value - 0.1, "high": value + 0.1}} for value in values)
+    named = dict(model="m", revision="r", method=method, protocol=protocol, seed=0, n_train=9, n_test=9)
+    return [
+        {**named, "task": task, "settings": held, "metrics": entry, "primary": "auc", "undefined": {}, **further}
+        for entry, held in zip(entries, settings, strict=True)
+        for task in tasks
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "protocol", "beside"),
+    [("linear", "biovfm", True), ("linear", "fast", False), ("knn", "biovfm", False), ("fewshot-16", "biovfm", False)],
+)
+def test_published_rows_stand_beside_what_they_are_of(method, protocol, beside):
+    records = results(GROUPS["medmnist"], method, protocol)
+    for text in (markdown(records, []), latex(records), long_csv(records, records)):
+        assert ("RAD-DINO (published)" in text) == beside
+    assert "(published)" not in markdown(results(GROUPS["medmnist"][1:], "linear", "biovfm"), [])
+
+
+def test_every_line_of_the_csv_file_has_its_own_name():
+    """Two settings of one probe on the twelve tasks, each beside the published means."""
+    settings = ({"features": "both"}, {"features": "class"})
+    records = results(GROUPS["medmnist"], "linear", "biovfm", (0.8, 0.7), settings)
+    rows = list(csv.DictReader(io.StringIO(long_csv(records, records))))
+    names = [tuple(value for name, value in row.items() if name not in ("value", "low", "high")) for row in rows]
+    assert len(names) == len(set(names)) and {row["settings"] for row in rows} == {
+        "features both",
+        "features class",
+        "",
+    }
+    means = {
+        row["settings"]: row["value"] for row in rows if row["task"] == "mean of 12 tasks" and row["model"] == "m"
+    }
+    assert float(means["features both"]) == pytest.approx(0.8) and float(means["features class"]) == pytest.approx(0.7)
