@@ -15,9 +15,7 @@ from . import published
 from .correlation import Correlation, Prediction, correlate, predict_slopes
 from .model_size import AXIS_LABELS, TOLERANCE, axis_values
 from .power_law import Choice, PowerLaw, Saturating, choose_form, fit_power_law, fit_saturating
-from .tables import Point, Study
-
-MEAN = "mean"
+from .tables import MEAN, Point, Study
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def _fit_points(found: Analysis, points: list[Point], axis: str, seed: int) -> N
     if not found.fits:
         raise UserError("every family has one model size only; a slope needs two sizes, a tested one three")
     found.slopes = {series: {task: fit.law.a for task, fit in fits.items()} for series, fits in found.fits.items()}
-    _note_axes(found, points, grids)
+    _note_sizes(found)
     found.gaps = _gaps(grids)
     found.subsets = _subsets(points)
 
@@ -174,12 +172,7 @@ def _fit_curves(x: np.ndarray, y: np.ndarray, errors: np.ndarray | None, seed: i
     return Fit(x, y, law, curve, choose_form(x, y, law, curve))
 
 
-def _note_axes(found: Analysis, points: list[Point], grids: dict[str, Any]) -> None:
-    above = [point for point in points if point.auc > 100]
-    if above:
-        found.notes.append(f"{len(above)} scores are above 100; AUC is expected in percent")
-    if max(point.auc for point in points) <= 1:
-        found.notes.append("no score is above 1; AUC is expected in percent, and slopes do not depend on it")
+def _note_sizes(found: Analysis) -> None:
     sizes = {len(fit.x) for fits in found.fits.values() for fit in fits.values()}
     if max(sizes) < 6:
         found.notes.append(f"at most {max(sizes)} sizes: a power law cannot be told from saturation")

@@ -159,6 +159,14 @@ HEAD = "family,params_millions,task,auc\n"
         (HEAD, "no rows"),
         ("", "no rows|lacks"),
         ("family,task,slope\nA,t,0.1\nA,t,0.2\n", "given twice"),
+        (HEAD + "A,5,t,80\nA,20,t,0.93\n", "line 3: auc is 0.93; give AUC in percent, 93 for this one"),
+        (HEAD + "A,5,t,1\n", "line 2: auc is 1; give AUC in percent, 100"),
+        (HEAD + "A,5,t,80\nA,20,t,100.1\n", "line 3: auc is 100.1; AUC is in percent and at most 100"),
+        (HEAD + "A,5,t,1e308\n", "at most 100"),
+        (HEAD + "A,5,t,80\nA,5,Mean,81\n", "line 3: the task is called Mean"),
+        ("family,task,slope\nA,mean,0.1\n", "line 2: the task is called mean"),
+        (HEAD.replace(",", ";") + "A;5;t;80,5\n", "separated by semicolons; separate them by commas"),
+        (HEAD.replace(",", "\t") + "A\t5\tt\t80\n", "separated by tabs"),
     ],
 )
 def test_unfit_points_get_a_clear_message(write, tmp_path, text, words):
