@@ -44,7 +44,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for tables and figures")
     found.add_argument("--axis", choices=AXES, default="given", help="what x is: the file's numbers (given), encoder "
                        "parameters, the published axis (encoder + MAE decoder), or pretraining compute")  # fmt: skip
-    found.add_argument("--published", action="store_true", help="draw the BioVFM paper's results beside yours")
+    found.add_argument("--published", action="store_true", help="draw the BioVFM paper's results beside "
+                       "yours, as far as axis and tasks agree")  # fmt: skip
     found.add_argument("--seed", type=int, default=0, help="of bootstrap and permutations (default: 0)")
     return found
 
