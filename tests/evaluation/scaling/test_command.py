@@ -12,11 +12,14 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+import model_cards
 from biovfm_hf.errors import UserError
 from evaluation.scaling import figures, published
 from evaluation.scaling.analysis import analyse, slope_rows
 from evaluation.scaling.command import main
 from evaluation.scaling.tables import read_points
+from evaluation.table import published_rows
+from evaluation.tasks import GROUPS
 
 SIZES = (31.2, 47.4, 111.66, 329.24)
 PUBLISHED = Path(published.__file__).parent / "published"
@@ -344,6 +347,14 @@ def test_published_tables_are_whole():
     assert len(table) == 24
     for row in table:
         assert float(row["low"]) < float(row["value"]) < float(row["high"])
+    copy = json.loads(Path(model_cards.__file__).with_name("published").joinpath("medmnist_table1.json").read_text())
+    ours = {(row["model"], row["metric"]): [float(row[name]) for name in ("value", "low", "high")] for row in table}
+    assert ours == {
+        (row["model"].partition(" (")[0], name): row[name] for row in copy["rows"] for name in copy["metrics"]
+    }
+    assert published_rows(GROUPS["medmnist"], ["auc"])["BioVFM (published)"] == {
+        "auc": {"value": 0.944, "low": 0.939, "high": 0.9484}
+    }
     assert published.mean_slopes() == {"BioVFM-D": 0.0088, "BioVFM-M": 0.0191}
     assert published.mean_curves()["BioVFM-D"][-1] == (329.24, 94.93)
     for family, slope in published.mean_slopes().items():
