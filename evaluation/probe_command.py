@@ -182,7 +182,7 @@ def probe(options: argparse.Namespace, methods: list[str]) -> int:
 
     cache = options.cache or options.out / "cache"
     runs = make_settings(options, methods)
-    tasks = open_tasks(options, runs)
+    tasks = open_tasks(options, methods)
     failure = None
     try:
         run_suite(options.model, tasks, runs, options.out, cache)
@@ -197,13 +197,13 @@ def probe(options: argparse.Namespace, methods: list[str]) -> int:
     return 0
 
 
-def open_tasks(options: argparse.Namespace, runs: list["Settings"]) -> list["Task"]:
+def open_tasks(options: argparse.Namespace, methods: list[str]) -> list["Task"]:
     """The tasks that the options name.
 
     Raises:
         UserError: a task's files are missing or broken, two have one name, or no method applies to one.
     """
-    from .suite import suits
+    from .suite import Settings, suits
     from .tasks import open_task, resolve_names
 
     cache = options.cache or options.out / "cache"
@@ -214,9 +214,10 @@ def open_tasks(options: argparse.Namespace, runs: list["Settings"]) -> list["Tas
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"two tasks are called {repeated}; rename one of the folders")
     for task in tasks:
-        if not any(suits(task, settings) for settings in runs):
-            methods = ", ".join(dict.fromkeys(settings.method for settings in runs))
-            raise UserError(f"task {task.name} is of kind {task.record.kind}; no method of {methods} applies")
+        if not any(suits(task, Settings(method=method)) for method in methods):
+            raise UserError(
+                f"task {task.name} is of kind {task.record.kind}; no method of {', '.join(methods)} applies"
+            )
     return tasks
 
 

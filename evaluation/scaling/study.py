@@ -356,12 +356,15 @@ def main(argv: list[str]) -> int:
 
 def _execute(plan: Plan, out: Path) -> int:
     from .. import probe_command
+    from ..encoders import check_device
     from ..seeds import over_seeds
 
     options, methods = read_probe(plan, out)
-    settings = probe_command.make_settings(options, methods)
-    tasks = [task.name for task in probe_command.open_tasks(options, settings)]  # files that lack are told of first
+    if options.device:
+        check_device(options.device)
+    tasks = [task.name for task in probe_command.open_tasks(options, methods)]  # files that lack are told of first
     pretrain(plan, out)
+    settings = probe_command.make_settings(options, methods)  # may take hold of a GPU, which training has until now
     status = probe_command.main(probe_words(plan, out))
     if status:
         return status

@@ -83,7 +83,7 @@ def fake_probe(monkeypatch):
 
     monkeypatch.setattr(probe_command, "main", run)
     opened = [SimpleNamespace(name=name) for name in ("pneumoniamnist", "busi", "undefined")]
-    monkeypatch.setattr(probe_command, "open_tasks", lambda options, settings: opened)
+    monkeypatch.setattr(probe_command, "open_tasks", lambda options, methods: opened)
     monkeypatch.setattr(probe_command, "make_settings", lambda options, methods: [SETTINGS])
     monkeypatch.setattr(figures, "write_figures", lambda *_: [])
     return calls
@@ -202,6 +202,14 @@ def test_results_without_auc_are_refused(plan_file, tmp_path, fake_training, fak
 def test_files_that_lack_are_told_before_anything_is_trained(plan_file, tmp_path, fake_training):
     with pytest.raises(UserError, match=r"no pneumoniamnist\*.npz"):
         main(["study", str(plan_file()), "--out", str(tmp_path / "out")])
+    assert not fake_training
+
+
+def test_a_device_that_is_not_there_is_told_before_anything_is_trained(plan_file, tmp_path, fake_training):
+    with pytest.raises(UserError, match="device cuda:99"):
+        main(
+            ["study", str(plan_file(STUDY.replace("method: knn", "device: cuda:99"))), "--out", str(tmp_path / "out")]
+        )
     assert not fake_training
 
 
