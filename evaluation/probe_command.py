@@ -140,18 +140,33 @@ def main(argv: list[str]) -> int:
     for name in ("model", "tasks", "out"):
         if not getattr(options, name):
             parser.error(f"--{name} is needed")
+    methods = check_options(parser, options)
+    if options.out.exists() and not options.out.is_dir():
+        parser.error(f"--out {options.out} is a file; give a folder")
+    return probe(options, methods)
+
+
+def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
+    """Check what can be told without opening models and tasks, by way of `parser.error`. Returns the methods.
+
+    Raises:
+        UserError: unknown tasks, or shots or seeds that are no whole numbers.
+    """
+    from .tasks import resolve_names
+
     methods = [word.strip() for word in options.method.split(",") if word.strip()]
     if unknown := [word for word in methods if word not in METHODS]:
         parser.error(f"unknown method {unknown[0]!r} (choose from {', '.join(METHODS)})")
-    if options.out.exists() and not options.out.is_dir():
-        parser.error(f"--out {options.out} is a file; give a folder")
     if options.views < 0:
         parser.error("--views must be 0 or more")
     if options.stratify and options.protocol == "biovfm":
         parser.error("--stratify needs --protocol fast; protocol biovfm resamples as its authors did")
     if options.stratify and set(methods) <= {"fewshot", "segment"}:
         parser.error(f"--stratify does nothing for {options.method}")
-    return probe(options, methods)
+    whole_numbers(options.shots, "--shots", 1)
+    whole_numbers(options.seed, "--seed", 0)
+    resolve_names(options.tasks)
+    return methods
 
 
 def list_tasks() -> None:
@@ -168,22 +183,11 @@ def list_tasks() -> None:
 def probe(options: argparse.Namespace, methods: list[str]) -> int:
     """Open the tasks, make the missing records, then tables, comparisons and pictures."""
     from .processes import crew
-    from .suite import run_suite, suits
-    from .tasks import open_task, resolve_names
+    from .suite import run_suite
 
     cache = options.cache or options.out / "cache"
-    tasks = [
-        open_task(name, options.data, options.size, cache, options.download) for name in resolve_names(options.tasks)
-    ]
-    names = [task.name for task in tasks]
-    if repeated := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"two tasks are called {repeated}; rename one of the folders")
     runs = make_settings(options, methods)
-    for task in tasks:
-        if not any(suits(task, settings) for settings in runs):
-            raise UserError(
-                f"task {task.name} is of kind {task.record.kind}; no method of {', '.join(methods)} applies"
-            )
+    tasks = open_tasks(options, methods)
     failure = None
     try:
         run_suite(options.model, tasks, runs, options.out, cache)
@@ -196,6 +200,30 @@ def probe(options: argparse.Namespace, methods: list[str]) -> int:
     if failure is not None:
         raise failure
     return 0
+
+
+def open_tasks(options: argparse.Namespace, methods: list[str]) -> list["Task"]:
+    """The tasks that the options name.
+
+    Raises:
+        UserError: a task's files are missing or broken, two have one name, or no method applies to one.
+    """
+    from .suite import Settings, suits
+    from .tasks import open_task, resolve_names
+
+    cache = options.cache or options.out / "cache"
+    tasks = [
+        open_task(name, options.data, options.size, cache, options.download) for name in resolve_names(options.tasks)
+    ]
+    names = [task.name for task in tasks]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"two tasks are called {repeated}; rename one of the folders")
+    for task in tasks:
+        if not any(suits(task, Settings(method=method)) for method in methods):
+            raise UserError(
+                f"task {task.name} is of kind {task.record.kind}; no method of {', '.join(methods)} applies"
+            )
+    return tasks
 
 
 def summarise(options: argparse.Namespace, tasks: list["Task"]) -> None:

@@ -50,6 +50,9 @@ def main(argv: list[str]) -> int:
     from .tasks.images import read_image
 
     names, vectors, made_with = read_features(options.features)
+    if options.images and not any((options.images / name).is_file() for name in names):
+        raise UserError(f"--images {options.images}: holds no image of {options.features} (the first is {names[0]}); "
+                        "give the folder that was embedded")  # fmt: skip
     encoder = load_encoder(options.model, options.device or default_device(), precision=made_with.get("precision"))
     if made_with["revision"] != encoder.revision:
         raise UserError(

@@ -10,6 +10,7 @@ import numpy as np
 from biovfm_hf.files import write_text
 
 from .results import Record
+from .scaling import published
 from .tasks import GROUPS
 
 LABELS = {
@@ -23,21 +24,6 @@ LABELS = {
 }
 MEAN_METRICS = ("mcc", "balanced_accuracy", "f1_macro", "auc")
 SEGMENTATION_METRICS = ("dice", "jaccard")
-# Table 1 of BioVFM-21M (arXiv 2505.09329): mean over the 12 MedMNIST sets in percent with 95 % intervals.
-PUBLISHED = {
-    "IN21K-ViT-Base (published)":
-        ((61.59, 59.98, 62.97), (69.46, 68.53, 70.35), (67.16, 66.39, 67.86), (91.86, 91.18, 92.43)),
-    "IN21K-ViT-Large (published)":
-        ((63.33, 61.78, 64.73), (70.87, 69.83, 71.80), (67.79, 66.97, 68.54), (92.26, 91.52, 92.85)),
-    "RAD-DINO (published)":
-        ((62.88, 61.38, 64.26), (69.43, 68.50, 70.32), (67.07, 66.33, 67.77), (91.49, 90.65, 92.21)),
-    "BiomedGPT (published)":
-        ((64.71, 63.25, 66.04), (71.92, 71.01, 72.81), (68.63, 67.85, 69.42), (92.86, 92.23, 93.46)),
-    "BiomedCLIP (published)":
-        ((66.60, 65.19, 67.86), (73.24, 72.36, 74.15), (71.29, 70.56, 72.01), (93.52, 92.95, 94.00)),
-    "BioVFM (published)":
-        ((69.92, 68.52, 71.12), (76.05, 75.09, 76.92), (73.43, 72.55, 74.25), (94.40, 93.90, 94.84)),
-}  # fmt: skip
 Cell = dict[str, Any] | None
 
 
@@ -108,16 +94,15 @@ def mean_rows(records: list[Record]) -> tuple[list[str], list[str], dict[str, di
 
 
 def published_rows(record: Record, tasks: list[str], metrics: list[str]) -> dict[str, dict[str, Cell]]:
-    """The paper's rows, where the block of `record` holds what they are of: its linear probe on its twelve tasks."""
+    """Table 1 of BioVFM-21M (arXiv 2505.09329), means over twelve tasks, where the block of `record` holds the like:
+    the linear probe by its protocol on the same tasks."""
     if (record["method"], record["protocol"]) != ("linear", "biovfm") or set(tasks) != set(GROUPS["medmnist"]):
         return {}
     found: dict[str, dict[str, Cell]] = {}
-    for model, cells in PUBLISHED.items():
-        by_metric = dict(zip(MEAN_METRICS, cells, strict=True))
-        found[model] = {
-            m: dict(zip(("value", "low", "high"), (round(number / 100, 4) for number in by_metric[m]), strict=True))
-            for m in metrics
-        }
+    for row in published.rows("table1"):
+        if row["metric"] in metrics:
+            cell = {name: round(float(row[name]) / 100, 4) for name in ("value", "low", "high")}
+            found.setdefault(f"{row['model']} (published)", {})[row["metric"]] = cell
     return found
 
 

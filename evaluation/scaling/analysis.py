@@ -11,13 +11,13 @@ import numpy as np
 from biovfm_hf.errors import UserError
 
 from ..compare import holm
-from . import published
 from .correlation import Correlation, Prediction, correlate, predict_slopes
-from .model_size import AXIS_LABELS, TOLERANCE, axis_values
+from .model_size import AXIS_LABELS, TOLERANCE, axis_values, named_axis
 from .power_law import Choice, PowerLaw, Saturating, choose_form, fit_power_law, fit_saturating
-from .tables import Point, Study
+from .published import Beside, beside
+from .tables import MEAN, Point, Study
 
-MEAN = "mean"
+UNTOLD = "unknown, as a file of slopes does not tell it"
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,11 @@ class Analysis:
 
     Attributes:
         axis_label: what x is.
+        named_axis: the axis of named sizes that x is (`model_size.named_axis`), "" if none or unknown.
         tasks: in the order of the points file.
         fits: {series: {task: fit}} of series with at least two sizes.
         means: {series: fit} of the mean over the tasks that the series has at every size.
+        mean_tasks: {series: those tasks}.
         references: {series: {task: (x, score)}} of series with one size, drawn but not fitted.
         slopes: {series: {task: a}}, fitted or given.
         correlations: {series: {property: correlation}}.
@@ -66,13 +68,16 @@ class Analysis:
         properties: {property: {task: value}}.
         gaps: between every two series, where they share size and task.
         subsets: {family: {subset: {task: score}}} at the size where most subsets were trained.
+        published: the paper's numbers that are of the same axis and tasks.
         notes: what a reader must know, in words.
     """
 
     axis_label: str = AXIS_LABELS["given"]
+    named_axis: str = ""
     tasks: list[str] = field(default_factory=list)
     fits: dict[str, dict[str, Fit]] = field(default_factory=dict)
     means: dict[str, Fit] = field(default_factory=dict)
+    mean_tasks: dict[str, list[str]] = field(default_factory=dict)
     references: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     slopes: dict[str, dict[str, float]] = field(default_factory=dict)
     correlations: dict[str, dict[str, Correlation]] = field(default_factory=dict)
@@ -80,6 +85,7 @@ class Analysis:
     properties: dict[str, dict[str, float]] = field(default_factory=dict)
     gaps: list[Gap] = field(default_factory=list)
     subsets: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    published: Beside = field(default_factory=Beside)
     notes: list[str] = field(default_factory=list)
 
 
@@ -99,7 +105,7 @@ def analyse(study: Study, properties: dict[str, dict[str, float]], axis: str = "
     if study.points:
         _fit_points(found, study.points, axis, seed)
     else:
-        found.slopes = study.slopes
+        found.slopes, found.axis_label = study.slopes, UNTOLD
         found.tasks = _unique(task for held in study.slopes.values() for task in held)
     spelled = {task.lower(): task for task in found.tasks}
     found.properties = {
@@ -107,6 +113,10 @@ def analyse(study: Study, properties: dict[str, dict[str, float]], axis: str = "
         for name, values in properties.items()
     }
     _correlate(found, seed)
+    described = [[task for task in slopes if all(task in held for held in found.properties.values())]
+                 for slopes in found.slopes.values()] if found.properties else []  # fmt: skip
+    bars = [next(iter(held.values())) for held in found.subsets.values()]
+    found.published = beside(found.named_axis, found.axis_label, found.mean_tasks.values(), described, bars)
     return found
 
 
@@ -116,6 +126,7 @@ def _unique(items: Iterable[Any]) -> list[Any]:
 
 def _fit_points(found: Analysis, points: list[Point], axis: str, seed: int) -> None:
     values, found.axis_label = axis_values(points, axis)
+    found.named_axis = named_axis(points, axis)
     found.tasks = _unique(point.task for point in points)
     grids: dict[str, dict[str, dict[float, Point]]] = {}
     for x, point in zip(values, points, strict=True):
@@ -129,7 +140,7 @@ def _fit_points(found: Analysis, points: list[Point], axis: str, seed: int) -> N
     if not found.fits:
         raise UserError("every family has one model size only; a slope needs two sizes, a tested one three")
     found.slopes = {series: {task: fit.law.a for task, fit in fits.items()} for series, fits in found.fits.items()}
-    _note_axes(found, points, grids)
+    _note_sizes(found)
     found.gaps = _gaps(grids)
     found.subsets = _subsets(points)
 
@@ -142,14 +153,14 @@ def _fit_series(found: Analysis, series: str, grid: dict[str, dict[float, Point]
         alone = f", but not among the means: it lacks {unscored} of {len(found.tasks)} tasks" if unscored else ""
         found.notes.append(f"{series}: one size only, so no slope; drawn as a reference{alone}")
         return
-    fits, whole = {}, []
+    fits, whole = {}, {}
     for task, cell in grid.items():
         lacking = [x for x in sizes if x not in cell]
         if lacking:
             found.notes.append(f"{series} lacks {task} at {', '.join(f'{x:.4g}' for x in lacking)}; "
                                "fitted on the sizes that are there, and left out of the mean curve")  # fmt: skip
         else:
-            whole.append(cell)
+            whole[task] = cell
         if len(cell) >= 2:
             fits[task] = _fit(np.array(sorted(cell)), [cell[x] for x in sorted(cell)], seed)
     if not fits:
@@ -157,8 +168,9 @@ def _fit_series(found: Analysis, series: str, grid: dict[str, dict[float, Point]
         return
     found.fits[series] = fits
     if whole:
-        mean = np.array([[cell[x].auc for x in sizes] for cell in whole]).mean(axis=0)
+        mean = np.array([[cell[x].auc for x in sizes] for cell in whole.values()]).mean(axis=0)
         found.means[series] = _fit_curves(np.array(sizes), mean, None, seed)
+        found.mean_tasks[series] = list(whole)
     if len(sizes) == 2:
         found.notes.append(f"{series}: two sizes give a slope without any uncertainty")
 
@@ -174,12 +186,7 @@ def _fit_curves(x: np.ndarray, y: np.ndarray, errors: np.ndarray | None, seed: i
     return Fit(x, y, law, curve, choose_form(x, y, law, curve))
 
 
-def _note_axes(found: Analysis, points: list[Point], grids: dict[str, Any]) -> None:
-    above = [point for point in points if point.auc > 100]
-    if above:
-        found.notes.append(f"{len(above)} scores are above 100; AUC is expected in percent")
-    if max(point.auc for point in points) <= 1:
-        found.notes.append("no score is above 1; AUC is expected in percent, and slopes do not depend on it")
+def _note_sizes(found: Analysis) -> None:
     sizes = {len(fit.x) for fits in found.fits.values() for fit in fits.values()}
     if max(sizes) < 6:
         found.notes.append(f"at most {max(sizes)} sizes: a power law cannot be told from saturation")
@@ -248,8 +255,11 @@ def predicted_tasks(found: Analysis, series: str) -> list[str]:
 
 
 def slope_rows(found: Analysis) -> list[dict[str, Any]]:
-    """Rows of slopes.csv: every series and task, and the mean curve."""
-    printed, printed_means = published.slopes(), published.mean_slopes()
+    """Rows of slopes.csv: every series and task, and the mean curve.
+
+    `published` is the paper's slope where x is the paper's axis, of the mean where it is over the same tasks.
+    """
+    printed, printed_means = found.published.slopes, found.published.mean_slopes
     rows: list[dict[str, Any]] = []
     for series, slopes in found.slopes.items():
         for task, a in slopes.items():

@@ -44,7 +44,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for tables and figures")
     found.add_argument("--axis", choices=AXES, default="given", help="what x is: the file's numbers (given), encoder "
                        "parameters, the published axis (encoder + MAE decoder), or pretraining compute")  # fmt: skip
-    found.add_argument("--published", action="store_true", help="draw the BioVFM paper's results beside yours")
+    found.add_argument("--published", action="store_true", help="draw the BioVFM paper's results beside "
+                       "yours, as far as axis and tasks agree")  # fmt: skip
     found.add_argument("--seed", type=int, default=0, help="of bootstrap and permutations (default: 0)")
     return found
 
@@ -77,12 +78,16 @@ def _properties(argv: list[str]) -> int:
 
     from . import properties, tables
 
-    files = sorted(said.data.glob("*.npz")) if said.data.is_dir() else [said.data]
+    files, others = properties.one_per_task(said.data.glob("*.npz")) if said.data.is_dir() else ([said.data], [])
     if not files:
         raise UserError(f"{said.data}: holds no .npz file; download the MedMNIST sets there first")
+    for file in others:
+        print(f"note: {file.name} is left out: its task is measured in a smaller size; give the file as --data for "
+              "its own properties", file=sys.stderr)  # fmt: skip
+    totals = [properties.count_images(file) for file in files]  # what cannot be measured is told before anything is
     rows = []
-    for file in files:
-        with tqdm(total=2 * properties.count_images(file), unit="img", desc=file.stem, file=sys.stderr) as bar:
+    for file, total in zip(files, totals, strict=True):
+        with tqdm(total=2 * total, unit="img", desc=file.stem, file=sys.stderr) as bar:
             rows.append(properties.as_row(properties.measure(file, said.images, bar.update)))
     tables.write_rows(said.out, ("task", *tables.PROPERTIES), rows)
     print(f"{said.out}: properties of {len(rows)} tasks (dbi in pixels, at most 32 x 32)")

@@ -6,7 +6,7 @@ Colours are Okabe and Ito's (2008), told apart with any colour vision; every fam
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -16,11 +16,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from biovfm_hf.files import atomic_path, write_text
 
-from . import published
 from .analysis import Analysis, Fit, predicted_tasks
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")  # one more than colours, so that 56 pairs differ
 GREY = "#767676"
 STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8, "xtick.labelsize": 8,
@@ -55,23 +54,35 @@ def write_figures(found: Analysis, out: Path, with_published: bool = False) -> l
 def _drawings(found: Analysis, with_published: bool) -> Iterator[Drawing]:
     yield _summary(found, with_published)
     if found.means:
-        yield _alone("mean_scaling", (3.6, 2.9), lambda ax: draw_mean(ax, found, with_published), _mean_text(found))
+        yield _mean(found, with_published)
         yield _tasks(found)
     yield _slopes(found, with_published)
     if found.correlations:
-        yield _alone("correlations", (3.6, 2.7), lambda ax: draw_correlations(ax, found), _correlation_text(found))
+        yield _correlations(found, with_published)
     if found.predictions:
         yield _predictions(found)
     if found.gaps:
         yield _gaps(found)
     if found.subsets:
-        yield _subsets(found)
+        yield _subsets(found, with_published)
 
 
-def _alone(name: str, size: tuple[float, float], draw: Callable[[Axes], object], text: str) -> Drawing:
-    figure = Figure(figsize=size)
-    draw(figure.subplots())
-    return name, figure, text
+def _legend(figure: Figure, means: dict[str, Fit] | None = None, place: Literal["lower", "upper"] = "lower") -> None:
+    """One legend below or above all panels, which grow no smaller by it; with the slopes of mean curves if given."""
+    held: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            held.setdefault(label, handle)
+    labels = [f"{name} (mean: a = {means[name].law.a:.4f})" if means and name in means else name for name in held]
+    width, height = figure.get_size_inches()
+    columns = max(1, min(len(held), int(width / (0.065 * max(map(len, labels)) + 0.5))))
+    figure.set_size_inches(width, height + 0.18 * math.ceil(len(held) / columns))
+    figure.legend(
+        list(held.values()),
+        labels,
+        loc="outside upper center" if place == "upper" else "outside lower center",
+        ncols=columns,
+    )
 
 
 def _look(found: Analysis, series: str) -> tuple[str, str]:
@@ -88,8 +99,9 @@ def nice(task: str) -> str:
 
 def draw_mean(axes: Axes, found: Analysis, with_published: bool = False) -> None:
     """Mean score against size, with the fitted power laws (the paper's figure 2a)."""
+    sizes = [x for fit in found.means.values() for x in fit.x]
     for series, fit in found.means.items():
-        _draw_fit(axes, found, series, fit, f"{series} (a = {fit.law.a:.4f})")
+        _draw_fit(axes, found, series, fit)
     for series, held in found.references.items():
         if set(held) != set(found.tasks):
             continue  # a mean over fewer tasks is no companion of the others'
@@ -99,29 +111,33 @@ def draw_mean(axes: Axes, found: Analysis, with_published: bool = False) -> None
         axes.plot([x], [score], linestyle="", marker=marker, color=colour, markersize=8, label=series)
     if with_published:
         _draw_published_curves(axes, found)
-    _finish_scaling(axes, found.axis_label, [x for fit in found.means.values() for x in fit.x])
+        sizes += [x for points in found.published.mean_curves.values() for x, _ in points]
+    _finish_scaling(axes, found.axis_label, sizes)
     axes.set_ylabel("Mean AUC (%)")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), columnspacing=1.0,
-                ncols=1 if len(found.means) == 1 else 2)  # fmt: skip
+
+
+def _mean(found: Analysis, with_published: bool) -> Drawing:
+    figure = Figure(figsize=(3.6, 2.5))
+    draw_mean(figure.subplots(), found, with_published)
+    _legend(figure, found.means)
+    return "mean_scaling", figure, _mean_text(found)
 
 
 def _draw_published_curves(axes: Axes, found: Analysis) -> None:
     """The paper's mean curves: hollow, in the colour of the family of the same name, grey otherwise."""
-    for family, points in published.mean_curves().items():
+    for number, (family, points) in enumerate(found.published.mean_curves.items()):
         known = family in found.slopes or family in found.references
-        colour, marker = _look(found, family) if known else (GREY, "*")
+        colour, marker = _look(found, family) if known else (GREY, MARKERS[number])
         axes.plot(*np.array(points).T, color=colour, linewidth=0.8, linestyle=":", marker=marker, markersize=4,
-                  markerfacecolor="white")  # fmt: skip
-    axes.plot([], [], color=GREY, linewidth=0.8, linestyle=":", marker="o", markersize=4, markerfacecolor="white",
-              label="published")  # fmt: skip
+                  markerfacecolor="white", label=f"{family}, published")  # fmt: skip
 
 
-def _draw_fit(axes: Axes, found: Analysis, series: str, fit: Fit, label: str | None = None) -> None:
+def _draw_fit(axes: Axes, found: Analysis, series: str, fit: Fit) -> None:
     colour, marker = _look(found, series)
     axes.plot(fit.x, fit.y, linestyle="", marker=marker, color=colour, markersize=5)
     line = np.geomspace(fit.x.min(), fit.x.max(), 50)
     axes.plot(line, fit.law(line), linestyle="--", linewidth=1.1, color=colour)
-    axes.plot([], [], linestyle="--", marker=marker, color=colour, label=label)
+    axes.plot([], [], linestyle="--", marker=marker, color=colour, label=series)
 
 
 def _finish_scaling(axes: Axes, label: str, sizes: list[float]) -> None:
@@ -129,9 +145,13 @@ def _finish_scaling(axes: Axes, label: str, sizes: list[float]) -> None:
     ticks = _spaced(sorted(set(sizes)))
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _three_digits(value)))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.set_xlabel(label)
+
+
+def _three_digits(value: float) -> str:
+    return f"{float(f'{value:.3g}'):g}"  # 1520, and not 1.52e+03
 
 
 def _spaced(values: list[float]) -> list[float]:
@@ -149,40 +169,34 @@ def _tasks(found: Analysis) -> Drawing:
     tasks = [task for task in found.tasks if any(task in fits for fits in found.fits.values())]
     columns = min(4, len(tasks))
     rows = math.ceil(len(tasks) / columns)
-    figure = Figure(figsize=(2.1 * columns + 0.3, 1.75 * rows + 0.75))
+    lines = math.ceil(len(found.fits) / 3)  # of slopes above a panel, three in each
+    figure = Figure(figsize=(2.1 * columns + 0.3, (1.65 + 0.12 * lines) * rows + 0.4))
     grid = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).reshape(-1)
     sizes = [x for fits in found.fits.values() for fit in fits.values() for x in fit.x]
     for axes, task in zip(grid, tasks, strict=False):
-        slopes = []
-        for series, fits in found.fits.items():
-            if task in fits:
-                _draw_fit(axes, found, series, fits[task])
-                slopes.append((fits[task].law.a, _look(found, series)[0]))
+        fitted = {series: fits[task] for series, fits in found.fits.items() if task in fits}
+        for series, fit in fitted.items():
+            _draw_fit(axes, found, series, fit)
         for series, held in found.references.items():
             if task in held:
                 colour, marker = _look(found, series)
-                axes.plot(*held[task], linestyle="", marker=marker, color=colour, markersize=7)
+                axes.plot(*held[task], linestyle="", marker=marker, color=colour, markersize=7, label=series)
         _finish_scaling(axes, "", sizes)
-        axes.set_title(nice(task), pad=12)
-        for place, (a, colour) in enumerate(slopes[:3]):
-            axes.text(0.5 + (place - (min(len(slopes), 3) - 1) / 2) * 0.34, 1.02, f"{a:.4f}", color=colour, fontsize=7,
-                      ha="center", transform=axes.transAxes)  # fmt: skip
+        axes.margins(y=0.1)
+        axes.set_title(nice(task), pad=3 + 9 * lines)
+        for place, (series, fit) in enumerate(fitted.items()):
+            in_line = min(3, len(fitted) - place // 3 * 3)
+            at, above = 0.5 + (place % 3 - (in_line - 1) / 2) * 0.34, 3 + 9 * (lines - 1 - place // 3)
+            colour = _look(found, series)[0]
+            axes.annotate(f"{fit.law.a:.4f}", (at, 1), (0, above), xycoords="axes fraction",
+                          textcoords="offset points", color=colour, fontsize=7, ha="center")  # fmt: skip
     for axes in grid[len(tasks) :]:
         axes.set_visible(False)
     figure.supxlabel(found.axis_label, fontsize=9)
     figure.supylabel("AUC (%)", fontsize=9)
-    _figure_legend(figure, found)
+    _legend(figure, place="upper")  # the label of x is below
     text = f"AUC against model size on {len(tasks)} tasks, with fitted power laws; slopes above each panel."
     return "task_scaling", figure, text
-
-
-def _figure_legend(figure: Figure, found: Analysis) -> None:
-    handles = []
-    for series in [*found.fits, *found.references]:
-        colour, marker = _look(found, series)
-        style = "--" if series in found.fits else ""
-        handles += figure.axes[0].plot([], [], linestyle=style, marker=marker, color=colour, label=series)
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
 
 
 def draw_slopes(axes: Axes, found: Analysis, with_published: bool = False) -> None:
@@ -190,35 +204,36 @@ def draw_slopes(axes: Axes, found: Analysis, with_published: bool = False) -> No
     first = next(iter(found.slopes))
     tasks = sorted(found.tasks, key=lambda task: found.slopes[first].get(task, -math.inf))
     spread = 0.6 / max(1, len(found.slopes))
-    printed = published.slopes() if with_published else {}
+    printed = found.published.slopes if with_published else {}
+    beside = [(series, task, printed[series][task.lower()]) for series, slopes in found.slopes.items()
+              if series in printed for task in slopes if task.lower() in printed[series]]  # fmt: skip
     shown = [a for slopes in found.slopes.values() for a in slopes.values()]
-    for number, (series, slopes) in enumerate(found.slopes.items()):
+    shown += [a for _, _, a in beside]
+    offsets = {series: (number - (len(found.slopes) - 1) / 2) * -spread for number, series in enumerate(found.slopes)}
+    for series, slopes in found.slopes.items():
         colour, marker = _look(found, series)
-        offset = (number - (len(found.slopes) - 1) / 2) * -spread
         for task, a in slopes.items():
-            y = tasks.index(task) + offset
+            y = tasks.index(task) + offsets[series]
             fit = found.fits.get(series, {}).get(task)
             if fit and not math.isnan(fit.law.a_low):
                 axes.plot([fit.law.a_low, fit.law.a_high], [y, y], color=colour, linewidth=1, alpha=0.5)
             axes.plot([a], [y], marker=marker, color=colour, markersize=5, linestyle="")
-            if task.lower() in printed.get(series, {}):
-                beside = printed[series][task.lower()]
-                axes.plot([beside], [y], marker="|", color="k", markersize=9, markeredgewidth=1.2, linestyle="")
         axes.plot([], [], marker=marker, color=colour, linestyle="", label=series)
-    if any(series in printed for series in found.slopes):
-        axes.plot([], [], marker="|", color="k", markersize=9, linestyle="", label="published")
+    for series, task, a in beside:
+        axes.plot([a], [tasks.index(task) + offsets[series]], marker="|", color="k", markersize=9, markeredgewidth=1.2,
+                  linestyle="", label="published slope")  # fmt: skip
     axes.axvline(0, color=GREY, linewidth=0.8)
     margin = 1.2 * (max(*shown, 0) - min(*shown, 0)) or 1.0
     axes.set_xlim(min(*shown, 0) - margin / 2, max(*shown, 0) + margin / 2)
     axes.set_yticks(range(len(tasks)), [nice(task) for task in tasks])
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("Slope a, 95 % interval")
-    axes.legend(loc="lower right")
 
 
 def _slopes(found: Analysis, with_published: bool) -> Drawing:
-    figure = Figure(figsize=(4.4, 0.26 * len(found.tasks) + 1.1))
+    figure = Figure(figsize=(4.4, max(0.26, 0.1 * len(found.slopes)) * len(found.tasks) + 0.7))
     draw_slopes(figure.subplots(), found, with_published)
+    _legend(figure)
     steepest = {series: max(slopes, key=lambda t: slopes[t]) for series, slopes in found.slopes.items() if slopes}
     text = "Slopes by task with 95 % intervals (cut at the frame). Steepest: " + "; ".join(
         f"{series} {nice(task)} {found.slopes[series][task]:.4f}" for series, task in steepest.items()
@@ -226,25 +241,40 @@ def _slopes(found: Analysis, with_published: bool) -> Drawing:
     return "slopes", figure, text + "."
 
 
-def draw_correlations(axes: Axes, found: Analysis) -> None:
+def _bars(found: Analysis) -> int:
+    return sum(map(len, found.correlations.values()))
+
+
+def draw_correlations(axes: Axes, found: Analysis, with_published: bool = False) -> None:
     """Pearson correlation of slope and property as bars, with Fisher intervals (the paper's figure 4c)."""
+    printed = found.published.correlations if with_published else {}
     names = list(found.properties)
     width = 0.8 / max(1, len(found.correlations))
     for number, (series, held) in enumerate(found.correlations.items()):
-        colour, _ = _look(found, series)
+        colour, marker = _look(found, series)
         for place, name in enumerate(names):
             c = held[name]
             x = place + (number - (len(found.correlations) - 1) / 2) * width
-            axes.bar(x, c.pearson, width * 0.92, color=colour, label=series if place == 0 else None)
+            axes.bar(x, c.pearson, width * 0.92, color=colour, alpha=0.55)
             if not math.isnan(c.low):
                 axes.plot([x, x], [c.low, c.high], color="#222222", linewidth=0.9)
+            axes.plot([x], [c.pearson], linestyle="", marker=marker, color=colour, markersize=4.5, label=series)
+            if name in printed.get(series, {}):
+                axes.plot([x], [printed[series][name]], linestyle="", marker="_", color="k", markersize=9,
+                          markeredgewidth=1.2, label="published r")  # fmt: skip
     axes.axhline(0, color="#222222", linewidth=0.8)
     axes.set_ylim(-1, 1)
     axes.set_xticks(range(len(names)), [PROPERTY_NAMES[name] for name in names])
     axes.grid(visible=False, axis="x")
     counts = {c.n for held in found.correlations.values() for c in held.values()}
     axes.set_ylabel("Pearson r with slope" + (f" (n = {counts.pop()})" if len(counts) == 1 else ""))
-    axes.legend(loc="lower right", ncols=min(3, len(found.correlations)))
+
+
+def _correlations(found: Analysis, with_published: bool) -> Drawing:
+    figure = Figure(figsize=(max(3.6, 0.13 * _bars(found) + 1.0), 2.5))
+    draw_correlations(figure.subplots(), found, with_published)
+    _legend(figure)
+    return "correlations", figure, _correlation_text(found)
 
 
 def _flat(name: str) -> str:
@@ -272,26 +302,38 @@ def _summary(found: Analysis, with_published: bool) -> Drawing:
         panels.append((1.15, lambda axes: draw_mean(axes, found, with_published)))
     panels.append((1.15, lambda axes: draw_slopes(axes, found, with_published)))
     if found.correlations:
-        panels.append((1.0, lambda axes: draw_correlations(axes, found)))
-    figure = Figure(figsize=(3.3 * len(panels), max(2.9, 0.2 * len(found.tasks) + 0.8)))
+        panels.append(
+            (
+                max(0.26 * len(found.properties), 0.04 * _bars(found), 1.0),
+                lambda axes: draw_correlations(axes, found, with_published),
+            )
+        )
+    row = max(0.2, 0.1 * len(found.slopes))
+    figure = Figure(figsize=(2.9 * sum(width for width, _ in panels), max(2.7, row * len(found.tasks) + 0.6)))
     grid = figure.subplots(1, len(panels), squeeze=False, width_ratios=[width for width, _ in panels])[0]
     for letter, axes, (_, draw) in zip("abc", grid, panels, strict=False):
         draw(axes)
         axes.set_title(letter, loc="left", fontweight="bold")
+    _legend(figure, found.means)
     text = "Summary of the scaling study. "
     return "summary", figure, text + (_mean_text(found) if found.means else "Slopes by task.")
 
 
 def _predictions(found: Analysis) -> Drawing:
-    figure = Figure(figsize=(3.2 * len(found.predictions) + 0.2, 3.2))
-    grid = figure.subplots(1, len(found.predictions), squeeze=False)[0]
-    for axes, (series, prediction) in zip(grid, found.predictions.items(), strict=True):
+    columns = min(3, len(found.predictions))
+    rows = math.ceil(len(found.predictions) / columns)
+    figure = Figure(figsize=(3.2 * columns + 0.2, 3.2 * rows))
+    grid = figure.subplots(rows, columns, squeeze=False).reshape(-1)
+    for axes in grid[len(found.predictions) :]:
+        axes.set_visible(False)
+    for axes, (series, prediction) in zip(grid, found.predictions.items(), strict=False):
         colour, marker = _look(found, series)
         tasks = predicted_tasks(found, series)
         actual = np.array([found.slopes[series][task] for task in tasks])
         ends = [min(actual.min(), prediction.predicted.min()), max(actual.max(), prediction.predicted.max())]
         axes.plot(ends, ends, color=GREY, linewidth=0.8)
-        axes.plot(actual, prediction.predicted, linestyle="", marker=marker, color=colour, label="from properties")
+        axes.plot(actual, prediction.predicted, linestyle="", marker=marker, color=colour,
+                  label=f"{series}, from properties")  # fmt: skip
         axes.plot(
             actual, prediction.baseline, linestyle="", marker="_", markersize=10, color="k", label="mean of others"
         )
@@ -303,7 +345,7 @@ def _predictions(found: Analysis) -> Drawing:
         axes.set_xlabel("Slope")
         axes.set_ylabel("Slope predicted from the other tasks")
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.legend(loc="best")
+    _legend(figure)
     text = "Leave-one-task-out prediction of slopes. " + "; ".join(
         f"{s}: {p.statement}" for s, p in found.predictions.items()
     )
@@ -326,30 +368,35 @@ def _gaps(found: Analysis) -> Drawing:
     for (row, column), value in np.ndenumerate(table):
         if not math.isnan(value):
             dark = abs(value) > 0.6 * limit
-            axes.text(column, row, f"{value:+.1f}", ha="center", va="center", fontsize=7, color="w" if dark else "k")
-    axes.set_xticks(range(len(sizes)), [f"{x:.3g}" for x in sizes])
+            axes.text(column, row, f"{value:+z.1f}", ha="center", va="center", fontsize=7, color="w" if dark else "k")
+    axes.set_xticks(range(len(sizes)), [_three_digits(x) for x in sizes])
     axes.set_yticks(range(len(tasks)), [nice(task) for task in tasks])
     axes.grid(visible=False)
     axes.set_xlabel(found.axis_label)
-    figure.colorbar(image, label=f"AUC, {a} minus {b}", shrink=0.9)
+    figure.colorbar(image, label=f"AUC, {a}\nminus {b}", shrink=0.9)
     mean = float(np.nanmean(table))
     return "gaps", figure, f"AUC of {a} minus {b} by task and size, in points; mean {mean:+.2f}."
 
 
-def _subsets(found: Analysis) -> Drawing:
+def _subsets(found: Analysis, with_published: bool) -> Drawing:
     """Mean score by pretraining data (the paper's figure 2b)."""
-    figure = Figure(figsize=(2.6 * len(found.subsets) + 0.6, 2.8))
-    grid = figure.subplots(1, len(found.subsets), squeeze=False)[0]
+    means = {family: {name: float(np.mean(list(scores.values()))) for name, scores in held.items()}
+             for family, held in found.subsets.items()}  # fmt: skip
+    if with_published:
+        means |= {f"{family}, ViT-L, published": held for family, held in found.published.subsets.items()}
+    figure = Figure(figsize=(2.6 * len(means) + 0.6, 2.8))
+    grid = figure.subplots(1, len(means), squeeze=False)[0]
     said = []
-    for axes, (family, held) in zip(grid, found.subsets.items(), strict=True):
-        means = [float(np.mean(list(scores.values()))) for scores in held.values()]
-        low = min(means) - max(0.5, 2 * (max(means) - min(means)))
-        bars = axes.bar(range(len(held)), [m - low for m in means], bottom=low, width=0.6, color=COLOURS[: len(held)])
-        axes.bar_label(bars, [f"{m:.2f}" for m in means], padding=2, fontsize=8)
-        axes.set_xticks(range(len(held)), list(held))
+    for axes, (family, held) in zip(grid, means.items(), strict=True):
+        scores, names = list(held.values()), list(held)
+        low = min(scores) - max(0.5, 2 * (max(scores) - min(scores)))
+        fill = [COLOURS[place % len(COLOURS)] if family in found.subsets else "#BBBBBB" for place in range(len(held))]
+        bars = axes.bar(range(len(held)), [m - low for m in scores], bottom=low, width=0.6, color=fill)
+        axes.bar_label(bars, [f"{m:.2f}" for m in scores], padding=2, fontsize=8)
+        axes.set_xticks(range(len(held)), names)
         axes.set_ylabel("Mean AUC (%), axis cut")
         axes.set_title(family)
         axes.margins(y=0.15)
         axes.grid(visible=False, axis="x")
-        said.append(f"{family}: " + ", ".join(f"{s} {m:.2f} %" for s, m in zip(held, means, strict=True)))
+        said.append(f"{family}: " + ", ".join(f"{s} {m:.2f} %" for s, m in zip(names, scores, strict=True)))
     return "data_scaling", figure, "Mean AUC by pretraining data. " + "; ".join(said) + "."

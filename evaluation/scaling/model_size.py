@@ -12,6 +12,7 @@ from biovfm_hf.errors import UserError
 from .tables import Point
 
 AXES = ("given", "encoder", "published", "compute")
+PAPER_AXIS = "published"
 AXIS_LABELS = {
     "given": "Parameters (millions)",
     "encoder": "Encoder parameters (millions)",
@@ -168,3 +169,20 @@ def axis_values(points: list[Point], axis: str) -> tuple[list[float], str]:
         total = [flops * point.images * 1e6 / 1e18 for flops, point in zip(each, points, strict=True)]
         return total, AXIS_LABELS["total_compute"]
     return [flops / 1e9 for flops in each], AXIS_LABELS[axis]
+
+
+def named_axis(points: list[Point], axis: str) -> str:
+    """The axis on which a named size has its place beside the points: "encoder", "published" or "compute".
+
+    Numbers that the points file gives are an axis of known sizes where every one is within 2 % of a named size's
+    count on that axis. "" where there is none: other numbers, and compute in all, which depends on the images seen.
+    """
+    if axis == "compute":
+        return "" if all(point.images > 0 for point in points) else axis
+    if axis != "given":
+        return axis
+    for place, name in enumerate(("encoder", PAPER_AXIS)):
+        counts = [each[place] for each in known_sizes().values()]
+        if all(any(abs(point.params / count - 1) <= TOLERANCE for count in counts) for point in points):
+            return name
+    return ""

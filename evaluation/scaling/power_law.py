@@ -2,8 +2,9 @@
 
 The power law is a straight line in log-log, fitted by least squares as in Porian et al. (2024) and the BioVFM paper.
 Its interval of a is Student's t with n - 2 degrees of freedom: 95 % coverage where errors in ln y are normal and
-independent (measured on four sizes: 95.1 % with normal errors, 95.2 % with t5, 95.9 % with exponential ones). The
-studentised residual bootstrap beside it needs no normality, and covers 93 % on four sizes.
+independent. Measured over 30,000 simulations on the paper's four sizes: 95.0 % with normal errors, 95.3 % with t5,
+95.5 % with exponential ones. The studentised residual bootstrap beside it supposes no normality, but four residuals
+are few to draw from: it covers 91.4, 91.7 and 92.0 % there (standard errors 0.1 to 0.2).
 """
 
 import math

@@ -20,6 +20,7 @@ import numpy as np
 from biovfm_hf.errors import UserError
 
 from .. import npz
+from ..tasks.medmnist import SIZES
 
 SPLITS = ("train", "val", "test")
 SIDE = 32
@@ -40,21 +41,37 @@ class Properties:
     entropy: float
 
 
+def task_of(path: Path) -> tuple[str, int]:
+    """Task and pixels of a MedMNIST-style file by its name: bloodmnist_224.npz is (bloodmnist, 224); 28 is unsaid."""
+    name, _, size = path.stem.rpartition("_")
+    return (name, int(size)) if name and size in map(str, SIZES) else (path.stem, SIZES[0])
+
+
+def one_per_task(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """The smallest file of each task, sorted, and the others: a task is measured once, and most sets come in 28."""
+    smallest: dict[str, Path] = {}
+    others = []
+    for file in sorted(files, key=task_of):
+        if smallest.setdefault(task_of(file)[0], file) != file:
+            others.append(file)
+    return list(smallest.values()), others
+
+
 def measure(
     path: str | Path, sampled: int = SAMPLED_IMAGES, progress: Callable[[int], object] | None = None
 ) -> Properties:
     """Measure a MedMNIST-style .npz: `train_images`, `train_labels`, and the same for `val` and `test`.
 
     Args:
-        path: the file; its name is the task's (`_224` and the like are dropped).
+        path: the file; its name is the task's, see `task_of`.
         sampled: images, evenly spaced, from which the medians of `gzip` and `entropy` are taken; 0 for all.
         progress: called with the number of images done, over both passes.
 
     Raises:
-        UserError: no such file, arrays that are missing or do not fit together, or fewer than two classes.
+        UserError: no such file, arrays that are missing or do not fit together, volumes, or fewer than two classes.
     """
     path = Path(path)
-    task = path.stem.rsplit("_", 1)[0] if path.stem.rsplit("_", 1)[-1].isdigit() else path.stem
+    task = task_of(path)[0]
     total = _count(path)
     labels = np.concatenate([npz.read(path, f"{split}_labels").reshape(n, -1) for split, n in _sizes(path)])
     step = max(1, total // sampled) if sampled else 1
@@ -190,9 +207,11 @@ def _sizes(path: Path) -> list[tuple[str, int]]:
     found = []
     for split in present:
         images, labels = npz.header(path, f"{split}_images"), npz.header(path, f"{split}_labels")
-        if images.dtype != np.uint8 or len(images.shape) not in (3, 4) or min(images.shape[1:]) < 1:
+        fits = len(images.shape) == 3 or (len(images.shape) == 4 and images.shape[3] in (1, 3))
+        if images.dtype != np.uint8 or not fits or min(images.shape[1:]) < 1:
+            volumes = "; sets of volumes are not measured, leave them out" if len(images.shape) == 4 else ""
             raise UserError(f"{path}: {split}_images is {images.dtype} {images.shape}; "
-                            "expected uint8 (n, height, width) or (n, height, width, 3)")  # fmt: skip
+                            f"expected uint8 (n, height, width) or (n, height, width, 3){volumes}")  # fmt: skip
         if labels.shape[:1] != images.shape[:1] or len(labels.shape) > 2 or labels.dtype.kind not in "bui":
             raise UserError(f"{path}: {split}_labels is {labels.dtype} {labels.shape}, "
                             f"which does not fit {images.shape[0]} images")  # fmt: skip

@@ -6,6 +6,7 @@ imports nothing of them. A run that is finished, or a probe that is recorded, is
 
 import argparse
 import json
+import math
 import re
 import shlex
 import subprocess
@@ -14,12 +15,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
 
+from .model_size import AXES, encoder_parameters, known_sizes, objective_of, size_of
+from .tables import POINT_COLUMNS, Point, read_points, read_properties, write_rows
+
+if TYPE_CHECKING:
+    from ..results import Record
+    from ..suite import Settings
+
 OBJECTIVES = ("dino", "mae")
+NOT_OURS = ("out", "list_tasks", "list-tasks", "help", "h")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 MAX_YAML_BYTES = 2**20
 ONE_PROCESS = ["--num_processes", "1", "--num_machines", "1", "--dynamo_backend", "no"]
@@ -42,7 +51,8 @@ STUDY.yaml holds
   probe:                    # words of biovfm probe
     tasks: pneumoniamnist,busi
     data: data
-    method: linear
+    method: linear          # several (linear,knn) are analysed one by one: points-knn.csv, scaling-knn/ ...
+    seed: 0,1,2             # several are averaged, and widen the intervals
   properties: tasks.csv     # optional, see biovfm scaling --help
   axis: given               # optional"""
 
@@ -93,10 +103,11 @@ class Plan:
 
 
 def read_plan(path: str | Path) -> Plan:
-    """Read and check a study file.
+    """Read and check a study file, all of it, since pretraining takes days and what follows it minutes.
 
     Raises:
-        UserError: unreadable YAML, missing or unknown keys, or values of the wrong kind.
+        UserError: unreadable YAML, missing or unknown keys, values of the wrong kind, an unknown axis, words that
+            `biovfm probe` does not take, unknown tasks, or an unfit properties file.
     """
     path = Path(path)
     held = _read_yaml(path)
@@ -117,10 +128,40 @@ def read_plan(path: str | Path) -> Plan:
     if not isinstance(launch, list):
         raise UserError(f"{path}: launch must be a list of words for accelerate launch")
     described = held.get("properties")
-    return Plan(
+    plan = Plan(
         runs, [str(word) for word in launch], {**probe, "data": _resolve(path, str(probe.get("data", ".")))},
         Path(_resolve(path, str(described))) if described else None, str(held.get("axis", "given")),
     )  # fmt: skip
+    _check_axis(path, plan)
+    _check_probe(path, plan)
+    if plan.properties:
+        read_properties(plan.properties)
+    return plan
+
+
+def _check_axis(path: Path, plan: Plan) -> None:
+    if plan.axis not in AXES:
+        raise UserError(f"{path}: unknown axis {plan.axis!r}; choose one of: {', '.join(AXES)}")
+    for run in plan.runs if plan.axis == "compute" else ():
+        try:
+            told = objective_of(run.family)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        if told != run.objective:
+            raise UserError(f"{path}: families: {run.family} is trained with {run.objective}, but axis compute takes "
+                            f"it for {told} by its name; rename it")  # fmt: skip
+
+
+def _check_probe(path: Path, plan: Plan) -> None:
+    for key in plan.probe:
+        if str(key) in NOT_OURS:
+            raise UserError(f"{path}: probe: {key} has no place in a study; remove it")
+    try:
+        methods = read_probe(plan, Path("OUT"))[1]
+    except UserError as error:
+        raise UserError(f"{path}: probe: {error}") from error
+    if set(methods) <= {"segment"}:
+        raise UserError(f"{path}: probe: method segment gives no AUC, which is what a study fits; add another method")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -203,6 +244,18 @@ def pretrain(plan: Plan, out: Path) -> None:
         if status or not (folder / "model" / "config.json").is_file():
             raise UserError(f"pretraining {run.name} ended with status {status} and left no model; mend what it "
                             "says above and run the same command again")  # fmt: skip
+        _check_size(plan, run, folder)
+
+
+def _check_size(plan: Plan, run: Run, folder: Path) -> None:
+    """Say after the first run, and not after the last, that its size has no place on the axis."""
+    if plan.axis == "given":
+        return
+    try:
+        size_of(Point(run.family, _facts(folder)[0], "", math.nan), known_sizes())
+    except UserError as error:
+        raise UserError(f"{run.name}: axis {plan.axis} counts named sizes only ({error}); set axis: given in the "
+                        "study file and run the same command again") from error  # fmt: skip
 
 
 def probe_words(plan: Plan, out: Path) -> list[str]:
@@ -219,11 +272,44 @@ def probe_words(plan: Plan, out: Path) -> list[str]:
     return [*words, "--out", str(out / "results")]
 
 
-def points(plan: Plan, records: Iterable[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
-    """Rows of the points file: AUC in percent with its interval, encoder parameters, images seen.
+def read_probe(plan: Plan, out: Path) -> tuple[argparse.Namespace, list[str]]:
+    """The options that the plan's words are to `biovfm probe`, and its methods.
 
     Raises:
-        UserError: the probe recorded no AUC for any run.
+        UserError: `biovfm probe` does not take them.
+    """
+    from .. import probe_command
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(message)
+
+    parser = probe_command.build_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    options = parser.parse_args(probe_words(plan, out))
+    return options, probe_command.check_options(parser, options)
+
+
+def by_method(records: Iterable["Record"], settings: list["Settings"], tasks: list[str]) -> dict[str, list["Record"]]:
+    """The study's own records by method (fewshot-4 and fewshot-16 are two).
+
+    A results folder keeps the records of every run of the study, also of one with other tasks, seeds or settings.
+    """
+    found: dict[str, list[Record]] = {each.method_name: [] for each in settings}
+    ours = [(each.method_name, each.protocol, each.seed, each.recorded()) for each in settings]
+    for record in records:
+        made = (record["method"], record["protocol"], record["seed"], record["settings"])
+        if made in ours and record["task"] in tasks:
+            found[record["method"]].append(record)
+    return found
+
+
+def points(plan: Plan, records: Iterable["Record"], out: Path) -> list[dict[str, Any]]:
+    """Rows of the points file: AUC in percent with its interval, encoder parameters, images seen.
+
+    Args:
+        plan: the study.
+        records: of one method and of one seed, or joined over seeds (`seeds.over_seeds`).
+        out: the study's folder.
     """
     by_name = {run.name: run for run in plan.runs}
     facts = {name: _facts(out / "runs" / name) for name in by_name}
@@ -237,16 +323,12 @@ def points(plan: Plan, records: Iterable[dict[str, Any]], out: Path) -> list[dic
                "images_millions": images}  # fmt: skip
         row |= {end: None if auc.get(end) is None else 100 * auc[end] for end in ("low", "high")}
         rows.append(row | ({"subset": run.subset} if run.subset else {}))
-    if not rows:
-        raise UserError(f"{out / 'results'}: holds no AUC of the study's models, so there is nothing to fit")
     return rows
 
 
 def _facts(folder: Path) -> tuple[float, float | None]:
     """Encoder parameters and images seen, both in millions, of a run."""
     from biovfm_hf.configuration_biovfm import BioVFMConfig
-
-    from .model_size import encoder_parameters
 
     parameters = encoder_parameters(BioVFMConfig.from_pretrained(folder / "model")) / 1e6
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -274,17 +356,36 @@ def main(argv: list[str]) -> int:
 
 def _execute(plan: Plan, out: Path) -> int:
     from .. import probe_command
-    from . import tables, writing
+    from ..encoders import check_device
+    from ..seeds import over_seeds
 
+    options, methods = read_probe(plan, out)
+    if options.device:
+        check_device(options.device)
+    tasks = [task.name for task in probe_command.open_tasks(options, methods)]  # files that lack are told of first
     pretrain(plan, out)
+    settings = probe_command.make_settings(options, methods)  # may take hold of a GPU, which training has until now
     status = probe_command.main(probe_words(plan, out))
     if status:
         return status
-    records = json.loads((out / "results" / "results.json").read_text(encoding="utf-8"))
-    rows = points(plan, records, out)
-    columns = [*tables.POINT_COLUMNS, "low", "high", "images_millions"] + ["subset"] * any("subset" in r for r in rows)
-    tables.write_rows(out / "points.csv", columns, rows)
-    study = tables.read_points(out / "points.csv")
-    properties = tables.read_properties(plan.properties) if plan.properties else {}
-    print("\n".join(writing.write_study(study, properties, out / "scaling", plan.axis)))
+    recorded = json.loads((out / "results" / "results.json").read_text(encoding="utf-8"))
+    held = by_method(recorded, settings, tasks)
+    rows = {method: points(plan, over_seeds(out / "results", records, options.resamples), out)
+            for method, records in held.items()}  # fmt: skip
+    rows = {method: found for method, found in rows.items() if found}
+    if not rows:
+        raise UserError(f"{out / 'results'}: holds no AUC of the study's models, so there is nothing to fit")
+    for method, found in rows.items():
+        _analyse(plan, found, out, f"-{method}" if len(held) > 1 else "")
     return 0
+
+
+def _analyse(plan: Plan, rows: list[dict[str, Any]], out: Path, ending: str) -> None:
+    """Write the points of one method, and fit, correlate and draw them."""
+    from .writing import write_study  # loads matplotlib
+
+    columns = [*POINT_COLUMNS, "low", "high", "images_millions"] + ["subset"] * any("subset" in r for r in rows)
+    write_rows(out / f"points{ending}.csv", columns, rows)
+    study = read_points(out / f"points{ending}.csv")
+    properties = read_properties(plan.properties) if plan.properties else {}
+    print("\n".join(write_study(study, properties, out / f"scaling{ending}", plan.axis)))

@@ -14,6 +14,7 @@ POINT_COLUMNS = ("family", "params_millions", "task", "auc")
 OPTIONAL_POINT_COLUMNS = ("low", "high", "subset", "size", "images_millions")
 SLOPE_COLUMNS = ("family", "task", "slope")
 PROPERTIES = ("num_samples", "num_classes", "dbi", "gzip", "entropy")
+MEAN = "mean"
 MAX_ROWS = 100_000
 
 
@@ -25,7 +26,7 @@ class Point:
         family: pretraining family, such as BioVFM-D.
         params: x value in millions of parameters.
         task: task name.
-        auc: score in percent, above 0.
+        auc: score in percent, above 1 and at most 100.
         low: lower end of its 95 % interval, NaN if unknown.
         high: upper end of its 95 % interval, NaN if unknown.
         subset: pretraining data, empty if the study varies model size only.
@@ -64,8 +65,8 @@ def read_points(path: str | Path) -> Study:
     images_millions (pretraining images seen).
 
     Raises:
-        UserError: missing or unknown columns, empty cells, numbers that are none, scores that are not above 0,
-            rows given twice.
+        UserError: missing or unknown columns, empty cells, numbers that are none, scores that are no percentages,
+            rows given twice, a task called mean.
     """
     path = Path(path)
     header, rows = _rows(path)
@@ -87,12 +88,17 @@ def read_points(path: str | Path) -> Study:
 
 def _point(path: Path, line: int, row: dict[str, str]) -> Point:
     auc = _positive(path, line, row, "auc")
+    # No classifier worth a point has an AUC of 1 %, so such a score is a fraction: of this row or of the whole file.
+    if auc <= 1:
+        raise UserError(f"{path}: line {line}: auc is {auc:g}; give AUC in percent, {100 * auc:g} for this one")
+    if auc > 100:
+        raise UserError(f"{path}: line {line}: auc is {auc:g}; AUC is in percent and at most 100")
     low, high = (_optional(path, line, row, name) for name in ("low", "high"))
     if not math.isnan(low) and not math.isnan(high) and not low <= auc <= high:
         raise UserError(f"{path}: line {line}: auc {auc:g} lies outside its interval {low:g} to {high:g}")
     return Point(
         family=_text(path, line, row, "family"), params=_positive(path, line, row, "params_millions"),
-        task=_text(path, line, row, "task"), auc=auc, low=low, high=high,
+        task=_task(path, line, row), auc=auc, low=low, high=high,
         subset=row.get("subset", "").strip(), size=row.get("size", "").strip(),
         images=_optional(path, line, row, "images_millions"),
     )  # fmt: skip
@@ -101,7 +107,7 @@ def _point(path: Path, line: int, row: dict[str, str]) -> Point:
 def _read_slopes(path: Path, rows: list[tuple[int, dict[str, str]]]) -> dict[str, dict[str, float]]:
     slopes: dict[str, dict[str, float]] = {}
     for line, row in rows:
-        family, task = _text(path, line, row, "family"), _text(path, line, row, "task")
+        family, task = _text(path, line, row, "family"), _task(path, line, row)
         if task in slopes.setdefault(family, {}):
             raise UserError(f"{path}: line {line}: {family} on {task} is given twice; keep one")
         slopes[family][task] = _number(path, line, row, "slope")
@@ -159,6 +165,7 @@ def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
             reader = csv.DictReader(file, strict=True)
             header = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = header
+            _check_separator(path, header)
             rows = [
                 (reader.line_num, _whole(path, reader.line_num, row))
                 for row, _ in zip(reader, range(MAX_ROWS + 1), strict=False)
@@ -174,6 +181,14 @@ def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     if len(set(header)) < len(header):
         raise UserError(f"{path}: a column name appears twice in the header: {', '.join(header)}")
     return header, rows
+
+
+def _check_separator(path: Path, header: list[str]) -> None:
+    for sign, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and sign in header[0]:
+            raise UserError(
+                f"{path}: its cells are separated by {name}; separate them by commas, and write 0.5, not 0,5"
+            )
 
 
 def _whole(path: Path, line: int, row: dict[Any, Any]) -> dict[str, str]:
@@ -196,6 +211,14 @@ def _text(path: Path, line: int, row: dict[str, str], name: str) -> str:
     if not value:
         raise UserError(f"{path}: line {line}: {name} is empty")
     return value
+
+
+def _task(path: Path, line: int, row: dict[str, str]) -> str:
+    task = _text(path, line, row, "task")
+    if task.lower() == MEAN:
+        raise UserError(f"{path}: line {line}: the task is called {task}, as is the mean over tasks in slopes.csv; "
+                        "leave such rows out, or name the task otherwise")  # fmt: skip
+    return task
 
 
 def _number(path: Path, line: int, row: dict[str, str], name: str) -> float:

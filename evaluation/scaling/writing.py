@@ -26,13 +26,14 @@ def write_study(
         properties: from `tables.read_properties`, may be empty.
         out: folder, made if needed.
         axis: one of `model_size.AXES`.
-        with_published: draw the paper's results beside the study's.
+        with_published: draw the paper's results beside the study's, as far as axis and tasks agree.
         seed: of bootstrap and permutations.
 
     Raises:
         UserError: the points allow no fit.
     """
     found = analysis.analyse(study, properties, axis, seed)
+    found.notes += found.published.notes if with_published else []
     out.mkdir(parents=True, exist_ok=True)
     tables.write_rows(out / "slopes.csv", analysis.SLOPE_COLUMNS, analysis.slope_rows(found))
     tables.write_rows(out / "correlations.csv", analysis.CORRELATION_COLUMNS, analysis.correlation_rows(found))

@@ -129,6 +129,15 @@ def test_search_with_another_model_is_refused(features, tmp_path, second_model, 
         search(words)
 
 
+def test_a_folder_that_was_not_embedded_is_refused_before_the_search(features, tmp_path, tiny_model, class_folder):
+    query = next(class_folder.rglob("*.png"))
+    words = ["--model", str(tiny_model), "--features", str(features), "--query", str(query), "--out", str(tmp_path)]
+    for wrong in (tmp_path / "nowhere", class_folder / "train"):
+        with pytest.raises(UserError, match=rf"--images {wrong}: holds no image of .* give the folder"):
+            search([*words, "--images", str(wrong)])
+    assert not (tmp_path / "search.json").exists()
+
+
 def test_most_similar_is_the_sorted_cosine():
     rng = np.random.default_rng(0)
     vectors, queries = rng.normal(size=(40, 5)), rng.normal(size=(3, 5))

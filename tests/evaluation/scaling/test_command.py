@@ -6,15 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+import model_cards
 from biovfm_hf.errors import UserError
 from evaluation.scaling import figures, published
-from evaluation.scaling.analysis import analyse
+from evaluation.scaling.analysis import analyse, slope_rows
 from evaluation.scaling.command import main
 from evaluation.scaling.tables import read_points
+from evaluation.table import published_rows
+from evaluation.tasks import GROUPS
 
 SIZES = (31.2, 47.4, 111.66, 329.24)
 PUBLISHED = Path(published.__file__).parent / "published"
@@ -68,6 +73,121 @@ def test_slopes_that_are_fitted_already_give_the_same_correlations(tmp_path, und
     assert main(words) == 0
     found = json.loads((tmp_path / "summary.json").read_text())["correlations"]
     assert found["BioVFM-D"]["num_samples"] == pytest.approx(0.51, abs=0.01)
+
+
+def scores(sizes, tasks, families=("BioVFM-D", "BioVFM-M"), column=""):
+    """Points of a study whose scores differ by family, task and size."""
+    lines = ["family,params_millions,task,auc" + (",subset" if column else "")]
+    lines += [
+        f"{family},{x},{task},{70 + f + i % 5 + (1 + i / 9) * np.log(x):.3f}{column}"
+        for f, family in enumerate(families) for i, task in enumerate(sorted(tasks)) for x in sizes
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+ENCODERS, OWN = (5.53, 21.67, 85.82, 303.35), (1, 4, 16)
+TWELVE = published.twelve()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "tasks", "axis", "x", "slopes", "means", "notes"),
+    [
+        (SIZES, TWELVE, "given", SIZES, True, True, 0),
+        (ENCODERS, TWELVE, "published", SIZES, True, True, 0),
+        (ENCODERS, TWELVE, "given", ENCODERS, False, False, 1),
+        (SIZES, TWELVE, "encoder", ENCODERS, False, False, 1),
+        (OWN, TWELVE, "given", None, False, False, 2),
+        (SIZES, sorted(TWELVE)[:7], "given", None, True, False, 2),
+        (SIZES, TWELVE, "compute", (29.5, 111, 432, 1520), False, False, 1),
+    ],
+)
+def test_published_numbers_stand_only_beside_those_of_their_axis_and_tasks(
+    write, sizes, tasks, axis, x, slopes, means, notes
+):
+    """Published sizes once stood at the paper's x on every axis, and its mean of 12 tasks beside other means."""
+    described = {"num_samples": {task: 100.0 + i for i, task in enumerate(sorted(tasks))}}
+    found = analyse(read_points(write(scores(sizes, tasks))), described, axis)
+    beside = found.published
+    assert len(beside.notes) == notes, beside.notes
+    assert bool(beside.correlations) == (slopes and means)
+    assert beside.mean_curves.get("BioVFM-D", []) == (
+        [(pytest.approx(at, rel=5e-3), y) for at, y in zip(x, (92.52, 94.2, 94.23, 94.93), strict=True)] if x else []
+    )
+    printed = {row["task"]: row["published"] for row in slope_rows(found) if row["family"] == "BioVFM-M"}
+    assert printed["bloodmnist"] == (0.0037 if slopes else None)
+    assert printed["mean"] == (0.0191 if means else None)
+    axes = Figure().subplots()
+    figures.draw_mean(axes, found, with_published=True)
+    assert ("BioVFM-D, published" in axes.get_legend_handles_labels()[1]) == bool(x)
+
+
+def test_what_is_left_out_of_the_published_is_said_where_they_are_asked_for(write, tmp_path, undrawn, capsys):
+    words = [str(write(scores(OWN, "tuv"))), "--out", str(tmp_path)]
+    assert main(words) == 0
+    assert "published" not in capsys.readouterr().err
+    assert main([*words, "--published"]) == 0
+    said = capsys.readouterr().err
+    assert "x is Parameters (millions)" in said and "means are left out: they are over the twelve" in said
+    assert main([str(PUBLISHED / "slopes.csv"), "--out", str(tmp_path), "--published"]) == 0
+    assert "a file of slopes does not tell it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("tasks", "best"), [(TWELVE, 94.42), (["BreastMNIST"], 92.75), (["t", "u"], None)])
+def test_published_data_scaling_stands_beside_the_same_tasks(write, tasks, best):
+    text = scores(OWN, tasks, column=",US") + scores(OWN, tasks, column=",CT").partition("\n")[2]
+    found = analyse(read_points(write(text)), {})
+    assert max(found.published.subsets.get("BioVFM-D", {"": None}).values(), default=None) == best
+    alt = figures._subsets(found, with_published=True)[2]
+    assert ("ViT-L, published" in alt) == (best is not None)
+
+
+@pytest.fixture
+def drawings(write):
+    """Every picture of a study as a figure, laid out as it is saved."""
+
+    def draw(text, described=None):
+        found = analyse(read_points(write(text)), described or {})
+        drawn = {}
+        with matplotlib.rc_context(figures.STYLE):
+            for name, figure, _ in figures._drawings(found, with_published=True):
+                FigureCanvasAgg(figure).draw()
+                drawn[name] = figure
+        return drawn
+
+    return draw
+
+
+@pytest.mark.parametrize("count", [2, 9])
+def test_legends_lie_on_nothing(drawings, count):
+    names = ["BioVFM-D", "BioVFM-M", *(f"Another family {i}" for i in range(7))][:count]
+    described = {name: {task: 2.0 + i * k % 7 for i, task in enumerate(sorted(TWELVE))}
+                 for k, name in enumerate(("num_samples", "num_classes", "dbi", "gzip", "entropy"), 1)}  # fmt: skip
+    drawn = drawings(scores(SIZES, TWELVE, names), described)
+    assert set(drawn) >= {"summary", "mean_scaling", "task_scaling", "slopes", "correlations", "predictions"}
+    for name, figure in drawn.items():
+        assert not any(axes.get_legend() for axes in figure.axes)
+        boxes = [axes.get_tightbbox() for axes in figure.axes if axes.get_visible()]
+        boxes += [text.get_window_extent() for text in (figure._supxlabel, figure._supylabel) if text]
+        for legend in figure.legends:
+            box = legend.get_window_extent()
+            assert not any(box.overlaps(other) for other in boxes), name
+            assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0, name
+
+
+def test_nine_families_look_different_and_have_all_their_slopes(drawings, write):
+    text = scores(SIZES, "tu", [f"f{i}" for i in range(9)])
+    found = analyse(read_points(write(text)), {})
+    assert len({figures._look(found, series) for series in found.slopes}) == 9
+    panel = drawings(text)["task_scaling"].axes[0]
+    assert {words.get_text() for words in panel.texts} == {f"{a['t']:.4f}" for a in found.slopes.values()}
+
+
+def test_published_slopes_lie_within_the_frame(drawings):
+    """OctMNIST's .0692 once lay outside, where a study's own slopes are small."""
+    axes = drawings(scores(SIZES, TWELVE))["slopes"].axes[0]
+    ticks = [line.get_xdata()[0] for line in axes.lines if line.get_label() == "published slope"]
+    assert max(ticks) == 0.0692 and len(ticks) == 24
+    assert axes.get_xlim()[1] > 0.0692
 
 
 def test_every_picture_comes_in_three_formats_with_words(write, tmp_path):
@@ -159,6 +279,14 @@ HEAD = "family,params_millions,task,auc\n"
         (HEAD, "no rows"),
         ("", "no rows|lacks"),
         ("family,task,slope\nA,t,0.1\nA,t,0.2\n", "given twice"),
+        (HEAD + "A,5,t,80\nA,20,t,0.93\n", "line 3: auc is 0.93; give AUC in percent, 93 for this one"),
+        (HEAD + "A,5,t,1\n", "line 2: auc is 1; give AUC in percent, 100"),
+        (HEAD + "A,5,t,80\nA,20,t,100.1\n", "line 3: auc is 100.1; AUC is in percent and at most 100"),
+        (HEAD + "A,5,t,1e308\n", "at most 100"),
+        (HEAD + "A,5,t,80\nA,5,Mean,81\n", "line 3: the task is called Mean"),
+        ("family,task,slope\nA,mean,0.1\n", "line 2: the task is called mean"),
+        (HEAD.replace(",", ";") + "A;5;t;80,5\n", "separated by semicolons; separate them by commas"),
+        (HEAD.replace(",", "\t") + "A\t5\tt\t80\n", "separated by tabs"),
     ],
 )
 def test_unfit_points_get_a_clear_message(write, tmp_path, text, words):
@@ -219,6 +347,14 @@ def test_published_tables_are_whole():
     assert len(table) == 24
     for row in table:
         assert float(row["low"]) < float(row["value"]) < float(row["high"])
+    copy = json.loads(Path(model_cards.__file__).with_name("published").joinpath("medmnist_table1.json").read_text())
+    ours = {(row["model"], row["metric"]): [float(row[name]) for name in ("value", "low", "high")] for row in table}
+    assert ours == {
+        (row["model"].partition(" (")[0], name): row[name] for row in copy["rows"] for name in copy["metrics"]
+    }
+    assert published_rows(GROUPS["medmnist"], ["auc"])["BioVFM (published)"] == {
+        "auc": {"value": 0.944, "low": 0.939, "high": 0.9484}
+    }
     assert published.mean_slopes() == {"BioVFM-D": 0.0088, "BioVFM-M": 0.0191}
     assert published.mean_curves()["BioVFM-D"][-1] == (329.24, 94.93)
     for family, slope in published.mean_slopes().items():

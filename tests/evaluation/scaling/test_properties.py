@@ -97,6 +97,7 @@ def test_redundant_images_have_lower_gzip_and_entropy():
     ("change", "words"),
     [
         (dict(train_images=np.zeros((40, 28, 28))), "expected uint8"),
+        (dict(train_images=np.zeros((40, 28, 28, 28), np.uint8)), "sets of volumes are not measured"),
         (dict(train_labels=np.zeros((39, 1), np.uint8)), "does not fit 40 images"),
         (dict(train_labels=np.zeros((40, 1))), "does not fit"),
         (dict(n=(4, 0, 0), classes=1), "fewer than two classes"),
@@ -106,6 +107,17 @@ def test_unfit_files_are_refused(medmnist_file, change, words):
     path, _ = medmnist_file(**change)
     with pytest.raises(UserError, match=words):
         properties.measure(path)
+
+
+def test_a_task_in_several_sizes_is_measured_once(medmnist_file, tmp_path, capsys):
+    for name, side in (("breast_64.npz", 64), ("breast.npz", 28), ("blood_128.npz", 128), ("my_set_2.npz", 28)):
+        medmnist_file(name, side=side, n=(8, 4, 4))
+    assert main(["properties", "--data", str(tmp_path), "--out", str(tmp_path / "tasks.csv")]) == 0
+    assert list(read_properties(tmp_path / "tasks.csv")["dbi"]) == ["blood", "breast", "my_set_2"]
+    said = capsys.readouterr().err
+    assert "note: breast_64.npz is left out" in said and said.count("note:") == 1
+    assert main(["properties", "--data", str(tmp_path / "breast_64.npz"), "--out", str(tmp_path / "one.csv")]) == 0
+    assert list(read_properties(tmp_path / "one.csv")["dbi"]) == ["breast"]
 
 
 def test_the_command_writes_what_scaling_reads(medmnist_file, tmp_path, capsys):

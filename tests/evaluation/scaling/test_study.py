@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from biovfm_hf.errors import UserError
 from evaluation import probe_command
 from evaluation.scaling import figures, study
 from evaluation.scaling.command import main
+from evaluation.suite import Settings
 
 STUDY = """
 families:
@@ -54,9 +56,13 @@ def fake_training(monkeypatch):
     return calls
 
 
+SETTINGS = Settings(method="knn")
+MADE = {"method": "knn", "protocol": "fast", "seed": 0, "settings": SETTINGS.recorded(), "revision": "r", "data": "d"}
+
+
 @pytest.fixture
 def fake_probe(monkeypatch):
-    """Stands in for the probe: records an AUC per model and task."""
+    """Stands in for the probe and its data: records an AUC per model and task."""
     calls = []
 
     def run(argv):
@@ -68,13 +74,17 @@ def fake_probe(monkeypatch):
             for task in ("pneumoniamnist", "busi"):
                 value = 0.8 + 0.02 * number + 0.01 * (task == "busi")
                 auc = {"value": value, "low": value - 0.05, "high": value + 0.05}
-                records.append({"model": model, "task": task, "metrics": {"auc": auc}})
-        records.append({"model": models[0], "task": "undefined", "metrics": {"auc": {"value": None}}})
+                records.append({**MADE, "model": model, "task": task, "metrics": {"auc": auc}})
+        records.append({**records[0], "task": "undefined", "metrics": {"auc": {"value": None}}})
+        records.append({**records[0], "task": "of an earlier study"})
         out.mkdir(parents=True, exist_ok=True)
         (out / "results.json").write_text(json.dumps(records))
         return 0
 
     monkeypatch.setattr(probe_command, "main", run)
+    opened = [SimpleNamespace(name=name) for name in ("pneumoniamnist", "busi", "undefined")]
+    monkeypatch.setattr(probe_command, "open_tasks", lambda options, methods: opened)
+    monkeypatch.setattr(probe_command, "make_settings", lambda options, methods: [SETTINGS])
     monkeypatch.setattr(figures, "write_figures", lambda *_: [])
     return calls
 
@@ -133,7 +143,7 @@ def test_changed_settings_are_refused(plan_file, tmp_path, fake_training, fake_p
         main(["study", str(plan_file(STUDY.replace("steps: 9", "steps: 10"))), "--out", str(tmp_path / "out")])
 
 
-def test_a_failed_run_stops_the_study_with_its_name(plan_file, tmp_path, monkeypatch):
+def test_a_failed_run_stops_the_study_with_its_name(plan_file, tmp_path, fake_probe, monkeypatch):
     monkeypatch.setattr(study.subprocess, "run", lambda words, check: subprocess.CompletedProcess(words, 3))
     with pytest.raises(UserError, match="DINO_narrow ended with status 3"):
         main(["study", str(plan_file()), "--out", str(tmp_path / "out")])
@@ -163,17 +173,87 @@ def test_subsets_become_series_and_a_dry_run_does_nothing(plan_file, tmp_path, f
         (STUDY.replace("subsets: {all: images}", "subsets: {all: 3}"), "must be a dataset folder"),
         (STUDY.replace("tasks: [pneumoniamnist, busi], ", ""), "names tasks"),
         (STUDY + "launch: all\n", "list of words"),
+        (STUDY + "axis: bogus\n", "unknown axis 'bogus'; choose one of: given, encoder"),
+        (STUDY.replace("DINO:", "Ours:") + "axis: compute\n", "cannot tell the objective of family 'Ours'"),
+        (STUDY.replace("MAE:", "nodino:") + "axis: compute\n", "nodino is trained with mae, but"),
+        (STUDY + "properties: nothing.csv\n", "nothing.csv: no such file"),
+        (STUDY.replace("busi]", "bussi]"), "'bussi' is neither a task nor a path that exists; did you mean busi"),
+        (STUDY.replace("method: knn", "method: svm"), "unknown method 'svm'"),
+        (STUDY.replace("method: knn", "method: segment"), "segment gives no AUC"),
+        (STUDY.replace("method: knn", "methode: knn"), "unrecognized arguments: --methode knn"),
+        (STUDY.replace("method: knn", 'seed: "0,x"'), "--seed '0,x'"),
+        (STUDY.replace("method: knn", "size: 99"), "argument --size: invalid choice: 99"),
+        (STUDY.replace("method: knn", "out: elsewhere"), "out has no place in a study"),
     ],
 )
 def test_unfit_studies_get_a_clear_message(plan_file, text, words):
     with pytest.raises(UserError, match=words) as caught:
-        study.read_plan(plan_file(text))
-    assert "study.yaml" in str(caught.value)
+        main(["study", str(plan_file(text)), "--out", "nowhere", "--dry-run"])
+    assert "study.yaml" in str(caught.value) or "nothing.csv" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_results_without_auc_are_refused(plan_file, tmp_path, fake_training):
-    plan = study.read_plan(plan_file())
-    study.pretrain(plan, tmp_path / "out")
+def test_results_without_auc_are_refused(plan_file, tmp_path, fake_training, fake_probe, monkeypatch):
+    monkeypatch.setattr(study, "by_method", lambda *_: {"knn": [{"model": "other", "metrics": {}}]})
     with pytest.raises(UserError, match="holds no AUC"):
-        study.points(plan, [{"model": "other", "task": "t", "metrics": {}}], tmp_path / "out")
+        main(["study", str(plan_file()), "--out", str(tmp_path / "out")])
+
+
+def test_files_that_lack_are_told_before_anything_is_trained(plan_file, tmp_path, fake_training):
+    with pytest.raises(UserError, match=r"no pneumoniamnist\*.npz"):
+        main(["study", str(plan_file()), "--out", str(tmp_path / "out")])
+    assert not fake_training
+
+
+def test_a_device_that_is_not_there_is_told_before_anything_is_trained(plan_file, tmp_path, fake_training):
+    with pytest.raises(UserError, match="device cuda:99"):
+        main(
+            ["study", str(plan_file(STUDY.replace("method: knn", "device: cuda:99"))), "--out", str(tmp_path / "out")]
+        )
+    assert not fake_training
+
+
+def test_a_size_without_a_place_on_the_axis_is_told_after_the_first_run(
+    plan_file, tmp_path, fake_training, fake_probe
+):
+    with pytest.raises(UserError, match=r"DINO_narrow: axis encoder counts named sizes only.* set axis: given"):
+        main(["study", str(plan_file(STUDY + "axis: encoder\n")), "--out", str(tmp_path / "out")])
+    assert len(fake_training) == 1
+
+
+@pytest.fixture
+def real_models(monkeypatch, make_model):
+    """Stands in for the training process: leaves a random model that `biovfm probe` can load."""
+
+    def run(words, check):
+        out = Path(words[words.index("--out") + 1])
+        width = next(int(w.split("=")[1]) for w in words if w.startswith("model.hidden_size="))
+        make_model(out / "model", hidden_size=width, num_attention_heads=3)
+        (out / "metrics.jsonl").write_text('{"step": 1, "images": 200}\n')
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(study.subprocess, "run", run)
+    monkeypatch.setattr(figures, "write_figures", lambda *_: [])
+
+
+def test_seeds_are_averaged_and_methods_and_changed_settings_stay_apart(
+    plan_file, tmp_path, real_models, class_folder
+):
+    """By the real probe: what it records of several seeds, methods and settings once stopped the study at its end."""
+    text = STUDY.replace("[pneumoniamnist, busi], data: sets", f"{class_folder}, resamples: 20")
+    out = tmp_path / "out"
+    assert main(["study", str(plan_file(text)), "--out", str(out)]) == 0
+    changed = text.replace("method: knn", 'method: "knn,fewshot", neighbours: 3, shots: "2,4", draws: 2, seed: "0,1"')
+    assert main(["study", str(plan_file(changed)), "--out", str(out)]) == 0
+    names = {"points.csv", "points-knn.csv", "points-fewshot-2.csv", "points-fewshot-4.csv"}
+    assert {path.name for path in out.glob("*.csv")} == names
+    for name in names:
+        rows = list(csv.DictReader((out / name).open()))
+        assert len(rows) == 4
+        assert (out / name.replace("points", "scaling").removesuffix(".csv") / "slopes.csv").is_file()
+    records = json.loads((out / "results" / "results.json").read_text())
+    mine = [r for r in records if (r["model"], r["method"]) == ("DINO_narrow", "fewshot-2")]
+    rows = list(csv.DictReader((out / "points-fewshot-2.csv").open()))
+    assert len(mine) == 2
+    mean = sum(100 * record["metrics"]["auc"]["value"] for record in mine) / 2
+    assert float(rows[0]["auc"]) == pytest.approx(mean, rel=1e-4)
