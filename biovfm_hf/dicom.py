@@ -57,13 +57,17 @@ def read_dicom(file: BinaryIO, name: str, frame: int | None, max_pixels: int) ->
         raise UserError(f"{name}: cannot be read as DICOM ({reason}); check or fetch the file again") from error
 
 
-@cache
 def import_pydicom() -> Any:
     """pydicom without its warnings, printed or logged: of damaged headers they repeat what stands there."""
     pydicom = require("pydicom", "data")
+    _silence()
+    return pydicom
+
+
+@cache
+def _silence() -> None:
     warnings.filterwarnings("ignore", module="pydicom")
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-    return pydicom
 
 
 def told(error: Exception, *starts: bytes) -> str:
