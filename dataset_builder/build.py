@@ -246,7 +246,7 @@ def _running(
         with executors.dask_executor(arguments.scheduler, arguments.workers) as executor:
             yield from executors.on_executor(work, plan, raw, numbers, executor, 1000)
     elif arguments.engine == "submitit":
-        executor = executors.submitit_executor(str(plan.work / "slurm"), _slurm(arguments.slurm))
+        executor = executors.submitit_executor(str(plan.work / "slurm"), arguments.slurm)
         yield from executors.on_executor(work, plan, raw, numbers, executor, arguments.workers)
     elif arguments.workers == 0:
         yield from executors.in_process(work, plan, raw, numbers)
@@ -350,9 +350,11 @@ def _overlaps(plan: "Plan") -> list[dict[str, Any]]:
 
 
 def _slurm(words: str) -> dict[str, Any]:
-    """`partition=cpu,timeout_min=240` as keywords of submitit."""
-    pairs = (word.split("=", 1) for word in words.split(",") if "=" in word)
-    return {key: int(value) if value.isdigit() else value for key, value in pairs}
+    """`slurm_partition=cpu,timeout_min=240` as keywords of submitit."""
+    pairs = [word.partition("=") for word in words.split(",") if word.strip()]
+    if wrong := [name for name, sign, _ in pairs if not sign]:
+        raise argparse.ArgumentTypeError(f"{wrong[0]!r} has no value; give KEY=VALUE,KEY=VALUE")
+    return {name.strip(): int(value) if value.isdigit() else value for name, _, value in pairs}
 
 
 def _read_json(path: Path) -> Any:
@@ -404,6 +406,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--scheduler", metavar="ADDRESS", help="of a running Dask cluster (default: a local one)")
     add(
         "--slurm",
+        type=_slurm,
         default="",
         metavar="K=V,K=V",
         help="submitit's parameters, such as slurm_partition=cpu,timeout_min=240",

@@ -184,6 +184,10 @@ def _item_rule(place: _Place, value: Any) -> c.ItemRule:
         from .adapters import EXPANDERS
 
         place.at("adapter").one_of(data["adapter"], tuple(EXPANDERS))
+    elif data.get("kind") == "hdf5":
+        place.at("adapter").fail(
+            "of an HDF5 file's data sets one must be named: hdf5_rows, hdf5_stack or hdf5_encoded"
+        )
     return c.ItemRule(**data)
 
 

@@ -120,6 +120,8 @@ def _tar_members(file: Path) -> Iterator[Member]:
                 if entry.isdir():
                     continue
                 problem = unsafe(entry.name) or (None if entry.isfile() else "a link or device inside an archive")
+                if entry.issparse():  # its bytes do not lie there in one piece
+                    problem = problem or "a sparse file inside an archive: unpack it here"
                 yield Member(entry.name, entry.size, entry.offset_data if plain else None, problem)
     except ValueError:
         raise

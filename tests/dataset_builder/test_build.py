@@ -247,7 +247,7 @@ def test_wrong_words_exit_with_2(capsys):
     array = ["--raw", ".", "--out", "x", "--shard-index", "0"]
     wrong = [["--out", "x"], ["--raw", ".", "--out", "x", "--size", "0"], ["--out", "x", "--views"]]
     wrong += [[*array, "--num-shards", "2", "--retry-failed"], [*array[:-1], "3", "--num-shards", "3"], array]
-    values = {"--size": "1", "--quality": "500", "--item-seconds": "nan", "--views": "axial,foo"}
+    values = {"--size": "1", "--quality": "500", "--item-seconds": "nan", "--views": "axial,foo", "--slurm": "cpu"}
     wrong += [["--raw", ".", "--out", "x", name, value] for name, value in values.items()]
     for words in wrong:
         with pytest.raises(SystemExit) as stopped:

@@ -130,6 +130,7 @@ def test_a_record_of_ones_own_loads_and_is_outside_the_paper(record):
         ({"items": [{"pattern": "*", "intensity": {"window": [5, 1]}}]}, ["items.0.intensity", "lower one first"]),
         ({"items": [{"pattern": "*", "intensity": "dark"}]}, ["items.0.intensity", "as-is"]),
         ({"items": [{"pattern": "*", "fps": 0}]}, ["items.0.fps", "between 0 and 1000"]),
+        ({"items": [{"pattern": "*.h5", "kind": "hdf5"}]}, ["items.0.adapter", "hdf5_rows"]),
         ({"items": [{"pattern": "*", "adapter": "hdf5_row"}]}, ["adapter", "did you mean 'hdf5_rows'"]),
         ({"train": "some"}, ["train", "all, {path: REGEX} or a table"]),
         ({"train": {"path": "("}}, ["train.path", "no usable regular expression"]),
@@ -524,6 +525,16 @@ def _endless_headers(kind: str) -> bytes:
         return between.join(blocks) + _tar_header("late.png")
     letter = {"pax": tarfile.XHDTYPE, "name": tarfile.GNUTYPE_LONGNAME, "link": tarfile.GNUTYPE_LONGLINK}[kind]
     return _tar_header("x", letter, size) + bytes(size) + _tar_header("late.png")
+
+
+def test_a_sparse_member_of_a_tar_is_refused(record, folder):
+    header = bytearray(_tar_header("s.png", tarfile.GNUTYPE_SPARSE, 512))
+    header[386:410] = b"00000001000 00000001000 "  # 512 bytes that belong at 512
+    header[483:495] = b"00000002000 "
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (folder / "a.tar").write_bytes(bytes(header) + b"x" * 512 + bytes(1024))
+    assert "sparse" in found(record(), folder.parent)["mine/a.tar!s.png"]
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
