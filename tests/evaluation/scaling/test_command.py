@@ -352,7 +352,8 @@ def test_published_tables_are_whole():
     assert ours == {
         (row["model"].partition(" (")[0], name): row[name] for row in copy["rows"] for name in copy["metrics"]
     }
-    assert published_rows(GROUPS["medmnist"], ["auc"])["BioVFM (published)"] == {
+    probe = {"method": "linear", "protocol": "biovfm"}
+    assert published_rows(probe, GROUPS["medmnist"], ["auc"])["BioVFM (published)"] == {
         "auc": {"value": 0.944, "low": 0.939, "high": 0.9484}
     }
     assert published.mean_slopes() == {"BioVFM-D": 0.0088, "BioVFM-M": 0.0191}
