@@ -17,6 +17,8 @@ from .adapters.archives import UNREADABLE, Member, is_archive, is_zip, list_memb
 from .adapters.dicom_series import group_series
 from .catalog import NOT_ESTABLISHED, ItemRule, Source
 from .item import Item
+from .readers.dicom import is_dicom
+from .readers.picture import first_bytes
 from .selection import HIDDEN_FILE, HIDDEN_FOLDER, NOT_INPUT, UNNAMED, Selection, looks_like_image
 
 MAX_DEPTH = 32
@@ -98,8 +100,7 @@ class _Walk:
         if not _has_no_suffix(place) or self._selection.rule(place) or self._selection.excluded(place):
             return place
         try:
-            with Path(self._top + place).open("rb") as file:
-                return f"{place}.dcm" if file.read(132)[128:] == b"DICM" else place
+            return f"{place}.dcm" if is_dicom(first_bytes(Path(self._top + place), 132)) else place
         except OSError:
             return place
 

@@ -70,9 +70,7 @@ def _identity(item: Item, source: Path | bytes | None) -> set[str] | None:
     if isinstance(source, Path) and item.kind == "dicom_series":
         source = source / name
     try:
-        if source is not None and not dicom.is_dicom_file(first_bytes(source, 132), name):
-            return set()
-        if source is None and not dicom.is_dicom_file(b"", name):
+        if not dicom.is_dicom_file(b"" if source is None else first_bytes(source, 132), name):
             return set()
         return None if source is None else dicom.identity_words(source)
     except OSError:

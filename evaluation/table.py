@@ -258,8 +258,8 @@ def long_csv(records: list[Record], joined: list[Record]) -> str:
     writer.writerow([*names, "metric", "value", "low", "high"])
     several = [{**record, "seed": _seed_text(record)} for record in joined if isinstance(record["seed"], list)]
     for record in [*records, *several]:
+        held = {**record, "settings": settings_text(record)}
         for metric, entry in record["metrics"].items():
-            held = {**record, "settings": settings_text(record)}
             writer.writerow([*(held[n] for n in names), metric, entry["value"], entry.get("low"), entry.get("high")])
     means: dict[tuple, list] = {}  # by what names them: published ones stand beside several settings, and here once
     for group in blocks(joined).values():
