@@ -1,8 +1,13 @@
-"""Noticing at once that there is no network, before huggingface_hub tries again and again."""
+"""What need not be asked of the Hub: names that can only be folders, and anything where there is no network."""
 
 import os
 import socket
 from urllib.parse import urlsplit
+
+
+def is_path(name: str) -> bool:
+    """Whether a name can only be a path, by how it begins or by more slashes than OWNER/NAME has."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
 def heed_missing_network() -> None:

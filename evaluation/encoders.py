@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biovfm_hf.errors import UserError, require
-from biovfm_hf.network import heed_missing_network
+from biovfm_hf.network import heed_missing_network, is_path
 
 from .tasks.images import is_grey, to_rgb
 from .tokens import Compiled, Encoded, compile_blocks, run, running
@@ -218,7 +218,7 @@ def split_label(name: str) -> tuple[str, str]:
     found = LABEL.match(name)
     if found:
         return found.group(1), found.group(2)
-    if Path(name).is_dir() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if Path(name).is_dir() or is_path(name):
         parts = [part for part in Path(name).expanduser().resolve().parts if part != "/"]
         generic = parts[-1] == "model" or parts[-1].startswith("step_")
         return "/".join(parts[-2:] if generic else parts[-1:]), name
@@ -249,7 +249,7 @@ def _load_transformers(source: str) -> Encoder:
 
     logging.disable_progress_bar()
     path = Path(source).expanduser()
-    if not path.is_dir() and (source.startswith((".", "/", "~")) or source.count("/") != 1):
+    if not path.is_dir() and (is_path(source) or "/" not in source):
         raise UserError(
             f"model {source!r}: no such folder; give a model folder, a Hub repository, timm:NAME, "
             f"open_clip:hf-hub:REPO, or one of {', '.join(SHORT_NAMES)}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.files import atomic_path, write_text
-from biovfm_hf.network import heed_missing_network
+from biovfm_hf.network import heed_missing_network, is_path
 
 from .dataset_folder import MAX_IMAGE_BYTES
 from .folders import kind_of
@@ -173,7 +173,7 @@ def _check_model(name: str) -> None:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"{name}: no config.json, so no model folder; give the model/ of a training run")
-    elif name.startswith((".", "/", "~")) or name.count("/") != 1:
+    elif is_path(name) or "/" not in name:
         raise UserError(f"{name}: no such folder; give a model folder, or a Hub repository as OWNER/NAME")
     else:
         check_hub_names([name])

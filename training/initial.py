@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from biovfm_hf import BioVFMConfig, BioVFMForMaskedAutoencoding, BioVFMModel
 from biovfm_hf.errors import UserError
 from biovfm_hf.modeling_biovfm import resize_position_embeddings
+from biovfm_hf.network import is_path
 
 from .checkpoint import newest_model
 from .config import TrainConfig
@@ -64,8 +65,7 @@ def _is_run(source: str) -> bool:
 
 
 def _load(pretrained_class: Any, source: str) -> Any:
-    looks_like_a_path = source.startswith((".", "/", "~")) or source.count("/") > 1
-    if looks_like_a_path and not Path(source).is_dir():
+    if is_path(source) and not Path(source).is_dir():
         raise UserError(f"model.init_from {source}: no such folder; give a model folder, a run folder or a Hub id")
     try:
         return pretrained_class.from_pretrained(source)
