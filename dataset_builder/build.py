@@ -16,9 +16,9 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.files import is_disk_full, write_text
 
 if TYPE_CHECKING:
-    from .catalog import Source
     from .leakage import Benchmarks
     from .plan import Options, Plan
+    from .source import Source
 
 _DESCRIPTION = """\
 Build a dataset folder from the raw sources in a folder, one sub-folder for each source.

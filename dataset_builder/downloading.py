@@ -9,7 +9,7 @@ from typing import Any
 
 from biovfm_hf.errors import UserError, require
 
-from .catalog import Download, Source
+from .source import Download, Source
 
 CHUNK = 1 << 16  # a transfer that breaks off loses at most this much
 ATTEMPTS = 5

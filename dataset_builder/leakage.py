@@ -21,9 +21,9 @@ import numpy as np
 from biovfm_hf.errors import UserError
 from biovfm_hf.pixels import decode, to_uint8
 
-from .catalog import Source
 from .hashing import SIMILARITY, THUMBNAIL, fingerprint, neighbours, reduced, textures
 from .slicing import pad_square
+from .source import Source
 
 MODES = ("strict", "paper")
 RADIUS = 8  # bits in which the perceptual hashes of a picture and of its small copy may differ

@@ -15,11 +15,11 @@ from typing import Any
 from .adapters import EXPANDERS
 from .adapters.archives import UNREADABLE, Member, is_archive, is_zip, list_members, zip_members
 from .adapters.dicom_series import group_series
-from .catalog import NOT_ESTABLISHED, ItemRule, Source
 from .item import Item
 from .readers.dicom import is_dicom
 from .readers.picture import first_bytes
 from .selection import HIDDEN_FILE, HIDDEN_FOLDER, NOT_INPUT, UNNAMED, Selection, looks_like_image
+from .source import NOT_ESTABLISHED, ItemRule, Source
 
 MAX_DEPTH = 32
 SKIPPED_FOLDERS = {"__MACOSX"}

@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path, write_text
 
-from .catalog import Source, iterate
+from .catalog import iterate
 from .item import Item
 from .leakage import outside_benchmarks, overlap_rows
 from .privacy import telling_subject
+from .source import Source
 
 WORK = ".build"
 VERSION = 3

@@ -9,14 +9,29 @@ import yaml
 
 from biovfm_hf.errors import UserError
 
-from . import catalog as c
+from .adapters import EXPANDERS
 from .globs import compile_glob, compile_regex
+from .source import (
+    ACCESS,
+    KINDS,
+    MODALITIES,
+    RELATIONS,
+    SOURCES,
+    Download,
+    ExcludeRule,
+    ItemRule,
+    Label,
+    Overlap,
+    Source,
+    TableRule,
+    anatomies,
+)
 
 MAX_RECORD_BYTES = 1 << 20
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, five times as fast where libyaml is there
 
 
-def read_record(id_or_path: str | Path) -> c.Source:
+def read_record(id_or_path: str | Path) -> Source:
     """The `Source` of a catalogue id or of a YAML file; see `catalog.load_source`."""
     path = _locate(id_or_path)
     try:
@@ -37,7 +52,7 @@ def _locate(id_or_path: str | Path) -> Path:
     path = Path(id_or_path)
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return path
-    ids = {record.stem: record for record in c.SOURCES.glob("*.yaml")}
+    ids = {record.stem: record for record in SOURCES.glob("*.yaml")}
     if str(id_or_path) in ids:
         return ids[str(id_or_path)]
     hint = _nearest(str(id_or_path), list(ids))
@@ -93,19 +108,19 @@ def _list(place: _Place, value: Any) -> list[tuple[_Place, Any]]:
     return [(place.at(number), entry) for number, entry in enumerate(values)]
 
 
-def _source(place: _Place, data: Any) -> c.Source:
+def _source(place: _Place, data: Any) -> Source:
     place.typed(data, dict, "a mapping of keys, as in the records of dataset_builder/sources")
     data = dict(data)
     if "modality" in data:
         data["modalities"] = data.pop("modality")
-    _keys(place, data, c.Source, extra=("modality",))
+    _keys(place, data, Source, extra=("modality",))
     name = place.at("id").typed(data["id"], str, "text")
     if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
         place.at("id").fail(f"{name!r} may hold letters, digits, - and _ only")
     for key, converter in _CONVERTERS.items():
         if data.get(key) is not None:
             data[key] = converter(place.at(key), data[key])
-    for field in fields(c.Source):
+    for field in fields(Source):
         if field.name in data and field.name not in _CONVERTERS:
             _scalar(place.at(field.name), field.type, data[field.name])
         elif data.get(field.name, MISSING) is None and field.default not in (None, MISSING):
@@ -113,7 +128,7 @@ def _source(place: _Place, data: Any) -> c.Source:
     data.setdefault("folder", name)
     if data.get("layout_established", True) and not data.get("items"):
         place.fail("the key 'items' is missing; say layout_established: false if the raw layout is not known")
-    return c.Source(**{**data, "record": place.file})
+    return Source(**{**data, "record": place.file})
 
 
 def _scalar(place: _Place, annotation: Any, value: Any) -> None:
@@ -135,7 +150,7 @@ def _regions(place: _Place, value: Any) -> tuple[str, ...]:
 
 
 def _region(place: _Place, value: Any) -> str:
-    table = c.anatomies()
+    table = anatomies()
     if isinstance(value, str) and value in table:
         return table[value]
     place.fail(
@@ -165,13 +180,13 @@ def _regex(place: _Place, value: Any, groups: bool = False) -> str:
     return value
 
 
-def _item_rule(place: _Place, value: Any) -> c.ItemRule:
-    data = dict(_keys(place, {"pattern": value} if isinstance(value, str) else value, c.ItemRule))
+def _item_rule(place: _Place, value: Any) -> ItemRule:
+    data = dict(_keys(place, {"pattern": value} if isinstance(value, str) else value, ItemRule))
     _pattern(place.at("pattern"), data["pattern"])
     if "kind" in data:
-        place.at("kind").one_of(data["kind"], c.KINDS)
+        place.at("kind").one_of(data["kind"], KINDS)
     if data.get("modality") is not None:
-        place.at("modality").one_of(data["modality"], c.MODALITIES)
+        place.at("modality").one_of(data["modality"], MODALITIES)
     if data.get("anatomy") is not None:
         data["anatomy"] = _region(place.at("anatomy"), data["anatomy"])
     if data.get("intensity") is not None:
@@ -181,14 +196,12 @@ def _item_rule(place: _Place, value: Any) -> c.ItemRule:
     if data.get("fps") is not None and not 0 < place.at("fps").typed(data["fps"], (int, float), "a number") <= 1000:
         place.at("fps").fail("frames per second lie between 0 and 1000")
     if data.get("adapter") is not None:
-        from .adapters import EXPANDERS
-
         place.at("adapter").one_of(data["adapter"], tuple(EXPANDERS))
     elif data.get("kind") == "hdf5":
         place.at("adapter").fail(
             "of an HDF5 file's data sets one must be named: hdf5_rows, hdf5_stack or hdf5_encoded"
         )
-    return c.ItemRule(**data)
+    return ItemRule(**data)
 
 
 def _intensity(place: _Place, value: Any) -> None:
@@ -205,8 +218,8 @@ def _intensity(place: _Place, value: Any) -> None:
             place.at(method).fail(f"{pair!r} should lie between 0 and 100")
 
 
-def _table(place: _Place, value: Any, column: bool = False) -> c.TableRule:
-    data = dict(_keys(place, value, c.TableRule))
+def _table(place: _Place, value: Any, column: bool = False) -> TableRule:
+    data = dict(_keys(place, value, TableRule))
     _pattern(place.at("table"), data["table"])
     if data.get("key", "name") not in ("name", "stem"):
         _regex(place.at("key"), data["key"], groups=True)
@@ -219,10 +232,10 @@ def _table(place: _Place, value: Any, column: bool = False) -> c.TableRule:
         place.fail("the key 'column' is missing: the column that holds the answer")
     where = place.at("where").typed(data.get("where") or {}, dict, "a mapping of column: value")
     data["where"] = tuple((str(name), str(cell)) for name, cell in where.items())
-    return c.TableRule(**data)
+    return TableRule(**data)
 
 
-def _train(place: _Place, value: Any) -> str | c.TableRule:
+def _train(place: _Place, value: Any) -> str | TableRule:
     if value == "all":
         return value
     place.typed(value, dict, "all, {path: REGEX} or a table")
@@ -231,15 +244,15 @@ def _train(place: _Place, value: Any) -> str | c.TableRule:
     return _table(place, value)
 
 
-def _subject(place: _Place, value: Any) -> str | c.TableRule:
+def _subject(place: _Place, value: Any) -> str | TableRule:
     place.typed(value, dict, "{path: REGEX} or a table with a column")
     if set(value) == {"path"}:
         return _regex(place.at("path"), value["path"], groups=True)
     return _table(place, value, column=True)
 
 
-def _exclude(place: _Place, value: Any) -> c.ExcludeRule:
-    data = dict(_keys(place, value, c.ExcludeRule))
+def _exclude(place: _Place, value: Any) -> ExcludeRule:
+    data = dict(_keys(place, value, ExcludeRule))
     if (data.get("pattern") is None) == (data.get("table") is None):
         place.fail("give either a pattern or a table")
     if data.get("pattern") is not None:
@@ -247,38 +260,38 @@ def _exclude(place: _Place, value: Any) -> c.ExcludeRule:
     else:
         data["table"] = _table(place.at("table"), data["table"])
     place.at("reason").typed(data["reason"], str, "text")
-    return c.ExcludeRule(**data)
+    return ExcludeRule(**data)
 
 
-def _label(place: _Place, value: Any) -> c.Label:
-    data = dict(_keys(place, value, c.Label))
+def _label(place: _Place, value: Any) -> Label:
+    data = dict(_keys(place, value, Label))
     _regex(place.at("path"), data["path"])
     if data.get("modality") is not None:
-        place.at("modality").one_of(data["modality"], c.MODALITIES)
+        place.at("modality").one_of(data["modality"], MODALITIES)
     if data.get("anatomy") is not None:
         data["anatomy"] = _region(place.at("anatomy"), data["anatomy"])
-    return c.Label(**data)
+    return Label(**data)
 
 
-def _overlap(place: _Place, value: Any) -> c.Overlap:
-    data = _keys(place, value, c.Overlap)
-    place.at("relation").one_of(data["relation"], c.RELATIONS)
+def _overlap(place: _Place, value: Any) -> Overlap:
+    data = _keys(place, value, Overlap)
+    place.at("relation").one_of(data["relation"], RELATIONS)
     if data.get("part") is not None:
         _regex(place.at("part"), data["part"])
     if (data.get("benchmark") is None) == (data.get("source") is None):
         place.fail("give either a benchmark or a source")
-    return c.Overlap(**data)
+    return Overlap(**data)
 
 
-def _download(place: _Place, value: Any) -> c.Download:
-    data = dict(_keys(place, value, c.Download))
+def _download(place: _Place, value: Any) -> Download:
+    data = dict(_keys(place, value, Download))
     url = place.at("url").typed(data["url"], str, "an address")
     if not url.startswith(("https://", "http://")):
         place.at("url").fail(f"{url!r} is no http(s) address")
     path = PurePosixPath(place.at("name").typed(data["name"], str, "a file name"))
     if path.is_absolute() or ".." in path.parts or not path.name or "\\" in str(path):
         place.at("name").fail(f"{data['name']!r} leaves the source's folder")
-    return c.Download(**data)
+    return Download(**data)
 
 
 def _folder(place: _Place, value: Any) -> str:
@@ -293,7 +306,7 @@ def _every(converter: Any) -> Any:
 
 
 _CONVERTERS: dict[str, Any] = {
-    "modalities": _words(c.MODALITIES),
+    "modalities": _words(MODALITIES),
     "anatomies": _regions,
     "items": _every(_item_rule),
     "train": _train,
@@ -302,7 +315,7 @@ _CONVERTERS: dict[str, Any] = {
     "subject": _subject,
     "labels": _every(_label),
     "anatomy": lambda place, value: _table(place, value, column=True),
-    "access": lambda place, value: place.one_of(value, c.ACCESS),
+    "access": lambda place, value: place.one_of(value, ACCESS),
     "dimensionality": lambda place, value: place.one_of(value, ("2d", "3d", "video")),
     "file_formats": _texts,
     "files": _every(_download),

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from biovfm_hf.files import atomic_path, write_text
 
-from .catalog import Source
 from .executors import CRASHED, STALLED
 from .finish import linked
 from .item import Item
 from .limits import TOO_LARGE, UNREADABLE, UNSAFE
 from .plan import Plan, load_plan, make_plan
+from .source import Source
 
 FAILURES = {CRASHED, STALLED, TOO_LARGE, UNREADABLE, UNSAFE}
 

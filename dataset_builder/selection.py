@@ -12,8 +12,8 @@ from typing import Any
 
 from .adapters.archives import ARCHIVES
 from .adapters.rp3d import case_rows
-from .catalog import NOT_ESTABLISHED, ItemRule, Source, TableRule, anatomies
 from .globs import compile_glob, compile_regex
+from .source import NOT_ESTABLISHED, ItemRule, Source, TableRule, anatomies
 
 IMAGE_SUFFIXES = (  # of what the readers open, each also with .gz behind it
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".tif", ".tiff", ".bmp"),

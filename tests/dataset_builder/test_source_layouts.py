@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from dataset_builder.catalog import NOT_ESTABLISHED, Item, iterate, load_catalog, load_source
+from dataset_builder.catalog import iterate, load_catalog, load_source
+from dataset_builder.item import Item
 from dataset_builder.selection import NOT_INPUT
+from dataset_builder.source import NOT_ESTABLISHED
 
 SPEC = importlib.util.spec_from_file_location("miniatures", Path(__file__).with_name("miniatures.py"))
 miniatures = importlib.util.module_from_spec(SPEC)
