@@ -83,6 +83,20 @@ def make_accelerator(config: TrainConfig, out: Path) -> Any:
     )
 
 
+def set_sharded_precision(accelerator: Any) -> None:
+    """Under FSDP2, compute on bfloat16 copies of the weights, and leave what goes in and comes out as it is.
+
+    Accelerate's own policy also casts the batch (the pixels that MAE paints and the noise that hides them, which then
+    has ties), the losses (to 8 bits) and the sums of gradients, which DINOv2 takes in float32 for its heads.
+    """
+    if accelerator.is_fsdp2 and accelerator.mixed_precision == "bf16":
+        from torch.distributed.fsdp import MixedPrecisionPolicy
+
+        accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+
+
 def speed_up_cpu(objective: nn.Module, bf16: bool) -> None:
     """Make the steps of `objective` on a CPU faster, at no change of the results beyond rounding.
 

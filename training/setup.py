@@ -19,7 +19,7 @@ from .augment import check_augment
 from .checkpoint import load_newest, remove_leftovers
 from .config import TrainConfig, model_fields, with_steps
 from .data import Images, Share, open_images, sample_order
-from .device import check_devices, check_trackers, make_accelerator, speed_up_cpu
+from .device import check_devices, check_trackers, make_accelerator, set_sharded_precision, speed_up_cpu
 from .estimate import flops_per_image, images_per_pass
 from .export import open_repository
 from .method import Method
@@ -172,6 +172,7 @@ def prepare(
             getattr(module, f"{'activation' if new else 'gradient'}_checkpointing_enable")({"use_reentrant": False})
         if config.run.compile and isinstance(module, BioVFMLayer):
             module.compile()
+    set_sharded_precision(accelerator)
     return accelerator.prepare(objective, optimizer)
 
 

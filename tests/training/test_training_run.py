@@ -21,6 +21,7 @@ import yaml
 from biovfm_hf.errors import UserError
 from training import loop, pretrain_dino, pretrain_mae
 from training.config import config_from_tree
+from training.device import set_sharded_precision
 from training.setup import split_batch
 
 from .conftest import SMALL_DINO, SMALL_MAE
@@ -507,9 +508,12 @@ make, prepare = setup.make_accelerator, setup.prepare
 
 def sharded_accelerator(config, out):
     accelerator = make(config, out)
-    AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin(
+    plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["BioVFMLayer"],
         reshard_after_forward=True, cpu_ram_efficient_loading=False)
+    if accelerator.mixed_precision != "no":
+        plugin.set_mixed_precision(accelerator.mixed_precision)  # as accelerate does on a GPU
+    AcceleratorState._shared_state["fsdp_plugin"] = plugin
     for state in (PartialState, AcceleratorState):
         state._shared_state["distributed_type"] = DistributedType.FSDP
     return accelerator
@@ -524,12 +528,17 @@ sys.exit(METHOD.main())
 """
 
 
+def sharded_script(method: str, folder: Path) -> Path:
+    script = folder / "sharded.py"
+    script.write_text(FSDP_SCRIPT.replace("ROOT", repr(str(ROOT))).replace("METHOD", f"pretrain_{method}"))
+    return script
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["dino", "mae"])
 def test_sharded_training_is_the_same_training_and_continues(method: str, image_folder: Path, tmp_path: Path) -> None:
     """FSDP2: the loop's one module, the teacher's average on shards, checkpoints whole and resumable."""
-    script = tmp_path / "sharded.py"
-    script.write_text(FSDP_SCRIPT.replace("ROOT", repr(str(ROOT))).replace("METHOD", f"pretrain_{method}"))
+    script = sharded_script(method, tmp_path)
     more = ["steps=6", "run.checkpoint_every=3", *FAST]
     for name, chosen in (("sharded", script), ("copies", None)):
         done = launch(method, image_folder, tmp_path / name, *more, script=chosen)
@@ -542,3 +551,30 @@ def test_sharded_training_is_the_same_training_and_continues(method: str, image_
     done = launch(method, image_folder, tmp_path / "sharded", *more, script=script)
     assert done.returncode == 0 and "continuing after step 3" in done.stderr
     assert same_weights(whole, tmp_path / "sharded", 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dino", "mae"])
+def test_sharded_bfloat16_rounds_neither_the_batch_nor_the_losses(
+    method: str, image_folder: Path, tmp_path: Path
+) -> None:
+    more = ["steps=3", "run.precision=bf16", *FAST]
+    for name, chosen in (("sharded", sharded_script(method, tmp_path)), ("copies", None)):
+        done = launch(method, image_folder, tmp_path / name, *more, script=chosen)
+        assert done.returncode == 0, done.stderr[-3000:]
+    losses, expected = ([line["loss"] for line in metrics(tmp_path / name)] for name in ("sharded", "copies"))
+    assert any(loss * 4096 % 1 for loss in losses)  # the mean of two that were rounded has no such bits
+    assert losses == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.parametrize(("precision", "sharded"), [("bf16", True), ("no", True), ("bf16", False)])
+def test_only_weights_are_cast_where_they_are_sharded(precision: str, sharded: bool) -> None:
+    plugin = SimpleNamespace(mixed_precision_policy=None)
+    state = SimpleNamespace(fsdp_plugin=plugin)
+    set_sharded_precision(SimpleNamespace(is_fsdp2=sharded, mixed_precision=precision, state=state))
+    policy = plugin.mixed_precision_policy
+    if precision == "bf16" and sharded:
+        assert (policy.param_dtype, policy.reduce_dtype) == (torch.bfloat16, torch.float32)
+        assert policy.output_dtype is None and not policy.cast_forward_inputs
+    else:
+        assert policy is None
