@@ -70,6 +70,7 @@ def check_trackers(names: list[str]) -> None:
 def make_accelerator(config: TrainConfig, out: Path) -> Any:
     """The `Accelerator` for this run: device, precision, processes, trackers."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.utils import GradientAccumulationPlugin
 
     cpu = config.run.device == "cpu" or not torch.cuda.is_available()
     natively = not cpu and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -79,6 +80,7 @@ def make_accelerator(config: TrainConfig, out: Path) -> Any:
         mixed_precision={"fp32": "no", "bf16": "bf16", "auto": automatic}[config.run.precision],
         log_with=config.run.trackers or None,
         project_dir=out,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loop divides losses by itself
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
 

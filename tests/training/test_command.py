@@ -24,7 +24,7 @@ from tests.hub_server.server import Blob, HubServer, Repo
 from training import export, pretrain_dino, pretrain_mae
 from training.config import TrainConfig, config_from_tree, load_config, model_fields, parse_overrides
 from training.data import normalise
-from training.device import check_devices
+from training.device import check_devices, make_accelerator
 from training.estimate import flops_per_image, memory_gib, peak_flops, tokens_per_image
 from training.schedule import StepValues
 
@@ -125,6 +125,15 @@ def test_gpus_that_are_not_there(
     config = load_config("dino", "dino_smoke", parse_overrides(overrides))
     with pytest.raises(UserError, match=words) if words else nullcontext():
         check_devices(config)
+
+
+def test_losses_are_not_divided_again_by_what_accelerate_was_launched_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")  # what accelerate launch sets
+    weight = torch.ones((), requires_grad=True)
+    make_accelerator(load_config("mae", "mae_smoke", {"run.device": "cpu"}), tmp_path).backward(weight * 1.0)
+    assert weight.grad == 1.0
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
