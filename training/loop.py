@@ -300,7 +300,7 @@ def _export(run: Run, target: Path) -> None:
     export_models(target, modules, run.config, run.step, run.main)
     repository = run.config.run.push_to_hub
     if repository and run.main:
-        run.pushes.append(push_in_background(target / "model", repository, run.step))
+        run.pushes.append(push_in_background(target / "model", repository, run.step, list(run.pushes)))
 
 
 def _not_finite(run: Run, loss: Tensor) -> str:

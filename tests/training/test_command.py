@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar
@@ -255,6 +256,21 @@ def test_exports_are_pushed_in_the_background_and_failures_are_warnings(
     assert calls[0] == ("create", "me/model", True, True), "private"
     assert calls[1:] == [("upload", "me/model", "Step 2"), ("upload", "me/model", "Step 4")]
     assert "cannot push" in caplog.text and "no network" in caplog.text
+
+
+def test_a_slow_push_does_not_replace_a_later_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    arrived = []
+
+    def upload(_: object, commit_message: str, **__: object) -> None:
+        time.sleep(0.3 if commit_message == "Step 1" else 0.0)
+        arrived.append(commit_message)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
+    first = export.push_in_background(tmp_path, "me/model", 1)
+    export.push_in_background(tmp_path, "me/model", 2, [first]).join()
+    assert arrived == ["Step 1", "Step 2"]
 
 
 def test_a_repository_that_cannot_be_pushed_to_is_told_before_training(
