@@ -4,10 +4,13 @@ And what makes the steps of a run faster on a CPU.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from biovfm_hf.errors import UserError
@@ -83,6 +86,29 @@ def make_accelerator(config: TrainConfig, out: Path) -> Any:
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loop divides losses by itself
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
+
+
+@contextmanager
+def failing_together(accelerator: Any) -> Iterator[None]:
+    """Work of the process that writes: where it fails, all fail with its words, not with a lost connection.
+
+    All processes must enter this, and the work may fail only where it needs no other process any more.
+
+    Raises:
+        UserError: on the other processes.
+    """
+    from accelerate.utils import gather_object
+
+    failure: Exception | None = None
+    try:
+        yield
+    except (UserError, OSError, SafetensorError) as error:
+        failure = error
+    failures = [words for words in gather_object([str(failure) if failure else None]) if words is not None]
+    if failure:
+        raise failure
+    if failures:
+        raise UserError(failures[0])
 
 
 def set_sharded_precision(accelerator: Any) -> None:

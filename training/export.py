@@ -102,11 +102,10 @@ def export_models(target: Path, modules: dict[str, nn.Module], config: TrainConf
         step: optimiser steps behind these weights.
         write: whether this process touches the disk.
     """
-    for name, module in modules.items():
-        tensors = model_tensors(module)
-        if write:
-            kind = BioVFMForMaskedAutoencoding if hasattr(module, "decoder") else BioVFMModel
-            write_model_folder(target / name, kind, module.config, tensors, config, step)
+    tensors = {name: model_tensors(module) for name, module in modules.items()}  # before a write can fail
+    for name, module in modules.items() if write else ():
+        kind = BioVFMForMaskedAutoencoding if hasattr(module, "decoder") else BioVFMModel
+        write_model_folder(target / name, kind, module.config, tensors[name], config, step)
 
 
 def open_repository(repository: str) -> None:

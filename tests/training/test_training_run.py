@@ -456,6 +456,32 @@ def test_two_processes_train_as_one_with_the_joint_batch(method: str, image_fold
     assert_same_training(tmp_path / "one", tmp_path / "two")
 
 
+FULL_DISK_SCRIPT = """
+import errno, sys
+sys.path.insert(0, ROOT)
+from training import checkpoint, pretrain_mae
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+checkpoint.save_file = full
+sys.exit(pretrain_mae.main())
+"""
+
+
+@pytest.mark.slow
+def test_both_processes_end_in_words_where_one_cannot_write(image_folder: Path, tmp_path: Path) -> None:
+    script, out = tmp_path / "full.py", tmp_path / "out"
+    script.write_text(FULL_DISK_SCRIPT.replace("ROOT", repr(str(ROOT))))
+    done = launch("mae", image_folder, out, "steps=2", script=script)
+    assert done.returncode == 1 and "error: cannot write" in done.stderr and "make room" in done.stderr
+    assert "[rank" not in done.stderr, "a traceback of the other process"
+    (out / "model").mkdir()
+    done = launch("mae", image_folder, out, "steps=3")
+    assert done.returncode == 1 and "holds a run with other settings (steps 2 -> 3)" in done.stderr
+    assert "[rank" not in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_machines_train_as_one(image_folder: Path, tmp_path: Path) -> None:
