@@ -1,4 +1,4 @@
-"""What training starts from: fresh weights, a model folder or Hub repository, or all of an earlier run."""
+"""What training starts from: fresh weights, a model folder or Hub id, a weight file, or all of an earlier run."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from biovfm_hf import BioVFMConfig, BioVFMForMaskedAutoencoding, BioVFMModel
+from biovfm_hf.conversion.read import read_encoder
+from biovfm_hf.conversion.weights import read_tensors
 from biovfm_hf.errors import UserError
 from biovfm_hf.modeling_biovfm import resize_position_embeddings
 from biovfm_hf.network import is_path
@@ -15,7 +17,7 @@ from .checkpoint import newest_model
 from .config import TrainConfig
 
 _POSITIONS = "position_embeddings"
-_REMEDY = "give the model section (and dino, for a run's heads) the settings it was made with"
+_REMEDY = "give the model section (and dino, for heads that come along) the settings it was made with"
 
 
 def build_encoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFMModel:
@@ -26,7 +28,11 @@ def build_encoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFMMode
     """
     model = BioVFMModel(model_config)
     source = config.model.init_from
-    if source and not _is_run(source):
+    if source and _is_file(source):
+        theirs = read_encoder(source, model_config.num_attention_heads).tensors.items()
+        encoder = {name.removeprefix("biovfm."): tensor for name, tensor in theirs if not name.startswith("decoder.")}
+        _take_over(model, encoder, source)
+    elif source and not _is_run(source):
         _take_over(model, _load(BioVFMModel, source).state_dict(), source)
     return model
 
@@ -39,7 +45,10 @@ def build_autoencoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFM
     """
     model = BioVFMForMaskedAutoencoding(model_config)
     source = config.model.init_from
-    if source and not _is_run(source):
+    if source and _is_file(source):
+        encoder = read_encoder(source, model_config.num_attention_heads)
+        _take_over(model if encoder.has_decoder else model.biovfm, encoder.tensors, source)
+    elif source and not _is_run(source):
         architectures = _load(BioVFMConfig, source).architectures or []
         if "BioVFMForMaskedAutoencoding" in architectures:
             _take_over(model, _load(BioVFMForMaskedAutoencoding, source).state_dict(), source)
@@ -51,13 +60,29 @@ def build_autoencoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFM
 def with_run(objective: nn.Module, config: TrainConfig) -> nn.Module:
     """`objective` itself, where `init_from` is a run folder with all of that run: heads, teacher and centres too.
 
+    From a file of DINOv2's, which is a teacher's, its heads go to student and teacher.
+
     Raises:
         UserError: it has no readable checkpoint, or one of another objective or architecture.
     """
     source = config.model.init_from
     if source and _is_run(source):
         _take_over(objective, newest_model(Path(source) / "checkpoints"), source)
+    elif source and _is_file(source) and hasattr(objective, "student"):
+        _take_heads(objective, source)
     return objective
+
+
+def _take_heads(objective: Any, source: str) -> None:
+    tensors = read_tensors(Path(source))
+    heads = {name: tensor for name, tensor in tensors.items() if name.startswith(("dino_head.", "ibot_head."))}
+    for network in (objective.student, objective.teacher) if heads else ():
+        ours = {name: module for name, module in network.named_children() if name != "backbone"}
+        _take_over(nn.ModuleDict(ours), heads, source)
+
+
+def _is_file(source: str) -> bool:
+    return Path(source).is_file()
 
 
 def _is_run(source: str) -> bool:
@@ -66,7 +91,7 @@ def _is_run(source: str) -> bool:
 
 def _load(pretrained_class: Any, source: str) -> Any:
     if is_path(source) and not Path(source).is_dir():
-        raise UserError(f"model.init_from {source}: no such folder; give a model folder, a run folder or a Hub id")
+        raise UserError(f"model.init_from {source}: no such folder; give a model or run folder, weight file or Hub id")
     try:
         return pretrained_class.from_pretrained(source)
     except (OSError, ValueError, RuntimeError) as error:

@@ -268,6 +268,42 @@ def test_continuing_from_a_run_takes_heads_teacher_and_decoder_along(image_folde
         assert heads[method] in same
 
 
+def test_continuing_from_dinov2s_and_maes_own_files(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Heads and decoder come along; a DINOv2 file holds the teacher's alone."""
+    from safetensors.torch import load_file
+
+    from biovfm_hf.conversion.names import DINOV2, MAE, rename_to_theirs
+
+    parts = {"dino": ("teacher.backbone.", DINOV2), "mae": ("model.", MAE)}
+    still = ["steps=1", "optim.base_lr=0.0", "augment.global_size=48"]
+    for method, (prefix, table) in parts.items():
+        assert train(method, image_folder, tmp_path / method, "steps=3", *FAST) == 0
+        before = load_file(tmp_path / method / "checkpoints/step_00000003/model.safetensors")
+        ours = {name.removeprefix(prefix): tensor for name, tensor in before.items() if name.startswith(prefix)}
+        theirs, homeless = rename_to_theirs({name.removeprefix("biovfm."): ours[name] for name in ours}, table)
+        assert not homeless
+        heads = {name: tensor for name, tensor in before.items() if name.startswith("teacher.dino_head.")}
+        if method == "dino":
+            theirs = {f"backbone.{name}": tensor for name, tensor in theirs.items()}
+            theirs |= {name.removeprefix("teacher."): tensor for name, tensor in heads.items()}
+        start = tmp_path / f"{method}.pth"
+        torch.save({"teacher" if method == "dino" else "model": theirs}, start)
+        more = [*still, *(["teacher.momentum=1.0"] if method == "dino" else []), f"model.init_from={start}"]
+        assert train(method, image_folder, tmp_path / f"{method}_more", *more) == 0
+        after = load_file(tmp_path / f"{method}_more" / "checkpoints/step_00000001/model.safetensors")
+        same = [name for name in before if name.startswith(prefix) and "position_embeddings" not in name]
+        assert all(torch.equal(before[name], after[name]) for name in [*same, *heads])
+        for name in heads:
+            assert torch.equal(before[name], after[name.replace("teacher", "student")])
+    more = [*still, f"model.init_from={tmp_path / 'dino.pth'}"]
+    assert train("dino", image_folder, tmp_path / "other", *more, "dino.prototypes=64") == 1
+    assert "weight_g is (32, 1), this model needs (64, 1); give the model section" in capsys.readouterr().err
+    assert train("mae", image_folder, tmp_path / "other", *more) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_a_run_of_other_heads_or_method_is_refused(
     image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
