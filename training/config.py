@@ -29,8 +29,9 @@ class ModelConfig:
     Attributes:
         size: a size of `BioVFMConfig.from_size`.
         init_from: what training starts from: a model folder or Hub id (heads or decoder are fresh where it has
-            none), a weight file as DINOv2 or MAE write it (heads and decoder come along where it has them), or the
-            folder of an earlier run, with its heads and teacher. Position embeddings are resized.
+            none), ours or any that `biovfm convert` reads; a weight file as DINOv2 or MAE write it (heads and decoder
+            come along where it has them); or the folder of an earlier run, with its heads and teacher. Position
+            embeddings are resized.
         fields: any other field of `BioVFMConfig`; in YAML they stand beside `size`.
     """
 

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from biovfm_hf import BioVFMConfig, BioVFMForMaskedAutoencoding, BioVFMModel
-from biovfm_hf.conversion.read import read_encoder
+from biovfm_hf.conversion.read import Encoder, read_encoder
 from biovfm_hf.conversion.weights import read_tensors
 from biovfm_hf.errors import UserError
 from biovfm_hf.modeling_biovfm import resize_position_embeddings
-from biovfm_hf.network import is_path
 
 from .checkpoint import newest_model
 from .config import TrainConfig
@@ -27,13 +26,10 @@ def build_encoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFMMode
         UserError: the weights cannot be read or belong to another architecture.
     """
     model = BioVFMModel(model_config)
-    source = config.model.init_from
-    if source and _is_file(source):
-        theirs = read_encoder(source, model_config.num_attention_heads).tensors.items()
-        encoder = {name.removeprefix("biovfm."): tensor for name, tensor in theirs if not name.startswith("decoder.")}
-        _take_over(model, encoder, source)
-    elif source and not _is_run(source):
-        _take_over(model, _load(BioVFMModel, source).state_dict(), source)
+    if encoder := _read(config, model_config):
+        theirs = {name.removeprefix("biovfm."): tensor for name, tensor in encoder.tensors.items()}
+        theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith("decoder.")}
+        _take_over(model, theirs, str(config.model.init_from))
     return model
 
 
@@ -44,17 +40,24 @@ def build_autoencoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFM
         UserError: the weights cannot be read or belong to another architecture.
     """
     model = BioVFMForMaskedAutoencoding(model_config)
-    source = config.model.init_from
-    if source and _is_file(source):
-        encoder = read_encoder(source, model_config.num_attention_heads)
-        _take_over(model if encoder.has_decoder else model.biovfm, encoder.tensors, source)
-    elif source and not _is_run(source):
-        architectures = _load(BioVFMConfig, source).architectures or []
-        if "BioVFMForMaskedAutoencoding" in architectures:
-            _take_over(model, _load(BioVFMForMaskedAutoencoding, source).state_dict(), source)
-        else:
-            _take_over(model.biovfm, _load(BioVFMModel, source).state_dict(), source)
+    if encoder := _read(config, model_config):
+        _take_over(model if encoder.has_decoder else model.biovfm, encoder.tensors, str(config.model.init_from))
     return model
+
+
+def _read(config: TrainConfig, model_config: BioVFMConfig) -> Encoder | None:
+    """The weights to start from, of whatever family; a part of them is never taken for the whole."""
+    source = config.model.init_from
+    if not source or _is_run(source):
+        return None
+    try:
+        encoder = read_encoder(source, model_config.num_attention_heads)
+    except UserError as error:
+        raise UserError(f"model.init_from {error}") from error
+    theirs, ours = encoder.config.num_attention_heads, model_config.num_attention_heads
+    if theirs != ours:
+        raise UserError(f"model.init_from {source} has {theirs} attention heads, this model {ours}; {_REMEDY}")
+    return encoder
 
 
 def with_run(objective: nn.Module, config: TrainConfig) -> nn.Module:
@@ -87,16 +90,6 @@ def _is_file(source: str) -> bool:
 
 def _is_run(source: str) -> bool:
     return (Path(source) / "checkpoints").is_dir()
-
-
-def _load(pretrained_class: Any, source: str) -> Any:
-    if is_path(source) and not Path(source).is_dir():
-        raise UserError(f"model.init_from {source}: no such folder; give a model or run folder, weight file or Hub id")
-    try:
-        return pretrained_class.from_pretrained(source)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"model.init_from {source}: {reason}; convert other weights with: biovfm convert") from error
 
 
 @torch.no_grad()

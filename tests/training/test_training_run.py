@@ -244,7 +244,7 @@ def test_continuing_from_a_model_folder_of_another_size(
     assert after["embeddings.position_embeddings"].shape == (1, 10, 32)
     assert train("mae", image_folder, tmp_path / "third", "steps=1", "model.init_from=nowhere/at_all") == 1
     assert train("mae", image_folder, tmp_path / "third", "steps=1", f"model.init_from={tmp_path}/none") == 1
-    assert "no such folder" in capsys.readouterr().err
+    assert "none: no such file or folder" in capsys.readouterr().err
 
 
 def test_continuing_from_a_run_takes_heads_teacher_and_decoder_along(image_folder: Path, tmp_path: Path) -> None:
@@ -266,6 +266,23 @@ def test_continuing_from_a_run_takes_heads_teacher_and_decoder_along(image_folde
         assert all(torch.equal(before[key], after[key]) for key in same)
         heads = {"dino": "teacher.dino_head.last_layer.weight_v", "mae": "model.decoder.layers.0.mlp.fc1.weight"}
         assert heads[method] in same
+
+
+def test_continuing_from_transformers_own_folder_takes_all_of_it(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from safetensors.torch import load_file
+    from transformers import Dinov2Config, Dinov2Model
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 16}
+    theirs = Dinov2Model(Dinov2Config(**sizes))
+    theirs.save_pretrained(tmp_path / "theirs")
+    more = ["steps=1", "optim.base_lr=0.0", f"model.init_from={tmp_path / 'theirs'}"]
+    assert train("dino", image_folder, tmp_path / "run", *more) == 0
+    ours = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert torch.equal(ours["layers.1.mlp.fc1.weight"], theirs.state_dict()["encoder.layer.1.mlp.fc1.weight"])
+    assert train("dino", image_folder, tmp_path / "other", *more, "model.num_attention_heads=4") == 1
+    assert "has 2 attention heads, this model 4" in capsys.readouterr().err
 
 
 def test_continuing_from_dinov2s_and_maes_own_files(
