@@ -295,13 +295,22 @@ def config_from_tree(tree: Mapping[str, Any]) -> TrainConfig:
     tree = dict(tree)
     model = dict(tree.get("model") or {})
     known = {name: model.pop(name) for name in ("size", "init_from") if name in model}
-    tree["model"] = {**known, "fields": model.pop("fields", {}) | model}
+    fields = model.pop("fields", {}) | model
+    tree["model"] = {**known, "fields": {name: _as_number(value) for name, value in fields.items()}}
     augment = dict(tree.get("augment") or {})
     preset = augment.get("preset", "dinov2")
     if preset not in PRESETS:
         raise UserError(f"unknown augment.preset {preset!r}; {nearest(str(preset), list(PRESETS))}")
     tree["augment"] = {**PRESETS[preset], **augment}
     return check(build(TrainConfig, {name: value for name, value in tree.items() if value is not None}))
+
+
+def _as_number(value: Any) -> Any:
+    """YAML reads 1e-5 as text; where the type of a key is known that is seen to, for fields of the model it is not."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def check(config: TrainConfig) -> TrainConfig:
