@@ -27,6 +27,11 @@ def pack_looks(looks: Sequence[Look]) -> Tensor:
     return rows
 
 
+def per_channel(values: Sequence[float], like: Tensor) -> Tensor:
+    """(C,) numbers as (1, C, 1, 1) float32 beside `like`. An ordinary copy would wait for all that a GPU has to do."""
+    return torch.tensor(values).view(1, -1, 1, 1).to(like.device, non_blocking=True)
+
+
 def apply_drawn_looks(batch: dict[str, Tensor], config: AugmentConfig) -> dict[str, Tensor]:
     """The batch with its `*_looks` applied to its `*_crops` and taken out; unchanged where it has none."""
     dressed = {name: tensor for name, tensor in batch.items() if not name.endswith("_looks")}
@@ -70,7 +75,7 @@ def _change(pixels: Tensor, concerned: Tensor, values: Tensor, operation: Callab
 
 def _grey(pixels: Tensor) -> Tensor:
     """(b, 3, S, S) to luminance (b, 1, S, S)."""
-    return (pixels * pixels.new_tensor(LUMA.tolist()).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+    return (pixels * per_channel(LUMA.tolist(), pixels)).sum(dim=1, keepdim=True)
 
 
 def _brightness(pixels: Tensor, change: Tensor) -> Tensor:
@@ -95,7 +100,7 @@ def _hue(pixels: Tensor, change: Tensor) -> Tensor:
     hue = torch.where(value == red, (green - blue) / safe, from_blue)  # in sixths of the circle
     turned = hue + 6 * change
     # Smith (1978): each channel is the value less chroma times a trapezium of its distance on the circle
-    distance = (turned + pixels.new_tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1)) % 6
+    distance = (turned + per_channel([5.0, 3.0, 1.0], pixels)) % 6
     return value - chroma * torch.minimum(distance, 4 - distance).clamp(0, 1)
 
 

@@ -29,7 +29,9 @@ class ModelConfig:
     Attributes:
         size: a size of `BioVFMConfig.from_size`.
         init_from: what training starts from: a model folder or Hub id (heads or decoder are fresh where it has
-            none), or the folder of an earlier run, with its heads and teacher. Position embeddings are resized.
+            none), ours or any that `biovfm convert` reads; a weight file as DINOv2 or MAE write it (heads and decoder
+            come along where it has them); or the folder of an earlier run, with its heads and teacher. Position
+            embeddings are resized.
         fields: any other field of `BioVFMConfig`; in YAML they stand beside `size`.
     """
 
@@ -293,13 +295,22 @@ def config_from_tree(tree: Mapping[str, Any]) -> TrainConfig:
     tree = dict(tree)
     model = dict(tree.get("model") or {})
     known = {name: model.pop(name) for name in ("size", "init_from") if name in model}
-    tree["model"] = {**known, "fields": model.pop("fields", {}) | model}
+    fields = model.pop("fields", {}) | model
+    tree["model"] = {**known, "fields": {name: _as_number(value) for name, value in fields.items()}}
     augment = dict(tree.get("augment") or {})
     preset = augment.get("preset", "dinov2")
     if preset not in PRESETS:
         raise UserError(f"unknown augment.preset {preset!r}; {nearest(str(preset), list(PRESETS))}")
     tree["augment"] = {**PRESETS[preset], **augment}
     return check(build(TrainConfig, {name: value for name, value in tree.items() if value is not None}))
+
+
+def _as_number(value: Any) -> Any:
+    """YAML reads 1e-5 as text; where the type of a key is known that is seen to, for fields of the model it is not."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def check(config: TrainConfig) -> TrainConfig:

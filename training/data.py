@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from biovfm_hf.errors import UserError, require
 
 from .augment import Augmenter, Image, pack
-from .augment_batch import pack_looks
+from .augment_batch import pack_looks, per_channel
 from .config import DataConfig, TrainConfig
 from .decode import read_image
 from .order import SampleOrder
@@ -374,8 +374,8 @@ class CropBatches(Dataset):
 
 def normalise(crops: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """(B, 3, S, S) uint8 to float32, (x / 255 - mean) / std per channel."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=crops.device).view(1, -1, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=crops.device).view(1, -1, 1, 1)
+    scale = per_channel([1 / (255 * s) for s in std], crops)
+    shift = per_channel([-m / s for m, s in zip(mean, std, strict=True)], crops)
     return torch.addcmul(shift, crops.float(), scale)
 
 

@@ -4,10 +4,13 @@ And what makes the steps of a run faster on a CPU.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from biovfm_hf.errors import UserError
@@ -70,6 +73,7 @@ def check_trackers(names: list[str]) -> None:
 def make_accelerator(config: TrainConfig, out: Path) -> Any:
     """The `Accelerator` for this run: device, precision, processes, trackers."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.utils import GradientAccumulationPlugin
 
     cpu = config.run.device == "cpu" or not torch.cuda.is_available()
     natively = not cpu and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -79,8 +83,46 @@ def make_accelerator(config: TrainConfig, out: Path) -> Any:
         mixed_precision={"fp32": "no", "bf16": "bf16", "auto": automatic}[config.run.precision],
         log_with=config.run.trackers or None,
         project_dir=out,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loop divides losses by itself
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
+
+
+@contextmanager
+def failing_together(accelerator: Any) -> Iterator[None]:
+    """Work of the process that writes: where it fails, all fail with its words, not with a lost connection.
+
+    All processes must enter this, and the work may fail only where it needs no other process any more.
+
+    Raises:
+        UserError: on the other processes.
+    """
+    from accelerate.utils import gather_object
+
+    failure: Exception | None = None
+    try:
+        yield
+    except (UserError, OSError, SafetensorError) as error:
+        failure = error
+    failures = [words for words in gather_object([str(failure) if failure else None]) if words is not None]
+    if failure:
+        raise failure
+    if failures:
+        raise UserError(failures[0])
+
+
+def set_sharded_precision(accelerator: Any) -> None:
+    """Under FSDP2, compute on bfloat16 copies of the weights, and leave what goes in and comes out as it is.
+
+    Accelerate's own policy also casts the batch (the pixels that MAE paints and the noise that hides them, which then
+    has ties), the losses (to 8 bits) and the sums of gradients, which DINOv2 takes in float32 for its heads.
+    """
+    if accelerator.is_fsdp2 and accelerator.mixed_precision == "bf16":
+        from torch.distributed.fsdp import MixedPrecisionPolicy
+
+        accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
 
 
 def speed_up_cpu(objective: nn.Module, bf16: bool) -> None:

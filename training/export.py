@@ -4,6 +4,7 @@ import copy
 import logging
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,11 +102,10 @@ def export_models(target: Path, modules: dict[str, nn.Module], config: TrainConf
         step: optimiser steps behind these weights.
         write: whether this process touches the disk.
     """
-    for name, module in modules.items():
-        tensors = model_tensors(module)
-        if write:
-            kind = BioVFMForMaskedAutoencoding if hasattr(module, "decoder") else BioVFMModel
-            write_model_folder(target / name, kind, module.config, tensors, config, step)
+    tensors = {name: model_tensors(module) for name, module in modules.items()}  # before a write can fail
+    for name, module in modules.items() if write else ():
+        kind = BioVFMForMaskedAutoencoding if hasattr(module, "decoder") else BioVFMModel
+        write_model_folder(target / name, kind, module.config, tensors[name], config, step)
 
 
 def open_repository(repository: str) -> None:
@@ -126,12 +126,19 @@ def open_repository(repository: str) -> None:
         ) from error
 
 
-def push_in_background(folder: Path, repository: str, step: int) -> threading.Thread:
-    """Upload a model folder to the Hub without holding up training; a failure is a warning."""
+def push_in_background(
+    folder: Path, repository: str, step: int, earlier: Sequence[threading.Thread] = ()
+) -> threading.Thread:
+    """Upload a model folder to the Hub without holding up training; a failure is a warning.
+
+    It waits for the `earlier` uploads, so that a slow one does not put old weights in the place of new ones.
+    """
 
     def push() -> None:
         from huggingface_hub import HfApi
 
+        for thread in earlier:
+            thread.join()
         try:
             HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Step {step}")
             tqdm.write(f"step {step:,} is at {repository} on the Hub", file=sys.stderr)

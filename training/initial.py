@@ -1,4 +1,4 @@
-"""What training starts from: fresh weights, a model folder or Hub repository, or all of an earlier run."""
+"""What training starts from: fresh weights, a model folder or Hub id, a weight file, or all of an earlier run."""
 
 from pathlib import Path
 from typing import Any
@@ -7,15 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from biovfm_hf import BioVFMConfig, BioVFMForMaskedAutoencoding, BioVFMModel
+from biovfm_hf.conversion.read import Encoder, read_encoder
+from biovfm_hf.conversion.weights import read_tensors
 from biovfm_hf.errors import UserError
 from biovfm_hf.modeling_biovfm import resize_position_embeddings
-from biovfm_hf.network import is_path
 
 from .checkpoint import newest_model
 from .config import TrainConfig
 
 _POSITIONS = "position_embeddings"
-_REMEDY = "give the model section (and dino, for a run's heads) the settings it was made with"
+_REMEDY = "give the model section (and dino, for heads that come along) the settings it was made with"
 
 
 def build_encoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFMModel:
@@ -25,9 +26,10 @@ def build_encoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFMMode
         UserError: the weights cannot be read or belong to another architecture.
     """
     model = BioVFMModel(model_config)
-    source = config.model.init_from
-    if source and not _is_run(source):
-        _take_over(model, _load(BioVFMModel, source).state_dict(), source)
+    if encoder := _read(config, model_config):
+        theirs = {name.removeprefix("biovfm."): tensor for name, tensor in encoder.tensors.items()}
+        theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith("decoder.")}
+        _take_over(model, theirs, str(config.model.init_from))
     return model
 
 
@@ -38,18 +40,30 @@ def build_autoencoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFM
         UserError: the weights cannot be read or belong to another architecture.
     """
     model = BioVFMForMaskedAutoencoding(model_config)
-    source = config.model.init_from
-    if source and not _is_run(source):
-        architectures = _load(BioVFMConfig, source).architectures or []
-        if "BioVFMForMaskedAutoencoding" in architectures:
-            _take_over(model, _load(BioVFMForMaskedAutoencoding, source).state_dict(), source)
-        else:
-            _take_over(model.biovfm, _load(BioVFMModel, source).state_dict(), source)
+    if encoder := _read(config, model_config):
+        _take_over(model if encoder.has_decoder else model.biovfm, encoder.tensors, str(config.model.init_from))
     return model
+
+
+def _read(config: TrainConfig, model_config: BioVFMConfig) -> Encoder | None:
+    """The weights to start from, of whatever family; a part of them is never taken for the whole."""
+    source = config.model.init_from
+    if not source or _is_run(source):
+        return None
+    try:
+        encoder = read_encoder(source, model_config.num_attention_heads)
+    except UserError as error:
+        raise UserError(f"model.init_from {error}") from error
+    theirs, ours = encoder.config.num_attention_heads, model_config.num_attention_heads
+    if theirs != ours:
+        raise UserError(f"model.init_from {source} has {theirs} attention heads, this model {ours}; {_REMEDY}")
+    return encoder
 
 
 def with_run(objective: nn.Module, config: TrainConfig) -> nn.Module:
     """`objective` itself, where `init_from` is a run folder with all of that run: heads, teacher and centres too.
+
+    From a file of DINOv2's, which is a teacher's, its heads go to student and teacher.
 
     Raises:
         UserError: it has no readable checkpoint, or one of another objective or architecture.
@@ -57,21 +71,25 @@ def with_run(objective: nn.Module, config: TrainConfig) -> nn.Module:
     source = config.model.init_from
     if source and _is_run(source):
         _take_over(objective, newest_model(Path(source) / "checkpoints"), source)
+    elif source and _is_file(source) and hasattr(objective, "student"):
+        _take_heads(objective, source)
     return objective
+
+
+def _take_heads(objective: Any, source: str) -> None:
+    tensors = read_tensors(Path(source))
+    heads = {name: tensor for name, tensor in tensors.items() if name.startswith(("dino_head.", "ibot_head."))}
+    for network in (objective.student, objective.teacher) if heads else ():
+        ours = {name: module for name, module in network.named_children() if name != "backbone"}
+        _take_over(nn.ModuleDict(ours), heads, source)
+
+
+def _is_file(source: str) -> bool:
+    return Path(source).is_file()
 
 
 def _is_run(source: str) -> bool:
     return (Path(source) / "checkpoints").is_dir()
-
-
-def _load(pretrained_class: Any, source: str) -> Any:
-    if is_path(source) and not Path(source).is_dir():
-        raise UserError(f"model.init_from {source}: no such folder; give a model folder, a run folder or a Hub id")
-    try:
-        return pretrained_class.from_pretrained(source)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"model.init_from {source}: {reason}; convert other weights with: biovfm convert") from error
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ from .augment_batch import apply_drawn_looks
 from .checkpoint import model_tensors, newest_name, save_checkpoint, what_is_kept
 from .config import TrainConfig
 from .data import CropBatches, choose_workers, loader, normalise
+from .device import failing_together
 from .estimate import peak_flops
 from .export import export_models, push_in_background
 from .method import Method
@@ -109,8 +110,9 @@ def _open_batches(run: Run) -> Iterator[dict[str, Any]]:
     """This process's batches, from the step that the run has reached; the sample sheet is drawn on the way."""
     config = run.config
     dataset = CropBatches(run.images, run.order, config, run.share, run.method.batch_extra(config))
-    if run.main and not (run.out / "crops.png").is_file():
-        write_crop_sheet(run.out / "crops.png", dataset)
+    with failing_together(run.accelerator):
+        if run.main and not (run.out / "crops.png").is_file():
+            write_crop_sheet(run.out / "crops.png", dataset)
     workers = choose_workers(config.data, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     dataset.set_cache(config.data.cache_mib // max(workers, 1))
     numbers = range(run.step * run.accumulation, config.steps * run.accumulation)
@@ -223,7 +225,8 @@ def _checkpoint(run: Run) -> None:
         "torch": torch.__version__,
     }
     keep = run.config.run.keep_checkpoints
-    save_checkpoint(run.out / "checkpoints", run.objective, run.optimizer, state, keep, run.main)
+    with failing_together(run.accelerator):
+        save_checkpoint(run.out / "checkpoints", run.objective, run.optimizer, state, keep, run.main)
 
 
 def _log(run: Run, terms: dict[str, Tensor], values: StepValues, rate: float, progress: tqdm) -> None:
@@ -297,10 +300,11 @@ def _raise_alarm(run: Run, record: dict[str, Any]) -> None:
 
 def _export(run: Run, target: Path) -> None:
     modules = run.method.exported(run.objective)
-    export_models(target, modules, run.config, run.step, run.main)
+    with failing_together(run.accelerator):
+        export_models(target, modules, run.config, run.step, run.main)
     repository = run.config.run.push_to_hub
     if repository and run.main:
-        run.pushes.append(push_in_background(target / "model", repository, run.step))
+        run.pushes.append(push_in_background(target / "model", repository, run.step, list(run.pushes)))
 
 
 def _not_finite(run: Run, loss: Tensor) -> str:

@@ -19,7 +19,14 @@ from .augment import check_augment
 from .checkpoint import load_newest, remove_leftovers
 from .config import TrainConfig, model_fields, with_steps
 from .data import Images, Share, open_images, sample_order
-from .device import check_devices, check_trackers, make_accelerator, speed_up_cpu
+from .device import (
+    check_devices,
+    check_trackers,
+    failing_together,
+    make_accelerator,
+    set_sharded_precision,
+    speed_up_cpu,
+)
 from .estimate import flops_per_image, images_per_pass
 from .export import open_repository
 from .method import Method
@@ -83,12 +90,12 @@ def start(config: TrainConfig, method: Method, out: Path) -> Run:
     watch = open_watch(config, images)
     accelerator = make_accelerator(config, out)
     share, accumulation = split_batch(config, accelerator.num_processes, accelerator.process_index)
-    if accelerator.is_main_process:
-        prepare_run_folder(out, config)
-        remove_leftovers(out / "checkpoints")
-        if config.run.push_to_hub:
-            open_repository(config.run.push_to_hub)
-    accelerator.wait_for_everyone()
+    with failing_together(accelerator):
+        if accelerator.is_main_process:
+            prepare_run_folder(out, config)
+            remove_leftovers(out / "checkpoints")
+            if config.run.push_to_hub:
+                open_repository(config.run.push_to_hub)
     torch.manual_seed(config.seed)
     objective = method.build(config, model_config).train()
     flops = flops_per_image(config, model_config, objective)
@@ -172,6 +179,7 @@ def prepare(
             getattr(module, f"{'activation' if new else 'gradient'}_checkpointing_enable")({"use_reentrant": False})
         if config.run.compile and isinstance(module, BioVFMLayer):
             module.compile()
+    set_sharded_precision(accelerator)
     return accelerator.prepare(objective, optimizer)
 
 

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import ClassVar
@@ -24,7 +25,7 @@ from tests.hub_server.server import Blob, HubServer, Repo
 from training import export, pretrain_dino, pretrain_mae
 from training.config import TrainConfig, config_from_tree, load_config, model_fields, parse_overrides
 from training.data import normalise
-from training.device import check_devices
+from training.device import check_devices, make_accelerator
 from training.estimate import flops_per_image, memory_gib, peak_flops, tokens_per_image
 from training.schedule import StepValues
 
@@ -125,6 +126,15 @@ def test_gpus_that_are_not_there(
     config = load_config("dino", "dino_smoke", parse_overrides(overrides))
     with pytest.raises(UserError, match=words) if words else nullcontext():
         check_devices(config)
+
+
+def test_losses_are_not_divided_again_by_what_accelerate_was_launched_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")  # what accelerate launch sets
+    weight = torch.ones((), requires_grad=True)
+    make_accelerator(load_config("mae", "mae_smoke", {"run.device": "cpu"}), tmp_path).backward(weight * 1.0)
+    assert weight.grad == 1.0
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -246,6 +256,21 @@ def test_exports_are_pushed_in_the_background_and_failures_are_warnings(
     assert calls[0] == ("create", "me/model", True, True), "private"
     assert calls[1:] == [("upload", "me/model", "Step 2"), ("upload", "me/model", "Step 4")]
     assert "cannot push" in caplog.text and "no network" in caplog.text
+
+
+def test_a_slow_push_does_not_replace_a_later_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    arrived = []
+
+    def upload(_: object, commit_message: str, **__: object) -> None:
+        time.sleep(0.3 if commit_message == "Step 1" else 0.0)
+        arrived.append(commit_message)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
+    first = export.push_in_background(tmp_path, "me/model", 1)
+    export.push_in_background(tmp_path, "me/model", 2, [first]).join()
+    assert arrived == ["Step 1", "Step 2"]
 
 
 def test_a_repository_that_cannot_be_pushed_to_is_told_before_training(

@@ -93,6 +93,12 @@ def test_overrides_of_both_forms() -> None:
     assert config.data.modality == ["CT", "MR"]
 
 
+def test_fields_of_the_model_take_numbers_that_yaml_reads_as_text() -> None:
+    words = ["model.layerscale_value=1e-5", "model.hidden_act=gelu"]
+    config = load_config("dino", "dino_smoke", parse_overrides(words))
+    assert (model_fields(config).layerscale_value, model_fields(config).hidden_act) == (1e-5, "gelu")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

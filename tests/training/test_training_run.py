@@ -21,6 +21,7 @@ import yaml
 from biovfm_hf.errors import UserError
 from training import loop, pretrain_dino, pretrain_mae
 from training.config import config_from_tree
+from training.device import set_sharded_precision
 from training.setup import split_batch
 
 from .conftest import SMALL_DINO, SMALL_MAE
@@ -243,7 +244,7 @@ def test_continuing_from_a_model_folder_of_another_size(
     assert after["embeddings.position_embeddings"].shape == (1, 10, 32)
     assert train("mae", image_folder, tmp_path / "third", "steps=1", "model.init_from=nowhere/at_all") == 1
     assert train("mae", image_folder, tmp_path / "third", "steps=1", f"model.init_from={tmp_path}/none") == 1
-    assert "no such folder" in capsys.readouterr().err
+    assert "none: no such file or folder" in capsys.readouterr().err
 
 
 def test_continuing_from_a_run_takes_heads_teacher_and_decoder_along(image_folder: Path, tmp_path: Path) -> None:
@@ -265,6 +266,59 @@ def test_continuing_from_a_run_takes_heads_teacher_and_decoder_along(image_folde
         assert all(torch.equal(before[key], after[key]) for key in same)
         heads = {"dino": "teacher.dino_head.last_layer.weight_v", "mae": "model.decoder.layers.0.mlp.fc1.weight"}
         assert heads[method] in same
+
+
+def test_continuing_from_transformers_own_folder_takes_all_of_it(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from safetensors.torch import load_file
+    from transformers import Dinov2Config, Dinov2Model
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 16}
+    theirs = Dinov2Model(Dinov2Config(**sizes))
+    theirs.save_pretrained(tmp_path / "theirs")
+    more = ["steps=1", "optim.base_lr=0.0", f"model.init_from={tmp_path / 'theirs'}"]
+    assert train("dino", image_folder, tmp_path / "run", *more) == 0
+    ours = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert torch.equal(ours["layers.1.mlp.fc1.weight"], theirs.state_dict()["encoder.layer.1.mlp.fc1.weight"])
+    assert train("dino", image_folder, tmp_path / "other", *more, "model.num_attention_heads=4") == 1
+    assert "has 2 attention heads, this model 4" in capsys.readouterr().err
+
+
+def test_continuing_from_dinov2s_and_maes_own_files(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Heads and decoder come along; a DINOv2 file holds the teacher's alone."""
+    from safetensors.torch import load_file
+
+    from biovfm_hf.conversion.names import DINOV2, MAE, rename_to_theirs
+
+    parts = {"dino": ("teacher.backbone.", DINOV2), "mae": ("model.", MAE)}
+    still = ["steps=1", "optim.base_lr=0.0", "augment.global_size=48"]
+    for method, (prefix, table) in parts.items():
+        assert train(method, image_folder, tmp_path / method, "steps=3", *FAST) == 0
+        before = load_file(tmp_path / method / "checkpoints/step_00000003/model.safetensors")
+        ours = {name.removeprefix(prefix): tensor for name, tensor in before.items() if name.startswith(prefix)}
+        theirs, homeless = rename_to_theirs({name.removeprefix("biovfm."): ours[name] for name in ours}, table)
+        assert not homeless
+        heads = {name: tensor for name, tensor in before.items() if name.startswith("teacher.dino_head.")}
+        if method == "dino":
+            theirs = {f"backbone.{name}": tensor for name, tensor in theirs.items()}
+            theirs |= {name.removeprefix("teacher."): tensor for name, tensor in heads.items()}
+        start = tmp_path / f"{method}.pth"
+        torch.save({"teacher" if method == "dino" else "model": theirs}, start)
+        more = [*still, *(["teacher.momentum=1.0"] if method == "dino" else []), f"model.init_from={start}"]
+        assert train(method, image_folder, tmp_path / f"{method}_more", *more) == 0
+        after = load_file(tmp_path / f"{method}_more" / "checkpoints/step_00000001/model.safetensors")
+        same = [name for name in before if name.startswith(prefix) and "position_embeddings" not in name]
+        assert all(torch.equal(before[name], after[name]) for name in [*same, *heads])
+        for name in heads:
+            assert torch.equal(before[name], after[name.replace("teacher", "student")])
+    more = [*still, f"model.init_from={tmp_path / 'dino.pth'}"]
+    assert train("dino", image_folder, tmp_path / "other", *more, "dino.prototypes=64") == 1
+    assert "weight_g is (32, 1), this model needs (64, 1); give the model section" in capsys.readouterr().err
+    assert train("mae", image_folder, tmp_path / "other", *more) == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_run_of_other_heads_or_method_is_refused(
@@ -455,6 +509,32 @@ def test_two_processes_train_as_one_with_the_joint_batch(method: str, image_fold
     assert_same_training(tmp_path / "one", tmp_path / "two")
 
 
+FULL_DISK_SCRIPT = """
+import errno, sys
+sys.path.insert(0, ROOT)
+from training import checkpoint, pretrain_mae
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+checkpoint.save_file = full
+sys.exit(pretrain_mae.main())
+"""
+
+
+@pytest.mark.slow
+def test_both_processes_end_in_words_where_one_cannot_write(image_folder: Path, tmp_path: Path) -> None:
+    script, out = tmp_path / "full.py", tmp_path / "out"
+    script.write_text(FULL_DISK_SCRIPT.replace("ROOT", repr(str(ROOT))))
+    done = launch("mae", image_folder, out, "steps=2", script=script)
+    assert done.returncode == 1 and "error: cannot write" in done.stderr and "make room" in done.stderr
+    assert "[rank" not in done.stderr, "a traceback of the other process"
+    (out / "model").mkdir()
+    done = launch("mae", image_folder, out, "steps=3")
+    assert done.returncode == 1 and "holds a run with other settings (steps 2 -> 3)" in done.stderr
+    assert "[rank" not in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_machines_train_as_one(image_folder: Path, tmp_path: Path) -> None:
@@ -507,9 +587,12 @@ make, prepare = setup.make_accelerator, setup.prepare
 
 def sharded_accelerator(config, out):
     accelerator = make(config, out)
-    AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin(
+    plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["BioVFMLayer"],
         reshard_after_forward=True, cpu_ram_efficient_loading=False)
+    if accelerator.mixed_precision != "no":
+        plugin.set_mixed_precision(accelerator.mixed_precision)  # as accelerate does on a GPU
+    AcceleratorState._shared_state["fsdp_plugin"] = plugin
     for state in (PartialState, AcceleratorState):
         state._shared_state["distributed_type"] = DistributedType.FSDP
     return accelerator
@@ -524,12 +607,17 @@ sys.exit(METHOD.main())
 """
 
 
+def sharded_script(method: str, folder: Path) -> Path:
+    script = folder / "sharded.py"
+    script.write_text(FSDP_SCRIPT.replace("ROOT", repr(str(ROOT))).replace("METHOD", f"pretrain_{method}"))
+    return script
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["dino", "mae"])
 def test_sharded_training_is_the_same_training_and_continues(method: str, image_folder: Path, tmp_path: Path) -> None:
     """FSDP2: the loop's one module, the teacher's average on shards, checkpoints whole and resumable."""
-    script = tmp_path / "sharded.py"
-    script.write_text(FSDP_SCRIPT.replace("ROOT", repr(str(ROOT))).replace("METHOD", f"pretrain_{method}"))
+    script = sharded_script(method, tmp_path)
     more = ["steps=6", "run.checkpoint_every=3", *FAST]
     for name, chosen in (("sharded", script), ("copies", None)):
         done = launch(method, image_folder, tmp_path / name, *more, script=chosen)
@@ -542,3 +630,30 @@ def test_sharded_training_is_the_same_training_and_continues(method: str, image_
     done = launch(method, image_folder, tmp_path / "sharded", *more, script=script)
     assert done.returncode == 0 and "continuing after step 3" in done.stderr
     assert same_weights(whole, tmp_path / "sharded", 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dino", "mae"])
+def test_sharded_bfloat16_rounds_neither_the_batch_nor_the_losses(
+    method: str, image_folder: Path, tmp_path: Path
+) -> None:
+    more = ["steps=3", "run.precision=bf16", *FAST]
+    for name, chosen in (("sharded", sharded_script(method, tmp_path)), ("copies", None)):
+        done = launch(method, image_folder, tmp_path / name, *more, script=chosen)
+        assert done.returncode == 0, done.stderr[-3000:]
+    losses, expected = ([line["loss"] for line in metrics(tmp_path / name)] for name in ("sharded", "copies"))
+    assert any(loss * 4096 % 1 for loss in losses)  # the mean of two that were rounded has no such bits
+    assert losses == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.parametrize(("precision", "sharded"), [("bf16", True), ("no", True), ("bf16", False)])
+def test_only_weights_are_cast_where_they_are_sharded(precision: str, sharded: bool) -> None:
+    plugin = SimpleNamespace(mixed_precision_policy=None)
+    state = SimpleNamespace(fsdp_plugin=plugin)
+    set_sharded_precision(SimpleNamespace(is_fsdp2=sharded, mixed_precision=precision, state=state))
+    policy = plugin.mixed_precision_policy
+    if precision == "bf16" and sharded:
+        assert (policy.param_dtype, policy.reduce_dtype) == (torch.bfloat16, torch.float32)
+        assert policy.output_dtype is None and not policy.cast_forward_inputs
+    else:
+        assert policy is None

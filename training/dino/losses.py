@@ -207,7 +207,9 @@ def _cross_entropy_(scores: Tensor, targets: Tensor, weights: Tensor | float, fa
     Leaves the gradient, factor * weight * (mass * softmax(scores) - target), in `scores`.
     """
     value = torch.zeros((), device=scores.device)
-    weights = torch.as_tensor(weights, device=scores.device).expand(len(targets), 1)
+    if not isinstance(weights, Tensor):
+        weights = targets.new_full((1, 1), weights)  # filled where it is: copied there, a GPU would be waited for
+    weights = weights.expand(len(targets), 1)
     step = max(1, _BLOCK // (len(scores) * scores.shape[2]))
     for block, target, weight in zip(scores.split(step, dim=1), targets.split(step), weights.split(step), strict=True):
         mass = target.sum(dim=-1, keepdim=True)
