@@ -642,11 +642,15 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(small_raw, tmp_path
     (project / "data").mkdir(parents=True)
     (project / "data" / "thesis.txt").write_text("precious")
     shutil.copytree(raw, project / "raw")
+    shutil.move(raw / "eyes", tmp_path / "disk")
+    (raw / "eyes").symlink_to(tmp_path / "disk")
     for words, reason in (
         ({"raw": raw, "out": project}, "holds data but no build"),
         ({"raw": project / "raw", "out": project}, "holds the raw folder"),
         ({"raw": raw, "out": raw}, "holds the raw folder"),
         ({"raw": raw, "out": raw / "scans" / "out"}, "lies in the source folder"),
+        ({"raw": raw, "out": tmp_path / "disk" / "out"}, "lies in the source folder"),
+        ({"raw": raw, "out": project / "data" / "thesis.txt" / "out"}, "thesis.txt is a file"),
     ):
         with pytest.raises(UserError, match=reason):
             build(words["raw"], words["out"], [sources], workers=0, size=32)
