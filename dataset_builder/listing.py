@@ -17,7 +17,7 @@ from .adapters.archives import UNREADABLE, Member, is_archive, is_zip, list_memb
 from .adapters.dicom_series import group_series
 from .catalog import NOT_ESTABLISHED, ItemRule, Source
 from .item import Item
-from .readers.dicom import is_dicom
+from .readers.dicom import has_no_suffix, is_dicom
 from .readers.picture import first_bytes
 from .selection import HIDDEN_FILE, HIDDEN_FOLDER, NOT_INPUT, UNNAMED, Selection, looks_like_image
 
@@ -97,7 +97,7 @@ class _Walk:
 
         An exclude rule that names the file as it is called still holds.
         """
-        if not _has_no_suffix(place) or self._selection.rule(place) or self._selection.excluded(place):
+        if not has_no_suffix(place) or self._selection.rule(place) or self._selection.excluded(place):
             return place
         try:
             return f"{place}.dcm" if is_dicom(first_bytes(Path(self._top + place), 132)) else place
@@ -232,10 +232,7 @@ class _Walk:
         itself, and the names of the folders around it too.
         """
         item = self._excluded(place, reason, "image", member)
-        if self._source.published:
-            return item
-        names = f"{item.path.removeprefix(self._prefix)}/{member or ''}".replace("!", "/").split("/")
-        return replace(item, options={"private": [name for name in names if len(name) > 3]})
+        return item if self._source.published else replace(item, options={"unnamed": True})
 
     def _excluded(self, place: str, reason: str, kind: str = "image", member: str | None = None) -> Item:
         path = (self._prefix + place).encode("utf-8", "backslashreplace").decode("utf-8")
@@ -262,12 +259,6 @@ def _hidden(member: str) -> str | None:
 
 def _is_hidden_folder(name: str) -> bool:
     return name.startswith(".") or name in SKIPPED_FOLDERS
-
-
-def _has_no_suffix(place: str) -> bool:
-    """Whether a file is named without a suffix; one of digits (IM.001, a DICOM identifier) is none."""
-    _, dot, suffix = place.rpartition("/")[2].rpartition(".")
-    return not dot or suffix.isdigit()
 
 
 def _is_part(lower: str) -> bool:

@@ -24,7 +24,7 @@ from .leakage import outside_benchmarks, overlap_rows
 from .privacy import telling_subject
 
 WORK = ".build"
-VERSION = 3
+VERSION = 4
 SHARD_BYTES = 100 * 2**20  # estimated bytes of rows in a shard
 SHARD_ITEMS = 20_000
 _ROW_BYTES = 60_000  # a 2D image seldom makes a larger row
@@ -344,6 +344,7 @@ def _item(row: dict[str, Any]) -> Item:
 def _described(source: Source) -> dict[str, Any]:
     names = (
         "published",
+        "folder",
         "name",
         "modalities",
         "anatomies",

@@ -137,6 +137,8 @@ class Reader:
 
     def __init__(self, plan: Plan, raw: Path, number: int):
         self._plan, self._raw, self.number = plan, raw, number
+        facts = plan.sources[plan.shards[number].source]
+        self._folder = None if facts["published"] else facts["folder"]
 
     def inputs(self) -> Iterator[tuple[Item, Iterator[Outcome]]]:
         """Yield each input in order with its outcomes, which are read as they are asked for: all of them, in order."""
@@ -145,7 +147,7 @@ class Reader:
         feeds = _feeds(self._raw, items, marks)
         for index, (item, feed) in enumerate(zip(items, feeds, strict=True)):
             if reason := item.excluded or marks.get(index):
-                path = self._path(item, self._there(item))
+                path = self._path(item, None if self._folder is None else self._there(item))
                 yield item, iter([Outcome(self._line(item, path, reason))])
             else:
                 yield item, self._outcomes(item, feed)
@@ -175,9 +177,8 @@ class Reader:
             return None
 
     def _path(self, item: Item, source: Path | bytes | None) -> str:
-        public = self._plan.sources[self._plan.shards[self.number].source]["published"]
         options = self._plan.options
-        return stored_path(item, source, public, options.salt or f"biovfm {options.seed}")
+        return stored_path(item, source, self._folder, options.salt or f"biovfm {options.seed}")
 
     def _screened(self, item: Item, path: str, picture: Picture) -> Outcome:
         place = {"path": path, "view": picture.view, "index": picture.index}

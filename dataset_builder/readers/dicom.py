@@ -49,6 +49,12 @@ def is_dicom_file(start: bytes, name: str) -> bool:
     return is_dicom(start) or name.lower().endswith((".dcm", ".dicom", ".ima"))
 
 
+def has_no_suffix(name: str) -> bool:
+    """Whether a file is named without a suffix; one of digits (IM.001, a DICOM identifier) is none."""
+    _, dot, suffix = name.rpartition("/")[2].rpartition(".")
+    return not dot or suffix.isdigit()
+
+
 def read(source: Path | bytes, name: str, setting: Setting, size: int) -> Iterator[Picture]:
     """Yield the picture of each frame; `view` is `2d` for a single frame, else `frame`.
 

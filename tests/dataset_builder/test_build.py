@@ -404,7 +404,7 @@ def test_subjects_that_look_like_people(subject):
 def test_names_beside_the_pictures_of_a_private_source_are_withheld(tmp_path, make):
     raw = tmp_path / "raw" / "clinic"
     make.png(raw / "one" / "1.png", make.picture(1))
-    for name in ("one/Report Jolanthe.pdf", "jolanthe/notes.txt", ".jolanthe/1.png", "one/.jolanthe.swp"):
+    for name in ("one/Report Jolanthe.pdf", "Joe/notes.txt", "jolanthe/n.txt", ".jolanthe/1.png", "one/.jolanthe.swp"):
         (raw / name).parent.mkdir(exist_ok=True)
         (raw / name).write_bytes(b"x")
     with zipfile.ZipFile(raw / "all.zip", "w") as archive:
@@ -412,10 +412,10 @@ def test_names_beside_the_pictures_of_a_private_source_are_withheld(tmp_path, ma
     for access, shown in (("open", True), ("private", False)):
         record = str(make.record(tmp_path, "clinic", access=access))
         summary = build(tmp_path / "raw", tmp_path / access, [record], workers=0, size=32)
-        assert (summary["considered"], summary["kept"]) == (6, 1)
+        assert (summary["considered"], summary["kept"]) == (7, 1)
         assert faults(tmp_path / access)[1] == []
         text = repr(pq.read_table(tmp_path / access / "manifest.parquet").to_pylist()).lower()
-        assert ("jolanthe" in text) == shown and "clinic/one/1.png" in text
+        assert ("jolanthe" in text) == ("/joe/" in text) == shown and "clinic/one/1.png" in text
 
 
 def test_pseudonyms_of_a_published_release_stay(tmp_path, make):
@@ -590,11 +590,13 @@ def clinic(tmp_path, make):
         make.png(raw / name / "x.png", make.picture(3))
     with zipfile.ZipFile(raw / "a.zip", "w") as archive:
         archive.writestr("test/quimby_two.dcm", data)
+        archive.writestr("test/Quimby/IM2", data)
+        archive.writestr("Quimby/IM3", data[:100])
         archive.writestr("Doe^Jane/mrn_7654321/1951-12-13.png", b"no picture")
     damaged = bytearray((raw / "a.zip").read_bytes())
     damaged[damaged.index(b"no picture") + 3] ^= 255
     (raw / "a.zip").write_bytes(damaged)
-    items = ["**/*.dcm", "**/*.png"]
+    items = ["**/*.dcm", "**/*.png", "**/IM?"]
     exclude = [{"pattern": "**/test/**", "reason": "test"}]
     return tmp_path / "raw", str(make.record(tmp_path, "clinic", items=items, exclude=exclude, access="private"))
 
@@ -604,8 +606,23 @@ def test_names_that_are_easily_missed_are_withheld(tmp_path, clinic):
     build(raw, tmp_path / "out", [record], workers=0, size=32)
     lines = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
     shown = repr([(line["path"], line["detail"]) for line in lines]).lower()
-    assert len(lines) == 9 and {"test", "unreadable", "kept"} <= {line["outcome"] for line in lines}
+    assert len(lines) == 11 and {"test", "unreadable", "kept"} <= {line["outcome"] for line in lines}
     assert not [secret for secret in ("quimby", "zach", "7654321", "1951", "doe", "jane") if secret in shown], shown
+
+
+@pytest.mark.parametrize(("folder", "shown"), [(".", "withheld-"), ("a", "a/withheld-"), ("a/quinn", "a/quinn/")])
+def test_all_below_the_folder_of_a_source_is_withheld_without_a_header(tmp_path, make, folder, shown):
+    make.dicom(tmp_path / "whole.dcm", make.picture(1))
+    for name in ("kept", "quimby"):
+        place = tmp_path / "raw/a/quinn" / name / f"{name}.dcm"
+        place.parent.mkdir(parents=True)
+        place.write_bytes((tmp_path / "whole.dcm").read_bytes()[: 400 if name == "quimby" else None])
+    record = make.record(tmp_path, "own", items=["**/*.dcm"], access="private")
+    record.write_text(f"{record.read_text()}folder: {folder}\n")
+    build(tmp_path / "raw", tmp_path / "out", [record], workers=0, size=32)
+    whole, cut = [line["path"] for line in pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()]
+    assert whole == "a/quinn/kept/kept.dcm"
+    assert cut.startswith(shown) and "quimby" not in cut and cut.count("/") == 3
 
 
 def test_a_locked_file_that_is_left_out_costs_one_line(tmp_path, clinic, monkeypatch):
@@ -617,7 +634,7 @@ def test_a_locked_file_that_is_left_out_costs_one_line(tmp_path, clinic, monkeyp
         return first_bytes(source, count)
 
     monkeypatch.setattr("dataset_builder.privacy.first_bytes", locked)
-    assert build(raw, tmp_path / "out", [record], workers=0, size=32)["outcomes"]["test"] == 2
+    assert build(raw, tmp_path / "out", [record], workers=0, size=32)["outcomes"]["test"] == 3
 
 
 def test_what_is_said_of_a_file_is_the_same_in_every_run(tmp_path, make, monkeypatch):
