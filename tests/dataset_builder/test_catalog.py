@@ -317,6 +317,21 @@ def test_dicom_files_without_a_suffix_are_seen_as_dcm(record, folder, make):
     assert set(found(record(), folder.parent).values()) == {NOT_INPUT, "no pattern of the record takes this file"}
 
 
+@pytest.mark.parametrize("key", ["name", "stem", "([^/]+)$"])
+@pytest.mark.parametrize("kind", ["image", "dicom_series"])
+def test_lists_know_dicom_files_without_a_suffix_by_their_names(record, folder, make, key, kind):
+    for number, name in enumerate(("IM0", "1.2.840.7", "IM2")):
+        make.dicom(folder / str(number) / name, make.picture(number), SeriesInstanceUID=f"1.2.{number}")
+    (folder / "s.csv").write_text("file,split,who\nIM0,train,p0\n1.2.840.7,train,p1\nIM2,test,p2\n")
+    table = {"table": "s.csv", "match": "file", "key": key}
+    items = [{"pattern": "**/*.dcm", "kind": kind}]
+    source = record(items=items, train={**table, "where": {"split": "train"}}, subject={**table, "column": "who"})
+    taken = [item for item in iterate(source, folder.parent) if item.excluded is None]
+    assert [(item.path.split("/")[1], item.subject) for item in taken] == [("0", "p0"), ("1", "p1")]
+    left_out = record(items=items, exclude=[{"reason": "listed", "table": {**table, "where": {"split": "test"}}}])
+    assert found(left_out, folder.parent)["mine/2/IM2"] == "listed"
+
+
 def test_a_missing_folder_yields_nothing(record, tmp_path):
     assert found(record(), tmp_path / "nowhere") == {}
 
