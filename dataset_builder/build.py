@@ -287,7 +287,7 @@ def _check(out: Path, workers: int) -> dict[str, Any]:
         print(f"  {count:>12,}  {reason}")
     for fault in found:
         print(f"fault: {fault}")
-    print("the accounting is complete" if not found else f"{len(found)} faults")
+    print("the accounting is complete" if not found else f"{len(found)} faults; remove damaged files, build again")
     return {"outcomes": outcomes, "faults": found}
 
 

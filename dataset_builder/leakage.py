@@ -8,7 +8,6 @@ Measured on 1,512 real images, half of them planted as benchmark images in 36 wa
 decision in 54,432 (docs/dataset.md).
 """
 
-import hashlib
 import re
 import zipfile
 import zlib
@@ -22,7 +21,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.pixels import decode, to_uint8
 
 from .catalog import Source
-from .hashing import SIMILARITY, THUMBNAIL, fingerprint, neighbours, reduced, textures
+from .hashing import SIMILARITY, THUMBNAIL, fingerprint, neighbours, reduced, sha256_of_file, textures
 from .slicing import pad_square
 
 MODES = ("strict", "paper")
@@ -140,8 +139,7 @@ def identities(files: Iterable[Path]) -> list[list[str]]:
     found = []
     for file in files:
         try:
-            with file.open("rb") as opened:
-                found.append([file.name, hashlib.file_digest(opened, "sha256").hexdigest()])
+            found.append([file.name, sha256_of_file(file)])
         except OSError as error:
             raise UserError(f"--benchmarks {file}: cannot be read ({error.strerror}); give {_KINDS}") from error
     return found

@@ -25,7 +25,7 @@ from biovfm_hf.files import atomic_path, write_text
 from biovfm_hf.memory import keep_freed_memory
 
 from . import readers, screening
-from .hashing import fingerprint, reduced, sha256_of_pixels
+from .hashing import fingerprint, reduced, sha256_of_file, sha256_of_pixels
 from .item import Item
 from .leakage import framings
 from .limits import UNREADABLE, UNSAFE, Refused, refusal
@@ -70,7 +70,8 @@ def build_shard(out: str, raw: str, number: int) -> dict[str, Any]:
         shard.run()
     with atomic_path(plan.candidates_path(number)) as path:
         pq.write_table(pa.Table.from_pylist(shard.lines, schema=CANDIDATES), path, compression="zstd")
-    stats = {**shard.statistics(), "seconds": round(perf_counter() - started, 3)}
+    rows = sha256_of_file(plan.rows_path(number))
+    stats = {**shard.statistics(), "rows_sha256": rows, "seconds": round(perf_counter() - started, 3)}
     write_text(done, json.dumps(stats))
     return stats
 

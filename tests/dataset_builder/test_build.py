@@ -161,6 +161,27 @@ def test_a_finished_build_makes_lost_and_damaged_files_again(small_raw, built, c
     assert "nothing is left to do" in capsys.readouterr().out
 
 
+def test_a_file_that_was_damaged_and_removed_is_made_again_whole(small_raw, built):
+    raw, sources = small_raw
+    before = tree(built)
+    path = built / "data" / "ultrasound" / "scans-00000.parquet"
+    with path.open("r+b") as file:  # in place: its second name in the work folder is damaged as well
+        file.seek(path.stat().st_size // 2)
+        file.write(b"damaged")
+    assert faults(built)[1]
+    path.unlink()
+    build(raw, built, [sources], workers=0, size=32)
+    assert tree(built) == before and faults(built)[1] == []
+
+
+def test_a_check_tells_at_once_that_the_plan_is_of_another_version(built, monkeypatch):
+    monkeypatch.setattr("dataset_builder.check._against_file", lambda task: pytest.fail("rows were read"))
+    plan = built / ".build" / "plan.json"
+    plan.write_text(json.dumps({**json.loads(plan.read_text()), "version": 1}))
+    with pytest.raises(UserError, match="another version"):
+        faults(built)
+
+
 def test_processes_give_the_same_bytes(small_raw, built, tmp_path):
     raw, sources = small_raw
     build(raw, tmp_path / "other", [sources], workers=2, size=32)
