@@ -114,7 +114,9 @@ def matches(
 
 
 def benchmark_files(paths: Iterable[Path]) -> list[Path]:
-    """The benchmark files that `paths` name, in the order in which they are read; folders are looked through.
+    """The benchmark files that `paths` name, in the order in which they are read.
+
+    Folders are looked through, but for hidden files.
 
     Raises:
         UserError: a path does not exist, or a folder holds no such file.
@@ -123,7 +125,8 @@ def benchmark_files(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise UserError(f"--benchmarks {path}: no such file or folder; give {_KINDS}")
-        below = sorted(p for p in path.rglob("*") if p.suffix.lower() in (".npz", *_IMAGE_SUFFIXES))
+        named = (p for p in path.rglob("[!.]*") if p.suffix.lower() in (".npz", *_IMAGE_SUFFIXES))
+        below = sorted(p for p in named if p.is_file())
         if path.is_dir() and not below:
             raise UserError(f"--benchmarks {path}: holds no benchmark image; give {_KINDS}")
         files += below if path.is_dir() else [path]

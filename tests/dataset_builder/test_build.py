@@ -274,6 +274,15 @@ def test_wrong_words_exit_with_2(capsys):
         with pytest.raises(SystemExit) as stopped:
             main(words)
         assert stopped.value.code == 2
+    for name, value, answer in (
+        ("--size", "1e3", "must be 16 to 4096 pixels, not '1e3'"),
+        ("--workers", "-1", "must be 0 or more, not '-1'"),
+        ("--item-seconds", "inf", "must be seconds, 0.001 or more, not 'inf'"),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            main(["--raw", ".", "--out", "x", name, value])
+        assert answer in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     assert stopped.value.code == 0
@@ -288,6 +297,9 @@ def test_python_takes_lists_and_tells_what_is_planned(small_raw, out, tmp_path, 
     assert planned == {"shards": 3, "inputs": 21, "sources": ["eyes", "heads", "scans"], "skipped": {}}
     assert build(raw, out, sources, **words)["outcomes"]["benchmark image"] == 1
     assert {row["view"] for row in rows_of(out) if row["source"] == "heads"} == {"axial", "coronal"}
+    for nothing in ([], "", "eyes,"):  # which is not every source
+        with pytest.raises(UserError, match="no source"):
+            build(raw, tmp_path / "other", nothing, workers=0)
     with pytest.raises(UserError, match="numbered from 0; with --num-shards 3, to 2"):
         build(raw, out, sources, shard_index=5, num_shards=3)
 
@@ -362,6 +374,14 @@ def test_wrong_benchmark_files_are_named_before_anything_is_planned(small_raw, b
     job = ["--raw", str(raw), "--out", str(out), "--sources", sources, "--shard-index", "0", "--num-shards", "2"]
     with pytest.raises(UserError, match="no such file or folder"):
         main([*job, "--benchmarks", str(tmp_path / "nope")])
+
+
+def test_a_benchmark_folder_may_hold_folders_named_like_images_and_hidden_files(small_raw, out, tmp_path, make):
+    raw, sources = small_raw
+    make.png(tmp_path / "benchmark" / "a.png" / "copy.png", make.picture(3, 60, 80))
+    (tmp_path / "benchmark" / "a.png" / "._copy.png").write_bytes(b"what macOS adds")
+    summary = build(raw, out, [sources], workers=0, size=32, benchmarks=tmp_path / "benchmark")
+    assert summary["benchmark_images"] == summary["outcomes"]["benchmark image"] == 1
 
 
 def test_a_benchmark_file_of_equal_size_but_other_content_is_applied(small_raw, out, tmp_path, make, capsys):
