@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from .readers.picture import first_bytes
 from .selection import HIDDEN_FILE, HIDDEN_FOLDER, NOT_INPUT, UNNAMED, Selection, looks_like_image
 
 MAX_DEPTH = 32
+EMPTY = "an archive without files"
 SKIPPED_FOLDERS = {"__MACOSX"}
 
 
@@ -135,8 +137,10 @@ class _Walk:
 
     def _archive(self, place: str) -> Iterator[Item]:
         try:
-            for member in list_members(Path(self._top + place)):
-                yield from self._member(place, member)
+            members = list_members(Path(self._top + place))
+            found = chain.from_iterable(self._member(place, member) for member in members)
+            yield next(found, self._excluded(place, EMPTY, "archive"))
+            yield from found
         except (OSError, ValueError) as error:
             yield self._excluded(place, str(error) or type(error).__name__, "archive")
 
@@ -171,8 +175,10 @@ class _Walk:
         try:
             if isinstance(data, Exception):
                 raise ValueError(str(data))
-            for inner in zip_members(BytesIO(data)):
-                yield from self._member(place, replace(inner, name=f"{outer.name}!{inner.name}", outer=outer))
+            inside = (replace(one, name=f"{outer.name}!{one.name}", outer=outer) for one in zip_members(BytesIO(data)))
+            found = chain.from_iterable(self._member(place, member) for member in inside)
+            yield next(found, self._excluded(place, EMPTY, "archive", outer.name))
+            yield from found
         except ValueError as error:
             yield self._excluded(place, str(error), "archive", outer.name)
 

@@ -299,6 +299,22 @@ def test_no_file_is_left_without_a_line(record, folder):
     assert named == {f"mine/{name}" for name in unnamed}
 
 
+def test_an_archive_without_files_has_a_line(record, folder):
+    inner = BytesIO()
+    zipfile.ZipFile(inner, "w").close()
+    (folder / "none.zip").write_bytes(inner.getvalue())
+    with zipfile.ZipFile(folder / "outer.zip", "w") as archive:
+        archive.writestr("inner.zip", inner.getvalue())
+    with tarfile.open(folder / "folders.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("empty")
+        member.type = tarfile.DIRTYPE
+        archive.addfile(member)
+    outcome = found(record(), folder.parent)
+    assert outcome == dict.fromkeys(
+        ("mine/folders.tar.gz", "mine/none.zip", "mine/outer.zip!inner.zip"), "an archive without files"
+    )
+
+
 def test_dicom_files_without_a_suffix_are_seen_as_dcm(record, folder, make):
     """Where no pattern takes them as they are called; an exclude rule that does still holds."""
     for number, name in enumerate(("IM0", "IM1", "1.2.840.7", "test/IM3")):
