@@ -9,6 +9,7 @@ and where a DICOM header could not be read.
 import hashlib
 import re
 from pathlib import Path
+from unicodedata import combining, normalize
 
 from .item import Item
 from .readers import dicom
@@ -52,17 +53,25 @@ def stored_path(item: Item, source: Path | bytes | None, folder: str | None, key
     path, options = locator(item), item.options or {}
     if folder is None:
         return path
-    words = {str(word).lower() for word in options.get("private", ())}
     named = None if options.get("unnamed") else _identity(item, source)
+    words = {_folded(str(word)) for word in (*options.get("private", ()), *(named or ()))}
     above = 0 if folder == "." else folder.count("/") + 1
     return "/".join(
-        _withheld(part, key) if (named is None and depth >= above) or _tells(part, words | (named or set())) else part
+        _withheld(part, key) if (named is None and depth >= above) or _tells(part, words) else part
         for depth, part in enumerate(path.split("/"))
     )
 
 
 def _tells(part: str, words: set[str]) -> bool:
-    return any(word in part.lower() for word in words) or _TELLING.search(part) is not None
+    folded = _folded(part)
+    return any(word in folded for word in words) or _TELLING.search(part) is not None
+
+
+def _folded(text: str) -> str:
+    """Without case and marks, which file systems store in two ways and people leave out."""
+    if text.isascii():
+        return text.lower()
+    return "".join(sign for sign in normalize("NFKD", text.casefold()) if not combining(sign))
 
 
 def _identity(item: Item, source: Path | bytes | None) -> set[str] | None:

@@ -1,5 +1,6 @@
 """DICOM files: one picture for each frame; and a series of files as one volume."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,6 +35,7 @@ _EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 # How far, in steps, a slice may lie from where even distances put it. Tables that report tenths of a millimetre move
 # slices 1.25 mm apart by up to 0.08; where one slice is missing, others move by a third or more.
 MAX_UNEVENNESS = 0.1
+_BETWEEN_WORDS = re.compile(r"[\s^=,\\\[\]'\"]+")  # of names: = stands before other scripts, brackets around lists
 _IDENTITY = (
     "PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs", "OtherPatientNames", "AccessionNumber",
 )  # fmt: skip
@@ -123,9 +125,8 @@ def identity_words(source: Path | bytes) -> set[str] | None:
         return None
     words = set()
     for tag in _IDENTITY:
-        for value in str(header.get(tag) or "").replace("^", " ").replace(",", " ").split():
-            words.add(value.lower())
-    return {word for word in words if len(word) >= 3}
+        words.update(_BETWEEN_WORDS.split(str(header.get(tag) or "").lower()))
+    return {word for word in words if len(word) >= (3 if word.isascii() else 2)}  # two signs may be a whole name
 
 
 def _header(source: bytes) -> Any:

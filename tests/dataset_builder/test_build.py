@@ -651,6 +651,28 @@ def test_names_that_are_easily_missed_are_withheld(tmp_path, clinic):
     assert not [secret for secret in ("quimby", "zach", "7654321", "1951", "doe", "jane") if secret in shown], shown
 
 
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("Özdemir^Müzeyyen", "özdemir_brain"),
+        ("Özdemir^Müzeyyen", "O\u0308zdemir"),  # as macOS stores it
+        ("Özdemir^Müzeyyen", "ozdemir"),
+        ("Yamada^Tarou=山田^太郎=やまだ^たろう", "tarou"),
+        ("Yamada^Tarou=山田^太郎=やまだ^たろう", "山田"),
+    ],
+)
+def test_names_of_the_header_are_withheld_however_they_are_written(tmp_path, make, header, name):
+    words = {"PatientName": header, "PatientID": "no", "SpecificCharacterSet": "ISO_IR 192"}
+    make.dicom(tmp_path / "raw" / "own" / name / "a.dcm", make.picture(1), **words, OtherPatientIDs=["AB12", "CD34"])
+    make.dicom(tmp_path / "raw" / "own" / "cd34" / "a.dcm", make.picture(2), OtherPatientIDs=["AB12", "CD34"])
+    record = str(make.record(tmp_path, "own", items=["**/*.dcm"], access="private"))
+    build(tmp_path / "raw", tmp_path / "out", [record], workers=0, size=32)
+    paths = [line["path"] for line in pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()]
+    assert len(paths) == 2
+    for path in paths:
+        assert path.startswith("own/withheld-") and path.endswith("/a.dcm")
+
+
 @pytest.mark.parametrize(("folder", "shown"), [(".", "withheld-"), ("a", "a/withheld-"), ("a/quinn", "a/quinn/")])
 def test_all_below_the_folder_of_a_source_is_withheld_without_a_header(tmp_path, make, folder, shown):
     make.dicom(tmp_path / "whole.dcm", make.picture(1))
