@@ -138,7 +138,7 @@ def _header(source: bytes) -> Any:
 
 def _place(file: Path) -> Place:
     _check_size(file)
-    with _told(first_bytes(file, HEADER_BYTES)):
+    with _told(file):
         return read_place(file)
 
 
@@ -149,14 +149,15 @@ def _check_size(file: Path) -> None:
 
 
 @contextmanager
-def _told(*starts: bytes) -> Iterator[None]:
+def _told(source: Path | bytes) -> Iterator[None]:
     """Have what pydicom raises, on reading a file or a value, told without repeating what stands in its header."""
     try:
         yield
     except (UserError, Refused):
         raise
     except Exception as error:  # pydicom raises nearly every type on damaged files
-        raise UserError(f"the file: cannot be read as DICOM ({told(error, *starts)})") from error
+        start = source if isinstance(source, bytes) else first_bytes(source, HEADER_BYTES)
+        raise UserError(f"the file: cannot be read as DICOM ({told(error, start)})") from error
 
 
 def _spacing(header: Any) -> tuple[float, float]:
