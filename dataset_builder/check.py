@@ -22,8 +22,8 @@ from biovfm_hf.errors import UserError
 from .executors import worker_pool
 from .finish import SAMPLE
 from .hashing import sha256_of_pixels
-from .monitor import interval
 from .plan import load_plan
+from .progress import interval
 from .schema import COLUMNS
 from .shard import KEPT
 
@@ -41,7 +41,7 @@ def faults(out: Path, workers: int = 0) -> tuple[dict[str, int], list[str]]:
     try:
         summary = json.loads((out / "build.json").read_text(encoding="utf-8"))
         manifest = pq.ParquetFile(out / "manifest.parquet")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{out}: holds no finished dataset ({Path(error.filename).name} is missing)") from error
     except (ValueError, pa.ArrowException) as error:
         raise UserError(f"{out}: build.json or manifest.parquet is damaged; run the build again") from error

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.pixels import decode, to_uint8
 
 from .catalog import Source
 from .hashing import SIMILARITY, THUMBNAIL, fingerprint, neighbours, reduced, sha256_of_file, textures
+from .progress import interval
 from .slicing import pad_square
 
 MODES = ("strict", "paper")
@@ -84,7 +86,9 @@ def read_benchmarks(paths: Iterable[Path]) -> Benchmarks:
     hashes: list[int] = []
     thumbnails: list[np.ndarray] = []
     names: list[str] = []
-    for path in benchmark_files(paths):
+    files = benchmark_files(paths)
+    bar = {"unit": " files", "desc": "reading benchmarks", "mininterval": interval(), "dynamic_ncols": True}
+    for path in tqdm(files, disable=not files, **bar):
         for name, image in _images(path):
             code, thumbnail = fingerprint(reduced(image))
             hashes.append(code)

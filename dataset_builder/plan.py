@@ -295,7 +295,7 @@ def _row(item: Item, source: Source, salt: str) -> dict[str, Any]:
     options = item.options
     if not source.published and telling_subject(item.subject):
         words = [item.subject, *(word for word in str(item.subject).split("-") if len(word) > 3)]
-        options = {**(options or {}), "private": [*(options or {}).get("private", ()), *words]}
+        options = {**(options or {}), "private": words}
     return {
         **vars(item),
         "subject": hashed_subject(item.subject, source.id, salt),

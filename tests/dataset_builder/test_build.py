@@ -180,6 +180,8 @@ def test_a_check_tells_at_once_that_the_plan_is_of_another_version(built, monkey
     plan.write_text(json.dumps({**json.loads(plan.read_text()), "version": 1}))
     with pytest.raises(UserError, match="another version"):
         faults(built)
+    with pytest.raises(UserError, match="holds no finished dataset"):
+        faults(built / "README.md")
 
 
 def test_processes_give_the_same_bytes(small_raw, built, tmp_path):
@@ -376,12 +378,15 @@ def test_wrong_benchmark_files_are_named_before_anything_is_planned(small_raw, b
         main([*job, "--benchmarks", str(tmp_path / "nope")])
 
 
-def test_a_benchmark_folder_may_hold_folders_named_like_images_and_hidden_files(small_raw, out, tmp_path, make):
+def test_a_benchmark_folder_may_hold_folders_named_like_images_and_hidden_files(
+    small_raw, out, tmp_path, make, capsys
+):
     raw, sources = small_raw
     make.png(tmp_path / "benchmark" / "a.png" / "copy.png", make.picture(3, 60, 80))
     (tmp_path / "benchmark" / "a.png" / "._copy.png").write_bytes(b"what macOS adds")
     summary = build(raw, out, [sources], workers=0, size=32, benchmarks=tmp_path / "benchmark")
     assert summary["benchmark_images"] == summary["outcomes"]["benchmark image"] == 1
+    assert "reading benchmarks: 100%" in capsys.readouterr().err
 
 
 def test_a_benchmark_file_of_equal_size_but_other_content_is_applied(small_raw, out, tmp_path, make, capsys):
