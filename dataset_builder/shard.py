@@ -164,7 +164,8 @@ class Reader:
                 yield self._screened(item, path, picture)
         except Exception as error:  # decoders raise nearly everything on damaged files; each costs one line
             place = self._raw / item.path
-            refused = refusal(error, str(place.resolve()), str(place), item.member or "", item.path)
+            member = item.member if item.member and _in_archive(item) else ""  # that of a series is a number
+            refused = refusal(error, str(place.resolve()), str(place), member, item.path)
             yield Outcome(self._line(item, path, refused.outcome, refused.detail))
             return
         if not count:

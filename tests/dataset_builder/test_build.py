@@ -721,6 +721,27 @@ def test_what_is_said_of_a_file_is_the_same_in_every_run(tmp_path, make, monkeyp
     assert len(details) == 3 and not any("0x" in str(text) or str(tmp_path) in str(text) for text in details)
 
 
+def test_what_is_said_of_a_file_is_not_cut_by_its_name(tmp_path, make):
+    """A series is called by its number, which stands in other numbers too; members of an archive may be short."""
+    raw = tmp_path / "raw" / "own"
+    for number in range(3):
+        header = {"SeriesInstanceUID": "1.2", "InstanceNumber": number}
+        make.dicom(raw / "series" / f"{number}.dcm", make.picture(number), **header)
+    whole = (raw / "series" / "1.dcm").read_bytes()
+    (raw / "series" / "1.dcm").write_bytes(whole[:-1000])
+    with zipfile.ZipFile(raw / "a.zip", "w") as archive:
+        archive.writestr("0", whole[:-1000])
+        archive.writestr("b.dcm", whole[:400])
+    items = [{"pattern": "series/*", "kind": "dicom_series"}, "a.zip/*"]
+    record = str(make.record(tmp_path, "own", items=items, access="open"))
+    build(tmp_path / "raw", tmp_path / "out", [record], workers=0, size=32)
+    lines = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
+    details = {line["path"]: line["detail"] for line in lines if line["outcome"] == "unreadable"}
+    assert details.keys() == {"own/series#0", "own/a.zip!0", "own/a.zip!b.dcm"}
+    assert all("group 0028" in details[path] for path in ("own/series#0", "own/a.zip!0"))
+    assert details["own/a.zip!b.dcm"].startswith("is DICOM without an image")
+
+
 def test_a_folder_with_other_files_is_refused_and_left_alone(small_raw, tmp_path, capsys):
     raw, sources = small_raw
     project = tmp_path / "project"
