@@ -208,7 +208,7 @@ def _parsed(out: Path, _changed: int) -> Plan:
     content = json.loads((out / WORK / "plan.json").read_text(encoding="utf-8"))
     if content["version"] != VERSION:
         raise UserError(
-            f"{out}: was planned by another version of biovfm; remove {out / WORK}, or choose another --out"
+            f"{out}: was planned by another version of biovfm; go on with that version, or choose another --out"
         )
     options = {**content["options"], "views": tuple(content["options"]["views"])}
     return Plan(

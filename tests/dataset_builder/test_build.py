@@ -178,7 +178,7 @@ def test_a_check_tells_at_once_that_the_plan_is_of_another_version(built, monkey
     monkeypatch.setattr("dataset_builder.check._against_file", lambda task: pytest.fail("rows were read"))
     plan = built / ".build" / "plan.json"
     plan.write_text(json.dumps({**json.loads(plan.read_text()), "version": 1}))
-    with pytest.raises(UserError, match="another version"):
+    with pytest.raises(UserError, match="another version of biovfm; go on with that version"):
         faults(built)
     with pytest.raises(UserError, match="holds no finished dataset"):
         faults(built / "README.md")
