@@ -642,6 +642,11 @@ def clinic(tmp_path, make):
     damaged = bytearray((raw / "a.zip").read_bytes())
     damaged[damaged.index(b"no picture") + 3] ^= 255
     (raw / "a.zip").write_bytes(damaged)
+    with zipfile.ZipFile(raw / "z.zip", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("Quimby O'Z/1.png", data)
+    damaged = bytearray((raw / "z.zip").read_bytes())
+    damaged[damaged.index(b"PK\1\2") + 16] ^= 255  # the checksum, which zipfile tells with the member's name
+    (raw / "z.zip").write_bytes(damaged)
     items = ["**/*.dcm", "**/*.png", "**/IM?"]
     exclude = [{"pattern": "**/test/**", "reason": "test"}]
     return tmp_path / "raw", str(make.record(tmp_path, "clinic", items=items, exclude=exclude, access="private"))
@@ -651,6 +656,8 @@ def test_names_that_are_easily_missed_are_withheld(tmp_path, clinic):
     raw, record = clinic
     build(raw, tmp_path / "out", [record], workers=0, size=32)
     lines = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
+    damaged = lines.pop()  # whose name no pattern finds in the path
+    assert damaged["detail"] == "BadZipFile: Bad CRC-32 for file ..."
     shown = repr([(line["path"], line["detail"]) for line in lines]).lower()
     assert len(lines) == 11 and {"test", "unreadable", "kept"} <= {line["outcome"] for line in lines}
     assert not [secret for secret in ("quimby", "zach", "7654321", "1951", "doe", "jane") if secret in shown], shown
