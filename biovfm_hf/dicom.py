@@ -70,16 +70,17 @@ def _silence() -> None:
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
-def told(error: Exception, *starts: bytes) -> str:
+def told(error: Exception, start: bytes) -> str:
     """The words of a decoder's error, up to the first that stands in the header: a value there can be a name.
 
     Args:
         error: as pydicom raised it, of a number that is none say.
-        starts: the first bytes of the file, or of each file that was read.
+        start: the first bytes of the file.
     """
-    if any(_DEFLATED.encode() in start for start in starts):  # what stands there cannot be seen
+    if _DEFLATED.encode() in start:  # what stands there cannot be seen
         return type(error).__name__
-    header = b" ".join(_header_of(start) for start in starts).lower()
+    ends = [end for tag in _PIXEL_DATA if (end := start.find(tag)) > 0]
+    header = start[: min(ends, default=HEADER_BYTES)].lower()
     header_words = set(re.findall(rb"\w+", header))
     message = re.sub(r"\\x[0-9a-f]{2}|\\[nrt]", " ", str(error))
     kept = []
@@ -92,11 +93,6 @@ def told(error: Exception, *starts: bytes) -> str:
             break
         kept.append(word)
     return " ".join(kept)[:300] if kept not in ([], ["..."]) else type(error).__name__
-
-
-def _header_of(start: bytes) -> bytes:
-    ends = [end for tag in _PIXEL_DATA if (end := start.find(tag)) > 0]
-    return start[: min(ends, default=HEADER_BYTES)]
 
 
 def is_deflated(pydicom: Any, file: BinaryIO, name: str) -> bool:

@@ -287,7 +287,7 @@ def _check(out: Path, workers: int) -> dict[str, Any]:
         print(f"  {count:>12,}  {reason}")
     for fault in found:
         print(f"fault: {fault}")
-    print("the accounting is complete" if not found else f"{len(found)} faults")
+    print("the accounting is complete" if not found else f"{len(found)} faults; remove damaged files, build again")
     return {"outcomes": outcomes, "faults": found}
 
 
@@ -309,7 +309,7 @@ def _sources(arguments: argparse.Namespace, options: "Options") -> list["Source"
     from .card import SCALING_SOURCES
     from .catalog import load_catalog, load_sources
 
-    if arguments.sources:
+    if arguments.sources is not None:
         return load_sources(arguments.sources.split(","))
     if options.subset == "2.45m":
         return load_sources(SCALING_SOURCES)
@@ -387,7 +387,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="V,V",
         help="views to slice volumes along",
     )
-    add("--size", type=_side, default=224, metavar="N", help="side of the images in pixels (default 224)")
+    side = _number(int, 16, 4096, "16 to 4096 pixels")
+    add("--size", type=side, default=224, metavar="N", help="side of the images in pixels (default 224)")
     add(
         "--fit",
         choices=["longest", "shortest"],
@@ -395,13 +396,14 @@ def _parser() -> argparse.ArgumentParser:
         help="side that becomes N; longest pads to a square",
     )
     add("--image-format", choices=["png", "jpeg"], default="png", help="png is lossless, jpeg half as large")
-    add("--quality", type=_quality, default=95, metavar="Q", help="of JPEG (default 95)")
+    add("--quality", type=_number(int, 1, 100, "1 to 100"), default=95, metavar="Q", help="of JPEG (default 95)")
     add("--keep-near-duplicates", action="store_true", help="drop exact duplicates only")
     add("--seed", type=int, default=0, metavar="N", help="of the subset 0.2m and of the subjects' hashes (default 0)")
     add("--salt-file", type=Path, metavar="FILE", help="a secret of your own for the subjects' hashes")
     running = parser.add_argument_group("running")
     add = running.add_argument
-    add("--workers", type=_count, default=os.cpu_count() or 1, metavar="N", help="processes; 0 runs in this one")
+    count = _number(int, 0, math.inf, "0 or more")
+    add("--workers", type=count, default=os.cpu_count() or 1, metavar="N", help="processes; 0 runs in this one")
     add("--engine", choices=["local", "dask", "submitit"], default="local", help="what runs the shards")
     add("--scheduler", metavar="ADDRESS", help="of a running Dask cluster (default: a local one)")
     add(
@@ -411,9 +413,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="K=V,K=V",
         help="submitit's parameters, such as slurm_partition=cpu,timeout_min=240",
     )
-    add("--shard-index", type=_count, metavar="I", help="with --num-shards: do every Nth shard only, for job arrays")
-    add("--num-shards", type=_positive, metavar="N", help="number of jobs")
-    add("--item-seconds", type=_seconds, default=300.0, metavar="S", help="longest time on one picture (default 300)")
+    add("--shard-index", type=count, metavar="I", help="with --num-shards: do every Nth shard only, for job arrays")
+    add("--num-shards", type=_number(int, 1, math.inf, "1 or more"), metavar="N", help="number of jobs")
+    seconds = _number(float, 0.001, 1e9, "seconds, 0.001 or more")
+    add("--item-seconds", type=seconds, default=300.0, metavar="S", help="longest time on one picture (default 300)")
     add(
         "--retry-failed", action="store_true", help="list the raw folder again; run what failed, is new or has changed"
     )
@@ -422,39 +425,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+def _number(kind: type[int] | type[float], low: float, high: float, words: str) -> Callable[[str], float]:
+    """What reads a number of `kind` from `low` to `high`; `words` say so to who gives another."""
 
+    def parsed(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be {words}, not {text!r}")
+        return value
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("must not be negative")
-    return value
-
-
-def _side(text: str) -> int:
-    value = int(text)
-    if not 16 <= value <= 4096:
-        raise argparse.ArgumentTypeError("must be 16 to 4096 pixels")
-    return value
-
-
-def _quality(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 100:
-        raise argparse.ArgumentTypeError("must be 1 to 100")
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:  # nan is neither
-        raise argparse.ArgumentTypeError("must be a number of seconds above 0")
-    return value
+    return parsed
 
 
 def _views(text: str) -> tuple[str, ...]:

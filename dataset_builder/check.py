@@ -22,8 +22,8 @@ from biovfm_hf.errors import UserError
 from .executors import worker_pool
 from .finish import SAMPLE
 from .hashing import sha256_of_pixels
-from .monitor import interval
 from .plan import load_plan
+from .progress import interval
 from .schema import COLUMNS
 from .shard import KEPT
 
@@ -41,10 +41,11 @@ def faults(out: Path, workers: int = 0) -> tuple[dict[str, int], list[str]]:
     try:
         summary = json.loads((out / "build.json").read_text(encoding="utf-8"))
         manifest = pq.ParquetFile(out / "manifest.parquet")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{out}: holds no finished dataset ({Path(error.filename).name} is missing)") from error
     except (ValueError, pa.ArrowException) as error:
         raise UserError(f"{out}: build.json or manifest.parquet is damaged; run the build again") from error
+    lost = _against_plan(out)  # first: a plan of another version cannot be checked, which is told before the long part
     outcomes: Counter[str] = Counter()
     names: set[str] = set()
     found: list[str] = []
@@ -52,7 +53,7 @@ def faults(out: Path, workers: int = 0) -> tuple[dict[str, int], list[str]]:
         found += of_file
     files = {path.relative_to(out).as_posix() for path in (out / "data").rglob("*.parquet")}
     found += [f"{name}: not in the manifest" for name in sorted(files - names)]
-    return dict(outcomes), _against_summary(summary, outcomes) + sorted(found) + _against_plan(out)
+    return dict(outcomes), _against_summary(summary, outcomes) + sorted(found) + lost
 
 
 def _tasks(
@@ -177,6 +178,7 @@ def _against_lines(stored: pa.Table, name: str, lines: pa.Table) -> list[str]:
 
 def _against_pixels(file: pq.ParquetFile, name: str, options: dict[str, Any]) -> list[str]:
     """Decode every row: a PNG has the pixels of `sha256`, a JPEG (hashed before) the right size."""
+    lossless = options["image_format"] == "png"
     undecodable, wrong, row = [], [], 0
     for group in range(file.num_row_groups):
         for stored in file.read_row_group(group, columns=["image", "sha256"]).to_pylist():
@@ -185,15 +187,14 @@ def _against_pixels(file: pq.ParquetFile, name: str, options: dict[str, Any]) ->
             except Exception:  # decoders raise nearly everything on damaged bytes
                 undecodable.append(row)
             else:
-                right = min(pixels.shape[:2]) == options["size"]
-                if options["image_format"] == "png":
-                    right = sha256_of_pixels(pixels) == stored["sha256"]
-                if not right:
+                size = min(pixels.shape[:2])
+                if not (sha256_of_pixels(pixels) == stored["sha256"] if lossless else size == options["size"]):
                     wrong.append(row)
             row += 1
     found = [f"{name}: {len(undecodable)} images do not decode, first row {undecodable[0]}"] if undecodable else []
     if wrong:
-        found.append(f"{name}: the pixels are not those of sha256 in {len(wrong)} rows, first row {wrong[0]}")
+        what = "the pixels are not those of sha256" if lossless else f"the size is not {options['size']}"
+        found.append(f"{name}: {what} in {len(wrong)} rows, first row {wrong[0]}")
     return found
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from biovfm_hf.files import atomic_path, write_text
 
 from .duplicates import BENCHMARK, load_drops, sample_path
+from .hashing import sha256_of_file
 from .plan import Plan, load_plan
 from .schema import MANIFEST, ROW_GROUP, row_writer
 from .shard import KEPT
@@ -166,7 +167,8 @@ def written_files(out: Path) -> dict[str, int]:
 def remove_damaged(plan: Plan, written: dict[str, int]) -> list[str]:
     """Remove what is not as it was written, so that a build writes it again; returns the names, also of what is gone.
 
-    A shard is read from the raw folder again where its rows in the work folder are gone or are the same damaged file.
+    A shard is read from the raw folder again where its rows in the work folder are gone or damaged too: they may be
+    the same file under a second name.
     """
     damaged = [name for name, size in written.items() if _size(plan.out / name) != size]
     numbers = {shard.name: number for number, shard in enumerate(plan.shards)}
@@ -175,13 +177,19 @@ def remove_damaged(plan: Plan, written: dict[str, int]) -> list[str]:
         number = numbers.get(name)
         if name.startswith(f"{SAMPLE}/"):
             shutil.rmtree(target.parent, ignore_errors=True)
-        elif number is not None:
-            rows = plan.rows_path(number)
-            if not rows.is_file() or (target.is_file() and rows.samefile(target)):
-                plan.stats_path(number).unlink(missing_ok=True)
-                (plan.work / "decided.json").unlink(missing_ok=True)
+        elif number is not None and not _as_written(plan, number):
+            plan.stats_path(number).unlink(missing_ok=True)
+            (plan.work / "decided.json").unlink(missing_ok=True)
         target.unlink(missing_ok=True)
     return damaged
+
+
+def _as_written(plan: Plan, number: int) -> bool:
+    """Whether the rows of a shard are in the work folder, byte for byte."""
+    rows, stats = plan.rows_path(number), plan.stats_path(number)
+    if not rows.is_file() or not stats.is_file():
+        return False
+    return sha256_of_file(rows) == json.loads(stats.read_text(encoding="utf-8"))["rows_sha256"]
 
 
 def _size(path: Path) -> int | None:

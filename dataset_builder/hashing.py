@@ -3,6 +3,7 @@
 import hashlib
 from functools import lru_cache
 from itertools import combinations, pairwise
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,6 +18,12 @@ _FREQUENCIES = sorted(
     ((u, v) for u in range(_LOWEST) for v in range(_LOWEST) if u + v), key=lambda f: (f[0] ** 2 + f[1] ** 2, f)
 )
 _ROWS, _COLUMNS = np.array(_FREQUENCIES[:64]).T
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_pixels(pixels: np.ndarray) -> str:

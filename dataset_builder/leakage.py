@@ -8,7 +8,6 @@ Measured on 1,512 real images, half of them planted as benchmark images in 36 wa
 decision in 54,432 (docs/dataset.md).
 """
 
-import hashlib
 import re
 import zipfile
 import zlib
@@ -17,11 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.pixels import decode, to_uint8
 
-from .hashing import SIMILARITY, THUMBNAIL, fingerprint, neighbours, reduced, textures
+from .hashing import SIMILARITY, THUMBNAIL, fingerprint, neighbours, reduced, sha256_of_file, textures
+from .progress import interval
 from .slicing import pad_square
 from .source import Source
 
@@ -85,7 +86,9 @@ def read_benchmarks(paths: Iterable[Path]) -> Benchmarks:
     hashes: list[int] = []
     thumbnails: list[np.ndarray] = []
     names: list[str] = []
-    for path in benchmark_files(paths):
+    files = benchmark_files(paths)
+    bar = {"unit": " files", "desc": "reading benchmarks", "mininterval": interval(), "dynamic_ncols": True}
+    for path in tqdm(files, disable=not files, **bar):
         for name, image in _images(path):
             code, thumbnail = fingerprint(reduced(image))
             hashes.append(code)
@@ -115,7 +118,9 @@ def matches(
 
 
 def benchmark_files(paths: Iterable[Path]) -> list[Path]:
-    """The benchmark files that `paths` name, in the order in which they are read; folders are looked through.
+    """The benchmark files that `paths` name, in the order in which they are read.
+
+    Folders are looked through, but for hidden files.
 
     Raises:
         UserError: a path does not exist, or a folder holds no such file.
@@ -124,7 +129,8 @@ def benchmark_files(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise UserError(f"--benchmarks {path}: no such file or folder; give {_KINDS}")
-        below = sorted(p for p in path.rglob("*") if p.suffix.lower() in (".npz", *_IMAGE_SUFFIXES))
+        named = (p for p in path.rglob("[!.]*") if p.suffix.lower() in (".npz", *_IMAGE_SUFFIXES))
+        below = sorted(p for p in named if p.is_file())
         if path.is_dir() and not below:
             raise UserError(f"--benchmarks {path}: holds no benchmark image; give {_KINDS}")
         files += below if path.is_dir() else [path]
@@ -140,8 +146,7 @@ def identities(files: Iterable[Path]) -> list[list[str]]:
     found = []
     for file in files:
         try:
-            with file.open("rb") as opened:
-                found.append([file.name, hashlib.file_digest(opened, "sha256").hexdigest()])
+            found.append([file.name, sha256_of_file(file)])
         except OSError as error:
             raise UserError(f"--benchmarks {file}: cannot be read ({error.strerror}); give {_KINDS}") from error
     return found

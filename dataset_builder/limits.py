@@ -33,7 +33,8 @@ def refusal(error: BaseException, *names: str) -> Refused:
         text = error.strerror
     text = re.sub(r"<_io\.[^>]*>| at 0x[0-9a-f]+", "", text)  # of this run alone
     for name in filter(None, names):
-        text = text.replace(f"{name}: ", "").replace(name, "the file")
+        whole = rf"(?<!\w){re.escape(name)}(?:\.dcm)?(?!\w)"  # DICOM is decoded under this suffix whatever its name
+        text = re.sub(whole, "the file", re.sub(f"{whole}: ", "", text))
     if not isinstance(error, UserError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     outcome = TOO_LARGE if isinstance(error, MemoryError) or "limit" in text or "Bomb" in text else UNREADABLE

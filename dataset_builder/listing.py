@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from .adapters import EXPANDERS
 from .adapters.archives import UNREADABLE, Member, is_archive, is_zip, list_members, zip_members
 from .adapters.dicom_series import group_series
 from .item import Item
-from .readers.dicom import is_dicom
+from .readers.dicom import has_no_suffix, is_dicom
 from .readers.picture import first_bytes
 from .selection import HIDDEN_FILE, HIDDEN_FOLDER, NOT_INPUT, UNNAMED, Selection, looks_like_image
 from .source import NOT_ESTABLISHED, ItemRule, Source
 
 MAX_DEPTH = 32
+EMPTY = "an archive without files"
 SKIPPED_FOLDERS = {"__MACOSX"}
 
 
@@ -97,7 +99,7 @@ class _Walk:
 
         An exclude rule that names the file as it is called still holds.
         """
-        if not _has_no_suffix(place) or self._selection.rule(place) or self._selection.excluded(place):
+        if not has_no_suffix(place) or self._selection.rule(place) or self._selection.excluded(place):
             return place
         try:
             return f"{place}.dcm" if is_dicom(first_bytes(Path(self._top + place), 132)) else place
@@ -135,8 +137,10 @@ class _Walk:
 
     def _archive(self, place: str) -> Iterator[Item]:
         try:
-            for member in list_members(Path(self._top + place)):
-                yield from self._member(place, member)
+            members = list_members(Path(self._top + place))
+            found = chain.from_iterable(self._member(place, member) for member in members)
+            yield next(found, self._excluded(place, EMPTY, "archive"))
+            yield from found
         except (OSError, ValueError) as error:
             yield self._excluded(place, str(error) or type(error).__name__, "archive")
 
@@ -171,8 +175,10 @@ class _Walk:
         try:
             if isinstance(data, Exception):
                 raise ValueError(str(data))
-            for inner in zip_members(BytesIO(data)):
-                yield from self._member(place, replace(inner, name=f"{outer.name}!{inner.name}", outer=outer))
+            inside = (replace(one, name=f"{outer.name}!{one.name}", outer=outer) for one in zip_members(BytesIO(data)))
+            found = chain.from_iterable(self._member(place, member) for member in inside)
+            yield next(found, self._excluded(place, EMPTY, "archive", outer.name))
+            yield from found
         except ValueError as error:
             yield self._excluded(place, str(error), "archive", outer.name)
 
@@ -232,10 +238,7 @@ class _Walk:
         itself, and the names of the folders around it too.
         """
         item = self._excluded(place, reason, "image", member)
-        if self._source.published:
-            return item
-        names = f"{item.path.removeprefix(self._prefix)}/{member or ''}".replace("!", "/").split("/")
-        return replace(item, options={"private": [name for name in names if len(name) > 3]})
+        return item if self._source.published else replace(item, options={"unnamed": True})
 
     def _excluded(self, place: str, reason: str, kind: str = "image", member: str | None = None) -> Item:
         path = (self._prefix + place).encode("utf-8", "backslashreplace").decode("utf-8")
@@ -262,12 +265,6 @@ def _hidden(member: str) -> str | None:
 
 def _is_hidden_folder(name: str) -> bool:
     return name.startswith(".") or name in SKIPPED_FOLDERS
-
-
-def _has_no_suffix(place: str) -> bool:
-    """Whether a file is named without a suffix; one of digits (IM.001, a DICOM identifier) is none."""
-    _, dot, suffix = place.rpartition("/")[2].rpartition(".")
-    return not dot or suffix.isdigit()
 
 
 def _is_part(lower: str) -> bool:

@@ -1,18 +1,12 @@
 """What a build shows while it runs: one bar with rates, and a line for each source that is done."""
 
-import sys
 from time import monotonic
 from typing import Any
 
 from tqdm import tqdm
 
 from .plan import Plan
-from .progress import Progress, read_progress
-
-
-def interval() -> float:
-    """Seconds between redraws: few lines where the output is a log file."""
-    return 0.5 if sys.stderr.isatty() else 20.0
+from .progress import Progress, interval, read_progress
 
 
 class Monitor:

@@ -24,10 +24,11 @@ def check_output(out: Path, raw: Path, source_folders: list[str]) -> None:
     if around.is_relative_to(inside):
         raise UserError(f"--out {out}: holds the raw folder {raw}; choose a folder beside it")
     for folder in source_folders:
-        if inside.is_relative_to(around / folder):
+        if inside.is_relative_to((around / folder).resolve()):  # which may be a link to another disk
             raise UserError(f"--out {out}: lies in the source folder {raw / folder}; choose one outside of it")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out}: is a file; give a folder")
+    existing = next(path for path in (out, *out.parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"--out {out}: {existing} is a file; give a folder")
     if out.is_dir() and not (out / WORK / "plan.json").is_file():
         foreign = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
         if foreign:

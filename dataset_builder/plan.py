@@ -25,7 +25,7 @@ from .privacy import telling_subject
 from .source import Source
 
 WORK = ".build"
-VERSION = 3
+VERSION = 4
 SHARD_BYTES = 100 * 2**20  # estimated bytes of rows in a shard
 SHARD_ITEMS = 20_000
 _ROW_BYTES = 60_000  # a 2D image seldom makes a larger row
@@ -209,7 +209,7 @@ def _parsed(out: Path, _changed: int) -> Plan:
     content = json.loads((out / WORK / "plan.json").read_text(encoding="utf-8"))
     if content["version"] != VERSION:
         raise UserError(
-            f"{out}: was planned by another version of biovfm; remove {out / WORK}, or choose another --out"
+            f"{out}: was planned by another version of biovfm; go on with that version, or choose another --out"
         )
     options = {**content["options"], "views": tuple(content["options"]["views"])}
     return Plan(
@@ -296,7 +296,7 @@ def _row(item: Item, source: Source, salt: str) -> dict[str, Any]:
     options = item.options
     if not source.published and telling_subject(item.subject):
         words = [item.subject, *(word for word in str(item.subject).split("-") if len(word) > 3)]
-        options = {**(options or {}), "private": [*(options or {}).get("private", ()), *words]}
+        options = {**(options or {}), "private": words}
     return {
         **vars(item),
         "subject": hashed_subject(item.subject, source.id, salt),
@@ -345,6 +345,7 @@ def _item(row: dict[str, Any]) -> Item:
 def _described(source: Source) -> dict[str, Any]:
     names = (
         "published",
+        "folder",
         "name",
         "modalities",
         "anatomies",

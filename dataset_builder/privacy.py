@@ -2,13 +2,14 @@
 
 Recognised are the names and numbers of a DICOM header, subjects that look like a name or a record number, and parts
 of a path that look like a DICOM name, a date or a record number. A name that stands in a folder's name alone is not:
-no pattern tells it from other words. So where a DICOM header could not be read, nothing of the path below the source's
-folder is shown.
+no pattern tells it from other words. So nothing of the path below the source's folder is shown of what is no picture,
+and where a DICOM header could not be read.
 """
 
 import hashlib
 import re
 from pathlib import Path
+from unicodedata import combining, normalize
 
 from .item import Item
 from .readers import dicom
@@ -42,37 +43,47 @@ def telling_subject(subject: str | None) -> bool:
     return subject is not None and bool(_NAME.fullmatch(subject) or _NUMBER.search(subject))
 
 
-def stored_path(item: Item, source: Path | bytes | None, public: bool, key: str) -> str:
+def stored_path(item: Item, source: Path | bytes | None, folder: str | None, key: str) -> str:
     """The locator, with each folder or file name that tells who a patient is replaced.
 
-    `public`: the source is a published release, whose names are pseudonyms that everybody can look up; they stay.
-    A replacement is `withheld-` and 8 hex digits of a hash of the name under `key`, so that equal names stay equal.
+    `folder`: the source's below the raw folder; None for a published release, whose names are pseudonyms that
+    everybody can look up: they stay. A replacement is `withheld-` and 8 hex digits of a hash of the name under `key`,
+    so that equal names stay equal.
     """
-    path = locator(item)
-    if public:
+    path, options = locator(item), item.options or {}
+    if folder is None:
         return path
-    words = {str(word).lower() for word in (item.options or {}).get("private", ())}
-    named = _identity(item, source)
-    parts = path.split("/")
-    if named is None:
-        return "/".join([parts[0], *(_withheld(part, key) for part in parts[1:])])
-    return "/".join(_withheld(part, key) if _tells(part, words | named) else part for part in parts)
+    named = None if options.get("unnamed") else _identity(item, source)
+    words = {_folded(str(word)) for word in (*options.get("private", ()), *(named or ()))}
+    above = 0 if folder == "." else folder.count("/") + 1
+    return "/".join(
+        _withheld(part, key) if (named is None and depth >= above) or _tells(part, words) else part
+        for depth, part in enumerate(path.split("/"))
+    )
 
 
 def _tells(part: str, words: set[str]) -> bool:
-    return any(word in part.lower() for word in words) or _TELLING.search(part) is not None
+    folded = _folded(part)
+    return any(word in folded for word in words) or _TELLING.search(part) is not None
+
+
+def _folded(text: str) -> str:
+    """Without case and marks, which file systems store in two ways and people leave out."""
+    if text.isascii():
+        return text.lower()
+    return "".join(sign for sign in normalize("NFKD", text.casefold()) if not combining(sign))
 
 
 def _identity(item: Item, source: Path | bytes | None) -> set[str] | None:
     """Words of the DICOM header that name a person; none of another file; None where the header was not read."""
-    files = (item.options or {}).get("files") or [item.member or item.path]
+    files = (item.options or {}).get("files") or [item.path if item.kind == "hdf5" else item.member or item.path]
     name = files[0].rsplit("/", 1)[-1]
     if isinstance(source, Path) and item.kind == "dicom_series":
         source = source / name
     try:
-        if not dicom.is_dicom_file(b"" if source is None else first_bytes(source, 132), name):
-            return set()
-        return None if source is None else dicom.identity_words(source)
+        if dicom.is_dicom_file(b"" if source is None else first_bytes(source, 132), name):
+            return None if source is None else dicom.identity_words(source)
+        return None if dicom.has_no_suffix(name) else set()  # without a suffix it may well be DICOM, cut or not read
     except OSError:
         return None
 

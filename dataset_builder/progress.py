@@ -2,11 +2,17 @@
 
 import os
 import struct
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
 _NUMBERS = struct.Struct("<5q")
+
+
+def interval() -> float:
+    """Seconds between redraws of a bar: few lines where the output is a log file."""
+    return 0.5 if sys.stderr.isatty() else 20.0
 
 
 class Progress(NamedTuple):

@@ -124,6 +124,7 @@ class _Table:
 
     def __init__(self, rule: TableRule, folder: Path) -> None:
         self._key = _key_expression(rule.key)
+        self._bare = rule.key != "stem"  # which leaves suffixes out itself
         self._answers: dict[str, str] = {}
         self.problem: str | None = None
         files = find_tables(folder, rule.table)
@@ -149,6 +150,13 @@ class _Table:
                 self._answers[key] = answer
 
     def answer(self, path: str) -> str | None:
+        """What the table says of a file; of NAME.dcm also what it says of NAME, as which DICOM files are stored."""
+        answer = self._listed(path)
+        if answer is None and self._bare and path.endswith(".dcm"):
+            answer = self._listed(path.removesuffix(".dcm"))
+        return answer
+
+    def _listed(self, path: str) -> str | None:
         key = _groups(self._key.search(path), "/")
         return None if key is None else self._answers.get(key)
 

@@ -25,7 +25,7 @@ from biovfm_hf.files import atomic_path, write_text
 from biovfm_hf.memory import keep_freed_memory
 
 from . import readers, screening
-from .hashing import fingerprint, reduced, sha256_of_pixels
+from .hashing import fingerprint, reduced, sha256_of_file, sha256_of_pixels
 from .item import Item
 from .leakage import framings
 from .limits import UNREADABLE, UNSAFE, Refused, refusal
@@ -70,7 +70,8 @@ def build_shard(out: str, raw: str, number: int) -> dict[str, Any]:
         shard.run()
     with atomic_path(plan.candidates_path(number)) as path:
         pq.write_table(pa.Table.from_pylist(shard.lines, schema=CANDIDATES), path, compression="zstd")
-    stats = {**shard.statistics(), "seconds": round(perf_counter() - started, 3)}
+    rows = sha256_of_file(plan.rows_path(number))
+    stats = {**shard.statistics(), "rows_sha256": rows, "seconds": round(perf_counter() - started, 3)}
     write_text(done, json.dumps(stats))
     return stats
 
@@ -137,6 +138,8 @@ class Reader:
 
     def __init__(self, plan: Plan, raw: Path, number: int):
         self._plan, self._raw, self.number = plan, raw, number
+        facts = plan.sources[plan.shards[number].source]
+        self._folder = None if facts["published"] else facts["folder"]
 
     def inputs(self) -> Iterator[tuple[Item, Iterator[Outcome]]]:
         """Yield each input in order with its outcomes, which are read as they are asked for: all of them, in order."""
@@ -145,7 +148,7 @@ class Reader:
         feeds = _feeds(self._raw, items, marks)
         for index, (item, feed) in enumerate(zip(items, feeds, strict=True)):
             if reason := item.excluded or marks.get(index):
-                path = self._path(item, self._there(item))
+                path = self._path(item, None if self._folder is None else self._there(item))
                 yield item, iter([Outcome(self._line(item, path, reason))])
             else:
                 yield item, self._outcomes(item, feed)
@@ -161,7 +164,8 @@ class Reader:
                 yield self._screened(item, path, picture)
         except Exception as error:  # decoders raise nearly everything on damaged files; each costs one line
             place = self._raw / item.path
-            refused = refusal(error, str(place.resolve()), str(place), item.member or "", item.path)
+            member = item.member if item.member and _in_archive(item) else ""  # that of a series is a number
+            refused = refusal(error, str(place.resolve()), str(place), member, item.path)
             yield Outcome(self._line(item, path, refused.outcome, refused.detail))
             return
         if not count:
@@ -175,9 +179,8 @@ class Reader:
             return None
 
     def _path(self, item: Item, source: Path | bytes | None) -> str:
-        public = self._plan.sources[self._plan.shards[self.number].source]["published"]
         options = self._plan.options
-        return stored_path(item, source, public, options.salt or f"biovfm {options.seed}")
+        return stored_path(item, source, self._folder, options.salt or f"biovfm {options.seed}")
 
     def _screened(self, item: Item, path: str, picture: Picture) -> Outcome:
         place = {"path": path, "view": picture.view, "index": picture.index}

@@ -1,6 +1,7 @@
 """Members of ZIP and TAR archives, read in place, one at a time and never more of one than it claims to be."""
 
 import lzma
+import re
 import struct
 import tarfile
 import zipfile
@@ -18,6 +19,7 @@ from ..limits import MAX_MEMBER_BYTES, MAX_RATIO, TOO_LARGE, UNREADABLE, Refused
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _BLOCK = 2**20
 _ENCRYPTED, _SIZES_FOLLOW = 0x1, 0x8
+_QUOTED = re.compile(r"""b?(?:'[^']*'|"[^"]*")""")  # as zipfile does names of members
 _FAILURES = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
 
 
@@ -63,7 +65,8 @@ def _caught(read, file: BinaryIO, path: Path, item: Item) -> bytes | Refused:
     except Refused as refused:
         return refused
     except (*_FAILURES, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        return Refused(UNREADABLE, f"{type(error).__name__}: {error}".replace(str(path), "the archive"))
+        text = str(error).replace(str(path), "the archive")
+        return Refused(UNREADABLE, f"{type(error).__name__}: {_QUOTED.sub('...', text)}")
 
 
 def _zip_member(file: BinaryIO, path: Path, item: Item) -> bytes:

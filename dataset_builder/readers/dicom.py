@@ -1,5 +1,6 @@
 """DICOM files: one picture for each frame; and a series of files as one volume."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,6 +35,7 @@ _EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 # How far, in steps, a slice may lie from where even distances put it. Tables that report tenths of a millimetre move
 # slices 1.25 mm apart by up to 0.08; where one slice is missing, others move by a third or more.
 MAX_UNEVENNESS = 0.1
+_BETWEEN_WORDS = re.compile(r"[\s^=,\\\[\]'\"]+")  # of names: = stands before other scripts, brackets around lists
 _IDENTITY = (
     "PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs", "OtherPatientNames", "AccessionNumber",
 )  # fmt: skip
@@ -47,6 +49,12 @@ def is_dicom(start: bytes) -> bool:
 def is_dicom_file(start: bytes, name: str) -> bool:
     """Whether a file is read as DICOM: by its preamble, or without one by its name."""
     return is_dicom(start) or name.lower().endswith((".dcm", ".dicom", ".ima"))
+
+
+def has_no_suffix(name: str) -> bool:
+    """Whether a file is named without a suffix; one of digits (IM.001, a DICOM identifier) is none."""
+    _, dot, suffix = name.rpartition("/")[2].rpartition(".")
+    return not dot or suffix.isdigit()
 
 
 def read(source: Path | bytes, name: str, setting: Setting, size: int) -> Iterator[Picture]:
@@ -117,9 +125,8 @@ def identity_words(source: Path | bytes) -> set[str] | None:
         return None
     words = set()
     for tag in _IDENTITY:
-        for value in str(header.get(tag) or "").replace("^", " ").replace(",", " ").split():
-            words.add(value.lower())
-    return {word for word in words if len(word) >= 3}
+        words.update(_BETWEEN_WORDS.split(str(header.get(tag) or "").lower()))
+    return {word for word in words if len(word) >= (3 if word.isascii() else 2)}  # two signs may be a whole name
 
 
 def _header(source: bytes) -> Any:
@@ -131,7 +138,7 @@ def _header(source: bytes) -> Any:
 
 def _place(file: Path) -> Place:
     _check_size(file)
-    with _told(first_bytes(file, HEADER_BYTES)):
+    with _told(file):
         return read_place(file)
 
 
@@ -142,14 +149,15 @@ def _check_size(file: Path) -> None:
 
 
 @contextmanager
-def _told(*starts: bytes) -> Iterator[None]:
+def _told(source: Path | bytes) -> Iterator[None]:
     """Have what pydicom raises, on reading a file or a value, told without repeating what stands in its header."""
     try:
         yield
     except (UserError, Refused):
         raise
     except Exception as error:  # pydicom raises nearly every type on damaged files
-        raise UserError(f"the file: cannot be read as DICOM ({told(error, *starts)})") from error
+        start = source if isinstance(source, bytes) else first_bytes(source, HEADER_BYTES)
+        raise UserError(f"the file: cannot be read as DICOM ({told(error, start)})") from error
 
 
 def _spacing(header: Any) -> tuple[float, float]:

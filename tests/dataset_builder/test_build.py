@@ -161,6 +161,29 @@ def test_a_finished_build_makes_lost_and_damaged_files_again(small_raw, built, c
     assert "nothing is left to do" in capsys.readouterr().out
 
 
+def test_a_file_that_was_damaged_and_removed_is_made_again_whole(small_raw, built):
+    raw, sources = small_raw
+    before = tree(built)
+    path = built / "data" / "ultrasound" / "scans-00000.parquet"
+    with path.open("r+b") as file:  # in place: its second name in the work folder is damaged as well
+        file.seek(path.stat().st_size // 2)
+        file.write(b"damaged")
+    assert faults(built)[1]
+    path.unlink()
+    build(raw, built, [sources], workers=0, size=32)
+    assert tree(built) == before and faults(built)[1] == []
+
+
+def test_a_check_tells_at_once_that_the_plan_is_of_another_version(built, monkeypatch):
+    monkeypatch.setattr("dataset_builder.check._against_file", lambda task: pytest.fail("rows were read"))
+    plan = built / ".build" / "plan.json"
+    plan.write_text(json.dumps({**json.loads(plan.read_text()), "version": 1}))
+    with pytest.raises(UserError, match="another version of biovfm; go on with that version"):
+        faults(built)
+    with pytest.raises(UserError, match="holds no finished dataset"):
+        faults(built / "README.md")
+
+
 def test_processes_give_the_same_bytes(small_raw, built, tmp_path):
     raw, sources = small_raw
     build(raw, tmp_path / "other", [sources], workers=2, size=32)
@@ -253,6 +276,15 @@ def test_wrong_words_exit_with_2(capsys):
         with pytest.raises(SystemExit) as stopped:
             main(words)
         assert stopped.value.code == 2
+    for name, value, answer in (
+        ("--size", "1e3", "must be 16 to 4096 pixels, not '1e3'"),
+        ("--workers", "-1", "must be 0 or more, not '-1'"),
+        ("--item-seconds", "inf", "must be seconds, 0.001 or more, not 'inf'"),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            main(["--raw", ".", "--out", "x", name, value])
+        assert answer in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
     assert stopped.value.code == 0
@@ -267,6 +299,9 @@ def test_python_takes_lists_and_tells_what_is_planned(small_raw, out, tmp_path, 
     assert planned == {"shards": 3, "inputs": 21, "sources": ["eyes", "heads", "scans"], "skipped": {}}
     assert build(raw, out, sources, **words)["outcomes"]["benchmark image"] == 1
     assert {row["view"] for row in rows_of(out) if row["source"] == "heads"} == {"axial", "coronal"}
+    for nothing in ([], "", "eyes,"):  # which is not every source
+        with pytest.raises(UserError, match="no source"):
+            build(raw, tmp_path / "other", nothing, workers=0)
     with pytest.raises(UserError, match="numbered from 0; with --num-shards 3, to 2"):
         build(raw, out, sources, shard_index=5, num_shards=3)
 
@@ -343,6 +378,17 @@ def test_wrong_benchmark_files_are_named_before_anything_is_planned(small_raw, b
         main([*job, "--benchmarks", str(tmp_path / "nope")])
 
 
+def test_a_benchmark_folder_may_hold_folders_named_like_images_and_hidden_files(
+    small_raw, out, tmp_path, make, capsys
+):
+    raw, sources = small_raw
+    make.png(tmp_path / "benchmark" / "a.png" / "copy.png", make.picture(3, 60, 80))
+    (tmp_path / "benchmark" / "a.png" / "._copy.png").write_bytes(b"what macOS adds")
+    summary = build(raw, out, [sources], workers=0, size=32, benchmarks=tmp_path / "benchmark")
+    assert summary["benchmark_images"] == summary["outcomes"]["benchmark image"] == 1
+    assert "reading benchmarks: 100%" in capsys.readouterr().err
+
+
 def test_a_benchmark_file_of_equal_size_but_other_content_is_applied(small_raw, out, tmp_path, make, capsys):
     raw, sources = small_raw
     copy = tmp_path / "copy.bmp"
@@ -404,7 +450,7 @@ def test_subjects_that_look_like_people(subject):
 def test_names_beside_the_pictures_of_a_private_source_are_withheld(tmp_path, make):
     raw = tmp_path / "raw" / "clinic"
     make.png(raw / "one" / "1.png", make.picture(1))
-    for name in ("one/Report Jolanthe.pdf", "jolanthe/notes.txt", ".jolanthe/1.png", "one/.jolanthe.swp"):
+    for name in ("one/Report Jolanthe.pdf", "Joe/notes.txt", "jolanthe/n.txt", ".jolanthe/1.png", "one/.jolanthe.swp"):
         (raw / name).parent.mkdir(exist_ok=True)
         (raw / name).write_bytes(b"x")
     with zipfile.ZipFile(raw / "all.zip", "w") as archive:
@@ -412,10 +458,10 @@ def test_names_beside_the_pictures_of_a_private_source_are_withheld(tmp_path, ma
     for access, shown in (("open", True), ("private", False)):
         record = str(make.record(tmp_path, "clinic", access=access))
         summary = build(tmp_path / "raw", tmp_path / access, [record], workers=0, size=32)
-        assert (summary["considered"], summary["kept"]) == (6, 1)
+        assert (summary["considered"], summary["kept"]) == (7, 1)
         assert faults(tmp_path / access)[1] == []
         text = repr(pq.read_table(tmp_path / access / "manifest.parquet").to_pylist()).lower()
-        assert ("jolanthe" in text) == shown and "clinic/one/1.png" in text
+        assert ("jolanthe" in text) == ("/joe/" in text) == shown and "clinic/one/1.png" in text
 
 
 def test_pseudonyms_of_a_published_release_stay(tmp_path, make):
@@ -590,11 +636,18 @@ def clinic(tmp_path, make):
         make.png(raw / name / "x.png", make.picture(3))
     with zipfile.ZipFile(raw / "a.zip", "w") as archive:
         archive.writestr("test/quimby_two.dcm", data)
+        archive.writestr("test/Quimby/IM2", data)
+        archive.writestr("Quimby/IM3", data[:100])
         archive.writestr("Doe^Jane/mrn_7654321/1951-12-13.png", b"no picture")
     damaged = bytearray((raw / "a.zip").read_bytes())
     damaged[damaged.index(b"no picture") + 3] ^= 255
     (raw / "a.zip").write_bytes(damaged)
-    items = ["**/*.dcm", "**/*.png"]
+    with zipfile.ZipFile(raw / "z.zip", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("Quimby O'Z/1.png", data)
+    damaged = bytearray((raw / "z.zip").read_bytes())
+    damaged[damaged.index(b"PK\1\2") + 16] ^= 255  # the checksum, which zipfile tells with the member's name
+    (raw / "z.zip").write_bytes(damaged)
+    items = ["**/*.dcm", "**/*.png", "**/IM?"]
     exclude = [{"pattern": "**/test/**", "reason": "test"}]
     return tmp_path / "raw", str(make.record(tmp_path, "clinic", items=items, exclude=exclude, access="private"))
 
@@ -603,9 +656,48 @@ def test_names_that_are_easily_missed_are_withheld(tmp_path, clinic):
     raw, record = clinic
     build(raw, tmp_path / "out", [record], workers=0, size=32)
     lines = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
+    damaged = lines.pop()  # whose name no pattern finds in the path
+    assert damaged["detail"] == "BadZipFile: Bad CRC-32 for file ..."
     shown = repr([(line["path"], line["detail"]) for line in lines]).lower()
-    assert len(lines) == 9 and {"test", "unreadable", "kept"} <= {line["outcome"] for line in lines}
+    assert len(lines) == 11 and {"test", "unreadable", "kept"} <= {line["outcome"] for line in lines}
     assert not [secret for secret in ("quimby", "zach", "7654321", "1951", "doe", "jane") if secret in shown], shown
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("Özdemir^Müzeyyen", "özdemir_brain"),
+        ("Özdemir^Müzeyyen", "O\u0308zdemir"),  # as macOS stores it
+        ("Özdemir^Müzeyyen", "ozdemir"),
+        ("Yamada^Tarou=山田^太郎=やまだ^たろう", "tarou"),
+        ("Yamada^Tarou=山田^太郎=やまだ^たろう", "山田"),
+    ],
+)
+def test_names_of_the_header_are_withheld_however_they_are_written(tmp_path, make, header, name):
+    words = {"PatientName": header, "PatientID": "no", "SpecificCharacterSet": "ISO_IR 192"}
+    make.dicom(tmp_path / "raw" / "own" / name / "a.dcm", make.picture(1), **words, OtherPatientIDs=["AB12", "CD34"])
+    make.dicom(tmp_path / "raw" / "own" / "cd34" / "a.dcm", make.picture(2), OtherPatientIDs=["AB12", "CD34"])
+    record = str(make.record(tmp_path, "own", items=["**/*.dcm"], access="private"))
+    build(tmp_path / "raw", tmp_path / "out", [record], workers=0, size=32)
+    paths = [line["path"] for line in pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()]
+    assert len(paths) == 2
+    for path in paths:
+        assert path.startswith("own/withheld-") and path.endswith("/a.dcm")
+
+
+@pytest.mark.parametrize(("folder", "shown"), [(".", "withheld-"), ("a", "a/withheld-"), ("a/quinn", "a/quinn/")])
+def test_all_below_the_folder_of_a_source_is_withheld_without_a_header(tmp_path, make, folder, shown):
+    make.dicom(tmp_path / "whole.dcm", make.picture(1))
+    for name in ("kept", "quimby"):
+        place = tmp_path / "raw/a/quinn" / name / f"{name}.dcm"
+        place.parent.mkdir(parents=True)
+        place.write_bytes((tmp_path / "whole.dcm").read_bytes()[: 400 if name == "quimby" else None])
+    record = make.record(tmp_path, "own", items=["**/*.dcm"], access="private")
+    record.write_text(f"{record.read_text()}folder: {folder}\n")
+    build(tmp_path / "raw", tmp_path / "out", [record], workers=0, size=32)
+    whole, cut = [line["path"] for line in pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()]
+    assert whole == "a/quinn/kept/kept.dcm"
+    assert cut.startswith(shown) and "quimby" not in cut and cut.count("/") == 3
 
 
 def test_a_locked_file_that_is_left_out_costs_one_line(tmp_path, clinic, monkeypatch):
@@ -617,7 +709,7 @@ def test_a_locked_file_that_is_left_out_costs_one_line(tmp_path, clinic, monkeyp
         return first_bytes(source, count)
 
     monkeypatch.setattr("dataset_builder.privacy.first_bytes", locked)
-    assert build(raw, tmp_path / "out", [record], workers=0, size=32)["outcomes"]["test"] == 2
+    assert build(raw, tmp_path / "out", [record], workers=0, size=32)["outcomes"]["test"] == 3
 
 
 def test_what_is_said_of_a_file_is_the_same_in_every_run(tmp_path, make, monkeypatch):
@@ -636,17 +728,42 @@ def test_what_is_said_of_a_file_is_the_same_in_every_run(tmp_path, make, monkeyp
     assert len(details) == 3 and not any("0x" in str(text) or str(tmp_path) in str(text) for text in details)
 
 
+def test_what_is_said_of_a_file_is_not_cut_by_its_name(tmp_path, make):
+    """A series is called by its number, which stands in other numbers too; members of an archive may be short."""
+    raw = tmp_path / "raw" / "own"
+    for number in range(3):
+        header = {"SeriesInstanceUID": "1.2", "InstanceNumber": number}
+        make.dicom(raw / "series" / f"{number}.dcm", make.picture(number), **header)
+    whole = (raw / "series" / "1.dcm").read_bytes()
+    (raw / "series" / "1.dcm").write_bytes(whole[:-1000])
+    with zipfile.ZipFile(raw / "a.zip", "w") as archive:
+        archive.writestr("0", whole[:-1000])
+        archive.writestr("b.dcm", whole[:400])
+    items = [{"pattern": "series/*", "kind": "dicom_series"}, "a.zip/*"]
+    record = str(make.record(tmp_path, "own", items=items, access="open"))
+    build(tmp_path / "raw", tmp_path / "out", [record], workers=0, size=32)
+    lines = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
+    details = {line["path"]: line["detail"] for line in lines if line["outcome"] == "unreadable"}
+    assert details.keys() == {"own/series#0", "own/a.zip!0", "own/a.zip!b.dcm"}
+    assert all("group 0028" in details[path] for path in ("own/series#0", "own/a.zip!0"))
+    assert details["own/a.zip!b.dcm"].startswith("is DICOM without an image")
+
+
 def test_a_folder_with_other_files_is_refused_and_left_alone(small_raw, tmp_path, capsys):
     raw, sources = small_raw
     project = tmp_path / "project"
     (project / "data").mkdir(parents=True)
     (project / "data" / "thesis.txt").write_text("precious")
     shutil.copytree(raw, project / "raw")
+    shutil.move(raw / "eyes", tmp_path / "disk")
+    (raw / "eyes").symlink_to(tmp_path / "disk")
     for words, reason in (
         ({"raw": raw, "out": project}, "holds data but no build"),
         ({"raw": project / "raw", "out": project}, "holds the raw folder"),
         ({"raw": raw, "out": raw}, "holds the raw folder"),
         ({"raw": raw, "out": raw / "scans" / "out"}, "lies in the source folder"),
+        ({"raw": raw, "out": tmp_path / "disk" / "out"}, "lies in the source folder"),
+        ({"raw": raw, "out": project / "data" / "thesis.txt" / "out"}, "thesis.txt is a file"),
     ):
         with pytest.raises(UserError, match=reason):
             build(words["raw"], words["out"], [sources], workers=0, size=32)

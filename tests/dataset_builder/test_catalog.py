@@ -300,6 +300,22 @@ def test_no_file_is_left_without_a_line(record, folder):
     assert named == {f"mine/{name}" for name in unnamed}
 
 
+def test_an_archive_without_files_has_a_line(record, folder):
+    inner = BytesIO()
+    zipfile.ZipFile(inner, "w").close()
+    (folder / "none.zip").write_bytes(inner.getvalue())
+    with zipfile.ZipFile(folder / "outer.zip", "w") as archive:
+        archive.writestr("inner.zip", inner.getvalue())
+    with tarfile.open(folder / "folders.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("empty")
+        member.type = tarfile.DIRTYPE
+        archive.addfile(member)
+    outcome = found(record(), folder.parent)
+    assert outcome == dict.fromkeys(
+        ("mine/folders.tar.gz", "mine/none.zip", "mine/outer.zip!inner.zip"), "an archive without files"
+    )
+
+
 def test_dicom_files_without_a_suffix_are_seen_as_dcm(record, folder, make):
     """Where no pattern takes them as they are called; an exclude rule that does still holds."""
     for number, name in enumerate(("IM0", "IM1", "1.2.840.7", "test/IM3")):
@@ -316,6 +332,21 @@ def test_dicom_files_without_a_suffix_are_seen_as_dcm(record, folder, make):
     (series,) = [item for item in iterate(source, folder.parent) if item.excluded is None]
     assert series.options["files"] == ["mine/IM0", "mine/IM1", "mine/1.2.840.7"]
     assert set(found(record(), folder.parent).values()) == {NOT_INPUT, "no pattern of the record takes this file"}
+
+
+@pytest.mark.parametrize("key", ["name", "stem", "([^/]+)$"])
+@pytest.mark.parametrize("kind", ["image", "dicom_series"])
+def test_lists_know_dicom_files_without_a_suffix_by_their_names(record, folder, make, key, kind):
+    for number, name in enumerate(("IM0", "1.2.840.7", "IM2")):
+        make.dicom(folder / str(number) / name, make.picture(number), SeriesInstanceUID=f"1.2.{number}")
+    (folder / "s.csv").write_text("file,split,who\nIM0,train,p0\n1.2.840.7,train,p1\nIM2,test,p2\n")
+    table = {"table": "s.csv", "match": "file", "key": key}
+    items = [{"pattern": "**/*.dcm", "kind": kind}]
+    source = record(items=items, train={**table, "where": {"split": "train"}}, subject={**table, "column": "who"})
+    taken = [item for item in iterate(source, folder.parent) if item.excluded is None]
+    assert [(item.path.split("/")[1], item.subject) for item in taken] == [("0", "p0"), ("1", "p1")]
+    left_out = record(items=items, exclude=[{"reason": "listed", "table": {**table, "where": {"split": "test"}}}])
+    assert found(left_out, folder.parent)["mine/2/IM2"] == "listed"
 
 
 def test_a_missing_folder_yields_nothing(record, tmp_path):
