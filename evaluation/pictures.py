@@ -13,9 +13,9 @@ from biovfm_hf.files import atomic_path, write_text
 
 from .attention import class_attention
 from .encoders import Encoder, to_square
+from .methods import sample_rows
 from .metrics import BINARY, MULTILABEL, predict, read_split
 from .results import Record, read_scores
-from .suite import sample_rows
 from .table import blocks
 from .tasks import SEGMENTATION, Task
 

@@ -11,7 +11,7 @@ from .embed_command import COMPILE_HELP, PRECISION_HELP, PRECISIONS
 if TYPE_CHECKING:
     from .encoders import Encoder
     from .results import Record
-    from .suite import Settings
+    from .settings import Settings
     from .tasks import Task
 
 FEATURES = ("both", "class", "mean", "mean_raw", "pooled", "last4")
@@ -208,7 +208,8 @@ def open_tasks(options: argparse.Namespace, methods: list[str]) -> list["Task"]:
     Raises:
         UserError: a task's files are missing or broken, two have one name, or no method applies to one.
     """
-    from .suite import Settings, suits
+    from .settings import Settings
+    from .suite import suits
     from .tasks import open_task, resolve_names
 
     cache = options.cache or options.out / "cache"
@@ -228,7 +229,7 @@ def open_tasks(options: argparse.Namespace, methods: list[str]) -> list["Task"]:
 
 def summarise(options: argparse.Namespace, tasks: list["Task"]) -> None:
     """Comparisons, tables and pictures of all records in the results folder."""
-    from .comparing import compare_models
+    from .comparisons import compare_models
     from .results import merge_records
     from .seeds import over_seeds
     from .table import write_tables
@@ -250,7 +251,7 @@ def make_settings(options: argparse.Namespace, methods: list[str]) -> list["Sett
         UserError: shots or seeds that are no whole numbers.
     """
     from .encoders import check_device, default_device, default_precision
-    from .suite import Settings
+    from .settings import Settings
 
     shots, seeds = whole_numbers(options.shots, "--shots", 1), whole_numbers(options.seed, "--seed", 0)
     device = options.device or default_device()

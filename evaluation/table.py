@@ -34,7 +34,7 @@ def write_tables(out: Path, records: list[Record], joined: list[Record], compari
         out: the results folder.
         records: every record, for the CSV file.
         joined: the same with several seeds as one record (`seeds.over_seeds`), for the others.
-        comparisons: of `comparing.compare_models`.
+        comparisons: of `comparisons.compare_models`.
     """
     write_text(out / "table.md", markdown(joined, comparisons))
     write_text(out / "table.tex", latex(joined))

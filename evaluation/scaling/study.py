@@ -25,7 +25,7 @@ from .tables import POINT_COLUMNS, Point, read_points, read_properties, write_ro
 
 if TYPE_CHECKING:
     from ..results import Record
-    from ..suite import Settings
+    from ..settings import Settings
 
 OBJECTIVES = ("dino", "mae")
 NOT_OURS = ("out", "list_tasks", "list-tasks", "help", "h")

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from evaluation.compare import rank_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
-from evaluation.compare import rank_models
 from evaluation.pictures import (
     average_ranks,
     draw_all,

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from biovfm_hf.errors import UserError
-from evaluation import suite
+from evaluation import methods, suite
 from evaluation.bootstrap import intervals
-from evaluation.comparing import paired_means
+from evaluation.comparisons import paired_means
 from evaluation.probe_command import main
 from evaluation.results import claimed, locked, merge_records, read_scores, record_key, write_record
 from evaluation.table import mean_cell
@@ -93,7 +93,7 @@ def test_a_rerun_makes_only_what_is_missing(results, tiny_model, second_model, c
     gone[0].unlink()
     probed = []
     monkeypatch.setitem(
-        suite.METHOD_RUNNERS, "linear", lambda e, *rest: (probed.append(e.name), suite.run_linear(e, *rest))[1]
+        suite.METHOD_RUNNERS, "linear", lambda e, *rest: (probed.append(e.name), methods.run_linear(e, *rest))[1]
     )
     words = ["--model", f"first={tiny_model}", "--model", f"second={second_model}", "--tasks", str(class_folder)]
     main([*words, "--out", str(results), "--method", "linear,knn", *FAST])
@@ -156,11 +156,11 @@ def test_stratified_resamples_keep_class_counts_and_are_told(results, tmp_path, 
 
 
 def test_strata_that_cases_do_not_have_are_left_out_in_words():
-    assert suite.test_strata(np.zeros((4, 3), int), None) == (None, [
+    assert methods.test_strata(np.zeros((4, 3), int), None) == (None, [
         "resamples are not stratified: cases with several labels have no one class"])  # fmt: skip
     labels, subjects = np.array([0, 1, 1, 0]), np.array(["a", "a", "b", "c"])
-    assert "several classes" in suite.test_strata(labels, subjects)[1][0]
-    kept, said = suite.test_strata(labels, np.array(["a", "b", "b", "c"]))
+    assert "several classes" in methods.test_strata(labels, subjects)[1][0]
+    kept, said = methods.test_strata(labels, np.array(["a", "b", "b", "c"]))
     assert (kept == labels).all() and said
 
 

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from evaluation.compare import seed_spread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biovfm_hf.errors import UserError
-from evaluation.compare import seed_spread
-from evaluation.comparing import _few_shot
+from evaluation.comparisons import _few_shot
 from evaluation.encoders import load_encoder
 from evaluation.probe_command import main
 from evaluation.probes.few_shot import draw_subjects, probe_few_shot

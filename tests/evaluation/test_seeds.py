@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from biovfm_hf.errors import UserError
-from evaluation.comparing import compare_models, enough_resamples
+from evaluation.comparisons import compare_models, enough_resamples
 from evaluation.probe_command import main
 from evaluation.results import record_key, write_record
 from evaluation.seeds import over_seeds

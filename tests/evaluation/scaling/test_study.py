@@ -13,7 +13,7 @@ from biovfm_hf.errors import UserError
 from evaluation import probe_command
 from evaluation.scaling import figures, study
 from evaluation.scaling.command import main
-from evaluation.suite import Settings
+from evaluation.settings import Settings
 
 STUDY = """
 families:
