@@ -28,7 +28,7 @@ SHARD_IMAGES = 512  # what a stopped run can lose: a minute or so of ViT-B/16 on
 TOKEN_SHARD_BYTES = 64 << 20
 BATCH_SIZE = 64
 CPU_LANES, CPU_BATCH = 8, 8  # see `_encode_in_lanes`
-FORMAT = "4"  # part of every key: raise it when what is stored changes meaning
+FORMAT = "5"  # part of every key: raise it when what is stored changes meaning
 SUMMARIES = ("class", "mean", "mean_raw", "pooled")
 FEATURES = ("both", *SUMMARIES, "last4")
 

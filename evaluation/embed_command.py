@@ -91,8 +91,8 @@ def main(argv: list[str]) -> int:
 def open_images(source: str, config: str | None, split: str, size: int) -> tuple["Images", list[str]]:
     """The images of a folder (with all below it) or of a dataset, and their ids.
 
-    Large JPEG files are decoded at the smallest of their built-in sizes (whole, 1/2, 1/4, 1/8) whose shorter side is
-    at least `size` times `BEFORE_CROP`.
+    Large JPEG files are decoded at the smallest whole part of their size (1, 1/2, 1/4, 1/8) whose shorter side is at
+    least `size` times `BEFORE_CROP`.
 
     Raises:
         UserError: there is no image.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
+from math import gcd
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -84,7 +85,8 @@ def read_image(source: Path | bytes, shrink_to: int | None = None, name: str | N
 
     Args:
         source: its path, or its bytes.
-        shrink_to: a JPEG may be decoded at a reduced size whose shorter side is still at least that many pixels.
+        shrink_to: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, if its sides divide by that and its shorter
+            side is still at least that many pixels.
         name: what messages call it; a path's own by default.
 
     Raises:
@@ -106,7 +108,10 @@ def _read_kept(path: Path) -> np.ndarray:
 
 
 def _draft_jpeg(file: Path | BytesIO, shrink_to: int) -> np.ndarray | None:
-    """A JPEG at the smallest of its built-in sizes that is large enough; None for what needs the common decoder."""
+    """A JPEG at the smallest of its built-in sizes that is large enough; None for what needs the common decoder.
+
+    A size that is no whole part of the image's would have other proportions, which moves a padded square's border.
+    """
     from PIL import Image
 
     try:
@@ -116,7 +121,9 @@ def _draft_jpeg(file: Path | BytesIO, shrink_to: int) -> np.ndarray | None:
                 return None
             if image.width * image.height > MAX_PIXELS:
                 return None
-            image.draft(None, (shrink_to, shrink_to))
+            shorter, common = min(image.size), gcd(*image.size)
+            part = next((n for n in (8, 4, 2) if common % n == 0 and shorter // n >= shrink_to), 1)
+            image.draft(None, (image.width // part, image.height // part))
             return np.asarray(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None

@@ -150,13 +150,22 @@ def test_most_similar_is_the_sorted_cosine():
     assert most_similar(vectors, queries, 99)[0].shape == (3, 40)
 
 
-@pytest.mark.parametrize(("side", "decoded"), [(500, 500), (512, 256), (1100, 275), (4096, 512)])
-def test_large_jpegs_are_decoded_small_and_look_the_same(tmp_path, side, decoded):
+@pytest.mark.parametrize(
+    ("sides", "part"), [((500, 500), 1), ((512, 640), 2), ((1100, 1100), 4), ((4096, 4096), 8), ((1130, 1168), 2)]
+)
+def test_large_jpegs_are_decoded_small_and_look_the_same(tmp_path, sides, part):
     coarse = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
-    Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(tmp_path / "a.jpg", quality=90)
+    Image.fromarray(coarse).resize(sides, Image.Resampling.BICUBIC).save(tmp_path / "a.jpg", quality=90)
     images, _ = open_images(str(tmp_path), None, "train", 224)
     rows, _ = open_images(write_dataset(tmp_path / "set", [(tmp_path / "a.jpg").read_bytes()]), None, "train", 224)
-    assert images[0].shape == (decoded, decoded, 3) and np.array_equal(images[0], rows[0])
+    assert images[0].shape == (sides[1] // part, sides[0] // part, 3) and np.array_equal(images[0], rows[0])
     whole = np.asarray(Image.open(tmp_path / "a.jpg"))
     small, expected = (np.asarray(Image.fromarray(image).resize((224, 224), 3), float) for image in (images[0], whole))
     assert np.abs(small - expected).mean() < 0.5
+
+
+def test_jpegs_of_sides_without_a_common_part_are_decoded_whole(tmp_path):
+    """565 x 584 at 1/8 is 71 x 73: in a square of 48 the picture was 47 wide, of the whole file it is 46."""
+    Image.new("RGB", (565, 584)).save(tmp_path / "a.jpg")
+    images, _ = open_images(str(tmp_path), None, "train", 48)
+    assert images[0].shape == (584, 565, 3)
