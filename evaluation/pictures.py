@@ -1,5 +1,6 @@
 """Pictures of a results folder, each with its words in a text file beside it."""
 
+import hashlib
 import re
 import textwrap
 from itertools import product
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which readers with colour blindness tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MAX_CURVES = 8
+MAX_NAME = 200  # of a picture's file, without ending; file systems take 255 bytes, and a temporary name is longer
 MAX_CLASSES_SHOWN = 20
 
 
 def figure_path(out: Path, *words: str) -> Path:
-    """`figures/WORD-WORD.png` of a results folder, words made safe for file names."""
-    safe = (re.sub(r"[^A-Za-z0-9.-]+", "-", word).strip("-") for word in words)
-    return out / "figures" / ("_".join(safe) + ".png")
+    """`figures/WORD_WORD.png` of a results folder, words made safe for file names and cut where they are too long."""
+    name = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", word).strip("-") for word in words)
+    if len(name) > MAX_NAME:
+        name = f"{name[:MAX_NAME]}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
+    return out / "figures" / f"{name}.png"
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -54,20 +58,17 @@ def save_figure(figure: "Figure", path: Path, words: str) -> None:
 
 
 def draw_all(out: Path, records: list[Record]) -> None:
-    """ROC curves and confusion matrices; ranks and few-shot curves where there are several."""
+    """ROC curves and confusion matrices; ranks and few-shot curves where there are several. Earlier ones go."""
+    for kind in ("roc", "confusion", "ranks", "rank-against-rank", "fewshot"):
+        discard(out, kind)
     for name, group in figure_blocks(records):
         method = group[0]["method"]
-        alone = (method, group[0]["protocol"])
-        words, title = ((name,), name) if name else (alone, method)
+        words, title = ((name,), name) if name else ((method, group[0]["protocol"]), method)
         for task, alike in by_task(group).items():
             if alike[0]["kind"] != SEGMENTATION and "thresholds" in alike[0]:
                 scored = [(record, read_scores(out, record)) for record in alike]
                 draw_roc(figure_path(out, "roc", task, *words), task, title, scored)
                 draw_confusion(figure_path(out, "confusion", task, *words), task, title, scored)
-            if name:
-                discard(figure_path(out, "roc", task, *alone), figure_path(out, "confusion", task, *alone))
-        if name:
-            discard(figure_path(out, "ranks", *alone))
         draw_ranks(figure_path(out, "ranks", *words), title, group)
     draw_ranks_of_kinds(out, records)
     draw_shots(out, records)
@@ -91,11 +92,15 @@ def by_task(records: list[Record]) -> dict[str, list[Record]]:
     return found
 
 
-def discard(*paths: Path) -> None:
-    """Remove pictures with their words: those of a method's only settings, when there are others beside them now."""
-    for path in paths:
-        path.unlink(missing_ok=True)
-        path.with_suffix(".txt").unlink(missing_ok=True)
+def discard(out: Path, *words: str) -> None:
+    """Remove the pictures, with their words, whose names begin with `words`.
+
+    Names tell settings apart only as far as there are others, so that a further seed or setting renames earlier ones.
+    """
+    start = figure_path(out, *words).stem
+    for path in (out / "figures").glob(f"{start}*"):
+        if path.stem == start or path.stem.startswith(f"{start}_"):
+            path.unlink(missing_ok=True)
 
 
 def draw_ranks_of_kinds(out: Path, records: list[Record]) -> None:
@@ -104,11 +109,8 @@ def draw_ranks_of_kinds(out: Path, records: list[Record]) -> None:
     pairs = list(product(*kinds))
     for (linear, classified), (segment, segmented) in pairs:
         words = (linear, segment) if len(pairs) > 1 else ()
-        if words:
-            discard(figure_path(out, "rank-against-rank"))
-        draw_rank_against_rank(
-            figure_path(out, "rank-against-rank", *words), classified, segmented, " and ".join(words)
-        )
+        path = figure_path(out, "rank-against-rank", *words)
+        draw_rank_against_rank(path, classified, segmented, " and ".join(words))
 
 
 def draw_shots(out: Path, records: list[Record]) -> None:
@@ -121,8 +123,6 @@ def draw_shots(out: Path, records: list[Record]) -> None:
     for name, group in figure_blocks(alike):
         for task, held in by_task(group).items():
             shots = [record["whole"] for record in held]
-            if name:
-                discard(figure_path(out, "fewshot", task))
             if len({record["method"] for record in shots}) > 1:
                 title = f"{task}, {name}" if name else task
                 draw_few_shot(figure_path(out, "fewshot", task, *([name] if name else [])), title, shots)
@@ -319,8 +319,6 @@ def draw_patch_colours(out: Path, encoder: Encoder, task: Task) -> None:
 def draw_masks(out: Path, record: Record, task: Task, name: str = "") -> None:
     """Test images with their true and their predicted masks; `name` tells the record's settings from others."""
     how = name or record["method"]
-    if name:
-        discard(figure_path(out, "masks", record["model"], task.name, record["method"]))
     split = task.splits["test"]
     predicted = read_scores(out, record)["sample_masks"]
     rows = sample_rows(len(split.images))

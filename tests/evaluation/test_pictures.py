@@ -103,6 +103,23 @@ def test_pictures_keep_settings_apart(tmp_path):
     assert all(f"{stem}both" in name or f"{stem}class" in name for name in said)  # none of one of them under no name
 
 
+def test_pictures_of_earlier_names_go(tmp_path):
+    """A further seed of one of two settings renames both; pictures under the old names would show old numbers."""
+    one, other = (write_scored(tmp_path, "a", "t", 0.9, features=held) for held in ("both", "class"))
+    draw_all(tmp_path, [one, other])
+    (tmp_path / "figures" / "pca_a_t.png").touch()
+    draw_all(tmp_path, [{**one, "seed": [0, 1]}, other])
+    stems = {path.stem for path in (tmp_path / "figures").iterdir()}
+    names = ("linear-protocol-fast-seed-0-1-mean-features-both", "linear-protocol-fast-seed-0-features-class")
+    assert stems == {"pca_a_t", *(f"{kind}_t_{name}" for kind in ("roc", "confusion") for name in names)}
+
+
+def test_many_seeds_make_no_name_too_long(tmp_path):
+    records = [write_scored(tmp_path, "a", "t", 0.9, features=held) for held in ("both", "class")]
+    draw_all(tmp_path, [{**record, "seed": list(range(100))} for record in records])
+    assert len(list((tmp_path / "figures").glob("roc_t_*.png"))) == 2
+
+
 def test_a_curve_of_several_seeds_says_which_it_is(tmp_path):
     record = {**write_scored(tmp_path, "a", "t", 0.9), "seed": [3, 4]}
     draw_all(tmp_path, [record])
