@@ -256,6 +256,18 @@ def test_gaps_pair_sizes_that_differ_by_a_few_parameters(write, tmp_path, undraw
     assert [(row["x"], row["gap"]) for row in rows] == [("5", "1")]
 
 
+def test_the_picture_of_gaps_has_every_two_families(write, monkeypatch):
+    rows = "".join(f"{family},{size},t,{80 + size / 10 + number}\n"
+                   for number, family in enumerate("ABC") for size in (5, 20))  # fmt: skip
+    found = analyse(read_points(write(HEAD + rows)), {})
+    _, figure, text = figures._gaps(found)
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == ["A\nminus B", "A\nminus C", "B\nminus C"]
+    assert "A minus B -1.00; A minus C -2.00; B minus C -1.00." in text
+    monkeypatch.setattr(figures, "MAX_GAP_PANELS", 2)
+    assert "1 further pairs are in gaps.csv." in figures._gaps(found)[2]
+
+
 HEAD = "family,params_millions,task,auc\n"
 
 
