@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which readers with colour blindness tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MAX_CURVES = 8
+MAX_MATRICES = 4
 MAX_NAME = 200  # of a picture's file, without ending; file systems take 255 bytes, and a temporary name is longer
 MAX_CLASSES_SHOWN = 20
 
@@ -128,6 +129,11 @@ def draw_shots(out: Path, records: list[Record]) -> None:
                 draw_few_shot(figure_path(out, "fewshot", task, *([name] if name else [])), title, shots)
 
 
+def line_look(number: int) -> tuple[str, str]:
+    """Colour and line style of a model's curve, different for the first 28."""
+    return COLOURS[number % len(COLOURS)], ("-", "--", ":", "-.")[number // len(COLOURS) % 4]
+
+
 def roc_points(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """False and true positive rates of (n,) 0/1 labels, from (0, 0) to (1, 1); NaN where a class is missing."""
     order = np.argsort(-scores, kind="stable")
@@ -167,11 +173,12 @@ def draw_roc(path: Path, task: str, method: str, scored: list[tuple[Record, dict
         if isinstance(record["seed"], list):  # the scores beside it are its first seed's
             area += f", mean of {len(record['seed'])} seeds (curve of seed {record['seed'][0]})"
         told.append(f"{record['model']}: {area}")
-        style = dict(color=COLOURS[number % len(COLOURS)], linewidth=1.8)
-        axes.plot(fpr, tpr, label=told[-1], **style)  # type: ignore[arg-type]
+        colour, line = line_look(number)
+        axes.plot(fpr, tpr, label=told[-1], color=colour, linestyle=line, linewidth=1.8)
     axes.set(xlabel="False positive rate", ylabel="True positive rate", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
     kind = scored[0][0]["kind"]
     what = "" if kind == BINARY else f" (mean over {'labels' if kind == MULTILABEL else 'classes'})"
+    what += _of_how_many(len(told), len(scored))
     axes.set_title(textwrap.fill(f"{task}, {method}{what}", 56), fontsize=10)
     axes.legend(loc="lower right", fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
@@ -192,7 +199,7 @@ def confusion(record: Record, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray
 
 def draw_confusion(path: Path, task: str, method: str, scored: list[tuple[Record, dict[str, np.ndarray]]]) -> None:
     """One confusion matrix per model, rows (the truth) as shares; nothing for multi-label or very many classes."""
-    pairs = [(_of_seed(record), *confusion(record, arrays)) for record, arrays in scored[:4]]
+    pairs = [(_of_seed(record), *confusion(record, arrays)) for record, arrays in scored[:MAX_MATRICES]]
     if not pairs or not 0 < len(pairs[0][1]) <= MAX_CLASSES_SHOWN:
         return
     size = len(pairs[0][1])
@@ -212,8 +219,15 @@ def draw_confusion(path: Path, task: str, method: str, scored: list[tuple[Record
         axes.set(xlabel="decided", ylabel="truth" if number == 0 else "")
         axes.set_title(model, fontsize=9)
         told.append(f"{model}: {int(np.trace(counts))} of {int(counts.sum())} right")
-    figure.suptitle(textwrap.fill(f"{task}, {method}", 56), fontsize=10)
-    save_figure(figure, path, f"Confusion matrices on the test split of {task}, method {method}. {'; '.join(told)}.")
+    what = _of_how_many(len(told), len(scored))
+    figure.suptitle(textwrap.fill(f"{task}, {method}{what}", 56), fontsize=10)
+    words = f"Confusion matrices{what} on the test split of {task}, method {method}. {'; '.join(told)}."
+    save_figure(figure, path, words)
+
+
+def _of_how_many(shown: int, models: int) -> str:
+    """In words that a picture has room for some models only, nothing where it shows all."""
+    return f" (the first {shown} of {models} models)" if shown < models else ""
 
 
 def _of_seed(record: Record) -> str:
@@ -233,8 +247,8 @@ def draw_few_shot(path: Path, task: str, records: list[Record]) -> None:
         shots = [r["settings"]["shots"] for r in mine]
         entries = [r["metrics"][primary] for r in mine]
         values = np.array([entry["value"] for entry in entries])
-        colour = COLOURS[number % len(COLOURS)]
-        axes.plot(shots, values, marker="o", color=colour, label=model)
+        colour, line = line_look(number)
+        axes.plot(shots, values, marker="o", color=colour, linestyle=line, label=model)
         low, high = (np.array([np.nan if e[end] is None else e[end] for e in entries]) for end in ("low", "high"))
         axes.fill_between(shots, low, high, color=colour, alpha=0.15, linewidth=0)
         told.append(model + ": " + ", ".join(f"{s} shots {v:.3f}" for s, v in zip(shots, values, strict=True)))

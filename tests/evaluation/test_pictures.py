@@ -12,6 +12,7 @@ from evaluation.pictures import (
     draw_all,
     draw_rank_against_rank,
     draw_ranks,
+    line_look,
     mean_roc,
     principal_colours,
     rank_table,
@@ -112,6 +113,14 @@ def test_pictures_of_earlier_names_go(tmp_path):
     stems = {path.stem for path in (tmp_path / "figures").iterdir()}
     names = ("linear-protocol-fast-seed-0-1-mean-features-both", "linear-protocol-fast-seed-0-features-class")
     assert stems == {"pca_a_t", *(f"{kind}_t_{name}" for kind in ("roc", "confusion") for name in names)}
+
+
+def test_pictures_of_some_models_say_of_how_many(tmp_path):
+    draw_all(tmp_path, [write_scored(tmp_path, f"model{number}", "t", 0.9) for number in range(9)])
+    for kind, shown in (("roc", 8), ("confusion", 4)):
+        said = (tmp_path / "figures" / f"{kind}_t_linear_fast.txt").read_text()
+        assert len({line_look(number) for number in range(shown)}) == shown
+        assert said.count("model") == shown + 1 and f"(the first {shown} of 9 models)" in said.replace(" method", "")
 
 
 def test_many_seeds_make_no_name_too_long(tmp_path):
