@@ -17,7 +17,7 @@ from .encoders import Encoder, to_square
 from .metrics import BINARY, MULTILABEL, predict, read_split
 from .results import Record, read_scores
 from .suite import sample_rows
-from .table import blocks
+from .table import blocks, unlike
 from .tasks import SEGMENTATION, Task
 
 if TYPE_CHECKING:
@@ -420,7 +420,13 @@ def draw_attention(out: Path, encoder: Encoder, task: Task) -> None:
 
 
 def rank_table(records: list[Record]) -> tuple[list[str], np.ndarray]:
-    """Models and their primary metric on every task that all of them have, (tasks, models)."""
+    """Models and their primary metric on every task that all of them have, (tasks, models).
+
+    Without models of several weights, and tasks of several data.
+    """
+    mixed = {("model", name) for name in unlike(records, "revision", "model")}
+    mixed |= {("task", name) for name in unlike(records, "data", "task")}
+    records = [record for record in records if not {("model", record["model"]), ("task", record["task"])} & mixed]
     models = list(dict.fromkeys(record["model"] for record in records))
     values: dict[str, dict[str, float]] = {}
     for record in records:

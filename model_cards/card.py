@@ -61,12 +61,19 @@ def records_of_model(records: list[Record], model: Path, known_as: str | None) -
     """The records that belong to the model folder, by `known_as` or else by the folder's path or name.
 
     Raises:
-        UserError: none do. A card never takes over the numbers of another model.
+        UserError: none do, or they are not all of the same weights. A card never takes over the numbers of another
+            model.
     """
     if known_as is not None:
         mine = [record for record in records if record.model == known_as]
     else:
         mine = [record for record in records if _same_model(record.model, model)]
+    revisions = {record.revision for record in mine}
+    if len(revisions) > 1:
+        raise UserError(
+            f"{known_as or model}: the results are of several weights under this name "
+            f"({', '.join(sorted(revisions))}); probe it again into a folder of its own"
+        )
     if mine:
         return mine
     names = ", ".join(sorted({record.model for record in records})[:8])

@@ -216,8 +216,10 @@ def _score_table(records: list[Record], models: list[str], names: dict[str, str]
 def mean_ranks(records: list[Record], metric: str, names: dict[str, str]) -> list[tuple[str, float, int]]:
     """(model, mean rank, tasks), best first, over the tasks that every model has exactly once; 1 is best, ties share.
 
-    Empty with fewer than two models or two such tasks.
+    Empty with fewer than two models or two such tasks. Models of several weights have no rank.
     """
+    weights = [model for model, _ in {(record.model, record.revision) for record in records}]
+    records = [record for record in records if weights.count(record.model) == 1]
     scores: dict[str, dict[str, list[float]]] = {}
     for record in records:
         if metric in record.metrics:

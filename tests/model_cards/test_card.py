@@ -197,6 +197,13 @@ def test_numbers_of_another_model_are_refused(model_dir, make, tmp_path):
     assert card.main([str(model_dir), "--results", str(folder), "--known-as", "somebody/else"]) == 0
 
 
+def test_results_of_several_weights_are_refused(model_dir, make, tmp_path):
+    rows = make.rows(str(model_dir), ["t", "u"])
+    folder = make.results(tmp_path / "results", [rows[0], {**rows[1], "revision": "trained on"}])
+    with pytest.raises(UserError, match="of several weights under this name"):
+        card.main([str(model_dir), "--results", str(folder)])
+
+
 def test_only_this_models_records_are_taken(model_dir, make, tmp_path):
     rows = make.rows("timm/other", TASKS, shift=0.1) + make.rows(str(model_dir), TASKS)
     card.main([str(model_dir), "--results", str(make.results(tmp_path / "results", rows))])

@@ -269,6 +269,13 @@ def test_ranks_share_ties_and_need_common_tasks(make, tmp_path):
     assert ranks(make.rows("a", ["t", "u"]) + make.rows("b", ["t"])) == []
 
 
+def test_a_model_of_several_weights_has_no_rank(make, tmp_path):
+    rows = [row for model in "abc" for row in make.rows(model, ["t", "u"])]
+    rows[0]["revision"] = "trained on"
+    held = results.load_results(make.results(tmp_path / "results", rows))
+    assert {name for name, *_ in sections.mean_ranks(held, "auc", dict(zip("abc", "abc", strict=True)))} == {"b", "c"}
+
+
 def test_settings_have_tables_of_their_own(make, tmp_path):
     """As `--features both`, then `--features class` in one folder: two tables, and differences that say of which."""
     held = {"both": 0.1, "class": 0.0}
