@@ -5,6 +5,7 @@ Colours are Okabe and Ito's (2008), told apart with any colour vision; every fam
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,15 +33,18 @@ PROPERTY_NAMES = {"num_samples": "samples", "num_classes": "classes", "dbi": "Da
 NICE_NAMES = ("PathMNIST", "ChestMNIST", "DermaMNIST", "OctMNIST", "PneumoniaMNIST", "RetinaMNIST", "BreastMNIST",
               "BloodMNIST", "TissueMNIST", "OrganAMNIST", "OrganCMNIST", "OrganSMNIST")  # fmt: skip
 MAX_GAP_PANELS = 12
+NAMES = ("summary", "mean_scaling", "task_scaling", "slopes", "correlations", "predictions", "gaps", "data_scaling")
 Drawing = tuple[str, Figure, str]
 
 
 def write_figures(found: Analysis, out: Path, with_published: bool = False) -> list[str]:
     """Draw what the analysis holds into `out` as NAME.png, .svg, .pdf and .txt (alternative text).
 
-    Returns the names drawn.
+    Those of an earlier analysis go. Returns the names drawn.
     """
     names = []
+    for name, kind in product(NAMES, ("png", "svg", "pdf", "txt")):
+        (out / f"{name}.{kind}").unlink(missing_ok=True)
     with matplotlib.rc_context(STYLE):
         for name, figure, alt in _drawings(found, with_published):
             for kind in ("png", "svg", "pdf"):

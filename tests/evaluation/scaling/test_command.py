@@ -221,6 +221,16 @@ def test_every_picture_comes_in_three_formats_with_words(write, tmp_path):
             assert (tmp_path / "out" / f"{name}.{kind}").stat().st_size > 2000
         assert len((tmp_path / "out" / f"{name}.txt").read_text()) > 30
     assert not list((tmp_path / "out").glob(".*"))
+    assert names == set(figures.NAMES)
+    assert main([words[0], "--out", str(tmp_path / "out")]) == 0  # without properties: their pictures are no more
+    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == names - {"correlations", "predictions"}
+
+
+def test_long_names_stay_apart_in_the_printed_table(write, tmp_path, undrawn, capsys):
+    family, task = "a-family-with-a-name-of-some-length", "a-task-with-a-name-of-some-length"
+    rows = "".join(f"{family},{size},{task},{80 + size / 10}\n" for size in (5, 20, 60))
+    assert main([str(write(HEAD + rows)), "--out", str(tmp_path)]) == 0
+    assert f"{family}  {task} " in capsys.readouterr().out
 
 
 def test_a_single_size_is_a_reference_beside_a_series_and_an_error_alone(write, tmp_path, undrawn, capsys):
