@@ -57,6 +57,8 @@ def test_few_shot_improves_with_shots_and_repeats():
     assert arrays["draw_auc"].shape == (6,) and arrays["overlap"] < 0.1
     assert few_shot(100)[1]["overlap"] == 1  # all that there is
     assert few_shot(1)[0] == one
+    alone = few_shot(1, draws=1)[0]["auc"]
+    assert alone["value"] > 0 and alone["low"] is alone["high"] is alone["sd"] is None  # no range of width zero
 
 
 def test_few_shot_command_compares_draw_by_draw(tmp_path, tiny_model, second_model, class_folder):
