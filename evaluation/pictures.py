@@ -1,5 +1,6 @@
 """Pictures of a results folder, each with its words in a text file beside it."""
 
+import hashlib
 import re
 import textwrap
 from itertools import product
@@ -16,7 +17,7 @@ from .encoders import Encoder, to_square
 from .methods import sample_rows
 from .metrics import BINARY, MULTILABEL, predict, read_split
 from .results import Record, read_scores
-from .table import blocks
+from .table import blocks, unlike
 from .tasks import SEGMENTATION, Task
 
 if TYPE_CHECKING:
@@ -25,13 +26,17 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which readers with colour blindness tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MAX_CURVES = 8
+MAX_MATRICES = 4
+MAX_NAME = 200  # of a picture's file, without ending; file systems take 255 bytes, and a temporary name is longer
 MAX_CLASSES_SHOWN = 20
 
 
 def figure_path(out: Path, *words: str) -> Path:
-    """`figures/WORD-WORD.png` of a results folder, words made safe for file names."""
-    safe = (re.sub(r"[^A-Za-z0-9.-]+", "-", word).strip("-") for word in words)
-    return out / "figures" / ("_".join(safe) + ".png")
+    """`figures/WORD_WORD.png` of a results folder, words made safe for file names and cut where they are too long."""
+    name = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", word).strip("-") for word in words)
+    if len(name) > MAX_NAME:
+        name = f"{name[:MAX_NAME]}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
+    return out / "figures" / f"{name}.png"
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -54,20 +59,17 @@ def save_figure(figure: "Figure", path: Path, words: str) -> None:
 
 
 def draw_all(out: Path, records: list[Record]) -> None:
-    """ROC curves and confusion matrices; ranks and few-shot curves where there are several."""
+    """ROC curves and confusion matrices; ranks and few-shot curves where there are several. Earlier ones go."""
+    for kind in ("roc", "confusion", "ranks", "rank-against-rank", "fewshot"):
+        discard(out, kind)
     for name, group in figure_blocks(records):
         method = group[0]["method"]
-        alone = (method, group[0]["protocol"])
-        words, title = ((name,), name) if name else (alone, method)
+        words, title = ((name,), name) if name else ((method, group[0]["protocol"]), method)
         for task, alike in by_task(group).items():
             if alike[0]["kind"] != SEGMENTATION and "thresholds" in alike[0]:
                 scored = [(record, read_scores(out, record)) for record in alike]
                 draw_roc(figure_path(out, "roc", task, *words), task, title, scored)
                 draw_confusion(figure_path(out, "confusion", task, *words), task, title, scored)
-            if name:
-                discard(figure_path(out, "roc", task, *alone), figure_path(out, "confusion", task, *alone))
-        if name:
-            discard(figure_path(out, "ranks", *alone))
         draw_ranks(figure_path(out, "ranks", *words), title, group)
     draw_ranks_of_kinds(out, records)
     draw_shots(out, records)
@@ -91,11 +93,15 @@ def by_task(records: list[Record]) -> dict[str, list[Record]]:
     return found
 
 
-def discard(*paths: Path) -> None:
-    """Remove pictures with their words: those of a method's only settings, when there are others beside them now."""
-    for path in paths:
-        path.unlink(missing_ok=True)
-        path.with_suffix(".txt").unlink(missing_ok=True)
+def discard(out: Path, *words: str) -> None:
+    """Remove the pictures, with their words, whose names begin with `words`.
+
+    Names tell settings apart only as far as there are others, so that a further seed or setting renames earlier ones.
+    """
+    start = figure_path(out, *words).stem
+    for path in (out / "figures").glob(f"{start}*"):
+        if path.stem == start or path.stem.startswith(f"{start}_"):
+            path.unlink(missing_ok=True)
 
 
 def draw_ranks_of_kinds(out: Path, records: list[Record]) -> None:
@@ -104,11 +110,8 @@ def draw_ranks_of_kinds(out: Path, records: list[Record]) -> None:
     pairs = list(product(*kinds))
     for (linear, classified), (segment, segmented) in pairs:
         words = (linear, segment) if len(pairs) > 1 else ()
-        if words:
-            discard(figure_path(out, "rank-against-rank"))
-        draw_rank_against_rank(
-            figure_path(out, "rank-against-rank", *words), classified, segmented, " and ".join(words)
-        )
+        path = figure_path(out, "rank-against-rank", *words)
+        draw_rank_against_rank(path, classified, segmented, " and ".join(words))
 
 
 def draw_shots(out: Path, records: list[Record]) -> None:
@@ -121,11 +124,14 @@ def draw_shots(out: Path, records: list[Record]) -> None:
     for name, group in figure_blocks(alike):
         for task, held in by_task(group).items():
             shots = [record["whole"] for record in held]
-            if name:
-                discard(figure_path(out, "fewshot", task))
             if len({record["method"] for record in shots}) > 1:
                 title = f"{task}, {name}" if name else task
                 draw_few_shot(figure_path(out, "fewshot", task, *([name] if name else [])), title, shots)
+
+
+def line_look(number: int) -> tuple[str, str]:
+    """Colour and line style of a model's curve, different for the first 28."""
+    return COLOURS[number % len(COLOURS)], ("-", "--", ":", "-.")[number // len(COLOURS) % 4]
 
 
 def roc_points(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -167,11 +173,12 @@ def draw_roc(path: Path, task: str, method: str, scored: list[tuple[Record, dict
         if isinstance(record["seed"], list):  # the scores beside it are its first seed's
             area += f", mean of {len(record['seed'])} seeds (curve of seed {record['seed'][0]})"
         told.append(f"{record['model']}: {area}")
-        style = dict(color=COLOURS[number % len(COLOURS)], linewidth=1.8)
-        axes.plot(fpr, tpr, label=told[-1], **style)  # type: ignore[arg-type]
+        colour, line = line_look(number)
+        axes.plot(fpr, tpr, label=told[-1], color=colour, linestyle=line, linewidth=1.8)
     axes.set(xlabel="False positive rate", ylabel="True positive rate", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
     kind = scored[0][0]["kind"]
     what = "" if kind == BINARY else f" (mean over {'labels' if kind == MULTILABEL else 'classes'})"
+    what += _of_how_many(len(told), len(scored))
     axes.set_title(textwrap.fill(f"{task}, {method}{what}", 56), fontsize=10)
     axes.legend(loc="lower right", fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
@@ -192,7 +199,7 @@ def confusion(record: Record, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray
 
 def draw_confusion(path: Path, task: str, method: str, scored: list[tuple[Record, dict[str, np.ndarray]]]) -> None:
     """One confusion matrix per model, rows (the truth) as shares; nothing for multi-label or very many classes."""
-    pairs = [(_of_seed(record), *confusion(record, arrays)) for record, arrays in scored[:4]]
+    pairs = [(_of_seed(record), *confusion(record, arrays)) for record, arrays in scored[:MAX_MATRICES]]
     if not pairs or not 0 < len(pairs[0][1]) <= MAX_CLASSES_SHOWN:
         return
     size = len(pairs[0][1])
@@ -212,8 +219,15 @@ def draw_confusion(path: Path, task: str, method: str, scored: list[tuple[Record
         axes.set(xlabel="decided", ylabel="truth" if number == 0 else "")
         axes.set_title(model, fontsize=9)
         told.append(f"{model}: {int(np.trace(counts))} of {int(counts.sum())} right")
-    figure.suptitle(textwrap.fill(f"{task}, {method}", 56), fontsize=10)
-    save_figure(figure, path, f"Confusion matrices on the test split of {task}, method {method}. {'; '.join(told)}.")
+    what = _of_how_many(len(told), len(scored))
+    figure.suptitle(textwrap.fill(f"{task}, {method}{what}", 56), fontsize=10)
+    words = f"Confusion matrices{what} on the test split of {task}, method {method}. {'; '.join(told)}."
+    save_figure(figure, path, words)
+
+
+def _of_how_many(shown: int, models: int) -> str:
+    """In words that a picture has room for some models only, nothing where it shows all."""
+    return f" (the first {shown} of {models} models)" if shown < models else ""
 
 
 def _of_seed(record: Record) -> str:
@@ -233,8 +247,8 @@ def draw_few_shot(path: Path, task: str, records: list[Record]) -> None:
         shots = [r["settings"]["shots"] for r in mine]
         entries = [r["metrics"][primary] for r in mine]
         values = np.array([entry["value"] for entry in entries])
-        colour = COLOURS[number % len(COLOURS)]
-        axes.plot(shots, values, marker="o", color=colour, label=model)
+        colour, line = line_look(number)
+        axes.plot(shots, values, marker="o", color=colour, linestyle=line, label=model)
         low, high = (np.array([np.nan if e[end] is None else e[end] for e in entries]) for end in ("low", "high"))
         axes.fill_between(shots, low, high, color=colour, alpha=0.15, linewidth=0)
         told.append(model + ": " + ", ".join(f"{s} shots {v:.3f}" for s, v in zip(shots, values, strict=True)))
@@ -319,8 +333,6 @@ def draw_patch_colours(out: Path, encoder: Encoder, task: Task) -> None:
 def draw_masks(out: Path, record: Record, task: Task, name: str = "") -> None:
     """Test images with their true and their predicted masks; `name` tells the record's settings from others."""
     how = name or record["method"]
-    if name:
-        discard(figure_path(out, "masks", record["model"], task.name, record["method"]))
     split = task.splits["test"]
     predicted = read_scores(out, record)["sample_masks"]
     rows = sample_rows(len(split.images))
@@ -408,7 +420,13 @@ def draw_attention(out: Path, encoder: Encoder, task: Task) -> None:
 
 
 def rank_table(records: list[Record]) -> tuple[list[str], np.ndarray]:
-    """Models and their primary metric on every task that all of them have, (tasks, models)."""
+    """Models and their primary metric on every task that all of them have, (tasks, models).
+
+    Without models of several weights, and tasks of several data.
+    """
+    mixed = {("model", name) for name in unlike(records, "revision", "model")}
+    mixed |= {("task", name) for name in unlike(records, "data", "task")}
+    records = [record for record in records if not {("model", record["model"]), ("task", record["task"])} & mixed]
     models = list(dict.fromkeys(record["model"] for record in records))
     values: dict[str, dict[str, float]] = {}
     for record in records:

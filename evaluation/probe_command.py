@@ -286,12 +286,16 @@ def whole_numbers(words: str, option: str, lowest: int) -> list[int]:
 def draw(options: argparse.Namespace, tasks: list["Task"], records: list["Record"]) -> None:
     """Every picture of the results folder; those that need the model only where they are missing."""
     from .encoders import SCRATCH, default_device, load_encoder, split_label
-    from .pictures import draw_all, draw_masks, figure_blocks, figure_path
+    from .pictures import discard, draw_all, draw_masks, figure_blocks, figure_path
     from .tasks import SEGMENTATION
 
     draw_all(options.out, records)
     by_name = {task.name: task for task in tasks}
-    for name, group in figure_blocks([record for record in records if record["kind"] == SEGMENTATION]):
+    segmented = [record for record in records if record["kind"] == SEGMENTATION]
+    for record in segmented:
+        if record["task"] in by_name:
+            discard(options.out, "masks", record["model"], record["task"])
+    for name, group in figure_blocks(segmented):
         for record in group:
             if record["task"] in by_name:
                 draw_masks(options.out, record, by_name[record["task"]], name)

@@ -68,6 +68,15 @@ def names_in_order(records: list[Record], field: str) -> list[str]:
     return list(dict.fromkeys(str(record[field]) for record in records))
 
 
+def unlike(records: list[Record], field: str, name: str) -> list[str]:
+    """The values of `name` whose records differ in `field`: models of several weights, tasks of several data.
+
+    A folder keeps what it has until the same command is run on the new weights or data, so that it may hold both.
+    """
+    return [value for value in names_in_order(records, name)
+            if len({record.get(field) for record in records if record[name] == value}) > 1]  # fmt: skip
+
+
 def mean_cell(entries: list[Cell]) -> Cell:
     """Mean over tasks with an interval: half-widths of independent tasks add in quadrature, each side for itself."""
     known = [entry for entry in entries if entry is not None]
@@ -82,13 +91,17 @@ def mean_cell(entries: list[Cell]) -> Cell:
 
 
 def mean_rows(records: list[Record]) -> tuple[list[str], list[str], dict[str, dict[str, Cell]]]:
-    """The table of means: (metrics, tasks it runs over, {model: {metric: cell}}); only models with every task."""
+    """The table of means: (metrics, tasks it runs over, {model: {metric: cell}}).
+
+    Only models with every task, all of them by the same weights.
+    """
     tasks = names_in_order(records, "task")
     metrics = [name for name in (*MEAN_METRICS, *SEGMENTATION_METRICS) if any(name in r["metrics"] for r in records)]
     rows: dict[str, dict[str, Cell]] = {}
+    mixed = unlike(records, "revision", "model")
     for model in names_in_order(records, "model"):
         mine = {r["task"]: r["metrics"] for r in records if r["model"] == model}
-        if set(mine) == set(tasks):
+        if set(mine) == set(tasks) and model not in mixed:
             rows[model] = {m: mean_cell([mine[t].get(m) for t in tasks]) for m in metrics}
     return metrics, tasks, rows
 
@@ -129,6 +142,9 @@ def markdown(records: list[Record], comparisons: list[dict[str, Any]]) -> str:
     for name, group in blocks(records).items():
         metrics, tasks, rows = mean_rows(group)
         parts += [f"## {name}", "", _interval_words(group[0]), ""]
+        for model in unlike(group, "revision", "model"):
+            parts += [f"{model} is of other weights on some tasks than on others, so it has no mean and no rank; "
+                      "probe it again on all of them.", ""]  # fmt: skip
         if len(tasks) > 1 and rows:
             parts += [f"Mean over {len(tasks)} tasks; intervals take the tasks as fixed and independent.", ""]
             parts += [*_grid(metrics, {**rows, **published_rows(group[0], tasks, metrics)}), ""]
@@ -174,6 +190,8 @@ def _task_table(task: str, records: list[Record]) -> list[str]:
     said = dict.fromkeys(note for record in records for note in record.get("notes", []))
     said.update({f"{name} undefined: {why}": None for record in records for name, why in record["undefined"].items()})
     said.update(dict.fromkeys(filter(None, map(_seed_note, records))))
+    if unlike(records, "data", "task"):
+        said["these rows are not all of the same data, so they do not compare; probe the models again"] = None
     return lines + [f"- {note}" for note in said] + ([""] if said else [])
 
 

@@ -27,6 +27,7 @@ from .results import (
     metric_order,
     published_comparison,
     results_rows,
+    way_words,
 )
 from .run_folder import RunSummary, group_of, summarise_run
 from .templating import template_environment
@@ -60,12 +61,19 @@ def records_of_model(records: list[Record], model: Path, known_as: str | None) -
     """The records that belong to the model folder, by `known_as` or else by the folder's path or name.
 
     Raises:
-        UserError: none do. A card never takes over the numbers of another model.
+        UserError: none do, or they are not all of the same weights. A card never takes over the numbers of another
+            model.
     """
     if known_as is not None:
         mine = [record for record in records if record.model == known_as]
     else:
         mine = [record for record in records if _same_model(record.model, model)]
+    revisions = {record.revision for record in mine}
+    if len(revisions) > 1:
+        raise UserError(
+            f"{known_as or model}: the results are of several weights under this name "
+            f"({', '.join(sorted(revisions))}); probe it again into a folder of its own"
+        )
     if mine:
         return mine
     names = ", ".join(sorted({record.model for record in records})[:8])
@@ -164,6 +172,7 @@ def _results_context(records: list[Record]) -> dict[str, Any]:
     measured = [entry for record in records for entry in record.metrics.values()]
     return {
         "tables": _result_tables(records),
+        "few_shot": any(record.is_few_shot for record in records),
         "all_intervals": all(entry.low is not None for entry in measured),
         "mean": mean,
         "table": table,
@@ -238,12 +247,17 @@ def _result_tables(records: list[Record]) -> list[dict[str, Any]]:
     for title, wanted in (("Classification", False), ("Segmentation", True)):
         chosen = [record for record in records if record.method.startswith("segment") == wanted]
         if chosen:
-            ways = {(record.method, record.protocol, record.settings) for record in chosen}
-            several = len(ways) > len({(method, protocol) for method, protocol, _ in ways})
-            tables.append(
-                {"title": title, "records": chosen, "metrics": metric_order(chosen)[:6], "settings": several}
-            )
+            rows = list(zip(chosen, _telling_ways(chosen), strict=True))
+            tables.append({"title": title, "rows": rows, "metrics": metric_order(chosen)[:6]})
     return tables
+
+
+def _telling_ways(records: list[Record]) -> list[str]:
+    """Settings and seed of each record, in words, where those of the same method and protocol, or seeds, differ."""
+    ways = {(record.method, record.protocol, record.settings) for record in records}
+    several = len(ways) > len({(method, protocol) for method, protocol, _ in ways})
+    seeds = len({record.seed for record in records}) > 1
+    return [way_words("", record.settings if several else "", str(record.seed) if seeds else "") for record in records]
 
 
 def _written_text(readme: Path) -> str:

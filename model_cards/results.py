@@ -53,12 +53,18 @@ class Record:
     seconds: float | None
     settings: str = ""
 
+    @property
+    def is_few_shot(self) -> bool:
+        """Whether its intervals are the ranges of 95% of the draws of training subjects."""
+        return self.method.startswith("fewshot")
+
 
 @dataclass(frozen=True)
 class Comparison:
     """A paired difference of two models on one task: A minus B, with its 95% interval, p and Holm-adjusted p.
 
-    `method`, `protocol`, `settings` and `seed` (of several, all of them) say of which records.
+    `method`, `protocol`, `settings` and `seed` (of several, all of them) say of which records; `reason` why there is
+    no p.
     """
 
     task: str
@@ -74,6 +80,7 @@ class Comparison:
     high: float | None
     p: float | None
     p_holm: float | None
+    reason: str = ""
 
 
 def metric_label(name: str) -> str:
@@ -139,6 +146,12 @@ def _seed(value: Any) -> str:
     return ", ".join(str(number) for number in (value if isinstance(value, list) else [value]) if number is not None)
 
 
+def way_words(protocol: str, settings: str, seed: str) -> str:
+    """How something was measured beside its method, in words: `fast protocol, features both, seeds 0, 1`."""
+    words = (protocol and f"{protocol} protocol", settings, seed and f"seed{'s' if ',' in seed else ''} {seed}")
+    return ", ".join(filter(None, words))
+
+
 def _undefined(value: Any) -> bool:
     """Whether a metric is marked as undefined on its test split, for instance AUC where one class has no case."""
     return (value["value"] if isinstance(value, dict) and "value" in value else value) is None
@@ -197,6 +210,7 @@ def load_comparisons(folder: Path) -> list[Comparison]:
             high=finite(row.get("high")),
             p=finite(row.get("p")),
             p_holm=finite(row["p_holm"]) if "p_holm" in row else adjusted.get(index),
+            reason=str(row.get("reason") or ""),
         )
         for index, row in enumerate(rows)
     ]

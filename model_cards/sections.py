@@ -13,7 +13,7 @@ from .leakage import MAX_OVERLAPS, leakage_lines
 from .model_folder import ModelSummary
 from .pictures import PictureStore
 from .reading import finite, read_csv, read_json, read_text
-from .results import Comparison, Interval, Record, metric_order, primary_metric
+from .results import Comparison, Interval, Record, metric_order, primary_metric, way_words
 from .run_folder import RunSummary, group_of
 
 MAX_ROWS = 1500
@@ -144,6 +144,7 @@ def evaluation_section(records: list[Record], comparisons: list[Comparison]) -> 
         alike.setdefault((record.method, record.protocol, record.settings), []).append(record)
     tables = [_score_table(chosen, models, names) for chosen in alike.values()]
     told = _ways(comparisons)
+    main, other = ([row for row in comparisons if (row.metric in MAIN) == wanted] for wanted in (True, False))
 
     def named(rows: list[Comparison]) -> list[tuple[Comparison, str, str, str]]:
         return [
@@ -155,9 +156,9 @@ def evaluation_section(records: list[Record], comparisons: list[Comparison]) -> 
         "tables": tables,
         "models": models,
         "key": [(names[model], _style(index)) for index, model in enumerate(models)] if len(models) > 1 else [],
-        "comparisons": named([row for row in comparisons if row.metric in MAIN]),
-        "other_comparisons": named([row for row in comparisons if row.metric not in MAIN]),
-        "comparisons_left_out": max(0, len(comparisons) - MAX_ROWS),
+        "comparisons": named(main),
+        "other_comparisons": named(other),
+        "comparisons_left_out": sum(max(0, len(rows) - MAX_ROWS) for rows in (main, other)),
     }
 
 
@@ -180,12 +181,7 @@ def _ways(comparisons: list[Comparison]) -> dict[tuple[str, str, str, str], str]
     """In words what tells a method's comparisons apart: nothing where protocol, settings and seed are the same."""
     ways = list(dict.fromkeys(map(_way, comparisons)))
     methods = [way[0] for way in ways]
-    return {way: _way_words(*way[1:]) if methods.count(way[0]) > 1 else "" for way in ways}
-
-
-def _way_words(protocol: str, settings: str, seed: str) -> str:
-    words = (protocol and f"{protocol} protocol", settings, seed and f"seed{'s' if ',' in seed else ''} {seed}")
-    return ", ".join(filter(None, words))
+    return {way: way_words(*way[1:]) if methods.count(way[0]) > 1 else "" for way in ways}
 
 
 def _score_table(records: list[Record], models: list[str], names: dict[str, str]) -> dict[str, Any]:
@@ -204,6 +200,7 @@ def _score_table(records: list[Record], models: list[str], names: dict[str, str]
         "method": records[0].method,
         "protocol": records[0].protocol,
         "settings": records[0].settings,
+        "few_shot": records[0].is_few_shot,
         "metrics": order[:MAIN_METRICS],
         "others": order[MAIN_METRICS:],
         "primary": primary,
@@ -219,8 +216,10 @@ def _score_table(records: list[Record], models: list[str], names: dict[str, str]
 def mean_ranks(records: list[Record], metric: str, names: dict[str, str]) -> list[tuple[str, float, int]]:
     """(model, mean rank, tasks), best first, over the tasks that every model has exactly once; 1 is best, ties share.
 
-    Empty with fewer than two models or two such tasks.
+    Empty with fewer than two models or two such tasks. Models of several weights have no rank.
     """
+    weights = [model for model, _ in {(record.model, record.revision) for record in records}]
+    records = [record for record in records if weights.count(record.model) == 1]
     scores: dict[str, dict[str, list[float]]] = {}
     for record in records:
         if metric in record.metrics:

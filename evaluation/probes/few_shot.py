@@ -124,6 +124,8 @@ def _score_draw(
 def _spread(values: np.ndarray) -> dict[str, Any]:
     if np.isnan(values).any():
         return {"value": None, "low": None, "high": None, "reason": "undefined on this test split"}
-    low, high = np.quantile(values, [0.025, 0.975])
-    spread = float(values.std(ddof=1)) if len(values) > 1 else None
-    return {"value": float(values.mean()), "low": float(low), "high": float(high), "sd": spread, "draws": len(values)}
+    found = {"value": float(values.mean()), "low": None, "high": None, "sd": None, "draws": len(values)}
+    if len(values) > 1:  # one draw alone has no range
+        low, high = np.quantile(values, [0.025, 0.975])
+        found |= {"low": float(low), "high": float(high), "sd": float(values.std(ddof=1))}
+    return found

@@ -5,6 +5,7 @@ Colours are Okabe and Ito's (2008), told apart with any colour vision; every fam
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,15 +32,19 @@ PROPERTY_NAMES = {"num_samples": "samples", "num_classes": "classes", "dbi": "Da
                   "entropy": "entropy"}  # fmt: skip
 NICE_NAMES = ("PathMNIST", "ChestMNIST", "DermaMNIST", "OctMNIST", "PneumoniaMNIST", "RetinaMNIST", "BreastMNIST",
               "BloodMNIST", "TissueMNIST", "OrganAMNIST", "OrganCMNIST", "OrganSMNIST")  # fmt: skip
+MAX_GAP_PANELS = 12
+NAMES = ("summary", "mean_scaling", "task_scaling", "slopes", "correlations", "predictions", "gaps", "data_scaling")
 Drawing = tuple[str, Figure, str]
 
 
 def write_figures(found: Analysis, out: Path, with_published: bool = False) -> list[str]:
     """Draw what the analysis holds into `out` as NAME.png, .svg, .pdf and .txt (alternative text).
 
-    Returns the names drawn.
+    Those of an earlier analysis go. Returns the names drawn.
     """
     names = []
+    for name, kind in product(NAMES, ("png", "svg", "pdf", "txt")):
+        (out / f"{name}.{kind}").unlink(missing_ok=True)
     with matplotlib.rc_context(STYLE):
         for name, figure, alt in _drawings(found, with_published):
             for kind in ("png", "svg", "pdf"):
@@ -353,29 +358,41 @@ def _predictions(found: Analysis) -> Drawing:
 
 
 def _gaps(found: Analysis) -> Drawing:
-    """Gap between the first two families that share sizes, per task and size."""
-    a, b = found.gaps[0].family_a, found.gaps[0].family_b
-    shown = [gap for gap in found.gaps if (gap.family_a, gap.family_b) == (a, b)]
-    tasks = [task for task in found.tasks if any(gap.task == task for gap in shown)]
-    sizes = sorted({gap.x for gap in shown})
-    table = np.full((len(tasks), len(sizes)), np.nan)
-    for gap in shown:
-        table[tasks.index(gap.task), sizes.index(gap.x)] = gap.gap
-    figure = Figure(figsize=(0.62 * len(sizes) + 2.7, 0.27 * len(tasks) + 1.3))
-    axes = figure.subplots()
-    limit = max(float(np.nanmax(np.abs(table))), 1e-9)
-    image = axes.imshow(table, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
-    for (row, column), value in np.ndenumerate(table):
-        if not math.isnan(value):
-            dark = abs(value) > 0.6 * limit
-            axes.text(column, row, f"{value:+z.1f}", ha="center", va="center", fontsize=7, color="w" if dark else "k")
-    axes.set_xticks(range(len(sizes)), [_three_digits(x) for x in sizes])
-    axes.set_yticks(range(len(tasks)), [nice(task) for task in tasks])
-    axes.grid(visible=False)
-    axes.set_xlabel(found.axis_label)
-    figure.colorbar(image, label=f"AUC, {a}\nminus {b}", shrink=0.9)
-    mean = float(np.nanmean(table))
-    return "gaps", figure, f"AUC of {a} minus {b} by task and size, in points; mean {mean:+.2f}."
+    """Gaps between every two families that share sizes, a panel each, by task and size."""
+    pairs = list(dict.fromkeys((gap.family_a, gap.family_b) for gap in found.gaps))
+    tables = {pair: _gap_table(found, pair) for pair in pairs[:MAX_GAP_PANELS]}
+    columns = min(3, len(tables))
+    rows = math.ceil(len(tables) / columns)
+    most_tasks, most_sizes = (max(len(held[place]) for held in tables.values()) for place in (0, 1))
+    figure = Figure(figsize=((0.5 * most_sizes + 1.4) * columns + 1.0, (0.27 * most_tasks + 0.8) * rows + 0.3))
+    grid = figure.subplots(rows, columns, squeeze=False).reshape(-1)
+    limit = max(*(float(np.nanmax(np.abs(table))) for _, _, table in tables.values()), 1e-9)
+    for axes, ((a, b), (tasks, sizes, table)) in zip(grid, tables.items(), strict=False):
+        image = axes.imshow(table, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
+        for (row, column), value in np.ndenumerate(table):
+            if not math.isnan(value):
+                colour = "w" if abs(value) > 0.6 * limit else "k"
+                axes.text(column, row, f"{value:+z.1f}", ha="center", va="center", fontsize=7, color=colour)
+        axes.set_xticks(range(len(sizes)), [_three_digits(x) for x in sizes])
+        axes.set_yticks(range(len(tasks)), [nice(task) for task in tasks])
+        axes.grid(visible=False)
+        axes.set_title(f"{a}\nminus {b}")
+    for axes in grid[len(tables) :]:
+        axes.set_visible(False)
+    figure.supxlabel(found.axis_label, fontsize=9)
+    figure.colorbar(image, ax=grid.tolist(), label="AUC, difference in points", shrink=0.9)
+    said = "; ".join(f"{a} minus {b} {np.nanmean(table):+z.2f}" for (a, b), (_, _, table) in tables.items())
+    rest = len(pairs) - len(tables)
+    further = f" {rest} further pairs are in gaps.csv." if rest else ""
+    return "gaps", figure, f"Differences in AUC by task and size, in points, mean over both: {said}.{further}"
+
+
+def _gap_table(found: Analysis, pair: tuple[str, str]) -> tuple[list[str], list[float], np.ndarray]:
+    """Tasks and sizes that two families share, and their gaps (tasks, sizes), NaN where there is none."""
+    held = {(gap.task, gap.x): gap.gap for gap in found.gaps if (gap.family_a, gap.family_b) == pair}
+    tasks = [task for task in found.tasks if any(name == task for name, _ in held)]
+    sizes = sorted({x for _, x in held})
+    return tasks, sizes, np.array([[held.get((task, x), math.nan) for x in sizes] for task in tasks])
 
 
 def _subsets(found: Analysis, with_published: bool) -> Drawing:

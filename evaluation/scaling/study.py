@@ -21,7 +21,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
 
 from .model_size import AXES, encoder_parameters, known_sizes, objective_of, size_of
-from .tables import POINT_COLUMNS, Point, read_points, read_properties, write_rows
+from .tables import MEAN, POINT_COLUMNS, Point, read_points, read_properties, write_rows
 
 if TYPE_CHECKING:
     from ..results import Record
@@ -49,7 +49,7 @@ STUDY.yaml holds
   overrides: {steps: 400}   # of every run, optional
   launch: [--num_processes, "8"]   # words for accelerate launch, optional (default: one process)
   probe:                    # words of biovfm probe
-    tasks: pneumoniamnist,busi
+    tasks: pneumoniamnist,busi     # paths are relative to this file, or as given
     data: data
     method: linear          # several (linear,knn) are analysed one by one: points-knn.csv, scaling-knn/ ...
     seed: 0,1,2             # several are averaged, and widen the intervals
@@ -128,8 +128,9 @@ def read_plan(path: str | Path) -> Plan:
     if not isinstance(launch, list):
         raise UserError(f"{path}: launch must be a list of words for accelerate launch")
     described = held.get("properties")
+    places = {"data": _resolve(path, str(probe.get("data", "."))), "tasks": _resolve_tasks(path, probe["tasks"])}
     plan = Plan(
-        runs, [str(word) for word in launch], {**probe, "data": _resolve(path, str(probe.get("data", ".")))},
+        runs, [str(word) for word in launch], {**probe, **places},
         Path(_resolve(path, str(described))) if described else None, str(held.get("axis", "given")),
     )  # fmt: skip
     _check_axis(path, plan)
@@ -218,6 +219,16 @@ def _resolve(path: Path, value: str) -> str:
     return str(beside.resolve()) if beside.exists() else value
 
 
+def _resolve_tasks(path: Path, tasks: Any) -> str:
+    """The words of `--tasks`, paths among them relative to the study file; a known name is no path."""
+    from ..tasks import GROUPS, read_records
+
+    words = tasks if isinstance(tasks, list) else str(tasks).split(",")
+    names = [str(word).strip() for word in words]
+    known = {*GROUPS, *read_records()}
+    return ",".join(name if name in known else _resolve(path, name) for name in names if name)
+
+
 def _plain(value: Any) -> str:
     return json.dumps(value) if isinstance(value, (list, dict, bool)) or value is None else str(value)
 
@@ -303,7 +314,7 @@ def by_method(records: Iterable["Record"], settings: list["Settings"], tasks: li
     return found
 
 
-def points(plan: Plan, records: Iterable["Record"], out: Path) -> list[dict[str, Any]]:
+def points(plan: Plan, records: list["Record"], out: Path) -> list[dict[str, Any]]:
     """Rows of the points file: AUC in percent with its interval, encoder parameters, images seen.
 
     Args:
@@ -311,18 +322,17 @@ def points(plan: Plan, records: Iterable["Record"], out: Path) -> list[dict[str,
         records: of one method and of one seed, or joined over seeds (`seeds.over_seeds`).
         out: the study's folder.
     """
-    by_name = {run.name: run for run in plan.runs}
-    facts = {name: _facts(out / "runs" / name) for name in by_name}
     rows = []
-    for record in records:
-        run, auc = by_name.get(record["model"]), record["metrics"].get("auc", {})
-        if run is None or auc.get("value") is None:
-            continue
-        parameters, images = facts[run.name]
-        row = {"family": run.family, "params_millions": parameters, "task": record["task"], "auc": 100 * auc["value"],
-               "images_millions": images}  # fmt: skip
-        row |= {end: None if auc.get(end) is None else 100 * auc[end] for end in ("low", "high")}
-        rows.append(row | ({"subset": run.subset} if run.subset else {}))
+    for run in plan.runs:  # families come in the order of the study file
+        parameters, images = _facts(out / "runs" / run.name)
+        for record in records:
+            auc = record["metrics"].get("auc", {})
+            if record["model"] != run.name or auc.get("value") is None:
+                continue
+            row = {"family": run.family, "params_millions": parameters, "task": record["task"],
+                   "auc": 100 * auc["value"], "images_millions": images}  # fmt: skip
+            row |= {end: None if auc.get(end) is None else 100 * auc[end] for end in ("low", "high")}
+            rows.append(row | ({"subset": run.subset} if run.subset else {}))
     return rows
 
 
@@ -363,6 +373,8 @@ def _execute(plan: Plan, out: Path) -> int:
     if options.device:
         check_device(options.device)
     tasks = [task.name for task in probe_command.open_tasks(options, methods)]  # files that lack are told of first
+    if any(task.lower() == MEAN for task in tasks):
+        raise UserError("a task of the study is called mean, as is the mean over tasks in slopes.csv; rename it")
     pretrain(plan, out)
     settings = probe_command.make_settings(options, methods)  # may take hold of a GPU, which training has until now
     status = probe_command.main(probe_words(plan, out))

@@ -2,16 +2,17 @@
 
 import numpy as np
 import pytest
-from evaluation.compare import rank_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
+from evaluation.compare import rank_models
 from evaluation.pictures import (
     average_ranks,
     draw_all,
     draw_rank_against_rank,
     draw_ranks,
+    line_look,
     mean_roc,
     principal_colours,
     rank_table,
@@ -101,6 +102,31 @@ def test_pictures_keep_settings_apart(tmp_path):
     assert "a: AUC 0.600; b: AUC 0.700" in said[f"roc_t_{stem}class.txt"]
     assert "a 1.00, b 2.00" in said[f"ranks_{stem}both.txt"] and "b 1.00, a 2.00" in said[f"ranks_{stem}class.txt"]
     assert all(f"{stem}both" in name or f"{stem}class" in name for name in said)  # none of one of them under no name
+
+
+def test_pictures_of_earlier_names_go(tmp_path):
+    """A further seed of one of two settings renames both; pictures under the old names would show old numbers."""
+    one, other = (write_scored(tmp_path, "a", "t", 0.9, features=held) for held in ("both", "class"))
+    draw_all(tmp_path, [one, other])
+    (tmp_path / "figures" / "pca_a_t.png").touch()
+    draw_all(tmp_path, [{**one, "seed": [0, 1]}, other])
+    stems = {path.stem for path in (tmp_path / "figures").iterdir()}
+    names = ("linear-protocol-fast-seed-0-1-mean-features-both", "linear-protocol-fast-seed-0-features-class")
+    assert stems == {"pca_a_t", *(f"{kind}_t_{name}" for kind in ("roc", "confusion") for name in names)}
+
+
+def test_pictures_of_some_models_say_of_how_many(tmp_path):
+    draw_all(tmp_path, [write_scored(tmp_path, f"model{number}", "t", 0.9) for number in range(9)])
+    for kind, shown in (("roc", 8), ("confusion", 4)):
+        said = (tmp_path / "figures" / f"{kind}_t_linear_fast.txt").read_text()
+        assert len({line_look(number) for number in range(shown)}) == shown
+        assert said.count("model") == shown + 1 and f"(the first {shown} of 9 models)" in said.replace(" method", "")
+
+
+def test_many_seeds_make_no_name_too_long(tmp_path):
+    records = [write_scored(tmp_path, "a", "t", 0.9, features=held) for held in ("both", "class")]
+    draw_all(tmp_path, [{**record, "seed": list(range(100))} for record in records])
+    assert len(list((tmp_path / "figures").glob("roc_t_*.png"))) == 2
 
 
 def test_a_curve_of_several_seeds_says_which_it_is(tmp_path):

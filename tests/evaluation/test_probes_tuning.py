@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from evaluation.compare import seed_spread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biovfm_hf.errors import UserError
+from evaluation.compare import seed_spread
 from evaluation.comparisons import _few_shot
 from evaluation.encoders import load_encoder
 from evaluation.probe_command import main
@@ -57,6 +57,8 @@ def test_few_shot_improves_with_shots_and_repeats():
     assert arrays["draw_auc"].shape == (6,) and arrays["overlap"] < 0.1
     assert few_shot(100)[1]["overlap"] == 1  # all that there is
     assert few_shot(1)[0] == one
+    alone = few_shot(1, draws=1)[0]["auc"]
+    assert alone["value"] > 0 and alone["low"] is alone["high"] is alone["sd"] is None  # no range of width zero
 
 
 def test_few_shot_command_compares_draw_by_draw(tmp_path, tiny_model, second_model, class_folder):

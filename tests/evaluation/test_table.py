@@ -5,6 +5,7 @@ import io
 
 import pytest
 
+from evaluation.pictures import rank_table
 from evaluation.table import latex, long_csv, markdown
 from evaluation.tasks import GROUPS
 
@@ -46,3 +47,20 @@ def test_every_line_of_the_csv_file_has_its_own_name():
         row["settings"]: row["value"] for row in rows if row["task"] == "mean of 12 tasks" and row["model"] == "m"
     }
     assert float(means["features both"]) == pytest.approx(0.8) and float(means["features class"]) == pytest.approx(0.7)
+
+
+def test_a_model_of_several_weights_has_no_mean_and_rows_of_several_data_say_so():
+    """As when a model is trained on and probed again on one of two tasks, or a task's file changed in between."""
+    new, old, same = (
+        results(tasks, revision=revision, data="d")[0]
+        for tasks, revision in ((["t"], "new"), (["u"], "old"), (["u"], "new"))
+    )
+    assert "Mean over 2 tasks" in markdown([new, same], [])
+    text = markdown([new, old], [])
+    assert "Mean over 2 tasks" not in text and "m is of other weights on some tasks than on others" in text
+    other = {**same, "model": "n"}
+    assert rank_table([new, old, {**new, "model": "n"}, other])[0] == ["n"]
+    assert "not all of the same data" not in markdown([same, other], [])
+    changed = {**other, "data": "e"}
+    assert "not all of the same data" in markdown([same, changed], [])
+    assert rank_table([new, same, {**new, "model": "n"}, changed])[1].shape == (1, 2)

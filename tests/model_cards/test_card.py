@@ -76,7 +76,7 @@ def test_an_edited_score_is_not_pushed(full_card, model_dir):
 
     card_numbers.check_numbers(full_card, model_dir)
     (model_dir / "README.md").write_text(full_card.replace("value: 0.81\n", "value: 0.91\n"))
-    with pytest.raises(UserError, match=r"states AUC \(linear, fast protocol\) 0\.91 on breastmnist"):
+    with pytest.raises(UserError, match=r"states AUC \(linear, fast protocol, seed 0\) 0\.91 on breastmnist"):
         push.push_folder(None, model_dir, "you/tiny", push.PushOptions())
     (model_dir / "README.md").write_text(full_card)
     (model_dir / "results" / "biovfm.json").unlink()
@@ -197,6 +197,13 @@ def test_numbers_of_another_model_are_refused(model_dir, make, tmp_path):
     assert card.main([str(model_dir), "--results", str(folder), "--known-as", "somebody/else"]) == 0
 
 
+def test_results_of_several_weights_are_refused(model_dir, make, tmp_path):
+    rows = make.rows(str(model_dir), ["t", "u"])
+    folder = make.results(tmp_path / "results", [rows[0], {**rows[1], "revision": "trained on"}])
+    with pytest.raises(UserError, match="of several weights under this name"):
+        card.main([str(model_dir), "--results", str(folder)])
+
+
 def test_only_this_models_records_are_taken(model_dir, make, tmp_path):
     rows = make.rows("timm/other", TASKS, shift=0.1) + make.rows(str(model_dir), TASKS)
     card.main([str(model_dir), "--results", str(make.results(tmp_path / "results", rows))])
@@ -238,6 +245,29 @@ def test_rows_of_several_settings_say_which(model_dir, make, tmp_path):
     card.main([str(model_dir), "--results", str(make.results(tmp_path / "results", rows))])
     text = (model_dir / "README.md").read_text()
     assert "| linear (features both) |" in text and "| linear (features class) |" in text
+
+
+def test_every_figure_for_the_hub_says_how_it_was_measured(model_dir, make, tmp_path):
+    held = {"features": "both", "precision": "fp32"}
+    rows = [{**row, "seed": seed, "settings": held} for seed in (0, 1) for row in make.rows(str(model_dir), ["t"])]
+    rows.append({**rows[0], "method": "fewshot-4"})
+    words = ["--results", str(make.results(tmp_path / "results", rows)), "--benchmark", "you/bench"]
+    card.main([str(model_dir), *words])
+    text = (model_dir / "README.md").read_text()
+    entries = {r.metric_name: r for r in ModelCard(text).data.eval_results if r.metric_type == "roc_auc"}
+    linear = [f"AUC (linear, fast protocol, features both, precision fp32, seed {seed})" for seed in (0, 1)]
+    assert list(entries) == [*linear, linear[0].replace("linear", "fewshot-4")]
+    assert set(entries[linear[0]].metric_args) == {"ci_low", "ci_high", "ci_level"}
+    assert set(entries[linear[0].replace("linear", "fewshot-4")].metric_args) == {
+        "draws_low", "draws_high", "draws_level"
+    }  # fmt: skip
+    board = (model_dir / ".eval_results" / "biovfm.yaml").read_text()
+    assert "linear, fast protocol, features both, precision fp32, seed 0" in " ".join(board.split())
+    assert "| linear (seed 0) |" in text and "| linear (seed 1) |" in text
+    assert "of few-shot probes they hold the range of 95% of the draws" in text
+    earlier = re.sub(r", features both,\s+precision fp32,\s+seed \d\)", ")", text)
+    assert earlier != text
+    card_numbers.check_numbers(earlier, model_dir)  # a card that does not say it yet is no edited one
 
 
 def test_hostile_names_stay_text(model_dir, make, tmp_path):

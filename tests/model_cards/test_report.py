@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biovfm_hf.errors import UserError
-from model_cards import charts, formats, report, sections
+from model_cards import charts, formats, report, results, sections
 from model_cards.folders import find_inputs
 from model_cards.pictures import PictureStore
 from model_cards.run_folder import Series, summarise_run
@@ -269,6 +269,13 @@ def test_ranks_share_ties_and_need_common_tasks(make, tmp_path):
     assert ranks(make.rows("a", ["t", "u"]) + make.rows("b", ["t"])) == []
 
 
+def test_a_model_of_several_weights_has_no_rank(make, tmp_path):
+    rows = [row for model in "abc" for row in make.rows(model, ["t", "u"])]
+    rows[0]["revision"] = "trained on"
+    held = results.load_results(make.results(tmp_path / "results", rows))
+    assert {name for name, *_ in sections.mean_ranks(held, "auc", dict(zip("abc", "abc", strict=True)))} == {"b", "c"}
+
+
 def test_settings_have_tables_of_their_own(make, tmp_path):
     """As `--features both`, then `--features class` in one folder: two tables, and differences that say of which."""
     held = {"both": 0.1, "class": 0.0}
@@ -282,6 +289,24 @@ def test_settings_have_tables_of_their_own(make, tmp_path):
         assert f"Settings: features {name}." in text
         assert f'<span class="interval">fast protocol, features {name}, seed 0</span>' in text
     assert text.count("Mean rank by AUC over 2 tasks") == 2
+
+
+def test_rows_say_their_seed_what_few_shot_ranges_are_and_why_there_is_no_p(make, tmp_path):
+    rows = [{**row, "seed": seed, "method": "fewshot-4"} for seed in (0, 1) for row in make.rows("a", ["t"])]
+    common = dict(task="t", method="fewshot-4", protocol="fast", seed=0, metric="auc", model_a="a", model_b="b")
+    difference = {**common, "settings": {}, "difference": 0.1, "p": None, "p_holm": None, "reason": "made before"}
+    text = written(tmp_path, make.results(tmp_path / "results", rows, [difference]))
+    assert all(f'a<span class="interval">seed {seed}</span></td>' in text for seed in (0, 1))
+    assert "the ranges hold 95% of the draws" in text
+    assert 'not tested<span class="interval">made before</span>' in text
+
+
+def test_rows_left_out_are_counted_in_each_table(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(sections, "MAX_ROWS", 3)
+    common = dict(task="t", method="linear", protocol="fast", seed=0, model_a="a", model_b="b", difference=0.1, p=0.2)
+    rows = [{**common, "settings": {}, "metric": metric} for metric in ["auc"] * 2 + ["mcc"] * 2]
+    held = results.load_comparisons(make.results(tmp_path / "results", make.rows("a", ["t"]), rows))
+    assert sections.evaluation_section([], held)["comparisons_left_out"] == 0
 
 
 def test_short_names_tell_models_apart():

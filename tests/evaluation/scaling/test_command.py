@@ -221,6 +221,16 @@ def test_every_picture_comes_in_three_formats_with_words(write, tmp_path):
             assert (tmp_path / "out" / f"{name}.{kind}").stat().st_size > 2000
         assert len((tmp_path / "out" / f"{name}.txt").read_text()) > 30
     assert not list((tmp_path / "out").glob(".*"))
+    assert names == set(figures.NAMES)
+    assert main([words[0], "--out", str(tmp_path / "out")]) == 0  # without properties: their pictures are no more
+    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == names - {"correlations", "predictions"}
+
+
+def test_long_names_stay_apart_in_the_printed_table(write, tmp_path, undrawn, capsys):
+    family, task = "a-family-with-a-name-of-some-length", "a-task-with-a-name-of-some-length"
+    rows = "".join(f"{family},{size},{task},{80 + size / 10}\n" for size in (5, 20, 60))
+    assert main([str(write(HEAD + rows)), "--out", str(tmp_path)]) == 0
+    assert f"{family}  {task} " in capsys.readouterr().out
 
 
 def test_a_single_size_is_a_reference_beside_a_series_and_an_error_alone(write, tmp_path, undrawn, capsys):
@@ -254,6 +264,18 @@ def test_gaps_pair_sizes_that_differ_by_a_few_parameters(write, tmp_path, undraw
     assert main([str(write(text)), "--out", str(tmp_path)]) == 0
     rows = list(csv.DictReader((tmp_path / "gaps.csv").open()))
     assert [(row["x"], row["gap"]) for row in rows] == [("5", "1")]
+
+
+def test_the_picture_of_gaps_has_every_two_families(write, monkeypatch):
+    rows = "".join(f"{family},{size},t,{80 + size / 10 + number}\n"
+                   for number, family in enumerate("ABC") for size in (5, 20))  # fmt: skip
+    found = analyse(read_points(write(HEAD + rows)), {})
+    _, figure, text = figures._gaps(found)
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == ["A\nminus B", "A\nminus C", "B\nminus C"]
+    assert "A minus B -1.00; A minus C -2.00; B minus C -1.00." in text
+    monkeypatch.setattr(figures, "MAX_GAP_PANELS", 2)
+    assert "1 further pairs are in gaps.csv." in figures._gaps(found)[2]
 
 
 HEAD = "family,params_millions,task,auc\n"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,6 +102,30 @@ def test_a_plan_holds_every_combination_with_later_overrides_on_top(plan_file, t
     script = next(Path(word) for word in words if word.endswith("pretrain_dino.py"))
     assert script.is_file()
     assert "augment.scale=[0.5, 1.0]" in words
+
+
+def test_task_paths_are_relative_to_the_study_file_and_names_are_names(plan_file, tmp_path):
+    (tmp_path / "busi").mkdir()  # a data folder beside the file is not the task of its name
+    (tmp_path / "mine.csv").touch()
+    plan = study.read_plan(plan_file(STUDY.replace("[pneumoniamnist, busi]", '"busi, mine.csv"')))
+    assert plan.probe["tasks"] == f"busi,{tmp_path / 'mine.csv'}"
+
+
+def test_families_come_in_the_order_of_the_study_file(plan_file, tmp_path, fake_training, fake_probe):
+    text = STUDY.replace("  DINO:", "  Z-DINO:")
+    assert main(["study", str(plan_file(text)), "--out", str(tmp_path / "out")]) == 0
+    results = tmp_path / "out" / "results" / "results.json"
+    plan, records = study.read_plan(tmp_path / "study.yaml"), json.loads(results.read_text())
+    rows = study.points(plan, sorted(records, key=lambda record: record["model"]), tmp_path / "out")
+    assert list(dict.fromkeys(row["family"] for row in rows)) == ["Z-DINO", "MAE"]
+
+
+def test_a_task_called_mean_is_refused_before_anything_is_trained(plan_file, tmp_path, fake_training, class_folder):
+    shutil.copytree(class_folder, tmp_path / "Mean")
+    text = STUDY.replace("[pneumoniamnist, busi]", "Mean")
+    with pytest.raises(UserError, match="a task of the study is called mean"):
+        main(["study", str(plan_file(text)), "--out", str(tmp_path / "out")])
+    assert not fake_training
 
 
 def test_the_probe_understands_its_words(plan_file, tmp_path):
