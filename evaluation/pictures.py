@@ -68,8 +68,9 @@ def draw_all(out: Path, records: list[Record]) -> None:
         for task, alike in by_task(group).items():
             if alike[0]["kind"] != SEGMENTATION and "thresholds" in alike[0]:
                 scored = [(record, read_scores(out, record)) for record in alike]
-                draw_roc(figure_path(out, "roc", task, *words), task, title, scored)
-                draw_confusion(figure_path(out, "confusion", task, *words), task, title, scored)
+                said = title + (", not all of the same data" if unlike(alike, "data", "task") else "")
+                draw_roc(figure_path(out, "roc", task, *words), task, said, scored)
+                draw_confusion(figure_path(out, "confusion", task, *words), task, said, scored)
         draw_ranks(figure_path(out, "ranks", *words), title, group)
     draw_ranks_of_kinds(out, records)
     draw_shots(out, records)

@@ -123,6 +123,14 @@ def test_pictures_of_some_models_say_of_how_many(tmp_path):
         assert said.count("model") == shown + 1 and f"(the first {shown} of 9 models)" in said.replace(" method", "")
 
 
+def test_curves_on_different_data_say_so(tmp_path):
+    records = [write_scored(tmp_path, model, "t", 0.9) for model in "ab"]
+    for other, said in (("d", False), ("changed", True)):
+        draw_all(tmp_path, [records[0], {**records[1], "data": other}])
+        for path in (tmp_path / "figures").glob("*_t_*.txt"):
+            assert ("not all of the same data" in path.read_text()) == said
+
+
 def test_many_seeds_make_no_name_too_long(tmp_path):
     records = [write_scored(tmp_path, "a", "t", 0.9, features=held) for held in ("both", "class")]
     draw_all(tmp_path, [{**record, "seed": list(range(100))} for record in records])
