@@ -1,61 +1,23 @@
-"""Pictures of a results folder, each with its words in a text file beside it."""
+"""Pictures of scores: ROC curves, confusion matrices, few-shot curves, ranks."""
 
-import hashlib
-import re
 import textwrap
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from biovfm_hf.errors import UserError, require
-from biovfm_hf.files import atomic_path, write_text
-
-from .attention import class_attention
-from .encoders import Encoder, to_square
-from .methods import sample_rows
+from .drawing import COLOURS, MAX_CLASSES_SHOWN, discard, figure_path, new_figure, save_figure
 from .metrics import BINARY, MULTILABEL, predict, read_split
 from .results import Record, read_scores
 from .table import blocks, unlike
-from .tasks import SEGMENTATION, Task
+from .tasks import SEGMENTATION
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
-# Okabe and Ito's colours, which readers with colour blindness tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MAX_CURVES = 8
 MAX_MATRICES = 4
-MAX_NAME = 200  # of a picture's file, without ending; file systems take 255 bytes, and a temporary name is longer
-MAX_CLASSES_SHOWN = 20
-
-
-def figure_path(out: Path, *words: str) -> Path:
-    """`figures/WORD_WORD.png` of a results folder, words made safe for file names and cut where they are too long."""
-    name = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", word).strip("-") for word in words)
-    if len(name) > MAX_NAME:
-        name = f"{name[:MAX_NAME]}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
-    return out / "figures" / f"{name}.png"
-
-
-def new_figure(width: float, height: float) -> "Figure":
-    """A figure of `width` x `height` inches that belongs to no window system.
-
-    Raises:
-        UserError: matplotlib is not installed.
-    """
-    require("matplotlib", "eval")
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def save_figure(figure: "Figure", path: Path, words: str) -> None:
-    """Write a figure as PNG and its alternative text beside it."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    write_text(path.with_suffix(".txt"), words + "\n")
 
 
 def draw_all(out: Path, records: list[Record]) -> None:
@@ -92,17 +54,6 @@ def by_task(records: list[Record]) -> dict[str, list[Record]]:
     for record in records:
         found.setdefault(record["task"], []).append(record)
     return found
-
-
-def discard(out: Path, *words: str) -> None:
-    """Remove the pictures, with their words, whose names begin with `words`.
-
-    Names tell settings apart only as far as there are others, so that a further seed or setting renames earlier ones.
-    """
-    start = figure_path(out, *words).stem
-    for path in (out / "figures").glob(f"{start}*"):
-        if path.stem == start or path.stem.startswith(f"{start}_"):
-            path.unlink(missing_ok=True)
 
 
 def draw_ranks_of_kinds(out: Path, records: list[Record]) -> None:
@@ -260,164 +211,6 @@ def draw_few_shot(path: Path, task: str, records: list[Record]) -> None:
     axes.legend(fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path, f"Few-shot {primary} on {task}; bands hold 95 % of the draws. {'; '.join(told)}.")
-
-
-def principal_colours(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The colours of DINOv2's patch pictures (Oquab et al. 2024, figure 1).
-
-    The first principal component over the patches of all images, cut at zero, tells object from background; the
-    first three components of the object's patches alone become red, green and blue, scaled to 0..1.
-
-    Args:
-        tokens: (images, h, w, D).
-
-    Returns:
-        (colours (images, h, w, 3) in 0..1 with the background black, object (images, h, w) bool).
-    """
-    flat = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
-    first = _components(flat, 1)[:, 0]
-    grid = (first > 0).reshape(tokens.shape[:3])
-    border = np.concatenate([grid[:, 0], grid[:, -1], grid[:, :, 0], grid[:, :, -1]], axis=1)
-    if border.mean() > 0.5:  # the sign of a component is arbitrary; the border of most images is background
-        grid = ~grid
-    chosen = grid.reshape(-1)
-    colours = np.zeros((len(flat), 3))
-    if chosen.sum() > 3:
-        parts = _components(flat[chosen], 3)
-        low, high = np.percentile(parts, [2, 98], axis=0)
-        colours[chosen] = np.clip((parts - low) / np.maximum(high - low, 1e-12), 0, 1)
-    return colours.reshape(*tokens.shape[:3], 3), grid
-
-
-def _components(values: np.ndarray, count: int) -> np.ndarray:
-    centred = values - values.mean(0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    count = min(count, len(axes))
-    parts = centred @ axes[:count].T
-    return np.pad(parts, ((0, 0), (0, max(0, 3 - count) if count < 3 and len(axes) < 3 else 0)))
-
-
-def draw_patch_colours(out: Path, encoder: Encoder, task: Task) -> None:
-    """Test images of a task beside the principal components of their patch tokens; kept if it is there."""
-    path = figure_path(out, "pca", encoder.name, task.name)
-    split = task.splits["test"]
-    rows = sample_rows(len(split.images))
-    images = [split.images[int(row)] for row in rows]
-    # Four times the usual number of patches where the model takes it, since the picture shows one colour per patch.
-    tokens = None
-    for size in (2 * encoder.size, encoder.size):
-        try:
-            tokens = encoder.encode(to_square(images, size, encoder.mean, encoder.std)).patches().cpu().numpy()
-            break
-        except (RuntimeError, ValueError):  # position embeddings that do not interpolate
-            continue
-    if tokens is None:
-        raise UserError(f"model {encoder.name}: no picture of its patches, since it takes no square image")
-    colours, _ = principal_colours(tokens)
-    figure = new_figure(1.9 * len(rows), 4.1)
-    for number, image in enumerate(images):
-        for line, shown in enumerate((image, colours[number])):
-            axes = figure.add_subplot(2, len(rows), line * len(rows) + number + 1)
-            axes.imshow(shown, interpolation="nearest", extent=(0, 1, 0, 1))
-            axes.set_axis_off()
-    figure.suptitle(
-        f"{encoder.name} on {task.name}: patch tokens, principal components 1-3 of the foreground", fontsize=8
-    )
-    words = (
-        f"{len(rows)} test images of {task.name} above, and below them the patch tokens of {encoder.name}: the "
-        f"first three principal components of the foreground patches as red, green and blue, background black, "
-        f"{tokens.shape[1]}x{tokens.shape[2]} patches each."
-    )
-    save_figure(figure, path, words)
-
-
-def draw_masks(out: Path, record: Record, task: Task, name: str = "") -> None:
-    """Test images with their true and their predicted masks; `name` tells the record's settings from others."""
-    how = name or record["method"]
-    split = task.splits["test"]
-    predicted = read_scores(out, record)["sample_masks"]
-    rows = sample_rows(len(split.images))
-    assert split.masks is not None
-    classes = max(task.num_outputs - 1, 1)
-    figure = new_figure(1.9 * len(rows), 5.9)
-    for number, row in enumerate(rows):
-        image, truth = split.images[int(row)], split.masks[int(row)]
-        for line, mask in enumerate((None, truth, predicted[number])):
-            axes = figure.add_subplot(3, len(rows), line * len(rows) + number + 1)
-            axes.imshow(image, extent=(0, 1, 0, 1))
-            if mask is not None:
-                shown: Any = np.ma.masked_equal(mask, 0)
-                axes.imshow(shown, cmap="autumn" if classes == 1 else "tab20", vmin=1, vmax=max(classes, 2), alpha=0.7,
-                            interpolation="nearest", extent=(0, 1, 0, 1))  # fmt: skip
-            axes.set_axis_off()
-    entry = record["metrics"].get("dice")
-    score = "undefined" if entry is None else f"{entry['value']:.3f}"
-    figure.suptitle(f"{record['model']} on {task.name}, {how}: image, truth, prediction (Dice {score})", fontsize=8)
-    words = (
-        f"{len(rows)} test images of {task.name}: image, true mask and mask predicted by {record['model']} "
-        f"({how}), mean Dice {score}."
-    )
-    save_figure(figure, figure_path(out, "masks", record["model"], task.name, how), words)
-
-
-MAX_POINTS = 2000
-
-
-def draw_embedding(out: Path, record: Record, features: np.ndarray, labels: np.ndarray, classes: list[str]) -> None:
-    """A t-SNE map (van der Maaten and Hinton 2008) of at most `MAX_POINTS` test cases, coloured by class.
-
-    Args:
-        out: the results folder.
-        record: says the model, task and method.
-        features: (N, D).
-        labels: (N,) class numbers.
-        classes: names in label order.
-    """
-    manifold = require("sklearn.manifold", "eval")
-    rows = np.unique(np.linspace(0, len(features) - 1, min(MAX_POINTS, len(features))).round().astype(int))
-    if len(rows) < 10:
-        return
-    centred = features[rows] - features[rows].mean(0)
-    perplexity = min(30.0, (len(rows) - 1) / 3)
-    places = manifold.TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(centred)
-    figure = new_figure(5.2, 4.2)
-    axes = figure.add_subplot()
-    marks = "osv^DP*X"
-    for number, name in enumerate(classes[:MAX_CLASSES_SHOWN]):
-        mine = labels[rows] == number
-        colour = COLOURS[number % len(COLOURS)]
-        mark = marks[number // len(COLOURS) % len(marks)]
-        axes.scatter(places[mine, 0], places[mine, 1], s=8, color=colour, marker=mark, linewidths=0, label=name[:24])
-    axes.set(xticks=[], yticks=[])
-    axes.set_title(f"{record['model']} on {record['task']}: t-SNE of {len(rows)} test cases", fontsize=9)
-    axes.legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
-    words = (
-        f"t-SNE map of the features of {record['model']} for {len(rows)} test cases of {record['task']}, coloured by "
-        f"class: {', '.join(classes)}."
-    )
-    save_figure(figure, figure_path(out, "tsne", record["model"], record["task"]), words)
-
-
-def draw_attention(out: Path, encoder: Encoder, task: Task) -> None:
-    """Test images of a task beside where the class token looks in the last block."""
-    split = task.splits["test"]
-    rows = sample_rows(len(split.images))
-    images = [split.images[int(row)] for row in rows]
-    maps = class_attention(encoder, images)
-    if maps is None:
-        return
-    figure = new_figure(1.9 * len(rows), 4.1)
-    for number, (image, held) in enumerate(zip(images, maps, strict=True)):
-        for line, (shown, colours) in enumerate(((image, None), (held, "magma"))):
-            axes = figure.add_subplot(2, len(rows), line * len(rows) + number + 1)
-            axes.imshow(shown, cmap=colours, interpolation="nearest", extent=(0, 1, 0, 1))
-            axes.set_axis_off()
-    figure.suptitle(f"{encoder.name} on {task.name}: attention of the class token, last block", fontsize=8)
-    words = (
-        f"{len(rows)} test images of {task.name} above; below, the attention of the class token of {encoder.name} to "
-        f"each of {maps.shape[1]}x{maps.shape[2]} patches in the last block, mean over heads, bright where it is high."
-    )
-    save_figure(figure, figure_path(out, "attention", encoder.name, task.name), words)
 
 
 def rank_table(records: list[Record]) -> tuple[list[str], np.ndarray]:

@@ -285,8 +285,10 @@ def whole_numbers(words: str, option: str, lowest: int) -> list[int]:
 
 def draw(options: argparse.Namespace, tasks: list["Task"], records: list["Record"]) -> None:
     """Every picture of the results folder; those that need the model only where they are missing."""
+    from .drawing import discard, figure_path
+    from .encoder_pictures import draw_masks
     from .encoders import SCRATCH, default_device, load_encoder, split_label
-    from .pictures import discard, draw_all, draw_masks, figure_blocks, figure_path
+    from .pictures import draw_all, figure_blocks
     from .tasks import SEGMENTATION
 
     draw_all(options.out, records)
@@ -312,7 +314,7 @@ def draw(options: argparse.Namespace, tasks: list["Task"], records: list["Record
 def draw_model(options: argparse.Namespace, encoder: "Encoder", task: "Task", record: "Record") -> None:
     """What a model makes of a task: its attention, a map of its features, and the colours of its patches."""
     from .embed import case_features, embed_summaries
-    from .pictures import draw_attention, draw_embedding, draw_patch_colours
+    from .encoder_pictures import draw_attention, draw_embedding, draw_patch_colours
     from .processes import Crew
 
     draw_attention(options.out, encoder, task)

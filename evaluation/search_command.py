@@ -103,7 +103,7 @@ def draw_sheet(
     path: Path, sources: list[Path], queries: list[np.ndarray], folder: Path, found: list[dict[str, Any]]
 ) -> None:
     """One line per example: itself, then what was found, each with its similarity."""
-    from .pictures import new_figure, save_figure
+    from .drawing import new_figure, save_figure
     from .tasks.images import read_image
 
     columns = 1 + max(len(entry["found"]) for entry in found)

@@ -17,9 +17,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from biovfm_hf.files import atomic_path, write_text
 
+from ..drawing import COLOURS
 from .analysis import Analysis, Fit, predicted_tasks
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")  # one more than colours, so that 56 pairs differ
 GREY = "#767676"
 STYLE: dict[Any, Any] = {

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
 from evaluation.compare import rank_models
+from evaluation.encoder_pictures import principal_colours
 from evaluation.pictures import (
     average_ranks,
     draw_all,
@@ -14,7 +15,6 @@ from evaluation.pictures import (
     draw_ranks,
     line_look,
     mean_roc,
-    principal_colours,
     rank_table,
     roc_points,
 )

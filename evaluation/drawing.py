@@ -1,0 +1,55 @@
+"""Figures as PNG files in a results folder, each with its words in a text file beside it."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from biovfm_hf.errors import require
+from biovfm_hf.files import atomic_path, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which readers with colour blindness tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MAX_CLASSES_SHOWN = 20
+MAX_NAME = 200  # of a picture's file, without ending; file systems take 255 bytes, and a temporary name is longer
+
+
+def figure_path(out: Path, *words: str) -> Path:
+    """`figures/WORD_WORD.png` of a results folder, words made safe for file names and cut where they are too long."""
+    name = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", word).strip("-") for word in words)
+    if len(name) > MAX_NAME:
+        name = f"{name[:MAX_NAME]}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
+    return out / "figures" / f"{name}.png"
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """A figure of `width` x `height` inches that belongs to no window system.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    require("matplotlib", "eval")
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: "Figure", path: Path, words: str) -> None:
+    """Write a figure as PNG and its alternative text beside it."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    write_text(path.with_suffix(".txt"), words + "\n")
+
+
+def discard(out: Path, *words: str) -> None:
+    """Remove the pictures, with their words, whose names begin with `words`.
+
+    Names tell settings apart only as far as there are others, so that a further seed or setting renames earlier ones.
+    """
+    start = figure_path(out, *words).stem
+    for path in (out / "figures").glob(f"{start}*"):
+        if path.stem == start or path.stem.startswith(f"{start}_"):
+            path.unlink(missing_ok=True)
