@@ -93,8 +93,7 @@ def judge(task: Task, settings: Settings, scores: Scores) -> Made:
         "val_scores": scores.val.astype(np.float32),
         "thresholds": thresholds,
     }
-    if subjects is not None:
-        arrays["test_subjects"] = subject_numbers(subjects)
+    arrays |= subject_numbers(subjects)
     if strata is not None:
         arrays["test_strata"] = strata
     return made, arrays
@@ -129,9 +128,12 @@ def absence_notes(task: Task) -> list[str]:
     return said
 
 
-def subject_numbers(subjects: np.ndarray) -> np.ndarray:
-    """Subjects as numbers (N,), so that no name or record number of a source gets into a results folder."""
-    return np.unique(subjects, return_inverse=True)[1].reshape(-1)
+def subject_numbers(subjects: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The array `test_subjects` (N,) where subjects are known.
+
+    As numbers, so that no name or record number of a source gets into a results folder.
+    """
+    return {} if subjects is None else {"test_subjects": np.unique(subjects, return_inverse=True)[1].reshape(-1)}
 
 
 def split_metrics(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -203,10 +205,7 @@ def judge_segmentation(task: Task, settings: Settings, counts: np.ndarray, chose
         entries = mean_intervals(columns, settings.resamples, settings.seed, subjects)
         found.update(dict(zip(names, entries, strict=True)) if len(names) > 2 else {name: entries[0]})
     made = {**split_metrics(found), "chosen": chosen, "notes": list(task.notes)}
-    arrays = {"test_counts": counts}
-    if subjects is not None:
-        arrays["test_subjects"] = subject_numbers(subjects)
-    return made, arrays
+    return made, {"test_counts": counts, **subject_numbers(subjects)}
 
 
 SAMPLES = 4
@@ -246,6 +245,7 @@ def run_few_shot(encoder: Encoder, task: Task, settings: Settings, cache: Path) 
         "values are means over draws of training subjects; intervals hold 95 % of the draws",
     ]
     chosen = {"train_cases": [min(sizes), max(sizes)]}
+    arrays |= subject_numbers(task.splits["test"].subjects)
     return {**split_metrics(found), "chosen": chosen, "notes": said}, arrays
 
 

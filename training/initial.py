@@ -71,7 +71,7 @@ def with_run(objective: nn.Module, config: TrainConfig) -> nn.Module:
     source = config.model.init_from
     if source and _is_run(source):
         _take_over(objective, newest_model(Path(source) / "checkpoints"), source)
-    elif source and _is_file(source) and hasattr(objective, "student"):
+    elif source and Path(source).is_file() and hasattr(objective, "student"):
         _take_heads(objective, source)
     return objective
 
@@ -82,10 +82,6 @@ def _take_heads(objective: Any, source: str) -> None:
     for network in (objective.student, objective.teacher) if heads else ():
         ours = {name: module for name, module in network.named_children() if name != "backbone"}
         _take_over(nn.ModuleDict(ours), heads, source)
-
-
-def _is_file(source: str) -> bool:
-    return Path(source).is_file()
 
 
 def _is_run(source: str) -> bool:

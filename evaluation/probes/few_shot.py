@@ -81,8 +81,7 @@ def probe_few_shot(
     sizes = []
     labels = {name: split.labels for name, split in splits.items() if split.labels is not None}
     taken = np.zeros(len(labels["train"]))
-    subjects = splits["test"].subjects
-    resampler = Resampler(len(labels["test"]), "fast", clusters=subjects)
+    resampler = Resampler(len(labels["test"]), "fast", clusters=splits["test"].subjects)
     for number in range(draws):
         rng = np.random.default_rng([seed, shots, number])
         rows = {n: draw_subjects(labels[n], splits[n].subjects, shots, rng) for n in ("train", "val")}
@@ -101,8 +100,6 @@ def probe_few_shot(
     arrays = {f"draw_{name}": np.array(values) for name, values in found.items()}
     arrays["test_labels"] = labels["test"].reshape(len(labels["test"]), -1)
     arrays["overlap"] = (taken * (taken - 1)).sum() / (max(draws - 1, 1) * np.sum(sizes))
-    if subjects is not None:
-        arrays["test_subjects"] = np.unique(subjects, return_inverse=True)[1].reshape(-1)
     return entries, {**arrays, **totals}, sizes
 
 
