@@ -33,7 +33,7 @@ from .estimate import peak_flops
 from .export import export_models, push_in_background
 from .method import Method
 from .optimizer import apply_schedule, clip_per_submodule
-from .run_folder import append_metrics, write_crop_sheet
+from .run_folder import append_metrics, release_run_folder, write_crop_sheet
 from .schedule import StepValues
 from .setup import Run, say, start
 from .watch import collapse_message, measure
@@ -71,6 +71,8 @@ def train(config: TrainConfig, method: Method, out: Path) -> None:
         for push in run.pushes:
             push.join()
         run.accelerator.end_training()
+        if run.held:
+            release_run_folder(run.held)
 
 
 def _train_steps(run: Run, stop: "_StopSignal") -> None:

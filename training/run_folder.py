@@ -1,8 +1,9 @@
 """The run folder: the resolved configuration, the metrics and the sample sheet of crops."""
 
 import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import yaml
@@ -37,6 +38,45 @@ def check_apart(out: Path, data: str | None) -> None:
     folder = Path(data or "").expanduser()
     if data and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"--out {out} lies in the folder of images, {folder}; choose one elsewhere")
+
+
+def hold_run_folder(out: Path) -> TextIO:
+    """Create `out` and keep other runs out of it until `release_run_folder`, or until this process dies.
+
+    A process that its killed launcher left behind goes on writing, and would mix its files with a new run's. The lock
+    is one of POSIX (`lockf`): workers, which may live on for seconds after a kill, do not inherit it.
+
+    Raises:
+        UserError: another process is training in `out`, or it cannot be written.
+    """
+    import fcntl
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        held = (out / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
+    try:
+        fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # the two that POSIX allows for "held by another"
+        held.seek(0)
+        holder = held.read(100).strip()
+        held.close()
+        raise UserError(
+            f"{out}: {holder or 'another process'} is training there; wait until it ends, or stop it"
+        ) from None
+    except OSError:  # some network file systems have no locks
+        return held
+    held.truncate(0)
+    held.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+    held.flush()
+    return held
+
+
+def release_run_folder(held: TextIO) -> None:
+    """Let other runs in."""
+    Path(held.name).unlink(missing_ok=True)
+    held.close()
 
 
 def prepare_run_folder(out: Path, config: TrainConfig) -> None:

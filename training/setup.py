@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import nn
@@ -32,7 +32,7 @@ from .export import open_repository
 from .method import Method
 from .optimizer import adamw
 from .order import SampleOrder
-from .run_folder import check_apart, flat, prepare_run_folder, trim_metrics
+from .run_folder import check_apart, flat, hold_run_folder, prepare_run_folder, trim_metrics
 from .schedule import DINOSchedule, MAESchedule, scaled_learning_rate
 from .stream import StreamOrder
 from .typed import plain
@@ -59,6 +59,7 @@ class Run:
     accumulation: int
     watch: Watch | None
     flops_per_image: float
+    held: TextIO | None  # keeps other runs out of the folder, on the process that writes
     step: int = 0
     skipped_before: int = 0  # unreadable images of the run's earlier parts, on all processes
     skipped: int = 0  # of this part, on this process
@@ -90,8 +91,10 @@ def start(config: TrainConfig, method: Method, out: Path) -> Run:
     watch = open_watch(config, images)
     accelerator = make_accelerator(config, out)
     share, accumulation = split_batch(config, accelerator.num_processes, accelerator.process_index)
+    held = None
     with failing_together(accelerator):
         if accelerator.is_main_process:
+            held = hold_run_folder(out)
             prepare_run_folder(out, config)
             remove_leftovers(out / "checkpoints")
             if config.run.push_to_hub:
@@ -117,6 +120,7 @@ def start(config: TrainConfig, method: Method, out: Path) -> Run:
         accumulation=accumulation,
         watch=watch,
         flops_per_image=flops,
+        held=held,
     )
     say(run, opening_words(run, peak))
     if run.main and config.batch.size > len(images):

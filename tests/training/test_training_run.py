@@ -441,6 +441,23 @@ def test_interrupted_runs_end_with_the_same_bits(image_folder: Path, tmp_path: P
     assert_undisturbed(tmp_path / "whole", out, 24)
 
 
+def test_a_run_that_is_still_writing_keeps_another_out(image_folder: Path, tmp_path: Path, capsys) -> None:
+    """As after a killed launcher: its processes live on for a while."""
+    more = ["steps=400", "run.checkpoint_every=2"]
+    process = spawn("dino", image_folder, tmp_path, *more)
+    try:
+        while process.poll() is None and not (tmp_path / "metrics.jsonl").is_file():
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGSTOP)  # alive, and quiet while the second one starts
+        assert train("dino", image_folder, tmp_path, *more) == 1
+        assert f"{tmp_path}: process {process.pid} on " in capsys.readouterr().err
+    finally:
+        process.kill()
+        process.communicate()
+    shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+    assert train("dino", image_folder, tmp_path, "steps=1") == 0  # the dead hold nothing
+
+
 def test_only_a_second_interrupt_ends_at_once() -> None:
     stop = loop._StopSignal()
     try:
