@@ -14,6 +14,8 @@ MAX_SERIES_FILES = 5_000  # files of one DICOM series
 
 UNREADABLE, TOO_LARGE, UNSAFE = "unreadable", "too large", "unsafe path"
 
+_QUOTED = re.compile(r"""b?['"].*['"]""", re.DOTALL)
+
 
 class Refused(Exception):
     """An input that costs one manifest row: `outcome` is the reason's fixed wording, `detail` what was found."""
@@ -39,3 +41,8 @@ def refusal(error: BaseException, *names: str) -> Refused:
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     outcome = TOO_LARGE if isinstance(error, MemoryError) or "limit" in text or "Bomb" in text else UNREADABLE
     return Refused(outcome, text)
+
+
+def unquoted(error: BaseException) -> str:
+    """A library's exception without what it quotes, which can be a name: of a member, or where a number belongs."""
+    return f"{type(error).__name__}: {_QUOTED.sub('...', str(error))}"

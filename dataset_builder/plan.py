@@ -198,7 +198,7 @@ def load_plan(out: Path) -> Plan:
 
     Raises:
         FileNotFoundError: there is none.
-        UserError: it was made by another version.
+        UserError: it was made by another version, or is damaged.
     """
     path = out / WORK / "plan.json"
     return _parsed(out, path.stat().st_mtime_ns)
@@ -206,8 +206,13 @@ def load_plan(out: Path) -> Plan:
 
 @lru_cache(maxsize=2)
 def _parsed(out: Path, _changed: int) -> Plan:
-    content = json.loads((out / WORK / "plan.json").read_text(encoding="utf-8"))
-    if content["version"] != VERSION:
+    path = out / WORK / "plan.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["version"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged, so that build cannot go on; choose another --out") from error
+    if version != VERSION:
         raise UserError(
             f"{out}: was planned by another version of biovfm; go on with that version, or choose another --out"
         )

@@ -185,6 +185,8 @@ def table_rows(file: Path, rule: TableRule) -> Iterator[dict[str, Any]]:
                 if isinstance(row, dict):
                     names |= row.keys()
                     yield row
+            if not names:
+                raise ValueError("no row")
             _check_columns(rule, names)
             return
         reader = csv.DictReader(lines, delimiter=rule.delimiter)

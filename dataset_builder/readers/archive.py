@@ -1,7 +1,6 @@
 """Members of ZIP and TAR archives, read in place, one at a time and never more of one than it claims to be."""
 
 import lzma
-import re
 import struct
 import tarfile
 import zipfile
@@ -14,12 +13,11 @@ from typing import Any, BinaryIO
 
 from ..adapters.archives import open_tar
 from ..item import Item
-from ..limits import MAX_MEMBER_BYTES, MAX_RATIO, TOO_LARGE, UNREADABLE, Refused
+from ..limits import MAX_MEMBER_BYTES, MAX_RATIO, TOO_LARGE, UNREADABLE, Refused, unquoted
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _BLOCK = 2**20
 _ENCRYPTED, _SIZES_FOLLOW = 0x1, 0x8
-_QUOTED = re.compile(r"""b?(?:'[^']*'|"[^"]*")""")  # as zipfile does names of members
 _FAILURES = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
 
 
@@ -65,8 +63,7 @@ def _caught(read, file: BinaryIO, path: Path, item: Item) -> bytes | Refused:
     except Refused as refused:
         return refused
     except (*_FAILURES, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        text = str(error).replace(str(path), "the archive")
-        return Refused(UNREADABLE, f"{type(error).__name__}: {_QUOTED.sub('...', text)}")
+        return Refused(UNREADABLE, unquoted(error).replace(str(path), "the archive"))
 
 
 def _zip_member(file: BinaryIO, path: Path, item: Item) -> bytes:

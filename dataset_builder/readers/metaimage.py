@@ -7,7 +7,7 @@ import numpy as np
 
 from biovfm_hf.pixels import Volume
 
-from ..limits import UNREADABLE, Refused
+from ..limits import UNREADABLE, Refused, unquoted
 from .stored import Stored, header_lines, read_stored
 
 _TYPES = {
@@ -35,11 +35,13 @@ def read_metaimage(file: BinaryIO, folder: Path | None) -> Volume:
     try:
         stored = _stored(fields)
     except (KeyError, ValueError, IndexError) as error:
-        raise Refused(UNREADABLE, f"not a MetaImage volume ({type(error).__name__}: {error})") from error
+        raise Refused(UNREADABLE, f"not a MetaImage volume ({unquoted(error)})") from error
     return read_stored(file, stored, folder)
 
 
 def _stored(fields: dict[str, str]) -> Stored:
+    if missing := [name for name in ("ndims", "dimsize", "elementtype", "elementdatafile") if name not in fields]:
+        raise ValueError(f"no {missing[0]}")
     dimensions = int(fields["ndims"])
     if dimensions not in (3, 4):
         raise ValueError(f"{dimensions} dimensions")

@@ -8,7 +8,7 @@ import numpy as np
 
 from biovfm_hf.pixels import Volume
 
-from ..limits import UNREADABLE, Refused
+from ..limits import UNREADABLE, Refused, unquoted
 from .stored import Stored, header_lines, read_stored
 
 _TYPES = {
@@ -41,11 +41,13 @@ def read_nrrd(file: BinaryIO, folder: Path | None) -> Volume:
     try:
         stored = _stored(fields)
     except (KeyError, ValueError, IndexError) as error:
-        raise Refused(UNREADABLE, f"not an NRRD volume ({type(error).__name__}: {error})") from error
+        raise Refused(UNREADABLE, f"not an NRRD volume ({unquoted(error)})") from error
     return read_stored(file, stored, folder)
 
 
 def _stored(fields: dict[str, str]) -> Stored:
+    if missing := [name for name in ("dimension", "sizes", "type", "encoding") if name not in fields]:
+        raise ValueError(f"no {missing[0]}")
     sizes = [int(word) for word in fields["sizes"].split()]
     if len(sizes) != int(fields["dimension"]) or any(key in fields for key in ("line skip", "byte skip")):
         raise ValueError("its sizes do not fit its dimension, or it skips bytes")

@@ -180,6 +180,9 @@ def test_a_check_tells_at_once_that_the_plan_is_of_another_version(built, monkey
     plan.write_text(json.dumps({**json.loads(plan.read_text()), "version": 1}))
     with pytest.raises(UserError, match="another version of biovfm; go on with that version"):
         faults(built)
+    plan.write_text(plan.read_text()[:-9])
+    with pytest.raises(UserError, match=r"plan\.json is damaged, so that build cannot go on; choose another --out"):
+        faults(built)
     with pytest.raises(UserError, match="holds no finished dataset"):
         faults(built / "README.md")
 

@@ -379,6 +379,9 @@ def test_an_exclusion_list_that_cannot_be_read_excludes_everything(record, folde
     (folder / f"test.{form}").write_text(text)
     outcome = found(source, folder.parent)
     assert "no column 'file'" in outcome["mine/1.png"] and "no column 'file'" in outcome["mine/2.png"]
+    (folder / f"test.{form}").write_text("")
+    told = {"csv": "no column 'file'", "jsonl": "no row"}[form]
+    assert all(told in found(source, folder.parent)[f"mine/{name}"] for name in ("1.png", "2.png"))
     (folder / f"test.{form}").write_text(text.replace("name", "file"))
     assert found(source, folder.parent) == {"mine/1.png": "test", "mine/2.png": None, f"mine/test.{form}": NOT_INPUT}
 

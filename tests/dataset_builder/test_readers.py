@@ -491,6 +491,26 @@ def test_metaimage_and_nrrd_agree_with_nifti(tmp_path, make):
             assert np.array_equal(a.pixels, b.pixels), name
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('DimSize = Doe Jane\'s "x"', "ValueError: invalid literal for int() with base 10: ..."),
+        ("ElementSpacing = Doe", "ValueError: could not convert string to float: ..."),
+        ("ElementType = Doe", "KeyError: ..."),
+        ("NDims =", "ValueError: invalid literal for int() with base 10: ..."),
+    ],
+)
+def test_a_damaged_header_is_not_quoted(line, told):
+    header = "NDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\n"
+    data = f"{header}{line}\nElementDataFile = LOCAL\n".encode() + bytes(8)
+    assert refused(data, kind="volume").detail == f"not a MetaImage volume ({told})"
+
+
+def test_a_missing_field_of_a_header_is_named():
+    detail = refused(b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 2 2\n\n" + bytes(8), kind="volume").detail
+    assert detail == "not an NRRD volume (ValueError: no encoding)"
+
+
 @pytest.mark.parametrize("name", ["/etc/passwd", "../secret.raw", "..", "missing.raw", "link.raw"])
 def test_a_header_cannot_point_elsewhere(tmp_path, name):
     folder = tmp_path / "below"
