@@ -150,17 +150,6 @@ def _columns(values: np.ndarray) -> np.ndarray:
     return values[:, None] if values.ndim == 1 else values
 
 
-def delong_covariance(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AUCs (K,) of K score vectors on the same cases, and DeLong's covariance matrix of them (K, K).
-
-    Args:
-        labels: (n,) of 0/1 with at least two of each.
-        scores: (K, n).
-    """
-    aucs, shares = delong_shares(labels, scores)
-    return aucs, shares @ shares.T
-
-
 def delong_shares(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """AUCs (K,) of K score vectors, and each case's share (K, n) in them, whose products sum to DeLong's covariance.
 

@@ -3,7 +3,6 @@
 import textwrap
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +11,6 @@ from .metrics import BINARY, MULTILABEL, predict, read_split
 from .results import Record, read_scores
 from .table import blocks, unlike
 from .tasks import SEGMENTATION
-
-if TYPE_CHECKING:
-    pass
 
 MAX_CURVES = 8
 MAX_MATRICES = 4

@@ -11,7 +11,6 @@ from .model_size import PAPER_AXIS, axis_values, objective_of
 from .tables import Point
 
 FOLDER = Path(__file__).parent / "published"
-SOURCE = "BioVFM-21M, arXiv 2505.09329"
 
 
 def rows(name: str) -> list[dict[str, str]]:

@@ -65,12 +65,12 @@ def test_delong_variance_equals_its_definition(seed, levels):
     rng = np.random.default_rng(seed)
     labels = np.r_[0, 0, 1, 1, rng.integers(0, 2, 12)]
     scores = rng.integers(0, levels, (2, 16)).astype(float)
-    aucs, covariance = compare.delong_covariance(labels, scores)
+    aucs, shares = compare.delong_shares(labels, scores)
     positive, negative = scores[:, labels == 1], scores[:, labels == 0]
     wins = (positive[:, :, None] > negative[:, None]) + 0.5 * (positive[:, :, None] == negative[:, None])
     expected = np.cov(wins.mean(2)) / positive.shape[1] + np.cov(wins.mean(1)) / negative.shape[1]
     np.testing.assert_allclose(aucs, wins.mean((1, 2)), atol=1e-12)
-    np.testing.assert_allclose(covariance, expected, atol=1e-12)
+    np.testing.assert_allclose(shares @ shares.T, expected, atol=1e-12)
 
 
 def test_delong_of_several_labels_is_that_of_one_repeated_and_agrees_with_the_bootstrap():
