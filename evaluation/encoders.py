@@ -5,7 +5,10 @@ Every encoder answers with the same things, see `tokens.Encoded`.
 
 import copy
 import hashlib
+import inspect
 import itertools
+import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -178,8 +181,6 @@ def untrained(label: str, source: str, device: str) -> Encoder:
 
 def default_device() -> str:
     """`cuda` where there is one (this process' own, of several), else `cpu`."""
-    import os
-
     import torch
 
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
@@ -307,15 +308,11 @@ def _check_weights(source: str, report: dict[str, Any]) -> list[str]:
 
 def _mark_interpolation(module: "nn.Module") -> None:
     """Remember whether `forward` takes transformers' switch for images of another size."""
-    import inspect
-
     flag = "interpolate_pos_encoding" in inspect.signature(module.forward).parameters
     setattr(module, "interpolates", flag)  # noqa: B010  (a plain attribute, which torch types as a module)
 
 
 def _settings(processor: Any) -> str:
-    import json
-
     kept = {
         key: value
         for key, value in processor.to_dict().items()

@@ -1,6 +1,7 @@
 """What a model folder holds: architecture, parameter count, processor, and what one image costs."""
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,6 @@ def count_parameters(file: Path) -> int:
     Raises:
         UserError: the header is damaged.
     """
-    from math import prod
-
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -1,6 +1,7 @@
 """`biovfm report`: one HTML page of data, training and results that opens from disk."""
 
 import argparse
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,6 @@ def gather(inputs: Inputs, store: PictureStore, seed: int) -> dict[str, Any]:
 
 def _distinct(runs: list[RunSummary]) -> list[RunSummary]:
     """The runs, with a number after names that occur twice."""
-    from dataclasses import replace
-
     seen: dict[str, int] = {}
     named = []
     for run in runs:

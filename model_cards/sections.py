@@ -1,5 +1,6 @@
 """The report's sections as plain data for the template: each function takes what a folder said and returns a dict."""
 
+from math import log1p
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,6 @@ def _ordered(totals: dict[str, int], cells: dict[tuple[str, str], int], axis: in
 
 def _cell(count: int, top: int) -> tuple[int, int]:
     """A count and how dark its cell is, 0 to 10, by the logarithm of the count."""
-    from math import log1p
-
     return count, round(10 * log1p(count) / log1p(top)) if count else 0
 
 

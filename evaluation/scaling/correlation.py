@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 
@@ -65,8 +66,6 @@ def fisher_interval(r: float, n: int, inflation: float = 1.0) -> tuple[float, fl
 
 
 def _permuted(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[float, float]:
-    from itertools import permutations
-
     n = len(x)
     x, y = x - x.mean(), y - y.mean()
     scale = math.sqrt(float(x @ x) * float(y @ y))

@@ -1,6 +1,7 @@
 """Images of a task, decoded only when asked for: files, arrays, crops, slices of volumes."""
 
 import hashlib
+import shutil
 import threading
 import zipfile
 from collections import OrderedDict
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.files import atomic_path
 
 from .. import npz
 
@@ -327,10 +329,6 @@ def load_npz_member(path: Path, member: str, spill_dir: Path | None = None, spil
 
 
 def _unpack(path: Path, info: zipfile.ZipInfo, target: Path) -> None:
-    import shutil
-
-    from biovfm_hf.files import atomic_path
-
     with (
         zipfile.ZipFile(path) as archive,
         archive.open(info) as source,

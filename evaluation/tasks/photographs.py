@@ -1,6 +1,7 @@
 """Sets of single pictures in their official layouts: BUSI, BCCD, and fundus vessels."""
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -50,8 +51,6 @@ def _bccd(record: TaskRecord, root: Path) -> dict[str, Split]:
 
 def _boxes(path: Path) -> list[tuple[str, tuple[int, int, int, int]]]:
     """The boxes of a Pascal VOC file, leaving out empty ones."""
-    from xml.etree import ElementTree
-
     try:
         text = path.read_text(encoding="utf-8")
         if "<!ENTITY" in text or "<!DOCTYPE" in text:
