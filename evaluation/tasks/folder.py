@@ -8,7 +8,7 @@ import numpy as np
 from biovfm_hf.errors import UserError
 
 from .images import RASTER_SUFFIXES, FileImages, FileMasks, raster_size, read_mask
-from .splitting import systematic_split
+from .splitting import hold_out, systematic_split
 from .task import BINARY, MULTICLASS, MULTILABEL, SEGMENTATION, SPLITS, Split, Task, TaskRecord
 
 MAX_MASK_CLASSES = 256
@@ -173,11 +173,8 @@ def _segmentation_task(path: Path) -> Task:
     pairs = {split: _mask_pairs(path / split) for split in SPLITS if (path / split).is_dir()}
     notes: tuple[str, ...] = ()
     if "val" not in pairs and pairs.get("train"):
-        names = np.array([image.name for image, _ in pairs["train"]])
-        held = systematic_split(names, test=0.0, val=0.2)
-        train = pairs["train"]
-        pairs["train"] = [pair for pair, split in zip(train, held, strict=True) if split == "train"]
-        pairs["val"] = [pair for pair, split in zip(train, held, strict=True) if split == "val"]
+        names = [image.name for image, _ in pairs["train"]]
+        pairs["train"], pairs["val"] = hold_out(pairs["train"], names, 0.2)
         notes = ("no validation split given: every fifth training image is held out",)
     values = _mask_values([mask for split in pairs.values() for _, mask in split])
     mapping = {0: 0, 255: 1} if set(values) <= {0, 255} else None

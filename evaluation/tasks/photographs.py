@@ -9,7 +9,7 @@ from biovfm_hf.errors import UserError
 
 from .folder import image_files
 from .images import FileImages, FileMasks
-from .splitting import systematic_split
+from .splitting import hold_out, systematic_split
 from .task import SPLITS, Split, TaskRecord
 
 
@@ -76,10 +76,7 @@ def _fundus(record: TaskRecord, root: Path) -> dict[str, Split]:
                 continue
             masks = {file.stem: file for file in image_files(labels)}
             pairs[split] += [(i, masks[i.stem]) for i in image_files(base / "Images") if i.stem in masks]
-    held = systematic_split(np.array([str(image) for image, _ in pairs["train"]]), test=0.0, val=0.2)
-    train = pairs.pop("train")
-    for split in ("train", "val"):
-        pairs[split] = [pair for pair, where in zip(train, held, strict=True) if where == split]
+    pairs["train"], pairs["val"] = hold_out(pairs["train"], [str(image) for image, _ in pairs["train"]], 0.2)
     return {
         split: Split(FileImages([i for i, _ in rows]), masks=FileMasks([m for _, m in rows], threshold=127))
         for split, rows in pairs.items()

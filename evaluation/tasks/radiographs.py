@@ -11,7 +11,7 @@ from biovfm_hf.errors import UserError
 
 from .folder import image_files
 from .images import FileImages, combined_digest, file_digest, read_mask
-from .splitting import systematic_split
+from .splitting import hold_out, systematic_split
 from .task import SPLITS, Split, TaskRecord
 
 
@@ -50,19 +50,14 @@ def _nih(record: TaskRecord, root: Path) -> dict[str, Split]:
     places = {file.name: file for folder in folders if folder.is_dir() for file in image_files(folder)}
     lists = {name: _words(root / f"{name}_list.txt") for name in ("train_val", "test")}
     known = {name: [word for word in words if word in rows and word in places] for name, words in lists.items()}
-    held = systematic_split(np.array([rows[w]["Patient ID"] for w in known["train_val"]]), test=0.0, val=0.116)
-    chosen = {
-        "train": [w for w, where in zip(known["train_val"], held, strict=True) if where == "train"],
-        "val": [w for w, where in zip(known["train_val"], held, strict=True) if where == "val"],
-        "test": known["test"],
-    }
+    train, val = hold_out(known["train_val"], [rows[word]["Patient ID"] for word in known["train_val"]], 0.116)
     return {
         split: Split(
             FileImages([places[word] for word in words]),
             labels=_findings([rows[word]["Finding Labels"].split("|") for word in words], record.classes),
             subjects=np.array([rows[word]["Patient ID"] for word in words]),
         )
-        for split, words in chosen.items()
+        for split, words in (("train", train), ("val", val), ("test", known["test"]))
     }
 
 
@@ -88,13 +83,8 @@ def _chexpert(record: TaskRecord, root: Path) -> dict[str, Split]:
     if tested is not None:
         chosen = {"train": lists["train"], "val": lists["valid"], "test": _chexpert_rows(tested, record.classes)}
     else:
-        people = np.array([_chexpert_patient(row["Path"]) for row in lists["train"]])
-        held = systematic_split(people, test=0.0, val=0.1)
-        chosen = {
-            "train": [row for row, where in zip(lists["train"], held, strict=True) if where == "train"],
-            "val": [row for row, where in zip(lists["train"], held, strict=True) if where == "val"],
-            "test": lists["valid"],
-        }
+        train, val = hold_out(lists["train"], [_chexpert_patient(row["Path"]) for row in lists["train"]], 0.1)
+        chosen = {"train": train, "val": val, "test": lists["valid"]}
     return {split: _chexpert_split(root, rows, record.classes) for split, rows in chosen.items()}
 
 

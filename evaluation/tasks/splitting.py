@@ -1,6 +1,11 @@
 """Splits for sets that come without: systematic sampling of subjects, so the same files always give the same split."""
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
+
+Item = TypeVar("Item")
 
 
 def systematic_split(
@@ -26,6 +31,15 @@ def systematic_split(
     rest = order[split[order] == "train"]
     split[rest[_every(len(rest), val / max(1.0 - test, 1e-9))]] = "val"
     return split[inverse]
+
+
+def hold_out(items: Sequence[Item], subjects: Sequence[str], val: float) -> tuple[list[Item], list[Item]]:
+    """Part a training list that comes without validation: (train, val), the fraction `val` of its subjects in val."""
+    split = systematic_split(np.array(subjects), test=0.0, val=val)
+    train, held = (
+        [item for item, name in zip(items, split, strict=True) if name == part] for part in ("train", "val")
+    )
+    return train, held
 
 
 def _every(count: int, fraction: float) -> np.ndarray:
