@@ -1,15 +1,16 @@
 """Tasks by name: the records of this folder, groups of them, and paths of users' own."""
 
-import importlib
+from collections.abc import Callable
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
 from biovfm_hf.errors import UserError
 
+from . import photographs, radiographs, scans, volumes
 from .folder import open_folder_task, open_recorded_folder
 from .medmnist import download, find_npz, read_medmnist
-from .task import Task, TaskRecord, read_record
+from .task import Split, Task, TaskRecord, read_record
 
 # In the order of the BioVFM authors' script.
 MEDMNIST_2D = tuple(
@@ -26,18 +27,18 @@ RADIOLOGY = (
 )
 GROUPS = {"medmnist": MEDMNIST_2D, "medmnist3d": MEDMNIST_3D, "radiology": RADIOLOGY}
 
-# layout of a record: the module beside this one whose `read(record, root)` opens it
-LAYOUTS = {
-    "nih_chestxray14": "radiographs",
-    "chexpert": "radiographs",
-    "montgomery": "radiographs",
-    "sars_cov2_ct": "scans",
-    "brain_tumor": "scans",
-    "amos": "volumes",
-    "msd": "volumes",
-    "busi": "photographs",
-    "bccd": "photographs",
-    "fundus": "photographs",
+# layout of a record: what opens the set of the record in its folder
+LAYOUTS: dict[str, Callable[[TaskRecord, Path], dict[str, Split]]] = {
+    "nih_chestxray14": radiographs.read_nih,
+    "chexpert": radiographs.read_chexpert,
+    "montgomery": radiographs.read_montgomery,
+    "sars_cov2_ct": scans.read_sars_cov2,
+    "brain_tumor": scans.read_brain_tumor,
+    "amos": volumes.read_volumes,
+    "msd": volumes.read_volumes,
+    "busi": photographs.read_busi,
+    "bccd": photographs.read_bccd,
+    "fundus": photographs.read_fundus,
 }
 
 
@@ -98,8 +99,7 @@ def open_task(
         if fetch:
             _fetch_if_missing(record, data, size)
         return Task(record, read_medmnist(record, data, size, cache_dir))
-    module = importlib.import_module(f".{LAYOUTS[record.layout]}", __package__)
-    return Task(record, module.read(record, find_root(record, data)))
+    return Task(record, LAYOUTS[record.layout](record, find_root(record, data)))
 
 
 def find_root(record: TaskRecord, data: Path) -> Path:

@@ -13,12 +13,7 @@ from .splitting import hold_out, systematic_split
 from .task import SPLITS, Split, TaskRecord
 
 
-def read(record: TaskRecord, root: Path) -> dict[str, Split]:
-    """Open the set of `record` in `root`."""
-    return {"busi": _busi, "bccd": _bccd, "fundus": _fundus}[record.layout](record, root)
-
-
-def _busi(record: TaskRecord, root: Path) -> dict[str, Split]:
+def read_busi(record: TaskRecord, root: Path) -> dict[str, Split]:
     """Class folders; `NAME_mask*.png` beside an image is its lesion, not a picture. The files tell no patient."""
     files, labels = [], []
     for label, name in enumerate(record.classes):
@@ -31,7 +26,7 @@ def _busi(record: TaskRecord, root: Path) -> dict[str, Split]:
     return {name: Split(FileImages([files[i] for i in at]), labels=numbers[at]) for name, at in rows.items()}
 
 
-def _bccd(record: TaskRecord, root: Path) -> dict[str, Split]:
+def read_bccd(record: TaskRecord, root: Path) -> dict[str, Split]:
     """Each annotated box is a case, its smear the subject; splits as `ImageSets/Main` lists them."""
     splits = {}
     for split in SPLITS:
@@ -65,7 +60,7 @@ def _boxes(path: Path) -> list[tuple[str, tuple[int, int, int, int]]]:
         raise UserError(f"{path} is not a readable Pascal VOC file ({error}); get the set again") from error
 
 
-def _fundus(record: TaskRecord, root: Path) -> dict[str, Split]:
+def read_fundus(record: TaskRecord, root: Path) -> dict[str, Split]:
     """`Train|Test/Original/Images|Labels` below each of the record's sets; every fifth training image validates."""
     pairs: dict[str, list[tuple[Path, Path]]] = {"train": [], "test": []}
     for part in record.options["sets"]:

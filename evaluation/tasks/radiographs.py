@@ -15,12 +15,6 @@ from .splitting import hold_out, systematic_split
 from .task import SPLITS, Split, TaskRecord
 
 
-def read(record: TaskRecord, root: Path) -> dict[str, Split]:
-    """Open the set of `record` in `root`."""
-    readers = {"nih_chestxray14": _nih, "chexpert": _chexpert, "montgomery": _montgomery}
-    return readers[record.layout](record, root)
-
-
 def read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a source's CSV file.
 
@@ -38,7 +32,7 @@ def read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     return rows
 
 
-def _nih(record: TaskRecord, root: Path) -> dict[str, Split]:
+def read_nih(record: TaskRecord, root: Path) -> dict[str, Split]:
     """`Data_Entry_2017*.csv`, `test_list.txt`, `train_val_list.txt`, images in `images/` or `images_*/images/`.
 
     The official test list; every ninth patient of the other list validates. Pictures that are not on disk are left
@@ -72,7 +66,7 @@ def _findings(found: list[list[str]], classes: tuple[str, ...]) -> np.ndarray:
     return np.array([[int(name in names) for name in classes] for names in found], np.int64).reshape(-1, len(classes))
 
 
-def _chexpert(record: TaskRecord, root: Path) -> dict[str, Split]:
+def read_chexpert(record: TaskRecord, root: Path) -> dict[str, Split]:
     """`train.csv`, `valid.csv` and, where labels are there, `test.csv` or `test_labels.csv`; frontal views only.
 
     With the test list the official validation list validates; without it that list is the test, and every tenth
@@ -137,7 +131,7 @@ class SideMasks:
         return combined_digest([file_digest(path) for part in self.parts for path in part])
 
 
-def _montgomery(record: TaskRecord, root: Path) -> dict[str, Split]:
+def read_montgomery(record: TaskRecord, root: Path) -> dict[str, Split]:
     """`CXR_png/NAME.png` with `ManualMask/leftMask` and `ManualMask/rightMask`; each picture is a patient."""
     images = image_files(root / "CXR_png")
     parts = [tuple(root / "ManualMask" / f"{side}Mask" / image.name for side in ("left", "right")) for image in images]

@@ -16,12 +16,7 @@ from .splitting import systematic_split
 from .task import SPLITS, Split, TaskRecord
 
 
-def read(record: TaskRecord, root: Path) -> dict[str, Split]:
-    """Open the set of `record` in `root`."""
-    return {"sars_cov2_ct": _sars, "brain_tumor": _brain}[record.layout](record, root)
-
-
-def _sars(record: TaskRecord, root: Path) -> dict[str, Split]:
+def read_sars_cov2(record: TaskRecord, root: Path) -> dict[str, Split]:
     """`Covid|Healthy|Others/Patient (n)/SLICE.png`: a patient is a case, whose slices' features are averaged."""
     people: list[tuple[str, int, list[Path]]] = []
     for group in ("Covid", "Healthy", "Others"):
@@ -87,7 +82,7 @@ def read_mat(path: Path) -> tuple[np.ndarray, int, str]:
         raise UserError(f"{path} is no readable cjdata file ({error}); get the set again") from error
 
 
-def _brain(record: TaskRecord, root: Path) -> dict[str, Split]:
+def read_brain_tumor(record: TaskRecord, root: Path) -> dict[str, Split]:
     """Numbered .mat files anywhere below; labels 1 meningioma, 2 glioma, 3 pituitary tumour; split by patient."""
     paths = sorted(root.rglob("*.mat"), key=lambda path: (len(path.stem), path.stem))
     found = [(path, *read_mat(path)[1:]) for path in paths if path.stem.isdigit()]

@@ -16,7 +16,7 @@ from .task import SPLITS, Split, TaskRecord
 MAX_BYTES = 4 << 30
 
 
-def read(record: TaskRecord, root: Path) -> dict[str, Split]:
+def read_volumes(record: TaskRecord, root: Path) -> dict[str, Split]:
     """Open the set of `record` in `root`: pairs of image and label volumes, split by volume, every axial slice.
 
     The record's options give `folders`, pairs of image and label folders; `channel`, for images of several sequences;
