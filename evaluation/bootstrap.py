@@ -187,6 +187,17 @@ def resampled_metrics(scorer: Scorer, resampler: Resampler, resamples: int) -> d
     return {name: np.concatenate([block[name] for block in blocks]) for name in scorer.names}
 
 
+def resampled_means(values: np.ndarray, resampler: Resampler, resamples: int) -> np.ndarray:
+    """Mean over cases (cases,) of every resample: (resamples,) float64, NaN where it draws no case with a value."""
+    known = np.isfinite(values)
+    filled = np.where(known, values, 0.0)
+    means = []
+    for weights in resampler.blocks(resamples):
+        with np.errstate(invalid="ignore"):
+            means.append((weights.T @ filled) / (weights.T @ known))
+    return np.concatenate(means)
+
+
 def bounds(values: np.ndarray, protocol: str = "biovfm", tail: float = 0.05) -> tuple[float, float]:
     """Ends of the bootstrap interval that leaves out `tail` (0.05 for a 95 % interval) of the values (n,).
 

@@ -11,11 +11,11 @@ import numpy as np
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
 
-from .bootstrap import Resampler
+from .bootstrap import Resampler, resampled_means
 from .compare import SeedSpread, delong, holm, lowest_p, paired_bootstrap, paired_interval, spread_of_mean
 from .metrics import dice, jaccard, read_split
 from .probes.segment import case_scores
-from .results import Record, clean, locked, read_scores
+from .results import Record, clean, grouped, locked, read_scores
 from .seeds import case_draws, spreads
 from .tasks import SEGMENTATION
 
@@ -40,11 +40,8 @@ def compare_models(out: Path, records: list[Record], resamples: int = 1000, seed
     `resamples` is the least: many tasks take more (see `enough_resamples`).
     """
     families = tasks_alike(records)
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(json.dumps([record.get(name) for name in SAME], sort_keys=True), []).append(record)
     rows: list[dict[str, Any]] = []
-    for group in groups.values():
+    for group in grouped(records, SAME):
         count = enough_resamples(families[_family(group[0])], resamples)
         for first, second in model_pairs(group):
             rows += _pair_rows(out, first, second, count, seed)
@@ -242,22 +239,13 @@ def paired_means(
     known = np.isfinite(differences)
     if not known.any():
         return _no_p(None, "no case defines the score")
-    filled, drawn = np.where(known, differences, 0.0), []
     resampler = Resampler(len(differences), "fast", seed, clusters)
-    for weights in resampler.blocks(resamples):
-        with np.errstate(invalid="ignore"):
-            drawn.append((weights.T @ filled) / (weights.T @ known))
-    observed = float(differences[known].mean())
-    return paired_interval(observed, np.concatenate(drawn), resampler.count_units(known))
+    drawn = resampled_means(differences, resampler, resamples)
+    return paired_interval(float(differences[known].mean()), drawn, resampler.count_units(known))
 
 
 def _add_holm(rows: list[dict[str, Any]]) -> None:
-    families: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        names = ("method", "protocol", "settings", "seed", "metric", "model_a", "model_b")
-        family = json.dumps([row[name] for name in names], sort_keys=True)
-        families.setdefault(family, []).append(row)
-    for members in families.values():
+    for members in grouped(rows, ("method", "protocol", "settings", "seed", "metric", "model_a", "model_b")):
         adjusted = holm(np.array([np.nan if row["p"] is None else row["p"] for row in members], float))
         for row, p in zip(members, adjusted, strict=True):
             row["p_holm"] = None if np.isnan(p) else float(p)

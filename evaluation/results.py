@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -90,6 +90,14 @@ def read_scores(out: Path, record: Record) -> dict[str, np.ndarray]:
         raise UserError(
             f"{path} cannot be read ({error}); remove its record and run the same command again"
         ) from error
+
+
+def grouped(records: Iterable[Record], names: Sequence[str]) -> list[list[Record]]:
+    """The records (or rows of comparisons.json) that agree in all of these fields together, in order of appearance."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(json.dumps([record.get(name) for name in names], sort_keys=True), []).append(record)
+    return list(groups.values())
 
 
 @contextlib.contextmanager

@@ -1,16 +1,15 @@
 """Several seeds of one model, task and method as one result: their mean, with seeds as a part of its uncertainty."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .bootstrap import Resampler, resampled_metrics
+from .bootstrap import Resampler, resampled_means, resampled_metrics
 from .compare import SeedSpread, seed_spread
 from .metrics import Scorer, dice, jaccard, read_split
 from .probes.segment import case_scores
-from .results import Record, read_scores
+from .results import Record, grouped, read_scores
 from .tasks import SEGMENTATION
 
 ALIKE = ("model", "revision", "task", "data", "method", "protocol", "settings")
@@ -29,10 +28,8 @@ def over_seeds(out: Path, records: list[Record], resamples: int = 1000) -> list[
         records: of `results.json`.
         resamples: of the bootstrap.
     """
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(json.dumps([record.get(name) for name in ALIKE], sort_keys=True), []).append(record)
-    return [group[0] if len(group) == 1 else join_seeds(out, group, resamples) for group in groups.values()]
+    groups = grouped(records, ALIKE)
+    return [group[0] if len(group) == 1 else join_seeds(out, group, resamples) for group in groups]
 
 
 def join_seeds(out: Path, group: list[Record], resamples: int) -> Record:
@@ -66,12 +63,10 @@ def _overlap_draws(arrays: dict[str, np.ndarray], resamples: int) -> dict[str, n
     found = {}
     for name, metric in (("dice", dice), ("jaccard", jaccard)):
         values = case_scores(metric(arrays["test_counts"]))
-        known = np.isfinite(values)
-        filled, drawn = np.where(known, values, 0.0), [np.array([values[known].mean() if known.any() else np.nan])]
-        for weights in Resampler(len(values), "fast", 0, arrays.get("test_subjects")).blocks(resamples):
-            with np.errstate(invalid="ignore"):
-                drawn.append((weights.T @ filled) / (weights.T @ known))
-        found[name] = np.concatenate(drawn)
+        known = values[np.isfinite(values)]
+        resampler = Resampler(len(values), "fast", 0, arrays.get("test_subjects"))
+        drawn = resampled_means(values, resampler, resamples)
+        found[name] = np.r_[known.mean() if len(known) else np.nan, drawn]
     return found
 
 
