@@ -205,6 +205,13 @@ class Ranking:
     groups: list[list[int]]
 
 
+def task_ranks(values: np.ndarray) -> np.ndarray:
+    """Rank of each model on each task by scores (tasks, models), 1 is the highest; equal scores share ranks."""
+    from scipy.stats import rankdata
+
+    return rankdata(-values, axis=1)
+
+
 def rank_models(values: np.ndarray, alpha: float = 0.05) -> Ranking:
     """Average ranks with Friedman's test and Nemenyi's critical difference.
 
@@ -215,7 +222,7 @@ def rank_models(values: np.ndarray, alpha: float = 0.05) -> Ranking:
     Raises:
         UserError: too few tasks or models, or a missing score.
     """
-    from scipy.stats import chi2, rankdata, studentized_range
+    from scipy.stats import chi2, studentized_range
 
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2 or min(values.shape) < 2:
@@ -223,7 +230,7 @@ def rank_models(values: np.ndarray, alpha: float = 0.05) -> Ranking:
     if np.isnan(values).any():
         raise UserError("a model lacks a score on a task; rank only models that were scored on the same tasks")
     tasks, models = values.shape
-    each = rankdata(-values, axis=1)
+    each = task_ranks(values)
     ranks = each.mean(axis=0)
     spread = ((each - (models + 1) / 2) ** 2).sum() / (tasks * (models - 1))
     statistic = tasks * ((ranks - (models + 1) / 2) ** 2).sum() / spread if spread > 0 else 0.0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .compare import rank_models, task_ranks
 from .drawing import COLOURS, MAX_CLASSES_SHOWN, discard, figure_path, new_figure, save_figure
 from .metrics import BINARY, MULTILABEL, predict, read_split
 from .results import Record, read_scores
@@ -227,17 +228,8 @@ def rank_table(records: list[Record]) -> tuple[list[str], np.ndarray]:
     return models, np.array(whole).reshape(len(whole), len(models))
 
 
-def average_ranks(values: np.ndarray) -> np.ndarray:
-    """Average rank over tasks (models,) of scores (tasks, models), 1 is the highest; equal scores share ranks."""
-    above = (values[:, None, :] > values[:, :, None]).sum(2)
-    equal = (values[:, None, :] == values[:, :, None]).sum(2)
-    return (above + (equal + 1) / 2).mean(0)
-
-
 def draw_ranks(path: Path, method: str, records: list[Record]) -> None:
     """Average ranks over tasks with Nemenyi's critical difference (Demsar 2006), for two tasks and models or more."""
-    from .compare import rank_models
-
     models, values = rank_table(records)
     if min(values.shape) < 2:
         return
@@ -283,7 +275,7 @@ def draw_rank_against_rank(path: Path, classified: list[Record], segmented: list
         models, values = rank_table(records)
         if min(values.shape) < 1 or len(models) < 2:
             return
-        ranks[segmentation] = dict(zip(models, average_ranks(values), strict=True))
+        ranks[segmentation] = dict(zip(models, task_ranks(values).mean(axis=0), strict=True))
     both = [model for model in ranks[True] if model in ranks[False]]
     if len(both) < 2:
         return

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from biovfm_hf.errors import UserError
 
-AXES = ("given", "encoder", "published", "compute")
+from .model_size import AXES
+
 DESCRIPTION = """\
 Fit score = e^b size^a for every model family and task of a scaling study, and see which task properties go with
 large a.
