@@ -48,10 +48,11 @@ class BioVFMScores(evaluate.Metric):
         Raises:
             UserError: shapes or values do not fit the task.
         """
-        metrics, bootstrap = (load_room_module(f"evaluation.{name}") for name in ("metrics", "bootstrap"))
-        task = self.config_name if self.config_name in metrics.TASKS else metrics.MULTICLASS
+        names = ("kinds", "scored_split", "metrics", "bootstrap")
+        kinds, scored_split, metrics, bootstrap = (load_room_module(f"evaluation.{name}") for name in names)
+        task = self.config_name if self.config_name in kinds.TASKS else kinds.MULTICLASS
         labels, scores = np.asarray(references), np.asarray(predictions, np.float64)
-        split = metrics.read_split(task, labels, scores)
+        split = scored_split.read_split(task, labels, scores)
         limits = np.full(split.scores.shape[1], 0.5) if thresholds is None else np.asarray(thresholds, np.float64)
         if not resamples:
             return metrics.point_metrics(task, labels, scores, limits, extra=True)

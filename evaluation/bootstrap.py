@@ -20,7 +20,9 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
-from .metrics import BINARY, MULTILABEL, Scorer, binary_metrics, read_split, reasons
+from .kinds import BINARY, MULTILABEL
+from .metrics import Scorer, binary_metrics, reasons
+from .scored_split import read_split
 
 PROTOCOLS = ("biovfm", "fast")
 MAX_CANDIDATES = 1000
@@ -38,9 +40,9 @@ def choose_thresholds(
     on test. Under `fast` the candidates lie midway between neighbouring scores, so that both rules agree.
 
     Args:
-        task: one of `metrics.TASKS`.
-        val_labels: as in `metrics.read_split`.
-        val_scores: as in `metrics.read_split`.
+        task: one of `kinds.TASKS`.
+        val_labels: as in `scored_split.read_split`.
+        val_scores: as in `scored_split.read_split`.
         protocol: `biovfm` or `fast`.
 
     Returns:
@@ -229,9 +231,9 @@ def intervals(
     """Point values and 95 % bootstrap intervals of all metrics of one test split.
 
     Args:
-        task: one of `metrics.TASKS`.
-        test_labels: as in `metrics.read_split`.
-        test_scores: as in `metrics.read_split`.
+        task: one of `kinds.TASKS`.
+        test_labels: as in `scored_split.read_split`.
+        test_scores: as in `scored_split.read_split`.
         thresholds: (L,) from `choose_thresholds`.
         n: number of resamples.
         protocol: `biovfm` or `fast`, see the head of this file.

@@ -8,7 +8,8 @@ import numpy as np
 from biovfm_hf.errors import UserError
 
 from .bootstrap import Resampler, bounds, resampled_metrics
-from .metrics import Scorer, Split, read_split, reasons
+from .metrics import Scorer, reasons
+from .scored_split import ScoredSplit, read_split
 
 
 def paired_bootstrap(
@@ -30,8 +31,8 @@ def paired_bootstrap(
     not below what few cases can tell (see `paired_interval`).
 
     Args:
-        task: one of `metrics.TASKS`.
-        labels: test labels, as in `metrics.read_split`.
+        task: one of `kinds.TASKS`.
+        labels: test labels, as in `scored_split.read_split`.
         scores_a: test scores of model A.
         scores_b: test scores of model B, same cases in the same order.
         thresholds_a: A's decision thresholds.
@@ -57,7 +58,7 @@ def paired_bootstrap(
     }
 
 
-def _point_and_draws(split: Split, thresholds: np.ndarray, resampler: Resampler, n: int):
+def _point_and_draws(split: ScoredSplit, thresholds: np.ndarray, resampler: Resampler, n: int):
     scorer = Scorer(split, thresholds)
     point = {name: float(v[0]) for name, v in scorer(np.ones((split.size, 1), np.float32)).items()}
     return point, resampled_metrics(scorer, resampler, n)

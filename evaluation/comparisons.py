@@ -13,11 +13,12 @@ from biovfm_hf.files import write_text
 
 from .bootstrap import Resampler, resampled_means
 from .compare import SeedSpread, delong, holm, lowest_p, paired_bootstrap, paired_interval, spread_of_mean
-from .metrics import dice, jaccard, read_split
+from .kinds import SEGMENTATION
+from .metrics import dice, jaccard
 from .probes.segment import case_scores
 from .results import Record, clean, grouped, locked, read_scores
+from .scored_split import read_split
 from .seeds import case_draws, spreads
-from .tasks import SEGMENTATION
 
 Pair = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # the score arrays of two models
 

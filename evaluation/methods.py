@@ -9,13 +9,14 @@ import numpy as np
 from .bootstrap import choose_thresholds, intervals, mean_intervals, threshold_notes
 from .embed import Augmentation, case_features, embed_features, embed_summaries, embed_tokens
 from .encoders import SCRATCH, Encoder
-from .metrics import dice, jaccard, notes, read_split
+from .metrics import dice, jaccard, notes
 from .probes import finetune
 from .probes.few_shot import probe_few_shot
 from .probes.knn import probe_knn
 from .probes.linear import Scores, probe_biovfm, probe_fast
 from .probes.scratch import probe_scratch
 from .probes.segment import UNET_BLOCKS, case_scores, decide, probe_linear_decoder, probe_unet_decoder
+from .scored_split import read_split
 from .settings import Settings
 from .tasks import SPLITS, Task
 

@@ -7,145 +7,21 @@ of multi-label tasks are means over labels; recall and F1 of binary tasks are th
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from biovfm_hf.errors import UserError
 
+from .kinds import BINARY, MULTICLASS, MULTILABEL, ORDINAL
 from .ranking import RankedLabel, average_precision, roc_auc
-
-BINARY = "binary-class"
-MULTICLASS = "multi-class"
-MULTILABEL = "multi-label, binary-class"
-ORDINAL = "ordinal-regression"
-TASKS = (BINARY, MULTICLASS, MULTILABEL, ORDINAL)
+from .scored_split import ScoredSplit, read_split
 
 NAMES = ("auc", "accuracy", "balanced_accuracy", "mcc", "f1_macro", "f1_micro", "recall_macro", "recall_micro")
 EXTRA_NAMES = ("sensitivity", "specificity", "average_precision", "brier", "ece")
 ECE_BINS = 15
 
 
-@dataclass(frozen=True)
-class Split:
-    """Checked labels and scores of one split.
-
-    Attributes:
-        task: one of `TASKS`.
-        labels: int64; (n,) for multi-class and ordinal tasks, (n, L) of 0/1 otherwise (L = 1 for binary tasks).
-        scores: float64; (n, C) for multi-class and ordinal tasks, (n, L) otherwise; larger means more likely.
-    """
-
-    task: str
-    labels: np.ndarray
-    scores: np.ndarray
-
-    @property
-    def size(self) -> int:
-        """Number of samples."""
-        return len(self.labels)
-
-    @property
-    def columns(self) -> np.ndarray:
-        """Labels as one 0/1 column per score column: (n, L), or (n, C) one-hot for multi-class tasks."""
-        if self.task in (BINARY, MULTILABEL):
-            return self.labels
-        return (self.labels[:, None] == np.arange(self.scores.shape[1])).astype(np.int64)
-
-
-def read_split(task: str, labels: np.ndarray, scores: np.ndarray, name: str = "test") -> Split:
-    """Check labels and scores of one split and bring them to one shape.
-
-    Args:
-        task: MedMNIST's word for the task, one of `TASKS`.
-        labels: (n,) or (n, 1) class indices; (n, L) of 0/1 for multi-label tasks.
-        scores: (n, C) per class; (n,), (n, 1) or (n, 2) for binary tasks (the last column is the positive class);
-            (n, L) for multi-label tasks. Finite; probabilities are needed by `brier` and `ece` only.
-        name: what messages call the split.
-
-    Raises:
-        UserError: unknown task, shapes that do not fit, values that are not finite, labels that are no class.
-    """
-    if task not in TASKS:
-        raise UserError(f"unknown task {task!r}; choose one of: {'; '.join(TASKS)}")
-    labels = whole_labels(labels, f"{name}_labels")
-    scores = _numeric(scores, f"{name}_scores").astype(np.float64)
-    if len(labels) != len(scores):
-        raise UserError(
-            f"{name}_labels has {len(labels)} rows but {name}_scores has {len(scores)}; give one per sample"
-        )
-    if len(labels) == 0:
-        raise UserError(f"{name}_labels is empty; a split needs at least one sample")
-    if task == MULTILABEL:
-        return _multilabel_split(labels, scores, name)
-    labels = _flat(labels, name)
-    if task == BINARY:
-        return _binary_split(labels, scores, name)
-    return _multiclass_split(task, labels, scores, name)
-
-
-def whole_labels(array: np.ndarray, name: str) -> np.ndarray:
-    """Labels (n,) or (n, L) as int64.
-
-    Raises:
-        UserError: they are no numbers, not finite or not whole; `name` is what the message calls them.
-    """
-    labels = _numeric(array, name)
-    if not np.array_equal(labels, np.floor(labels)):
-        raise UserError(f"{name} holds fractions; labels are whole numbers")
-    return labels.astype(np.int64)
-
-
-def _numeric(array: np.ndarray, name: str) -> np.ndarray:
-    array = np.asarray(array)
-    if array.dtype.kind not in "biuf":
-        raise UserError(f"{name} is of type {array.dtype}; give numbers")
-    if array.ndim not in (1, 2):
-        raise UserError(f"{name} has shape {array.shape}; give (samples,) or (samples, columns)")
-    finite = np.isfinite(array)
-    if not finite.all():
-        row = int(np.argwhere(~finite)[0][0])
-        raise UserError(f"{name} holds {int((~finite).sum())} values that are not finite (first in row {row}); "
-                        "find out where they come from before scoring them")  # fmt: skip
-    return array
-
-
-def _flat(labels: np.ndarray, name: str) -> np.ndarray:
-    if labels.ndim == 2 and labels.shape[1] != 1:
-        raise UserError(f"{name}_labels has shape {labels.shape}; this task needs one class index per sample: (n,)")
-    return labels.reshape(-1)
-
-
-def _multilabel_split(labels: np.ndarray, scores: np.ndarray, name: str) -> Split:
-    if labels.ndim != 2 or labels.shape != scores.shape:
-        raise UserError(f"{name}_labels {labels.shape} and {name}_scores {scores.shape} differ; "
-                        "a multi-label task needs both as (samples, labels)")  # fmt: skip
-    _check_range(labels, 2, name)
-    return Split(MULTILABEL, labels, scores)
-
-
-def _binary_split(labels: np.ndarray, scores: np.ndarray, name: str) -> Split:
-    if scores.ndim == 2 and scores.shape[1] not in (1, 2):
-        raise UserError(f"{name}_scores has {scores.shape[1]} columns; a binary task has 1 or 2")
-    _check_range(labels, 2, name)
-    positive = scores if scores.ndim == 1 else scores[:, -1]
-    return Split(BINARY, labels[:, None], np.ascontiguousarray(positive)[:, None])
-
-
-def _multiclass_split(task: str, labels: np.ndarray, scores: np.ndarray, name: str) -> Split:
-    if scores.ndim != 2 or scores.shape[1] < 2:
-        raise UserError(f"{name}_scores has shape {scores.shape}; this task needs one column per class: (samples, C)")
-    _check_range(labels, scores.shape[1], name)
-    return Split(task, labels, scores)
-
-
-def _check_range(labels: np.ndarray, classes: int, name: str) -> None:
-    if labels.min() < 0 or labels.max() >= classes:
-        raise UserError(f"{name}_labels runs from {labels.min()} to {labels.max()}; "
-                        f"with these scores labels are 0 to {classes - 1}")  # fmt: skip
-
-
-def predict(split: Split, thresholds: np.ndarray) -> np.ndarray:
+def predict(split: ScoredSplit, thresholds: np.ndarray) -> np.ndarray:
     """Decisions: argmax (n,) for multi-class tasks, otherwise `score > threshold` per label, (n, L) of 0/1."""
     if split.task in (BINARY, MULTILABEL):
         thresholds = np.asarray(thresholds, dtype=np.float64).reshape(-1)
@@ -166,7 +42,7 @@ class Scorer:
         extra: also give `EXTRA_NAMES`.
     """
 
-    def __init__(self, split: Split, thresholds: np.ndarray, extra: bool = False):
+    def __init__(self, split: ScoredSplit, thresholds: np.ndarray, extra: bool = False):
         self.split = split
         self.extra = extra
         decisions = predict(split, thresholds)
@@ -305,7 +181,7 @@ def _rates(counts: np.ndarray, multiclass: bool) -> dict[str, np.ndarray]:
     }
 
 
-def _linear_terms(split: Split):
+def _linear_terms(split: ScoredSplit):
     """Brier's per-sample squared error and, per label, the sparse matrix whose |product| with weights sums to ECE."""
     if split.scores.min() < 0 or split.scores.max() > 1:
         return None
@@ -337,7 +213,7 @@ def point_metrics(
     """Metrics of one split: {name: value}, None where the split leaves the metric undefined (see `reasons`).
 
     Args:
-        task: one of `TASKS`.
+        task: one of `kinds.TASKS`.
         labels: as in `read_split`.
         scores: as in `read_split`.
         thresholds: (L,) from `bootstrap.choose_thresholds`; unused by multi-class tasks.
@@ -353,7 +229,7 @@ def point_metrics(
     return {k: None if k in undefined or np.isnan(v[0]) else float(v[0]) for k, v in values.items()}
 
 
-def reasons(split: Split) -> Mapping[str, str]:
+def reasons(split: ScoredSplit) -> Mapping[str, str]:
     """Why metrics are undefined on a split: {name: reason}, for those that are.
 
     AUC needs positive and negative samples of every label or class, and so do balanced accuracy and MCC of binary
@@ -372,7 +248,7 @@ def reasons(split: Split) -> Mapping[str, str]:
     return found
 
 
-def _binary_reasons(found: dict[str, str], split: Split, empty: np.ndarray, full: np.ndarray) -> None:
+def _binary_reasons(found: dict[str, str], split: ScoredSplit, empty: np.ndarray, full: np.ndarray) -> None:
     binary = split.task == BINARY
     if len(full):
         why = "every sample is of class 1" if binary else _name_columns(full, "no negative")
@@ -399,7 +275,7 @@ def _name_columns(which: np.ndarray, lack: str, one: str = "label", many: str = 
     return f"{lack} of {one if len(which) == 1 else many} {listed}"
 
 
-def notes(split: Split, name: str = "test") -> list[str]:
+def notes(split: ScoredSplit, name: str = "test") -> list[str]:
     """What a reader must know about a split before its numbers: missing classes and undefined metrics, in words."""
     empty = np.flatnonzero(split.columns.sum(axis=0) == 0)
     said = []

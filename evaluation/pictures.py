@@ -8,10 +8,11 @@ import numpy as np
 
 from .compare import rank_models, task_ranks
 from .drawing import COLOURS, MAX_CLASSES_SHOWN, discard, figure_path, new_figure, save_figure
-from .metrics import BINARY, MULTILABEL, predict, read_split
+from .kinds import BINARY, MULTILABEL, SEGMENTATION
+from .metrics import predict
 from .results import Record, read_scores
+from .scored_split import read_split
 from .table import blocks, unlike
-from .tasks import SEGMENTATION
 
 MAX_CURVES = 8
 MAX_MATRICES = 4

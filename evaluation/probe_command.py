@@ -288,8 +288,8 @@ def draw(options: argparse.Namespace, tasks: list["Task"], records: list["Record
     from .drawing import discard, figure_path
     from .encoder_pictures import draw_masks
     from .encoders import SCRATCH, default_device, load_encoder, split_label
+    from .kinds import SEGMENTATION
     from .pictures import draw_all, figure_blocks
-    from .tasks import SEGMENTATION
 
     draw_all(options.out, records)
     by_name = {task.name: task for task in tasks}

@@ -8,7 +8,8 @@ from typing import Any
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
 
-TASKS = ("binary-class", "multi-class", "multi-label, binary-class", "ordinal-regression")
+from .kinds import BINARY, MULTILABEL, TASKS
+
 DESCRIPTION = """\
 Metrics with 95 % bootstrap intervals for the scores in FILE.npz, which holds
 
@@ -62,11 +63,11 @@ def score(words: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: the file, its arrays or the options do not fit the task.
     """
-    from . import metrics, npz
+    from . import npz
 
     held = npz.names(words.file)
     needed = ["test_labels", "test_scores"]
-    decided = words.task in (metrics.BINARY, metrics.MULTILABEL)
+    decided = words.task in (BINARY, MULTILABEL)
     needed += ["val_labels", "val_scores"] if decided or {"val_labels", "val_scores"} <= set(held) else []
     needed += ["test_subjects"] if words.by_subject else []
     lacking = [name for name in needed if name not in held]
@@ -83,12 +84,13 @@ def _score(words: argparse.Namespace, arrays: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
     from . import bootstrap, metrics
+    from .scored_split import read_split
 
     task, protocol = words.task, words.protocol
-    split = metrics.read_split(task, arrays["test_labels"], arrays["test_scores"])
+    split = read_split(task, arrays["test_labels"], arrays["test_scores"])
     thresholds, notes = np.array([0.5]), metrics.notes(split)
     if "val_scores" in arrays:
-        val = metrics.read_split(task, arrays["val_labels"], arrays["val_scores"], "val")
+        val = read_split(task, arrays["val_labels"], arrays["val_scores"], "val")
         if val.scores.shape[1] != split.scores.shape[1]:
             raise UserError(f"val_scores has {val.scores.shape[1]} columns but test_scores {split.scores.shape[1]}")
         thresholds = bootstrap.choose_thresholds(task, arrays["val_labels"], arrays["val_scores"], protocol)
@@ -106,7 +108,7 @@ def _score(words: argparse.Namespace, arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def _strata(split):
-    if split.task == "multi-label, binary-class":
+    if split.task == MULTILABEL:
         raise UserError("--stratify needs one class per sample; a multi-label task has none")
     return split.labels.reshape(-1)
 

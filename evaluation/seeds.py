@@ -7,10 +7,11 @@ import numpy as np
 
 from .bootstrap import Resampler, resampled_means, resampled_metrics
 from .compare import SeedSpread, seed_spread
-from .metrics import Scorer, dice, jaccard, read_split
+from .kinds import SEGMENTATION
+from .metrics import Scorer, dice, jaccard
 from .probes.segment import case_scores
 from .results import Record, grouped, read_scores
-from .tasks import SEGMENTATION
+from .scored_split import read_split
 
 ALIKE = ("model", "revision", "task", "data", "method", "protocol", "settings")
 

@@ -17,11 +17,12 @@ from biovfm_hf.errors import UserError
 
 from .bootstrap import choose_thresholds
 from .encoders import Encoder, load_encoder, split_label
+from .kinds import SEGMENTATION
 from .methods import METHOD_RUNNERS
 from .processes import crew
 from .results import Record, claimed, clean, merge_records, read_record, record_key, write_record
 from .settings import Settings
-from .tasks import SEGMENTATION, SPLITS, Task
+from .tasks import SPLITS, Task
 
 Job = tuple[str, Settings, Task]
 Claim = Callable[[str], AbstractContextManager[bool]]  # of a record, by its key: whether this process is to make it

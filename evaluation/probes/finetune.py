@@ -10,7 +10,7 @@ from biovfm_hf.errors import UserError, require
 
 from ..embed import prefetch
 from ..encoders import Encoder
-from ..metrics import MULTILABEL
+from ..kinds import MULTILABEL
 from ..processes import make_accelerator
 from ..tasks import Split, Task
 from ..tokens import find_layers, run

@@ -1,16 +1,11 @@
 """Tasks: declarative records in `records/`, readers of official layouts, and users' own folders and lists."""
 
 from .catalog import GROUPS, open_task, read_records, resolve_names
-from .task import BINARY, KINDS, MULTICLASS, MULTILABEL, ORDINAL, SEGMENTATION, SPLITS, Split, Task, TaskRecord
+from .task import KINDS, SPLITS, Split, Task, TaskRecord
 
 __all__ = [
-    "BINARY",
     "GROUPS",
     "KINDS",
-    "MULTICLASS",
-    "MULTILABEL",
-    "ORDINAL",
-    "SEGMENTATION",
     "SPLITS",
     "Split",
     "Task",

@@ -6,9 +6,10 @@ import numpy as np
 
 from biovfm_hf.errors import UserError, require
 
-from ..metrics import whole_labels
+from ..kinds import MULTILABEL
+from ..scored_split import whole_labels
 from .images import NpzImages, load_npz_member
-from .task import MULTILABEL, SPLITS, Split, TaskRecord
+from .task import SPLITS, Split, TaskRecord
 
 SIZES = (28, 64, 128, 224)
 VOLUME_SIZES = (28, 64)

@@ -8,11 +8,10 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
-from ..metrics import BINARY, MULTICLASS, MULTILABEL, ORDINAL
+from ..kinds import MULTILABEL, SEGMENTATION, TASKS
 from .images import Images
 
-SEGMENTATION = "segmentation"
-KINDS = (BINARY, MULTICLASS, MULTILABEL, ORDINAL, SEGMENTATION)
+KINDS = (*TASKS, SEGMENTATION)
 SPLITS = ("train", "val", "test")
 
 

@@ -10,9 +10,8 @@ from sklearn.metrics import brier_score_loss, matthews_corrcoef, roc_auc_score, 
 from sklearn.utils import resample
 
 from biovfm_hf.errors import UserError
-from evaluation import bootstrap, metrics
-
-BINARY, MULTICLASS, MULTILABEL = metrics.BINARY, metrics.MULTICLASS, metrics.MULTILABEL
+from evaluation import bootstrap
+from evaluation.kinds import BINARY, MULTICLASS, MULTILABEL
 
 
 def published_threshold(labels, scores):
@@ -188,7 +187,7 @@ def test_subject_intervals_equal_a_loop_of_scikit_learn_calls(seed, people, stra
     scores = np.round(0.4 * labels + 0.6 * rng.random(len(labels)), 2)
     strata = labels if stratified else None
     found = bootstrap.intervals(
-        metrics.BINARY, labels, scores, np.array([0.5]), 40, "fast", subjects, strata, seed=3, extra=True
+        BINARY, labels, scores, np.array([0.5]), 40, "fast", subjects, strata, seed=3, extra=True
     )
     resampler = bootstrap.Resampler(len(labels), "fast", 3, subjects, strata)
     drawn = {"auc": [], "mcc": [], "brier": []}

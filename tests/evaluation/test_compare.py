@@ -8,9 +8,10 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from biovfm_hf.errors import UserError
-from evaluation import bootstrap, compare, metrics
+from evaluation import bootstrap, compare, kinds, metrics
+from evaluation.scored_split import read_split
 
-BINARY = metrics.BINARY
+BINARY = kinds.BINARY
 
 
 def two_models(rng, n=200, gain=0.0):
@@ -45,7 +46,7 @@ def test_paired_differences_are_differences_on_shared_resamples():
     labels, a, b = two_models(np.random.default_rng(2), n=60)
     drawn = []
     for scores in (a, b):
-        scorer = metrics.Scorer(metrics.read_split(BINARY, labels, scores), np.array([0.5]))
+        scorer = metrics.Scorer(read_split(BINARY, labels, scores), np.array([0.5]))
         drawn.append(bootstrap.resampled_metrics(scorer, bootstrap.Resampler(60, "fast", seed=3), 200)["mcc"])
     expected = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
     half = np.array([0.5])
@@ -82,7 +83,7 @@ def test_delong_of_several_labels_is_that_of_one_repeated_and_agrees_with_the_bo
     assert (again.difference, again.p) == pytest.approx((one.difference, one.p))
     several = compare.delong(labels, a, b)
     half = np.full(3, 0.5)
-    drawn = compare.paired_bootstrap(metrics.MULTILABEL, labels, a, b, half, half, n=2000)["auc"]
+    drawn = compare.paired_bootstrap(kinds.MULTILABEL, labels, a, b, half, half, n=2000)["auc"]
     assert several.difference == pytest.approx(drawn["difference"])
     assert several.standard_error == pytest.approx((drawn["high"] - drawn["low"]) / (2 * 1.96), rel=0.15)
 

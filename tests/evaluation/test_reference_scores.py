@@ -7,6 +7,7 @@ import pytest
 
 from evaluation import bootstrap, metrics
 from evaluation.score_command import main
+from evaluation.scored_split import read_split
 
 
 def score_cases(folder):
@@ -48,7 +49,7 @@ def test_reference_thresholds_and_point_values(cases):
 def test_reference_first_resamples(cases):
     for path, expected in cases:
         held = np.load(path, allow_pickle=False)
-        split = metrics.read_split(expected["task"], held["test_labels"], held["test_scores"])
+        split = read_split(expected["task"], held["test_labels"], held["test_scores"])
         scorer = metrics.Scorer(split, np.array(expected["thresholds"]))
         rows = expected["bootstrap_first_five"]
         drawn = bootstrap.resampled_metrics(scorer, bootstrap.Resampler(split.size), len(rows))
