@@ -15,17 +15,6 @@ from .item import Item
 from .readers import dicom
 from .readers.picture import first_bytes
 
-
-def locator(item: Item) -> str:
-    """An input as rows and manifest name it: `file`, `file!member`, `file!data set#row`, `folder#series`."""
-    if item.member is None:
-        return item.path
-    if item.kind == "dicom_series":
-        return f"{item.path}#{item.member}"
-    row = (item.options or {}).get("row")
-    return f"{item.path}!{item.member}" + ("" if row is None else f"#{row}")
-
-
 _NAME = re.compile(r"[^\W\d_]{2,}(?:[ _,^.-]+[^\W\d_]+)+")  # two words or more, of letters alone
 _NUMBER = re.compile(r"\d{5}")
 _TELLING = re.compile(
@@ -36,6 +25,16 @@ _TELLING = re.compile(
     r"|[1-9]\d{5}|\d{7}",  # six digits that are no counter of images
     re.IGNORECASE,
 )
+
+
+def locator(item: Item) -> str:
+    """An input as rows and manifest name it: `file`, `file!member`, `file!data set#row`, `folder#series`."""
+    if item.member is None:
+        return item.path
+    if item.kind == "dicom_series":
+        return f"{item.path}#{item.member}"
+    row = (item.options or {}).get("row")
+    return f"{item.path}!{item.member}" + ("" if row is None else f"#{row}")
 
 
 def telling_subject(subject: str | None) -> bool:

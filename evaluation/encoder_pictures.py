@@ -1,7 +1,7 @@
 """What a model makes of images: colours of its patches, its attention, a map of its features, masks it predicts."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,11 @@ from .encoders import Encoder, to_square
 from .methods import sample_rows
 from .results import Record, read_scores
 from .tasks import Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAX_POINTS = 2000  # of a t-SNE map
 
 
 def principal_colours(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -45,17 +50,32 @@ def principal_colours(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _components(values: np.ndarray, count: int) -> np.ndarray:
     centred = values - values.mean(0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    count = min(count, len(axes))
     parts = centred @ axes[:count].T
-    return np.pad(parts, ((0, 0), (0, max(0, 3 - count) if count < 3 and len(axes) < 3 else 0)))
+    return np.pad(parts, ((0, 0), (0, count - parts.shape[1])))
+
+
+def _sample_images(task: Task) -> list[np.ndarray]:
+    """The test images that pictures show."""
+    images = task.splits["test"].images
+    return [images[int(row)] for row in sample_rows(len(images))]
+
+
+def _two_rows(images: list[np.ndarray], below: np.ndarray, title: str, colours: str | None = None) -> "Figure":
+    """A figure of images, and below each what a model makes of it; `colours` is the colour map of single numbers."""
+    figure = new_figure(1.9 * len(images), 4.1)
+    for number, column in enumerate(zip(images, below, strict=True)):
+        for line, shown in enumerate(column):
+            axes = figure.add_subplot(2, len(images), line * len(images) + number + 1)
+            axes.imshow(shown, cmap=colours if line else None, interpolation="nearest", extent=(0, 1, 0, 1))
+            axes.set_axis_off()
+    figure.suptitle(title, fontsize=8)
+    return figure
 
 
 def draw_patch_colours(out: Path, encoder: Encoder, task: Task) -> None:
     """Test images of a task beside the principal components of their patch tokens; kept if it is there."""
     path = figure_path(out, "pca", encoder.name, task.name)
-    split = task.splits["test"]
-    rows = sample_rows(len(split.images))
-    images = [split.images[int(row)] for row in rows]
+    images = _sample_images(task)
     # Four times the usual number of patches where the model takes it, since the picture shows one colour per patch.
     tokens = None
     for size in (2 * encoder.size, encoder.size):
@@ -67,21 +87,13 @@ def draw_patch_colours(out: Path, encoder: Encoder, task: Task) -> None:
     if tokens is None:
         raise UserError(f"model {encoder.name}: no picture of its patches, since it takes no square image")
     colours, _ = principal_colours(tokens)
-    figure = new_figure(1.9 * len(rows), 4.1)
-    for number, image in enumerate(images):
-        for line, shown in enumerate((image, colours[number])):
-            axes = figure.add_subplot(2, len(rows), line * len(rows) + number + 1)
-            axes.imshow(shown, interpolation="nearest", extent=(0, 1, 0, 1))
-            axes.set_axis_off()
-    figure.suptitle(
-        f"{encoder.name} on {task.name}: patch tokens, principal components 1-3 of the foreground", fontsize=8
-    )
+    title = f"{encoder.name} on {task.name}: patch tokens, principal components 1-3 of the foreground"
     words = (
-        f"{len(rows)} test images of {task.name} above, and below them the patch tokens of {encoder.name}: the "
+        f"{len(images)} test images of {task.name} above, and below them the patch tokens of {encoder.name}: the "
         f"first three principal components of the foreground patches as red, green and blue, background black, "
         f"{tokens.shape[1]}x{tokens.shape[2]} patches each."
     )
-    save_figure(figure, path, words)
+    save_figure(_two_rows(images, colours, title), path, words)
 
 
 def draw_masks(out: Path, record: Record, task: Task, name: str = "") -> None:
@@ -111,9 +123,6 @@ def draw_masks(out: Path, record: Record, task: Task, name: str = "") -> None:
         f"({how}), mean Dice {score}."
     )
     save_figure(figure, figure_path(out, "masks", record["model"], task.name, how), words)
-
-
-MAX_POINTS = 2000
 
 
 def draw_embedding(out: Path, record: Record, features: np.ndarray, labels: np.ndarray, classes: list[str]) -> None:
@@ -153,21 +162,15 @@ def draw_embedding(out: Path, record: Record, features: np.ndarray, labels: np.n
 
 def draw_attention(out: Path, encoder: Encoder, task: Task) -> None:
     """Test images of a task beside where the class token looks in the last block."""
-    split = task.splits["test"]
-    rows = sample_rows(len(split.images))
-    images = [split.images[int(row)] for row in rows]
+    images = _sample_images(task)
     maps = class_attention(encoder, images)
     if maps is None:
         return
-    figure = new_figure(1.9 * len(rows), 4.1)
-    for number, (image, held) in enumerate(zip(images, maps, strict=True)):
-        for line, (shown, colours) in enumerate(((image, None), (held, "magma"))):
-            axes = figure.add_subplot(2, len(rows), line * len(rows) + number + 1)
-            axes.imshow(shown, cmap=colours, interpolation="nearest", extent=(0, 1, 0, 1))
-            axes.set_axis_off()
-    figure.suptitle(f"{encoder.name} on {task.name}: attention of the class token, last block", fontsize=8)
+    title = f"{encoder.name} on {task.name}: attention of the class token, last block"
     words = (
-        f"{len(rows)} test images of {task.name} above; below, the attention of the class token of {encoder.name} to "
-        f"each of {maps.shape[1]}x{maps.shape[2]} patches in the last block, mean over heads, bright where it is high."
+        f"{len(images)} test images of {task.name} above; below, the attention of the class token of {encoder.name} "
+        f"to each of {maps.shape[1]}x{maps.shape[2]} patches in the last block, mean over heads, bright where it is "
+        "high."
     )
+    figure = _two_rows(images, maps, title, "magma")
     save_figure(figure, figure_path(out, "attention", encoder.name, task.name), words)

@@ -20,6 +20,7 @@ from .scored_split import read_split
 from .settings import Settings
 from .tasks import SPLITS, Task
 
+SAMPLES = 4  # test images that pictures show
 Made = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
@@ -207,9 +208,6 @@ def judge_segmentation(task: Task, settings: Settings, counts: np.ndarray, chose
         found.update(dict(zip(names, entries, strict=True)) if len(names) > 2 else {name: entries[0]})
     made = {**split_metrics(found), "chosen": chosen, "notes": list(task.notes)}
     return made, {"test_counts": counts, **subject_numbers(subjects)}
-
-
-SAMPLES = 4
 
 
 def sample_rows(count: int) -> np.ndarray:

@@ -12,6 +12,9 @@ from .config import TrainConfig, model_fields, to_yaml
 from .method import Method
 from .schedule import scaled_learning_rate
 
+_UTILISATION = 0.4  # share of the peak that a well-fed ViT reaches
+_KEPT = {"bf16": 40, "fp32": 70}  # bytes per token, block and feature that autograd keeps, as counted on a ViT-S
+_FSDP = 8  # GPUs that training/launch/fsdp2_8gpu.yaml spreads the states over
 # Peak dense bf16 rates in FLOP/s, from the makers' data sheets
 PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "V100": 125e12}
 
@@ -19,11 +22,6 @@ PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "V
 def peak_flops(device_name: str) -> float | None:
     """The peak bf16 rate of a GPU by its name, or None when it is not in the table."""
     return next((rate for name, rate in PEAK_FLOPS.items() if name in device_name), None)
-
-
-_UTILISATION = 0.4  # share of the peak that a well-fed ViT reaches
-_KEPT = {"bf16": 40, "fp32": 70}  # bytes per token, block and feature that autograd keeps, as counted on a ViT-S
-_FSDP = 8  # GPUs that training/launch/fsdp2_8gpu.yaml spreads the states over
 
 
 def tokens_per_image(config: TrainConfig, model_config: Any) -> tuple[float, float]:

@@ -22,6 +22,7 @@ MAX_TRAIN_TOKENS = 300_000
 UNET_BLOCKS = 5
 BATCH_SIZE = 8
 MIN_STEPS = 600
+WORKING_SIZE = (224, 224)  # of the masks by which the linear decoder's prior shift is chosen
 # How far the linear decoder's scores are moved against the classes' frequencies, as shares of the full correction.
 PRIOR_SHIFTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -82,9 +83,6 @@ def probe_linear_decoder(
     counts = count_cases(classes, predict, splits["test"])
     told = {"l2": chosen[0], "prior_shift": shift, "val_dice": reached[shift], "train_tokens": len(features["train"])}
     return Segmentation(counts, told, predict)
-
-
-WORKING_SIZE = (224, 224)
 
 
 class SmallMasks:
