@@ -71,7 +71,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.batch_size < 1:
         parser.error("--batch-size must be 1 or more")
-    from .encoders import default_device, load_encoder
+    from .device import default_device
+    from .encoders import load_encoder
     from .processes import crew
 
     device = options.device or default_device()

@@ -8,7 +8,6 @@ import hashlib
 import inspect
 import itertools
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ import numpy as np
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.network import heed_missing_network, is_path
 
+from .device import check_device, default_precision
 from .tasks.images import is_grey, to_rgb
 from .tokens import Compiled, Encoded, compile_blocks, run, running
 
@@ -177,35 +177,6 @@ def untrained(label: str, source: str, device: str) -> Encoder:
         raise UserError(f"{source} is trained from scratch and has no features; it runs under --method segment only")
 
     return Encoder(label, source, nn.Identity(), refuse, source, 224, IMAGENET_MEAN, IMAGENET_STD, device)
-
-
-def default_device() -> str:
-    """`cuda` where there is one (this process' own, of several), else `cpu`."""
-    import torch
-
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-
-
-def default_precision(device: str) -> str:
-    """`bf16` on a GPU that computes in it, else `fp32`."""
-    import torch
-
-    on_gpu = torch.device(device).type == "cuda"
-    return "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-
-
-def check_device(device: str) -> None:
-    """Raise a UserError unless torch can work on `device` here."""
-    import torch
-
-    try:
-        asked = torch.device(device)
-    except RuntimeError as error:
-        raise UserError(f"device {device!r}: torch knows no such kind; give cpu, cuda or cuda:N") from error
-    if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"device {device}: torch sees {torch.cuda.device_count()} GPUs here; use cpu, or see the driver"
-        )
 
 
 def split_label(name: str) -> tuple[str, str]:

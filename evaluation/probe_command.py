@@ -250,7 +250,7 @@ def make_settings(options: argparse.Namespace, methods: list[str]) -> list["Sett
     Raises:
         UserError: shots or seeds that are no whole numbers.
     """
-    from .encoders import check_device, default_device, default_precision
+    from .device import check_device, default_device, default_precision
     from .settings import Settings
 
     shots, seeds = whole_numbers(options.shots, "--shots", 1), whole_numbers(options.seed, "--seed", 0)
@@ -285,9 +285,10 @@ def whole_numbers(words: str, option: str, lowest: int) -> list[int]:
 
 def draw(options: argparse.Namespace, tasks: list["Task"], records: list["Record"]) -> None:
     """Every picture of the results folder; those that need the model only where they are missing."""
+    from .device import default_device
     from .drawing import discard, figure_path
     from .encoder_pictures import draw_masks
-    from .encoders import SCRATCH, default_device, load_encoder, split_label
+    from .encoders import SCRATCH, load_encoder, split_label
     from .kinds import SEGMENTATION
     from .pictures import draw_all, figure_blocks
 

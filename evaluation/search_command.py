@@ -44,9 +44,10 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.top < 1:
         parser.error("--top must be 1 or more")
+    from .device import default_device
     from .embed import embed_batch
     from .embed_command import read_features
-    from .encoders import default_device, load_encoder
+    from .encoders import load_encoder
     from .tasks.images import read_image
 
     names, vectors, made_with = read_features(options.features)

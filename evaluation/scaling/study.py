@@ -366,7 +366,7 @@ def main(argv: list[str]) -> int:
 
 def _execute(plan: Plan, out: Path) -> int:
     from .. import probe_command
-    from ..encoders import check_device
+    from ..device import check_device
     from ..seeds import over_seeds
 
     options, methods = read_probe(plan, out)
