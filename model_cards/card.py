@@ -15,11 +15,12 @@ from . import formats
 from .card_figures import carry_figures
 from .compute import Power, compute_lines, energy_kwh
 from .dataset_folder import DatasetSummary, summarise_dataset
+from .earlier_card import END, earlier_license, kept_text, written_text
 from .hub_names import check_hub_names
 from .hub_results import eval_results, leaderboard_yaml
 from .leakage import MAX_OVERLAPS, leakage_lines
 from .model_folder import ModelSummary, summarise_model
-from .reading import read_text, read_yaml
+from .reading import read_yaml
 from .results import (
     Interval,
     Record,
@@ -32,8 +33,6 @@ from .results import (
 from .run_folder import RunSummary, group_of, summarise_run
 from .templating import template_environment
 
-END = "<!-- written by biovfm card up to here; text below this line is kept -->"
-STUB = "Not evaluated yet; `biovfm card` writes"  # of the few lines that a training run leaves
 EPILOG = """examples:
   biovfm card run/model --results results --run run --dataset data
   biovfm card run/model --results results --repo-id you/biovfm-tiny --license apache-2.0
@@ -260,37 +259,6 @@ def _telling_ways(records: list[Record]) -> list[str]:
     return [way_words("", record.settings if several else "", str(record.seed) if seeds else "") for record in records]
 
 
-def _written_text(readme: Path) -> str:
-    """What an earlier `biovfm card` wrote."""
-    text = read_text(readme, 8 * 2**20) if readme.is_file() else ""
-    return text.partition(END)[0] if END in text else ""
-
-
-def _kept_text(readme: Path) -> str:
-    """What somebody wrote: below the card's last line, or a README.md that is neither card nor training's stub."""
-    if not readme.is_file():
-        return ""
-    text = read_text(readme, 8 * 2**20)
-    if END in text:
-        return text.partition(END)[2].strip("\n")
-    if STUB in text:
-        return ""
-    return re.sub(r"\A---\n.*?^---\n", "", text, flags=re.DOTALL | re.MULTILINE).strip("\n")
-
-
-def _license(model_dir: Path, given: str | None) -> str:
-    from huggingface_hub import ModelCard
-
-    readme = model_dir / "README.md"
-    if given is not None or not readme.is_file():
-        return given or "apache-2.0"
-    try:
-        stated = ModelCard(read_text(readme, 8 * 2**20)).data.get("license")
-    except (ValueError, TypeError, KeyError):
-        stated = None
-    return stated if isinstance(stated, str) and stated else "apache-2.0"
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="biovfm card",
@@ -340,6 +308,7 @@ def main(argv: list[str]) -> int:
     """`biovfm card`. Returns the exit status."""
     options = _parser().parse_args(argv)
     model_dir: Path = options.model_dir
+    readme = model_dir / "README.md"
     _check_words(options)
     model = summarise_model(model_dir)
     records = load_results(options.results) if options.results else []
@@ -353,16 +322,16 @@ def main(argv: list[str]) -> int:
         run=_run(options.run, model_dir),
         dataset=summarise_dataset(options.dataset) if options.dataset else None,
         dataset_ids=options.dataset_id,
-        license=_license(model_dir, options.license),
+        license=(earlier_license(readme) if options.license is None else options.license) or "apache-2.0",
         power=Power(options.watts, options.grid),
-        pictures=carry_figures(options.results, model_dir, others, _written_text(model_dir / "README.md")),
+        pictures=carry_figures(options.results, model_dir, others, written_text(readme)),
     )
     if not mine and (model_dir / "results" / "biovfm.json").is_file():
         print("note: the earlier card's scores and pictures go, since no --results was given")
-    kept = _kept_text(model_dir / "README.md")
-    write_text(model_dir / "README.md", render_card(inputs) + (f"\n{kept}\n" if kept else ""))
+    kept = kept_text(readme)
+    write_text(readme, render_card(inputs) + (f"\n{kept}\n" if kept else ""))
     _write_results(inputs, model_dir, options.benchmark)
-    print(f"{model_dir / 'README.md'}: {len(inputs.records)} results, {len(inputs.pictures)} pictures")
+    print(f"{readme}: {len(inputs.records)} results, {len(inputs.pictures)} pictures")
     return 0
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from biovfm_hf.errors import UserError
 
-from .card import END, render_results
+from .card import render_results
+from .earlier_card import END
 from .hub_results import eval_results, leaderboard_yaml
 from .reading import read_text
 from .results import Record, load_results

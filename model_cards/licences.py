@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from .reading import read_text
+from .reading import read_readme
 
 _LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 _BAR = re.compile(r"(?<!\\)\|")
@@ -43,7 +43,7 @@ def _licence_rows(readme: Path) -> list[tuple[str, str, list[str]]]:
     rows: list[tuple[str, str, list[str]]] = []
     columns: tuple[int, int] | None = None
     inside = False
-    for line in read_text(readme, 8 * 2**20).splitlines() if readme.is_file() else []:
+    for line in read_readme(readme).splitlines():
         if not line.lstrip().startswith("|"):
             inside = False
             continue

@@ -1,32 +1,29 @@
 """`biovfm push`: a model, dataset or demo folder to a Hub repository, and proof that it arrived."""
 
 import argparse
-import importlib
 import re
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
 
-from .card import END, check_card
+from .card import check_card
 from .card_numbers import changed_tables, check_numbers
 from .dataset_card import check_dataset_card
+from .earlier_card import END
 from .folders import kind_of
+from .hub_calls import steady
 from .hub_files import SERVER_FILES, local_files, remote_files, same_content, sha256_of
 from .hub_names import check_hub_names, check_ref
-from .reading import read_text
+from .reading import read_readme
 
-Answer = TypeVar("Answer")
 FILES_PER_COMMIT = 100
 PULL_BACK_BYTES = 256 * 2**20
 PULL_BACK_FILES = 24
-ATTEMPTS = 5
 KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
 NEXT = {
     "model": 'AutoModel.from_pretrained("{}")',
@@ -87,8 +84,8 @@ def push_folder(api: Any, folder: Path, repo_id: str, options: PushOptions) -> P
     card = name_repository(text, repo_id)
     _check_card(card, folder, repo_type)
     files = local_files(folder)
-    _steady(lambda: _let_hub_check(api, card, repo_type), "checking the card")
-    _steady(lambda: _make_repo(api, repo_id, repo_type, options), "creating the repository")
+    steady(lambda: _let_hub_check(api, card, repo_type), "checking the card")
+    steady(lambda: _make_repo(api, repo_id, repo_type, options), "creating the repository")
     with tempfile.TemporaryDirectory(prefix="biovfm-push-") as place:
         files["README.md"] = Path(place) / "README.md"  # the folder's own is written once all has arrived
         write_text(files["README.md"], card)
@@ -96,10 +93,10 @@ def push_folder(api: Any, folder: Path, repo_id: str, options: PushOptions) -> P
     if card != text:
         write_text(folder / "README.md", card)
     if options.tag:
-        _steady(lambda: _make_tag(api, repo_id, repo_type, options), "tagging")
+        steady(lambda: _make_tag(api, repo_id, repo_type, options), "tagging")
     if options.collection:
-        _steady(lambda: _add_to_collection(api, repo_id, repo_type, options), "adding to the collection")
-    private = _steady(lambda: bool(api.repo_info(repo_id, repo_type=repo_type).private), "reading the settings")
+        steady(lambda: _add_to_collection(api, repo_id, repo_type, options), "adding to the collection")
+    private = steady(lambda: bool(api.repo_info(repo_id, repo_type=repo_type).private), "reading the settings")
     return Pushed(**sent, repo_type=repo_type, private=private)
 
 
@@ -126,7 +123,7 @@ def _card_text(folder: Path) -> str:
     readme = folder / "README.md"
     if not readme.is_file():
         raise UserError(f"{folder}: no README.md; write it with: biovfm card {folder} (a dataset: biovfm build)")
-    return read_text(readme, 8 * 2**20)
+    return read_readme(readme)
 
 
 def _check_card(card: str, folder: Path, repo_type: str) -> None:
@@ -189,7 +186,7 @@ def _send(
     api: Any, folder: Path, files: dict[str, Path], repo_id: str, repo_type: str, options: PushOptions
 ) -> dict[str, int]:
     """Make the repository hold `files`, and prove it. Returns the counts of `Pushed`."""
-    remote = _steady(lambda: remote_files(api, repo_id, repo_type, options.revision), "reading the repository")
+    remote = steady(lambda: remote_files(api, repo_id, repo_type, options.revision), "reading the repository")
     extra = sorted(set(remote) - set(files) - SERVER_FILES)
     if extra and options.extra is None:
         raise UserError(
@@ -199,7 +196,7 @@ def _send(
     deleted = extra if options.extra == "delete" else []
     changed = [name for name, file in files.items() if name not in remote or not same_content(file, remote[name])]
     if options.tag:
-        _steady(lambda: _check_tag(api, repo_id, repo_type, options, bool(changed or deleted)), "reading the tags")
+        steady(lambda: _check_tag(api, repo_id, repo_type, options, bool(changed or deleted)), "reading the tags")
     commits = _upload(api, repo_id, repo_type, options.revision, {name: files[name] for name in changed}, deleted)
     pulled_back = _verify(api, repo_id, repo_type, options.revision, files, changed)
     return {
@@ -236,7 +233,7 @@ def _upload(
                     repo_id, operations, commit_message=message, repo_type=repo_type, revision=revision, num_threads=4
                 )
 
-        _steady(commit, f"sending files to {repo_id}")
+        steady(commit, f"sending files to {repo_id}")
         bar.update(len(batch))
     bar.close()
     return len(batches)
@@ -248,7 +245,7 @@ def _verify(api: Any, repo_id: str, repo_type: str, revision: str, files: dict[s
     Returns:
         how many were pulled back: at most 24, evenly over the names, smallest first, while they fit into 256 MiB.
     """
-    remote = _steady(lambda: remote_files(api, repo_id, repo_type, revision), "reading the repository")
+    remote = steady(lambda: remote_files(api, repo_id, repo_type, revision), "reading the repository")
     wrong = [name for name, file in files.items() if name not in remote or not same_content(file, remote[name])]
     budget = PULL_BACK_BYTES
     pulled = 0
@@ -258,7 +255,7 @@ def _verify(api: Any, repo_id: str, repo_type: str, revision: str, files: dict[s
             budget -= files[name].stat().st_size
             if budget < 0:
                 break
-            got = _steady(partial(_pull, api, repo_id, repo_type, revision, name, place), f"reading {name} back")
+            got = steady(partial(_pull, api, repo_id, repo_type, revision, name, place), f"reading {name} back")
             if sha256_of(got) != sha256_of(files[name]):
                 wrong.append(name)
             pulled += 1
@@ -295,83 +292,6 @@ def _add_to_collection(api: Any, repo_id: str, repo_type: str, options: PushOpti
         owner = repo_id.split("/")[0]
         slug = api.create_collection(title, namespace=owner, private=not options.public, exists_ok=True).slug
     api.add_collection_item(slug, item_id=repo_id, item_type=repo_type, exists_ok=True)
-
-
-def _steady(work: Callable[[], Answer], doing: str) -> Answer:
-    """Do `work`, again after a pause where the Hub or the line faltered; other refusals become messages for the user.
-
-    Raises:
-        UserError: refused, or still faltering after five attempts.
-    """
-    http = _http_library()
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return work()
-        except UserError:
-            raise
-        except (http.HTTPError, OSError, RuntimeError, ValueError) as error:
-            if attempt == ATTEMPTS or not _passing(error):
-                raise UserError(_explained(error, doing)) from None
-            time.sleep(min(8, 0.5 * 2**attempt))
-    raise AssertionError("unreachable")
-
-
-def _http_library() -> Any:
-    """The HTTP client that this huggingface_hub is built on: httpx, or httpx2 since 2.0."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return importlib.import_module(HfHubHTTPError.__bases__[0].__module__.split(".")[0])
-
-
-def _status(error: BaseException | None) -> int | None:
-    """The HTTP status behind an error, looking through the errors that caused it."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if response is not None:
-            return int(response.status_code)
-        error = error.__cause__
-    return None
-
-
-def _passing(error: BaseException) -> bool:
-    status = _status(error)
-    if status is not None:
-        return status in (408, 412, 429) or status >= 500
-    http = _http_library()
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, (http.TransportError, ConnectionError)):
-            return True
-        cause = cause.__cause__
-    return False
-
-
-def _explained(error: Exception, doing: str) -> str:
-    advice = {
-        401: "the token is missing or not valid; sign in with: hf auth login",
-        403: "the token may not write there; use one with write access to that owner, or another name",
-        404: "there is no such owner or repository for this token; check OWNER/NAME",
-        413: "a file is larger than the Hub takes; write smaller shards",
-        429: "the Hub is limiting the rate; run the same command again in some minutes, it resumes",
-    }
-    status = _status(error)
-    reason = mask_tokens(" ".join(str(error).split()))[:300]
-    if status is None:
-        hint = (
-            "check the network and run the same command again, it resumes"
-            if _passing(error)
-            else "mend it and push again"
-        )
-        return f"{doing} failed ({reason or type(error).__name__}); {hint}"
-    hint = advice.get(status, "run the same command again, it resumes" if status >= 500 else "mend it and push again")
-    return f"{doing} failed with status {status} ({reason}); {hint}"
-
-
-def mask_tokens(text: str) -> str:
-    """`text` without Hub tokens, authorisation headers or signatures in addresses."""
-    text = re.sub(r"hf_\w{4,}", "hf_***", text)
-    text = re.sub(r"(?i)(bearer|basic)\s+[\w.~+/=-]+", r"\1 ***", text)
-    return re.sub(r"(?i)((?:signature|token|credential|key)[\w-]*=)[^&\s]+", r"\1***", text)
 
 
 def _parser() -> argparse.ArgumentParser:

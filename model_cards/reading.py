@@ -10,6 +10,7 @@ from typing import Any
 from biovfm_hf.errors import UserError
 
 MAX_DOCUMENT_BYTES = 64 * 2**20
+MAX_README_BYTES = 8 * 2**20
 MAX_LINE_BYTES = 2**20
 
 
@@ -27,6 +28,15 @@ def read_text(path: Path, max_bytes: int = MAX_DOCUMENT_BYTES) -> str:
     if len(raw) > max_bytes:
         raise UserError(f"{path}: larger than {max_bytes // 2**20} MiB, so it is not one of ours; give another file")
     return raw.decode("utf-8", errors="replace")
+
+
+def read_readme(path: Path) -> str:
+    """The text of a README.md of at most 8 MiB, "" where there is none.
+
+    Raises:
+        UserError: as `read_text`.
+    """
+    return read_text(path, MAX_README_BYTES) if path.is_file() else ""
 
 
 def read_json(path: Path) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from biovfm_hf.errors import UserError
-from model_cards import card, demo, report
+from model_cards import card, demo, earlier_card, report
 from model_cards.folders import find_inputs
 from model_cards.push import name_repository
 
@@ -25,17 +25,17 @@ def test_a_readme_that_is_no_card_is_kept_below_the_card(model_dir: Path) -> Non
     readme.write_text(f"---\nlicense: mit\n---\n\n# My own words\n{CODE}")
     for _ in range(2):
         assert card.main([str(model_dir)]) == 0
-        written, _, kept = readme.read_text().partition(card.END)
+        written, _, kept = readme.read_text().partition(earlier_card.END)
         assert "My own words" in kept and CODE in kept and "My own words" not in written
         assert "license: mit" in written
     assert CODE in name_repository(readme.read_text(), "you/x")
-    assert 'from_pretrained("you/x")' in name_repository(readme.read_text(), "you/x").partition(card.END)[0]
+    assert 'from_pretrained("you/x")' in name_repository(readme.read_text(), "you/x").partition(earlier_card.END)[0]
 
 
 def test_the_stub_of_a_training_run_is_replaced(model_dir: Path) -> None:
-    (model_dir / "README.md").write_text(f"# vit-tiny\n\n{card.STUB} a full card from results.\n")
+    (model_dir / "README.md").write_text(f"# vit-tiny\n\n{earlier_card.STUB} a full card from results.\n")
     assert card.main([str(model_dir)]) == 0
-    assert card.STUB not in (model_dir / "README.md").read_text()
+    assert earlier_card.STUB not in (model_dir / "README.md").read_text()
 
 
 def test_scores_that_go_are_said(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model_cards import card, demo, hub_files, push, report
+from model_cards import card, demo, hub_calls, hub_files, push, report
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "publishing.md").read_text()
@@ -26,7 +26,8 @@ def test_its_options_exist():
 
 
 def test_its_messages_are_those_of_the_code():
-    code = (Path(push.__file__).read_text() + Path(hub_files.__file__).read_text()).replace('"\n            f"', "")
+    code = "".join(Path(module.__file__).read_text() for module in (push, hub_calls, hub_files))
+    code = code.replace('"\n            f"', "")
     for message in re.findall(r"^\| `(.*?)`", PAGE, re.MULTILINE):
         pattern = r"[^`]*?".join(re.escape(part) for part in re.split(r"\bN\b|\bDIR\b|50", message))
         assert re.search(pattern, code), message

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError
 
 from biovfm_hf.errors import UserError
-from model_cards import hub_files, hub_names, push
+from model_cards import hub_calls, hub_files, hub_names, push
 
 from .conftest import BIOVFM
 
@@ -318,7 +318,7 @@ def test_a_file_is_read_once_until_it_changes(tmp_path, monkeypatch):
 
 
 def test_tokens_and_signatures_are_masked():
-    text = push.mask_tokens("Bearer hf_abcdEFGH1234 https://x/?X-Amz-Signature=0a1b&token=zz&part=3 hf_secret99")
+    text = hub_calls.mask_tokens("Bearer hf_abcdEFGH1234 https://x/?X-Amz-Signature=0a1b&token=zz&part=3 hf_secret99")
     assert "abcd" not in text and "0a1b" not in text and "zz" not in text and "secret99" not in text
     assert "part=3" in text
 

@@ -1,0 +1,89 @@
+"""Calls to the Hub: made again where it or the line falters, and its refusals in words, without secrets."""
+
+import importlib
+import re
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from biovfm_hf.errors import UserError
+
+Answer = TypeVar("Answer")
+ATTEMPTS = 5
+
+
+def steady(work: Callable[[], Answer], doing: str) -> Answer:
+    """Do `work`, again after a pause where the Hub or the line faltered; other refusals become messages for the user.
+
+    Raises:
+        UserError: refused, or still faltering after five attempts.
+    """
+    http = _http_library()
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return work()
+        except UserError:
+            raise
+        except (http.HTTPError, OSError, RuntimeError, ValueError) as error:
+            if attempt == ATTEMPTS or not _passing(error):
+                raise UserError(_explained(error, doing)) from None
+            time.sleep(min(8, 0.5 * 2**attempt))
+    raise AssertionError("unreachable")
+
+
+def _http_library() -> Any:
+    """The HTTP client that this huggingface_hub is built on: httpx, or httpx2 since 2.0."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return importlib.import_module(HfHubHTTPError.__bases__[0].__module__.split(".")[0])
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The HTTP status behind an error, looking through the errors that caused it."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if response is not None:
+            return int(response.status_code)
+        error = error.__cause__
+    return None
+
+
+def _passing(error: BaseException) -> bool:
+    status = _status(error)
+    if status is not None:
+        return status in (408, 412, 429) or status >= 500
+    http = _http_library()
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (http.TransportError, ConnectionError)):
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def _explained(error: Exception, doing: str) -> str:
+    advice = {
+        401: "the token is missing or not valid; sign in with: hf auth login",
+        403: "the token may not write there; use one with write access to that owner, or another name",
+        404: "there is no such owner or repository for this token; check OWNER/NAME",
+        413: "a file is larger than the Hub takes; write smaller shards",
+        429: "the Hub is limiting the rate; run the same command again in some minutes, it resumes",
+    }
+    status = _status(error)
+    reason = mask_tokens(" ".join(str(error).split()))[:300]
+    if status is None:
+        hint = (
+            "check the network and run the same command again, it resumes"
+            if _passing(error)
+            else "mend it and push again"
+        )
+        return f"{doing} failed ({reason or type(error).__name__}); {hint}"
+    hint = advice.get(status, "run the same command again, it resumes" if status >= 500 else "mend it and push again")
+    return f"{doing} failed with status {status} ({reason}); {hint}"
+
+
+def mask_tokens(text: str) -> str:
+    """`text` without Hub tokens, authorisation headers or signatures in addresses."""
+    text = re.sub(r"hf_\w{4,}", "hf_***", text)
+    text = re.sub(r"(?i)(bearer|basic)\s+[\w.~+/=-]+", r"\1 ***", text)
+    return re.sub(r"(?i)((?:signature|token|credential|key)[\w-]*=)[^&\s]+", r"\1***", text)
