@@ -77,6 +77,12 @@ class DataConfig:
     max_side: int = 512
     workers: int = -1
 
+    @property
+    def wanted(self) -> dict[str, list[str]]:
+        """Column -> the values that it is filtered by; empty where every image is taken."""
+        filters = {"modality": self.modality, "source": self.source}
+        return {column: values for column, values in filters.items() if values}
+
 
 @dataclass(frozen=True)
 class BatchConfig:

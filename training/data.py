@@ -1,4 +1,4 @@
-"""From a dataset folder, a Hub id or a folder of images to batches of crops.
+"""From images by number to batches of crops, in the order that the configuration asks for.
 
 A batch is a pure function of (configuration, batch number): workers only compute, they hold no state. That is what
 makes the order independent of their number, and resuming exact.
@@ -6,13 +6,11 @@ makes the order independent of their number, and resuming exact.
 
 import logging
 import os
-import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,225 +18,18 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from biovfm_hf.errors import UserError, require
+from biovfm_hf.errors import UserError
 
 from .augment import Augmenter, Image, pack
 from .augment_batch import pack_looks, per_channel
 from .config import DataConfig, TrainConfig
 from .decode import read_image
+from .images import TRIES, Images
 from .order import SampleOrder
-from .stream import StreamedImages, StreamOrder, cannot_open, open_stream
+from .stream import StreamedImages, StreamOrder
 from .typed import nearest
 
 logger = logging.getLogger(__name__)
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_TRIES = 20  # neighbours tried in place of a damaged image before the data counts as unreadable
-
-
-class Images(Protocol):
-    """Encoded images by number."""
-
-    def __len__(self) -> int:
-        """How many there are."""
-
-    def fetch(self, index: int) -> tuple[bytes, str, str | None]:
-        """File bytes, a name for messages, and the modality if it is known."""
-
-    def group_by(self, column: str) -> dict[str, NDArray[np.int64]]:
-        """Image numbers by the values of a column."""
-
-
-class FolderImages:
-    """Every image file below a folder, in the order of their paths."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.paths = sorted(
-            str(Path(parent, name).relative_to(folder))
-            for parent, _, names in os.walk(folder)
-            for name in names
-            if name.lower().endswith(_SUFFIXES) and not name.startswith(".")
-        )
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def fetch(self, index: int) -> tuple[bytes, str, str | None]:
-        """The file's bytes, its path, and no modality."""
-        path = self.folder / self.paths[index]
-        try:
-            return path.read_bytes(), str(path), None
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}") from error
-
-    def group_by(self, column: str) -> dict[str, NDArray[np.int64]]:
-        """A folder of images has no columns.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError(
-            f"{self.folder} is a plain folder of images without a column {column!r}; build a dataset first"
-        )
-
-
-class TableImages:
-    """Rows of a `datasets` table that is open on this machine."""
-
-    def __init__(self, table: Any, column: str, rows: NDArray[np.int64] | None = None) -> None:
-        self.table = table
-        self.rows = rows
-        self.has_modality = "modality" in table.column_names
-        self.column = column
-        self._view = table.select_columns([column, *(["modality"] if self.has_modality else [])])
-
-    def __len__(self) -> int:
-        return len(self.table) if self.rows is None else len(self.rows)
-
-    def fetch(self, index: int) -> tuple[bytes, str, str | None]:
-        """The image's bytes, its row as a name, and its modality."""
-        row = index if self.rows is None else int(self.rows[index])
-        record = self._view[row]
-        image, name = record[self.column], f"row {row}"
-        if isinstance(image, dict):
-            name = f"{name} ({image['path']})" if image.get("path") else name
-            image = image["bytes"] if image.get("bytes") is not None else image.get("path")
-        if isinstance(image, str):
-            try:
-                image = Path(image).read_bytes()
-            except OSError as error:
-                reason = error.strerror or error
-                raise UserError(f"row {row}: column {self.column!r} names the file {image}: {reason}") from error
-        if not isinstance(image, bytes):
-            raise UserError(f"{name}: column {self.column!r} holds no image")
-        return image, name, record.get("modality")
-
-    def group_by(self, column: str) -> dict[str, NDArray[np.int64]]:
-        """Image numbers by the values of `column`.
-
-        Raises:
-            UserError: there is no such column.
-        """
-        values = column_values(self.table, column)
-        if self.rows is not None:
-            values = values[self.rows]
-        return {str(name): np.flatnonzero(values == name) for name in np.unique(values)}
-
-
-def column_values(table: Any, column: str) -> NDArray[Any]:
-    """A text column of a `datasets` table, nulls as "".
-
-    Raises:
-        UserError: there is no such column.
-    """
-    if column not in table.column_names:
-        raise UserError(f"the data has no column {column!r}; {nearest(column, table.column_names)}")
-    values = np.array(["" if value is None else str(value) for value in table[column]])
-    feature = table.features[column]
-    if hasattr(feature, "int2str"):
-        names = np.array(feature.names)
-        return names[values.astype(int)]
-    return values
-
-
-def open_images(config: DataConfig) -> Images:
-    """The images that `config` selects.
-
-    Raises:
-        UserError: nothing there, no such config, split or column, no images, only one, or none left by the filters.
-    """
-    if not config.path:
-        raise UserError("no data given; add --data with a dataset folder, a Hub id or a folder of images")
-    folder = Path(config.path).expanduser()
-    images: Images
-    if folder.is_dir() and not _is_dataset(folder):
-        images = FolderImages(folder)
-        for name in ("modality", "source"):
-            if getattr(config, name):
-                images.group_by(name)
-        default = DataConfig()
-        for name in ("config", "split", "revision", "column", "streaming"):
-            if getattr(config, name) != getattr(default, name):
-                raise UserError(f"{folder} is a plain folder of images; data.{name} is for datasets, so leave it out")
-        if not len(images):
-            raise UserError(
-                f"no images under {folder}; expected a dataset folder, or files ending in {', '.join(_SUFFIXES)}"
-            )
-    elif folder.is_dir() or (not folder.exists() and _HUB_ID.fullmatch(config.path)):
-        images = open_stream(config) if config.streaming else _open_table(config)
-    else:
-        what = "is a file" if folder.exists() else "does not exist, and is not a Hub id of the form owner/name"
-        raise UserError(f"{config.path} {what}; --data takes a dataset folder, a Hub id or a folder of images")
-    if len(images) < 2:
-        raise UserError(
-            f"{config.path} holds {len(images)} image(s); pretraining compares images and needs many, at least 2"
-        )
-    _check_readable(images, config)
-    return images
-
-
-def _check_readable(images: Images, config: DataConfig) -> None:
-    """Read one image: what goes wrong with every one of them is known before anything is built."""
-    first: Exception | None = None
-    places = np.linspace(0, len(images) - 1, min(_TRIES, len(images))).astype(int).tolist()
-    for index in places:
-        try:
-            read_image(*images.fetch(index)[:2])
-            return
-        except (UserError, cv2.error) as error:
-            first = first or error
-    doubt = "" if isinstance(images, FolderImages) else f" (is data.column {config.column!r} the right one?)"
-    raise UserError(
-        f"{config.path}: none of {len(places)} images tried can be read{doubt}; the first failed because: {first}"
-    )
-
-
-def _is_dataset(folder: Path) -> bool:
-    if any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json", "state.json")):
-        return True
-    return next((path for path in folder.rglob("*.parquet") if path.name != "manifest.parquet"), None) is not None
-
-
-def _open_table(config: DataConfig) -> TableImages:
-    datasets = require("datasets", "train")
-    path = str(config.path)
-    try:
-        if (Path(path) / "state.json").is_file() or (Path(path) / "dataset_dict.json").is_file():
-            table = datasets.load_from_disk(path)
-            table = table[config.split] if isinstance(table, dict) else table
-        else:
-            table = datasets.load_dataset(path, config.config, split=config.split, revision=config.revision)
-    except Exception as error:  # every kind of mistake and network failure arrives here, in many classes
-        raise cannot_open(path, error) from error
-    if config.column not in table.column_names:
-        found = [name for name, kind in table.features.items() if isinstance(kind, datasets.Image)]
-        remedy = f"set data.column to one of its image columns: {', '.join(found)}" if found else "it holds no images"
-        raise UserError(f"{path} has no column {config.column!r}; {remedy}")
-    try:
-        table = table.cast_column(config.column, datasets.Image(decode=False))
-    except Exception as error:
-        kind = table.features[config.column]
-        kind = getattr(kind, "dtype", kind)
-        raise UserError(f"{path}: column {config.column!r} holds {kind}, not images; set data.column") from error
-    return TableImages(table, config.column, _selected_rows(table, config))
-
-
-def _selected_rows(table: Any, config: DataConfig) -> NDArray[np.int64] | None:
-    keep = np.ones(len(table), dtype=bool)
-    for column in ("modality", "source"):
-        wanted = getattr(config, column)
-        if wanted:
-            values = column_values(table, column)
-            present = [str(name) for name in np.unique(values)]
-            for name in wanted:
-                if name not in present:
-                    raise UserError(f"no image has {column} {name!r}; {nearest(name, present)}")
-            keep &= np.isin(values, wanted)
-    if not keep.any():
-        raise UserError("no image is left by data.modality and data.source together")
-    return None if keep.all() else np.flatnonzero(keep)
 
 
 def sample_order(images: Images, config: TrainConfig) -> SampleOrder | StreamOrder:
@@ -349,7 +140,7 @@ class CropBatches(Dataset):
             UserError: many images in a row are unreadable.
         """
         first: Exception | None = None
-        for step in range(min(_TRIES, len(self.images))):
+        for step in range(min(TRIES, len(self.images))):
             candidate = (index + step) % len(self.images)
             if candidate in self._cache:
                 found = self._cache[candidate]
@@ -364,7 +155,7 @@ class CropBatches(Dataset):
             if step:
                 skipped.append((index, candidate, str(first)))
             return found
-        raise UserError(f"{_TRIES} images in a row cannot be read, the first because: {first}") from first
+        raise UserError(f"{TRIES} images in a row cannot be read, the first because: {first}") from first
 
     def _remember(self, index: int, found: tuple[Image, str | None]) -> None:
         if found[0].nbytes <= self._room:

@@ -18,7 +18,7 @@ from biovfm_hf.modeling_biovfm import BioVFMLayer, BioVFMPreTrainedModel
 from .augment import check_augment
 from .checkpoint import load_newest, remove_leftovers
 from .config import TrainConfig, model_fields, with_steps
-from .data import Images, Share, open_images, sample_order
+from .data import Share, sample_order
 from .device import (
     check_devices,
     check_trackers,
@@ -29,6 +29,7 @@ from .device import (
 )
 from .estimate import flops_per_image, images_per_pass
 from .export import open_repository
+from .images import Images, open_images
 from .method import Method
 from .optimizer import adamw
 from .order import SampleOrder

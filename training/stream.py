@@ -29,6 +29,7 @@ _WINDOW = 4  # row groups shuffled together
 _GROUPS_PER_LANE = 16  # at least, so that lanes come out even
 _PIECE = 8  # consecutive positions that one lane serves
 _FOOTERS_AT_ONCE = 16
+NONE_LEFT = "no image is left by data.modality and data.source together"
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,17 @@ def cannot_open(path: str, error: Exception) -> UserError:
     return UserError(f"cannot open the data {path}{where}: {' '.join(str(error).split())[:400]}")
 
 
+def check_wanted(column: str, wanted: Sequence[str], present: Sequence[str]) -> None:
+    """Refuse to filter by values that no image has.
+
+    Raises:
+        UserError: names the value, and the nearest that there is.
+    """
+    for name in wanted:
+        if name not in present:
+            raise UserError(f"no image has {column} {name!r}; {nearest(name, present)}")
+
+
 def open_stream(config: DataConfig) -> StreamedImages:
     """The row groups that `config` selects, found from the footers of the dataset's Parquet files.
 
@@ -191,21 +203,18 @@ def open_stream(config: DataConfig) -> StreamedImages:
     names = list(getattr(feature, "names", None) or [])
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
         found = list(pool.map(lambda name: _row_groups(name, config, builder.info.features or {}), files))
-    for column in ("modality", "source"):
-        present = sorted({name for _, names in found for name in names.get(column, ())})
-        for name in getattr(config, column):
-            if name not in present:
-                raise UserError(f"no image has {column} {name!r}; {nearest(name, present)}")
+    for column, wanted in config.wanted.items():
+        check_wanted(column, wanted, sorted({name for _, names in found for name in names[column]}))
     groups = [group for part, _ in found for group in part if group.size]
     if not groups:
-        raise UserError("no image is left by data.modality and data.source together")
+        raise UserError(NONE_LEFT)
     return StreamedImages(groups, config.column, "modality" in schema.names, names)
 
 
 def _row_groups(path: str, config: DataConfig, features: Any) -> tuple[list[RowGroup], dict[str, set[str]]]:
     """A file's row groups with their wanted rows, and the values of each column that is filtered by."""
     file = _parquet(path)
-    wanted = {column: getattr(config, column) for column in ("modality", "source") if getattr(config, column)}
+    wanted = config.wanted
     for column in wanted:
         if column not in file.schema_arrow.names:
             raise UserError(f"the data has no column {column!r}; {nearest(column, file.schema_arrow.names)}")

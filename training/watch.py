@@ -20,8 +20,9 @@ from biovfm_hf.errors import UserError
 
 from .augment import Image, pack, resize
 from .config import TrainConfig
-from .data import FolderImages, Images, normalise
+from .data import normalise
 from .decode import read_image
+from .images import FolderImages, Images
 from .order import permute
 
 _BATCH = 64

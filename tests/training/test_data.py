@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from biovfm_hf.errors import UserError
-from training import data as data_module
+from training import images as images_module
 from training.config import DataConfig, TrainConfig, config_from_tree
-from training.data import CropBatches, Share, loader, normalise, open_images, sample_order
+from training.data import CropBatches, Share, loader, normalise, sample_order
 from training.decode import read_image
+from training.images import open_images
 from training.order import SampleOrder, permute
 from training.stream import RowGroup, StreamedImages, StreamOrder
 
@@ -310,7 +311,7 @@ def test_data_without_a_readable_image_stops(tmp_path: Path, monkeypatch: pytest
         (tmp_path / f"{number}.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"none of 4 images tried can be read; the first failed because: .*0\.png"):
         open_images(small_config(tmp_path).data)
-    monkeypatch.setattr(data_module, "_check_readable", lambda *_: None)  # as where the first image is whole
+    monkeypatch.setattr(images_module, "_check_readable", lambda *_: None)  # as where the first image is whole
     for workers in (0, 1):
         with pytest.raises(UserError, match=r"^20 images in a row cannot be read") as caught:
             next(loader(batches(small_config(tmp_path), Share(2)), range(1), workers, False))
