@@ -45,7 +45,7 @@ def run(method: str, load_method: Callable[[], "Method"], argv: Sequence[str] | 
     # it tells each retry, twice; what becomes of them is told once, as an error
     logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
     try:
-        from .config import load_config, parse_overrides
+        from .config_file import load_config, parse_overrides
 
         given = {"data.path": words.data, "run.push_to_hub": words.push_to_hub}
         overrides = parse_overrides(rest) | {key: value for key, value in given.items() if value}

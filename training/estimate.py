@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from .augment import check_augment
-from .config import TrainConfig, model_fields, to_yaml
+from .config import TrainConfig, biovfm_config
+from .config_file import to_yaml
 from .method import Method
 from .schedule import scaled_learning_rate
 
@@ -99,7 +100,7 @@ def describe(config: TrainConfig, method: Method) -> str:
     Raises:
         UserError: the configuration cannot work.
     """
-    model_config = model_fields(config)
+    model_config = biovfm_config(config)
     check_augment(config.augment, model_config.patch_size)
     with torch.device("meta"):
         objective = method.build(replace(config, model=replace(config.model, init_from=None)), model_config)

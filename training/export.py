@@ -19,7 +19,8 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path
 
 from .checkpoint import model_tensors
-from .config import TrainConfig, to_yaml
+from .config import TrainConfig
+from .config_file import to_yaml
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ def load_method() -> Any:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from .config import TrainConfig
+    from .config import TrainConfig, biovfm_config
     from .dino.masking import block_masks
     from .dino.objective import DINOObjective
     from .initial import build_encoder, with_run
@@ -52,9 +52,7 @@ def load_method() -> Any:
         )
 
     def batch_extra(config: TrainConfig) -> BatchExtra:
-        from .config import model_fields
-
-        side = config.augment.global_size // model_fields(config).patch_size
+        side = config.augment.global_size // biovfm_config(config).patch_size
         mask = config.mask
 
         def draw_masks(positions: NDArray[np.int64], generator: np.random.Generator) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ def load_method() -> Any:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from .config import TrainConfig, model_fields
+    from .config import TrainConfig, biovfm_config
     from .initial import build_autoencoder, with_run
     from .mae.objective import MAEObjective
     from .method import BatchExtra, Method
@@ -41,7 +41,7 @@ def load_method() -> Any:
         )
 
     def batch_extra(config: TrainConfig) -> BatchExtra:
-        patches = (config.augment.global_size // model_fields(config).patch_size) ** 2
+        patches = (config.augment.global_size // biovfm_config(config).patch_size) ** 2
 
         def draw_noise(positions: NDArray[np.int64], _: np.random.Generator) -> dict[str, Tensor]:
             # by position, so that the same patches hide however the batch is spread over processes and passes

@@ -12,7 +12,8 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path, write_text
 
 from .augment_batch import apply_drawn_looks
-from .config import TrainConfig, config_from_tree, to_yaml
+from .config import TrainConfig
+from .config_file import config_from_tree, to_yaml
 from .data import CropBatches
 
 # What may change when a run is continued: none of it changes which images are seen or what is learned from them.

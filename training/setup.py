@@ -17,7 +17,8 @@ from biovfm_hf.modeling_biovfm import BioVFMLayer, BioVFMPreTrainedModel
 
 from .augment import check_augment
 from .checkpoint import load_newest, remove_leftovers
-from .config import TrainConfig, model_fields, with_steps
+from .config import TrainConfig, biovfm_config
+from .config_file import with_steps
 from .data import Share, sample_order
 from .device import (
     check_devices,
@@ -81,7 +82,7 @@ def start(config: TrainConfig, method: Method, out: Path) -> Run:
     Raises:
         UserError: see `train`.
     """
-    model_config = model_fields(config)
+    model_config = biovfm_config(config)
     check_augment(config.augment, model_config.patch_size)
     check_devices(config)
     check_trackers(config.run.trackers)

@@ -7,7 +7,8 @@ from transformers import AutoModel
 
 from biovfm_hf.modeling_biovfm import BioVFMAttention
 from training import pretrain_dino, pretrain_mae
-from training.config import load_config, model_fields, parse_overrides
+from training.config import biovfm_config
+from training.config_file import load_config, parse_overrides
 from training.device import make_accelerator
 from training.optimizer import adamw
 from training.setup import prepare
@@ -26,7 +27,7 @@ def test_bfloat16_on_a_cpu_takes_the_plain_attention(
     words = [*small, f"run.precision={precision}", f"data.path={tmp_path}"]
     config = load_config(method, f"{method}_smoke", parse_overrides(words))
     loop_method = module.load_method()
-    objective = loop_method.build(config, model_fields(config))
+    objective = loop_method.build(config, biovfm_config(config))
     optimizer = adamw(loop_method.parameter_groups(objective, config), config.optim.betas)
     prepare(make_accelerator(config, tmp_path), objective, optimizer, config)
     found = {part.config._attn_implementation for part in objective.modules() if isinstance(part, BioVFMAttention)}

@@ -23,7 +23,8 @@ from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.errors import UserError
 from tests.hub_server.server import Blob, HubServer, Repo
 from training import export, pretrain_dino, pretrain_mae
-from training.config import TrainConfig, config_from_tree, load_config, model_fields, parse_overrides
+from training.config import TrainConfig, biovfm_config
+from training.config_file import config_from_tree, load_config, parse_overrides
 from training.data import normalise
 from training.device import check_devices, make_accelerator
 from training.estimate import flops_per_image, memory_gib, peak_flops, tokens_per_image
@@ -143,9 +144,9 @@ def test_estimated_activations_are_those_that_autograd_keeps(method: str, precis
     """Per image, on a ViT-S of 4 blocks. The teacher's scores and targets are not kept, so few prototypes here."""
     more = ["model.drop_path_rate=0", "model.num_hidden_layers=4", f"run.precision={precision}", "dino.prototypes=64"]
     config = load_config(method, f"{method}_vit_small", parse_overrides(more))
-    objective = MODULES[method].load_method().build(config, model_fields(config)).train()
+    objective = MODULES[method].load_method().build(config, biovfm_config(config)).train()
     kept = [kept_bytes(method, config, objective, images, precision) for images in (2, 4)]
-    _, estimated = memory_gib(config, model_fields(config), objective, images=2)
+    _, estimated = memory_gib(config, biovfm_config(config), objective, images=2)
     assert estimated == pytest.approx((kept[1] - kept[0]) / 2**30, rel=0.12)
 
 
@@ -181,17 +182,17 @@ def forward(method: str, config: TrainConfig, objective: torch.nn.Module, images
 @pytest.mark.parametrize("method", ["dino", "mae"])
 def test_estimated_operations_are_those_that_torch_counts(method: str) -> None:
     config = load_config(method, f"{method}_smoke", parse_overrides(["model.drop_path_rate=0.0"]))
-    objective = MODULES[method].load_method().build(config, model_fields(config)).train()
+    objective = MODULES[method].load_method().build(config, biovfm_config(config)).train()
     images = 8
     with FlopCounterMode(display=False) as counter:
         forward(method, config, objective, images).backward()
     counted = counter.get_total_flops() / images
-    assert flops_per_image(config, model_fields(config), objective) == pytest.approx(counted, rel=0.25)
+    assert flops_per_image(config, biovfm_config(config), objective) == pytest.approx(counted, rel=0.25)
 
 
 def test_tokens_of_the_published_recipe() -> None:
     config = load_config("dino", "dino_vit_large", {})
-    assert tokens_per_image(config, model_fields(config)) == (690, 394)
+    assert tokens_per_image(config, biovfm_config(config)) == (690, 394)
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12 and peak_flops("GeForce") is None
 
 

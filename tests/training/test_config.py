@@ -7,12 +7,13 @@ import pytest
 import yaml
 
 from biovfm_hf.errors import UserError
-from training import config as config_module
-from training.config import config_from_tree, load_config, model_fields, parse_overrides, to_yaml, with_steps
+from training import config_file
+from training.config import biovfm_config
+from training.config_file import config_from_tree, load_config, parse_overrides, to_yaml, with_steps
 from training.typed import build, plain
 
-CONFIGS = sorted((Path(config_module.__file__).parent / "configs").glob("*.yaml"))
-LAUNCH = sorted((Path(config_module.__file__).parent / "launch").glob("*.yaml"))
+CONFIGS = sorted((Path(config_file.__file__).parent / "configs").glob("*.yaml"))
+LAUNCH = sorted((Path(config_file.__file__).parent / "launch").glob("*.yaml"))
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def test_wrong_values_are_named(values: dict, words: str) -> None:
 def test_shipped_configs_load_and_read_back(path: Path, tmp_path: Path) -> None:
     method = path.stem.split("_")[0]
     config = load_config(method, path.stem, {})
-    model_fields(config)
+    biovfm_config(config)
     (tmp_path / "resolved.yaml").write_text(to_yaml(config))
     assert load_config(method, tmp_path / "resolved.yaml", {}) == config
 
@@ -79,11 +80,11 @@ def test_defaults_are_the_published_recipes() -> None:
     assert dino.step_count(dino.teacher.temperature_warmup_steps) == 37_500
     assert dino.step_count(dino.optim.freeze_last_layer_steps) == 1_250
     assert dino.augment.blur_p == (0.0, 0.9, 0.5)
-    huge = model_fields(load_config("dino", "dino_vit_huge", {}))
+    huge = biovfm_config(load_config("dino", "dino_vit_huge", {}))
     assert (huge.patch_size, huge.ffn_type, huge.drop_path_rate, huge.use_mask_token) == (14, "swiglu", 0.4, True)
     mae = load_config("mae", "mae_vit_huge", {})
     assert (mae.optim.betas, mae.optim.clip_grad, mae.augment.global_scale) == ((0.9, 0.95), None, (0.2, 1.0))
-    assert (model_fields(mae).patch_size, model_fields(mae).decoder_num_hidden_layers) == (14, 8)
+    assert (biovfm_config(mae).patch_size, biovfm_config(mae).decoder_num_hidden_layers) == (14, 8)
 
 
 def test_overrides_of_both_forms() -> None:
@@ -96,7 +97,7 @@ def test_overrides_of_both_forms() -> None:
 def test_fields_of_the_model_take_numbers_that_yaml_reads_as_text() -> None:
     words = ["model.layerscale_value=1e-5", "model.hidden_act=gelu"]
     config = load_config("dino", "dino_smoke", parse_overrides(words))
-    assert (model_fields(config).layerscale_value, model_fields(config).hidden_act) == (1e-5, "gelu")
+    assert (biovfm_config(config).layerscale_value, biovfm_config(config).hidden_act) == (1e-5, "gelu")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_fields_of_the_model_take_numbers_that_yaml_reads_as_text() -> None:
 )
 def test_wrong_overrides_are_one_line(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        model_fields(load_config("dino", "dino_smoke", parse_overrides(words)))
+        biovfm_config(load_config("dino", "dino_smoke", parse_overrides(words)))
     assert "\n" not in str(caught.value)
 
 
@@ -148,8 +149,8 @@ def test_mae_takes_one_crop_and_says_so() -> None:
 def test_every_range_is_of_a_key_and_every_default_lies_in_it() -> None:
     for method in ("dino", "mae"):
         config = config_from_tree({"method": method})
-        for key, (low, high) in config_module._RANGES.items():
-            values = config_module._get(config, key)
+        for key, (low, high) in config_file._RANGES.items():
+            values = config_file._get(config, key)
             for value in values if isinstance(values, tuple) else (values,):
                 assert value is None or low <= value <= high, key
 

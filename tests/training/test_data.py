@@ -13,7 +13,8 @@ from PIL import Image
 
 from biovfm_hf.errors import UserError
 from training import images as images_module
-from training.config import DataConfig, TrainConfig, config_from_tree
+from training.config import DataConfig, TrainConfig
+from training.config_file import config_from_tree
 from training.data import CropBatches, Share, loader, normalise, sample_order
 from training.decode import read_image
 from training.images import open_images

@@ -10,7 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from training import augment_batch, pretrain_dino, pretrain_mae
-from training.config import load_config, model_fields
+from training.config import biovfm_config
+from training.config_file import load_config
 from training.data import normalise
 from training.schedule import StepValues
 
@@ -58,7 +59,7 @@ def test_the_host_never_waits_within_a_forward_pass(method: str, extra: dict) ->
     config = load_config(method, f"{method}_smoke", {**(DINO if method == "dino" else {}), **extra})
     build = {"dino": pretrain_dino, "mae": pretrain_mae}[method].load_method().build
     with torch.device("meta"):
-        objective = build(config, model_fields(config)).train()
+        objective = build(config, biovfm_config(config)).train()
     side = config.augment.global_size
 
     def step() -> None:

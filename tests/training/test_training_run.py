@@ -20,7 +20,7 @@ import yaml
 
 from biovfm_hf.errors import UserError
 from training import loop, pretrain_dino, pretrain_mae
-from training.config import config_from_tree
+from training.config_file import config_from_tree
 from training.device import set_sharded_precision
 from training.setup import split_batch
 

@@ -8,7 +8,7 @@ import torch
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.errors import UserError
-from training.config import config_from_tree
+from training.config_file import config_from_tree
 from training.images import FolderImages
 from training.watch import (
     Watch,
