@@ -23,9 +23,8 @@ from .executors import worker_pool
 from .finish import SAMPLE
 from .hashing import sha256_of_pixels
 from .plan import load_plan
-from .progress import interval
-from .schema import COLUMNS
-from .shard import KEPT
+from .progress import progress_bar
+from .schema import COLUMNS, KEPT
 
 Task = tuple[str, str, pa.Table, dict[str, Any]]  # folder, file in it, the manifest's lines of its rows, options
 
@@ -109,7 +108,7 @@ def _kept_by_file(
 
 def _checked(tasks: Iterator[Task], total: int, workers: int) -> Iterator[list[str]]:
     """The faults of each file, with a bar that counts rows; at most two files for each worker are in memory."""
-    with tqdm(total=total, unit=" rows", desc="checking", dynamic_ncols=True, mininterval=interval()) as bar:
+    with progress_bar(total=total, unit=" rows", desc="checking") as bar:
         if workers == 0:
             for task in tasks:
                 yield _against_file(task)

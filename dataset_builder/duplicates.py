@@ -19,6 +19,7 @@ from biovfm_hf.files import atomic_path, write_text
 from .hashing import SIMILARITY, THUMBNAIL, neighbours, similarity
 from .leakage import Benchmarks, matches
 from .plan import Plan
+from .schema import KEPT
 
 SUBSET_SIZE = 200_000  # pictures of the subset 0.2m: a config of a full dataset, or a dataset of its own
 RADIUS = 4  # bits in which the perceptual hashes of near duplicates may differ
@@ -64,7 +65,7 @@ def load_candidates(plan: Plan) -> Candidates:
     with thumbnails.open("wb") as file:
         for number in range(len(plan.shards)):
             table = pq.read_table(plan.candidates_path(number), columns=names)
-            lines = np.flatnonzero(pc.equal(table["outcome"], "kept").to_numpy(zero_copy_only=False))
+            lines = np.flatnonzero(pc.equal(table["outcome"], KEPT).to_numpy(zero_copy_only=False))
             table = table.take(lines)
             lengths = pc.list_value_length(table["hashes"]).to_numpy(zero_copy_only=False).astype(np.int64)
             parts["shard"].append(np.full(len(lines), number, np.int32))

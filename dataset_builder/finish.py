@@ -17,8 +17,7 @@ from biovfm_hf.files import atomic_path, write_text
 from .duplicates import BENCHMARK, load_drops, sample_path
 from .hashing import sha256_of_file
 from .plan import Plan, load_plan
-from .schema import MANIFEST, ROW_GROUP, row_writer
-from .shard import KEPT
+from .schema import KEPT, MANIFEST, ROW_GROUP, row_writer
 
 SAMPLE = "sample"  # folder of config 0.2m
 SAMPLE_ROWS = 20_000  # rows in one of its files

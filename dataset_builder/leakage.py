@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.pixels import decode, to_uint8
 
 from .hashing import SIMILARITY, THUMBNAIL, fingerprint, neighbours, reduced, sha256_of_file, textures
-from .progress import interval
+from .progress import progress_bar
 from .slicing import pad_square
 from .source import Source
 
@@ -87,8 +86,7 @@ def read_benchmarks(paths: Iterable[Path]) -> Benchmarks:
     thumbnails: list[np.ndarray] = []
     names: list[str] = []
     files = benchmark_files(paths)
-    bar = {"unit": " files", "desc": "reading benchmarks", "mininterval": interval(), "dynamic_ncols": True}
-    for path in tqdm(files, disable=not files, **bar):
+    for path in progress_bar(iterable=files, disable=not files, unit=" files", desc="reading benchmarks"):
         for name, image in _images(path):
             code, thumbnail = fingerprint(reduced(image))
             hashes.append(code)

@@ -3,10 +3,9 @@
 from time import monotonic
 from typing import Any
 
-from tqdm import tqdm
-
 from .plan import Plan
-from .progress import Progress, interval, read_progress
+from .progress import Progress, progress_bar, read_progress
+from .schema import KEPT
 
 
 class Monitor:
@@ -27,14 +26,7 @@ class Monitor:
             self._left[source] = self._left.get(source, 0) + 1
         self._started = monotonic()
         total = sum(plan.shards[number].items for number in numbers)
-        self._bar = tqdm(
-            total=total,
-            unit=" inputs",
-            desc="building",
-            dynamic_ncols=True,
-            disable=not numbers,
-            mininterval=interval(),
-        )
+        self._bar = progress_bar(total=total, unit=" inputs", desc="building", disable=not numbers)
 
     def __enter__(self) -> "Monitor":
         return self
@@ -74,7 +66,7 @@ class Monitor:
 
 
 def _sentence(outcomes: dict[str, int]) -> str:
-    kept = outcomes.get("kept", 0)
-    dropped = sorted(((n, reason) for reason, n in outcomes.items() if reason != "kept"), reverse=True)
+    kept = outcomes.get(KEPT, 0)
+    dropped = sorted(((n, reason) for reason, n in outcomes.items() if reason != KEPT), reverse=True)
     reasons = ", ".join(f"{n:,} {reason}" for n, reason in dropped[:4])
     return f"{kept:,} passed" + (f"; {reasons}" if reasons else "")

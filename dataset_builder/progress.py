@@ -5,14 +5,16 @@ import struct
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
 
 _NUMBERS = struct.Struct("<5q")
 
 
-def interval() -> float:
-    """Seconds between redraws of a bar: few lines where the output is a log file."""
-    return 0.5 if sys.stderr.isatty() else 20.0
+def progress_bar(**settings: Any) -> "tqdm[Any]":
+    """A tqdm bar as wide as the screen; where the output is a log file it is redrawn seldom, for few lines."""
+    return tqdm(dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 20.0, **settings)
 
 
 class Progress(NamedTuple):

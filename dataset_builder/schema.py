@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 
 ROW_GROUP = 100  # rows: 1 to 3 MB, small enough for random access, large enough for streaming
 
+KEPT = "kept"  # the outcome of a picture that has a row; every other outcome is the reason why it has none
+
 _TEXT = ("source", "modality", "anatomy", "subject", "view")
 _FEATURES = {
     "image": {"_type": "Image"},
@@ -21,9 +23,8 @@ _FEATURES = {
 }
 _ARROW = {"string": pa.string(), "int32": pa.int32()}
 COLUMNS = tuple(_FEATURES)
-COLUMN_TYPES = {
-    name: feature.get("dtype", "image") for name, feature in _FEATURES.items()
-}  # as dataset cards say them
+# as dataset cards say them
+COLUMN_TYPES = {name: feature.get("dtype", "image") for name, feature in _FEATURES.items()}
 
 # The metadata is what datasets.Features(...).arrow_schema writes; a worker need not import datasets for it.
 ROWS = pa.schema(
@@ -65,9 +66,8 @@ CANDIDATES = pa.schema(
     [
         *(field for field in MANIFEST if field.name not in ("shard", "row")),
         pa.field("item", pa.int32()),  # number of the input in its shard
-        pa.field(
-            "hashes", pa.list_(pa.uint64())
-        ),  # perceptual hashes: whole, and centre crop and padded if not square
+        # perceptual hashes: of the whole picture, and of its centre crop and padded form if it is not square
+        pa.field("hashes", pa.list_(pa.uint64())),
         pa.field("thumbnails", pa.binary()),  # one thumbnail for each of them
     ]
 )
@@ -75,7 +75,7 @@ CANDIDATES = pa.schema(
 
 def row_writer(path: Path) -> pq.ParquetWriter:
     """A writer of dataset rows: images uncompressed (they are PNG or JPEG), the rest zstd, with page index."""
-    compression = {f"{name}": "zstd" for name in COLUMNS if name != "image"}
+    compression = {name: "zstd" for name in COLUMNS if name != "image"}
     return pq.ParquetWriter(
         path,
         ROWS,

@@ -34,10 +34,9 @@ from .privacy import stored_path
 from .progress import ProgressFile
 from .readers import archive
 from .readers.picture import Picture
-from .schema import CANDIDATES, ROW_GROUP, row_writer
+from .schema import CANDIDATES, KEPT, ROW_GROUP, row_writer
 from .slicing import pad_square, resize, target_size
 
-KEPT = "kept"
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
         cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG]  # fmt: skip
 Feed = Iterator[tuple[Item, bytes | Refused]]

@@ -135,8 +135,7 @@ def _show(arguments: argparse.Namespace) -> int:
     _field("evidence", "\n".join(source.evidence) or None)
     _field("notes", source.notes or "none")
     print("\nHow to obtain it")
-    for number, step in enumerate(_steps(source), 1):
-        print(textwrap.fill(step, 110, initial_indent=f"  {number}. ", subsequent_indent="     "))
+    _print_steps(source)
     return 0
 
 
@@ -200,6 +199,11 @@ def _steps(source: Source) -> list[str]:
     else:
         steps.append(f"Check: biovfm sources status --raw RAW --sources {source.id}")
     return steps
+
+
+def _print_steps(source: Source) -> None:
+    for number, step in enumerate(_steps(source), 1):
+        print(textwrap.fill(step, 110, initial_indent=f"  {number}. ", subsequent_indent="     "))
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -281,8 +285,7 @@ def _missing_lists(source: Source, raw: Path) -> list[str]:
 def _download(arguments: argparse.Namespace) -> int:
     source = load_source(arguments.id)
     if not source.files:
-        for number, step in enumerate(_steps(source), 1):
-            print(textwrap.fill(step, 110, initial_indent=f"  {number}. ", subsequent_indent="     "))
+        _print_steps(source)
         raise UserError(f"{source.id} has no open direct link; follow the steps above")
     print(f"{source.name}\n")
     _field("licence", source.licence)
