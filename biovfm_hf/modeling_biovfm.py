@@ -365,9 +365,8 @@ class BioVFMPreTrainedModel(PreTrainedModel):
     config_class = BioVFMConfig
     base_model_prefix = "biovfm"
     main_input_name = "pixel_values"
-    accepts_loss_kwargs = (
-        False  # the losses are means over a batch: Trainer has to divide by accumulation steps itself
-    )
+    # the losses are means over a batch: Trainer has to divide by accumulation steps itself
+    accepts_loss_kwargs = False
     input_modalities = ["image"]  # noqa: RUF012  (transformers' class-level conventions)
     supports_gradient_checkpointing = True
     _no_split_modules = ["BioVFMEmbeddings", "BioVFMLayer"]  # noqa: RUF012

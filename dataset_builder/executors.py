@@ -43,7 +43,8 @@ def on_this_machine(
     when a worker died twice is run alone, and marked when that worker dies too. A worker that spends more than
     `item_seconds` on one picture is killed and its input marked at once. Nothing waits for ever.
     """
-    waiting, alone, fruitless = list(numbers), [], 0  # type: list[int], list[int], int
+    waiting, fruitless = list(numbers), 0
+    alone: list[int] = []
     suspects: dict[tuple[int, int], int] = {}
     while waiting or alone:
         batch, size = ([alone.pop()], 1) if alone else (waiting[: workers * _TASKS_PER_WORKER], workers)

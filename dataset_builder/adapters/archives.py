@@ -11,9 +11,8 @@ from ..limits import TOO_LARGE, Refused
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 UNREADABLE = (".rar", ".7z")
-MAX_EXPANSION = (
-    200  # a TAR that unpacks to more than this times its size is taken for a bomb; images shrink by far less
-)
+# A TAR that unpacks to more than this times its size is taken for a bomb; images shrink by far less.
+MAX_EXPANSION = 200
 ALLOWANCE = 1 << 30  # bytes that any archive may unpack to
 MAX_TAR_HEADERS = 1 << 20  # bytes that say what one member of a TAR is; a long name and its attributes take a few KiB
 HEADER = struct.Struct("<4s4xHH8xIIHHH4xII")  # of one entry in a ZIP's central directory
