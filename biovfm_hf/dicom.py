@@ -71,10 +71,10 @@ def _silence() -> None:
 
 
 def told(error: Exception, start: bytes) -> str:
-    """The words of a decoder's error, up to the first that stands in the header: a value there can be a name.
+    """A decoder's message, cut before the first word that also stands in the header, where it may be a patient's name.
 
     Args:
-        error: as pydicom raised it, of a number that is none say.
+        error: as pydicom raised it; it may quote a value, such as text where a number is expected.
         start: the first bytes of the file.
     """
     if _DEFLATED.encode() in start:  # what stands there cannot be seen

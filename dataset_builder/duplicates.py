@@ -32,9 +32,14 @@ class Candidates(NamedTuple):
     """What the pictures of all shards that passed the rules for single pictures are compared by, in plan order.
 
     Attributes:
-        shard: int32 (n,). line: int32 (n,), line in the shard's candidates. file: int64 (n,), the same for pictures
-            of one input. exact: uint64 (n, 2), half of the SHA-256. hashes: uint64 (m,), all framings of all
-            pictures. owner: int64 (m,), the picture of each. thumbnails: uint8 (m, 784), one for each hash.
+        shard: int32 (n,), number of the shard.
+        line: int32 (n,), line in the shard's candidates.
+        file: int64 (n,), equal for the pictures of one input.
+        exact: uint64 (n, 2), half of the SHA-256 of the pixels.
+        modality: str (n,), "" where the source does not tell.
+        hashes: uint64 (m,), perceptual hashes of all framings of all pictures.
+        owner: int64 (m,), number of the picture that each hash is of.
+        thumbnails: uint8 (m, 784), one for each hash.
         first: int64 (n,), position in `hashes` of each picture's first framing.
     """
 

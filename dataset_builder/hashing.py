@@ -10,7 +10,7 @@ import numpy as np
 
 THUMBNAIL = 28  # side of the thumbnail that confirms what a perceptual hash suspects; MedMNIST's smallest size
 REDUCED = 112  # longer side that fingerprints are taken at
-SIMILARITY = 0.99  # least correlation of their textures
+SIMILARITY = 0.99  # least correlation of the textures of two thumbnails that show the same
 
 # The 64 lowest spatial frequencies of a 32 x 32 DCT without the mean, nearest to the origin first.
 _LOWEST = 12

@@ -66,7 +66,7 @@ def _binary(pixels: Pixels) -> bool:
 
 
 def _stretched(pixels: Pixels) -> Pixels:
-    """8-bit values that must be stretched too: wider numbers are never taken as they are."""
+    """The pixels with 8-bit values in 16 bits, which `to_uint8` stretches instead of taking them as they are."""
     return replace(pixels, array=pixels.array.astype(np.uint16)) if pixels.array.dtype == np.uint8 else pixels
 
 

@@ -1,4 +1,4 @@
-"""One input of the builder: a file, a member of an archive or HDF5 file, or a DICOM series; catalogue to engine."""
+"""One input of the builder: a file, a member of an archive or HDF5 file, or a DICOM series."""
 
 from dataclasses import dataclass
 from typing import Any

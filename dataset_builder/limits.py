@@ -18,7 +18,7 @@ _QUOTED = re.compile(r"""b?['"].*['"]""", re.DOTALL)
 
 
 class Refused(Exception):
-    """An input that costs one manifest row: `outcome` is the reason's fixed wording, `detail` what was found."""
+    """An input that leaves one line in the manifest: `outcome` is one of fixed reasons, `detail` what was found."""
 
     def __init__(self, outcome: str, detail: str = ""):
         super().__init__(f"{outcome}: {detail}" if detail else outcome)

@@ -67,8 +67,8 @@ def _point_and_draws(split: ScoredSplit, thresholds: np.ndarray, resampler: Resa
 def paired_interval(observed: float, drawn: np.ndarray, units: int) -> dict[str, Any]:
     """A difference with the 95 % interval and the two-sided p of its resamples (those that define it).
 
-    Few cases resample as if they were sure: four differences of one sign would give the lowest p there is. So p is at
-    least 2^(1 - units), the lowest that a test by signs reaches on as many cases or subjects, and one alone has none.
+    With few cases a bootstrap is too sure: four differences of one sign, however resampled, would give the lowest p
+    there is. So p is at least 2^(1 - units), the lowest of a sign test on as many cases or subjects; one has no p.
     """
     drawn = drawn[~np.isnan(drawn)]
     none = {"difference": observed, "low": None, "high": None, "p": None}
@@ -83,7 +83,7 @@ def paired_interval(observed: float, drawn: np.ndarray, units: int) -> dict[str,
 
 
 def lowest_p(units: int) -> float:
-    """The lowest two-sided p that a test by signs reaches on `units` differences."""
+    """The lowest two-sided p that a sign test reaches on `units` differences."""
     return 2.0 ** (1 - units)
 
 

@@ -142,7 +142,7 @@ def _test_units(record: Record, arrays: dict[str, np.ndarray]) -> int:
 
 
 def _spread_row(spread: SeedSpread, units: int, name: str) -> dict[str, Any]:
-    """A mean difference with the interval and p of Student's t; `name` is what the spread of what was repeated is."""
+    """A mean difference with Student's interval and p; `name` (`seed_sd`, `draw_sd`) says what was repeated."""
     half, p = spread.half_width(), max(spread.p(), lowest_p(units))
     ends = {"difference": spread.mean, "low": spread.mean - half, "high": spread.mean + half, "p": p}
     return {**ends, name: spread.seed_sd, "case_se": spread.case_se}
@@ -178,8 +178,8 @@ def _delong_p(kind: str, held: Pair, clusters: np.ndarray | None) -> float | Non
 def _few_shot(record: Record, pairs: list[Pair]) -> dict[str, dict[str, Any]]:
     """Mean differences over draws of training subjects, the same draws and test cases for both models.
 
-    Draws are to the mean what seeds are: the spread between them and that of the test cases add up. By draws alone
-    every two encoders differ that the cases of this one test split happen to tell apart.
+    Draws count as seeds do: their spread and that of the test cases add up. Judged by draws alone, any two encoders
+    would differ that the cases of this one test split happen to tell apart.
     """
     units, overlap = _test_units(record, pairs[0][0]), float(pairs[0][0].get("overlap", 0.0))
     names = [name.removeprefix("draw_") for name in pairs[0][0] if name.startswith("draw_")]
@@ -214,7 +214,7 @@ def _few_shot_row(found: list[tuple[np.ndarray, np.ndarray]], units: int, overla
 
 
 def _no_p(difference: float | None, reason: str) -> dict[str, Any]:
-    """The row of a difference about which nothing can be said, in words why."""
+    """The row of a difference that has no interval and no p, with the reason in words."""
     return {"difference": difference, "low": None, "high": None, "p": None, "reason": reason}
 
 

@@ -47,7 +47,7 @@ def save_figure(figure: "Figure", path: Path, words: str) -> None:
 def discard(out: Path, *words: str) -> None:
     """Remove the pictures, with their words, whose names begin with `words`.
 
-    Names tell settings apart only as far as there are others, so that a further seed or setting renames earlier ones.
+    A name tells only the settings that differ within the folder, so one more seed or setting renames earlier pictures.
     """
     start = figure_path(out, *words).stem
     for path in (out / "figures").glob(f"{start}*"):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".dcm", ".dicom"}
 VOLUMES = (".nii", ".nii.gz", ".mha", ".nrrd")
-BEFORE_CROP = 256 / 224  # models that cut out the centre shrink the image to this times their size first, as a rule
+BEFORE_CROP = 256 / 224  # of their input size: what models that crop the centre resize to before, as a rule
 PRECISIONS = ("fp32", "bf16")
 FEATURES = ("both", "class", "mean", "pooled", "last4")
 COMPILE_HELP = (

@@ -102,7 +102,7 @@ def judge(task: Task, settings: Settings, scores: Scores) -> Made:
 
 
 def test_strata(labels: np.ndarray, subjects: np.ndarray | None) -> tuple[np.ndarray | None, list[str]]:
-    """The class (N,) of each test case as what resamples keep the counts of, or None; and the words for it."""
+    """The class (N,) of each test case, whose counts resamples are to keep, or None; and a note that says which."""
     if labels.ndim == 2:
         return None, ["resamples are not stratified: cases with several labels have no one class"]
     if subjects is not None and any(len(set(labels[subjects == subject])) > 1 for subject in np.unique(subjects)):

@@ -50,9 +50,9 @@ def crew() -> Crew:
 
 @cache
 def _join() -> "PartialState":
-    """Meet the other processes, once. Without a GPU they must be told so, or every one takes itself to be alone.
+    """Join the process group, once. On a machine without a GPU Accelerate must be told, or it takes each to be alone.
 
-    They part at their end: gloo's threads abort a process that stops while they still run, after all its work.
+    It is left at exit: gloo's threads would abort a process that ends while they run, after all its work.
     """
     import torch
     from accelerate import PartialState

@@ -132,7 +132,7 @@ def claimed(out: Path, key: str, wait: bool) -> Iterator[bool]:
             return
         try:
             yield True
-        finally:  # who waits on the removed file and who makes a new one may both go on; the record is there by then
+        finally:  # a process that waited on the removed file and one that makes a new one both find the record
             path.unlink(missing_ok=True)
 
 

@@ -65,8 +65,8 @@ class Settings:
     def thresholds(self) -> str:
         """The protocol by which decision thresholds are chosen.
 
-        The authors' rule takes a validation score itself, above which a test score must be. Votes that all lie at 1.0
-        are then never positive (MCC 0 beside AUC 1), and only for the linear probe is that theirs to repeat.
+        The authors' rule takes a validation score itself, which a test score must exceed. Where kNN votes all lie at
+        1.0 none would then be positive (MCC 0 beside AUC 1). The authors probe linearly only, so the rule holds there.
         """
         return self.protocol if self.method == "linear" else "fast"
 

@@ -141,7 +141,7 @@ def make_record(
 
 
 def _say(line: str, stream: TextIO | None = None) -> None:
-    """Print a line at once and in one piece: of processes with one pipe, another's came between print's two writes."""
+    """Print a line in one write: of processes that share a pipe, another's could come between print's two writes."""
     print(f"{line}\n", end="", file=stream, flush=True)
 
 

@@ -69,7 +69,7 @@ def names_in_order(records: list[Record], field: str) -> list[str]:
 
 
 def unlike(records: list[Record], field: str, name: str) -> list[str]:
-    """The values of `name` whose records differ in `field`: models of several weights, tasks of several data.
+    """The values of the field `name` whose records differ in `field`, as a model with the records of two revisions.
 
     A folder keeps what it has until the same command is run on the new weights or data, so that it may hold both.
     """

@@ -13,7 +13,7 @@ from .results import Record, load_results
 
 
 def check_numbers(text: str, model_dir: Path) -> None:
-    """Refuse scores for machines (model-index, .eval_results) that the results file of our card does not hold.
+    """Refuse machine-readable scores (model-index, .eval_results) that the results file beside our card does not hold.
 
     Raises:
         UserError: a score was edited, or the results file is gone.

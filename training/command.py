@@ -42,7 +42,7 @@ def run(method: str, load_method: Callable[[], "Method"], argv: Sequence[str] | 
     if words.dry_run and not main_process:
         return 0
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    # it tells each retry, twice; what becomes of them is told once, as an error
+    # it logs each retry, twice; a failure is told once, when the last one has failed
     logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
     try:
         from .config_file import load_config, parse_overrides

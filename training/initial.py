@@ -46,7 +46,7 @@ def build_autoencoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFM
 
 
 def _read(config: TrainConfig, model_config: BioVFMConfig) -> Encoder | None:
-    """The weights to start from, of whatever family; a part of them is never taken for the whole."""
+    """The weights to start from, of any family, all of them or an error; None for fresh ones or those of a run."""
     source = config.model.init_from
     if not source or _is_run(source):
         return None

@@ -87,7 +87,7 @@ def _of_array(array: np.ndarray, setting: Setting) -> Iterator[Picture]:
     if array.ndim != 3:
         raise Refused(UNREADABLE, f"an array of shape {array.shape}")
     axis = int(np.argmin(array.shape)) if array.shape[0] > min(array.shape) else 0
-    # Slices shows (X, Y, Z) turned: hand it the stack so that rows and columns come out as stored.
+    # `slices` turns a RAS+ volume for display: turned beforehand, rows and columns come out as stored.
     turned = np.moveaxis(array, axis, 0)[:, ::-1, ::-1].transpose(2, 1, 0)
     yield from sliced([Volume(turned, (1.0, 1.0, 1.0))], setting, ("axial",))
 

@@ -60,7 +60,7 @@ def read(source: Path | bytes, name: str, setting: Setting, size: int) -> Iterat
                 yield from _pages(image, setting)
             elif image.format in ("JPEG", "MPO"):
                 yield _jpeg(image, setting, size)
-            elif image.format == "TIFF":  # with the way round for what Pillow opens but cannot decode
+            elif image.format == "TIFF":  # what Pillow opens but cannot decode, tifffile may
                 yield whole(_decoded(source, name, setting, MAX_PIXELS))
             else:
                 yield whole(image_to_uint8(decode(image), setting))

@@ -1,4 +1,4 @@
-"""What the student is trained towards, and how far from it it is: targets, cross-entropy, KoLeo.
+"""The student's targets and its distance from them: Sinkhorn-Knopp and centring, cross-entropy, KoLeo.
 
 Statistics over the batch (Sinkhorn-Knopp, centres) are those of the joint batch of all processes when
 torch.distributed runs, and of this process's batch when it does not. Everything here computes in float32.
