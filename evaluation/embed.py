@@ -17,7 +17,7 @@ from biovfm_hf.files import atomic_path
 from biovfm_hf.memory import keep_freed_memory
 
 from .encoders import Encoder, to_square
-from .processes import Crew, crew
+from .processes import ProcessGroup, process_group
 from .tasks.images import Images
 from .tokens import LAST_BLOCKS
 
@@ -68,12 +68,12 @@ def embed_summaries(
     augmentation: Augmentation | None = None,
     batch_size: int = BATCH_SIZE,
     label: str = "",
-    team: Crew | None = None,
+    processes: ProcessGroup | None = None,
 ) -> dict[str, np.ndarray]:
     """Feature vectors of `images`, from the cache where they are there.
 
     Work is done in shards of `SHARD_IMAGES`, each written when finished, so a killed run continues with what is
-    missing; the processes of `team` (None: those of `accelerate launch`) share the shards among them.
+    missing; `processes` (None: those of `accelerate launch`) share the shards among them.
 
     Returns:
         {name: (N, D) float32} for each of `SUMMARIES`, see `encoders.Encoded.summary`.
@@ -83,7 +83,7 @@ def embed_summaries(
     """
     folder = cache / cache_key(encoder, images, f"summaries {augmentation}")
     job = _Job(encoder, images, folder, SHARD_IMAGES, batch_size, label, _summarise, encoder.preprocess, augmentation)
-    return read_shards(_fill(job, team or crew()), SUMMARIES)
+    return read_shards(_fill(job, processes or process_group()), SUMMARIES)
 
 
 def _summarise(encoder: Encoder, pixels: "Tensor") -> dict[str, "Tensor"]:
@@ -112,7 +112,7 @@ def embed_features(
         return pick_features(embed_summaries(encoder, images, cache, None, batch_size, label), which)
     folder = cache / cache_key(encoder, images, f"last {LAST_BLOCKS}")
     job = _Job(encoder, images, folder, SHARD_IMAGES, batch_size, label, summarise_blocks, encoder.preprocess)
-    return read_shards(_fill(job, crew()), ("last4",))["last4"]
+    return read_shards(_fill(job, process_group()), ("last4",))["last4"]
 
 
 def summarise_blocks(encoder: Encoder, pixels: "Tensor") -> dict[str, "Tensor"]:
@@ -163,7 +163,7 @@ def embed_tokens(
     per_image = _token_bytes(encoder, size, blocks)
     shard_images = int(np.clip(TOKEN_SHARD_BYTES // per_image, 1, SHARD_IMAGES))
     job = _Job(encoder, images, folder, shard_images, batch_size, label, tokens, preprocess)
-    return TokenStore(_fill(job, crew()), shard_images, len(images))
+    return TokenStore(_fill(job, process_group()), shard_images, len(images))
 
 
 def _token_bytes(encoder: Encoder, size: int, blocks: int) -> int:
@@ -247,14 +247,14 @@ class _Job:
         return range(shard * self.shard_images, min((shard + 1) * self.shard_images, len(self.images)))
 
 
-def _fill(job: _Job, team: Crew) -> list[Path]:
+def _fill(job: _Job, processes: ProcessGroup) -> list[Path]:
     """Write the shards that are missing, this process' share of them, and give the paths of all."""
     count = -(-len(job.images) // job.shard_images)
     paths = [job.folder / f"{number:05d}.safetensors" for number in range(count)]
     try:
-        _fill_missing(job, paths, [n for n in range(count) if team.takes(n) and not paths[n].exists()])
+        _fill_missing(job, paths, [n for n in range(count) if processes.takes(n) and not paths[n].exists()])
     finally:
-        team.wait()
+        processes.wait()
     if lacking := next((path for path in paths if not path.exists()), None):
         raise UserError(f"{lacking} was not written: another process failed; see its message")
     return paths

@@ -73,15 +73,15 @@ def main(argv: list[str]) -> int:
         parser.error("--batch-size must be 1 or more")
     from .device import default_device
     from .encoders import load_encoder
-    from .processes import crew
+    from .processes import process_group
 
     device = options.device or default_device()
     encoder = load_encoder(options.model, device, compiled=options.compile, precision=options.precision)
     images, names = open_images(options.images, options.config, options.split, encoder.size)
     vectors = embed_images(encoder, images, options.features, options.out, options.batch_size)
-    team = crew()
-    team.wait()
-    if not team.takes(0):  # one of several processes writes what all have embedded
+    processes = process_group()
+    processes.wait()
+    if not processes.takes(0):  # one of several processes writes what all have embedded
         return 0
     write_features(options.out, names, vectors, describe(encoder, options.features))
     shutil.rmtree(_cache(options.out), ignore_errors=True)

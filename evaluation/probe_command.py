@@ -182,7 +182,7 @@ def list_tasks() -> None:
 
 def probe(options: argparse.Namespace, methods: list[str]) -> int:
     """Open the tasks, make the missing records, then tables, comparisons and pictures."""
-    from .processes import crew
+    from .processes import process_group
     from .suite import run_suite
 
     cache = options.cache or options.out / "cache"
@@ -193,10 +193,10 @@ def probe(options: argparse.Namespace, methods: list[str]) -> int:
         run_suite(options.model, tasks, runs, options.out, cache)
     except UserError as error:
         failure = error
-    team = crew()
-    if team.takes(0):
+    processes = process_group()
+    if processes.takes(0):
         summarise(options, tasks)
-    team.wait()  # a launcher ends all processes when one of them fails
+    processes.wait()  # a launcher ends all processes when one of them fails
     if failure is not None:
         raise failure
     return 0
@@ -316,14 +316,14 @@ def draw_model(options: argparse.Namespace, encoder: "Encoder", task: "Task", re
     """What a model makes of a task: its attention, a map of its features, and the colours of its patches."""
     from .embed import case_features, embed_summaries
     from .encoder_pictures import draw_attention, draw_embedding, draw_patch_colours
-    from .processes import Crew
+    from .processes import ProcessGroup
 
     draw_attention(options.out, encoder, task)
     split = task.splits["test"]
     if split.labels is not None and split.labels.ndim == 1:
         cache = options.cache or options.out / "cache"
         label = f"{encoder.name} {task.name} test"
-        stored = embed_summaries(encoder, split.images, cache, None, options.batch_size, label, Crew())
+        stored = embed_summaries(encoder, split.images, cache, None, options.batch_size, label, ProcessGroup())
         features = case_features(stored["mean"], split.case_of_image)
         draw_embedding(options.out, record, features, split.labels, list(task.record.classes))
     draw_patch_colours(options.out, encoder, task)

@@ -15,7 +15,7 @@ PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
-class Crew:
+class ProcessGroup:
     """This process' number and how many there are."""
 
     rank: int = 0
@@ -40,12 +40,12 @@ class Crew:
         return broadcast_object_list([value])[0]
 
 
-def crew() -> Crew:
-    """The processes that were started together; a crew of one without a launcher."""
+def process_group() -> ProcessGroup:
+    """The processes that were started together; a group of one without a launcher."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Crew()
+        return ProcessGroup()
     state = _join()
-    return Crew(state.process_index, state.num_processes)
+    return ProcessGroup(state.process_index, state.num_processes)
 
 
 @cache
@@ -77,6 +77,6 @@ def make_accelerator(precision: str) -> "Accelerator":
     import torch
     from accelerate import Accelerator
 
-    crew()
+    process_group()
     mixed = "bf16" if precision == "bf16" else "no"
     return Accelerator(mixed_precision=mixed, cpu=not torch.cuda.is_available(), device_placement=False)

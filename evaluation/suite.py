@@ -19,7 +19,7 @@ from .bootstrap import choose_thresholds
 from .encoders import Encoder, load_encoder, split_label
 from .kinds import SEGMENTATION
 from .methods import METHOD_RUNNERS
-from .processes import crew
+from .processes import process_group
 from .results import Record, claimed, clean, merge_records, read_record, record_key, write_record
 from .settings import Settings
 from .tasks import SPLITS, Task
@@ -53,13 +53,13 @@ def run_suite(models: list[str], tasks: list[Task], runs: list[Settings], out: P
     for model in models[1:]:  # what cannot be loaded is told now, and not after hours of work on the models before it
         load_encoder(model)
     jobs = [(model, run, task) for model in models for run in runs for task in tasks if suits(task, run)]
-    team, failures = crew(), []
-    if team.size > 1:
+    processes, failures = process_group(), []
+    if processes.size > 1:
         failures += _run_jobs([job for job in jobs if not job[1].tunes], out, cache)[0]
-    shared = [job for job in jobs if team.size == 1 or job[1].tunes]
+    shared = [job for job in jobs if processes.size == 1 or job[1].tunes]
     told, busy = _run_jobs(shared, out, cache, partial(claimed, out, wait=False))
     failures += told + _run_jobs(busy, out, cache, partial(claimed, out, wait=True))[0]
-    team.wait()
+    processes.wait()
     records = merge_records(out)
     if failures:
         raise UserError(f"{len(failures)} of the records could not be made, the first because: {failures[0]}")
@@ -116,7 +116,7 @@ def make_record(
             return None
         known = read_record(out, identity)
         if claim is None:  # made together: the others wait for this process' share of the images, or it for theirs
-            known = crew().agree(known)
+            known = process_group().agree(known)
         if known is not None:
             _say(f"have  {encoder.name}  {task.name}  {settings.method_name}")
             return known

@@ -108,15 +108,16 @@ def test_a_failure_in_one_of_several_processes_leaves_the_other_records_and_the_
 MEETING = """
 import json, sys, time
 from pathlib import Path
-from evaluation.processes import crew
-team = crew()
+from evaluation.processes import process_group
+processes = process_group()
 spans = []
 for turn in range(3):  # a meeting holds up whoever comes first, every time
-    time.sleep(0 if team.takes(turn) else 0.3)
+    time.sleep(0 if processes.takes(turn) else 0.3)
     begun = time.monotonic()  # one clock for all processes
-    team.wait()
+    processes.wait()
     spans.append((begun, time.monotonic()))
-Path(sys.argv[1], f"{team.rank}.json").write_text(json.dumps([team.size, team.agree(team.rank), spans]))
+answer = [processes.size, processes.agree(processes.rank), spans]
+Path(sys.argv[1], f"{processes.rank}.json").write_text(json.dumps(answer))
 """
 
 
