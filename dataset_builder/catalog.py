@@ -12,17 +12,8 @@ from biovfm_hf.errors import UserError
 
 from .item import Item
 from .listing import list_items
-from .records import read_record
+from .records import load_source
 from .source import SOURCES, Source
-
-
-def load_source(id_or_path: str | Path) -> Source:
-    """The record of a catalogue id, or of a YAML file.
-
-    Raises:
-        UserError: there is no such record, or it says something that the schema does not know.
-    """
-    return read_record(id_or_path)
 
 
 def load_sources(names: Iterable[str | Path]) -> list[Source]:

@@ -31,8 +31,12 @@ MAX_RECORD_BYTES = 1 << 20
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, five times as fast where libyaml is there
 
 
-def read_record(id_or_path: str | Path) -> Source:
-    """The `Source` of a catalogue id or of a YAML file; see `catalog.load_source`."""
+def load_source(id_or_path: str | Path) -> Source:
+    """The record of a catalogue id, or of a YAML file.
+
+    Raises:
+        UserError: there is no such record, or it says something that the schema does not know.
+    """
     path = _locate(id_or_path)
     try:
         if path.stat().st_size > MAX_RECORD_BYTES:

@@ -11,7 +11,8 @@ from typing import Any
 
 from biovfm_hf.errors import UserError
 
-from .catalog import iterate, load_catalog, load_source
+from .catalog import iterate, load_catalog
+from .records import load_source
 from .source import NOT_ESTABLISHED, Source, TableRule
 
 EXAMPLES = """examples:

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 
 from biovfm_hf.errors import UserError
 from dataset_builder.adapters import archives, rp3d
-from dataset_builder.catalog import iterate, load_catalog, load_source
+from dataset_builder.catalog import iterate, load_catalog
 from dataset_builder.globs import compile_glob
 from dataset_builder.item import Item
 from dataset_builder.readers.archive import members
+from dataset_builder.records import load_source
 from dataset_builder.selection import NOT_INPUT
 from dataset_builder.source import MODALITIES, anatomies
 

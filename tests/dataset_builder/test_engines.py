@@ -14,10 +14,10 @@ import pytest
 from biovfm_hf.errors import UserError
 from dataset_builder import executors
 from dataset_builder.build import build
-from dataset_builder.catalog import load_source
 from dataset_builder.finish import finish_shard
 from dataset_builder.plan import Options, make_plan
 from dataset_builder.progress import ProgressFile, read_progress
+from dataset_builder.records import load_source
 from dataset_builder.shard import build_shard
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dataset_builder.catalog import iterate, load_catalog, load_source
+from dataset_builder.catalog import iterate, load_catalog
 from dataset_builder.item import Item
+from dataset_builder.records import load_source
 from dataset_builder.selection import NOT_INPUT
 from dataset_builder.source import NOT_ESTABLISHED
 
