@@ -1,5 +1,6 @@
 """HDF5 data sets, .npy and .mat arrays: an image, a row of a table of images, an encoded image, or a volume."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -109,9 +110,7 @@ def _encoded(data: Any) -> bytes:
 def _check(shape: tuple[int, ...], dtype: np.dtype) -> None:
     if dtype.hasobject or dtype.kind not in "biuf":
         raise Refused(UNREADABLE, f"holds {dtype}, not numbers")
-    size = dtype.itemsize
-    for extent in shape:
-        size *= int(extent)
+    size = math.prod(map(int, shape), start=dtype.itemsize)
     if size > MAX_VOLUME_BYTES:
         raise Refused(TOO_LARGE, f"an array of {size / 2**20:.0f} MiB")
 

@@ -1,6 +1,7 @@
 """What NRRD and MetaImage share: a text header that says where the voxels lie, and voxels that must not be trusted."""
 
 import bz2
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,9 +67,7 @@ def read_stored(file: BinaryIO, stored: Stored, folder: Path | None) -> Volume:
     nibabel = require("nibabel", "data")
     if min(stored.shape) < 1 or stored.channels not in (1, 3):
         raise Refused(UNREADABLE, f"shape {stored.shape} with {stored.channels} channels")
-    size = stored.channels * stored.dtype.itemsize
-    for extent in stored.shape:
-        size *= extent
+    size = math.prod(stored.shape, start=stored.channels * stored.dtype.itemsize)
     if size > MAX_VOLUME_BYTES:
         raise Refused(TOO_LARGE, f"the header claims {size / 2**20:.0f} MiB of voxels")
     if stored.data_file is None:
