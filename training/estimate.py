@@ -66,7 +66,7 @@ def memory_gib(config: TrainConfig, model_config: Any, objective: Any, images: i
     The latter are what autograd keeps, `_KEPT` bytes x D per token and block (with activation checkpointing each
     block's fp32 input, and all of one block), and for DINO the teacher's scores and targets.
     """
-    trained = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
+    trained = trained_parameters(objective)
     total = _count(objective)
     full = config.run.precision == "fp32" or config.run.device == "cpu"
     blocks, width = model_config.num_hidden_layers, model_config.hidden_size
@@ -112,7 +112,7 @@ def describe(config: TrainConfig, method: Method) -> str:
     peak = scaled_learning_rate(config.optim.base_lr, config.batch.size, config.optim.lr_rule)
     hours = per_image * seen / (PEAK_FLOPS["H100"] * _UTILISATION) / 3600
     encoder = _count(_encoder(objective))
-    trained = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
+    trained = trained_parameters(objective)
     total = _count(objective)
     lines = [
         f"encoder           {encoder / 1e6:,.2f}M parameters",
@@ -150,6 +150,11 @@ def _passes(config: TrainConfig, counts: set[int]) -> str:
 
 def _encoder(objective: Any) -> Any:
     return objective.student.backbone if hasattr(objective, "student") else objective.model.biovfm
+
+
+def trained_parameters(objective: nn.Module) -> int:
+    """How many parameters the optimiser changes, those of heads or decoder among them."""
+    return sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
 
 
 def _count(module: nn.Module) -> int:

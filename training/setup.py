@@ -28,7 +28,7 @@ from .device import (
     set_sharded_precision,
     speed_up_cpu,
 )
-from .estimate import flops_per_image, images_per_pass
+from .estimate import flops_per_image, images_per_pass, trained_parameters
 from .export import open_repository
 from .images import Images, open_images
 from .method import Method
@@ -228,7 +228,7 @@ def restore(run: Run) -> None:
 def opening_words(run: Run, peak: float) -> str:
     """What is about to be trained, in one line."""
     config = run.config
-    trained = sum(p.numel() for p in run.objective.parameters() if p.requires_grad)
+    trained = trained_parameters(run.objective)
     accumulated = f" x {run.accumulation} accumulated" if run.accumulation > 1 else ""
     return (
         f"{config.model.size}, {trained / 1e6:.1f}M trained parameters; {len(run.images):,} images; "
