@@ -140,7 +140,8 @@ class CropBatches(Dataset):
             UserError: many images in a row are unreadable.
         """
         first: Exception | None = None
-        for step in range(min(TRIES, len(self.images))):
+        tries = min(TRIES, len(self.images))
+        for step in range(tries):
             candidate = (index + step) % len(self.images)
             if candidate in self._cache:
                 found = self._cache[candidate]
@@ -155,7 +156,7 @@ class CropBatches(Dataset):
             if step:
                 skipped.append((index, candidate, str(first)))
             return found
-        raise UserError(f"{TRIES} images in a row cannot be read, the first because: {first}") from first
+        raise UserError(f"{tries} images in a row cannot be read, the first because: {first}") from first
 
     def _remember(self, index: int, found: tuple[Image, str | None]) -> None:
         if found[0].nbytes <= self._room:
