@@ -27,7 +27,7 @@ from .augment_batch import pack_looks, per_channel
 from .config import DataConfig, TrainConfig
 from .decode import read_image
 from .order import SampleOrder
-from .stream import StreamedImages, StreamOrder, cannot_open, open_stream
+from .stream import StreamedImages, StreamOrder, cannot_open, name_of, open_stream
 from .typed import nearest
 
 logger = logging.getLogger(__name__)
@@ -91,6 +91,7 @@ class TableImages:
         self.table = table
         self.rows = rows
         self.has_modality = "modality" in table.column_names
+        self.modality_names = getattr(table.features.get("modality"), "names", None)
         self.column = column
         self._view = table.select_columns([column, *(["modality"] if self.has_modality else [])])
 
@@ -113,7 +114,7 @@ class TableImages:
                 raise UserError(f"row {row}: column {self.column!r} names the file {image}: {reason}") from error
         if not isinstance(image, bytes):
             raise UserError(f"{name}: column {self.column!r} holds no image")
-        return image, name, record.get("modality")
+        return image, name, name_of(record.get("modality"), self.modality_names) or None
 
     def group_by(self, column: str) -> dict[str, NDArray[np.int64]]:
         """Image numbers by the values of `column`.
@@ -135,12 +136,8 @@ def column_values(table: Any, column: str) -> NDArray[Any]:
     """
     if column not in table.column_names:
         raise UserError(f"the data has no column {column!r}; {nearest(column, table.column_names)}")
-    values = np.array(["" if value is None else str(value) for value in table[column]])
-    feature = table.features[column]
-    if hasattr(feature, "int2str"):
-        names = np.array(feature.names)
-        return names[values.astype(int)]
-    return values
+    names = getattr(table.features[column], "names", None)
+    return np.array([name_of(value, names) for value in table[column]])
 
 
 def open_images(config: DataConfig) -> Images:

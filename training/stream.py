@@ -74,7 +74,7 @@ class StreamedImages:
         if not isinstance(data, bytes):
             raise UserError(f"{name}: column {self.column!r} holds no image bytes; set data.streaming to false")
         modality = table["modality"][row].as_py() if "modality" in self.columns else None
-        return data, name, self.modality_names[modality] if isinstance(modality, int) else modality
+        return data, name, name_of(modality, self.modality_names) or None
 
     def group_by(self, column: str) -> dict[str, NDArray[np.int64]]:
         """Weighted drawing would read a whole row group for every image.
@@ -160,6 +160,11 @@ def _key(*numbers: int) -> int:
     return key
 
 
+def name_of(value: Any, names: Sequence[str] | None) -> str:
+    """A cell of a column of groups as text, null as ""; a class label is stored as the number of one of `names`."""
+    return "" if value is None else str(names[value] if names else value)
+
+
 def cannot_open(path: str, error: Exception) -> UserError:
     """What to tell when `datasets` cannot open the data at `path`."""
     where = "" if Path(path).exists() else " (no such folder here, so it was looked for on the Hub)"
@@ -187,10 +192,11 @@ def open_stream(config: DataConfig) -> StreamedImages:
     schema = _open_parquet(files[0], os.getpid()).schema_arrow
     if config.column not in schema.names:
         raise UserError(f"{path} has no data.column {config.column!r}; {nearest(config.column, schema.names)}")
-    feature = (builder.info.features or {}).get("modality")
-    names = list(getattr(feature, "names", None) or [])
+    # the builder knows them only where a card tells or the data was opened before; `datasets` notes them in the files
+    features = builder.info.features or datasets.Features.from_arrow_schema(schema)
+    names = list(getattr(features.get("modality"), "names", None) or [])
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
-        found = list(pool.map(lambda name: _row_groups(name, config, builder.info.features or {}), files))
+        found = list(pool.map(lambda name: _row_groups(name, config, features), files))
     for column in ("modality", "source"):
         present = sorted({name for _, names in found for name in names.get(column, ())})
         for name in getattr(config, column):
@@ -220,8 +226,7 @@ def _row_groups(path: str, config: DataConfig, features: Any) -> tuple[list[RowG
         keep = np.ones(size, dtype=bool)
         for column, values in wanted.items():
             names = getattr(features.get(column), "names", None)
-            present = [names[value] if names and value is not None else value for value in table[column].to_pylist()]
-            present = [value or "" for value in present]
+            present = [name_of(value, names) for value in table[column].to_pylist()]
             found[column].update(present)
             keep &= np.isin(np.array(present), values)
         rows = np.flatnonzero(keep)

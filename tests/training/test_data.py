@@ -183,6 +183,22 @@ def test_a_stream_reads_the_same_images_as_a_table(streamed_folder: Path) -> Non
     assert len(kept) == 3 and all(kept.fetch(index)[2] == "US" for index in range(3))
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_columns_of_class_labels_and_numbers_are_read_by_name(
+    image_folder: Path, tmp_path: Path, streaming: bool
+) -> None:
+    table = rows(image_folder).remove_columns("source").rename_column("index", "source")
+    missing = [None, *table["modality"][1:]]
+    table = table.remove_columns("modality").add_column("modality", missing)
+    table.cast_column("modality", datasets.ClassLabel(names=["CT", "US"])).to_parquet(tmp_path / "train.parquet")
+    images = open_images(DataConfig(path=str(tmp_path), streaming=streaming))
+    assert [images.fetch(index)[2] for index in (0, 1, 4)] == [None, "CT", "US"]
+    kept = open_images(DataConfig(path=str(tmp_path), streaming=streaming, modality=["US"], source=["4", "8"]))
+    assert len(kept) == 2 and kept.fetch(0)[0] == images.fetch(4)[0]
+    with pytest.raises(UserError, match="no image has source '99'"):
+        open_images(DataConfig(path=str(tmp_path), streaming=streaming, source=["99"]))
+
+
 def test_stream_batches_do_not_depend_on_workers(streamed_folder: Path) -> None:
     config = small_config(streamed_folder, streaming=True)
     alone = [batches(config, Share(5))[number] for number in range(4)]
