@@ -89,7 +89,11 @@ class StreamedImages:
             self._tables.move_to_end(place)
             return self._tables[place]
         group = self.groups[place]
-        table = _open_parquet(group.path, os.getpid()).read_row_group(group.number, columns=self.columns)
+        file = _open_parquet(group.path, os.getpid())
+        try:
+            table = file.read_row_group(group.number, columns=self.columns)
+        except Exception as error:  # damage and networks fail in many classes
+            raise _unreadable(f"{group.path} row group {group.number}", error) from error
         self._tables[place] = table
         self._held += table.nbytes
         while self._held > self._room and len(self._tables) > 1:
@@ -247,4 +251,8 @@ def _parquet(path: str) -> Any:
     try:
         return parquet.ParquetFile(fsspec.open(path, "rb").open())
     except Exception as error:
-        raise UserError(f"cannot read {path}: {' '.join(str(error).split())[:300]}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(what: str, error: Exception) -> UserError:
+    return UserError(f"cannot read {what}: {' '.join(str(error).split())[:300]}")

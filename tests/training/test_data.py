@@ -199,6 +199,20 @@ def test_columns_of_class_labels_and_numbers_are_read_by_name(
         open_images(DataConfig(path=str(tmp_path), streaming=streaming, source=["99"]))
 
 
+def test_a_damaged_part_of_a_stream_is_skipped_and_counted(streamed_folder: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as parquet
+
+    content = bytearray((streamed_folder / "train-0.parquet").read_bytes())
+    start = parquet.ParquetFile(streamed_folder / "train-0.parquet").metadata.row_group(1).column(0).data_page_offset
+    content[start : start + 40] = b"\xff" * 40
+    (tmp_path / "train-0.parquet").write_bytes(content)
+    dataset = batches(small_config(tmp_path, streaming=True), Share(4))
+    skipped: list = []
+    dataset.read(3, skipped)
+    assert skipped[0][:2] == (3, 6) and "train-0.parquet row group 1: " in skipped[0][2]
+    assert "\n" not in skipped[0][2]
+
+
 def test_stream_batches_do_not_depend_on_workers(streamed_folder: Path) -> None:
     config = small_config(streamed_folder, streaming=True)
     alone = [batches(config, Share(5))[number] for number in range(4)]
