@@ -156,10 +156,16 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
                 raise UserError(f"cannot read {word!r}; change config keys as key=value or --key value")
             text = rest.pop(0)
         try:
-            overrides[key.replace("-", "_")] = yaml.safe_load(text) if text else None
+            overrides[_underscored(key)] = yaml.safe_load(text) if text else None
         except yaml.YAMLError as error:
             raise UserError(f"cannot read the value of {word!r} as YAML") from error
     return overrides
+
+
+def _underscored(key: str) -> str:
+    """`run.log-every` as `run.log_every`; what stands below a key is a name of the data's, such as `X-Ray`."""
+    parts = key.split(".")
+    return ".".join([part.replace("-", "_") for part in parts[:2]] + parts[2:])
 
 
 def to_yaml(config: TrainConfig) -> str:

@@ -13,7 +13,7 @@ from biovfm_hf.errors import UserError, require
 
 from .config import DataConfig
 from .decode import read_image
-from .stream import NONE_LEFT, cannot_open, check_wanted, open_stream
+from .stream import NONE_LEFT, cannot_open, check_wanted, name_of, open_stream
 from .typed import nearest
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm")
@@ -75,6 +75,7 @@ class TableImages:
         self.table = table
         self.rows = rows
         self.has_modality = "modality" in table.column_names
+        self.modality_names = getattr(table.features.get("modality"), "names", None)
         self.column = column
         self._view = table.select_columns([column, *(["modality"] if self.has_modality else [])])
 
@@ -97,7 +98,7 @@ class TableImages:
                 raise UserError(f"row {row}: column {self.column!r} names the file {image}: {reason}") from error
         if not isinstance(image, bytes):
             raise UserError(f"{name}: column {self.column!r} holds no image")
-        return image, name, record.get("modality")
+        return image, name, name_of(record.get("modality"), self.modality_names) or None
 
     def group_by(self, column: str) -> dict[str, NDArray[np.int64]]:
         """Image numbers by the values of `column`.
@@ -119,12 +120,8 @@ def column_values(table: Any, column: str) -> NDArray[Any]:
     """
     if column not in table.column_names:
         raise UserError(f"the data has no column {column!r}; {nearest(column, table.column_names)}")
-    values = np.array(["" if value is None else str(value) for value in table[column]])
-    feature = table.features[column]
-    if hasattr(feature, "int2str"):
-        names = np.array(feature.names)
-        return names[values.astype(int)]
-    return values
+    names = getattr(table.features[column], "names", None)
+    return np.array([name_of(value, names) for value in table[column]])
 
 
 def open_images(config: DataConfig) -> Images:

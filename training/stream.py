@@ -75,7 +75,7 @@ class StreamedImages:
         if not isinstance(data, bytes):
             raise UserError(f"{name}: column {self.column!r} holds no image bytes; set data.streaming to false")
         modality = table["modality"][row].as_py() if "modality" in self.columns else None
-        return data, name, self.modality_names[modality] if isinstance(modality, int) else modality
+        return data, name, name_of(modality, self.modality_names) or None
 
     def group_by(self, column: str) -> dict[str, NDArray[np.int64]]:
         """Weighted drawing would read a whole row group for every image.
@@ -90,7 +90,11 @@ class StreamedImages:
             self._tables.move_to_end(place)
             return self._tables[place]
         group = self.groups[place]
-        table = _open_parquet(group.path, os.getpid()).read_row_group(group.number, columns=self.columns)
+        file = _open_parquet(group.path, os.getpid())
+        try:
+            table = file.read_row_group(group.number, columns=self.columns)
+        except Exception as error:  # damage and networks fail in many classes
+            raise _unreadable(f"{group.path} row group {group.number}", error) from error
         self._tables[place] = table
         self._held += table.nbytes
         while self._held > self._room and len(self._tables) > 1:
@@ -161,6 +165,13 @@ def _key(*numbers: int) -> int:
     return key
 
 
+def name_of(value: Any, names: Sequence[str] | None) -> str:
+    """A cell of a column of groups as text, null as ""; class labels are numbers of `names`, and -1 for none."""
+    if value is None or (names and value < 0):
+        return ""
+    return str(names[value] if names else value)
+
+
 def cannot_open(path: str, error: Exception) -> UserError:
     """What to tell when `datasets` cannot open the data at `path`."""
     where = "" if Path(path).exists() else " (no such folder here, so it was looked for on the Hub)"
@@ -199,10 +210,11 @@ def open_stream(config: DataConfig) -> StreamedImages:
     schema = _open_parquet(files[0], os.getpid()).schema_arrow
     if config.column not in schema.names:
         raise UserError(f"{path} has no data.column {config.column!r}; {nearest(config.column, schema.names)}")
-    feature = (builder.info.features or {}).get("modality")
-    names = list(getattr(feature, "names", None) or [])
+    # the builder knows them only where a card tells or the data was opened before; `datasets` notes them in the files
+    features = builder.info.features or datasets.Features.from_arrow_schema(schema)
+    names = list(getattr(features.get("modality"), "names", None) or [])
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
-        found = list(pool.map(lambda name: _row_groups(name, config, builder.info.features or {}), files))
+        found = list(pool.map(lambda name: _row_groups(name, config, features), files))
     for column, wanted in config.wanted.items():
         check_wanted(column, wanted, sorted({name for _, names in found for name in names[column]}))
     groups = [group for part, _ in found for group in part if group.size]
@@ -229,8 +241,7 @@ def _row_groups(path: str, config: DataConfig, features: Any) -> tuple[list[RowG
         keep = np.ones(size, dtype=bool)
         for column, values in wanted.items():
             names = getattr(features.get(column), "names", None)
-            present = [names[value] if names and value is not None else value for value in table[column].to_pylist()]
-            present = [value or "" for value in present]
+            present = [name_of(value, names) for value in table[column].to_pylist()]
             found[column].update(present)
             keep &= np.isin(np.array(present), values)
         rows = np.flatnonzero(keep)
@@ -251,4 +262,8 @@ def _parquet(path: str) -> Any:
     try:
         return parquet.ParquetFile(fsspec.open(path, "rb").open())
     except Exception as error:
-        raise UserError(f"cannot read {path}: {' '.join(str(error).split())[:300]}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(what: str, error: Exception) -> UserError:
+    return UserError(f"cannot read {what}: {' '.join(str(error).split())[:300]}")

@@ -94,6 +94,14 @@ def test_overrides_of_both_forms() -> None:
     assert config.data.modality == ["CT", "MR"]
 
 
+def test_only_keys_may_be_written_with_dashes_names_of_the_data_stay() -> None:
+    words = ["--run.log-every", "3", "data.weight_by=modality", "--data.weights.X-Ray=2"]
+    words += ["augment.flip_by_modality.X-Ray=[0, 0]"]
+    config = load_config("dino", "dino_smoke", parse_overrides(words))
+    assert (config.run.log_every, config.data.weights) == (3, {"X-Ray": 2.0})
+    assert config.augment.flip_by_modality["X-Ray"] == (0.0, 0.0)
+
+
 def test_fields_of_the_model_take_numbers_that_yaml_reads_as_text() -> None:
     words = ["model.layerscale_value=1e-5", "model.hidden_act=gelu"]
     config = load_config("dino", "dino_smoke", parse_overrides(words))

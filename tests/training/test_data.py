@@ -185,6 +185,36 @@ def test_a_stream_reads_the_same_images_as_a_table(streamed_folder: Path) -> Non
     assert len(kept) == 3 and all(kept.fetch(index)[2] == "US" for index in range(3))
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_columns_of_class_labels_and_numbers_are_read_by_name(
+    image_folder: Path, tmp_path: Path, streaming: bool
+) -> None:
+    table = rows(image_folder).remove_columns("source").rename_column("index", "source")
+    missing = [None, *table["modality"][1:]]
+    table = table.remove_columns("modality").add_column("modality", missing)
+    table.cast_column("modality", datasets.ClassLabel(names=["CT", "US"])).to_parquet(tmp_path / "train.parquet")
+    images = open_images(DataConfig(path=str(tmp_path), streaming=streaming))
+    assert [images.fetch(index)[2] for index in (0, 1, 4)] == [None, "CT", "US"]
+    kept = open_images(DataConfig(path=str(tmp_path), streaming=streaming, modality=["US"], source=["4", "8"]))
+    assert len(kept) == 2 and kept.fetch(0)[0] == images.fetch(4)[0]
+    with pytest.raises(UserError, match="no image has source '99'"):
+        open_images(DataConfig(path=str(tmp_path), streaming=streaming, source=["99"]))
+
+
+def test_a_damaged_part_of_a_stream_is_skipped_and_counted(streamed_folder: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as parquet
+
+    content = bytearray((streamed_folder / "train-0.parquet").read_bytes())
+    start = parquet.ParquetFile(streamed_folder / "train-0.parquet").metadata.row_group(1).column(0).data_page_offset
+    content[start : start + 40] = b"\xff" * 40
+    (tmp_path / "train-0.parquet").write_bytes(content)
+    dataset = batches(small_config(tmp_path, streaming=True), Share(4))
+    skipped: list = []
+    dataset.read(3, skipped)
+    assert skipped[0][:2] == (3, 6) and "train-0.parquet row group 1: " in skipped[0][2]
+    assert "\n" not in skipped[0][2]
+
+
 def test_stream_batches_do_not_depend_on_workers(streamed_folder: Path) -> None:
     config = small_config(streamed_folder, streaming=True)
     alone = [batches(config, Share(5))[number] for number in range(4)]
