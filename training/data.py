@@ -72,6 +72,12 @@ class Share:
         return np.arange(first, first + self.images, dtype=np.int64)
 
 
+def _substitutes(index: int, count: int) -> list[int]:
+    """The image itself, the next ones, then ever farther ones: damage can take all the rows of a part of a file."""
+    offsets = [*range(TRIES // 2), *(TRIES // 2 << step for step in range(TRIES // 2))]
+    return list(dict.fromkeys((index + offset) % count for offset in offsets))
+
+
 class CropBatches(Dataset):
     """Batch number -> `global_crops` (G * B, 3, S, S) uint8, `local_crops`, and what `extra` adds.
 
@@ -137,12 +143,11 @@ class CropBatches(Dataset):
         """The decoded image `index` and its modality, or the next readable one, which is noted in `skipped`.
 
         Raises:
-            UserError: many images in a row are unreadable.
+            UserError: it and all that could stand in for it are unreadable.
         """
         first: Exception | None = None
-        tries = min(TRIES, len(self.images))
-        for step in range(tries):
-            candidate = (index + step) % len(self.images)
+        candidates = _substitutes(index, len(self.images))
+        for candidate in candidates:
             if candidate in self._cache:
                 found = self._cache[candidate]
             else:
@@ -153,10 +158,12 @@ class CropBatches(Dataset):
                     first = first or failure
                     continue
                 self._remember(candidate, found)
-            if step:
+            if candidate != index:
                 skipped.append((index, candidate, str(first)))
             return found
-        raise UserError(f"{tries} images in a row cannot be read, the first because: {first}") from first
+        raise UserError(
+            f"{len(candidates)} images from number {index} on cannot be read, the first because: {first}"
+        ) from first
 
     def _remember(self, index: int, found: tuple[Image, str | None]) -> None:
         if found[0].nbytes <= self._room:

@@ -15,7 +15,7 @@ from biovfm_hf.errors import UserError
 from training import images as images_module
 from training.config import DataConfig, TrainConfig
 from training.config_file import config_from_tree
-from training.data import CropBatches, Share, loader, normalise, sample_order
+from training.data import CropBatches, Share, _substitutes, loader, normalise, sample_order
 from training.decode import read_image
 from training.images import open_images
 from training.order import SampleOrder, permute
@@ -215,6 +215,12 @@ def test_a_damaged_part_of_a_stream_is_skipped_and_counted(streamed_folder: Path
     assert "\n" not in skipped[0][2]
 
 
+def test_a_damaged_image_is_replaced_by_one_beyond_the_damaged_part() -> None:
+    assert _substitutes(5, 10**6)[:12] == [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 25]
+    assert _substitutes(0, 10**6)[-1] == 5120
+    assert _substitutes(2, 4) == [2, 3, 0, 1]
+
+
 def test_stream_batches_do_not_depend_on_workers(streamed_folder: Path) -> None:
     config = small_config(streamed_folder, streaming=True)
     alone = [batches(config, Share(5))[number] for number in range(4)]
@@ -344,6 +350,6 @@ def test_data_without_a_readable_image_stops(tmp_path: Path, monkeypatch: pytest
         open_images(small_config(tmp_path).data)
     monkeypatch.setattr(images_module, "_check_readable", lambda *_: None)  # as where the first image is whole
     for workers in (0, 1):
-        with pytest.raises(UserError, match=r"^4 images in a row cannot be read") as caught:
+        with pytest.raises(UserError, match=r"^4 images from number \d on cannot be read") as caught:
             next(loader(batches(small_config(tmp_path), Share(2)), range(1), workers, False))
         assert "\n" not in str(caught.value)
