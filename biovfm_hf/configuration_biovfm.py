@@ -87,7 +87,7 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
     ffn_type: str = "mlp"
     hidden_act: str = "gelu"
     qkv_bias: bool = True
-    layerscale_value: float | None = 1e-5
+    layerscale_value: float | int | None = 1e-5
     drop_path_rate: float | int = 0.0
     num_register_tokens: int = 0
     use_mask_token: bool = False
@@ -139,6 +139,8 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
                 f"decoder_hidden_size {self.decoder_hidden_size} is not a multiple of decoder_num_attention_heads "
                 f"{self.decoder_num_attention_heads} and of 4"
             )
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate {self.drop_path_rate} must be at least 0 and below 1")
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio {self.mask_ratio} must lie between 0 and 1")
         if self.position_embedding_type == "sincos" and self.hidden_size % 4:

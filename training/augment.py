@@ -134,16 +134,21 @@ def check_augment(config: AugmentConfig, patch_size: int) -> None:
             raise UserError(f"augment.{name} {size} is not a multiple of the patch size {patch_size}; use {near}")
     for name in ("global_scale", "local_scale", "aspect", "gamma", "blur_sigma"):
         low, high = getattr(config, name)
-        if not 0 < low <= high or ("scale" in name and high > 1):
+        if not 0 < low <= high < math.inf or ("scale" in name and high > 1):
             raise UserError(f"augment.{name} [{low}, {high}] is no range of positive numbers in order")
     for name in (f.name for f in fields(config) if f.name.endswith(("_p", "_flip"))):
         value = getattr(config, name)
         if not all(0 <= p <= 1 for p in (value if isinstance(value, tuple) else (value,))):
             raise UserError(f"augment.{name} {value} is not a probability between 0 and 1")
-    if config.blur_kernel % 2 == 0 or config.global_count < 1 or config.local_count < 0 or config.hue > 0.5:
-        raise UserError(
-            "augment: blur_kernel must be odd, global_count at least 1, local_count at least 0, hue <= 0.5"
-        )
+    for name in ("brightness", "contrast", "saturation", "hue"):
+        if not 0 <= getattr(config, name) < math.inf:
+            raise UserError(f"augment.{name} is {getattr(config, name)}; it must be at least 0")
+    if not all(0 < value < math.inf for value in config.std) or not all(map(math.isfinite, config.mean)):
+        raise UserError("augment.mean and augment.std must be numbers, and those of std above 0")
+    if config.blur_kernel < 1 or config.blur_kernel % 2 == 0:
+        raise UserError(f"augment.blur_kernel {config.blur_kernel} is not odd and positive")
+    if config.global_count < 1 or config.local_count < 0 or config.hue > 0.5:
+        raise UserError("augment: global_count must be at least 1, local_count at least 0, hue <= 0.5")
 
 
 @dataclass(frozen=True)

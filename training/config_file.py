@@ -40,7 +40,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("dino.ibot_prototypes", "dino.ibot_hidden", "dino.ibot_bottleneck"), (1, math.inf)),
     **dict.fromkeys(("dino.dino_weight", "dino.ibot_weight", "dino.koleo_weight"), (0, math.inf)),
     **dict.fromkeys(("optim.base_lr", "optim.min_lr", "optim.weight_decay", "optim.weight_decay_end"), (0, math.inf)),
-    **dict.fromkeys(("optim.layerwise_decay", "optim.betas", "dino.center_momentum"), (0, 1)),
+    **dict.fromkeys(("optim.layerwise_decay", "dino.center_momentum"), (0, 1)),
+    "optim.betas": (0, 0.99999),
     **dict.fromkeys(("teacher.momentum", "teacher.momentum_end", "mask.probability", "mask.ratio"), (0, 1)),
     **dict.fromkeys(("teacher.temperature", "teacher.warmup_temperature"), (1e-3, math.inf)),
     **dict.fromkeys(("dino.student_temp", "watch.temperature"), (1e-3, math.inf)),
@@ -86,7 +87,7 @@ def config_from_tree(tree: Mapping[str, Any]) -> TrainConfig:
     preset = augment.get("preset", "dinov2")
     if preset not in PRESETS:
         raise UserError(f"unknown augment.preset {preset!r}; {nearest(str(preset), list(PRESETS))}")
-    tree["augment"] = {**PRESETS[preset], **augment}
+    tree["augment"] = _merge(PRESETS[preset], augment)
     return check(build(TrainConfig, {name: value for name, value in tree.items() if value is not None}))
 
 
@@ -107,8 +108,9 @@ def check(config: TrainConfig) -> TrainConfig:
     for key, (low, high) in _RANGES.items():
         values = _get(config, key)
         for value in values if isinstance(values, tuple) else (values,):
-            if value is not None and not low <= value <= high:
+            if value is not None and not (low <= value <= high and math.isfinite(value)):
                 limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+                limits = "finite" if value == math.inf else limits
                 raise UserError(f"config key {key} is {_get(config, key)}; it must be {limits}")
     if config.method == "dino" and config.batch.size < 2:
         raise UserError(
@@ -125,6 +127,8 @@ def check(config: TrainConfig) -> TrainConfig:
         raise UserError(f"config key mask.ratio is {list(config.mask.ratio)}; the smaller number comes first")
     if config.data.weights and not config.data.weight_by:
         raise UserError("data.weights is given without data.weight_by; say which column its names are of")
+    if config.watch.task and not config.watch.every:
+        raise UserError("watch.task is given, but watch.every is 0, so it would never be probed; add watch.every=500")
     return _check_schedules(config)
 
 
@@ -225,6 +229,6 @@ def _get(config: TrainConfig, key: str) -> Any:
 def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in top.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        both = bool(value) and isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _merge(merged[key], value) if both else value
     return merged

@@ -126,6 +126,10 @@ def describe(config: TrainConfig, method: Method) -> str:
         f"compute           {per_image / 1e9:,.1f} GFLOP an image, {per_image * seen:.3g} FLOP in all",
         f"time              {_in_words(hours)} of one H100 at {_UTILISATION:.0%} of its bf16 peak",
     ]
+    if config.epochs is not None:
+        lines.append(
+            f"epochs            {config.epochs:g}, in steps once the data is known; these figures are for steps"
+        )
     return to_yaml(config) + "\n" + "\n".join(f"# {line}" for line in lines)
 
 

@@ -138,7 +138,10 @@ def test_packing_repeats_grey_and_keeps_colour() -> None:
         ({"local_size": 97}, "97 is not a multiple"),
         ({"global_scale": [0.5, 0.2]}, "no range"),
         ({"jitter_p": 1.5}, "not a probability"),
-        ({"blur_kernel": 8}, "blur_kernel must be odd"),
+        ({"blur_kernel": 8}, "blur_kernel 8 is not odd and positive"),
+        ({"blur_kernel": -3}, "blur_kernel -3 is not odd and positive"),
+        ({"brightness": -2}, "brightness is -2.0; it must be at least 0"),
+        ({"std": [0, 0, 0]}, "those of std above 0"),
     ],
 )
 def test_impossible_augmentations_are_refused(fields: dict, words: str) -> None:

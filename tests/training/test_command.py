@@ -75,6 +75,11 @@ def test_a_dry_run_of_every_shipped_config_needs_neither_data_nor_folder(
     assert float(figures["states"]) + float(figures["activations"]) < 80, "fits one H100 or A100"
 
 
+def test_a_dry_run_of_epochs_says_what_its_figures_are_of(capsys: pytest.CaptureFixture) -> None:
+    assert pretrain_dino.main(["--config", "dino_smoke", "--dry-run", "--epochs", "10"]) == 0
+    assert "# epochs            10, in steps once the data is known" in capsys.readouterr().out
+
+
 def test_only_one_process_prints_a_dry_run(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "3")
     assert pretrain_dino.main(["--config", "dino_vit_large", "--dry-run"]) == 0

@@ -102,7 +102,17 @@ def test_only_keys_may_be_written_with_dashes_names_of_the_data_stay() -> None:
     assert config.augment.flip_by_modality["X-Ray"] == (0.0, 0.0)
 
 
+def test_a_name_given_beside_those_of_a_preset_leaves_them_be() -> None:
+    preset = config_from_tree({"method": "dino", "augment": {"preset": "medical"}}).augment.flip_by_modality
+    words = ["augment.preset=medical", "augment.flip_by_modality.X-Ray=[1, 0]"]
+    given = load_config("dino", "dino_smoke", parse_overrides(words)).augment.flip_by_modality
+    assert len(preset) > 2 and given == {**preset, "X-Ray": (1.0, 0.0)}
+    words[1] = "augment.flip_by_modality={}"
+    assert load_config("dino", "dino_smoke", parse_overrides(words)).augment.flip_by_modality == {}
+
+
 def test_fields_of_the_model_take_numbers_that_yaml_reads_as_text() -> None:
+    assert biovfm_config(load_config("dino", "dino_smoke", {"model.layerscale_value": 1})).layerscale_value == 1
     words = ["model.layerscale_value=1e-5", "model.hidden_act=gelu"]
     config = load_config("dino", "dino_smoke", parse_overrides(words))
     assert (biovfm_config(config).layerscale_value, biovfm_config(config).hidden_act) == (1e-5, "gelu")
@@ -127,7 +137,11 @@ def test_fields_of_the_model_take_numbers_that_yaml_reads_as_text() -> None:
         (["batch.per_process=0"], "batch.per_process is 0; it must be at least 1"),
         (["optim.base_lr=-1"], "optim.base_lr is -1.0; it must be at least 0"),
         (["optim.base_lr=.nan"], "optim.base_lr is nan"),
-        (["optim.betas=[0.9, 1.5]"], "optim.betas is .*; it must be from 0 to 1"),
+        (["optim.base_lr=.inf"], "optim.base_lr is inf; it must be finite"),
+        (["optim.betas=[0.9, 1.0]"], "optim.betas is .*; it must be from 0 to 0.99999"),
+        (["model.drop_path_rate=1"], "drop_path_rate 1 must be at least 0 and below 1"),
+        (["model.drop_path_rate=-0.5"], "drop_path_rate -0.5 must be at least 0 and below 1"),
+        (["watch.task=somewhere"], "watch.every is 0, so it would never be probed"),
         (["teacher.momentum=2"], "it must be from 0 to 1"),
         (["mask.ratio=[0.5, 0.1]"], "the smaller number comes first"),
         (["mask.probability=1.5"], "mask.probability is 1.5; it must be from 0 to 1"),
