@@ -62,6 +62,8 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder/step_N` for `state["step"]` and delete all but the newest `keep`.
 
+    Checkpoints of later steps are deleted too: they were damaged, or the run would not have begun before them.
+
     Every process must call this (sharded tensors are collected); only those with `write` touch the disk.
 
     Raises:
@@ -84,8 +86,11 @@ def save_checkpoint(
         raise UserError(
             f"cannot write {target}: {error}; {what_is_kept(folder)}; make room and run the same command again"
         ) from error
-    for _, old in _numbers(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    found = _numbers(folder)
+    kept = [path for step, path in found if step <= state["step"]][-keep:]
+    for _, path in found:
+        if path not in kept:
+            shutil.rmtree(path, ignore_errors=True)
     return target
 
 
@@ -123,9 +128,12 @@ def newest_model(folder: Path) -> dict[str, Tensor]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete half-written folders that a kill left behind."""
-    for path in folder.glob(".*.tmp-*") if folder.is_dir() else ():
-        shutil.rmtree(path, ignore_errors=True)
+    """Delete half-written and half-replaced files and folders that a kill left behind."""
+    for path in (*folder.glob(".*.tmp-*"), *folder.glob(".*.old-*")) if folder.is_dir() else ():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def newest_name(folder: Path) -> str | None:

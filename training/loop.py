@@ -113,7 +113,7 @@ def _open_batches(run: Run) -> Iterator[dict[str, Any]]:
     config = run.config
     dataset = CropBatches(run.images, run.order, config, run.share, run.method.batch_extra(config))
     with failing_together(run.accelerator):
-        if run.main and not (run.out / "crops.png").is_file():
+        if run.main and (run.step == 0 or not (run.out / "crops.png").is_file()):
             write_crop_sheet(run.out / "crops.png", dataset)
     workers = choose_workers(config.data, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     dataset.set_cache(config.data.cache_mib // max(workers, 1))
@@ -243,8 +243,12 @@ def _log(run: Run, terms: dict[str, Tensor], values: StepValues, rate: float, pr
         append_metrics(run.out, record)
         progress.set_postfix(loss=f"{record['loss']:.4f}", lr=f"{values.lr:.2e}", step=run.step)
         _raise_alarm(run, record)
+    _track(run, record)
+
+
+def _track(run: Run, record: dict[str, Any]) -> None:
     if run.config.run.trackers:
-        run.accelerator.log({name: value for name, value in record.items() if name != "step"}, step=run.step)
+        run.accelerator.log({name: value for name, value in record.items() if name != "step"}, step=record["step"])
 
 
 def _mean_over_processes(terms: dict[str, Tensor]) -> dict[str, float]:
@@ -288,6 +292,7 @@ def _watch_start(run: Run) -> None:
     if run.main:
         append_metrics(run.out, record)
         run.records.append(record)
+    _track(run, record)
 
 
 def _raise_alarm(run: Run, record: dict[str, Any]) -> None:

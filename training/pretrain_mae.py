@@ -58,7 +58,8 @@ def load_method() -> Any:
         trained=lambda objective: objective,
         schedule=schedule,
         batch_extra=batch_extra,
-        exported=lambda objective: {"model": objective.model.biovfm, "model_with_decoder": objective.model},  # type: ignore[union-attr, dict-item]
+        # the encoder last: where it is, the export is whole
+        exported=lambda objective: {"model_with_decoder": objective.model, "model": objective.model.biovfm},  # type: ignore[union-attr, dict-item]
     )
 
 

@@ -4,7 +4,7 @@ import logging
 import sys
 import threading
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,7 +16,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.modeling_biovfm import BioVFMLayer, BioVFMPreTrainedModel
 
 from .augment import check_augment
-from .checkpoint import load_newest, remove_leftovers
+from .checkpoint import load_newest, newest_name, remove_leftovers
 from .config import TrainConfig, biovfm_config
 from .config_file import with_steps
 from .data import Share, sample_order
@@ -98,11 +98,12 @@ def start(config: TrainConfig, method: Method, out: Path) -> Run:
         if accelerator.is_main_process:
             held = hold_run_folder(out)
             prepare_run_folder(out, config)
-            remove_leftovers(out / "checkpoints")
+            for folder in (out, out / "checkpoints", *(out / "exports").glob("step_*")):
+                remove_leftovers(folder)
             if config.run.push_to_hub:
                 open_repository(config.run.push_to_hub)
     torch.manual_seed(config.seed)
-    objective = method.build(config, model_config).train()
+    objective = method.build(_initial(config, out), model_config).train()
     flops = flops_per_image(config, model_config, objective)
     optimizer = adamw(method.parameter_groups(objective, config), config.optim.betas)
     wrapped, optimizer = prepare(accelerator, objective, optimizer, config)
@@ -135,6 +136,12 @@ def start(config: TrainConfig, method: Method, out: Path) -> Run:
     restore(run)
     open_trackers(run)
     return run
+
+
+def _initial(config: TrainConfig, out: Path) -> TrainConfig:
+    """The configuration to build from: a run that continues has its weights, and needs those it began with no more."""
+    begun = newest_name(out / "checkpoints") is not None
+    return replace(config, model=replace(config.model, init_from=None)) if begun else config
 
 
 def open_trackers(run: Run) -> None:
@@ -198,7 +205,7 @@ def restore(run: Run) -> None:
     state = load_newest(run.out / "checkpoints", run.objective, run.optimizer)
     if state is None:
         if run.main:
-            trim_metrics(run.out, 0)
+            trim_metrics(run.out, -1)
         return
     run.step, run.skipped_before = state["step"], state["skipped"]
     if run.main:

@@ -84,6 +84,16 @@ def test_a_damaged_newest_falls_back_with_a_warning(
     assert "step_00000002 is damaged" in caplog.text
 
 
+def test_a_damaged_later_one_takes_no_place_of_a_good_one(tmp_path: Path) -> None:
+    module, optimizer = make()
+    for step in (50, 100):
+        save(tmp_path, module, optimizer, step)
+    (tmp_path / "step_00000100" / "state.json").write_text("{}")
+    assert load_newest(tmp_path, module, optimizer)["step"] == 50
+    save(tmp_path, module, optimizer, 60, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000060"]
+
+
 def test_only_damaged_ones_is_an_error(tmp_path: Path) -> None:
     module, optimizer = make()
     (save(tmp_path, module, optimizer, 1) / "state.json").write_text("{}")
@@ -120,9 +130,11 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
 def test_leftovers_of_a_kill_are_removed_and_never_read(tmp_path: Path) -> None:
     module, optimizer = make()
     save(tmp_path, module, optimizer, 1)
-    left = tmp_path / ".step_00000002.tmp-123"
+    left, replaced = tmp_path / ".step_00000002.tmp-123", tmp_path / ".model.old-123"
     left.mkdir()
+    replaced.mkdir()
+    (tmp_path / ".config.yaml.tmp-123").write_text("")
     (left / "state.json").write_text(json.dumps({"step": 2}))
     assert load_newest(tmp_path, module, optimizer)["step"] == 1
     remove_leftovers(tmp_path)
-    assert not left.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]

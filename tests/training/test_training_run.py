@@ -205,6 +205,37 @@ def test_running_again_continues_finishes_or_refuses(
     assert digest(tmp_path / "kept") == digest(tmp_path / "model" / "model.safetensors")
 
 
+def test_an_export_that_was_cut_off_is_made_whole(image_folder: Path, tmp_path: Path) -> None:
+    assert train("mae", image_folder, tmp_path, "steps=2") == 0
+    written = []
+    original = loop.export_models
+    shutil.rmtree(tmp_path / "model")
+
+    def cut_off(target: Path, modules: dict, *more: object) -> None:
+        written.extend(modules)
+        original(target, {name: modules[name] for name in list(modules)[:1]}, *more)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "export_models", cut_off)
+        assert train("mae", image_folder, tmp_path, "steps=2") == 1
+    assert written == ["model_with_decoder", "model"] and not (tmp_path / "model").exists()
+    assert train("mae", image_folder, tmp_path, "steps=2") == 0
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_a_run_that_begins_anew_leaves_nothing_of_what_was_there(image_folder: Path, tmp_path: Path) -> None:
+    """As after a kill before the first checkpoint: another try may have other settings."""
+    more = ["steps=2", "watch.every=1"]
+    assert train("mae", image_folder, tmp_path, *more) == 0
+    sheet = digest(tmp_path / "crops.png")
+    for name in ("checkpoints", "model", "model_with_decoder"):
+        shutil.rmtree(tmp_path / name)
+    assert train("mae", image_folder, tmp_path, *more, "augment.global_scale=[0.9, 1.0]") == 0
+    assert digest(tmp_path / "crops.png") != sheet
+    assert [line["step"] for line in metrics(tmp_path)] == [0, 1, 2]
+
+
 def test_a_damaged_image_in_the_stream_is_skipped(
     image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -242,6 +273,9 @@ def test_continuing_from_a_model_folder_of_another_size(
     before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "second/model/model.safetensors")
     assert torch.equal(before["layers.0.attention.qkv.weight"], after["layers.0.attention.qkv.weight"])
     assert after["embeddings.position_embeddings"].shape == (1, 10, 32)
+    folder.rename(tmp_path / "moved")  # a run that has begun needs it no more
+    shutil.rmtree(tmp_path / "second" / "model")
+    assert train("dino", image_folder, tmp_path / "second", *more) == 0
     assert train("mae", image_folder, tmp_path / "third", "steps=1", "model.init_from=nowhere/at_all") == 1
     assert train("mae", image_folder, tmp_path / "third", "steps=1", f"model.init_from={tmp_path}/none") == 1
     assert "none: no such file or folder" in capsys.readouterr().err
