@@ -232,6 +232,7 @@ def run_few_shot(encoder: Encoder, task: Task, settings: Settings, cache: Path) 
     said = [
         *task.notes,
         *absence_notes(task),
+        *notes(read_split(task.record.kind, task_labels(task)["test"], arrays["test_scores"])),
         "values are means over draws of training subjects; intervals hold 95 % of the draws",
     ]
     chosen = {"train_cases": [min(sizes), max(sizes)]}

@@ -215,9 +215,11 @@ def test_a_class_missing_from_test_is_a_stated_undefined_metric(tmp_path, tiny_m
     folder = make_class_folder(tmp_path / "task", 3, {"train": 18, "val": 9, "test": 12})
     for path in (folder / "test" / "class2").iterdir():
         path.unlink()
-    main(["--model", str(tiny_model), "--tasks", str(folder), "--out", str(tmp_path / "out"), "--no-figures", *FAST])
-    record = read(tmp_path / "out")[0]
-    assert "auc" not in record["metrics"] and "no sample of class 2" in record["undefined"]["auc"]
+    words = ["--model", str(tiny_model), "--tasks", str(folder), "--out", str(tmp_path / "out"), "--no-figures", *FAST]
+    main([*words, "--method", "linear,fewshot", "--shots", "2", "--draws", "2"])
+    for record in read(tmp_path / "out"):
+        assert "auc" not in record["metrics"] and "no sample of class 2" in record["undefined"]["auc"]
+        assert any("balanced accuracy runs over the classes that occur" in note for note in record["notes"])
     table = (tmp_path / "out" / "table.md").read_text()
     assert "undefined" in table
 
