@@ -21,12 +21,13 @@ import numpy as np
 from biovfm_hf.errors import UserError
 
 from .kinds import BINARY, MULTILABEL
-from .metrics import Scorer, binary_metrics, reasons
+from .metrics import Scorer, binary_metrics, lone_classes, reasons
 from .scored_split import read_split
 
 PROTOCOLS = ("biovfm", "fast")
 MAX_CANDIDATES = 1000
 BLOCK_BYTES = 24 * 2**20
+ALONE = "one case or subject alone gives no interval"
 Interval = dict[str, Any]
 
 
@@ -244,8 +245,8 @@ def intervals(
 
     Returns:
         {name: {"value": point value, "mean": mean over resamples, "low", "high"}}; all None, with a "reason", where
-        the split leaves the metric undefined; ends None, with a "reason", where too many resamples do;
-        "undefined_resamples" where some do.
+        the split leaves the metric undefined; ends None, with a "reason", where too many resamples do, or under
+        `fast` where the metric rests on a class of one case or subject; "undefined_resamples" where some do.
 
     Raises:
         UserError: bad input, or n below 1.
@@ -259,12 +260,33 @@ def intervals(
     values = resampled_metrics(scorer, resampler, n)
     undefined = reasons(split)
     found = {k: _interval(float(point[k][0]), values[k], protocol, undefined.get(k)) for k in scorer.names}
-    return found if resampler.count_units() > 1 else {k: without_interval(entry) for k, entry in found.items()}
+    alone = dict.fromkeys(found, ALONE) if resampler.count_units() == 1 else {}
+    if protocol == "fast":
+        alone = lone_classes(split, resampler.units) | alone
+    return {k: without_interval(entry, alone[k]) if k in alone else entry for k, entry in found.items()}
 
 
-def without_interval(entry: Interval) -> Interval:
-    """The record of a single case or subject, whose resamples are all the same."""
-    return {"reason": "one case or subject alone gives no interval", **entry, "low": None, "high": None}
+def without_interval(entry: Interval, reason: str) -> Interval:
+    """The record of what a single case or subject decides, whose resamples are all the same."""
+    kept = {name: value for name, value in entry.items() if name != "undefined_resamples"}
+    return {"reason": reason, **kept, "low": None, "high": None}
+
+
+def interval_notes(found: dict[str, Interval], resamples: int) -> list[str]:
+    """In words, the metrics without an interval, and those whose intervals rest on fewer than 95 % of resamples."""
+    whole = {name: entry for name, entry in found.items() if None not in (entry["value"], entry["low"], entry["high"])}
+    without: dict[str, list[str]] = {}
+    for name, entry in found.items():
+        if name not in whole and entry["value"] is not None:
+            without.setdefault(entry["reason"], []).append(name)
+    said = [f"no interval of {', '.join(names)}: {reason}" for reason, names in without.items()]
+    lacking = {name: entry.get("undefined_resamples", 0) for name, entry in whole.items()}
+    if names := [name for name, count in lacking.items() if count > 0.05 * resamples]:
+        most = max(lacking.values())
+        said.append(
+            f"intervals of {', '.join(names)} leave out up to {most} of {resamples} resamples, which lack a class"
+        )
+    return said
 
 
 def _interval(point: float, values: np.ndarray, protocol: str, reason: str | None) -> Interval:
@@ -315,7 +337,7 @@ def mean_intervals(
     drawn = np.concatenate(means)
     found = [_mean_record(values[:, k], drawn[:, k], tail) for k in range(values.shape[1])]
     alone = [resampler.count_units(known[:, k]) == 1 for k in range(values.shape[1])]
-    return [without_interval(entry) if single else entry for entry, single in zip(found, alone, strict=True)]
+    return [without_interval(entry, ALONE) if single else entry for entry, single in zip(found, alone, strict=True)]
 
 
 def _mean_record(values: np.ndarray, drawn: np.ndarray, tail: float) -> Interval:

@@ -14,7 +14,7 @@ from biovfm_hf.files import write_text
 from .bootstrap import Resampler, resampled_means
 from .compare import SeedSpread, delong, holm, lowest_p, paired_bootstrap, paired_interval, spread_of_mean
 from .kinds import SEGMENTATION
-from .metrics import dice, jaccard
+from .metrics import dice, jaccard, lone_classes
 from .probes.segment import case_scores
 from .results import Record, clean, grouped, locked, read_scores
 from .scored_split import read_split
@@ -23,7 +23,7 @@ from .seeds import case_draws, spreads
 Pair = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # the score arrays of two models
 
 METRICS = ("auc", "accuracy", "balanced_accuracy", "mcc", "f1_macro", "dice", "jaccard")
-FORMAT = 4  # of the rows: raise it when they change, so that those kept in `comparisons/` are made anew
+FORMAT = 5  # of the rows: raise it when they change, so that those kept in `comparisons/` are made anew
 NO_CASES = "an earlier version made these records, without resamples of their draws; remove them and run probe again"
 SAME = ("task", "data", "method", "protocol", "settings")
 
@@ -116,13 +116,24 @@ def _compare(
     """The difference of two models in each metric, from one record of each or from those of several seeds."""
     pairs = [(read_scores(out, a), read_scores(out, b)) for a, b in zip(firsts, seconds, strict=True)]
     record = firsts[0]
-    if record["method"].startswith("fewshot"):
-        return _few_shot(record, pairs)
-    if len(pairs) > 1:
-        return _over_seeds(record, pairs, resamples)
     if record["kind"] == SEGMENTATION:
-        return _segmentation(pairs[0], resamples, seed)
-    return _scores(record, pairs[0], resamples, seed)
+        several = len(pairs) > 1
+        return _over_seeds(record, pairs, resamples) if several else _segmentation(pairs[0], resamples, seed)
+    if record["method"].startswith("fewshot"):
+        found = _few_shot(record, pairs)
+    elif len(pairs) > 1:
+        found = _over_seeds(record, pairs, resamples)
+    else:
+        found = _scores(record, pairs[0], resamples, seed)
+    alone = _lone_classes(record, pairs[0][0])
+    return {name: _no_p(row["difference"], alone[name]) if name in alone and row["difference"] is not None else row
+            for name, row in found.items()}  # fmt: skip
+
+
+def _lone_classes(record: Record, arrays: dict[str, np.ndarray]) -> dict[str, str]:
+    """Why nothing can be said about differences in some metrics: their class of one test case or subject."""
+    split = read_split(record["kind"], arrays["test_labels"], arrays["test_scores"])
+    return lone_classes(split, Resampler(split.size, "fast", clusters=arrays.get("test_subjects")).units)
 
 
 def _over_seeds(record: Record, pairs: list[Pair], resamples: int) -> dict[str, dict[str, Any]]:

@@ -11,8 +11,10 @@ from biovfm_hf.files import atomic_path, write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which readers with colour blindness tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's (2008) colours, which readers with colour blindness tell apart; then, for more series than those,
+# Tol's (2021, `muted`) that are least like them.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
+           "#882255", "#999933", "#332288", "#CC6677", "#117733")  # fmt: skip
 MAX_CLASSES_SHOWN = 20
 MAX_NAME = 200  # of a picture's file, without ending; file systems take 255 bytes, and a temporary name is longer
 

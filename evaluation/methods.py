@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .bootstrap import choose_thresholds, intervals, mean_intervals, threshold_notes
+from .bootstrap import choose_thresholds, interval_notes, intervals, mean_intervals, threshold_notes
 from .embed import Augmentation, case_features, embed_features, embed_summaries, embed_tokens
 from .encoders import SCRATCH, Encoder
 from .metrics import dice, jaccard, notes
@@ -86,7 +86,7 @@ def judge(task: Task, settings: Settings, scores: Scores) -> Made:
         extra=True,
     )
     said += [*task.notes, *absence_notes(task), *notes(read_split(kind, labels["test"], scores.test))]
-    said += [*threshold_notes(kind, labels["val"], scores.val), *resample_notes(found, settings.resamples)]
+    said += [*threshold_notes(kind, labels["val"], scores.val), *interval_notes(found, settings.resamples)]
     made = {**split_metrics(found), "thresholds": thresholds.tolist(), "chosen": scores.chosen, "notes": said}
     arrays = {
         "test_labels": labels["test"].reshape(len(labels["test"]), -1),
@@ -108,16 +108,6 @@ def test_strata(labels: np.ndarray, subjects: np.ndarray | None) -> tuple[np.nda
     if subjects is not None and any(len(set(labels[subjects == subject])) > 1 for subject in np.unique(subjects)):
         return None, ["resamples are not stratified: some subjects have cases of several classes"]
     return labels, ["resamples keep the class counts of the test split"]
-
-
-def resample_notes(found: dict[str, dict[str, Any]], resamples: int) -> list[str]:
-    """In words, the metrics whose intervals rest on fewer than 95 % of the resamples."""
-    lacking = {name: entry.get("undefined_resamples", 0) for name, entry in found.items()}
-    names = [name for name, count in lacking.items() if count > 0.05 * resamples]
-    if not names:
-        return []
-    most = max(lacking.values())
-    return [f"intervals of {', '.join(names)} leave out up to {most} of {resamples} resamples, which lack a class"]
 
 
 def absence_notes(task: Task) -> list[str]:
@@ -241,6 +231,7 @@ def run_few_shot(encoder: Encoder, task: Task, settings: Settings, cache: Path) 
     said = [
         *task.notes,
         *absence_notes(task),
+        *notes(read_split(task.record.kind, task_labels(task)["test"], arrays["test_scores"])),
         "values are means over draws of training subjects; intervals hold 95 % of the draws",
     ]
     chosen = {"train_cases": [min(sizes), max(sizes)]}

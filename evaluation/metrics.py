@@ -270,9 +270,41 @@ def _multiclass_reasons(found: dict[str, str], empty: np.ndarray, full: np.ndarr
         found |= dict.fromkeys(("mcc", "balanced_accuracy", "f1_macro", "recall_macro", "specificity"), why)
 
 
+def lone_classes(split: ScoredSplit, units: np.ndarray) -> dict[str, str]:
+    """Why metrics of a split can have no interval: {name: reason}, for those that rest on a class of one unit alone.
+
+    A resample repeats that unit or lacks it, which does not tell how another of its class would have fared: intervals
+    would be too narrow by what nothing here knows, down to no width at all.
+
+    Args:
+        split: checked labels and scores.
+        units: (n,) the case or subject of each sample.
+    """
+    found: dict[str, str] = {}
+    columns = split.columns.T.astype(bool)
+    few = np.flatnonzero([len(np.unique(units[held])) == 1 for held in columns])
+    most = np.flatnonzero([len(np.unique(units[~held])) == 1 for held in columns])
+    if split.task in (BINARY, MULTILABEL):
+        _binary_reasons(found, split, few, most)
+    else:
+        _multiclass_reasons(found, few, most)
+        found |= dict.fromkeys(("balanced_accuracy", "f1_macro", "recall_macro") if len(few) else (), "")
+    if split.task == BINARY:
+        why = f"of class {1 if len(few) else 0}"
+    elif split.task == MULTILABEL:
+        why = _name_columns(np.union1d(few, most), "positive, or negative,")
+    else:
+        why = f"of {_listed(few, 'class', 'classes')}"
+    return dict.fromkeys(found, f"one case or subject alone is {why}")
+
+
 def _name_columns(which: np.ndarray, lack: str, one: str = "label", many: str = "labels") -> str:
+    return f"{lack} of {_listed(which, one, many)}"
+
+
+def _listed(which: np.ndarray, one: str, many: str) -> str:
     listed = ", ".join(map(str, which[:8])) + (", ..." if len(which) > 8 else "")
-    return f"{lack} of {one if len(which) == 1 else many} {listed}"
+    return f"{one if len(which) == 1 else many} {listed}"
 
 
 def notes(split: ScoredSplit, name: str = "test") -> list[str]:

@@ -80,7 +80,7 @@ def draw_shots(out: Path, records: list[Record]) -> None:
 
 
 def line_look(number: int) -> tuple[str, str]:
-    """Colour and line style of a model's curve, different for the first 28."""
+    """Colour and line style of a model's curve, different for the first 48."""
     return COLOURS[number % len(COLOURS)], ("-", "--", ":", "-.")[number // len(COLOURS) % 4]
 
 

@@ -100,6 +100,7 @@ def _score(words: argparse.Namespace, arrays: dict[str, Any]) -> dict[str, Any]:
         clusters=arrays.get("test_subjects"), stratify=_strata(split) if words.stratify else None,
         seed=words.seed, extra=words.extra,
     )  # fmt: skip
+    notes += bootstrap.interval_notes(found, words.resamples)
     return {
         "task": task, "protocol": protocol, "resamples": words.resamples,
         "seed": None if protocol == "biovfm" else words.seed, "n_test": split.size,

@@ -42,6 +42,9 @@ def join_seeds(out: Path, group: list[Record], resamples: int) -> Record:
     else:
         parts = spreads([case_draws(*pair, resamples) for pair in zip(group, held, strict=True)])
         found = {name: _entry(part, lowest=-1.0 if name == "mcc" else 0.0) for name, part in parts.items()}
+        for name in found:  # seeds do not make up for test cases that give no interval
+            if any(None in record["metrics"].get(name, {}).values() for record in group):
+                found[name] |= {"low": None, "high": None}
     shared = set.intersection(*(set(record["metrics"]) for record in group))
     metrics = {name: entry for name, entry in found.items() if name in shared}
     seconds = sum(record["seconds"] for record in group)

@@ -97,7 +97,8 @@ def probe_few_shot(
         for name, values in (("test_scores", scores.test), *((f"case_{name}", drawn[name]) for name in drawn)):
             totals[name] = totals.get(name, np.zeros_like(values)) + values / draws
         progress(1)
-    entries = {name: _spread(np.array(values)) for name, values in found.items()}
+    why = reasons(read_split(kind, labels["test"], scores.test))  # the same of every draw
+    entries = {name: _spread(np.array(values), why.get(name)) for name, values in found.items()}
     arrays = {f"draw_{name}": np.array(values) for name, values in found.items()}
     arrays["test_labels"] = labels["test"].reshape(len(labels["test"]), -1)
     arrays["overlap"] = (taken * (taken - 1)).sum() / (max(draws - 1, 1) * np.sum(sizes))
@@ -119,9 +120,9 @@ def _score_draw(
     return point, resampled_metrics(scorer, resampler, resamples)
 
 
-def _spread(values: np.ndarray) -> dict[str, Any]:
+def _spread(values: np.ndarray, reason: str | None) -> dict[str, Any]:
     if np.isnan(values).any():
-        return {"value": None, "low": None, "high": None, "reason": "undefined on this test split"}
+        return {"value": None, "low": None, "high": None, "reason": reason or "undefined on this test split"}
     found = {"value": float(values.mean()), "low": None, "high": None, "sd": None, "draws": len(values)}
     if len(values) > 1:  # one draw alone has no range
         low, high = np.quantile(values, [0.025, 0.975])

@@ -1,6 +1,7 @@
 """The study's pictures: PNG to look at, SVG and PDF for a paper, and a line of text for who cannot see them.
 
-Colours are Okabe and Ito's (2008), told apart with any colour vision; every family has a marker of its own besides.
+The first seven colours are Okabe and Ito's (2008), told apart with any colour vision; every family has a marker of its
+own besides.
 """
 
 import math
@@ -20,7 +21,7 @@ from biovfm_hf.files import atomic_path, write_text
 from ..drawing import COLOURS
 from .analysis import Analysis, Fit, predicted_tasks
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")  # one more than colours, so that 56 pairs differ
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "*")  # one more than colours: 156 pairs differ
 GREY = "#767676"
 STYLE: dict[Any, Any] = {
     "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8, "xtick.labelsize": 8,
@@ -137,6 +138,13 @@ def _draw_published_curves(axes: Axes, found: Analysis) -> None:
                   markerfacecolor="white", label=f"{family}, published")  # fmt: skip
 
 
+def _draw_published(axes: Axes, found: Analysis, series: str, x: float, y: float) -> None:
+    """A number of the paper beside the family's own: its colour and marker, hollow."""
+    colour, marker = _look(found, series)
+    axes.plot([x], [y], linestyle="", marker=marker, color=colour, markersize=4, markerfacecolor="white",
+              label=f"{series}, published")  # fmt: skip
+
+
 def _draw_fit(axes: Axes, found: Analysis, series: str, fit: Fit) -> None:
     colour, marker = _look(found, series)
     axes.plot(fit.x, fit.y, linestyle="", marker=marker, color=colour, markersize=5)
@@ -225,8 +233,7 @@ def draw_slopes(axes: Axes, found: Analysis, with_published: bool = False) -> No
             axes.plot([a], [y], marker=marker, color=colour, markersize=5, linestyle="")
         axes.plot([], [], marker=marker, color=colour, linestyle="", label=series)
     for series, task, a in beside:
-        axes.plot([a], [tasks.index(task) + offsets[series]], marker="|", color="k", markersize=9, markeredgewidth=1.2,
-                  linestyle="", label="published slope")  # fmt: skip
+        _draw_published(axes, found, series, a, tasks.index(task) + offsets[series])
     axes.axvline(0, color=GREY, linewidth=0.8)
     margin = 1.2 * (max(*shown, 0) - min(*shown, 0)) or 1.0
     axes.set_xlim(min(*shown, 0) - margin / 2, max(*shown, 0) + margin / 2)
@@ -265,8 +272,7 @@ def draw_correlations(axes: Axes, found: Analysis, with_published: bool = False)
                 axes.plot([x, x], [c.low, c.high], color="#222222", linewidth=0.9)
             axes.plot([x], [c.pearson], linestyle="", marker=marker, color=colour, markersize=4.5, label=series)
             if name in printed.get(series, {}):
-                axes.plot([x], [printed[series][name]], linestyle="", marker="_", color="k", markersize=9,
-                          markeredgewidth=1.2, label="published r")  # fmt: skip
+                _draw_published(axes, found, series, x, printed[series][name])
     axes.axhline(0, color="#222222", linewidth=0.8)
     axes.set_ylim(-1, 1)
     axes.set_xticks(range(len(names)), [PROPERTY_NAMES[name] for name in names])

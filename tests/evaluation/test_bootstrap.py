@@ -182,7 +182,7 @@ def test_means_over_cases_skip_undefined_ones():
 def test_subject_intervals_equal_a_loop_of_scikit_learn_calls(seed, people, stratified):
     rng = np.random.default_rng(seed)
     subjects = np.r_[np.arange(people), rng.integers(0, people, 40)]
-    of_person = np.r_[0, 1, rng.integers(0, 2, people - 2)]
+    of_person = np.r_[0, 0, 1, 1, rng.integers(0, 2, people - 4)]
     labels = of_person[subjects]
     scores = np.round(0.4 * labels + 0.6 * rng.random(len(labels)), 2)
     strata = labels if stratified else None
@@ -232,3 +232,46 @@ def test_one_subject_alone_has_no_interval():
         entry["low"] is None and entry["high"] is None and entry["value"] is not None for entry in found.values()
     )
     assert "gives no interval" in found["auc"]["reason"]
+
+
+def lone_splits():
+    """Splits of each kind with a class of one case, by scores that would decide it well."""
+    rng = np.random.default_rng(3)
+    binary = np.r_[1, np.zeros(20, int)]
+    three = np.r_[2, np.arange(20) % 2]
+    several = np.c_[binary, np.arange(21) % 2]
+    return [
+        (BINARY, binary, rng.random(21), binary, {"auc", "mcc", "balanced_accuracy", "f1_macro", "f1_micro"}),
+        (BINARY, 1 - binary, rng.random(21), 1 - binary, {"auc", "mcc", "balanced_accuracy", "specificity"}),
+        (MULTICLASS, three, rng.random((21, 3)), three, {"auc", "balanced_accuracy", "f1_macro"}),
+        (MULTILABEL, several, rng.random((21, 2)), None, {"auc", "mcc", "balanced_accuracy", "f1_macro"}),
+    ]
+
+
+@pytest.mark.parametrize("kind, labels, scores, strata, without", lone_splits())
+def test_a_class_of_one_case_gives_no_interval(kind, labels, scores, strata, without):
+    """Stratified, every resample holds the one case, so that an interval had no width or too little."""
+    half = np.full(scores.shape[-1] if scores.ndim == 2 else 1, 0.5)
+    for drawn in (None, strata):
+        found = bootstrap.intervals(kind, labels, scores, half, 50, "fast", stratify=drawn, extra=True)
+        lone = {name for name, entry in found.items() if entry["low"] is None and entry["high"] is None}
+        assert without <= lone and not {"accuracy", "brier", "ece"} & lone
+        assert all(found[name]["value"] is not None for name in lone)
+        assert all("one case or subject alone" in found[name]["reason"] for name in lone)
+        said = bootstrap.interval_notes(found, 50)
+        assert len(said) == 1 and "no interval of auc" in said[0] and said[0].endswith(tuple("012"))
+
+
+def test_a_class_of_one_subject_gives_no_interval_and_of_two_does():
+    labels, scores = np.r_[np.ones(6, int), np.zeros(20, int)], np.random.default_rng(1).random(26)
+    others = np.arange(10, 30)
+    for people, known in ((np.zeros(6), False), (np.arange(6) // 3, True)):
+        found = bootstrap.intervals(BINARY, labels, scores, np.full(1, 0.5), 50, "fast", np.r_[people, others])
+        assert (found["auc"]["low"] is not None) == known
+
+
+def test_the_authors_intervals_stay_theirs_with_one_case_in_a_class():
+    labels = np.r_[1, np.zeros(20, int)]
+    found = bootstrap.intervals(BINARY, labels, np.random.default_rng(1).random(21), np.full(1, 0.5))
+    assert found["recall_macro"]["low"] is not None and found["auc"]["low"] is not None
+    assert bootstrap.interval_notes(found, 1000)[0].startswith("no interval of auc: ")

@@ -215,9 +215,11 @@ def test_a_class_missing_from_test_is_a_stated_undefined_metric(tmp_path, tiny_m
     folder = make_class_folder(tmp_path / "task", 3, {"train": 18, "val": 9, "test": 12})
     for path in (folder / "test" / "class2").iterdir():
         path.unlink()
-    main(["--model", str(tiny_model), "--tasks", str(folder), "--out", str(tmp_path / "out"), "--no-figures", *FAST])
-    record = read(tmp_path / "out")[0]
-    assert "auc" not in record["metrics"] and "no sample of class 2" in record["undefined"]["auc"]
+    words = ["--model", str(tiny_model), "--tasks", str(folder), "--out", str(tmp_path / "out"), "--no-figures", *FAST]
+    main([*words, "--method", "linear,fewshot", "--shots", "2", "--draws", "2"])
+    for record in read(tmp_path / "out"):
+        assert "auc" not in record["metrics"] and "no sample of class 2" in record["undefined"]["auc"]
+        assert any("balanced accuracy runs over the classes that occur" in note for note in record["notes"])
     table = (tmp_path / "out" / "table.md").read_text()
     assert "undefined" in table
 
@@ -253,12 +255,17 @@ def test_one_class_in_validation_is_an_error_that_says_so(tmp_path, tiny_model, 
         main(["--model", str(tiny_model), "--tasks", str(folder), "--out", str(tmp_path / "out"), *FAST])
 
 
-def test_three_samples_a_split_are_scored_or_refused_in_words(tmp_path, tiny_model, make_class_folder):
-    folder = make_class_folder(tmp_path / "task", 2, {"train": 3, "val": 3, "test": 3})
-    main(["--model", str(tiny_model), "--tasks", str(folder), "--out", str(tmp_path / "out"), "--no-figures", *FAST])
-    record = read(tmp_path / "out")[0]
+def test_few_samples_a_split_are_scored_or_refused_in_words(tmp_path, tiny_model, make_class_folder):
+    words = ["--model", str(tiny_model), "--out", str(tmp_path / "out"), "--no-figures", *FAST]
+    three = make_class_folder(tmp_path / "three", 2, {"train": 3, "val": 3, "test": 3})
+    four = make_class_folder(tmp_path / "four", 2, {"train": 4, "val": 4, "test": 4})
+    main([*words, "--tasks", f"{three},{four}"])
+    record = next(record for record in read(tmp_path / "out") if record["task"] == "three")
+    assert record["metrics"]["auc"]["value"] is not None and record["metrics"]["auc"]["low"] is None
+    assert any(note.startswith("no interval of auc") for note in record["notes"])
+    record = next(record for record in read(tmp_path / "out") if record["task"] == "four")
     entry = record["metrics"]["auc"]
-    assert entry["value"] is not None and entry["undefined_resamples"] > 0
+    assert entry["low"] is not None and entry["undefined_resamples"] > 0
     assert any("auc" in note and "of 50 resamples, which lack a class" in note for note in record["notes"])
     assert "50 resamples, which lack a class" in (tmp_path / "out" / "table.md").read_text()
 
@@ -273,6 +280,30 @@ def test_one_test_case_has_no_interval_and_no_p(tmp_path, tiny_model, second_mod
     for row in read(tmp_path / "out", "comparisons.json"):
         assert row["p"] is None and row["p_holm"] is None and row["low"] is None
     assert "| no p |" in (tmp_path / "out" / "table.md").read_text()
+
+
+@pytest.mark.parametrize("words", [["--stratify"], [], ["--seed", "0,1"], ["--method", "fewshot", "--shots", "2"]])
+def test_one_test_case_in_a_class_has_no_interval_and_no_p(
+    tmp_path, tiny_model, second_model, make_class_folder, words
+):
+    folder = make_class_folder(tmp_path / "rare", splits={"train": 12, "val": 8, "test": 9})
+    for path in sorted((folder / "test" / "class1").iterdir())[1:]:
+        path.unlink()
+    models = ["--model", f"a={tiny_model}", "--model", f"b={second_model}"]
+    main([*models, "--tasks", str(folder), "--out", str(tmp_path / "out"), "--no-figures", *words, *FAST])
+    why = "one case or subject alone is of class 1"
+    for record in read(tmp_path / "out"):
+        entry = record["metrics"]["auc"]
+        assert entry["value"] is not None and record["metrics"]["accuracy"]["low"] is not None
+        if record["method"] == "linear":  # few-shot intervals are over draws
+            assert entry["low"] is None and entry["high"] is None and entry["reason"] == why
+    for row in read(tmp_path / "out", "comparisons.json"):
+        if row["metric"] != "accuracy":
+            assert row["p"] is None and row["p_holm"] is None and row["reason"] == why
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert f"no p: {why}" in table and "no p |" in table
+    if "fewshot" not in words:
+        assert "no interval of auc, balanced_accuracy, mcc" in table
 
 
 def test_a_failing_task_does_not_stop_the_others(tmp_path, tiny_model, class_folder, make_class_folder):

@@ -174,6 +174,25 @@ def test_legends_lie_on_nothing(drawings, count):
             assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0, name
 
 
+def test_twelve_families_have_colours_of_their_own(write):
+    """Slopes above the panels are told apart by colour alone; after seven it came again."""
+    found = analyse(read_points(write(scores(SIZES, "tu", [f"f{i:02}" for i in range(22)]))), {})
+    looks = [figures._look(found, series) for series in found.slopes]
+    assert len({colour for colour, _ in looks[:12]}) == len({marker for _, marker in looks[:12]}) == 12
+    assert len(set(looks)) == 22
+
+
+def test_published_numbers_have_the_look_of_their_family(drawings):
+    described = {"num_samples": {task: 2.0 + i for i, task in enumerate(sorted(TWELVE))}}
+    drawn = drawings(scores(SIZES, TWELVE), described)
+    for name in ("slopes", "correlations", "summary"):
+        lines = [line for axes in drawn[name].axes for line in axes.lines]
+        own, theirs = ({(line.get_label().removesuffix(", published"), line.get_color(), line.get_marker())
+                        for line in lines if line.get_label().startswith("BioVFM") and line.get_label().endswith(end)}
+                       for end in (("BioVFM-D", "BioVFM-M"), ", published"))  # fmt: skip
+        assert own == theirs and len(own) == 2, name
+
+
 def test_nine_families_look_different_and_have_all_their_slopes(drawings, write):
     text = scores(SIZES, "tu", [f"f{i}" for i in range(9)])
     found = analyse(read_points(write(text)), {})
@@ -185,7 +204,7 @@ def test_nine_families_look_different_and_have_all_their_slopes(drawings, write)
 def test_published_slopes_lie_within_the_frame(drawings):
     """OctMNIST's .0692 once lay outside, where a study's own slopes are small."""
     axes = drawings(scores(SIZES, TWELVE))["slopes"].axes[0]
-    ticks = [line.get_xdata()[0] for line in axes.lines if line.get_label() == "published slope"]
+    ticks = [line.get_xdata()[0] for line in axes.lines if line.get_label().endswith(", published")]
     assert max(ticks) == 0.0692 and len(ticks) == 24
     assert axes.get_xlim()[1] > 0.0692
 
