@@ -20,6 +20,7 @@ Record = dict[str, Any]
 # What names a record, and what it was measured on. A record of changed weights or data replaces the one of its name.
 NAMING = ("model", "task", "method", "protocol", "seed", "settings")
 MEASURED_ON = ("revision", "data")
+RESAMPLES = 1000  # of records that do not say how many their intervals rest on, as older ones did not
 
 
 def record_key(identity: dict[str, Any]) -> str:
@@ -33,7 +34,7 @@ def record_key(identity: dict[str, Any]) -> str:
 
 
 def read_record(out: Path, identity: dict[str, Any]) -> Record | None:
-    """The finished record of these weights and data, or None. A record counts only with its scores beside it.
+    """The finished record of these weights, data and resamples, or None. It counts only with its scores beside it.
 
     Raises:
         UserError: the file is there but is no record.
@@ -43,7 +44,8 @@ def read_record(out: Path, identity: dict[str, Any]) -> Record | None:
     if not path.is_file() or not (out / "scores" / f"{key}.npz").is_file():
         return None
     record = _read_json(path)
-    return record if all(record.get(name) == identity[name] for name in MEASURED_ON) else None
+    same = all(record.get(name) == identity[name] for name in MEASURED_ON)
+    return record if same and record.get("resamples", RESAMPLES) == identity["resamples"] else None
 
 
 def _read_json(path: Path) -> Any:

@@ -163,6 +163,7 @@ def identify(encoder: Encoder, task: Task, settings: Settings) -> dict[str, Any]
         "protocol": settings.protocol,
         "seed": settings.seed,
         "settings": settings.recorded(),
+        "resamples": settings.resamples,
     }
 
 

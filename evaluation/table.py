@@ -9,7 +9,7 @@ import numpy as np
 
 from biovfm_hf.files import write_text
 
-from .results import Record
+from .results import RESAMPLES, Record
 from .scaling import published
 from .tasks import GROUPS
 
@@ -190,6 +190,9 @@ def _task_table(task: str, records: list[Record]) -> list[str]:
     said = dict.fromkeys(note for record in records for note in record.get("notes", []))
     said.update({f"{name} undefined: {why}": None for record in records for name, why in record["undefined"].items()})
     said.update(dict.fromkeys(filter(None, map(_seed_note, records))))
+    counts = {record.get("resamples", RESAMPLES) for record in records if not record["method"].startswith("fewshot")}
+    if counts - {RESAMPLES}:
+        said[f"intervals rest on {' and '.join(map(str, sorted(counts)))} resamples"] = None
     if unlike(records, "data", "task"):
         said["these rows are not all of the same data, so they do not compare; probe the models again"] = None
     return lines + [f"- {note}" for note in said] + ([""] if said else [])
