@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Item:
-    """One input considered for the dataset; `catalog.iterate(source, raw_dir)` yields these in a fixed order.
+    """One input considered for the dataset; `listing.list_items(source, raw_dir)` yields these in a fixed order.
 
     Attributes:
         path: file relative to the raw folder, with forward slashes (`busi/benign/benign (1).png`); the folder of a

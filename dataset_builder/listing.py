@@ -28,7 +28,12 @@ SKIPPED_FOLDERS = {"__MACOSX"}
 
 
 def list_items(source: Source, raw_dir: Path) -> Iterator[Item]:
-    """See `catalog.iterate`."""
+    """Everything of `source` below `raw_dir`, selected or excluded with a reason, in a fixed order.
+
+    Folders are walked in the order of their names, archives in their own order; no more than one folder's names are
+    held at a time. Symbolic links are followed only to files inside the source's folder. Nothing is yielded where the
+    folder does not exist.
+    """
     folder = raw_dir / source.folder
     if folder.is_dir():
         yield from _Walk(source, folder).directory("", 0)

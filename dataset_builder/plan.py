@@ -7,7 +7,7 @@ they are called on this disk and is not part of the dataset.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path, write_text
 
-from .catalog import iterate
 from .item import Item
 from .leakage import outside_benchmarks, overlap_rows
+from .listing import list_items
 from .privacy import telling_subject
 from .source import Source
 
@@ -257,13 +257,13 @@ def slug(modality: str | None) -> str:
 def _considered(source: Source, raw: Path, options: Options) -> Iterator[Item]:
     """All inputs of a source, with the exclusions of the leakage guard and of the subset added to the record's own."""
     leaks = outside_benchmarks(source, options.leakage)
-    for item in iterate(source, raw):
+    for item in list_items(source, raw):
         reason = item.excluded
         if reason is None:
             reason = leaks(f"{item.path}!{item.member}" if item.member else item.path)
         if reason is None and options.subset == "us" and item.modality != "Ultrasound":
             reason = "not in the subset us"
-        yield item if reason == item.excluded else Item(**{**vars(item), "excluded": reason})
+        yield item if reason == item.excluded else replace(item, excluded=reason)
 
 
 def _cut(items: Iterator[Item]) -> Iterator[tuple[str | None, list[Item]]]:
@@ -348,20 +348,9 @@ def _item(row: dict[str, Any]) -> Item:
 
 
 def _described(source: Source) -> dict[str, Any]:
-    names = (
-        "published",
-        "folder",
-        "name",
-        "modalities",
-        "anatomies",
-        "in_paper",
-        "images_in_paper",
-        "homepage",
-        "access",
-        "licence",
-        "terms",
-    )
-    described = {name: getattr(source, name) for name in (*names, "citation")}
+    names = ("published", "folder", "name", "modalities", "anatomies", "in_paper", "images_in_paper", "homepage",
+             "access", "licence", "terms", "citation")  # fmt: skip
+    described = {name: getattr(source, name) for name in names}
     return {**described, "overlaps": overlap_rows(source)}
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from biovfm_hf.errors import UserError
 
-from .catalog import iterate, load_catalog
+from .catalog import load_catalog
+from .listing import list_items
 from .records import load_source
 from .source import NOT_ESTABLISHED, Source, TableRule
 
@@ -252,7 +253,9 @@ def source_status(source: Source, raw: Path) -> dict[str, Any]:
     if _on_disk(source, raw):
         from tqdm import tqdm
 
-        items = tqdm(iterate(source, raw), desc=source.id, unit=" files", leave=False, disable=not sys.stderr.isatty())
+        items = tqdm(
+            list_items(source, raw), desc=source.id, unit=" files", leave=False, disable=not sys.stderr.isatty()
+        )
         for item in items:
             if item.excluded is None:
                 selected += 1

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from biovfm_hf.errors import UserError
 from dataset_builder.adapters import archives, rp3d
-from dataset_builder.catalog import iterate, load_catalog
+from dataset_builder.catalog import load_catalog
 from dataset_builder.globs import compile_glob
 from dataset_builder.item import Item
+from dataset_builder.listing import list_items
 from dataset_builder.readers.archive import members
 from dataset_builder.records import load_source
 from dataset_builder.selection import NOT_INPUT
@@ -69,7 +70,7 @@ def folder(tmp_path):
 def found(source, raw):
     """(path or path!member) -> reason, None if selected."""
     return {
-        item.path + (f"!{item.member}" if item.member else ""): item.excluded for item in iterate(source, Path(raw))
+        item.path + (f"!{item.member}" if item.member else ""): item.excluded for item in list_items(source, Path(raw))
     }
 
 
@@ -330,7 +331,7 @@ def test_dicom_files_without_a_suffix_are_seen_as_dcm(record, folder, make):
         "mine/test/IM3": "test",
     }
     source = record(items=[{"pattern": "**/*.dcm", "kind": "dicom_series"}], exclude=exclude)
-    (series,) = [item for item in iterate(source, folder.parent) if item.excluded is None]
+    (series,) = [item for item in list_items(source, folder.parent) if item.excluded is None]
     assert series.options["files"] == ["mine/IM0", "mine/IM1", "mine/1.2.840.7"]
     assert set(found(record(), folder.parent).values()) == {NOT_INPUT, "no pattern of the record takes this file"}
 
@@ -344,7 +345,7 @@ def test_lists_know_dicom_files_without_a_suffix_by_their_names(record, folder, 
     table = {"table": "s.csv", "match": "file", "key": key}
     items = [{"pattern": "**/*.dcm", "kind": kind}]
     source = record(items=items, train={**table, "where": {"split": "train"}}, subject={**table, "column": "who"})
-    taken = [item for item in iterate(source, folder.parent) if item.excluded is None]
+    taken = [item for item in list_items(source, folder.parent) if item.excluded is None]
     assert [(item.path.split("/")[1], item.subject) for item in taken] == [("0", "p0"), ("1", "p1")]
     left_out = record(items=items, exclude=[{"reason": "listed", "table": {**table, "where": {"split": "test"}}}])
     assert found(left_out, folder.parent)["mine/2/IM2"] == "listed"
@@ -413,7 +414,7 @@ def test_nothing_outside_the_raw_folder_is_ever_yielded(tmp_path_factory, data):
         except OSError:
             continue
     (top / "mine.yaml").write_text(yaml.safe_dump(RECORD))
-    for item in iterate(load_source(top / "mine.yaml"), top / "raw"):
+    for item in list_items(load_source(top / "mine.yaml"), top / "raw"):
         assert ".." not in item.path.split("/") and not item.path.startswith("/")
         if item.excluded is None:
             assert (top / "raw" / item.path).resolve().is_relative_to(folder)
@@ -483,7 +484,7 @@ def test_a_zip_inside_a_zip_is_a_folder_too(record, folder):
         f"{name}!more.zip": "an archive inside an archive: unpack the outer one here",
         "mine/all.zip!set/test.zip": "test",
     }
-    items = [item for item in iterate(source, folder.parent) if item.excluded is None]
+    items = [item for item in list_items(source, folder.parent) if item.excluded is None]
     assert [data for _, data in members(folder / "all.zip", items)] == [b"images/1.png" * 9]
     assert '"outer"' in json.dumps(items[0].options)
 
@@ -722,6 +723,6 @@ def test_counts_of_a_walk_add_up(record, folder):
     for number in range(30):
         (folder / f"{number:02}.png").write_bytes(b"x" * number)
     source = record(train={"path": "[02468]\\.png$"})
-    items = list(iterate(source, folder.parent))
+    items = list(list_items(source, folder.parent))
     assert Counter(item.excluded for item in items) == {None: 15, "not in the training part": 15}
     assert [item.options["size"] for item in items] == list(range(30))

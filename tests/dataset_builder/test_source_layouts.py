@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from dataset_builder.catalog import iterate, load_catalog
+from dataset_builder.catalog import load_catalog
 from dataset_builder.item import Item
+from dataset_builder.listing import list_items
 from dataset_builder.records import load_source
 from dataset_builder.selection import NOT_INPUT
 from dataset_builder.source import NOT_ESTABLISHED
@@ -31,7 +32,7 @@ def written(item: Item) -> str:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_exactly_the_training_part_with_its_subjects(name, tmp_path):
     miniatures.write_miniature(name, tmp_path)
-    items = list(iterate(load_source(name), tmp_path))
+    items = list(list_items(load_source(name), tmp_path))
     selected = {written(item): item.subject for item in items if item.excluded is None}
     assert selected == LAYOUTS[name].get("take", {})
     excluded = [written(item) for item in items if item.excluded not in (None, NOT_INPUT)]
@@ -39,14 +40,14 @@ def test_exactly_the_training_part_with_its_subjects(name, tmp_path):
     assert sorted(excluded) == sorted(LAYOUTS[name].get("leave", []))
     assert sorted(beside) == sorted([*LAYOUTS[name].get("ignore", []), *LAYOUTS[name].get("text", {})])
     assert len(items) == len({(item.path, item.member, str(item.options)) for item in items})
-    assert list(iterate(load_source(name), tmp_path)) == items
+    assert list(list_items(load_source(name), tmp_path)) == items
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_selected_item_tells_what_it_is(name, tmp_path):
     miniatures.write_miniature(name, tmp_path)
     source = load_source(name)
-    for item in iterate(source, tmp_path):
+    for item in list_items(source, tmp_path):
         assert item.modality in source.modalities or (item.modality is None and len(source.modalities) > 1)
         if item.excluded is None:
             assert item.anatomy is None or item.anatomy in source.anatomies
@@ -60,14 +61,14 @@ def test_every_source_has_a_miniature_or_says_why_not(tmp_path):
             continue
         (tmp_path / source.id).mkdir()
         (tmp_path / source.id / "1.png").write_bytes(miniatures.content("1.png"))
-        items = list(iterate(source, tmp_path))
+        items = list(list_items(source, tmp_path))
         assert [item.excluded for item in items] == [f"the raw layout of {source.id} is {NOT_ESTABLISHED}"]
 
 
 def test_sources_without_an_established_training_part_select_nothing(tmp_path):
     for name in ("dca1", "drsam"):
         miniatures.write_miniature(name, tmp_path)
-        reasons = {item.excluded for item in iterate(load_source(name), tmp_path)}
+        reasons = {item.excluded for item in list_items(load_source(name), tmp_path)}
         assert reasons - {NOT_INPUT} == {"mask", f"the training part of {name} is {NOT_ESTABLISHED}"}
 
 
@@ -84,13 +85,13 @@ def test_modalities_and_anatomies_of_mixed_sources(tmp_path):
     }  # fmt: skip
     for name, pairs in expected.items():
         miniatures.write_miniature(name, tmp_path)
-        items = [item for item in iterate(load_source(name), tmp_path) if item.excluded is None]
+        items = [item for item in list_items(load_source(name), tmp_path) if item.excluded is None]
         assert {(item.modality, item.anatomy) for item in items} == pairs
 
 
 def test_slices_of_a_series_follow_their_position_not_their_names(tmp_path):
     miniatures.write_miniature("fastmri", tmp_path)
-    series = [item for item in iterate(load_source("fastmri"), tmp_path) if item.kind == "dicom_series"]
+    series = [item for item in list_items(load_source("fastmri"), tmp_path) if item.kind == "dicom_series"]
     first = next(item for item in series if item.path.endswith("sub01") and item.member == "0")
     names = [Path(file).name for file in first.options["files"]]
     assert names == ["0003", "0002", "0001"]  # positions 0, 3 and 6 mm
@@ -100,14 +101,14 @@ def test_slices_of_a_series_follow_their_position_not_their_names(tmp_path):
 def test_without_its_split_list_nothing_of_a_source_is_taken(tmp_path):
     miniatures.write_miniature("chestxray-14", tmp_path)
     (tmp_path / "chestxray-14/CXR8/train_val_list.txt").unlink()
-    reasons = {item.excluded for item in iterate(load_source("chestxray-14"), tmp_path)} - {NOT_INPUT}
+    reasons = {item.excluded for item in list_items(load_source("chestxray-14"), tmp_path)} - {NOT_INPUT}
     assert reasons == {"the list **/train_val_list.txt is not in the raw folder, so the training part cannot be told"}
 
 
 def test_without_its_exclusion_list_nothing_of_a_source_is_taken(tmp_path):
     miniatures.write_miniature("isic-archive", tmp_path)
     (tmp_path / "isic-archive/exclude/challenge_test.csv").unlink()
-    reasons = {item.excluded for item in iterate(load_source("isic-archive"), tmp_path)} - {NOT_INPUT}
+    reasons = {item.excluded for item in list_items(load_source("isic-archive"), tmp_path)} - {NOT_INPUT}
     assert reasons == {"the list exclude/*.csv is not in the raw folder, so the training part cannot be told"}
 
 
@@ -116,13 +117,13 @@ def test_unpacked_and_packed_releases_select_the_same(tmp_path):
 
     miniatures.write_miniature("chestxray-14", tmp_path)
     source = load_source("chestxray-14")
-    packed = {Path(item.member).name for item in iterate(source, tmp_path) if item.excluded is None}
+    packed = {Path(item.member).name for item in list_items(source, tmp_path) if item.excluded is None}
     images = tmp_path / "chestxray-14/CXR8/images"
     for archive in images.glob("*.tar.gz"):
         with tarfile.open(archive) as opened:
             opened.extractall(images, filter="data")
         archive.unlink()
-    assert {Path(item.path).name for item in iterate(source, tmp_path) if item.excluded is None} == packed
+    assert {Path(item.path).name for item in list_items(source, tmp_path) if item.excluded is None} == packed
 
 
 def test_the_list_of_ham10000_covers_exactly_its_ten_thousand_and_fifteen_images():
