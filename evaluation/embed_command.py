@@ -14,6 +14,7 @@ import numpy as np
 
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.files import atomic_path
+from biovfm_hf.network import heed_missing_network, is_path
 
 if TYPE_CHECKING:
     from .encoders import Encoder
@@ -71,6 +72,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.batch_size < 1:
         parser.error("--batch-size must be 1 or more")
+    if options.out.is_dir():
+        parser.error(f"--out {options.out} is a folder; give a file")
     from .device import default_device
     from .encoders import load_encoder
     from .processes import process_group
@@ -101,6 +104,8 @@ def open_images(source: str, config: str | None, split: str, size: int) -> tuple
     from .tasks.images import FileImages
 
     folder, shrink_to = Path(source), round(size * BEFORE_CROP)
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; give the folder that holds the images, or a dataset")
     if folder.is_dir() and not any(folder.rglob("*.parquet")):
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
         if not paths:
@@ -141,6 +146,10 @@ class DatasetImages:
 
 def _open_dataset(source: str, config: str | None, split: str, shrink_to: int) -> tuple["Images", list[str]]:
     datasets = require("datasets", "eval")
+    if not Path(source).exists():
+        if is_path(source):
+            raise UserError(f"{source}: no such folder")
+        heed_missing_network()
     try:
         rows = datasets.load_dataset(source, config, split=split)
     except (FileNotFoundError, ValueError, OSError, datasets.exceptions.DatasetNotFoundError) as error:

@@ -235,7 +235,7 @@ def _load_transformers(source: str) -> Encoder:
             where, config=config, dtype="float32", output_loading_info=True
         )
         processor = transformers.AutoImageProcessor.from_pretrained(where)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except Exception as error:  # transformers passes on whatever safetensors, torch, timm or the hub raise
         raise UserError(f"model {source!r} cannot be loaded: {_reason(error, path.is_dir())}") from error
     revision = (
         folder_revision(path)

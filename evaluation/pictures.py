@@ -3,6 +3,7 @@
 import textwrap
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,8 +15,14 @@ from .results import Record, read_scores
 from .scored_split import read_split
 from .table import blocks, unlike
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
+
 MAX_CURVES = 8
 MAX_MATRICES = 4
+LABEL_OFFSET = (6, 4)  # of a name from its point, in points of 1/72 inch
 
 
 def draw_all(out: Path, records: list[Record]) -> None:
@@ -242,7 +249,10 @@ def draw_ranks(path: Path, method: str, records: list[Record]) -> None:
         axes.plot([found.ranks[number]] * 2, [0, -line - 1], color="0.6", linewidth=0.8)
         axes.plot(found.ranks[number], 0, "o", color=COLOURS[0], markersize=5)
         axes.text(
-            found.ranks[number], -line - 1, f" {models[number]} ({found.ranks[number]:.2f})", va="center", fontsize=8
+            *(found.ranks[number], -line - 1, f" {models[number]} ({found.ranks[number]:.2f})"),
+            va="center",
+            fontsize=8,
+            bbox={"facecolor": "white", "linewidth": 0, "pad": 0},  # lines to close ranks would cross the name
         )
     for line, group in enumerate(found.groups):
         ends = [found.ranks[group[0]], found.ranks[group[-1]]]
@@ -266,6 +276,18 @@ def draw_ranks(path: Path, method: str, records: list[Record]) -> None:
     save_figure(figure, path, words + "that cannot be told apart.")
 
 
+def spread_labels(figure: "Figure", labels: "list[Annotation]") -> None:
+    """Move labels down until none lies on another: those of models with equal ranks would."""
+    figure.draw_without_rendering()  # before it no label has a place
+    placed: list[Bbox] = []
+    for label in sorted(labels, key=lambda label: -label.get_window_extent().y0):
+        right, up = LABEL_OFFSET
+        while any(label.get_window_extent().overlaps(other) for other in placed):
+            up -= 2
+            label.xyann = (right, up)
+        placed.append(label.get_window_extent())
+
+
 def draw_rank_against_rank(path: Path, classified: list[Record], segmented: list[Record], what: str = "") -> None:
     """Average rank over segmentation tasks against that over classification tasks (linear probes), per model.
 
@@ -282,17 +304,18 @@ def draw_rank_against_rank(path: Path, classified: list[Record], segmented: list
         return
     figure = new_figure(4.4, 4.2)
     axes = figure.add_subplot()
+    labels = []
     for number, model in enumerate(both):
-        axes.plot(ranks[False][model], ranks[True][model], "o", color=COLOURS[number % len(COLOURS)], markersize=8)
-        axes.annotate(
-            model, (ranks[False][model], ranks[True][model]), xytext=(6, 4), textcoords="offset points", fontsize=8
-        )
+        at = (ranks[False][model], ranks[True][model])
+        axes.plot(*at, "o", color=COLOURS[number % len(COLOURS)], markersize=8)
+        labels.append(axes.annotate(model, at, xytext=LABEL_OFFSET, textcoords="offset points", fontsize=8))
     top = len(both) + 0.5
     axes.plot([0.5, top], [0.5, top], color="0.8", linewidth=1, linestyle="--", zorder=0)
     axes.set(xlim=(top, 0.5), ylim=(top, 0.5), aspect="equal")
     axes.set(xlabel="average rank, classification (linear)", ylabel="average rank, segmentation")
     axes.set_title(textwrap.fill(what, 60), fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
+    spread_labels(figure, labels)
     told = "; ".join(f"{m}: classification {ranks[False][m]:.2f}, segmentation {ranks[True][m]:.2f}" for m in both)
     how = f" of {what}" if what else ""
     save_figure(figure, path, f"Average ranks of the models{how}, best at the upper right. {told}.")

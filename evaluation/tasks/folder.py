@@ -89,11 +89,23 @@ def _csv_task(path: Path) -> Task:
             raise UserError(f"{path}, line {number}: split {row['split']!r} is none of {', '.join(SPLITS)}")
         if "subject" in row and not row["subject"]:
             raise UserError(f"{path}, line {number}: no subject; give every image one, or leave the column out")
+    _check_repeats(path, rows)
     files = [path.parent / row["image"] for row in rows]
     subjects = np.array([row["subject"] for row in rows]) if "subject" in rows[0] else None
     return _classification(
         path.stem, files, [row["label"] for row in rows], [row.get("split") or "" for row in rows], subjects
     )
+
+
+def _check_repeats(path: Path, rows: list[dict[str, str]]) -> None:
+    """Raise a UserError where an image has two lines: it would count as two cases, be it with two different labels."""
+    seen: dict[Path, int] = {}
+    for number, row in enumerate(rows, start=2):
+        if (first := seen.setdefault(Path(row["image"]), number)) != number:
+            raise UserError(
+                f"{path}, line {number}: {row['image']} is in line {first} already; give each image one line and one "
+                "split (several labels as a|b)"
+            )
 
 
 def _classification(
@@ -111,7 +123,6 @@ def _classification(
     else:
         numbers = np.array([index[label] for label in labels], np.int64)
     assigned, notes = _assign(name, np.array(splits), numbers, subjects)
-    _check_repeats(name, files, assigned)
     kind = MULTILABEL if multi else BINARY if len(classes) == 2 else MULTICLASS
     record = _record(name, kind, "auc", tuple(classes), notes)
     chosen = {split: np.flatnonzero(assigned == split) for split in SPLITS}
@@ -134,14 +145,6 @@ def _check_classes(name: str, classes: list[str]) -> None:
     numbers = [_class_order(label) for label in classes]
     if all(kind == 0 for kind, _, _ in numbers) and any(value % 1 != 0 for _, value, _ in numbers):
         raise UserError(f"task {name}: labels such as {classes[0]} and {classes[-1]} are measurements; give classes")
-
-
-def _check_repeats(name: str, files: list[Path], splits: np.ndarray) -> None:
-    """Raise a UserError where one file is in two splits."""
-    seen: dict[Path, str] = {}
-    for file, split in zip(files, splits.tolist(), strict=True):
-        if seen.setdefault(file, split) != split:
-            raise UserError(f"task {name}: {file} is in both {seen[file]} and {split}; keep it in one of them")
 
 
 def _class_order(label: str) -> tuple[int, float, str]:

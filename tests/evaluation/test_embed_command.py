@@ -101,6 +101,34 @@ def test_misuse_is_told(tmp_path, tiny_model):
         read_features(tmp_path / "nothing.parquet")
 
 
+def test_what_cannot_be_embedded_is_told_before_the_work(tmp_path, tiny_model, class_folder, capsys):
+    words = ["--model", str(tiny_model), "--out"]
+    with pytest.raises(SystemExit):
+        main([*words, str(tmp_path), "--images", str(class_folder)])
+    assert "is a folder; give a file" in capsys.readouterr().err
+    image = next(class_folder.rglob("*.png"))
+    for source, told in ((str(image), "is a file"), (str(tmp_path / "none"), "no such folder")):
+        with pytest.raises(UserError, match=told):
+            main([*words, str(tmp_path / "f.parquet"), "--images", source])
+
+
+def test_no_dataset_is_waited_for_without_a_network(monkeypatch):
+    import datasets
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "https://nowhere.invalid")
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+    def load_dataset(*_, **__):
+        raise FileNotFoundError(f"offline: {constants.HF_HUB_OFFLINE}")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(UserError, match="offline: True"):
+        open_images("someone/scans", None, "train", 32)
+
+
 def test_search_finds_the_image_itself_and_draws_a_sheet(features, tmp_path, tiny_model, class_folder):
     query = sorted(class_folder.rglob("val/*/*.png"))[3]
     words = ["--model", str(tiny_model), "--features", str(features), "--query", str(query), "--top", "3"]

@@ -221,6 +221,17 @@ def test_weights_that_are_lacking_are_refused(tmp_path):
         load_encoder(str(tmp_path))
 
 
+def test_damaged_weights_and_those_of_another_size_are_told_in_a_line(tmp_path):
+    save_family(tmp_path, "vit")
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"hidden_size": 32', '"hidden_size": 48'))
+    with pytest.raises(UserError, match=r"cannot be loaded: .*config\.json and"):
+        load_encoder(str(tmp_path))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"cannot be loaded: .*config\.json and"):
+        load_encoder(str(tmp_path))
+
+
 def test_a_model_that_needs_more_than_images_is_refused(images):
     class Text(torch.nn.Module):
         def forward(self, pixel_values, input_ids):

@@ -66,6 +66,22 @@ def test_rank_pictures_take_the_tasks_that_every_model_has(tmp_path):
     assert not (tmp_path / "one.png").exists()
 
 
+def test_names_of_models_with_equal_ranks_are_legible(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("evaluation.pictures.save_figure", lambda figure, path, words: drawn.append(figure))
+    tied = [record(f"model {m}", f"t{t}", "linear", "auc", 0.5 + 0.1 * (m > 2)) for m in range(6) for t in range(3)]
+    draw_rank_against_rank(tmp_path / "both.png", tied, tied)
+    drawn[0].draw_without_rendering()
+    boxes = [label.get_window_extent() for label in drawn[0].axes[0].texts]
+    assert len(boxes) == 6 and not any(a.overlaps(b) for n, a in enumerate(boxes) for b in boxes[:n])
+    draw_ranks(tmp_path / "ranks.png", "linear", tied)
+    names = [text for text in drawn[1].axes[0].texts if "model" in text.get_text()]
+    assert len(names) == 6  # none crossed by the line to another
+    assert all(
+        name.get_bbox_patch() and name.zorder > line.zorder for name in names for line in drawn[1].axes[0].lines
+    )
+
+
 def write_scored(out, model, task, auc, seed=0, **settings):
     """A record with scores beside it, whose AUC it says to be `auc`."""
     identity = dict(model=model, task=task, method="linear", protocol="fast", seed=seed, settings=settings)

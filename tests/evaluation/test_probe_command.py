@@ -101,6 +101,16 @@ def test_a_rerun_makes_only_what_is_missing(results, tiny_model, second_model, c
     assert capsys.readouterr().out.count("have ") == 3
 
 
+def test_changed_weights_replace_the_pictures(tmp_path, make_model, class_folder):
+    words = ["--tasks", str(class_folder), "--out", str(tmp_path / "out"), *FAST]
+    drawn = []
+    for seed in (0, 5):
+        main(["--model", f"m={make_model(tmp_path / str(seed), seed=seed)}", *words])
+        names = [tmp_path / "out" / "figures" / f"{kind}_m_stripes.png" for kind in ("pca", "attention", "tsne")]
+        drawn.append([name.read_bytes() for name in names])
+    assert all(old != new for old, new in zip(*drawn, strict=True))
+
+
 def test_changed_weights_replace_the_record(tmp_path, make_model, class_folder):
     words = ["--tasks", str(class_folder), "--out", str(tmp_path / "out"), "--no-figures", *FAST]
     main(["--model", f"m={make_model(tmp_path / 'm')}", *words])
