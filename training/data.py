@@ -210,8 +210,9 @@ def loader(dataset: CropBatches, batches: Sequence[int], workers: int, pin: bool
 
 
 def _quiet_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which then ends its workers
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Ctrl-C, torchrun and schedulers signal the whole group; the main process saves its step and then ends its workers
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
 
