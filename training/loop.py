@@ -56,7 +56,7 @@ def train(config: TrainConfig, method: Method, out: Path) -> None:
         if run.step < run.config.steps:
             _train_steps(run, stop)
         elif (out / "model").is_dir():
-            say(run, f"{out} is finished: {run.step:,} steps; the model is in {out / 'model'}")
+            say(run, f"{out} is finished: {run.step:,} steps; the model is in {out / 'model'}{_not_pushed(run)}")
         else:
             _finish(run)  # killed between the last checkpoint and the export
     except torch.OutOfMemoryError as error:
@@ -312,6 +312,12 @@ def _export(run: Run, target: Path) -> None:
     repository = run.config.run.push_to_hub
     if repository and run.main:
         run.pushes.append(push_in_background(target / "model", repository, run.step, list(run.pushes)))
+
+
+def _not_pushed(run: Run) -> str:
+    """How to send a model that was finished before; sending it unasked could replace a card written since."""
+    repository = run.config.run.push_to_hub
+    return f"; it is not pushed again: hf upload {repository} {run.out / 'model'} does that" if repository else ""
 
 
 def _not_finite(run: Run, loss: Tensor) -> str:
