@@ -7,7 +7,7 @@ makes the order independent of their number, and resuming exact.
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -178,7 +178,9 @@ def normalise(crops: torch.Tensor, mean: Sequence[float], std: Sequence[float]) 
     return torch.addcmul(shift, crops.float(), scale)
 
 
-def loader(dataset: CropBatches, batches: Sequence[int], workers: int, pin: bool) -> Iterator[dict[str, Any]]:
+def loader(
+    dataset: CropBatches, batches: Sequence[int], workers: int, pin: bool
+) -> Generator[dict[str, Any], None, None]:
     """The batches of these numbers, in this order, computed ahead by `workers` processes.
 
     Raises:
@@ -196,17 +198,21 @@ def loader(dataset: CropBatches, batches: Sequence[int], workers: int, pin: bool
             worker_init_fn=_quiet_worker,
         )
     )
-    while True:
-        try:
-            batch = next(ready)
-        except StopIteration:
-            return
-        except UserError as error:  # from a worker it arrives with a traceback as its text
-            words = str(error).strip().splitlines()[-1].removeprefix("biovfm_hf.errors.UserError: ")
-            if dataset.share.rank:
-                logger.error("process %d: %s", dataset.share.rank, words)
-            raise UserError(words) from error
-        yield batch
+    try:
+        while True:
+            try:
+                batch = next(ready)
+            except StopIteration:
+                return
+            except UserError as error:  # from a worker it arrives with a traceback as its text
+                words = str(error).strip().splitlines()[-1].removeprefix("biovfm_hf.errors.UserError: ")
+                if dataset.share.rank:
+                    logger.error("process %d: %s", dataset.share.rank, words)
+                raise UserError(words) from error
+            yield batch
+    finally:  # whatever ended the run: workers that ignore SIGTERM would be waited for without end when python exits
+        if workers:
+            ready._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def _quiet_worker(_: int) -> None:

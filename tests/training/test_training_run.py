@@ -494,6 +494,18 @@ def test_a_signal_that_workers_get_too_keeps_what_was_done(
     assert "Traceback" not in said and list((tmp_path / "checkpoints").glob("step_*"))
 
 
+def test_an_unforeseen_error_does_not_wait_for_workers(image_folder: Path, tmp_path: Path) -> None:
+    process = spawn("dino", image_folder, tmp_path, "steps=4000", "data.workers=2")
+    while process.poll() is None and not (tmp_path / "metrics.jsonl").is_file():
+        time.sleep(0.005)
+    process.stderr.close()  # whoever reads the progress bar is gone
+    try:
+        assert process.wait(timeout=20) == 1
+    finally:
+        process.kill()
+        process.stdout.close()
+
+
 def test_a_run_that_is_still_writing_keeps_another_out(image_folder: Path, tmp_path: Path, capsys) -> None:
     """As after a killed launcher: its processes live on for a while."""
     more = ["steps=400", "run.checkpoint_every=2"]
