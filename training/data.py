@@ -7,7 +7,7 @@ makes the order independent of their number, and resuming exact.
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -178,7 +178,9 @@ def normalise(crops: torch.Tensor, mean: Sequence[float], std: Sequence[float]) 
     return torch.addcmul(shift, crops.float(), scale)
 
 
-def loader(dataset: CropBatches, batches: Sequence[int], workers: int, pin: bool) -> Iterator[dict[str, Any]]:
+def loader(
+    dataset: CropBatches, batches: Sequence[int], workers: int, pin: bool
+) -> Generator[dict[str, Any], None, None]:
     """The batches of these numbers, in this order, computed ahead by `workers` processes.
 
     Raises:
@@ -196,22 +198,27 @@ def loader(dataset: CropBatches, batches: Sequence[int], workers: int, pin: bool
             worker_init_fn=_quiet_worker,
         )
     )
-    while True:
-        try:
-            batch = next(ready)
-        except StopIteration:
-            return
-        except UserError as error:  # from a worker it arrives with a traceback as its text
-            words = str(error).strip().splitlines()[-1].removeprefix("biovfm_hf.errors.UserError: ")
-            if dataset.share.rank:
-                logger.error("process %d: %s", dataset.share.rank, words)
-            raise UserError(words) from error
-        yield batch
+    try:
+        while True:
+            try:
+                batch = next(ready)
+            except StopIteration:
+                return
+            except UserError as error:  # from a worker it arrives with a traceback as its text
+                words = str(error).strip().splitlines()[-1].removeprefix("biovfm_hf.errors.UserError: ")
+                if dataset.share.rank:
+                    logger.error("process %d: %s", dataset.share.rank, words)
+                raise UserError(words) from error
+            yield batch
+    finally:  # whatever ended the run: workers that ignore SIGTERM would be waited for without end when python exits
+        if workers:
+            ready._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def _quiet_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which then ends its workers
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Ctrl-C, torchrun and schedulers signal the whole group; the main process saves its step and then ends its workers
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
 

@@ -8,8 +8,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Generator, Iterator
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def train(config: TrainConfig, method: Method, out: Path) -> None:
         if run.step < run.config.steps:
             _train_steps(run, stop)
         elif (out / "model").is_dir():
-            say(run, f"{out} is finished: {run.step:,} steps; the model is in {out / 'model'}")
+            say(run, f"{out} is finished: {run.step:,} steps; the model is in {out / 'model'}{_not_pushed(run)}")
         else:
             _finish(run)  # killed between the last checkpoint and the export
     except torch.OutOfMemoryError as error:
@@ -87,7 +87,7 @@ def _train_steps(run: Run, stop: "_StopSignal") -> None:
         disable=not run.main,
         mininterval=0.5,
     )
-    with progress, logging_redirect_tqdm():
+    with closing(batches), progress, logging_redirect_tqdm():
         if run.step == 0:
             _watch_start(run)
         clock, since = time.perf_counter(), run.step
@@ -108,7 +108,7 @@ def _due(run: Run, every: int) -> bool:
     return every > 0 and (run.step % every == 0 or run.step == run.config.steps)
 
 
-def _open_batches(run: Run) -> Iterator[dict[str, Any]]:
+def _open_batches(run: Run) -> Generator[dict[str, Any], None, None]:
     """This process's batches, from the step that the run has reached; the sample sheet is drawn on the way."""
     config = run.config
     dataset = CropBatches(run.images, run.order, config, run.share, run.method.batch_extra(config))
@@ -312,6 +312,12 @@ def _export(run: Run, target: Path) -> None:
     repository = run.config.run.push_to_hub
     if repository and run.main:
         run.pushes.append(push_in_background(target / "model", repository, run.step, list(run.pushes)))
+
+
+def _not_pushed(run: Run) -> str:
+    """How to send a model that was finished before; sending it unasked could replace a card written since."""
+    repository = run.config.run.push_to_hub
+    return f"; it is not pushed again: hf upload {repository} {run.out / 'model'} does that" if repository else ""
 
 
 def _not_finite(run: Run, loss: Tensor) -> str:

@@ -53,7 +53,7 @@ def load_task(folder: Path, size: int, limit: int) -> LabelledImages:
         limit: most images of each split, spread evenly over the sorted files.
 
     Raises:
-        UserError: no such folder, fewer than two classes, or a split without images.
+        UserError: no such folder, fewer than two classes, one that only the test has, or a split without images.
     """
     parts = [folder / name for name in ("train", "test")]
     split = all(part.is_dir() for part in parts)
@@ -63,6 +63,9 @@ def load_task(folder: Path, size: int, limit: int) -> LabelledImages:
         raise UserError(
             f"watch.task {folder} needs one folder of images per class, at least two, or train/ and test/ of them"
         )
+    unknown = sorted({path.name for path in parts[1].iterdir() if path.is_dir()} - set(classes)) if split else []
+    if unknown:
+        raise UserError(f"watch.task {parts[1]} has classes that {root} lacks: {', '.join(unknown[:4])}")
     found = []
     for number in range(2):
         files = []

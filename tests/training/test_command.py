@@ -310,6 +310,9 @@ def test_a_run_pushes_its_exports_to_a_hub(image_folder: Path, tmp_path: Path) -
         pushed = {repo.at(oid).files["model.safetensors"].data for oid in list(repo.commits)[1:]}
         assert (tmp_path / "out" / "model" / "model.safetensors").read_bytes() in pushed
         assert (tmp_path / "out" / "exports" / "step_00000002" / "model" / "model.safetensors").read_bytes() in pushed
+        done = on_hub(hub, hub.token, tmp_path, *words, "--out", str(tmp_path / "out"))
+        assert done.returncode == 0 and f"hf upload owner/model {tmp_path / 'out' / 'model'}" in done.stderr
+        assert len(repo.commits) == 3
         done = on_hub(hub, "hf_" + "x" * 34, tmp_path, *words, "--out", str(tmp_path / "refused"))
         assert done.returncode == 1 and "cannot push to owner/model: " in done.stderr and "401" in done.stderr
         assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "refused" / "metrics.jsonl").exists()

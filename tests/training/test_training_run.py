@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -473,6 +474,36 @@ def test_interrupted_runs_end_with_the_same_bits(image_folder: Path, tmp_path: P
     assert status == 1 and "continuing after step" in said and "run the same command again to continue" in said
     assert train("dino", image_folder, out, *more) == 0
     assert_undisturbed(tmp_path / "whole", out, 24)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_workers_get_too_keeps_what_was_done(
+    how: signal.Signals, image_folder: Path, tmp_path: Path
+) -> None:
+    """As torchrun, `timeout` and schedulers send it: to all processes, in any order."""
+    process = spawn("dino", image_folder, tmp_path, "steps=4000", "data.workers=2")
+    path = tmp_path / "metrics.jsonl"
+    while process.poll() is None and not (path.is_file() and path.read_text().count("\n") > 3):
+        time.sleep(0.005)
+    for worker in psutil.Process(process.pid).children():
+        worker.send_signal(how)
+    time.sleep(0.2)
+    process.send_signal(how)
+    said = process.communicate(timeout=240)[1].decode()
+    assert process.returncode == 1 and "run the same command again to continue" in said
+    assert "Traceback" not in said and list((tmp_path / "checkpoints").glob("step_*"))
+
+
+def test_an_unforeseen_error_does_not_wait_for_workers(image_folder: Path, tmp_path: Path) -> None:
+    process = spawn("dino", image_folder, tmp_path, "steps=4000", "data.workers=2")
+    while process.poll() is None and not (tmp_path / "metrics.jsonl").is_file():
+        time.sleep(0.005)
+    process.stderr.close()  # whoever reads the progress bar is gone
+    try:
+        assert process.wait(timeout=20) == 1
+    finally:
+        process.kill()
+        process.stdout.close()
 
 
 def test_a_run_that_is_still_writing_keeps_another_out(image_folder: Path, tmp_path: Path, capsys) -> None:

@@ -54,6 +54,9 @@ def test_tasks_with_and_without_splits(tmp_path: Path) -> None:
     assert len(load_task(tmp_path / "task", 32, limit=4).train[1]) == 4
     with pytest.raises(UserError, match="one folder of images per class"):
         load_task(tmp_path / "task" / "benign", 32, limit=4)
+    write_images(tmp_path / "task_split" / "test" / "normal", 1)
+    with pytest.raises(UserError, match="train lacks: normal"):
+        load_task(tmp_path / "task_split", 32, limit=4)
 
 
 def test_measuring_leaves_the_encoder_as_it_was(image_folder: Path) -> None:
