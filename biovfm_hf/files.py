@@ -45,6 +45,15 @@ def write_text(target: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a kill left of `atomic_path` in `folder` and below: nothing else may be writing there."""
+    for path in [*folder.rglob(".*.tmp-*"), *folder.rglob(".*.old-*")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether writing failed for lack of room, or of quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

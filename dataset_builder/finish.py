@@ -144,15 +144,6 @@ def _write(batches: Iterable[pa.RecordBatch], target: Path) -> None:
             writer.write_table(pa.Table.from_batches(waiting, schema=writer.schema), row_group_size=ROW_GROUP)
 
 
-def sweep(out: Path) -> None:
-    """Remove the temporary files and folders that a kill left: nothing else may be writing in `out`."""
-    for path in [*out.rglob(".*.tmp-*"), *out.rglob(".*.old-*")]:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
 def written_files(out: Path) -> dict[str, int]:
     """Name and size in bytes of every file of rows, the manifest and the summary: what a finished build must have.
 

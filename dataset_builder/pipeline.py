@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.files import is_disk_full, write_text
+from biovfm_hf.files import is_disk_full, remove_leftovers, write_text
 
 from . import executors
 from .card import SCALING_SOURCES, write_card
@@ -20,7 +20,6 @@ from .finish import (
     SAMPLE,
     finish_shard,
     remove_damaged,
-    sweep,
     write_manifest,
     write_sample,
     write_summary,
@@ -149,7 +148,7 @@ def _build(
     found = {"benchmark_images": benchmarks, "overlaps": _overlaps(plan), "sampled": write_sample(plan)}
     summary = write_summary(plan, write_manifest(plan), found)
     write_card(plan, summary)
-    sweep(plan.out)
+    remove_leftovers(plan.out)
     write_text(complete, json.dumps({"inputs": inputs, "files": written_files(plan.out)}))
     _report(plan, summary)
     return summary

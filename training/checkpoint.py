@@ -127,15 +127,6 @@ def newest_model(folder: Path) -> dict[str, Tensor]:
     return found[2][0]
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete half-written and half-replaced files and folders that a kill left behind."""
-    for path in (*folder.glob(".*.tmp-*"), *folder.glob(".*.old-*")) if folder.is_dir() else ():
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
 def newest_name(folder: Path) -> str | None:
     """Path of the newest checkpoint, unread, or None."""
     found = _numbers(folder)

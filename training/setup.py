@@ -13,10 +13,11 @@ from torch import nn
 from tqdm import tqdm
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.files import remove_leftovers
 from biovfm_hf.modeling_biovfm import BioVFMLayer, BioVFMPreTrainedModel
 
 from .augment import check_augment
-from .checkpoint import load_newest, newest_name, remove_leftovers
+from .checkpoint import load_newest, newest_name
 from .config import TrainConfig, biovfm_config
 from .config_file import with_steps
 from .data import Share, sample_order
@@ -98,8 +99,7 @@ def start(config: TrainConfig, method: Method, out: Path) -> Run:
         if accelerator.is_main_process:
             held = hold_run_folder(out)
             prepare_run_folder(out, config)
-            for folder in (out, out / "checkpoints", *(out / "exports").glob("step_*")):
-                remove_leftovers(folder)
+            remove_leftovers(out)
             if config.run.push_to_hub:
                 open_repository(config.run.push_to_hub)
     torch.manual_seed(config.seed)

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.files import remove_leftovers
 from training import checkpoint
-from training.checkpoint import load_newest, newest_name, remove_leftovers, save_checkpoint
+from training.checkpoint import load_newest, newest_name, save_checkpoint
 from training.optimizer import adamw, mae_parameter_groups
 
 
