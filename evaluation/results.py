@@ -48,6 +48,17 @@ def read_record(out: Path, identity: dict[str, Any]) -> Record | None:
     return record if same and record.get("resamples", RESAMPLES) == identity["resamples"] else None
 
 
+def measured_otherwise(out: Path, identity: dict[str, Any]) -> bool:
+    """Whether there are records of this model on this task, by whatever method, of other weights or data.
+
+    Raises:
+        UserError: one of the files is no record.
+    """
+    model, task, *_ = record_key(identity).split("__")
+    records = map(_read_json, (out / "records").glob(f"{model}__{task}__*"))
+    return any(record.get(name) != identity[name] for record in records for name in MEASURED_ON)
+
+
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))

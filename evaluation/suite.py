@@ -1,7 +1,6 @@
 """Runs methods over models and tasks, one record each: resumable, and shared out among processes."""
 
 import hashlib
-import json
 import sys
 import time
 import traceback
@@ -22,7 +21,7 @@ from .encoders import Encoder, load_encoder, split_label
 from .kinds import SEGMENTATION
 from .methods import METHOD_RUNNERS
 from .processes import process_group
-from .results import MEASURED_ON, Record, claimed, clean, merge_records, read_record, record_key, write_record
+from .results import Record, claimed, clean, measured_otherwise, merge_records, read_record, record_key, write_record
 from .settings import Settings
 from .tasks import SPLITS, Task
 
@@ -137,7 +136,9 @@ def make_record(
             "licence": task.record.licence,
             "software": software(),
         }
-        discard_outdated(out, identity)
+        if measured_otherwise(out, identity):  # then so are the pictures
+            for kind in ("attention", "tsne", "pca"):
+                discard(out, kind, encoder.name, task.name)
         write_record(out, record_key(identity), record, scores)
     _say(f"done  {encoder.name}  {task.name}  {settings.method_name}  {headline(record)}")
     return clean(record)
@@ -146,15 +147,6 @@ def make_record(
 def _say(line: str, stream: TextIO | None = None) -> None:
     """Print a line in one write: of processes that share a pipe, another's could come between print's two writes."""
     print(f"{line}\n", end="", file=stream, flush=True)
-
-
-def discard_outdated(out: Path, identity: dict[str, Any]) -> None:
-    """Remove the pictures of a model on a task where records are of other weights or data: so are these pictures."""
-    model, task, *_ = record_key(identity).split("__")
-    records = (json.loads(path.read_text(encoding="utf-8")) for path in (out / "records").glob(f"{model}__{task}__*"))
-    if any(record.get(name) != identity[name] for record in records for name in MEASURED_ON):
-        for kind in ("attention", "tsne", "pca"):
-            discard(out, kind, identity["model"], identity["task"])
 
 
 def check_validation(task: Task, settings: Settings) -> None:
