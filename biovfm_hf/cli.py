@@ -15,15 +15,15 @@ COMMANDS = {
     "sources": ("dataset_builder.sources_command", "list, show, check and download the 61 public sources"),
     "build": ("dataset_builder.build", "turn raw sources into a screened Parquet dataset"),
     "convert": ("biovfm_hf.conversion.command", "read DINOv2, MAE, timm or transformers weights, and write them back"),
-    "embed": ("evaluation.embed_command", "turn images into a Parquet file of feature vectors"),
-    "search": ("evaluation.search_command", "find the images most like an example, with a contact sheet"),
-    "probe": ("evaluation.probe_command", "score encoders on benchmark tasks, with intervals"),
-    "score": ("evaluation.score_command", "metrics and intervals for scores that you already have"),
+    "embed": ("evaluation.commands.embed", "turn images into a Parquet file of feature vectors"),
+    "search": ("evaluation.commands.search", "find the images most like an example, with a contact sheet"),
+    "probe": ("evaluation.commands.probe", "score encoders on benchmark tasks, with intervals"),
+    "score": ("evaluation.commands.score", "metrics and intervals for scores that you already have"),
     "scaling": ("evaluation.scaling.command", "slopes, correlations and figures of a scaling study"),
-    "report": ("model_cards.report", "one HTML page of data, training and results"),
-    "card": ("model_cards.card", "write the model card from what actually happened"),
-    "push": ("model_cards.push", "send a model or dataset folder to the Hub"),
-    "demo": ("model_cards.demo", "try a model on images in the browser; export a Space"),
+    "report": ("model_cards.report.command", "one HTML page of data, training and results"),
+    "card": ("model_cards.card.command", "write the model card from what actually happened"),
+    "push": ("model_cards.hub.command", "send a model or dataset folder to the Hub"),
+    "demo": ("model_cards.demo.command", "try a model on images in the browser; export a Space"),
 }
 
 # the extra of pyproject.toml with which each folder's commands work

@@ -175,7 +175,7 @@ def _number(kind: type[int] | type[float], low: float, high: float, words: str) 
 
 
 def _views(text: str) -> tuple[str, ...]:
-    from .slicing import VIEWS
+    from .readers.slicing import VIEWS
 
     views = tuple(text.split(","))
     for view in views:

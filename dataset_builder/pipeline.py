@@ -11,12 +11,11 @@ from typing import Any
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import is_disk_full, remove_leftovers, write_text
 
-from . import executors
-from .card import SCALING_SOURCES, write_card
-from .catalog import load_catalog, load_sources
-from .check import faults
-from .duplicates import decide, load_candidates, save_drops, save_sample
-from .finish import (
+from .catalog.load import load_catalog, load_sources
+from .catalog.source import Source
+from .dataset.card import SCALING_SOURCES, write_card
+from .dataset.check import faults
+from .dataset.finish import (
     SAMPLE,
     finish_shard,
     remove_damaged,
@@ -25,15 +24,16 @@ from .finish import (
     write_summary,
     written_files,
 )
-from .leakage import Benchmarks, benchmark_files, identities, read_benchmarks
-from .monitor import Monitor
-from .output_folder import check_output, hold
-from .plan import WORK, Options, Plan, changed_sources, differing, load_plan, make_plan
-from .replan import plan_again
+from .dataset.output_folder import check_output, hold
+from .plan.plan import WORK, Options, Plan, changed_sources, differing, load_plan, make_plan
+from .readers.slicing import VIEWS
 from .schema import KEPT
-from .shard import build_shard
-from .slicing import VIEWS
-from .source import Source
+from .screening.duplicates import decide, load_candidates, save_drops, save_sample
+from .screening.leakage import Benchmarks, benchmark_files, identities, read_benchmarks
+from .shards import executors
+from .shards.monitor import Monitor
+from .shards.replan import plan_again
+from .shards.shard import build_shard
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import Any
 
 from biovfm_hf.errors import UserError
 
-from .catalog import load_catalog
-from .listing import list_items
-from .records import load_source
-from .source import NOT_ESTABLISHED, Source, TableRule
+from .catalog.load import load_catalog
+from .catalog.records import load_source
+from .catalog.source import NOT_ESTABLISHED, Source, TableRule
+from .plan.listing import list_items
 
 EXAMPLES = """examples:
   biovfm sources list                              every source, and whether it lies in ./raw
@@ -247,7 +247,7 @@ def source_status(source: Source, raw: Path) -> dict[str, Any]:
     files are there, but the layout or the training part is not established; `missing`: nothing is there that could be
     of the source by its name. Counts are files, archive members, HDF5 rows or DICOM series, and folders passed over.
     """
-    from .selection import HIDDEN_FILE, HIDDEN_FOLDER, NOT_INPUT
+    from .catalog.selection import HIDDEN_FILE, HIDDEN_FOLDER, NOT_INPUT
 
     selected, excluded = 0, Counter[str]()
     if _on_disk(source, raw):
@@ -279,7 +279,7 @@ def source_status(source: Source, raw: Path) -> dict[str, Any]:
 
 def _missing_lists(source: Source, raw: Path) -> list[str]:
     """Tables that the record's rules for training part, exclusions, subject and anatomy need, and that are missing."""
-    from .selection import find_tables
+    from .catalog.selection import find_tables
 
     rules = (source.train, *(rule.table for rule in source.exclude), source.subject, source.anatomy)
     tables = dict.fromkeys(rule.table for rule in rules if isinstance(rule, TableRule))
@@ -300,7 +300,7 @@ def _download(arguments: argparse.Namespace) -> int:
         _field("file", f"{entry.name} from {entry.url}")
     if not arguments.accept_terms and not _asked():
         raise UserError(f"the terms of {source.id} are not accepted; read them, then add --accept-terms")
-    from .downloading import download_source
+    from .catalog.downloading import download_source
 
     for file in download_source(source, arguments.raw):
         print(file)

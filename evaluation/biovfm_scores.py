@@ -48,8 +48,8 @@ class BioVFMScores(evaluate.Metric):
         Raises:
             UserError: shapes or values do not fit the task.
         """
-        names = ("kinds", "scored_split", "metrics", "bootstrap")
-        kinds, scored_split, metrics, bootstrap = (load_room_module(f"evaluation.{name}") for name in names)
+        names = ("kinds", "split", "metrics", "bootstrap")
+        kinds, scored_split, metrics, bootstrap = (load_room_module(f"evaluation.statistics.{name}") for name in names)
         task = self.config_name if self.config_name in kinds.TASKS else kinds.MULTICLASS
         labels, scores = np.asarray(references), np.asarray(predictions, np.float64)
         split = scored_split.read_split(task, labels, scores)

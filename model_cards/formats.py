@@ -4,7 +4,7 @@ import re
 
 from markupsafe import Markup, escape
 
-from .results import Interval
+from .inputs.results import Interval
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~#])")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import formats
-from .results import metric_label
+from .inputs.results import metric_label
 
 if TYPE_CHECKING:
     from jinja2 import Environment

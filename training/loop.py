@@ -24,19 +24,19 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import is_disk_full
 
-from .augment_batch import apply_drawn_looks
-from .checkpoint import model_tensors, newest_name, save_checkpoint, what_is_kept
-from .config import TrainConfig
-from .data import CropBatches, choose_workers, loader, normalise
-from .device import failing_together
-from .estimate import peak_flops
-from .export import export_models, push_in_background
+from .data.augment_batch import apply_drawn_looks
+from .data.batches import CropBatches, choose_workers, loader, normalise
 from .method import Method
 from .optimizer import apply_schedule, clip_per_submodule
-from .run_folder import append_metrics, release_run_folder, write_crop_sheet
+from .run.checkpoint import model_tensors, newest_name, save_checkpoint, what_is_kept
+from .run.device import failing_together
+from .run.estimate import peak_flops
+from .run.export import export_models, push_in_background
+from .run.folder import append_metrics, release_run_folder, write_crop_sheet
+from .run.watch import collapse_message, measure
 from .schedule import StepValues
+from .settings.config import TrainConfig
 from .setup import Run, say, start
-from .watch import collapse_message, measure
 
 logger = logging.getLogger(__name__)
 

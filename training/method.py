@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .config import TrainConfig
 from .schedule import DINOSchedule, MAESchedule
+from .settings.config import TrainConfig
 
 # (positions of the batch's images, a generator of this batch's own) -> tensors that join the batch
 BatchExtra = Callable[[NDArray[np.int64], np.random.Generator], dict[str, Tensor]]

@@ -19,13 +19,13 @@ def load_method() -> Any:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from .config import TrainConfig, biovfm_config
-    from .dino.masking import block_masks
-    from .dino.objective import DINOObjective
-    from .initial import build_encoder, with_run
     from .method import BatchExtra, Method
+    from .objectives.dino.masking import block_masks
+    from .objectives.dino.objective import DINOObjective
     from .optimizer import dino_parameter_groups
+    from .run.initial import build_encoder, with_run
     from .schedule import DINOSchedule
+    from .settings.config import TrainConfig, biovfm_config
 
     def build(config: TrainConfig, model_config: Any) -> nn.Module:
         return with_run(DINOObjective(build_encoder(config, model_config), config.dino), config)

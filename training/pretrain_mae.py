@@ -20,12 +20,12 @@ def load_method() -> Any:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from .config import TrainConfig, biovfm_config
-    from .initial import build_autoencoder, with_run
-    from .mae.objective import MAEObjective
     from .method import BatchExtra, Method
+    from .objectives.mae.objective import MAEObjective
     from .optimizer import mae_parameter_groups
+    from .run.initial import build_autoencoder, with_run
     from .schedule import MAESchedule
+    from .settings.config import TrainConfig, biovfm_config
 
     def build(config: TrainConfig, model_config: Any) -> nn.Module:
         return with_run(MAEObjective(build_autoencoder(config, model_config)), config)

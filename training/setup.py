@@ -16,12 +16,15 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.files import remove_leftovers
 from biovfm_hf.modeling_biovfm import BioVFMLayer, BioVFMPreTrainedModel
 
-from .augment import check_augment
-from .checkpoint import load_newest, newest_name
-from .config import TrainConfig, biovfm_config
-from .config_file import with_steps
-from .data import Share, sample_order
-from .device import (
+from .data.augment import check_augment
+from .data.batches import Share, sample_order
+from .data.images import Images, open_images
+from .data.order import SampleOrder
+from .data.stream import StreamOrder
+from .method import Method
+from .optimizer import adamw
+from .run.checkpoint import load_newest, newest_name
+from .run.device import (
     check_devices,
     check_trackers,
     failing_together,
@@ -29,17 +32,14 @@ from .device import (
     set_sharded_precision,
     speed_up_cpu,
 )
-from .estimate import flops_per_image, images_per_pass, trained_parameters
-from .export import open_repository
-from .images import Images, open_images
-from .method import Method
-from .optimizer import adamw
-from .order import SampleOrder
-from .run_folder import check_apart, flat, hold_run_folder, prepare_run_folder, trim_metrics
+from .run.estimate import flops_per_image, images_per_pass, trained_parameters
+from .run.export import open_repository
+from .run.folder import check_apart, flat, hold_run_folder, prepare_run_folder, trim_metrics
+from .run.watch import Watch, open_watch
 from .schedule import DINOSchedule, MAESchedule, scaled_learning_rate
-from .stream import StreamOrder
-from .typed import plain
-from .watch import Watch, open_watch
+from .settings.config import TrainConfig, biovfm_config
+from .settings.file import with_steps
+from .settings.typed import plain
 
 logger = logging.getLogger(__name__)
 

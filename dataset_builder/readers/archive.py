@@ -11,9 +11,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..adapters.archives import open_tar
 from ..item import Item
 from ..limits import MAX_MEMBER_BYTES, MAX_RATIO, TOO_LARGE, UNREADABLE, Refused, unquoted
+from .archives import open_tar
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _BLOCK = 2**20

@@ -15,8 +15,6 @@ from biovfm_hf.dicom import HEADER_BYTES, import_pydicom, is_deflated, told
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.pixels import Pixels, Volume, decode
 
-from ..adapters.dicom_series import Place, along_normal, position_numbers, read_place
-from ..intensity import Setting, image_to_uint8
 from ..limits import (
     MAX_FRAMES,
     MAX_MEMBER_BYTES,
@@ -27,6 +25,8 @@ from ..limits import (
     UNREADABLE,
     Refused,
 )
+from .dicom_series import Place, along_normal, position_numbers, read_place
+from .intensity import Setting, image_to_uint8
 from .picture import Picture, first_bytes, whole
 from .volume import sliced, time_points
 

@@ -14,8 +14,8 @@ from PIL import Image, Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin
 from biovfm_hf.errors import UserError
 from biovfm_hf.pixels import Pixels, decode
 
-from ..intensity import Setting, image_to_uint8
 from ..limits import MAX_MEMBER_BYTES, MAX_PAGES, MAX_PIXELS, TOO_LARGE, Refused
+from .intensity import Setting, image_to_uint8
 from .picture import Picture, first_bytes, whole
 
 # Named, a format must be imported: Pillow loads the rarer ones only when it is left to guess.

@@ -9,8 +9,8 @@ from typing import Any
 from biovfm_hf.errors import require
 from biovfm_hf.pixels import Pixels
 
-from ..intensity import Setting, image_to_uint8
 from ..limits import MAX_FRAMES, MAX_PIXELS, TOO_LARGE, UNREADABLE, Refused
+from .intensity import Setting, image_to_uint8
 from .picture import Picture, whole
 
 DEFAULT_FPS = 1.0  # frames taken per second of video where the record states no rate

@@ -11,12 +11,12 @@ import numpy as np
 
 from biovfm_hf.pixels import Volume, read_volume
 
-from ..intensity import Setting, volume_to_uint8
 from ..limits import MAX_FRAMES, MAX_VOLUME_BYTES, TOO_LARGE, Refused
-from ..slicing import slices
+from .intensity import Setting, volume_to_uint8
 from .metaimage import is_metaimage, read_metaimage
 from .nrrd import read_nrrd
 from .picture import Picture
+from .slicing import slices
 
 MAX_TIME_POINTS = 5  # 3D volumes taken of a 4D series, evenly spread from the first on
 

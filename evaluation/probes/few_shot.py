@@ -7,9 +7,9 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
-from ..bootstrap import Resampler, choose_thresholds, resampled_metrics
-from ..metrics import Scorer, reasons
-from ..scored_split import read_split
+from ..statistics.bootstrap import Resampler, choose_thresholds, resampled_metrics
+from ..statistics.metrics import Scorer, reasons
+from ..statistics.split import read_split
 from .linear import Scores, probe_fast
 
 if TYPE_CHECKING:

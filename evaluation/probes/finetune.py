@@ -8,12 +8,12 @@ import numpy as np
 
 from biovfm_hf.errors import UserError, require
 
-from ..embed import prefetch
-from ..encoders import Encoder
-from ..kinds import MULTILABEL
-from ..processes import make_accelerator
+from ..encoders.embed import prefetch
+from ..encoders.load import Encoder
+from ..encoders.processes import make_accelerator
+from ..encoders.tokens import find_layers, run
+from ..statistics.kinds import MULTILABEL
 from ..tasks import Split, Task
-from ..tokens import find_layers, run
 from .linear import Scores, one_hot
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
-from ..kinds import MULTILABEL
+from ..statistics.kinds import MULTILABEL
 from .linear import Scores, one_hot
 
 if TYPE_CHECKING:

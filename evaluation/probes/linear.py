@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..kinds import MULTILABEL
+from ..statistics.kinds import MULTILABEL
 from .logistic import Objective, fit_path, fit_standardiser
 
 if TYPE_CHECKING:

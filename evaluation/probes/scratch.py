@@ -6,7 +6,7 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
-from ..encoders import IMAGENET_MEAN, IMAGENET_STD, to_square
+from ..encoders.load import IMAGENET_MEAN, IMAGENET_STD, to_square
 from ..tasks import Split
 from .segment import Segmentation, count_cases, train_decoder
 

@@ -9,14 +9,14 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
-from ..metrics import dice, segmentation_counts
+from ..statistics.metrics import dice, segmentation_counts
 from ..tasks import Split
 from .logistic import Objective, fit_path, fit_standardiser
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..embed import TokenStore
+    from ..encoders.embed import TokenStore
 
 MAX_TRAIN_TOKENS = 300_000
 UNET_BLOCKS = 5

@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from biovfm_hf.files import atomic_path, write_text
 
-from ..drawing import COLOURS
+from ..pictures.figure import COLOURS
 from .analysis import Analysis, Fit, predicted_tasks
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "*")  # one more than colours: 156 pairs differ

@@ -19,7 +19,7 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
-from .. import npz
+from ..tasks import npz
 from ..tasks.medmnist import SIZES
 
 SPLITS = ("train", "val", "test")

@@ -24,8 +24,8 @@ from .model_size import AXES, encoder_parameters, known_sizes, objective_of, siz
 from .tables import MEAN, POINT_COLUMNS, Point, read_points, read_properties, write_rows
 
 if TYPE_CHECKING:
-    from ..results import Record
-    from ..settings import Settings
+    from ..probes.settings import Settings
+    from ..results.records import Record
 
 OBJECTIVES = ("dino", "mae")
 NOT_OURS = ("out", "list_tasks", "list-tasks", "help", "h")
@@ -289,7 +289,7 @@ def read_probe(plan: Plan, out: Path) -> tuple[argparse.Namespace, list[str]]:
     Raises:
         UserError: `biovfm probe` does not take them.
     """
-    from .. import probe_command
+    from ..commands import probe as probe_command
 
     def refuse(message: str) -> NoReturn:
         raise UserError(message)
@@ -365,9 +365,9 @@ def main(argv: list[str]) -> int:
 
 
 def _execute(plan: Plan, out: Path) -> int:
-    from .. import probe_command
-    from ..device import check_device
-    from ..seeds import over_seeds
+    from ..commands import probe as probe_command
+    from ..encoders.device import check_device
+    from ..results.seeds import over_seeds
 
     options, methods = read_probe(plan, out)
     if options.device:

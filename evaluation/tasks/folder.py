@@ -7,7 +7,7 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
-from ..kinds import BINARY, MULTICLASS, MULTILABEL, SEGMENTATION
+from ..statistics.kinds import BINARY, MULTICLASS, MULTILABEL, SEGMENTATION
 from .images import RASTER_SUFFIXES, FileImages, FileMasks, raster_size, read_mask
 from .splitting import hold_out, systematic_split
 from .task import SPLITS, Split, Task, TaskRecord

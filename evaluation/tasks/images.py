@@ -18,7 +18,7 @@ import numpy as np
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path
 
-from .. import npz
+from . import npz
 
 MAX_PIXELS = 89_478_485  # as biovfm_hf.pixels
 JPEG_START = b"\xff\xd8"

@@ -6,8 +6,8 @@ import numpy as np
 
 from biovfm_hf.errors import UserError, require
 
-from ..kinds import MULTILABEL
-from ..scored_split import whole_labels
+from ..statistics.kinds import MULTILABEL
+from ..statistics.split import whole_labels
 from .images import NpzImages, load_npz_member
 from .task import SPLITS, Split, TaskRecord
 

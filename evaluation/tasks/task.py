@@ -8,7 +8,7 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
-from ..kinds import MULTILABEL, SEGMENTATION, TASKS
+from ..statistics.kinds import MULTILABEL, SEGMENTATION, TASKS
 from .images import Images
 
 KINDS = (*TASKS, SEGMENTATION)

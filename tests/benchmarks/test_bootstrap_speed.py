@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as oracle
 
-from evaluation import bootstrap, kinds, metrics
-from evaluation.scored_split import read_split
+from evaluation.statistics import bootstrap, kinds, metrics
+from evaluation.statistics.split import read_split
 
 LOOPED = 4
 

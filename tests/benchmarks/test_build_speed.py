@@ -23,12 +23,12 @@ import pytest
 from PIL import Image
 
 from dataset_builder import readers
-from dataset_builder.hashing import fingerprint, reduced, sha256_of_pixels
 from dataset_builder.item import Item
-from dataset_builder.leakage import framings
-from dataset_builder.plan import Options
-from dataset_builder.shard import _judged, encoded, fitted
-from dataset_builder.slicing import VIEWS
+from dataset_builder.plan.plan import Options
+from dataset_builder.readers.slicing import VIEWS
+from dataset_builder.screening.hashing import fingerprint, reduced, sha256_of_pixels
+from dataset_builder.screening.leakage import framings
+from dataset_builder.shards.shard import _judged, encoded, fitted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROUNDS = 5

@@ -45,10 +45,9 @@ from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model, ViTMAEConfig, ViTMAEForPreTraining
 
 from biovfm_hf import BioVFMConfig, BioVFMForMaskedAutoencoding, BioVFMModel
-from training.device import speed_up_cpu
-from training.dino.masking import block_masks
-from training.dino.objective import DINOConfig, DINOObjective
-from training.mae.objective import MAEObjective
+from training.objectives.dino.masking import block_masks
+from training.objectives.dino.objective import DINOConfig, DINOObjective
+from training.objectives.mae.objective import MAEObjective
 from training.optimizer import (
     adamw,
     apply_schedule,
@@ -56,6 +55,7 @@ from training.optimizer import (
     dino_parameter_groups,
     mae_parameter_groups,
 )
+from training.run.device import speed_up_cpu
 from training.schedule import StepValues
 
 IMAGES = {"dino": 4, "mae": 8}

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation.embed import embed_summaries
-from evaluation.embed_command import open_images
-from evaluation.encoders import load_encoder
+from evaluation.commands.embed import open_images
+from evaluation.encoders.embed import embed_summaries
+from evaluation.encoders.load import load_encoder
 
 IMAGES = 256
 BATCH = 32

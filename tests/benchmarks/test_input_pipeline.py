@@ -22,9 +22,9 @@ import pytest
 import torch
 from PIL import Image
 
-from training.augment import AugmentConfig, Augmenter, pack
-from training.data import normalise
-from training.decode import read_image
+from training.data.augment import AugmentConfig, Augmenter, pack
+from training.data.batches import normalise
+from training.data.decode import read_image
 
 ROUNDS = 3
 IMAGES = 16

@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from evaluation.bootstrap import choose_thresholds, intervals
 from evaluation.probes.linear import probe_fast
+from evaluation.statistics.bootstrap import choose_thresholds, intervals
 from evaluation.tasks import GROUPS, read_records
 
 WIDTH = 1024

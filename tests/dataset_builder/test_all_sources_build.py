@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataset_builder.build import build
-from dataset_builder.check import faults
+from dataset_builder.dataset.check import faults
 
 SPEC = importlib.util.spec_from_file_location("miniatures", Path(__file__).with_name("miniatures.py"))
 miniatures = importlib.util.module_from_spec(SPEC)

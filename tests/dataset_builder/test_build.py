@@ -14,12 +14,12 @@ from PIL import Image
 
 from biovfm_hf.errors import UserError
 from dataset_builder.build import build, main
-from dataset_builder.check import faults
-from dataset_builder.hashing import sha256_of_pixels
-from dataset_builder.output_folder import hold
-from dataset_builder.privacy import telling_subject
+from dataset_builder.dataset.check import faults
+from dataset_builder.dataset.output_folder import hold
+from dataset_builder.plan.privacy import telling_subject
 from dataset_builder.readers.picture import first_bytes
 from dataset_builder.schema import COLUMNS, ROWS
+from dataset_builder.screening.hashing import sha256_of_pixels
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -175,7 +175,7 @@ def test_a_file_that_was_damaged_and_removed_is_made_again_whole(small_raw, buil
 
 
 def test_a_check_tells_at_once_that_the_plan_is_of_another_version(built, monkeypatch):
-    monkeypatch.setattr("dataset_builder.check._against_file", lambda task: pytest.fail("rows were read"))
+    monkeypatch.setattr("dataset_builder.dataset.check._against_file", lambda task: pytest.fail("rows were read"))
     plan = built / ".build" / "plan.json"
     plan.write_text(json.dumps({**json.loads(plan.read_text()), "version": 1}))
     with pytest.raises(UserError, match="another version of biovfm; go on with that version"):
@@ -567,8 +567,8 @@ def test_a_plan_alone_builds_nothing(small_raw, out, capsys):
 
 def test_a_full_dataset_has_a_seeded_sample_of_every_modality(small_raw, out, tmp_path, monkeypatch):
     raw, sources = small_raw
-    monkeypatch.setattr("dataset_builder.duplicates.SUBSET_SIZE", 60)
-    monkeypatch.setattr("dataset_builder.finish.SAMPLE_ROWS", 25)
+    monkeypatch.setattr("dataset_builder.screening.duplicates.SUBSET_SIZE", 60)
+    monkeypatch.setattr("dataset_builder.dataset.finish.SAMPLE_ROWS", 25)
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
     summary = build(raw, out, [sources], workers=0, size=32)
     assert [path.name for path in sorted((out / "sample").iterdir())] == [f"0000{n}.parquet" for n in range(3)]
@@ -588,7 +588,7 @@ def test_a_full_dataset_has_a_seeded_sample_of_every_modality(small_raw, out, tm
 
 def test_subset_of_200_000_is_drawn_from_what_is_kept(small_raw, out, monkeypatch):
     raw, sources = small_raw
-    monkeypatch.setattr("dataset_builder.duplicates.SUBSET_SIZE", 60)
+    monkeypatch.setattr("dataset_builder.screening.duplicates.SUBSET_SIZE", 60)
     summary = build(raw, out, [sources], workers=0, size=32, subset="0.2m")
     assert abs(summary["kept"] - 60) <= 1
     assert summary["outcomes"]["not sampled"] > 60
@@ -615,7 +615,7 @@ def test_a_zip_inside_a_zip_is_built_in_place(tmp_path, out, make):
 def test_a_full_disk_is_named(small_raw, out, monkeypatch):
     raw, sources = small_raw
     with monkeypatch.context() as patched:
-        patched.setattr("dataset_builder.shard.pq.write_table", _full)
+        patched.setattr("dataset_builder.shards.shard.pq.write_table", _full)
         with pytest.raises(UserError, match="the disk is full; make room, and the same command continues"):
             build(raw, out, [sources], workers=0, size=32)
     assert build(raw, out, [sources], workers=0, size=32)["kept"] > 0
@@ -711,7 +711,7 @@ def test_a_locked_file_that_is_left_out_costs_one_line(tmp_path, clinic, monkeyp
             raise PermissionError(13, "Permission denied", str(source))
         return first_bytes(source, count)
 
-    monkeypatch.setattr("dataset_builder.privacy.first_bytes", locked)
+    monkeypatch.setattr("dataset_builder.plan.privacy.first_bytes", locked)
     assert build(raw, tmp_path / "out", [record], workers=0, size=32)["outcomes"]["test"] == 3
 
 

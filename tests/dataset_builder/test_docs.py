@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from dataset_builder.build import _parser
-from dataset_builder.records import load_source
+from dataset_builder.catalog.records import load_source
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = [DOCS / "dataset.md", DOCS / "cluster.md"]

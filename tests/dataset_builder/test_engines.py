@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from biovfm_hf.errors import UserError
-from dataset_builder import executors
 from dataset_builder.build import build
-from dataset_builder.finish import finish_shard
-from dataset_builder.plan import Options, make_plan
+from dataset_builder.catalog.records import load_source
+from dataset_builder.dataset.finish import finish_shard
+from dataset_builder.plan.plan import Options, make_plan
 from dataset_builder.progress import ProgressFile, read_progress
-from dataset_builder.records import load_source
-from dataset_builder.shard import build_shard
+from dataset_builder.shards import executors
+from dataset_builder.shards.shard import build_shard
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,7 +52,7 @@ def dies_at_once(out, raw, number):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import dataset_builder.plan as plan
+import dataset_builder.plan.plan as plan
 plan.SHARD_ITEMS = 3
 count, fatal = [0], int(sys.argv[1])
 honest = Path.replace
@@ -74,7 +74,7 @@ sys.exit(main(sys.argv[2:]))
 RUN = """
 if __name__ == "__main__":
     import sys
-    import dataset_builder.plan as plan
+    import dataset_builder.plan.plan as plan
     plan.SHARD_ITEMS = 1
     from dataset_builder.build import main
     sys.exit(main(sys.argv[1:]))
@@ -100,7 +100,7 @@ def works(tmp_path, monkeypatch):
 
 @pytest.fixture
 def plan(small_raw, tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset_builder.plan.SHARD_ITEMS", 4)
+    monkeypatch.setattr("dataset_builder.plan.plan.SHARD_ITEMS", 4)
     raw, sources = small_raw
     return make_plan(map(load_source, sources.split(",")), raw, tmp_path / "out", Options(size=32), "salt")
 

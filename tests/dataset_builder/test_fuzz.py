@@ -20,7 +20,7 @@ from PIL import Image
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from dataset_builder.build import build
-from dataset_builder.check import faults
+from dataset_builder.dataset.check import faults
 
 RECORD = {
     "access": "open",  # of a published source all names are shown, so that each file can be found again

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dataset_builder.hashing import THUMBNAIL, fingerprint, neighbours, reduced, sha256_of_pixels, similarity
+from dataset_builder.screening.hashing import THUMBNAIL, fingerprint, neighbours, reduced, sha256_of_pixels, similarity
 
 
 def distance(a: int, b: int) -> int:

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from biovfm_hf.pixels import decode, to_uint8
-from dataset_builder.hashing import THUMBNAIL, fingerprint, reduced
-from dataset_builder.leakage import Benchmarks, framings, matches, read_benchmarks
-from dataset_builder.slicing import resize, target_size
+from dataset_builder.readers.slicing import resize, target_size
+from dataset_builder.screening.hashing import THUMBNAIL, fingerprint, reduced
+from dataset_builder.screening.leakage import Benchmarks, framings, matches, read_benchmarks
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "real"
 SIZES = (28, 64, 128, 224)

@@ -6,7 +6,7 @@ import pytest
 
 from biovfm_hf.errors import UserError
 from dataset_builder.build import build
-from dataset_builder.raw_images import RawImages
+from dataset_builder.dataset.raw_images import RawImages
 from dataset_builder.schema import COLUMNS
 
 

@@ -17,14 +17,14 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from biovfm_hf.errors import UserError
 from dataset_builder import readers
-from dataset_builder.adapters.archives import list_members
-from dataset_builder.adapters.dicom_series import group_series
 from dataset_builder.item import Item
 from dataset_builder.limits import MAX_MEMBER_BYTES, Refused, refusal
 from dataset_builder.readers import archive, dicom, raster
+from dataset_builder.readers.archives import list_members
+from dataset_builder.readers.dicom_series import group_series
 from dataset_builder.readers.matlab import largest_array
+from dataset_builder.readers.slicing import VIEWS
 from dataset_builder.readers.stored import _unbz2, _unzlib
-from dataset_builder.slicing import VIEWS
 
 
 def pictures(source: Path | bytes, kind: str = "image", size: int = 224, **fields) -> list:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataset_builder.build import build
-from dataset_builder.check import faults
+from dataset_builder.dataset.check import faults
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "real"
 RECORDS = Path(__file__).with_name("real_records")

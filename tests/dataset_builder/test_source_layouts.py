@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from dataset_builder.catalog import load_catalog
+from dataset_builder.catalog.load import load_catalog
+from dataset_builder.catalog.records import load_source
+from dataset_builder.catalog.selection import NOT_INPUT
+from dataset_builder.catalog.source import NOT_ESTABLISHED
 from dataset_builder.item import Item
-from dataset_builder.listing import list_items
-from dataset_builder.records import load_source
-from dataset_builder.selection import NOT_INPUT
-from dataset_builder.source import NOT_ESTABLISHED
+from dataset_builder.plan.listing import list_items
 
 SPEC = importlib.util.spec_from_file_location("miniatures", Path(__file__).with_name("miniatures.py"))
 miniatures = importlib.util.module_from_spec(SPEC)

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from biovfm_hf.errors import UserError
-from dataset_builder import downloading
-from dataset_builder.catalog import load_catalog
-from dataset_builder.records import load_source
+from dataset_builder.catalog import downloading
+from dataset_builder.catalog.load import load_catalog
+from dataset_builder.catalog.records import load_source
 from dataset_builder.sources_command import main
 
 CONTENT = bytes(range(256)) * 400

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.attention import class_attention
-from evaluation.encoder_pictures import draw_attention
-from evaluation.encoders import load_encoder, to_square
+from evaluation.encoders.attention import class_attention
+from evaluation.encoders.load import load_encoder, to_square
+from evaluation.pictures.encoders import draw_attention
 from evaluation.tasks import open_task
 
 TIMM = dict(img_size=32, patch_size=8, depth=2, embed_dim=24, num_heads=3)

@@ -10,8 +10,8 @@ from sklearn.metrics import brier_score_loss, matthews_corrcoef, roc_auc_score, 
 from sklearn.utils import resample
 
 from biovfm_hf.errors import UserError
-from evaluation import bootstrap
-from evaluation.kinds import BINARY, MULTICLASS, MULTILABEL
+from evaluation.statistics import bootstrap
+from evaluation.statistics.kinds import BINARY, MULTICLASS, MULTILABEL
 
 
 def published_threshold(labels, scores):

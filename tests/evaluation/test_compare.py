@@ -8,8 +8,9 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from biovfm_hf.errors import UserError
-from evaluation import bootstrap, compare, kinds, metrics
-from evaluation.scored_split import read_split
+from evaluation.statistics import bootstrap, kinds, metrics
+from evaluation.statistics import significance as compare
+from evaluation.statistics.split import read_split
 
 BINARY = kinds.BINARY
 

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from biovfm_hf.errors import UserError
-from evaluation import embed
-from evaluation.embed import (
+from evaluation.encoders import embed
+from evaluation.encoders.embed import (
     FEATURES,
     Augmentation,
     cache_key,
@@ -19,7 +19,7 @@ from evaluation.embed import (
     embed_summaries,
     embed_tokens,
 )
-from evaluation.encoders import load_encoder
+from evaluation.encoders.load import load_encoder
 from evaluation.tasks import open_task
 
 

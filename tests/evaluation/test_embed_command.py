@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from biovfm_hf.errors import UserError
-from evaluation.embed_command import main, open_images, read_features
-from evaluation.encoders import Encoder, load_encoder
-from evaluation.search_command import main as search
-from evaluation.search_command import most_similar
+from evaluation.commands.embed import main, open_images, read_features
+from evaluation.commands.search import main as search
+from evaluation.commands.search import most_similar
+from evaluation.encoders.load import Encoder, load_encoder
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import torch
 import transformers
 
 from biovfm_hf.errors import UserError
-from evaluation.encoders import SHORT_NAMES, load_encoder, split_label
-from evaluation.tokens import run
+from evaluation.encoders.load import SHORT_NAMES, load_encoder, split_label
+from evaluation.encoders.tokens import run
 
 SIZES = dict(
     hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8

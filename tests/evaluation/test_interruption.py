@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.results import merge_records
+from evaluation.results.records import merge_records
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = [sys.executable, "-m", "biovfm_hf.cli", "probe"]

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
 from biovfm_hf.errors import UserError
-from evaluation import metrics
-from evaluation.kinds import BINARY, MULTICLASS, MULTILABEL, ORDINAL
-from evaluation.scored_split import read_split
+from evaluation.statistics import metrics
+from evaluation.statistics.kinds import BINARY, MULTICLASS, MULTILABEL, ORDINAL
+from evaluation.statistics.split import read_split
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
-from evaluation.encoder_pictures import principal_colours
-from evaluation.pictures import (
+from evaluation.pictures.encoders import principal_colours
+from evaluation.pictures.scores import (
     draw_all,
     draw_rank_against_rank,
     draw_ranks,
@@ -16,7 +16,7 @@ from evaluation.pictures import (
     rank_table,
     roc_points,
 )
-from evaluation.results import record_key, write_record
+from evaluation.results.records import record_key, write_record
 
 
 @settings(max_examples=40, deadline=None)
@@ -68,7 +68,7 @@ def test_rank_pictures_take_the_tasks_that_every_model_has(tmp_path):
 
 def test_names_of_models_with_equal_ranks_are_legible(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("evaluation.pictures.save_figure", lambda figure, path, words: drawn.append(figure))
+    monkeypatch.setattr("evaluation.pictures.scores.save_figure", lambda figure, path, words: drawn.append(figure))
     tied = [record(f"model {m}", f"t{t}", "linear", "auc", 0.5 + 0.1 * (m > 2)) for m in range(6) for t in range(3)]
     draw_rank_against_rank(tmp_path / "both.png", tied, tied)
     drawn[0].draw_without_rendering()

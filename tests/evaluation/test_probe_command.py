@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from biovfm_hf.errors import UserError
-from evaluation import methods, suite
-from evaluation.bootstrap import intervals
-from evaluation.comparisons import paired_means
-from evaluation.probe_command import main
-from evaluation.results import claimed, locked, merge_records, read_scores, record_key, write_record
-from evaluation.table import mean_cell
+from evaluation.commands.probe import main
+from evaluation.probes import methods, suite
+from evaluation.results.comparisons import paired_means
+from evaluation.results.records import claimed, locked, merge_records, read_scores, record_key, write_record
+from evaluation.results.table import mean_cell
+from evaluation.statistics.bootstrap import intervals
 
 FAST = ["--resamples", "50"]
 
@@ -49,7 +49,7 @@ def test_records_hold_what_the_design_says(results):
 
 
 def test_scores_are_read_by_the_score_command(results, tmp_path):
-    from evaluation.score_command import main as score
+    from evaluation.commands.score import main as score
 
     record = read(results)[2]
     out = tmp_path / "scored.json"
@@ -391,7 +391,7 @@ def test_listing_needs_nothing_else(capsys):
 
 def test_help_does_not_import_torch():
     code = (
-        "import sys; from evaluation.probe_command import build_parser; build_parser(); print('torch' in sys.modules)"
+        "import sys; from evaluation.commands.probe import build_parser; build_parser(); print('torch' in sys.modules)"
     )
     root = Path(__file__).resolve().parents[2]
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)

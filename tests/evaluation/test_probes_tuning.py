@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biovfm_hf.errors import UserError
-from evaluation.compare import seed_spread
-from evaluation.comparisons import _few_shot
-from evaluation.encoders import load_encoder
-from evaluation.probe_command import main
+from evaluation.commands.probe import main
+from evaluation.encoders.load import load_encoder
 from evaluation.probes.few_shot import draw_subjects, probe_few_shot
 from evaluation.probes.finetune import Plan, attention_layers, prepare, probe_finetune, random_crop
+from evaluation.results.comparisons import _few_shot
+from evaluation.statistics.significance import seed_spread
 from evaluation.tasks import Split, open_task
 
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from evaluation import bootstrap, metrics
-from evaluation.score_command import main
-from evaluation.scored_split import read_split
+from evaluation.commands.score import main
+from evaluation.statistics import bootstrap, metrics
+from evaluation.statistics.split import read_split
 
 
 def score_cases(folder):

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from biovfm_hf.errors import UserError
-from evaluation import npz
-from evaluation.score_command import main
+from evaluation.commands.score import main
+from evaluation.tasks import npz
 
 
 @pytest.fixture
@@ -166,6 +166,6 @@ def test_rows_stream_in_blocks_and_fortran_order_reads(tmp_path):
 
 
 def test_help_loads_no_heavy_library():
-    code = "import sys; from evaluation.score_command import parser; parser().format_help(); print(*sys.modules)"
+    code = "import sys; from evaluation.commands.score import parser; parser().format_help(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "scipy", "sklearn"} & set(loaded)

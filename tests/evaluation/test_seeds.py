@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from biovfm_hf.errors import UserError
-from evaluation.comparisons import compare_models, enough_resamples
-from evaluation.probe_command import main
-from evaluation.results import record_key, write_record
-from evaluation.seeds import over_seeds
+from evaluation.commands.probe import main
+from evaluation.results.comparisons import compare_models, enough_resamples
+from evaluation.results.records import record_key, write_record
+from evaluation.results.seeds import over_seeds
 
 
 def write_seeds(out, noise, seeds=5, n=400, kind="binary-class", model="m"):

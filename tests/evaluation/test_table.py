@@ -5,8 +5,8 @@ import io
 
 import pytest
 
-from evaluation.pictures import rank_table
-from evaluation.table import latex, long_csv, markdown
+from evaluation.pictures.scores import rank_table
+from evaluation.results.table import latex, long_csv, markdown
 from evaluation.tasks import GROUPS
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from biovfm_hf.errors import UserError
-from evaluation.probe_command import main
+from evaluation.commands.probe import main
 from evaluation.tasks import GROUPS, SPLITS, open_task, read_records
 
 

@@ -12,7 +12,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from biovfm_hf.errors import UserError
-from model_cards import card, card_numbers, formats
+from model_cards import formats
+from model_cards.card import command as card
+from model_cards.card import numbers as card_numbers
 
 TASKS = ["pneumoniamnist", "breastmnist"]
 
@@ -57,7 +59,7 @@ def test_body_says_what_the_files_say(full_card):
 
 
 def test_results_travel_with_the_model_and_never_outlive_the_card(full_card, model_dir, tmp_path):
-    from model_cards.results import load_results
+    from model_cards.inputs.results import load_results
 
     words = ["--results", str(tmp_path / "results"), "--repo-id", "you/tiny", "--benchmark", "you/benchmark"]
     assert card.main([str(model_dir), *words]) == 0
@@ -72,7 +74,7 @@ def test_results_travel_with_the_model_and_never_outlive_the_card(full_card, mod
 
 
 def test_an_edited_score_is_not_pushed(full_card, model_dir):
-    from model_cards import push
+    from model_cards.hub import command as push
 
     card_numbers.check_numbers(full_card, model_dir)
     (model_dir / "README.md").write_text(full_card.replace("value: 0.81\n", "value: 0.91\n"))
@@ -100,9 +102,9 @@ def test_changed_tables_are_noticed_and_own_words_are_not(full_card, model_dir):
 
 
 def test_every_table_is_found_again_under_another_name(model_dir, make, tmp_path):
-    from model_cards.push import name_repository
-    from model_cards.reading import read_json
-    from model_cards.results import PUBLISHED
+    from model_cards.hub.command import name_repository
+    from model_cards.inputs.files import read_json
+    from model_cards.inputs.results import PUBLISHED
 
     rows = make.rows(str(model_dir), read_json(PUBLISHED)["tasks"], protocol="biovfm")
     rows.append({**rows[0], "task": "a|b _c_", "method": "segment", "metrics": {"dice": 0.7}, "n_train": None})
@@ -170,7 +172,7 @@ def test_usage_lines_run(full_card, model_dir, make):
     blocks = re.findall(r"```python\n(.*?)```", full_card, re.DOTALL)
     script = blocks[0] + "assert len(features[0]) == 32, features\n" + blocks[1]
     script += "assert class_token.shape == (1, 32) and patch_tokens.shape == (1, 16, 32)\n"
-    environment = {**os.environ, "PYTHONPATH": str(Path(card.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(card.__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=model_dir.parent,
@@ -229,8 +231,8 @@ def test_text_below_the_last_line_and_the_licence_survive(model_dir):
 
 
 def test_beside_published_rows_when_comparable(model_dir, make, tmp_path):
-    from model_cards.reading import read_json
-    from model_cards.results import PUBLISHED
+    from model_cards.inputs.files import read_json
+    from model_cards.inputs.results import PUBLISHED
 
     rows = make.rows(str(model_dir), read_json(PUBLISHED)["tasks"], protocol="biovfm")
     card.main([str(model_dir), "--results", str(make.results(tmp_path / "results", rows))])

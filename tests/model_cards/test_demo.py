@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from biovfm_hf.errors import UserError
-from model_cards import demo, demo_app
+from model_cards.demo import app as demo_app
+from model_cards.demo import command as demo
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_cards import card, demo
+from model_cards.card import command as card
+from model_cards.demo import command as demo
 from tests.chromium import Chromium, find_chromium
 
 from .conftest import BIOVFM

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from model_cards import card
+from model_cards.card import command as card
 
 from .conftest import BIOVFM
 

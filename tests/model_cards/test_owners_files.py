@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 
 from biovfm_hf.errors import UserError
-from model_cards import card, demo, earlier_card, report
-from model_cards.folders import find_inputs
-from model_cards.push import name_repository
+from model_cards.card import command as card
+from model_cards.card import earlier as earlier_card
+from model_cards.demo import command as demo
+from model_cards.hub.command import name_repository
+from model_cards.inputs.kinds import find_inputs
+from model_cards.report import command as report
 
 CODE = '```python\nmodel = AutoModel.from_pretrained("facebook/dinov2-base")\n```\n'
 

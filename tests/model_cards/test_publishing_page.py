@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from model_cards import card, demo, hub_calls, hub_files, push, report
+from model_cards.card import command as card
+from model_cards.demo import command as demo
+from model_cards.hub import command as push
+from model_cards.hub import files as hub_files
+from model_cards.hub import retry as hub_calls
+from model_cards.report import command as report
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "publishing.md").read_text()

@@ -11,7 +11,10 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError
 
 from biovfm_hf.errors import UserError
-from model_cards import hub_calls, hub_files, hub_names, push
+from model_cards.hub import command as push
+from model_cards.hub import files as hub_files
+from model_cards.hub import retry as hub_calls
+from model_cards.inputs import hub_names
 
 from .conftest import BIOVFM
 

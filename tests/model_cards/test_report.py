@@ -11,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biovfm_hf.errors import UserError
-from model_cards import charts, formats, report, results, sections
-from model_cards.folders import find_inputs
-from model_cards.pictures import PictureStore
-from model_cards.run_folder import Series, summarise_run
+from model_cards import formats
+from model_cards.inputs import results
+from model_cards.inputs.kinds import find_inputs
+from model_cards.inputs.run import Series, summarise_run
+from model_cards.report import charts, sections
+from model_cards.report import command as report
+from model_cards.report.pictures import PictureStore
 
 VOID = {"meta", "img", "link", "br", "hr", "input", "wbr"}
 
@@ -256,7 +259,7 @@ def test_ticks_lie_inside_and_are_few(low, span):
 
 
 def test_ranks_share_ties_and_need_common_tasks(make, tmp_path):
-    from model_cards.results import load_results
+    from model_cards.inputs.results import load_results
 
     def ranks(rows):
         return sections.mean_ranks(

@@ -5,7 +5,7 @@ Needs Chromium (Debian's package `chromium`); skipped without.
 
 import pytest
 
-from model_cards import report
+from model_cards.report import command as report
 from tests.chromium import Chromium, find_chromium
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")

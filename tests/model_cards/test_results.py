@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biovfm_hf.errors import UserError
-from model_cards import results
+from model_cards.inputs import results
 
 TWELVE = json.loads(results.PUBLISHED.read_text())["tasks"]
 
@@ -112,7 +112,7 @@ def test_an_undefined_metric_is_left_out_and_a_given_adjustment_is_kept(make, tm
 
 
 def test_licences_by_name_or_by_place_with_the_right_count(tmp_path):
-    from model_cards.licences import read_licences
+    from model_cards.inputs.licences import read_licences
 
     readme = tmp_path / "README.md"
     readme.write_text(

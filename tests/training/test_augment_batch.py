@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from training import pretrain_dino
-from training.augment import JITTER, Augmenter, Look, pack
-from training.augment_batch import apply_looks, pack_looks
+from training.data.augment import JITTER, Augmenter, Look, pack
+from training.data.augment_batch import apply_looks, pack_looks
 
 from .test_augment import preset, smooth_rgb
 

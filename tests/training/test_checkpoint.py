@@ -11,9 +11,9 @@ from torch import nn
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import remove_leftovers
-from training import checkpoint
-from training.checkpoint import load_newest, newest_name, save_checkpoint
 from training.optimizer import adamw, mae_parameter_groups
+from training.run import checkpoint
+from training.run.checkpoint import load_newest, newest_name, save_checkpoint
 
 
 def make(seed: int = 0, width: int = 8) -> tuple[nn.Module, torch.optim.Optimizer]:

@@ -7,13 +7,13 @@ import pytest
 import yaml
 
 from biovfm_hf.errors import UserError
-from training import config_file
-from training.config import biovfm_config
-from training.config_file import config_from_tree, load_config, parse_overrides, to_yaml, with_steps
-from training.typed import build, plain
+from training.settings import file as config_file
+from training.settings.config import biovfm_config
+from training.settings.file import config_from_tree, load_config, parse_overrides, to_yaml, with_steps
+from training.settings.typed import build, plain
 
-CONFIGS = sorted((Path(config_file.__file__).parent / "configs").glob("*.yaml"))
-LAUNCH = sorted((Path(config_file.__file__).parent / "launch").glob("*.yaml"))
+CONFIGS = sorted((Path(config_file.__file__).parents[1] / "configs").glob("*.yaml"))
+LAUNCH = sorted((Path(config_file.__file__).parents[1] / "launch").glob("*.yaml"))
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def test_launch_configs_are_accelerates(path: Path) -> None:
 
 
 def test_an_exported_configuration_names_no_folder_of_this_machine(tmp_path: Path) -> None:
-    from training.export import _public
+    from training.run.export import _public
 
     config = load_config("dino", "dino_smoke", {"data.path": str(tmp_path), "model.init_from": "biovfm/vit-tiny"})
     text = to_yaml(_public(config))

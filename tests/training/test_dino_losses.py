@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from training.dino import losses
-from training.dino.heads import DINOHead, Prototypes
-from training.dino.losses import (
+from training.objectives.dino import losses
+from training.objectives.dino.heads import DINOHead, Prototypes
+from training.objectives.dino.losses import (
     Part,
     centred_softmax,
     koleo_loss,

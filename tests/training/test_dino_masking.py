@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.dino.masking import block_masks, rectangle_masks
+from training.objectives.dino.masking import block_masks, rectangle_masks
 
 
 def one_by_one(target: int, rows: int, columns: int, rng: random.Random) -> np.ndarray:

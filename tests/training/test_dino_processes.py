@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
-from training.dino.losses import sinkhorn_knopp, update_center
-from training.dino.objective import DINOConfig, DINOObjective
+from training.objectives.dino.losses import sinkhorn_knopp, update_center
+from training.objectives.dino.objective import DINOConfig, DINOObjective
 from training.optimizer import adamw, apply_schedule, clip_per_submodule, dino_parameter_groups
 from training.schedule import StepValues
 

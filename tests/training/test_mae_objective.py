@@ -4,7 +4,7 @@ from torch import Tensor
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from biovfm_hf import BioVFMConfig, BioVFMForMaskedAutoencoding
-from training.mae.objective import MAEObjective
+from training.objectives.mae.objective import MAEObjective
 from training.schedule import StepValues
 
 VALUES = StepValues(lr=0.0, last_layer_lr=0.0, weight_decay=0.0)

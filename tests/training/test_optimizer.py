@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from biovfm_hf import BioVFMConfig, BioVFMForMaskedAutoencoding, BioVFMModel
-from training.dino.objective import DINOConfig, DINONetwork
+from training.objectives.dino.objective import DINOConfig, DINONetwork
 from training.optimizer import (
     adamw,
     apply_schedule,

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
-from training.dino.objective import DINOConfig, DINOObjective
+from training.objectives.dino.objective import DINOConfig, DINOObjective
 from training.optimizer import adamw, apply_schedule, clip_per_submodule, dino_parameter_groups
 from training.schedule import StepValues
 

@@ -8,9 +8,8 @@ import torch
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.errors import UserError
-from training.config_file import config_from_tree
-from training.images import FolderImages
-from training.watch import (
+from training.data.images import FolderImages
+from training.run.watch import (
     Watch,
     collapse_message,
     knn_accuracy,
@@ -20,6 +19,7 @@ from training.watch import (
     rankme,
     sample_images,
 )
+from training.settings.file import config_from_tree
 
 from .conftest import write_images
 

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 
 import model_cards
 from biovfm_hf.errors import UserError
+from evaluation.results.table import published_rows
 from evaluation.scaling import figures, published
 from evaluation.scaling.analysis import analyse, slope_rows
 from evaluation.scaling.command import main
 from evaluation.scaling.tables import read_points
-from evaluation.table import published_rows
 from evaluation.tasks import GROUPS
 
 SIZES = (31.2, 47.4, 111.66, 329.24)

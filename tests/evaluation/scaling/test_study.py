@@ -11,10 +11,10 @@ import pytest
 
 from biovfm_hf import BioVFMConfig
 from biovfm_hf.errors import UserError
-from evaluation import probe_command
+from evaluation.commands import probe as probe_command
+from evaluation.probes.settings import Settings
 from evaluation.scaling import figures, study
 from evaluation.scaling.command import main
-from evaluation.settings import Settings
 
 STUDY = """
 families:

@@ -1,0 +1,328 @@
+"""Reading a source record: YAML to `Source`, every key and word checked, a mistake answered with the nearest word."""
+
+from dataclasses import MISSING, fields
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn, get_args
+
+import yaml
+
+from biovfm_hf.errors import UserError
+
+from ..readers.hdf5 import EXPANDERS
+from .globs import compile_glob, compile_regex
+from .source import (
+    ACCESS,
+    KINDS,
+    MODALITIES,
+    RELATIONS,
+    SOURCES,
+    Download,
+    ExcludeRule,
+    ItemRule,
+    Label,
+    Overlap,
+    Source,
+    TableRule,
+    anatomies,
+)
+
+MAX_RECORD_BYTES = 1 << 20
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, five times as fast where libyaml is there
+
+
+def load_source(id_or_path: str | Path) -> Source:
+    """The record of a catalogue id, or of a YAML file.
+
+    Raises:
+        UserError: there is no such record, or it says something that the schema does not know.
+    """
+    path = _locate(id_or_path)
+    try:
+        if path.stat().st_size > MAX_RECORD_BYTES:
+            raise UserError(f"{path}: larger than {MAX_RECORD_BYTES >> 20} MiB; this is no source record")
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path}: not readable as YAML ({reason}); see an example: biovfm sources show rossa"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give a catalogue id or the path of a record") from None
+    return _source(_Place(str(path)), data)
+
+
+def _locate(id_or_path: str | Path) -> Path:
+    path = Path(id_or_path)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return path
+    ids = {record.stem: record for record in SOURCES.glob("*.yaml")}
+    if str(id_or_path) in ids:
+        return ids[str(id_or_path)]
+    hint = _nearest(str(id_or_path), list(ids))
+    raise UserError(f"no source {str(id_or_path)!r} in the catalogue{hint}; see: biovfm sources list")
+
+
+class _Place:
+    """Where in which file the reader is, for messages."""
+
+    def __init__(self, file: str, key: str = "") -> None:
+        self.file, self.key = file, key
+
+    def at(self, key: str | int) -> "_Place":
+        return _Place(self.file, f"{self.key}.{key}".lstrip("."))
+
+    def fail(self, message: str) -> NoReturn:
+        raise UserError(f"{self.file}: {self.key + ': ' if self.key else ''}{message}")
+
+    def one_of(self, value: Any, allowed: tuple[str, ...]) -> str:
+        """`value`, if it is one of `allowed` in exactly that spelling."""
+        if isinstance(value, str) and value in allowed:
+            return value
+        self.fail(f"{value!r} is not allowed{_nearest(str(value), list(allowed))}; allowed: {', '.join(allowed)}")
+
+    def typed(self, value: Any, kind: type | tuple[type, ...], word: str) -> Any:
+        """`value`, if it has the type that is called `word`."""
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            self.fail(f"{value!r} should be {word}")
+        return value
+
+
+def _nearest(word: str, allowed: list[str]) -> str:
+    by_fold = {candidate.casefold(): candidate for candidate in allowed}
+    near = get_close_matches(word.casefold(), by_fold, n=1, cutoff=0.5)
+    return f"; did you mean {by_fold[near[0]]!r}?" if near else ""
+
+
+def _keys(place: _Place, data: Any, cls: type, extra: tuple[str, ...] = ()) -> dict[str, Any]:
+    """`data` as a mapping whose keys are fields of the dataclass `cls` (or `extra`), the required ones present."""
+    place.typed(data, dict, "a mapping")
+    known = [field.name for field in fields(cls)] + list(extra)
+    for key in data:
+        if key not in known:
+            place.fail(f"unknown key {key!r}{_nearest(str(key), known)}")
+    for field in fields(cls):
+        if field.default is MISSING and field.default_factory is MISSING and field.name not in data:
+            place.fail(f"the key {field.name!r} is missing")
+    return data
+
+
+def _list(place: _Place, value: Any) -> list[tuple[_Place, Any]]:
+    values = value if isinstance(value, list) else [value]
+    return [(place.at(number), entry) for number, entry in enumerate(values)]
+
+
+def _source(place: _Place, data: Any) -> Source:
+    place.typed(data, dict, "a mapping of keys, as in the records of dataset_builder/sources")
+    data = dict(data)
+    if "modality" in data:
+        data["modalities"] = data.pop("modality")
+    _keys(place, data, Source, extra=("modality",))
+    name = place.at("id").typed(data["id"], str, "text")
+    if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
+        place.at("id").fail(f"{name!r} may hold letters, digits, - and _ only")
+    for key, converter in _CONVERTERS.items():
+        if data.get(key) is not None:
+            data[key] = converter(place.at(key), data[key])
+    for field in fields(Source):
+        if field.name in data and field.name not in _CONVERTERS:
+            _scalar(place.at(field.name), field.type, data[field.name])
+        elif data.get(field.name, MISSING) is None and field.default not in (None, MISSING):
+            del data[field.name]
+    data.setdefault("folder", name)
+    if data.get("layout_established", True) and not data.get("items"):
+        place.fail("the key 'items' is missing; say layout_established: false if the raw layout is not known")
+    return Source(**{**data, "record": place.file})
+
+
+def _scalar(place: _Place, annotation: Any, value: Any) -> None:
+    kinds = get_args(annotation) or (annotation,)
+    if value is None and type(None) in kinds:
+        return
+    place.typed(value, kinds[0], {str: "text", int: "a whole number", bool: "true or false"}[kinds[0]])
+
+
+def _words(allowed: tuple[str, ...]) -> Any:
+    def convert(place: _Place, value: Any) -> tuple[str, ...]:
+        return tuple(at.one_of(entry, allowed) for at, entry in _list(place, value))
+
+    return convert
+
+
+def _regions(place: _Place, value: Any) -> tuple[str, ...]:
+    return tuple(_region(at, entry) for at, entry in _list(place, value))
+
+
+def _region(place: _Place, value: Any) -> str:
+    table = anatomies()
+    if isinstance(value, str) and value in table:
+        return table[value]
+    place.fail(
+        f"{value!r} is none of the 30 regions{_nearest(str(value), list(table))}; see dataset_builder/anatomies.yaml"
+    )
+
+
+def _texts(place: _Place, value: Any) -> tuple[str, ...]:
+    return tuple(at.typed(entry, str, "text") for at, entry in _list(place, value))
+
+
+def _pattern(place: _Place, value: Any) -> str:
+    try:
+        compile_glob(place.typed(value, str, "a glob"))
+    except ValueError as error:
+        place.fail(f"{value!r} is no usable glob: {error}")
+    return value
+
+
+def _regex(place: _Place, value: Any, groups: bool = False) -> str:
+    try:
+        compiled = compile_regex(place.typed(value, str, "a regular expression"))
+    except ValueError as error:
+        place.fail(f"{value!r} is no usable regular expression: {error}")
+    if groups and not compiled.groups:
+        place.fail(f"{value!r} has no group (...) that takes the identifier out of the path")
+    return value
+
+
+def _item_rule(place: _Place, value: Any) -> ItemRule:
+    data = dict(_keys(place, {"pattern": value} if isinstance(value, str) else value, ItemRule))
+    _pattern(place.at("pattern"), data["pattern"])
+    if "kind" in data:
+        place.at("kind").one_of(data["kind"], KINDS)
+    if data.get("modality") is not None:
+        place.at("modality").one_of(data["modality"], MODALITIES)
+    if data.get("anatomy") is not None:
+        data["anatomy"] = _region(place.at("anatomy"), data["anatomy"])
+    if data.get("intensity") is not None:
+        _intensity(place.at("intensity"), data["intensity"])
+    if data.get("view") is not None:
+        place.at("view").one_of(data["view"], ("axial", "sagittal", "coronal", "frame"))
+    if data.get("fps") is not None and not 0 < place.at("fps").typed(data["fps"], (int, float), "a number") <= 1000:
+        place.at("fps").fail("frames per second lie between 0 and 1000")
+    if data.get("adapter") is not None:
+        place.at("adapter").one_of(data["adapter"], tuple(EXPANDERS))
+    elif data.get("kind") == "hdf5":
+        place.at("adapter").fail(
+            "of an HDF5 file's data sets one must be named: hdf5_rows, hdf5_stack or hdf5_encoded"
+        )
+    return ItemRule(**data)
+
+
+def _intensity(place: _Place, value: Any) -> None:
+    if value == "as-is":
+        return
+    if not isinstance(value, dict) or len(value) != 1 or next(iter(value)) not in ("window", "windows", "percentile"):
+        place.fail(f"{value!r} should be as-is, {{window: [low, high]}}, {{windows: [...]}} or {{percentile: [l, h]}}")
+    ((method, numbers),) = value.items()
+    for pair in numbers if method == "windows" else [numbers]:
+        ordered = isinstance(pair, list) and len(pair) == 2 and all(type(n) in (int, float) for n in pair)
+        if not ordered or not pair[0] < pair[1]:
+            place.at(method).fail(f"{pair!r} should be two numbers [low, high], the lower one first")
+        if method == "percentile" and not 0 <= pair[0] < pair[1] <= 100:
+            place.at(method).fail(f"{pair!r} should lie between 0 and 100")
+
+
+def _table(place: _Place, value: Any, column: bool = False) -> TableRule:
+    data = dict(_keys(place, value, TableRule))
+    _pattern(place.at("table"), data["table"])
+    if data.get("key", "name") not in ("name", "stem"):
+        _regex(place.at("key"), data["key"], groups=True)
+    if data.get("value") is not None:
+        _regex(place.at("value"), data["value"], groups=True)
+    place.at("format").one_of(data.setdefault("format", "csv"), ("csv", "jsonl", "list", "rp3d"))
+    if data["format"] != "list" and not data.get("match"):
+        place.fail("the key 'match' is missing: the column to look items up in")
+    if column and not data.get("column"):
+        place.fail("the key 'column' is missing: the column that holds the answer")
+    where = place.at("where").typed(data.get("where") or {}, dict, "a mapping of column: value")
+    data["where"] = tuple((str(name), str(cell)) for name, cell in where.items())
+    return TableRule(**data)
+
+
+def _train(place: _Place, value: Any) -> str | TableRule:
+    if value == "all":
+        return value
+    place.typed(value, dict, "all, {path: REGEX} or a table")
+    if set(value) == {"path"}:
+        return "path:" + _regex(place.at("path"), value["path"])
+    return _table(place, value)
+
+
+def _subject(place: _Place, value: Any) -> str | TableRule:
+    place.typed(value, dict, "{path: REGEX} or a table with a column")
+    if set(value) == {"path"}:
+        return _regex(place.at("path"), value["path"], groups=True)
+    return _table(place, value, column=True)
+
+
+def _exclude(place: _Place, value: Any) -> ExcludeRule:
+    data = dict(_keys(place, value, ExcludeRule))
+    if (data.get("pattern") is None) == (data.get("table") is None):
+        place.fail("give either a pattern or a table")
+    if data.get("pattern") is not None:
+        _pattern(place.at("pattern"), data["pattern"])
+    else:
+        data["table"] = _table(place.at("table"), data["table"])
+    place.at("reason").typed(data["reason"], str, "text")
+    return ExcludeRule(**data)
+
+
+def _label(place: _Place, value: Any) -> Label:
+    data = dict(_keys(place, value, Label))
+    _regex(place.at("path"), data["path"])
+    if data.get("modality") is not None:
+        place.at("modality").one_of(data["modality"], MODALITIES)
+    if data.get("anatomy") is not None:
+        data["anatomy"] = _region(place.at("anatomy"), data["anatomy"])
+    return Label(**data)
+
+
+def _overlap(place: _Place, value: Any) -> Overlap:
+    data = _keys(place, value, Overlap)
+    place.at("relation").one_of(data["relation"], RELATIONS)
+    if data.get("part") is not None:
+        _regex(place.at("part"), data["part"])
+    if (data.get("benchmark") is None) == (data.get("source") is None):
+        place.fail("give either a benchmark or a source")
+    return Overlap(**data)
+
+
+def _download(place: _Place, value: Any) -> Download:
+    data = dict(_keys(place, value, Download))
+    url = place.at("url").typed(data["url"], str, "an address")
+    if not url.startswith(("https://", "http://")):
+        place.at("url").fail(f"{url!r} is no http(s) address")
+    path = PurePosixPath(place.at("name").typed(data["name"], str, "a file name"))
+    if path.is_absolute() or ".." in path.parts or not path.name or "\\" in str(path):
+        place.at("name").fail(f"{data['name']!r} leaves the source's folder")
+    return Download(**data)
+
+
+def _folder(place: _Place, value: Any) -> str:
+    path = PurePosixPath(place.typed(value, str, "a folder below the raw folder"))
+    if path.is_absolute() or ".." in path.parts or "\\" in value:
+        place.fail(f"{value!r} leaves the raw folder; give a path relative to it")
+    return str(path)
+
+
+def _every(converter: Any) -> Any:
+    return lambda place, value: tuple(converter(at, entry) for at, entry in _list(place, value))
+
+
+_CONVERTERS: dict[str, Any] = {
+    "modalities": _words(MODALITIES),
+    "anatomies": _regions,
+    "items": _every(_item_rule),
+    "train": _train,
+    "folder": _folder,
+    "exclude": _every(_exclude),
+    "subject": _subject,
+    "labels": _every(_label),
+    "anatomy": lambda place, value: _table(place, value, column=True),
+    "access": lambda place, value: place.one_of(value, ACCESS),
+    "dimensionality": lambda place, value: place.one_of(value, ("2d", "3d", "video")),
+    "file_formats": _texts,
+    "files": _every(_download),
+    "overlaps": _every(_overlap),
+    "evidence": _texts,
+}

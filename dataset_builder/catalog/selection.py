@@ -1,0 +1,229 @@
+"""What a record says about one path: which kind of item it is, whether it is training data, and whose it is."""
+
+import csv
+import gzip
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..readers.archives import ARCHIVES
+from .globs import compile_glob, compile_regex
+from .rp3d import case_rows
+from .source import NOT_ESTABLISHED, ItemRule, Source, TableRule, anatomies
+
+IMAGE_SUFFIXES = (  # of what the readers open, each also with .gz behind it
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".tif", ".tiff", ".bmp"),
+    *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".webp", ".dcm", ".dicom", ".ima", ".nii", ".nrrd", ".nhdr", ".mha"),
+    *(".mhd", ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"),
+    *(".h5", ".hdf5", ".npy", ".mat"),
+)
+MAX_TABLE_DEPTH = 4
+MAX_TABLE_BYTES = 4 << 30
+NOT_TRAINING = "not in the training part"
+UNNAMED = "no pattern of the record takes this file"
+NOT_INPUT = "its name is of no image format that is read"
+HIDDEN_FILE, HIDDEN_FOLDER = "a hidden file", "a hidden folder"
+
+
+class Selection:
+    """The rules of one record, with its tables read from the raw folder once."""
+
+    def __init__(self, source: Source, folder: Path) -> None:
+        self._source, self._folder = source, folder
+        self._rules = [(compile_glob(rule.pattern), rule) for rule in source.items]
+        self._labels = [(compile_regex(label.path), label) for label in source.labels]
+        self._globs = [(compile_glob(rule.pattern), rule.reason) for rule in source.exclude if rule.pattern]
+        self._listed = [(_Table(rule.table, folder), rule.reason) for rule in source.exclude if rule.table]
+        self._unlisted = next((table.problem for table, _ in self._listed if table.problem), None)
+        self._train = _train(source, folder)
+        self._subject = _subject(source, folder)
+        self._anatomy = _Table(source.anatomy, folder) if source.anatomy else None
+
+    def rule(self, path: str) -> ItemRule | None:
+        """The first item rule that takes `path` (below the source's folder)."""
+        return next((rule for glob, rule in self._rules if glob.fullmatch(path)), None)
+
+    def excluded(self, path: str) -> str | None:
+        """The reason of the exclude rule that names `path`, None if none does."""
+        for glob, reason in self._globs:
+            if glob.fullmatch(path):
+                return reason
+        for table, reason in self._listed:
+            if table.answer(path) is not None:
+                return reason
+        return None
+
+    def outside_training(self, path: str) -> str | None:
+        """Why `path` is not training data, None if it is; without an exclusion list, nothing is known to be."""
+        return self._train(path) or self._unlisted
+
+    def subject(self, path: str) -> str | None:
+        """The source's own identifier of the patient, study or volume behind `path`."""
+        return self._subject(path)
+
+    def labels(self, path: str, rule: ItemRule) -> tuple[str | None, str | None]:
+        """Modality and anatomy: of the first label that tells, else of the item rule, else the source's only one.
+
+        A table of anatomies goes before all, where it knows the word.
+        """
+        modality, anatomy = rule.modality or self._source.modality, rule.anatomy
+        if self._labels:
+            found = [label for expression, label in self._labels if expression.search(path)]
+            modality = next((label.modality for label in found if label.modality), modality)
+            anatomy = next((label.anatomy for label in found if label.anatomy), anatomy)
+        if self._anatomy is not None:
+            anatomy = anatomies().get((self._anatomy.answer(path) or "").casefold(), anatomy)
+        if anatomy is None and len(self._source.anatomies) == 1:
+            anatomy = self._source.anatomies[0]
+        return modality, anatomy
+
+
+def looks_like_image(name: str) -> bool:
+    """Whether a file that no rule names could have been an input, by its name."""
+    lower = name.lower()
+    return lower.removesuffix(".gz").endswith(IMAGE_SUFFIXES) or lower.endswith(ARCHIVES)
+
+
+def _train(source: Source, folder: Path) -> Callable[[str], str | None]:
+    rule = source.train
+    if rule == "all":
+        return lambda path: None
+    if rule is None:
+        return lambda path: f"the training part of {source.id} is {NOT_ESTABLISHED}"
+    if isinstance(rule, str):
+        expression = compile_regex(rule.removeprefix("path:"))
+        return lambda path: None if expression.search(path) else NOT_TRAINING
+    table = _Table(rule, folder)
+    if table.problem:
+        return lambda path: table.problem
+    return lambda path: None if table.answer(path) is not None else NOT_TRAINING
+
+
+def _subject(source: Source, folder: Path) -> Callable[[str], str | None]:
+    rule = source.subject
+    if rule is None:
+        return lambda path: None
+    if isinstance(rule, TableRule):
+        return _Table(rule, folder).answer
+    expression = compile_regex(rule)
+    return lambda path: _groups(expression.search(path), "-")
+
+
+def _groups(match: re.Match[str] | None, joint: str) -> str | None:
+    if match is None:
+        return None
+    return joint.join(group for group in match.groups() if group) or None
+
+
+class _Table:
+    """Key -> answer of one table rule; a rule without an answer column answers "" for every listed key."""
+
+    def __init__(self, rule: TableRule, folder: Path) -> None:
+        self._key = _key_expression(rule.key)
+        self._bare = rule.key != "stem"  # which leaves suffixes out itself
+        self._answers: dict[str, str] = {}
+        self.problem: str | None = None
+        files = find_tables(folder, rule.table)
+        if not files:
+            self.problem = f"the list {rule.table} is not in the raw folder, so the training part cannot be told"
+        for file in files:
+            try:
+                self._read(file, rule)
+            except (OSError, ValueError, csv.Error, EOFError) as error:
+                self.problem = f"the list {file.name} cannot be read ({error})"
+
+    def _read(self, file: Path, rule: TableRule) -> None:
+        if file.stat().st_size > MAX_TABLE_BYTES:
+            raise ValueError("larger than 4 GiB")
+        value = compile_regex(rule.value) if rule.value else None
+        for number, row in enumerate(table_rows(file, rule)):
+            if any(str(row.get(column, "")).strip() != wanted for column, wanted in rule.where):
+                continue
+            cell = str(number) if rule.match == "#" else str(row.get(rule.match or "", "") or "").strip()
+            key = _groups(value.search(cell), "/") if value else cell
+            answer = str(row.get(rule.column, "") or "").strip() if rule.column else ""
+            if key and (answer or not rule.column):
+                self._answers[key] = answer
+
+    def answer(self, path: str) -> str | None:
+        """What the table says of a file; of NAME.dcm also what it says of NAME, as which DICOM files are stored."""
+        answer = self._listed(path)
+        if answer is None and self._bare and path.endswith(".dcm"):
+            answer = self._listed(path.removesuffix(".dcm"))
+        return answer
+
+    def _listed(self, path: str) -> str | None:
+        key = _groups(self._key.search(path), "/")
+        return None if key is None else self._answers.get(key)
+
+
+def _key_expression(key: str) -> re.Pattern[str]:
+    shortcuts = {"name": r"([^/]+)$", "stem": r"([^/]+?)(?:\.[^/.]+)?(?:#.*)?$"}
+    return compile_regex(shortcuts.get(key, key))
+
+
+def table_rows(file: Path, rule: TableRule) -> Iterator[dict[str, Any]]:
+    """Rows of a CSV (plain or .gz), of JSON lines, of a list file (its words under the column ""), or of RP3D's JSON.
+
+    Raises:
+        ValueError: a column that the rule names is missing, or the file is not what it should be.
+    """
+    if rule.format == "rp3d":
+        yield from case_rows(file)
+        return
+    with _text(file) as lines:
+        if rule.format == "list":
+            yield from ({"": line.split()[0]} for line in lines if line.strip())
+            return
+        if rule.format == "jsonl":
+            names: set[str] = set()
+            for row in map(json.loads, lines):
+                if isinstance(row, dict):
+                    names |= row.keys()
+                    yield row
+            if not names:
+                raise ValueError("no row")
+            _check_columns(rule, names)
+            return
+        reader = csv.DictReader(lines, delimiter=rule.delimiter)
+        _check_columns(rule, reader.fieldnames or ())
+        yield from reader
+
+
+def _check_columns(rule: TableRule, names: Collection[str]) -> None:
+    wanted = [rule.match if rule.match != "#" else None, rule.column, *(name for name, _ in rule.where)]
+    missing = [name for name in wanted if name and name not in names]
+    if missing:
+        raise ValueError(f"no column {missing[0]!r}")
+
+
+def _text(file: Path) -> io.TextIOBase:
+    if file.suffix == ".gz":
+        return io.TextIOWrapper(gzip.open(file), encoding="utf-8-sig", errors="replace", newline="")
+    return file.open(encoding="utf-8-sig", errors="replace", newline="")
+
+
+def find_tables(folder: Path, pattern: str) -> list[Path]:
+    """Regular files below `folder` (no links, at most 4 folders deep) whose path matches the glob, sorted."""
+    glob = compile_glob(pattern)
+    found, level = [], [folder]
+    for _ in range(MAX_TABLE_DEPTH + 1):
+        below = []
+        for directory in level:
+            try:
+                with os.scandir(directory) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            below.append(Path(entry.path))
+                        elif glob.fullmatch(Path(entry.path).relative_to(folder).as_posix()) and entry.is_file(
+                            follow_symlinks=False
+                        ):
+                            found.append(Path(entry.path))
+            except OSError:
+                continue
+        level = below
+    return sorted(found)

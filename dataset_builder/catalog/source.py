@@ -1,0 +1,169 @@
+"""What a record of a raw source may say: modalities and anatomies, item and table rules, exclusions, overlaps.
+
+A record is one YAML file (`sources/ID.yaml`, or any file of a user's own); it is data, never code.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MODALITIES = (
+    "CT",
+    "MR",
+    "Microscopy",
+    "X-Ray",
+    "Dermoscopy",
+    "Ultrasound",
+    "Endoscopy",
+    "Fundus",
+    "Nuclear medicine",
+    "OCTA",
+)
+"""The paper's 10 modalities, in its words and order."""
+
+KINDS = ("image", "volume", "video", "hdf5", "archive", "dicom_series")
+ACCESS = ("open", "registration", "request", "credentialed", "kaggle", "private")
+RELATIONS = ("contains", "contains_train", "shares", "part_of", "duplicates")
+SOURCES = Path(__file__).parents[1] / "sources"
+NOT_ESTABLISHED = "not established"
+
+
+@cache
+def anatomies() -> dict[str, str]:
+    """Free-text anatomy (and each region's own name) -> one of the 30 regions; the regions are the values."""
+    table = yaml.safe_load((Path(__file__).parents[1] / "anatomies.yaml").read_text(encoding="utf-8"))
+    return {word: region for region, words in table.items() for word in (region, *words)}
+
+
+@dataclass(frozen=True)
+class ItemRule:
+    """Which files are items and what they hold; the first rule whose glob matches a path takes it."""
+
+    pattern: str  # glob on the path below the source's folder; ** any folders, {a,b} alternatives, case ignored
+    kind: str = "image"
+    modality: str | None = None
+    anatomy: str | None = None
+    intensity: dict[str, Any] | str | None = None  # as in `Item.intensity`
+    fps: float | None = None  # frames per second to take from a video
+    adapter: str | None = None  # a function of adapters/ that turns one file into its items
+    key: str | None = None  # HDF5 data set that the adapter reads
+    view: str | None = None  # as in `Item.view`
+
+
+@dataclass(frozen=True)
+class TableRule:
+    """Rows of a CSV or list file, looked up by a part of an item's path.
+
+    `key` takes the looked-up word out of the path: `name`, `stem`, or a regular expression whose groups are joined
+    with "/". What an adapter finds inside a file has the path of the file, "#" and its row or data set.
+    `value` (a regular expression too) does the same to the cell of column `match`.
+    """
+
+    table: str  # glob on the path below the source's folder
+    match: str | None = None  # column to look the key up in; "#" the row's number from 0; None: a list file's words
+    key: str = "name"
+    value: str | None = None
+    where: tuple[tuple[str, str], ...] = ()  # column == value, all of them
+    column: str | None = None  # the cell that the look-up answers (subject rules)
+    delimiter: str = ","
+    format: str = "csv"  # csv, jsonl, list (the first word of each line), or rp3d (an adapter)
+
+
+@dataclass(frozen=True)
+class ExcludeRule:
+    """Files that are no images of the source (masks, annotations, another split), and why."""
+
+    reason: str
+    pattern: str | None = None
+    table: TableRule | None = None
+
+
+@dataclass(frozen=True)
+class Label:
+    """Modality or anatomy of the items whose path matches `path` (a regular expression)."""
+
+    path: str
+    modality: str | None = None
+    anatomy: str | None = None
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What a source shares with a benchmark or with another source.
+
+    `relation`: `contains` (images of the benchmark's test split, or of the other source), `contains_train` (only
+    training or validation images of the benchmark), `shares` (the same patients, scans or raw material), `part_of`,
+    `duplicates`. `part` is a regular expression on item paths; None means that any item may be concerned.
+    """
+
+    relation: str
+    note: str
+    benchmark: str | None = None  # e.g. DermaMNIST
+    source: str | None = None  # id of another record
+    part: str | None = None
+    verified: bool = True
+
+
+@dataclass(frozen=True)
+class Download:
+    """One file with an open direct link; at most one of the checksums is used, sha256 first."""
+
+    url: str
+    name: str
+    sha256: str | None = None
+    md5: str | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """One record of the catalogue. None means not established; nothing here is guessed."""
+
+    id: str
+    name: str
+    modalities: tuple[str, ...]
+    anatomies: tuple[str, ...]
+    items: tuple[ItemRule, ...] = ()
+    train: str | TableRule | None = None  # "all", "path:REGEX", a table, None: the training part is not established
+    folder: str = ""  # below the raw folder; the id by default
+    exclude: tuple[ExcludeRule, ...] = ()
+    subject: str | TableRule | None = None  # a regular expression on the path (groups joined with "-"), or a table
+    labels: tuple[Label, ...] = ()
+    anatomy: TableRule | None = None  # a table that tells the anatomy of an item
+    dimensionality: str | None = None
+    layout_established: bool = True
+    in_paper: bool = False
+    images_in_paper: int | None = None
+    expected_items: int | None = None  # files that the training rule selects from a complete release
+    year: int | None = None
+    homepage: str | None = None
+    access: str | None = None
+    licence: str | None = None
+    terms: str | None = None
+    file_formats: tuple[str, ...] | None = None
+    layout: str | None = None
+    splits: str | None = None
+    training_part: str | None = None  # the training rule in words
+    subject_note: str | None = None
+    obtain: str | None = None
+    files: tuple[Download, ...] = ()
+    overlaps: tuple[Overlap, ...] = ()
+    overlap_note: str | None = None
+    citation: str | None = None
+    evidence: tuple[str, ...] = ()
+    notes: str | None = None
+    record: str = ""  # path of the YAML file
+
+    @property
+    def modality(self) -> str | None:
+        """The source's one modality; None where it mixes several (its items then carry theirs)."""
+        return self.modalities[0] if len(self.modalities) == 1 else None
+
+    @property
+    def published(self) -> bool:
+        """Whether it is a release for others, whose identifiers are pseudonyms: one of the paper's, or a record that
+        says how to get access and not `private`."""
+        return self.in_paper or self.access not in (None, "private")

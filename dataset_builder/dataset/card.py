@@ -1,0 +1,209 @@
+"""The dataset card: README.md with the YAML that `load_dataset` reads, and what a reader must know."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pyarrow.parquet import read_metadata
+
+from biovfm_hf.files import write_text
+
+from ..plan.plan import WORK, Plan, slug
+from ..schema import COLUMN_TYPES
+from .figures import modality_by_anatomy, sample_sheets
+from .finish import SAMPLE
+
+SCALING_SOURCES = ("pmc-oa", "radimagenet")  # the paper's 2.45M subset for model scaling
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+
+
+def write_card(plan: Plan, summary: dict[str, Any]) -> None:
+    """Write README.md, `figures/` and `.gitignore` into the dataset folder."""
+    figures = plan.out / "figures"
+    sheets = sample_sheets(plan, figures)
+    if summary["kept"]:
+        modality_by_anatomy(summary["modality_anatomy"], figures / "modality-anatomy.png")
+    header = yaml.safe_dump(_header(plan, summary), sort_keys=False, allow_unicode=True, width=100)
+    parts = [
+        f"---\n{header}---\n",
+        _introduction(plan, summary),
+        _contents(summary, sheets),
+        _sources(plan, summary),
+        _making(plan, summary),
+        _leakage(plan, summary),
+        _terms(plan),
+    ]
+    write_text(plan.out / "README.md", "\n".join(parts))
+    write_text(plan.out / ".gitignore", f"{WORK}/\n")  # git and the Hub then leave the builder's private folder out
+
+
+def configs(plan: Plan) -> dict[str, list[str]]:
+    """Config name -> globs of its files, only for what exists: a config without files breaks every other."""
+    present = [shard for shard in plan.shards if (plan.out / shard.name).is_file()]
+    found: dict[str, list[str]] = {"full": ["data/*/*.parquet"]} if present else {}
+    for name in sorted({slug(shard.modality) for shard in present}):
+        found[name] = [f"data/{name}/*.parquet"]
+    if "ultrasound" in found:
+        found["us"] = found["ultrasound"]
+    if all(any(shard.source == source for shard in present) for source in SCALING_SOURCES):
+        found["2.45m"] = [f"data/*/{source}-*.parquet" for source in SCALING_SOURCES]
+    if (plan.out / SAMPLE).is_dir():
+        found["0.2m"] = [f"{SAMPLE}/*.parquet"]
+    elif present and plan.options.subset in ("full", "0.2m"):
+        found["0.2m"] = found["full"]  # no more than the sample would hold
+    return found
+
+
+def _header(plan: Plan, summary: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "pretty_name": _title(plan),
+        "license": "other",
+        "license_name": "see-sources",
+        "task_categories": ["image-feature-extraction"],
+        "tags": ["biology", "medical", "medical-imaging", "self-supervised-learning", "biovfm"],
+        "size_categories": [next((word for bound, word in _SIZES if summary["kept"] < bound), "10M<n<100M")],
+        "configs": [
+            {
+                "config_name": name,
+                **({"default": True} if name == "full" else {}),
+                "data_files": [{"split": "train", "path": globs[0] if len(globs) == 1 else globs}],
+            }
+            for name, globs in configs(plan).items()
+        ],
+        "dataset_info": [_info(plan, name, globs) for name, globs in configs(plan).items()],
+    }
+
+
+def _info(plan: Plan, name: str, globs: list[str]) -> dict[str, Any]:
+    """Columns, rows and bytes of a config.
+
+    Not for show: `datasets` names its cache after the card alone, so two folders of one name whose cards are the same
+    would share it, and a rebuilt dataset would load with its old rows. The sizes keep them apart.
+    """
+    files = [file for pattern in globs for file in sorted(plan.out.glob(pattern))]
+    size = sum(file.stat().st_size for file in files)
+    rows = sum(read_metadata(file).num_rows for file in files)
+    split = {"name": "train", "num_bytes": size, "num_examples": rows}
+    return {
+        "config_name": name,
+        "features": [{"name": column, "dtype": dtype} for column, dtype in COLUMN_TYPES.items()],
+        "splits": [split],
+        "download_size": size,
+        "dataset_size": size,
+    }
+
+
+def _title(plan: Plan) -> str:
+    return "Biomedical images" if plan.options.subset == "full" else f"Biomedical images, subset {plan.options.subset}"
+
+
+def _introduction(plan: Plan, summary: dict[str, Any]) -> str:
+    outside = [source for source, facts in plan.sources.items() if not facts["in_paper"]]
+    note = f" Not among the paper's 61 sources: {', '.join(outside)}." if outside else ""
+    return f"""# {_title(plan)}
+
+{summary["kept"]:,} images of {plan.options.size} pixels from {len(summary["sources"])} sources, built by
+[BioVFM-HF](https://arxiv.org/abs/2505.09329) after the recipe of BioVFM-21M: training parts only, volumes sliced along
+anatomical axes, screened for padding, duplicates and benchmark images.{note}
+
+```python
+from datasets import load_dataset
+
+dataset = load_dataset("THIS_FOLDER_OR_REPO", "full", split="train")
+```
+"""
+
+
+def _contents(summary: dict[str, Any], sheets: dict[str, Path]) -> str:
+    lines = ["## What it holds", ""]
+    if summary["kept"]:
+        lines += ["![images by modality and anatomy](figures/modality-anatomy.png)", ""]
+    lines += ["| modality | images | anatomies |", "|---|---|---|"]
+    for modality, cells in sorted(summary["modality_anatomy"].items()):
+        anatomies = ", ".join(
+            f"{name} {count:,}" for name, count in sorted(cells.items(), key=lambda c: (-c[1], c[0]))
+        )
+        lines.append(f"| {modality} | {sum(cells.values()):,} | {anatomies} |")
+    for modality, path in sheets.items():
+        lines += ["", f"![samples of {modality}](figures/{path.name})"]
+    return "\n".join(lines) + "\n"
+
+
+def _sources(plan: Plan, summary: dict[str, Any]) -> str:
+    lines = ["## Sources", "", "| source | considered | kept | licence or terms | access |", "|---|---|---|---|---|"]
+    for source, outcomes in sorted(summary["sources"].items()):
+        facts = plan.sources[source]
+        name = f"[{facts['name']}]({facts['homepage']})" if facts["homepage"] else facts["name"]
+        licence = facts["licence"] or "not established"
+        counts = f"{sum(outcomes.values()):,} | {outcomes.get('kept', 0):,}"
+        lines.append(f"| {_cell(name)} | {counts} | {_cell(licence)} | {facts['access'] or 'not established'} |")
+    lines += ["", "### Citations", ""]
+    lines += [
+        f"- {facts['name']}: {facts['citation']}" for _, facts in sorted(plan.sources.items()) if facts["citation"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _making(plan: Plan, summary: dict[str, Any]) -> str:
+    options = plan.options
+    outcomes = "\n".join(f"| {_cell(reason)} | {count:,} |" for reason, count in summary["outcomes"].items())
+    return f"""## How it was made
+
+Volumes are turned to patient orientation and sliced along {", ".join(options.views)}; axial pictures show anterior up
+and the patient's right on the left, coronal ones superior up and the patient's right on the left, sagittal ones
+superior up and anterior on the left. Slices get square pixels. CT is windowed in Hounsfield units where the source's
+record says so, other volumes are mapped from their 0.5th to 99.5th percentile, 8-bit images are taken as they are.
+The {options.fit} side is resized to {options.size} pixels{_padded(options.fit)}.
+Images are stored as {"PNG" if options.image_format == "png" else f"JPEG of quality {options.quality}"}.
+
+`subject` is a keyed hash of the source's own identifier; no value of a file's header is stored. `sha256` is of the
+stored pixels (shape as three little-endian 32-bit numbers, then values), `phash` a 64-bit perceptual hash of the
+picture without padding. `manifest.parquet` lists every picture considered and why it was kept or not:
+
+| outcome | pictures |
+|---|---|
+{outcomes}
+| **considered** | **{summary["considered"]:,}** |
+
+Random seed {options.seed}.
+"""
+
+
+def _leakage(plan: Plan, summary: dict[str, Any]) -> str:
+    mode = {
+        "strict": "every source, or part of one, that its record connects with a benchmark was left out",
+        "paper": "the paper's list of sources was kept as it is",
+    }[plan.options.leakage]
+    lines = ["## Leakage", "", f"Guard `{plan.options.leakage}`: {mode}{_guarded(summary)}.", ""]
+    if summary["overlaps"]:
+        lines += ["| source | benchmark | what its record says | left out |", "|---|---|---|---|"]
+    for overlap in summary["overlaps"]:
+        relation = overlap["relation"].replace("_", " ")
+        told = f"{relation}; {overlap['note']}" + ("" if overlap["verified"] else " (not verified)")
+        dropped = summary["sources"].get(overlap["source"], {}).get(f"leakage: {relation} {overlap['benchmark']}", 0)
+        lines.append(f"| {overlap['source']} | {overlap['benchmark']} | {_cell(told)} | {dropped:,} |")
+    for matched, count in sorted(summary["benchmark_matches"].items()):
+        lines += ["", f"Found by their pixels and left out: {count:,} images of {matched}."]
+    return "\n".join(lines) + "\n"
+
+
+def _padded(fit: str) -> str:
+    return "; black padding centres it in a square" if fit == "longest" else ""
+
+
+def _guarded(summary: dict[str, Any]) -> str:
+    count = summary["benchmark_images"]
+    return f"; in addition, every image was compared with {count:,} images of benchmarks" if count else ""
+
+
+def _terms(plan: Plan) -> str:
+    return """## Terms
+
+Each image keeps the licence and terms of its source, listed above; who uses this dataset has to meet all of them.
+Images of sources that need registration or an agreement must not be passed on to people who have not signed it.
+Biomedical images only represent the patients, scanners and sites of their sources; nothing here is for diagnosis.
+"""
+
+
+def _cell(text: str) -> str:
+    return " ".join(str(text).split()).replace("|", "/")

@@ -1,0 +1,221 @@
+"""Proof that a dataset is complete: manifest, files and plan agree, and stored pixels are what their hashes say."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+from tqdm import tqdm
+
+from biovfm_hf.errors import UserError
+
+from ..plan.plan import load_plan
+from ..progress import progress_bar
+from ..schema import COLUMNS, KEPT
+from ..screening.hashing import sha256_of_pixels
+from ..shards.executors import worker_pool
+from .finish import SAMPLE
+
+Task = tuple[str, str, pa.Table, dict[str, Any]]  # folder, file in it, the manifest's lines of its rows, options
+
+
+def faults(out: Path, workers: int = 0) -> tuple[dict[str, int], list[str]]:
+    """Counts of the manifest's outcomes, and everything that does not add up, one line each.
+
+    Every row is decoded and compared with its line of the manifest, in `workers` processes (0: in this one).
+
+    Raises:
+        UserError: the folder holds no finished build.
+    """
+    try:
+        summary = json.loads((out / "build.json").read_text(encoding="utf-8"))
+        manifest = pq.ParquetFile(out / "manifest.parquet")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{out}: holds no finished dataset ({Path(error.filename).name} is missing)") from error
+    except (ValueError, pa.ArrowException) as error:
+        raise UserError(f"{out}: build.json or manifest.parquet is damaged; run the build again") from error
+    lost = _against_plan(out)  # first: a plan of another version cannot be checked, which is told before the long part
+    outcomes: Counter[str] = Counter()
+    names: set[str] = set()
+    found: list[str] = []
+    for of_file in _checked(_tasks(out, manifest, summary, outcomes, names, found), summary["kept"], workers):
+        found += of_file
+    files = {path.relative_to(out).as_posix() for path in (out / "data").rglob("*.parquet")}
+    found += [f"{name}: not in the manifest" for name in sorted(files - names)]
+    return dict(outcomes), _against_summary(summary, outcomes) + sorted(found) + lost
+
+
+def _tasks(
+    out: Path, manifest: pq.ParquetFile, summary: dict[str, Any],
+    outcomes: Counter[str], names: set[str], found: list[str],
+) -> Iterator[Task]:  # fmt: skip
+    """The files to check, with their lines; on the way `outcomes` are counted, `names` and `found` faults are noted.
+
+    One file's lines are held at a time, and those of the sample of config 0.2m.
+    """
+    shared = [name for name in COLUMNS if name in manifest.schema_arrow.names]
+    sample = {path.name: _hashes(path) for path in sorted((out / SAMPLE).glob("*.parquet"))}
+    hashes = pa.concat_arrays([*sample.values(), pa.array([], pa.string())])
+    if len(hashes) != summary["sampled"] or len(hashes.unique()) != len(hashes):
+        found.append(f"{SAMPLE}: holds {len(hashes.unique())} rows of {summary['sampled']}")
+    drawn = []
+    for name, lines in _kept_by_file(manifest, [*shared, "outcome", "shard", "row"], outcomes):
+        if name in names or lines["row"].to_pylist() != list(range(len(lines))):
+            found.append(f"manifest: rows of {name} are not counted from 0 without gaps")
+        names.add(name)
+        yield str(out), name, lines.select(shared), summary["options"]
+        drawn.append(lines.select(shared).filter(pc.is_in(lines["sha256"], hashes)))
+    for name, own in sample.items():
+        known = pa.concat_tables(drawn).combine_chunks() if drawn else manifest.schema_arrow.empty_table()
+        places = pc.index_in(own, known["sha256"].combine_chunks())
+        if places.null_count:
+            found.append(f"{SAMPLE}/{name}: {places.null_count} of its rows are not in the dataset")
+        else:
+            yield str(out), f"{SAMPLE}/{name}", known.take(places).select(shared), summary["options"]
+
+
+def _kept_by_file(
+    manifest: pq.ParquetFile, columns: list[str], outcomes: Counter[str]
+) -> Iterator[tuple[str, pa.Table]]:
+    """Each file of the dataset with the lines of the manifest that were kept in it, which are in one run."""
+    waiting: list[pa.Table] = []
+    for batch in manifest.iter_batches(columns=columns):
+        table = pa.Table.from_batches([batch])
+        outcomes.update({pair["values"]: pair["counts"] for pair in pc.value_counts(table["outcome"]).to_pylist()})
+        table = table.filter(pc.equal(table["outcome"], KEPT))
+        shards = np.array(table["shard"].to_pylist(), dtype=str)
+        edges = [0, *(np.flatnonzero(shards[1:] != shards[:-1]) + 1).tolist(), len(shards)]
+        for start, stop in pairwise(edges):
+            if start == stop:
+                continue
+            if waiting and waiting[0]["shard"][0].as_py() != shards[start]:
+                yield waiting[0]["shard"][0].as_py(), pa.concat_tables(waiting)
+                waiting = []
+            waiting.append(table.slice(start, stop - start))
+    if waiting:
+        yield waiting[0]["shard"][0].as_py(), pa.concat_tables(waiting)
+
+
+def _checked(tasks: Iterator[Task], total: int, workers: int) -> Iterator[list[str]]:
+    """The faults of each file, with a bar that counts rows; at most two files for each worker are in memory."""
+    with progress_bar(total=total, unit=" rows", desc="checking") as bar:
+        if workers == 0:
+            for task in tasks:
+                yield _against_file(task)
+                bar.update(len(task[2]))
+            return
+        rows: dict[Future[list[str]], int] = {}
+        with worker_pool(workers) as pool:
+            try:
+                for task in tasks:
+                    rows[pool.submit(_against_file, task)] = len(task[2])
+                    if len(rows) >= 2 * workers:
+                        yield from _taken(rows, bar)
+                while rows:
+                    yield from _taken(rows, bar)
+            except BrokenProcessPool as error:
+                raise UserError("a worker died while checking, perhaps for lack of memory; try --workers 1") from error
+
+
+def _taken(rows: dict[Future[list[str]], int], bar: "tqdm[Any]") -> Iterator[list[str]]:
+    done, _ = wait(rows, return_when=FIRST_COMPLETED)
+    for future in done:
+        yield future.result()
+        bar.update(rows.pop(future))
+
+
+def _against_summary(summary: dict[str, Any], outcomes: Counter[str]) -> list[str]:
+    found = []
+    if summary["considered"] != outcomes.total():
+        found.append(f"build.json: {summary['considered']} considered, the manifest has {outcomes.total()}")
+    if summary["outcomes"] != dict(outcomes):
+        found.append("build.json: its counts by outcome are not the manifest's")
+    if summary["kept"] + sum(n for reason, n in outcomes.items() if reason != KEPT) != outcomes.total():
+        found.append("build.json: considered is not kept plus dropped")
+    return found
+
+
+def _against_file(task: Task) -> list[str]:
+    """What is wrong with one file of rows; a line for each column that differs, and for pixels."""
+    out, name, lines, options = task
+    if not (Path(out) / name).is_file():
+        return [f"{name}: in the manifest, not on disk; run the build again to write it"]
+    try:
+        file = pq.ParquetFile(Path(out) / name)
+        if tuple(file.schema_arrow.names) != COLUMNS:
+            return [f"{name}: its columns are {', '.join(file.schema_arrow.names)}"]
+        if file.metadata.num_rows != len(lines):
+            return [f"{name}: its {file.metadata.num_rows} rows are not the manifest's {len(lines)}"]
+        found = _against_lines(file.read(columns=lines.column_names), name, lines)
+        return found + _against_pixels(file, name, options)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        return [f"{name}: cannot be read ({str(error).splitlines()[0]})"]
+
+
+def _against_lines(stored: pa.Table, name: str, lines: pa.Table) -> list[str]:
+    found = []
+    for column in lines.column_names:
+        pairs = zip(stored[column].to_pylist(), lines[column].to_pylist(), strict=True)
+        wrong = [(row, is_, said) for row, (is_, said) in enumerate(pairs) if is_ != said]
+        if wrong:
+            row, is_, said = wrong[0]
+            found.append(
+                f"{name}: {column} of {len(wrong)} rows is not the manifest's, first row {row}: {is_}, not {said}"
+            )
+    return found
+
+
+def _against_pixels(file: pq.ParquetFile, name: str, options: dict[str, Any]) -> list[str]:
+    """Decode every row: a PNG has the pixels of `sha256`, a JPEG (hashed before) the right size."""
+    lossless = options["image_format"] == "png"
+    undecodable, wrong, row = [], [], 0
+    for group in range(file.num_row_groups):
+        for stored in file.read_row_group(group, columns=["image", "sha256"]).to_pylist():
+            try:
+                pixels = np.asarray(Image.open(BytesIO(stored["image"]["bytes"])))
+            except Exception:  # decoders raise nearly everything on damaged bytes
+                undecodable.append(row)
+            else:
+                size = min(pixels.shape[:2])
+                if not (sha256_of_pixels(pixels) == stored["sha256"] if lossless else size == options["size"]):
+                    wrong.append(row)
+            row += 1
+    found = [f"{name}: {len(undecodable)} images do not decode, first row {undecodable[0]}"] if undecodable else []
+    if wrong:
+        what = "the pixels are not those of sha256" if lossless else f"the size is not {options['size']}"
+        found.append(f"{name}: {what} in {len(wrong)} rows, first row {wrong[0]}")
+    return found
+
+
+def _hashes(path: Path) -> pa.Array:
+    """The column sha256 of a file, empty where it cannot be read: the count of rows then tells."""
+    try:
+        return pq.read_table(path, columns=["sha256"])["sha256"].combine_chunks()
+    except (OSError, ValueError, pa.ArrowException):
+        return pa.array([], pa.string())
+
+
+def _against_plan(out: Path) -> list[str]:
+    """Every input of the plan has at least one line; passed over where the work folder was removed."""
+    try:
+        plan = load_plan(out)
+    except FileNotFoundError:
+        return []
+    found = []
+    for number, shard in enumerate(plan.shards):
+        items = pq.read_table(plan.candidates_path(number), columns=["item"])["item"].to_numpy()
+        if len(np.unique(items)) != shard.items:
+            found.append(
+                f"plan: shard {number} has {shard.items} inputs, the manifest tells of {len(np.unique(items))}"
+            )
+    return found

@@ -1,0 +1,64 @@
+"""A builder of the `datasets` library that reads raw folders itself, for those who want no dataset folder first."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from ..catalog.load import load_catalog, load_sources
+from ..plan.plan import Options, make_plan
+from ..schema import ROWS
+from ..shards.shard import Reader
+
+
+class RawImages(datasets.GeneratorBasedBuilder):
+    """The rows of `biovfm build`, made as they are asked for.
+
+        builder = RawImages("raw", sources=["drive", "my_hospital.yaml"], size=224)
+        stream = builder.as_streaming_dataset(split="train")     # nothing is written but the list of inputs
+        builder.download_and_prepare(num_proc=8)                 # or Arrow files in the cache of `datasets`
+        dataset = builder.as_dataset(split="train")
+
+    Training parts, the records' part of the leakage guard and the rules for single pictures are the same. What needs
+    all pictures at once is not done: duplicates, benchmark images, the manifest. Nor is there protection from a file
+    that crashes its decoder. For a dataset to keep, use `biovfm build`.
+
+    Args:
+        raw: folder with one sub-folder for each source.
+        sources: ids of the catalogue or paths of records; all of the paper's by default.
+        cache_dir: where `datasets` keeps what it prepares, and the list of inputs; its own default.
+        options: fields of `plan.Options`: size, fit, views, image_format, quality, leakage, seed; subset full or us.
+
+    Raises:
+        UserError: nothing of these sources is in the raw folder, or a record is wrong.
+    """
+
+    def __init__(
+        self, raw: str | Path, sources: Sequence[str] | None = None, cache_dir: str | None = None, **options: Any
+    ):
+        wanted = Options(**options)
+        chosen = [s for s in load_catalog() if s.in_paper] if sources is None else load_sources(sources)
+        self._raw = Path(raw).resolve()
+        name = hashlib.sha256(repr((self._raw, chosen, wanted)).encode()).hexdigest()[:16]
+        folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "biovfm-inputs" / name
+        self._plan = make_plan(chosen, self._raw, folder, wanted, f"biovfm {wanted.seed}")
+        # What `datasets` has prepared counts only as long as the same inputs are listed with the same options.
+        listed = (self._plan.work / "items.parquet").read_bytes() + repr(wanted).encode()
+        super().__init__(
+            cache_dir=cache_dir, dataset_name="biovfm_raw_images", hash=hashlib.sha256(listed).hexdigest()[:16]
+        )
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(ROWS))
+
+    def _split_generators(self, _: Any) -> list[datasets.SplitGenerator]:
+        shards = list(range(len(self._plan.shards)))
+        return [datasets.SplitGenerator(datasets.Split.TRAIN, gen_kwargs={"shards": shards})]
+
+    def _generate_examples(self, shards: list[int]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for number in shards:
+            rows = (o.row for _, outcomes in Reader(self._plan, self._raw, number).inputs() for o in outcomes)
+            for at, row in enumerate(row for row in rows if row is not None):
+                yield f"{number}-{at}", row

@@ -1,0 +1,280 @@
+"""From a raw folder to items: a walk that stays inside the folder, looks into archives, and leaves nothing unsaid.
+
+Places are strings below the source's folder ("" is the folder itself): with millions of files, `Path` objects would
+take most of the time.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from ..catalog.selection import HIDDEN_FILE, HIDDEN_FOLDER, NOT_INPUT, UNNAMED, Selection, looks_like_image
+from ..catalog.source import NOT_ESTABLISHED, ItemRule, Source
+from ..item import Item
+from ..readers.archives import UNREADABLE, Member, is_archive, is_zip, list_members, zip_members
+from ..readers.dicom import has_no_suffix, is_dicom
+from ..readers.dicom_series import group_series
+from ..readers.hdf5 import EXPANDERS
+from ..readers.picture import first_bytes
+
+MAX_DEPTH = 32
+EMPTY = "an archive without files"
+SKIPPED_FOLDERS = {"__MACOSX"}
+
+
+def list_items(source: Source, raw_dir: Path) -> Iterator[Item]:
+    """Everything of `source` below `raw_dir`, selected or excluded with a reason, in a fixed order.
+
+    Folders are walked in the order of their names, archives in their own order; no more than one folder's names are
+    held at a time. Symbolic links are followed only to files inside the source's folder. Nothing is yielded where the
+    folder does not exist.
+    """
+    folder = raw_dir / source.folder
+    if folder.is_dir():
+        yield from _Walk(source, folder).directory("", 0)
+
+
+class _Walk:
+    """One pass over the folder of one source."""
+
+    def __init__(self, source: Source, folder: Path) -> None:
+        self._source = source
+        self._top = f"{folder}/"
+        self._prefix = "" if source.folder == "." else f"{source.folder}/"
+        self._inside = folder.resolve()
+        self._selection = Selection(source, folder)
+
+    def directory(self, below: str, depth: int) -> Iterator[Item]:
+        """The items of a folder and of those below it, in the order of their names."""
+        try:
+            names = sorted(os.listdir(self._top + below))  # noqa: PTH208 (names only: there may be millions)
+        except OSError as error:
+            yield self._passed_over(below, f"the folder cannot be read ({error.strerror})")
+            return
+        slices: list[str] = []
+        for name in names:
+            place = f"{below}/{name}" if below else name
+            problem, status = self._look(place, name, depth)
+            if status is None:
+                yield self._passed_over(place, str(problem))
+            elif stat.S_ISDIR(status.st_mode):
+                yield from self.directory(place, depth + 1)
+            else:
+                seen = self._seen(place)
+                rule = self._selection.rule(seen)
+                if rule is not None and rule.kind == "dicom_series" and self._selection.excluded(seen) is None:
+                    slices.append(name)
+                else:
+                    yield from self._file(place, name, seen, rule, status.st_size)
+        if slices:
+            yield from self._series(below, slices)
+
+    def _look(self, place: str, name: str, depth: int) -> tuple[str | None, os.stat_result | None]:
+        """The status of a folder or regular file that may be taken, else None and why not."""
+        try:
+            name.encode("utf-8")
+            status = os.lstat(self._top + place)
+            if stat.S_ISLNK(status.st_mode):
+                target = Path(self._top + place).resolve(strict=True)
+                if not target.is_relative_to(self._inside):
+                    return "a symbolic link that leaves the source's folder", None
+                if not target.is_file():
+                    return "a symbolic link to a folder or device", None
+                status = target.stat()
+        except UnicodeEncodeError:
+            what = "folder" if os.path.isdir(self._top + place) else "file"  # noqa: PTH112
+            return f"the {what} name is not valid UTF-8", None
+        except (OSError, RuntimeError):
+            return "a broken symbolic link or unreadable file", None
+        if stat.S_ISDIR(status.st_mode):
+            if _is_hidden_folder(name):
+                return HIDDEN_FOLDER, None
+            return ("folders nested too deep", None) if depth >= MAX_DEPTH else (None, status)
+        if not stat.S_ISREG(status.st_mode):
+            return "not a regular file", None
+        return (HIDDEN_FILE, None) if name.startswith(".") else (None, status)
+
+    def _seen(self, place: str) -> str:
+        """What patterns see of a file: its place; NAME.dcm for a DICOM file whose name has no suffix, as exports do.
+
+        An exclude rule that names the file as it is called still holds.
+        """
+        if not has_no_suffix(place) or self._selection.rule(place) or self._selection.excluded(place):
+            return place
+        try:
+            return f"{place}.dcm" if is_dicom(first_bytes(Path(self._top + place), 132)) else place
+        except OSError:
+            return place
+
+    def _file(self, place: str, name: str, seen: str, rule: ItemRule | None, size: int) -> Iterator[Item]:
+        lower = name.lower()
+        if rule is None and is_archive(lower):
+            reason = self._selection.excluded(place)
+            if reason:
+                yield self._excluded(place, reason, "archive")
+            else:
+                yield from self._archive(place)
+        elif lower.endswith(UNREADABLE):
+            suffix = lower.rpartition(".")[2]
+            yield self._excluded(place, f"a .{suffix} archive cannot be read in place: unpack it here", "archive")
+        elif _is_part(lower):
+            yield self._excluded(place, "one part of a split archive: join the parts first", "archive")
+        else:
+            yield from self._expanded(self._item(place, seen, rule, None, {"size": size}), place, rule)
+
+    def _expanded(self, item: Item, place: str, rule: ItemRule | None) -> Iterator[Item]:
+        """What the rule's adapter finds inside a file; the item itself where there is none."""
+        if rule is None or rule.adapter is None or item.excluded:
+            yield item
+            return
+        try:
+            for inner in EXPANDERS[rule.adapter](item, Path(self._top + place), rule.key):
+                inside = f"{place}#{(inner.options or {}).get('row', inner.member)}"
+                reason = inner.excluded or self._selection.outside_training(inside)
+                yield replace(inner, subject=self._selection.subject(inside), excluded=reason)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            yield self._excluded(place, f"cannot be opened as {item.kind} ({type(error).__name__})", item.kind)
+
+    def _archive(self, place: str) -> Iterator[Item]:
+        try:
+            members = list_members(Path(self._top + place))
+            found = chain.from_iterable(self._member(place, member) for member in members)
+            yield next(found, self._excluded(place, EMPTY, "archive"))
+            yield from found
+        except (OSError, ValueError) as error:
+            yield self._excluded(place, str(error) or type(error).__name__, "archive")
+
+    def _member(self, place: str, member: Member) -> Iterator[Item]:
+        name = member.name.rpartition("/")[2]
+        if member.problem is None and member.outer is None and place.lower().endswith(".zip") and is_zip(name):
+            yield from self._nested(place, member)
+            return
+        problem = member.problem
+        if problem is None and (hidden := _hidden(member.name)):
+            yield self._passed_over(place, hidden, member.name)
+            return
+        if problem is None and (is_archive(name) or name.lower().endswith(UNREADABLE)):
+            problem = "an archive inside an archive: unpack the outer one here"
+        if problem:
+            printable = member.name.encode("unicode_escape").decode("ascii")
+            yield self._excluded(place, problem, "archive", printable)
+            return
+        inside = f"{place}/{member.name.removeprefix('./')}"  # patterns see the archive as a folder
+        if member.outer is not None:
+            inside = f"{place}/{member.outer.name}/{member.name.removeprefix(member.outer.name + '!')}"
+        yield self._item(place, inside, self._selection.rule(inside), member.name, _where(member))
+
+    def _nested(self, place: str, outer: Member) -> Iterator[Item]:
+        """The members of a ZIP inside a ZIP, which is read into memory once."""
+        if reason := self._selection.excluded(f"{place}/{outer.name}"):
+            yield self._excluded(place, reason, "archive", outer.name)
+            return
+        from ..readers.archive import members  # brings the decoders with it
+
+        ((_, data),) = members(Path(self._top + place), [Item(place, outer.name, "archive", options=_where(outer))])
+        try:
+            if isinstance(data, Exception):
+                raise ValueError(str(data))
+            inside = (replace(one, name=f"{outer.name}!{one.name}", outer=outer) for one in zip_members(BytesIO(data)))
+            found = chain.from_iterable(self._member(place, member) for member in inside)
+            yield next(found, self._excluded(place, EMPTY, "archive", outer.name))
+            yield from found
+        except ValueError as error:
+            yield self._excluded(place, str(error), "archive", outer.name)
+
+    def _item(
+        self, place: str, inside: str, rule: ItemRule | None, member: str | None, options: dict[str, Any]
+    ) -> Item:
+        """The item of one file; `inside` is what patterns see: the place of the file, or of the member in it."""
+        reason = self._selection.excluded(inside)
+        if rule is None:
+            if not looks_like_image(inside):
+                return self._passed_over(place, reason or NOT_INPUT, member)
+            if reason is None:
+                established = self._source.layout_established
+                reason = UNNAMED if established else f"the raw layout of {self._source.id} is {NOT_ESTABLISHED}"
+            rule = ItemRule("")
+        if reason is None and rule.adapter and member:
+            reason = f"{rule.kind} inside an archive cannot be read in place: unpack it here"
+        if reason is None and rule.adapter is None:
+            reason = self._selection.outside_training(inside)
+        return self._make(place, inside, rule, member, reason, options)
+
+    def _make(
+        self, place: str, inside: str, rule: ItemRule, member: str | None, reason: str | None, options: dict[str, Any]
+    ) -> Item:
+        modality, anatomy = self._selection.labels(inside, rule)
+        return Item(
+            path=self._prefix + place,
+            member=member,
+            kind="image" if rule.kind == "dicom_series" else rule.kind,
+            subject=self._selection.subject(inside),
+            anatomy=anatomy,
+            excluded=reason,
+            intensity=rule.intensity,
+            view=rule.view,
+            options=options | ({} if rule.fps is None else {"fps": rule.fps}),
+            modality=modality,
+        )
+
+    def _series(self, below: str, names: list[str]) -> Iterator[Item]:
+        """One item per DICOM series of a folder; files that are no DICOM are excluded one by one."""
+        series, unreadable = group_series(Path(self._top + below), names)
+        within = f"{below}/" if below else ""
+        for number, slices in enumerate(series):
+            first = within + slices[0]
+            seen = self._seen(first)
+            rule = self._selection.rule(seen) or ItemRule("")
+            item = self._make(below, seen, rule, str(number), self._selection.outside_training(seen), {})
+            files = [f"{self._prefix}{within}{name}" for name in slices]
+            yield replace(item, kind="dicom_series", options={**(item.options or {}), "files": files})
+        for name in unreadable:
+            yield self._excluded(within + name, "not a readable DICOM file", "dicom_series")
+
+    def _passed_over(self, place: str, reason: str, member: str | None = None) -> Item:
+        """The line of a folder or file that is no picture.
+
+        Nothing needs its name, which may be that of a patient's report: a source that is not published keeps it to
+        itself, and the names of the folders around it too.
+        """
+        item = self._excluded(place, reason, "image", member)
+        return item if self._source.published else replace(item, options={"unnamed": True})
+
+    def _excluded(self, place: str, reason: str, kind: str = "image", member: str | None = None) -> Item:
+        path = (self._prefix + place).encode("utf-8", "backslashreplace").decode("utf-8")
+        return Item(path=path, member=member, kind=kind, excluded=reason, modality=self._source.modality)
+
+
+def _where(member: Member) -> dict[str, Any]:
+    """What a reader needs to find a member: `Item.options`."""
+    found: dict[str, Any] = {"size": member.size}
+    if member.offset is not None:
+        found["offset"] = member.offset
+    if member.outer is not None:
+        found["outer"] = {"name": member.outer.name, **_where(member.outer)}
+    return found
+
+
+def _hidden(member: str) -> str | None:
+    """Why a member of an archive is passed over as the same file on disk would be, None if it would not."""
+    *folders, name = member.rpartition("!")[2].removeprefix("./").split("/")
+    if any(map(_is_hidden_folder, folders)):
+        return "in a hidden folder"
+    return HIDDEN_FILE if name.startswith(".") else None
+
+
+def _is_hidden_folder(name: str) -> bool:
+    return name.startswith(".") or name in SKIPPED_FOLDERS
+
+
+def _is_part(lower: str) -> bool:
+    """Names of the parts of split archives: x.zip.001, x.zip.0a, x.z01."""
+    stem, _, last = lower.rpartition(".")
+    if last[:1] == "z" and last[1:].isdigit():
+        return True
+    return stem.endswith((".zip", ".7z", ".tar", ".gz")) and len(last) <= 4 and last[:1].isdigit()

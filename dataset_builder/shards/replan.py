@@ -1,0 +1,57 @@
+"""Planning again over a build that exists: what is done and has not changed stays done, everything else runs."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from biovfm_hf.files import atomic_path, write_text
+
+from ..catalog.source import Source
+from ..dataset.finish import linked
+from ..item import Item
+from ..limits import TOO_LARGE, UNREADABLE, UNSAFE
+from ..plan.plan import Plan, load_plan, make_plan
+from .executors import CRASHED, STALLED
+
+FAILURES = {CRASHED, STALLED, TOO_LARGE, UNREADABLE, UNSAFE}
+
+
+def plan_again(plan: Plan, sources: Iterable[Source], raw: Path, salt: str) -> tuple[Plan, int]:
+    """List the raw folder again and take over the shards that are done, hold no failed input and list the same inputs.
+
+    Returns:
+        The new plan, which has replaced the old one on disk, and how many shards it took over.
+    """
+    draft = plan.work / "again"
+    shutil.rmtree(draft, ignore_errors=True)
+    new = make_plan(sources, raw, draft, plan.options, salt)
+    before = {shard.name: number for number, shard in enumerate(plan.shards)}
+    taken = 0
+    for number, shard in enumerate(new.shards):
+        old = before.get(shard.name)
+        if old is not None and _done(plan, old) and _listed(plan, old) == _listed(new, number):
+            _take_over(plan, old, new, number)
+            taken += 1
+    with atomic_path(plan.work) as folder:
+        new.work.rename(folder)
+    return load_plan(plan.out), taken
+
+
+def _listed(plan: Plan, number: int) -> tuple[list[Item], list[str]]:
+    return plan.items(number), plan.stamps(number)
+
+
+def _done(plan: Plan, number: int) -> bool:
+    """Whether a shard is done and none of its inputs failed."""
+    path = plan.stats_path(number)
+    return path.is_file() and not FAILURES & json.loads(path.read_text(encoding="utf-8"))["outcomes"].keys()
+
+
+def _take_over(old: Plan, was: int, new: Plan, number: int) -> None:
+    """Give a shard's files second names in the new plan, the mark that it is done last; the old plan stays whole."""
+    new.rows_path(number).parent.mkdir(parents=True, exist_ok=True)
+    linked(old.rows_path(was), new.rows_path(number))
+    linked(old.candidates_path(was), new.candidates_path(number))
+    statistics = json.loads(old.stats_path(was).read_text(encoding="utf-8"))
+    write_text(new.stats_path(number), json.dumps({**statistics, "shard": number}))

@@ -1,0 +1,388 @@
+"""Features of images, computed once: safetensors shards in a cache folder, keyed by what they depend on."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.files import atomic_path
+from biovfm_hf.memory import keep_freed_memory
+
+from ..tasks.images import Images
+from .load import Encoder, to_square
+from .processes import ProcessGroup, process_group
+from .tokens import LAST_BLOCKS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHARD_IMAGES = 512  # what a stopped run can lose: a minute or so of ViT-B/16 on two cores
+TOKEN_SHARD_BYTES = 64 << 20
+BATCH_SIZE = 64
+CPU_LANES, CPU_BATCH = 8, 8  # see `_encode_in_lanes`
+FORMAT = "5"  # part of every key: raise it when what is stored changes meaning
+SUMMARIES = ("class", "mean", "mean_raw", "pooled")
+FEATURES = ("both", *SUMMARIES, "last4")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The BioVFM authors' training augmentation, drawn anew for each view: rotation by up to 30 degrees, then a crop
+    of the original size out of the image padded by 4 of 224 pixels. Empty corners are black.
+    """
+
+    view: int
+    seed: int
+
+    def __call__(self, image: np.ndarray, index: int) -> np.ndarray:
+        """Augment image number `index`, uint8 (H, W, 3) to the same shape."""
+        from PIL import Image
+
+        rng = np.random.default_rng([self.seed, self.view, index])
+        rotated = np.asarray(Image.fromarray(image).rotate(rng.uniform(-30, 30)))
+        height, width = image.shape[:2]
+        pad = max(1, round(4 * max(height, width) / 224))
+        padded = np.pad(rotated, ((pad, pad), (pad, pad), (0, 0)))
+        top, left = rng.integers(0, 2 * pad + 1, 2)
+        return padded[top : top + height, left : left + width]
+
+
+def cache_key(encoder: Encoder, images: Images, what: str) -> str:
+    """A hex key of all that features depend on: weights, preprocessing, precision, the images' content, and `what`."""
+    parts = (FORMAT, encoder.revision, encoder.preprocessing, encoder.precision, images.fingerprint(), what)
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
+
+
+def embed_summaries(
+    encoder: Encoder,
+    images: Images,
+    cache: Path,
+    augmentation: Augmentation | None = None,
+    batch_size: int = BATCH_SIZE,
+    label: str = "",
+    processes: ProcessGroup | None = None,
+) -> dict[str, np.ndarray]:
+    """Feature vectors of `images`, from the cache where they are there.
+
+    Work is done in shards of `SHARD_IMAGES`, each written when finished, so a killed run continues with what is
+    missing; `processes` (None: those of `accelerate launch`) share the shards among them.
+
+    Returns:
+        {name: (N, D) float32} for each of `SUMMARIES`, see `encoders.Encoded.summary`.
+
+    Raises:
+        UserError: an image cannot be read, or the encoder gives values that are not finite.
+    """
+    folder = cache / cache_key(encoder, images, f"summaries {augmentation}")
+    job = _Job(encoder, images, folder, SHARD_IMAGES, batch_size, label, _summarise, encoder.preprocess, augmentation)
+    return read_shards(_fill(job, processes or process_group()), SUMMARIES)
+
+
+def _summarise(encoder: Encoder, pixels: "Tensor") -> dict[str, "Tensor"]:
+    return encoder.encode(pixels).summary()
+
+
+def embed_features(
+    encoder: Encoder, images: Images, cache: Path, which: str, batch_size: int = BATCH_SIZE, label: str = ""
+) -> np.ndarray:
+    """One kind of feature vector of `images`, (N, D) float32, from the cache where it is there.
+
+    Args:
+        encoder: what embeds.
+        images: N images.
+        cache: the features' folder.
+        which: of `FEATURES`: `both` is class token and mean patch token side by side, `last4` the class tokens of the
+            last four blocks and the mean patch token, as in DINOv2's linear evaluation; the others as in
+            `tokens.Encoded.summary`.
+        batch_size: images at once.
+        label: what the progress bar says.
+
+    Raises:
+        UserError: as `embed_summaries`, or `last4` of a model without equal blocks.
+    """
+    if which != "last4":
+        return pick_features(embed_summaries(encoder, images, cache, None, batch_size, label), which)
+    folder = cache / cache_key(encoder, images, f"last {LAST_BLOCKS}")
+    job = _Job(encoder, images, folder, SHARD_IMAGES, batch_size, label, summarise_blocks, encoder.preprocess)
+    return read_shards(_fill(job, process_group()), ("last4",))["last4"]
+
+
+def summarise_blocks(encoder: Encoder, pixels: "Tensor") -> dict[str, "Tensor"]:
+    """`last4` of a batch: class tokens of the last four blocks and the mean patch token, side by side."""
+    import torch
+
+    encoded = encoder.encode(pixels, LAST_BLOCKS)
+    return {"last4": torch.cat([*encoded.classes, encoded.summary()["mean"]], 1)}
+
+
+def pick_features(stored: dict[str, np.ndarray], which: str) -> np.ndarray:
+    """One of the stored vectors, or `both`: class token and mean patch token side by side."""
+    if which != "both":
+        return stored[which]
+    if np.array_equal(stored["class"], stored["mean"]):
+        return stored["mean"]
+    return np.concatenate([stored["class"], stored["mean"]], axis=1)
+
+
+def embed_batch(encoder: Encoder, images: list[np.ndarray], which: str) -> np.ndarray:
+    """One kind of feature vector of a few images in memory, (N, D) float32; nothing is cached."""
+    pixels = encoder.preprocess(images)
+    found = summarise_blocks(encoder, pixels) if which == "last4" else _summarise(encoder, pixels)
+    return pick_features({name: part.cpu().numpy() for name, part in found.items()}, which)
+
+
+def embed_tokens(
+    encoder: Encoder, images: Images, cache: Path, size: int, blocks: int = 0, batch_size: int = 16, label: str = ""
+) -> "TokenStore":
+    """Patch tokens of whole images, squeezed to `size` x `size` so that masks stay aligned, as a store on disk.
+
+    With `blocks` of 0 the store holds one grid per image, the normed tokens; otherwise the last block's and those of
+    the `blocks` - 1 blocks before it, oldest first. Tokens are kept in half precision.
+
+    Raises:
+        UserError: as `embed_summaries`.
+    """
+
+    def tokens(encoder: Encoder, pixels: "Tensor") -> dict[str, "Tensor"]:
+        encoded = encoder.encode(pixels, blocks)
+        grids = encoded.blocks if blocks else [encoded.patches()]
+        return {f"block{i}": grid.half() for i, grid in enumerate(grids)}
+
+    def preprocess(batch: list[np.ndarray]) -> "Tensor":
+        return to_square(batch, size, encoder.mean, encoder.std)
+
+    folder = cache / cache_key(encoder, images, f"tokens {size} {blocks}")
+    per_image = _token_bytes(encoder, size, blocks)
+    shard_images = int(np.clip(TOKEN_SHARD_BYTES // per_image, 1, SHARD_IMAGES))
+    job = _Job(encoder, images, folder, shard_images, batch_size, label, tokens, preprocess)
+    return TokenStore(_fill(job, process_group()), shard_images, len(images))
+
+
+def _token_bytes(encoder: Encoder, size: int, blocks: int) -> int:
+    image = to_square([np.zeros((size, size, 3), np.uint8)], size, encoder.mean, encoder.std)
+    encoded = replace(encoder, compiled=[]).encode(image)
+    return 2 * encoded.grid[0] * encoded.grid[1] * encoded.tokens.shape[-1] * max(blocks, 1)
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """Patch tokens on disk: `store.read(rows)` gives a list, one entry per block, of (B, h, w, D) float32 tensors."""
+
+    shards: list[Path]
+    shard_images: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, rows: np.ndarray) -> list["Tensor"]:
+        """Tokens of images `rows`, in that order, reading only those parts of the memory-mapped shards."""
+        import torch
+
+        parts: dict[str, list[Tensor]] = {}
+        where = np.empty(len(rows), int)
+        filled = 0
+        for shard in np.unique(np.asarray(rows) // self.shard_images):
+            mine = np.flatnonzero(rows // self.shard_images == shard)
+            with open_shard(self.shards[shard], "pt") as stored:
+                for name in sorted(stored.keys()):
+                    held = stored.get_slice(name)
+                    offsets = [int(rows[i]) - int(shard) * self.shard_images for i in mine]
+                    parts.setdefault(name, []).extend(held[o : o + 1] for o in offsets)
+            where[mine] = np.arange(filled, filled + len(mine))
+            filled += len(mine)
+        return [torch.cat(parts[name])[where].float() for name in sorted(parts, key=lambda n: int(n[5:]))]
+
+
+@contextmanager
+def open_shard(path: Path, framework: str) -> Iterator[Any]:
+    """A shard as safetensors opens it.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework=framework) as stored:
+            yield stored
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}); remove it and run the same command again") from error
+
+
+def read_shards(shards: list[Path], names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Read the rows of all shards: {name: (N, ...)}. One shard is memory-mapped by safetensors, several are joined."""
+    found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for shard in shards:
+        with open_shard(shard, "np") as stored:
+            for name in names:
+                found[name].append(stored.get_tensor(name))
+    return {name: parts[0] if len(parts) == 1 else np.concatenate(parts) for name, parts in found.items()}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What to compute of which images, and where its shards go."""
+
+    encoder: Encoder
+    images: Images
+    folder: Path
+    shard_images: int
+    batch_size: int
+    label: str
+    compute: Callable[[Encoder, "Tensor"], dict[str, "Tensor"]]
+    preprocess: Callable[[list[np.ndarray]], "Tensor"]
+    augmentation: Augmentation | None = None
+
+    def rows(self, shard: int) -> range:
+        """The images of a shard."""
+        return range(shard * self.shard_images, min((shard + 1) * self.shard_images, len(self.images)))
+
+
+def _fill(job: _Job, processes: ProcessGroup) -> list[Path]:
+    """Write the shards that are missing, this process' share of them, and give the paths of all."""
+    count = -(-len(job.images) // job.shard_images)
+    paths = [job.folder / f"{number:05d}.safetensors" for number in range(count)]
+    try:
+        _fill_missing(job, paths, [n for n in range(count) if processes.takes(n) and not paths[n].exists()])
+    finally:
+        processes.wait()
+    if lacking := next((path for path in paths if not path.exists()), None):
+        raise UserError(f"{lacking} was not written: another process failed; see its message")
+    return paths
+
+
+def _fill_missing(job: _Job, paths: list[Path], missing: list[int]) -> None:
+    from tqdm import tqdm
+
+    if not missing:
+        return
+    total = sum(len(job.rows(number)) for number in missing)
+    with tqdm(total=total, desc=job.label or "embed", unit="img", disable=None, leave=False) as bar:
+        for number, arrays in _embed_shards(job, missing, bar.update):
+            _write_shard(paths[number], arrays, job.encoder, job.label)
+
+
+def _embed_shards(
+    job: _Job, shards: list[int], progress: Callable[[int], object]
+) -> Iterator[tuple[int, dict[str, "Tensor"]]]:
+    """Each shard's number and features; the next shard's images are loaded before one is finished."""
+    import torch
+
+    def load(batch: range) -> "Tensor":
+        decoded = [job.images[i] for i in batch]
+        if job.augmentation is not None:
+            decoded = [job.augmentation(image, i) for image, i in zip(decoded, batch, strict=True)]
+        return job.preprocess(decoded)
+
+    on_cpu = torch.device(job.encoder.device).type == "cpu" and not job.encoder.compiled
+    encode = _encode_in_lanes if on_cpu else _encode_in_turn
+    parts: dict[str, list[Tensor]] = {}
+    for batch, found in encode(job, load, shards):
+        for name, values in found.items():
+            parts.setdefault(name, []).append(values)
+        progress(len(batch))
+        shard = batch.start // job.shard_images
+        if batch.stop == job.rows(shard).stop:
+            yield shard, {name: torch.cat(values).contiguous() for name, values in parts.items()}
+            parts = {}
+
+
+Found = Iterator[tuple[range, dict[str, "Tensor"]]]  # batches of images, in order, and their features
+
+
+def _encode_in_turn(job: _Job, load: Callable[[range], "Tensor"], shards: list[int]) -> Found:
+    """Features batch by batch; threads load the next ones meanwhile."""
+    from torch.nn import functional
+
+    batches = _batches(job, shards, job.batch_size)
+    for batch, pixels in zip(batches, prefetch(load, batches), strict=True):
+        if job.encoder.compiled:  # for one shape: the last batch is filled up with black images
+            pixels = functional.pad(pixels, (0, 0) * 3 + (0, job.batch_size - len(pixels)))
+        yield batch, {name: value[: len(batch)].cpu() for name, value in job.compute(job.encoder, pixels).items()}
+
+
+def _encode_in_lanes(job: _Job, load: Callable[[range], "Tensor"], shards: list[int]) -> Found:
+    """Features in order, on a CPU: each of a few threads loads and encodes small batches by itself.
+
+    No core waits for another within a layer or while images load, and the activations of `CPU_BATCH` images stay in
+    its cache: ViT-T/16 encodes 1.2 times, ViT-B/16 1.1 times the images that it does with two cores at one batch of
+    32. More than `CPU_LANES` would wait for Python's lock, so on many cores each lane has several. Together they hold
+    `job.batch_size` images, or one each.
+    """
+    import torch
+
+    keep_freed_memory()  # 6 % of the time went into zeroing activations' memory anew
+    cores = torch.get_num_threads()
+    threads = -(-cores // CPU_LANES)  # of each lane
+    lanes = cores // threads
+    encoders: SimpleQueue[Encoder] = SimpleQueue()
+    for _ in range(lanes):
+        encoders.put(job.encoder.twin())
+
+    def work(batch: range) -> dict[str, "Tensor"]:
+        torch.set_num_threads(threads)  # holds for the calling thread, and for threads that begin later
+        encoder = encoders.get()
+        try:
+            return job.compute(encoder, load(batch))
+        finally:
+            encoders.put(encoder)
+
+    batches = _batches(job, shards, min(CPU_BATCH, max(job.batch_size // lanes, 1)))
+    try:
+        yield from zip(batches, prefetch(work, batches, 2 * lanes, lanes), strict=True)
+    finally:
+        torch.set_num_threads(cores)
+
+
+def _batches(job: _Job, shards: list[int], size: int) -> list[range]:
+    """Up to `size` images each, none of two shards."""
+    rows = [job.rows(number) for number in shards]
+    return [range(i, min(i + size, part.stop)) for part in rows for i in range(part.start, part.stop, size)]
+
+
+def prefetch(work: Callable[[Any], Any], items: list, ahead: int = 3, threads: int | None = None) -> Iterator[Any]:
+    """Yield `work(item)` in order, computed by threads at most `ahead` items before they are asked for."""
+    pool = ThreadPoolExecutor(threads or min(ahead, os.cpu_count() or 1))
+    try:
+        waiting: list[Future] = []
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= ahead:
+                yield waiting.pop(0).result()
+        while waiting:
+            yield waiting.pop(0).result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C or an error what has not begun never will
+
+
+def _write_shard(path: Path, arrays: dict[str, "Tensor"], encoder: Encoder, label: str) -> None:
+    from safetensors.torch import save_file
+
+    for name, values in arrays.items():
+        bad = int((~values.isfinite()).sum())
+        if bad:
+            raise UserError(
+                f"{label or encoder.name}: the model gives {bad} features that are not finite ({name}); "
+                "check its weights, or run it with --precision fp32"
+            )
+    with atomic_path(path) as temporary:
+        save_file(arrays, temporary)
+
+
+def case_features(features: np.ndarray, case_of_image: np.ndarray | None) -> np.ndarray:
+    """Average the features (N_images, D) of each case: (N_cases, D). `case_of_image` None means one image each."""
+    if case_of_image is None:
+        return features
+    counts = np.bincount(case_of_image).astype(np.float32)
+    sums = np.zeros((len(counts), features.shape[1]), np.float32)
+    np.add.at(sums, case_of_image, features)
+    return sums / counts[:, None]

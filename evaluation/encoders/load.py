@@ -1,0 +1,396 @@
+"""Vision encoders by name: transformers folders and repositories, timm and open_clip models, the paper's line-up.
+
+Every encoder answers with the same things, see `tokens.Encoded`.
+"""
+
+import copy
+import hashlib
+import inspect
+import itertools
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError, require
+from biovfm_hf.network import heed_missing_network, is_path
+
+from ..tasks.images import is_grey, to_rgb
+from .device import check_device, default_precision
+from .tokens import Compiled, Encoded, compile_blocks, run, running
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Short names of the papers' line-up: what each loads. IN21K ViTs are the weights that the BioVFM code loads under that
+# name: pretrained on ImageNet-21k, then fine-tuned on ImageNet-1k.
+SHORT_NAMES = {
+    "in21k-vit-b": "timm:vit_base_patch16_224.augreg_in21k_ft_in1k",
+    "in21k-vit-l": "timm:vit_large_patch16_224.augreg_in21k_ft_in1k",
+    "rad-dino": "microsoft/rad-dino",
+    "biomedclip": "open_clip:hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
+    "dinov2-s": "facebook/dinov2-small",
+    "dinov2-b": "facebook/dinov2-base",
+    "dinov2-l": "facebook/dinov2-large",
+    "dinov2-g": "facebook/dinov2-giant",
+    "mae-b": "facebook/vit-mae-base",
+    "mae-l": "facebook/vit-mae-large",
+    "mae-h": "facebook/vit-mae-huge",
+    "msn-s": "facebook/vit-msn-small",
+    "msn-b": "facebook/vit-msn-base",
+    "msn-l": "facebook/vit-msn-large",
+    "clip-b": "openai/clip-vit-base-patch16",
+    "clip-l": "openai/clip-vit-large-patch14",
+    "openclip-h": "open_clip:hf-hub:laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    "sam-b": "facebook/sam-vit-base",
+    "sam-l": "facebook/sam-vit-large",
+    "sam-h": "facebook/sam-vit-huge",
+    "densenet201": "timm:densenet201.tv_in1k",
+    "resnet152": "timm:resnet152.tv_in1k",
+    "vgg19": "timm:vgg19.tv_in1k",
+}
+# Names of the line-up that cannot be loaded, and why.
+UNAVAILABLE = {
+    "biomedgpt": "BiomedGPT's encoder is part of an OFA model that neither transformers nor timm loads; "
+    "score its outputs with `biovfm score`, or give a converted model folder",
+}
+LABEL = re.compile(r"^([\w.+-]+)=(.+)$")
+SCRATCH = "scratch:"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass
+class Encoder:
+    """A frozen vision model with the preprocessing it was made for.
+
+    Attributes:
+        name: what results call it.
+        revision: the Hub commit, or a digest of a folder's files.
+        module: the torch module.
+        preprocess: uint8 images (H, W, 3) of any size -> float (B, 3, S, S).
+        preprocessing: what `preprocess` does, in words; part of the cache key.
+        size: S, pixels.
+        mean, std: per channel, of pixel values in 0..1; for preprocessing that must keep masks aligned.
+        device: where the module is.
+        precision: `fp32`, or `bf16` for bfloat16 autocast.
+        compiled: its blocks through `torch.compile`; without any it runs as it is.
+    """
+
+    name: str
+    revision: str
+    module: "nn.Module"
+    preprocess: Callable[[Sequence[np.ndarray]], "Tensor"]
+    preprocessing: str
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: str = "cpu"
+    precision: str = "fp32"
+    compiled: Compiled = field(default_factory=list)
+
+    def encode(self, pixel_values: "Tensor", blocks: int = 0) -> Encoded:
+        """Encode (B, 3, H, W) without gradients, in the encoder's precision; features are float32.
+
+        Raises:
+            UserError: `blocks` of a model that has no equal blocks.
+        """
+        import torch
+
+        kind = torch.device(self.device).type
+        self.module.eval()
+        precision = torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16")
+        # not inference_mode: modules that keep a tensor (BEiT its positions) could not be fine-tuned afterwards
+        with torch.no_grad(), precision, running(self.compiled):
+            encoded = run(self.module, pixel_values.to(self.device), blocks)
+        return Encoded(
+            encoded.tokens.float(),
+            encoded.normed.float(),
+            encoded.grid,
+            None if encoded.pooled is None else encoded.pooled.float(),
+            [block.float() for block in encoded.blocks],
+            [token.float() for token in encoded.classes],
+        )
+
+    def twin(self) -> "Encoder":
+        """Another encoder with the same weights in memory, which may run in another thread at the same time.
+
+        Reading a module hangs hooks on it (see `tokens.run`), so one module serves one thread.
+        """
+        weights = itertools.chain(self.module.parameters(), self.module.buffers())
+        return replace(self, module=copy.deepcopy(self.module, {id(tensor): tensor for tensor in weights}))
+
+
+def load_encoder(
+    name: str, device: str = "cpu", preprocess: str = "own", compiled: bool = False, precision: str | None = None
+) -> Encoder:
+    """Load an encoder.
+
+    Args:
+        name: a model folder, a Hub repository, `timm:NAME`, `timm:FOLDER`, `open_clip:hf-hub:REPO`, `scratch:unet`
+            and `scratch:transunet` (segmentation baselines without an encoder), one of
+            `SHORT_NAMES`, or `LABEL=` and one of these to choose what results call it.
+        device: a torch device.
+        preprocess: `own` (the model's), or `half`: resized to the model's size and normalised by mean 0.5 and
+            standard deviation 0.5, whatever the model, as the BioVFM authors do.
+        compiled: run its blocks through `torch.compile`.
+        precision: `fp32`, `bf16`, or None for `default_precision(device)`.
+
+    Raises:
+        UserError: there is no such model or device, or it needs a package or a network that is not there.
+    """
+    check_device(device)
+    label, source = split_label(name)
+    if source.lower() in UNAVAILABLE:
+        raise UserError(f"{source}: {UNAVAILABLE[source.lower()]}")
+    source = SHORT_NAMES.get(source.lower(), source)
+    if source.startswith(SCRATCH):
+        return untrained(label, source, device)
+    if not Path(source.removeprefix("timm:")).expanduser().is_dir():
+        heed_missing_network()
+    if source.startswith("timm:"):
+        encoder = _load_timm(source.removeprefix("timm:"))
+    elif source.startswith(("open_clip:", "hf-hub:")):
+        encoder = _load_open_clip(source.removeprefix("open_clip:"))
+    else:
+        encoder = _load_transformers(source)
+    encoder.name, encoder.device, encoder.precision = label, device, precision or default_precision(device)
+    encoder.module.eval().requires_grad_(False).to(device)
+    if compiled:
+        encoder.compiled = compile_blocks(encoder.module)
+    if preprocess == "half":
+        encoder.mean = encoder.std = (0.5, 0.5, 0.5)
+        encoder.preprocess = lambda images: to_square(images, encoder.size, encoder.mean, encoder.std)
+        encoder.preprocessing = f"square {encoder.size}, bicubic, mean 0.5, std 0.5"
+    return encoder
+
+
+def untrained(label: str, source: str, device: str) -> Encoder:
+    """The stand-in for a segmentation network trained from scratch, which has no encoder to load."""
+    from torch import nn
+
+    def refuse(images: Sequence[np.ndarray]) -> "Tensor":
+        raise UserError(f"{source} is trained from scratch and has no features; it runs under --method segment only")
+
+    return Encoder(label, source, nn.Identity(), refuse, source, 224, IMAGENET_MEAN, IMAGENET_STD, device)
+
+
+def split_label(name: str) -> tuple[str, str]:
+    """Split `LABEL=SOURCE`; a source without label is called by its name, a folder by its last telling parts.
+
+    >>> split_label("ours=runs/a/model")
+    ('ours', 'runs/a/model')
+    >>> split_label("runs/a/model")
+    ('a/model', 'runs/a/model')
+    """
+    found = LABEL.match(name)
+    if found:
+        return found.group(1), found.group(2)
+    if Path(name).is_dir() or is_path(name):
+        parts = [part for part in Path(name).expanduser().resolve().parts if part != "/"]
+        generic = parts[-1] == "model" or parts[-1].startswith("step_")
+        return "/".join(parts[-2:] if generic else parts[-1:]), name
+    return name, name
+
+
+def to_square(images: Sequence[np.ndarray], size: int, mean: Sequence[float], std: Sequence[float]) -> "Tensor":
+    """Resize uint8 images (H, W, 3) to (B, 3, size, size), bicubic with antialiasing, and normalise."""
+    import torch
+    from PIL import Image
+
+    def resize(image: np.ndarray) -> np.ndarray:
+        if image.shape[:2] == (size, size):
+            return image
+        held = Image.fromarray(image[..., 0] if is_grey(image) else image)
+        return to_rgb(np.asarray(held.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0)), "an image")
+
+    resized = [resize(image) for image in images]
+    pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float().div_(255)
+    return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+def _load_transformers(source: str) -> Encoder:
+    import transformers
+    from transformers.utils import logging
+
+    import biovfm_hf  # noqa: F401  (registers the biovfm model type)
+
+    logging.disable_progress_bar()
+    path = Path(source).expanduser()
+    if not path.is_dir() and (is_path(source) or "/" not in source):
+        raise UserError(
+            f"model {source!r}: no such folder; give a model folder, a Hub repository, timm:NAME, "
+            f"open_clip:hf-hub:REPO, or one of {', '.join(SHORT_NAMES)}"
+        )
+    where = str(path) if path.is_dir() else source
+    try:
+        config = transformers.AutoConfig.from_pretrained(where)
+        if config.model_type == "vit_mae":
+            config.mask_ratio = 0.0
+        module, report = transformers.AutoModel.from_pretrained(
+            where, config=config, dtype="float32", output_loading_info=True
+        )
+        processor = transformers.AutoImageProcessor.from_pretrained(where)
+    except Exception as error:  # transformers passes on whatever safetensors, torch, timm or the hub raise
+        raise UserError(f"model {source!r} cannot be loaded: {_reason(error, path.is_dir())}") from error
+    revision = (
+        folder_revision(path)
+        if path.is_dir()
+        else str(getattr(config, "_commit_hash", None) or weights_digest(module))
+    )
+    lacking = _check_weights(source, report)
+    module = getattr(module, "vision_model", None) or getattr(module, "vision_encoder", None) or module
+    setattr(module, "untrained_pooler", bool(lacking))  # noqa: B010  (a plain attribute, which torch types as a module)
+    _mark_interpolation(module)
+    size = _processor_size(processor, config)
+    mean = tuple(getattr(processor, "image_mean", None) or IMAGENET_MEAN)
+    std = tuple(getattr(processor, "image_std", None) or IMAGENET_STD)
+
+    takes_grey = config.model_type == "biovfm"  # our processor makes three channels at the end; others resize three
+
+    def preprocess(images: Sequence[np.ndarray]) -> "Tensor":
+        given = [image[..., :1] if takes_grey and is_grey(image) else image for image in images]
+        return processor(given, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+
+    settings = _settings(processor)
+    return Encoder(source, revision, module, preprocess, f"{type(processor).__name__} {settings}", size, mean, std)
+
+
+def _check_weights(source: str, report: dict[str, Any]) -> list[str]:
+    """The weights of the pooler that the files lack: those of fine-tuned classifiers, say, come without one.
+
+    Raises:
+        UserError: other weights are lacking, which would be random.
+    """
+    names = sorted([*report["missing_keys"], *(str(key[0]) for key in report.get("mismatched_keys", ()))])
+    lacking = [name for name in names if "pooler" not in name]
+    if lacking:
+        shown = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
+        raise UserError(
+            f"model {source!r}: {len(lacking)} weights are not in its files or differ in shape ({shown}), and random "
+            "ones would be probed; check that config.json and the weights belong together"
+        )
+    return names
+
+
+def _mark_interpolation(module: "nn.Module") -> None:
+    """Remember whether `forward` takes transformers' switch for images of another size."""
+    flag = "interpolate_pos_encoding" in inspect.signature(module.forward).parameters
+    setattr(module, "interpolates", flag)  # noqa: B010  (a plain attribute, which torch types as a module)
+
+
+def _settings(processor: Any) -> str:
+    kept = {
+        key: value
+        for key, value in processor.to_dict().items()
+        if key.startswith(("do_", "size", "crop", "image_", "rescale", "resample", "pad"))
+    }
+    return json.dumps(kept, sort_keys=True, default=str)
+
+
+def _processor_size(processor: Any, config: Any) -> int:
+    for holder, key in ((processor, "crop_size"), (processor, "size")):
+        size: Any = getattr(holder, key, None)
+        if getattr(processor, "do_center_crop", True) is False and key == "crop_size":
+            continue
+        for side in ("height", "shortest_edge", "longest_edge"):
+            found = size.get(side) if hasattr(size, "get") else getattr(size, side, None)
+            if found:
+                return int(found)
+    fallback: Any = getattr(getattr(config, "vision_config", config), "image_size", 224)
+    return int(fallback if isinstance(fallback, int) else fallback[0])
+
+
+def _reason(error: Exception, local: bool) -> str:
+    """One line of what went wrong, and what to do."""
+    text = " ".join(str(error).split())[:300]
+    if "preprocessor_config" in text or "image processor" in text.lower():
+        return f"{text}; save an image processor into the folder (AutoImageProcessor.save_pretrained)"
+    if local:
+        return f"{text}; check the folder's config.json and model.safetensors"
+    if "Unknown model" in text:
+        return f"{text}; timm.list_models() lists them"
+    cached = (
+        "without a network only models on disk can be used: get it where there is one (hf download NAME), and copy"
+    )
+    return f"{text}; {cached} its folder or the cache (HF_HOME)"
+
+
+def folder_revision(path: Path) -> str:
+    """A digest of a model folder: of its configuration and of every weight file, 16 hex digits.
+
+    Raises:
+        UserError: the folder holds no weights.
+    """
+    weights = sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])
+    if not weights:
+        raise UserError(f"{path} holds no *.safetensors; is it a model folder?")
+    digest = hashlib.blake2b(digest_size=8)
+    for file in [*sorted(path.glob("*config.json")), *weights]:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 22):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def weights_digest(module: "nn.Module") -> str:
+    """A digest of all weights of a module, 16 hex digits: the revision of models that tell none."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _load_timm(name: str) -> Encoder:
+    timm = require("timm", "encoders")
+    path = Path(name).expanduser()
+    try:
+        module = timm.create_model(f"local-dir:{path}" if path.is_dir() else name, pretrained=True, num_classes=0)
+    except Exception as error:  # timm passes on whatever the hub, the file system or its registry raise
+        raise UserError(f"model timm:{name} cannot be loaded: {_reason(error, path.is_dir())}") from error
+    config = timm.data.resolve_model_data_config(module)
+    transform = timm.data.create_transform(**config, is_training=False)
+    revision = folder_revision(path) if path.is_dir() else weights_digest(module)
+    return _from_transform(
+        module, transform, f"timm:{name}", revision, config["input_size"][-1], config["mean"], config["std"]
+    )
+
+
+def _load_open_clip(name: str) -> Encoder:
+    open_clip = require("open_clip", "encoders")
+    try:
+        model, transform = open_clip.create_model_from_pretrained(name)
+    except Exception as error:  # open_clip passes on whatever the hub or the file system raise
+        raise UserError(f"model open_clip:{name} cannot be loaded: {_reason(error, False)}") from error
+    visual = model.visual
+    trunk = getattr(visual, "trunk", None)  # a timm tower, as in BiomedCLIP
+    size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
+    mean, std = visual.image_mean or IMAGENET_MEAN, visual.image_std or IMAGENET_STD
+    module = trunk or visual
+    return _from_transform(module, transform, f"open_clip:{name}", weights_digest(module), size, mean, std)
+
+
+def _from_transform(
+    module: "nn.Module",
+    transform: Any,
+    name: str,
+    revision: str,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Encoder:
+    """An encoder whose preprocessing is a torchvision transform of one PIL image."""
+    import torch
+    from PIL import Image
+
+    def preprocess(images: Sequence[np.ndarray]) -> "Tensor":
+        return torch.stack([transform(Image.fromarray(image)) for image in images])
+
+    words = " ".join(str(transform).split())
+    return Encoder(name, revision, module, preprocess, words, size, tuple(mean), tuple(std))

@@ -1,0 +1,176 @@
+"""What a model makes of images: colours of its patches, its attention, a map of its features, masks it predicts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError, require
+
+from ..encoders.attention import class_attention
+from ..encoders.load import Encoder, to_square
+from ..probes.methods import sample_rows
+from ..results.records import Record, read_scores
+from ..tasks import Task
+from .figure import COLOURS, MAX_CLASSES_SHOWN, figure_path, new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAX_POINTS = 2000  # of a t-SNE map
+
+
+def principal_colours(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The colours of DINOv2's patch pictures (Oquab et al. 2024, figure 1).
+
+    The first principal component over the patches of all images, cut at zero, tells object from background; the
+    first three components of the object's patches alone become red, green and blue, scaled to 0..1.
+
+    Args:
+        tokens: (images, h, w, D).
+
+    Returns:
+        (colours (images, h, w, 3) in 0..1 with the background black, object (images, h, w) bool).
+    """
+    flat = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
+    first = _components(flat, 1)[:, 0]
+    grid = (first > 0).reshape(tokens.shape[:3])
+    border = np.concatenate([grid[:, 0], grid[:, -1], grid[:, :, 0], grid[:, :, -1]], axis=1)
+    if border.mean() > 0.5:  # the sign of a component is arbitrary; the border of most images is background
+        grid = ~grid
+    chosen = grid.reshape(-1)
+    colours = np.zeros((len(flat), 3))
+    if chosen.sum() > 3:
+        parts = _components(flat[chosen], 3)
+        low, high = np.percentile(parts, [2, 98], axis=0)
+        colours[chosen] = np.clip((parts - low) / np.maximum(high - low, 1e-12), 0, 1)
+    return colours.reshape(*tokens.shape[:3], 3), grid
+
+
+def _components(values: np.ndarray, count: int) -> np.ndarray:
+    centred = values - values.mean(0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    parts = centred @ axes[:count].T
+    return np.pad(parts, ((0, 0), (0, count - parts.shape[1])))
+
+
+def _sample_images(task: Task) -> list[np.ndarray]:
+    """The test images that pictures show."""
+    images = task.splits["test"].images
+    return [images[int(row)] for row in sample_rows(len(images))]
+
+
+def _two_rows(images: list[np.ndarray], below: np.ndarray, title: str, colours: str | None = None) -> "Figure":
+    """A figure of images, and below each what a model makes of it; `colours` is the colour map of single numbers."""
+    figure = new_figure(1.9 * len(images), 4.1)
+    for number, column in enumerate(zip(images, below, strict=True)):
+        for line, shown in enumerate(column):
+            axes = figure.add_subplot(2, len(images), line * len(images) + number + 1)
+            axes.imshow(shown, cmap=colours if line else None, interpolation="nearest", extent=(0, 1, 0, 1))
+            axes.set_axis_off()
+    figure.suptitle(title, fontsize=8)
+    return figure
+
+
+def draw_patch_colours(out: Path, encoder: Encoder, task: Task) -> None:
+    """Test images of a task beside the principal components of their patch tokens; kept if it is there."""
+    path = figure_path(out, "pca", encoder.name, task.name)
+    images = _sample_images(task)
+    # Four times the usual number of patches where the model takes it, since the picture shows one colour per patch.
+    tokens = None
+    for size in (2 * encoder.size, encoder.size):
+        try:
+            tokens = encoder.encode(to_square(images, size, encoder.mean, encoder.std)).patches().cpu().numpy()
+            break
+        except (RuntimeError, ValueError):  # position embeddings that do not interpolate
+            continue
+    if tokens is None:
+        raise UserError(f"model {encoder.name}: no picture of its patches, since it takes no square image")
+    colours, _ = principal_colours(tokens)
+    title = f"{encoder.name} on {task.name}: patch tokens, principal components 1-3 of the foreground"
+    words = (
+        f"{len(images)} test images of {task.name} above, and below them the patch tokens of {encoder.name}: the "
+        f"first three principal components of the foreground patches as red, green and blue, background black, "
+        f"{tokens.shape[1]}x{tokens.shape[2]} patches each."
+    )
+    save_figure(_two_rows(images, colours, title), path, words)
+
+
+def draw_masks(out: Path, record: Record, task: Task, name: str = "") -> None:
+    """Test images with their true and their predicted masks; `name` tells the record's settings from others."""
+    how = name or record["method"]
+    split = task.splits["test"]
+    predicted = read_scores(out, record)["sample_masks"]
+    rows = sample_rows(len(split.images))
+    assert split.masks is not None
+    classes = max(task.num_outputs - 1, 1)
+    figure = new_figure(1.9 * len(rows), 5.9)
+    for number, row in enumerate(rows):
+        image, truth = split.images[int(row)], split.masks[int(row)]
+        for line, mask in enumerate((None, truth, predicted[number])):
+            axes = figure.add_subplot(3, len(rows), line * len(rows) + number + 1)
+            axes.imshow(image, extent=(0, 1, 0, 1))
+            if mask is not None:
+                shown: Any = np.ma.masked_equal(mask, 0)
+                axes.imshow(shown, cmap="autumn" if classes == 1 else "tab20", vmin=1, vmax=max(classes, 2), alpha=0.7,
+                            interpolation="nearest", extent=(0, 1, 0, 1))  # fmt: skip
+            axes.set_axis_off()
+    entry = record["metrics"].get("dice")
+    score = "undefined" if entry is None else f"{entry['value']:.3f}"
+    figure.suptitle(f"{record['model']} on {task.name}, {how}: image, truth, prediction (Dice {score})", fontsize=8)
+    words = (
+        f"{len(rows)} test images of {task.name}: image, true mask and mask predicted by {record['model']} "
+        f"({how}), mean Dice {score}."
+    )
+    save_figure(figure, figure_path(out, "masks", record["model"], task.name, how), words)
+
+
+def draw_embedding(out: Path, record: Record, features: np.ndarray, labels: np.ndarray, classes: list[str]) -> None:
+    """A t-SNE map (van der Maaten and Hinton 2008) of at most `MAX_POINTS` test cases, coloured by class.
+
+    Args:
+        out: the results folder.
+        record: says the model, task and method.
+        features: (N, D).
+        labels: (N,) class numbers.
+        classes: names in label order.
+    """
+    manifold = require("sklearn.manifold", "eval")
+    rows = np.unique(np.linspace(0, len(features) - 1, min(MAX_POINTS, len(features))).round().astype(int))
+    if len(rows) < 10:
+        return
+    centred = features[rows] - features[rows].mean(0)
+    perplexity = min(30.0, (len(rows) - 1) / 3)
+    places = manifold.TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(centred)
+    figure = new_figure(5.2, 4.2)
+    axes = figure.add_subplot()
+    marks = "osv^DP*X"
+    for number, name in enumerate(classes[:MAX_CLASSES_SHOWN]):
+        mine = labels[rows] == number
+        colour = COLOURS[number % len(COLOURS)]
+        mark = marks[number // len(COLOURS) % len(marks)]
+        axes.scatter(places[mine, 0], places[mine, 1], s=8, color=colour, marker=mark, linewidths=0, label=name[:24])
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(f"{record['model']} on {record['task']}: t-SNE of {len(rows)} test cases", fontsize=9)
+    axes.legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
+    words = (
+        f"t-SNE map of the features of {record['model']} for {len(rows)} test cases of {record['task']}, coloured by "
+        f"class: {', '.join(classes)}."
+    )
+    save_figure(figure, figure_path(out, "tsne", record["model"], record["task"]), words)
+
+
+def draw_attention(out: Path, encoder: Encoder, task: Task) -> None:
+    """Test images of a task beside where the class token looks in the last block."""
+    images = _sample_images(task)
+    maps = class_attention(encoder, images)
+    if maps is None:
+        return
+    title = f"{encoder.name} on {task.name}: attention of the class token, last block"
+    words = (
+        f"{len(images)} test images of {task.name} above; below, the attention of the class token of {encoder.name} "
+        f"to each of {maps.shape[1]}x{maps.shape[2]} patches in the last block, mean over heads, bright where it is "
+        "high."
+    )
+    figure = _two_rows(images, maps, title, "magma")
+    save_figure(figure, figure_path(out, "attention", encoder.name, task.name), words)

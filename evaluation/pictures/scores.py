@@ -1,0 +1,321 @@
+"""Pictures of scores: ROC curves, confusion matrices, few-shot curves, ranks."""
+
+import textwrap
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..results.records import Record, read_scores
+from ..results.table import blocks, unlike
+from ..statistics.kinds import BINARY, MULTILABEL, SEGMENTATION
+from ..statistics.metrics import predict
+from ..statistics.significance import rank_models, task_ranks
+from ..statistics.split import read_split
+from .figure import COLOURS, MAX_CLASSES_SHOWN, discard, figure_path, new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
+
+MAX_CURVES = 8
+MAX_MATRICES = 4
+LABEL_OFFSET = (6, 4)  # of a name from its point, in points of 1/72 inch
+
+
+def draw_all(out: Path, records: list[Record]) -> None:
+    """ROC curves and confusion matrices; ranks and few-shot curves where there are several. Earlier ones go."""
+    for kind in ("roc", "confusion", "ranks", "rank-against-rank", "fewshot"):
+        discard(out, kind)
+    for name, group in figure_blocks(records):
+        method = group[0]["method"]
+        words, title = ((name,), name) if name else ((method, group[0]["protocol"]), method)
+        for task, alike in by_task(group).items():
+            if alike[0]["kind"] != SEGMENTATION and "thresholds" in alike[0]:
+                scored = [(record, read_scores(out, record)) for record in alike]
+                said = title + (", not all of the same data" if unlike(alike, "data", "task") else "")
+                draw_roc(figure_path(out, "roc", task, *words), task, said, scored)
+                draw_confusion(figure_path(out, "confusion", task, *words), task, said, scored)
+        draw_ranks(figure_path(out, "ranks", *words), title, group)
+    draw_ranks_of_kinds(out, records)
+    draw_shots(out, records)
+
+
+def figure_blocks(records: list[Record]) -> list[tuple[str, list[Record]]]:
+    """Records that a picture may set beside each other, as the tables do (`table.blocks`), with what tells them apart.
+
+    That is the block's name, or nothing for the only block of its method and protocol.
+    """
+    found = blocks(records)
+    pairs = [(group[0]["method"], group[0]["protocol"]) for group in found.values()]
+    return [("" if pairs.count(pair) == 1 else name, found[name]) for name, pair in zip(found, pairs, strict=True)]
+
+
+def by_task(records: list[Record]) -> dict[str, list[Record]]:
+    """Records by task, in the order of appearance."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record["task"], []).append(record)
+    return found
+
+
+def draw_ranks_of_kinds(out: Path, records: list[Record]) -> None:
+    """`draw_rank_against_rank` of the linear probes and of the segmentation, of every two settings of these."""
+    kinds = [[pair for pair in blocks(records).items() if pair[1][0]["method"] == m] for m in ("linear", "segment")]
+    pairs = list(product(*kinds))
+    for (linear, classified), (segment, segmented) in pairs:
+        words = (linear, segment) if len(pairs) > 1 else ()
+        path = figure_path(out, "rank-against-rank", *words)
+        draw_rank_against_rank(path, classified, segmented, " and ".join(words))
+
+
+def draw_shots(out: Path, records: list[Record]) -> None:
+    """Few-shot curves of each task, apart for settings that differ in more than the shots."""
+    alike = [
+        {**record, "method": "fewshot", "settings": {k: v for k, v in record["settings"].items() if k != "shots"},
+         "whole": record}
+        for record in records if record["method"].startswith("fewshot")
+    ]  # fmt: skip
+    for name, group in figure_blocks(alike):
+        for task, held in by_task(group).items():
+            shots = [record["whole"] for record in held]
+            if len({record["method"] for record in shots}) > 1:
+                title = f"{task}, {name}" if name else task
+                draw_few_shot(figure_path(out, "fewshot", task, *([name] if name else [])), title, shots)
+
+
+def line_look(number: int) -> tuple[str, str]:
+    """Colour and line style of a model's curve, different for the first 48."""
+    return COLOURS[number % len(COLOURS)], ("-", "--", ":", "-.")[number // len(COLOURS) % 4]
+
+
+def roc_points(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """False and true positive rates of (n,) 0/1 labels, from (0, 0) to (1, 1); NaN where a class is missing."""
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(labels[order])
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        tpr = hits[last] / hits[-1]
+        fpr = (last + 1 - hits[last]) / (len(labels) - hits[-1])
+    return np.r_[0.0, fpr], np.r_[0.0, tpr]
+
+
+def mean_roc(kind: str, labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The curve of a binary task, or the vertical mean of the one-against-rest curves of all classes or labels."""
+    split = read_split(kind, labels, scores)
+    columns = split.columns
+    if kind == BINARY:
+        return roc_points(columns[:, 0], split.scores[:, 0])
+    at = np.linspace(0, 1, 201)
+    curves = []
+    for k in range(columns.shape[1]):
+        if 0 < columns[:, k].sum() < len(columns):
+            fpr, tpr = roc_points(columns[:, k], split.scores[:, k])
+            curves.append(np.interp(at, fpr, tpr))
+    return at, np.mean(curves, axis=0) if curves else np.full(len(at), np.nan)
+
+
+def draw_roc(path: Path, task: str, method: str, scored: list[tuple[Record, dict[str, np.ndarray]]]) -> None:
+    """One ROC curve per model."""
+    figure = new_figure(4.6, 4.6)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")
+    told = []
+    for number, (record, arrays) in enumerate(scored[:MAX_CURVES]):
+        fpr, tpr = mean_roc(record["kind"], arrays["test_labels"], arrays["test_scores"])
+        entry = record["metrics"].get("auc")
+        area = "AUC undefined" if entry is None else f"AUC {entry['value']:.3f}"
+        if isinstance(record["seed"], list):  # the scores beside it are its first seed's
+            area += f", mean of {len(record['seed'])} seeds (curve of seed {record['seed'][0]})"
+        told.append(f"{record['model']}: {area}")
+        colour, line = line_look(number)
+        axes.plot(fpr, tpr, label=told[-1], color=colour, linestyle=line, linewidth=1.8)
+    axes.set(xlabel="False positive rate", ylabel="True positive rate", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
+    kind = scored[0][0]["kind"]
+    what = "" if kind == BINARY else f" (mean over {'labels' if kind == MULTILABEL else 'classes'})"
+    what += _of_how_many(len(told), len(scored))
+    axes.set_title(textwrap.fill(f"{task}, {method}{what}", 56), fontsize=10)
+    axes.legend(loc="lower right", fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path, f"ROC curves{what} on the test split of {task}, method {method}. {'; '.join(told)}.")
+
+
+def confusion(record: Record, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
+    """Counts (K, K), rows the truth, and row names; of a multi-label task (L, 2, 2) are not one matrix: K = 0."""
+    split = read_split(record["kind"], arrays["test_labels"], arrays["test_scores"])
+    if record["kind"] == MULTILABEL:
+        return np.zeros((0, 0), int), []
+    decided = predict(split, arrays["thresholds"]).reshape(-1)
+    truth = split.labels.reshape(-1)
+    size = 2 if record["kind"] == BINARY else split.scores.shape[1]
+    counts = np.bincount(truth * size + decided, minlength=size * size).reshape(size, size)
+    return counts, [str(name) for name in record.get("classes", range(size))]
+
+
+def draw_confusion(path: Path, task: str, method: str, scored: list[tuple[Record, dict[str, np.ndarray]]]) -> None:
+    """One confusion matrix per model, rows (the truth) as shares; nothing for multi-label or very many classes."""
+    pairs = [(_of_seed(record), *confusion(record, arrays)) for record, arrays in scored[:MAX_MATRICES]]
+    if not pairs or not 0 < len(pairs[0][1]) <= MAX_CLASSES_SHOWN:
+        return
+    size = len(pairs[0][1])
+    side = max(2.6, 0.42 * size + 1.6)
+    figure = new_figure(side * len(pairs) + 0.6, side + 0.5)
+    told = []
+    for number, (model, counts, names) in enumerate(pairs):
+        axes = figure.add_subplot(1, len(pairs), number + 1)
+        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for row, column in np.ndindex(size, size):
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8 if size < 9 else 6,
+                      color="white" if shares[row, column] > 0.55 else "black")  # fmt: skip
+        short = [name if len(name) <= 14 else name[:13] + "…" for name in names]
+        axes.set_xticks(range(size), short, rotation=45, ha="right", fontsize=7)
+        axes.set_yticks(range(size), short if number == 0 else [""] * size, fontsize=7)
+        axes.set(xlabel="decided", ylabel="truth" if number == 0 else "")
+        axes.set_title(model, fontsize=9)
+        told.append(f"{model}: {int(np.trace(counts))} of {int(counts.sum())} right")
+    what = _of_how_many(len(told), len(scored))
+    figure.suptitle(textwrap.fill(f"{task}, {method}{what}", 56), fontsize=10)
+    words = f"Confusion matrices{what} on the test split of {task}, method {method}. {'; '.join(told)}."
+    save_figure(figure, path, words)
+
+
+def _of_how_many(shown: int, models: int) -> str:
+    """In words that a picture has room for some models only, nothing where it shows all."""
+    return f" (the first {shown} of {models} models)" if shown < models else ""
+
+
+def _of_seed(record: Record) -> str:
+    """The model, of several seeds with the one whose scores are shown."""
+    return f"{record['model']}, seed {record['seed'][0]}" if isinstance(record["seed"], list) else record["model"]
+
+
+def draw_few_shot(path: Path, task: str, records: list[Record]) -> None:
+    """The primary metric against the number of training cases per class, with the spread over draws."""
+    figure = new_figure(5.2, 3.8)
+    axes = figure.add_subplot()
+    primary, told = records[0]["primary"], []
+    every = sorted({int(record["settings"]["shots"]) for record in records})
+    for number, model in enumerate(dict.fromkeys(record["model"] for record in records)):
+        mine = sorted((r for r in records if r["model"] == model and primary in r["metrics"]),
+                      key=lambda r: r["settings"]["shots"])  # fmt: skip
+        shots = [r["settings"]["shots"] for r in mine]
+        entries = [r["metrics"][primary] for r in mine]
+        values = np.array([entry["value"] for entry in entries])
+        colour, line = line_look(number)
+        axes.plot(shots, values, marker="o", color=colour, linestyle=line, label=model)
+        low, high = (np.array([np.nan if e[end] is None else e[end] for e in entries]) for end in ("low", "high"))
+        axes.fill_between(shots, low, high, color=colour, alpha=0.15, linewidth=0)
+        told.append(model + ": " + ", ".join(f"{s} shots {v:.3f}" for s, v in zip(shots, values, strict=True)))
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(every, [str(s) for s in every])
+    axes.set(xlabel="training subjects per class", ylabel=primary)
+    axes.set_title(textwrap.fill(task, 56), fontsize=10)
+    axes.legend(fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path, f"Few-shot {primary} on {task}; bands hold 95 % of the draws. {'; '.join(told)}.")
+
+
+def rank_table(records: list[Record]) -> tuple[list[str], np.ndarray]:
+    """Models and their primary metric on every task that all of them have, (tasks, models).
+
+    Without models of several weights, and tasks of several data.
+    """
+    mixed = {("model", name) for name in unlike(records, "revision", "model")}
+    mixed |= {("task", name) for name in unlike(records, "data", "task")}
+    records = [record for record in records if not {("model", record["model"]), ("task", record["task"])} & mixed]
+    models = list(dict.fromkeys(record["model"] for record in records))
+    values: dict[str, dict[str, float]] = {}
+    for record in records:
+        entry = record["metrics"].get(record["primary"])
+        if entry is not None:
+            values.setdefault(record["task"], {})[record["model"]] = entry["value"]
+    whole = [[held[model] for model in models] for held in values.values() if set(models) <= set(held)]
+    return models, np.array(whole).reshape(len(whole), len(models))
+
+
+def draw_ranks(path: Path, method: str, records: list[Record]) -> None:
+    """Average ranks over tasks with Nemenyi's critical difference (Demsar 2006), for two tasks and models or more."""
+    models, values = rank_table(records)
+    if min(values.shape) < 2:
+        return
+    found = rank_models(values)
+    order = np.argsort(found.ranks, kind="stable")
+    figure = new_figure(6.2, 1.2 + 0.32 * len(models) + 0.16 * len(found.groups))
+    axes = figure.add_subplot()
+    for line, number in enumerate(order):
+        axes.plot([found.ranks[number]] * 2, [0, -line - 1], color="0.6", linewidth=0.8)
+        axes.plot(found.ranks[number], 0, "o", color=COLOURS[0], markersize=5)
+        axes.text(
+            *(found.ranks[number], -line - 1, f" {models[number]} ({found.ranks[number]:.2f})"),
+            va="center",
+            fontsize=8,
+            bbox={"facecolor": "white", "linewidth": 0, "pad": 0},  # lines to close ranks would cross the name
+        )
+    for line, group in enumerate(found.groups):
+        ends = [found.ranks[group[0]], found.ranks[group[-1]]]
+        axes.plot(ends, [0.45 + 0.3 * line] * 2, color=COLOURS[1], linewidth=3, solid_capstyle="butt")
+    top = 0.8 + 0.3 * len(found.groups)
+    reach = [1.0, 1.0 + min(found.critical_difference, len(models) - 1.0)]
+    axes.plot(reach, [top] * 2, color="0.2", linewidth=1.2, marker="|", markersize=7)
+    beyond = " (and beyond)" if found.critical_difference > len(models) - 1 else ""
+    axes.text(reach[0], top + 0.15, f"critical difference{beyond}", fontsize=7, va="bottom")
+    axes.set(ylim=(-len(models) - 0.8, top + 0.9), xlim=(0.9, len(models) + 0.6), yticks=[])
+    axes.set_xticks(range(1, len(models) + 1))
+    axes.xaxis.tick_top()
+    axes.spines[["left", "right", "bottom"]].set_visible(False)
+    p = "< 0.001" if found.friedman_p < 0.001 else f"{found.friedman_p:.3f}"
+    difference = f"critical difference {found.critical_difference:.2f}, Friedman p {p}"
+    axes.set_title(textwrap.fill(f"{method}: average rank over {len(values)} tasks ({difference})", 84), fontsize=8)
+    told = ", ".join(f"{models[number]} {found.ranks[number]:.2f}" for number in order)
+    words = (
+        f"Average ranks over {len(values)} tasks, method {method}, best first: {told}; {difference}. Bars join models "
+    )
+    save_figure(figure, path, words + "that cannot be told apart.")
+
+
+def spread_labels(figure: "Figure", labels: "list[Annotation]") -> None:
+    """Move labels down until none lies on another: those of models with equal ranks would."""
+    figure.draw_without_rendering()  # before it no label has a place
+    placed: list[Bbox] = []
+    for label in sorted(labels, key=lambda label: -label.get_window_extent().y0):
+        right, up = LABEL_OFFSET
+        while any(label.get_window_extent().overlaps(other) for other in placed):
+            up -= 2
+            label.xyann = (right, up)
+        placed.append(label.get_window_extent())
+
+
+def draw_rank_against_rank(path: Path, classified: list[Record], segmented: list[Record], what: str = "") -> None:
+    """Average rank over segmentation tasks against that over classification tasks (linear probes), per model.
+
+    As in the DINOv2 radiology study; drawn where two models or more have both. `what` names the records' settings.
+    """
+    ranks: dict[bool, dict[str, float]] = {}
+    for segmentation, records in ((True, segmented), (False, classified)):
+        models, values = rank_table(records)
+        if min(values.shape) < 1 or len(models) < 2:
+            return
+        ranks[segmentation] = dict(zip(models, task_ranks(values).mean(axis=0), strict=True))
+    both = [model for model in ranks[True] if model in ranks[False]]
+    if len(both) < 2:
+        return
+    figure = new_figure(4.4, 4.2)
+    axes = figure.add_subplot()
+    labels = []
+    for number, model in enumerate(both):
+        at = (ranks[False][model], ranks[True][model])
+        axes.plot(*at, "o", color=COLOURS[number % len(COLOURS)], markersize=8)
+        labels.append(axes.annotate(model, at, xytext=LABEL_OFFSET, textcoords="offset points", fontsize=8))
+    top = len(both) + 0.5
+    axes.plot([0.5, top], [0.5, top], color="0.8", linewidth=1, linestyle="--", zorder=0)
+    axes.set(xlim=(top, 0.5), ylim=(top, 0.5), aspect="equal")
+    axes.set(xlabel="average rank, classification (linear)", ylabel="average rank, segmentation")
+    axes.set_title(textwrap.fill(what, 60), fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    spread_labels(figure, labels)
+    told = "; ".join(f"{m}: classification {ranks[False][m]:.2f}, segmentation {ranks[True][m]:.2f}" for m in both)
+    how = f" of {what}" if what else ""
+    save_figure(figure, path, f"Average ranks of the models{how}, best at the upper right. {told}.")

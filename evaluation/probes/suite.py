@@ -1,0 +1,211 @@
+"""Runs methods over models and tasks, one record each: resumable, and shared out among processes."""
+
+import hashlib
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+
+from ..encoders.load import Encoder, load_encoder, split_label
+from ..encoders.processes import process_group
+from ..pictures.figure import discard
+from ..results.records import (
+    Record,
+    claimed,
+    clean,
+    measured_otherwise,
+    merge_records,
+    read_record,
+    record_key,
+    write_record,
+)
+from ..statistics.bootstrap import choose_thresholds
+from ..statistics.kinds import SEGMENTATION
+from ..tasks import SPLITS, Task
+from .methods import METHOD_RUNNERS
+from .settings import Settings
+
+Job = tuple[str, Settings, Task]
+Claim = Callable[[str], AbstractContextManager[bool]]  # of a record, by its key: whether this process is to make it
+
+
+def run_suite(models: list[str], tasks: list[Task], runs: list[Settings], out: Path, cache: Path) -> list[Record]:
+    """Make every record that is missing in `out`, and return all records there.
+
+    A failure of one model on one task does not stop the others; it is raised at the end. Processes that work on one
+    folder share its records out, each taking the next that nobody is at. A record is made whole by one process, also
+    where it takes fine-tuning: so it comes out the same on any number of them, and the failure of one stops no other.
+    Processes that were started together embed the images of a task together, and then do the rest each for itself.
+
+    Args:
+        models: names as `encoders.load_encoder` takes them.
+        tasks: opened tasks.
+        runs: one per method and seed; each applies to the tasks that it suits.
+        out: the results folder.
+        cache: the features' folder.
+
+    Raises:
+        UserError: two models share a label, or what went wrong with some records after the others were made.
+    """
+    labels = [split_label(model)[0] for model in models]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(f"two models are called {label}; tell them apart: --model NAME1=... --model NAME2=...")
+    for model in models[1:]:  # what cannot be loaded is told now, and not after hours of work on the models before it
+        load_encoder(model)
+    jobs = [(model, run, task) for model in models for run in runs for task in tasks if suits(task, run)]
+    processes, failures = process_group(), []
+    if processes.size > 1:
+        failures += _run_jobs([job for job in jobs if not job[1].tunes], out, cache)[0]
+    shared = [job for job in jobs if processes.size == 1 or job[1].tunes]
+    told, busy = _run_jobs(shared, out, cache, partial(claimed, out, wait=False))
+    failures += told + _run_jobs(busy, out, cache, partial(claimed, out, wait=True))[0]
+    processes.wait()
+    records = merge_records(out)
+    if failures:
+        raise UserError(f"{len(failures)} of the records could not be made, the first because: {failures[0]}")
+    return records
+
+
+def _run_jobs(jobs: list[Job], out: Path, cache: Path, claim: Claim | None = None) -> tuple[list[str], list[Job]]:
+    """Make the records of jobs that can be claimed. Returns what went wrong, and the jobs that others are at."""
+    failures, busy = [], []
+    loaded: dict[tuple[str, str], Encoder] = {}
+    for model, settings, task in jobs:
+        wanted = (model, settings.preprocess)
+        if wanted not in loaded:
+            loaded = {key: encoder for key, encoder in loaded.items() if key[0] == model}
+            how = (settings.device, settings.preprocess, settings.compile, settings.precision)
+            loaded[wanted] = load_encoder(model, *how)
+        encoder = loaded[wanted]
+        try:
+            if make_record(encoder, task, settings, out, cache, claim) is None:
+                busy.append((model, settings, task))
+        except (UserError, RuntimeError) as error:  # torch raises the latter, out of memory say
+            if not isinstance(error, UserError):
+                traceback.print_exception(error)
+            failures.append(f"{encoder.name} on {task.name} by {settings.method_name}: {error}")
+            _say(f"error: {failures[-1]}", sys.stderr)
+    return failures, busy
+
+
+def suits(task: Task, settings: Settings) -> bool:
+    """Whether the method applies to the task: `segment` to segmentation tasks, every other to the rest."""
+    return (task.record.kind == SEGMENTATION) == (settings.method == "segment")
+
+
+def make_record(
+    encoder: Encoder, task: Task, settings: Settings, out: Path, cache: Path, claim: Claim | None = None
+) -> Record | None:
+    """Probe one model on one task by one method, unless its record is there.
+
+    Without a `claim` the processes that were started together make it together.
+
+    Returns:
+        The record, or None where the claim is another process'.
+
+    Raises:
+        UserError: the method does not apply to the task, or something it needs is missing or broken.
+    """
+    if not suits(task, settings):
+        raise UserError(
+            f"task {task.name} is of kind {task.record.kind}; method {settings.method} does not apply to it"
+        )
+    identity = identify(encoder, task, settings)
+    with claim(record_key(identity)) if claim else nullcontext(True) as mine:
+        if not mine:
+            return None
+        known = read_record(out, identity)
+        if claim is None:  # made together: the others wait for this process' share of the images, or it for theirs
+            known = process_group().agree(known)
+        if known is not None:
+            _say(f"have  {encoder.name}  {task.name}  {settings.method_name}")
+            return known
+        check_validation(task, settings)
+        begun = time.perf_counter()
+        made, scores = METHOD_RUNNERS[settings.method](encoder, task, settings, cache)
+        record = {
+            **identity,
+            "kind": task.record.kind,
+            "primary": task.record.metric,
+            "classes": list(task.record.classes),
+            **made,
+            "n_train": task.splits["train"].num_cases,
+            "n_test": task.splits["test"].num_cases,
+            "seconds": round(time.perf_counter() - begun, 3),
+            "licence": task.record.licence,
+            "software": software(),
+        }
+        if measured_otherwise(out, identity):  # then so are the pictures
+            for kind in ("attention", "tsne", "pca"):
+                discard(out, kind, encoder.name, task.name)
+        write_record(out, record_key(identity), record, scores)
+    _say(f"done  {encoder.name}  {task.name}  {settings.method_name}  {headline(record)}")
+    return clean(record)
+
+
+def _say(line: str, stream: TextIO | None = None) -> None:
+    """Print a line in one write: of processes that share a pipe, another's could come between print's two writes."""
+    print(f"{line}\n", end="", file=stream, flush=True)
+
+
+def check_validation(task: Task, settings: Settings) -> None:
+    """Raise a UserError before the work where validation holds one class only, so that no threshold can be chosen."""
+    labels = task.splits["val"].labels
+    if labels is not None:
+        choose_thresholds(task.record.kind, labels, np.zeros((len(labels), task.num_outputs)), settings.thresholds)
+
+
+def identify(encoder: Encoder, task: Task, settings: Settings) -> dict[str, Any]:
+    """What tells a record from every other: what names it, and what it is measured on."""
+    return {
+        "model": encoder.name,
+        "revision": encoder.revision,
+        "task": task.name,
+        "data": task_digest(task),
+        "method": settings.method_name,
+        "protocol": settings.protocol,
+        "seed": settings.seed,
+        "settings": settings.recorded(),
+        "resamples": settings.resamples,
+    }
+
+
+def software() -> dict[str, str]:
+    """Versions of this package and of those that results depend on most; of a bare checkout there is none."""
+    found = {}
+    for name in ("biovfm-hf", "torch", "transformers"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def task_digest(task: Task) -> str:
+    """A short digest of all images, masks and labels of a task, so that changed data gives a new record."""
+    digest = hashlib.blake2b(digest_size=6)
+    for name in SPLITS:
+        split = task.splits[name]
+        digest.update(split.images.fingerprint().encode())
+        digest.update(b"" if split.labels is None else split.labels.tobytes())
+        digest.update(b"" if split.masks is None else split.masks.fingerprint().encode())
+    return digest.hexdigest()
+
+
+def headline(record: Record) -> str:
+    """The primary metric of a record with its interval, for the screen."""
+    name = record["primary"]
+    entry = record["metrics"].get(name)
+    if entry is None:
+        return f"{name} undefined: {record['undefined'].get(name, 'see the record')}"
+    if entry.get("low") is None or entry.get("high") is None:
+        return f"{name} {entry['value']:.4f}"
+    return f"{name} {entry['value']:.4f} ({entry['low']:.4f}, {entry['high']:.4f})"

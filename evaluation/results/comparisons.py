@@ -1,0 +1,271 @@
+"""Paired comparisons between the models of a results folder, on the same test cases, corrected over tasks."""
+
+import hashlib
+import json
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.files import write_text
+
+from ..probes.segment import case_scores
+from ..statistics.bootstrap import Resampler, resampled_means
+from ..statistics.kinds import SEGMENTATION
+from ..statistics.metrics import dice, jaccard, lone_classes
+from ..statistics.significance import (
+    SeedSpread,
+    delong,
+    holm,
+    lowest_p,
+    paired_bootstrap,
+    paired_interval,
+    spread_of_mean,
+)
+from ..statistics.split import read_split
+from .records import Record, clean, grouped, locked, read_scores
+from .seeds import case_draws, spreads
+
+Pair = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # the score arrays of two models
+
+METRICS = ("auc", "accuracy", "balanced_accuracy", "mcc", "f1_macro", "dice", "jaccard")
+FORMAT = 5  # of the rows: raise it when they change, so that those kept in `comparisons/` are made anew
+NO_CASES = "an earlier version made these records, without resamples of their draws; remove them and run probe again"
+SAME = ("task", "data", "method", "protocol", "settings")
+
+
+def compare_models(out: Path, records: list[Record], resamples: int = 1000, seed: int = 0) -> list[Record]:
+    """Compare every two models that were scored alike on a task, and write comparisons.json.
+
+    Each row: `task`, `method`, `protocol`, `settings`, `seed`, `metric`, `model_a`, `model_b`, `difference` (a - b)
+    with its 95 % interval `low`, `high`, `p` of the paired bootstrap, and `p_holm`, corrected over the tasks of the
+    same method, settings, metric, seed and pair of models; of AUCs also `p_delong`. Of models with several seeds a
+    further row has these as a list for `seed`, the mean difference, interval and p with the seeds' share in them, and
+    `seed_sd` and `case_se` (see `compare.SeedSpread`). Few-shot rows have the mean difference over draws in the same
+    way, with `draw_sd` for `seed_sd`. What was compared before is kept in `comparisons/`.
+
+    `resamples` is the least: many tasks take more (see `enough_resamples`).
+    """
+    families = tasks_alike(records)
+    rows: list[dict[str, Any]] = []
+    for group in grouped(records, SAME):
+        count = enough_resamples(families[_family(group[0])], resamples)
+        for first, second in model_pairs(group):
+            rows += _pair_rows(out, first, second, count, seed)
+    _add_holm(rows)
+    with locked(out):
+        write_text(out / "comparisons.json", json.dumps(clean(rows), indent=1) + "\n")
+    return rows
+
+
+def tasks_alike(records: list[Record]) -> dict[str, int]:
+    """On how many tasks each `_family` of records was scored: over as many Holm's correction runs."""
+    tasks: dict[str, set[str]] = {}
+    for record in records:
+        tasks.setdefault(_family(record), set()).add(record["task"])
+    return {name: len(held) for name, held in tasks.items()}
+
+
+def _family(record: Record) -> str:
+    return json.dumps([record[name] for name in ("method", "protocol", "settings")], sort_keys=True)
+
+
+def enough_resamples(tasks: int, resamples: int) -> int:
+    """A multiple of `resamples`, so many that the lowest p of a bootstrap stays below 0.05 after Holm's correction.
+
+    With n of them that p is 2 / (n + 1), times the number of tasks: at 1,000 and 26 tasks 0.052, so that nothing could
+    be real. 80 a task bring it to 0.025. Multiples, so that a further task seldom has all pairs compared anew.
+    """
+    return resamples * -(-80 * tasks // resamples)
+
+
+def model_pairs(group: list[Record]) -> list[tuple[list[Record], list[Record]]]:
+    """Every two models of records that differ in model and seed: by each seed they share, then by all of these."""
+    by_model: dict[tuple[str, str], dict[int, Record]] = {}
+    for record in group:
+        by_model.setdefault((record["model"], record["revision"]), {})[record["seed"]] = record
+    found = []
+    for first, second in combinations(by_model.values(), 2):
+        shared = sorted(set(first) & set(second))
+        found += [([first[number]], [second[number]]) for number in shared]
+        if len(shared) > 1:
+            found.append(([first[number] for number in shared], [second[number] for number in shared]))
+    return found
+
+
+def _pair_rows(
+    out: Path, firsts: list[Record], seconds: list[Record], resamples: int, seed: int
+) -> list[dict[str, Any]]:
+    """The rows of two models, from one record of each or from those of several seeds."""
+    first, second = firsts[0], seconds[0]
+    measured = [record[name] for record in (*firsts, *seconds) for name in ("scores", "revision")]
+    names = json.dumps([*measured, first["data"], resamples, seed, FORMAT])
+    path = out / "comparisons" / f"{hashlib.blake2b(names.encode(), digest_size=10).hexdigest()}.json"
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    found = _compare(out, firsts, seconds, resamples, seed)
+    common = {name: first[name] for name in ("task", "method", "protocol", "settings", "seed")}
+    if len(firsts) > 1:
+        common["seed"] = [record["seed"] for record in firsts]
+    rows = [
+        {**common, "metric": metric, "model_a": first["model"], "model_b": second["model"], **entry}
+        for metric, entry in found.items()
+        if metric in METRICS and entry["difference"] is not None
+    ]
+    write_text(path, json.dumps(clean(rows), indent=1) + "\n")
+    return rows
+
+
+def _compare(
+    out: Path, firsts: list[Record], seconds: list[Record], resamples: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """The difference of two models in each metric, from one record of each or from those of several seeds."""
+    pairs = [(read_scores(out, a), read_scores(out, b)) for a, b in zip(firsts, seconds, strict=True)]
+    record = firsts[0]
+    if record["kind"] == SEGMENTATION:
+        several = len(pairs) > 1
+        return _over_seeds(record, pairs, resamples) if several else _segmentation(pairs[0], resamples, seed)
+    if record["method"].startswith("fewshot"):
+        found = _few_shot(record, pairs)
+    elif len(pairs) > 1:
+        found = _over_seeds(record, pairs, resamples)
+    else:
+        found = _scores(record, pairs[0], resamples, seed)
+    alone = _lone_classes(record, pairs[0][0])
+    return {name: _no_p(row["difference"], alone[name]) if name in alone and row["difference"] is not None else row
+            for name, row in found.items()}  # fmt: skip
+
+
+def _lone_classes(record: Record, arrays: dict[str, np.ndarray]) -> dict[str, str]:
+    """Why nothing can be said about differences in some metrics: their class of one test case or subject."""
+    split = read_split(record["kind"], arrays["test_labels"], arrays["test_scores"])
+    return lone_classes(split, Resampler(split.size, "fast", clusters=arrays.get("test_subjects")).units)
+
+
+def _over_seeds(record: Record, pairs: list[Pair], resamples: int) -> dict[str, dict[str, Any]]:
+    """Mean differences over seeds: of each seed on the same resamples, whose spread and that of seeds add up."""
+    units = _test_units(record, pairs[0][0])
+    drawn = []
+    for pair in pairs:
+        first, second = (case_draws(record, arrays, resamples) for arrays in pair)
+        drawn.append({name: first[name] - second[name] for name in first})
+    return {name: _spread_row(spread, units, "seed_sd") for name, spread in spreads(drawn).items()}
+
+
+def _test_units(record: Record, arrays: dict[str, np.ndarray]) -> int:
+    """How many test cases, or subjects where these are known."""
+    cases = arrays["test_counts" if record["kind"] == SEGMENTATION else "test_labels"]
+    return Resampler(len(cases), "fast", clusters=arrays.get("test_subjects")).count_units()
+
+
+def _spread_row(spread: SeedSpread, units: int, name: str) -> dict[str, Any]:
+    """A mean difference with Student's interval and p; `name` (`seed_sd`, `draw_sd`) says what was repeated."""
+    half, p = spread.half_width(), max(spread.p(), lowest_p(units))
+    ends = {"difference": spread.mean, "low": spread.mean - half, "high": spread.mean + half, "p": p}
+    return {**ends, name: spread.seed_sd, "case_se": spread.case_se}
+
+
+def _scores(record: Record, held: Pair, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+    clusters = held[0].get("test_subjects")
+    found = paired_bootstrap(
+        record["kind"],
+        held[0]["test_labels"],
+        held[0]["test_scores"],
+        held[1]["test_scores"],
+        held[0]["thresholds"],
+        held[1]["thresholds"],
+        n=resamples,
+        seed=seed,
+        clusters=clusters,
+        stratify=held[0].get("test_strata"),
+    )
+    found["auc"]["p_delong"] = _delong_p(record["kind"], held, clusters)
+    return found
+
+
+def _delong_p(kind: str, held: Pair, clusters: np.ndarray | None) -> float | None:
+    """DeLong's p-value of the difference in AUC; None where a label or class has fewer than two cases."""
+    first, second = (read_split(kind, arrays["test_labels"], arrays["test_scores"]) for arrays in held)
+    try:
+        return delong(first.columns, first.scores, second.scores, clusters).p
+    except UserError:
+        return None
+
+
+def _few_shot(record: Record, pairs: list[Pair]) -> dict[str, dict[str, Any]]:
+    """Mean differences over draws of training subjects, the same draws and test cases for both models.
+
+    Draws count as seeds do: their spread and that of the test cases add up. Judged by draws alone, any two encoders
+    would differ that the cases of this one test split happen to tell apart.
+    """
+    units, overlap = _test_units(record, pairs[0][0]), float(pairs[0][0].get("overlap", 0.0))
+    names = [name.removeprefix("draw_") for name in pairs[0][0] if name.startswith("draw_")]
+    return {name: _few_shot_row([_draw_differences(name, *pair) for pair in pairs], units, overlap) for name in names}
+
+
+def _draw_differences(
+    name: str, first: dict[str, np.ndarray], second: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Differences in a metric of each draw (draws,), and of their means on each resample both have (resamples,)."""
+    drawn = [arrays.get(f"case_{name}", np.zeros(0)) for arrays in (first, second)]
+    shared = min(map(len, drawn))  # resample i is the same in all records, however many of them each has
+    return first[f"draw_{name}"] - second[f"draw_{name}"], drawn[0][:shared] - drawn[1][:shared]
+
+
+def _few_shot_row(found: list[tuple[np.ndarray, np.ndarray]], units: int, overlap: float) -> dict[str, Any]:
+    """One metric's row from the `_draw_differences` of each seed, whose draws count alike."""
+    points = np.concatenate([points for points, _ in found])
+    shared = min(len(resampled) for _, resampled in found)
+    resampled = np.mean([resampled[:shared] for _, resampled in found], axis=0)
+    if np.isnan(points).any():
+        return _no_p(None, "undefined on this test split")
+    if not shared:
+        return _no_p(float(points.mean()), NO_CASES)
+    if min(len(points), units) < 2:
+        what = "draw" if units > 1 else "case or subject"
+        return _no_p(float(points.mean()), f"one {what} alone gives no interval")
+    resampled = resampled[~np.isnan(resampled)]
+    if len(resampled) < 2:
+        return _no_p(float(points.mean()), "every resample lacks a class")
+    return _spread_row(spread_of_mean(points, resampled, overlap), units, "draw_sd")
+
+
+def _no_p(difference: float | None, reason: str) -> dict[str, Any]:
+    """The row of a difference that has no interval and no p, with the reason in words."""
+    return {"difference": difference, "low": None, "high": None, "p": None, "reason": reason}
+
+
+def _segmentation(held: Pair, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name, metric in (("dice", dice), ("jaccard", jaccard)):
+        values = case_scores(metric(held[0]["test_counts"])) - case_scores(metric(held[1]["test_counts"]))
+        found[name] = paired_means(values, resamples, seed, held[0].get("test_subjects"))
+    return found
+
+
+def paired_means(
+    differences: np.ndarray, resamples: int = 1000, seed: int = 0, clusters: np.ndarray | None = None
+) -> dict[str, Any]:
+    """The mean of per-case differences with its percentile interval and two-sided bootstrap p, as `compare` gives.
+
+    Args:
+        differences: (cases,); NaN where a case does not define the score.
+        resamples: how many.
+        seed: of the draws.
+        clusters: (cases,) subjects, to draw whole subjects.
+    """
+    known = np.isfinite(differences)
+    if not known.any():
+        return _no_p(None, "no case defines the score")
+    resampler = Resampler(len(differences), "fast", seed, clusters)
+    drawn = resampled_means(differences, resampler, resamples)
+    return paired_interval(float(differences[known].mean()), drawn, resampler.count_units(known))
+
+
+def _add_holm(rows: list[dict[str, Any]]) -> None:
+    for members in grouped(rows, ("method", "protocol", "settings", "seed", "metric", "model_a", "model_b")):
+        adjusted = holm(np.array([np.nan if row["p"] is None else row["p"] for row in members], float))
+        for row, p in zip(members, adjusted, strict=True):
+            row["p_holm"] = None if np.isnan(p) else float(p)

@@ -1,0 +1,109 @@
+"""Several seeds of one model, task and method as one result: their mean, with seeds as a part of its uncertainty."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..probes.segment import case_scores
+from ..statistics.bootstrap import Resampler, resampled_means, resampled_metrics
+from ..statistics.kinds import SEGMENTATION
+from ..statistics.metrics import Scorer, dice, jaccard
+from ..statistics.significance import SeedSpread, seed_spread
+from ..statistics.split import read_split
+from .records import Record, grouped, read_scores
+
+ALIKE = ("model", "revision", "task", "data", "method", "protocol", "settings")
+
+
+def over_seeds(out: Path, records: list[Record], resamples: int = 1000) -> list[Record]:
+    """Put records together that differ in their seed alone; others stay as they are, in their order.
+
+    A joined record says `seed` as a list, and of each metric the mean over seeds with a 95 % interval (`low`, `high`,
+    by Student's t, within the metric's range) that holds both the sampling of test cases and the seeds, and the parts
+    `seed_sd` and `case_se` (see `compare.SeedSpread`). Few-shot results become the mean and the percentiles of all
+    draws. The scores that a joined record names are those of its first seed.
+
+    Args:
+        out: the results folder, which holds the scores.
+        records: of `results.json`.
+        resamples: of the bootstrap.
+    """
+    groups = grouped(records, ALIKE)
+    return [group[0] if len(group) == 1 else join_seeds(out, group, resamples) for group in groups]
+
+
+def join_seeds(out: Path, group: list[Record], resamples: int) -> Record:
+    """One record of several seeds, see `over_seeds`."""
+    group = sorted(group, key=lambda record: record["seed"])
+    held = [read_scores(out, record) for record in group]
+    if group[0]["method"].startswith("fewshot"):
+        found = _pooled_draws(held)
+    else:
+        parts = spreads([case_draws(*pair, resamples) for pair in zip(group, held, strict=True)])
+        found = {name: _entry(part, lowest=-1.0 if name == "mcc" else 0.0) for name, part in parts.items()}
+        for name in found:  # seeds do not make up for test cases that give no interval
+            if any(None in record["metrics"].get(name, {}).values() for record in group):
+                found[name] |= {"low": None, "high": None}
+    shared = set.intersection(*(set(record["metrics"]) for record in group))
+    metrics = {name: entry for name, entry in found.items() if name in shared}
+    seconds = sum(record["seconds"] for record in group)
+    return {**group[0], "seed": [record["seed"] for record in group], "metrics": metrics, "seconds": seconds}
+
+
+def case_draws(record: Record, arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
+    """Per metric its point value and then its values over resamples, the same ones for every seed and model."""
+    if record["kind"] == SEGMENTATION:
+        return _overlap_draws(arrays, resamples)
+    split = read_split(record["kind"], arrays["test_labels"], arrays["test_scores"])
+    scorer = Scorer(split, arrays["thresholds"], extra=True)
+    resampler = Resampler(split.size, record["protocol"], 0, arrays.get("test_subjects"), arrays.get("test_strata"))
+    drawn = resampled_metrics(scorer, resampler, resamples)
+    point = scorer(np.ones((split.size, 1), np.float32))
+    return {name: np.concatenate([point[name], drawn[name]]) for name in drawn}
+
+
+def _overlap_draws(arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
+    found = {}
+    for name, metric in (("dice", dice), ("jaccard", jaccard)):
+        values = case_scores(metric(arrays["test_counts"]))
+        known = values[np.isfinite(values)]
+        resampler = Resampler(len(values), "fast", 0, arrays.get("test_subjects"))
+        drawn = resampled_means(values, resampler, resamples)
+        found[name] = np.r_[known.mean() if len(known) else np.nan, drawn]
+    return found
+
+
+def spreads(drawn: list[dict[str, np.ndarray]]) -> dict[str, SeedSpread]:
+    """The spread of each metric over seeds and cases, from what `case_draws` gives for each seed."""
+    found = {}
+    for name in drawn[0]:
+        rows = np.stack([each[name] for each in drawn])
+        rows = rows[:, ~np.isnan(rows).any(axis=0)]
+        if rows.shape[1] > 2:
+            found[name] = seed_spread(rows)
+    return found
+
+
+def _entry(spread: SeedSpread, lowest: float) -> dict[str, Any]:
+    half = spread.half_width()
+    return {
+        "value": spread.mean,
+        "low": max(spread.mean - half, lowest),
+        "high": min(spread.mean + half, 1.0),
+        "seed_sd": spread.seed_sd,
+        "case_se": spread.case_se,
+        "seeds": spread.seeds,
+    }
+
+
+def _pooled_draws(held: list[dict[str, np.ndarray]]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name in (name for name in held[0] if name.startswith("draw_")):
+        values = np.concatenate([arrays[name] for arrays in held])
+        if np.isfinite(values).all():
+            low, high = np.quantile(values, [0.025, 0.975])
+            entry = {"value": float(values.mean()), "low": float(low), "high": float(high)}
+            seed_sd = float(np.std([arrays[name].mean() for arrays in held], ddof=1))
+            found[name.removeprefix("draw_")] = {**entry, "seed_sd": seed_sd, "seeds": len(held)}
+    return found

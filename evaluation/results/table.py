@@ -1,0 +1,298 @@
+"""The table of a results folder, in Markdown, LaTeX and CSV: means over tasks, every task, and what differs."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from biovfm_hf.files import write_text
+
+from ..scaling import published
+from ..tasks import GROUPS
+from .records import RESAMPLES, Record
+
+LABELS = {
+    "mcc": "MCC",
+    "balanced_accuracy": "BA",
+    "f1_macro": "F1",
+    "auc": "AUC",
+    "accuracy": "Accuracy",
+    "dice": "Dice",
+    "jaccard": "Jaccard",
+}
+MEAN_METRICS = ("mcc", "balanced_accuracy", "f1_macro", "auc")
+SEGMENTATION_METRICS = ("dice", "jaccard")
+Cell = dict[str, Any] | None
+
+
+def write_tables(out: Path, records: list[Record], joined: list[Record], comparisons: list[dict[str, Any]]) -> None:
+    """Write table.md, table.tex and table.csv of a results folder.
+
+    Args:
+        out: the results folder.
+        records: every record, for the CSV file.
+        joined: the same with several seeds as one record (`seeds.over_seeds`), for the others.
+        comparisons: of `comparisons.compare_models`.
+    """
+    write_text(out / "table.md", markdown(joined, comparisons))
+    write_text(out / "table.tex", latex(joined))
+    write_text(out / "table.csv", long_csv(records, joined))
+
+
+def blocks(records: list[Record]) -> dict[str, list[Record]]:
+    """Records by what makes them comparable: method, protocol, settings, and seeds where these differ."""
+    seeds = {_seed_text(record) for record in records}
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        name = f"{record['method']}, protocol {record['protocol']}"
+        name += f", seed {_seed_text(record)}" if len(seeds) > 1 or isinstance(record["seed"], list) else ""
+        settings = settings_text(record)
+        found.setdefault(f"{name} ({settings})" if settings else name, []).append(record)
+    return found
+
+
+def settings_text(record: Record) -> str:
+    """The settings that change a record's result, such as `features both, precision fp32`."""
+    return ", ".join(f"{name} {value}" for name, value in sorted(record["settings"].items()))
+
+
+def _seed_text(record: Record) -> str:
+    seed = record["seed"]
+    return f"{', '.join(map(str, seed))} (mean)" if isinstance(seed, list) else str(seed)
+
+
+def names_in_order(records: list[Record], field: str) -> list[str]:
+    """The different values of a field, in the order of appearance."""
+    return list(dict.fromkeys(str(record[field]) for record in records))
+
+
+def unlike(records: list[Record], field: str, name: str) -> list[str]:
+    """The values of the field `name` whose records differ in `field`, as a model with the records of two revisions.
+
+    A folder keeps what it has until the same command is run on the new weights or data, so that it may hold both.
+    """
+    return [value for value in names_in_order(records, name)
+            if len({record.get(field) for record in records if record[name] == value}) > 1]  # fmt: skip
+
+
+def mean_cell(entries: list[Cell]) -> Cell:
+    """Mean over tasks with an interval: half-widths of independent tasks add in quadrature, each side for itself."""
+    known = [entry for entry in entries if entry is not None]
+    if len(known) < len(entries) or not known:
+        return None
+    value = float(np.mean([entry["value"] for entry in known]))
+    if any(entry.get("low") is None or entry.get("high") is None for entry in known):
+        return {"value": value, "low": None, "high": None}
+    down = float(np.sqrt(sum((entry["value"] - entry["low"]) ** 2 for entry in known))) / len(known)
+    up = float(np.sqrt(sum((entry["high"] - entry["value"]) ** 2 for entry in known))) / len(known)
+    return {"value": value, "low": value - down, "high": value + up}
+
+
+def mean_rows(records: list[Record]) -> tuple[list[str], list[str], dict[str, dict[str, Cell]]]:
+    """The table of means: (metrics, tasks it runs over, {model: {metric: cell}}).
+
+    Only models with every task, all of them by the same weights.
+    """
+    tasks = names_in_order(records, "task")
+    metrics = [name for name in (*MEAN_METRICS, *SEGMENTATION_METRICS) if any(name in r["metrics"] for r in records)]
+    rows: dict[str, dict[str, Cell]] = {}
+    mixed = unlike(records, "revision", "model")
+    for model in names_in_order(records, "model"):
+        mine = {r["task"]: r["metrics"] for r in records if r["model"] == model}
+        if set(mine) == set(tasks) and model not in mixed:
+            rows[model] = {m: mean_cell([mine[t].get(m) for t in tasks]) for m in metrics}
+    return metrics, tasks, rows
+
+
+def published_rows(record: Record, tasks: list[str], metrics: list[str]) -> dict[str, dict[str, Cell]]:
+    """Table 1 of BioVFM-21M (arXiv 2505.09329), means over twelve tasks, where the block of `record` holds the like:
+    the linear probe by its protocol on the same tasks."""
+    if (record["method"], record["protocol"]) != ("linear", "biovfm") or set(tasks) != set(GROUPS["medmnist"]):
+        return {}
+    found: dict[str, dict[str, Cell]] = {}
+    for row in published.rows("table1"):
+        if row["metric"] in metrics:
+            cell = {name: round(float(row[name]) / 100, 4) for name in ("value", "low", "high")}
+            found.setdefault(f"{row['model']} (published)", {})[row["metric"]] = cell
+    return found
+
+
+def cell_text(cell: Cell, bold: bool = False) -> str:
+    """A cell in percent: `94.40 (93.90, 94.84)`; `undefined` where there is no value."""
+    if cell is None:
+        return "undefined"
+    text = f"{100 * cell['value']:.2f}"
+    text = f"**{text}**" if bold else text
+    if cell.get("low") is None or cell.get("high") is None:
+        return text
+    return f"{text} ({100 * cell['low']:.2f}, {100 * cell['high']:.2f})"
+
+
+def best_models(rows: dict[str, dict[str, Cell]], metric: str) -> set[str]:
+    """The models with the highest value of a metric, where there are several models."""
+    values = {model: cells[metric]["value"] for model, cells in rows.items() if cells.get(metric)}  # type: ignore[index]
+    return {m for m, v in values.items() if v == max(values.values())} if len(values) > 1 else set()
+
+
+def markdown(records: list[Record], comparisons: list[dict[str, Any]]) -> str:
+    """The whole table.md."""
+    parts = ["# Results", "", "Percent. Bold: the highest value.", ""]
+    for name, group in blocks(records).items():
+        metrics, tasks, rows = mean_rows(group)
+        parts += [f"## {name}", "", _interval_words(group[0]), ""]
+        for model in unlike(group, "revision", "model"):
+            parts += [f"{model} is of other weights on some tasks than on others, so it has no mean and no rank; "
+                      "probe it again on all of them.", ""]  # fmt: skip
+        if len(tasks) > 1 and rows:
+            parts += [f"Mean over {len(tasks)} tasks; intervals take the tasks as fixed and independent.", ""]
+            parts += [*_grid(metrics, {**rows, **published_rows(group[0], tasks, metrics)}), ""]
+        for task in tasks:
+            parts += _task_table(task, [r for r in group if r["task"] == task])
+        parts += _differences([row for row in comparisons if row["task"] in tasks], group)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _interval_words(record: Record) -> str:
+    """What the values and intervals of a block are."""
+    if record["method"].startswith("fewshot"):
+        return "Means over draws of training subjects; in brackets the range that holds 95 % of the draws."
+    if isinstance(record["seed"], list):
+        return "Means over seeds, with 95 % intervals that hold test cases and seeds."
+    return "95 % bootstrap intervals over test cases."
+
+
+def _difference_words(record: Record) -> str:
+    """How the differences of a block are judged."""
+    if record["method"].startswith("fewshot"):
+        return "Paired by draw of the training subjects and by test case; intervals and p (Student's t) hold both."
+    if isinstance(record["seed"], list):
+        return "Paired by seed and test case; intervals and p (Student's t) hold both."
+    return "Paired bootstrap on the same test cases."
+
+
+def _grid(metrics: list[str], rows: dict[str, dict[str, Cell]]) -> list[str]:
+    lines = ["| model | " + " | ".join(LABELS.get(m, m) for m in metrics) + " |", "|---|" + "---|" * len(metrics)]
+    best = {metric: best_models(rows, metric) for metric in metrics}
+    for model, cells in rows.items():
+        lines.append(f"| {model} | " + " | ".join(cell_text(cells.get(m), model in best[m]) for m in metrics) + " |")
+    return lines
+
+
+def _task_table(task: str, records: list[Record]) -> list[str]:
+    rows = {record["model"]: record["metrics"] for record in records}
+    metrics = [
+        m for m in (*MEAN_METRICS, "accuracy", *SEGMENTATION_METRICS) if any(m in cells for cells in rows.values())
+    ]
+    train, test = (names_in_order(records, field)[0] for field in ("n_train", "n_test"))
+    lines = [f"### {task} ({train} train, {test} test)", "", *_grid(metrics, rows), ""]
+    said = dict.fromkeys(note for record in records for note in record.get("notes", []))
+    said.update({f"{name} undefined: {why}": None for record in records for name, why in record["undefined"].items()})
+    said.update(dict.fromkeys(filter(None, map(_seed_note, records))))
+    counts = {record.get("resamples", RESAMPLES) for record in records if not record["method"].startswith("fewshot")}
+    if counts - {RESAMPLES}:
+        said[f"intervals rest on {' and '.join(map(str, sorted(counts)))} resamples"] = None
+    if unlike(records, "data", "task"):
+        said["these rows are not all of the same data, so they do not compare; probe the models again"] = None
+    return lines + [f"- {note}" for note in said] + ([""] if said else [])
+
+
+def _seed_note(record: Record) -> str | None:
+    """How much of a joined record's uncertainty is due to seeds, and how much to the sampling of test cases."""
+    entry = record["metrics"].get(record["primary"], {})
+    if "seed_sd" not in entry:
+        return None
+    name = LABELS.get(record["primary"], record["primary"])
+    cases = f", standard error from test cases {100 * entry['case_se']:.2f}" if "case_se" in entry else ""
+    return f"{record['model']}: {name} over {entry['seeds']} seeds, SD {100 * entry['seed_sd']:.2f}{cases}"
+
+
+def _differences(comparisons: list[dict[str, Any]], group: list[Record]) -> list[str]:
+    """Which differences between models are real, in the primary metric of each task."""
+    primary = {record["task"]: record["primary"] for record in group}
+    first = group[0]
+    rows = [
+        row
+        for row in comparisons
+        if row["metric"] == primary[row["task"]]
+        and row["method"] == first["method"]
+        and row["protocol"] == first["protocol"]
+        and row["settings"] == first["settings"]
+        and row["seed"] == first["seed"]
+    ]
+    if not rows:
+        return []
+    lines = ["### Differences", "", f"{_difference_words(first)} p (Holm) is corrected over tasks.", ""]
+    lines += ["| task | metric | A | B | seed | A - B | p (Holm) | p (DeLong) | real at 0.05 |", "|---" * 9 + "|"]
+    for row in rows:
+        cell = {"value": row["difference"], "low": row["low"], "high": row["high"]}
+        p = row["p_holm"]
+        verdict = "no p" if p is None else "yes" if p < 0.05 else "no"
+        shown, exact = ("" if value is None else f"{value:.3f}" for value in (p, row.get("p_delong")))
+        lines.append(
+            f"| {row['task']} | {LABELS.get(row['metric'], row['metric'])} | {row['model_a']} | {row['model_b']} | "
+            f"{_seed_text(row)} | {cell_text(cell)} | {shown} | {exact} | {verdict} |"
+        )
+    said = dict.fromkeys(row["reason"] for row in rows if row.get("reason"))
+    return [*lines, "", *(f"- no p: {why}" for why in said), *([""] if said else [])]
+
+
+def latex(records: list[Record]) -> str:
+    """The tables of means as LaTeX tabulars (booktabs), one per method."""
+    parts = []
+    for name, group in blocks(records).items():
+        metrics, tasks, rows = mean_rows(group)
+        rows = {**rows, **published_rows(group[0], tasks, metrics)}
+        best = {metric: best_models(rows, metric) for metric in metrics}
+        lines = [
+            f"% {name}; mean over {len(tasks)} task(s)",
+            f"\\begin{{tabular}}{{l{'c' * len(metrics)}}}",
+            "\\toprule",
+        ]
+        lines += ["Model & " + " & ".join(LABELS.get(m, m) for m in metrics) + r" \\", r"\midrule"]
+        for model, cells in rows.items():
+            texts = [_latex_cell(cells.get(m), model in best[m]) for m in metrics]
+            lines.append(f"{_latex_text(model)} & " + " & ".join(texts) + r" \\")
+        parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _latex_cell(cell: Cell, bold: bool) -> str:
+    text = cell_text(cell)
+    if cell is None or not bold:
+        return text
+    value, _, interval = text.partition(" ")
+    return f"\\textbf{{{value}}} {interval}".rstrip()
+
+
+def _latex_text(text: str) -> str:
+    signs = {"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}
+    return "".join(signs.get(sign, sign) for sign in text)
+
+
+def long_csv(records: list[Record], joined: list[Record]) -> str:
+    """Every metric of every record, one line each; then means over seeds and over tasks, and the published means."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    names = ("model", "revision", "task", "method", "protocol", "settings", "seed", "n_train", "n_test")
+    writer.writerow([*names, "metric", "value", "low", "high"])
+    several = [{**record, "seed": _seed_text(record)} for record in joined if isinstance(record["seed"], list)]
+    for record in [*records, *several]:
+        held = {**record, "settings": settings_text(record)}
+        for metric, entry in record["metrics"].items():
+            writer.writerow([*(held[n] for n in names), metric, entry["value"], entry.get("low"), entry.get("high")])
+    means: dict[tuple, list] = {}  # by what names them: published ones stand beside several settings, and here once
+    for group in blocks(joined).values():
+        metrics, tasks, rows = mean_rows(group)
+        if len(tasks) > 1:
+            ours = (group[0]["method"], group[0]["protocol"], settings_text(group[0]), _seed_text(group[0]))
+            theirs = ("published", "biovfm", "", "")
+            for how, held in ((ours, rows), (theirs, published_rows(group[0], tasks, metrics))):
+                for model, cells in held.items():
+                    for metric, cell in cells.items():
+                        if cell is not None:
+                            first = (model, "", f"mean of {len(tasks)} tasks", *how, "", "", metric)
+                            means[first] = [cell["value"], cell["low"], cell["high"]]
+    writer.writerows([*first, *cells] for first, cells in means.items())
+    return stream.getvalue()

@@ -1,0 +1,65 @@
+"""Results in the two forms that the Hub reads: a card's model-index, and `.eval_results` for leaderboards."""
+
+from typing import Any
+
+from .. import formats
+from ..inputs.results import Record, metric_label, primary_metric, way_words
+
+HUB_METRICS = {"auc": "roc_auc", "mcc": "matthews_correlation", "f1_macro": "f1", "recall_macro": "recall"}
+
+
+def eval_results(records: list[Record]) -> list[Any]:
+    """The records in huggingface_hub's model-index form, one entry per metric.
+
+    `metric_args` has the interval: `ci_low`, `ci_high` and `ci_level`, or, of few-shot probes, `draws_low` and so on,
+    the range of 95 % of the draws. `metric_name` tells method, protocol, settings and seed.
+    """
+    from huggingface_hub import EvalResult
+
+    entries = []
+    for record in records:
+        kind = "image-segmentation" if record.method.startswith("segment") else "image-classification"
+        method, bound = _method_words(record), "draws" if record.is_few_shot else "ci"
+        for name, value in record.metrics.items():
+            bounds = None
+            if value.low is not None and value.high is not None:
+                ends = {"low": round(value.low, 6), "high": round(value.high, 6), "level": 0.95}
+                bounds = {f"{bound}_{name}": end for name, end in ends.items()}
+            entries.append(
+                EvalResult(
+                    task_type=kind,
+                    dataset_type=record.task,
+                    dataset_name=record.task,
+                    dataset_split="test",
+                    metric_type=HUB_METRICS.get(name, name),
+                    metric_name=f"{metric_label(name)} ({method})",
+                    metric_value=round(value.value, 6),
+                    metric_args=bounds,
+                )
+            )
+    return entries
+
+
+def _method_words(record: Record) -> str:
+    seed = "" if record.seed is None else str(record.seed)
+    return ", ".join(filter(None, (record.method, way_words(record.protocol, record.settings, seed))))
+
+
+def leaderboard_yaml(records: list[Record], benchmark: str) -> str:
+    """The records in the Hub's `.eval_results` form: the main metric of each task, linear probes before other methods.
+
+    `benchmark` is the Hub dataset whose leaderboard has the tasks; method, protocol, settings, seed and
+    interval go into the notes.
+    """
+    import yaml
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    chosen: dict[str, Record] = {}
+    for record in sorted(records, key=lambda record: record.method != "linear"):
+        chosen.setdefault(record.task, record)
+    entries = []
+    for task, record in sorted(chosen.items()):
+        metric = primary_metric([record])
+        notes = f"{metric_label(metric)} {formats.interval(record.metrics[metric], 4)}, {_method_words(record)}"
+        entries.append(EvalResultEntry(benchmark, task, round(record.metrics[metric].value, 6), notes=notes))
+    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)

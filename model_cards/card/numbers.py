@@ -1,0 +1,76 @@
+"""Whether a card that `biovfm card` wrote still says what the results file beside it holds."""
+
+from pathlib import Path
+from typing import Any
+
+from biovfm_hf.errors import UserError
+
+from ..inputs.files import read_text
+from ..inputs.results import Record, load_results
+from .command import render_results
+from .earlier import END
+from .model_index import eval_results, leaderboard_yaml
+
+
+def check_numbers(text: str, model_dir: Path) -> None:
+    """Refuse machine-readable scores (model-index, .eval_results) that the results file beside our card does not hold.
+
+    Raises:
+        UserError: a score was edited, or the results file is gone.
+    """
+    from huggingface_hub import ModelCard
+
+    if END not in text:
+        return
+    held, file = _held(model_dir)
+    known: dict[tuple[Any, Any], list[str]] = {}
+    for entry in eval_results(held):
+        known.setdefault((entry.dataset_type, entry.metric_value), []).append(str(entry.metric_name))
+    for entry in ModelCard(text).data.get("eval_results") or []:
+        start = str(entry.metric_name).removesuffix(")")  # of earlier cards, which name neither settings nor seed
+        if not any(name.startswith(start) for name in known.get((entry.dataset_type, entry.metric_value), [])):
+            said = f"{entry.metric_name} {entry.metric_value} on {entry.dataset_type}"
+            raise UserError(f"{model_dir / 'README.md'}: states {said}, {_remedy(file, model_dir)}")
+    board = model_dir / ".eval_results" / "biovfm.yaml"
+    ours = _board_scores(leaderboard_yaml(held, "any/benchmark"), board)
+    for task, value in _board_scores(read_text(board), board) if board.is_file() else []:
+        if (task, value) not in ours:
+            raise UserError(f"{board}: states {value} on {task}, {_remedy(file, model_dir)}")
+
+
+def changed_tables(text: str, model_dir: Path) -> bool:
+    """Whether the tables under our card's Results are other than those that the results file gives today.
+
+    They are if somebody edited them, and may be if another version of `biovfm card` wrote them.
+    """
+    from huggingface_hub import ModelCard
+
+    held, _ = _held(model_dir)
+    written, end, _ = text.partition(END)
+    if not end or not held:
+        return False
+    name = str(ModelCard(text).data.get("model_name"))
+    return _table_lines(written) != _table_lines(render_results(held, name))
+
+
+def _held(model_dir: Path) -> tuple[list[Record], Path]:
+    file = model_dir / "results" / "biovfm.json"
+    return load_results(file) if file.is_file() else [], file
+
+
+def _remedy(file: Path, model_dir: Path) -> str:
+    return f"which {file} does not hold; write the card again with: biovfm card {model_dir} --results DIR"
+
+
+def _board_scores(text: str, board: Path) -> list[tuple[Any, Any]]:
+    import yaml
+
+    try:
+        return [(entry["dataset"]["task_id"], entry["value"]) for entry in yaml.safe_load(text) or []]
+    except (yaml.YAMLError, RecursionError, TypeError, KeyError) as error:
+        raise UserError(f"{board}: not a list of results; write it again with: biovfm card --benchmark") from error
+
+
+def _table_lines(text: str) -> list[str]:
+    section = text.partition("## Results\n")[2].partition("\n## ")[0]
+    return [line.strip() for line in section.splitlines() if line.startswith("|")]

@@ -1,0 +1,222 @@
+"""`biovfm demo`: a page in the browser that shows what a model makes of an image; runs here or as a Space."""
+
+import argparse
+import hashlib
+import io
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from biovfm_hf.errors import UserError, require
+from biovfm_hf.files import atomic_path, write_text
+from biovfm_hf.network import heed_missing_network, is_path
+
+from ..inputs.dataset import MAX_IMAGE_BYTES
+from ..inputs.hub_names import check_hub_names
+from ..inputs.kinds import kind_of
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".nii", ".nii.gz")
+SPLITS = ("train", "training", "val", "valid", "validation", "test")
+THUMBNAIL = 128
+SPACE_README = """---
+title: {title}
+sdk: gradio
+sdk_version: {version}
+app_file: app.py
+license: apache-2.0
+models:
+- {model}
+---
+
+# {title}
+
+Drop a biomedical image and see the model's patch tokens as colours, the nearest of {count} indexed images, how these
+vote, and what a linear probe on them says. For research; not a medical device. Made with `biovfm demo --export`.
+
+If `{model}` is private or gated, this Space needs a secret named `HF_TOKEN` (in its settings): a token that may
+read that model and no more.
+"""
+REQUIREMENTS = "torch\ntransformers>=5.18\nsafetensors\npillow\nnumpy\npydicom\nnibabel\ntifffile\n"
+EPILOG = """examples:
+  biovfm demo run/model --index data
+  biovfm demo run/model --index images/by-class --port 8000
+  biovfm demo run/model --index data --export space --repo-id you/biovfm-tiny && biovfm push space you/biovfm-demo
+
+--index takes a dataset folder (labels are modality and anatomy) or a folder of images, one folder per class.
+"""
+
+
+def indexed_images(place: Path, count: int, seed: int) -> Iterator[tuple[Any, str, str]]:
+    """Up to `count` (path or encoded bytes, label, subject), drawn with `seed` from a dataset or a folder of images.
+
+    In a folder of images every file counts as a subject of its own, and its label is the topmost folder that is not a
+    split's.
+
+    Raises:
+        UserError: no images there.
+    """
+    chooser = random.Random(seed)
+    if kind_of(place) == "datasets":
+        yield from _rows(place, count, chooser)
+        return
+    files = sorted(file for file in place.rglob("*") if file.name.lower().endswith(SUFFIXES) and file.is_file())
+    if not files:
+        raise UserError(f"{place}: no images; give a dataset folder, or images in one folder per class")
+    for file in sorted(chooser.sample(files, min(count, len(files)))):
+        parts = file.relative_to(place).parts
+        folders = [part for part in parts[:-1] if part.lower() not in SPLITS]
+        yield file, folders[0] if folders else place.resolve().name, "/".join(parts)
+
+
+def _rows(place: Path, count: int, chooser: random.Random) -> Iterator[tuple[bytes, str, str]]:
+    parquet: Any = require("pyarrow.parquet", "data")
+    readers = [parquet.ParquetFile(file) for file in sorted((place / "data").glob("**/*.parquet"))]
+    groups = [(reader, group) for reader in readers for group in range(reader.num_row_groups)]
+    chooser.shuffle(groups)
+    groups = groups[: max(1, count // 8)]
+    for left, (reader, group) in zip(range(len(groups), 0, -1), groups, strict=True):
+        names = [
+            name for name in ("image", "modality", "anatomy", "subject", "path") if name in reader.schema_arrow.names
+        ]
+        table = reader.read_row_group(group, columns=names)
+        taken = sorted(chooser.sample(range(len(table)), min(len(table), -(-count // left))))
+        count -= len(taken)
+        for row in table.take(taken).to_pylist():
+            raw = (row.get("image") or {}).get("bytes") or b""
+            label = ", ".join(str(row[name]) for name in ("modality", "anatomy") if row.get(name))
+            if 0 < len(raw) <= MAX_IMAGE_BYTES:
+                yield raw, label or "not stated", str(row.get("subject") or row.get("path"))
+
+
+def build_index(encoder: Any, place: Path, count: int, seed: int) -> Any:
+    """Embed up to `count` images; those that cannot be read are left out.
+
+    Raises:
+        UserError: not one image could be read.
+    """
+    import numpy as np
+    from PIL import Image
+    from tqdm import tqdm
+
+    from .app import Index
+
+    features, labels, thumbnails, subjects = [], [], [], []
+    for image, label, subject in tqdm(list(indexed_images(place, count, seed)), desc="indexing", unit="image"):
+        try:
+            shown, vector, _ = encoder(image)
+        except (UserError, OSError, ValueError):
+            continue
+        picture = Image.fromarray(shown)
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=82)
+        features.append(vector)
+        labels.append(label[:80])
+        subjects.append(hashlib.sha256(subject.encode()).hexdigest()[:16])
+        thumbnails.append(buffer.getvalue())
+    if not features:
+        raise UserError(f"{place}: not one image there could be read; give another --index")
+    return Index(np.stack(features), labels, thumbnails, subjects)
+
+
+def export_space(target: Path, model: str, index: Any) -> None:
+    """Write a Gradio Space: app.py, space.json, index.npz, requirements.txt and README.md."""
+    gradio = require("gradio", "space")
+    with atomic_path(target) as folder:
+        folder.mkdir()
+        shutil.copyfile(Path(__file__).with_name("app.py"), folder / "app.py")
+        write_text(folder / "space.json", json.dumps({"model": model}) + "\n")
+        write_text(folder / "requirements.txt", REQUIREMENTS)
+        title = f"{model.split('/')[-1]} demo"
+        count = 0
+        if index is not None:
+            index.save(folder / "index.npz")
+            count = len(index.labels)
+        readme = SPACE_README.format(title=title, version=gradio.__version__, model=model, count=count)
+        write_text(folder / "README.md", readme)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="biovfm demo",
+        description="Open a page where an image (PNG, JPEG, TIFF, DICOM, NIfTI) is shown as the model sees it: its "
+        "patch tokens as colours, the nearest of some images that you index with their votes, and the scores of a "
+        "linear probe on them. Runs on this machine; --export writes a Space for the Hub instead.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL_DIR", help="model folder or Hub repository")
+    parser.add_argument("--index", type=Path, metavar="DIR", help="images to search: dataset folder, or class folders")
+    parser.add_argument(
+        "--images", type=int, default=500, metavar="N", help="at most this many of them (default: 500)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="draws them (default: 0)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=7860, help="port (default: 7860)")
+    parser.add_argument("--export", type=Path, metavar="DIR", help="write a Gradio Space there instead of running")
+    parser.add_argument("--repo-id", metavar="OWNER/NAME", help="with --export: the model's name on the Hub")
+    return parser
+
+
+def _check_target(target: Path) -> None:
+    """Refuse a folder with anything but an earlier export in it, which writing would replace."""
+    if target.exists() and not (target / "space.json").is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target}: exists and is no exported Space; name a new folder with --export")
+
+
+def _check_model(name: str) -> None:
+    """Refuse what is neither a model folder nor a repository's name; where there is no network, do not wait for it."""
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{name}: no config.json, so no model folder; give the model/ of a training run")
+    elif is_path(name) or "/" not in name:
+        raise UserError(f"{name}: no such folder; give a model folder, or a Hub repository as OWNER/NAME")
+    else:
+        check_hub_names([name])
+        heed_missing_network()
+
+
+def _load(name: str) -> Any:
+    from .app import Encoder
+
+    try:
+        return Encoder(name)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        remedy = "check the folder" if Path(name).is_dir() else "check the name, the network and `hf auth login`"
+        raise UserError(f"{name}: cannot be loaded ({reason}); {remedy}") from error
+
+
+def main(argv: list[str]) -> int:
+    """`biovfm demo`. Returns the exit status."""
+    words = _parser().parse_args(argv)
+    if words.export:
+        if not words.repo_id:
+            raise UserError("--export needs --repo-id OWNER/NAME: the Space loads the model from the Hub")
+        check_hub_names([words.repo_id], owner=True)
+        _check_target(words.export)
+    if words.index is not None and not words.index.is_dir():
+        raise UserError(f"{words.index}: no such folder; give a dataset folder or a folder of images")
+    if words.images < 1:
+        raise UserError(f"--images {words.images}: give 1 or more")
+    _check_model(words.model)
+    require("gradio", "space")
+    from .app import build_page, launch
+
+    encoder = _load(words.model)
+    index = build_index(encoder, words.index, words.images, words.seed) if words.index else None
+    if words.export:
+        export_space(words.export, words.repo_id, index)
+        print(f"{words.export}: a Space; send it with: biovfm push {words.export} OWNER/NAME")
+        print(
+            f"if {words.repo_id} is private or gated: in the Space's settings add a secret HF_TOKEN, a token that may "
+            "read that model and no more"
+        )
+        return 0
+    print(f"http://{words.host}:{words.port} shows {words.model}; stop with Ctrl-C")
+    launch(build_page(encoder, index), words.host, words.port)
+    return 0

@@ -1,0 +1,99 @@
+"""What a model folder holds: architecture, parameter count, processor, and what one image costs."""
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from biovfm_hf.errors import UserError
+
+from .files import finite, read_json
+
+FAMILY_WORDS = {"dinov2": "DINOv2 (self-distillation)", "mae": "MAE (masked autoencoding)"}
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """A model folder. `parameters` counts the stored weights; `flops_per_image` is one forward pass, or None."""
+
+    name: str
+    config: dict[str, Any]
+    processor: dict[str, Any]
+    parameters: int
+    weight_bytes: int
+    flops_per_image: float | None
+
+    @property
+    def family(self) -> str:
+        """The recipe's name as readers know it, or the model type."""
+        recipe = str(self.config.get("initialization") or self.config.get("model_type") or "")
+        return FAMILY_WORDS.get(recipe, recipe or "not stated")
+
+
+def summarise_model(folder: Path) -> ModelSummary:
+    """Read a model folder's config, processor and weight headers; no weight is loaded.
+
+    Raises:
+        UserError: no config.json, no safetensors weights, or an unreadable file.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no config.json, so no model folder; give the model/ of a training run")
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / 'config.json'}: not a JSON object; save the model again with save_pretrained")
+    processor = folder / "preprocessor_config.json"
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise UserError(f"{folder}: no *.safetensors weights; save the model with save_pretrained")
+    settings = read_json(processor) if processor.is_file() else {}
+    return ModelSummary(
+        name=name_of(folder),
+        config=config,
+        processor=settings if isinstance(settings, dict) else {},
+        parameters=sum(count_parameters(file) for file in weights),
+        weight_bytes=sum(file.stat().st_size for file in weights),
+        flops_per_image=forward_flops(config),
+    )
+
+
+def name_of(folder: Path) -> str:
+    """A model folder's name; that of the run for the `model/` of a training run."""
+    place = folder.resolve()
+    return place.parent.name if place.name == "model" else place.name
+
+
+def count_parameters(file: Path) -> int:
+    """Number of scalars in a safetensors file, from its header.
+
+    Raises:
+        UserError: the header is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as weights:
+            return sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: damaged safetensors file ({error}); copy or save it again") from error
+
+
+def forward_flops(config: dict[str, Any], tokens: int | None = None) -> float | None:
+    """Floating-point operations of one forward pass through the encoder for one image, or None without the sizes.
+
+    Two per multiply-add, matrix products only: per block and token 4 D^2 multiply-adds for attention's projections,
+    2 r D^2 for the feed-forward (r = mlp_ratio; SwiGLU keeps the same product), 2 T D for attention over T tokens.
+
+    Args:
+        config: a model's config.json.
+        tokens: T; by default that of an image of the config's own size.
+    """
+    names = ("hidden_size", "num_hidden_layers", "image_size", "patch_size")
+    width, layers, side, patch = (finite(config.get(name)) for name in names)
+    if width is None or layers is None or side is None or not patch:
+        return None
+    ratio = finite(config.get("mlp_ratio")) or 4.0
+    patches = (side // patch) ** 2
+    length = tokens if tokens is not None else patches + 1 + (finite(config.get("num_register_tokens")) or 0)
+    per_token = layers * (4 * width**2 + 2 * ratio * width**2 + 2 * length * width)
+    embedding = patches * (finite(config.get("num_channels")) or 3) * patch**2 * width
+    return 2 * (length * per_token + embedding)

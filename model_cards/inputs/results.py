@@ -1,0 +1,274 @@
+"""Reading results files, and setting them beside published numbers where the two can be compared."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from biovfm_hf.errors import UserError
+
+from .files import finite, read_json
+
+PUBLISHED = Path(__file__).parents[1] / "published" / "medmnist_table1.json"
+METRIC_LABELS = {
+    "auc": "AUC",
+    "average_precision": "Average precision",
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "mcc": "MCC",
+    "f1_macro": "F1 (macro)",
+    "f1_micro": "F1 (micro)",
+    "recall_macro": "Recall (macro)",
+    "recall_micro": "Recall (micro)",
+    "dice": "Dice",
+    "jaccard": "Jaccard",
+    "kappa": "Kappa",
+    "ece": "Calibration error",
+    "brier": "Brier score",
+}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A metric's value and the bounds of its 95% interval (None where the results file gives none)."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of a results file: one model, one task, one method with its settings (`features both`, in words)."""
+
+    model: str
+    revision: str
+    task: str
+    method: str
+    protocol: str
+    seed: int | None
+    metrics: dict[str, Interval]
+    n_train: int | None
+    n_test: int | None
+    seconds: float | None
+    settings: str = ""
+
+    @property
+    def is_few_shot(self) -> bool:
+        """Whether its intervals are the ranges of 95% of the draws of training subjects."""
+        return self.method.startswith("fewshot")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A paired difference of two models on one task: A minus B, with its 95% interval, p and Holm-adjusted p.
+
+    `method`, `protocol`, `settings` and `seed` (of several, all of them) say of which records; `reason` why there is
+    no p.
+    """
+
+    task: str
+    method: str
+    protocol: str
+    settings: str
+    seed: str
+    metric: str
+    model_a: str
+    model_b: str
+    difference: float
+    low: float | None
+    high: float | None
+    p: float | None
+    p_holm: float | None
+    reason: str = ""
+
+
+def metric_label(name: str) -> str:
+    """How a metric's name is written for readers."""
+    return METRIC_LABELS.get(name, name.replace("_", " "))
+
+
+def load_results(path: Path) -> list[Record]:
+    """The records of a results file, or of `results.json` in a results folder.
+
+    Raises:
+        UserError: no such file, or a record lacks model, task, method or metrics, or a value is no finite number.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; give the --out folder of biovfm probe")
+    file = path / "results.json" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"{path}: no results.json there; write it with: biovfm probe --model M --tasks T --out {path}")
+    rows = read_json(file)
+    if isinstance(rows, dict):
+        rows = rows.get("records", rows.get("results"))
+    if not isinstance(rows, list) or not rows:
+        raise UserError(f"{file}: not a results file (a JSON list of records is expected); run biovfm probe again")
+    return [_record(row, f"{file}: record {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _record(row: Any, where: str) -> Record:
+    if not isinstance(row, dict):
+        raise UserError(f"{where} is not an object; run biovfm probe again")
+    for name in ("model", "task", "method"):
+        if not isinstance(row.get(name), str) or not row[name]:
+            raise UserError(f"{where} has no {name!r}; run biovfm probe again")
+    metrics = row.get("metrics")
+    if not isinstance(metrics, dict) or not metrics:
+        raise UserError(f"{where} has no metrics; run biovfm probe again")
+    return Record(
+        model=row["model"],
+        revision=str(row.get("revision") or ""),
+        task=row["task"],
+        method=row["method"],
+        protocol=str(row.get("protocol") or ""),
+        seed=_whole(row.get("seed")),
+        metrics={
+            str(name): _interval(value, f"{where}, metric {name!r}")
+            for name, value in metrics.items()
+            if not _undefined(value)
+        },
+        n_train=_whole(row.get("n_train")),
+        n_test=_whole(row.get("n_test")),
+        seconds=finite(row.get("seconds")),
+        settings=_settings(row.get("settings")),
+    )
+
+
+def _settings(value: Any) -> str:
+    """Settings in words, from a mapping or from what `results_rows` made of one."""
+    if not isinstance(value, dict):
+        return str(value or "")
+    return ", ".join(f"{name} {held}" for name, held in sorted(value.items()))
+
+
+def _seed(value: Any) -> str:
+    return ", ".join(str(number) for number in (value if isinstance(value, list) else [value]) if number is not None)
+
+
+def way_words(protocol: str, settings: str, seed: str) -> str:
+    """How something was measured beside its method, in words: `fast protocol, features both, seeds 0, 1`."""
+    words = (protocol and f"{protocol} protocol", settings, seed and f"seed{'s' if ',' in seed else ''} {seed}")
+    return ", ".join(filter(None, words))
+
+
+def _undefined(value: Any) -> bool:
+    """Whether a metric is marked as undefined on its test split, for instance AUC where one class has no case."""
+    return (value["value"] if isinstance(value, dict) and "value" in value else value) is None
+
+
+def _interval(value: Any, where: str) -> Interval:
+    entry = value if isinstance(value, dict) else {"value": value}
+    point = finite(entry.get("value"))
+    if point is None:
+        raise UserError(f"{where} has no finite value; a card or report takes no number that is not there")
+    return Interval(point, finite(entry.get("low")), finite(entry.get("high")))
+
+
+def _whole(value: Any) -> int | None:
+    number = finite(value)
+    return None if number is None else int(number)
+
+
+def results_rows(records: Iterable[Record], model: str) -> list[dict[str, Any]]:
+    """The records as a results file holds them (`load_results` reads it back), under the name `model`."""
+    return [{**asdict(record), "model": model} for record in records]
+
+
+def load_comparisons(folder: Path) -> list[Comparison]:
+    """The paired differences of a results folder (empty without comparisons.json), with Holm-adjusted p values.
+
+    The adjustment (Holm 1979) is the file's `p_holm`, else it runs over all comparisons of one metric and method.
+
+    Raises:
+        UserError: the file is not a list of comparisons.
+    """
+    file = folder / "comparisons.json"
+    if not file.is_file():
+        return []
+    rows = read_json(file)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{file}: not a list of comparisons; run biovfm probe again")
+    rows = [row for row in rows if finite(row.get("difference")) is not None]
+    families: dict[tuple[str, str], list[int]] = {}
+    for index, row in enumerate(rows):
+        if finite(row.get("p")) is not None:
+            families.setdefault((str(row.get("method")), str(row.get("metric"))), []).append(index)
+    adjusted: dict[int, float] = {}
+    for members in families.values():
+        adjusted.update(zip(members, holm([float(rows[i]["p"]) for i in members]), strict=True))
+    return [
+        Comparison(
+            **{
+                name: str(row.get(name) or "")
+                for name in ("task", "method", "metric", "model_a", "model_b", "protocol")
+            },
+            settings=_settings(row.get("settings")),
+            seed=_seed(row.get("seed")),
+            difference=float(row["difference"]),
+            low=finite(row.get("low")),
+            high=finite(row.get("high")),
+            p=finite(row.get("p")),
+            p_holm=finite(row["p_holm"]) if "p_holm" in row else adjusted.get(index),
+            reason=str(row.get("reason") or ""),
+        )
+        for index, row in enumerate(rows)
+    ]
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Holm's step-down adjusted p values, in the order given (Holm, Scand. J. Statist. 1979)."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted = [0.0] * len(p_values)
+    running = 0.0
+    for rank, index in enumerate(order):
+        running = max(running, (len(p_values) - rank) * p_values[index])
+        adjusted[index] = min(1.0, running)
+    return adjusted
+
+
+def metric_order(records: Iterable[Record]) -> list[str]:
+    """All metric names in `records`: the known ones in the order of METRIC_LABELS, then the rest by name."""
+    names = {name for record in records for name in record.metrics}
+    known = [name for name in METRIC_LABELS if name in names]
+    return known + sorted(names - set(known))
+
+
+def primary_metric(records: Iterable[Record]) -> str:
+    """The metric that charts and ranks use: the first of METRIC_LABELS that the most records have."""
+    counts: dict[str, int] = {}
+    records = list(records)
+    for name in metric_order(records):
+        counts[name] = sum(name in record.metrics for record in records)
+    return max(counts, key=lambda name: counts[name])
+
+
+def published_comparison(records: list[Record]) -> tuple[dict[str, Interval] | None, dict[str, Any], str]:
+    """The mean over the 12 MedMNIST tasks in percent, the published table, and, without a mean, the reason.
+
+    Comparable means: the same method and protocol as published, every one of the 12 tasks exactly once. The bounds are
+    the means of the tasks' bounds, which is wider than an interval of the mean. `records` are of one model.
+    """
+    table: dict[str, Any] = read_json(PUBLISHED)
+    same = [r for r in records if r.method == table["method"] and r.protocol == table["protocol"]]
+    by_task = {r.task.lower(): r for r in same}
+    missing = [task for task in table["tasks"] if task not in by_task]
+    if len(missing) == len(table["tasks"]):
+        return None, table, "none of these results is a linear probe of a MedMNIST task under the paper's protocol"
+    if missing:
+        done = len(table["tasks"]) - len(missing)
+        return None, table, f"the published rows are means of 12 MedMNIST tasks; {done} of them are measured here"
+    if len(same) != len(by_task):
+        return None, table, "a MedMNIST task occurs twice in the results (several settings, seeds or revisions)"
+    mean: dict[str, Interval] = {}
+    for name in table["metrics"]:
+        entries = [by_task[task].metrics.get(name) for task in table["tasks"]]
+        if all(entry is not None and entry.low is not None and entry.high is not None for entry in entries):
+            mean[name] = Interval(*(_mean_percent(entries, field) for field in ("value", "low", "high")))
+    if not mean:
+        return None, table, "the results lack the published metrics with intervals"
+    return mean, table, ""
+
+
+def _mean_percent(entries: list[Any], field: str) -> float:
+    return 100 * sum(getattr(entry, field) for entry in entries) / len(entries)

@@ -1,0 +1,114 @@
+"""What a training run did: its configuration and the series that it logged."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .files import finite, read_jsonl, read_yaml
+
+MAX_POINTS = 65_536
+MAX_SERIES = 200
+SCHEDULES = ("lr", "last_layer_lr", "weight_decay", "momentum", "teacher_temp")
+SPEED = ("images_per_second", "seconds", "elapsed", "mfu")
+
+
+@dataclass
+class Series:
+    """Values of one logged quantity over optimisation steps. Above 65,536 points every second one is kept."""
+
+    steps: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    stride: int = 1
+    seen: int = 0
+    last: tuple[float, float] = (0.0, 0.0)
+
+    def add(self, step: float, value: float) -> None:
+        """Append one point, thinning when the series is full. The last point is always known."""
+        self.last = (step, value)
+        if self.seen % self.stride == 0:
+            self.steps.append(step)
+            self.values.append(value)
+            if len(self.steps) > MAX_POINTS:
+                del self.steps[1::2], self.values[1::2]
+                self.stride *= 2
+        self.seen += 1
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A training run: resolved configuration, logged series by name, and the totals that they give."""
+
+    name: str
+    config: dict[str, Any]
+    series: dict[str, Series]
+    steps: int
+    images: int | None
+    seconds: float | None
+    skipped_values: int
+    crops: Path | None
+
+    @property
+    def final(self) -> dict[str, float]:
+        """The last logged value of every series."""
+        return {name: series.last[1] for name, series in self.series.items()}
+
+
+def summarise_run(folder: Path) -> RunSummary:
+    """Read `config.yaml` (if there) and `metrics.jsonl` of a run folder.
+
+    Values that are not finite numbers are counted in `skipped_values`.
+    `seconds` is the logged elapsed time, else the sum of images over images per second.
+
+    Raises:
+        UserError: a file is unreadable.
+    """
+    series: dict[str, Series] = {}
+    skipped = 0
+    steps = images = 0.0
+    seconds = 0.0
+    for record in read_jsonl(folder / "metrics.jsonl"):
+        step = finite(record.get("step"))
+        if step is None:
+            skipped += 1
+            continue
+        seen = finite(record.get("images"))
+        rate = finite(record.get("images_per_second"))
+        if seen is not None and rate is not None and rate > 0 and seen > images:
+            seconds += (seen - images) / rate
+        steps, images = max(steps, step), max(images, seen or 0.0)
+        skipped += _add_values(series, step, record)
+    elapsed = next((series[name].last[1] for name in ("seconds", "elapsed") if name in series), None)
+    config = folder / "config.yaml"
+    crops = folder / "crops.png"
+    return RunSummary(
+        name=folder.resolve().name,
+        config=read_yaml(config) if config.is_file() else {},
+        series=series,
+        steps=int(steps),
+        images=int(images) or None,
+        seconds=elapsed if elapsed is not None else (seconds or None),
+        skipped_values=skipped,
+        crops=crops if crops.is_file() else None,
+    )
+
+
+def _add_values(series: dict[str, Series], step: float, record: dict[str, Any]) -> int:
+    skipped = 0
+    for name, value in record.items():
+        if name in ("step", "images") or isinstance(value, str | list | dict):
+            continue
+        number = finite(value)
+        if number is None:
+            skipped += value is not None
+        elif name in series or len(series) < MAX_SERIES:
+            series.setdefault(name, Series()).add(step, number)
+    return skipped
+
+
+def group_of(name: str) -> str:
+    """Which group of charts a series belongs to: `loss`, `schedule`, `speed`, or `watch` for all that diagnoses."""
+    if name in SCHEDULES or name.startswith(("lr_", "lr/", "grad_norm")):
+        return "schedule"
+    if name in SPEED or name.endswith(("_per_second", "_seconds")) or name.startswith("memory"):
+        return "speed"
+    return "loss" if "loss" in name else "watch"

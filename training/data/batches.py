@@ -1,0 +1,231 @@
+"""From images by number to batches of crops, in the order that the configuration asks for.
+
+A batch is a pure function of (configuration, batch number): workers only compute, they hold no state. That is what
+makes the order independent of their number, and resuming exact.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from biovfm_hf.errors import UserError
+
+from ..settings.config import DataConfig, TrainConfig
+from ..settings.typed import nearest
+from .augment import Augmenter, Image, pack
+from .augment_batch import pack_looks, per_channel
+from .decode import read_image
+from .images import TRIES, Images
+from .order import SampleOrder
+from .stream import StreamedImages, StreamOrder
+
+logger = logging.getLogger(__name__)
+
+
+def sample_order(images: Images, config: TrainConfig) -> SampleOrder | StreamOrder:
+    """The order that the configuration asks for.
+
+    Raises:
+        UserError: weights for groups that do not exist, negative ones, or all zero.
+    """
+    if isinstance(images, StreamedImages) and config.data.weight_by is None:
+        return StreamOrder(images, config.seed, config.batch.size, config.data.stream_lanes)
+    if config.data.weight_by is None:
+        return SampleOrder(len(images), config.seed)
+    groups = images.group_by(config.data.weight_by)
+    for name in config.data.weights:
+        if name not in groups:
+            raise UserError(
+                f"data.weights: no image has {config.data.weight_by} {name!r}; {nearest(name, list(groups))}"
+            )
+    weights = [config.data.weights.get(name, 1.0) for name in groups]
+    if min(weights) < 0 or sum(weights) <= 0:
+        raise UserError("data.weights must be zero or more, and not all zero")
+    return SampleOrder(len(images), config.seed, list(groups.values()), weights)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of the row of positions a process reads.
+
+    Micro-batch `m` (counting forward passes) of process `rank` takes positions
+    (m * processes + rank) * images ... + images.
+    """
+
+    images: int
+    processes: int = 1
+    rank: int = 0
+
+    def positions(self, micro_batch: int) -> NDArray[np.int64]:
+        """Positions of one micro-batch."""
+        first = (micro_batch * self.processes + self.rank) * self.images
+        return np.arange(first, first + self.images, dtype=np.int64)
+
+
+def _substitutes(index: int, count: int) -> list[int]:
+    """The image itself, the next ones, then ever farther ones: damage can take all the rows of a part of a file."""
+    offsets = [*range(TRIES // 2), *(TRIES // 2 << step for step in range(TRIES // 2))]
+    return list(dict.fromkeys((index + offset) % count for offset in offsets))
+
+
+class CropBatches(Dataset):
+    """Batch number -> `global_crops` (G * B, 3, S, S) uint8, `local_crops`, and what `extra` adds.
+
+    With `augment.on_device` the crops are only cut and flipped, and `global_looks`, `local_looks` say what is to be
+    done to them (`augment_batch.apply_looks`).
+
+    Crops are stacked view by view: the first B global crops are every image's first one. `skipped` lists (number of an
+    image that could not be read, number of the one that stands in for it, why).
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        order: SampleOrder | StreamOrder,
+        config: TrainConfig,
+        share: Share,
+        extra: Callable[[NDArray[np.int64], np.random.Generator], dict[str, torch.Tensor]] | None = None,
+    ) -> None:
+        self.images = images
+        self.order = order
+        self.config = config
+        self.share = share
+        self.extra = extra
+        self.augmenter = Augmenter(config.augment)
+        self._cache: dict[int, tuple[Image, str | None]] = {}
+        self._room = 0
+
+    def set_cache(self, mebibytes: int) -> None:
+        """Keep decoded images, or row groups of a stream, in memory: up to this much in each process that reads."""
+        if isinstance(self.images, StreamedImages):
+            self.images.set_cache(mebibytes)
+        else:
+            self._room = mebibytes * 2**20
+
+    def __getitem__(self, micro_batch: int) -> dict[str, Any]:
+        """The batch of one forward pass."""
+        positions = self.share.positions(micro_batch)
+        skipped: list[tuple[int, int, str]] = []
+        views: list[tuple[list[Any], list[Any]]] = []
+        draw = self.augmenter.draw if self.config.augment.on_device else self.augmenter.views
+        for position, index in zip(positions.tolist(), self.order.indices(positions).tolist(), strict=True):
+            image, modality = self.read(index, skipped)
+            random = Random((self.config.seed << 64) + position)
+            views.append(draw(image, random, modality))
+        batch: dict[str, Any] = self._stacked("global", [large for large, _ in views])
+        if self.config.augment.local_count:
+            batch |= self._stacked("local", [small for _, small in views])
+        batch["skipped"] = skipped
+        if self.extra is not None:
+            seed = (self.config.seed, micro_batch, self.share.rank)
+            batch.update(self.extra(positions, np.random.default_rng(seed)))
+        return batch
+
+    def _stacked(self, name: str, views: list[list[Any]]) -> dict[str, torch.Tensor]:
+        """Per image its V views of one size, to crops (V * B, 3, S, S) view by view, and the looks not yet applied."""
+        ordered = [image[number] for number in range(len(views[0])) for image in views]
+        if not self.config.augment.on_device:
+            return {f"{name}_crops": torch.from_numpy(pack(ordered))}
+        crops, looks = zip(*ordered, strict=True)
+        return {f"{name}_crops": torch.from_numpy(pack(list(crops))), f"{name}_looks": pack_looks(looks)}
+
+    def read(self, index: int, skipped: list[tuple[int, int, str]]) -> tuple[Image, str | None]:
+        """The decoded image `index` and its modality, or the next readable one, which is noted in `skipped`.
+
+        Raises:
+            UserError: it and all that could stand in for it are unreadable.
+        """
+        first: Exception | None = None
+        candidates = _substitutes(index, len(self.images))
+        for candidate in candidates:
+            if candidate in self._cache:
+                found = self._cache[candidate]
+            else:
+                try:
+                    data, name, modality = self.images.fetch(candidate)
+                    found = (read_image(data, name, self.config.data.max_side), modality)
+                except (UserError, cv2.error) as failure:
+                    first = first or failure
+                    continue
+                self._remember(candidate, found)
+            if candidate != index:
+                skipped.append((index, candidate, str(first)))
+            return found
+        raise UserError(
+            f"{len(candidates)} images from number {index} on cannot be read, the first because: {first}"
+        ) from first
+
+    def _remember(self, index: int, found: tuple[Image, str | None]) -> None:
+        if found[0].nbytes <= self._room:
+            self._room -= found[0].nbytes
+            self._cache[index] = found
+
+
+def normalise(crops: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """(B, 3, S, S) uint8 to float32, (x / 255 - mean) / std per channel."""
+    scale = per_channel([1 / (255 * s) for s in std], crops)
+    shift = per_channel([-m / s for m, s in zip(mean, std, strict=True)], crops)
+    return torch.addcmul(shift, crops.float(), scale)
+
+
+def loader(
+    dataset: CropBatches, batches: Sequence[int], workers: int, pin: bool
+) -> Generator[dict[str, Any], None, None]:
+    """The batches of these numbers, in this order, computed ahead by `workers` processes.
+
+    Raises:
+        UserError: the data cannot be read; said on every process that meets it, since each reads its own part.
+    """
+    cv2.setNumThreads(1)
+    ready = iter(
+        DataLoader(
+            dataset,
+            sampler=batches,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=pin,
+            prefetch_factor=2 if workers else None,
+            worker_init_fn=_quiet_worker,
+        )
+    )
+    try:
+        while True:
+            try:
+                batch = next(ready)
+            except StopIteration:
+                return
+            except UserError as error:  # from a worker it arrives with a traceback as its text
+                words = str(error).strip().splitlines()[-1].removeprefix("biovfm_hf.errors.UserError: ")
+                if dataset.share.rank:
+                    logger.error("process %d: %s", dataset.share.rank, words)
+                raise UserError(words) from error
+            yield batch
+    finally:  # whatever ended the run: workers that ignore SIGTERM would be waited for without end when python exits
+        if workers:
+            ready._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def _quiet_worker(_: int) -> None:
+    # Ctrl-C, torchrun and schedulers signal the whole group; the main process saves its step and then ends its workers
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def choose_workers(config: DataConfig, processes_here: int) -> int:
+    """Loader processes for one training process: as configured, or the cores that are left, at most 12."""
+    if config.workers >= 0:
+        return config.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, min(12, cores // processes_here - 1))

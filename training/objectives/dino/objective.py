@@ -1,0 +1,239 @@
+"""DINOv2's training objective: a student that learns from its own moving average (arXiv 2304.07193).
+
+Three terms: DINO (class tokens of all crops against the teacher's class tokens of the global crops), iBOT (masked
+patches against what the teacher sees there) and KoLeo (class tokens of a batch keep apart).
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from biovfm_hf.modeling_biovfm import BioVFMModel
+
+from ...optimizer import update_average
+from ...schedule import StepValues
+from .heads import DINOHead
+from .losses import Part, centred_softmax, koleo_loss, prototype_cross_entropy, sinkhorn_knopp, update_center
+
+
+@dataclass(frozen=True)
+class DINOConfig:
+    """Heads, targets and weights of the objective; the defaults are DINOv2's `vitl16_short`.
+
+    Attributes:
+        prototypes: number K of the DINO head's prototypes.
+        hidden: width of its MLP.
+        bottleneck: width of its unit vectors and prototypes.
+        layers: linear layers of its MLP.
+        ibot_separate_head: a head of its own for patches; otherwise they go through the DINO head.
+        ibot_prototypes: of that head.
+        ibot_hidden: likewise.
+        ibot_bottleneck: likewise.
+        ibot_layers: likewise.
+        centering: how the teacher's scores become targets: `centering` or `sinkhorn_knopp`.
+        student_temp: softmax temperature of the student.
+        center_momentum: of the moving centre.
+        dino_weight: weight of the class tokens' loss.
+        ibot_weight: weight of the masked patches' loss.
+        koleo_weight: weight of the KoLeo regulariser.
+    """
+
+    prototypes: int = 65_536
+    hidden: int = 2048
+    bottleneck: int = 256
+    layers: int = 3
+    ibot_separate_head: bool = False
+    ibot_prototypes: int = 65_536
+    ibot_hidden: int = 2048
+    ibot_bottleneck: int = 256
+    ibot_layers: int = 3
+    centering: Literal["centering", "sinkhorn_knopp"] = "centering"
+    student_temp: float = 0.1
+    center_momentum: float = 0.9
+    dino_weight: float = 1.0
+    ibot_weight: float = 1.0
+    koleo_weight: float = 0.1
+
+
+class DINONetwork(nn.Module):
+    """What student and teacher each hold: `backbone`, `dino_head`, and `ibot_head` where it is separate."""
+
+    def __init__(self, backbone: BioVFMModel, config: DINOConfig) -> None:
+        super().__init__()
+        width = backbone.config.hidden_size
+        self.backbone = backbone
+        dino_sizes = (config.prototypes, config.hidden, config.bottleneck, config.layers)
+        self.dino_head = DINOHead(width, *dino_sizes)
+        if config.ibot_separate_head:
+            ibot_sizes = (config.ibot_prototypes, config.ibot_hidden, config.ibot_bottleneck, config.ibot_layers)
+            self.ibot_head = DINOHead(width, *ibot_sizes)
+
+    def scores(self, cls_tokens: Tensor, patch_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Prototype scores of class tokens (M, D) and of patch tokens (P, D): (M, K) and (P, K')."""
+        if hasattr(self, "ibot_head"):
+            dino, ibot = self.dino_head, self.ibot_head
+            return dino.last_layer(dino(cls_tokens)), ibot.last_layer(ibot(patch_tokens))
+        together = self.dino_head.last_layer(self.dino_head(torch.cat([cls_tokens, patch_tokens])))
+        return together.split([len(cls_tokens), len(patch_tokens)])
+
+    def cross_entropy(
+        self, cls_tokens: Tensor, patch_tokens: Tensor, cls_parts: list[Part], patch_part: Part, temperature: float
+    ) -> tuple[Tensor, list[Tensor]]:
+        """`prototype_cross_entropy` of class tokens and patch tokens: the total, and each part's value."""
+        if hasattr(self, "ibot_head"):
+            dino, ibot = self.dino_head, self.ibot_head
+            total, values = prototype_cross_entropy(dino(cls_tokens), dino.last_layer, cls_parts, temperature)
+            patch = prototype_cross_entropy(ibot(patch_tokens), ibot.last_layer, [patch_part], temperature)
+            return total + patch[0], values + patch[1]
+        vectors = self.dino_head(torch.cat([cls_tokens, patch_tokens]))
+        return prototype_cross_entropy(vectors, self.dino_head.last_layer, [*cls_parts, patch_part], temperature)
+
+
+class DINOObjective(nn.Module):
+    """Student and teacher in one module, so that DDP or FSDP2 wraps one thing and `forward` is the whole step.
+
+    Args:
+        backbone: a `BioVFMModel` with a mask token; it becomes the student's, a copy of it the teacher's.
+        config: heads, targets and weights.
+
+    The teacher needs no gradient and stays in evaluation mode. `dino_center` (1, K) and `ibot_center` are buffers.
+    """
+
+    dino_center: Tensor
+    ibot_center: Tensor
+
+    def __init__(self, backbone: BioVFMModel, config: DINOConfig) -> None:
+        super().__init__()
+        if backbone.embeddings.mask_token is None:
+            raise ValueError("the backbone has no mask token; build it with use_mask_token=True")
+        self.config = config
+        self.student = DINONetwork(backbone, config)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
+        patch_prototypes = config.ibot_prototypes if config.ibot_separate_head else config.prototypes
+        self.register_buffer("dino_center", torch.zeros(1, config.prototypes))
+        self.register_buffer("ibot_center", torch.zeros(1, patch_prototypes))
+
+    def train(self, mode: bool = True) -> "DINOObjective":
+        """Training mode for the student; the teacher never drops a path."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, batch: Mapping[str, Any], values: StepValues) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of one batch of B images.
+
+        Args:
+            batch: `global_crops` (2B, 3, H, W), all first crops, then all second; `local_crops` (nB, 3, h, w), crop
+                by crop, or None; `masks` (2B, N) bool; `mask_indices` (M,), the masked patches in the flattened
+                masks, computed when not given, which on a GPU waits for the device.
+            values: of this step; `teacher_temp` is read.
+
+        Returns:
+            The loss, and detached scalars by name: `dino_local_crops_loss`, `dino_global_crops_loss`, `koleo_loss`
+            and `ibot_loss` as DINOv2 logs them (before `dino_weight` and `ibot_weight`, KoLeo's after its weight; the
+            last two halved); `*_gap`, ln K minus the mean cross-entropy in nats, which is 0 when the features have
+            collapsed; `teacher_entropy` in nats.
+        """
+        if "mask_indices" not in batch:
+            batch = {**batch, "mask_indices": batch["masks"].flatten().nonzero().flatten()}
+        dino_targets, patch_targets = self._targets(batch, values.teacher_temp)
+        global_cls, local_cls, patches = self._student_tokens(batch)
+        images = len(global_cls) // 2
+        parts = {**self._class_parts(dino_targets, len(local_cls)), "ibot": self._patch_part(patch_targets, batch)}
+        cls_tokens, (*cls_parts, patch_part) = torch.cat([global_cls, local_cls]), parts.values()
+        total, losses = self.student.cross_entropy(
+            cls_tokens, patches, cls_parts, patch_part, self.config.student_temp
+        )
+        koleo = self.config.koleo_weight * (koleo_loss(global_cls[:images]) + koleo_loss(global_cls[images:]))
+        report = {"koleo_loss": koleo.detach() / 2, **self._report(parts, losses, dino_targets)}
+        return total + koleo, report
+
+    @torch.no_grad()
+    def update_teacher(self, momentum: float) -> None:
+        """Move every teacher parameter (heads too) towards the student's: momentum * t + (1 - momentum) * s."""
+        update_average(list(self.teacher.parameters()), list(self.student.parameters()), momentum)
+
+    @torch.no_grad()
+    def _targets(self, batch: Mapping[str, Any], temperature: float | None) -> tuple[Tensor, Tensor]:
+        """Teacher assignments of the class tokens (2B, K), crops swapped, and of the masked patches (M, K)."""
+        if temperature is None:
+            raise ValueError("the step values have no teacher_temp; use DINOSchedule")
+        rows = self._wanted_rows(batch)
+        (tokens,) = self.teacher.backbone.forward_packed([batch["global_crops"]], wanted=[rows])
+        crops = len(batch["global_crops"])
+        # swapped, so that row i of the student's crops meets the other crop of the same image
+        dino_scores, patch_scores = self.teacher.scores(tokens[:crops].roll(crops // 2, 0), tokens[crops:])
+        if self.config.centering == "sinkhorn_knopp":
+            return sinkhorn_knopp(dino_scores, temperature), sinkhorn_knopp(patch_scores, temperature)
+        dino = centred_softmax(dino_scores, self.dino_center, temperature)
+        patch_targets = centred_softmax(patch_scores, self.ibot_center, temperature)
+        update_center(self.dino_center, dino_scores, self.config.center_momentum)
+        update_center(self.ibot_center, patch_scores, self.config.center_momentum)
+        return dino, patch_targets
+
+    def _student_tokens(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Class tokens of the global (2B, D) and local (nB, D) crops and the masked patch tokens (M, D)."""
+        crops, masks, wanted = [batch["global_crops"]], [batch["masks"]], [self._wanted_rows(batch)]
+        if batch.get("local_crops") is not None:
+            crops.append(batch["local_crops"])
+            masks.append(None)
+            wanted.append(self._class_rows(batch["local_crops"]))
+        tokens = self.student.backbone.forward_packed(crops, masks, wanted)
+        local_cls = tokens[1] if len(tokens) > 1 else tokens[0][:0]
+        images = len(batch["global_crops"])
+        return tokens[0][:images], local_cls, tokens[0][images:]
+
+    def _wanted_rows(self, batch: Mapping[str, Any]) -> Tensor:
+        """Where the class tokens (2B,), then the masked patches (M,) stand in the global crops' flattened tokens."""
+        patches = batch["masks"].shape[1]
+        prefix = 1 + self.student.backbone.config.num_register_tokens
+        indices = batch["mask_indices"]
+        masked = indices + (indices // patches + 1) * prefix
+        return torch.cat([self._class_rows(batch["global_crops"]), masked])
+
+    def _class_rows(self, crops: Tensor) -> Tensor:
+        """Where the class tokens stand in the flattened tokens of `crops` (B, 3, H, W)."""
+        config = self.student.backbone.config
+        length = 1 + config.num_register_tokens + crops[0, 0].numel() // config.patch_size**2
+        return torch.arange(len(crops), device=crops.device) * length
+
+    def _class_parts(self, targets: Tensor, local_rows: int) -> dict[str, Part]:
+        """How class tokens are compared with the (2B, K) targets, weighted as DINOv2 does.
+
+        That is the mean over all pairs of a student's and a teacher's crop: 2 of global crops and 2n with a local
+        one (DINOv2 counts 1 of those where n is 0, and so does this).
+        """
+        images = len(targets) // 2
+        pairs = 2 + max(2 * local_rows // images, 1)
+        weight, factor = 1.0 / (images * pairs), self.config.dino_weight
+        parts = {"dino_global_crops": Part(2 * images, targets, weight, factor)}
+        if local_rows:
+            both = targets[:images] + targets[images:]  # (B, K): a local crop meets both global ones
+            parts["dino_local_crops"] = Part(local_rows, both, weight, factor)
+        return parts
+
+    def _patch_part(self, targets: Tensor, batch: Mapping[str, Any]) -> Part:
+        """How masked patches are compared with the (M, K) targets: the mean over an image's, then over images.
+
+        Images without a mask count too, as in DINOv2.
+        """
+        masks, indices = batch["masks"], batch["mask_indices"]
+        per_image = 1.0 / (len(masks) * masks.sum(dim=1).clamp(min=1))
+        return Part(len(indices), targets, per_image[indices // masks.shape[1]], self.config.ibot_weight)
+
+    @staticmethod
+    @torch.no_grad()
+    def _report(parts: dict[str, Part], losses: list[Tensor], dino_targets: Tensor) -> dict[str, Tensor]:
+        report = {"teacher_entropy": torch.special.entr(dino_targets).sum(dim=-1).mean()}
+        for (name, part), loss in zip(parts.items(), losses, strict=True):
+            report[f"{name}_loss"] = loss / 2 if name == "ibot" else loss
+            if part.rows:
+                weight = part.weights.sum() if isinstance(part.weights, Tensor) else part.weights * part.rows
+                targets = 2 if name == "dino_local_crops" else 1  # that each row is compared with
+                report[f"{name}_gap"] = math.log(part.targets.shape[1]) - loss / (weight * targets)
+        return report

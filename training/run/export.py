@@ -1,0 +1,151 @@
+"""From a training objective to model folders that plain transformers loads, and on to the Hub."""
+
+import copy
+import logging
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers.utils.logging import disable_progress_bar
+
+from biovfm_hf import BioVFMForMaskedAutoencoding, BioVFMImageProcessor, BioVFMModel
+from biovfm_hf.errors import UserError
+from biovfm_hf.files import atomic_path
+
+from ..settings.config import TrainConfig
+from ..settings.file import to_yaml
+from .checkpoint import model_tensors
+
+logger = logging.getLogger(__name__)
+
+
+def write_model_folder(
+    target: Path, model_class: type, model_config: Any, tensors: dict[str, Tensor], config: TrainConfig, step: int
+) -> None:
+    """Write weights, config, image processor, the run's configuration and a card stub to `target`, atomically.
+
+    Args:
+        target: the model folder; an existing one is replaced.
+        model_class: `BioVFMModel` or `BioVFMForMaskedAutoencoding`.
+        model_config: its `BioVFMConfig`; stochastic depth is switched off in the copy that is saved.
+        tensors: its state, on the CPU.
+        config: the run's.
+        step: optimiser steps behind these weights.
+    """
+    model_config = copy.deepcopy(model_config)
+    model_config.drop_path_rate = 0.0
+    with torch.device("meta"):
+        model = model_class(model_config)
+    model.load_state_dict(tensors, strict=True, assign=True)
+    disable_progress_bar()  # one shard, milliseconds
+    with atomic_path(target) as temporary:
+        model.save_pretrained(temporary)
+        size = model_config.image_size
+        BioVFMImageProcessor(
+            size={"height": size, "width": size},
+            image_mean=list(config.augment.mean),
+            image_std=list(config.augment.std),
+        ).save_pretrained(temporary)
+        (temporary / "training_config.yaml").write_text(to_yaml(_public(config)), encoding="utf-8")
+        (temporary / "README.md").write_text(card_stub(config, step), encoding="utf-8")
+
+
+def _public(config: TrainConfig) -> TrainConfig:
+    """The settings without this machine's folders, since a model folder is made to be published."""
+
+    def name(path: str | None) -> str | None:
+        return Path(path).name if path and Path(path).exists() else path
+
+    return replace(
+        config,
+        data=replace(config.data, path=name(config.data.path)),
+        model=replace(config.model, init_from=name(config.model.init_from)),
+        watch=replace(config.watch, task=name(config.watch.task)),
+    )
+
+
+def card_stub(config: TrainConfig, step: int) -> str:
+    """The few facts that training itself knows; `biovfm card` writes the full card."""
+    method = {"dino": "DINOv2", "mae": "MAE"}[config.method]
+    return f"""---
+library_name: transformers
+pipeline_tag: image-feature-extraction
+tags: [biovfm, medical-imaging, self-supervised, {config.method}]
+---
+
+# {config.model.size}, pretrained with {method}
+
+Self-supervised pretraining with BioVFM-HF: {step:,} steps of {config.batch.size:,} images
+({step * config.batch.size:,} images seen), crops of {config.augment.global_size} pixels, seed {config.seed}.
+`training_config.yaml` holds every setting. Not evaluated yet; `biovfm card` writes a full card from results.
+
+    from transformers import AutoModel, AutoImageProcessor
+    model = AutoModel.from_pretrained("THIS_FOLDER", trust_remote_code=True)
+    processor = AutoImageProcessor.from_pretrained("THIS_FOLDER", trust_remote_code=True)
+
+Not a medical device; for research.
+"""
+
+
+def export_models(target: Path, modules: dict[str, nn.Module], config: TrainConfig, step: int, write: bool) -> None:
+    """Write each module as the model folder `target / NAME`. All processes must call this; `write` ones do it.
+
+    Args:
+        target: folder that receives the model folders.
+        modules: folder name -> `BioVFMModel` or `BioVFMForMaskedAutoencoding` inside the objective.
+        config: the run's.
+        step: optimiser steps behind these weights.
+        write: whether this process touches the disk.
+    """
+    tensors = {name: model_tensors(module) for name, module in modules.items()}  # before a write can fail
+    for name, module in modules.items() if write else ():
+        kind = BioVFMForMaskedAutoencoding if hasattr(module, "decoder") else BioVFMModel
+        write_model_folder(target / name, kind, module.config, tensors[name], config, step)
+
+
+def open_repository(repository: str) -> None:
+    """Create the repository that exports are pushed to, private, or find that it is there.
+
+    Raises:
+        UserError: no such name is possible, no access, or no network; known now rather than after hours of work.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().create_repo(repository, private=True, exist_ok=True)
+    except Exception as error:  # names, rights and networks fail in many classes
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"cannot push to {repository}: {reason}; give OWNER/NAME, log in with `hf auth login`, or leave out "
+            "--push-to-hub and push the model later"
+        ) from error
+
+
+def push_in_background(
+    folder: Path, repository: str, step: int, earlier: Sequence[threading.Thread] = ()
+) -> threading.Thread:
+    """Upload a model folder to the Hub without holding up training; a failure is a warning.
+
+    It waits for the `earlier` uploads, so that a slow one does not put old weights in the place of new ones.
+    """
+
+    def push() -> None:
+        from huggingface_hub import HfApi
+
+        for thread in earlier:
+            thread.join()
+        try:
+            HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Step {step}")
+            tqdm.write(f"step {step:,} is at {repository} on the Hub", file=sys.stderr)
+        except Exception as error:  # training goes on, whatever the network says
+            logger.warning("cannot push %s to %s: %s", folder, repository, " ".join(str(error).split())[:300])
+
+    thread = threading.Thread(target=push, name=f"push-{step}")
+    thread.start()
+    return thread

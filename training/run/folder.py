@@ -1,0 +1,178 @@
+"""The run folder: the resolved configuration, the metrics and the sample sheet of crops."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import yaml
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.files import atomic_path, write_text
+
+from ..data.augment_batch import apply_drawn_looks
+from ..data.batches import CropBatches
+from ..settings.config import TrainConfig
+from ..settings.file import config_from_tree, to_yaml
+
+# What may change when a run is continued: none of it changes which images are seen or what is learned from them.
+_FREE = (
+    "run.",
+    "watch.",
+    "data.workers",
+    "data.cache_mib",
+    "data.path",
+    "data.revision",
+    "batch.per_process",
+    "epochs",
+)
+_SHEET_IMAGES = 8
+
+
+def check_apart(out: Path, data: str | None) -> None:
+    """Refuse a run folder among the images: the pictures in it would be taken for some of them when it continues.
+
+    Raises:
+        UserError: `out` is the folder `data`, or lies in it.
+    """
+    folder = Path(data or "").expanduser()
+    if data and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"--out {out} lies in the folder of images, {folder}; choose one elsewhere")
+
+
+def hold_run_folder(out: Path) -> TextIO:
+    """Create `out` and keep other runs out of it until `release_run_folder`, or until this process dies.
+
+    A process that its killed launcher left behind goes on writing, and would mix its files with a new run's. The lock
+    is one of POSIX (`lockf`): workers, which may live on for seconds after a kill, do not inherit it.
+
+    Raises:
+        UserError: another process is training in `out`, or it cannot be written.
+    """
+    import fcntl
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        held = (out / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
+    try:
+        fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # the two that POSIX allows for "held by another"
+        held.seek(0)
+        holder = held.read(100).strip()
+        held.close()
+        raise UserError(
+            f"{out}: {holder or 'another process'} is training there; wait until it ends, or stop it"
+        ) from None
+    except OSError:  # some network file systems have no locks
+        return held
+    held.truncate(0)
+    held.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+    held.flush()
+    return held
+
+
+def release_run_folder(held: TextIO) -> None:
+    """Let other runs in."""
+    Path(held.name).unlink(missing_ok=True)
+    held.close()
+
+
+def prepare_run_folder(out: Path, config: TrainConfig) -> None:
+    """Create `out` with `config.yaml`, or check that the one there describes the same run.
+
+    Raises:
+        UserError: `out` belongs to a run with other settings, or cannot be written.
+    """
+    text = to_yaml(config)
+    path = out / "config.yaml"
+    if path.is_file():
+        before, now = (flat(_settings(source, out)) for source in (path.read_text(encoding="utf-8"), text))
+        # a key that an older version did not know had its default
+        default = flat(yaml.safe_load(to_yaml(config_from_tree({"method": config.method}))))
+        keys = sorted(before.keys() | now.keys())
+        changed = [key for key in keys if before.get(key, default.get(key)) != now.get(key)]
+        changed = [key for key in changed if not key.startswith(_FREE)]
+        if changed and _results(out):
+            listed = ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in changed[:4])
+            raise UserError(
+                f"{out} holds a run with other settings ({listed}); use another --out, or the same settings"
+            )
+    elif found := _results(out):
+        raise UserError(f"{out} holds {found[0]}/ but no config.yaml: it is not of a run; use another --out")
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
+
+
+def _results(out: Path) -> list[str]:
+    """What a run would continue or replace in `out`."""
+    return [name for name in ("checkpoints", "model", "model_with_decoder", "exports") if (out / name).exists()]
+
+
+def _settings(text: str, out: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError:
+        tree = None
+    if not isinstance(tree, dict) or "method" not in tree:
+        raise UserError(f"{out}/config.yaml is not of a pretraining run; use another --out")
+    return tree
+
+
+def append_metrics(out: Path, record: dict[str, Any]) -> None:
+    """Add one line to `metrics.jsonl`."""
+    with (out / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def trim_metrics(out: Path, step: int) -> None:
+    """Drop lines after `step`, and a line that a kill cut short, so that a continued run logs each step once."""
+    path = out / "metrics.jsonl"
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record.get("step", 0) <= step:
+            kept.append(line + "\n")
+    write_text(path, "".join(kept))
+
+
+def write_crop_sheet(path: Path, dataset: CropBatches) -> None:
+    """A picture of what the model will see: one row per image, global crops first, before normalisation."""
+    from PIL import Image
+
+    batch = apply_drawn_looks(dataset[0], dataset.config.augment)
+    count = min(dataset.share.images, _SHEET_IMAGES)
+    side = dataset.config.augment.global_size
+    columns = [
+        batch[name].unflatten(0, (-1, dataset.share.images))
+        for name in ("global_crops", "local_crops")
+        if name in batch
+    ]
+    tiles = [view[:count].permute(0, 2, 3, 1).byte().numpy() for group in columns for view in group]
+    sheet = np.full((count * (side + 2), len(tiles) * (side + 2), 3), 255, dtype=np.uint8)
+    for column, views in enumerate(tiles):
+        for row, view in enumerate(views):
+            top, left = row * (side + 2), column * (side + 2)
+            sheet[top : top + view.shape[0], left : left + view.shape[1]] = view
+    with atomic_path(path) as temporary:
+        Image.fromarray(sheet).save(temporary, format="PNG")
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as one level of `section.key`."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves

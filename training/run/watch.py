@@ -1,0 +1,222 @@
+"""Is it learning anything? Measured while training runs, because the loss alone does not tell.
+
+kNN accuracy on a small labelled task, RankMe (how many dimensions the features really use), and an alarm for the two
+ways in which self-distillation collapses.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from biovfm_hf import BioVFMModel
+from biovfm_hf.errors import UserError
+
+from ..data.augment import Image, pack, resize
+from ..data.batches import normalise
+from ..data.decode import read_image
+from ..data.images import FolderImages, Images
+from ..data.order import permute
+from ..settings.config import TrainConfig
+
+_BATCH = 64
+_WINDOW = 10  # logged steps that must agree before the alarm is raised
+_REMEDIES = (
+    "a larger batch.size; in a run of a few thousand steps model.layerscale_value 1.0 and teacher.momentum 0.98; "
+    "a higher optim.base_lr if it was scaled down to a small batch; dino.centering sinkhorn_knopp; "
+    "a lower teacher.temperature; fewer dino.prototypes"
+)
+_GAP = 0.02  # nats from ln K below which a cross-entropy says nothing
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """(N, 3, S, S) uint8 images and (N,) int64 labels, for training and test."""
+
+    train: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    classes: list[str]
+
+
+def load_task(folder: Path, size: int, limit: int) -> LabelledImages:
+    """A classification folder: `{train,test}/CLASS/*`, or `CLASS/*`, of which every second image then is for test.
+
+    Args:
+        folder: the task.
+        size: side that images are resized to.
+        limit: most images of each split, spread evenly over the sorted files.
+
+    Raises:
+        UserError: no such folder, fewer than two classes, one that only the test has, or a split without images.
+    """
+    parts = [folder / name for name in ("train", "test")]
+    split = all(part.is_dir() for part in parts)
+    root = parts[0] if split else folder
+    classes = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    if len(classes) < 2:
+        raise UserError(
+            f"watch.task {folder} needs one folder of images per class, at least two, or train/ and test/ of them"
+        )
+    unknown = sorted({path.name for path in parts[1].iterdir() if path.is_dir()} - set(classes)) if split else []
+    if unknown:
+        raise UserError(f"watch.task {parts[1]} has classes that {root} lacks: {', '.join(unknown[:4])}")
+    found = []
+    for number in range(2):
+        files = []
+        for label, name in enumerate(classes):
+            images = FolderImages((parts[number] if split else folder) / name)
+            chosen = range(len(images)) if split else range(number, len(images), 2)
+            files += [(images, index, label) for index in chosen]
+        if not files:
+            raise UserError(f"watch.task {parts[number] if split else folder} holds no images")
+        files = [files[place] for place in np.linspace(0, len(files) - 1, min(limit, len(files))).astype(int)]
+        pixels = [_square(read_image(*images.fetch(index)[:2]), size) for images, index, _ in files]
+        labels = torch.tensor([label for *_, label in files])
+        found.append((torch.from_numpy(pack(pixels)), labels))
+    return LabelledImages(found[0], found[1], classes)
+
+
+def sample_images(images: Images, count: int, size: int, seed: int) -> Tensor:
+    """(n, 3, S, S) uint8: up to `count` readable images of the training data, always the same ones for a seed."""
+    chosen = []
+    for index in permute(np.arange(min(count, len(images))), len(images), seed).tolist():
+        try:
+            chosen.append(_square(read_image(*images.fetch(index)[:2]), size))
+        except (UserError, cv2.error):
+            continue
+    if not chosen:
+        raise UserError("none of the images drawn for the watch can be read; raise watch.images")
+    return torch.from_numpy(pack(chosen))
+
+
+@torch.no_grad()
+def embed(model: BioVFMModel, images: Tensor, config: TrainConfig) -> Tensor:
+    """(n, 3, S, S) uint8 -> (n, D) float32 features: the class token for DINO, the mean patch token for MAE."""
+    device = next(model.parameters()).device
+    features = []
+    for part in images.split(_BATCH):
+        tokens = model(normalise(part.to(device), config.augment.mean, config.augment.std)).last_hidden_state
+        first_patch = 1 + model.config.num_register_tokens
+        features.append((tokens[:, 0] if config.method == "dino" else tokens[:, first_patch:].mean(dim=1)).float())
+    return torch.cat(features)
+
+
+def rankme(features: Tensor) -> float:
+    """Effective rank of (n, D) features: exp of the entropy of their normalised singular values (arXiv 2210.02885).
+
+    Between 1 (one direction holds everything) and min(n, D).
+    """
+    values = torch.linalg.svdvals(features.double().cpu())
+    shares = values / values.sum() + 1e-7
+    return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+def knn_accuracy(
+    train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: int, neighbours: int, temperature: float
+) -> float:
+    """Balanced accuracy of a weighted kNN on (features (n, D), labels (n,)), as DINO weighs votes.
+
+    Cosine similarity, votes exp(similarity / temperature) of the nearest `neighbours`; the mean recall over classes.
+    """
+    similarity = torch.nn.functional.normalize(test[0]) @ torch.nn.functional.normalize(train[0]).T
+    nearest = similarity.topk(min(neighbours, len(train[0])), dim=1)
+    labels = train[1].to(similarity.device)[nearest.indices]
+    votes = torch.zeros(len(similarity), classes, device=similarity.device)
+    votes.scatter_add_(1, labels, ((nearest.values - 1) / temperature).exp())
+    right = votes.argmax(dim=1).cpu() == test[1].cpu()
+    recalls = [right[test[1].cpu() == label].float().mean() for label in test[1].unique().cpu()]
+    return float(torch.stack(recalls).mean())
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What the encoder is measured on: images of the training data, and a labelled task if one is given."""
+
+    sample: Tensor
+    task: LabelledImages | None
+
+
+def open_watch(config: TrainConfig, images: Images) -> Watch | None:
+    """Read the images to watch with, or None when `watch.every` is 0.
+
+    Raises:
+        UserError: the task cannot be read.
+    """
+    watch = config.watch
+    if not watch.every:
+        return None
+    size = config.augment.global_size
+    task = load_task(Path(watch.task).expanduser(), size, watch.images) if watch.task else None
+    return Watch(sample_images(images, watch.images, size, config.seed), task)
+
+
+def measure(
+    watch: Watch, config: TrainConfig, encoder: Any, tensors: dict[str, Tensor], device: Any
+) -> dict[str, float]:
+    """`rankme`, and `knn` where there is a task, of an encoder.
+
+    Args:
+        watch: what to measure on.
+        config: the run's.
+        encoder: the `BioVFMModel` inside the objective; only its configuration is read, so it may be sharded.
+        tensors: its state, whole.
+        device: where to compute.
+    """
+    with torch.device("meta"):
+        model = BioVFMModel(encoder.config)
+    model.load_state_dict(tensors, assign=True)
+    model.to(device).eval()
+    values = {"rankme": rankme(embed(model, watch.sample, config))}
+    if watch.task is not None:
+        parts = (watch.task.train, watch.task.test)
+        train, test = ((embed(model, images, config), labels) for images, labels in parts)
+        neighbours, temperature = config.watch.neighbours, config.watch.temperature
+        values["knn"] = knn_accuracy(train, test, len(watch.task.classes), neighbours, temperature)
+    return values
+
+
+def collapse_message(records: Sequence[Mapping[str, Any]], settled: int) -> str | None:
+    """What to tell the user if the last logged records show a collapse, else None.
+
+    Args:
+        records: logged metrics, oldest first.
+        settled: steps before which nothing is concluded (warm-up).
+    """
+    recent = list(records)[-_WINDOW:]
+    if len(recent) < _WINDOW or recent[0]["step"] < settled:
+        return None
+    step = recent[-1]["step"]
+    for name in ("dino_global_crops", "ibot"):
+        gaps = [record.get(f"{name}_gap", math.inf) for record in recent]
+        gaps = [gap for gap in gaps if not math.isnan(gap)]
+        if gaps and max(gaps) < _GAP:
+            return (
+                f"step {step}: the {name} cross-entropy has stood at ln K for {_WINDOW} logged steps: the features "
+                f"have collapsed or never started. Try, in this order: {_REMEDIES}"
+            )
+    entropies = [record.get("teacher_entropy", math.inf) for record in recent]
+    if max(entropies) < 1e-3:
+        return (
+            f"step {step}: the teacher puts every image on one prototype (entropy 0): collapse. Try "
+            "dino.centering sinkhorn_knopp, a higher teacher.temperature or a lower optim.base_lr"
+        )
+    ranks = [record["rankme"] for record in records if "rankme" in record]
+    if len(ranks) > 1 and ranks[-1] < 2:
+        return (
+            f"step {step}: RankMe is {ranks[-1]:.1f}: the features use barely one dimension. Lower optim.base_lr, or "
+            "raise dino.koleo_weight and batch.size"
+        )
+    return None
+
+
+def _square(image: Image, size: int) -> Image:
+    """The central square of `image`, resized."""
+    side = min(image.shape[:2])
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    return resize(image[top : top + side, left : left + side], size)
