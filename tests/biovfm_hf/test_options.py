@@ -1,0 +1,72 @@
+"""Options: the same checks from Python and from a command line, which is filled from the fields."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.options import argument, check_options, option, parse_options, required
+
+
+@dataclass(frozen=True)
+class Drawing:
+    folders: tuple[Path, ...] = argument("folders to draw from", metavar="DIR")
+    out: Path = required("the file to write")
+    count: int = option(500, "how many", least=1, most=1000)
+    weight: float | None = option(None, "their weight", above=0)
+    mode: str = option("fast", "how", choices=("fast", "slow"))
+    tags: tuple[str, ...] = option((), "tags, each with a --tags of its own")
+    loud: bool = option(False, "say more")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def parsed(*words):
+    return parse_options(argparse.ArgumentParser(prog="draw"), Drawing, words)
+
+
+def test_the_command_line_fills_the_fields():
+    options = parsed("a", "b", "--out", "c.png", "--tags", "x", "--tags", "y", "--loud", "--weight", "2")
+    paths = (Path("a"), Path("b"))
+    assert options == Drawing(paths, Path("c.png"), weight=2.0, tags=("x", "y"), loud=True)
+
+
+def test_python_may_give_names_for_paths_and_lists_for_tuples():
+    assert Drawing(["a"], out="c.png", weight=3) == parsed("a", "--out", "c.png", "--weight", "3")
+    assert Drawing("a", out="c.png").folders == (Path("a"),)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("count", 0, "1 or more"),
+        ("count", 1001, "1000 or less"),
+        ("count", 2.5, "no int"),
+        ("count", True, "no int"),
+        ("weight", 0.0, "above 0"),
+        ("weight", float("inf"), "finite"),
+        ("weight", float("nan"), "finite"),
+        ("mode", "wild", "none of fast, slow"),
+        ("out", None, "no Path"),
+    ],
+)
+def test_wrong_values_are_refused_with_the_field_and_the_reason(field, value, reason):
+    with pytest.raises(UserError, match=f"^{field}: .*{reason}"):
+        Drawing(**{"folders": ["a"], "out": "c.png", field: value})
+
+
+@pytest.mark.parametrize("words", [["a", "--out", "c", "--count", "0"], ["a"], ["a", "--out", "c", "--weight", "nan"]])
+def test_wrong_words_end_with_status_2(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parsed(*words)
+    assert ended.value.code == 2 and "draw: error: " in capsys.readouterr().err
+
+
+def test_help_tells_defaults(capsys):
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "how many (default: 500)" in text and "--tags TAGS tags, each" in text and "{fast,slow}" in text
