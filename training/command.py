@@ -45,13 +45,13 @@ def run(method: str, load_method: Callable[[], "Method"], argv: Sequence[str] | 
     # it logs each retry, twice; a failure is told once, when the last one has failed
     logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
     try:
-        from .settings.file import load_config, parse_overrides
+        from .config_file import load_config, parse_overrides
 
         given = {"data.path": words.data, "run.push_to_hub": words.push_to_hub}
         overrides = parse_overrides(rest) | {key: value for key, value in given.items() if value}
         config = load_config(method, words.config, overrides)
         if words.dry_run:
-            from .run.estimate import describe
+            from .estimate import describe
 
             print(describe(config, load_method()))
             return 0

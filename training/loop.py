@@ -26,11 +26,11 @@ from biovfm_hf.files import is_disk_full
 
 from .data.augment_batch import apply_drawn_looks
 from .data.batches import CropBatches, choose_workers, loader, normalise
+from .estimate import peak_flops
 from .method import Method
 from .optimizer import apply_schedule, clip_per_submodule
 from .run.checkpoint import model_tensors, newest_name, save_checkpoint, what_is_kept
 from .run.device import failing_together
-from .run.estimate import peak_flops
 from .run.export import export_models, push_in_background
 from .run.folder import append_metrics, release_run_folder, write_crop_sheet
 from .run.watch import collapse_message, measure

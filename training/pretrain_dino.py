@@ -22,8 +22,8 @@ def load_method() -> Any:
     from .method import BatchExtra, Method
     from .objectives.dino.masking import block_masks
     from .objectives.dino.objective import DINOObjective
+    from .objectives.initial import build_encoder, with_run
     from .optimizer import dino_parameter_groups
-    from .run.initial import build_encoder, with_run
     from .schedule import DINOSchedule
     from .settings.config import TrainConfig, biovfm_config
 

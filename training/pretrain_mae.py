@@ -21,9 +21,9 @@ def load_method() -> Any:
     from torch import Tensor, nn
 
     from .method import BatchExtra, Method
+    from .objectives.initial import build_autoencoder, with_run
     from .objectives.mae.objective import MAEObjective
     from .optimizer import mae_parameter_groups
-    from .run.initial import build_autoencoder, with_run
     from .schedule import MAESchedule
     from .settings.config import TrainConfig, biovfm_config
 

@@ -16,11 +16,13 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.files import remove_leftovers
 from biovfm_hf.modeling_biovfm import BioVFMLayer, BioVFMPreTrainedModel
 
+from .config_file import with_steps
 from .data.augment import check_augment
 from .data.batches import Share, sample_order
 from .data.images import Images, open_images
 from .data.order import SampleOrder
 from .data.stream import StreamOrder
+from .estimate import flops_per_image, images_per_pass, trained_parameters
 from .method import Method
 from .optimizer import adamw
 from .run.checkpoint import load_newest, newest_name
@@ -32,13 +34,11 @@ from .run.device import (
     set_sharded_precision,
     speed_up_cpu,
 )
-from .run.estimate import flops_per_image, images_per_pass, trained_parameters
 from .run.export import open_repository
 from .run.folder import check_apart, flat, hold_run_folder, prepare_run_folder, trim_metrics
 from .run.watch import Watch, open_watch
 from .schedule import DINOSchedule, MAESchedule, scaled_learning_rate
 from .settings.config import TrainConfig, biovfm_config
-from .settings.file import with_steps
 from .settings.typed import plain
 
 logger = logging.getLogger(__name__)

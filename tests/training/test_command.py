@@ -23,13 +23,13 @@ from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.errors import UserError
 from tests.hub_server.server import Blob, HubServer, Repo
 from training import pretrain_dino, pretrain_mae
+from training.config_file import config_from_tree, load_config, parse_overrides
 from training.data.batches import normalise
+from training.estimate import flops_per_image, memory_gib, peak_flops, tokens_per_image
 from training.run import export
 from training.run.device import check_devices, make_accelerator
-from training.run.estimate import flops_per_image, memory_gib, peak_flops, tokens_per_image
 from training.schedule import StepValues
 from training.settings.config import TrainConfig, biovfm_config
-from training.settings.file import config_from_tree, load_config, parse_overrides
 
 from .conftest import SMALL_DINO, SMALL_MAE
 

@@ -18,8 +18,8 @@ from biovfm_hf import BioVFMForMaskedAutoencoding, BioVFMImageProcessor, BioVFMM
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path
 
+from ..config_file import to_yaml
 from ..settings.config import TrainConfig
-from ..settings.file import to_yaml
 from .checkpoint import model_tensors
 
 logger = logging.getLogger(__name__)

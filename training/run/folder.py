@@ -11,10 +11,10 @@ import yaml
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path, write_text
 
+from ..config_file import config_from_tree, to_yaml
 from ..data.augment_batch import apply_drawn_looks
 from ..data.batches import CropBatches
 from ..settings.config import TrainConfig
-from ..settings.file import config_from_tree, to_yaml
 
 # What may change when a run is continued: none of it changes which images are seen or what is learned from them.
 _FREE = (

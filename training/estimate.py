@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data.augment import check_augment
-from ..method import Method
-from ..schedule import scaled_learning_rate
-from ..settings.config import TrainConfig, biovfm_config
-from ..settings.file import to_yaml
+from .config_file import to_yaml
+from .data.augment import check_augment
+from .method import Method
+from .schedule import scaled_learning_rate
+from .settings.config import TrainConfig, biovfm_config
 
 _UTILISATION = 0.4  # share of the peak that a well-fed ViT reaches
 _KEPT = {"bf16": 40, "fp32": 70}  # bytes per token, block and feature that autograd keeps, as counted on a ViT-S

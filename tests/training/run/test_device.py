@@ -7,13 +7,13 @@ from transformers import AutoModel
 
 from biovfm_hf.modeling_biovfm import BioVFMAttention
 from training import pretrain_dino, pretrain_mae
+from training.config_file import load_config, parse_overrides
 from training.optimizer import adamw
 from training.run.device import make_accelerator
 from training.settings.config import biovfm_config
-from training.settings.file import load_config, parse_overrides
 from training.setup import prepare
 
-from .conftest import SMALL_DINO, SMALL_MAE
+from ..conftest import SMALL_DINO, SMALL_MAE
 
 METHODS = {"dino": (pretrain_dino, SMALL_DINO), "mae": (pretrain_mae, SMALL_MAE)}
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from biovfm_hf.errors import UserError
+from training.config_file import config_from_tree
 from training.data import images as images_module
 from training.data.batches import CropBatches, Share, _substitutes, loader, normalise, sample_order
 from training.data.decode import read_image
@@ -19,7 +20,6 @@ from training.data.images import open_images
 from training.data.order import SampleOrder, permute
 from training.data.stream import RowGroup, StreamedImages, StreamOrder
 from training.settings.config import DataConfig, TrainConfig
-from training.settings.file import config_from_tree
 
 
 def small_config(path: Path | str, **data) -> TrainConfig:

@@ -12,8 +12,8 @@ from biovfm_hf.conversion.weights import read_tensors
 from biovfm_hf.errors import UserError
 from biovfm_hf.modeling_biovfm import resize_position_embeddings
 
+from ..run.checkpoint import newest_model
 from ..settings.config import TrainConfig
-from .checkpoint import newest_model
 
 _POSITIONS = "position_embeddings"
 _REMEDY = "give the model section (and dino, for heads that come along) the settings it was made with"

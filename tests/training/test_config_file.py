@@ -7,13 +7,13 @@ import pytest
 import yaml
 
 from biovfm_hf.errors import UserError
-from training.settings import file as config_file
+from training import config_file
+from training.config_file import config_from_tree, load_config, parse_overrides, to_yaml, with_steps
 from training.settings.config import biovfm_config
-from training.settings.file import config_from_tree, load_config, parse_overrides, to_yaml, with_steps
 from training.settings.typed import build, plain
 
-CONFIGS = sorted((Path(config_file.__file__).parents[1] / "configs").glob("*.yaml"))
-LAUNCH = sorted((Path(config_file.__file__).parents[1] / "launch").glob("*.yaml"))
+CONFIGS = sorted((Path(config_file.__file__).parent / "configs").glob("*.yaml"))
+LAUNCH = sorted((Path(config_file.__file__).parent / "launch").glob("*.yaml"))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from training.objectives.dino.objective import DINOConfig, DINOObjective
 from training.optimizer import adamw, apply_schedule, clip_per_submodule, dino_parameter_groups
 from training.schedule import StepValues
 
-FOLDER = Path(os.environ.get("BIOVFM_REFERENCE_DIR", Path(__file__).parents[1] / "reference"))
+FOLDER = Path(os.environ.get("BIOVFM_REFERENCE_DIR", Path(__file__).parents[3] / "reference"))
 RENAMED = (
     ("patch_embed.proj.", "embeddings.patch_embeddings.projection."),
     ("pos_embed", "embeddings.position_embeddings"),

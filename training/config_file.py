@@ -10,9 +10,9 @@ import yaml
 
 from biovfm_hf.errors import UserError
 
-from ..data.augment import PRESETS
-from .config import TrainConfig
-from .typed import build, nearest, plain
+from .data.augment import PRESETS
+from .settings.config import TrainConfig
+from .settings.typed import build, nearest, plain
 
 # What MAE's recipe changes (PRETRAIN.md of facebookresearch/mae, main_pretrain.py)
 _MAE_DEFAULTS: dict[str, Any] = {
@@ -51,7 +51,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 _GLOBAL_CROPS = {"dino": 2, "mae": 1}
 _SECTIONS = ("model", "data", "augment", "batch", "optim", "teacher", "dino", "mask", "run", "watch")
-_CONFIG_FOLDER = Path(__file__).parents[1] / "configs"
+_CONFIG_FOLDER = Path(__file__).parent / "configs"
 
 
 def load_config(method: str, path: str | Path, overrides: Mapping[str, Any]) -> TrainConfig:

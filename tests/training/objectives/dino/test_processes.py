@@ -1,6 +1,6 @@
 """Two gloo processes with half a batch each do what one process does with the joint batch.
 
-Run as a script, this file is one of the two processes: `test_dino_processes.py RANK FOLDER`.
+Run as a script, this file is one of the two processes: `test_processes.py RANK FOLDER`.
 """
 
 import os
@@ -122,7 +122,7 @@ def worker(rank: int, folder: Path) -> None:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes computed."""
     folder = tmp_path_factory.mktemp("two")
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[4]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__]
     processes = [subprocess.Popen([*command, str(rank), str(folder)], env=environment) for rank in range(2)]

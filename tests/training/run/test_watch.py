@@ -8,6 +8,7 @@ import torch
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.errors import UserError
+from training.config_file import config_from_tree
 from training.data.images import FolderImages
 from training.run.watch import (
     Watch,
@@ -19,9 +20,8 @@ from training.run.watch import (
     rankme,
     sample_images,
 )
-from training.settings.file import config_from_tree
 
-from .conftest import write_images
+from ..conftest import write_images
 
 
 def test_rankme_counts_dimensions() -> None:

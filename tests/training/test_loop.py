@@ -21,8 +21,8 @@ import yaml
 
 from biovfm_hf.errors import UserError
 from training import loop, pretrain_dino, pretrain_mae
+from training.config_file import config_from_tree
 from training.run.device import set_sharded_precision
-from training.settings.file import config_from_tree
 from training.setup import split_batch
 
 from .conftest import SMALL_DINO, SMALL_MAE

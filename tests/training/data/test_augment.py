@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from biovfm_hf.errors import UserError
+from training.config_file import config_from_tree
 from training.data import augment
 from training.data.augment import PRESETS, AugmentConfig, Augmenter, check_augment, draw_box, pack, resize
-from training.settings.file import config_from_tree
 
 
 def preset(name: str, **fields) -> AugmentConfig:
