@@ -1,0 +1,432 @@
+"""Strangers' files read by processes that are limited and may die: a crash, a flood or a loop costs one file.
+
+    from biovfm_hf.limited import LIMITED
+
+    pixels = LIMITED.call("scan.dcm", decode, "scan.dcm")              # as decode("scan.dcm")
+    for picture in LIMITED.each("cine.dcm", frames, "cine.dcm"):       # an iterator, one result at a time
+        ...
+
+A call runs in a worker process with bounds on its address space, on the CPU time of the whole file, and on what it
+gives back. Damage that ends the worker (an abort in a C++ decoder, a panic in a Rust one, the system's own killer)
+raises one `UserError` here, and the next file gets a fresh worker within milliseconds: workers are forked from a small
+process that has imported the decoders and does nothing else. Any number of threads may call at once; each has a worker
+of its own while it waits. A worker serves many files, so a call costs what its result takes to be copied.
+
+This keeps a run alive. It is no sandbox: a worker has the rights of the user who started it.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import io
+import itertools
+import json
+import os
+import pickle
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+
+from .errors import UserError
+
+_REQUEST = struct.Struct("<cq")  # to the keeper: fork a worker, or say how worker PID ended
+_ENDED = struct.Struct("<qq")  # wait status, peak of resident memory in KiB
+_FRAME = struct.Struct("<cQI")  # kind, bytes of the pickle, count of buffers behind it
+_ITEM, _END, _ERROR = b"i", b"e", b"x"
+_CALLS_PER_WORKER = 500  # a fresh one now and then returns what decoders leak
+_PR_SET_PDEATHSIG = 1
+_CAN_FORK = hasattr(os, "fork")  # elsewhere there is nothing to limit with, and functions are called here
+_OWN = ("biovfm_hf", "dataset_builder", "training", "evaluation", "model_cards", "tests")
+_NUMPY = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one file may take.
+
+    Attributes:
+        memory: bytes of memory of a worker, what it has imported included.
+        seconds: CPU seconds of one call, over all its results.
+        patience: seconds by the clock without a result, for what waits and computes nothing.
+        output: bytes of all results of one call.
+        results: how many results one call may give.
+    """
+
+    memory: int = 1200 << 20
+    seconds: float = 10.0
+    patience: float = 120.0
+    output: int = 1 << 30
+    results: int = 100_000
+
+
+class Stopped(UserError):
+    """A file whose reading was ended: `reason` is "crashed", "time", "memory" or "size"."""
+
+    def __init__(self, message: str, reason: str = "crashed") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Limited:
+    """Calls functions in limited worker processes, which start on first use and end with this process.
+
+    Args:
+        limits: of each call.
+        preload: modules that workers find imported.
+    """
+
+    def __init__(self, limits: Limits | None = None, preload: Sequence[str] = ("biovfm_hf.pixels",)) -> None:
+        self.limits = limits or Limits()
+        self.peak = 0
+        """Most resident memory, in bytes, of a worker that has ended."""
+        self._preload = preload
+        self._lock = threading.Lock()
+        self._keeper: _Keeper | None = None
+        self._idle: list[_Worker] = []
+
+    def call(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """`function(*args, **kwargs)`, run by a worker.
+
+        Args:
+            name: what messages call the file.
+            function: of a module; found there again by its name.
+            args: anything that can be pickled.
+            kwargs: likewise.
+
+        Returns:
+            What the function returns: numbers, text, arrays, and the package's own classes.
+
+        Raises:
+            Stopped: the worker died, or was ended for a limit.
+            Exception: what the function raises; what cannot be carried over becomes a UserError.
+        """
+        if not _CAN_FORK:
+            return function(*args, **kwargs)
+        with self._worker(name) as worker:
+            worker.ask(False, function, args, kwargs)
+            kind, value, _ = worker.answer(self.limits.output)
+        return self._value(name, kind, value)
+
+    def each(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """The results of an iterator that `function(*args, **kwargs)` returns, as they come; otherwise as `call`."""
+        if not _CAN_FORK:
+            yield from function(*args, **kwargs)
+            return
+        left = self.limits.output
+        with self._worker(name) as worker:
+            worker.ask(True, function, args, kwargs)
+            for count in itertools.count():
+                kind, value, size = worker.answer(left)
+                if kind != _ITEM:
+                    break
+                left -= size
+                if count == self.limits.results:
+                    raise Stopped(f"{name}: gives more than {count} pictures; leave it out", "size")
+                yield value
+        self._value(name, kind, value)
+
+    def close(self) -> None:
+        """End the workers; a later call starts new ones."""
+        with self._lock:
+            keeper, self._keeper = self._keeper, None
+            idle, self._idle = self._idle, []
+        if keeper is not None:
+            for worker in idle:
+                self._retire(keeper, worker)
+            keeper.close()
+
+    @contextlib.contextmanager
+    def _worker(self, name: str) -> Iterator["_Worker"]:
+        """A worker that nobody else uses; what happens to it is told of the file `name`."""
+        keeper, worker = self._taken()
+        try:
+            yield worker
+        except _TooMuch:
+            raise Stopped(f"{name}: gives more than {self.limits.output >> 20} MiB; leave it out", "size") from None
+        except TimeoutError:
+            reason = f"nothing was read of it for {self.limits.patience:g} s"
+            raise Stopped(f"{name}: {reason}; check its disk, or leave it out", "time") from None
+        except (EOFError, OSError):
+            raise self._death(name, keeper, worker) from None
+        finally:
+            self._give_back(keeper, worker)
+
+    def _value(self, name: str, kind: bytes, value: Any) -> Any:
+        if kind != _ERROR:
+            return value
+        if isinstance(value, MemoryError):
+            mib = self.limits.memory >> 20
+            raise Stopped(f"{name}: needs more than {mib} MiB of memory to be read; leave it out", "memory")
+        if isinstance(value, _Foreign):
+            raise UserError(f"{name}: cannot be read ({value}); check or fetch the file again")
+        raise value
+
+    def _death(self, name: str, keeper: "_Keeper", worker: "_Worker") -> Stopped:
+        status = self._retire(keeper, worker)
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF:
+            return Stopped(f"{name}: takes more than {self.limits.seconds:g} s to be read; leave it out", "time")
+        how = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"exit {status >> 8}"
+        return Stopped(f"{name}: its decoder crashed ({how}); the file is damaged, check or fetch it again")
+
+    def _taken(self) -> tuple["_Keeper", "_Worker"]:
+        with self._lock:
+            if self._keeper is not None and self._keeper.owner != os.getpid():  # a fork inherited the parent's
+                for worker in self._idle:
+                    worker.channel.close()
+                self._keeper.control.close()
+                self._keeper, self._idle = None, []
+            if self._keeper is None:
+                self._keeper = _Keeper(self.limits, self._preload)
+            return self._keeper, self._idle.pop() if self._idle else self._keeper.fork(self.limits.patience)
+
+    def _give_back(self, keeper: "_Keeper", worker: "_Worker") -> None:
+        if worker.ended:
+            return
+        if not worker.busy and worker.calls < _CALLS_PER_WORKER:
+            with self._lock:
+                if keeper is self._keeper:
+                    self._idle.append(worker)
+                    return
+        if worker.busy:
+            os.kill(worker.pid, signal.SIGKILL)
+        self._retire(keeper, worker)
+
+    def _retire(self, keeper: "_Keeper", worker: "_Worker") -> int:
+        """Wait status of a worker, which ends when its channel closes if it has not yet."""
+        worker.channel.close()
+        worker.ended = True
+        status, peak = keeper.wait(worker.pid)
+        self.peak = max(self.peak, peak)
+        return status
+
+
+@dataclass
+class _Worker:
+    pid: int
+    channel: socket.socket
+    calls: int = 0
+    busy: bool = False
+    ended: bool = False
+
+    def ask(self, many: bool, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Begin a call, of a function or of one that returns an iterator."""
+        self.calls += 1
+        self.busy = True
+        _send(self.channel, _ITEM, (many, function, args, kwargs))
+
+    def answer(self, most: int) -> tuple[bytes, Any, int]:
+        """The next message: kind, value, and size in bytes, which is `most` at most."""
+        message = _receive(self.channel, most)
+        self.busy = message[0] == _ITEM
+        return message
+
+
+class _Keeper:
+    """The process that workers are forked from: it has imported the decoders, and reads no file itself."""
+
+    def __init__(self, limits: Limits, preload: Sequence[str]) -> None:
+        self.owner = os.getpid()
+        self.control, theirs = socket.socketpair()
+        self._lock = threading.Lock()
+        settings = json.dumps({"limits": asdict(limits), "preload": list(preload), "path": sys.path})
+        one_thread = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        with theirs:
+            code = f"import sys; sys.path[:] = {sys.path!r}; from biovfm_hf.limited import _keep; _keep(sys.argv)"
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code, str(theirs.fileno()), settings],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, **one_thread},
+            )
+
+    def fork(self, patience: float) -> _Worker:
+        """A new worker."""
+        with self._lock:
+            self.control.sendall(_REQUEST.pack(b"f", 0))
+            data, handles, _, _ = socket.recv_fds(self.control, _REQUEST.size, 1)
+        if not handles:
+            raise UserError("the process that reads files could not be started; free some memory, or see above")
+        channel = socket.socket(fileno=handles[0])
+        channel.settimeout(patience)
+        return _Worker(_REQUEST.unpack(data)[1], channel)
+
+    def wait(self, pid: int) -> tuple[int, int]:
+        """How a worker ended, and the most memory it held, in bytes."""
+        with self._lock:
+            try:
+                self.control.sendall(_REQUEST.pack(b"w", pid))
+                status, peak = _ENDED.unpack(_exactly(self.control, _ENDED.size))
+            except (EOFError, OSError):  # the keeper was killed, and its workers with it
+                return int(signal.SIGKILL), 0
+        return status, peak << 10
+
+    def close(self) -> None:
+        """End it, and what it has forked."""
+        self.control.close()
+        self._process.wait()
+
+
+class _TooMuch(Exception):
+    """A worker sends more than the limit."""
+
+
+class _Foreign(Exception):
+    """What a function raised, of a class that is not carried over."""
+
+
+def _keep(argv: list[str]) -> None:
+    """Serve the process that started this one: fork workers, and tell how they ended, until its socket closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the first one ends us
+    settings = json.loads(argv[2])
+    for module in settings["preload"]:
+        importlib.import_module(module)
+    control = socket.socket(fileno=int(argv[1]))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders in C complain there, across progress bars
+    living: set[int] = set()
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            act, pid = _REQUEST.unpack(_exactly(control, _REQUEST.size))
+            if act == b"w":
+                _, status, usage = os.wait4(pid, 0)
+                living.discard(pid)
+                control.sendall(_ENDED.pack(status, usage.ru_maxrss))
+                continue
+            ours, theirs = socket.socketpair()
+            pid = os.fork()
+            if not pid:
+                control.close()
+                ours.close()
+                _work(theirs, Limits(**settings["limits"]))
+            theirs.close()
+            living.add(pid)
+            socket.send_fds(control, [_REQUEST.pack(b"f", pid)], [ours.fileno()])
+            ours.close()
+    for pid in living:
+        os.kill(pid, signal.SIGKILL)
+
+
+def _work(channel: socket.socket, limits: Limits) -> NoReturn:
+    """Answer calls until the channel closes."""
+    try:
+        _limit_memory(limits.memory)
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        while True:
+            _, (many, function, args, kwargs), _ = _receive(channel, None, pickle.loads)
+            signal.setitimer(signal.ITIMER_PROF, limits.seconds)
+            _answer(channel, many, function, args, kwargs)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+    except (EOFError, OSError):
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def _answer(channel: socket.socket, many: bool, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    kind, value = _END, None
+    try:
+        value = function(*args, **kwargs)
+        if many:
+            for result in value:
+                _send(channel, _ITEM, result)
+            value = None
+    except BaseException as error:  # the panics of decoders in Rust are no Exception
+        kind, value = _ERROR, _carried(error)
+    _send(channel, kind, value)
+
+
+def _carried(error: BaseException) -> BaseException:
+    """The error, where the other side takes its class; else one with the same words."""
+    if isinstance(error, MemoryError):
+        return MemoryError()
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    try:
+        _loads(pickle.dumps(error))
+        return error
+    except Exception:
+        text = " ".join(str(error).split())[:200]
+        return _Foreign(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def _limit_memory(memory: int) -> None:
+    """Bound the address space so that no more than `memory` bytes can be resident; Linux only."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - no path to keep
+        pages = [int(number) for number in file.read().split()[:2]]
+    mapped, resident = (number * os.sysconf("SC_PAGE_SIZE") for number in pages)
+    room = max(memory - resident, 64 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + room, mapped + room))
+
+
+class _Loader(pickle.Unpickler):
+    """Reads what a worker sends: arrays, plain values, the package's own classes and standard exceptions."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class, if it is one of those."""
+        if module.split(".")[0] == "numpy" and name in _NUMPY:
+            return super().find_class(module, name)
+        if module.split(".")[0] in _OWN or module == "builtins":
+            kind = super().find_class(module, name)
+            if isinstance(kind, type) and (module != "builtins" or issubclass(kind, Exception | slice | range)):
+                return kind
+        raise pickle.UnpicklingError(f"{module}.{name} is not taken from a worker")
+
+
+def _loads(data: Any, buffers: Any = ()) -> Any:
+    return _Loader(io.BytesIO(data), buffers=buffers).load()
+
+
+def _send(channel: socket.socket, kind: bytes, value: Any) -> None:
+    """A pickle, and behind it the memory of its arrays, which is not copied before."""
+    buffers: list[pickle.PickleBuffer] = []
+    body = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    parts = [buffer.raw() for buffer in buffers]
+    sizes = struct.pack(f"<{len(parts)}Q", *(len(part) for part in parts))
+    channel.sendall(_FRAME.pack(kind, len(body), len(parts)) + sizes + body)
+    for part in parts:
+        channel.sendall(part)
+
+
+def _receive(channel: socket.socket, most: int | None, loads: Callable[..., Any] = _loads) -> tuple[bytes, Any, int]:
+    """Kind, value and size of what `_send` sent.
+
+    Raises:
+        EOFError: the other side is gone.
+        _TooMuch: over `most` bytes, besides a page of text.
+    """
+    kind, length, count = _FRAME.unpack(_exactly(channel, _FRAME.size))
+    if most is not None and count > 1 + most // 8:
+        raise _TooMuch
+    sizes = struct.unpack(f"<{count}Q", _exactly(channel, 8 * count))
+    total = length + sum(sizes)
+    if most is not None and total > most + (1 << 16):
+        raise _TooMuch
+    body = _exactly(channel, length)
+    return kind, loads(body, buffers=[_exactly(channel, size) for size in sizes]), total
+
+
+def _exactly(channel: socket.socket, size: int) -> memoryview:
+    data = np.empty(size, np.uint8).data
+    done = 0
+    while done < size:
+        received = channel.recv_into(data[done:])
+        if not received:
+            raise EOFError
+        done += received
+    return data
+
+
+LIMITED = Limited()
+"""The workers of this process, with the default limits."""
