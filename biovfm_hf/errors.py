@@ -1,7 +1,10 @@
 """What a user is told when something cannot be done, and how a missing extra is named."""
 
 import importlib
+import re
 from types import ModuleType
+
+_QUOTED = re.compile(r"""b?['"].*['"]""", re.DOTALL)
 
 
 class UserError(Exception):
@@ -9,6 +12,18 @@ class UserError(Exception):
 
     The `biovfm` command and the training scripts print it as `error: MESSAGE` and exit with status 1.
     """
+
+
+class TooLarge(UserError):
+    """A file that claims or takes more than a stated limit."""
+
+
+class NoPicture(UserError):
+    """A sound file that holds no picture: a report, a dose, a plan, a segmentation, a waveform."""
+
+
+class UnsafePath(UserError):
+    """A file that points to another one which may not be opened."""
 
 
 def require(module: str, extra: str) -> ModuleType:
@@ -23,3 +38,8 @@ def require(module: str, extra: str) -> ModuleType:
         if error.name is None or not module.startswith(error.name.split(".")[0]):
             raise
         raise UserError(f"{error.name} is not installed; get it with: pip install 'biovfm-hf[{extra}]'") from error
+
+
+def unquoted(error: BaseException) -> str:
+    """A library's exception without what it quotes, which can be a name: of a member, or where a number belongs."""
+    return f"{type(error).__name__}: {_QUOTED.sub('...', str(error))}"

@@ -17,10 +17,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from .dicom import read_dicom
 from .errors import UserError, require
 from .intensity import PERCENTILES, Intensity, Pixels, Window, percentile_window, to_uint8
-from .volumes import AXES, MAX_VOLUME_BYTES, Volume, read_volume
+from .volumes import AXES, MAX_VOLUME_BYTES, Volume
 
 __all__ = [
     "AXES", "MAX_PIXELS", "MAX_VOLUME_BYTES", "PERCENTILES", "Intensity", "Pixels", "Volume", "Window",
@@ -81,6 +80,28 @@ def decode(
     raise UserError(f"{type(source).__name__}: not an image; give a path, bytes, a PIL image, an array or a tensor")
 
 
+def read_volume(
+    source: str | Path | BinaryIO, *, name: str | None = None, max_bytes: int = MAX_VOLUME_BYTES
+) -> Volume:
+    """Read a NIfTI volume (.nii, .nii.gz), keeping its stored dtype.
+
+    Args:
+        source: a path, or an open binary file at its start.
+        name: what messages call the source; its path by default.
+        max_bytes: most bytes the voxels may take; a header that claims more is refused before anything is allocated,
+            and no more than claimed is ever decompressed.
+
+    Raises:
+        UserError: not NIfTI, truncated, corrupt, over `max_bytes`, or nibabel is missing.
+    """
+    return _decoder("nifti").read_nifti(source, name=name, max_bytes=max_bytes)
+
+
+def _decoder(name: str) -> Any:
+    """A module of `biovfm_hf.decoding`: the code that travels with a model has this file and not those."""
+    return require(f"biovfm_hf.decoding.{name}", "data")
+
+
 def _checked_path(source: str | Path) -> Path:
     path = Path(source)
     try:
@@ -107,13 +128,13 @@ def _from_file(
     start = file.read(352)
     file.seek(0)
     if start[128:132] == b"DICM":
-        return read_dicom(file, name, slice_index, max_pixels)
+        return _decoder("dicom").read_dicom(file, name, slice_index, max_pixels)
     if start[:2] == b"\x1f\x8b" or start[344:348] == b"n+1\0" or start[4:8] == b"n+2\0":
         return _from_volume(read_volume(file, name=name), name, slice_index, axis, time_index)
     if start[:6] == b"\x93NUMPY":
         return _from_npy(file, name, max_pixels)
     if name.lower().endswith(_DICOM_SUFFIXES):
-        return read_dicom(file, name, slice_index, max_pixels)
+        return _decoder("dicom").read_dicom(file, name, slice_index, max_pixels)
     return _from_raster(file, name, slice_index, max_pixels)
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-from biovfm_hf.errors import UserError
+from biovfm_hf.errors import TooLarge, UnsafePath, UserError
 
 MAX_PIXELS = 89_478_485  # one 2D image or frame: Pillow's bound, 256 MiB as RGB
 MAX_VOLUME_BYTES = 640 * 2**20  # one decoded volume; 512 x 512 x 1000 voxels of 16 bits are 500 MiB
@@ -13,8 +13,6 @@ MAX_PAGES = 1_000  # pages or frames of one TIFF or GIF
 MAX_SERIES_FILES = 5_000  # files of one DICOM series
 
 UNREADABLE, TOO_LARGE, UNSAFE = "unreadable", "too large", "unsafe path"
-
-_QUOTED = re.compile(r"""b?['"].*['"]""", re.DOTALL)
 
 
 class Refused(Exception):
@@ -39,10 +37,9 @@ def refusal(error: BaseException, *names: str) -> Refused:
         text = re.sub(whole, "the file", re.sub(f"{whole}: ", "", text))
     if not isinstance(error, UserError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    outcome = TOO_LARGE if isinstance(error, MemoryError) or "limit" in text or "Bomb" in text else UNREADABLE
+    if isinstance(error, UnsafePath):
+        return Refused(UNSAFE, text)
+    outcome = (
+        TOO_LARGE if isinstance(error, MemoryError | TooLarge) or "limit" in text or "Bomb" in text else UNREADABLE
+    )
     return Refused(outcome, text)
-
-
-def unquoted(error: BaseException) -> str:
-    """A library's exception without what it quotes, which can be a name: of a member, or where a number belongs."""
-    return f"{type(error).__name__}: {_QUOTED.sub('...', str(error))}"

@@ -13,12 +13,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from biovfm_hf.decoding.series import group_series
+
 from ..catalog.selection import HIDDEN_FILE, HIDDEN_FOLDER, NOT_INPUT, UNNAMED, Selection, looks_like_image
 from ..catalog.source import NOT_ESTABLISHED, ItemRule, Source
 from ..item import Item
 from ..readers.archives import UNREADABLE, Member, is_archive, is_zip, list_members, zip_members
 from ..readers.dicom import has_no_suffix, is_dicom
-from ..readers.dicom_series import group_series
 from ..readers.hdf5 import EXPANDERS
 from ..readers.picture import first_bytes
 

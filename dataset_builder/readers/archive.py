@@ -11,8 +11,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from biovfm_hf.errors import unquoted
+
 from ..item import Item
-from ..limits import MAX_MEMBER_BYTES, MAX_RATIO, TOO_LARGE, UNREADABLE, Refused, unquoted
+from ..limits import MAX_MEMBER_BYTES, MAX_RATIO, TOO_LARGE, UNREADABLE, Refused
 from .archives import open_tar
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from biovfm_hf.decoding.matlab import MAX_BYTES, largest_array
 from biovfm_hf.errors import require
 from biovfm_hf.pixels import Volume, decode
 
 from ..limits import MAX_PIXELS, MAX_VOLUME_BYTES, TOO_LARGE, UNREADABLE, Refused
 from .intensity import Setting, image_to_uint8
-from .matlab import MAX_BYTES, largest_array
 from .picture import Picture, first_bytes, whole
 from .raster import read as read_raster
 from .volume import sliced

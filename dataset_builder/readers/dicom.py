@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from biovfm_hf.dicom import HEADER_BYTES, import_pydicom, is_deflated, told
+from biovfm_hf.decoding.dicom import HEADER_BYTES, import_pydicom, is_deflated, told
+from biovfm_hf.decoding.series import Place, along_normal, position_numbers, read_place
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.pixels import Pixels, Volume, decode
 
@@ -25,7 +26,6 @@ from ..limits import (
     UNREADABLE,
     Refused,
 )
-from .dicom_series import Place, along_normal, position_numbers, read_place
 from .intensity import Setting, image_to_uint8
 from .picture import Picture, first_bytes, whole
 from .volume import sliced, time_points

@@ -9,12 +9,12 @@ from typing import BinaryIO
 
 import numpy as np
 
+from biovfm_hf.decoding.metaimage import is_metaimage, read_metaimage
+from biovfm_hf.decoding.nrrd import read_nrrd
 from biovfm_hf.pixels import Volume, read_volume
 
 from ..limits import MAX_FRAMES, MAX_VOLUME_BYTES, TOO_LARGE, Refused
 from .intensity import Setting, volume_to_uint8
-from .metaimage import is_metaimage, read_metaimage
-from .nrrd import read_nrrd
 from .picture import Picture
 from .slicing import slices
 
@@ -64,9 +64,9 @@ def _opened(file: BinaryIO, name: str, folder: Path | None) -> Volume:
     start = file.read(512)
     file.seek(0)
     if start.startswith(b"NRRD0"):
-        return read_nrrd(file, folder)
+        return read_nrrd(file, folder, MAX_VOLUME_BYTES)
     if is_metaimage(start):
-        return read_metaimage(file, folder)
+        return read_metaimage(file, folder, MAX_VOLUME_BYTES)
     return read_volume(file, name=name, max_bytes=MAX_VOLUME_BYTES)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from biovfm_hf.errors import UserError, require
-from biovfm_hf.volumes import read_volume
+from biovfm_hf.pixels import read_volume
 
 from .images import SliceMasks, VolumeSlices, stretch
 from .splitting import systematic_split

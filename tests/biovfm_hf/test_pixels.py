@@ -438,7 +438,7 @@ class TestDicom:
         assert "claims 60000 pixels" in refusal(decode, path, max_pixels=1000)
 
     def test_deflated_bomb(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("biovfm_hf.dicom._MAX_INFLATED_BYTES", 32 << 20)
+        monkeypatch.setattr("biovfm_hf.decoding.dicom._MAX_INFLATED_BYTES", 32 << 20)
         path = write_dicom(tmp_path / "a.dcm", np.zeros((2, 2), np.uint8))
         meta = pydicom.dcmread(path).file_meta
         meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian

@@ -9,9 +9,9 @@ from math import prod
 
 import numpy as np
 
-from ..limits import MAX_VOLUME_BYTES, TOO_LARGE, UNREADABLE, Refused
+from ..errors import TooLarge, UserError
 
-MAX_BYTES = MAX_VOLUME_BYTES // 2  # of the file, and of one array: the file, inflated and converted may be in memory
+MAX_BYTES = 320 << 20  # of the file, and of one array: the file, inflated and converted may be in memory
 _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
@@ -23,12 +23,12 @@ def largest_array(data: bytes) -> np.ndarray:
     """The numeric array with the most elements, in its class's dtype and MATLAB's order of axes.
 
     Raises:
-        Refused: damaged, over MAX_BYTES, or it holds no numeric array of two dimensions or more.
+        UserError: damaged, over MAX_BYTES, or it holds no numeric array of two dimensions or more.
     """
     view = memoryview(data)  # slices of it are no copies
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
     if order is None:
-        raise Refused(UNREADABLE, "not a MAT-file of level 5")
+        raise UserError("not a MAT-file of level 5")
     best: np.ndarray | None = None
     for kind, content in _elements(view[_HEADER:], order):
         if kind == _COMPRESSED:
@@ -37,7 +37,7 @@ def largest_array(data: bytes) -> np.ndarray:
         if array is not None and (best is None or array.size > best.size):
             best = array
     if best is None:
-        raise Refused(UNREADABLE, "holds no array")
+        raise UserError("holds no array")
     return best
 
 
@@ -50,7 +50,7 @@ def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
         if kind >> 16:
             kind, size, start = kind & 0xFFFF, kind >> 16, at + 4
         if start + size > len(data):
-            raise Refused(UNREADABLE, f"ends after {len(data) - start} of {size} bytes of an array")
+            raise UserError(f"ends after {len(data) - start} of {size} bytes of an array")
         yield kind, data[start : start + size]
         # Compressed elements follow each other without a gap, all others begin at multiples of 8 bytes.
         at = max(at + 8, start + size if kind == _COMPRESSED else -(-(start + size) // 8) * 8)
@@ -60,9 +60,9 @@ def _inflated(data: memoryview) -> memoryview:
     try:
         inflated = zlib.decompressobj().decompress(data, MAX_BYTES + 1)
     except zlib.error as error:
-        raise Refused(UNREADABLE, f"damaged compression ({error})") from error
+        raise UserError(f"damaged compression ({error})") from error
     if len(inflated) > MAX_BYTES:
-        raise Refused(TOO_LARGE, f"an array that inflates to more than {MAX_BYTES >> 20} MiB")
+        raise TooLarge(f"an array that inflates to more than {MAX_BYTES >> 20} MiB")
     return memoryview(inflated)
 
 
@@ -82,5 +82,5 @@ def _numbers(matrix: memoryview, order: str) -> np.ndarray | None:
     wanted = np.dtype(_CLASSES[flags & 0xFF])
     count = prod(shape)
     if count != stored.size or count * wanted.itemsize > MAX_BYTES:
-        raise Refused(UNREADABLE, f"holds {stored.size} numbers for the shape {shape}")
+        raise UserError(f"holds {stored.size} numbers for the shape {shape}")
     return stored.astype(wanted, copy=False).reshape(shape, order="F")

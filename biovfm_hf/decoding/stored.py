@@ -10,10 +10,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from biovfm_hf.errors import require
-from biovfm_hf.pixels import Volume
-
-from ..limits import MAX_VOLUME_BYTES, TOO_LARGE, UNREADABLE, UNSAFE, Refused
+from ..errors import TooLarge, UnsafePath, UserError, require
+from ..volumes import Volume
 
 _BLOCK = 2**20
 MAX_HEADER_LINE = 2**16
@@ -45,7 +43,7 @@ def header_lines(file: BinaryIO) -> list[str]:
     """Lines up to an empty one or the one that names the data file; what follows is left unread.
 
     Raises:
-        Refused: there is no end within MAX_HEADER_LINES.
+        UserError: there is no end within MAX_HEADER_LINES.
     """
     lines: list[str] = []
     while len(lines) < MAX_HEADER_LINES:
@@ -55,21 +53,21 @@ def header_lines(file: BinaryIO) -> list[str]:
         lines.append(line.decode("latin-1").strip())
         if lines[-1].startswith("ElementDataFile"):
             return lines
-    raise Refused(UNREADABLE, "the header has no end")
+    raise UserError("the header has no end")
 
 
-def read_stored(file: BinaryIO, stored: Stored, folder: Path | None) -> Volume:
+def read_stored(file: BinaryIO, stored: Stored, folder: Path | None, max_bytes: int) -> Volume:
     """Read the voxels and turn them to RAS+; no more is inflated than the header claims, and that is bounded.
 
     Raises:
-        Refused: over MAX_VOLUME_BYTES, truncated, damaged, a data file elsewhere, or an unusable affine.
+        UserError: over `max_bytes`, truncated, damaged, a data file elsewhere, or an unusable affine.
     """
     nibabel = require("nibabel", "data")
     if min(stored.shape) < 1 or stored.channels not in (1, 3):
-        raise Refused(UNREADABLE, f"shape {stored.shape} with {stored.channels} channels")
+        raise UserError(f"shape {stored.shape} with {stored.channels} channels")
     size = math.prod(stored.shape, start=stored.channels * stored.dtype.itemsize)
-    if size > MAX_VOLUME_BYTES:
-        raise Refused(TOO_LARGE, f"the header claims {size / 2**20:.0f} MiB of voxels")
+    if size > max_bytes:
+        raise TooLarge(f"the header claims {size / 2**20:.0f} MiB of voxels")
     if stored.data_file is None:
         data = _filled(file, stored.encoding, size)
     else:
@@ -81,7 +79,7 @@ def read_stored(file: BinaryIO, stored: Stored, folder: Path | None) -> Volume:
     array = np.moveaxis(array, 0, -1) if channels else array
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
     if not np.isfinite(stored.affine).all() or abs(np.linalg.det(stored.affine)) < 1e-12:
-        raise Refused(UNREADABLE, "the axes of the header do not span a volume")
+        raise UserError("the axes of the header do not span a volume")
     image = nibabel.as_closest_canonical(nibabel.Nifti1Image(native, stored.affine, dtype=native.dtype))
     spacing = nibabel.affines.voxel_sizes(image.affine)
     turned = np.asanyarray(image.dataobj)
@@ -91,10 +89,10 @@ def read_stored(file: BinaryIO, stored: Stored, folder: Path | None) -> Volume:
 def _beside(folder: Path | None, name: str) -> Path:
     """The file `name` in the header's own folder; a name that leads elsewhere is refused."""
     if folder is None or name != Path(name).name or name in (".", ".."):
-        raise Refused(UNSAFE, "the voxels lie in a file that is not beside the header")
+        raise UnsafePath("the voxels lie in a file that is not beside the header")
     path = folder / name
     if path.is_symlink() or not path.is_file():
-        raise Refused(UNSAFE, "the file that holds the voxels is missing or a link")
+        raise UnsafePath("the file that holds the voxels is missing or a link")
     return path
 
 
@@ -107,7 +105,7 @@ def _filled(file: BinaryIO, encoding: str, size: int) -> np.ndarray:
         done += taken
         if done == size:
             return data
-    raise Refused(UNREADABLE, f"ends after {done} of {size} bytes of voxels")
+    raise UserError(f"ends after {done} of {size} bytes of voxels")
 
 
 def _blocks(file: BinaryIO, encoding: str) -> Iterator[bytes]:
@@ -116,7 +114,7 @@ def _blocks(file: BinaryIO, encoding: str) -> Iterator[bytes]:
     try:
         yield from inflate(file)
     except (zlib.error, OSError, EOFError) as error:
-        raise Refused(UNREADABLE, f"damaged compression ({error})") from error
+        raise UserError(f"damaged compression ({error})") from error
 
 
 def _raw(file: BinaryIO) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from biovfm_hf.dicom import import_pydicom
+from .dicom import import_pydicom
 
 TAGS = [
     "AcquisitionTime", "SeriesInstanceUID", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient",

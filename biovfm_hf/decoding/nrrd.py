@@ -6,9 +6,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from biovfm_hf.pixels import Volume
-
-from ..limits import UNREADABLE, Refused, unquoted
+from ..errors import UserError, unquoted
+from ..volumes import Volume
 from .stored import Stored, header_lines, read_stored
 
 _TYPES = {
@@ -26,11 +25,11 @@ _SIGNS = {"right": 1, "left": -1, "anterior": 1, "posterior": -1, "superior": 1,
 _LETTERS = {"r": "right", "l": "left", "a": "anterior", "p": "posterior", "s": "superior", "i": "inferior"}
 
 
-def read_nrrd(file: BinaryIO, folder: Path | None) -> Volume:
+def read_nrrd(file: BinaryIO, folder: Path | None, max_bytes: int) -> Volume:
     """Read an NRRD volume, whose voxels follow the header or lie in one file in `folder`.
 
     Raises:
-        Refused: damaged, not a volume, or over the limits.
+        UserError: damaged, not a volume, or over the limits.
     """
     fields = {}
     for line in header_lines(file)[1:]:
@@ -41,8 +40,8 @@ def read_nrrd(file: BinaryIO, folder: Path | None) -> Volume:
     try:
         stored = _stored(fields)
     except (KeyError, ValueError, IndexError) as error:
-        raise Refused(UNREADABLE, f"not an NRRD volume ({unquoted(error)})") from error
-    return read_stored(file, stored, folder)
+        raise UserError(f"not an NRRD volume ({unquoted(error)})") from error
+    return read_stored(file, stored, folder, max_bytes)
 
 
 def _stored(fields: dict[str, str]) -> Stored:

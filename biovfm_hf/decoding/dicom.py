@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .errors import UserError, require
-from .intensity import Pixels, Window
+from ..errors import UserError, require
+from ..intensity import Pixels, Window
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _JPEG_FAMILY = "1.2.840.10008.1.2.4."

@@ -5,9 +5,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from biovfm_hf.pixels import Volume
-
-from ..limits import UNREADABLE, Refused, unquoted
+from ..errors import UserError, unquoted
+from ..volumes import Volume
 from .stored import Stored, header_lines, read_stored
 
 _TYPES = {
@@ -22,11 +21,11 @@ def is_metaimage(start: bytes) -> bool:
     return b"=" in start[:64] and b"NDims" in start
 
 
-def read_metaimage(file: BinaryIO, folder: Path | None) -> Volume:
+def read_metaimage(file: BinaryIO, folder: Path | None, max_bytes: int) -> Volume:
     """Read a MetaImage, whose voxels follow the header or lie in one file in `folder`.
 
     Raises:
-        Refused: damaged, not a volume, or over the limits.
+        UserError: damaged, not a volume, or over the limits.
     """
     fields = {}
     for line in header_lines(file):
@@ -35,8 +34,8 @@ def read_metaimage(file: BinaryIO, folder: Path | None) -> Volume:
     try:
         stored = _stored(fields)
     except (KeyError, ValueError, IndexError) as error:
-        raise Refused(UNREADABLE, f"not a MetaImage volume ({unquoted(error)})") from error
-    return read_stored(file, stored, folder)
+        raise UserError(f"not a MetaImage volume ({unquoted(error)})") from error
+    return read_stored(file, stored, folder, max_bytes)
 
 
 def _stored(fields: dict[str, str]) -> Stored:
