@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
+from biovfm_hf.options import argument, check_options, option, parse_options
 
 from .. import formats
 from ..inputs.compute import Power, compute_lines, energy_kwh
@@ -259,57 +259,53 @@ def _telling_ways(records: list[Record]) -> list[str]:
     return [way_words("", record.settings if several else "", str(record.seed) if seeds else "") for record in records]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="biovfm card",
-        description="Write MODEL_DIR/README.md, the model card, from what actually happened: the model's own config, "
-        "the results file, the training run and the dataset folder. What is not given is said to be not recorded; no "
-        "number is filled in. Text below the card's last line is kept when the card is written again.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+@dataclass(frozen=True)
+class CardOptions:
+    """What a model card is written from. What is not given is said in the card to be not recorded."""
+
+    model_dir: Path = argument("folder with config.json and model.safetensors", metavar="MODEL_DIR")
+    results: Path | None = option(None, "folder with results.json (biovfm probe --out)", metavar="DIR")
+    run: Path | None = option(None, "training run (config.yaml, metrics.jsonl)", metavar="RUN_DIR")
+    dataset: Path | None = option(None, "dataset folder it was trained on", metavar="DATASET_DIR")
+    repo_id: str | None = option(None, "the name on the Hub, for title and usage lines", metavar="OWNER/NAME")
+    dataset_id: tuple[str, ...] = option((), "dataset on the Hub; may be given several times", metavar="OWNER/NAME")
+    known_as: str | None = option(None, "the model's name in the results, if not its folder", metavar="NAME")
+    benchmark: str | None = option(
+        None, "also write .eval_results for this leaderboard on the Hub", metavar="OWNER/NAME"
     )
-    parser.add_argument(
-        "model_dir", type=Path, metavar="MODEL_DIR", help="folder with config.json and model.safetensors"
+    license: str | None = option(None, "licence id (default: the old card's, else apache-2.0)", metavar="ID")
+    watts: float | None = option(
+        None, "mean power draw of all devices in watts, for the energy estimate", above=0, metavar="W"
     )
-    parser.add_argument("--results", type=Path, metavar="DIR", help="folder with results.json (biovfm probe --out)")
-    parser.add_argument("--run", type=Path, metavar="RUN_DIR", help="training run (config.yaml, metrics.jsonl)")
-    parser.add_argument("--dataset", type=Path, metavar="DATASET_DIR", help="dataset folder it was trained on")
-    parser.add_argument("--repo-id", metavar="OWNER/NAME", help="the name on the Hub, for title and usage lines")
-    parser.add_argument("--dataset-id", action="append", default=[], metavar="OWNER/NAME", help="dataset on the Hub")
-    parser.add_argument("--known-as", metavar="NAME", help="the model's name in the results, if not its folder")
-    parser.add_argument("--benchmark", metavar="OWNER/NAME", help="also write .eval_results for this Hub leaderboard")
-    parser.add_argument("--license", metavar="ID", help="licence id (default: the old card's, else apache-2.0)")
-    parser.add_argument(
-        "--watts", type=_positive, metavar="W", help="mean power draw of all devices, for the energy estimate"
-    )
-    parser.add_argument(
-        "--grid", type=_positive, metavar="G", help="grams of CO2e per kWh, for the emissions estimate"
-    )
-    return parser
+    grid: float | None = option(None, "grams of CO2e per kWh, for the emissions estimate", above=0, metavar="G")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        for name, needed in (("benchmark", "results"), ("watts", "run"), ("grid", "watts")):
+            if getattr(self, name) is not None and getattr(self, needed) is None:
+                raise UserError(f"{name}: says nothing without {needed}; give both")
+        check_hub_names([name for name in [self.repo_id, *self.dataset_id] if name])
+        check_hub_names([self.benchmark] if self.benchmark else [], owner=True)
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError("must be a number above 0")
-    return value
+@dataclass(frozen=True)
+class WrittenCard:
+    """A card that was written: its file, and how many results and pictures it shows."""
+
+    path: Path
+    results: int
+    pictures: int
+    notes: tuple[str, ...] = ()
 
 
-def _check_words(options: argparse.Namespace) -> None:
-    """Refuse words that would have no effect."""
-    for word, needed in (("benchmark", "results"), ("watts", "run"), ("grid", "watts")):
-        if getattr(options, word) is not None and getattr(options, needed) is None:
-            raise UserError(f"--{word} says nothing without --{needed}; give both")
-    check_hub_names([name for name in [options.repo_id, *options.dataset_id] if name])
-    check_hub_names([options.benchmark] if options.benchmark else [], owner=True)
+def card(options: CardOptions) -> WrittenCard:
+    """Write the model folder's README.md, and its results in machine-readable form beside it.
 
-
-def main(argv: list[str]) -> int:
-    """`biovfm card`. Returns the exit status."""
-    options = _parser().parse_args(argv)
-    model_dir: Path = options.model_dir
+    Raises:
+        UserError: a folder is not of the kind that its option asks for, or the results are of another model.
+    """
+    model_dir = options.model_dir
     readme = model_dir / "README.md"
-    _check_words(options)
     model = summarise_model(model_dir)
     records = load_results(options.results) if options.results else []
     mine = records_of_model(records, model_dir, options.known_as) if records else []
@@ -321,17 +317,33 @@ def main(argv: list[str]) -> int:
         records=mine,
         run=_run(options.run, model_dir),
         dataset=summarise_dataset(options.dataset) if options.dataset else None,
-        dataset_ids=options.dataset_id,
+        dataset_ids=list(options.dataset_id),
         license=(earlier_license(readme) if options.license is None else options.license) or "apache-2.0",
         power=Power(options.watts, options.grid),
         pictures=carry_figures(options.results, model_dir, others, written_text(readme)),
     )
-    if not mine and (model_dir / "results" / "biovfm.json").is_file():
-        print("note: the earlier card's scores and pictures go, since no --results was given")
+    gone = not mine and (model_dir / "results" / "biovfm.json").is_file()
     kept = kept_text(readme)
     write_text(readme, render_card(inputs) + (f"\n{kept}\n" if kept else ""))
     _write_results(inputs, model_dir, options.benchmark)
-    print(f"{readme}: {len(inputs.records)} results, {len(inputs.pictures)} pictures")
+    notes = ("the earlier card's scores and pictures go, since no results were given",) if gone else ()
+    return WrittenCard(readme, len(inputs.records), len(inputs.pictures), notes)
+
+
+def main(argv: list[str]) -> int:
+    """`biovfm card`. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="biovfm card",
+        description="Write MODEL_DIR/README.md, the model card, from what actually happened: the model's own config, "
+        "the results file, the training run and the dataset folder. What is not given is said to be not recorded; no "
+        "number is filled in. Text below the card's last line is kept when the card is written again.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    written = card(parse_options(parser, CardOptions, argv))
+    for note in written.notes:
+        print(f"note: {note}")
+    print(f"{written.path}: {written.results} results, {written.pictures} pictures")
     return 0
 
 

@@ -7,12 +7,14 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.files import atomic_path, write_text
 from biovfm_hf.network import heed_missing_network, is_path
+from biovfm_hf.options import argument, check_options, option, parse_options
 
 from ..inputs.dataset import MAX_IMAGE_BYTES
 from ..inputs.hub_names import check_hub_names
@@ -139,26 +141,24 @@ def export_space(target: Path, model: str, index: Any) -> None:
         write_text(folder / "README.md", readme)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="biovfm demo",
-        description="Open a page where an image (PNG, JPEG, TIFF, DICOM, NIfTI) is shown as the model sees it: its "
-        "patch tokens as colours, the nearest of some images that you index with their votes, and the scores of a "
-        "linear probe on them. Runs on this machine; --export writes a Space for the Hub instead.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model", metavar="MODEL_DIR", help="model folder or Hub repository")
-    parser.add_argument("--index", type=Path, metavar="DIR", help="images to search: dataset folder, or class folders")
-    parser.add_argument(
-        "--images", type=int, default=500, metavar="N", help="at most this many of them (default: 500)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="draws them (default: 0)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    parser.add_argument("--port", type=int, default=7860, help="port (default: 7860)")
-    parser.add_argument("--export", type=Path, metavar="DIR", help="write a Gradio Space there instead of running")
-    parser.add_argument("--repo-id", metavar="OWNER/NAME", help="with --export: the model's name on the Hub")
-    return parser
+@dataclass(frozen=True)
+class DemoOptions:
+    """Which model the page shows, what it searches, and where it is served or written to."""
+
+    model: str = argument("model folder or Hub repository", metavar="MODEL_DIR")
+    index: Path | None = option(None, "images to search: dataset folder, or class folders", metavar="DIR")
+    images: int = option(500, "at most this many of them", least=1, metavar="N")
+    seed: int = option(0, "draws them", least=0)
+    host: str = option("127.0.0.1", "address to listen on; the default is this machine only")
+    port: int = option(7860, "port", least=1, most=65535)
+    export: Path | None = option(None, "write a Gradio Space there instead of running", metavar="DIR")
+    repo_id: str | None = option(None, "with --export: the model's name on the Hub", metavar="OWNER/NAME")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.export and not self.repo_id:
+            raise UserError("export: needs repo_id OWNER/NAME, since the Space loads the model from the Hub")
+        check_hub_names([self.repo_id] if self.repo_id else [], owner=True)
 
 
 def _check_target(target: Path) -> None:
@@ -191,32 +191,45 @@ def _load(name: str) -> Any:
         raise UserError(f"{name}: cannot be loaded ({reason}); {remedy}") from error
 
 
-def main(argv: list[str]) -> int:
-    """`biovfm demo`. Returns the exit status."""
-    words = _parser().parse_args(argv)
-    if words.export:
-        if not words.repo_id:
-            raise UserError("--export needs --repo-id OWNER/NAME: the Space loads the model from the Hub")
-        check_hub_names([words.repo_id], owner=True)
-        _check_target(words.export)
-    if words.index is not None and not words.index.is_dir():
-        raise UserError(f"{words.index}: no such folder; give a dataset folder or a folder of images")
-    if words.images < 1:
-        raise UserError(f"--images {words.images}: give 1 or more")
-    _check_model(words.model)
+def demo(options: DemoOptions) -> None:
+    """Serve the page until it is interrupted, or, with `options.export`, write the Space and return.
+
+    Raises:
+        UserError: the model or the images cannot be read, or the target holds something else.
+    """
+    if options.export:
+        _check_target(options.export)
+    if options.index is not None and not options.index.is_dir():
+        raise UserError(f"{options.index}: no such folder; give a dataset folder or a folder of images")
+    _check_model(options.model)
     require("gradio", "space")
     from .app import build_page, launch
 
-    encoder = _load(words.model)
-    index = build_index(encoder, words.index, words.images, words.seed) if words.index else None
-    if words.export:
-        export_space(words.export, words.repo_id, index)
-        print(f"{words.export}: a Space; send it with: biovfm push {words.export} OWNER/NAME")
+    encoder = _load(options.model)
+    index = build_index(encoder, options.index, options.images, options.seed) if options.index else None
+    if options.export:
+        export_space(options.export, str(options.repo_id), index)
+        return
+    print(f"http://{options.host}:{options.port} shows {options.model}; stop with Ctrl-C")
+    launch(build_page(encoder, index), options.host, options.port)
+
+
+def main(argv: list[str]) -> int:
+    """`biovfm demo`. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="biovfm demo",
+        description="Open a page where an image (PNG, JPEG, TIFF, DICOM, NIfTI) is shown as the model sees it: its "
+        "patch tokens as colours, the nearest of some images that you index with their votes, and the scores of a "
+        "linear probe on them. Runs on this machine; --export writes a Space for the Hub instead.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options = parse_options(parser, DemoOptions, argv)
+    demo(options)
+    if options.export:
+        print(f"{options.export}: a Space; send it with: biovfm push {options.export} OWNER/NAME")
         print(
-            f"if {words.repo_id} is private or gated: in the Space's settings add a secret HF_TOKEN, a token that may "
-            "read that model and no more"
+            f"if {options.repo_id} is private or gated: in the Space's settings add a secret HF_TOKEN, a token that "
+            "may read that model and no more"
         )
-        return 0
-    print(f"http://{words.host}:{words.port} shows {words.model}; stop with Ctrl-C")
-    launch(build_page(encoder, index), words.host, words.port)
     return 0

@@ -10,6 +10,7 @@ from typing import Any
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
+from biovfm_hf.options import argument, check_options, option, parse_options
 
 from ..card.command import check_card
 from ..card.earlier import END
@@ -41,14 +42,28 @@ interrupted, or to send what has changed; files that the repository already hold
 
 @dataclass(frozen=True)
 class PushOptions:
-    """How to push. `gated` is "auto", "manual" or None; `extra` says what happens to files only the repository has."""
+    """What to push, and how."""
 
-    public: bool = False
-    gated: str | None = None
-    revision: str = "main"
-    tag: str | None = None
-    collection: str | None = None
-    extra: str | None = None
+    folder: Path = argument("model, dataset or demo folder with its README.md", metavar="DIR")
+    repo_id: str = argument("OWNER/NAME on the Hub; made if it is not there", metavar="REPO_ID")
+    public: bool = option(False, "let everybody see the repository (default: private)")
+    gated: str | None = option(
+        None, "readers must ask: granted at once, or by you", choices=("auto", "manual"), metavar="auto|manual"
+    )
+    revision: str = option("main", "branch to send to", metavar="BRANCH")
+    tag: str | None = option(None, "tag the result, for instance v1", metavar="NAME")
+    collection: str | None = option(None, "add it to this collection of the owner (title or slug)", metavar="TITLE")
+    extra: str | None = option(
+        None, "what to do with files that only the repository has (default: stop)", choices=("keep", "delete"),
+        metavar="keep|delete",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        check_hub_names([self.repo_id], owner=True)
+        check_ref("revision", self.revision)
+        if self.tag is not None:
+            check_ref("tag", self.tag)
 
 
 @dataclass(frozen=True)
@@ -64,26 +79,20 @@ class Pushed:
     private: bool
 
 
-def push_folder(api: Any, folder: Path, repo_id: str, options: PushOptions) -> Pushed:
-    """Make the repository hold what `folder` holds, then compare every file's hash.
-
-    Args:
-        api: a `huggingface_hub.HfApi` with a token.
-        folder: a model, dataset or demo folder with its README.md.
-        repo_id: OWNER/NAME.
-        options: see `PushOptions`.
+def push(options: PushOptions) -> Pushed:
+    """Make the repository hold what the folder holds, then compare every file's hash.
 
     Raises:
-        UserError: the folder or its card is not fit, the repository holds other files, or the Hub refuses.
+        UserError: there is no token, the folder or its card is not fit, the repository holds other files, or the Hub
+            refuses.
     """
+    folder, repo_id = options.folder, options.repo_id
     repo_type = _repo_type(folder)
-    check_ref("--revision", options.revision)
-    if options.tag is not None:
-        check_ref("--tag", options.tag)
     text = _card_text(folder)
     card = name_repository(text, repo_id)
     _check_card(card, folder, repo_type)
     files = local_files(folder)
+    api = _signed_in()
     steady(lambda: _let_hub_check(api, card, repo_type), "checking the card")
     steady(lambda: _make_repo(api, repo_id, repo_type, options), "creating the repository")
     with tempfile.TemporaryDirectory(prefix="biovfm-push-") as place:
@@ -98,6 +107,14 @@ def push_folder(api: Any, folder: Path, repo_id: str, options: PushOptions) -> P
         steady(lambda: _add_to_collection(api, repo_id, repo_type, options), "adding to the collection")
     private = steady(lambda: bool(api.repo_info(repo_id, repo_type=repo_type).private), "reading the settings")
     return Pushed(**sent, repo_type=repo_type, private=private)
+
+
+def _signed_in() -> Any:
+    from huggingface_hub import HfApi, get_token
+
+    if get_token() is None:
+        raise UserError("no Hub token on this machine; sign in with: hf auth login (or set HF_TOKEN)")
+    return HfApi(library_name="biovfm-hf")
 
 
 def _repo_type(folder: Path) -> str:
@@ -294,7 +311,8 @@ def _add_to_collection(api: Any, repo_id: str, repo_type: str, options: PushOpti
     api.add_collection_item(slug, item_id=repo_id, item_type=repo_type, exists_ok=True)
 
 
-def _parser() -> argparse.ArgumentParser:
+def main(argv: list[str]) -> int:
+    """`biovfm push`. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="biovfm push",
         description="Send a model, dataset or demo folder to the Hub, private unless you say --public. Only files "
@@ -303,39 +321,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="model, dataset or demo folder with its README.md")
-    parser.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME on the Hub; made if it is not there")
-    parser.add_argument("--public", action="store_true", help="let everybody see the repository (default: private)")
-    parser.add_argument("--gated", choices=("auto", "manual"), help="readers must ask: granted at once, or by you")
-    parser.add_argument("--revision", default="main", metavar="BRANCH", help="branch to send to (default: main)")
-    parser.add_argument("--tag", metavar="NAME", help="tag the result, for instance v1")
-    parser.add_argument("--collection", metavar="TITLE", help="add it to this collection of the owner (title or slug)")
-    parser.add_argument(
-        "--extra",
-        choices=("keep", "delete"),
-        help="what to do with files that only the repository has (default: stop)",
-    )
-    return parser
-
-
-def main(argv: list[str]) -> int:
-    """`biovfm push`. Returns the exit status."""
-    words = _parser().parse_args(argv)
-    check_hub_names([words.repo_id], owner=True)
-    from huggingface_hub import HfApi, get_token
-
-    if get_token() is None:
-        raise UserError("no Hub token on this machine; sign in with: hf auth login (or set HF_TOKEN)")
-    options = PushOptions(words.public, words.gated, words.revision, words.tag, words.collection, words.extra)
-    api = HfApi(library_name="biovfm-hf")
-    done = push_folder(api, words.folder, words.repo_id, options)
+    options = parse_options(parser, PushOptions, argv)
+    done = push(options)
     commits = "1 commit" if done.commits == 1 else f"{done.commits} commits"
     files = "1 file" if done.sent == 1 else f"{done.sent} files"
     print(
-        f"{words.repo_id} ({'private' if done.private else 'public'}): {files} sent in {commits}, "
+        f"{options.repo_id} ({'private' if done.private else 'public'}): {files} sent in {commits}, "
         f"{done.unchanged} were there, {done.deleted} deleted; all hashes agree, {done.pulled_back} files pulled back "
         "and compared"
     )
     if done.repo_type in NEXT:
-        print("next: " + NEXT[done.repo_type].format(words.repo_id))
+        print("next: " + NEXT[done.repo_type].format(options.repo_id))
     return 0

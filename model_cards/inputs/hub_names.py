@@ -29,11 +29,11 @@ def check_hub_names(names: list[str], owner: bool = False) -> None:
             raise UserError(f"{name!r} names no owner; write OWNER/NAME, for instance your-name/{name}")
 
 
-def check_ref(word: str, name: str) -> None:
-    """Refuse a branch or tag name that git would not take; `word` is the option that gave it.
+def check_ref(option: str, name: str) -> None:
+    """Refuse a branch or tag name that git would not take; `option` is the one that gave it.
 
     Raises:
         UserError: says which option and name.
     """
     if _NO_REF.search(name):
-        raise UserError(f"{word} {name!r}: no such name can be given; use letters, digits, '-', '_' and '.'")
+        raise UserError(f"{option}: {name!r}: no such name can be given; use letters, digits, '-', '_' and '.'")

@@ -1,13 +1,14 @@
 """`biovfm report`: one HTML page of data, training and results that opens from disk."""
 
 import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
+from biovfm_hf.options import argument, check_options, option, parse_options, required
 
 from .. import formats
 from ..inputs.dataset import summarise_dataset
@@ -99,7 +100,54 @@ def render_report(context: dict[str, Any], title: str, made: str) -> str:
     return environment.get_template("report.html.j2").render(**context, title=title, made=made, style=style)
 
 
-def _parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True)
+class ReportOptions:
+    """What a report is made of, and where it goes."""
+
+    inputs: tuple[Path, ...] = argument("folder or results file, of any kind above", metavar="RESULTS")
+    out: Path = required("the HTML file to write", metavar="FILE")
+    title: str = option("BioVFM-HF report", "heading of the page")
+    seed: int = option(0, "draws the sample images", least=0)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.out.suffix.lower() not in (".html", ".htm"):
+            raise UserError(f"out: {self.out}: a report is an HTML page; name a file that ends in .html")
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """A report that was written: its file, its size in bytes, and the pictures that were left out, and why."""
+
+    path: Path
+    size: int
+    left_out: tuple[str, ...]
+
+
+def report(options: ReportOptions) -> WrittenReport:
+    """Write one HTML page of everything in `options.inputs`.
+
+    Raises:
+        UserError: an input is missing, damaged or of no known kind, or the page would be larger than 10 MB.
+    """
+    if options.out.is_dir():
+        raise UserError(
+            f"{options.out}: is a folder; name the file to write, for instance {options.out / 'report.html'}"
+        )
+    store = PictureStore(PICTURE_BYTES)
+    context = gather(find_inputs(list(options.inputs)), store, options.seed)
+    page = render_report(context, options.title, datetime.now(UTC).date().isoformat())
+    size = len(page.encode())
+    if size > MAX_BYTES:
+        raise UserError(
+            f"{options.out}: the page would take {size / 1e6:.1f} MB, more than 10; give fewer folders at once"
+        )
+    write_text(options.out, page)
+    return WrittenReport(options.out, size, tuple(store.left_out))
+
+
+def main(argv: list[str]) -> int:
+    """`biovfm report`. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="biovfm report",
         description="Write one self-contained HTML page from what you give: dataset folders, training runs, model "
@@ -108,34 +156,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "inputs", nargs="+", type=Path, metavar="RESULTS", help="folder or results file, of any kind above"
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the HTML file to write")
-    parser.add_argument("--title", default="BioVFM-HF report", help="heading of the page (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="draws the sample images (default: %(default)s)")
-    return parser
-
-
-def main(argv: list[str]) -> int:
-    """`biovfm report`. Returns the exit status."""
-    options = _parser().parse_args(argv)
-    if options.out.is_dir():
-        raise UserError(
-            f"{options.out}: is a folder; name the file to write, for instance {options.out / 'report.html'}"
-        )
-    if options.out.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"{options.out}: a report is an HTML page; name a file that ends in .html")
-    store = PictureStore(PICTURE_BYTES)
-    context = gather(find_inputs(options.inputs), store, options.seed)
-    page = render_report(context, options.title, datetime.now(UTC).date().isoformat())
-    size = len(page.encode())
-    if size > MAX_BYTES:
-        raise UserError(
-            f"{options.out}: the page would take {size / 1e6:.1f} MB, more than 10; give fewer folders at once"
-        )
-    write_text(options.out, page)
-    for line in store.left_out:
+    written = report(parse_options(parser, ReportOptions, argv))
+    for line in written.left_out:
         print(f"note: picture {line}")
-    print(f"{options.out}: {formats.file_size(size)}")
+    print(f"{written.path}: {formats.file_size(written.size)}")
     return 0

@@ -79,11 +79,11 @@ def test_an_edited_score_is_not_pushed(full_card, model_dir):
     card_numbers.check_numbers(full_card, model_dir)
     (model_dir / "README.md").write_text(full_card.replace("value: 0.81\n", "value: 0.91\n"))
     with pytest.raises(UserError, match=r"states AUC \(linear, fast protocol, seed 0\) 0\.91 on breastmnist"):
-        push.push_folder(None, model_dir, "you/tiny", push.PushOptions())
+        push.push(push.PushOptions(model_dir, "you/tiny"))
     (model_dir / "README.md").write_text(full_card)
     (model_dir / "results" / "biovfm.json").unlink()
     with pytest.raises(UserError, match="--results DIR"):
-        push.push_folder(None, model_dir, "you/tiny", push.PushOptions())
+        push.push(push.PushOptions(model_dir, "you/tiny"))
 
 
 def test_changed_tables_are_noticed_and_own_words_are_not(full_card, model_dir):
@@ -282,10 +282,19 @@ def test_hostile_names_stay_text(model_dir, make, tmp_path):
     assert ModelCard.load(model_dir / "README.md").data.eval_results[0].dataset_type == nasty
 
 
-@pytest.mark.parametrize("words", [["--repo-id", "a/b/c"], ["--dataset-id", "../x"]])
+@pytest.mark.parametrize("words", [{"repo_id": "a/b/c"}, {"dataset_id": ("../x",)}])
 def test_wrong_hub_names_are_explained(model_dir, words):
     with pytest.raises(UserError, match="write OWNER/NAME"):
-        card.main([str(model_dir), *words])
+        card.CardOptions(model_dir, **words)
+
+
+def test_the_function_and_the_command_write_the_same(model_dir, make, tmp_path):
+    folder = make.results(tmp_path / "results", make.rows(str(model_dir), TASKS))
+    written = card.card(card.CardOptions(str(model_dir), results=str(folder), license="mit"))
+    text = written.path.read_text()
+    assert (written.results, written.pictures) == (2, 1)
+    assert card.main([str(model_dir), "--results", str(folder), "--license", "mit"]) == 0
+    assert (model_dir / "README.md").read_text() == text
 
 
 def test_no_model_folder(tmp_path):

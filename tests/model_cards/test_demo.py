@@ -140,10 +140,13 @@ def test_a_wrong_model_is_told_at_once(tmp_path, monkeypatch):
         demo._load("somebody/nothere")
 
 
-@pytest.mark.parametrize("words", [["--index", "nowhere"], ["--images", "0"], ["--export", "x"]])
-def test_wrong_words_are_explained(saved_model, words):
-    with pytest.raises(UserError):
-        demo.main([str(saved_model), *words])
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [({"index": "nowhere"}, "no such folder"), ({"images": 0}, "1 or more"), ({"export": "x"}, "needs repo_id")],
+)
+def test_wrong_options_are_explained(saved_model, words, reason):
+    with pytest.raises(UserError, match=reason):
+        demo.demo(demo.DemoOptions(str(saved_model), **words))
 
 
 def test_an_exported_space_stands_alone(encoder, classes, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_scores_that_go_are_said(model_dir: Path, capsys: pytest.CaptureFixture[
     (model_dir / "results").mkdir()
     (model_dir / "results" / "biovfm.json").write_text("[]")
     assert card.main([str(model_dir)]) == 0
-    assert "no --results was given" in capsys.readouterr().out
+    assert "no results were given" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -54,22 +55,21 @@ def model_dir(make, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "reason"),
     [
-        (["--benchmark", "you/board"], "without --results"),
-        (["--watts", "700"], "without --run"),
-        (["--grid", "380"], "without --watts"),
+        (["--benchmark", "you/board"], "without results"),
+        (["--watts", "700"], "without run"),
+        (["--grid", "380"], "without watts"),
+        (["--watts", "-5"], "above 0"),
+        (["--watts", "nan"], "finite"),
+        (["--watts", "0"], "above 0"),
+        (["--grid", "inf"], "finite"),
     ],
 )
-def test_words_without_effect_are_refused(model_dir: Path, words: list[str], said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        card.main([str(model_dir), *words])
-
-
-@pytest.mark.parametrize("value", ["-5", "nan", "0", "inf"])
-def test_power_is_a_number_above_zero(model_dir: Path, value: str) -> None:
-    with pytest.raises(SystemExit):
-        card.main([str(model_dir), "--watts", value])
+def test_wrong_words_and_those_without_effect_are_refused(words: list[str], reason: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as ended:
+        card.main(["model", *words])
+    assert ended.value.code == 2 and reason in capsys.readouterr().err
 
 
 def test_the_run_of_another_objective_is_refused(model_dir: Path, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_report_is_written_to_an_html_file_only(tmp_path: Path) -> None:
     results = tmp_path / "results.json"
     results.write_text("[]")
     with pytest.raises(UserError, match="is an HTML page"):
-        report.main([str(tmp_path), "--out", str(results)])
+        report.ReportOptions(tmp_path, out=results)
     assert results.read_text() == "[]"
 
 

@@ -262,14 +262,12 @@ def test_public_gated_branch_tag_and_collection(hub, pushed, small_model, tmp_pa
 @pytest.mark.parametrize(
     ("words", "token", "said"),
     [
-        (["just-a-name"], "hf_testOwnerToken1234", "names no owner"),
-        (["owner/bad name"], "hf_testOwnerToken1234", "write OWNER/NAME"),
         (["owner/m"], None, "hf auth login"),
         (["owner/m"], "hf_wrongToken000", "sign in with"),
         (["somebody/m"], "hf_testOwnerToken1234", "may not write there"),
     ],
 )
-def test_wrong_names_and_tokens_are_explained(pushed, small_model, words, token, said):
+def test_wrong_owners_and_tokens_are_explained(pushed, small_model, words, token, said):
     with pytest.raises(UserError) as failed:
         pushed(small_model, *words, token=token)
     assert said in str(failed.value), str(failed.value)
@@ -285,22 +283,21 @@ def test_a_card_that_the_hub_refuses_is_explained(hub, pushed, small_model):
 
 
 def test_unfit_folders_are_refused_before_anything_is_sent(tmp_path, small_model, monkeypatch):
-    options = push.PushOptions()
     with pytest.raises(UserError, match="neither a model"):
-        push.push_folder(None, tmp_path, "o/m", options)
+        push.push(push.PushOptions(tmp_path, "o/m"))
     monkeypatch.setattr(hub_files, "MAX_FILE_BYTES", 1000)
     with pytest.raises(UserError, match="in parts"):
-        push.push_folder(None, small_model, "o/m", options)
+        push.push(push.PushOptions(small_model, "o/m"))
     (small_model / "README.md").unlink()
     with pytest.raises(UserError, match="biovfm card"):
-        push.push_folder(None, small_model, "o/m", options)
+        push.push(push.PushOptions(small_model, "o/m"))
 
 
 def test_a_configuration_without_files_is_not_pushed(make, tmp_path):
     data = make.dataset(tmp_path / "data")
     (data / "README.md").write_text(DATASET_CARD.format(name="us", path="data/us/*.parquet"))
     with pytest.raises(UserError, match="configuration 'us' names data/us"):
-        push.push_folder(None, data, "o/d", push.PushOptions())
+        push.push(push.PushOptions(data, "o/d"))
 
 
 def test_hashes_are_gits_and_sha256(tmp_path):
@@ -335,11 +332,17 @@ def test_usage_lines_name_the_repository():
 
 
 @pytest.mark.parametrize("name", ["a b", "-v1", "v1..2", "x.lock", "a/.b", "v~1", "", "refs/pr/1", "0" * 40, "a\\b"])
-@pytest.mark.parametrize("word", ["--revision", "--tag"])
-def test_branches_and_tags_that_git_refuses_are_refused_before_the_network(pushed, hub, small_model, word, name):
-    with pytest.raises(UserError, match=word):
-        pushed(small_model, "owner/m", f"{word}={name}")
-    assert not hub.requests
+@pytest.mark.parametrize("option", ["revision", "tag"])
+def test_branches_and_tags_that_git_refuses_are_refused(option, name):
+    with pytest.raises(UserError, match=option):
+        push.PushOptions("folder", "owner/m", **{option: name})
+
+
+@pytest.mark.parametrize(("name", "reason"), [("just-a-name", "no owner"), ("owner/bad name", "write OWNER/NAME")])
+def test_wrong_names_are_wrong_words(capsys, name, reason):
+    with pytest.raises(SystemExit) as ended:
+        push.main(["folder", name])
+    assert ended.value.code == 2 and reason in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["v1", "step-2000", "v1.0.2", "exp/dino_small", "résumé"])
@@ -383,6 +386,6 @@ def test_wrong_folders_are_told_what_they_are(make, tmp_path):
     (run / "model" / "model.safetensors").write_bytes(b"")
     for folder, said in ((run, rf"push the model itself: .*{run.name}/model"), (results, "go with their model")):
         with pytest.raises(UserError, match=said):
-            push.push_folder(None, folder, "o/m", push.PushOptions())
+            push.push(push.PushOptions(folder, "o/m"))
     with pytest.raises(UserError, match="no such folder"):
-        push.push_folder(None, tmp_path / "nothere", "o/m", push.PushOptions())
+        push.push(push.PushOptions(tmp_path / "nothere", "o/m"))
