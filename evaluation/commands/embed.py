@@ -5,25 +5,28 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.files import atomic_path
 from biovfm_hf.network import heed_missing_network, is_path
+from biovfm_hf.options import check_options, option, parse_options, required
 
-if TYPE_CHECKING:
-    from ..encoders.load import Encoder
-    from ..tasks.images import Images
+from ..encoders.device import default_device
+from ..encoders.embed import embed_features
+from ..encoders.load import Encoder, load_encoder, split_label
+from ..encoders.processes import process_group
+from ..tasks.images import FileImages, Images, read_image
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".dcm", ".dicom"}
 VOLUMES = (".nii", ".nii.gz", ".mha", ".nrrd")
 BEFORE_CROP = 256 / 224  # of their input size: what models that crop the centre resize to before, as a rule
 PRECISIONS = ("fp32", "bf16")
+DEVICE_HELP = "torch device (default: cuda where there is one, else cpu)"
 FEATURES = ("both", "class", "mean", "pooled", "last4")
 COMPILE_HELP = (
     "embed through torch.compile; compiling takes seconds for a ViT, longer for a convolutional net, so it can pay "
@@ -42,8 +45,38 @@ OUT has one row per image: `id` (the path below the folder, or of the dataset ro
 were made with is in the file's metadata under `biovfm`. A killed run continues when started again."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
+@dataclass(frozen=True)
+class EmbedOptions:
+    """What `biovfm embed` takes, and `biovfm_hf.embed` by keyword. Wrong values are refused as a UserError."""
+
+    model: str = required("a model folder, a Hub repository, a short name, timm:NAME ...")
+    images: str = required("folder, dataset folder or Hub dataset", metavar="DIR_OR_DATASET")
+    out: Path = required("the file to write", metavar="FILE.parquet")
+    features: str = option("both", "which vector; both: class token and mean patch token, joined", choices=FEATURES)
+    config: str | None = option(None, "of a dataset with several configurations")
+    split: str = option("train", "of a dataset")
+    batch_size: int = option(64, "images at once", least=1)
+    device: str | None = option(None, DEVICE_HELP)
+    precision: str | None = option(None, PRECISION_HELP, choices=PRECISIONS)
+    compile: bool = option(False, COMPILE_HELP)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.out.is_dir():
+            raise UserError(f"out: {self.out} is a folder; give a file")
+
+
+@dataclass(frozen=True)
+class Features:
+    """A features file: the images' ids, their vectors (N, D) float32, and what these were made with."""
+
+    names: list[str]
+    vectors: np.ndarray
+    made_with: dict[str, str]
+
+
+def main(argv: list[str]) -> int:
+    """Run `biovfm embed`. Returns 0; failures are raised as UserError."""
     parser = argparse.ArgumentParser(
         prog="biovfm embed",
         description="Turn a folder of images, or an image dataset, into a Parquet file of feature vectors, for "
@@ -51,48 +84,41 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", required=True, help="a model folder, a Hub repository, a short name, timm:NAME ...")
-    parser.add_argument(
-        "--images", required=True, metavar="DIR_OR_DATASET", help="folder, dataset folder or Hub dataset"
-    )
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE.parquet", help="the file to write")
-    parser.add_argument("--features", choices=FEATURES, default="both", help="which vector (default: both, joined)")
-    parser.add_argument("--config", help="of a dataset with several configurations")
-    parser.add_argument("--split", default="train", help="of a dataset (default: train)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images at once (default: 64)")
-    parser.add_argument("--device", help="torch device (default: cuda where there is one, else cpu)")
-    parser.add_argument("--precision", choices=PRECISIONS, help=PRECISION_HELP)
-    parser.add_argument("--compile", action="store_true", help=COMPILE_HELP)
-    return parser
-
-
-def main(argv: list[str]) -> int:
-    """Run the command. Returns 0; failures are raised as UserError."""
-    parser = build_parser()
-    options = parser.parse_args(argv)
-    if options.batch_size < 1:
-        parser.error("--batch-size must be 1 or more")
-    if options.out.is_dir():
-        parser.error(f"--out {options.out} is a folder; give a file")
-    from ..encoders.device import default_device
-    from ..encoders.load import load_encoder
-    from ..encoders.processes import process_group
-
-    device = options.device or default_device()
-    encoder = load_encoder(options.model, device, compiled=options.compile, precision=options.precision)
-    images, names = open_images(options.images, options.config, options.split, encoder.size)
-    vectors = embed_images(encoder, images, options.features, options.out, options.batch_size)
-    processes = process_group()
-    processes.wait()
-    if not processes.takes(0):  # one of several processes writes what all have embedded
-        return 0
-    write_features(options.out, names, vectors, describe(encoder, options.features))
-    shutil.rmtree(_cache(options.out), ignore_errors=True)
-    print(f"{len(names)} images, {vectors.shape[1]} numbers each, in {options.out}")
+    options = parse_options(parser, EmbedOptions, argv)
+    features = embed(options)
+    if process_group().takes(0):
+        print(f"{len(features.names)} images, {features.vectors.shape[1]} numbers each, in {options.out}")
     return 0
 
 
-def open_images(source: str, config: str | None, split: str, size: int) -> tuple["Images", list[str]]:
+def embed(options: EmbedOptions) -> Features:
+    """Embed every image of a folder or dataset and write the features file.
+
+    A killed run continues from the cache beside `options.out`, which goes when the file is written. Of several
+    processes (`accelerate launch`) the first writes what all have embedded.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        UserError: no image, an image that cannot be read, or a model that cannot be loaded.
+    """
+    device = options.device or default_device()
+    encoder = load_encoder(options.model, device, compiled=options.compile, precision=options.precision)
+    images, names = open_images(options.images, options.config, options.split, encoder.size)
+    cache = options.out.with_name(f".{options.out.name}.cache")
+    label = f"{encoder.name} images"
+    vectors = embed_features(encoder, images, cache, options.features, options.batch_size, label)
+    features = Features(names, vectors, describe(encoder, options.features))
+    processes = process_group()
+    processes.wait()
+    if processes.takes(0):
+        write_features(options.out, features)
+        shutil.rmtree(cache, ignore_errors=True)
+    return features
+
+
+def open_images(source: str, config: str | None, split: str, size: int) -> tuple[Images, list[str]]:
     """The images of a folder (with all below it) or of a dataset, and their ids.
 
     Large JPEG files are decoded at the smallest whole part of their size (1, 1/2, 1/4, 1/8) whose shorter side is at
@@ -101,8 +127,6 @@ def open_images(source: str, config: str | None, split: str, size: int) -> tuple
     Raises:
         UserError: there is no image.
     """
-    from ..tasks.images import FileImages
-
     folder, shrink_to = Path(source), round(size * BEFORE_CROP)
     if folder.is_file():
         raise UserError(f"{folder} is a file; give the folder that holds the images, or a dataset")
@@ -129,8 +153,6 @@ class DatasetImages:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        from ..tasks.images import read_image
-
         stored = self.dataset[int(index)][self.column]
         if stored is None:
             raise UserError(f"row {index}: column {self.column!r} is empty; leave such rows out of the dataset")
@@ -144,7 +166,7 @@ class DatasetImages:
         return hashlib.blake2b(words.encode(), digest_size=16).hexdigest()
 
 
-def _open_dataset(source: str, config: str | None, split: str, shrink_to: int) -> tuple["Images", list[str]]:
+def _open_dataset(source: str, config: str | None, split: str, shrink_to: int) -> tuple[Images, list[str]]:
     datasets = require("datasets", "eval")
     if not Path(source).exists():
         if is_path(source):
@@ -169,21 +191,8 @@ def _row_names(rows: Any) -> list[str]:
     return [":".join(str(part) for part in row if part is not None) for row in zip(*parts, strict=True)]
 
 
-def embed_images(encoder: "Encoder", images: "Images", which: str, out: Path, batch_size: int) -> np.ndarray:
-    """Feature vectors (N, D) float32, by way of a cache beside `out` that a killed run continues from."""
-    from ..encoders.embed import embed_features
-
-    return embed_features(encoder, images, _cache(out), which, batch_size, f"{encoder.name} images")
-
-
-def _cache(out: Path) -> Path:
-    return out.with_name(f".{out.name}.cache")
-
-
-def describe(encoder: "Encoder", which: str) -> dict[str, str]:
+def describe(encoder: Encoder, which: str) -> dict[str, str]:
     """What a features file says of how it was made."""
-    from ..encoders.load import split_label
-
     return {
         "model": split_label(encoder.name)[0],
         "revision": encoder.revision,
@@ -193,19 +202,19 @@ def describe(encoder: "Encoder", which: str) -> dict[str, str]:
     }
 
 
-def write_features(out: Path, names: Sequence[str], vectors: np.ndarray, made_with: dict[str, str]) -> None:
+def write_features(out: Path, features: Features) -> None:
     """Write `id` and `features` to a Parquet file."""
     arrow, parquet = require("pyarrow", "eval"), require("pyarrow.parquet", "eval")
-    flat = arrow.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
-    column = arrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-    table = arrow.table({"id": arrow.array(list(names)), "features": column})
-    table = table.replace_schema_metadata({"biovfm": json.dumps(made_with)})
+    flat = arrow.array(np.ascontiguousarray(features.vectors, np.float32).reshape(-1))
+    column = arrow.FixedSizeListArray.from_arrays(flat, features.vectors.shape[1])
+    table = arrow.table({"id": arrow.array(features.names), "features": column})
+    table = table.replace_schema_metadata({"biovfm": json.dumps(features.made_with)})
     with atomic_path(out) as temporary:
         parquet.write_table(table, temporary)
 
 
-def read_features(path: Path) -> tuple[list[str], np.ndarray, dict[str, str]]:
-    """Read what `write_features` wrote: ids, vectors (N, D), and what they were made with.
+def read_features(path: Path) -> Features:
+    """Read what `write_features` wrote.
 
     Raises:
         UserError: no such file, or not one of ours.
@@ -216,6 +225,6 @@ def read_features(path: Path) -> tuple[list[str], np.ndarray, dict[str, str]]:
         made_with = json.loads(table.schema.metadata[b"biovfm"])
         column = table["features"].combine_chunks()
         vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
-        return table["id"].to_pylist(), vectors, made_with
+        return Features(table["id"].to_pylist(), vectors, made_with)
     except (OSError, KeyError, TypeError, ValueError, arrow.ArrowException) as error:
         raise UserError(f"{path} is no features file ({error}); write it with: biovfm embed") from error

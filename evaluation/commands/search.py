@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,14 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
+from biovfm_hf.options import check_options, option, parse_options, required
+
+from ..encoders.device import default_device
+from ..encoders.embed import embed_batch
+from ..encoders.load import load_encoder
+from ..pictures.figure import new_figure, save_figure
+from ..tasks.images import read_image
+from .embed import DEVICE_HELP, read_features
 
 EXAMPLES = """\
 examples:
@@ -18,64 +27,74 @@ examples:
 OUT receives search.json (ids and cosine similarities) and, with --images, sheet.png: each example and its finds."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
+@dataclass(frozen=True)
+class SearchOptions:
+    """What `biovfm search` takes, and `biovfm_hf.search` by keyword. Wrong values are refused as a UserError."""
+
+    model: str = required("the model that made the features")
+    features: Path = required("from biovfm embed", metavar="FILE.parquet")
+    query: tuple[Path, ...] = required("an example; again for more", metavar="IMAGE")
+    out: Path = required("where to write", metavar="DIR")
+    images: Path | None = option(None, "the embedded folder, to draw the contact sheet from", metavar="DIR")
+    top: int = option(8, "how many for each example", least=1)
+    device: str | None = option(None, DEVICE_HELP)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def main(argv: list[str]) -> int:
+    """Run `biovfm search`. Returns 0; failures are raised as UserError."""
     parser = argparse.ArgumentParser(
         prog="biovfm search",
         description="Find the images most like an example, by cosine similarity of their feature vectors (exact).",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", required=True, help="the model that made the features")
-    parser.add_argument("--features", required=True, type=Path, metavar="FILE.parquet", help="from biovfm embed")
-    parser.add_argument("--query", required=True, action="append", type=Path, metavar="IMAGE", help="again for more")
-    parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="the embedded folder, to draw the contact sheet from"
-    )
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where to write")
-    parser.add_argument("--top", type=int, default=8, help="how many for each example (default: 8)")
-    parser.add_argument("--device", help="torch device (default: cuda where there is one, else cpu)")
-    return parser
+    for entry in search(parse_options(parser, SearchOptions, argv)):
+        best = entry["found"][0]
+        print(f"{entry['query']}: {best['id']} ({best['similarity']:.3f}) and {len(entry['found']) - 1} more")
+    return 0
 
 
-def main(argv: list[str]) -> int:
-    """Run the command. Returns 0; failures are raised as UserError."""
-    parser = build_parser()
-    options = parser.parse_args(argv)
-    if options.top < 1:
-        parser.error("--top must be 1 or more")
-    from ..encoders.device import default_device
-    from ..encoders.embed import embed_batch
-    from ..encoders.load import load_encoder
-    from ..tasks.images import read_image
-    from .embed import read_features
+def search(options: SearchOptions) -> list[dict[str, Any]]:
+    """Find the images most like each example, write `search.json` and, with `options.images`, draw the contact sheet.
 
-    names, vectors, made_with = read_features(options.features)
-    if options.images and not any((options.images / name).is_file() for name in names):
-        raise UserError(f"--images {options.images}: holds no image of {options.features} (the first is {names[0]}); "
-                        "give the folder that was embedded")  # fmt: skip
-    encoder = load_encoder(options.model, options.device or default_device(), precision=made_with.get("precision"))
-    if made_with["revision"] != encoder.revision:
+    Returns:
+        What search.json holds: of each example {"query": file name, "found": [{"id", "similarity"}, ...]}, the most
+        similar first.
+
+    Raises:
+        UserError: an example or the features cannot be read, or the features are another model's.
+    """
+    features = read_features(options.features)
+    if options.images and not any((options.images / name).is_file() for name in features.names):
         raise UserError(
-            f"{options.features} was made with another model ({made_with['model']}); give that one as --model"
+            f"images: {options.images} holds no image of {options.features} (the first is {features.names[0]}); "
+            "give the folder that was embedded"
         )
-    queries = [read_image(path) for path in options.query]
-    asked = embed_batch(encoder, queries, made_with["features"])
-    rows, similarity = most_similar(vectors, asked, options.top)
-    found = [
+    device, precision = options.device or default_device(), features.made_with.get("precision")
+    encoder = load_encoder(options.model, device, precision=precision)
+    if features.made_with["revision"] != encoder.revision:
+        raise UserError(
+            f"{options.features} was made with another model ({features.made_with['model']}); give that one as --model"
+        )
+    examples = [read_image(path) for path in options.query]
+    rows, similarity = most_similar(
+        features.vectors, embed_batch(encoder, examples, features.made_with["features"]), options.top
+    )
+    finds = [
         {
             "query": path.name,
-            "found": [{"id": names[i], "similarity": round(float(s), 6)} for i, s in zip(r, v, strict=True)],
+            "found": [{"id": features.names[i], "similarity": round(float(s), 6)} for i, s in zip(r, v, strict=True)],
         }
         for path, r, v in zip(options.query, rows, similarity, strict=True)
     ]
-    write_text(options.out / "search.json", json.dumps(found, indent=1) + "\n")
-    for entry in found:
-        best = entry["found"][0]
-        print(f"{entry['query']}: {best['id']} ({best['similarity']:.3f}) and {len(entry['found']) - 1} more")
+    write_text(options.out / "search.json", json.dumps(finds, indent=1) + "\n")
     if options.images:
-        draw_sheet(options.out / "sheet.png", options.query, queries, options.images, found)
-    return 0
+        titled = [(f"example\n{path.name}", image) for path, image in zip(options.query, examples, strict=True)]
+        draw_sheet(options.out / "sheet.png", titled, options.images, finds)
+    return finds
 
 
 def most_similar(vectors: np.ndarray, queries: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
@@ -100,25 +119,19 @@ def most_similar(vectors: np.ndarray, queries: np.ndarray, top: int) -> tuple[np
     return rows, np.take_along_axis(similarity, rows, 1)
 
 
-def draw_sheet(
-    path: Path, sources: list[Path], queries: list[np.ndarray], folder: Path, found: list[dict[str, Any]]
-) -> None:
-    """One line per example: itself, then what was found, each with its similarity."""
-    from ..pictures.figure import new_figure, save_figure
-    from ..tasks.images import read_image
-
-    columns = 1 + max(len(entry["found"]) for entry in found)
-    figure = new_figure(1.5 * columns, 2.0 * len(found))
-    for line, (source, query, entry) in enumerate(zip(sources, queries, found, strict=True)):
-        shown = [(query, f"example\n{source.name}")]
-        shown += [
-            (read_image(folder / hit["id"]), f"{hit['similarity']:.3f}\n{Path(hit['id']).name}")
+def draw_sheet(path: Path, examples: list[tuple[str, np.ndarray]], folder: Path, finds: list[dict[str, Any]]) -> None:
+    """One line per example: itself (its title and image), then the images most like it, each with its similarity."""
+    columns = 1 + max(len(entry["found"]) for entry in finds)
+    figure = new_figure(1.5 * columns, 2.0 * len(finds))
+    for line, (example, entry) in enumerate(zip(examples, finds, strict=True)):
+        alike = [
+            (f"{hit['similarity']:.3f}\n{Path(hit['id']).name}", read_image(folder / hit["id"]))
             for hit in entry["found"]
         ]
-        for number, (image, title) in enumerate(shown):
-            axes = figure.add_subplot(len(found), columns, line * columns + number + 1)
+        for number, (title, image) in enumerate([example, *alike]):
+            axes = figure.add_subplot(len(finds), columns, line * columns + number + 1)
             axes.imshow(image)
             axes.set_axis_off()
             axes.set_title(title, fontsize=7)
-    words = "; ".join(f"{entry['query']}: most similar is {entry['found'][0]['id']}" for entry in found)
-    save_figure(figure, path, f"Examples at the left, the most similar images beside them. {words}.")
+    best = "; ".join(f"{entry['query']}: most similar is {entry['found'][0]['id']}" for entry in finds)
+    save_figure(figure, path, f"Examples at the left, the most similar images beside them. {best}.")

@@ -21,7 +21,8 @@ def features(tmp_path, tiny_model, class_folder):
 
 
 def test_one_row_per_image_with_its_vector(features, tiny_model, class_folder):
-    names, vectors, made_with = read_features(features)
+    written = read_features(features)
+    names, vectors, made_with = written.names, written.vectors, written.made_with
     assert len(names) == 51 and vectors.shape == (51, 64) and names == sorted(names)
     encoder = load_encoder(str(tiny_model))
     image = np.asarray(Image.open(class_folder / names[7]))
@@ -35,7 +36,7 @@ def test_one_row_per_image_with_its_vector(features, tiny_model, class_folder):
 def test_compiled_vectors_agree(features, tmp_path, tiny_model, class_folder):
     out = tmp_path / "compiled.parquet"
     main(["--model", str(tiny_model), "--images", str(class_folder), "--out", str(out), "--compile"])
-    np.testing.assert_allclose(read_features(out)[1], read_features(features)[1], atol=1e-5)
+    np.testing.assert_allclose(read_features(out).vectors, read_features(features).vectors, atol=1e-5)
 
 
 def test_plain_readers_open_it(features):
@@ -60,7 +61,8 @@ def test_datasets_are_embedded_too(tmp_path, tiny_model, class_folder):
     made.to_parquet(tmp_path / "set" / "data" / "train-00000-of-00001.parquet")
     out = tmp_path / "f.parquet"
     main(["--model", str(tiny_model), "--images", str(tmp_path / "set"), "--out", str(out), "--features", "class"])
-    names, vectors, _ = read_features(out)
+    written = read_features(out)
+    names, vectors = written.names, written.vectors
     assert names[:2] == ["a/0.nii:axial", "a/1.nii:axial:1"] and vectors.shape == (6, 32)
 
 
@@ -90,7 +92,7 @@ def test_volumes_beside_images_are_not_passed_over_in_silence(tmp_path, tiny_mod
     (tmp_path / "scans" / "b.nii.gz").write_bytes(b"")
     out = tmp_path / "f.parquet"
     main(["--model", str(tiny_model), "--images", str(tmp_path / "scans"), "--out", str(out)])
-    assert read_features(out)[0] == ["a.png"] and "1 volumes" in capsys.readouterr().err
+    assert read_features(out).names == ["a.png"] and "1 volumes" in capsys.readouterr().err
 
 
 def test_misuse_is_told(tmp_path, tiny_model):
@@ -147,7 +149,7 @@ def test_examples_are_embedded_in_the_precision_of_the_features(tmp_path, tiny_m
     monkeypatch.setattr(Encoder, "encode", lambda self, *rest: used.append(self.precision) or encode(self, *rest))
     words = ["--model", str(tiny_model), "--features", str(out), "--query", str(query)]
     search([*words, "--out", str(tmp_path / "found")])
-    assert used == ["bf16"] and read_features(out)[2]["precision"] == "bf16"
+    assert used == ["bf16"] and read_features(out).made_with["precision"] == "bf16"
 
 
 def test_search_with_another_model_is_refused(features, tmp_path, second_model, class_folder):
@@ -161,7 +163,7 @@ def test_a_folder_that_was_not_embedded_is_refused_before_the_search(features, t
     query = next(class_folder.rglob("*.png"))
     words = ["--model", str(tiny_model), "--features", str(features), "--query", str(query), "--out", str(tmp_path)]
     for wrong in (tmp_path / "nowhere", class_folder / "train"):
-        with pytest.raises(UserError, match=rf"--images {wrong}: holds no image of .* give the folder"):
+        with pytest.raises(UserError, match=rf"images: {wrong} holds no image of .* give the folder"):
             search([*words, "--images", str(wrong)])
     assert not (tmp_path / "search.json").exists()
 
