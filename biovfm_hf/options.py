@@ -16,7 +16,7 @@ import argparse
 import dataclasses
 import math
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Union, Unpack, get_args, get_origin, get_type_hints
 
@@ -31,8 +31,12 @@ class Limits(TypedDict, total=False):
     above: float
     least: float
     most: float
-    choices: tuple[str, ...]
+    choices: Collection[str]
     metavar: str
+    read: Callable[[Any], Any]  # makes the value of a word, or of what Python gives; raises ValueError
+    commas: bool  # several values are one word with commas between, not one option each
+    many: bool  # several values follow one option
+    group: str  # title of the option's part in the help text
 
 
 def argument(help: str, **limits: Unpack[Limits]) -> Any:
@@ -62,7 +66,7 @@ def check_options(options: Any) -> None:
         if value is None and _optional(kinds[field.name]):
             continue
         kind, several = _item_type(kinds[field.name])
-        given = _listed(value) if several else [value]
+        given = _listed(value, field.metadata.get("commas", False)) if several else [value]
         checked = [_checked(field, kind, one) for one in given]
         object.__setattr__(options, field.name, tuple(checked) if several else checked[0])
 
@@ -70,22 +74,33 @@ def check_options(options: Any) -> None:
 def add_options(parser: argparse.ArgumentParser, kind: type) -> None:
     """Give `parser` an argument for each field of the options dataclass `kind`."""
     hints = get_type_hints(kind)
+    groups: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
         item, several = _item_type(hints[field.name])
-        limits, words = field.metadata, {"help": field.metadata["help"]}
-        if limits.get("positional"):
-            parser.add_argument(field.name, nargs="+" if several else None, **_typed(item, limits), **words)
-            continue
-        flag = "--" + field.name.replace("_", "-")
-        if item is bool:
-            parser.add_argument(flag, action="store_true", **words)
-            continue
-        required = field.default is dataclasses.MISSING
-        words["help"] += _default_words(field.default)
-        default = None if required else field.default
-        action = "append" if several else "store"
-        parser.add_argument(flag, action=action, required=required, default=None if several else default,
-                            **_typed(item, limits), **words)  # fmt: skip
+        title = field.metadata.get("group", "")
+        if title and title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        _add_option(groups.get(title, parser), field, item, several)
+
+
+def _add_option(parser: Any, field: "dataclasses.Field[Any]", item: type, several: bool) -> None:
+    """Give `parser`, or a group of one, the argument of one field."""
+    limits, words = field.metadata, {"help": field.metadata["help"]}
+    if limits.get("positional"):
+        parser.add_argument(field.name, nargs="+" if several else None, **_typed(item, limits), **words)
+        return
+    flag = "--" + field.name.replace("_", "-")
+    if item is bool:
+        parser.add_argument(flag, action="store_true", **words)
+        return
+    required = field.default is dataclasses.MISSING
+    words["help"] += _default_words(field.default)
+    shape: dict[str, Any] = {"default": None if required or several else field.default}
+    if several and limits.get("many"):
+        shape["nargs"] = "+"
+    elif several and not limits.get("commas"):
+        shape["action"] = "append"
+    parser.add_argument(flag, required=required, **shape, **_typed(item, limits), **words)
 
 
 def parse_options(parser: argparse.ArgumentParser, kind: type[Options], argv: Sequence[str]) -> Options:
@@ -102,6 +117,8 @@ def parse_options(parser: argparse.ArgumentParser, kind: type[Options], argv: Se
 
 
 def _typed(item: type, limits: Any) -> dict[str, Any]:
+    if "read" in limits or limits.get("commas"):  # what the words mean is known when they are checked
+        return {"metavar": limits.get("metavar")}
     return {"type": item, "choices": limits.get("choices"), "metavar": limits.get("metavar")}
 
 
@@ -122,11 +139,19 @@ def _item_type(hint: Any) -> tuple[type, bool]:
     return hint, False
 
 
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
+def _listed(value: Any, commas: bool) -> list[Any]:
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    if not commas:
+        return values
+    return [part for one in values for part in (one.split(",") if isinstance(one, str) else [one])]
 
 
 def _checked(field: dataclasses.Field[Any], kind: type, value: Any) -> Any:
+    if "read" in field.metadata:
+        try:
+            return field.metadata["read"](value)
+        except ValueError as error:
+            raise UserError(f"{field.name}: {error}") from None
     if kind is Path and isinstance(value, str | Path):
         return Path(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

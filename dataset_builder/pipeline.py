@@ -1,10 +1,8 @@
 """What `biovfm build` does: plan, run the shards, screen across them, finish; each step skips what is done."""
 
-import argparse
-import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,87 +23,87 @@ from .dataset.finish import (
     written_files,
 )
 from .dataset.output_folder import check_output, hold
-from .plan.plan import WORK, Options, Plan, changed_sources, differing, load_plan, make_plan
-from .readers.slicing import VIEWS
+from .options import BuildOptions
+from .plan.plan import WORK, Plan, changed_sources, differing, load_plan, make_plan
 from .schema import KEPT
 from .screening.duplicates import decide, load_candidates, save_drops, save_sample
 from .screening.leakage import Benchmarks, benchmark_files, identities, read_benchmarks
-from .shards import executors
+from .shards.executors import ENGINES, Work
 from .shards.monitor import Monitor
 from .shards.replan import plan_again
 from .shards.shard import build_shard
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Do what the words say; returns the summary of the dataset, of the plan, or of the check."""
-    if arguments.check:
-        return _check(arguments.out, arguments.workers)
-    if not arguments.raw.is_dir():
-        raise UserError(f"{arguments.raw}: no such folder; give the folder that holds one sub-folder for each source")
+def run(options: BuildOptions) -> dict[str, Any]:
+    """Do what the options ask for; returns the summary of the dataset, of the plan, or of the check."""
+    raw = options.raw
+    if options.check or raw is None:
+        return _check(options.out, options.resources.workers)
+    if not raw.is_dir():
+        raise UserError(f"{raw}: no such folder; give the folder that holds one sub-folder for each source")
     try:
-        return _plan_and_build(arguments)
+        return _plan_and_build(options, raw)
     except OSError as error:
         if not is_disk_full(error):
             raise
-        raise UserError(f"{arguments.out}: the disk is full; make room, and the same command continues") from error
+        raise UserError(f"{options.out}: the disk is full; make room, and the same command continues") from error
 
 
-def _plan_and_build(arguments: argparse.Namespace) -> dict[str, Any]:
-    options = _options(arguments)
-    sources = _sources(arguments, options)
-    check_output(arguments.out, arguments.raw, [source.folder or source.id for source in sources])
-    inputs, known = _screening_inputs(arguments)
-    with hold(arguments.out, shared=arguments.num_shards is not None):
-        plan = _planned(arguments, options, sources)
-        if arguments.plan_only:
+def _plan_and_build(options: BuildOptions, raw: Path) -> dict[str, Any]:
+    sources = _sources(options)
+    check_output(options.out, raw, [source.folder or source.id for source in sources])
+    inputs, known = _screening_inputs(options)
+    with hold(options.out, shared=options.num_shards is not None):
+        plan = _planned(options, raw, sources)
+        if options.plan_only:
             _tell_plan(plan)
             return _planned_work(plan)
-        if arguments.num_shards is None:
-            return _build(plan, arguments, inputs, known)
-        mine = [n for n in plan.unfinished() if n % arguments.num_shards == arguments.shard_index]
-        _run_shards(plan, arguments, mine)
-    print(f"{len(mine)} shards done; when all {arguments.num_shards} jobs are, run without --shard-index to finish")
+        if options.num_shards is None:
+            return _build(plan, options, inputs, known)
+        mine = [n for n in plan.unfinished() if n % options.num_shards == options.shard_index]
+        _run_shards(plan, options, mine)
+    print(f"{len(mine)} shards done; when all {options.num_shards} jobs are, run without --shard-index to finish")
     return _planned_work(plan)
 
 
-def _screening_inputs(arguments: argparse.Namespace) -> tuple[dict[str, Any], Benchmarks | None]:
+def _screening_inputs(options: BuildOptions) -> tuple[dict[str, Any], Benchmarks | None]:
     """What the screening across shards depends on beside the shards, and the benchmarks' fingerprints.
 
     They are read before anything is planned, so that a wrong file is told at once and not after hours. Where it has
     been finished with the same files (by content), and in the jobs of an array, which do not screen, they are None.
     """
-    files = benchmark_files(arguments.benchmarks)
-    if arguments.num_shards is not None:
+    files = benchmark_files(options.benchmarks)
+    if options.num_shards is not None:
         return {}, None
     inputs = {"benchmarks": identities(files)}
-    complete = _read_json(arguments.out / WORK / "complete.json") or {}
+    complete = _read_json(options.out / WORK / "complete.json") or {}
     return inputs, None if complete.get("inputs") == inputs else read_benchmarks(files)
 
 
-def _planned(arguments: argparse.Namespace, options: Options, sources: list[Source]) -> Plan:
+def _planned(options: BuildOptions, raw: Path, sources: list[Source]) -> Plan:
     """The plan saved in the output folder, or a new one."""
-    listing = f"listing the sources below {arguments.raw}"
+    listing = f"listing the sources below {raw}"
     try:
-        plan = load_plan(arguments.out)
+        plan = load_plan(options.out)
     except FileNotFoundError:
         print(listing, flush=True)
-        return make_plan(sources, arguments.raw, arguments.out, options, _salt(arguments))
-    if changed := differing(plan.options, options):
+        return make_plan(sources, raw, options.out, options.shaping, options.salt)
+    if changed := differing(plan.options, options.shaping):
         raise UserError(
-            f"{arguments.out}: holds a build with {', '.join(changed)}; choose another --out, or remove that folder"
+            f"{options.out}: holds a build with {', '.join(changed)}; choose another --out, or remove that folder"
         )
-    if arguments.retry_failed:
+    if options.retry_failed:
         print(listing, flush=True)
-        plan, taken = plan_again(plan, sources, arguments.raw, _salt(arguments))
+        plan, taken = plan_again(plan, sources, raw, options.salt)
         print(f"{taken} of {len(plan.shards)} shards stay as they are, the others run")
-    elif plan.raw != str(arguments.raw.resolve()):
+    elif plan.raw != str(raw.resolve()):
         raise UserError(
-            f"{arguments.out}: was planned from {plan.raw}, not from {arguments.raw.resolve()}; give that --raw, "
+            f"{options.out}: was planned from {plan.raw}, not from {raw.resolve()}; give that --raw, "
             "or, if the folder was moved, add --retry-failed once to list it anew and keep what has not changed"
         )
     elif changed := changed_sources(plan, sources):
         raise UserError(
-            f"{arguments.out}: was planned with other records of {', '.join(changed[:5])}; choose another --out, "
+            f"{options.out}: was planned with other records of {', '.join(changed[:5])}; choose another --out, "
             "or add --retry-failed to list the raw folder again and keep what has not changed"
         )
     return plan
@@ -125,9 +123,7 @@ def _tell_plan(plan: Plan) -> None:
         print(f"skipped {source}: {reason}")
 
 
-def _build(
-    plan: Plan, arguments: argparse.Namespace, inputs: dict[str, Any], known: Benchmarks | None
-) -> dict[str, Any]:
+def _build(plan: Plan, options: BuildOptions, inputs: dict[str, Any], known: Benchmarks | None) -> dict[str, Any]:
     complete = plan.work / "complete.json"
     before = _read_json(complete) or {}
     damaged = remove_damaged(plan, before.get("files", {}))
@@ -141,9 +137,9 @@ def _build(
         _report(plan, summary)
         return summary
     complete.unlink(missing_ok=True)
-    _run_shards(plan, arguments, plan.unfinished())
-    benchmarks = _screen_across(plan, inputs, known or read_benchmarks(arguments.benchmarks))
-    for _ in _on_engine(finish_shard, plan, arguments, list(range(len(plan.shards)))):
+    _run_shards(plan, options, plan.unfinished())
+    benchmarks = _screen_across(plan, inputs, known or read_benchmarks(options.benchmarks))
+    for _ in _on_engine(finish_shard, plan, options, list(range(len(plan.shards)))):
         pass
     found = {"benchmark_images": benchmarks, "overlaps": _overlaps(plan), "sampled": write_sample(plan)}
     summary = write_summary(plan, write_manifest(plan), found)
@@ -154,30 +150,16 @@ def _build(
     return summary
 
 
-def _run_shards(plan: Plan, arguments: argparse.Namespace, numbers: list[int]) -> None:
+def _run_shards(plan: Plan, options: BuildOptions, numbers: list[int]) -> None:
     with Monitor(plan, numbers) as monitor:
-        for statistics in _on_engine(build_shard, plan, arguments, numbers):
+        for statistics in _on_engine(build_shard, plan, options, numbers):
             monitor.see(statistics)
 
 
-def _on_engine(
-    work: Callable[[str, str, int], dict[str, Any]], plan: Plan, arguments: argparse.Namespace, numbers: list[int]
-) -> Iterator[dict[str, Any] | None]:
+def _on_engine(work: Work, plan: Plan, options: BuildOptions, numbers: list[int]) -> Iterator[dict[str, Any] | None]:
     """Run `work` on the shards with the engine that was asked for."""
-    raw = str(arguments.raw)
-    if not numbers:
-        return
-    if arguments.engine == "dask":
-        with executors.dask_executor(arguments.scheduler, arguments.workers) as executor:
-            yield from executors.on_executor(work, plan, raw, numbers, executor, 1000)
-    elif arguments.engine == "submitit":
-        executor = executors.submitit_executor(str(plan.work / "slurm"), arguments.slurm)
-        yield from executors.on_executor(work, plan, raw, numbers, executor, arguments.workers)
-    elif arguments.workers == 0:
-        yield from executors.in_process(work, plan, raw, numbers)
-    else:
-        workers = min(arguments.workers, len(numbers))
-        yield from executors.on_this_machine(work, plan, raw, numbers, workers, arguments.item_seconds)
+    if numbers:
+        yield from ENGINES[options.engine](work, plan, str(options.raw), numbers, options.resources)
 
 
 def _screen_across(plan: Plan, inputs: dict[str, Any], known: Benchmarks) -> int:
@@ -225,37 +207,13 @@ def _report(plan: Plan, summary: dict[str, Any]) -> None:
         print(f'next: load_dataset("{plan.out}", "full", split="train")')
 
 
-def _sources(arguments: argparse.Namespace, options: Options) -> list[Source]:
-    if arguments.sources is not None:
-        return load_sources(arguments.sources.split(","))
+def _sources(options: BuildOptions) -> list[Source]:
+    if options.sources is not None:
+        return load_sources(options.sources)
     if options.subset == "2.45m":
         return load_sources(SCALING_SOURCES)
     sources = [source for source in load_catalog() if source.in_paper]
     return [s for s in sources if "Ultrasound" in s.modalities] if options.subset == "us" else sources
-
-
-def _options(arguments: argparse.Namespace) -> Options:
-    return Options(
-        size=arguments.size,
-        fit=arguments.fit,
-        views=tuple(view for view in VIEWS if view in arguments.views),
-        image_format=arguments.image_format,
-        quality=arguments.quality,
-        subset=arguments.subset,
-        leakage=arguments.leakage,
-        near_duplicates=not arguments.keep_near_duplicates,
-        seed=arguments.seed,
-        salt=hashlib.sha256(_salt(arguments).encode()).hexdigest() if arguments.salt_file else "",
-    )
-
-
-def _salt(arguments: argparse.Namespace) -> str:
-    if arguments.salt_file is None:
-        return f"biovfm {arguments.seed}"
-    try:
-        return hashlib.sha256(arguments.salt_file.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"{arguments.salt_file}: {error.strerror}; give a file with a secret of your own") from error
 
 
 def _overlaps(plan: Plan) -> list[dict[str, Any]]:

@@ -14,18 +14,20 @@ def load_sources(names: Iterable[str | Path]) -> list[Source]:
     """The records of catalogue ids or YAML files, in that order.
 
     Raises:
-        UserError: as `load_source`, or two of them have one id: their rows would have the same place.
+        UserError: as `load_source`, none is named, or two of them have one id: their rows would have the same place.
     """
-    found: dict[str, tuple[str | Path, Source]] = {}
+    chosen: dict[str, tuple[str | Path, Source]] = {}
     for name in names:
         source = load_source(name)
-        if source.id in found:
+        if source.id in chosen:
             raise UserError(
-                f"{name}: its id {source.id} is that of {found[source.id][0]} too; name each source once, and give "
+                f"{name}: its id {source.id} is that of {chosen[source.id][0]} too; name each source once, and give "
                 "each record an id of its own"
             )
-        found[source.id] = name, source
-    return [source for _, source in found.values()]
+        chosen[source.id] = name, source
+    if not chosen:
+        raise UserError("no source is named; give ids of the catalogue or paths of records, see: biovfm sources list")
+    return [source for _, source in chosen.values()]
 
 
 @cache

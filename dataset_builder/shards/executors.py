@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from threading import Thread
 from time import monotonic, sleep
 from typing import Any
@@ -26,6 +27,23 @@ POLL_SECONDS = 0.5
 _TASKS_PER_WORKER = 50
 
 Work = Callable[[str, str, int], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What an engine may use.
+
+    Attributes:
+        workers: processes, or jobs at once; 0 runs in this process.
+        scheduler: address of a running Dask cluster, None for a local one.
+        slurm: submitit's parameters.
+        item_seconds: longest time on one input.
+    """
+
+    workers: int
+    scheduler: str | None = None
+    slurm: dict[str, Any] = field(default_factory=dict)
+    item_seconds: float = 300.0
 
 
 def in_process(work: Work, plan: Plan, raw: str, numbers: Sequence[int]) -> Iterator[dict[str, Any] | None]:
@@ -225,3 +243,30 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def _local(
+    work: Work, plan: Plan, raw: str, numbers: Sequence[int], resources: Resources
+) -> Iterator[dict[str, Any] | None]:
+    if resources.workers == 0:
+        return in_process(work, plan, raw, numbers)
+    return on_this_machine(work, plan, raw, numbers, min(resources.workers, len(numbers)), resources.item_seconds)
+
+
+def _dask(
+    work: Work, plan: Plan, raw: str, numbers: Sequence[int], resources: Resources
+) -> Iterator[dict[str, Any] | None]:
+    with dask_executor(resources.scheduler, resources.workers) as executor:
+        yield from on_executor(work, plan, raw, numbers, executor, 1000)
+
+
+def _submitit(
+    work: Work, plan: Plan, raw: str, numbers: Sequence[int], resources: Resources
+) -> Iterator[dict[str, Any] | None]:
+    executor = submitit_executor(str(plan.work / "slurm"), resources.slurm)
+    yield from on_executor(work, plan, raw, numbers, executor, resources.workers)
+
+
+Engine = Callable[[Work, Plan, str, Sequence[int], Resources], Iterator[dict[str, Any] | None]]
+ENGINES: dict[str, Engine] = {"local": _local, "dask": _dask, "submitit": _submitit}
+"""Value of `--engine` -> what runs `work` on the shards: statistics of each that is done, None while it waits."""

@@ -70,3 +70,24 @@ def test_help_tells_defaults(capsys):
         parsed("--help")
     text = " ".join(capsys.readouterr().out.split())
     assert "how many (default: 500)" in text and "--tags TAGS tags, each" in text and "{fast,slow}" in text
+
+
+@dataclass(frozen=True)
+class Lists:
+    views: tuple[str, ...] = option(("front",), "views", choices=("front", "side", "top"), commas=True)
+    images: tuple[Path, ...] = option((), "images", many=True, group="more")
+    pairs: dict[str, str] | None = option(None, "pairs", read=lambda value: dict([value.split("=")]))
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def test_values_with_commas_many_values_and_words_of_their_own():
+    words = ["--views", "top,side", "--images", "a", "b,c", "--pairs", "x=1"]
+    options = parse_options(argparse.ArgumentParser(), Lists, words)
+    assert options == Lists(["top", "side"], ["a", Path("b,c")], "x=1")
+    assert (options.images, options.pairs) == ((Path("a"), Path("b,c")), {"x": "1"})
+    assert parse_options(argparse.ArgumentParser(), Lists, []) == Lists()
+    for wrong, reason in (({"views": "top,below"}, "views: 'below' is none of"), ({"pairs": "x"}, "^pairs: ")):
+        with pytest.raises(UserError, match=reason):
+            Lists(**wrong)

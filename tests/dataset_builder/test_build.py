@@ -280,9 +280,11 @@ def test_wrong_words_exit_with_2(capsys):
             main(words)
         assert stopped.value.code == 2
     for name, value, answer in (
-        ("--size", "1e3", "must be 16 to 4096 pixels, not '1e3'"),
-        ("--workers", "-1", "must be 0 or more, not '-1'"),
-        ("--item-seconds", "inf", "must be seconds, 0.001 or more, not 'inf'"),
+        ("--size", "5000", "size: 5000 must be 4096 or less"),
+        ("--workers", "-1", "workers: -1 must be 0 or more"),
+        ("--item-seconds", "inf", "item_seconds: inf is not a finite number"),
+        ("--views", "axial,foo", "views: 'foo' is none of axial, sagittal, coronal"),
+        ("--slurm", "cpu", "slurm: 'cpu' has no value; give KEY=VALUE,KEY=VALUE"),
     ):
         capsys.readouterr()
         with pytest.raises(SystemExit):

@@ -1,0 +1,139 @@
+"""What `build` is asked for: every option with its range, the same from Python and from the command."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.options import check_options, option, required
+
+from .plan.plan import Options
+from .readers.slicing import VIEWS
+from .shards.executors import ENGINES, Resources
+
+_RUNNING = "running"  # options that do not shape the dataset
+
+
+def _parameters(value: Any) -> dict[str, Any]:
+    """submitit's parameters: a mapping, or `slurm_partition=cpu,timeout_min=240`."""
+    if isinstance(value, dict):
+        return value
+    pairs = [pair.partition("=") for pair in str(value).split(",") if pair.strip()]
+    if wrong := [name for name, sign, _ in pairs if not sign]:
+        raise ValueError(f"{wrong[0]!r} has no value; give KEY=VALUE,KEY=VALUE")
+    return {name.strip(): int(setting) if setting.isdigit() else setting for name, _, setting in pairs}
+
+
+def _source(value: Any) -> str | Path:
+    """An id of the catalogue, or the path of a record."""
+    return value if isinstance(value, Path) else str(value)
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """Options of `build`; a wrong one raises UserError.
+
+    `raw` may be None only to check a dataset. `sources` None is every source of the paper.
+    """
+
+    out: Path = required("dataset folder to write, or to continue", metavar="DIR")
+    raw: Path | None = option(
+        None, "folder with one sub-folder for each source, named as its record says", metavar="DIR"
+    )
+    sources: tuple[str | Path, ...] | None = option(
+        None,
+        "ids of the catalogue or paths of record files (default: all of the paper)",
+        metavar="A,B",
+        commas=True,
+        read=_source,
+    )
+    subset: str = option("full", "one of the paper's subsets", choices=("full", "us", "0.2m", "2.45m"))
+    leakage: str = option("strict", "strict leaves out what benchmarks contain", choices=("strict", "paper"))
+    benchmarks: tuple[Path, ...] = option((), "MedMNIST .npz files, images or folders", many=True, metavar="PATH")
+    views: tuple[str, ...] = option(VIEWS, "views to slice volumes along", choices=VIEWS, commas=True, metavar="V,V")
+    size: int = option(224, "side of the images in pixels", least=16, most=4096, metavar="N")
+    fit: str = option(
+        "longest", "side that becomes the size; longest pads to a square", choices=("longest", "shortest")
+    )
+    image_format: str = option("png", "png is lossless, jpeg half as large", choices=("png", "jpeg"))
+    quality: int = option(95, "of JPEG", least=1, most=100, metavar="Q")
+    keep_near_duplicates: bool = option(False, "drop exact duplicates only")
+    seed: int = option(0, "of the subset 0.2m and of the keyed hashes", metavar="N")
+    salt_file: Path | None = option(None, "a secret of your own for the keyed hashes", metavar="FILE")
+
+    workers: int | None = option(
+        None, "processes; 0 runs in this one (default: one for each core)", least=0, metavar="N", group=_RUNNING
+    )
+    engine: str = option("local", "what runs the shards", choices=ENGINES, group=_RUNNING)
+    scheduler: str | None = option(
+        None, "of a running Dask cluster (default: a local one)", metavar="ADDRESS", group=_RUNNING
+    )
+    slurm: dict[str, Any] | None = option(
+        None,
+        "submitit's parameters, such as slurm_partition=cpu,timeout_min=240",
+        metavar="K=V,K=V",
+        read=_parameters,
+        group=_RUNNING,
+    )
+    shard_index: int | None = option(
+        None, "with --num-shards: do every Nth shard only, for job arrays", least=0, metavar="I", group=_RUNNING
+    )
+    num_shards: int | None = option(None, "number of jobs", least=1, metavar="N", group=_RUNNING)
+    item_seconds: float = option(300.0, "longest time on one file", least=0.001, metavar="S", group=_RUNNING)
+    retry_failed: bool = option(
+        False, "list the raw folder again; run what failed, is new or has changed", group=_RUNNING
+    )
+    plan_only: bool = option(False, "list the raw folder, save the plan and do nothing else", group=_RUNNING)
+    check: bool = option(False, "check the accounting of a finished dataset and do nothing else", group=_RUNNING)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        index, jobs = self.shard_index, self.num_shards
+        if self.raw is None and not self.check:
+            raise UserError("--raw is needed to build")
+        if (index is None) != (jobs is None):
+            raise UserError("--shard-index and --num-shards belong together")
+        if index is not None and jobs is not None and index >= jobs:
+            raise UserError(
+                f"--shard-index {index}: the jobs are numbered from 0; with --num-shards {jobs}, to {jobs - 1}"
+            )
+        if jobs and self.retry_failed:
+            raise UserError("--retry-failed plans anew: run it once with --plan-only, then the jobs without it")
+
+    @property
+    def salt(self) -> str:
+        """The key of the subjects' hashes.
+
+        Raises:
+            UserError: the file of the secret cannot be read.
+        """
+        if self.salt_file is None:
+            return f"biovfm {self.seed}"
+        try:
+            return hashlib.sha256(self.salt_file.read_bytes()).hexdigest()
+        except OSError as error:
+            raise UserError(f"{self.salt_file}: {error.strerror}; give a file with a secret of your own") from error
+
+    @property
+    def resources(self) -> Resources:
+        """What the engine may use."""
+        workers = (os.cpu_count() or 1) if self.workers is None else self.workers
+        return Resources(workers, self.scheduler, self.slurm or {}, self.item_seconds)
+
+    @property
+    def shaping(self) -> Options:
+        """What of these options shapes the dataset's bytes, as the plan holds it."""
+        return Options(
+            size=self.size,
+            fit=self.fit,
+            views=tuple(view for view in VIEWS if view in self.views),
+            image_format=self.image_format,
+            quality=self.quality,
+            subset=self.subset,
+            leakage=self.leakage,
+            near_duplicates=not self.keep_near_duplicates,
+            seed=self.seed,
+            salt=hashlib.sha256(self.salt.encode()).hexdigest() if self.salt_file else "",
+        )
