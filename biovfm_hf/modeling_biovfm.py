@@ -578,17 +578,15 @@ class BioVFMForImageClassification(BioVFMPreTrainedModel):
 class BioVFMUNetBlock(nn.Module):
     """Doubles a map's side and joins it with the tokens of an earlier block at that size."""
 
-    def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
+    def __init__(self, up: nn.Module, skip: nn.Module, join: nn.Module) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2)
-        self.skip = _conv_bn_relu(skip_channels, out_channels)
-        self.join = _conv_bn_relu(2 * out_channels, out_channels)
+        self.up, self.skip, self.join = up, skip, join
 
     def forward(self, features: Tensor, skip: Tensor) -> Tensor:
         """(B, C, h, w) and (B, D, h', w') -> (B, out, 2h, 2w)."""
         features = self.up(features)
         skip = nn.functional.interpolate(
-            self.skip(skip), size=features.shape[-2:], mode="bilinear", align_corners=False
+            self.skip(skip), size=features.shape[-2:], mode="bilinear", align_corners=True
         )
         return self.join(torch.cat([features, skip], dim=1))
 
@@ -599,13 +597,22 @@ def _conv_bn_relu(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 class BioVFMUNetDecoder(nn.Module):
-    """Four up-blocks over the last block's tokens, with skips from the four blocks before it (arXiv 2312.02366)."""
+    """Four up-blocks over the last block's tokens, with skips from the four blocks before it (arXiv 2312.02366).
+
+    Skips are enlarged with their corners aligned, as in the authors' code. The segmentation probe of `biovfm probe`
+    trains this same module on frozen tokens.
+    """
 
     def __init__(self, config: BioVFMConfig) -> None:
         super().__init__()
         width = config.hidden_size
         channels = [width, *(max(width // 2**step, 8) for step in range(1, 5))]
-        self.blocks = nn.ModuleList([BioVFMUNetBlock(channels[step], width, channels[step + 1]) for step in range(4)])
+        steps = list(itertools.pairwise(channels))
+        # Drawn kind by kind: the probe's initial weights, and so its published scores, rest on this order.
+        ups = [nn.ConvTranspose2d(inputs, outputs, kernel_size=2, stride=2) for inputs, outputs in steps]
+        skips = [_conv_bn_relu(width, outputs) for _, outputs in steps]
+        joins = [_conv_bn_relu(2 * outputs, outputs) for _, outputs in steps]
+        self.blocks = nn.ModuleList(map(BioVFMUNetBlock, ups, skips, joins))
         self.classifier = nn.Conv2d(channels[-1], cast(int, config.num_labels), kernel_size=1)
 
     def forward(self, maps: list[Tensor]) -> Tensor:

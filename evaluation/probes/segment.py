@@ -163,39 +163,11 @@ def decide(scores: "Tensor", size: tuple[int, ...]) -> np.ndarray:
 
 
 def unet_decoder(width: int, classes: int) -> "nn.Module":
-    """Four up-blocks from (B, width, h, w) to (B, classes, 16 h, 16 w), each with a skip from an earlier block.
+    """The model class' U-Net decoder for tokens of any width: maps (B, width, h, w) -> (B, classes, 16h, 16w)."""
+    from biovfm_hf.configuration_biovfm import BioVFMConfig
+    from biovfm_hf.modeling_biovfm import BioVFMUNetDecoder
 
-    As in the DINOv2 radiology study: each doubles the size by a transposed convolution, reduces its skip by
-    convolution, batch norm and ReLU, enlarges it, and joins both by another; a 1x1 convolution ends it.
-    """
-    import torch
-    from torch import nn
-    from torch.nn import functional
-
-    def unit(inputs: int, outputs: int) -> nn.Sequential:
-        return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
-
-    class UNet(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            widths = [max(width >> level, 8) for level in range(5)]
-            pairs = list(zip([width, *widths[1:4]], widths[1:], strict=True))
-            self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in pairs)
-            self.skip = nn.ModuleList(unit(width, b) for _, b in pairs)
-            self.join = nn.ModuleList(unit(2 * b, b) for _, b in pairs)
-            self.last = nn.Conv2d(widths[4], classes, 1)
-
-        def forward(self, maps: "list[Tensor]") -> "Tensor":
-            *skips, held = maps
-            for up, reduce, join, skip in zip(self.up, self.skip, self.join, reversed(skips), strict=True):
-                held = up(held)
-                reduced = functional.interpolate(
-                    reduce(skip), size=held.shape[-2:], mode="bilinear", align_corners=True
-                )
-                held = join(torch.cat([held, reduced], 1))
-            return self.last(held)
-
-    return UNet()
+    return BioVFMUNetDecoder(BioVFMConfig(hidden_size=width, num_attention_heads=1, num_labels=classes))
 
 
 def dice_ce_loss(logits: "Tensor", target: "Tensor") -> "Tensor":

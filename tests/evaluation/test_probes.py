@@ -233,3 +233,26 @@ def test_unet_decoder_enlarges_sixteen_times():
     decoder = unet_decoder(24, 3)
     maps = [torch.randn(2, 24, 4, 5) for _ in range(5)]
     assert decoder(maps).shape == (2, 3, 64, 80)
+
+
+@pytest.mark.parametrize("width", [64, 100])
+def test_probe_and_model_have_one_unet_decoder(width):
+    from biovfm_hf import BioVFMConfig
+    from biovfm_hf.modeling_biovfm import BioVFMUNetDecoder
+
+    config = BioVFMConfig(hidden_size=width, num_attention_heads=4, num_labels=3, segmentation_head="unet")
+    probe, model = unet_decoder(width, 3).eval(), BioVFMUNetDecoder(config).eval()
+    model.load_state_dict(probe.state_dict())
+    maps = [torch.randn(2, width, 6, 6) for _ in range(5)]
+    assert torch.equal(probe(maps), model(maps))
+
+
+def test_unet_decoder_enlarges_skips_with_corners_aligned():
+    """As the radiology study's code does: its reference logits fit no other way."""
+    block = unet_decoder(16, 2).eval().blocks[0]
+    block.skip, block.up = torch.nn.Identity(), torch.nn.Upsample(scale_factor=2)
+    block.join = torch.nn.Identity()
+    skip = torch.randn(1, 16, 3, 3)
+    enlarged = block(torch.zeros(1, 16, 4, 4), skip)[:, 16:]
+    for corner in (0, -1):
+        assert torch.equal(enlarged[..., corner, corner], skip[..., corner, corner])
