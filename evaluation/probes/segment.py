@@ -167,7 +167,8 @@ def unet_decoder(width: int, classes: int) -> "nn.Module":
     from biovfm_hf.configuration_biovfm import BioVFMConfig
     from biovfm_hf.modeling_biovfm import BioVFMUNetDecoder
 
-    return BioVFMUNetDecoder(BioVFMConfig(hidden_size=width, num_attention_heads=1, num_labels=classes))
+    config = BioVFMConfig.from_size("vit-tiny", hidden_size=width, num_attention_heads=1, num_labels=classes)
+    return BioVFMUNetDecoder(config)
 
 
 def dice_ce_loss(logits: "Tensor", target: "Tensor") -> "Tensor":
