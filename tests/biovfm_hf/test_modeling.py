@@ -328,22 +328,6 @@ def test_every_auto_class_saves_and_loads(auto: type, tmp_path: Path) -> None:
     assert AutoConfig.from_pretrained(tmp_path).to_dict() == again.config.to_dict()
 
 
-@pytest.mark.parametrize("order", ["ours first", "theirs first", "classes first"])
-def test_importing_the_package_registers_it_in_any_order(order: str) -> None:
-    lines = {
-        "ours first": "import biovfm_hf; from transformers import AutoModel",
-        "theirs first": "from transformers import AutoModel; import biovfm_hf",
-        "classes first": "from biovfm_hf import BioVFMModel; from transformers import AutoModel",
-    }
-    script = (
-        f"{lines[order]}; from transformers import AutoConfig, AutoImageProcessor;"
-        "config = AutoConfig.for_model('biovfm', hidden_size=48, num_attention_heads=3, num_hidden_layers=1);"
-        "print(type(AutoModel.from_config(config)).__name__)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "BioVFMModel"
-
-
 def test_remote_code_loads_in_a_process_without_the_package(tmp_path: Path) -> None:
     model = visible(BioVFMModel(small())).eval()
     model.save_pretrained(tmp_path / "model")
