@@ -43,3 +43,14 @@ def require(module: str, extra: str) -> ModuleType:
 def unquoted(error: BaseException) -> str:
     """A library's exception without what it quotes, which can be a name: of a member, or where a number belongs."""
     return f"{type(error).__name__}: {_QUOTED.sub('...', str(error))}"
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line of at most 300 characters: its type's name where it says nothing.
+
+    >>> one_line(ValueError("first\\n  second"))
+    'first second'
+    >>> one_line(KeyboardInterrupt())
+    'KeyboardInterrupt'
+    """
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDERS = {
     "ours first": "import biovfm_hf; import transformers.models.auto.modeling_auto",
     "theirs first": "from transformers import AutoModel, AutoImageProcessor, AutoBackbone; import biovfm_hf",
-    "half of theirs first": "from transformers import AutoConfig; import biovfm_hf; from transformers import AutoModel",
+    "half of theirs first": "from transformers import AutoConfig; import biovfm_hf; import transformers.models.auto",
     "our model first": "from biovfm_hf import BioVFMModel; from transformers import AutoModel",
     "our model's module first": "import biovfm_hf.modeling_biovfm; from transformers import AutoModel",
     "our processor first": "from biovfm_hf import BioVFMImageProcessor; from transformers import AutoConfig",

@@ -1,0 +1,80 @@
+"""Reading the text, JSON and YAML files that users and other stages leave: bounded, and each failure in one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import UserError, one_line
+
+MAX_BYTES = 64 << 20
+MAX_YAML_BYTES = 1 << 20
+MAX_DEPTH = 64  # of YAML; libyaml would recurse without bound
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, five times as fast where libyaml is there
+
+
+def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
+    """The UTF-8 text of `path`; bytes that are not UTF-8 become replacement characters.
+
+    Raises:
+        UserError: the file is missing, unreadable, or larger than `max_bytes`.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(max_bytes + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
+    if len(raw) > max_bytes:
+        raise UserError(f"{path}: larger than {max_bytes >> 20} MiB, so it is not one of ours; give another file")
+    return raw.decode("utf-8", errors="replace")
+
+
+def read_json(path: Path, remedy: str = "write it again") -> Any:
+    """The JSON value in `path`, of at most 64 MiB.
+
+    Raises:
+        UserError: unreadable, too large, nested too deep, or not JSON; it ends in `remedy`.
+    """
+    try:
+        return json.loads(read_text(path))
+    except RecursionError as error:
+        raise UserError(f"{path}: not valid JSON (nested too deep); {remedy}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({one_line(error)}); {remedy}") from error
+
+
+def read_yaml(path: Path, remedy: str = "mend it") -> dict[str, Any]:
+    """The mapping in a YAML file of at most 1 MiB.
+
+    Raises:
+        UserError: unreadable, too large, not a mapping, or not YAML as `parse_yaml` reads it; it ends in `remedy`.
+    """
+    value = parse_yaml(read_text(path, MAX_YAML_BYTES), str(path), remedy)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not a YAML mapping; it should hold `name: value` lines; {remedy}")
+    return value
+
+
+def parse_yaml(text: str, name: str, remedy: str = "mend it") -> Any:
+    """The value that YAML `text` stands for. It cannot expand without bound: aliases are refused, depth is limited.
+
+    Args:
+        text: of a file or of a command's word.
+        name: what the text is, to begin the message.
+        remedy: how to go on, to end the message.
+
+    Raises:
+        UserError: not YAML, with aliases, or nested deeper than 64.
+    """
+    try:
+        depth = 0
+        for event in yaml.parse(text, YAML_LOADER):
+            if isinstance(event, yaml.AliasEvent):
+                raise UserError(f"{name}: has YAML aliases, which are not read; write the values out")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise UserError(f"{name}: not valid YAML (nested deeper than {MAX_DEPTH}); {remedy}")
+        return yaml.load(text, YAML_LOADER)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that only looks like one
+        raise UserError(f"{name}: not valid YAML ({one_line(error)}); {remedy}") from error

@@ -1,0 +1,68 @@
+"""Locks that processes take on files of a shared folder.
+
+The system releases a lock when its process dies, and children that a process forks have no part in it.
+"""
+
+import errno
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network file systems have none: everyone goes on
+
+
+@contextmanager
+def lock(path: Path, *, wait: bool = True, remove: bool = False) -> Iterator[bool]:
+    """Hold the lock of `path` alone until the block ends: whether this process has it.
+
+    Args:
+        path: of the lock's file, which is made with its folder.
+        wait: until whoever has the lock gives it up or dies; else the block runs with False.
+        remove: the file at the end. Who waited for it takes the new one.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)
+    try:
+        file.acquire()
+    except Timeout:
+        yield False
+        return
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        if remove:
+            with suppress(PermissionError):  # Windows keeps open files
+                path.unlink(missing_ok=True)
+        file.release()
+
+
+@contextmanager
+def lock_alone(path: Path) -> Iterator[bool]:
+    """Hold `path` while nobody holds it, alone or together: whether this process has it. It does not wait."""
+    with ExitStack() as stack:
+        paths = [path, *sorted(path.parent.glob(f"{path.name}.*"))]
+        yield all(stack.enter_context(lock(each, wait=False)) for each in paths)
+
+
+@contextmanager
+def lock_together(path: Path, member: str) -> Iterator[bool]:
+    """Hold `path` with other members, while nobody holds it alone: whether this process has it. It does not wait.
+
+    Args:
+        path: as of `lock_alone`.
+        member: a name that no other process uses at the same time.
+    """
+    with ExitStack() as stack:
+        with lock(path, wait=False) as free:
+            mine = free and stack.enter_context(lock(path.with_name(f"{path.name}.{member}"), wait=False, remove=True))
+        yield mine
