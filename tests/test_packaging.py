@@ -95,7 +95,6 @@ def test_metadata_of_the_wheel(site):
     metadata = (info / "METADATA").read_text()
     core = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
     names = {line.split()[1].split(">=")[0] for line in core}
-    files = {"filelock", "pyyaml", "safetensors"}
     assert names == {
         "torch",
         "transformers",
