@@ -6,6 +6,7 @@ and a module of ours is registered when it is complete, whichever of the two cam
 """
 
 import importlib
+from functools import partial
 from types import ModuleType
 
 from wrapt import register_post_import_hook
@@ -20,10 +21,11 @@ def register_when_loaded() -> None:
     ):
         ours = f"{__package__}.{kind}_biovfm"
         register_post_import_hook(register, ours)
-        # a module that is being imported is left alone: its end registers it
-        register_post_import_hook(
-            lambda _, ours=ours: importlib.import_module(ours), f"transformers.models.auto.{kind}_auto"
-        )
+        register_post_import_hook(partial(_import, ours), f"transformers.models.auto.{kind}_auto")
+
+
+def _import(ours: str, theirs: ModuleType) -> None:
+    importlib.import_module(ours)  # one that is being imported is left alone: its end registers it
 
 
 def _register_config(ours: ModuleType) -> None:
