@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # A worker in which some inputs are deadly; it is a module of its own so that spawned processes can import it.
 WORK = """
 import os, signal, time
-from dataset_builder import readers, shard
+from dataset_builder import readers
+from dataset_builder.shards import shard
 
 honest = readers.read
 

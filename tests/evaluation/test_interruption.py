@@ -108,7 +108,7 @@ def test_a_failure_in_one_of_several_processes_leaves_the_other_records_and_the_
 MEETING = """
 import json, sys, time
 from pathlib import Path
-from evaluation.processes import process_group
+from evaluation.encoders.processes import process_group
 processes = process_group()
 spans = []
 for turn in range(3):  # a meeting holds up whoever comes first, every time

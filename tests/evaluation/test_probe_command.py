@@ -401,7 +401,7 @@ def test_help_does_not_import_torch():
 WRITER = """
 import sys, numpy as np
 from pathlib import Path
-from evaluation.results import record_key, write_record
+from evaluation.results.records import record_key, write_record
 for number in range(25):
     identity = dict(model=sys.argv[2], task=f"t{number}", method="m", protocol="p", seed=0, settings={})
     record = {**identity, "revision": "r", "data": "d"}
@@ -475,7 +475,7 @@ def test_a_claim_is_one_process_and_leaves_no_file(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from evaluation.results import claimed
+from evaluation.results.records import claimed
 with claimed(Path(sys.argv[1]), "key", wait=False):
     print("held", flush=True)
     time.sleep(300)

@@ -594,7 +594,8 @@ def test_two_processes_train_as_one_with_the_joint_batch(method: str, image_fold
 FULL_DISK_SCRIPT = """
 import errno, sys
 sys.path.insert(0, ROOT)
-from training import checkpoint, pretrain_mae
+from training import pretrain_mae
+from training.run import checkpoint
 
 def full(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
