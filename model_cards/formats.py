@@ -6,8 +6,6 @@ from markupsafe import Markup, escape
 
 from .inputs.results import Interval
 
-_MARKDOWN = re.compile(r"([\\`*_\[\]|~#])")
-
 
 def count(value: float | None) -> str:
     """A whole number with thin thousands separators: 1234567 -> '1,234,567'; None -> 'not stated'."""
@@ -62,14 +60,6 @@ def p_value(p: float | None) -> str:
     if p is None:
         return "–"
     return "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def markdown(value: object) -> str:
-    """Foreign text made harmless in a Markdown line or cell: one line, no markup, no HTML, at most 200 characters."""
-    text = " ".join(str(value).split())
-    text = text if len(text) <= 200 else text[:199] + "…"
-    text = _MARKDOWN.sub(r"\\\1", text)
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def breakable(name: object) -> Markup:

@@ -7,6 +7,9 @@ import yaml
 from pyarrow.parquet import read_metadata
 
 from biovfm_hf.files import write_text
+from biovfm_hf.leakage import guard_line, match_line, relation_words
+from biovfm_hf.markdown import link, plain
+from biovfm_hf.provenance import Provenance, write_provenance
 
 from ..plan.plan import WORK, Plan, slug
 from ..schema import COLUMN_TYPES
@@ -18,7 +21,7 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6
 
 
 def write_card(plan: Plan, summary: dict[str, Any]) -> None:
-    """Write README.md, `figures/` and `.gitignore` into the dataset folder."""
+    """Write README.md, `figures/`, `.gitignore` and the mark of private sources into the dataset folder."""
     figures = plan.out / "figures"
     sheets = sample_sheets(plan, figures)
     if summary["kept"]:
@@ -34,6 +37,8 @@ def write_card(plan: Plan, summary: dict[str, Any]) -> None:
         _terms(plan),
     ]
     write_text(plan.out / "README.md", "\n".join(parts))
+    private = tuple(source for source in summary["sources"] if plan.sources[source]["access"] == "private")
+    write_provenance(plan.out, Provenance(private_sources=private))
     write_text(plan.out / ".gitignore", f"{WORK}/\n")  # git and the Hub then leave the builder's private folder out
 
 
@@ -99,7 +104,7 @@ def _title(plan: Plan) -> str:
 
 def _introduction(plan: Plan, summary: dict[str, Any]) -> str:
     outside = [source for source, facts in plan.sources.items() if not facts["in_paper"]]
-    note = f" Not among the paper's 61 sources: {', '.join(outside)}." if outside else ""
+    note = f" Not among the paper's 61 sources: {plain(', '.join(outside), 2000)}." if outside else ""
     return f"""# {_title(plan)}
 
 {summary["kept"]:,} images of {plan.options.size} pixels from {len(summary["sources"])} sources, built by
@@ -121,11 +126,11 @@ def _contents(summary: dict[str, Any], sheets: dict[str, Path]) -> str:
     lines += ["| modality | images | anatomies |", "|---|---|---|"]
     for modality, cells in sorted(summary["modality_anatomy"].items()):
         anatomies = ", ".join(
-            f"{name} {count:,}" for name, count in sorted(cells.items(), key=lambda c: (-c[1], c[0]))
+            f"{plain(name)} {count:,}" for name, count in sorted(cells.items(), key=lambda c: (-c[1], c[0]))
         )
-        lines.append(f"| {modality} | {sum(cells.values()):,} | {anatomies} |")
+        lines.append(f"| {plain(modality)} | {sum(cells.values()):,} | {anatomies} |")
     for modality, path in sheets.items():
-        lines += ["", f"![samples of {modality}](figures/{path.name})"]
+        lines += ["", f"![samples of {plain(modality)}](figures/{path.name})"]
     return "\n".join(lines) + "\n"
 
 
@@ -133,20 +138,26 @@ def _sources(plan: Plan, summary: dict[str, Any]) -> str:
     lines = ["## Sources", "", "| source | considered | kept | licence or terms | access |", "|---|---|---|---|---|"]
     for source, outcomes in sorted(summary["sources"].items()):
         facts = plan.sources[source]
-        name = f"[{facts['name']}]({facts['homepage']})" if facts["homepage"] else facts["name"]
-        licence = facts["licence"] or "not established"
-        counts = f"{sum(outcomes.values()):,} | {outcomes.get('kept', 0):,}"
-        lines.append(f"| {_cell(name)} | {counts} | {_cell(licence)} | {facts['access'] or 'not established'} |")
+        cells = (
+            link(facts["name"], facts["homepage"]),
+            f"{sum(outcomes.values()):,}",
+            f"{outcomes.get('kept', 0):,}",
+            plain(facts["licence"] or "not established"),
+            plain(facts["access"] or "not established"),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "### Citations", ""]
     lines += [
-        f"- {facts['name']}: {facts['citation']}" for _, facts in sorted(plan.sources.items()) if facts["citation"]
+        f"- {plain(facts['name'])}: {plain(facts['citation'], 2000)}"
+        for _, facts in sorted(plan.sources.items())
+        if facts["citation"]
     ]
     return "\n".join(lines) + "\n"
 
 
 def _making(plan: Plan, summary: dict[str, Any]) -> str:
     options = plan.options
-    outcomes = "\n".join(f"| {_cell(reason)} | {count:,} |" for reason, count in summary["outcomes"].items())
+    outcomes = "\n".join(f"| {plain(reason)} | {count:,} |" for reason, count in summary["outcomes"].items())
     return f"""## How it was made
 
 Volumes are turned to patient orientation and sliced along {", ".join(options.views)}; axial pictures show anterior up
@@ -170,30 +181,27 @@ Random seed {options.seed}.
 
 
 def _leakage(plan: Plan, summary: dict[str, Any]) -> str:
-    mode = {
-        "strict": "every source, or part of one, that its record connects with a benchmark was left out",
-        "paper": "the paper's list of sources was kept as it is",
-    }[plan.options.leakage]
-    lines = ["## Leakage", "", f"Guard `{plan.options.leakage}`: {mode}{_guarded(summary)}.", ""]
+    guard = guard_line(plan.options.leakage, summary["benchmark_images"])
+    lines = ["## Leakage", "", guard, ""]
     if summary["overlaps"]:
         lines += ["| source | benchmark | what its record says | left out |", "|---|---|---|---|"]
     for overlap in summary["overlaps"]:
-        relation = overlap["relation"].replace("_", " ")
-        told = f"{relation}; {overlap['note']}" + ("" if overlap["verified"] else " (not verified)")
-        dropped = summary["sources"].get(overlap["source"], {}).get(f"leakage: {relation} {overlap['benchmark']}", 0)
-        lines.append(f"| {overlap['source']} | {overlap['benchmark']} | {_cell(told)} | {dropped:,} |")
+        reason = f"leakage: {overlap['relation'].replace('_', ' ')} {overlap['benchmark']}"
+        words = relation_words(overlap["relation"], overlap["note"], overlap["verified"])
+        cells = (
+            plain(overlap["source"]),
+            plain(overlap["benchmark"]),
+            plain(words, 1000),
+            f"{summary['sources'].get(overlap['source'], {}).get(reason, 0):,}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
     for matched, count in sorted(summary["benchmark_matches"].items()):
-        lines += ["", f"Found by their pixels and left out: {count:,} images of {matched}."]
+        lines += ["", plain(match_line(matched, count), 1000)]
     return "\n".join(lines) + "\n"
 
 
 def _padded(fit: str) -> str:
     return "; black padding centres it in a square" if fit == "longest" else ""
-
-
-def _guarded(summary: dict[str, Any]) -> str:
-    count = summary["benchmark_images"]
-    return f"; in addition, every image was compared with {count:,} images of benchmarks" if count else ""
 
 
 def _terms(plan: Plan) -> str:
@@ -203,7 +211,3 @@ Each image keeps the licence and terms of its source, listed above; who uses thi
 Images of sources that need registration or an agreement must not be passed on to people who have not signed it.
 Biomedical images only represent the patients, scanners and sites of their sources; nothing here is for diagnosis.
 """
-
-
-def _cell(text: str) -> str:
-    return " ".join(str(text).split()).replace("|", "/")

@@ -197,6 +197,8 @@ def linked(source: Path, target: Path) -> None:
 def write_summary(plan: Plan, counts: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
     """Write `build.json`: options, counts and what the leakage guard was given; the same bytes for the same build."""
     options = {k: v for k, v in vars(plan.options).items() if k != "salt"}
-    summary = {"options": {**options, "views": list(plan.options.views)}, **counts, "skipped": plan.skipped, **extra}
+    licences = {source: facts["licence"] for source, facts in plan.sources.items()}
+    options["views"] = list(plan.options.views)
+    summary = {"options": options, **counts, "licences": licences, "skipped": plan.skipped, **extra}
     write_text(plan.out / "build.json", json.dumps(summary, indent=1, sort_keys=True))
     return summary

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from biovfm_hf.documents import read_yaml
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
+from biovfm_hf.markdown import plain
 from biovfm_hf.options import argument, check_options, option, parse_options
 
 from .. import formats
 from ..inputs.compute import Power, compute_lines, energy_kwh
 from ..inputs.dataset import DatasetSummary, summarise_dataset
-from ..inputs.files import read_yaml
 from ..inputs.hub_names import check_hub_names
 from ..inputs.leakage import MAX_OVERLAPS, leakage_lines
 from ..inputs.model import ModelSummary, summarise_model
@@ -139,7 +140,7 @@ def render_card(inputs: CardInputs) -> str:
         model=inputs.model,
         model_id=inputs.model_id,
         description=_description(inputs),
-        image_size=formats.markdown(inputs.model.config.get("image_size", "not stated")),
+        image_size=plain(inputs.model.config.get("image_size", "not stated")),
         first_patch=1 + int(inputs.model.config.get("num_register_tokens") or 0),
         run=run,
         dataset=dataset,
@@ -180,7 +181,7 @@ def _results_context(records: list[Record]) -> dict[str, Any]:
 
 
 def _rendered(template: str, **context: Any) -> str:
-    environment = template_environment(md=formats.markdown, interval=formats.interval, code=_code, percent=_percent)
+    environment = template_environment(md=plain, interval=formats.interval, code=_code, percent=_percent)
     text = environment.get_template(template).render(**context)
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text))
 
@@ -210,8 +211,8 @@ def _description(inputs: CardInputs) -> str:
     model, run = inputs.model, inputs.run
     text = f"A vision transformer for biomedical images with {formats.short_count(model.parameters)} parameters"
     if run is None:
-        return f"{text}, of the {formats.markdown(model.family)} family."
-    text += f", pretrained with the {formats.markdown(model.family)} recipe"
+        return f"{text}, of the {plain(model.family)} family."
+    text += f", pretrained with the {plain(model.family)} recipe"
     seen = f" on {formats.count(run.images)} images seen" if run.images else ""
     return f"{text} for {formats.count(run.steps)} steps{seen}, without labels."
 

@@ -4,9 +4,9 @@ import re
 import shutil
 from pathlib import Path
 
+from biovfm_hf.documents import read_text
 from biovfm_hf.files import atomic_path
 
-from ..inputs.files import read_text
 from ..inputs.kinds import figure_files
 
 MAX_PICTURES = 6

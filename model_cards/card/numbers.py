@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from biovfm_hf.documents import read_text
 from biovfm_hf.errors import UserError
 
-from ..inputs.files import read_text
 from ..inputs.results import Record, load_results
 from .command import render_results
 from .earlier import END

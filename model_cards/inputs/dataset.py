@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError, require
+from biovfm_hf.provenance import Provenance, read_provenance
 
 from .leakage import Leakage, read_leakage
 from .licences import read_licences
@@ -31,10 +32,11 @@ class DatasetSummary:
     outcomes: dict[str, int] | None
     outcomes_by_source: dict[tuple[str, str], int]
     leakage: Leakage | None
+    provenance: Provenance
     files_by_modality: dict[str, list[Path]]
 
     def licence(self, source: str) -> str:
-        """The licence that the dataset card states for a source id, or "not stated"."""
+        """The licence that the dataset folder states for a source id, or "not stated"."""
         return self.licences.get(source, "not stated")
 
 
@@ -75,10 +77,11 @@ def summarise_dataset(folder: Path) -> DatasetSummary:
         subjects=len(subjects) if 0 < len(subjects) < MAX_SUBJECTS else None,
         cells=dict(cells),
         sources=dict(sources),
-        licences=read_licences(folder / "README.md", dict(sources)),
+        licences=read_licences(folder / "build.json"),
         outcomes=outcomes,
         outcomes_by_source=by_source,
         leakage=read_leakage(folder / "build.json"),
+        provenance=read_provenance(folder),
         files_by_modality=files,
     )
 

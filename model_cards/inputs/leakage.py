@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import finite, read_json
+from biovfm_hf.documents import read_json
+from biovfm_hf.leakage import guard_line, match_line, relation_words
 
-MODES = {
-    "strict": "every source, or part of one, that its record connects with a benchmark was left out",
-    "paper": "the paper's list of sources was kept as it is",
-}
+from .files import finite
+
 MAX_OVERLAPS = 200
 
 
@@ -49,13 +48,8 @@ def leakage_lines(leakage: Leakage | None) -> list[str]:
     """Sentences for a card or report."""
     if leakage is None:
         return ["Not recorded: the dataset folder has no build.json."]
-    lines = [f"Guard {leakage.mode}: {MODES.get(leakage.mode, 'not known to this version')}."]
-    if leakage.compared:
-        left_out = f"{sum(leakage.matches.values()):,} that showed the same were left out"
-        lines.append(f"Every image was compared with {leakage.compared:,} images of benchmarks; {left_out}.")
-    else:
-        lines.append("No image was compared with those of benchmarks: the builder was given none.")
-    return lines
+    matches = [match_line(matched, count) for matched, count in sorted(leakage.matches.items())]
+    return [guard_line(leakage.mode, leakage.compared), *matches]
 
 
 def _mapping(value: Any) -> dict[Any, Any]:
@@ -63,6 +57,5 @@ def _mapping(value: Any) -> dict[Any, Any]:
 
 
 def _overlap(row: dict[str, Any]) -> tuple[str, str, str]:
-    told = str(row.get("relation") or "").replace("_", " ")
-    told += f"; {row['note']}" if row.get("note") else ""
-    return str(row.get("source")), str(row.get("benchmark")), told + ("" if row.get("verified") else " (not verified)")
+    words = relation_words(str(row.get("relation") or ""), str(row.get("note") or ""), bool(row.get("verified")))
+    return str(row.get("source")), str(row.get("benchmark")), words

@@ -1,64 +1,50 @@
-"""Licences of a dataset's sources, read from the tables of its card."""
+"""Licences of a dataset's sources, as `build.json` states them, and which licence a model can take from others."""
 
-import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from .files import read_readme
+from biovfm_hf.documents import read_json
 
-_LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
-_BAR = re.compile(r"(?<!\\)\|")
+UNKNOWN = "unknown"
+OTHER = "other"
+# the Hub's ids, without those of software
+HUB_LICENCES = frozenset(
+    (
+        *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "agpl-3.0", "cc0-1.0", "cc", "pddl", "odbl"),
+        *("cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0"),
+        *("cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0"),
+        *("cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0"),
+    )
+)
 
 
-def read_licences(readme: Path, kept: dict[str, int]) -> dict[str, str]:
-    """{source id: licence} as the card's table of sources states it; ids that cannot be told apart are left out.
+def read_licences(build: Path) -> dict[str, str]:
+    """{source id: licence} of a dataset folder's `build.json`; sources whose licence is not established are left out.
 
-    The table is the one with a `source` (or `id`) column and a `licence`, `license` or `terms` column. A row belongs
-    to the id that its name spells in lower case with hyphens. Where names differ from ids, a table with one row per
-    source is read in the order of the ids, and a row counts only if it also states that source's number of images.
-
-    Args:
-        readme: the dataset's README.md.
-        kept: images of each source id.
+    Raises:
+        UserError: the file is not JSON.
     """
-    rows = _licence_rows(readme)
-    by_name: dict[str, str] = {}
-    for name, licence, _ in rows:
-        for key in (slug(name.split(" (")[0]), slug(name)):
-            by_name.setdefault(key, licence)
-    found = {source: by_name[slug(source)] for source in kept if slug(source) in by_name}
-    if len(rows) == len(kept):
-        for source, (_, licence, cells) in zip(sorted(kept), rows, strict=True):
-            if f"{kept[source]:,}" in cells:
-                found.setdefault(source, licence)
-    return found
+    content: Any = read_json(build) if build.is_file() else None
+    licences = content.get("licences") if isinstance(content, dict) else None
+    return {str(source): str(text) for source, text in licences.items() if text} if isinstance(licences, dict) else {}
 
 
-def slug(name: str) -> str:
-    """Lower case, with a hyphen for everything that is neither letter nor digit, as source ids are written."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+def hub_licence(text: str) -> str:
+    """The Hub's id for a licence in a record's words (`CC BY 4.0`, `CC0-1.0`), or "other"."""
+    words = "-".join(text.lower().replace("_", " ").replace("-", " ").split())
+    words = {"cc0": "cc0-1.0", "public-domain": "cc0-1.0"}.get(words, words)
+    return words if words in HUB_LICENCES else OTHER
 
 
-def _licence_rows(readme: Path) -> list[tuple[str, str, list[str]]]:
-    """(source, licence, all cells) of each row of the tables that have both columns."""
-    rows: list[tuple[str, str, list[str]]] = []
-    columns: tuple[int, int] | None = None
-    inside = False
-    for line in read_readme(readme).splitlines():
-        if not line.lstrip().startswith("|"):
-            inside = False
-            continue
-        cells = [_LINK.sub(r"\1", cell.strip().strip("`")) for cell in _BAR.split(line.strip().strip("|"))]
-        if not inside:
-            inside, columns = True, _licence_columns(cells)
-        elif columns and len(cells) > max(columns) and not set("".join(cells)) <= set("-: "):
-            rows.append((cells[columns[0]], cells[columns[1]].replace("\\|", "|"), cells))
-    return rows
+def joint_licence(licences: Iterable[str | None]) -> str:
+    """What a work made from several others states: their one licence; "other" if they differ or one is unusual.
 
-
-def _licence_columns(header: list[str]) -> tuple[int, int] | None:
-    words = [cell.lower() for cell in header]
-    source = next((i for i, word in enumerate(words) if word in ("id", "source id")), None)
-    if source is None:
-        source = next((i for i, word in enumerate(words) if word == "source"), None)
-    licence = next((i for i, word in enumerate(words) if word.startswith(("licence", "license", "terms"))), None)
-    return None if source is None or licence is None else (source, licence)
+    None stands for a licence that is not known. "unknown" is the answer where one of them is, or where there are none.
+    """
+    ids = {None if licence is None else licence if licence in (UNKNOWN, OTHER) else hub_licence(licence)
+           for licence in licences}  # fmt: skip
+    if not ids or None in ids or UNKNOWN in ids:
+        return UNKNOWN
+    (only, *others) = sorted(str(licence) for licence in ids)
+    return OTHER if others else only

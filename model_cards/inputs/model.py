@@ -5,9 +5,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from biovfm_hf.documents import read_json
 from biovfm_hf.errors import UserError
 
-from .files import finite, read_json
+from .files import finite
 
 FAMILY_WORDS = {"dinov2": "DINOv2 (self-distillation)", "mae": "MAE (masked autoencoding)"}
 

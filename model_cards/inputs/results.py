@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from biovfm_hf.documents import read_json
 from biovfm_hf.errors import UserError
 
-from .files import finite, read_json
+from .files import finite
 
 PUBLISHED = Path(__file__).parents[1] / "published" / "medmnist_table1.json"
 METRIC_LABELS = {

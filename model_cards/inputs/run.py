@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .files import finite, read_jsonl, read_yaml
+from biovfm_hf.documents import read_yaml
+
+from .files import finite, read_jsonl
 
 MAX_POINTS = 65_536
 MAX_SERIES = 200

@@ -6,9 +6,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from biovfm_hf.documents import read_json, read_text
+
 from ..inputs.compute import Power, compute_lines
 from ..inputs.dataset import DatasetSummary, sample_images
-from ..inputs.files import finite, read_csv, read_json, read_text
+from ..inputs.files import finite, read_csv
 from ..inputs.kinds import figure_files
 from ..inputs.leakage import MAX_OVERLAPS, leakage_lines
 from ..inputs.model import ModelSummary

@@ -68,7 +68,11 @@ def write_dataset(folder: Path, hostile: str = "") -> Path:
         {"source": "oct-b", "path": f"y{n}", "outcome": "duplicate of a benchmark test image"} for n in range(3)
     ]
     pq.write_table(pa.Table.from_pylist(manifest), folder / "manifest.parquet")
-    guard = {"options": {"leakage": "strict"}, "benchmark_images": 1200, "benchmark_matches": {"oct-bench": 3}}
+    guard = {
+        "options": {"leakage": "strict"},
+        "benchmark_images": 1200,
+        "benchmark_matches": {"oct-b in oct-bench": 3},
+    }
     overlap = {
         "source": "oct-b",
         "benchmark": "oct-bench",
@@ -76,11 +80,9 @@ def write_dataset(folder: Path, hostile: str = "") -> Path:
         "note": "p. 4",
         "verified": False,
     }
-    (folder / "build.json").write_text(json.dumps({**guard, "overlaps": [overlap]}))
-    (folder / "README.md").write_text(
-        "---\nlicense: other\n---\n# Data\n\n| Source | Images | Licence |\n|---|---:|---|\n"
-        "| [Chest A (a release)](https://example.org) | 40 | CC0-1.0 |\n| oct-b | 30 | CC-BY-NC-4.0 |\n"
-    )
+    licences = {"chest-a": "CC0-1.0", "oct-b": "CC-BY-NC-4.0", "us-c": None}
+    (folder / "build.json").write_text(json.dumps({**guard, "licences": licences, "overlaps": [overlap]}))
+    (folder / "README.md").write_text("---\nlicense: other\n---\n# Data\n")
     return folder
 
 

@@ -51,7 +51,8 @@ def test_body_says_what_the_files_say(full_card):
     assert "| us-c | 20 | not stated |" in full_card
     assert "| duplicate of a benchmark test image | 3 |" in full_card
     assert "- Guard strict: every source, or part" in full_card
-    assert "compared with 1,200 images of benchmarks; 3 that showed the same were left out." in full_card
+    assert "every image was compared with 1,200 images of benchmarks." in full_card
+    assert "- Found by their pixels and left out: 3 images of oct-b in oct-bench." in full_card
     assert "| oct-b | oct-bench | same images; p. 4 (not verified) |" in full_card
     assert "| Optimisation steps | 300 |" in full_card and "| Images seen | 19,200 |" in full_card
     assert "| breastmnist | linear | fast | 1,001 / 200 | 0.810 [0.780, 0.840] |" in full_card
@@ -102,8 +103,8 @@ def test_changed_tables_are_noticed_and_own_words_are_not(full_card, model_dir):
 
 
 def test_every_table_is_found_again_under_another_name(model_dir, make, tmp_path):
+    from biovfm_hf.documents import read_json
     from model_cards.hub.command import name_repository
-    from model_cards.inputs.files import read_json
     from model_cards.inputs.results import PUBLISHED
 
     rows = make.rows(str(model_dir), read_json(PUBLISHED)["tasks"], protocol="biovfm")
@@ -231,7 +232,7 @@ def test_text_below_the_last_line_and_the_licence_survive(model_dir):
 
 
 def test_beside_published_rows_when_comparable(model_dir, make, tmp_path):
-    from model_cards.inputs.files import read_json
+    from biovfm_hf.documents import read_json
     from model_cards.inputs.results import PUBLISHED
 
     rows = make.rows(str(model_dir), read_json(PUBLISHED)["tasks"], protocol="biovfm")

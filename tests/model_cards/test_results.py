@@ -109,16 +109,3 @@ def test_an_undefined_metric_is_left_out_and_a_given_adjustment_is_kept(make, tm
     folder = make.results(tmp_path / "r", rows, [given, {**given, "task": "u"}])
     assert "auc" not in results.load_results(folder)[0].metrics
     assert [row.p_holm for row in results.load_comparisons(folder)] == [0.06, 0.06]
-
-
-def test_licences_by_name_or_by_place_with_the_right_count(tmp_path):
-    from model_cards.inputs.licences import read_licences
-
-    readme = tmp_path / "README.md"
-    readme.write_text(
-        "| source | considered | kept | licence or terms |\n|---|---|---|---|\n"
-        "| [Some scans](https://x) | 1,500 | 1,200 | CC0 |\n| [BUS-B (a set)](https://y) | 9 | 8 | asked \\| given |\n"
-        "| Third | 5 | 5 | MIT |\n\n| outcome | n |\n|---|---|\n| kept | 1 |\n"
-    )
-    assert read_licences(readme, {"alpha": 1200, "bus-b": 8, "gamma": 4}) == {"alpha": "CC0", "bus-b": "asked | given"}
-    assert read_licences(tmp_path / "none.md", {"alpha": 1}) == {}

@@ -1,0 +1,25 @@
+"""What the guards against leakage do, and how cards and reports tell it."""
+
+MODES = {
+    "strict": "every source, or part of one, that its record connects with a benchmark was left out",
+    "paper": "the paper's list of sources was kept as it is",
+}
+
+
+def guard_line(mode: str, benchmark_images: int) -> str:
+    """A sentence on the guard `mode`, and on the comparison with so many images of benchmarks."""
+    text = f"Guard {mode}: {MODES.get(mode, 'not known to this version')}"
+    if benchmark_images:
+        return f"{text}; in addition, every image was compared with {benchmark_images:,} images of benchmarks."
+    return f"{text}. No image was compared with those of benchmarks: the builder was given none."
+
+
+def match_line(matched: str, count: int) -> str:
+    """A sentence on images that show the same as a benchmark's; `matched` is `SOURCE in BENCHMARK`."""
+    return f"Found by their pixels and left out: {count:,} images of {matched}."
+
+
+def relation_words(relation: str, note: str, verified: bool) -> str:
+    """What a source's record says of its relation to a benchmark."""
+    words = relation.replace("_", " ") + (f"; {note}" if note else "")
+    return words if verified else f"{words} (not verified)"

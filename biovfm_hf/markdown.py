@@ -1,0 +1,27 @@
+"""Foreign text in Markdown: made harmless, whoever wrote it."""
+
+import re
+from urllib.parse import quote, urlsplit
+
+_MARKUP = re.compile(r"([\\`*_\[\]|~#])")
+MAX_CHARACTERS = 200
+
+
+def plain(value: object, most: int = MAX_CHARACTERS) -> str:
+    """`value` as text of one line that makes no markup and no HTML, cut to `most` characters."""
+    text = " ".join(str(value).split())
+    text = text if len(text) <= most else text[: most - 1] + "…"
+    text = _MARKUP.sub(r"\\\1", text).replace("](", "]\\(")
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def link(text: object, address: object) -> str:
+    """A link that is named `text`; the text alone where `address` is no web page (`http` or `https`)."""
+    words = "".join(str(address or "").split())
+    try:
+        parts = urlsplit(words)
+    except ValueError:
+        return plain(text)
+    if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
+        return plain(text)
+    return f"[{plain(text)}]({quote(words, safe=':/?#@!$&*+,;=%~.-_')})"

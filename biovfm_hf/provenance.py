@@ -1,0 +1,85 @@
+"""What of an artefact came from private sources: a file in its folder, written by each stage for the next.
+
+A dataset names its sources of `access: private`; what is trained on it, measured on private tasks or indexed takes the
+names along. Cards leave out pictures of private tasks, and `biovfm push` asks, by what stands here.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .documents import read_json
+from .errors import UserError
+from .files import write_text
+
+PROVENANCE = "provenance.json"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Ids of the private sources behind an artefact, and names of the private tasks whose images it shows."""
+
+    private_sources: tuple[str, ...] = ()
+    private_tasks: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.private_sources or self.private_tasks)
+
+    def __or__(self, other: "Provenance") -> "Provenance":
+        return Provenance(
+            _united(self.private_sources, other.private_sources), _united(self.private_tasks, other.private_tasks)
+        )
+
+    def __str__(self) -> str:
+        parts = [
+            f"{what} {', '.join(names)}"
+            for what, names in (("sources:", self.private_sources), ("tasks:", self.private_tasks))
+            if names
+        ]
+        return "; ".join(parts)
+
+
+def read_provenance(folder: Path) -> Provenance:
+    """What the folder's file says; nothing private where there is no file.
+
+    Raises:
+        UserError: the file is damaged, so that nothing is known.
+    """
+    file = folder / PROVENANCE
+    if not file.is_file():
+        return Provenance()
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: not a JSON object; write the folder again with the command that made it")
+    return Provenance(_names(content, "private_sources", file), _names(content, "private_tasks", file))
+
+
+def write_provenance(folder: Path, provenance: Provenance) -> None:
+    """Write the folder's file; remove an earlier one where nothing is private."""
+    if not provenance:
+        (folder / PROVENANCE).unlink(missing_ok=True)
+        return
+    names = {
+        "private_sources": list(provenance.private_sources),
+        "private_tasks": list(provenance.private_tasks),
+    }
+    write_text(folder / PROVENANCE, json.dumps(names, indent=1) + "\n")
+
+
+def add_provenance(folder: Path, provenance: Provenance) -> None:
+    """Add to what the folder's file says."""
+    if provenance:
+        write_provenance(folder, read_provenance(folder) | provenance)
+
+
+def _united(*names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({name for group in names for name in group}))
+
+
+def _names(content: dict[str, Any], key: str, file: Path) -> tuple[str, ...]:
+    names = content.get(key, [])
+    if not isinstance(names, list):
+        raise UserError(f"{file}: {key} is no list; write the folder again with the command that made it")
+    return _united(map(str, names))
