@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from biovfm_hf.significance import mean_ranks
+
 from ..results.records import Record, read_scores
 from ..results.table import blocks, unlike
 from ..statistics.kinds import BINARY, MULTILABEL, SEGMENTATION
 from ..statistics.metrics import predict
-from ..statistics.significance import rank_models, task_ranks
+from ..statistics.significance import rank_models
 from ..statistics.split import read_split
 from .figure import COLOURS, MAX_CLASSES_SHOWN, discard, figure_path, new_figure, save_figure
 
@@ -298,7 +300,7 @@ def draw_rank_against_rank(path: Path, classified: list[Record], segmented: list
         models, values = rank_table(records)
         if min(values.shape) < 1 or len(models) < 2:
             return
-        ranks[segmentation] = dict(zip(models, task_ranks(values).mean(axis=0), strict=True))
+        ranks[segmentation] = dict(zip(models, mean_ranks(values), strict=True))
     both = [model for model in ranks[True] if model in ranks[False]]
     if len(both) < 2:
         return

@@ -10,6 +10,7 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
+from biovfm_hf.significance import holm
 
 from ..probes.segment import case_scores
 from ..statistics.bootstrap import Resampler, resampled_means
@@ -18,7 +19,6 @@ from ..statistics.metrics import dice, jaccard, lone_classes
 from ..statistics.significance import (
     SeedSpread,
     delong,
-    holm,
     lowest_p,
     paired_bootstrap,
     paired_interval,

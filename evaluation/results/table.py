@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from biovfm_hf.files import write_text
+from biovfm_hf.published import table1
 
-from ..scaling import published
-from ..tasks import GROUPS
 from .records import RESAMPLES, Record
 
 LABELS = {
@@ -109,14 +108,17 @@ def mean_rows(records: list[Record]) -> tuple[list[str], list[str], dict[str, di
 def published_rows(record: Record, tasks: list[str], metrics: list[str]) -> dict[str, dict[str, Cell]]:
     """Table 1 of BioVFM-21M (arXiv 2505.09329), means over twelve tasks, where the block of `record` holds the like:
     the linear probe by its protocol on the same tasks."""
-    if (record["method"], record["protocol"]) != ("linear", "biovfm") or set(tasks) != set(GROUPS["medmnist"]):
+    table = table1()
+    if any(record[name] != table[name] for name in ("method", "protocol")) or set(tasks) != set(table["tasks"]):
         return {}
-    found: dict[str, dict[str, Cell]] = {}
-    for row in published.rows("table1"):
-        if row["metric"] in metrics:
-            cell = {name: round(float(row[name]) / 100, 4) for name in ("value", "low", "high")}
-            found.setdefault(f"{row['model']} (published)", {})[row["metric"]] = cell
-    return found
+    return {
+        f"{row['model']} (published)": {metric: _published_cell(row[metric]) for metric in metrics if metric in row}
+        for row in table["rows"]
+    }
+
+
+def _published_cell(ends: list[float]) -> Cell:
+    return {name: round(end / 100, 4) for name, end in zip(("value", "low", "high"), ends, strict=True)}
 
 
 def cell_text(cell: Cell, bold: bool = False) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.significance import holm
 
-from ..statistics.significance import holm
 from .correlation import Correlation, Prediction, correlate, predict_slopes
 from .model_size import AXIS_LABELS, TOLERANCE, axis_values, named_axis
 from .power_law import Choice, PowerLaw, Saturating, choose_form, fit_power_law, fit_saturating

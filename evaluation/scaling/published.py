@@ -1,22 +1,13 @@
-"""The BioVFM paper's own numbers (`published/README.md` tells where each is from), to be shown beside a user's."""
+"""Which of the BioVFM paper's numbers can stand beside a study's."""
 
-import csv
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.published import rows
 
 from .model_size import PAPER_AXIS, axis_values, objective_of
 from .tables import Point
-
-FOLDER = Path(__file__).parent / "published"
-
-
-def rows(name: str) -> list[dict[str, str]]:
-    """Rows of `published/NAME.csv` as they stand."""
-    with (FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def slopes() -> dict[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Which differences between models are real: paired bootstrap, DeLong's test, Holm's correction, average ranks."""
+"""Which differences between models are real: paired bootstrap, DeLong's test, average ranks."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.significance import mean_ranks, task_ranks
 
 from .bootstrap import Resampler, bounds, resampled_metrics
 from .metrics import Scorer, reasons
@@ -178,17 +179,6 @@ def delong_shares(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, n
     return aucs, shares
 
 
-def holm(p_values: np.ndarray) -> np.ndarray:
-    """Holm's (1979) step-down adjusted p-values of one family of tests; NaN stays NaN and does not count."""
-    p_values = np.asarray(p_values, dtype=np.float64)
-    adjusted = np.full(p_values.shape, np.nan)
-    known = np.flatnonzero(~np.isnan(p_values))
-    order = known[np.argsort(p_values[known], kind="stable")]
-    factors = np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p_values[order] * factors)) if len(order) else []
-    return adjusted
-
-
 @dataclass(frozen=True)
 class Ranking:
     """Average ranks of models over tasks (Demsar 2006).
@@ -204,13 +194,6 @@ class Ranking:
     friedman_p: float
     critical_difference: float
     groups: list[list[int]]
-
-
-def task_ranks(values: np.ndarray) -> np.ndarray:
-    """Rank of each model on each task by scores (tasks, models), 1 is the highest; equal scores share ranks."""
-    from scipy.stats import rankdata
-
-    return rankdata(-values, axis=1)
 
 
 def rank_models(values: np.ndarray, alpha: float = 0.05) -> Ranking:
@@ -232,7 +215,7 @@ def rank_models(values: np.ndarray, alpha: float = 0.05) -> Ranking:
         raise UserError("a model lacks a score on a task; rank only models that were scored on the same tasks")
     tasks, models = values.shape
     each = task_ranks(values)
-    ranks = each.mean(axis=0)
+    ranks = mean_ranks(values)
     spread = ((each - (models + 1) / 2) ** 2).sum() / (tasks * (models - 1))
     statistic = tasks * ((ranks - (models + 1) / 2) ** 2).sum() / spread if spread > 0 else 0.0
     critical = (

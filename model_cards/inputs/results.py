@@ -7,10 +7,11 @@ from typing import Any
 
 from biovfm_hf.documents import read_json
 from biovfm_hf.errors import UserError
+from biovfm_hf.published import table1
+from biovfm_hf.significance import holm
 
 from .files import finite
 
-PUBLISHED = Path(__file__).parents[1] / "published" / "medmnist_table1.json"
 METRIC_LABELS = {
     "auc": "AUC",
     "average_precision": "Average precision",
@@ -197,7 +198,7 @@ def load_comparisons(folder: Path) -> list[Comparison]:
             families.setdefault((str(row.get("method")), str(row.get("metric"))), []).append(index)
     adjusted: dict[int, float] = {}
     for members in families.values():
-        adjusted.update(zip(members, holm([float(rows[i]["p"]) for i in members]), strict=True))
+        adjusted.update(zip(members, holm([float(rows[i]["p"]) for i in members]).tolist(), strict=True))
     return [
         Comparison(
             **{
@@ -215,17 +216,6 @@ def load_comparisons(folder: Path) -> list[Comparison]:
         )
         for index, row in enumerate(rows)
     ]
-
-
-def holm(p_values: list[float]) -> list[float]:
-    """Holm's step-down adjusted p values, in the order given (Holm, Scand. J. Statist. 1979)."""
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    adjusted = [0.0] * len(p_values)
-    running = 0.0
-    for rank, index in enumerate(order):
-        running = max(running, (len(p_values) - rank) * p_values[index])
-        adjusted[index] = min(1.0, running)
-    return adjusted
 
 
 def metric_order(records: Iterable[Record]) -> list[str]:
@@ -250,7 +240,7 @@ def published_comparison(records: list[Record]) -> tuple[dict[str, Interval] | N
     Comparable means: the same method and protocol as published, every one of the 12 tasks exactly once. The bounds are
     the means of the tasks' bounds, which is wider than an interval of the mean. `records` are of one model.
     """
-    table: dict[str, Any] = read_json(PUBLISHED)
+    table = table1()
     same = [r for r in records if r.method == table["method"] and r.protocol == table["protocol"]]
     by_task = {r.task.lower(): r for r in same}
     missing = [task for task in table["tasks"] if task not in by_task]

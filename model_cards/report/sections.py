@@ -4,8 +4,10 @@ from math import log1p
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
+from biovfm_hf import significance
 from biovfm_hf.documents import read_json, read_text
 
 from ..inputs.compute import Power, compute_lines
@@ -229,15 +231,13 @@ def mean_ranks(records: list[Record], metric: str, names: dict[str, str]) -> lis
     complete = [row for row in scores.values() if set(row) == models and all(len(v) == 1 for v in row.values())]
     if len(models) < 2 or len(complete) < 2:
         return []
-    total = dict.fromkeys(models, 0.0)
     sign = -1 if metric in ("ece", "brier") else 1
-    for row in complete:
-        for model in models:
-            mine = sign * row[model][0]
-            better = sum(sign * row[other][0] > mine for other in models)
-            equal = sum(sign * row[other][0] == mine for other in models)
-            total[model] += better + (equal + 1) / 2
-    ranks = [(names[model], total[model] / len(complete), len(complete)) for model in models]
+    order = sorted(models)
+    values = np.array([[sign * row[model][0] for model in order] for row in complete])
+    ranks = [
+        (names[model], float(rank), len(complete))
+        for model, rank in zip(order, significance.mean_ranks(values), strict=True)
+    ]
     return sorted(ranks, key=lambda row: (row[1], row[0]))
 
 

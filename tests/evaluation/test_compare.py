@@ -113,22 +113,6 @@ def test_delong_needs_two_of_each_class():
         compare.delong(np.array([0, 0, 1]), np.arange(4), np.arange(4))
 
 
-def test_holm_by_hand():
-    np.testing.assert_allclose(compare.holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
-    np.testing.assert_allclose(compare.holm(np.array([0.5, np.nan, 0.4])), [0.8, np.nan, 0.8])
-    assert len(compare.holm(np.array([]))) == 0
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_is_between_the_raw_value_and_bonferroni(values):
-    raw = np.array(values)
-    adjusted = compare.holm(raw)
-    assert (adjusted >= raw).all()
-    assert (adjusted <= np.minimum(1, raw * len(raw)) + 1e-12).all()
-    assert (np.diff(adjusted[np.argsort(raw, kind="stable")]) >= 0).all()
-
-
 def test_ranks_and_friedman_equal_scipy():
     values = np.random.default_rng(0).normal(size=(12, 5)) + np.arange(5)
     found = compare.rank_models(values)

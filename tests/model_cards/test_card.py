@@ -103,11 +103,10 @@ def test_changed_tables_are_noticed_and_own_words_are_not(full_card, model_dir):
 
 
 def test_every_table_is_found_again_under_another_name(model_dir, make, tmp_path):
-    from biovfm_hf.documents import read_json
+    from biovfm_hf.published import table1
     from model_cards.hub.command import name_repository
-    from model_cards.inputs.results import PUBLISHED
 
-    rows = make.rows(str(model_dir), read_json(PUBLISHED)["tasks"], protocol="biovfm")
+    rows = make.rows(str(model_dir), table1()["tasks"], protocol="biovfm")
     rows.append({**rows[0], "task": "a|b _c_", "method": "segment", "metrics": {"dice": 0.7}, "n_train": None})
     card.main(
         [str(model_dir), "--results", str(make.results(tmp_path / "results", rows)), "--known-as", str(model_dir)]
@@ -232,10 +231,9 @@ def test_text_below_the_last_line_and_the_licence_survive(model_dir):
 
 
 def test_beside_published_rows_when_comparable(model_dir, make, tmp_path):
-    from biovfm_hf.documents import read_json
-    from model_cards.inputs.results import PUBLISHED
+    from biovfm_hf.published import table1
 
-    rows = make.rows(str(model_dir), read_json(PUBLISHED)["tasks"], protocol="biovfm")
+    rows = make.rows(str(model_dir), table1()["tasks"], protocol="biovfm")
     card.main([str(model_dir), "--results", str(make.results(tmp_path / "results", rows))])
     text = (model_dir / "README.md").read_text()
     assert "| **tiny-encoder (this card)** |" in text and "| RAD-DINO, trained on chest X-rays |" in text

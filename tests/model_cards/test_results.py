@@ -1,15 +1,12 @@
 """Results files in: strict on what is there, silent on nothing, comparable only where comparable."""
 
-import json
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.published import table1
 from model_cards.inputs import results
 
-TWELVE = json.loads(results.PUBLISHED.read_text())["tasks"]
+TWELVE = table1()["tasks"]
 
 
 def test_a_record_comes_back_with_its_intervals(make, tmp_path):
@@ -41,18 +38,6 @@ def test_damaged_results_are_refused_with_a_reason(tmp_path, text, said):
 def test_missing_results_say_what_to_run(tmp_path):
     with pytest.raises(UserError, match="biovfm probe"):
         results.load_results(tmp_path)
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_holm_is_monotone_bounded_and_never_below_the_raw_p(p_values):
-    adjusted = results.holm(p_values)
-    assert all(raw <= value <= 1 for raw, value in zip(p_values, adjusted, strict=True))
-    ranked = [adjusted[i] for i in sorted(range(len(p_values)), key=p_values.__getitem__)]
-    assert ranked == sorted(ranked)
-
-
-def test_holm_by_hand():
-    assert results.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
 
 def test_comparisons_are_adjusted_within_one_metric_and_method(make, tmp_path):
@@ -96,7 +81,7 @@ def test_anything_else_is_not_set_beside_published_rows(make, tmp_path, tasks, m
 
 
 def test_the_published_table_is_ordered_low_value_high():
-    for row in json.loads(results.PUBLISHED.read_text())["rows"]:
+    for row in table1()["rows"]:
         for metric in ("mcc", "balanced_accuracy", "f1_macro", "auc"):
             value, low, high = row[metric]
             assert low < value < high

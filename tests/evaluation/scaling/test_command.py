@@ -4,7 +4,6 @@ import csv
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -12,8 +11,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-import model_cards
 from biovfm_hf.errors import UserError
+from biovfm_hf.published import FOLDER as PUBLISHED
+from biovfm_hf.published import table1
 from evaluation.results.table import published_rows
 from evaluation.scaling import figures, published
 from evaluation.scaling.analysis import analyse, slope_rows
@@ -22,7 +22,6 @@ from evaluation.scaling.tables import read_points
 from evaluation.tasks import GROUPS
 
 SIZES = (31.2, 47.4, 111.66, 329.24)
-PUBLISHED = Path(published.__file__).parent / "published"
 
 
 @pytest.fixture
@@ -384,15 +383,10 @@ def test_help_loads_no_heavy_library():
 
 
 def test_published_tables_are_whole():
-    table = published.rows("table1")
-    assert len(table) == 24
-    for row in table:
-        assert float(row["low"]) < float(row["value"]) < float(row["high"])
-    copy = json.loads(Path(model_cards.__file__).with_name("published").joinpath("medmnist_table1.json").read_text())
-    ours = {(row["model"], row["metric"]): [float(row[name]) for name in ("value", "low", "high")] for row in table}
-    assert ours == {
-        (row["model"].partition(" (")[0], name): row[name] for row in copy["rows"] for name in copy["metrics"]
-    }
+    assert len(table1()["rows"]) == 6
+    for row in table1()["rows"]:
+        for value, low, high in (row[name] for name in table1()["metrics"]):
+            assert low < value < high
     probe = {"method": "linear", "protocol": "biovfm"}
     assert published_rows(probe, GROUPS["medmnist"], ["auc"])["BioVFM (published)"] == {
         "auc": {"value": 0.944, "low": 0.939, "high": 0.9484}
