@@ -106,8 +106,8 @@ def is_deflated(pydicom: Any, file: BinaryIO, name: str) -> bool:
     if deflated:
         file.seek(start + 132 + 12 + int(meta.FileMetaInformationGroupLength))
         inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        while block := file.read(1 << 16):
-            while block and total <= _MAX_INFLATED_BYTES:
+        while not inflater.eof and (block := file.read(1 << 16)):  # behind its end stands a pad byte (PS3.5 A.5)
+            while block and not inflater.eof and total <= _MAX_INFLATED_BYTES:
                 total += len(inflater.decompress(block, 1 << 24))
                 block = inflater.unconsumed_tail
             if total > _MAX_INFLATED_BYTES:
