@@ -247,7 +247,9 @@ def source_status(source: Source, raw: Path) -> dict[str, Any]:
     files are there, but the layout or the training part is not established; `missing`: nothing is there that could be
     of the source by its name. Counts are files, archive members, HDF5 rows or DICOM series, and folders passed over.
     """
-    from .catalog.selection import HIDDEN_FILE, HIDDEN_FOLDER, NOT_INPUT
+    from biovfm_hf.image_files import NOT_INPUT
+
+    from .catalog.selection import HIDDEN_FILE, HIDDEN_FOLDER
 
     selected, excluded = 0, Counter[str]()
     if _on_disk(source, raw):

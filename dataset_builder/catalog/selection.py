@@ -10,22 +10,17 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from biovfm_hf.image_files import IMAGE_SUFFIXES
+
 from ..readers.archives import ARCHIVES
 from .globs import compile_glob, compile_regex
 from .rp3d import case_rows
 from .source import NOT_ESTABLISHED, ItemRule, Source, TableRule, anatomies
 
-IMAGE_SUFFIXES = (  # of what the readers open, each also with .gz behind it
-    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".tif", ".tiff", ".bmp"),
-    *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".webp", ".dcm", ".dicom", ".ima", ".nii", ".nrrd", ".nhdr", ".mha"),
-    *(".mhd", ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"),
-    *(".h5", ".hdf5", ".npy", ".mat"),
-)
 MAX_TABLE_DEPTH = 4
 MAX_TABLE_BYTES = 4 << 30
 NOT_TRAINING = "not in the training part"
 UNNAMED = "no pattern of the record takes this file"
-NOT_INPUT = "its name is of no image format that is read"
 HIDDEN_FILE, HIDDEN_FOLDER = "a hidden file", "a hidden folder"
 
 

@@ -14,18 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.decoding.series import group_series
+from biovfm_hf.image_files import NOT_INPUT, SKIPPED_FOLDERS, has_no_suffix, is_dicom
 
-from ..catalog.selection import HIDDEN_FILE, HIDDEN_FOLDER, NOT_INPUT, UNNAMED, Selection, looks_like_image
+from ..catalog.selection import HIDDEN_FILE, HIDDEN_FOLDER, UNNAMED, Selection, looks_like_image
 from ..catalog.source import NOT_ESTABLISHED, ItemRule, Source
 from ..item import Item
 from ..readers.archives import UNREADABLE, Member, is_archive, is_zip, list_members, zip_members
-from ..readers.dicom import has_no_suffix, is_dicom
 from ..readers.hdf5 import EXPANDERS
 from ..readers.picture import first_bytes
 
 MAX_DEPTH = 32
 EMPTY = "an archive without files"
-SKIPPED_FOLDERS = {"__MACOSX"}
 
 
 def list_items(source: Source, raw_dir: Path) -> Iterator[Item]:

@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from unicodedata import combining, normalize
 
+from biovfm_hf.image_files import has_no_suffix
+
 from ..item import Item
 from ..readers import dicom
 from ..readers.picture import first_bytes
@@ -82,7 +84,7 @@ def _identity(item: Item, source: Path | bytes | None) -> set[str] | None:
     try:
         if dicom.is_dicom_file(b"" if source is None else first_bytes(source, 132), name):
             return None if source is None else dicom.identity_words(source)
-        return None if dicom.has_no_suffix(name) else set()  # without a suffix it may well be DICOM, cut or not read
+        return None if has_no_suffix(name) else set()  # without a suffix it may well be DICOM, cut or not read
     except OSError:
         return None
 

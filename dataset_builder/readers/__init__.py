@@ -7,6 +7,8 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
+from biovfm_hf.image_files import is_dicom
+
 from ..item import Item
 from ..limits import MAX_MEMBER_BYTES, TOO_LARGE, Refused
 from . import arrays, dicom, raster, video, volume
@@ -44,7 +46,7 @@ def read(source: Path | bytes, item: Item, raw: Path, views: Sequence[str], size
     if start.startswith(b"MATLAB 5.0") or start.startswith(b"MATLAB 7.3"):
         return arrays.read_mat(source, setting)
     if item.kind == "volume" or name.lower().endswith(_VOLUME_NAMES):
-        if dicom.is_dicom(start):
+        if is_dicom(start):
             return dicom.read(source, name, setting, size)
         return volume.read(source, name, setting, views)
     if dicom.is_dicom_file(start, name):

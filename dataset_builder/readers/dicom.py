@@ -14,6 +14,7 @@ from PIL import Image
 from biovfm_hf.decoding.dicom import HEADER_BYTES, import_pydicom, is_deflated, told
 from biovfm_hf.decoding.series import Place, along_normal, position_numbers, read_place
 from biovfm_hf.errors import UserError, require
+from biovfm_hf.image_files import is_dicom
 from biovfm_hf.pixels import Pixels, Volume, decode
 
 from ..limits import (
@@ -41,20 +42,9 @@ _IDENTITY = (
 )  # fmt: skip
 
 
-def is_dicom(start: bytes) -> bool:
-    """Whether a file that begins with `start` (132 bytes or more) is DICOM with its preamble."""
-    return start[128:132] == b"DICM"
-
-
 def is_dicom_file(start: bytes, name: str) -> bool:
     """Whether a file is read as DICOM: by its preamble, or without one by its name."""
     return is_dicom(start) or name.lower().endswith((".dcm", ".dicom", ".ima"))
-
-
-def has_no_suffix(name: str) -> bool:
-    """Whether a file is named without a suffix; one of digits (IM.001, a DICOM identifier) is none."""
-    _, dot, suffix = name.rpartition("/")[2].rpartition(".")
-    return not dot or suffix.isdigit()
 
 
 def read(source: Path | bytes, name: str, setting: Setting, size: int) -> Iterator[Picture]:

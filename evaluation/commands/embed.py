@@ -1,18 +1,21 @@
 """`biovfm embed`: images to a Parquet file of feature vectors."""
 
 import argparse
+import csv
 import hashlib
+import io
 import json
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from biovfm_hf.errors import UserError, require
-from biovfm_hf.files import atomic_path
+from biovfm_hf.files import atomic_path, write_text
+from biovfm_hf.image_files import IMAGE_SUFFIXES, NOT_INPUT, count_frames, walk
 from biovfm_hf.network import heed_missing_network, is_path
 from biovfm_hf.options import check_options, option, parse_options, required
 
@@ -20,13 +23,14 @@ from ..encoders.device import default_device
 from ..encoders.embed import embed_features
 from ..encoders.load import Encoder, load_encoder, split_label
 from ..encoders.processes import process_group
-from ..tasks.images import FileImages, Images, read_image
+from ..tasks.images import FileImages, Images, Readable, read_image
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".dcm", ".dicom"}
-VOLUMES = (".nii", ".nii.gz", ".mha", ".nrrd")
 BEFORE_CROP = 256 / 224  # of their input size: what models that crop the centre resize to before, as a rule
 PRECISIONS = ("fp32", "bf16")
 DEVICE_HELP = "torch device (default: cuda where there is one, else cpu)"
+NO_FRAME, EVERY_FRAME = "none", "all"
+LEFT_OUT = "left_out"
+TOLD = 20  # of what was left out, on the screen
 FEATURES = ("both", "class", "mean", "pooled", "last4")
 COMPILE_HELP = (
     "embed through torch.compile; compiling takes seconds for a ViT, longer for a convolutional net, so it can pay "
@@ -41,8 +45,10 @@ examples:
   biovfm embed --model runs/tiny/model --images scans/ --out features.parquet
   biovfm embed --model dinov2-b --images my_dataset/ --config ultrasound --split train --out features.parquet
 
-OUT has one row per image: `id` (the path below the folder, or of the dataset row) and `features` (float32). What they
-were made with is in the file's metadata under `biovfm`. A killed run continues when started again."""
+OUT has one row per image: `id` (the path below the folder, or of the dataset row; PATH:frame:N for one of several
+frames) and `features` (float32). What they were made with is in the file's metadata under `biovfm`. What cannot be
+read is left out, and named with the reason in the metadata and in OUT.left_out.csv. A killed run continues when
+started again."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,10 @@ class EmbedOptions:
     features: str = option("both", "which vector; both: class token and mean patch token, joined", choices=FEATURES)
     config: str | None = option(None, "of a dataset with several configurations")
     split: str = option("train", "of a dataset")
+    frames: str = option(
+        NO_FRAME, "of a file that holds several frames or pages: none, all, or how many, evenly spread", metavar="N"
+    )
+    strict: bool = option(False, "end with exit status 1 where an image had to be left out")
     batch_size: int = option(64, "images at once", least=1)
     device: str | None = option(None, DEVICE_HELP)
     precision: str | None = option(None, PRECISION_HELP, choices=PRECISIONS)
@@ -64,15 +74,35 @@ class EmbedOptions:
         check_options(self)
         if self.out.is_dir():
             raise UserError(f"out: {self.out} is a folder; give a file")
+        if self.frames not in (NO_FRAME, EVERY_FRAME) and not (self.frames.isdecimal() and int(self.frames) > 0):
+            raise UserError(f"frames: {self.frames!r} is no choice; give none, all, or a number from 1")
 
 
 @dataclass(frozen=True)
 class Features:
-    """A features file: the images' ids, their vectors (N, D) float32, and what these were made with."""
+    """A features file: the images' ids, their vectors (N, D) float32, what these were made with, what was left out.
+
+    `left_out` has a reason for each image that could not be read and each other file of the folder, by its id.
+    """
 
     names: list[str]
     vectors: np.ndarray
     made_with: dict[str, str]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def unread(self) -> int:
+        """How many of those left out are images by their name."""
+        return sum(reason != NOT_INPUT for reason in self.left_out.values())
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Images with their ids, and the reason for each file that is known to be none before it is decoded."""
+
+    images: Images
+    names: list[str]
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def main(argv: list[str]) -> int:
@@ -87,29 +117,37 @@ def main(argv: list[str]) -> int:
     options = parse_options(parser, EmbedOptions, argv)
     features = embed(options)
     if process_group().takes(0):
-        print(f"{len(features.names)} images, {features.vectors.shape[1]} numbers each, in {options.out}")
-    return 0
+        _tell(features, options.out)
+    return int(options.strict and features.unread > 0)
+
+
+def _tell(features: Features, out: Path) -> None:
+    for name, reason in list(features.left_out.items())[:TOLD]:
+        print(f"left out: {name}: {reason}", file=sys.stderr)
+    left = f"; {len(features.left_out)} files left out, see {_beside(out)}" if features.left_out else ""
+    print(f"{len(features.names)} images, {features.vectors.shape[1]} numbers each, in {out}{left}")
 
 
 def embed(options: EmbedOptions) -> Features:
     """Embed every image of a folder or dataset and write the features file.
 
-    A killed run continues from the cache beside `options.out`, which goes when the file is written. Of several
-    processes (`accelerate launch`) the first writes what all have embedded.
+    What cannot be read is left out and accounted for. A killed run continues from the cache beside `options.out`,
+    which goes when the file is written. Of several processes (`accelerate launch`) the first writes what all have
+    embedded.
 
     Returns:
         The content of the file.
 
     Raises:
-        UserError: no image, an image that cannot be read, or a model that cannot be loaded.
+        UserError: no image, none that can be read, or a model that cannot be loaded.
     """
     device = options.device or default_device()
     encoder = load_encoder(options.model, device, compiled=options.compile, precision=options.precision)
-    images, names = open_images(options.images, options.config, options.split, encoder.size)
+    opened = open_images(options.images, options.config, options.split, encoder.size, options.frames)
     cache = options.out.with_name(f".{options.out.name}.cache")
-    label = f"{encoder.name} images"
+    images, label = Readable(opened.images), f"{encoder.name} images"
     vectors = embed_features(encoder, images, cache, options.features, options.batch_size, label)
-    features = Features(names, vectors, describe(encoder, options.features))
+    features = _accounted(opened, images, vectors, describe(encoder, options.features))
     processes = process_group()
     processes.wait()
     if processes.takes(0):
@@ -118,11 +156,34 @@ def embed(options: EmbedOptions) -> Features:
     return features
 
 
-def open_images(source: str, config: str | None, split: str, size: int) -> tuple[Images, list[str]]:
+def _accounted(opened: Opened, images: Readable, vectors: np.ndarray, made_with: dict[str, str]) -> Features:
+    """Features of the images that were read, and why the others were not."""
+    unread = np.isnan(vectors).all(axis=1)
+    left_out = dict(opened.left_out)
+    for number in np.flatnonzero(unread).tolist():
+        if number not in images.reasons:  # read by another process, or before a kill
+            images[number]
+        name, reason = opened.names[number], images.reasons.get(number, "could not be read; run the command again")
+        left_out[name] = reason.partition(f"{name.partition(':frame:')[0]}: ")[2] or reason  # without this disk's path
+    if unread.all():
+        name, reason = next((name, left_out[name]) for name in opened.names)
+        raise UserError(f"none of {len(unread)} images could be read; the first, {name}: {reason}")
+    names = [name for name, lost in zip(opened.names, unread.tolist(), strict=True) if not lost]
+    return Features(names, vectors[~unread], made_with, dict(sorted(left_out.items())))
+
+
+def open_images(source: str, config: str | None, split: str, size: int, frames: str = NO_FRAME) -> Opened:
     """The images of a folder (with all below it) or of a dataset, and their ids.
 
     Large JPEG files are decoded at the smallest whole part of their size (1, 1/2, 1/4, 1/8) whose shorter side is at
     least `size` times `BEFORE_CROP`.
+
+    Args:
+        source: a folder, or a dataset's folder or name.
+        config: of a dataset with several configurations.
+        split: of a dataset.
+        size: the encoder's input size in pixels.
+        frames: which frames of a file that holds several: "none" leaves it out, "all", or how many.
 
     Raises:
         UserError: there is no image.
@@ -131,14 +192,41 @@ def open_images(source: str, config: str | None, split: str, size: int) -> tuple
     if folder.is_file():
         raise UserError(f"{folder} is a file; give the folder that holds the images, or a dataset")
     if folder.is_dir() and not any(folder.rglob("*.parquet")):
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-        if not paths:
-            raise UserError(f"{folder}: no image file there (of {', '.join(sorted(SUFFIXES))})")
-        if volumes := sum(p.name.lower().endswith(VOLUMES) for p in folder.rglob("*")):
-            print(f"left out: {volumes} volumes; cut them into slices first, as biovfm build does", file=sys.stderr)
-        names = [str(path.relative_to(folder)) for path in paths]
-        return FileImages(paths, shrink_to=shrink_to), names
+        return _open_folder(folder, shrink_to, frames)
     return _open_dataset(source, config, split, shrink_to)
+
+
+def _open_folder(folder: Path, shrink_to: int, frames: str) -> Opened:
+    paths: list[Path] = []
+    numbers: list[int | None] = []
+    left_out: dict[str, str] = {}
+    for path, reason in walk(folder):
+        if reason is None:
+            chosen = _frames(path, frames)
+            paths += [path] * len(chosen)
+            numbers += chosen
+        else:
+            left_out[str(path.relative_to(folder))] = reason
+    if not paths:
+        raise UserError(f"{folder}: no image file there (of {', '.join(IMAGE_SUFFIXES)}, or DICOM without a suffix)")
+    names = [str(path.relative_to(folder)) for path in paths]
+    names = [name if at is None else f"{name}:frame:{at}" for name, at in zip(names, numbers, strict=True)]
+    several = None if all(at is None for at in numbers) else numbers
+    return Opened(FileImages(paths, shrink_to=shrink_to, frames=several), names, left_out)
+
+
+def _frames(path: Path, frames: str) -> list[int | None]:
+    """The numbers of the frames that are embedded of a file; None for its only picture."""
+    if frames == NO_FRAME:
+        return [None]
+    try:
+        count = count_frames(path)
+    except UserError:  # told when it is decoded
+        count = 1
+    if count == 1:
+        return [None]
+    taken = count if frames == EVERY_FRAME else min(int(frames), count)
+    return [(2 * number + 1) * count // (2 * taken) for number in range(taken)]
 
 
 @dataclass(frozen=True)
@@ -166,7 +254,7 @@ class DatasetImages:
         return hashlib.blake2b(words.encode(), digest_size=16).hexdigest()
 
 
-def _open_dataset(source: str, config: str | None, split: str, shrink_to: int) -> tuple[Images, list[str]]:
+def _open_dataset(source: str, config: str | None, split: str, shrink_to: int) -> Opened:
     datasets = require("datasets", "eval")
     if not Path(source).exists():
         if is_path(source):
@@ -181,7 +269,7 @@ def _open_dataset(source: str, config: str | None, split: str, shrink_to: int) -
     if not columns or len(rows) == 0:
         raise UserError(f"{source}: the dataset has no rows with an image column; columns: {', '.join(rows.features)}")
     stored = rows.cast_column(columns[0], datasets.Image(decode=False))
-    return DatasetImages(stored, columns[0], shrink_to), _row_names(rows)
+    return Opened(DatasetImages(stored, columns[0], shrink_to), _row_names(rows))
 
 
 def _row_names(rows: Any) -> list[str]:
@@ -203,14 +291,38 @@ def describe(encoder: Encoder, which: str) -> dict[str, str]:
 
 
 def write_features(out: Path, features: Features) -> None:
-    """Write `id` and `features` to a Parquet file."""
+    """Write `id` and `features` to a Parquet file, and what was left out beside it.
+
+    Raises:
+        UserError: the disk is full, or the place cannot be written to.
+    """
     arrow, parquet = require("pyarrow", "eval"), require("pyarrow.parquet", "eval")
     flat = arrow.array(np.ascontiguousarray(features.vectors, np.float32).reshape(-1))
     column = arrow.FixedSizeListArray.from_arrays(flat, features.vectors.shape[1])
     table = arrow.table({"id": arrow.array(features.names), "features": column})
-    table = table.replace_schema_metadata({"biovfm": json.dumps(features.made_with)})
-    with atomic_path(out) as temporary:
-        parquet.write_table(table, temporary)
+    about = {**features.made_with, LEFT_OUT: features.left_out}
+    table = table.replace_schema_metadata({"biovfm": json.dumps(about)})
+    try:
+        with atomic_path(out) as temporary:
+            parquet.write_table(table, temporary)
+        write_left_out(_beside(out), features.left_out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror or error}); free some disk space") from error
+
+
+def write_left_out(path: Path, left_out: dict[str, str]) -> None:
+    """Write what was left out as CSV of `id` and `reason`; where nothing was, there is no file, nor an older one."""
+    if not left_out:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerows([("id", "reason"), *left_out.items()])
+    write_text(path, text.getvalue())
+
+
+def _beside(out: Path) -> Path:
+    return out.with_name(f"{out.name}.{LEFT_OUT}.csv")
 
 
 def read_features(path: Path) -> Features:
@@ -225,6 +337,7 @@ def read_features(path: Path) -> Features:
         made_with = json.loads(table.schema.metadata[b"biovfm"])
         column = table["features"].combine_chunks()
         vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
-        return Features(table["id"].to_pylist(), vectors, made_with)
+        left_out = made_with.pop(LEFT_OUT, {})
+        return Features(table["id"].to_pylist(), vectors, made_with, left_out)
     except (OSError, KeyError, TypeError, ValueError, arrow.ArrowException) as error:
         raise UserError(f"{path} is no features file ({error}); write it with: biovfm embed") from error

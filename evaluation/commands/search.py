@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from ..encoders.embed import embed_batch
 from ..encoders.load import load_encoder
 from ..pictures.figure import new_figure, save_figure
 from ..tasks.images import read_image
-from .embed import DEVICE_HELP, read_features
+from .embed import DEVICE_HELP, LEFT_OUT, read_features, write_left_out
 
 EXAMPLES = """\
 examples:
@@ -37,6 +39,7 @@ class SearchOptions:
     out: Path = required("where to write", metavar="DIR")
     images: Path | None = option(None, "the embedded folder, to draw the contact sheet from", metavar="DIR")
     top: int = option(8, "how many for each example", least=1)
+    strict: bool = option(False, "end with exit status 1 where an example had to be left out")
     device: str | None = option(None, DEVICE_HELP)
 
     def __post_init__(self) -> None:
@@ -51,24 +54,30 @@ def main(argv: list[str]) -> int:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for entry in search(parse_options(parser, SearchOptions, argv)):
+    options = parse_options(parser, SearchOptions, argv)
+    finds = search(options)
+    for entry in finds:
         best = entry["found"][0]
         print(f"{entry['query']}: {best['id']} ({best['similarity']:.3f}) and {len(entry['found']) - 1} more")
-    return 0
+    if lost := len(set(options.query)) - len(finds):
+        print(f"{lost} examples left out, see {options.out / LEFT_OUT}.csv", file=sys.stderr)
+    return int(options.strict and lost > 0)
 
 
 def search(options: SearchOptions) -> list[dict[str, Any]]:
     """Find the images most like each example, write `search.json` and, with `options.images`, draw the contact sheet.
+
+    Examples that cannot be read are left out and named, with the reason, in `left_out.csv`.
 
     Returns:
         What search.json holds: of each example {"query": file name, "found": [{"id", "similarity"}, ...]}, the most
         similar first.
 
     Raises:
-        UserError: an example or the features cannot be read, or the features are another model's.
+        UserError: no example or not the features can be read, or the features are another model's.
     """
     features = read_features(options.features)
-    if options.images and not any((options.images / name).is_file() for name in features.names):
+    if options.images and not any(_place(options.images, name)[0].is_file() for name in features.names):
         raise UserError(
             f"images: {options.images} holds no image of {options.features} (the first is {features.names[0]}); "
             "give the folder that was embedded"
@@ -79,22 +88,51 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
         raise UserError(
             f"{options.features} was made with another model ({features.made_with['model']}); give that one as --model"
         )
-    examples = [read_image(path) for path in options.query]
+    examples, left_out = _read_examples(options.query)
+    write_left_out(options.out / f"{LEFT_OUT}.csv", {str(path): reason for path, reason in left_out.items()})
+    if not examples:
+        raise UserError(f"none of {len(left_out)} examples can be read; the first: {next(iter(left_out.values()))}")
     rows, similarity = most_similar(
-        features.vectors, embed_batch(encoder, examples, features.made_with["features"]), options.top
+        features.vectors, embed_batch(encoder, list(examples.values()), features.made_with["features"]), options.top
     )
     finds = [
         {
             "query": path.name,
             "found": [{"id": features.names[i], "similarity": round(float(s), 6)} for i, s in zip(r, v, strict=True)],
         }
-        for path, r, v in zip(options.query, rows, similarity, strict=True)
+        for path, r, v in zip(examples, rows, similarity, strict=True)
     ]
     write_text(options.out / "search.json", json.dumps(finds, indent=1) + "\n")
     if options.images:
-        titled = [(f"example\n{path.name}", image) for path, image in zip(options.query, examples, strict=True)]
+        titled = [(f"example\n{path.name}", image) for path, image in examples.items()]
         draw_sheet(options.out / "sheet.png", titled, options.images, finds)
     return finds
+
+
+def _read_examples(paths: Sequence[Path]) -> tuple[dict[Path, np.ndarray], dict[Path, str]]:
+    """The examples that can be read, and why the others cannot."""
+    examples, left_out = {}, {}
+    for path in paths:
+        try:
+            examples[path] = read_image(path)
+        except UserError as error:
+            left_out[path] = str(error)
+    return examples, left_out
+
+
+def _place(folder: Path, name: str) -> tuple[Path, int | None]:
+    """Where an image with the id `name` lies, and which frame it is."""
+    path, frame, number = name.rpartition(":frame:")
+    return (folder / path, int(number)) if frame and number.isdecimal() else (folder / name, None)
+
+
+def _read_again(folder: Path, name: str) -> np.ndarray:
+    """An image that was embedded; black where it can no longer be read."""
+    path, frame = _place(folder, name)
+    try:
+        return read_image(path, frame=frame)
+    except UserError:
+        return np.zeros((1, 1, 3), np.uint8)
 
 
 def most_similar(vectors: np.ndarray, queries: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
@@ -125,7 +163,7 @@ def draw_sheet(path: Path, examples: list[tuple[str, np.ndarray]], folder: Path,
     figure = new_figure(1.5 * columns, 2.0 * len(finds))
     for line, (example, entry) in enumerate(zip(examples, finds, strict=True)):
         alike = [
-            (f"{hit['similarity']:.3f}\n{Path(hit['id']).name}", read_image(folder / hit["id"]))
+            (f"{hit['similarity']:.3f}\n{Path(hit['id']).name}", _read_again(folder, hit["id"]))
             for hit in entry["found"]
         ]
         for number, (title, image) in enumerate([example, *alike]):

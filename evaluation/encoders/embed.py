@@ -11,12 +11,13 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path
 from biovfm_hf.memory import keep_freed_memory
 
-from ..tasks.images import Images
+from ..tasks.images import Images, Readable
 from .load import Encoder, to_square
 from .processes import ProcessGroup, process_group
 from .tokens import LAST_BLOCKS
@@ -127,7 +128,7 @@ def pick_features(stored: dict[str, np.ndarray], which: str) -> np.ndarray:
     """One of the stored vectors, or `both`: class token and mean patch token side by side."""
     if which != "both":
         return stored[which]
-    if np.array_equal(stored["class"], stored["mean"]):
+    if np.array_equal(stored["class"], stored["mean"], equal_nan=True):
         return stored["mean"]
     return np.concatenate([stored["class"], stored["mean"]], axis=1)
 
@@ -209,8 +210,6 @@ def open_shard(path: Path, framework: str) -> Iterator[Any]:
     Raises:
         UserError: it is damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(str(path), framework=framework) as stored:
             yield stored
@@ -268,7 +267,10 @@ def _fill_missing(job: _Job, paths: list[Path], missing: list[int]) -> None:
     total = sum(len(job.rows(number)) for number in missing)
     with tqdm(total=total, desc=job.label or "embed", unit="img", disable=None, leave=False) as bar:
         for number, arrays in _embed_shards(job, missing, bar.update):
-            _write_shard(paths[number], arrays, job.encoder, job.label)
+            _check_finite(arrays, job.label or job.encoder.name)
+            if isinstance(job.images, Readable):
+                _blank(arrays, [row for row, image in enumerate(job.rows(number)) if image in job.images.reasons])
+            _write_shard(paths[number], arrays)
 
 
 def _embed_shards(
@@ -364,18 +366,32 @@ def prefetch(work: Callable[[Any], Any], items: list, ahead: int = 3, threads: i
         pool.shutdown(cancel_futures=True)  # after Ctrl-C or an error what has not begun never will
 
 
-def _write_shard(path: Path, arrays: dict[str, "Tensor"], encoder: Encoder, label: str) -> None:
-    from safetensors.torch import save_file
-
+def _check_finite(arrays: dict[str, "Tensor"], label: str) -> None:
     for name, values in arrays.items():
         bad = int((~values.isfinite()).sum())
         if bad:
             raise UserError(
-                f"{label or encoder.name}: the model gives {bad} features that are not finite ({name}); "
+                f"{label}: the model gives {bad} features that are not finite ({name}); "
                 "check its weights, or run it with --precision fp32"
             )
-    with atomic_path(path) as temporary:
-        save_file(arrays, temporary)
+
+
+def _blank(arrays: dict[str, "Tensor"], rows: list[int]) -> None:
+    """Have the features of images that could not be read say so, in the cache too: they are NaN."""
+    for values in arrays.values():
+        values[rows] = float("nan")
+
+
+def _write_shard(path: Path, arrays: dict[str, "Tensor"]) -> None:
+    from safetensors.torch import save_file
+
+    try:
+        with atomic_path(path) as temporary:
+            save_file(arrays, temporary)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path} cannot be written ({error}); free some disk space, then run the same again"
+        ) from error
 
 
 def case_features(features: np.ndarray, case_of_image: np.ndarray | None) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path
+from biovfm_hf.image_files import read_uint8
 
 from . import npz
 
@@ -82,25 +83,26 @@ def stretch(array: np.ndarray, origin: object, low: float | None = None, high: f
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
-def read_image(source: Path | bytes, shrink_to: int | None = None, name: str | None = None) -> np.ndarray:
-    """Decode one 2D image file to uint8 (H, W, 3), whatever its format and depth (see `biovfm_hf.pixels`).
+def read_image(
+    source: Path | bytes, shrink_to: int | None = None, name: str | None = None, frame: int | None = None
+) -> np.ndarray:
+    """Decode one 2D image file to uint8 (H, W, 3), whatever its format and depth (see `biovfm_hf.image_files`).
 
     Args:
         source: its path, or its bytes.
         shrink_to: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, if its sides divide by that and its shorter
             side is still at least that many pixels.
         name: what messages call it; a path's own by default.
+        frame: which one of a file that holds several.
 
     Raises:
-        UserError: the file is missing, broken, too large, or holds several slices.
+        UserError: the file is missing, broken, too large, or holds several slices of which none is chosen.
     """
-    from biovfm_hf.pixels import decode, to_uint8
-
     name = name or str(source)
     file: Path | BytesIO = BytesIO(source) if isinstance(source, bytes) else source
     is_jpeg = source[:2] == JPEG_START if isinstance(source, bytes) else source.suffix.lower() in (".jpg", ".jpeg")
-    draft = _draft_jpeg(file, shrink_to) if shrink_to and is_jpeg else None
-    return to_rgb(to_uint8(decode(source, name=name)) if draft is None else draft, name)
+    draft = _draft_jpeg(file, shrink_to) if shrink_to and is_jpeg and frame is None else None
+    return to_rgb(read_uint8(source, name=name, slice_index=frame) if draft is None else draft, name)
 
 
 @lru_cache(maxsize=8)
@@ -182,6 +184,8 @@ def file_digest(path: Path) -> bytes:
                 digest.update(chunk)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; check the folder or the list that names it") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check it, or leave it out") from error
     return digest.digest()
 
 
@@ -197,19 +201,22 @@ def combined_digest(parts: Sequence[bytes]) -> str:
 class FileImages:
     """Image files, each optionally cropped to a box (left, top, right, bottom) in pixels.
 
-    `shrink_to` is passed on to `read_image`; it must be None with boxes.
+    `shrink_to` is passed on to `read_image`; it must be None with boxes. `frames` names one of several pictures in a
+    file.
     """
 
     paths: Sequence[Path]
     boxes: Sequence[tuple[int, int, int, int]] | None = None
     shrink_to: int | None = None
+    frames: Sequence[int | None] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> np.ndarray:
         if self.boxes is None:
-            return read_image(self.paths[index], self.shrink_to)
+            frame = None if self.frames is None else self.frames[index]
+            return read_image(self.paths[index], self.shrink_to, frame=frame)
         left, top, right, bottom = self.boxes[index]
         crop = _read_kept(self.paths[index])[max(top, 0) : bottom, max(left, 0) : right]
         return to_rgb(crop, f"box {self.boxes[index]} of {self.paths[index]}")
@@ -218,7 +225,29 @@ class FileImages:
         """A digest of every file's content and every box."""
         digests = {path: file_digest(path) for path in dict.fromkeys(self.paths)}
         parts = [digests[path] for path in self.paths]
-        return combined_digest([repr((self.shrink_to, self.boxes)).encode(), *parts])
+        return combined_digest([repr((self.shrink_to, self.boxes, self.frames)).encode(), *parts])
+
+
+@dataclass(frozen=True)
+class Readable:
+    """Images of which some cannot be read: these come as one black pixel, and `reasons` keeps why by their number."""
+
+    images: Images
+    reasons: dict[int, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        try:
+            return self.images[index]
+        except UserError as error:
+            self.reasons[index] = str(error)
+            return np.zeros((1, 1, 3), np.uint8)
+
+    def fingerprint(self) -> str:
+        """That of the images: with them it is known which can be read."""
+        return self.images.fingerprint()
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,8 @@ def pipeline_seconds(model, paths, precision):
 
 def our_seconds(model, folder, cache, precision):
     encoder = load_encoder(str(model), precision=precision)
-    images, names = open_images(str(folder), None, "train", encoder.size)
+    opened = open_images(str(folder), None, "train", encoder.size)
+    images, names = opened.images, opened.names
     encoder.encode(encoder.preprocess([images[0]]))
     seconds, stored = timed(lambda: embed_summaries(encoder, images, cache, batch_size=BATCH))
     return seconds, names, torch.from_numpy(stored["class"])

@@ -19,11 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.image_files import NOT_INPUT
 from dataset_builder.catalog import rp3d
 from dataset_builder.catalog.globs import compile_glob
 from dataset_builder.catalog.load import load_catalog
 from dataset_builder.catalog.records import load_source
-from dataset_builder.catalog.selection import NOT_INPUT
 from dataset_builder.catalog.source import MODALITIES, anatomies
 from dataset_builder.item import Item
 from dataset_builder.plan.listing import list_items

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from biovfm_hf.image_files import NOT_INPUT
 from dataset_builder.catalog.load import load_catalog
 from dataset_builder.catalog.records import load_source
-from dataset_builder.catalog.selection import NOT_INPUT
 from dataset_builder.catalog.source import NOT_ESTABLISHED
 from dataset_builder.item import Item
 from dataset_builder.plan.listing import list_items

@@ -1,13 +1,17 @@
 """`biovfm embed` and `biovfm search`."""
 
+import csv
 import json
+import os
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import SafetensorError
 
 from biovfm_hf.errors import UserError
-from evaluation.commands.embed import main, open_images, read_features
+from evaluation.commands.embed import EmbedOptions, embed, main, open_images, read_features
 from evaluation.commands.search import main as search
 from evaluation.commands.search import most_similar
 from evaluation.encoders.load import Encoder, load_encoder
@@ -82,17 +86,91 @@ def write_dataset(folder, files):
 def test_the_row_that_cannot_be_read_is_named(tmp_path, tiny_model, class_folder, broken, words):
     good = next(class_folder.rglob("*.png")).read_bytes()
     source = write_dataset(tmp_path / "set", [good, good, broken])
-    with pytest.raises(UserError, match=f"row 2.*{words}"):
-        main(["--model", str(tiny_model), "--images", source, "--out", str(tmp_path / "f.parquet")])
-
-
-def test_volumes_beside_images_are_not_passed_over_in_silence(tmp_path, tiny_model, make_image, capsys):
-    (tmp_path / "scans").mkdir()
-    Image.fromarray(make_image(0, 0)).save(tmp_path / "scans" / "a.png")
-    (tmp_path / "scans" / "b.nii.gz").write_bytes(b"")
     out = tmp_path / "f.parquet"
-    main(["--model", str(tiny_model), "--images", str(tmp_path / "scans"), "--out", str(out)])
-    assert read_features(out).names == ["a.png"] and "1 volumes" in capsys.readouterr().err
+    assert main(["--model", str(tiny_model), "--images", source, "--out", str(out)]) == 0
+    features = read_features(out)
+    assert features.names == ["0", "1"] and re.search(f"row 2.*{words}", features.left_out["2"])
+
+
+@pytest.fixture
+def messy(tmp_path, make_image):
+    """A folder with two good pictures and all that may lie beside them; and what must be told of each."""
+    folder = tmp_path / "scans"
+    (folder / ".hidden").mkdir(parents=True)
+    (folder / "__MACOSX").mkdir()
+    good = Image.fromarray(make_image(0, 0))
+    for name in ("a.png", ".hidden/b.png", "__MACOSX/c.png", ".d.png", "deep/e.jfif"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        good.save(folder / name, format="PNG" if name.endswith("png") else "JPEG")
+    (folder / "cut.jpg").write_bytes((folder / "deep" / "e.jfif").read_bytes()[:300])
+    good.save(folder / "cine.gif", save_all=True, append_images=[Image.fromarray(make_image(1, n)) for n in range(5)])
+    (folder / "scan.nii.gz").write_bytes(b"")
+    (folder / "report.txt").write_text("no picture")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "gone.png").symlink_to(folder / "nowhere")
+    told = {"cut.jpg": "truncated|damaged|not a readable", "cine.gif": "several frames", "pipe.png": "regular file",
+            "scan.nii.gz": "", "report.txt": "no image format", "gone.png": "No such file"}  # fmt: skip
+    return folder, told
+
+
+def test_what_cannot_be_read_is_left_out_and_accounted_for(tmp_path, tiny_model, messy, capsys):
+    folder, told = messy
+    out = tmp_path / "f.parquet"
+    words = ["--model", str(tiny_model), "--images", str(folder), "--out", str(out)]
+    assert main(words) == 0
+    features = read_features(out)
+    assert features.names == ["a.png", "deep/e.jfif"] and np.isfinite(features.vectors).all()
+    assert features.left_out.keys() == told.keys()
+    for name, reason in told.items():
+        assert re.search(reason, features.left_out[name]) and str(tmp_path) not in features.left_out[name]
+    with (tmp_path / "f.parquet.left_out.csv").open(newline="") as file:
+        assert dict(list(csv.reader(file))[1:]) == features.left_out
+    assert "6 files left out" in capsys.readouterr().out
+    assert main([*words, "--strict"]) == 1
+
+
+def test_frames_are_embedded_on_request(tmp_path, tiny_model, messy):
+    out = tmp_path / "f.parquet"
+    words = ["--model", str(tiny_model), "--images", str(messy[0]), "--out", str(out)]
+    main([*words, "--frames", "2"])
+    frames = [name for name in read_features(out).names if name.startswith("cine")]
+    assert frames == ["cine.gif:frame:1", "cine.gif:frame:4"]
+    main([*words, "--frames", "all"])
+    assert len(read_features(out).names) == 8
+    search_words = ["--model", str(tiny_model), "--features", str(out), "--query", str(messy[0] / "a.png")]
+    search_words += ["--query", str(messy[0] / "cut.jpg"), "--images", str(messy[0]), "--out", str(tmp_path / "found")]
+    assert search(search_words) == 0
+    found = json.loads((tmp_path / "found" / "search.json").read_text())
+    assert [entry["query"] for entry in found] == ["a.png"] and found[0]["found"][1]["id"] == "cine.gif:frame:0"
+    assert "cut.jpg" in (tmp_path / "found" / "left_out.csv").read_text()
+    assert search([*search_words, "--strict"]) == 1
+
+
+def test_a_resumed_run_still_tells_what_was_left_out(tmp_path, tiny_model, messy, monkeypatch):
+    out = tmp_path / "f.parquet"
+    options = EmbedOptions(model=str(tiny_model), images=str(messy[0]), out=out)
+    with monkeypatch.context() as patch:
+        patch.setattr("evaluation.commands.embed.write_features", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            embed(options)
+    assert embed(options).left_out.keys() == messy[1].keys()
+
+
+def test_a_folder_of_which_nothing_can_be_read_is_told(tmp_path, tiny_model):
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "a.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of 1 images could be read; the first, a\.png: "):
+        main(["--model", str(tiny_model), "--images", str(tmp_path / "scans"), "--out", str(tmp_path / "f.parquet")])
+
+
+@pytest.mark.parametrize("broken", [SafetensorError("I/O error: No space left on device"), OSError(28, "No space")])
+def test_a_full_disk_is_one_line(tmp_path, tiny_model, class_folder, monkeypatch, broken):
+    def save_file(*_, **__):
+        raise broken
+
+    monkeypatch.setattr("safetensors.torch.save_file", save_file)
+    with pytest.raises(UserError, match=r"cannot be written .*No space.*free some disk space"):
+        main(["--model", str(tiny_model), "--images", str(class_folder), "--out", str(tmp_path / "f.parquet")])
 
 
 def test_misuse_is_told(tmp_path, tiny_model):
@@ -186,8 +264,8 @@ def test_most_similar_is_the_sorted_cosine():
 def test_large_jpegs_are_decoded_small_and_look_the_same(tmp_path, sides, part):
     coarse = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     Image.fromarray(coarse).resize(sides, Image.Resampling.BICUBIC).save(tmp_path / "a.jpg", quality=90)
-    images, _ = open_images(str(tmp_path), None, "train", 224)
-    rows, _ = open_images(write_dataset(tmp_path / "set", [(tmp_path / "a.jpg").read_bytes()]), None, "train", 224)
+    images = open_images(str(tmp_path), None, "train", 224).images
+    rows = open_images(write_dataset(tmp_path / "set", [(tmp_path / "a.jpg").read_bytes()]), None, "train", 224).images
     assert images[0].shape == (sides[1] // part, sides[0] // part, 3) and np.array_equal(images[0], rows[0])
     whole = np.asarray(Image.open(tmp_path / "a.jpg"))
     small, expected = (np.asarray(Image.fromarray(image).resize((224, 224), 3), float) for image in (images[0], whole))
@@ -197,5 +275,5 @@ def test_large_jpegs_are_decoded_small_and_look_the_same(tmp_path, sides, part):
 def test_jpegs_of_sides_without_a_common_part_are_decoded_whole(tmp_path):
     """565 x 584 at 1/8 is 71 x 73: in a square of 48 the picture was 47 wide, of the whole file it is 46."""
     Image.new("RGB", (565, 584)).save(tmp_path / "a.jpg")
-    images, _ = open_images(str(tmp_path), None, "train", 48)
+    images = open_images(str(tmp_path), None, "train", 48).images
     assert images[0].shape == (584, 565, 3)

@@ -1,0 +1,172 @@
+"""Users' image files: which files of a folder are images, and each as an 8-bit array.
+
+    for path, reason in walk("scans/"): ...                 # reason is None for an image, else why it is left out
+    image = read_uint8(Path("scan.dcm"))                    # (H, W) or (H, W, 3) uint8
+    image = read_uint8(data, name="row 7", slice_index=3)   # of a file's bytes; a frame of several
+
+Plain PNG and JPEG files (`is_plain`) are decoded in this process, as nearly all training data is: what they cost
+follows from their first bytes, and their decoders never aborted in a fuzz run. Every other file is decoded by a
+limited process (`biovfm_hf.limited`), because its decoder may crash, loop, or take more than its header tells.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .decoding.dicom import import_pydicom
+from .errors import UserError
+from .limited import LIMITED
+from .pixels import MAX_PIXELS, decode, to_uint8
+
+IMAGE_SUFFIXES = (  # of what is read, each also with .gz behind it
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".tif", ".tiff", ".bmp"),
+    *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".webp", ".dcm", ".dicom", ".ima", ".nii", ".nrrd", ".nhdr", ".mha"),
+    *(".mhd", ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"),
+    *(".h5", ".hdf5", ".npy", ".mat"),
+)
+SKIPPED_FOLDERS = {"__MACOSX"}
+NOT_INPUT = "its name is of no image format that is read"
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_BASELINE, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
+_MAX_PLAIN_BYTES = 512 << 20
+_MAX_PLAIN_SIDE = 1 << 16  # of a PNG: libpng takes memory for each row besides the pixels; JPEG ends here by itself
+_MAX_PLAIN_SCANS = 20  # of a progressive JPEG, each of which costs as much as a picture; encoders write 10
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, str | None]]:
+    """The files below a folder in the order of their names, each with why it is left out, or None for an image.
+
+    Hidden files and folders, and those that macOS adds to archives, are passed over. An image is told by its name, or
+    without a suffix by the content of a DICOM file, as scanners export it. Links to folders are not followed.
+    """
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SKIPPED_FOLDERS)
+        for name in sorted(names):
+            if not name.startswith("."):
+                path = Path(parent, name)
+                yield path, _why_not(path)
+
+
+def _why_not(path: Path) -> str | None:
+    name = path.name.lower()
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "not a regular file"
+        if name.removesuffix(".gz").endswith(IMAGE_SUFFIXES):
+            return None if os.access(path, os.R_OK) else "cannot be opened (no permission)"
+        if has_no_suffix(name):
+            with path.open("rb") as file:
+                return None if is_dicom(file.read(132)) else NOT_INPUT
+    except OSError as error:
+        return f"cannot be opened ({error.strerror})"
+    return NOT_INPUT
+
+
+def has_no_suffix(name: str) -> bool:
+    """Whether a file is named without a suffix; one of digits (IM.001, a DICOM identifier) is none."""
+    _, dot, suffix = name.rpartition("/")[2].rpartition(".")
+    return not dot or suffix.isdigit()
+
+
+def is_dicom(start: bytes) -> bool:
+    """Whether a file that begins with `start` (132 bytes or more) is DICOM with its preamble."""
+    return start[128:132] == b"DICM"
+
+
+def read_uint8(source: Path | bytes, *, name: str | None = None, **where: Any) -> np.ndarray:
+    """Decode one picture of a file to what a screen shows: (H, W) or (H, W, 3) uint8 (see `pixels.decode`).
+
+    Args:
+        source: its path, or its bytes.
+        name: what messages call it; a path's own by default.
+        where: `slice_index`, `axis` and `time_index` as `pixels.decode` takes them.
+
+    Raises:
+        UserError: the file is missing, broken, too large, took too much time or memory, crashed its decoder, or holds
+            several pictures of which none is chosen.
+    """
+    name = name or str(source)
+    data = _plain(source)
+    if data is not None:
+        return decode_uint8(data, name, **where)
+    return LIMITED.call(name, decode_uint8, source, name, **where)
+
+
+def count_frames(source: Path | bytes, name: str | None = None) -> int:
+    """How many pictures, numbered by `slice_index`, a file holds: frames of DICOM or GIF, pages of TIFF.
+
+    Raises:
+        UserError: the file cannot be read, or is a volume.
+    """
+    name = name or str(source)
+    return 1 if _plain(source) is not None else LIMITED.call(name, _count_frames, source, name)
+
+
+def decode_uint8(source: Path | bytes, name: str, **where: Any) -> np.ndarray:
+    """`read_uint8` in this process, whatever the file is."""
+    return to_uint8(decode(source, name=name, **where))
+
+
+def _count_frames(source: Path | bytes, name: str) -> int:
+    with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        start = file.read(132)
+        file.seek(0)
+        if is_dicom(start) or name.lower().endswith((".dcm", ".dicom", ".ima")):
+            header = import_pydicom().dcmread(file, force=True, stop_before_pixels=True)
+            return int(header.get("NumberOfFrames") or 1)
+        try:
+            with Image.open(file) as image:
+                return getattr(image, "n_frames", 1)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return 1  # what is wrong with it, `decode` tells
+
+
+def is_plain(data: bytes) -> bool:
+    """Whether a file is a complete PNG or JPEG of 8 bits with a bounded cost: allowed size, one picture, few scans."""
+    if data[:8] == _PNG:
+        return _is_plain_png(data)
+    return data[:3] == _JPEG and _is_plain_jpeg(data)
+
+
+def _plain(source: Path | bytes) -> bytes | None:
+    """The bytes of a plain file, None for all others."""
+    if isinstance(source, bytes):
+        return source if is_plain(source) else None
+    try:
+        if not source.is_file() or source.stat().st_size > _MAX_PLAIN_BYTES:
+            return None
+        with source.open("rb") as file:
+            start = file.read(8)
+            if start != _PNG and start[:3] != _JPEG:
+                return None
+            data = start + file.read()
+    except OSError as error:
+        raise UserError(f"{source}: cannot be opened ({error.strerror}); check it, or leave it out") from error
+    return data if is_plain(data) else None
+
+
+def _is_plain_png(data: bytes) -> bool:
+    width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    if not (0 < width * height <= MAX_PIXELS and max(width, height) <= _MAX_PLAIN_SIDE):
+        return False
+    return data[24:25] == b"\x08" and b"IEND" in data[-12:] and b"acTL" not in data[:4096]
+
+
+def _is_plain_jpeg(data: bytes) -> bool:
+    place, scans = 2, 1
+    while place + 10 < len(data) and data[place] == 0xFF:
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4])
+        if marker == _PROGRESSIVE:
+            scans = data.count(b"\xff\xda")
+        if marker == _PROGRESSIVE or marker in _BASELINE:
+            height, width = int.from_bytes(data[place + 5 : place + 7]), int.from_bytes(data[place + 7 : place + 9])
+            complete = b"\xff\xd9" in data[-4096:]
+            return 0 < width * height <= MAX_PIXELS and data[place + 4] == 8 and scans <= _MAX_PLAIN_SCANS and complete
+        place += 2 + length
+    return False
