@@ -10,7 +10,7 @@ the number of workers.
 """
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -18,137 +18,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from biovfm_hf.errors import UserError
+from ..settings.augment import AugmentConfig
 
 Image = NDArray[Any]  # uint8, (H, W) grey or (H, W, 3) RGB
 
 _RAMP = np.arange(256, dtype=np.float32)
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601-2, as PIL's "L"
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Every parameter of the augmentation. Probabilities are in [0, 1]; triples are (global 1, global 2, local).
-
-    Attributes:
-        preset: where the defaults come from, one of `PRESETS`; the fields given beside it win.
-        global_count: global crops per image (2 for DINOv2, 1 for MAE).
-        global_size: their side in pixels.
-        global_scale: their area, as a share of the image's, drawn from this range.
-        local_count: local crops per image.
-        local_size: their side in pixels.
-        local_scale: their area range.
-        aspect: range of width / height of a crop before it is resized to a square, drawn log-uniformly.
-        horizontal_flip: probability of a left-right flip.
-        vertical_flip: probability of an upside-down flip.
-        flip_by_modality: modality -> [horizontal, vertical] where it differs (needs a `modality` column).
-        jitter_p: probability of the intensity and colour jitter as a whole.
-        brightness: factor from [1 - x, 1 + x].
-        contrast: likewise, around the mean grey level.
-        saturation: likewise, towards grey.
-        hue: shift from [-x, x] of the colour circle; at most 0.5.
-        gamma: exponent range of an intensity curve, log-uniform; [1, 1] is off.
-        grayscale_p: probability of dropping the colours.
-        blur_p: probability of the Gaussian blur, per kind of view.
-        blur_sigma: its standard deviation in pixels, uniform.
-        blur_kernel: its width in pixels, odd.
-        solarize_p: probability of inverting the bright half, per kind of view.
-        solarize_threshold: grey level from which a pixel is inverted.
-        mean: per-channel mean (of 0..1 values) that the model's input is centred by.
-        std: per-channel standard deviation that it is divided by.
-        on_device: jitter, greying, blur and solarising for whole batches on the training device (`augment_batch.py`),
-            which frees the loader's cores; crops and flips stay with the loader, where images have their own sizes.
-    """
-
-    preset: str = "dinov2"
-    global_count: int = 2
-    global_size: int = 224
-    global_scale: tuple[float, float] = (0.32, 1.0)
-    local_count: int = 8
-    local_size: int = 96
-    local_scale: tuple[float, float] = (0.05, 0.32)
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    horizontal_flip: float = 0.5
-    vertical_flip: float = 0.0
-    flip_by_modality: dict[str, tuple[float, float]] = field(default_factory=dict)
-    jitter_p: float = 0.8
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.2
-    hue: float = 0.1
-    gamma: tuple[float, float] = (1.0, 1.0)
-    grayscale_p: float = 0.2
-    blur_p: tuple[float, float, float] = (0.0, 0.9, 0.5)
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    blur_kernel: int = 9
-    solarize_p: tuple[float, float, float] = (0.0, 0.2, 0.0)
-    solarize_threshold: int = 128
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    on_device: bool = False
-
-
-# What each preset changes of the defaults above.
-# "dinov2": blur as it was trained. DINOv2's GaussianBlur(p) blurs with probability 1 - p, so its nominal 1.0/0.1/0.5
-# was 0.0/0.9/0.5 when the released weights were made (facebookresearch/dinov3 issue 286 has the maintainers' word).
-PRESETS: dict[str, dict[str, Any]] = {
-    "dinov2": {},
-    "dinov2-nominal": {"blur_p": (1.0, 0.1, 0.5)},
-    # Grey levels and stains carry meaning: no colour shifts, no inversion; intensity curves vary as scanners do.
-    # Images without an up or down may be turned over.
-    "medical": {
-        "saturation": 0.0,
-        "hue": 0.0,
-        "grayscale_p": 0.0,
-        "gamma": (0.7, 1.4),
-        "solarize_p": (0.0, 0.0, 0.0),
-        "flip_by_modality": {name: (0.5, 0.5) for name in ("Microscopy", "Dermoscopy", "Endoscopy", "Fundus", "OCTA")},
-    },
-    "mae": {
-        "global_count": 1,
-        "global_scale": (0.2, 1.0),
-        "local_count": 0,
-        "jitter_p": 0.0,
-        "grayscale_p": 0.0,
-        "blur_p": (0.0, 0.0, 0.0),
-        "solarize_p": (0.0, 0.0, 0.0),
-    },
-}
-
-
-def check_augment(config: AugmentConfig, patch_size: int) -> None:
-    """Refuse an augmentation that cannot work with patches of `patch_size` pixels.
-
-    Raises:
-        UserError: names the key, its value and what it must be.
-    """
-    if config.local_count and config.local_size > config.global_size:
-        raise UserError(
-            f"augment.local_size {config.local_size} is larger than augment.global_size {config.global_size}; "
-            "local crops must be the smaller ones"
-        )
-    for name in ("global_size", "local_size") if config.local_count else ("global_size",):
-        size = getattr(config, name)
-        if size < patch_size or size % patch_size:
-            near = max(round(size / patch_size), 1) * patch_size
-            raise UserError(f"augment.{name} {size} is not a multiple of the patch size {patch_size}; use {near}")
-    for name in ("global_scale", "local_scale", "aspect", "gamma", "blur_sigma"):
-        low, high = getattr(config, name)
-        if not 0 < low <= high < math.inf or ("scale" in name and high > 1):
-            raise UserError(f"augment.{name} [{low}, {high}] is no range of positive numbers in order")
-    for name in (f.name for f in fields(config) if f.name.endswith(("_p", "_flip"))):
-        value = getattr(config, name)
-        if not all(0 <= p <= 1 for p in (value if isinstance(value, tuple) else (value,))):
-            raise UserError(f"augment.{name} {value} is not a probability between 0 and 1")
-    for name in ("brightness", "contrast", "saturation", "hue"):
-        if not 0 <= getattr(config, name) < math.inf:
-            raise UserError(f"augment.{name} is {getattr(config, name)}; it must be at least 0")
-    if not all(0 < value < math.inf for value in config.std) or not all(map(math.isfinite, config.mean)):
-        raise UserError("augment.mean and augment.std must be numbers, and those of std above 0")
-    if config.blur_kernel < 1 or config.blur_kernel % 2 == 0:
-        raise UserError(f"augment.blur_kernel {config.blur_kernel} is not odd and positive")
-    if config.global_count < 1 or config.local_count < 0 or config.hue > 0.5:
-        raise UserError("augment: global_count must be at least 1, local_count at least 0, hue <= 0.5")
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,22 @@
 """What training starts from: fresh weights, a model folder or Hub id, a weight file, or all of an earlier run."""
 
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from biovfm_hf import BioVFMConfig, BioVFMForMaskedAutoencoding, BioVFMModel
+from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.conversion.read import Encoder, read_encoder
-from biovfm_hf.conversion.weights import read_tensors
 from biovfm_hf.errors import UserError
 from biovfm_hf.modeling_biovfm import resize_position_embeddings
 
 from ..run.checkpoint import newest_model
 from ..settings.config import TrainConfig
 
+M = TypeVar("M", bound=nn.Module)
 _POSITIONS = "position_embeddings"
-_REMEDY = "give the model section (and dino, for heads that come along) the settings it was made with"
+_REMEDY = "give the model section (and the objective's, for heads that come along) the settings it was made with"
 
 
 def build_encoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFMModel:
@@ -26,26 +26,14 @@ def build_encoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFMMode
         UserError: the weights cannot be read or belong to another architecture.
     """
     model = BioVFMModel(model_config)
-    if encoder := _read(config, model_config):
+    if encoder := read_initial(config, model_config):
         theirs = {name.removeprefix("biovfm."): tensor for name, tensor in encoder.tensors.items()}
         theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith("decoder.")}
-        _take_over(model, theirs, str(config.model.init_from))
+        take_over(model, theirs, str(config.model.init_from))
     return model
 
 
-def build_autoencoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFMForMaskedAutoencoding:
-    """A `BioVFMForMaskedAutoencoding`; `init_from` may hold one, or an encoder alone (the decoder is then fresh).
-
-    Raises:
-        UserError: the weights cannot be read or belong to another architecture.
-    """
-    model = BioVFMForMaskedAutoencoding(model_config)
-    if encoder := _read(config, model_config):
-        _take_over(model if encoder.has_decoder else model.biovfm, encoder.tensors, str(config.model.init_from))
-    return model
-
-
-def _read(config: TrainConfig, model_config: BioVFMConfig) -> Encoder | None:
+def read_initial(config: TrainConfig, model_config: BioVFMConfig) -> Encoder | None:
     """The weights to start from, of any family, all of them or an error; None for fresh ones or those of a run."""
     source = config.model.init_from
     if not source or _is_run(source):
@@ -60,28 +48,16 @@ def _read(config: TrainConfig, model_config: BioVFMConfig) -> Encoder | None:
     return encoder
 
 
-def with_run(objective: nn.Module, config: TrainConfig) -> nn.Module:
+def with_run(objective: M, config: TrainConfig) -> M:
     """`objective` itself, where `init_from` is a run folder with all of that run: heads, teacher and centres too.
-
-    From a file of DINOv2's, which is a teacher's, its heads go to student and teacher.
 
     Raises:
         UserError: it has no readable checkpoint, or one of another objective or architecture.
     """
     source = config.model.init_from
     if source and _is_run(source):
-        _take_over(objective, newest_model(Path(source) / "checkpoints"), source)
-    elif source and Path(source).is_file() and hasattr(objective, "student"):
-        _take_heads(objective, source)
+        take_over(objective, newest_model(Path(source) / "checkpoints"), source)
     return objective
-
-
-def _take_heads(objective: Any, source: str) -> None:
-    tensors = read_tensors(Path(source))
-    heads = {name: tensor for name, tensor in tensors.items() if name.startswith(("dino_head.", "ibot_head."))}
-    for network in (objective.student, objective.teacher) if heads else ():
-        ours = {name: module for name, module in network.named_children() if name != "backbone"}
-        _take_over(nn.ModuleDict(ours), heads, source)
 
 
 def _is_run(source: str) -> bool:
@@ -89,7 +65,7 @@ def _is_run(source: str) -> bool:
 
 
 @torch.no_grad()
-def _take_over(model: nn.Module, theirs: dict[str, Tensor], name: str) -> None:
+def take_over(model: nn.Module, theirs: dict[str, Tensor], name: str) -> None:
     """Copy every tensor, resizing learned position embeddings; what only training needs may be missing."""
     theirs = dict(theirs)
     for key, ours in model.state_dict().items():

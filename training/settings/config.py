@@ -1,20 +1,17 @@
-"""The configuration of a pretraining run, in typed sections; config_file.py reads and checks it.
+"""The configuration of a pretraining run, in typed sections that check themselves; config_file.py reads it.
 
-Defaults are the published recipes: DINOv2's `vitl16_short` (facebookresearch/dinov2) and MAE's 800-epoch run
-(facebookresearch/mae). Counts that may follow the length of the run, such as warm-ups, take either a whole number of
-steps or a share of all steps between 0 and 1.
+What every objective shares is here; an objective adds its own sections, and its recipe as defaults, in its `config.py`.
+Counts that may follow the length of the run, such as warm-ups, take either a whole number of steps or a share of all
+steps between 0 and 1.
 """
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from biovfm_hf.errors import UserError
 
-from ..data.augment import AugmentConfig
-from ..objectives.dino.objective import DINOConfig
-from .typed import nearest
-
-StepsOrShare = int | float  # a whole number of steps, or a share of all steps
+from .augment import AugmentConfig
+from .typed import Positive, Range, Share, StepsOrShare, check_ranges, nearest
 
 
 @dataclass(frozen=True)
@@ -67,10 +64,10 @@ class DataConfig:
     weight_by: Literal["modality", "source"] | None = None
     weights: dict[str, float] = field(default_factory=dict)
     streaming: bool = False
-    stream_lanes: int = 64
-    cache_mib: int = 512
-    max_side: int = 512
-    workers: int = -1
+    stream_lanes: Positive = 64
+    cache_mib: Annotated[int, Range(0)] = 512
+    max_side: Annotated[int, Range(0)] = 512
+    workers: Annotated[int, Range(-1)] = -1
 
     @property
     def wanted(self) -> dict[str, list[str]]:
@@ -90,8 +87,8 @@ class BatchConfig:
             of the part, not of the whole batch.
     """
 
-    size: int = 2048
-    per_process: int | None = None
+    size: Positive = 2048
+    per_process: Annotated[int | None, Range(1)] = None
 
 
 @dataclass(frozen=True)
@@ -112,49 +109,17 @@ class OptimConfig:
         freeze_last_layer_steps: steps without learning in the heads' last layer (DINO).
     """
 
-    base_lr: float = 0.004
+    base_lr: Annotated[float, Range(0)] = 0.004
     lr_rule: Literal["sqrt_1024", "linear_256", "none"] = "sqrt_1024"
-    min_lr: float = 1e-6
+    min_lr: Annotated[float, Range(0)] = 1e-6
     warmup_steps: StepsOrShare = 0.1
-    weight_decay: float = 0.04
-    weight_decay_end: float = 0.4
-    layerwise_decay: float = 0.9
-    patch_embed_lr_mult: float = 0.2
-    clip_grad: float | None = 3.0
-    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: Annotated[float, Range(0)] = 0.04
+    weight_decay_end: Annotated[float, Range(0)] = 0.4
+    layerwise_decay: Share = 0.9
+    patch_embed_lr_mult: Annotated[float, Range(0)] = 0.2
+    clip_grad: Annotated[float | None, Range(1e-6)] = 3.0
+    betas: Annotated[tuple[float, float], Range(0, 0.99999)] = (0.9, 0.999)
     freeze_last_layer_steps: StepsOrShare = 0.01
-
-
-@dataclass(frozen=True)
-class TeacherConfig:
-    """The teacher: an average of the student (DINO).
-
-    Attributes:
-        momentum: of the average, at the start.
-        momentum_end: at the end (cosine).
-        temperature: of the teacher's softmax after its warm-up.
-        warmup_temperature: at the start.
-        temperature_warmup_steps: linear rise.
-    """
-
-    momentum: float = 0.992
-    momentum_end: float = 1.0
-    temperature: float = 0.07
-    warmup_temperature: float = 0.04
-    temperature_warmup_steps: StepsOrShare = 0.3
-
-
-@dataclass(frozen=True)
-class MaskConfig:
-    """Which patches iBOT hides from the student (DINO).
-
-    Attributes:
-        probability: share of the global crops that are masked.
-        ratio: range of the share of their patches that is hidden.
-    """
-
-    probability: float = 0.5
-    ratio: tuple[float, float] = (0.1, 0.5)
 
 
 @dataclass(frozen=True)
@@ -179,10 +144,10 @@ class RunConfig:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     compile: bool = False
     activation_checkpointing: bool = False
-    log_every: int = 10
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 3
-    export_every: int = 0
+    log_every: Positive = 10
+    checkpoint_every: Positive = 1000
+    keep_checkpoints: Positive = 3
+    export_every: Annotated[int, Range(0)] = 0
     trackers: list[str] = field(default_factory=list)
     push_to_hub: str | None = None
 
@@ -199,39 +164,89 @@ class WatchConfig:
         temperature: of its similarity weights.
     """
 
-    every: int = 0
+    every: Annotated[int, Range(0)] = 0
     task: str | None = None
-    images: int = 512
-    neighbours: int = 20
-    temperature: float = 0.07
+    images: Positive = 512
+    neighbours: Positive = 20
+    temperature: Annotated[float, Range(1e-3)] = 0.07
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole run. `steps` optimiser steps, or `epochs` passes over the images when that is given."""
+    """A whole run. `steps` optimiser steps, or `epochs` passes over the images when that is given.
 
-    method: Literal["dino", "mae"]
-    seed: int = 0
-    steps: int = 125_000
-    epochs: float | None = None
+    An objective's class adds its sections and says about itself:
+
+    Attributes:
+        title: its name in sentences.
+        card_words: what it does, in a few words for a model card.
+        family: of `BioVFMConfig.from_size`, whose architecture it trains.
+        model_fields: further fields of `BioVFMConfig` that it needs.
+        crops: global crops that it takes of an image.
+        local_crops: whether it takes local ones too.
+        smallest_batch: images that one forward pass needs at least.
+    """
+
+    title: ClassVar[str]
+    card_words: ClassVar[str]
+    family: ClassVar[str] = "dinov2"
+    model_fields: ClassVar[dict[str, Any]] = {}
+    crops: ClassVar[int] = 1
+    local_crops: ClassVar[bool] = False
+    smallest_batch: ClassVar[int] = 1
+
+    method: str = ""
+    seed: Annotated[int, Range(0)] = 0
+    steps: Positive = 125_000
+    epochs: Annotated[float | None, Range(1e-9)] = None
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     batch: BatchConfig = BatchConfig()
     optim: OptimConfig = OptimConfig()
-    teacher: TeacherConfig = TeacherConfig()
-    dino: DINOConfig = field(default_factory=DINOConfig)
-    mask: MaskConfig = MaskConfig()
     run: RunConfig = RunConfig()
     watch: WatchConfig = WatchConfig()
 
-    def step_count(self, value: StepsOrShare) -> int:
+    def __post_init__(self) -> None:
+        """Check every number, and what must fit together.
+
+        Raises:
+            UserError: names the key, its value and what it must be.
+        """
+        check_ranges(self)
+        self._check_crops()
+        if self.data.weights and not self.data.weight_by:
+            raise UserError("data.weights is given without data.weight_by; say which column its names are of")
+        if self.watch.task and not self.watch.every:
+            raise UserError(
+                "watch.task is given, but watch.every is 0, so it would never be probed; add watch.every=500"
+            )
+        if self.step_count(self.optim.warmup_steps) > self.steps:
+            raise UserError(
+                f"optim.warmup_steps {self.optim.warmup_steps} is longer than the run of {self.steps} steps"
+            )
+
+    def _check_crops(self) -> None:
+        if self.batch.size < self.smallest_batch:
+            raise UserError(
+                f"batch.size is {self.batch.size}; the {self.title} objective compares images, so it needs at least "
+                f"{self.smallest_batch} (better: 64 and more)"
+            )
+        large, small = self.augment.global_count, self.augment.local_count
+        if large != self.crops or (small and not self.local_crops):
+            local = "" if self.local_crops else " and no local ones (augment.preset mae has them so)"
+            raise UserError(
+                f"augment.global_count is {large}, augment.local_count {small}; the {self.title} objective takes "
+                f"{self.crops} global crop(s) of an image{local}"
+            )
+
+    def step_count(self, value: int | float) -> int:
         """A whole number of steps as it is, or a share between 0 and 1 of all steps."""
         return round(value * self.steps) if isinstance(value, float) else value
 
 
 def biovfm_config(config: TrainConfig) -> Any:
-    """The `BioVFMConfig` of the model that is pretrained, MAE's decoder included.
+    """The `BioVFMConfig` of the model that is pretrained, a decoder included.
 
     Raises:
         UserError: an unknown size or field, or values that do not fit together.
@@ -240,17 +255,14 @@ def biovfm_config(config: TrainConfig) -> Any:
 
     from biovfm_hf import BioVFMConfig
 
-    family = {"dino": "dinov2", "mae": "mae"}[config.method]
-    given: dict[str, Any] = {"image_size": config.augment.global_size}
-    if config.method == "dino":
-        given["use_mask_token"] = True
+    given: dict[str, Any] = {"image_size": config.augment.global_size, **config.model_fields}
     given.update(config.model.fields)
     known = [item.name for item in fields(BioVFMConfig)]
     for name in given:
         if name not in known:
             raise UserError(f"unknown config key model.{name}; {nearest(name, ['size', 'init_from', *known])}")
     try:
-        return BioVFMConfig.from_size(config.model.size, family=family, **given)
+        return BioVFMConfig.from_size(config.model.size, family=config.family, **given)
     except (ValueError, TypeError, StrictDataclassError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         follows = "image_size" in reason and "image_size" not in config.model.fields

@@ -1,16 +1,64 @@
-"""Plain dictionaries (YAML, command line) to typed dataclasses and back, refusing what does not belong."""
+"""Plain dictionaries (YAML, command line) to typed dataclasses and back, refusing what does not belong.
+
+A field says beside its type what its numbers may be: `size: Annotated[int, Range(1)] = 2048`.
+"""
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+import yaml
 
 from biovfm_hf.errors import UserError
 
 T = TypeVar("T")
 
+
+@dataclass(frozen=True)
+class Range:
+    """What a number, or each of several, must lie between, both ends included; None is never outside.
+
+    Attributes:
+        low: the least.
+        high: the most.
+        ordered: of two numbers the smaller one comes first.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    ordered: bool = False
+
+    def fault(self, value: Any) -> str | None:
+        """What `value` must be and is not, or None."""
+        numbers = [number for number in (value if isinstance(value, tuple) else (value,)) if number is not None]
+        if not all(math.isfinite(number) for number in numbers):
+            return "it must be finite"
+        if not all(self.low <= number <= self.high for number in numbers):
+            return f"it must be {self}"
+        return "the smaller number comes first" if self.ordered and list(numbers) != sorted(numbers) else None
+
+    def __str__(self) -> str:
+        return f"at least {self.low}" if self.high == math.inf else f"from {self.low} to {self.high}"
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A whole number of steps, or a share of all steps as a number with a point."""
+
+    def fault(self, value: float) -> str | None:
+        """What `value` must be and is not, or None."""
+        wrong = value < 0 or (isinstance(value, float) and not value <= 1)
+        return "give whole steps, or a share of all steps from 0.0 to 1.0" if wrong else None
+
+
+StepsOrShare = Annotated[int | float, Steps()]
+Share = Annotated[float, Range(0, 1)]
+Positive = Annotated[int, Range(1)]
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """`; did you mean X?`, or the list of what exists when nothing is near."""
@@ -18,8 +66,14 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"did you mean {match[0]}?" if match else f"there are: {', '.join(sorted(known))}"
 
 
-def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
+def build(cls: type[T], values: Mapping[str, Any], where: str = "", base: T | None = None) -> T:
     """An instance of dataclass `cls` from nested plain values; fields that are not given keep their defaults.
+
+    Args:
+        cls: the dataclass.
+        values: field name to plain value.
+        where: the section's name, for messages.
+        base: an instance whose fields are the defaults, instead of those of `cls`.
 
     Raises:
         UserError: an unknown key (with the nearest known one) or a value of the wrong type.
@@ -32,18 +86,50 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     for name in values:
         if name not in known:
             raise UserError(f"unknown config key {prefix}{name}; {nearest(str(name), known)}")
-    return cls(**{name: convert(value, hints[name], f"{prefix}{name}") for name, value in values.items()})
+    defaults = {name: getattr(base, name) for name in known} if base is not None else _defaults(cls)
+    given = {name: convert(value, hints[name], f"{prefix}{name}", defaults.get(name)) for name, value in values.items()}
+    return cls(**(defaults | given if base is not None else given))
 
 
-def convert(value: Any, hint: Any, where: str) -> Any:
+def check_ranges(instance: Any, where: str = "") -> None:
+    """Refuse numbers of a dataclass, and of those in it, that lie outside what their fields say.
+
+    Raises:
+        UserError: names the key, its value and what it must be.
+    """
+    hints = typing.get_type_hints(type(instance), include_extras=True)
+    for field in dataclasses.fields(instance):
+        value, name = getattr(instance, field.name), f"{where}.{field.name}" if where else field.name
+        if dataclasses.is_dataclass(value):
+            check_ranges(value, name)
+        for limit in getattr(hints[field.name], "__metadata__", ()):
+            if fault := limit.fault(value):
+                shown = list(value) if isinstance(value, tuple) else value
+                raise UserError(f"config key {name} is {shown}; {fault}")
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    """The sections of a dataclass that have a default; what is given of one of them changes that."""
+    fields = dataclasses.fields(cls)
+    made = {
+        field.name: field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+        for field in fields
+        if field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+    }
+    return {name: value for name, value in made.items() if dataclasses.is_dataclass(value)}
+
+
+def convert(value: Any, hint: Any, where: str, default: Any = None) -> Any:
     """`value` as the type `hint`: a dataclass, bool, int, float, str, tuple, list, dict, or a union of these.
+
+    A dataclass that is given in part takes the rest from the instance `default`, where there is one.
 
     Raises:
         UserError: it is none of these types.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
-        return value if type(value) is hint else build(typing.cast(type, hint), value, where)
+        return value if type(value) is hint else build(typing.cast(type, hint), value, where, default)
     if origin in (typing.Union, types.UnionType):
         return _convert_union(value, arguments, where)
     if origin is typing.Literal:
@@ -74,6 +160,25 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def to_yaml(config: Any) -> str:
+    """A run's resolved configuration as YAML that `load_config` reads back to an equal one."""
+    tree = plain(config)
+    model = tree["model"]
+    tree["model"] = {**{key: model[key] for key in ("size", "init_from")}, **model["fields"]}
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as one level of `section.key`."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
 
 
 def _convert_union(value: Any, options: tuple[Any, ...], where: str) -> Any:

@@ -7,8 +7,7 @@ patches against what the teacher sees there) and KoLeo (class tokens of a batch 
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,47 +16,9 @@ from biovfm_hf.modeling_biovfm import BioVFMModel
 
 from ...optimizer import update_average
 from ...schedule import StepValues
+from .config import DINOConfig
 from .heads import DINOHead
 from .losses import Part, centred_softmax, koleo_loss, prototype_cross_entropy, sinkhorn_knopp, update_center
-
-
-@dataclass(frozen=True)
-class DINOConfig:
-    """Heads, targets and weights of the objective; the defaults are DINOv2's `vitl16_short`.
-
-    Attributes:
-        prototypes: number K of the DINO head's prototypes.
-        hidden: width of its MLP.
-        bottleneck: width of its unit vectors and prototypes.
-        layers: linear layers of its MLP.
-        ibot_separate_head: a head of its own for patches; otherwise they go through the DINO head.
-        ibot_prototypes: of that head.
-        ibot_hidden: likewise.
-        ibot_bottleneck: likewise.
-        ibot_layers: likewise.
-        centering: how the teacher's scores become targets: `centering` or `sinkhorn_knopp`.
-        student_temp: softmax temperature of the student.
-        center_momentum: of the moving centre.
-        dino_weight: weight of the class tokens' loss.
-        ibot_weight: weight of the masked patches' loss.
-        koleo_weight: weight of the KoLeo regulariser.
-    """
-
-    prototypes: int = 65_536
-    hidden: int = 2048
-    bottleneck: int = 256
-    layers: int = 3
-    ibot_separate_head: bool = False
-    ibot_prototypes: int = 65_536
-    ibot_hidden: int = 2048
-    ibot_bottleneck: int = 256
-    ibot_layers: int = 3
-    centering: Literal["centering", "sinkhorn_knopp"] = "centering"
-    student_temp: float = 0.1
-    center_momentum: float = 0.9
-    dino_weight: float = 1.0
-    ibot_weight: float = 1.0
-    koleo_weight: float = 0.1
 
 
 class DINONetwork(nn.Module):

@@ -1,0 +1,125 @@
+"""DINOv2 as the loop knows it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from biovfm_hf import BioVFMConfig, BioVFMModel
+from biovfm_hf.conversion.weights import read_tensors
+from biovfm_hf.flops import Architecture, Heads, step_flops
+
+from ...schedule import StepValues
+from ...settings.config import biovfm_config
+from ..initial import build_encoder, take_over, with_run
+from ..method import BatchExtra, Method, crops
+from .config import DINOTrainConfig
+from .masking import block_masks
+from .objective import DINOObjective
+from .parameters import dino_parameter_groups
+from .schedule import DINOSchedule
+
+
+class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
+    """A student that learns from its own moving average, which is what is exported."""
+
+    def build(self, config: DINOTrainConfig, model_config: BioVFMConfig) -> DINOObjective:
+        """Student and teacher; heads come along from a file of DINOv2's, and everything from a run folder."""
+        objective = DINOObjective(build_encoder(config, model_config), config.dino)
+        source = config.model.init_from
+        if source and Path(source).is_file():
+            _take_heads(objective, source)
+        return with_run(objective, config)
+
+    def schedule(self, config: DINOTrainConfig, peak: float) -> DINOSchedule:
+        """DINOv2's schedules in the steps of this run."""
+        optim, teacher = config.optim, config.teacher
+        return DINOSchedule(
+            steps=config.steps,
+            lr=peak,
+            min_lr=optim.min_lr,
+            warmup_steps=config.step_count(optim.warmup_steps),
+            weight_decay=optim.weight_decay,
+            weight_decay_end=optim.weight_decay_end,
+            momentum=teacher.momentum,
+            momentum_end=teacher.momentum_end,
+            teacher_temp=teacher.temperature,
+            warmup_teacher_temp=teacher.warmup_temperature,
+            teacher_temp_warmup_steps=config.step_count(teacher.temperature_warmup_steps),
+            freeze_last_layer_steps=config.step_count(optim.freeze_last_layer_steps),
+        )
+
+    def exported(self, objective: DINOObjective) -> dict[str, nn.Module]:
+        """The teacher's encoder."""
+        return {"model": objective.teacher.backbone}
+
+    def trained(self, objective: DINOObjective) -> nn.Module:
+        """The student: backbone and heads are clipped each on its own."""
+        return objective.student
+
+    def encoder(self, objective: DINOObjective) -> BioVFMModel:
+        """The student's."""
+        return objective.student.backbone
+
+    def parameter_groups(self, objective: DINOObjective, config: DINOTrainConfig) -> list[dict]:
+        """Layer-wise decay of the rates."""
+        optim = config.optim
+        return dino_parameter_groups(objective.student, optim.layerwise_decay, optim.patch_embed_lr_mult)
+
+    def batch_extra(self, config: DINOTrainConfig) -> BatchExtra:
+        """iBOT's masks of the global crops."""
+        side = config.augment.global_size // biovfm_config(config).patch_size
+        mask = config.mask
+
+        def draw_masks(positions: NDArray[np.int64], generator: np.random.Generator) -> dict[str, Tensor]:
+            return block_masks(2 * len(positions), (side, side), generator, mask.probability, mask.ratio)
+
+        return draw_masks
+
+    def after_step(self, objective: DINOObjective, values: StepValues) -> None:
+        """Move the teacher towards the student."""
+        assert values.momentum is not None
+        objective.update_teacher(values.momentum)
+
+    def flops_per_image(self, config: DINOTrainConfig, model_config: BioVFMConfig) -> float:
+        """Student on all crops, teacher on the global ones, both heads on class tokens and masked patches."""
+        return step_flops(
+            Architecture.of(model_config),
+            crops(config),
+            teacher=True,
+            heads=heads(config, model_config),
+            drop_path=model_config.drop_path_rate,
+        ).total
+
+    def other_bytes(
+        self, config: DINOTrainConfig, model_config: BioVFMConfig, block_bytes: Callable[[int], int], full: bool
+    ) -> float:
+        """The teacher's scores and targets."""
+        masked = heads(config, model_config).masked_patches
+        prototypes = config.dino.ibot_prototypes if config.dino.ibot_separate_head else config.dino.prototypes
+        scores = config.augment.global_count * config.dino.prototypes + masked * prototypes
+        return scores * (8 if full else 6)
+
+
+def heads(config: DINOTrainConfig, model_config: BioVFMConfig) -> Heads:
+    """The heads of a run, as the FLOP count takes them: widths, and patches of one image that iBOT hides on average."""
+    dino, mask = config.dino, config.mask
+    patches = (config.augment.global_size // model_config.patch_size) ** 2
+    masked = config.augment.global_count * mask.probability * sum(mask.ratio) / 2 * patches
+    cls_head = (dino.hidden, dino.layers, dino.bottleneck, dino.prototypes)
+    patch_head = (dino.ibot_hidden, dino.ibot_layers, dino.ibot_bottleneck, dino.ibot_prototypes)
+    return Heads(masked, cls_head, patch_head if dino.ibot_separate_head else cls_head)
+
+
+def _take_heads(objective: DINOObjective, source: str) -> None:
+    """Put the heads of a file of DINOv2's, which is a teacher's, into student and teacher."""
+    tensors = read_tensors(Path(source))
+    theirs = {name: tensor for name, tensor in tensors.items() if name.startswith(("dino_head.", "ibot_head."))}
+    for network in (objective.student, objective.teacher) if theirs else ():
+        ours = {name: module for name, module in network.named_children() if name != "backbone"}
+        take_over(nn.ModuleDict(ours), theirs, source)
+
+
+METHOD = DINOMethod()

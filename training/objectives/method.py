@@ -1,0 +1,95 @@
+"""What the loop asks of an objective; each one answers in its `method.py`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from biovfm_hf import BioVFMConfig
+from biovfm_hf.flops import Architecture, Crops, step_flops
+
+from .. import optimizer
+from ..schedule import Schedule, StepValues
+from ..settings.config import TrainConfig
+
+C = TypeVar("C", bound=TrainConfig)
+M = TypeVar("M", bound=nn.Module)
+# (positions of the batch's images, a generator of this batch's own) -> tensors that join the batch
+BatchExtra = Callable[[NDArray[np.int64], np.random.Generator], dict[str, Tensor]]
+
+
+class Method(ABC, Generic[C, M]):
+    """An objective and its rules. It holds no state; the module that it builds does.
+
+    What an objective need not say is as for one that encodes every crop once and trains all of its module.
+    """
+
+    @abstractmethod
+    def build(self, config: C, model_config: BioVFMConfig) -> M:
+        """The module whose `forward(batch, values)` returns the loss and named scalars.
+
+        Weights come from `config.model.init_from` where that is given (`initial.py`).
+        """
+
+    @abstractmethod
+    def schedule(self, config: C, peak: float) -> Schedule:
+        """The schedules, for a peak learning rate."""
+
+    @abstractmethod
+    def exported(self, objective: M) -> dict[str, nn.Module]:
+        """Folder name -> model inside the objective; "model" is the encoder, and the last, so that an export is whole
+        where it is.
+        """
+
+    def trained(self, objective: M) -> nn.Module:
+        """The module whose children are clipped each on its own."""
+        return objective
+
+    def encoder(self, objective: M) -> nn.Module:
+        """The encoder that is trained."""
+        return self.exported(objective)["model"]
+
+    def parameter_groups(self, objective: M, config: C) -> list[dict]:
+        """AdamW groups, with multipliers (`optimizer.grouped`)."""
+        return optimizer.parameter_groups(objective)
+
+    def batch_extra(self, config: C) -> BatchExtra | None:
+        """What a loader's worker adds to each batch."""
+        return None
+
+    def after_step(self, objective: M, values: StepValues) -> None:
+        """What follows the optimiser's step, such as moving a teacher."""
+
+    def features(self, tokens: Tensor, first_patch: int) -> Tensor:
+        """(B, 1 + R + N, D) -> (B, D), what the watch measures; patch tokens begin at `first_patch`."""
+        return tokens[:, 0]
+
+    def tokens_per_image(self, config: C, model_config: BioVFMConfig) -> int:
+        """Tokens of one image that pass the trained encoder."""
+        architecture = Architecture.of(model_config)
+        return sum(count * architecture.tokens(side) for side, count in crops(config).sides)
+
+    def flops_per_image(self, config: C, model_config: BioVFMConfig) -> float:
+        """Floating-point operations of one image's forward and backward passes."""
+        architecture = Architecture.of(model_config)
+        return step_flops(architecture, crops(config), drop_path=model_config.drop_path_rate).total
+
+    def other_bytes(self, config: C, model_config: BioVFMConfig, block_bytes: Callable[[int], int], full: bool) -> float:
+        """Bytes that a pass keeps of one image beside the trained encoder's blocks.
+
+        Args:
+            config: the run's.
+            model_config: the model's.
+            block_bytes: number of blocks -> bytes that autograd keeps per token and feature.
+            full: whether it computes in float32.
+        """
+        return 0.0
+
+
+def crops(config: TrainConfig) -> Crops:
+    """The crops of a run, as the FLOP count takes them."""
+    augment = config.augment
+    return Crops(augment.global_count, augment.global_size, augment.local_count, augment.local_size)

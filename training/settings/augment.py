@@ -1,0 +1,130 @@
+"""What the augmentation of a run may be told, and its presets; `data/augment.py` does it."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from biovfm_hf.errors import UserError
+
+from .typed import Positive, Range, Share
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Every parameter of the augmentation. Probabilities are in [0, 1]; triples are (global 1, global 2, local).
+
+    Attributes:
+        preset: where the defaults come from, one of `PRESETS`; the fields given beside it win.
+        global_count: global crops per image (2 for DINOv2, 1 for MAE).
+        global_size: their side in pixels.
+        global_scale: their area, as a share of the image's, drawn from this range.
+        local_count: local crops per image.
+        local_size: their side in pixels.
+        local_scale: their area range.
+        aspect: range of width / height of a crop before it is resized to a square, drawn log-uniformly.
+        horizontal_flip: probability of a left-right flip.
+        vertical_flip: probability of an upside-down flip.
+        flip_by_modality: modality -> [horizontal, vertical] where it differs (needs a `modality` column).
+        jitter_p: probability of the intensity and colour jitter as a whole.
+        brightness: factor from [1 - x, 1 + x].
+        contrast: likewise, around the mean grey level.
+        saturation: likewise, towards grey.
+        hue: shift from [-x, x] of the colour circle; at most 0.5.
+        gamma: exponent range of an intensity curve, log-uniform; [1, 1] is off.
+        grayscale_p: probability of dropping the colours.
+        blur_p: probability of the Gaussian blur, per kind of view.
+        blur_sigma: its standard deviation in pixels, uniform.
+        blur_kernel: its width in pixels, odd.
+        solarize_p: probability of inverting the bright half, per kind of view.
+        solarize_threshold: grey level from which a pixel is inverted.
+        mean: per-channel mean (of 0..1 values) that the model's input is centred by.
+        std: per-channel standard deviation that it is divided by.
+        on_device: jitter, greying, blur and solarising for whole batches on the training device (`augment_batch.py`),
+            which frees the loader's cores; crops and flips stay with the loader, where images have their own sizes.
+    """
+
+    preset: str = "dinov2"
+    global_count: Positive = 2
+    global_size: Positive = 224
+    global_scale: Annotated[tuple[float, float], Range(1e-6, 1, ordered=True)] = (0.32, 1.0)
+    local_count: Annotated[int, Range(0)] = 8
+    local_size: Positive = 96
+    local_scale: Annotated[tuple[float, float], Range(1e-6, 1, ordered=True)] = (0.05, 0.32)
+    aspect: Annotated[tuple[float, float], Range(1e-6, ordered=True)] = (3 / 4, 4 / 3)
+    horizontal_flip: Share = 0.5
+    vertical_flip: Share = 0.0
+    flip_by_modality: dict[str, tuple[float, float]] = field(default_factory=dict)
+    jitter_p: Share = 0.8
+    brightness: Annotated[float, Range(0)] = 0.4
+    contrast: Annotated[float, Range(0)] = 0.4
+    saturation: Annotated[float, Range(0)] = 0.2
+    hue: Annotated[float, Range(0, 0.5)] = 0.1
+    gamma: Annotated[tuple[float, float], Range(1e-6, ordered=True)] = (1.0, 1.0)
+    grayscale_p: Share = 0.2
+    blur_p: Annotated[tuple[float, float, float], Range(0, 1)] = (0.0, 0.9, 0.5)
+    blur_sigma: Annotated[tuple[float, float], Range(1e-6, ordered=True)] = (0.1, 2.0)
+    blur_kernel: Positive = 9
+    solarize_p: Annotated[tuple[float, float, float], Range(0, 1)] = (0.0, 0.2, 0.0)
+    solarize_threshold: Annotated[int, Range(0, 256)] = 128
+    mean: Annotated[tuple[float, float, float], Range()] = (0.485, 0.456, 0.406)
+    std: Annotated[tuple[float, float, float], Range(1e-9)] = (0.229, 0.224, 0.225)
+    on_device: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse crops and a blur that cannot be.
+
+        Raises:
+            UserError: names the key, its value and what it must be.
+        """
+        if self.local_count and self.local_size > self.global_size:
+            raise UserError(
+                f"augment.local_size {self.local_size} is larger than augment.global_size {self.global_size}; "
+                "local crops must be the smaller ones"
+            )
+        if self.blur_kernel % 2 == 0:
+            raise UserError(f"augment.blur_kernel {self.blur_kernel} is not odd and positive")
+
+
+# What each preset changes of the defaults above.
+# "dinov2": blur as it was trained. DINOv2's GaussianBlur(p) blurs with probability 1 - p, so its nominal 1.0/0.1/0.5
+# was 0.0/0.9/0.5 when the released weights were made (facebookresearch/dinov3 issue 286 has the maintainers' word).
+PRESETS: dict[str, dict[str, Any]] = {
+    "dinov2": {},
+    "dinov2-nominal": {"blur_p": (1.0, 0.1, 0.5)},
+    # Grey levels and stains carry meaning: no colour shifts, no inversion; intensity curves vary as scanners do.
+    # Images without an up or down may be turned over.
+    "medical": {
+        "saturation": 0.0,
+        "hue": 0.0,
+        "grayscale_p": 0.0,
+        "gamma": (0.7, 1.4),
+        "solarize_p": (0.0, 0.0, 0.0),
+        "flip_by_modality": {name: (0.5, 0.5) for name in ("Microscopy", "Dermoscopy", "Endoscopy", "Fundus", "OCTA")},
+    },
+    "mae": {
+        "global_count": 1,
+        "global_scale": (0.2, 1.0),
+        "local_count": 0,
+        "jitter_p": 0.0,
+        "grayscale_p": 0.0,
+        "blur_p": (0.0, 0.0, 0.0),
+        "solarize_p": (0.0, 0.0, 0.0),
+    },
+}
+
+
+def preset(name: str) -> AugmentConfig:
+    """The augmentation of a preset, one of `PRESETS`."""
+    return AugmentConfig(**{"preset": name, **PRESETS[name]})
+
+
+def check_augment(config: AugmentConfig, patch_size: int) -> None:
+    """Refuse crops that cannot be cut into patches of `patch_size` pixels.
+
+    Raises:
+        UserError: names the key, its value and what it must be.
+    """
+    for name in ("global_size", "local_size") if config.local_count else ("global_size",):
+        size = getattr(config, name)
+        if size < patch_size or size % patch_size:
+            near = max(round(size / patch_size), 1) * patch_size
+            raise UserError(f"augment.{name} {size} is not a multiple of the patch size {patch_size}; use {near}")
