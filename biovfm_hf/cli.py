@@ -14,6 +14,7 @@ COMMANDS = {
     "quickstart": ("biovfm_hf.quickstart.command", "run the whole pipeline on real images, on a CPU, in minutes"),
     "sources": ("dataset_builder.sources_command", "list, show, check and download the 61 public sources"),
     "build": ("dataset_builder.build", "turn raw sources into a screened Parquet dataset"),
+    "pretrain": ("training.command", "pretrain a vision transformer on unlabelled images, in one process"),
     "convert": ("biovfm_hf.conversion.command", "read DINOv2, MAE, timm or transformers weights, and write them back"),
     "embed": ("evaluation.commands.embed", "turn images into a Parquet file of feature vectors"),
     "search": ("evaluation.commands.search", "find the images most like an example, with a contact sheet"),
@@ -27,7 +28,13 @@ COMMANDS = {
 }
 
 # the extra of pyproject.toml with which each folder's commands work
-EXTRAS = {"biovfm_hf": "demo", "dataset_builder": "data", "evaluation": "eval", "model_cards": "cards"}
+EXTRAS = {
+    "biovfm_hf": "demo",
+    "dataset_builder": "data",
+    "training": "train",
+    "evaluation": "eval",
+    "model_cards": "cards",
+}
 
 
 def load_room_module(name: str) -> ModuleType:
@@ -63,9 +70,7 @@ def usage() -> str:
             "commands:",
             *lines,
             "",
-            "Pretraining runs with accelerate:",
-            "  accelerate launch training/pretrain_dino.py --help",
-            "  accelerate launch training/pretrain_mae.py --help",
+            "On several GPUs, pretraining is started by accelerate; biovfm pretrain --help tells how.",
             "",
             "biovfm COMMAND --help tells the rest. Start with: biovfm quickstart",
         ]

@@ -1,4 +1,7 @@
-"""The command line shared by the two entry scripts. Heavy imports wait until the words have been understood."""
+"""Pretraining as a function, as `biovfm pretrain` and as the scripts for several processes.
+
+Heavy imports wait until the options have been understood, so that `--help` is quick.
+"""
 
 import argparse
 import json
@@ -6,92 +9,201 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.options import argument, check_options, option
 
-if TYPE_CHECKING:
-    from .method import Method
+from . import objectives
+from .config_file import find_config, load_config, parse_overrides, shipped_configs
+from .settings.config import TrainConfig
 
-_DESCRIPTION = """Pretrain a BioVFM vision transformer with the {title} objective, on unlabelled images.
+_DESCRIPTION = """Pretrain a BioVFM vision transformer {title}on unlabelled images.
 
-Run it with `accelerate launch` (any number of processes) or plain python (one process). Killed or stopped, the same
-command continues where it was. OUT receives config.yaml, metrics.jsonl, crops.png (what the model sees), checkpoints/
-and, at the end, model/, which AutoModel.from_pretrained loads."""
+Killed or stopped, the same command continues where it was. OUT receives config.yaml, metrics.jsonl, crops.png (what
+the model sees), checkpoints/ and, at the end, model/, which AutoModel.from_pretrained loads.
+Any config key can be changed, as key=value or --key value; --dry-run shows them all."""
 
-_EPILOG = """Any config key can be changed on the command line, as key=value or --key value; --dry-run shows them all.
-
-examples:
+_EPILOG = """examples:
   # a smoke run on a laptop: a folder of PNG or JPEG files is enough
-  python training/pretrain_{method}.py --config {method}_smoke --data my_images --out run
+  {alone} {method}_smoke --data my_images --out run
   # what would it take? parameters, memory and compute, without data, launcher or training
-  python training/pretrain_{method}.py --config {method}_vit_large --dry-run
+  {alone} {method}_vit_large --dry-run
   # one machine with 8 GPUs, on the CT and MR images of a dataset made by `biovfm build`
-  accelerate launch --config_file training/launch/ddp_8gpu.yaml training/pretrain_{method}.py \\
+  accelerate launch --config_file {launch} {script} \\
     --config {method}_vit_large --data biovfm --out run --data.modality '[CT, MR]' --optim.base_lr 0.002
 """
-_TITLES = {"dino": "DINOv2", "mae": "MAE"}
 
 
-def run(method: str, load_method: Callable[[], "Method"], argv: Sequence[str] | None = None) -> int:
-    """Parse the words, train, and turn failures into one line. Returns the exit status: 0, 1 failed, 2 wrong words."""
-    words, rest = _parse(method, sys.argv[1:] if argv is None else list(argv))
-    main_process = int(os.environ.get("RANK", "0")) == 0
-    if words.dry_run and not main_process:
-        return 0
+@dataclass(frozen=True)
+class PretrainOptions:
+    """What one run is made of. It checks itself: a config that does not exist is refused before anything is read."""
+
+    config: str = argument("YAML file, or the name of a shipped one, such as dino_smoke")
+    data: str | None = option(None, "dataset folder, Hub id, or images in a folder", metavar="DIR_OR_REPO")
+    out: Path | None = option(None, "run folder; the same command continues in it", metavar="DIR")
+    overrides: tuple[str, ...] = option((), "config keys to change, each as key=value")
+    push_to_hub: str | None = option(
+        None, "send exports to this Hub repository (new ones are private) while training", metavar="REPO"
+    )
+    dry_run: bool = option(False, "tell the resolved config and estimates; train nothing")
+
+    def __post_init__(self) -> None:
+        """Check every option.
+
+        Raises:
+            UserError: no such config, or no folder to train in.
+        """
+        check_options(self)
+        find_config(self.config)
+        if self.out is None and not self.dry_run:
+            raise UserError("out is missing; name the run folder with --out, or only look with --dry-run")
+
+    def resolved(self, method: str = "") -> TrainConfig:
+        """The run's whole configuration.
+
+        Raises:
+            UserError: an unknown key or a wrong value; `method` names the objective that it must be of.
+        """
+        given = {"data.path": self.data, "run.push_to_hub": self.push_to_hub}
+        changed = parse_overrides(self.overrides) | {key: value for key, value in given.items() if value}
+        return load_config(self.config, changed, method)
+
+
+def pretrain(
+    config: str | Path,
+    *,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    push_to_hub: str | None = None,
+    dry_run: bool = False,
+) -> Path | str:
+    """Pretrain in this process, or continue; the keywords are the fields of `PretrainOptions`.
+
+    Args:
+        config: YAML file, or the name of a shipped one, such as `dino_smoke`.
+        data: dataset folder, Hub id, or images in a folder.
+        out: run folder; called again with the same options it continues there.
+        overrides: config keys to change, as `{"steps": 100}` or `["steps=100"]`.
+        push_to_hub: repository that receives each export while training goes on.
+        dry_run: only tell the resolved configuration and estimates.
+
+    Returns:
+        The folder of the exported model, which `AutoModel.from_pretrained` loads; for a dry run the text.
+
+    Raises:
+        UserError: something to put right; nothing has been trained then, or the last good checkpoint is named.
+    """
+    if isinstance(overrides, Mapping):
+        overrides = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+    folder = None if out is None else Path(out)
+    path = None if data is None else str(data)
+    return run(PretrainOptions(str(config), path, folder, tuple(overrides), push_to_hub, dry_run))
+
+
+def run(options: PretrainOptions, method: str = "") -> Path | str:
+    """Do what the options say; see `pretrain`. `method` names the objective that the config must be of."""
+    config = options.resolved(method)
+    objective = objectives.method_of(config.method)
+    if options.dry_run:
+        from .estimate import describe
+
+        return describe(config, objective)
+    from .loop import train
+
+    assert options.out is not None
+    train(config, objective, options.out)
+    return options.out / "model"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`biovfm pretrain CONFIG --data DIR_OR_REPO --out DIR [key=value ...]`. Returns the exit status."""
+    parser = _parser("biovfm pretrain", "")
+    parser.add_argument("config", metavar="CONFIG", help=f"YAML file, or a shipped one of {_listed('')}")
+    return _run_command(parser, argv, "")
+
+
+def run_script(method: str, argv: Sequence[str] | None = None) -> int:
+    """`accelerate launch pretrain_METHOD.py --config CONFIG ...`: one of any number of processes."""
+    parser = _parser(f"pretrain_{method}.py", method)
+    parser.add_argument("--config", required=True, help=f"YAML file, or a shipped one of {_listed(method)}")
+    return _run_command(parser, argv, method)
+
+
+def _parser(prog: str, method: str) -> argparse.ArgumentParser:
+    """A parser without the config, which the command takes by its place and the scripts as --config."""
+    title = f"with the {objectives.config_of(method).title} objective, " if method else ""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=_DESCRIPTION.format(title=title),
+        epilog=_examples(method),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for field in fields(PretrainOptions):
+        if field.name in ("data", "out", "push_to_hub"):
+            flag, words = "--" + field.name.replace("_", "-"), field.metadata
+            parser.add_argument(flag, metavar=words["metavar"], help=words["help"])
+        elif field.name == "dry_run":
+            parser.add_argument("--dry-run", action="store_true", help=field.metadata["help"])
+    return parser
+
+
+def _listed(method: str) -> str:
+    return ", ".join(shipped_configs(method))
+
+
+def _examples(method: str) -> str:
+    """Examples as they work in this installation: in a checkout the scripts are files, in a wheel modules."""
+    package, folder = str(__package__), Path(__file__).parent
+    in_wheel = "." in package
+    script = f"-m {package}.pretrain_{method or 'dino'}" if in_wheel else f"training/pretrain_{method or 'dino'}.py"
+    launch = folder / "launch" / "ddp_8gpu.yaml" if in_wheel else "training/launch/ddp_8gpu.yaml"
+    alone = f"python {script} --config" if method else "biovfm pretrain"
+    return _EPILOG.format(alone=alone, method=method or "dino", launch=launch, script=script)
+
+
+def _run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None, method: str) -> int:
+    """Understand the words, train, and turn failures into one line: 0 done, 1 failed, 2 wrong words."""
+    known, rest = parser.parse_known_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     # it logs each retry, twice; a failure is told once, when the last one has failed
     logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
     try:
-        from .config_file import load_config, parse_overrides
-
-        given = {"data.path": words.data, "run.push_to_hub": words.push_to_hub}
-        overrides = parse_overrides(rest) | {key: value for key, value in given.items() if value}
-        config = load_config(method, words.config, overrides)
-        if words.dry_run:
-            from .estimate import describe
-
-            print(describe(config, load_method()))
-            return 0
-        from .loop import train
-
-        train(config, load_method(), words.out)
-        return 0
+        options = PretrainOptions(**vars(known), overrides=tuple(_joined(rest)))
+        options.resolved(method)
+    except UserError as error:
+        _tell(f"error: {error}")
+        return 2
+    if options.dry_run and int(os.environ.get("RANK", "0")) > 0:
+        return 0  # the first process tells it
+    try:
+        result = run(options, method)
     except UserError as error:
         _tell(f"error: {error}")
         return 1
     except KeyboardInterrupt:
         _tell("stopped; the same command continues from the last checkpoint")
         return 1
+    if options.dry_run:
+        print(result)
+    return 0
 
 
-def _parse(method: str, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The words that are ours, and those that change config keys."""
-    parser = argparse.ArgumentParser(
-        prog=f"pretrain_{method}.py",
-        description=_DESCRIPTION.format(title=_TITLES[method]),
-        epilog=_EPILOG.format(method=method),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    shipped = sorted(path.stem for path in (Path(__file__).parent / "configs").glob(f"{method}_*.yaml"))
-    parser.add_argument("--config", required=True, help=f"YAML file, or a shipped one of {', '.join(shipped)}")
-    parser.add_argument("--data", help="dataset folder, Hub id, or folder of images (config key data.path)")
-    parser.add_argument("--out", type=Path, help="run folder")
-    parser.add_argument(
-        "--push-to-hub",
-        metavar="REPO",
-        help="send exports to this Hub repository (new ones are private) while training",
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the resolved config and estimates; train nothing"
-    )
-    words, rest = parser.parse_known_args(argv)
-    if words.out is None and not words.dry_run:
-        parser.error("the following arguments are required: --out")
-    return words, rest
+def _joined(words: Sequence[str]) -> Iterator[str]:
+    """`["--steps", "10", "a=1"]` as `["steps=10", "a=1"]`."""
+    rest = iter(words)
+    for word in rest:
+        if word.startswith("--") and "=" not in word:
+            value = next(rest, None)
+            if value is None:
+                raise UserError(f"cannot read {word!r}; change config keys as key=value or --key value")
+            word = f"{word}={value}"
+        yield word
 
 
 def _tell(text: str) -> None:

@@ -2,20 +2,22 @@
 
 import os
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from .config_file import to_yaml
-from .data.augment import check_augment
-from .method import Method
+from .data.batches import images_per_pass
+from .objectives.method import Method
 from .schedule import scaled_learning_rate
+from .settings.augment import check_augment
 from .settings.config import TrainConfig, biovfm_config
+from .settings.typed import to_yaml
 
 _UTILISATION = 0.4  # share of the peak that a well-fed ViT reaches
 _KEPT = {"bf16": 40, "fp32": 70}  # bytes per token, block and feature that autograd keeps, as counted on a ViT-S
-_FSDP = 8  # GPUs that training/launch/fsdp2_8gpu.yaml spreads the states over
+_FSDP = 8  # GPUs that launch/fsdp2_8gpu.yaml spreads the states over
 # Peak dense bf16 rates in FLOP/s, from the makers' data sheets
 PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "V100": 125e12}
 
@@ -25,63 +27,24 @@ def peak_flops(device_name: str) -> float | None:
     return next((rate for name, rate in PEAK_FLOPS.items() if name in device_name), None)
 
 
-def tokens_per_image(config: TrainConfig, model_config: Any) -> tuple[float, float]:
-    """Tokens of one image that pass the trained encoder, and the teacher."""
-    extra = 1 + model_config.num_register_tokens
-    augment, patch = config.augment, model_config.patch_size
-    large, small = (augment.global_size // patch) ** 2, (augment.local_size // patch) ** 2
-    if config.method == "mae":
-        return int(large * (1 - model_config.mask_ratio)) + extra, 0
-    teacher = augment.global_count * (large + extra)
-    return teacher + augment.local_count * (small + extra), teacher
-
-
-def flops_per_image(config: TrainConfig, model_config: Any, objective: Any) -> float:
-    """Floating-point operations of one image's forward and backward passes.
-
-    Two per weight and token forward, four backward, and 4 N D per token and block for attention; stochastic depth is
-    taken off the blocks, what the last block leaves out is not. Heads are counted per class token and masked patch.
-    """
-    student, teacher = tokens_per_image(config, model_config)
-    blocks, width = model_config.num_hidden_layers, model_config.hidden_size
-    large = (config.augment.global_size // model_config.patch_size) ** 2
-    weights = _count(_encoder(objective).layers)
-    per_token = 2 * weights + 4 * blocks * width * (large if config.method == "dino" else large / 4)
-    kept = 1 - float(model_config.drop_path_rate)
-    total = 3 * per_token * kept * student + per_token * teacher
-    if config.method == "mae":
-        decoder = _count(objective.model.decoder)
-        attention = 4 * model_config.decoder_num_hidden_layers * model_config.decoder_hidden_size * large
-        return total + 3 * (2 * decoder + attention) * (large + 1)
-    head = _count(objective.student.dino_head)
-    masked = masked_patches(config, large)
-    rows = config.augment.global_count + config.augment.local_count + masked
-    return total + 2 * head * (3 * rows + config.augment.global_count + masked)
-
-
-def memory_gib(config: TrainConfig, model_config: Any, objective: Any, images: int) -> tuple[float, float]:
+def memory_gib(
+    method: Method[Any, Any], config: TrainConfig, model_config: Any, objective: nn.Module, images: int
+) -> tuple[float, float]:
     """GiB of one process for states (fp32 weights, gradients, Adam, teacher; copies of the weights in bf16 where
     that is computed in), and for a pass of `images` images.
 
     The latter are what autograd keeps, `_KEPT` bytes x D per token and block (with activation checkpointing each
-    block's fp32 input, and all of one block), and for DINO the teacher's scores and targets.
+    block's fp32 input, and all of one block), and what the objective keeps beside its encoder.
     """
     trained = trained_parameters(objective)
-    total = _count(objective)
     full = config.run.precision == "fp32" or config.run.device == "cpu"
-    blocks, width = model_config.num_hidden_layers, model_config.hidden_size
-    student, _ = tokens_per_image(config, model_config)
-    kept = 1 - float(model_config.drop_path_rate)
-    pass_bytes = student * width * kept * _block_bytes(blocks, full, config.run.activation_checkpointing)
-    large = (config.augment.global_size // model_config.patch_size) ** 2
-    if config.method == "mae":
-        depth, width = model_config.decoder_num_hidden_layers, model_config.decoder_hidden_size
-        pass_bytes += (large + 1) * width * _block_bytes(depth, full, config.run.activation_checkpointing)
-    else:
-        prototypes = config.dino.ibot_prototypes if config.dino.ibot_separate_head else config.dino.prototypes
-        scores = config.augment.global_count * config.dino.prototypes + masked_patches(config, large) * prototypes
-        pass_bytes += scores * (8 if full else 6)
-    return ((16 if full else 18) * trained + 4 * (total - trained)) / 2**30, images * pass_bytes / 2**30
+    block_bytes = partial(_block_bytes, full=full, checkpointing=config.run.activation_checkpointing)
+    width, kept = model_config.hidden_size, 1 - float(model_config.drop_path_rate)
+    pass_bytes = method.tokens_per_image(config, model_config) * width * kept
+    pass_bytes *= block_bytes(model_config.num_hidden_layers)
+    pass_bytes += method.other_bytes(config, model_config, block_bytes, full)
+    states = (16 if full else 18) * trained + 4 * (_count(objective) - trained)
+    return states / 2**30, images * pass_bytes / 2**30
 
 
 def _block_bytes(blocks: int, full: bool, checkpointing: bool) -> int:
@@ -89,12 +52,7 @@ def _block_bytes(blocks: int, full: bool, checkpointing: bool) -> int:
     return 4 * blocks + kept if checkpointing else kept * blocks
 
 
-def masked_patches(config: TrainConfig, patches: int) -> float:
-    """Patches of one image that iBOT hides, on average, where a global crop has `patches`."""
-    return config.augment.global_count * config.mask.probability * sum(config.mask.ratio) / 2 * patches
-
-
-def describe(config: TrainConfig, method: Method) -> str:
+def describe(config: TrainConfig, method: Method[Any, Any]) -> str:
     """The resolved configuration as YAML, followed by the estimates as comments.
 
     Raises:
@@ -106,12 +64,12 @@ def describe(config: TrainConfig, method: Method) -> str:
         objective = method.build(replace(config, model=replace(config.model, init_from=None)), model_config)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     images = images_per_pass(config, processes)
-    states, activations = memory_gib(config, model_config, objective, images)
-    per_image = flops_per_image(config, model_config, objective)
+    states, activations = memory_gib(method, config, model_config, objective, images)
+    per_image = method.flops_per_image(config, model_config)
     seen = config.steps * config.batch.size
     peak = scaled_learning_rate(config.optim.base_lr, config.batch.size, config.optim.lr_rule)
     hours = per_image * seen / (PEAK_FLOPS["H100"] * _UTILISATION) / 3600
-    encoder = _count(_encoder(objective))
+    encoder = _count(method.encoder(objective))
     trained = trained_parameters(objective)
     total = _count(objective)
     lines = [
@@ -133,11 +91,6 @@ def describe(config: TrainConfig, method: Method) -> str:
     return to_yaml(config) + "\n" + "\n".join(f"# {line}" for line in lines)
 
 
-def images_per_pass(config: TrainConfig, processes: int) -> int:
-    """Images that one of `processes` sees in a forward pass: `batch.per_process`, or its share of a small batch."""
-    return min(config.batch.per_process or config.batch.size, config.batch.size // processes)
-
-
 def _in_words(hours: float) -> str:
     if hours > 2:
         return f"about {hours:,.0f} hours"
@@ -150,10 +103,6 @@ def _passes(config: TrainConfig, counts: set[int]) -> str:
     together = {count: images_per_pass(config, count) * count for count in sorted(counts) if count <= size}
     even = {count: size // images for count, images in together.items() if size % images == 0}
     return ", ".join(f"{passes} on {count} GPU{'s' if count > 1 else ''}" for count, passes in even.items())
-
-
-def _encoder(objective: Any) -> Any:
-    return objective.student.backbone if hasattr(objective, "student") else objective.model.biovfm
 
 
 def trained_parameters(objective: nn.Module) -> int:

@@ -27,7 +27,7 @@ from biovfm_hf.files import is_disk_full
 from .data.augment_batch import apply_drawn_looks
 from .data.batches import CropBatches, choose_workers, loader, normalise
 from .estimate import peak_flops
-from .method import Method
+from .objectives.method import Method
 from .optimizer import apply_schedule, clip_per_submodule
 from .run.checkpoint import model_tensors, newest_name, save_checkpoint, what_is_kept
 from .run.device import failing_together
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 _WARNINGS = 10  # unreadable images that are told of one by one
 
 
-def train(config: TrainConfig, method: Method, out: Path) -> None:
+def train(config: TrainConfig, method: Method[Any, Any], out: Path) -> None:
     """Run, or continue, the pretraining that `config` describes, in the run folder `out`.
 
     Raises:
@@ -83,7 +83,7 @@ def _train_steps(run: Run, stop: "_StopSignal") -> None:
         initial=run.step * config.batch.size,
         unit="img",
         unit_scale=True,
-        desc=f"{run.method.name} pretraining",
+        desc=f"{config.title} pretraining",
         disable=not run.main,
         mininterval=0.5,
     )
@@ -140,9 +140,8 @@ def _one_step(run: Run, batches: Iterator[dict[str, Any]], values: StepValues) -
     if not torch.isfinite(total):
         raise UserError(_not_finite(run, sums["loss"]))
     run.optimizer.step()
-    if values.momentum is not None:
-        _reshard(run.wrapped)
-        run.objective.update_teacher(values.momentum)  # type: ignore[operator]
+    _reshard(run.wrapped)
+    run.method.after_step(run.objective, values)
     return {**sums, "grad_norm": total, **{f"grad_norm_{name}": norm for name, norm in norms.items()}}
 
 
@@ -258,8 +257,8 @@ def _mean_over_processes(terms: dict[str, Tensor]) -> dict[str, float]:
     here = dict(zip(terms, torch.stack([value.float() for value in terms.values()]).tolist(), strict=True))
     everywhere = gather_object([here])
     names = sorted({name for part in everywhere for name in part})
-    found = {name: [part[name] for part in everywhere if name in part] for name in names}
-    return {name: sum(values) / len(values) for name, values in found.items()}
+    by_name = {name: [part[name] for part in everywhere if name in part] for name in names}
+    return {name: sum(values) / len(values) for name, values in by_name.items()}
 
 
 def _efficiency(run: Run, rate: float) -> dict[str, float]:
@@ -281,7 +280,7 @@ def _measure(run: Run) -> dict[str, float]:
     tensors = model_tensors(encoder)
     if run.watch is None or not run.main:
         return {}
-    return measure(run.watch, run.config, encoder, tensors, run.accelerator.device)
+    return measure(run.watch, run.config, encoder, tensors, run.method.features, run.accelerator.device)
 
 
 def _watch_start(run: Run) -> None:
@@ -299,7 +298,7 @@ def _raise_alarm(run: Run, record: dict[str, Any]) -> None:
     """Warn of a collapse, once."""
     run.records.append(record)
     settled = max(run.config.step_count(run.config.optim.warmup_steps), 50)
-    message = None if run.alarmed else collapse_message(run.records, settled)
+    message = None if run.alarmed else collapse_message(run.records, settled, run.method.collapse)
     if message:
         run.alarmed = True
         logger.warning("%s", message)

@@ -59,7 +59,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def arrays(self, step: int | np.ndarray) -> dict[str, np.ndarray]:
-        """The fields of `StepValues` at `step`, an int or an array of ints: name to float64 array of the same shape."""
+        """The fields of `StepValues` at `step` (an int or an array of ints): name to float64 array of that shape."""
 
     def at(self, step: int) -> StepValues:
         """The values of one step."""

@@ -17,13 +17,12 @@ from biovfm_hf.files import remove_leftovers
 from biovfm_hf.modeling_biovfm import BioVFMLayer, BioVFMPreTrainedModel
 
 from .config_file import with_steps
-from .data.augment import check_augment
-from .data.batches import Share, sample_order
+from .data.batches import Share, images_per_pass, sample_order
 from .data.images import Images, open_images
 from .data.order import SampleOrder
 from .data.stream import StreamOrder
-from .estimate import flops_per_image, images_per_pass, trained_parameters
-from .method import Method
+from .estimate import trained_parameters
+from .objectives.method import Method
 from .optimizer import adamw
 from .run.checkpoint import load_newest, newest_name
 from .run.device import (
@@ -35,11 +34,12 @@ from .run.device import (
     speed_up_cpu,
 )
 from .run.export import open_repository
-from .run.folder import check_apart, flat, hold_run_folder, prepare_run_folder, trim_metrics
+from .run.folder import check_apart, hold_run_folder, prepare_run_folder, trim_metrics
 from .run.watch import Watch, open_watch
-from .schedule import DINOSchedule, MAESchedule, scaled_learning_rate
+from .schedule import Schedule, scaled_learning_rate
+from .settings.augment import check_augment
 from .settings.config import TrainConfig, biovfm_config
-from .settings.typed import plain
+from .settings.typed import flat, plain
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +49,13 @@ class Run:
     """Everything that belongs to one run while it is running."""
 
     config: TrainConfig
-    method: Method
+    method: Method[Any, Any]
     accelerator: Any
     out: Path
     objective: nn.Module  # the bare module; `wrapped` is what is called
     wrapped: nn.Module
     optimizer: torch.optim.Optimizer
-    schedule: DINOSchedule | MAESchedule
+    schedule: Schedule
     images: Images
     order: SampleOrder | StreamOrder
     share: Share
@@ -77,7 +77,7 @@ class Run:
         return self.accelerator.is_main_process
 
 
-def start(config: TrainConfig, method: Method, out: Path) -> Run:
+def start(config: TrainConfig, method: Method[Any, Any], out: Path) -> Run:
     """Check everything, build the objective, and restore the newest checkpoint if there is one.
 
     Raises:
@@ -104,7 +104,6 @@ def start(config: TrainConfig, method: Method, out: Path) -> Run:
                 open_repository(config.run.push_to_hub)
     torch.manual_seed(config.seed)
     objective = method.build(_initial(config, out), model_config).train()
-    flops = flops_per_image(config, model_config, objective)
     optimizer = adamw(method.parameter_groups(objective, config), config.optim.betas)
     wrapped, optimizer = prepare(accelerator, objective, optimizer, config)
     peak = scaled_learning_rate(config.optim.base_lr, config.batch.size, config.optim.lr_rule)
@@ -122,14 +121,14 @@ def start(config: TrainConfig, method: Method, out: Path) -> Run:
         share=share,
         accumulation=accumulation,
         watch=watch,
-        flops_per_image=flops,
+        flops_per_image=method.flops_per_image(config, model_config),
         held=held,
     )
-    say(run, opening_words(run, peak))
+    say(run, opening_line(run, peak))
     if run.main and config.batch.size > len(images):
         logger.warning(
             "batch.size %d is more than the %d images: a step meets some of them more than once, and objectives that "
-            "compare images (DINO) compare them with themselves",
+            "compare images (such as DINOv2) compare them with themselves",
             config.batch.size,
             len(images),
         )
@@ -159,7 +158,7 @@ def split_batch(config: TrainConfig, processes: int, rank: int) -> tuple[Share, 
     Raises:
         UserError: the batch is too small for the processes, or does not divide evenly.
     """
-    size, needed = config.batch.size, 2 if config.method == "dino" else 1
+    size, needed = config.batch.size, config.smallest_batch
     if size < needed * processes:
         raise UserError(
             f"batch.size {size} is too small for {processes} process(es), each of which needs {needed} image(s) at "
@@ -167,7 +166,10 @@ def split_batch(config: TrainConfig, processes: int, rank: int) -> tuple[Share, 
         )
     per_process = images_per_pass(config, processes)
     if per_process < needed:
-        raise UserError("batch.per_process is 1; the DINO objective compares images, so it needs at least 2")
+        raise UserError(
+            f"batch.per_process is {per_process}; the {config.title} objective compares images, so it needs at least "
+            f"{needed}"
+        )
     together = per_process * processes
     if size % together:
         near = max(round(size / together), 1) * together
@@ -232,7 +234,7 @@ def restore(run: Run) -> None:
         )
 
 
-def opening_words(run: Run, peak: float) -> str:
+def opening_line(run: Run, peak: float) -> str:
     """What is about to be trained, in one line."""
     config = run.config
     trained = trained_parameters(run.objective)

@@ -45,15 +45,16 @@ from torch import Tensor, nn
 from transformers import Dinov2Config, Dinov2Model, ViTMAEConfig, ViTMAEForPreTraining
 
 from biovfm_hf import BioVFMConfig, BioVFMForMaskedAutoencoding, BioVFMModel
+from training.objectives.dino.config import DINOConfig
 from training.objectives.dino.masking import block_masks
-from training.objectives.dino.objective import DINOConfig, DINOObjective
+from training.objectives.dino.objective import DINOObjective
+from training.objectives.dino.parameters import dino_parameter_groups
 from training.objectives.mae.objective import MAEObjective
 from training.optimizer import (
     adamw,
     apply_schedule,
     clip_per_submodule,
-    dino_parameter_groups,
-    mae_parameter_groups,
+    parameter_groups,
 )
 from training.run.device import speed_up_cpu
 from training.schedule import StepValues
@@ -260,7 +261,7 @@ def our_mae_step(precision: str = "fp32", size: str = "vit-small") -> Step:
     speed_up_cpu(objective, precision == "bf16")
     return mae_step(
         objective,
-        mae_parameter_groups(objective),
+        parameter_groups(objective),
         precision,
         lambda images, noise: objective({"global_crops": images, "noise": noise}, VALUES)[0],
     )
@@ -274,7 +275,7 @@ def their_mae_step(precision: str = "fp32", size: str = "vit-small") -> Step:
     with torch.no_grad():
         for name, value in twin.state_dict().items():
             value.copy_(_mae_from_ours(name, state))
-    parameters = mae_parameter_groups(twin)
+    parameters = parameter_groups(twin)
     return mae_step(twin, parameters, precision, lambda images, noise: twin(images, noise=noise).loss)
 
 

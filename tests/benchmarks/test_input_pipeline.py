@@ -22,9 +22,10 @@ import pytest
 import torch
 from PIL import Image
 
-from training.data.augment import AugmentConfig, Augmenter, pack
+from training.data.augment import Augmenter, pack
 from training.data.batches import normalise
 from training.data.decode import read_image
+from training.settings.augment import AugmentConfig
 
 ROUNDS = 3
 IMAGES = 16

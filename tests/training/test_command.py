@@ -22,10 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.errors import UserError
 from tests.hub_server.server import Blob, HubServer, Repo
-from training import pretrain_dino, pretrain_mae
+from training import objectives
+from training.command import run_script
 from training.config_file import config_from_tree, load_config, parse_overrides
 from training.data.batches import normalise
-from training.estimate import flops_per_image, memory_gib, peak_flops, tokens_per_image
+from training.estimate import memory_gib, peak_flops
 from training.run import export
 from training.run.device import check_devices, make_accelerator
 from training.schedule import StepValues
@@ -34,7 +35,6 @@ from training.settings.config import TrainConfig, biovfm_config
 from .conftest import SMALL_DINO, SMALL_MAE
 
 ROOT = Path(__file__).parents[2]
-MODULES = {"dino": pretrain_dino, "mae": pretrain_mae}
 SMALL = {"dino": SMALL_DINO, "mae": SMALL_MAE}
 
 
@@ -55,9 +55,9 @@ def test_a_dry_run_prints_a_config_that_loads_and_trains_nothing(
     method: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     words = ["--config", f"{method}_vit_small", "--out", str(tmp_path / "out"), "--dry-run"]
-    assert MODULES[method].main(words) == 0
+    assert run_script(method, words) == 0
     printed = capsys.readouterr().out
-    assert config_from_tree(yaml.safe_load(printed)) == load_config(method, f"{method}_vit_small", {})
+    assert config_from_tree(yaml.safe_load(printed)) == load_config(f"{method}_vit_small", {})
     for phrase in ("parameters", "GiB on every GPU, ", "FSDP over 8", "GFLOP an image", "hours of one H100"):
         assert phrase in printed
     assert not (tmp_path / "out").exists()
@@ -70,20 +70,20 @@ CONFIGS = sorted((ROOT / "training" / "configs").glob("*.yaml"))
 def test_a_dry_run_of_every_shipped_config_needs_neither_data_nor_folder(
     path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert MODULES[path.stem.split("_")[0]].main(["--config", path.stem, "--dry-run"]) == 0
+    assert run_script(path.stem.split("_")[0], ["--config", path.stem, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     figures = dict(re.findall(r"^# (states|activations) +about ([\d.]+) GiB", printed, re.MULTILINE))
     assert float(figures["states"]) + float(figures["activations"]) < 80, "fits one H100 or A100"
 
 
 def test_a_dry_run_of_epochs_says_what_its_figures_are_of(capsys: pytest.CaptureFixture) -> None:
-    assert pretrain_dino.main(["--config", "dino_smoke", "--dry-run", "--epochs", "10"]) == 0
+    assert run_script("dino", ["--config", "dino_smoke", "--dry-run", "--epochs", "10"]) == 0
     assert "# epochs            10, in steps once the data is known" in capsys.readouterr().out
 
 
 def test_only_one_process_prints_a_dry_run(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "3")
-    assert pretrain_dino.main(["--config", "dino_vit_large", "--dry-run"]) == 0
+    assert run_script("dino", ["--config", "dino_vit_large", "--dry-run"]) == 0
     assert capsys.readouterr().out == ""
 
 
@@ -97,7 +97,7 @@ def test_each_machine_tells_an_error_once_and_torchrun_repeats_it(
     monkeypatch.setenv("LOCAL_RANK", str(rank))
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
     words = ["--config", "dino_smoke", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]
-    assert pretrain_dino.main(words) == 1
+    assert run_script("dino", words) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == (1 if rank == 0 else 0)
     failure = ProcessFailure(local_rank=rank, pid=1, exitcode=1, error_file=str(tmp_path / "error.json"))
@@ -130,7 +130,7 @@ def test_gpus_that_are_not_there(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "OLD GPU")
-    config = load_config("dino", "dino_smoke", parse_overrides(overrides))
+    config = load_config("dino_smoke", parse_overrides(overrides))
     with pytest.raises(UserError, match=words) if words else nullcontext():
         check_devices(config)
 
@@ -140,7 +140,7 @@ def test_losses_are_not_divided_again_by_what_accelerate_was_launched_with(
 ) -> None:
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")  # what accelerate launch sets
     weight = torch.ones((), requires_grad=True)
-    make_accelerator(load_config("mae", "mae_smoke", {"run.device": "cpu"}), tmp_path).backward(weight * 1.0)
+    make_accelerator(load_config("mae_smoke", {"run.device": "cpu"}), tmp_path).backward(weight * 1.0)
     assert weight.grad == 1.0
 
 
@@ -148,11 +148,12 @@ def test_losses_are_not_divided_again_by_what_accelerate_was_launched_with(
 @pytest.mark.parametrize("method", ["dino", "mae"])
 def test_estimated_activations_are_those_that_autograd_keeps(method: str, precision: str) -> None:
     """Per image, on a ViT-S of 4 blocks. The teacher's scores and targets are not kept, so few prototypes here."""
-    more = ["model.drop_path_rate=0", "model.num_hidden_layers=4", f"run.precision={precision}", "dino.prototypes=64"]
-    config = load_config(method, f"{method}_vit_small", parse_overrides(more))
-    objective = MODULES[method].load_method().build(config, biovfm_config(config)).train()
+    more = ["model.drop_path_rate=0", "model.num_hidden_layers=4", f"run.precision={precision}"]
+    more += ["dino.prototypes=64"] if method == "dino" else []
+    config = load_config(f"{method}_vit_small", parse_overrides(more))
+    objective = objectives.method_of(method).build(config, biovfm_config(config)).train()
     kept = [kept_bytes(method, config, objective, images, precision) for images in (2, 4)]
-    _, estimated = memory_gib(config, biovfm_config(config), objective, images=2)
+    _, estimated = memory_gib(objectives.method_of(method), config, biovfm_config(config), objective, images=2)
     assert estimated == pytest.approx((kept[1] - kept[0]) / 2**30, rel=0.12)
 
 
@@ -173,7 +174,7 @@ def kept_bytes(method: str, config: TrainConfig, objective: torch.nn.Module, ima
 
 def forward(method: str, config: TrainConfig, objective: torch.nn.Module, images: int) -> torch.Tensor:
     """The loss of a batch of black images."""
-    batch = MODULES[method].load_method().batch_extra(config)(np.arange(images), np.random.default_rng(0))
+    batch = objectives.method_of(method).batch_extra(config)(np.arange(images), np.random.default_rng(0))
     augment = config.augment
     for name, count, size in (
         ("global_crops", augment.global_count, augment.global_size),
@@ -187,18 +188,20 @@ def forward(method: str, config: TrainConfig, objective: torch.nn.Module, images
 
 @pytest.mark.parametrize("method", ["dino", "mae"])
 def test_estimated_operations_are_those_that_torch_counts(method: str) -> None:
-    config = load_config(method, f"{method}_smoke", parse_overrides(["model.drop_path_rate=0.0"]))
-    objective = MODULES[method].load_method().build(config, biovfm_config(config)).train()
+    config = load_config(f"{method}_smoke", parse_overrides(["model.drop_path_rate=0.0"]))
+    objective = objectives.method_of(method).build(config, biovfm_config(config)).train()
     images = 8
     with FlopCounterMode(display=False) as counter:
         forward(method, config, objective, images).backward()
     counted = counter.get_total_flops() / images
-    assert flops_per_image(config, biovfm_config(config), objective) == pytest.approx(counted, rel=0.25)
+    assert objectives.method_of(method).flops_per_image(config, biovfm_config(config)) == pytest.approx(
+        counted, rel=0.25
+    )
 
 
 def test_tokens_of_the_published_recipe() -> None:
-    config = load_config("dino", "dino_vit_large", {})
-    assert tokens_per_image(config, biovfm_config(config)) == (690, 394)
+    config = load_config("dino_vit_large", {})
+    assert objectives.method_of("dino").tokens_per_image(config, biovfm_config(config)) == 690
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12 and peak_flops("GeForce") is None
 
 
@@ -210,7 +213,7 @@ def test_precision_and_checkpointing_change_the_means_not_the_training(
     losses = []
     for name, more in (("plain", []), ("other", [extra])):
         words = ["--config", f"{method}_smoke", "--data", str(image_folder), "--out", str(tmp_path / name)]
-        assert MODULES[method].main([*words, *SMALL[method], "steps=3", "model.drop_path_rate=0.2", *more]) == 0
+        assert run_script(method, [*words, *SMALL[method], "steps=3", "model.drop_path_rate=0.2", *more]) == 0
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         losses.append([json.loads(line)["loss"] for line in lines])
         fresh_state()
@@ -251,7 +254,7 @@ def push_run(image_folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch, fai
     monkeypatch.setattr(Hub, "calls", [])
     monkeypatch.setattr(Hub, "failing", failing)
     words = ["--config", "mae_smoke", "--data", str(image_folder), "--out", str(out), *SMALL_MAE]
-    status = pretrain_mae.main([*words, "--push-to-hub", "me/model", "steps=4", "run.export_every=2"])
+    status = run_script("mae", [*words, "--push-to-hub", "me/model", "steps=4", "run.export_every=2"])
     return status, Hub.calls
 
 
@@ -347,7 +350,7 @@ def test_tensorboard_receives_the_metrics(image_folder: Path, tmp_path: Path) ->
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     words = ["--config", "mae_smoke", "--data", str(image_folder), "--out", str(tmp_path), *SMALL_MAE]
-    assert pretrain_mae.main([*words, "steps=3", "run.trackers=[tensorboard]"]) == 0
+    assert run_script("mae", [*words, "steps=3", "run.trackers=[tensorboard]"]) == 0
     events = EventAccumulator(str(next(tmp_path.rglob("events.out.tfevents*")).parent)).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
 
@@ -363,10 +366,10 @@ def test_trackio_receives_the_metrics_as_one_run(
         pytest.skip("trackio was imported before, so its folder is not this test's")
     words = ["--config", "mae_smoke", "--data", str(image_folder), "--out", str(tmp_path / "my-run"), *SMALL_MAE]
     words += ["steps=6", "run.checkpoint_every=3", "run.trackers=[trackio]"]
-    assert pretrain_mae.main(words) == 0
+    assert run_script("mae", words) == 0
     shutil.rmtree(tmp_path / "my-run" / "checkpoints" / "step_00000006")
     fresh_state()
-    assert pretrain_mae.main(words) == 0
+    assert run_script("mae", words) == 0
     (database,) = (tmp_path / "trackio").glob("*.db")
     with sqlite3.connect(database) as connection:
         rows = connection.execute("select run_id, run_name, step, metrics from metrics order by id").fetchall()
@@ -385,7 +388,7 @@ def test_a_tracker_that_is_not_installed_is_told(
 
     monkeypatch.setattr(accelerate.tracking, "get_available_trackers", list)
     words = ["--config", "mae_smoke", "--data", str(image_folder), "--out", str(tmp_path), *SMALL_MAE]
-    assert pretrain_mae.main([*words, "run.trackers=[trackio]"]) == 1
+    assert run_script("mae", [*words, "run.trackers=[trackio]"]) == 1
     assert (
         capsys.readouterr().err == "error: run.trackers: trackio is not installed; get it with: pip install trackio\n"
     )

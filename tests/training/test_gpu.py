@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from training import pretrain_dino, pretrain_mae
+from training import objectives
 from training.config_file import load_config
 from training.data import augment_batch
 from training.data.batches import normalise
@@ -57,8 +57,8 @@ def test_a_wait_is_found() -> None:
     [("dino", {"dino.centering": kind}) for kind in ("centering", "sinkhorn_knopp")] + [("mae", {})],
 )
 def test_the_host_never_waits_within_a_forward_pass(method: str, extra: dict) -> None:
-    config = load_config(method, f"{method}_smoke", {**(DINO if method == "dino" else {}), **extra})
-    build = {"dino": pretrain_dino, "mae": pretrain_mae}[method].load_method().build
+    config = load_config(f"{method}_smoke", {**(DINO if method == "dino" else {}), **extra})
+    build = objectives.method_of(method).build
     with torch.device("meta"):
         objective = build(config, biovfm_config(config)).train()
     side = config.augment.global_size

@@ -20,7 +20,8 @@ import torch
 import yaml
 
 from biovfm_hf.errors import UserError
-from training import loop, pretrain_dino, pretrain_mae
+from training import loop
+from training.command import run_script
 from training.config_file import config_from_tree
 from training.run.device import set_sharded_precision
 from training.setup import split_batch
@@ -29,7 +30,6 @@ from .conftest import SMALL_DINO, SMALL_MAE
 
 ROOT = Path(__file__).parents[2]
 FAST = ["optim.warmup_steps=1", "optim.base_lr=0.02", "optim.lr_rule=none"]
-MAINS = {"dino": pretrain_dino.main, "mae": pretrain_mae.main}
 SMALL = {"dino": SMALL_DINO, "mae": SMALL_MAE}
 
 
@@ -38,7 +38,7 @@ def words(method: str, data: Path, out: Path, *more: str) -> list[str]:
 
 
 def train(method: str, data: Path, out: Path, *more: str) -> int:
-    return MAINS[method](words(method, data, out, *more))
+    return run_script(method, words(method, data, out, *more))
 
 
 def metrics(out: Path) -> list[dict]:
@@ -122,7 +122,7 @@ def test_accumulating_is_the_same_step_for_mae(image_folder: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["augment.local_size=64"], "local crops must be the smaller ones"),
+        (["augment.local_size=24"], "24 is not a multiple of the patch size 16"),
         (["run.device=cuda"], "torch sees no GPU"),
         (["batch.size=6", "batch.per_process=4"], "use batch.size="),
         (["batch.per_process=1"], "compares images"),
@@ -363,7 +363,7 @@ def test_a_run_of_other_heads_or_method_is_refused(
     capsys.readouterr()
     start = f"model.init_from={tmp_path / 'first'}"
     assert train("dino", image_folder, tmp_path / "second", "steps=1", start, "dino.prototypes=64") == 1
-    assert "is (1, 32), this model needs (1, 64); give the model section (and dino" in capsys.readouterr().err
+    assert "is (1, 32), this model needs (1, 64); give the model section (and the objective's" in capsys.readouterr().err
     assert train("mae", image_folder, tmp_path / "third", "steps=1", start) == 1
     assert "has no tensor model." in capsys.readouterr().err
 
@@ -594,14 +594,14 @@ def test_two_processes_train_as_one_with_the_joint_batch(method: str, image_fold
 FULL_DISK_SCRIPT = """
 import errno, sys
 sys.path.insert(0, ROOT)
-from training import pretrain_mae
+from training.command import run_script
 from training.run import checkpoint
 
 def full(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 checkpoint.save_file = full
-sys.exit(pretrain_mae.main())
+sys.exit(run_script("mae", ))
 """
 
 
@@ -664,7 +664,8 @@ sys.path.insert(0, ROOT)
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.tensor import DTensor
-from training import METHOD, setup
+from training import setup
+from training.command import run_script
 
 make, prepare = setup.make_accelerator, setup.prepare
 
@@ -686,13 +687,13 @@ def checked_prepare(accelerator, objective, optimizer, config):
     return prepared
 
 setup.make_accelerator, setup.prepare = sharded_accelerator, checked_prepare
-sys.exit(METHOD.main())
+sys.exit(run_script("METHOD"))
 """
 
 
 def sharded_script(method: str, folder: Path) -> Path:
     script = folder / "sharded.py"
-    script.write_text(FSDP_SCRIPT.replace("ROOT", repr(str(ROOT))).replace("METHOD", f"pretrain_{method}"))
+    script.write_text(FSDP_SCRIPT.replace("ROOT", repr(str(ROOT))).replace("METHOD", method))
     return script
 
 

@@ -3,14 +3,14 @@ import torch
 from torch import nn
 
 from biovfm_hf import BioVFMConfig, BioVFMForMaskedAutoencoding, BioVFMModel
-from training.objectives.dino.objective import DINOConfig, DINONetwork
+from training.objectives.dino.config import DINOConfig
+from training.objectives.dino.objective import DINONetwork
+from training.objectives.dino.parameters import dino_multipliers, dino_parameter_groups
 from training.optimizer import (
     adamw,
     apply_schedule,
     clip_per_submodule,
-    dino_multipliers,
-    dino_parameter_groups,
-    mae_parameter_groups,
+    parameter_groups,
     update_average,
 )
 from training.schedule import StepValues
@@ -89,7 +89,7 @@ def test_mae_decays_matrices_and_tokens_only() -> None:
     config = BioVFMConfig.from_size(
         "vit-tiny", family="mae", image_size=32, num_hidden_layers=2, decoder_num_hidden_layers=1
     )
-    found = multipliers(mae_parameter_groups(BioVFMForMaskedAutoencoding(config)))
+    found = multipliers(parameter_groups(BioVFMForMaskedAutoencoding(config)))
     assert not any("position_embeddings" in name for name in found)  # fixed
     for name, (lr, decay, last) in found.items():
         assert (lr, last) == (1.0, False)

@@ -3,7 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.schedule import DINOSchedule, MAESchedule, cosine_schedule, scaled_learning_rate
+from training.objectives.dino.schedule import DINOSchedule
+from training.objectives.mae.schedule import MAESchedule
+from training.schedule import cosine_schedule, scaled_learning_rate
 
 VITL16_SHORT = DINOSchedule(lr=scaled_learning_rate(0.004, 2048, "sqrt_1024"))
 

@@ -1,6 +1,6 @@
 """The registry of objectives: every folder here that holds a `config.py` and a `method.py` is one.
 
-`config.py` names its class of `TrainConfig` CONFIG: its sections, defaults, title, crops, smallest batch and card words,
+`config.py` names its class of `TrainConfig` CONFIG: sections, defaults, title, crops, smallest batch and card words,
 without torch. `method.py` names its `Method` METHOD: how it is built, trained, measured, counted and exported.
 """
 
@@ -16,7 +16,9 @@ from ..settings.typed import nearest
 if TYPE_CHECKING:
     from .method import Method
 
-_packages = {path.parent.name: f"{__package__}.{path.parent.name}" for path in Path(__file__).parent.glob("*/method.py")}
+_packages = {
+    path.parent.name: f"{__package__}.{path.parent.name}" for path in Path(__file__).parent.glob("*/method.py")
+}
 
 
 def register(package: str) -> None:
@@ -29,7 +31,7 @@ def names() -> list[str]:
     return sorted(_packages)
 
 
-def config_class(name: str) -> type[TrainConfig]:
+def config_of(name: str) -> type[TrainConfig]:
     """The class of an objective's runs, its facts among them.
 
     Raises:
@@ -38,7 +40,7 @@ def config_class(name: str) -> type[TrainConfig]:
     return _module(name, "config").CONFIG
 
 
-def method(name: str) -> "Method[Any, Any]":
+def method_of(name: str) -> "Method[Any, Any]":
     """An objective as the loop knows it.
 
     Raises:

@@ -1,7 +1,7 @@
 """What the loop asks of an objective; each one answers in its `method.py`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -67,6 +67,10 @@ class Method(ABC, Generic[C, M]):
         """(B, 1 + R + N, D) -> (B, D), what the watch measures; patch tokens begin at `first_patch`."""
         return tokens[:, 0]
 
+    def collapse(self, records: Sequence[Mapping[str, Any]]) -> str | None:
+        """What the last logged records show of a collapse, and what to try; None where they show none."""
+        return None
+
     def tokens_per_image(self, config: C, model_config: BioVFMConfig) -> int:
         """Tokens of one image that pass the trained encoder."""
         architecture = Architecture.of(model_config)
@@ -77,7 +81,9 @@ class Method(ABC, Generic[C, M]):
         architecture = Architecture.of(model_config)
         return step_flops(architecture, crops(config), drop_path=model_config.drop_path_rate).total
 
-    def other_bytes(self, config: C, model_config: BioVFMConfig, block_bytes: Callable[[int], int], full: bool) -> float:
+    def other_bytes(
+        self, config: C, model_config: BioVFMConfig, block_bytes: Callable[[int], int], full: bool
+    ) -> float:
         """Bytes that a pass keeps of one image beside the trained encoder's blocks.
 
         Args:

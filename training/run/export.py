@@ -18,8 +18,8 @@ from biovfm_hf import BioVFMForMaskedAutoencoding, BioVFMImageProcessor, BioVFMM
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path
 
-from ..config_file import to_yaml
 from ..settings.config import TrainConfig
+from ..settings.typed import to_yaml
 from .checkpoint import model_tensors
 
 logger = logging.getLogger(__name__)
@@ -72,16 +72,15 @@ def _public(config: TrainConfig) -> TrainConfig:
 
 def card_stub(config: TrainConfig, step: int) -> str:
     """The few facts that training itself knows; `biovfm card` writes the full card."""
-    method = {"dino": "DINOv2", "mae": "MAE"}[config.method]
     return f"""---
 library_name: transformers
 pipeline_tag: image-feature-extraction
 tags: [biovfm, medical-imaging, self-supervised, {config.method}]
 ---
 
-# {config.model.size}, pretrained with {method}
+# {config.model.size}, pretrained with {config.title}
 
-Self-supervised pretraining with BioVFM-HF: {step:,} steps of {config.batch.size:,} images
+Self-supervised pretraining with BioVFM-HF by {config.card_words}: {step:,} steps of {config.batch.size:,} images
 ({step * config.batch.size:,} images seen), crops of {config.augment.global_size} pixels, seed {config.seed}.
 `training_config.yaml` holds every setting. Not evaluated yet; `biovfm card` writes a full card from results.
 

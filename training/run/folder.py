@@ -11,10 +11,10 @@ import yaml
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path, write_text
 
-from ..config_file import config_from_tree, to_yaml
 from ..data.augment_batch import apply_drawn_looks
 from ..data.batches import CropBatches
 from ..settings.config import TrainConfig
+from ..settings.typed import flat, plain, to_yaml
 
 # What may change when a run is continued: none of it changes which images are seen or what is learned from them.
 _FREE = (
@@ -90,9 +90,10 @@ def prepare_run_folder(out: Path, config: TrainConfig) -> None:
     path = out / "config.yaml"
     if path.is_file():
         before, now = (flat(_settings(source, out)) for source in (path.read_text(encoding="utf-8"), text))
-        # a key that an older version did not know had its default
-        default = flat(yaml.safe_load(to_yaml(config_from_tree({"method": config.method}))))
-        keys = sorted(before.keys() | now.keys())
+        # a key that an older version did not know had its default; one that is known no more changes nothing
+        default = flat(yaml.safe_load(to_yaml(type(config)())))
+        sections = tuple(f"{name}." for name in plain(config))
+        keys = sorted(key for key in before.keys() | now.keys() if key in now or key.startswith(sections))
         changed = [key for key in keys if before.get(key, default.get(key)) != now.get(key)]
         changed = [key for key in changed if not key.startswith(_FREE)]
         if changed and _results(out):
@@ -165,14 +166,3 @@ def write_crop_sheet(path: Path, dataset: CropBatches) -> None:
             sheet[top : top + view.shape[0], left : left + view.shape[1]] = view
     with atomic_path(path) as temporary:
         Image.fromarray(sheet).save(temporary, format="PNG")
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as one level of `section.key`."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            leaves |= flat(value, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves

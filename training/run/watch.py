@@ -4,8 +4,7 @@ kNN accuracy on a small labelled task, RankMe (how many dimensions the features 
 ways in which self-distillation collapses.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,8 @@ from ..data.order import permute
 from ..settings.config import TrainConfig
 
 _BATCH = 64
+Features = Callable[[Tensor, int], Tensor]  # (B, tokens, D), where patches begin -> (B, D)
 _WINDOW = 10  # logged steps that must agree before the alarm is raised
-_REMEDIES = (
-    "a larger batch.size; in a run of a few thousand steps model.layerscale_value 1.0 and teacher.momentum 0.98; "
-    "a higher optim.base_lr if it was scaled down to a small batch; dino.centering sinkhorn_knopp; "
-    "a lower teacher.temperature; fewer dino.prototypes"
-)
-_GAP = 0.02  # nats from ln K below which a cross-entropy says nothing
 
 
 @dataclass(frozen=True)
@@ -96,14 +90,14 @@ def sample_images(images: Images, count: int, size: int, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def embed(model: BioVFMModel, images: Tensor, config: TrainConfig) -> Tensor:
-    """(n, 3, S, S) uint8 -> (n, D) float32 features: the class token for DINO, the mean patch token for MAE."""
+def embed(model: BioVFMModel, images: Tensor, config: TrainConfig, features_of: Features) -> Tensor:
+    """(n, 3, S, S) uint8 -> (n, D) float32 features."""
     device = next(model.parameters()).device
     features = []
     for part in images.split(_BATCH):
         tokens = model(normalise(part.to(device), config.augment.mean, config.augment.std)).last_hidden_state
         first_patch = 1 + model.config.num_register_tokens
-        features.append((tokens[:, 0] if config.method == "dino" else tokens[:, first_patch:].mean(dim=1)).float())
+        features.append(features_of(tokens, first_patch).float())
     return torch.cat(features)
 
 
@@ -157,7 +151,12 @@ def open_watch(config: TrainConfig, images: Images) -> Watch | None:
 
 
 def measure(
-    watch: Watch, config: TrainConfig, encoder: Any, tensors: dict[str, Tensor], device: Any
+    watch: Watch,
+    config: TrainConfig,
+    encoder: Any,
+    tensors: dict[str, Tensor],
+    features_of: Features,
+    device: Any,
 ) -> dict[str, float]:
     """`rankme`, and `knn` where there is a task, of an encoder.
 
@@ -166,53 +165,43 @@ def measure(
         config: the run's.
         encoder: the `BioVFMModel` inside the objective; only its configuration is read, so it may be sharded.
         tensors: its state, whole.
+        features_of: the objective's features.
         device: where to compute.
     """
     with torch.device("meta"):
         model = BioVFMModel(encoder.config)
     model.load_state_dict(tensors, assign=True)
     model.to(device).eval()
-    values = {"rankme": rankme(embed(model, watch.sample, config))}
+    values = {"rankme": rankme(embed(model, watch.sample, config, features_of))}
     if watch.task is not None:
         parts = (watch.task.train, watch.task.test)
-        train, test = ((embed(model, images, config), labels) for images, labels in parts)
+        train, test = ((embed(model, images, config, features_of), labels) for images, labels in parts)
         neighbours, temperature = config.watch.neighbours, config.watch.temperature
         values["knn"] = knn_accuracy(train, test, len(watch.task.classes), neighbours, temperature)
     return values
 
 
-def collapse_message(records: Sequence[Mapping[str, Any]], settled: int) -> str | None:
+def collapse_message(
+    records: Sequence[Mapping[str, Any]], settled: int, collapse: Callable[[Sequence[Mapping[str, Any]]], str | None]
+) -> str | None:
     """What to tell the user if the last logged records show a collapse, else None.
 
     Args:
         records: logged metrics, oldest first.
         settled: steps before which nothing is concluded (warm-up).
+        collapse: the objective's own signs: the last records -> what they show and what to try, or None.
     """
     recent = list(records)[-_WINDOW:]
     if len(recent) < _WINDOW or recent[0]["step"] < settled:
         return None
-    step = recent[-1]["step"]
-    for name in ("dino_global_crops", "ibot"):
-        gaps = [record.get(f"{name}_gap", math.inf) for record in recent]
-        gaps = [gap for gap in gaps if not math.isnan(gap)]
-        if gaps and max(gaps) < _GAP:
-            return (
-                f"step {step}: the {name} cross-entropy has stood at ln K for {_WINDOW} logged steps: the features "
-                f"have collapsed or never started. Try, in this order: {_REMEDIES}"
-            )
-    entropies = [record.get("teacher_entropy", math.inf) for record in recent]
-    if max(entropies) < 1e-3:
-        return (
-            f"step {step}: the teacher puts every image on one prototype (entropy 0): collapse. Try "
-            "dino.centering sinkhorn_knopp, a higher teacher.temperature or a lower optim.base_lr"
-        )
+    message = collapse(recent)
     ranks = [record["rankme"] for record in records if "rankme" in record]
-    if len(ranks) > 1 and ranks[-1] < 2:
-        return (
-            f"step {step}: RankMe is {ranks[-1]:.1f}: the features use barely one dimension. Lower optim.base_lr, or "
-            "raise dino.koleo_weight and batch.size"
+    if message is None and len(ranks) > 1 and ranks[-1] < 2:
+        message = (
+            f"RankMe is {ranks[-1]:.1f}: the features use barely one dimension. Lower optim.base_lr, or raise "
+            "batch.size (for DINOv2 also dino.koleo_weight)"
         )
-    return None
+    return f"step {recent[-1]['step']}: {message}" if message else None
 
 
 def _square(image: Image, size: int) -> Image:

@@ -1,6 +1,6 @@
 """The configuration of a pretraining run, in typed sections that check themselves; config_file.py reads it.
 
-What every objective shares is here; an objective adds its own sections, and its recipe as defaults, in its `config.py`.
+What every objective shares is here; an objective adds its sections, and its recipe as defaults, in its `config.py`.
 Counts that may follow the length of the run, such as warm-ups, take either a whole number of steps or a share of all
 steps between 0 and 1.
 """

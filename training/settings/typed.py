@@ -60,6 +60,7 @@ StepsOrShare = Annotated[int | float, Steps()]
 Share = Annotated[float, Range(0, 1)]
 Positive = Annotated[int, Range(1)]
 
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """`; did you mean X?`, or the list of what exists when nothing is near."""
     match = get_close_matches(name, known, n=1, cutoff=0.5)
@@ -86,9 +87,10 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "", base: T | No
     for name in values:
         if name not in known:
             raise UserError(f"unknown config key {prefix}{name}; {nearest(str(name), known)}")
-    defaults = {name: getattr(base, name) for name in known} if base is not None else _defaults(cls)
-    given = {name: convert(value, hints[name], f"{prefix}{name}", defaults.get(name)) for name, value in values.items()}
-    return cls(**(defaults | given if base is not None else given))
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    defaults = {field.name: _default(field) if base is None else getattr(base, field.name) for field in fields}
+    given = {name: convert(value, hints[name], prefix + name, defaults[name]) for name, value in values.items()}
+    return cls(**given) if base is None else cls(**(defaults | given))
 
 
 def check_ranges(instance: Any, where: str = "") -> None:
@@ -108,15 +110,11 @@ def check_ranges(instance: Any, where: str = "") -> None:
                 raise UserError(f"config key {name} is {shown}; {fault}")
 
 
-def _defaults(cls: type) -> dict[str, Any]:
-    """The sections of a dataclass that have a default; what is given of one of them changes that."""
-    fields = dataclasses.fields(cls)
-    made = {
-        field.name: field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
-        for field in fields
-        if field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-    }
-    return {name: value for name, value in made.items() if dataclasses.is_dataclass(value)}
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """A field's default, or None where it has none."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
 
 
 def convert(value: Any, hint: Any, where: str, default: Any = None) -> Any:

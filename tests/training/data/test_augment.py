@@ -12,7 +12,8 @@ from PIL import Image as PILImage
 from biovfm_hf.errors import UserError
 from training.config_file import config_from_tree
 from training.data import augment
-from training.data.augment import PRESETS, AugmentConfig, Augmenter, check_augment, draw_box, pack, resize
+from training.data.augment import Augmenter, draw_box, pack, resize
+from training.settings.augment import PRESETS, AugmentConfig, check_augment
 
 
 def preset(name: str, **fields) -> AugmentConfig:
@@ -136,12 +137,12 @@ def test_packing_repeats_grey_and_keeps_colour() -> None:
         ({"local_size": 256}, "larger than augment.global_size"),
         ({"global_size": 220}, "220 is not a multiple of the patch size 16; use 224"),
         ({"local_size": 97}, "97 is not a multiple"),
-        ({"global_scale": [0.5, 0.2]}, "no range"),
-        ({"jitter_p": 1.5}, "not a probability"),
+        ({"global_scale": [0.5, 0.2]}, "the smaller number comes first"),
+        ({"jitter_p": 1.5}, "it must be from 0 to 1"),
         ({"blur_kernel": 8}, "blur_kernel 8 is not odd and positive"),
-        ({"blur_kernel": -3}, "blur_kernel -3 is not odd and positive"),
+        ({"blur_kernel": -3}, "augment.blur_kernel is -3; it must be at least 1"),
         ({"brightness": -2}, "brightness is -2.0; it must be at least 0"),
-        ({"std": [0, 0, 0]}, "those of std above 0"),
+        ({"std": [0, 0, 0]}, "augment.std is"),
     ],
 )
 def test_impossible_augmentations_are_refused(fields: dict, words: str) -> None:

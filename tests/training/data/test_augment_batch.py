@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from training import pretrain_dino
+from training.command import run_script
 from training.data.augment import JITTER, Augmenter, Look, pack
 from training.data.augment_batch import apply_looks, pack_looks
 
@@ -66,7 +66,7 @@ def test_a_run_with_looks_on_the_device_learns_from_the_same_crops(image_folder:
     losses = []
     for on_device in ("false", "true"):
         out = tmp_path / on_device
-        assert pretrain_dino.main([*words, "--out", str(out), f"augment.on_device={on_device}"]) == 0
+        assert run_script("dino", [*words, "--out", str(out), f"augment.on_device={on_device}"]) == 0
         losses.append((out / "metrics.jsonl").read_text())
         assert (out / "crops.png").is_file()
     first, second = (float(text.split('"loss": ')[1].split(",")[0]) for text in losses)

@@ -11,7 +11,7 @@ from torch import nn
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import remove_leftovers
-from training.optimizer import adamw, mae_parameter_groups
+from training.optimizer import adamw, parameter_groups
 from training.run import checkpoint
 from training.run.checkpoint import load_newest, newest_name, save_checkpoint
 
@@ -19,7 +19,7 @@ from training.run.checkpoint import load_newest, newest_name, save_checkpoint
 def make(seed: int = 0, width: int = 8) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(seed)
     module = nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.Linear(width, 2))
-    optimizer = adamw(mae_parameter_groups(module))
+    optimizer = adamw(parameter_groups(module))
     for group in optimizer.param_groups:
         group["lr"] = 0.1
     return module, optimizer

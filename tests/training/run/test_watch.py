@@ -10,6 +10,7 @@ from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.errors import UserError
 from training.config_file import config_from_tree
 from training.data.images import FolderImages
+from training.objectives.dino.method import METHOD as DINO
 from training.run.watch import (
     Watch,
     collapse_message,
@@ -70,7 +71,7 @@ def test_measuring_leaves_the_encoder_as_it_was(image_folder: Path) -> None:
     watch = open_watch(config, FolderImages(image_folder))
     assert watch is not None and watch.sample.shape == (24, 3, 32, 32)
     encoder = BioVFMModel(BioVFMConfig.from_size("vit-tiny", num_hidden_layers=1, image_size=32)).train()
-    values = measure(watch, config, encoder, dict(encoder.state_dict()), torch.device("cpu"))
+    values = measure(watch, config, encoder, dict(encoder.state_dict()), DINO.features, torch.device("cpu"))
     assert values.keys() == {"rankme"} and 1 < values["rankme"] <= 24
     assert encoder.training
 
@@ -80,6 +81,10 @@ def test_the_sample_is_the_same_for_a_seed(image_folder: Path) -> None:
     assert torch.equal(sample_images(images, 8, 32, 1), sample_images(images, 8, 32, 1))
     assert not torch.equal(sample_images(images, 8, 32, 1), sample_images(images, 8, 32, 2))
     assert isinstance(Watch(sample_images(images, 4, 32, 1), None).sample, torch.Tensor)
+
+
+def told(records: list[dict], settled: int) -> str | None:
+    return collapse_message(records, settled, DINO.collapse)
 
 
 def records(**values: float) -> list[dict]:
@@ -97,16 +102,21 @@ def records(**values: float) -> list[dict]:
     ],
 )
 def test_each_collapse_is_told_in_words(values: dict, words: str) -> None:
-    message = collapse_message(records(**values), settled=50)
+    message = told(records(**values), settled=50)
     assert message is not None and words in message
 
 
 def test_no_false_alarm() -> None:
-    assert collapse_message(records(), settled=50) is None
-    assert collapse_message(records(dino_global_crops_gap=0.0), settled=200) is None, "still warming up"
-    assert collapse_message(records(dino_global_crops_gap=0.0)[:5], settled=50) is None, "too few records"
-    assert collapse_message(records(ibot_gap=math.nan), settled=50) is None, "no patch was masked"
+    assert told(records(), settled=50) is None
+    assert told(records(dino_global_crops_gap=0.0), settled=200) is None, "still warming up"
+    assert told(records(dino_global_crops_gap=0.0)[:5], settled=50) is None, "too few records"
+    assert told(records(ibot_gap=math.nan), settled=50) is None, "no patch was masked"
     mixed = records(dino_global_crops_gap=0.0)
     mixed[-1]["dino_global_crops_gap"] = 0.5
-    assert collapse_message(mixed, settled=50) is None, "it has started to learn"
-    assert collapse_message([{"step": step, "mae_loss": 0.9} for step in range(100, 112)], settled=50) is None
+    assert told(mixed, settled=50) is None, "it has started to learn"
+    assert (
+        collapse_message(
+            [{"step": step, "mae_loss": 0.9} for step in range(100, 112)], settled=50, collapse=DINO.collapse
+        )
+        is None
+    )

@@ -1,7 +1,9 @@
 """DINOv2 as the loop knows it."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,13 @@ from .masking import block_masks
 from .objective import DINOObjective
 from .parameters import dino_parameter_groups
 from .schedule import DINOSchedule
+
+_GAP = 0.02  # nats from ln K below which a cross-entropy says nothing
+_REMEDIES = (
+    "a larger batch.size; in a run of a few thousand steps model.layerscale_value 1.0 and teacher.momentum 0.98; "
+    "a higher optim.base_lr if it was scaled down to a small batch; dino.centering sinkhorn_knopp; "
+    "a lower teacher.temperature; fewer dino.prototypes"
+)
 
 
 class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
@@ -83,6 +92,23 @@ class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
         assert values.momentum is not None
         objective.update_teacher(values.momentum)
 
+    def collapse(self, records: Sequence[Mapping[str, Any]]) -> str | None:
+        """A cross-entropy that stands at ln K, or a teacher that puts every image on one prototype."""
+        for name in ("dino_global_crops", "ibot"):
+            gaps = [record.get(f"{name}_gap", math.inf) for record in records]
+            gaps = [gap for gap in gaps if not math.isnan(gap)]
+            if gaps and max(gaps) < _GAP:
+                return (
+                    f"the {name} cross-entropy has stood at ln K for {len(records)} logged steps: the features have "
+                    f"collapsed or never started. Try, in this order: {_REMEDIES}"
+                )
+        if max(record.get("teacher_entropy", math.inf) for record in records) < 1e-3:
+            return (
+                "the teacher puts every image on one prototype (entropy 0): collapse. Try dino.centering "
+                "sinkhorn_knopp, a higher teacher.temperature or a lower optim.base_lr"
+            )
+        return None
+
     def flops_per_image(self, config: DINOTrainConfig, model_config: BioVFMConfig) -> float:
         """Student on all crops, teacher on the global ones, both heads on class tokens and masked patches."""
         return step_flops(
@@ -104,7 +130,7 @@ class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
 
 
 def heads(config: DINOTrainConfig, model_config: BioVFMConfig) -> Heads:
-    """The heads of a run, as the FLOP count takes them: widths, and patches of one image that iBOT hides on average."""
+    """The heads of a run, as the FLOP count takes them, with the patches that iBOT hides of an image on average."""
     dino, mask = config.dino, config.mask
     patches = (config.augment.global_size // model_config.patch_size) ** 2
     masked = config.augment.global_count * mask.probability * sum(mask.ratio) / 2 * patches

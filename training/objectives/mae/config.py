@@ -1,11 +1,23 @@
 """MAE's recipe: the 800-epoch run of PRETRAIN.md and main_pretrain.py (facebookresearch/mae) as defaults."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ...settings.augment import AugmentConfig, preset
 from ...settings.config import BatchConfig, OptimConfig, TrainConfig
 from ...settings.typed import Positive
+
+_BATCH = BatchConfig(size=4096)
+_OPTIM = OptimConfig(
+    base_lr=1.5e-4,
+    lr_rule="linear_256",
+    min_lr=0.0,
+    warmup_steps=0.05,
+    weight_decay=0.05,
+    weight_decay_end=0.05,
+    clip_grad=None,
+    betas=(0.9, 0.95),
+)
 
 
 @dataclass(frozen=True)
@@ -18,18 +30,9 @@ class MAETrainConfig(TrainConfig):
 
     method: str = "mae"
     steps: Positive = 249_600
-    augment: AugmentConfig = preset("mae")
-    batch: BatchConfig = BatchConfig(size=4096)
-    optim: OptimConfig = OptimConfig(
-        base_lr=1.5e-4,
-        lr_rule="linear_256",
-        min_lr=0.0,
-        warmup_steps=0.05,
-        weight_decay=0.05,
-        weight_decay_end=0.05,
-        clip_grad=None,
-        betas=(0.9, 0.95),
-    )
+    augment: AugmentConfig = field(default_factory=lambda: preset("mae"))
+    batch: BatchConfig = _BATCH
+    optim: OptimConfig = _OPTIM
 
 
 CONFIG = MAETrainConfig

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
+from training.objectives.dino.config import DINOConfig
 from training.objectives.dino.losses import sinkhorn_knopp
 from training.objectives.dino.masking import block_masks
-from training.objectives.dino.objective import DINOConfig, DINOObjective
+from training.objectives.dino.objective import DINOObjective
 from training.schedule import StepValues
 
 VALUES = StepValues(lr=1e-3, last_layer_lr=1e-3, weight_decay=0.04, momentum=0.9, teacher_temp=0.05)

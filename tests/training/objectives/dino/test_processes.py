@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
+from training.objectives.dino.config import DINOConfig
 from training.objectives.dino.losses import sinkhorn_knopp, update_center
-from training.objectives.dino.objective import DINOConfig, DINOObjective
-from training.optimizer import adamw, apply_schedule, clip_per_submodule, dino_parameter_groups
+from training.objectives.dino.objective import DINOObjective
+from training.objectives.dino.parameters import dino_parameter_groups
+from training.optimizer import adamw, apply_schedule, clip_per_submodule
 from training.schedule import StepValues
 
 IMAGES, LOCAL_CROPS = 4, 3

@@ -12,8 +12,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
-from training.objectives.dino.objective import DINOConfig, DINOObjective
-from training.optimizer import adamw, apply_schedule, clip_per_submodule, dino_parameter_groups
+from training.objectives.dino.config import DINOConfig
+from training.objectives.dino.objective import DINOObjective
+from training.objectives.dino.parameters import dino_parameter_groups
+from training.optimizer import adamw, apply_schedule, clip_per_submodule
 from training.schedule import StepValues
 
 FOLDER = Path(os.environ.get("BIOVFM_REFERENCE_DIR", Path(__file__).parents[3] / "reference"))
