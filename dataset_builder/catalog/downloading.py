@@ -3,16 +3,15 @@
 import hashlib
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError, require
+from biovfm_hf.retries import ATTEMPTS, is_passing_status, retried
 
 from .source import Download, Source
 
 CHUNK = 1 << 16  # a transfer that breaks off loses at most this much
-ATTEMPTS = 5
 TIMEOUT = (15, 60)  # seconds to connect, and of silence while reading
 
 
@@ -35,16 +34,12 @@ def _fetch(entry: Download, target: Path, pause: float) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     requests = require("requests", "data")
-    for attempt in range(ATTEMPTS):
-        try:
-            _transfer(requests, entry, part)
-            break
-        except requests.RequestException as error:
-            if attempt == ATTEMPTS - 1 or not _worth_repeating(error):
-                raise UserError(
-                    f"{entry.url}: {_reason(error)}; what has arrived is kept, and the same command continues it"
-                ) from None
-            time.sleep(pause * 2**attempt)
+    try:
+        retried(lambda: _transfer(requests, entry, part), _worth_repeating, pause, ATTEMPTS)
+    except requests.RequestException as error:
+        raise UserError(
+            f"{entry.url}: {_reason(error)}; what has arrived is kept, and the same command continues it"
+        ) from None
     wrong = _wrong(entry, part)
     if wrong:
         part.unlink()
@@ -95,9 +90,11 @@ def _receive(response: Any, part: Path, done: int, total: int | None) -> None:
             bar.update(len(chunk))
 
 
-def _worth_repeating(error: Any) -> bool:
+def _worth_repeating(error: Exception) -> bool:
+    if not isinstance(error, require("requests", "data").RequestException):
+        return False
     status = getattr(getattr(error, "response", None), "status_code", None)
-    return status is None or status in (408, 429) or status >= 500
+    return status is None or is_passing_status(status)
 
 
 def _reason(error: Any) -> str:

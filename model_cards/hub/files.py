@@ -35,11 +35,11 @@ def local_files(folder: Path) -> dict[str, Path]:
     `.eval_results` goes along.
 
     Raises:
-        UserError: no files, or more or larger ones than the Hub takes.
+        UserError: no files, more or larger ones than the Hub takes, or a link to a folder or out of this one.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the model or dataset folder to push")
-    files = {file.relative_to(folder).as_posix(): file for file in _walk(folder)}
+    files = {file.relative_to(folder).as_posix(): file for file in _walk(folder, folder.resolve())}
     if not files:
         raise UserError(f"{folder}: holds no file to push; give the model or dataset folder")
     if len(files) > MAX_FILES:
@@ -61,15 +61,35 @@ def local_files(folder: Path) -> dict[str, Path]:
     return dict(sorted(files.items()))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, root: Path) -> Iterator[Path]:
     for entry in sorted(folder.iterdir()):
-        hidden = entry.name.startswith(".") and entry.name not in SHOWN_HIDDEN
-        if hidden or entry.name in NOT_UPLOADED:
+        if _stays(entry.name):
             continue
+        if entry.is_symlink():
+            _check_link(entry, root)
         if entry.is_dir():
-            yield from _walk(entry)
+            yield from _walk(entry, root)
         elif entry.is_file():
             yield entry
+
+
+def _stays(name: str) -> bool:
+    """Whether a file or folder of this name is not uploaded."""
+    return name in NOT_UPLOADED or (name.startswith(".") and name not in SHOWN_HIDDEN)
+
+
+def _check_link(link: Path, root: Path) -> None:
+    """Refuse a link to anything but a file that is uploaded itself: others leave the folder or lead round in it."""
+    try:
+        target = link.resolve(strict=True)
+        inside = target.relative_to(root).parts
+    except (OSError, RuntimeError, ValueError):
+        inside = ()
+    if not inside or not target.is_file() or any(map(_stays, inside)):
+        raise UserError(
+            f"{link}: is a link to a folder, or out of {root.name}; only what lies in the folder is sent: put the "
+            "file itself there, or remove the link"
+        )
 
 
 def remote_files(api: Any, repo_id: str, repo_type: str, revision: str) -> dict[str, RemoteFile]:

@@ -10,7 +10,7 @@ from biovfm_hf.errors import UserError
 from model_cards.card import command as card
 from model_cards.card import earlier as earlier_card
 from model_cards.demo import command as demo
-from model_cards.hub.command import name_repository
+from model_cards.hub.card import name_repository
 from model_cards.inputs.kinds import find_inputs
 from model_cards.report import command as report
 

@@ -2,36 +2,40 @@
 
 import re
 import shlex
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
 
-from model_cards.card import command as card
-from model_cards.demo import command as demo
-from model_cards.hub import command as push
-from model_cards.hub import files as hub_files
-from model_cards.hub import retry as hub_calls
-from model_cards.report import command as report
+from biovfm_hf.options import add_options, parse_options
+from model_cards.card.command import CardOptions
+from model_cards.demo.command import DemoOptions
+from model_cards.hub.command import PushOptions
+from model_cards.report.command import ReportOptions
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "publishing.md").read_text()
-PARSERS = {"card": card._parser(), "push": push._parser(), "report": report._parser(), "demo": demo._parser()}
+OPTIONS = {"card": CardOptions, "push": PushOptions, "report": ReportOptions, "demo": DemoOptions}
 
 
 @pytest.mark.parametrize("line", re.findall(r"^    \$ biovfm (.*)$", PAGE, re.MULTILINE))
 def test_its_commands_are_understood(line):
     command, *words = shlex.split(line)
-    PARSERS[command].parse_args(words)
+    assert parse_options(ArgumentParser(), OPTIONS[command], words)
 
 
 def test_its_options_exist():
-    known = " ".join(parser.format_help() for parser in PARSERS.values())
+    parsers = {command: ArgumentParser() for command in OPTIONS}
+    for command, kind in OPTIONS.items():
+        add_options(parsers[command], kind)
+    known = " ".join(parser.format_help() for parser in parsers.values())
     named = set(re.findall(r"--[a-z][a-z-]+", PAGE)) - {"--protocol"}
     assert named and all(option in known for option in named)
 
 
 def test_its_messages_are_those_of_the_code():
-    code = "".join(Path(module.__file__).read_text() for module in (push, hub_calls, hub_files))
+    files = [ROOT / "biovfm_hf" / "hub.py", *(ROOT / "model_cards" / "hub").glob("*.py")]
+    code = "".join(file.read_text() for file in files)
     code = code.replace('"\n            f"', "")
     for message in re.findall(r"^\| `(.*?)`", PAGE, re.MULTILINE):
         pattern = r"[^`]*?".join(re.escape(part) for part in re.split(r"\bN\b|\bDIR\b|50", message))

@@ -1,6 +1,7 @@
 """`biovfm push` with the real client against a Hub over HTTP: what arrives, what a re-run sends, what faults lose."""
 
 import hashlib
+import json
 import signal
 import subprocess
 import sys
@@ -10,10 +11,12 @@ import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError
 
+from biovfm_hf import hub as hub_calls
 from biovfm_hf.errors import UserError
+from biovfm_hf.provenance import Provenance, write_provenance
+from model_cards.hub import card as hub_card
 from model_cards.hub import command as push
 from model_cards.hub import files as hub_files
-from model_cards.hub import retry as hub_calls
 from model_cards.inputs import hub_names
 
 from .conftest import BIOVFM
@@ -285,8 +288,8 @@ def test_a_card_that_the_hub_refuses_is_explained(hub, pushed, small_model):
 def test_unfit_folders_are_refused_before_anything_is_sent(tmp_path, small_model, monkeypatch):
     with pytest.raises(UserError, match="neither a model"):
         push.push(push.PushOptions(tmp_path, "o/m"))
-    monkeypatch.setattr(hub_files, "MAX_FILE_BYTES", 1000)
-    with pytest.raises(UserError, match="in parts"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="in parts"):
+        patch.setattr(hub_files, "MAX_FILE_BYTES", 1000)
         push.push(push.PushOptions(small_model, "o/m"))
     (small_model / "README.md").unlink()
     with pytest.raises(UserError, match="biovfm card"):
@@ -325,7 +328,7 @@ def test_tokens_and_signatures_are_masked():
 
 def test_usage_lines_name_the_repository():
     text = 'x from_pretrained("a")\n```python\nm = A.from_pretrained("a")\npipeline("t-x", model="a")\n```\n'
-    named = push.name_repository(text, "o/m")
+    named = hub_card.name_repository(text, "o/m")
     assert named == text.replace('A.from_pretrained("a")', 'A.from_pretrained("o/m")').replace(
         'model="a"', 'model="o/m"'
     )
@@ -389,3 +392,74 @@ def test_wrong_folders_are_told_what_they_are(make, tmp_path):
             push.push(push.PushOptions(folder, "o/m"))
     with pytest.raises(UserError, match="no such folder"):
         push.push(push.PushOptions(tmp_path / "nothere", "o/m"))
+
+
+@pytest.mark.parametrize("kind", ["file outside", "folder outside", "folder inside", "itself", "hidden", "nothing"])
+def test_links_are_refused_by_name(small_model, tmp_path, kind):
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "patients.txt").write_text("names")
+    targets = {
+        "file outside": tmp_path / "secret" / "patients.txt",
+        "folder outside": tmp_path / "secret",
+        "folder inside": small_model / "figures",
+        "itself": small_model,
+        "hidden": small_model / ".cache" / "secret",
+        "nothing": tmp_path / "gone",
+    }
+    (small_model / "figures" / "link").symlink_to(targets[kind])
+    with pytest.raises(UserError, match=r"figures/link: is a link"):
+        push.push(push.PushOptions(small_model, "o/m"))
+
+
+def test_two_links_to_the_folder_itself_end_at_once(small_model):
+    for name in ("a", "b"):
+        (small_model / name).symlink_to(".", target_is_directory=True)
+    with pytest.raises(UserError, match=r"small/a: is a link"):
+        hub_files.local_files(small_model)
+
+
+def test_a_linked_card_is_not_read(small_model, tmp_path):
+    (small_model / "README.md").rename(tmp_path / "outside.md")
+    (small_model / "README.md").symlink_to(tmp_path / "outside.md")
+    with pytest.raises(UserError, match=r"README\.md: is a link"):
+        push.push(push.PushOptions(small_model, "o/m"))
+
+
+def test_a_link_to_a_file_that_is_sent_anyway_is_taken(hub, pushed, small_model):
+    (small_model / "copy.json").symlink_to("config.json")
+    pushed(small_model, "owner/m")
+    assert files_of(hub)["copy.json"] == (small_model / "config.json").read_bytes()
+
+
+@pytest.fixture
+def private_model(small_model):
+    write_provenance(small_model, Provenance(("clinic",), ("wards",)))
+    return small_model
+
+
+@pytest.mark.parametrize("words", [[], ["--public"]])
+def test_private_sources_are_not_sent_unasked(hub, pushed, private_model, words):
+    with pytest.raises(UserError, match=r"sources: clinic; tasks: wards.*--private-sources-ok"):
+        pushed(private_model, "owner/m", *words)
+    assert not hub.requests
+    pushed(private_model, "owner/m", "--private-sources-ok", *words)
+    assert json.loads(files_of(hub)["provenance.json"])["private_sources"] == ["clinic"]
+
+
+@pytest.mark.parametrize(("answer", "sent"), [("y", True), ("", False), ("no", False)])
+def test_a_terminal_is_asked(hub, pushed, private_model, monkeypatch, answer, sent):
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda _: answer)
+    if sent:
+        pushed(private_model, "owner/m")
+        assert hub.repos
+        return
+    with pytest.raises(UserError, match="not sent"):
+        pushed(private_model, "owner/m")
+    assert not hub.requests
+
+
+def test_a_damaged_mark_stops_the_push(private_model):
+    (private_model / "provenance.json").write_text("{")
+    with pytest.raises(UserError, match=r"provenance\.json"):
+        push.push(push.PushOptions(private_model, "o/m"))

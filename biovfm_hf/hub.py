@@ -2,14 +2,26 @@
 
 import importlib
 import re
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from biovfm_hf.errors import UserError
+from .errors import UserError, one_line
+from .retries import is_passing_status, retried
 
 Answer = TypeVar("Answer")
-ATTEMPTS = 5
+
+
+def signed_in() -> Any:
+    """A `huggingface_hub.HfApi` with this machine's token.
+
+    Raises:
+        UserError: there is none.
+    """
+    from huggingface_hub import HfApi, get_token
+
+    if get_token() is None:
+        raise UserError("no Hub token on this machine; sign in with: hf auth login (or set HF_TOKEN)")
+    return HfApi(library_name="biovfm-hf")
 
 
 def steady(work: Callable[[], Answer], doing: str) -> Answer:
@@ -19,16 +31,12 @@ def steady(work: Callable[[], Answer], doing: str) -> Answer:
         UserError: refused, or still faltering after five attempts.
     """
     http = _http_library()
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return work()
-        except UserError:
-            raise
-        except (http.HTTPError, OSError, RuntimeError, ValueError) as error:
-            if attempt == ATTEMPTS or not _passing(error):
-                raise UserError(_explained(error, doing)) from None
-            time.sleep(min(8, 0.5 * 2**attempt))
-    raise AssertionError("unreachable")
+    try:
+        return retried(work, _passing)
+    except UserError:
+        raise
+    except (http.HTTPError, OSError, RuntimeError, ValueError) as error:
+        raise UserError(_explained(error, doing)) from None
 
 
 def _http_library() -> Any:
@@ -49,9 +57,11 @@ def _status(error: BaseException | None) -> int | None:
 
 
 def _passing(error: BaseException) -> bool:
+    if isinstance(error, UserError):
+        return False
     status = _status(error)
     if status is not None:
-        return status in (408, 412, 429) or status >= 500
+        return is_passing_status(status)
     http = _http_library()
     cause: BaseException | None = error
     while cause is not None:
@@ -70,14 +80,14 @@ def _explained(error: Exception, doing: str) -> str:
         429: "the Hub is limiting the rate; run the same command again in some minutes, it resumes",
     }
     status = _status(error)
-    reason = mask_tokens(" ".join(str(error).split()))[:300]
+    reason = mask_tokens(one_line(error))
     if status is None:
         hint = (
             "check the network and run the same command again, it resumes"
             if _passing(error)
             else "mend it and push again"
         )
-        return f"{doing} failed ({reason or type(error).__name__}); {hint}"
+        return f"{doing} failed ({reason}); {hint}"
     hint = advice.get(status, "run the same command again, it resumes" if status >= 500 else "mend it and push again")
     return f"{doing} failed with status {status} ({reason}); {hint}"
 

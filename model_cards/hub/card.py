@@ -1,0 +1,80 @@
+"""The card of a folder that is pushed: fit for the Hub, and with usage lines that name the repository."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.hub import steady
+
+from ..card.command import check_card
+from ..card.earlier import END
+from ..card.numbers import changed_tables, check_numbers
+from ..inputs.files import read_readme
+from .dataset_card import check_dataset_card
+
+
+def read_card(folder: Path) -> str:
+    """The text of a folder's README.md.
+
+    Raises:
+        UserError: there is none.
+    """
+    readme = folder / "README.md"
+    if not readme.is_file():
+        raise UserError(f"{folder}: no README.md; write it with: biovfm card {folder} (a dataset: biovfm build)")
+    return read_readme(readme)
+
+
+def check_pushed_card(card: str, folder: Path, kind: str) -> tuple[str, ...]:
+    """Check the card of a repository of this kind against the folder; returns remarks for the user.
+
+    Raises:
+        UserError: it is not fit, or states scores that the folder's results file does not hold.
+    """
+    if kind == "dataset":
+        check_dataset_card(card, folder)
+    if kind != "model":
+        return ()
+    check_card(card)
+    check_numbers(card, folder)
+    if not changed_tables(card, folder):
+        return ()
+    return (
+        f"{folder / 'README.md'}: its tables of results are not those that biovfm card writes from "
+        f"{folder / 'results' / 'biovfm.json'} (edited, or of another version); to renew them: "
+        f"biovfm card {folder} --results DIR",
+    )
+
+
+def let_hub_check(api: Any, card: str, kind: str) -> None:
+    """Ask the Hub whether it takes the card (its licence, for one), as it will when the card is sent, last of all.
+
+    Raises:
+        UserError: it does not.
+    """
+    steady(lambda: _let_hub_check(api, card, kind), "checking the card")
+
+
+def _let_hub_check(api: Any, card: str, kind: str) -> None:
+    from huggingface_hub.utils import get_session, hf_raise_for_status
+
+    answer = get_session().post(f"{api.endpoint}/api/validate-yaml", json={"content": card, "repoType": kind})
+    if answer.status_code == 400:
+        reasons = "; ".join(str(error.get("message")) for error in answer.json().get("errors", []))
+        raise UserError(f"README.md: the Hub does not take its YAML block ({reasons[:300]}); mend it and push again")
+    hf_raise_for_status(answer)
+
+
+def name_repository(text: str, repo_id: str) -> str:
+    """Card text whose Python blocks load `repo_id` instead of a local folder or a placeholder.
+
+    What somebody wrote below the line that ends a written card stays as it is.
+    """
+    written, end, own = text.partition(END)
+
+    def renamed(block: re.Match[str]) -> str:
+        pattern = r'(from_pretrained\(|load_dataset\(|pipeline\("[\w-]+", model=)"[^"\n]*"'
+        return re.sub(pattern, lambda call: f'{call.group(1)}"{repo_id}"', block.group(0))
+
+    return re.sub(r"^```python\n.*?^```", renamed, written, flags=re.DOTALL | re.MULTILINE) + end + own
