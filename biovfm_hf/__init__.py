@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         BioVFMBackbone,
         BioVFMForImageClassification,
         BioVFMForMaskedAutoencoding,
+        BioVFMForMaskedImageModeling,
         BioVFMForSemanticSegmentation,
         BioVFMModel,
     )
@@ -25,6 +26,7 @@ _MODULE_OF = {
     "BioVFMConfig": "configuration_biovfm",
     "BioVFMForImageClassification": "modeling_biovfm",
     "BioVFMForMaskedAutoencoding": "modeling_biovfm",
+    "BioVFMForMaskedImageModeling": "modeling_biovfm",
     "BioVFMForSemanticSegmentation": "modeling_biovfm",
     "BioVFMImageProcessor": "image_processing_biovfm",
     "BioVFMModel": "modeling_biovfm",
@@ -35,6 +37,7 @@ __all__ = [
     "BioVFMConfig",
     "BioVFMForImageClassification",
     "BioVFMForMaskedAutoencoding",
+    "BioVFMForMaskedImageModeling",
     "BioVFMForSemanticSegmentation",
     "BioVFMImageProcessor",
     "BioVFMModel",

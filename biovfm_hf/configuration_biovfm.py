@@ -32,6 +32,7 @@ AUTO_MAP = {
     "AutoModel": "modeling_biovfm.BioVFMModel",
     "AutoBackbone": "modeling_biovfm.BioVFMBackbone",
     "AutoModelForImageClassification": "modeling_biovfm.BioVFMForImageClassification",
+    "AutoModelForMaskedImageModeling": "modeling_biovfm.BioVFMForMaskedImageModeling",
     "AutoModelForPreTraining": "modeling_biovfm.BioVFMForMaskedAutoencoding",
     "AutoModelForSemanticSegmentation": "modeling_biovfm.BioVFMForSemanticSegmentation",
 }
@@ -57,7 +58,8 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
         drop_path_rate: stochastic depth, the same in every block; drops whole images of a batch (never the last one),
             in training mode only.
         num_register_tokens: register tokens between the class token and the patch tokens.
-        use_mask_token: hold a mask token (DINOv2's pretraining); off otherwise, since nothing would train it.
+        use_mask_token: hold a mask token (DINOv2's pretraining). Heads and the backbone leave it out, since nothing
+            would train it; masked image modelling always has one.
         position_embedding_type: "learned", or "sincos" (fixed, MAE).
         interpolate_offset: added to the patch grid when position embeddings are resized. 0.1 reproduces DINOv2's
             training, 0 transformers' Dinov2Model.
@@ -70,6 +72,8 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
         reshape_hidden_states: backbone feature maps as (B, D, H/p, W/p) instead of (B, tokens, D).
         segmentation_head: "linear" or "unet", see `BioVFMForSemanticSegmentation`.
         semantic_loss_ignore_index: label that the segmentation loss leaves out.
+        encoder_stride: pixels that masked image modelling (SimMIM) predicts along each side of a patch token; None, as
+            it must be, is the patch size.
         mask_ratio: share of patches that the masked autoencoder hides.
         norm_pix_loss: the masked autoencoder predicts each patch normalised by its own mean and variance.
         decoder_hidden_size, decoder_num_hidden_layers, decoder_num_attention_heads: the MAE decoder.
@@ -102,6 +106,7 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
     reshape_hidden_states: bool = True
     segmentation_head: str = "linear"
     semantic_loss_ignore_index: int = 255
+    encoder_stride: int | None = None
     mask_ratio: float | int = 0.75
     norm_pix_loss: bool = True
     decoder_hidden_size: int = 512

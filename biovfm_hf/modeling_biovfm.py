@@ -22,6 +22,7 @@ from transformers.modeling_outputs import (
     BackboneOutput,
     BaseModelOutputWithPooling,
     ImageClassifierOutput,
+    MaskedImageModelingOutput,
     SemanticSegmenterOutput,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -30,45 +31,12 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_biovfm import BioVFMConfig
+from .positions import exporting, resize_position_embeddings, sincos_position_embeddings
+
+_MASK_TOKEN = [r"embeddings\.mask_token$"]  # what heads leave out of a pretraining checkpoint
 
 # A packed batch of tokens (T, D) is a row of groups; a group is `batch` images of `length` tokens each.
 Groups = list[tuple[int, int]]
-
-
-def sincos_position_embeddings(hidden_size: int, grid: int) -> Tensor:
-    """Fixed 2D sine-cosine position embeddings of MAE (`mae/util/pos_embed.py`): (1, 1 + grid * grid, D) float32.
-
-    The first row (class token) is zero. The first half of the channels encodes the column, the second the row,
-    as in the released weights.
-    """
-    frequencies = 1.0 / 10000 ** (torch.arange(hidden_size // 4, dtype=torch.float64) / (hidden_size / 4))
-    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies  # (grid, D/4)
-    axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # (grid, D/2)
-    columns = axis.repeat(grid, 1)
-    rows = axis.repeat_interleave(grid, dim=0)
-    patches = torch.cat([columns, rows], dim=1)  # (grid * grid, D)
-    return torch.cat([torch.zeros(1, hidden_size, dtype=torch.float64), patches])[None].float()
-
-
-def resize_position_embeddings(
-    positions: Tensor, grid: tuple[int, int], offset: float = 0.0, antialias: bool = False
-) -> Tensor:
-    """Bicubic resize of the patch part of (1, 1 + n * n, D) position embeddings to a (rows, columns) grid.
-
-    `offset` > 0 scales by (size + offset) / n instead of to the exact size, as DINOv2's training did with 0.1.
-    Computed in float32; the class token's row is kept.
-    """
-    side = math.isqrt(positions.shape[1] - 1)
-    if grid == (side, side):
-        return positions
-    patches = positions[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2).float()  # (1, D, n, n)
-    if offset:
-        scale = ((grid[0] + offset) / side, (grid[1] + offset) / side)
-        resized = nn.functional.interpolate(patches, scale_factor=scale, mode="bicubic", antialias=antialias)
-    else:
-        resized = nn.functional.interpolate(patches, size=grid, mode="bicubic", antialias=antialias)
-    resized = resized.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)
-    return torch.cat([positions[:, :1], resized], dim=1)
 
 
 def cut_patches(pixel_values: Tensor, patch_size: int) -> Tensor:
@@ -84,6 +52,10 @@ def take_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
     return tokens.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, indices.shape)
 
 
+class BioVFMPatchProjection(nn.Conv2d):
+    """The patches' convolution, a class of its own because `_init_weights` is asked about each module by itself."""
+
+
 class BioVFMPatchEmbeddings(nn.Module):
     """Non-overlapping patches, each projected to a token."""
 
@@ -91,7 +63,9 @@ class BioVFMPatchEmbeddings(nn.Module):
         super().__init__()
         self.patch_size = config.patch_size
         self.num_channels = config.num_channels
-        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, config.patch_size, config.patch_size)
+        self.projection = BioVFMPatchProjection(
+            config.num_channels, config.hidden_size, config.patch_size, config.patch_size
+        )
 
     def forward(self, pixel_values: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         """(B, C, H, W) -> (B, N, D), patches in row-major order, or (B, K, D) of the patches `ids_keep` (B, K) alone.
@@ -99,6 +73,16 @@ class BioVFMPatchEmbeddings(nn.Module):
         Raises:
             ValueError: no batch, another number of channels, or sides that are no multiple of the patch size.
         """
+        if not exporting():  # a check would freeze the sizes at hand
+            self._check(pixel_values)
+        pixel_values = pixel_values.to(self.projection.weight.dtype)
+        if ids_keep is None:
+            return self.projection(pixel_values).flatten(2).transpose(1, 2)
+        patches = take_tokens(cut_patches(pixel_values, self.patch_size), ids_keep)
+        weight = self.projection.weight.permute(0, 2, 3, 1).flatten(1)  # (D, p * p * C)
+        return nn.functional.linear(patches, weight, self.projection.bias)
+
+    def _check(self, pixel_values: Tensor) -> None:
         if pixel_values.ndim != 4:
             raise ValueError(f"pixel_values must be (batch, channels, height, width), not {tuple(pixel_values.shape)}")
         channels, height, width = pixel_values.shape[-3:]
@@ -109,12 +93,6 @@ class BioVFMPatchEmbeddings(nn.Module):
                 f"images of {height}x{width} pixels cannot be cut into patches of {self.patch_size}; "
                 f"resize them to a multiple of {self.patch_size}"
             )
-        pixel_values = pixel_values.to(self.projection.weight.dtype)
-        if ids_keep is None:
-            return self.projection(pixel_values).flatten(2).transpose(1, 2)
-        patches = take_tokens(cut_patches(pixel_values, self.patch_size), ids_keep)
-        weight = self.projection.weight.permute(0, 2, 3, 1).flatten(1)  # (D, p * p * C)
-        return nn.functional.linear(patches, weight, self.projection.bias)
 
 
 class BioVFMEmbeddings(nn.Module):
@@ -165,7 +143,7 @@ class BioVFMEmbeddings(nn.Module):
         first = [(self.cls_token + positions[:, :1])]
         if self.register_tokens is not None:
             first.append(self.register_tokens)
-        prefix = torch.cat(first, dim=1).expand(len(tokens), -1, -1)
+        prefix = torch.cat(first, dim=1).expand(tokens.shape[0], -1, -1)
         return torch.cat([prefix, tokens], dim=1)
 
 
@@ -357,8 +335,8 @@ class BioVFMPreTrainedModel(PreTrainedModel):
 
     `initialization="dinov2"` (`dinov2/models/vision_transformer.py`): linear weights and learned positions truncated
     normal 0.02, patch projection as torch leaves a convolution, class and register tokens normal 1e-6.
-    `initialization="mae"` (`mae/models_mae.py`): Xavier uniform (the patch projection as a linear layer), class and
-    mask tokens normal 0.02.
+    `initialization="mae"` (`mae/models_mae.py`): Xavier uniform (the patch projection as a linear layer, its bias as
+    torch leaves it), class and mask tokens normal 0.02.
     """
 
     config: BioVFMConfig
@@ -393,8 +371,8 @@ class BioVFMPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         mae = self.config.initialization == "mae"
         std = self.config.initializer_range
-        if isinstance(module, BioVFMPatchEmbeddings):
-            self._init_patch_projection(module.projection, mae)
+        if isinstance(module, BioVFMPatchProjection):
+            _init_patch_projection(module, mae)
         elif isinstance(module, nn.Linear):
             if mae:
                 init.xavier_uniform_(module.weight)
@@ -414,19 +392,16 @@ class BioVFMPreTrainedModel(PreTrainedModel):
         elif isinstance(module, BioVFMDecoder):
             init.normal_(module.mask_token, std=std)
             _init_positions(module.position_embeddings, module.config, std)
-        elif not (isinstance(module, nn.Conv2d) and module.in_channels == self.config.num_channels):
+        else:
             super()._init_weights(module)
 
-    def _init_patch_projection(self, projection: nn.Conv2d, mae: bool) -> None:
-        if mae:
-            init.xavier_uniform_(projection.weight.view(len(projection.weight), -1))
-            if projection.bias is not None:
-                init.zeros_(projection.bias)
-            return
-        fan_in = projection.weight[0].numel()
-        init.uniform_(projection.weight, -(fan_in**-0.5), fan_in**-0.5)  # torch's default for a convolution
-        if projection.bias is not None:
-            init.uniform_(projection.bias, -(fan_in**-0.5), fan_in**-0.5)
+
+def _init_patch_projection(projection: BioVFMPatchProjection, mae: bool) -> None:
+    width, fan_in = projection.weight.shape[0], projection.weight[0].numel()
+    default = fan_in**-0.5  # torch's for a convolution, which both families leave the bias at
+    bound = math.sqrt(6 / (width + fan_in)) if mae else default  # Xavier's for a (D, p * p * C) linear layer
+    init.uniform_(projection.weight, -bound, bound)
+    init.uniform_(cast(Tensor, projection.bias), -default, default)
 
 
 def _init_positions(positions: Tensor, config: BioVFMConfig, std: float) -> None:
@@ -434,6 +409,15 @@ def _init_positions(positions: Tensor, config: BioVFMConfig, std: float) -> None
         init.copy_(positions, sincos_position_embeddings(positions.shape[-1], math.isqrt(positions.shape[1] - 1)))
     else:
         init.trunc_normal_(positions, std=std)
+
+
+def _with_mask_token(config: BioVFMConfig, use: bool) -> BioVFMConfig:
+    """`config` itself, or a copy of it where it says otherwise: a head has a mask token only if it trains it."""
+    if config.use_mask_token == use:
+        return config
+    config = copy.deepcopy(config)
+    config.use_mask_token = use
+    return config
 
 
 class BioVFMModel(BioVFMPreTrainedModel):
@@ -514,7 +498,10 @@ class BioVFMBackbone(BackboneMixin, BioVFMModel):
     From a folder: `BioVFMBackbone.from_pretrained(DIR, out_indices=[...])`; `AutoBackbone` takes repository ids only.
     """
 
+    _keys_to_ignore_on_load_unexpected = _MASK_TOKEN
+
     def __init__(self, config: BioVFMConfig) -> None:
+        config = _with_mask_token(config, False)
         super().__init__(config)
         self.num_features = [config.hidden_size] * (config.num_hidden_layers + 1)
 
@@ -547,7 +534,10 @@ def _token_map(tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
 class BioVFMForImageClassification(BioVFMPreTrainedModel):
     """A linear classifier on the class token, the mean patch token, or both (`config.pooling`)."""
 
+    _keys_to_ignore_on_load_unexpected = _MASK_TOKEN
+
     def __init__(self, config: BioVFMConfig) -> None:
+        config = _with_mask_token(config, False)
         super().__init__(config)
         self.num_labels = cast(int, config.num_labels)
         self.biovfm = BioVFMModel(config)
@@ -626,7 +616,10 @@ class BioVFMUNetDecoder(nn.Module):
 class BioVFMForSemanticSegmentation(BioVFMPreTrainedModel):
     """Per-pixel classes from patch tokens, through a 1x1 convolution ("linear") or a U-Net decoder ("unet")."""
 
+    _keys_to_ignore_on_load_unexpected = _MASK_TOKEN
+
     def __init__(self, config: BioVFMConfig) -> None:
+        config = _with_mask_token(config, False)
         super().__init__(config)
         if config.segmentation_head == "unet" and config.num_hidden_layers < 4:
             raise ValueError(f"the U-Net decoder reads four blocks; this model has {config.num_hidden_layers}")
@@ -670,6 +663,52 @@ def _selected(hidden_states: tuple, wanted: Any) -> tuple:
         return hidden_states
     indices = {index % len(hidden_states) for index in ([wanted] if isinstance(wanted, int) else wanted)}
     return tuple(state if index in indices else None for index, state in enumerate(hidden_states))
+
+
+class BioVFMForMaskedImageModeling(BioVFMPreTrainedModel):
+    """SimMIM (arXiv 2111.09886): mask tokens stand for hidden patches, and one linear layer predicts the pixels."""
+
+    def __init__(self, config: BioVFMConfig) -> None:
+        config = _with_mask_token(config, True)
+        super().__init__(config)
+        self.stride = config.patch_size if config.encoder_stride is None else config.encoder_stride
+        self.biovfm = BioVFMModel(config)
+        self.decoder = nn.Conv2d(config.hidden_size, config.num_channels * self.stride**2, kernel_size=1)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None, **kwargs: Any
+    ) -> MaskedImageModelingOutput:
+        """(B, C, H, W) and the hidden patches (B, N) bool -> pixels (B, C, H, W), and the loss where some are hidden.
+
+        The loss is SimMIM's: the absolute error over the hidden pixels, averaged over their number and the channels.
+
+        Raises:
+            ValueError: masks are given and `encoder_stride` is not the patch size, so that pixels do not fit.
+        """
+        if bool_masked_pos is not None and self.stride != self.config.patch_size:
+            raise ValueError(
+                f"encoder_stride {self.stride} must be the patch size {self.config.patch_size}: pixels are predicted "
+                "patch by patch; leave it out"
+            )
+        outputs = self.biovfm(pixel_values, bool_masked_pos=bool_masked_pos, return_dict=True, **kwargs)
+        patch = self.config.patch_size
+        grid = tuple(side // patch for side in pixel_values.shape[-2:])
+        features = _token_map(outputs.last_hidden_state, grid)
+        reconstruction = nn.functional.pixel_shuffle(self.decoder(features), self.stride)
+        loss = None
+        if bool_masked_pos is not None:
+            mask = bool_masked_pos.reshape(-1, 1, *grid).to(pixel_values.dtype)
+            mask = mask.repeat_interleave(patch, 2).repeat_interleave(patch, 3)  # (B, 1, H, W)
+            error = nn.functional.l1_loss(reconstruction, pixel_values, reduction="none")
+            loss = (error * mask).sum() / (mask.sum() + 1e-5) / self.config.num_channels
+        return MaskedImageModelingOutput(
+            loss=loss,
+            reconstruction=reconstruction,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
 
 
 @dataclass
@@ -748,7 +787,10 @@ class BioVFMDecoder(nn.Module):
 class BioVFMForMaskedAutoencoding(BioVFMPreTrainedModel):
     """The masked autoencoder (arXiv 2111.06377): encode the visible patches, predict the hidden ones."""
 
+    _keys_to_ignore_on_load_unexpected = _MASK_TOKEN
+
     def __init__(self, config: BioVFMConfig) -> None:
+        config = _with_mask_token(config, False)
         super().__init__(config)
         self.biovfm = BioVFMModel(config)
         self.decoder = BioVFMDecoder(config)
@@ -788,7 +830,7 @@ class BioVFMForMaskedAutoencoding(BioVFMPreTrainedModel):
         """The encoder's output for the visible patches, all patches' order (B, N), and how many are seen."""
         if noise is None:
             height, width = (side // self.config.patch_size for side in pixel_values.shape[-2:])
-            noise = torch.rand(len(pixel_values), height * width, device=pixel_values.device)
+            noise = torch.rand(pixel_values.shape[0], height * width, device=pixel_values.device)
         ids_shuffle = noise.argsort(dim=1)
         visible = int(noise.shape[1] * (1 - self.config.mask_ratio))
         outputs = self.biovfm(pixel_values, ids_keep=ids_shuffle[:, :visible], return_dict=True, **kwargs)
@@ -817,12 +859,14 @@ BioVFMModel.register_for_auto_class("AutoModel")
 BioVFMBackbone.register_for_auto_class("AutoBackbone")
 BioVFMForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 BioVFMForMaskedAutoencoding.register_for_auto_class("AutoModelForPreTraining")
+BioVFMForMaskedImageModeling.register_for_auto_class("AutoModelForMaskedImageModeling")
 BioVFMForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
 
 __all__ = [
     "BioVFMBackbone",
     "BioVFMForImageClassification",
     "BioVFMForMaskedAutoencoding",
+    "BioVFMForMaskedImageModeling",
     "BioVFMForSemanticSegmentation",
     "BioVFMModel",
     "BioVFMPreTrainedModel",

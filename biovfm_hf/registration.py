@@ -22,6 +22,7 @@ def register_when_loaded() -> None:
         ours = f"{__package__}.{kind}_biovfm"
         register_post_import_hook(register, ours)
         register_post_import_hook(partial(_import, ours), f"transformers.models.auto.{kind}_auto")
+    register_post_import_hook(_register_no_video_processor, "transformers.models.auto.video_processing_auto")
 
 
 def _import(ours: str, theirs: ModuleType) -> None:
@@ -41,6 +42,7 @@ def _register_models(ours: ModuleType) -> None:
         transformers.AutoModel: ours.BioVFMModel,
         transformers.AutoBackbone: ours.BioVFMBackbone,
         transformers.AutoModelForImageClassification: ours.BioVFMForImageClassification,
+        transformers.AutoModelForMaskedImageModeling: ours.BioVFMForMaskedImageModeling,
         transformers.AutoModelForPreTraining: ours.BioVFMForMaskedAutoencoding,
         transformers.AutoModelForSemanticSegmentation: ours.BioVFMForSemanticSegmentation,
     }.items():
@@ -56,3 +58,10 @@ def _register_image_processor(ours: ModuleType) -> None:
     AutoImageProcessor.register(
         BioVFMConfig, image_processor_classes={"pil": processor, "torchvision": processor}, exist_ok=True
     )
+
+
+def _register_no_video_processor(auto: ModuleType) -> None:
+    """Every pipeline asks for a video processor, whose remote code it would otherwise guess and ask leave to run."""
+    from .configuration_biovfm import BioVFMConfig
+
+    auto.VIDEO_PROCESSOR_MAPPING.register(BioVFMConfig, {}, exist_ok=True)

@@ -223,7 +223,7 @@ def _fields_from_shapes(
 def _is_sincos(positions: "Tensor") -> bool:
     import torch
 
-    from ..modeling_biovfm import sincos_position_embeddings
+    from ..positions import sincos_position_embeddings
 
     width, side = positions.shape[-1], math.isqrt(positions.shape[1] - 1)
     return width % 4 == 0 and torch.allclose(positions.float(), sincos_position_embeddings(width, side), atol=1e-3)

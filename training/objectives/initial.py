@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.conversion.read import Encoder, read_encoder
 from biovfm_hf.errors import UserError
-from biovfm_hf.modeling_biovfm import resize_position_embeddings
+from biovfm_hf.positions import resize_position_embeddings
 
 from ..run.checkpoint import newest_model
 from ..settings.config import TrainConfig

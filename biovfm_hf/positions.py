@@ -1,0 +1,85 @@
+"""Where patches lie: MAE's fixed sine-cosine table, and the resize of a table to another grid of patches."""
+
+import math
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+
+def exporting() -> bool:
+    """Whether a graph is being recorded for other sizes than those at hand (torch.export, jit.trace, ONNX)."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
+
+
+def sincos_position_embeddings(hidden_size: int, grid: int) -> Tensor:
+    """Fixed 2D sine-cosine position embeddings of MAE (`mae/util/pos_embed.py`): (1, 1 + grid * grid, D) float32.
+
+    The first row (class token) is zero. The first half of the channels encodes the column, the second the row,
+    as in the released weights.
+    """
+    frequencies = 1.0 / 10000 ** (torch.arange(hidden_size // 4, dtype=torch.float64) / (hidden_size / 4))
+    angles = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies  # (grid, D/4)
+    axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # (grid, D/2)
+    columns = axis.repeat(grid, 1)
+    rows = axis.repeat_interleave(grid, dim=0)
+    patches = torch.cat([columns, rows], dim=1)  # (grid * grid, D)
+    return torch.cat([torch.zeros(1, hidden_size, dtype=torch.float64), patches])[None].float()
+
+
+def resize_position_embeddings(
+    positions: Tensor, grid: tuple[int, int], offset: float = 0.0, antialias: bool = False
+) -> Tensor:
+    """Bicubic resize of the patch part of (1, 1 + n * n, D) position embeddings to a (rows, columns) grid.
+
+    `offset` > 0 scales by (size + offset) / n instead of to the exact size, as DINOv2's training did with 0.1.
+    Computed in float32; the class token's row is kept. Equal to `torch.nn.functional.interpolate` to rounding, but
+    made of products alone, which every exporter leaves open to other grids.
+    """
+    side = math.isqrt(positions.shape[1] - 1)
+    if not exporting() and tuple(grid) == (side, side):
+        return positions
+    indices = [torch.arange(count, dtype=torch.float32, device=positions.device) for count in grid]
+    sizes = [index[-1] + 1 for index in indices]  # tensors, so that an exported graph computes them anew
+    if offset:  # the table's own grid is taken as it is
+        own = (sizes[0] == side) & (sizes[1] == side)
+        sizes = [torch.where(own, size, size + offset) for size in sizes]
+    rows, columns = (
+        bicubic_weights(index, side, size / side, antialias) for index, size in zip(indices, sizes, strict=True)
+    )
+    patches = positions[0, 1:].reshape(side, side, -1).float()
+    with _without_autocast(positions.device.type):
+        resized = rows @ (columns @ patches).flatten(1)  # (rows, columns * D)
+    resized = resized.reshape(1, -1, positions.shape[2]).to(positions.dtype)
+    return torch.cat([positions[:, :1], resized], dim=1)
+
+
+def bicubic_weights(index: Tensor, side: int, scale: Tensor, antialias: bool) -> Tensor:
+    """How much of each of `side` old places each new place `index` (K,) takes: (K, side), after torch's resize.
+
+    Without antialias, places beyond the edge repeat the edge's (kernel with a = -0.75). With it, the kernel
+    (a = -0.5) widens as the grid shrinks, and places beyond the edge do not count.
+    """
+    centres = (index[:, None] + 0.5) / scale - 0.5
+    if antialias:
+        places = torch.arange(side, device=index.device)
+        weights = _cubic((places - centres) * scale.clamp(max=1.0), -0.5)
+        return weights / weights.sum(dim=1, keepdim=True)
+    places = torch.arange(-2, side + 2, device=index.device)
+    on_the_edge = torch.eye(side, device=index.device)[places.clamp(0, side - 1)]
+    with _without_autocast(index.device.type):
+        return _cubic(places - centres, -0.75) @ on_the_edge
+
+
+def _cubic(distance: Tensor, a: float) -> Tensor:
+    """Keys' cubic convolution kernel (1981)."""
+    x = distance.abs()
+    inner = ((a + 2) * x - (a + 3)) * x * x + 1
+    outer = ((x - 5) * x + 8) * x * a - 4 * a
+    return torch.where(x <= 1, inner, torch.where(x < 2, outer, 0.0))
+
+
+def _without_autocast(device: str) -> torch.autocast | nullcontext:
+    """Autocast would round products of positions to half precision, which moves features at other sizes."""
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
