@@ -14,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
     AutoModelForPreTraining,
     AutoModelForSemanticSegmentation,
     Trainer,
@@ -25,6 +26,7 @@ from biovfm_hf import (
     BioVFMConfig,
     BioVFMForImageClassification,
     BioVFMForMaskedAutoencoding,
+    BioVFMForMaskedImageModeling,
     BioVFMForSemanticSegmentation,
     BioVFMModel,
 )
@@ -311,6 +313,7 @@ CLASSES = {
     AutoModel: BioVFMModel,
     AutoBackbone: BioVFMBackbone,
     AutoModelForImageClassification: BioVFMForImageClassification,
+    AutoModelForMaskedImageModeling: BioVFMForMaskedImageModeling,
     AutoModelForPreTraining: BioVFMForMaskedAutoencoding,
     AutoModelForSemanticSegmentation: BioVFMForSemanticSegmentation,
 }

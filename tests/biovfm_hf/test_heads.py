@@ -1,0 +1,122 @@
+"""Heads on a pretraining checkpoint: every parameter trains, masked modelling learns, pipelines ask nothing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
+    AutoModelForPreTraining,
+    AutoModelForSemanticSegmentation,
+)
+
+from biovfm_hf import BioVFMBackbone, BioVFMConfig, BioVFMForMaskedImageModeling, BioVFMImageProcessor, BioVFMModel
+
+SMALL = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
+DECODER = {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 4}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What DINO's pretraining writes: an encoder with a mask token and registers."""
+    folder = tmp_path_factory.mktemp("models") / "dino"
+    BioVFMModel(BioVFMConfig(**SMALL, **DECODER, use_mask_token=True, num_register_tokens=2)).save_pretrained(folder)
+    BioVFMImageProcessor(size=32).save_pretrained(folder)
+    return folder
+
+
+HEADS = {
+    "class token": (AutoModelForImageClassification, {"pooling": "cls"}),
+    "mean of patches": (AutoModelForImageClassification, {"pooling": "mean"}),
+    "both": (AutoModelForImageClassification, {}),
+    "linear segmentation": (AutoModelForSemanticSegmentation, {}),
+    "U-Net": (AutoModelForSemanticSegmentation, {"segmentation_head": "unet"}),
+    "autoencoder": (AutoModelForPreTraining, {}),
+    "masked image modelling": (AutoModelForMaskedImageModeling, {}),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_every_parameter_of_a_head_is_trained(kind: str, checkpoint: Path, tmp_path: Path) -> None:
+    """DDP fails in its second step where a parameter that asks for a gradient gets none."""
+    auto, fields = HEADS[kind]
+    model = auto.from_pretrained(checkpoint, num_labels=3, **fields)
+    model.save_pretrained(tmp_path)
+    inputs: dict = {"pixel_values": torch.randn(2, 3, 32, 32)}
+    if auto is AutoModelForImageClassification:
+        inputs["labels"] = torch.tensor([0, 2])
+    elif auto is AutoModelForSemanticSegmentation:
+        inputs["labels"] = torch.randint(0, 3, (2, 32, 32))
+    elif auto is AutoModelForMaskedImageModeling:
+        inputs["bool_masked_pos"] = torch.rand(2, 16) < 0.5
+    for trained in (model, auto.from_pretrained(tmp_path)):
+        trained.train()(**inputs).loss.backward()
+        idle = [name for name, tensor in trained.named_parameters() if tensor.requires_grad and tensor.grad is None]
+        assert not idle
+
+
+def test_a_head_leaves_the_callers_configuration_alone(checkpoint: Path) -> None:
+    config = BioVFMConfig(**SMALL, use_mask_token=True)
+    head = AutoModelForImageClassification.from_config(config)
+    assert config.use_mask_token and not head.config.use_mask_token
+    backbone, info = BioVFMBackbone.from_pretrained(checkpoint, output_loading_info=True)
+    assert backbone.embeddings.mask_token is None and not info["unexpected_keys"]
+
+
+def test_masked_image_modelling_has_simmims_loss() -> None:
+    torch.manual_seed(0)
+    model = BioVFMForMaskedImageModeling(BioVFMConfig(**SMALL))
+    pixels, masks = torch.randn(2, 3, 32, 48), torch.rand(2, 24) < 0.5
+    outputs = model(pixels, bool_masked_pos=masks)
+    error = 0.0
+    for image in range(2):  # pixel by pixel, as the paper has it
+        for place in masks[image].nonzero().flatten().tolist():
+            row, column = divmod(place, 6)
+            patch = (image, slice(None), slice(8 * row, 8 * row + 8), slice(8 * column, 8 * column + 8))
+            error += (outputs.reconstruction[patch] - pixels[patch]).abs().sum().item()
+    assert outputs.reconstruction.shape == pixels.shape
+    assert outputs.loss.item() == pytest.approx(error / (masks.sum().item() * 64) / 3, rel=1e-5)
+    assert model(pixels).loss is None
+    with pytest.raises(ValueError, match="encoder_stride 16 must be the patch size 8"):
+        BioVFMForMaskedImageModeling(BioVFMConfig(**SMALL, encoder_stride=16))(pixels, bool_masked_pos=masks)
+
+
+def test_masked_image_modelling_learns() -> None:
+    torch.manual_seed(0)
+    model = BioVFMForMaskedImageModeling(BioVFMConfig(**SMALL, layerscale_value=1.0))
+    pixels = torch.randn(8, 3, 1, 1).expand(-1, -1, 32, 32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(40):
+        loss = model(pixels, bool_masked_pos=torch.rand(8, 16) < 0.5).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_pipelines_ask_no_question_on_a_terminal(checkpoint: Path) -> None:
+    import pty
+
+    program = (
+        "import sys, biovfm_hf\n"
+        "from transformers import pipeline\n"
+        "for task in ('image-feature-extraction', 'image-classification', 'image-segmentation'):\n"
+        "    print(type(pipeline(task, model=sys.argv[1]).image_processor).__name__)\n"
+    )
+    terminal, keyboard = pty.openpty()  # open, and nobody types
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(checkpoint)],
+            stdin=keyboard, capture_output=True, text=True, timeout=120, check=True, env=dict(os.environ),
+        )  # fmt: skip
+    finally:
+        os.close(terminal)
+        os.close(keyboard)
+    assert done.stdout.split() == ["BioVFMImageProcessor"] * 3  # and no "Do you wish to run the custom code?"
