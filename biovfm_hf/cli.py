@@ -120,11 +120,9 @@ def _version() -> str:
 
 
 def _unknown(command: str) -> str:
-    from difflib import get_close_matches
+    from .nearest import did_you_mean
 
-    near = get_close_matches(command, COMMANDS, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"error: biovfm has no command {command!r}{hint} See: biovfm --help"
+    return f"error: biovfm has no command {command!r}{did_you_mean(command, COMMANDS)}"
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .errors import UserError
+from .errors import UserError, one_line
 
 _REQUEST = struct.Struct("<cq")  # to the keeper: fork a worker, or say how worker PID ended
 _ENDED = struct.Struct("<qq")  # wait status, peak of resident memory in KiB
@@ -353,7 +353,7 @@ def _carried(error: BaseException) -> BaseException:
         _loads(pickle.dumps(error))
         return error
     except Exception:
-        text = " ".join(str(error).split())[:200]
+        text = one_line(error)
         return _Foreign(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 

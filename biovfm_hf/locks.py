@@ -4,6 +4,7 @@ The system releases a lock when its process dies, and children that a process fo
 """
 
 import errno
+import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -55,14 +56,10 @@ def lock_alone(path: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def lock_together(path: Path, member: str) -> Iterator[bool]:
-    """Hold `path` with other members, while nobody holds it alone: whether this process has it. It does not wait.
-
-    Args:
-        path: as of `lock_alone`.
-        member: a name that no other process uses at the same time.
-    """
+def lock_together(path: Path) -> Iterator[bool]:
+    """Hold `path` with others, while nobody holds it alone: whether this process has it. It does not wait."""
+    mine = path.with_name(f"{path.name}.{secrets.token_hex(8)}")  # everyone has a file of their own
     with ExitStack() as stack:
         with lock(path, wait=False) as free:
-            mine = free and stack.enter_context(lock(path.with_name(f"{path.name}.{member}"), wait=False, remove=True))
-        yield mine
+            joined = free and stack.enter_context(lock(mine, wait=False, remove=True))
+        yield joined

@@ -3,17 +3,21 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_FEW = 20
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message about `word`: `; did you mean NAME?`, or nothing where no known word is near.
-
-    Capitals do not count.
+    """The end of a message about `word`: the nearest known word (capitals do not count), or all of a few.
 
     >>> did_you_mean("biuld", ["build", "probe"])
     '; did you mean build?'
-    >>> did_you_mean("demo", ["build", "probe"])
+    >>> did_you_mean("x", ["probe", "build"])
+    '; there are: build, probe'
+    >>> did_you_mean("x", map(str, range(100)))
     ''
     """
     names = {name.casefold(): name for name in known}
     near = get_close_matches(word.casefold(), names, n=1, cutoff=0.5)
-    return f"; did you mean {names[near[0]]}?" if near else ""
+    if near:
+        return f"; did you mean {names[near[0]]}?"
+    return f"; there are: {', '.join(sorted(names.values()))}" if 0 < len(names) <= _FEW else ""

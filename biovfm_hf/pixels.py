@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from .errors import UserError, require
+from .errors import UserError, one_line, require
 from .intensity import PERCENTILES, Intensity, Pixels, Window, percentile_window, to_uint8
 from .volumes import AXES, MAX_VOLUME_BYTES, Volume
 
@@ -289,4 +289,4 @@ def _channels_last(array: np.ndarray, channels: str | None, name: str) -> np.nda
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):  # its own words show a Python object
         return "its content is of no known image format"
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return one_line(error)

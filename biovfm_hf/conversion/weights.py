@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -35,7 +35,7 @@ def locate(source: str) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "pytorch_model*.bin"]))
     except Exception as error:
-        raise UserError(f"{source}: neither a path nor a Hub repo that can be reached ({_one_line(error)})") from error
+        raise UserError(f"{source}: neither a path nor a Hub repo that can be reached ({one_line(error)})") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not readable as JSON ({_one_line(error)})") from error
+        raise UserError(f"{path}: not readable as JSON ({one_line(error)})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds no JSON object")
     return content
@@ -108,7 +108,7 @@ def _read_file(file: Path) -> Any:
             f"{file}: holds {what}, which is never loaded; save its state_dict alone and convert that"
         ) from error
     except Exception as error:  # damaged bytes surface as almost anything
-        raise UserError(f"{file}: damaged or no weight file ({_one_line(error)})") from error
+        raise UserError(f"{file}: damaged or no weight file ({one_line(error)})") from error
 
 
 def _unwrap(content: Any) -> dict[str, Tensor]:
@@ -127,7 +127,3 @@ def _plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         name = re.sub(r"^(backbone\.|encoder\.(?=blocks|cls_token|pos_embed|patch_embed))", "", name)
         plain[re.sub(r"^(decoder_)?blocks\.\d+\.(\d+)\.", r"\1blocks.\2.", name)] = tensor
     return plain
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

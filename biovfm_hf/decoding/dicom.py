@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..errors import UserError, require
+from ..errors import UserError, one_line, require
 from ..intensity import Pixels, Window
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -49,7 +49,7 @@ def read_dicom(file: BinaryIO, name: str, frame: int | None, max_pixels: int) ->
     except Exception as error:  # pydicom and its decoders raise nearly every type on damaged files
         if "missing dependencies" in str(error):
             raise UserError(
-                f"{name}: no installed decoder reads its compression ({' '.join(str(error).split())[:300]}); "
+                f"{name}: no installed decoder reads its compression ({one_line(error)}); "
                 "get more with: pip install 'biovfm-hf[data]'"
             ) from error
         file.seek(start)

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..errors import TooLarge, UserError, require
+from ..errors import TooLarge, UserError, one_line, require
 from ..volumes import MAX_VOLUME_BYTES, Volume
 
 _MAX_HEADER_BYTES = 64 << 20  # NIfTI header extensions sit between the header and the data
@@ -35,8 +35,9 @@ def read_nifti(source: str | Path | BinaryIO, *, name: str | None = None, max_by
     except UserError:
         raise
     except Exception as error:  # nibabel and the inflaters raise nearly every type on damaged files
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{name}: cannot be read as NIfTI ({reason}); check or fetch the file again") from error
+        raise UserError(
+            f"{name}: cannot be read as NIfTI ({one_line(error)}); check or fetch the file again"
+        ) from error
 
 
 def _inflating(file: BinaryIO) -> Any:

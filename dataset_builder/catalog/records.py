@@ -1,13 +1,12 @@
 """Reading a source record: YAML to `Source`, every key and word checked, a mistake answered with the nearest word."""
 
 from dataclasses import MISSING, fields
-from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, get_args
 
-import yaml
-
+from biovfm_hf.documents import read_yaml
 from biovfm_hf.errors import UserError
+from biovfm_hf.nearest import did_you_mean
 
 from ..readers.hdf5 import EXPANDERS
 from .globs import compile_glob, compile_regex
@@ -27,9 +26,6 @@ from .source import (
     anatomies,
 )
 
-MAX_RECORD_BYTES = 1 << 20
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, five times as fast where libyaml is there
-
 
 def load_source(id_or_path: str | Path) -> Source:
     """The record of a catalogue id, or of a YAML file.
@@ -38,18 +34,7 @@ def load_source(id_or_path: str | Path) -> Source:
         UserError: there is no such record, or it says something that the schema does not know.
     """
     path = _locate(id_or_path)
-    try:
-        if path.stat().st_size > MAX_RECORD_BYTES:
-            raise UserError(f"{path}: larger than {MAX_RECORD_BYTES >> 20} MiB; this is no source record")
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{path}: not readable as YAML ({reason}); see an example: biovfm sources show rossa"
-        ) from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give a catalogue id or the path of a record") from None
-    return _source(_Place(str(path)), data)
+    return _source(_Place(str(path)), read_yaml(path, remedy="see an example: biovfm sources show rossa"))
 
 
 def _locate(id_or_path: str | Path) -> Path:
@@ -59,7 +44,7 @@ def _locate(id_or_path: str | Path) -> Path:
     ids = {record.stem: record for record in SOURCES.glob("*.yaml")}
     if str(id_or_path) in ids:
         return ids[str(id_or_path)]
-    hint = _nearest(str(id_or_path), list(ids))
+    hint = did_you_mean(str(id_or_path), ids)
     raise UserError(f"no source {str(id_or_path)!r} in the catalogue{hint}; see: biovfm sources list")
 
 
@@ -79,7 +64,7 @@ class _Place:
         """`value`, if it is one of `allowed` in exactly that spelling."""
         if isinstance(value, str) and value in allowed:
             return value
-        self.fail(f"{value!r} is not allowed{_nearest(str(value), list(allowed))}; allowed: {', '.join(allowed)}")
+        self.fail(f"{value!r} is not allowed{did_you_mean(str(value), allowed)}")
 
     def typed(self, value: Any, kind: type | tuple[type, ...], word: str) -> Any:
         """`value`, if it has the type that is called `word`."""
@@ -88,19 +73,13 @@ class _Place:
         return value
 
 
-def _nearest(word: str, allowed: list[str]) -> str:
-    by_fold = {candidate.casefold(): candidate for candidate in allowed}
-    near = get_close_matches(word.casefold(), by_fold, n=1, cutoff=0.5)
-    return f"; did you mean {by_fold[near[0]]!r}?" if near else ""
-
-
 def _keys(place: _Place, data: Any, cls: type, extra: tuple[str, ...] = ()) -> dict[str, Any]:
     """`data` as a mapping whose keys are fields of the dataclass `cls` (or `extra`), the required ones present."""
     place.typed(data, dict, "a mapping")
     known = [field.name for field in fields(cls)] + list(extra)
     for key in data:
         if key not in known:
-            place.fail(f"unknown key {key!r}{_nearest(str(key), known)}")
+            place.fail(f"unknown key {key!r}{did_you_mean(str(key), known)}")
     for field in fields(cls):
         if field.default is MISSING and field.default_factory is MISSING and field.name not in data:
             place.fail(f"the key {field.name!r} is missing")
@@ -158,7 +137,7 @@ def _region(place: _Place, value: Any) -> str:
     if isinstance(value, str) and value in table:
         return table[value]
     place.fail(
-        f"{value!r} is none of the 30 regions{_nearest(str(value), list(table))}; see dataset_builder/anatomies.yaml"
+        f"{value!r} is none of the 30 regions{did_you_mean(str(value), table)}; see dataset_builder/anatomies.yaml"
     )
 
 

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from biovfm_hf.documents import read_yaml
 
 MODALITIES = (
     "CT",
@@ -34,7 +34,7 @@ NOT_ESTABLISHED = "not established"
 @cache
 def anatomies() -> dict[str, str]:
     """Free-text anatomy (and each region's own name) -> one of the 30 regions; the regions are the values."""
-    table = yaml.safe_load((Path(__file__).parents[1] / "anatomies.yaml").read_text(encoding="utf-8"))
+    table = read_yaml(Path(__file__).parents[1] / "anatomies.yaml")
     return {word: region for region, words in table.items() for word in (region, *words)}
 
 

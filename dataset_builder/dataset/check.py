@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tqdm import tqdm
 
-from biovfm_hf.errors import UserError
+from biovfm_hf.errors import UserError, one_line
 
 from ..plan.plan import load_plan
 from ..progress import progress_bar
@@ -159,7 +159,7 @@ def _against_file(task: Task) -> list[str]:
         found = _against_lines(file.read(columns=lines.column_names), name, lines)
         return found + _against_pixels(file, name, options)
     except (OSError, ValueError, pa.ArrowException) as error:
-        return [f"{name}: cannot be read ({str(error).splitlines()[0]})"]
+        return [f"{name}: cannot be read ({one_line(error)})"]
 
 
 def _against_lines(stored: pa.Table, name: str, lines: pa.Table) -> list[str]:

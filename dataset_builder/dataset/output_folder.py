@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.locks import lock_alone, lock_together
 
 from ..plan.plan import WORK
 
@@ -46,14 +47,8 @@ def hold(out: Path, shared: bool) -> Iterator[None]:
     Raises:
         UserError: another build is at work there.
     """
-    import fcntl
-
-    (out / WORK).mkdir(parents=True, exist_ok=True)
-    with (out / WORK / ".lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{out}: another build is at work there; wait until it ends") from None
-        except OSError:  # some network file systems have no locks
-            pass
+    path = out / WORK / ".lock"
+    with lock_together(path) if shared else lock_alone(path) as mine:
+        if not mine:
+            raise UserError(f"{out}: another build is at work there; wait until it ends")
         yield

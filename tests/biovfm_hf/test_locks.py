@@ -80,21 +80,21 @@ def test_a_killed_process_gives_it_up_though_its_children_live(tmp_path):
 def test_members_hold_together_and_nobody_alone(tmp_path):
     path = tmp_path / ".lock"
 
-    def joins(member: str) -> bool:
-        with lock_together(path, member) as mine:
+    def joins() -> bool:
+        with lock_together(path) as mine:
             return mine
 
     def has_alone() -> bool:
         with lock_alone(path) as mine:
             return mine
 
-    with lock_together(path, "1") as mine:
+    with lock_together(path) as mine:
         assert mine
-        assert in_another_process(lambda: joins("2"))
+        assert in_another_process(joins)
         assert not in_another_process(has_alone)
     with lock_alone(path) as mine:
         assert mine
-        assert not in_another_process(lambda: joins("1"))
+        assert not in_another_process(joins)
         assert not in_another_process(has_alone)
     assert in_another_process(has_alone)
 

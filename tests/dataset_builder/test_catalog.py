@@ -121,21 +121,21 @@ def test_a_record_of_ones_own_loads_and_is_outside_the_paper(record):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"modalty": "CT"}, ["unknown key 'modalty'", "did you mean 'modality'"]),
-        ({"modality": "Xray"}, ["modalities", "'Xray'", "did you mean 'X-Ray'"]),
+        ({"modalty": "CT"}, ["unknown key 'modalty'", "did you mean modality?"]),
+        ({"modality": "Xray"}, ["modalities", "'Xray'", "did you mean X-Ray?"]),
         ({"modality": None}, ["'modalities' is missing"]),
-        ({"anatomies": ["lungg"]}, ["anatomies.0", "did you mean 'lung'", "30 regions"]),
+        ({"anatomies": ["lungg"]}, ["anatomies.0", "did you mean lung?", "30 regions"]),
         ({"id": "a/b"}, ["id", "letters, digits"]),
         ({"items": None}, ["'items' is missing", "layout_established: false"]),
         ({"items": [{"pattern": "*.png", "kind": "picture"}]}, ["items.0.kind", "'picture'", "image"]),
-        ({"items": [{"patern": "*.png"}]}, ["items.0", "did you mean 'pattern'"]),
+        ({"items": [{"patern": "*.png"}]}, ["items.0", "did you mean pattern?"]),
         ({"items": ["../*.png"]}, ["items.0.pattern", "no usable glob"]),
         ({"items": ["a{b.png"]}, ["items.0.pattern", "not closed"]),
         ({"items": [{"pattern": "*", "intensity": {"window": [5, 1]}}]}, ["items.0.intensity", "lower one first"]),
         ({"items": [{"pattern": "*", "intensity": "dark"}]}, ["items.0.intensity", "as-is"]),
         ({"items": [{"pattern": "*", "fps": 0}]}, ["items.0.fps", "between 0 and 1000"]),
         ({"items": [{"pattern": "*.h5", "kind": "hdf5"}]}, ["items.0.adapter", "hdf5_rows"]),
-        ({"items": [{"pattern": "*", "adapter": "hdf5_row"}]}, ["adapter", "did you mean 'hdf5_rows'"]),
+        ({"items": [{"pattern": "*", "adapter": "hdf5_row"}]}, ["adapter", "did you mean hdf5_rows?"]),
         ({"train": "some"}, ["train", "all, {path: REGEX} or a table"]),
         ({"train": {"path": "("}}, ["train.path", "no usable regular expression"]),
         ({"train": {"table": "a.csv"}}, ["train", "'match' is missing"]),
@@ -143,7 +143,7 @@ def test_a_record_of_ones_own_loads_and_is_outside_the_paper(record):
         ({"subject": {"table": "a.csv", "match": "x"}}, ["subject", "'column' is missing"]),
         ({"folder": "../elsewhere"}, ["folder", "leaves the raw folder"]),
         ({"folder": "/etc"}, ["folder", "leaves the raw folder"]),
-        ({"access": "opened"}, ["access", "did you mean 'open'"]),
+        ({"access": "opened"}, ["access", "did you mean open?"]),
         ({"year": "2020"}, ["year", "a whole number"]),
         ({"in_paper": "yes"}, ["in_paper", "true or false"]),
         ({"files": [{"url": "file:///etc/passwd", "name": "x"}]}, ["files.0.url", "no http(s) address"]),
@@ -169,7 +169,7 @@ def test_what_is_no_record_is_refused_in_one_line(tmp_path, text):
 
 
 def test_an_unknown_id_is_answered_with_the_nearest():
-    with pytest.raises(UserError, match="did you mean 'chexpert'"):
+    with pytest.raises(UserError, match=r"did you mean chexpert\?"):
         load_source("chexprt")
     with pytest.raises(UserError, match=r"absent\.yaml"):
         load_source("absent.yaml")
