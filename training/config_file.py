@@ -5,14 +5,14 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from biovfm_hf.documents import parse_yaml, read_yaml
 from biovfm_hf.errors import UserError
+from biovfm_hf.nearest import did_you_mean
 
 from . import objectives
 from .settings.augment import PRESETS, AugmentConfig
 from .settings.config import TrainConfig
-from .settings.typed import build, nearest
+from .settings.typed import build
 
 _CONFIG_FOLDER = Path(__file__).parent / "configs"
 
@@ -28,7 +28,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None, me
     Raises:
         UserError: no such file, no valid YAML, a config of another objective, an unknown key or a wrong value.
     """
-    tree = _read_yaml(find_config(path))
+    tree = read_yaml(find_config(path))
     if method and tree.setdefault("method", method) != method:
         raise UserError(
             f"{path} is a config of the objective {tree['method']}, not {method}; `biovfm pretrain {path}` takes any, "
@@ -53,7 +53,7 @@ def config_from_tree(tree: Mapping[str, Any]) -> TrainConfig:
     augment = tree.get("augment") or {}
     preset = augment.get("preset", kind().augment.preset)
     if preset not in PRESETS:
-        raise UserError(f"unknown augment.preset {preset!r}; {nearest(str(preset), list(PRESETS))}")
+        raise UserError(f"unknown augment.preset {preset!r}{did_you_mean(str(preset), list(PRESETS))}")
     merged = _merge(PRESETS[preset], {**augment, "preset": preset})
     tree["augment"] = build(AugmentConfig, merged, "augment", AugmentConfig())
     return build(kind, tree)
@@ -90,10 +90,7 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
             if not word.startswith("--") or not rest:
                 raise UserError(f"cannot read {word!r}; change config keys as key=value or --key value")
             text = rest.pop(0)
-        try:
-            overrides[_underscored(key)] = yaml.safe_load(text) if text else None
-        except yaml.YAMLError as error:
-            raise UserError(f"cannot read the value of {word!r} as YAML") from error
+        overrides[_underscored(key)] = parse_yaml(text, f"the value of {word!r}") if text else None
     return overrides
 
 
@@ -127,17 +124,7 @@ def find_config(path: str | Path) -> Path:
         return path
     if shipped.is_file() and path.parent == Path():
         return shipped
-    raise UserError(f"no config file {path}; {nearest(path.stem, shipped_configs())}")
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise UserError(f"{path} holds no key: value lines")
-    return tree
+    raise UserError(f"no config file {path}{did_you_mean(path.stem, shipped_configs())}")
 
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:

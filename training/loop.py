@@ -32,7 +32,7 @@ from .optimizer import apply_schedule, clip_per_submodule
 from .run.checkpoint import model_tensors, newest_name, save_checkpoint, what_is_kept
 from .run.device import failing_together
 from .run.export import export_models, push_in_background
-from .run.folder import append_metrics, release_run_folder, write_crop_sheet
+from .run.folder import append_metrics, write_crop_sheet
 from .run.watch import collapse_message, measure
 from .schedule import StepValues
 from .settings.config import TrainConfig
@@ -72,7 +72,7 @@ def train(config: TrainConfig, method: Method[Any, Any], out: Path) -> None:
             push.join()
         run.accelerator.end_training()
         if run.held:
-            release_run_folder(run.held)
+            run.held.close()
 
 
 def _train_steps(run: Run, stop: "_StopSignal") -> None:

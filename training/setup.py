@@ -4,9 +4,10 @@ import logging
 import sys
 import threading
 from collections import deque
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import nn
@@ -62,7 +63,7 @@ class Run:
     accumulation: int
     watch: Watch | None
     flops_per_image: float
-    held: TextIO | None  # keeps other runs out of the folder, on the process that writes
+    held: ExitStack | None  # keeps other runs out of the folder, on the process that writes
     step: int = 0
     skipped_before: int = 0  # unreadable images of the run's earlier parts, on all processes
     skipped: int = 0  # of this part, on this process

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from ..configuration_biovfm import BioVFMConfig
 
-IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+IMAGENET = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
 # attention heads of the released models, which their weights do not tell
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}
 _LEFT_OUT = re.compile(
@@ -54,13 +55,13 @@ def read_encoder(source: str, num_heads: int | None = None) -> Encoder:
     Raises:
         UserError: unreadable, unsafe, of another architecture, or not fitting tensor for tensor.
     """
-    from .weights import locate, read_json, read_tensors
+    from .weights import locate, read_object, read_tensors
 
     path = locate(source)
     folder = path if path.is_dir() else path.parent
-    stated = read_json(folder / "config.json") if path.is_dir() else {}
+    stated = read_object(folder / "config.json") if path.is_dir() else {}
     tensors = read_tensors(path)
-    processor = read_json(folder / "preprocessor_config.json") if path.is_dir() else {}
+    processor = read_object(folder / "preprocessor_config.json") if path.is_dir() else {}
     timm = stated.get("pretrained_cfg", {})
     told = {"image_mean": timm.get("mean"), "image_std": timm.get("std"), **processor}
     normalisation = {key: list(told.get(key) or IMAGENET[key]) for key in IMAGENET}

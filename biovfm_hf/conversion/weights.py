@@ -1,7 +1,6 @@
 """Other people's weight files: found, read without running anything in them, and cleaned of wrappers."""
 
 import argparse
-import json
 import pickle
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..documents import read_json
 from ..errors import UserError, one_line
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -38,7 +38,7 @@ def locate(source: str) -> Path:
         raise UserError(f"{source}: neither a path nor a Hub repo that can be reached ({one_line(error)})") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON file's object; empty when there is no such file.
 
     Raises:
@@ -46,10 +46,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not readable as JSON ({one_line(error)})") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds no JSON object")
     return content
@@ -82,7 +79,7 @@ def _weight_files(folder: Path) -> list[Path]:
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return [folder / name]
-        index = read_json(folder / f"{name}.index.json")
+        index = read_object(folder / f"{name}.index.json")
         if index:
             shards = sorted(set(index.get("weight_map", {}).values()))
             outside = [shard for shard in shards if Path(shard).name != shard]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from biovfm_hf.errors import UserError, require
+from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.files import atomic_path, write_text
 from biovfm_hf.image_files import IMAGE_SUFFIXES, NOT_INPUT, count_frames, walk
 from biovfm_hf.network import heed_missing_network, is_path
@@ -263,7 +263,7 @@ def _open_dataset(source: str, config: str | None, split: str, shrink_to: int) -
     try:
         rows = datasets.load_dataset(source, config, split=split)
     except (FileNotFoundError, ValueError, OSError, datasets.exceptions.DatasetNotFoundError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise UserError(f"{source}: neither a folder of images nor a dataset that can be opened ({reason})") from error
     columns = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
     if not columns or len(rows) == 0:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from biovfm_hf.errors import UserError, require
+from biovfm_hf.errors import UserError, one_line, require
+from biovfm_hf.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from biovfm_hf.network import heed_missing_network, is_path
 
 from ..tasks.images import is_grey, to_rgb
@@ -60,8 +61,6 @@ UNAVAILABLE = {
 }
 LABEL = re.compile(r"^([\w.+-]+)=(.+)$")
 SCRATCH = "scratch:"
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass
@@ -307,7 +306,7 @@ def _processor_size(processor: Any, config: Any) -> int:
 
 def _reason(error: Exception, local: bool) -> str:
     """One line of what went wrong, and what to do."""
-    text = " ".join(str(error).split())[:300]
+    text = one_line(error)
     if "preprocessor_config" in text or "image processor" in text.lower():
         return f"{text}; save an image processor into the folder (AutoImageProcessor.save_pretrained)"
     if local:

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
-from ..encoders.load import IMAGENET_MEAN, IMAGENET_STD, to_square
+from ..encoders.load import to_square
 from ..tasks import Split
 from .segment import Segmentation, count_cases, train_decoder
 

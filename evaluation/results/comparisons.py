@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from biovfm_hf.documents import read_json
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
 from biovfm_hf.significance import holm
@@ -104,7 +105,7 @@ def _pair_rows(
     names = json.dumps([*measured, first["data"], resamples, seed, FORMAT])
     path = out / "comparisons" / f"{hashlib.blake2b(names.encode(), digest_size=10).hexdigest()}.json"
     if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path, remedy="remove it and run the same command again")
     found = _compare(out, firsts, seconds, resamples, seed)
     common = {name: first[name] for name in ("task", "method", "protocol", "settings", "seed")}
     if len(firsts) > 1:

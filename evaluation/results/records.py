@@ -12,8 +12,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from biovfm_hf.documents import read_json
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path, write_text
+from biovfm_hf.locks import lock
 
 Record = dict[str, Any]
 
@@ -43,7 +45,7 @@ def read_record(out: Path, identity: dict[str, Any]) -> Record | None:
     path = out / "records" / f"{key}.json"
     if not path.is_file() or not (out / "scores" / f"{key}.npz").is_file():
         return None
-    record = _read_json(path)
+    record = _read(path)
     same = all(record.get(name) == identity[name] for name in MEASURED_ON)
     return record if same and record.get("resamples", RESAMPLES) == identity["resamples"] else None
 
@@ -55,15 +57,12 @@ def measured_otherwise(out: Path, identity: dict[str, Any]) -> bool:
         UserError: one of the files is no record.
     """
     model, task, *_ = record_key(identity).split("__")
-    records = map(_read_json, (out / "records").glob(f"{model}__{task}__*"))
+    records = map(_read, (out / "records").glob(f"{model}__{task}__*"))
     return any(record.get(name) != identity[name] for record in records for name in MEASURED_ON)
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not readable JSON ({error}); remove it and run the same command again") from error
+def _read(path: Path) -> Record:
+    return read_json(path, remedy="remove it and run the same command again")
 
 
 def write_record(out: Path, key: str, record: Record, scores: dict[str, np.ndarray]) -> None:
@@ -78,7 +77,7 @@ def write_record(out: Path, key: str, record: Record, scores: dict[str, np.ndarr
 def merge_records(out: Path) -> list[Record]:
     """Rewrite results.json from every record file, one process at a time. Returns the records, in a stable order."""
     with locked(out):
-        records = [_read_json(path) for path in sorted((out / "records").glob("*.json")) if path.name[0] != "."]
+        records = [_read(path) for path in sorted((out / "records").glob("*.json")) if path.name[0] != "."]
         records.sort(key=lambda r: [_natural(r[name]) for name in ("method", "task", "model", "seed")])
         write_text(out / "results.json", json.dumps(records, indent=1) + "\n")
     return records
@@ -115,12 +114,8 @@ def grouped(records: Iterable[Record], names: Sequence[str]) -> list[list[Record
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Hold the folder's lock: an exclusive lock on a file in it, released by the system if the process dies."""
-    import fcntl
-
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    """Hold the folder's lock, waiting for it; the system releases it if the process dies."""
+    with lock(out / ".lock"):
         yield
 
 
@@ -133,20 +128,8 @@ def claimed(out: Path, key: str, wait: bool) -> Iterator[bool]:
         key: of the record.
         wait: until another process that has the claim gives it up, by finishing or by dying.
     """
-    import fcntl
-
-    path = out / "records" / f".{key}.claim"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        try:
-            yield True
-        finally:  # a process that waited on the removed file and one that makes a new one both find the record
-            path.unlink(missing_ok=True)
+    with lock(out / "records" / f".{key}.claim", wait=wait, remove=True) as mine:
+        yield mine
 
 
 def clean(value: Any) -> Any:

@@ -17,6 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from biovfm_hf.documents import read_json, read_yaml
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 OBJECTIVES = ("dino", "mae")
 NOT_OURS = ("out", "list_tasks", "list-tasks", "help", "h")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-MAX_YAML_BYTES = 2**20
 ONE_PROCESS = ["--num_processes", "1", "--num_machines", "1", "--dynamo_backend", "no"]
 DESCRIPTION = """\
 Run a whole scaling study: pretrain every combination of families, sizes and data subsets, probe all models on the
@@ -110,7 +110,7 @@ def read_plan(path: str | Path) -> Plan:
             `biovfm probe` does not take, unknown tasks, or an unfit properties file.
     """
     path = Path(path)
-    held = _read_yaml(path)
+    held = read_yaml(path, remedy="see: biovfm scaling study --help")
     known = ("families", "sizes", "subsets", "overrides", "launch", "probe", "properties", "axis")
     unknown = [str(key) for key in held if key not in known]
     if unknown:
@@ -163,23 +163,6 @@ def _check_probe(path: Path, plan: Plan) -> None:
         raise UserError(f"{path}: probe: {error}") from error
     if set(methods) <= {"segment"}:
         raise UserError(f"{path}: probe: method segment gives no AUC, which is what a study fits; add another method")
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    if path.stat().st_size > MAX_YAML_BYTES:
-        raise UserError(f"{path}: is larger than 1 MiB; is this the study file?")
-    try:
-        held = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"{path}: not readable as YAML ({said})") from error
-    if not isinstance(held, dict):
-        raise UserError(f"{path}: holds no keys; see: biovfm scaling study --help")
-    return held
 
 
 def _named(path: Path, held: dict[str, Any], key: str) -> dict[str, Any]:
@@ -243,7 +226,7 @@ def pretrain(plan: Plan, out: Path) -> None:
         folder = out / "runs" / run.name
         stamp = out / "runs" / f"{run.name}.json"
         if stamp.is_file() and (folder / "model" / "config.json").is_file():
-            if json.loads(stamp.read_text(encoding="utf-8")) != run.fingerprint():
+            if read_json(stamp) != run.fingerprint():
                 raise UserError(f"{folder} was trained with other settings than the study file gives now; "
                                 "move it away, or use another --out")  # fmt: skip
             print(f"[{number}/{len(plan.runs)}] {run.name}: trained already", flush=True)
@@ -380,7 +363,7 @@ def _execute(plan: Plan, out: Path) -> int:
     status = probe_command.main(probe_words(plan, out))
     if status:
         return status
-    recorded = json.loads((out / "results" / "results.json").read_text(encoding="utf-8"))
+    recorded = read_json(out / "results" / "results.json")
     held = by_method(recorded, settings, tasks)
     rows = {method: points(plan, over_seeds(out / "results", records, options.resamples), out)
             for method, records in held.items()}  # fmt: skip

@@ -1,11 +1,11 @@
 """Tasks by name: the records of this folder, groups of them, and paths of users' own."""
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.nearest import did_you_mean
 
 from . import photographs, radiographs, scans, volumes
 from .folder import open_folder_task, open_recorded_folder
@@ -62,8 +62,7 @@ def resolve_names(words: str) -> list[str]:
         elif word in read_records() or Path(word).exists():
             names.append(word)
         else:
-            near = get_close_matches(word, [*read_records(), *GROUPS], n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(word, [*read_records(), *GROUPS])
             raise UserError(f"{word!r} is neither a task nor a path that exists{hint} (biovfm probe --list-tasks)")
     if not names:
         raise UserError("no task named; give --tasks medmnist, a name, or a path")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from biovfm_hf.documents import read_yaml
 from biovfm_hf.errors import UserError
 
 from ..statistics.kinds import MULTILABEL, SEGMENTATION, TASKS
@@ -132,12 +133,10 @@ def read_record(path: Path) -> TaskRecord:
     Raises:
         UserError: the file is no YAML mapping, or a field is missing, unknown or of no known kind.
     """
-    import yaml
-
+    fields = read_yaml(path)
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
         record = TaskRecord(**{**fields, "classes": tuple(str(c) for c in fields["classes"])})
-    except (yaml.YAMLError, TypeError, KeyError, OSError) as error:
+    except (TypeError, KeyError) as error:
         raise UserError(f"{path} is not a task record ({error}); see evaluation/tasks/records for examples") from error
     if record.kind not in KINDS:
         raise UserError(f"{path}: kind {record.kind!r} is none of {', '.join(KINDS)}")

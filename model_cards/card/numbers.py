@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.documents import read_text
+from biovfm_hf.documents import parse_yaml, read_text
 from biovfm_hf.errors import UserError
 
 from ..inputs.results import Record, load_results
@@ -63,12 +63,11 @@ def _remedy(file: Path, model_dir: Path) -> str:
 
 
 def _board_scores(text: str, board: Path) -> list[tuple[Any, Any]]:
-    import yaml
-
+    remedy = "write it again with: biovfm card --benchmark"
     try:
-        return [(entry["dataset"]["task_id"], entry["value"]) for entry in yaml.safe_load(text) or []]
-    except (yaml.YAMLError, RecursionError, TypeError, KeyError) as error:
-        raise UserError(f"{board}: not a list of results; write it again with: biovfm card --benchmark") from error
+        return [(entry["dataset"]["task_id"], entry["value"]) for entry in parse_yaml(text, str(board), remedy) or []]
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{board}: not a list of results; {remedy}") from error
 
 
 def _table_lines(text: str) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.errors import UserError, require
+from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.files import atomic_path, write_text
 from biovfm_hf.network import heed_missing_network, is_path
 from biovfm_hf.options import argument, check_options, option, parse_options
@@ -186,7 +186,7 @@ def _load(name: str) -> Any:
     try:
         return Encoder(name)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         remedy = "check the folder" if Path(name).is_dir() else "check the name, the network and `hf auth login`"
         raise UserError(f"{name}: cannot be loaded ({reason}); {remedy}") from error
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.nearest import did_you_mean
 
 from ..settings.config import DataConfig, TrainConfig
-from ..settings.typed import nearest
 from .augment import Augmenter, Image, pack
 from .augment_batch import pack_looks, per_channel
 from .decode import read_image
@@ -46,7 +46,7 @@ def sample_order(images: Images, config: TrainConfig) -> SampleOrder | StreamOrd
     for name in config.data.weights:
         if name not in groups:
             raise UserError(
-                f"data.weights: no image has {config.data.weight_by} {name!r}; {nearest(name, list(groups))}"
+                f"data.weights: no image has {config.data.weight_by} {name!r}{did_you_mean(name, list(groups))}"
             )
     weights = [config.data.weights.get(name, 1.0) for name in groups]
     if min(weights) < 0 or sum(weights) <= 0:

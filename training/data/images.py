@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biovfm_hf.errors import UserError, require
+from biovfm_hf.nearest import did_you_mean
 
 from ..settings.config import DataConfig
-from ..settings.typed import nearest
 from .decode import read_image
 from .stream import NONE_LEFT, cannot_open, check_wanted, name_of, open_stream
 
@@ -119,7 +119,7 @@ def column_values(table: Any, column: str) -> NDArray[Any]:
         UserError: there is no such column.
     """
     if column not in table.column_names:
-        raise UserError(f"the data has no column {column!r}; {nearest(column, table.column_names)}")
+        raise UserError(f"the data has no column {column!r}{did_you_mean(column, table.column_names)}")
     names = getattr(table.features[column], "names", None)
     return np.array([name_of(value, names) for value in table[column]])
 

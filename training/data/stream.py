@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from biovfm_hf.errors import UserError, require
+from biovfm_hf.errors import UserError, one_line, require
+from biovfm_hf.nearest import did_you_mean
 
 from ..settings.config import DataConfig
-from ..settings.typed import nearest
 from .order import permute
 
 _WINDOW = 4  # row groups shuffled together
@@ -175,7 +175,7 @@ def name_of(value: Any, names: Sequence[str] | None) -> str:
 def cannot_open(path: str, error: Exception) -> UserError:
     """What to tell when `datasets` cannot open the data at `path`."""
     where = "" if Path(path).exists() else " (no such folder here, so it was looked for on the Hub)"
-    return UserError(f"cannot open the data {path}{where}: {' '.join(str(error).split())[:400]}")
+    return UserError(f"cannot open the data {path}{where}: {one_line(error)}")
 
 
 def check_wanted(column: str, wanted: Sequence[str], present: Sequence[str]) -> None:
@@ -186,7 +186,7 @@ def check_wanted(column: str, wanted: Sequence[str], present: Sequence[str]) -> 
     """
     for name in wanted:
         if name not in present:
-            raise UserError(f"no image has {column} {name!r}; {nearest(name, present)}")
+            raise UserError(f"no image has {column} {name!r}{did_you_mean(name, present)}")
 
 
 def open_stream(config: DataConfig) -> StreamedImages:
@@ -203,13 +203,13 @@ def open_stream(config: DataConfig) -> StreamedImages:
         raise cannot_open(path, error) from error
     splits = {str(name): names for name, names in (builder.config.data_files or {}).items()}
     if splits and config.split not in splits:
-        raise UserError(f"{path} has no split {config.split!r}; {nearest(config.split, list(splits))}")
+        raise UserError(f"{path} has no split {config.split!r}{did_you_mean(config.split, list(splits))}")
     files = [str(name) for name in splits.get(config.split, [])]
     if not files or not all(name.endswith(".parquet") for name in files):
         raise UserError(f"{path} has no Parquet files for split {config.split!r}; set data.streaming to false")
     schema = _open_parquet(files[0], os.getpid()).schema_arrow
     if config.column not in schema.names:
-        raise UserError(f"{path} has no data.column {config.column!r}; {nearest(config.column, schema.names)}")
+        raise UserError(f"{path} has no data.column {config.column!r}{did_you_mean(config.column, schema.names)}")
     # the builder knows them only where a card tells or the data was opened before; `datasets` notes them in the files
     features = builder.info.features or datasets.Features.from_arrow_schema(schema)
     names = list(getattr(features.get("modality"), "names", None) or [])
@@ -229,7 +229,7 @@ def _row_groups(path: str, config: DataConfig, features: Any) -> tuple[list[RowG
     wanted = config.wanted
     for column in wanted:
         if column not in file.schema_arrow.names:
-            raise UserError(f"the data has no column {column!r}; {nearest(column, file.schema_arrow.names)}")
+            raise UserError(f"the data has no column {column!r}{did_you_mean(column, file.schema_arrow.names)}")
     groups: list[RowGroup] = []
     found: dict[str, set[str]] = {column: set() for column in wanted}
     for number in range(file.num_row_groups):
@@ -266,4 +266,4 @@ def _parquet(path: str) -> Any:
 
 
 def _unreadable(what: str, error: Exception) -> UserError:
-    return UserError(f"cannot read {what}: {' '.join(str(error).split())[:300]}")
+    return UserError(f"cannot read {what}: {one_line(error)}")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.nearest import did_you_mean
 
 from ..settings.config import TrainConfig
-from ..settings.typed import nearest
 
 if TYPE_CHECKING:
     from .method import Method
@@ -51,5 +51,5 @@ def method_of(name: str) -> "Method[Any, Any]":
 
 def _module(name: str, part: str) -> Any:
     if name not in _packages:
-        raise UserError(f"there is no objective {name!r}; {nearest(name, names())}")
+        raise UserError(f"there is no objective {name!r}{did_you_mean(name, names())}")
     return import_module(f"{_packages[name]}.{part}")

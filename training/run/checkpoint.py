@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from biovfm_hf.errors import UserError
+from biovfm_hf.errors import UserError, one_line
 from biovfm_hf.files import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def load_newest(folder: Path, module: nn.Module, optimizer: torch.optim.Optimize
     try:
         _restore(module, optimizer, tensors)
     except (RuntimeError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise UserError(f"{path} does not fit this model ({reason}); use another --out") from error
     return state
 

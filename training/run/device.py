@@ -16,9 +16,9 @@ from torch import nn
 from biovfm_hf.errors import UserError
 from biovfm_hf.memory import keep_freed_memory
 from biovfm_hf.modeling_biovfm import BioVFMAttention
+from biovfm_hf.nearest import did_you_mean
 
 from ..settings.config import TrainConfig
-from ..settings.typed import nearest
 
 _GPU_SETTINGS = ("MIXED_PRECISION", "USE_FSDP", "USE_DEEPSPEED")  # what accelerate launch sets as ACCELERATE_...
 
@@ -65,7 +65,7 @@ def check_trackers(names: list[str]) -> None:
     available = [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]
     for name in names:
         if name not in LOGGER_TYPE_TO_CLASS:
-            raise UserError(f"run.trackers: accelerate knows no {name!r}; {nearest(name, list(LOGGER_TYPE_TO_CLASS))}")
+            raise UserError(f"run.trackers: accelerate knows no {name!r}{did_you_mean(name, LOGGER_TYPE_TO_CLASS)}")
         if name not in available:
             raise UserError(f"run.trackers: {name} is not installed; get it with: pip install {name}")
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from biovfm_hf import BioVFMForMaskedAutoencoding, BioVFMImageProcessor, BioVFMModel
-from biovfm_hf.errors import UserError
+from biovfm_hf.errors import UserError, one_line
 from biovfm_hf.files import atomic_path
 
 from ..settings.config import TrainConfig
@@ -119,7 +119,7 @@ def open_repository(repository: str) -> None:
     try:
         HfApi().create_repo(repository, private=True, exist_ok=True)
     except Exception as error:  # names, rights and networks fail in many classes
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise UserError(
             f"cannot push to {repository}: {reason}; give OWNER/NAME, log in with `hf auth login`, or leave out "
             "--push-to-hub and push the model later"
@@ -143,7 +143,7 @@ def push_in_background(
             HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Step {step}")
             tqdm.write(f"step {step:,} is at {repository} on the Hub", file=sys.stderr)
         except Exception as error:  # training goes on, whatever the network says
-            logger.warning("cannot push %s to %s: %s", folder, repository, " ".join(str(error).split())[:300])
+            logger.warning("cannot push %s to %s: %s", folder, repository, one_line(error))
 
     thread = threading.Thread(target=push, name=f"push-{step}")
     thread.start()

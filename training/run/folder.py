@@ -2,14 +2,17 @@
 
 import json
 import os
+import platform
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
-import yaml
 
+from biovfm_hf.documents import parse_yaml
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path, write_text
+from biovfm_hf.locks import lock
 
 from ..data.augment_batch import apply_drawn_looks
 from ..data.batches import CropBatches
@@ -41,43 +44,25 @@ def check_apart(out: Path, data: str | None) -> None:
         raise UserError(f"--out {out} lies in the folder of images, {folder}; choose one elsewhere")
 
 
-def hold_run_folder(out: Path) -> TextIO:
-    """Create `out` and keep other runs out of it until `release_run_folder`, or until this process dies.
+def hold_run_folder(out: Path) -> ExitStack:
+    """Create `out` and keep other runs out of it until the answer is closed, or until this process dies.
 
-    A process that its killed launcher left behind goes on writing, and would mix its files with a new run's. The lock
-    is one of POSIX (`lockf`): workers, which may live on for seconds after a kill, do not inherit it.
+    A process that its killed launcher left behind goes on writing, and would mix its files with a new run's.
 
     Raises:
         UserError: another process is training in `out`, or it cannot be written.
     """
-    import fcntl
-
+    held, holder = ExitStack(), out / ".holder"
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        held = (out / ".lock").open("a+", encoding="utf-8")
+        if not held.enter_context(lock(out / ".lock", wait=False, remove=True)):
+            name = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
+            raise UserError(f"{out}: {name} is training there; wait until it ends, or stop it")
+        held.callback(holder.unlink, missing_ok=True)
+        write_text(holder, f"process {os.getpid()} on {platform.node()}")
     except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
-    try:
-        fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # the two that POSIX allows for "held by another"
-        held.seek(0)
-        holder = held.read(100).strip()
         held.close()
-        raise UserError(
-            f"{out}: {holder or 'another process'} is training there; wait until it ends, or stop it"
-        ) from None
-    except OSError:  # some network file systems have no locks
-        return held
-    held.truncate(0)
-    held.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-    held.flush()
+        raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
     return held
-
-
-def release_run_folder(held: TextIO) -> None:
-    """Let other runs in."""
-    Path(held.name).unlink(missing_ok=True)
-    held.close()
 
 
 def prepare_run_folder(out: Path, config: TrainConfig) -> None:
@@ -91,7 +76,7 @@ def prepare_run_folder(out: Path, config: TrainConfig) -> None:
     if path.is_file():
         before, now = (flat(_settings(source, out)) for source in (path.read_text(encoding="utf-8"), text))
         # a key that an older version did not know had its default; one that is known no more changes nothing
-        default = flat(yaml.safe_load(to_yaml(type(config)())))
+        default = flat(_settings(to_yaml(type(config)()), out))
         sections = tuple(f"{name}." for name in plain(config))
         keys = sorted(key for key in before.keys() | now.keys() if key in now or key.startswith(sections))
         changed = [key for key in keys if before.get(key, default.get(key)) != now.get(key)]
@@ -116,8 +101,8 @@ def _results(out: Path) -> list[str]:
 
 def _settings(text: str, out: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError:
+        tree = parse_yaml(text, f"{out}/config.yaml")
+    except UserError:
         tree = None
     if not isinstance(tree, dict) or "method" not in tree:
         raise UserError(f"{out}/config.yaml is not of a pretraining run; use another --out")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 from .typed import Positive, Range, Share
 
@@ -65,8 +66,8 @@ class AugmentConfig:
     blur_kernel: Positive = 9
     solarize_p: Annotated[tuple[float, float, float], Range(0, 1)] = (0.0, 0.2, 0.0)
     solarize_threshold: Annotated[int, Range(0, 256)] = 128
-    mean: Annotated[tuple[float, float, float], Range()] = (0.485, 0.456, 0.406)
-    std: Annotated[tuple[float, float, float], Range(1e-9)] = (0.229, 0.224, 0.225)
+    mean: Annotated[tuple[float, float, float], Range()] = IMAGENET_MEAN
+    std: Annotated[tuple[float, float, float], Range(1e-9)] = IMAGENET_STD
     on_device: bool = False
 
     def __post_init__(self) -> None:

@@ -8,10 +8,11 @@ steps between 0 and 1.
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal
 
-from biovfm_hf.errors import UserError
+from biovfm_hf.errors import UserError, one_line
+from biovfm_hf.nearest import did_you_mean
 
 from .augment import AugmentConfig
-from .typed import Positive, Range, Share, StepsOrShare, check_ranges, nearest
+from .typed import Positive, Range, Share, StepsOrShare, check_ranges
 
 
 @dataclass(frozen=True)
@@ -260,10 +261,10 @@ def biovfm_config(config: TrainConfig) -> Any:
     known = [item.name for item in fields(BioVFMConfig)]
     for name in given:
         if name not in known:
-            raise UserError(f"unknown config key model.{name}; {nearest(name, ['size', 'init_from', *known])}")
+            raise UserError(f"unknown config key model.{name}{did_you_mean(name, ['size', 'init_from', *known])}")
     try:
         return BioVFMConfig.from_size(config.model.size, family=config.family, **given)
     except (ValueError, TypeError, StrictDataclassError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
+        reason = one_line(error.__cause__ or error)
         follows = "image_size" in reason and "image_size" not in config.model.fields
         raise UserError(f"model: {reason}{' (it follows augment.global_size)' if follows else ''}") from error

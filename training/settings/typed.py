@@ -7,14 +7,14 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar
 
 import yaml
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.nearest import did_you_mean
 
 T = TypeVar("T")
 
@@ -61,12 +61,6 @@ Share = Annotated[float, Range(0, 1)]
 Positive = Annotated[int, Range(1)]
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """`; did you mean X?`, or the list of what exists when nothing is near."""
-    match = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {match[0]}?" if match else f"there are: {', '.join(sorted(known))}"
-
-
 def build(cls: type[T], values: Mapping[str, Any], where: str = "", base: T | None = None) -> T:
     """An instance of dataclass `cls` from nested plain values; fields that are not given keep their defaults.
 
@@ -86,7 +80,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "", base: T | No
     prefix = f"{where}." if where else ""
     for name in values:
         if name not in known:
-            raise UserError(f"unknown config key {prefix}{name}; {nearest(str(name), known)}")
+            raise UserError(f"unknown config key {prefix}{name}{did_you_mean(str(name), known)}")
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     defaults = {field.name: _default(field) if base is None else getattr(base, field.name) for field in fields}
     given = {name: convert(value, hints[name], prefix + name, defaults[name]) for name, value in values.items()}

@@ -189,7 +189,7 @@ def test_subsets_become_series_and_a_dry_run_does_nothing(plan_file, tmp_path, f
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("families: [", "not readable as YAML"),
+        ("families: [", "not valid YAML"),
         ("- 1", "holds no keys"),
         (STUDY.replace("overrides:", "override:"), "unknown key override"),
         (STUDY.replace("objective: dino", "objective: clip"), "needs an objective"),
