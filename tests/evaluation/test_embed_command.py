@@ -89,7 +89,7 @@ def test_the_row_that_cannot_be_read_is_named(tmp_path, tiny_model, class_folder
     out = tmp_path / "f.parquet"
     assert main(["--model", str(tiny_model), "--images", source, "--out", str(out)]) == 0
     features = read_features(out)
-    assert features.names == ["0", "1"] and re.search(f"row 2.*{words}", features.left_out["2"])
+    assert features.names == ["0", "1"] and words in features.left_out["2"]
 
 
 @pytest.fixture

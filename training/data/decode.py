@@ -1,4 +1,4 @@
-"""Image files to 8-bit arrays, fast for the common cases and through `biovfm_hf.pixels` for all others."""
+"""Image files to 8-bit arrays, fast for the common cases and through `biovfm_hf.image_files` for all others."""
 
 import os
 
@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.pixels import MAX_PIXELS, decode, to_uint8
+from biovfm_hf.image_files import read_uint8
+from biovfm_hf.pixels import MAX_PIXELS
 
 from .augment import Image
 
@@ -32,7 +33,7 @@ def read_image(data: bytes, name: str, max_side: int = 0) -> Image:
     if _is_plain_png(data) or _is_plain_jpeg(data):
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or image.dtype != np.uint8 or (image.ndim == 3 and image.shape[2] != 3):
-        image = to_uint8(decode(data, name=name))
+        image = read_uint8(data, name=name)
     elif image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     if min(image.shape[:2]) < 2:
