@@ -56,6 +56,18 @@ def read_provenance(folder: Path) -> Provenance:
     return Provenance(_names(content, "private_sources", file), _names(content, "private_tasks", file))
 
 
+def hub_provenance(repo_id: str, kind: str, revision: str | None = None) -> Provenance:
+    """What the file in a Hub repository of `kind` (model or dataset) says; nothing where it cannot be had."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        file = Path(hf_hub_download(repo_id, PROVENANCE, repo_type=kind, revision=revision))
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError):
+        return Provenance()
+    return read_provenance(file.parent)
+
+
 def write_provenance(folder: Path, provenance: Provenance) -> None:
     """Write the folder's file; remove an earlier one where nothing is private."""
     if not provenance:

@@ -36,6 +36,7 @@ from .run.device import (
 )
 from .run.export import open_repository
 from .run.folder import check_apart, hold_run_folder, prepare_run_folder, trim_metrics
+from .run.provenance import run_provenance
 from .run.watch import Watch, open_watch
 from .schedule import Schedule, scaled_learning_rate
 from .settings.augment import check_augment
@@ -102,6 +103,7 @@ def start(config: TrainConfig, method: Method[Any, Any], out: Path) -> Run:
             prepare_run_folder(out, config)
             remove_leftovers(out)
             if config.run.push_to_hub:
+                _check_public(config)
                 open_repository(config.run.push_to_hub)
     torch.manual_seed(config.seed)
     objective = method.build(_initial(config, out), model_config).train()
@@ -136,6 +138,20 @@ def start(config: TrainConfig, method: Method[Any, Any], out: Path) -> Run:
     restore(run)
     open_trackers(run)
     return run
+
+
+def _check_public(config: TrainConfig) -> None:
+    """Refuse to send models of private sources while they are trained: nobody is there to be asked.
+
+    Raises:
+        UserError: the data, or the weights that the run starts from, are of private sources.
+    """
+    provenance = run_provenance(config)
+    if provenance:
+        raise UserError(
+            f"cannot push to {config.run.push_to_hub}: the run learns from data of private access ({provenance}); "
+            "leave out --push-to-hub, and send the finished model: biovfm push OUT/model REPO --private-sources-ok"
+        )
 
 
 def _initial(config: TrainConfig, out: Path) -> TrainConfig:

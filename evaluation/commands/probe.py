@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.provenance import Provenance, add_provenance
 
 from .embed import COMPILE_HELP, PRECISION_HELP, PRECISIONS
 
@@ -234,6 +235,8 @@ def summarise(options: argparse.Namespace, tasks: list["Task"]) -> None:
     from ..results.seeds import over_seeds
     from ..results.table import write_tables
 
+    own = tuple(task.name for task in tasks if task.record.is_private)
+    add_provenance(options.out, Provenance(private_tasks=own))
     records = merge_records(options.out)
     comparisons = compare_models(options.out, records, options.resamples)
     if records:

@@ -37,6 +37,11 @@ class TaskRecord:
     url: str = ""
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_private(self) -> bool:
+        """Whether its images are somebody's own: no page tells of their release."""
+        return not self.url
+
 
 @dataclass(frozen=True)
 class Split:

@@ -15,12 +15,16 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from biovfm_hf import BioVFMForMaskedAutoencoding, BioVFMImageProcessor, BioVFMModel
+from biovfm_hf.card_stub import STUB_FIELD
 from biovfm_hf.errors import UserError, one_line
 from biovfm_hf.files import atomic_path
+from biovfm_hf.provenance import write_provenance
+from biovfm_hf.sizes import size_words
 
 from ..settings.config import TrainConfig
 from ..settings.typed import to_yaml
 from .checkpoint import model_tensors
+from .provenance import run_provenance
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +57,10 @@ def write_model_folder(
             image_std=list(config.augment.std),
         ).save_pretrained(temporary)
         (temporary / "training_config.yaml").write_text(to_yaml(_public(config)), encoding="utf-8")
-        (temporary / "README.md").write_text(card_stub(config, step), encoding="utf-8")
+        (temporary / "README.md").write_text(
+            card_stub(config, size_words(model_config.to_dict()), step), encoding="utf-8"
+        )
+        write_provenance(temporary, run_provenance(config))
 
 
 def _public(config: TrainConfig) -> TrainConfig:
@@ -70,15 +77,16 @@ def _public(config: TrainConfig) -> TrainConfig:
     )
 
 
-def card_stub(config: TrainConfig, step: int) -> str:
-    """The few facts that training itself knows; `biovfm card` writes the full card."""
+def card_stub(config: TrainConfig, size: str, step: int) -> str:
+    """The few facts that training knows, of a model of this `size`; `biovfm card` writes the full card."""
     return f"""---
 library_name: transformers
 pipeline_tag: image-feature-extraction
 tags: [biovfm, medical-imaging, self-supervised, {config.method}]
+{STUB_FIELD}: true
 ---
 
-# {config.model.size}, pretrained with {config.title}
+# {size}, pretrained with {config.title}
 
 Self-supervised pretraining with BioVFM-HF by {config.card_words}: {step:,} steps of {config.batch.size:,} images
 ({step * config.batch.size:,} images seen), crops of {config.augment.global_size} pixels, seed {config.seed}.

@@ -13,11 +13,13 @@ from biovfm_hf.documents import parse_yaml
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path, write_text
 from biovfm_hf.locks import lock
+from biovfm_hf.provenance import write_provenance
 
 from ..data.augment_batch import apply_drawn_looks
 from ..data.batches import CropBatches
 from ..settings.config import TrainConfig
 from ..settings.typed import flat, plain, to_yaml
+from .provenance import run_provenance
 
 # What may change when a run is continued: none of it changes which images are seen or what is learned from them.
 _FREE = (
@@ -90,6 +92,7 @@ def prepare_run_folder(out: Path, config: TrainConfig) -> None:
         raise UserError(f"{out} holds {found[0]}/ but no config.yaml: it is not of a run; use another --out")
     try:
         write_text(path, text)
+        write_provenance(out, run_provenance(config))
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
 

@@ -1,0 +1,24 @@
+"""The name of a model's size, by what it is rather than by what it was called."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def size_name(config: Mapping[str, Any]) -> str | None:
+    """`ViT-Small/16` and the like, where width, blocks and heads of a config.json are those of a named size."""
+    from .configuration_biovfm import SIZES
+
+    sizes = [config.get(name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")]
+    name = next((name for name, (*numbers, _, _) in SIZES.items() if numbers == sizes), None)
+    if name is None:
+        return None
+    title = "ViT-" + name.removeprefix("vit-").capitalize()
+    return f"{title}/{config['patch_size']}" if config.get("patch_size") else title
+
+
+def size_words(config: Mapping[str, Any]) -> str:
+    """The name of the size, or else its width and blocks: `ViT of width 64 with 4 blocks`."""
+    width, blocks = config.get("hidden_size"), config.get("num_hidden_layers")
+    if name := size_name(config):
+        return name
+    return f"ViT of width {width} with {blocks} blocks" if width and blocks else "ViT"

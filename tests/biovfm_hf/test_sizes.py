@@ -1,0 +1,19 @@
+"""Names of sizes: by what a config says, never by what a model was called."""
+
+import pytest
+
+from biovfm_hf import BioVFMConfig
+from biovfm_hf.configuration_biovfm import SIZES
+from biovfm_hf.sizes import size_name, size_words
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_every_named_size_is_known_again(name):
+    config = BioVFMConfig.from_size(name).to_dict()
+    assert size_name(config) == f"ViT-{name[4:].capitalize()}/{config['patch_size']}"
+
+
+def test_a_changed_size_has_no_name():
+    config = BioVFMConfig.from_size("vit-small", num_hidden_layers=3).to_dict()
+    assert size_name(config) is None and size_words(config) == "ViT of width 384 with 3 blocks"
+    assert size_words({}) == "ViT"
