@@ -26,6 +26,11 @@ def register(package: str) -> None:
     _packages[package.rpartition(".")[2]] = package
 
 
+def unregister(name: str) -> None:
+    """Take an objective out again."""
+    _packages.pop(name)
+
+
 def names() -> list[str]:
     """The objectives that there are."""
     return sorted(_packages)

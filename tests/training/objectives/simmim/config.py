@@ -1,0 +1,31 @@
+"""SimMIM's recipe (arXiv 2111.09886), small: the third objective that tests add through the registry alone."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from training.settings.augment import AugmentConfig, preset
+from training.settings.config import TrainConfig
+from training.settings.typed import Share
+
+
+@dataclass(frozen=True)
+class SimMIMConfig:
+    """The objective's section: `ratio`, the share of patches that are masked."""
+
+    ratio: Share = 0.6
+
+
+@dataclass(frozen=True)
+class SimMIMTrainConfig(TrainConfig):
+    """A SimMIM run."""
+
+    title: ClassVar[str] = "SimMIM"
+    card_words: ClassVar[str] = "masked image modelling: the pixels of masked patches are predicted by one layer"
+    model_fields: ClassVar[dict[str, Any]] = {"use_mask_token": True}
+
+    method: str = "simmim"
+    augment: AugmentConfig = field(default_factory=lambda: preset("mae"))
+    simmim: SimMIMConfig = SimMIMConfig()
+
+
+CONFIG = SimMIMTrainConfig

@@ -1,0 +1,45 @@
+"""SimMIM as the loop knows it."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from biovfm_hf import BioVFMConfig
+from training.objectives.initial import build_encoder, with_run
+from training.objectives.mae.schedule import MAESchedule
+from training.objectives.method import BatchExtra, Method
+from training.settings.config import biovfm_config
+
+from .config import SimMIMTrainConfig
+from .objective import SimMIMObjective
+
+
+class SimMIMMethod(Method[SimMIMTrainConfig, SimMIMObjective]):
+    """Everything else is as the base class has it."""
+
+    def build(self, config: SimMIMTrainConfig, model_config: BioVFMConfig) -> SimMIMObjective:
+        return with_run(SimMIMObjective(build_encoder(config, model_config)), config)
+
+    def schedule(self, config: SimMIMTrainConfig, peak: float) -> MAESchedule:
+        optim = config.optim
+        return MAESchedule(config.steps, peak, optim.min_lr, config.step_count(optim.warmup_steps), optim.weight_decay)
+
+    def exported(self, objective: SimMIMObjective) -> dict[str, nn.Module]:
+        return {"model": objective.encoder}
+
+    def batch_extra(self, config: SimMIMTrainConfig) -> BatchExtra:
+        patches = (config.augment.global_size // biovfm_config(config).patch_size) ** 2
+        masked = max(round(patches * config.simmim.ratio), 1)
+
+        def draw_masks(positions: NDArray[np.int64], generator: np.random.Generator) -> dict[str, Tensor]:
+            ranks = generator.random((len(positions), patches)).argsort(axis=1)
+            return {"masks": torch.from_numpy(ranks < masked)}
+
+        return draw_masks
+
+    def features(self, tokens: Tensor, first_patch: int) -> Tensor:
+        return tokens[:, first_patch:].mean(dim=1)
+
+
+METHOD = SimMIMMethod()

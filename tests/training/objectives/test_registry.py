@@ -1,0 +1,131 @@
+"""The registry of objectives: what every entry must hold, and a third objective that touches nothing but its folder."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from transformers import AutoModel
+
+from biovfm_hf.errors import UserError
+from training import objectives
+from training.command import pretrain, run_script
+from training.config_file import config_from_tree, load_config, shipped_configs
+from training.estimate import describe
+from training.objectives.method import Method
+from training.schedule import StepValues
+from training.settings.config import TrainConfig, biovfm_config
+from training.settings.typed import plain
+
+from ..conftest import SMALL
+
+SIMMIM = "tests.training.objectives.simmim"
+
+
+@pytest.fixture(autouse=True)
+def third() -> Iterator[None]:
+    """SimMIM among the objectives."""
+    objectives.register(SIMMIM)
+    yield
+    objectives.unregister("simmim")
+
+
+def small(name: str) -> TrainConfig:
+    tree: dict = {"method": name, "model": {"size": "vit-tiny", "num_hidden_layers": 1}, "batch": {"size": 4}}
+    tree["augment"] = {"global_size": 32, **({"local_size": 16} if objectives.config_of(name).local_crops else {})}
+    return config_from_tree(tree)
+
+
+@pytest.mark.parametrize("name", ["dino", "mae", "simmim"])
+def test_an_entry_says_everything_that_the_rest_asks(name: str) -> None:
+    """Walked by name, and the next test sees that no objective is left out."""
+    kind, method = objectives.config_of(name), objectives.method_of(name)
+    assert issubclass(kind, TrainConfig) and isinstance(method, Method)
+    assert kind().method == name and kind.title and len(kind.card_words) > 20
+    assert kind.smallest_batch >= 1 and kind.crops >= 1
+    config = small(name)
+    model_config = biovfm_config(config)
+    torch.manual_seed(0)
+    objective = method.build(config, model_config).train()
+    batch = method.batch_extra(config)(np.arange(4), np.random.default_rng(0)) if method.batch_extra(config) else {}
+    batch["global_crops"] = torch.randn(4 * kind.crops, 3, 32, 32)
+    if kind.local_crops:
+        batch["local_crops"] = torch.randn(4 * config.augment.local_count, 3, 16, 16)
+    values = method.schedule(config, 1e-3).at(3)
+    assert isinstance(values, StepValues)
+    loss, terms = objective(batch, values)
+    loss.backward()
+    method.after_step(objective, values)
+    assert loss.isfinite() and terms and not any(term.requires_grad for term in terms.values())
+    groups = method.parameter_groups(objective, config)
+    named = [one for group in groups for one in group["names"]]
+    trained = [parameter for parameter in method.trained(objective).parameters() if parameter.requires_grad]
+    assert len(named) == len(set(named)) == len(trained)
+    assert list(method.exported(objective))[-1] == "model"
+    tokens = torch.randn(2, 5, 192)
+    assert method.features(tokens, 1).shape == (2, 192)
+    assert method.flops_per_image(config, model_config) > 0 and method.tokens_per_image(config, model_config) > 1
+    assert "GFLOP an image" in describe(config, method)
+
+
+def test_every_folder_is_walked_and_holds_the_same_files() -> None:
+    folder = Path(objectives.__file__).parent
+    assert objectives.names() == ["dino", "mae", "simmim"]
+    same = {"__init__.py", "config.py", "method.py", "objective.py", "schedule.py"}
+    for name in ("dino", "mae"):
+        assert same <= {path.name for path in (folder / name).glob("*.py")}
+        assert f"{name}_smoke" in shipped_configs(name)
+
+
+def test_an_unknown_objective_is_told_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="there is no objective 'dyno'; did you mean dino"):
+        config_from_tree({"method": "dyno"})
+    with pytest.raises(UserError, match="one of dino, mae, simmim"):
+        config_from_tree({"steps": 3})
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "simmim.yaml"
+    path.write_text("method: simmim\nsteps: 8\nmodel: {size: vit-tiny}\noptim: {warmup_steps: 0.1}\n")
+    return path
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_third_objective_trains_resumes_and_is_loaded(recipe: Path, image_folder: Path, tmp_path: Path) -> None:
+    """Through the Python function; its own section is read, checked and written like any other."""
+    more = ["run.checkpoint_every=4", "run.export_every=4", "watch.every=4", "simmim.ratio=0.5", *SMALL]
+    for out in ("whole", "resumed"):
+        model = pretrain(recipe, data=image_folder, out=tmp_path / out, overrides=more)
+        assert model == tmp_path / out / "model"
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(9)) and "simmim_loss" in lines[-1] and "rankme" in lines[-1]
+    shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "step_00000008")
+    shutil.rmtree(tmp_path / "resumed" / "model")
+    pretrain(recipe, data=image_folder, out=tmp_path / "resumed", overrides=more)
+    for name in ("model/model.safetensors", "checkpoints/step_00000008/optimizer.safetensors"):
+        assert digest(tmp_path / "whole" / name) == digest(tmp_path / "resumed" / name)
+    loaded = AutoModel.from_pretrained(tmp_path / "whole" / "model")
+    assert loaded(torch.zeros(1, 3, 32, 32)).last_hidden_state.shape == (1, 5, 32)
+    card = (tmp_path / "whole" / "model" / "README.md").read_text()
+    assert "pretrained with SimMIM" in card and "predicted by one layer" in card
+    written = yaml.safe_load((tmp_path / "whole" / "config.yaml").read_text())
+    assert written["simmim"] == {"ratio": 0.5} and "dino" not in written
+
+
+def test_a_third_objective_learns_and_runs_as_a_script(recipe: Path, image_folder: Path, tmp_path: Path) -> None:
+    words = ["--config", str(recipe), "--data", str(image_folder), "--out", str(tmp_path / "out"), *SMALL]
+    assert run_script("simmim", [*words, "steps=30", "batch.size=12", "optim.base_lr=0.05", "optim.lr_rule=none"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < 0.8 * lines[0]["loss"]
+    with pytest.raises(UserError, match=r"simmim\.ratio is 2\.0; it must be from 0 to 1"):
+        load_config(recipe, {"simmim.ratio": 2})
+    assert plain(load_config(recipe))["simmim"] == {"ratio": 0.6}
