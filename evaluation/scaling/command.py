@@ -97,11 +97,13 @@ def _properties(argv: list[str]) -> int:
 
 def _sizes(argv: list[str]) -> int:
     _parser("biovfm scaling sizes", "Parameters and pretraining compute of the named sizes.").parse_args(argv)
-    from .model_size import known_sizes, pretraining_flops
+    from biovfm_hf.flops import recipe_flops
+
+    from .model_size import known_sizes
 
     print(f"{'size':<12}{'encoder M':>11}{'published M':>13}{'DINO GFLOP/img':>16}{'MAE GFLOP/img':>15}")
     for name, (encoder, printed) in known_sizes().items():
-        flops = [pretraining_flops(name, objective) / 1e9 for objective in ("dino", "mae")]
+        flops = [recipe_flops(name, objective).total / 1e9 for objective in ("dino", "mae")]
         print(f"{name:<12}{encoder:>11.2f}{printed:>13.2f}{flops[0]:>16.1f}{flops[1]:>15.1f}")
     return 0
 

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from biovfm_hf.documents import read_json, read_yaml
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
+from biovfm_hf.flops import encoder_parameters
 
-from .model_size import AXES, encoder_parameters, known_sizes, objective_of, size_of
+from .model_size import AXES, known_sizes, objective_of, size_of
 from .tables import MEAN, POINT_COLUMNS, Point, read_points, read_properties, write_rows
 
 if TYPE_CHECKING:

@@ -1,10 +1,14 @@
 """Compute and energy of a training run: what was logged, and estimates that say what they assume."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from biovfm_hf.flops import Architecture, Crops, Heads, step_flops
 
 from ..formats import duration, short_count
 from .files import finite
-from .model import ModelSummary, forward_flops
+from .model import ModelSummary
 from .run import RunSummary
 
 
@@ -24,32 +28,60 @@ def energy_kwh(run: RunSummary | None, power: Power) -> float | None:
 
 
 def training_flops(model: ModelSummary, run: RunSummary) -> tuple[float, str] | None:
-    """Estimated operations of the run and the assumption behind it, or None where the recipe cannot be told.
+    """Operations of the run and what they count, or None where the recipe cannot be told.
 
-    MAE: encoder on the kept patches, decoder on all, forward and backward (3 forwards). DINOv2: student forward and
-    backward on global and local crops, teacher forward on the global ones. Heads and losses are left out.
+    As `biovfm pretrain --dry-run` counts them (`biovfm_hf.flops`): forward and backward, heads and stochastic depth
+    as the run's configuration has them.
     """
     if run.images is None or model.flops_per_image is None:
         return None
-    config = model.config
-    patches = (int(config["image_size"]) // int(config["patch_size"])) ** 2
-    if config.get("initialization") == "mae":
-        kept = int(patches * (1 - (finite(config.get("mask_ratio")) or 0.75))) + 1
-        decoder = {name: config.get(f"decoder_{name}") for name in ("hidden_size", "num_hidden_layers")}
-        encoder_cost, decoder_cost = forward_flops(config, kept), forward_flops({**config, **decoder}, patches + 1)
-        if encoder_cost is None or decoder_cost is None:
-            return None
-        return 3 * run.images * (encoder_cost + decoder_cost), "encoder on the visible patches, decoder on all"
-    crops = run.config.get("augment")
-    names = ("global_count", "global_size", "local_count", "local_size")
-    sizes = [finite(crops.get(name)) for name in names] if isinstance(crops, dict) else [None]
-    if any(size is None for size in sizes):
+    architecture, settings = Architecture.of(model.config), run.config
+    drop_path = finite(_section(settings, "model").get("drop_path_rate")) or 0.0
+    if model.config.get("initialization") == "mae":
+        visible = 1 - (finite(model.config.get("mask_ratio")) or 0.75)
+        crops = Crops(1, architecture.image_size, 0)
+        flops = step_flops(architecture, crops, decoder=True, visible=visible, drop_path=drop_path)
+        return run.images * flops.total, "encoder on the visible patches, decoder on all"
+    crops_of_run = _crops(settings)
+    if crops_of_run is None:
         return None
-    globals_, global_side, locals_, local_side = (int(size) for size in sizes if size is not None)
-    global_cost = forward_flops({**config, "image_size": global_side}) or 0.0
-    local_cost = forward_flops({**config, "image_size": local_side}) or 0.0
-    text = f"{globals_} global crops of {global_side} and {locals_} local crops of {local_side} pixels per image"
-    return run.images * (4 * globals_ * global_cost + 3 * locals_ * local_cost), text
+    heads = _heads(settings, architecture, crops_of_run)
+    taught = "teacher" in settings
+    flops = step_flops(architecture, crops_of_run, teacher=taught, heads=heads, drop_path=drop_path)
+    text = (
+        f"{crops_of_run.global_count} global crops of {crops_of_run.global_size} and {crops_of_run.local_count} local "
+        f"crops of {crops_of_run.local_size} pixels per image{'' if heads else '; heads left out'}"
+    )
+    return run.images * flops.total, text
+
+
+def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    section = settings.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _numbers(section: dict[str, Any], names: Sequence[str]) -> list[int] | None:
+    """The whole numbers of these names, or None where one is missing."""
+    values = [finite(section.get(name)) for name in names]
+    return None if any(value is None for value in values) else [int(value) for value in values if value is not None]
+
+
+def _crops(settings: dict[str, Any]) -> Crops | None:
+    numbers = _numbers(_section(settings, "augment"), ("global_count", "global_size", "local_count", "local_size"))
+    return None if numbers is None else Crops(*numbers)
+
+
+def _heads(settings: dict[str, Any], architecture: Architecture, crops: Crops) -> Heads | None:
+    """The heads of a DINOv2 run, as its configuration says."""
+    dino, mask = _section(settings, "dino"), _section(settings, "mask")
+    names = ("hidden", "layers", "bottleneck", "prototypes")
+    own = _numbers(dino, names)
+    patch = _numbers(dino, [f"ibot_{name}" for name in names]) if dino.get("ibot_separate_head") else own
+    probability, ratio = finite(mask.get("probability")), mask.get("ratio")
+    if own is None or patch is None or probability is None or not isinstance(ratio, list) or len(ratio) != 2:
+        return None
+    masked = crops.global_count * probability * sum(ratio) / 2 * architecture.patches(crops.global_size)
+    return Heads(masked, (own[0], own[1], own[2], own[3]), (patch[0], patch[1], patch[2], patch[3]))
 
 
 def compute_lines(model: ModelSummary, run: RunSummary | None, power: Power) -> list[str]:
@@ -62,7 +94,7 @@ def compute_lines(model: ModelSummary, run: RunSummary | None, power: Power) -> 
         lines.append(text + " (estimate: matrix products only, two operations per multiply-add).")
     estimate = training_flops(model, run) if run is not None else None
     if estimate is not None:
-        lines.append(f"Whole run: about {short_count(estimate[0])}FLOP (estimate: {estimate[1]}; heads left out).")
+        lines.append(f"Whole run: about {short_count(estimate[0])}FLOP (estimate: {estimate[1]}).")
     energy = energy_kwh(run, power)
     if energy is None:
         return [*lines, "Energy: not estimated, since the machine's power draw was not recorded."]

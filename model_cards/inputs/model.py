@@ -7,8 +7,7 @@ from typing import Any
 
 from biovfm_hf.documents import read_json
 from biovfm_hf.errors import UserError
-
-from .files import finite
+from biovfm_hf.flops import Architecture
 
 FAMILY_WORDS = {"dinov2": "DINOv2 (self-distillation)", "mae": "MAE (masked autoencoding)"}
 
@@ -78,23 +77,9 @@ def count_parameters(file: Path) -> int:
         raise UserError(f"{file}: damaged safetensors file ({error}); copy or save it again") from error
 
 
-def forward_flops(config: dict[str, Any], tokens: int | None = None) -> float | None:
-    """Floating-point operations of one forward pass through the encoder for one image, or None without the sizes.
-
-    Two per multiply-add, matrix products only: per block and token 4 D^2 multiply-adds for attention's projections,
-    2 r D^2 for the feed-forward (r = mlp_ratio; SwiGLU keeps the same product), 2 T D for attention over T tokens.
-
-    Args:
-        config: a model's config.json.
-        tokens: T; by default that of an image of the config's own size.
-    """
-    names = ("hidden_size", "num_hidden_layers", "image_size", "patch_size")
-    width, layers, side, patch = (finite(config.get(name)) for name in names)
-    if width is None or layers is None or side is None or not patch:
+def forward_flops(config: dict[str, Any]) -> float | None:
+    """Floating-point operations of one forward pass through the encoder for one image, or None without the sizes."""
+    try:
+        return Architecture.of(config).forward_flops()
+    except (UserError, TypeError):
         return None
-    ratio = finite(config.get("mlp_ratio")) or 4.0
-    patches = (side // patch) ** 2
-    length = tokens if tokens is not None else patches + 1 + (finite(config.get("num_register_tokens")) or 0)
-    per_token = layers * (4 * width**2 + 2 * ratio * width**2 + 2 * length * width)
-    embedding = patches * (finite(config.get("num_channels")) or 3) * patch**2 * width
-    return 2 * (length * per_token + embedding)

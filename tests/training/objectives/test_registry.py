@@ -1,4 +1,4 @@
-"""The registry of objectives: what every entry must hold, and a third objective that touches nothing but its folder."""
+"""The registry of objectives: what every entry must hold, and a third one that touches nothing but its folder."""
 
 import hashlib
 import json
