@@ -11,10 +11,11 @@ from typing import Any
 
 from biovfm_hf.errors import UserError
 
+from .catalog.downloading import download_source
 from .catalog.load import load_catalog
 from .catalog.records import load_source
-from .catalog.source import NOT_ESTABLISHED, Source, TableRule
-from .plan.listing import list_items
+from .catalog.source import NOT_ESTABLISHED, Source
+from .plan.status import on_disk, sources_status
 
 EXAMPLES = """examples:
   biovfm sources list                              every source, and whether it lies in ./raw
@@ -64,18 +65,50 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _list(arguments: argparse.Namespace) -> int:
-    rows = [
+def list_sources(raw: str | Path = "raw") -> list[dict[str, Any]]:
+    """The catalogue: id, modality, images in the paper (None: not established), access, whether it is in `raw`."""
+    return [
         {
             "id": source.id,
             "modality": list(source.modalities),
             "images": source.images_in_paper,
             "access": source.access,
-            "on_disk": _on_disk(source, arguments.raw),
+            "on_disk": on_disk(source, Path(raw)),
             "in_paper": source.in_paper,
         }
         for source in load_catalog()
     ]
+
+
+def show_source(id: str | Path) -> dict[str, Any]:
+    """Everything that the record of a catalogue id, or of a YAML file, says; and the steps to obtain the source.
+
+    Raises:
+        UserError: there is no such record, or it is wrong.
+    """
+    source = load_source(id)
+    return {**asdict(source), "how_to_obtain": _steps(source)}
+
+
+def download(id: str | Path, raw: str | Path, accept_terms: bool = False) -> list[Path]:
+    """Fetch a source that has open direct links into `raw`; called again, it resumes.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: it has no open link, its terms are not accepted, or the transfer fails.
+    """
+    source = load_source(id)
+    if not source.files:
+        raise UserError(f"{source.id} has no open direct link; for the steps see: biovfm sources show {id}")
+    if not accept_terms:
+        raise UserError(f"the terms of {source.id} are not accepted; read them, then add --accept-terms")
+    return list(download_source(source, Path(raw)))
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    rows = list_sources(arguments.raw)
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return 0
@@ -104,11 +137,6 @@ def _modalities(source: Source) -> str:
     return source.modality or f"{source.modalities[0]} and {len(source.modalities) - 1} more"
 
 
-def _on_disk(source: Source, raw: Path) -> bool:
-    folder = raw / source.folder
-    return folder.is_dir() and any(folder.iterdir())
-
-
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> None:
     widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
     for row in (head, tuple("-" * width for width in widths), *rows):
@@ -120,10 +148,10 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], right: tuple[int,
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    source = load_source(arguments.id)
     if arguments.json:
-        print(json.dumps({**asdict(source), "how_to_obtain": _steps(source)}, indent=1, ensure_ascii=False))
+        print(json.dumps(show_source(arguments.id), indent=1, ensure_ascii=False))
         return 0
+    source = load_source(arguments.id)
     print(source.name)
     print("one of the 61 sources of BioVFM-21M" if source.in_paper else "outside the 61 sources of BioVFM-21M")
     print()
@@ -209,11 +237,7 @@ def _print_steps(source: Source) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    if not arguments.raw.is_dir():
-        raise UserError(f"{arguments.raw} is no folder; --raw names the folder that holds one folder per source")
-    chosen = arguments.sources.split(",") if arguments.sources else None
-    sources = [load_source(name) for name in chosen] if chosen else list(load_catalog())
-    rows = [source_status(source, arguments.raw) for source in sources]
+    rows = sources_status(arguments.raw, arguments.sources.split(",") if arguments.sources else None)
     if arguments.json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return 0
@@ -240,54 +264,6 @@ def _status(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def source_status(source: Source, raw: Path) -> dict[str, Any]:
-    """State of one source below `raw`: `found`, `partly`, `missing` or `skipped`, with counts by reason.
-
-    `found`: the training part is complete, or its size is not established and something was selected. `skipped`:
-    files are there, but the layout or the training part is not established; `missing`: nothing is there that could be
-    of the source by its name. Counts are files, archive members, HDF5 rows or DICOM series, and folders passed over.
-    """
-    from biovfm_hf.image_files import NOT_INPUT
-
-    from .catalog.selection import HIDDEN_FILE, HIDDEN_FOLDER
-
-    selected, excluded = 0, Counter[str]()
-    if _on_disk(source, raw):
-        from tqdm import tqdm
-
-        items = tqdm(
-            list_items(source, raw), desc=source.id, unit=" files", leave=False, disable=not sys.stderr.isatty()
-        )
-        for item in items:
-            if item.excluded is None:
-                selected += 1
-            else:
-                excluded[item.excluded] += 1
-    if not selected and excluded.keys() <= {HIDDEN_FILE, HIDDEN_FOLDER, NOT_INPUT}:
-        state = "missing"
-    elif source.train is None:
-        state = "skipped"
-    else:
-        state = "found" if selected and selected >= (source.expected_items or 1) else "partly"
-    return {
-        "id": source.id,
-        "state": state,
-        "selected": selected,
-        "expected": source.expected_items,
-        "excluded": dict(excluded.most_common()),
-        "lists_missing": _missing_lists(source, raw) if state != "missing" else [],
-    }
-
-
-def _missing_lists(source: Source, raw: Path) -> list[str]:
-    """Tables that the record's rules for training part, exclusions, subject and anatomy need, and that are missing."""
-    from .catalog.selection import find_tables
-
-    rules = (source.train, *(rule.table for rule in source.exclude), source.subject, source.anatomy)
-    tables = dict.fromkeys(rule.table for rule in rules if isinstance(rule, TableRule))
-    return [table for table in tables if not find_tables(raw / source.folder, table)]
-
-
 def _download(arguments: argparse.Namespace) -> int:
     source = load_source(arguments.id)
     if not source.files:
@@ -300,11 +276,7 @@ def _download(arguments: argparse.Namespace) -> int:
     _field("citation", source.citation)
     for entry in source.files:
         _field("file", f"{entry.name} from {entry.url}")
-    if not arguments.accept_terms and not _asked():
-        raise UserError(f"the terms of {source.id} are not accepted; read them, then add --accept-terms")
-    from .catalog.downloading import download_source
-
-    for file in download_source(source, arguments.raw):
+    for file in download(arguments.id, arguments.raw, arguments.accept_terms or _asked()):
         print(file)
     print(f"next: biovfm sources status --raw {arguments.raw} --sources {source.id}")
     return 0

@@ -12,7 +12,8 @@ from biovfm_hf.errors import UserError
 from dataset_builder.catalog import downloading
 from dataset_builder.catalog.load import load_catalog
 from dataset_builder.catalog.records import load_source
-from dataset_builder.sources_command import main
+from dataset_builder.plan.status import sources_status
+from dataset_builder.sources_command import download, list_sources, main, show_source
 
 CONTENT = bytes(range(256)) * 400
 
@@ -260,3 +261,15 @@ def test_mistakes_end_with_the_right_status(tmp_path):
         main(["status", "--raw", str(tmp_path / "nowhere")])
     with pytest.raises(UserError, match="did you mean"):
         main(["show", "chestxray14"])
+
+
+def test_python_gives_what_the_command_prints(source, server, tmp_path, capsys):
+    raw = tmp_path / "raw"
+    with pytest.raises(UserError, match="--accept-terms"):
+        download(source(), raw)
+    assert [file.read_bytes() for file in download(source(), raw, accept_terms=True)] == [CONTENT]
+    assert show_source(source())["name"] == "Mine" and show_source("rossa")["how_to_obtain"]
+    assert [row["id"] for row in list_sources(raw)] == [record.id for record in load_catalog()]
+    (row,) = sources_status(raw, [source()])
+    main(["status", "--raw", str(raw), "--sources", str(source()), "--json"])
+    assert json.loads(capsys.readouterr().out) == [row]
