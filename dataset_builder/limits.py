@@ -13,6 +13,7 @@ MAX_PAGES = 1_000  # pages or frames of one TIFF or GIF
 MAX_SERIES_FILES = 5_000  # files of one DICOM series
 
 UNREADABLE, TOO_LARGE, UNSAFE = "unreadable", "too large", "unsafe path"
+CRASHED, STALLED, CHANGED = "crashed the decoder", "timed out", "changed while building"
 
 
 class Refused(Exception):
@@ -22,6 +23,9 @@ class Refused(Exception):
         super().__init__(f"{outcome}: {detail}" if detail else outcome)
         self.outcome = outcome
         self.detail = " ".join(detail.split())[:300]
+
+    def __reduce__(self) -> tuple[type["Refused"], tuple[str, str]]:
+        return Refused, (self.outcome, self.detail)  # across processes with both its parts
 
 
 def refusal(error: BaseException, *names: str) -> Refused:

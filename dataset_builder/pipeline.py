@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,26 @@ from .dataset.finish import (
     finish_shard,
     remove_damaged,
     write_manifest,
+    write_places,
     write_sample,
     write_summary,
     written_files,
 )
 from .dataset.output_folder import check_output, hold
+from .limits import CHANGED
 from .options import BuildOptions
 from .plan.plan import WORK, Plan, changed_sources, differing, load_plan, make_plan
+from .plan.privacy import shown_paths
 from .schema import KEPT
 from .screening.duplicates import decide, load_candidates, save_drops, save_sample
 from .screening.leakage import Benchmarks, benchmark_files, identities, read_benchmarks
+from .screening.rules import RULES
 from .shards.executors import ENGINES, Work
 from .shards.monitor import Monitor
 from .shards.replan import plan_again
 from .shards.shard import build_shard
+
+_LISTINGS = 3  # times that sources are listed anew in one run, where their files keep changing
 
 
 def run(options: BuildOptions) -> dict[str, Any]:
@@ -59,7 +66,7 @@ def _plan_and_build(options: BuildOptions, raw: Path) -> dict[str, Any]:
             _tell_plan(plan)
             return _planned_work(plan)
         if options.num_shards is None:
-            return _build(plan, options, inputs, known)
+            return _build(plan, options, sources, inputs, known)
         mine = [n for n in plan.unfinished() if n % options.num_shards == options.shard_index]
         _run_shards(plan, options, mine)
     print(f"{len(mine)} shards done; when all {options.num_shards} jobs are, run without --shard-index to finish")
@@ -123,7 +130,9 @@ def _tell_plan(plan: Plan) -> None:
         print(f"skipped {source}: {reason}")
 
 
-def _build(plan: Plan, options: BuildOptions, inputs: dict[str, Any], known: Benchmarks | None) -> dict[str, Any]:
+def _build(
+    plan: Plan, options: BuildOptions, sources: list[Source], inputs: dict[str, Any], known: Benchmarks | None
+) -> dict[str, Any]:
     complete = plan.work / "complete.json"
     before = _read_json(complete) or {}
     damaged = remove_damaged(plan, before.get("files", {}))
@@ -137,12 +146,13 @@ def _build(plan: Plan, options: BuildOptions, inputs: dict[str, Any], known: Ben
         _report(plan, summary)
         return summary
     complete.unlink(missing_ok=True)
-    _run_shards(plan, options, plan.unfinished())
+    plan = _read_all(plan, options, sources)
     benchmarks = _screen_across(plan, inputs, known or read_benchmarks(options.benchmarks))
     for _ in _on_engine(finish_shard, plan, options, list(range(len(plan.shards)))):
         pass
     found = {"benchmark_images": benchmarks, "overlaps": _overlaps(plan), "sampled": write_sample(plan)}
     summary = write_summary(plan, write_manifest(plan), found)
+    write_places(plan)
     write_card(plan, summary)
     remove_leftovers(plan.out)
     write_text(complete, json.dumps({"inputs": inputs, "files": written_files(plan.out)}))
@@ -150,9 +160,23 @@ def _build(plan: Plan, options: BuildOptions, inputs: dict[str, Any], known: Ben
     return summary
 
 
+def _read_all(plan: Plan, options: BuildOptions, sources: list[Source]) -> Plan:
+    """Run the shards that are not done; what has changed since it was listed is told, and listed anew."""
+    _run_shards(plan, options, plan.unfinished())
+    for _ in range(_LISTINGS):
+        changed = plan.outcomes().get(CHANGED, 0)
+        if not changed:
+            break
+        print(f"{changed:,} inputs have changed since they were listed: listing the sources anew", flush=True)
+        plan, _ = plan_again(plan, sources, Path(plan.raw), options.salt)
+        _run_shards(plan, options, plan.unfinished())
+    return plan
+
+
 def _run_shards(plan: Plan, options: BuildOptions, numbers: list[int]) -> None:
     with Monitor(plan, numbers) as monitor:
-        for statistics in _on_engine(build_shard, plan, options, numbers):
+        work = partial(build_shard, seconds=options.item_seconds, rules=tuple(RULES))
+        for statistics in _on_engine(work, plan, options, numbers):
             monitor.see(statistics)
 
 
@@ -203,6 +227,7 @@ def _report(plan: Plan, summary: dict[str, Any]) -> None:
     else:
         for source, reason in sorted(summary["skipped"].items()):
             print(f"skipped {source}: {reason}")
+    print(shown_paths(plan.sources, bool(plan.options.salt)))
     if summary["kept"]:
         print(f'next: load_dataset("{plan.out}", "full", split="train")')
 

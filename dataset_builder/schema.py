@@ -66,6 +66,8 @@ CANDIDATES = pa.schema(
     [
         *(field for field in MANIFEST if field.name not in ("shard", "row")),
         pa.field("item", pa.int32()),  # number of the input in its shard
+        pa.field("place", pa.string()),  # of a private source: the path that is withheld, and what was said of it;
+        pa.field("remark", pa.string()),  # both stay in the builder's own folder
         # perceptual hashes: of the whole picture, and of its centre crop and padded form if it is not square
         pa.field("hashes", pa.list_(pa.uint64())),
         pa.field("thumbnails", pa.binary()),  # one thumbnail for each of them

@@ -6,7 +6,9 @@ import io
 import json
 import os
 import re
+import zlib
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from .rp3d import case_rows
 from .source import NOT_ESTABLISHED, ItemRule, Source, TableRule, anatomies
 
 MAX_TABLE_DEPTH = 4
-MAX_TABLE_BYTES = 4 << 30
+MAX_TABLE_BYTES = 4 << 30  # unpacked
+MAX_LINE = 16 << 20  # characters
 NOT_TRAINING = "not in the training part"
 UNNAMED = "no pattern of the record takes this file"
 HIDDEN_FILE, HIDDEN_FOLDER = "a hidden file", "a hidden folder"
@@ -114,6 +117,10 @@ def _groups(match: re.Match[str] | None, joint: str) -> str | None:
     return joint.join(group for group in match.groups() if group) or None
 
 
+class TableError(ValueError):
+    """Why a list cannot be used, in words that repeat nothing of it."""
+
+
 class _Table:
     """Key -> answer of one table rule; a rule without an answer column answers "" for every listed key."""
 
@@ -128,12 +135,15 @@ class _Table:
         for file in files:
             try:
                 self._read(file, rule)
-            except (OSError, ValueError, csv.Error, EOFError) as error:
-                self.problem = f"the list {file.name} cannot be read ({error})"
+            except TableError as error:
+                self.problem = f"the list {rule.table} cannot be read ({error})"
+            except (OSError, ValueError, csv.Error, EOFError, zlib.error, RecursionError) as error:
+                # what a library quotes of a damaged list may be a patient's name
+                self.problem = f"the list {rule.table} cannot be read ({type(error).__name__})"
 
     def _read(self, file: Path, rule: TableRule) -> None:
         if file.stat().st_size > MAX_TABLE_BYTES:
-            raise ValueError("larger than 4 GiB")
+            raise TableError(f"more than {MAX_TABLE_BYTES >> 30} GiB")
         value = compile_regex(rule.value) if rule.value else None
         for number, row in enumerate(table_rows(file, rule)):
             if any(str(row.get(column, "")).strip() != wanted for column, wanted in rule.where):
@@ -165,12 +175,13 @@ def table_rows(file: Path, rule: TableRule) -> Iterator[dict[str, Any]]:
     """Rows of a CSV (plain or .gz), of JSON lines, of a list file (its words under the column ""), or of RP3D's JSON.
 
     Raises:
-        ValueError: a column that the rule names is missing, or the file is not what it should be.
+        TableError: a column that the rule names is missing, or the list is too large.
+        Exception: what csv, json or gzip raise on damaged data.
     """
     if rule.format == "rp3d":
         yield from case_rows(file)
         return
-    with _text(file) as lines:
+    with _lines(file) as lines:
         if rule.format == "list":
             yield from ({"": line.split()[0]} for line in lines if line.strip())
             return
@@ -181,7 +192,7 @@ def table_rows(file: Path, rule: TableRule) -> Iterator[dict[str, Any]]:
                     names |= row.keys()
                     yield row
             if not names:
-                raise ValueError("no row")
+                raise TableError("no row")
             _check_columns(rule, names)
             return
         reader = csv.DictReader(lines, delimiter=rule.delimiter)
@@ -193,13 +204,25 @@ def _check_columns(rule: TableRule, names: Collection[str]) -> None:
     wanted = [rule.match if rule.match != "#" else None, rule.column, *(name for name, _ in rule.where)]
     missing = [name for name in wanted if name and name not in names]
     if missing:
-        raise ValueError(f"no column {missing[0]!r}")
+        raise TableError(f"no column {missing[0]!r}")
 
 
-def _text(file: Path) -> io.TextIOBase:
-    if file.suffix == ".gz":
-        return io.TextIOWrapper(gzip.open(file), encoding="utf-8-sig", errors="replace", newline="")
-    return file.open(encoding="utf-8-sig", errors="replace", newline="")
+@contextmanager
+def _lines(file: Path) -> Iterator[Iterator[str]]:
+    """The lines of a text file, plain or gzip, of bounded length and number of bytes, unpacked."""
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
+        yield _bounded(io.TextIOWrapper(opened, encoding="utf-8-sig", errors="replace", newline=""))
+
+
+def _bounded(text: io.TextIOWrapper) -> Iterator[str]:
+    left = MAX_TABLE_BYTES
+    while line := text.readline(MAX_LINE + 1):
+        left -= len(line)
+        if len(line) > MAX_LINE:
+            raise TableError(f"a line of more than {MAX_LINE >> 20} MiB")
+        if left < 0:
+            raise TableError(f"unpacks to more than {MAX_TABLE_BYTES >> 30} GiB")
+        yield line
 
 
 def find_tables(folder: Path, pattern: str) -> list[Path]:

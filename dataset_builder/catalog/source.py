@@ -25,6 +25,7 @@ MODALITIES = (
 """The paper's 10 modalities, in its words and order."""
 
 KINDS = ("image", "volume", "video", "hdf5", "archive", "dicom_series")
+PATHS = ("keep", "withhold")
 ACCESS = ("open", "registration", "request", "credentialed", "kaggle", "private")
 RELATIONS = ("contains", "contains_train", "shares", "part_of", "duplicates")
 SOURCES = Path(__file__).parents[1] / "sources"
@@ -155,6 +156,7 @@ class Source:
     citation: str | None = None
     evidence: tuple[str, ...] = ()
     notes: str | None = None
+    paths: str | None = None  # keep: publish the paths of a private source
     record: str = ""  # path of the YAML file
 
     @property

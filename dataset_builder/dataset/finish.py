@@ -15,12 +15,16 @@ import pyarrow.parquet as pq
 from biovfm_hf.files import atomic_path, write_text
 
 from ..plan.plan import Plan, load_plan
-from ..schema import KEPT, MANIFEST, ROW_GROUP, row_writer
+from ..plan.privacy import privacy_of
+from ..schema import CANDIDATES, KEPT, MANIFEST, ROW_GROUP, row_writer
 from ..screening.duplicates import BENCHMARK, load_drops, sample_path
 from ..screening.hashing import sha256_of_file
 
 SAMPLE = "sample"  # folder of config 0.2m
 SAMPLE_ROWS = 20_000  # rows in one of its files
+_PLACES = pa.schema(
+    [CANDIDATES.field(name) for name in ("source", "path", "place", "view", "index", "outcome", "remark")]
+)
 
 
 def finish_shard(out: str, raw: str, number: int) -> dict[str, Any]:
@@ -116,6 +120,18 @@ def _count(counts: dict[str, Any], line: dict[str, Any]) -> None:
         cells = counts["modality_anatomy"].setdefault(line["modality"] or "mixed", {})
         anatomy = line["anatomy"] or "not told"
         cells[anatomy] = cells.get(anatomy, 0) + 1
+
+
+def write_places(plan: Plan) -> None:
+    """Write `places.parquet` into the work folder: which file of a private source each withheld path stands for."""
+    target = plan.work / "places.parquet"
+    private = [n for n, shard in enumerate(plan.shards) if privacy_of(shard.source, plan.sources[shard.source], "")]
+    if not private:
+        target.unlink(missing_ok=True)
+        return
+    with atomic_path(target) as path, pq.ParquetWriter(path, _PLACES, compression="zstd") as writer:
+        for number in private:
+            writer.write_table(pq.read_table(plan.candidates_path(number), columns=_PLACES.names))
 
 
 def _manifest_writer(path: Path) -> pq.ParquetWriter:

@@ -19,7 +19,7 @@ from biovfm_hf.image_files import NOT_INPUT, SKIPPED_FOLDERS, has_no_suffix, is_
 from ..catalog.selection import HIDDEN_FILE, HIDDEN_FOLDER, UNNAMED, Selection, looks_like_image
 from ..catalog.source import NOT_ESTABLISHED, ItemRule, Source
 from ..item import Item
-from ..readers.archives import UNREADABLE, Member, is_archive, is_zip, list_members, zip_members
+from ..readers.archives import UNREADABLE, BrokenArchive, Member, is_archive, is_zip, list_members, zip_members
 from ..readers.hdf5 import EXPANDERS
 from ..readers.picture import first_bytes
 
@@ -147,7 +147,7 @@ class _Walk:
             yield next(found, self._excluded(place, EMPTY, "archive"))
             yield from found
         except (OSError, ValueError) as error:
-            yield self._excluded(place, str(error) or type(error).__name__, "archive")
+            yield self._excluded(place, _broken(error), "archive")
 
     def _member(self, place: str, member: Member) -> Iterator[Item]:
         name = member.name.rpartition("/")[2]
@@ -179,13 +179,13 @@ class _Walk:
         ((_, data),) = members(Path(self._top + place), [Item(place, outer.name, "archive", options=_where(outer))])
         try:
             if isinstance(data, Exception):
-                raise ValueError(str(data))
+                raise BrokenArchive(str(data))
             inside = (replace(one, name=f"{outer.name}!{one.name}", outer=outer) for one in zip_members(BytesIO(data)))
             found = chain.from_iterable(self._member(place, member) for member in inside)
             yield next(found, self._excluded(place, EMPTY, "archive", outer.name))
             yield from found
         except ValueError as error:
-            yield self._excluded(place, str(error), "archive", outer.name)
+            yield self._excluded(place, _broken(error), "archive", outer.name)
 
     def _item(
         self, place: str, inside: str, rule: ItemRule | None, member: str | None, options: dict[str, Any]
@@ -248,6 +248,13 @@ class _Walk:
     def _excluded(self, place: str, reason: str, kind: str = "image", member: str | None = None) -> Item:
         path = (self._prefix + place).encode("utf-8", "backslashreplace").decode("utf-8")
         return Item(path=path, member=member, kind=kind, excluded=reason, modality=self._source.modality)
+
+
+def _broken(error: OSError | ValueError) -> str:
+    """Why an archive cannot be listed, without what a library quotes of it: that may be a patient's name."""
+    if isinstance(error, BrokenArchive):
+        return str(error)
+    return f"broken archive ({getattr(error, 'strerror', None) or type(error).__name__})"
 
 
 def _where(member: Member) -> dict[str, Any]:

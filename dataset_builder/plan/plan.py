@@ -6,6 +6,7 @@ they are called on this disk and is not part of the dataset.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
@@ -22,10 +23,11 @@ from ..catalog.source import Source
 from ..item import Item
 from ..screening.leakage import outside_benchmarks, overlap_rows
 from .listing import list_items
-from .privacy import telling_subject
+from .privacy import quiet_decoders, subject_words
+from .stamps import stamp_of
 
 WORK = ".build"
-VERSION = 4
+VERSION = 5
 SHARD_BYTES = 100 * 2**20  # estimated bytes of rows in a shard
 SHARD_ITEMS = 20_000
 _ROW_BYTES = 60_000  # a 2D image seldom makes a larger row
@@ -76,6 +78,11 @@ class Options:
     near_duplicates: bool = True
     seed: int = 0
     salt: str = ""
+
+    @property
+    def key(self) -> str:
+        """Of the hashes that stand for withheld paths."""
+        return self.salt or f"biovfm {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,14 @@ class Plan:
         file = pq.ParquetFile(self.work / "items.parquet")
         return file.read_row_group(number, columns=["stamp"])["stamp"].to_pylist()
 
+    def outcomes(self) -> dict[str, int]:
+        """Count of each outcome in the shards that are done."""
+        counts: Counter[str] = Counter()
+        for number in range(len(self.shards)):
+            if self.stats_path(number).is_file():
+                counts.update(json.loads(self.stats_path(number).read_text(encoding="utf-8"))["outcomes"])
+        return dict(counts)
+
     def unfinished(self) -> list[int]:
         """Shards that are not done yet."""
         return [number for number in range(len(self.shards)) if not self.stats_path(number).is_file()]
@@ -166,15 +181,18 @@ def make_plan(sources: Iterable[Source], raw: Path, out: Path, options: Options,
     records: dict[str, str] = {}
     shards: list[Shard] = []
     work = out / WORK
-    with atomic_path(work / "items.parquet") as path, pq.ParquetWriter(path, _ITEMS, compression="zstd") as writer:
+    with (
+        quiet_decoders(),
+        atomic_path(work / "items.parquet") as path,
+        pq.ParquetWriter(path, _ITEMS, compression="zstd") as writer,
+    ):
         for source in sources:
             records[source.id] = digest(source)
             before = len(shards)
             for modality, items in _cut(_considered(source, raw, options)):
                 number = sum(s.source == source.id and s.modality == modality for s in shards[before:])
                 rows = [
-                    {**_row(item, source, salt), "shard": len(shards), "stamp": stamp}
-                    for item, stamp in zip(items, _stamps(items, raw), strict=True)
+                    {**_row(item, source, salt), "shard": len(shards), "stamp": stamp_of(item, raw)} for item in items
                 ]
                 writer.write_table(pa.Table.from_pylist(rows, schema=_ITEMS), row_group_size=len(rows))
                 name = f"data/{slug(modality)}/{source.id}-{number:05d}.parquet"
@@ -299,39 +317,14 @@ def _estimate(item: Item) -> int:
 
 def _row(item: Item, source: Source, salt: str) -> dict[str, Any]:
     options = item.options
-    if not source.published and telling_subject(item.subject):
-        words = [item.subject, *(word for word in str(item.subject).split("-") if len(word) > 3)]
-        options = {**(options or {}), "private": words}
+    if not source.published and item.subject is not None:
+        options = {**(options or {}), "private": subject_words(item.subject)}
     return {
         **vars(item),
         "subject": hashed_subject(item.subject, source.id, salt),
         "intensity": None if item.intensity is None else json.dumps(item.intensity),
         "options": None if options is None else json.dumps(options),
     }
-
-
-def _stamps(items: list[Item], raw: Path) -> Iterator[str]:
-    """Size and time of change (ns) of each input's file, of a series' files their hash; members of an archive share.
-
-    Beside the plan and not in an `Item`: what is written must not depend on when a file was copied.
-    """
-    path, stamp = "", ""
-    for item in items:
-        files = (item.options or {}).get("files")
-        if files:
-            yield hashlib.sha256(" ".join(_stamp(raw / file) for file in files).encode()).hexdigest()[:16]
-            continue
-        if item.path != path:
-            path, stamp = item.path, _stamp(raw / item.path)
-        yield stamp
-
-
-def _stamp(path: Path) -> str:
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return ""
-    return f"{status.st_size}/{status.st_mtime_ns}"
 
 
 def hashed_subject(subject: str | None, source: str, salt: str) -> str | None:
@@ -348,8 +341,8 @@ def _item(row: dict[str, Any]) -> Item:
 
 
 def _described(source: Source) -> dict[str, Any]:
-    names = ("published", "folder", "name", "modalities", "anatomies", "in_paper", "images_in_paper", "homepage",
-             "access", "licence", "terms", "citation")  # fmt: skip
+    names = ("published", "paths", "folder", "name", "modalities", "anatomies", "in_paper", "images_in_paper",
+             "homepage", "access", "licence", "terms", "citation")  # fmt: skip
     described = {name: getattr(source, name) for name in names}
     return {**described, "overlaps": overlap_rows(source)}
 

@@ -32,6 +32,10 @@ class Member:
     outer: "Member | None" = None  # the inner ZIP itself
 
 
+class BrokenArchive(ValueError):
+    """Why an archive cannot be listed, in words that repeat nothing of what it holds."""
+
+
 def is_archive(name: str) -> bool:
     """Whether the name ends like an archive that `list_members` reads."""
     return name.lower().endswith(ARCHIVES)
@@ -46,7 +50,7 @@ def list_members(file: Path) -> Iterator[Member]:
     """The files in a ZIP or TAR, in the archive's order, one at a time.
 
     Raises:
-        ValueError: the archive is broken, truncated, split or a bomb; what was listed before stands.
+        BrokenArchive: the archive is broken, truncated, split or a bomb; what was listed before stands.
         OSError: it cannot be read.
     """
     if not is_zip(file.name):
@@ -115,33 +119,33 @@ def _tar_members(file: Path) -> Iterator[Member]:
             for entry in archive:
                 archive.members.clear()  # type: ignore[attr-defined]  # tarfile would remember every member it has passed
                 if entry.offset_data + entry.size > limit:
-                    raise ValueError(f"it claims to unpack to more than {MAX_EXPANSION} times its size")
+                    raise BrokenArchive(f"it claims to unpack to more than {MAX_EXPANSION} times its size")
                 if entry.isdir():
                     continue
                 problem = unsafe(entry.name) or (None if entry.isfile() else "a link or device inside an archive")
                 if entry.issparse():  # its bytes do not lie there in one piece
                     problem = problem or "a sparse file inside an archive: unpack it here"
                 yield Member(entry.name, entry.size, entry.offset_data if plain else None, problem)
-    except ValueError:
+    except BrokenArchive:
         raise
     except Refused as refused:
-        raise ValueError(str(refused)) from refused
+        raise BrokenArchive(str(refused)) from refused
     except Exception as error:  # broken streams break tarfile and the decompressors in many ways, TypeError included
-        raise ValueError(f"broken archive ({type(error).__name__})") from error
+        raise BrokenArchive(f"broken archive ({type(error).__name__})") from error
 
 
 def zip_members(opened: BinaryIO) -> Iterator[Member]:
     """Walk the central directory entry by entry: `zipfile` would hold all of it, gigabytes for millions of images.
 
     Raises:
-        ValueError: as `list_members`.
+        BrokenArchive: as `list_members`.
     """
     start, count, shift = _central_directory(opened)
     opened.seek(start)
     for _ in range(count):
         header = opened.read(HEADER.size)
         if len(header) < HEADER.size or header[:4] != b"PK\1\2":
-            raise ValueError("broken archive (bad central directory)")
+            raise BrokenArchive("broken archive (bad central directory)")
         _, flags, method, packed, size, lengths, extras, comments, attributes, offset = HEADER.unpack(header)
         raw = opened.read(lengths)
         if extras:
@@ -171,7 +175,7 @@ def _central_directory(opened: BinaryIO) -> tuple[int, int, int]:
     tail = opened.read()
     at = tail.rfind(b"PK\5\6")
     if at < 0 or len(tail) - at < 22:
-        raise ValueError("broken archive (no end record: truncated, or not a ZIP)")
+        raise BrokenArchive("broken archive (no end record: truncated, or not a ZIP)")
     disk, first_disk, _, count, size, start = struct.unpack("<HHHHII", tail[at + 4 : at + 20])
     end = tail_start + at
     if at >= 20 and tail[at - 20 : at - 16] == b"PK\6\7":
@@ -179,13 +183,13 @@ def _central_directory(opened: BinaryIO) -> tuple[int, int, int]:
         opened.seek(max(end, 0))
         record = opened.read(56)
         if len(record) < 56 or record[:4] != b"PK\6\6":
-            raise ValueError("broken archive (bad ZIP64 record)")
+            raise BrokenArchive("broken archive (bad ZIP64 record)")
         disk, first_disk, _, count, size, start = struct.unpack("<IIQQQQ", record[16:56])
     if disk or first_disk:
-        raise ValueError("one part of a split archive: join the parts first")
+        raise BrokenArchive("one part of a split archive: join the parts first")
     shift = end - size - start
     if shift < 0 or count * 46 > size:
-        raise ValueError("broken archive (end record and size disagree)")
+        raise BrokenArchive("broken archive (end record and size disagree)")
     return start + shift, count, shift
 
 
@@ -199,7 +203,7 @@ def _wide(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, 
             values = [value for (value,) in struct.iter_unpack("<Q", wide[: len(wide) // 8 * 8])]
             full = [number == 0xFFFFFFFF for number in (size, packed, offset)]
             if sum(full) > len(values):
-                raise ValueError("broken archive (bad ZIP64 field)")
+                raise BrokenArchive("broken archive (bad ZIP64 field)")
             size, packed, offset = (
                 values.pop(0) if is_full else number
                 for is_full, number in zip(full, (size, packed, offset), strict=True)

@@ -36,10 +36,12 @@ _EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 # How far, in steps, a slice may lie from where even distances put it. Tables that report tenths of a millimetre move
 # slices 1.25 mm apart by up to 0.08; where one slice is missing, others move by a third or more.
 MAX_UNEVENNESS = 0.1
-_BETWEEN_WORDS = re.compile(r"[\s^=,\\\[\]'\"]+")  # of names: = stands before other scripts, brackets around lists
-_IDENTITY = (
-    "PatientName", "PatientID", "PatientBirthDate", "OtherPatientIDs", "OtherPatientNames", "AccessionNumber",
-)  # fmt: skip
+_BETWEEN_WORDS = re.compile(
+    r"[\s^=,;:/\\\[\]'\"()]+"
+)  # of names: = stands before other scripts, brackets around lists
+_TELLING = ("PN", "LO", "SH", "LT", "ST", "UT", "UC", "DA", "DT", "AE", "UI")  # types of elements
+_HARMLESS = ("Manufacturer", "ManufacturerModelName", "CodeMeaning", "CodeValue", "CodingSchemeDesignator")
+_STANDARD_UID = "1.2.840.10008."
 
 
 def is_dicom_file(start: bytes, name: str) -> bool:
@@ -103,20 +105,32 @@ def read_series(
 
 
 def identity_words(source: Path | bytes) -> set[str] | None:
-    """Words of the header that name a person or record, in lower case: what must not stand in a stored path.
+    """Words of the header that may name a person, a place or a record, in lower case: no stored path may hold them.
 
-    None where the header cannot be read as far as the image's size, which stands behind them.
+    Every text, name, date and identifier of the header counts, in nested sequences too: that is more than the basic
+    profile of DICOM PS3.15 (table E.1-1) removes. None where the header cannot be read as far as the image's size,
+    which stands behind the names.
     """
     try:
         header = _header(source[: 2**20] if isinstance(source, bytes) else first_bytes(source, 2**20))
-    except UserError:
+        if "Rows" not in header:
+            return None
+        texts = [str(text).lower() for element in header.iterall() for text in _texts(element)]
+    except Exception:  # a header can break pydicom in any way
         return None
-    if "Rows" not in header:
-        return None
-    words = set()
-    for tag in _IDENTITY:
-        words.update(_BETWEEN_WORDS.split(str(header.get(tag) or "").lower()))
+    words = {word for text in texts for word in _BETWEEN_WORDS.split(text)}
     return {word for word in words if len(word) >= (3 if word.isascii() else 2)}  # two signs may be a whole name
+
+
+def _texts(element: Any) -> Sequence[Any]:
+    """What an element of the header says in words, as far as it can tell who somebody is."""
+    value = element.value
+    if element.VR == "UN" and isinstance(value, bytes):  # private elements of files that name no types
+        return [value.decode("latin-1").strip("\0 ")]
+    if element.VR not in _TELLING or element.keyword in _HARMLESS or not value:
+        return []
+    values = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
+    return [one for one in values if not str(one).startswith(_STANDARD_UID)]
 
 
 def _header(source: bytes) -> Any:

@@ -17,10 +17,10 @@ from typing import Any
 
 from biovfm_hf.errors import UserError, require
 
+from ..limits import CRASHED, STALLED
 from ..plan.plan import Plan
 from ..progress import read_progress
 
-CRASHED, STALLED = "crashed the decoder", "timed out"
 POLL_SECONDS = 0.5
 # Fresh processes now and then return what decoders leak. Not by max_tasks_per_child, with which the standard pool may
 # wait for ever once its processes have had their share (https://github.com/python/cpython/issues/115634).

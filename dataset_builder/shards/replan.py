@@ -10,11 +10,10 @@ from biovfm_hf.files import atomic_path, write_text
 from ..catalog.source import Source
 from ..dataset.finish import linked
 from ..item import Item
-from ..limits import TOO_LARGE, UNREADABLE, UNSAFE
+from ..limits import CHANGED, CRASHED, STALLED, TOO_LARGE, UNREADABLE, UNSAFE
 from ..plan.plan import Plan, load_plan, make_plan
-from .executors import CRASHED, STALLED
 
-FAILURES = {CRASHED, STALLED, TOO_LARGE, UNREADABLE, UNSAFE}
+FAILURES = {CHANGED, CRASHED, STALLED, TOO_LARGE, UNREADABLE, UNSAFE}
 
 
 def plan_again(plan: Plan, sources: Iterable[Source], raw: Path, salt: str) -> tuple[Plan, int]:

@@ -74,6 +74,7 @@ def write_record(folder: Path, name: str, **fields: object) -> Path:
         "anatomies": ["breast"],
         "items": ["**/*.png"],
         "train": "all",
+        "access": "open",
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.yaml"

@@ -16,8 +16,6 @@ from biovfm_hf.errors import UserError
 from dataset_builder.build import build, main
 from dataset_builder.dataset.check import faults
 from dataset_builder.dataset.output_folder import hold
-from dataset_builder.plan.privacy import telling_subject
-from dataset_builder.readers.picture import first_bytes
 from dataset_builder.schema import COLUMNS, ROWS
 from dataset_builder.screening.hashing import sha256_of_pixels
 
@@ -422,85 +420,6 @@ def test_duplicates_across_sources(small_raw, out, make):
         assert manifest[f"scans/{name}"]["detail"] == "scans/p001/3.png"
 
 
-def test_no_patient_name_reaches_the_output(tmp_path, make):
-    header = {"PatientName": "Doe^Jolanthe", "PatientID": "MRN4711099", "PatientBirthDate": "19530412"}
-    raw = tmp_path / "raw" / "clinic"
-    make.dicom(raw / "visit1" / "a.dcm", make.picture(1), **header)
-    make.dicom(raw / "DOE_JOLANTHE" / "MRN4711099.dcm", make.picture(2), **header)
-    Image.fromarray(make.picture(3)).save(tmp_path / "c.jpg", comment=b"Jolanthe Doe")
-    (raw / "c.jpg").write_bytes((tmp_path / "c.jpg").read_bytes())
-    record = make.record(tmp_path, "clinic", items=["**/*.dcm", "*.jpg"], subject={"path": "([^/]+)/[^/]+$"})
-    summary = build(tmp_path / "raw", tmp_path / "out", [str(record)], workers=0, size=32)
-    assert summary["kept"] == 3
-    secrets = [b"jolanthe", b"mrn4711099", b"19530412", str(tmp_path).lower().encode()]
-    for name, content in tree(tmp_path / "out").items():
-        text = content
-        if name.endswith(".parquet"):
-            rows = pq.read_table(tmp_path / "out" / name).to_pylist()
-            text += repr(rows).encode()
-        assert not [secret for secret in secrets if secret in text.lower()], name
-    paths = [line["path"] for line in pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()]
-    assert sum("withheld-" in path for path in paths) == 1
-
-
-PEOPLE = ("Doe_Jane", "Doe, Jane", "47110998", "MRN4711099", "Müller-Özil")
-PSEUDONYMS = ("p001", "sub-01", "case_12", "Doe", None)
-
-
-@pytest.mark.parametrize("subject", [*PEOPLE, *PSEUDONYMS])
-def test_subjects_that_look_like_people(subject):
-    assert telling_subject(subject) == (subject in PEOPLE)
-
-
-def test_names_beside_the_pictures_of_a_private_source_are_withheld(tmp_path, make):
-    raw = tmp_path / "raw" / "clinic"
-    make.png(raw / "one" / "1.png", make.picture(1))
-    for name in ("one/Report Jolanthe.pdf", "Joe/notes.txt", "jolanthe/n.txt", ".jolanthe/1.png", "one/.jolanthe.swp"):
-        (raw / name).parent.mkdir(exist_ok=True)
-        (raw / name).write_bytes(b"x")
-    with zipfile.ZipFile(raw / "all.zip", "w") as archive:
-        archive.writestr("jolanthe/notes.txt", b"x")
-    for access, shown in (("open", True), ("private", False)):
-        record = str(make.record(tmp_path, "clinic", access=access))
-        summary = build(tmp_path / "raw", tmp_path / access, [record], workers=0, size=32)
-        assert (summary["considered"], summary["kept"]) == (7, 1)
-        assert faults(tmp_path / access)[1] == []
-        text = repr(pq.read_table(tmp_path / access / "manifest.parquet").to_pylist()).lower()
-        assert ("jolanthe" in text) == ("/joe/" in text) == shown and "clinic/one/1.png" in text
-
-
-def test_pseudonyms_of_a_published_release_stay(tmp_path, make):
-    make.png(tmp_path / "raw" / "cxr" / "00000442_000.png", make.picture(1))
-    for access, shown in (("open", True), ("private", False)):
-        record = str(make.record(tmp_path, "cxr", access=access, subject={"path": r"(\d{8})_"}))
-        build(tmp_path / "raw", tmp_path / access, [record], workers=0, size=32)
-        (row,) = rows_of(tmp_path / access)
-        assert (row["path"] == "cxr/00000442_000.png") == shown
-
-
-def test_names_without_a_header_are_withheld(tmp_path, make):
-    """Volumes have no header that names a patient: the subject's place in the path does, or dates and numbers."""
-    raw = tmp_path / "raw" / "clinic"
-    secrets = ("Doe_Jolanthe", "Roe^Rita", "MRN 4711", "1953-04-12")
-    for number, name in enumerate(secrets):
-        make.nifti(raw / name / "t1.nii.gz", make.volume(number))
-    make.nifti(raw / "sub-01" / "t1.nii.gz", make.volume(9))
-    items = [{"pattern": "**/*.nii.gz", "kind": "volume"}]
-    record = str(make.record(tmp_path, "clinic", modality="MR", items=items, subject={"path": "([^/]+)/[^/]+$"}))
-    (tmp_path / "salt").write_text("a secret of this hospital")
-    for name, words in (("out", {}), ("salted", {"salt_file": tmp_path / "salt"})):
-        build(tmp_path / "raw", tmp_path / name, [record], workers=0, size=32, **words)
-        for file, content in tree(tmp_path / name).items():
-            text = (
-                repr(pq.read_table(tmp_path / name / file).to_pylist()) if file.endswith(".parquet") else str(content)
-            )
-            assert not [secret for secret in secrets if secret in text], file
-    paths = [{row["path"] for row in rows_of(tmp_path / name)} for name in ("out", "salted")]
-    assert "clinic/sub-01/t1.nii.gz" in paths[0] & paths[1]
-    assert len(paths[0]) == len(paths[1]) == 5
-    assert len(paths[0] & paths[1]) == 1  # the secret changes the replacements
-
-
 def test_uploads_leave_the_private_folder_out(built):
     assert (built / ".gitignore").read_text() == ".build/\n"
 
@@ -625,96 +544,6 @@ def test_a_full_disk_is_named(small_raw, out, monkeypatch):
 
 def _full(*_: object, **__: object) -> None:
     raise OSError(28, "No space left on device")
-
-
-@pytest.fixture
-def clinic(tmp_path, make):
-    """The raw folder and record of a private source whose files name a patient in ways that are easily missed."""
-    raw, header = tmp_path / "raw" / "clinic", {"PatientName": "Quimby^Zach", "PatientID": "7654321"}
-    make.dicom(raw / "test" / "quimby_left_out.dcm", make.picture(1), **header)
-    make.dicom(raw / "whole.dcm", make.picture(2), **header)
-    data = (raw / "whole.dcm").read_bytes()
-    (raw / "quimby_bare.dcm").write_bytes(data[132:])  # without preamble
-    (raw / "Quimby").mkdir()
-    (raw / "Quimby" / "cut.dcm").write_bytes(data[:400])
-    for name in ("31-12-1951", "12.31.1951", "7654321"):
-        make.png(raw / name / "x.png", make.picture(3))
-    with zipfile.ZipFile(raw / "a.zip", "w") as archive:
-        archive.writestr("test/quimby_two.dcm", data)
-        archive.writestr("test/Quimby/IM2", data)
-        archive.writestr("Quimby/IM3", data[:100])
-        archive.writestr("Doe^Jane/mrn_7654321/1951-12-13.png", b"no picture")
-    damaged = bytearray((raw / "a.zip").read_bytes())
-    damaged[damaged.index(b"no picture") + 3] ^= 255
-    (raw / "a.zip").write_bytes(damaged)
-    with zipfile.ZipFile(raw / "z.zip", "w", zipfile.ZIP_BZIP2) as archive:
-        archive.writestr("Quimby O'Z/1.png", data)
-    damaged = bytearray((raw / "z.zip").read_bytes())
-    damaged[damaged.index(b"PK\1\2") + 16] ^= 255  # the checksum, which zipfile tells with the member's name
-    (raw / "z.zip").write_bytes(damaged)
-    items = ["**/*.dcm", "**/*.png", "**/IM?"]
-    exclude = [{"pattern": "**/test/**", "reason": "test"}]
-    return tmp_path / "raw", str(make.record(tmp_path, "clinic", items=items, exclude=exclude, access="private"))
-
-
-def test_names_that_are_easily_missed_are_withheld(tmp_path, clinic):
-    raw, record = clinic
-    build(raw, tmp_path / "out", [record], workers=0, size=32)
-    lines = pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()
-    damaged = lines.pop()  # whose name no pattern finds in the path
-    assert damaged["detail"] == "BadZipFile: Bad CRC-32 for file ..."
-    shown = repr([(line["path"], line["detail"]) for line in lines]).lower()
-    assert len(lines) == 11 and {"test", "unreadable", "kept"} <= {line["outcome"] for line in lines}
-    assert not [secret for secret in ("quimby", "zach", "7654321", "1951", "doe", "jane") if secret in shown], shown
-
-
-@pytest.mark.parametrize(
-    ("header", "name"),
-    [
-        ("Özdemir^Müzeyyen", "özdemir_brain"),
-        ("Özdemir^Müzeyyen", "O\u0308zdemir"),  # as macOS stores it
-        ("Özdemir^Müzeyyen", "ozdemir"),
-        ("Yamada^Tarou=山田^太郎=やまだ^たろう", "tarou"),
-        ("Yamada^Tarou=山田^太郎=やまだ^たろう", "山田"),
-    ],
-)
-def test_names_of_the_header_are_withheld_however_they_are_written(tmp_path, make, header, name):
-    words = {"PatientName": header, "PatientID": "no", "SpecificCharacterSet": "ISO_IR 192"}
-    make.dicom(tmp_path / "raw" / "own" / name / "a.dcm", make.picture(1), **words, OtherPatientIDs=["AB12", "CD34"])
-    make.dicom(tmp_path / "raw" / "own" / "cd34" / "a.dcm", make.picture(2), OtherPatientIDs=["AB12", "CD34"])
-    record = str(make.record(tmp_path, "own", items=["**/*.dcm"], access="private"))
-    build(tmp_path / "raw", tmp_path / "out", [record], workers=0, size=32)
-    paths = [line["path"] for line in pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()]
-    assert len(paths) == 2
-    for path in paths:
-        assert path.startswith("own/withheld-") and path.endswith("/a.dcm")
-
-
-@pytest.mark.parametrize(("folder", "shown"), [(".", "withheld-"), ("a", "a/withheld-"), ("a/quinn", "a/quinn/")])
-def test_all_below_the_folder_of_a_source_is_withheld_without_a_header(tmp_path, make, folder, shown):
-    make.dicom(tmp_path / "whole.dcm", make.picture(1))
-    for name in ("kept", "quimby"):
-        place = tmp_path / "raw/a/quinn" / name / f"{name}.dcm"
-        place.parent.mkdir(parents=True)
-        place.write_bytes((tmp_path / "whole.dcm").read_bytes()[: 400 if name == "quimby" else None])
-    record = make.record(tmp_path, "own", items=["**/*.dcm"], access="private")
-    record.write_text(f"{record.read_text()}folder: {folder}\n")
-    build(tmp_path / "raw", tmp_path / "out", [record], workers=0, size=32)
-    whole, cut = [line["path"] for line in pq.read_table(tmp_path / "out" / "manifest.parquet").to_pylist()]
-    assert whole == "a/quinn/kept/kept.dcm"
-    assert cut.startswith(shown) and "quimby" not in cut and cut.count("/") == 3
-
-
-def test_a_locked_file_that_is_left_out_costs_one_line(tmp_path, clinic, monkeypatch):
-    raw, record = clinic
-
-    def locked(source, count):
-        if isinstance(source, Path) and source.parent.name == "test":
-            raise PermissionError(13, "Permission denied", str(source))
-        return first_bytes(source, count)
-
-    monkeypatch.setattr("dataset_builder.plan.privacy.first_bytes", locked)
-    assert build(raw, tmp_path / "out", [record], workers=0, size=32)["outcomes"]["test"] == 3
 
 
 def test_what_is_said_of_a_file_is_the_same_in_every_run(tmp_path, make, monkeypatch):

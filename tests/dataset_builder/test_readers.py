@@ -359,7 +359,7 @@ def test_of_a_dicom_file_of_gigabytes_only_the_header_is_read(tmp_path, make):
     with large.open("r+b") as file:
         file.truncate(3 << 30)  # sparse: it takes no room on the disk
     item = Item("s", "0", "dicom_series", options={"files": [f"s/{name}" for name in names]})
-    assert dicom.identity_words(large) == {"doe", "jane"}
+    assert dicom.identity_words(large) >= {"doe", "jane"}
     assert peak_bytes(dicom.identity_words, large) < 8 << 20
     assert group_series(tmp_path / "s", names) == ([names], [])
     assert peak_bytes(group_series, tmp_path / "s", names) < 8 << 20
