@@ -2,12 +2,48 @@
 
 import re
 from functools import cache
+from typing import Any
+
+import regex
+
+from biovfm_hf.errors import UserError
 
 MAX_LENGTH = 2000
+SECONDS = 1.0  # that a pattern may take on one path
+_PLAIN_STARS = 4  # in a glob: up to so many, no path takes long
+
+
+class Pattern:
+    """A pattern of a record that ends after SECONDS, whatever it is and whatever path it meets."""
+
+    def __init__(self, pattern: str, expression: str, flags: int = 0) -> None:
+        self._pattern, self._compiled = pattern, regex.compile(expression, flags)
+        self.groups: int = self._compiled.groups
+
+    def search(self, text: str) -> Any:
+        """The first match in `text`, None where there is none.
+
+        Raises:
+            UserError: the pattern takes too long.
+        """
+        return self._within_time(self._compiled.search, text)
+
+    def fullmatch(self, text: str) -> Any:
+        """The match of all of `text`; otherwise as `search`."""
+        return self._within_time(self._compiled.fullmatch, text)
+
+    def _within_time(self, match: Any, text: str) -> Any:
+        try:
+            return match(text, timeout=SECONDS)
+        except TimeoutError:
+            raise UserError(
+                f"the pattern {self._pattern[:200]!r} of a record takes more than {SECONDS:g} s on a path; write it "
+                "without repeats inside repeats"
+            ) from None
 
 
 @cache
-def compile_glob(pattern: str) -> re.Pattern[str]:
+def compile_glob(pattern: str) -> re.Pattern[str] | Pattern:
     """A glob as a regular expression for `fullmatch` on a relative path with "/"; upper and lower case are the same.
 
     `**/` stands for any number of folders (none too), `*` and `?` stay inside one name, `[...]` is a set of characters
@@ -18,7 +54,9 @@ def compile_glob(pattern: str) -> re.Pattern[str]:
     """
     if pattern.startswith("/") or ".." in pattern.split("/") or not 0 < len(pattern) <= MAX_LENGTH:
         raise ValueError("a glob is relative, has no '..' and at most 2000 characters")
-    return re.compile(_translate(pattern), re.IGNORECASE)
+    if len(re.findall(r"\*+", pattern)) > _PLAIN_STARS:
+        return Pattern(pattern, _translate(pattern), regex.IGNORECASE)
+    return re.compile(_translate(pattern), re.IGNORECASE)  # a tenth of the time
 
 
 def _translate(pattern: str) -> str:
@@ -46,7 +84,7 @@ def _translate(pattern: str) -> str:
 
 
 @cache
-def compile_regex(pattern: str) -> re.Pattern[str]:
+def compile_regex(pattern: str) -> Pattern:
     """A regular expression of a record.
 
     Raises:
@@ -55,6 +93,7 @@ def compile_regex(pattern: str) -> re.Pattern[str]:
     if len(pattern) > MAX_LENGTH:
         raise ValueError("at most 2000 characters")
     try:
-        return re.compile(pattern)
-    except re.error as error:
+        re.compile(pattern)  # the language is Python's own
+        return Pattern(pattern, pattern)
+    except (re.error, regex.error, RecursionError, OverflowError) as error:
         raise ValueError(str(error)) from None

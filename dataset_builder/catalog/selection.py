@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 import os
-import re
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -15,12 +14,13 @@ from typing import Any
 from biovfm_hf.image_files import IMAGE_SUFFIXES
 
 from ..readers.archives import ARCHIVES
-from .globs import compile_glob, compile_regex
+from .globs import Pattern, compile_glob, compile_regex
 from .rp3d import case_rows
 from .source import NOT_ESTABLISHED, ItemRule, Source, TableRule, anatomies
 
 MAX_TABLE_DEPTH = 4
 MAX_TABLE_BYTES = 4 << 30  # unpacked
+SMALL_TABLE_BYTES, MAX_EXPANSION = 64 << 20, 100  # a list may unpack to so much, and so many times its size more
 MAX_LINE = 16 << 20  # characters
 NOT_TRAINING = "not in the training part"
 UNNAMED = "no pattern of the record takes this file"
@@ -111,7 +111,7 @@ def _subject(source: Source, folder: Path) -> Callable[[str], str | None]:
     return lambda path: _groups(expression.search(path), "-")
 
 
-def _groups(match: re.Match[str] | None, joint: str) -> str | None:
+def _groups(match: Any, joint: str) -> str | None:
     if match is None:
         return None
     return joint.join(group for group in match.groups() if group) or None
@@ -166,7 +166,7 @@ class _Table:
         return None if key is None else self._answers.get(key)
 
 
-def _key_expression(key: str) -> re.Pattern[str]:
+def _key_expression(key: str) -> Pattern:
     shortcuts = {"name": r"([^/]+)$", "stem": r"([^/]+?)(?:\.[^/.]+)?(?:#.*)?$"}
     return compile_regex(shortcuts.get(key, key))
 
@@ -210,18 +210,19 @@ def _check_columns(rule: TableRule, names: Collection[str]) -> None:
 @contextmanager
 def _lines(file: Path) -> Iterator[Iterator[str]]:
     """The lines of a text file, plain or gzip, of bounded length and number of bytes, unpacked."""
+    most = min(MAX_TABLE_BYTES, SMALL_TABLE_BYTES + MAX_EXPANSION * file.stat().st_size)
     with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
-        yield _bounded(io.TextIOWrapper(opened, encoding="utf-8-sig", errors="replace", newline=""))
+        yield _bounded(io.TextIOWrapper(opened, encoding="utf-8-sig", errors="replace", newline=""), most)
 
 
-def _bounded(text: io.TextIOWrapper) -> Iterator[str]:
-    left = MAX_TABLE_BYTES
+def _bounded(text: io.TextIOWrapper, most: int) -> Iterator[str]:
+    left = most
     while line := text.readline(MAX_LINE + 1):
         left -= len(line)
         if len(line) > MAX_LINE:
             raise TableError(f"a line of more than {MAX_LINE >> 20} MiB")
         if left < 0:
-            raise TableError(f"unpacks to more than {MAX_TABLE_BYTES >> 30} GiB")
+            raise TableError(f"unpacks to more than {most >> 20} MiB")
         yield line
 
 

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path, write_text
 
+from ..catalog.overlaps import outside_benchmarks, overlap_rows
 from ..catalog.source import Source
 from ..item import Item
-from ..screening.leakage import outside_benchmarks, overlap_rows
 from .listing import list_items
 from .privacy import quiet_decoders, subject_words
 from .stamps import stamp_of

@@ -8,19 +8,17 @@ Measured on 1,512 real images, half of them planted as benchmark images in 36 wa
 decision in 54,432 (docs/dataset.md).
 """
 
-import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.pixels import decode, to_uint8
 
-from ..catalog.source import Source
 from ..progress import progress_bar
 from ..readers.slicing import pad_square
 from .hashing import SIMILARITY, THUMBNAIL, fingerprint, neighbours, reduced, sha256_of_file, textures
@@ -30,29 +28,6 @@ RADIUS = 8  # bits in which the perceptual hashes of a picture and of its small 
 SQUARE = 1.02  # longer side over shorter side up to which a picture counts as square
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _KINDS = "MedMNIST .npz files, images, or folders of them"
-
-
-def outside_benchmarks(source: Source, mode: str) -> Callable[[str], str | None]:
-    """The record's part of the guard: a function from a path (relative to the raw folder) to a reason or None."""
-    if mode == "paper":
-        return lambda path: None
-    overlaps = [overlap for overlap in source.overlaps if overlap.benchmark]
-    rules = [(re.compile(overlap.part) if overlap.part else None, overlap) for overlap in overlaps]
-
-    def reason(path: str) -> str | None:
-        for part, overlap in rules:
-            if part is None or part.search(path):
-                return f"leakage: {overlap.relation.replace('_', ' ')} {overlap.benchmark}"
-        return None
-
-    return reason
-
-
-def overlap_rows(source: Source) -> list[dict[str, Any]]:
-    """What a record says of overlaps with benchmarks, for the report."""
-    names = ("benchmark", "relation", "part", "note", "verified")
-    rows = ({name: getattr(overlap, name) for name in names} for overlap in source.overlaps if overlap.benchmark)
-    return [{"source": source.id, **row} for row in rows]
 
 
 def framings(content: np.ndarray) -> list[np.ndarray]:
