@@ -2,26 +2,18 @@
 
 `import biovfm_hf` is enough for `AutoModel`, `AutoImageProcessor`, `AutoBackbone` and the pipelines to know the
 `biovfm` model type. It is also cheap: torch and transformers load when a model is first asked for.
+
+Each command is a function here: `biovfm_hf.build`, `pretrain`, `embed`, `search`, `probe`, `score`, `scaling`, `card`,
+`report`, `push`, `convert`; `biovfm_hf.load_encoder` loads any encoder that these know.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .front_door import DOORS, open_door
 from .registration import register_when_loaded
 
-if TYPE_CHECKING:
-    from .configuration_biovfm import BioVFMConfig
-    from .image_processing_biovfm import BioVFMImageProcessor
-    from .modeling_biovfm import (
-        BioVFMBackbone,
-        BioVFMForImageClassification,
-        BioVFMForMaskedAutoencoding,
-        BioVFMForMaskedImageModeling,
-        BioVFMForSemanticSegmentation,
-        BioVFMModel,
-    )
-
-_MODULE_OF = {
+CLASSES = {
     "BioVFMBackbone": "modeling_biovfm",
     "BioVFMConfig": "configuration_biovfm",
     "BioVFMForImageClassification": "modeling_biovfm",
@@ -32,22 +24,22 @@ _MODULE_OF = {
     "BioVFMModel": "modeling_biovfm",
 }
 
-__all__ = [
-    "BioVFMBackbone",
-    "BioVFMConfig",
-    "BioVFMForImageClassification",
-    "BioVFMForMaskedAutoencoding",
-    "BioVFMForMaskedImageModeling",
-    "BioVFMForSemanticSegmentation",
-    "BioVFMImageProcessor",
-    "BioVFMModel",
-]
+__all__ = [*CLASSES, *DOORS]  # the types of all are in __init__.pyi
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
+    if name in CLASSES:
+        value = getattr(importlib.import_module(f".{CLASSES[name]}", __name__), name)
+    elif name in DOORS:
+        value = open_door(name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
 
 
 register_when_loaded()

@@ -1,13 +1,10 @@
 """The `biovfm` command: a table of sub-commands, each loaded only when it is used."""
 
-import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from types import ModuleType
 
 from .errors import UserError
+from .rooms import load_room_module, packages_named
 
 # command: (module below, what it does). Each module has `main(argv) -> int` with a parser of its own.
 COMMANDS = {
@@ -26,36 +23,6 @@ COMMANDS = {
     "push": ("model_cards.hub.command", "send a model or dataset folder to the Hub"),
     "demo": ("model_cards.demo.command", "try a model on images in the browser; export a Space"),
 }
-
-# the extra of pyproject.toml with which each folder's commands work
-EXTRAS = {
-    "biovfm_hf": "demo",
-    "dataset_builder": "data",
-    "training": "train",
-    "evaluation": "eval",
-    "model_cards": "cards",
-}
-
-
-def load_room_module(name: str) -> ModuleType:
-    """Import `room.module` from the checkout beside this package, or from where a wheel carries it.
-
-    In a checkout (bare or editable) the rooms are folders beside `biovfm_hf`; a wheel carries them inside it.
-
-    Raises:
-        UserError: this installation has no such room.
-    """
-    room = name.split(".")[0]
-    package = Path(__file__).resolve().parent
-    if room == package.name:
-        return importlib.import_module(name)
-    if (package / room).is_dir():
-        return importlib.import_module(f"{package.name}.{name}")
-    if (package.parent / room / "__init__.py").is_file():
-        if str(package.parent) not in sys.path:
-            sys.path.insert(0, str(package.parent))
-        return importlib.import_module(name)
-    raise UserError(f"this installation carries no {room}/; run from a checkout: pip install -e '.[demo]'")
 
 
 def usage() -> str:
@@ -91,16 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_unknown(command), file=sys.stderr)
         return 2
     try:
-        return load_room_module(COMMANDS[command][0]).main(rest)
+        with packages_named(COMMANDS[command][0]):
+            return load_room_module(COMMANDS[command][0]).main(rest)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:
-        package, room = (error.name or "").split(".")[0], COMMANDS[command][0].split(".")[0]
-        if not package or package in {*sys.stdlib_module_names, *EXTRAS}:
-            raise  # not a package that could be installed: a fault of ours
-        remedy = f"pip install 'biovfm-hf[{EXTRAS[room]}]'"
-        print(f"error: {package} is not installed; get it with: {remedy}", file=sys.stderr)
         return 1
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)

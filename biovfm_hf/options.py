@@ -154,6 +154,8 @@ def _checked(field: dataclasses.Field[Any], kind: type, value: Any) -> Any:
             raise UserError(f"{field.name}: {error}") from None
     if kind is Path and isinstance(value, str | Path):
         return Path(value)
+    if kind is str and isinstance(value, Path):
+        value = str(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):

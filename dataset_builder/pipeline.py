@@ -42,7 +42,15 @@ _LISTINGS = 3  # times that sources are listed anew in one run, where their file
 
 
 def run(options: BuildOptions) -> dict[str, Any]:
-    """Do what the options ask for; returns the summary of the dataset, of the plan, or of the check."""
+    """Turn raw sources into a screened Parquet dataset that `load_dataset` reads, or continue after a stop.
+
+    Returns:
+        The summary that `build.json` holds; with `plan_only`, or as a job of an array, what is planned; with `check`,
+        the counts of outcomes and the faults.
+
+    Raises:
+        UserError: the build cannot be done.
+    """
     raw = options.raw
     if options.check or raw is None:
         return _check(options.out, options.resources.workers)

@@ -13,7 +13,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from biovfm_hf.cli import load_room_module
+from biovfm_hf.rooms import load_room_module
 
 DESCRIPTION = """\
 AUC, accuracy, balanced accuracy, MCC, F1, recall, sensitivity, specificity, average precision, Brier score and ECE of

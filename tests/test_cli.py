@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from biovfm_hf import cli
+from biovfm_hf import cli, rooms
 from biovfm_hf.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,9 +93,9 @@ def test_a_failure_is_one_line(tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_named(monkeypatch):
-    monkeypatch.setattr(cli, "__file__", "/nowhere/biovfm_hf/cli.py")
+    monkeypatch.setattr(rooms, "__file__", "/nowhere/biovfm_hf/rooms.py")
     with pytest.raises(UserError, match="carries no training/"):
-        cli.load_room_module("training.command")
+        rooms.load_room_module("training.command")
 
 
 def test_stopping_says_that_work_is_kept(monkeypatch, capsys):

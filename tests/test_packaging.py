@@ -123,6 +123,33 @@ def test_pretraining_from_the_wheel(site, tmp_path):
     assert "parameters" in run(sys.executable, script, *words, cwd=tmp_path, path=str(site)).stdout
 
 
+USE = """
+import biovfm_hf
+from biovfm_hf.errors import UserError
+reveal_type(biovfm_hf.BioVFMConfig)
+reveal_type(biovfm_hf.pretrain("mae_smoke", data="images", out="run"))
+biovfm_hf.build(raw="raw", out="dataset", size="large")
+biovfm_hf.embed(model="dinov2-b", imags="scans", out="features.parquet")
+"""
+
+
+def test_mypy_sees_the_types_of_the_wheel(site, tmp_path):
+    (tmp_path / "use.py").write_text(USE)
+    words = [sys.executable, "-m", "mypy", "--follow-imports", "silent", "--ignore-missing-imports", "use.py"]
+    environment = {**os.environ, "MYPYPATH": "", "PYTHONPATH": ""}
+    shim = tmp_path / "venv"
+    venv.create(shim, symlinks=True)
+    (packages,) = (shim / "lib").glob("python*/site-packages")
+    (packages / "site.pth").write_text(f"{site}\n{sysconfig.get_paths()['purelib']}\n")
+    words += ["--python-executable", str(shim / "bin" / "python")]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    told = done.stdout
+    assert "configuration_biovfm.BioVFMConfig" in told and '"Path | str"' in told.replace("pathlib.", ""), told
+    assert '"size" to "build"' in told.replace('Argument "size"', '"size"') or 'expected "int"' in told, told
+    assert 'Unexpected keyword argument "imags" for "embed"' in told, told
+    assert "missing library stubs or py.typed" not in told
+
+
 def test_score_from_the_wheel(installed, tmp_path):
     reference = Path(__file__).parent / "reference"
     installed("score", reference / "binary.npz", "--task", "binary-class", "--json", tmp_path / "scores.json")
@@ -161,7 +188,7 @@ def test_an_editable_install_uses_the_folders_of_the_checkout(checkout, tmp_path
     code = """
 import importlib.util, sys
 assert not any(importlib.util.find_spec(name) for name in ("dataset_builder", "training", "evaluation", "model_cards"))
-from biovfm_hf.cli import load_room_module
+from biovfm_hf.rooms import load_room_module
 print(load_room_module("dataset_builder.sources_command").__file__)
 assert not any(name.startswith("biovfm_hf.dataset_builder") for name in sys.modules)"""
     where = run(python, "-c", code, cwd=tmp_path).stdout.strip()

@@ -5,6 +5,6 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(next(folder for folder in Path(__file__).resolve().parents if (folder / "biovfm_hf").is_dir()))
-    from biovfm_hf.cli import load_room_module
+    from biovfm_hf.rooms import load_room_module
 
     sys.exit(load_room_module("training.command").run_script("mae"))

@@ -108,7 +108,7 @@ def _biovfm(*words: str) -> None:
 
 
 def _pretrain(method: str, out: Path, model: Path) -> None:
-    from biovfm_hf.cli import load_room_module
+    from biovfm_hf.rooms import load_room_module
 
     script = Path(load_room_module("training").__file__ or "").parent / f"pretrain_{method}.py"
     config = CONFIGS / f"{method}.yaml"

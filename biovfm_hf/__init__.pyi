@@ -1,0 +1,374 @@
+"""BioVFM vision transformers for the Hugging Face stack.
+
+`import biovfm_hf` is enough for `AutoModel`, `AutoImageProcessor`, `AutoBackbone` and the pipelines to know the
+`biovfm` model type. It is also cheap: torch and transformers load when a model is first asked for.
+
+Each command is a function here: `biovfm_hf.build`, `pretrain`, `embed`, `search`, `probe`, `score`, `scaling`, `card`,
+`report`, `push`, `convert`; `biovfm_hf.load_encoder` loads any encoder that these know.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .modeling_biovfm import BioVFMBackbone as BioVFMBackbone
+from .configuration_biovfm import BioVFMConfig as BioVFMConfig
+from .modeling_biovfm import BioVFMForImageClassification as BioVFMForImageClassification
+from .modeling_biovfm import BioVFMForMaskedAutoencoding as BioVFMForMaskedAutoencoding
+from .modeling_biovfm import BioVFMForMaskedImageModeling as BioVFMForMaskedImageModeling
+from .modeling_biovfm import BioVFMForSemanticSegmentation as BioVFMForSemanticSegmentation
+from .image_processing_biovfm import BioVFMImageProcessor as BioVFMImageProcessor
+from .modeling_biovfm import BioVFMModel as BioVFMModel
+
+CLASSES: dict[str, str]
+
+def build(
+    *,
+    out: str | Path,
+    raw: str | Path | None = None,
+    sources: Sequence[str | Path] | str | Path | None = None,
+    subset: str = 'full',
+    leakage: str = 'strict',
+    benchmarks: Sequence[str | Path] | str | Path = (),
+    views: Sequence[str] | str = ('axial', 'sagittal', 'coronal'),
+    size: int = 224,
+    fit: str = 'longest',
+    image_format: str = 'png',
+    quality: int = 95,
+    keep_near_duplicates: bool = False,
+    seed: int = 0,
+    salt_file: str | Path | None = None,
+    workers: int | None = None,
+    engine: str = 'local',
+    scheduler: str | None = None,
+    slurm: dict[str, Any] | None = None,
+    shard_index: int | None = None,
+    num_shards: int | None = None,
+    item_seconds: float = 300.0,
+    retry_failed: bool = False,
+    plan_only: bool = False,
+    check: bool = False,
+) -> dict[str, Any]:
+    r"""Turn raw sources into a screened Parquet dataset that `load_dataset` reads, or continue after a stop.
+
+    Args:
+        out: dataset folder to write, or to continue.
+        raw: folder with one sub-folder for each source, named as its record says.
+        sources: ids of the catalogue or paths of record files (default: all of the paper).
+        subset: one of the paper's subsets.
+        leakage: strict leaves out what benchmarks contain.
+        benchmarks: MedMNIST .npz files, images or folders.
+        views: views to slice volumes along.
+        size: side of the images in pixels.
+        fit: side that becomes the size; longest pads to a square.
+        image_format: png is lossless, jpeg half as large.
+        quality: of JPEG.
+        keep_near_duplicates: drop exact duplicates only.
+        seed: of the subset 0.2m and of the keyed hashes.
+        salt_file: a secret of your own for the keyed hashes.
+        workers: processes; 0 runs in this one (default: one for each core).
+        engine: what runs the shards.
+        scheduler: of a running Dask cluster (default: a local one).
+        slurm: submitit's parameters, such as slurm_partition=cpu,timeout_min=240.
+        shard_index: with --num-shards: do every Nth shard only, for job arrays.
+        num_shards: number of jobs.
+        item_seconds: longest time on one file.
+        retry_failed: list the raw folder again; run what failed, is new or has changed.
+        plan_only: list the raw folder, save the plan and do nothing else.
+        check: check the accounting of a finished dataset and do nothing else.
+
+    Returns:
+        The summary that `build.json` holds; with `plan_only`, or as a job of an array, what is planned; with `check`,
+        the counts of outcomes and the faults.
+
+    Raises:
+        UserError: the build cannot be done.
+
+    Examples:
+        Pictures of your own, and a record that describes them:
+
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> folder = Path("raw/scans")
+        >>> folder.mkdir(parents=True)
+        >>> random = np.random.default_rng(0)
+        >>> for number in range(24):
+        ...     coarse = Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8))
+        ...     coarse.resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{number:02}.png")
+        >>> record = "id: scans\nname: Scans\nmodality: Ultrasound\nanatomies: [breast]\nitems: ['*.png']\ntrain: all\n"
+        >>> _ = Path("scans.yaml").write_text(record)
+
+        >>> import biovfm_hf
+        >>> summary = biovfm_hf.build(raw="raw", out="dataset", sources="scans.yaml", size=32, workers=0)
+        listing the sources below raw
+        scans: 24 passed
+        matching exact duplicates
+        matching near duplicates
+        24 considered, 24 kept, in dataset
+        next: load_dataset("dataset", "full", split="train")
+        >>> summary["kept"]
+        24
+    """
+    ...
+
+def pretrain(
+    config: str | Path,
+    *,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] | str = (),
+    push_to_hub: str | None = None,
+    dry_run: bool = False,
+) -> Path | str:
+    """Pretrain in this process, or continue; the keywords are the fields of `PretrainOptions`.
+
+    Args:
+        config: YAML file, or the name of a shipped one, such as `dino_smoke`.
+        data: dataset folder, Hub id, or images in a folder.
+        out: run folder; called again with the same options it continues there.
+        overrides: config keys to change, as `{"steps": 100}` or `["steps=100"]`.
+        push_to_hub: repository that receives each export while training goes on.
+        dry_run: only tell the resolved configuration and estimates.
+
+    Returns:
+        The folder of the exported model, which `AutoModel.from_pretrained` loads; for a dry run the text.
+
+    Raises:
+        UserError: something to put right; nothing has been trained then, or the last good checkpoint is named.
+
+    Examples:
+        >>> import biovfm_hf
+        >>> changes = {"steps": 2, "batch.size": 4, "data.workers": 0}
+        >>> biovfm_hf.pretrain("mae_smoke", data="dataset", out="run", overrides=changes).as_posix()
+        'run/model'
+        >>> from transformers import AutoModel
+        >>> AutoModel.from_pretrained("run/model").config.model_type
+        'biovfm'
+    """
+    ...
+
+def load_encoder(
+    name: str,
+    device: str = 'cpu',
+    preprocess: str = 'own',
+    compiled: bool = False,
+    precision: str | None = None,
+) -> Any:
+    """Load an encoder.
+
+    Args:
+        name: a model folder, a Hub repository, `timm:NAME`, `timm:FOLDER`, `open_clip:hf-hub:REPO`, `scratch:unet`
+            and `scratch:transunet` (segmentation baselines without an encoder), one of
+            `SHORT_NAMES`, or `LABEL=` and one of these to choose what results call it.
+        device: a torch device.
+        preprocess: `own` (the model's), or `half`: resized to the model's size and normalised by mean 0.5 and
+            standard deviation 0.5, whatever the model, as the BioVFM authors do.
+        compiled: run its blocks through `torch.compile`.
+        precision: `fp32`, `bf16`, or None for `default_precision(device)`.
+
+    Raises:
+        UserError: there is no such model or device, or it needs a package or a network that is not there.
+
+    Examples:
+        >>> import biovfm_hf
+        >>> encoder = biovfm_hf.load_encoder("run/model")
+        >>> encoder.name, encoder.size
+        ('run/model', 96)
+    """
+    ...
+
+def embed(
+    *,
+    model: str,
+    images: str,
+    out: str | Path,
+    features: str = 'both',
+    config: str | None = None,
+    split: str = 'train',
+    frames: str = 'none',
+    strict: bool = False,
+    batch_size: int = 64,
+    device: str | None = None,
+    precision: str | None = None,
+    compile: bool = False,
+) -> Any:
+    """Embed every image of a folder or dataset and write the features file.
+
+    What cannot be read is left out and accounted for. A killed run continues from the cache beside `out`,
+    which goes when the file is written. Of several processes (`accelerate launch`) the first writes what all have
+    embedded.
+
+    Args:
+        model: a model folder, a Hub repository, a short name, timm:NAME ....
+        images: folder, dataset folder or Hub dataset.
+        out: the file to write.
+        features: which vector; both: class token and mean patch token, joined.
+        config: of a dataset with several configurations.
+        split: of a dataset.
+        frames: of a file that holds several frames or pages: none, all, or how many, evenly spread.
+        strict: end with exit status 1 where an image had to be left out.
+        batch_size: images at once.
+        device: torch device (default: cuda where there is one, else cpu).
+        precision: bf16 keeps two to three digits of a feature; a CPU with AMX embeds about twice as fast in it,
+            one without bfloat16 instructions slower (default: bf16 on a GPU that has it, else fp32).
+        compile: embed through torch.compile; compiling takes seconds for a ViT, longer for a convolutional net,
+            so it can pay where a GPU embeds for many minutes; on a CPU it is slower (measured).
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        UserError: no image, none that can be read, or a model that cannot be loaded.
+
+    Examples:
+        >>> import biovfm_hf
+        >>> features = biovfm_hf.embed(model="run/model", images="raw/scans", out="features.parquet")
+        >>> len(features.names)
+        24
+    """
+    ...
+
+def search(
+    *,
+    model: str,
+    features: str | Path,
+    query: Sequence[str | Path] | str | Path,
+    out: str | Path,
+    images: str | Path | None = None,
+    top: int = 8,
+    strict: bool = False,
+    device: str | None = None,
+) -> list[dict[str, Any]]:
+    """Find the images most like each example, write `search.json` and, with `images`, draw the contact sheet.
+
+    Examples that cannot be read are left out and named, with the reason, in `left_out.csv`.
+
+    Args:
+        model: the model that made the features.
+        features: from biovfm embed.
+        query: an example; again for more.
+        out: where to write.
+        images: the embedded folder, to draw the contact sheet from.
+        top: how many for each example.
+        strict: end with exit status 1 where an example had to be left out.
+        device: torch device (default: cuda where there is one, else cpu).
+
+    Returns:
+        What search.json holds: of each example {"query": file name, "found": [{"id", "similarity"}, ...]}, the most
+        similar first.
+
+    Raises:
+        UserError: no example or not the features can be read, or the features are another model's.
+
+    Examples:
+        >>> import biovfm_hf
+        >>> options = dict(model="run/model", features="features.parquet", out="alike", top=3)
+        >>> (answer,) = biovfm_hf.search(query="raw/scans/07.png", **options)
+        >>> answer["found"][0]["id"]
+        '07.png'
+    """
+    ...
+
+def card(
+    model_dir: str | Path,
+    *,
+    results: str | Path | None = None,
+    run: str | Path | None = None,
+    dataset: str | Path | None = None,
+    repo_id: str | None = None,
+    dataset_id: Sequence[str] | str = (),
+    known_as: str | None = None,
+    benchmark: str | None = None,
+    license: str | None = None,
+    watts: float | None = None,
+    grid: float | None = None,
+) -> Any:
+    """Write the model folder's README.md, and its results in machine-readable form beside it.
+
+    Args:
+        model_dir: folder with config.json and model.safetensors.
+        results: folder with results.json (biovfm probe --out).
+        run: training run (config.yaml, metrics.jsonl).
+        dataset: dataset folder it was trained on.
+        repo_id: the name on the Hub, for title and usage lines.
+        dataset_id: dataset on the Hub; may be given several times.
+        known_as: the model's name in the results, if not its folder.
+        benchmark: also write .eval_results for this leaderboard on the Hub.
+        license: licence id (default: the old card's, else apache-2.0).
+        watts: mean power draw of all devices in watts, for the energy estimate.
+        grid: grams of CO2e per kWh, for the emissions estimate.
+
+    Raises:
+        UserError: a folder is not of the kind that its option asks for, or the results are of another model.
+
+    Examples:
+        >>> import biovfm_hf
+        >>> written = biovfm_hf.card("run/model", run="run", dataset="dataset")
+        >>> Path("run/model/README.md").read_text().startswith("---")
+        True
+    """
+    ...
+
+def report(
+    inputs: Sequence[str | Path] | str | Path,
+    *,
+    out: str | Path,
+    title: str = 'BioVFM-HF report',
+    seed: int = 0,
+) -> Any:
+    """Write one HTML page of everything in `inputs`.
+
+    Args:
+        inputs: folder or results file, of any kind above.
+        out: the HTML file to write.
+        title: heading of the page.
+        seed: draws the sample images.
+
+    Raises:
+        UserError: an input is missing, damaged or of no known kind, or the page would be larger than 10 MB.
+
+    Examples:
+        >>> import biovfm_hf
+        >>> written = biovfm_hf.report(["dataset", "run"], out="report.html")
+        >>> Path("report.html").is_file()
+        True
+    """
+    ...
+
+def push(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    public: bool = False,
+    private_sources_ok: bool = False,
+    gated: str | None = None,
+    revision: str = 'main',
+    tag: str | None = None,
+    collection: str | None = None,
+    extra: str | None = None,
+) -> Any:
+    """Make the repository hold what the folder holds, then compare every file's hash.
+
+    Args:
+        folder: model, dataset or demo folder with its README.md.
+        repo_id: OWNER/NAME on the Hub; made if it is not there.
+        public: let everybody see the repository (default: private).
+        private_sources_ok: send what came from private sources too, without being asked.
+        gated: readers must ask: granted at once, or by you.
+        revision: branch to send to.
+        tag: tag the result, for instance v1.
+        collection: add it to this collection of the owner (title or slug).
+        extra: what to do with files that only the repository has (default: stop).
+
+    Raises:
+        UserError: there is no token, the folder or its card is not fit, it holds what came from private sources and
+            `private_sources_ok` is not set, the repository holds other files, or the Hub refuses.
+
+    Examples:
+        >>> import biovfm_hf
+        >>> pushed = biovfm_hf.push("run/model", "owner/my-model")
+        >>> pushed.private
+        True
+    """
+    ...

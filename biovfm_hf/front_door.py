@@ -1,0 +1,194 @@
+"""The front door: each command as a function of `biovfm_hf`, with the command's options as its keywords.
+
+`biovfm_hf.build(raw="raw", out="dataset")` does what `biovfm build --raw raw --out dataset` does. A function's
+signature and docstring follow from the options dataclass of its command; its room loads when it is first asked for.
+"""
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable
+from textwrap import fill, indent
+from typing import Any, get_type_hints
+
+from .rooms import load_room_module, packages_named
+
+
+@dataclasses.dataclass(frozen=True)
+class Door:
+    """A function of the front door: where it is, and how it is used.
+
+    The examples go on from one to the next, in an empty folder.
+    """
+
+    module: str
+    function: str
+    options: str  # dataclass in the same module that the function takes; "" where it takes its arguments as they are
+    example: str
+
+
+DOORS = {
+    "build": Door(
+        "dataset_builder.build",
+        "run",
+        "BuildOptions",
+        """\
+Pictures of your own, and a record that describes them:
+
+>>> from pathlib import Path
+>>> import numpy as np
+>>> from PIL import Image
+>>> folder = Path("raw/scans")
+>>> folder.mkdir(parents=True)
+>>> random = np.random.default_rng(0)
+>>> for number in range(24):
+...     coarse = Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8))
+...     coarse.resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{number:02}.png")
+>>> record = "id: scans\\nname: Scans\\nmodality: Ultrasound\\nanatomies: [breast]\\nitems: ['*.png']\\ntrain: all\\n"
+>>> _ = Path("scans.yaml").write_text(record)
+
+>>> import biovfm_hf
+>>> summary = biovfm_hf.build(raw="raw", out="dataset", sources="scans.yaml", size=32, workers=0)
+listing the sources below raw
+scans: 24 passed
+matching exact duplicates
+matching near duplicates
+24 considered, 24 kept, in dataset
+next: load_dataset("dataset", "full", split="train")
+>>> summary["kept"]
+24""",
+    ),
+    "pretrain": Door(
+        "training.command",
+        "pretrain",
+        "",
+        """\
+>>> import biovfm_hf
+>>> changes = {"steps": 2, "batch.size": 4, "data.workers": 0}
+>>> biovfm_hf.pretrain("mae_smoke", data="dataset", out="run", overrides=changes).as_posix()
+'run/model'
+>>> from transformers import AutoModel
+>>> AutoModel.from_pretrained("run/model").config.model_type
+'biovfm'""",
+    ),
+    "load_encoder": Door(
+        "evaluation.encoders.load",
+        "load_encoder",
+        "",
+        """\
+>>> import biovfm_hf
+>>> encoder = biovfm_hf.load_encoder("run/model")
+>>> encoder.name, encoder.size
+('run/model', 96)""",
+    ),
+    "embed": Door(
+        "evaluation.commands.embed",
+        "embed",
+        "EmbedOptions",
+        """\
+>>> import biovfm_hf
+>>> features = biovfm_hf.embed(model="run/model", images="raw/scans", out="features.parquet")
+>>> len(features.names)
+24""",
+    ),
+    "search": Door(
+        "evaluation.commands.search",
+        "search",
+        "SearchOptions",
+        """\
+>>> import biovfm_hf
+>>> options = dict(model="run/model", features="features.parquet", out="alike", top=3)
+>>> (answer,) = biovfm_hf.search(query="raw/scans/07.png", **options)
+>>> answer["found"][0]["id"]
+'07.png'""",
+    ),
+    "card": Door(
+        "model_cards.card.command",
+        "card",
+        "CardOptions",
+        """\
+>>> import biovfm_hf
+>>> written = biovfm_hf.card("run/model", run="run", dataset="dataset")
+>>> Path("run/model/README.md").read_text().startswith("---")
+True""",
+    ),
+    "report": Door(
+        "model_cards.report.command",
+        "report",
+        "ReportOptions",
+        """\
+>>> import biovfm_hf
+>>> written = biovfm_hf.report(["dataset", "run"], out="report.html")
+>>> Path("report.html").is_file()
+True""",
+    ),
+    "push": Door(
+        "model_cards.hub.command",
+        "push",
+        "PushOptions",
+        """\
+>>> import biovfm_hf
+>>> pushed = biovfm_hf.push("run/model", "owner/my-model")
+>>> pushed.private
+True""",
+    ),
+}
+
+
+def open_door(name: str) -> Callable[..., Any]:
+    """The function `name` of the front door, with the signature and the docstring that its options give it.
+
+    Raises:
+        UserError: this installation has not the room, or the room lacks a package.
+    """
+    door = DOORS[name]
+    with packages_named(door.module):
+        room = load_room_module(door.module)
+    function = getattr(room, door.function)
+    options = getattr(room, door.options) if door.options else None
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        given = signature.bind(*arguments, **keywords)
+        with packages_named(door.module):
+            return function(options(**given.arguments)) if options else function(*given.args, **given.kwargs)
+
+    signature = _signature(function, options)
+    call.__name__ = call.__qualname__ = name
+    call.__module__ = str(__package__)
+    call.__doc__ = _docstring(inspect.getdoc(function) or "", options, door.example)
+    call.__signature__ = signature  # type: ignore[attr-defined]
+    return call
+
+
+def _signature(function: Callable[..., Any], options: type | None) -> inspect.Signature:
+    """The options' fields as parameters: those that a command takes by their place are not only keywords."""
+    own = inspect.signature(function, eval_str=True)
+    if options is None:
+        return own
+    hints = get_type_hints(options)
+    by_place = [field for field in dataclasses.fields(options) if field.metadata.get("positional")]
+    by_name = [field for field in dataclasses.fields(options) if field not in by_place]
+    kinds = [inspect.Parameter.POSITIONAL_OR_KEYWORD] * len(by_place) + [inspect.Parameter.KEYWORD_ONLY] * len(by_name)
+    parameters = [
+        inspect.Parameter(field.name, kind, default=_default(field), annotation=hints[field.name])
+        for field, kind in zip([*by_place, *by_name], kinds, strict=True)
+    ]
+    return inspect.Signature(parameters, return_annotation=own.return_annotation)
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    return inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+
+
+def _docstring(text: str, options: type | None, example: str) -> str:
+    """The function's docstring, whose arguments are the options' fields, and the example."""
+    if options:
+        text = re.sub(r"`options\.(\w+)`", r"`\1`", text)
+        later = re.search(r"^(Returns|Raises):", text, flags=re.MULTILINE)
+        head, tail = (text[: later.start()], text[later.start() :]) if later else (text, "")
+        arguments = [
+            fill(f"{field.name}: {field.metadata['help']}.", 110, initial_indent=" " * 4, subsequent_indent=" " * 8)
+            for field in dataclasses.fields(options)
+        ]
+        text = "\n".join([head.rstrip(), "", "Args:", *arguments, "", tail]).rstrip()
+    return f"{text}\n\nExamples:\n{indent(example, '    ')}\n"

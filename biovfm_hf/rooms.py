@@ -1,0 +1,57 @@
+"""Where the four rooms are in this installation, and which extra brings what they need."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from .errors import UserError
+
+# the extra of pyproject.toml with which each folder's commands work
+EXTRAS = {
+    "biovfm_hf": "demo",
+    "dataset_builder": "data",
+    "training": "train",
+    "evaluation": "eval",
+    "model_cards": "cards",
+}
+
+
+def load_room_module(name: str) -> ModuleType:
+    """Import `room.module` from the checkout beside this package, or from where a wheel carries it.
+
+    In a checkout (bare or editable) the rooms are folders beside `biovfm_hf`; a wheel carries them inside it.
+
+    Raises:
+        UserError: this installation has no such room.
+    """
+    room = name.split(".")[0]
+    package = Path(__file__).resolve().parent
+    if room == package.name:
+        return importlib.import_module(name)
+    if (package / room).is_dir():
+        return importlib.import_module(f"{package.name}.{name}")
+    if (package.parent / room / "__init__.py").is_file():
+        if str(package.parent) not in sys.path:
+            sys.path.insert(0, str(package.parent))
+        return importlib.import_module(name)
+    raise UserError(f"this installation carries no {room}/; run from a checkout: pip install -e '.[demo]'")
+
+
+@contextmanager
+def packages_named(module: str) -> Iterator[None]:
+    """Tell of a package that the room of `module` lacks how to get it.
+
+    Raises:
+        UserError: in the place of a ModuleNotFoundError whose package could be installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package, room = (error.name or "").split(".")[0], module.split(".")[0]
+        if not package or package in {*sys.stdlib_module_names, *EXTRAS}:
+            raise  # a fault of ours
+        remedy = f"pip install 'biovfm-hf[{EXTRAS[room]}]'"
+        raise UserError(f"{package} is not installed; get it with: {remedy}") from error
