@@ -5,12 +5,15 @@ a published score does not depend on whether torchvision happens to be installed
 two by 1-2 of 255 levels), and 16-bit input never passes through code that clips it at 255.
 """
 
-from typing import Any, Literal
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from transformers.image_processing_backends import PilBackend
-from transformers.image_processing_utils import BatchFeature
+from transformers.image_processing_base import BatchFeature
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
@@ -20,8 +23,11 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs
 
-from .pixels import decode, to_uint8
+from .errors import UserError
+from .fitting import Mode, fit, labels_on_image
+from .pixels import Pixels, decode, to_uint8
 
+IGNORED_LABEL = 255  # `BioVFMConfig.semantic_loss_ignore_index`: where a map is padded
 MAX_ASPECT = 10.0  # a file that claims longer pixels is not believed
 _UNUSED = {
     "do_center_crop": "resize_mode='crop'",
@@ -44,6 +50,7 @@ class BioVFMImageProcessorKwargs(ImagesKwargs, total=False):
         slice_index: which slice of a volume, frame of a DICOM file or GIF, or page of a TIFF, from 0.
         axis: "axial", "coronal" or "sagittal", for volumes.
         time_index: which time point of a 4D series.
+        do_reduce_labels: of segmentation maps: label 0 becomes 255, which is ignored, and every other one less.
     """
 
     resize_mode: Literal["pad", "crop"] | None
@@ -53,6 +60,21 @@ class BioVFMImageProcessorKwargs(ImagesKwargs, total=False):
     slice_index: int | None
     axis: Literal["axial", "coronal", "sagittal"] | None
     time_index: int | None
+    do_reduce_labels: bool | None
+
+
+class Prepared(NamedTuple):
+    """A decoded image.
+
+    Attributes:
+        image: (H, W) or (H, W, 3), uint8; float32 in [0, 1] where 8 bits would round what must not be rescaled.
+        aspect: the height of a pixel over its width.
+        unit: whether black to white is 0 to 1 for the caller, not 0 to 255.
+    """
+
+    image: np.ndarray
+    aspect: float
+    unit: bool
 
 
 class BioVFMImageProcessor(PilBackend):
@@ -63,10 +85,13 @@ class BioVFMImageProcessor(PilBackend):
         processor("ct.nii.gz", slice_index=80, window=[-160, 240], return_tensors="pt")      # HU
         processor([pil_image, uint16_array, "fundus.jpg"], return_tensors="pt")
 
-    Input is one image or a list of them: a path (PNG, JPEG, TIFF, DICOM, NIfTI, .npy ...), a file's bytes, a PIL image
-    of any mode, or a numpy array or torch tensor of 1, 3 or 4 (alpha dropped) channels, first or last, also batched
-    (4D). Grey becomes 3 equal channels. Every argument may be given on construction, where `save_pretrained` keeps
-    it, or per call. A damaged or unsuitable image raises a one-line `UserError`.
+    Input is one image or a list of them: a path (PNG, JPEG, TIFF, DICOM, NIfTI, .npy ...), a file's bytes, an open
+    file (which is left where it was), `{"bytes": ..., "path": ...}` as `datasets.Image(decode=False)` gives, a PIL
+    image of any mode, or a numpy array or torch tensor of 1, 3 or 4 (alpha dropped) channels, first or last, also
+    batched (4D). Grey becomes 3 equal channels. Numbers mean the same in every dtype: an array within [0, 255] is an
+    8-bit picture, floats within [0, 1] are black to white. With `do_rescale=False` such floats are taken as they are.
+    Every argument may be given on construction, where `save_pretrained` keeps it, or per call. A damaged or
+    unsuitable image raises a one-line `UserError`.
 
     transformers' pipelines open a path themselves and clip 16-bit images at 255 before the processor sees them: hand
     them `processor.view(path)` instead.
@@ -92,11 +117,13 @@ class BioVFMImageProcessor(PilBackend):
     slice_index = None
     axis = "axial"
     time_index = None
+    do_reduce_labels = False
 
     def view(self, image: Any, **kwargs: Any) -> Image.Image:
         """Return what the model is shown, at its own size: an 8-bit RGB picture, of square pixels, of one image."""
         settings = {name: getattr(self, name) for name in BioVFMImageProcessorKwargs.__annotations__}
-        ((shown, aspect),) = self._prepare_image_like_inputs([image], **{**settings, **kwargs})
+        settings = {**settings, **kwargs, "do_rescale": True}
+        ((shown, aspect, _),) = self._prepare_image_like_inputs([image], **settings)
         rows, columns = shown.shape[0] * max(aspect, 1.0), shown.shape[1] * max(1 / aspect, 1.0)
         return Image.fromarray(shown).convert("RGB").resize((round(columns), round(rows)), self.resample)
 
@@ -121,26 +148,100 @@ class BioVFMImageProcessor(PilBackend):
             raise ValueError(f"resize_mode {resize_mode!r}: not known; take 'pad' or 'crop'")
         super()._validate_preprocess_kwargs(do_resize=do_resize, size=size, **kwargs)
 
-    def _prepare_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> list[tuple[np.ndarray, float]]:
-        """Decode every image to (H, W) or (H, W, 3) uint8 and the ratio of a pixel's height to its width."""
+    def preprocess(self, images: Any, segmentation_maps: Any = None, **kwargs: Any) -> BatchFeature:
+        """As calling the processor.
+
+        Args:
+            images: one or a list, see the class.
+            segmentation_maps: one map of class numbers (H, W) for each image, in any of the images' forms. `labels`
+                (B, H, W) int64 then go with `pixel_values`, resized with them by nearest neighbour; 255 is padding.
+            **kwargs: any argument of the class; `device` moves tensors there.
+
+        Raises:
+            UserError: no image, a bad one, or maps that do not fit the images.
+            ValueError: an argument that does not exist or cannot be met.
+        """
+        return super().preprocess(images, segmentation_maps, **kwargs)
+
+    def _preprocess_image_like_inputs(  # type: ignore[override]
+        self, images: Any, segmentation_maps: Any = None, **kwargs: Any
+    ) -> BatchFeature:
+        device = kwargs.pop("device", None)
+        if device is not None:
+            _check_device(device)
+        prepared = self._prepare_image_like_inputs(images, **kwargs)
+        batch = self._preprocess(prepared, **kwargs)
+        if segmentation_maps is not None:
+            maps = self._fitted_maps(_flat_maps(segmentation_maps), prepared, **kwargs)
+            labels = BatchFeature({"labels": maps}, tensor_type=kwargs.get("return_tensors"))
+            batch["labels"] = labels["labels"]
+        if device is not None:
+            batch.to(device)
+        return batch
+
+    def _prepare_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> list[Prepared]:
+        """Decode every image."""
         layout = kwargs.get("input_data_format")
         channels = None if layout is None else ChannelDimension(layout).value.removeprefix("channels_")
         where = {name: kwargs[name] for name in ("slice_index", "axis", "time_index")}
         how = {name: kwargs[name] for name in ("intensity", "percentiles", "window")}
-        prepared = []
-        for image in _flat(images):
-            pixels = decode(image, channels=channels, **where)
-            aspect = pixels.spacing[0] / pixels.spacing[1]
-            prepared.append((to_uint8(pixels, **how), aspect if 1 / MAX_ASPECT < aspect < MAX_ASPECT else 1.0))
+        prepared = [_prepared(image, channels, where, how, rescaled=kwargs["do_rescale"]) for image in _flat(images)]
+        if not prepared:
+            raise UserError("no images: the list is empty; give at least one image")
         return prepared
+
+    def _fitted_maps(self, maps: list[Any], prepared: list[Prepared], **kwargs: Any) -> Any:
+        """Read the maps and bring them to where their images went: (B, H, W) int64, or a list without resizing."""
+        if len(maps) != len(prepared):
+            raise UserError(f"{len(maps)} segmentation maps for {len(prepared)} images; give one for each image")
+        where = {name: kwargs[name] for name in ("slice_index", "axis", "time_index")}
+        canvas = (kwargs["size"]["height"], kwargs["size"]["width"]) if kwargs["do_resize"] else None
+        fitted = []
+        for source, (image, aspect, _) in zip(maps, prepared, strict=True):
+            labels = _label_map(source, where)
+            if labels.shape != image.shape[:2]:
+                raise UserError(
+                    f"a segmentation map is {labels.shape} for an image of {image.shape[:2]}; check the pair"
+                )
+            if kwargs["do_reduce_labels"]:
+                labels[labels == 0] = IGNORED_LABEL
+                labels[labels != IGNORED_LABEL] -= 1
+            if canvas is not None:
+                nearest = PILImageResampling.NEAREST
+                labels = fit(labels, canvas, kwargs["resize_mode"], nearest, aspect, fill=IGNORED_LABEL)
+            fitted.append(labels.astype(np.int64))
+        return fitted if canvas is None else np.stack(fitted)
+
+    def post_process_semantic_segmentation(
+        self, outputs: Any, target_sizes: list[tuple[int, int]] | None = None
+    ) -> list[Any]:
+        """Class maps at the images' own sizes, from a model's scores of the images that this processor made.
+
+        Args:
+            outputs: has `logits` (B, classes, h, w).
+            target_sizes: (height, width) of each image before processing; the padding is cut away and the rest
+                resized to it. None leaves the maps at the size of the scores.
+
+        Returns:
+            One int64 tensor (height, width) an image.
+        """
+        logits = outputs.logits
+        if target_sizes is None:
+            return list(logits.argmax(dim=1))
+        if len(target_sizes) != len(logits):
+            raise ValueError(f"{len(target_sizes)} target_sizes for {len(logits)} images; give one for each image")
+        sizes = [(int(height), int(width)) for height, width in target_sizes]
+        # what was not resized has the image's own shape, which padding leaves alone
+        mode: Mode = "crop" if self.do_resize and self.resize_mode == "crop" else "pad"
+        return [labels_on_image(scores, size, mode) for scores, size in zip(logits, sizes, strict=True)]
 
     def _preprocess(  # type: ignore[override]
         self,
-        images: list[tuple[np.ndarray, float]],
+        images: list[Prepared],
         *,
         do_resize: bool,
         size: SizeDict,
-        resize_mode: str,
+        resize_mode: Mode,
         resample: int,
         do_rescale: bool,
         rescale_factor: float,
@@ -150,60 +251,25 @@ class BioVFMImageProcessor(PilBackend):
         return_tensors: str | None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Turn uint8 images into float32 `pixel_values`, (B, 3, H, W) where they are resized."""
+        """Turn prepared images into float32 `pixel_values`, (B, 3, H, W) where they are resized."""
         # ((pixel * factor) - mean) / std as one multiplication and one addition per channel
         factor = rescale_factor if do_rescale else 1.0
         mean, std = (image_mean, image_std) if do_normalize else (0.0, 1.0)
         scale = np.broadcast_to(np.asarray(factor, np.float64) / np.asarray(std, np.float64), 3)
         shift = np.broadcast_to(-np.asarray(mean, np.float64) / np.asarray(std, np.float64), 3)
-        if do_resize:
-            fit = pad_to if resize_mode == "pad" else crop_to
-            height, width = size["height"], size["width"]
-            fitted = [fit(image, height, width, resample, aspect) for image, aspect in images]
-        else:
-            fitted = [image for image, _ in images]
-        values = [_three_channels(image, scale.astype(np.float32), shift.astype(np.float32)) for image in fitted]
+        canvas = (size["height"], size["width"])
+        values = []
+        for image, aspect, unit in images:
+            fitted = fit(image, canvas, resize_mode, resample, aspect) if do_resize else image
+            if unit and fitted.dtype == np.uint8:
+                fitted = fitted / np.float32(255)
+            values.append(_three_channels(fitted, scale.astype(np.float32), shift.astype(np.float32)))
         stacked = np.stack(values) if do_resize and values else values
         return BatchFeature({"pixel_values": stacked}, tensor_type=return_tensors)
 
 
-def pad_to(
-    image: np.ndarray, height: int, width: int, resample: int = PILImageResampling.BICUBIC, aspect: float = 1.0
-) -> np.ndarray:
-    """Scale (H, W[, 3]) uint8 to fit into height x width, aspect ratio kept, and centre it on black.
-
-    `aspect` is the height of a pixel over its width; the result has square pixels.
-    """
-    ratio = min(height / (image.shape[0] * aspect), width / image.shape[1])
-    rows = min(height, max(1, round(image.shape[0] * aspect * ratio)))
-    columns = min(width, max(1, round(image.shape[1] * ratio)))
-    if (rows, columns) != image.shape[:2]:
-        image = np.asarray(Image.fromarray(image).resize((columns, rows), resample))
-    if (rows, columns) == (height, width):
-        return image
-    top, left = (height - rows) // 2, (width - columns) // 2
-    canvas = np.zeros((height, width, *image.shape[2:]), np.uint8)
-    canvas[top : top + rows, left : left + columns] = image
-    return canvas
-
-
-def crop_to(
-    image: np.ndarray, height: int, width: int, resample: int = PILImageResampling.BICUBIC, aspect: float = 1.0
-) -> np.ndarray:
-    """Cut the largest centred part of (H, W[, 3]) uint8 with the shape of height x width, and scale it to that.
-
-    `aspect` is the height of a pixel over its width; the result has square pixels.
-    """
-    ratio = max(height / (image.shape[0] * aspect), width / image.shape[1])
-    # in the image's pixels, fractions included; rounding must not reach past its edge
-    high, wide = min(height / ratio / aspect, image.shape[0]), min(width / ratio, image.shape[1])
-    top, left = (image.shape[0] - high) / 2, (image.shape[1] - wide) / 2
-    picture = Image.fromarray(image)
-    return np.asarray(picture.resize((width, height), resample, box=(left, top, left + wide, top + high)))
-
-
 def _three_channels(image: np.ndarray, scale: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Apply (3,) scale and shift to (H, W) or (H, W, 3) uint8; returns (3, H, W) float32."""
+    """Apply (3,) scale and shift to (H, W) or (H, W, 3) numbers; returns (3, H, W) float32."""
     values = np.empty((3, *image.shape[:2]), np.float32)
     for channel in range(3):
         plane = image if image.ndim == 2 else image[..., channel]
@@ -217,3 +283,85 @@ def _flat(images: Any) -> list[Any]:
     if isinstance(images, list | tuple):
         return [image for entry in images for image in _flat(entry)]
     return list(images) if getattr(images, "ndim", None) == 4 else [images]
+
+
+def _flat_maps(maps: Any) -> list[Any]:
+    """List the segmentation maps of a list, or of a 3D batch."""
+    if isinstance(maps, list | tuple):
+        return list(maps)
+    return list(maps) if getattr(maps, "ndim", None) == 3 else [maps]
+
+
+def _source(image: Any) -> tuple[Any, str | None]:
+    """What `decode` reads and its name, of an open file and of what `datasets.Image(decode=False)` gives too."""
+    if isinstance(image, dict):
+        content, path = image.get("bytes"), image.get("path")
+        return (path, None) if content is None else (content, path)
+    if hasattr(image, "read") and not isinstance(image, Image.Image):
+        start = image.tell() if image.seekable() else None
+        content = image.read()
+        if start is not None:  # the file is the caller's
+            image.seek(start)
+        name = getattr(image, "name", None)
+        return content, name if isinstance(name, str) else None
+    return image, None
+
+
+def _prepared(
+    image: Any, channels: str | None, where: dict[str, Any], how: dict[str, Any], *, rescaled: bool
+) -> Prepared:
+    source, name = _source(image)
+    pixels = decode(source, channels=channels, name=name, **where)
+    if isinstance(source, np.ndarray) or hasattr(source, "detach"):
+        pixels = _as_numbers(pixels)
+    shown = to_uint8(pixels, **how)
+    unit = not rescaled and how["window"] is None and pixels.array.dtype.kind == "f" and pixels.window == (0.0, 1.0)
+    if unit and not np.allclose(shown / 255, pixels.array, rtol=0.0, atol=1e-6):
+        shown = pixels.array.astype(np.float32)
+    aspect = pixels.spacing[0] / pixels.spacing[1]
+    return Prepared(shown, aspect if 1 / MAX_ASPECT < aspect < MAX_ASPECT else 1.0, unit)
+
+
+def _as_numbers(pixels: Pixels) -> Pixels:
+    """An array in memory whose numbers are those of an 8-bit picture is one, whatever its dtype."""
+    array = pixels.array
+    if pixels.window is not None or array.dtype == np.uint8 or not (array.min() >= 0 and array.max() <= 255):
+        return pixels
+    return replace(pixels, window=(0.0, 255.0))
+
+
+def _label_map(source: Any, where: dict[str, Any]) -> np.ndarray:
+    """Decode a map of class numbers: (H, W) int32."""
+    source, name = _source(source)
+    numbers = _palette_numbers(source)
+    if numbers is None:
+        numbers = decode(source, name=name, **where).array
+    if numbers.ndim == 3 and (numbers == numbers[..., :1]).all():
+        numbers = numbers[..., 0]
+    labels = numbers.astype(np.int32)
+    if numbers.ndim != 2 or not np.array_equal(labels, numbers):
+        raise UserError(f"{name or 'a segmentation map'}: not a map of class numbers; give integers of shape (H, W)")
+    return labels
+
+
+def _palette_numbers(source: Any) -> np.ndarray | None:
+    """The numbers of a picture with a palette, which are the labels; None for other sources."""
+    if isinstance(source, Image.Image):
+        return np.asarray(source) if source.mode == "P" else None
+    if not isinstance(source, str | Path | bytes):
+        return None
+    try:
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            return np.asarray(picture) if picture.mode == "P" else None
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
+        return None  # another format, or none: `decode` knows, or says why
+
+
+def _check_device(device: Any) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"device {str(device)!r} cannot be used ({reason}); leave it out for the CPU") from error

@@ -547,11 +547,16 @@ class BioVFMForImageClassification(BioVFMPreTrainedModel):
 
     @can_return_tuple
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> ImageClassifierOutput:
-        """(B, C, H, W) -> logits (B, classes), and with `labels` the loss of `config.problem_type`."""
+        """(B, C, H, W) -> logits (B, classes), and with `labels` the loss of `config.problem_type`.
+
+        `labels` are classes (B,) int, or (B, classes): 0 and 1 of any dtype for several labels an image, or numbers.
+        """
         outputs = self.biovfm(pixel_values, return_dict=True, **kwargs)
         logits = self.classifier(self._pooled(outputs.last_hidden_state))
         loss = None
         if labels is not None:
+            if labels.ndim == 2:  # several labels an image, or several numbers
+                labels = labels.to(logits.dtype)
             loss = self.loss_function(labels, logits, self.config, **kwargs)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions

@@ -14,7 +14,14 @@ from transformers import (
     AutoModelForSemanticSegmentation,
 )
 
-from biovfm_hf import BioVFMBackbone, BioVFMConfig, BioVFMForMaskedImageModeling, BioVFMImageProcessor, BioVFMModel
+from biovfm_hf import (
+    BioVFMBackbone,
+    BioVFMConfig,
+    BioVFMForImageClassification,
+    BioVFMForMaskedImageModeling,
+    BioVFMImageProcessor,
+    BioVFMModel,
+)
 
 SMALL = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
 DECODER = {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 4}
@@ -65,6 +72,15 @@ def test_a_head_leaves_the_callers_configuration_alone(checkpoint: Path) -> None
     assert config.use_mask_token and not head.config.use_mask_token
     backbone, info = BioVFMBackbone.from_pretrained(checkpoint, output_loading_info=True)
     assert backbone.embeddings.mask_token is None and not info["unexpected_keys"]
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.bool, torch.float32, torch.float64])
+def test_several_labels_an_image_may_be_of_any_dtype(dtype: torch.dtype) -> None:
+    model = BioVFMForImageClassification(BioVFMConfig(**SMALL, num_labels=3))
+    labels = torch.tensor([[1, 0, 1], [0, 0, 1]])
+    outputs = model(torch.randn(2, 3, 32, 32), labels=labels.to(dtype))
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(outputs.logits, labels.float())
+    torch.testing.assert_close(outputs.loss, expected)
 
 
 def test_masked_image_modelling_has_simmims_loss() -> None:

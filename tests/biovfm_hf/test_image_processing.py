@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,12 @@ from PIL import Image
 
 import biovfm_hf
 from biovfm_hf.errors import UserError
-from biovfm_hf.image_processing_biovfm import BioVFMImageProcessor, crop_to, pad_to
+from biovfm_hf.fitting import fit
+from biovfm_hf.image_processing_biovfm import BioVFMImageProcessor
 
 RNG = np.random.default_rng(0)
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+BICUBIC = Image.Resampling.BICUBIC
 few = settings(max_examples=40, deadline=None)
 
 
@@ -113,10 +116,187 @@ class TestValues:
         assert np.array_equal(array, copy)
 
 
+def colour(height=40, width=60, high=256):
+    return RNG.integers(0, high, (height, width, 3), np.uint8)
+
+
+class TestNumbers:
+    """The same numbers give the same tensor, whatever holds them."""
+
+    @pytest.mark.parametrize("shape", [(40, 60, 3), (40, 60), (3, 40, 60)])
+    @pytest.mark.parametrize("high", [52, 256], ids=["dark", "whole range"])
+    def test_every_dtype(self, processor, shape, high):
+        picture = RNG.integers(0, high, shape, np.uint8)
+        expected = levels(processor, picture)
+        dtypes = [np.int16, np.uint16, np.int32, np.uint32, np.int64, np.float16, np.float32, np.float64, ">f4"]
+        for dtype in dtypes:
+            assert np.array_equal(levels(processor, picture.astype(dtype)), expected), dtype
+        for dtype in (torch.int16, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            assert np.array_equal(levels(processor, torch.from_numpy(picture).to(dtype)), expected), dtype
+
+    def test_a_dark_picture_is_stretched_where_percentiles_are_asked_for(self, as_levels):
+        dark = smooth(40, 50, 0, 50, np.float32)
+        assert levels(as_levels, dark).max() == 50
+        assert levels(as_levels, dark, intensity="percentile").max() == 255
+        assert levels(as_levels, dark, window=[0, 25]).max() == 255
+
+    @pytest.mark.parametrize("size", [48, 32])
+    @pytest.mark.parametrize("mode", ["pad", "crop"])
+    def test_floats_that_are_scaled_already(self, size, mode):
+        """transformers: "set do_rescale=False for images with pixel values between 0 and 1"."""
+        processor = BioVFMImageProcessor(size=size, resize_mode=mode)
+        picture = colour(48, 40)
+        unit = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
+        assert np.abs(levels(processor, unit, do_rescale=False) - levels(processor, picture)).max() < 1e-6
+        plain = {"do_rescale": False, "do_normalize": False, "do_resize": False}
+        finer = torch.rand(3, 20, 30)
+        assert np.array_equal(levels(processor, finer, **plain), finer.numpy())
+        resized = levels(processor, finer, do_rescale=False, do_normalize=False)
+        assert resized.min() >= 0 and resized.max() <= 1 and abs(resized.mean() - levels(
+            processor, finer, do_normalize=False).mean()) < 1e-3  # fmt: skip
+
+    def test_unit_floats_without_resizing_are_what_uint8_gives(self, processor):
+        picture = colour(224, 224)
+        for unit in ((picture / 255).astype(np.float32), torch.from_numpy(picture) / 255):
+            found = levels(processor, unit, do_rescale=False)
+            assert np.abs(found - levels(processor, picture)).max() < 1e-6
+
+
+class TestSources:
+    """One picture, however it is handed over; what is not there is told."""
+
+    def test_files_dicts_and_bytes(self, processor, tmp_path):
+        picture = colour()
+        path = tmp_path / "a.png"
+        Image.fromarray(picture).save(path)
+        content, expected = path.read_bytes(), levels(processor, picture)
+        for source in ({"bytes": content, "path": None}, {"bytes": content, "path": "a.png"},
+                       {"bytes": None, "path": str(path)}, bytearray(content), memoryview(content)):  # fmt: skip
+            assert np.array_equal(levels(processor, source), expected)
+        memory = BytesIO(content)
+        with path.open("rb") as file:
+            for opened in (memory, file):
+                assert np.array_equal(levels(processor, opened), expected)
+                assert not opened.closed and opened.tell() == 0 and opened.read() == content
+        memory.seek(3)
+        with pytest.raises(UserError):
+            processor(memory)
+        assert memory.tell() == 3
+
+    def test_undecoded_rows_of_a_dataset(self, processor):
+        import datasets
+
+        picture = colour()
+        rows = datasets.Dataset.from_dict({"image": [Image.fromarray(picture)] * 2}, datasets.Features(
+            {"image": datasets.Image(decode=False)}))  # fmt: skip
+        values = processor(rows[:]["image"], return_tensors="np").pixel_values
+        assert np.array_equal(values, np.stack([levels(processor, picture)] * 2))
+
+    @pytest.mark.parametrize("tensors", ["np", "pt", None])
+    @pytest.mark.parametrize("nothing", [[], [[]], np.zeros((0, 8, 8, 3), np.uint8)])
+    def test_no_images(self, processor, nothing, tensors):
+        with pytest.raises(UserError, match="no images"):
+            processor(nothing, return_tensors=tensors)
+
+    def test_devices(self, processor):
+        assert processor(colour(), device="cpu", return_tensors="pt").pixel_values.device.type == "cpu"
+        missing = [name for name in ("cuda", "mps") if not getattr(torch, name).is_available()]
+        for device in (*missing, "nowhere"):
+            with pytest.raises(ValueError, match=f"device '{device}' cannot be used"):
+                processor(colour(), device=device, return_tensors="pt")
+
+
+def class_map(height, width):
+    """Four classes, one a quarter; the first is 0."""
+    rows, columns = np.mgrid[:height, :width]
+    return (2 * (rows >= height // 2) + (columns >= width // 2)).astype(np.uint8)
+
+
+class TestSegmentation:
+    def test_maps_go_where_their_images_go(self, tmp_path):
+        processor = BioVFMImageProcessor(size=32)
+        labels = class_map(64, 32)
+        batch = processor(colour(64, 32), labels, return_tensors="pt")
+        assert batch.labels.dtype == torch.int64 and batch.labels.shape == (1, 32, 32)
+        expected = np.full((32, 32), 255)
+        expected[:, 8:24] = class_map(32, 16)
+        assert np.array_equal(batch.labels[0], expected)
+        cropped = processor(colour(64, 32), segmentation_maps=labels, resize_mode="crop").labels
+        assert np.array_equal(cropped[0], labels[16:48])
+
+    def test_forms_of_a_map(self, tmp_path):
+        processor = BioVFMImageProcessor(size=32)
+        labels = class_map(32, 32)
+        palette = Image.fromarray(labels)
+        palette.putpalette([value for shade in range(256) for value in (shade, 255 - shade, 7)])
+        palette.save(tmp_path / "palette.png")
+        Image.fromarray(labels).save(tmp_path / "grey.png")
+        Image.fromarray(labels).convert("RGB").save(tmp_path / "rgb.png")
+        files = [tmp_path / f"{name}.png" for name in ("palette", "grey", "rgb")]
+        forms = [*files, files[0].read_bytes(), BytesIO(files[1].read_bytes()), palette, Image.fromarray(labels),
+                 torch.from_numpy(labels).long(), labels.astype(np.float32), labels[None]]  # fmt: skip
+        for form in forms:
+            assert np.array_equal(processor(colour(32, 32), form).labels[0], labels), form
+        pair = processor([colour(32, 32)] * 2, np.stack([labels, 3 - labels])).labels
+        assert np.array_equal(pair, np.stack([labels, 3 - labels]))
+
+    def test_reduced_labels(self):
+        reduced = {0: 255, 1: 0, 2: 1, 3: 2}
+        processor = BioVFMImageProcessor(size=32, do_reduce_labels=True)
+        found = processor(colour(64, 32), class_map(64, 32)).labels[0]
+        assert (found[:, :8] == 255).all()
+        right = np.vectorize(reduced.get)(class_map(32, 16))
+        assert np.array_equal(found[:, 8:24], right)
+
+    def test_maps_that_do_not_fit(self):
+        processor = BioVFMImageProcessor(size=32)
+        with pytest.raises(UserError, match="1 segmentation maps for 2 images"):
+            processor([colour()] * 2, [class_map(40, 60)])
+        with pytest.raises(UserError, match="is \\(9, 9\\) for an image of \\(40, 60\\)"):
+            processor(colour(), class_map(9, 9))
+        for wrong in (colour(), np.full((40, 60), 0.5)):
+            with pytest.raises(UserError, match="not a map of class numbers"):
+                processor(colour(), [wrong])
+
+    @pytest.mark.parametrize("shape", [(64, 32), (30, 80), (48, 48)])
+    @pytest.mark.parametrize("mode", ["pad", "crop"])
+    def test_scores_come_back_onto_the_image(self, shape, mode):
+        processor = BioVFMImageProcessor(size=64, resize_mode=mode)
+        labels = torch.from_numpy(processor(colour(*shape), class_map(*shape)).labels)
+        logits = torch.nn.functional.one_hot(labels.clamp(max=4), 5).permute(0, 3, 1, 2).float()
+        outputs = transformers.modeling_outputs.SemanticSegmenterOutput(logits=logits)
+        (found,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[shape])
+        assert found.shape == shape and found.dtype == torch.int64
+        seen = np.ones(shape, bool)
+        if mode == "crop":
+            rows, columns = ((side - min(shape)) // 2 for side in shape)
+            seen[:] = False
+            seen[rows : shape[0] - rows, columns : shape[1] - columns] = True
+            assert (found.numpy()[~seen] == 0).all()
+        assert (found.numpy() == class_map(*shape))[seen].mean() > 0.95
+        (whole,) = processor.post_process_semantic_segmentation(outputs)
+        assert torch.equal(whole, logits[0].argmax(0))
+        with pytest.raises(ValueError, match="2 target_sizes for 1 images"):
+            processor.post_process_semantic_segmentation(outputs, [shape, shape])
+
+    def test_pipeline(self):
+        config = biovfm_hf.BioVFMConfig(
+            hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=8, num_labels=3
+        )
+        model = biovfm_hf.BioVFMForSemanticSegmentation(config)
+        torch.nn.init.zeros_(model.decoder.weight)
+        model.decoder.bias.data = torch.tensor([0.0, 1.0, 0.0])
+        run = transformers.pipeline("image-segmentation", model=model, image_processor=BioVFMImageProcessor(size=32))
+        (found,) = run(Image.fromarray(np.zeros((60, 80), np.uint8)))
+        assert (
+            found["label"] == "LABEL_1" and found["mask"].size == (80, 60) and np.asarray(found["mask"]).min() == 255
+        )
+
+
 class TestGeometry:
     def test_pad_centres_the_whole_image_on_black(self):
         white = np.full((100, 50), 255, np.uint8)
-        padded = pad_to(white, 224, 224)
+        padded = fit(white, (224, 224), "pad", BICUBIC)
         assert padded.shape == (224, 224)
         assert (padded[:, 56:168] == 255).all() and padded[:, :56].max() == 0 and padded[:, 168:].max() == 0
 
@@ -127,15 +307,16 @@ class TestGeometry:
     def test_crop_takes_the_middle(self):
         image = np.zeros((100, 300), np.uint8)
         image[:, 100:200] = 255
-        assert crop_to(image, 50, 50)[:, 2:-2].min() > 250
+        assert fit(image, (50, 50), "crop", BICUBIC)[:, 2:-2].min() > 250
 
     @few
     @given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 64), st.integers(1, 64), st.booleans())
     def test_every_shape_fits(self, height, width, out_height, out_width, colour):
         image = np.full((height, width, 3) if colour else (height, width), 200, np.uint8)
-        for fit in (pad_to, crop_to):
-            assert fit(image, out_height, out_width).shape == (out_height, out_width, *image.shape[2:])
-        assert (crop_to(image, out_height, out_width) == 200).all()
+        canvas = (out_height, out_width)
+        for mode in ("pad", "crop"):
+            assert fit(image, canvas, mode, BICUBIC).shape == (*canvas, *image.shape[2:])
+        assert (fit(image, canvas, "crop", BICUBIC) == 200).all()
 
     def test_aspect_ratio_is_kept(self, processor):
         rows, columns = np.mgrid[0:400, 0:200]
@@ -280,7 +461,7 @@ class TestSaving:
         from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 
         start = Path(biovfm_hf.__file__).parent / "image_processing_biovfm.py"
-        allowed = {"numpy", "PIL", "transformers"} | set(sys.stdlib_module_names)
+        allowed = {"numpy", "PIL", "torch", "transformers"} | set(sys.stdlib_module_names)
         for file in [str(start), *get_relative_import_files(str(start))]:
             assert set(get_imports(file)) <= allowed, file
 

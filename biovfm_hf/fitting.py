@@ -1,0 +1,96 @@
+"""An image onto a canvas of another size with its aspect ratio kept, and scores on the canvas back onto the image."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+Mode = Literal["pad", "crop"]
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which part of an image lies where on a canvas.
+
+    Attributes:
+        box: left, top, right and bottom edge of the part, in the image's pixels, fractions included.
+        rows: of the canvas.
+        columns: of the canvas.
+    """
+
+    box: Box
+    rows: slice
+    columns: slice
+
+
+def placement(shape: tuple[int, int], canvas: tuple[int, int], mode: Mode, aspect: float = 1.0) -> Placement:
+    """Place an image of (rows, columns) on a canvas of (rows, columns).
+
+    Args:
+        shape: of the image.
+        canvas: its shape.
+        mode: "pad" fits the whole image and centres it; "crop" takes the largest centred part of the canvas' shape.
+        aspect: the height of an image's pixel over its width; those of the canvas are square.
+    """
+    height, width = canvas
+    ratios = height / (shape[0] * aspect), width / shape[1]
+    if mode == "pad":
+        rows = min(height, max(1, round(shape[0] * aspect * min(ratios))))
+        columns = min(width, max(1, round(shape[1] * min(ratios))))
+        top, left = (height - rows) // 2, (width - columns) // 2
+        box = (0.0, 0.0, float(shape[1]), float(shape[0]))
+        return Placement(box, slice(top, top + rows), slice(left, left + columns))
+    # rounding must not reach past the image's edge
+    high, wide = min(height / max(ratios) / aspect, shape[0]), min(width / max(ratios), shape[1])
+    up, across = (shape[0] - high) / 2, (shape[1] - wide) / 2
+    return Placement((across, up, across + wide, up + high), slice(0, height), slice(0, width))
+
+
+def fit(
+    image: np.ndarray, canvas: tuple[int, int], mode: Mode, resample: int, aspect: float = 1.0, fill: int = 0
+) -> np.ndarray:
+    """Scale (H, W) or (H, W, 3) onto a canvas (rows, columns) that is `fill` elsewhere.
+
+    Numbers are uint8, float32 in [0, 1] (and stay there: bicubic resizing overshoots), or int32 (class numbers).
+    """
+    place = placement(image.shape[:2], canvas, mode, aspect)
+    shape = (place.rows.stop - place.rows.start, place.columns.stop - place.columns.start)
+    if image.shape[:2] != shape or mode == "crop":
+        image = _resized(image, shape, resample, place.box)
+    if shape == canvas:
+        return image
+    board = np.full((*canvas, *image.shape[2:]), fill, image.dtype)
+    board[place.rows, place.columns] = image
+    return board
+
+
+def _resized(image: np.ndarray, shape: tuple[int, int], resample: int, box: Box) -> np.ndarray:
+    if image.ndim == 3 and image.dtype != np.uint8:  # Pillow has colours of 8 bits alone
+        return np.stack([_resized(plane, shape, resample, box) for plane in np.moveaxis(image, 2, 0)], axis=2)
+    resized = np.asarray(Image.fromarray(image).resize(shape[::-1], resample, box=box))
+    return resized.clip(0.0, 1.0) if image.dtype == np.float32 else resized
+
+
+def labels_on_image(scores: Any, shape: tuple[int, int], mode: Mode) -> Any:
+    """The best class of every pixel of an image that `fit` put on the canvas; 0 where a crop cut pixels away.
+
+    Args:
+        scores: tensor (classes, rows, columns) on the canvas.
+        shape: of the image.
+        mode: as it was fitted.
+
+    Returns:
+        int64 tensor of `shape`.
+    """
+    from torch.nn.functional import interpolate
+
+    place = placement(shape, tuple(scores.shape[1:]), mode)
+    left, top, right, bottom = (round(edge) for edge in place.box)
+    size = (max(1, bottom - top), max(1, right - left))
+    part = scores[None, :, place.rows, place.columns].float()
+    best = interpolate(part, size=size, mode="bilinear", align_corners=False)[0].argmax(dim=0)
+    labels = best.new_zeros(shape)
+    labels[top : top + size[0], left : left + size[1]] = best
+    return labels
