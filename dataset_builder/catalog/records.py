@@ -27,6 +27,8 @@ from .source import (
     anatomies,
 )
 
+MAX_ANATOMY = 60  # letters of an anatomy in a record's own words
+
 
 def load_source(id_or_path: str | Path) -> Source:
     """The record of a catalogue id, or of a YAML file.
@@ -52,11 +54,12 @@ def _locate(id_or_path: str | Path) -> Path:
 class _Place:
     """Where in which file the reader is, for messages."""
 
-    def __init__(self, file: str, key: str = "") -> None:
+    def __init__(self, file: str, key: str = "", own: bool = False) -> None:
         self.file, self.key = file, key
+        self.own = own  # whether it is a private source, which may name any anatomy
 
     def at(self, key: str | int) -> "_Place":
-        return _Place(self.file, f"{self.key}.{key}".lstrip("."))
+        return _Place(self.file, f"{self.key}.{key}".lstrip("."), self.own)
 
     def fail(self, message: str) -> NoReturn:
         raise UserError(f"{self.file}: {self.key + ': ' if self.key else ''}{message}")
@@ -101,6 +104,7 @@ def _source(place: _Place, data: Any) -> Source:
     name = place.at("id").typed(data["id"], str, "text")
     if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
         place.at("id").fail(f"{name!r} may hold letters, digits, - and _ only")
+    place.own = data.get("access") == "private"
     for key, converter in _CONVERTERS.items():
         if data.get(key) is not None:
             data[key] = converter(place.at(key), data[key])
@@ -137,6 +141,8 @@ def _region(place: _Place, value: Any) -> str:
     table = anatomies()
     if isinstance(value, str) and value in table:
         return table[value]
+    if place.own and isinstance(value, str) and value.isprintable() and 0 < len(value.strip()) <= MAX_ANATOMY:
+        return value
     place.fail(
         f"{value!r} is none of the 30 regions{did_you_mean(str(value), table)}; see dataset_builder/anatomies.yaml"
     )

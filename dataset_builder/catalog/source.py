@@ -3,6 +3,7 @@
 A record is one YAML file (`sources/ID.yaml`, or any file of a user's own); it is data, never code.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,11 @@ ACCESS = ("open", "registration", "request", "credentialed", "kaggle", "private"
 RELATIONS = ("contains", "contains_train", "shares", "part_of", "duplicates")
 SOURCES = Path(__file__).parents[1] / "sources"
 NOT_ESTABLISHED = "not established"
+
+
+def own_words(regions: Iterable[str]) -> list[str]:
+    """The anatomies that are none of the 30 regions: words of private sources."""
+    return sorted(set(regions) - set(anatomies().values()))
 
 
 @cache
@@ -126,7 +132,7 @@ class Source:
     id: str
     name: str
     modalities: tuple[str, ...]
-    anatomies: tuple[str, ...]
+    anatomies: tuple[str, ...] = ()
     items: tuple[ItemRule, ...] = ()
     train: str | TableRule | None = None  # "all", "path:REGEX", a table, None: the training part is not established
     folder: str = ""  # below the raw folder; the id by default

@@ -11,10 +11,11 @@ from biovfm_hf.leakage import guard_line, match_line, relation_words
 from biovfm_hf.markdown import link, plain
 from biovfm_hf.provenance import Provenance, write_provenance
 
+from ..catalog.source import own_words
 from ..plan.plan import WORK, Plan, slug
 from ..schema import COLUMN_TYPES
 from .figures import modality_by_anatomy, sample_sheets
-from .finish import SAMPLE
+from .finish import NOT_TOLD, SAMPLE
 
 SCALING_SOURCES = ("pmc-oa", "radimagenet")  # the paper's 2.45M subset for model scaling
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -129,6 +130,9 @@ def _contents(summary: dict[str, Any], sheets: dict[str, Path]) -> str:
             f"{plain(name)} {count:,}" for name, count in sorted(cells.items(), key=lambda c: (-c[1], c[0]))
         )
         lines.append(f"| {plain(modality)} | {sum(cells.values()):,} | {anatomies} |")
+    named = {name for cells in summary["modality_anatomy"].values() for name in cells}
+    if own := own_words(named - {NOT_TOLD}):
+        lines += ["", f"Anatomies in words of their sources, outside the 30 regions: {plain(', '.join(own), 1000)}."]
     for modality, path in sheets.items():
         lines += ["", f"![samples of {plain(modality)}](figures/{path.name})"]
     return "\n".join(lines) + "\n"

@@ -20,6 +20,7 @@ from ..schema import CANDIDATES, KEPT, MANIFEST, ROW_GROUP, row_writer
 from ..screening.duplicates import BENCHMARK, load_drops, sample_path
 from ..screening.hashing import sha256_of_file
 
+NOT_TOLD = "not told"  # the anatomy, where a source does not tell it
 SAMPLE = "sample"  # folder of config 0.2m
 SAMPLE_ROWS = 20_000  # rows in one of its files
 _PLACES = pa.schema(
@@ -118,7 +119,7 @@ def _count(counts: dict[str, Any], line: dict[str, Any]) -> None:
     if outcome == KEPT:
         counts["kept"] += 1
         cells = counts["modality_anatomy"].setdefault(line["modality"] or "mixed", {})
-        anatomy = line["anatomy"] or "not told"
+        anatomy = line["anatomy"] or NOT_TOLD
         cells[anatomy] = cells.get(anatomy, 0) + 1
 
 
