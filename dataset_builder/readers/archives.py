@@ -141,6 +141,7 @@ def zip_members(opened: BinaryIO) -> Iterator[Member]:
         BrokenArchive: as `list_members`.
     """
     start, count, shift = _central_directory(opened)
+    left = start - shift  # bytes before the directory, which no two members may share
     opened.seek(start)
     for _ in range(count):
         header = opened.read(HEADER.size)
@@ -151,6 +152,9 @@ def zip_members(opened: BinaryIO) -> Iterator[Member]:
         if extras:
             size, packed, offset = _wide(opened.read(extras), size, packed, offset)
         opened.read(comments)
+        left -= packed
+        if left < 0:
+            raise BrokenArchive("broken archive (its members overlap)")
         name = raw.decode("utf-8" if flags & 0x800 else "cp437", "backslashreplace")
         if not name.endswith("/"):
             problem = unsafe(name) or _problem(flags, method, attributes >> 16)

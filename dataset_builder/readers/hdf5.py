@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.errors import require
+from biovfm_hf.decoding.bounds import check_hdf5
+from biovfm_hf.errors import UserError, require
 
 from ..item import Item
 
@@ -53,8 +54,10 @@ def _own(opened: Any, name: str) -> Any:
     data = opened[name]
     if not isinstance(data, h5py.Dataset):
         raise ValueError("no data set")
-    if data.external or data.is_virtual:
-        raise ValueError("its values lie outside the HDF5 file")
+    try:
+        check_hdf5(data, "the data set")
+    except UserError as error:
+        raise ValueError(str(error)) from error
     return data
 
 

@@ -1,0 +1,112 @@
+"""What a file may claim before it is decoded: a few bytes of a header can ask for gigabytes, or for hours.
+
+A limited process (`biovfm_hf.limited`) would end such a file too, after it has spent what it may. Refused here, it
+costs milliseconds, and the message says what is wrong with it.
+"""
+
+import math
+from typing import Any
+
+from PIL import Image, JpegImagePlugin, TiffImagePlugin
+
+from ..errors import TooLarge, UserError
+
+MAX_SIDE = 1 << 20  # rows or columns of a picture: a decoder has a pointer for each row besides its pixels
+MAX_PIECE_BYTES = 256 << 20  # one tile or chunk, which is unpacked whole for a single pixel of it
+MAX_FRAME_PIXELS = 500_000_000  # canvas times frames of an animation: 10 s of decoding
+MAX_SCAN_PIXELS = 500_000_000  # picture times scans of a progressive JPEG, each of which goes over the whole picture
+_MAX_WEBP_PIXELS = 30_000_000  # of an animation's canvas, of which libwebp and Pillow hold five copies
+_MAX_RATIO = 1032  # bytes that deflate can make of one
+_TILE_WIDTH, _TILE_LENGTH, _BITS, _SAMPLES = 322, 323, 258, 277
+
+
+def check_image(image: Image.Image, name: str) -> None:
+    """Refuse a picture that Pillow has opened, and not decoded yet, for what its decoding would take.
+
+    Raises:
+        TooLarge: its sides, a tile, its frames or its scans.
+    """
+    width, height = image.size
+    if max(width, height) > MAX_SIDE:
+        raise TooLarge(f"{name}: {width} x {height} pixels; no side may be over {MAX_SIDE}, cut it into tiles")
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tile(image.tag_v2, name)
+    elif isinstance(image, JpegImagePlugin.JpegImageFile):
+        _check_scans(image, name)
+    elif image.format in ("GIF", "WEBP") and getattr(image, "is_animated", False):
+        if image.format == "WEBP" and width * height > _MAX_WEBP_PIXELS:
+            raise TooLarge(f"{name}: an animation of {width} x {height} pixels; over the limit of {_MAX_WEBP_PIXELS}")
+        check_frames(width * height, getattr(image, "n_frames", 1), name)
+
+
+def check_frames(pixels: int, frames: int, name: str) -> None:
+    """Refuse an animation of `frames` canvases of so many pixels.
+
+    Raises:
+        TooLarge: all of it together.
+    """
+    if pixels * frames > MAX_FRAME_PIXELS:
+        raise TooLarge(
+            f"{name}: {frames} frames of {pixels} pixels are over the limit of {MAX_FRAME_PIXELS} in all; "
+            "take out those that are needed"
+        )
+
+
+def check_piece(size: int, what: str, name: str) -> None:
+    """Refuse a tile or chunk of `size` bytes.
+
+    Raises:
+        TooLarge: over `MAX_PIECE_BYTES`.
+    """
+    if size > MAX_PIECE_BYTES:
+        limit = MAX_PIECE_BYTES >> 20
+        raise TooLarge(
+            f"{name}: its {what} claim {size / 2**20:.0f} MiB each, over the limit of {limit}; write it anew"
+        )
+
+
+def check_tiff_page(page: Any, name: str) -> None:
+    """Refuse a page that tifffile has found, for the size of its tiles.
+
+    Raises:
+        TooLarge: over `MAX_PIECE_BYTES`.
+    """
+    if page.is_tiled and page.dtype is not None:
+        check_piece(math.prod(map(int, page.chunks)) * page.dtype.itemsize, "tiles", name)
+
+
+def check_hdf5(data: Any, name: str) -> None:
+    """Refuse an HDF5 data set whose values lie in another file, or claim what the file cannot hold.
+
+    Raises:
+        UserError: an external or virtual data set.
+        TooLarge: its chunks, or more values than its stored bytes can make.
+    """
+    if data.external or data.is_virtual:
+        raise UserError(f"{name}: its values lie outside the file, which is never opened; copy them into it")
+    if data.chunks:
+        check_piece(math.prod(data.chunks) * data.dtype.itemsize, "chunks", name)
+    claimed, stored = data.size * data.dtype.itemsize, data.id.get_storage_size()
+    if claimed > MAX_PIECE_BYTES and claimed > stored * _MAX_RATIO:
+        raise TooLarge(
+            f"{name}: claims {claimed / 2**20:.0f} MiB of values in {stored} bytes; it is damaged or hostile"
+        )
+
+
+def _check_tile(tags: Any, name: str) -> None:
+    width, length = tags.get(_TILE_WIDTH), tags.get(_TILE_LENGTH)
+    if isinstance(width, int) and isinstance(length, int):
+        bits = tags.get(_BITS, (8,))
+        deepest = max(bits) if isinstance(bits, tuple) else int(bits)
+        check_piece(width * length * int(tags.get(_SAMPLES, 1)) * max(1, deepest // 8), "tiles", name)
+
+
+def _check_scans(image: Any, name: str) -> None:
+    if not image.info.get("progressive"):
+        return
+    place = image.fp.tell()
+    image.fp.seek(0)
+    scans = image.fp.read().count(b"\xff\xda")
+    image.fp.seek(place)
+    if scans * image.width * image.height > MAX_SCAN_PIXELS and scans > 20:
+        raise TooLarge(f"{name}: a JPEG of {scans} scans; save it again as a baseline JPEG")
