@@ -4,8 +4,6 @@ import re
 
 from markupsafe import Markup, escape
 
-from .inputs.results import Interval
-
 
 def count(value: float | None) -> str:
     """A whole number with thin thousands separators: 1234567 -> '1,234,567'; None -> 'not stated'."""
@@ -44,15 +42,6 @@ def duration(seconds: float | None) -> str:
     if total < 3600:
         return f"{total // 60} min {total % 60:02d} s"
     return f"{total // 3600:,} h {total % 3600 // 60:02d} min"
-
-
-def interval(entry: Interval | None, digits: int = 3) -> str:
-    """'0.912 [0.881, 0.940]', the value alone without bounds, or an en dash for a metric that was not measured."""
-    if entry is None:
-        return "–"
-    if entry.low is None or entry.high is None:
-        return f"{entry.value:.{digits}f}"
-    return f"{entry.value:.{digits}f} [{entry.low:.{digits}f}, {entry.high:.{digits}f}]"
 
 
 def p_value(p: float | None) -> str:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import formats
-from .inputs.results import metric_label
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -23,7 +22,5 @@ def template_environment(autoescape: bool = False, **filters: Any) -> "Environme
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters.update(
-        count=formats.count, number=formats.number, duration=formats.duration, label=metric_label, **filters
-    )
+    environment.filters.update(count=formats.count, number=formats.number, duration=formats.duration, **filters)
     return environment

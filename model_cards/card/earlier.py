@@ -2,11 +2,14 @@
 
 import re
 from pathlib import Path
+from typing import Any
+
+from biovfm_hf.card_stub import STUB_FIELD
 
 from ..inputs.files import read_readme
 
+DERIVED_FIELD = "license_derived"  # the licence as a card derived it, so that one that somebody stated is known
 END = "<!-- written by biovfm card up to here; text below this line is kept -->"
-STUB = "Not evaluated yet; `biovfm card` writes"  # of the few lines that a training run leaves
 
 
 def written_text(readme: Path) -> str:
@@ -20,19 +23,29 @@ def kept_text(readme: Path) -> str:
     text = read_readme(readme)
     if END in text:
         return text.partition(END)[2].strip("\n")
-    if STUB in text:
+    if _fields(text).get(STUB_FIELD) is True:
         return ""
     return re.sub(r"\A---\n.*?^---\n", "", text, flags=re.DOTALL | re.MULTILINE).strip("\n")
 
 
 def earlier_license(readme: Path) -> str | None:
-    """The licence id that a README.md states in its YAML block, None where it states none."""
+    """The licence id that somebody stated in a README.md's YAML block, None where nobody did."""
+    fields = _fields(read_readme(readme))
+    licence = fields.get("license")
+    return licence if isinstance(licence, str) and licence != fields.get(DERIVED_FIELD) else None
+
+
+def card_license(readme: Path) -> str | None:
+    """The licence id in a README.md's YAML block, None where it has none."""
+    licence = _fields(read_readme(readme)).get("license")
+    return licence if isinstance(licence, str) else None
+
+
+def _fields(text: str) -> dict[str, Any]:
+    """The YAML block of a README.md, empty where it has none that the Hub would read."""
     from huggingface_hub import ModelCard
 
-    if not readme.is_file():
-        return None
     try:
-        stated = ModelCard(read_readme(readme)).data.get("license")
+        return dict(ModelCard(text).data.to_dict()) if text else {}
     except (ValueError, TypeError, KeyError):
-        return None
-    return stated if isinstance(stated, str) else None
+        return {}

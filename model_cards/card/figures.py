@@ -2,36 +2,72 @@
 
 import re
 import shutil
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from biovfm_hf.documents import read_text
 from biovfm_hf.files import atomic_path
 
-from ..inputs.kinds import figure_files
+from ..inputs.figures import PrivateFigures, figure_files, safe_word
 
 MAX_PICTURES = 6
 
 
-def carry_figures(results: Path | None, model_dir: Path, others: set[str], earlier: str) -> list[dict[str, str]]:
-    """Copy up to six described figures, two of a kind, from the results folder into the model folder's figures/.
+@dataclass(frozen=True)
+class Figures:
+    """The figures a card shows: path in the model folder -> file.
 
-    Figures that show one of the `others` (models) stay behind; those that the `earlier` card shows and this one does
-    not are removed.
+    `private_tasks` names those of which it shows test images, `left_out` the files that show them and stay out.
     """
-    foreign = {re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-") for name in others}
+
+    chosen: dict[str, Path]
+    private_tasks: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def pictures(self) -> list[dict[str, str]]:
+        """Path and alternative text of each; the first one heads the card."""
+        shown = sorted(self.chosen, key=lambda path: not path.startswith("figures/pca"))
+        return [{"path": path, "alt": read_text(self.chosen[path].with_suffix(".txt"), 2**16)} for path in shown]
+
+
+def choose_figures(results: Path | None, others: set[str], private_images: bool) -> Figures:
+    """Up to six described figures of a results folder, two of a kind.
+
+    Args:
+        results: the folder, if there is one.
+        others: models of which figures stay behind.
+        private_images: show test images of private tasks too.
+    """
+    if results is None or not results.is_dir():
+        return Figures({})
+    foreign = {safe_word(name) for name in others}
+    private = PrivateFigures.of(results)
     chosen: dict[str, Path] = {}
-    kinds: dict[str, int] = {}
-    for figure in figure_files(results) if results is not None and results.is_dir() else []:
+    tasks: set[str] = set()
+    left_out: list[str] = []
+    kinds: Counter[str] = Counter()
+    for figure in figure_files(results):
         kind, _, rest = figure.stem.partition("_")
         fit = figure.with_suffix(".txt").is_file() and re.fullmatch(r"[\w.-]+", figure.name)
-        if fit and rest.split("_")[0] not in foreign and kinds.get(kind, 0) < 2 and len(chosen) < MAX_PICTURES:
-            kinds[kind] = kinds.get(kind, 0) + 1
-            chosen[f"figures/{figure.name}"] = figure
+        if not fit or rest.split("_")[0] in foreign or kinds[kind] == 2 or len(chosen) == MAX_PICTURES:
+            continue
+        shows = private.tasks_shown(figure)
+        if shows and not private_images:
+            left_out.append(figure.name)
+            continue
+        kinds[kind] += 1
+        tasks |= set(shows)
+        chosen[f"figures/{figure.name}"] = figure
+    return Figures(chosen, tuple(sorted(tasks)), tuple(left_out))
+
+
+def carry_figures(figures: Figures, model_dir: Path, earlier: str) -> None:
+    """Copy the figures into the model folder; remove those that the `earlier` card shows and this one does not."""
     for old in re.findall(r"\]\((figures/[\w.-]+\.png)\)", earlier):
-        if old not in chosen:
+        if old not in figures.chosen:
             (model_dir / old).unlink(missing_ok=True)
-    for path, figure in chosen.items():
+    for path, figure in figures.chosen.items():
         with atomic_path(model_dir / path) as temporary:
             shutil.copyfile(figure, temporary)
-    shown = sorted(chosen, key=lambda path: not path.startswith("figures/pca"))  # the first one heads the card
-    return [{"path": path, "alt": read_text(chosen[path].with_suffix(".txt"), 2**16)} for path in shown]

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from .. import formats
-from ..inputs.results import Record, metric_label, primary_metric, way_words
+from ..inputs.results import Record, interval_text, metric_label, primary_metric, way_words
 
 HUB_METRICS = {"auc": "roc_auc", "mcc": "matthews_correlation", "f1_macro": "f1", "recall_macro": "recall"}
 
@@ -60,6 +59,6 @@ def leaderboard_yaml(records: list[Record], benchmark: str) -> str:
     entries = []
     for task, record in sorted(chosen.items()):
         metric = primary_metric([record])
-        notes = f"{metric_label(metric)} {formats.interval(record.metrics[metric], 4)}, {_method_words(record)}"
+        notes = f"{metric_label(metric)} {interval_text(record.metrics[metric], 4)}, {_method_words(record)}"
         entries.append(EvalResultEntry(benchmark, task, round(record.metrics[metric].value, 6), notes=notes))
     return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)

@@ -7,9 +7,9 @@ from biovfm_hf.documents import parse_yaml, read_text
 from biovfm_hf.errors import UserError
 
 from ..inputs.results import Record, load_results
-from .command import render_results
 from .earlier import END
 from .model_index import eval_results, leaderboard_yaml
+from .render import render_results
 
 
 def check_numbers(text: str, model_dir: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 from biovfm_hf.errors import UserError
 from biovfm_hf.hub import steady
 
-from ..card.command import check_card
 from ..card.earlier import END
 from ..card.numbers import changed_tables, check_numbers
+from ..card.render import check_card
 from ..inputs.files import read_readme
 from .dataset_card import check_dataset_card
 

@@ -5,8 +5,6 @@ from pathlib import Path
 
 from biovfm_hf.errors import UserError
 
-FIGURE_ORDER = ("rank", "pca", "roc", "masks", "fewshot", "tsne", "confusion", "attention")  # as file names begin
-
 
 @dataclass
 class Inputs:
@@ -77,13 +75,3 @@ def _add_below(inputs: Inputs, folder: Path, levels: int) -> bool:
     children = sorted(child for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
     found = [inputs.add(child) or (levels > 1 and _add_below(inputs, child, levels - 1)) for child in children]
     return any(found)
-
-
-def figure_files(folder: Path) -> list[Path]:
-    """The PNG pictures in a folder's `figures/`, or in the folder itself, by kind (FIGURE_ORDER) and name."""
-    place = folder / "figures" if (folder / "figures").is_dir() else folder
-    return sorted(place.glob("*.png"), key=lambda file: (_figure_rank(file.name), file.name))
-
-
-def _figure_rank(name: str) -> int:
-    return next((rank for rank, word in enumerate(FIGURE_ORDER) if name.startswith(word)), len(FIGURE_ORDER))

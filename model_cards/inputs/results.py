@@ -85,6 +85,15 @@ class Comparison:
     reason: str = ""
 
 
+def interval_text(entry: Interval | None, digits: int = 3) -> str:
+    """'0.912 [0.881, 0.940]', the value alone without bounds, or an en dash for a metric that was not measured."""
+    if entry is None:
+        return "–"
+    if entry.low is None or entry.high is None:
+        return f"{entry.value:.{digits}f}"
+    return f"{entry.value:.{digits}f} [{entry.low:.{digits}f}, {entry.high:.{digits}f}]"
+
+
 def metric_label(name: str) -> str:
     """How a metric's name is written for readers."""
     return METRIC_LABELS.get(name, name.replace("_", " "))

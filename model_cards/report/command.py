@@ -14,7 +14,7 @@ from .. import formats
 from ..inputs.dataset import summarise_dataset
 from ..inputs.kinds import Inputs, find_inputs
 from ..inputs.model import summarise_model
-from ..inputs.results import load_comparisons, load_results
+from ..inputs.results import load_comparisons, load_results, metric_label
 from ..inputs.run import RunSummary, summarise_run
 from ..templating import TEMPLATES, template_environment
 from . import sections
@@ -94,7 +94,11 @@ def _at_a_glance(context: dict[str, Any], runs: list[RunSummary]) -> list[tuple[
 def render_report(context: dict[str, Any], title: str, made: str) -> str:
     """The HTML page. What came from a file is escaped, and the page's own CSP lets it load nothing."""
     environment = template_environment(
-        autoescape=True, short=formats.short_count, pvalue=formats.p_value, breakable=formats.breakable
+        autoescape=True,
+        short=formats.short_count,
+        pvalue=formats.p_value,
+        breakable=formats.breakable,
+        label=metric_label,
     )
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(**context, title=title, made=made, style=style)

@@ -12,8 +12,8 @@ from biovfm_hf.documents import read_json, read_text
 
 from ..inputs.compute import Power, compute_lines
 from ..inputs.dataset import DatasetSummary, sample_images
+from ..inputs.figures import figure_files
 from ..inputs.files import finite, read_csv
-from ..inputs.kinds import figure_files
 from ..inputs.leakage import MAX_OVERLAPS, leakage_lines
 from ..inputs.model import ModelSummary
 from ..inputs.results import Comparison, Interval, Record, metric_order, primary_metric, way_words

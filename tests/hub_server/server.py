@@ -27,7 +27,7 @@ LFS_BYTES = 10_000
 PART_BYTES = 5 * 2**20  # larger LFS objects are sent in parts of this size, as the Hub asks for above 5 GB
 LFS_NAMES = re.compile(r"\.(safetensors|parquet|bin|npz|pt)$")
 MAX_CARD = 2**20
-LICENSES = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-nc-4.0", "cc0-1.0", "other"}
+LICENSES = {"unknown", "apache-2.0", "mit", "cc-by-4.0", "cc-by-nc-4.0", "cc0-1.0", "other"}
 
 
 @dataclass(frozen=True)

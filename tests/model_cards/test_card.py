@@ -36,7 +36,7 @@ def full_card(model_dir, make, run_dir, dataset_dir, tmp_path):
 def test_metadata_hold_every_result_as_measured(full_card):
     data = ModelCard(full_card).data
     assert (data.license, data.library_name, data.pipeline_tag) == (
-        "apache-2.0",
+        "unknown",
         "transformers",
         "image-feature-extraction",
     )
@@ -104,7 +104,7 @@ def test_changed_tables_are_noticed_and_own_words_are_not(full_card, model_dir):
 
 def test_every_table_is_found_again_under_another_name(model_dir, make, tmp_path):
     from biovfm_hf.published import table1
-    from model_cards.hub.command import name_repository
+    from model_cards.hub.card import name_repository
 
     rows = make.rows(str(model_dir), table1()["tasks"], protocol="biovfm")
     rows.append({**rows[0], "task": "a|b _c_", "method": "segment", "metrics": {"dice": 0.7}, "n_train": None})

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from biovfm_hf.card_stub import STUB_FIELD
 from biovfm_hf.errors import UserError
 from model_cards.card import command as card
 from model_cards.card import earlier as earlier_card
@@ -37,9 +38,10 @@ def test_a_readme_that_is_no_card_is_kept_below_the_card(model_dir: Path) -> Non
 
 
 def test_the_stub_of_a_training_run_is_replaced(model_dir: Path) -> None:
-    (model_dir / "README.md").write_text(f"# vit-tiny\n\n{earlier_card.STUB} a full card from results.\n")
+    (model_dir / "README.md").write_text(f"---\n{STUB_FIELD}: true\n---\n# vit-tiny\n\nA few facts.\n")
     assert card.main([str(model_dir)]) == 0
-    assert earlier_card.STUB not in (model_dir / "README.md").read_text()
+    text = (model_dir / "README.md").read_text()
+    assert STUB_FIELD not in text and "A few facts." not in text
 
 
 def test_scores_that_go_are_said(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

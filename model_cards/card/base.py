@@ -1,0 +1,64 @@
+"""The model that training went on from: its name, whether the Hub has it, and its licence."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biovfm_hf.documents import read_yaml
+from biovfm_hf.network import heed_missing_network, is_path
+
+from ..inputs.model import name_of
+from ..inputs.run import RunSummary
+from .earlier import card_license
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A model whose weights were the start. `name` is a repository's where `on_hub`, else the last part of a path."""
+
+    name: str
+    on_hub: bool
+    licence: str | None = None
+
+
+def find_base(model_dir: Path, run: RunSummary | None, stated: str | None) -> BaseModel | None:
+    """The model that the run, or the settings beside the weights, say training went on from; None: from the start.
+
+    Args:
+        model_dir: the model folder.
+        run: its training run, if there is one.
+        stated: the base's name on the Hub, as the user gives it.
+    """
+    settings = model_dir / "training_config.yaml"
+    config = run.config if run is not None else read_yaml(settings) if settings.is_file() else {}
+    start = _start(config)
+    folder = Path(start).expanduser() if start else None
+    if folder is not None and folder.is_dir():
+        model = folder / "model" if (folder / "model").is_dir() else folder
+        licence = card_license(model / "README.md")
+        return BaseModel(stated or name_of(model), stated is not None, licence)
+    name = stated or start
+    if name is None:
+        return None
+    if stated is None and (is_path(name) or "/" not in name):
+        return BaseModel(Path(name).name, False)
+    return BaseModel(name, True, _hub_licence(name))
+
+
+def _start(config: dict[str, Any]) -> str | None:
+    model = config.get("model")
+    start = model.get("init_from") if isinstance(model, dict) else None
+    return start if isinstance(start, str) and start else None
+
+
+def _hub_licence(name: str) -> str | None:
+    """The licence that the repository's card states; None where it states none or cannot be had."""
+    from huggingface_hub import ModelCard
+    from huggingface_hub.errors import HfHubHTTPError
+
+    heed_missing_network()
+    try:
+        licence = ModelCard.load(name).data.get("license")
+    except (HfHubHTTPError, OSError, ValueError, TypeError, KeyError):
+        return None
+    return licence if isinstance(licence, str) else None

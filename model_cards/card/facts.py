@@ -1,0 +1,123 @@
+"""What a model card is written from, gathered from the folders that its options name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from biovfm_hf.documents import read_yaml
+from biovfm_hf.errors import UserError
+from biovfm_hf.provenance import Provenance, read_provenance
+
+from ..inputs.compute import Power
+from ..inputs.dataset import DatasetSummary, summarise_dataset
+from ..inputs.model import ModelSummary, summarise_model
+from ..inputs.results import Record, load_results
+from ..inputs.run import RunSummary, summarise_run
+from .base import BaseModel, find_base
+from .earlier import earlier_license
+from .figures import Figures, choose_figures
+from .licence import Licence, derived_licence
+from .options import CardOptions
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """Everything a card is written from; None or empty is said in the card to be not recorded."""
+
+    model: ModelSummary
+    model_id: str
+    name: str
+    records: list[Record]
+    run: RunSummary | None
+    dataset: DatasetSummary | None
+    dataset_ids: tuple[str, ...]
+    base: BaseModel | None
+    licence: Licence
+    power: Power
+    figures: Figures
+    provenance: Provenance
+
+
+def gather(options: CardOptions) -> CardFacts:
+    """Read every folder that the options name.
+
+    Raises:
+        UserError: a folder is not of the kind that its option asks for, or the results are of another model.
+    """
+    folder = options.model_dir
+    readme = folder / "README.md"
+    model = summarise_model(folder)
+    records = load_results(options.results) if options.results else []
+    mine = records_of_model(records, folder, options.known_as) if records else []
+    others = {record.model for record in records} - {record.model for record in mine}
+    run = _run(options.run, folder)
+    dataset = summarise_dataset(options.dataset) if options.dataset else None
+    base = find_base(folder, run, options.base_model)
+    stated = options.license or earlier_license(readme)
+    figures = choose_figures(options.results, others, options.private_images)
+    sources = read_provenance(folder).private_sources + (dataset.provenance.private_sources if dataset else ())
+    return CardFacts(
+        model=model,
+        model_id=options.repo_id or folder.resolve().name,
+        name=options.repo_id or model.name,
+        records=mine,
+        run=run,
+        dataset=dataset,
+        dataset_ids=options.dataset_id,
+        base=base,
+        licence=Licence(stated) if stated else derived_licence(base, dataset),
+        power=Power(options.watts, options.grid),
+        figures=figures,
+        provenance=Provenance(private_sources=sources) | Provenance(private_tasks=figures.private_tasks),
+    )
+
+
+def records_of_model(records: list[Record], model: Path, known_as: str | None) -> list[Record]:
+    """The records that belong to the model folder, by `known_as` or else by the folder's path or name.
+
+    Raises:
+        UserError: none do, or they are not all of the same weights. A card never takes over the numbers of another
+            model.
+    """
+    if known_as is not None:
+        mine = [record for record in records if record.model == known_as]
+    else:
+        mine = [record for record in records if _same_model(record.model, model)]
+    revisions = {record.revision for record in mine}
+    if len(revisions) > 1:
+        raise UserError(
+            f"{known_as or model}: the results are of several weights under this name "
+            f"({', '.join(sorted(revisions))}); probe it again into a folder of its own"
+        )
+    if mine:
+        return mine
+    names = ", ".join(sorted({record.model for record in records})[:8])
+    raise UserError(
+        f"{known_as or model}: the results hold no record of this model, only of: {names}; "
+        "probe this model, or name its record with --known-as"
+    )
+
+
+def _same_model(name: str, model: Path) -> bool:
+    if Path(name).resolve() == model.resolve():
+        return True
+    ending = model.resolve().parts
+    parts = Path(name).parts
+    return bool(parts) and not Path(name).is_absolute() and parts == ending[-len(parts) :]
+
+
+def _run(folder: Path | None, model_dir: Path) -> RunSummary | None:
+    if folder is None:
+        return None
+    if not (folder / "metrics.jsonl").is_file():
+        raise UserError(
+            f"{folder}: no metrics.jsonl, so no training run; give the --out folder of a pretraining script"
+        )
+    run = summarise_run(folder)
+    settings = model_dir / "training_config.yaml"  # what a run leaves beside the weights
+    method = read_yaml(settings).get("method") if settings.is_file() else None
+    if method is not None and method != run.config.get("method"):
+        raise UserError(
+            f"{folder}: a run with method {run.config.get('method')}, but {model_dir} was made with {method}; "
+            "give its own run"
+        )
+    return run

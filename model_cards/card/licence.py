@@ -1,0 +1,50 @@
+"""The licence that a card states, and the sentence that says where it is from."""
+
+from dataclasses import dataclass
+
+from biovfm_hf.markdown import plain
+
+from ..inputs.dataset import DatasetSummary
+from ..inputs.licences import OTHER, UNKNOWN, joint_licence
+from .base import BaseModel
+
+ID_OF_OTHER = "see-training-data"
+
+
+@dataclass(frozen=True)
+class Licence:
+    """A licence id of the Hub; `missing` names what has no known licence, where it is "unknown" for that reason."""
+
+    id: str
+    is_stated: bool = True
+    missing: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """What a reader must know of it."""
+        if self.is_stated:
+            return f"`{self.id}`, as stated by who wrote this card."
+        if self.id == UNKNOWN:
+            reason = (
+                f"the licence of {plain(', '.join(self.missing), 600)} is not known"
+                if self.missing
+                else ("the card was written without a dataset folder, and names no base model whose licence is known")
+            )
+            return f"Not known: {reason}. It has to be found out before the model is used or passed on."
+        if self.id == OTHER:
+            return (
+                "What it was made from has several licences, named above, or unusual ones; all of them have to be met."
+            )
+        return f"`{self.id}`, the one licence of all that it was made from."
+
+
+def derived_licence(base: BaseModel | None, dataset: DatasetSummary | None) -> Licence:
+    """What the licences of the base model and of the data's sources leave."""
+    licences: dict[str, str | None] = {}
+    if base is not None:
+        licences[f"the base model {base.name}"] = base.licence
+    if dataset is None:
+        return Licence(UNKNOWN, False, tuple(name for name, licence in licences.items() if licence is None))
+    licences |= {f"the source {source}": dataset.licences.get(source) for source in sorted(dataset.sources)}
+    missing = tuple(name for name, licence in licences.items() if licence in (None, UNKNOWN))
+    return Licence(joint_licence(licences.values()), False, missing)

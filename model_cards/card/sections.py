@@ -1,0 +1,151 @@
+"""The parts of a card's text: one entry each, with a template of its name in `templates/card/`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from biovfm_hf.markdown import plain
+from biovfm_hf.sizes import size_words
+
+from .. import formats
+from ..inputs.compute import compute_lines
+from ..inputs.leakage import MAX_OVERLAPS, leakage_lines
+from ..inputs.paths import without_paths
+from ..inputs.results import Record, metric_order, published_comparison, way_words
+from ..inputs.run import RunSummary, group_of
+from .facts import CardFacts
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the card: the name of its template, its heading, and what the template is given."""
+
+    name: str
+    title: str
+    variables: Callable[[CardFacts], dict[str, Any]]
+
+
+def head(facts: CardFacts) -> dict[str, Any]:
+    """What stands above the first heading: name, a sentence on the model, and its first picture."""
+    return {"name": facts.name, "description": _description(facts), "pictures": facts.figures.pictures[:1]}
+
+
+def _description(facts: CardFacts) -> str:
+    model, run = facts.model, facts.run
+    article = f"{size_words(model.config)}, a vision transformer for biomedical images"
+    text = f"{plain(article)} with {formats.short_count(model.parameters)} parameters"
+    if run is None:
+        return f"{text}, of the {plain(model.family)} family."
+    seen = f" on {formats.count(run.images)} images seen" if run.images else ""
+    recipe = f"pretrained with the {plain(model.family)} recipe for {formats.count(run.steps)} steps{seen}"
+    return f"{text}, {recipe}, without labels."
+
+
+def _usage(facts: CardFacts) -> dict[str, Any]:
+    return {"model_id": facts.model_id, "first_patch": 1 + int(facts.model.config.get("num_register_tokens") or 0)}
+
+
+def _limits(facts: CardFacts) -> dict[str, Any]:
+    return {"image_size": plain(facts.model.config.get("image_size", "not stated"))}
+
+
+def _data(facts: CardFacts) -> dict[str, Any]:
+    dataset = facts.dataset
+    if dataset is None:
+        return {"dataset": None, "dataset_ids": facts.dataset_ids}
+    return {
+        "dataset": dataset,
+        "dataset_ids": facts.dataset_ids,
+        "sources": _by_count(dataset.sources),
+        "cells": _by_count(dataset.cells),
+        "outcomes": _by_count(dataset.outcomes or {})[:30],
+        "leakage": leakage_lines(dataset.leakage),
+        "overlaps": dataset.leakage.overlaps[:MAX_OVERLAPS] if dataset.leakage else [],
+    }
+
+
+def _training(facts: CardFacts) -> dict[str, Any]:
+    run = facts.run
+    final = run.final if run is not None else {}
+    return {
+        "start": _start(facts),
+        "run": run,
+        "final_losses": [(name, value) for name, value in final.items() if group_of(name) == "loss"],
+        "final_watch": [(name, value) for name, value in final.items() if group_of(name) == "watch"],
+        "config_yaml": _settings(run),
+    }
+
+
+def _start(facts: CardFacts) -> str:
+    """A sentence on the weights that training began with, "" where nothing tells."""
+    if facts.base is not None:
+        base = plain(facts.base.name)
+        where = f"[{base}](https://huggingface.co/{facts.base.name})" if facts.base.on_hub else f"the model {base}"
+        return f"Training went on from the weights of {where}; what that model learned from is in this one too."
+    return "Training began with random weights." if facts.run is not None and facts.run.config else ""
+
+
+def _settings(run: RunSummary | None) -> str:
+    if run is None or not run.config:
+        return ""
+    text = yaml.safe_dump(without_paths(run.config), sort_keys=False, allow_unicode=True).strip()
+    return text.replace("```", "'''")
+
+
+def results(records: list[Record], name: str, pictures: list[dict[str, str]]) -> dict[str, Any]:
+    """One model's scores as tables, and its mean beside published ones where the two can be compared."""
+    mean, table, why_not = published_comparison(records)
+    measured = [entry for record in records for entry in record.metrics.values()]
+    return {
+        "name": name,
+        "pictures": pictures,
+        "tables": _result_tables(records),
+        "few_shot": any(record.is_few_shot for record in records),
+        "all_intervals": all(entry.low is not None for entry in measured),
+        "mean": mean,
+        "table": table,
+        "why_not": why_not,
+    }
+
+
+def _result_tables(records: list[Record]) -> list[dict[str, Any]]:
+    """Classification and segmentation apart, since they have no metric in common."""
+    tables = []
+    for title, segmented in (("Classification", False), ("Segmentation", True)):
+        chosen = [record for record in records if record.method.startswith("segment") == segmented]
+        if chosen:
+            rows = list(zip(chosen, _telling_ways(chosen), strict=True))
+            tables.append({"title": title, "rows": rows, "metrics": metric_order(chosen)[:6]})
+    return tables
+
+
+def _telling_ways(records: list[Record]) -> list[str]:
+    """Settings and seed of each record, in words, where those of the same method and protocol, or seeds, differ."""
+    ways = {(record.method, record.protocol, record.settings) for record in records}
+    several = len(ways) > len({(method, protocol) for method, protocol, _ in ways})
+    seeds = len({record.seed for record in records}) > 1
+    return [way_words("", record.settings if several else "", str(record.seed) if seeds else "") for record in records]
+
+
+def _files(facts: CardFacts) -> dict[str, Any]:
+    return {"model": facts.model, "size": size_words(facts.model.config), **_limits(facts)}
+
+
+def _by_count(counts: dict[Any, int]) -> list[tuple[Any, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
+
+
+SECTIONS = [
+    Section("usage", "Usage", _usage),
+    Section("limits", "Intended use and limits", _limits),
+    Section("data", "Training data", _data),
+    Section("training", "Training", _training),
+    Section("compute", "Compute and energy",
+            lambda facts: {"compute": compute_lines(facts.model, facts.run, facts.power)}),
+    Section("results", "Results", lambda facts: results(facts.records, facts.name, facts.figures.pictures[1:])),
+    Section("files", "Architecture and files", _files),
+    Section("licence", "Licence", lambda facts: {"sentence": facts.licence.sentence}),
+    Section("citation", "Citation", lambda _: {}),
+]  # fmt: skip

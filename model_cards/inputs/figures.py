@@ -1,0 +1,50 @@
+"""The figures of a results folder, and which of them show test images of private tasks."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from biovfm_hf.provenance import read_provenance
+
+FIGURE_ORDER = ("rank", "pca", "roc", "masks", "fewshot", "tsne", "confusion", "attention")  # as file names begin
+SHOW_IMAGES = ("pca", "masks", "attention")  # kinds that show test images themselves
+
+
+def figure_files(folder: Path) -> list[Path]:
+    """The PNG pictures in a folder's `figures/`, or in the folder itself, by kind (FIGURE_ORDER) and name."""
+    place = folder / "figures" if (folder / "figures").is_dir() else folder
+    return sorted(place.glob("*.png"), key=lambda file: (_figure_rank(file.name), file.name))
+
+
+def _figure_rank(name: str) -> int:
+    return next((rank for rank, word in enumerate(FIGURE_ORDER) if name.startswith(word)), len(FIGURE_ORDER))
+
+
+def safe_word(name: str) -> str:
+    """A model's or task's name as it stands in a figure's file name."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-")
+
+
+@dataclass(frozen=True)
+class PrivateFigures:
+    """The private tasks of a results folder. A figure's file name is `KIND_MODEL_TASK...`, its words made safe."""
+
+    tasks: tuple[str, ...]
+
+    @classmethod
+    def of(cls, results: Path) -> "PrivateFigures":
+        """Those that the folder's mark names.
+
+        Raises:
+            UserError: the mark is damaged.
+        """
+        return cls(read_provenance(results).private_tasks)
+
+    def tasks_shown(self, figure: Path) -> tuple[str, ...]:
+        """The private tasks whose test images a figure shows; all of them where its name was cut, so does not tell."""
+        kind, *words = figure.stem.split("_")
+        if kind not in SHOW_IMAGES or not self.tasks:
+            return ()
+        if len(words) < 2:
+            return self.tasks
+        return tuple(task for task in self.tasks if safe_word(task) in words[1:])

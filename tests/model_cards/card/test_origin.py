@@ -1,0 +1,158 @@
+"""What a model was made from: its base model, the licences of base and data, private tasks, and no machine's paths."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from biovfm_hf.provenance import Provenance, read_provenance, write_provenance
+from model_cards.card.command import card
+from model_cards.card.options import CardOptions
+from model_cards.inputs.paths import without_paths
+
+
+@pytest.fixture
+def model_dir(saved_model, tmp_path):
+    return shutil.copytree(saved_model, tmp_path / "tiny-encoder")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+def written(model_dir, **words):
+    return card(CardOptions(model_dir, **words)).path.read_text()
+
+
+def continued_from(model_dir, start):
+    (model_dir / "training_config.yaml").write_text(yaml.safe_dump({"model": {"init_from": start}}))
+
+
+def licences(data, **texts):
+    build = json.loads((data / "build.json").read_text())
+    (data / "build.json").write_text(json.dumps({**build, "licences": texts}))
+    return data
+
+
+def test_a_base_on_the_hub_is_named_in_yaml_and_in_a_sentence(model_dir):
+    continued_from(model_dir, "facebook/dinov2-small")
+    text = written(model_dir)
+    data = ModelCard(text).data
+    assert data.base_model == "facebook/dinov2-small" and data.license == "unknown"
+    assert "went on from the weights of [facebook/dinov2-small](https://huggingface.co/facebook/dinov2-small)" in text
+    assert "the licence of the base model facebook/dinov2-small is not known" in text
+
+
+@pytest.mark.parametrize("start", ["runs/of/mine", "/data/secret/run", "./run", "run"])
+def test_a_base_in_a_folder_is_told_without_its_path(model_dir, start):
+    continued_from(model_dir, start)
+    text = written(model_dir)
+    assert ModelCard(text).data.base_model is None
+    assert (
+        f"the weights of the model {start.split('/')[-1]};" in text and "secret" not in text and "runs/of" not in text
+    )
+
+
+def test_a_base_in_a_folder_gives_its_licence(model_dir, saved_model, dataset_dir, tmp_path):
+    base = shutil.copytree(saved_model, tmp_path / "base")
+    (base / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    continued_from(model_dir, str(base))
+    data = licences(
+        shutil.copytree(dataset_dir, tmp_path / "data"), **dict.fromkeys(("chest-a", "oct-b", "us-c"), "CC BY-NC 4.0")
+    )
+    text = written(model_dir, dataset=data, base_model="you/base")
+    assert (ModelCard(text).data.license, ModelCard(text).data.base_model) == ("cc-by-nc-4.0", "you/base")
+
+
+def test_a_model_of_random_weights_says_so(model_dir, run_dir):
+    assert "Training began with random weights." in written(model_dir, run=run_dir)
+
+
+def test_an_unknown_licence_is_said_and_never_assumed(model_dir, dataset_dir):
+    text = written(model_dir, dataset=dataset_dir)
+    assert ModelCard(text).data.license == "unknown" and "the licence of the source us-c is not known" in text
+    assert ModelCard(written(model_dir)).data.license == "unknown"
+
+
+def test_several_licences_are_other(model_dir, dataset_dir, tmp_path):
+    data = licences(
+        shutil.copytree(dataset_dir, tmp_path / "data"), **{"chest-a": "MIT", "oct-b": "CC0", "us-c": "CC0"}
+    )
+    fields = ModelCard(written(model_dir, dataset=data)).data
+    assert (fields.license, fields.license_name) == ("other", "see-training-data")
+
+
+def test_a_stated_licence_stays_and_a_derived_one_is_derived_anew(model_dir, dataset_dir, tmp_path):
+    assert ModelCard(written(model_dir)).data.license == "unknown"
+    data = licences(
+        shutil.copytree(dataset_dir, tmp_path / "data"), **dict.fromkeys(("chest-a", "oct-b", "us-c"), "CC0")
+    )
+    text = written(model_dir, dataset=data)
+    assert ModelCard(text).data.license == "cc0-1.0" and "the one licence of all" in text
+    (model_dir / "README.md").write_text(text.replace("license: cc0-1.0", "license: mit"))
+    text = written(model_dir)
+    assert ModelCard(text).data.license == "mit" and "`mit`, as stated" in text
+    assert ModelCard(written(model_dir)).data.license == "mit"
+
+
+@pytest.fixture
+def private_results(model_dir, make, tmp_path):
+    """Figures of an own task and of a public one."""
+    rows = make.rows("tiny-encoder", ["my_wards", "busi"])
+    results = make.results(tmp_path / "results", rows, figure="pca_tiny-encoder_my-wards")
+    for name in ("attention_tiny-encoder_my-wards", "pca_tiny-encoder_busi", "roc_my-wards_linear"):
+        (results / "figures" / f"{name}.png").write_bytes(make.image(3, 40))
+        (results / "figures" / f"{name}.txt").write_text(name)
+    write_provenance(results, Provenance(private_tasks=("my_wards",)))
+    return results
+
+
+def test_test_images_of_private_tasks_are_shown_only_on_request(model_dir, private_results):
+    done = card(CardOptions(model_dir, results=private_results))
+    figures = sorted(file.name for file in (model_dir / "figures").iterdir())
+    assert figures == ["pca_tiny-encoder_busi.png", "roc_my-wards_linear.png"]
+    assert any("2 pictures" in note and "--private-images" in note for note in done.notes)
+    assert not read_provenance(model_dir)
+    done = card(CardOptions(model_dir, results=private_results, private_images=True))
+    assert done.pictures == 4 and read_provenance(model_dir).private_tasks == ("my_wards",)
+    card(CardOptions(model_dir, results=private_results))
+    assert sorted(file.name for file in (model_dir / "figures").iterdir()) == figures and not read_provenance(
+        model_dir
+    )
+
+
+def test_private_sources_of_data_and_training_stay_known(model_dir, dataset_dir, tmp_path):
+    data = shutil.copytree(dataset_dir, tmp_path / "data")
+    write_provenance(data, Provenance(("clinic-a",)))
+    write_provenance(model_dir, Provenance(("clinic-b",)))
+    card(CardOptions(model_dir, dataset=data))
+    assert read_provenance(model_dir).private_sources == ("clinic-a", "clinic-b")
+
+
+@pytest.mark.parametrize(
+    ("value", "public"),
+    [
+        ("/home/a/data", "data"),
+        ("~/data/x/", "x"),
+        ("../data", "data"),
+        ("C:\\scans\\mine", "mine"),
+        ("clinic/2023/x", "x"),
+        ("you/data", "you/data"),
+        ("cosine", "cosine"),
+        (3, 3),
+        ({"a": ["/x/y", {"b": "./z"}]}, {"a": ["y", {"b": "z"}]}),
+    ],
+)
+def test_paths_lose_their_folders(value, public):
+    assert without_paths(value) == public
+
+
+def test_a_path_that_is_there_is_no_name_of_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "you" / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert without_paths("you/data") == "data"
