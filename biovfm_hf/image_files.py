@@ -11,7 +11,7 @@ limited process (`biovfm_hf.limited`), because its decoder may crash, loop, or t
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -92,10 +92,20 @@ def read_uint8(source: Path | bytes, *, name: str | None = None, **where: Any) -
             several pictures of which none is chosen.
     """
     name = name or str(source)
+    return guarded(decode_uint8, source, name, name, **where)
+
+
+def guarded(function: Callable[..., Any], source: Path | bytes, name: str, /, *args: Any, **kwargs: Any) -> Any:
+    """`function(source, *args, **kwargs)`: here for a plain file, of which it is given the bytes, else limited.
+
+    Raises:
+        UserError: the file cannot be opened, or its reading was ended (see `limited.Limited.call`).
+        Exception: what the function raises.
+    """
     data = _plain(source)
     if data is not None:
-        return decode_uint8(data, name, **where)
-    return LIMITED.call(name, decode_uint8, source, name, **where)
+        return function(data, *args, **kwargs)
+    return LIMITED.call(name, function, source, *args, **kwargs)
 
 
 def count_frames(source: Path | bytes, name: str | None = None) -> int:
@@ -105,7 +115,7 @@ def count_frames(source: Path | bytes, name: str | None = None) -> int:
         UserError: the file cannot be read, or is a volume.
     """
     name = name or str(source)
-    return 1 if _plain(source) is not None else LIMITED.call(name, _count_frames, source, name)
+    return guarded(_count_frames, source, name, name)
 
 
 def decode_uint8(source: Path | bytes, name: str, **where: Any) -> np.ndarray:
@@ -128,7 +138,7 @@ def _count_frames(source: Path | bytes, name: str) -> int:
 
 
 def is_plain(data: bytes) -> bool:
-    """Whether a file is a complete PNG or JPEG of 8 bits with a bounded cost: allowed size, one picture, few scans."""
+    """Whether a file is a complete PNG or JPEG of up to 8 bits, of allowed size, with one picture in few scans."""
     if data[:8] == _PNG:
         return _is_plain_png(data)
     return data[:3] == _JPEG and _is_plain_jpeg(data)
@@ -155,7 +165,7 @@ def _is_plain_png(data: bytes) -> bool:
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     if not (0 < width * height <= MAX_PIXELS and max(width, height) <= _MAX_PLAIN_SIDE):
         return False
-    return data[24:25] == b"\x08" and b"IEND" in data[-12:] and b"acTL" not in data[:4096]
+    return data[24] <= 8 and b"IEND" in data[-12:] and b"acTL" not in data[:4096]
 
 
 def _is_plain_jpeg(data: bytes) -> bool:

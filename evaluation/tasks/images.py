@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
+from biovfm_hf.decoding.bounds import check_image
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path
-from biovfm_hf.image_files import read_uint8
+from biovfm_hf.image_files import guarded, read_uint8
 
 from . import npz
 
@@ -101,7 +103,7 @@ def read_image(
     name = name or str(source)
     file: Path | BytesIO = BytesIO(source) if isinstance(source, bytes) else source
     is_jpeg = source[:2] == JPEG_START if isinstance(source, bytes) else source.suffix.lower() in (".jpg", ".jpeg")
-    draft = _draft_jpeg(file, shrink_to) if shrink_to and is_jpeg and frame is None else None
+    draft = _draft_jpeg(file, shrink_to, name) if shrink_to and is_jpeg and frame is None else None
     return to_rgb(read_uint8(source, name=name, slice_index=frame) if draft is None else draft, name)
 
 
@@ -111,13 +113,11 @@ def _read_kept(path: Path) -> np.ndarray:
     return read_image(path)
 
 
-def _draft_jpeg(file: Path | BytesIO, shrink_to: int) -> np.ndarray | None:
+def _draft_jpeg(file: Path | BytesIO, shrink_to: int, name: str) -> np.ndarray | None:
     """A JPEG at the smallest of its built-in sizes that is large enough; None for what needs the common decoder.
 
     A size that is no whole part of the image's would have other proportions, which moves a padded square's border.
     """
-    from PIL import Image
-
     try:
         with Image.open(file) as image:
             upright = image.getexif().get(0x0112, 1) == 1
@@ -125,6 +125,7 @@ def _draft_jpeg(file: Path | BytesIO, shrink_to: int) -> np.ndarray | None:
                 return None
             if image.width * image.height > MAX_PIXELS:
                 return None
+            check_image(image, name)
             shorter, common = min(image.size), gcd(*image.size)
             part = next((n for n in (8, 4, 2) if common % n == 0 and shorter // n >= shrink_to), 1)
             image.draft(None, (image.width // part, image.height // part))
@@ -141,13 +142,7 @@ def read_mask(path: Path) -> np.ndarray:
     Raises:
         UserError: `path` is missing or broken.
     """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            mask = np.asarray(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as a mask ({error}); replace or remove it") from error
+    mask = guarded(_decode_mask, path, str(path), str(path))
     if mask.dtype == bool:
         mask = mask.astype(np.uint8)
     if mask.ndim == 3:
@@ -157,10 +152,17 @@ def read_mask(path: Path) -> np.ndarray:
     return mask
 
 
+def _decode_mask(source: Path | bytes, name: str) -> np.ndarray:
+    try:
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+            check_image(image, name)
+            return np.asarray(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{name} cannot be read as a mask ({error}); replace or remove it") from error
+
+
 def raster_size(path: Path) -> str | None:
     """Width and height that a file's header tells, `640 x 480` as it is seen; None where Pillow does not read it."""
-    from PIL import Image
-
     try:
         with Image.open(path) as image:
             turned = image.getexif().get(0x0112, 1) >= 5  # the orientation lies on its side

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from biovfm_hf.decoding.bounds import check_hdf5
 from biovfm_hf.errors import UserError, require
+from biovfm_hf.limited import LIMITED
 
 from .folder import image_files
 from .images import MAX_PIXELS, FileImages, combined_digest, file_digest, stretch, to_rgb
@@ -52,7 +54,7 @@ class MatImages:
 
     def __getitem__(self, index: int) -> np.ndarray:
         path = self.paths[index]
-        array = read_mat(path)[0]
+        array = LIMITED.call(str(path), read_mat, path)[0]
         return to_rgb(stretch(array, path), path)
 
     def fingerprint(self) -> str:
@@ -68,9 +70,14 @@ def read_mat(path: Path) -> tuple[np.ndarray, int, str]:
     """
     h5py = require("h5py", "data")
     try:
-        with h5py.File(path, "r") as held:
-            data = held["cjdata"]
+        with h5py.File(path, "r") as file:
+            if not isinstance(file.get("cjdata", getlink=True), h5py.HardLink):  # any other leads elsewhere
+                raise UserError(f"{path}: holds no cjdata of its own; get the set again")
+            data = file["cjdata"]
+            if not isinstance(data.get("image", getlink=True), h5py.HardLink):
+                raise UserError(f"{path}: holds no image of its own; get the set again")
             image: Any = data["image"]
+            check_hdf5(image, str(path))
             if len(image.shape) != 2 or image.size > MAX_PIXELS or data["PID"].size > 256:
                 raise UserError(
                     f"{path}: image of shape {image.shape}; expected (H, W) of at most {MAX_PIXELS} pixels"
@@ -85,7 +92,7 @@ def read_mat(path: Path) -> tuple[np.ndarray, int, str]:
 def read_brain_tumor(record: TaskRecord, root: Path) -> dict[str, Split]:
     """Numbered .mat files anywhere below; labels 1 meningioma, 2 glioma, 3 pituitary tumour; split by patient."""
     paths = sorted(root.rglob("*.mat"), key=lambda path: (len(path.stem), path.stem))
-    found = [(path, *read_mat(path)[1:]) for path in paths if path.stem.isdigit()]
+    found = [(path, *LIMITED.call(str(path), read_mat, path)[1:]) for path in paths if path.stem.isdigit()]
     if not found:
         raise UserError(f"task {record.name}: no numbered .mat file in {root}; unpack the four archives there")
     labels = np.array([label - 1 for _, label, _ in found], np.int64)
