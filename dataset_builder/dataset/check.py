@@ -3,8 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +21,9 @@ from ..plan.plan import load_plan
 from ..progress import progress_bar
 from ..schema import COLUMNS, KEPT
 from ..screening.hashing import sha256_of_pixels
-from ..shards.executors import worker_pool
+from ..shards.local import POLL_SECONDS
+from ..shards.workers import Lost, Workers
+from ..shards.workers import workers as processes
 from .finish import SAMPLE
 
 Task = tuple[str, str, pa.Table, dict[str, Any]]  # folder, file in it, the manifest's lines of its rows, options
@@ -107,31 +107,30 @@ def _kept_by_file(
 
 
 def _checked(tasks: Iterator[Task], total: int, workers: int) -> Iterator[list[str]]:
-    """The faults of each file, with a bar that counts rows; at most two files for each worker are in memory."""
+    """The faults of each file, with a bar that counts rows; at most one file for each worker is in memory."""
     with progress_bar(total=total, unit=" rows", desc="checking") as bar:
         if workers == 0:
             for task in tasks:
                 yield _against_file(task)
                 bar.update(len(task[2]))
             return
-        rows: dict[Future[list[str]], int] = {}
-        with worker_pool(workers) as pool:
-            try:
-                for task in tasks:
-                    rows[pool.submit(_against_file, task)] = len(task[2])
-                    if len(rows) >= 2 * workers:
-                        yield from _taken(rows, bar)
-                while rows:
-                    yield from _taken(rows, bar)
-            except BrokenProcessPool as error:
-                raise UserError("a worker died while checking, perhaps for lack of memory; try --workers 1") from error
+        rows: dict[int, int] = {}
+        with processes(workers) as crew:
+            for number, task in enumerate(tasks):
+                while not crew.free():
+                    yield from _taken(crew, rows, bar)
+                rows[number] = len(task[2])
+                crew.begin(number, _against_file, task)
+            while rows:
+                yield from _taken(crew, rows, bar)
 
 
-def _taken(rows: dict[Future[list[str]], int], bar: "tqdm[Any]") -> Iterator[list[str]]:
-    done, _ = wait(rows, return_when=FIRST_COMPLETED)
-    for future in done:
-        yield future.result()
-        bar.update(rows.pop(future))
+def _taken(crew: Workers, rows: dict[int, int], bar: "tqdm[Any]") -> Iterator[list[str]]:
+    for number, faults_of_file in crew.results(POLL_SECONDS):
+        if isinstance(faults_of_file, Lost):
+            raise UserError("a worker died while checking, perhaps for lack of memory; try --workers 1")
+        yield faults_of_file
+        bar.update(rows.pop(number))
 
 
 def _against_summary(summary: dict[str, Any], outcomes: Counter[str]) -> list[str]:

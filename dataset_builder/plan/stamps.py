@@ -19,9 +19,10 @@ def stamp_of(item: Item, raw: Path) -> str:
     files = (item.options or {}).get("files")
     if files:
         return hashlib.sha256(" ".join(_stamp(raw / file) for file in files).encode()).hexdigest()[:16]
-    stamp = _stamp(raw / item.path)
-    if "offset" in (item.options or {}) and item.path.lower().endswith((".zip", ".tar")):
-        stamp += f"/{_directory(raw / item.path, stamp)}"
+    path = raw / item.path
+    stamp = _stamp(path)
+    if stamp and "offset" in (item.options or {}) and path.name.lower().endswith((".zip", ".tar")):
+        stamp += f"/{_directory(path, path.stat().st_ctime_ns)}"
     return stamp
 
 
@@ -34,7 +35,8 @@ def _stamp(path: Path) -> str:
 
 
 @lru_cache(maxsize=4)
-def _directory(path: Path, _stamp: str) -> str:
+def _directory(path: Path, _changed: int) -> str:
+    """A hash of what the archive holds; read again when anything about the file has changed."""
     digest = hashlib.sha256()
     try:
         for member in list_members(path):

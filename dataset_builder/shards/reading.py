@@ -29,6 +29,7 @@ from ..screening.rules import Rule, judged
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
         cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG]  # fmt: skip
 SECONDS, SECONDS_PER_MIB = 10.0, 2.0  # CPU time that an input may take: for any, and for each MiB of it
+_PATIENCE = 120.0
 _OUTPUT = 4 << 30  # bytes of rows of one input
 _RESULTS = 200_000  # pictures of one input
 
@@ -51,10 +52,15 @@ class About:
     rules: tuple[Rule, ...]
 
 
+def patience(seconds: float) -> float:
+    """Seconds by the clock without a picture, after which an input of `seconds` of CPU time is given up."""
+    return max(_PATIENCE, seconds)
+
+
 @cache
 def limited_workers(seconds: float) -> Limited:
     """The processes that read inputs, each at most `seconds` of CPU time long."""
-    limits = Limits(seconds=seconds, patience=max(120.0, seconds), output=_OUTPUT, results=_RESULTS)
+    limits = Limits(seconds=seconds, patience=patience(seconds), output=_OUTPUT, results=_RESULTS)
     return Limited(limits, preload=(__name__,))
 
 

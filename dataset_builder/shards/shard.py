@@ -155,9 +155,9 @@ class Reader:
         """The outcomes of one input. What was yielded before a failure stays; the failure has a line of its own."""
         count, path = 0, self._path(item, None)
         try:
-            source = _checked(self._raw, item.path) if feed is None else _next(feed)
             if stamp_of(item, self._raw) != stamp:
                 raise Refused(CHANGED, "since it was listed; add --retry-failed to list it anew")
+            source = _checked(self._raw, item.path) if feed is None else _next(feed)
             path = self._path(item, source)
             about = About(self._plan.shards[self.number].source, path, item, self._plan.options, self._rules)
             for outcome in self._workers.each("the file", read_outcomes, source, about, self._raw):

@@ -28,7 +28,8 @@ from dataset_builder.plan.plan import Options
 from dataset_builder.readers.slicing import VIEWS
 from dataset_builder.screening.hashing import fingerprint, reduced, sha256_of_pixels
 from dataset_builder.screening.leakage import framings
-from dataset_builder.shards.shard import _judged, encoded, fitted
+from dataset_builder.screening.rules import RULES, judged
+from dataset_builder.shards.reading import encoded, fitted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROUNDS = 5
@@ -53,7 +54,7 @@ def to_rows(source: Path, kind: str, options: Options, setting: object = None) -
     count = 0
     for picture in readers.read(source, item, source.parent, VIEWS, options.size):
         count += 1
-        if not _judged(picture)[0]:
+        if judged(picture, RULES) is not None[0]:
             continue
         content, image = fitted(picture, options)
         sha256_of_pixels(image)

@@ -17,7 +17,8 @@ from dataset_builder.catalog.records import load_source
 from dataset_builder.dataset.finish import finish_shard
 from dataset_builder.plan.plan import Options, make_plan
 from dataset_builder.progress import ProgressFile, read_progress
-from dataset_builder.shards import executors
+from dataset_builder.shards import executors, workers
+from dataset_builder.shards.local import LocalRun
 from dataset_builder.shards.shard import build_shard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +47,21 @@ def slow(out, raw, number):
 
 def dies_at_once(out, raw, number):
     os.kill(os.getpid(), signal.SIGKILL)
+
+def dies_after_its_work(out, raw, number):
+    result = shard.build_shard(out, raw, number)
+    mark = shard.Path(out) / f"died-{number}"
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+def stopped_before_its_work(out, raw, number):
+    mark = shard.Path(out) / f"stopped-{number}"
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return shard.build_shard(out, raw, number)
 """
 
 # A build that is killed at its nth rename: before it, when n is even, after it, when n is odd.
@@ -105,8 +121,9 @@ def plan(small_raw, tmp_path, monkeypatch):
     return make_plan(map(load_source, sources.split(",")), raw, tmp_path / "out", Options(size=32), "salt")
 
 
-def candidates(plan) -> list[bytes]:
-    return [plan.rows_path(n).read_bytes() + plan.candidates_path(n).read_bytes() for n in range(len(plan.shards))]
+def candidates(plan, numbers=None) -> list[bytes]:
+    numbers = range(len(plan.shards)) if numbers is None else numbers
+    return [plan.rows_path(n).read_bytes() + plan.candidates_path(n).read_bytes() for n in numbers]
 
 
 @pytest.fixture
@@ -131,7 +148,7 @@ def test_a_crash_costs_one_input(small_raw, plan, works, tmp_path, make):
     sources = [load_source(tmp_path / "records" / "scans.yaml")]
     deadly = make_plan(sources, raw, tmp_path / "deadly", Options(size=32), "salt")
     numbers = list(range(len(deadly.shards)))
-    finished = [s for s in executors.on_this_machine(works.work, deadly, str(raw), numbers, 2, 60) if s]
+    finished = [s for s in LocalRun(works.work, deadly, str(raw), 60).run(numbers, 2) if s]
     assert sorted(s["shard"] for s in finished) == numbers
     lines = [line for n in numbers for line in pq.read_table(deadly.candidates_path(n)).to_pylist()]
     assert {line["path"]: line["outcome"] for line in lines}["scans/p001/crash.png"] == "crashed the decoder"
@@ -146,26 +163,64 @@ def test_a_stall_costs_one_input(small_raw, works, tmp_path, make):
     make.png(raw / "odd" / "z.png", make.picture(3))
     stalled = make_plan([load_source(make.record(tmp_path, "odd"))], raw, tmp_path / "odd", Options(size=32), "s")
     started = time.monotonic()
-    (statistics,) = [s for s in executors.on_this_machine(works.work, stalled, str(raw), [0], 1, 2.0) if s]
+    (statistics,) = [s for s in LocalRun(works.work, stalled, str(raw), 2.0).run([0], 1) if s]
     assert statistics["outcomes"] == {"kept": 2, "timed out": 1}
     assert time.monotonic() - started < 200  # without the guard: 600
-
-
-def test_processes_are_renewed_and_no_shard_is_forgotten(small_raw, plan, expected, monkeypatch):
-    """The standard pool's own renewal (max_tasks_per_child) hangs here: CPython issue 115634."""
-    monkeypatch.setattr(executors, "_TASKS_PER_WORKER", 2)
-    raw, _ = small_raw
-    numbers = list(range(len(plan.shards)))
-    assert len(numbers) > 4
-    done = [s["shard"] for s in executors.on_this_machine(build_shard, plan, str(raw), numbers, 2, 60) if s]
-    assert sorted(done) == numbers
-    assert candidates(plan) == expected
 
 
 def test_workers_that_cannot_begin_are_an_error(small_raw, plan, works):
     raw, _ = small_raw
     with pytest.raises(UserError, match="workers die before they begin"):
-        list(executors.on_this_machine(works.dies_at_once, plan, str(raw), [0], 1, 60))
+        list(LocalRun(works.dies_at_once, plan, str(raw), 60).run([0], 1))
+
+
+@pytest.mark.parametrize("deadly", ["stopped_before_its_work", "dies_after_its_work"])
+def test_a_worker_that_is_stopped_or_dies_around_its_work_is_noticed(
+    small_raw, plan, expected, works, monkeypatch, deadly
+):
+    monkeypatch.setattr(workers, "STOPPED_SECONDS", 1.0)
+    raw, _ = small_raw
+    numbers = list(range(len(plan.shards)))[:2]
+    run = LocalRun(getattr(works, deadly), plan, str(raw), 600)
+    done = [statistics["shard"] for statistics in run.run(numbers, 2) if statistics]
+    assert sorted(done) == numbers and not (plan.work / "marks").exists()
+    assert candidates(plan, numbers) == expected[: len(numbers)]
+
+
+def test_a_worker_that_is_stopped_when_it_has_nothing_to_do_does_not_hold_the_end(monkeypatch):
+    monkeypatch.setattr(workers, "_END_SECONDS", 0.5)
+    with workers.workers(1) as crew:
+        crew.begin(0, os.getpid)
+        pid = None
+        while crew.calls:
+            pid = dict(crew.results(1.0)).get(0)
+        os.kill(pid, signal.SIGSTOP)
+
+
+def test_what_a_call_raises_is_raised_here():
+    with pytest.raises(UserError, match="told"), workers.workers(1) as crew:
+        crew.begin(0, _refuse)
+        while crew.calls:
+            list(crew.results(1.0))
+
+
+def _refuse():
+    raise UserError("told")
+
+
+def test_an_executor_is_added_by_one_entry(small_raw, tmp_path, monkeypatch):
+    def backwards(work, plan, raw, numbers, resources):
+        assert resources.workers == 3
+        for number in reversed(numbers):
+            yield work(str(plan.out), raw, number)
+
+    monkeypatch.setitem(executors.ENGINES, "backwards", backwards)
+    raw, sources = small_raw
+    build(raw, tmp_path / "one", sources, size=32, engine="backwards", workers=3)
+    build(raw, tmp_path / "two", sources, size=32, workers=0)
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    with pytest.raises(UserError, match="none of local, dask, submitit, backwards"):
+        build(raw, tmp_path / "three", sources, engine="nowhere")
 
 
 def test_a_killed_worker_changes_nothing(small_raw, plan, expected, works):
@@ -173,7 +228,7 @@ def test_a_killed_worker_changes_nothing(small_raw, plan, expected, works):
     raw, _ = small_raw
     numbers = list(range(len(plan.shards)))
     killed = 0
-    for _ in executors.on_this_machine(works.slow, plan, str(raw), numbers, 2, 60):
+    for _ in LocalRun(works.slow, plan, str(raw), 60).run(numbers, 2):
         pids = [child.pid for child in __import__("multiprocessing").active_children()]
         if not killed and pids:
             os.kill(pids[0], signal.SIGKILL)

@@ -1,0 +1,75 @@
+"""What changes between the plan and the build is told and listed anew, never taken for what was listed."""
+
+import io
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from biovfm_hf.image_files import read_uint8
+from dataset_builder.build import build
+from dataset_builder.dataset.check import faults
+from dataset_builder.screening.hashing import sha256_of_pixels
+
+
+def bmp(pixels) -> bytes:
+    from PIL import Image
+
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, format="BMP")
+    return data.getvalue()
+
+
+def write_archive(path: Path, members: dict[str, bytes]) -> None:
+    """Members as they are, so that archives of the same members in another order have the same size."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for name, data in members.items():
+                archive.writestr(zipfile.ZipInfo(name), data)
+        return
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("same_time", [True, False])
+@pytest.mark.parametrize("suffix", ["zip", "tar", "tar.gz"])
+def test_an_archive_with_the_same_members_in_another_order_is_listed_anew(tmp_path, make, capsys, suffix, same_time):
+    members = {f"p{number}.bmp": bmp(make.picture(number)) for number in range(4)}
+    path = tmp_path / "raw" / "own" / f"a.{suffix}"
+    path.parent.mkdir(parents=True)
+    write_archive(path, members)
+    record = make.record(tmp_path, "own", items=["**/*.bmp"], subject={"path": r"(p\d)\.bmp"})
+    words = {"workers": 0, "size": 64}
+    build(tmp_path / "raw", tmp_path / "out", [record], plan_only=True, **words)
+    before = path.stat()
+    write_archive(path, dict(reversed(members.items())))
+    if same_time:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    build(tmp_path / "raw", tmp_path / "out", [record], **words)
+    rows = [row for file in (tmp_path / "out/data").rglob("*.parquet") for row in pq.read_table(file).to_pylist()]
+    assert {row["path"] for row in rows} == {f"own/a.{suffix}!{name}" for name in members}
+    for row in rows:
+        assert row["sha256"] == sha256_of_pixels(read_uint8(members[row["path"].rpartition("!")[2]]))
+    if suffix != "tar.gz" or not same_time:
+        assert "inputs have changed since they were listed: listing the sources anew" in capsys.readouterr().out
+    assert faults(tmp_path / "out")[1] == []
+
+
+def test_a_loose_file_that_changed_is_told_and_listed_anew(tmp_path, make, capsys):
+    for number in range(3):
+        make.png(tmp_path / "raw" / "own" / f"{number}.png", make.picture(number))
+    record = make.record(tmp_path, "own")
+    build(tmp_path / "raw", tmp_path / "out", [record], plan_only=True, workers=0, size=32)
+    make.png(tmp_path / "raw" / "own" / "1.png", make.picture(7, 90, 90))
+    (tmp_path / "raw" / "own" / "2.png").unlink()
+    summary = build(tmp_path / "raw", tmp_path / "out", [record], workers=0, size=32)
+    assert "2 inputs have changed" in capsys.readouterr().out and summary["outcomes"] == {"kept": 2}
+    build(tmp_path / "raw", tmp_path / "fresh", [record], workers=0, size=32)
+    for name in ("manifest.parquet", "data/ultrasound/own-00000.parquet"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
