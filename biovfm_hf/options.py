@@ -31,7 +31,7 @@ class Limits(TypedDict, total=False):
     above: float
     least: float
     most: float
-    choices: Collection[str]
+    choices: Collection[Any]
     metavar: str
     read: Callable[[Any], Any]  # makes the value of a word, or of what Python gives; raises ValueError
     commas: bool  # several values are one word with commas between, not one option each
@@ -156,6 +156,8 @@ def _checked(field: dataclasses.Field[Any], kind: type, value: Any) -> Any:
         return Path(value)
     if kind is str and isinstance(value, Path):
         value = str(value)
+    if field.metadata.get("commas") and isinstance(value, str):  # a word of the command line
+        value = _word_value(kind, value.strip())
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
@@ -166,10 +168,18 @@ def _checked(field: dataclasses.Field[Any], kind: type, value: Any) -> Any:
     return value
 
 
+def _word_value(kind: type, word: str) -> Any:
+    """What a word stands for; itself where it is no `kind`, so that the check names it."""
+    try:
+        return kind(word) if kind in (int, float) else word
+    except ValueError:
+        return word
+
+
 def _refusal(limits: Any, value: Any) -> str:
     choices = limits.get("choices")
     if choices and value not in choices:
-        return f"is none of {', '.join(choices)}"
+        return f"is none of {', '.join(map(str, choices))}"
     if isinstance(value, float) and not math.isfinite(value):
         return "is not a finite number"
     if "above" in limits and not value > limits["above"]:

@@ -53,9 +53,9 @@ class BioVFMScores(evaluate.Metric):
         task = self.config_name if self.config_name in kinds.TASKS else kinds.MULTICLASS
         labels, scores = np.asarray(references), np.asarray(predictions, np.float64)
         split = scored_split.read_split(task, labels, scores)
-        limits = np.full(split.scores.shape[1], 0.5) if thresholds is None else np.asarray(thresholds, np.float64)
+        split = split.decided_at(np.full(split.scores.shape[1], 0.5) if thresholds is None else thresholds)
         if not resamples:
-            return metrics.point_metrics(task, labels, scores, limits, extra=True)
-        found = bootstrap.intervals(task, labels, scores, limits, resamples, "fast", seed=seed, extra=True)
-        ends = {f"{name}_{end}": entry[end] for name, entry in found.items() for end in ("low", "high")}
-        return {name: entry["value"] for name, entry in found.items()} | ends
+            return metrics.point_metrics(split, extra=True)
+        intervals = bootstrap.intervals(split, bootstrap.Resampling("fast", resamples, seed), extra=True)
+        ends = {f"{name}_{end}": entry[end] for name, entry in intervals.items() for end in ("low", "high")}
+        return {name: entry["value"] for name, entry in intervals.items()} | ends

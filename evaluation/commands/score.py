@@ -2,13 +2,21 @@
 
 import argparse
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
+from biovfm_hf.options import argument, check_options, option, parse_options, required
 
+from ..statistics import bootstrap, metrics
+from ..statistics.bootstrap import PROTOCOLS
 from ..statistics.kinds import BINARY, MULTILABEL, TASKS
+from ..statistics.split import ScoredSplit, read_split
+from ..tasks import npz
 
 DESCRIPTION = """\
 Metrics with 95 % bootstrap intervals for the scores in FILE.npz, which holds
@@ -29,96 +37,99 @@ examples:
 A metric that the test split leaves undefined (AUC of a class without samples, say) is null, with the reason."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line of `biovfm score`."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    found = argparse.ArgumentParser(
-        "biovfm score", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=formatter
-    )
-    found.add_argument("file", type=Path, metavar="FILE.npz", help="labels and scores")
-    found.add_argument("--task", required=True, choices=TASKS, help="MedMNIST's word for the kind of task")
-    found.add_argument("--protocol", choices=("biovfm", "fast"), default="biovfm", help="default: biovfm")
-    found.add_argument("--json", type=Path, metavar="OUT", help="write thresholds, metrics and notes to this file")
-    found.add_argument("--resamples", type=int, default=1000, help="default: 1000")
-    found.add_argument("--seed", type=int, default=0, help="of the resamples of protocol fast (default: 0)")
-    found.add_argument("--by-subject", action="store_true", help="draw whole subjects (test_subjects); protocol fast")
-    found.add_argument("--stratify", action="store_true", help="keep the test split's class counts; protocol fast")
-    found.add_argument("--extra", action="store_true", help="also sensitivity, specificity, AP, Brier score and ECE")
-    return found
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What `biovfm score` takes, and `biovfm_hf.score` by keyword. Wrong values are refused as a UserError."""
+
+    file: Path = argument("labels and scores", metavar="FILE.npz")
+    task: str = required("MedMNIST's word for the kind of task", choices=TASKS)
+    protocol: str = option("biovfm", "how to choose thresholds and resample, see above", choices=PROTOCOLS)
+    json: Path | None = option(None, "write thresholds, metrics and notes to this file", metavar="OUT")
+    resamples: int = option(1000, "of the bootstrap", least=1)
+    seed: int = option(0, "of the resamples of protocol fast", least=0)
+    by_subject: bool = option(False, "draw whole subjects (test_subjects); protocol fast")
+    stratify: bool = option(False, "keep the test split's class counts; protocol fast")
+    extra: bool = option(False, "also sensitivity, specificity, AP, Brier score and ECE")
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 def main(argv: list[str]) -> int:
     """Run `biovfm score`. Returns the exit status."""
-    words = parser().parse_args(argv)
-    found = score(words)
-    print(table(found))
-    if words.json:
-        write_text(words.json, json.dumps(found, indent=2, allow_nan=False) + "\n")
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "biovfm score", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=formatter
+    )
+    print(table(score(parse_options(parser, ScoreOptions, argv))))
     return 0
 
 
-def score(words: argparse.Namespace) -> dict[str, Any]:
-    """Read the file and compute what `--json` carries.
+def score(options: ScoreOptions) -> dict[str, Any]:
+    """Score the file and write what was computed to `options.json`, if given.
+
+    Returns:
+        {"task", "protocol", "resamples", "seed", "n_test", "thresholds": [...], "metrics": {name: {"value", "mean",
+        "low", "high"}}, "notes"}; `value` is the point estimate, `mean` that over resamples.
 
     Raises:
         UserError: the file, its arrays or the options do not fit the task.
     """
-    from ..tasks import npz
-
-    held = npz.names(words.file)
-    needed = ["test_labels", "test_scores"]
-    decided = words.task in (BINARY, MULTILABEL)
-    needed += ["val_labels", "val_scores"] if decided or {"val_labels", "val_scores"} <= set(held) else []
-    needed += ["test_subjects"] if words.by_subject else []
-    lacking = [name for name in needed if name not in held]
-    if lacking:
-        raise UserError(f"{words.file}: lacks {', '.join(lacking)}; see: biovfm score --help")
-    arrays = {name: npz.read(words.file, name) for name in needed}
+    arrays = _read_arrays(options)
     try:
-        return _score(words, arrays)
+        results = _score(options, arrays)
     except UserError as error:
-        raise UserError(f"{words.file}: {error}") from error
+        raise UserError(f"{options.file}: {error}") from error
+    if options.json:
+        write_text(options.json, json.dumps(results, indent=2, allow_nan=False) + "\n")
+    return results
 
 
-def _score(words: argparse.Namespace, arrays: dict[str, Any]) -> dict[str, Any]:
-    import numpy as np
+def _read_arrays(options: ScoreOptions) -> dict[str, Any]:
+    """The arrays that the task and the options need, and those of validation where they are there."""
+    stored = npz.names(options.file)
+    needed = ["test_labels", "test_scores"]
+    if options.task in (BINARY, MULTILABEL) or {"val_labels", "val_scores"} <= set(stored):
+        needed += ["val_labels", "val_scores"]
+    needed += ["test_subjects"] if options.by_subject else []
+    lacking = [name for name in needed if name not in stored]
+    if lacking:
+        raise UserError(f"{options.file}: lacks {', '.join(lacking)}; see: biovfm score --help")
+    return {name: npz.read(options.file, name) for name in needed}
 
-    from ..statistics import bootstrap, metrics
-    from ..statistics.split import read_split
 
-    task, protocol = words.task, words.protocol
-    split = read_split(task, arrays["test_labels"], arrays["test_scores"])
+def _score(options: ScoreOptions, arrays: dict[str, Any]) -> dict[str, Any]:
+    split = read_split(options.task, arrays["test_labels"], arrays["test_scores"])
+    strata = _strata(split) if options.stratify else None
+    split = replace(split, subjects=arrays.get("test_subjects"), strata=strata)
     thresholds, notes = np.array([0.5]), metrics.notes(split)
     if "val_scores" in arrays:
-        val = read_split(task, arrays["val_labels"], arrays["val_scores"], "val")
+        val = read_split(options.task, arrays["val_labels"], arrays["val_scores"], "val")
         if val.scores.shape[1] != split.scores.shape[1]:
             raise UserError(f"val_scores has {val.scores.shape[1]} columns but test_scores {split.scores.shape[1]}")
-        thresholds = bootstrap.choose_thresholds(task, arrays["val_labels"], arrays["val_scores"], protocol)
-        notes += bootstrap.threshold_notes(task, arrays["val_labels"], arrays["val_scores"])
-    found = bootstrap.intervals(
-        task, arrays["test_labels"], arrays["test_scores"], thresholds, words.resamples, protocol,
-        clusters=arrays.get("test_subjects"), stratify=_strata(split) if words.stratify else None,
-        seed=words.seed, extra=words.extra,
-    )  # fmt: skip
-    notes += bootstrap.interval_notes(found, words.resamples)
+        thresholds = bootstrap.choose_thresholds(val, options.protocol)
+        notes += bootstrap.threshold_notes(val)
+    resampling = bootstrap.Resampling(options.protocol, options.resamples, options.seed)
+    intervals = bootstrap.intervals(split.decided_at(thresholds), resampling, options.extra)
+    notes += bootstrap.interval_notes(intervals, options.resamples)
     return {
-        "task": task, "protocol": protocol, "resamples": words.resamples,
-        "seed": None if protocol == "biovfm" else words.seed, "n_test": split.size,
-        "thresholds": [float(t) for t in thresholds], "metrics": found, "notes": notes,
+        "task": options.task, "protocol": options.protocol, "resamples": options.resamples,
+        "seed": None if options.protocol == "biovfm" else options.seed, "n_test": split.size,
+        "thresholds": [float(t) for t in thresholds], "metrics": intervals, "notes": notes,
     }  # fmt: skip
 
 
-def _strata(split):
+def _strata(split: ScoredSplit) -> np.ndarray:
     if split.task == MULTILABEL:
         raise UserError("--stratify needs one class per sample; a multi-label task has none")
     return split.labels.reshape(-1)
 
 
-def table(found: dict[str, Any]) -> str:
+def table(results: dict[str, Any]) -> str:
     """The record of `score` as lines for a screen."""
-    lines = [f"{found['task']}, {found['n_test']} test samples, protocol {found['protocol']}, "
-             f"{found['resamples']} resamples", "", f"{'metric':<18}{'value':>9}   95 % interval"]  # fmt: skip
-    for name, entry in found["metrics"].items():
+    lines = [f"{results['task']}, {results['n_test']} test samples, protocol {results['protocol']}, "
+             f"{results['resamples']} resamples", "", f"{'metric':<18}{'value':>9}   95 % interval"]  # fmt: skip
+    for name, entry in results["metrics"].items():
         if entry["value"] is None:
             lines.append(f"{name:<18}{'-':>9}   undefined: {entry['reason']}")
             continue
@@ -127,5 +138,7 @@ def table(found: dict[str, Any]) -> str:
         lines.append(
             f"{name:<18}{entry['value']:>9.4f}   {ends}" + (f"  ({lacking} resamples undefined)" if lacking else "")
         )
-    shown = ", ".join(f"{t:.4f}" for t in found["thresholds"][:8]) + (", ..." if len(found["thresholds"]) > 8 else "")
-    return "\n".join([*lines, "", f"thresholds: {shown}", *(f"note: {note}" for note in found["notes"])])
+    shown = ", ".join(f"{t:.4f}" for t in results["thresholds"][:8]) + (
+        ", ..." if len(results["thresholds"]) > 8 else ""
+    )
+    return "\n".join([*lines, "", f"thresholds: {shown}", *(f"note: {note}" for note in results["notes"])])

@@ -9,9 +9,9 @@ from biovfm_hf.errors import UserError, require
 
 from ..encoders.attention import class_attention
 from ..encoders.load import Encoder, to_square
-from ..probes.methods import sample_rows
 from ..results.records import Record, read_scores
 from ..tasks import Task
+from ..tasks.samples import sample_rows
 from .figure import COLOURS, MAX_CLASSES_SHOWN, figure_path, new_figure, save_figure
 
 if TYPE_CHECKING:

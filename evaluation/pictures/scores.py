@@ -9,7 +9,7 @@ import numpy as np
 
 from biovfm_hf.significance import mean_ranks
 
-from ..results.records import Record, read_scores
+from ..results.records import Record, read_scores, stored_split
 from ..results.table import blocks, unlike
 from ..statistics.kinds import BINARY, MULTILABEL, SEGMENTATION
 from ..statistics.metrics import predict
@@ -146,10 +146,10 @@ def draw_roc(path: Path, task: str, method: str, scored: list[tuple[Record, dict
 
 def confusion(record: Record, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
     """Counts (K, K), rows the truth, and row names; of a multi-label task (L, 2, 2) are not one matrix: K = 0."""
-    split = read_split(record["kind"], arrays["test_labels"], arrays["test_scores"])
+    split = stored_split(record, arrays)
     if record["kind"] == MULTILABEL:
         return np.zeros((0, 0), int), []
-    decided = predict(split, arrays["thresholds"]).reshape(-1)
+    decided = predict(split).reshape(-1)
     truth = split.labels.reshape(-1)
     size = 2 if record["kind"] == BINARY else split.scores.shape[1]
     counts = np.bincount(truth * size + decided, minlength=size * size).reshape(size, size)

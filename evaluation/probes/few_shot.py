@@ -1,19 +1,26 @@
 """Few-shot probing: a linear probe on a few subjects per class, drawn again and again."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.options import option
 
 from ..statistics.bootstrap import Resampler, choose_thresholds, resampled_metrics
 from ..statistics.metrics import Scorer, reasons
+from ..statistics.metrics import notes as split_notes
 from ..statistics.split import read_split
-from .linear import Scores, probe_fast
+from .judging import absence_notes, split_metrics, subject_numbers
+from .linear import probe_fast
+from .probe import Answer, Probe, Problem, Scores, Trial, features_setting, register
 
 if TYPE_CHECKING:
-    from ..tasks import Split
+    pass
+
+NOTE = "values are means over draws of training subjects; intervals hold 95 % of the draws"
 
 
 def draw_subjects(labels: np.ndarray, subjects: np.ndarray | None, shots: int, rng: np.random.Generator) -> np.ndarray:
@@ -40,31 +47,65 @@ def draw_subjects(labels: np.ndarray, subjects: np.ndarray | None, shots: int, r
     return np.flatnonzero(np.isin(people, list(chosen)))
 
 
+@register
+@dataclass(frozen=True)
+class FewShot(Probe):
+    """Linear probes on a few subjects per class, drawn again and again."""
+
+    name = "fewshot"
+    title = "linear probes on a few subjects per class"
+    stratifies = False  # its intervals are over draws
+    features: str = features_setting("both")
+    shots: int = option(16, "few-shot: training subjects per class", least=1, commas=True, metavar="N,...")
+    draws: int = option(20, "few-shot: how many draws", least=1)
+
+    @property
+    def record_name(self) -> str:
+        """With the shots, by which its results are read."""
+        return f"fewshot-{self.shots}"
+
+    def run(self, trial: Trial) -> Answer:
+        """Probe every draw and report their mean and spread."""
+        from tqdm import tqdm
+
+        task, run = trial.task, trial.run
+        plan = Draws(self.shots, self.draws, run.seed, run.resamples)
+        problem = trial.problem(self.features)
+        subjects = {name: split.subjects for name, split in task.splits.items()}
+        with tqdm(total=self.draws, desc=trial.label(self.record_name), unit="draw", disable=None, leave=False) as bar:
+            metrics, arrays, sizes = probe_few_shot(problem, subjects, plan, bar.update)
+        test = read_split(task.record.kind, trial.labels()["test"], arrays["test_scores"])
+        notes = [*task.notes, *absence_notes(task), *split_notes(test), NOTE]
+        chosen = {"train_cases": [min(sizes), max(sizes)]}
+        arrays |= subject_numbers(task.splits["test"].subjects)
+        return Answer({**split_metrics(metrics), "chosen": chosen, "notes": notes}, arrays)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """`count` draws of `shots` subjects per class from `seed`; `resamples` of the test cases, alike for every draw."""
+
+    shots: int
+    count: int
+    seed: int
+    resamples: int = 1000
+
+
 def probe_few_shot(
-    kind: str,
-    outputs: int,
-    features: dict[str, np.ndarray],
-    splits: "dict[str, Split]",
-    shots: int,
-    draws: int,
-    seed: int,
-    resamples: int = 1000,
+    problem: Problem,
+    subjects: dict[str, np.ndarray | None],
+    plan: Draws,
     progress: Callable[[int], object] = lambda _: None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray], list[int]]:
-    """Draw training subjects `draws` times, probe by protocol `fast`, and score each draw on the whole test split.
+    """Draw training subjects again and again, probe by protocol `fast`, score each draw on the whole test split.
 
     Regularisation and thresholds are chosen on as many validation subjects per class, so that no draw sees more
     labels than it says. Draw number i is the same for every model.
 
     Args:
-        kind: the task's kind.
-        outputs: classes, or labels.
-        features: (N, D) of `train`, `val`, `test`.
-        splits: with labels and subjects.
-        shots: subjects per class.
-        draws: how many.
-        seed: of the draws.
-        resamples: of the test cases (of its subjects, where these are known), the same for every draw, seed and model.
+        problem: features and labels, also of `test`.
+        subjects: (N,) of each split, None where each case is its own.
+        plan: how to draw. Resamples are of the test split's subjects, where these are known.
         progress: called with 1 after each draw.
 
     Returns:
@@ -77,27 +118,27 @@ def probe_few_shot(
     Raises:
         UserError: validation holds one class only.
     """
+    features, labels, draws = problem.features, problem.labels, plan.count
     found: dict[str, list[float]] = {}
     totals: dict[str, np.ndarray] = {}
     sizes = []
-    labels = {name: split.labels for name, split in splits.items() if split.labels is not None}
     taken = np.zeros(len(labels["train"]))
-    resampler = Resampler(len(labels["test"]), "fast", clusters=splits["test"].subjects)
+    resampler = Resampler(len(labels["test"]), "fast", clusters=subjects["test"])
     for number in range(draws):
-        rng = np.random.default_rng([seed, shots, number])
-        rows = {n: draw_subjects(labels[n], splits[n].subjects, shots, rng) for n in ("train", "val")}
+        rng = np.random.default_rng([plan.seed, plan.shots, number])
+        rows = {n: draw_subjects(labels[n], subjects[n], plan.shots, rng) for n in ("train", "val")}
         sizes.append(len(rows["train"]))
         taken[rows["train"]] += 1
         held = {name: labels[name][rows[name]] for name in rows}
         few = {name: features[name][rows[name]] for name in rows}
-        scores = probe_fast(kind, outputs, {**few, "test": features["test"]}, held)
-        point, drawn = _score_draw(kind, held["val"], scores, labels["test"], resampler, resamples)
+        scores = probe_fast(Problem(problem.kind, problem.outputs, {**few, "test": features["test"]}, held))
+        point, drawn = _score_draw(problem.kind, held["val"], scores, labels["test"], resampler, plan.resamples)
         for name, value in point.items():
             found.setdefault(name, []).append(value)
         for name, values in (("test_scores", scores.test), *((f"case_{name}", drawn[name]) for name in drawn)):
             totals[name] = totals.get(name, np.zeros_like(values)) + values / draws
         progress(1)
-    why = reasons(read_split(kind, labels["test"], scores.test))  # the same of every draw
+    why = reasons(read_split(problem.kind, labels["test"], scores.test))  # the same of every draw
     entries = {name: _spread(np.array(values), why.get(name)) for name, values in found.items()}
     arrays = {f"draw_{name}": np.array(values) for name, values in found.items()}
     arrays["test_labels"] = labels["test"].reshape(len(labels["test"]), -1)
@@ -110,11 +151,11 @@ def _score_draw(
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """The metrics of one draw on the test split, NaN where undefined, and on each resample of it."""
     try:
-        thresholds = choose_thresholds(kind, val_labels, scores.val, "fast")
+        thresholds = choose_thresholds(read_split(kind, val_labels, scores.val, "val"), "fast")
     except UserError as error:
         raise UserError(f"few-shot: {error}") from error
-    split = read_split(kind, labels, scores.test)
-    scorer, undefined = Scorer(split, thresholds), reasons(split)
+    split = read_split(kind, labels, scores.test).decided_at(thresholds)
+    scorer, undefined = Scorer(split), reasons(split)
     values = scorer(np.ones((split.size, 1), np.float32))
     point = {name: np.nan if name in undefined else float(value[0]) for name, value in values.items()}
     return point, resampled_metrics(scorer, resampler, resamples)

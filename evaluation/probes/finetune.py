@@ -1,38 +1,66 @@
-"""Fine-tuning an encoder with a linear head: all weights, biases only (BitFit), or low-rank updates (LoRA)."""
+"""Fine-tuning an encoder with a linear head; `lora` and `bitfit` differ in which weights they train."""
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from biovfm_hf.errors import UserError, require
+from biovfm_hf.errors import UserError
+from biovfm_hf.options import option
 
 from ..encoders.embed import prefetch
 from ..encoders.load import Encoder
 from ..encoders.processes import make_accelerator
-from ..encoders.tokens import find_layers, run
+from ..encoders.tokens import run
 from ..statistics.kinds import MULTILABEL
 from ..tasks import Split, Task
-from .linear import Scores, one_hot
+from .judging import judge
+from .probe import Answer, Probe, Scores, Trial, epochs_setting, one_hot, rate_setting, register
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-LORA_RANK = 16
-LORA_DROPOUT = 0.1
-# Highest learning rates of the encoder's weights; the head's is at least HEAD_RATE.
-RATES = {"finetune": 3e-5, "lora": 5e-4, "bitfit": 5e-4}
-HEAD_RATE = 1e-3
+HEAD_RATE = 1e-3  # the head's highest learning rate, at least
 EPOCHS = 20
 BATCH_SIZE = 32
 
 
+@register
+@dataclass(frozen=True)
+class FineTune(Probe):
+    """Training all weights of the encoder with a linear head.
+
+    `default_rate` is the highest learning rate of the encoder's weights.
+    """
+
+    name = "finetune"
+    title = "training all weights of the encoder"
+    trains_encoder = True
+    default_rate: ClassVar[float] = 3e-5
+    epochs: int | None = epochs_setting()
+    rate: float | None = rate_setting()
+    batch_size: int = option(BATCH_SIZE, f"images per step, at most {BATCH_SIZE}", least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "batch_size", min(self.batch_size, BATCH_SIZE))
+
+    def run(self, trial: Trial) -> Answer:
+        """Train, keep the epoch of lowest validation loss, and judge; nothing is cached."""
+        plan = Plan(self, self.epochs or EPOCHS, self.rate or self.default_rate, self.batch_size, trial.run.seed)
+        return judge(trial, probe_finetune(trial.encoder, trial.task, plan))
+
+    def prepare(self, module: "nn.Module") -> "nn.Module":
+        """Choose which of the module's weights are trained; it may be changed."""
+        return module.requires_grad_(True)
+
+
 @dataclass(frozen=True)
 class Plan:
-    """How to fine-tune: `method` finetune, lora or bitfit; `epochs`; highest learning `rate`; `batch`; `seed`."""
+    """How to fine-tune: the `method`, which prepares the module; `epochs`; highest `rate`; `batch` size; `seed`."""
 
-    method: str
+    method: FineTune
     epochs: int
     rate: float
     batch: int
@@ -59,7 +87,7 @@ def probe_finetune(encoder: Encoder, task: Task, plan: Plan) -> Scores:
 
     torch.manual_seed(plan.seed)
     accelerator = make_accelerator(encoder.precision)
-    model = classifier(encoder, prepare(copy.deepcopy(encoder.module), plan.method), task)
+    model = classifier(encoder, plan.method.prepare(copy.deepcopy(encoder.module)), task)
     # Several processes share out whole runs (see `suite.run_suite`), so the model of each is its own: not parallel.
     model = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
     optimizer = _optimizer(model, plan.rate)
@@ -72,7 +100,9 @@ def probe_finetune(encoder: Encoder, task: Task, plan: Plan) -> Scores:
     optimizer = accelerator.prepare_optimizer(optimizer, device_placement=False)
     rng = np.random.default_rng(plan.seed)
     best, best_loss, best_epoch = None, float("inf"), 0
-    for epoch in tqdm(range(plan.epochs), desc=f"{plan.method} {task.name}", unit="epoch", disable=None, leave=False):
+    for epoch in tqdm(
+        range(plan.epochs), desc=f"{plan.method.name} {task.name}", unit="epoch", disable=None, leave=False
+    ):
         model.train()
         batches = np.array_split(rng.permutation(len(train.images)), steps)
         crops = [(rows, np.random.default_rng([plan.seed, epoch, int(rows[0])])) for rows in batches]
@@ -89,7 +119,7 @@ def probe_finetune(encoder: Encoder, task: Task, plan: Plan) -> Scores:
             best, best_loss, best_epoch = _trained_state(model), loss_now, epoch
     if best is None:
         raise UserError(
-            f"{plan.method} of {encoder.name} on {task.name} diverged; give a lower --rate than {plan.rate}"
+            f"{plan.method.name} of {encoder.name} on {task.name} diverged; give a lower --rate than {plan.rate}"
         )
     model.load_state_dict(best, strict=False)
     found = {n: predict(encoder, model, task.splits[n], independent, plan.batch) for n in ("val", "test")}
@@ -97,47 +127,6 @@ def probe_finetune(encoder: Encoder, task: Task, plan: Plan) -> Scores:
     return Scores(
         found["val"], found["test"], {"epoch": best_epoch + 1, "val_loss": best_loss, "trained_weights": trained}
     )
-
-
-def prepare(module: "nn.Module", method: str) -> "nn.Module":
-    """Choose what is trained: everything, biases only, or low-rank updates of the attention's linear layers.
-
-    Raises:
-        UserError: PEFT is missing, or the module has no transformer blocks (LoRA) or no biases (BitFit).
-    """
-    module.requires_grad_(method == "finetune")
-    if method == "bitfit":
-        biases = [parameter for name, parameter in module.named_parameters() if name.endswith("bias")]
-        if not biases:
-            raise UserError(f"{type(module).__name__} has no biases to train; use lora or finetune")
-        for parameter in biases:
-            parameter.requires_grad_(True)
-    if method == "lora":
-        peft = require("peft", "peft")
-        config = peft.LoraConfig(
-            r=LORA_RANK, lora_alpha=LORA_RANK, lora_dropout=LORA_DROPOUT, target_modules=attention_layers(module)
-        )
-        peft.inject_adapter_in_model(config, module)
-    return module
-
-
-def attention_layers(module: "nn.Module") -> list[str]:
-    """Names of the linear layers inside the attention of every transformer block.
-
-    Raises:
-        UserError: there are none.
-    """
-    from torch import nn
-
-    inside = {id(part) for layer in find_layers(module) or [] for part in layer.modules()}
-    names = [
-        name
-        for name, part in module.named_modules()
-        if isinstance(part, nn.Linear) and id(part) in inside and "att" in name.lower()
-    ]
-    if not names:
-        raise UserError(f"{type(module).__name__} has no attention layers for LoRA; use bitfit or finetune")
-    return names
 
 
 def classifier(encoder: Encoder, module: "nn.Module", task: Task) -> "nn.Module":

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.options import option
 
-from ..statistics.kinds import MULTILABEL
-from .linear import Scores, one_hot
+from .judging import judge
+from .probe import Answer, Probe, Problem, Scores, Trial, features_setting, register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,24 +20,30 @@ TEMPERATURE = 0.07
 BLOCK = 1024
 
 
-def probe_knn(
-    kind: str,
-    outputs: int,
-    features: dict[str, np.ndarray],
-    labels: dict[str, np.ndarray],
-    neighbours: int | None = None,
-    temperature: float = TEMPERATURE,
-) -> Scores:
+@register
+@dataclass(frozen=True)
+class NearestNeighbours(Probe):
+    """Votes of the nearest training cases; ML-kNN for several labels at once."""
+
+    name = "knn"
+    title = "votes of the nearest training cases"
+    features: str = features_setting("class")
+    neighbours: int | None = option(None, "kNN: how many vote (default: chosen on validation)", least=1, metavar="K")
+    temperature: float = option(TEMPERATURE, "kNN: of the votes", above=0)
+
+    def run(self, trial: Trial) -> Answer:
+        """Look neighbours up, choose their number by validation loss, and judge."""
+        return judge(trial, probe_knn(trial.problem(self.features), self.neighbours, self.temperature))
+
+
+def probe_knn(problem: Problem, neighbours: int | None = None, temperature: float = TEMPERATURE) -> Scores:
     """Score cases by their nearest training cases.
 
     Single-label tasks: votes weighted by exp(cosine / temperature), as DINO does (Caron et al. 2021). Multi-label
     tasks: ML-kNN (Zhang and Zhou 2007) with smoothing 1, which has no temperature.
 
     Args:
-        kind: the task's kind.
-        outputs: classes, or labels.
-        features: (N, D) of `train`, `val`, `test`.
-        labels: of `train` and `val`.
+        problem: features and labels.
         neighbours: how many; None chooses among `NEIGHBOURS` by validation loss.
         temperature: of the votes.
 
@@ -47,21 +54,21 @@ def probe_knn(
         raise UserError(f"{neighbours} neighbours cannot vote; give --neighbours 1 or more")
     if not temperature > 0:
         raise UserError(f"temperature {temperature} must be above 0")
-    targets = one_hot(labels["train"], outputs)
-    limit = len(targets) - 1 if kind == MULTILABEL else len(targets)
+    targets = problem.targets("train")
+    limit = len(targets) - 1 if problem.independent else len(targets)
     asked = (neighbours,) if neighbours else NEIGHBOURS
     counts = sorted({min(k, max(limit, 1)) for k in asked})
-    centre = unit_centre(features["train"])
-    offsets = {name: unit_offsets(part, centre) for name, part in features.items()}
+    centre = unit_centre(problem.features["train"])
+    offsets = {name: unit_offsets(part, centre) for name, part in problem.features.items()}
     support = make_support(offsets["train"])
-    if kind == MULTILABEL:
+    if problem.independent:
         scored = _ml_knn(offsets, support, targets, counts)
     else:
         scored = {k: (v, t) for k, v, t in _votes(offsets, support, targets, counts, temperature)}
-    truth = one_hot(labels["val"], outputs)
-    losses = {k: _log_loss(val, truth, kind == MULTILABEL) for k, (val, _) in scored.items()}
+    truth = problem.targets("val")
+    losses = {k: _log_loss(val, truth, problem.independent) for k, (val, _) in scored.items()}
     best = min(losses, key=lambda k: losses[k])
-    return Scores(*scored[best], {"neighbours": best, "temperature": None if kind == MULTILABEL else temperature})
+    return Scores(*scored[best], {"neighbours": best, "temperature": None if problem.independent else temperature})
 
 
 @dataclass(frozen=True)

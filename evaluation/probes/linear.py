@@ -1,184 +1,44 @@
-"""Linear probing: one linear layer on frozen features, by protocol `fast` or exactly as the BioVFM authors do."""
+"""Linear probing by protocol `fast`: logistic regression on standardised features."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..statistics.kinds import MULTILABEL
+from .judging import judge
 from .logistic import Objective, fit_path, fit_standardiser
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-EPS = 1e-6
+from .probe import Answer, Probe, Problem, Scores, Trial, features_setting, register
 
 
+@register
 @dataclass(frozen=True)
-class Scores:
-    """What a probe answers: probabilities (N, K) of the validation and test cases, and what it chose on the way."""
+class Linear(Probe):
+    """One linear layer on frozen features, by a convex fit whose regularisation is chosen on validation."""
 
-    val: np.ndarray
-    test: np.ndarray
-    chosen: dict[str, Any]
+    name = "linear"
+    title = "a linear layer on frozen features"
+    protocols = ("fast",)
+    features: str = features_setting("both")
+
+    def run(self, trial: Trial) -> Answer:
+        """Fit, choose by validation loss, and judge."""
+        return judge(trial, probe_fast(trial.problem(self.features)))
 
 
-def one_hot(labels: np.ndarray, outputs: int) -> np.ndarray:
-    """Targets (N, K) float32 from class numbers (N,) or, as they are, from 0/1 labels (N, L)."""
-    return labels.astype(np.float32) if labels.ndim == 2 else np.eye(outputs, dtype=np.float32)[labels]
-
-
-def probe_fast(kind: str, outputs: int, features: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> Scores:
+def probe_fast(problem: Problem) -> Scores:
     """Standardise, then logistic regression over a grid of regularisation chosen by validation loss.
 
-    Args:
-        kind: the task's kind; multi-label tasks get one sigmoid per label, others a softmax.
-        outputs: classes, or labels of a multi-label task.
-        features: (N, D) float32 of `train`, `val`, `test`.
-        labels: of `train` and `val`.
+    Multi-label tasks get one sigmoid per label, others a softmax.
     """
     import torch
 
-    independent = kind == MULTILABEL
-    inputs = {name: torch.from_numpy(np.ascontiguousarray(part, np.float32)) for name, part in features.items()}
+    independent = problem.independent
+    inputs = {name: torch.from_numpy(np.ascontiguousarray(x, np.float32)) for name, x in problem.features.items()}
     standardise = fit_standardiser(inputs["train"])
     inputs = {name: standardise(part) for name, part in inputs.items()}
-    targets = {name: torch.from_numpy(one_hot(labels[name], outputs)) for name in ("train", "val")}
-    train = Objective(inputs["train"], targets["train"], independent)
-    val = Objective(inputs["val"], targets["val"], independent)
+    train, val = (
+        Objective(inputs[name], torch.from_numpy(problem.targets(name)), independent) for name in ("train", "val")
+    )
     weights, chosen = fit_path(train, val)
-    test = Objective(inputs["test"], torch.zeros(len(inputs["test"]), outputs), independent)
+    test = Objective(inputs["test"], torch.zeros(len(inputs["test"]), problem.outputs), independent)
     l2 = sorted(set(chosen)) if independent else chosen[0]
     return Scores(val.probabilities(weights)[1].numpy(), test.probabilities(weights)[1].numpy(), {"l2": l2})
-
-
-def probe_biovfm(
-    kind: str,
-    outputs: int,
-    features: dict[str, np.ndarray],
-    labels: dict[str, np.ndarray],
-    views: list[np.ndarray] | None = None,
-    epochs: int = 100,
-    seed: int = 42,
-) -> Scores:
-    """The BioVFM authors' probe on mean patch tokens taken before the final norm.
-
-    LayerNorm at its initial values (eps 1e-6), BatchNorm without affine, linear layer; AdamW at 1e-2 without weight
-    decay, batches of 128 with the last incomplete one dropped, cosine over epochs to 0, cross-entropy (binary
-    cross-entropy for multi-label); the epoch with the lowest validation loss is kept.
-
-    Args:
-        kind: the task's kind.
-        outputs: classes, or labels of a multi-label task.
-        features: (N, D) float32 of `train`, `val`, `test`.
-        labels: of `train` and `val`.
-        views: augmented versions of the training features, (N, D) each; epoch e trains on view e modulo their
-            number. None trains on `features["train"]`.
-        epochs: passes over the training set.
-        seed: of the initial weights and the order of cases.
-    """
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    independent = kind == MULTILABEL
-    targets = {name: torch.from_numpy(one_hot(labels[name], outputs)) for name in ("train", "val")}
-    normed = {name: _layer_norm(part) for name, part in features.items() if name != "train" or not views}
-    train_views = [_layer_norm(view) for view in views] if views else [normed["train"]]
-    head = _Head(train_views[0].shape[1], outputs, independent, generator)
-    batch = min(128, len(targets["train"]))
-    best, best_loss, best_epoch = head.state(), float("inf"), -1
-    for epoch in range(epochs):
-        rate = 1e-2 * 0.5 * (1 + float(np.cos(np.pi * epoch / epochs)))
-        view = train_views[epoch % len(train_views)]
-        order = torch.randperm(len(view), generator=generator)
-        for start in range(0, len(view) - batch + 1, batch):
-            rows = order[start : start + batch]
-            head.step(view[rows], targets["train"][rows], rate)
-        loss = head.loss(normed["val"], targets["val"])
-        if loss < best_loss:
-            best, best_loss, best_epoch = head.state(), loss, epoch
-    head.restore(best)
-    scores = {name: head.probabilities(normed[name]).numpy() for name in ("val", "test")}
-    return Scores(scores["val"], scores["test"], {"epoch": best_epoch + 1, "val_loss": best_loss})
-
-
-def _layer_norm(features: np.ndarray) -> "Tensor":
-    import torch
-    from torch.nn import functional
-
-    values = torch.from_numpy(np.ascontiguousarray(features, np.float32))
-    return functional.layer_norm(values, values.shape[1:], eps=EPS)
-
-
-class _Head:
-    """BatchNorm without affine and a linear layer, with the gradient and the AdamW step written out.
-
-    The steps are those of `torch.nn.BatchNorm1d(affine=False, eps=1e-6)`, `torch.nn.Linear` and
-    `torch.optim.AdamW(weight_decay=0)`; without autograd they take a third of the time, and a probe takes 100,000s.
-    """
-
-    def __init__(self, width: int, outputs: int, independent: bool, generator: Any):
-        import torch
-
-        # (outputs, width + 1): the bias takes part as the weight of one more input that is always 1.
-        self.weight = torch.empty(outputs, width + 1)
-        torch.nn.init.trunc_normal_(self.weight, std=0.01, generator=generator)
-        self.weight[:, -1].uniform_(-(width**-0.5), width**-0.5, generator=generator)
-        self.independent = independent
-        self.mean, self.var = torch.zeros(width), torch.ones(width)
-        self.first, self.second = torch.zeros_like(self.weight), torch.zeros_like(self.weight)
-        self.steps = 0
-
-    def step(self, features: "Tensor", targets: "Tensor", rate: float) -> None:
-        """One training step on a batch (B, D), targets (B, K)."""
-        import torch
-
-        count = len(features)
-        var, mean = torch.var_mean(features, 0, correction=0)
-        unbiased = count / max(count - 1, 1)
-        self.mean.lerp_(mean, 0.1)
-        self.var.lerp_(var * unbiased, 0.1)
-        inputs = (features - mean).mul_((var + EPS).rsqrt())
-        logits = torch.nn.functional.linear(inputs, self.weight[:, :-1], self.weight[:, -1])
-        found = logits.sigmoid() if self.independent else logits.softmax(1)
-        outputs = targets.shape[1] if self.independent else 1
-        residual = (found - targets).div_(count * outputs)
-        gradient = torch.cat([residual.T @ inputs, residual.sum(0)[:, None]], 1)
-        self._adam(gradient, rate)
-
-    def _adam(self, gradient: "Tensor", rate: float) -> None:
-        """Adam (Kingma and Ba 2015), betas 0.9 and 0.999, eps 1e-8; with no weight decay AdamW is the same."""
-        self.steps += 1
-        self.first.lerp_(gradient, 0.1)
-        self.second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-        scale = (self.second / (1 - 0.999**self.steps)).sqrt_().add_(1e-8)
-        self.weight.addcdiv_(self.first, scale, value=-rate / (1 - 0.9**self.steps))
-
-    def logits(self, features: "Tensor") -> "Tensor":
-        """Scores (N, K) under the running statistics."""
-        from torch.nn import functional
-
-        folded = self.weight[:, :-1] * (self.var + EPS).rsqrt()
-        return functional.linear(features, folded, self.weight[:, -1] - folded @ self.mean)
-
-    def loss(self, features: "Tensor", targets: "Tensor") -> float:
-        """Mean loss."""
-        from torch.nn import functional
-
-        logits = self.logits(features)
-        if self.independent:
-            return float(functional.binary_cross_entropy_with_logits(logits, targets))
-        return float(functional.cross_entropy(logits, targets))
-
-    def probabilities(self, features: "Tensor") -> "Tensor":
-        """Sigmoid or softmax of the scores, (N, K)."""
-        logits = self.logits(features)
-        return logits.sigmoid() if self.independent else logits.softmax(1)
-
-    def state(self) -> tuple["Tensor", ...]:
-        """A copy of what `restore` needs."""
-        return self.weight.clone(), self.mean.clone(), self.var.clone()
-
-    def restore(self, state: tuple["Tensor", ...]) -> None:
-        """Go back to a state."""
-        self.weight, self.mean, self.var = (part.clone() for part in state)

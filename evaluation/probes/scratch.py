@@ -8,8 +8,9 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 from ..encoders.load import to_square
-from ..tasks import Split
-from .segment import Segmentation, count_cases, train_decoder
+from ..tasks import Task
+from .decoders import DecoderPlan, train_decoder
+from .masks import Segmentation, count_cases
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -73,27 +74,14 @@ def build(name: str, classes: int) -> "nn.Module":
     return Network()
 
 
-def probe_scratch(
-    name: str,
-    classes: int,
-    splits: dict[str, Split],
-    size: int,
-    epochs: int | None,
-    rate: float,
-    seed: int,
-    device: str,
-) -> Segmentation:
+def probe_scratch(name: str, task: Task, size: int, plan: DecoderPlan) -> Segmentation:
     """Train a network of `build` on the task's images, as the decoders are trained, and score it on test.
 
     Args:
         name: of `NETWORKS`.
-        classes: with the background.
-        splits: with the masks.
+        task: a segmentation task.
         size: of the images given to it, pixels; a multiple of 16.
-        epochs: None as `segment.train_decoder` says.
-        rate: the highest learning rate.
-        seed: of weights and order.
-        device: where it is trained.
+        plan: how it is trained.
 
     Raises:
         UserError: `size` is no multiple of 16.
@@ -102,18 +90,18 @@ def probe_scratch(
 
     if size % 16:
         raise UserError(f"scratch:{name} needs an image size that is a multiple of 16, not {size} (--image-size)")
-    torch.manual_seed(seed)
-    network: Any = build(name, classes).to(device)
+    torch.manual_seed(plan.seed)
+    network: Any = build(name, task.num_outputs).to(plan.device)
 
     def run(split: str, rows: np.ndarray) -> "Tensor":
-        images = [splits[split].images[int(row)] for row in rows]
-        return network(to_square(images, size, IMAGENET_MEAN, IMAGENET_STD).to(device))
+        images = [task.splits[split].images[int(row)] for row in rows]
+        return network(to_square(images, size, IMAGENET_MEAN, IMAGENET_STD).to(plan.device))
 
-    chosen = train_decoder(network, run, classes, splits, epochs, rate, seed, device)
+    chosen = train_decoder(network, run, task, plan)
 
     def predict(rows: np.ndarray) -> "Tensor":
         with torch.inference_mode():
             return run("test", rows).cpu()
 
     chosen["trained_weights"] = sum(parameter.numel() for parameter in network.parameters())
-    return Segmentation(count_cases(classes, predict, splits["test"]), chosen, predict)
+    return Segmentation(count_cases(task.num_outputs, predict, task.splits["test"]), chosen, predict)

@@ -29,16 +29,15 @@ from ..results.records import (
     write_record,
 )
 from ..statistics.bootstrap import choose_thresholds
-from ..statistics.kinds import SEGMENTATION
+from ..statistics.split import read_split
 from ..tasks import SPLITS, Task
-from .methods import METHOD_RUNNERS
-from .settings import Settings
+from .probe import Run, Trial
 
-Job = tuple[str, Settings, Task]
+Job = tuple[str, Run, Task]
 Claim = Callable[[str], AbstractContextManager[bool]]  # of a record, by its key: whether this process is to make it
 
 
-def run_suite(models: list[str], tasks: list[Task], runs: list[Settings], out: Path, cache: Path) -> list[Record]:
+def run_suite(models: list[str], tasks: list[Task], runs: list[Run], out: Path, cache: Path) -> list[Record]:
     """Make every record that is missing in `out`, and return all records there.
 
     A failure of one model on one task does not stop the others; it is raised at the end. Processes that work on one
@@ -62,11 +61,11 @@ def run_suite(models: list[str], tasks: list[Task], runs: list[Settings], out: P
             raise UserError(f"two models are called {label}; tell them apart: --model NAME1=... --model NAME2=...")
     for model in models[1:]:  # what cannot be loaded is told now, and not after hours of work on the models before it
         load_encoder(model)
-    jobs = [(model, run, task) for model in models for run in runs for task in tasks if suits(task, run)]
+    jobs = [(model, run, task) for model in models for run in runs for task in tasks if run.probe.suits(task)]
     processes, failures = process_group(), []
     if processes.size > 1:
-        failures += _run_jobs([job for job in jobs if not job[1].tunes], out, cache)[0]
-    shared = [job for job in jobs if processes.size == 1 or job[1].tunes]
+        failures += _run_jobs([job for job in jobs if not job[1].probe.trains_encoder], out, cache)[0]
+    shared = [job for job in jobs if processes.size == 1 or job[1].probe.trains_encoder]
     told, busy = _run_jobs(shared, out, cache, partial(claimed, out, wait=False))
     failures += told + _run_jobs(busy, out, cache, partial(claimed, out, wait=True))[0]
     processes.wait()
@@ -80,32 +79,24 @@ def _run_jobs(jobs: list[Job], out: Path, cache: Path, claim: Claim | None = Non
     """Make the records of jobs that can be claimed. Returns what went wrong, and the jobs that others are at."""
     failures, busy = [], []
     loaded: dict[tuple[str, str], Encoder] = {}
-    for model, settings, task in jobs:
-        wanted = (model, settings.preprocess)
-        if wanted not in loaded:
-            loaded = {key: encoder for key, encoder in loaded.items() if key[0] == model}
-            how = (settings.device, settings.preprocess, settings.compile, settings.precision)
-            loaded[wanted] = load_encoder(model, *how)
-        encoder = loaded[wanted]
+    for model, run, task in jobs:
+        key = (model, run.preprocess)
+        if key not in loaded:
+            loaded = {other: encoder for other, encoder in loaded.items() if other[0] == model}
+            loaded[key] = load_encoder(model, run.device, run.preprocess, run.compile, run.precision)
+        encoder = loaded[key]
         try:
-            if make_record(encoder, task, settings, out, cache, claim) is None:
-                busy.append((model, settings, task))
+            if make_record(Trial(encoder, task, run, cache), out, claim) is None:
+                busy.append((model, run, task))
         except (UserError, RuntimeError) as error:  # torch raises the latter, out of memory say
             if not isinstance(error, UserError):
                 traceback.print_exception(error)
-            failures.append(f"{encoder.name} on {task.name} by {settings.method_name}: {error}")
+            failures.append(f"{encoder.name} on {task.name} by {run.probe.record_name}: {error}")
             _say(f"error: {failures[-1]}", sys.stderr)
     return failures, busy
 
 
-def suits(task: Task, settings: Settings) -> bool:
-    """Whether the method applies to the task: `segment` to segmentation tasks, every other to the rest."""
-    return (task.record.kind == SEGMENTATION) == (settings.method == "segment")
-
-
-def make_record(
-    encoder: Encoder, task: Task, settings: Settings, out: Path, cache: Path, claim: Claim | None = None
-) -> Record | None:
+def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Record | None:
     """Probe one model on one task by one method, unless its record is there.
 
     Without a `claim` the processes that were started together make it together.
@@ -116,11 +107,10 @@ def make_record(
     Raises:
         UserError: the method does not apply to the task, or something it needs is missing or broken.
     """
-    if not suits(task, settings):
-        raise UserError(
-            f"task {task.name} is of kind {task.record.kind}; method {settings.method} does not apply to it"
-        )
-    identity = identify(encoder, task, settings)
+    encoder, task, probe = trial.encoder, trial.task, trial.run.probe
+    if not probe.suits(task):
+        raise UserError(f"task {task.name} is of kind {task.record.kind}; method {probe.name} does not apply to it")
+    identity = identify(trial)
     with claim(record_key(identity)) if claim else nullcontext(True) as mine:
         if not mine:
             return None
@@ -128,17 +118,17 @@ def make_record(
         if claim is None:  # made together: the others wait for this process' share of the images, or it for theirs
             known = process_group().agree(known)
         if known is not None:
-            _say(f"have  {encoder.name}  {task.name}  {settings.method_name}")
+            _say(f"have  {encoder.name}  {task.name}  {probe.record_name}")
             return known
-        check_validation(task, settings)
+        check_validation(trial)
         begun = time.perf_counter()
-        made, scores = METHOD_RUNNERS[settings.method](encoder, task, settings, cache)
+        answer = probe.run(trial)
         record = {
             **identity,
             "kind": task.record.kind,
             "primary": task.record.metric,
             "classes": list(task.record.classes),
-            **made,
+            **answer.record,
             "n_train": task.splits["train"].num_cases,
             "n_test": task.splits["test"].num_cases,
             "seconds": round(time.perf_counter() - begun, 3),
@@ -148,8 +138,8 @@ def make_record(
         if measured_otherwise(out, identity):  # then so are the pictures
             for kind in ("attention", "tsne", "pca"):
                 discard(out, kind, encoder.name, task.name)
-        write_record(out, record_key(identity), record, scores)
-    _say(f"done  {encoder.name}  {task.name}  {settings.method_name}  {headline(record)}")
+        write_record(out, record_key(identity), record, answer.arrays)
+    _say(f"done  {encoder.name}  {task.name}  {probe.record_name}  {headline(record)}")
     return clean(record)
 
 
@@ -158,25 +148,27 @@ def _say(line: str, stream: TextIO | None = None) -> None:
     print(f"{line}\n", end="", file=stream, flush=True)
 
 
-def check_validation(task: Task, settings: Settings) -> None:
+def check_validation(trial: Trial) -> None:
     """Raise a UserError before the work where validation holds one class only, so that no threshold can be chosen."""
-    labels = task.splits["val"].labels
+    task, labels = trial.task, trial.task.splits["val"].labels
     if labels is not None:
-        choose_thresholds(task.record.kind, labels, np.zeros((len(labels), task.num_outputs)), settings.thresholds)
+        unscored = np.zeros((len(labels), task.num_outputs))
+        choose_thresholds(read_split(task.record.kind, labels, unscored, "val"), trial.run.probe.thresholds)
 
 
-def identify(encoder: Encoder, task: Task, settings: Settings) -> dict[str, Any]:
+def identify(trial: Trial) -> dict[str, Any]:
     """What tells a record from every other: what names it, and what it is measured on."""
+    run = trial.run
     return {
-        "model": encoder.name,
-        "revision": encoder.revision,
-        "task": task.name,
-        "data": task_digest(task),
-        "method": settings.method_name,
-        "protocol": settings.protocol,
-        "seed": settings.seed,
-        "settings": settings.recorded(),
-        "resamples": settings.resamples,
+        "model": trial.encoder.name,
+        "revision": trial.encoder.revision,
+        "task": trial.task.name,
+        "data": task_digest(trial.task),
+        "method": run.probe.record_name,
+        "protocol": run.protocol,
+        "seed": run.seed,
+        "settings": run.settings,
+        "resamples": run.resamples,
     }
 
 

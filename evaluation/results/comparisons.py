@@ -13,10 +13,9 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
 from biovfm_hf.significance import holm
 
-from ..probes.segment import case_scores
 from ..statistics.bootstrap import Resampler, resampled_means
 from ..statistics.kinds import SEGMENTATION
-from ..statistics.metrics import dice, jaccard, lone_classes
+from ..statistics.metrics import case_scores, dice, jaccard, lone_classes
 from ..statistics.significance import (
     SeedSpread,
     delong,
@@ -25,8 +24,8 @@ from ..statistics.significance import (
     paired_interval,
     spread_of_mean,
 )
-from ..statistics.split import read_split
-from .records import Record, clean, grouped, locked, read_scores
+from ..statistics.split import ScoredSplit
+from .records import Record, clean, grouped, locked, read_scores, stored_split
 from .seeds import case_draws, spreads
 
 Pair = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # the score arrays of two models
@@ -141,8 +140,8 @@ def _compare(
 
 def _lone_classes(record: Record, arrays: dict[str, np.ndarray]) -> dict[str, str]:
     """Why nothing can be said about differences in some metrics: their class of one test case or subject."""
-    split = read_split(record["kind"], arrays["test_labels"], arrays["test_scores"])
-    return lone_classes(split, Resampler(split.size, "fast", clusters=arrays.get("test_subjects")).units)
+    split = stored_split(record, arrays)
+    return lone_classes(split, Resampler(split.size, "fast", clusters=split.subjects).units)
 
 
 def _over_seeds(record: Record, pairs: list[Pair], resamples: int) -> dict[str, dict[str, Any]]:
@@ -168,29 +167,17 @@ def _spread_row(spread: SeedSpread, units: int, name: str) -> dict[str, Any]:
     return {**ends, name: spread.seed_sd, "case_se": spread.case_se}
 
 
-def _scores(record: Record, held: Pair, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
-    clusters = held[0].get("test_subjects")
-    found = paired_bootstrap(
-        record["kind"],
-        held[0]["test_labels"],
-        held[0]["test_scores"],
-        held[1]["test_scores"],
-        held[0]["thresholds"],
-        held[1]["thresholds"],
-        n=resamples,
-        seed=seed,
-        clusters=clusters,
-        stratify=held[0].get("test_strata"),
-    )
-    found["auc"]["p_delong"] = _delong_p(record["kind"], held, clusters)
-    return found
+def _scores(record: Record, pair: Pair, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+    first, second = (stored_split(record, arrays) for arrays in pair)
+    rows = paired_bootstrap(first, second, resamples, seed)
+    rows["auc"]["p_delong"] = _delong_p(first, second)
+    return rows
 
 
-def _delong_p(kind: str, held: Pair, clusters: np.ndarray | None) -> float | None:
+def _delong_p(first: ScoredSplit, second: ScoredSplit) -> float | None:
     """DeLong's p-value of the difference in AUC; None where a label or class has fewer than two cases."""
-    first, second = (read_split(kind, arrays["test_labels"], arrays["test_scores"]) for arrays in held)
     try:
-        return delong(first.columns, first.scores, second.scores, clusters).p
+        return delong(first.columns, first.scores, second.scores, first.subjects).p
     except UserError:
         return None
 

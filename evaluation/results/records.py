@@ -6,6 +6,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -16,6 +17,8 @@ from biovfm_hf.documents import read_json
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path, write_text
 from biovfm_hf.locks import lock
+
+from ..statistics.split import ScoredSplit, read_split
 
 Record = dict[str, Any]
 
@@ -102,6 +105,13 @@ def read_scores(out: Path, record: Record) -> dict[str, np.ndarray]:
         raise UserError(
             f"{path} cannot be read ({error}); remove its record and run the same command again"
         ) from error
+
+
+def stored_split(record: Record, arrays: dict[str, np.ndarray]) -> ScoredSplit:
+    """The test split of a classification record, from the arrays beside it."""
+    split = read_split(record["kind"], arrays["test_labels"], arrays["test_scores"])
+    split = replace(split, subjects=arrays.get("test_subjects"), strata=arrays.get("test_strata"))
+    return split.decided_at(arrays["thresholds"]) if "thresholds" in arrays else split
 
 
 def grouped(records: Iterable[Record], names: Sequence[str]) -> list[list[Record]]:

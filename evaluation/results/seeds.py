@@ -5,13 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from ..probes.segment import case_scores
-from ..statistics.bootstrap import Resampler, resampled_means, resampled_metrics
+from ..statistics.bootstrap import Resampler, Resampling, resampled_means, resampled_metrics
 from ..statistics.kinds import SEGMENTATION
-from ..statistics.metrics import Scorer, dice, jaccard
+from ..statistics.metrics import Scorer, case_scores, dice, jaccard
 from ..statistics.significance import SeedSpread, seed_spread
-from ..statistics.split import read_split
-from .records import Record, grouped, read_scores
+from .records import Record, grouped, read_scores, stored_split
 
 ALIKE = ("model", "revision", "task", "data", "method", "protocol", "settings")
 
@@ -55,10 +53,9 @@ def case_draws(record: Record, arrays: dict[str, np.ndarray], resamples: int) ->
     """Per metric its point value and then its values over resamples, the same ones for every seed and model."""
     if record["kind"] == SEGMENTATION:
         return _overlap_draws(arrays, resamples)
-    split = read_split(record["kind"], arrays["test_labels"], arrays["test_scores"])
-    scorer = Scorer(split, arrays["thresholds"], extra=True)
-    resampler = Resampler(split.size, record["protocol"], 0, arrays.get("test_subjects"), arrays.get("test_strata"))
-    drawn = resampled_metrics(scorer, resampler, resamples)
+    split = stored_split(record, arrays)
+    scorer = Scorer(split, extra=True)
+    drawn = resampled_metrics(scorer, Resampling(record["protocol"], resamples).of(split), resamples)
     point = scorer(np.ones((split.size, 1), np.float32))
     return {name: np.concatenate([point[name], drawn[name]]) for name in drawn}
 

@@ -70,6 +70,7 @@ class Analysis:
         subsets: {family: {subset: {task: score}}} at the size where most subsets were trained.
         published: the paper's numbers that are of the same axis and tasks.
         notes: what a reader must know, in words.
+        seed: of bootstrap and permutations.
     """
 
     axis_label: str = AXIS_LABELS["given"]
@@ -87,6 +88,7 @@ class Analysis:
     subsets: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     published: Beside = field(default_factory=Beside)
     notes: list[str] = field(default_factory=list)
+    seed: int = 0
 
 
 def analyse(study: Study, properties: dict[str, dict[str, float]], axis: str = "given", seed: int = 0) -> Analysis:
@@ -101,7 +103,7 @@ def analyse(study: Study, properties: dict[str, dict[str, float]], axis: str = "
     Raises:
         UserError: no series has two sizes, or the axis does not fit the points.
     """
-    found = Analysis()
+    found = Analysis(seed=seed)
     if study.points:
         _fit_points(found, study.points, axis, seed)
     else:

@@ -2,11 +2,20 @@
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.flops import recipe_flops
+from biovfm_hf.options import argument, check_options, option, parse_options, required
 
-from .model_size import AXES
+from . import properties
+from .analysis import Analysis, analyse
+from .model_size import AXES, known_sizes
+from .screen import screen_lines
+from .study import main as study_main
+from .tables import PROPERTIES, read_points, read_properties, write_rows
 
 DESCRIPTION = """\
 Fit score = e^b size^a for every model family and task of a scaling study, and see which task properties go with
@@ -37,18 +46,24 @@ def main(argv: list[str]) -> int:
     return _analyse(argv)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line of `biovfm scaling POINTS.csv`."""
-    found = _parser("biovfm scaling", DESCRIPTION, EXAMPLES)
-    found.add_argument("points", type=Path, metavar="POINTS.csv", help="scores, or slopes that are fitted already")
-    found.add_argument("--properties", type=Path, metavar="TASKS.csv", help="task properties to correlate with slopes")
-    found.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for tables and figures")
-    found.add_argument("--axis", choices=AXES, default="given", help="what x is: the file's numbers (given), encoder "
-                       "parameters, the published axis (encoder + MAE decoder), or pretraining compute")  # fmt: skip
-    found.add_argument("--published", action="store_true", help="draw the BioVFM paper's results beside "
-                       "yours, as far as axis and tasks agree")  # fmt: skip
-    found.add_argument("--seed", type=int, default=0, help="of bootstrap and permutations (default: 0)")
-    return found
+@dataclass(frozen=True)
+class ScalingOptions:
+    """What `biovfm scaling POINTS.csv` takes, and `biovfm_hf.scaling` by keyword."""
+
+    points: Path = argument("scores, or slopes that are fitted already", metavar="POINTS.csv")
+    out: Path = required("folder for tables and figures", metavar="DIR")
+    properties: Path | None = option(None, "task properties to correlate with slopes", metavar="TASKS.csv")
+    axis: str = option(
+        "given",
+        "what x is: the file's numbers (given), encoder parameters, the published axis (encoder + MAE decoder), or "
+        "pretraining compute",
+        choices=AXES,
+    )
+    published: bool = option(False, "draw the BioVFM paper's results beside yours, as far as axis and tasks agree")
+    seed: int = option(0, "of bootstrap and permutations", least=0)
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 def _parser(name: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
@@ -57,31 +72,66 @@ def _parser(name: str, description: str, epilog: str | None = None) -> argparse.
 
 
 def _analyse(argv: list[str]) -> int:
-    words = parser().parse_args(argv)
-    from .tables import read_points, read_properties
-    from .writing import write_study
-
-    study = read_points(words.points)
-    properties = read_properties(words.properties) if words.properties else {}
-    for line in write_study(study, properties, words.out, words.axis, words.published, words.seed):
-        print(line)
+    parser = _parser("biovfm scaling", DESCRIPTION, EXAMPLES)
+    options = parse_options(parser, ScalingOptions, argv)
+    analysis = scaling(options)
+    for note in analysis.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print("\n".join(screen_lines(analysis)))
+    print(f"\ntables and figures are in {options.out}")
     return 0
 
 
+def scaling(options: ScalingOptions) -> Analysis:
+    """Fit score = e^b size^a for every family and task, correlate the slopes, and write tables and figures.
+
+    Returns:
+        What the files in `options.out` show.
+
+    Raises:
+        UserError: a file is unfit, or the points allow no fit.
+    """
+    from .writing import write_study  # loads matplotlib
+
+    study = read_points(options.points)
+    properties = read_properties(options.properties) if options.properties else {}
+    analysis = analyse(study, properties, options.axis, options.seed)
+    write_study(analysis, options.out, options.published)
+    return analysis
+
+
+@dataclass(frozen=True)
+class PropertiesOptions:
+    """What `biovfm scaling properties` takes."""
+
+    data: Path = required("a .npz file or folder of them", metavar="DIR_OR_FILE")
+    out: Path = required("the properties file to write", metavar="TASKS.csv")
+    images: int = option(2000, "images per task for gzip and entropy, evenly spaced; 0 for all", least=0)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
 def _properties(argv: list[str]) -> int:
-    words = _parser("biovfm scaling properties", "Measure task properties from MedMNIST .npz files, streaming.")
-    words.add_argument("--data", type=Path, required=True, metavar="DIR_OR_FILE", help="a .npz file or folder of them")
-    words.add_argument("--out", type=Path, required=True, metavar="TASKS.csv", help="the properties file to write")
-    words.add_argument("--images", type=int, default=2000, help="images per task for gzip and entropy; 0 for all "
-                       "(default: 2000, evenly spaced)")  # fmt: skip
-    said = words.parse_args(argv)
+    parser = _parser("biovfm scaling properties", "Measure task properties from MedMNIST .npz files, streaming.")
+    options = parse_options(parser, PropertiesOptions, argv)
+    rows = measure_properties(options)
+    print(f"{options.out}: properties of {len(rows)} tasks (dbi in pixels, at most 32 x 32)")
+    return 0
+
+
+def measure_properties(options: PropertiesOptions) -> list[dict[str, Any]]:
+    """Measure the properties of every set and write the properties file, whose rows are returned.
+
+    Raises:
+        UserError: there is no .npz file, or one is no MedMNIST set.
+    """
     from tqdm import tqdm
 
-    from . import properties, tables
-
-    files, others = properties.one_per_task(said.data.glob("*.npz")) if said.data.is_dir() else ([said.data], [])
+    data = options.data
+    files, others = properties.one_per_task(data.glob("*.npz")) if data.is_dir() else ([data], [])
     if not files:
-        raise UserError(f"{said.data}: holds no .npz file; download the MedMNIST sets there first")
+        raise UserError(f"{data}: holds no .npz file; download the MedMNIST sets there first")
     for file in others:
         print(f"note: {file.name} is left out: its task is measured in a smaller size; give the file as --data for "
               "its own properties", file=sys.stderr)  # fmt: skip
@@ -89,18 +139,13 @@ def _properties(argv: list[str]) -> int:
     rows = []
     for file, total in zip(files, totals, strict=True):
         with tqdm(total=2 * total, unit="img", desc=file.stem, file=sys.stderr) as bar:
-            rows.append(properties.as_row(properties.measure(file, said.images, bar.update)))
-    tables.write_rows(said.out, ("task", *tables.PROPERTIES), rows)
-    print(f"{said.out}: properties of {len(rows)} tasks (dbi in pixels, at most 32 x 32)")
-    return 0
+            rows.append(properties.as_row(properties.measure(file, options.images, bar.update)))
+    write_rows(options.out, ("task", *PROPERTIES), rows)
+    return rows
 
 
 def _sizes(argv: list[str]) -> int:
     _parser("biovfm scaling sizes", "Parameters and pretraining compute of the named sizes.").parse_args(argv)
-    from biovfm_hf.flops import recipe_flops
-
-    from .model_size import known_sizes
-
     print(f"{'size':<12}{'encoder M':>11}{'published M':>13}{'DINO GFLOP/img':>16}{'MAE GFLOP/img':>15}")
     for name, (encoder, printed) in known_sizes().items():
         flops = [recipe_flops(name, objective).total / 1e9 for objective in ("dino", "mae")]
@@ -109,6 +154,4 @@ def _sizes(argv: list[str]) -> int:
 
 
 def _study(argv: list[str]) -> int:
-    from .study import main as run_study
-
-    return run_study(argv)
+    return study_main(argv)

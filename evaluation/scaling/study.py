@@ -12,25 +12,34 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 from biovfm_hf.documents import read_json, read_yaml
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
 from biovfm_hf.flops import encoder_parameters
+from biovfm_hf.options import argument, check_options, option, parse_options, required
 
+from ..commands import probe as probe_command
+from ..commands.probe import RunOptions, options_class
+from ..encoders.device import check_device
+from ..probes.probe import Run as ProbeRun
+from ..probes.probe import find_probe
+from ..results.records import Record
+from ..results.seeds import over_seeds
+from ..statistics.kinds import SEGMENTATION
+from ..tasks import GROUPS, read_records, resolve_names
+from .analysis import analyse
 from .model_size import AXES, known_sizes, objective_of, size_of
+from .screen import screen_lines
 from .tables import MEAN, POINT_COLUMNS, Point, read_points, read_properties, write_rows
 
-if TYPE_CHECKING:
-    from ..probes.settings import Settings
-    from ..results.records import Record
-
 OBJECTIVES = ("dino", "mae")
-NOT_OURS = ("out", "list_tasks", "list-tasks", "help", "h")
+NOT_OURS = ("model", "out", "list_tasks", "help", "h")
+SCIENTIFIC = re.compile(r"[0-9.]+[eE][-+]?[0-9]+")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 ONE_PROCESS = ["--num_processes", "1", "--num_machines", "1", "--dynamo_backend", "no"]
 DESCRIPTION = """\
@@ -131,7 +140,7 @@ def read_plan(path: str | Path) -> Plan:
     described = held.get("properties")
     places = {"data": _resolve(path, str(probe.get("data", "."))), "tasks": _resolve_tasks(path, probe["tasks"])}
     plan = Plan(
-        runs, [str(word) for word in launch], {**probe, **places},
+        runs, [str(word) for word in launch], {**_probe_values(probe), **places},
         Path(_resolve(path, str(described))) if described else None, str(held.get("axis", "given")),
     )  # fmt: skip
     _check_axis(path, plan)
@@ -156,13 +165,17 @@ def _check_axis(path: Path, plan: Plan) -> None:
 
 def _check_probe(path: Path, plan: Plan) -> None:
     for key in plan.probe:
-        if str(key) in NOT_OURS:
+        if key in NOT_OURS:
             raise UserError(f"{path}: probe: {key} has no place in a study; remove it")
+    known = [item.name for item in fields(options_class()) if item.name not in NOT_OURS]
+    if unknown := [key for key in plan.probe if key not in known]:
+        raise UserError(f"{path}: probe: unknown option {unknown[0]}; known are: {', '.join(known)}")
     try:
-        methods = read_probe(plan, Path("OUT"))[1]
+        options = probe_options(plan, Path("OUT"))
+        resolve_names(options.tasks)
     except UserError as error:
         raise UserError(f"{path}: probe: {error}") from error
-    if set(methods) <= {"segment"}:
+    if all(find_probe(name, options.protocol).kinds == (SEGMENTATION,) for name in options.method):
         raise UserError(f"{path}: probe: method segment gives no AUC, which is what a study fits; add another method")
 
 
@@ -203,14 +216,20 @@ def _resolve(path: Path, value: str) -> str:
     return str(beside.resolve()) if beside.exists() else value
 
 
-def _resolve_tasks(path: Path, tasks: Any) -> str:
-    """The words of `--tasks`, paths among them relative to the study file; a known name is no path."""
-    from ..tasks import GROUPS, read_records
+def _probe_values(probe: dict[str, Any]) -> dict[str, Any]:
+    """The probe's options by their Python names; numbers such as 1e-3, which YAML takes for words, as numbers."""
+    return {
+        str(key).replace("-", "_"): float(value) if isinstance(value, str) and SCIENTIFIC.fullmatch(value) else value
+        for key, value in probe.items()
+    }
 
+
+def _resolve_tasks(path: Path, tasks: Any) -> list[str]:
+    """The names of `tasks`, paths among them relative to the study file; a known name is no path."""
     words = tasks if isinstance(tasks, list) else str(tasks).split(",")
     names = [str(word).strip() for word in words]
     known = {*GROUPS, *read_records()}
-    return ",".join(name if name in known else _resolve(path, name) for name in names if name)
+    return [name if name in known else _resolve(path, name) for name in names if name]
 
 
 def _plain(value: Any) -> str:
@@ -253,52 +272,44 @@ def _check_size(plan: Plan, run: Run, folder: Path) -> None:
                         "study file and run the same command again") from error  # fmt: skip
 
 
-def probe_words(plan: Plan, out: Path) -> list[str]:
-    """The words of `biovfm probe` for all trained models."""
-    words = [word for run in plan.runs for word in ("--model", f"{run.name}={out / 'runs' / run.name / 'model'}")]
-    for key, value in plan.probe.items():
-        if value is True:
-            words.append(f"--{key.replace('_', '-')}")
-        elif value is not False:
-            words += [
-                f"--{key.replace('_', '-')}",
-                ",".join(map(str, value)) if isinstance(value, list) else str(value),
-            ]
-    return [*words, "--out", str(out / "results")]
-
-
-def read_probe(plan: Plan, out: Path) -> tuple[argparse.Namespace, list[str]]:
-    """The options that the plan's words are to `biovfm probe`, and its methods.
+def probe_options(plan: Plan, out: Path) -> RunOptions:
+    """The options of `biovfm probe` for all trained models.
 
     Raises:
-        UserError: `biovfm probe` does not take them.
+        UserError: a value is wrong.
     """
-    from ..commands import probe as probe_command
-
-    def refuse(message: str) -> NoReturn:
-        raise UserError(message)
-
-    parser = probe_command.build_parser()
-    parser.error = refuse  # type: ignore[method-assign]
-    options = parser.parse_args(probe_words(plan, out))
-    return options, probe_command.check_options(parser, options)
+    models = tuple(f"{run.name}={out / 'runs' / run.name / 'model'}" for run in plan.runs)
+    return options_class()(model=models, out=out / "results", **plan.probe)
 
 
-def by_method(records: Iterable["Record"], settings: list["Settings"], tasks: list[str]) -> dict[str, list["Record"]]:
+def probe_words(plan: Plan, out: Path) -> list[str]:
+    """The same as words of a command, to be shown."""
+    options = probe_options(plan, out)
+    words = [word for model in options.model for word in ("--model", model)]
+    for key in plan.probe:
+        value, flag = getattr(options, key), f"--{key.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+        elif value is not False:
+            words += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return [*words, "--out", str(options.out)]
+
+
+def by_method(records: Iterable[Record], runs: list[ProbeRun], tasks: list[str]) -> dict[str, list[Record]]:
     """The study's own records by method (fewshot-4 and fewshot-16 are two).
 
     A results folder keeps the records of every run of the study, also of one with other tasks, seeds or settings.
     """
-    found: dict[str, list[Record]] = {each.method_name: [] for each in settings}
-    ours = [(each.method_name, each.protocol, each.seed, each.recorded()) for each in settings]
+    groups: dict[str, list[Record]] = {run.probe.record_name: [] for run in runs}
+    ours = [(run.probe.record_name, run.protocol, run.seed, run.settings) for run in runs]
     for record in records:
         made = (record["method"], record["protocol"], record["seed"], record["settings"])
         if made in ours and record["task"] in tasks:
-            found[record["method"]].append(record)
-    return found
+            groups[record["method"]].append(record)
+    return groups
 
 
-def points(plan: Plan, records: list["Record"], out: Path) -> list[dict[str, Any]]:
+def points(plan: Plan, records: list[Record], out: Path) -> list[dict[str, Any]]:
     """Rows of the points file: AUC in percent with its interval, encoder parameters, images seen.
 
     Args:
@@ -331,49 +342,58 @@ def _facts(folder: Path) -> tuple[float, float | None]:
     return parameters, max(known) / 1e6 if known else None
 
 
+@dataclass(frozen=True)
+class StudyOptions:
+    """What `biovfm scaling study` takes."""
+
+    study: Path = argument("families, sizes, subsets and probe", metavar="STUDY.yaml")
+    out: Path = required("runs/, results/ and scaling/ go here", metavar="DIR")
+    dry_run: bool = option(False, "print the commands and stop")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
 def main(argv: list[str]) -> int:
     """Run `biovfm scaling study`. Returns the exit status."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("biovfm scaling study", description=DESCRIPTION, formatter_class=formatter)
-    parser.add_argument("study", type=Path, metavar="STUDY.yaml", help="families, sizes, subsets and probe")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="runs/, results/ and scaling/ go here")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
-    words = parser.parse_args(argv)
-    plan = read_plan(words.study)
-    if words.dry_run:
+    options = parse_options(parser, StudyOptions, argv)
+    if options.dry_run:
+        plan = read_plan(options.study)
         for run in plan.runs:
-            print(shlex.join(run.words(words.out / "runs" / run.name, plan.launch)))
-        print(shlex.join(["biovfm", "probe", *probe_words(plan, words.out)]))
+            print(shlex.join(run.words(options.out / "runs" / run.name, plan.launch)))
+        print(shlex.join(["biovfm", "probe", *probe_words(plan, options.out)]))
         return 0
-    return _execute(plan, words.out)
+    run_study(options)
+    return 0
 
 
-def _execute(plan: Plan, out: Path) -> int:
-    from ..commands import probe as probe_command
-    from ..encoders.device import check_device
-    from ..results.seeds import over_seeds
+def run_study(options: StudyOptions) -> None:
+    """Pretrain, probe and analyse what the study file names; what is there already is not done again.
 
-    options, methods = read_probe(plan, out)
-    if options.device:
-        check_device(options.device)
-    tasks = [task.name for task in probe_command.open_tasks(options, methods)]  # files that lack are told of first
+    Raises:
+        UserError: the study file is wrong, a pretraining run fails, or no model has an AUC.
+    """
+    plan, out = read_plan(options.study), options.out
+    asked = probe_options(plan, out)
+    if asked.device:
+        check_device(asked.device)
+    tasks = [task.name for task in probe_command.open_tasks(asked)]  # files that lack are told of first
     if any(task.lower() == MEAN for task in tasks):
         raise UserError("a task of the study is called mean, as is the mean over tasks in slopes.csv; rename it")
     pretrain(plan, out)
-    settings = probe_command.make_settings(options, methods)  # may take hold of a GPU, which training has until now
-    status = probe_command.main(probe_words(plan, out))
-    if status:
-        return status
-    recorded = read_json(out / "results" / "results.json")
-    held = by_method(recorded, settings, tasks)
-    rows = {method: points(plan, over_seeds(out / "results", records, options.resamples), out)
-            for method, records in held.items()}  # fmt: skip
-    rows = {method: found for method, found in rows.items() if found}
+    runs = probe_command.make_runs(asked)  # may take hold of a GPU, which training has until now
+    groups = by_method(probe_command.probe(asked), runs, tasks)
+    rows = {
+        method: points(plan, over_seeds(out / "results", records, asked.resamples), out)
+        for method, records in groups.items()
+    }
+    rows = {method: group for method, group in rows.items() if group}
     if not rows:
         raise UserError(f"{out / 'results'}: holds no AUC of the study's models, so there is nothing to fit")
-    for method, found in rows.items():
-        _analyse(plan, found, out, f"-{method}" if len(held) > 1 else "")
-    return 0
+    for method, group in rows.items():
+        _analyse(plan, group, out, f"-{method}" if len(groups) > 1 else "")
 
 
 def _analyse(plan: Plan, rows: list[dict[str, Any]], out: Path, ending: str) -> None:
@@ -384,4 +404,9 @@ def _analyse(plan: Plan, rows: list[dict[str, Any]], out: Path, ending: str) -> 
     write_rows(out / f"points{ending}.csv", columns, rows)
     study = read_points(out / f"points{ending}.csv")
     properties = read_properties(plan.properties) if plan.properties else {}
-    print("\n".join(write_study(study, properties, out / f"scaling{ending}", plan.axis)))
+    analysis = analyse(study, properties, plan.axis)
+    write_study(analysis, out / f"scaling{ending}")
+    for note in analysis.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print("\n".join(screen_lines(analysis)))
+    print(f"\ntables and figures are in {out / f'scaling{ending}'}")

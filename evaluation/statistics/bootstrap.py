@@ -14,6 +14,7 @@ is biased upwards by resampling (repeats make bins noisier), so that its interva
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from biovfm_hf.errors import UserError
 
 from .kinds import BINARY, MULTILABEL
 from .metrics import Scorer, binary_metrics, lone_classes, reasons
-from .split import read_split
+from .split import ScoredSplit
 
 PROTOCOLS = ("biovfm", "fast")
 MAX_CANDIDATES = 1000
@@ -31,9 +32,7 @@ ALONE = "one case or subject alone gives no interval"
 Interval = dict[str, Any]
 
 
-def choose_thresholds(
-    task: str, val_labels: np.ndarray, val_scores: np.ndarray, protocol: str = "biovfm"
-) -> np.ndarray:
+def choose_thresholds(val: ScoredSplit, protocol: str = "biovfm") -> np.ndarray:
     """Decision thresholds with the highest MCC on validation: one per label, `[0.5]` for multi-class tasks.
 
     Under `biovfm` the candidates are the scores that scikit-learn's `roc_curve` keeps, every k-th of them where there
@@ -41,36 +40,32 @@ def choose_thresholds(
     on test. Under `fast` the candidates lie midway between neighbouring scores, so that both rules agree.
 
     Args:
-        task: one of `kinds.TASKS`.
-        val_labels: as in `scored_split.read_split`.
-        val_scores: as in `scored_split.read_split`.
+        val: the validation split.
         protocol: `biovfm` or `fast`.
 
     Returns:
         (L,) float64.
 
     Raises:
-        UserError: bad input, or no label has both positive and negative validation samples.
+        UserError: no label has both positive and negative validation samples.
     """
     check_protocol(protocol)
-    split = read_split(task, val_labels, val_scores, "val")
-    if task not in (BINARY, MULTILABEL):
+    if val.task not in (BINARY, MULTILABEL):
         return np.array([0.5])
-    positives = split.labels.sum(axis=0)
-    if not ((positives > 0) & (positives < split.size)).any():
+    positives = val.labels.sum(axis=0)
+    if not ((positives > 0) & (positives < val.size)).any():
         raise UserError("val_labels holds one class only, so no decision threshold can be chosen; "
                         "give a validation split with both classes")  # fmt: skip
-    columns = zip(split.labels.T, split.scores.T, strict=True)
+    columns = zip(val.labels.T, val.scores.T, strict=True)
     return np.array([_best_threshold(labels, scores, protocol) for labels, scores in columns])
 
 
-def threshold_notes(task: str, val_labels: np.ndarray, val_scores: np.ndarray) -> list[str]:
+def threshold_notes(val: ScoredSplit) -> list[str]:
     """In words, the labels whose validation samples are all of one class, so that their thresholds mean nothing."""
-    split = read_split(task, val_labels, val_scores, "val")
-    if task not in (BINARY, MULTILABEL):
+    if val.task not in (BINARY, MULTILABEL):
         return []
-    positives = split.labels.sum(axis=0)
-    lacking = np.flatnonzero((positives == 0) | (positives == split.size))
+    positives = val.labels.sum(axis=0)
+    lacking = np.flatnonzero((positives == 0) | (positives == val.size))
     return [f"val: label {k} has one class only; its threshold is the lowest validation score" for k in lacking]
 
 
@@ -217,31 +212,39 @@ def bounds(values: np.ndarray, protocol: str = "biovfm", tail: float = 0.05) -> 
     return float(low), float(high)
 
 
-def intervals(
-    task: str,
-    test_labels: np.ndarray,
-    test_scores: np.ndarray,
-    thresholds: np.ndarray,
-    n: int = 1000,
-    protocol: str = "biovfm",
-    clusters: np.ndarray | None = None,
-    stratify: np.ndarray | None = None,
-    seed: int = 0,
-    extra: bool = False,
-) -> dict[str, Interval]:
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are made: the `protocol` (see the head of this file), how many `resamples`, `seed` of `fast`.
+
+    Raises:
+        UserError: another protocol, or no resamples.
+    """
+
+    protocol: str = "biovfm"
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_protocol(self.protocol)
+        if self.resamples < 1:
+            raise UserError(f"{self.resamples} resamples give no interval; ask for 1000")
+
+    def of(self, split: ScoredSplit) -> Resampler:
+        """The draws from a split: of its subjects, within its strata, where it has them.
+
+        Raises:
+            UserError: as `Resampler`.
+        """
+        return Resampler(split.size, self.protocol, self.seed, split.subjects, split.strata)
+
+
+def intervals(split: ScoredSplit, resampling: Resampling, extra: bool = False) -> dict[str, Interval]:
     """Point values and 95 % bootstrap intervals of all metrics of one test split.
 
     Args:
-        task: one of `kinds.TASKS`.
-        test_labels: as in `scored_split.read_split`.
-        test_scores: as in `scored_split.read_split`.
-        thresholds: (L,) from `choose_thresholds`.
-        n: number of resamples.
-        protocol: `biovfm` or `fast`, see the head of this file.
-        clusters: (samples,) subjects, to draw whole subjects; protocol `fast`.
-        stratify: (samples,) strata that keep their sizes; protocol `fast`.
-        seed: of the draws under `fast`.
-        extra: also `metrics.EXTRA_NAMES`.
+        split: with its thresholds (`ScoredSplit.decided_at`).
+        resampling: how.
+        extra: also the metrics that are not the published ones.
 
     Returns:
         {name: {"value": point value, "mean": mean over resamples, "low", "high"}}; all None, with a "reason", where
@@ -249,21 +252,18 @@ def intervals(
         `fast` where the metric rests on a class of one case or subject; "undefined_resamples" where some do.
 
     Raises:
-        UserError: bad input, or n below 1.
+        UserError: subjects or strata do not fit, or the protocol takes none.
     """
-    if n < 1:
-        raise UserError(f"{n} resamples give no interval; ask for 1000")
-    split = read_split(task, test_labels, test_scores)
-    scorer = Scorer(split, thresholds, extra)
+    scorer, protocol = Scorer(split, extra), resampling.protocol
     point = scorer(np.ones((split.size, 1), np.float32))
-    resampler = Resampler(split.size, protocol, seed, clusters, stratify)
-    values = resampled_metrics(scorer, resampler, n)
+    resampler = resampling.of(split)
+    values = resampled_metrics(scorer, resampler, resampling.resamples)
     undefined = reasons(split)
-    found = {k: _interval(float(point[k][0]), values[k], protocol, undefined.get(k)) for k in scorer.names}
-    alone = dict.fromkeys(found, ALONE) if resampler.count_units() == 1 else {}
+    entries = {k: _interval(float(point[k][0]), values[k], protocol, undefined.get(k)) for k in scorer.names}
+    alone = dict.fromkeys(entries, ALONE) if resampler.count_units() == 1 else {}
     if protocol == "fast":
         alone = lone_classes(split, resampler.units) | alone
-    return {k: without_interval(entry, alone[k]) if k in alone else entry for k, entry in found.items()}
+    return {k: without_interval(entry, alone[k]) if k in alone else entry for k, entry in entries.items()}
 
 
 def without_interval(entry: Interval, reason: str) -> Interval:
@@ -308,14 +308,13 @@ def _or_none(value: float) -> float | None:
 
 
 def mean_intervals(
-    values: np.ndarray, n: int = 1000, seed: int = 0, clusters: np.ndarray | None = None, tail: float = 0.05
+    values: np.ndarray, resampling: Resampling, clusters: np.ndarray | None = None, tail: float = 0.05
 ) -> list[Interval]:
     """Means over cases with bootstrap intervals, for per-case scores such as Dice.
 
     Args:
         values: (cases,) or (cases, K); NaN where a case leaves the score undefined, which is left out of the mean.
-        n: number of resamples.
-        seed: of the draws.
+        resampling: how many resamples, and their seed; they are always drawn as under protocol `fast`.
         clusters: (cases,) subjects, to draw whole subjects.
         tail: share of resamples outside the interval.
 
@@ -329,8 +328,8 @@ def mean_intervals(
     known = ~np.isnan(values)
     filled = np.where(known, values, 0.0)
     means = []
-    resampler = Resampler(len(values), "fast", seed, clusters)
-    for weights in resampler.blocks(n):
+    resampler = Resampler(len(values), "fast", resampling.seed, clusters)
+    for weights in resampler.blocks(resampling.resamples):
         held = weights.T.astype(np.float64)
         with np.errstate(invalid="ignore"):
             means.append((held @ filled) / (held @ known))

@@ -14,38 +14,40 @@ from biovfm_hf.errors import UserError
 
 from .kinds import BINARY, MULTICLASS, MULTILABEL, ORDINAL
 from .ranking import RankedLabel, average_precision, roc_auc
-from .split import ScoredSplit, read_split
+from .split import ScoredSplit
 
 NAMES = ("auc", "accuracy", "balanced_accuracy", "mcc", "f1_macro", "f1_micro", "recall_macro", "recall_micro")
 EXTRA_NAMES = ("sensitivity", "specificity", "average_precision", "brier", "ece")
 ECE_BINS = 15
 
 
-def predict(split: ScoredSplit, thresholds: np.ndarray) -> np.ndarray:
-    """Decisions: argmax (n,) for multi-class tasks, otherwise `score > threshold` per label, (n, L) of 0/1."""
-    if split.task in (BINARY, MULTILABEL):
-        thresholds = np.asarray(thresholds, dtype=np.float64).reshape(-1)
-        if thresholds.size != split.scores.shape[1]:
-            raise UserError(f"{thresholds.size} thresholds for {split.scores.shape[1]} labels; give one per label")
-        return (split.scores > thresholds).astype(np.int64)
-    return split.scores.argmax(axis=1)
+def predict(split: ScoredSplit) -> np.ndarray:
+    """Decisions: argmax (n,) for multi-class tasks, otherwise `score > threshold` per label, (n, L) of 0/1.
+
+    Raises:
+        UserError: the split has no thresholds and needs some.
+    """
+    if split.task not in (BINARY, MULTILABEL):
+        return split.scores.argmax(axis=1)
+    if split.thresholds is None:
+        raise UserError("this split has no decision thresholds; choose them on validation")
+    return (split.scores > split.thresholds).astype(np.int64)
 
 
 class Scorer:
-    """All metrics of one split under fixed thresholds, ready to be evaluated for many weightings of its samples.
+    """All metrics of one split under its thresholds, ready to be evaluated for many weightings of its samples.
 
     What does not depend on the weights (decisions, sort orders, calibration bins) is prepared once.
 
     Args:
-        split: checked labels and scores.
-        thresholds: (L,) decision thresholds; unused by multi-class tasks.
+        split: checked labels and scores, with thresholds.
         extra: also give `EXTRA_NAMES`.
     """
 
-    def __init__(self, split: ScoredSplit, thresholds: np.ndarray, extra: bool = False):
+    def __init__(self, split: ScoredSplit, extra: bool = False):
         self.split = split
         self.extra = extra
-        decisions = predict(split, thresholds)
+        decisions = predict(split)
         columns = split.columns
         if split.task in (BINARY, MULTILABEL):
             self._cells = _cell_indicators(columns, decisions)
@@ -207,24 +209,15 @@ def _calibration_gaps(confidence: np.ndarray, correct: np.ndarray):
     return csr_matrix((correct - confidence, (rows, np.arange(n))), shape=(ECE_BINS, n))
 
 
-def point_metrics(
-    task: str, labels: np.ndarray, scores: np.ndarray, thresholds: np.ndarray, extra: bool = False
-) -> dict[str, float | None]:
+def point_metrics(split: ScoredSplit, extra: bool = False) -> dict[str, float | None]:
     """Metrics of one split: {name: value}, None where the split leaves the metric undefined (see `reasons`).
 
     Args:
-        task: one of `kinds.TASKS`.
-        labels: as in `read_split`.
-        scores: as in `read_split`.
-        thresholds: (L,) from `bootstrap.choose_thresholds`; unused by multi-class tasks.
+        split: with its thresholds.
         extra: also sensitivity, specificity, average precision (macro), Brier score and ECE (15 equal-mass bins, of
             which equal scores share one; of the top class for multi-class tasks, the mean over labels otherwise).
-
-    Raises:
-        UserError: shapes, values or task do not fit.
     """
-    split = read_split(task, labels, scores)
-    values = Scorer(split, thresholds, extra)(np.ones((split.size, 1), np.float32))
+    values = Scorer(split, extra)(np.ones((split.size, 1), np.float32))
     undefined = reasons(split)
     return {k: None if k in undefined or np.isnan(v[0]) else float(v[0]) for k, v in values.items()}
 
@@ -351,3 +344,17 @@ def jaccard(counts: np.ndarray) -> np.ndarray:
     """Jaccard index per class from `segmentation_counts` (..., classes, 3); NaN where a class is in neither mask."""
     hit, decided, truth = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
     return _ratio(hit, decided + truth - hit, np.nan)
+
+
+def mean_dice(counts: np.ndarray) -> float:
+    """Mean over cases of the mean Dice of the foreground classes that occur; 0 where none is defined."""
+    values = case_scores(dice(counts))
+    return float(np.nanmean(values)) if np.isfinite(values).any() else 0.0
+
+
+def case_scores(per_class: np.ndarray) -> np.ndarray:
+    """Mean over the foreground classes (cases, K) -> (cases,); NaN where a case defines none."""
+    foreground = per_class[:, 1:]
+    defined = np.isfinite(foreground)
+    total = np.where(defined, foreground, 0).sum(1)
+    return np.divide(total, defined.sum(1), out=np.full(len(total), np.nan), where=defined.any(1))

@@ -8,48 +8,37 @@ import numpy as np
 from biovfm_hf.errors import UserError
 from biovfm_hf.significance import mean_ranks, task_ranks
 
-from .bootstrap import Resampler, bounds, resampled_metrics
+from .bootstrap import Resampler, Resampling, bounds, resampled_metrics
 from .metrics import Scorer, reasons
-from .split import ScoredSplit, read_split
+from .split import ScoredSplit
 
 
 def paired_bootstrap(
-    task: str,
-    labels: np.ndarray,
-    scores_a: np.ndarray,
-    scores_b: np.ndarray,
-    thresholds_a: np.ndarray,
-    thresholds_b: np.ndarray,
-    n: int = 1000,
-    seed: int = 0,
-    clusters: np.ndarray | None = None,
-    stratify: np.ndarray | None = None,
+    split_a: ScoredSplit, split_b: ScoredSplit, resamples: int = 1000, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
     """Differences A - B of every metric on the same test cases, with intervals and p-values from shared resamples.
 
     The 95 % interval is the percentile interval of the resampled differences (Efron & Tibshirani 1993); p is twice
-    the smaller share of resamples at or beyond 0, counting the observed data as one more, so at least 2 / (n + 1), and
-    not below what few cases can tell (see `paired_interval`).
+    the smaller share of resamples at or beyond 0, counting the observed data as one more, so at least
+    2 / (resamples + 1), and not below what few cases can tell (see `paired_interval`).
 
     Args:
-        task: one of `kinds.TASKS`.
-        labels: test labels, as in `scored_split.read_split`.
-        scores_a: test scores of model A.
-        scores_b: test scores of model B, same cases in the same order.
-        thresholds_a: A's decision thresholds.
-        thresholds_b: B's decision thresholds.
-        n: number of resamples.
+        split_a: model A's scores, with its thresholds; its subjects and strata say what is resampled.
+        split_b: model B's, of the same cases in the same order, with its thresholds.
+        resamples: how many.
         seed: of the draws.
-        clusters: (samples,) subjects, to draw whole subjects.
-        stratify: (samples,) strata that keep their sizes.
 
     Returns:
         {metric: {"difference", "low", "high", "p"}}; all None, with a "reason", where the metric is undefined.
+
+    Raises:
+        UserError: the two are not of the same cases.
     """
-    split_a, split_b = read_split(task, labels, scores_a), read_split(task, labels, scores_b)
-    resampler = Resampler(split_a.size, "fast", seed, clusters, stratify)
-    first, drawn_a = _point_and_draws(split_a, thresholds_a, resampler, n)
-    second, drawn_b = _point_and_draws(split_b, thresholds_b, resampler, n)
+    if not np.array_equal(split_a.labels, split_b.labels):
+        raise UserError("the two models were scored on other test cases, so they cannot be compared by pairs")
+    resampler = Resampling("fast", resamples, seed).of(split_a)
+    first, drawn_a = _point_and_draws(split_a, resampler, resamples)
+    second, drawn_b = _point_and_draws(split_b, resampler, resamples)
     undefined = {**reasons(split_a), **reasons(split_b)}
     return {
         name: {"difference": None, "low": None, "high": None, "p": None, "reason": undefined[name]}
@@ -59,10 +48,10 @@ def paired_bootstrap(
     }
 
 
-def _point_and_draws(split: ScoredSplit, thresholds: np.ndarray, resampler: Resampler, n: int):
-    scorer = Scorer(split, thresholds)
+def _point_and_draws(split: ScoredSplit, resampler: Resampler, resamples: int) -> tuple[dict, dict]:
+    scorer = Scorer(split)
     point = {name: float(v[0]) for name, v in scorer(np.ones((split.size, 1), np.float32)).items()}
-    return point, resampled_metrics(scorer, resampler, n)
+    return point, resampled_metrics(scorer, resampler, resamples)
 
 
 def paired_interval(observed: float, drawn: np.ndarray, units: int) -> dict[str, Any]:

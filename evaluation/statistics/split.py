@@ -1,6 +1,6 @@
 """Labels and scores of one split, checked and brought to one shape, before any metric is taken of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,16 +17,33 @@ class ScoredSplit:
         task: one of `kinds.TASKS`.
         labels: int64; (n,) for multi-class and ordinal tasks, (n, L) of 0/1 otherwise (L = 1 for binary tasks).
         scores: float64; (n, C) for multi-class and ordinal tasks, (n, L) otherwise; larger means more likely.
+        thresholds: (L,) above which a score decides for its label; multi-class tasks take the highest score.
+        subjects: (n,) who each sample is of, so that whole subjects are resampled; None where each is its own.
+        strata: (n,) groups whose sizes resamples keep, such as the labels; None for no strata.
     """
 
     task: str
     labels: np.ndarray
     scores: np.ndarray
+    thresholds: np.ndarray | None = None
+    subjects: np.ndarray | None = None
+    strata: np.ndarray | None = None
 
     @property
     def size(self) -> int:
         """Number of samples."""
         return len(self.labels)
+
+    def decided_at(self, thresholds: np.ndarray) -> "ScoredSplit":
+        """The same with decision thresholds, (L,) from `bootstrap.choose_thresholds`.
+
+        Raises:
+            UserError: there are more or fewer of them than labels.
+        """
+        thresholds = np.asarray(thresholds, dtype=np.float64).reshape(-1)
+        if self.task in (BINARY, MULTILABEL) and thresholds.size != self.scores.shape[1]:
+            raise UserError(f"{thresholds.size} thresholds for {self.scores.shape[1]} labels; give one per label")
+        return replace(self, thresholds=thresholds)
 
     @property
     def columns(self) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Tasks by name: the records of this folder, groups of them, and paths of users' own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -49,14 +49,14 @@ def read_records() -> dict[str, TaskRecord]:
     return {record.name: record for record in map(read_record, sorted(folder.glob("*.yaml")))}
 
 
-def resolve_names(words: str) -> list[str]:
-    """Expand a comma-separated list of task names, groups and paths to names and paths, in order, without repeats.
+def resolve_names(words: Iterable[str]) -> list[str]:
+    """Expand task names, groups and paths to names and paths, in order, without repeats.
 
     Raises:
         UserError: a word is neither a task, nor a group, nor an existing path.
     """
     names: list[str] = []
-    for word in filter(None, (part.strip() for part in words.split(","))):
+    for word in filter(None, (part.strip() for part in words)):
         if word in GROUPS:
             names += GROUPS[word]
         elif word in read_records() or Path(word).exists():

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from evaluation.probes.linear import probe_fast
-from evaluation.statistics.bootstrap import choose_thresholds, intervals
+from evaluation.probes.probe import Problem
+from evaluation.statistics.bootstrap import Resampling, choose_thresholds, intervals
+from evaluation.statistics.split import read_split
 from evaluation.tasks import GROUPS, read_records
 
 WIDTH = 1024
@@ -51,10 +53,11 @@ def test_all_heads_thresholds_and_intervals_of_medmnist_take_less_than_three_cpu
         record = records[name]
         features, labels = random_task(record.kind, len(record.classes), SIZES[name], seed)
         begun = time.process_time()
-        scores = probe_fast(record.kind, len(record.classes), features, labels)
+        scores = probe_fast(Problem(record.kind, len(record.classes), features, labels))
         fitted = time.process_time()
-        thresholds = choose_thresholds(record.kind, labels["val"], scores.val, "fast")
-        found = intervals(record.kind, labels["test"], scores.test, thresholds, protocol="fast", extra=True)
+        thresholds = choose_thresholds(read_split(record.kind, labels["val"], scores.val, "val"), "fast")
+        test = read_split(record.kind, labels["test"], scores.test).decided_at(thresholds)
+        found = intervals(test, Resampling("fast"), extra=True)
         seconds = time.process_time() - begun
         total += seconds
         print(f"{name:<15} fit {fitted - begun:6.1f} s, all {seconds:6.1f} s of CPU, l2 {scores.chosen['l2']}, "

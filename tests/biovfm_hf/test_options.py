@@ -91,3 +91,18 @@ def test_values_with_commas_many_values_and_words_of_their_own():
     for wrong, reason in (({"views": "top,below"}, "views: 'below' is none of"), ({"pairs": "x"}, "^pairs: ")):
         with pytest.raises(UserError, match=reason):
             Lists(**wrong)
+
+
+@dataclass(frozen=True)
+class Counts:
+    seeds: tuple[int, ...] = option((0,), "seeds", commas=True, least=0)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def test_numbers_with_commas_between():
+    assert parse_options(argparse.ArgumentParser(), Counts, ["--seeds", "1, 4"]) == Counts([1, 4]) == Counts("1,4")
+    for wrong in ("1,x", "1.5", "-1", ""):
+        with pytest.raises(UserError, match=r"^seeds: "):
+            Counts(wrong)

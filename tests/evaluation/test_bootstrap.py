@@ -1,6 +1,7 @@
 """Threshold choice and bootstrap intervals against plain loops, their draws, their coverage and their refusals."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,17 @@ from sklearn.utils import resample
 from biovfm_hf.errors import UserError
 from evaluation.statistics import bootstrap
 from evaluation.statistics.kinds import BINARY, MULTICLASS, MULTILABEL
+from evaluation.statistics.split import read_split
+
+
+def chosen_thresholds(task, labels, scores, protocol="biovfm"):
+    return bootstrap.choose_thresholds(read_split(task, labels, scores, "val"), protocol)
+
+
+def intervals(task, labels, scores, thresholds, n=1000, protocol="biovfm", seed=0, extra=False, **of_cases):
+    """Of a split with these thresholds, and with `subjects` and `strata` where they are given."""
+    split = replace(read_split(task, labels, scores).decided_at(thresholds), **of_cases)
+    return bootstrap.intervals(split, bootstrap.Resampling(protocol, n, seed), extra)
 
 
 def published_threshold(labels, scores):
@@ -28,7 +40,7 @@ def test_thresholds_follow_the_published_rule(seed, n, levels):
     rng = np.random.default_rng(seed)
     labels = np.r_[0, 1, rng.integers(0, 2, n)]
     scores = (rng.integers(0, levels, n + 2) / levels).astype(np.float32)
-    assert bootstrap.choose_thresholds(BINARY, labels, scores)[0] == published_threshold(labels, scores)
+    assert chosen_thresholds(BINARY, labels, scores)[0] == published_threshold(labels, scores)
 
 
 def test_thousands_of_candidates_are_thinned_as_published():
@@ -36,28 +48,28 @@ def test_thousands_of_candidates_are_thinned_as_published():
     labels = rng.integers(0, 2, 9000)
     scores = rng.random(9000) + 0.3 * labels
     assert len(roc_curve(labels, scores)[2]) > 2001
-    assert bootstrap.choose_thresholds(BINARY, labels, scores)[0] == published_threshold(labels, scores)
+    assert chosen_thresholds(BINARY, labels, scores)[0] == published_threshold(labels, scores)
 
 
 def test_fast_thresholds_lie_between_scores_and_reach_the_best_mcc():
     rng = np.random.default_rng(1)
     labels, scores = rng.integers(0, 2, 60), rng.random(60)
-    chosen = bootstrap.choose_thresholds(BINARY, labels, scores, "fast")[0]
+    chosen = chosen_thresholds(BINARY, labels, scores, "fast")[0]
     assert chosen not in scores
     best = max(matthews_corrcoef(labels, scores >= c) for c in scores)
     assert matthews_corrcoef(labels, scores > chosen) == pytest.approx(best)
 
 
 def test_multiclass_tasks_need_no_threshold():
-    assert bootstrap.choose_thresholds(MULTICLASS, np.array([0, 1]), np.eye(2)) == [0.5]
+    assert chosen_thresholds(MULTICLASS, np.array([0, 1]), np.eye(2)) == [0.5]
 
 
 def test_a_validation_split_of_one_class_is_refused_and_a_label_of_one_class_named():
     with pytest.raises(UserError, match="one class only"):
-        bootstrap.choose_thresholds(BINARY, np.ones(5), np.linspace(0, 1, 5))
+        chosen_thresholds(BINARY, np.ones(5), np.linspace(0, 1, 5))
     labels, scores = np.array([[0, 0], [1, 0]]), np.array([[0.2, 0.3], [0.8, 0.4]])
-    assert bootstrap.choose_thresholds(MULTILABEL, labels, scores)[1] == 0.3
-    assert "label 1" in bootstrap.threshold_notes(MULTILABEL, labels, scores)[0]
+    assert chosen_thresholds(MULTILABEL, labels, scores)[1] == 0.3
+    assert "label 1" in bootstrap.threshold_notes(read_split(MULTILABEL, labels, scores))[0]
 
 
 def test_published_draws_are_those_of_scikit_learn():
@@ -73,7 +85,7 @@ def test_intervals_equal_a_loop_of_scikit_learn_calls():
     for i in range(200):
         taken = np.random.RandomState(i).randint(0, n, n)
         drawn.append(roc_auc_score(labels[taken], scores[taken]))
-    found = bootstrap.intervals(BINARY, labels, scores, np.array([0.5]), n=200)["auc"]
+    found = intervals(BINARY, labels, scores, np.array([0.5]), n=200)["auc"]
     assert found["value"] == pytest.approx(roc_auc_score(labels, scores))
     assert found["mean"] == pytest.approx(np.mean(drawn))
     assert (found["low"], found["high"]) == pytest.approx((np.sort(drawn)[4], np.sort(drawn)[194]))
@@ -82,9 +94,9 @@ def test_intervals_equal_a_loop_of_scikit_learn_calls():
 def test_blocks_do_not_change_the_numbers(monkeypatch):
     rng = np.random.default_rng(0)
     labels, scores = rng.integers(0, 3, 40), rng.random((40, 3))
-    whole = bootstrap.intervals(MULTICLASS, labels, scores, np.array([0.5]), n=50)
+    whole = intervals(MULTICLASS, labels, scores, np.array([0.5]), n=50)
     monkeypatch.setattr(bootstrap, "BLOCK_BYTES", 4 * 40 * 7)
-    assert bootstrap.intervals(MULTICLASS, labels, scores, np.array([0.5]), n=50) == whole
+    assert intervals(MULTICLASS, labels, scores, np.array([0.5]), n=50) == whole
 
 
 def test_fast_draws_depend_on_the_seed_only():
@@ -113,8 +125,8 @@ def test_resampling_subjects_widens_the_interval_of_clustered_cases():
     subject = np.repeat(np.arange(30), 20)
     scores = np.repeat(rng.random(30), 20) + 0.01 * rng.random(600)
     labels = np.repeat(rng.random(30) < scores[::20], 20).astype(int)
-    plain = bootstrap.intervals(BINARY, labels, scores, np.array([0.5]), protocol="fast")["auc"]
-    whole = bootstrap.intervals(BINARY, labels, scores, np.array([0.5]), protocol="fast", clusters=subject)["auc"]
+    plain = intervals(BINARY, labels, scores, np.array([0.5]), protocol="fast")["auc"]
+    whole = intervals(BINARY, labels, scores, np.array([0.5]), protocol="fast", subjects=subject)["auc"]
     assert whole["high"] - whole["low"] > 2 * (plain["high"] - plain["low"])
 
 
@@ -130,7 +142,7 @@ def test_strata_that_cut_subjects_and_biovfm_with_subjects_are_refused():
 
 
 def test_three_samples_state_what_is_undefined():
-    found = bootstrap.intervals(BINARY, np.array([0, 1, 1]), np.array([0.2, 0.4, 0.9]), np.array([0.3]))
+    found = intervals(BINARY, np.array([0, 1, 1]), np.array([0.2, 0.4, 0.9]), np.array([0.3]))
     assert found["auc"]["value"] == 1.0
     assert found["auc"]["undefined_resamples"] > 200
     assert found["auc"]["high"] is None
@@ -139,7 +151,7 @@ def test_three_samples_state_what_is_undefined():
 
 
 def test_an_undefined_metric_is_none_with_its_reason():
-    found = bootstrap.intervals(BINARY, np.zeros(9), np.linspace(0, 1, 9), np.array([0.5]), n=20)
+    found = intervals(BINARY, np.zeros(9), np.linspace(0, 1, 9), np.array([0.5]), n=20)
     assert found["auc"] == {
         "value": None,
         "mean": None,
@@ -151,7 +163,7 @@ def test_an_undefined_metric_is_none_with_its_reason():
 
 def test_no_resamples_are_refused():
     with pytest.raises(UserError, match="0 resamples"):
-        bootstrap.intervals(BINARY, np.array([0, 1]), np.array([0.1, 0.9]), np.array([0.5]), n=0)
+        intervals(BINARY, np.array([0, 1]), np.array([0.1, 0.9]), np.array([0.5]), n=0)
 
 
 def test_auc_intervals_cover_the_truth():
@@ -161,7 +173,7 @@ def test_auc_intervals_cover_the_truth():
     for _ in range(300):
         labels = np.repeat([0, 1], 100)
         scores = rng.normal(size=200) + labels
-        found = bootstrap.intervals(BINARY, labels, scores, np.array([0.5]), n=200, protocol="fast")["auc"]
+        found = intervals(BINARY, labels, scores, np.array([0.5]), n=200, protocol="fast")["auc"]
         covered += found["low"] <= 0.7602499 <= found["high"]
     assert 0.91 <= covered / 300 <= 0.98
 
@@ -170,7 +182,7 @@ def test_means_over_cases_skip_undefined_ones():
     values = np.array([[0.5, np.nan, np.nan], [0.7, 0.2, np.nan], [0.9, 0.4, np.nan]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        first, second, third = bootstrap.mean_intervals(values)
+        first, second, third = bootstrap.mean_intervals(values, bootstrap.Resampling())
     assert first["value"] == pytest.approx(0.7)
     assert first["low"] < 0.7 < first["high"]
     assert (second["value"], second["cases"]) == (pytest.approx(0.3), 2)
@@ -186,9 +198,7 @@ def test_subject_intervals_equal_a_loop_of_scikit_learn_calls(seed, people, stra
     labels = of_person[subjects]
     scores = np.round(0.4 * labels + 0.6 * rng.random(len(labels)), 2)
     strata = labels if stratified else None
-    found = bootstrap.intervals(
-        BINARY, labels, scores, np.array([0.5]), 40, "fast", subjects, strata, seed=3, extra=True
-    )
+    found = intervals(BINARY, labels, scores, np.array([0.5]), 40, "fast", 3, True, subjects=subjects, strata=strata)
     resampler = bootstrap.Resampler(len(labels), "fast", 3, subjects, strata)
     drawn = {"auc": [], "mcc": [], "brier": []}
     for number in range(40):
@@ -215,7 +225,7 @@ def test_means_over_cases_equal_a_loop(seed, cases):
     for number in range(30):
         taken = values[np.repeat(np.arange(cases), resampler.counts(number))]
         drawn.append([np.nanmean(column) if np.isfinite(column).any() else np.nan for column in taken.T])
-    for k, entry in enumerate(bootstrap.mean_intervals(values, 30, 5, subjects)):
+    for k, entry in enumerate(bootstrap.mean_intervals(values, bootstrap.Resampling("fast", 30, 5), subjects)):
         assert entry["value"] == pytest.approx(np.nanmean(values[:, k]))
         if len(np.unique(subjects[np.isfinite(values[:, k])])) == 1:
             assert entry["low"] is None and "gives no interval" in entry["reason"]
@@ -227,7 +237,7 @@ def test_means_over_cases_equal_a_loop(seed, cases):
 
 def test_one_subject_alone_has_no_interval():
     labels, scores = np.arange(20) % 2, np.random.default_rng(0).random((20, 1))
-    found = bootstrap.intervals(BINARY, labels, scores, np.full(1, 0.5), 20, "fast", clusters=np.zeros(20))
+    found = intervals(BINARY, labels, scores, np.full(1, 0.5), 20, "fast", subjects=np.zeros(20))
     assert all(
         entry["low"] is None and entry["high"] is None and entry["value"] is not None for entry in found.values()
     )
@@ -253,7 +263,7 @@ def test_a_class_of_one_case_gives_no_interval(kind, labels, scores, strata, wit
     """Stratified, every resample holds the one case, so that an interval had no width or too little."""
     half = np.full(scores.shape[-1] if scores.ndim == 2 else 1, 0.5)
     for drawn in (None, strata):
-        found = bootstrap.intervals(kind, labels, scores, half, 50, "fast", stratify=drawn, extra=True)
+        found = intervals(kind, labels, scores, half, 50, "fast", extra=True, strata=drawn)
         lone = {name for name, entry in found.items() if entry["low"] is None and entry["high"] is None}
         assert without <= lone and not {"accuracy", "brier", "ece"} & lone
         assert all(found[name]["value"] is not None for name in lone)
@@ -266,12 +276,12 @@ def test_a_class_of_one_subject_gives_no_interval_and_of_two_does():
     labels, scores = np.r_[np.ones(6, int), np.zeros(20, int)], np.random.default_rng(1).random(26)
     others = np.arange(10, 30)
     for people, known in ((np.zeros(6), False), (np.arange(6) // 3, True)):
-        found = bootstrap.intervals(BINARY, labels, scores, np.full(1, 0.5), 50, "fast", np.r_[people, others])
+        found = intervals(BINARY, labels, scores, np.full(1, 0.5), 50, "fast", subjects=np.r_[people, others])
         assert (found["auc"]["low"] is not None) == known
 
 
 def test_the_authors_intervals_stay_theirs_with_one_case_in_a_class():
     labels = np.r_[1, np.zeros(20, int)]
-    found = bootstrap.intervals(BINARY, labels, np.random.default_rng(1).random(21), np.full(1, 0.5))
+    found = intervals(BINARY, labels, np.random.default_rng(1).random(21), np.full(1, 0.5))
     assert found["recall_macro"]["low"] is not None and found["auc"]["low"] is not None
     assert bootstrap.interval_notes(found, 1000)[0].startswith("no interval of auc: ")

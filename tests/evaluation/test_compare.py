@@ -15,6 +15,15 @@ from evaluation.statistics.split import read_split
 BINARY = kinds.BINARY
 
 
+def scored(labels, scores, thresholds=0.5, task=BINARY):
+    return read_split(task, labels, scores).decided_at(thresholds)
+
+
+def paired_bootstrap(task, labels, scores_a, scores_b, thresholds_a, thresholds_b, n=1000, seed=0):
+    first, second = scored(labels, scores_a, thresholds_a, task), scored(labels, scores_b, thresholds_b, task)
+    return compare.paired_bootstrap(first, second, n, seed)
+
+
 def two_models(rng, n=200, gain=0.0):
     labels = np.repeat([0, 1], n // 2)
     shared = rng.normal(size=n) + labels
@@ -23,7 +32,7 @@ def two_models(rng, n=200, gain=0.0):
 
 def test_a_model_does_not_differ_from_itself():
     labels, scores, _ = two_models(np.random.default_rng(0))
-    found = compare.paired_bootstrap(BINARY, labels, scores, scores, np.array([0.5]), np.array([0.5]), n=100)
+    found = paired_bootstrap(BINARY, labels, scores, scores, np.array([0.5]), np.array([0.5]), n=100)
     for entry in found.values():
         assert entry == {"difference": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
     same = compare.delong(labels, scores, scores)
@@ -33,12 +42,12 @@ def test_a_model_does_not_differ_from_itself():
 def test_paired_bootstrap_and_delong_agree_and_pairing_narrows():
     labels, a, b = two_models(np.random.default_rng(1), gain=0.4)
     half = np.array([0.5])
-    paired = compare.paired_bootstrap(BINARY, labels, a, b, half, half, n=2000)["auc"]
+    paired = paired_bootstrap(BINARY, labels, a, b, half, half, n=2000)["auc"]
     exact = compare.delong(labels, a, b)
     assert paired["difference"] == pytest.approx(exact.difference)
     width = (paired["high"] - paired["low"]) / (2 * 1.96)
     assert width == pytest.approx(exact.standard_error, rel=0.15)
-    alone = [bootstrap.intervals(BINARY, labels, s, half, protocol="fast")["auc"] for s in (a, b)]
+    alone = [bootstrap.intervals(scored(labels, s), bootstrap.Resampling("fast"))["auc"] for s in (a, b)]
     unpaired = np.hypot(*[entry["high"] - entry["low"] for entry in alone])
     assert paired["high"] - paired["low"] < 0.8 * unpaired
 
@@ -47,16 +56,16 @@ def test_paired_differences_are_differences_on_shared_resamples():
     labels, a, b = two_models(np.random.default_rng(2), n=60)
     drawn = []
     for scores in (a, b):
-        scorer = metrics.Scorer(read_split(BINARY, labels, scores), np.array([0.5]))
+        scorer = metrics.Scorer(scored(labels, scores))
         drawn.append(bootstrap.resampled_metrics(scorer, bootstrap.Resampler(60, "fast", seed=3), 200)["mcc"])
     expected = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
     half = np.array([0.5])
-    found = compare.paired_bootstrap(BINARY, labels, a, b, half, half, n=200, seed=3)["mcc"]
+    found = paired_bootstrap(BINARY, labels, a, b, half, half, n=200, seed=3)["mcc"]
     np.testing.assert_allclose([found["low"], found["high"]], expected)
 
 
 def test_undefined_differences_say_why():
-    found = compare.paired_bootstrap(BINARY, np.zeros(4), np.arange(4), np.arange(4), np.ones(1), np.ones(1), n=10)
+    found = paired_bootstrap(BINARY, np.zeros(4), np.arange(4), np.arange(4), np.ones(1), np.ones(1), n=10)
     assert found["auc"]["difference"] is None
     assert found["auc"]["reason"] == "every sample is of class 0"
 
@@ -84,7 +93,7 @@ def test_delong_of_several_labels_is_that_of_one_repeated_and_agrees_with_the_bo
     assert (again.difference, again.p) == pytest.approx((one.difference, one.p))
     several = compare.delong(labels, a, b)
     half = np.full(3, 0.5)
-    drawn = compare.paired_bootstrap(kinds.MULTILABEL, labels, a, b, half, half, n=2000)["auc"]
+    drawn = paired_bootstrap(kinds.MULTILABEL, labels, a, b, half, half, n=2000)["auc"]
     assert several.difference == pytest.approx(drawn["difference"])
     assert several.standard_error == pytest.approx((drawn["high"] - drawn["low"]) / (2 * 1.96), rel=0.15)
 
@@ -172,7 +181,7 @@ def test_paired_bootstrap_equals_a_loop_of_scikit_learn_calls(seed, n):
         taken = np.repeat(np.arange(n), resampler.counts(number))
         if 0 < labels[taken].mean() < 1:
             drawn.append(roc_auc_score(labels[taken], a[taken]) - roc_auc_score(labels[taken], b[taken]))
-    found = compare.paired_bootstrap(BINARY, labels, a, b, np.full(1, 0.5), np.full(1, 0.5), 50, seed=2)["auc"]
+    found = paired_bootstrap(BINARY, labels, a, b, np.full(1, 0.5), np.full(1, 0.5), 50, seed=2)["auc"]
     assert found["difference"] == pytest.approx(roc_auc_score(labels, a) - roc_auc_score(labels, b))
     np.testing.assert_allclose([found["low"], found["high"]], np.quantile(drawn, [0.025, 0.975]), atol=1e-12)
     below = sum(value <= 1e-12 for value in drawn), sum(value >= -1e-12 for value in drawn)

@@ -14,6 +14,10 @@ from evaluation.statistics.kinds import BINARY, MULTICLASS, MULTILABEL, ORDINAL
 from evaluation.statistics.split import read_split
 
 
+def point_metrics(task, labels, scores, thresholds, extra=False):
+    return metrics.point_metrics(read_split(task, labels, scores).decided_at(thresholds), extra)
+
+
 @pytest.fixture(autouse=True)
 def quiet_oracle():
     """scikit-learn warns where a metric is undefined; here that is expected."""
@@ -91,7 +95,7 @@ def agree(found, expected, undefined):
 def test_multilabel_metrics_equal_scikit_learn(case):
     labels, scores = case
     thresholds = np.full(labels.shape[1], 0.4)
-    found = metrics.point_metrics(MULTILABEL, labels, scores, thresholds, extra=True)
+    found = point_metrics(MULTILABEL, labels, scores, thresholds, extra=True)
     undefined = metrics.reasons(read_split(MULTILABEL, labels, scores))
     expected = multilabel_oracle(labels, scores, thresholds)
     assert not any(np.isnan(v) for k, v in expected.items() if k not in undefined)
@@ -103,7 +107,7 @@ def test_multilabel_metrics_equal_scikit_learn(case):
 def test_binary_metrics_do_not_depend_on_the_shape_of_scores(case, shape):
     labels, scores = case
     shaped = {"flat": scores[:, 0], "one": scores, "two": np.column_stack([1 - scores, scores])}[shape]
-    found = metrics.point_metrics(BINARY, labels[:, 0], shaped, np.array([0.4]))
+    found = point_metrics(BINARY, labels[:, 0], shaped, np.array([0.4]))
     undefined = metrics.reasons(read_split(BINARY, labels, scores))
     agree(found, {k: v for k, v in multilabel_oracle(labels, scores, 0.4).items() if k in metrics.NAMES}, undefined)
 
@@ -112,7 +116,7 @@ def test_binary_metrics_do_not_depend_on_the_shape_of_scores(case, shape):
 @given(classes_and_scores(), st.sampled_from([MULTICLASS, ORDINAL]))
 def test_multiclass_metrics_equal_scikit_learn(case, task):
     labels, scores = case
-    found = metrics.point_metrics(task, labels[:, None], scores, np.array([0.5]), extra=True)
+    found = point_metrics(task, labels[:, None], scores, np.array([0.5]), extra=True)
     agree(found, multiclass_oracle(labels, scores), metrics.reasons(read_split(task, labels, scores)))
 
 
@@ -123,7 +127,7 @@ def test_weights_mean_repeats(case, seed):
     counts = np.random.default_rng(seed).integers(0, 4, (len(labels), 2))
     counts[0] += 1
     thresholds = np.full(labels.shape[1], 0.4)
-    weighted = metrics.Scorer(read_split(MULTILABEL, labels, scores), thresholds)(counts.astype(np.float32))
+    weighted = metrics.Scorer(read_split(MULTILABEL, labels, scores).decided_at(thresholds))(counts.astype(np.float32))
     for draw in range(2):
         taken = np.repeat(np.arange(len(labels)), counts[:, draw])
         repeated = multilabel_oracle(labels[taken], scores[taken], thresholds)
@@ -137,7 +141,7 @@ def test_weights_mean_repeats_with_classes(case, seed):
     labels, scores = case
     counts = np.random.default_rng(seed).integers(0, 3, len(labels))
     counts[0] += 1
-    scorer = metrics.Scorer(read_split(MULTICLASS, labels, scores), np.array([0.5]))
+    scorer = metrics.Scorer(read_split(MULTICLASS, labels, scores))
     weighted = scorer(counts[:, None].astype(np.float32))
     taken = np.repeat(np.arange(len(labels)), counts)
     for name, value in multiclass_oracle(labels[taken], scores[taken]).items():
@@ -149,8 +153,8 @@ def test_calibration_error_of_a_calibrated_and_an_overconfident_model():
     rng = np.random.default_rng(0)
     p = rng.random(20_000)
     y = (rng.random(20_000) < p).astype(int)
-    honest = metrics.point_metrics(BINARY, y, p, np.array([0.5]), extra=True)["ece"]
-    pushed = metrics.point_metrics(BINARY, y, np.where(p > 0.5, 0.99, 0.01), np.array([0.5]), extra=True)["ece"]
+    honest = point_metrics(BINARY, y, p, np.array([0.5]), extra=True)["ece"]
+    pushed = point_metrics(BINARY, y, np.where(p > 0.5, 0.99, 0.01), np.array([0.5]), extra=True)["ece"]
     assert honest < 0.02
     assert pushed == pytest.approx(0.24, abs=0.02)
 
@@ -160,7 +164,7 @@ def test_calibration_error_by_hand():
     p = np.linspace(0.01, 0.99, 30)
     y = np.tile([0, 1, 1], 10)
     by_hand = np.mean([abs(p[i : i + 2].mean() - y[i : i + 2].mean()) for i in range(0, 30, 2)])
-    assert metrics.point_metrics(BINARY, y, p, np.array([0.5]), extra=True)["ece"] == pytest.approx(by_hand)
+    assert point_metrics(BINARY, y, p, np.array([0.5]), extra=True)["ece"] == pytest.approx(by_hand)
 
 
 @settings(max_examples=40, deadline=None)
@@ -170,7 +174,7 @@ def test_calibration_error_does_not_depend_on_the_order_of_rows(seed, n, levels)
     labels, scores = np.sort(rng.integers(0, 2, n)), rng.integers(0, levels + 1, n) / levels
     order = rng.permutation(n)
     found = [
-        metrics.point_metrics(BINARY, labels[rows], scores[rows], np.array([0.5]), extra=True)["ece"]
+        point_metrics(BINARY, labels[rows], scores[rows], np.array([0.5]), extra=True)["ece"]
         for rows in (slice(None), order)
     ]
     assert found[0] == pytest.approx(found[1], abs=1e-12)
@@ -178,15 +182,13 @@ def test_calibration_error_does_not_depend_on_the_order_of_rows(seed, n, levels)
 
 def test_calibration_error_of_one_score_for_all_is_its_distance_from_the_share_of_positives():
     labels = np.repeat([0, 1], 100)
-    assert metrics.point_metrics(BINARY, labels, np.full(200, 0.5), np.array([0.5]), extra=True)["ece"] == 0
-    found = metrics.point_metrics(BINARY, labels, np.full(200, 0.75), np.array([0.5]), extra=True)["ece"]
+    assert point_metrics(BINARY, labels, np.full(200, 0.5), np.array([0.5]), extra=True)["ece"] == 0
+    found = point_metrics(BINARY, labels, np.full(200, 0.75), np.array([0.5]), extra=True)["ece"]
     assert found == pytest.approx(0.25)
 
 
 def test_logits_have_no_calibration_but_all_else():
-    found = metrics.point_metrics(
-        BINARY, np.array([0, 1, 1]), np.array([-3.0, 2.0, -1.0]), np.array([0.0]), extra=True
-    )
+    found = point_metrics(BINARY, np.array([0, 1, 1]), np.array([-3.0, 2.0, -1.0]), np.array([0.0]), extra=True)
     assert found["brier"] is None
     assert found["ece"] is None
     assert found["auc"] == 1.0
@@ -194,7 +196,7 @@ def test_logits_have_no_calibration_but_all_else():
 
 def test_a_split_of_one_class_leaves_ranking_undefined_and_says_why():
     split = read_split(BINARY, np.zeros(5), np.linspace(0, 1, 5))
-    found = metrics.point_metrics(BINARY, np.zeros(5), np.linspace(0, 1, 5), np.array([0.6]))
+    found = point_metrics(BINARY, np.zeros(5), np.linspace(0, 1, 5), np.array([0.6]))
     assert {k for k, v in found.items() if v is None} == set(metrics.NAMES) - {"accuracy"}
     assert found["accuracy"] == 0.6
     assert metrics.reasons(split)["auc"] == "every sample is of class 0"
@@ -202,7 +204,7 @@ def test_a_split_of_one_class_leaves_ranking_undefined_and_says_why():
 
 def test_a_class_missing_from_test_is_named():
     labels, scores = np.array([0, 0, 2, 2]), np.eye(4)[[0, 1, 2, 2]]
-    found = metrics.point_metrics(MULTICLASS, labels, scores, np.array([0.5]))
+    found = point_metrics(MULTICLASS, labels, scores, np.array([0.5]))
     assert found["auc"] is None
     assert found["balanced_accuracy"] == 0.75
     said = metrics.notes(read_split(MULTICLASS, labels, scores))[0]
@@ -240,7 +242,7 @@ def test_unfit_input_is_refused_with_the_reason(task, labels, scores, words):
 
 def test_a_wrong_number_of_thresholds_is_refused():
     with pytest.raises(UserError, match="3 thresholds for 1 labels"):
-        metrics.point_metrics(BINARY, np.array([0, 1]), np.array([0.1, 0.9]), np.zeros(3))
+        point_metrics(BINARY, np.array([0, 1]), np.array([0.1, 0.9]), np.zeros(3))
 
 
 @settings(max_examples=30, deadline=None)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 
 from biovfm_hf.errors import UserError
 from evaluation.commands.probe import main
-from evaluation.probes import methods, suite
+from evaluation.probes import judging
+from evaluation.probes.linear import Linear
 from evaluation.results.comparisons import paired_means
 from evaluation.results.records import claimed, locked, merge_records, read_scores, record_key, write_record
 from evaluation.results.table import mean_cell
-from evaluation.statistics.bootstrap import intervals
+from evaluation.statistics.bootstrap import Resampling, intervals
+from evaluation.statistics.split import read_split
 
 FAST = ["--resamples", "50"]
 
@@ -92,9 +95,8 @@ def test_a_rerun_makes_only_what_is_missing(results, tiny_model, second_model, c
     assert len(gone) == 1
     gone[0].unlink()
     probed = []
-    monkeypatch.setitem(
-        suite.METHOD_RUNNERS, "linear", lambda e, *rest: (probed.append(e.name), methods.run_linear(e, *rest))[1]
-    )
+    run = Linear.run
+    monkeypatch.setattr(Linear, "run", lambda self, trial: probed.append(trial.encoder.name) or run(self, trial))
     words = ["--model", f"first={tiny_model}", "--model", f"second={second_model}", "--tasks", str(class_folder)]
     main([*words, "--out", str(results), "--method", "linear,knn", *FAST])
     assert probed == ["first"] and len(read(results)) == 4
@@ -155,8 +157,9 @@ def test_stratified_resamples_keep_class_counts_and_are_told(results, tmp_path, 
         labels = arrays["test_labels"].reshape(-1)
         assert (arrays["test_strata"] == labels).all()
         if (record["model"], record["method"], record["seed"]) == ("first", "linear", 0):
-            words = (record["kind"], labels, arrays["test_scores"], arrays["thresholds"], 50, "fast")
-            found = intervals(*words, stratify=labels, extra=True)["brier"]
+            split = replace(read_split(record["kind"], labels, arrays["test_scores"]), strata=labels)
+            split = split.decided_at(arrays["thresholds"])
+            found = intervals(split, Resampling("fast", 50), extra=True)["brier"]
             entry = record["metrics"]["brier"]
             assert [entry["low"], entry["high"]] == pytest.approx([found["low"], found["high"]], rel=1e-4, abs=0)
             assert entry["value"] == plain["metrics"]["brier"]["value"]
@@ -166,11 +169,11 @@ def test_stratified_resamples_keep_class_counts_and_are_told(results, tmp_path, 
 
 
 def test_strata_that_cases_do_not_have_are_left_out_in_words():
-    assert methods.test_strata(np.zeros((4, 3), int), None) == (None, [
+    assert judging.test_strata(np.zeros((4, 3), int), None) == (None, [
         "resamples are not stratified: cases with several labels have no one class"])  # fmt: skip
     labels, subjects = np.array([0, 1, 1, 0]), np.array(["a", "a", "b", "c"])
-    assert "several classes" in methods.test_strata(labels, subjects)[1][0]
-    kept, said = methods.test_strata(labels, np.array(["a", "b", "b", "c"]))
+    assert "several classes" in judging.test_strata(labels, subjects)[1][0]
+    kept, said = judging.test_strata(labels, np.array(["a", "b", "b", "c"]))
     assert (kept == labels).all() and said
 
 

@@ -8,10 +8,13 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from biovfm_hf.errors import UserError
+from evaluation.probes.decoders import unet_decoder
 from evaluation.probes.knn import make_support, nearest, probe_knn, unit_centre, unit_offsets
-from evaluation.probes.linear import _Head, one_hot, probe_biovfm, probe_fast
+from evaluation.probes.linear import probe_fast
+from evaluation.probes.linear_biovfm import _Head, probe_biovfm
 from evaluation.probes.logistic import Objective, fit_preconditioner, fit_standardiser, minimise
-from evaluation.probes.segment import mask_shares, unet_decoder
+from evaluation.probes.masks import mask_shares
+from evaluation.probes.probe import Problem, one_hot
 
 MULTI = "multi-label, binary-class"
 
@@ -105,7 +108,7 @@ def test_head_steps_are_those_of_torch(independent):
 @pytest.mark.parametrize("kind", ["multi-class", MULTI])
 def test_probes_learn_and_give_probabilities(probe, kind):
     features, labels = blobs(kind)
-    scores = probe(kind, 3, features, labels)
+    scores = probe(Problem(kind, 3, features, labels))
     assert scores.test.shape == (60, 3) and scores.val.shape == (60, 3)
     assert (scores.test >= 0).all() and (scores.test <= 1).all()
     if kind == MULTI:
@@ -117,19 +120,19 @@ def test_probes_learn_and_give_probabilities(probe, kind):
 
 def test_authors_probe_repeats_and_uses_its_views():
     features, labels = blobs()
-    first = probe_biovfm("multi-class", 3, features, labels, epochs=5, seed=1)
-    again = probe_biovfm("multi-class", 3, features, labels, epochs=5, seed=1)
-    other = probe_biovfm("multi-class", 3, features, labels, epochs=5, seed=2)
+    first = probe_biovfm(Problem("multi-class", 3, features, labels), epochs=5, seed=1)
+    again = probe_biovfm(Problem("multi-class", 3, features, labels), epochs=5, seed=1)
+    other = probe_biovfm(Problem("multi-class", 3, features, labels), epochs=5, seed=2)
     assert np.array_equal(first.test, again.test) and not np.array_equal(first.test, other.test)
     views = [features["train"], features["train"][:, ::-1].copy()]
-    assert not np.array_equal(probe_biovfm("multi-class", 3, features, labels, views, 5, 1).test, first.test)
+    assert not np.array_equal(probe_biovfm(Problem("multi-class", 3, features, labels), views, 5, 1).test, first.test)
     assert 1 <= first.chosen["epoch"] <= 5
 
 
 def test_tiny_training_sets_are_possible():
     features, labels = blobs(counts=(3, 3, 3))
     for probe in (probe_fast, probe_biovfm, probe_knn):
-        assert np.isfinite(probe("multi-class", 3, features, labels).test).all()
+        assert np.isfinite(probe(Problem("multi-class", 3, features, labels)).test).all()
 
 
 @pytest.mark.parametrize("probe", [probe_fast, probe_knn])
@@ -140,9 +143,9 @@ def test_features_that_hardly_vary_are_told_apart(probe, kind):
     shift = np.random.default_rng(9).normal(size=12)
     near = {name: (shift + 1e-5 * part).astype(np.float32) for name, part in features.items()}
     centred = {name: (part.astype(np.float64) - shift).astype(np.float32) for name, part in near.items()}
-    scores, wanted = probe(kind, 3, near, labels).test, probe(kind, 3, centred, labels).test
+    scores, expected = (probe(Problem(kind, 3, part, labels)).test for part in (near, centred))
     truth = one_hot(labels["test"], 3) > 0
-    found, best = (np.mean((part > 0.4) == truth) for part in (scores, wanted))
+    found, best = (np.mean((part > 0.4) == truth) for part in (scores, expected))
     assert found > 0.8 and found > best - 0.07
 
 
@@ -172,14 +175,14 @@ def test_constant_features_are_no_fault():
     features, labels = blobs()
     for part in features.values():
         part[:, 0] = 7.0
-    assert np.isfinite(probe_fast("multi-class", 3, features, labels).test).all()
+    assert np.isfinite(probe_fast(Problem("multi-class", 3, features, labels)).test).all()
 
 
 def test_knn_votes_by_hand():
     support = np.array([[1, 0], [0.8, 0.6], [0, 1]], np.float32)
     features = {"train": support, "val": support, "test": np.array([[2, 0]], np.float32)}
     labels = {"train": np.array([0, 1, 1]), "val": np.array([0, 1, 1])}
-    found = probe_knn("binary-class", 2, features, labels, neighbours=2, temperature=0.5).test
+    found = probe_knn(Problem("binary-class", 2, features, labels), neighbours=2, temperature=0.5).test
     weight = np.exp((0.8 - 1) / 0.5)
     np.testing.assert_allclose(found, [[1 / (1 + weight), weight / (1 + weight)]], rtol=1e-6)
 
@@ -208,16 +211,16 @@ def slow_ml_knn(train, labels, queries, k):
 
 def test_ml_knn_is_zhang_and_zhous():
     features, labels = blobs(MULTI, counts=(40, 10, 15))
-    found = probe_knn(MULTI, 3, features, labels, neighbours=5).test
+    found = probe_knn(Problem(MULTI, 3, features, labels), neighbours=5).test
     np.testing.assert_allclose(found, slow_ml_knn(features["train"], labels["train"], features["test"], 5), atol=1e-6)
 
 
 def test_knn_refuses_senseless_settings():
     features, labels = blobs()
     with pytest.raises(UserError, match="cannot vote"):
-        probe_knn("multi-class", 3, features, labels, neighbours=0)
+        probe_knn(Problem("multi-class", 3, features, labels), neighbours=0)
     with pytest.raises(UserError, match="above 0"):
-        probe_knn("multi-class", 3, features, labels, temperature=0.0)
+        probe_knn(Problem("multi-class", 3, features, labels), temperature=0.0)
 
 
 def test_mask_shares_sum_to_one_and_count_pixels():

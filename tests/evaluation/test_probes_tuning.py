@@ -11,11 +11,17 @@ from hypothesis import strategies as st
 from biovfm_hf.errors import UserError
 from evaluation.commands.probe import main
 from evaluation.encoders.load import load_encoder
-from evaluation.probes.few_shot import draw_subjects, probe_few_shot
-from evaluation.probes.finetune import Plan, attention_layers, prepare, probe_finetune, random_crop
+from evaluation.probes.bitfit import BitFit
+from evaluation.probes.few_shot import Draws, draw_subjects, probe_few_shot
+from evaluation.probes.finetune import FineTune, Plan, probe_finetune, random_crop
+from evaluation.probes.lora import LoRA, attention_layers
+from evaluation.probes.probe import Problem
 from evaluation.results.comparisons import _few_shot
 from evaluation.statistics.significance import seed_spread
 from evaluation.tasks import Split, open_task
+
+NOBODY = {"train": None, "val": None, "test": None}  # subjects
+METHODS = {"finetune": FineTune(), "lora": LoRA(), "bitfit": BitFit()}
 
 
 @settings(max_examples=40, deadline=None)
@@ -41,12 +47,12 @@ def test_draws_of_several_labels_reach_every_label():
 
 def few_shot(shots, draws=6, shift=2.0):
     rng = np.random.default_rng(0)
-    features, splits = {}, {}
+    features, labels_of = {}, {}
     for name, count in (("train", 120), ("val", 60), ("test", 90)):
         labels = np.arange(count) % 3
         features[name] = (rng.normal(size=(count, 300)) + shift * np.eye(3, 300)[labels]).astype(np.float32)
-        splits[name] = Split(features[name], labels=labels)
-    return probe_few_shot("multi-class", 3, features, splits, shots, draws, 7)
+        labels_of[name] = labels
+    return probe_few_shot(Problem("multi-class", 3, features, labels_of), NOBODY, Draws(shots, draws, 7))
 
 
 def test_few_shot_improves_with_shots_and_repeats():
@@ -118,14 +124,14 @@ def equal_encoders(number, cases, draws, resamples):
     rng = np.random.default_rng([number, cases])
     labels = {name: rng.permutation(np.arange(count) % 2) for name, count in
               (("train", 1000), ("val", 200), ("test", cases))}  # fmt: skip
-    splits = {name: Split(held, labels=held) for name, held in labels.items()}
     kept = []
     for _ in range(2):
         features = {
             name: (rng.normal(size=(len(held), 32)) + 0.35 * (held[:, None] - 0.5)).astype(np.float32)
             for name, held in labels.items()
         }
-        kept.append(probe_few_shot("binary-class", 2, features, splits, 16, draws, 0, resamples)[1])
+        problem = Problem("binary-class", 2, features, labels)
+        kept.append(probe_few_shot(problem, NOBODY, Draws(16, draws, 0, resamples))[1])
     return tuple(kept)
 
 
@@ -152,7 +158,7 @@ def test_equal_encoders_differ_in_one_of_twenty_few_shot_studies(cases):
 
 
 def plan(method, epochs=6):
-    return Plan(method, epochs, {"finetune": 1e-3, "lora": 5e-3, "bitfit": 5e-3}[method], 8, 0)
+    return Plan(METHODS[method], epochs, {"finetune": 1e-3, "lora": 5e-3, "bitfit": 5e-3}[method], 8, 0)
 
 
 @pytest.mark.parametrize("method", ["finetune", "lora", "bitfit"])
@@ -170,9 +176,9 @@ def test_fine_tuning_learns_and_leaves_the_encoder_alone(tiny_model, class_folde
 
 
 def test_what_each_method_trains(tiny_model):
-    module = prepare(load_encoder(str(tiny_model)).module, "bitfit")
+    module = BitFit().prepare(load_encoder(str(tiny_model)).module)
     assert {name.split(".")[-1] for name, p in module.named_parameters() if p.requires_grad} == {"bias"}
-    module = prepare(load_encoder(str(tiny_model)).module, "lora")
+    module = LoRA().prepare(load_encoder(str(tiny_model)).module)
     names = [name for name, p in module.named_parameters() if p.requires_grad]
     assert names and all("lora_" in name for name in names)
     assert len(attention_layers(load_encoder(str(tiny_model)).module)) == 8  # qkv and proj of four blocks
@@ -180,7 +186,7 @@ def test_what_each_method_trains(tiny_model):
 
 def test_lora_of_a_convolutional_net_is_refused():
     with pytest.raises(UserError, match="no attention layers"):
-        prepare(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1)), "lora")
+        LoRA().prepare(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1)))
 
 
 def test_training_repeats_with_its_seed(tiny_model, class_folder):
@@ -224,7 +230,7 @@ def test_mixed_precision_reaches_the_encoder_and_not_the_scores(tiny_model, clas
 def test_divergence_is_told(tiny_model, class_folder):
     task = open_task(str(class_folder), class_folder)
     with pytest.raises(UserError, match="rate"):
-        probe_finetune(load_encoder(str(tiny_model)), task, Plan("finetune", 2, float("inf"), 8, 0))
+        probe_finetune(load_encoder(str(tiny_model)), task, Plan(FineTune(), 2, float("inf"), 8, 0))
 
 
 def test_random_crop_keeps_three_quarters_and_the_proportions(make_image):

@@ -31,12 +31,12 @@ def reported(entry):
 def test_reference_thresholds_and_point_values(cases):
     for path, expected in cases:
         held = np.load(path, allow_pickle=False)
-        thresholds = bootstrap.choose_thresholds(expected["task"], held["val_labels"], held["val_scores"])
+        thresholds = bootstrap.choose_thresholds(read_split(expected["task"], held["val_labels"], held["val_scores"]))
         np.testing.assert_allclose(thresholds, expected["thresholds"], rtol=0, atol=1e-9, err_msg=path.name)
         for split in ("test", "val"):
             point = expected.get(f"{split}_point", {})
             found = metrics.point_metrics(
-                expected["task"], held[f"{split}_labels"], held[f"{split}_scores"], thresholds
+                read_split(expected["task"], held[f"{split}_labels"], held[f"{split}_scores"]).decided_at(thresholds)
             )
             assert set(point) <= set(found)
             for name, value in point.items():
@@ -50,7 +50,7 @@ def test_reference_first_resamples(cases):
     for path, expected in cases:
         held = np.load(path, allow_pickle=False)
         split = read_split(expected["task"], held["test_labels"], held["test_scores"])
-        scorer = metrics.Scorer(split, np.array(expected["thresholds"]))
+        scorer = metrics.Scorer(split.decided_at(expected["thresholds"]))
         rows = expected["bootstrap_first_five"]
         drawn = bootstrap.resampled_metrics(scorer, bootstrap.Resampler(split.size), len(rows))
         for number, row in enumerate(rows):

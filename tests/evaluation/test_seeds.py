@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from biovfm_hf.errors import UserError
 from evaluation.commands.probe import main
 from evaluation.results.comparisons import compare_models, enough_resamples
 from evaluation.results.records import record_key, write_record
@@ -117,5 +116,5 @@ def test_segmentation_seeds_are_joined(tmp_path, tiny_model, mask_folder):
 
 def test_senseless_seeds_are_refused(tmp_path, tiny_model, class_folder):
     for seeds in ("x", "1,-2"):
-        with pytest.raises(UserError, match="--seed"):
+        with pytest.raises(SystemExit, match="2"):
             main(["--model", str(tiny_model), "--tasks", str(class_folder), "--out", str(tmp_path), "--seed", seeds])

@@ -22,12 +22,12 @@ def test_every_record_says_what_it_is():
 
 
 def test_names_groups_and_paths_are_resolved(class_folder):
-    assert resolve_names("medmnist") == list(GROUPS["medmnist"])
-    assert resolve_names(f"busi, {class_folder},busi") == ["busi", str(class_folder)]
+    assert resolve_names(["medmnist"]) == list(GROUPS["medmnist"])
+    assert resolve_names(["busi", f" {class_folder}", "busi"]) == ["busi", str(class_folder)]
     with pytest.raises(UserError, match="did you mean pneumoniamnist"):
-        resolve_names("pneumonamnist")
+        resolve_names(["pneumonamnist"])
     with pytest.raises(UserError, match="no task named"):
-        resolve_names(" , ")
+        resolve_names([" ", ""])
 
 
 def test_class_folder_gives_splits_and_sorted_classes(class_folder):

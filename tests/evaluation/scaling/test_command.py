@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import matplotlib
 import numpy as np
@@ -374,12 +372,6 @@ def test_empty_property_columns_are_left_out(write, tmp_path, undrawn):
 def test_sizes_are_listed(capsys):
     assert main(["sizes"]) == 0
     assert "329.24" in capsys.readouterr().out
-
-
-def test_help_loads_no_heavy_library():
-    code = "import sys; from evaluation.scaling.command import parser; parser().format_help(); print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "numpy", "scipy", "matplotlib"} & set(loaded)
 
 
 def test_published_tables_are_whole():

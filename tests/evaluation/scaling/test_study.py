@@ -11,8 +11,10 @@ import pytest
 
 from biovfm_hf import BioVFMConfig
 from biovfm_hf.errors import UserError
+from biovfm_hf.options import parse_options
 from evaluation.commands import probe as probe_command
-from evaluation.probes.settings import Settings
+from evaluation.probes.knn import NearestNeighbours
+from evaluation.probes.probe import Run
 from evaluation.scaling import figures, study
 from evaluation.scaling.command import main
 
@@ -57,8 +59,8 @@ def fake_training(monkeypatch):
     return calls
 
 
-SETTINGS = Settings(method="knn")
-MADE = {"method": "knn", "protocol": "fast", "seed": 0, "settings": SETTINGS.recorded(), "revision": "r", "data": "d"}
+RUN = Run(NearestNeighbours())
+MADE = {"method": "knn", "protocol": "fast", "seed": 0, "settings": RUN.settings, "revision": "r", "data": "d"}
 
 
 @pytest.fixture
@@ -66,10 +68,9 @@ def fake_probe(monkeypatch):
     """Stands in for the probe and its data: records an AUC per model and task."""
     calls = []
 
-    def run(argv):
-        calls.append(argv)
-        out = Path(argv[argv.index("--out") + 1])
-        models = [argv[i + 1].split("=")[0] for i, word in enumerate(argv) if word == "--model"]
+    def run(options):
+        calls.append(options)
+        out, models = options.out, [model.split("=")[0] for model in options.model]
         records = []
         for number, model in enumerate(models):
             for task in ("pneumoniamnist", "busi"):
@@ -80,12 +81,12 @@ def fake_probe(monkeypatch):
         records.append({**records[0], "task": "of an earlier study"})
         out.mkdir(parents=True, exist_ok=True)
         (out / "results.json").write_text(json.dumps(records))
-        return 0
+        return records
 
-    monkeypatch.setattr(probe_command, "main", run)
+    monkeypatch.setattr(probe_command, "probe", run)
     opened = [SimpleNamespace(name=name) for name in ("pneumoniamnist", "busi", "undefined")]
-    monkeypatch.setattr(probe_command, "open_tasks", lambda options, methods: opened)
-    monkeypatch.setattr(probe_command, "make_settings", lambda options, methods: [SETTINGS])
+    monkeypatch.setattr(probe_command, "open_tasks", lambda options: opened)
+    monkeypatch.setattr(probe_command, "make_runs", lambda options: [RUN])
     monkeypatch.setattr(figures, "write_figures", lambda *_: [])
     return calls
 
@@ -108,7 +109,7 @@ def test_task_paths_are_relative_to_the_study_file_and_names_are_names(plan_file
     (tmp_path / "busi").mkdir()  # a data folder beside the file is not the task of its name
     (tmp_path / "mine.csv").touch()
     plan = study.read_plan(plan_file(STUDY.replace("[pneumoniamnist, busi]", '"busi, mine.csv"')))
-    assert plan.probe["tasks"] == f"busi,{tmp_path / 'mine.csv'}"
+    assert plan.probe["tasks"] == ["busi", str(tmp_path / "mine.csv")]
 
 
 def test_families_come_in_the_order_of_the_study_file(plan_file, tmp_path, fake_training, fake_probe):
@@ -129,9 +130,10 @@ def test_a_task_called_mean_is_refused_before_anything_is_trained(plan_file, tmp
 
 
 def test_the_probe_understands_its_words(plan_file, tmp_path):
-    options = probe_command.build_parser().parse_args(study.probe_words(study.read_plan(plan_file()), tmp_path))
+    words = study.probe_words(study.read_plan(plan_file()), tmp_path)
+    options = parse_options(probe_command.build_parser(), probe_command.options_class(), words)
     assert len(options.model) == 4
-    assert options.tasks == "pneumoniamnist,busi"
+    assert options.tasks == ("pneumoniamnist", "busi")
     assert options.no_figures
     assert not options.download
 
@@ -203,11 +205,11 @@ def test_subsets_become_series_and_a_dry_run_does_nothing(plan_file, tmp_path, f
         (STUDY.replace("MAE:", "nodino:") + "axis: compute\n", "nodino is trained with mae, but"),
         (STUDY + "properties: nothing.csv\n", "nothing.csv: no such file"),
         (STUDY.replace("busi]", "bussi]"), "'bussi' is neither a task nor a path that exists; did you mean busi"),
-        (STUDY.replace("method: knn", "method: svm"), "unknown method 'svm'"),
+        (STUDY.replace("method: knn", "method: svm"), "method: 'svm' is none of"),
         (STUDY.replace("method: knn", "method: segment"), "segment gives no AUC"),
-        (STUDY.replace("method: knn", "methode: knn"), "unrecognized arguments: --methode knn"),
-        (STUDY.replace("method: knn", 'seed: "0,x"'), "--seed '0,x'"),
-        (STUDY.replace("method: knn", "size: 99"), "argument --size: invalid choice: 99"),
+        (STUDY.replace("method: knn", "methode: knn"), "unknown option methode; known are"),
+        (STUDY.replace("method: knn", 'seed: "0,x"'), "seed: 'x' is no int"),
+        (STUDY.replace("method: knn", "size: 99"), "size: 99 is none of"),
         (STUDY.replace("method: knn", "out: elsewhere"), "out has no place in a study"),
     ],
 )

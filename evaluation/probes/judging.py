@@ -1,0 +1,102 @@
+"""What follows from a probe's scores: thresholds on validation, metrics with intervals, and notes."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..statistics.bootstrap import (
+    Resampling,
+    choose_thresholds,
+    interval_notes,
+    intervals,
+    mean_intervals,
+    threshold_notes,
+)
+from ..statistics.metrics import case_scores, dice, jaccard
+from ..statistics.metrics import notes as split_notes
+from ..statistics.split import read_split
+from ..tasks import Task
+from ..tasks.samples import sample_rows
+from .masks import Segmentation, decide
+from .probe import Answer, Scores, Trial
+
+SAMPLE_SIZE = (128, 128)  # of the predicted masks that pictures show
+
+
+def judge(trial: Trial, scores: Scores) -> Answer:
+    """Thresholds on validation, metrics with intervals on test: what a record says, and the arrays beside it."""
+    task, run = trial.task, trial.run
+    kind, labels = task.record.kind, trial.labels()
+    val = read_split(kind, labels["val"], scores.val, "val")
+    thresholds = choose_thresholds(val, run.probe.thresholds)
+    subjects = task.splits["test"].subjects if run.protocol == "fast" else None
+    strata, notes = test_strata(labels["test"], subjects) if run.stratify else (None, [])
+    test = replace(read_split(kind, labels["test"], scores.test), subjects=subjects, strata=strata)
+    entries = intervals(test.decided_at(thresholds), Resampling(run.protocol, run.resamples, run.seed), extra=True)
+    notes += [*task.notes, *absence_notes(task), *split_notes(test)]
+    notes += [*threshold_notes(val), *interval_notes(entries, run.resamples)]
+    record = {**split_metrics(entries), "thresholds": thresholds.tolist(), "chosen": scores.chosen, "notes": notes}
+    arrays = {
+        "test_labels": labels["test"].reshape(len(labels["test"]), -1),
+        "test_scores": scores.test.astype(np.float32),
+        "val_labels": labels["val"].reshape(len(labels["val"]), -1),
+        "val_scores": scores.val.astype(np.float32),
+        "thresholds": thresholds,
+    }
+    arrays |= subject_numbers(subjects)
+    if strata is not None:
+        arrays["test_strata"] = strata
+    return Answer(record, arrays)
+
+
+def test_strata(labels: np.ndarray, subjects: np.ndarray | None) -> tuple[np.ndarray | None, list[str]]:
+    """The class (N,) of each test case, whose counts resamples are to keep, or None; and a note that says which."""
+    if labels.ndim == 2:
+        return None, ["resamples are not stratified: cases with several labels have no one class"]
+    if subjects is not None and any(len(set(labels[subjects == subject])) > 1 for subject in np.unique(subjects)):
+        return None, ["resamples are not stratified: some subjects have cases of several classes"]
+    return labels, ["resamples keep the class counts of the test split"]
+
+
+def absence_notes(task: Task) -> list[str]:
+    """In words, the classes or labels that training or validation hold no case of."""
+    notes = []
+    for name, what in (("train", "cannot be learned"), ("val", "has no part in what is chosen")):
+        labels = task.splits[name].labels
+        assert labels is not None
+        there = labels.any(axis=0) if labels.ndim == 2 else np.isin(np.arange(task.num_outputs), labels)
+        notes += [f"{name}: no case of {task.record.classes[k]}, which {what}" for k in np.flatnonzero(~there)]
+    return notes
+
+
+def subject_numbers(subjects: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The array `test_subjects` (N,) where subjects are known.
+
+    As numbers, so that no name or record number of a source gets into a results folder.
+    """
+    return {} if subjects is None else {"test_subjects": np.unique(subjects, return_inverse=True)[1].reshape(-1)}
+
+
+def split_metrics(entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Metrics that have a value, and the reasons of those that are undefined."""
+    return {
+        "metrics": {name: entry for name, entry in entries.items() if entry["value"] is not None},
+        "undefined": {name: entry["reason"] for name, entry in entries.items() if entry["value"] is None},
+    }
+
+
+def judge_segmentation(trial: Trial, probed: Segmentation) -> Answer:
+    """Dice and Jaccard per case, their means with intervals, and each class' mean."""
+    task, run, counts = trial.task, trial.run, probed.counts
+    subjects = task.splits["test"].subjects
+    found: dict[str, dict[str, Any]] = {}
+    for name, per_class in (("dice", dice(counts)), ("jaccard", jaccard(counts))):
+        columns = np.column_stack([case_scores(per_class), per_class[:, 1:]])
+        names = [name, *(f"{name}_{label}" for label in task.record.classes[1:])]
+        entries = mean_intervals(columns, Resampling("fast", run.resamples, run.seed), subjects)
+        found.update(dict(zip(names, entries, strict=True)) if len(names) > 2 else {name: entries[0]})
+    record = {**split_metrics(found), "chosen": probed.chosen, "notes": list(task.notes)}
+    samples = probed.predict(sample_rows(len(task.splits["test"].images)))
+    masks = np.stack([decide(scores, SAMPLE_SIZE) for scores in samples])
+    return Answer(record, {"test_counts": counts, **subject_numbers(subjects), "sample_masks": masks})

@@ -1,0 +1,258 @@
+"""What a probe is: a class with a name, the settings that it reads, and a run; and the registry of all of them.
+
+To add one, write a module beside this one with one class:
+
+    @register
+    @dataclass(frozen=True)
+    class Nearest(Probe):
+        name = "nearest"
+        title = "the class of the nearest training case"
+        features: str = option("class", "feature vector", choices=FEATURES)
+
+        def run(self, trial: Trial) -> Answer:
+            ...
+
+Its fields are its settings. They become options of `biovfm probe` with their ranges and help, and they are what tells
+its records from others, so that no setting can be read without being a part of a record's identity.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.options import check_options, option
+
+from ..discovery import import_modules
+from ..encoders.embed import FEATURES, case_features, embed_features
+from ..statistics.bootstrap import PROTOCOLS
+from ..statistics.kinds import MULTILABEL, TASKS
+from ..tasks import SPLITS, Task
+
+if TYPE_CHECKING:
+    from ..encoders.load import Encoder
+
+FEATURES_HELP = (
+    "class token, mean patch token (mean_raw: before the final norm), both, the model's pooled vector, or last4: "
+    "class tokens of the last four blocks and the mean patch token (default: class for kNN, else both)"
+)
+
+
+class Answer(NamedTuple):
+    """What a probe leaves: its part of the record, and the arrays that are kept beside it."""
+
+    record: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a probe of features works on: the task's kind, how many outputs it has, and the cases of its splits.
+
+    `features` (N, D) float32 of `train`, `val` and `test`; `labels` (N,) classes or (N, L) of 0/1, of `train` and
+    `val` at least.
+    """
+
+    kind: str
+    outputs: int
+    features: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+
+    @property
+    def independent(self) -> bool:
+        """Whether each output is a yes or no of its own (multi-label tasks), and not one of several classes."""
+        return self.kind == MULTILABEL
+
+    def targets(self, split: str) -> np.ndarray:
+        """The labels of a split as (N, outputs) float32 of 0 and 1."""
+        return one_hot(self.labels[split], self.outputs)
+
+
+def one_hot(labels: np.ndarray, outputs: int) -> np.ndarray:
+    """Targets (N, K) float32 from class numbers (N,) or, as they are, from 0/1 labels (N, L)."""
+    return labels.astype(np.float32) if labels.ndim == 2 else np.eye(outputs, dtype=np.float32)[labels]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Probabilities (N, K) of the validation and test cases, and what a probe chose on the way."""
+
+    val: np.ndarray
+    test: np.ndarray
+    chosen: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Probe(ABC):
+    """A method of scoring an encoder on a task; its fields are its settings.
+
+    Attributes:
+        name: what the command calls it.
+        title: what it does, for the help text.
+        protocols: those it runs under; a second class of the same name can have the others.
+        kinds: of the tasks it suits.
+        thresholds: the protocol by which decision thresholds are chosen. The authors' rule takes a validation score
+            itself, which a test score must exceed. Where kNN votes all lie at 1.0 none would then be positive (MCC 0
+            beside AUC 1). The authors probe linearly only, so the rule holds there.
+        normalises_alike: whether protocol `biovfm` gives every model the authors' one preprocessing.
+        stratifies: whether its intervals come from resamples that can keep the class counts.
+        trains_encoder: whether it trains the encoder's weights, so that no features are shared.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    protocols: ClassVar[tuple[str, ...]] = PROTOCOLS
+    kinds: ClassVar[tuple[str, ...]] = TASKS
+    thresholds: ClassVar[str] = "fast"
+    normalises_alike: ClassVar[bool] = False
+    stratifies: ClassVar[bool] = True
+    trains_encoder: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    @property
+    def record_name(self) -> str:
+        """What records call the method; with a setting in it where a reader would ask for that first."""
+        return self.name
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Every setting that has a value: these tell one record of the method from another."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def suits(self, task: Task) -> bool:
+        """Whether the method applies to the task."""
+        return task.record.kind in self.kinds
+
+    @abstractmethod
+    def run(self, trial: "Trial") -> Answer:
+        """Score the trial's encoder on its task.
+
+        Raises:
+            UserError: something it needs is missing or broken.
+        """
+
+
+@dataclass(frozen=True)
+class Run:
+    """A probe and what else a run of the suite does, apart from models and tasks.
+
+    `batch_size` images are embedded at once; the other fields are those of `biovfm probe`.
+    """
+
+    probe: Probe
+    protocol: str = "fast"
+    seed: int = 0
+    batch_size: int = 64
+    device: str = "cpu"
+    precision: str = "fp32"
+    compile: bool = False
+    resamples: int = 1000
+    stratify: bool = False
+
+    @property
+    def preprocess(self) -> str:
+        """Which preprocessing the encoder gets: the BioVFM authors normalise alike for every model."""
+        return "half" if self.protocol == "biovfm" and self.probe.normalises_alike else "own"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What tells its records from others, beside method, protocol and seed."""
+        settings = {**self.probe.identity, "precision": self.precision}
+        if self.probe.stratifies and self.protocol != self.probe.thresholds:
+            settings["thresholds"] = "midway"  # tells these records from those made before by the authors' rule
+        if self.probe.stratifies and self.stratify:
+            settings["stratify"] = True
+        return settings
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run on one task by one encoder, with the folder where features are kept."""
+
+    encoder: "Encoder"
+    task: Task
+    run: Run
+    cache: Path
+
+    def label(self, split: str) -> str:
+        """What progress bars call the work on a split."""
+        return f"{self.encoder.name} {self.task.name} {split}"
+
+    def problem(self, which: str) -> Problem:
+        """The task as feature vectors of the kind `which` (see `embed.embed_features`)."""
+        record = self.task.record
+        return Problem(record.kind, self.task.num_outputs, self._features(which), self.labels())
+
+    def _features(self, which: str) -> dict[str, np.ndarray]:
+        """The feature vectors (N_cases, D) of every split."""
+        vectors = {}
+        for name in SPLITS:
+            split = self.task.splits[name]
+            of_images = embed_features(
+                self.encoder, split.images, self.cache, which, self.run.batch_size, self.label(name)
+            )
+            vectors[name] = case_features(of_images, split.case_of_image)
+        return vectors
+
+    def labels(self) -> dict[str, np.ndarray]:
+        """Labels of every split of a classification task."""
+        return {name: split.labels for name, split in self.task.splits.items() if split.labels is not None}
+
+
+PROBES: dict[tuple[str, str], type[Probe]] = {}  # by name and protocol
+Kind = TypeVar("Kind", bound=type[Probe])
+
+
+def register(kind: Kind) -> Kind:
+    """Make a probe known, under each of its protocols.
+
+    Raises:
+        ValueError: another has that name and protocol.
+    """
+    for protocol in kind.protocols:
+        if PROBES.setdefault((kind.name, protocol), kind) is not kind:
+            raise ValueError(f"there is a probe {kind.name} of protocol {protocol} already")
+    return kind
+
+
+def probe_classes() -> dict[tuple[str, str], type[Probe]]:
+    """All registered probes by name and protocol, those of this package among them."""
+    import_modules(__package__)
+    return PROBES
+
+
+def probe_names() -> list[str]:
+    """The methods' names, sorted."""
+    return sorted({name for name, _ in probe_classes()})
+
+
+def find_probe(name: str, protocol: str) -> type[Probe]:
+    """The class of a method under a protocol.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (name, protocol) not in probe_classes():
+        raise UserError(f"method: {name!r} is none of {', '.join(probe_names())} under protocol {protocol}")
+    return PROBES[name, protocol]
+
+
+def features_setting(default: str) -> Any:
+    """The field `features` of a probe that reads feature vectors."""
+    return option(default, FEATURES_HELP, choices=FEATURES)
+
+
+def epochs_setting() -> Any:
+    """The field `epochs` of a probe that trains; None is the method's own number."""
+    return option(None, "of trained heads, decoders and fine-tuning (default: by method)", least=1)
+
+
+def rate_setting() -> Any:
+    """The field `rate` of a probe that trains; None is the method's own."""
+    return option(None, "highest learning rate (default: by method)", above=0)
