@@ -192,7 +192,7 @@ def test_subsets_become_series_and_a_dry_run_does_nothing(plan_file, tmp_path, f
     ("text", "words"),
     [
         ("families: [", "not valid YAML"),
-        ("- 1", "holds no keys"),
+        ("- 1", "not a YAML mapping"),
         (STUDY.replace("overrides:", "override:"), "unknown key override"),
         (STUDY.replace("objective: dino", "objective: clip"), "needs an objective"),
         (STUDY.replace("narrow:", "a/b:"), "cannot name a folder"),
