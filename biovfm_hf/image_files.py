@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .decoding.dicom import import_pydicom
+from .decoding.dicom_header import import_pydicom
 from .errors import UserError
 from .limited import LIMITED
 from .pixels import MAX_PIXELS, decode, to_uint8
@@ -28,7 +28,7 @@ IMAGE_SUFFIXES = (  # of what is read, each also with .gz behind it
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".tif", ".tiff", ".bmp"),
     *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".webp", ".dcm", ".dicom", ".ima", ".nii", ".nrrd", ".nhdr", ".mha"),
     *(".mhd", ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"),
-    *(".h5", ".hdf5", ".npy", ".mat"),
+    *(".h5", ".hdf5", ".npy", ".npz", ".mat", ".hdr", ".img", ".mgh", ".mgz"),
 )
 SKIPPED_FOLDERS = {"__MACOSX"}
 NOT_INPUT = "its name is of no image format that is read"

@@ -1,23 +1,28 @@
 """A file or an image in memory to an array: the one place that decodes, for the image processor and the builder.
 
-    pixels = decode("scan.dcm")                                     # PNG, JPEG, TIFF, BMP, GIF, PPM, WebP, .npy, DICOM
+    pixels = decode("scan.dcm")                                     # PNG, JPEG, TIFF, BMP, GIF, WebP, .npy, DICOM ...
     pixels = decode("brain.nii.gz", slice_index=90, axis="axial")   # one slice of a volume
     image = to_uint8(pixels)                                        # (H, W) or (H, W, 3) uint8
     volume = read_volume("brain.nii.gz")                            # all of it, once; then volume.slice(90, "axial")
 
-Reading DICOM, NIfTI and unusual TIFF needs the extra `data`. Files are taken for hostile: sizes are checked before
-anything is allocated, nothing is unpickled, and every failure is a one-line `UserError`.
+The code that travels with a model has this file, which reads what Pillow does; all else is read by
+`biovfm_hf.decoding`, of this package, and needs the extra `data`. Files are taken for hostile: sizes are checked
+before anything is allocated, nothing is unpickled, and every failure is a one-line `UserError`.
 """
 
+import importlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, Jpeg2KImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
-from .errors import UserError, one_line, require
+from .errors import TooLarge, UserError, one_line
 from .intensity import PERCENTILES, Intensity, Pixels, Window, percentile_window, to_uint8
 from .volumes import AXES, MAX_VOLUME_BYTES, Volume
 
@@ -29,9 +34,11 @@ __all__ = [
 MAX_PIXELS = 89_478_485  # Pillow's own bound: larger images need tiles, not resizing to 224
 _MAX_FILE_BYTES = 4 << 30
 _MAX_SEQUENTIAL_PIXELS = 20 * MAX_PIXELS  # reaching frame n of a GIF decodes the n frames before it
-_TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
-_RASTER_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
-_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_TIFF_PHOTOMETRIC = 262
+RASTER_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
+# Named, a format must be imported: Pillow loads the rarer ones only when it is left to guess.
+_RARER = (Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin)
+_DARKEST_UNIT = 1 / 255  # floats that all lie below are no picture scaled to 0..1
 
 
 def decode(
@@ -49,41 +56,43 @@ def decode(
     Args:
         source: a path; a file's bytes; a PIL image of any mode; a numpy array or torch tensor (H, W), (H, W, C) or
             (C, H, W) with C of 1, 3 or 4 (alpha, which is dropped). A file is recognised by its content.
-        slice_index: which slice of a volume, frame of a DICOM file or GIF, or page of a TIFF, from 0. Needed where
-            there are several.
+        slice_index: which slice of a volume, frame of a DICOM file, GIF or video, or page of a TIFF, from 0. Needed
+            where there are several.
         axis: "axial", "coronal" or "sagittal", for volumes (see `Volume.slice`).
         time_index: which time point of a 4D series.
         channels: "first" or "last" for an array; None takes last where C is 1, 3 or 4, else first where it is 1 or 3.
         name: what messages call the source; a path's own by default. Its suffix marks DICOM without a preamble.
         max_pixels: most pixels a file may claim; refused before anything is allocated.
 
-    A floating-point image whose values lie in [0, 1], and a boolean one, are taken as 0 black and 1 white.
-    16-bit colour PNG keeps its 8 high bits, as Pillow reads it. Colours other than grey and RGB become RGB; the
-    orientation in EXIF is applied.
+    A boolean image, and an array in memory of floats in [0, 1], are taken as 0 black and 1 white, as transformers and
+    torchvision have it; floats in a file are stretched as those of a volume are. Colours other than grey and RGB
+    become RGB; the orientation in EXIF is applied.
 
     Raises:
         UserError: the source is not an image, is damaged, over `max_pixels`, or needs a slice_index.
     """
     if isinstance(source, Image.Image):
-        return _from_pil(source, name or "the image", slice_index=None, max_pixels=None)
+        return _from_pil(source, name or "the image")
     if hasattr(source, "detach"):  # a torch tensor, without importing torch
         source = source.detach().cpu()
         source = (source.float() if source.dtype.is_floating_point else source).numpy()
     if isinstance(source, np.ndarray):
-        return _from_array(source, channels, name or f"array of shape {source.shape}")
+        return _unit_range(as_pixels(source, channels, name or f"array of shape {source.shape}"))
     if isinstance(source, bytes | bytearray | memoryview):
-        return _from_file(BytesIO(source), name or "the bytes", slice_index, axis, time_index, max_pixels)
+        content = _content(BytesIO(source), name or "the bytes", None, max_pixels)
+        return _of_content(content, slice_index, axis, time_index, name)
     if isinstance(source, str | Path):
         path = _checked_path(source)
         with path.open("rb") as file:
-            return _from_file(file, name or str(source), slice_index, axis, time_index, max_pixels)
+            content = _content(file, name or str(source), path.parent, max_pixels)
+            return _of_content(content, slice_index, axis, time_index, name or str(source))
     raise UserError(f"{type(source).__name__}: not an image; give a path, bytes, a PIL image, an array or a tensor")
 
 
 def read_volume(
     source: str | Path | BinaryIO, *, name: str | None = None, max_bytes: int = MAX_VOLUME_BYTES
 ) -> Volume:
-    """Read a NIfTI volume (.nii, .nii.gz), keeping its stored dtype.
+    """Read a volume (NIfTI, Analyze, MGH, NRRD, MetaImage, DICOM of several slices, .npy), keeping its stored dtype.
 
     Args:
         source: a path, or an open binary file at its start.
@@ -92,53 +101,59 @@ def read_volume(
             and no more than claimed is ever decompressed.
 
     Raises:
-        UserError: not NIfTI, truncated, corrupt, over `max_bytes`, or nibabel is missing.
+        UserError: not a volume, truncated, corrupt, over `max_bytes`, or what reads it is missing.
     """
-    return _decoder("nifti").read_nifti(source, name=name, max_bytes=max_bytes)
+    name = name or str(getattr(source, "name", source))
+    with _opened(source) as (file, folder):
+        content = _content(file, name, folder, MAX_PIXELS, max_bytes)
+        volume = content if isinstance(content, Volume) else content.volume() if content.volume else None
+    if volume is None:
+        raise UserError(f"{name}: holds no volume; convert it to NIfTI (.nii or .nii.gz), or check its name")
+    return volume
 
 
-def _decoder(name: str) -> Any:
-    """A module of `biovfm_hf.decoding`: the code that travels with a model has this file and not those."""
-    return require(f"biovfm_hf.decoding.{name}", "data")
+@contextmanager
+def _opened(source: str | Path | BinaryIO) -> Iterator[tuple[BinaryIO, Path | None]]:
+    if not isinstance(source, str | Path):
+        yield source, None
+        return
+    path = _checked_path(source)
+    with path.open("rb") as file:
+        yield file, path.parent
 
 
-def _checked_path(source: str | Path) -> Path:
-    path = Path(source)
+def _content(
+    file: BinaryIO, name: str, folder: Path | None, max_pixels: int, max_bytes: int = MAX_VOLUME_BYTES
+) -> Any:
+    """What a file holds: `biovfm_hf.decoding.content.Pages` or a `Volume`."""
     try:
-        if path.is_dir():
-            raise UserError(f"{source}: is a folder; give one image file")
-        if not path.is_file():
-            raise UserError(
-                f"{source}: no such file; give the path of an image (download it first if it is an address)"
-            )
-        size = path.stat().st_size
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{str(source)[:200]!r}: not a usable path ({reason}); give the path of an image") from error
-    if size > _MAX_FILE_BYTES:
+        package = importlib.import_module("biovfm_hf.decoding")
+    except ModuleNotFoundError:  # the code of a model folder, on its own
+        image = opened_image(file, name, max_pixels)
+        return _Image(image, name, max_pixels)
+    return package.open_content(file, name, folder=folder, max_pixels=max_pixels, max_bytes=max_bytes)
+
+
+def _of_content(content: Any, index: int | None, axis: str, time_index: int | None, name: str | None) -> Pixels:
+    name = name or "the bytes"
+    if not isinstance(content, Volume) and content.volume and axis != "axial":
+        content = content.volume() or content
+    if isinstance(content, Volume):
+        return _of_volume(content, name, index, axis, time_index)
+    last = content.count - 1
+    if index is None and last:
+        raise UserError(f"{name}: holds {content.count} {content.word}s; choose one with slice_index=0 to {last}")
+    if not 0 <= (index or 0) <= last:
         raise UserError(
-            f"{source}: {size / 2**30:.1f} GiB is over the limit of 4 GiB for one image; cut it into tiles"
+            f"{name}: slice_index out of range: has no {content.word} {index}; choose slice_index=0 to {last}"
         )
-    return path
+    pixels = content.page(index or 0)
+    if pixels is None:
+        raise UserError(f"{name}: {content.word} {index} is of another size than the first; choose another")
+    return pixels
 
 
-def _from_file(
-    file: BinaryIO, name: str, slice_index: int | None, axis: str, time_index: int | None, max_pixels: int
-) -> Pixels:
-    start = file.read(352)
-    file.seek(0)
-    if start[128:132] == b"DICM":
-        return _decoder("dicom").read_dicom(file, name, slice_index, max_pixels)
-    if start[:2] == b"\x1f\x8b" or start[344:348] == b"n+1\0" or start[4:8] == b"n+2\0":
-        return _from_volume(read_volume(file, name=name), name, slice_index, axis, time_index)
-    if start[:6] == b"\x93NUMPY":
-        return _from_npy(file, name, max_pixels)
-    if name.lower().endswith(_DICOM_SUFFIXES):
-        return _decoder("dicom").read_dicom(file, name, slice_index, max_pixels)
-    return _from_raster(file, name, slice_index, max_pixels)
-
-
-def _from_volume(volume: Volume, name: str, slice_index: int | None, axis: str, time_index: int | None) -> Pixels:
+def _of_volume(volume: Volume, name: str, slice_index: int | None, axis: str, time_index: int | None) -> Pixels:
     shape = volume.array.shape[:3]
     if slice_index is None:
         if 1 not in shape:
@@ -153,47 +168,91 @@ def _from_volume(volume: Volume, name: str, slice_index: int | None, axis: str, 
         raise UserError(f"{name}: {error}") from None
 
 
-def _from_npy(file: BinaryIO, name: str, max_pixels: int) -> Pixels:
+class _Image:
+    """The frames of an image that Pillow opens, as `biovfm_hf.decoding.content.Pages` has them."""
+
+    word, volume = "frame", None
+
+    def __init__(self, image: Image.Image, name: str, max_pixels: int) -> None:
+        self.count = frames_of(image)
+        self.page = lambda number: page_of(image, number, name, max_pixels)
+
+
+def _checked_path(source: str | Path) -> Path:
+    path = Path(source)
     try:
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(file)
-        if dtype.hasobject or np.prod(shape, dtype=object) > 4 * max_pixels:
+        if path.is_dir():
+            raise UserError(f"{source}: is a folder; give one image file")
+        if not path.is_file():
             raise UserError(
-                f"{name}: holds Python objects or shape {shape}, over the limit; save one image as numbers"
+                f"{source}: no such file; give the path of an image (download it first if it is an address)"
             )
-        file.seek(0)
-        array = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError, TypeError, SyntaxError) as error:
-        raise UserError(f"{name}: cannot be read as .npy ({_reason(error)}); save it again with numpy.save") from error
-    return _from_array(array, None, name)
+        size = path.stat().st_size
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{str(source)[:200]!r}: not a usable path ({why}); give the path of an image") from error
+    if size > _MAX_FILE_BYTES:
+        raise TooLarge(f"{source}: {size / 2**30:.1f} GiB is over the limit of 4 GiB for one image; cut it into tiles")
+    return path
 
 
-def _from_raster(file: BinaryIO, name: str, page: int | None, max_pixels: int) -> Pixels:
+def opened_image(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
+    """Open a raster file with Pillow, which reads its header.
+
+    Raises:
+        UserError: of no known format, damaged, or over `max_pixels`.
+    """
+    file.seek(0)
     try:
-        with Image.open(file, formats=_RASTER_FORMATS) as image:
-            bits = image.tag_v2.get(_TIFF_BITS, (8,)) if isinstance(image, TiffImagePlugin.TiffImageFile) else (8,)
-            if len(bits) == 1 or max(bits) <= 8:
-                return _from_pil(image, name, page, max_pixels)
-        return _from_tiff(file, name, page, max_pixels)  # Pillow keeps 8 bits of colours
-    except UserError:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damage that Pillow then reads past
+            image = Image.open(file, formats=RASTER_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise TooLarge(f"{name}: {reason(error)}; check it, or cut it into tiles") from error
+    except Exception as error:  # Pillow's plugins raise nearly every type on damaged files
+        raise UserError(f"{name}: not a readable image ({reason(error)}); check or fetch the file again") from error
+    check_size(image.size, name, max_pixels)
+    return image
+
+
+def frames_of(image: Image.Image) -> int:
+    """How many frames or pages an open image has; of a JPEG with embedded previews the first is the picture."""
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+
+
+def page_of(image: Image.Image, number: int | None, name: str, max_pixels: int | None) -> Pixels:
+    """Decode one frame or page of an open image; without a number, the one it stands at.
+
+    Raises:
+        UserError: there is none of that number, it is damaged, or over `max_pixels`.
+    """
+    if max_pixels is None:
+        max_pixels = MAX_PIXELS
+    try:
+        if number is not None and image.tell() != number:
+            _seek(image, number, name)
+        check_size(image.size, name, max_pixels)
+        return _from_pil(image, name)
+    except (UserError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise UserError(f"{name}: {_reason(error)}; check it, or cut it into tiles") from error
+        raise TooLarge(f"{name}: {reason(error)}; check it, or cut it into tiles") from error
     except Exception as error:  # Pillow's plugins raise nearly every type on damaged files
-        file.seek(0)
-        if file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            return _from_tiff(file, name, page, max_pixels)
-        raise UserError(f"{name}: not a readable image ({_reason(error)}); check or fetch the file again") from error
+        raise UserError(f"{name}: not a readable image ({reason(error)}); check or fetch the file again") from error
 
 
-def _from_pil(image: Image.Image, name: str, slice_index: int | None, max_pixels: int | None) -> Pixels:
+def _seek(image: Image.Image, number: int, name: str) -> None:
+    work = 0 if image.format == "TIFF" else number * image.size[0] * image.size[1]
+    if number < 0 or work > _MAX_SEQUENTIAL_PIXELS:
+        raise UserError(f"{name}: slice_index {number} is out of range; choose a smaller one, from 0")
+    try:
+        image.seek(number)
+    except EOFError as error:
+        raise UserError(f"{name}: has no frame or page {number}; choose a smaller slice_index") from error
+
+
+def _from_pil(image: Image.Image, name: str) -> Pixels:
     """Decode a PIL image without ever letting `convert` clip numbers over 255."""
-    if max_pixels is not None:
-        _check_size(image.size, name, max_pixels)
-        if image.format != "MPO":  # JPEG with embedded previews: the first is the picture
-            _seek(image, name, slice_index)
-            _check_size(image.size, name, max_pixels)
     try:
         # Pillow inverts "white is zero" TIFF of up to 8 bits, not of more.
         tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
@@ -205,53 +264,26 @@ def _from_pil(image: Image.Image, name: str, slice_index: int | None, max_pixels
             image = image.convert("RGB")
         array = np.asarray(image)
     except (OSError, ValueError, SyntaxError) as error:
-        if max_pixels is not None:
-            raise
-        raise UserError(f"{name}: cannot be decoded ({_reason(error)}); check its source") from error
-    return replace(_from_array(array, "last", name), inverted=inverted)
+        raise UserError(f"{name}: cannot be decoded ({reason(error)}); check or fetch it again") from error
+    return replace(as_pixels(array, "last", name), inverted=inverted)
 
 
-def _seek(image: Image.Image, name: str, slice_index: int | None) -> None:
-    if slice_index is None:
-        if getattr(image, "is_animated", False):
-            raise UserError(f"{name}: holds several frames or pages; choose one with slice_index, for instance 0")
-        return
-    work = 0 if image.format == "TIFF" else slice_index * image.size[0] * image.size[1]
-    if slice_index < 0 or work > _MAX_SEQUENTIAL_PIXELS:
-        raise UserError(f"{name}: slice_index {slice_index} is out of range; choose a smaller one, from 0")
-    try:
-        image.seek(slice_index)
-    except EOFError as error:
-        raise UserError(f"{name}: has no frame or page {slice_index}; choose a smaller slice_index") from error
+def check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    """Refuse an image of more than `max_pixels` pixels; `size` is columns and rows.
 
-
-def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    Raises:
+        TooLarge: it has more.
+    """
     if size[0] * size[1] > max_pixels:
-        raise UserError(f"{name}: {size[0]} x {size[1]} pixels are over the limit of {max_pixels}; cut it into tiles")
+        raise TooLarge(f"{name}: {size[0]} x {size[1]} pixels are over the limit of {max_pixels}; cut it into tiles")
 
 
-def _from_tiff(file: BinaryIO, name: str, page: int | None, max_pixels: int) -> Pixels:
-    """Decode the TIFF variants that Pillow does not read: 16-bit colour, 64-bit float, BigTIFF, rare compressions."""
-    tifffile = require("tifffile", "data")
-    file.seek(0)
-    try:
-        with tifffile.TiffFile(file) as tiff:
-            if page is None and len(tiff.pages) > 1:
-                raise UserError(f"{name}: holds {len(tiff.pages)} pages; choose one with slice_index, for instance 0")
-            chosen = tiff.pages[page or 0]
-            _check_size((chosen.imagewidth, chosen.imagelength * chosen.imagedepth), name, max_pixels)
-            if chosen.samplesperpixel > 4:
-                raise UserError(f"{name}: has {chosen.samplesperpixel} channels; save the one or three to be shown")
-            array, inverted = chosen.asarray(), chosen.photometric == 0
-    except UserError:
-        raise
-    except Exception as error:  # tifffile raises nearly every type on damaged files
-        raise UserError(f"{name}: not a readable TIFF ({_reason(error)}); check or fetch the file again") from error
-    return replace(_from_array(array, None, name), inverted=inverted)
+def as_pixels(array: np.ndarray, channels: str | None, name: str) -> Pixels:
+    """Check an array and bring it to (H, W) or (H, W, 3) in native byte order; booleans are black and white.
 
-
-def _from_array(array: np.ndarray, channels: str | None, name: str) -> Pixels:
-    """Check an array and bring it to (H, W) or (H, W, 3) in native byte order."""
+    Raises:
+        UserError: no real numbers, no pixels, or another shape.
+    """
     if array.dtype.kind not in "biuf":
         raise UserError(f"{name}: holds {array.dtype}, not real numbers; convert it to integers or floats")
     array = _channels_last(array, channels, name)
@@ -261,12 +293,28 @@ def _from_array(array: np.ndarray, channels: str | None, name: str) -> Pixels:
         return Pixels(array.astype(np.uint8), window=(0.0, 1.0))
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    if array.dtype.kind == "f":
-        if array.dtype.itemsize == 2 or array.dtype.itemsize > 8:
-            array = array.astype(np.float32 if array.dtype.itemsize == 2 else np.float64)
-        if array.min() >= 0.0 and array.max() <= 1.0:
-            return Pixels(array, window=(0.0, 1.0))
+    if array.dtype.kind == "f" and (array.dtype.itemsize == 2 or array.dtype.itemsize > 8):
+        array = array.astype(np.float32 if array.dtype.itemsize == 2 else np.float64)
     return Pixels(array)
+
+
+def oriented(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn an array (H, W[, C]) as the EXIF or TIFF orientation 1 to 8 says (TIFF 6.0, tag 274)."""
+    if orientation >= 5:  # rows are columns
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return np.ascontiguousarray(array)
+
+
+def _unit_range(pixels: Pixels) -> Pixels:
+    """An array in memory of floats in [0, 1]: 0 is black and 1 white."""
+    array = pixels.array
+    if array.dtype.kind == "f" and array.min() >= 0.0 and _DARKEST_UNIT < array.max() <= 1.0:
+        return replace(pixels, window=(0.0, 1.0))
+    return pixels
 
 
 def _channels_last(array: np.ndarray, channels: str | None, name: str) -> np.ndarray:
@@ -286,7 +334,8 @@ def _channels_last(array: np.ndarray, channels: str | None, name: str) -> np.nda
     return array
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """A decoder's message in one short line."""
     if isinstance(error, UnidentifiedImageError):  # its own words show a Python object
         return "its content is of no known image format"
     return one_line(error)

@@ -1,14 +1,16 @@
 """A volume in patient orientation, and its slices as a radiologist sees them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .errors import UserError
-from .intensity import Pixels
+from .intensity import Pixels, Window
 
 AXES = ("sagittal", "coronal", "axial")
 MAX_VOLUME_BYTES = 4 << 30
+_MAX_ASPECT = 10.0  # voxels that are longer than this are not believed
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,10 @@ class Volume:
         slope: factor from stored number to value, not 0.
         intercept: value of the stored number 0.
         rgb: whether the last axis holds colours instead of time points.
+        inverted: whether the smallest value is shown white (DICOM MONOCHROME1).
+        padding: as in `Pixels`.
+        absent: (axis, index) of slices that could not be read and only repeat their neighbour.
+        axes: those that it is meant to be sliced along: a stack of pictures has one.
     """
 
     array: np.ndarray
@@ -28,6 +34,32 @@ class Volume:
     slope: float = 1.0
     intercept: float = 0.0
     rgb: bool = False
+    inverted: bool = False
+    padding: Window | None = None
+    absent: frozenset[tuple[str, int]] = frozenset()
+    axes: tuple[str, ...] = AXES
+
+    @property
+    def times(self) -> int:
+        """How many volumes there are, one for each time point."""
+        return self.array.shape[3] if self.array.ndim == 4 and not self.rgb else 1
+
+    def at_time(self, time_index: int | None) -> np.ndarray:
+        """Return (X, Y, Z[, 3]) of one time point, which may be left out where there is one.
+
+        Raises:
+            UserError: no such time point.
+        """
+        if self.rgb or self.array.ndim == 3:
+            if time_index:
+                raise UserError(f"time_index {time_index}: the volume has no time axis; leave it out")
+            return self.array
+        count = self.array.shape[3]
+        if time_index is None and count > 1:
+            raise UserError(f"the volume is a series of {count}; choose one with time_index=0 to {count - 1}")
+        if not 0 <= (time_index or 0) < count:
+            raise UserError(f"time_index {time_index}: out of range; the series has 0 to {count - 1}")
+        return self.array[..., time_index or 0]
 
     def slice(self, index: int, axis: str = "axial", time_index: int | None = None) -> Pixels:
         """Return one slice as a radiologist sees it: front or head up, the patient's right (sagittal: front) at left.
@@ -42,29 +74,90 @@ class Volume:
         """
         if axis not in AXES:
             raise UserError(f"axis {axis!r}: not known; take one of {', '.join(AXES)}")
-        volume = self._at_time(time_index)
-        number = AXES.index(axis)
-        if not 0 <= index < volume.shape[number]:
-            raise UserError(f"{axis} slice {index}: out of range; there are slices 0 to {volume.shape[number] - 1}")
-        x, y, z = self.spacing
-        # Basic indexing gives views; np.take would copy the whole Fortran-ordered volume on each call.
-        if axis == "axial":
-            shown, spacing = volume[::-1, ::-1, index], (y, x)
-        elif axis == "coronal":
-            shown, spacing = volume[::-1, index, ::-1], (z, x)
-        else:
-            shown, spacing = volume[index, ::-1, ::-1], (z, y)
-        array = np.ascontiguousarray(shown.swapaxes(0, 1))
-        return Pixels(array, self.slope, self.intercept, reference=volume, spacing=spacing)
+        volume = self.at_time(time_index)
+        count = volume.shape[AXES.index(axis)]
+        if not 0 <= index < count:
+            raise UserError(f"{axis} slice {index}: out of range; there are slices 0 to {count - 1}")
+        array = np.ascontiguousarray(upright(volume, axis, index))
+        reference = None if self.rgb else volume
+        return Pixels(
+            array, self.slope, self.intercept, None, self.inverted, reference, self.padding,
+            spacing=pixel_spacing(self.spacing, axis),
+        )  # fmt: skip
 
-    def _at_time(self, time_index: int | None) -> np.ndarray:
-        if self.rgb or self.array.ndim == 3:
-            if time_index:
-                raise UserError(f"time_index {time_index}: the volume has no time axis; leave it out")
-            return self.array
-        count = self.array.shape[3]
-        if time_index is None and count > 1:
-            raise UserError(f"the volume is a series of {count}; choose one with time_index=0 to {count - 1}")
-        if not 0 <= (time_index or 0) < count:
-            raise UserError(f"time_index {time_index}: out of range; the series has 0 to {count - 1}")
-        return self.array[..., time_index or 0]
+
+def upright(volume: np.ndarray, axis: str, index: int) -> np.ndarray:
+    """Return a view (rows, columns[, 3]) of one slice of a RAS+ volume (X, Y, Z[, 3]), turned for display.
+
+    Directions are those of a radiology workstation. Axial: anterior up, the patient's right on the left of the
+    picture. Coronal: superior up, the patient's right on the left. Sagittal: superior up, anterior on the left.
+    """
+    # Basic indexing gives views; np.take would copy the whole Fortran-ordered volume on each call.
+    if axis == "axial":
+        shown = volume[::-1, ::-1, index]
+    elif axis == "coronal":
+        shown = volume[::-1, index, ::-1]
+    else:
+        shown = volume[index, ::-1, ::-1]
+    return shown.swapaxes(0, 1)
+
+
+def pixel_spacing(spacing: Sequence[float], axis: str) -> tuple[float, float]:
+    """Millimetres between the rows and between the columns of a slice of a volume with `spacing` along X, Y, Z."""
+    x, y, z = spacing
+    return {"axial": (y, x), "coronal": (z, x), "sagittal": (z, y)}[axis]
+
+
+def believable(spacing: tuple[float, float]) -> tuple[float, float]:
+    """The distances of rows and of columns, or (1, 1) where no device makes pixels of that shape."""
+    rows, columns = spacing
+    usable = 0 < rows < np.inf and 0 < columns < np.inf and 1 / _MAX_ASPECT < rows / columns < _MAX_ASPECT
+    return spacing if usable else (1.0, 1.0)
+
+
+def canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
+    """Turn an array (I, J, K[, more]) so that its axes run right, front, up, without copying it.
+
+    Args:
+        array: voxels.
+        affine: (4, 4) from voxel indices to RAS+ millimetres.
+
+    Returns:
+        The view; millimetres between voxel centres along its axes, 1 where the affine tells none; and, for each axis
+        as stored, the axis that it becomes and 1 or -1 where it is turned around: (3, 2) integers. A matrix that is
+        not usable leaves the axes as they are stored.
+    """
+    orientation = _orientation(affine)
+    if orientation is None:
+        return array, (1.0, 1.0, 1.0), np.array([[0, 1], [1, 1], [2, 1]])
+    for axis, (_, sign) in enumerate(orientation):
+        if sign < 0:
+            array = np.flip(array, axis)
+    order = np.argsort(orientation[:, 0])
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)[order]
+    x, y, z = (float(size) or 1.0 for size in sizes)
+    return array.transpose(*order, *range(3, array.ndim)), (x, y, z), orientation
+
+
+def _orientation(affine: np.ndarray) -> np.ndarray | None:
+    """Which patient axis each stored axis is nearest to, and its sign; None for a matrix that does not span space.
+
+    As nibabel's `io_orientation`: the rotation nearest to the matrix is found first, so that sheared axes are told
+    apart.
+    """
+    matrix = np.asarray(affine, np.float64)[:3, :3]
+    if not np.isfinite(matrix).all():
+        return None
+    sizes = np.linalg.norm(matrix, axis=0)
+    if not (sizes > 0).all():
+        return None
+    left, strengths, right = np.linalg.svd(matrix / sizes)
+    if strengths.min() <= strengths.max() * 3 * np.finfo(np.float64).eps:
+        return None
+    rotation = left @ right
+    found = np.zeros((3, 2), int)
+    for axis in range(3):
+        nearest = int(np.argmax(np.abs(rotation[:, axis])))
+        found[axis] = nearest, 1 if rotation[nearest, axis] > 0 else -1
+        rotation[nearest] = 0
+    return found

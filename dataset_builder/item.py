@@ -24,7 +24,8 @@ class Item:
             member unpacked), `offset` (where a ZIP member's local header, or an uncompressed TAR member's data,
             begins), `outer` (name, `size` and `offset` of the ZIP inside a ZIP that holds the member), `fps` (frames
             to take per second of video), `row` (of the HDF5 data set; without it all of it is a stack of slices),
-            `files` (slices of a DICOM series in order, relative to the raw folder), `private` (words that must not
+            `files` (slices of a DICOM series in order, relative to the raw folder), `members` (those of a series in an
+            archive: name, size, offset, and `at`, the place in the archive's order), `private` (words that must not
             stand in a stored path; only in the builder's own plan).
         modality: one of the 10 modalities, None if the source does not tell which of several it is.
     """

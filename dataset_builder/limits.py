@@ -2,9 +2,9 @@
 
 import re
 
-from biovfm_hf.errors import TooLarge, UnsafePath, UserError
+from biovfm_hf.decoding.content import NO_PICTURE
+from biovfm_hf.errors import NoPicture, TooLarge, UnsafePath, UserError
 
-MAX_PIXELS = 89_478_485  # one 2D image or frame: Pillow's bound, 256 MiB as RGB
 MAX_VOLUME_BYTES = 640 * 2**20  # one decoded volume; 512 x 512 x 1000 voxels of 16 bits are 500 MiB
 MAX_MEMBER_BYTES = 512 * 2**20  # one member of an archive, inflated, and one file that a decoder needs in memory
 MAX_RATIO = 1032  # inflated bytes per compressed byte: more than deflate can do is a lie
@@ -41,8 +41,8 @@ def refusal(error: BaseException, *names: str) -> Refused:
         text = re.sub(whole, "the file", re.sub(f"{whole}: ", "", text))
     if not isinstance(error, UserError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    if isinstance(error, UnsafePath):
-        return Refused(UNSAFE, text)
+    if isinstance(error, UnsafePath | NoPicture):
+        return Refused(UNSAFE if isinstance(error, UnsafePath) else NO_PICTURE, text)
     outcome = (
         TOO_LARGE if isinstance(error, MemoryError | TooLarge) or "limit" in text or "Bomb" in text else UNREADABLE
     )

@@ -1,1 +1,34 @@
-"""One module for each family of file formats that needs more than Pillow; `formats` tells which file goes where."""
+"""Decoders, one module for each family of formats; `open_content` sends a file to the one that reads it."""
+
+from pathlib import Path
+from typing import BinaryIO
+
+from ..volumes import MAX_VOLUME_BYTES
+from .content import MAX_PIXELS, Content, Source, folder_beside
+from .files import read_file
+
+__all__ = ["Content", "Source", "open_content", "read_file"]
+
+
+def open_content(
+    file: BinaryIO,
+    name: str,
+    *,
+    folder: Path | None = None,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_VOLUME_BYTES,
+) -> Content:
+    """Open what a file holds: flat pictures, or a volume.
+
+    Args:
+        file: open at its start; it must stay open while pictures are decoded.
+        name: what messages call it.
+        folder: where files that it names lie, such as the voxels of a header.
+        max_pixels: most pixels of one picture.
+        max_bytes: most bytes of the voxels of a volume.
+
+    Raises:
+        UserError: of no known format, damaged, over the limits, or no picture.
+    """
+    beside = None if folder is None else folder_beside(folder)
+    return read_file(Source(file, name, beside, max_pixels, max_bytes))

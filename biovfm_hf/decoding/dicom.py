@@ -1,133 +1,269 @@
-"""DICOM pixel data to `Pixels`: one frame, its rescale, window and polarity; no patient data leaves this file."""
+"""DICOM files: one picture for each frame, or a volume where the frames or a mosaic are its slices."""
 
-import logging
-import re
-import warnings
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import partial
+from io import BytesIO
+from math import ceil, sqrt
 from typing import Any, BinaryIO
 
 import numpy as np
+from PIL import Image
 
-from ..errors import UserError, one_line, require
-from ..intensity import Pixels, Window
+from ..errors import NoPicture, TooLarge, UserError, one_line
+from ..intensity import Pixels
+from ..volumes import Volume, canonical
+from .content import Content, Pages, Source
+from .dicom_header import (
+    DEFLATED,
+    HEADER_BYTES,
+    functional_group,
+    import_pydicom,
+    is_deflated,
+    is_grey,
+    is_mosaic,
+    no_picture,
+    told,
+)
+from .dicom_values import pixels_of
+from .series import Place, along_normal, normal, numbers, plane_affine, stack_of, stacked
 
-_DEFLATED = "1.2.840.10008.1.2.1.99"
 _JPEG_FAMILY = "1.2.840.10008.1.2.4."
-_MAX_INFLATED_BYTES = 1 << 30
-HEADER_BYTES = 1 << 16
-_PIXEL_DATA = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")  # its tag in either byte order
+_JPEG2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+_MAX_MOSAIC = 1 << 12  # slices
+_NUMBER_IN_MOSAIC, _CSA_HEADER = (0x0019, 0x100A), (0x0029, 0x1010)  # private elements of Siemens
 
 
-def read_dicom(file: BinaryIO, name: str, frame: int | None, max_pixels: int) -> Pixels:
-    """Decode one frame of an open DICOM file.
+def is_dicom(start: bytes) -> bool:
+    """Whether a file that begins with `start` (132 bytes or more) is DICOM with its preamble."""
+    return start[128:132] == b"DICM"
 
-    Args:
-        file: open binary file at its start.
-        name: what messages call it.
-        frame: which frame, from 0; may be None where there is one.
-        max_pixels: most pixels (rows x columns) the header may claim.
+
+def is_dicom_file(start: bytes, name: str) -> bool:
+    """Whether a file is read as DICOM: by its preamble, or without one by its name."""
+    return is_dicom(start) or name.lower().endswith((".dcm", ".dicom", ".ima"))
+
+
+def read_dicom(source: Source) -> Content:
+    """Open a DICOM file: its frames, which may be slices of a volume (`Pages.volume`), or the volume of a mosaic.
 
     Raises:
-        UserError: no pixel data, an absent frame or decoder, a claimed size over the limit, damaged data.
+        NoPicture: it holds a report, a dose, a segmentation or something else that is no picture.
+        UserError: no pixel data, an absent decoder, a claimed size over the limit, damaged data.
     """
-    pydicom = import_pydicom()
-    start = file.tell()
-    try:
-        dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not is_deflated(pydicom, file, name))
-        frame = _checked_frame(dataset, name, frame, max_pixels)
-        if dataset.file_meta.get("TransferSyntaxUID", "").startswith(_JPEG_FAMILY):
-            _check_stream(pydicom, dataset, file, frame, name, max_pixels)
-        file.seek(start)
-        array = _decoded(pydicom, dataset, file, frame)
-        if not array.dtype.isnative:
-            array = array.astype(array.dtype.newbyteorder("="))
-        return replace(_values(pydicom, dataset, array, frame), spacing=_spacing(dataset, frame))
-    except UserError:
-        raise
-    except Exception as error:  # pydicom and its decoders raise nearly every type on damaged files
-        if "missing dependencies" in str(error):
-            raise UserError(
-                f"{name}: no installed decoder reads its compression ({one_line(error)}); "
-                "get more with: pip install 'biovfm-hf[data]'"
-            ) from error
-        file.seek(start)
-        reason = told(error, file.read(HEADER_BYTES))
-        raise UserError(f"{name}: cannot be read as DICOM ({reason}); check or fetch the file again") from error
+    file = _File(source)
+    dataset = file.dataset
+    with file.telling():
+        if what := no_picture(dataset):
+            raise NoPicture(f"{source.name}: is no picture but {what}; leave it out")
+        if not dataset.get("Rows") or not dataset.get("Columns"):
+            raise UserError(f"{source.name}: is DICOM without an image (or not DICOM); leave it out")
+        rows, columns = int(dataset.Rows), int(dataset.Columns)
+        frames = int(dataset.get("NumberOfFrames") or 1)
+        if not 0 < rows * columns <= source.max_pixels:
+            raise TooLarge(
+                f"{source.name}: claims {columns} x {rows} pixels, limit {source.max_pixels}; check it, or raise "
+                "max_pixels"
+            )
+        if frames == 1 and is_mosaic(dataset) and (volume := _mosaic(file)) is not None:
+            return volume
+        volume_of = partial(_frames_volume, file, frames) if frames > 1 else None
+        return Pages(frames, file.frame, "frame", (columns, rows), volume_of)
 
 
-def import_pydicom() -> Any:
-    """pydicom without its warnings, printed or logged: of damaged headers they repeat what stands there."""
-    pydicom = require("pydicom", "data")
-    _silence()
-    return pydicom
+class _File:
+    """An open DICOM file whose header has been read."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.pydicom = source, import_pydicom()
+        self._start = source.file.tell()
+        with self.telling():
+            deflated = is_deflated(self.pydicom, source.file, source.name)
+            self.dataset = self.pydicom.dcmread(source.file, force=True, stop_before_pixels=not deflated)
+            self._pixels_at = source.file.tell()
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Have what pydicom raises told without repeating what stands in the file's header."""
+        name = self.source.name
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # pydicom and its decoders raise nearly every type on damaged files
+            if "missing dependencies" in str(error):
+                raise UserError(
+                    f"{name}: no installed decoder reads its compression ({one_line(error)}); "
+                    "get more with: pip install 'biovfm-hf[data]'"
+                ) from error
+            self.source.file.seek(self._start)
+            reason = told(error, self.source.file.read(HEADER_BYTES))
+            raise UserError(f"{name}: cannot be read as DICOM ({reason}); check or fetch the file again") from error
+
+    def frame(self, number: int) -> Pixels:
+        """Decode one frame, at a reduced resolution where the source asks for no more and the file offers one."""
+        with self.telling():
+            file, dataset = self.source.file, self.dataset
+            syntax = dataset.file_meta.get("TransferSyntaxUID", "")
+            reduced = self._reduced(syntax)
+            if reduced is not None:
+                return pixels_of(self.pydicom, dataset, reduced, number)
+            if syntax.startswith(_JPEG_FAMILY):
+                file.seek(self._pixels_at)
+                _check_stream(self.pydicom, dataset, file, number, self.source.name, self.source.max_pixels)
+            file.seek(self._start)
+            return pixels_of(self.pydicom, dataset, _decoded(self.pydicom, dataset, file, number), number)
+
+    def frames(self, count: int) -> np.ndarray:
+        """All frames, decoded at once: (frames, rows, columns)."""
+        dataset, limit = self.dataset, self.source.max_bytes
+        if count * int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8 > limit:
+            raise TooLarge(f"{self.source.name}: {count} frames are over the limit of {limit >> 20} MiB; cut it")
+        self.source.file.seek(self._start)
+        whole = self.pydicom.dcmread(self.source.file, force=True)
+        return np.asarray(self.pydicom.pixels.pixel_array(whole))
+
+    def _reduced(self, syntax: str) -> np.ndarray | None:
+        side = self.source.shorter_side
+        if side is None or syntax not in _JPEG2000 or int(self.dataset.get("NumberOfFrames") or 1) > 1:
+            return None
+        self.source.file.seek(self._pixels_at + 12)
+        try:
+            stream = self.pydicom.encaps.get_frame(self.source.file, 0, number_of_frames=1)
+            return _at_lower_resolution(self.dataset, stream, side)
+        except Exception:  # a stream of one resolution, among others; the whole frame is decoded then
+            return None
 
 
-@cache
-def _silence() -> None:
-    warnings.filterwarnings("ignore", module="pydicom")
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+def _frames_volume(file: _File, frames: int) -> Volume | None:
+    """The frames as a volume, with an axis of time where positions repeat; None where they are no even slices."""
+    with file.telling():
+        order = _frame_order(file.dataset, frames)
+        places = [_frame_place(file.dataset, number) for number in order]
+        if any(along_normal(place) is None for place in places) or (stack := stack_of(places)) is None:
+            return None
+        array = file.frames(frames)
+
+        def read(number: int) -> Pixels:
+            return pixels_of(file.pydicom, file.dataset, array[number], number)
+
+        volumes = [
+            stacked([partial(read, n) for n in order[time :: stack.times]], stack, file.source.name,
+                    file.source.max_bytes)[0]
+            for time in range(stack.times)
+        ]  # fmt: skip
+        if stack.times == 1:
+            return volumes[0]
+        return replace(volumes[0], array=np.stack([volume.array for volume in volumes], axis=3))
 
 
-def told(error: Exception, start: bytes) -> str:
-    """A decoder's message, cut before the first word that also stands in the header, where it may be a patient's name.
+def _frame_order(dataset: Any, frames: int) -> list[int]:
+    """Frames along the normal of their plane, those of one position next to each other in the order of the file."""
+    distances = [along_normal(_frame_place(dataset, number)) for number in range(frames)]
+    return sorted(range(frames), key=lambda number: (round(distances[number] or 0.0, 2), number))
 
-    Args:
-        error: as pydicom raised it; it may quote a value, such as text where a number is expected.
-        start: the first bytes of the file.
+
+def _frame_place(dataset: Any, number: int) -> Place:
+    position = functional_group(dataset, number, "PlanePositionSequence")
+    plane = functional_group(dataset, number, "PlaneOrientationSequence")
+    measures = functional_group(dataset, number, "PixelMeasuresSequence")
+    return Place(
+        None,
+        numbers(position.get("ImagePositionPatient"), 3) if position is not dataset else None,
+        numbers(plane.get("ImageOrientationPatient"), 6),
+        numbers(measures.get("PixelSpacing"), 2),
+        (int(dataset.Rows), int(dataset.Columns)) if is_grey(dataset) else None,
+    )
+
+
+def _mosaic(file: _File) -> Volume | None:
+    """The volume of a Siemens mosaic: tiles in rows from the top left, black ones at the end left out.
+
+    Slices follow the normal that Siemens' own header tells, else that of the plane. None where the number of tiles
+    or the plane is not told.
     """
-    if _DEFLATED.encode() in start:  # what stands there cannot be seen
-        return type(error).__name__
-    ends = [end for tag in _PIXEL_DATA if (end := start.find(tag)) > 0]
-    header = start[: min(ends, default=HEADER_BYTES)].lower()
-    header_words = set(re.findall(rb"\w+", header))
-    message = re.sub(r"\\x[0-9a-f]{2}|\\[nrt]", " ", str(error))
-    kept = []
-    for word in message.split():
-        tokens = [token.encode() for token in re.findall(r"\w{2,}", word.lower())]
-        quoted = "'" in word or '"' in word  # as values are, whole or in part; outside of quotes "of" is just "of"
-        found = any(token in header if quoted else len(token) > 2 and token in header_words for token in tokens)
-        if found or not word.isascii():
-            kept.append("...")
-            break
-        kept.append(word)
-    return " ".join(kept)[:300] if kept not in ([], ["..."]) else type(error).__name__
+    dataset = file.dataset
+    plane, pitch = numbers(dataset.get("ImageOrientationPatient"), 6), numbers(dataset.get("PixelSpacing"), 2)
+    count = _tiles(dataset)
+    side = ceil(sqrt(count)) if 1 < count <= _MAX_MOSAIC else 0
+    if not side or plane is None or pitch is None or int(dataset.Rows) % side or int(dataset.Columns) % side:
+        return None
+    pixels = file.frame(0)
+    rows, columns = pixels.array.shape[0] // side, pixels.array.shape[1] // side
+    tiles = pixels.array[: rows * side, : columns * side].reshape(side, rows, side, columns).transpose(0, 2, 1, 3)
+    slices = tiles.reshape(side * side, rows, columns)[:count]
+    distance = float(dataset.get("SpacingBetweenSlices") or dataset.get("SliceThickness") or pitch[0])
+    step = np.array(_csa_numbers(dataset, b"SliceNormalVector", 3) or normal(plane)) * distance
+    turned, spacing, _ = canonical(slices.transpose(2, 1, 0), plane_affine(plane, pitch, np.zeros(3), step))
+    return Volume(turned, spacing, pixels.slope, pixels.intercept, inverted=pixels.inverted, padding=pixels.padding)
 
 
-def is_deflated(pydicom: Any, file: BinaryIO, name: str) -> bool:
-    """Tell whether the data set is deflated; refuse one that inflates beyond any image, as pydicom sets no bound."""
-    start = file.tell()
-    file.seek(start + 128)
-    deflated = False
-    if file.read(4) == b"DICM":  # only the meta group is read here: dcmread would inflate what follows at once
-        meta = pydicom.filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
-        deflated = meta.get("TransferSyntaxUID") == _DEFLATED
-    if deflated:
-        file.seek(start + 132 + 12 + int(meta.FileMetaInformationGroupLength))
-        inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        while not inflater.eof and (block := file.read(1 << 16)):  # behind its end stands a pad byte (PS3.5 A.5)
-            while block and not inflater.eof and total <= _MAX_INFLATED_BYTES:
-                total += len(inflater.decompress(block, 1 << 24))
-                block = inflater.unconsumed_tail
-            if total > _MAX_INFLATED_BYTES:
-                raise UserError(f"{name}: inflates to over 1 GiB; it is damaged or hostile, leave it out")
-    file.seek(start)
-    return deflated
+def _tiles(dataset: Any) -> int:
+    element = dataset.get(_NUMBER_IN_MOSAIC)
+    if element is not None and isinstance(element.value, bytes):
+        return int.from_bytes(element.value[:2], "little")
+    told_in_csa = _csa_numbers(dataset, b"NumberOfImagesInMosaic", 1)
+    return int(element.value) if element is not None else int(told_in_csa[0]) if told_in_csa else 0
 
 
-def _checked_frame(dataset: Any, name: str, frame: int | None, max_pixels: int) -> int:
-    if not dataset.get("Rows") or not dataset.get("Columns"):
-        raise UserError(f"{name}: is DICOM without an image (or not DICOM); leave it out")
+def _csa_numbers(dataset: Any, name: bytes, count: int) -> tuple[float, ...] | None:
+    """Numbers of one element of Siemens' CSA header: a name of 64 bytes, and items of text behind 20 bytes."""
+    element = dataset.get(_CSA_HEADER)
+    data = element.value if element is not None and isinstance(element.value, bytes) else b""
+    at = data.find(name + b"\0")
+    if at < 0:
+        return None
+    items = int.from_bytes(data[at + 76 : at + 80], "little")
+    at, values = at + 84, []
+    for _ in range(min(items, 32)):
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        text = data[at + 16 : at + 16 + length].split(b"\0")[0].strip()
+        values += [float(text)] if text else []
+        at += 16 + -(-length // 4) * 4
+    return numbers(values[:count], count)
+
+
+def _at_lower_resolution(dataset: Any, stream: bytes, shorter_side: int) -> np.ndarray | None:
+    """A JPEG 2000 frame at the resolution nearest above `shorter_side`, None where that is not certain to be right.
+
+    Only unsigned grey values whose precision the code stream and the header agree on: Pillow shifts others.
+    """
     rows, columns = int(dataset.Rows), int(dataset.Columns)
-    if not 0 < rows * columns <= max_pixels:
-        raise UserError(f"{name}: claims {columns} x {rows} pixels, limit {max_pixels}; check it, or raise max_pixels")
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if frame is None and frames > 1:
-        raise UserError(f"{name}: holds {frames} frames; choose one with slice_index=0 to {frames - 1}")
-    if not 0 <= (frame or 0) < frames:
-        raise UserError(f"{name}: has no frame {frame}; choose slice_index=0 to {frames - 1}")
-    return frame or 0
+    levels = (min(rows, columns) // shorter_side).bit_length() - 1
+    grey = str(dataset.get("PhotometricInterpretation", "")).startswith("MONOCHROME")
+    if levels < 1 or not grey or dataset.get("PixelRepresentation", 0) or dataset.get("SamplesPerPixel", 1) != 1:
+        return None
+    bits = _unsigned_precision(stream, rows, columns)
+    if bits is None or bits != dataset.get("BitsStored") or not 1 <= levels <= 5:
+        return None
+    image = Image.open(BytesIO(stream), formats=("JPEG2000",))
+    if image.mode not in ("L", "I;16"):
+        return None
+    image.reduce = levels  # type: ignore[method-assign,assignment]  # of JPEG 2000 images: resolutions to discard
+    image.load()
+    values = np.asarray(image)
+    if image.mode == "I;16":
+        values = values >> (16 - bits)  # Pillow scales values of fewer bits up to 16
+    elif bits < 8:
+        values = values >> (8 - bits)
+    return values.astype(np.uint16 if dataset.BitsAllocated == 16 else np.uint8)
+
+
+def _unsigned_precision(stream: bytes, rows: int, columns: int) -> int | None:
+    """Bits per value of a one-component, unsigned JPEG 2000 code stream of the header's size, else None.
+
+    The SIZ segment (ISO/IEC 15444-1 A.5.1): marker, length, capabilities, eight 32-bit sizes, components, depth.
+    """
+    start = stream.find(b"\xff\x4f\xff\x51", 0, 512)
+    if start < 0 or len(stream) < start + 45:
+        return None
+    sizes = [int.from_bytes(stream[start + 8 + 4 * i : start + 12 + 4 * i], "big") for i in range(4)]
+    components = int.from_bytes(stream[start + 40 : start + 42], "big")
+    depth = stream[start + 42]
+    if components != 1 or depth & 0x80 or (sizes[1] - sizes[3], sizes[0] - sizes[2]) != (rows, columns):
+        return None
+    return (depth & 0x7F) + 1
 
 
 def _check_stream(pydicom: Any, dataset: Any, file: BinaryIO, frame: int, name: str, max_pixels: int) -> None:
@@ -142,7 +278,7 @@ def _check_stream(pydicom: Any, dataset: Any, file: BinaryIO, frame: int, name: 
         return
     claimed = _stream_pixels(stream)
     if claimed > max_pixels:
-        raise UserError(f"{name}: its compressed frame claims {claimed} pixels, limit {max_pixels}; leave it out")
+        raise TooLarge(f"{name}: its compressed frame claims {claimed} pixels, limit {max_pixels}; leave it out")
 
 
 def _stream_pixels(stream: bytes) -> int:
@@ -166,7 +302,7 @@ def _stream_pixels(stream: bytes) -> int:
 def _decoded(pydicom: Any, dataset: Any, file: BinaryIO, frame: int) -> np.ndarray:
     """Decode one frame, reading no more of the file than that where the file allows it."""
     start = file.tell()
-    if dataset.file_meta.get("TransferSyntaxUID") not in (None, _DEFLATED):
+    if dataset.file_meta.get("TransferSyntaxUID") not in (None, DEFLATED):
         try:
             return pydicom.pixels.pixel_array(file, index=frame)
         except Exception:  # some files are only understood when parsed whole; what is wrong with them shows there too
@@ -177,71 +313,3 @@ def _decoded(pydicom: Any, dataset: Any, file: BinaryIO, frame: int) -> np.ndarr
         explicit = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else explicit
     return pydicom.pixels.pixel_array(dataset, index=frame)
-
-
-def _values(pydicom: Any, dataset: Any, array: np.ndarray, frame: int) -> Pixels:
-    photometric = str(dataset.get("PhotometricInterpretation", ""))
-    if photometric == "PALETTE COLOR":
-        array = pydicom.pixels.apply_color_lut(array, dataset)
-        return Pixels((array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array)
-    if array.ndim == 3:
-        return Pixels(array)
-    if dataset.get("BitsAllocated") == 1:
-        return Pixels(array, window=(0.0, 1.0))
-    slope, intercept = 1.0, 0.0
-    if "ModalityLUTSequence" in dataset:
-        array = np.asarray(pydicom.pixels.apply_modality_lut(array, dataset))
-    else:
-        rescale = _functional_group(dataset, frame, "PixelValueTransformationSequence")
-        slope = float(rescale.get("RescaleSlope") or 1.0)
-        intercept = float(rescale.get("RescaleIntercept") or 0.0)
-    return _with_voi(pydicom, dataset, frame, array, slope, intercept, photometric == "MONOCHROME1")
-
-
-def _with_voi(
-    pydicom: Any, dataset: Any, frame: int, array: np.ndarray, slope: float, intercept: float, inverted: bool
-) -> Pixels:
-    """Attach the first window the file states, or apply its table where it states one instead (PS3.3 C.11.2)."""
-    voi = _functional_group(dataset, frame, "FrameVOILUTSequence")
-    if window := _window(voi):
-        return Pixels(array, slope, intercept, window, inverted)
-    if voi.get("VOILUTSequence") and slope == 1.0 and intercept == 0.0:
-        bits = int(voi.VOILUTSequence[0].LUTDescriptor[2])
-        shown = np.asarray(pydicom.pixels.apply_voi_lut(array, voi))
-        return Pixels(shown, window=(0.0, float(2**bits - 1)), inverted=inverted)
-    return Pixels(array, slope, intercept, None, inverted)
-
-
-def _functional_group(dataset: Any, frame: int, name: str) -> Any:
-    """Return where a frame's attributes lie: its own group, the shared group, or the data set itself."""
-    for groups, position in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
-        items = dataset.get(groups) or []
-        if position < len(items) and items[position].get(name):
-            return items[position].get(name)[0]
-    return dataset
-
-
-def _spacing(dataset: Any, frame: int) -> tuple[float, float]:
-    """Return the distance of rows and of columns in one unit, (1, 1) where the header tells nothing usable."""
-    for name in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):
-        pair = _functional_group(dataset, frame, "PixelMeasuresSequence").get(name) or dataset.get(name)
-        if pair and len(pair) == 2 and all(0 < float(x) < 1e4 for x in pair):
-            return float(pair[0]), float(pair[1])
-    return 1.0, 1.0
-
-
-def _window(voi: Any) -> Window | None:
-    """Return (low, high) in values of the first window, or None where it is absent or unusable (PS3.3 C.11.2.1.2)."""
-    center, width = (_first(voi.get(key)) for key in ("WindowCenter", "WindowWidth"))
-    if center is None or width is None or not np.isfinite([center, width]).all():
-        return None
-    if str(voi.get("VOILUTFunction") or "LINEAR") == "LINEAR":
-        center, width = center - 0.5, width - 1.0
-    return (center - width / 2, center + width / 2) if width > 0 else None
-
-
-def _first(value: Any) -> float | None:
-    if value is None or value == "":
-        return None
-    value = value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value
-    return float(value)

@@ -1,102 +1,163 @@
-"""NIfTI files to volumes, read once, in bounded memory."""
+"""NIfTI (.nii, .hdr with .img), Analyze and MGH (.mgh, .mgz) files to volumes, read once, in bounded memory."""
 
 import gzip
 import importlib
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..errors import TooLarge, UserError, one_line, require
-from ..volumes import MAX_VOLUME_BYTES, Volume
+from ..volumes import Volume, canonical
+from .content import Source
 
 _MAX_HEADER_BYTES = 64 << 20  # NIfTI header extensions sit between the header and the data
+_NIFTI1, _NIFTI1_PAIR, _NIFTI2 = b"n+1\0", b"ni1\0", (b"n+2\0", b"ni2\0")
+_MGH_VERSION = b"\0\0\0\1"
+_MGH_TYPES = {0: ">u1", 1: ">i4", 3: ">f4", 4: ">i2", 10: ">u2"}
+_MGH_HEADER = np.dtype([
+    ("version", ">i4"), ("shape", ">i4", 4), ("type", ">i4"), ("dof", ">i4"), ("good", ">i2"), ("spacing", ">f4", 3),
+    ("axes", ">f4", 9), ("centre", ">f4", 3), ("rest", "V194"),
+])  # fmt: skip
 
 
-def read_nifti(source: str | Path | BinaryIO, *, name: str | None = None, max_bytes: int = MAX_VOLUME_BYTES) -> Volume:
-    """Read a NIfTI volume (.nii, .nii.gz), keeping its stored dtype.
+def is_nifti(start: bytes) -> bool:
+    """Whether a file that begins with `start` is NIfTI, of one file or the header of a pair, or an Analyze header."""
+    size = {start[:4]} & {(348).to_bytes(4, order) for order in ("little", "big")}
+    return start[344:348] in (_NIFTI1, _NIFTI1_PAIR) or start[4:8] in _NIFTI2 or (bool(size) and len(start) >= 348)
 
-    Args:
-        source: a path, or an open binary file at its start.
-        name: what messages call the source; its path by default.
-        max_bytes: most bytes the voxels may take; a header that claims more is refused before anything is allocated,
-            and no more than claimed is ever decompressed.
+
+def is_mgh(start: bytes, name: str) -> bool:
+    """Whether a file that begins with `start` (unpacked) is of FreeSurfer's MGH format."""
+    suffix = name.lower().removesuffix(".gz").endswith((".mgh", ".mgz"))
+    return suffix and start[:4] == _MGH_VERSION
+
+
+def read_nifti(source: Source) -> Volume:
+    """Read a NIfTI or Analyze volume, keeping its stored dtype; either file of a pair leads to both.
 
     Raises:
-        UserError: not NIfTI, truncated, corrupt, over `max_bytes`, or nibabel is missing.
+        UserError: not NIfTI, truncated, corrupt, over `source.max_bytes`, or nibabel is missing.
     """
-    name = name or str(getattr(source, "name", source))
     nibabel = require("nibabel", "data")
+    with _readable(source), unpacked(source.file) as file:
+        if source.name.lower().removesuffix(".gz").endswith(".img"):
+            with source.companion(_partner(source.name, ".hdr")) as other, unpacked(other) as header_file:
+                return _read(nibabel, source, _header(nibabel, header_file, source.name), file)
+        header = _header(nibabel, file, source.name)
+        if not _is_pair(header):
+            return _read(nibabel, source, header, file)
+        with source.companion(_partner(source.name, ".img")) as other, unpacked(other) as voxels:
+            return _read(nibabel, source, header, voxels)
+
+
+def read_mgh(source: Source) -> Volume:
+    """Read a FreeSurfer volume; https://surfer.nmr.mgh.harvard.edu/fswiki/FsTutorial/MghFormat.
+
+    Raises:
+        UserError: truncated, corrupt, or over `source.max_bytes`.
+    """
+    with _readable(source), unpacked(source.file) as file:
+        header = np.frombuffer(_read_exactly(file, _MGH_HEADER.itemsize, source.name), _MGH_HEADER)[0]
+        if int(header["type"]) not in _MGH_TYPES:
+            raise UserError(f"{source.name}: holds numbers of kind {int(header['type'])}, which is not known")
+        shape = _checked_shape(tuple(int(n) for n in header["shape"]), source.name)
+        array = _array(source, file, np.dtype(_MGH_TYPES[int(header["type"])]), shape)
+        affine = np.diag([-1.0, 1.0, 1.0, 1.0]) if not header["good"] else np.eye(4)
+        if header["good"]:
+            affine[:3, :3] = header["axes"].reshape(3, 3).T * header["spacing"]
+        else:  # as FreeSurfer: a coronal volume, its columns to the left and its rows to the feet
+            affine[:3, :3] = [[-1, 0, 0], [0, 0, 1], [0, -1, 0]]
+        return _canonical(array, affine, 1.0, 0.0)
+
+
+@contextmanager
+def _readable(source: Source) -> Iterator[None]:
     try:
-        if isinstance(source, str | Path):
-            with Path(source).open("rb") as file:
-                return _read(nibabel, _inflating(file), name, max_bytes)
-        return _read(nibabel, _inflating(source), name, max_bytes)
+        yield
     except UserError:
         raise
     except Exception as error:  # nibabel and the inflaters raise nearly every type on damaged files
         raise UserError(
-            f"{name}: cannot be read as NIfTI ({one_line(error)}); check or fetch the file again"
+            f"{source.name}: cannot be read as a volume ({one_line(error)}); check or fetch the file again"
         ) from error
 
 
-def _inflating(file: BinaryIO) -> Any:
-    """Return `file`, behind a gzip reader where it is compressed; isal's is twice as fast as the standard one."""
+@contextmanager
+def unpacked(file: BinaryIO) -> Iterator[Any]:
+    """`file`, behind a gzip reader where it is compressed; isal's is twice as fast as the standard one."""
     magic = file.read(2)
     file.seek(-len(magic), 1)
     if magic != b"\x1f\x8b":
-        return file
+        yield file
+        return
     try:
         reader = importlib.import_module("isal.igzip").IGzipFile
     except ModuleNotFoundError:
         reader = gzip.GzipFile
-    return reader(fileobj=file, mode="rb")
+    with reader(fileobj=file, mode="rb") as inflating:
+        yield inflating
 
 
-def _read(nibabel: Any, file: Any, name: str, max_bytes: int) -> Volume:
-    header, offset = _read_header(nibabel, file, name)
-    dtype = header.get_data_dtype()
-    shape = _checked_shape(tuple(int(n) for n in header.get_data_shape()), name)
-    count = int(np.prod(shape, dtype=object))
+def _partner(name: str, suffix: str) -> str:
+    """The name of the other file of a pair: a.hdr for a.img, A.HDR for A.IMG, a.img.gz for a.hdr.gz."""
+    path = PurePosixPath(name.rpartition("!")[2])
+    packed = path.suffix.lower() == ".gz"
+    stem, own = (path.with_suffix(""), path.suffix) if packed else (path, "")
+    return stem.with_suffix(suffix.upper() if stem.suffix.isupper() else suffix).name + own
+
+
+def _is_pair(header: Any) -> bool:
+    return "magic" not in header or header["magic"].item()[:2] == b"ni"
+
+
+def _read(nibabel: Any, source: Source, header: Any, file: Any) -> Volume:
+    name, dtype = source.name, header.get_data_dtype()
     if dtype.names is None and dtype.kind not in "iuf":
         raise UserError(
             f"{name}: holds {dtype} numbers, which cannot be shown as an image; convert it to real numbers"
         )
-    if count * dtype.itemsize > max_bytes:
-        claimed = count * dtype.itemsize / 2**30
-        raise TooLarge(
-            f"{name}: its header claims {claimed:.1f} GiB of voxels, over the limit of {max_bytes / 2**30:.1f} GiB; "
-            "check the file, or raise max_bytes"
-        )
-    header_length = int(header["sizeof_hdr"])
-    _skip(file, offset - header_length, name)
-    stored = np.empty(count * dtype.itemsize, np.uint8)
-    _fill(file, stored, name)
-    file.read(1)  # a gzip reader checks its checksum only when asked for what follows
-    array = stored.view(dtype).reshape(shape, order="F")
-    slope, intercept = _slope_and_intercept(header)
-    return _canonical(nibabel, array, header.get_best_affine(), slope, intercept)
-
-
-def _read_header(nibabel: Any, file: Any, name: str) -> tuple[Any, int]:
-    start = _read_exactly(file, 348, name)
-    if start[344:348] == b"n+1\0":
-        header = nibabel.Nifti1Header(start, check=False)
-    elif start[4:8] == b"n+2\0":
-        header = nibabel.Nifti2Header(start + _read_exactly(file, 540 - 348, name), check=False)
-    else:
-        raise UserError(f"{name}: is not a NIfTI file (.nii or .nii.gz); convert it, or check its name")
+    shape = _checked_shape(tuple(int(n) for n in header.get_data_shape()), name)
+    start = 0 if _is_pair(header) else int(header["sizeof_hdr"])
     offset = float(header["vox_offset"])
-    if not int(header["sizeof_hdr"]) <= offset <= _MAX_HEADER_BYTES:
+    if not start <= offset <= _MAX_HEADER_BYTES:
         raise UserError(
             f"{name}: its header places the voxels at byte {offset:g}; the file is damaged, fetch it again"
         )
-    return header, int(offset)
+    _read_exactly(file, int(offset) - start, name)
+    array = _array(source, file, dtype, shape)
+    return _canonical(array, _affine(nibabel, header), *_slope_and_intercept(header))
+
+
+def _header(nibabel: Any, file: Any, name: str) -> Any:
+    start = _read_exactly(file, 348, name)
+    if start[344:348] in (_NIFTI1, _NIFTI1_PAIR):
+        return nibabel.Nifti1Header(start, check=False)
+    if start[4:8] in _NIFTI2:
+        return nibabel.Nifti2Header(start + _read_exactly(file, 540 - 348, name), check=False)
+    if is_nifti(start):
+        return nibabel.Spm99AnalyzeHeader(start, check=False)
+    raise UserError(f"{name}: is not a NIfTI file (.nii, .nii.gz or .hdr); convert it, or check its name")
+
+
+def _array(source: Source, file: Any, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    count = int(np.prod(shape, dtype=object))
+    if count * dtype.itemsize > source.max_bytes:
+        claimed = count * dtype.itemsize / 2**30
+        raise TooLarge(
+            f"{source.name}: its header claims {claimed:.1f} GiB of voxels, over the limit of "
+            f"{source.max_bytes / 2**30:.1f} GiB; check the file, or raise max_bytes"
+        )
+    stored = np.empty(count * dtype.itemsize, np.uint8)
+    _fill(file, stored, source.name)
+    file.read(1)  # a gzip reader checks its checksum only when asked for what follows
+    return stored.view(dtype).reshape(shape, order="F")
 
 
 def _checked_shape(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
+    shape = shape[:3] + tuple(extent for extent in shape[3:] if extent != 1)
     shape += (1,) * (3 - len(shape))
     if len(shape) > 4 or min(shape) < 1:
         raise UserError(f"{name}: has shape {shape}; a volume (X, Y, Z) or a series (X, Y, Z, T) is needed")
@@ -104,11 +165,32 @@ def _checked_shape(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
 
 
 def _slope_and_intercept(header: Any) -> tuple[float, float]:
-    slope, intercept = header.get_slope_inter()
-    return (1.0, 0.0) if slope is None else (float(slope), float(intercept or 0.0))
+    """What turns stored numbers into values; 1 and 0 where the header tells nothing usable of one or both."""
+    slope = float(header["scl_slope"]) if "scl_slope" in header else float(header["funused1"])
+    intercept = float(header["scl_inter"]) if "scl_inter" in header else 0.0
+    if not np.isfinite(slope) or slope == 0:
+        return 1.0, 0.0
+    return slope, intercept if np.isfinite(intercept) else 0.0
 
 
-def _canonical(nibabel: Any, array: np.ndarray, affine: np.ndarray, slope: float, intercept: float) -> Volume:
+def _affine(nibabel: Any, header: Any) -> np.ndarray:
+    """The header's matrix to RAS+; a quaternion whose vector is longer than 1 is a half turn, as niftilib has it."""
+    if "quatern_b" in header:
+        header = header.copy()
+        vector = np.array([header[f"quatern_{letter}"] for letter in "bcd"], np.float64)
+        length = float(np.linalg.norm(vector))
+        if np.isfinite(length) and length > 1:
+            for letter, value in zip("bcd", vector / length * (1 - 1e-9), strict=True):
+                header[f"quatern_{letter}"] = value
+        if not np.isfinite(vector).all():
+            header["qform_code"] = 0
+    try:
+        return header.get_best_affine()
+    except (nibabel.spatialimages.HeaderDataError, ValueError, np.linalg.LinAlgError):
+        return np.full((4, 4), np.nan)
+
+
+def _canonical(array: np.ndarray, affine: np.ndarray, slope: float, intercept: float) -> Volume:
     """Reorder and flip axes, without copying, so that they run right, front, up."""
     rgb = array.dtype.names is not None
     if rgb:
@@ -118,27 +200,14 @@ def _canonical(nibabel: Any, array: np.ndarray, affine: np.ndarray, slope: float
         array = array.astype(array.dtype.newbyteorder("="))
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
-    orientation = None
-    if np.isfinite(affine).all():
-        orientation = nibabel.orientations.io_orientation(affine)
-    if orientation is None or np.isnan(orientation).any():  # a header without a usable affine: axes as stored
-        return Volume(array, (1.0, 1.0, 1.0), slope, intercept, rgb)
-    array = nibabel.orientations.apply_orientation(array, orientation)
-    sizes = nibabel.affines.voxel_sizes(affine)
-    spacing = [1.0, 1.0, 1.0]
-    for stored_axis, (ras_axis, _) in enumerate(orientation):
-        spacing[int(ras_axis)] = float(sizes[stored_axis]) or 1.0
-    return Volume(array, (spacing[0], spacing[1], spacing[2]), slope, intercept, rgb)
+    turned, spacing, _ = canonical(array, affine)
+    return Volume(turned, spacing, slope, intercept, rgb)
 
 
 def _read_exactly(file: Any, count: int, name: str) -> bytes:
     buffer = np.empty(count, np.uint8)
     _fill(file, buffer, name)
     return buffer.tobytes()
-
-
-def _skip(file: Any, count: int, name: str) -> None:
-    _read_exactly(file, count, name)
 
 
 def _fill(file: Any, buffer: np.ndarray, name: str) -> None:

@@ -1,27 +1,38 @@
-"""A folder of DICOM slices as series: grouped by SeriesInstanceUID, ordered by position, with nothing else kept."""
+"""DICOM slices as series and volumes: grouped by series, ordered by position, stacked where they are even."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from io import BufferedReader, FileIO
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from math import isfinite
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-from .dicom import import_pydicom
+import numpy as np
+
+from ..errors import TooLarge, UserError
+from ..intensity import Pixels
+from ..volumes import AXES, Volume, canonical
+from .content import NO_PICTURE
+from .dicom_header import import_pydicom, is_grey, is_mosaic, no_picture
 
 TAGS = [
-    "AcquisitionTime", "SeriesInstanceUID", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient",
-    "TemporalPositionIdentifier", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns",
-    "PixelSpacing",  # the last in a file
+    "ImageType", "SOPClassUID", "SOPInstanceUID", "AcquisitionTime", "Modality", "SeriesInstanceUID", "InstanceNumber",
+    "ImagePositionPatient", "ImageOrientationPatient", "TemporalPositionIdentifier", "SamplesPerPixel",
+    "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "PixelSpacing",  # the last in a file
 ]  # fmt: skip
 MAX_HEADER_BYTES = 1 << 22  # of a file, up to PixelSpacing; private elements of scanners take some 100 KiB
-_PALETTE = "PALETTE COLOR"
+COPY = "a copy of another file of its series"
+NOT_DICOM = "not a readable DICOM file"
 SAME_POSITION = 0.01  # mm: files of one position may round it differently; no slices of a patient lie that close
+# How far, in steps, a slice may lie from where even distances put it. Tables that report tenths of a millimetre move
+# slices 1.25 mm apart by up to 0.08; where one slice is missing, others move by a third or more.
+MAX_UNEVENNESS = 0.1
+
+Open = Callable[[], AbstractContextManager[BinaryIO]]
 
 
 class Place(NamedTuple):
-    """Where a file lies in its series, and when it was taken, as far as its header tells.
+    """Where a slice lies in its series, and when it was taken, as far as its header tells.
 
     Attributes:
         series: the SeriesInstanceUID, None if not told.
@@ -30,6 +41,9 @@ class Place(NamedTuple):
         pitch: millimetres between rows and between columns, None if not told.
         shape: rows and columns of one grey image, None for a file of another kind.
         moment: temporal position, instance number and time of acquisition: what orders files of one position.
+        instance: the SOPInstanceUID.
+        no_picture: why the file holds no picture, None where it does.
+        mosaic: whether the one image holds all slices of a volume, as Siemens stores time series.
     """
 
     series: str | None
@@ -37,31 +51,60 @@ class Place(NamedTuple):
     plane: tuple[float, ...] | None
     pitch: tuple[float, ...] | None
     shape: tuple[int, int] | None
-    moment: tuple[int, int, str]
+    moment: tuple[int, int, str] = (0, 0, "")
+    instance: str | None = None
+    no_picture: str | None = None
+    mosaic: bool = False
 
 
-def group_series(folder: Path, names: Iterable[str]) -> tuple[list[list[str]], list[str]]:
-    """Names of `folder` as series, each in slice order, the series in a fixed order; and the names that are no DICOM.
+class Stack(NamedTuple):
+    """Slices at even distances: rows and columns of each, (4, 4) voxels to RAS+, and how often each is repeated."""
+
+    shape: tuple[int, int]
+    affine: np.ndarray
+    times: int
+
+
+def group_series(places: Iterable[tuple[str, Place | None]]) -> tuple[list[list[str]], dict[str, str]]:
+    """Names of files as series, each in slice order, the series in a fixed order; and why other files are of none.
 
     Slices are ordered along the normal of their plane where all tell their position, else by time; those of one
     position by time: TemporalPositionIdentifier, then InstanceNumber, then AcquisitionTime, which passes midnight.
-    Series and their order depend on the file names and headers only; no header value is returned.
+    A scout of another plane and a second file of one position are a series of their own, so that they do not cost
+    the volume. Series and their order depend on the file names and headers only; no header value is returned.
+
+    Args:
+        places: the name of each file and what `read_places` gives of it.
     """
     slices: dict[str, list[tuple[str, Place]]] = defaultdict(list)
-    unreadable = []
-    for name in names:
+    left_out: dict[str, str] = {}
+    for name, place in places:
+        if place is None:
+            left_out[name] = NOT_DICOM
+        elif place.no_picture is not None:
+            left_out[name] = NO_PICTURE
+        else:
+            slices[str(place.series)].append((name, place))
+    series = []
+    for group in slices.values():
+        kept, copies = _without_copies(group)
+        left_out |= dict.fromkeys(copies, COPY)
+        series += [_ordered(part) for part in _parts(kept)]
+    return sorted(series, key=min), left_out
+
+
+def read_places(files: Iterable[tuple[str, Open]]) -> Iterator[tuple[str, Place | None]]:
+    """Yield the name of each file and its place; None where it is not readable as DICOM, or of no series."""
+    for name, opened in files:
         try:
-            place = read_place(folder / name)
-            if place.series is None:
-                raise ValueError("it is of no series")
+            with opened() as file:
+                place = read_place(file)
+            yield name, place if place.series is not None or place.no_picture is not None else None
         except Exception:  # a header can break pydicom in any way; the file is reported, the rest goes on
-            unreadable.append(name)
-            continue
-        slices[str(place.series)].append((name, place))
-    return sorted((_ordered(group) for group in slices.values()), key=min), unreadable
+            yield name, None
 
 
-def read_place(file: Path) -> Place:
+def read_place(file: BinaryIO) -> Place:
     """What the header of one file says of its place, read without its pixels.
 
     Raises:
@@ -70,68 +113,268 @@ def read_place(file: Path) -> Place:
     """
     pydicom = import_pydicom()
     tags = [pydicom.tag.Tag(tag) for tag in TAGS]
-    with _Beginning(FileIO(file)) as stream:
-        header = pydicom.filereader.read_partial(
-            stream, stop_when=lambda tag, vr, length: tag > tags[-1], specific_tags=tags
-        )
-        uid = header.get("SeriesInstanceUID")
-        grey = int(header.get("SamplesPerPixel") or 1) == 1 and header.get("PhotometricInterpretation") != _PALETTE
-        single = int(header.get("NumberOfFrames") or 1) == 1
-        return Place(
-            None if uid is None else str(uid),
-            _numbers(header.get("ImagePositionPatient"), 3),
-            _numbers(header.get("ImageOrientationPatient"), 6),
-            _numbers(header.get("PixelSpacing"), 2),
-            (int(header.get("Rows") or 0), int(header.get("Columns") or 0)) if grey and single else None,
-            (
-                int(header.get("TemporalPositionIdentifier") or 0),
-                int(header.get("InstanceNumber") or 0),
-                str(header.get("AcquisitionTime") or ""),
-            ),
-        )
+    header = pydicom.filereader.read_partial(
+        _Beginning(file), stop_when=lambda tag, vr, length: tag > tags[-1], specific_tags=tags
+    )
+    return _place(header)
+
+
+def _place(header: Any) -> Place:
+    uid = header.get("SeriesInstanceUID")
+    mosaic = is_mosaic(header)
+    single = int(header.get("NumberOfFrames") or 1) == 1 and not mosaic
+    return Place(
+        None if uid is None else str(uid),
+        numbers(header.get("ImagePositionPatient"), 3),
+        numbers(header.get("ImageOrientationPatient"), 6),
+        numbers(header.get("PixelSpacing"), 2),
+        (int(header.get("Rows") or 0), int(header.get("Columns") or 0)) if single and is_grey(header) else None,
+        (
+            int(header.get("TemporalPositionIdentifier") or 0),
+            int(header.get("InstanceNumber") or 0),
+            str(header.get("AcquisitionTime") or ""),
+        ),
+        str(header.get("SOPInstanceUID") or "") or None,
+        no_picture(header) or (None if header.get("Rows") and header.get("Columns") else "an object without pixels"),
+        mosaic,
+    )
+
+
+def stack_of(places: Sequence[Place]) -> Stack | None:
+    """How slices in order, those of one position next to each other, form volumes; None where they do not."""
+    first = places[0]
+    if first.shape is None or first.plane is None or first.pitch is None or min(first.pitch) <= 0:
+        return None
+    distances = [along_normal(place) for place in places if _alike(first, place)]
+    told = sorted(distance for distance in distances if distance is not None)
+    if len(told) < len(places):
+        return None
+    positions_of = position_numbers(told)
+    count, times = positions_of[-1] + 1, positions_of.count(0)
+    if count < 2 or positions_of != [at // times for at in range(len(positions_of))]:
+        return None
+    positions = np.array([place.position for place in places]).reshape(count, times, 3)
+    step = (positions[-1, 0] - positions[0, 0]) / (count - 1)
+    even = positions[0, 0] + np.arange(count)[:, None] * step
+    off = np.linalg.norm(positions - even[:, None], axis=-1).max()
+    if off > MAX_UNEVENNESS * np.linalg.norm(step):
+        return None
+    return Stack(first.shape, plane_affine(first.plane, first.pitch, positions[0, 0], step), times)
+
+
+def stacked(
+    slices: Sequence[Callable[[], Pixels]], stack: Stack, name: str, max_bytes: int
+) -> tuple[Volume, dict[int, UserError]]:
+    """The slices, one for each position, as a RAS+ volume; and the errors of those that cannot be read, by number.
+
+    Stored numbers are kept where all slices share dtype, slope and intercept; else values are, as float32: each slice
+    of a PET has a slope of its own. A slice that cannot be read repeats its neighbour and is marked `absent`.
+
+    Raises:
+        UserError: over `max_bytes`, or not half of the slices can be read.
+    """
+    rows, columns = stack.shape
+    filling = _Filling((columns, rows, len(slices)), name, max_bytes)
+    failures: dict[int, UserError] = {}
+    for number, read in enumerate(slices):
+        try:
+            pixels = read()
+            if pixels.array.shape != stack.shape:
+                raise UserError(f"{name}: a slice has another shape than its header claims; leave it out")
+            filling.add(number, pixels)
+        except TooLarge:
+            raise
+        except UserError as error:
+            failures[number] = error
+    if 2 * len(failures) > len(slices):
+        raise next(iter(failures.values()))
+    return filling.volume(stack.affine, failures), failures
+
+
+class _Filling:
+    """A volume that is filled slice by slice: stored numbers as long as all share their scale, values from then on."""
+
+    def __init__(self, shape: tuple[int, int, int], name: str, max_bytes: int) -> None:
+        self._shape, self._name, self._max_bytes = shape, name, max_bytes
+        self._array: np.ndarray | None = None
+        self._first: Pixels | None = None
+        self._scale = (1.0, 0.0)
+
+    def add(self, number: int, pixels: Pixels) -> None:
+        if self._array is None or self._first is None:
+            self._first, self._scale = pixels, (pixels.slope, pixels.intercept)
+            self._array = self._empty(pixels.array.dtype)
+        if self._scale != (pixels.slope, pixels.intercept) or self._array.dtype != pixels.array.dtype:
+            self._to_values(number)
+            self._array[:, :, number] = _values(pixels.array, pixels.slope, pixels.intercept).T
+        else:
+            self._array[:, :, number] = pixels.array.T
+
+    def volume(self, affine: np.ndarray, absent: Iterable[int]) -> Volume:
+        array, first = self._array, self._first
+        if array is None or first is None:
+            raise UserError(f"{self._name}: no slice of the series can be read; fetch it again")
+        gone = set(absent)
+        good = [number for number in range(array.shape[2]) if number not in gone]
+        for number in gone:
+            array[:, :, number] = array[:, :, min(good, key=lambda one: abs(one - number))]
+        turned, spacing, orientation = canonical(array, affine)
+        axis, sign = int(orientation[2][0]), int(orientation[2][1])
+        last = array.shape[2] - 1
+        places = frozenset((AXES[axis], number if sign > 0 else last - number) for number in gone)
+        padding = first.padding if self._scale == (first.slope, first.intercept) else None
+        return Volume(turned, spacing, *self._scale, inverted=first.inverted, padding=padding, absent=places)
+
+    def _to_values(self, filled: int) -> None:
+        if self._array is None or (self._array.dtype == np.float32 and self._scale == (1.0, 0.0)):
+            return
+        stored, self._array = self._array, self._empty(np.dtype(np.float32))
+        for number in range(filled):
+            self._array[:, :, number] = _values(stored[:, :, number], *self._scale)
+        self._scale = (1.0, 0.0)
+
+    def _empty(self, dtype: np.dtype) -> np.ndarray:
+        columns, rows, count = self._shape
+        if columns * rows * count * dtype.itemsize > self._max_bytes:
+            raise TooLarge(f"{self._name}: {columns} x {rows} x {count} voxels are over the limit; leave it out")
+        return np.empty(self._shape, dtype, order="F")
+
+
+def _values(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    return (stored * np.float64(slope) + np.float64(intercept)).astype(np.float32)
 
 
 def along_normal(place: Place) -> float | None:
-    """Millimetres from the origin along the normal of the file's plane, None if not told."""
+    """Millimetres from the origin along the normal of the slice's plane, None if not told."""
     if place.position is None or place.plane is None:
         return None
-    a, b, c, d, e, f = place.plane
-    normal = (b * f - c * e, c * d - a * f, a * e - b * d)
-    return sum(n * p for n, p in zip(normal, place.position, strict=True))
+    return float(np.dot(normal(place.plane), place.position))
+
+
+def normal(plane: Sequence[float]) -> tuple[float, float, float]:
+    """The direction across a plane of six direction cosines."""
+    a, b, c, d, e, f = plane
+    return b * f - c * e, c * d - a * f, a * e - b * d
 
 
 def position_numbers(distances: Sequence[float]) -> list[int]:
-    """The number of each file's position, from 0; `distances` along the normal are ascending, one or more.
+    """The number of each slice's position, from 0; `distances` along the normal are ascending, one or more.
 
-    Files are at one position where they differ by SAME_POSITION at most, or less in a stack of thinner slices.
+    Slices are at one position where they differ by SAME_POSITION at most, or less in a stack of thinner slices.
     """
     tolerance = min(SAME_POSITION, (distances[-1] - distances[0]) / len(distances) / 10)
-    numbers = [0]
+    found = [0]
     for before, after in pairwise(distances):
-        numbers.append(numbers[-1] + (after - before > tolerance))
-    return numbers
+        found.append(found[-1] + (after - before > tolerance))
+    return found
+
+
+def plane_affine(plane: Sequence[float], pitch: Sequence[float], first: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Voxel indices (column, row, slice) to RAS+ millimetres (DICOM PS3.3 C.7.6.2.1.1; DICOM counts to the left)."""
+    affine = np.eye(4)
+    affine[:3, 0] = np.array(plane[:3]) * pitch[1]
+    affine[:3, 1] = np.array(plane[3:]) * pitch[0]
+    affine[:3, 2] = step
+    affine[:3, 3] = first
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def numbers(value: Any, count: int) -> tuple[float, ...] | None:
+    """A header's value as `count` finite numbers, None where it is none."""
+    values = tuple(map(float, value)) if value is not None and hasattr(value, "__len__") else ()
+    return values if len(values) == count and all(map(isfinite, values)) else None
+
+
+def _without_copies(group: list[tuple[str, Place]]) -> tuple[list[tuple[str, Place]], list[str]]:
+    """The files of a series without those that repeat the identifier, place and moment of one before."""
+    kept: dict[Any, tuple[str, Place]] = {}
+    copies = []
+    for name, place in sorted(group, key=lambda entry: entry[0]):
+        key = (place.instance or name, place.position, place.moment)
+        if key in kept:
+            copies.append(name)
+        else:
+            kept[key] = (name, place)
+    return list(kept.values()), copies
+
+
+def _parts(group: list[tuple[str, Place]]) -> Iterator[list[tuple[str, Place]]]:
+    """The files of most alike planes, without what stands twice at a position; then what is left of them."""
+    kinds: list[list[tuple[str, Place]]] = []
+    for entry in group:
+        kind = next((kind for kind in kinds if _alike(kind[0][1], entry[1])), None)
+        if kind is None and len(kinds) < 16:  # a scout or two, not a radial scan of a plane for each slice
+            kinds.append([entry])
+        elif kind is not None:
+            kind.append(entry)
+    largest = max(kinds, key=len)
+    if 2 * len(largest) > len(group):
+        largest = _evenly_repeated(largest)
+    if len(largest) == len(group) or not _is_stack(largest):
+        yield group
+        return
+    yield largest
+    names = {name for name, _ in largest}
+    yield [entry for entry in group if entry[0] not in names]
+
+
+def _evenly_repeated(group: list[tuple[str, Place]]) -> list[tuple[str, Place]]:
+    """The files of a plane without those beyond as many as most positions have."""
+    order = _sorted(group)
+    distances = [along_normal(place) for _, place in order]
+    told = [distance for distance in distances if distance is not None]
+    if len(told) < len(order):
+        return group
+    at = position_numbers(told)
+    usual = Counter(Counter(at).values()).most_common(1)[0][0]
+    seen: Counter[int] = Counter()
+    kept = []
+    for entry, number in zip(order, at, strict=True):
+        seen[number] += 1
+        if seen[number] <= usual:
+            kept.append(entry)
+    return kept
+
+
+def _is_stack(group: list[tuple[str, Place]]) -> bool:
+    return stack_of([place for _, place in _sorted(group)]) is not None
+
+
+def _alike(one: Place, other: Place) -> bool:
+    """Whether two slices have the same shape, directions and pitch, but for rounding."""
+    if one.shape != other.shape or (one.plane is None) != (other.plane is None):
+        return False
+    if (one.pitch is None) != (other.pitch is None):
+        return False
+    pairs = zip((*(one.plane or ()), *(one.pitch or ())), (*(other.plane or ()), *(other.pitch or ())), strict=True)
+    return all(abs(a - b) <= 1e-3 for a, b in pairs)
 
 
 def _ordered(group: list[tuple[str, Place]]) -> list[str]:
+    return [name for name, _ in _sorted(group)]
+
+
+def _sorted(group: list[tuple[str, Place]]) -> list[tuple[str, Place]]:
     by_time = sorted(group, key=lambda entry: (entry[1].moment, entry[0]))
     distances = [along_normal(place) for _, place in by_time]
     told = [distance for distance in distances if distance is not None]
     if len(told) < len(distances):
-        return [name for name, _ in by_time]
+        return by_time
     order = sorted(range(len(told)), key=told.__getitem__)
-    numbers = position_numbers([told[at] for at in order])
-    return [by_time[at][0] for _, at in sorted(zip(numbers, order, strict=True))]
+    at = position_numbers([told[number] for number in order])
+    return [by_time[number] for _, number in sorted(zip(at, order, strict=True))]
 
 
-def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
-    numbers = tuple(map(float, value)) if value is not None and hasattr(value, "__len__") else ()
-    return numbers if len(numbers) == count and all(map(isfinite, numbers)) else None
-
-
-class _Beginning(BufferedReader):
+class _Beginning:
     """A file that gives its first MAX_HEADER_BYTES: pydicom would hold an element of any length that it claims."""
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or size < 0 or self.tell() + size > MAX_HEADER_BYTES:
+    name = "the file"
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.tell, self.seek = file.tell, file.seek
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0 or self.tell() + size > MAX_HEADER_BYTES:
             raise ValueError(f"its header takes more than {MAX_HEADER_BYTES >> 20} MiB, or is deflated")
-        return super().read(size)
+        return self._file.read(size)

@@ -1,21 +1,27 @@
 """What NRRD and MetaImage share: a text header that says where the voxels lie, and voxels that must not be trusted."""
 
+import binascii
 import bz2
 import math
+import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from ..errors import TooLarge, UnsafePath, UserError, require
-from ..volumes import Volume
+from ..errors import TooLarge, UserError
+from ..intensity import Pixels
+from ..volumes import Volume, believable, canonical
+from .content import Content, Source, one
 
 _BLOCK = 2**20
 MAX_HEADER_LINE = 2**16
-MAX_HEADER_LINES = 1000
+MAX_HEADER_BYTES = 16 * 2**20  # tracked ultrasound has four lines for each frame
+_COMPRESSED = ("zlib", "bz2")
+_LONGEST_NUMBER = 32  # characters, with the space behind it
 
 
 @dataclass(frozen=True)
@@ -23,98 +29,140 @@ class Stored:
     """What a header says of the voxels.
 
     Attributes:
-        shape: fastest axis first; three extents, a fourth for time, `channels` not among them.
+        shape: fastest axis first, channels not among them: two extents, three, or a fourth for time.
         dtype: with its byte order.
         affine: (4, 4), voxel indices to RAS+ millimetres.
-        encoding: "raw", "zlib" or "bz2"; zlib stands for gzip too.
-        data_file: name of the file beside the header that holds the voxels, None where they follow the header.
-        channels: numbers per voxel, stored next to each other; 3 is RGB.
+        encoding: "raw", "zlib" (which stands for gzip too), "bz2", "text" or "hex".
+        files: names of the files beside the header that hold the voxels, in order; none: they follow the header.
+        channels: numbers per voxel, stored next to each other; 3 is RGB, of 4 the last is dropped.
+        skip_lines: lines before the voxels, of each file.
+        skip_bytes: bytes before the voxels, of each file, after any decompression; -1: the voxels end the file.
+        time_axis: which axis counts time points where it is not the last.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     affine: np.ndarray
     encoding: str
-    data_file: str | None
+    files: tuple[str, ...] = ()
     channels: int = 1
+    skip_lines: int = 0
+    skip_bytes: int = 0
+    time_axis: int | None = None
 
 
-def header_lines(file: BinaryIO) -> list[str]:
-    """Lines up to an empty one or the one that names the data file; what follows is left unread.
+def header_lines(source: Source) -> Iterator[str]:
+    """Yield the lines of a text header, stripped; what follows the last one that was asked for is left unread.
 
     Raises:
-        UserError: there is no end within MAX_HEADER_LINES.
+        UserError: there is no end within MAX_HEADER_BYTES, or of the file.
     """
-    lines: list[str] = []
-    while len(lines) < MAX_HEADER_LINES:
-        line = file.readline(MAX_HEADER_LINE)
-        if not line.strip():
-            return lines
-        lines.append(line.decode("latin-1").strip())
-        if lines[-1].startswith("ElementDataFile"):
-            return lines
-    raise UserError("the header has no end")
+    total = 0
+    while total < MAX_HEADER_BYTES:
+        line = source.file.readline(MAX_HEADER_LINE)
+        if not line:
+            break
+        total += len(line)
+        yield line.decode("latin-1").strip()
+    else:
+        raise UserError(f"{source.name}: its header has no end within {MAX_HEADER_BYTES >> 20} MiB; it is damaged")
 
 
-def read_stored(file: BinaryIO, stored: Stored, folder: Path | None, max_bytes: int) -> Volume:
+def read_stored(source: Source, stored: Stored) -> Content:
     """Read the voxels and turn them to RAS+; no more is inflated than the header claims, and that is bounded.
 
     Raises:
-        UserError: over `max_bytes`, truncated, damaged, a data file elsewhere, or an unusable affine.
+        UserError: over `source.max_bytes`, truncated, damaged, or in a file that may not be opened.
     """
-    nibabel = require("nibabel", "data")
-    if min(stored.shape) < 1 or stored.channels not in (1, 3):
-        raise UserError(f"shape {stored.shape} with {stored.channels} channels")
+    if min(stored.shape) < 1 or stored.channels not in (1, 3, 4) or not 2 <= len(stored.shape) <= 4:
+        raise UserError(
+            f"{source.name}: has shape {stored.shape} with {stored.channels} numbers per voxel; a picture, a volume "
+            "or a series of volumes of grey or RGB is needed"
+        )
     size = math.prod(stored.shape, start=stored.channels * stored.dtype.itemsize)
-    if size > max_bytes:
-        raise TooLarge(f"the header claims {size / 2**20:.0f} MiB of voxels")
-    if stored.data_file is None:
-        data = _filled(file, stored.encoding, size)
-    else:
-        with _beside(folder, stored.data_file).open("rb") as other:
-            data = _filled(other, stored.encoding, size)
+    if size > source.max_bytes:
+        raise TooLarge(f"{source.name}: its header claims {size / 2**20:.0f} MiB of voxels, over the limit")
+    data = _voxels(source, stored, size)
     # Colours are stored next to each other: fastest axis first, they are axis 0.
     channels = (stored.channels,) if stored.channels > 1 else ()
     array = data.view(stored.dtype).reshape((*channels, *stored.shape), order="F")
-    array = np.moveaxis(array, 0, -1) if channels else array
-    native = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if not np.isfinite(stored.affine).all() or abs(np.linalg.det(stored.affine)) < 1e-12:
-        raise UserError("the axes of the header do not span a volume")
-    image = nibabel.as_closest_canonical(nibabel.Nifti1Image(native, stored.affine, dtype=native.dtype))
-    spacing = nibabel.affines.voxel_sizes(image.affine)
-    turned = np.asanyarray(image.dataobj)
-    return Volume(turned, (float(spacing[0]), float(spacing[1]), float(spacing[2])), rgb=bool(channels))
+    array = np.moveaxis(array, 0, -1)[..., :3] if channels else array
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if stored.time_axis is not None:
+        array = np.moveaxis(array, stored.time_axis, 3)
+    if len(stored.shape) == 2:
+        x, y = np.linalg.norm(stored.affine[:3, :2], axis=0)
+        return one(Pixels(np.ascontiguousarray(array.swapaxes(0, 1)), spacing=believable((float(y), float(x)))))
+    turned, spacing, _ = canonical(array, stored.affine)
+    return Volume(turned, spacing, rgb=bool(channels))
 
 
-def _beside(folder: Path | None, name: str) -> Path:
-    """The file `name` in the header's own folder; a name that leads elsewhere is refused."""
-    if folder is None or name != Path(name).name or name in (".", ".."):
-        raise UnsafePath("the voxels lie in a file that is not beside the header")
-    path = folder / name
-    if path.is_symlink() or not path.is_file():
-        raise UnsafePath("the file that holds the voxels is missing or a link")
-    return path
-
-
-def _filled(file: BinaryIO, encoding: str, size: int) -> np.ndarray:
+def _voxels(source: Source, stored: Stored, size: int) -> np.ndarray:
+    if stored.encoding == "text":
+        return _numbers(source, stored, size)
     data = np.empty(size, dtype=np.uint8)
     done = 0
-    for block in _blocks(file, encoding):
+    for block in _blocks(source, stored, size):
         taken = min(len(block), size - done)
         data[done : done + taken] = np.frombuffer(block, np.uint8, taken)
         done += taken
         if done == size:
             return data
-    raise UserError(f"ends after {done} of {size} bytes of voxels")
+    raise UserError(f"{source.name}: ends after {done} of {size} bytes of voxels; it is truncated, fetch it again")
 
 
-def _blocks(file: BinaryIO, encoding: str) -> Iterator[bytes]:
+def _blocks(source: Source, stored: Stored, size: int) -> Iterator[bytes]:
     """The voxels' bytes in pieces of at most _BLOCK, so that a bomb is cut off where the header's claim ends."""
-    inflate = {"raw": _raw, "zlib": _unzlib, "bz2": _unbz2}[encoding]
+    share = size // max(1, len(stored.files))
     try:
-        yield from inflate(file)
-    except (zlib.error, OSError, EOFError) as error:
-        raise UserError(f"damaged compression ({error})") from error
+        with ExitStack() as stack:
+            if not stored.files:
+                yield from _of_file(source.file, stored, size)
+            for name in stored.files:
+                file = stack.enter_context(source.companion(name))
+                yield from _first(_of_file(file, stored, share), share)
+                stack.close()
+    except (zlib.error, binascii.Error, OSError, EOFError) as error:
+        raise UserError(f"{source.name}: damaged compression ({error}); fetch the file again") from error
+
+
+def _first(blocks: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """Blocks up to a number of bytes: a file of a list may hold more than its share."""
+    for block in blocks:
+        yield block[:size]
+        size -= len(block)
+        if size <= 0:
+            return
+
+
+def _of_file(file: BinaryIO, stored: Stored, size: int) -> Iterator[bytes]:
+    for _ in range(stored.skip_lines):
+        file.readline(MAX_HEADER_BYTES)
+    if stored.skip_bytes < 0:
+        file.seek(max(0, file.seek(0, 2) - size))
+    elif stored.encoding not in _COMPRESSED:
+        file.seek(stored.skip_bytes, 1)
+    blocks = {"raw": _raw, "text": _raw, "zlib": inflated, "bz2": unbzipped, "hex": _unhexed}[stored.encoding](file)
+    skip = stored.skip_bytes if stored.encoding in _COMPRESSED else 0
+    for block in blocks:
+        if skip <= 0:
+            yield block
+        elif skip < len(block):
+            yield block[skip:]
+        skip -= len(block)
+
+
+def _numbers(source: Source, stored: Stored, size: int) -> np.ndarray:
+    """Voxels written as decimal numbers, apart by spaces, commas or line ends."""
+    count = size // stored.dtype.itemsize
+    text = b"".join(_first(_blocks(source, stored, size), _LONGEST_NUMBER * count)).replace(b",", b" ")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # numpy only warns of what is no number
+            values = np.fromstring(text, stored.dtype.newbyteorder("="), count, sep=" ")
+    except (ValueError, DeprecationWarning) as error:
+        raise UserError(f"{source.name}: holds fewer numbers than its header says, or text; fetch it again") from error
+    return values.astype(stored.dtype).view(np.uint8)
 
 
 def _raw(file: BinaryIO) -> Iterator[bytes]:
@@ -122,17 +170,37 @@ def _raw(file: BinaryIO) -> Iterator[bytes]:
         yield block
 
 
-def _unzlib(file: BinaryIO) -> Iterator[bytes]:
-    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)
+def _unhexed(file: BinaryIO) -> Iterator[bytes]:
+    rest = b""
     while block := file.read(_BLOCK):
-        while block:
-            yield inflater.decompress(block, _BLOCK)
-            block = inflater.unconsumed_tail
+        digits = rest + b"".join(block.split())
+        even = len(digits) // 2 * 2
+        rest = digits[even:]
+        yield binascii.unhexlify(digits[:even])
 
 
-def _unbz2(file: BinaryIO) -> Iterator[bytes]:
-    inflater = bz2.BZ2Decompressor()
-    while not inflater.eof and (block := file.read(_BLOCK)):
-        yield inflater.decompress(block, _BLOCK)
-        while not inflater.needs_input and not inflater.eof:
-            yield inflater.decompress(b"", _BLOCK)
+def inflated(file: BinaryIO) -> Iterator[bytes]:
+    """Yield what zlib or gzip data inflate to, members behind each other joined (RFC 1952, 2.2)."""
+    pending = file.read(_BLOCK)
+    while pending:
+        inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)
+        while pending and not inflater.eof:
+            yield inflater.decompress(pending, _BLOCK)
+            pending = inflater.unconsumed_tail or (b"" if inflater.eof else file.read(_BLOCK))
+        yield inflater.flush()
+        pending = inflater.unused_data + file.read(_BLOCK) if inflater.eof else b""
+        if not pending.startswith(b"\x1f\x8b"):  # padding is none of the voxels
+            return
+
+
+def unbzipped(file: BinaryIO) -> Iterator[bytes]:
+    """Yield what bzip2 data unpack to, streams behind each other joined."""
+    pending = file.read(_BLOCK)
+    while pending.startswith(b"BZh"):
+        inflater = bz2.BZ2Decompressor()
+        while not inflater.eof:
+            yield inflater.decompress(pending, _BLOCK)
+            pending = b""
+            if inflater.needs_input and not inflater.eof and not (pending := file.read(_BLOCK)):
+                return
+        pending = inflater.unused_data + file.read(_BLOCK)

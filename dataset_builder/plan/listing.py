@@ -13,15 +13,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.decoding.series import group_series
+from biovfm_hf.decoding.series import Place, group_series, read_places
 from biovfm_hf.image_files import NOT_INPUT, SKIPPED_FOLDERS, has_no_suffix, is_dicom
 
 from ..catalog.selection import HIDDEN_FILE, HIDDEN_FOLDER, UNNAMED, Selection, looks_like_image
 from ..catalog.source import NOT_ESTABLISHED, ItemRule, Source
 from ..item import Item
+from ..readers.archive import members
 from ..readers.archives import UNREADABLE, BrokenArchive, Member, is_archive, is_zip, list_members, zip_members
 from ..readers.hdf5 import EXPANDERS
-from ..readers.picture import first_bytes
+from ..readers.picture import first_bytes, opening
 
 MAX_DEPTH = 32
 EMPTY = "an archive without files"
@@ -141,18 +142,31 @@ class _Walk:
             yield self._excluded(place, f"cannot be opened as {item.kind} ({type(error).__name__})", item.kind)
 
     def _archive(self, place: str) -> Iterator[Item]:
+        slices: list[Member] = []
         try:
-            members = list_members(Path(self._top + place))
-            found = chain.from_iterable(self._member(place, member) for member in members)
-            yield next(found, self._excluded(place, EMPTY, "archive"))
-            yield from found
+            listed = list_members(Path(self._top + place))
+            items = chain.from_iterable(self._member(place, member, slices) for member in listed)
+            yield from self._listed(place, items, slices)
         except (OSError, ValueError) as error:
             yield self._excluded(place, _broken(error), "archive")
+        yield from self._series_inside(place, slices)
 
-    def _member(self, place: str, member: Member) -> Iterator[Item]:
+    def _listed(
+        self, place: str, items: Iterator[Item], slices: list[Member], member: str | None = None
+    ) -> Iterator[Item]:
+        """The items of an archive; one that says so where it holds none, and no slices either."""
+        first = next(items, None)
+        if first is not None:
+            yield first
+            yield from items
+        elif not slices:
+            yield self._excluded(place, EMPTY, "archive", member)
+
+    def _member(self, place: str, member: Member, slices: list[Member]) -> Iterator[Item]:
+        """The item of a member; the slice of a series is added to `slices` instead, as its others may follow."""
         name = member.name.rpartition("/")[2]
         if member.problem is None and member.outer is None and place.lower().endswith(".zip") and is_zip(name):
-            yield from self._nested(place, member)
+            yield from self._nested(place, member, slices)
             return
         problem = member.problem
         if problem is None and (hidden := _hidden(member.name)):
@@ -167,23 +181,35 @@ class _Walk:
         inside = f"{place}/{member.name.removeprefix('./')}"  # patterns see the archive as a folder
         if member.outer is not None:
             inside = f"{place}/{member.outer.name}/{member.name.removeprefix(member.outer.name + '!')}"
-        yield self._item(place, inside, self._selection.rule(inside), member.name, _where(member))
+        rule = self._selection.rule(inside)
+        if rule is None and member.offset is not None and has_no_suffix(name) and self._is_dicom(place, member):
+            inside = f"{inside}.dcm"  # as a loose file is seen
+            rule = self._selection.rule(inside)
+        if rule is not None and rule.kind == "dicom_series" and self._selection.excluded(inside) is None:
+            slices.append(member)
+        else:
+            yield self._item(place, inside, rule, member.name, _where(member))
 
-    def _nested(self, place: str, outer: Member) -> Iterator[Item]:
+    def _is_dicom(self, place: str, member: Member) -> bool:
+        ((_, data),) = members(Path(self._top + place), [self._as_item(place, member)])
+        return isinstance(data, bytes) and is_dicom(data[:132])
+
+    def _as_item(self, place: str, member: Member) -> Item:
+        return Item(self._prefix + place, member.name, "image", options=_where(member))
+
+    def _nested(self, place: str, outer: Member, slices: list[Member]) -> Iterator[Item]:
         """The members of a ZIP inside a ZIP, which is read into memory once."""
         if reason := self._selection.excluded(f"{place}/{outer.name}"):
             yield self._excluded(place, reason, "archive", outer.name)
             return
-        from ..readers.archive import members  # brings the decoders with it
-
         ((_, data),) = members(Path(self._top + place), [Item(place, outer.name, "archive", options=_where(outer))])
         try:
             if isinstance(data, Exception):
                 raise BrokenArchive(str(data))
             inside = (replace(one, name=f"{outer.name}!{one.name}", outer=outer) for one in zip_members(BytesIO(data)))
-            found = chain.from_iterable(self._member(place, member) for member in inside)
-            yield next(found, self._excluded(place, EMPTY, "archive", outer.name))
-            yield from found
+            before = len(slices)
+            items = chain.from_iterable(self._member(place, member, slices) for member in inside)
+            yield from self._listed(place, items, slices[before:], outer.name)
         except ValueError as error:
             yield self._excluded(place, _broken(error), "archive", outer.name)
 
@@ -224,7 +250,8 @@ class _Walk:
 
     def _series(self, below: str, names: list[str]) -> Iterator[Item]:
         """One item per DICOM series of a folder; files that are no DICOM are excluded one by one."""
-        series, unreadable = group_series(Path(self._top + below), names)
+        folder = Path(self._top + below)
+        series, left_out = group_series(read_places((name, opening(folder / name)) for name in names))
         within = f"{below}/" if below else ""
         for number, slices in enumerate(series):
             first = within + slices[0]
@@ -233,8 +260,33 @@ class _Walk:
             item = self._make(below, seen, rule, str(number), self._selection.outside_training(seen), {})
             files = [f"{self._prefix}{within}{name}" for name in slices]
             yield replace(item, kind="dicom_series", options={**(item.options or {}), "files": files})
-        for name in unreadable:
-            yield self._excluded(within + name, "not a readable DICOM file", "dicom_series")
+        for name, reason in left_out.items():
+            yield self._excluded(within + name, reason, "dicom_series")
+
+    def _series_inside(self, place: str, slices: list[Member]) -> Iterator[Item]:
+        """One item per DICOM series of a folder in an archive, as `_series` of a folder on disk."""
+        files = members(Path(self._top + place), [self._as_item(place, member) for member in slices])
+        places = read_places((str(item.member), opening(_readable(data))) for item, data in files)
+        folders: dict[str, list[tuple[str, Place | None]]] = {}
+        for name, found in places:
+            folders.setdefault(name.rpartition("/")[0], []).append((name, found))
+        told = {member.name: {"name": member.name, "at": at, **_where(member)} for at, member in enumerate(slices)}
+        items = [item for folder, group in folders.items() for item in self._series_of(place, folder, group, told)]
+        yield from sorted(items, key=_complete_at)  # a compressed TAR is passed through once
+
+    def _series_of(
+        self, place: str, folder: str, group: list[tuple[str, Place | None]], told: dict[str, dict[str, Any]]
+    ) -> Iterator[Item]:
+        series, left_out = group_series(group)
+        for number, names in enumerate(series):
+            inside = f"{place}/{names[0].removeprefix('./').replace('!', '/')}"
+            rule = self._selection.rule(inside) or self._selection.rule(f"{inside}.dcm") or ItemRule("")
+            label = f"{folder}/{number}" if folder else str(number)
+            item = self._make(place, inside, rule, label, self._selection.outside_training(inside), {})
+            listed = [told[name] for name in names]
+            yield replace(item, kind="dicom_series", options={**(item.options or {}), "members": listed})
+        for name, reason in left_out.items():
+            yield self._excluded(place, reason, "dicom_series", name)
 
     def _passed_over(self, place: str, reason: str, member: str | None = None) -> Item:
         """The line of a folder or file that is no picture.
@@ -255,6 +307,16 @@ def _broken(error: OSError | ValueError) -> str:
     if isinstance(error, BrokenArchive):
         return str(error)
     return f"broken archive ({getattr(error, 'strerror', None) or type(error).__name__})"
+
+
+def _complete_at(item: Item) -> int:
+    """The place in its archive of the last file of a series."""
+    return max((one["at"] for one in (item.options or {}).get("members", ())), default=-1)
+
+
+def _readable(data: bytes | Exception) -> bytes:
+    """The bytes of a member; none of one that cannot be read, which is then no DICOM file."""
+    return data if isinstance(data, bytes) else b""
 
 
 def _where(member: Member) -> dict[str, Any]:

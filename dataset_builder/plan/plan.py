@@ -311,7 +311,7 @@ def _estimate(item: Item) -> int:
     if item.kind == "video":
         return size // _VIDEO_SHARE
     if item.kind == "dicom_series":
-        return 300_000 * len(options.get("files", ()))
+        return 300_000 * len(options.get("files") or options.get("members", ()))
     return size if item.path.endswith(".gz") else size // 2
 
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from biovfm_hf.errors import unquoted
 
 from ..item import Item
-from ..limits import MAX_MEMBER_BYTES, MAX_RATIO, TOO_LARGE, UNREADABLE, Refused
+from ..limits import MAX_MEMBER_BYTES, MAX_RATIO, MAX_VOLUME_BYTES, TOO_LARGE, UNREADABLE, Refused
 from .archives import open_tar
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -40,6 +40,29 @@ def members(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, bytes | R
                 yield item, _caught(_tar_member, file, path, item)
     else:
         yield from _streamed(path, items)
+
+
+def series(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, list[bytes | Refused]]]:
+    """Yield the files of the series that `items` name, in slice order; `items` in the order of their last files.
+
+    For archives that can only be passed through, once for all of `items`. Files are held until their series is whole.
+    """
+    listed = sorted(
+        (told["at"], number, place, told)
+        for number, item in enumerate(items)
+        for place, told in enumerate((item.options or {})["members"])
+    )
+    held: list[dict[int, bytes | Refused]] = [{} for _ in items]
+    ready = 0
+    in_order = [Item(path.name, told["name"], "image", options={"size": told["size"]}) for *_, told in listed]
+    for (_, number, place, _), (_, data) in zip(listed, members(path, in_order), strict=True):
+        held[number][place] = data
+        if sum(len(one) for one in held[number].values() if isinstance(one, bytes)) > MAX_VOLUME_BYTES:
+            held[number] = dict.fromkeys(held[number], Refused(TOO_LARGE, "a series; unpack the archive here"))
+        while ready < len(items) and len(held[ready]) == len((items[ready].options or {})["members"]):
+            yield items[ready], [held[ready][at] for at in range(len(held[ready]))]
+            held[ready] = {}
+            ready += 1
 
 
 def _of_zip(
@@ -111,8 +134,10 @@ def _inflated(file: BinaryIO, size: int, packed: int | None) -> bytes:
 
 def _through_zipfile(file: BinaryIO, item: Item) -> bytes:
     name = (item.member or "").rpartition("!")[2] if "outer" in (item.options or {}) else item.member or ""
-    with zipfile.ZipFile(file) as archive, archive.open(name) as member:
-        data = member.read(MAX_MEMBER_BYTES + 1)
+    with zipfile.ZipFile(file) as archive:
+        stored = next((one for one in archive.infolist() if one.filename.replace("\\", "/") == name), name)
+        with archive.open(stored) as member:
+            data = member.read(MAX_MEMBER_BYTES + 1)
     if len(data) > MAX_MEMBER_BYTES:
         raise Refused(TOO_LARGE, f"a member of more than {MAX_MEMBER_BYTES / 2**20:.0f} MiB; unpack the archive here")
     return data

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+from unicodedata import category
 
 from ..limits import TOO_LARGE, Refused
 
@@ -15,6 +16,7 @@ UNREADABLE = (".rar", ".7z")
 MAX_EXPANSION = 200
 ALLOWANCE = 1 << 30  # bytes that any archive may unpack to
 MAX_TAR_HEADERS = 1 << 20  # bytes that say what one member of a TAR is; a long name and its attributes take a few KiB
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, ends of lines and paragraphs
 HEADER = struct.Struct("<4s4xHH8xIIHHH4xII")  # of one entry in a ZIP's central directory
 
 
@@ -104,9 +106,10 @@ def _too_many_headers() -> Refused:
 
 def unsafe(name: str) -> str | None:
     """Why a stored name may not be used, or None: names that would leave the folder they are unpacked in."""
-    if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/") or name[1:2] == ":":
+    name = name.replace("\\", "/")
+    if name.startswith("/") or "\0" in name or ".." in name.split("/") or name[1:2] == ":":
         return "the name leaves the archive"
-    if len(name) > 1024 or not name.isprintable():
+    if len(name) > 1024 or any(category(sign) in _UNPRINTABLE for sign in name):
         return "the name is not usable"
     return None
 
@@ -156,6 +159,7 @@ def zip_members(opened: BinaryIO) -> Iterator[Member]:
         if left < 0:
             raise BrokenArchive("broken archive (its members overlap)")
         name = raw.decode("utf-8" if flags & 0x800 else "cp437", "backslashreplace")
+        name = name.replace("\\", "/")  # as Windows programs separate folders, against APPNOTE 4.4.17
         if not name.endswith("/"):
             problem = unsafe(name) or _problem(flags, method, attributes >> 16)
             yield Member(name, size, offset + shift, problem)

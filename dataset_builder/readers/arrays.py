@@ -1,7 +1,7 @@
-"""HDF5 data sets, .npy and .mat arrays: an image, a row of a table of images, an encoded image, or a volume."""
+"""HDF5 data sets: a row of a table of images, an encoded image, an image, or the slices of a volume."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
@@ -10,21 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from biovfm_hf.decoding.matlab import MAX_BYTES, largest_array
+from biovfm_hf.decoding.arrays import content_of
 from biovfm_hf.errors import require
-from biovfm_hf.pixels import Volume, decode
+from biovfm_hf.pixels import MAX_PIXELS
 
-from ..limits import MAX_PIXELS, MAX_VOLUME_BYTES, TOO_LARGE, UNREADABLE, Refused
-from .intensity import Setting, image_to_uint8
-from .picture import Picture, first_bytes, whole
-from .raster import read as read_raster
-from .volume import sliced
-
-_COLOURS = (1, 3, 4)
+from ..limits import MAX_VOLUME_BYTES, TOO_LARGE, UNREADABLE, Refused
+from .files import pictures, read
+from .intensity import Setting
+from .picture import Picture
 
 
 def read_hdf5(
-    source: Path | bytes, member: str | None, row: int | None, setting: Setting, size: int
+    source: Path | bytes, member: str | None, row: int | None, setting: Setting, views: Sequence[str], size: int
 ) -> Iterator[Picture]:
     """Yield the picture of row `row` of data set `member`; without a row, of the encoded image or the stack it holds.
 
@@ -34,63 +31,12 @@ def read_hdf5(
     with _hdf5(source) as file:
         data = _data_set(file, member)
         if row is not None:
-            yield whole(image_to_uint8(decode(_bounded(data, row), name="row"), setting))
+            yield from pictures([content_of(_bounded(data, row), "row")], setting, views)
             return
         if data.shape == () or data.ndim == 1:
-            yield from read_raster(_encoded(data), "data set", setting, size)
+            yield from read(_encoded(data), "data set", None, setting, views, size)
             return
-        yield from _of_array(_bounded(data, ...), setting)
-
-
-def read_npy(source: Path | bytes, setting: Setting) -> Iterator[Picture]:
-    """Yield the pictures of a .npy array: an image (H, W[, 3]) or a stack (slices, H, W).
-
-    Raises:
-        Refused: Python objects, over the limits, or another shape.
-    """
-    file = BytesIO(source) if isinstance(source, bytes) else source.open("rb")
-    with file:
-        major, _ = np.lib.format.read_magic(file)
-        header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-        shape, _, dtype = header(file)
-        _check(shape, dtype)
-        file.seek(0)
-        array = np.load(file, allow_pickle=False)
-    yield from _of_array(array, setting)
-
-
-def read_mat(source: Path | bytes, setting: Setting) -> Iterator[Picture]:
-    """Yield the pictures of the largest numeric array of a .mat file (versions 5 and 7.3).
-
-    Raises:
-        Refused: no such array, or over the limits.
-    """
-    if b"MATLAB 7.3" in first_bytes(source, 128):
-        with _hdf5(source) as file:
-            found = [key for key in file if getattr(file.get(key), "ndim", 0) >= 2]
-            if not found:
-                raise Refused(UNREADABLE, "holds no array")
-            largest = _data_set(file, max(found, key=lambda key: file[key].size))
-            # MATLAB stores columns first, HDF5 shows them reversed.
-            yield from _of_array(_bounded(largest, ...).T, setting)
-        return
-    if not isinstance(source, bytes) and source.stat().st_size > MAX_BYTES:
-        raise Refused(TOO_LARGE, f"a .mat file of {source.stat().st_size / 2**20:.0f} MiB")
-    yield from _of_array(largest_array(source if isinstance(source, bytes) else source.read_bytes()), setting)
-
-
-def _of_array(array: np.ndarray, setting: Setting) -> Iterator[Picture]:
-    """An image, or a stack whose shortest axis counts the slices; a stack is sliced along that axis only."""
-    _check(array.shape, array.dtype)
-    if array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in _COLOURS):
-        yield whole(image_to_uint8(decode(array), setting))
-        return
-    if array.ndim != 3:
-        raise Refused(UNREADABLE, f"an array of shape {array.shape}")
-    axis = int(np.argmin(array.shape)) if array.shape[0] > min(array.shape) else 0
-    # `slices` turns a RAS+ volume for display: turned beforehand, rows and columns come out as stored.
-    turned = np.moveaxis(array, axis, 0)[:, ::-1, ::-1].transpose(2, 1, 0)
-    yield from sliced([Volume(turned, (1.0, 1.0, 1.0))], setting, ("axial",))
+        yield from pictures([content_of(_bounded(data, ...), "data set")], setting, views)
 
 
 def _bounded(data: Any, index: Any) -> np.ndarray:

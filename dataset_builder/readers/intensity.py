@@ -10,42 +10,32 @@ from typing import Any
 
 import numpy as np
 
-from biovfm_hf.pixels import PERCENTILES, Pixels, Window, percentile_window, to_uint8
+from biovfm_hf.pixels import PERCENTILES, Pixels, Window, to_uint8
 
 Setting = dict[str, Any] | str | None
 
 
-def image_to_uint8(pixels: Pixels, setting: Setting) -> np.ndarray:
-    """Map one image to uint8 (H, W) or (H, W, 3).
+def mapped(pixels: Pixels, setting: Setting) -> np.ndarray:
+    """Map an image, or a volume whose `reference` is itself, to uint8 of its shape; of three windows, to colours.
 
-    By default the window that a DICOM file states, 8-bit values as they are, else percentiles of the image.
-    "as-is" passes over the file's window; a percentile pair passes over it and over 8-bit values. Windows are in the
-    file's values (HU for CT).
+    By default the window that a DICOM file states, 8-bit values of an image as they are, else percentiles. "as-is"
+    passes over the file's window, and leaves 8-bit values of a volume too; a percentile pair passes over the window
+    and over 8-bit values. Windows are in the file's values (HU for CT).
     """
     windows = _windows(setting)
-    if len(windows) == 3:
-        return np.stack([to_uint8(pixels, window=window) for window in windows], axis=-1)
     if windows:
-        return to_uint8(pixels, window=windows[0])
+        shown = [_by_window(pixels, window) for window in windows]
+        return shown[0] if len(shown) == 1 else np.stack(shown, axis=-1)
     if isinstance(setting, dict):
         return to_uint8(_stretched(pixels), intensity="percentile", percentiles=_percentiles(setting))
-    return to_uint8(replace(pixels, window=None) if setting == "as-is" and not _binary(pixels) else pixels)
+    if setting == "as-is" and not _binary(pixels):
+        reference = None if pixels.array.dtype == np.uint8 else pixels.reference
+        return to_uint8(replace(pixels, window=None, reference=reference))
+    return to_uint8(pixels)
 
 
-def volume_to_uint8(array: np.ndarray, slope: float, intercept: float, setting: Setting) -> np.ndarray:
-    """Map a volume (X, Y, Z) to uint8 of the same shape, or (X, Y, Z, 3) for three windows.
-
-    By default, and for a percentile pair, percentiles are taken over the whole volume, once.
-    """
-    windows = _windows(setting)
-    if not windows:
-        if setting == "as-is" and array.dtype == np.uint8:
-            return array
-        low, high = sorted(slope * stored + intercept for stored in percentile_window(array, _percentiles(setting)))
-        windows = [(low, high)]
-    pixels = Pixels(array, slope, intercept)
-    mapped = [to_uint8(pixels, window=window) if window[0] < window[1] else _black(array) for window in windows]
-    return mapped[0] if len(mapped) == 1 else np.stack(mapped, axis=-1)
+def _by_window(pixels: Pixels, window: Window) -> np.ndarray:
+    return to_uint8(pixels, window=window) if window[0] < window[1] else np.zeros(pixels.array.shape, np.uint8)
 
 
 def _windows(setting: Setting) -> list[Window]:
@@ -66,9 +56,5 @@ def _binary(pixels: Pixels) -> bool:
 
 
 def _stretched(pixels: Pixels) -> Pixels:
-    """The pixels with 8-bit values in 16 bits, which `to_uint8` stretches instead of taking them as they are."""
-    return replace(pixels, array=pixels.array.astype(np.uint16)) if pixels.array.dtype == np.uint8 else pixels
-
-
-def _black(array: np.ndarray) -> np.ndarray:
-    return np.zeros_like(array, dtype=np.uint8)
+    """The pixels with their own numbers as reference, from which `to_uint8` stretches 8-bit values too."""
+    return replace(pixels, reference=pixels.array) if pixels.reference is None else pixels

@@ -1,9 +1,15 @@
 """What every reader yields."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+
+Open = Callable[[], AbstractContextManager[BinaryIO]]
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,14 @@ class Picture:
     height: int
 
 
+@dataclass(frozen=True)
+class Unread:
+    """One file of an input of several that could not be read; the others are."""
+
+    file: str
+    error: Exception
+
+
 def whole(pixels: np.ndarray, view: str = "2d", index: int | None = None) -> Picture:
     """A picture with square pixels that was decoded at its full size."""
     return Picture(pixels, view, index, (1.0, 1.0), pixels.shape[1], pixels.shape[0])
@@ -38,3 +52,10 @@ def first_bytes(source: Path | bytes, count: int) -> bytes:
         return source[:count]
     with source.open("rb") as file:
         return file.read(count)
+
+
+def opening(source: Path | bytes) -> Open:
+    """What opens a file, or a file's bytes."""
+    if isinstance(source, bytes):
+        return lambda: nullcontext(BytesIO(source))
+    return lambda: source.open("rb")

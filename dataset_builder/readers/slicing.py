@@ -1,45 +1,9 @@
-"""A volume as pictures: the three anatomical views, and square pixels at the wanted size.
-
-Directions are those of a radiology workstation. Axial: anterior up, the patient's right on the left of the picture.
-Coronal: superior up, the patient's right on the left. Sagittal: superior up, anterior on the left.
-"""
-
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+"""Pictures with square pixels at the size of the rows."""
 
 import cv2
 import numpy as np
 
 VIEWS = ("axial", "sagittal", "coronal")
-
-
-@dataclass(frozen=True)
-class Slice:
-    """One slice: `pixels` (rows, columns[, 3]) in display order, and the millimetres between its rows and columns."""
-
-    view: str
-    index: int
-    pixels: np.ndarray
-    spacing: tuple[float, float]
-
-
-def slices(volume: np.ndarray, spacing: Sequence[float], views: Sequence[str] = VIEWS) -> Iterator[Slice]:
-    """Yield every slice of a volume (X, Y, Z[, 3]) whose axes run to the patient's right, front and head (RAS+).
-
-    Each is a numpy view of `volume` (np.take would copy the whole of a Fortran-ordered volume on each call).
-    `index` counts from the patient's feet (axial), left (sagittal) and back (coronal).
-    """
-    x, y, z = spacing
-    for view in views:
-        if view == "axial":
-            for index in range(volume.shape[2]):
-                yield Slice(view, index, volume[::-1, ::-1, index].swapaxes(0, 1), (y, x))
-        elif view == "sagittal":
-            for index in range(volume.shape[0]):
-                yield Slice(view, index, volume[index, ::-1, ::-1].swapaxes(0, 1), (z, y))
-        else:
-            for index in range(volume.shape[1]):
-                yield Slice(view, index, volume[::-1, index, ::-1].swapaxes(0, 1), (z, x))
 
 
 def target_size(height: float, width: float, size: int, side: str = "longest") -> tuple[int, int]:

@@ -1,61 +1,34 @@
 """MP4, AVI and other videos: frames at a stated rate."""
 
 from collections.abc import Iterator
-from io import BytesIO
 from math import floor
 from pathlib import Path
-from typing import Any
 
-from biovfm_hf.errors import require
-from biovfm_hf.pixels import Pixels
+from biovfm_hf.decoding.content import Source
+from biovfm_hf.decoding.video import frames
 
-from ..limits import MAX_FRAMES, MAX_PIXELS, TOO_LARGE, UNREADABLE, Refused
-from .intensity import Setting, image_to_uint8
-from .picture import Picture, whole
+from ..limits import MAX_FRAMES, TOO_LARGE, Refused
+from .intensity import Setting, mapped
+from .picture import Picture, opening
 
 DEFAULT_FPS = 1.0  # frames taken per second of video where the record states no rate
-MAX_DECODED = 500_000  # frames decoded of one video, taken or not
 
 
-def read(source: Path | bytes, setting: Setting, fps: float | None) -> Iterator[Picture]:
+def read(source: Path | bytes, name: str, setting: Setting, fps: float | None) -> Iterator[Picture]:
     """Yield the first frame at or after each multiple of 1 / `fps` seconds; `index` is the frame's number.
 
-    Only the first video stream is read. A frame without a time stamp counts by the stream's average rate.
-
     Raises:
-        Refused: not a video, damaged before its first frame, or over the limits.
+        UserError, Refused: not a video, damaged before its first frame, or over the limits.
     """
-    av = require("av", "data")
-    fps = fps or DEFAULT_FPS
-    try:
-        container = av.open(BytesIO(source) if isinstance(source, bytes) else str(source), metadata_errors="ignore")
-    except (av.FFmpegError, ValueError, OSError) as error:
-        raise Refused(UNREADABLE, f"not a video ({type(error).__name__})") from error
-    with container:
-        if not container.streams.video:
-            raise Refused(UNREADABLE, "holds no video stream")
-        stream = container.streams.video[0]
-        if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
-            raise Refused(TOO_LARGE, f"frames of {stream.codec_context.width} x {stream.codec_context.height}")
-        stream.thread_type = "NONE"  # the workers are the parallelism
-        yield from _sampled(av, container, stream, setting, fps)
-
-
-def _sampled(av: Any, container: Any, stream: Any, setting: Setting, fps: float) -> Iterator[Picture]:
-    rate = float(stream.average_rate or 25)
-    due, taken, number = 0, 0, -1
-    try:
-        for number, frame in enumerate(container.decode(stream)):
-            if number >= MAX_DECODED or taken >= MAX_FRAMES:
-                raise Refused(TOO_LARGE, f"more than {number} frames; those before are kept")
-            seconds = float(frame.time) if frame.time is not None else number / rate
-            ticks = floor(seconds * fps + 1e-6)
+    fps, due, taken = fps or DEFAULT_FPS, 0, 0
+    with opening(source)() as file:
+        for frame in frames(Source(file, name)):
+            ticks = floor(frame.seconds * fps + 1e-6)
             if ticks < due:
                 continue
-            due = ticks + 1
-            taken += 1
-            yield whole(image_to_uint8(Pixels(frame.to_ndarray(format="rgb24")), setting), "frame", number)
-    except (av.FFmpegError, ValueError, OSError) as error:
-        raise Refused(UNREADABLE, f"damaged after frame {number} ({type(error).__name__})") from error
-    if number < 0:
-        raise Refused(UNREADABLE, "holds no frame")
+            if taken >= MAX_FRAMES:
+                raise Refused(TOO_LARGE, f"more than {frame.number} frames; those before are kept")
+            due, taken = ticks + 1, taken + 1
+            pixels = frame.pixels()
+            rows, columns = pixels.array.shape[:2]
+            yield Picture(mapped(pixels, setting), "frame", frame.number, pixels.spacing, columns, rows)

@@ -17,9 +17,9 @@ from biovfm_hf.memory import keep_freed_memory
 
 from .. import readers
 from ..item import Item
-from ..limits import refusal
+from ..limits import Refused, refusal
 from ..plan.plan import Options
-from ..readers.picture import Picture
+from ..readers.picture import Picture, Unread
 from ..readers.slicing import pad_square, resize, target_size
 from ..schema import COLUMNS, KEPT
 from ..screening.hashing import fingerprint, reduced, sha256_of_pixels
@@ -39,6 +39,14 @@ class Outcome(NamedTuple):
 
     line: dict[str, Any]
     row: dict[str, Any] | None = None
+
+
+class Unreadable(NamedTuple):
+    """One file of a series that could not be read, as its others are: its name, and why."""
+
+    file: str
+    outcome: str
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,9 @@ def limited_workers(seconds: float) -> Limited:
     return Limited(limits, preload=(__name__,))
 
 
-def read_outcomes(source: Path | bytes, about: About, raw: Path) -> Iterator[Outcome]:
+def read_outcomes(
+    source: Path | bytes | list[bytes | Refused], about: About, raw: Path
+) -> Iterator[Outcome | Unreadable]:
     """The outcome of each picture of an input, as its reader yields them.
 
     Raises:
@@ -75,11 +85,17 @@ def read_outcomes(source: Path | bytes, about: About, raw: Path) -> Iterator[Out
     _limit_time(len(source) if isinstance(source, bytes) else int((item.options or {}).get("size") or 0), item)
     try:
         for picture in readers.read(source, item, raw, options.views, options.size):
-            yield screened(picture, about)
+            yield _unreadable(picture, raw) if isinstance(picture, Unread) else screened(picture, about)
     except BaseException as error:  # decoders raise nearly everything on damaged files; Rust's panics are no Exception
         place = raw / item.path
         named = item.member is not None and item.kind not in ("hdf5", "dicom_series")  # that of a series is a number
         raise refusal(error, str(place.resolve()), str(place), item.member or "" if named else "", item.path) from None
+
+
+def _unreadable(unread: Unread, raw: Path) -> Unreadable:
+    place = raw / unread.file
+    refused = refusal(unread.error, str(place), unread.file, place.name)
+    return Unreadable(unread.file, refused.outcome, refused.detail)
 
 
 @cache
@@ -96,7 +112,8 @@ def _limit_time(size: int, item: Item) -> None:
     """Lower the limit of the process to what an input of `size` bytes may need; a table's rows come one by one."""
     if hasattr(signal, "setitimer"):
         left, _ = signal.getitimer(signal.ITIMER_PROF)
-        files = len((item.options or {}).get("files", ()))
+        options = item.options or {}
+        files = len(options.get("files") or options.get("members", ()))
         own = SECONDS * max(1, files / 10) + SECONDS_PER_MIB * size / 2**20
         if left:
             signal.setitimer(signal.ITIMER_PROF, min(left, own))

@@ -7,7 +7,8 @@ done. Each is written under a temporary name and moved into place, so any engine
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -31,10 +32,10 @@ from ..readers import archive
 from ..schema import CANDIDATES, ROW_GROUP, row_writer
 from ..screening.hashing import sha256_of_file
 from ..screening.rules import RULES, Rule
-from .reading import About, Outcome, limited_workers, line_of, read_outcomes
+from .reading import About, Outcome, Unreadable, limited_workers, line_of, read_outcomes
 
 _STOPPED = {"crashed": CRASHED, "time": STALLED, "memory": TOO_LARGE, "size": TOO_LARGE}
-Feed = Iterator[tuple[Item, bytes | Refused]]
+Feed = Iterator[tuple[Item, Any]]  # bytes of a member, or why it cannot be read; a list of them for a series
 
 
 def build_shard(
@@ -158,11 +159,11 @@ class Reader:
             if stamp_of(item, self._raw) != stamp:
                 raise Refused(CHANGED, "since it was listed; add --retry-failed to list it anew")
             source = _checked(self._raw, item.path) if feed is None else _next(feed)
-            path = self._path(item, source)
+            path = self._path(item, None if isinstance(source, list) else source)
             about = About(self._plan.shards[self.number].source, path, item, self._plan.options, self._rules)
             for outcome in self._workers.each("the file", read_outcomes, source, about, self._raw):
                 count += 1
-                yield outcome
+                yield self._unread(item, outcome) if isinstance(outcome, Unreadable) else outcome
         except Exception as error:  # decoders raise nearly everything on damaged files; each costs one line
             refused = _refusal(error)
             yield self._judged(item, path, refused.outcome, refused.detail)
@@ -180,6 +181,13 @@ class Reader:
     def place(self, item: Item) -> str | None:
         """The path of an input of a private source, for the builder's own folder."""
         return None if self._privacy is None else locator(item)
+
+    def _unread(self, item: Item, unread: Unreadable) -> Outcome:
+        """The line of one file of a series, whose others are read."""
+        inside = "members" in (item.options or {})
+        path = item.path if inside else unread.file
+        alone = replace(item, kind="image", path=path, member=unread.file if inside else None)
+        return self._judged(alone, self._path(alone, None), unread.outcome, unread.detail)
 
     def _there(self, item: Item) -> Path | None:
         """The file of an input that is not read; None where it is not a file of its own below its source's folder."""
@@ -201,19 +209,27 @@ class Reader:
 def _feeds(raw: Path, items: list[Item], marks: dict[int, str]) -> list[Feed | None]:
     """For each input the iterator that its bytes come from, shared by consecutive members of one archive."""
     feeds: list[Feed | None] = []
-    for (path, inside), group in groupby(enumerate(items), key=lambda pair: (pair[1].path, _in_archive(pair[1]))):
+    for (path, feeder), group in groupby(enumerate(items), key=lambda pair: (pair[1].path, _feeder(pair[1]))):
         entries = list(group)
         wanted = [item for index, item in entries if not item.excluded and index not in marks]
-        feed = archive.members(raw / path, wanted) if inside else None
+        feed = feeder(raw / path, wanted) if feeder else None
         feeds += [feed] * len(entries)
     return feeds
+
+
+def _feeder(item: Item) -> Callable[[Path, Sequence[Item]], Feed] | None:
+    """What passes through an archive to give an input's bytes, None for an input that is opened by itself."""
+    if item.kind == "dicom_series":
+        members = (item.options or {}).get("members", ())
+        return archive.series if any("offset" not in one for one in members) else None
+    return archive.members if _in_archive(item) else None
 
 
 def _in_archive(item: Item) -> bool:
     return item.member is not None and item.kind not in ("hdf5", "dicom_series")
 
 
-def _next(feed: Feed) -> bytes:
+def _next(feed: Feed) -> Any:
     _, data = next(feed, (None, Refused(UNREADABLE, "no longer in the archive")))
     if isinstance(data, Refused):
         raise data

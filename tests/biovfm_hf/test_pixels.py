@@ -124,7 +124,7 @@ class TestRaster:
             data = saved(pages[0], format, save_all=True, append_images=pages[1:])
             assert "slice_index" in refusal(decode, data, name="stack")
             assert np.unique(decode(data, slice_index=2).array).tolist() == [20]
-            assert "no frame or page 4" in refusal(decode, data, slice_index=4)
+            assert f"no {'page' if format == 'TIFF' else 'frame'} 4" in refusal(decode, data, slice_index=4)
             refusal(decode, data, slice_index=-1)
 
     def test_16_bit_colour_pages(self, tmp_path):
@@ -438,7 +438,7 @@ class TestDicom:
         assert "claims 60000 pixels" in refusal(decode, path, max_pixels=1000)
 
     def test_deflated_bomb(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("biovfm_hf.decoding.dicom._MAX_INFLATED_BYTES", 32 << 20)
+        monkeypatch.setattr("biovfm_hf.decoding.dicom_header._MAX_INFLATED_BYTES", 32 << 20)
         path = write_dicom(tmp_path / "a.dcm", np.zeros((2, 2), np.uint8))
         meta = pydicom.dcmread(path).file_meta
         meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian

@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
 from biovfm_hf.decoding.matlab import largest_array
-from biovfm_hf.decoding.series import group_series
-from biovfm_hf.decoding.stored import _unbz2, _unzlib
+from biovfm_hf.decoding.series import group_series, read_places
+from biovfm_hf.decoding.stored import inflated, unbzipped
 from biovfm_hf.errors import UserError
 from dataset_builder import readers
 from dataset_builder.item import Item
 from dataset_builder.limits import MAX_MEMBER_BYTES, Refused, refusal
-from dataset_builder.readers import archive, dicom, raster
+from dataset_builder.readers import archive, dicom, png
 from dataset_builder.readers.archives import list_members
+from dataset_builder.readers.picture import Unread, opening
 from dataset_builder.readers.slicing import VIEWS
 
 
@@ -83,7 +84,7 @@ def test_png_gives_what_pillow_gives(make, colours, chunk):
     }
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format="PNG", **words.get(chunk, {}))
-    assert (raster._plain_png(buffer.getvalue()) is None) == (chunk in ("text", "exif", "transparency"))
+    assert (png.plain_png(buffer.getvalue()) is None) == (chunk in ("text", "exif", "transparency"))
     (picture,) = pictures(buffer.getvalue())
     shown = np.rot90(array, -1) if chunk == "exif" else array
     assert (picture.pixels == (shown if picture.pixels.ndim == shown.ndim else shown[..., None])).all()
@@ -99,7 +100,7 @@ def test_a_damaged_png_is_never_another_picture(data):
     changed = bytearray(buffer.getvalue())
     for _ in range(data.draw(st.integers(1, 3))):
         changed[data.draw(st.integers(8, len(changed) - 1))] = data.draw(st.integers(0, 255))
-    found = raster._plain_png(bytes(changed))
+    found = png.plain_png(bytes(changed))
     if found is not None:
         assert (found.array == np.asarray(Image.open(io.BytesIO(bytes(changed))))).all()
 
@@ -135,7 +136,7 @@ def test_pages_become_frames(tmp_path, make):
 
 
 def test_an_endless_gif_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset_builder.readers.raster.MAX_PAGES", 4)
+    monkeypatch.setattr("dataset_builder.readers.files.MAX_PAGES", 4)
     frames = [Image.fromarray(np.full((30, 30), 20 * n, np.uint8)) for n in range(9)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], loop=0)
     seen = []
@@ -257,14 +258,18 @@ def test_a_dicom_series_is_a_volume(tmp_path, make, monkeypatch):
     assert not unasked  # what is only needed to say what is wrong with a file costs a read of each
 
 
+def grouped(folder: Path, names: list[str]):
+    return group_series(read_places((name, opening(folder / name)) for name in names))
+
+
 def series(folder: Path, make, slices) -> list:
     """The pictures of a series, listed and read; `slices`: an array, its position along z in mm, more header."""
     for number, (array, z, header) in enumerate(slices):
         geometry = {"ImagePositionPatient": [0, 0, z], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
         fields = {"SeriesInstanceUID": "1.2.3", "PixelSpacing": [1.0, 1.0], **geometry, **header}
         make.dicom(folder / f"{number * 37 % 101:03d}.dcm", np.ascontiguousarray(array), **fields)
-    ((names), *others), unreadable = group_series(folder, sorted(file.name for file in folder.iterdir()))
-    assert not others and not unreadable
+    ((names), *others), left_out = grouped(folder, sorted(file.name for file in folder.iterdir()))
+    assert not others and not left_out
     item = Item(folder.name, "0", "dicom_series", options={"files": [f"{folder.name}/{name}" for name in names]})
     return list(readers.read(folder, item, folder.parent, VIEWS, 224))
 
@@ -361,15 +366,16 @@ def test_of_a_dicom_file_of_gigabytes_only_the_header_is_read(tmp_path, make):
     item = Item("s", "0", "dicom_series", options={"files": [f"s/{name}" for name in names]})
     assert dicom.identity_words(large) >= {"doe", "jane"}
     assert peak_bytes(dicom.identity_words, large) < 8 << 20
-    assert group_series(tmp_path / "s", names) == ([names], [])
-    assert peak_bytes(group_series, tmp_path / "s", names) < 8 << 20
-    for source, one in ((large, Item("1.dcm", None, "image")), (tmp_path / "s", item)):
-        tracemalloc.start()
-        with pytest.raises((Refused, UserError), match="too large: a DICOM file of 3072 MiB"):
-            list(readers.read(source, one, tmp_path, VIEWS, 224))
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < 8 << 20
+    assert grouped(tmp_path / "s", names) == ([names], {})
+    assert peak_bytes(grouped, tmp_path / "s", names) < 8 << 20
+    tracemalloc.start()
+    with pytest.raises(Refused, match="too large: a DICOM file of 3072 MiB"):
+        list(readers.read(large, Item("1.dcm", None, "image"), tmp_path, VIEWS, 224))
+    *_, unread = readers.read(tmp_path / "s", item, tmp_path, VIEWS, 224)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert isinstance(unread, Unread) and unread.file == "s/1.dcm" and "3072 MiB" in str(unread.error)
+    assert peak < 8 << 20
 
 
 @pytest.mark.parametrize("element", ["wanted", "meta", "deflated"])
@@ -389,8 +395,8 @@ def test_a_dicom_header_of_many_megabytes_is_not_read(tmp_path, make, element):
         whole = whole[:at] + (b"\2\0\0\1" if element == "meta" else b"\x20\0\x0e\0") + long + whole[at:]
     (tmp_path / "a.dcm").write_bytes(whole)
     del whole, long  # the memory of this test's own
-    assert group_series(tmp_path, ["a.dcm"]) == ([], ["a.dcm"])
-    assert peak_bytes(group_series, tmp_path, ["a.dcm"]) < 8 << 20
+    assert grouped(tmp_path, ["a.dcm"]) == ([], {"a.dcm": "not a readable DICOM file"})
+    assert peak_bytes(grouped, tmp_path, ["a.dcm"]) < 8 << 20
 
 
 def test_a_deflated_dicom_bomb_is_refused_before_it_is_inflated(tmp_path, make, monkeypatch):
@@ -403,7 +409,7 @@ def test_a_deflated_dicom_bomb_is_refused_before_it_is_inflated(tmp_path, make, 
     dataset.add_new(0x00091001, "OB", bytes(96 << 20))
     dataset.save_as(tmp_path / "b.dcm")
     del dataset
-    monkeypatch.setattr("biovfm_hf.decoding.dicom._MAX_INFLATED_BYTES", 32 << 20)
+    monkeypatch.setattr("biovfm_hf.decoding.dicom_header._MAX_INFLATED_BYTES", 32 << 20)
     tracemalloc.start()
     answer = refused(tmp_path / "b.dcm")
     peak = tracemalloc.get_traced_memory()[1]
@@ -496,19 +502,19 @@ def test_metaimage_and_nrrd_agree_with_nifti(tmp_path, make):
     [
         ('DimSize = Doe Jane\'s "x"', "ValueError: invalid literal for int() with base 10: ..."),
         ("ElementSpacing = Doe", "ValueError: could not convert string to float: ..."),
-        ("ElementType = Doe", "KeyError: ..."),
+        ("ElementType = Doe", "ValueError: unknown ElementType"),
         ("NDims =", "ValueError: invalid literal for int() with base 10: ..."),
     ],
 )
 def test_a_damaged_header_is_not_quoted(line, told):
     header = "NDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\n"
     data = f"{header}{line}\nElementDataFile = LOCAL\n".encode() + bytes(8)
-    assert refused(data, kind="volume").detail == f"not a MetaImage volume ({told})"
+    assert refused(data, kind="volume").detail == f"x.png: not a readable MetaImage ({told}); check its header"
 
 
 def test_a_missing_field_of_a_header_is_named():
     detail = refused(b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 2 2\n\n" + bytes(8), kind="volume").detail
-    assert detail == "not an NRRD volume (ValueError: no encoding)"
+    assert detail == "x.png: not a readable NRRD (ValueError: no encoding); check its header"
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../secret.raw", "..", "missing.raw", "link.raw"])
@@ -537,9 +543,9 @@ def test_volumes_that_claim_too_much(tmp_path, make):
 
 def test_inflating_stops_in_small_steps():
     bomb = zlib.compress(bytes(200 * 2**20), 9)
-    assert max(len(block) for block, _ in zip(_unzlib(io.BytesIO(bomb)), range(50), strict=False)) <= 2**20
+    assert max(len(block) for block, _ in zip(inflated(io.BytesIO(bomb)), range(50), strict=False)) <= 2**20
     bomb = bz2.compress(bytes(20 * 2**20))
-    assert max(len(block) for block in _unbz2(io.BytesIO(bomb))) <= 2**20
+    assert max(len(block) for block in unbzipped(io.BytesIO(bomb))) <= 2**20
 
 
 # --- video, HDF5, arrays
@@ -593,8 +599,8 @@ def test_npy_and_mat(tmp_path, make):
     array = make.picture(4)
     np.save(tmp_path / "a.npy", array)
     assert np.array_equal(pictures(tmp_path / "a.npy")[0].pixels, array)
-    np.save(tmp_path / "b.npy", np.stack([array] * 3))
-    assert [p.pixels.shape for p in pictures(tmp_path / "b.npy")] == [(64, 64)] * 3
+    np.save(tmp_path / "b.npy", np.stack([array] * 5))
+    assert [p.pixels.shape for p in pictures(tmp_path / "b.npy")] == [(64, 64)] * 5
     np.save(tmp_path / "c.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     assert refused(tmp_path / "c.npy").outcome == "unreadable"
     scipy_io.savemat(tmp_path / "a.mat", {"note": "hello", "image": array})

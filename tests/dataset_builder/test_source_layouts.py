@@ -26,6 +26,8 @@ def written(item: Item) -> str:
         return f"{path}#{item.member if row is None else row}"
     if item.kind == "dicom_series" and (item.options or {}).get("files"):
         return f"{path}#{item.member}"
+    if item.kind == "dicom_series" and item.options:
+        return f"{path}!{item.options['members'][0]['name']}"
     return path if item.member is None else f"{path}!{item.member}"
 
 

@@ -1,0 +1,89 @@
+"""What decoders take and give: a file with what lies beside it, and pictures or a volume."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import UnsafePath
+from ..intensity import Pixels
+from ..pixels import MAX_PIXELS
+from ..volumes import MAX_VOLUME_BYTES, Volume
+
+Beside = Callable[[str], BinaryIO]
+NO_PICTURE = "no picture"
+"""The outcome of a sound file that holds none."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file to decode.
+
+    Attributes:
+        file: open at its start, seekable.
+        name: what messages call it; its suffix helps where the content does not tell the format.
+        beside: opens the file of a relative name beside this one; None where nothing lies beside it.
+        max_pixels: most pixels that one picture may claim.
+        max_bytes: most bytes that the voxels of a volume may take.
+        shorter_side: pixels that serve on the shorter side; a decoder may then leave out detail beyond. None: all.
+    """
+
+    file: BinaryIO
+    name: str
+    beside: Beside | None = None
+    max_pixels: int = MAX_PIXELS
+    max_bytes: int = MAX_VOLUME_BYTES
+    shorter_side: int | None = None
+
+    @contextmanager
+    def companion(self, name: str) -> Iterator[BinaryIO]:
+        """The open file `name` beside this one.
+
+        Raises:
+            UnsafePath: nothing lies beside, or it is elsewhere, missing or a link.
+        """
+        if self.beside is None:
+            raise UnsafePath(f"{self.name}: its voxels lie in another file, which is not here; give the path of both")
+        with self.beside(name) as file:
+            yield file
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Flat pictures of one file, decoded one at a time.
+
+    Attributes:
+        count: how many; pages or frames that cannot be told apart from their neighbours by size count too.
+        page: decodes number 0 to count - 1; None for one that is no picture of its own, such as a thumbnail.
+        word: what the file calls one, for messages.
+        size: columns and rows as stored, before any reduced decoding; None: those of the decoded picture.
+        volume: reads the pages as the slices of a volume; None, or gives None, where they are none.
+    """
+
+    count: int
+    page: Callable[[int], Pixels | None]
+    word: str = "page"
+    size: tuple[int, int] | None = None
+    volume: Callable[[], Volume | None] | None = None
+
+
+Content = Pages | Volume
+
+
+def one(pixels: Pixels, size: tuple[int, int] | None = None) -> Pages:
+    """The content of a file that holds one picture."""
+    return Pages(1, lambda _: pixels, size=size)
+
+
+def folder_beside(place: Path) -> Beside:
+    """Open what lies in a folder: no link, nothing outside it."""
+    top = place.resolve()
+
+    def beside(name: str) -> BinaryIO:
+        path = top / name
+        if Path(name).is_absolute() or ".." in Path(name).parts or path.resolve() != path or not path.is_file():
+            raise UnsafePath("the file that holds the voxels is missing, a link, or not beside the header; fetch it")
+        return path.open("rb")
+
+    return beside

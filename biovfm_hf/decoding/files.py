@@ -1,0 +1,89 @@
+"""Which decoder reads a file: by its content, and by its name where the content does not tell."""
+
+import gzip
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from io import BytesIO
+from typing import NamedTuple
+
+from ..errors import TooLarge, UserError
+from .arrays import is_npy, is_npz, read_mat, read_npy, read_npz
+from .content import Content, Source
+from .dicom import is_dicom, is_dicom_file, read_dicom
+from .metaimage import is_metaimage, read_metaimage
+from .nifti import is_mgh, is_nifti, read_mgh, read_nifti
+from .nrrd import read_nrrd
+from .raster import read_raster
+from .tiff import is_tiff, read_tiff
+from .video import is_video, read_video
+
+_START = 512  # bytes that tell a format
+_GZIP = b"\x1f\x8b"
+_MAX_UNPACKED = 512 << 20  # of a packed file that its decoder cannot read packed
+
+
+class Format(NamedTuple):
+    """A family of files: whether one that begins with `start` and is called `name` belongs to it, and its decoder."""
+
+    recognises: Callable[[bytes, str], bool]
+    read: Callable[[Source], Content]
+
+
+FORMATS = (
+    Format(lambda start, name: is_dicom(start), read_dicom),
+    Format(lambda start, name: start.startswith(b"NRRD000"), read_nrrd),
+    Format(lambda start, name: is_metaimage(start), read_metaimage),
+    Format(lambda start, name: is_npy(start), read_npy),
+    Format(is_npz, read_npz),
+    Format(lambda start, name: start.startswith((b"MATLAB 5.0", b"MATLAB 7.3")), read_mat),
+    Format(lambda start, name: is_tiff(start), read_tiff),
+    Format(is_mgh, read_mgh),
+    Format(lambda start, name: name.endswith((".img", ".img.gz")), read_nifti),
+    Format(lambda start, name: is_nifti(start), read_nifti),
+    Format(is_dicom_file, read_dicom),
+    Format(lambda start, name: is_video(name), read_video),
+    Format(lambda start, name: True, read_raster),
+)
+"""In the order in which they are asked; the last takes what no other recognises."""
+
+
+def read_file(source: Source) -> Content:
+    """Open a file of any format that is read.
+
+    Raises:
+        UserError: of no known format, damaged, over the limits, or no picture.
+    """
+    start = source.file.read(_START)
+    source.file.seek(0)
+    packed = start.startswith(_GZIP)
+    name = source.name.lower()
+    chosen = recognised(_unpacked_start(source) if packed else start, name)
+    if packed and chosen.read not in (read_nifti, read_mgh):  # those inflate as they read
+        source = replace(source, file=BytesIO(_unpacked(source)), name=source.name)
+    return chosen.read(source)
+
+
+def recognised(start: bytes, name: str) -> Format:
+    """The format of a file that begins with `start`, unpacked."""
+    return next(one for one in FORMATS if one.recognises(start, name))
+
+
+def _unpacked_start(source: Source) -> bytes:
+    """The first bytes of a packed file; none where it is damaged, which its decoder will tell."""
+    try:
+        return gzip.GzipFile(fileobj=source.file).read(_START)
+    except (OSError, EOFError, zlib.error):
+        return b""
+    finally:
+        source.file.seek(0)
+
+
+def _unpacked(source: Source) -> bytes:
+    try:
+        data = gzip.GzipFile(fileobj=source.file).read(_MAX_UNPACKED + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{source.name}: damaged gzip data ({error}); fetch the file again") from error
+    if len(data) > _MAX_UNPACKED:
+        raise TooLarge(f"{source.name}: inflates to more than {_MAX_UNPACKED >> 20} MiB, over the limit")
+    return data

@@ -1,0 +1,194 @@
+"""TIFF files of any dtype: pages, or the levels of a pyramid."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError, require
+from ..intensity import Pixels
+from ..pixels import as_pixels, check_size, oriented, page_of, reason
+from .bounds import check_tiff_page
+from .content import Pages, Source, one
+
+_BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLE_FORMAT = 258, 262, 274, 339
+_SIGNED = 2
+_MAX_LEVELS = 32
+_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def is_tiff(start: bytes) -> bool:
+    """Whether a file that begins with `start` is TIFF or BigTIFF."""
+    return start[:4] in _STARTS
+
+
+def read_tiff(source: Source) -> Pages:
+    """Open a TIFF: its pages, or of a pyramid the smallest level that serves.
+
+    Pillow decodes what it keeps whole, which is most; tifffile the rest: colour of over 8 bits, 64-bit numbers.
+
+    Raises:
+        UserError: damaged, or over `source.max_pixels`.
+    """
+    tiff = _Tiff(source)
+    if (level := tiff.level()) is not None:
+        return level
+    return Pages(tiff.count, tiff.page, "page")
+
+
+class _Tiff:
+    """An open TIFF: by tifffile, and by Pillow where it can open it."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        try:
+            self._tiff = require("tifffile", "data").TiffFile(source.file)
+            self.count = len(self._tiff.pages)
+        except UserError:
+            raise
+        except Exception as error:  # tifffile raises nearly every type on damaged files
+            raise _damaged(source, error) from error
+        source.file.seek(0)
+        try:
+            self._image: Any = Image.open(source.file, formats=("TIFF",))
+        except Image.DecompressionBombError:
+            self._image = None  # a level of a pyramid may serve
+        except Exception:  # what only tifffile reads
+            self._image = None
+
+    def page(self, number: int) -> Pixels | None:
+        """Decode one page; None for one of another size than the first, such as a thumbnail."""
+        first, chosen = (self._frame(n) for n in (0, number))
+        if number and (first.imagewidth, first.imagelength) != (chosen.imagewidth, chosen.imagelength):
+            return None
+        _check(chosen, self._source)
+        if self._image is None or not _is_whole_in_pillow(chosen):
+            return self._by_tifffile(chosen, number)
+        try:
+            pixels = page_of(self._image, number, self._source.name, self._source.max_pixels)
+        except UserError:
+            return self._by_tifffile(chosen, number)
+        dtype = _stored_dtype(chosen)
+        return pixels if pixels is None or dtype is None else _viewed(pixels, dtype)
+
+    def level(self) -> Pages | None:
+        """The smallest level of a pyramid that serves; None where there is none, or where the first page serves."""
+        source, first = self._source, self._frame(0)
+        levels = [first, *self._smaller(first)]
+        if len(levels) == 1:
+            return None
+        fitting = [page for page in levels if page.imagewidth * page.imagelength <= source.max_pixels]
+        side = source.shorter_side
+        serving = [page for page in fitting if side and min(page.imagewidth, page.imagelength) >= side]
+        chosen = min(serving, key=_pixels) if serving else max(fitting, key=_pixels, default=first)
+        if chosen is first:
+            return None if self.count == 1 else one(self._decoded(first), _size(first))
+        return one(self._decoded(chosen), _size(first))
+
+    def _decoded(self, page: Any) -> Pixels:
+        number = next((n for n in range(self.count) if self._frame(n) is page), None)
+        if number is None or self._image is None or not _is_whole_in_pillow(page):
+            return self._by_tifffile(page, number)
+        self._image.seek(number)
+        return page_of(self._image, None, self._source.name, self._source.max_pixels)
+
+    def _smaller(self, first: Any) -> list[Any]:
+        """Pages of the same picture with fewer pixels: below the first, or behind it with its proportions."""
+        found = list(first.pages or [])[:_MAX_LEVELS] if getattr(first, "subifds", None) else []
+        others = [self._frame(number) for number in range(1, min(self.count, _MAX_LEVELS))]
+        sizes = {_size(page) for page in others}
+        if _size(first) not in sizes and len(sizes) == len(others):
+            found += [page for page in others if _pixels(page) < _pixels(first) and _same_proportions(page, first)]
+        return [page for page in found if page.samplesperpixel == first.samplesperpixel]
+
+    def _frame(self, number: int) -> Any:
+        if not 0 <= number < self.count:
+            raise UserError(f"{self._source.name}: has no page {number}; choose one from 0 to {self.count - 1}")
+        try:
+            return self._tiff.pages.get(number, validate=False) if number else self._tiff.pages[0]
+        except Exception as error:
+            raise _damaged(self._source, error) from error
+
+    def _by_tifffile(self, page: Any, number: int | None) -> Pixels:
+        source = self._source
+        _check(page, source)
+        if page.samplesperpixel > 4:
+            raise UserError(f"{source.name}: has {page.samplesperpixel} channels; save the one or three to be shown")
+        try:
+            array = page.asarray()
+            if "S" in page.axes:
+                array = np.moveaxis(array, page.axes.index("S"), -1)
+        except Exception as error:  # tifffile raises nearly every type on damaged files
+            if "imagecodecs" in str(error) and number is not None:
+                return self._by_opencv(page, number)
+            raise _damaged(source, error) from error
+        if array.ndim == 3 and array.shape[-1] == 2:
+            array = array[..., 0]  # grey and alpha
+        return _finished(array, page, source.name, _tag(page, _ORIENTATION, 1))
+
+    def _by_opencv(self, page: Any, number: int) -> Pixels:
+        """A page packed in a way that tifffile needs more codecs for; OpenCV turns it as its orientation says."""
+        self._source.file.seek(0)
+        data = np.frombuffer(self._source.file.read(), np.uint8)
+        read, pages = _opencv().imdecodemulti(data, _opencv().IMREAD_UNCHANGED, range=(number, number + 1))
+        if not read:
+            raise UserError(f"{self._source.name}: no installed decoder reads its compression; save it without one")
+        array = pages[0]
+        array = array[..., 2::-1] if array.ndim == 3 and array.shape[2] >= 3 else array
+        dtype = _stored_dtype(page)
+        return _finished(array if dtype is None else array.view(dtype), page, self._source.name, 1)
+
+
+def _finished(array: np.ndarray, page: Any, name: str, orientation: int) -> Pixels:
+    pixels = as_pixels(oriented(np.ascontiguousarray(array), orientation), "last", name)
+    return replace(pixels, inverted=_tag(page, _PHOTOMETRIC, 1) == 0)
+
+
+def _is_whole_in_pillow(page: Any) -> bool:
+    """Whether Pillow keeps all bits of a page."""
+    bits = np.atleast_1d(_tag(page, _BITS, 1))
+    one_channel = page.samplesperpixel == 1
+    return int(bits.max()) <= (32 if one_channel else 8) and _tag(page, _SAMPLE_FORMAT, 1) in (1, 2, 3)
+
+
+def _stored_dtype(page: Any) -> str | None:
+    """How the bits of a page are to be read where Pillow reads them as other numbers."""
+    kind, bits = _tag(page, _SAMPLE_FORMAT, 1), int(np.max(_tag(page, _BITS, 1)))
+    return {(_SIGNED, 8): "i1", (1, 32): "u4"}.get((kind, bits))
+
+
+def _viewed(pixels: Pixels, dtype: str) -> Pixels:
+    return replace(pixels, array=pixels.array.view(dtype))
+
+
+def _tag(page: Any, code: int, default: int) -> Any:
+    tag = page.tags.get(code)
+    value = default if tag is None else tag.value
+    return int(value[0]) if isinstance(value, tuple) and value else value
+
+
+def _check(page: Any, source: Source) -> None:
+    check_size((page.imagewidth, page.imagelength * page.imagedepth), source.name, source.max_pixels)
+    check_tiff_page(page, source.name)
+
+
+def _size(page: Any) -> tuple[int, int]:
+    return int(page.imagewidth), int(page.imagelength)
+
+
+def _pixels(page: Any) -> int:
+    return int(page.imagewidth) * int(page.imagelength)
+
+
+def _same_proportions(page: Any, first: Any) -> bool:
+    ratio = (page.imagewidth / page.imagelength) / (first.imagewidth / first.imagelength)
+    return abs(ratio - 1) < 0.02
+
+
+def _damaged(source: Source, error: Exception) -> UserError:
+    return UserError(f"{source.name}: not a readable TIFF ({reason(error)}); check or fetch the file again")
+
+
+def _opencv() -> Any:
+    return require("cv2", "data")

@@ -1,0 +1,88 @@
+"""Videos: frames in the order of time, upright, with the shape of their pixels."""
+
+from collections.abc import Generator
+from contextlib import closing
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import TooLarge, UserError, require
+from ..intensity import Pixels
+from ..volumes import believable
+from .content import Pages, Source
+
+SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv")
+MAX_DECODED = 500_000  # frames of one video
+
+
+class Frame(NamedTuple):
+    """One frame: its number from 0, its seconds from the start, and how to turn it into pixels."""
+
+    number: int
+    seconds: float
+    frame: Any
+    pixel_ratio: float  # the width of a pixel over its height
+
+    def pixels(self) -> Pixels:
+        """RGB as a player shows it: turned by the stream's rotation, with the stream's shape of pixels."""
+        turns = round((getattr(self.frame, "rotation", 0) or 0) / 90) % 4
+        array = np.ascontiguousarray(np.rot90(self.frame.to_ndarray(format="rgb24"), turns))
+        ratio = self.pixel_ratio
+        return Pixels(array, spacing=believable((ratio, 1.0) if turns % 2 else (1.0, ratio)))
+
+
+def frames(source: Source) -> Generator[Frame, None, None]:
+    """Yield the frames of the first video stream. One without a time stamp counts by the stream's average rate.
+
+    Raises:
+        UserError: not a video, damaged (what was yielded before stands), or over the limits.
+    """
+    av = require("av", "data")
+    number = -1
+    try:
+        with av.open(source.file, metadata_errors="ignore") as container:
+            if not container.streams.video:
+                raise UserError(f"{source.name}: holds no video stream; leave it out")
+            stream = container.streams.video[0]
+            if stream.codec_context.width * stream.codec_context.height > source.max_pixels:
+                size = f"{stream.codec_context.width} x {stream.codec_context.height}"
+                raise TooLarge(f"{source.name}: frames of {size} are over the limit; scale it down")
+            stream.thread_type = "NONE"  # the workers are the parallelism
+            rate = float(stream.average_rate or 25)
+            ratio = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1)
+            for number, frame in enumerate(container.decode(stream)):
+                if number >= MAX_DECODED:
+                    raise TooLarge(f"{source.name}: more than {number} frames; those before are kept")
+                seconds = float(frame.time) if frame.time is not None else number / rate
+                yield Frame(number, seconds, frame, ratio)
+    except (av.FFmpegError, ValueError, OSError) as error:
+        place = f"damaged after frame {number}" if number >= 0 else "not a readable video"
+        raise UserError(f"{source.name}: {place} ({type(error).__name__}); fetch it again") from error
+    if number < 0:
+        raise UserError(f"{source.name}: holds no frame; leave it out")
+
+
+def read_video(source: Source) -> Pages:
+    """Open a video for one frame at a time; reaching frame n decodes those before it.
+
+    Raises:
+        UserError: see `frames`.
+    """
+    with closing(frames(source)) as opened:
+        count = 1 if next(opened, None) is None or next(opened, None) is None else MAX_DECODED
+
+    def page(number: int) -> Pixels:
+        source.file.seek(0)
+        with closing(frames(source)) as again:
+            frame = next(islice(again, number, None), None)
+            if frame is None:
+                raise UserError(f"{source.name}: has no frame {number}; choose a smaller slice_index")
+            return frame.pixels()
+
+    return Pages(count, page, "frame")
+
+
+def is_video(name: str) -> bool:
+    """Whether a file is named like a video."""
+    return name.lower().endswith(SUFFIXES)
