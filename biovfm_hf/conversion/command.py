@@ -2,32 +2,54 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UserError
+from ..options import argument, check_options, option, parse_options, required
 from .read import Encoder, read_encoder
 from .write import write_biovfm, write_timm, write_transformers
 
-FORMATS = ("biovfm", "dinov2", "vit_mae", "timm")
+FORMATS = ("biovfm", "dinov2", "dinov2_with_registers", "vit_mae", "timm")
 
 
-def convert(source: str, folder: Path, target: str = "biovfm", num_heads: int | None = None) -> Encoder:
-    """Read `source` and write it to `folder` as `target`; see `read_encoder` and the writers for what is refused.
+@dataclass(frozen=True)
+class ConvertOptions:
+    """Which weights are read, and what is written."""
+
+    source: str = argument("weight file, model folder or Hub repo id")
+    to: Path = required("folder to write; must not exist", metavar="DIR")
+    format: str = option("biovfm", "what to write", choices=FORMATS)
+    num_heads: int | None = option(None, "attention heads, where a bare weight file does not tell", least=1)
+    decoder_heads: int | None = option(None, "those of MAE's decoder, where its file does not tell", least=1)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def convert(options: ConvertOptions) -> Encoder:
+    """Read the weights of `options.source` and write them to `options.to`; see `read_encoder` and the writers.
 
     Returns:
-        What was read; its `left_out` also names what the target had no place for.
+        What was read; its `left_out` also names what the format had no place for, its `notes` what was assumed and
+        where the format computes something else.
+
+    Raises:
+        UserError: the folder exists, the source cannot be read whole, or the format cannot hold it.
     """
+    source, folder, target = options.source, options.to, options.format
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists already; name a new folder")
-    encoder = read_encoder(source, num_heads)
+    encoder = read_encoder(source, options.num_heads, options.decoder_heads)
     if encoder.config.num_channels != 3:
         raise UserError(f"{source}: takes {encoder.config.num_channels} channels; the image processors give 3")
     if target == "biovfm":
         write_biovfm(encoder, folder)
         return encoder
     dropped = write_timm(encoder, folder) if target == "timm" else write_transformers(encoder, folder, target)
-    return replace(encoder, left_out=encoder.left_out + dropped)
+    return replace(
+        encoder, left_out=encoder.left_out + dropped, notes=(*encoder.notes, *_differences(encoder, target))
+    )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -42,33 +64,26 @@ def main(argv: Sequence[str]) -> int:
         "  biovfm convert models/mine --to models/mine-dinov2 --format dinov2",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", help="weight file, model folder or Hub repo id")
-    parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="folder to write; must not exist")
-    parser.add_argument("--format", choices=FORMATS, default="biovfm", help="what to write (default: biovfm)")
-    parser.add_argument("--num-heads", type=int, help="attention heads, where a bare weight file does not tell")
-    arguments = parser.parse_args(argv)
-    encoder = convert(arguments.source, arguments.to, arguments.format, arguments.num_heads)
+    options = parse_options(parser, ConvertOptions, argv)
+    encoder = convert(options)
     config = encoder.config
     parameters = sum(tensor.numel() for tensor in encoder.tensors.values())
     print(
-        f"{arguments.source}: ViT, {parameters / 1e6:.1f}M parameters, {config.num_hidden_layers} blocks of width "
+        f"{options.source}: ViT, {parameters / 1e6:.1f}M parameters, {config.num_hidden_layers} blocks of width "
         f"{config.hidden_size}, patch {config.patch_size}, {config.num_register_tokens} registers"
     )
     if encoder.left_out:
         print(f"left out: {', '.join(encoder.left_out)}")
-    for note in _notes(encoder, arguments.format):
+    for note in encoder.notes:
         print(f"note: {note}")
-    print(f"wrote {arguments.to}")
+    print(f"wrote {options.to}")
     return 0
 
 
-def _notes(encoder: Encoder, target: str) -> list[str]:
+def _differences(encoder: Encoder, target: str) -> list[str]:
     """Where the target computes something else than this model."""
-    config = encoder.config
-    if target == "biovfm":
-        return []
-    notes = []
-    antialias = target == "timm" or (target == "dinov2" and config.num_register_tokens > 0)
+    config, notes = encoder.config, []
+    antialias = target == "timm" or (target.startswith("dinov2") and config.num_register_tokens > 0)
     if config.interpolate_offset or config.interpolate_antialias != antialias:
         notes.append(
             f"{target} resizes position embeddings otherwise (interpolate_offset {config.interpolate_offset}, "

@@ -23,20 +23,30 @@ if TYPE_CHECKING:
 IMAGENET = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
 # attention heads of the released models, which their weights do not tell
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}
+_MAE_DECODER_WIDTH, _MAE_DECODER_HEADS = 512, 16  # of all three released models
 _LEFT_OUT = re.compile(
     r"(dino_head|ibot_head|decoder|head|head_dist|pre_logits|classifier|pooler|lm_head)\.|linear_eval|(student|ema)_.*loss"
 )
 
 
 @dataclass(frozen=True)
+class Heads:
+    """Attention heads of encoder and decoder, for files that do not tell; None where the caller does not know."""
+
+    encoder: int | None = None
+    decoder: int | None = None
+
+
+@dataclass(frozen=True)
 class Encoder:
-    """A vision transformer in our terms: its configuration, its tensors by our names, and what was left out."""
+    """A vision transformer in our terms: its configuration, its tensors by our names, what was left out or assumed."""
 
     config: "BioVFMConfig"
     tensors: "dict[str, Tensor]"
     left_out: list[str]
     normalisation: dict[str, Any]
     processor: dict[str, Any]  # what the source's own preprocessor_config.json says
+    notes: tuple[str, ...] = ()  # what the source does not tell and was assumed
 
     @property
     def has_decoder(self) -> bool:
@@ -44,13 +54,14 @@ class Encoder:
         return any(name.startswith("decoder.") for name in self.tensors)
 
 
-def read_encoder(source: str, num_heads: int | None = None) -> Encoder:
+def read_encoder(source: str, num_heads: int | None = None, decoder_heads: int | None = None) -> Encoder:
     """Read a checkpoint of any family.
 
     Args:
         source: a `.pth`, `.pt`, `.bin` or `.safetensors` file, a model folder (BioVFM, transformers' dinov2,
             dinov2_with_registers, vit_mae or vit, timm), or a Hub repo id.
         num_heads: attention heads, for files without a configuration whose width is not one of the released models'.
+        decoder_heads: the same of MAE's decoder, where it is not as wide as the released models'.
 
     Raises:
         UserError: unreadable, unsafe, of another architecture, or not fitting tensor for tensor.
@@ -66,11 +77,11 @@ def read_encoder(source: str, num_heads: int | None = None) -> Encoder:
     told = {"image_mean": timm.get("mean"), "image_std": timm.get("std"), **processor}
     normalisation = {key: list(told.get(key) or IMAGENET[key]) for key in IMAGENET}
     if stated.get("model_type"):
-        config, tensors, table = _from_transformers(source, stated, tensors)
+        (config, tensors, table), notes = _from_transformers(source, stated, tensors), []
     else:
-        config, tensors, table = _from_meta_names(source, stated, tensors, num_heads)
+        config, tensors, table, notes = _from_meta_names(source, stated, tensors, Heads(num_heads, decoder_heads))
     ours, left_out = _fit(source, config, tensors, table)
-    return Encoder(config, ours, left_out, normalisation, processor)
+    return Encoder(config, ours, left_out, normalisation, processor, tuple(notes))
 
 
 def _from_transformers(source: str, stated: dict[str, Any], tensors: "dict[str, Tensor]") -> tuple:
@@ -137,7 +148,7 @@ def _config_from_transformers(source: str, stated: dict[str, Any], tensors: "dic
     return _config(source, fields)
 
 
-def _from_meta_names(source: str, stated: dict[str, Any], tensors: "dict[str, Tensor]", heads: int | None) -> tuple:
+def _from_meta_names(source: str, stated: dict[str, Any], tensors: "dict[str, Tensor]", heads: Heads) -> tuple:
     """DINOv2's, MAE's and timm's files: the tensors themselves tell the sizes."""
     from . import names as tables
 
@@ -146,14 +157,15 @@ def _from_meta_names(source: str, stated: dict[str, Any], tensors: "dict[str, Te
         ours = any(name.endswith("embeddings.position_embeddings") for name in tensors)
         hint = "; name the folder, whose config.json tells the architecture" if ours else ""
         raise UserError(f"{source}: no vision transformer that convert knows; its tensors are named {some} ...{hint}")
-    is_timm = "architecture" in stated
-    mae = "decoder_pos_embed" in tensors
-    if is_timm:
+    if "architecture" in stated:
         tensors = _timm_positions(source, tensors)
-    config = _config(source, _fields_from_shapes(source, tensors, stated, heads))
-    if is_timm:
-        return config, tensors, tables.timm_table(config.ffn_type)
-    return config, tensors, tables.MAE if mae else tables.DINOV2
+        fields, notes = _timm_fields(source, tensors, stated, heads)
+        return _config(source, fields), tensors, tables.timm_table(fields["ffn_type"]), notes
+    if "decoder_pos_embed" in tensors:
+        fields, notes = _mae_fields(source, tensors, heads)
+        return _config(source, fields), tensors, tables.MAE, notes
+    fields, notes = _dinov2_fields(source, tensors, heads)
+    return _config(source, fields), tensors, tables.DINOV2, notes
 
 
 def _timm_positions(source: str, tensors: "dict[str, Tensor]") -> "dict[str, Tensor]":
@@ -174,51 +186,98 @@ def _timm_positions(source: str, tensors: "dict[str, Tensor]") -> "dict[str, Ten
     return tensors
 
 
-def _fields_from_shapes(
-    source: str, tensors: "dict[str, Tensor]", stated: dict[str, Any], heads: int | None
-) -> dict[str, Any]:
-    hidden, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
+def _dinov2_fields(source: str, tensors: "dict[str, Tensor]", heads: Heads) -> tuple[dict[str, Any], list[str]]:
+    """A file with DINOv2's names: one of its training, one of its hub, or a plain ViT's or MAE's encoder."""
+    fields, notes = _fields_of_shapes(source, tensors, heads.encoder)
+    fields["use_mask_token"] = "mask_token" in tensors
+    registers = tensors.get("register_tokens")
+    trained = any(name.startswith("dino_head.") for name in tensors)
+    if registers is not None:
+        fields["num_register_tokens"] = registers.shape[1]
+        which = "training code does (offset 0.1)" if trained else "released models with registers do (antialias)"
+        notes.append(f"position embeddings are resized as DINOv2's {which}; the file does not tell")
+    if registers is not None and not trained:
+        fields["interpolate_antialias"] = True
+    elif fields["layerscale_value"] is not None:  # the default of its training code, which its first models keep
+        fields["interpolate_offset"] = 0.1
+    return fields, notes
+
+
+def _mae_fields(source: str, tensors: "dict[str, Tensor]", heads: Heads) -> tuple[dict[str, Any], list[str]]:
+    """MAE's file of encoder and decoder, which holds neither's number of heads."""
+    fields, notes = _fields_of_shapes(source, tensors, heads.encoder)
+    width = tensors["decoder_pos_embed"].shape[-1]
+    decoder_heads = heads.decoder
+    if decoder_heads is None:
+        if width != _MAE_DECODER_WIDTH:
+            raise UserError(
+                f"{source}: a decoder {width} wide does not tell its attention heads; give --decoder-heads"
+            )
+        decoder_heads = _MAE_DECODER_HEADS
+        notes.append(
+            f"{decoder_heads} attention heads in the decoder, as MAE's of width {width} have; --decoder-heads"
+        )
+    fields["decoder_hidden_size"] = width
+    fields["decoder_num_hidden_layers"] = _blocks("decoder_blocks", tensors)
+    fields["decoder_num_attention_heads"] = decoder_heads
+    return fields, notes
+
+
+def _timm_fields(
+    source: str, tensors: "dict[str, Tensor]", stated: dict[str, Any], heads: Heads
+) -> tuple[dict[str, Any], list[str]]:
+    """A timm folder, whose configuration may state the heads."""
     stated_heads = stated.get("model_args", {}).get("num_heads")
-    heads = heads or stated_heads or _HEADS.get(hidden)
+    fields, notes = _fields_of_shapes(source, tensors, heads.encoder or stated_heads)
+    fields["interpolate_antialias"] = True
+    if "reg_token" in tensors:
+        fields["num_register_tokens"] = tensors["reg_token"].shape[1]
+    return fields, notes
+
+
+def _fields_of_shapes(
+    source: str, tensors: "dict[str, Tensor]", heads: int | None
+) -> tuple[dict[str, Any], list[str]]:
+    """What the tensors of all three families tell alike, and what is assumed beyond them."""
+    hidden, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
+    notes = []
     if heads is None:
-        raise UserError(f"{source}: width {hidden} does not tell the number of attention heads; give --num-heads")
-    blocks = {int(found[1]) for name in tensors if (found := re.match(r"blocks\.(\d+)\.", name))}
-    side = math.isqrt(tensors["pos_embed"].shape[1] - 1)
-    is_timm = "architecture" in stated
-    mae = "decoder_pos_embed" in tensors
+        heads = _HEADS.get(hidden)
+        if heads is None:
+            raise UserError(f"{source}: width {hidden} does not tell the number of attention heads; give --num-heads")
+        notes.append(f"{heads} attention heads, as the released models of width {hidden} have; --num-heads")
     scaled = "blocks.0.ls1.gamma" in tensors
     fixed = not scaled and _is_sincos(tensors["pos_embed"])
-    registers = tensors.get("reg_token", tensors.get("register_tokens"))
-    fused = "blocks.0.mlp.w12.weight" in tensors
-    first = tensors.get("blocks.0.mlp.w12.weight" if fused else "blocks.0.mlp.fc1.weight")
-    second = tensors.get("blocks.0.mlp.w3.weight" if fused else "blocks.0.mlp.fc2.weight")
-    if first is None or second is None or not blocks:
-        raise UserError(f"{source}: its blocks have no feed-forward layers that convert knows")
-    swiglu = fused or len(first) == 2 * second.shape[1]  # gate and value stacked
     fields = {
-        "image_size": side * patch,
+        "image_size": math.isqrt(tensors["pos_embed"].shape[1] - 1) * patch,
         "patch_size": patch,
         "num_channels": channels,
         "hidden_size": hidden,
-        "num_hidden_layers": max(blocks) + 1,
+        "num_hidden_layers": _blocks("blocks", tensors),
         "num_attention_heads": heads,
-        "mlp_ratio": _swiglu_ratio(second.shape[1], hidden) if swiglu else len(first) / hidden,
-        "ffn_type": "swiglu" if swiglu else "mlp",
         "qkv_bias": "blocks.0.attn.qkv.bias" in tensors,
         "layerscale_value": 1e-5 if scaled else None,
-        "num_register_tokens": 0 if registers is None else registers.shape[1],
-        "use_mask_token": not mae and not is_timm and "mask_token" in tensors,
         "position_embedding_type": "sincos" if fixed else "learned",
         "initialization": "mae" if fixed else "dinov2",
-        # DINOv2's own code resizes positions with an offset; with registers, and in timm, it antialiases instead
-        "interpolate_offset": 0.1 if scaled and not is_timm and registers is None else 0.0,
-        "interpolate_antialias": is_timm or registers is not None,
+        **_feed_forward(source, tensors, hidden),
     }
-    if mae:
-        decoder = {int(found[1]) for name in tensors if (found := re.match(r"decoder_blocks\.(\d+)\.", name))}
-        fields["decoder_hidden_size"] = tensors["decoder_pos_embed"].shape[-1]
-        fields["decoder_num_hidden_layers"] = len(decoder)
-    return fields
+    return fields, notes
+
+
+def _blocks(stem: str, tensors: "dict[str, Tensor]") -> int:
+    numbers = [int(match[1]) for name in tensors if (match := re.match(rf"{stem}\.(\d+)\.", name))]
+    return max(numbers, default=-1) + 1
+
+
+def _feed_forward(source: str, tensors: "dict[str, Tensor]", hidden: int) -> dict[str, Any]:
+    fused = "blocks.0.mlp.w12.weight" in tensors
+    first = tensors.get("blocks.0.mlp.w12.weight" if fused else "blocks.0.mlp.fc1.weight")
+    second = tensors.get("blocks.0.mlp.w3.weight" if fused else "blocks.0.mlp.fc2.weight")
+    if first is None or second is None:
+        raise UserError(f"{source}: its blocks have no feed-forward layers that convert knows")
+    if fused or len(first) == 2 * second.shape[1]:  # gate and value stacked
+        return {"ffn_type": "swiglu", "mlp_ratio": _swiglu_ratio(second.shape[1], hidden)}
+    return {"ffn_type": "mlp", "mlp_ratio": len(first) / hidden}
 
 
 def _is_sincos(positions: "Tensor") -> bool:

@@ -51,7 +51,9 @@ def write_transformers(encoder: Encoder, folder: Path, target: str) -> list[str]
     config = encoder.config
     tensors = dict(encoder.tensors)
     dropped: list[str] = []
-    if target == "dinov2":
+    if target.startswith("dinov2"):
+        bare = target == "dinov2_with_registers" and config.num_register_tokens == 0
+        _refuse(bare, target, "it has no register tokens; use --format dinov2")
         _refuse(config.layerscale_value is None, target, "it has no LayerScale; use --format vit_mae")
         _refuse(config.mlp_ratio != int(config.mlp_ratio), target, f"its mlp_ratio {config.mlp_ratio} is no integer")
         dropped = [name for name in tensors if name.startswith("decoder.")]

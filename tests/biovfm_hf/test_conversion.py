@@ -25,8 +25,15 @@ from transformers import (
 import biovfm_hf  # noqa: F401  (registers the Auto classes)
 from biovfm_hf import BioVFMConfig, BioVFMForMaskedAutoencoding, BioVFMModel
 from biovfm_hf.cli import main as biovfm
-from biovfm_hf.conversion.command import convert
+from biovfm_hf.conversion.command import ConvertOptions
+from biovfm_hf.conversion.command import convert as run_convert
+from biovfm_hf.conversion.read import Encoder
 from biovfm_hf.errors import UserError
+
+
+def convert(source: str, to: Path, format: str = "biovfm", **heads: int) -> Encoder:
+    return run_convert(ConvertOptions(source=source, to=to, format=format, **heads))
+
 
 SMALL = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3, "image_size": 64, "patch_size": 16}
 
@@ -189,32 +196,73 @@ def meta_file(path: Path, **fields: object) -> BioVFMModel:
     return model
 
 
-@pytest.mark.parametrize(
-    "fields", [{}, {"num_register_tokens": 4, "interpolate_antialias": True}, {"ffn_type": "swiglu"}]
-)
-def test_dinov2_pth_keeps_its_way_of_resizing_positions(fields: dict, tmp_path: Path) -> None:
-    offset = 0.0 if "num_register_tokens" in fields else 0.1
-    model = meta_file(tmp_path / "model.pth", interpolate_offset=offset, **fields)
-    convert(str(tmp_path / "model.pth"), tmp_path / "ours", num_heads=3)
+# what each of DINOv2's own files means by its positions at other sizes than its own
+DINOV2_FILES: dict[str, tuple[dict, bool]] = {
+    "released": ({"interpolate_offset": 0.1}, False),
+    "released, SwiGLU": ({"interpolate_offset": 0.1, "ffn_type": "swiglu"}, False),
+    "released with registers": ({"num_register_tokens": 4, "interpolate_antialias": True}, False),
+    "from training": ({"interpolate_offset": 0.1}, True),
+    "from training with registers": ({"interpolate_offset": 0.1, "num_register_tokens": 4}, True),
+}
+
+
+@pytest.mark.parametrize("kind", DINOV2_FILES)
+def test_dinov2_pth_keeps_its_way_of_resizing_positions(kind: str, tmp_path: Path) -> None:
+    fields, training = DINOV2_FILES[kind]
+    model = meta_file(tmp_path / "model.pth", **fields)
+    if training:
+        tensors = torch.load(tmp_path / "model.pth", weights_only=True)
+        teacher = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
+        teacher["dino_head.last_layer.weight_v"] = torch.ones(2, 2)
+        torch.save({"teacher": teacher}, tmp_path / "model.pth")
+    encoder = convert(str(tmp_path / "model.pth"), tmp_path / "ours", num_heads=3)
+    assert any("does not tell" in note for note in encoder.notes) == ("num_register_tokens" in fields)
     ours = AutoModel.from_pretrained(tmp_path / "ours")
-    pixels = torch.randn(2, 3, 96, 96)
+    pixels = torch.randn(2, 3, 96, 80)
     torch.testing.assert_close(tokens(ours, pixels), tokens(model, pixels), atol=1e-6, rtol=0)
 
 
-def test_mae_pth_with_its_command_line(tmp_path: Path) -> None:
+def mae_file(path: Path, width: int, heads: int) -> BioVFMForMaskedAutoencoding:
+    """A .pth as MAE writes it, with the command line that made it, of an encoder 192 wide."""
     from biovfm_hf.conversion.names import MAE, rename_to_theirs
 
-    fields = {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 2, "hidden_size": 192, "num_hidden_layers": 2}
-    config = BioVFMConfig.from_size("vit-tiny", family="mae", image_size=64, **fields)
+    decoder = {"decoder_hidden_size": width, "decoder_num_hidden_layers": 2, "decoder_num_attention_heads": heads}
+    config = BioVFMConfig.from_size("vit-tiny", family="mae", image_size=64, num_hidden_layers=2, **decoder)
     model = scramble(BioVFMForMaskedAutoencoding(config))
     tensors = {name.removeprefix("biovfm."): tensor for name, tensor in model.state_dict().items()}
     renamed, _ = rename_to_theirs(tensors, MAE)
-    torch.save({"model": renamed, "epoch": 3, "args": argparse.Namespace(lr=0.1)}, tmp_path / "mae.pth")
-    convert(str(tmp_path / "mae.pth"), tmp_path / "ours")
+    torch.save({"model": renamed, "epoch": 3, "args": argparse.Namespace(lr=0.1)}, path)
+    return model
+
+
+@pytest.mark.parametrize(("width", "heads", "told"), [(512, 16, {}), (512, 8, {"decoder_heads": 8}),
+                                                      (32, 4, {"decoder_heads": 4})])  # fmt: skip
+def test_mae_pth_with_its_command_line(width: int, heads: int, told: dict, tmp_path: Path) -> None:
+    model = mae_file(tmp_path / "mae.pth", width, heads)
+    encoder = convert(str(tmp_path / "mae.pth"), tmp_path / "ours", **told)
+    assert any("16 attention heads in the decoder" in note for note in encoder.notes) == (not told)
     ours = AutoModelForPreTraining.from_pretrained(tmp_path / "ours")
     pixels, noise = torch.randn(2, 3, 64, 64), torch.rand(2, 16)
     with torch.no_grad():
-        torch.testing.assert_close(ours(pixels, noise=noise).loss, model(pixels, noise=noise).loss)
+        found, expected = ours(pixels, noise=noise), model(pixels, noise=noise)
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.loss, expected.loss)
+
+
+def test_heads_that_a_file_does_not_tell_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    mae_file(tmp_path / "mae.pth", 128, 4)
+    words = ["convert", str(tmp_path / "mae.pth"), "--to", str(tmp_path / "out")]
+    assert biovfm(words) == 1
+    message = capsys.readouterr().err
+    assert "a decoder 128 wide does not tell its attention heads; give --decoder-heads" in message
+    assert not (tmp_path / "out").exists()
+    assert biovfm([*words, "--decoder-heads", "5"]) == 1
+    assert "multiple of decoder_num_attention_heads 5" in capsys.readouterr().err
+    assert biovfm([*words, "--decoder-heads", "4"]) == 0
+    assert "note: 3 attention heads, as the released models of width 192 have" in capsys.readouterr().out
+    meta_file(tmp_path / "narrow.pth")
+    assert biovfm(["convert", str(tmp_path / "narrow.pth"), "--to", str(tmp_path / "other")]) == 1
+    assert "width 48 does not tell the number of attention heads; give --num-heads" in capsys.readouterr().err
 
 
 class Harmful:
@@ -273,6 +321,7 @@ def test_bad_sources_get_one_line_with_the_reason(tmp_path: Path, capsys: pytest
         ({"layerscale_value": None}, "dinov2", "no LayerScale"),
         ({}, "vit_mae", "LayerScale"),
         ({"layerscale_value": None, "num_register_tokens": 2}, "vit_mae", "register"),
+        ({}, "dinov2_with_registers", "no register tokens"),
     ],
 )
 def test_targets_that_cannot_hold_the_model(fields: dict, target: str, reason: str, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from transformers import AutoModel
 
 import biovfm_hf  # noqa: F401  (registers the Auto classes)
-from biovfm_hf.conversion.command import convert
+from biovfm_hf.conversion.command import ConvertOptions, convert
 
 
 def test_reference_checkpoints_convert_and_agree(reference_dir: Path, tmp_path: Path) -> None:
@@ -18,7 +18,8 @@ def test_reference_checkpoints_convert_and_agree(reference_dir: Path, tmp_path: 
         with safe_open(checkpoint.with_suffix(".expected.safetensors"), "pt") as file:
             arch = json.loads(file.metadata()["arch"])
             expected = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no iterator)
-        encoder = convert(str(checkpoint), tmp_path / checkpoint.stem, num_heads=arch["num_heads"])
+        options = ConvertOptions(source=str(checkpoint), to=tmp_path / checkpoint.stem, num_heads=arch["num_heads"])
+        encoder = convert(options)
         assert all(name.startswith(("dino_head.", "ibot_head.")) for name in encoder.left_out), checkpoint.name
         model = AutoModel.from_pretrained(tmp_path / checkpoint.stem).eval()
         with torch.no_grad():

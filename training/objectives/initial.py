@@ -39,7 +39,8 @@ def read_initial(config: TrainConfig, model_config: BioVFMConfig) -> Encoder | N
     if not source or _is_run(source):
         return None
     try:
-        encoder = read_encoder(source, model_config.num_attention_heads)
+        heads = model_config.num_attention_heads, model_config.decoder_num_attention_heads
+        encoder = read_encoder(source, *heads)
     except UserError as error:
         raise UserError(f"model.init_from {error}") from error
     theirs, ours = encoder.config.num_attention_heads, model_config.num_attention_heads
