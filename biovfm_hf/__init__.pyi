@@ -270,6 +270,38 @@ def search(
     """
     ...
 
+def convert(
+    source: str,
+    *,
+    to: str | Path,
+    format: str = 'biovfm',
+    num_heads: int | None = None,
+    decoder_heads: int | None = None,
+) -> Any:
+    """Read the weights of `source` and write them to `to`; see `read_encoder` and the writers.
+
+    Args:
+        source: weight file, model folder or Hub repo id.
+        to: folder to write; must not exist.
+        format: what to write.
+        num_heads: attention heads, where a bare weight file does not tell.
+        decoder_heads: those of MAE's decoder, where its file does not tell.
+
+    Returns:
+        What was read; its `left_out` also names what the format had no place for, its `notes` what was assumed and
+        where the format computes something else.
+
+    Raises:
+        UserError: the folder exists, the source cannot be read whole, or the format cannot hold it.
+
+    Examples:
+        >>> import biovfm_hf
+        >>> converted = biovfm_hf.convert("run/model", to="theirs", format="vit_mae")
+        >>> AutoModel.from_pretrained("theirs").config.model_type
+        'vit_mae'
+    """
+    ...
+
 def card(
     model_dir: str | Path,
     *,
@@ -281,6 +313,8 @@ def card(
     known_as: str | None = None,
     benchmark: str | None = None,
     license: str | None = None,
+    base_model: str | None = None,
+    private_images: bool = False,
     watts: float | None = None,
     grid: float | None = None,
 ) -> Any:
@@ -295,7 +329,9 @@ def card(
         dataset_id: dataset on the Hub; may be given several times.
         known_as: the model's name in the results, if not its folder.
         benchmark: also write .eval_results for this leaderboard on the Hub.
-        license: licence id (default: the old card's, else apache-2.0).
+        license: licence id (default: the old card's, else what base model and data have in common).
+        base_model: the model that training went on from, on the Hub (default: what the run says).
+        private_images: show test images of private tasks too (default: leave them out).
         watts: mean power draw of all devices in watts, for the energy estimate.
         grid: grams of CO2e per kWh, for the emissions estimate.
 

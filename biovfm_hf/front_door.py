@@ -102,6 +102,16 @@ next: load_dataset("dataset", "full", split="train")
 >>> answer["found"][0]["id"]
 '07.png'""",
     ),
+    "convert": Door(
+        "biovfm_hf.conversion.command",
+        "convert",
+        "ConvertOptions",
+        """\
+>>> import biovfm_hf
+>>> converted = biovfm_hf.convert("run/model", to="theirs", format="vit_mae")
+>>> AutoModel.from_pretrained("theirs").config.model_type
+'vit_mae'""",
+    ),
     "card": Door(
         "model_cards.card.command",
         "card",
