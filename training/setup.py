@@ -18,10 +18,8 @@ from biovfm_hf.files import remove_leftovers
 from biovfm_hf.modeling_biovfm import BioVFMLayer, BioVFMPreTrainedModel
 
 from .config_file import with_steps
-from .data.batches import Share, images_per_pass, sample_order
+from .data.batches import Order, Share, images_per_pass, sample_order
 from .data.images import Images, open_images
-from .data.order import SampleOrder
-from .data.stream import StreamOrder
 from .estimate import trained_parameters
 from .objectives.method import Method
 from .optimizer import adamw
@@ -59,7 +57,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     images: Images
-    order: SampleOrder | StreamOrder
+    order: Order
     share: Share
     accumulation: int
     watch: Watch | None

@@ -27,31 +27,42 @@ from .augment_batch import pack_looks, per_channel
 from .decode import read_image
 from .images import TRIES, Images
 from .order import SampleOrder
-from .stream import StreamedImages, StreamOrder
+from .stream import StreamedImages, StreamOrder, WeightedStreamOrder
 
 logger = logging.getLogger(__name__)
 
 
-def sample_order(images: Images, config: TrainConfig) -> SampleOrder | StreamOrder:
+Order = SampleOrder | StreamOrder | WeightedStreamOrder
+
+
+def sample_order(images: Images, config: TrainConfig) -> Order:
     """The order that the configuration asks for.
 
     Raises:
         UserError: weights for groups that do not exist, negative ones, or all zero.
     """
-    if isinstance(images, StreamedImages) and config.data.weight_by is None:
-        return StreamOrder(images, config.seed, config.batch.size, config.data.stream_lanes)
-    if config.data.weight_by is None:
-        return SampleOrder(len(images), config.seed)
-    groups = images.group_by(config.data.weight_by)
+    data, batch = config.data, config.batch.size
+    if data.weight_by is None:
+        if not isinstance(images, StreamedImages):
+            return SampleOrder(len(images), config.seed)
+        sizes = np.array([group.size for group in images.groups])
+        return StreamOrder(sizes, config.seed, batch, data.stream_lanes)
+    groups = images.group_by(data.weight_by)
+    weights = _weights(config, list(groups))
+    if not isinstance(images, StreamedImages):
+        return SampleOrder(len(images), config.seed, list(groups.values()), weights)
+    return WeightedStreamOrder(list(groups.values()), weights, images.starts, config.seed, batch, data.stream_lanes)
+
+
+def _weights(config: TrainConfig, groups: list[str]) -> list[float]:
+    """The weight of each group."""
     for name in config.data.weights:
         if name not in groups:
-            raise UserError(
-                f"data.weights: no image has {config.data.weight_by} {name!r}{did_you_mean(name, list(groups))}"
-            )
+            raise UserError(f"data.weights: no image has {config.data.weight_by} {name!r}{did_you_mean(name, groups)}")
     weights = [config.data.weights.get(name, 1.0) for name in groups]
     if min(weights) < 0 or sum(weights) <= 0:
         raise UserError("data.weights must be zero or more, and not all zero")
-    return SampleOrder(len(images), config.seed, list(groups.values()), weights)
+    return weights
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,7 @@ class CropBatches(Dataset):
     def __init__(
         self,
         images: Images,
-        order: SampleOrder | StreamOrder,
+        order: Order,
         config: TrainConfig,
         share: Share,
         extra: Callable[[NDArray[np.int64], np.random.Generator], dict[str, torch.Tensor]] | None = None,

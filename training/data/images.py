@@ -1,7 +1,7 @@
-"""Encoded images by number: of a folder, of a dataset's table, or streamed; from here or from the Hub."""
+"""Encoded images by number: of a folder, of archives, of a dataset's table, or streamed; from here or elsewhere."""
 
-import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,10 +13,12 @@ from biovfm_hf.errors import UserError, require
 from biovfm_hf.nearest import did_you_mean
 
 from ..settings.config import DataConfig
+from .archives import TarImages, ZipImages
 from .decode import read_image
-from .stream import NONE_LEFT, cannot_open, check_wanted, name_of, open_stream
+from .files import IMAGE_SUFFIXES, find_files, is_pattern, is_remote, read_bytes
+from .groups import NONE_LEFT, check_wanted, group_rows, name_of
+from .stream import cannot_open, open_stream, split_files
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 TRIES = 20  # images tried in place of a damaged one before the data counts as unreadable
 
@@ -35,27 +37,19 @@ class Images(Protocol):
 
 
 class FolderImages:
-    """Every image file below a folder, in the order of their paths."""
+    """Every image file below a folder, or of any list, in the order of their paths."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | str, paths: Sequence[str] | None = None) -> None:
         self.folder = folder
-        self.paths = sorted(
-            str(Path(parent, name).relative_to(folder))
-            for parent, _, names in os.walk(folder)
-            for name in names
-            if name.lower().endswith(_SUFFIXES) and not name.startswith(".")
-        )
+        files = find_files(str(folder)) if paths is None else paths
+        self.paths = [path for path in files if path.lower().endswith(IMAGE_SUFFIXES)]
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def fetch(self, index: int) -> tuple[bytes, str, str | None]:
         """The file's bytes, its path, and no modality."""
-        path = self.folder / self.paths[index]
-        try:
-            return path.read_bytes(), str(path), None
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror or error}") from error
+        return read_bytes(self.paths[index]), self.paths[index], None
 
     def group_by(self, column: str) -> dict[str, NDArray[np.int64]]:
         """A folder of images has no columns.
@@ -109,7 +103,7 @@ class TableImages:
         values = column_values(self.table, column)
         if self.rows is not None:
             values = values[self.rows]
-        return {str(name): np.flatnonzero(values == name) for name in np.unique(values)}
+        return group_rows(values)
 
 
 def column_values(table: Any, column: str) -> NDArray[Any]:
@@ -130,33 +124,62 @@ def open_images(config: DataConfig) -> Images:
     Raises:
         UserError: nothing there, no such config, split or column, no images, only one, or none left by the filters.
     """
-    if not config.path:
-        raise UserError("no data given; add --data with a dataset folder, a Hub id or a folder of images")
-    folder = Path(config.path).expanduser()
-    images: Images
-    if folder.is_dir() and not _is_dataset(folder):
-        images = FolderImages(folder)
-        for column in config.wanted:
-            images.group_by(column)
-        default = DataConfig()
-        for name in ("config", "split", "revision", "column", "streaming"):
-            if getattr(config, name) != getattr(default, name):
-                raise UserError(f"{folder} is a plain folder of images; data.{name} is for datasets, so leave it out")
-        if not len(images):
-            raise UserError(
-                f"no images under {folder}; expected a dataset folder, or files ending in {', '.join(_SUFFIXES)}"
-            )
-    elif folder.is_dir() or (not folder.exists() and _HUB_ID.fullmatch(config.path)):
-        images = open_stream(config) if config.streaming else _open_table(config)
-    else:
-        what = "is a file" if folder.exists() else "does not exist, and is not a Hub id of the form owner/name"
-        raise UserError(f"{config.path} {what}; --data takes a dataset folder, a Hub id or a folder of images")
+    images = _open(config)
     if len(images) < 2:
         raise UserError(
             f"{config.path} holds {len(images)} image(s); pretraining compares images and needs many, at least 2"
         )
     _check_readable(images, config)
     return images
+
+
+def _open(config: DataConfig) -> Images:
+    if not config.path:
+        raise UserError("no data given; add --data with a dataset folder, a Hub id, or images in a folder or archive")
+    here = Path(config.path).expanduser()
+    if here.is_dir() and _is_dataset(here):
+        return _open_dataset(config)
+    if here.exists() or is_remote(config.path) or is_pattern(config.path):
+        return _open_files(config)
+    if _HUB_ID.fullmatch(config.path):
+        return _open_dataset(config)
+    raise UserError(
+        f"{config.path} does not exist, and is not a Hub id of the form owner/name; --data takes a dataset folder, a "
+        "Hub id, a folder of images, tar shards, zip files, or an address such as s3://bucket/folder"
+    )
+
+
+def _open_dataset(config: DataConfig) -> Images:
+    return open_stream(config) if config.streaming else _open_table(config)
+
+
+def _open_files(config: DataConfig) -> Images:
+    """Images, archives of them, or (at an address) Parquet files, by what there is."""
+    files = find_files(str(config.path))
+    if any(name.endswith(".parquet") for name in files):
+        return _open_dataset(config)
+    shards = [name for name in files if name.endswith(".tar")]
+    archives = [name for name in files if name.lower().endswith(".zip")]
+    if shards:
+        _refuse_dataset_keys(config, "tar shards")
+        return TarImages(shards, config.wanted)
+    images = ZipImages(archives) if archives else FolderImages(str(config.path), files)
+    for column in config.wanted:
+        images.group_by(column)
+    _refuse_dataset_keys(config, "a zipped folder of images" if archives else "a plain folder of images")
+    if not len(images):
+        raise UserError(
+            f"no images under {config.path}; expected a dataset folder, tar shards (uncompressed .tar), zip files, or "
+            f"files ending in {', '.join(IMAGE_SUFFIXES)}"
+        )
+    return images
+
+
+def _refuse_dataset_keys(config: DataConfig, what: str) -> None:
+    default = DataConfig()
+    for name in ("config", "split", "revision", "column", "streaming"):
+        if getattr(config, name) != getattr(default, name):
+            raise UserError(f"{config.path} is {what}; data.{name} is for datasets, so leave it out")
 
 
 def _check_readable(images: Images, config: DataConfig) -> None:
@@ -185,7 +208,10 @@ def _open_table(config: DataConfig) -> TableImages:
     datasets = require("datasets", "train")
     path = str(config.path)
     try:
-        if (Path(path) / "state.json").is_file() or (Path(path) / "dataset_dict.json").is_file():
+        if is_remote(path):
+            files = split_files(find_files(path), config.split)
+            table = datasets.load_dataset("parquet", data_files={"train": files}, split="train")
+        elif (Path(path) / "state.json").is_file() or (Path(path) / "dataset_dict.json").is_file():
             table = datasets.load_from_disk(path)
             table = table[config.split] if isinstance(table, dict) else table
         else:
@@ -193,8 +219,9 @@ def _open_table(config: DataConfig) -> TableImages:
     except Exception as error:  # every kind of mistake and network failure arrives here, in many classes
         raise cannot_open(path, error) from error
     if config.column not in table.column_names:
-        found = [name for name, kind in table.features.items() if isinstance(kind, datasets.Image)]
-        remedy = f"set data.column to one of its image columns: {', '.join(found)}" if found else "it holds no images"
+        columns = [name for name, kind in table.features.items() if _may_hold_images(kind, datasets)]
+        remedy = f"set data.column to one of its image columns: {', '.join(columns)}"
+        remedy = remedy if columns else f"nor any with images: it has {', '.join(table.column_names)}"
         raise UserError(f"{path} has no column {config.column!r}; {remedy}")
     try:
         table = table.cast_column(config.column, datasets.Image(decode=False))
@@ -203,6 +230,14 @@ def _open_table(config: DataConfig) -> TableImages:
         kind = getattr(kind, "dtype", kind)
         raise UserError(f"{path}: column {config.column!r} holds {kind}, not images; set data.column") from error
     return TableImages(table, config.column, _selected_rows(table, config))
+
+
+def _may_hold_images(kind: Any, datasets: Any) -> bool:
+    """Whether a column's type is that of images: decoded by `datasets`, or the bytes of files."""
+    binary = ("binary", "large_binary", "binary_view")
+    if isinstance(kind, dict):
+        return any(_may_hold_images(part, datasets) for name, part in kind.items() if name == "bytes")
+    return isinstance(kind, datasets.Image) or getattr(kind, "dtype", None) in binary
 
 
 def _selected_rows(table: Any, config: DataConfig) -> NDArray[np.int64] | None:

@@ -6,9 +6,9 @@ takes a few of them at a time (a window) and shuffles their rows. Consecutive pi
 lanes, so a batch is mixed, and a loader worker meets few lanes, so it keeps few row groups.
 """
 
-import os
+import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,19 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as parquet
 from numpy.typing import NDArray
 
 from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.nearest import did_you_mean
 
 from ..settings.config import DataConfig
+from .files import find_files, is_remote, open_file, owner, unreadable
+from .groups import NONE_LEFT, check_wanted, group_rows, name_of
 from .order import permute
 
+_SPLITS = ("train", "validation", "test")
 _WINDOW = 4  # row groups shuffled together
 _GROUPS_PER_LANE = 16  # at least, so that lanes come out even
+_BLOCK = 1024  # positions that groups share by weight
+_CYCLE = 64  # blocks after which remainders are even
 _PIECE = 8  # consecutive positions that one lane serves
 _FOOTERS_AT_ONCE = 16
-NONE_LEFT = "no image is left by data.modality and data.source together"
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,13 @@ class RowGroup:
 class StreamedImages:
     """Rows of Parquet files, a row group at a time; images are numbered row group by row group."""
 
-    def __init__(self, groups: Sequence[RowGroup], column: str, has_modality: bool, modality_names: list[str]) -> None:
+    def __init__(
+        self, groups: Sequence[RowGroup], column: str, has_modality: bool, names: Mapping[str, list[str]] | None = None
+    ) -> None:
         self.groups = groups
         self.column = column
         self.columns = [column, *(["modality"] if has_modality else [])]
-        self.modality_names = modality_names
+        self.names = names or {}  # column of class labels -> what its numbers mean
         self.starts = np.concatenate([[0], np.cumsum([group.size for group in groups])])
         self._tables: OrderedDict[int, Any] = OrderedDict()
         self._held = 0
@@ -75,26 +82,29 @@ class StreamedImages:
         if not isinstance(data, bytes):
             raise UserError(f"{name}: column {self.column!r} holds no image bytes; set data.streaming to false")
         modality = table["modality"][row].as_py() if "modality" in self.columns else None
-        return data, name, name_of(modality, self.modality_names) or None
+        return data, name, name_of(modality, self.names.get("modality")) or None
 
     def group_by(self, column: str) -> dict[str, NDArray[np.int64]]:
-        """Weighted drawing would read a whole row group for every image.
+        """Image numbers by the values of `column`; read from the column alone, or from the footers where a row group
+        holds one value.
 
         Raises:
-            UserError: always.
+            UserError: there is no such column.
         """
-        raise UserError(f"data.weight_by {column} needs the images at hand; set data.streaming to false")
+        with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
+            parts = list(pool.map(lambda group: _column(group, column, self.names.get(column)), self.groups))
+        return group_rows(np.concatenate(parts))
 
     def _table(self, place: int) -> Any:
         if place in self._tables:
             self._tables.move_to_end(place)
             return self._tables[place]
         group = self.groups[place]
-        file = _open_parquet(group.path, os.getpid())
+        file = _open_parquet(group.path, owner())
         try:
             table = file.read_row_group(group.number, columns=self.columns)
         except Exception as error:  # damage and networks fail in many classes
-            raise _unreadable(f"{group.path} row group {group.number}", error) from error
+            raise unreadable(f"{group.path} row group {group.number}", error) from error
         self._tables[place] = table
         self._held += table.nbytes
         while self._held > self._room and len(self._tables) > 1:
@@ -103,16 +113,21 @@ class StreamedImages:
 
 
 class StreamOrder:
-    """Which image stands at each position: every image once per pass of its lane, in a local, seeded order.
+    """Which row stands at each position: every row once per pass of its lane, in a local, seeded order.
+
+    Args:
+        sizes: rows of each row group; rows are numbered row group by row group.
+        seed: chooses the order.
+        batch: images of a batch.
+        lanes: at most this many.
 
     Lanes hold nearly the same number of images and start their next pass on their own, so over a run every image is
     seen equally often, to within a few per cent of a pass.
     """
 
-    def __init__(self, images: StreamedImages, seed: int, batch: int, lanes: int) -> None:
+    def __init__(self, sizes: NDArray[np.integer], seed: int, batch: int, lanes: int) -> None:
         self.seed = seed
         self.piece = gcd(batch, _PIECE)
-        sizes = np.array([group.size for group in images.groups])
         lanes = max(1, min(lanes, len(sizes) // _GROUPS_PER_LANE))
         self.lanes: list[list[int]] = [[] for _ in range(lanes)]
         filled = np.zeros(len(self.lanes), dtype=np.int64)
@@ -121,11 +136,12 @@ class StreamOrder:
             self.lanes[lane].append(int(group))
             filled[lane] += sizes[group]
         self.filled = filled
-        self.sizes, self.starts = sizes, images.starts
+        self.sizes = np.asarray(sizes, dtype=np.int64)
+        self.starts = np.concatenate([[0], np.cumsum(self.sizes)])
         self._window = lru_cache(maxsize=4 * len(self.lanes))(self._plan)
 
     def indices(self, positions: NDArray[np.integer]) -> NDArray[np.int64]:
-        """The image number at each position."""
+        """The row at each position."""
         positions = np.asarray(positions, dtype=np.int64)
         row, lanes = np.divmod(positions // self.piece, len(self.lanes))
         passes, places = np.divmod(row * self.piece + positions % self.piece, self.filled[lanes])
@@ -158,6 +174,64 @@ class StreamOrder:
         return groups, begins[:-1:_WINDOW]
 
 
+class WeightedStreamOrder:
+    """A stream whose groups are drawn by their weight: each group is a `StreamOrder` of its own.
+
+    In every block of positions each group has its share of them, to within one; over a cycle of blocks the remainders
+    come out even. So the number of a group's images before any position is known without counting, and the order
+    stays a function of seed and position.
+
+    Args:
+        members: image numbers of each group, ascending.
+        weights: relative weight of each group.
+        starts: number of the first image of each row group, and how many images there are.
+        seed: chooses the order.
+        batch: images of a batch.
+        lanes: of all groups together.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[NDArray[np.integer]],
+        weights: Sequence[float],
+        starts: NDArray[np.int64],
+        seed: int,
+        batch: int,
+        lanes: int,
+    ) -> None:
+        self.seed = seed
+        self.members = members
+        shares = np.asarray(weights, dtype=np.float64) / np.sum(weights)
+        self.orders: list[StreamOrder | None] = []
+        for number, rows in enumerate(members):
+            sizes = np.diff(np.searchsorted(rows, starts))
+            own = max(1, round(lanes * shares[number]))
+            chosen = shares[number] > 0
+            self.orders.append(StreamOrder(sizes[sizes > 0], _key(seed, number), batch, own) if chosen else None)
+        edges = np.concatenate([[0.0], np.cumsum(shares)[:-1], [1.0]]) * _BLOCK
+        offsets = np.arange(_CYCLE)[:, None] / _CYCLE
+        self._firsts = np.clip(np.ceil(edges - offsets), 0, _BLOCK).astype(np.int64)  # (cycle, groups + 1)
+        counts = np.diff(self._firsts, axis=1)
+        self._before = np.concatenate([np.zeros((1, len(members)), dtype=np.int64), np.cumsum(counts, axis=0)])
+
+    def indices(self, positions: NDArray[np.integer]) -> NDArray[np.int64]:
+        """The image number at each position."""
+        blocks, places = np.divmod(np.asarray(positions, dtype=np.int64), _BLOCK)
+        result = np.empty(len(blocks), dtype=np.int64)
+        for block in np.unique(blocks).tolist():
+            here = np.flatnonzero(blocks == block)
+            cycle, phase = divmod(block, _CYCLE)
+            ranks = permute(places[here], _BLOCK, _key(self.seed, block))
+            firsts = self._firsts[phase]
+            chosen = np.searchsorted(firsts, ranks, side="right") - 1
+            drawn = cycle * self._before[-1] + self._before[phase] - firsts[:-1]
+            for group in np.unique(chosen).tolist():
+                those, order = chosen == group, self.orders[group]
+                assert order is not None
+                result[here[those]] = self.members[group][order.indices(drawn[group] + ranks[those])]
+        return result
+
+
 def _key(*numbers: int) -> int:
     key = 0
     for number in numbers:
@@ -165,28 +239,10 @@ def _key(*numbers: int) -> int:
     return key
 
 
-def name_of(value: Any, names: Sequence[str] | None) -> str:
-    """A cell of a column of groups as text, null as ""; class labels are numbers of `names`, and -1 for none."""
-    if value is None or (names and value < 0):
-        return ""
-    return str(names[value] if names else value)
-
-
 def cannot_open(path: str, error: Exception) -> UserError:
     """What to tell when `datasets` cannot open the data at `path`."""
     where = "" if Path(path).exists() else " (no such folder here, so it was looked for on the Hub)"
     return UserError(f"cannot open the data {path}{where}: {one_line(error)}")
-
-
-def check_wanted(column: str, wanted: Sequence[str], present: Sequence[str]) -> None:
-    """Refuse to filter by values that no image has.
-
-    Raises:
-        UserError: names the value, and the nearest that there is.
-    """
-    for name in wanted:
-        if name not in present:
-            raise UserError(f"no image has {column} {name!r}{did_you_mean(name, present)}")
 
 
 def open_stream(config: DataConfig) -> StreamedImages:
@@ -197,6 +253,30 @@ def open_stream(config: DataConfig) -> StreamedImages:
     """
     datasets = require("datasets", "train")
     path = str(config.path)
+    files, features = _parquet_files(config)
+    schema = _open_parquet(files[0], owner()).schema_arrow
+    if config.column not in schema.names:
+        raise UserError(f"{path} has no data.column {config.column!r}{did_you_mean(config.column, schema.names)}")
+    # a builder knows them only where a card tells or the data was opened before; `datasets` notes them in the files
+    features = features or datasets.Features.from_arrow_schema(schema)
+    labels = {column: getattr(kind, "names", None) for column, kind in features.items()}
+    names = {column: list(of_column) for column, of_column in labels.items() if of_column}
+    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
+        parts = list(pool.map(lambda name: _row_groups(name, config, names), files))
+    for column, wanted in config.wanted.items():
+        check_wanted(column, wanted, sorted({name for _, present in parts for name in present[column]}))
+    groups = [group for part, _ in parts for group in part if group.size]
+    if not groups:
+        raise UserError(NONE_LEFT)
+    return StreamedImages(groups, config.column, "modality" in schema.names, names)
+
+
+def _parquet_files(config: DataConfig) -> tuple[list[str], Any]:
+    """The Parquet files of the split, and the features where they are known."""
+    path = str(config.path)
+    if is_remote(path):
+        return split_files(find_files(path), config.split), None
+    datasets = require("datasets", "train")
     try:
         builder = datasets.load_dataset_builder(path, config.config, revision=config.revision)
     except Exception as error:  # every kind of mistake and network failure arrives here, in many classes
@@ -207,63 +287,77 @@ def open_stream(config: DataConfig) -> StreamedImages:
     files = [str(name) for name in splits.get(config.split, [])]
     if not files or not all(name.endswith(".parquet") for name in files):
         raise UserError(f"{path} has no Parquet files for split {config.split!r}; set data.streaming to false")
-    schema = _open_parquet(files[0], os.getpid()).schema_arrow
-    if config.column not in schema.names:
-        raise UserError(f"{path} has no data.column {config.column!r}{did_you_mean(config.column, schema.names)}")
-    # the builder knows them only where a card tells or the data was opened before; `datasets` notes them in the files
-    features = builder.info.features or datasets.Features.from_arrow_schema(schema)
-    names = list(getattr(features.get("modality"), "names", None) or [])
-    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
-        found = list(pool.map(lambda name: _row_groups(name, config, features), files))
-    for column, wanted in config.wanted.items():
-        check_wanted(column, wanted, sorted({name for _, names in found for name in names[column]}))
-    groups = [group for part, _ in found for group in part if group.size]
-    if not groups:
-        raise UserError(NONE_LEFT)
-    return StreamedImages(groups, config.column, "modality" in schema.names, names)
+    return files, builder.info.features
 
 
-def _row_groups(path: str, config: DataConfig, features: Any) -> tuple[list[RowGroup], dict[str, set[str]]]:
+def split_files(files: Sequence[str], split: str) -> list[str]:
+    """The Parquet files of a split by their names (`train-00000.parquet`, `train/0.parquet`); all, where none says.
+
+    Raises:
+        UserError: there are files of other splits only.
+    """
+    tables = [name for name in files if name.endswith(".parquet") and not name.endswith("/manifest.parquet")]
+    by_split = {name: [file for file in tables if _mentions(file, name)] for name in {split, *_SPLITS}}
+    if by_split[split] or not any(by_split.values()):
+        return by_split[split] or tables
+    present = [name for name, those in by_split.items() if those]
+    raise UserError(f"there are no files of the split {split!r}{did_you_mean(split, present)}")
+
+
+def _mentions(path: str, split: str) -> bool:
+    """Whether a file's own name, or that of its folder, has the split as a word."""
+    return any(split in re.split(r"[^A-Za-z0-9]+", part) for part in path.split("/")[-2:])
+
+
+def _row_groups(
+    path: str, config: DataConfig, names: Mapping[str, list[str]]
+) -> tuple[list[RowGroup], dict[str, set[str]]]:
     """A file's row groups with their wanted rows, and the values of each column that is filtered by."""
     file = _parquet(path)
-    wanted = config.wanted
-    for column in wanted:
-        if column not in file.schema_arrow.names:
-            raise UserError(f"the data has no column {column!r}{did_you_mean(column, file.schema_arrow.names)}")
     groups: list[RowGroup] = []
-    found: dict[str, set[str]] = {column: set() for column in wanted}
+    present: dict[str, set[str]] = {column: set() for column in config.wanted}
     for number in range(file.num_row_groups):
         size = file.metadata.row_group(number).num_rows
-        if not wanted:
+        if not config.wanted:
             groups.append(RowGroup(path, number, size))
             continue
-        table = file.read_row_group(number, columns=list(wanted))
         keep = np.ones(size, dtype=bool)
-        for column, values in wanted.items():
-            names = getattr(features.get(column), "names", None)
-            present = [name_of(value, names) for value in table[column].to_pylist()]
-            found[column].update(present)
-            keep &= np.isin(np.array(present), values)
+        for column, values in config.wanted.items():
+            column_values = _read_column(file, number, column, names.get(column))
+            present[column].update(column_values.tolist())
+            keep &= np.isin(column_values, values)
         rows = np.flatnonzero(keep)
         groups.append(RowGroup(path, number, len(rows), rows))
-    return groups, found
+    return groups, present
+
+
+def _column(group: RowGroup, column: str, names: Sequence[str] | None) -> NDArray[Any]:
+    """A column's values in the wanted rows of a row group."""
+    values = _read_column(_open_parquet(group.path, owner()), group.number, column, names)
+    return values if group.rows is None else values[group.rows]
+
+
+def _read_column(file: Any, number: int, column: str, names: Sequence[str] | None) -> NDArray[Any]:
+    """A text column of one row group, nulls as ""; from the footer alone where it holds one value."""
+    if column not in file.schema_arrow.names:
+        raise UserError(f"the data has no column {column!r}{did_you_mean(column, file.schema_arrow.names)}")
+    part = file.metadata.row_group(number)
+    chunks = (part.column(place) for place in range(part.num_columns))
+    facts = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == column), None)
+    if facts is not None and facts.has_min_max and facts.null_count == 0 and facts.min == facts.max:
+        return np.full(part.num_rows, name_of(facts.min, names))
+    table = file.read_row_group(number, columns=[column])
+    return np.array([name_of(value, names) for value in table[column].to_pylist()])
 
 
 @lru_cache(maxsize=64)
-def _open_parquet(path: str, process: int) -> Any:
-    """An open Parquet file; `process` keeps handles from being shared after a fork."""
+def _open_parquet(path: str, owner: tuple[int, int]) -> Any:
+    """An open Parquet file; each process and thread has its own."""
     return _parquet(path)
 
 
 def _parquet(path: str) -> Any:
-    import fsspec
-    import pyarrow.parquet as parquet
-
     try:
-        return parquet.ParquetFile(fsspec.open(path, "rb").open())
+        return parquet.ParquetFile(open_file(path))
     except Exception as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(what: str, error: Exception) -> UserError:
-    return UserError(f"cannot read {what}: {one_line(error)}")
+        raise unreadable(path, error) from error

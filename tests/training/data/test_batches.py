@@ -21,6 +21,8 @@ from training.data.order import SampleOrder, permute
 from training.data.stream import RowGroup, StreamedImages, StreamOrder
 from training.settings.config import DataConfig, TrainConfig
 
+from .conftest import rows
+
 
 def small_config(path: Path | str, **data) -> TrainConfig:
     tree = {"method": "dino", "data": {"path": str(path), **data}, "model": {"size": "vit-tiny"}}
@@ -105,16 +107,6 @@ def test_normalise_is_the_processors_formula() -> None:
 # --- sources ---------------------------------------------------------------------------------------------------
 
 
-def rows(folder: Path, column: str = "image") -> datasets.Dataset:
-    paths = sorted(folder.glob("*.png"))
-    modality = ["CT" if number % 4 else "US" for number in range(len(paths))]
-    source = ["a" if number < 12 else "b" for number in range(len(paths))]
-    images = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
-    columns = {column: images, "modality": modality, "source": source, "index": list(range(len(paths)))}
-    table = datasets.Dataset.from_dict(columns)
-    return table.cast_column(column, datasets.Image())
-
-
 @pytest.fixture(scope="module")
 def parquet_folder(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parquet")
@@ -145,22 +137,13 @@ def test_filters_and_weights_by_column(parquet_folder: Path) -> None:
     assert {images.fetch(int(index))[2] for index in drawn} == {"US"}
 
 
-@pytest.fixture(scope="module")
-def streamed_folder(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("streamed")
-    table = rows(image_folder)
-    for number in range(3):
-        table.select(range(number * 8, number * 8 + 8)).to_parquet(folder / f"train-{number}.parquet", batch_size=3)
-    return folder
-
-
 def test_a_stream_shows_every_image_once_a_pass(streamed_folder: Path) -> None:
     config = small_config(streamed_folder, streaming=True, stream_lanes=4)
     images = open_images(config.data)
     assert isinstance(images, StreamedImages) and len(images) == 24 and len(images.groups) == 9
-    many = StreamedImages([RowGroup("x", number, 9 + number % 3) for number in range(100)], "image", False, [])
+    many = StreamedImages([RowGroup("x", number, 9 + number % 3) for number in range(100)], "image", False)
     for lanes in (1, 4, 50):
-        order = StreamOrder(many, seed=0, batch=16, lanes=lanes)
+        order = StreamOrder(np.diff(many.starts), seed=0, batch=16, lanes=lanes)
         assert len(order.lanes) == min(lanes, 6)
         counts = np.bincount(order.indices(np.arange(len(many) * 10)), minlength=len(many))
         assert counts.min() >= 9 and counts.max() <= 11
@@ -168,7 +151,7 @@ def test_a_stream_shows_every_image_once_a_pass(streamed_folder: Path) -> None:
         assert len(set(np.searchsorted(many.starts, batch, side="right"))) >= 4 * min(lanes, 6) - 4
         one_by_one = [int(order.indices(np.array([position]))[0]) for position in range(40)]
         assert order.indices(np.arange(40)).tolist() == one_by_one
-    single = StreamOrder(images, seed=0, batch=6, lanes=1)
+    single = StreamOrder(np.diff(images.starts), seed=0, batch=6, lanes=1)
     passes = single.indices(np.arange(48)).reshape(2, 24)
     assert sorted(passes[0]) == sorted(passes[1]) == list(range(24)) and passes[0].tolist() != passes[1].tolist()
 
@@ -236,7 +219,8 @@ def test_stream_batches_do_not_depend_on_workers(streamed_folder: Path) -> None:
         ({"split": "test"}, "no split 'test'; there are: train"),
         ({"modality": ["PET"]}, "no image has modality 'PET'; there are: "),
         ({"modality": ["CT", "PET"]}, "no image has modality 'PET'; there are: "),
-        ({"weight_by": "source"}, "set data.streaming to false"),
+        ({"weight_by": "modality", "weights": {"CTX": 1}}, "no image has modality 'CTX'; did you mean CT"),
+        ({"weight_by": "modality", "weights": {"CT": 0, "US": 0}}, "not all zero"),
     ],
 )
 def test_wrong_stream_settings_are_one_line(streamed_folder: Path, data: dict, words: str) -> None:
@@ -278,7 +262,7 @@ def test_no_images_one_image_no_folder(tmp_path: Path) -> None:
     expected = {
         "empty": "no images under",
         "one": "holds 1 image",
-        "one/a.png": "is a file; --data takes a dataset folder",
+        "one/a.png": "holds 1 image",
         "absent/x/y": "does not exist, and is not a Hub id",
     }
     for name, words in expected.items():

@@ -1,0 +1,107 @@
+"""Files by address: a folder, a file or a pattern, here or wherever fsspec reaches (`s3://`, `hf://`, ...)."""
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from biovfm_hf.errors import UserError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def is_remote(address: str) -> bool:
+    """Whether fsspec reads it, rather than this machine's file system."""
+    return "://" in address
+
+
+def is_pattern(address: str) -> bool:
+    """Whether it stands for several files: `shard-{000..012}.tar`, `data/*.tar`."""
+    return any(sign in address for sign in "*?{")
+
+
+def find_files(address: str) -> list[str]:
+    """The files at an address in the order of their names: those below a folder, those that a pattern stands for, or
+    the file itself. Hidden ones are left out.
+
+    Raises:
+        UserError: no such file, no access, or the address needs a package that is not installed.
+    """
+    return sorted({name for part in _expanded(address) for name in _find(part) if not is_hidden(name)})
+
+
+def read_bytes(path: str) -> bytes:
+    """A file's bytes, from here or from fsspec.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        if not is_remote(path):
+            return Path(path).read_bytes()
+        with fsspec.open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+
+
+def unreadable(what: str, error: Exception) -> UserError:
+    """What to tell of something that cannot be read."""
+    return UserError(f"cannot read {what}: {' '.join(str(error).split())[:300]}")
+
+
+def _expanded(address: str) -> Iterator[str]:
+    """`x-{00..02}.tar` as its three names, `{a,b}` likewise."""
+    braces = _BRACES.search(address)
+    if not braces:
+        yield address
+        return
+    numbers = _NUMBERS.fullmatch(braces[1])
+    words = braces[1].split(",")
+    if numbers:
+        first, last, width = int(numbers[1]), int(numbers[2]), len(numbers[1])
+        words = [str(number).zfill(width) for number in range(first, last + 1)]
+    for word in words:
+        yield from _expanded(address[: braces.start()] + word + address[braces.end() :])
+
+
+def _find(address: str) -> list[str]:
+    if not is_remote(address):
+        return _find_here(Path(address).expanduser())
+    try:
+        system, path = fsspec.core.url_to_fs(address)
+        names = system.glob(path) if is_pattern(path) else system.find(path)
+        return [system.unstrip_protocol(name) for name in names]
+    except Exception as error:  # missing packages, networks and rights fail in many classes
+        raise unreadable(address, error) from error
+
+
+def _find_here(path: Path) -> list[str]:
+    if path.is_dir():
+        return [os.path.join(parent, name) for parent, _, names in os.walk(path) for name in names]  # noqa: PTH118
+    if is_pattern(path.name):
+        return [str(file) for file in path.parent.glob(path.name)]
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; check its spelling")
+    return [str(path)]
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a file's own name begins with a point."""
+    return path.rpartition("/")[2].startswith(".")
+
+
+def open_file(path: str) -> Any:
+    """A file open for reading by place, here or through fsspec."""
+    return fsspec.open(path, "rb").open()
+
+
+def owner() -> tuple[int, int]:
+    """This process and thread: caches of open files are keyed by it, since a file has one place to read from."""
+    return os.getpid(), threading.get_ident()
