@@ -24,7 +24,7 @@ CLASSES = {
     "BioVFMModel": "modeling_biovfm",
 }
 
-__all__ = [*CLASSES, *DOORS]  # the types of all are in __init__.pyi
+__all__ = sorted(CLASSES | DOORS)  # the types of all are in __init__.pyi
 
 
 def __getattr__(name: str) -> Any:

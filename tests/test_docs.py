@@ -1,0 +1,54 @@
+"""The docs site builds without a warning, its picture shows the code of today, and CONTRIBUTING names what exists."""
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+JOURNEY = runpy.run_path(str(ROOT / "docs" / "journey.py"))
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    api = (tmp_path / "api" / "index.html").read_text(encoding="utf-8")
+    assert 'id="biovfm_hf.build"' in api and 'id="biovfm_hf.modeling_biovfm.BioVFMModel"' in api
+
+
+def test_the_picture_of_the_journey_is_that_of_the_code():
+    assert JOURNEY["TARGET"].read_text(encoding="utf-8") == JOURNEY["draw"](), "run: python docs/journey.py"
+
+
+def test_contributing_names_paths_that_exist():
+    paths = {path for path in re.findall(r"`([\w./-]+/[\w./-]*)`", CONTRIBUTING)}
+    assert len(paths) > 20
+    assert not [path for path in sorted(paths) if not (ROOT / path).exists()]
+
+
+KINDS = (
+    "source", "reader", "screening rule", "executor", "task", "layout", "encoder", "probe", "metric", "objective",
+    "model size", "augmentation", "card field", "report section",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_contributing_names_one_place_for_each_kind(kind):
+    (row,) = [line for line in CONTRIBUTING.splitlines() if re.match(rf"\| an? {kind}\b", line)]
+    assert re.search(r"`[\w./-]+`", row.split("|")[2])
+
+
+def test_each_registry_that_contributing_names_is_in_its_file():
+    pairs = re.findall(r"in `([A-Z]+)`|`([\w/]+\.py)`[^|]*\| one (?:line|function)[^|]*`([A-Z_]+)`", CONTRIBUTING)
+    assert pairs
+    for row in [line for line in CONTRIBUTING.splitlines() if line.startswith("| a")]:
+        for name in re.findall(r"`([A-Z_]{4,})`", row):
+            files = [ROOT / path for path in re.findall(r"`([\w/]+\.py)`", row)]
+            assert any(re.search(rf"^{name}\b", file.read_text(encoding="utf-8"), re.MULTILINE) for file in files), row
