@@ -102,10 +102,9 @@ def build(
         >>> import biovfm_hf
         >>> summary = biovfm_hf.build(raw="raw", out="dataset", sources="scans.yaml", size=32, workers=0)
         listing the sources below raw
-        scans: 24 passed
-        matching exact duplicates
-        matching near duplicates
+        ...
         24 considered, 24 kept, in dataset
+        ...
         next: load_dataset("dataset", "full", split="train")
         >>> summary["kept"]
         24
@@ -270,35 +269,186 @@ def search(
     """
     ...
 
-def convert(
-    source: str,
+def probe(
     *,
-    to: str | Path,
-    format: str = 'biovfm',
-    num_heads: int | None = None,
-    decoder_heads: int | None = None,
-) -> Any:
-    """Read the weights of `source` and write them to `to`; see `read_encoder` and the writers.
+    model: Sequence[str] | str,
+    tasks: Sequence[str] | str,
+    out: str | Path,
+    data: str | Path = Path('.'),
+    size: int | None = None,
+    download: bool = False,
+    method: Sequence[str] | str = ('linear',),
+    protocol: str = 'fast',
+    seed: Sequence[int] | int = (0,),
+    batch_size: int = 64,
+    device: str | None = None,
+    precision: str | None = None,
+    compile: bool = False,
+    cache: str | Path | None = None,
+    resamples: int = 1000,
+    stratify: bool = False,
+    no_figures: bool = False,
+    epochs: int | None = None,
+    rate: float | None = None,
+    features: str | None = None,
+    shots: Sequence[int] | int | None = None,
+    draws: int | None = None,
+    neighbours: int | None = None,
+    temperature: float | None = None,
+    views: int | None = None,
+    decoder: str | None = None,
+    image_size: int | None = None,
+) -> list[dict[str, Any]]:
+    r"""Make the records that are missing in `out`, then comparisons, tables and pictures of all that are there.
+
+    A failure of one model on one task does not stop the others; it is raised at the end.
 
     Args:
-        source: weight file, model folder or Hub repo id.
-        to: folder to write; must not exist.
-        format: what to write.
-        num_heads: attention heads, where a bare weight file does not tell.
-        decoder_heads: those of MAE's decoder, where its file does not tell.
+        options: a `ProbeOptions`.
+
+    Args:
+        model: a model folder, a Hub repository, a short name (dinov2-b, biomedclip, ...), timm:NAME or
+            open_clip:hf-hub:REPO, for segmentation also scratch:unet and scratch:transunet; again for each
+            further one.
+        tasks: task names, medmnist, medmnist3d, radiology, or paths.
+        out: the results folder.
+        data: where the named sets are.
+        size: MedMNIST size (default: the largest there).
+        download: fetch missing MedMNIST sets into --data.
+        method: which methods (default: linear); --help lists them below.
+        protocol: biovfm: as the authors probe, threshold and resample; fast: logistic regression on standardised
+            features, subject-level resamples.
+        seed: of everything random; several are run one after the other and reported as one result with the seeds'
+            share in its uncertainty (default: 0).
+        batch_size: images at once.
+        device: torch device (default: cuda where there is one, else cpu).
+        precision: bf16 keeps two to three digits of a feature; a CPU with AMX embeds about twice as fast in it,
+            one without bfloat16 instructions slower (default: bf16 on a GPU that has it, else fp32).
+        compile: embed through torch.compile; compiling takes seconds for a ViT, longer for a convolutional net,
+            so it can pay where a GPU embeds for many minutes; on a CPU it is slower (measured).
+        cache: where features are kept (default: OUT/cache).
+        resamples: of the bootstrap; comparisons on many tasks take more.
+        stratify: the resamples keep the class counts of the test split: for intervals given these counts, where a
+            class is rare (protocol fast; not for fewshot and segment).
+        no_figures: leave out the pictures.
+        epochs: of trained heads, decoders and fine-tuning (default: by method).
+        rate: highest learning rate (default: by method).
+        features: class token, mean patch token (mean_raw: before the final norm), both, the model's pooled
+            vector, or last4: class tokens of the last four blocks and the mean patch token (default: class for
+            kNN, else both).
+        shots: few-shot: training subjects per class (default: 16).
+        draws: few-shot: how many draws (default: 20).
+        neighbours: kNN: how many vote (default: chosen on validation).
+        temperature: kNN: of the votes (default: 0.07).
+        views: protocol biovfm: augmented views of the training images, used in turn over the epochs; 100 repeats
+            the authors' online augmentation, 0 is no augmentation (default: 0).
+        decoder: segmentation: the decoder.
+        image_size: segmentation: input (default: the model's).
 
     Returns:
-        What was read; its `left_out` also names what the format had no place for, its `notes` what was assumed and
-        where the format computes something else.
+        Every record of the results folder.
 
     Raises:
-        UserError: the folder exists, the source cannot be read whole, or the format cannot hold it.
+        UserError: a task or a model cannot be opened, or what went wrong with some records.
 
     Examples:
+        A task of your own is a CSV file. Here the label is whether the corner of the picture is bright.
+
+        >>> splits = ["train"] * 12 + ["val"] * 6 + ["test"] * 6
+        >>> lines = ["image,label,split"]
+        >>> for path, split in zip(sorted(folder.iterdir()), splits):
+        ...     lines.append(f"{path.resolve()},{int(np.array(Image.open(path))[0, 0] > 127)},{split}")
+        >>> _ = Path("corners.csv").write_text("\n".join(lines))
+
         >>> import biovfm_hf
-        >>> converted = biovfm_hf.convert("run/model", to="theirs", format="vit_mae")
-        >>> AutoModel.from_pretrained("theirs").config.model_type
-        'vit_mae'
+        >>> options = dict(model="run/model", tasks="corners.csv", out="results", resamples=100, no_figures=True)
+        >>> (record,) = biovfm_hf.probe(method="knn", **options)
+        done  run/model  corners  knn  auc ...
+        >>> interval = record["metrics"]["auc"]
+        >>> interval["low"] <= interval["value"] <= interval["high"]
+        True
+        >>> record["n_test"]
+        6
+    """
+    ...
+
+def score(
+    file: str | Path,
+    *,
+    task: str,
+    protocol: str = 'biovfm',
+    json: str | Path | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    by_subject: bool = False,
+    stratify: bool = False,
+    extra: bool = False,
+) -> dict[str, Any]:
+    """Score the file and write what was computed to `json`, if given.
+
+    Args:
+        file: labels and scores.
+        task: MedMNIST's word for the kind of task.
+        protocol: how to choose thresholds and resample, see above.
+        json: write thresholds, metrics and notes to this file.
+        resamples: of the bootstrap.
+        seed: of the resamples of protocol fast.
+        by_subject: draw whole subjects (test_subjects); protocol fast.
+        stratify: keep the test split's class counts; protocol fast.
+        extra: also sensitivity, specificity, AP, Brier score and ECE.
+
+    Returns:
+        {"task", "protocol", "resamples", "seed", "n_test", "thresholds": [...], "metrics": {name: {"value", "mean",
+        "low", "high"}}, "notes"}; `value` is the point estimate, `mean` that over resamples.
+
+    Raises:
+        UserError: the file, its arrays or the options do not fit the task.
+
+    Examples:
+        >>> labels = np.arange(200) % 2
+        >>> scores = np.clip(labels + random.normal(0, 0.7, 200), 0, 1)
+        >>> np.savez("scores.npz", val_labels=labels, val_scores=scores, test_labels=labels, test_scores=scores)
+        >>> import biovfm_hf
+        >>> metrics = biovfm_hf.score("scores.npz", task="binary-class", resamples=200)["metrics"]
+        >>> metrics["auc"]["low"] < metrics["auc"]["value"] < metrics["auc"]["high"]
+        True
+    """
+    ...
+
+def scaling(
+    points: str | Path,
+    *,
+    out: str | Path,
+    properties: str | Path | None = None,
+    axis: str = 'given',
+    published: bool = False,
+    seed: int = 0,
+) -> Any:
+    r"""Fit score = e^b size^a for every family and task, correlate the slopes, and write tables and figures.
+
+    Args:
+        points: scores, or slopes that are fitted already.
+        out: folder for tables and figures.
+        properties: task properties to correlate with slopes.
+        axis: what x is: the file's numbers (given), encoder parameters, the published axis (encoder + MAE
+            decoder), or pretraining compute.
+        published: draw the BioVFM paper's results beside yours, as far as axis and tasks agree.
+        seed: of bootstrap and permutations.
+
+    Returns:
+        What the files in `out` show.
+
+    Raises:
+        UserError: a file is unfit, or the points allow no fit.
+
+    Examples:
+        >>> rows = [f"{family},{size},x,{80 * size**slope}" for family, slope in [("A", 0.02), ("B", 0.01)]
+        ...         for size in (5, 20, 80, 300)]
+        >>> _ = Path("points.csv").write_text("\n".join(["family,params_millions,task,auc", *rows]))
+        >>> import biovfm_hf
+        >>> analysis = biovfm_hf.scaling("points.csv", out="scaling")
+        >>> Path("scaling/slopes.csv").is_file()
+        True
     """
     ...
 
@@ -406,5 +556,37 @@ def push(
         >>> pushed = biovfm_hf.push("run/model", "owner/my-model")
         >>> pushed.private
         True
+    """
+    ...
+
+def convert(
+    source: str,
+    *,
+    to: str | Path,
+    format: str = 'biovfm',
+    num_heads: int | None = None,
+    decoder_heads: int | None = None,
+) -> Any:
+    """Read the weights of `source` and write them to `to`; see `read_encoder` and the writers.
+
+    Args:
+        source: weight file, model folder or Hub repo id.
+        to: folder to write; must not exist.
+        format: what to write.
+        num_heads: attention heads, where a bare weight file does not tell.
+        decoder_heads: those of MAE's decoder, where its file does not tell.
+
+    Returns:
+        What was read; its `left_out` also names what the format had no place for, its `notes` what was assumed and
+        where the format computes something else.
+
+    Raises:
+        UserError: the folder exists, the source cannot be read whole, or the format cannot hold it.
+
+    Examples:
+        >>> import biovfm_hf
+        >>> converted = biovfm_hf.convert("run/model", to="theirs", format="vit_mae")
+        >>> AutoModel.from_pretrained("theirs").config.model_type
+        'vit_mae'
     """
     ...

@@ -50,10 +50,9 @@ Pictures of your own, and a record that describes them:
 >>> import biovfm_hf
 >>> summary = biovfm_hf.build(raw="raw", out="dataset", sources="scans.yaml", size=32, workers=0)
 listing the sources below raw
-scans: 24 passed
-matching exact duplicates
-matching near duplicates
+...
 24 considered, 24 kept, in dataset
+...
 next: load_dataset("dataset", "full", split="train")
 >>> summary["kept"]
 24""",
@@ -102,15 +101,54 @@ next: load_dataset("dataset", "full", split="train")
 >>> answer["found"][0]["id"]
 '07.png'""",
     ),
-    "convert": Door(
-        "biovfm_hf.conversion.command",
-        "convert",
-        "ConvertOptions",
+    "probe": Door(
+        "evaluation.commands.probe",
+        "probe",
+        "ProbeOptions",
         """\
+A task of your own is a CSV file. Here the label is whether the corner of the picture is bright.
+
+>>> splits = ["train"] * 12 + ["val"] * 6 + ["test"] * 6
+>>> lines = ["image,label,split"]
+>>> for path, split in zip(sorted(folder.iterdir()), splits):
+...     lines.append(f"{path.resolve()},{int(np.array(Image.open(path))[0, 0] > 127)},{split}")
+>>> _ = Path("corners.csv").write_text("\\n".join(lines))
+
 >>> import biovfm_hf
->>> converted = biovfm_hf.convert("run/model", to="theirs", format="vit_mae")
->>> AutoModel.from_pretrained("theirs").config.model_type
-'vit_mae'""",
+>>> options = dict(model="run/model", tasks="corners.csv", out="results", resamples=100, no_figures=True)
+>>> (record,) = biovfm_hf.probe(method="knn", **options)
+done  run/model  corners  knn  auc ...
+>>> interval = record["metrics"]["auc"]
+>>> interval["low"] <= interval["value"] <= interval["high"]
+True
+>>> record["n_test"]
+6""",
+    ),
+    "score": Door(
+        "evaluation.commands.score",
+        "score",
+        "ScoreOptions",
+        """\
+>>> labels = np.arange(200) % 2
+>>> scores = np.clip(labels + random.normal(0, 0.7, 200), 0, 1)
+>>> np.savez("scores.npz", val_labels=labels, val_scores=scores, test_labels=labels, test_scores=scores)
+>>> import biovfm_hf
+>>> metrics = biovfm_hf.score("scores.npz", task="binary-class", resamples=200)["metrics"]
+>>> metrics["auc"]["low"] < metrics["auc"]["value"] < metrics["auc"]["high"]
+True""",
+    ),
+    "scaling": Door(
+        "evaluation.scaling.command",
+        "scaling",
+        "ScalingOptions",
+        """\
+>>> rows = [f"{family},{size},x,{80 * size**slope}" for family, slope in [("A", 0.02), ("B", 0.01)]
+...         for size in (5, 20, 80, 300)]
+>>> _ = Path("points.csv").write_text("\\n".join(["family,params_millions,task,auc", *rows]))
+>>> import biovfm_hf
+>>> analysis = biovfm_hf.scaling("points.csv", out="scaling")
+>>> Path("scaling/slopes.csv").is_file()
+True""",
     ),
     "card": Door(
         "model_cards.card.command",
@@ -141,6 +179,16 @@ True""",
 >>> pushed = biovfm_hf.push("run/model", "owner/my-model")
 >>> pushed.private
 True""",
+    ),
+    "convert": Door(
+        "biovfm_hf.conversion.command",
+        "convert",
+        "ConvertOptions",
+        """\
+>>> import biovfm_hf
+>>> converted = biovfm_hf.convert("run/model", to="theirs", format="vit_mae")
+>>> AutoModel.from_pretrained("theirs").config.model_type
+'vit_mae'""",
     ),
 }
 
