@@ -18,6 +18,14 @@ class TooLarge(UserError):
     """A file that claims or takes more than a stated limit."""
 
 
+class ManyPictures(UserError):
+    """A file of several pictures of which none was chosen; `count` is how many `slice_index` chooses from."""
+
+    def __init__(self, message: str, count: int = 1) -> None:
+        super().__init__(message)
+        self.count = count
+
+
 class NoPicture(UserError):
     """A sound file that holds no picture: a report, a dose, a plan, a segmentation, a waveform."""
 

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, Jpeg2KImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
-from .errors import TooLarge, UserError, one_line
+from .errors import ManyPictures, TooLarge, UserError, one_line
 from .intensity import PERCENTILES, Intensity, Pixels, Window, percentile_window, to_uint8
 from .volumes import AXES, MAX_VOLUME_BYTES, Volume
 
@@ -142,7 +142,8 @@ def _of_content(content: Any, index: int | None, axis: str, time_index: int | No
         return _of_volume(content, name, index, axis, time_index)
     last = content.count - 1
     if index is None and last:
-        raise UserError(f"{name}: holds {content.count} {content.word}s; choose one with slice_index=0 to {last}")
+        remedy = f"choose one with slice_index=0 to {last}"
+        raise ManyPictures(f"{name}: holds {content.count} {content.word}s; {remedy}", content.count)
     if not 0 <= (index or 0) <= last:
         raise UserError(
             f"{name}: slice_index out of range: has no {content.word} {index}; choose slice_index=0 to {last}"
@@ -157,9 +158,10 @@ def _of_volume(volume: Volume, name: str, slice_index: int | None, axis: str, ti
     shape = volume.array.shape[:3]
     if slice_index is None:
         if 1 not in shape:
-            raise UserError(
+            raise ManyPictures(
                 f"{name}: is a volume of {' x '.join(map(str, shape))} voxels; choose a slice, for instance "
-                f"slice_index={shape[2] // 2}, axis='axial'"
+                f"slice_index={shape[2] // 2}, axis='axial'",
+                shape[AXES.index(axis)],
             )
         slice_index, axis = 0, AXES[2 - shape[::-1].index(1)]
     try:

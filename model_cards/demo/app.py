@@ -5,10 +5,13 @@ space.json ({"model": name}) and index.npz. It needs gradio, numpy, pillow, torc
 model's own image processor needs for DICOM and NIfTI.
 """
 
+import atexit
 import io
 import json
 import os
-import re
+import shutil
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +22,12 @@ import numpy as np
 TEMPERATURE = 0.07  # of the votes, as in DINO's nearest-neighbour probe
 HELD_OUT = 0.2  # of the subjects, to measure the linear probe on
 MAP_SIDE = 336
-STYLE = ".caption-label { white-space: normal !important; max-width: 100% !important; }"  # labels whole, not cut
+MAP_SHARE = 0.6  # of the colours in the picture that they are laid over
+FAMILIAR = 5  # percent of held-out images that are less like the others than a familiar one
+EXAMPLES = 4
+MAX_UPLOAD = "64mb"
+STYLE = """#message { font-weight: 600; }
+.caption-label { white-space: normal !important; max-width: 100% !important; }"""  # labels whole, not cut
 NOTICE = (
     "For research. Not a medical device: nothing here may guide the care of a patient. "
     "Images are processed by the machine that runs this page, which forgets them after an hour."
@@ -120,12 +128,15 @@ class Encoder:
     """A model folder or Hub repository with its image processor.
 
     `own_code`: run the code that the repository carries. Only a Space does, for the model that it was made for.
+    `read`: what turns a file into an 8-bit RGB picture, given how to map intensities and which slice to take; without
+    it the processor reads files itself.
     """
 
-    def __init__(self, name: str, own_code: bool = False) -> None:
+    def __init__(self, name: str, own_code: bool = False, read: Callable[..., Any] | None = None) -> None:
         from transformers import AutoImageProcessor, AutoModel
 
         self.name = name
+        self.read = read
         self.processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=own_code)
         self.model = AutoModel.from_pretrained(name, trust_remote_code=own_code).eval()
 
@@ -137,6 +148,9 @@ class Encoder:
         """
         import torch
 
+        if self.read is not None:
+            how = {name: getattr(self.processor, name) for name in ("intensity", "percentiles", "window")}
+            image, settings = self.read(image, how, settings), {"intensity": "auto", "window": None}
         pixels = self.processor(image, return_tensors="pt", **settings).pixel_values
         with torch.inference_mode():
             tokens = self.model(pixels).last_hidden_state[0].float().numpy()
@@ -190,87 +204,185 @@ def votes(index: Index, found: list[tuple[int, float]]) -> dict[str, float]:
     return {label: weight / total for label, weight in sorted(weights.items(), key=lambda item: -item[1])}
 
 
-def analyse(
-    encoder: Encoder, index: Index | None, probe: Probe | None, path: str, position: str, axis: str
-) -> tuple[Any, ...]:
-    """What the page shows for a file: the model's view, PCA map, neighbours with captions, votes, probe's scores.
+@dataclass(frozen=True)
+class Familiarity:
+    """How like the indexed images one has to be for their labels to mean something for it.
 
-    Raises:
-        Exception: whatever the image processor says of a file that it cannot read.
+    `least` is the cosine similarity to the nearest image of another subject that 95 % of the indexed images reach.
     """
-    from PIL import Image
 
-    settings: dict[str, Any] = {"axis": axis}
+    least: float
+
+    @classmethod
+    def of(cls, index: Index) -> "Familiarity | None":
+        """Measured with each subject held out in turn; None where there are fewer than ten subjects."""
+        subjects = np.array(index.subjects)
+        if len(set(index.subjects)) < 10:
+            return None
+        similarity = index.features @ index.features.T
+        similarity[subjects[:, None] == subjects[None, :]] = -1.0
+        return cls(float(np.percentile(similarity.max(axis=1), FAMILIAR)))
+
+    def doubt(self, found: list[tuple[int, float]]) -> str:
+        """A sentence where the nearest images are further away than that, else ""."""
+        nearest_one = found[0][1]
+        if nearest_one >= self.least:
+            return ""
+        return (
+            f"Unlike the indexed images: the nearest has similarity {nearest_one:.2f}, and {100 - FAMILIAR}% of the "
+            f"images of held-out subjects have {self.least:.2f} or more. So no label is given."
+        )
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the page shows of a file, in the order of its parts."""
+
+    message: str = ""
+    view: Any = None
+    colours: Any = None
+    gallery: Any = None
+    shares: Any = None
+    scores: Any = None
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """One for each component of the page; None empties it."""
+        return self.message, self.view, self.colours, self.gallery, self.shares, self.scores
+
+
+@dataclass(frozen=True)
+class Analyser:
+    """A model with what it is compared to; calling it gives what the page shows of a file."""
+
+    encoder: Encoder
+    index: Index | None = None
+    probe: Probe | None = None
+    familiarity: Familiarity | None = None
+
+    @classmethod
+    def of(cls, encoder: Encoder, index: Index | None) -> "Analyser":
+        """With a probe, and a measure of what is familiar, where the index is enough for them."""
+        if index is None:
+            return cls(encoder)
+        probe = fit_probe(index.features, index.labels) if len(set(index.labels)) > 1 else None
+        return cls(encoder, index, probe, Familiarity.of(index))
+
+    def __call__(self, path: str, position: str = "", axis: str = "axial") -> Analysis:
+        """The model's view, the colours of its patch tokens over it, neighbours, votes and the probe's scores.
+
+        Args:
+            path: of an image file.
+            position: number of the slice or frame in words, "" for the middle one.
+            axis: of a volume.
+
+        Raises:
+            Exception: whatever reading says of a file that cannot be read.
+        """
+        from PIL import Image
+
+        shown, vector, patches = self._encoded(path, _place(position, axis))
+        side = (MAP_SIDE, MAP_SIDE)
+        view = Image.fromarray(shown).resize(side, Image.Resampling.BICUBIC)
+        colours = Image.fromarray(pca_map(patches)).resize(side, Image.Resampling.BICUBIC)
+        colours = Image.blend(view, colours, MAP_SHARE)
+        if self.index is None:
+            return Analysis("", view, colours)
+        found = nearest(self.index, vector)
+        gallery = [
+            (Image.open(io.BytesIO(self.index.thumbnails[row])), f"{similarity:.2f} {self.index.labels[row]}")
+            for row, similarity in found
+        ]
+        doubt = self.familiarity.doubt(found) if self.familiarity else ""
+        if doubt:
+            return Analysis(doubt, view, colours, gallery)
+        scores = dict(zip(self.probe.classes, self.probe(vector).tolist(), strict=True)) if self.probe else None
+        return Analysis("", view, colours, gallery, votes(self.index, nearest(self.index, vector, 20)), scores)
+
+    def _encoded(self, path: str, place: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Encode a file; of several pictures of which none is chosen, the middle one."""
+        try:
+            return self.encoder(path, **place)
+        except Exception as error:
+            count = getattr(error, "count", None)
+            if not isinstance(count, int) or "slice_index" in place:
+                raise
+            return self.encoder(path, **place, slice_index=count // 2)
+
+
+def _place(position: str, axis: str) -> dict[str, Any]:
+    place: dict[str, Any] = {"axis": axis}
     if position.strip():
         if not position.strip().isdecimal():
             raise ValueError(
                 f"slice {position.strip()!r}: give a whole number from 0, or leave it empty for the middle"
             )
-        settings["slice_index"] = int(position)
-    shown, vector, patches = _encoded(encoder, path, settings)
-    side = (MAP_SIDE, MAP_SIDE)
-    view = Image.fromarray(shown).resize(side, Image.Resampling.BICUBIC)
-    colours = Image.fromarray(pca_map(patches)).resize(side, Image.Resampling.NEAREST)
+        place["slice_index"] = int(position)
+    return place
+
+
+def upload_folder() -> Path:
+    """A new folder that only this user can open, for what visitors upload; removed when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="biovfm-demo-"))  # mode 0700
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def example_files(index: Index | None, folder: Path) -> list[str]:
+    """Up to four indexed images, of different labels first, written as files to try the page with."""
     if index is None:
-        return view, colours, [], None, None
-    found = nearest(index, vector)
-    gallery = [
-        (Image.open(io.BytesIO(index.thumbnails[row])), f"{similarity:.2f} {index.labels[row]}")
-        for row, similarity in found
-    ]
-    scores = dict(zip(probe.classes, probe(vector).tolist(), strict=True)) if probe else None
-    return view, colours, gallery, votes(index, nearest(index, vector, 20)), scores
-
-
-def _encoded(encoder: Encoder, path: str, settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Encode a file; of a volume without a chosen slice, the middle one, which the processor's refusal names."""
-    try:
-        return encoder(path, **settings)
-    except Exception as error:
-        middle = re.search(r"slice_index=(\d+)", str(error))
-        if middle is None or "slice_index" in settings:
-            raise
-        return encoder(path, **settings, slice_index=int(middle[1]))
+        return []
+    first = list(dict.fromkeys(index.labels))
+    rows = [index.labels.index(label) for label in first]
+    rows += [row for row in range(len(index.labels)) if row not in rows]
+    files = []
+    for number, row in enumerate(rows[:EXAMPLES], start=1):
+        file = folder / f"{number} {plain(index.labels[row])}.jpg"
+        file.write_bytes(index.thumbnails[row])
+        files.append(str(file))
+    return files
 
 
 def build_page(encoder: Encoder, index: Index | None) -> Any:
-    """The Gradio page. It loads nothing from other sites."""
+    """The Gradio page. It loads nothing from other sites, and keeps uploads in a folder of its own."""
+    folder = upload_folder()
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
+    (folder / "uploads").mkdir(mode=0o700)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("GRADIO_RUN_HISTORY", "False")  # no pictures of patients in the browser's storage
     import gradio
 
-    probe = fit_probe(index.features, index.labels) if index is not None and len(set(index.labels)) > 1 else None
+    analyser = Analyser.of(encoder, index)
 
     def run(path: str | None, position: str, axis: str) -> tuple[Any, ...]:
         if path is None:
-            raise gradio.Error("Choose an image first.", print_exception=False)
+            return Analysis("Choose an image first.").parts
         try:
-            return analyse(encoder, index, probe, path, position, axis)
-        except Exception as error:
+            return analyser(path, position, axis).parts
+        except Exception as error:  # an old result beside it would be taken for this file's
             reason = " ".join(str(error).split()).replace(f"{Path(path).parent}{os.sep}", "")
-            raise gradio.Error(reason[:300], print_exception=False) from error
+            return Analysis(f"Not read: {reason[:300]}").parts
 
+    indexed, probed = index is not None, analyser.probe is not None
     with gradio.Blocks(title="BioVFM demo", analytics_enabled=False, delete_cache=(600, 3000)) as page:
         gradio.Markdown(f"# What a biomedical vision model sees\n\nModel: {plain(encoder.name)}. {NOTICE}")
         with gradio.Row():
             with gradio.Column(scale=1):
                 file = gradio.File(label="Image: PNG, JPEG, TIFF, DICOM or NIfTI", type="filepath")
+                another = gradio.UploadButton("Another image", type="filepath")
                 position = gradio.Textbox(label="Slice of a volume or frame, from 0", placeholder="the middle one")
                 axis = gradio.Radio(["axial", "coronal", "sagittal"], value="axial", label="Axis of a volume")
                 button = gradio.Button("Analyse", variant="primary")
             with gradio.Column(scale=2):
+                message = gradio.Markdown(elem_id="message")
                 with gradio.Row():
-                    view = gradio.Image(
-                        label="What the model is shown", interactive=False, buttons=["fullscreen", "download"]
-                    )
-                    colours = gradio.Image(
-                        label="Patch tokens, three components", interactive=False, buttons=["fullscreen", "download"]
+                    view, colours = (
+                        gradio.Image(label=label, interactive=False, buttons=["fullscreen", "download"])
+                        for label in ("What the model is shown", "Its patch tokens as colours")
                     )
                 with gradio.Row():
-                    shares = gradio.Label(
-                        label="Votes of the 20 nearest images", num_top_classes=5, visible=index is not None
-                    )
-                    scores = gradio.Label(label="Linear probe", num_top_classes=5, visible=probe is not None)
+                    shares = gradio.Label(label="Votes of the 20 nearest images", num_top_classes=5, visible=indexed)
+                    scores = gradio.Label(label="Linear probe", num_top_classes=5, visible=probed)
                 if index is not None:
                     gradio.Markdown(probe_note(index))
                 gallery = gradio.Gallery(
@@ -278,12 +390,23 @@ def build_page(encoder: Encoder, index: Index | None) -> Any:
                     columns=4,
                     height="auto",
                     buttons=["fullscreen"],
-                    visible=index is not None,
+                    visible=indexed,
                 )
-        shown = [view, colours, gallery, shares, scores]
-        button.click(run, [file, position, axis], shown, api_name="analyse")
-        file.upload(run, [file, position, axis], shown, api_name=None)
+        given, shown = [file, position, axis], [message, view, colours, gallery, shares, scores]
+        if examples := example_files(index, folder):
+            gradio.Examples([[name] for name in examples], [file], shown, _of_file(run), run_on_click=True)
+        button.click(run, given, shown, api_name="analyse")
+        file.upload(run, given, shown, api_name=None)
+        file.clear(lambda: Analysis().parts, None, shown, api_name=None)
+        another.upload(lambda path: path, another, file, api_name=None).then(run, given, shown, api_name=None)
     return page
+
+
+def _of_file(run: Callable[..., tuple[Any, ...]]) -> Callable[[str], tuple[Any, ...]]:
+    def run_file(path: str) -> tuple[Any, ...]:
+        return run(path, "", "axial")
+
+    return run_file
 
 
 def probe_note(index: Index) -> str:
@@ -304,14 +427,14 @@ def plain(name: str) -> str:
 
 
 def launch(page: Any, host: str, port: int) -> None:
-    """Serve the page until it is interrupted; system fonts, uploads of at most 256 MB, no public link."""
+    """Serve the page until it is interrupted; system fonts, uploads of at most 64 MB, no public link."""
     import gradio
 
     fonts = ["system-ui", "sans-serif"]
     theme = gradio.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"]).set(
         button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800"
     )
-    words = {"theme": theme, "css": STYLE, "max_file_size": "256mb"}
+    words = {"theme": theme, "css": STYLE, "max_file_size": MAX_UPLOAD}
     page.launch(server_name=host, server_port=port, share=False, quiet=True, **words)
 
 

@@ -15,6 +15,7 @@ from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.files import atomic_path, write_text
 from biovfm_hf.network import heed_missing_network, is_path
 from biovfm_hf.options import argument, check_options, option, parse_options
+from biovfm_hf.provenance import Provenance, read_provenance, write_provenance
 
 from ..inputs.dataset import MAX_IMAGE_BYTES
 from ..inputs.hub_names import check_hub_names
@@ -124,7 +125,16 @@ def build_index(encoder: Any, place: Path, count: int, seed: int) -> Any:
     return Index(np.stack(features), labels, thumbnails, subjects)
 
 
-def export_space(target: Path, model: str, index: Any) -> None:
+def index_provenance(place: Path | None) -> Provenance:
+    """What of an index is private: a dataset's private sources; of any other folder nothing is known, so all of it."""
+    if place is None:
+        return Provenance()
+    if kind_of(place) == "datasets":
+        return read_provenance(place)
+    return Provenance(private_sources=("the indexed images",))
+
+
+def export_space(target: Path, model: str, index: Any, provenance: Provenance) -> None:
     """Write a Gradio Space: app.py, space.json, index.npz, requirements.txt and README.md."""
     gradio = require("gradio", "space")
     with atomic_path(target) as folder:
@@ -139,6 +149,7 @@ def export_space(target: Path, model: str, index: Any) -> None:
             count = len(index.labels)
         readme = SPACE_README.format(title=title, version=gradio.__version__, model=model, count=count)
         write_text(folder / "README.md", readme)
+        write_provenance(folder, provenance)
 
 
 @dataclass(frozen=True)
@@ -182,9 +193,10 @@ def _check_model(name: str) -> None:
 
 def _load(name: str) -> Any:
     from .app import Encoder
+    from .reading import read_image
 
     try:
-        return Encoder(name)
+        return Encoder(name, read=read_image)
     except (OSError, ValueError) as error:
         reason = one_line(error)
         remedy = "check the folder" if Path(name).is_dir() else "check the name, the network and `hf auth login`"
@@ -208,7 +220,7 @@ def demo(options: DemoOptions) -> None:
     encoder = _load(options.model)
     index = build_index(encoder, options.index, options.images, options.seed) if options.index else None
     if options.export:
-        export_space(options.export, str(options.repo_id), index)
+        export_space(options.export, str(options.repo_id), index, index_provenance(options.index))
         return
     print(f"http://{options.host}:{options.port} shows {options.model}; stop with Ctrl-C")
     launch(build_page(encoder, index), options.host, options.port)

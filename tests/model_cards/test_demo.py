@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from PIL import Image
 from biovfm_hf.errors import UserError
 from model_cards.demo import app as demo_app
 from model_cards.demo import command as demo
+from model_cards.demo import reading
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +39,56 @@ def classes(make, tmp_path):
 def test_an_image_finds_itself_and_its_class(encoder, classes):
     index = demo.build_index(encoder, classes, 100, seed=0)
     assert sorted(set(index.labels)) == ["smooth", "stripes"] and len(index.labels) == 12
-    probe = demo_app.fit_probe(index.features, index.labels)
-    words = (encoder, index, probe, str(classes / "stripes" / "3.png"))
-    view, colours, gallery, shares, scores = demo_app.analyse(*words, "", "axial")
-    assert view.size == colours.size == (336, 336) and len(gallery) == 8
-    assert gallery[0][1] == "1.00 stripes"
-    assert sum(shares.values()) == pytest.approx(1) == sum(scores.values()) and scores["stripes"] > 0.5
+    analyser, file = demo_app.Analyser.of(encoder, index), str(classes / "stripes" / "3.png")
+    result = analyser(file)
+    assert result.view.size == result.colours.size == (336, 336) and len(result.gallery) == 8
+    assert result.gallery[0][1] == "1.00 stripes" and result.message == ""
+    assert sum(result.shares.values()) == pytest.approx(1) == sum(result.scores.values())
+    assert result.scores["stripes"] > 0.5
     with pytest.raises(ValueError, match="whole number"):
-        demo_app.analyse(*words, "-1", "axial")
+        analyser(file, "-1")
+
+
+def test_what_is_unlike_the_indexed_images_gets_no_label():
+    """Directions around one axis: a held-out subject is near the others, the opposite direction is not."""
+    chance = np.random.default_rng(0)
+    features = demo_app.unit(np.eye(8)[0] + chance.normal(0, 0.05, (60, 8)))
+    index = demo_app.Index(features, ["a", "b"] * 30, [b""] * 60, [str(number // 2) for number in range(60)])
+    familiar = demo_app.Familiarity.of(index)
+    assert 0.9 < familiar.least < 1
+    near = demo_app.nearest(index, demo_app.unit(np.eye(8)[0]))
+    far = demo_app.nearest(index, demo_app.unit(np.eye(8)[3]))
+    assert familiar.doubt(near) == "" and "So no label is given." in familiar.doubt(far)
+    few = demo_app.Index(features[:8], ["a"] * 8, [b""] * 8, list("abcdefgh"))
+    assert demo_app.Familiarity.of(few) is None
+
+
+def test_uploads_lie_in_a_folder_of_their_own(encoder, monkeypatch):
+    pytest.importorskip("gradio")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "/nowhere")
+    demo_app.build_page(encoder, None)
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    assert folder.name == "uploads" and folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_files_are_read_by_a_process_that_may_die(encoder, make, tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(make.image(3))
+    limited = demo_app.Encoder(encoder.name, read=reading.read_image)
+    for mine, theirs in zip(limited(str(tmp_path / "a.png")), encoder(str(tmp_path / "a.png")), strict=True):
+        assert np.allclose(mine, theirs, atol=1e-5)
+    monkeypatch.setattr(reading, "shown", die)
+    with pytest.raises(UserError, match=r"a\.png: its decoder crashed"):
+        limited(str(tmp_path / "a.png"))
+
+
+def die(*_):
+    os.abort()
+
+
+def test_an_image_of_too_many_pixels_is_refused(tmp_path):
+    Image.new("L", (9000, 5000)).save(tmp_path / "large.png")
+    with pytest.raises(UserError, match="over the limit"):
+        reading.read_image(tmp_path / "large.png", {}, {})
 
 
 def test_a_dataset_folder_is_indexed_with_modality_and_anatomy(encoder, dataset_dir):
@@ -151,9 +195,10 @@ def test_wrong_options_are_explained(saved_model, words, reason):
 
 def test_an_exported_space_stands_alone(encoder, classes, tmp_path):
     pytest.importorskip("gradio")
-    demo.export_space(tmp_path / "space", "you/biovfm-tiny", demo.build_index(encoder, classes, 99, seed=0))
+    index = demo.build_index(encoder, classes, 99, seed=0)
+    demo.export_space(tmp_path / "space", "you/biovfm-tiny", index, demo.index_provenance(classes))
     names = {path.name for path in (tmp_path / "space").iterdir()}
-    assert names == {"app.py", "space.json", "index.npz", "requirements.txt", "README.md"}
+    assert names == {"app.py", "space.json", "index.npz", "requirements.txt", "README.md", "provenance.json"}
     assert json.loads((tmp_path / "space" / "space.json").read_text()) == {"model": "you/biovfm-tiny"}
     assert "HF_TOKEN" in (tmp_path / "space" / "README.md").read_text()
     code = "import app, pathlib; print(len(app.Index.load(pathlib.Path('index.npz')).labels))"
@@ -181,13 +226,12 @@ def test_the_page_answers_over_http_and_loads_nothing_from_elsewhere(encoder, cl
         assert "fonts.googleapis.com" not in html
         caller = client.Client(url, verbose=False)
         file = client.handle_file(str(classes / "smooth" / "1.png"))
-        view, colours, gallery, shares, scores = caller.predict(file, "", "axial", api_name="/analyse")
-        assert Path(view).is_file() and Path(colours).is_file() and len(gallery) == 8
+        message, view, colours, gallery, shares, scores = caller.predict(file, "", "axial", api_name="/analyse")
+        assert message == "" and Path(view).is_file() and Path(colours).is_file() and len(gallery) == 8
         assert shares["label"] in ("smooth", "stripes") and scores["label"] == "smooth"
-        with pytest.raises(Exception, match=r"broken\.png"):
-            caller.predict(
-                client.handle_file(str(classes / "smooth" / "broken.png")), "", "axial", api_name="/analyse"
-            )
+        broken = client.handle_file(str(classes / "smooth" / "broken.png"))
+        message, *rest = caller.predict(broken, "", "axial", api_name="/analyse")
+        assert message.startswith("Not read: broken.png") and not any(rest)
     finally:
         page.close()
 
@@ -197,6 +241,6 @@ def test_a_volume_without_a_chosen_slice_shows_the_middle_one(encoder, tmp_path)
     voxels = np.zeros((24, 24, 9), dtype=np.int16)
     voxels[4:20, 4:20, 4] = np.arange(16) * 100
     nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "v.nii.gz")
-    middle, *_ = demo_app.analyse(encoder, None, None, str(tmp_path / "v.nii.gz"), "", "axial")
-    first, *_ = demo_app.analyse(encoder, None, None, str(tmp_path / "v.nii.gz"), "0", "axial")
+    middle = demo_app.Analyser(encoder)(str(tmp_path / "v.nii.gz")).view
+    first = demo_app.Analyser(encoder)(str(tmp_path / "v.nii.gz"), "0").view
     assert np.asarray(middle).max() > 200 and np.asarray(first).max() == 0

@@ -72,7 +72,7 @@ def space(hub, client, hub_environment, saved_model, make, tmp_path):
             (tmp_path / "images" / name / f"{number}.png").write_bytes(make.image(shade, 48 + number))
     words = ["--index", tmp_path / "images", "--export", tmp_path / "space", "--repo-id", "owner/tiny"]
     assert demo.main([str(word) for word in [model, *words]]) == 0
-    client(BIOVFM, "push", tmp_path / "space", "owner/demo")
+    client(BIOVFM, "push", tmp_path / "space", "owner/demo", "--private-sources-ok")
     code = "import sys; from huggingface_hub import snapshot_download as get; get('owner/demo', repo_type='space', "
     client(code + "local_dir=sys.argv[1])", tmp_path / "there")
     with socket.socket() as free:
