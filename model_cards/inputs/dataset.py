@@ -129,8 +129,12 @@ def _outcomes(parquet: Any, manifest: Path) -> tuple[dict[str, int] | None, dict
     return dict(totals), dict(by_source)
 
 
-def sample_images(summary: DatasetSummary, per_modality: int = 6, seed: int = 0) -> dict[str, list[tuple[str, bytes]]]:
+def sample_images(
+    summary: DatasetSummary, per_modality: int = 6, seed: int = 0, without: tuple[str, ...] = ()
+) -> dict[str, list[tuple[str, bytes]]]:
     """A few images of each modality, drawn with `seed`: {modality: [(alternative text, encoded image)]}.
+
+    Those of the sources `without` are left out.
 
     At most four shards per modality are opened, and of each only the row groups that hold a drawn row.
     """
@@ -142,16 +146,22 @@ def sample_images(summary: DatasetSummary, per_modality: int = 6, seed: int = 0)
         found: list[tuple[str, bytes]] = []
         for position, file in enumerate(chosen):
             wanted = -(-(per_modality - len(found)) // (len(chosen) - position))
-            found += _draw(file, modality, wanted, chooser)
+            found += _draw(file, modality, wanted, chooser, without)
         samples[modality] = found
     return samples
 
 
-def _draw(file: Path, modality: str, wanted: int, chooser: random.Random) -> list[tuple[str, bytes]]:
+def _draw(
+    file: Path, modality: str, wanted: int, chooser: random.Random, without: tuple[str, ...]
+) -> list[tuple[str, bytes]]:
     parquet: Any = require("pyarrow.parquet", "data")
     reader = parquet.ParquetFile(file)
-    modalities = [_word(value) for value in reader.read(columns=["modality"])["modality"].to_pylist()]
-    rows = [row for row, value in enumerate(modalities) if value == modality]
+    lines = reader.read(columns=["modality", "source"]).to_pylist()
+    rows = [
+        row
+        for row, line in enumerate(lines)
+        if _word(line["modality"]) == modality and str(line["source"]) not in without
+    ]
     picked = sorted(chooser.sample(rows, min(wanted, len(rows))))
     images: list[tuple[str, bytes]] = []
     start = 0

@@ -28,6 +28,8 @@ METRIC_LABELS = {
     "ece": "Calibration error",
     "brier": "Brier score",
 }
+LOWER_IS_BETTER = ("ece", "brier")
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,16 @@ class Comparison:
     p: float | None
     p_holm: float | None
     reason: str = ""
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the difference is called: its adjusted p is below .05."""
+        return self.p_holm is not None and self.p_holm < SIGNIFICANT
+
+    @property
+    def favours_a(self) -> bool:
+        """Whether A is the better one."""
+        return (self.difference > 0) != (self.metric in LOWER_IS_BETTER)
 
 
 def interval_text(entry: Interval | None, digits: int = 3) -> str:

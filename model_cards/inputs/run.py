@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.documents import read_yaml
+from biovfm_hf.provenance import Provenance, read_provenance
 
 from .files import finite, read_jsonl
 
@@ -48,6 +49,7 @@ class RunSummary:
     seconds: float | None
     skipped_values: int
     crops: Path | None
+    provenance: Provenance = field(default_factory=Provenance)
 
     @property
     def final(self) -> dict[str, float]:
@@ -91,6 +93,7 @@ def summarise_run(folder: Path) -> RunSummary:
         seconds=elapsed if elapsed is not None else (seconds or None),
         skipped_values=skipped,
         crops=crops if crops.is_file() else None,
+        provenance=read_provenance(folder),
     )
 
 

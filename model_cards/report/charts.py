@@ -164,3 +164,46 @@ def axis_of(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     room = (high - low) * 0.05 or 0.05
     return low - room, high + room
+
+
+def style_of(index: int) -> int:
+    """The colour and dash of the series with this number."""
+    return index % STYLES
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two scores with its interval, and whether it is real."""
+
+    label: str
+    value: float
+    low: float | None
+    high: float | None
+    is_real: bool
+
+
+def difference_chart(rows: Sequence[Difference]) -> Markup:
+    """Differences with their intervals on one scale, around a line at zero; each under its label."""
+    bounds = [bound for row in rows for bound in (row.value, row.low, row.high) if bound is not None]
+    low, high = axis_of([0.0, *bounds])
+    width, step = 640, 38
+    height = step * len(rows) + 26
+    to_x = _scale(low, high, 10, width - 10)
+    parts = [f'<path class="axis" d="M{to_x(0):.1f} 4V{height - 22}"/>']
+    marks = ticks(low, high, 5)
+    parts += [
+        f'<text class="tick" x="{min(max(to_x(tick), 24), width - 24):.1f}" y="{height - 6}" text-anchor="middle">'
+        f"{_tick(tick, marks)}</text>"
+        for tick in marks
+    ]
+    for place, row in enumerate(rows):
+        y, style = step * place + 29, 0 if row.is_real else "n"
+        parts.append(f'<text class="label" x="10" y="{y - 11}">{escape(row.label)}</text>')
+        if row.low is not None and row.high is not None:
+            parts.append(f'<path class="whisker s{style}" d="M{to_x(row.low):.1f} {y}H{to_x(row.high):.1f}"/>')
+        parts.append(f'<circle class="dot s{style}" cx="{to_x(row.value):.1f}" cy="{y}" r="4"/>')
+    told = "; ".join(f"{row.label}: {row.value:+.3f}{'' if row.is_real else ', not told apart'}" for row in rows)
+    return Markup(
+        f'<svg class="chart differences" role="img" viewBox="0 0 {width} {height}" '
+        f'aria-label="{escape(f"Differences. {told}.")}">{"".join(parts)}</svg>'
+    )

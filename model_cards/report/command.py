@@ -1,24 +1,23 @@
 """`biovfm report`: one HTML page of data, training and results that opens from disk."""
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+from markupsafe import Markup
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import write_text
 from biovfm_hf.options import argument, check_options, option, parse_options, required
 
 from .. import formats
-from ..inputs.dataset import summarise_dataset
-from ..inputs.kinds import Inputs, find_inputs
-from ..inputs.model import summarise_model
-from ..inputs.results import load_comparisons, load_results, metric_label
-from ..inputs.run import RunSummary, summarise_run
+from ..inputs.kinds import find_inputs
+from ..inputs.results import metric_label
 from ..templating import TEMPLATES, template_environment
-from . import sections
+from .material import Material, read_material
 from .pictures import PictureStore
+from .sections import SECTIONS
 
 MAX_BYTES = 10_000_000
 PICTURE_BYTES = 7_500_000
@@ -32,66 +31,28 @@ searched two levels deep.
 """
 
 
-def gather(inputs: Inputs, store: PictureStore, seed: int) -> dict[str, Any]:
-    """Read every input and return the template's variables.
-
-    Raises:
-        UserError: an input is damaged.
-    """
-    runs = [summarise_run(path) for path in inputs.runs]
-    by_folder = dict(zip((path.resolve() for path in inputs.runs), runs, strict=True))
-    records = [record for path in inputs.results for record in load_results(path)]
-    comparisons = [row for path in inputs.results if path.is_dir() for row in load_comparisons(path)]
-    pictures = [picture for path in inputs.results if path.is_dir() for picture in sections.figures(path, store)]
-    context: dict[str, Any] = {
-        "datasets": [sections.dataset_section(summarise_dataset(path), store, seed) for path in inputs.datasets],
-        "training": sections.training_section(_distinct(runs), store) if runs else None,
-        "models": [
-            sections.model_rows(summarise_model(path), by_folder.get(path.resolve().parent)) for path in inputs.models
-        ],
-        "evaluation": sections.evaluation_section(records, comparisons) if records else None,
-        "pictures": pictures,
-        "scalings": [sections.scaling_section(path, store) for path in inputs.scalings],
-    }
-    context["glance"] = _at_a_glance(context, runs)
-    context["left_out"] = store.left_out
-    return context
-
-
-def _distinct(runs: list[RunSummary]) -> list[RunSummary]:
-    """The runs, with a number after names that occur twice."""
-    seen: dict[str, int] = {}
-    named = []
-    for run in runs:
-        seen[run.name] = seen.get(run.name, 0) + 1
-        named.append(run if seen[run.name] == 1 else replace(run, name=f"{run.name} ({seen[run.name]})"))
-    return named
-
-
-def _at_a_glance(context: dict[str, Any], runs: list[RunSummary]) -> list[tuple[str, str]]:
+def at_a_glance(material: Material) -> list[tuple[str, str]]:
+    """A few numbers for the page's head: (what, how much)."""
     facts = []
-    for data in context["datasets"]:
-        facts.append(("Images", formats.count(data["summary"].rows)))
-        if data["considered"]:
-            facts.append(
-                ("Inputs left out", formats.count(data["considered"] - dict(data["outcomes"]).get("kept", 0)))
-            )
-    if len(runs) > 1:
-        facts.append(("Training runs", str(len(runs))))
-    for run in runs if len(runs) == 1 else []:
+    for data in material.datasets:
+        facts.append(("Images", formats.count(data.rows)))
+        if outcomes := data.outcomes:
+            facts.append(("Inputs left out", formats.count(sum(outcomes.values()) - outcomes.get("kept", 0))))
+    if len(material.runs) > 1:
+        facts.append(("Training runs", str(len(material.runs))))
+    for run in material.runs if len(material.runs) == 1 else []:
         facts.append(("Steps", formats.count(run.steps)))
         facts.append(("Images seen", formats.count(run.images)))
         facts.append(("Training time", formats.duration(run.seconds)))
-    for model in context["models"][:1]:
-        facts.append(("Parameters", formats.short_count(model["summary"].parameters)))
-    if context["evaluation"]:
-        tables = context["evaluation"]["tables"]
-        facts.append(("Models scored", str(len(context["evaluation"]["models"]))))
-        facts.append(("Tasks", str(len({task for table in tables for task, _ in table["tasks"]}))))
+    for model, _ in material.models[:1]:
+        facts.append(("Parameters", formats.short_count(model.parameters)))
+    if material.records:
+        facts.append(("Models scored", str(len({record.model for record in material.records}))))
+        facts.append(("Tasks", str(len({record.task for record in material.records}))))
     return facts
 
 
-def render_report(context: dict[str, Any], title: str, made: str) -> str:
+def render_report(material: Material, title: str, made: str) -> str:
     """The HTML page. What came from a file is escaped, and the page's own CSP lets it load nothing."""
     environment = template_environment(
         autoescape=True,
@@ -100,8 +61,17 @@ def render_report(context: dict[str, Any], title: str, made: str) -> str:
         breakable=formats.breakable,
         label=metric_label,
     )
+    parts = []
+    for section in SECTIONS:
+        variables = section.variables(material)
+        if variables is not None:
+            body = environment.get_template(f"report/{section.name}.html.j2").render(**variables)
+            parts.append((section, Markup(body)))
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
-    return environment.get_template("report.html.j2").render(**context, title=title, made=made, style=style)
+    words = {"title": title, "made": made, "style": style, "glance": at_a_glance(material)}
+    return environment.get_template("report/page.html.j2").render(
+        **words, parts=parts, left_out=material.store.left_out
+    )
 
 
 @dataclass(frozen=True)
@@ -112,6 +82,7 @@ class ReportOptions:
     out: Path = required("the HTML file to write", metavar="FILE")
     title: str = option("BioVFM-HF report", "heading of the page")
     seed: int = option(0, "draws the sample images", least=0)
+    private_images: bool = option(False, "show images of private sources and tasks too (default: leave them out)")
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -139,8 +110,8 @@ def report(options: ReportOptions) -> WrittenReport:
             f"{options.out}: is a folder; name the file to write, for instance {options.out / 'report.html'}"
         )
     store = PictureStore(PICTURE_BYTES)
-    context = gather(find_inputs(list(options.inputs)), store, options.seed)
-    page = render_report(context, options.title, datetime.now(UTC).date().isoformat())
+    material = read_material(find_inputs(list(options.inputs)), store, options.seed, options.private_images)
+    page = render_report(material, options.title, datetime.now(UTC).date().isoformat())
     size = len(page.encode())
     if size > MAX_BYTES:
         raise UserError(

@@ -69,7 +69,7 @@ def space(hub, client, hub_environment, saved_model, make, tmp_path):
     for name, shade in (("stripes", 16), ("smooth", 1)):
         (tmp_path / "images" / name).mkdir(parents=True)
         for number in range(10):
-            (tmp_path / "images" / name / f"{number}.png").write_bytes(make.image(shade, 48 + number))
+            (tmp_path / "images" / name / f"{number}.png").write_bytes(make.image(shade, 48 + 2 * number))
     words = ["--index", tmp_path / "images", "--export", tmp_path / "space", "--repo-id", "owner/tiny"]
     assert demo.main([str(word) for word in [model, *words]]) == 0
     client(BIOVFM, "push", tmp_path / "space", "owner/demo", "--private-sources-ok")

@@ -15,8 +15,9 @@ from model_cards import formats
 from model_cards.inputs import results
 from model_cards.inputs.kinds import find_inputs
 from model_cards.inputs.run import Series, summarise_run
-from model_cards.report import charts, sections
+from model_cards.report import charts, evaluation, figures
 from model_cards.report import command as report
+from model_cards.report.material import Material
 from model_cards.report.pictures import PictureStore
 
 VOID = {"meta", "img", "link", "br", "hr", "input", "wbr"}
@@ -88,7 +89,7 @@ def full(folders, saved_model, tmp_path_factory):
 
 def test_every_section_follows_from_its_input(full, folders, tmp_path):
     ids = {attributes["id"] for attributes in Page(full).all("h2")}
-    assert ids == {"dataset", "training", "model", "evaluation", "scaling"}
+    assert ids == {"findings", "dataset", "training", "model", "evaluation", "scaling"}
     alone = Page(written(tmp_path, folders["scaling"]))
     assert [attributes["id"] for attributes in alone.all("h2")] == ["scaling"]
 
@@ -98,7 +99,7 @@ def test_numbers_are_those_of_the_files(full):
     assert "90 images of 45 subjects from 3 sources" in text
     assert "nearly uniform" in text and "CC-BY-NC-4.0" in text
     assert "0.810" in text and "0.780 to 0.840" in text
-    assert "+0.020" in text and "A higher" in text and "no difference shown" in text
+    assert "+0.020" in text and "<td>a &gt; b</td>" in full and "no difference shown" in text
     assert "0.0224" in text and "0.0191" in text
 
 
@@ -188,9 +189,13 @@ def test_ranks_roc_and_pca_come_first_and_what_is_not_shown_is_named(make, tmp_p
     results = make.results(tmp_path / "results", make.rows("m", ["t"]))
     for name in ("attention_m_t", "confusion_t", "roc_t", "ranks_t"):
         (results / "figures" / f"{name}.png").write_bytes(make.image(3, 40))
-    monkeypatch.setattr(sections, "MAX_FIGURES", 3)
+    monkeypatch.setattr(figures, "MAX_FIGURES", 3)
     text = written(tmp_path, results)
-    assert re.findall("<figcaption>(.*?)</figcaption>", text) == ["ranks t", "pca map", "roc t"]
+    assert re.findall("<figcaption>(.*?)</figcaption>", text) == [
+        "Mean rank of each model over the tasks, with what is too close to call: t",
+        "Patch tokens as colours; patches of one colour are alike to the model: map",
+        "Share of cases found at each share of false alarms: t",
+    ]
     assert "attention_m_t.png: in the folder figures" in text and "confusion_t.png: in the folder figures" in text
 
 
@@ -262,7 +267,7 @@ def test_ranks_share_ties_and_need_common_tasks(make, tmp_path):
     from model_cards.inputs.results import load_results
 
     def ranks(rows):
-        return sections.mean_ranks(
+        return evaluation.mean_ranks(
             load_results(make.results(tmp_path / str(len(list(tmp_path.iterdir()))), rows)), "auc", names
         )
 
@@ -276,7 +281,10 @@ def test_a_model_of_several_weights_has_no_rank(make, tmp_path):
     rows = [row for model in "abc" for row in make.rows(model, ["t", "u"])]
     rows[0]["revision"] = "trained on"
     held = results.load_results(make.results(tmp_path / "results", rows))
-    assert {name for name, *_ in sections.mean_ranks(held, "auc", dict(zip("abc", "abc", strict=True)))} == {"b", "c"}
+    assert {name for name, *_ in evaluation.mean_ranks(held, "auc", dict(zip("abc", "abc", strict=True)))} == {
+        "b",
+        "c",
+    }
 
 
 def test_settings_have_tables_of_their_own(make, tmp_path):
@@ -305,17 +313,19 @@ def test_rows_say_their_seed_what_few_shot_ranges_are_and_why_there_is_no_p(make
 
 
 def test_rows_left_out_are_counted_in_each_table(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(sections, "MAX_ROWS", 3)
+    monkeypatch.setattr(evaluation, "MAX_ROWS", 3)
     common = dict(task="t", method="linear", protocol="fast", seed=0, model_a="a", model_b="b", difference=0.1, p=0.2)
     rows = [{**common, "settings": {}, "metric": metric} for metric in ["auc"] * 2 + ["mcc"] * 2]
-    held = results.load_comparisons(make.results(tmp_path / "results", make.rows("a", ["t"]), rows))
-    assert sections.evaluation_section([], held)["comparisons_left_out"] == 0
+    folder = make.results(tmp_path / "results", make.rows("a", ["t"]), rows)
+    held, records = results.load_comparisons(folder), results.load_results(folder)
+    material = Material(PictureStore(0), records=records, comparisons=held)
+    assert evaluation.evaluation_section(material)["comparisons_left_out"] == 0
 
 
 def test_short_names_tell_models_apart():
-    assert sections.shortened(["out/dino/model", "out/mae/model"]) == ["dino", "mae"]
-    assert sections.shortened(["timm/vit", "run/model"]) == ["vit", "run"]
-    assert sections.shortened(["x", "x/y"]) == ["x", "y"]
+    assert evaluation.shortened(["out/dino/model", "out/mae/model"]) == ["dino", "mae"]
+    assert evaluation.shortened(["timm/vit", "run/model"]) == ["vit", "run"]
+    assert evaluation.shortened(["x", "x/y"]) == ["x", "y"]
 
 
 def test_a_folder_of_folders_is_searched(make, tmp_path):

@@ -1,0 +1,54 @@
+"""The figures of results folders, with captions in words."""
+
+from pathlib import Path
+
+from biovfm_hf.documents import read_text
+
+from ..inputs.figures import PrivateFigures, figure_files
+from .material import Material
+from .pictures import Picture
+
+MAX_FIGURES = 40
+CAPTIONS = {
+    "pca": "Patch tokens as colours; patches of one colour are alike to the model",
+    "attention": "Where the class token looks in test images",
+    "masks": "Masks of test images, drawn by hand and by the model",
+    "tsne": "Test cases by their features; near ones are alike to the model",
+    "roc": "Share of cases found at each share of false alarms",
+    "confusion": "Cases of each true class by the class that was told",
+    "fewshot": "Scores by the number of training cases",
+    "ranks": "Mean rank of each model over the tasks, with what is too close to call",
+    "rank-against-rank": "Rank by classification beside rank by segmentation",
+}
+
+
+def figures(folders: list[Path], material: Material) -> list[Picture]:
+    """The folders' figures (see `figure_files`); the .txt beside each says what it shows.
+
+    Those beyond MAX_FIGURES, and those of test images of private tasks, are named in the store's `left_out`.
+    """
+    shown = []
+    for folder in folders:
+        files = figure_files(folder)
+        private = PrivateFigures.of(folder)
+        material.store.left_out += [f"{file.name}: in the folder {file.parent.name}" for file in files[MAX_FIGURES:]]
+        for file in files[:MAX_FIGURES]:
+            if not material.withholds(private.tasks_shown(file), file.name):
+                shown.append(_picture(file, material))
+    return [picture for picture in shown if picture]
+
+
+def _picture(file: Path, material: Material) -> Picture | None:
+    text = file.with_suffix(".txt")
+    caption = caption_of(file.stem)
+    alt = " ".join(read_text(text, 2**16).split()) if text.is_file() else caption
+    return material.store.add(file, alt, 1600, caption=caption, drawn=True)
+
+
+def caption_of(stem: str) -> str:
+    """What a figure shows, in words, with what its file name tells: `Share of cases found ...: busi, linear`."""
+    kind, *words = stem.split("_")
+    rest = ", ".join(words)
+    if kind not in CAPTIONS:
+        return stem.replace("_", " ")
+    return f"{CAPTIONS[kind]}: {rest}" if rest else CAPTIONS[kind]

@@ -1,0 +1,84 @@
+"""What a report opens with: which differences are real, and what to do next, in sentences and one picture."""
+
+from typing import Any
+
+from .. import formats
+from ..inputs.results import Comparison, metric_label
+from . import charts
+from .evaluation import MAIN, shortened
+from .material import Material
+
+MAX_SENTENCES = 6
+MAX_BARS = 14
+
+
+def findings_section(material: Material) -> dict[str, Any] | None:
+    """Sentences on real differences and on the next step, and a picture of the differences."""
+    if not material.records:
+        return None
+    models = list(dict.fromkeys(record.model for record in material.records))
+    names = dict(zip(models, shortened(models), strict=True))
+    rows = [row for row in material.comparisons if row.metric in MAIN and row.p_holm is not None]
+    rows.sort(key=lambda row: (not row.is_real, -abs(row.difference)))
+    return {
+        "sentences": _sentences(rows, names),
+        "next_steps": _next_steps(material, rows),
+        "picture": charts.difference_chart([_bar(row, names) for row in rows[:MAX_BARS]]) if rows else "",
+        "not_drawn": max(0, len(rows) - MAX_BARS),
+    }
+
+
+def _sentences(rows: list[Comparison], names: dict[str, str]) -> list[str]:
+    real = [row for row in rows if row.is_real]
+    sentences = [_real(row, names) for row in real[:MAX_SENTENCES]]
+    if len(real) > MAX_SENTENCES:
+        sentences.append(f"{len(real) - MAX_SENTENCES} more differences are real; the tables below have them.")
+    unclear = len(rows) - len(real)
+    if unclear and not real:
+        sentences.append(f"No difference between the models is shown: {_comparisons(unclear)} could be chance.")
+    elif unclear:
+        sentences.append(f"Of the other {_comparisons(unclear)} none shows a difference.")
+    return sentences
+
+
+def _comparisons(count: int) -> str:
+    return "1 comparison" if count == 1 else f"{count} comparisons"
+
+
+def _real(row: Comparison, names: dict[str, str]) -> str:
+    a, b = names.get(row.model_a, row.model_a), names.get(row.model_b, row.model_b)
+    better, worse = (a, b) if row.favours_a else (b, a)
+    bounds = [abs(bound) for bound in (row.low, row.high) if bound is not None]
+    span = f" (95% interval {min(bounds):.3f} to {max(bounds):.3f})" if len(bounds) == 2 else ""
+    p = formats.p_value(row.p_holm)
+    told = f"p {p}" if p.startswith("<") else f"p = {p}"
+    return (
+        f"{better} is better than {worse} on {row.task} by {abs(row.difference):.3f} {metric_label(row.metric)}{span}"
+        f", {row.method}, {told} after adjustment."
+    )
+
+
+def _next_steps(material: Material, rows: list[Comparison]) -> list[str]:
+    steps = []
+    models = {record.model for record in material.records}
+    if len(models) == 1:
+        steps.append("Only one model was scored. To know what it is worth, probe another one into the same folder.")
+    elif not rows:
+        steps.append("The models were not compared on the same test cases. Probe them in one run of biovfm probe.")
+    wide = [row for row in rows if not row.is_real and row.low is not None and row.high is not None]
+    if wide:
+        widest = max(wide, key=lambda row: float(row.high or 0) - float(row.low or 0))
+        width = float(widest.high or 0) - float(widest.low or 0)
+        steps.append(
+            f"To tell the others apart takes more test cases: on {widest.task} the interval of the difference is "
+            f"{width:.3f} wide."
+        )
+    if len({record.seed for record in material.records if record.seed is not None}) == 1:
+        steps.append("All scores are of one seed. Others (biovfm probe --seed 0,1,2) show how much of them is luck.")
+    return steps
+
+
+def _bar(row: Comparison, names: dict[str, str]) -> charts.Difference:
+    a, b = names.get(row.model_a, row.model_a), names.get(row.model_b, row.model_b)
+    label = f"{a} − {b}, {row.task}, {row.method}, {metric_label(row.metric)}"
+    return charts.Difference(label, row.difference, row.low, row.high, row.is_real)

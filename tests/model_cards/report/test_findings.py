@@ -1,0 +1,83 @@
+"""The report's first sentences: which differences are real, and what to do next."""
+
+from dataclasses import replace
+
+import pytest
+
+from model_cards.inputs.results import Comparison, Interval, Record
+from model_cards.report.figures import caption_of
+from model_cards.report.findings import findings_section
+from model_cards.report.material import Material
+from model_cards.report.pictures import PictureStore
+
+ROW = Comparison(
+    task="lungs", method="linear", protocol="fast", settings="", seed="0", metric="auc", model_a="out/dino/model",
+    model_b="out/mae/model", difference=0.02, low=0.01, high=0.03, p=0.0002, p_holm=0.0004,
+)  # fmt: skip
+
+
+def record(model, seed=0):
+    return Record(model, "", "lungs", "linear", "fast", seed, {"auc": Interval(0.8, 0.7, 0.9)}, 10, 10, 1.0)
+
+
+def findings(*rows, models=("out/dino/model", "out/mae/model"), seeds=(0,)):
+    records = [record(model, seed) for model in models for seed in seeds]
+    return findings_section(Material(PictureStore(0), records=records, comparisons=list(rows)))
+
+
+def test_a_real_difference_is_a_sentence():
+    (sentence,) = findings(ROW)["sentences"]
+    assert sentence == (
+        "dino is better than mae on lungs by 0.020 AUC (95% interval 0.010 to 0.030), linear, "
+        "p <0.001 after adjustment."
+    )
+
+
+def test_the_better_one_comes_first_whichever_is_a():
+    (sentence,) = findings(replace(ROW, difference=-0.02, low=-0.03, high=-0.01, p_holm=0.02))["sentences"]
+    assert sentence.startswith("mae is better than dino on lungs by 0.020 AUC (95% interval 0.010 to 0.030)")
+    assert "p = 0.020" in sentence
+
+
+@pytest.mark.parametrize(
+    ("metric", "difference", "a_is_better"), [("auc", 1, True), ("ece", 1, False), ("ece", -1, True)]
+)
+def test_lower_is_better_where_it_is(metric, difference, a_is_better):
+    assert replace(ROW, metric=metric, difference=difference).favours_a == a_is_better
+
+
+def test_chance_is_called_chance_and_more_cases_are_the_next_step():
+    unclear = replace(ROW, low=-0.04, high=0.08, p_holm=0.4)
+    told = findings(unclear)
+    assert told["sentences"] == ["No difference between the models is shown: 1 comparison could be chance."]
+    assert any("on lungs the interval of the difference is 0.120 wide" in step for step in told["next_steps"])
+    assert findings(ROW, unclear)["sentences"][-1] == "Of the other 1 comparison none shows a difference."
+
+
+def test_many_differences_are_counted():
+    sentences = findings(*[replace(ROW, task=f"t{number}") for number in range(9)])["sentences"]
+    assert len(sentences) == 7 and sentences[-1].startswith("3 more differences are real")
+
+
+def test_next_steps_for_one_model_for_none_compared_and_for_one_seed():
+    assert findings(models=("a",))["next_steps"][0].startswith("Only one model was scored.")
+    assert findings()["next_steps"][0].startswith("The models were not compared")
+    assert any("one seed" in step for step in findings(ROW)["next_steps"])
+    assert not any("one seed" in step for step in findings(ROW, seeds=(0, 1))["next_steps"])
+
+
+def test_the_picture_tells_all_it_draws_in_words():
+    picture = str(findings(ROW, replace(ROW, task="<b>", p_holm=0.5))["picture"])
+    assert picture.count("<circle") == 2 and "not told apart" in picture and "<b>" not in picture
+
+
+@pytest.mark.parametrize(
+    ("stem", "caption"),
+    [
+        ("roc_busi_linear", "Share of cases found at each share of false alarms: busi, linear"),
+        ("pca", "Patch tokens as colours; patches of one colour are alike to the model"),
+        ("my_own_plot", "my own plot"),
+    ],
+)
+def test_captions_are_words(stem, caption):
+    assert caption_of(stem) == caption
