@@ -148,16 +148,16 @@ def _orientation(affine: np.ndarray) -> np.ndarray | None:
     matrix = np.asarray(affine, np.float64)[:3, :3]
     if not np.isfinite(matrix).all():
         return None
-    sizes = np.linalg.norm(matrix, axis=0)
+    sizes = np.sqrt((matrix * matrix).sum(axis=0))
     if not (sizes > 0).all():
         return None
     left, strengths, right = np.linalg.svd(matrix / sizes)
     if strengths.min() <= strengths.max() * 3 * np.finfo(np.float64).eps:
         return None
     rotation = left @ right
-    found = np.zeros((3, 2), int)
-    for axis in range(3):
+    orientation = np.zeros((3, 2), int)
+    for axis in np.argsort(-(rotation**2).max(axis=0), kind="stable"):  # the clearest first
         nearest = int(np.argmax(np.abs(rotation[:, axis])))
-        found[axis] = nearest, 1 if rotation[nearest, axis] > 0 else -1
+        orientation[axis] = nearest, 1 if rotation[nearest, axis] > 0 else -1
         rotation[nearest] = 0
-    return found
+    return orientation

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from ..errors import NoPicture, TooLarge, UserError, one_line
+from ..errors import NoPicture, TooLarge, UserError, one_line, require
 from ..intensity import Pixels
 from ..volumes import Volume, canonical
 from .content import Content, Pages, Source
@@ -31,6 +31,7 @@ from .series import Place, along_normal, normal, numbers, plane_affine, stack_of
 
 _JPEG_FAMILY = "1.2.840.10008.1.2.4."
 _JPEG2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+_JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _MAX_MOSAIC = 1 << 12  # slices
 _NUMBER_IN_MOSAIC, _CSA_HEADER = (0x0019, 0x100A), (0x0029, 0x1010)  # private elements of Siemens
 
@@ -112,6 +113,8 @@ class _File:
             if syntax.startswith(_JPEG_FAMILY):
                 file.seek(self._pixels_at)
                 _check_stream(self.pydicom, dataset, file, number, self.source.name, self.source.max_pixels)
+            if syntax == _JPEG_EXTENDED and int(dataset.get("BitsStored") or 8) > 8:
+                return pixels_of(self.pydicom, dataset, self._extended_jpeg(number), number)
             file.seek(self._start)
             return pixels_of(self.pydicom, dataset, _decoded(self.pydicom, dataset, file, number), number)
 
@@ -123,6 +126,32 @@ class _File:
         self.source.file.seek(self._start)
         whole = self.pydicom.dcmread(self.source.file, force=True)
         return np.asarray(self.pydicom.pixels.pixel_array(whole))
+
+    def _extended_jpeg(self, number: int) -> np.ndarray:
+        """A JPEG of 12 bits, which GDCM reads though pydicom does not ask it to."""
+        gdcm, dataset = require("gdcm", "data"), self.dataset
+        self.source.file.seek(self._pixels_at + 12)
+        count = int(dataset.get("NumberOfFrames") or 1)
+        stream = self.pydicom.encaps.get_frame(self.source.file, number, number_of_frames=count)
+        fragment, fragments = gdcm.Fragment(), gdcm.SequenceOfFragments.New()
+        fragment.SetByteStringValue(stream)
+        fragments.AddFragment(fragment)
+        element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+        element.SetValue(fragments.__ref__())
+        image = gdcm.Image()
+        image.SetNumberOfDimensions(2)
+        image.SetDimensions((int(dataset.Columns), int(dataset.Rows), 1))
+        image.SetDataElement(element)
+        kind = gdcm.PhotometricInterpretation.GetPIType(str(dataset.PhotometricInterpretation))
+        image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
+        image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(_JPEG_EXTENDED)))
+        bits = (int(dataset.BitsAllocated), int(dataset.BitsStored), int(dataset.HighBit))
+        signed = int(dataset.get("PixelRepresentation") or 0)
+        image.SetPixelFormat(gdcm.PixelFormat(int(dataset.get("SamplesPerPixel") or 1), *bits, signed))
+        data = image.GetBuffer()
+        data = data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape")
+        shape = (int(dataset.Rows), int(dataset.Columns))
+        return np.frombuffer(data, np.int16 if signed else np.uint16, shape[0] * shape[1]).reshape(shape)
 
     def _reduced(self, syntax: str) -> np.ndarray | None:
         side = self.source.shorter_side

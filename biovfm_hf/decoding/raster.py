@@ -26,7 +26,7 @@ def read_raster(source: Source) -> Pages:
     start = source.file.read(32)
     source.file.seek(0)
     if start[:8] == _PNG and start[24:25] == b"\x10" and start[25:26] in (b"\2", b"\4", b"\6"):
-        return one(_deep(source, "PNG"))
+        return one(_deep(source, "PNG", grey=start[25:26] == b"\4"))
     if start[:2] in (b"P6", b"P3") and _is_deep_ppm(source.file):
         return one(_deep(source, "PPM"))
     if start.startswith(_JPEG2000) and (deep := _deep_jpeg2000(source)) is not None:
@@ -48,20 +48,19 @@ def _reduced(image: Image.Image, source: Source) -> Pages:
     return one(page_of(image, 0, source.name, None), size)
 
 
-def _deep(source: Source, kind: str) -> Pixels:
-    """Colour, or grey with alpha, of 16 bits."""
+def _deep(source: Source, kind: str, grey: bool = False) -> Pixels:
+    """Colour of 16 bits; `grey` with alpha, which OpenCV makes colour of."""
     with opened_image(source.file, source.name, source.max_pixels) as image:
         check_image(image, source.name)
-        orientation = image.getexif().get(_ORIENTATION, 1)
         try:
+            orientation = image.getexif().get(_ORIENTATION, 1)
             image.load()  # Pillow tells what is damaged; OpenCV reads past it
         except Exception as error:
             raise UserError(f"{source.name}: not a readable {kind} ({reason(error)}); fetch the file again") from error
     array = _opencv().imdecode(np.frombuffer(_bytes(source), np.uint8), _opencv().IMREAD_UNCHANGED)
     if array is None:
         raise UserError(f"{source.name}: not a readable {kind}; check or fetch the file again")
-    grey_and_alpha = array.ndim == 3 and array.shape[2] == 4 and image.mode in ("LA", "La")
-    colours = array[..., 0] if grey_and_alpha or array.ndim == 2 else array[..., 2::-1]
+    colours = array[..., 0] if grey else array[..., 2::-1]
     return as_pixels(oriented(np.ascontiguousarray(colours), orientation), "last", source.name)
 
 

@@ -159,9 +159,11 @@ def _numbers(source: Source, stored: Stored, size: int) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # numpy only warns of what is no number
-            values = np.fromstring(text, stored.dtype.newbyteorder("="), count, sep=" ")
+            values = np.fromstring(text, stored.dtype.newbyteorder("="), sep=" ")[:count]
     except (ValueError, DeprecationWarning) as error:
-        raise UserError(f"{source.name}: holds fewer numbers than its header says, or text; fetch it again") from error
+        raise UserError(f"{source.name}: holds text among its numbers; fetch it again") from error
+    if len(values) < count:
+        raise UserError(f"{source.name}: holds fewer numbers ({len(values)}) than its header says; fetch it again")
     return values.astype(stored.dtype).view(np.uint8)
 
 
