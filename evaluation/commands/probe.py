@@ -1,6 +1,7 @@
 """`biovfm probe`: score encoders on tasks."""
 
 import argparse
+import json
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from itertools import product
 from pathlib import Path
@@ -13,6 +14,7 @@ from biovfm_hf.provenance import Provenance, add_provenance
 
 from ..encoders.device import check_device, default_device, default_precision
 from ..encoders.embed import case_features, embed_summaries
+from ..encoders.lineup import LINEUP
 from ..encoders.load import SCRATCH, Encoder, load_encoder, split_label
 from ..encoders.processes import ProcessGroup, process_group
 from ..pictures.encoders import draw_attention, draw_embedding, draw_masks, draw_patch_colours
@@ -151,8 +153,9 @@ ProbeOptions = options_class()
 def main(argv: list[str]) -> int:
     """Run `biovfm probe`. Returns 0; failures are raised as UserError."""
     parser = build_parser()
-    if "--list-tasks" in argv:
-        list_tasks()
+    if listing := next((LISTS[word] for word in argv if word in LISTS), None):
+        rows = listing()
+        print(json.dumps(rows, indent=1) if "--json" in argv else "\n".join(map(_line, rows)))
         return 0
     options = parse_options(parser, options_class(), argv)
     records = probe(options)
@@ -171,7 +174,12 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=f"methods:\n{methods}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--list-tasks", action="store_true", default=None, help="list the named tasks and stop")
+    lists = parser.add_argument_group("lists")
+    lists.add_argument("--list-tasks", action="store_true", default=None, help="list the named tasks and stop")
+    lists.add_argument(
+        "--list-encoders", action="store_true", default=None, help="list the short names of encoders and stop"
+    )
+    lists.add_argument("--json", action="store_true", default=None, help="list as JSON, with all that is known")
     return parser
 
 
@@ -181,13 +189,32 @@ def probe_titles() -> dict[str, str]:
     return {name: titles[name] for name in probe_names()}
 
 
-def list_tasks() -> None:
-    """Print name, kind, licence and title of every record."""
-    records = read_records()
-    for group, names in GROUPS.items():
-        print(f"{group}: {', '.join(name for name in names if name in records)}")
-    for record in records.values():
-        print(f"{record.name:<18} {record.kind:<26} {record.licence:<14} {record.title}")
+def list_tasks() -> list[dict[str, Any]]:
+    """Name, kind, licence, title and groups of every task record."""
+    groups = {name: [group for group, names in GROUPS.items() if name in names] for name in read_records()}
+    return [
+        {"name": record.name, "kind": record.kind, "licence": record.licence, "title": record.title,
+         "groups": groups[record.name]}
+        for record in read_records().values()
+    ]  # fmt: skip
+
+
+def list_encoders() -> list[dict[str, Any]]:
+    """Of every short name: what it loads, its parameters in millions, input, what is read, licence and paper."""
+    return [
+        {"name": name, "loads": entry.source, "parameters_millions": entry.parameters, "input": entry.size,
+         "feature": entry.feature, "licence": entry.licence, "paper": f"arXiv {entry.paper}"}
+        for name, entry in LINEUP.items()
+    ]  # fmt: skip
+
+
+LISTS = {"--list-tasks": list_tasks, "--list-encoders": list_encoders}
+
+
+def _line(row: dict[str, Any]) -> str:
+    """A row of a list for the screen, its name first."""
+    name, *rest = (", ".join(value) if isinstance(value, list) else str(value) for value in row.values())
+    return f"{name:<18} {'  '.join(filter(None, rest))}"
 
 
 def probe(options: RunOptions) -> list[Record]:

@@ -22,43 +22,12 @@ from biovfm_hf.network import heed_missing_network, is_path
 
 from ..tasks.images import is_grey, to_rgb
 from .device import check_device, default_precision
-from .tokens import Compiled, Encoded, compile_blocks, run, running
+from .lineup import LINEUP, SHORT_NAMES, UNAVAILABLE
+from .tokens import Compiled, Encoded, Reader, Reading, compile_blocks, run, running
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Short names of the papers' line-up: what each loads. IN21K ViTs are the weights that the BioVFM code loads under that
-# name: pretrained on ImageNet-21k, then fine-tuned on ImageNet-1k.
-SHORT_NAMES = {
-    "in21k-vit-b": "timm:vit_base_patch16_224.augreg_in21k_ft_in1k",
-    "in21k-vit-l": "timm:vit_large_patch16_224.augreg_in21k_ft_in1k",
-    "rad-dino": "microsoft/rad-dino",
-    "biomedclip": "open_clip:hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224",
-    "dinov2-s": "facebook/dinov2-small",
-    "dinov2-b": "facebook/dinov2-base",
-    "dinov2-l": "facebook/dinov2-large",
-    "dinov2-g": "facebook/dinov2-giant",
-    "mae-b": "facebook/vit-mae-base",
-    "mae-l": "facebook/vit-mae-large",
-    "mae-h": "facebook/vit-mae-huge",
-    "msn-s": "facebook/vit-msn-small",
-    "msn-b": "facebook/vit-msn-base",
-    "msn-l": "facebook/vit-msn-large",
-    "clip-b": "openai/clip-vit-base-patch16",
-    "clip-l": "openai/clip-vit-large-patch14",
-    "openclip-h": "open_clip:hf-hub:laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-    "sam-b": "facebook/sam-vit-base",
-    "sam-l": "facebook/sam-vit-large",
-    "sam-h": "facebook/sam-vit-huge",
-    "densenet201": "timm:densenet201.tv_in1k",
-    "resnet152": "timm:resnet152.tv_in1k",
-    "vgg19": "timm:vgg19.tv_in1k",
-}
-# Names of the line-up that cannot be loaded, and why.
-UNAVAILABLE = {
-    "biomedgpt": "BiomedGPT's encoder is part of an OFA model that neither transformers nor timm loads; "
-    "score its outputs with `biovfm score`, or give a converted model folder",
-}
 LABEL = re.compile(r"^([\w.+-]+)=(.+)$")
 SCRATCH = "scratch:"
 
@@ -78,6 +47,8 @@ class Encoder:
         device: where the module is.
         precision: `fp32`, or `bf16` for bfloat16 autocast.
         compiled: its blocks through `torch.compile`; without any it runs as it is.
+        reading: what `read` must know of the module.
+        read: how the module is asked and where its tokens are, as `tokens.run`.
     """
 
     name: str
@@ -91,6 +62,8 @@ class Encoder:
     device: str = "cpu"
     precision: str = "fp32"
     compiled: Compiled = field(default_factory=list)
+    reading: Reading = field(default_factory=Reading)
+    read: Reader = run
 
     def encode(self, pixel_values: "Tensor", blocks: int = 0) -> Encoded:
         """Encode (B, 3, H, W) without gradients, in the encoder's precision; features are float32.
@@ -105,7 +78,7 @@ class Encoder:
         precision = torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16")
         # not inference_mode: modules that keep a tensor (BEiT its positions) could not be fine-tuned afterwards
         with torch.no_grad(), precision, running(self.compiled):
-            encoded = run(self.module, pixel_values.to(self.device), blocks)
+            encoded = self.read(self.module, pixel_values.to(self.device), blocks, self.reading)
         return Encoded(
             encoded.tokens.float(),
             encoded.normed.float(),
@@ -113,6 +86,7 @@ class Encoder:
             None if encoded.pooled is None else encoded.pooled.float(),
             [block.float() for block in encoded.blocks],
             [token.float() for token in encoded.classes],
+            None if encoded.vector is None else encoded.vector.float(),
         )
 
     def twin(self) -> "Encoder":
@@ -146,17 +120,15 @@ def load_encoder(
     label, source = split_label(name)
     if source.lower() in UNAVAILABLE:
         raise UserError(f"{source}: {UNAVAILABLE[source.lower()]}")
-    source = SHORT_NAMES.get(source.lower(), source)
-    if source.startswith(SCRATCH):
-        return untrained(label, source, device)
-    if not Path(source.removeprefix("timm:")).expanduser().is_dir():
+    known = LINEUP.get(source.lower())
+    source = known.source if known else source
+    family = find_family(source)
+    if family.downloads and not Path(source.removeprefix(family.prefix)).expanduser().is_dir():
         heed_missing_network()
-    if source.startswith("timm:"):
-        encoder = _load_timm(source.removeprefix("timm:"))
-    elif source.startswith(("open_clip:", "hf-hub:")):
-        encoder = _load_open_clip(source.removeprefix("open_clip:"))
-    else:
-        encoder = _load_transformers(source)
+    encoder = family.load(source)
+    if known and known.reading:
+        encoder.reading = replace(encoder.reading, **known.reading)
+        encoder.revision += "".join(f"+{name}" for name in known.reading)  # the same weights give other features
     encoder.name, encoder.device, encoder.precision = label, device, precision or default_precision(device)
     encoder.module.eval().requires_grad_(False).to(device)
     if compiled:
@@ -168,14 +140,48 @@ def load_encoder(
     return encoder
 
 
-def untrained(label: str, source: str, device: str) -> Encoder:
+@dataclass(frozen=True)
+class Family:
+    """One way to load encoders: by names that begin with `prefix`, which `load` takes whole.
+
+    `load` gives an `Encoder` with its preprocessing, its `read` and what that must know (`reading`), on the CPU.
+    `downloads` tells whether models that are not on disk come from the network.
+    """
+
+    name: str
+    prefix: str
+    load: Callable[[str], Encoder]
+    downloads: bool = True
+
+
+FAMILIES: dict[str, Family] = {}
+
+
+def register_family(family: Family) -> None:
+    """Make a family known.
+
+    Raises:
+        ValueError: another has its name or its prefix.
+    """
+    if any(family.name == other.name or family.prefix == other.prefix for other in FAMILIES.values()):
+        raise ValueError(f"there is a family {family.name} or one of the prefix {family.prefix!r} already")
+    FAMILIES[family.name] = family
+
+
+def find_family(source: str) -> Family:
+    """The family with the longest prefix of a name; transformers takes what no other does."""
+    fitting = [family for family in FAMILIES.values() if source.startswith(family.prefix)]
+    return max(fitting, key=lambda family: len(family.prefix))
+
+
+def _untrained(source: str) -> Encoder:
     """The stand-in for a segmentation network trained from scratch, which has no encoder to load."""
     from torch import nn
 
     def refuse(images: Sequence[np.ndarray]) -> "Tensor":
         raise UserError(f"{source} is trained from scratch and has no features; it runs under --method segment only")
 
-    return Encoder(label, source, nn.Identity(), refuse, source, 224, IMAGENET_MEAN, IMAGENET_STD, device)
+    return Encoder(source, source, nn.Identity(), refuse, source, 224, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def split_label(name: str) -> tuple[str, str]:
@@ -243,8 +249,11 @@ def _load_transformers(source: str) -> Encoder:
     )
     lacking = _check_weights(source, report)
     module = getattr(module, "vision_model", None) or getattr(module, "vision_encoder", None) or module
-    setattr(module, "untrained_pooler", bool(lacking))  # noqa: B010  (a plain attribute, which torch types as a module)
-    _mark_interpolation(module)
+    reading = Reading(
+        interpolates="interpolate_pos_encoding" in inspect.signature(module.forward).parameters,
+        pooler=not lacking,
+        keeps_patches=config.model_type == "vit_mae",
+    )
     size = _processor_size(processor, config)
     mean = tuple(getattr(processor, "image_mean", None) or IMAGENET_MEAN)
     std = tuple(getattr(processor, "image_std", None) or IMAGENET_STD)
@@ -256,7 +265,8 @@ def _load_transformers(source: str) -> Encoder:
         return processor(given, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
 
     settings = _settings(processor)
-    return Encoder(source, revision, module, preprocess, f"{type(processor).__name__} {settings}", size, mean, std)
+    words = f"{type(processor).__name__} {settings}"
+    return Encoder(source, revision, module, preprocess, words, size, mean, std, reading=reading)
 
 
 def _check_weights(source: str, report: dict[str, Any]) -> list[str]:
@@ -274,12 +284,6 @@ def _check_weights(source: str, report: dict[str, Any]) -> list[str]:
             "ones would be probed; check that config.json and the weights belong together"
         )
     return names
-
-
-def _mark_interpolation(module: "nn.Module") -> None:
-    """Remember whether `forward` takes transformers' switch for images of another size."""
-    flag = "interpolate_pos_encoding" in inspect.signature(module.forward).parameters
-    setattr(module, "interpolates", flag)  # noqa: B010  (a plain attribute, which torch types as a module)
 
 
 def _settings(processor: Any) -> str:
@@ -346,7 +350,8 @@ def weights_digest(module: "nn.Module") -> str:
     return digest.hexdigest()
 
 
-def _load_timm(name: str) -> Encoder:
+def _load_timm(source: str) -> Encoder:
+    name = source.removeprefix("timm:")
     timm = require("timm", "encoders")
     path = Path(name).expanduser()
     try:
@@ -361,7 +366,8 @@ def _load_timm(name: str) -> Encoder:
     )
 
 
-def _load_open_clip(name: str) -> Encoder:
+def _load_open_clip(source: str) -> Encoder:
+    name = source.removeprefix("open_clip:")
     open_clip = require("open_clip", "encoders")
     try:
         model, transform = open_clip.create_model_from_pretrained(name)
@@ -393,3 +399,13 @@ def _from_transform(
 
     words = " ".join(str(transform).split())
     return Encoder(name, revision, module, preprocess, words, size, tuple(mean), tuple(std))
+
+
+for _family in (
+    Family("transformers", "", _load_transformers),
+    Family("timm", "timm:", _load_timm),
+    Family("open_clip", "open_clip:", _load_open_clip),
+    Family("open_clip of the Hub", "hf-hub:", _load_open_clip),
+    Family("trained from scratch", SCRATCH, _untrained, downloads=False),
+):
+    register_family(_family)

@@ -6,7 +6,7 @@ norm. Of others (convolutional nets, hierarchical transformers) the answer itsel
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from biovfm_hf.errors import UserError
@@ -25,7 +25,8 @@ class Encoded:
     `tokens` (B, N, D) after the last block, class token and registers first; `normed` (B, N, D) the same through the
     final norm; `grid` (h, w) of the patches, the last h * w tokens; `pooled` (B, P) the model's own vector for an
     image, None where it has none; `blocks` the grids of the last blocks asked for, oldest first, each (B, h, w, D);
-    `classes` the class tokens of these blocks through the final norm (mean patch tokens where there is none), (B, D).
+    `classes` the class tokens of these blocks through the final norm (mean patch tokens where there is none), (B, D);
+    `vector` (B, P) stands for every vector of an image where a model is read by its own alone.
     """
 
     tokens: "Tensor"
@@ -34,6 +35,7 @@ class Encoded:
     pooled: "Tensor | None" = None
     blocks: list["Tensor"] = field(default_factory=list)
     classes: list["Tensor"] = field(default_factory=list)
+    vector: "Tensor | None" = None
 
     @property
     def prefix(self) -> int:
@@ -46,6 +48,8 @@ class Encoded:
         `class` is the normed class token, or `mean` where the model has none; `mean` that of the patch tokens;
         `pooled` the model's own vector, or `class` where it has none.
         """
+        if self.vector is not None:
+            return dict.fromkeys(("class", "mean", "mean_raw", "pooled"), self.vector)
         mean = self.normed[:, self.prefix :].mean(1)
         token = self.normed[:, 0] if self.prefix else mean
         return {
@@ -60,7 +64,30 @@ class Encoded:
         return self.normed[:, self.prefix :].unflatten(1, self.grid)
 
 
-def run(module: "nn.Module", pixel_values: "Tensor", blocks: int = 0) -> Encoded:
+@dataclass(frozen=True)
+class Reading:
+    """What must be known of a module to read it.
+
+    Attributes:
+        interpolates: whether `forward` takes transformers' switch for images of another size.
+        pooler: whether its pooled vector is trained.
+        keeps_patches: whether it must be told to mask no patch, as transformers' MAE.
+        before_neck: whether its map is that of its last block, before a neck of fewer channels (SAM).
+        by_pooled: whether the model's own vector stands for all others (VGG's second hidden layer).
+    """
+
+    interpolates: bool = False
+    pooler: bool = True
+    keeps_patches: bool = False
+    before_neck: bool = False
+    by_pooled: bool = False
+
+
+AS_IT_IS = Reading()
+Reader = Callable[["nn.Module", "Tensor", int, Reading], Encoded]
+
+
+def run(module: "nn.Module", pixel_values: "Tensor", blocks: int = 0, reading: Reading = AS_IT_IS) -> Encoded:
     """Run any supported module and read its tokens. Gradients flow, for fine-tuning.
 
     Raises:
@@ -74,7 +101,7 @@ def run(module: "nn.Module", pixel_values: "Tensor", blocks: int = 0) -> Encoded
         for layer in (layers or [])[-max(blocks, 1) :]
     ]
     try:
-        answer = _forward(module, pixel_values)
+        answer = _forward(module, pixel_values, reading)
     except TypeError as error:
         raise UserError(
             f"{type(module).__name__} does not take images alone ({error}); it cannot be probed"
@@ -82,15 +109,16 @@ def run(module: "nn.Module", pixel_values: "Tensor", blocks: int = 0) -> Encoded
     finally:
         for hook in hooks:
             hook.remove()
-    found = _tensor(answer)
+    found = outputs[-1].permute(0, 3, 1, 2) if reading.before_neck else _tensor(answer)
     if isinstance(answer, list) or getattr(found, "ndim", 0) not in (2, 3, 4):
         raise UserError(f"{type(module).__name__} answers with {type(answer).__name__}, which is no feature map")
-    pooled = _pooled(module, answer)
+    pooled = _pooled(module, answer, reading)
     if _are_blocks(found, outputs):
         return _encoded_blocks(module, outputs, pooled, pixel_values.shape[-2:], blocks)
     if blocks and not _is_map_of_blocks(found, outputs):
         raise UserError(f"{type(module).__name__} has no equal blocks; use other features, or --decoder linear")
-    return _encoded_answer(module, found, pooled, pixel_values.shape[-2:], outputs if blocks else [])
+    encoded = _encoded_answer(module, found, pooled, pixel_values.shape[-2:], outputs if blocks else [])
+    return replace(encoded, vector=pooled) if reading.by_pooled else encoded
 
 
 def _encoded_blocks(
@@ -148,26 +176,26 @@ def _tensor(output: Any) -> Any:
     return getattr(output, "last_hidden_state", output)
 
 
-def _pooled(module: Any, answer: Any) -> "Tensor | None":
+def _pooled(module: Any, answer: Any, reading: Reading) -> "Tensor | None":
     """The model's own vector (B, P) for an image: transformers' pooler, timm's head before the classifier, CLIP's."""
     if hasattr(module, "forward_head"):
         pooled = module.forward_head(answer, pre_logits=True)
         return pooled if pooled.ndim == 2 else None
     if getattr(answer, "ndim", 0) == 2:
         return answer
-    pooled = None if getattr(module, "untrained_pooler", False) else getattr(answer, "pooler_output", None)
+    pooled = getattr(answer, "pooler_output", None) if reading.pooler else None
     return None if pooled is None else pooled.flatten(1)
 
 
-def _forward(module: "nn.Module", pixel_values: "Tensor") -> Any:
+def _forward(module: "nn.Module", pixel_values: "Tensor", reading: Reading) -> Any:
     import torch
 
-    if type(module).__name__ == "ViTMAEModel":
+    if reading.keeps_patches:
         # Keep every patch, in its place: the noise decides the shuffle, and the config says that nothing is masked.
         rows, columns = patch_grid(module, pixel_values.shape[-2:])
         noise = torch.arange(float(rows * columns), device=pixel_values.device).expand(len(pixel_values), -1)
         return module(pixel_values, noise=noise, interpolate_pos_encoding=True)
-    if getattr(module, "interpolates", False):
+    if reading.interpolates:
         return module(pixel_values, interpolate_pos_encoding=True)
     return getattr(module, "forward_features", module)(pixel_values)
 

@@ -12,7 +12,6 @@ from biovfm_hf.options import option
 from ..encoders.embed import prefetch
 from ..encoders.load import Encoder
 from ..encoders.processes import make_accelerator
-from ..encoders.tokens import run
 from ..statistics.kinds import MULTILABEL
 from ..tasks import Split, Task
 from .judging import judge
@@ -145,7 +144,7 @@ def classifier(encoder: Encoder, module: "nn.Module", task: Task) -> "nn.Module"
             self.head = torch.nn.Linear(width, task.num_outputs).to(encoder.device)
 
         def vector(self, pixels: "Tensor") -> "Tensor":
-            summary = run(self.encoder, pixels).summary()
+            summary = encoder.read(self.encoder, pixels, 0, encoder.reading).summary()
             return torch.cat([summary["class"], summary["mean"]], 1)
 
         def forward(self, pixels: "Tensor") -> "Tensor":

@@ -13,7 +13,7 @@ from ..statistics.bootstrap import (
     mean_intervals,
     threshold_notes,
 )
-from ..statistics.metrics import case_scores, dice, jaccard
+from ..statistics.metrics import OVERLAPS, case_scores
 from ..statistics.metrics import notes as split_notes
 from ..statistics.split import read_split
 from ..tasks import Task
@@ -91,7 +91,8 @@ def judge_segmentation(trial: Trial, probed: Segmentation) -> Answer:
     task, run, counts = trial.task, trial.run, probed.counts
     subjects = task.splits["test"].subjects
     found: dict[str, dict[str, Any]] = {}
-    for name, per_class in (("dice", dice(counts)), ("jaccard", jaccard(counts))):
+    for name, metric in OVERLAPS.items():
+        per_class = metric.value(counts)
         columns = np.column_stack([case_scores(per_class), per_class[:, 1:]])
         names = [name, *(f"{name}_{label}" for label in task.record.classes[1:])]
         entries = mean_intervals(columns, Resampling("fast", run.resamples, run.seed), subjects)

@@ -15,7 +15,7 @@ from biovfm_hf.significance import holm
 
 from ..statistics.bootstrap import Resampler, resampled_means
 from ..statistics.kinds import SEGMENTATION
-from ..statistics.metrics import case_scores, dice, jaccard, lone_classes
+from ..statistics.metrics import OVERLAPS, case_scores, find_metric, lone_classes
 from ..statistics.significance import (
     SeedSpread,
     delong,
@@ -30,7 +30,6 @@ from .seeds import case_draws, spreads
 
 Pair = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # the score arrays of two models
 
-METRICS = ("auc", "accuracy", "balanced_accuracy", "mcc", "f1_macro", "dice", "jaccard")
 FORMAT = 5  # of the rows: raise it when they change, so that those kept in `comparisons/` are made anew
 NO_CASES = "an earlier version made these records, without resamples of their draws; remove them and run probe again"
 SAME = ("task", "data", "method", "protocol", "settings")
@@ -112,10 +111,15 @@ def _pair_rows(
     rows = [
         {**common, "metric": metric, "model_a": first["model"], "model_b": second["model"], **entry}
         for metric, entry in found.items()
-        if metric in METRICS and entry["difference"] is not None
+        if _compared(metric) and entry["difference"] is not None
     ]
     write_text(path, json.dumps(clean(rows), indent=1) + "\n")
     return rows
+
+
+def _compared(name: str) -> bool:
+    metric = find_metric(name)
+    return metric is not None and metric.compared
 
 
 def _compare(
@@ -227,8 +231,8 @@ def _no_p(difference: float | None, reason: str) -> dict[str, Any]:
 
 def _segmentation(held: Pair, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
     found = {}
-    for name, metric in (("dice", dice), ("jaccard", jaccard)):
-        values = case_scores(metric(held[0]["test_counts"])) - case_scores(metric(held[1]["test_counts"]))
+    for name, metric in OVERLAPS.items():
+        values = case_scores(metric.value(held[0]["test_counts"])) - case_scores(metric.value(held[1]["test_counts"]))
         found[name] = paired_means(values, resamples, seed, held[0].get("test_subjects"))
     return found
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..statistics.bootstrap import Resampler, Resampling, resampled_means, resampled_metrics
 from ..statistics.kinds import SEGMENTATION
-from ..statistics.metrics import Scorer, case_scores, dice, jaccard
+from ..statistics.metrics import OVERLAPS, Scorer, case_scores, find_metric
 from ..statistics.significance import SeedSpread, seed_spread
 from .records import Record, grouped, read_scores, stored_split
 
@@ -39,7 +39,7 @@ def join_seeds(out: Path, group: list[Record], resamples: int) -> Record:
         found = _pooled_draws(held)
     else:
         parts = spreads([case_draws(*pair, resamples) for pair in zip(group, held, strict=True)])
-        found = {name: _entry(part, lowest=-1.0 if name == "mcc" else 0.0) for name, part in parts.items()}
+        found = {name: _entry(part, _lowest(name)) for name, part in parts.items()}
         for name in found:  # seeds do not make up for test cases that give no interval
             if any(None in record["metrics"].get(name, {}).values() for record in group):
                 found[name] |= {"low": None, "high": None}
@@ -62,8 +62,8 @@ def case_draws(record: Record, arrays: dict[str, np.ndarray], resamples: int) ->
 
 def _overlap_draws(arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
     found = {}
-    for name, metric in (("dice", dice), ("jaccard", jaccard)):
-        values = case_scores(metric(arrays["test_counts"]))
+    for name, metric in OVERLAPS.items():
+        values = case_scores(metric.value(arrays["test_counts"]))
         known = values[np.isfinite(values)]
         resampler = Resampler(len(values), "fast", 0, arrays.get("test_subjects"))
         drawn = resampled_means(values, resampler, resamples)
@@ -80,6 +80,11 @@ def spreads(drawn: list[dict[str, np.ndarray]]) -> dict[str, SeedSpread]:
         if rows.shape[1] > 2:
             found[name] = seed_spread(rows)
     return found
+
+
+def _lowest(name: str) -> float:
+    metric = find_metric(name)
+    return 0.0 if metric is None else metric.lowest
 
 
 def _entry(spread: SeedSpread, lowest: float) -> dict[str, Any]:

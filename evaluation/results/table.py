@@ -10,20 +10,16 @@ import numpy as np
 from biovfm_hf.files import write_text
 from biovfm_hf.published import table1
 
+from ..statistics.metrics import find_metric, table_metrics
 from .records import RESAMPLES, Record
 
-LABELS = {
-    "mcc": "MCC",
-    "balanced_accuracy": "BA",
-    "f1_macro": "F1",
-    "auc": "AUC",
-    "accuracy": "Accuracy",
-    "dice": "Dice",
-    "jaccard": "Jaccard",
-}
-MEAN_METRICS = ("mcc", "balanced_accuracy", "f1_macro", "auc")
-SEGMENTATION_METRICS = ("dice", "jaccard")
 Cell = dict[str, Any] | None
+
+
+def metric_title(name: str) -> str:
+    """What tables call a metric."""
+    metric = find_metric(name)
+    return name if metric is None else metric.title
 
 
 def write_tables(out: Path, records: list[Record], joined: list[Record], comparisons: list[dict[str, Any]]) -> None:
@@ -95,7 +91,7 @@ def mean_rows(records: list[Record]) -> tuple[list[str], list[str], dict[str, di
     Only models with every task, all of them by the same weights.
     """
     tasks = names_in_order(records, "task")
-    metrics = [name for name in (*MEAN_METRICS, *SEGMENTATION_METRICS) if any(name in r["metrics"] for r in records)]
+    metrics = [name for name in table_metrics(averaged=True) if any(name in r["metrics"] for r in records)]
     rows: dict[str, dict[str, Cell]] = {}
     mixed = unlike(records, "revision", "model")
     for model in names_in_order(records, "model"):
@@ -175,7 +171,7 @@ def _difference_words(record: Record) -> str:
 
 
 def _grid(metrics: list[str], rows: dict[str, dict[str, Cell]]) -> list[str]:
-    lines = ["| model | " + " | ".join(LABELS.get(m, m) for m in metrics) + " |", "|---|" + "---|" * len(metrics)]
+    lines = ["| model | " + " | ".join(metric_title(m) for m in metrics) + " |", "|---|" + "---|" * len(metrics)]
     best = {metric: best_models(rows, metric) for metric in metrics}
     for model, cells in rows.items():
         lines.append(f"| {model} | " + " | ".join(cell_text(cells.get(m), model in best[m]) for m in metrics) + " |")
@@ -184,9 +180,7 @@ def _grid(metrics: list[str], rows: dict[str, dict[str, Cell]]) -> list[str]:
 
 def _task_table(task: str, records: list[Record]) -> list[str]:
     rows = {record["model"]: record["metrics"] for record in records}
-    metrics = [
-        m for m in (*MEAN_METRICS, "accuracy", *SEGMENTATION_METRICS) if any(m in cells for cells in rows.values())
-    ]
+    metrics = [m for m in table_metrics() if any(m in cells for cells in rows.values())]
     train, test = (names_in_order(records, field)[0] for field in ("n_train", "n_test"))
     lines = [f"### {task} ({train} train, {test} test)", "", *_grid(metrics, rows), ""]
     said = dict.fromkeys(note for record in records for note in record.get("notes", []))
@@ -205,7 +199,7 @@ def _seed_note(record: Record) -> str | None:
     entry = record["metrics"].get(record["primary"], {})
     if "seed_sd" not in entry:
         return None
-    name = LABELS.get(record["primary"], record["primary"])
+    name = metric_title(record["primary"])
     cases = f", standard error from test cases {100 * entry['case_se']:.2f}" if "case_se" in entry else ""
     return f"{record['model']}: {name} over {entry['seeds']} seeds, SD {100 * entry['seed_sd']:.2f}{cases}"
 
@@ -233,7 +227,7 @@ def _differences(comparisons: list[dict[str, Any]], group: list[Record]) -> list
         verdict = "no p" if p is None else "yes" if p < 0.05 else "no"
         shown, exact = ("" if value is None else f"{value:.3f}" for value in (p, row.get("p_delong")))
         lines.append(
-            f"| {row['task']} | {LABELS.get(row['metric'], row['metric'])} | {row['model_a']} | {row['model_b']} | "
+            f"| {row['task']} | {metric_title(row['metric'])} | {row['model_a']} | {row['model_b']} | "
             f"{_seed_text(row)} | {cell_text(cell)} | {shown} | {exact} | {verdict} |"
         )
     said = dict.fromkeys(row["reason"] for row in rows if row.get("reason"))
@@ -252,7 +246,7 @@ def latex(records: list[Record]) -> str:
             f"\\begin{{tabular}}{{l{'c' * len(metrics)}}}",
             "\\toprule",
         ]
-        lines += ["Model & " + " & ".join(LABELS.get(m, m) for m in metrics) + r" \\", r"\midrule"]
+        lines += ["Model & " + " & ".join(metric_title(m) for m in metrics) + r" \\", r"\midrule"]
         for model, cells in rows.items():
             texts = [_latex_cell(cells.get(m), model in best[m]) for m in metrics]
             lines.append(f"{_latex_text(model)} & " + " & ".join(texts) + r" \\")

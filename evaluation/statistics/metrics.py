@@ -6,7 +6,10 @@ scikit-learn and the MedMNIST evaluator: AUC is the unweighted one-vs-rest mean;
 of multi-label tasks are means over labels; recall and F1 of binary tasks are those of the positive class.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Flag, auto
+from functools import cached_property
 
 import numpy as np
 
@@ -16,9 +19,98 @@ from .kinds import BINARY, MULTICLASS, MULTILABEL, ORDINAL
 from .ranking import RankedLabel, average_precision, roc_auc
 from .split import ScoredSplit
 
-NAMES = ("auc", "accuracy", "balanced_accuracy", "mcc", "f1_macro", "f1_micro", "recall_macro", "recall_micro")
-EXTRA_NAMES = ("sensitivity", "specificity", "average_precision", "brier", "ece")
 ECE_BINS = 15
+
+
+class Needs(Flag):
+    """What a split must hold for a metric to be defined: of every label, or of binary and multi-class tasks."""
+
+    POSITIVES = auto()  # of every label
+    NEGATIVES = auto()
+    ANY_POSITIVE = auto()  # of some label
+    EVERY_CLASS = auto()  # multi-class tasks: a case of each class
+    TWO_CLASSES = auto()  # multi-class tasks: cases of more than one class
+    PROBABILITIES = auto()  # scores within 0..1
+    EQUAL_CLASSES = auto()  # multi-class tasks: each class counts alike, so one of a single case gives no interval
+
+
+NOTHING = Needs(0)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of scores; `register` makes it known, and then records, tables and comparisons have it.
+
+    Attributes:
+        name: in records.
+        title: in tables.
+        value: its values (B,) from samples under B weightings.
+        needs: what a split must hold for it to be defined.
+        extra: whether `biovfm score` gives it on request only.
+        compared: whether models are compared in it.
+        column: its place among the columns of the tables, None to leave it out.
+        averaged: whether the tables of means have it too.
+        lowest: the lowest value it can take.
+    """
+
+    name: str
+    title: str
+    value: Callable[["Weighted"], np.ndarray]
+    needs: Needs = NOTHING
+    extra: bool = False
+    compared: bool = False
+    column: int | None = None
+    averaged: bool = True
+    lowest: float = 0.0
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """A metric of masks: from counts (cases, classes, 3) (see `segmentation_counts`) to values (cases, classes)."""
+
+    name: str
+    title: str
+    value: Callable[[np.ndarray], np.ndarray]
+    compared: bool = True
+    column: int | None = None
+    averaged: bool = True
+    lowest: float = 0.0
+
+
+METRICS: dict[str, Metric] = {}
+OVERLAPS: dict[str, Overlap] = {}
+
+
+def register(metric: Metric | Overlap) -> None:
+    """Make a metric known.
+
+    Raises:
+        ValueError: another has its name.
+    """
+    if metric.name in METRICS or metric.name in OVERLAPS:
+        raise ValueError(f"there is a metric {metric.name} already")
+    if isinstance(metric, Metric):
+        METRICS[metric.name] = metric
+    else:
+        OVERLAPS[metric.name] = metric
+
+
+def names(extra: bool = False) -> tuple[str, ...]:
+    """The metrics of scores, with those on request or without them."""
+    return tuple(name for name, metric in METRICS.items() if extra or not metric.extra)
+
+
+def find_metric(name: str) -> Metric | Overlap | None:
+    """The entry of a metric; None where nobody registered it, as of one class' Dice."""
+    return METRICS.get(name) or OVERLAPS.get(name)
+
+
+def table_metrics(averaged: bool = False) -> list[str]:
+    """The metrics that tables have columns for, in their order; only those of the tables of means with `averaged`."""
+    registered: list[Metric | Overlap] = [*METRICS.values(), *OVERLAPS.values()]
+    entries = [entry for entry in registered if entry.column is not None]
+    chosen = [entry for entry in entries if entry.averaged or not averaged]
+    return [entry.name for entry in sorted(chosen, key=lambda entry: entry.column or 0)]
 
 
 def predict(split: ScoredSplit) -> np.ndarray:
@@ -41,27 +133,21 @@ class Scorer:
 
     Args:
         split: checked labels and scores, with thresholds.
-        extra: also give `EXTRA_NAMES`.
+        extra: also give the metrics that are `extra`.
     """
 
     def __init__(self, split: ScoredSplit, extra: bool = False):
-        self.split = split
-        self.extra = extra
+        self.split, self.names = split, names(extra)
         decisions = predict(split)
         columns = split.columns
         if split.task in (BINARY, MULTILABEL):
-            self._cells = _cell_indicators(columns, decisions)
-            self._classes = 0
+            self.cells = _cell_indicators(columns, decisions)
+            self.classes = 0
         else:
-            self._classes = split.scores.shape[1]
-            self._cells = _sparse_cells(split.labels, decisions, self._classes)
-        self._ranked = [RankedLabel(columns[:, k], split.scores[:, k]) for k in range(columns.shape[1])]
-        self._linear = _linear_terms(split) if extra else None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The metrics that calling this object gives."""
-        return NAMES + EXTRA_NAMES if self.extra else NAMES
+            self.classes = split.scores.shape[1]
+            self.cells = _sparse_cells(split.labels, decisions, self.classes)
+        self.ranked = [RankedLabel(columns[:, k], split.scores[:, k]) for k in range(columns.shape[1])]
+        self.calibration = _linear_terms(split) if extra else None
 
     def __call__(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Evaluate the metrics for weights (n, B) float32 of whole numbers. Returns {name: (B,) float64}.
@@ -69,33 +155,51 @@ class Scorer:
         A ratio without a denominator follows scikit-learn: 0 for recall, F1 and MCC, NaN for AUC and average
         precision. `reasons` tells for which of them the split as a whole leaves the metric undefined.
         """
-        aucs = np.stack([roc_auc(ranked, weights) for ranked in self._ranked])
-        counts = self.counts(weights)
-        decided = multiclass_metrics(counts) if self._classes else binary_metrics(counts)
-        values = {"auc": aucs.mean(axis=0), **decided}
-        if self.extra:
-            values |= _rates(counts, multiclass=bool(self._classes))
-            values["average_precision"] = np.stack([average_precision(r, weights) for r in self._ranked]).mean(axis=0)
-            values |= self._calibration(weights)
-        return {name: values[name] for name in self.names}
+        weighted = Weighted(self, weights)
+        return {name: METRICS[name].value(weighted) for name in self.names}
 
-    def counts(self, weights: np.ndarray) -> np.ndarray:
+
+class Weighted:
+    """The samples of a split under weights (n, B): what metrics are computed from, each part once, when asked for."""
+
+    def __init__(self, scorer: Scorer, weights: np.ndarray):
+        self.scorer, self.split, self.weights = scorer, scorer.split, weights
+
+    @cached_property
+    def counts(self) -> np.ndarray:
         """Weighted counts: (B, L, 4) of tp, fp, fn, tn, or (B, C, C) confusion matrices (rows are the truth)."""
-        if self._classes:
-            cells = np.asarray(self._cells @ weights, dtype=np.float64)
-            return cells.T.reshape(-1, self._classes, self._classes)
-        held = np.asarray(weights.T @ self._cells, dtype=np.float64).reshape(weights.shape[1], -1, 3)
+        classes, weights = self.scorer.classes, self.weights
+        if classes:
+            cells = np.asarray(self.scorer.cells @ weights, dtype=np.float64)
+            return cells.T.reshape(-1, classes, classes)
+        cells = np.asarray(weights.T @ self.scorer.cells, dtype=np.float64).reshape(weights.shape[1], -1, 3)
         total = weights.sum(axis=0, dtype=np.float64)[:, None]
-        return np.concatenate([held, (total - held.sum(axis=2))[:, :, None]], axis=2)
+        return np.concatenate([cells, (total - cells.sum(axis=2))[:, :, None]], axis=2)
 
-    def _calibration(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        if self._linear is None:
-            undefined = np.full(weights.shape[1], np.nan)
+    @cached_property
+    def decided(self) -> dict[str, np.ndarray]:
+        """What follows from the counts: `binary_metrics` or `multiclass_metrics`."""
+        return multiclass_metrics(self.counts) if self.scorer.classes else binary_metrics(self.counts)
+
+    @cached_property
+    def rates(self) -> dict[str, np.ndarray]:
+        """Sensitivity and specificity."""
+        return _rates(self.counts, multiclass=bool(self.scorer.classes))
+
+    def mean_over_labels(self, rank_metric: Callable[[RankedLabel, np.ndarray], np.ndarray]) -> np.ndarray:
+        """The unweighted mean (B,) of a rank metric over labels, or over classes one against the rest."""
+        return np.stack([rank_metric(ranked, self.weights) for ranked in self.scorer.ranked]).mean(axis=0)
+
+    @cached_property
+    def calibration(self) -> dict[str, np.ndarray]:
+        """Brier score and expected calibration error; NaN where scores are no probabilities."""
+        if self.scorer.calibration is None:
+            undefined = np.full(self.weights.shape[1], np.nan)
             return {"brier": undefined, "ece": undefined}
-        squared, gaps = self._linear
-        total = weights.sum(axis=0, dtype=np.float64)
-        ece = [np.abs(np.asarray(gap @ weights, dtype=np.float64)).sum(axis=0) / total for gap in gaps]
-        return {"brier": (squared @ weights) / total, "ece": np.mean(ece, axis=0)}
+        squared, gaps = self.scorer.calibration
+        total = self.weights.sum(axis=0, dtype=np.float64)
+        ece = [np.abs(np.asarray(gap @ self.weights, dtype=np.float64)).sum(axis=0) / total for gap in gaps]
+        return {"brier": (squared @ self.weights) / total, "ece": np.mean(ece, axis=0)}
 
 
 def _cell_indicators(truth: np.ndarray, decisions: np.ndarray) -> np.ndarray:
@@ -228,39 +332,38 @@ def reasons(split: ScoredSplit) -> Mapping[str, str]:
     AUC needs positive and negative samples of every label or class, and so do balanced accuracy and MCC of binary
     and multi-label tasks; recall, F1 and average precision need positives; Brier score and ECE need probabilities.
     """
-    found: dict[str, str] = {}
     columns = split.columns
     empty = np.flatnonzero(columns.sum(axis=0) == 0)
     full = np.flatnonzero(columns.sum(axis=0) == split.size)
-    if split.task in (BINARY, MULTILABEL):
-        _binary_reasons(found, split, empty, full)
-    else:
-        _multiclass_reasons(found, empty, full)
+    lacking = _lacking(split, empty, full)
     if split.scores.min() < 0 or split.scores.max() > 1:
-        found |= dict.fromkeys(("brier", "ece"), "scores are not probabilities: they leave 0..1")
-    return found
+        lacking[Needs.PROBABILITIES] = "scores are not probabilities: they leave 0..1"
+    return _undefined(lacking)
 
 
-def _binary_reasons(found: dict[str, str], split: ScoredSplit, empty: np.ndarray, full: np.ndarray) -> None:
+def _undefined(lacking: dict[Needs, str]) -> dict[str, str]:
+    """{metric: reason} of the metrics that need what is lacking; the last reason of several."""
+    return {name: why for need, why in lacking.items() for name, metric in METRICS.items() if need in metric.needs}
+
+
+def _lacking(split: ScoredSplit, empty: np.ndarray, full: np.ndarray) -> dict[Needs, str]:
+    """What a split lacks, and why, where the columns `empty` have no positive and the columns `full` no negative."""
+    lacking: dict[Needs, str] = {}
+    if split.task not in (BINARY, MULTILABEL):
+        if len(empty):
+            lacking[Needs.EVERY_CLASS] = _name_columns(empty, "no sample", "class", "classes")
+        if len(full):
+            lacking[Needs.TWO_CLASSES] = f"every sample is of class {full[0]}"
+        return lacking
     binary = split.task == BINARY
     if len(full):
-        why = "every sample is of class 1" if binary else _name_columns(full, "no negative")
-        found |= dict.fromkeys(("auc", "balanced_accuracy", "mcc", "specificity"), why)
+        lacking[Needs.NEGATIVES] = "every sample is of class 1" if binary else _name_columns(full, "no negative")
     if len(empty):
         why = "every sample is of class 0" if binary else _name_columns(empty, "no positive")
-        names = ("auc", "balanced_accuracy", "mcc", "f1_macro", "recall_macro", "sensitivity", "average_precision")
-        found |= dict.fromkeys(names, why)
+        lacking[Needs.POSITIVES] = why
         if len(empty) == split.labels.shape[1]:
-            found |= dict.fromkeys(("f1_micro", "recall_micro"), why)
-
-
-def _multiclass_reasons(found: dict[str, str], empty: np.ndarray, full: np.ndarray) -> None:
-    if len(empty):
-        why = _name_columns(empty, "no sample", "class", "classes")
-        found |= dict.fromkeys(("auc", "average_precision", "sensitivity"), why)
-    if len(full):
-        why = f"every sample is of class {full[0]}"
-        found |= dict.fromkeys(("mcc", "balanced_accuracy", "f1_macro", "recall_macro", "specificity"), why)
+            lacking[Needs.ANY_POSITIVE] = why
+    return lacking
 
 
 def lone_classes(split: ScoredSplit, units: np.ndarray) -> dict[str, str]:
@@ -273,22 +376,19 @@ def lone_classes(split: ScoredSplit, units: np.ndarray) -> dict[str, str]:
         split: checked labels and scores.
         units: (n,) the case or subject of each sample.
     """
-    found: dict[str, str] = {}
     columns = split.columns.T.astype(bool)
-    few = np.flatnonzero([len(np.unique(units[held])) == 1 for held in columns])
-    most = np.flatnonzero([len(np.unique(units[~held])) == 1 for held in columns])
-    if split.task in (BINARY, MULTILABEL):
-        _binary_reasons(found, split, few, most)
-    else:
-        _multiclass_reasons(found, few, most)
-        found |= dict.fromkeys(("balanced_accuracy", "f1_macro", "recall_macro") if len(few) else (), "")
+    few = np.flatnonzero([len(np.unique(units[column])) == 1 for column in columns])
+    most = np.flatnonzero([len(np.unique(units[~column])) == 1 for column in columns])
+    lacking = _lacking(split, few, most)
+    if split.task not in (BINARY, MULTILABEL) and len(few):
+        lacking[Needs.EQUAL_CLASSES] = ""
     if split.task == BINARY:
         why = f"of class {1 if len(few) else 0}"
     elif split.task == MULTILABEL:
         why = _name_columns(np.union1d(few, most), "positive, or negative,")
     else:
         why = f"of {_listed(few, 'class', 'classes')}"
-    return dict.fromkeys(found, f"one case or subject alone is {why}")
+    return dict.fromkeys(_undefined(lacking), f"one case or subject alone is {why}")
 
 
 def _name_columns(which: np.ndarray, lack: str, one: str = "label", many: str = "labels") -> str:
@@ -303,12 +403,12 @@ def _listed(which: np.ndarray, one: str, many: str) -> str:
 def notes(split: ScoredSplit, name: str = "test") -> list[str]:
     """What a reader must know about a split before its numbers: missing classes and undefined metrics, in words."""
     empty = np.flatnonzero(split.columns.sum(axis=0) == 0)
-    said = []
+    notes = []
     if split.task in (MULTICLASS, ORDINAL) and len(empty):
-        said.append(f"{name}: {_name_columns(empty, 'no sample', 'class', 'classes')}; "
+        notes.append(f"{name}: {_name_columns(empty, 'no sample', 'class', 'classes')}; "
                     "balanced accuracy runs over the classes that occur, macro F1 and recall also over those that are "
                     "decided for")  # fmt: skip
-    return said
+    return notes
 
 
 def segmentation_counts(decided: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
@@ -358,3 +458,38 @@ def case_scores(per_class: np.ndarray) -> np.ndarray:
     defined = np.isfinite(foreground)
     total = np.where(defined, foreground, 0).sum(1)
     return np.divide(total, defined.sum(1), out=np.full(len(total), np.nan), where=defined.any(1))
+
+
+def _decided(name: str) -> Callable[[Weighted], np.ndarray]:
+    return lambda weighted: weighted.decided[name]
+
+
+_BOTH = Needs.POSITIVES | Needs.NEGATIVES
+_AVERAGED = Needs.TWO_CLASSES | Needs.EQUAL_CLASSES
+for _metric in (
+    Metric("auc", "AUC", lambda w: w.mean_over_labels(roc_auc), _BOTH | Needs.EVERY_CLASS, compared=True, column=4),
+    Metric("accuracy", "Accuracy", _decided("accuracy"), compared=True, column=5, averaged=False),
+    Metric("balanced_accuracy", "BA", _decided("balanced_accuracy"), _BOTH | _AVERAGED, compared=True, column=2),
+    Metric("mcc", "MCC", _decided("mcc"), _BOTH | Needs.TWO_CLASSES, compared=True, column=1, lowest=-1.0),
+    Metric("f1_macro", "F1", _decided("f1_macro"), Needs.POSITIVES | _AVERAGED, compared=True, column=3),
+    Metric("f1_micro", "F1 (micro)", _decided("f1_micro"), Needs.ANY_POSITIVE),
+    Metric("recall_macro", "Recall", _decided("recall_macro"), Needs.POSITIVES | _AVERAGED),
+    Metric("recall_micro", "Recall (micro)", _decided("recall_micro"), Needs.ANY_POSITIVE),
+    Metric(
+        "sensitivity", "Sensitivity", lambda w: w.rates["sensitivity"], Needs.POSITIVES | Needs.EVERY_CLASS,
+        extra=True,
+    ),
+    Metric(
+        "specificity", "Specificity", lambda w: w.rates["specificity"], Needs.NEGATIVES | Needs.TWO_CLASSES,
+        extra=True,
+    ),
+    Metric(
+        "average_precision", "AP", lambda w: w.mean_over_labels(average_precision),
+        Needs.POSITIVES | Needs.EVERY_CLASS, extra=True,
+    ),
+    Metric("brier", "Brier", lambda w: w.calibration["brier"], Needs.PROBABILITIES, extra=True),
+    Metric("ece", "ECE", lambda w: w.calibration["ece"], Needs.PROBABILITIES, extra=True),
+    Overlap("dice", "Dice", dice, column=6),
+    Overlap("jaccard", "Jaccard", jaccard, column=7),
+):  # fmt: skip
+    register(_metric)

@@ -1,16 +1,16 @@
 """Tasks by name: the records of this folder, groups of them, and paths of users' own."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
 
-from . import photographs, radiographs, scans, volumes
 from .folder import open_folder_task, open_recorded_folder
+from .layouts import known_layouts
 from .medmnist import download, find_npz, read_medmnist
-from .task import Split, Task, TaskRecord, read_record
+from .task import Task, TaskRecord, read_record
 
 # In the order of the BioVFM authors' script.
 MEDMNIST_2D = tuple(
@@ -26,20 +26,6 @@ RADIOLOGY = (
     *("amos_ct", "msd_heart", "msd_hippocampus", "msd_spleen"),
 )
 GROUPS = {"medmnist": MEDMNIST_2D, "medmnist3d": MEDMNIST_3D, "radiology": RADIOLOGY}
-
-# layout of a record: what opens the set of the record in its folder
-LAYOUTS: dict[str, Callable[[TaskRecord, Path], dict[str, Split]]] = {
-    "nih_chestxray14": radiographs.read_nih,
-    "chexpert": radiographs.read_chexpert,
-    "montgomery": radiographs.read_montgomery,
-    "sars_cov2_ct": scans.read_sars_cov2,
-    "brain_tumor": scans.read_brain_tumor,
-    "amos": volumes.read_volumes,
-    "msd": volumes.read_volumes,
-    "busi": photographs.read_busi,
-    "bccd": photographs.read_bccd,
-    "fundus": photographs.read_fundus,
-}
 
 
 @cache
@@ -91,14 +77,15 @@ def open_task(
         return open_folder_task(Path(name))
     if record.layout == "folder":
         return open_recorded_folder(record, find_root(record, data))
-    if record.layout not in (*LAYOUTS, "medmnist"):
-        known = ", ".join(("medmnist", "folder", *LAYOUTS))
+    layouts = known_layouts()
+    if record.layout not in (*layouts, "medmnist"):
+        known = ", ".join(("medmnist", "folder", *layouts))
         raise UserError(f"task {record.name}: layout {record.layout!r} has no reader; one of {known}")
     if record.layout == "medmnist":
         if fetch:
             _fetch_if_missing(record, data, size)
         return Task(record, read_medmnist(record, data, size, cache_dir))
-    return Task(record, LAYOUTS[record.layout](record, find_root(record, data)))
+    return Task(record, layouts[record.layout](record, find_root(record, data)))
 
 
 def find_root(record: TaskRecord, data: Path) -> Path:

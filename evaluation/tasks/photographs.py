@@ -9,10 +9,12 @@ from biovfm_hf.errors import UserError
 
 from .folder import image_files
 from .images import FileImages, FileMasks
+from .layouts import layout
 from .splitting import hold_out, systematic_split
 from .task import SPLITS, Split, TaskRecord
 
 
+@layout("busi")
 def read_busi(record: TaskRecord, root: Path) -> dict[str, Split]:
     """Class folders; `NAME_mask*.png` beside an image is its lesion, not a picture. The files tell no patient."""
     files, labels = [], []
@@ -26,6 +28,7 @@ def read_busi(record: TaskRecord, root: Path) -> dict[str, Split]:
     return {name: Split(FileImages([files[i] for i in at]), labels=numbers[at]) for name, at in rows.items()}
 
 
+@layout("bccd")
 def read_bccd(record: TaskRecord, root: Path) -> dict[str, Split]:
     """Each annotated box is a case, its smear the subject; splits as `ImageSets/Main` lists them."""
     splits = {}
@@ -60,6 +63,7 @@ def _boxes(path: Path) -> list[tuple[str, tuple[int, int, int, int]]]:
         raise UserError(f"{path} is not a readable Pascal VOC file ({error}); get the set again") from error
 
 
+@layout("fundus")
 def read_fundus(record: TaskRecord, root: Path) -> dict[str, Split]:
     """`Train|Test/Original/Images|Labels` below each of the record's sets; every fifth training image validates."""
     pairs: dict[str, list[tuple[Path, Path]]] = {"train": [], "test": []}

@@ -11,6 +11,7 @@ from biovfm_hf.errors import UserError
 
 from .folder import image_files
 from .images import FileImages, combined_digest, file_digest, read_mask
+from .layouts import layout
 from .splitting import hold_out, systematic_split
 from .task import SPLITS, Split, TaskRecord
 
@@ -32,6 +33,7 @@ def read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     return rows
 
 
+@layout("nih_chestxray14")
 def read_nih(record: TaskRecord, root: Path) -> dict[str, Split]:
     """`Data_Entry_2017*.csv`, `test_list.txt`, `train_val_list.txt`, images in `images/` or `images_*/images/`.
 
@@ -66,6 +68,7 @@ def _findings(found: list[list[str]], classes: tuple[str, ...]) -> np.ndarray:
     return np.array([[int(name in names) for name in classes] for names in found], np.int64).reshape(-1, len(classes))
 
 
+@layout("chexpert")
 def read_chexpert(record: TaskRecord, root: Path) -> dict[str, Split]:
     """`train.csv`, `valid.csv` and, where labels are there, `test.csv` or `test_labels.csv`; frontal views only.
 
@@ -131,6 +134,7 @@ class SideMasks:
         return combined_digest([file_digest(path) for part in self.parts for path in part])
 
 
+@layout("montgomery")
 def read_montgomery(record: TaskRecord, root: Path) -> dict[str, Split]:
     """`CXR_png/NAME.png` with `ManualMask/leftMask` and `ManualMask/rightMask`; each picture is a patient."""
     images = image_files(root / "CXR_png")

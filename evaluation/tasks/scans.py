@@ -14,10 +14,12 @@ from biovfm_hf.limited import LIMITED
 
 from .folder import image_files
 from .images import MAX_PIXELS, FileImages, combined_digest, file_digest, stretch, to_rgb
+from .layouts import layout
 from .splitting import systematic_split
 from .task import SPLITS, Split, TaskRecord
 
 
+@layout("sars_cov2_ct")
 def read_sars_cov2(record: TaskRecord, root: Path) -> dict[str, Split]:
     """`Covid|Healthy|Others/Patient (n)/SLICE.png`: a patient is a case, whose slices' features are averaged."""
     people: list[tuple[str, int, list[Path]]] = []
@@ -89,6 +91,7 @@ def read_mat(path: Path) -> tuple[np.ndarray, int, str]:
         raise UserError(f"{path} is no readable cjdata file ({error}); get the set again") from error
 
 
+@layout("brain_tumor")
 def read_brain_tumor(record: TaskRecord, root: Path) -> dict[str, Split]:
     """Numbered .mat files anywhere below; labels 1 meningioma, 2 glioma, 3 pituitary tumour; split by patient."""
     paths = sorted(root.rglob("*.mat"), key=lambda path: (len(path.stem), path.stem))

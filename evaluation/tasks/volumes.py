@@ -10,12 +10,14 @@ from biovfm_hf.errors import UserError, require
 from biovfm_hf.pixels import read_volume
 
 from .images import SliceMasks, VolumeSlices, stretch
+from .layouts import layout
 from .splitting import systematic_split
 from .task import SPLITS, Split, TaskRecord
 
 MAX_BYTES = 4 << 30
 
 
+@layout("amos", "msd")
 def read_volumes(record: TaskRecord, root: Path) -> dict[str, Split]:
     """Open the set of `record` in `root`: pairs of image and label volumes, split by volume, every axial slice.
 

@@ -109,7 +109,7 @@ def test_binary_metrics_do_not_depend_on_the_shape_of_scores(case, shape):
     shaped = {"flat": scores[:, 0], "one": scores, "two": np.column_stack([1 - scores, scores])}[shape]
     found = point_metrics(BINARY, labels[:, 0], shaped, np.array([0.4]))
     undefined = metrics.reasons(read_split(BINARY, labels, scores))
-    agree(found, {k: v for k, v in multilabel_oracle(labels, scores, 0.4).items() if k in metrics.NAMES}, undefined)
+    agree(found, {k: v for k, v in multilabel_oracle(labels, scores, 0.4).items() if k in metrics.names()}, undefined)
 
 
 @settings(max_examples=30, deadline=None)
@@ -131,7 +131,7 @@ def test_weights_mean_repeats(case, seed):
     for draw in range(2):
         taken = np.repeat(np.arange(len(labels)), counts[:, draw])
         repeated = multilabel_oracle(labels[taken], scores[taken], thresholds)
-        for name in metrics.NAMES:
+        for name in metrics.names():
             np.testing.assert_allclose(weighted[name][draw], repeated[name], atol=1e-12, err_msg=name)
 
 
@@ -145,7 +145,7 @@ def test_weights_mean_repeats_with_classes(case, seed):
     weighted = scorer(counts[:, None].astype(np.float32))
     taken = np.repeat(np.arange(len(labels)), counts)
     for name, value in multiclass_oracle(labels[taken], scores[taken]).items():
-        if name in metrics.NAMES:
+        if name in metrics.names():
             np.testing.assert_allclose(weighted[name][0], value, atol=1e-12, err_msg=name)
 
 
@@ -197,7 +197,7 @@ def test_logits_have_no_calibration_but_all_else():
 def test_a_split_of_one_class_leaves_ranking_undefined_and_says_why():
     split = read_split(BINARY, np.zeros(5), np.linspace(0, 1, 5))
     found = point_metrics(BINARY, np.zeros(5), np.linspace(0, 1, 5), np.array([0.6]))
-    assert {k for k, v in found.items() if v is None} == set(metrics.NAMES) - {"accuracy"}
+    assert {k for k, v in found.items() if v is None} == set(metrics.names()) - {"accuracy"}
     assert found["accuracy"] == 0.6
     assert metrics.reasons(split)["auc"] == "every sample is of class 0"
 

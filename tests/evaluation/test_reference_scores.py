@@ -66,7 +66,7 @@ def test_reference_intervals_through_the_command(cases, tmp_path, capsys):
         words = [str(path), "--task", expected["task"], "--protocol", "biovfm", "--json", str(out)]
         assert main([*words, "--resamples", str(expected["n_resamples"])]) == 0
         written = json.loads(out.read_text())
-        assert list(written["metrics"]) == list(metrics.NAMES)
+        assert list(written["metrics"]) == list(metrics.names())
         for name, ends in expected["bootstrap_ci"].items():
             # What a split leaves undefined is null in our JSON, and null or NaN in a reference's.
             found, wanted = (np.array(held, float) for held in (reported(written["metrics"][name]), ends))

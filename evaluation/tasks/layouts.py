@@ -1,0 +1,36 @@
+"""The layouts of sets, each a function that opens a set as its source lays it out.
+
+A module of this folder adds one by `@layout("name")` on a function (record, folder) -> splits; a task's record then
+names it.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ..discovery import import_modules
+from .task import Split, TaskRecord
+
+Layout = Callable[[TaskRecord, Path], dict[str, Split]]
+LAYOUTS: dict[str, Layout] = {}
+
+
+def layout(*names: str) -> Callable[[Layout], Layout]:
+    """Make a function known as the reader of these layouts.
+
+    Raises:
+        ValueError: one of them has a reader already.
+    """
+
+    def register(read: Layout) -> Layout:
+        for name in names:
+            if LAYOUTS.setdefault(name, read) is not read:
+                raise ValueError(f"layout {name} has a reader already")
+        return read
+
+    return register
+
+
+def known_layouts() -> dict[str, Layout]:
+    """All registered layouts, those of this folder among them."""
+    import_modules(__package__)
+    return LAYOUTS

@@ -1,0 +1,151 @@
+"""The registries: what every entry must have, and that one entry is all that a new kind of thing needs."""
+
+import json
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from biovfm_hf.options import option
+from evaluation.commands import probe as command
+from evaluation.encoders.load import FAMILIES, Encoder, Family, register_family, to_square
+from evaluation.encoders.tokens import Encoded
+from evaluation.probes.judging import judge
+from evaluation.probes.probe import PROBES, Probe, Scores, probe_classes, register
+from evaluation.statistics import metrics
+from evaluation.tasks import SPLITS, Split, read_records
+from evaluation.tasks.images import FileImages
+from evaluation.tasks.layouts import known_layouts, layout
+
+FAST = ["--device", "cpu", "--resamples", "20", "--no-figures"]
+
+
+def test_every_probe_has_a_name_a_title_kinds_and_settings_with_help():
+    for (name, protocol), kind in probe_classes().items():
+        assert kind.name == name and protocol in kind.protocols and kind.title and kind.kinds
+        assert kind().identity.keys() <= {item.name for item in fields(kind)}
+        assert all(item.metadata["help"] for item in fields(kind))
+    options = {item.name for item in fields(command.options_class())}
+    declared = {item.name for kind in PROBES.values() for item in fields(kind) if item.init}
+    assert declared <= options
+
+
+def test_every_metric_has_a_title_and_a_place_of_its_own():
+    entries = [*metrics.METRICS.values(), *metrics.OVERLAPS.values()]
+    assert all(entry.title and callable(entry.value) for entry in entries)
+    columns = [entry.column for entry in entries if entry.column is not None]
+    assert len(columns) == len(set(columns))
+
+
+def test_every_layout_of_a_record_has_a_reader():
+    assert {record.layout for record in read_records().values()} <= {*known_layouts(), "medmnist", "folder"}
+
+
+def test_every_family_takes_its_prefix():
+    assert [family.name for family in FAMILIES.values() if not family.prefix] == ["transformers"]
+    assert all(callable(family.load) for family in FAMILIES.values())
+
+
+@pytest.fixture
+def registries():
+    """Puts the registries back as they were."""
+    kept = [(registry, dict(registry)) for registry in (probe_classes(), metrics.METRICS, FAMILIES, known_layouts())]
+    yield
+    for registry, entries in kept:
+        registry.clear()
+        registry.update(entries)
+
+
+@pytest.fixture
+def new_kinds(registries, tmp_path):
+    """A probe, a metric, an encoder family and a layout, each by its one entry; the record of a task that uses it."""
+
+    @register
+    @dataclass(frozen=True)
+    class Centroid(Probe):
+        """The class whose mean feature is nearest."""
+
+        name: ClassVar[str] = "centroid"
+        title: ClassVar[str] = "the class of the nearest mean"
+        sharpness: float = option(1.0, "centroid: how far scores lie from one another", above=0)
+
+        def run(self, trial):
+            problem = trial.problem("mean")
+            truth = problem.targets("train")
+            means = truth.T @ problem.features["train"] / truth.sum(0)[:, None]
+
+            def scored(part):
+                distance = ((problem.features[part][:, None] - means) ** 2).sum(2)
+                return torch.from_numpy(-self.sharpness * distance).softmax(1).numpy()
+
+            return judge(trial, Scores(scored("val"), scored("test"), {"sharpness": self.sharpness}))
+
+    metrics.register(metrics.Metric("informedness", "J", informedness, compared=True, column=8, lowest=-1.0))
+    register_family(Family("pixels", "pixels:", load_pixels, downloads=False))
+
+    @layout("halves")
+    def read_halves(record, root):
+        splits = {}
+        for name in SPLITS:
+            paths = sorted((root / name).rglob("*.png"))
+            labels = np.array([int(path.parent.name == "class1") for path in paths])
+            splits[name] = Split(FileImages(paths), labels=labels)
+        return splits
+
+    (tmp_path / "halves.yaml").write_text(
+        "name: halves\ntitle: Stripes\nkind: binary-class\nmetric: informedness\nlayout: halves\n"
+        "classes: ['no', 'yes']\nsplits: given\nlicence: CC0\ncitation: none\noptions: {marker: train/class0}\n"
+    )
+    return tmp_path / "halves.yaml"
+
+
+def informedness(weighted):
+    """Sensitivity plus specificity less one."""
+    return weighted.rates["sensitivity"] + weighted.rates["specificity"] - 1
+
+
+def load_pixels(source):
+    """A model whose tokens are the mean colours of a grid of cells."""
+    side = int(source.removeprefix("pixels:"))
+
+    def read(module, pixels, blocks, reading):
+        tokens = module(pixels).flatten(2).transpose(1, 2)
+        return Encoded(tokens, tokens, (side, side))
+
+    def preprocess(images):
+        return to_square(images, 32, (0.0,) * 3, (1.0,) * 3)
+
+    pool = torch.nn.AdaptiveAvgPool2d(side)
+    return Encoder(source, f"pixels-{side}", pool, preprocess, "as they are", 32, (0.0,) * 3, (1.0,) * 3, read=read)
+
+
+def test_a_new_probe_metric_family_and_layout_run_and_are_in_records_and_tables(new_kinds, tmp_path, class_folder):
+    out = tmp_path / "results"
+    words = ["--model", "pixels:2", "--model", "pixels:4", "--tasks", str(new_kinds), "--data", str(class_folder)]
+    words += ["--out", str(out), "--method", "centroid,linear", *FAST]
+    assert command.main([*words, "--sharpness", "0.5"]) == 0
+    records = json.loads((out / "results.json").read_text())
+    assert {(r["model"], r["method"], r["task"]) for r in records} == {
+        (model, method, "halves") for model in ("pixels:2", "pixels:4") for method in ("centroid", "linear")
+    }
+    assert all(r["metrics"]["informedness"]["low"] is not None and r["primary"] == "informedness" for r in records)
+    assert {r["settings"].get("sharpness") for r in records} == {0.5, None}
+    table = (out / "table.md").read_text()
+    assert "| J |" in table and "centroid, protocol fast (precision fp32, sharpness 0.5)" in table
+    rows = json.loads((out / "comparisons.json").read_text())
+    assert {"informedness", "auc"} <= {row["metric"] for row in rows}
+    # another setting is another record: nothing of an earlier run is taken for it
+    command.main([*words, "--sharpness", "2"])
+    again = json.loads((out / "results.json").read_text())
+    assert {r["settings"]["sharpness"] for r in again if r["method"] == "centroid"} == {0.5, 2.0}
+
+
+def test_a_name_is_given_once():
+    with pytest.raises(ValueError, match="a metric auc already"):
+        metrics.register(metrics.Metric("auc", "AUC", informedness))
+    with pytest.raises(ValueError, match="a family timm"):
+        register_family(Family("timm", "other:", load_pixels))
+    with pytest.raises(ValueError, match="a reader already"):
+        layout("busi")(lambda record, root: {})
