@@ -5,10 +5,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 
+from biovfm_hf.errors import UserError
+
 from .data.batches import images_per_pass
+from .objectives.initial import with_architecture
 from .objectives.method import Method
 from .schedule import scaled_learning_rate
 from .settings.augment import check_augment
@@ -58,10 +62,10 @@ def describe(config: TrainConfig, method: Method[Any, Any]) -> str:
     Raises:
         UserError: the configuration cannot work.
     """
+    config = with_architecture(config)
     model_config = biovfm_config(config)
     check_augment(config.augment, model_config.patch_size)
-    with torch.device("meta"):
-        objective = method.build(replace(config, model=replace(config.model, init_from=None)), model_config)
+    objective = _outline(method, config, model_config)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     images = images_per_pass(config, processes)
     states, activations = memory_gib(method, config, model_config, objective, images)
@@ -89,6 +93,30 @@ def describe(config: TrainConfig, method: Method[Any, Any]) -> str:
             f"epochs            {config.epochs:g}, in steps once the data is known; these figures are for steps"
         )
     return to_yaml(config) + "\n" + "\n".join(f"# {line}" for line in lines)
+
+
+def check_memory(method: Method[Any, Any], config: TrainConfig, model_config: Any) -> None:
+    """Refuse a model whose weights and optimiser alone are more than this machine holds, before anything is allocated.
+
+    Raises:
+        UserError: says how much, and what makes it smaller.
+    """
+    on_gpu = config.run.device != "cpu" and torch.cuda.is_available()
+    shared = int(os.environ.get("WORLD_SIZE", "1")) if os.environ.get("ACCELERATE_USE_FSDP") == "true" else 1
+    room = torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().total
+    needed = memory_gib(method, config, model_config, _outline(method, config, model_config), 0)[0] / shared
+    if needed > room / 2**30:
+        raise UserError(
+            f"weights, gradients and Adam's moments take {needed:,.1f} GiB, this "
+            f"{'GPU' if on_gpu else 'machine'} has {room / 2**30:,.1f}; choose a smaller model.size, or fewer "
+            "prototypes where the objective has heads (dino.prototypes), or spread them with launch/fsdp2_8gpu.yaml"
+        )
+
+
+def _outline(method: Method[Any, Any], config: TrainConfig, model_config: Any) -> nn.Module:
+    """The objective without its tensors' values, which takes no memory."""
+    with torch.device("meta"):
+        return method.build(replace(config, model=replace(config.model, init_from=None)), model_config)
 
 
 def _in_words(hours: float) -> str:

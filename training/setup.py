@@ -16,11 +16,13 @@ from tqdm import tqdm
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import remove_leftovers
 from biovfm_hf.modeling_biovfm import BioVFMLayer, BioVFMPreTrainedModel
+from biovfm_hf.sizes import size_words
 
 from .config_file import with_steps
 from .data.batches import Order, Share, images_per_pass, sample_order
 from .data.images import Images, open_images
-from .estimate import trained_parameters
+from .estimate import check_memory, trained_parameters
+from .objectives.initial import with_architecture
 from .objectives.method import Method
 from .optimizer import adamw
 from .run.checkpoint import load_newest, newest_name
@@ -83,9 +85,11 @@ def start(config: TrainConfig, method: Method[Any, Any], out: Path) -> Run:
     Raises:
         UserError: see `train`.
     """
+    config = with_architecture(config, out)
     model_config = biovfm_config(config)
     check_augment(config.augment, model_config.patch_size)
     check_devices(config)
+    check_memory(method, config, model_config)
     check_trackers(config.run.trackers)
     check_apart(out, config.data.path)
     images = open_images(config.data)
@@ -252,10 +256,10 @@ def restore(run: Run) -> None:
 def opening_line(run: Run, peak: float) -> str:
     """What is about to be trained, in one line."""
     config = run.config
-    trained = trained_parameters(run.objective)
+    size, trained = size_words(biovfm_config(config).to_dict()), trained_parameters(run.objective)
     accumulated = f" x {run.accumulation} accumulated" if run.accumulation > 1 else ""
     return (
-        f"{config.model.size}, {trained / 1e6:.1f}M trained parameters; {len(run.images):,} images; "
+        f"{size}, {trained / 1e6:.1f}M trained parameters; {len(run.images):,} images; "
         f"{config.steps:,} steps of {config.batch.size} ({run.share.processes} process(es) x {run.share.images}"
         f"{accumulated}) = {config.steps * config.batch.size:,} images seen, "
         f"{config.steps * config.batch.size / len(run.images):.1f} passes; learning rate {config.optim.base_lr:g} "

@@ -1,5 +1,6 @@
 """What training starts from: fresh weights, a model folder or Hub id, a weight file, or all of an earlier run."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -8,15 +9,61 @@ from torch import Tensor, nn
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.conversion.read import Encoder, read_encoder
+from biovfm_hf.documents import read_yaml
 from biovfm_hf.errors import UserError
 from biovfm_hf.positions import resize_position_embeddings
 
-from ..run.checkpoint import newest_model
+from ..run.checkpoint import newest_model, newest_name
 from ..settings.config import TrainConfig
 
 M = TypeVar("M", bound=nn.Module)
 _POSITIONS = "position_embeddings"
+_ENCODER = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "patch_size",
+    "num_channels",
+    "mlp_ratio",
+    "ffn_type",
+    "hidden_act",
+    "qkv_bias",
+    "layerscale_value",
+    "num_register_tokens",
+    "interpolate_offset",
+    "interpolate_antialias",
+)
+_ARCHITECTURE = (
+    *_ENCODER,
+    "decoder_hidden_size",
+    "decoder_num_hidden_layers",
+    "decoder_num_attention_heads",
+)
 _REMEDY = "give the model section (and the objective's, for heads that come along) the settings it was made with"
+
+
+def with_architecture(config: TrainConfig, out: Path | None = None) -> TrainConfig:
+    """The configuration with the architecture of `model.init_from`; fields that are given beside it win.
+
+    A run that has begun in `out` keeps its own, since it needs what it started from no more.
+
+    Raises:
+        UserError: the weights cannot be read.
+    """
+    source = config.model.init_from
+    if not source:
+        return config
+    run = out if out is not None and newest_name(out / "checkpoints") else Path(source)
+    if _is_run(str(run)):
+        section = read_yaml(run / "config.yaml").get("model") or {}
+        size = str(section.get("size") or config.model.size)
+        theirs = {name: value for name, value in section.items() if name in _ARCHITECTURE}
+    else:
+        given = config.model.fields
+        encoder = _read_encoder(source, given.get("num_attention_heads"), given.get("decoder_num_attention_heads"))
+        size, names = config.model.size, _ARCHITECTURE if encoder.has_decoder else _ENCODER
+        theirs = {name: getattr(encoder.config, name) for name in names}
+    return replace(config, model=replace(config.model, size=size, fields={**theirs, **config.model.fields}))
 
 
 def build_encoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFMModel:
@@ -38,15 +85,18 @@ def read_initial(config: TrainConfig, model_config: BioVFMConfig) -> Encoder | N
     source = config.model.init_from
     if not source or _is_run(source):
         return None
-    try:
-        heads = model_config.num_attention_heads, model_config.decoder_num_attention_heads
-        encoder = read_encoder(source, *heads)
-    except UserError as error:
-        raise UserError(f"model.init_from {error}") from error
+    encoder = _read_encoder(source, model_config.num_attention_heads, model_config.decoder_num_attention_heads)
     theirs, ours = encoder.config.num_attention_heads, model_config.num_attention_heads
     if theirs != ours:
         raise UserError(f"model.init_from {source} has {theirs} attention heads, this model {ours}; {_REMEDY}")
     return encoder
+
+
+def _read_encoder(source: str, heads: int | None, decoder_heads: int | None) -> Encoder:
+    try:
+        return read_encoder(source, heads, decoder_heads)
+    except UserError as error:
+        raise UserError(f"model.init_from {error}") from error
 
 
 def with_run(objective: M, config: TrainConfig) -> M:

@@ -86,7 +86,8 @@ def prepare_run_folder(out: Path, config: TrainConfig) -> None:
         if changed and _results(out):
             listed = ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in changed[:4])
             raise UserError(
-                f"{out} holds a run with other settings ({listed}); use another --out, or the same settings"
+                f"{out} holds a run with other settings ({listed}); use the same settings, or go on from its weights "
+                f"with another --out and --model.init_from {out}"
             )
     elif found := _results(out):
         raise UserError(f"{out} holds {found[0]}/ but no config.yaml: it is not of a run; use another --out")

@@ -20,7 +20,7 @@ class ModelConfig:
     """The encoder.
 
     Attributes:
-        size: a size of `BioVFMConfig.from_size`.
+        size: a size of `BioVFMConfig.from_size`; with `init_from` the architecture is that of the weights.
         init_from: what training starts from: a model folder or Hub id (heads or decoder are fresh where it has
             none), ours or any that `biovfm convert` reads; a weight file as DINOv2 or MAE write it (heads and decoder
             come along where it has them); or the folder of an earlier run, with its heads and teacher. Position
