@@ -45,6 +45,14 @@ def write_text(target: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def linked(source: Path, target: Path) -> None:
+    """Give the file a second name, which costs nothing; copy it where the file system cannot."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what a kill left of `atomic_path` in `folder` and below: nothing else may be writing there."""
     for path in [*folder.rglob(".*.tmp-*"), *folder.rglob(".*.old-*")]:

@@ -12,6 +12,17 @@ MAX_FRAMES = 20_000  # frames of one video or multi-frame DICOM, slices of one v
 MAX_PAGES = 1_000  # pages or frames of one TIFF or GIF
 MAX_SERIES_FILES = 5_000  # files of one DICOM series
 
+ARCHIVES = (
+    ".zip",
+    ".tar",
+    ".tar.gz",
+    ".tgz",
+    ".tar.xz",
+    ".txz",
+    ".tar.bz2",
+    ".tbz2",
+)  # suffixes of what is looked into
+
 UNREADABLE, TOO_LARGE, UNSAFE = "unreadable", "too large", "unsafe path"
 CRASHED, STALLED, CHANGED = "crashed the decoder", "timed out", "changed while building"
 

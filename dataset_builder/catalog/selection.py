@@ -13,7 +13,7 @@ from typing import Any
 
 from biovfm_hf.image_files import IMAGE_SUFFIXES
 
-from ..readers.archives import ARCHIVES
+from ..limits import ARCHIVES
 from .globs import Pattern, compile_glob, compile_regex
 from .rp3d import case_rows
 from .source import NOT_ESTABLISHED, ItemRule, Source, TableRule, anatomies

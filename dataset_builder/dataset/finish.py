@@ -1,7 +1,6 @@
 """From candidates to the dataset: shards without what was dropped, and the manifest of everything considered."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -12,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from biovfm_hf.files import atomic_path, write_text
+from biovfm_hf.files import atomic_path, linked, write_text
 
 from ..plan.plan import Plan, load_plan
 from ..plan.privacy import privacy_of
@@ -201,14 +200,6 @@ def _as_written(plan: Plan, number: int) -> bool:
 
 def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
-
-
-def linked(source: Path, target: Path) -> None:
-    """Give the file a second name, which costs nothing; copy it where the file system cannot."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def write_summary(plan: Plan, counts: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:

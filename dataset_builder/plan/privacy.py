@@ -21,8 +21,8 @@ from unicodedata import combining, normalize
 from biovfm_hf.image_files import IMAGE_SUFFIXES, has_no_suffix
 
 from ..item import Item
+from ..limits import ARCHIVES
 from ..readers import dicom
-from ..readers.archives import ARCHIVES
 from ..readers.picture import first_bytes
 
 _TELLING = re.compile(

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from unicodedata import category
 
-from ..limits import TOO_LARGE, Refused
+from ..limits import ARCHIVES, TOO_LARGE, Refused
 
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 UNREADABLE = (".rar", ".7z")
 # A TAR that unpacks to more than this times its size is taken for a bomb; images shrink by far less.
 MAX_EXPANSION = 200

@@ -31,7 +31,12 @@ _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PN
 SECONDS, SECONDS_PER_MIB = 10.0, 2.0  # CPU time that an input may take: for any, and for each MiB of it
 _PATIENCE = 120.0
 _OUTPUT = 4 << 30  # bytes of rows of one input
-_RESULTS = 200_000  # pictures of one input
+_BATCH = 8  # pictures
+_RESULTS = 200_000 // _BATCH  # batches of one input
+
+
+Content = Path | bytes | list[bytes | Refused]
+"""A file, the bytes of a member of an archive, or those of the members that are a series."""
 
 
 class Outcome(NamedTuple):
@@ -72,9 +77,22 @@ def limited_workers(seconds: float) -> Limited:
     return Limited(limits, preload=(__name__,))
 
 
-def read_outcomes(
-    source: Path | bytes | list[bytes | Refused], about: About, raw: Path
-) -> Iterator[Outcome | Unreadable]:
+def read_batches(source: Content, about: About, raw: Path) -> Iterator[list[Outcome | Unreadable]]:
+    """What `read_outcomes` yields, several at a time: a message between processes costs as much as a small slice."""
+    batch: list[Outcome | Unreadable] = []
+    try:
+        for outcome in read_outcomes(source, about, raw):
+            batch.append(outcome)
+            if len(batch) == _BATCH:
+                yield batch
+                batch = []
+    except Refused:
+        yield batch
+        raise
+    yield batch
+
+
+def read_outcomes(source: Content, about: About, raw: Path) -> Iterator[Outcome | Unreadable]:
     """The outcome of each picture of an input, as its reader yields them.
 
     Raises:
@@ -86,6 +104,8 @@ def read_outcomes(
     try:
         for picture in readers.read(source, item, raw, options.views, options.size):
             yield _unreadable(picture, raw) if isinstance(picture, Unread) else screened(picture, about)
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
     except BaseException as error:  # decoders raise nearly everything on damaged files; Rust's panics are no Exception
         place = raw / item.path
         named = item.member is not None and item.kind not in ("hdf5", "dicom_series")  # that of a series is a number

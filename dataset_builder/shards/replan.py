@@ -5,10 +5,9 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from biovfm_hf.files import atomic_path, write_text
+from biovfm_hf.files import atomic_path, linked, write_text
 
 from ..catalog.source import Source
-from ..dataset.finish import linked
 from ..item import Item
 from ..limits import CHANGED, CRASHED, STALLED, TOO_LARGE, UNREADABLE, UNSAFE
 from ..plan.plan import Plan, load_plan, make_plan

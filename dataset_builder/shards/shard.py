@@ -20,10 +20,11 @@ import pyarrow.parquet as pq
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path, write_text
+from biovfm_hf.image_files import is_plain
 from biovfm_hf.limited import Stopped
 
 from ..item import Item
-from ..limits import CHANGED, CRASHED, STALLED, TOO_LARGE, UNREADABLE, UNSAFE, Refused, refusal
+from ..limits import CHANGED, CRASHED, MAX_MEMBER_BYTES, STALLED, TOO_LARGE, UNREADABLE, UNSAFE, Refused, refusal
 from ..plan.plan import Plan, load_plan
 from ..plan.privacy import locator, privacy_of, stored_path
 from ..plan.stamps import stamp_of
@@ -32,8 +33,9 @@ from ..readers import archive
 from ..schema import CANDIDATES, ROW_GROUP, row_writer
 from ..screening.hashing import sha256_of_file
 from ..screening.rules import RULES, Rule
-from .reading import About, Outcome, Unreadable, limited_workers, line_of, read_outcomes
+from .reading import About, Content, Outcome, Unreadable, limited_workers, line_of, read_batches, read_outcomes
 
+_PLAIN_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif")
 _STOPPED = {"crashed": CRASHED, "time": STALLED, "memory": TOO_LARGE, "size": TOO_LARGE}
 Feed = Iterator[tuple[Item, Any]]  # bytes of a member, or why it cannot be read; a list of them for a series
 
@@ -161,7 +163,7 @@ class Reader:
             source = _checked(self._raw, item.path) if feed is None else _next(feed)
             path = self._path(item, None if isinstance(source, list) else source)
             about = About(self._plan.shards[self.number].source, path, item, self._plan.options, self._rules)
-            for outcome in self._workers.each("the file", read_outcomes, source, about, self._raw):
+            for outcome in self._read(source, about):
                 count += 1
                 yield self._unread(item, outcome) if isinstance(outcome, Unreadable) else outcome
         except Exception as error:  # decoders raise nearly everything on damaged files; each costs one line
@@ -170,6 +172,15 @@ class Reader:
             return
         if not count:
             yield self._judged(item, path, UNREADABLE, "holds no picture")
+
+    def _read(self, source: Content, about: About) -> Iterator[Outcome | Unreadable]:
+        """What an input yields: a plain PNG or JPEG cannot run away and is read here, others by a limited process."""
+        plain = _plain(source, about.item)
+        if plain is not None:
+            yield from read_outcomes(plain, about, self._raw)
+            return
+        for batch in self._workers.each("the file", read_batches, source, about, self._raw):
+            yield from batch
 
     def _judged(self, item: Item, path: str, outcome: str, detail: str | None = None) -> Outcome:
         """The line of an input that yields no picture. What is said of a private one may repeat what it holds."""
@@ -256,6 +267,17 @@ def _checked(raw: Path, path: str) -> Path:
 @lru_cache(maxsize=4)
 def _resolved(folder: Path) -> str:
     return os.path.realpath(folder)
+
+
+def _plain(source: Content, item: Item) -> bytes | None:
+    """The bytes of a file that is_plain, None for all others."""
+    if item.kind != "image" or isinstance(source, list):
+        return None
+    if isinstance(source, Path):
+        if not source.name.lower().endswith(_PLAIN_SUFFIXES) or source.stat().st_size > MAX_MEMBER_BYTES:
+            return None
+        source = source.read_bytes()
+    return source if is_plain(source) else None
 
 
 def _refusal(error: Exception) -> Refused:
