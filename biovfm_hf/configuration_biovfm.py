@@ -1,5 +1,8 @@
 """Configuration of the BioVFM vision transformers: one ViT that covers DINOv2's and MAE's architectures."""
 
+import hashlib
+import re
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -26,6 +29,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "ffn_type": "mlp",
     },
 }
+
+# `save_pretrained` writes into its copy of this file what the code beside it holds: transformers finds a model's class
+# by its configuration's, and would run the code of the first of two folders of one name for the second
+SHIPPED_CODE = ""
 
 AUTO_MAP = {
     "AutoConfig": "configuration_biovfm.BioVFMConfig",
@@ -161,6 +168,11 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
 
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As transformers has it; the code that is saved beside is named by its content."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        _name_code_by_content(Path(save_directory))
+
     @property
     def num_patches(self) -> int:
         """Patches of an image of `image_size`."""
@@ -191,6 +203,16 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
             "ffn_type": ffn_type,
         }
         return cls(**{**fields, **FAMILIES[family], **overrides})
+
+
+def _name_code_by_content(folder: Path) -> None:
+    file = folder / "configuration_biovfm.py"
+    if not file.is_file():
+        return
+    line = re.compile(r'^SHIPPED_CODE = ".*"$', flags=re.MULTILINE)
+    code = {path.name: line.sub("", path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.py"))}
+    digest = hashlib.sha256(repr(code).encode()).hexdigest()[:16]
+    file.write_text(line.sub(f'SHIPPED_CODE = "{digest}"', file.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 BioVFMConfig.register_for_auto_class()

@@ -353,6 +353,28 @@ def test_remote_code_loads_in_a_process_without_the_package(tmp_path: Path) -> N
     assert head == "BioVFMForImageClassification" and not imported
 
 
+def test_two_folders_of_one_name_run_each_its_own_code(tmp_path: Path) -> None:
+    folders = [tmp_path / run / "model" for run in ("first", "second")]
+    for folder in folders:
+        model = BioVFMModel(small(num_hidden_layers=1))
+        model.save_pretrained(folder)
+        code = folder / "modeling_biovfm.py"  # as if another version had written it
+        code.write_text(f"{code.read_text()}\nRUN = {folder.parent.name!r}\n")
+        model.config.save_pretrained(folder)
+    script = (
+        "import sys; from transformers import AutoModel\n"
+        "for folder in sys.argv[1:]:\n"
+        "    model = AutoModel.from_pretrained(folder, trust_remote_code=True)\n"
+        "    print(sys.modules[type(model).__module__].RUN)\n"
+    )
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, folders)],
+        capture_output=True, text=True, check=True, env=environment, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.stdout.split() == ["first", "second"]
+
+
 class Squares(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return 32

@@ -18,6 +18,7 @@ for table, name in {
     "MODEL_MAPPING_NAMES": "BioVFMModel",
     "MODEL_FOR_BACKBONE_MAPPING_NAMES": "BioVFMBackbone",
     "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES": "BioVFMForImageClassification",
+    "MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING_NAMES": "BioVFMForMaskedImageModeling",
     "MODEL_FOR_PRETRAINING_MAPPING_NAMES": "BioVFMForMaskedAutoencoding",
     "MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES": "BioVFMForSemanticSegmentation",
 }.items():
@@ -108,6 +109,15 @@ class BioVFMModelTest(Common, unittest.TestCase):
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
         tokens = BioVFMModel(config)(**inputs).last_hidden_state
         self.assertEqual(tokens.shape, (BATCH, self.model_tester.seq_length, 32))
+
+
+class BioVFMMaskedImageModelingTest(Common, unittest.TestCase):
+    all_model_classes = (biovfm_hf.BioVFMForMaskedImageModeling,)
+
+    def _prepare_for_class(self, inputs_dict: dict, model_class: type, return_labels: bool = False) -> dict:
+        inputs = copy.deepcopy(inputs_dict)
+        inputs["bool_masked_pos"] = torch.arange(BATCH * PATCHES).view(BATCH, PATCHES) % 2 == 0
+        return inputs
 
 
 class BioVFMSwiGLURegistersTest(BioVFMModelTest):
