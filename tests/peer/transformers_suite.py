@@ -116,7 +116,8 @@ class BioVFMMaskedImageModelingTest(Common, unittest.TestCase):
 
     def _prepare_for_class(self, inputs_dict: dict, model_class: type, return_labels: bool = False) -> dict:
         inputs = copy.deepcopy(inputs_dict)
-        inputs["bool_masked_pos"] = torch.arange(BATCH * PATCHES).view(BATCH, PATCHES) % 2 == 0
+        images = len(inputs["pixel_values"])
+        inputs.setdefault("bool_masked_pos", torch.arange(images * PATCHES).view(images, PATCHES) % 2 == 0)
         return inputs
 
 
