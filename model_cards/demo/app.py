@@ -1,11 +1,11 @@
 """The demo page: drop an image, see its PCA map, its nearest neighbours and what two probes say of it.
 
-This file stands alone, so that `biovfm demo --export` can copy it into a Gradio Space as app.py; beside it lie
-space.json ({"model": name}) and index.npz. It needs gradio, numpy, pillow, torch and transformers, and whatever the
-model's own image processor needs for DICOM and NIfTI.
+`biovfm demo --export` copies this file into a Gradio Space as app.py; beside it lie reading.py, the package
+`biovfm_hf`, space.json ({"model": name}) and index.npz. No code of a model's repository is ever run.
 """
 
 import atexit
+import importlib
 import io
 import json
 import os
@@ -125,20 +125,19 @@ def held_out_accuracy(index: Index, seed: int = 0) -> tuple[float, int] | None:
 
 
 class Encoder:
-    """A model folder or Hub repository with its image processor.
+    """A model folder or Hub repository with its image processor; the code that a repository carries is never run.
 
-    `own_code`: run the code that the repository carries. Only a Space does, for the model that it was made for.
     `read`: what turns a file into an 8-bit RGB picture, given how to map intensities and which slice to take; without
     it the processor reads files itself.
     """
 
-    def __init__(self, name: str, own_code: bool = False, read: Callable[..., Any] | None = None) -> None:
+    def __init__(self, name: str, read: Callable[..., Any] | None = None) -> None:
         from transformers import AutoImageProcessor, AutoModel
 
         self.name = name
         self.read = read
-        self.processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=own_code)
-        self.model = AutoModel.from_pretrained(name, trust_remote_code=own_code).eval()
+        self.processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
+        self.model = AutoModel.from_pretrained(name, trust_remote_code=False).eval()
 
     def __call__(self, image: Any, **settings: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Encode one image: a path, bytes or PIL image.
@@ -440,11 +439,14 @@ def launch(page: Any, host: str, port: int) -> None:
 
 def main() -> None:
     """Run as a Space: read space.json and index.npz beside this file."""
+    importlib.import_module("biovfm_hf")  # so that transformers knows the model's type
+    read_image = importlib.import_module("reading").read_image
     here = Path(__file__).parent
     name = json.loads((here / "space.json").read_text(encoding="utf-8"))["model"]
     index = here / "index.npz"
     port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
-    launch(build_page(Encoder(name, own_code=True), Index.load(index) if index.is_file() else None), "0.0.0.0", port)
+    encoder = Encoder(name, read_image)
+    launch(build_page(encoder, Index.load(index) if index.is_file() else None), "0.0.0.0", port)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import biovfm_hf
 from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.files import atomic_path, write_text
 from biovfm_hf.network import heed_missing_network, is_path
@@ -24,6 +25,7 @@ from ..inputs.kinds import kind_of
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".nii", ".nii.gz")
 SPLITS = ("train", "training", "val", "valid", "validation", "test")
 THUMBNAIL = 128
+NOT_COPIED = ("__pycache__", "quickstart", "dataset_builder", "training", "evaluation", "model_cards")
 SPACE_README = """---
 title: {title}
 sdk: gradio
@@ -42,7 +44,20 @@ vote, and what a linear probe on them says. For research; not a medical device. 
 If `{model}` is private or gated, this Space needs a secret named `HF_TOKEN` (in its settings): a token that may
 read that model and no more.
 """
-REQUIREMENTS = "torch\ntransformers>=5.18\nsafetensors\npillow\nnumpy\npydicom\nnibabel\ntifffile\n"
+REQUIREMENTS = """torch
+transformers>=5.18
+safetensors
+pillow
+numpy
+wrapt
+filelock
+pyyaml
+pydicom
+pylibjpeg
+pylibjpeg-openjpeg
+nibabel
+tifffile
+"""
 EPILOG = """examples:
   biovfm demo run/model --index data
   biovfm demo run/model --index images/by-class --port 8000
@@ -135,11 +150,14 @@ def index_provenance(place: Path | None) -> Provenance:
 
 
 def export_space(target: Path, model: str, index: Any, provenance: Provenance) -> None:
-    """Write a Gradio Space: app.py, space.json, index.npz, requirements.txt and README.md."""
+    """Write a Gradio Space: the page, the package that reads images for it, the index, and what the Hub asks for."""
     gradio = require("gradio", "space")
     with atomic_path(target) as folder:
         folder.mkdir()
-        shutil.copyfile(Path(__file__).with_name("app.py"), folder / "app.py")
+        for name in ("app.py", "reading.py"):
+            shutil.copyfile(Path(__file__).with_name(name), folder / name)
+        package, rest = Path(biovfm_hf.__file__).parent, shutil.ignore_patterns(*NOT_COPIED)
+        shutil.copytree(package, folder / "biovfm_hf", ignore=rest)
         write_text(folder / "space.json", json.dumps({"model": model}) + "\n")
         write_text(folder / "requirements.txt", REQUIREMENTS)
         title = f"{model.split('/')[-1]} demo"

@@ -37,7 +37,8 @@ def _sentences(rows: list[Comparison], names: dict[str, str]) -> list[str]:
     if unclear and not real:
         sentences.append(f"No difference between the models is shown: {_comparisons(unclear)} could be chance.")
     elif unclear:
-        sentences.append(f"Of the other {_comparisons(unclear)} none shows a difference.")
+        others = "The other comparison shows" if unclear == 1 else f"The other {unclear} comparisons show"
+        sentences.append(f"{others} no difference.")
     return sentences
 
 

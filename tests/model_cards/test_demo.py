@@ -198,7 +198,16 @@ def test_an_exported_space_stands_alone(encoder, classes, tmp_path):
     index = demo.build_index(encoder, classes, 99, seed=0)
     demo.export_space(tmp_path / "space", "you/biovfm-tiny", index, demo.index_provenance(classes))
     names = {path.name for path in (tmp_path / "space").iterdir()}
-    assert names == {"app.py", "space.json", "index.npz", "requirements.txt", "README.md", "provenance.json"}
+    assert names == {
+        "app.py",
+        "space.json",
+        "index.npz",
+        "requirements.txt",
+        "README.md",
+        "provenance.json",
+        "reading.py",
+        "biovfm_hf",
+    }
     assert json.loads((tmp_path / "space" / "space.json").read_text()) == {"model": "you/biovfm-tiny"}
     assert "HF_TOKEN" in (tmp_path / "space" / "README.md").read_text()
     code = "import app, pathlib; print(len(app.Index.load(pathlib.Path('index.npz')).labels))"

@@ -27,7 +27,7 @@ pytest.importorskip("pydicom")
 pytest.importorskip("nibabel")
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
 
-ALONE = "import sys, runpy; sys.modules['biovfm_hf'] = None; runpy.run_path('app.py', run_name='__main__')"
+ALONE = "import sys, runpy; sys.path.insert(0, ''); runpy.run_path('app.py', run_name='__main__')"
 PICTURES = "[...document.querySelectorAll('img')].filter(image => image.naturalWidth > 0).length"
 WINNERS = "[...document.querySelectorAll('[data-testid=label-output-value]')].map(label => label.innerText.trim())"
 # the shown image's colours, so that a new answer can be told from the one before
