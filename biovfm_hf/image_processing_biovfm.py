@@ -235,7 +235,7 @@ class BioVFMImageProcessor(PilBackend):
         mode: Mode = "crop" if self.do_resize and self.resize_mode == "crop" else "pad"
         return [labels_on_image(scores, size, mode) for scores, size in zip(logits, sizes, strict=True)]
 
-    def _preprocess(  # type: ignore[override]
+    def _preprocess(  # type: ignore[override]  # noqa: PLR0913 - transformers calls it so
         self,
         images: list[Prepared],
         *,

@@ -1,16 +1,16 @@
-"""`biovfm quickstart`: every stage in order, each through the command that a user would type."""
+"""`biovfm quickstart`: every stage in order, each through the function that a user would call."""
 
 import argparse
 import json
-import shlex
+import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import biovfm_hf
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.files import atomic_path, write_text
 
@@ -68,78 +68,46 @@ def main(argv: Sequence[str]) -> int:
 def _steps(out: Path) -> list[Step]:
     dataset, tasks, results = out / "dataset", out / "tasks", out / "results"
     models = {name: out / "models" / name for name in MODELS}
-    records = ",".join(str(path) for path in record_paths())
-    encoders = [word for name, path in models.items() for word in ("--model", f"{name}={path}")]
-    probe = ["probe", *encoders, "--tasks", f"{tasks / 'tissue' / 'tissue.csv'},{tasks / 'tissue-map'}"]
-    report = [str(path) for path in (dataset, out / "runs" / "dino", out / "runs" / "mae", results)]
+    encoders = [f"{name}={path}" for name, path in models.items()]
+    labelled = [str(tasks / "tissue" / "tissue.csv"), str(tasks / "tissue-map")]
+    parts = [dataset, out / "runs" / "dino", out / "runs" / "mae", results]
     return [
         Step("Lay out real images as raw sources", out / "raw", lambda: lay_out(out / "raw")),
         Step(
             "Build the dataset",
             dataset / "manifest.parquet",
-            lambda: _biovfm("build", "--raw", str(out / "raw"), "--out", str(dataset), "--sources", records),
+            lambda: _call("build", raw=out / "raw", out=dataset, sources=record_paths()),
         ),
         Step("Cut labelled tasks from a part of the brain that was left out", tasks, lambda: write_tasks(tasks)),
         Step("Pretrain with the DINOv2 objective", models["dino"], lambda: _pretrain("dino", out, models["dino"])),
         Step("Pretrain with the MAE objective", models["mae"], lambda: _pretrain("mae", out, models["mae"])),
-        Step(
-            "Initialise a twin of each that is never trained",
-            models["mae-random"],
-            lambda: _random_twins(models),
-        ),
+        Step("Initialise a twin of each that is never trained", models["mae-random"], lambda: _random_twins(models)),
         Step(
             "Probe all four",
             results / "table.md",
-            lambda: _biovfm(*probe, "--method", "segment,linear,knn", "--out", str(results)),
+            lambda: _call("probe", model=encoders, tasks=labelled, method=["segment", "linear", "knn"], out=results),
         ),
         Step("Write the model cards", out / "cards.done", lambda: _cards(out, models)),
-        Step(
-            "Write the report",
-            out / "report.html",
-            lambda: _biovfm("report", *report, "--out", str(out / "report.html")),
-        ),
+        Step("Write the report", out / "report.html", lambda: _call("report", inputs=parts, out=out / "report.html")),
     ]
 
 
-def _biovfm(*words: str) -> None:
-    """Run a sub-command in a process of its own, as a user would."""
-    print(f"$ biovfm {shlex.join(words)}", flush=True)
-    _run([sys.executable, "-m", "biovfm_hf.cli", *words], words[0])
+def _call(name: str, **options: Any) -> Any:
+    """Call a function of the front door, as a user would, and show the call."""
+    print(f"biovfm_hf.{name}({', '.join(f'{key}={_shown(value)}' for key, value in options.items())})", flush=True)
+    return getattr(biovfm_hf, name)(**options)
+
+
+def _shown(value: Any) -> str:
+    return f"[{', '.join(map(_shown, value))}]" if isinstance(value, list | tuple) else repr(str(value))
 
 
 def _pretrain(method: str, out: Path, model: Path) -> None:
-    from biovfm_hf.rooms import load_room_module
-
-    script = Path(load_room_module("training").__file__ or "").parent / f"pretrain_{method}.py"
-    config = CONFIGS / f"{method}.yaml"
-    run = out / "runs" / method
-    words = [str(script), "--config", str(config), "--data", str(out / "dataset"), "--out", str(run)]
-    launch = [
-        "--cpu",
-        "--num_processes",
-        "1",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    ]
-    print(f"$ accelerate launch {shlex.join(words)}", flush=True)
-    _run([sys.executable, "-m", "accelerate.commands.launch", *launch, *words], f"pretrain_{method}.py")
+    os.environ["ACCELERATE_USE_CPU"] = "true"  # the figures of the README are of a CPU
+    config, run = CONFIGS / f"{method}.yaml", out / "runs" / method
+    made = _call("pretrain", config=config, data=out / "dataset", out=run)
     with atomic_path(model) as temporary:
-        shutil.copytree(run / "model", temporary)
-
-
-def _run(command: list[str], name: str) -> None:
-    child = subprocess.Popen(command)
-    try:
-        status = child.wait()
-    except KeyboardInterrupt:
-        child.wait()  # Ctrl-C reaches the child too; let it keep what it has done
-        raise
-    if status:
-        raise UserError(f"{name} stopped with status {status}, see above; run the same command again to continue")
+        shutil.copytree(made, temporary)
 
 
 def _random_twin(model: Path, twin: Path) -> None:
@@ -162,8 +130,8 @@ def _random_twins(models: dict[str, Path]) -> None:
 
 def _cards(out: Path, models: dict[str, Path]) -> None:
     for name in ("dino", "mae"):
-        sources = ["--results", str(out / "results"), "--run", str(out / "runs" / name)]
-        _biovfm("card", str(models[name]), *sources, "--dataset", str(out / "dataset"))
+        run = out / "runs" / name
+        _call("card", model_dir=models[name], results=out / "results", run=run, dataset=out / "dataset")
     write_text(out / "cards.done", "")
 
 
@@ -190,7 +158,7 @@ report    {out / "report.html"}    open it in a browser
 
 next      put your own images in a folder and run
           biovfm embed --model {model_dir} --images FOLDER --out features.parquet
-          accelerate launch training/pretrain_dino.py --config training/configs/dino_smoke.yaml --data FOLDER --out run
+          biovfm pretrain dino_smoke --data FOLDER --out run
           biovfm sources list      # the 61 public sources of BioVFM-21M""")
 
 
