@@ -85,7 +85,8 @@ def build(
         UserError: the build cannot be done.
 
     Examples:
-        Pictures of your own, and a record that describes them:
+        Pictures of your own, and a record that describes them. With `workers=0` all is done in this process; a program that
+        takes more calls `build` below `if __name__ == "__main__":`, as their processes import it.
 
         >>> from pathlib import Path
         >>> import numpy as np
@@ -502,6 +503,7 @@ def report(
     out: str | Path,
     title: str = 'BioVFM-HF report',
     seed: int = 0,
+    private_images: bool = False,
 ) -> Any:
     """Write one HTML page of everything in `inputs`.
 
@@ -510,6 +512,7 @@ def report(
         out: the HTML file to write.
         title: heading of the page.
         seed: draws the sample images.
+        private_images: show images of private sources and tasks too (default: leave them out).
 
     Raises:
         UserError: an input is missing, damaged or of no known kind, or the page would be larger than 10 MB.

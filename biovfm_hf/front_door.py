@@ -33,7 +33,8 @@ DOORS = {
         "run",
         "BuildOptions",
         """\
-Pictures of your own, and a record that describes them:
+Pictures of your own, and a record that describes them. With `workers=0` all is done in this process; a program that
+takes more calls `build` below `if __name__ == "__main__":`, as their processes import it.
 
 >>> from pathlib import Path
 >>> import numpy as np
