@@ -120,7 +120,7 @@ class _Tiff:
             if "S" in page.axes:
                 array = np.moveaxis(array, page.axes.index("S"), -1)
         except Exception as error:  # tifffile raises nearly every type on damaged files
-            if "imagecodecs" in str(error) and number is not None:
+            if "imagecodecs" in str(error) and number is not None and page.planarconfig == 1:
                 return self._by_opencv(page, number)
             raise _damaged(source, error) from error
         if array.ndim == 3 and array.shape[-1] == 2:

@@ -1,0 +1,131 @@
+"""A second decoder judges ours over the files that pydicom, nibabel and scikit-image carry, and that ITK writes.
+
+SimpleITK judges DICOM, NIfTI, NRRD and MetaImage; nibabel all that it carries; OpenCV pictures. `DIFFERENT` says of
+each file that comes out otherwise why.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from biovfm_hf.errors import NoPicture, UserError
+from biovfm_hf.pixels import decode, read_volume
+
+sitk = pytest.importorskip("SimpleITK")
+nibabel = pytest.importorskip("nibabel")
+pydicom = pytest.importorskip("pydicom")
+cv2 = pytest.importorskip("cv2")
+skimage = pytest.importorskip("skimage")
+
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
+RNG = np.random.default_rng(0)
+DIFFERENT = {
+    "SC_rgb_rle_16bit.dcm": "ITK takes the byte planes of RLE colour in another order than PS3.5 G.2",
+    "SC_rgb_rle_16bit_2frame.dcm": "as SC_rgb_rle_16bit.dcm",
+    "SC_rgb_rle_32bit.dcm": "as SC_rgb_rle_16bit.dcm",
+    "SC_rgb_rle_32bit_2frame.dcm": "as SC_rgb_rle_16bit.dcm",
+    "badVR.dcm": "a dose, which is no picture to us",
+    "multipage_rgb.tif": "OpenCV takes colours in planes of their own for interleaved ones",
+}
+
+
+def packaged(module, pattern):
+    folder = Path(module.__file__).parent
+    return sorted(path for path in folder.glob(pattern) if path.is_file() and path.stat().st_size < 8 << 20)
+
+
+def stacked_slices(path):
+    """What ITK reads: (slices, rows, columns) of a volume, or (rows, columns[, 3])."""
+    try:
+        return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    except RuntimeError:
+        return None
+
+
+def test_dicom_has_the_values_that_itk_reads():
+    judged, wrong = 0, {}
+    for path in packaged(pydicom, "data/test_files/**/*.dcm"):
+        theirs = stacked_slices(path)
+        if theirs is None or path.name in DIFFERENT:
+            continue
+        try:
+            pixels = decode(path, slice_index=0)
+        except NoPicture:
+            continue
+        except UserError as error:
+            wrong[path.name] = str(error)
+            continue
+        ours = pixels.array * pixels.slope + pixels.intercept if pixels.array.ndim == 2 else pixels.array
+        first = theirs if theirs.shape == ours.shape else theirs[0]
+        judged += 1
+        if first.shape != ours.shape or not np.allclose(first, ours, rtol=1e-5, atol=1e-3):
+            wrong[path.name] = (first.shape, ours.shape)
+    assert not wrong and judged > 30
+
+
+def test_volumes_have_the_voxels_that_nibabel_reads():
+    judged = 0
+    for path in packaged(nibabel, "tests/data/*"):
+        if not path.name.endswith((".nii", ".nii.gz", ".mgz", ".mgh")) or "dconn" in path.name:
+            continue
+        theirs = nibabel.as_closest_canonical(nibabel.load(path))
+        ours = read_volume(path)
+        values = ours.array * np.float64(ours.slope) + ours.intercept
+        expected = theirs.get_fdata()
+        assert np.allclose(values.reshape(expected.shape), expected, equal_nan=True, rtol=1e-5), path.name
+        assert np.allclose(ours.spacing, nibabel.affines.voxel_sizes(theirs.affine), rtol=1e-4), path.name
+        judged += 1
+    assert judged > 5
+
+
+@pytest.mark.parametrize("suffix", ["nrrd", "nhdr", "mha", "mhd", "nii", "nii.gz", "hdr"])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"])
+@pytest.mark.parametrize("compress", [False, True])
+def test_volumes_that_itk_writes(tmp_path, suffix, dtype, compress):
+    array = RNG.integers(0, 99, (3, 4, 5)).astype(dtype)  # slices to the head, rows to the back, columns to the left
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((0.5, 2.0, 3.0))
+    sitk.WriteImage(image, str(tmp_path / f"a.{suffix}"), compress)
+    volume = read_volume(tmp_path / f"a.{suffix}")
+    assert np.array_equal(volume.array, array.transpose(2, 1, 0)[::-1, ::-1])
+    assert volume.array.dtype == array.dtype and np.allclose(volume.spacing, (0.5, 2.0, 3.0))
+
+
+@pytest.mark.parametrize("suffix", ["nrrd", "mha"])
+@pytest.mark.parametrize(
+    "direction", [(0, 0, 1, 1, 0, 0, 0, 1, 0), (-1, 0, 0, 0, 0, 1, 0, 1, 0), (0, -1, 0, 1, 0, 0, 0, 0, 1)]
+)
+def test_directions_that_itk_writes(tmp_path, suffix, direction):
+    image = sitk.GetImageFromArray(RNG.integers(0, 99, (3, 4, 5)).astype(np.int16))
+    image.SetDirection(direction)
+    image.SetSpacing((1.0, 2.0, 3.0))
+    sitk.WriteImage(image, str(tmp_path / f"a.{suffix}"))
+    turned = sitk.DICOMOrient(image, "RAS")  # ITK calls axes by where they come from in some releases
+    for letters in ("RAS", "LPI"):
+        turned = sitk.DICOMOrient(image, letters)
+        if np.allclose(np.reshape(turned.GetDirection(), (3, 3)), np.diag([-1, -1, 1])):
+            break
+    volume = read_volume(tmp_path / f"a.{suffix}")
+    assert np.array_equal(volume.array, sitk.GetArrayFromImage(turned).transpose(2, 1, 0))
+    assert np.allclose(volume.spacing, turned.GetSpacing())
+
+
+def test_pictures_have_the_colours_that_opencv_reads():
+    judged = 0
+    for path in packaged(skimage, "data/*.*"):
+        if path.suffix not in (".png", ".tif", ".tiff", ".bmp") or path.name in DIFFERENT:
+            continue
+        theirs = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        try:
+            ours = decode(path, slice_index=0).array
+        except UserError:
+            ours = None
+        if theirs is None or ours is None:
+            assert theirs is None, path.name
+            continue
+        colours = theirs[..., 2::-1] if theirs.ndim == 3 and theirs.shape[2] >= 3 else theirs
+        if ours.dtype == colours.dtype and ours.shape == colours.shape:
+            assert np.array_equal(ours, colours), path.name
+            judged += 1
+    assert judged > 8
