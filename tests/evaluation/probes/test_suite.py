@@ -12,7 +12,7 @@ import pytest
 
 from evaluation.results.records import merge_records
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROBE = [sys.executable, "-m", "biovfm_hf.cli", "probe"]
 
 

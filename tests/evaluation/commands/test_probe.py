@@ -396,7 +396,7 @@ def test_help_does_not_import_torch():
     code = (
         "import sys; from evaluation.commands.probe import build_parser; build_parser(); print('torch' in sys.modules)"
     )
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert run.stdout.strip() == "False"
 
@@ -413,7 +413,7 @@ for number in range(25):
 
 
 def test_two_processes_lose_nothing(tmp_path):
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     running = [
         subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name], cwd=root) for name in ("left", "right")
     ]
@@ -486,7 +486,7 @@ with claimed(Path(sys.argv[1]), "key", wait=False):
 
 
 def test_the_claim_of_a_killed_process_is_free(tmp_path):
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     words = [sys.executable, "-c", HOLDER, str(tmp_path)]
     with subprocess.Popen(words, cwd=root, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
