@@ -21,7 +21,7 @@ from dataset_builder.shards import executors, workers
 from dataset_builder.shards.local import LocalRun
 from dataset_builder.shards.shard import build_shard
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 # A worker in which some inputs are deadly; it is a module of its own so that spawned processes can import it.
 WORK = """

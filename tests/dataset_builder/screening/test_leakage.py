@@ -12,7 +12,7 @@ from dataset_builder.readers.slicing import resize, target_size
 from dataset_builder.screening.hashing import THUMBNAIL, fingerprint, reduced
 from dataset_builder.screening.leakage import Benchmarks, framings, matches, read_benchmarks
 
-REAL = Path(__file__).resolve().parents[3] / "shared" / "real"
+REAL = Path(__file__).resolve().parents[4] / "shared" / "real"
 SIZES = (28, 64, 128, 224)
 # One scene in two pictures, by eye: another frame of a scan, another focus of a smear. To find them is right.
 SAME_SCENE = [("normal (41).png", "normal (61).png"), ("BloodImage_00037.jpg", "BloodImage_00038.jpg")]
