@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from .decoding.dicom_header import import_pydicom
 from .errors import UserError
 from .limited import LIMITED
 from .pixels import MAX_PIXELS, decode, to_uint8
@@ -124,17 +122,12 @@ def decode_uint8(source: Path | bytes, name: str, **where: Any) -> np.ndarray:
 
 
 def _count_frames(source: Path | bytes, name: str) -> int:
+    from .decoding.content import Pages, Source  # need the extra `data`
+    from .decoding.files import read_file
+
     with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        start = file.read(132)
-        file.seek(0)
-        if is_dicom(start) or name.lower().endswith((".dcm", ".dicom", ".ima")):
-            header = import_pydicom().dcmread(file, force=True, stop_before_pixels=True)
-            return int(header.get("NumberOfFrames") or 1)
-        try:
-            with Image.open(file) as image:
-                return getattr(image, "n_frames", 1)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            return 1  # what is wrong with it, `decode` tells
+        content = read_file(Source(file, name))
+        return content.count if isinstance(content, Pages) else 1
 
 
 def is_plain(data: bytes) -> bool:

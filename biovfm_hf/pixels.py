@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, Jpeg2KImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
-from .errors import ManyPictures, TooLarge, UserError, one_line
+from .errors import ManyPictures, TooLarge, UserError, one_line, unquoted
 from .intensity import PERCENTILES, Intensity, Pixels, Window, percentile_window, to_uint8
 from .volumes import AXES, MAX_VOLUME_BYTES, Volume
 
@@ -79,14 +79,26 @@ def decode(
     if isinstance(source, np.ndarray):
         return _unit_range(as_pixels(source, channels, name or f"array of shape {source.shape}"))
     if isinstance(source, bytes | bytearray | memoryview):
-        content = _content(BytesIO(source), name or "the bytes", None, max_pixels)
-        return _of_content(content, slice_index, axis, time_index, name)
+        with _in_one_line(name or "the bytes"):
+            content = _content(BytesIO(source), name or "the bytes", None, max_pixels)
+            return _of_content(content, slice_index, axis, time_index, name)
     if isinstance(source, str | Path):
         path = _checked_path(source)
-        with path.open("rb") as file:
+        with path.open("rb") as file, _in_one_line(name or str(source)):
             content = _content(file, name or str(source), path.parent, max_pixels)
             return _of_content(content, slice_index, axis, time_index, name or str(source))
     raise UserError(f"{type(source).__name__}: not an image; give a path, bytes, a PIL image, an array or a tensor")
+
+
+@contextmanager
+def _in_one_line(name: str) -> Iterator[None]:
+    """Have what no decoder foresaw of a damaged file told as a UserError, as all else is."""
+    try:
+        yield
+    except (UserError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # libraries raise nearly all types; panics of Rust are no Exception
+        raise UserError(f"{name}: cannot be read ({unquoted(error)}); check or fetch the file again") from error
 
 
 def read_volume(

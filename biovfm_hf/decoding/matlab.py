@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..bounds import check_hdf5
 from ..errors import TooLarge, UserError, require, unquoted
-from .bounds import check_hdf5
 from .content import Source
 
+MAX_INFLATED_BYTES = 640 << 20  # of all compressed arrays of a file: the largest is only known when all are unpacked
+_BLOCK = 1 << 20
 MAX_BYTES = 320 << 20  # of the file, and of one array: the file, inflated and converted may be in memory
 _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15
@@ -40,9 +42,12 @@ def largest_array(data: bytes, name: str = "the file") -> np.ndarray:
     if order is None:
         raise UserError(f"{name}: not a MAT-file of level 5; save it again")
     best: _Matrix | None = None
+    left = MAX_INFLATED_BYTES
     for kind, content in _elements(view[_HEADER:], order):
         if kind == _COMPRESSED:
-            kind, content = next(_elements(_inflated(content), order), (0, view[:0]))
+            inflated = _inflated(content, order, min(left, MAX_BYTES), name)
+            left -= len(inflated)
+            kind, content = next(_elements(inflated, order), (0, view[:0]))
         for matrix in _matrices(content, order, _MAX_DEPTH) if kind == _MATRIX else ():
             if best is None or matrix.rank > best.rank:
                 best = matrix
@@ -86,14 +91,24 @@ def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
         at = max(at + 8, start + size if kind == _COMPRESSED else -(-(start + size) // 8) * 8)
 
 
-def _inflated(data: memoryview) -> memoryview:
+def _inflated(data: memoryview, order: str, most: int, name: str) -> memoryview:
+    """A compressed element, unpacked into memory of the size that its start tells, so that it is never there twice."""
+    inflater = zlib.decompressobj()
     try:
-        inflated = zlib.decompressobj().decompress(data, MAX_BYTES + 1)
+        block = inflater.decompress(data, _BLOCK)
+        kind, size = np.frombuffer(block.ljust(8, b"\0"), order + "u4", 2).tolist()
+        size = len(block) if kind >> 16 else 8 + size
+        if size > most:
+            raise TooLarge(f"{name}: its arrays inflate to more than {MAX_INFLATED_BYTES >> 20} MiB; save fewer")
+        inflated, done = np.empty(size, np.uint8), 0
+        while block and done < size:
+            part = np.frombuffer(block, np.uint8, min(len(block), size - done))
+            inflated[done : done + len(part)] = part
+            done += len(part)
+            block = inflater.decompress(inflater.unconsumed_tail, _BLOCK)
     except zlib.error as error:
-        raise UserError(f"damaged compression ({error})") from error
-    if len(inflated) > MAX_BYTES:
-        raise TooLarge(f"an array that inflates to more than {MAX_BYTES >> 20} MiB")
-    return memoryview(inflated)
+        raise UserError(f"{name}: damaged compression ({error}); save it again") from error
+    return inflated[:done].data
 
 
 def _matrices(matrix: memoryview, order: str, depth: int) -> Iterator[_Matrix]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from biovfm_hf.bounds import check_hdf5
 from biovfm_hf.decoding.arrays import content_of
 from biovfm_hf.errors import require
 from biovfm_hf.pixels import MAX_PIXELS
@@ -91,4 +92,5 @@ def _data_set(file: Any, member: str | None) -> Any:
     data = file[member]
     if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
         raise Refused(UNREADABLE, f"{member!r} is no data set of the file itself")
+    check_hdf5(data, "the data set")
     return data

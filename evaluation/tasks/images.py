@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from biovfm_hf.decoding.bounds import check_image
+from biovfm_hf.bounds import check_image
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path
 from biovfm_hf.image_files import guarded, read_uint8

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from biovfm_hf.decoding.bounds import check_hdf5
+from biovfm_hf.bounds import check_hdf5
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.limited import LIMITED
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.image_files import is_plain
+from biovfm_hf.image_files import decode_uint8, is_plain
 from biovfm_hf.limited import Limited, Limits, Stopped
 from biovfm_hf.pixels import decode
 from dataset_builder import readers
@@ -25,7 +25,11 @@ _VOLUMES, _VIDEOS = (".nii", ".gz", ".nrrd", ".mha", ".mgz"), (".mp4", ".avi", "
 
 @dataclass
 class Report:
-    """What came of the files: `outcomes` counts (format, outcome); `stopped` names those that ended their process."""
+    """What came of the files.
+
+    `outcomes` counts (format, outcome), `stopped` names those that ended their process, and `plain_stopped` those that
+    would have ended a command, which decodes them in its own.
+    """
 
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     stopped: list[str] = field(default_factory=list)
@@ -94,19 +98,14 @@ def read_all(path: Path) -> int:
     suffix = path.suffix
     kind = "volume" if suffix in _VOLUMES else "video" if suffix in _VIDEOS else "hdf5" if suffix == ".h5" else "image"
     item = Item(path.name, "x" if kind == "hdf5" else None, kind)
-    count = 0
+    with contextlib.suppress(UserError):
+        decode(path)
     try:
-        count = sum(1 for _ in readers.read(path, item, path.parent, VIEWS, 64))
-    except (Refused, UserError):
-        raise
-    except MemoryError:
+        return sum(1 for _ in readers.read(path, item, path.parent, VIEWS, 64))
+    except (Refused, UserError, MemoryError):
         raise
     except Exception as error:  # as the builder takes them: one line
         raise UserError(f"{path.name}: {type(error).__name__}") from None
-    finally:
-        with contextlib.suppress(UserError):
-            decode(path)
-    return count
 
 
 def run(folder: Path, seconds: float, seed: int = 0, jobs: int = 2, start: int = 0, most: int = 10**9) -> Report:
@@ -123,10 +122,15 @@ def run(folder: Path, seconds: float, seed: int = 0, jobs: int = 2, start: int =
         report.outcomes[name.partition(".")[2], outcome] += 1
         if keep:
             report.stopped.append(keep)
-            if is_plain(data):
-                report.plain_stopped.append(keep)
         else:
             path.unlink()
+        if is_plain(data):
+            try:
+                limited.call(name, decode_uint8, data, name)
+            except Stopped as stopped:
+                report.plain_stopped.append(str(stopped))
+            except UserError:
+                pass
 
     good = folder / "good"
     good.mkdir(exist_ok=True)

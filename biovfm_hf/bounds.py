@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
-from ..errors import TooLarge, UserError
+from .errors import TooLarge, UserError
 
 MAX_SIDE = 1 << 20  # rows or columns of a picture: a decoder has a pointer for each row besides its pixels
 MAX_PIECE_BYTES = 256 << 20  # one tile or chunk, which is unpacked whole for a single pixel of it
@@ -94,11 +94,14 @@ def check_hdf5(data: Any, name: str) -> None:
 
 
 def _check_tile(tags: Any, name: str) -> None:
-    width, length = tags.get(_TILE_WIDTH), tags.get(_TILE_LENGTH)
-    if isinstance(width, int) and isinstance(length, int):
-        bits = tags.get(_BITS, (8,))
-        deepest = max(bits) if isinstance(bits, tuple) else int(bits)
-        check_piece(width * length * int(tags.get(_SAMPLES, 1)) * max(1, deepest // 8), "tiles", name)
+    width, length, samples, bits = (_largest(tags.get(tag)) for tag in (_TILE_WIDTH, _TILE_LENGTH, _SAMPLES, _BITS))
+    check_piece(width * length * max(1, samples) * max(1, bits // 8), "tiles", name)
+
+
+def _largest(value: Any) -> int:
+    """The largest number of a tag; 0 for none, or for what a damaged tag holds instead."""
+    numbers = [number for number in (value if isinstance(value, tuple) else (value,)) if isinstance(number, int)]
+    return max(numbers, default=0)
 
 
 def _check_scans(image: Any, name: str) -> None:
