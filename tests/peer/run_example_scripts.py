@@ -208,9 +208,9 @@ def main() -> int:
             failed += ours.startswith("FAILED") and not control.startswith("FAILED")
             print(f"{example.script}\n  ours:    {ours}\n  control: {control}", flush=True)
         if (scripts / "cv_example.py").is_file():
-            results = [run_accelerates(scripts / "cv_example.py", model, work) for model in ("dino", "vit")]
-            failed += results[0].startswith("FAILED") and not results[1].startswith("FAILED")
-            print("cv_example.py\n  ours:    {}\n  control: {}".format(*results), flush=True)
+            ours = run_accelerates(scripts / "cv_example.py", "dino", work)
+            failed += ours.startswith("FAILED")
+            print(f"cv_example.py\n  ours:    {ours}", flush=True)
     return 1 if failed else 0
 
 
