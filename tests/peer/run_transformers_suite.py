@@ -67,8 +67,9 @@ def main() -> int:
             "-c",
             "/dev/null",
         ]
-        environment_path = {"PYTHONPATH": f"{folder}:{HERE.parents[1]}"}
-
+        # what the caller's path holds comes along: another version of transformers, for instance
+        places = [folder, str(HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment_path = {"PYTHONPATH": os.pathsep.join(places)}
         return subprocess.run(
             [*command, str(tests / "biovfm" / "test_biovfm.py"), *sys.argv[1:]],
             cwd=folder,
