@@ -158,8 +158,8 @@ def _build(
     benchmarks = _screen_across(plan, inputs, known or read_benchmarks(options.benchmarks))
     for _ in _on_engine(finish_shard, plan, options, list(range(len(plan.shards)))):
         pass
-    found = {"benchmark_images": benchmarks, "overlaps": _overlaps(plan), "sampled": write_sample(plan)}
-    summary = write_summary(plan, write_manifest(plan), found)
+    facts = {"benchmark_images": benchmarks, "overlaps": _overlaps(plan), "sampled": write_sample(plan)}
+    summary = write_summary(plan, write_manifest(plan), facts)
     write_places(plan)
     write_card(plan, summary)
     remove_leftovers(plan.out)
@@ -214,15 +214,15 @@ def _screen_across(plan: Plan, inputs: dict[str, Any], known: Benchmarks) -> int
 
 
 def _check(out: Path, workers: int) -> dict[str, Any]:
-    outcomes, found = faults(out, workers)
+    outcomes, wrong = faults(out, workers)
     kept = outcomes.get(KEPT, 0)
     print(f"{sum(outcomes.values()):,} considered = {kept:,} kept + {sum(outcomes.values()) - kept:,} dropped")
     for reason, count in sorted(outcomes.items(), key=lambda entry: -entry[1]):
         print(f"  {count:>12,}  {reason}")
-    for fault in found:
+    for fault in wrong:
         print(f"fault: {fault}")
-    print("the accounting is complete" if not found else f"{len(found)} faults; remove damaged files, build again")
-    return {"outcomes": outcomes, "faults": found}
+    print("the accounting is complete" if not wrong else f"{len(wrong)} faults; remove damaged files, build again")
+    return {"outcomes": outcomes, "faults": wrong}
 
 
 def _report(plan: Plan, summary: dict[str, Any]) -> None:

@@ -70,9 +70,9 @@ class Selection:
         """
         modality, anatomy = rule.modality or self._source.modality, rule.anatomy
         if self._labels:
-            found = [label for expression, label in self._labels if expression.search(path)]
-            modality = next((label.modality for label in found if label.modality), modality)
-            anatomy = next((label.anatomy for label in found if label.anatomy), anatomy)
+            labels = [label for expression, label in self._labels if expression.search(path)]
+            modality = next((label.modality for label in labels if label.modality), modality)
+            anatomy = next((label.anatomy for label in labels if label.anatomy), anatomy)
         if self._anatomy is not None:
             anatomy = anatomies().get((self._anatomy.answer(path) or "").casefold(), anatomy)
         if anatomy is None and len(self._source.anatomies) == 1:
@@ -201,8 +201,8 @@ def table_rows(file: Path, rule: TableRule) -> Iterator[dict[str, Any]]:
 
 
 def _check_columns(rule: TableRule, names: Collection[str]) -> None:
-    wanted = [rule.match if rule.match != "#" else None, rule.column, *(name for name, _ in rule.where)]
-    missing = [name for name in wanted if name and name not in names]
+    columns = [rule.match if rule.match != "#" else None, rule.column, *(name for name, _ in rule.where)]
+    missing = [name for name in columns if name and name not in names]
     if missing:
         raise TableError(f"no column {missing[0]!r}")
 
@@ -229,7 +229,7 @@ def _bounded(text: io.TextIOWrapper, most: int) -> Iterator[str]:
 def find_tables(folder: Path, pattern: str) -> list[Path]:
     """Regular files below `folder` (no links, at most 4 folders deep) whose path matches the glob, sorted."""
     glob = compile_glob(pattern)
-    found, level = [], [folder]
+    tables, level = [], [folder]
     for _ in range(MAX_TABLE_DEPTH + 1):
         below = []
         for directory in level:
@@ -241,8 +241,8 @@ def find_tables(folder: Path, pattern: str) -> list[Path]:
                         elif glob.fullmatch(Path(entry.path).relative_to(folder).as_posix()) and entry.is_file(
                             follow_symlinks=False
                         ):
-                            found.append(Path(entry.path))
+                            tables.append(Path(entry.path))
             except OSError:
                 continue
         level = below
-    return sorted(found)
+    return sorted(tables)

@@ -246,25 +246,25 @@ def _parsed(out: Path, _changed: int) -> Plan:
     )
 
 
-def differing(planned: Options, wanted: Options) -> list[str]:
+def differing(planned: Options, now: Options) -> list[str]:
     """The options in which two builds differ, as words for a message."""
     return [
-        f"{field.name} {getattr(planned, field.name)} (now {getattr(wanted, field.name)})"
+        f"{field.name} {getattr(planned, field.name)} (now {getattr(now, field.name)})"
         for field in fields(Options)
-        if getattr(planned, field.name) != getattr(wanted, field.name)
+        if getattr(planned, field.name) != getattr(now, field.name)
     ]
 
 
 def changed_sources(plan: Plan, sources: Iterable[Source]) -> list[str]:
     """Ids of the sources that are new, gone, or whose record says something else than when the plan was made."""
-    wanted = {source.id: digest(source) for source in sources}
-    return sorted(id for id in wanted.keys() | plan.records.keys() if wanted.get(id) != plan.records.get(id))
+    records = {source.id: digest(source) for source in sources}
+    return sorted(id for id in records.keys() | plan.records.keys() if records.get(id) != plan.records.get(id))
 
 
 def digest(source: Source) -> str:
     """A short hash of what a record says, wherever its file lies."""
-    said = json.dumps({**asdict(source), "record": ""}, sort_keys=True)
-    return hashlib.sha256(said.encode()).hexdigest()[:16]
+    record = json.dumps({**asdict(source), "record": ""}, sort_keys=True)
+    return hashlib.sha256(record.encode()).hexdigest()[:16]
 
 
 def slug(modality: str | None) -> str:

@@ -21,7 +21,7 @@ def stamp_of(item: Item, raw: Path) -> str:
         return hashlib.sha256(" ".join(_stamp(raw / file) for file in files).encode()).hexdigest()[:16]
     path = raw / item.path
     stamp = _stamp(path)
-    if stamp and "offset" in (item.options or {}) and path.name.lower().endswith((".zip", ".tar")):
+    if stamp and {"offset", "members"} & (item.options or {}).keys() and path.name.lower().endswith((".zip", ".tar")):
         stamp += f"/{_directory(path, path.stat().st_ctime_ns)}"
     return stamp
 
