@@ -1,6 +1,8 @@
 """On which device and in which precision encoders run: what is chosen, and what is refused."""
 
 import os
+import sys
+from typing import Any
 
 from biovfm_hf.errors import UserError
 
@@ -32,3 +34,29 @@ def check_device(device: str) -> None:
         raise UserError(
             f"device {device}: torch sees {torch.cuda.device_count()} GPUs here; use cpu, or see the driver"
         )
+
+
+def reset_peak(device: str) -> None:
+    """Begin to watch the memory that torch takes on a GPU; a process' own cannot be begun anew."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: str) -> dict[str, Any]:
+    """The highest use of memory in MiB (`peak_memory_mib`), and whose it is (`memory_of`).
+
+    On a GPU what torch took since `reset_peak`; else the whole process since it began, None where no system tells it.
+    """
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return {"peak_memory_mib": round(torch.cuda.max_memory_allocated(device) / 2**20), "memory_of": "gpu"}
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return {"peak_memory_mib": None, "memory_of": "process"}
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+    return {"peak_memory_mib": peak, "memory_of": "process"}

@@ -76,7 +76,7 @@ def probe_linear_decoder(task: Task, stores: dict[str, "TokenStore"], seed: int 
 
     counts = count_cases(classes, predict, splits["test"])
     told = {"l2": chosen[0], "prior_shift": shift, "val_dice": reached[shift], "train_tokens": len(features["train"])}
-    return Segmentation(counts, told, predict)
+    return Segmentation(counts, told, predict, weights.numel())
 
 
 def _token_samples(classes: int, store: "TokenStore", split: Split, seed: int) -> tuple["Tensor", "Tensor"]:
@@ -147,7 +147,8 @@ def probe_unet_decoder(task: Task, stores: dict[str, "TokenStore"], plan: Decode
         with torch.inference_mode():
             return run("test", rows).cpu()
 
-    return Segmentation(count_cases(task.num_outputs, predict, task.splits["test"]), chosen, predict)
+    trained = sum(parameter.numel() for parameter in decoder.parameters())
+    return Segmentation(count_cases(task.num_outputs, predict, task.splits["test"]), chosen, predict, trained)
 
 
 def train_decoder(

@@ -78,7 +78,8 @@ class FewShot(Probe):
         notes = [*task.notes, *absence_notes(task), *split_notes(test), NOTE]
         chosen = {"train_cases": [min(sizes), max(sizes)]}
         arrays |= subject_numbers(task.splits["test"].subjects)
-        return Answer({**split_metrics(metrics), "chosen": chosen, "notes": notes}, arrays)
+        record = {**split_metrics(metrics), "chosen": chosen, "notes": notes}
+        return Answer(record, arrays, problem.linear_weights)
 
 
 @dataclass(frozen=True)

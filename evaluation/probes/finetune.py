@@ -121,11 +121,12 @@ def probe_finetune(encoder: Encoder, task: Task, plan: Plan) -> Scores:
             f"{plan.method.name} of {encoder.name} on {task.name} diverged; give a lower --rate than {plan.rate}"
         )
     model.load_state_dict(best, strict=False)
-    found = {n: predict(encoder, model, task.splits[n], independent, plan.batch) for n in ("val", "test")}
+    probabilities = {n: predict(encoder, model, task.splits[n], independent, plan.batch) for n in ("val", "test")}
     trained = sum(p.numel() for p in model.encoder.parameters() if p.requires_grad)
-    return Scores(
-        found["val"], found["test"], {"epoch": best_epoch + 1, "val_loss": best_loss, "trained_weights": trained}
-    )
+    chosen = {"epoch": best_epoch + 1, "val_loss": best_loss, "trained_weights": trained}
+    head = sum(p.numel() for p in model.head.parameters())
+    parameters = sum(p.numel() for p in model.parameters())
+    return Scores(probabilities["val"], probabilities["test"], chosen, trained + head, parameters)
 
 
 def classifier(encoder: Encoder, module: "nn.Module", task: Task) -> "nn.Module":

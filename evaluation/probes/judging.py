@@ -47,7 +47,7 @@ def judge(trial: Trial, scores: Scores) -> Answer:
     arrays |= subject_numbers(subjects)
     if strata is not None:
         arrays["test_strata"] = strata
-    return Answer(record, arrays)
+    return Answer(record, arrays, scores.trained, scores.parameters)
 
 
 def test_strata(labels: np.ndarray, subjects: np.ndarray | None) -> tuple[np.ndarray | None, list[str]]:
@@ -100,4 +100,5 @@ def judge_segmentation(trial: Trial, probed: Segmentation) -> Answer:
     record = {**split_metrics(found), "chosen": probed.chosen, "notes": list(task.notes)}
     samples = probed.predict(sample_rows(len(task.splits["test"].images)))
     masks = np.stack([decide(scores, SAMPLE_SIZE) for scores in samples])
-    return Answer(record, {"test_counts": counts, **subject_numbers(subjects), "sample_masks": masks})
+    arrays = {"test_counts": counts, **subject_numbers(subjects), "sample_masks": masks}
+    return Answer(record, arrays, probed.trained, probed.parameters)

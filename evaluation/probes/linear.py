@@ -41,4 +41,5 @@ def probe_fast(problem: Problem) -> Scores:
     weights, chosen = fit_path(train, val)
     test = Objective(inputs["test"], torch.zeros(len(inputs["test"]), problem.outputs), independent)
     l2 = sorted(set(chosen)) if independent else chosen[0]
-    return Scores(val.probabilities(weights)[1].numpy(), test.probabilities(weights)[1].numpy(), {"l2": l2})
+    of_val, of_test = (part.probabilities(weights)[1].numpy() for part in (val, test))
+    return Scores(of_val, of_test, {"l2": l2}, problem.linear_weights)

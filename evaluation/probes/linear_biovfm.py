@@ -90,7 +90,9 @@ def probe_biovfm(
             best, best_loss, best_epoch = head.state(), loss, epoch
     head.restore(best)
     scores = {name: head.probabilities(normed[name]).numpy() for name in ("val", "test")}
-    return Scores(scores["val"], scores["test"], {"epoch": best_epoch + 1, "val_loss": best_loss})
+    return Scores(
+        scores["val"], scores["test"], {"epoch": best_epoch + 1, "val_loss": best_loss}, problem.linear_weights
+    )
 
 
 def _layer_norm(features: np.ndarray) -> "Tensor":

@@ -22,7 +22,7 @@ Predictor = Callable[[np.ndarray], "Tensor"]
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What a segmentation probe answers: voxel counts per test case, and what it chose.
+    """What a segmentation probe answers: voxel counts per test case, what it chose, and weights as in `probe.Answer`.
 
     `counts` (cases, classes, 3), see `metrics.segmentation_counts`; a case is a volume where images are its slices.
     """
@@ -30,6 +30,8 @@ class Segmentation:
     counts: np.ndarray
     chosen: dict[str, Any]
     predict: Predictor
+    trained: int
+    parameters: int | None = None
 
 
 class SmallMasks:

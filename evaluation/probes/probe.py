@@ -42,10 +42,15 @@ FEATURES_HELP = (
 
 
 class Answer(NamedTuple):
-    """What a probe leaves: its part of the record, and the arrays that are kept beside it."""
+    """What a probe leaves: its part of the record, the arrays that are kept beside it, and the weights it trained.
+
+    `parameters` are all weights that took part, None for those of the encoder and the trained ones together.
+    """
 
     record: dict[str, Any]
     arrays: dict[str, np.ndarray]
+    trained: int = 0
+    parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,11 @@ class Problem:
         """Whether each output is a yes or no of its own (multi-label tasks), and not one of several classes."""
         return self.kind == MULTILABEL
 
+    @property
+    def linear_weights(self) -> int:
+        """Weights and biases of a linear layer from a feature vector to the outputs."""
+        return self.outputs * (self.features["train"].shape[1] + 1)
+
     def targets(self, split: str) -> np.ndarray:
         """The labels of a split as (N, outputs) float32 of 0 and 1."""
         return one_hot(self.labels[split], self.outputs)
@@ -78,11 +88,13 @@ def one_hot(labels: np.ndarray, outputs: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Scores:
-    """Probabilities (N, K) of the validation and test cases, and what a probe chose on the way."""
+    """Probabilities (N, K) of the validation and test cases, what a probe chose, and weights as `Answer`."""
 
     val: np.ndarray
     test: np.ndarray
     chosen: dict[str, Any]
+    trained: int = 0
+    parameters: int | None = None
 
 
 @dataclass(frozen=True)

@@ -103,5 +103,6 @@ def probe_scratch(name: str, task: Task, size: int, plan: DecoderPlan) -> Segmen
         with torch.inference_mode():
             return run("test", rows).cpu()
 
-    chosen["trained_weights"] = sum(parameter.numel() for parameter in network.parameters())
-    return Segmentation(count_cases(task.num_outputs, predict, task.splits["test"]), chosen, predict)
+    trained = chosen["trained_weights"] = sum(parameter.numel() for parameter in network.parameters())
+    counts = count_cases(task.num_outputs, predict, task.splits["test"])
+    return Segmentation(counts, chosen, predict, trained, trained)

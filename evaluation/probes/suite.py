@@ -15,6 +15,7 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
+from ..encoders.device import peak_memory, reset_peak
 from ..encoders.load import Encoder, load_encoder, split_label
 from ..encoders.processes import process_group
 from ..pictures.figure import discard
@@ -31,7 +32,7 @@ from ..results.records import (
 from ..statistics.bootstrap import choose_thresholds
 from ..statistics.split import read_split
 from ..tasks import SPLITS, Task
-from .probe import Run, Trial
+from .probe import Answer, Run, Trial
 
 Job = tuple[str, Run, Task]
 Claim = Callable[[str], AbstractContextManager[bool]]  # of a record, by its key: whether this process is to make it
@@ -122,7 +123,9 @@ def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Record |
             return known
         check_validation(trial)
         begun = time.perf_counter()
+        reset_peak(encoder.device)
         answer = probe.run(trial)
+        seconds = round(time.perf_counter() - begun, 3)
         record = {
             **identity,
             "kind": task.record.kind,
@@ -131,7 +134,8 @@ def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Record |
             **answer.record,
             "n_train": task.splits["train"].num_cases,
             "n_test": task.splits["test"].num_cases,
-            "seconds": round(time.perf_counter() - begun, 3),
+            "seconds": seconds,
+            "costs": {**costs(encoder, answer), "seconds": seconds},
             "licence": task.record.licence,
             "software": software(),
         }
@@ -146,6 +150,18 @@ def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Record |
 def _say(line: str, stream: TextIO | None = None) -> None:
     """Print a line in one write: of processes that share a pipe, another's could come between print's two writes."""
     print(f"{line}\n", end="", file=stream, flush=True)
+
+
+def costs(encoder: Encoder, answer: Answer) -> dict[str, Any]:
+    """The weights that were trained, all that took part, the share of the former, and the highest use of memory."""
+    frozen = sum(parameter.numel() for parameter in encoder.module.parameters())
+    parameters = frozen + answer.trained if answer.parameters is None else answer.parameters
+    return {
+        "trained_parameters": answer.trained,
+        "parameters": parameters,
+        "share": answer.trained / parameters if parameters else 0.0,
+        **peak_memory(encoder.device),
+    }
 
 
 def check_validation(trial: Trial) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from biovfm_hf.errors import UserError
 from evaluation.commands.probe import main
+from evaluation.encoders.load import load_encoder
 from evaluation.probes import judging
 from evaluation.probes.linear import Linear
 from evaluation.results.comparisons import paired_means
@@ -182,6 +183,15 @@ def test_stratify_without_effect_is_refused(tmp_path, tiny_model, class_folder, 
     with pytest.raises(SystemExit) as stopped:
         main(["--model", str(tiny_model), "--tasks", str(class_folder), "--out", str(tmp_path), "--stratify", *words])
     assert stopped.value.code == 2 and "--stratify" in capsys.readouterr().err
+
+
+def test_records_say_what_they_cost(results, tiny_model):
+    frozen = sum(p.numel() for p in load_encoder(str(tiny_model)).module.parameters())
+    for record in read(results):
+        costs, trained = record["costs"], 2 * (64 + 1) if record["method"] == "linear" else 0
+        assert costs["trained_parameters"] == trained and costs["parameters"] >= frozen + trained
+        assert costs["share"] == trained / costs["parameters"] and costs["seconds"] == record["seconds"]
+        assert costs["peak_memory_mib"] > 0 and costs["memory_of"] == "process"
 
 
 def test_records_say_which_versions_made_them(results):
