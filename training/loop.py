@@ -71,8 +71,8 @@ def train(config: TrainConfig, method: Method[Any, Any], out: Path) -> None:
         for push in run.pushes:
             push.join()
         run.accelerator.end_training()
-        if run.held:
-            run.held.close()
+        if run.lock:
+            run.lock.close()
 
 
 def _train_steps(run: Run, stop: "_StopSignal") -> None:

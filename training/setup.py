@@ -64,7 +64,7 @@ class Run:
     accumulation: int
     watch: Watch | None
     flops_per_image: float
-    held: ExitStack | None  # keeps other runs out of the folder, on the process that writes
+    lock: ExitStack | None  # keeps other runs out of the folder, on the process that writes
     step: int = 0
     skipped_before: int = 0  # unreadable images of the run's earlier parts, on all processes
     skipped: int = 0  # of this part, on this process
@@ -98,10 +98,10 @@ def start(config: TrainConfig, method: Method[Any, Any], out: Path) -> Run:
     watch = open_watch(config, images)
     accelerator = make_accelerator(config, out)
     share, accumulation = split_batch(config, accelerator.num_processes, accelerator.process_index)
-    held = None
+    lock = None
     with failing_together(accelerator):
         if accelerator.is_main_process:
-            held = hold_run_folder(out)
+            lock = hold_run_folder(out)
             prepare_run_folder(out, config)
             remove_leftovers(out)
             if config.run.push_to_hub:
@@ -127,7 +127,7 @@ def start(config: TrainConfig, method: Method[Any, Any], out: Path) -> Run:
         accumulation=accumulation,
         watch=watch,
         flops_per_image=method.flops_per_image(config, model_config),
-        held=held,
+        lock=lock,
     )
     say(run, opening_line(run, peak))
     if run.main and config.batch.size > len(images):

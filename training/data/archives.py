@@ -21,7 +21,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
 
 from .files import IMAGE_SUFFIXES, is_hidden, open_file, owner, unreadable
-from .groups import check_wanted, group_rows
+from .groups import check_filter, group_rows
 
 logger = logging.getLogger(__name__)
 
@@ -47,17 +47,17 @@ class TarImages:
 
     Args:
         shards: addresses of uncompressed tar files.
-        wanted: column -> the values that it is filtered by.
+        filters: column -> the values that it is filtered by.
     """
 
-    def __init__(self, shards: Sequence[str], wanted: dict[str, list[str]]) -> None:
+    def __init__(self, shards: Sequence[str], filters: dict[str, list[str]]) -> None:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             self.samples = [sample for part in pool.map(_tar_samples, shards) for sample in part]
         if not self.samples:
             raise UserError(f"{shards[0]}: no image in {len(shards)} tar file(s); they must not be compressed")
-        for column, values in wanted.items():
+        for column, values in filters.items():
             present = self._column(column)
-            check_wanted(column, values, sorted(set(present.tolist())))
+            check_filter(column, values, sorted(set(present.tolist())))
             self.samples = [sample for sample, value in zip(self.samples, present, strict=True) if value in values]
 
     def __len__(self) -> int:

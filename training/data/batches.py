@@ -160,26 +160,26 @@ class CropBatches(Dataset):
         candidates = _substitutes(index, len(self.images))
         for candidate in candidates:
             if candidate in self._cache:
-                found = self._cache[candidate]
+                decoded = self._cache[candidate]
             else:
                 try:
                     data, name, modality = self.images.fetch(candidate)
-                    found = (read_image(data, name, self.config.data.max_side), modality)
+                    decoded = (read_image(data, name, self.config.data.max_side), modality)
                 except (UserError, cv2.error) as failure:
                     first = first or failure
                     continue
-                self._remember(candidate, found)
+                self._remember(candidate, decoded)
             if candidate != index:
                 skipped.append((index, candidate, str(first)))
-            return found
+            return decoded
         raise UserError(
             f"{len(candidates)} images from number {index} on cannot be read, the first because: {first}"
         ) from first
 
-    def _remember(self, index: int, found: tuple[Image, str | None]) -> None:
-        if found[0].nbytes <= self._room:
-            self._room -= found[0].nbytes
-            self._cache[index] = found
+    def _remember(self, index: int, decoded: tuple[Image, str | None]) -> None:
+        if decoded[0].nbytes <= self._room:
+            self._room -= decoded[0].nbytes
+            self._cache[index] = decoded
 
 
 def normalise(crops: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:

@@ -25,12 +25,12 @@ def group_rows(values: NDArray[Any]) -> dict[str, NDArray[np.int64]]:
     return {str(name): np.flatnonzero(which == number) for number, name in enumerate(names)}
 
 
-def check_wanted(column: str, wanted: Sequence[str], present: Sequence[str]) -> None:
+def check_filter(column: str, values: Sequence[str], present: Sequence[str]) -> None:
     """Refuse to filter by values that no image has.
 
     Raises:
         UserError: names the value, and the nearest that there is.
     """
-    for name in wanted:
+    for name in values:
         if name not in present:
             raise UserError(f"no image has {column} {name!r}{did_you_mean(name, present)}")

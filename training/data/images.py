@@ -16,7 +16,7 @@ from ..settings.config import DataConfig
 from .archives import TarImages, ZipImages
 from .decode import read_image
 from .files import IMAGE_SUFFIXES, find_files, is_pattern, is_remote, read_bytes
-from .groups import NONE_LEFT, check_wanted, group_rows, name_of
+from .groups import NONE_LEFT, check_filter, group_rows, name_of
 from .stream import cannot_open, open_stream, split_files
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -162,9 +162,9 @@ def _open_files(config: DataConfig) -> Images:
     archives = [name for name in files if name.lower().endswith(".zip")]
     if shards:
         _refuse_dataset_keys(config, "tar shards")
-        return TarImages(shards, config.wanted)
+        return TarImages(shards, config.filters)
     images = ZipImages(archives) if archives else FolderImages(str(config.path), files)
-    for column in config.wanted:
+    for column in config.filters:
         images.group_by(column)
     _refuse_dataset_keys(config, "a zipped folder of images" if archives else "a plain folder of images")
     if not len(images):
@@ -242,10 +242,10 @@ def _may_hold_images(kind: Any, datasets: Any) -> bool:
 
 def _selected_rows(table: Any, config: DataConfig) -> NDArray[np.int64] | None:
     keep = np.ones(len(table), dtype=bool)
-    for column, wanted in config.wanted.items():
+    for column, chosen in config.filters.items():
         values = column_values(table, column)
-        check_wanted(column, wanted, [str(name) for name in np.unique(values)])
-        keep &= np.isin(values, wanted)
+        check_filter(column, chosen, [str(name) for name in np.unique(values)])
+        keep &= np.isin(values, chosen)
     if not keep.any():
         raise UserError(NONE_LEFT)
     return None if keep.all() else np.flatnonzero(keep)

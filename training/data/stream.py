@@ -25,7 +25,7 @@ from biovfm_hf.nearest import did_you_mean
 
 from ..settings.config import DataConfig
 from .files import find_files, is_remote, open_file, owner, unreadable
-from .groups import NONE_LEFT, check_wanted, group_rows, name_of
+from .groups import NONE_LEFT, check_filter, group_rows, name_of
 from .order import permute
 
 _SPLITS = ("train", "validation", "test")
@@ -39,7 +39,7 @@ _FOOTERS_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class RowGroup:
-    """One row group and the rows of it that are wanted (None: all)."""
+    """One row group and the rows of it that the filters leave (None: all)."""
 
     path: str
     number: int
@@ -263,8 +263,8 @@ def open_stream(config: DataConfig) -> StreamedImages:
     names = {column: list(of_column) for column, of_column in labels.items() if of_column}
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
         parts = list(pool.map(lambda name: _row_groups(name, config, names), files))
-    for column, wanted in config.wanted.items():
-        check_wanted(column, wanted, sorted({name for _, present in parts for name in present[column]}))
+    for column, values in config.filters.items():
+        check_filter(column, values, sorted({name for _, present in parts for name in present[column]}))
     groups = [group for part, _ in parts for group in part if group.size]
     if not groups:
         raise UserError(NONE_LEFT)
@@ -312,17 +312,17 @@ def _mentions(path: str, split: str) -> bool:
 def _row_groups(
     path: str, config: DataConfig, names: Mapping[str, list[str]]
 ) -> tuple[list[RowGroup], dict[str, set[str]]]:
-    """A file's row groups with their wanted rows, and the values of each column that is filtered by."""
+    """A file's row groups with the rows that the filters leave, and the values of each column that is filtered by."""
     file = _parquet(path)
     groups: list[RowGroup] = []
-    present: dict[str, set[str]] = {column: set() for column in config.wanted}
+    present: dict[str, set[str]] = {column: set() for column in config.filters}
     for number in range(file.num_row_groups):
         size = file.metadata.row_group(number).num_rows
-        if not config.wanted:
+        if not config.filters:
             groups.append(RowGroup(path, number, size))
             continue
         keep = np.ones(size, dtype=bool)
-        for column, values in config.wanted.items():
+        for column, values in config.filters.items():
             column_values = _read_column(file, number, column, names.get(column))
             present[column].update(column_values.tolist())
             keep &= np.isin(column_values, values)
@@ -332,7 +332,7 @@ def _row_groups(
 
 
 def _column(group: RowGroup, column: str, names: Sequence[str] | None) -> NDArray[Any]:
-    """A column's values in the wanted rows of a row group."""
+    """A column's values in the rows kept of a row group."""
     values = _read_column(_open_parquet(group.path, owner()), group.number, column, names)
     return values if group.rows is None else values[group.rows]
 

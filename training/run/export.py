@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from biovfm_hf import BioVFMForMaskedAutoencoding, BioVFMImageProcessor, BioVFMModel
+from biovfm_hf import BioVFMImageProcessor
 from biovfm_hf.card_stub import STUB_FIELD
 from biovfm_hf.errors import UserError, one_line
 from biovfm_hf.files import atomic_path
@@ -36,7 +37,7 @@ def write_model_folder(
 
     Args:
         target: the model folder; an existing one is replaced.
-        model_class: `BioVFMModel` or `BioVFMForMaskedAutoencoding`.
+        model_class: the model's class, such as `BioVFMModel`.
         model_config: its `BioVFMConfig`; stochastic depth is switched off in the copy that is saved.
         tensors: its state, on the CPU.
         config: the run's.
@@ -105,14 +106,14 @@ def export_models(target: Path, modules: dict[str, nn.Module], config: TrainConf
 
     Args:
         target: folder that receives the model folders.
-        modules: folder name -> `BioVFMModel` or `BioVFMForMaskedAutoencoding` inside the objective.
+        modules: folder name -> model inside the objective.
         config: the run's.
         step: optimiser steps behind these weights.
         write: whether this process touches the disk.
     """
     tensors = {name: model_tensors(module) for name, module in modules.items()}  # before a write can fail
     for name, module in modules.items() if write else ():
-        kind = BioVFMForMaskedAutoencoding if hasattr(module, "decoder") else BioVFMModel
+        kind = next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))  # it comes in front
         write_model_folder(target / name, kind, module.config, tensors[name], config, step)
 
 

@@ -60,7 +60,7 @@ def load_task(folder: Path, size: int, limit: int) -> LabelledImages:
     unknown = sorted({path.name for path in parts[1].iterdir() if path.is_dir()} - set(classes)) if split else []
     if unknown:
         raise UserError(f"watch.task {parts[1]} has classes that {root} lacks: {', '.join(unknown[:4])}")
-    found = []
+    splits = []
     for number in range(2):
         files = []
         for label, name in enumerate(classes):
@@ -72,8 +72,8 @@ def load_task(folder: Path, size: int, limit: int) -> LabelledImages:
         files = [files[place] for place in np.linspace(0, len(files) - 1, min(limit, len(files))).astype(int)]
         pixels = [_square(read_image(*images.fetch(index)[:2]), size) for images, index, _ in files]
         labels = torch.tensor([label for *_, label in files])
-        found.append((torch.from_numpy(pack(pixels)), labels))
-    return LabelledImages(found[0], found[1], classes)
+        splits.append((torch.from_numpy(pack(pixels)), labels))
+    return LabelledImages(splits[0], splits[1], classes)
 
 
 def sample_images(images: Images, count: int, size: int, seed: int) -> Tensor:

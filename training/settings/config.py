@@ -71,7 +71,7 @@ class DataConfig:
     workers: Annotated[int, Range(-1)] = -1
 
     @property
-    def wanted(self) -> dict[str, list[str]]:
+    def filters(self) -> dict[str, list[str]]:
         """Column -> the values that it is filtered by; empty where every image is taken."""
         filters = {"modality": self.modality, "source": self.source}
         return {column: values for column, values in filters.items() if values}

