@@ -131,7 +131,9 @@ def _random_twins(models: dict[str, Path]) -> None:
 def _cards(out: Path, models: dict[str, Path]) -> None:
     for name in ("dino", "mae"):
         run = out / "runs" / name
-        _call("card", model_dir=models[name], results=out / "results", run=run, dataset=out / "dataset")
+        folders = {"results": out / "results", "run": run, "dataset": out / "dataset"}
+        # the tasks are cut from a template brain that everybody may see
+        _call("card", model_dir=models[name], **folders, private_images=True)
     write_text(out / "cards.done", "")
 
 

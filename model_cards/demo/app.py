@@ -372,6 +372,8 @@ def build_page(encoder: Encoder, index: Index | None) -> Any:
                 position = gradio.Textbox(label="Slice of a volume or frame, from 0", placeholder="the middle one")
                 axis = gradio.Radio(["axial", "coronal", "sagittal"], value="axial", label="Axis of a volume")
                 button = gradio.Button("Analyse", variant="primary")
+                files = example_files(index, folder)
+                examples = gradio.Examples([[name] for name in files], [file]) if files else None
             with gradio.Column(scale=2):
                 message = gradio.Markdown(elem_id="message")
                 with gradio.Row():
@@ -392,20 +394,13 @@ def build_page(encoder: Encoder, index: Index | None) -> Any:
                     visible=indexed,
                 )
         given, shown = [file, position, axis], [message, view, colours, gallery, shares, scores]
-        if examples := example_files(index, folder):
-            gradio.Examples([[name] for name in examples], [file], shown, _of_file(run), run_on_click=True)
+        if examples is not None:
+            examples.load_input_event.then(run, given, shown, api_name=None)
         button.click(run, given, shown, api_name="analyse")
         file.upload(run, given, shown, api_name=None)
         file.clear(lambda: Analysis().parts, None, shown, api_name=None)
         another.upload(lambda path: path, another, file, api_name=None).then(run, given, shown, api_name=None)
     return page
-
-
-def _of_file(run: Callable[..., tuple[Any, ...]]) -> Callable[[str], tuple[Any, ...]]:
-    def run_file(path: str) -> tuple[Any, ...]:
-        return run(path, "", "axial")
-
-    return run_file
 
 
 def probe_note(index: Index) -> str:

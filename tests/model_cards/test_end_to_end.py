@@ -23,6 +23,7 @@ items: ["**/*.png"]
 train: all
 subject: {path: '(p\\d+)/'}
 licence: CC0-1.0
+access: open
 """
 TRAINING = [
     "steps=4",

@@ -29,14 +29,14 @@ def test_a_real_difference_is_a_sentence():
     (sentence,) = findings(ROW)["sentences"]
     assert sentence == (
         "dino is better than mae on lungs by 0.020 AUC (95% interval 0.010 to 0.030), linear, "
-        "p <0.001 after adjustment."
+        "p\u00a0<0.001 after adjustment."
     )
 
 
 def test_the_better_one_comes_first_whichever_is_a():
     (sentence,) = findings(replace(ROW, difference=-0.02, low=-0.03, high=-0.01, p_holm=0.02))["sentences"]
     assert sentence.startswith("mae is better than dino on lungs by 0.020 AUC (95% interval 0.010 to 0.030)")
-    assert "p = 0.020" in sentence
+    assert "p\u00a0=\u00a00.020" in sentence
 
 
 @pytest.mark.parametrize(
