@@ -20,7 +20,8 @@ from .archives import open_tar
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _BLOCK = 2**20
 _ENCRYPTED, _SIZES_FOLLOW = 0x1, 0x8
-_FAILURES = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
+_FAILURES = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, TypeError)
+"""What broken archives raise; TypeError is tarfile's, of a compressed stream that ends in its header."""
 
 
 def members(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, bytes | Refused]]:
