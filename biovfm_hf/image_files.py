@@ -26,7 +26,7 @@ IMAGE_SUFFIXES = (  # of what is read, each also with .gz behind it
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".tif", ".tiff", ".bmp"),
     *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".webp", ".dcm", ".dicom", ".ima", ".nii", ".nrrd", ".nhdr", ".mha"),
     *(".mhd", ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"),
-    *(".h5", ".hdf5", ".npy", ".npz", ".mat", ".hdr", ".img", ".mgh", ".mgz"),
+    *(".h5", ".hdf5", ".npy", ".npz", ".mat", ".img", ".mgh", ".mgz"),
 )
 SKIPPED_FOLDERS = {"__MACOSX"}
 NOT_INPUT = "its name is of no image format that is read"

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..bounds import check_tiff_page
-from ..errors import UserError, require
+from ..bounds import check_image, check_tiff_page
+from ..errors import TooLarge, UserError, require
 from ..intensity import Pixels
 from ..pixels import as_pixels, check_size, oriented, page_of, reason
 from .content import Pages, Source, one
 
-_BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLE_FORMAT = 258, 262, 274, 339
+_BITS, _PHOTOMETRIC, _ORIENTATION, _SUB_IFDS, _SAMPLE_FORMAT = 258, 262, 274, 330, 339
 _SIGNED = 2
 _MAX_LEVELS = 32
 _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -31,10 +31,34 @@ def read_tiff(source: Source) -> Pages:
     Raises:
         UserError: damaged, or over `source.max_pixels`.
     """
+    if (plain := _plain(source)) is not None:
+        return plain
     tiff = _Tiff(source)
     if (level := tiff.level()) is not None:
         return level
     return Pages(tiff.count, tiff.page, "page")
+
+
+def _plain(source: Source) -> Pages | None:
+    """A TIFF of one page of unsigned 8 bits, most of what there is, without a second look; None for all others."""
+    try:
+        image = Image.open(source.file, formats=("TIFF",))
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        whole = np.max(tags.get(_BITS, 1)) <= 8 and np.max(tags.get(_SAMPLE_FORMAT, 1)) == 1
+        if not whole or _SUB_IFDS in tags or getattr(image, "n_frames", 1) > 1:
+            return None
+    except Exception:  # what is wrong with it is told by the common way
+        return None
+    finally:
+        source.file.seek(0)
+    check_size(image.size, source.name, source.max_pixels)
+    check_image(image, source.name)
+    try:
+        return one(page_of(image, None, source.name, source.max_pixels))
+    except TooLarge:
+        raise
+    except UserError:
+        return None
 
 
 class _Tiff:

@@ -70,7 +70,10 @@ def read_video(source: Source) -> Pages:
         UserError: see `frames`.
     """
     with closing(frames(source)) as opened:
-        count = 1 if next(opened, None) is None or next(opened, None) is None else MAX_DECODED
+        next(opened)  # what is no video says so
+    source.file.seek(0)
+    count = _count(source)
+    source.file.seek(0)
 
     def page(number: int) -> Pixels:
         source.file.seek(0)
@@ -81,6 +84,14 @@ def read_video(source: Source) -> Pages:
             return frame.pixels()
 
     return Pages(count, page, "frame")
+
+
+def _count(source: Source) -> int:
+    """How many frames the first video stream has, as its container tells, or by its packets."""
+    with require("av", "data").open(source.file, metadata_errors="ignore") as container:
+        stream = container.streams.video[0]
+        count = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
+        return max(1, min(count, MAX_DECODED))
 
 
 def is_video(name: str) -> bool:
