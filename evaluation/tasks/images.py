@@ -20,10 +20,10 @@ from biovfm_hf.bounds import check_image
 from biovfm_hf.errors import UserError
 from biovfm_hf.files import atomic_path
 from biovfm_hf.image_files import guarded, read_uint8
+from biovfm_hf.pixels import MAX_PIXELS
 
 from . import npz
 
-MAX_PIXELS = 89_478_485  # as biovfm_hf.pixels
 JPEG_START = b"\xff\xd8"
 RASTER_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 END_BYTES = 1 << 16
