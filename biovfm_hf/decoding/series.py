@@ -99,7 +99,7 @@ def read_places(files: Iterable[tuple[str, Open]]) -> Iterator[tuple[str, Place 
         try:
             with opened() as file:
                 place = read_place(file)
-            yield name, place if place.series is not None or place.no_picture is not None else None
+            yield name, None if place.series is None else place
         except Exception:  # a header can break pydicom in any way; the file is reported, the rest goes on
             yield name, None
 

@@ -149,7 +149,8 @@ class _Walk:
             yield from self._listed(place, items, slices)
         except (OSError, ValueError) as error:
             yield self._excluded(place, _broken(error), "archive")
-        yield from self._series_inside(place, slices)
+        if slices:
+            yield from self._series_inside(place, slices)
 
     def _listed(
         self, place: str, items: Iterator[Item], slices: list[Member], member: str | None = None

@@ -170,7 +170,7 @@ def _streamed(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, bytes |
                 yield item, _caught(_entry_bytes(archive, entry), None, path, item)  # type: ignore[arg-type]
     except Refused as refused:
         answer = refused
-    except _FAILURES as error:
+    except Exception as error:  # broken streams break tarfile and the decompressors in many ways
         answer = Refused(UNREADABLE, f"the archive is damaged ({type(error).__name__})")
     else:
         answer = Refused(UNREADABLE, "no longer in the archive")

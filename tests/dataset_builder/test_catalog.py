@@ -293,7 +293,7 @@ def test_every_folder_that_is_passed_over_has_a_line(record, folder):
 
 
 def test_no_file_is_left_without_a_line(record, folder):
-    others = ("a.img", "a.hdr", "a.npz", "LICENSE", "IM.001", "report.pdf", "a.dcm.txt")
+    others = ("a.raw", "a.hdr", "a.xyz", "LICENSE", "IM.001", "report.pdf", "a.dcm.txt")
     unnamed = ("a.jp2", "a.jfif", "a.ima", "a.mov", "a.nhdr", "a.mat", "x.png.gz")
     for name in (*others, *unnamed):
         (folder / name).write_bytes(b"x")
