@@ -19,7 +19,7 @@ from model_cards.hub import command as push
 from model_cards.hub import files as hub_files
 from model_cards.inputs import hub_names
 
-from .conftest import BIOVFM
+from ..conftest import BIOVFM
 
 
 @pytest.fixture
