@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
@@ -308,7 +308,7 @@ def _checked(source: str, build: "Callable[[], BioVFMConfig]") -> "BioVFMConfig"
     try:
         return build()
     except (ValueError, StrictDataclassError) as error:
-        raise UserError(f"{source}: {' '.join(str(error.__cause__ or error).split())}") from error
+        raise UserError(f"{source}: {one_line(error.__cause__ or error)}") from error
 
 
 def _shapes(config: "BioVFMConfig", decoder: bool) -> dict[str, tuple[int, ...]]:

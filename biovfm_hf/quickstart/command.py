@@ -14,6 +14,7 @@ import biovfm_hf
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.files import atomic_path, write_text
 
+from ..documents import read_json
 from .raw import lay_out, record_paths
 from .tasks import write_tasks
 
@@ -166,7 +167,7 @@ next      put your own images in a folder and run
 
 def _print_comparison(file: Path) -> None:
     """Did pretraining help? Each trained model against its own random twin."""
-    for row in json.loads(file.read_text(encoding="utf-8")):
+    for row in read_json(file):
         if row["model_b"] != f"{row['model_a']}-random" or row["metric"] not in ("auc", "dice"):
             continue
         low, high = 100 * row["low"], 100 * row["high"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import fsspec
 
-from biovfm_hf.errors import UserError
+from biovfm_hf.errors import UserError, one_line
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm")
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -53,7 +53,7 @@ def read_bytes(path: str) -> bytes:
 
 def unreadable(what: str, error: Exception) -> UserError:
     """What to tell of something that cannot be read."""
-    return UserError(f"cannot read {what}: {' '.join(str(error).split())[:300]}")
+    return UserError(f"cannot read {what}: {one_line(error)}")
 
 
 def _expanded(address: str) -> Iterator[str]:
