@@ -46,9 +46,10 @@ def test_contributing_names_one_place_for_each_kind(kind):
 
 
 def test_each_registry_that_contributing_names_is_in_its_file():
-    pairs = re.findall(r"in `([A-Z]+)`|`([\w/]+\.py)`[^|]*\| one (?:line|function)[^|]*`([A-Z_]+)`", CONTRIBUTING)
-    assert pairs
+    names = 0
     for row in [line for line in CONTRIBUTING.splitlines() if line.startswith("| a")]:
         for name in re.findall(r"`([A-Z_]{4,})`", row):
+            names += 1
             files = [ROOT / path for path in re.findall(r"`([\w/]+\.py)`", row)]
             assert any(re.search(rf"^{name}\b", file.read_text(encoding="utf-8"), re.MULTILINE) for file in files), row
+    assert names > 5

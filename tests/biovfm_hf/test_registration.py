@@ -27,7 +27,8 @@ ORDERS = {
 # One process loads what all orders share (no Auto class is among it), then forks once for each order.
 FORKS = """
 import json, os, sys
-import torch, PIL.Image, transformers.configuration_utils, transformers.image_transforms, transformers.masking_utils
+import accelerate, PIL.Image, scipy.optimize, tokenizers, torch, torch.distributed.tensor, torchvision.transforms.v2
+import transformers.configuration_utils, transformers.image_transforms, transformers.masking_utils
 assert not [name for name in sys.modules if name.startswith("transformers.models.auto.")]
 def answers(order):
     exec(order, {})
