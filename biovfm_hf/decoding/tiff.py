@@ -12,7 +12,7 @@ from ..intensity import Pixels
 from ..pixels import as_pixels, check_size, oriented, page_of, reason
 from .content import Pages, Source, one
 
-_BITS, _PHOTOMETRIC, _ORIENTATION, _SUB_IFDS, _SAMPLE_FORMAT = 258, 262, 274, 330, 339
+_BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _SUB_IFDS, _SAMPLE_FORMAT = 258, 262, 274, 277, 330, 339
 _SIGNED = 2
 _MAX_LEVELS = 32
 _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -40,11 +40,12 @@ def read_tiff(source: Source) -> Pages:
 
 
 def _plain(source: Source) -> Pages | None:
-    """A TIFF of one page of unsigned 8 bits, most of what there is, without a second look; None for all others."""
+    """A TIFF of one page that Pillow keeps whole, most of what there is, without a second look; None for others."""
     try:
         image = Image.open(source.file, formats=("TIFF",))
         tags = image.tag_v2  # type: ignore[attr-defined]
-        whole = np.max(tags.get(_BITS, 1)) <= 8 and np.max(tags.get(_SAMPLE_FORMAT, 1)) == 1
+        deepest = 16 if tags.get(_SAMPLES, 1) == 1 else 8
+        whole = np.max(tags.get(_BITS, 1)) <= deepest and np.max(tags.get(_SAMPLE_FORMAT, 1)) == 1
         if not whole or _SUB_IFDS in tags or getattr(image, "n_frames", 1) > 1:
             return None
     except Exception:  # what is wrong with it is told by the common way
