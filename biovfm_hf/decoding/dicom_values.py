@@ -10,6 +10,7 @@ from ..volumes import believable
 from .dicom_header import functional_group
 
 _XRAY = ("1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2")  # angiography, fluoroscopy
+_STEP = 1e-6  # the width of a window that shows all above one value white
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
 
 
@@ -91,8 +92,11 @@ def _window(voi: Any) -> Window | None:
     if center is None or width is None or not np.isfinite([center, width]).all() or width <= 0:
         return None
     if _function(voi) == "LINEAR":
-        center, width = center - 0.5, width - 1.0
-    return (center - width / 2, center + width / 2) if width >= 0 else None
+        if width < 1:
+            return None
+        low = center - 0.5 - (width - 1.0) / 2
+        return low, low + max(width - 1.0, _STEP)
+    return center - width / 2, center + width / 2
 
 
 def _function(voi: Any) -> str:

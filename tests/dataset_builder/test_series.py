@@ -133,6 +133,10 @@ class TestValues:
         shown = to_uint8(decode(dicom(VALUES, WindowCenter=40, WindowWidth=1, PhotometricInterpretation=polarity)))
         assert np.array_equal(shown == 255, (VALUES > 39.5) == (polarity == "MONOCHROME2"))
 
+    def test_a_step_under_a_falling_slope(self):
+        shown = to_uint8(decode(dicom(VALUES, WindowCenter=40, WindowWidth=1, RescaleSlope=-1, RescaleIntercept=7)))
+        assert np.array_equal(shown == 255, 7 - VALUES.astype(int) > 39.5)
+
     @pytest.mark.parametrize("intercept", [0, -1024])
     @pytest.mark.parametrize("kind", ["SS", "US"])
     def test_a_voi_table_beside_a_rescale(self, intercept, kind):
