@@ -15,6 +15,7 @@ from evaluation.commands.embed import EmbedOptions, embed, main, open_images, re
 from evaluation.commands.search import main as search
 from evaluation.commands.search import most_similar
 from evaluation.encoders.load import Encoder, load_encoder
+from tests.dataset_builder.conftest import write_dicom
 
 
 @pytest.fixture
@@ -106,6 +107,7 @@ def messy(tmp_path, make_image):
     good.save(folder / "cine.gif", save_all=True, append_images=[Image.fromarray(make_image(1, n)) for n in range(5)])
     (folder / "scan.nii.gz").write_bytes(b"")
     (folder / "report.txt").write_text("no picture")
+    write_dicom(folder / "IM0001", np.tile(np.arange(64, dtype=np.uint8), (64, 1)))
     os.mkfifo(folder / "pipe.png")
     (folder / "gone.png").symlink_to(folder / "nowhere")
     told = {"cut.jpg": "truncated|damaged|not a readable", "cine.gif": "holds 6 frames", "pipe.png": "regular file",
@@ -119,7 +121,7 @@ def test_what_cannot_be_read_is_left_out_and_accounted_for(tmp_path, tiny_model,
     words = ["--model", str(tiny_model), "--images", str(folder), "--out", str(out)]
     assert main(words) == 0
     features = read_features(out)
-    assert features.names == ["a.png", "deep/e.jfif"] and np.isfinite(features.vectors).all()
+    assert features.names == ["IM0001", "a.png", "deep/e.jfif"] and np.isfinite(features.vectors).all()
     assert features.left_out.keys() == told.keys()
     for name, reason in told.items():
         assert re.search(reason, features.left_out[name]) and str(tmp_path) not in features.left_out[name]
@@ -136,7 +138,7 @@ def test_frames_are_embedded_on_request(tmp_path, tiny_model, messy):
     frames = [name for name in read_features(out).names if name.startswith("cine")]
     assert frames == ["cine.gif:frame:1", "cine.gif:frame:4"]
     main([*words, "--frames", "all"])
-    assert len(read_features(out).names) == 8
+    assert len(read_features(out).names) == 9
     search_words = ["--model", str(tiny_model), "--features", str(out), "--query", str(messy[0] / "a.png")]
     search_words += ["--query", str(messy[0] / "cut.jpg"), "--images", str(messy[0]), "--out", str(tmp_path / "found")]
     assert search(search_words) == 0
