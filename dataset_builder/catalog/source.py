@@ -173,5 +173,6 @@ class Source:
     @property
     def published(self) -> bool:
         """Whether it is a release for others, whose identifiers are pseudonyms: one of the paper's, or a record that
-        says how to get access and not `private`."""
-        return self.in_paper or self.access not in (None, "private")
+        says how to get access. Every other source is private: one of `access: private`, or whose record does not say.
+        """
+        return self.access != "private" and (self.in_paper or self.access is not None)

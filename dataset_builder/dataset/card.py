@@ -38,7 +38,7 @@ def write_card(plan: Plan, summary: dict[str, Any]) -> None:
         _terms(plan),
     ]
     write_text(plan.out / "README.md", "\n".join(parts))
-    private = tuple(source for source in summary["sources"] if plan.sources[source]["access"] == "private")
+    private = tuple(source for source in summary["sources"] if not plan.sources[source]["published"])
     write_provenance(plan.out, Provenance(private_sources=private))
     write_text(plan.out / ".gitignore", f"{WORK}/\n")  # git and the Hub then leave the builder's private folder out
 

@@ -3,6 +3,7 @@
 import json
 import re
 
+import pytest
 import yaml
 
 from biovfm_hf.provenance import read_provenance
@@ -38,8 +39,9 @@ def test_a_web_page_is_linked(tmp_path, make):
     assert "| [CLINIC](https://example.org/a) | 3 | " in text
 
 
-def test_private_sources_and_licences_are_told_to_machines(tmp_path, make):
-    out = built(tmp_path, make, access="private", licence="ours alone")
+@pytest.mark.parametrize("access", ["private", None])  # unstated is private, as for paths
+def test_private_sources_and_licences_are_told_to_machines(tmp_path, make, access):
+    out = built(tmp_path, make, access=access, licence="ours alone")
     assert read_provenance(out).private_sources == ("clinic",)
     assert json.loads((out / "build.json").read_text())["licences"] == {"clinic": "ours alone"}
 
