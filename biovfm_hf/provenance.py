@@ -1,8 +1,8 @@
 """What of an artefact came from private sources: a file in its folder, written by each stage for the next.
 
 A dataset names its sources that are not published (`access: private`, or none stated); what is trained on it,
-measured on private tasks or indexed takes the names along. Cards leave out pictures of private tasks, and `biovfm push`
-asks, by what stands here.
+measured on private tasks or indexed takes the names along. Cards leave out pictures of private tasks, and
+`biovfm push` asks, by what stands here.
 """
 
 import json
