@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.files import is_disk_full, remove_leftovers, write_text
+from biovfm_hf.writing.files import is_disk_full, remove_leftovers, write_text
 
 from .catalog.load import load_catalog, load_sources
 from .catalog.source import Source

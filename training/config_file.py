@@ -5,9 +5,9 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.documents import parse_yaml, read_yaml
 from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
+from biovfm_hf.reading.documents import parse_yaml, read_yaml
 
 from . import objectives
 from .settings.augment import PRESETS, AugmentConfig

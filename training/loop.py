@@ -22,7 +22,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.files import is_disk_full
+from biovfm_hf.writing.files import is_disk_full
 
 from .data.augment_batch import apply_drawn_looks
 from .data.batches import CropBatches, choose_workers, loader, normalise

@@ -14,9 +14,9 @@ from torch import nn
 from tqdm import tqdm
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.files import remove_leftovers
 from biovfm_hf.modeling_biovfm import BioVFMLayer, BioVFMPreTrainedModel
 from biovfm_hf.sizes import size_words
+from biovfm_hf.writing.files import remove_leftovers
 
 from .config_file import with_steps
 from .data.batches import Order, Share, images_per_pass, sample_order

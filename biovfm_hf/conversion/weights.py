@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..documents import read_json
 from ..errors import UserError, one_line
+from ..reading.documents import read_json
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")

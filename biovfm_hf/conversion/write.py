@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..files import atomic_path
+from ..writing.files import atomic_path
 from .read import Encoder
 
 if TYPE_CHECKING:

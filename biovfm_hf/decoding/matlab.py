@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..bounds import check_hdf5
 from ..errors import TooLarge, UserError, require, unquoted
+from .bounds import check_hdf5
 from .content import Source
 
 MAX_INFLATED_BYTES = 640 << 20  # of all compressed arrays of a file: the largest is only known when all are unpacked

@@ -6,10 +6,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from ..bounds import check_image
 from ..errors import TooLarge, UserError, require
 from ..intensity import Pixels
 from ..pixels import as_pixels, check_size, frames_of, opened_image, oriented, page_of, reason
+from .bounds import check_image
 from .content import Pages, Source, one
 
 _PNG, _JPEG2000 = b"\x89PNG\r\n\x1a\n", (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..bounds import check_image, check_tiff_page
 from ..errors import TooLarge, UserError, require
 from ..intensity import Pixels
 from ..pixels import as_pixels, check_size, oriented, page_of, reason
+from .bounds import check_image, check_tiff_page
 from .content import Pages, Source, one
 
 _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _SUB_IFDS, _SAMPLE_FORMAT = 258, 262, 274, 277, 330, 339

@@ -12,9 +12,9 @@ from typing import Any
 
 import biovfm_hf
 from biovfm_hf.errors import UserError, require
-from biovfm_hf.files import atomic_path, write_text
+from biovfm_hf.writing.files import atomic_path, write_text
 
-from ..documents import read_json
+from ..reading.documents import read_json
 from .raw import lay_out, record_paths
 from .tasks import write_tasks
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from biovfm_hf.errors import require
-from biovfm_hf.files import atomic_path
+from biovfm_hf.writing.files import atomic_path
 
 RECORDS = Path(__file__).parent / "sources"
 # Millimetres along the MNI152 brain's back-to-front axis. What lies behind is pretrained on; the labelled tasks use

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from biovfm_hf.files import atomic_path
+from biovfm_hf.writing.files import atomic_path
 
 from .raw import TASKS_BEGIN, Brain, front_of, load_brain
 

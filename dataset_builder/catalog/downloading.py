@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError, require
-from biovfm_hf.retries import ATTEMPTS, is_passing_status, retried
+from biovfm_hf.hub.retries import ATTEMPTS, is_passing_status, retried
 
 from .source import Download, Source
 

@@ -4,9 +4,9 @@ from dataclasses import MISSING, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, get_args
 
-from biovfm_hf.documents import read_yaml
 from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
+from biovfm_hf.reading.documents import read_yaml
 
 from ..readers.hdf5 import EXPANDERS
 from .globs import compile_glob, compile_regex

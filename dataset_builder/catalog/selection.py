@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.image_files import IMAGE_SUFFIXES
+from biovfm_hf.reading.image_files import IMAGE_SUFFIXES
 
 from ..limits import ARCHIVES
 from .globs import Pattern, compile_glob, compile_regex

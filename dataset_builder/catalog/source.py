@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.documents import read_yaml
+from biovfm_hf.reading.documents import read_yaml
 
 MODALITIES = (
     "CT",

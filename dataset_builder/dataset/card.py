@@ -6,10 +6,10 @@ from typing import Any
 import yaml
 from pyarrow.parquet import read_metadata
 
-from biovfm_hf.files import write_text
-from biovfm_hf.leakage import guard_line, match_line, relation_words
-from biovfm_hf.markdown import link, plain
-from biovfm_hf.provenance import Provenance, write_provenance
+from biovfm_hf.cards.leakage import guard_line, match_line, relation_words
+from biovfm_hf.cards.markdown import link, plain
+from biovfm_hf.cards.provenance import Provenance, write_provenance
+from biovfm_hf.writing.files import write_text
 
 from ..catalog.source import own_words
 from ..plan.plan import WORK, Plan, slug

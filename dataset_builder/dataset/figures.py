@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
-from biovfm_hf.files import atomic_path
+from biovfm_hf.writing.files import atomic_path
 
 from ..plan.plan import Plan, slug
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from biovfm_hf.files import atomic_path, linked, write_text
+from biovfm_hf.writing.files import atomic_path, linked, write_text
 
 from ..plan.plan import Plan, load_plan
 from ..plan.privacy import privacy_of

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.locks import lock_alone, lock_together
+from biovfm_hf.writing.locks import lock_alone, lock_together
 
 from ..plan.plan import WORK
 

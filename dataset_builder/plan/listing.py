@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.decoding.series import Place, group_series, read_places
-from biovfm_hf.image_files import NOT_INPUT, SKIPPED_FOLDERS, has_no_suffix, is_dicom
+from biovfm_hf.reading.image_files import NOT_INPUT, SKIPPED_FOLDERS, has_no_suffix, is_dicom
 
 from ..catalog.selection import HIDDEN_FILE, HIDDEN_FOLDER, UNNAMED, Selection, looks_like_image
 from ..catalog.source import NOT_ESTABLISHED, ItemRule, Source

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.files import atomic_path, write_text
+from biovfm_hf.writing.files import atomic_path, write_text
 
 from ..catalog.overlaps import outside_benchmarks, overlap_rows
 from ..catalog.source import Source

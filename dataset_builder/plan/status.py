@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.image_files import NOT_INPUT
+from biovfm_hf.reading.image_files import NOT_INPUT
 
 from ..catalog.load import load_catalog, load_sources
 from ..catalog.selection import HIDDEN_FILE, HIDDEN_FOLDER, find_tables

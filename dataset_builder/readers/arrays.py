@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from biovfm_hf.bounds import check_hdf5
 from biovfm_hf.decoding.arrays import content_of
+from biovfm_hf.decoding.bounds import check_hdf5
 from biovfm_hf.errors import require
 from biovfm_hf.pixels import MAX_PIXELS
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.bounds import check_hdf5
+from biovfm_hf.decoding.bounds import check_hdf5
 from biovfm_hf.errors import UserError, require
 
 from ..item import Item

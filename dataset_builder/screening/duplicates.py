@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from biovfm_hf.files import atomic_path, write_text
+from biovfm_hf.writing.files import atomic_path, write_text
 
 from ..plan.plan import Plan
 from ..schema import KEPT

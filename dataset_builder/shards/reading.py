@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from biovfm_hf.limited import Limited, Limits
 from biovfm_hf.memory import keep_freed_memory
+from biovfm_hf.reading.limited import Limited, Limits
 
 from .. import readers
 from ..item import Item

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from biovfm_hf.files import atomic_path, linked, write_text
+from biovfm_hf.writing.files import atomic_path, linked, write_text
 
 from ..catalog.source import Source
 from ..item import Item

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.files import atomic_path, write_text
-from biovfm_hf.image_files import is_plain
-from biovfm_hf.limited import Stopped
+from biovfm_hf.reading.image_files import is_plain
+from biovfm_hf.reading.limited import Stopped
+from biovfm_hf.writing.files import atomic_path, write_text
 
 from ..item import Item
 from ..limits import CHANGED, CRASHED, MAX_MEMBER_BYTES, STALLED, TOO_LARGE, UNREADABLE, UNSAFE, Refused, refusal

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from biovfm_hf.errors import UserError, one_line, require
-from biovfm_hf.files import atomic_path, write_text
-from biovfm_hf.image_files import IMAGE_SUFFIXES, NOT_INPUT, count_frames, walk
-from biovfm_hf.network import heed_missing_network, is_path
+from biovfm_hf.hub.network import heed_missing_network, is_path
 from biovfm_hf.options import check_options, option, parse_options, required
+from biovfm_hf.reading.image_files import IMAGE_SUFFIXES, NOT_INPUT, count_frames, walk
+from biovfm_hf.writing.files import atomic_path, write_text
 
 from ..encoders.device import default_device
 from ..encoders.embed import embed_features

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import GenericAlias
 from typing import Any, get_type_hints
 
+from biovfm_hf.cards.provenance import Provenance, add_provenance
 from biovfm_hf.errors import UserError
 from biovfm_hf.options import check_options, option, parse_options, required
-from biovfm_hf.provenance import Provenance, add_provenance
 
 from ..encoders.device import check_device, default_device, default_precision
 from ..encoders.embed import case_features, embed_summaries

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.files import write_text
 from biovfm_hf.options import argument, check_options, option, parse_options, required
+from biovfm_hf.writing.files import write_text
 
 from ..statistics import bootstrap, metrics
 from ..statistics.bootstrap import PROTOCOLS

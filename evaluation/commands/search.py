@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.files import write_text
 from biovfm_hf.options import check_options, option, parse_options, required
+from biovfm_hf.writing.files import write_text
 
 from ..encoders.device import default_device
 from ..encoders.embed import embed_batch

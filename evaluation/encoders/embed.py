@@ -14,8 +14,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.files import atomic_path
 from biovfm_hf.memory import keep_freed_memory
+from biovfm_hf.writing.files import atomic_path
 
 from ..tasks.images import Images, Readable
 from .load import Encoder, to_square

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biovfm_hf.errors import UserError, one_line, require
+from biovfm_hf.hub.network import heed_missing_network, is_path
 from biovfm_hf.imagenet import IMAGENET_MEAN, IMAGENET_STD
-from biovfm_hf.network import heed_missing_network, is_path
 
 from ..tasks.images import is_grey, to_rgb
 from .device import check_device, default_precision

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biovfm_hf.errors import require
-from biovfm_hf.files import atomic_path, write_text
+from biovfm_hf.writing.files import atomic_path, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

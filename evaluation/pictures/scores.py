@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from biovfm_hf.significance import mean_ranks
+from biovfm_hf.results.significance import mean_ranks
 
 from ..results.records import Record, read_scores, stored_split
 from ..results.table import blocks, unlike

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from biovfm_hf.documents import read_json
 from biovfm_hf.errors import UserError
-from biovfm_hf.files import write_text
-from biovfm_hf.significance import holm
+from biovfm_hf.reading.documents import read_json
+from biovfm_hf.results.significance import holm
+from biovfm_hf.writing.files import write_text
 
 from ..statistics.bootstrap import Resampler, resampled_means
 from ..statistics.kinds import SEGMENTATION

@@ -13,10 +13,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from biovfm_hf.documents import read_json
 from biovfm_hf.errors import UserError
-from biovfm_hf.files import atomic_path, write_text
-from biovfm_hf.locks import lock
+from biovfm_hf.reading.documents import read_json
+from biovfm_hf.writing.files import atomic_path, write_text
+from biovfm_hf.writing.locks import lock
 
 from ..statistics.split import ScoredSplit, read_split
 

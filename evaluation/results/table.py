@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from biovfm_hf.files import write_text
-from biovfm_hf.published import table1
+from biovfm_hf.results.published import table1
+from biovfm_hf.writing.files import write_text
 
 from ..statistics.metrics import find_metric, table_metrics
 from .records import RESAMPLES, Record

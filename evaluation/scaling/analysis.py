@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.significance import holm
+from biovfm_hf.results.significance import holm
 
 from .correlation import Correlation, Prediction, correlate, predict_slopes
 from .model_size import AXIS_LABELS, TOLERANCE, axis_values, named_axis

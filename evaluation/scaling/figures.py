@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from biovfm_hf.files import atomic_path, write_text
+from biovfm_hf.writing.files import atomic_path, write_text
 
 from ..pictures.figure import COLOURS
 from .analysis import Analysis, Fit, predicted_tasks

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.published import rows
+from biovfm_hf.results.published import rows
 
 from .model_size import PAPER_AXIS, axis_values, objective_of
 from .tables import Point

@@ -17,11 +17,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.documents import read_json, read_yaml
 from biovfm_hf.errors import UserError
-from biovfm_hf.files import write_text
 from biovfm_hf.flops import encoder_parameters
 from biovfm_hf.options import argument, check_options, option, parse_options, required
+from biovfm_hf.reading.documents import read_json, read_yaml
+from biovfm_hf.writing.files import write_text
 
 from ..commands import probe as probe_command
 from ..commands.probe import RunOptions, options_class

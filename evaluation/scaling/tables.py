@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.files import write_text
+from biovfm_hf.writing.files import write_text
 
 POINT_COLUMNS = ("family", "params_millions", "task", "auc")
 OPTIONAL_POINT_COLUMNS = ("low", "high", "subset", "size", "images_millions")

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from biovfm_hf.files import write_text
+from biovfm_hf.writing.files import write_text
 
 from . import analysis, figures, tables
 from .analysis import Analysis

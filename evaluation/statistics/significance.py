@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.significance import mean_ranks, task_ranks
+from biovfm_hf.results.significance import mean_ranks, task_ranks
 
 from .bootstrap import Resampler, Resampling, bounds, resampled_metrics
 from .metrics import Scorer, reasons

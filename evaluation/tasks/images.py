@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from biovfm_hf.bounds import check_image
+from biovfm_hf.decoding.bounds import check_image
 from biovfm_hf.errors import UserError
-from biovfm_hf.files import atomic_path
-from biovfm_hf.image_files import guarded, read_uint8
 from biovfm_hf.pixels import MAX_PIXELS
+from biovfm_hf.reading.image_files import guarded, read_uint8
+from biovfm_hf.writing.files import atomic_path
 
 from . import npz
 
@@ -88,7 +88,7 @@ def stretch(array: np.ndarray, origin: object, low: float | None = None, high: f
 def read_image(
     source: Path | bytes, shrink_to: int | None = None, name: str | None = None, frame: int | None = None
 ) -> np.ndarray:
-    """Decode one 2D image file to uint8 (H, W, 3), whatever its format and depth (see `biovfm_hf.image_files`).
+    """Decode one 2D image file to uint8 (H, W, 3), whatever its format and depth.
 
     Args:
         source: its path, or its bytes.

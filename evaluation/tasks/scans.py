@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from biovfm_hf.bounds import check_hdf5
+from biovfm_hf.decoding.bounds import check_hdf5
 from biovfm_hf.errors import UserError, require
-from biovfm_hf.limited import LIMITED
+from biovfm_hf.reading.limited import LIMITED
 
 from .folder import image_files
 from .images import MAX_PIXELS, FileImages, combined_digest, file_digest, stretch, to_rgb

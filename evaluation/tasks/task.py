@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from biovfm_hf.documents import read_yaml
 from biovfm_hf.errors import UserError
+from biovfm_hf.reading.documents import read_yaml
 
 from ..statistics.kinds import MULTILABEL, SEGMENTATION, TASKS
 from .images import Images

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.documents import read_yaml
-from biovfm_hf.network import heed_missing_network, is_path
+from biovfm_hf.hub.network import heed_missing_network, is_path
+from biovfm_hf.reading.documents import read_yaml
 
 from ..inputs.model import name_of
 from ..inputs.run import RunSummary

@@ -5,9 +5,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from biovfm_hf.files import write_text
+from biovfm_hf.cards.provenance import write_provenance
 from biovfm_hf.options import parse_options
-from biovfm_hf.provenance import write_provenance
+from biovfm_hf.writing.files import write_text
 
 from ..inputs.results import results_rows
 from .earlier import kept_text, written_text

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.card_stub import STUB_FIELD
+from biovfm_hf.cards.stub import STUB_FIELD
 
 from ..inputs.files import read_readme
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from biovfm_hf.documents import read_yaml
+from biovfm_hf.cards.provenance import Provenance, read_provenance
 from biovfm_hf.errors import UserError
-from biovfm_hf.provenance import Provenance, read_provenance
+from biovfm_hf.reading.documents import read_yaml
 
 from ..inputs.compute import Power
 from ..inputs.dataset import DatasetSummary, summarise_dataset

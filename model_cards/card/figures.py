@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from biovfm_hf.documents import read_text
-from biovfm_hf.files import atomic_path
+from biovfm_hf.reading.documents import read_text
+from biovfm_hf.writing.files import atomic_path
 
 from ..inputs.figures import PrivateFigures, figure_files, safe_word
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from biovfm_hf.markdown import plain
+from biovfm_hf.cards.markdown import plain
 
 from ..inputs.dataset import DatasetSummary
 from ..inputs.licences import OTHER, UNKNOWN, joint_licence

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.documents import parse_yaml, read_text
 from biovfm_hf.errors import UserError
+from biovfm_hf.reading.documents import parse_yaml, read_text
 
 from ..inputs.results import Record, load_results
 from .earlier import END

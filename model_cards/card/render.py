@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
+from biovfm_hf.cards.markdown import plain
 from biovfm_hf.errors import UserError
-from biovfm_hf.markdown import plain
 
 from ..inputs.results import Interval, Record, interval_text, metric_label
 from ..templating import template_environment

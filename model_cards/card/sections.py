@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from biovfm_hf.markdown import plain
+from biovfm_hf.cards.markdown import plain
 from biovfm_hf.sizes import size_words
 
 from .. import formats

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import biovfm_hf
+from biovfm_hf.cards.provenance import Provenance, read_provenance, write_provenance
 from biovfm_hf.errors import UserError, one_line, require
-from biovfm_hf.files import atomic_path, write_text
-from biovfm_hf.network import heed_missing_network, is_path
+from biovfm_hf.hub.network import heed_missing_network, is_path
 from biovfm_hf.options import argument, check_options, option, parse_options
-from biovfm_hf.provenance import Provenance, read_provenance, write_provenance
+from biovfm_hf.writing.files import atomic_path, write_text
 
 from ..inputs.dataset import MAX_IMAGE_BYTES
 from ..inputs.hub_names import check_hub_names

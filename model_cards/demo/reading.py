@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from biovfm_hf.limited import Limited, Limits
 from biovfm_hf.pixels import decode, to_uint8
+from biovfm_hf.reading.limited import Limited, Limits
 
 MAX_PIXELS = 40_000_000
 LIMITED = Limited(Limits(seconds=10.0, patience=30.0, output=256 << 20))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.hub import steady
+from biovfm_hf.hub.calls import steady
 
 from ..card.earlier import END
 from ..card.numbers import changed_tables, check_numbers

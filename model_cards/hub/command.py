@@ -6,11 +6,11 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from biovfm_hf.cards.provenance import read_provenance
 from biovfm_hf.errors import UserError
-from biovfm_hf.files import write_text
-from biovfm_hf.hub import signed_in
+from biovfm_hf.hub.calls import signed_in
 from biovfm_hf.options import argument, check_options, option, parse_options
-from biovfm_hf.provenance import read_provenance
+from biovfm_hf.writing.files import write_text
 
 from ..inputs.hub_names import check_hub_names, check_ref
 from ..inputs.kinds import kind_of

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.hub import steady
+from biovfm_hf.hub.calls import steady
 
 from .files import RemoteFile, remote_files
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.hub import steady
+from biovfm_hf.hub.calls import steady
 
 from .files import SERVER_FILES, same_content, sha256_of
 from .repository import Repository

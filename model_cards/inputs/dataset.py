@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from biovfm_hf.cards.provenance import Provenance, read_provenance
 from biovfm_hf.errors import UserError, require
-from biovfm_hf.provenance import Provenance, read_provenance
 
 from .leakage import Leakage, read_leakage
 from .licences import read_licences

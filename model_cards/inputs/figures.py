@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from biovfm_hf.provenance import read_provenance
+from biovfm_hf.cards.provenance import read_provenance
 
 FIGURE_ORDER = ("rank", "pca", "roc", "masks", "fewshot", "tsne", "confusion", "attention")  # as file names begin
 SHOW_IMAGES = ("pca", "masks", "attention")  # kinds that show test images themselves

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.documents import read_text
 from biovfm_hf.errors import UserError
+from biovfm_hf.reading.documents import read_text
 
 MAX_README_BYTES = 8 * 2**20
 MAX_LINE_BYTES = 2**20

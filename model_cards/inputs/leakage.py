@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.documents import read_json
-from biovfm_hf.leakage import guard_line, match_line, relation_words
+from biovfm_hf.cards.leakage import guard_line, match_line, relation_words
+from biovfm_hf.reading.documents import read_json
 
 from .files import finite
 

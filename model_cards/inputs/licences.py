@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.documents import read_json
+from biovfm_hf.reading.documents import read_json
 
 UNKNOWN = "unknown"
 OTHER = "other"

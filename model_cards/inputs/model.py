@@ -5,9 +5,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.documents import read_json
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import Architecture
+from biovfm_hf.reading.documents import read_json
 
 FAMILY_WORDS = {"dinov2": "DINOv2 (self-distillation)", "mae": "MAE (masked autoencoding)"}
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.network import is_path
+from biovfm_hf.hub.network import is_path
 
 
 def without_paths(value: Any) -> Any:

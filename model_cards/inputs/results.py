@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.documents import read_json
 from biovfm_hf.errors import UserError
-from biovfm_hf.published import table1
-from biovfm_hf.significance import holm
+from biovfm_hf.reading.documents import read_json
+from biovfm_hf.results.published import table1
+from biovfm_hf.results.significance import holm
 
 from .files import finite
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.documents import read_yaml
-from biovfm_hf.provenance import Provenance, read_provenance
+from biovfm_hf.cards.provenance import Provenance, read_provenance
+from biovfm_hf.reading.documents import read_yaml
 
 from .files import finite, read_jsonl
 

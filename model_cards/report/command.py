@@ -8,8 +8,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.files import write_text
 from biovfm_hf.options import argument, check_options, option, parse_options, required
+from biovfm_hf.writing.files import write_text
 
 from .. import formats
 from ..inputs.kinds import find_inputs

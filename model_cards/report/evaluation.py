@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from biovfm_hf import significance
+from biovfm_hf.results import significance
 
 from ..inputs.results import LOWER_IS_BETTER, Comparison, Record, metric_order, primary_metric, way_words
 from . import charts

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from biovfm_hf.documents import read_text
+from biovfm_hf.reading.documents import read_text
 
 from ..inputs.figures import PrivateFigures, figure_files
 from .material import Material

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.documents import read_json
+from biovfm_hf.reading.documents import read_json
 
 from ..inputs.files import finite, read_csv
 from ..inputs.results import Interval

@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from biovfm_hf.provenance import read_provenance
+from biovfm_hf.cards.provenance import read_provenance
 from dataset_builder.build import main
 
 HOSTILE = (

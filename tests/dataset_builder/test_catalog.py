@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.image_files import NOT_INPUT
+from biovfm_hf.reading.image_files import NOT_INPUT
 from dataset_builder.catalog import rp3d
 from dataset_builder.catalog.globs import compile_glob
 from dataset_builder.catalog.load import load_catalog

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from biovfm_hf.image_files import NOT_INPUT
+from biovfm_hf.reading.image_files import NOT_INPUT
 from dataset_builder.catalog.load import load_catalog
 from dataset_builder.catalog.records import load_source
 from dataset_builder.catalog.source import NOT_ESTABLISHED

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.image_files import decode_uint8, is_plain
-from biovfm_hf.limited import Limited, Limits, Stopped
 from biovfm_hf.pixels import decode
+from biovfm_hf.reading.image_files import decode_uint8, is_plain
+from biovfm_hf.reading.limited import Limited, Limits, Stopped
 from dataset_builder import readers
 from dataset_builder.item import Item
 from dataset_builder.limits import Refused

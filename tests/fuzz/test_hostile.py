@@ -5,8 +5,8 @@ import time
 import pytest
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.image_files import is_plain
-from biovfm_hf.limited import Limited, Stopped
+from biovfm_hf.reading.image_files import is_plain
+from biovfm_hf.reading.limited import Limited, Stopped
 from dataset_builder.limits import Refused
 from tests.fuzz.hostile import HOSTILE
 from tests.fuzz.run import LIMITS, read_all

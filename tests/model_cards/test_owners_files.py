@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from biovfm_hf.card_stub import STUB_FIELD
+from biovfm_hf.cards.stub import STUB_FIELD
 from biovfm_hf.errors import UserError
 from model_cards.card import command as card
 from model_cards.card import earlier as earlier_card

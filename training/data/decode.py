@@ -1,4 +1,4 @@
-"""Image files to 8-bit arrays, fast for the common cases and through `biovfm_hf.image_files` for all others."""
+"""Image files to 8-bit arrays: the common cases fast, all others through `biovfm_hf.reading.image_files`."""
 
 import os
 
@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.image_files import read_uint8
 from biovfm_hf.pixels import MAX_PIXELS
+from biovfm_hf.reading.image_files import read_uint8
 
 from .augment import Image
 

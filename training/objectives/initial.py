@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.conversion.read import Encoder, read_encoder
-from biovfm_hf.documents import read_yaml
 from biovfm_hf.errors import UserError
 from biovfm_hf.positions import resize_position_embeddings
+from biovfm_hf.reading.documents import read_yaml
 
 from ..run.checkpoint import newest_model, newest_name
 from ..settings.config import TrainConfig

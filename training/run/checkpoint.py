@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from biovfm_hf.errors import UserError, one_line
-from biovfm_hf.files import atomic_path
+from biovfm_hf.writing.files import atomic_path
 
 logger = logging.getLogger(__name__)
 

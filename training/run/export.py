@@ -16,11 +16,11 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from biovfm_hf import BioVFMImageProcessor
-from biovfm_hf.card_stub import STUB_FIELD
+from biovfm_hf.cards.provenance import write_provenance
+from biovfm_hf.cards.stub import STUB_FIELD
 from biovfm_hf.errors import UserError, one_line
-from biovfm_hf.files import atomic_path
-from biovfm_hf.provenance import write_provenance
 from biovfm_hf.sizes import size_words
+from biovfm_hf.writing.files import atomic_path
 
 from ..settings.config import TrainConfig
 from ..settings.typed import to_yaml

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from biovfm_hf.documents import parse_yaml
+from biovfm_hf.cards.provenance import write_provenance
 from biovfm_hf.errors import UserError
-from biovfm_hf.files import atomic_path, write_text
-from biovfm_hf.locks import lock
-from biovfm_hf.provenance import write_provenance
+from biovfm_hf.reading.documents import parse_yaml
+from biovfm_hf.writing.files import atomic_path, write_text
+from biovfm_hf.writing.locks import lock
 
 from ..data.augment_batch import apply_drawn_looks
 from ..data.batches import CropBatches

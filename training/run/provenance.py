@@ -3,8 +3,8 @@
 from functools import cache
 from pathlib import Path
 
-from biovfm_hf.network import is_path
-from biovfm_hf.provenance import Provenance, hub_provenance, read_provenance
+from biovfm_hf.cards.provenance import Provenance, hub_provenance, read_provenance
+from biovfm_hf.hub.network import is_path
 
 from ..settings.config import TrainConfig
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from biovfm_hf.image_files import read_uint8
+from biovfm_hf.reading.image_files import read_uint8
 from dataset_builder.build import build
 from dataset_builder.dataset.check import faults
 from dataset_builder.screening.hashing import sha256_of_pixels

@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.published import FOLDER as PUBLISHED
-from biovfm_hf.published import table1
+from biovfm_hf.results.published import FOLDER as PUBLISHED
+from biovfm_hf.results.published import table1
 from evaluation.results.table import published_rows
 from evaluation.scaling import figures, published
 from evaluation.scaling.analysis import analyse, slope_rows

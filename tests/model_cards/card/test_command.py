@@ -103,7 +103,7 @@ def test_changed_tables_are_noticed_and_own_words_are_not(full_card, model_dir):
 
 
 def test_every_table_is_found_again_under_another_name(model_dir, make, tmp_path):
-    from biovfm_hf.published import table1
+    from biovfm_hf.results.published import table1
     from model_cards.hub.card import name_repository
 
     rows = make.rows(str(model_dir), table1()["tasks"], protocol="biovfm")
@@ -231,7 +231,7 @@ def test_text_below_the_last_line_and_the_licence_survive(model_dir):
 
 
 def test_beside_published_rows_when_comparable(model_dir, make, tmp_path):
-    from biovfm_hf.published import table1
+    from biovfm_hf.results.published import table1
 
     rows = make.rows(str(model_dir), table1()["tasks"], protocol="biovfm")
     card.main([str(model_dir), "--results", str(make.results(tmp_path / "results", rows))])

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from biovfm_hf.provenance import Provenance, read_provenance, write_provenance
+from biovfm_hf.cards.provenance import Provenance, read_provenance, write_provenance
 from model_cards.card.command import card
 from model_cards.card.options import CardOptions
 from model_cards.inputs.paths import without_paths

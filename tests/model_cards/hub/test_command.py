@@ -11,9 +11,9 @@ import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError
 
-from biovfm_hf import hub as hub_calls
+from biovfm_hf.cards.provenance import Provenance, write_provenance
 from biovfm_hf.errors import UserError
-from biovfm_hf.provenance import Provenance, write_provenance
+from biovfm_hf.hub import calls as hub_calls
 from model_cards.hub import card as hub_card
 from model_cards.hub import command as push
 from model_cards.hub import files as hub_files

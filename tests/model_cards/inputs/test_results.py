@@ -3,7 +3,7 @@
 import pytest
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.published import table1
+from biovfm_hf.results.published import table1
 from model_cards.inputs import results
 
 TWELVE = table1()["tasks"]

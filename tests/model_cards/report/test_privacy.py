@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from biovfm_hf.provenance import Provenance, write_provenance
+from biovfm_hf.cards.provenance import Provenance, write_provenance
 from model_cards.report.command import ReportOptions, report
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.files import remove_leftovers
+from biovfm_hf.writing.files import remove_leftovers
 from training.optimizer import adamw, parameter_groups
 from training.run import checkpoint
 from training.run.checkpoint import load_newest, newest_name, save_checkpoint

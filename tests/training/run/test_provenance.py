@@ -2,8 +2,8 @@
 
 import pytest
 
+from biovfm_hf.cards.provenance import Provenance, write_provenance
 from biovfm_hf.errors import UserError
-from biovfm_hf.provenance import Provenance, write_provenance
 from training.config_file import config_from_tree
 from training.run.provenance import run_provenance
 from training.setup import _check_public

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from .errors import UserError, one_line
+from ..errors import UserError, one_line
 from .retries import is_passing_status, retried
 
 Answer = TypeVar("Answer")

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from .errors import UserError, one_line
+from ..errors import UserError, one_line
 
 MAX_BYTES = 64 << 20
 MAX_YAML_BYTES = 1 << 20

@@ -12,8 +12,8 @@ import pytest
 
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.intensity import Pixels, to_uint8
-from biovfm_hf.limited import Limited, Limits, Stopped
 from biovfm_hf.pixels import decode
+from biovfm_hf.reading.limited import Limited, Limits, Stopped
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 from transformers import image_utils
 
 from biovfm_hf import errors, imagenet, nearest
-from biovfm_hf.documents import MAX_DEPTH, parse_yaml, read_json, read_text, read_yaml
 from biovfm_hf.errors import UserError
+from biovfm_hf.reading.documents import MAX_DEPTH, parse_yaml, read_json, read_text, read_yaml
 
 BILLION_LAUGHS = "a: &a [x, x]\n" + "\n".join(f"{b}: &{b} [*{a}, *{a}]" for a, b in zip("abcdefgh", "bcdefghi"))  # noqa: B905
 

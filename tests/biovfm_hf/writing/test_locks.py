@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from biovfm_hf.locks import lock, lock_alone, lock_together
+from biovfm_hf.writing.locks import lock, lock_alone, lock_together
 
 
 def in_another_process(action) -> bool:

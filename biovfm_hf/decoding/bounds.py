@@ -1,7 +1,7 @@
 """What a file may claim before it is decoded: a few bytes of a header can ask for gigabytes, or for hours.
 
-A limited process (`biovfm_hf.limited`) would end such a file too, after it has spent what it may. Refused here, it
-costs milliseconds, and the message says what is wrong with it.
+A limited process (`biovfm_hf.reading.limited`) would end such a file too, after it has spent what it may. Refused
+here, it costs milliseconds, and the message says what is wrong with it.
 """
 
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
-from .errors import TooLarge, UserError
+from ..errors import TooLarge, UserError
 
 MAX_SIDE = 1 << 20  # rows or columns of a picture: a decoder has a pointer for each row besides its pixels
 MAX_PIECE_BYTES = 256 << 20  # one tile or chunk, which is unpacked whole for a single pixel of it

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .documents import read_json
-from .errors import UserError
-from .files import write_text
+from ..errors import UserError
+from ..reading.documents import read_json
+from ..writing.files import write_text
 
 PROVENANCE = "provenance.json"
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from biovfm_hf.cards.provenance import PROVENANCE, Provenance, add_provenance, read_provenance, write_provenance
 from biovfm_hf.errors import UserError
-from biovfm_hf.provenance import PROVENANCE, Provenance, add_provenance, read_provenance, write_provenance
 
 
 def test_marks_add_up_and_come_back(tmp_path):

@@ -1,6 +1,6 @@
 """Strangers' files read by processes that are limited and may die: a crash, a flood or a loop costs one file.
 
-    from biovfm_hf.limited import LIMITED
+    from biovfm_hf.reading.limited import LIMITED
 
     pixels = LIMITED.call("scan.dcm", decode, "scan.dcm")              # as decode("scan.dcm")
     for picture in LIMITED.each("cine.dcm", frames, "cine.dcm"):       # an iterator, one result at a time
@@ -36,7 +36,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .errors import UserError, one_line
+from ..errors import UserError, one_line
 
 _REQUEST = struct.Struct("<cq")  # to the keeper: fork a worker, or say how worker PID ended
 _ENDED = struct.Struct("<qq")  # wait status, peak of resident memory in KiB
@@ -240,7 +240,7 @@ class _Keeper:
         settings = json.dumps({"limits": asdict(limits), "preload": list(preload), "path": sys.path})
         one_thread = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
         with theirs:
-            code = f"import sys; sys.path[:] = {sys.path!r}; from biovfm_hf.limited import _keep; _keep(sys.argv)"
+            code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _keep; _keep(sys.argv)"
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code, str(theirs.fileno()), settings],
                 pass_fds=[theirs.fileno()],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from biovfm_hf.markdown import link, plain
+from biovfm_hf.cards.markdown import link, plain
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@
 
 Plain PNG and JPEG files (`is_plain`) are decoded in this process, as nearly all training data is: what they cost
 follows from their first bytes, and their decoders never aborted in a fuzz run. Every other file is decoded by a
-limited process (`biovfm_hf.limited`), because its decoder may crash, loop, or take more than its header tells.
+limited process (`biovfm_hf.reading.limited`), because its decoder may crash, loop, or take more than its header tells.
 """
 
 import os
@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import UserError
+from ..errors import UserError
+from ..pixels import MAX_PIXELS, decode, to_uint8
 from .limited import LIMITED
-from .pixels import MAX_PIXELS, decode, to_uint8
 
 IMAGE_SUFFIXES = (  # of what is read, each also with .gz behind it
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".tif", ".tiff", ".bmp"),
@@ -122,8 +122,8 @@ def decode_uint8(source: Path | bytes, name: str, **where: Any) -> np.ndarray:
 
 
 def _count_frames(source: Path | bytes, name: str) -> int:
-    from .decoding.content import Pages, Source  # need the extra `data`
-    from .decoding.files import read_file
+    from ..decoding.content import Pages, Source  # need the extra `data`
+    from ..decoding.files import read_file
 
     with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         content = read_file(Source(file, name))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import rankdata
 
-from biovfm_hf.significance import holm, mean_ranks, task_ranks
+from biovfm_hf.results.significance import holm, mean_ranks, task_ranks
 
 
 def test_holm_by_hand():

@@ -1,0 +1,1 @@
+"""What the cards of datasets and models share."""
