@@ -289,6 +289,14 @@ def probe(
     resamples: int = 1000,
     stratify: bool = False,
     no_figures: bool = False,
+    image_column: str | None = None,
+    label_column: Sequence[str] | str = (),
+    subject_column: str | None = None,
+    split_column: str | None = None,
+    images_root: str | Path | None = None,
+    labels: str | Path | None = None,
+    target: str = 'classes',
+    skip_unreadable: bool = False,
     epochs: int | None = None,
     rate: float | None = None,
     features: str | None = None,
@@ -332,6 +340,15 @@ def probe(
         stratify: the resamples keep the class counts of the test split: for intervals given these counts, where a
             class is rare (protocol fast; not for fewshot and segment).
         no_figures: leave out the pictures.
+        image_column: with the image's path (image, file_name ...).
+        label_column: with the label; several columns of 0 and 1 make a task of several labels.
+        subject_column: with the patient, whose images stay in one split (subject, patient ...).
+        split_column: with train, val or validation, test; without it patients are sampled.
+        images_root: where image paths begin, beside the list's own folder; of a list of patients without images,
+            the folder with one sub-folder per patient.
+        labels: a second list: the label of each patient, joined by the subject column.
+        target: ordinal: the labels are grades in their order.
+        skip_unreadable: decode every image first and leave out, by name, those that cannot be read.
         epochs: of trained heads, decoders and fine-tuning (default: by method).
         rate: highest learning rate (default: by method).
         features: class token, mean patch token (mean_raw: before the final norm), both, the model's pooled

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from itertools import product
 from pathlib import Path
@@ -29,6 +30,7 @@ from ..results.table import write_tables
 from ..statistics.bootstrap import PROTOCOLS
 from ..statistics.kinds import SEGMENTATION
 from ..tasks import GROUPS, Task, open_task, read_records, resolve_names
+from ..tasks.listing import Listing
 from ..tasks.medmnist import SIZES
 from .embed import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP, PRECISIONS
 
@@ -41,8 +43,9 @@ examples:
   biovfm probe --model dinov2-b --tasks busi --data data --out results --method fewshot --shots 4
 
 a task of your own is a folder {train,val,test}/{class}/IMAGE, a CSV file with the columns
-image,label,split[,subject], for segmentation a folder {train,val,test}/{images,masks}/NAME.png, or a record NAME.yaml
-like those of evaluation/tasks/records, which gives one of these (or a known set) its metric, licence and citation
+image,label,split[,subject] or the names that you give, for segmentation a folder
+{train,val,test}/{images,masks}/NAME.png, or a record NAME.yaml like those of evaluation/tasks/records, which gives
+one of these (or a known set) its metric, licence and citation
 
 OUT receives results.json (one record per model, task and method), comparisons.json (paired differences between
 models), table.md, table.tex, table.csv, scores/*.npz and figures/. Run the same command again to continue.
@@ -120,7 +123,7 @@ class RunOptions:
 
 
 def options_class() -> type[RunOptions]:
-    """`RunOptions` with every setting that a registered method declares, each once and None where it is not given.
+    """`RunOptions` with those of CSV lists and every setting that a registered method declares, None where not given.
 
     A setting of several methods is one option for all of them. One with `commas` takes several values, each of which
     makes runs of its own.
@@ -139,7 +142,7 @@ def options_class() -> type[RunOptions]:
                     "group": SETTINGS,
                 }
                 added[item.name] = (item.name, kind | None, field(default=None, metadata=about))
-    return make_dataclass("ProbeOptions", added.values(), bases=(RunOptions,), frozen=True)
+    return make_dataclass("ProbeOptions", added.values(), bases=(Listing, RunOptions), frozen=True)
 
 
 def _default_note(default: Any) -> str:
@@ -251,8 +254,9 @@ def open_tasks(options: RunOptions) -> list[Task]:
     Raises:
         UserError: a task's files are missing or broken, two have one name, or no method applies to one.
     """
+    listing = options if isinstance(options, Listing) else None
     tasks = [
-        open_task(name, options.data, options.size, options.features_folder, options.download)
+        open_task(name, options.data, options.size, options.features_folder, options.download, listing)
         for name in resolve_names(options.tasks)
     ]
     names = [task.name for task in tasks]
@@ -264,6 +268,8 @@ def open_tasks(options: RunOptions) -> list[Task]:
             raise UserError(
                 f"task {task.name} is of kind {task.record.kind}; no method of {', '.join(options.method)} applies"
             )
+        for warning, examples in task.warnings.items():
+            print(f"WARNING: task {task.name}: {warning}{examples and f' ({examples})'}", file=sys.stderr)
     return tasks
 
 

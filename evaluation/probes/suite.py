@@ -132,6 +132,7 @@ def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Record |
             "primary": task.record.metric,
             "classes": list(task.record.classes),
             **answer.record,
+            "warnings": list(task.warnings),
             "n_train": task.splits["train"].num_cases,
             "n_test": task.splits["test"].num_cases,
             "seconds": seconds,

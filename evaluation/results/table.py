@@ -183,7 +183,8 @@ def _task_table(task: str, records: list[Record]) -> list[str]:
     metrics = [m for m in table_metrics() if any(m in cells for cells in rows.values())]
     train, test = (names_in_order(records, field)[0] for field in ("n_train", "n_test"))
     lines = [f"### {task} ({train} train, {test} test)", "", *_grid(metrics, rows), ""]
-    said = dict.fromkeys(note for record in records for note in record.get("notes", []))
+    said = {f"**Warning**: {text}": None for record in records for text in record.get("warnings", [])}
+    said.update(dict.fromkeys(note for record in records for note in record.get("notes", [])))
     said.update({f"{name} undefined: {why}": None for record in records for name, why in record["undefined"].items()})
     said.update(dict.fromkeys(filter(None, map(_seed_note, records))))
     counts = {record.get("resamples", RESAMPLES) for record in records if not record["method"].startswith("fewshot")}

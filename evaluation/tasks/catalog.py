@@ -9,6 +9,7 @@ from biovfm_hf.nearest import did_you_mean
 
 from .folder import open_folder_task, open_recorded_folder
 from .layouts import known_layouts
+from .listing import Listing
 from .medmnist import download, find_npz, read_medmnist
 from .task import Task, TaskRecord, read_record
 
@@ -56,7 +57,12 @@ def resolve_names(words: Iterable[str]) -> list[str]:
 
 
 def open_task(
-    name: str, data: Path, size: int | None = None, cache_dir: Path | None = None, fetch: bool = False
+    name: str,
+    data: Path,
+    size: int | None = None,
+    cache_dir: Path | None = None,
+    fetch: bool = False,
+    listing: Listing | None = None,
 ) -> Task:
     """Open a task by name (its files below `data`) or by path.
 
@@ -66,6 +72,7 @@ def open_task(
         size: pixels of a MedMNIST set, one of 28, 64, 128, 224; None takes the largest there.
         cache_dir: where large .npz members may be unpacked; None reads them into memory.
         fetch: download a missing MedMNIST set.
+        listing: how a CSV file is read (default: by the usual names of columns).
 
     Raises:
         UserError: the files are missing or not as their source lays them out.
@@ -74,7 +81,7 @@ def open_task(
     if record is None and Path(name).suffix in (".yaml", ".yml"):
         record = read_record(Path(name))
     if record is None:
-        return open_folder_task(Path(name))
+        return open_folder_task(Path(name), listing)
     if record.layout == "folder":
         return open_recorded_folder(record, find_root(record, data))
     layouts = known_layouts()

@@ -1,14 +1,16 @@
 """A user's own task: a folder of class sub-folders, a CSV list, or a folder of images with masks."""
 
-import csv
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from biovfm_hf.errors import UserError
 
-from ..statistics.kinds import BINARY, MULTICLASS, MULTILABEL, SEGMENTATION
+from ..statistics.kinds import BINARY, MULTICLASS, MULTILABEL, ORDINAL, SEGMENTATION
+from .alike import warnings_without_subjects
 from .images import RASTER_SUFFIXES, FileImages, FileMasks, raster_size, read_mask
+from .listing import ORDINAL_TARGET, SPLIT_WORDS, Case, Listing, read_listing, readable_cases
 from .splitting import hold_out, systematic_split
 from .task import SPLITS, Split, Task, TaskRecord
 
@@ -19,26 +21,25 @@ LAYOUT_HELP = (
 )
 
 
-def open_folder_task(path: Path) -> Task:
-    """Open a task that a user wrote, named after its folder or CSV file.
+def open_folder_task(path: Path, listing: Listing | None = None) -> Task:
+    """Open a task that a user wrote, named after its folder or CSV file; `listing` says how to read the latter.
 
     Raises:
         UserError: the layout is none of the known ones, or its content does not make a task.
     """
     if path.is_file() and path.suffix.lower() == ".csv":
-        return _csv_task(path)
+        return _csv_task(path, listing or Listing())
     if not path.is_dir():
         raise UserError(f"{path} is neither a known task nor a folder nor a CSV file; {LAYOUT_HELP}")
     if (path / "train" / "images").is_dir() and (path / "train" / "masks").is_dir():
         return _segmentation_task(path)
     if (path / "train").is_dir():
-        cases = [(file, label, name) for name in SPLITS for file, label in _class_files(path / name)]
+        cases = [case for name in SPLITS for case in _class_files(split_folder(path, name), name)]
     else:
-        cases = [(file, label, "") for file, label in _class_files(path)]
+        cases = _class_files(path)
     if not cases:
         raise UserError(f"{path}: no image found; {LAYOUT_HELP}")
-    files, labels, splits = (list(column) for column in zip(*cases, strict=True))
-    return _classification(path.name, files, labels, splits, None)
+    return _classification(path.name, cases)
 
 
 def open_recorded_folder(record: TaskRecord, root: Path) -> Task:
@@ -48,7 +49,8 @@ def open_recorded_folder(record: TaskRecord, root: Path) -> Task:
         UserError: as `open_folder_task`, or what is there does not fit the record's kind and classes.
     """
     listing = record.options.get("list")
-    found = open_folder_task(root / listing if listing else root)
+    columns = {field.name: record.options[field.name] for field in fields(Listing) if field.name in record.options}
+    found = open_folder_task(root / listing if listing else root, Listing(**columns))
     if found.record.kind != record.kind or len(found.record.classes) != len(record.classes):
         raise UserError(
             f"task {record.name}: {root} holds a {found.record.kind} task of {', '.join(found.record.classes)}; the "
@@ -59,14 +61,20 @@ def open_recorded_folder(record: TaskRecord, root: Path) -> Task:
             f"task {record.name}: the classes of {root} are in the order {', '.join(found.record.classes)}; "
             "give the record's in that order"
         )
-    return Task(record, found.splits, found.notes)
+    return Task(record, found.splits, found.notes, found.warnings)
 
 
-def _class_files(folder: Path) -> list[tuple[Path, str]]:
+def split_folder(path: Path, split: str) -> Path:
+    """The folder of a split below `path`: by our word, or by another for the same, such as `validation`."""
+    there = (path / word for word, meant in SPLIT_WORDS.items() if meant == split and (path / word).is_dir())
+    return next(there, path / split)
+
+
+def _class_files(folder: Path, split: str = "") -> list[Case]:
     if not folder.is_dir():
         return []
     classes = sorted(item for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
-    return [(file, item.name) for item in classes for file in image_files(item)]
+    return [Case(file, item.name, split, None) for item in classes for file in image_files(item)]
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -74,77 +82,62 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(f for f in folder.iterdir() if f.suffix.lower() in RASTER_SUFFIXES and not f.name.startswith("."))
 
 
-def _csv_task(path: Path) -> Task:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a UTF-8 CSV file ({error})") from error
-    if not rows or not {"image", "label"} <= set(rows[0]):
-        raise UserError(f"{path}: the first line must name the columns image,label[,split][,subject], and rows follow")
-    for number, row in enumerate(rows, start=2):
-        if None in row or not row["image"] or row["label"] in (None, ""):
-            raise UserError(f"{path}, line {number}: an image and a label are needed, and no more fields than columns")
-        if row.get("split") not in (None, "", *SPLITS):
-            raise UserError(f"{path}, line {number}: split {row['split']!r} is none of {', '.join(SPLITS)}")
-        if "subject" in row and not row["subject"]:
-            raise UserError(f"{path}, line {number}: no subject; give every image one, or leave the column out")
-    _check_repeats(path, rows)
-    files = [path.parent / row["image"] for row in rows]
-    subjects = np.array([row["subject"] for row in rows]) if "subject" in rows[0] else None
-    return _classification(
-        path.stem, files, [row["label"] for row in rows], [row.get("split") or "" for row in rows], subjects
-    )
+def _csv_task(path: Path, listing: Listing) -> Task:
+    cases = read_listing(path, listing)
+    warnings: dict[str, str] = {}
+    if listing.skip_unreadable:
+        cases, warnings = readable_cases(cases)
+    task = _classification(path.stem, cases, listing)
+    return replace(task, warnings=warnings | task.warnings)
 
 
-def _check_repeats(path: Path, rows: list[dict[str, str]]) -> None:
-    """Raise a UserError where an image has two lines: it would count as two cases, be it with two different labels."""
-    seen: dict[Path, int] = {}
-    for number, row in enumerate(rows, start=2):
-        if (first := seen.setdefault(Path(row["image"]), number)) != number:
-            raise UserError(
-                f"{path}, line {number}: {row['image']} is in line {first} already; give each image one line and one "
-                "split (several labels as a|b)"
-            )
+def _classification(name: str, cases: list[Case], listing: Listing | None = None) -> Task:
+    """The task of images with labels; `listing` says how those of a list were read."""
+    classes, numbers = _numbered(name, [case.label for case in cases])
+    subjects = None if cases[0].subject is None else np.array([case.subject for case in cases])
+    assigned, notes = _assign(name, np.array([case.split for case in cases]), numbers, subjects)
+    kind = MULTILABEL if numbers.ndim == 2 else BINARY if len(classes) == 2 else MULTICLASS
+    if listing is not None and listing.target == ORDINAL_TARGET:
+        kind = _ordinal(name, kind)
+    splits = {}
+    for split in SPLITS:
+        rows = np.flatnonzero(assigned == split)
+        images = FileImages([cases[i].file for i in rows])
+        splits[split] = Split(images, labels=numbers[rows], subjects=None if subjects is None else subjects[rows])
+    files = [case.file for case in cases]
+    warnings = {} if subjects is not None else warnings_without_subjects(files, assigned, listing is not None)
+    return Task(_record(name, kind, "auc", tuple(classes), notes), splits, notes, warnings)
 
 
-def _classification(
-    name: str, files: list[Path], labels: list[str], splits: list[str], subjects: np.ndarray | None
-) -> Task:
-    multi = any("|" in label for label in labels)
+def _numbered(name: str, labels: list[str]) -> tuple[list[str], np.ndarray]:
+    """The classes in order, and the labels as their numbers (N,), or of several labels as 0/1 (N, L)."""
     parts = [[part for part in label.split("|") if part] for label in labels]
     classes = sorted({part for label in parts for part in label}, key=_class_order)
     _check_classes(name, classes)
     index = {label: number for number, label in enumerate(classes)}
-    if multi:
-        numbers = np.zeros((len(files), len(classes)), np.int64)
-        for row, label in enumerate(parts):
-            numbers[row, [index[part] for part in label]] = 1
-    else:
-        numbers = np.array([index[label] for label in labels], np.int64)
-    assigned, notes = _assign(name, np.array(splits), numbers, subjects)
-    kind = MULTILABEL if multi else BINARY if len(classes) == 2 else MULTICLASS
-    record = _record(name, kind, "auc", tuple(classes), notes)
-    chosen = {split: np.flatnonzero(assigned == split) for split in SPLITS}
-    return Task(
-        record,
-        {
-            split: Split(
-                FileImages([files[i] for i in rows]),
-                labels=numbers[rows],
-                subjects=None if subjects is None else subjects[rows],
-            )
-            for split, rows in chosen.items()
-        },
-        notes,
-    )
+    if not any("|" in label for label in labels):
+        return classes, np.array([index[label] for label in labels], np.int64)
+    numbers = np.zeros((len(labels), len(classes)), np.int64)
+    for row, label in enumerate(parts):
+        numbers[row, [index[part] for part in label]] = 1
+    return classes, numbers
+
+
+def _ordinal(name: str, kind: str) -> str:
+    """The kind of grades in their order; two of them are a binary task."""
+    if kind == MULTILABEL:
+        raise UserError(f"task {name}: an ordinal target has one grade an image, this one has several labels")
+    return ORDINAL if kind == MULTICLASS else kind
 
 
 def _check_classes(name: str, classes: list[str]) -> None:
     """Raise a UserError where the labels are measurements: numbers, some of them not whole."""
     numbers = [_class_order(label) for label in classes]
     if all(kind == 0 for kind, _, _ in numbers) and any(value % 1 != 0 for _, value, _ in numbers):
-        raise UserError(f"task {name}: labels such as {classes[0]} and {classes[-1]} are measurements; give classes")
+        raise UserError(
+            f"task {name}: labels such as {classes[0]} and {classes[-1]} are measurements, a regression target, which "
+            "no probe takes; make grades of them (0, 1, 2 ...) and give --target ordinal, or give classes"
+        )
 
 
 def _class_order(label: str) -> tuple[int, float, str]:
@@ -174,7 +167,7 @@ def _assign(
 
 
 def _segmentation_task(path: Path) -> Task:
-    pairs = {split: _mask_pairs(path / split) for split in SPLITS if (path / split).is_dir()}
+    pairs = {split: _mask_pairs(folder) for split in SPLITS if (folder := split_folder(path, split)).is_dir()}
     notes: tuple[str, ...] = ()
     if "val" not in pairs and pairs.get("train"):
         names = [image.name for image, _ in pairs["train"]]

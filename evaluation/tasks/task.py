@@ -69,11 +69,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Task:
-    """A record with its splits, checked: labels fit the kind and no subject is in two splits."""
+    """A record with its splits, checked: labels fit the kind and no subject is in two splits.
+
+    `notes` say how it came to be; `warnings` what may make its scores wrong, each with
+    examples that name files and stay out of every record.
+    """
 
     record: TaskRecord
     splits: dict[str, Split]
     notes: tuple[str, ...] = ()
+    warnings: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in SPLITS:

@@ -102,6 +102,7 @@ def results(records: list[Record], name: str, pictures: list[dict[str, str]]) ->
         "name": name,
         "pictures": pictures,
         "tables": _result_tables(records),
+        "warnings": dict.fromkeys((record.task, text) for record in records for text in record.warnings),
         "few_shot": any(record.is_few_shot for record in records),
         "all_intervals": all(entry.low is not None for entry in measured),
         "mean": mean,

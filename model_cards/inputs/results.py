@@ -43,7 +43,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Record:
-    """One line of a results file: one model, one task, one method with its settings (`features both`, in words)."""
+    """One line of a results file: one model, one task, one method with its settings (`features both`, in words).
+
+    `warnings` are what may make the task's scores wrong.
+    """
 
     model: str
     revision: str
@@ -56,6 +59,7 @@ class Record:
     n_test: int | None
     seconds: float | None
     settings: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def is_few_shot(self) -> bool:
@@ -155,6 +159,7 @@ def _record(row: Any, where: str) -> Record:
         n_test=_whole(row.get("n_test")),
         seconds=finite(row.get("seconds")),
         settings=_settings(row.get("settings")),
+        warnings=tuple(map(str, row.get("warnings") or ())),
     )
 
 

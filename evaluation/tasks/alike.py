@@ -1,0 +1,66 @@
+"""Names of files that look like those of one patient: what warns of patients in both train and test."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .task import SPLITS
+
+NAMED = 3
+_LAST_PART = re.compile(r"[_\-. ]+[^_\-. ]*$")
+_NUMBERED = re.compile(r"\d{2,}|[A-Za-z]\d")
+
+
+def warnings_without_subjects(files: Sequence[Path], splits: np.ndarray, listed: bool) -> dict[str, str]:
+    """What a user must know of a task that does not tell whose its images are.
+
+    Args:
+        files: (N,) images.
+        splits: (N,) the split of each.
+        listed: whether the task is a list, which could have a column of subjects.
+
+    Returns:
+        That nothing keeps patients apart, for a list; and that names look like those of patients in several splits,
+        with examples, which stay on the user's screen.
+    """
+    remedy = "name the column of patients with --subject-column" if listed else "use a CSV list with a subject column"
+    told = {}
+    if listed:
+        told[
+            "no subject column: images of one patient can be in train and test, which makes scores too good and "
+            f"intervals too narrow; {remedy}"
+        ] = ""
+    folders = listed and len({file.parent for file in files}) > 1  # of classes otherwise, or the one of all
+    if spread := spread_names(files, splits, folders):
+        examples = [f"{name} in {', '.join(parts)}" for name, parts in list(spread.items())[:NAMED]]
+        more = [f"and {len(spread) - NAMED} more"] if len(spread) > NAMED else []
+        text = f"{len(spread)} beginnings of file names look like patients and are in test and another split; {remedy}"
+        told[text] = "; ".join(examples + more)
+    return told
+
+
+def spread_names(files: Sequence[Path], splits: np.ndarray, folders: bool) -> dict[str, list[str]]:
+    """The names that look like a patient's, each with its splits, where it has train or validation beside test.
+
+    A name is that of the file without its last part (`P07` of `P07_slice3.png`), or with `folders` that of its folder,
+    if it holds a number.
+    """
+    grouped: dict[str, set[str]] = defaultdict(set)
+    for file, split in zip(files, splits.tolist(), strict=True):
+        for name in _patient_like(file, folders):
+            grouped[name].add(split)
+    return {
+        name: [split for split in SPLITS if split in of]
+        for name, of in sorted(grouped.items())
+        if "test" in of and len(of) > 1
+    }
+
+
+def _patient_like(file: Path, folders: bool) -> list[str]:
+    stem = file.name.partition(".")[0]
+    names = [_LAST_PART.sub("", stem)] if _LAST_PART.search(stem) else []
+    names += [file.parent.name] if folders else []
+    return [name for name in dict.fromkeys(names) if _NUMBERED.search(name)]

@@ -1,0 +1,267 @@
+"""A user's list of images: a CSV file whose columns may have any names, as rows of image, label, split and subject."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.image_files import walk
+from biovfm_hf.nearest import did_you_mean
+from biovfm_hf.options import check_options, option
+
+from .images import read_image
+from .task import SPLITS
+
+# The first name of each is our own, the others are Hugging Face's and what people write.
+IMAGE_COLUMNS = ("image", "file_name", "filename", "file", "path")
+LABEL_COLUMNS = ("label", "labels", "class", "target")
+SUBJECT_COLUMNS = ("subject", "subject_id", "patient", "patient_id")
+SPLIT_COLUMNS = ("split",)
+SPLIT_WORDS = {
+    **{word: "train" for word in ("train", "training")},
+    **{word: "val" for word in ("val", "valid", "validation", "dev")},
+    **{word: "test" for word in ("test", "testing")},
+}
+LISTED = "a CSV list of your own"
+CLASSES, ORDINAL_TARGET = "classes", "ordinal"
+NAMED = 3  # of several missing files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """How a CSV list is read. A column that is not named is looked for by its usual names."""
+
+    image_column: str | None = option(None, "with the image's path (image, file_name ...)", metavar="C", group=LISTED)
+    label_column: tuple[str, ...] = option(
+        (), "with the label; several columns of 0 and 1 make a task of several labels", metavar="C,...", commas=True,
+        group=LISTED,
+    )  # fmt: skip
+    subject_column: str | None = option(
+        None, "with the patient, whose images stay in one split (subject, patient ...)", metavar="C", group=LISTED
+    )
+    split_column: str | None = option(
+        None, "with train, val or validation, test; without it patients are sampled", metavar="C", group=LISTED
+    )
+    images_root: Path | None = option(
+        None,
+        "where image paths begin, beside the list's own folder; of a list of patients without images, the folder "
+        "with one sub-folder per patient",
+        metavar="DIR",
+        group=LISTED,
+    )
+    labels: Path | None = option(
+        None, "a second list: the label of each patient, joined by the subject column", metavar="CSV", group=LISTED
+    )
+    target: str = option(
+        CLASSES, "ordinal: the labels are grades in their order", choices=(CLASSES, ORDINAL_TARGET), group=LISTED
+    )
+    skip_unreadable: bool = option(
+        False, "decode every image first and leave out, by name, those that cannot be read", group=LISTED
+    )
+
+
+class Case(NamedTuple):
+    """One line of a list: its image, label (several as `a|b`), split ("" where none is given) and subject."""
+
+    file: Path
+    label: str
+    split: str
+    subject: str | None
+
+
+def read_listing(path: Path, listing: Listing) -> list[Case]:
+    """Read a list of images, or of patients whose images lie in folders of their names.
+
+    Raises:
+        UserError: a column is missing, a line lacks something or repeats an image, or an image is not there.
+    """
+    check_options(listing)
+    table = _Table(path)
+    subject = table.column(listing.subject_column, SUBJECT_COLUMNS, "subject")
+    image = table.column(listing.image_column, IMAGE_COLUMNS, "image")
+    split = table.column(listing.split_column, SPLIT_COLUMNS, "split")
+    labels = _patient_labels(listing) if listing.labels else None
+    label = () if labels is not None else table.labels(listing.label_column)
+    if image is None and (subject is None or listing.images_root is None):
+        raise UserError(
+            f"{path}: no column of images (image or file_name; there are {', '.join(table.names)}); name it with "
+            "--image-column, or give a column of subjects and --images-root with a folder for each"
+        )
+    if labels is not None and subject is None:
+        raise UserError(f"{path}: no column of subjects to join {listing.labels} by; name it with --subject-column")
+    cases = []
+    for number, row in table.rows:
+        where = f"{path}, line {number}"
+        person = row[subject].strip() if subject else None
+        if person == "":
+            raise UserError(f"{where}: no subject; give every image one, or leave the column out")
+        told = _label(row, label, where) if labels is None else _joined(labels, person, listing.labels, where)
+        part = _split(row[split] if split else "", where)
+        if image is None:
+            files = _folder_of(listing.images_root, person, where)
+        elif row[image]:
+            files = [_place(path, listing, row[image])]
+        else:
+            raise UserError(f"{where}: an image and a label are needed; column {image} is empty")
+        cases += [(number, Case(file, told, part, person)) for file in files]
+    _check_repeats(path, cases)
+    _check_there(path, listing, cases)
+    return [case for _, case in cases]
+
+
+def readable_cases(cases: Sequence[Case]) -> tuple[list[Case], dict[str, str]]:
+    """The cases whose images can be decoded; and how many cannot, with the name and reason of each.
+
+    Raises:
+        UserError: none can.
+    """
+    with ThreadPoolExecutor() as pool:
+        reasons = list(pool.map(_unreadable, (case.file for case in cases)))
+    kept = [case for case, reason in zip(cases, reasons, strict=True) if reason is None]
+    lost = [reason for reason in reasons if reason is not None]
+    if not kept:
+        raise UserError(f"none of {len(lost)} images can be read; the first: {lost[0]}")
+    told = f"{len(lost)} of {len(cases)} images could not be read and are left out"
+    return kept, {told: "; ".join(lost)} if lost else {}
+
+
+def _unreadable(file: Path) -> str | None:
+    try:
+        read_image(file)
+        return None
+    except UserError as error:
+        return str(error).replace(str(file), file.name)  # without this disk's path
+
+
+class _Table:
+    """A CSV file: its column names, and its rows with their line numbers."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as stream:
+                reader = csv.DictReader(stream)
+                self.rows = [(reader.line_num, row) for row in reader]
+        except FileNotFoundError as error:
+            raise UserError(f"{path} is missing; check its name") from error
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path} is not a UTF-8 CSV file ({error})") from error
+        if not self.rows:
+            raise UserError(f"{path}: the first line must name the columns, such as image,label, and rows follow")
+        self.names = [name for name in self.rows[0][1] if name is not None]
+        for number, row in self.rows:
+            if None in row or None in row.values():
+                raise UserError(f"{path}, line {number}: as many fields as columns are needed ({len(self.names)})")
+
+    def column(self, given: str | None, usual: Iterable[str], what: str) -> str | None:
+        """The column of that name, or the first there of the usual names; None where there is none."""
+        if given is None:
+            return next((name for name in usual if name in self.names), None)
+        if given not in self.names:
+            raise UserError(f"{self.path}: no column {given!r} ({what}-column){did_you_mean(given, self.names)}")
+        return given
+
+    def labels(self, given: Sequence[str]) -> tuple[str, ...]:
+        """The columns of labels: those given, else one by its usual names."""
+        named = [self.column(name, (), "label") for name in given] or [self.column(None, LABEL_COLUMNS, "label")]
+        if None in named:
+            raise UserError(
+                f"{self.path}: no column of labels (label; there are {', '.join(self.names)}); name it with "
+                "--label-column"
+            )
+        return tuple(name for name in named if name is not None)
+
+
+def _label(row: dict[str, str], columns: tuple[str, ...], where: str) -> str:
+    """A row's label; of several columns of 0 and 1 the names of those with 1, as `a|b`."""
+    if len(columns) == 1:
+        if not row[columns[0]]:
+            raise UserError(f"{where}: an image and a label are needed; column {columns[0]} is empty")
+        return row[columns[0]]
+    for name in columns:
+        if row[name] not in ("0", "1", "0.0", "1.0"):
+            raise UserError(f"{where}: {name} is {row[name]!r}; of several label columns each holds 0 or 1")
+    return "|".join(name for name in columns if float(row[name]) == 1) or "|"
+
+
+def _patient_labels(listing: Listing) -> dict[str, str]:
+    """The label of each subject by the second list."""
+    assert listing.labels is not None
+    table = _Table(listing.labels)
+    subject = table.column(listing.subject_column, SUBJECT_COLUMNS, "subject")
+    if subject is None:
+        raise UserError(f"{listing.labels}: no column of subjects; name it with --subject-column")
+    columns = table.labels(listing.label_column)
+    labels: dict[str, str] = {}
+    for number, row in table.rows:
+        where = f"{listing.labels}, line {number}"
+        label = _label(row, columns, where)
+        if labels.setdefault(row[subject].strip(), label) != label:
+            raise UserError(f"{where}: {row[subject]} has another label in a line above; give each subject one")
+    return labels
+
+
+def _joined(labels: dict[str, str], person: str | None, source: Path | None, where: str) -> str:
+    if person not in labels:
+        raise UserError(f"{where}: subject {person} has no label in {source}; add a line, or leave the image out")
+    return labels[person]
+
+
+def _split(word: str, where: str) -> str:
+    if not word.strip():
+        return ""
+    if (split := SPLIT_WORDS.get(word.strip().lower())) is None:
+        raise UserError(f"{where}: split {word!r} is none of {', '.join(SPLITS)} (validation is val)")
+    return split
+
+
+def _folder_of(root: Path | None, person: str | None, where: str) -> list[Path]:
+    """The images below a subject's folder."""
+    assert root is not None
+    folder = root / str(person)
+    files = [file for file, reason in walk(folder) if reason is None] if folder.is_dir() else []
+    if not files:
+        raise UserError(f"{where}: {folder} holds no image of subject {person}; check --images-root, or leave it out")
+    return files
+
+
+def _places(path: Path, listing: Listing) -> list[Path]:
+    return [folder for folder in (listing.images_root, path.parent) if folder is not None]
+
+
+def _place(path: Path, listing: Listing, name: str) -> Path:
+    """Where an image lies: below the images root or beside the list, the first of them where it is at neither."""
+    places = [folder / name for folder in _places(path, listing)]
+    return next((place for place in places if place.exists()), places[0])
+
+
+def _check_there(path: Path, listing: Listing, cases: list[tuple[int, Case]]) -> None:
+    missing = [(number, case.file) for number, case in cases if not case.file.exists()]
+    if not missing:
+        return
+    looked = " and ".join(str(folder) for folder in dict.fromkeys(_places(path, listing)))
+    first = ", ".join(f"{_told(file, path, listing)} (line {number})" for number, file in missing[:NAMED])
+    more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+    raise UserError(
+        f"{path}: {len(missing)} of {len(cases)} images are not there: {first}{more}; looked in {looked}; give the "
+        "folder where the paths begin as --images-root, or correct the list"
+    )
+
+
+def _told(file: Path, path: Path, listing: Listing) -> Path:
+    folder = next((folder for folder in _places(path, listing) if file.is_relative_to(folder)), None)
+    return file if folder is None else file.relative_to(folder)
+
+
+def _check_repeats(path: Path, cases: list[tuple[int, Case]]) -> None:
+    """Raise a UserError where an image has two lines: it would count as two cases, be it with two different labels."""
+    seen: dict[Path, int] = {}
+    for number, case in cases:
+        if (first := seen.setdefault(case.file, number)) != number:
+            raise UserError(
+                f"{path}, line {number}: {case.file.name} is in line {first} already; give each image one line and "
+                "one split (several labels as a|b)"
+            )

@@ -1,0 +1,154 @@
+"""CSV lists of people's own: any column names, patients' labels, and what warns of patients in two splits."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from biovfm_hf.errors import UserError
+from evaluation.tasks import open_task
+from evaluation.tasks.listing import Listing
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Twelve patients with two images each, in folders of their names."""
+    for patient in range(12):
+        for number in range(2):
+            file = tmp_path / "images" / f"P{patient:02d}" / f"P{patient:02d}_{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8), 10 * patient + number, np.uint8)).save(file)
+    return tmp_path / "images"
+
+
+def names():
+    return [f"P{patient:02d}/P{patient:02d}_{number}.png" for patient in range(12) for number in range(2)]
+
+
+def write(path, header, rows):
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return str(path)
+
+
+def splits_of(task):
+    return {name: len(split.images) for name, split in task.splits.items()}
+
+
+def test_columns_of_any_name_and_an_images_root(tmp_path, scans):
+    rows = [f"{name},{i % 3},{name[:3]}" for i, name in enumerate(names())]
+    path = write(tmp_path / "l.csv", "scan,grade,who", rows)
+    listing = Listing(image_column="scan", label_column="grade", subject_column="who", images_root=scans)
+    task = open_task(path, tmp_path, listing=listing)
+    assert sum(splits_of(task).values()) == 24 and not task.warnings
+    assert {len(set(split.subjects)) * 2 for split in task.splits.values()} == set(splits_of(task).values())
+    assert task.record.kind == "multi-class"
+
+
+def test_paths_may_begin_beside_the_list(tmp_path, scans):
+    rows = [f"images/{name},{i % 2},{name[:3]}" for i, name in enumerate(names())]
+    path = write(tmp_path / "l.csv", "file_name,label,patient", rows)
+    task = open_task(path, tmp_path, listing=Listing(images_root=tmp_path / "elsewhere"))
+    assert sum(splits_of(task).values()) == 24
+
+
+def test_a_missing_file_names_where_it_was_looked_for(tmp_path, scans):
+    rows = [f"{name},{i % 2}" for i, name in enumerate([*names(), "P99/lost.png"])]
+    path = write(tmp_path / "l.csv", "image,label", rows)
+    with pytest.raises(
+        UserError, match=r"1 of 25 images are not there: P99/lost.png \(line 26\); looked in .*images and"
+    ):
+        open_task(path, tmp_path, listing=Listing(images_root=scans))
+
+
+def test_hugging_faces_words(tmp_path, scans):
+    parts = ["Train"] * 12 + ["validation"] * 6 + ["TEST"] * 6
+    rows = [
+        f"images/{name},{i % 2},{part},{name[:3]}" for i, (name, part) in enumerate(zip(names(), parts, strict=True))
+    ]
+    task = open_task(write(tmp_path / "metadata.csv", "file_name,label,split,subject", rows), tmp_path)
+    assert splits_of(task) == {"train": 12, "val": 6, "test": 6}
+
+
+def test_folders_may_use_them_too(tmp_path, make_class_folder):
+    made = make_class_folder(tmp_path / "x", 2, {"train": 8, "validation": 4, "test": 4})
+    task = open_task(str(made), tmp_path)
+    assert {name: split.num_cases for name, split in task.splits.items()} == {"train": 8, "val": 4, "test": 4}
+
+
+def test_labels_of_patients_join_by_folder(tmp_path, scans):
+    rows = [f"P{patient:02d},{patient % 2}" for patient in range(12)]
+    path = write(tmp_path / "patients.csv", "patient,label", rows)
+    task = open_task(path, tmp_path, listing=Listing(images_root=scans))
+    for split in task.splits.values():
+        assert [int(subject[1:]) % 2 for subject in split.subjects] == split.labels.tolist()
+    assert sum(splits_of(task).values()) == 24
+    write(tmp_path / "patients.csv", "patient,label", [*rows, "P77,0"])
+    with pytest.raises(UserError, match=r"line 14: .*P77 holds no image of subject P77"):
+        open_task(path, tmp_path, listing=Listing(images_root=scans))
+
+
+def test_labels_of_patients_join_by_a_column(tmp_path, scans):
+    path = write(tmp_path / "l.csv", "image,patient", [f"images/{name},{name[:3]}" for name in names()])
+    rows = [f"P{patient:02d},{patient % 2}" for patient in range(12)]
+    labels = tmp_path / "labels.csv"
+    write(labels, "patient,outcome", rows)
+    task = open_task(path, tmp_path, listing=Listing(labels=labels, label_column=["outcome"]))
+    assert sum(splits_of(task).values()) == 24
+    write(labels, "patient,outcome", rows[1:])
+    with pytest.raises(UserError, match="line 2: subject P00 has no label"):
+        open_task(path, tmp_path, listing=Listing(labels=labels, label_column=("outcome",)))
+
+
+def test_several_label_columns_make_several_labels(tmp_path, scans):
+    rows = [f"images/{name},{i % 2},{i % 3 == 0:d},{name[:3]}" for i, name in enumerate(names())]
+    path = write(tmp_path / "l.csv", "image,effusion,mass,subject", rows)
+    task = open_task(path, tmp_path, listing=Listing(label_column=("effusion", "mass")))
+    assert task.record.kind == "multi-label, binary-class" and task.record.classes == ("effusion", "mass")
+    assert sum(split.labels.sum(0)[1] for split in task.splits.values()) == 8
+
+
+def test_grades_are_told_as_ordinal_and_measurements_refused(tmp_path, scans):
+    rows = [f"images/{name},{i % 4},{name[:3]}" for i, name in enumerate(names())]
+    path = write(tmp_path / "l.csv", "image,label,subject", rows)
+    assert open_task(path, tmp_path, listing=Listing(target="ordinal")).record.kind == "ordinal-regression"
+    path = write(tmp_path / "m.csv", "image,label,subject", [row.replace(",1,", ",1.5,") for row in rows])
+    with pytest.raises(UserError, match=r"a regression target.*--target ordinal"):
+        open_task(path, tmp_path)
+
+
+def test_without_subjects_the_user_is_warned_and_shown_names(tmp_path, scans):
+    rows = [f"images/{name},{i % 2}" for i, name in enumerate(names())]
+    task = open_task(write(tmp_path / "l.csv", "image,label", rows), tmp_path)
+    general, alike = task.warnings
+    assert "no subject column" in general and task.warnings[general] == ""
+    assert "beginnings of file names" in alike and "P0" not in alike  # records and cards name no patient
+    assert "in train, test" in task.warnings[alike] or "in val, test" in task.warnings[alike]
+
+
+def test_names_that_differ_warn_of_no_patient(tmp_path):
+    for number in range(20):
+        Image.fromarray(np.full((4, 4), number, np.uint8)).save(tmp_path / f"IMG_{number:04d}.png")
+    rows = [f"IMG_{number:04d}.png,{number % 2}" for number in range(20)]
+    assert len(open_task(write(tmp_path / "l.csv", "image,label", rows), tmp_path).warnings) == 1
+
+
+def test_unreadable_images_are_left_out_on_request(tmp_path, scans):
+    (scans / "P03" / "P03_1.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    rows = [f"images/{name},{i % 2},{name[:3]}" for i, name in enumerate(names())]
+    path = write(tmp_path / "l.csv", "image,label,subject", rows)
+    task = open_task(path, tmp_path, listing=Listing(skip_unreadable=True))
+    assert sum(splits_of(task).values()) == 23
+    assert list(task.warnings) == ["1 of 24 images could not be read and are left out"]
+    assert "P03_1.png: " in next(iter(task.warnings.values()))
+
+
+@pytest.mark.parametrize(
+    ("listing", "words"),
+    [
+        (Listing(image_column="scn"), "no column 'scn' .*did you mean scan"),
+        (Listing(image_column="scan"), "no column of labels .*--label-column"),
+        (Listing(image_column="scan", label_column=("a", "b")), "line 2: a is 'x'; of several"),
+    ],
+)
+def test_columns_that_are_not_there_are_named(tmp_path, listing, words):
+    with pytest.raises(UserError, match=words):
+        open_task(write(tmp_path / "l.csv", "scan,a,b", ["1.png,x,1"]), tmp_path, listing=listing)
