@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from biovfm_hf.errors import UserError
 from biovfm_hf.image_files import walk
+
+from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
 from biovfm_hf.options import check_options, option
 
