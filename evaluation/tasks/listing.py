@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from biovfm_hf.image_files import walk
-
 from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
 from biovfm_hf.options import check_options, option
+from biovfm_hf.reading.image_files import walk
 
 from .images import read_image
 from .task import SPLITS
