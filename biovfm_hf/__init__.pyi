@@ -401,6 +401,8 @@ def score(
     by_subject: bool = False,
     stratify: bool = False,
     extra: bool = False,
+    trust: bool = False,
+    coverage: float = 0.9,
 ) -> dict[str, Any]:
     """Score the file and write what was computed to `json`, if given.
 
@@ -414,10 +416,14 @@ def score(
         by_subject: draw whole subjects (test_subjects); protocol fast.
         stratify: keep the test split's class counts; protocol fast.
         extra: also sensitivity, specificity, AP, Brier score and ECE.
+        trust: also selective risk, conformal sets calibrated on validation with the coverage they reach, and gaps
+            between the groups of test_groups.
+        coverage: what conformal sets promise, with --trust.
 
     Returns:
         {"task", "protocol", "resamples", "seed", "n_test", "thresholds": [...], "metrics": {name: {"value", "mean",
-        "low", "high"}}, "notes"}; `value` is the point estimate, `mean` that over resamples.
+        "low", "high"}}, "notes"}; `value` is the point estimate, `mean` that over resamples. With `trust` also
+        "trust": {"selective", "conformal", "groups"}, lists of rows.
 
     Raises:
         UserError: the file, its arrays or the options do not fit the task.

@@ -17,6 +17,8 @@ from ..statistics.bootstrap import PROTOCOLS
 from ..statistics.kinds import BINARY, MULTILABEL, TASKS
 from ..statistics.split import ScoredSplit, read_split
 from ..tasks import npz
+from ..trust.groups import bands
+from ..trust.report import conformal_rows, group_lines, group_rows, selective_rows, trust_lines
 
 DESCRIPTION = """\
 Metrics with 95 % bootstrap intervals for the scores in FILE.npz, which holds
@@ -25,6 +27,7 @@ Metrics with 95 % bootstrap intervals for the scores in FILE.npz, which holds
   test_scores  (n, classes); for binary tasks (n,), (n, 1) or (n, 2); (n, labels) for multi-label tasks
   val_labels, val_scores   the same for validation, where decision thresholds are chosen (best MCC)
   test_subjects            (n,) optional, for --by-subject
+  test_groups, test_groups_NAME   (n,) optional, for --trust: the group of each case, by sex, age or site
 
 Protocol biovfm repeats the published BioVFM evaluation to the digit. Protocol fast puts thresholds midway between
 validation scores and takes percentiles of the resamples in which a metric is defined."""
@@ -33,6 +36,7 @@ examples:
   biovfm score scores.npz --task binary-class
   biovfm score scores.npz --task "multi-label, binary-class" --json scores.json
   biovfm score scores.npz --task multi-class --protocol fast --by-subject --extra
+  biovfm score scores.npz --task multi-class --trust --coverage 0.95
 
 A metric that the test split leaves undefined (AUC of a class without samples, say) is null, with the reason."""
 
@@ -50,6 +54,12 @@ class ScoreOptions:
     by_subject: bool = option(False, "draw whole subjects (test_subjects); protocol fast")
     stratify: bool = option(False, "keep the test split's class counts; protocol fast")
     extra: bool = option(False, "also sensitivity, specificity, AP, Brier score and ECE")
+    trust: bool = option(
+        False,
+        "also selective risk, conformal sets calibrated on validation with the coverage they reach, and gaps between "
+        "the groups of test_groups",
+    )
+    coverage: float = option(0.9, "what conformal sets promise, with --trust", above=0, most=0.999)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -70,7 +80,8 @@ def score(options: ScoreOptions) -> dict[str, Any]:
 
     Returns:
         {"task", "protocol", "resamples", "seed", "n_test", "thresholds": [...], "metrics": {name: {"value", "mean",
-        "low", "high"}}, "notes"}; `value` is the point estimate, `mean` that over resamples.
+        "low", "high"}}, "notes"}; `value` is the point estimate, `mean` that over resamples. With `trust` also
+        "trust": {"selective", "conformal", "groups"}, lists of rows.
 
     Raises:
         UserError: the file, its arrays or the options do not fit the task.
@@ -92,6 +103,7 @@ def _read_arrays(options: ScoreOptions) -> dict[str, Any]:
     if options.task in (BINARY, MULTILABEL) or {"val_labels", "val_scores"} <= set(stored):
         needed += ["val_labels", "val_scores"]
     needed += ["test_subjects"] if options.by_subject else []
+    needed += [name for name in stored if is_grouping(name)] if options.trust else []
     lacking = [name for name in needed if name not in stored]
     if lacking:
         raise UserError(f"{options.file}: lacks {', '.join(lacking)}; see: biovfm score --help")
@@ -102,7 +114,7 @@ def _score(options: ScoreOptions, arrays: dict[str, Any]) -> dict[str, Any]:
     split = read_split(options.task, arrays["test_labels"], arrays["test_scores"])
     strata = _strata(split) if options.stratify else None
     split = replace(split, subjects=arrays.get("test_subjects"), strata=strata)
-    thresholds, notes = np.array([0.5]), metrics.notes(split)
+    thresholds, notes, val = np.array([0.5]), metrics.notes(split), None
     if "val_scores" in arrays:
         val = read_split(options.task, arrays["val_labels"], arrays["val_scores"], "val")
         if val.scores.shape[1] != split.scores.shape[1]:
@@ -110,13 +122,37 @@ def _score(options: ScoreOptions, arrays: dict[str, Any]) -> dict[str, Any]:
         thresholds = bootstrap.choose_thresholds(val, options.protocol)
         notes += bootstrap.threshold_notes(val)
     resampling = bootstrap.Resampling(options.protocol, options.resamples, options.seed)
-    intervals = bootstrap.intervals(split.decided_at(thresholds), resampling, options.extra)
+    split = split.decided_at(thresholds)
+    intervals = bootstrap.intervals(split, resampling, options.extra)
     notes += bootstrap.interval_notes(intervals, options.resamples)
+    trust, trust_notes = _trust(options, val, split, arrays) if options.trust else ({}, [])
     return {
         "task": options.task, "protocol": options.protocol, "resamples": options.resamples,
         "seed": None if options.protocol == "biovfm" else options.seed, "n_test": split.size,
-        "thresholds": [float(t) for t in thresholds], "metrics": intervals, "notes": notes,
+        "thresholds": [float(t) for t in thresholds], "metrics": intervals, "notes": notes + trust_notes, **trust,
     }  # fmt: skip
+
+
+def is_grouping(name: str) -> bool:
+    """Whether an array of the file says which group each test case is of."""
+    return name == "test_groups" or name.startswith("test_groups_")
+
+
+def _trust(
+    options: ScoreOptions, val: ScoredSplit | None, test: ScoredSplit, arrays: dict[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """The record's part on trust, and notes."""
+    groups = {
+        name.removeprefix("test_groups").strip("_") or "groups": bands(name.rpartition("_")[2], values.reshape(-1))
+        for name, values in arrays.items()
+        if is_grouping(name)
+    }
+    sets: list[dict[str, Any]] = []
+    notes = ["no conformal sets: the file has no val_labels and val_scores to calibrate them on"]
+    if val is not None and test.thresholds is not None:
+        sets, notes = conformal_rows(val.decided_at(test.thresholds), test, options.coverage, options.seed, groups)
+    rows = {"selective": selective_rows(test), "conformal": sets, "groups": group_rows(test, groups)}
+    return {"trust": rows}, notes
 
 
 def _strata(split: ScoredSplit) -> np.ndarray:
@@ -141,4 +177,6 @@ def table(results: dict[str, Any]) -> str:
     shown = ", ".join(f"{t:.4f}" for t in results["thresholds"][:8]) + (
         ", ..." if len(results["thresholds"]) > 8 else ""
     )
+    if trust := results.get("trust"):
+        lines += [*trust_lines(trust), "", *group_lines(trust["groups"])]
     return "\n".join([*lines, "", f"thresholds: {shown}", *(f"note: {note}" for note in results["notes"])])

@@ -161,3 +161,39 @@ def test_rows_stream_in_blocks_and_fortran_order_reads(tmp_path):
     np.testing.assert_array_equal(npz.read(tmp_path / "x.npz", "f"), data)
     with pytest.raises(UserError, match="row by row"):
         next(npz.rows(tmp_path / "x.npz", "f", 4))
+
+
+def trust_file(write, task):
+    rng = np.random.default_rng(3)
+    scores = rng.dirichlet(np.ones(3), 400) if task == "multi-class" else rng.random((400, 2))
+    labels = scores.argmax(axis=1) if task == "multi-class" else (scores + rng.normal(0, 0.3, (400, 2)) > 0.5) * 1
+    sex = np.where(rng.random(200) < 0.5, "F", "M")
+    return write(
+        test_labels=labels[:200], test_scores=scores[:200], val_labels=labels[200:], val_scores=scores[200:],
+        test_groups=rng.integers(0, 3, 200), test_groups_sex=sex,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("task", "columns"), [("multi-class", 1), ("multi-label, binary-class", 2)])
+def test_trust_tells_risk_sets_and_gaps(write, tmp_path, capsys, task, columns):
+    out = tmp_path / "trust.json"
+    assert run(trust_file(write, task), "--trust", "--coverage", "0.8", "--json", str(out), task=task) == 0
+    trust = json.loads(out.read_text())["trust"]
+    assert len(trust["selective"]) == columns
+    assert {row["method"] for row in trust["conformal"]} == {"lac", "aps", "raps", "class_conditional"}
+    assert set(trust["conformal"][0]["groups"]) == {"groups", "sex"}
+    assert {row["by"] for row in trust["groups"]} == {"groups", "sex"}
+    shown = capsys.readouterr().out
+    assert f"{trust['selective'][0]['aurc']:.4f}" in shown
+    assert "by sex, label 0: AUC worst" in shown
+
+
+def test_trust_without_probabilities_or_validation_says_so(write, capsys):
+    labels = np.tile([0, 1, 2], 20)
+    path = write(
+        test_labels=labels, test_scores=np.eye(3)[labels] * 9, val_labels=labels, val_scores=np.eye(3)[labels]
+    )
+    assert run(path, "--trust", task="multi-class") == 0
+    assert "no conformal sets: scores are no probabilities" in capsys.readouterr().out
+    assert run(write(test_labels=labels, test_scores=np.eye(3)[labels]), "--trust", task="multi-class") == 0
+    assert "no conformal sets: the file has no val_labels" in capsys.readouterr().out

@@ -1,0 +1,1 @@
+"""How far scores can be trusted: when a model should abstain, sets that cover the truth, and gaps between groups."""

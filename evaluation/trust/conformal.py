@@ -1,0 +1,204 @@
+"""Conformal prediction sets: labels that hold the truth with a chosen probability, whatever the model.
+
+Split conformal prediction (Vovk et al. 2005; Papadopoulos et al. 2002): each method gives every label a score that
+says how strange it would be; the threshold is the ceil((n + 1) coverage)-th smallest score of the true labels of n
+calibration cases; a set holds the labels at or below it. It covers the truth of exchangeable cases with at least that
+probability on average over calibration sets. A class-conditional threshold promises it for each class.
+
+A calibration split that was used to choose the model, its temperature or its thresholds is not quite exchangeable.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+
+LAMBDAS = (0.001, 0.01, 0.1, 0.2, 0.5)  # Angelopoulos et al. (2021), section 4
+TUNING_SHARE = 0.2  # of the calibration cases, by which RAPS chooses its penalty
+TOLERANCE = 1e-9
+
+
+def threshold(scores: np.ndarray, coverage: float) -> float:
+    """The ceil((n + 1) coverage)-th smallest of scores (n,); infinite where n is too small to promise anything."""
+    rank = int(np.ceil((len(scores) + 1) * coverage - TOLERANCE))
+    return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else float("inf")
+
+
+def label_ranks(probabilities: np.ndarray) -> np.ndarray:
+    """Rank (n, C) of each label, 0 the most likely; of equal ones the last label comes first, as in MAPIE."""
+    return np.argsort(np.argsort(probabilities, axis=1)[:, ::-1], axis=1)
+
+
+def hinge_scores(probabilities: np.ndarray) -> np.ndarray:
+    """LAC's scores (n, C): 1 minus the probability (Sadinle et al. 2019). Sets are the smallest; some may be empty."""
+    return 1 - probabilities
+
+
+@dataclass(frozen=True)
+class Cumulated:
+    """The scores of APS (Romano et al. 2020) and RAPS (Angelopoulos et al. 2021).
+
+    A label's score is the probability of all labels down to and with it, minus u times its own, plus `penalty` for
+    each rank (from 1) beyond `free`. u is uniform on 0..1, one for each case.
+    """
+
+    penalty: float = 0.0
+    free: int = 0
+
+    def __call__(self, probabilities: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Scores (n, C) of probabilities (n, C), with u as `noise` (n,): 0 always takes the last label in."""
+        ranks = label_ranks(probabilities)
+        ordered = np.sort(probabilities, axis=1)[:, ::-1]
+        sums = np.take_along_axis(np.cumsum(ordered, axis=1), ranks, axis=1)
+        penalties = self.penalty * np.maximum(ranks + 1 - self.free, 0)
+        return sums - noise[:, None] * probabilities + penalties
+
+
+def sets_below(scores: np.ndarray, limit: float | np.ndarray) -> np.ndarray:
+    """Sets (n, C) bool: the labels whose score is at most the limit, one number or (C,) of them."""
+    return scores <= np.asarray(limit) + TOLERANCE
+
+
+def sets_with_last(sums: np.ndarray, limit: float) -> np.ndarray:
+    """Sets (n, C) that always hold the label at which `sums` (scores without noise) reach the limit: none is empty.
+
+    They cover more than was asked for.
+    """
+    beyond = np.where(sums >= limit - TOLERANCE, sums, np.inf).min(axis=1, keepdims=True)
+    return sums <= beyond + TOLERANCE
+
+
+def true_scores(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The score (n,) of each case's own label."""
+    return np.take_along_axis(scores, labels[:, None], axis=1)[:, 0]
+
+
+def class_p_values(calibration: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """P-values (n, C) of each label among the calibration cases of its class: (how many are as strange + 1) / (n + 1).
+
+    Sets of the labels with p >= 1 - coverage, as crepes makes them, cover each class (Vovk 2012: Mondrian, or
+    class-conditional, sets).
+
+    Args:
+        calibration: (m,) scores of the calibration cases' own labels.
+        labels: (m,) these labels.
+        scores: (n, C) of the cases to predict.
+    """
+    columns = []
+    for label in range(scores.shape[1]):
+        own = np.sort(calibration[labels == label])
+        stranger = len(own) - np.searchsorted(own, scores[:, label] - TOLERANCE, side="left")
+        columns.append((stranger + 1) / (len(own) + 1))
+    return np.stack(columns, axis=1)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Probabilities (m, C) and labels (m,) by which thresholds are set, and the seed of what is random."""
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    seed: int = 0
+
+    def noise(self, cases: int, part: int) -> np.ndarray:
+        """The u (cases,) of APS and RAPS, of calibration (`part` 0) or of prediction (1)."""
+        return np.random.default_rng([self.seed, part]).random(cases)
+
+
+def lac(calibration: Calibration, probabilities: np.ndarray, coverage: float) -> np.ndarray:
+    """LAC sets (n, C)."""
+    limit = threshold(true_scores(hinge_scores(calibration.probabilities), calibration.labels), coverage)
+    return sets_below(hinge_scores(probabilities), limit)
+
+
+def class_conditional(calibration: Calibration, probabilities: np.ndarray, coverage: float) -> np.ndarray:
+    """LAC sets (n, C) with a threshold for each class; a class with too few calibration cases is in every set."""
+    own = true_scores(hinge_scores(calibration.probabilities), calibration.labels)
+    return class_p_values(own, calibration.labels, hinge_scores(probabilities)) >= 1 - coverage
+
+
+def aps(calibration: Calibration, probabilities: np.ndarray, coverage: float) -> np.ndarray:
+    """APS sets (n, C), randomised so that they cover what was asked for and no more."""
+    return _cumulated_sets(Cumulated(), calibration, probabilities, coverage)
+
+
+def raps(calibration: Calibration, probabilities: np.ndarray, coverage: float) -> np.ndarray:
+    """RAPS sets (n, C); the penalty is chosen for small sets on a fifth of the calibration cases, left out after."""
+    order = np.random.default_rng(calibration.seed).permutation(len(calibration.labels))
+    parts = np.split(order, [max(int(TUNING_SHARE * len(order)), 1)])
+    tuning, rest = (
+        Calibration(calibration.probabilities[part], calibration.labels[part], calibration.seed) for part in parts
+    )
+    return _cumulated_sets(choose_penalty(tuning, coverage), rest, probabilities, coverage)
+
+
+def choose_penalty(tuning: Calibration, coverage: float) -> Cumulated:
+    """RAPS's parameters (Angelopoulos et al. 2021, appendix E): free ranks that cover, penalty of the least size."""
+    ranks = true_scores(label_ranks(tuning.probabilities), tuning.labels) + 1
+    free = threshold(ranks, coverage)
+    free = int(free) if np.isfinite(free) else tuning.probabilities.shape[1]
+    choices = [Cumulated(penalty, free) for penalty in LAMBDAS]
+    sizes = [_cumulated_sets(each, tuning, tuning.probabilities, coverage).sum() for each in choices]
+    return choices[int(np.argmin(sizes))]
+
+
+def _cumulated_sets(
+    scores: Cumulated, calibration: Calibration, probabilities: np.ndarray, coverage: float
+) -> np.ndarray:
+    before = scores(calibration.probabilities, calibration.noise(len(calibration.labels), 0))
+    limit = threshold(true_scores(before, calibration.labels), coverage)
+    return sets_below(scores(probabilities, calibration.noise(len(probabilities), 1)), limit)
+
+
+SetMaker = Callable[[Calibration, np.ndarray, float], np.ndarray]
+METHODS: dict[str, SetMaker] = {"lac": lac, "aps": aps, "raps": raps, "class_conditional": class_conditional}
+
+
+def measure_sets(sets: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """What sets (n, C) did on cases with labels (n,).
+
+    Returns:
+        {"coverage" with its 95 % interval "low", "high" (Clopper & Pearson 1934), "mean_size", "empty",
+        "class_coverage" (None for a class without cases)}.
+    """
+    covered = true_scores(sets, labels)
+    low, high = clopper_pearson(int(covered.sum()), len(covered))
+    classes = [covered[labels == label] for label in range(sets.shape[1])]
+    return {
+        "coverage": float(covered.mean()), "low": low, "high": high, "mean_size": float(sets.sum(axis=1).mean()),
+        "empty": int((~sets.any(axis=1)).sum()),
+        "class_coverage": [float(own.mean()) if len(own) else None for own in classes],
+    }  # fmt: skip
+
+
+def clopper_pearson(successes: int, cases: int, tail: float = 0.05) -> tuple[float, float]:
+    """The exact interval of a share (Clopper & Pearson 1934).
+
+    Raises:
+        UserError: there is no case.
+    """
+    from scipy.stats import beta
+
+    if cases < 1:
+        raise UserError("a share of no cases has no interval")
+    low = beta.ppf(tail / 2, successes, cases - successes + 1) if successes else 0.0
+    high = beta.ppf(1 - tail / 2, successes + 1, cases - successes) if successes < cases else 1.0
+    return float(low), float(high)
+
+
+def coverage_range(calibrated: int, tested: int, coverage: float, tail: float = 0.05) -> tuple[float, float]:
+    """Where the coverage measured on `tested` cases lies by chance alone, 95 % of the time.
+
+    The coverage that a calibration set of n cases gives is Beta(n + 1 - l, l), l = floor((n + 1)(1 - coverage)) (Vovk
+    2012); the test cases add their own chance, which makes it beta-binomial.
+    """
+    from scipy.stats import betabinom
+
+    left_out = int(np.floor((calibrated + 1) * (1 - coverage) + TOLERANCE))
+    if left_out < 1:
+        return 1.0, 1.0
+    counts = betabinom(tested, calibrated + 1 - left_out, left_out).ppf([tail / 2, 1 - tail / 2])
+    return float(counts[0] / tested), float(counts[1] / tested)
