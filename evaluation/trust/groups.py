@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.significance import holm
+from biovfm_hf.results.significance import holm
 
 from ..statistics.significance import delong_shares
 
