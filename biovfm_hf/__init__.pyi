@@ -288,6 +288,7 @@ def probe(
     cache: str | Path | None = None,
     resamples: int = 1000,
     stratify: bool = False,
+    by: Sequence[str] | str = (),
     no_figures: bool = False,
     image_column: str | None = None,
     label_column: Sequence[str] | str = (),
@@ -339,6 +340,8 @@ def probe(
         resamples: of the bootstrap; comparisons on many tasks take more.
         stratify: the resamples keep the class counts of the test split: for intervals given these counts, where a
             class is rare (protocol fast; not for fewshot and segment).
+        by: also gaps between groups of test cases, such as sex,age,site: columns of a CSV list, or what a task's
+            source tells.
         no_figures: leave out the pictures.
         image_column: with the image's path (image, file_name ...).
         label_column: with the label; several columns of 0 and 1 make a task of several labels.

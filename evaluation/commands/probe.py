@@ -32,6 +32,7 @@ from ..statistics.kinds import SEGMENTATION
 from ..tasks import GROUPS, Task, open_task, read_records, resolve_names
 from ..tasks.listing import Listing
 from ..tasks.medmnist import SIZES
+from ..trust.records import check_columns, write_groups
 from .embed import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP, PRECISIONS
 
 EXAMPLES = """\
@@ -48,7 +49,8 @@ image,label,split[,subject] or the names that you give, for segmentation a folde
 one of these (or a known set) its metric, licence and citation
 
 OUT receives results.json (one record per model, task and method), comparisons.json (paired differences between
-models), table.md, table.tex, table.csv, scores/*.npz and figures/. Run the same command again to continue.
+models), table.md, table.tex, table.csv, with --by groups.json (gaps between groups), scores/*.npz and figures/. Run
+the same command again to continue.
 On several GPUs: accelerate launch --num_processes 4 -m biovfm_hf.cli probe ..."""
 
 
@@ -104,6 +106,10 @@ class RunOptions:
         "rare (protocol fast; not for fewshot and segment)",
         group=RUNNING,
     )
+    by: tuple[str, ...] = option(
+        (), "also gaps between groups of test cases, such as sex,age,site: columns of a CSV list, or what a task's "
+        "source tells", metavar="COLUMN,...", commas=True, group=RUNNING,
+    )  # fmt: skip
     no_figures: bool = option(False, "leave out the pictures", group=RUNNING)
 
     def __post_init__(self) -> None:
@@ -262,6 +268,7 @@ def open_tasks(options: RunOptions) -> list[Task]:
     names = [task.name for task in tasks]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"two tasks are called {repeated}; rename one of the folders")
+    check_columns(tasks, options.by)
     kinds = {kind for name in options.method for kind in find_probe(name, options.protocol).kinds}
     for task in tasks:
         if task.record.kind not in kinds:
@@ -311,6 +318,8 @@ def summarise(options: RunOptions, tasks: list[Task]) -> list[Record]:
     if records:
         joined = over_seeds(options.out, records, options.resamples)
         write_tables(options.out, records, joined, comparisons)
+        if options.by:
+            write_groups(options.out, records, tasks, options.by)
         if not options.no_figures:
             draw(options, tasks, joined)
     return records

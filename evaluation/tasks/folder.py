@@ -74,7 +74,7 @@ def _class_files(folder: Path, split: str = "") -> list[Case]:
     if not folder.is_dir():
         return []
     classes = sorted(item for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
-    return [Case(file, item.name, split, None) for item in classes for file in image_files(item)]
+    return [Case(file, item.name, split, None, {}) for item in classes for file in image_files(item)]
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -103,7 +103,9 @@ def _classification(name: str, cases: list[Case], listing: Listing | None = None
     for split in SPLITS:
         rows = np.flatnonzero(assigned == split)
         images = FileImages([cases[i].file for i in rows])
-        splits[split] = Split(images, labels=numbers[rows], subjects=None if subjects is None else subjects[rows])
+        people = None if subjects is None else subjects[rows]
+        columns = {column: np.array([cases[i].row[column] for i in rows]) for column in cases[0].row}
+        splits[split] = Split(images, labels=numbers[rows], subjects=people, columns=columns)
     files = [case.file for case in cases]
     warnings = {} if subjects is not None else warnings_without_subjects(files, assigned, listing is not None)
     return Task(_record(name, kind, "auc", tuple(classes), notes), splits, notes, warnings)

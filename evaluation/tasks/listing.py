@@ -64,12 +64,13 @@ class Listing:
 
 
 class Case(NamedTuple):
-    """One line of a list: its image, label (several as `a|b`), split ("" where none is given) and subject."""
+    """One line of a list: its image, label (several as `a|b`), split ("" where none is given), subject, columns."""
 
     file: Path
     label: str
     split: str
     subject: str | None
+    row: dict[str, str]
 
 
 def read_listing(path: Path, listing: Listing) -> list[Case]:
@@ -106,7 +107,7 @@ def read_listing(path: Path, listing: Listing) -> list[Case]:
             files = [_place(path, listing, row[image])]
         else:
             raise UserError(f"{where}: an image and a label are needed; column {image} is empty")
-        cases += [(number, Case(file, told, part, person)) for file in files]
+        cases += [(number, Case(file, told, part, person, row)) for file in files]
     _check_repeats(path, cases)
     _check_there(path, listing, cases)
     return [case for _, case in cases]

@@ -52,9 +52,15 @@ def read_nih(record: TaskRecord, root: Path) -> dict[str, Split]:
             FileImages([places[word] for word in words]),
             labels=_findings([rows[word]["Finding Labels"].split("|") for word in words], record.classes),
             subjects=np.array([rows[word]["Patient ID"] for word in words]),
+            columns=_columns([rows[word] for word in words], {"sex": "Patient Gender", "age": "Patient Age"}),
         )
         for split, words in (("train", train), ("val", val), ("test", known["test"]))
     }
+
+
+def _columns(rows: list[dict[str, str]], names: dict[str, str]) -> dict[str, np.ndarray]:
+    """What the columns of a source tell of each case, under our names; those that are there."""
+    return {own: np.array([row[name] for row in rows]) for own, name in names.items() if rows and name in rows[0]}
 
 
 def _words(path: Path) -> list[str]:
@@ -108,6 +114,7 @@ def _chexpert_split(root: Path, rows: list[dict[str, str]], classes: tuple[str, 
         FileImages(paths),
         labels=np.array(labels, np.int64).reshape(-1, len(classes)),
         subjects=np.array([_chexpert_patient(row["Path"]) for row in rows]),
+        columns=_columns(rows, {"sex": "Sex", "age": "Age"}),
     )
 
 

@@ -50,7 +50,8 @@ class Split:
     `labels` (N_cases,) int for one class per case, (N_cases, L) of 0/1 for multi-label, None for segmentation.
     `masks[i]` (H, W) integer classes of image i, for segmentation. `case_of_image` (N_images,) maps images to cases
     where a case has several images (slices of one patient); None when each image is a case. `subjects` (N_cases,)
-    names who a case comes from, None when unknown.
+    names who a case comes from, None when unknown. `columns` {name: (N_cases,) text} is what else is known of each
+    case, such as sex, age or site, to compare groups by; "" where unknown.
     """
 
     images: Images
@@ -58,6 +59,7 @@ class Split:
     masks: Images | None = None
     case_of_image: np.ndarray | None = None
     subjects: np.ndarray | None = None
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def num_cases(self) -> int:

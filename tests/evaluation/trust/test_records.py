@@ -1,0 +1,50 @@
+"""`biovfm probe --by` from end to end: groups.json of a CSV task with columns of people."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from biovfm_hf.errors import UserError
+from evaluation.commands.probe import main
+from evaluation.tasks.radiographs import _columns
+
+
+@pytest.fixture
+def listing(tmp_path, class_folder):
+    files = sorted(class_folder.rglob("*.png"))
+    test = [file for file in files if file.parts[-3] == "test"] * 3
+    path = tmp_path / "people.csv"
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["image", "label", "split", "sex", "age"])
+        for number, file in enumerate([*(f for f in files if f.parts[-3] != "test"), *test]):
+            if file.parts[-3] == "test":
+                copy = tmp_path / f"{number}.png"
+                copy.write_bytes(file.read_bytes())
+            else:
+                copy = file
+            writer.writerow([copy, file.parts[-2], file.parts[-3], "FM"[number % 2], number % 90])
+    return path
+
+
+def test_groups_are_told_of_every_record(tmp_path, tiny_model, listing, capsys):
+    out = tmp_path / "results"
+    words = ["--model", str(tiny_model), "--tasks", str(listing), "--out", str(out), "--method", "knn", "--no-figures"]
+    assert main([*words, "--resamples", "20", "--by", "sex,age"]) == 0
+    rows = json.loads((out / "groups.json").read_text())
+    assert {(row["by"], row["label"]) for row in rows} == {("sex", 0), ("age", 0)}
+    assert set(rows[0]["groups"]) == {"F", "M"}
+    assert sum(group["n"] for group in rows[0]["groups"].values()) == json.loads(
+        (out / "results.json").read_text())[0]["n_test"]  # fmt: skip
+    assert "by sex, label 0: " in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"no column 'seks'.*sex"):
+        main([*words, "--by", "seks"])
+
+
+def test_a_source_tells_the_columns_that_it_has():
+    rows = [{"Patient Gender": "F"}, {"Patient Gender": "M"}]
+    found = _columns(rows, {"sex": "Patient Gender", "age": "Patient Age"})
+    assert {name: values.tolist() for name, values in found.items()} == {"sex": ["F", "M"]}
+    assert isinstance(found["sex"], np.ndarray)
