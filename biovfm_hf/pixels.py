@@ -268,9 +268,9 @@ def _seek(image: Image.Image, number: int, name: str) -> None:
 def _from_pil(image: Image.Image, name: str) -> Pixels:
     """Decode a PIL image without ever letting `convert` clip numbers over 255."""
     try:
-        # Pillow inverts "white is zero" TIFF of up to 8 bits, not of more.
+        # Pillow inverts "white is zero" TIFF of up to 8 bits, not of more, and no floats.
         tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
-        inverted = image.mode.startswith("I") and tags.get(_TIFF_PHOTOMETRIC) == 0
+        inverted = image.mode[0] in "IF" and tags.get(_TIFF_PHOTOMETRIC) == 0
         image = ImageOps.exif_transpose(image)
         if image.mode in ("LA", "La"):
             image = image.convert("LA").getchannel(0)

@@ -114,13 +114,15 @@ def _voxels(source: Source, stored: Stored, size: int) -> np.ndarray:
 def _blocks(source: Source, stored: Stored, size: int) -> Iterator[bytes]:
     """The voxels' bytes in pieces of at most _BLOCK, so that a bomb is cut off where the header's claim ends."""
     share = size // max(1, len(stored.files))
+    most = share // stored.dtype.itemsize * _LONGEST_NUMBER if stored.encoding == "text" else share
     try:
         with ExitStack() as stack:
             if not stored.files:
                 yield from _of_file(source.file, stored, size)
             for name in stored.files:
                 file = stack.enter_context(source.companion(name))
-                yield from _first(_of_file(file, stored, share), share)
+                yield from _first(_of_file(file, stored, share), most)
+                yield from [b" "] if stored.encoding == "text" else []
                 stack.close()
     except (zlib.error, binascii.Error, OSError, EOFError) as error:
         raise UserError(f"{source.name}: damaged compression ({error}); fetch the file again") from error
@@ -135,15 +137,28 @@ def _first(blocks: Iterator[bytes], size: int) -> Iterator[bytes]:
             return
 
 
+def _last(blocks: Iterator[bytes], size: int) -> bytes:
+    """The last `size` bytes of blocks, of which no more than these and a block are in memory."""
+    end = bytearray()
+    for block in blocks:
+        end += block
+        del end[: max(0, len(end) - size)]
+    return bytes(end)
+
+
 def _of_file(file: BinaryIO, stored: Stored, size: int) -> Iterator[bytes]:
     for _ in range(stored.skip_lines):
         file.readline(MAX_HEADER_BYTES)
-    if stored.skip_bytes < 0:
+    packed = stored.encoding in _COMPRESSED
+    if stored.skip_bytes < 0 and not packed:
         file.seek(max(0, file.seek(0, 2) - size))
-    elif stored.encoding not in _COMPRESSED:
+    elif not packed:
         file.seek(stored.skip_bytes, 1)
     blocks = {"raw": _raw, "text": _raw, "zlib": inflated, "bz2": unbzipped, "hex": _unhexed}[stored.encoding](file)
-    skip = stored.skip_bytes if stored.encoding in _COMPRESSED else 0
+    if stored.skip_bytes < 0 and packed:
+        yield _last(blocks, size)
+        return
+    skip = stored.skip_bytes if packed else 0
     for block in blocks:
         if skip <= 0:
             yield block

@@ -13,7 +13,8 @@ from .bounds import check_image, check_tiff_page
 from .content import Pages, Source, one
 
 _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _SUB_IFDS, _SAMPLE_FORMAT = 258, 262, 274, 277, 330, 339
-_SIGNED = 2
+_UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
+_PALETTE = 3  # photometric interpretation
 _MAX_LEVELS = 32
 _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -45,7 +46,7 @@ def _plain(source: Source) -> Pages | None:
         image = Image.open(source.file, formats=("TIFF",))
         tags = image.tag_v2  # type: ignore[attr-defined]
         deepest = 16 if tags.get(_SAMPLES, 1) == 1 else 8
-        whole = np.max(tags.get(_BITS, 1)) <= deepest and np.max(tags.get(_SAMPLE_FORMAT, 1)) == 1
+        whole = np.max(tags.get(_BITS, 1)) <= deepest and np.max(tags.get(_SAMPLE_FORMAT, 1)) == _UNSIGNED
         if not whole or _SUB_IFDS in tags or getattr(image, "n_frames", 1) > 1:
             return None
     except Exception:  # what is wrong with it is told by the common way
@@ -59,6 +60,7 @@ def _plain(source: Source) -> Pages | None:
     except TooLarge:
         raise
     except UserError:
+        source.file.seek(0)
         return None
 
 
@@ -89,11 +91,11 @@ class _Tiff:
             return None
         _check(chosen, self._source)
         if self._image is None or not _is_whole_in_pillow(chosen):
-            return self._by_tifffile(chosen, number)
+            return self._by_tifffile(chosen)
         try:
             pixels = page_of(self._image, number, self._source.name, self._source.max_pixels)
         except UserError:
-            return self._by_tifffile(chosen, number)
+            return self._by_tifffile(chosen)
         dtype = _stored_dtype(chosen)
         return pixels if pixels is None or dtype is None else _viewed(pixels, dtype)
 
@@ -114,7 +116,7 @@ class _Tiff:
     def _decoded(self, page: Any) -> Pixels:
         number = next((n for n in range(self.count) if self._frame(n) is page), None)
         if number is None or self._image is None or not _is_whole_in_pillow(page):
-            return self._by_tifffile(page, number)
+            return self._by_tifffile(page)
         self._image.seek(number)
         return page_of(self._image, None, self._source.name, self._source.max_pixels)
 
@@ -135,34 +137,22 @@ class _Tiff:
         except Exception as error:
             raise _damaged(self._source, error) from error
 
-    def _by_tifffile(self, page: Any, number: int | None) -> Pixels:
+    def _by_tifffile(self, page: Any) -> Pixels:
         source = self._source
         _check(page, source)
         if page.samplesperpixel > 4:
             raise UserError(f"{source.name}: has {page.samplesperpixel} channels; save the one or three to be shown")
         try:
             array = page.asarray()
-            if "S" in page.axes:
+            if _tag(page, _PHOTOMETRIC, 1) == _PALETTE:
+                array = np.moveaxis(np.asarray(page.colormap >> 8, np.uint8)[:, array], 0, -1)
+            elif "S" in page.axes:
                 array = np.moveaxis(array, page.axes.index("S"), -1)
         except Exception as error:  # tifffile raises nearly every type on damaged files
-            if "imagecodecs" in str(error) and number is not None and page.planarconfig == 1:
-                return self._by_opencv(page, number)
             raise _damaged(source, error) from error
         if array.ndim == 3 and array.shape[-1] == 2:
             array = array[..., 0]  # grey and alpha
         return _finished(array, page, source.name, _tag(page, _ORIENTATION, 1))
-
-    def _by_opencv(self, page: Any, number: int) -> Pixels:
-        """A page packed in a way that tifffile needs more codecs for; OpenCV turns it as its orientation says."""
-        self._source.file.seek(0)
-        data = np.frombuffer(self._source.file.read(), np.uint8)
-        read, pages = _opencv().imdecodemulti(data, _opencv().IMREAD_UNCHANGED, range=(number, number + 1))
-        if not read:
-            raise UserError(f"{self._source.name}: no installed decoder reads its compression; save it without one")
-        array = pages[0]
-        array = array[..., 2::-1] if array.ndim == 3 and array.shape[2] >= 3 else array
-        dtype = _stored_dtype(page)
-        return _finished(array if dtype is None else array.view(dtype), page, self._source.name, 1)
 
 
 def _finished(array: np.ndarray, page: Any, name: str, orientation: int) -> Pixels:
@@ -171,10 +161,12 @@ def _finished(array: np.ndarray, page: Any, name: str, orientation: int) -> Pixe
 
 
 def _is_whole_in_pillow(page: Any) -> bool:
-    """Whether Pillow keeps all bits of a page."""
-    bits = np.atleast_1d(_tag(page, _BITS, 1))
-    one_channel = page.samplesperpixel == 1
-    return int(bits.max()) <= (32 if one_channel else 8) and _tag(page, _SAMPLE_FORMAT, 1) in (1, 2, 3)
+    """Whether Pillow keeps all bits of a page: it swaps bytes twice of big-endian numbers that libtiff unpacked."""
+    bits, kind = np.atleast_1d(_tag(page, _BITS, 1)), _tag(page, _SAMPLE_FORMAT, 1)
+    if page.samplesperpixel > 1:
+        return int(bits.max()) <= 8 and kind == _UNSIGNED
+    swapped = page.parent.byteorder == ">" and page.compression != 1 and kind != _UNSIGNED and bits.max() > 8
+    return int(bits.max()) in (1, 2, 4, 8, 16, 32) and kind in (_UNSIGNED, _SIGNED, _FLOAT) and not swapped
 
 
 def _stored_dtype(page: Any) -> str | None:
@@ -213,7 +205,3 @@ def _same_proportions(page: Any, first: Any) -> bool:
 
 def _damaged(source: Source, error: Exception) -> UserError:
     return UserError(f"{source.name}: not a readable TIFF ({reason(error)}); check or fetch the file again")
-
-
-def _opencv() -> Any:
-    return require("cv2", "data")

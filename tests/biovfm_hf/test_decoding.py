@@ -130,6 +130,21 @@ class TestNrrd:
         found = self.read(tmp_path, f"encoding: {encoding}\n", written.get(encoding) or gzip.compress(data))
         assert np.array_equal(found, LPS_TO_RAS)
 
+    @pytest.mark.parametrize("encoding", ["raw", "ascii", "hex", "gzip"])
+    def test_encodings_of_a_detached_file_that_a_line_or_bytes_precede(self, tmp_path, encoding):
+        data = VOLUME.tobytes(order="F")
+        text = " ".join(f"{number:>20}" for number in VOLUME.ravel(order="F")).encode()
+        written = {"raw": data, "ascii": text, "hex": data.hex().encode(), "gzip": gzip.compress(bytes(9) + data)}
+        (tmp_path / "a.data").write_bytes(written[encoding])
+        fields = f"encoding: {encoding}\nbyte skip: {-1 if encoding in ('raw', 'gzip') else 0}\ndata file: a.data\n"
+        assert np.array_equal(self.read(tmp_path, fields, b"", "a.nhdr"), LPS_TO_RAS)
+
+    def test_text_in_a_list_of_files(self, tmp_path):
+        for number in range(6):
+            (tmp_path / f"s{number}.txt").write_text(" ".join(map(str, VOLUME[:, :, number].ravel(order="F"))))
+        fields = "encoding: ascii\ndata file: LIST\n" + "\n".join(f"s{n}.txt" for n in range(6))
+        assert np.array_equal(self.read(tmp_path, fields, b"", "a.nhdr"), LPS_TO_RAS)
+
     def test_gzip_of_several_members_and_with_something_behind_it(self, tmp_path):
         data = VOLUME.tobytes(order="F")
         packed = gzip.compress(data[:70]) + gzip.compress(data[70:])
@@ -265,12 +280,13 @@ class TestRaster:
     @pytest.mark.parametrize("dtype", ["i1", "u2", "i2", "u4", "i4", "f2", "f4", "f8", "u8", "i8"])
     @pytest.mark.parametrize("byteorder", ["<", ">"])
     @pytest.mark.parametrize("pages", [1, 2])
-    def test_tiff_of_every_dtype(self, tmp_path, dtype, byteorder, pages):
+    @pytest.mark.parametrize("packing", [None, "zlib", "lzw", "packbits", "zstd"])
+    def test_tiff_of_every_dtype(self, tmp_path, dtype, byteorder, pages, packing):
         info = np.iinfo(dtype) if np.dtype(dtype).kind in "iu" else np.finfo(dtype)
         stack = np.stack(
             [np.linspace(float(info.min) / 2, float(info.max) / 2, 48).reshape(6, 8).astype(dtype)] * pages
         )
-        tifffile.imwrite(tmp_path / "a.tif", stack, byteorder=byteorder, photometric="minisblack")
+        tifffile.imwrite(tmp_path / "a.tif", stack, byteorder=byteorder, photometric="minisblack", compression=packing)
         found = decode(tmp_path / "a.tif", slice_index=pages - 1).array
         assert np.array_equal(found, stack[-1]) and found.dtype.isnative
 
@@ -286,11 +302,33 @@ class TestRaster:
         assert np.array_equal(decode(tmp_path / "a.tif").array, oriented(array, orientation))
 
     @pytest.mark.parametrize("planar", ["contig", "separate"])
-    def test_tiff_colours_of_16_bits_in_either_order(self, tmp_path, planar):
-        array = RNG.integers(0, 65536, (6, 8, 3)).astype(np.uint16)
-        stored = array if planar == "contig" else array.transpose(2, 0, 1)
-        tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", planarconfig=planar)
-        assert np.array_equal(decode(tmp_path / "a.tif").array, array)
+    @pytest.mark.parametrize("channels", [2, 3, 4])
+    @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "f2", "f4"])
+    @pytest.mark.parametrize("packing", [None, "lzw"])
+    def test_tiff_channels_in_either_order_without_alpha(self, tmp_path, planar, channels, dtype, packing):
+        array = RNG.integers(-128, 128, (6, 8, channels)).astype(dtype)
+        stored = array if planar == "contig" else np.ascontiguousarray(array.transpose(2, 0, 1))
+        alpha = None if channels == 3 else ["unassalpha"]
+        tifffile.imwrite(
+            tmp_path / "a.tif", stored, photometric="rgb" if channels > 2 else "minisblack", planarconfig=planar,
+            extrasamples=alpha, compression=packing,
+        )  # fmt: skip
+        assert np.array_equal(decode(tmp_path / "a.tif").array, array[..., 0] if channels == 2 else array[..., :3])
+
+    @pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
+    def test_tiff_whose_zero_is_white(self, tmp_path, dtype):
+        array = np.arange(48).reshape(6, 8).astype(dtype)
+        for photometric in ("miniswhite", "minisblack"):
+            tifffile.imwrite(tmp_path / f"{photometric}.tif", array, photometric=photometric)
+        white, black = (to_uint8(decode(tmp_path / f"{name}.tif")) for name in ("miniswhite", "minisblack"))
+        assert np.array_equal(white, 255 - black)
+
+    @pytest.mark.parametrize("dtype", ["u1", "u2"])
+    def test_tiff_with_a_palette(self, tmp_path, dtype):
+        numbers = RNG.integers(0, 256, (6, 8)).astype(dtype)
+        palette = RNG.integers(0, 65536, (3, 1 << 8 * numbers.itemsize)).astype(np.uint16)
+        tifffile.imwrite(tmp_path / "a.tif", numbers, photometric="palette", colormap=palette)
+        assert np.array_equal(decode(tmp_path / "a.tif").array, np.moveaxis(palette[:, numbers] >> 8, 0, -1))
 
     def test_a_pyramid_gives_the_smallest_level_that_serves(self, tmp_path):
         from biovfm_hf.decoding import Source, read_file
