@@ -26,13 +26,15 @@ from transformers.modeling_outputs import (
     SemanticSegmenterOutput,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, output_capturing
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_biovfm import BioVFMConfig
 from .positions import exporting, resize_position_embeddings, sincos_position_embeddings
 
+# What a list of `output_hidden_states` names: blocks in transformers 5.18, in newer ones the embeddings too.
+_LISTS_NAME_EMBEDDINGS = hasattr(output_capturing, "select_hidden_states")
 _MASK_TOKEN = [r"embeddings\.mask_token$"]  # what heads leave out of a pretraining checkpoint
 
 # A packed batch of tokens (T, D) is a row of groups; a group is `batch` images of `length` tokens each.
@@ -571,19 +573,17 @@ class BioVFMForImageClassification(BioVFMPreTrainedModel):
 
 
 class BioVFMUNetBlock(nn.Module):
-    """Doubles a map's side and joins it with the tokens of an earlier block at that size."""
+    """Doubles a map's side and joins it with the tokens of an earlier block, enlarged `scale` times to that size."""
 
-    def __init__(self, up: nn.Module, skip: nn.Module, join: nn.Module) -> None:
+    def __init__(self, up: nn.Module, skip: nn.Module, join: nn.Module, scale: int) -> None:
         super().__init__()
-        self.up, self.skip, self.join = up, skip, join
+        self.up, self.skip, self.join, self.scale = up, skip, join, scale
 
     def forward(self, features: Tensor, skip: Tensor) -> Tensor:
-        """(B, C, h, w) and (B, D, h', w') -> (B, out, 2h, 2w)."""
-        features = self.up(features)
-        skip = nn.functional.interpolate(
-            self.skip(skip), size=features.shape[-2:], mode="bilinear", align_corners=True
-        )
-        return self.join(torch.cat([features, skip], dim=1))
+        """(B, C, scale h / 2, scale w / 2) and (B, D, h, w) -> (B, out, scale h, scale w)."""
+        # by a scale, since ONNX's older exporter writes a size that it reads from a map as a constant
+        skip = nn.functional.interpolate(self.skip(skip), scale_factor=self.scale, mode="bilinear", align_corners=True)
+        return self.join(torch.cat([self.up(features), skip], dim=1))
 
 
 def _conv_bn_relu(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -607,7 +607,7 @@ class BioVFMUNetDecoder(nn.Module):
         ups = [nn.ConvTranspose2d(inputs, outputs, kernel_size=2, stride=2) for inputs, outputs in steps]
         skips = [_conv_bn_relu(width, outputs) for _, outputs in steps]
         joins = [_conv_bn_relu(2 * outputs, outputs) for _, outputs in steps]
-        self.blocks = nn.ModuleList(map(BioVFMUNetBlock, ups, skips, joins))
+        self.blocks = nn.ModuleList(map(BioVFMUNetBlock, ups, skips, joins, (2, 4, 8, 16)))
         self.classifier = nn.Conv2d(channels[-1], cast(int, config.num_labels), kernel_size=1)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
@@ -666,6 +666,8 @@ def _selected(hidden_states: tuple, wanted: Any) -> tuple:
     """`output_hidden_states` may name the states to return; the others become None, as transformers has it."""
     if wanted is True:
         return hidden_states
+    if not _LISTS_NAME_EMBEDDINGS:
+        hidden_states = hidden_states[1:]
     indices = {index % len(hidden_states) for index in ([wanted] if isinstance(wanted, int) else wanted)}
     return tuple(state if index in indices else None for index, state in enumerate(hidden_states))
 

@@ -31,6 +31,7 @@ MODELS: dict[str, tuple[type, dict]] = {
     "backbone": (BioVFMBackbone, {"out_indices": [1, 2]}),
     "classifier": (BioVFMForImageClassification, {"num_labels": 3}),
     "segmentation": (BioVFMForSemanticSegmentation, {"num_labels": 3}),
+    "U-Net": (BioVFMForSemanticSegmentation, {"num_labels": 3, "segmentation_head": "unet", "num_hidden_layers": 4}),
     "masked image modelling": (BioVFMForMaskedImageModeling, {}),
 }
 
@@ -38,7 +39,7 @@ MODELS: dict[str, tuple[type, dict]] = {
 def scrambled(kind: str) -> nn.Module:
     """A model whose every tensor matters to the result."""
     model_class, fields = MODELS[kind]
-    model = model_class(BioVFMConfig(**SMALL, **fields)).eval()
+    model = model_class(BioVFMConfig(**{**SMALL, **fields})).eval()
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2, generator=generator)

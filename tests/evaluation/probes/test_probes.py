@@ -255,7 +255,7 @@ def test_unet_decoder_enlarges_skips_with_corners_aligned():
     block = unet_decoder(16, 2).eval().blocks[0]
     block.skip, block.up = torch.nn.Identity(), torch.nn.Upsample(scale_factor=2)
     block.join = torch.nn.Identity()
-    skip = torch.randn(1, 16, 3, 3)
+    skip = torch.randn(1, 16, 4, 4)
     enlarged = block(torch.zeros(1, 16, 4, 4), skip)[:, 16:]
     for corner in (0, -1):
         assert torch.equal(enlarged[..., corner, corner], skip[..., corner, corner])
