@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_base import BatchFeature
 from transformers.image_utils import (
@@ -25,7 +25,7 @@ from transformers.processing_utils import ImagesKwargs
 
 from .errors import UserError
 from .fitting import Mode, fit, labels_on_image
-from .pixels import Pixels, decode, to_uint8
+from .pixels import MAX_PIXELS, Pixels, decode, opened_image, to_uint8
 
 IGNORED_LABEL = 255  # `BioVFMConfig.semantic_loss_ignore_index`: where a map is padded
 MAX_ASPECT = 10.0  # a file that claims longer pixels is not believed
@@ -351,9 +351,10 @@ def _palette_numbers(source: Any) -> np.ndarray | None:
     if not isinstance(source, str | Path | bytes):
         return None
     try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as picture:
+        with BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+            picture = opened_image(file, str(source)[:200], MAX_PIXELS)
             return np.asarray(picture) if picture.mode == "P" else None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
+    except (UserError, OSError, ValueError, SyntaxError):
         return None  # another format, or none: `decode` knows, or says why
 
 

@@ -32,6 +32,7 @@ __all__ = [
 ]  # fmt: skip
 
 MAX_PIXELS = 89_478_485  # Pillow's own bound: larger images need tiles, not resizing to 224
+MAX_SIDE = 1 << 20  # rows or columns: a decoder has a pointer for each row besides its pixels
 _MAX_FILE_BYTES = 4 << 30
 _MAX_SEQUENTIAL_PIXELS = 20 * MAX_PIXELS  # reaching frame n of a GIF decodes the n frames before it
 _TIFF_PHOTOMETRIC = 262
@@ -72,6 +73,7 @@ def decode(
         UserError: the source is not an image, is damaged, over `max_pixels`, or needs a slice_index.
     """
     if isinstance(source, Image.Image):
+        check_sides(source.size, name or "the image")  # it may be opened only, and not decoded yet
         return _from_pil(source, name or "the image")
     if hasattr(source, "detach"):  # a torch tensor, without importing torch
         source = source.detach().cpu()
@@ -283,13 +285,24 @@ def _from_pil(image: Image.Image, name: str) -> Pixels:
 
 
 def check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
-    """Refuse an image of more than `max_pixels` pixels; `size` is columns and rows.
+    """Refuse an image of more than `max_pixels` pixels, or of too long a side; `size` is columns and rows.
 
     Raises:
-        TooLarge: it has more.
+        TooLarge: it is one.
     """
+    check_sides(size, name)
     if size[0] * size[1] > max_pixels:
         raise TooLarge(f"{name}: {size[0]} x {size[1]} pixels are over the limit of {max_pixels}; cut it into tiles")
+
+
+def check_sides(size: tuple[int, int], name: str) -> None:
+    """Refuse an image with a side over `MAX_SIDE`; `size` is columns and rows.
+
+    Raises:
+        TooLarge: it is one.
+    """
+    if max(size) > MAX_SIDE:
+        raise TooLarge(f"{name}: {size[0]} x {size[1]} pixels; no side may be over {MAX_SIDE}, cut it into tiles")
 
 
 def as_pixels(array: np.ndarray, channels: str | None, name: str) -> Pixels:

@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
 from ..errors import TooLarge, UserError
+from ..pixels import check_sides
 
-MAX_SIDE = 1 << 20  # rows or columns of a picture: a decoder has a pointer for each row besides its pixels
 MAX_PIECE_BYTES = 256 << 20  # one tile or chunk, which is unpacked whole for a single pixel of it
 MAX_FRAME_PIXELS = 500_000_000  # canvas times frames of an animation: 10 s of decoding
 MAX_SCAN_PIXELS = 500_000_000  # picture times scans of a progressive JPEG, each of which goes over the whole picture
@@ -26,9 +26,8 @@ def check_image(image: Image.Image, name: str) -> None:
     Raises:
         TooLarge: its sides, a tile, its frames or its scans.
     """
+    check_sides(image.size, name)
     width, height = image.size
-    if max(width, height) > MAX_SIDE:
-        raise TooLarge(f"{name}: {width} x {height} pixels; no side may be over {MAX_SIDE}, cut it into tiles")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tile(image.tag_v2, name)
     elif isinstance(image, JpegImagePlugin.JpegImageFile):

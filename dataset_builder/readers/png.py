@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from isal import isal_zlib
 
-from biovfm_hf.pixels import MAX_PIXELS, Pixels
+from biovfm_hf.pixels import MAX_PIXELS, MAX_SIDE, Pixels
 
 from ..limits import MAX_MEMBER_BYTES
 from .picture import first_bytes
@@ -28,7 +28,7 @@ def plain_png(source: Path | bytes) -> Pixels | None:
     if len(data) < 33 or data[24:26] not in _CHANNELS or data[28] or not _chunks(data) <= _PLAIN:
         return None
     width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    if width * height > MAX_PIXELS:
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         return None
     data = _inflated(data, height * (1 + width * _CHANNELS[data[24:26]]))
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)

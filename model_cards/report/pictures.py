@@ -5,6 +5,9 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+from biovfm_hf.errors import UserError
+from biovfm_hf.pixels import check_size
+
 MAX_PIXELS = 50_000_000
 MAX_FILE_BYTES = 64 * 2**20
 
@@ -47,7 +50,7 @@ class PictureStore:
         name = source.name if isinstance(source, Path) else alt
         try:
             encoded, width, height = _encoded(source, max_side, drawn)
-        except (OSError, ValueError, SyntaxError, MemoryError, DecompressionBombError) as error:
+        except (UserError, OSError, ValueError, SyntaxError, MemoryError, DecompressionBombError) as error:
             self.left_out.append(f"{name}: {str(error) or type(error).__name__}")
             return None
         size = len(encoded) * 4 // 3
@@ -66,8 +69,7 @@ def _encoded(source: Path | bytes, max_side: int, drawn: bool) -> tuple[bytes, i
             raise ValueError("file larger than 64 MiB")
         source = source.read_bytes()
     with Image.open(io.BytesIO(source), formats=("PNG", "JPEG", "WEBP", "TIFF", "BMP")) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width} x {image.height} pixels are too many")
+        check_size(image.size, "the picture", MAX_PIXELS)
         image.draft("RGB", (max_side, max_side))
         mode = "RGBA" if image.has_transparency_data else "RGB"
         picture = image.convert(mode)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from PIL import Image
 
+from biovfm_hf import BioVFMImageProcessor
 from biovfm_hf.errors import UserError
 from biovfm_hf.pixels import AXES, Pixels, decode, percentile_window, read_volume, to_uint8
 
@@ -696,6 +697,21 @@ class TestRefusals:
             bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000)))
             refusal(decode, bomb, name="bomb.png")
         assert "limit of 100" in refusal(decode, saved(np.zeros((20, 20), np.uint8)), max_pixels=100)
+
+    @pytest.mark.parametrize("size", [(1, 2 << 20), (2 << 20, 1)])
+    @pytest.mark.parametrize("mode", ["L", "P"])
+    def test_a_picture_of_one_endless_side_is_refused_before_it_is_decoded(self, size, mode, tmp_path):
+        """A decoder has a pointer for each row: 1 x 89,000,000 pixels took 935 MiB."""
+        (tmp_path / "long.png").write_bytes(data := saved(Image.new(mode, size)))
+        map_of = np.zeros((8, 8), np.uint8)
+        opened, processor = Image.open(io.BytesIO(data)), BioVFMImageProcessor()
+        calls = [
+            *((decode, source) for source in (data, opened, tmp_path / "long.png")),
+            *((processor, source) for source in (data, io.BytesIO(data), opened, {"bytes": data, "path": None})),
+            (processor, map_of, data),
+        ]
+        for call, *inputs in calls:
+            assert "no side may be over" in refusal(call, *inputs)
 
     def test_pickled_array(self, tmp_path):
         np.save(tmp_path / "a.npy", np.array([{"a": 1}, print], dtype=object), allow_pickle=True)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.pixels import MAX_PIXELS
+from biovfm_hf.pixels import MAX_PIXELS, MAX_SIDE
 from biovfm_hf.reading.image_files import read_uint8
 
 from .augment import Image
@@ -46,7 +46,7 @@ def _is_plain_png(data: bytes) -> bool:
     if data[:8] != _PNG or len(data) < 45 or b"IEND" not in data[-12:]:
         return False
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
-    return width * height <= MAX_PIXELS and data[24] == 8 and data[25] in (0, 2)
+    return width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE and data[24] == 8 and data[25] in (0, 2)
 
 
 def _is_plain_jpeg(data: bytes) -> bool:
