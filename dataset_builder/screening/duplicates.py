@@ -1,7 +1,7 @@
 """Screening across shards: exact and near duplicates, benchmark images, and the seeded random subset.
 
 One pass on one machine over a few numbers per picture; the thumbnails stay on disk, and only those of suspects are
-read. A million pictures take 20 s and 0.3 GB of memory. The first of several equals in plan order is kept.
+read. The first of several equals in plan order is kept; `look_alikes` has the rule for near duplicates.
 """
 
 import json
@@ -18,13 +18,12 @@ from biovfm_hf.writing.files import atomic_path, write_text
 
 from ..plan.plan import Plan
 from ..schema import KEPT
-from .hashing import SIMILARITY, THUMBNAIL, neighbours, similarity
+from .hashing import THUMBNAIL
 from .leakage import Benchmarks, matches
+from .look_alikes import look_alikes
 
 SUBSET_SIZE = 200_000  # pictures of the subset 0.2m: a config of a full dataset, or a dataset of its own
-RADIUS = 4  # bits in which the perceptual hashes of near duplicates may differ
 BENCHMARK = "benchmark image"
-_COMPARED = 16  # pictures kept under one hash that a suspect is compared with
 _SIDE = THUMBNAIL**2
 
 
@@ -100,7 +99,7 @@ def decide(plan: Plan, candidates: Candidates, benchmarks: Benchmarks, note: Cal
     drops.update(exact_duplicates(candidates, drops))
     if plan.options.near_duplicates:
         note("matching near duplicates")
-        drops.update(near_duplicates(candidates, drops))
+        drops.update(near_duplicates(candidates, drops, plan.work))
     if plan.options.subset == "0.2m":
         chosen = set(random_subset(candidates, drops, plan.options.seed, SUBSET_SIZE).tolist())
         left_out = [n for n in _kept(candidates, drops).tolist() if n not in chosen]
@@ -126,33 +125,16 @@ def exact_duplicates(candidates: Candidates, dropped: dict[int, Drop]) -> dict[i
     return {int(kept[order[n]]): Drop("duplicate", int(kept[order[start[n]]])) for n in repeats}
 
 
-def near_duplicates(candidates: Candidates, dropped: dict[int, Drop]) -> dict[int, Drop]:
-    """Pictures that look like an earlier kept one of another input: RADIUS bits, and textures of SIMILARITY.
+def near_duplicates(candidates: Candidates, dropped: dict[int, Drop], scratch: Path | None = None) -> dict[int, Drop]:
+    """Pictures that look like an earlier one of another input that stands; the rule is that of `look_alikes`.
 
-    Slices and frames of one input are never compared with each other. Under each hash the first _COMPARED kept
-    pictures stand for the rest, so that a crowd of alike pictures costs linear time.
+    Slices and frames of one input are never compared with each other. `scratch`: a folder for a temporary file.
     """
     kept = _kept(candidates, dropped)
-    hashes = candidates.hashes[candidates.first[kept]]
-    values, value_of, counts = np.unique(hashes, return_inverse=True, return_counts=True)
-    left, right = neighbours(values, values, RADIUS, distinct=True)
-    near: dict[int, list[int]] = defaultdict(list)
-    for a, b in zip(left.tolist(), right.tolist(), strict=True):
-        near[a].append(b)
-    standing: dict[int, list[int]] = defaultdict(list)
-    drops: dict[int, Drop] = {}
-    crowded = counts > 1
-    for n, value in zip(kept.tolist(), value_of.tolist(), strict=True):
-        if not crowded[value] and value not in near:
-            continue
-        others = [m for v in (value, *near.get(value, ())) for m in standing.get(v, ())]
-        others = [m for m in others if candidates.file[m] != candidates.file[n]]
-        like = _most_alike(candidates, n, others)
-        if like is not None:
-            drops[n] = Drop("near duplicate", like)
-        elif len(standing[value]) < _COMPARED:
-            standing[value].append(n)
-    return drops
+    shown = candidates.first[kept]
+    numbers, like = look_alikes(candidates.hashes[shown], candidates.file[kept], candidates.thumbnails, shown, scratch)
+    pairs = zip(kept[numbers].tolist(), kept[like].tolist(), strict=True)
+    return {n: Drop("near duplicate", m) for n, m in pairs}
 
 
 def random_subset(candidates: Candidates, dropped: dict[int, Drop], seed: int, size: int) -> np.ndarray:
@@ -221,15 +203,6 @@ def _places(plan: Plan, shard: int, numbers: set[int], candidates: Candidates) -
         row = table.slice(int(candidates.line[n]), 1).to_pylist()[0]
         found.append((n, row["path"] if row["index"] is None else f"{row['path']} {row['view']} {row['index']}"))
     return found
-
-
-def _most_alike(candidates: Candidates, n: int, others: list[int]) -> int | None:
-    if not others:
-        return None
-    thumbnails = candidates.thumbnails
-    alike = similarity(thumbnails[candidates.first[n]], thumbnails[candidates.first[others]])
-    best = int(np.argmax(alike))
-    return others[best] if alike[best] >= SIMILARITY else None
 
 
 def _kept(candidates: Candidates, dropped: dict[int, Drop]) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import hashlib
 from functools import lru_cache
-from itertools import combinations, pairwise
 from pathlib import Path
 
 import cv2
@@ -119,56 +118,3 @@ def textures(thumbnails: np.ndarray) -> np.ndarray:
     found -= found.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(found, axis=1, keepdims=True)
     return found / np.where(norms > 1e-3, norms, np.inf)
-
-
-def similarity(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Correlation (-1 to 1) of the textures of thumbnail `one` (k,) and of each of `others` (m, k)."""
-    return textures(others) @ textures(one[None])[0]
-
-
-def neighbours(
-    left: np.ndarray, right: np.ndarray, radius: int, distinct: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs (i, j) with at most `radius` differing bits between left[i] and right[j], both uint64.
-
-    `distinct` leaves out the pairs (i, i): of a table with itself they would fill the memory.
-
-    The 64 bits are cut into `radius + k` blocks: two hashes within the radius agree on at least k blocks, so each
-    choice of k blocks is looked up in a sorted table (Manku et al., Detecting Near-Duplicates for Web Crawling, 2007).
-    k grows with the size of `right`, which keeps the lookup sub-linear: work is the matches plus
-    C(radius + k, k) * n * log(m).
-
-    Returns:
-        i and j (int64, same length), ordered by i, then j.
-    """
-    if not len(left) or not len(right):
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    k = next(k for k in (1, 2, 3) if k == 3 or 64 * k / (radius + k) >= np.log2(len(right)) + 4)
-    edges = np.linspace(0, 64, radius + k + 1).round().astype(int)
-    blocks = [((1 << int(b - a)) - 1) << int(a) for a, b in pairwise(edges)]
-    found = [_within(left, right, np.uint64(sum(chosen)), radius, distinct) for chosen in combinations(blocks, k)]
-    pairs = np.unique(np.concatenate(found))
-    return pairs // len(right), pairs % len(right)
-
-
-def _within(left: np.ndarray, right: np.ndarray, mask: np.uint64, radius: int, distinct: bool) -> np.ndarray:
-    """Pairs that agree under `mask` and differ in at most `radius` bits, as i * len(right) + j."""
-    order = np.argsort(right & mask, kind="stable")
-    keys = (right & mask)[order]
-    first = np.searchsorted(keys, left & mask, side="left")
-    last = np.searchsorted(keys, left & mask, side="right")
-    counts = last - first
-    pairs = []
-    # In pieces of about four million candidates, so that a crowded block costs time and not memory.
-    ends = np.searchsorted(np.cumsum(counts), np.arange(0, counts.sum(), 2**22), side="left")
-    starts = np.unique(np.append(ends, len(left)))
-    for start, stop in zip(np.append(0, starts), starts, strict=False):
-        n = counts[start:stop]
-        i = np.repeat(np.arange(start, stop), n)
-        within_run = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
-        j = order[np.repeat(first[start:stop], n) + within_run]
-        close = np.bitwise_count(left[i] ^ right[j]) <= radius
-        if distinct:
-            close &= i != j
-        pairs.append(i[close] * len(right) + j[close])
-    return np.concatenate(pairs) if pairs else np.empty(0, np.int64)

@@ -21,7 +21,8 @@ from biovfm_hf.pixels import decode, to_uint8
 
 from ..progress import progress_bar
 from ..readers.slicing import pad_square
-from .hashing import SIMILARITY, THUMBNAIL, fingerprint, neighbours, reduced, sha256_of_file, textures
+from .hashing import SIMILARITY, THUMBNAIL, fingerprint, reduced, sha256_of_file, textures
+from .near_hashes import neighbours
 
 MODES = ("strict", "paper")
 RADIUS = 8  # bits in which the perceptual hashes of a picture and of its small copy may differ
@@ -76,18 +77,31 @@ def matches(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs (i, j) of a framing i and a benchmark image j that show the same, and their correlation.
 
-    `hashes`: uint64 (n,); `thumbnails`: uint8 (n, THUMBNAIL ** 2).
+    `hashes`: uint64 (n,); `thumbnails`: uint8 (n, THUMBNAIL ** 2). The pairs are ordered by i, then j.
     """
-    i, j = neighbours(hashes, benchmarks.hashes, RADIUS)
-    alike = np.empty(len(i), dtype=np.float32)
-    for start in range(0, len(i), 2**16):
-        piece = slice(start, start + 2**16)
-        shown, row_of = np.unique(i[piece], return_inverse=True)
-        known, column_of = np.unique(j[piece], return_inverse=True)
-        left, right = textures(thumbnails[shown]), textures(benchmarks.thumbnails[known])
-        alike[piece] = np.einsum("nk,nk->n", left[row_of], right[column_of])
-    kept = alike >= SIMILARITY
-    return i[kept], j[kept], alike[kept]
+    blocks = list(_alike(hashes, thumbnails, benchmarks))
+    if not blocks:
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
+    i, j, alike = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    order = np.lexsort((j, i))
+    return i[order], j[order], alike[order]
+
+
+def _alike(
+    hashes: np.ndarray, thumbnails: np.ndarray, benchmarks: Benchmarks
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """What `matches` returns, in blocks and in no order: of a crowd with near hashes only matches stay in memory."""
+    for pictures, images in neighbours(hashes, benchmarks.hashes, RADIUS):
+        order = np.lexsort((images, pictures))
+        for start in range(0, len(order), 2**16):
+            piece = order[start : start + 2**16]
+            i, j = pictures[piece], images[piece]
+            shown, row_of = np.unique(i, return_inverse=True)
+            known, column_of = np.unique(j, return_inverse=True)
+            left, right = textures(thumbnails[shown]), textures(benchmarks.thumbnails[known])
+            alike = np.einsum("nk,nk->n", left[row_of], right[column_of])
+            kept = alike >= SIMILARITY
+            yield i[kept], j[kept], alike[kept]
 
 
 def benchmark_files(paths: Iterable[Path]) -> list[Path]:
