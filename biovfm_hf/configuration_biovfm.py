@@ -1,25 +1,41 @@
-"""Configuration of the BioVFM vision transformers: one ViT that covers DINOv2's and MAE's architectures."""
+"""Configuration of the BioVFM vision transformers: one ViT that covers the architectures of DINOv2, DINOv3 and MAE."""
 
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
 
-# hidden size, layers, heads, patch size, feed-forward of DINOv2's family (MAE keeps the plain MLP at every size)
-SIZES: dict[str, tuple[int, int, int, int, str]] = {
-    "vit-tiny": (192, 12, 3, 16, "mlp"),
-    "vit-small": (384, 12, 6, 16, "mlp"),
-    "vit-base": (768, 12, 12, 16, "mlp"),
-    "vit-large": (1024, 24, 16, 16, "mlp"),
-    "vit-huge": (1280, 32, 16, 14, "swiglu"),
-    "vit-giant": (1536, 40, 24, 14, "swiglu"),
+
+class Size(NamedTuple):
+    """The fields of `BioVFMConfig` that a named size sets. MAE keeps the plain MLP at every size."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    patch_size: int = 16
+    ffn_type: str = "mlp"
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+
+
+# DINOv2's sizes, and those that DINOv3 adds to them (its own S, B and L are those of DINOv2)
+SIZES: dict[str, Size] = {
+    "vit-tiny": Size(192, 12, 3),
+    "vit-small": Size(384, 12, 6),
+    "vit-small-plus": Size(384, 12, 6, ffn_type="swiglu", mlp_ratio=6.0),
+    "vit-base": Size(768, 12, 12),
+    "vit-large": Size(1024, 24, 16),
+    "vit-huge": Size(1280, 32, 16, patch_size=14, ffn_type="swiglu"),
+    "vit-huge-plus": Size(1280, 32, 20, ffn_type="swiglu", mlp_ratio=6.0),
+    "vit-giant": Size(1536, 40, 24, patch_size=14, ffn_type="swiglu"),
+    "vit-7b": Size(4096, 40, 32, ffn_type="swiglu", mlp_ratio=3.0, qkv_bias=False),
 }
 
-# what sets the two families apart; everything else is shared
+# what sets the families apart; everything else is shared
 FAMILIES: dict[str, dict[str, Any]] = {
     "dinov2": {"layerscale_value": 1e-5, "position_embedding_type": "learned", "initialization": "dinov2"},
     "mae": {
@@ -27,6 +43,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "position_embedding_type": "sincos",
         "initialization": "mae",
         "ffn_type": "mlp",
+    },
+    "dinov3": {
+        "layerscale_value": 1e-5,
+        "position_embedding_type": "rope",
+        "initialization": "dinov3",
+        "num_register_tokens": 4,
+        "mask_key_bias": True,
+        "layer_norm_eps": 1e-5,
     },
 }
 
@@ -47,7 +71,7 @@ AUTO_MAP = {
 
 @strict
 class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
-    """Sizes and switches of a BioVFM vision transformer. `from_size` gives the six named ones.
+    """Sizes and switches of a BioVFM vision transformer. `from_size` gives the named ones.
 
     Args:
         image_size: side in pixels of the square images that the position embeddings are laid out for.
@@ -61,19 +85,33 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
         ffn_type: "mlp" (GELU) or "swiglu" (fused, DINOv2's huge and giant models).
         hidden_act: activation of the MLP.
         qkv_bias: biases in the query, key and value projections.
+        mask_key_bias: leave the keys' bias out of the attention, as DINOv3 does: it stays in the weights, without
+            effect and without gradient.
         layerscale_value: initial value of LayerScale; None for a model without it (MAE).
         drop_path_rate: stochastic depth, the same in every block; drops whole images of a batch (never the last one),
             in training mode only.
         num_register_tokens: register tokens between the class token and the patch tokens.
         use_mask_token: hold a mask token (DINOv2's pretraining). Heads and the backbone leave it out, since nothing
             would train it; masked image modelling always has one.
-        position_embedding_type: "learned", or "sincos" (fixed, MAE).
+        position_embedding_type: "learned", "sincos" (fixed, MAE) or "rope" (DINOv3: queries and keys of the patch
+            tokens are turned by angles that grow with the patch's place in the image).
+        rope_base: periods of "rope" run from 1 to almost this, geometrically.
+        rope_min_period, rope_max_period: both given, periods run from one to the other instead.
+        rope_normalize_coords: what places are divided by before they run from -1 to 1: each its own side ("separate"),
+            or both the longer ("max") or the shorter side ("min").
+        rope_dtype: "float32", or "bfloat16" as in DINOv3's own training: of the angles and of the rotation.
+        rope_shift_coords: in training, add up to this to the places, drawn for rows and for columns.
+        rope_jitter_coords: in training, multiply them by 1/this to this, drawn for rows and for columns.
+        rope_rescale_coords: in training, multiply both by one such factor (DINOv3: 2). All three are drawn anew in
+            every block and for every size of crops.
         interpolate_offset: added to the patch grid when position embeddings are resized. 0.1 reproduces DINOv2's
             training, 0 transformers' Dinov2Model.
         interpolate_antialias: antialias that resize (DINOv2 with registers does).
         layer_norm_eps: epsilon of every LayerNorm.
+        untie_cls_and_patch_norms: the final norm of class and register tokens has weights of its own.
+        untie_global_and_local_cls_norm: so has, in training, that of local crops (`forward_packed`).
         initializer_range: standard deviation of the normal initialisations.
-        initialization: "dinov2" or "mae": how weights start; see `BioVFMPreTrainedModel`.
+        initialization: "dinov2", "dinov3" or "mae": how weights start; see `BioVFMPreTrainedModel`.
         pooling: what the image classifier reads: "cls", "mean" (of patch tokens) or "both".
         apply_layernorm: final norm on the backbone's feature maps.
         reshape_hidden_states: backbone feature maps as (B, D, H/p, W/p) instead of (B, tokens, D).
@@ -98,14 +136,25 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
     ffn_type: str = "mlp"
     hidden_act: str = "gelu"
     qkv_bias: bool = True
+    mask_key_bias: bool = False
     layerscale_value: float | int | None = 1e-5
     drop_path_rate: float | int = 0.0
     num_register_tokens: int = 0
     use_mask_token: bool = False
     position_embedding_type: str = "learned"
+    rope_base: float | int = 100.0
+    rope_min_period: float | int | None = None
+    rope_max_period: float | int | None = None
+    rope_normalize_coords: str = "separate"
+    rope_dtype: str = "float32"
+    rope_shift_coords: float | int | None = None
+    rope_jitter_coords: float | int | None = None
+    rope_rescale_coords: float | int | None = None
     interpolate_offset: float | int = 0.0
     interpolate_antialias: bool = False
     layer_norm_eps: float = 1e-6
+    untie_cls_and_patch_norms: bool = False
+    untie_global_and_local_cls_norm: bool = False
     initializer_range: float = 0.02
     initialization: str = "dinov2"
     pooling: str = "both"
@@ -157,16 +206,38 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(f"mask_ratio {self.mask_ratio} must lie between 0 and 1")
         if self.position_embedding_type == "sincos" and self.hidden_size % 4:
             raise ValueError(f"sincos position embeddings need hidden_size {self.hidden_size} to be a multiple of 4")
+        if self.position_embedding_type == "rope":
+            self._validate_rope()
         choices = {
             "ffn_type": ("mlp", "swiglu"),
-            "position_embedding_type": ("learned", "sincos"),
-            "initialization": ("dinov2", "mae"),
+            "position_embedding_type": ("learned", "sincos", "rope"),
+            "rope_normalize_coords": ("separate", "max", "min"),
+            "rope_dtype": ("float32", "bfloat16"),
+            "initialization": ("dinov2", "dinov3", "mae"),
             "pooling": ("cls", "mean", "both"),
             "segmentation_head": ("linear", "unet"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
+
+    def _validate_rope(self) -> None:
+        head = self.hidden_size // self.num_attention_heads
+        if head % 4:
+            raise ValueError(
+                f"rotary positions need a head of a multiple of 4; hidden_size {self.hidden_size} by "
+                f"num_attention_heads {self.num_attention_heads} is {head}"
+            )
+        if (self.rope_min_period is None) != (self.rope_max_period is None):
+            raise ValueError("give both rope_min_period and rope_max_period, or neither for the periods of rope_base")
+        for name in ("rope_base", "rope_min_period", "rope_max_period"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ValueError(f"{name} {value} must be above 0")
+        if self.rope_shift_coords is not None and self.rope_shift_coords < 0:
+            raise ValueError(f"rope_shift_coords {self.rope_shift_coords} must be at least 0")
+        for name in ("rope_jitter_coords", "rope_rescale_coords"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} {value} is a factor and must be at least 1")
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As transformers has it; the code that is saved beside is named by its content."""
@@ -180,11 +251,12 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @classmethod
     def from_size(cls, name: str, family: str = "dinov2", **overrides: Any) -> "BioVFMConfig":
-        """The configuration of a named size, from "vit-tiny" (5.5M parameters) to "vit-giant" (1.13B).
+        """The configuration of a named size, from "vit-tiny" (5.5M parameters) to "vit-7b" (6.7B).
 
         Args:
             name: one of `SIZES`.
-            family: "dinov2" (LayerScale, learned positions, SwiGLU in huge and giant) or "mae".
+            family: "dinov2" (LayerScale, learned positions, SwiGLU in huge and giant), "dinov3" (rotary positions,
+                four register tokens, no key bias) or "mae".
             **overrides: any field.
 
         Raises:
@@ -194,15 +266,7 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(f"there is no size {name!r}; choose one of {', '.join(SIZES)}")
         if family not in FAMILIES:
             raise ValueError(f"there is no family {family!r}; choose one of {', '.join(FAMILIES)}")
-        hidden_size, layers, heads, patch_size, ffn_type = SIZES[name]
-        fields: dict[str, Any] = {
-            "hidden_size": hidden_size,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "patch_size": patch_size,
-            "ffn_type": ffn_type,
-        }
-        return cls(**{**fields, **FAMILIES[family], **overrides})
+        return cls(**{**SIZES[name]._asdict(), **FAMILIES[family], **overrides})
 
 
 def _name_code_by_content(folder: Path) -> None:

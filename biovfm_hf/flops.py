@@ -63,6 +63,9 @@ class Architecture:
     layerscale_value: float | None = 1e-5
     num_register_tokens: int = 0
     use_mask_token: bool = False
+    position_embedding_type: str = "learned"
+    untie_cls_and_patch_norms: bool = False
+    untie_global_and_local_cls_norm: bool = False
     decoder_hidden_size: int = 512
     decoder_num_hidden_layers: int = 8
 
@@ -248,7 +251,10 @@ def encoder_parameters(config: Any, positions: bool = True) -> int:
     sizes = Architecture.of(config)
     width = sizes.hidden_size
     embeddings = sizes.patch_weights + width + width * (1 + sizes.num_register_tokens + bool(sizes.use_mask_token))
-    embeddings += width * (1 + sizes.patches(sizes.image_size)) if positions else 0
+    rotary = sizes.position_embedding_type == "rope"
+    embeddings += width * (1 + sizes.patches(sizes.image_size)) if positions and not rotary else 0
+    norms = sizes.untie_cls_and_patch_norms + sizes.untie_global_and_local_cls_norm
+    embeddings += 2 * width * norms
     return embeddings + sizes.encoder.parameters + 2 * width
 
 

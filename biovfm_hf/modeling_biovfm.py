@@ -1,7 +1,7 @@
-"""BioVFM models: one vision transformer for the DINOv2 and MAE families, its backbone, heads and MAE decoder.
+"""BioVFM models: one vision transformer for the DINOv2, DINOv3 and MAE families, its backbone, heads and MAE decoder.
 
-The architecture follows DINOv2 (arXiv 2304.07193; registers: 2309.16588) and MAE (arXiv 2111.06377). Shapes in
-comments: B images, N patch tokens, R registers, T tokens over all images of a packed batch, D hidden size.
+The architecture follows DINOv2 (arXiv 2304.07193; registers: 2309.16588), DINOv3 (2508.10104) and MAE (2111.06377).
+Shapes in comments: B images, N patch tokens, R registers, T tokens over all images of a packed batch, D hidden size.
 """
 
 import copy
@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -31,7 +32,16 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_biovfm import BioVFMConfig
-from .positions import exporting, resize_position_embeddings, sincos_position_embeddings
+from .positions import (
+    draw_rotary,
+    exporting,
+    resize_position_embeddings,
+    rotary_coordinates,
+    rotary_periods,
+    rotary_tables,
+    rotate,
+    sincos_position_embeddings,
+)
 
 # What a list of `output_hidden_states` names: blocks in transformers 5.18, in newer ones the embeddings too.
 _LISTS_NAME_EMBEDDINGS = hasattr(output_capturing, "select_hidden_states")
@@ -39,6 +49,8 @@ _MASK_TOKEN = [r"embeddings\.mask_token$"]  # what heads leave out of a pretrain
 
 # A packed batch of tokens (T, D) is a row of groups; a group is `batch` images of `length` tokens each.
 Groups = list[tuple[int, int]]
+# Sines and cosines (N, d) that turn the patch tokens of each group (of the only one, where nothing is packed).
+Rotations = Sequence[tuple[Tensor, Tensor]] | None
 
 
 def cut_patches(pixel_values: Tensor, patch_size: int) -> Tensor:
@@ -110,16 +122,18 @@ class BioVFMEmbeddings(nn.Module):
         self.register_tokens = nn.Parameter(torch.zeros(1, registers, width)) if registers else None
         self.patch_embeddings = BioVFMPatchEmbeddings(config)
         learned = config.position_embedding_type == "learned"
-        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + config.num_patches, width), requires_grad=learned)
+        self.position_embeddings = None
+        if config.position_embedding_type != "rope":  # which is the attention's affair
+            table = torch.zeros(1, 1 + config.num_patches, width)
+            self.position_embeddings = nn.Parameter(table, requires_grad=learned)
 
     def positions(self, height: int, width: int) -> Tensor:
         """Position embeddings (1, 1 + N, D) for images of `height` x `width` pixels."""
         patch = self.config.patch_size
         grid = (height // patch, width // patch)
         config = self.config
-        return resize_position_embeddings(
-            self.position_embeddings, grid, config.interpolate_offset, config.interpolate_antialias
-        )
+        table = cast(Tensor, self.position_embeddings)
+        return resize_position_embeddings(table, grid, config.interpolate_offset, config.interpolate_antialias)
 
     def forward(
         self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None, ids_keep: Tensor | None = None
@@ -129,20 +143,27 @@ class BioVFMEmbeddings(nn.Module):
         Args:
             bool_masked_pos: (B, N) bool; the mask token stands for these patches (before positions are added).
             ids_keep: (B, K) patch indices; only these patch tokens are kept, in this order (MAE).
+
+        Raises:
+            ValueError: a mask without a mask token, or `ids_keep` with rotary positions, which take all patches.
         """
         tokens = self.patch_embeddings(pixel_values, ids_keep)
-        positions = self.positions(*pixel_values.shape[-2:])
-        patch_positions = positions[:, 1:]
-        if ids_keep is not None:
-            patch_positions = patch_positions[0, ids_keep]
         if bool_masked_pos is not None:
             if self.mask_token is None:
                 raise ValueError("bool_masked_pos needs a mask token; build the model with use_mask_token=True")
             mask_token = self.mask_token.to(tokens.dtype)
             masked = bool_masked_pos.bool() if ids_keep is None else bool_masked_pos.bool().gather(1, ids_keep)
             tokens = torch.where(masked[..., None], mask_token, tokens)
-        tokens = tokens + patch_positions
-        first = [(self.cls_token + positions[:, :1])]
+        cls_token: Tensor = self.cls_token
+        if self.position_embeddings is not None:
+            positions = self.positions(*pixel_values.shape[-2:])
+            tokens = tokens + (positions[:, 1:] if ids_keep is None else positions[0, 1:][ids_keep])
+            cls_token = cls_token + positions[:, :1]
+        elif ids_keep is not None:
+            raise ValueError(
+                "ids_keep leaves patches out, which rotary positions do not know; use learned or sincos ones"
+            )
+        first = [cls_token]
         if self.register_tokens is not None:
             first.append(self.register_tokens)
         prefix = torch.cat(first, dim=1).expand(tokens.shape[0], -1, -1)
@@ -165,6 +186,18 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+class BioVFMQueryKeyValue(nn.Linear):
+    """The fused projection of DINOv3: its keys' bias stands in the weights but is left out.
+
+    A bias of the keys alone cancels in the softmax; once positions turn the keys it would not.
+    """
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(..., D) -> (..., 3 D)."""
+        query, key, value = cast(Tensor, self.bias).chunk(3)
+        return nn.functional.linear(hidden_states, self.weight, torch.cat([query, torch.zeros_like(key), value]))
+
+
 class BioVFMAttention(nn.Module):
     """Multi-head self-attention with one fused projection, through transformers' attention interface."""
 
@@ -176,29 +209,38 @@ class BioVFMAttention(nn.Module):
         self.num_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias)
+        linear = BioVFMQueryKeyValue if config.mask_key_bias and config.qkv_bias else nn.Linear
+        self.qkv = linear(config.hidden_size, 3 * config.hidden_size, bias=config.qkv_bias)
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden_states: Tensor, groups: Groups | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, hidden_states: Tensor, groups: Groups | None = None, rotations: Rotations = None
+    ) -> tuple[Tensor, Tensor | None]:
         """(B, N, D), or packed (T, D) with its groups, to the same shape; attention never crosses images."""
-        attended, weights = self.attend(hidden_states, groups)
+        attended, weights = self.attend(hidden_states, groups, rotations)
         return self.proj(attended), weights
 
-    def attend(self, hidden_states: Tensor, groups: Groups | None = None) -> tuple[Tensor, Tensor | None]:
+    def attend(
+        self, hidden_states: Tensor, groups: Groups | None = None, rotations: Rotations = None
+    ) -> tuple[Tensor, Tensor | None]:
         """`forward` without the output projection."""
         qkv = self.qkv(hidden_states)
         if groups is None:
-            return self._attend(qkv)
+            return self._attend(qkv, rotations[0] if rotations else None)
         parts = qkv.split([batch * length for batch, length in groups])
+        turns: Sequence[tuple[Tensor, Tensor] | None] = rotations or [None] * len(groups)
         attended = [
-            self._attend(part.view(*group, -1))[0].flatten(0, 1) for part, group in zip(parts, groups, strict=True)
+            self._attend(part.view(*group, -1), rotation)[0].flatten(0, 1)
+            for part, group, rotation in zip(parts, groups, turns, strict=True)
         ]
         return torch.cat(attended), None
 
-    def _attend(self, qkv: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _attend(self, qkv: Tensor, rotation: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor | None]:
         batch, length, _ = qkv.shape
         parts = qkv.view(batch, length, 3, self.num_heads, self.head_dim).unbind(2)
         query, key, value = (part.transpose(1, 2) for part in parts)  # (B, heads, N, d) each
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
         interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -269,14 +311,20 @@ class BioVFMLayer(GradientCheckpointingLayer):
         self.layer_scale1 = BioVFMLayerScale(config) if scaled else nn.Identity()
         self.layer_scale2 = BioVFMLayerScale(config) if scaled else nn.Identity()
 
-    def forward(self, hidden_states: Tensor, groups: Groups | None = None, wanted: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        hidden_states: Tensor,
+        groups: Groups | None = None,
+        wanted: Tensor | None = None,
+        rotations: Rotations = None,
+    ) -> Tensor:
         """(B, N, D), or packed (T, D) with its groups, to the same shape; with `wanted` (W,) to those rows, (W, D)."""
         if groups is not None and wanted is not None:
-            return self._forward_wanted(hidden_states, groups, wanted)
-        hidden_states = self._add(self._attention_branch, hidden_states, groups)
+            return self._forward_wanted(hidden_states, groups, wanted, rotations)
+        hidden_states = self._add(partial(self._attention_branch, rotations=rotations), hidden_states, groups)
         return self._add(self._mlp_branch, hidden_states, groups)
 
-    def _forward_wanted(self, hidden_states: Tensor, groups: Groups, wanted: Tensor) -> Tensor:
+    def _forward_wanted(self, hidden_states: Tensor, groups: Groups, wanted: Tensor, rotations: Rotations) -> Tensor:
         """Keys and values of all tokens, but what follows the attention for the wanted rows alone.
 
         Stochastic depth draws the same images as in `_add`. A wanted row of a dropped image is weighed by 0 instead
@@ -284,11 +332,11 @@ class BioVFMLayer(GradientCheckpointingLayer):
         """
         residual = hidden_states.index_select(0, wanted)
         if not self.training or self.drop_path_rate == 0.0:
-            attended = self.attention.attend(self.norm1(hidden_states), groups)[0].index_select(0, wanted)
+            attended = self.attention.attend(self.norm1(hidden_states), groups, rotations)[0].index_select(0, wanted)
             residual = residual + self.layer_scale1(self.attention.proj(attended))
             return residual + self._mlp_branch(residual, None)
         rows, scale, kept = _sample_rows(groups, self.drop_path_rate, hidden_states)
-        attended = self.attention.attend(self.norm1(hidden_states[rows]), kept)[0]
+        attended = self.attention.attend(self.norm1(hidden_states[rows]), kept, rotations)[0]
         place = rows.new_zeros(len(hidden_states)).index_copy(0, rows, torch.arange(len(rows), device=rows.device))
         attended = attended.index_select(0, place[wanted])
         branch = self.layer_scale1(self.attention.proj(attended))
@@ -296,8 +344,8 @@ class BioVFMLayer(GradientCheckpointingLayer):
         rows, scale, _ = _sample_rows(groups, self.drop_path_rate, hidden_states)
         return residual + self._mlp_branch(residual, None) * _spread(rows, scale, len(hidden_states))[wanted]
 
-    def _attention_branch(self, hidden_states: Tensor, groups: Groups | None) -> Tensor:
-        return self.layer_scale1(self.attention(self.norm1(hidden_states), groups)[0])
+    def _attention_branch(self, hidden_states: Tensor, groups: Groups | None, rotations: Rotations = None) -> Tensor:
+        return self.layer_scale1(self.attention(self.norm1(hidden_states), groups, rotations)[0])
 
     def _mlp_branch(self, hidden_states: Tensor, groups: Groups | None) -> Tensor:
         return self.layer_scale2(self.mlp(self.norm2(hidden_states)))
@@ -337,6 +385,7 @@ class BioVFMPreTrainedModel(PreTrainedModel):
 
     `initialization="dinov2"` (`dinov2/models/vision_transformer.py`): linear weights and learned positions truncated
     normal 0.02, patch projection as torch leaves a convolution, class and register tokens normal 1e-6.
+    `initialization="dinov3"`: as that, but class and register tokens normal 0.02.
     `initialization="mae"` (`mae/models_mae.py`): Xavier uniform (the patch projection as a linear layer, its bias as
     torch leaves it), class and mask tokens normal 0.02.
     """
@@ -364,7 +413,7 @@ class BioVFMPreTrainedModel(PreTrainedModel):
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info=True
         for module in model.modules():
-            if isinstance(module, BioVFMEmbeddings | BioVFMDecoder):
+            if isinstance(module, BioVFMEmbeddings | BioVFMDecoder) and module.position_embeddings is not None:
                 learned = module.config.position_embedding_type == "learned"
                 module.position_embeddings.requires_grad_(learned)
         return loaded
@@ -373,6 +422,7 @@ class BioVFMPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         mae = self.config.initialization == "mae"
         std = self.config.initializer_range
+        register_std = std if self.config.initialization == "dinov3" else 1e-6
         if isinstance(module, BioVFMPatchProjection):
             _init_patch_projection(module, mae)
         elif isinstance(module, nn.Linear):
@@ -385,12 +435,13 @@ class BioVFMPreTrainedModel(PreTrainedModel):
         elif isinstance(module, BioVFMLayerScale):
             init.constant_(module.gamma, module.initial_value)
         elif isinstance(module, BioVFMEmbeddings):
-            init.normal_(module.cls_token, std=std if mae else 1e-6)
+            init.normal_(module.cls_token, std=std if mae else register_std)
             if module.register_tokens is not None:
-                init.normal_(module.register_tokens, std=1e-6)
+                init.normal_(module.register_tokens, std=register_std)
             if module.mask_token is not None:
                 init.zeros_(module.mask_token)
-            _init_positions(module.position_embeddings, module.config, std)
+            if module.position_embeddings is not None:
+                _init_positions(module.position_embeddings, module.config, std)
         elif isinstance(module, BioVFMDecoder):
             init.normal_(module.mask_token, std=std)
             _init_positions(module.position_embeddings, module.config, std)
@@ -430,6 +481,8 @@ class BioVFMModel(BioVFMPreTrainedModel):
         self.embeddings = BioVFMEmbeddings(config)
         self.layers = nn.ModuleList([BioVFMLayer(config) for _ in range(config.num_hidden_layers)])
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.cls_norm = copy.deepcopy(self.norm) if config.untie_cls_and_patch_norms else None
+        self.local_cls_norm = copy.deepcopy(self.norm) if config.untie_global_and_local_cls_norm else None
         self.post_init()
 
     @merge_with_config_defaults
@@ -455,10 +508,47 @@ class BioVFMModel(BioVFMPreTrainedModel):
             `set_attn_implementation("eager")` (the fused implementations never hold them).
         """
         hidden_states = self.embeddings(pixel_values, bool_masked_pos, ids_keep)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states)
-        tokens = self.norm(hidden_states)
+        for layer, rotations in zip(self.layers, self._rotations([pixel_values]), strict=True):
+            hidden_states = layer(hidden_states, rotations=rotations)
+        tokens = self.final_norm(hidden_states)
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=tokens[:, 0])
+
+    def final_norm(self, tokens: Tensor, rows: Tensor | None = None, local: bool = False) -> Tensor:
+        """Norm the last block's tokens, class and register tokens by weights of their own where they have some.
+
+        Args:
+            tokens: (..., 1 + R + N, D), or any (W, D) with their `rows` (W,) within an image.
+            rows: each token's place in its image, by default its row.
+            local: the tokens are of local crops.
+        """
+        first_norm = self.local_cls_norm if local and self.training and self.local_cls_norm else self.cls_norm
+        if first_norm is None:
+            return self.norm(tokens)
+        rows = torch.arange(tokens.shape[-2], device=tokens.device) if rows is None else rows
+        first = rows[:, None] < 1 + self.config.num_register_tokens
+        return torch.where(first, first_norm(tokens), self.norm(tokens))
+
+    def _rotations(self, batches: Sequence[Tensor]) -> list[Rotations]:
+        """For every block, how the patch tokens of each batch (B, C, H, W) are turned; None without rotary positions.
+
+        What training adds is drawn anew in every block, in the order of the batches, and shared by their images.
+        """
+        config, device = self.config, batches[0].device
+        if config.position_embedding_type != "rope":
+            return [None] * len(self.layers)
+        dtype = getattr(torch, config.rope_dtype)
+        head = config.hidden_size // config.num_attention_heads
+        periods = rotary_periods(head, config.rope_base, config.rope_min_period, config.rope_max_period, dtype, device)
+        places = []
+        for pixels in batches:
+            height, width = (side // config.patch_size for side in pixels.shape[-2:])
+            places.append(rotary_coordinates((height, width), config.rope_normalize_coords, dtype, device))
+        ranges = (config.rope_shift_coords, config.rope_jitter_coords, config.rope_rescale_coords)
+        if not self.training or ranges == (None, None, None):
+            return [[rotary_tables(place, periods) for place in places]] * len(self.layers)
+        return [
+            [rotary_tables(draw_rotary(*ranges, periods)(place), periods) for place in places] for _ in self.layers
+        ]
 
     def forward_packed(
         self,
@@ -469,6 +559,7 @@ class BioVFMModel(BioVFMPreTrainedModel):
         """Encode batches of several image sizes in one pass over all their tokens.
 
         Equal to a separate call per batch (to rounding, stochastic depth apart): attention never crosses images.
+        Batches after the first are local crops to `untie_global_and_local_cls_norm`.
 
         Args:
             pixel_values: batches (B_i, C, H_i, W_i).
@@ -482,16 +573,27 @@ class BioVFMModel(BioVFMPreTrainedModel):
         masks = bool_masked_pos if bool_masked_pos is not None else [None] * len(pixel_values)
         embedded = [self.embeddings(pixels, mask) for pixels, mask in zip(pixel_values, masks, strict=True)]
         groups = [(len(tokens), tokens.shape[1]) for tokens in embedded]
-        sizes = [batch * length for batch, length in groups]
         hidden_states = torch.cat([tokens.flatten(0, 1) for tokens in embedded])  # (T, D)
-        for layer in self.layers[:-1]:
-            hidden_states = layer(hidden_states, groups)
+        *rotations, last = self._rotations(pixel_values)
+        for layer, rotation in zip(self.layers[:-1], rotations, strict=True):
+            hidden_states = layer(hidden_states, groups, rotations=rotation)
         if wanted is None:
-            parts = self.norm(self.layers[-1](hidden_states, groups)).split(sizes)
+            parts = self._packed_norm(self.layers[-1](hidden_states, groups, rotations=last), groups)
             return [part.view(*group, -1) for part, group in zip(parts, groups, strict=True)]
-        starts = [0, *itertools.accumulate(sizes)]
+        starts = [0, *itertools.accumulate(batch * length for batch, length in groups)]
         rows = torch.cat([part + start for part, start in zip(wanted, starts, strict=False)])
-        return list(self.norm(self.layers[-1](hidden_states, groups, rows)).split([len(part) for part in wanted]))
+        return self._packed_norm(self.layers[-1](hidden_states, groups, rows, last), groups, wanted)
+
+    def _packed_norm(self, tokens: Tensor, groups: Groups, wanted: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """The final norm of packed tokens (T, D), or of each group's wanted rows: per group (T_i, D)."""
+        sizes = [batch * length for batch, length in groups] if wanted is None else [len(rows) for rows in wanted]
+        if self.cls_norm is None and self.local_cls_norm is None:
+            return list(self.norm(tokens).split(sizes))
+        normed = []
+        for index, (part, (batch, length)) in enumerate(zip(tokens.split(sizes), groups, strict=True)):
+            rows = torch.arange(batch * length, device=tokens.device) if wanted is None else wanted[index]
+            normed.append(self.final_norm(part, rows % length, local=index > 0))
+        return normed
 
 
 class BioVFMBackbone(BackboneMixin, BioVFMModel):
@@ -518,7 +620,7 @@ class BioVFMBackbone(BackboneMixin, BioVFMModel):
         for stage, hidden_state in zip(self.stage_names, outputs.hidden_states, strict=True):
             if stage not in self.out_features:
                 continue
-            tokens = self.norm(hidden_state) if self.config.apply_layernorm else hidden_state
+            tokens: Any = self.final_norm(hidden_state) if self.config.apply_layernorm else hidden_state
             if self.config.reshape_hidden_states:
                 tokens = _token_map(tokens, grid)
             maps.append(tokens)

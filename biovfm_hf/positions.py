@@ -1,7 +1,9 @@
-"""Where patches lie: MAE's fixed sine-cosine table, and the resize of a table to another grid of patches."""
+"""Where patches lie: MAE's fixed sine-cosine table, the resize of a table to another grid of patches, and DINOv3's
+rotations."""
 
 import math
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -85,3 +87,94 @@ def _without_autocast(device: str) -> torch.autocast | nullcontext:
     """Autocast would round products of positions to half precision, which moves features at other sizes."""
     on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.autocast(device, enabled=False) if on else nullcontext()
+
+
+@dataclass(frozen=True)
+class RotaryDraw:
+    """How far training moves the coordinates of one block and one size of crops; None leaves them.
+
+    Attributes:
+        shift: (2,), added to rows and columns.
+        jitter: (2,), factors of rows and columns.
+        rescale: (1,), factor of both.
+    """
+
+    shift: Tensor | None = None
+    jitter: Tensor | None = None
+    rescale: Tensor | None = None
+
+    def __call__(self, coordinates: Tensor) -> Tensor:
+        """(N, 2) -> (N, 2): shift, then jitter, then rescale."""
+        if self.shift is not None:
+            coordinates = coordinates + self.shift
+        for factor in (self.jitter, self.rescale):
+            coordinates = coordinates if factor is None else coordinates * factor
+        return coordinates
+
+
+def draw_rotary(shift: float | None, jitter: float | None, rescale: float | None, like: Tensor) -> RotaryDraw:
+    """Draw a `RotaryDraw`: a shift within +-`shift`, factors log-uniform within 1/`jitter` to `jitter` (`rescale`)."""
+
+    def uniform(bound: float, count: int) -> Tensor:
+        return torch.empty(count, dtype=like.dtype, device=like.device).uniform_(-bound, bound)
+
+    return RotaryDraw(
+        None if shift is None else uniform(shift, 2),
+        None if jitter is None else uniform(math.log(jitter), 2).exp(),
+        None if rescale is None else uniform(math.log(rescale), 1).exp(),
+    )
+
+
+def rotary_periods(
+    head: int,
+    base: float,
+    shortest: float | None = None,
+    longest: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Periods (head / 4,) of DINOv3's rotations (`dinov3/layers/rope_position_encoding.py`), in units of coordinates.
+
+    base ** (2 i / (head / 2)) for i = 0, 1, ...; or geometrically from `shortest` to `longest` where both are given.
+    """
+    count = head // 4
+    if shortest is None or longest is None:
+        return base ** (2 * torch.arange(count, dtype=dtype, device=device) / (head // 2))
+    ratio = longest / shortest
+    return ratio ** torch.linspace(0, 1, count, dtype=dtype, device=device) / ratio * longest
+
+
+def rotary_coordinates(
+    grid: tuple[int, int], normalize: str, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> Tensor:
+    """Centres of the patches of a (rows, columns) grid, (N, 2) in row-major order, rows first.
+
+    Each side is divided by its own length ("separate"), or both by the longer ("max") or the shorter one ("min"), and
+    mapped from 0..1 to -1..1.
+    """
+    rows, columns = grid
+    sides = {"separate": (rows, columns), "max": (max(grid),) * 2, "min": (min(grid),) * 2}[normalize]
+    centres = [
+        (torch.arange(count, dtype=dtype, device=device) + 0.5) / side for count, side in zip(grid, sides, strict=True)
+    ]
+    return 2.0 * torch.stack(torch.meshgrid(*centres, indexing="ij"), dim=-1).flatten(0, 1) - 1.0
+
+
+def rotary_tables(coordinates: Tensor, periods: Tensor) -> tuple[Tensor, Tensor]:
+    """Sines and cosines (N, 4 P) of coordinates (N, 2) and periods (P,): the rows' band, the columns', both twice."""
+    angles = (2 * math.pi * coordinates[:, :, None] / periods).flatten(1, 2).repeat(1, 2)
+    return angles.sin(), angles.cos()
+
+
+def rotate(tokens: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn queries or keys (B, heads, T, d) by tables (N, d): the last N tokens, the patches; the others stay.
+
+    Element i is turned together with element i + d / 2. Computed in the tables' dtype.
+    """
+    sines, cosines = tables
+    moved = tokens.to(sines.dtype)
+    first = moved.shape[-2] - sines.shape[-2]
+    patches = moved[..., first:, :]
+    left, right = patches.chunk(2, dim=-1)
+    patches = patches * cosines + torch.cat([-right, left], dim=-1) * sines
+    return torch.cat([moved[..., :first, :], patches], dim=-2).to(tokens.dtype)

@@ -8,11 +8,13 @@ def size_name(config: Mapping[str, Any]) -> str | None:
     """`ViT-Small/16` and the like, where width, blocks and heads of a config.json are those of a named size."""
     from .configuration_biovfm import SIZES
 
-    sizes = [config.get(name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")]
-    name = next((name for name, (*numbers, _, _) in SIZES.items() if numbers == sizes), None)
-    if name is None:
+    sizes = tuple(config.get(name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
+    names = [name for name, size in SIZES.items() if size[:3] == sizes]
+    if not names:
         return None
-    title = "ViT-" + name.removeprefix("vit-").capitalize()
+    # of two of one width and depth the one with this feed-forward, else the first
+    name = next((name for name in names if SIZES[name].ffn_type == config.get("ffn_type")), names[0])
+    title = "ViT-" + name.removeprefix("vit-").title().replace("-Plus", "+")
     return f"{title}/{config['patch_size']}" if config.get("patch_size") else title
 
 

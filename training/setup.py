@@ -149,7 +149,7 @@ def _check_public(config: TrainConfig) -> None:
         UserError: the data, or the weights that the run starts from, are of private sources.
     """
     provenance = run_provenance(config)
-    if provenance:
+    if provenance.is_private:
         raise UserError(
             f"cannot push to {config.run.push_to_hub}: the run learns from data of private access ({provenance}); "
             "leave out --push-to-hub, and send the finished model: biovfm push OUT/model REPO --private-sources-ok"

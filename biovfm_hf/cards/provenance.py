@@ -1,13 +1,16 @@
-"""What of an artefact came from private sources: a file in its folder, written by each stage for the next.
+"""Where an artefact comes from, as far as that binds it: private sources, and licences of weights it goes on from.
+
+It stands in a file in the artefact's folder, written by each stage for the next.
 
 A dataset names its sources that are not published (`access: private`, or none stated); what is trained on it,
-measured on private tasks or indexed takes the names along. Cards leave out pictures of private tasks, and
-`biovfm push` asks, by what stands here.
+measured on private tasks or indexed takes the names along, and so it is with the licence of weights that are continued
+or distilled. Cards leave out pictures of private tasks and state that licence, and `biovfm push` asks, by what stands
+here.
 """
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +19,37 @@ from ..reading.documents import read_json
 from ..writing.files import write_text
 
 PROVENANCE = "provenance.json"
+# licences of weights that bind what is made from them: name on the Hub -> where the text is
+WEIGHT_LICENCES = {"dinov3-license": "https://github.com/facebookresearch/dinov3/blob/main/LICENSE.md"}
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Ids of the private sources behind an artefact, and names of the private tasks whose images it shows."""
+    """What binds an artefact.
+
+    Attributes:
+        private_sources: ids of the private sources behind it.
+        private_tasks: names of the private tasks whose images it shows.
+        licences: names of the licences, among `WEIGHT_LICENCES`, of the weights that it goes on from.
+    """
 
     private_sources: tuple[str, ...] = ()
     private_tasks: tuple[str, ...] = ()
+    licences: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
+        return self.is_private or bool(self.licences)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether anything of it came from private sources; `str` names it."""
         return bool(self.private_sources or self.private_tasks)
 
     def __or__(self, other: "Provenance") -> "Provenance":
         return Provenance(
-            _united(self.private_sources, other.private_sources), _united(self.private_tasks, other.private_tasks)
+            _united(self.private_sources, other.private_sources),
+            _united(self.private_tasks, other.private_tasks),
+            _united(self.licences, other.licences),
         )
 
     def __str__(self) -> str:
@@ -43,7 +62,7 @@ class Provenance:
 
 
 def read_provenance(folder: Path) -> Provenance:
-    """What the folder's file says; nothing private where there is no file.
+    """What the folder's file says; nothing where there is no file.
 
     Raises:
         UserError: the file is damaged, so that nothing is known.
@@ -54,7 +73,7 @@ def read_provenance(folder: Path) -> Provenance:
     content = read_json(file)
     if not isinstance(content, dict):
         raise UserError(f"{file}: not a JSON object; write the folder again with the command that made it")
-    return Provenance(_names(content, "private_sources", file), _names(content, "private_tasks", file))
+    return Provenance(*(_names(content, field.name, file) for field in fields(Provenance)))
 
 
 def hub_provenance(repo_id: str, kind: str, revision: str | None = None) -> Provenance:
@@ -70,14 +89,11 @@ def hub_provenance(repo_id: str, kind: str, revision: str | None = None) -> Prov
 
 
 def write_provenance(folder: Path, provenance: Provenance) -> None:
-    """Write the folder's file; remove an earlier one where nothing is private."""
+    """Write the folder's file; remove an earlier one where nothing binds."""
     if not provenance:
         (folder / PROVENANCE).unlink(missing_ok=True)
         return
-    names = {
-        "private_sources": list(provenance.private_sources),
-        "private_tasks": list(provenance.private_tasks),
-    }
+    names = {name: list(values) for name, values in vars(provenance).items()}
     write_text(folder / PROVENANCE, json.dumps(names, indent=1) + "\n")
 
 

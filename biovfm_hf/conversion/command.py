@@ -10,7 +10,7 @@ from ..options import argument, check_options, option, parse_options, required
 from .read import Encoder, read_encoder
 from .write import write_biovfm, write_timm, write_transformers
 
-FORMATS = ("biovfm", "dinov2", "dinov2_with_registers", "vit_mae", "timm")
+FORMATS = ("biovfm", "dinov2", "dinov2_with_registers", "vit_mae", "timm", "dinov3")
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,12 @@ def main(argv: Sequence[str]) -> int:
     """The `biovfm convert` command."""
     parser = argparse.ArgumentParser(
         prog="biovfm convert",
-        description="Read DINOv2, MAE, timm or transformers weights into a BioVFM model folder, or write a BioVFM "
-        "model for people who install nothing of ours. Every tensor must fit; whatever is left out is named.",
+        description="Read DINOv2, DINOv3, MAE, timm or transformers weights into a BioVFM model folder, or write a "
+        "BioVFM model for people who install nothing of ours. Every tensor must fit; whatever is left out is named.",
         epilog="examples:\n"
         "  biovfm convert dinov2_vitl14_pretrain.pth --to models/dinov2-large\n"
         "  biovfm convert facebook/dinov2-base --to models/dinov2-base\n"
+        "  biovfm convert dinov3_vitb16_pretrain_lvd1689m.pth --to models/dinov3-base\n"
         "  biovfm convert models/mine --to models/mine-dinov2 --format dinov2",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -83,6 +84,10 @@ def main(argv: Sequence[str]) -> int:
 def _differences(encoder: Encoder, target: str) -> list[str]:
     """Where the target computes something else than this model."""
     config, notes = encoder.config, []
+    if target == "dinov3":
+        if config.rope_dtype != "float32":
+            notes.append("transformers turns queries and keys in float32; here it is bfloat16, about 1e-3 apart")
+        return notes
     antialias = target == "timm" or (target.startswith("dinov2") and config.num_register_tokens > 0)
     if config.interpolate_offset or config.interpolate_antialias != antialias:
         notes.append(

@@ -40,6 +40,16 @@ _META_ENCODER = {
 DINOV2 = _table(
     {**_META_ENCODER, "embeddings.mask_token": "mask_token", "embeddings.register_tokens": "register_tokens"}
 )
+DINOV3 = _table(
+    {
+        **_META_ENCODER,
+        "embeddings.mask_token": "mask_token",
+        "embeddings.register_tokens": "storage_tokens",
+        "layers.*.mlp.w12": ("blocks.*.mlp.w1", "blocks.*.mlp.w2"),
+        "cls_norm": "cls_norm",
+        "local_cls_norm": "local_cls_norm",
+    }
+)
 MAE = _table(
     {
         **_META_ENCODER,
@@ -109,6 +119,28 @@ HF_DINOV2 = {
 HF_VIT = {
     **_table({**_SAME_EMBEDDINGS, "norm": "layernorm"}),
     **_blocks("layers", "encoder.layer", _VIT_BLOCK),
+}
+_HF_DINOV3_BLOCK: dict[str, str | tuple[str, ...]] = {
+    "norm1": "norm1",
+    "attention.qkv": ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    "attention.proj": "attention.o_proj",
+    "layer_scale1.gamma": "layer_scale1.lambda1",
+    "norm2": "norm2",
+    "mlp.fc1": "mlp.up_proj",
+    "mlp.fc2": "mlp.down_proj",
+    "mlp.w12": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.w3": "mlp.down_proj",
+    "layer_scale2.gamma": "layer_scale2.lambda1",
+}
+HF_DINOV3 = {
+    **_table(
+        {
+            **{f"embeddings.{name}": f"embeddings.{name}" for name in ("cls_token", "mask_token", "register_tokens")},
+            "embeddings.patch_embeddings.projection": "embeddings.patch_embeddings",
+            "norm": "norm",
+        }
+    ),
+    **_blocks("layers", "layer", _HF_DINOV3_BLOCK),
 }
 HF_VIT_MAE = {
     **{ours: tuple(f"vit.{part}" for part in theirs) for ours, theirs in HF_VIT.items()},

@@ -7,9 +7,10 @@ named too.
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..cards.provenance import Provenance, read_provenance
 from ..errors import UserError, one_line
 from ..imagenet import IMAGENET_MEAN, IMAGENET_STD
 
@@ -47,6 +48,7 @@ class Encoder:
     normalisation: dict[str, Any]
     processor: dict[str, Any]  # what the source's own preprocessor_config.json says
     notes: tuple[str, ...] = ()  # what the source does not tell and was assumed
+    provenance: Provenance = field(default_factory=Provenance)  # the source's, which what is written takes along
 
     @property
     def has_decoder(self) -> bool:
@@ -59,13 +61,14 @@ def read_encoder(source: str, num_heads: int | None = None, decoder_heads: int |
 
     Args:
         source: a `.pth`, `.pt`, `.bin` or `.safetensors` file, a model folder (BioVFM, transformers' dinov2,
-            dinov2_with_registers, vit_mae or vit, timm), or a Hub repo id.
+            dinov2_with_registers, dinov3_vit, vit_mae or vit, timm), or a Hub repo id.
         num_heads: attention heads, for files without a configuration whose width is not one of the released models'.
         decoder_heads: the same of MAE's decoder, where it is not as wide as the released models'.
 
     Raises:
         UserError: unreadable, unsafe, of another architecture, or not fitting tensor for tensor.
     """
+    from . import dinov3
     from .weights import locate, read_object, read_tensors
 
     path = locate(source)
@@ -77,15 +80,37 @@ def read_encoder(source: str, num_heads: int | None = None, decoder_heads: int |
     told = {"image_mean": timm.get("mean"), "image_std": timm.get("std"), **processor}
     normalisation = {key: list(told.get(key) or IMAGENET[key]) for key in IMAGENET}
     if stated.get("model_type"):
-        (config, tensors, table), notes = _from_transformers(source, stated, tensors), []
+        (config, *fitting), notes = _from_transformers(source, stated, tensors), []
     else:
-        config, tensors, table, notes = _from_meta_names(source, stated, tensors, Heads(num_heads, decoder_heads))
-    ours, left_out = _fit(source, config, tensors, table)
-    return Encoder(config, ours, left_out, normalisation, processor, tuple(notes))
+        config, *fitting, notes = _from_meta_names(source, stated, tensors, Heads(num_heads, decoder_heads))
+    provenance = read_provenance(folder) if path.is_dir() else Provenance()
+    if stated.get("model_type") == dinov3.MODEL_TYPE or dinov3.is_dinov3(tensors):
+        provenance |= Provenance(licences=(dinov3.LICENCE,))
+        notes = [*notes, dinov3.LICENCE_NOTE]
+    ours, left_out = _fit(source, config, *fitting)
+    return Encoder(config, ours, left_out, normalisation, processor, tuple(notes), provenance)
+
+
+def weights_provenance(source: str) -> Provenance:
+    """What binds whoever goes on from these weights, by their folder's file and the kind that they are.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    from . import dinov3
+    from .weights import locate, read_object, read_tensors
+
+    path = locate(source)
+    provenance = read_provenance(path) if path.is_dir() else Provenance()
+    theirs = read_object(path / "config.json").get("model_type") == dinov3.MODEL_TYPE
+    if theirs or (path.is_file() and dinov3.is_dinov3(read_tensors(path))):
+        provenance |= Provenance(licences=(dinov3.LICENCE,))
+    return provenance
 
 
 def _from_transformers(source: str, stated: dict[str, Any], tensors: "dict[str, Tensor]") -> tuple:
     from ..configuration_biovfm import BioVFMConfig
+    from . import dinov3
     from . import names as tables
 
     family = stated["model_type"]
@@ -97,9 +122,13 @@ def _from_transformers(source: str, stated: dict[str, Any], tensors: "dict[str, 
         "vit": (tables.HF_VIT, "vit."),
         "vit_mae": (tables.HF_VIT_MAE, ""),
     }
+    if family == dinov3.MODEL_TYPE:
+        tensors = dinov3.plain_transformers(tensors)
+        fields = dinov3.transformers_fields(source, stated, tensors)
+        return _config(source, fields), tensors, tables.HF_DINOV3
     if family not in known:
-        others = ", ".join(known)
-        raise UserError(f"{source}: a {family!r} model; convert reads biovfm, {others}, DINOv2, MAE and timm")
+        others = ", ".join([*known, dinov3.MODEL_TYPE])
+        raise UserError(f"{source}: a {family!r} model; convert reads biovfm, {others}, DINOv2, DINOv3, MAE and timm")
     table, prefix = known[family]
     tensors = {tables.hub_name(name.removeprefix(prefix)): tensor for name, tensor in tensors.items()}
     if family == "vit_mae" and not any(name.startswith("vit.") for name in tensors):
@@ -149,14 +178,20 @@ def _config_from_transformers(source: str, stated: dict[str, Any], tensors: "dic
 
 
 def _from_meta_names(source: str, stated: dict[str, Any], tensors: "dict[str, Tensor]", heads: Heads) -> tuple:
-    """DINOv2's, MAE's and timm's files: the tensors themselves tell the sizes."""
+    """DINOv2's, DINOv3's, MAE's and timm's files: the tensors themselves tell the sizes."""
+    from . import dinov3
     from . import names as tables
 
-    if "cls_token" not in tensors or "patch_embed.proj.weight" not in tensors or "pos_embed" not in tensors:
+    rotary = dinov3.is_dinov3(tensors)
+    if not {"cls_token", "patch_embed.proj.weight"} <= set(tensors) or not (rotary or "pos_embed" in tensors):
         some = ", ".join(list(tensors)[:4])
         ours = any(name.endswith("embeddings.position_embeddings") for name in tensors)
         hint = "; name the folder, whose config.json tells the architecture" if ours else ""
         raise UserError(f"{source}: no vision transformer that convert knows; its tensors are named {some} ...{hint}")
+    if rotary:
+        more, notes = dinov3.dinov3_fields(source, tensors, heads.encoder)
+        fields = {**_fields_of_shapes(source, tensors, more["num_attention_heads"])[0], **more}
+        return _config(source, fields), dinov3.plain_dinov3(tensors), tables.DINOV3, notes
     if "architecture" in stated:
         tensors = _timm_positions(source, tensors)
         fields, notes = _timm_fields(source, tensors, stated, heads)
@@ -238,7 +273,7 @@ def _timm_fields(
 def _fields_of_shapes(
     source: str, tensors: "dict[str, Tensor]", heads: int | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """What the tensors of all three families tell alike, and what is assumed beyond them."""
+    """What the tensors of all these families tell alike, and what is assumed beyond them."""
     hidden, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
     notes = []
     if heads is None:
@@ -247,9 +282,10 @@ def _fields_of_shapes(
             raise UserError(f"{source}: width {hidden} does not tell the number of attention heads; give --num-heads")
         notes.append(f"{heads} attention heads, as the released models of width {hidden} have; --num-heads")
     scaled = "blocks.0.ls1.gamma" in tensors
-    fixed = not scaled and _is_sincos(tensors["pos_embed"])
+    positions = tensors.get("pos_embed")  # DINOv3 has none, and takes any size
+    fixed = not scaled and positions is not None and _is_sincos(positions)
     fields = {
-        "image_size": math.isqrt(tensors["pos_embed"].shape[1] - 1) * patch,
+        "image_size": math.ceil(224 / patch) * patch if positions is None else _side(positions) * patch,
         "patch_size": patch,
         "num_channels": channels,
         "hidden_size": hidden,
@@ -264,6 +300,10 @@ def _fields_of_shapes(
     return fields, notes
 
 
+def _side(positions: "Tensor") -> int:
+    return math.isqrt(positions.shape[1] - 1)
+
+
 def _blocks(stem: str, tensors: "dict[str, Tensor]") -> int:
     numbers = [int(match[1]) for name in tensors if (match := re.match(rf"{stem}\.(\d+)\.", name))]
     return max(numbers, default=-1) + 1
@@ -271,11 +311,13 @@ def _blocks(stem: str, tensors: "dict[str, Tensor]") -> int:
 
 def _feed_forward(source: str, tensors: "dict[str, Tensor]", hidden: int) -> dict[str, Any]:
     fused = "blocks.0.mlp.w12.weight" in tensors
-    first = tensors.get("blocks.0.mlp.w12.weight" if fused else "blocks.0.mlp.fc1.weight")
-    second = tensors.get("blocks.0.mlp.w3.weight" if fused else "blocks.0.mlp.fc2.weight")
+    gated = fused or "blocks.0.mlp.w1.weight" in tensors  # DINOv3 keeps gate and value apart
+    name = "w12" if fused else "w1" if gated else "fc1"
+    first = tensors.get(f"blocks.0.mlp.{name}.weight")
+    second = tensors.get(f"blocks.0.mlp.{'w3' if gated else 'fc2'}.weight")
     if first is None or second is None:
         raise UserError(f"{source}: its blocks have no feed-forward layers that convert knows")
-    if fused or len(first) == 2 * second.shape[1]:  # gate and value stacked
+    if gated or len(first) == 2 * second.shape[1]:  # gate and value stacked
         return {"ffn_type": "swiglu", "mlp_ratio": _swiglu_ratio(second.shape[1], hidden)}
     return {"ffn_type": "mlp", "mlp_ratio": len(first) / hidden}
 
@@ -290,9 +332,10 @@ def _is_sincos(positions: "Tensor") -> bool:
 
 
 def _swiglu_ratio(width: int, hidden: int) -> float:
-    """The mlp_ratio whose SwiGLU layer is `width` wide: 4 as DINOv2 has it if that fits, else the exact one."""
-    if (int(4 * hidden * 2 / 3) + 7) // 8 * 8 == width:
-        return 4.0
+    """The mlp_ratio whose SwiGLU layer is `width` wide: DINOv2's 4, DINOv3's 6 or 3, else the exact one."""
+    for ratio in (4.0, 6.0, 3.0):
+        if (int(ratio * hidden * 2 / 3) + 7) // 8 * 8 == width:
+            return ratio
     return (width * 1.5 + 0.5) / hidden
 
 

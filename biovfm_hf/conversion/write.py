@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..cards.provenance import Provenance, write_provenance
 from ..errors import UserError
+from ..flops import Architecture
 from ..writing.files import atomic_path
 from .read import Encoder
 
@@ -25,6 +27,7 @@ def write_biovfm(encoder: Encoder, folder: Path) -> None:
     with atomic_path(folder) as temporary:
         loaded.save_pretrained(temporary)
         _biovfm_processor(encoder).save_pretrained(temporary)
+        write_provenance(temporary, encoder.provenance)
 
 
 def _biovfm_processor(encoder: Encoder) -> "BioVFMImageProcessor":
@@ -38,7 +41,7 @@ def _biovfm_processor(encoder: Encoder) -> "BioVFMImageProcessor":
 
 
 def write_transformers(encoder: Encoder, folder: Path, target: str) -> list[str]:
-    """Write transformers' `dinov2` (with registers if the model has them) or `vit_mae` folder.
+    """Write transformers' `dinov2` (with registers if the model has them), `dinov3` or `vit_mae` folder.
 
     Returns:
         our tensors that the target has no place for (a decoder, under `dinov2`).
@@ -51,6 +54,10 @@ def write_transformers(encoder: Encoder, folder: Path, target: str) -> list[str]
     config = encoder.config
     tensors = dict(encoder.tensors)
     dropped: list[str] = []
+    if target == "dinov3":
+        return _write_dinov3(encoder, folder)
+    for rotary in (config.position_embedding_type == "rope", config.mask_key_bias, config.untie_cls_and_patch_norms):
+        _refuse(rotary, target, "it is of DINOv3's generation; use --format dinov3")
     if target.startswith("dinov2"):
         bare = target == "dinov2_with_registers" and config.num_register_tokens == 0
         _refuse(bare, target, "it has no register tokens; use --format dinov2")
@@ -70,7 +77,34 @@ def write_transformers(encoder: Encoder, folder: Path, target: str) -> list[str]
     _refuse(bool(homeless), target, f"it has no place for {', '.join(homeless)}")
     if target == "vit_mae" and not encoder.has_decoder:
         renamed = {name.removeprefix("vit."): tensor for name, tensor in renamed.items()}
-    _write_folder(folder, renamed, stated, _bit_processor(encoder))
+    _write_folder(folder, renamed, stated, _bit_processor(encoder), encoder.provenance)
+    return dropped
+
+
+def _write_dinov3(encoder: Encoder, folder: Path) -> list[str]:
+    """Write a folder of `DINOv3ViTModel`; it has no place for a decoder and for the norm of local crops."""
+    from . import dinov3
+    from .names import HF_DINOV3, rename_to_theirs
+
+    config = encoder.config
+    reason = dinov3.unheld_by_transformers(config)
+    _refuse(reason is not None, "dinov3", str(reason))
+    dropped = [name for name in encoder.tensors if name.startswith("decoder.") or "local_cls_norm" in name]
+    tensors = {k.removeprefix("biovfm."): v for k, v in encoder.tensors.items() if k not in dropped}
+    renamed, homeless = rename_to_theirs(tensors, HF_DINOV3)
+    _refuse(bool(homeless), "dinov3", f"it has no place for {', '.join(homeless)}")
+    processor = {
+        "image_processor_type": "DINOv3ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": config.image_size, "width": config.image_size},
+        "resample": 2,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        **encoder.normalisation,
+    }
+    stated = dinov3.transformers_config(config, Architecture.of(config).encoder.hidden)
+    _write_folder(folder, dinov3.transformers_tensors(config, renamed), stated, processor, encoder.provenance)
     return dropped
 
 
@@ -81,6 +115,7 @@ def write_timm(encoder: Encoder, folder: Path) -> list[str]:
     from .names import rename_to_theirs, timm_table
 
     config = encoder.config
+    _refuse(config.position_embedding_type == "rope", "timm", "its positions are rotary; use --format dinov3")
     _refuse(config.hidden_act != "gelu", "timm", f"its activation is {config.hidden_act}, timm's GELU")
     _refuse(config.layer_norm_eps != 1e-6, "timm", f"its layer_norm_eps is {config.layer_norm_eps}, timm's 1e-6")
     dropped = [name for name in encoder.tensors if name.startswith("decoder.") or name.endswith("mask_token")]
@@ -92,7 +127,7 @@ def write_timm(encoder: Encoder, folder: Path) -> list[str]:
         positions = renamed["pos_embed"]
         rows = torch.zeros_like(positions[:, :1]).expand(-1, registers, -1)
         renamed["pos_embed"] = torch.cat([positions[:, :1], rows, positions[:, 1:]], dim=1)
-    _write_folder(folder, renamed, _timm_config(encoder), None)
+    _write_folder(folder, renamed, _timm_config(encoder), None, encoder.provenance)
     return dropped
 
 
@@ -204,7 +239,11 @@ def _bit_processor(encoder: Encoder) -> dict[str, Any]:
 
 
 def _write_folder(
-    folder: Path, tensors: "dict[str, Tensor]", config: dict[str, Any], processor: dict[str, Any] | None
+    folder: Path,
+    tensors: "dict[str, Tensor]",
+    config: dict[str, Any],
+    processor: dict[str, Any] | None,
+    provenance: Provenance,
 ) -> None:
     from safetensors.torch import save_file
 
@@ -218,3 +257,4 @@ def _write_folder(
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         if processor is not None:
             (temporary / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
+        write_provenance(temporary, provenance)

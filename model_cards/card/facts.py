@@ -54,7 +54,8 @@ def gather(options: CardOptions) -> CardFacts:
     base = find_base(folder, run, options.base_model)
     stated = options.license or earlier_license(readme)
     figures = choose_figures(options.results, others, options.private_images)
-    sources = read_provenance(folder).private_sources + (dataset.provenance.private_sources if dataset else ())
+    marks = read_provenance(folder)
+    sources = marks.private_sources + (dataset.provenance.private_sources if dataset else ())
     return CardFacts(
         model=model,
         model_id=options.repo_id or folder.resolve().name,
@@ -64,10 +65,10 @@ def gather(options: CardOptions) -> CardFacts:
         dataset=dataset,
         dataset_ids=options.dataset_id,
         base=base,
-        licence=Licence(stated) if stated else derived_licence(base, dataset),
+        licence=Licence(stated) if stated and not marks.licences else derived_licence(base, dataset, marks.licences),
         power=Power(options.watts, options.grid),
         figures=figures,
-        provenance=Provenance(private_sources=sources) | Provenance(private_tasks=figures.private_tasks),
+        provenance=Provenance(sources, licences=marks.licences) | Provenance(private_tasks=figures.private_tasks),
     )
 
 

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..inputs.compute import energy_kwh
-from ..inputs.licences import OTHER
 from .earlier import DERIVED_FIELD
 from .facts import CardFacts
-from .licence import ID_OF_OTHER
 from .model_index import eval_results
 
 
@@ -48,8 +46,8 @@ def _emissions(facts: CardFacts) -> dict[str, Any] | None:
 
 FIELDS = [
     Field("license", "licence id", lambda facts: facts.licence.id),
-    Field("license_name", "name of a licence that has no id",
-          lambda facts: ID_OF_OTHER if facts.licence.id == OTHER else None),
+    Field("license_name", "name of a licence that has no id", lambda facts: facts.licence.name),
+    Field("license_link", "text of a licence that has no id", lambda facts: facts.licence.link),
     Field(DERIVED_FIELD, "the licence, where nobody stated it",
           lambda facts: None if facts.licence.is_stated else facts.licence.id),
     Field("library_name", "library that loads it", lambda _: "transformers"),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from biovfm_hf.cards.markdown import plain
+from biovfm_hf.cards.provenance import WEIGHT_LICENCES
 
 from ..inputs.dataset import DatasetSummary
 from ..inputs.licences import OTHER, UNKNOWN, joint_licence
@@ -18,10 +19,26 @@ class Licence:
     id: str
     is_stated: bool = True
     missing: tuple[str, ...] = ()
+    weights: str | None = None  # the licence of the weights it goes on from, which then is its own, by name
+
+    @property
+    def name(self) -> str | None:
+        """The Hub's name for a licence without an id of its own."""
+        return self.weights or (ID_OF_OTHER if self.id == OTHER else None)
+
+    @property
+    def link(self) -> str | None:
+        """Where its text is, where that is one text."""
+        return WEIGHT_LICENCES.get(self.weights) if self.weights else None
 
     @property
     def sentence(self) -> str:
         """What a reader must know of it."""
+        if self.weights:
+            return (
+                f"`{self.weights}` ([text]({self.link})), that of the weights this model goes on from: it may be "
+                "passed on only under it, with a copy of it."
+            )
         if self.is_stated:
             return f"`{self.id}`, as stated by who wrote this card."
         if self.id == UNKNOWN:
@@ -38,8 +55,10 @@ class Licence:
         return f"`{self.id}`, the one licence of all that it was made from."
 
 
-def derived_licence(base: BaseModel | None, dataset: DatasetSummary | None) -> Licence:
-    """What the licences of the base model and of the data's sources leave."""
+def derived_licence(base: BaseModel | None, dataset: DatasetSummary | None, weights: tuple[str, ...] = ()) -> Licence:
+    """What the licences of the base model and of the data's sources leave; one that goes with `weights` stands."""
+    if weights:
+        return Licence(OTHER, False, weights=weights[0])
     licences: dict[str, str | None] = {}
     if base is not None:
         licences[f"the base model {base.name}"] = base.licence

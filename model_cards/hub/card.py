@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from biovfm_hf.cards.provenance import read_provenance
 from biovfm_hf.errors import UserError
 from biovfm_hf.hub.calls import steady
 
@@ -38,6 +39,7 @@ def check_pushed_card(card: str, folder: Path, kind: str) -> tuple[str, ...]:
         return ()
     check_card(card)
     check_numbers(card, folder)
+    _check_licence(card, folder)
     if not changed_tables(card, folder):
         return ()
     return (
@@ -45,6 +47,22 @@ def check_pushed_card(card: str, folder: Path, kind: str) -> tuple[str, ...]:
         f"{folder / 'results' / 'biovfm.json'} (edited, or of another version); to renew them: "
         f"biovfm card {folder} --results DIR",
     )
+
+
+def _check_licence(card: str, folder: Path) -> None:
+    """Weights that go on from others are under their licence, whatever the card's writer would like.
+
+    Raises:
+        UserError: the card states another.
+    """
+    from huggingface_hub import ModelCard
+
+    for name in read_provenance(folder).licences:
+        if ModelCard(card, ignore_metadata_errors=True).data.get("license_name") != name:
+            raise UserError(
+                f"{folder / 'README.md'}: the model goes on from weights under {name} (provenance.json), which its "
+                f"card must state as license_name; write it again with: biovfm card {folder}"
+            )
 
 
 def let_hub_check(api: Any, card: str, kind: str) -> None:

@@ -104,7 +104,7 @@ def push(options: PushOptions) -> Pushed:
 def private_content(folder: Path) -> str:
     """A sentence on what of the folder came from private sources, "" where nothing did."""
     provenance = read_provenance(folder)
-    return f"{folder}: came from data of private access ({provenance})" if provenance else ""
+    return f"{folder}: came from data of private access ({provenance})" if provenance.is_private else ""
 
 
 def _kind(folder: Path) -> str:

@@ -10,7 +10,8 @@ from biovfm_hf.sizes import size_name, size_words
 @pytest.mark.parametrize("name", SIZES)
 def test_every_named_size_is_known_again(name):
     config = BioVFMConfig.from_size(name).to_dict()
-    assert size_name(config) == f"ViT-{name[4:].capitalize()}/{config['patch_size']}"
+    title = name[4:].title().replace("-Plus", "+")
+    assert size_name(config) == f"ViT-{title}/{config['patch_size']}"
 
 
 def test_a_changed_size_has_no_name():

@@ -32,9 +32,26 @@ _ENCODER = (
     "num_register_tokens",
     "interpolate_offset",
     "interpolate_antialias",
+    "mask_key_bias",
+    "layer_norm_eps",
+    "untie_cls_and_patch_norms",
+    "untie_global_and_local_cls_norm",
+)
+# rotary positions belong to the weights as much as their widths do; tables are resized or laid out anew
+_ROTARY = (
+    "position_embedding_type",
+    "rope_base",
+    "rope_min_period",
+    "rope_max_period",
+    "rope_normalize_coords",
+    "rope_dtype",
+    "rope_shift_coords",
+    "rope_jitter_coords",
+    "rope_rescale_coords",
 )
 _ARCHITECTURE = (
     *_ENCODER,
+    *_ROTARY,
     "decoder_hidden_size",
     "decoder_num_hidden_layers",
     "decoder_num_attention_heads",
@@ -61,8 +78,9 @@ def with_architecture(config: TrainConfig, out: Path | None = None) -> TrainConf
     else:
         given = config.model.fields
         encoder = _read_encoder(source, given.get("num_attention_heads"), given.get("decoder_num_attention_heads"))
-        size, names = config.model.size, _ARCHITECTURE if encoder.has_decoder else _ENCODER
-        theirs = {name: getattr(encoder.config, name) for name in names}
+        size, names = config.model.size, _ARCHITECTURE if encoder.has_decoder else (*_ENCODER, *_ROTARY)
+        rotary = encoder.config.position_embedding_type == "rope"
+        theirs = {name: getattr(encoder.config, name) for name in names if rotary or name not in _ROTARY}
     return replace(config, model=replace(config.model, size=size, fields={**theirs, **config.model.fields}))
 
 

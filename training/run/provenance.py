@@ -1,9 +1,11 @@
-"""What private sources a run learns from: those of its dataset, and of the weights it starts from."""
+"""What binds a run's models: private sources of its dataset, and all that binds the weights it starts from."""
 
 from functools import cache
 from pathlib import Path
 
 from biovfm_hf.cards.provenance import Provenance, hub_provenance, read_provenance
+from biovfm_hf.conversion.read import weights_provenance
+from biovfm_hf.errors import UserError
 from biovfm_hf.hub.network import is_path
 
 from ..settings.config import TrainConfig
@@ -18,9 +20,21 @@ def _marks(name: str | None, kind: str, revision: str | None) -> Provenance:
     if not name:
         return Provenance()
     folder = Path(name).expanduser()
+    if kind == "model" and folder.exists() and not (folder / "checkpoints").is_dir():
+        return _marks_of_weights(str(folder))
     if folder.exists() or is_path(name):
         return read_provenance(folder)
-    return _marks_on_hub(name, kind, revision)
+    return _marks_on_hub(name, kind, revision) | (_marks_of_hub_weights(name) if kind == "model" else Provenance())
 
 
-_marks_on_hub = cache(hub_provenance)  # asked once a run, not at every export
+# asked once a run, not at every export
+_marks_on_hub = cache(hub_provenance)
+_marks_of_weights = cache(weights_provenance)
+
+
+@cache
+def _marks_of_hub_weights(name: str) -> Provenance:
+    try:
+        return weights_provenance(name)
+    except UserError:  # a run that has yet to begin does not without them, and one that goes on has its marks
+        return Provenance()

@@ -14,6 +14,14 @@ def test_marks_add_up_and_come_back(tmp_path):
     assert str(found) == "sources: clinic-a, clinic-b, clinic-c; tasks: wards"
 
 
+def test_a_licence_binds_without_making_anything_private(tmp_path):
+    write_provenance(tmp_path, Provenance(licences=("dinov3-license",)))
+    add_provenance(tmp_path, Provenance(("clinic",)))
+    marks = read_provenance(tmp_path)
+    assert marks == Provenance(("clinic",), licences=("dinov3-license",)) and marks.is_private
+    assert not Provenance(licences=("dinov3-license",)).is_private and Provenance(licences=("dinov3-license",))
+
+
 def test_nothing_private_leaves_no_file(tmp_path):
     write_provenance(tmp_path, Provenance(("clinic",)))
     write_provenance(tmp_path, Provenance())

@@ -8,8 +8,10 @@ import yaml
 from huggingface_hub import ModelCard
 
 from biovfm_hf.cards.provenance import Provenance, read_provenance, write_provenance
+from biovfm_hf.errors import UserError
 from model_cards.card.command import card
 from model_cards.card.options import CardOptions
+from model_cards.hub.card import check_pushed_card
 from model_cards.inputs.paths import without_paths
 
 
@@ -46,6 +48,19 @@ def test_a_base_on_the_hub_is_named_in_yaml_and_in_a_sentence(model_dir):
     assert data.base_model == "facebook/dinov2-small" and data.license == "unknown"
     assert "went on from the weights of [facebook/dinov2-small](https://huggingface.co/facebook/dinov2-small)" in text
     assert "the licence of the base model facebook/dinov2-small is not known" in text
+
+
+def test_the_licence_of_the_weights_it_goes_on_from_is_the_models_own(model_dir):
+    write_provenance(model_dir, Provenance(licences=("dinov3-license",)))
+    text = written(model_dir, license="mit")  # nobody can give it away under another
+    data = ModelCard(text).data
+    assert (data.license, data.license_name) == ("other", "dinov3-license")
+    assert data.license_link.startswith("https://github.com/facebookresearch/dinov3")
+    assert "it may be passed on only under it" in text
+    assert read_provenance(model_dir).licences == ("dinov3-license",)
+    check_pushed_card(text, model_dir, "model")
+    with pytest.raises(UserError, match=r"weights under dinov3-license.*license_name"):
+        check_pushed_card(text.replace("license_name: dinov3-license", "license_name: mine"), model_dir, "model")
 
 
 @pytest.mark.parametrize("start", ["runs/of/mine", "/data/secret/run", "./run", "run"])

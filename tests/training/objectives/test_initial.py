@@ -10,6 +10,7 @@ from biovfm_hf import BioVFMConfig, BioVFMForMaskedAutoencoding, BioVFMModel
 from biovfm_hf.errors import UserError
 from training.command import pretrain, run_script
 from training.config_file import load_config, parse_overrides
+from training.objectives import method_of
 from training.objectives.initial import with_architecture
 from training.settings.config import biovfm_config
 
@@ -33,6 +34,18 @@ def test_the_architecture_is_that_of_a_model_folder(tmp_path: Path) -> None:
     assert ours.drop_path_rate == 0.1, "the recipe's own"
     given = load_config("dino_continue", {"model.init_from": str(tmp_path / "encoder"), "model.patch_size": 16})
     assert with_architecture(given).model.fields["patch_size"] == 16
+
+
+def test_rotary_positions_are_the_weights_own(tmp_path: Path) -> None:
+    source = BioVFMConfig.from_size("vit-tiny", family="dinov3", **SIZES, rope_base=31.0, rope_rescale_coords=2.0)
+    BioVFMModel(source).save_pretrained(tmp_path / "encoder")
+    config = load_config("dino_continue", {"model.init_from": str(tmp_path / "encoder"), "augment.global_size": 112})
+    ours = biovfm_config(with_architecture(config))
+    for name in ("position_embedding_type", "rope_base", "rope_rescale_coords", "mask_key_bias", "layer_norm_eps"):
+        assert getattr(ours, name) == getattr(source, name), name
+    objective = method_of("dino").build(with_architecture(config), ours)
+    assert objective.student.backbone.layers[0].attention.qkv.weight.shape == (144, 48)
+    assert objective.student.backbone.config.position_embedding_type == "rope"
 
 
 def test_a_decoder_is_taken_where_there_is_one(tmp_path: Path) -> None:

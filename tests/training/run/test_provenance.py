@@ -21,6 +21,12 @@ def test_data_and_first_weights_are_both_counted(tmp_path):
     assert run_provenance(config).private_sources == ("clinic of data", "clinic of weights")
 
 
+def test_the_licence_of_dinov3s_weights_goes_with_what_continues_from_them(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "dinov3_vit"}')
+    assert run_provenance(settings(model={"init_from": str(tmp_path)})).licences == ("dinov3-license",)
+    _check_public(settings(model={"init_from": str(tmp_path)}, run={"push_to_hub": "me/model"}))
+
+
 def test_models_of_private_data_are_not_pushed_while_they_are_trained(tmp_path):
     words = {"data": {"path": str(tmp_path)}, "run": {"push_to_hub": "me/model"}}
     _check_public(settings(**words))

@@ -14,7 +14,7 @@ _BLOCK = re.compile(
     r"backbone\.layers\.(\d+)\.(norm[12]|attention\.(qkv|proj)|layer_scale[12]|mlp\.(fc1|fc2|w12|w3))\.(weight|bias|gamma)"
 )
 _FINAL = re.compile(
-    r"backbone\.norm\.(weight|bias)"
+    r"backbone\.(cls_|local_cls_)?norm\.(weight|bias)"
     r"|(dino|ibot)_head\.(mlp\.(\d+\.)?(weight|bias)|last_layer\.(weight_g|weight_v))"
 )
 
@@ -41,7 +41,7 @@ def dino_multipliers(
         lr = 1.0
     else:
         raise ValueError(f"no learning-rate rule for the tensor {name!r}; add one to objectives/dino/parameters.py")
-    undecayed = name.endswith((".bias", ".gamma")) or re.search(r"\.norm[12]?\.", name)
+    undecayed = name.endswith((".bias", ".gamma")) or re.search(r"norm[12]?\.", name)
     return lr, 0.0 if undecayed else 1.0
 
 
