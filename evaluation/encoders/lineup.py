@@ -49,6 +49,10 @@ LINEUP = {
     "biomedclip": _named(
         86, "open_clip:hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224", "MIT", "2303.00915"
     ),
+    "biomedgpt": ShortName(
+        "ofa:PanaceaAI/BiomedGPT-Base-Pretrained", 74, 384,
+        "Apache-2.0 on the Hub, academic research only by its README", "2305.17100", "image tokens, no text prompt",
+    ),  # fmt: skip
     "dinov2-s": _named(22, "facebook/dinov2-small", "Apache-2.0", "2304.07193"),
     "dinov2-b": _named(87, "facebook/dinov2-base", "Apache-2.0", "2304.07193"),
     "dinov2-l": _named(304, "facebook/dinov2-large", "Apache-2.0", "2304.07193"),
@@ -70,8 +74,3 @@ LINEUP = {
     "vgg19": ShortName("timm:vgg19.tv_in1k", 140, paper="1409.1556", **{**_IMAGENET, **_VGG}),
 }
 SHORT_NAMES = {name: entry.source for name, entry in LINEUP.items()}
-# Names of the line-up that cannot be loaded, and why.
-UNAVAILABLE = {
-    "biomedgpt": "BiomedGPT's encoder is part of an OFA model that neither transformers nor timm loads; "
-    "score its outputs with `biovfm score`, or give a converted model folder",
-}

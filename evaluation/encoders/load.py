@@ -11,18 +11,20 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from biovfm_hf.documents import read_json
 from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.hub.network import heed_missing_network, is_path
 from biovfm_hf.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 from ..tasks.images import is_grey, to_rgb
 from .device import check_device, default_precision
-from .lineup import LINEUP, SHORT_NAMES, UNAVAILABLE
+from .lineup import LINEUP, SHORT_NAMES
 from .tokens import Compiled, Encoded, Reader, Reading, compile_blocks, run, running
 
 if TYPE_CHECKING:
@@ -30,6 +32,14 @@ if TYPE_CHECKING:
 
 LABEL = re.compile(r"^([\w.+-]+)=(.+)$")
 SCRATCH = "scratch:"
+OFA = "ofa:"
+OFA_SIZE = 384  # as in BiomedGPT's own script for MedMNIST
+OFA_NOTES = (
+    "OFA image tokens, read without a text prompt: a prompt moves them, and the one that BiomedGPT's published results "
+    "were read with is unknown",
+    "licence of BiomedGPT's weights: the Hub says Apache-2.0, its README academic research only, without commercial or "
+    "clinical use",
+)
 
 
 @dataclass
@@ -49,6 +59,7 @@ class Encoder:
         compiled: its blocks through `torch.compile`; without any it runs as it is.
         reading: what `read` must know of the module.
         read: how the module is asked and where its tokens are, as `tokens.run`.
+        notes: what a reader of its results must know; they stand in every record.
     """
 
     name: str
@@ -64,6 +75,7 @@ class Encoder:
     compiled: Compiled = field(default_factory=list)
     reading: Reading = field(default_factory=Reading)
     read: Reader = run
+    notes: tuple[str, ...] = ()
 
     def encode(self, pixel_values: "Tensor", blocks: int = 0) -> Encoded:
         """Encode (B, 3, H, W) without gradients, in the encoder's precision; features are float32.
@@ -104,8 +116,8 @@ def load_encoder(
     """Load an encoder.
 
     Args:
-        name: a model folder, a Hub repository, `timm:NAME`, `timm:FOLDER`, `open_clip:hf-hub:REPO`, `scratch:unet`
-            and `scratch:transunet` (segmentation baselines without an encoder), one of
+        name: a model folder, a Hub repository, `timm:NAME`, `timm:FOLDER`, `open_clip:hf-hub:REPO`, `ofa:` and a
+            folder, repository or fairseq file of an OFA model (BiomedGPT), `scratch:unet` and `scratch:transunet` (segmentation baselines without an encoder), one of
             `SHORT_NAMES`, or `LABEL=` and one of these to choose what results call it.
         device: a torch device.
         preprocess: `own` (the model's), or `half`: resized to the model's size and normalised by mean 0.5 and
@@ -118,8 +130,6 @@ def load_encoder(
     """
     check_device(device)
     label, source = split_label(name)
-    if source.lower() in UNAVAILABLE:
-        raise UserError(f"{source}: {UNAVAILABLE[source.lower()]}")
     known = LINEUP.get(source.lower())
     source = known.source if known else source
     family = find_family(source)
@@ -145,13 +155,15 @@ class Family:
     """One way to load encoders: by names that begin with `prefix`, which `load` takes whole.
 
     `load` gives an `Encoder` with its preprocessing, its `read` and what that must know (`reading`), on the CPU.
-    `downloads` tells whether models that are not on disk come from the network.
+    `downloads` tells whether models that are not on disk come from the network, and `recognises` which names without
+    the prefix are the family's too.
     """
 
     name: str
     prefix: str
     load: Callable[[str], Encoder]
     downloads: bool = True
+    recognises: Callable[[str], bool] = lambda source: False
 
 
 FAMILIES: dict[str, Family] = {}
@@ -169,8 +181,8 @@ def register_family(family: Family) -> None:
 
 
 def find_family(source: str) -> Family:
-    """The family with the longest prefix of a name; transformers takes what no other does."""
-    fitting = [family for family in FAMILIES.values() if source.startswith(family.prefix)]
+    """The family with the longest prefix of a name, or that recognises it; transformers takes what no other does."""
+    fitting = [f for f in FAMILIES.values() if source.startswith(f.prefix) or f.recognises(source)]
     return max(fitting, key=lambda family: len(family.prefix))
 
 
@@ -381,6 +393,28 @@ def _load_open_clip(source: str) -> Encoder:
     return _from_transform(module, transform, f"open_clip:{name}", weights_digest(module), size, mean, std)
 
 
+def _load_ofa(source: str) -> Encoder:
+    from .ofa import load_image_encoder, read
+
+    name = source.removeprefix(OFA)
+    module, path, left_out = load_image_encoder(name)
+    preprocess = partial(to_square, size=OFA_SIZE, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    words = f"square {OFA_SIZE}, bicubic, ImageNet's mean and standard deviation"
+    notes = (*OFA_NOTES, f"{len(left_out)} tensors of the text and the decoder are left out")
+    revision = folder_revision(path) if path.is_dir() else weights_digest(module)
+    return Encoder(
+        source, revision, module, preprocess, words, OFA_SIZE, IMAGENET_MEAN, IMAGENET_STD, read=read, notes=notes
+    )
+
+
+def _is_ofa(source: str) -> bool:
+    """Whether a folder's config.json says `model_type: ofa`, or it is one file of weights as fairseq writes them."""
+    path = Path(source).expanduser()
+    config = path / "config.json"
+    stated = read_json(config) if config.is_file() else {}
+    return path.suffix == ".pt" and path.is_file() or isinstance(stated, dict) and stated.get("model_type") == "ofa"
+
+
 def _from_transform(
     module: "nn.Module",
     transform: Any,
@@ -406,6 +440,7 @@ for _family in (
     Family("timm", "timm:", _load_timm),
     Family("open_clip", "open_clip:", _load_open_clip),
     Family("open_clip of the Hub", "hf-hub:", _load_open_clip),
+    Family("OFA", OFA, _load_ofa, recognises=_is_ofa),
     Family("trained from scratch", SCRATCH, _untrained, downloads=False),
 ):
     register_family(_family)

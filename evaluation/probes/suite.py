@@ -133,6 +133,7 @@ def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Record |
             "classes": list(task.record.classes),
             **answer.record,
             "warnings": list(task.warnings),
+            "notes": [*encoder.notes, *answer.record.get("notes", [])],
             "n_train": task.splits["train"].num_cases,
             "n_test": task.splits["test"].num_cases,
             "seconds": seconds,

@@ -283,7 +283,7 @@ def test_what_cannot_be_loaded_is_named(tmp_path, tiny_model):
         load_encoder(str(tiny_model), "gpu")
     with pytest.raises(UserError, match="torch sees"):
         load_encoder(str(tiny_model), "cuda:99")
-    with pytest.raises(UserError, match="OFA"):
+    with pytest.raises(UserError, match="BiomedGPT-Base-Pretrained"):
         load_encoder("BiomedGPT")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="cannot be loaded"):
