@@ -50,9 +50,13 @@ LINEUP = {
         86, "open_clip:hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224", "MIT", "2303.00915"
     ),
     "biomedgpt": ShortName(
-        "ofa:PanaceaAI/BiomedGPT-Base-Pretrained", 74, 384,
-        "Apache-2.0 on the Hub, academic research only by its README", "2305.17100", "image tokens, no text prompt",
-    ),  # fmt: skip
+        "ofa:PanaceaAI/BiomedGPT-Base-Pretrained",
+        74,
+        384,
+        "Apache-2.0 on the Hub, academic research only by its README",
+        "2305.17100",
+        "image tokens, no text prompt",
+    ),
     "dinov2-s": _named(22, "facebook/dinov2-small", "Apache-2.0", "2304.07193"),
     "dinov2-b": _named(87, "facebook/dinov2-base", "Apache-2.0", "2304.07193"),
     "dinov2-l": _named(304, "facebook/dinov2-large", "Apache-2.0", "2304.07193"),

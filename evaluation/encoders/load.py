@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from biovfm_hf.documents import read_json
 from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.hub.network import heed_missing_network, is_path
 from biovfm_hf.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from biovfm_hf.reading.documents import read_json
 
 from ..tasks.images import is_grey, to_rgb
 from .device import check_device, default_precision
@@ -35,10 +35,10 @@ SCRATCH = "scratch:"
 OFA = "ofa:"
 OFA_SIZE = 384  # as in BiomedGPT's own script for MedMNIST
 OFA_NOTES = (
-    "OFA image tokens, read without a text prompt: a prompt moves them, and the one that BiomedGPT's published results "
-    "were read with is unknown",
-    "licence of BiomedGPT's weights: the Hub says Apache-2.0, its README academic research only, without commercial or "
-    "clinical use",
+    "OFA image tokens, read without a text prompt: a prompt moves them, and the one behind BiomedGPT's published "
+    "results is unknown",
+    "licence of BiomedGPT's weights: Apache-2.0 by the Hub's tag, by its README academic research only, without "
+    "commercial or clinical use",
 )
 
 
@@ -117,8 +117,9 @@ def load_encoder(
 
     Args:
         name: a model folder, a Hub repository, `timm:NAME`, `timm:FOLDER`, `open_clip:hf-hub:REPO`, `ofa:` and a
-            folder, repository or fairseq file of an OFA model (BiomedGPT), `scratch:unet` and `scratch:transunet` (segmentation baselines without an encoder), one of
-            `SHORT_NAMES`, or `LABEL=` and one of these to choose what results call it.
+            folder, repository or fairseq file of an OFA model (BiomedGPT), `scratch:unet` and `scratch:transunet`
+            (segmentation baselines without an encoder), one of `SHORT_NAMES`, or `LABEL=` and one of these to choose
+            what results call it.
         device: a torch device.
         preprocess: `own` (the model's), or `half`: resized to the model's size and normalised by mean 0.5 and
             standard deviation 0.5, whatever the model, as the BioVFM authors do.
@@ -412,7 +413,9 @@ def _is_ofa(source: str) -> bool:
     path = Path(source).expanduser()
     config = path / "config.json"
     stated = read_json(config) if config.is_file() else {}
-    return path.suffix == ".pt" and path.is_file() or isinstance(stated, dict) and stated.get("model_type") == "ofa"
+    return (path.suffix == ".pt" and path.is_file()) or (
+        isinstance(stated, dict) and stated.get("model_type") == "ofa"
+    )
 
 
 def _from_transform(

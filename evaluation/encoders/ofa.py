@@ -31,7 +31,7 @@ class Stem(ResNet):
     """A ResNet's first three stages in ResNet-50's form: images (B, 3, H, W) -> (B, 1024, H / 16, W / 16)."""
 
     def __init__(self, depths: tuple[int, int, int]) -> None:
-        super().__init__(Bottleneck, [*depths, 1])  # type: ignore[arg-type]
+        super().__init__(Bottleneck, [*depths, 1])
         del self.layer4, self.avgpool, self.fc
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -90,6 +90,7 @@ class OFAImageEncoder(nn.Module):
         width = len(tensors["layer_norm.weight"])
         heads, hidden = len(tensors["layers.0.self_attn.c_attn"]), len(tensors["layers.0.fc1.bias"])
         places, depth = len(tensors["embed_image_positions.weight"]), count(tensors, "layers")
+        self.heads = heads
         self.side = math.isqrt(places - 1)  # OFA's image_bucket_size: most rows and columns of tokens
         first, second, third = (count(tensors, f"embed_images.layer{stage}") for stage in (1, 2, 3))
         self.embed_images = Stem((first, second, third))
@@ -139,7 +140,7 @@ class OFAImageEncoder(nn.Module):
 
     def _absolute_bias(self, rows: Tensor, columns: Tensor) -> Tensor:
         """What the places themselves add to the scores, (heads, N, N)."""
-        heads = self.image_rel_pos_table_list[0].embedding_dim
+        heads = self.heads
         places = self.image_pos_ln(self.embed_image_positions(rows * self.side + columns + 1))[None]
         query, key = (split_heads(layer(places), heads)[0] for layer in (self.pos_q_linear, self.pos_k_linear))
         return query @ key.transpose(1, 2) * score_scale(query)

@@ -152,7 +152,9 @@ def test_the_released_base_model_has_the_size_that_its_line_tells():
             "image_proj.weight": torch.empty(768, 1024),
         }
         names |= {f"layers.{i}.": torch.empty(0) for i in range(6)}
-        names |= {f"embed_images.layer{s}.{i}.": torch.empty(0) for s, n in ((1, 3), (2, 4), (3, 23)) for i in range(n)}
+        names |= {
+            f"embed_images.layer{s}.{i}.": torch.empty(0) for s, n in ((1, 3), (2, 4), (3, 23)) for i in range(n)
+        }
         module = OFAImageEncoder(names)
     millions = sum(parameter.numel() for parameter in module.parameters()) / 1e6
     assert LINEUP["biomedgpt"].parameters == pytest.approx(millions, abs=0.6)
