@@ -12,7 +12,7 @@ from biovfm_hf.reading.documents import parse_yaml, read_yaml
 from . import objectives
 from .settings.augment import PRESETS, AugmentConfig
 from .settings.config import TrainConfig
-from .settings.typed import build
+from .settings.typed import build, plain
 
 _CONFIG_FOLDER = Path(__file__).parent / "configs"
 
@@ -48,7 +48,7 @@ def config_from_tree(tree: Mapping[str, Any]) -> TrainConfig:
     if "method" not in tree:
         raise UserError(f"config key method is missing; give the objective, one of {', '.join(objectives.names())}")
     kind = objectives.config_of(str(tree["method"]))
-    tree = {name: value for name, value in tree.items() if value is not None}
+    tree = _without_idle_sections({name: value for name, value in tree.items() if value is not None}, kind)
     tree["model"] = _model_section(tree.get("model") or {})
     augment = tree.get("augment") or {}
     preset = augment.get("preset", kind().augment.preset)
@@ -57,6 +57,17 @@ def config_from_tree(tree: Mapping[str, Any]) -> TrainConfig:
     merged = _merge(PRESETS[preset], {**augment, "preset": preset})
     tree["augment"] = build(AugmentConfig, merged, "augment", AugmentConfig())
     return build(kind, tree)
+
+
+def _without_idle_sections(tree: dict[str, Any], kind: type[TrainConfig]) -> dict[str, Any]:
+    """The tree without sections of other objectives at their defaults, which runs of earlier versions wrote down."""
+    own = {item.name for item in fields(kind)}
+    for other in objectives.names():
+        for name, default in plain(objectives.config_of(other)()).items():
+            given = tree.get(name)
+            if name not in own and isinstance(given, Mapping) and _merge(default, given) == default:
+                tree = {key: value for key, value in tree.items() if key != name}
+    return tree
 
 
 def _model_section(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,17 +11,24 @@ from .retries import is_passing_status, retried
 Answer = TypeVar("Answer")
 
 
+def hub_api() -> Any:
+    """A `huggingface_hub.HfApi` that tells the Hub who calls."""
+    from huggingface_hub import HfApi
+
+    return HfApi(library_name="biovfm-hf")
+
+
 def signed_in() -> Any:
-    """A `huggingface_hub.HfApi` with this machine's token.
+    """`hub_api` with this machine's token.
 
     Raises:
         UserError: there is none.
     """
-    from huggingface_hub import HfApi, get_token
+    from huggingface_hub import get_token
 
     if get_token() is None:
         raise UserError("no Hub token on this machine; sign in with: hf auth login (or set HF_TOKEN)")
-    return HfApi(library_name="biovfm-hf")
+    return hub_api()
 
 
 def steady(work: Callable[[], Answer], doing: str) -> Answer:

@@ -136,3 +136,32 @@ def test_pipelines_ask_no_question_on_a_terminal(checkpoint: Path) -> None:
         os.close(terminal)
         os.close(keyboard)
     assert done.stdout.split() == ["BioVFMImageProcessor"] * 3  # and no "Do you wish to run the custom code?"
+
+
+DISTRIBUTED = """
+import sys, torch, biovfm_hf
+from accelerate import Accelerator
+from transformers import AutoModelForSemanticSegmentation
+model = AutoModelForSemanticSegmentation.from_pretrained(sys.argv[1], num_labels=3, segmentation_head="unet")
+accelerator = Accelerator(cpu=True)
+model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
+for step in range(3):
+    pixels, labels = torch.randn(2, 3, 32, 32), torch.randint(0, 3, (2, 32, 32))
+    accelerator.backward(model(pixel_values=pixels, labels=labels).loss)
+    optimizer.step()
+    optimizer.zero_grad()
+alike = accelerator.gather(torch.stack([parameter.sum() for parameter in model.parameters()])).view(2, -1)
+assert torch.equal(alike[0], alike[1])
+accelerator.print("done", type(model).__name__)
+"""
+
+
+def test_a_head_is_fine_tuned_by_two_processes(checkpoint: Path) -> None:
+    """DDP refuses the second step of a model of which a parameter got no gradient in the first."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "--no-python"]
+    done = subprocess.run(
+        [*launcher, sys.executable, "-c", DISTRIBUTED, str(checkpoint)],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["done", "DistributedDataParallel"]

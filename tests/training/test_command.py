@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import recipe_flops
+from biovfm_hf.hub import retries
 from tests.hub_server.server import Blob, HubServer, Repo
 from training import objectives
 from training.command import run_script
@@ -242,6 +243,9 @@ class Hub:
     calls: ClassVar[list[tuple]] = []
     failing: ClassVar[str] = ""
 
+    def __init__(self, library_name: str) -> None:
+        assert library_name == "biovfm-hf"
+
     def create_repo(self, repository: str, private: bool, exist_ok: bool) -> None:
         self.calls.append(("create", repository, private, exist_ok))
         if self.failing == "create":
@@ -259,6 +263,7 @@ def push_run(image_folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch, fai
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(retries, "LONGEST_PAUSE", 0.0)
     monkeypatch.setattr(Hub, "calls", [])
     monkeypatch.setattr(Hub, "failing", failing)
     words = ["--config", "mae_smoke", "--data", str(image_folder), "--out", str(out), *SMALL_MAE]
@@ -272,7 +277,7 @@ def test_exports_are_pushed_in_the_background_and_failures_are_warnings(
     status, calls = push_run(image_folder, tmp_path, monkeypatch, failing="Step 4")
     assert status == 0
     assert calls[0] == ("create", "me/model", True, True), "private"
-    assert calls[1:] == [("upload", "me/model", "Step 2"), ("upload", "me/model", "Step 4")]
+    assert calls[1:] == [("upload", "me/model", "Step 2"), *[("upload", "me/model", "Step 4")] * retries.ATTEMPTS]
     assert "cannot push" in caplog.text and "no network" in caplog.text
 
 
@@ -297,7 +302,10 @@ def test_a_repository_that_cannot_be_pushed_to_is_told_before_training(
     status, calls = push_run(image_folder, tmp_path, monkeypatch, failing="create")
     said = capsys.readouterr().err
     assert status == 1 and len(calls) == 1 and not (tmp_path / "metrics.jsonl").exists()
-    assert said.count("\n") == 1 and "cannot push to me/model: 401 Unauthorized log in first; " in said
+    assert (
+        said.count("\n") == 1
+        and "cannot push to me/model: creating the repository failed (401 Unauthorized log in first); " in said
+    )
 
 
 def on_hub(hub: HubServer, token: str, cache: Path, *words: str) -> subprocess.CompletedProcess:

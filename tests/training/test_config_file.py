@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from biovfm_hf.errors import UserError
-from training import config_file
+from training import config_file, objectives
 from training.config_file import config_from_tree, load_config, parse_overrides, with_steps
 from training.settings.config import BatchConfig, biovfm_config
 from training.settings.typed import Range, Steps, build, plain, to_yaml
@@ -200,6 +200,17 @@ def test_config_of_the_other_method_or_missing_file() -> None:
         load_config("mae_smoke", {}, "dino")
     with pytest.raises(UserError, match="did you mean dino_smoke"):
         load_config("dino_smoek", {})
+
+
+def test_a_run_of_an_earlier_version_loads_though_it_wrote_every_objectives_sections(tmp_path: Path) -> None:
+    mae = load_config("mae_smoke")
+    idle = {name: plain(objectives.config_of("dino")())[name] for name in ("dino", "teacher", "mask")}
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(mae) + yaml.safe_dump(idle))
+    assert load_config(path) == mae
+    path.write_text(to_yaml(mae) + yaml.safe_dump({"dino": {**idle["dino"], "prototypes": 77}}))
+    with pytest.raises(UserError, match="unknown config key dino"):
+        load_config(path)
 
 
 def test_epochs_become_steps() -> None:

@@ -19,6 +19,7 @@ from biovfm_hf import BioVFMImageProcessor
 from biovfm_hf.cards.provenance import write_provenance
 from biovfm_hf.cards.stub import STUB_FIELD
 from biovfm_hf.errors import UserError, one_line
+from biovfm_hf.hub.calls import hub_api, steady
 from biovfm_hf.sizes import size_words
 from biovfm_hf.writing.files import atomic_path
 
@@ -123,33 +124,28 @@ def open_repository(repository: str) -> None:
     Raises:
         UserError: no such name is possible, no access, or no network; known now rather than after hours of work.
     """
-    from huggingface_hub import HfApi
-
     try:
-        HfApi().create_repo(repository, private=True, exist_ok=True)
-    except Exception as error:  # names, rights and networks fail in many classes
-        reason = one_line(error)
+        steady(lambda: hub_api().create_repo(repository, private=True, exist_ok=True), "creating the repository")
+    except UserError as error:
         raise UserError(
-            f"cannot push to {repository}: {reason}; give OWNER/NAME, log in with `hf auth login`, or leave out "
-            "--push-to-hub and push the model later"
+            f"cannot push to {repository}: {error}; or leave out --push-to-hub and push the model later"
         ) from error
 
 
 def push_in_background(
     folder: Path, repository: str, step: int, earlier: Sequence[threading.Thread] = ()
 ) -> threading.Thread:
-    """Upload a model folder to the Hub without holding up training; a failure is a warning.
+    """Upload a model folder to the Hub without holding up training; what fails several times is a warning.
 
     It waits for the `earlier` uploads, so that a slow one does not put old weights in the place of new ones.
     """
 
     def push() -> None:
-        from huggingface_hub import HfApi
-
         for thread in earlier:
             thread.join()
         try:
-            HfApi().upload_folder(repo_id=repository, folder_path=folder, commit_message=f"Step {step}")
+            sent = {"repo_id": repository, "folder_path": folder, "commit_message": f"Step {step}"}
+            steady(lambda: hub_api().upload_folder(**sent), f"sending step {step:,}")
             tqdm.write(f"step {step:,} is at {repository} on the Hub", file=sys.stderr)
         except Exception as error:  # training goes on, whatever the network says
             logger.warning("cannot push %s to %s: %s", folder, repository, one_line(error))

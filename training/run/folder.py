@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,12 @@ def prepare_run_folder(out: Path, config: TrainConfig) -> None:
         changed = [key for key in changed if not key.startswith(_FREE)]
         if changed and _results(out):
             listed = ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in changed[:4])
+            onward = f"with another --out and --model.init_from {out}"
+            if changed == ["steps"] and now["steps"] > before.get("steps", default["steps"]):
+                onward = f"with: {_more_steps(out, now['steps'] - before.get('steps', default['steps']))}"
             raise UserError(
                 f"{out} holds a run with other settings ({listed}); use the same settings, or go on from its weights "
-                f"with another --out and --model.init_from {out}"
+                f"{onward}"
             )
     elif found := _results(out):
         raise UserError(f"{out} holds {found[0]}/ but no config.yaml: it is not of a run; use another --out")
@@ -96,6 +100,12 @@ def prepare_run_folder(out: Path, config: TrainConfig) -> None:
         write_provenance(out, run_provenance(config))
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
+
+
+def _more_steps(out: Path, steps: int) -> str:
+    """The command that trains a finished run's weights further: its schedules have ended, so that is a new run."""
+    words = ["biovfm", "pretrain", str(out / "config.yaml"), "--out", f"{out}-more", f"model.init_from={out}"]
+    return shlex.join([*words, f"steps={steps}"])
 
 
 def _results(out: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """What training starts from gives the architecture, and what cannot be is told before anything is allocated."""
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 
 from biovfm_hf import BioVFMConfig, BioVFMForMaskedAutoencoding, BioVFMModel
 from biovfm_hf.errors import UserError
-from training.command import pretrain, run_script
+from training.command import main, pretrain, run_script
 from training.config_file import load_config, parse_overrides
 from training.objectives import method_of
 from training.objectives.initial import with_architecture
@@ -84,7 +85,13 @@ def test_a_finished_run_with_more_steps_is_told_how_to_go_on(
     capsys.readouterr()
     assert run_script("mae", [*words, "steps=4"]) == 1
     told = capsys.readouterr().err
-    assert "steps 2 -> 4" in told and f"--model.init_from {tmp_path / 'run'}" in told and told.count("\n") == 1
+    assert "steps 2 -> 4" in told and told.count("\n") == 1
+    command = shlex.split(told.partition("with: ")[2])
+    assert command[:2] == ["biovfm", "pretrain"] and command[-1] == "steps=2"
+    assert main(command[2:]) == 0
+    assert (tmp_path / "run-more" / "model" / "model.safetensors").is_file()
+    assert run_script("mae", [*words, "steps=4", "seed=1"]) == 1  # other settings are no more of the same
+    assert f"with another --out and --model.init_from {tmp_path / 'run'}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("device", ["cpu", "auto"])
