@@ -479,6 +479,46 @@ def scaling(
     """
     ...
 
+def analyse(
+    models: Sequence[str] | str,
+    *,
+    out: str | Path,
+    task: str | None = None,
+    images: str | None = None,
+    data: str | Path = Path('.'),
+    max_images: int = 2000,
+    attention_images: int = 64,
+    resamples: int = 200,
+    batch_size: int = 16,
+    seed: int = 0,
+    device: str | None = None,
+) -> Any:
+    """Measure the layers of all models, and write `layers.json`, `layers.csv` and `layers.png` to `out`.
+
+    Args:
+        models: as for biovfm probe; NAME= before it chooses what it is called.
+        out: folder for tables and the page.
+        task: a task whose test images are measured, and by which layers are probed.
+        images: images to measure, where there is no task.
+        data: where named tasks are.
+        max_images: that are measured, drawn at random.
+        attention_images: of these, whose attention is measured.
+        resamples: of intervals.
+        batch_size: images at once.
+        seed: of everything random.
+        device: torch device (default: cuda where there is one, else cpu).
+
+    Raises:
+        UserError: a model is no transformer of equal blocks, two have one name, or there are fewer than four images.
+
+    Examples:
+        >>> import biovfm_hf
+        >>> analysis = biovfm_hf.analyse("run/model", images="raw/scans", out="layers", resamples=20)
+        >>> Path("layers/layers.png").is_file()
+        True
+    """
+    ...
+
 def card(
     model_dir: str | Path,
     *,

@@ -17,6 +17,7 @@ COMMANDS = {
     "search": ("evaluation.commands.search", "find the images most like an example, with a contact sheet"),
     "probe": ("evaluation.commands.probe", "score encoders on benchmark tasks, with intervals"),
     "score": ("evaluation.commands.score", "metrics and intervals for scores that you already have"),
+    "analyse": ("evaluation.layers.command", "what each layer of a model holds, and how alike models are"),
     "scaling": ("evaluation.scaling.command", "slopes, correlations and figures of a scaling study"),
     "report": ("model_cards.report.command", "one HTML page of data, training and results"),
     "card": ("model_cards.card.command", "write the model card from what actually happened"),

@@ -151,6 +151,16 @@ True""",
 >>> Path("scaling/slopes.csv").is_file()
 True""",
     ),
+    "analyse": Door(
+        "evaluation.layers.command",
+        "analyse",
+        "AnalyseOptions",
+        """\
+>>> import biovfm_hf
+>>> analysis = biovfm_hf.analyse("run/model", images="raw/scans", out="layers", resamples=20)
+>>> Path("layers/layers.png").is_file()
+True""",
+    ),
     "card": Door(
         "model_cards.card.command",
         "card",

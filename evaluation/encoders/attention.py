@@ -1,7 +1,7 @@
-"""Where the class token of an encoder looks: the attention of its last block, from the three libraries' models."""
+"""Where the tokens of an encoder look: the attention of its blocks, from the three libraries' models."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,25 +16,42 @@ CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # what timm and 
 
 
 def class_attention(encoder: Encoder, images: list[np.ndarray]) -> np.ndarray | None:
-    """Attention of the class token to the patches in the last block, mean over heads, (B, h, w); None without one.
-
-    A transformers model answers with its attention when asked. Of timm's and open_clip's it is caught inside the last
-    block, which for that time works with the plain implementation: the fused one never makes the matrix. (open_clip's
-    own attention class, which few of its models have, does not work in that way, and gives None.)
-    """
+    """Attention of the class token to the patches in the last block, mean over heads, (B, h, w); None without one."""
+    module = encoder.module
+    if not _answers(module) and all(getattr(module, name, None) is None for name in CLASS_TOKENS):
+        return None
     pixels = to_square(images, encoder.size, encoder.mean, encoder.std)
-    asked = hasattr(encoder.module, "set_attn_implementation")
-    weights = _ask(encoder, pixels) if asked else _catch(encoder, pixels)
-    if weights is None:
+    blocks = block_attention(encoder, pixels, last_only=True)
+    if blocks is None:
         return None
     encoded = encoder.encode(pixels)
-    if encoded.prefix == 0 or weights.shape[-1] != encoded.tokens.shape[1]:
+    if encoded.prefix == 0 or blocks[-1].shape[-1] != encoded.tokens.shape[1]:
         return None
-    return weights[:, 0, encoded.prefix :].unflatten(1, encoded.grid).cpu().numpy()
+    return blocks[-1].mean(1)[:, 0, encoded.prefix :].unflatten(1, encoded.grid).cpu().numpy()
 
 
-def _ask(encoder: Encoder, pixels: "Tensor") -> "Tensor | None":
-    """Attention (B, N, N) of a transformers model, mean over heads; None where it tells none."""
+def block_attention(encoder: Encoder, pixels: "Tensor", last_only: bool = False) -> "list[Tensor] | None":
+    """Attention (B, H, N, N) of each block, first to last, to images (B, 3, H, W); None where the model tells none.
+
+    A transformers model answers with its attention when asked. Of timm's and open_clip's it is caught inside the
+    blocks, which for that time work with the plain implementation: the fused one never makes the matrix. (open_clip's
+    own attention class, which few of its models have, does not work in that way, and gives None.)
+
+    Args:
+        encoder: what is asked.
+        pixels: preprocessed images; each takes 4 H N^2 bytes in a block.
+        last_only: the last block alone.
+    """
+    blocks = _ask(encoder, pixels) if _answers(encoder.module) else _catch(encoder, pixels, last_only)
+    return blocks[-1:] if blocks and last_only else blocks
+
+
+def _answers(module: Any) -> bool:
+    return hasattr(module, "set_attn_implementation")
+
+
+def _ask(encoder: Encoder, pixels: "Tensor") -> "list[Tensor] | None":
+    """Attention of a transformers model's blocks; None where it tells none."""
     import torch
 
     module: Any = encoder.module
@@ -48,24 +65,25 @@ def _ask(encoder: Encoder, pixels: "Tensor") -> "Tensor | None":
     finally:
         module.set_attn_implementation(before)
     weights = getattr(answer, "attentions", None)
-    if not weights or weights[-1] is None or weights[-1].ndim != 4:
+    if not weights or any(each is None or each.ndim != 4 for each in weights):
         return None
-    return weights[-1].float().mean(1)
+    return [each.float() for each in weights]
 
 
-def _catch(encoder: Encoder, pixels: "Tensor") -> "Tensor | None":
-    """Attention (B, N, N) of a timm or open_clip model, mean over heads; None without a class token or attention."""
-    module = encoder.module
-    layers = find_layers(module)
-    if not layers or all(getattr(module, name, None) is None for name in CLASS_TOKENS):
+def _catch(encoder: Encoder, pixels: "Tensor", last_only: bool) -> "list[Tensor] | None":
+    """Attention of a timm or open_clip model's blocks; None without blocks or attention."""
+    layers = find_layers(encoder.module)
+    if not layers:
         return None
     caught: list[Tensor] = []
-    with _watched(layers[-1], caught):
+    watched = layers[-1:] if last_only else layers
+    with ExitStack() as stack:
+        for layer in watched:
+            stack.enter_context(_watched(layer, caught))
         encoder.encode(pixels)
-    if len(caught) != 1 or caught[0].ndim not in (3, 4):
+    if len(caught) != len(watched) or any(each is None or each.ndim != 4 for each in caught):
         return None
-    weights = caught[0].float()
-    return weights if weights.ndim == 3 else weights.mean(1)  # torch's own module answers with the mean over heads
+    return [each.float() for each in caught]
 
 
 @contextmanager
@@ -74,7 +92,7 @@ def _watched(layer: "nn.Module", caught: list["Tensor"]) -> Iterator[None]:
     from torch import nn
 
     def ask(_module: Any, given: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        return given, {**named, "need_weights": True}
+        return given, {**named, "need_weights": True, "average_attn_weights": False}
 
     fused = [part for part in layer.modules() if getattr(part, "fused_attn", False)]
     hooks = []

@@ -1,0 +1,1 @@
+"""What each layer of a model holds: likeness between layers, rank, dimension, attention, frequencies, diversity."""
