@@ -11,6 +11,7 @@ from .dicom_header import functional_group
 
 _XRAY = ("1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2")  # angiography, fluoroscopy
 _STEP = 1e-6  # the width of a window that shows all above one value white
+_COLOURS = ("Red", "Green", "Blue")
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
 
 
@@ -40,8 +41,7 @@ def spacing_of(dataset: Any, frame: int) -> tuple[float, float]:
 def _values(pydicom: Any, dataset: Any, array: np.ndarray, frame: int) -> Pixels:
     photometric = str(dataset.get("PhotometricInterpretation", ""))
     if photometric == "PALETTE COLOR":
-        array = pydicom.pixels.apply_color_lut(array, dataset)
-        return Pixels((array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array)
+        return Pixels(_coloured(pydicom, dataset, array))
     if array.ndim == 3:
         return Pixels(array)
     if dataset.get("BitsAllocated") == 1:
@@ -53,6 +53,27 @@ def _values(pydicom: Any, dataset: Any, array: np.ndarray, frame: int) -> Pixels
     rescale = functional_group(dataset, frame, "PixelValueTransformationSequence")
     slope, intercept = float(rescale.get("RescaleSlope") or 1.0), float(rescale.get("RescaleIntercept") or 0.0)
     return _with_voi(dataset, frame, Pixels(array, slope, intercept, inverted=inverted, padding=padding))
+
+
+def _coloured(pydicom: Any, dataset: Any, array: np.ndarray) -> np.ndarray:
+    """Palette numbers as 8-bit RGB (PS3.3 C.7.6.3.1.5); entries of 8 bits may be stored in words of 16."""
+    if "RedPaletteColorLookupTableData" in dataset:
+        count, first, _ = dataset.RedPaletteColorLookupTableDescriptor
+        place = np.clip(array.astype(np.int64) - first, 0, (count or 1 << 16) - 1)
+        tables = [_palette(dataset, f"{colour}PaletteColorLookupTableData", count or 1 << 16) for colour in _COLOURS]
+        colours = np.stack([table[place] for table in tables], axis=-1)
+    else:  # in segments
+        colours = pydicom.pixels.apply_color_lut(array, dataset)[..., :3]
+    return (colours >> (8 if colours.max() > 255 else 0)).astype(np.uint8)
+
+
+def _palette(dataset: Any, name: str, count: int) -> np.ndarray:
+    element, (_, little) = dataset[name], dataset.original_encoding
+    words = np.frombuffer(element.value[: len(element.value) // 2 * 2], "<u2" if little else ">u2")
+    if len(words) >= count:
+        return words
+    swapped = not little and element.VR != "OB"  # two entries in a word: the first in its lower half
+    return words.astype("<u2").view(np.uint8) if swapped else np.frombuffer(element.value, np.uint8)
 
 
 def _is_xray(dataset: Any) -> bool:

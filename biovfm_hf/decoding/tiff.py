@@ -14,6 +14,8 @@ from .content import Pages, Source, one
 
 _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _SUB_IFDS, _SAMPLE_FORMAT = 258, 262, 274, 277, 330, 339
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
+_OTHER_COLOURS = {5: "CMYK", 6: "YCbCr", 8: "CIE Lab", 9: "ICC Lab", 10: "ITU Lab"}
+_TO_RGB = (6, 7)  # JPEG: its decoder gives RGB
 _PALETTE = 3  # photometric interpretation
 _MAX_LEVELS = 32
 _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -140,6 +142,8 @@ class _Tiff:
     def _by_tifffile(self, page: Any) -> Pixels:
         source = self._source
         _check(page, source)
+        if (colours := _OTHER_COLOURS.get(_tag(page, _PHOTOMETRIC, 1))) and page.compression not in _TO_RGB:
+            raise UserError(f"{source.name}: its colours are {colours}; convert it to RGB")
         if page.samplesperpixel > 4:
             raise UserError(f"{source.name}: has {page.samplesperpixel} channels; save the one or three to be shown")
         try:

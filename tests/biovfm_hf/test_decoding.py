@@ -330,6 +330,12 @@ class TestRaster:
         tifffile.imwrite(tmp_path / "a.tif", numbers, photometric="palette", colormap=palette)
         assert np.array_equal(decode(tmp_path / "a.tif").array, np.moveaxis(palette[:, numbers] >> 8, 0, -1))
 
+    def test_tiff_of_other_colours_than_rgb_is_refused_where_they_are_not_converted(self, tmp_path):
+        inks = RNG.integers(0, 65536, (6, 8, 4)).astype(np.uint16)
+        tifffile.imwrite(tmp_path / "a.tif", inks, photometric="separated")
+        with pytest.raises(UserError, match="CMYK"):
+            decode(tmp_path / "a.tif")
+
     def test_a_pyramid_gives_the_smallest_level_that_serves(self, tmp_path):
         from biovfm_hf.decoding import Source, read_file
 
@@ -442,6 +448,30 @@ def test_archives_and_gzip_are_told_by_their_content(tmp_path):
         archive.writestr("a.png", picture.getvalue())
     with pytest.raises(UserError):
         decode(tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+@pytest.mark.parametrize(("bits", "words"), [(8, False), (8, True), (16, True)])
+def test_a_dicom_palette_in_either_byte_order(tmp_path, bits, words, big_endian):
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+    numbers, first, order = RNG.integers(0, 220, (6, 8)).astype(np.uint8), 10, ">" if big_endian else "<"
+    palette = RNG.integers(0, 1 << bits, (3, 200)).astype(np.uint16)
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian if big_endian else ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+    dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = 6, 8, 1
+    dataset.PhotometricInterpretation, dataset.PixelRepresentation = "PALETTE COLOR", 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelData = 8, 8, 7, numbers.tobytes()
+    for colour, table in zip(("Red", "Green", "Blue"), palette, strict=True):
+        stored = table if words else table.astype(np.uint8).view("<u2")
+        setattr(dataset, f"{colour}PaletteColorLookupTableDescriptor", [200, first, bits])
+        setattr(dataset, f"{colour}PaletteColorLookupTableData", stored.astype(f"{order}u2").tobytes())
+    dataset.save_as(tmp_path / "a.dcm", implicit_vr=False, little_endian=not big_endian, enforce_file_format=True)
+    expected = np.moveaxis(palette[:, np.clip(numbers.astype(int) - first, 0, 199)], 0, -1) >> (bits - 8)
+    assert np.array_equal(decode(tmp_path / "a.dcm").array, expected)
 
 
 def test_objects_that_are_no_pictures_are_told_apart():
