@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TooLarge, UserError, unquoted
-from ..pixels import as_pixels
+from ..pictures import as_pixels
 from ..volumes import Volume
 from .content import Content, Pages, Source, one
 from .matlab import MAX_BYTES, largest_array, largest_of_hdf5

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
 from ..errors import TooLarge, UserError
-from ..pixels import check_sides
+from ..pictures import check_sides
 
 MAX_PIECE_BYTES = 256 << 20  # one tile or chunk, which is unpacked whole for a single pixel of it
 MAX_FRAME_PIXELS = 500_000_000  # canvas times frames of an animation: 10 s of decoding

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from ..errors import UnsafePath
 from ..intensity import Pixels
-from ..pixels import MAX_PIXELS
+from ..pictures import MAX_PIXELS
 from ..volumes import MAX_VOLUME_BYTES, Volume
 
 Beside = Callable[[str], BinaryIO]

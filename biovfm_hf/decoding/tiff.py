@@ -8,7 +8,7 @@ from PIL import Image
 
 from ..errors import TooLarge, UserError, require
 from ..intensity import Pixels
-from ..pixels import as_pixels, check_size, oriented, page_of, reason
+from ..pictures import as_pixels, check_size, oriented, page_of, reason
 from .bounds import check_image, check_tiff_page
 from .content import Pages, Source, one
 

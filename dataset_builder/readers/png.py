@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from isal import isal_zlib
 
-from biovfm_hf.pixels import MAX_PIXELS, MAX_SIDE, Pixels
+from biovfm_hf.intensity import Pixels
+from biovfm_hf.pictures import MAX_PIXELS, MAX_SIDE
 
 from ..limits import MAX_MEMBER_BYTES
 from .picture import first_bytes

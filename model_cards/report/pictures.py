@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.pixels import check_size
+from biovfm_hf.pictures import check_size
 
 MAX_PIXELS = 50_000_000
 MAX_FILE_BYTES = 64 * 2**20

@@ -16,7 +16,8 @@ from PIL import Image
 
 from biovfm_hf.decoding.arrays import slice_axis
 from biovfm_hf.errors import NoPicture, UnsafePath, UserError
-from biovfm_hf.pixels import decode, oriented, read_volume, to_uint8
+from biovfm_hf.pictures import oriented
+from biovfm_hf.pixels import decode, read_volume, to_uint8
 from biovfm_hf.volumes import canonical
 
 h5py = pytest.importorskip("h5py")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.pixels import MAX_PIXELS, MAX_SIDE
+from biovfm_hf.pictures import MAX_PIXELS, MAX_SIDE
 from biovfm_hf.reading.image_files import read_uint8
 
 from .augment import Image

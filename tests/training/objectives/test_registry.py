@@ -75,9 +75,9 @@ def test_an_entry_says_everything_that_the_rest_asks(name: str) -> None:
 
 def test_every_folder_is_walked_and_holds_the_same_files() -> None:
     folder = Path(objectives.__file__).parent
-    assert objectives.names() == ["dino", "mae", "simmim"]
+    assert {"dino", "mae", "simmim"} <= set(objectives.names())
     same = {"__init__.py", "config.py", "method.py", "objective.py", "schedule.py"}
-    for name in ("dino", "mae"):
+    for name in (path.parent.name for path in folder.glob("*/method.py")):
         assert same <= {path.name for path in (folder / name).glob("*.py")}
         assert f"{name}_smoke" in shipped_configs(name)
 
@@ -85,7 +85,7 @@ def test_every_folder_is_walked_and_holds_the_same_files() -> None:
 def test_an_unknown_objective_is_told_with_the_nearest() -> None:
     with pytest.raises(UserError, match="there is no objective 'dyno'; did you mean dino"):
         config_from_tree({"method": "dyno"})
-    with pytest.raises(UserError, match="one of dino, mae, simmim"):
+    with pytest.raises(UserError, match=f"one of {', '.join(objectives.names())}"):
         config_from_tree({"steps": 3})
 
 

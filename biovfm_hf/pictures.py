@@ -1,0 +1,167 @@
+"""Checked arrays, and the frames of images that Pillow opens: what every decoder of pictures needs."""
+
+import warnings
+from dataclasses import replace
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, Jpeg2KImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+
+from .errors import TooLarge, UserError, one_line
+from .intensity import Pixels
+
+MAX_PIXELS = 89_478_485  # Pillow's own bound: larger images need tiles, not resizing to 224
+MAX_SIDE = 1 << 20  # rows or columns: a decoder has a pointer for each row besides its pixels
+_MAX_SEQUENTIAL_PIXELS = 20 * MAX_PIXELS  # reaching frame n of a GIF decodes the n frames before it
+_TIFF_PHOTOMETRIC = 262
+RASTER_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
+# Named, a format must be imported: Pillow loads the rarer ones only when it is left to guess.
+_RARER = (Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin)
+
+
+def opened_image(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
+    """Open a raster file with Pillow, which reads its header.
+
+    Raises:
+        UserError: of no known format, damaged, or over `max_pixels`.
+    """
+    file.seek(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damage that Pillow then reads past
+            image = Image.open(file, formats=RASTER_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise TooLarge(f"{name}: {reason(error)}; check it, or cut it into tiles") from error
+    except Exception as error:  # Pillow's plugins raise nearly every type on damaged files
+        raise UserError(f"{name}: not a readable image ({reason(error)}); check or fetch the file again") from error
+    check_size(image.size, name, max_pixels)
+    return image
+
+
+def frames_of(image: Image.Image) -> int:
+    """How many frames or pages an open image has; of a JPEG with embedded previews the first is the picture."""
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+
+
+def page_of(image: Image.Image, number: int | None, name: str, max_pixels: int | None) -> Pixels:
+    """Decode one frame or page of an open image; without a number, the one it stands at.
+
+    Raises:
+        UserError: there is none of that number, it is damaged, or over `max_pixels`.
+    """
+    if max_pixels is None:
+        max_pixels = MAX_PIXELS
+    try:
+        if number is not None and image.tell() != number:
+            _seek(image, number, name)
+        check_size(image.size, name, max_pixels)
+        return from_pil(image, name)
+    except (UserError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise TooLarge(f"{name}: {reason(error)}; check it, or cut it into tiles") from error
+    except Exception as error:  # Pillow's plugins raise nearly every type on damaged files
+        raise UserError(f"{name}: not a readable image ({reason(error)}); check or fetch the file again") from error
+
+
+def _seek(image: Image.Image, number: int, name: str) -> None:
+    work = 0 if image.format == "TIFF" else number * image.size[0] * image.size[1]
+    if number < 0 or work > _MAX_SEQUENTIAL_PIXELS:
+        raise UserError(f"{name}: slice_index {number} is out of range; choose a smaller one, from 0")
+    try:
+        image.seek(number)
+    except EOFError as error:
+        raise UserError(f"{name}: has no frame or page {number}; choose a smaller slice_index") from error
+
+
+def from_pil(image: Image.Image, name: str) -> Pixels:
+    """Decode a PIL image without ever letting `convert` clip numbers over 255."""
+    try:
+        # Pillow inverts "white is zero" TIFF of up to 8 bits, not of more, and no floats.
+        tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+        inverted = image.mode[0] in "IF" and tags.get(_TIFF_PHOTOMETRIC) == 0
+        image = ImageOps.exif_transpose(image)
+        if image.mode in ("LA", "La"):
+            image = image.convert("LA").getchannel(0)
+        elif image.mode not in ("1", "L", "RGB", "I", "F") and not image.mode.startswith("I;16"):
+            image = image.convert("RGB")
+        array = np.asarray(image)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"{name}: cannot be decoded ({reason(error)}); check or fetch it again") from error
+    return replace(as_pixels(array, "last", name), inverted=inverted)
+
+
+def check_sides(size: tuple[int, int], name: str) -> None:
+    """Refuse an image with a side over `MAX_SIDE`; `size` is columns and rows.
+
+    Raises:
+        TooLarge: it is one.
+    """
+    if max(size) > MAX_SIDE:
+        raise TooLarge(f"{name}: {size[0]} x {size[1]} pixels; no side may be over {MAX_SIDE}, cut it into tiles")
+
+
+def check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    """Refuse an image of more than `max_pixels` pixels, or of too long a side; `size` is columns and rows.
+
+    Raises:
+        TooLarge: it is one.
+    """
+    check_sides(size, name)
+    if size[0] * size[1] > max_pixels:
+        raise TooLarge(f"{name}: {size[0]} x {size[1]} pixels are over the limit of {max_pixels}; cut it into tiles")
+
+
+def as_pixels(array: np.ndarray, channels: str | None, name: str) -> Pixels:
+    """Check an array and bring it to (H, W) or (H, W, 3) in native byte order; booleans are black and white.
+
+    Raises:
+        UserError: no real numbers, no pixels, or another shape.
+    """
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{name}: holds {array.dtype}, not real numbers; convert it to integers or floats")
+    array = _channels_last(array, channels, name)
+    if array.size == 0:
+        raise UserError(f"{name}: has no pixels (shape {array.shape}); leave it out")
+    if array.dtype == bool:
+        return Pixels(array.astype(np.uint8), window=(0.0, 1.0))
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if array.dtype.kind == "f" and (array.dtype.itemsize == 2 or array.dtype.itemsize > 8):
+        array = array.astype(np.float32 if array.dtype.itemsize == 2 else np.float64)
+    return Pixels(array)
+
+
+def oriented(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn an array (H, W[, C]) as the EXIF or TIFF orientation 1 to 8 says (TIFF 6.0, tag 274)."""
+    if orientation >= 5:  # rows are columns
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return np.ascontiguousarray(array)
+
+
+def _channels_last(array: np.ndarray, channels: str | None, name: str) -> np.ndarray:
+    if channels not in (None, "first", "last"):
+        raise UserError(f"channels {channels!r}: not known; take 'first' or 'last'")
+    if array.ndim == 3:
+        if channels is None:
+            channels = "last" if array.shape[2] in (1, 3, 4) or array.shape[0] not in (1, 3) else "first"
+        if channels == "first":
+            array = np.moveaxis(array, 0, 2)
+        if array.shape[2] in (1, 3, 4):
+            return array[..., 0] if array.shape[2] == 1 else array[..., :3]
+    if array.ndim != 2:
+        raise UserError(
+            f"{name}: shape {array.shape} is not one image (H, W), (H, W, 3) or (3, H, W); give one slice of a volume"
+        )
+    return array
+
+
+def reason(error: Exception) -> str:
+    """A decoder's message in one short line."""
+    if isinstance(error, UnidentifiedImageError):  # its own words show a Python object
+        return "its content is of no known image format"
+    return one_line(error)
