@@ -281,6 +281,7 @@ def probe(
     method: Sequence[str] | str = ('linear',),
     protocol: str = 'fast',
     seed: Sequence[int] | int = (0,),
+    pool: str = 'mean',
     batch_size: int = 64,
     device: str | None = None,
     precision: str | None = None,
@@ -297,6 +298,8 @@ def probe(
     images_root: str | Path | None = None,
     labels: str | Path | None = None,
     target: str = 'classes',
+    axes: Sequence[str] | str = ('axial',),
+    slices: int = 32,
     skip_unreadable: bool = False,
     epochs: int | None = None,
     rate: float | None = None,
@@ -306,6 +309,7 @@ def probe(
     neighbours: int | None = None,
     temperature: float | None = None,
     views: int | None = None,
+    patience: int | None = None,
     decoder: str | None = None,
     image_size: int | None = None,
 ) -> list[dict[str, Any]]:
@@ -330,6 +334,8 @@ def probe(
             features, subject-level resamples.
         seed: of everything random; several are run one after the other and reported as one result with the seeds'
             share in its uncertainty (default: 0).
+        pool: of the slices of a volume: their mean; max (which grows with their number), both side by side, or
+            the middle one; --method mil weighs them.
         batch_size: images at once.
         device: torch device (default: cuda where there is one, else cpu).
         precision: bf16 keeps two to three digits of a feature; a CPU with AMX embeds about twice as fast in it,
@@ -351,6 +357,8 @@ def probe(
             the folder with one sub-folder per patient.
         labels: a second list: the label of each patient, joined by the subject column.
         target: ordinal: the labels are grades in their order.
+        axes: of volumes: which axes they are sliced along: axial, coronal, sagittal (default: axial).
+        slices: of volumes: at most this many along each axis, evenly spread; 0: all.
         skip_unreadable: decode every image first and leave out, by name, those that cannot be read.
         epochs: of trained heads, decoders and fine-tuning (default: by method).
         rate: highest learning rate (default: by method).
@@ -363,6 +371,7 @@ def probe(
         temperature: kNN: of the votes (default: 0.07).
         views: protocol biovfm: augmented views of the training images, used in turn over the epochs; 100 repeats
             the authors' online augmentation, 0 is no augmentation (default: 0).
+        patience: epochs without a lower validation loss before attention stops training (default: 20).
         decoder: segmentation: the decoder.
         image_size: segmentation: input (default: the model's).
 

@@ -14,9 +14,10 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.options import check_options, option, parse_options, required
 
 from ..encoders.device import check_device, default_device, default_precision
-from ..encoders.embed import case_features, embed_summaries
+from ..encoders.embed import embed_summaries
 from ..encoders.lineup import LINEUP
 from ..encoders.load import SCRATCH, Encoder, load_encoder, split_label
+from ..encoders.pooling import POOL_HELP, POOLS, case_features
 from ..encoders.processes import ProcessGroup, process_group
 from ..pictures.encoders import draw_attention, draw_embedding, draw_masks, draw_patch_colours
 from ..pictures.figure import discard, figure_path
@@ -94,6 +95,7 @@ class RunOptions:
         least=0,
         group=HOW,
     )
+    pool: str = option("mean", f"{POOL_HELP}; --method mil weighs them", choices=tuple(POOLS), group=HOW)
     batch_size: int = option(64, "images at once", least=1, group=RUNNING)
     device: str | None = option(None, DEVICE_HELP, group=RUNNING)
     precision: str | None = option(None, PRECISION_HELP, choices=PRECISIONS, group=RUNNING)
@@ -269,11 +271,13 @@ def open_tasks(options: RunOptions) -> list[Task]:
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"two tasks are called {repeated}; rename one of the folders")
     check_columns(tasks, options.by)
-    kinds = {kind for name in options.method for kind in find_probe(name, options.protocol).kinds}
+    probes = [find_probe(name, options.protocol)() for name in options.method]
     for task in tasks:
-        if task.record.kind not in kinds:
+        if not any(probe.suits(task) for probe in probes):
+            cases = "one image" if task.splits["train"].case_of_image is None else "several images"
             raise UserError(
-                f"task {task.name} is of kind {task.record.kind}; no method of {', '.join(options.method)} applies"
+                f"task {task.name} is of kind {task.record.kind} with {cases} a case; "
+                f"no method of {', '.join(options.method)} applies"
             )
         for warning, examples in task.warnings.items():
             print(f"WARNING: task {task.name}: {warning}{examples and f' ({examples})'}", file=sys.stderr)
@@ -289,7 +293,9 @@ def make_runs(options: RunOptions) -> list[Run]:
     device = options.device or default_device()
     check_device(device)
     precision = options.precision or default_precision(device)
-    common = {name: getattr(options, name) for name in ("protocol", "batch_size", "compile", "resamples", "stratify")}
+    common = {
+        name: getattr(options, name) for name in ("protocol", "batch_size", "compile", "resamples", "stratify", "pool")
+    }
     return [
         Run(probe, seed=seed, device=device, precision=precision, **common)
         for name in dict.fromkeys(options.method)

@@ -392,13 +392,3 @@ def _write_shard(path: Path, arrays: dict[str, "Tensor"]) -> None:
         raise UserError(
             f"{path} cannot be written ({error}); free some disk space, then run the same again"
         ) from error
-
-
-def case_features(features: np.ndarray, case_of_image: np.ndarray | None) -> np.ndarray:
-    """Average the features (N_images, D) of each case: (N_cases, D). `case_of_image` None means one image each."""
-    if case_of_image is None:
-        return features
-    counts = np.bincount(case_of_image).astype(np.float32)
-    sums = np.zeros((len(counts), features.shape[1]), np.float32)
-    np.add.at(sums, case_of_image, features)
-    return sums / counts[:, None]

@@ -7,7 +7,8 @@ import numpy as np
 
 from biovfm_hf.options import option
 
-from ..encoders.embed import Augmentation, case_features, embed_summaries
+from ..encoders.embed import Augmentation, embed_summaries
+from ..encoders.pooling import case_features
 from .judging import judge
 from .probe import Answer, Probe, Problem, Scores, Trial, epochs_setting, register
 
@@ -50,7 +51,7 @@ class AuthorsLinear(Probe):
         stored = embed_summaries(
             trial.encoder, split.images, trial.cache, Augmentation(number, trial.run.seed), trial.run.batch_size, label
         )
-        return case_features(stored[self.features], split.case_of_image)
+        return case_features(stored[self.features], split.case_of_image, trial.run.pool)
 
 
 def probe_biovfm(

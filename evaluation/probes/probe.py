@@ -27,7 +27,8 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.options import check_options, option
 
 from ..discovery import import_modules
-from ..encoders.embed import FEATURES, case_features, embed_features
+from ..encoders.embed import FEATURES, embed_features
+from ..encoders.pooling import case_features
 from ..statistics.bootstrap import PROTOCOLS
 from ..statistics.kinds import MULTILABEL, TASKS
 from ..tasks import SPLITS, Task
@@ -166,6 +167,7 @@ class Run:
     compile: bool = False
     resamples: int = 1000
     stratify: bool = False
+    pool: str = "mean"
 
     @property
     def preprocess(self) -> str:
@@ -180,6 +182,8 @@ class Run:
             settings["thresholds"] = "midway"  # tells these records from those made before by the authors' rule
         if self.probe.stratifies and self.stratify:
             settings["stratify"] = True
+        if self.pool != "mean":
+            settings["pool"] = self.pool
         return settings
 
 
@@ -209,7 +213,7 @@ class Trial:
             of_images = embed_features(
                 self.encoder, split.images, self.cache, which, self.run.batch_size, self.label(name)
             )
-            vectors[name] = case_features(of_images, split.case_of_image)
+            vectors[name] = case_features(of_images, split.case_of_image, self.run.pool)
         return vectors
 
     def labels(self) -> dict[str, np.ndarray]:

@@ -1,7 +1,9 @@
 """A user's own task: a folder of class sub-folders, a CSV list, or a folder of images with masks."""
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -9,11 +11,13 @@ from biovfm_hf.errors import UserError
 
 from ..statistics.kinds import BINARY, MULTICLASS, MULTILABEL, ORDINAL, SEGMENTATION
 from .alike import warnings_without_subjects
-from .images import RASTER_SUFFIXES, FileImages, FileMasks, raster_size, read_mask
-from .listing import ORDINAL_TARGET, SPLIT_WORDS, Case, Listing, read_listing, readable_cases
+from .images import RASTER_SUFFIXES, FileImages, FileMasks, Images, raster_size, read_mask
+from .listing import ORDINAL_TARGET, SPLIT_WORDS, Case, Listing, read_listing, readable_cases, volumes_of
 from .splitting import hold_out, systematic_split
 from .task import SPLITS, Split, Task, TaskRecord
+from .volume_cases import CaseSlices, Slicing, VolumeCase, is_volume
 
+NO_VOLUMES: Mapping[Path, VolumeCase] = MappingProxyType({})
 MAX_MASK_CLASSES = 256
 LAYOUT_HELP = (
     "expected {train,val,test}/{class}/IMAGE, {class}/IMAGE, {train,val,test}/{images,masks}/NAME, "
@@ -85,14 +89,19 @@ def image_files(folder: Path) -> list[Path]:
 def _csv_task(path: Path, listing: Listing) -> Task:
     cases = read_listing(path, listing)
     warnings: dict[str, str] = {}
-    if listing.skip_unreadable:
+    volumes: dict[Path, VolumeCase] = {}
+    if any(is_volume(case.file) for case in cases):
+        cases, volumes, warnings = volumes_of(cases, listing)
+    elif listing.skip_unreadable:
         cases, warnings = readable_cases(cases)
-    task = _classification(path.stem, cases, listing)
+    task = _classification(path.stem, cases, listing, volumes)
     return replace(task, warnings=warnings | task.warnings)
 
 
-def _classification(name: str, cases: list[Case], listing: Listing | None = None) -> Task:
-    """The task of images with labels; `listing` says how those of a list were read."""
+def _classification(
+    name: str, cases: list[Case], listing: Listing | None = None, volumes: Mapping[Path, VolumeCase] = NO_VOLUMES
+) -> Task:
+    """The task of images, or `volumes`, with labels; `listing` says how those of a list were read."""
     classes, numbers = _numbered(name, [case.label for case in cases])
     subjects = None if cases[0].subject is None else np.array([case.subject for case in cases])
     assigned, notes = _assign(name, np.array([case.split for case in cases]), numbers, subjects)
@@ -102,13 +111,23 @@ def _classification(name: str, cases: list[Case], listing: Listing | None = None
     splits = {}
     for split in SPLITS:
         rows = np.flatnonzero(assigned == split)
-        images = FileImages([cases[i].file for i in rows])
+        images, case_of_image = _images([cases[i].file for i in rows], volumes)
         people = None if subjects is None else subjects[rows]
         columns = {column: np.array([cases[i].row[column] for i in rows]) for column in cases[0].row}
-        splits[split] = Split(images, labels=numbers[rows], subjects=people, columns=columns)
+        splits[split] = Split(images, numbers[rows], None, case_of_image, people, columns)
+    if volumes and listing is not None:
+        notes += (f"each volume is {Slicing(listing.axes, listing.slices)}",)
     files = [case.file for case in cases]
     warnings = {} if subjects is not None else warnings_without_subjects(files, assigned, listing is not None)
     return Task(_record(name, kind, "auc", tuple(classes), notes), splits, notes, warnings)
+
+
+def _images(files: list[Path], volumes: Mapping[Path, VolumeCase]) -> tuple[Images, np.ndarray | None]:
+    """The images of files, and of volumes which of them each slice is of."""
+    if not volumes:
+        return FileImages(files), None
+    slices = CaseSlices([volumes[file] for file in files])
+    return slices, slices.case_of_image
 
 
 def _numbered(name: str, labels: list[str]) -> tuple[list[str], np.ndarray]:

@@ -11,9 +11,11 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
 from biovfm_hf.options import check_options, option
 from biovfm_hf.reading.image_files import walk
+from biovfm_hf.volumes import AXES
 
 from .images import read_image
 from .task import SPLITS
+from .volume_cases import AXES_HELP, SLICES, SLICES_HELP, Slicing, VolumeCase, is_volume, open_cases
 
 # The first name of each is our own, the others are Hugging Face's and what people write.
 IMAGE_COLUMNS = ("image", "file_name", "filename", "file", "path")
@@ -58,6 +60,10 @@ class Listing:
     target: str = option(
         CLASSES, "ordinal: the labels are grades in their order", choices=(CLASSES, ORDINAL_TARGET), group=LISTED
     )
+    axes: tuple[str, ...] = option(
+        ("axial",), f"{AXES_HELP} (default: axial)", metavar="AXIS,...", commas=True, choices=AXES, group=LISTED
+    )
+    slices: int = option(SLICES, SLICES_HELP, least=0, group=LISTED)
     skip_unreadable: bool = option(
         False, "decode every image first and leave out, by name, those that cannot be read", group=LISTED
     )
@@ -127,6 +133,26 @@ def readable_cases(cases: Sequence[Case]) -> tuple[list[Case], dict[str, str]]:
         raise UserError(f"none of {len(lost)} images can be read; the first: {lost[0]}")
     told = f"{len(lost)} of {len(cases)} images could not be read and are left out"
     return kept, {told: "; ".join(lost)} if lost else {}
+
+
+def volumes_of(cases: Sequence[Case], listing: Listing) -> tuple[list[Case], dict[Path, VolumeCase], dict[str, str]]:
+    """The cases whose volumes can be read, these with their slices, and how many are left out, with each reason.
+
+    Raises:
+        UserError: pictures and volumes are mixed, none can be read, or some cannot and nothing says to skip them.
+    """
+    if flat := next((case.file for case in cases if not is_volume(case.file)), None):
+        raise UserError(f"{flat} is a picture among volumes; give a list for each of the two")
+    volumes, lost = open_cases([case.file for case in cases], Slicing(listing.axes, listing.slices))
+    if lost and (not listing.skip_unreadable or not volumes):
+        raise UserError(
+            f"{len(lost)} of {len(cases)} volumes cannot be read, the first: {next(iter(lost.values()))}; correct the "
+            "list, or leave them out by --skip-unreadable"
+        )
+    opened = {volume.path: volume for volume in volumes}
+    told = f"{len(lost)} of {len(cases)} volumes could not be read and are left out"
+    examples = "; ".join(reason.replace(str(path), path.name) for path, reason in lost.items())
+    return [case for case in cases if case.file in opened], opened, {told: examples} if lost else {}
 
 
 def _unreadable(file: Path) -> str | None:

@@ -13,13 +13,13 @@ from evaluation.encoders.embed import (
     FEATURES,
     Augmentation,
     cache_key,
-    case_features,
     embed_batch,
     embed_features,
     embed_summaries,
     embed_tokens,
 )
 from evaluation.encoders.load import load_encoder
+from evaluation.encoders.pooling import case_features
 from evaluation.tasks import open_task
 
 

@@ -1,0 +1,205 @@
+"""Volumes as cases: a file, or a folder with a DICOM series, as some of its slices along one or several axes."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from biovfm_hf.decoding.content import Pages, Source
+from biovfm_hf.decoding.dicom import read_dicom
+from biovfm_hf.decoding.series import group_series, read_place, read_places, stack_of, stacked
+from biovfm_hf.errors import UserError
+from biovfm_hf.pixels import Pixels, read_volume, to_uint8
+from biovfm_hf.reading.limited import LIMITED
+from biovfm_hf.volumes import AXES, MAX_VOLUME_BYTES, Volume
+
+from .images import combined_digest, file_digest, to_rgb
+
+SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgh", ".mgz", ".img")
+SLICES = 32
+AXES_HELP = "of volumes: which axes they are sliced along: axial, coronal, sagittal"
+SLICES_HELP = "of volumes: at most this many along each axis, evenly spread; 0: all"
+KEPT = 4  # volumes whose slices stay in memory; threads are at neighbours
+MAX_FILES = 5000  # of a series
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """Which slices stand for a volume: at most `slices` along each of `axes`, evenly spread; 0 takes all."""
+
+    axes: tuple[str, ...] = ("axial",)
+    slices: int = SLICES
+
+    def __post_init__(self) -> None:
+        unknown = [axis for axis in self.axes if axis not in AXES]
+        if unknown or not self.axes:
+            raise UserError(f"axes: {', '.join(unknown) or 'none'}; give some of {', '.join(AXES)}")
+
+    def __str__(self) -> str:
+        return f"{'all' if self.slices == 0 else f'up to {self.slices}'} slices along {', '.join(self.axes)}"
+
+    def chosen(self, shape: tuple[int, int, int]) -> tuple[tuple[str, int], ...]:
+        """The (axis, index) of the slices of a volume with `shape` voxels along X, Y, Z."""
+        chosen: list[tuple[str, int]] = []
+        for axis in self.axes:
+            count = shape[AXES.index(axis)]
+            taken = count if self.slices == 0 else min(self.slices, count)
+            chosen += [(axis, (2 * number + 1) * count // (2 * taken)) for number in range(taken)]
+        return tuple(chosen)
+
+
+def is_volume(path: Path) -> bool:
+    """Whether a path names a volume: by its suffix, or a folder, which must hold one DICOM series."""
+    return path.is_dir() or path.name.lower().endswith(SUFFIXES)
+
+
+@dataclass(frozen=True)
+class VolumeCase:
+    """One volume, a file or a folder with one DICOM series, and which slices stand for it."""
+
+    path: Path
+    slices: tuple[tuple[str, int], ...]
+
+    @property
+    def files(self) -> list[Path]:
+        """What it is read from."""
+        return series_files(self.path) if self.path.is_dir() else [self.path]
+
+
+def open_cases(paths: Sequence[Path], slicing: Slicing) -> tuple[list[VolumeCase], dict[Path, str]]:
+    """The volumes that can be read, with the slices to take, and why the others cannot.
+
+    Each is decoded once for its size, several at a time.
+    """
+    with ThreadPoolExecutor() as pool:
+        shapes = list(pool.map(_shape, paths))
+    cases = [
+        VolumeCase(path, slicing.chosen(shape))
+        for path, shape in zip(paths, shapes, strict=True)
+        if not isinstance(shape, str)
+    ]
+    return cases, {path: shape for path, shape in zip(paths, shapes, strict=True) if isinstance(shape, str)}
+
+
+def _shape(path: Path) -> tuple[int, int, int] | str:
+    """Voxels along X, Y and Z, or why the volume cannot be read."""
+    try:
+        x, y, z = LIMITED.call(str(path), volume_shape, path)
+        return x, y, z
+    except UserError as error:
+        return str(error)
+
+
+def volume_shape(path: Path) -> list[int]:
+    """Voxels along X, Y and Z."""
+    return [int(count) for count in load_volume(path).array.shape[:3]]
+
+
+def read_slices(path: Path, slices: Sequence[tuple[str, int]]) -> list[np.ndarray]:
+    """Some slices of a volume as a radiologist sees them, uint8 (H, W) or (H, W, 3), in a limited process.
+
+    Raises:
+        UserError: the volume cannot be read, or took too much time or memory.
+    """
+    pictures: list[np.ndarray] = LIMITED.call(str(path), shown_slices, path, list(slices))
+    return pictures
+
+
+def shown_slices(path: Path, slices: Sequence[tuple[str, int]]) -> list[np.ndarray]:
+    """`read_slices` in this process; black and white are those of the whole volume's percentiles."""
+    volume = load_volume(path)
+    return [np.ascontiguousarray(to_uint8(volume.slice(index, axis))) for axis, index in slices]
+
+
+def load_volume(path: Path) -> Volume:
+    """Read a volume file, or the DICOM series in a folder.
+
+    Raises:
+        UserError: it cannot be read, is a time series, or the folder holds none or several series.
+    """
+    volume = _series(path) if path.is_dir() else read_volume(path)
+    if volume.times > 1:
+        raise UserError(f"{path}: a series of {volume.times} volumes; give one of them as a file of its own")
+    return volume
+
+
+def series_files(folder: Path) -> list[Path]:
+    """The files of the one DICOM series in a folder, in slice order.
+
+    Raises:
+        UserError: there is none, there are several, or it has too many files.
+    """
+    names = sorted(file.name for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    if len(names) > MAX_FILES:
+        raise UserError(f"{folder}: {len(names)} files are over the limit of {MAX_FILES} for one series; split it up")
+    series, _ = group_series(read_places((name, partial(_opened, folder / name)) for name in names))
+    if len(series) != 1:
+        told = f"{len(series)} DICOM series" if series else "no DICOM series"
+        raise UserError(f"{folder}: holds {told}; give a folder with the files of one")
+    return [folder / name for name in series[0]]
+
+
+def _opened(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
+def _series(folder: Path) -> Volume:
+    files = series_files(folder)
+    places = []
+    for path in files:
+        with path.open("rb") as file:
+            places.append(read_place(file))
+    stack = stack_of(places)
+    if stack is None or stack.times > 1:
+        raise UserError(f"{folder}: its slices are not those of one volume at even distances; convert it to NIfTI")
+    return stacked([partial(_slice, path) for path in files], stack, str(folder), MAX_VOLUME_BYTES)[0]
+
+
+def _slice(path: Path) -> Pixels:
+    with path.open("rb") as file:
+        content = read_dicom(Source(file, str(path)))
+        pixels = content.page(0) if isinstance(content, Pages) else None
+        if pixels is None:
+            raise UserError(f"{path}: is no single slice; leave it out")
+        return pixels
+
+
+@dataclass
+class CaseSlices:
+    """The slices of several volumes, one volume after the other; `case_of_image` (N,) says of which each is."""
+
+    cases: Sequence[VolumeCase]
+    _kept: Any = field(default_factory=OrderedDict, repr=False)
+    _lock: Any = field(default_factory=threading.Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        counts = [len(case.slices) for case in self.cases]
+        self.case_of_image = np.repeat(np.arange(len(counts)), counts)
+        self._starts = np.cumsum([0, *counts])
+
+    def __len__(self) -> int:
+        return len(self.case_of_image)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        number = int(self.case_of_image[index])
+        return to_rgb(self._slices(number)[index - int(self._starts[number])], self.cases[number].path)
+
+    def _slices(self, number: int) -> list[np.ndarray]:
+        with self._lock:
+            if number not in self._kept:
+                self._kept[number] = read_slices(self.cases[number].path, self.cases[number].slices)
+                if len(self._kept) > KEPT:
+                    self._kept.popitem(last=False)
+            slices: list[np.ndarray] = self._kept[number]
+        return slices
+
+    def fingerprint(self) -> str:
+        """A digest of every volume's content and of the slices taken."""
+        files = [file_digest(file) for case in self.cases for file in case.files]
+        return combined_digest([repr([case.slices for case in self.cases]).encode(), *files])

@@ -1,0 +1,106 @@
+"""Volumes as cases: files and DICOM series by their slices, pooled or weighed, and told in the record."""
+
+import numpy as np
+import pytest
+
+from biovfm_hf.errors import UserError
+from evaluation.commands.probe import ProbeOptions, probe
+from evaluation.encoders.pooling import case_features
+from evaluation.tasks import open_task
+from evaluation.tasks.listing import Listing
+from evaluation.tasks.volume_cases import CaseSlices, Slicing, open_cases
+
+nibabel = pytest.importorskip("nibabel")
+
+
+def write_volume(path, label, seed, depth=6):
+    array = np.random.default_rng(seed).integers(0, 300, (12, 10, depth)).astype(np.int16)
+    array[2:8, 2:8, depth // 2] += 900 * label
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), path)
+
+
+@pytest.fixture
+def listed(tmp_path):
+    rows = []
+    for patient in range(15):
+        label = patient % 2
+        write_volume(tmp_path / f"p{patient:02d}.nii.gz", label, patient, depth=5 + patient % 3)
+        rows.append(f"p{patient:02d}.nii.gz,{label},p{patient:02d}")
+    path = tmp_path / "volumes.csv"
+    path.write_text("\n".join(["image,label,subject", *rows]) + "\n")
+    return path
+
+
+def test_slices_are_spread_evenly_and_all_taken_of_a_thin_volume():
+    assert Slicing(("axial",), 2).chosen((9, 9, 8)) == (("axial", 2), ("axial", 6))
+    assert len(Slicing(("axial", "coronal"), 4).chosen((9, 3, 8))) == 4 + 3
+    assert len(Slicing(("sagittal",), 0).chosen((9, 3, 8))) == 9
+    with pytest.raises(UserError, match="give some of"):
+        Slicing(("up",))
+
+
+def test_a_list_of_volumes_is_a_task_of_cases(listed):
+    task = open_task(str(listed), listed.parent, listing=Listing(axes=("axial", "coronal"), slices=3))
+    assert task.splits["train"].num_cases == 9 and len(task.splits["train"].images) == 9 * 6
+    assert task.splits["test"].images[0].dtype == np.uint8
+    assert "each volume is up to 3 slices along axial, coronal" in task.notes
+
+
+def test_an_unreadable_volume_is_named_or_left_out(listed):
+    (listed.parent / "p03.nii.gz").write_bytes(b"\x1f\x8bbroken")
+    with pytest.raises(UserError, match=r"1 of 15 volumes cannot be read, .*p03.nii.gz.*--skip-unreadable"):
+        open_task(str(listed), listed.parent)
+    task = open_task(str(listed), listed.parent, listing=Listing(skip_unreadable=True))
+    assert sum(split.num_cases for split in task.splits.values()) == 14
+    assert list(task.warnings) == ["1 of 15 volumes could not be read and are left out"]
+
+
+def test_probes_pool_or_weigh_the_slices(listed, tiny_model, tmp_path):
+    options = dict(
+        model=[f"tiny={tiny_model}"], tasks=str(listed), out=tmp_path / "out", resamples=50, no_figures=True
+    )
+    records = probe(ProbeOptions(**options, method="linear,mil", slices=3, epochs=5, seed=1))
+    records = probe(ProbeOptions(**options, method="linear", slices=3, pool="max"))
+    assert {(record["method"], record["settings"].get("pool")) for record in records} == {
+        ("linear", None), ("linear", "max"), ("mil", None),
+    }  # fmt: skip
+    assert all("each volume is up to 3 slices along axial" in record["notes"] for record in records)
+    scores = np.load(next((tmp_path / "out" / "scores").glob("*mil*.npz")))
+    weights = np.bincount(scores["test_case_of_image"], scores["test_attention"])
+    np.testing.assert_allclose(weights, 1, atol=1e-5)
+
+
+def test_attention_needs_several_images_a_case(class_folder, tiny_model, tmp_path):
+    options = ProbeOptions(model=[str(tiny_model)], tasks=str(class_folder), out=tmp_path / "out", method="mil")
+    with pytest.raises(UserError, match="no method of mil applies"):
+        probe(options)
+
+
+@pytest.mark.parametrize(("pool", "expected"), [("max", [2, 5]), ("mean", [1, 4.5]), ("middle", [1, 5])])
+def test_pools(pool, expected):
+    features = np.array([[0.0], [1], [2], [4], [5]], np.float32)
+    assert case_features(features, np.array([0, 0, 0, 1, 1]), pool)[:, 0].tolist() == expected
+
+
+def test_a_dicom_series_is_one_volume(tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    folder = tmp_path / "series"
+    folder.mkdir()
+    study = pydicom.uid.generate_uid(entropy_srcs=["series"])
+    for number in (2, 0, 3, 1):
+        data = pydicom.Dataset()
+        data.file_meta = pydicom.dataset.FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        data.SOPClassUID, data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.2", f"1.2.3.{number}"
+        data.SeriesInstanceUID, data.Modality, data.InstanceNumber = study, "CT", number + 1
+        data.ImagePositionPatient, data.ImageOrientationPatient = [0, 0, 2.0 * number], [1, 0, 0, 0, 1, 0]
+        data.PixelSpacing, data.Rows, data.Columns = [1, 1], 8, 6
+        data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 0
+        data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
+        data.PixelData = np.full((8, 6), 100 * number, np.uint16).tobytes()
+        data.save_as(folder / f"f{9 - number}.dcm", enforce_file_format=True)
+    cases, lost = open_cases([folder], Slicing(slices=0))
+    assert not lost
+    slices = CaseSlices(cases)
+    levels = [int(slices[i].mean()) for i in range(len(slices))]
+    assert len(levels) == 4 and levels == sorted(levels) and levels[0] < levels[-1]
