@@ -1,9 +1,9 @@
 """DICOM files: one picture for each frame, or a volume where the frames or a mosaic are its slices."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from io import BytesIO
 from math import ceil, sqrt
 from typing import Any, BinaryIO
@@ -29,10 +29,12 @@ from .dicom_header import (
 from .dicom_values import pixels_of
 from .series import Place, along_normal, normal, numbers, plane_affine, stack_of, stacked
 
+Fragments = tuple[list[int], list[int]]  # offsets and lengths, as the Extended Offset Table has them
 _JPEG_FAMILY = "1.2.840.10008.1.2.4."
 _JPEG2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _MAX_MOSAIC = 1 << 12  # slices
+_MAX_FRAMES = 10_000  # half a millisecond each, besides their pixels
 _NUMBER_IN_MOSAIC, _CSA_HEADER = (0x0019, 0x100A), (0x0029, 0x1010)  # private elements of Siemens
 
 
@@ -67,6 +69,8 @@ def read_dicom(source: Source) -> Content:
                 f"{source.name}: claims {columns} x {rows} pixels, limit {source.max_pixels}; check it, or raise "
                 "max_pixels"
             )
+        if frames > _MAX_FRAMES:
+            raise TooLarge(f"{source.name}: {frames} frames are over the limit of {_MAX_FRAMES}; split the file")
         if frames == 1 and is_mosaic(dataset) and (volume := _mosaic(file)) is not None:
             return volume
         volume_of = partial(_frames_volume, file, frames) if frames > 1 else None
@@ -111,12 +115,12 @@ class _File:
             if reduced is not None:
                 return pixels_of(self.pydicom, dataset, reduced, number)
             if syntax.startswith(_JPEG_FAMILY):
-                file.seek(self._pixels_at)
-                _check_stream(self.pydicom, dataset, file, number, self.source.name, self.source.max_pixels)
+                _check_stream(partial(self._stream, number), self.source.name, self.source.max_pixels)
             if syntax == _JPEG_EXTENDED and int(dataset.get("BitsStored") or 8) > 8:
                 return pixels_of(self.pydicom, dataset, self._extended_jpeg(number), number)
             file.seek(self._start)
-            return pixels_of(self.pydicom, dataset, _decoded(self.pydicom, dataset, file, number), number)
+            array = _decoded(self.pydicom, dataset, file, number, self._fragments)
+            return pixels_of(self.pydicom, dataset, array, number)
 
     def frames(self, count: int) -> np.ndarray:
         """All frames, decoded at once: (frames, rows, columns)."""
@@ -127,12 +131,39 @@ class _File:
         whole = self.pydicom.dcmread(self.source.file, force=True)
         return np.asarray(self.pydicom.pixels.pixel_array(whole))
 
+    def _stream(self, number: int) -> bytes:
+        """One compressed frame. The file's pixel data begins 12 bytes on: tag, value representation and length."""
+        self.source.file.seek(self._pixels_at + 12)
+        frames = int(self.dataset.get("NumberOfFrames") or 1)
+        table = self._fragments
+        return self.pydicom.encaps.get_frame(self.source.file, number, extended_offsets=table, number_of_frames=frames)
+
+    @cached_property
+    def _fragments(self) -> Fragments | None:
+        """Where the compressed frames of a file lie, each in one fragment; None for other files.
+
+        Looked up once: without it pydicom goes through all fragments again for each frame.
+        """
+        file, frames = self.source.file, int(self.dataset.get("NumberOfFrames") or 1)
+        syntax = self.dataset.file_meta.get("TransferSyntaxUID")
+        if frames == 1 or syntax is None or not syntax.is_encapsulated:
+            return None
+        try:
+            file.seek(self._pixels_at + 12)
+            self.pydicom.encaps.parse_basic_offsets(file)
+            start = file.tell()
+            _, places = self.pydicom.encaps.parse_fragments(file)
+            file.seek(places[-1] + 4)
+            ends = [*places[1:], places[-1] + 8 + int.from_bytes(file.read(4), "little")]
+        except Exception:  # what is wrong with it shows when a frame is decoded
+            return None
+        if len(places) != frames:
+            return None
+        return [place - start for place in places], [end - place - 8 for place, end in zip(places, ends, strict=True)]
+
     def _extended_jpeg(self, number: int) -> np.ndarray:
         """A JPEG of 12 bits, which GDCM reads though pydicom does not ask it to."""
-        gdcm, dataset = require("gdcm", "data"), self.dataset
-        self.source.file.seek(self._pixels_at + 12)
-        count = int(dataset.get("NumberOfFrames") or 1)
-        stream = self.pydicom.encaps.get_frame(self.source.file, number, number_of_frames=count)
+        gdcm, dataset, stream = require("gdcm", "data"), self.dataset, self._stream(number)
         fragment, fragments = gdcm.Fragment(), gdcm.SequenceOfFragments.New()
         fragment.SetByteStringValue(stream)
         fragments.AddFragment(fragment)
@@ -157,10 +188,8 @@ class _File:
         side = self.source.shorter_side
         if side is None or syntax not in _JPEG2000 or int(self.dataset.get("NumberOfFrames") or 1) > 1:
             return None
-        self.source.file.seek(self._pixels_at + 12)
         try:
-            stream = self.pydicom.encaps.get_frame(self.source.file, 0, number_of_frames=1)
-            return _at_lower_resolution(self.dataset, stream, side)
+            return _at_lower_resolution(self.dataset, self._stream(0), side)
         except Exception:  # a stream of one resolution, among others; the whole frame is decoded then
             return None
 
@@ -295,14 +324,10 @@ def _unsigned_precision(stream: bytes, rows: int, columns: int) -> int | None:
     return (depth & 0x7F) + 1
 
 
-def _check_stream(pydicom: Any, dataset: Any, file: BinaryIO, frame: int, name: str, max_pixels: int) -> None:
-    """Refuse a compressed frame that claims too many pixels: decoders allocate what it claims, not the header.
-
-    The file stands at its pixel data element: tag, value representation and length take 12 bytes.
-    """
-    file.seek(12, 1)
+def _check_stream(stream_of: Callable[[], bytes], name: str, max_pixels: int) -> None:
+    """Refuse a compressed frame that claims too many pixels: decoders allocate what it claims, not the header."""
     try:
-        stream = pydicom.encaps.get_frame(file, frame, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
+        stream = stream_of()
     except Exception:  # what is wrong with it shows when it is decoded
         return
     claimed = _stream_pixels(stream)
@@ -328,12 +353,13 @@ def _stream_pixels(stream: bytes) -> int:
     return 0
 
 
-def _decoded(pydicom: Any, dataset: Any, file: BinaryIO, frame: int) -> np.ndarray:
+def _decoded(pydicom: Any, dataset: Any, file: BinaryIO, frame: int, fragments: Fragments | None) -> np.ndarray:
     """Decode one frame, reading no more of the file than that where the file allows it."""
+    known = {} if fragments is None else {"extended_offsets": fragments}
     start = file.tell()
     if dataset.file_meta.get("TransferSyntaxUID") not in (None, DEFLATED):
         try:
-            return pydicom.pixels.pixel_array(file, index=frame)
+            return pydicom.pixels.pixel_array(file, index=frame, **known)
         except Exception:  # some files are only understood when parsed whole; what is wrong with them shows there too
             file.seek(start)
     dataset = pydicom.dcmread(file, force=True)

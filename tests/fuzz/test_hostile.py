@@ -18,6 +18,7 @@ TOLD = {
     "double_tile_32768.tif": "tiles claim",
     "one_by_89_million.png": "no side may be over",
     "89_million_by_one.png": "no side may be over",
+    "frames_20000.dcm": "20000 frames are over the limit",
     "canvas_9400_frames_300.gif": "frames of",
     "animated_5600.webp": "an animation of",
     "chunk.h5": "chunks claim",
@@ -32,7 +33,7 @@ TOLD = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(set(HOSTILE) - {"overlapping.zip", "frames_20000.dcm"}))
+@pytest.mark.parametrize("name", sorted(set(HOSTILE) - {"overlapping.zip"}))
 def test_hostile_files_are_refused_before_they_cost_anything(tmp_path, name):
     path = tmp_path / name
     HOSTILE[name](path)
