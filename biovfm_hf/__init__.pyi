@@ -158,9 +158,10 @@ def load_encoder(
     """Load an encoder.
 
     Args:
-        name: a model folder, a Hub repository, `timm:NAME`, `timm:FOLDER`, `open_clip:hf-hub:REPO`, `scratch:unet`
-            and `scratch:transunet` (segmentation baselines without an encoder), one of
-            `SHORT_NAMES`, or `LABEL=` and one of these to choose what results call it.
+        name: a model folder, a Hub repository, `timm:NAME`, `timm:FOLDER`, `open_clip:hf-hub:REPO`, `ofa:` and a
+            folder, repository or fairseq file of an OFA model (BiomedGPT), `scratch:unet` and `scratch:transunet`
+            (segmentation baselines without an encoder), one of `SHORT_NAMES`, or `LABEL=` and one of these to choose
+            what results call it.
         device: a torch device.
         preprocess: `own` (the model's), or `half`: resized to the model's size and normalised by mean 0.5 and
             standard deviation 0.5, whatever the model, as the BioVFM authors do.
@@ -187,6 +188,10 @@ def embed(
     config: str | None = None,
     split: str = 'train',
     frames: str = 'none',
+    axes: Sequence[str] | str = ('axial',),
+    slices: int = 32,
+    pool: str = 'mean',
+    series: bool = False,
     strict: bool = False,
     batch_size: int = 64,
     device: str | None = None,
@@ -207,6 +212,11 @@ def embed(
         config: of a dataset with several configurations.
         split: of a dataset.
         frames: of a file that holds several frames or pages: none, all, or how many, evenly spread.
+        axes: of volumes: which axes they are sliced along: axial, coronal, sagittal (default: axial).
+        slices: of volumes: at most this many along each axis, evenly spread; 0: all.
+        pool: of the slices of a volume: their mean; max (which grows with their number), both side by side, or
+            the middle one; slices: a vector for each slice.
+        series: a folder of DICOM files is one volume, not a picture for each file.
         strict: end with exit status 1 where an image had to be left out.
         batch_size: images at once.
         device: torch device (default: cuda where there is one, else cpu).
@@ -247,7 +257,7 @@ def search(
     Args:
         model: the model that made the features.
         features: from biovfm embed.
-        query: an example; again for more.
+        query: an example, an image or a volume; again for more.
         out: where to write.
         images: the embedded folder, to draw the contact sheet from.
         top: how many for each example.

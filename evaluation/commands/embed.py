@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,23 @@ from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.hub.network import heed_missing_network, is_path
 from biovfm_hf.options import check_options, option, parse_options, required
 from biovfm_hf.reading.image_files import IMAGE_SUFFIXES, NOT_INPUT, count_frames, walk
+from biovfm_hf.volumes import AXES
 from biovfm_hf.writing.files import atomic_path, write_text
 
 from ..encoders.device import default_device
 from ..encoders.embed import embed_features
 from ..encoders.load import Encoder, load_encoder, split_label
+from ..encoders.pooling import POOL_HELP, POOLS, case_features
 from ..encoders.processes import process_group
-from ..tasks.images import FileImages, Images, Readable, read_image
+from ..tasks.images import FileImages, Images, Joined, Readable, read_image
+from ..tasks.volume_cases import AXES_HELP, SLICES, SLICES_HELP, CaseSlices, Slicing, find_volumes, open_cases
 
 BEFORE_CROP = 256 / 224  # of their input size: what models that crop the centre resize to before, as a rule
 PRECISIONS = ("fp32", "bf16")
 DEVICE_HELP = "torch device (default: cuda where there is one, else cpu)"
 NO_FRAME, EVERY_FRAME = "none", "all"
 LEFT_OUT = "left_out"
+EACH_SLICE = "slices"
 TOLD = 20  # of what was left out, on the screen
 FEATURES = ("both", "class", "mean", "pooled", "last4")
 COMPILE_HELP = (
@@ -45,7 +50,8 @@ examples:
   biovfm embed --model runs/tiny/model --images scans/ --out features.parquet
   biovfm embed --model dinov2-b --images my_dataset/ --config ultrasound --split train --out features.parquet
 
-OUT has one row per image: `id` (the path below the folder, or of the dataset row; PATH:frame:N for one of several
+A volume (NIfTI, MHA, NRRD, with --series a folder of DICOM files) is one row: its slices, pooled. OUT has one row per
+image: `id` (the path below the folder, or of the dataset row; PATH:frame:N for one of several
 frames) and `features` (float32). What they were made with is in the file's metadata under `biovfm`. What cannot be
 read is left out, and named with the reason in the metadata and in OUT.left_out.csv. A killed run continues when
 started again."""
@@ -64,6 +70,12 @@ class EmbedOptions:
     frames: str = option(
         NO_FRAME, "of a file that holds several frames or pages: none, all, or how many, evenly spread", metavar="N"
     )
+    axes: tuple[str, ...] = option(
+        ("axial",), f"{AXES_HELP} (default: axial)", metavar="AXIS,...", commas=True, choices=AXES
+    )
+    slices: int = option(SLICES, SLICES_HELP, least=0)
+    pool: str = option("mean", f"{POOL_HELP}; {EACH_SLICE}: a vector for each slice", choices=(*POOLS, EACH_SLICE))
+    series: bool = option(False, "a folder of DICOM files is one volume, not a picture for each file")
     strict: bool = option(False, "end with exit status 1 where an image had to be left out")
     batch_size: int = option(64, "images at once", least=1)
     device: str | None = option(None, DEVICE_HELP)
@@ -74,6 +86,8 @@ class EmbedOptions:
         check_options(self)
         if self.out.is_dir():
             raise UserError(f"out: {self.out} is a folder; give a file")
+        if self.out.suffix.lower() not in (".parquet", ".pq", ".csv"):
+            raise UserError(f"out: {self.out} must end in .parquet or .csv, the two forms that are written")
         if self.frames not in (NO_FRAME, EVERY_FRAME) and not (self.frames.isdecimal() and int(self.frames) > 0):
             raise UserError(f"frames: {self.frames!r} is no choice; give none, all, or a number from 1")
 
@@ -98,11 +112,15 @@ class Features:
 
 @dataclass(frozen=True)
 class Opened:
-    """Images with their ids, and the reason for each file that is known to be none before it is decoded."""
+    """Images with the ids of their cases, and the reason for each file that is known to be none before it is decoded.
+
+    `case_of_image` (N,) says of which case each image is, where volumes are among the cases; None: each is one.
+    """
 
     images: Images
     names: list[str]
     left_out: dict[str, str] = field(default_factory=dict)
+    case_of_image: np.ndarray | None = None
 
 
 def main(argv: list[str]) -> int:
@@ -143,11 +161,14 @@ def embed(options: EmbedOptions) -> Features:
     """
     device = options.device or default_device()
     encoder = load_encoder(options.model, device, compiled=options.compile, precision=options.precision)
-    opened = open_images(options.images, options.config, options.split, encoder.size, options.frames)
+    opened = _opened(options, encoder.size)
     cache = options.out.with_name(f".{options.out.name}.cache")
     images, label = Readable(opened.images), f"{encoder.name} images"
     vectors = embed_features(encoder, images, cache, options.features, options.batch_size, label)
-    features = _accounted(opened, images, vectors, describe(encoder, options.features))
+    made_with = describe(encoder, options.features)
+    if opened.case_of_image is not None:
+        made_with |= {"axes": ",".join(options.axes), "slices": str(options.slices), "pool": options.pool}
+    features = _accounted(opened, images, vectors, made_with)
     processes = process_group()
     processes.wait()
     if processes.takes(0):
@@ -156,23 +177,68 @@ def embed(options: EmbedOptions) -> Features:
     return features
 
 
+def _opened(options: EmbedOptions, size: int) -> Opened:
+    """The images that the options name, and the volumes among them by their slices."""
+    folder = Path(options.images)
+    paths = find_volumes(folder, options.series) if folder.is_dir() else []
+    flat = None
+    try:
+        flat = open_images(options.images, options.config, options.split, size, options.frames, leave=paths)
+    except UserError:
+        if not paths:
+            raise
+    return flat if flat is not None and not paths else _with_volumes(flat, folder, paths, options)
+
+
+def _with_volumes(flat: Opened | None, folder: Path, paths: list[Path], options: EmbedOptions) -> Opened:
+    cases, lost = open_cases(paths, Slicing(options.axes, options.slices))
+    names = [str(case.path.relative_to(folder)) for case in cases]
+    slices = CaseSlices(cases)
+    case_of_image = slices.case_of_image
+    if options.pool == EACH_SLICE:
+        pairs = [(name, *place) for name, case in zip(names, cases, strict=True) for place in case.slices]
+        names = [f"{name}:{axis}:{index}" for name, axis, index in pairs]
+        case_of_image = np.arange(len(names))
+    left_out = {str(path.relative_to(folder)): why.partition(f"{path}: ")[2] or why for path, why in lost.items()}
+    if flat is None:
+        if not cases:
+            raise UserError(f"none of {len(lost)} volumes could be read; the first: {next(iter(lost.values()))}")
+        return Opened(slices, names, left_out, case_of_image)
+    count = len(flat.images)
+    return Opened(
+        Joined([flat.images, slices]), flat.names + names, flat.left_out | left_out,
+        np.concatenate([np.arange(count), case_of_image + count]),
+    )  # fmt: skip
+
+
 def _accounted(opened: Opened, images: Readable, vectors: np.ndarray, made_with: dict[str, str]) -> Features:
-    """Features of the images that were read, and why the others were not."""
+    """Features of the cases that were read, and why the others were not."""
     unread = np.isnan(vectors).all(axis=1)
+    cases = np.arange(len(vectors)) if opened.case_of_image is None else opened.case_of_image
     left_out = dict(opened.left_out)
     for number in np.flatnonzero(unread).tolist():
         if number not in images.reasons:  # read by another process, or before a kill
             images[number]
-        name, reason = opened.names[number], images.reasons.get(number, "could not be read; run the command again")
+        name, reason = (
+            opened.names[cases[number]],
+            images.reasons.get(number, "could not be read; run the command again"),
+        )
         left_out[name] = reason.partition(f"{name.partition(':frame:')[0]}: ")[2] or reason  # without this disk's path
-    if unread.all():
+    lost = np.bincount(cases, unread) > 0
+    if lost.all():
         name, reason = next((name, left_out[name]) for name in opened.names)
-        raise UserError(f"none of {len(unread)} images could be read; the first, {name}: {reason}")
-    names = [name for name, lost in zip(opened.names, unread.tolist(), strict=True) if not lost]
-    return Features(names, vectors[~unread], made_with, dict(sorted(left_out.items())))
+        raise UserError(f"none of {len(lost)} images could be read; the first, {name}: {reason}")
+    names = [name for name, gone in zip(opened.names, lost.tolist(), strict=True) if not gone]
+    rows = ~lost[cases]
+    kept = vectors[rows]
+    if made_with.get("pool", EACH_SLICE) != EACH_SLICE:
+        kept = case_features(kept, np.unique(cases[rows], return_inverse=True)[1], made_with["pool"])
+    return Features(names, kept, made_with, dict(sorted(left_out.items())))
 
 
-def open_images(source: str, config: str | None, split: str, size: int, frames: str = NO_FRAME) -> Opened:
+def open_images(
+    source: str, config: str | None, split: str, size: int, frames: str = NO_FRAME, leave: Collection[Path] = ()
+) -> Opened:
     """The images of a folder (with all below it) or of a dataset, and their ids.
 
     Large JPEG files are decoded at the smallest whole part of their size (1, 1/2, 1/4, 1/8) whose shorter side is at
@@ -184,6 +250,7 @@ def open_images(source: str, config: str | None, split: str, size: int, frames: 
         split: of a dataset.
         size: the encoder's input size in pixels.
         frames: which frames of a file that holds several: "none" leaves it out, "all", or how many.
+        leave: volumes, and folders of series, which are no pictures.
 
     Raises:
         UserError: there is no image.
@@ -192,15 +259,17 @@ def open_images(source: str, config: str | None, split: str, size: int, frames: 
     if folder.is_file():
         raise UserError(f"{folder} is a file; give the folder that holds the images, or a dataset")
     if folder.is_dir() and not any(folder.rglob("*.parquet")):
-        return _open_folder(folder, shrink_to, frames)
+        return _open_folder(folder, shrink_to, frames, set(leave))
     return _open_dataset(source, config, split, shrink_to)
 
 
-def _open_folder(folder: Path, shrink_to: int, frames: str) -> Opened:
+def _open_folder(folder: Path, shrink_to: int, frames: str, leave: set[Path]) -> Opened:
     paths: list[Path] = []
     numbers: list[int | None] = []
     left_out: dict[str, str] = {}
     for path, reason in walk(folder):
+        if path in leave or path.parent in leave:
+            continue
         if reason is None:
             chosen = _frames(path, frames)
             paths += [path] * len(chosen)
@@ -291,7 +360,7 @@ def describe(encoder: Encoder, which: str) -> dict[str, str]:
 
 
 def write_features(out: Path, features: Features) -> None:
-    """Write `id` and `features` to a Parquet file, and what was left out beside it.
+    """Write `id` and `features` to a Parquet file, or as CSV columns, and what was left out beside it.
 
     Raises:
         UserError: the disk is full, or the place cannot be written to.
@@ -304,10 +373,23 @@ def write_features(out: Path, features: Features) -> None:
     table = table.replace_schema_metadata({"biovfm": json.dumps(about)})
     try:
         with atomic_path(out) as temporary:
-            parquet.write_table(table, temporary)
+            if out.suffix.lower() == ".csv":
+                _write_csv(temporary, features)
+            else:
+                parquet.write_table(table, temporary)
         write_left_out(_beside(out), features.left_out)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror or error}); free some disk space") from error
+
+
+def _write_csv(path: Path, features: Features) -> None:
+    """A line for each image: its id, then its vector's numbers in columns `f0`, `f1` ..."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", *(f"f{number}" for number in range(features.vectors.shape[1]))])
+        writer.writerows(
+            [name, *vector] for name, vector in zip(features.names, features.vectors.tolist(), strict=True)
+        )
 
 
 def write_left_out(path: Path, left_out: dict[str, str]) -> None:

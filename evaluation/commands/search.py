@@ -12,13 +12,16 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.options import check_options, option, parse_options, required
+from biovfm_hf.volumes import AXES
 from biovfm_hf.writing.files import write_text
 
 from ..encoders.device import default_device
 from ..encoders.embed import embed_batch
 from ..encoders.load import load_encoder
+from ..encoders.pooling import POOLS
 from ..pictures.figure import new_figure, save_figure
 from ..tasks.images import read_image
+from ..tasks.volume_cases import SLICES, CaseSlices, Slicing, is_volume, open_cases
 from .embed import DEVICE_HELP, LEFT_OUT, read_features, write_left_out
 
 EXAMPLES = """\
@@ -35,7 +38,7 @@ class SearchOptions:
 
     model: str = required("the model that made the features")
     features: Path = required("from biovfm embed", metavar="FILE.parquet")
-    query: tuple[Path, ...] = required("an example; again for more", metavar="IMAGE")
+    query: tuple[Path, ...] = required("an example, an image or a volume; again for more", metavar="IMAGE")
     out: Path = required("where to write", metavar="DIR")
     images: Path | None = option(None, "the embedded folder, to draw the contact sheet from", metavar="DIR")
     top: int = option(8, "how many for each example", least=1)
@@ -77,7 +80,7 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
         UserError: no example or not the features can be read, or the features are another model's.
     """
     features = read_features(options.features)
-    if options.images and not any(_place(options.images, name)[0].is_file() for name in features.names):
+    if options.images and not any(_place(options.images, name)[0].exists() for name in features.names):
         raise UserError(
             f"images: {options.images} holds no image of {options.features} (the first is {features.names[0]}); "
             "give the folder that was embedded"
@@ -88,13 +91,14 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
         raise UserError(
             f"{options.features} was made with another model ({features.made_with['model']}); give that one as --model"
         )
-    examples, left_out = _read_examples(options.query)
+    examples, left_out = _read_examples(options.query, features.made_with)
     write_left_out(options.out / f"{LEFT_OUT}.csv", {str(path): reason for path, reason in left_out.items()})
     if not examples:
         raise UserError(f"none of {len(left_out)} examples can be read; the first: {next(iter(left_out.values()))}")
-    rows, similarity = most_similar(
-        features.vectors, embed_batch(encoder, list(examples.values()), features.made_with["features"]), options.top
-    )
+    pool = features.made_with.get("pool", "mean")
+    vectors = [embed_batch(encoder, images, features.made_with["features"]) for images in examples.values()]
+    queries = np.stack([POOLS[pool if pool in POOLS else "mean"](images) for images in vectors])
+    rows, similarity = most_similar(features.vectors, queries, options.top)
     finds = [
         {
             "query": path.name,
@@ -104,32 +108,49 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
     ]
     write_text(options.out / "search.json", json.dumps(finds, indent=1) + "\n")
     if options.images:
-        titled = [(f"example\n{path.name}", image) for path, image in examples.items()]
+        titled = [(f"example\n{path.name}", images[len(images) // 2]) for path, images in examples.items()]
         draw_sheet(options.out / "sheet.png", titled, options.images, finds)
     return finds
 
 
-def _read_examples(paths: Sequence[Path]) -> tuple[dict[Path, np.ndarray], dict[Path, str]]:
-    """The examples that can be read, and why the others cannot."""
+def _read_examples(
+    paths: Sequence[Path], made_with: dict[str, str]
+) -> tuple[dict[Path, list[np.ndarray]], dict[Path, str]]:
+    """The examples that can be read, a volume as the slices that the features were made of; why others cannot."""
+    axes = tuple(made_with.get("axes", "axial").split(","))
+    slicing = Slicing(axes, int(made_with.get("slices", SLICES)))
     examples, left_out = {}, {}
     for path in paths:
         try:
-            examples[path] = read_image(path)
+            examples[path] = _volume_slices(path, slicing) if is_volume(path) else [read_image(path)]
         except UserError as error:
             left_out[path] = str(error)
     return examples, left_out
 
 
+def _volume_slices(path: Path, slicing: Slicing) -> list[np.ndarray]:
+    cases, lost = open_cases([path], slicing)
+    if lost:
+        raise UserError(lost[path])
+    slices = CaseSlices(cases)
+    return [slices[number] for number in range(len(slices))]
+
+
 def _place(folder: Path, name: str) -> tuple[Path, int | None]:
     """Where an image with the id `name` lies, and which frame it is."""
     path, frame, number = name.rpartition(":frame:")
-    return (folder / path, int(number)) if frame and number.isdecimal() else (folder / name, None)
+    if frame and number.isdecimal():
+        return folder / path, int(number)
+    whole, *place = name.rsplit(":", 2)  # a slice of a volume is PATH:axis:index
+    return (folder / whole, None) if len(place) == 2 and place[0] in AXES else (folder / name, None)
 
 
 def _read_again(folder: Path, name: str) -> np.ndarray:
     """An image that was embedded; black where it can no longer be read."""
     path, frame = _place(folder, name)
     try:
+        if is_volume(path):
+            return _volume_slices(path, Slicing(slices=1))[0]
         return read_image(path, frame=frame)
     except UserError:
         return np.zeros((1, 1, 3), np.uint8)

@@ -253,6 +253,27 @@ class Readable:
 
 
 @dataclass(frozen=True)
+class Joined:
+    """Several sequences of images as one, in their order."""
+
+    parts: Sequence[Images]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        for part in self.parts:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError(index)
+
+    def fingerprint(self) -> str:
+        """A digest of those of the parts."""
+        return combined_digest([part.fingerprint().encode() for part in self.parts])
+
+
+@dataclass(frozen=True)
 class FileMasks:
     """Mask files: `masks[i]` is an integer array (H, W) of class numbers.
 

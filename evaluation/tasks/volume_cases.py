@@ -16,6 +16,7 @@ from biovfm_hf.decoding.dicom import read_dicom
 from biovfm_hf.decoding.series import group_series, read_place, read_places, stack_of, stacked
 from biovfm_hf.errors import UserError
 from biovfm_hf.pixels import Pixels, read_volume, to_uint8
+from biovfm_hf.reading.image_files import decode_uint8, is_dicom, walk
 from biovfm_hf.reading.limited import LIMITED
 from biovfm_hf.volumes import AXES, MAX_VOLUME_BYTES, Volume
 
@@ -26,6 +27,8 @@ SLICES = 32
 AXES_HELP = "of volumes: which axes they are sliced along: axial, coronal, sagittal"
 SLICES_HELP = "of volumes: at most this many along each axis, evenly spread; 0: all"
 KEPT = 4  # volumes whose slices stay in memory; threads are at neighbours
+PICTURE = ("picture", 0)
+"""In place of slices: a file of a volume's format that holds one picture."""
 MAX_FILES = 5000  # of a series
 
 
@@ -45,7 +48,9 @@ class Slicing:
         return f"{'all' if self.slices == 0 else f'up to {self.slices}'} slices along {', '.join(self.axes)}"
 
     def chosen(self, shape: tuple[int, int, int]) -> tuple[tuple[str, int], ...]:
-        """The (axis, index) of the slices of a volume with `shape` voxels along X, Y, Z."""
+        """The (axis, index) of the slices of a volume with `shape` voxels along X, Y, Z; `PICTURE` where there are none."""
+        if not any(shape):
+            return (PICTURE,)
         chosen: list[tuple[str, int]] = []
         for axis in self.axes:
             count = shape[AXES.index(axis)]
@@ -57,6 +62,20 @@ class Slicing:
 def is_volume(path: Path) -> bool:
     """Whether a path names a volume: by its suffix, or a folder, which must hold one DICOM series."""
     return path.is_dir() or path.name.lower().endswith(SUFFIXES)
+
+
+def find_volumes(folder: Path, series: bool) -> list[Path]:
+    """The volumes below a folder: files by their suffix and, with `series`, each folder that holds DICOM files."""
+    files = [path for path, reason in walk(folder) if reason is None]
+    volumes = {path for path in files if is_volume(path)}
+    if series:
+        volumes |= {path.parent for path in files if _is_dicom(path)}
+    return sorted(volumes)
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return is_dicom(file.read(132))
 
 
 @dataclass(frozen=True)
@@ -97,8 +116,21 @@ def _shape(path: Path) -> tuple[int, int, int] | str:
 
 
 def volume_shape(path: Path) -> list[int]:
-    """Voxels along X, Y and Z."""
-    return [int(count) for count in load_volume(path).array.shape[:3]]
+    """Voxels along X, Y and Z; zeros for a file that holds one picture, as ultrasound in MetaImage does."""
+    try:
+        return [int(count) for count in load_volume(path).array.shape[:3]]
+    except UserError:
+        if not path.is_dir() and _is_picture(path):
+            return [0, 0, 0]
+        raise
+
+
+def _is_picture(path: Path) -> bool:
+    try:
+        decode_uint8(path, str(path))
+    except UserError:
+        return False
+    return True
 
 
 def read_slices(path: Path, slices: Sequence[tuple[str, int]]) -> list[np.ndarray]:
@@ -113,6 +145,8 @@ def read_slices(path: Path, slices: Sequence[tuple[str, int]]) -> list[np.ndarra
 
 def shown_slices(path: Path, slices: Sequence[tuple[str, int]]) -> list[np.ndarray]:
     """`read_slices` in this process; black and white are those of the whole volume's percentiles."""
+    if [tuple(place) for place in slices] == [PICTURE]:
+        return [decode_uint8(path, str(path))]
     volume = load_volume(path)
     return [np.ascontiguousarray(to_uint8(volume.slice(index, axis))) for axis, index in slices]
 

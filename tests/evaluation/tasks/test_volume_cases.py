@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from biovfm_hf.errors import UserError
+from evaluation.commands.embed import EmbedOptions, embed
 from evaluation.commands.probe import ProbeOptions, probe
+from evaluation.commands.search import SearchOptions, search
 from evaluation.encoders.pooling import case_features
 from evaluation.tasks import open_task
 from evaluation.tasks.listing import Listing
@@ -104,3 +107,40 @@ def test_a_dicom_series_is_one_volume(tmp_path):
     slices = CaseSlices(cases)
     levels = [int(slices[i].mean()) for i in range(len(slices))]
     assert len(levels) == 4 and levels == sorted(levels) and levels[0] < levels[-1]
+
+
+def test_a_volume_is_found_by_a_volume(tiny_model, tmp_path):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for number in range(4):
+        write_volume(scans / f"v{number}.nii.gz", number % 2, number)
+    Image.fromarray(np.full((9, 9), 90, np.uint8)).save(scans / "flat.png")
+    (scans / "broken.nii.gz").write_bytes(b"\x1f\x8bxx")
+    options = {"model": str(tiny_model), "images": str(scans), "slices": 3}
+    features = embed(EmbedOptions(**options, axes="axial,coronal", out=tmp_path / "f.parquet"))
+    assert features.names == ["flat.png", *(f"v{number}.nii.gz" for number in range(4))]
+    assert list(features.left_out) == ["broken.nii.gz"]
+    assert features.made_with["pool"] == "mean" and features.made_with["axes"] == "axial,coronal"
+    query = {"model": str(tiny_model), "images": scans, "out": tmp_path / "found", "query": [scans / "v2.nii.gz"]}
+    (answer,) = search(SearchOptions(**query, features=tmp_path / "f.parquet", top=2))
+    assert answer["found"][0] == {"id": "v2.nii.gz", "similarity": pytest.approx(1, abs=1e-5)}
+    each = embed(EmbedOptions(**options, pool="slices", out=tmp_path / "slices.parquet"))
+    assert len(each.names) == 1 + 4 * 3 and each.names[1] == "v0.nii.gz:axial:1"
+
+
+def test_features_as_csv_or_a_refusal(tiny_model, tmp_path):
+    Image.fromarray(np.full((9, 9), 90, np.uint8)).save(tmp_path / "a.png")
+    options = {"model": str(tiny_model), "images": str(tmp_path)}
+    features = embed(EmbedOptions(**options, out=tmp_path / "x.csv"))
+    head, line = (tmp_path / "x.csv").read_text().splitlines()
+    assert head.startswith("id,f0,f1") and line.startswith("a.png,")
+    np.testing.assert_allclose([float(word) for word in line.split(",")[1:]], features.vectors[0])
+    with pytest.raises(UserError, match=r"must end in .parquet or .csv"):
+        EmbedOptions(**options, out=tmp_path / "x.npy")
+
+
+def test_a_picture_in_a_format_of_volumes_stays_a_picture(tmp_path):
+    head = "ObjectType = Image\nNDims = 2\nDimSize = 8 6\nElementType = MET_UCHAR\nElementDataFile = LOCAL\n"
+    (tmp_path / "a.mha").write_bytes(head.encode() + bytes(range(48)))
+    cases, lost = open_cases([tmp_path / "a.mha"], Slicing())
+    assert not lost and CaseSlices(cases)[0][1, :3, 0].tolist() == [8, 9, 10]
