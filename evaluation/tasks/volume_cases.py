@@ -48,7 +48,7 @@ class Slicing:
         return f"{'all' if self.slices == 0 else f'up to {self.slices}'} slices along {', '.join(self.axes)}"
 
     def chosen(self, shape: tuple[int, int, int]) -> tuple[tuple[str, int], ...]:
-        """The (axis, index) of the slices of a volume with `shape` voxels along X, Y, Z; `PICTURE` where there are none."""
+        """The (axis, index) of the slices of a volume with `shape` voxels along X, Y, Z; `PICTURE` of no volume."""
         if not any(shape):
             return (PICTURE,)
         chosen: list[tuple[str, int]] = []
