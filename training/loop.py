@@ -171,7 +171,7 @@ def _to_device(run: Run, batch: dict[str, Any]) -> dict[str, Tensor]:
         for name, tensor in batch.items()
     }
     batch = apply_drawn_looks(moved, augment)
-    for name in ("global_crops", "local_crops"):
+    for name in ("global_crops", "local_crops", "anchor_crops"):
         if name in batch:
             batch[name] = normalise(batch[name], augment.mean, augment.std)
     return batch

@@ -45,13 +45,19 @@ def scaled_learning_rate(base_lr: float, batch_size: int, rule: str) -> float:
 
 @dataclass(frozen=True)
 class StepValues:
-    """What holds at one step. `momentum` and `teacher_temp` are None where there is no teacher."""
+    """What holds at one step. `momentum` and `teacher_temp` are None where there is no teacher.
+
+    `gram_weight` is the weight of Gram anchoring, and `gram_refresh` 1 where the frozen teacher is renewed after the
+    step; None where the objective has none.
+    """
 
     lr: float
     last_layer_lr: float
     weight_decay: float
     momentum: float | None = None
     teacher_temp: float | None = None
+    gram_weight: float | None = None
+    gram_refresh: float | None = None
 
 
 class Schedule(ABC):

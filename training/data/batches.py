@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
 
+from ..settings.augment import AugmentConfig
 from ..settings.config import DataConfig, TrainConfig
 from .augment import Augmenter, Image, pack
 from .augment_batch import pack_looks, per_channel
@@ -89,6 +90,18 @@ def _substitutes(index: int, count: int) -> list[int]:
     return list(dict.fromkeys((index + offset) % count for offset in offsets))
 
 
+def _anchors(config: AugmentConfig) -> Augmenter | None:
+    """What cuts the copies of the global crops of `anchor_size`: it draws those first, as any augmenter does."""
+    if config.anchor_size is None:
+        return None
+    return Augmenter(replace(config, global_size=config.anchor_size, local_count=0))
+
+
+def _by_view(views: list[list[Any]]) -> list[Any]:
+    """Per image its V views, to all images' first, all images' second and so on."""
+    return [image[number] for number in range(len(views[0])) for image in views]
+
+
 class CropBatches(Dataset):
     """Batch number -> `global_crops` (G * B, 3, S, S) uint8, `local_crops`, and what `extra` adds.
 
@@ -113,6 +126,7 @@ class CropBatches(Dataset):
         self.share = share
         self.extra = extra
         self.augmenter = Augmenter(config.augment)
+        self.anchors = _anchors(config.augment)
         self._cache: dict[int, tuple[Image, str | None]] = {}
         self._room = 0
 
@@ -128,14 +142,20 @@ class CropBatches(Dataset):
         positions = self.share.positions(micro_batch)
         skipped: list[tuple[int, int, str]] = []
         views: list[tuple[list[Any], list[Any]]] = []
+        anchors: list[list[Image]] = []
         draw = self.augmenter.draw if self.config.augment.on_device else self.augmenter.views
         for position, index in zip(positions.tolist(), self.order.indices(positions).tolist(), strict=True):
             image, modality = self.read(index, skipped)
             random = Random((self.config.seed << 64) + position)
             views.append(draw(image, random, modality))
+            if self.anchors is not None:  # the same numbers are drawn again, so boxes and flips are the same
+                again = self.anchors.draw(image, Random((self.config.seed << 64) + position), modality)[0]
+                anchors.append([view for view, _ in again])
         batch: dict[str, Any] = self._stacked("global", [large for large, _ in views])
         if self.config.augment.local_count:
             batch |= self._stacked("local", [small for _, small in views])
+        if anchors:
+            batch["anchor_crops"] = torch.from_numpy(pack(_by_view(anchors)))
         batch["skipped"] = skipped
         if self.extra is not None:
             seed = (self.config.seed, micro_batch, self.share.rank)
@@ -144,7 +164,7 @@ class CropBatches(Dataset):
 
     def _stacked(self, name: str, views: list[list[Any]]) -> dict[str, torch.Tensor]:
         """Per image its V views of one size, to crops (V * B, 3, S, S) view by view, and the looks not yet applied."""
-        ordered = [image[number] for number in range(len(views[0])) for image in views]
+        ordered = _by_view(views)
         if not self.config.augment.on_device:
             return {f"{name}_crops": torch.from_numpy(pack(ordered))}
         crops, looks = zip(*ordered, strict=True)

@@ -117,16 +117,39 @@ def _read_encoder(source: str, heads: int | None, decoder_heads: int | None) -> 
         raise UserError(f"model.init_from {error}") from error
 
 
-def with_run(objective: M, config: TrainConfig) -> M:
+def with_run(objective: M, config: TrainConfig, without: str = "") -> M:
     """`objective` itself, where `init_from` is a run folder with all of that run: heads, teacher and centres too.
+
+    `without` is the beginning of the names of what that run alone had use for.
 
     Raises:
         UserError: it has no readable checkpoint, or one of another objective or architecture.
     """
     source = config.model.init_from
     if source and _is_run(source):
-        take_over(objective, newest_model(Path(source) / "checkpoints"), source)
+        theirs = newest_model(Path(source) / "checkpoints")
+        kept = {name: tensor for name, tensor in theirs.items() if not without or not name.startswith(without)}
+        take_over(objective, kept, source)
     return objective
+
+
+def read_frozen(model: BioVFMModel, source: str, key: str, role: str) -> None:
+    """Fill `model` from the weights that the setting `key` names: any that `read_encoder` reads, or a run's `role`.
+
+    Raises:
+        UserError: the weights cannot be read or belong to another architecture.
+    """
+    if _is_run(source):
+        theirs = newest_model(Path(source) / "checkpoints")
+        theirs = {name.removeprefix(role): tensor for name, tensor in theirs.items() if name.startswith(role)}
+    else:
+        try:
+            read = read_encoder(source, model.config.num_attention_heads).tensors
+        except UserError as error:
+            raise UserError(f"{key} {error}") from error
+        theirs = {name.removeprefix("biovfm."): tensor for name, tensor in read.items()}
+        theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith("decoder.")}
+    take_over(model, theirs, source, key)
 
 
 def _is_run(source: str) -> bool:
@@ -134,21 +157,24 @@ def _is_run(source: str) -> bool:
 
 
 @torch.no_grad()
-def take_over(model: nn.Module, theirs: dict[str, Tensor], name: str) -> None:
-    """Copy every tensor, resizing learned position embeddings; what only training needs may be missing."""
+def take_over(model: nn.Module, theirs: dict[str, Tensor], name: str, key: str = "model.init_from") -> None:
+    """Copy every tensor, resizing learned position embeddings; what only training needs may be missing.
+
+    `name` is where they come from, `key` the setting that says so.
+    """
     theirs = dict(theirs)
-    for key, ours in model.state_dict().items():
-        if key not in theirs:
-            if key.endswith("mask_token"):
+    for tensor_name, ours in model.state_dict().items():
+        if tensor_name not in theirs:
+            if tensor_name.endswith("mask_token"):
                 continue  # a released encoder has none, or zeros; it is learned quickly
-            raise UserError(f"model.init_from {name} has no tensor {key}; {_REMEDY}")
-        tensor = theirs.pop(key)
-        if key.endswith(_POSITIONS) and tensor.shape[1] != ours.shape[1] and tensor.shape[2] == ours.shape[2]:
+            raise UserError(f"{key} {name} has no tensor {tensor_name}; {_REMEDY}")
+        tensor = theirs.pop(tensor_name)
+        if tensor_name.endswith(_POSITIONS) and tensor.shape[1] != ours.shape[1] and tensor.shape[2] == ours.shape[2]:
             side = round((ours.shape[1] - 1) ** 0.5)
             tensor = resize_position_embeddings(tensor, (side, side), antialias=True)
         if tensor.shape != ours.shape:
             sizes = f"{tuple(tensor.shape)}, this model needs {tuple(ours.shape)}"
-            raise UserError(f"model.init_from {name}: {key} is {sizes}; {_REMEDY}")
+            raise UserError(f"{key} {name}: {tensor_name} is {sizes}; {_REMEDY}")
         ours.copy_(tensor)
     if theirs:
-        raise UserError(f"model.init_from {name} also has {sorted(theirs)[:3]}; {_REMEDY}")
+        raise UserError(f"{key} {name} also has {sorted(theirs)[:3]}; {_REMEDY}")

@@ -5,7 +5,6 @@ import logging
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +70,7 @@ def _public(config: TrainConfig) -> TrainConfig:
     def name(path: str | None) -> str | None:
         return Path(path).name if path and Path(path).exists() else path
 
-    return replace(
-        config,
-        data=replace(config.data, path=name(config.data.path)),
-        model=replace(config.model, init_from=name(config.model.init_from)),
-        watch=replace(config.watch, task=name(config.watch.task)),
-    )
+    return config.renamed(name)
 
 
 def card_stub(config: TrainConfig, size: str, step: int) -> str:

@@ -12,8 +12,11 @@ from ..settings.config import TrainConfig
 
 
 def run_provenance(config: TrainConfig) -> Provenance:
-    """The marks of the dataset and of `model.init_from`, in folders or on the Hub."""
-    return _marks(config.data.path, "dataset", config.data.revision) | _marks(config.model.init_from, "model", None)
+    """The marks of the dataset, of `model.init_from` and of teachers, in folders or on the Hub."""
+    marks = _marks(config.data.path, "dataset", config.data.revision)
+    for weights in (config.model.init_from, *config.teachers):
+        marks |= _marks(weights, "model", None)
+    return marks
 
 
 def _marks(name: str | None, kind: str, revision: str | None) -> Provenance:

@@ -18,6 +18,8 @@ class AugmentConfig:
         global_count: global crops per image (2 for DINOv2, 1 for MAE).
         global_size: their side in pixels.
         global_scale: their area, as a share of the image's, drawn from this range.
+        anchor_size: side of further copies of the global crops, cut and flipped alike but otherwise untouched, for a
+            Gram teacher to see more in; null makes none.
         local_count: local crops per image.
         local_size: their side in pixels.
         local_scale: their area range.
@@ -47,6 +49,7 @@ class AugmentConfig:
     global_count: Positive = 2
     global_size: Positive = 224
     global_scale: Annotated[tuple[float, float], Range(1e-6, 1, ordered=True)] = (0.32, 1.0)
+    anchor_size: Annotated[int | None, Range(1)] = None
     local_count: Annotated[int, Range(0)] = 8
     local_size: Positive = 96
     local_scale: Annotated[tuple[float, float], Range(1e-6, 1, ordered=True)] = (0.05, 0.32)
@@ -124,7 +127,8 @@ def check_augment(config: AugmentConfig, patch_size: int) -> None:
     Raises:
         UserError: names the key, its value and what it must be.
     """
-    for name in ("global_size", "local_size") if config.local_count else ("global_size",):
+    sides = {"global_size": True, "local_size": config.local_count, "anchor_size": config.anchor_size}
+    for name in (name for name, there in sides.items() if there):
         size = getattr(config, name)
         if size < patch_size or size % patch_size:
             near = max(round(size / patch_size), 1) * patch_size

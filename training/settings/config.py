@@ -5,8 +5,9 @@ Counts that may follow the length of the run, such as warm-ups, take either a wh
 steps between 0 and 1.
 """
 
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from biovfm_hf.errors import UserError, one_line
 from biovfm_hf.nearest import did_you_mean
@@ -226,6 +227,20 @@ class TrainConfig:
             raise UserError(
                 f"optim.warmup_steps {self.optim.warmup_steps} is longer than the run of {self.steps} steps"
             )
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Weights that the run learns from beside those of `model.init_from`: model folders, Hub ids or files."""
+        return ()
+
+    def renamed(self, name: Callable[[str | None], str | None]) -> Self:
+        """The settings with every path replaced by what `name` gives for it."""
+        return replace(
+            self,
+            data=replace(self.data, path=name(self.data.path)),
+            model=replace(self.model, init_from=name(self.model.init_from)),
+            watch=replace(self.watch, task=name(self.watch.task)),
+        )
 
     def _check_crops(self) -> None:
         if self.batch.size < self.smallest_batch:

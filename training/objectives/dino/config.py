@@ -1,7 +1,10 @@
 """DINOv2's recipe: its own sections of a run's configuration; the defaults are its `vitl16_short`."""
 
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from biovfm_hf.errors import UserError
 
 from ...settings.config import TrainConfig
 from ...settings.typed import Positive, Range, Share, StepsOrShare
@@ -25,6 +28,7 @@ class DINOConfig:
         student_temp: softmax temperature of the student.
         center_momentum: of the moving centre.
         dino_weight: weight of the class tokens' loss.
+        local_weight: further weight of its pairs with a local crop; DINOv3 halves it while it anchors.
         ibot_weight: weight of the masked patches' loss.
         koleo_weight: weight of the KoLeo regulariser.
     """
@@ -42,6 +46,7 @@ class DINOConfig:
     student_temp: Annotated[float, Range(1e-3)] = 0.1
     center_momentum: Share = 0.9
     dino_weight: Annotated[float, Range(0)] = 1.0
+    local_weight: Annotated[float, Range(0)] = 1.0
     ibot_weight: Annotated[float, Range(0)] = 1.0
     koleo_weight: Annotated[float, Range(0)] = 0.1
 
@@ -79,6 +84,51 @@ class MaskConfig:
 
 
 @dataclass(frozen=True)
+class GramConfig:
+    """Gram anchoring (DINOv3): similarities of patches stay those of a frozen teacher. Off unless `weight` is given.
+
+    The crops that this teacher sees are `augment.anchor_size` pixels wide, by default the student's own crops.
+
+    Attributes:
+        weight: of the loss.
+        teacher: model folder, Hub id, weight file or run folder whose encoder the frozen teacher is; null takes the
+            run's own teacher as it is when the loss starts.
+        start: steps before the loss starts.
+        ramp: steps over which its weight rises from 0 along a half cosine.
+        refresh_every: steps after which the run's own teacher takes the frozen one's place; 0 keeps it.
+        refreshes: how often at most.
+        tokens: patches that are compared: all, or those that iBOT hides or does not (these not with `per_image`).
+        normalize: compare cosines, not products.
+        per_image: compare the patches of each image with one another, else all of a process's batch.
+        negatives: what becomes of similarities below 0: `keep`; 0 on `both` sides; 0 for the frozen `teacher` alone.
+        resize: how its patches are brought to the student's grid.
+        antialias: when they are.
+    """
+
+    weight: Annotated[float, Range(0)] = 0.0
+    teacher: str | None = None
+    start: StepsOrShare = 0
+    ramp: StepsOrShare = 0
+    refresh_every: StepsOrShare = 0
+    refreshes: Annotated[int, Range(0)] = 3
+    tokens: Literal["all", "masked", "unmasked"] = "all"
+    normalize: bool = True
+    per_image: bool = True
+    negatives: Literal["keep", "both", "teacher"] = "keep"
+    resize: Literal["bicubic", "bilinear"] = "bicubic"
+    antialias: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse single patches that no image is left of.
+
+        Raises:
+            UserError: names the keys.
+        """
+        if self.per_image and self.tokens != "all":
+            raise UserError(f"gram.tokens {self.tokens} are not as many in every image; add gram.per_image=false")
+
+
+@dataclass(frozen=True)
 class DINOTrainConfig(TrainConfig):
     """A DINOv2 run (arXiv 2304.07193; facebookresearch/dinov2)."""
 
@@ -93,6 +143,21 @@ class DINOTrainConfig(TrainConfig):
     teacher: TeacherConfig = TeacherConfig()
     dino: DINOConfig = DINOConfig()
     mask: MaskConfig = MaskConfig()
+    gram: GramConfig = GramConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.augment.anchor_size and not self.gram.weight:
+            raise UserError("augment.anchor_size is given, but gram.weight is 0, so nothing would look at such crops")
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The Gram teacher's weights."""
+        return (self.gram.teacher,) if self.gram.teacher and self.gram.weight else ()
+
+    def renamed(self, name: Callable[[str | None], str | None]) -> Self:
+        """As for every objective, and the Gram teacher."""
+        return replace(super().renamed(name), gram=replace(self.gram, teacher=name(self.gram.teacher)))
 
 
 CONFIG = DINOTrainConfig

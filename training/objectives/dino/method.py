@@ -1,5 +1,6 @@
 """DINOv2 as the loop knows it."""
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from biovfm_hf.flops import Architecture, Heads, step_flops
 
 from ...schedule import StepValues
 from ...settings.config import biovfm_config
-from ..initial import build_encoder, take_over, with_run
+from ..initial import build_encoder, read_frozen, take_over, with_run
 from ..method import BatchExtra, Method, crops
 from .config import DINOTrainConfig
 from .masking import block_masks
@@ -40,11 +41,17 @@ class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
         source = config.model.init_from
         if source and Path(source).is_file():
             _take_heads(objective, source)
-        return with_run(objective, config)
+        objective = with_run(objective, config, without="gram_teacher.")
+        if config.gram.weight:
+            anchor = copy.deepcopy(objective.teacher.backbone)
+            if config.gram.teacher:
+                read_frozen(anchor, config.gram.teacher, "gram.teacher", "teacher.backbone.")
+            objective.anchor(anchor, config.gram)
+        return objective
 
     def schedule(self, config: DINOTrainConfig, peak: float) -> DINOSchedule:
         """DINOv2's schedules in the steps of this run."""
-        optim, teacher = config.optim, config.teacher
+        optim, teacher, gram = config.optim, config.teacher, config.gram
         return DINOSchedule(
             steps=config.steps,
             lr=peak,
@@ -58,6 +65,12 @@ class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
             warmup_teacher_temp=teacher.warmup_temperature,
             teacher_temp_warmup_steps=config.step_count(teacher.temperature_warmup_steps),
             freeze_last_layer_steps=config.step_count(optim.freeze_last_layer_steps),
+            gram_weight=gram.weight,
+            gram_start=config.step_count(gram.start),
+            gram_ramp_steps=config.step_count(gram.ramp),
+            gram_refresh_every=config.step_count(gram.refresh_every),
+            gram_refreshes=gram.refreshes,
+            gram_own_teacher=gram.teacher is None,
         )
 
     def exported(self, objective: DINOObjective) -> dict[str, nn.Module]:
@@ -88,9 +101,11 @@ class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
         return draw_masks
 
     def after_step(self, objective: DINOObjective, values: StepValues) -> None:
-        """Move the teacher towards the student."""
+        """Move the teacher towards the student, and renew the Gram teacher where it is due."""
         assert values.momentum is not None
         objective.update_teacher(values.momentum)
+        if values.gram_refresh:
+            objective.refresh_anchor()
 
     def collapse(self, records: Sequence[Mapping[str, Any]]) -> str | None:
         """A cross-entropy that stands at ln K, or a teacher that puts every image on one prototype."""
@@ -110,14 +125,22 @@ class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
         return None
 
     def flops_per_image(self, config: DINOTrainConfig, model_config: BioVFMConfig) -> float:
-        """Student on all crops, teacher on the global ones, both heads on class tokens and masked patches."""
-        return step_flops(
-            Architecture.of(model_config),
-            crops(config),
-            teacher=True,
-            heads=heads(config, model_config),
-            drop_path=model_config.drop_path_rate,
-        ).total
+        """Student on all crops, teacher on the global ones, both heads on class tokens and masked patches.
+
+        Where Gram anchoring is on, its teacher's pass too, from the first step.
+        """
+        architecture, augment = Architecture.of(model_config), config.augment
+        anchored = augment.global_count * architecture.forward_flops(augment.anchor_size or augment.global_size)
+        return (
+            bool(config.gram.weight) * anchored
+            + step_flops(
+                architecture,
+                crops(config),
+                teacher=True,
+                heads=heads(config, model_config),
+                drop_path=model_config.drop_path_rate,
+            ).total
+        )
 
     def other_bytes(
         self, config: DINOTrainConfig, model_config: BioVFMConfig, block_bytes: Callable[[int], int], full: bool

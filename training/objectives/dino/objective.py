@@ -1,13 +1,14 @@
 """DINOv2's training objective: a student that learns from its own moving average (arXiv 2304.07193).
 
 Three terms: DINO (class tokens of all crops against the teacher's class tokens of the global crops), iBOT (masked
-patches against what the teacher sees there) and KoLeo (class tokens of a batch keep apart).
+patches against what the teacher sees there) and KoLeo (class tokens of a batch keep apart). A fourth where a Gram
+teacher is given: similarities between patches stay as they were (`gram.py`).
 """
 
 import copy
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ from biovfm_hf.modeling_biovfm import BioVFMModel
 
 from ...optimizer import update_average
 from ...schedule import StepValues
-from .config import DINOConfig
+from .config import DINOConfig, GramConfig
+from .gram import gram_loss, resize_patches
 from .heads import DINOHead
 from .losses import Part, centred_softmax, koleo_loss, prototype_cross_entropy, sinkhorn_knopp, update_center
 
@@ -76,6 +78,8 @@ class DINOObjective(nn.Module):
         self.student = DINONetwork(backbone, config)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
         patch_prototypes = config.ibot_prototypes if config.ibot_separate_head else config.prototypes
+        self.gram_teacher: BioVFMModel | None = None
+        self.gram = GramConfig()
         self.register_buffer("dino_center", torch.zeros(1, config.prototypes))
         self.register_buffer("ibot_center", torch.zeros(1, patch_prototypes))
 
@@ -83,16 +87,29 @@ class DINOObjective(nn.Module):
         """Training mode for the student; the teacher never drops a path."""
         super().train(mode)
         self.teacher.eval()
+        if self.gram_teacher is not None:
+            self.gram_teacher.eval()
         return self
+
+    def anchor(self, gram_teacher: BioVFMModel, config: GramConfig) -> None:
+        """Hold a frozen encoder that the similarities between patches are anchored to."""
+        self.gram_teacher, self.gram = gram_teacher.requires_grad_(False).eval(), config
+
+    @torch.no_grad()
+    def refresh_anchor(self) -> None:
+        """Put the teacher's encoder as it is now in the place of the frozen one: a copy, no average."""
+        assert self.gram_teacher is not None
+        torch._foreach_copy_(list(self.gram_teacher.parameters()), list(self.teacher.backbone.parameters()))
 
     def forward(self, batch: Mapping[str, Any], values: StepValues) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one batch of B images.
 
         Args:
             batch: `global_crops` (2B, 3, H, W), all first crops, then all second; `local_crops` (nB, 3, h, w), crop
-                by crop, or None; `masks` (2B, N) bool; `mask_indices` (M,), the masked patches in the flattened
-                masks, computed when not given, which on a GPU waits for the device.
-            values: of this step; `teacher_temp` is read.
+                by crop, or None; `anchor_crops` (2B, 3, S, S), the Gram teacher's where it has its own; `masks`
+                (2B, N) bool; `mask_indices` (M,), the masked patches in the flattened masks, computed when not given,
+                which on a GPU waits for the device.
+            values: of this step; `teacher_temp` and `gram_weight` are read.
 
         Returns:
             The loss, and detached scalars by name: `dino_local_crops_loss`, `dino_global_crops_loss`, `koleo_loss`
@@ -103,7 +120,8 @@ class DINOObjective(nn.Module):
         if "mask_indices" not in batch:
             batch = {**batch, "mask_indices": batch["masks"].flatten().nonzero().flatten()}
         dino_targets, patch_targets = self._targets(batch, values.teacher_temp)
-        global_cls, local_cls, patches = self._student_tokens(batch)
+        anchored = bool(values.gram_weight) and self.gram_teacher is not None
+        global_cls, local_cls, patches, all_patches = self._student_tokens(batch, anchored)
         images = len(global_cls) // 2
         parts = {**self._class_parts(dino_targets, len(local_cls)), "ibot": self._patch_part(patch_targets, batch)}
         cls_tokens, (*cls_parts, patch_part) = torch.cat([global_cls, local_cls]), parts.values()
@@ -112,7 +130,10 @@ class DINOObjective(nn.Module):
         )
         koleo = self.config.koleo_weight * (koleo_loss(global_cls[:images]) + koleo_loss(global_cls[images:]))
         report = {"koleo_loss": koleo.detach() / 2, **self._report(parts, losses, dino_targets)}
-        return total + koleo, report
+        if not anchored:
+            return total + koleo, report
+        gram = self._gram_loss(all_patches, batch)
+        return total + koleo + cast(float, values.gram_weight) * gram, {**report, "gram_loss": gram.detach()}
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
@@ -137,17 +158,44 @@ class DINOObjective(nn.Module):
         update_center(self.ibot_center, patch_scores, self.config.center_momentum)
         return dino, patch_targets
 
-    def _student_tokens(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        """Class tokens of the global (2B, D) and local (nB, D) crops and the masked patch tokens (M, D)."""
+    def _gram_loss(self, patches: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """`gram_loss` of the student's patch tokens (2B, N, D), masked crops as it saw them."""
+        teacher = cast(BioVFMModel, self.gram_teacher)
+        crops = batch.get("anchor_crops", batch["global_crops"])
+        patch = teacher.config.patch_size
+        grid, own = (tuple(side // patch for side in images.shape[-2:]) for images in (crops, batch["global_crops"]))
+        with torch.no_grad():
+            tokens = teacher(crops).last_hidden_state[:, 1 + teacher.config.num_register_tokens :]
+            targets = resize_patches(tokens, grid, own, self.gram)
+        if self.gram.tokens != "all":
+            chosen = batch["masks"] if self.gram.tokens == "masked" else ~batch["masks"]
+            patches, targets = patches[chosen], targets[chosen]
+        return gram_loss(patches, targets, self.gram)
+
+    def _student_tokens(self, batch: Mapping[str, Any], anchored: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Class tokens of the global (2B, D) and local (nB, D) crops, and the masked patch tokens (M, D).
+
+        Where they are `anchored`, all patch tokens (2B, N, D) too.
+        """
         crops, masks, wanted = [batch["global_crops"]], [batch["masks"]], [self._wanted_rows(batch)]
         if batch.get("local_crops") is not None:
             crops.append(batch["local_crops"])
             masks.append(None)
             wanted.append(self._class_rows(batch["local_crops"]))
+        if anchored:
+            wanted[0] = torch.cat([wanted[0], self._patch_rows(batch)])
         tokens = self.student.backbone.forward_packed(crops, masks, wanted)
         local_cls = tokens[1] if len(tokens) > 1 else tokens[0][:0]
-        images = len(batch["global_crops"])
-        return tokens[0][:images], local_cls, tokens[0][images:]
+        images, masked = len(batch["global_crops"]), len(batch["mask_indices"])
+        global_cls, patches, every = tokens[0].tensor_split([images, images + masked])
+        return global_cls, local_cls, patches, every.unflatten(0, (images, -1))
+
+    def _patch_rows(self, batch: Mapping[str, Any]) -> Tensor:
+        """Where all patches (2B * N,) stand in the global crops' flattened tokens."""
+        images, patches = batch["masks"].shape
+        prefix = 1 + self.student.backbone.config.num_register_tokens
+        rows = torch.arange(images * patches, device=batch["masks"].device)
+        return rows + (rows // patches + 1) * prefix
 
     def _wanted_rows(self, batch: Mapping[str, Any]) -> Tensor:
         """Where the class tokens (2B,), then the masked patches (M,) stand in the global crops' flattened tokens."""
@@ -175,7 +223,7 @@ class DINOObjective(nn.Module):
         parts = {"dino_global_crops": Part(2 * images, targets, weight, factor)}
         if local_rows:
             both = targets[:images] + targets[images:]  # (B, K): a local crop meets both global ones
-            parts["dino_local_crops"] = Part(local_rows, both, weight, factor)
+            parts["dino_local_crops"] = Part(local_rows, both, weight, factor * self.config.local_weight)
         return parts
 
     def _patch_part(self, targets: Tensor, batch: Mapping[str, Any]) -> Part:

@@ -1,3 +1,5 @@
+import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 import torch
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
-from training.objectives.dino.config import DINOConfig
+from training.objectives.dino.config import DINOConfig, GramConfig
 from training.objectives.dino.losses import sinkhorn_knopp
 from training.objectives.dino.masking import block_masks
 from training.objectives.dino.objective import DINOObjective
@@ -148,6 +150,24 @@ def test_autocast_stays_close_and_returns_float32() -> None:
     rounded.backward()
     assert rounded.dtype == torch.float32
     assert rounded.item() == pytest.approx(exact.item(), rel=0.02)
+
+
+def test_gram_anchoring_pulls_at_patches_and_its_teacher_is_renewed_by_copy() -> None:
+    model = objective()
+    anchor = copy.deepcopy(model.teacher.backbone)
+    with torch.no_grad():
+        for parameter in anchor.parameters():
+            parameter.fill_(torch.nan)  # a copy gets rid of them, an average would not
+    model.anchor(anchor, GramConfig(weight=1.0))
+    model.refresh_anchor()
+    assert not any(parameter.requires_grad for parameter in model.gram_teacher.parameters())
+    assert not model.train().gram_teacher.training
+    inputs = batch()
+    total, report = model(inputs, dataclasses.replace(VALUES, gram_weight=2.0))
+    model = objective()
+    plain, without = model(inputs, VALUES)
+    assert "gram_loss" not in without and report["gram_loss"] > 0, "masked crops differ from whole ones"
+    torch.testing.assert_close(total - plain, 2 * report["gram_loss"])
 
 
 def test_a_backbone_without_mask_token_is_refused() -> None:
