@@ -5,6 +5,21 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Part:
+    """Where a member of an archive is read: its name and the fields of `Item`; `at` is its place in the archive."""
+
+    name: str
+    size: int
+    offset: int | None = None
+    outer: "Part | None" = None
+    at: int | None = None
+
+    def item(self, path: str, kind: str = "image") -> "Item":
+        """The member of the archive `path` as an input of its own."""
+        return Item(path, self.name, kind, size=self.size, offset=self.offset, outer=self.outer)
+
+
+@dataclass(frozen=True)
 class Item:
     """One input considered for the dataset; `listing.list_items(source, raw_dir)` yields these in a fixed order.
 
@@ -20,14 +35,16 @@ class Item:
         intensity: {"window": [low, high]}, {"windows": [[l, h], ...]} (three of them become RGB),
             {"percentile": [low, high]}, "as-is", or None for the default of the file's kind.
         view: overrides the view of a 2D file (`axial`, `sagittal`, `coronal`, `frame`), None for `2d`.
-        options: what was found on the way or is stated for the reader: `size` (stored bytes of the file, or of the
-            member unpacked), `offset` (where a ZIP member's local header, or an uncompressed TAR member's data,
-            begins), `outer` (name, `size` and `offset` of the ZIP inside a ZIP that holds the member), `fps` (frames
-            to take per second of video), `row` (of the HDF5 data set; without it all of it is a stack of slices),
-            `files` (slices of a DICOM series in order, relative to the raw folder), `members` (those of a series in an
-            archive: name, size, offset, and `at`, the place in the archive's order), `private` (words that must not
-            stand in a stored path; only in the builder's own plan).
         modality: one of the 10 modalities, None if the source does not tell which of several it is.
+        size: stored bytes of the file, or bytes of the member unpacked.
+        offset: where a ZIP member's local header, or an uncompressed TAR member's data, begins.
+        outer: the ZIP inside a ZIP that holds the member.
+        fps: frames to take per second of video.
+        row: of the HDF5 data set; without it all of it is a stack of slices.
+        files: slices of a DICOM series in order, relative to the raw folder.
+        members: slices of a DICOM series in an archive, in order.
+        private: words that must not stand in a stored path; only in the builder's own plan.
+        unnamed: whether its name is nobody's business: of what is no picture, in a source that is not published.
     """
 
     path: str
@@ -38,5 +55,13 @@ class Item:
     excluded: str | None = None
     intensity: dict[str, Any] | str | None = None
     view: str | None = None
-    options: dict[str, Any] | None = None
     modality: str | None = None
+    size: int | None = None
+    offset: int | None = None
+    outer: Part | None = None
+    fps: float | None = None
+    row: int | None = None
+    files: tuple[str, ...] = ()
+    members: tuple[Part, ...] = ()
+    private: tuple[str, ...] = ()
+    unnamed: bool = False

@@ -11,14 +11,13 @@ from dataclasses import replace
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from biovfm_hf.decoding.series import Place, group_series, read_places
 from biovfm_hf.reading.image_files import NOT_INPUT, SKIPPED_FOLDERS, has_no_suffix, is_dicom
 
 from ..catalog.selection import HIDDEN_FILE, HIDDEN_FOLDER, UNNAMED, Selection, looks_like_image
 from ..catalog.source import NOT_ESTABLISHED, ItemRule, Source
-from ..item import Item
+from ..item import Item, Part
 from ..readers.archive import members
 from ..readers.archives import UNREADABLE, BrokenArchive, Member, is_archive, is_zip, list_members, zip_members
 from ..readers.hdf5 import EXPANDERS
@@ -126,7 +125,7 @@ class _Walk:
         elif _is_part(lower):
             yield self._excluded(place, "one part of a split archive: join the parts first", "archive")
         else:
-            yield from self._expanded(self._item(place, seen, rule, None, {"size": size}), place, rule)
+            yield from self._expanded(self._item(place, seen, rule, None, Part(place, size)), place, rule)
 
     def _expanded(self, item: Item, place: str, rule: ItemRule | None) -> Iterator[Item]:
         """What the rule's adapter finds inside a file; the item itself where there is none."""
@@ -135,7 +134,7 @@ class _Walk:
             return
         try:
             for inner in EXPANDERS[rule.adapter](item, Path(self._top + place), rule.key):
-                inside = f"{place}#{(inner.options or {}).get('row', inner.member)}"
+                inside = f"{place}#{inner.member if inner.row is None else inner.row}"
                 reason = inner.excluded or self._selection.outside_training(inside)
                 yield replace(inner, subject=self._selection.subject(inside), excluded=reason)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -189,21 +188,18 @@ class _Walk:
         if rule is not None and rule.kind == "dicom_series" and self._selection.excluded(inside) is None:
             slices.append(member)
         else:
-            yield self._item(place, inside, rule, member.name, _where(member))
+            yield self._item(place, inside, rule, member.name, _part(member))
 
     def _is_dicom(self, place: str, member: Member) -> bool:
-        ((_, data),) = members(Path(self._top + place), [self._as_item(place, member)])
+        ((_, data),) = members(Path(self._top + place), [_part(member).item(self._prefix + place)])
         return isinstance(data, bytes) and is_dicom(data[:132])
-
-    def _as_item(self, place: str, member: Member) -> Item:
-        return Item(self._prefix + place, member.name, "image", options=_where(member))
 
     def _nested(self, place: str, outer: Member, slices: list[Member]) -> Iterator[Item]:
         """The members of a ZIP inside a ZIP, which is read into memory once."""
         if reason := self._selection.excluded(f"{place}/{outer.name}"):
             yield self._excluded(place, reason, "archive", outer.name)
             return
-        ((_, data),) = members(Path(self._top + place), [Item(place, outer.name, "archive", options=_where(outer))])
+        ((_, data),) = members(Path(self._top + place), [_part(outer).item(place, "archive")])
         try:
             if isinstance(data, Exception):
                 raise BrokenArchive(str(data))
@@ -214,9 +210,7 @@ class _Walk:
         except ValueError as error:
             yield self._excluded(place, _broken(error), "archive", outer.name)
 
-    def _item(
-        self, place: str, inside: str, rule: ItemRule | None, member: str | None, options: dict[str, Any]
-    ) -> Item:
+    def _item(self, place: str, inside: str, rule: ItemRule | None, member: str | None, part: Part) -> Item:
         """The item of one file; `inside` is what patterns see: the place of the file, or of the member in it."""
         reason = self._selection.excluded(inside)
         if rule is None:
@@ -230,11 +224,10 @@ class _Walk:
             reason = f"{rule.kind} inside an archive cannot be read in place: unpack it here"
         if reason is None and rule.adapter is None:
             reason = self._selection.outside_training(inside)
-        return self._make(place, inside, rule, member, reason, options)
+        item = self._make(place, inside, rule, member, reason)
+        return replace(item, size=part.size, offset=part.offset, outer=part.outer)
 
-    def _make(
-        self, place: str, inside: str, rule: ItemRule, member: str | None, reason: str | None, options: dict[str, Any]
-    ) -> Item:
+    def _make(self, place: str, inside: str, rule: ItemRule, member: str | None, reason: str | None) -> Item:
         modality, anatomy = self._selection.labels(inside, rule)
         return Item(
             path=self._prefix + place,
@@ -245,8 +238,8 @@ class _Walk:
             excluded=reason,
             intensity=rule.intensity,
             view=rule.view,
-            options=options | ({} if rule.fps is None else {"fps": rule.fps}),
             modality=modality,
+            fps=rule.fps,
         )
 
     def _series(self, below: str, names: list[str]) -> Iterator[Item]:
@@ -258,34 +251,33 @@ class _Walk:
             first = within + slices[0]
             seen = self._seen(first)
             rule = self._selection.rule(seen) or ItemRule("")
-            item = self._make(below, seen, rule, str(number), self._selection.outside_training(seen), {})
-            files = [f"{self._prefix}{within}{name}" for name in slices]
-            yield replace(item, kind="dicom_series", options={**(item.options or {}), "files": files})
+            item = self._make(below, seen, rule, str(number), self._selection.outside_training(seen))
+            files = tuple(f"{self._prefix}{within}{name}" for name in slices)
+            yield replace(item, kind="dicom_series", files=files)
         for name, reason in left_out.items():
             yield self._excluded(within + name, reason, "dicom_series")
 
     def _series_inside(self, place: str, slices: list[Member]) -> Iterator[Item]:
         """One item per DICOM series of a folder in an archive, as `_series` of a folder on disk."""
-        files = members(Path(self._top + place), [self._as_item(place, member) for member in slices])
+        files = members(Path(self._top + place), [_part(member).item(self._prefix + place) for member in slices])
         places = read_places((str(item.member), opening(_readable(data))) for item, data in files)
         folders: dict[str, list[tuple[str, Place | None]]] = {}
         for name, found in places:
             folders.setdefault(name.rpartition("/")[0], []).append((name, found))
-        told = {member.name: {"name": member.name, "at": at, **_where(member)} for at, member in enumerate(slices)}
-        items = [item for folder, group in folders.items() for item in self._series_of(place, folder, group, told)]
+        parts = {member.name: _part(member, at) for at, member in enumerate(slices)}
+        items = [item for folder, group in folders.items() for item in self._series_of(place, folder, group, parts)]
         yield from sorted(items, key=_complete_at)  # a compressed TAR is passed through once
 
     def _series_of(
-        self, place: str, folder: str, group: list[tuple[str, Place | None]], told: dict[str, dict[str, Any]]
+        self, place: str, folder: str, group: list[tuple[str, Place | None]], parts: dict[str, Part]
     ) -> Iterator[Item]:
         series, left_out = group_series(group)
         for number, names in enumerate(series):
             inside = f"{place}/{names[0].removeprefix('./').replace('!', '/')}"
             rule = self._selection.rule(inside) or self._selection.rule(f"{inside}.dcm") or ItemRule("")
             label = f"{folder}/{number}" if folder else str(number)
-            item = self._make(place, inside, rule, label, self._selection.outside_training(inside), {})
-            listed = [told[name] for name in names]
-            yield replace(item, kind="dicom_series", options={**(item.options or {}), "members": listed})
+            item = self._make(place, inside, rule, label, self._selection.outside_training(inside))
+            yield replace(item, kind="dicom_series", members=tuple(parts[name] for name in names))
         for name, reason in left_out.items():
             yield self._excluded(place, reason, "dicom_series", name)
 
@@ -296,7 +288,7 @@ class _Walk:
         itself, and the names of the folders around it too.
         """
         item = self._excluded(place, reason, "image", member)
-        return item if self._source.published else replace(item, options={"unnamed": True})
+        return item if self._source.published else replace(item, unnamed=True)
 
     def _excluded(self, place: str, reason: str, kind: str = "image", member: str | None = None) -> Item:
         path = (self._prefix + place).encode("utf-8", "backslashreplace").decode("utf-8")
@@ -312,7 +304,7 @@ def _broken(error: OSError | ValueError) -> str:
 
 def _complete_at(item: Item) -> int:
     """The place in its archive of the last file of a series."""
-    return max((one["at"] for one in (item.options or {}).get("members", ())), default=-1)
+    return max((part.at or 0 for part in item.members), default=-1)
 
 
 def _readable(data: bytes | Exception) -> bytes:
@@ -320,14 +312,10 @@ def _readable(data: bytes | Exception) -> bytes:
     return data if isinstance(data, bytes) else b""
 
 
-def _where(member: Member) -> dict[str, Any]:
-    """What a reader needs to find a member: `Item.options`."""
-    found: dict[str, Any] = {"size": member.size}
-    if member.offset is not None:
-        found["offset"] = member.offset
-    if member.outer is not None:
-        found["outer"] = {"name": member.outer.name, **_where(member.outer)}
-    return found
+def _part(member: Member, at: int | None = None) -> Part:
+    """What a reader needs to find a member."""
+    outer = None if member.outer is None else _part(member.outer)
+    return Part(member.name, member.size, member.offset, outer, at)
 
 
 def _hidden(member: str) -> str | None:

@@ -21,7 +21,7 @@ from biovfm_hf.writing.files import atomic_path, write_text
 
 from ..catalog.overlaps import outside_benchmarks, overlap_rows
 from ..catalog.source import Source
-from ..item import Item
+from ..item import Item, Part
 from .listing import list_items
 from .privacy import quiet_decoders, subject_words
 from .stamps import stamp_of
@@ -300,30 +300,33 @@ def _cut(items: Iterator[Item]) -> Iterator[tuple[str | None, list[Item]]]:
     yield from groups.items()
 
 
+# fields of an item that few have: one column of the plan, as JSON
+_DETAILS = ("size", "offset", "outer", "fps", "row", "files", "members", "private", "unnamed")
+
+
 def _estimate(item: Item) -> int:
     """Bytes of rows that an input will make, roughly; it only balances shards."""
     if item.excluded:
         return 0
-    options = item.options or {}
-    size = int(options.get("size") or 0)
-    if item.kind == "image" or "row" in options:
+    size = item.size or 0
+    if item.kind == "image" or item.row is not None:
         return min(size, _ROW_BYTES) if size else _ROW_BYTES // 2
     if item.kind == "video":
         return size // _VIDEO_SHARE
     if item.kind == "dicom_series":
-        return 300_000 * len(options.get("files") or options.get("members", ()))
+        return 300_000 * len(item.files or item.members)
     return size if item.path.endswith(".gz") else size // 2
 
 
 def _row(item: Item, source: Source, salt: str) -> dict[str, Any]:
-    options = item.options
     if not source.published and item.subject is not None:
-        options = {**(options or {}), "private": subject_words(item.subject)}
+        item = replace(item, private=tuple(subject_words(item.subject)))
+    details = {name: value for name in _DETAILS if not _is_empty(value := getattr(item, name))}
     return {
-        **vars(item),
+        **{name: value for name, value in vars(item).items() if name not in _DETAILS},
         "subject": hashed_subject(item.subject, source.id, salt),
         "intensity": None if item.intensity is None else json.dumps(item.intensity),
-        "options": None if options is None else json.dumps(options),
+        "options": json.dumps(details, default=_told) if details else None,
     }
 
 
@@ -335,9 +338,27 @@ def hashed_subject(subject: str | None, source: str, salt: str) -> str | None:
 
 
 def _item(row: dict[str, Any]) -> Item:
-    for name in ("intensity", "options"):
-        row[name] = None if row[name] is None else json.loads(row[name])
-    return Item(**row)
+    details = json.loads(row.pop("options") or "{}")
+    if "outer" in details:
+        details["outer"] = _part(details["outer"])
+    for name in ("files", "members", "private"):
+        values = details.get(name, ())
+        details[name] = tuple(map(_part, values)) if name == "members" else tuple(values)
+    intensity = None if row["intensity"] is None else json.loads(row["intensity"])
+    return Item(**{**row, "intensity": intensity}, **details)
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value is False or value == ()
+
+
+def _told(part: Part) -> dict[str, Any]:
+    return {name: value for name, value in vars(part).items() if value is not None}
+
+
+def _part(told: dict[str, Any]) -> Part:
+    outer = told.get("outer")
+    return Part(**{**told, "outer": None if outer is None else _part(outer)})
 
 
 def _described(source: Source) -> dict[str, Any]:

@@ -67,8 +67,7 @@ def locator(item: Item) -> str:
         return item.path
     if item.kind == "dicom_series":
         return f"{item.path}#{item.member}"
-    row = (item.options or {}).get("row")
-    return f"{item.path}!{item.member}" + ("" if row is None else f"#{row}")
+    return f"{item.path}!{item.member}" + ("" if item.row is None else f"#{item.row}")
 
 
 def shown_paths(sources: dict[str, dict[str, Any]], salted: bool) -> str:
@@ -103,18 +102,16 @@ def stored_path(item: Item, source: Path | bytes | None, privacy: Privacy | None
 
 def _hashed_path(item: Item, privacy: Privacy) -> str:
     """A keyed hash of the locator, its suffix where it is one of a format, and the row of a table of images."""
-    row = (item.options or {}).get("row")
     name = item.path if item.kind == "hdf5" or item.member is None else item.member
     suffix = max((s for s in _SUFFIXES if name.lower().endswith(s)), key=len, default="")
-    place = "" if row is None else f"#{row}"
+    place = "" if item.row is None else f"#{item.row}"
     return _hash(f"{privacy.source}/{locator(item)}", privacy.key, 8) + suffix + place
 
 
 def _published_path(item: Item, source: Path | bytes | None, privacy: Privacy) -> str:
     """The locator, each folder or file name that tells who a patient is replaced by a hash: equal names stay equal."""
-    options = item.options or {}
-    named = None if options.get("unnamed") else _identity(item, source)
-    words = {_folded(str(word)) for word in (*options.get("private", ()), *(named or ()))}
+    named = None if item.unnamed else _identity(item, source)
+    words = {_folded(str(word)) for word in (*item.private, *(named or ()))}
     above = 0 if privacy.folder == "." else privacy.folder.count("/") + 1
     return "/".join(
         f"withheld-{_hash(part, privacy.key, 4)}"
@@ -142,7 +139,7 @@ def _folded(text: str) -> str:
 
 def _identity(item: Item, source: Path | bytes | None) -> set[str] | None:
     """Words of the DICOM header that name a person; none of another file; None where the header was not read."""
-    files = (item.options or {}).get("files") or [item.path if item.kind == "hdf5" else item.member or item.path]
+    files = item.files or [item.path if item.kind == "hdf5" else item.member or item.path]
     name = files[0].rsplit("/", 1)[-1]
     if isinstance(source, Path) and item.kind == "dicom_series":
         source = source / name

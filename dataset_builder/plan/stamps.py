@@ -16,12 +16,11 @@ def stamp_of(item: Item, raw: Path) -> str:
 
     Beside the plan and not in an `Item`: what is written must not depend on when a file was copied.
     """
-    files = (item.options or {}).get("files")
-    if files:
-        return hashlib.sha256(" ".join(_stamp(raw / file) for file in files).encode()).hexdigest()[:16]
+    if item.files:
+        return hashlib.sha256(" ".join(_stamp(raw / file) for file in item.files).encode()).hexdigest()[:16]
     path = raw / item.path
     stamp = _stamp(path)
-    if stamp and {"offset", "members"} & (item.options or {}).keys() and path.name.lower().endswith((".zip", ".tar")):
+    if stamp and (item.offset is not None or item.members) and path.name.lower().endswith((".zip", ".tar")):
         stamp += f"/{_directory(path, path.stat().st_ctime_ns)}"
     return stamp
 

@@ -26,13 +26,12 @@ def read(
     Raises:
         Refused, UserError, or what a decoder raises; see `limits.refusal`.
     """
-    options = item.options or {}
     if item.kind == "dicom_series" or isinstance(source, list):
         yield from series.read(source, item, raw, views, size)
     elif item.kind == "hdf5":
-        yield from arrays.read_hdf5(source, item.member, options.get("row"), item.intensity, views, size)
+        yield from arrays.read_hdf5(source, item.member, item.row, item.intensity, views, size)
     elif item.kind == "video":
-        yield from video.read(source, item.member or item.path, item.intensity, options.get("fps"))
+        yield from video.read(source, item.member or item.path, item.intensity, item.fps)
     else:
         beside = files.beside(source, item, raw)
         for picture in files.read(source, item.member or item.path, beside, item.intensity, views, size):

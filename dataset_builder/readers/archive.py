@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from biovfm_hf.errors import unquoted
 
-from ..item import Item
+from ..item import Item, Part
 from ..limits import MAX_MEMBER_BYTES, MAX_RATIO, MAX_VOLUME_BYTES, TOO_LARGE, UNREADABLE, Refused
 from .archives import open_tar
 
@@ -33,7 +33,7 @@ def members(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, bytes | R
     name = path.name.lower()
     if name.endswith(".zip"):
         with path.open("rb") as file:
-            for outer, group in groupby(items, key=lambda item: (item.options or {}).get("outer")):
+            for outer, group in groupby(items, key=lambda item: item.outer):
                 yield from _of_zip(file, path, outer, group)
     elif name.endswith(".tar"):
         with path.open("rb") as file:
@@ -49,29 +49,29 @@ def series(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, list[bytes
     For archives that can only be passed through, once for all of `items`. Files are held until their series is whole.
     """
     listed = sorted(
-        (told["at"], number, place, told)
+        (part.at or 0, number, place, part)
         for number, item in enumerate(items)
-        for place, told in enumerate((item.options or {})["members"])
+        for place, part in enumerate(item.members)
     )
     held: list[dict[int, bytes | Refused]] = [{} for _ in items]
     ready = 0
-    in_order = [Item(path.name, told["name"], "image", options={"size": told["size"]}) for *_, told in listed]
+    in_order = [Item(path.name, part.name, "image", size=part.size) for *_, part in listed]
     for (_, number, place, _), (_, data) in zip(listed, members(path, in_order), strict=True):
         held[number][place] = data
         if sum(len(one) for one in held[number].values() if isinstance(one, bytes)) > MAX_VOLUME_BYTES:
             held[number] = dict.fromkeys(held[number], Refused(TOO_LARGE, "a series; unpack the archive here"))
-        while ready < len(items) and len(held[ready]) == len((items[ready].options or {})["members"]):
+        while ready < len(items) and len(held[ready]) == len(items[ready].members):
             yield items[ready], [held[ready][at] for at in range(len(held[ready]))]
             held[ready] = {}
             ready += 1
 
 
 def _of_zip(
-    file: BinaryIO, path: Path, outer: dict[str, Any] | None, items: Iterable[Item]
+    file: BinaryIO, path: Path, outer: Part | None, items: Iterable[Item]
 ) -> Iterator[tuple[Item, bytes | Refused]]:
     """Members of the archive itself or of the ZIP inside it that `outer` describes, which is held in memory."""
     if outer is not None:
-        held = _caught(_zip_member, file, path, Item(path.name, outer["name"], "archive", options=outer))
+        held = _caught(_zip_member, file, path, outer.item(path.name, "archive"))
         if isinstance(held, Refused):
             yield from ((item, held) for item in items)
             return
@@ -82,9 +82,8 @@ def _of_zip(
 
 def _caught(read, file: BinaryIO, path: Path, item: Item) -> bytes | Refused:
     try:
-        size = (item.options or {}).get("size")
-        if size is not None and size > MAX_MEMBER_BYTES:
-            raise Refused(TOO_LARGE, f"a member of {size / 2**20:.0f} MiB; unpack the archive here")
+        if item.size is not None and item.size > MAX_MEMBER_BYTES:
+            raise Refused(TOO_LARGE, f"a member of {item.size / 2**20:.0f} MiB; unpack the archive here")
         return read(file, path, item)
     except Refused as refused:
         return refused
@@ -94,10 +93,9 @@ def _caught(read, file: BinaryIO, path: Path, item: Item) -> bytes | Refused:
 
 def _zip_member(file: BinaryIO, path: Path, item: Item) -> bytes:
     """Read a stored or deflated member at its local header (APPNOTE 4.3.7); other methods through zipfile."""
-    options = item.options or {}
-    if "offset" not in options:
+    if item.offset is None:
         return _through_zipfile(file, item)
-    file.seek(options["offset"])
+    file.seek(item.offset)
     fixed = file.read(_LOCAL_HEADER.size)
     if len(fixed) < _LOCAL_HEADER.size:
         raise Refused(UNREADABLE, "the archive is truncated")
@@ -107,7 +105,7 @@ def _zip_member(file: BinaryIO, path: Path, item: Item) -> bytes:
     if flags & _ENCRYPTED:
         raise Refused(UNREADABLE, "encrypted")
     file.seek(name_length + extra_length, 1)
-    size = int(options["size"])
+    size = item.size or 0
     if method == zipfile.ZIP_STORED:
         data = file.read(size)
     elif method == zipfile.ZIP_DEFLATED:
@@ -134,7 +132,7 @@ def _inflated(file: BinaryIO, size: int, packed: int | None) -> bytes:
 
 
 def _through_zipfile(file: BinaryIO, item: Item) -> bytes:
-    name = (item.member or "").rpartition("!")[2] if "outer" in (item.options or {}) else item.member or ""
+    name = (item.member or "").rpartition("!")[2] if item.outer is not None else item.member or ""
     with zipfile.ZipFile(file) as archive:
         stored = next((one for one in archive.infolist() if one.filename.replace("\\", "/") == name), name)
         with archive.open(stored) as member:
@@ -145,10 +143,9 @@ def _through_zipfile(file: BinaryIO, item: Item) -> bytes:
 
 
 def _tar_member(file: BinaryIO, path: Path, item: Item) -> bytes:
-    options = item.options or {}
-    file.seek(options["offset"])
-    data = file.read(options["size"])
-    if len(data) != options["size"]:
+    file.seek(item.offset or 0)
+    data = file.read(item.size or 0)
+    if len(data) != item.size:
         raise Refused(UNREADABLE, "the archive is truncated")
     return data
 

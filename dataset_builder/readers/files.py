@@ -11,7 +11,7 @@ from biovfm_hf.decoding.dicom import is_dicom_file
 from biovfm_hf.errors import UnsafePath
 from biovfm_hf.pixels import MAX_PIXELS, Pixels, Volume
 
-from ..item import Item
+from ..item import Item, Part
 from ..limits import MAX_FRAMES, MAX_MEMBER_BYTES, MAX_PAGES, MAX_VOLUME_BYTES, TOO_LARGE, Refused
 from .archive import members
 from .archives import list_members
@@ -105,8 +105,8 @@ def _beside_member(archive: Path, item: Item) -> Beside:
             raise UnsafePath("the file that holds the voxels is not beside the header; unpack the archive here")
         for member in list_members(archive):
             if member.problem is None and member.name.removeprefix("./") == wanted:
-                options = {"size": member.size} | ({} if member.offset is None else {"offset": member.offset})
-                ((_, data),) = members(archive, [Item(item.path, member.name, "image", options=options)])
+                part = Part(member.name, member.size, member.offset)
+                ((_, data),) = members(archive, [part.item(item.path)])
                 if isinstance(data, Refused):
                     raise data
                 return BytesIO(data)

@@ -20,7 +20,7 @@ def table_rows(item: Item, file: Path, key: str | None) -> Iterator[Item]:
         if len(array.shape) < 3 or array.shape[0] > MAX_ROWS:
             raise ValueError(f"{key!r} is no array of up to {MAX_ROWS:,} images")
         for row in range(array.shape[0]):
-            yield replace(item, member=key, options={**(item.options or {}), "row": row})
+            yield replace(item, member=key, row=row)
 
 
 def encoded_images(item: Item, file: Path, key: str | None) -> Iterator[Item]:

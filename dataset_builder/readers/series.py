@@ -116,18 +116,12 @@ def _place(file: _File, number: int, failures: _Failures) -> Place | None:
 
 def _files(source: Any, item: Item, raw: Path) -> list[_File]:
     """The files of a series in slice order."""
-    options = item.options or {}
-    if "members" not in options:
-        return [_File(name, partial(_opened, raw / name)) for name in options.get("files", ())]
-    listed = [_member(item.path, one) for one in options["members"]]
+    if not item.members:
+        return [_File(name, partial(_opened, raw / name)) for name in item.files]
+    listed = [part.item(item.path) for part in item.members]
     if isinstance(source, list):
         return [_File(str(one.member), partial(_held, data)) for one, data in zip(listed, source, strict=True)]
     return [_File(str(one.member), partial(_from_archive, source, one)) for one in listed]
-
-
-def _member(path: str, told: dict[str, Any]) -> Item:
-    options = {key: value for key, value in told.items() if key not in ("name", "at")}
-    return Item(path, told["name"], "image", options=options)
 
 
 def _opened(path: Path) -> Any:

@@ -100,7 +100,7 @@ def read_outcomes(source: Content, about: About, raw: Path) -> Iterator[Outcome 
     """
     _prepare()
     item, options = about.item, about.options
-    _limit_time(len(source) if isinstance(source, bytes) else int((item.options or {}).get("size") or 0), item)
+    _limit_time(len(source) if isinstance(source, bytes) else item.size or 0, item)
     try:
         for picture in readers.read(source, item, raw, options.views, options.size):
             yield _unreadable(picture, raw) if isinstance(picture, Unread) else screened(picture, about)
@@ -132,8 +132,7 @@ def _limit_time(size: int, item: Item) -> None:
     """Lower the limit of the process to what an input of `size` bytes may need; a table's rows come one by one."""
     if hasattr(signal, "setitimer"):
         left, _ = signal.getitimer(signal.ITIMER_PROF)
-        options = item.options or {}
-        files = len(options.get("files") or options.get("members", ()))
+        files = len(item.files or item.members)
         own = SECONDS * max(1, files / 10) + SECONDS_PER_MIB * size / 2**20
         if left:
             signal.setitimer(signal.ITIMER_PROF, min(left, own))

@@ -92,7 +92,7 @@ class _Shard:
             for outcome in outcomes:
                 self._add(index, item, outcome)
                 self._note(index)
-            self._bytes += 0 if item.excluded else int((item.options or {}).get("size") or 0)
+            self._bytes += 0 if item.excluded else item.size or 0
         self._note(index + 1)
         self._flush()
 
@@ -195,7 +195,7 @@ class Reader:
 
     def _unread(self, item: Item, unread: Unreadable) -> Outcome:
         """The line of one file of a series, whose others are read."""
-        inside = "members" in (item.options or {})
+        inside = bool(item.members)
         path = item.path if inside else unread.file
         alone = replace(item, kind="image", path=path, member=unread.file if inside else None)
         return self._judged(alone, self._path(alone, None), unread.outcome, unread.detail)
@@ -231,8 +231,7 @@ def _feeds(raw: Path, items: list[Item], marks: dict[int, str]) -> list[Feed | N
 def _feeder(item: Item) -> Callable[[Path, Sequence[Item]], Feed] | None:
     """What passes through an archive to give an input's bytes, None for an input that is opened by itself."""
     if item.kind == "dicom_series":
-        members = (item.options or {}).get("members", ())
-        return archive.series if any("offset" not in one for one in members) else None
+        return archive.series if any(part.offset is None for part in item.members) else None
     return archive.members if _in_archive(item) else None
 
 

@@ -245,7 +245,7 @@ def test_a_dicom_series_is_a_volume(tmp_path, make, monkeypatch):
         }  # fmt: skip
         make.dicom(path, np.ascontiguousarray(array[:, :, z].T), **header)
         files.append(f"series/{z:03d}.dcm")
-    item = Item("series", "0", "dicom_series", options={"files": files}, intensity={"window": [-10, 790]})
+    item = Item("series", "0", "dicom_series", files=tuple(files), intensity={"window": [-10, 790]})
     found = list(readers.read(tmp_path / "series", item, tmp_path, VIEWS, 224))
     assert {p.view for p in found} == set(VIEWS)
     axial = [p for p in found if p.view == "axial"]
@@ -270,7 +270,7 @@ def series(folder: Path, make, slices) -> list:
         make.dicom(folder / f"{number * 37 % 101:03d}.dcm", np.ascontiguousarray(array), **fields)
     ((names), *others), left_out = grouped(folder, sorted(file.name for file in folder.iterdir()))
     assert not others and not left_out
-    item = Item(folder.name, "0", "dicom_series", options={"files": [f"{folder.name}/{name}" for name in names]})
+    item = Item(folder.name, "0", "dicom_series", files=tuple(f"{folder.name}/{name}" for name in names))
     return list(readers.read(folder, item, folder.parent, VIEWS, 224))
 
 
@@ -363,7 +363,7 @@ def test_of_a_dicom_file_of_gigabytes_only_the_header_is_read(tmp_path, make):
     large = tmp_path / "s" / "1.dcm"
     with large.open("r+b") as file:
         file.truncate(3 << 30)  # sparse: it takes no room on the disk
-    item = Item("s", "0", "dicom_series", options={"files": [f"s/{name}" for name in names]})
+    item = Item("s", "0", "dicom_series", files=tuple(f"s/{name}" for name in names))
     assert dicom.identity_words(large) >= {"doe", "jane"}
     assert peak_bytes(dicom.identity_words, large) < 8 << 20
     assert grouped(tmp_path / "s", names) == ([names], {})
@@ -564,10 +564,10 @@ def test_video_frames_at_a_stated_rate(tmp_path, make):
                 container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)
-    found = pictures(tmp_path / "a.mp4", kind="video", options={"fps": 1.0})
+    found = pictures(tmp_path / "a.mp4", kind="video", fps=1.0)
     assert [p.index for p in found] == [0, 10, 20, 30, 40]
     assert np.abs(found[2].pixels.astype(int) - frames[20]).mean() < 12
-    assert len(pictures(tmp_path / "a.mp4", kind="video", options={"fps": 5.0})) == 25
+    assert len(pictures(tmp_path / "a.mp4", kind="video", fps=5.0)) == 25
     whole = (tmp_path / "a.mp4").read_bytes()
     assert refused(whole[:200], kind="video").outcome == "unreadable"
 
@@ -581,15 +581,15 @@ def test_hdf5_rows_encoded_images_and_stacks(tmp_path, make):
         file["encoded"] = np.void((tmp_path / "a.png").read_bytes())
         file["stack"] = np.stack([make.picture(n, 40, 30).astype(np.float32) / 255 for n in range(5)])
         file["outside"] = h5py.ExternalLink("/etc/passwd", "/x")
-    (row,) = pictures(tmp_path / "a.h5", kind="hdf5", member="x", options={"row": 2})
+    (row,) = pictures(tmp_path / "a.h5", kind="hdf5", member="x", row=2)
     assert np.array_equal(row.pixels, rows[2])
     (encoded,) = pictures(tmp_path / "a.h5", kind="hdf5", member="encoded")
     assert np.array_equal(encoded.pixels, make.picture(9))
     stack = pictures(tmp_path / "a.h5", kind="hdf5", member="stack")
     assert [(p.view, p.index, p.pixels.shape) for p in stack] == [("axial", n, (40, 30)) for n in range(5)]
     assert np.corrcoef(stack[3].pixels.ravel(), make.picture(3, 40, 30).ravel())[0, 1] > 0.99
-    for member, options in (("outside", None), ("absent", None), ("x", {"row": 4})):
-        assert refused(tmp_path / "a.h5", kind="hdf5", member=member, options=options).outcome == "unreadable"
+    for member, row in (("outside", None), ("absent", None), ("x", 4)):
+        assert refused(tmp_path / "a.h5", kind="hdf5", member=member, row=row).outcome == "unreadable"
     (tmp_path / "b.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(50))
     assert refused(tmp_path / "b.h5", kind="hdf5", member="x").outcome == "unreadable"
 
@@ -643,10 +643,7 @@ def test_a_damaged_mat_is_refused_or_read(data):
 
 
 def members(path: Path) -> list[tuple[str, bytes | Refused]]:
-    items = [
-        Item(path.name, m.name, "image", options={"size": m.size} | ({} if m.offset is None else {"offset": m.offset}))
-        for m in list_members(path)
-    ]
+    items = [Item(path.name, m.name, "image", size=m.size, offset=m.offset) for m in list_members(path)]
     return [(str(item.member), data) for item, data in archive.members(path, items)]
 
 
@@ -689,10 +686,10 @@ def test_a_member_that_lies_about_its_size(tmp_path):
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a.png", bytes(50 * 2**20))
-    small = Item("bomb.zip", "a.png", "image", options={"size": 1000, "offset": 0})
+    small = Item("bomb.zip", "a.png", "image", size=1000, offset=0)
     ((_, answer),) = list(archive.members(path, [small]))
     assert isinstance(answer, Refused) and answer.outcome == "too large"
-    huge = Item("bomb.zip", "a.png", "image", options={"size": MAX_MEMBER_BYTES + 1, "offset": 0})
+    huge = Item("bomb.zip", "a.png", "image", size=MAX_MEMBER_BYTES + 1, offset=0)
     ((_, answer),) = list(archive.members(path, [huge]))
     assert isinstance(answer, Refused) and answer.outcome == "too large"
 
@@ -712,7 +709,7 @@ def test_encrypted_and_truncated_archives(tmp_path):
             entry.size = 200_000
             tar.addfile(entry, io.BytesIO(np.random.default_rng(n).bytes(200_000)))
     whole = (tmp_path / "b.tar.gz").read_bytes()
-    items = [Item("b.tar.gz", f"{n}.png", "image", options={"size": 200_000}) for n in range(3)]
+    items = [Item("b.tar.gz", f"{n}.png", "image", size=200_000) for n in range(3)]
     (tmp_path / "b.tar.gz").write_bytes(whole[: len(whole) // 2])
     answers = [answer for _, answer in archive.members(tmp_path / "b.tar.gz", items)]
     assert [isinstance(answer, Refused) for answer in answers] == [False, True, True]

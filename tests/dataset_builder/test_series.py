@@ -110,8 +110,7 @@ def pack(place, files, where):
 
 
 def source_of(raw, item):
-    members = (item.options or {}).get("members", ())
-    if any("offset" not in one for one in members):
+    if any(part.offset is None for part in item.members):
         ((_, data),) = archive.series(raw / item.path, [item])
         return data
     return raw / item.path

@@ -22,12 +22,12 @@ def written(item: Item) -> str:
     """The item's name in miniatures.yaml."""
     path = item.path.partition("/")[2]
     if item.kind == "hdf5" and item.member is not None:
-        row = (item.options or {}).get("row")
+        row = item.row
         return f"{path}#{item.member if row is None else row}"
-    if item.kind == "dicom_series" and (item.options or {}).get("files"):
+    if item.kind == "dicom_series" and item.files:
         return f"{path}#{item.member}"
-    if item.kind == "dicom_series" and item.options:
-        return f"{path}!{item.options['members'][0]['name']}"
+    if item.kind == "dicom_series" and item.members:
+        return f"{path}!{item.members[0].name}"
     return path if item.member is None else f"{path}!{item.member}"
 
 
@@ -41,7 +41,7 @@ def test_exactly_the_training_part_with_its_subjects(name, tmp_path):
     beside = [written(item) for item in items if item.excluded == NOT_INPUT]
     assert sorted(excluded) == sorted(LAYOUTS[name].get("leave", []))
     assert sorted(beside) == sorted([*LAYOUTS[name].get("ignore", []), *LAYOUTS[name].get("text", {})])
-    assert len(items) == len({(item.path, item.member, str(item.options)) for item in items})
+    assert len(items) == len({(item.path, item.member, item.row, item.files, item.members) for item in items})
     assert list(list_items(load_source(name), tmp_path)) == items
 
 
@@ -95,9 +95,9 @@ def test_slices_of_a_series_follow_their_position_not_their_names(tmp_path):
     miniatures.write_miniature("fastmri", tmp_path)
     series = [item for item in list_items(load_source("fastmri"), tmp_path) if item.kind == "dicom_series"]
     first = next(item for item in series if item.path.endswith("sub01") and item.member == "0")
-    names = [Path(file).name for file in first.options["files"]]
+    names = [Path(file).name for file in first.files]
     assert names == ["0003", "0002", "0001"]  # positions 0, 3 and 6 mm
-    assert all((tmp_path / file).is_file() for file in first.options["files"])
+    assert all((tmp_path / file).is_file() for file in first.files)
 
 
 def test_without_its_split_list_nothing_of_a_source_is_taken(tmp_path):
