@@ -46,18 +46,18 @@ def write_card(plan: Plan, summary: dict[str, Any]) -> None:
 def configs(plan: Plan) -> dict[str, list[str]]:
     """Config name -> globs of its files, only for what exists: a config without files breaks every other."""
     present = [shard for shard in plan.shards if (plan.out / shard.name).is_file()]
-    found: dict[str, list[str]] = {"full": ["data/*/*.parquet"]} if present else {}
+    patterns_of: dict[str, list[str]] = {"full": ["data/*/*.parquet"]} if present else {}
     for name in sorted({slug(shard.modality) for shard in present}):
-        found[name] = [f"data/{name}/*.parquet"]
-    if "ultrasound" in found:
-        found["us"] = found["ultrasound"]
+        patterns_of[name] = [f"data/{name}/*.parquet"]
+    if "ultrasound" in patterns_of:
+        patterns_of["us"] = patterns_of["ultrasound"]
     if all(any(shard.source == source for shard in present) for source in SCALING_SOURCES):
-        found["2.45m"] = [f"data/*/{source}-*.parquet" for source in SCALING_SOURCES]
+        patterns_of["2.45m"] = [f"data/*/{source}-*.parquet" for source in SCALING_SOURCES]
     if (plan.out / SAMPLE).is_dir():
-        found["0.2m"] = [f"{SAMPLE}/*.parquet"]
+        patterns_of["0.2m"] = [f"{SAMPLE}/*.parquet"]
     elif present and plan.options.subset in ("full", "0.2m"):
-        found["0.2m"] = found["full"]  # no more than the sample would hold
-    return found
+        patterns_of["0.2m"] = patterns_of["full"]  # no more than the sample would hold
+    return patterns_of
 
 
 def _header(plan: Plan, summary: dict[str, Any]) -> dict[str, Any]:

@@ -262,8 +262,8 @@ class _Walk:
         files = members(Path(self._top + place), [_part(member).item(self._prefix + place) for member in slices])
         places = read_places((str(item.member), opening(_readable(data))) for item, data in files)
         folders: dict[str, list[tuple[str, Place | None]]] = {}
-        for name, found in places:
-            folders.setdefault(name.rpartition("/")[0], []).append((name, found))
+        for name, slice_place in places:
+            folders.setdefault(name.rpartition("/")[0], []).append((name, slice_place))
         parts = {member.name: _part(member, at) for at, member in enumerate(slices)}
         items = [item for folder, group in folders.items() for item in self._series_of(place, folder, group, parts)]
         yield from sorted(items, key=_complete_at)  # a compressed TAR is passed through once

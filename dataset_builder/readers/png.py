@@ -79,8 +79,8 @@ def _walk(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 def _chunks(data: bytes) -> set[bytes]:
     """The types of a PNG's chunks; b"" among them where the file does not end with IEND."""
-    found, end = set(), 0
+    chunks, end = set(), 0
     for kind, at, length in _walk(data):
-        found.add(kind)
+        chunks.add(kind)
         end = at + length + 4
-    return found if end == len(data) and data[-8:-4] == b"IEND" else found | {b""}
+    return chunks if end == len(data) and data[-8:-4] == b"IEND" else chunks | {b""}

@@ -198,11 +198,11 @@ def load_drops(plan: Plan, number: int) -> dict[int, tuple[str, str]]:
 
 def _places(plan: Plan, shard: int, numbers: set[int], candidates: Candidates) -> list[tuple[int, str]]:
     table = pq.read_table(plan.candidates_path(shard), columns=["path", "view", "index"])
-    found = []
+    places = []
     for n in numbers:
         row = table.slice(int(candidates.line[n]), 1).to_pylist()[0]
-        found.append((n, row["path"] if row["index"] is None else f"{row['path']} {row['view']} {row['index']}"))
-    return found
+        places.append((n, row["path"] if row["index"] is None else f"{row['path']} {row['view']} {row['index']}"))
+    return places
 
 
 def _kept(candidates: Candidates, dropped: dict[int, Drop]) -> np.ndarray:

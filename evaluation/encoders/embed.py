@@ -219,12 +219,12 @@ def open_shard(path: Path, framework: str) -> Iterator[Any]:
 
 def read_shards(shards: list[Path], names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Read the rows of all shards: {name: (N, ...)}. One shard is memory-mapped by safetensors, several are joined."""
-    found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    tables: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for shard in shards:
         with open_shard(shard, "np") as stored:
             for name in names:
-                found[name].append(stored.get_tensor(name))
-    return {name: parts[0] if len(parts) == 1 else np.concatenate(parts) for name, parts in found.items()}
+                tables[name].append(stored.get_tensor(name))
+    return {name: parts[0] if len(parts) == 1 else np.concatenate(parts) for name, parts in tables.items()}
 
 
 @dataclass(frozen=True)

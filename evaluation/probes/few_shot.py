@@ -165,8 +165,8 @@ def _score_draw(
 def _spread(values: np.ndarray, reason: str | None) -> dict[str, Any]:
     if np.isnan(values).any():
         return {"value": None, "low": None, "high": None, "reason": reason or "undefined on this test split"}
-    found = {"value": float(values.mean()), "low": None, "high": None, "sd": None, "draws": len(values)}
+    rows = {"value": float(values.mean()), "low": None, "high": None, "sd": None, "draws": len(values)}
     if len(values) > 1:  # one draw alone has no range
         low, high = np.quantile(values, [0.025, 0.975])
-        found |= {"low": float(low), "high": float(high), "sd": float(values.std(ddof=1))}
-    return found
+        rows |= {"low": float(low), "high": float(high), "sd": float(values.std(ddof=1))}
+    return rows

@@ -85,13 +85,13 @@ def model_pairs(group: list[Record]) -> list[tuple[list[Record], list[Record]]]:
     by_model: dict[tuple[str, str], dict[int, Record]] = {}
     for record in group:
         by_model.setdefault((record["model"], record["revision"]), {})[record["seed"]] = record
-    found = []
+    pairs = []
     for first, second in combinations(by_model.values(), 2):
         shared = sorted(set(first) & set(second))
-        found += [([first[number]], [second[number]]) for number in shared]
+        pairs += [([first[number]], [second[number]]) for number in shared]
         if len(shared) > 1:
-            found.append(([first[number] for number in shared], [second[number] for number in shared]))
-    return found
+            pairs.append(([first[number] for number in shared], [second[number] for number in shared]))
+    return pairs
 
 
 def _pair_rows(
@@ -104,13 +104,13 @@ def _pair_rows(
     path = out / "comparisons" / f"{hashlib.blake2b(names.encode(), digest_size=10).hexdigest()}.json"
     if path.is_file():
         return read_json(path, remedy="remove it and run the same command again")
-    found = _compare(out, firsts, seconds, resamples, seed)
+    entries = _compare(out, firsts, seconds, resamples, seed)
     common = {name: first[name] for name in ("task", "method", "protocol", "settings", "seed")}
     if len(firsts) > 1:
         common["seed"] = [record["seed"] for record in firsts]
     rows = [
         {**common, "metric": metric, "model_a": first["model"], "model_b": second["model"], **entry}
-        for metric, entry in found.items()
+        for metric, entry in entries.items()
         if _compared(metric) and entry["difference"] is not None
     ]
     write_text(path, json.dumps(clean(rows), indent=1) + "\n")
@@ -132,14 +132,14 @@ def _compare(
         several = len(pairs) > 1
         return _over_seeds(record, pairs, resamples) if several else _segmentation(pairs[0], resamples, seed)
     if record["method"].startswith("fewshot"):
-        found = _few_shot(record, pairs)
+        rows = _few_shot(record, pairs)
     elif len(pairs) > 1:
-        found = _over_seeds(record, pairs, resamples)
+        rows = _over_seeds(record, pairs, resamples)
     else:
-        found = _scores(record, pairs[0], resamples, seed)
+        rows = _scores(record, pairs[0], resamples, seed)
     alone = _lone_classes(record, pairs[0][0])
     return {name: _no_p(row["difference"], alone[name]) if name in alone and row["difference"] is not None else row
-            for name, row in found.items()}  # fmt: skip
+            for name, row in rows.items()}  # fmt: skip
 
 
 def _lone_classes(record: Record, arrays: dict[str, np.ndarray]) -> dict[str, str]:
@@ -206,11 +206,11 @@ def _draw_differences(
     return first[f"draw_{name}"] - second[f"draw_{name}"], drawn[0][:shared] - drawn[1][:shared]
 
 
-def _few_shot_row(found: list[tuple[np.ndarray, np.ndarray]], units: int, overlap: float) -> dict[str, Any]:
+def _few_shot_row(curves: list[tuple[np.ndarray, np.ndarray]], units: int, overlap: float) -> dict[str, Any]:
     """One metric's row from the `_draw_differences` of each seed, whose draws count alike."""
-    points = np.concatenate([points for points, _ in found])
-    shared = min(len(resampled) for _, resampled in found)
-    resampled = np.mean([resampled[:shared] for _, resampled in found], axis=0)
+    points = np.concatenate([points for points, _ in curves])
+    shared = min(len(resampled) for _, resampled in curves)
+    resampled = np.mean([resampled[:shared] for _, resampled in curves], axis=0)
     if np.isnan(points).any():
         return _no_p(None, "undefined on this test split")
     if not shared:
@@ -229,12 +229,13 @@ def _no_p(difference: float | None, reason: str) -> dict[str, Any]:
     return {"difference": difference, "low": None, "high": None, "p": None, "reason": reason}
 
 
-def _segmentation(held: Pair, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
-    found = {}
+def _segmentation(arrays: Pair, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+    rows = {}
     for name, metric in OVERLAPS.items():
-        values = case_scores(metric.value(held[0]["test_counts"])) - case_scores(metric.value(held[1]["test_counts"]))
-        found[name] = paired_means(values, resamples, seed, held[0].get("test_subjects"))
-    return found
+        first, second = (case_scores(metric.value(part["test_counts"])) for part in arrays)
+        values = first - second
+        rows[name] = paired_means(values, resamples, seed, arrays[0].get("test_subjects"))
+    return rows
 
 
 def paired_means(

@@ -34,17 +34,17 @@ def over_seeds(out: Path, records: list[Record], resamples: int = 1000) -> list[
 def join_seeds(out: Path, group: list[Record], resamples: int) -> Record:
     """One record of several seeds, see `over_seeds`."""
     group = sorted(group, key=lambda record: record["seed"])
-    held = [read_scores(out, record) for record in group]
+    score_files = [read_scores(out, record) for record in group]
     if group[0]["method"].startswith("fewshot"):
-        found = _pooled_draws(held)
+        entries = _pooled_draws(score_files)
     else:
-        parts = spreads([case_draws(*pair, resamples) for pair in zip(group, held, strict=True)])
-        found = {name: _entry(part, _lowest(name)) for name, part in parts.items()}
-        for name in found:  # seeds do not make up for test cases that give no interval
+        parts = spreads([case_draws(*pair, resamples) for pair in zip(group, score_files, strict=True)])
+        entries = {name: _entry(part, _lowest(name)) for name, part in parts.items()}
+        for name in entries:  # seeds do not make up for test cases that give no interval
             if any(None in record["metrics"].get(name, {}).values() for record in group):
-                found[name] |= {"low": None, "high": None}
+                entries[name] |= {"low": None, "high": None}
     shared = set.intersection(*(set(record["metrics"]) for record in group))
-    metrics = {name: entry for name, entry in found.items() if name in shared}
+    metrics = {name: entry for name, entry in entries.items() if name in shared}
     seconds = sum(record["seconds"] for record in group)
     return {**group[0], "seed": [record["seed"] for record in group], "metrics": metrics, "seconds": seconds}
 
@@ -61,25 +61,25 @@ def case_draws(record: Record, arrays: dict[str, np.ndarray], resamples: int) ->
 
 
 def _overlap_draws(arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
-    found = {}
+    draws = {}
     for name, metric in OVERLAPS.items():
         values = case_scores(metric.value(arrays["test_counts"]))
         known = values[np.isfinite(values)]
         resampler = Resampler(len(values), "fast", 0, arrays.get("test_subjects"))
         drawn = resampled_means(values, resampler, resamples)
-        found[name] = np.r_[known.mean() if len(known) else np.nan, drawn]
-    return found
+        draws[name] = np.r_[known.mean() if len(known) else np.nan, drawn]
+    return draws
 
 
 def spreads(drawn: list[dict[str, np.ndarray]]) -> dict[str, SeedSpread]:
     """The spread of each metric over seeds and cases, from what `case_draws` gives for each seed."""
-    found = {}
+    spread_of = {}
     for name in drawn[0]:
         rows = np.stack([each[name] for each in drawn])
         rows = rows[:, ~np.isnan(rows).any(axis=0)]
         if rows.shape[1] > 2:
-            found[name] = seed_spread(rows)
-    return found
+            spread_of[name] = seed_spread(rows)
+    return spread_of
 
 
 def _lowest(name: str) -> float:
@@ -99,13 +99,13 @@ def _entry(spread: SeedSpread, lowest: float) -> dict[str, Any]:
     }
 
 
-def _pooled_draws(held: list[dict[str, np.ndarray]]) -> dict[str, dict[str, Any]]:
-    found = {}
-    for name in (name for name in held[0] if name.startswith("draw_")):
-        values = np.concatenate([arrays[name] for arrays in held])
+def _pooled_draws(runs: list[dict[str, np.ndarray]]) -> dict[str, dict[str, Any]]:
+    entries = {}
+    for name in (name for name in runs[0] if name.startswith("draw_")):
+        values = np.concatenate([arrays[name] for arrays in runs])
         if np.isfinite(values).all():
             low, high = np.quantile(values, [0.025, 0.975])
             entry = {"value": float(values.mean()), "low": float(low), "high": float(high)}
-            seed_sd = float(np.std([arrays[name].mean() for arrays in held], ddof=1))
-            found[name.removeprefix("draw_")] = {**entry, "seed_sd": seed_sd, "seeds": len(held)}
-    return found
+            seed_sd = float(np.std([arrays[name].mean() for arrays in runs], ddof=1))
+            entries[name.removeprefix("draw_")] = {**entry, "seed_sd": seed_sd, "seeds": len(runs)}
+    return entries

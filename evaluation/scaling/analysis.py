@@ -103,78 +103,84 @@ def analyse(study: Study, properties: dict[str, dict[str, float]], axis: str = "
     Raises:
         UserError: no series has two sizes, or the axis does not fit the points.
     """
-    found = Analysis(seed=seed)
+    analysis = Analysis(seed=seed)
     if study.points:
-        _fit_points(found, study.points, axis, seed)
+        _fit_points(analysis, study.points, axis, seed)
     else:
-        found.slopes, found.axis_label = study.slopes, UNTOLD
-        found.tasks = _unique(task for held in study.slopes.values() for task in held)
-    spelled = {task.lower(): task for task in found.tasks}
-    found.properties = {
+        analysis.slopes, analysis.axis_label = study.slopes, UNTOLD
+        analysis.tasks = _unique(task for values_of in study.slopes.values() for task in values_of)
+    spelled = {task.lower(): task for task in analysis.tasks}
+    analysis.properties = {
         name: {spelled.get(task.lower(), task): value for task, value in values.items()}
         for name, values in properties.items()
     }
-    _correlate(found, seed)
-    described = [[task for task in slopes if all(task in held for held in found.properties.values())]
-                 for slopes in found.slopes.values()] if found.properties else []  # fmt: skip
-    bars = [next(iter(held.values())) for held in found.subsets.values()]
-    found.published = beside(found.named_axis, found.axis_label, found.mean_tasks.values(), described, bars)
-    return found
+    _correlate(analysis, seed)
+    described = [[task for task in slopes if all(task in values_of for values_of in analysis.properties.values())]
+                 for slopes in analysis.slopes.values()] if analysis.properties else []  # fmt: skip
+    bars = [next(iter(values_of.values())) for values_of in analysis.subsets.values()]
+    means = analysis.mean_tasks.values()
+    analysis.published = beside(analysis.named_axis, analysis.axis_label, means, described, bars)
+    return analysis
 
 
 def _unique(items: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(items))
 
 
-def _fit_points(found: Analysis, points: list[Point], axis: str, seed: int) -> None:
-    values, found.axis_label = axis_values(points, axis)
-    found.named_axis = named_axis(points, axis)
-    found.tasks = _unique(point.task for point in points)
+def _fit_points(analysis: Analysis, points: list[Point], axis: str, seed: int) -> None:
+    values, analysis.axis_label = axis_values(points, axis)
+    analysis.named_axis = named_axis(points, axis)
+    analysis.tasks = _unique(point.task for point in points)
     grids: dict[str, dict[str, dict[float, Point]]] = {}
     for x, point in zip(values, points, strict=True):
         cell = grids.setdefault(point.series, {}).setdefault(point.task, {})
         if x in cell:
-            raise UserError(f"{point.series} has two scores on {point.task} at {x:g} of {found.axis_label.lower()}; "
+            label = analysis.axis_label.lower()
+            raise UserError(f"{point.series} has two scores on {point.task} at {x:g} of {label}; "
                             "two sizes in the points count as one on this axis")  # fmt: skip
         cell[x] = point
     for series, grid in grids.items():
-        _fit_series(found, series, grid, seed)
-    if not found.fits:
+        _fit_series(analysis, series, grid, seed)
+    if not analysis.fits:
         raise UserError("every family has one model size only; a slope needs two sizes, a tested one three")
-    found.slopes = {series: {task: fit.law.a for task, fit in fits.items()} for series, fits in found.fits.items()}
-    _note_sizes(found)
-    found.gaps = _gaps(grids)
-    found.subsets = _subsets(points)
+    analysis.slopes = {
+        series: {task: fit.law.a for task, fit in fits.items()} for series, fits in analysis.fits.items()
+    }
+    _note_sizes(analysis)
+    analysis.gaps = _gaps(grids)
+    analysis.subsets = _subsets(points)
 
 
-def _fit_series(found: Analysis, series: str, grid: dict[str, dict[float, Point]], seed: int) -> None:
+def _fit_series(analysis: Analysis, series: str, grid: dict[str, dict[float, Point]], seed: int) -> None:
     sizes = sorted({x for cell in grid.values() for x in cell})
     if len(sizes) == 1:
-        found.references[series] = {task: (x, point.auc) for task, cell in grid.items() for x, point in cell.items()}
-        unscored = len(found.tasks) - len(grid)
-        alone = f", but not among the means: it lacks {unscored} of {len(found.tasks)} tasks" if unscored else ""
-        found.notes.append(f"{series}: one size only, so no slope; drawn as a reference{alone}")
+        analysis.references[series] = {
+            task: (x, point.auc) for task, cell in grid.items() for x, point in cell.items()
+        }
+        unscored = len(analysis.tasks) - len(grid)
+        alone = f", but not among the means: it lacks {unscored} of {len(analysis.tasks)} tasks" if unscored else ""
+        analysis.notes.append(f"{series}: one size only, so no slope; drawn as a reference{alone}")
         return
     fits, whole = {}, {}
     for task, cell in grid.items():
         lacking = [x for x in sizes if x not in cell]
         if lacking:
-            found.notes.append(f"{series} lacks {task} at {', '.join(f'{x:.4g}' for x in lacking)}; "
+            analysis.notes.append(f"{series} lacks {task} at {', '.join(f'{x:.4g}' for x in lacking)}; "
                                "fitted on the sizes that are there, and left out of the mean curve")  # fmt: skip
         else:
             whole[task] = cell
         if len(cell) >= 2:
             fits[task] = _fit(np.array(sorted(cell)), [cell[x] for x in sorted(cell)], seed)
     if not fits:
-        found.notes.append(f"{series}: no task was scored at two sizes, so no slope")
+        analysis.notes.append(f"{series}: no task was scored at two sizes, so no slope")
         return
-    found.fits[series] = fits
+    analysis.fits[series] = fits
     if whole:
         mean = np.array([[cell[x].auc for x in sizes] for cell in whole.values()]).mean(axis=0)
-        found.means[series] = _fit_curves(np.array(sizes), mean, None, seed)
-        found.mean_tasks[series] = list(whole)
+        analysis.means[series] = _fit_curves(np.array(sizes), mean, None, seed)
+        analysis.mean_tasks[series] = list(whole)
     if len(sizes) == 2:
-        found.notes.append(f"{series}: two sizes give a slope without any uncertainty")
+        analysis.notes.append(f"{series}: two sizes give a slope without any uncertainty")
 
 
 def _fit(x: np.ndarray, points: list[Point], seed: int) -> Fit:
@@ -188,22 +194,22 @@ def _fit_curves(x: np.ndarray, y: np.ndarray, errors: np.ndarray | None, seed: i
     return Fit(x, y, law, curve, choose_form(x, y, law, curve))
 
 
-def _note_sizes(found: Analysis) -> None:
-    sizes = {len(fit.x) for fits in found.fits.values() for fit in fits.values()}
+def _note_sizes(analysis: Analysis) -> None:
+    sizes = {len(fit.x) for fits in analysis.fits.values() for fit in fits.values()}
     if max(sizes) < 6:
-        found.notes.append(f"at most {max(sizes)} sizes: a power law cannot be told from saturation")
+        analysis.notes.append(f"at most {max(sizes)} sizes: a power law cannot be told from saturation")
 
 
 def _gaps(grids: dict[str, dict[str, dict[float, Point]]]) -> list[Gap]:
     """Gaps at shared sizes; objectives differ in a few parameters, so sizes within 2 % are the same."""
-    found = []
+    gaps = []
     for a, b in combinations(grids, 2):
         for task in (task for task in grids[a] if task in grids[b]):
             for x, point in sorted(grids[a][task].items()):
                 near = _nearest(x, grids[b][task])
                 if abs(near / x - 1) <= TOLERANCE:
-                    found.append(Gap(a, b, x, task, point.auc - grids[b][task][near].auc))
-    return found
+                    gaps.append(Gap(a, b, x, task, point.auc - grids[b][task][near].auc))
+    return gaps
 
 
 def _nearest(x: float, sizes: Iterable[float]) -> float:
@@ -213,65 +219,65 @@ def _nearest(x: float, sizes: Iterable[float]) -> float:
 
 def _subsets(points: list[Point]) -> dict[str, dict[str, dict[str, float]]]:
     """Scores by pretraining data, at each family's size with most subsets (the largest of equals)."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    families: dict[str, dict[str, dict[str, float]]] = {}
     for family in _unique(point.family for point in points if point.subset):
         mine = [point for point in points if point.family == family and point.subset]
         at = {x: _unique(p.subset for p in mine if p.params == x) for x in {p.params for p in mine}}
         best = max(at, key=lambda x: (len(at[x]), x))
         if len(at[best]) < 2:
             continue
-        held = {s: {p.task: p.auc for p in mine if p.params == best and p.subset == s} for s in at[best]}
-        shared = set.intersection(*[set(scores) for scores in held.values()])
-        found[family] = {s: {t: v for t, v in scores.items() if t in shared} for s, scores in held.items()}
-    return {family: held for family, held in found.items() if all(held.values())}
+        scores_of = {s: {p.task: p.auc for p in mine if p.params == best and p.subset == s} for s in at[best]}
+        shared = set.intersection(*[set(scores) for scores in scores_of.values()])
+        families[family] = {s: {t: v for t, v in scores.items() if t in shared} for s, scores in scores_of.items()}
+    return {family: scores_of for family, scores_of in families.items() if all(scores_of.values())}
 
 
-def _correlate(found: Analysis, seed: int) -> None:
-    if not found.properties:
+def _correlate(analysis: Analysis, seed: int) -> None:
+    if not analysis.properties:
         return
-    for series, slopes in found.slopes.items():
-        described = {name: [t for t in slopes if t in values] for name, values in found.properties.items()}
-        lacking = [task for task in slopes if not all(task in held for held in described.values())]
+    for series, slopes in analysis.slopes.items():
+        described = {name: [t for t in slopes if t in values] for name, values in analysis.properties.items()}
+        lacking = [task for task in slopes if not all(task in values_of for values_of in described.values())]
         if lacking:
-            found.notes.append(f"{series}: no properties for {', '.join(lacking)}; left out of the correlations")
-        found.correlations[series] = {
-            name: correlate(_vector(found.properties[name], tasks), _vector(slopes, tasks), seed)
+            analysis.notes.append(f"{series}: no properties for {', '.join(lacking)}; left out of the correlations")
+        analysis.correlations[series] = {
+            name: correlate(_vector(analysis.properties[name], tasks), _vector(slopes, tasks), seed)
             for name, tasks in described.items()
         }
         shared = [task for task in slopes if task not in lacking]
         if len(shared) >= 5:
-            table = np.array([[values[task] for values in found.properties.values()] for task in shared])
-            found.predictions[series] = predict_slopes(table, _vector(slopes, shared), seed=seed)
-    counts = {c.n for held in found.correlations.values() for c in held.values()}
+            table = np.array([[values[task] for values in analysis.properties.values()] for task in shared])
+            analysis.predictions[series] = predict_slopes(table, _vector(slopes, shared), seed=seed)
+    counts = {c.n for values_of in analysis.correlations.values() for c in values_of.values()}
     if counts and max(counts) < 3:
-        found.notes.append("fewer than three tasks have properties; correlations are undefined")
+        analysis.notes.append("fewer than three tasks have properties; correlations are undefined")
 
 
 def _vector(values: dict[str, float], tasks: list[str]) -> np.ndarray:
     return np.array([values[task] for task in tasks])
 
 
-def predicted_tasks(found: Analysis, series: str) -> list[str]:
-    """The tasks of `found.predictions[series]`, in its order."""
-    return [t for t in found.slopes[series] if all(t in values for values in found.properties.values())]
+def predicted_tasks(analysis: Analysis, series: str) -> list[str]:
+    """The tasks of `analysis.predictions[series]`, in its order."""
+    return [t for t in analysis.slopes[series] if all(t in values for values in analysis.properties.values())]
 
 
-def slope_rows(found: Analysis) -> list[dict[str, Any]]:
+def slope_rows(analysis: Analysis) -> list[dict[str, Any]]:
     """Rows of slopes.csv: every series and task, and the mean curve.
 
     `published` is the paper's slope where x is the paper's axis, of the mean where it is over the same tasks.
     """
-    printed, printed_means = found.published.slopes, found.published.mean_slopes
+    printed, printed_means = analysis.published.slopes, analysis.published.mean_slopes
     rows: list[dict[str, Any]] = []
-    for series, slopes in found.slopes.items():
+    for series, slopes in analysis.slopes.items():
         for task, a in slopes.items():
             beside = printed.get(series, {}).get(task.lower())
-            fit = found.fits.get(series, {}).get(task)
+            fit = analysis.fits.get(series, {}).get(task)
             rows.append(
                 {"family": series, "task": task, "a": a, "published": beside, **(_fit_row(fit) if fit else {})}
             )
-        if series in found.means:
-            mean = found.means[series]
+        if series in analysis.means:
+            mean = analysis.means[series]
             rows.append({"family": series, "task": MEAN, "published": printed_means.get(series), **_fit_row(mean)})
     return rows
 
@@ -297,9 +303,11 @@ CORRELATION_COLUMNS = (
 )  # fmt: skip
 
 
-def correlation_rows(found: Analysis) -> list[dict[str, Any]]:
+def correlation_rows(analysis: Analysis) -> list[dict[str, Any]]:
     """Rows of correlations.csv; `p_holm` corrects over all rows."""
-    pairs = [(series, name, c) for series, held in found.correlations.items() for name, c in held.items()]
+    pairs = [
+        (series, name, c) for series, coefficients in analysis.correlations.items() for name, c in coefficients.items()
+    ]
     adjusted = holm(np.array([c.p for _, _, c in pairs]))
     return [{"family": series, "property": name, "n": c.n, "pearson": c.pearson, "low": c.low, "high": c.high,
              "p": c.p, "p_holm": float(p), "spearman": c.spearman, "spearman_low": c.spearman_low,
@@ -307,34 +315,37 @@ def correlation_rows(found: Analysis) -> list[dict[str, Any]]:
             for (series, name, c), p in zip(pairs, adjusted, strict=True)]  # fmt: skip
 
 
-def prediction_rows(found: Analysis) -> list[dict[str, Any]]:
+def prediction_rows(analysis: Analysis) -> list[dict[str, Any]]:
     """Rows of predictions.csv: each task's slope as predicted from the other tasks."""
     rows = []
-    for series, prediction in found.predictions.items():
-        for i, task in enumerate(predicted_tasks(found, series)):
-            rows.append({"family": series, "task": task, "slope": found.slopes[series][task],
+    for series, prediction in analysis.predictions.items():
+        for i, task in enumerate(predicted_tasks(analysis, series)):
+            rows.append({"family": series, "task": task, "slope": analysis.slopes[series][task],
                          "predicted": float(prediction.predicted[i]),
                          "mean_of_others": float(prediction.baseline[i])})  # fmt: skip
     return rows
 
 
-def summary(found: Analysis) -> dict[str, Any]:
+def summary(analysis: Analysis) -> dict[str, Any]:
     """The contents of summary.json; undefined numbers are null."""
     return {
-        "slopes": {s: {t: _finite(a) for t, a in held.items()} for s, held in found.slopes.items()},
-        "mean_slopes": {series: _finite(fit.law.a) for series, fit in found.means.items()},
-        "mean_slope_intervals": {s: [_finite(f.law.a_low), _finite(f.law.a_high)] for s, f in found.means.items()},
+        "slopes": {s: {t: _finite(a) for t, a in values_of.items()} for s, values_of in analysis.slopes.items()},
+        "mean_slopes": {series: _finite(fit.law.a) for series, fit in analysis.means.items()},
+        "mean_slope_intervals": {
+            s: [_finite(fit.law.a_low), _finite(fit.law.a_high)] for s, fit in analysis.means.items()
+        },
         "correlations": {
-            s: {name: _finite(c.pearson) for name, c in held.items()} for s, held in found.correlations.items()
+            series: {name: _finite(c.pearson) for name, c in coefficients.items()}
+            for series, coefficients in analysis.correlations.items()
         },
         "prediction": {
             s: {"skill": _finite(p.skill), "low": _finite(p.low), "high": _finite(p.high), "rmse": p.rmse,
                 "baseline_rmse": p.baseline_rmse, "statement": p.statement}
-            for s, p in found.predictions.items()
+            for s, p in analysis.predictions.items()
         },
-        "form": {s: fit.choice.statement for s, fit in found.means.items()},
-        "axis": found.axis_label,
-        "notes": found.notes,
+        "form": {s: fit.choice.statement for s, fit in analysis.means.items()},
+        "axis": analysis.axis_label,
+        "notes": analysis.notes,
     }  # fmt: skip
 
 

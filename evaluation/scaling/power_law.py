@@ -169,9 +169,9 @@ def fit_saturating(x: np.ndarray, y: np.ndarray, ceiling: float = 100.0) -> Satu
         basis = np.column_stack([np.ones_like(x), -(scaled**-rate)])
         limit, c = np.linalg.lstsq(basis, y, rcond=None)[0]
         start = [np.clip(limit, 1e-6, top * 0.999), c, rate]
-        found = least_squares(residuals, start, bounds=([0, -np.inf, 1e-3], [top, np.inf, 5]), x_scale=[1, 1, 0.1])
-        if best is None or found.cost < best.cost:
-            best = found
+        fit = least_squares(residuals, start, bounds=([0, -np.inf, 1e-3], [top, np.inf, 5]), x_scale=[1, 1, 0.1])
+        if best is None or fit.cost < best.cost:
+            best = fit
     assert best is not None
     limit, c, rate = (float(value) for value in best.x)
     return Saturating(limit, float(c * middle**rate), rate, float(2 * best.cost))

@@ -99,9 +99,9 @@ def measure(
     return Properties(task, total, classes, dbi, float(np.median(ratios)), float(np.median(entropies)))
 
 
-def as_row(found: Properties) -> dict[str, object]:
+def as_row(properties: Properties) -> dict[str, object]:
     """The row of a properties file."""
-    return asdict(found)
+    return asdict(properties)
 
 
 def gzip_ratio(image: np.ndarray) -> float:
@@ -153,8 +153,8 @@ def davies_bouldin(first: Iterable[Block], second: Callable[[], Iterable[Block]]
     counts: dict[tuple[int, int], int] = {}
     for features, labels in first:
         for key, members in _clusters(labels, multilabel):
-            held = features[members].sum(axis=0, dtype=np.float64)
-            sums[key] = sums[key] + held if key in sums else held
+            part = features[members].sum(axis=0, dtype=np.float64)
+            sums[key] = sums[key] + part if key in sums else part
             counts[key] = counts.get(key, 0) + int(members.sum())
     centres = {key: total / counts[key] for key, total in sums.items()}
     spread = dict.fromkeys(centres, 0.0)
@@ -200,11 +200,11 @@ def _seen(images: np.ndarray, marks: np.ndarray, progress: Callable[[int], objec
 
 
 def _sizes(path: Path) -> list[tuple[str, int]]:
-    held = npz.names(path)
-    present = [split for split in SPLITS if f"{split}_images" in held]
+    names = npz.names(path)
+    present = [split for split in SPLITS if f"{split}_images" in names]
     if not present:
         raise UserError(f"{path}: holds no train_images, val_images or test_images; is it a MedMNIST file?")
-    found = []
+    sizes = []
     for split in present:
         images, labels = npz.header(path, f"{split}_images"), npz.header(path, f"{split}_labels")
         fits = len(images.shape) == 3 or (len(images.shape) == 4 and images.shape[3] in (1, 3))
@@ -215,8 +215,8 @@ def _sizes(path: Path) -> list[tuple[str, int]]:
         if labels.shape[:1] != images.shape[:1] or len(labels.shape) > 2 or labels.dtype.kind not in "bui":
             raise UserError(f"{path}: {split}_labels is {labels.dtype} {labels.shape}, "
                             f"which does not fit {images.shape[0]} images")  # fmt: skip
-        found.append((split, images.shape[0]))
-    return [(split, n) for split, n in found if n]
+        sizes.append((split, images.shape[0]))
+    return [(split, n) for split, n in sizes if n]
 
 
 def _count(path: Path) -> int:

@@ -12,10 +12,10 @@ from .tables import Point
 
 def slopes() -> dict[str, dict[str, float]]:
     """Published exponents: {family: {task: a}}."""
-    found: dict[str, dict[str, float]] = {}
+    families: dict[str, dict[str, float]] = {}
     for row in rows("slopes"):
-        found.setdefault(row["family"], {})[row["task"]] = float(row["slope"])
-    return found
+        families.setdefault(row["family"], {})[row["task"]] = float(row["slope"])
+    return families
 
 
 def mean_slopes() -> dict[str, float]:
@@ -30,14 +30,14 @@ def mean_curves(axis: str = PAPER_AXIS) -> dict[str, list[tuple[float, float]]]:
         axis: "published" (the printed x), "encoder", or "compute" in GFLOP per image, on which families without a
             known objective have no place and are left out.
     """
-    found: dict[str, list[tuple[float, float]]] = {}
+    curves: dict[str, list[tuple[float, float]]] = {}
     for row in rows("mean_auc"):
         point = Point(row["family"], float(row["params_millions"]), row["task"], float(row["auc"]), size=row["size"])
         if axis == PAPER_AXIS:
-            found.setdefault(point.family, []).append((point.params, point.auc))
+            curves.setdefault(point.family, []).append((point.params, point.auc))
         elif axis != "compute" or _has_objective(point.family):
-            found.setdefault(point.family, []).append((axis_values([point], axis)[0][0], point.auc))
-    return found
+            curves.setdefault(point.family, []).append((axis_values([point], axis)[0][0], point.auc))
+    return curves
 
 
 def _has_objective(family: str) -> bool:
@@ -49,10 +49,10 @@ def _has_objective(family: str) -> bool:
 
 def correlations() -> dict[str, dict[str, float]]:
     """Published Pearson r of slope with property over the twelve tasks: {family: {property: r}}."""
-    found: dict[str, dict[str, float]] = {}
+    families: dict[str, dict[str, float]] = {}
     for row in rows("correlations"):
-        found.setdefault(row["family"], {})[row["property"]] = float(row["pearson"])
-    return found
+        families.setdefault(row["family"], {})[row["property"]] = float(row["pearson"])
+    return families
 
 
 def subsets(task: str) -> dict[str, dict[str, float]]:
@@ -61,11 +61,11 @@ def subsets(task: str) -> dict[str, dict[str, float]]:
     Args:
         task: "mean of 12" or a task's name; the paper has breastmnist.
     """
-    found: dict[str, dict[str, float]] = {}
+    families: dict[str, dict[str, float]] = {}
     for row in rows("subsets"):
         if row["task"] == task:
-            found.setdefault(row["family"], {})[row["subset"]] = float(row["auc"])
-    return found
+            families.setdefault(row["family"], {})[row["subset"]] = float(row["auc"])
+    return families
 
 
 def twelve() -> set[str]:

@@ -3,25 +3,27 @@
 from .analysis import Analysis
 
 
-def screen_lines(found: Analysis) -> list[str]:
+def screen_lines(analysis: Analysis) -> list[str]:
     """Slopes, correlations and what they predict."""
-    first = 2 + max(20, *map(len, found.slopes))
-    second = 2 + max(16, *map(len, found.tasks))
-    lines = [f"x: {found.axis_label}", "", f"{'family':<{first}}{'task':<{second}}{'slope a':>9}   95 % interval"]
-    for series, slopes in found.slopes.items():
+    first = 2 + max(20, *map(len, analysis.slopes))
+    second = 2 + max(16, *map(len, analysis.tasks))
+    lines = [f"x: {analysis.axis_label}", "", f"{'family':<{first}}{'task':<{second}}{'slope a':>9}   95 % interval"]
+    for series, slopes in analysis.slopes.items():
         for task, a in slopes.items():
-            fit = found.fits.get(series, {}).get(task)
+            fit = analysis.fits.get(series, {}).get(task)
             interval = _interval(fit.law.a_low, fit.law.a_high) if fit else ""
             lines.append(f"{series:<{first}}{task:<{second}}{a:>9.4f}   {interval}")
-        if series in found.means:
-            law = found.means[series].law
+        if series in analysis.means:
+            law = analysis.means[series].law
             lines.append(
                 f"{series:<{first}}{'mean curve':<{second}}{law.a:>9.4f}   {_interval(law.a_low, law.a_high)}"
             )
-    for series, held in found.correlations.items():
+    for series, coefficients in analysis.correlations.items():
         lines += ["", f"{series}: Pearson correlation of slope with"]
-        lines += [f"  {n:<14}{c.pearson:>6.2f}  {_interval(c.low, c.high, 2)}  p {c.p:.3f}" for n, c in held.items()]
-    lines += [f"{series}: {prediction.statement}" for series, prediction in found.predictions.items()]
+        lines += [
+            f"  {n:<14}{c.pearson:>6.2f}  {_interval(c.low, c.high, 2)}  p {c.p:.3f}" for n, c in coefficients.items()
+        ]
+    lines += [f"{series}: {prediction.statement}" for series, prediction in analysis.predictions.items()]
     return lines
 
 

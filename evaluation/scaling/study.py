@@ -120,28 +120,28 @@ def read_plan(path: str | Path) -> Plan:
             `biovfm probe` does not take, unknown tasks, or an unfit properties file.
     """
     path = Path(path)
-    held = read_yaml(path, remedy="see: biovfm scaling study --help")
+    content = read_yaml(path, remedy="see: biovfm scaling study --help")
     known = ("families", "sizes", "subsets", "overrides", "launch", "probe", "properties", "axis")
-    unknown = [str(key) for key in held if key not in known]
+    unknown = [str(key) for key in content if key not in known]
     if unknown:
         raise UserError(f"{path}: unknown key {', '.join(unknown)}; known are: {', '.join(known)}")
-    families, sizes, subsets = (_named(path, held, key) for key in ("families", "sizes", "subsets"))
-    probe = held.get("probe")
+    families, sizes, subsets = (_named(path, content, key) for key in ("families", "sizes", "subsets"))
+    probe = content.get("probe")
     if not isinstance(probe, dict) or "tasks" not in probe:
         raise UserError(f"{path}: probe must be a mapping that names tasks; see: biovfm scaling study --help")
-    shared = _mapping(path, "overrides", held.get("overrides") or {})
+    shared = _mapping(path, "overrides", content.get("overrides") or {})
     runs = [
         _run(path, family, size, subset, shared, len(subsets) > 1)
         for family, size, subset in product(families.items(), sizes.items(), subsets.items())
     ]
-    launch = held.get("launch", ONE_PROCESS)
+    launch = content.get("launch", ONE_PROCESS)
     if not isinstance(launch, list):
         raise UserError(f"{path}: launch must be a list of words for accelerate launch")
-    described = held.get("properties")
+    described = content.get("properties")
     places = {"data": _resolve(path, str(probe.get("data", "."))), "tasks": _resolve_tasks(path, probe["tasks"])}
     plan = Plan(
         runs, [str(word) for word in launch], {**_probe_values(probe), **places},
-        Path(_resolve(path, str(described))) if described else None, str(held.get("axis", "given")),
+        Path(_resolve(path, str(described))) if described else None, str(content.get("axis", "given")),
     )  # fmt: skip
     _check_axis(path, plan)
     _check_probe(path, plan)
@@ -179,14 +179,14 @@ def _check_probe(path: Path, plan: Plan) -> None:
         raise UserError(f"{path}: probe: method segment gives no AUC, which is what a study fits; add another method")
 
 
-def _named(path: Path, held: dict[str, Any], key: str) -> dict[str, Any]:
-    found = held.get(key)
-    if not isinstance(found, dict) or not found:
+def _named(path: Path, content: dict[str, Any], key: str) -> dict[str, Any]:
+    entries = content.get(key)
+    if not isinstance(entries, dict) or not entries:
         raise UserError(f"{path}: {key} must map names to what they are; see: biovfm scaling study --help")
-    for name in found:
+    for name in entries:
         if not NAME.fullmatch(str(name)):
             raise UserError(f"{path}: {key}: {name!r} cannot name a folder; use letters, digits, . _ + -")
-    return {str(name): value for name, value in found.items()}
+    return {str(name): value for name, value in entries.items()}
 
 
 def _mapping(path: Path, what: str, value: Any) -> dict[str, Any]:

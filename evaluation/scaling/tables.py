@@ -125,7 +125,7 @@ def read_properties(path: str | Path) -> dict[str, dict[str, float]]:
     path = Path(path)
     header, rows = _rows(path)
     _check_columns(path, header, ("task",), PROPERTIES)
-    found: dict[str, dict[str, float]] = {}
+    properties: dict[str, dict[str, float]] = {}
     tasks: dict[str, int] = {}
     for line, row in rows:
         task = _text(path, line, row, "task")
@@ -134,14 +134,14 @@ def read_properties(path: str | Path) -> dict[str, dict[str, float]]:
         tasks[task] = line
         for name in set(header) & set(PROPERTIES):
             if row[name].strip():
-                found.setdefault(name, {})[task] = _positive(path, line, row, name)
-    for name, values in found.items():
+                properties.setdefault(name, {})[task] = _positive(path, line, row, name)
+    for name, values in properties.items():
         if len(values) < len(tasks):
             lacking = ", ".join(task for task in tasks if task not in values)
             raise UserError(f"{path}: {name} is missing for {lacking}; fill it in, or leave the column empty")
-    if not found:
+    if not properties:
         raise UserError(f"{path}: describes no property; give columns out of: {', '.join(PROPERTIES)}")
-    return {name: found[name] for name in PROPERTIES if name in found}
+    return {name: properties[name] for name in PROPERTIES if name in properties}
 
 
 def write_rows(path: str | Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:

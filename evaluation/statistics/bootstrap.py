@@ -279,14 +279,14 @@ def interval_notes(found: dict[str, Interval], resamples: int) -> list[str]:
     for name, entry in found.items():
         if name not in whole and entry["value"] is not None:
             without.setdefault(entry["reason"], []).append(name)
-    said = [f"no interval of {', '.join(names)}: {reason}" for reason, names in without.items()]
+    notes = [f"no interval of {', '.join(names)}: {reason}" for reason, names in without.items()]
     lacking = {name: entry.get("undefined_resamples", 0) for name, entry in whole.items()}
     if names := [name for name, count in lacking.items() if count > 0.05 * resamples]:
         most = max(lacking.values())
-        said.append(
+        notes.append(
             f"intervals of {', '.join(names)} leave out up to {most} of {resamples} resamples, which lack a class"
         )
-    return said
+    return notes
 
 
 def _interval(point: float, values: np.ndarray, protocol: str, reason: str | None) -> Interval:
@@ -330,9 +330,9 @@ def mean_intervals(
     means = []
     resampler = Resampler(len(values), "fast", resampling.seed, clusters)
     for weights in resampler.blocks(resampling.resamples):
-        held = weights.T.astype(np.float64)
+        counts = weights.T.astype(np.float64)
         with np.errstate(invalid="ignore"):
-            means.append((held @ filled) / (held @ known))
+            means.append((counts @ filled) / (counts @ known))
     drawn = np.concatenate(means)
     found = [_mean_record(values[:, k], drawn[:, k], tail) for k in range(values.shape[1])]
     alone = [resampler.count_units(known[:, k]) == 1 for k in range(values.shape[1])]

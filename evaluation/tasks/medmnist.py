@@ -47,8 +47,8 @@ def find_npz(name: str, data: Path, size: int | None) -> Path:
     Raises:
         UserError: there is none.
     """
-    wanted = (size,) if size else tuple(reversed(SIZES))
-    for pixels in wanted:
+    sizes = (size,) if size else tuple(reversed(SIZES))
+    for pixels in sizes:
         file = f"{name}.npz" if pixels == 28 else f"{name}_{pixels}.npz"
         for folder in (data, data / "medmnist"):
             if (folder / file).is_file():

@@ -19,9 +19,9 @@ def read_busi(record: TaskRecord, root: Path) -> dict[str, Split]:
     """Class folders; `NAME_mask*.png` beside an image is its lesion, not a picture. The files tell no patient."""
     files, labels = [], []
     for label, name in enumerate(record.classes):
-        found = [f for f in image_files(root / name) if "_mask" not in f.stem]
-        files += found
-        labels += [label] * len(found)
+        images = [f for f in image_files(root / name) if "_mask" not in f.stem]
+        files += images
+        labels += [label] * len(images)
     numbers = np.array(labels, np.int64)
     split = systematic_split(np.array([str(f.relative_to(root)) for f in files]), numbers)
     rows = {name: np.flatnonzero(split == name) for name in SPLITS}

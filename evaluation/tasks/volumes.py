@@ -36,15 +36,15 @@ def read_volumes(record: TaskRecord, root: Path) -> dict[str, Split]:
 
 
 def _pairs(record: TaskRecord, root: Path) -> list[tuple[Path, Path]]:
-    found = []
+    pairs = []
     for images, labels in record.options["folders"]:
         for image in sorted((root / images).glob("*.nii*")) if (root / images).is_dir() else []:
             label = root / labels / image.name
             if not image.name.startswith(".") and label.is_file() and _belongs(record, image.name):
-                found.append((image, label))
-    if len(found) < 3:
-        raise UserError(f"task {record.name}: {len(found)} labelled volumes in {root}; a split needs three or more")
-    return found
+                pairs.append((image, label))
+    if len(pairs) < 3:
+        raise UserError(f"task {record.name}: {len(pairs)} labelled volumes in {root}; a split needs three or more")
+    return pairs
 
 
 def _belongs(record: TaskRecord, name: str) -> bool:

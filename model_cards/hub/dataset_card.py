@@ -38,10 +38,10 @@ def check_dataset_card(text: str, folder: Path) -> None:
 
 
 def _patterns(config: Any) -> list[str]:
-    found: list[str] = []
+    patterns: list[str] = []
     files = config.get("data_files") if isinstance(config, dict) else None
     for entry in files if isinstance(files, list) else [files]:
         path = entry.get("path") if isinstance(entry, dict) else entry
         paths = path if isinstance(path, list) else [path]
-        found += [pattern for pattern in paths if isinstance(pattern, str) and pattern]
-    return found
+        patterns += [pattern for pattern in paths if isinstance(pattern, str) and pattern]
+    return patterns

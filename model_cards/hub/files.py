@@ -97,15 +97,15 @@ def remote_files(api: Any, repo_id: str, repo_type: str, revision: str) -> dict[
     from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
     from huggingface_hub.hf_api import RepoFile
 
-    found = {}
+    files = {}
     try:
         for entry in api.list_repo_tree(repo_id, recursive=True, revision=revision, repo_type=repo_type):
             if isinstance(entry, RepoFile):
                 sha256 = entry.lfs.sha256 if entry.lfs else None
-                found[entry.path] = RemoteFile(entry.path, entry.size, sha256, entry.blob_id)
+                files[entry.path] = RemoteFile(entry.path, entry.size, sha256, entry.blob_id)
     except (RevisionNotFoundError, EntryNotFoundError):
         return {}
-    return found
+    return files
 
 
 def same_content(file: Path, remote: RemoteFile) -> bool:

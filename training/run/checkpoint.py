@@ -103,10 +103,10 @@ def load_newest(folder: Path, module: nn.Module, optimizer: torch.optim.Optimize
     Raises:
         UserError: checkpoints exist but none can be read, or it belongs to another model.
     """
-    found = _newest(folder, _TENSOR_FILES)
-    if found is None:
+    newest = _newest(folder, _TENSOR_FILES)
+    if newest is None:
         return None
-    path, state, tensors = found
+    path, state, tensors = newest
     try:
         _restore(module, optimizer, tensors)
     except (RuntimeError, KeyError, ValueError) as error:
