@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     _remove(temporary)
     try:
         yield temporary
+        _open_weights(temporary, target)
         if temporary.is_dir() and target.exists():
             target.rename(old)
             temporary.rename(target)
@@ -37,6 +39,20 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
             old.rename(target)
         _remove(temporary)
         raise
+
+
+def _open_weights(temporary: Path, target: Path) -> None:
+    """Let weights be read by whom the umask lets read other files: safetensors writes them for their owner alone."""
+    whole = temporary.is_file() and target.suffix == ".safetensors"
+    weights = [temporary] if whole else list(temporary.rglob("*.safetensors"))
+    if not weights:
+        return
+    example = target.with_name(f".{target.name}.mode-{os.getpid()}")
+    example.touch()
+    mode = stat.S_IMODE(example.stat().st_mode)
+    example.unlink()
+    for file in weights:
+        file.chmod(mode)
 
 
 def write_text(target: str | Path, text: str) -> None:

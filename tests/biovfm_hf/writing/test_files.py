@@ -1,0 +1,38 @@
+"""Files that are moved into place: who may read the weights among them."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from biovfm_hf.writing.files import atomic_path
+
+
+@pytest.fixture(params=[0o022, 0o077, 0o002])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_weights_are_readable_as_the_umask_has_it(tmp_path, umask):
+    tensors = {"a": np.zeros(3, np.float32)}
+    with atomic_path(tmp_path / "model") as folder:
+        folder.mkdir()
+        save_file(tensors, folder / "model.safetensors")
+        (folder / "config.json").write_text("{}")
+    with atomic_path(tmp_path / "one.safetensors") as file:
+        save_file(tensors, file)
+    expected = 0o666 & ~umask
+    assert mode(tmp_path / "model" / "model.safetensors") == mode(tmp_path / "one.safetensors") == expected
+    assert mode(tmp_path / "model" / "config.json") == expected
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "one.safetensors"}
