@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -258,6 +259,18 @@ def test_most_similar_is_the_sorted_cosine():
     assert np.array_equal(rows, np.argsort(-whole, axis=1)[:, :6])
     np.testing.assert_allclose(similarity, -np.sort(-whole, axis=1)[:, :6])
     assert most_similar(vectors, queries, 99)[0].shape == (3, 40)
+
+
+def test_a_search_does_not_copy_the_vectors():
+    vectors = np.random.default_rng(0).normal(size=(50_000, 64)).astype(np.float32)
+    vectors.flags.writeable = False
+    tracemalloc.start()
+    try:
+        most_similar(vectors, vectors[:2], 8)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < vectors.nbytes / 4
 
 
 @pytest.mark.parametrize(
