@@ -322,6 +322,8 @@ def probe(
     patience: int | None = None,
     decoder: str | None = None,
     image_size: int | None = None,
+    surface: str | None = None,
+    tolerance: float | None = None,
 ) -> list[dict[str, Any]]:
     r"""Make the records that are missing in `out`, then comparisons, tables and pictures of all that are there.
 
@@ -384,6 +386,8 @@ def probe(
         patience: epochs without a lower validation loss before attention stops training (default: 20).
         decoder: segmentation: the decoder.
         image_size: segmentation: input (default: the model's).
+        surface: segmentation: whose surface distances (default: deepmind).
+        tolerance: segmentation: of surface Dice, mm, or pixels without spacing (default: 2).
 
     Returns:
         Every record of the results folder.

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ..statistics import pooled
 from ..statistics.bootstrap import (
     Resampling,
     choose_thresholds,
@@ -20,6 +21,7 @@ from ..tasks import Task
 from ..tasks.samples import sample_rows
 from .masks import Segmentation, decide
 from .probe import Answer, Scores, Trial
+from .surfaces import SurfaceRule, measure_cases, surface_intervals
 
 SAMPLE_SIZE = (128, 128)  # of the predicted masks that pictures show
 
@@ -86,19 +88,25 @@ def split_metrics(entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def judge_segmentation(trial: Trial, probed: Segmentation) -> Answer:
-    """Dice and Jaccard per case, their means with intervals, and each class' mean."""
+def judge_segmentation(trial: Trial, probed: Segmentation, rule: SurfaceRule) -> Answer:
+    """Dice and Jaccard per case, their means with intervals, and each class' mean; the radiology study's own score
+    over all pixels; and distances between surfaces by `rule`.
+    """
     task, run, counts = trial.task, trial.run, probed.counts
     subjects = task.splits["test"].subjects
+    resampling = Resampling("fast", run.resamples, run.seed)
     found: dict[str, dict[str, Any]] = {}
     for name, metric in OVERLAPS.items():
         per_class = metric.value(counts)
         columns = np.column_stack([case_scores(per_class), per_class[:, 1:]])
         names = [name, *(f"{name}_{label}" for label in task.record.classes[1:])]
-        entries = mean_intervals(columns, Resampling("fast", run.resamples, run.seed), subjects)
+        entries = mean_intervals(columns, resampling, subjects)
         found.update(dict(zip(names, entries, strict=True)) if len(names) > 2 else {name: entries[0]})
-    record = {**split_metrics(found), "chosen": probed.chosen, "notes": list(task.notes)}
+    surfaces = measure_cases(task, probed.predict, rule)
+    distances, told = surface_intervals(task, surfaces, rule, resampling)
+    found |= pooled.pooled_intervals(counts, resampling, subjects) | distances
+    record = {**split_metrics(found), "chosen": probed.chosen, "notes": [*task.notes, pooled.NOTE, *told]}
     samples = probed.predict(sample_rows(len(task.splits["test"].images)))
     masks = np.stack([decide(scores, SAMPLE_SIZE) for scores in samples])
-    arrays = {"test_counts": counts, **subject_numbers(subjects), "sample_masks": masks}
+    arrays = {"test_counts": counts, "test_surfaces": surfaces, **subject_numbers(subjects), "sample_masks": masks}
     return Answer(record, arrays, probed.trained, probed.parameters)

@@ -24,7 +24,7 @@ Predictor = Callable[[np.ndarray], "Tensor"]
 class Segmentation:
     """What a segmentation probe answers: voxel counts per test case, what it chose, and weights as in `probe.Answer`.
 
-    `counts` (cases, classes, 3), see `metrics.segmentation_counts`; a case is a volume where images are its slices.
+    `counts` (cases, classes, 4), see `metrics.segmentation_counts`; a case is a volume where images are its slices.
     """
 
     counts: np.ndarray
@@ -75,10 +75,10 @@ def mask_shares(mask: np.ndarray, classes: int, grid: tuple[int, ...]) -> "Tenso
 
 
 def count_cases(classes: int, predict: Predictor, split: Split | SmallMasks, batch: int = BATCH_SIZE) -> np.ndarray:
-    """Voxel counts (cases, classes, 3) of predictions enlarged bilinearly to each mask's own size."""
+    """Voxel counts (cases, classes, 4) of predictions enlarged bilinearly to each mask's own size."""
     total = len(split.masks) if split.masks is not None else 0
     cases = split.case_of_image if split.case_of_image is not None else np.arange(total)
-    counts = np.zeros((int(cases.max()) + 1, classes, 3), np.int64)
+    counts = np.zeros((int(cases.max()) + 1, classes, 4), np.int64)
     for start in range(0, total, batch):
         rows = np.arange(start, min(start + batch, total))
         for scores, row in zip(predict(rows), rows, strict=True):

@@ -8,11 +8,13 @@ from biovfm_hf.options import option
 from ..encoders.embed import embed_tokens
 from ..encoders.load import SCRATCH
 from ..statistics.kinds import SEGMENTATION
+from ..statistics.surface import CONVENTIONS
 from .decoders import UNET_BLOCKS, DecoderPlan, probe_linear_decoder, probe_unet_decoder
 from .judging import judge_segmentation
 from .masks import Segmentation
 from .probe import Answer, Probe, Trial, epochs_setting, rate_setting, register
 from .scratch import probe_scratch
+from .surfaces import CONVENTION, TOLERANCE, SurfaceRule
 
 if TYPE_CHECKING:
     from ..encoders.embed import TokenStore
@@ -33,6 +35,12 @@ class Segment(Probe):
     stratifies = False  # its cases have no class
     decoder: str = option("linear", "segmentation: the decoder", choices=("linear", "unet"))
     image_size: int | None = option(None, "segmentation: input (default: the model's)", least=1, metavar="PX")
+    surface: str | None = option(
+        None, "segmentation: whose surface distances (default: deepmind)", choices=tuple(CONVENTIONS)
+    )
+    tolerance: float | None = option(
+        None, "segmentation: of surface Dice, mm, or pixels without spacing (default: 2)", above=0
+    )
     epochs: int | None = epochs_setting()
     rate: float | None = rate_setting()
 
@@ -43,7 +51,8 @@ class Segment(Probe):
 
     def run(self, trial: Trial) -> Answer:
         """Train the decoder, or the network of a `scratch:` model, and judge."""
-        return judge_segmentation(trial, self._probed(trial))
+        rule = SurfaceRule(self.surface or CONVENTION, self.tolerance or TOLERANCE)
+        return judge_segmentation(trial, self._probed(trial), rule)
 
     def _probed(self, trial: Trial) -> Segmentation:
         plan = DecoderPlan(self.epochs, self.rate or RATE, trial.run.seed, trial.run.device)

@@ -66,7 +66,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Overlap:
-    """A metric of masks: from counts (cases, classes, 3) (see `segmentation_counts`) to values (cases, classes)."""
+    """A metric of masks: from counts (cases, classes, 4) (see `segmentation_counts`) to values (cases, classes)."""
 
     name: str
     title: str
@@ -412,7 +412,7 @@ def notes(split: ScoredSplit, name: str = "test") -> list[str]:
 
 
 def segmentation_counts(decided: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
-    """Voxel counts of one case: (classes, 3) int64 of intersection, decided and true voxels per class.
+    """Voxel counts of one case, (classes, 4) int64: intersection, decided, true, and decided on true background.
 
     Counts add: sum them over the slices of a volume before `dice` or `jaccard` for a score per volume.
 
@@ -430,19 +430,20 @@ def segmentation_counts(decided: np.ndarray, truth: np.ndarray, classes: int) ->
         hit,
         np.bincount(decided.reshape(-1), minlength=classes),
         np.bincount(truth.reshape(-1), minlength=classes),
+        np.bincount(decided[truth == 0].reshape(-1), minlength=classes),
     ]
     return np.stack(counts, axis=1).astype(np.int64)
 
 
 def dice(counts: np.ndarray) -> np.ndarray:
-    """Dice (1945) per class from `segmentation_counts` (..., classes, 3); NaN where a class is in neither mask."""
-    hit, decided, truth = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
+    """Dice (1945) per class from `segmentation_counts` (..., classes, 4); NaN where a class is in neither mask."""
+    hit, decided, truth = np.moveaxis(np.asarray(counts, dtype=np.float64)[..., :3], -1, 0)
     return _ratio(2 * hit, decided + truth, np.nan)
 
 
 def jaccard(counts: np.ndarray) -> np.ndarray:
-    """Jaccard index per class from `segmentation_counts` (..., classes, 3); NaN where a class is in neither mask."""
-    hit, decided, truth = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
+    """Jaccard index per class from `segmentation_counts` (..., classes, 4); NaN where a class is in neither mask."""
+    hit, decided, truth = np.moveaxis(np.asarray(counts, dtype=np.float64)[..., :3], -1, 0)
     return _ratio(hit, decided + truth - hit, np.nan)
 
 

@@ -51,7 +51,8 @@ class Split:
     `masks[i]` (H, W) integer classes of image i, for segmentation. `case_of_image` (N_images,) maps images to cases
     where a case has several images (slices of one patient); None when each image is a case. `subjects` (N_cases,)
     names who a case comes from, None when unknown. `columns` {name: (N_cases,) text} is what else is known of each
-    case, such as sex, age or site, to compare groups by; "" where unknown.
+    case, such as sex, age or site, to compare groups by; "" where unknown. `spacing` (N_cases, 3), mm, of volumes:
+    between slices, rows and columns; None when unknown.
     """
 
     images: Images
@@ -60,6 +61,7 @@ class Split:
     case_of_image: np.ndarray | None = None
     subjects: np.ndarray | None = None
     columns: dict[str, np.ndarray] = field(default_factory=dict)
+    spacing: np.ndarray | None = None
 
     @property
     def num_cases(self) -> int:

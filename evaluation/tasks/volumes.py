@@ -66,17 +66,31 @@ def _open_split(record: TaskRecord, pairs: list[tuple[Path, Path]], names: np.nd
         [label for _, label in pairs], where, load, partial(_classes, top=len(record.classes)), "labels"
     )
     cases = np.array([volume for volume, _ in where], int)
-    return Split(images, masks=SliceMasks(labels), case_of_image=cases, subjects=names)
+    spacing = np.array([_spacing(label) for _, label in pairs])
+    return Split(images, masks=SliceMasks(labels), case_of_image=cases, subjects=names, spacing=spacing)
 
 
 def _shape(path: Path) -> tuple[int, int, int]:
-    """Voxels to the patient's right, front and head, from a volume's header alone."""
+    """Voxels to the patient's right, front and head."""
+    right, front, head = (int(voxels) for voxels in _header(path)[0])
+    return right, front, head
+
+
+def _spacing(path: Path) -> tuple[float, float, float]:
+    """Millimetres between slices, rows and columns of the upright axial slices."""
+    columns, rows, slices = (float(step) for step in _header(path)[1])
+    return slices, rows, columns
+
+
+def _header(path: Path) -> tuple[list[int], list[float]]:
+    """Voxels, and millimetres of one, to the patient's right, front and head, from a volume's header alone."""
     nibabel = require("nibabel", "data")
     try:
         image = nibabel.load(path)
         axes = nibabel.io_orientation(image.affine)[:, 0]
-        right, front, head = (int(image.shape[int(np.flatnonzero(axes == axis)[0])]) for axis in range(3))
-        return right, front, head
+        order = [int(np.flatnonzero(axes == axis)[0]) for axis in range(3)]
+        zooms = image.header.get_zooms()
+        return [image.shape[axis] for axis in order], [zooms[axis] for axis in order]
     except (OSError, ValueError, IndexError, nibabel.filebasedimages.ImageFileError) as error:
         raise UserError(f"{path} cannot be read as NIfTI ({error}); get the set again") from error
 

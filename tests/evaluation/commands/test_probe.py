@@ -229,7 +229,10 @@ def test_segmentation_writes_dice_per_case(tmp_path, tiny_model, second_model, m
     assert {r["method"] for r in records} == {"segment" if decoder == "linear" else "segment-unet"}
     for record in records:
         assert record["metrics"]["dice"]["value"] > 0.5 and record["metrics"]["jaccard"]["cases"] == 5
-        assert np.load(tmp_path / record["scores"])["test_counts"].shape == (5, 2, 3)
+        assert np.load(tmp_path / record["scores"])["test_counts"].shape == (5, 2, 4)
+        names = {"radiology", "radiology_dice", "radiology_jaccard", "hd95", "nsd", "assd"}
+        assert names <= {*record["metrics"], *record["undefined"]} and 0 < record["metrics"]["radiology"]["value"] < 1
+        assert any("DeepMind" in note and "2 pixels" in note for note in record["notes"])
     assert {row["metric"] for row in read(tmp_path, "comparisons.json")} == {"dice", "jaccard"}
     assert list((tmp_path / "figures").glob("masks_*.png"))
 
