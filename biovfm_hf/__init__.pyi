@@ -239,6 +239,52 @@ def embed(
     """
     ...
 
+def curate(
+    features: str | Path,
+    *,
+    keep: int,
+    out: str | Path,
+    clusters: Sequence[int] | int = (),
+    resamplings: int = 10,
+    closest: bool = False,
+    like: str | Path | None = None,
+    neighbours: int = 32,
+    dataset: str | None = None,
+    config: str | None = None,
+    split: str = 'train',
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Choose images, and write `selection.txt` and `curation.json` to `out`.
+
+    Args:
+        features: of the pool, from biovfm embed.
+        keep: how many images to choose.
+        out: where to write.
+        clusters: of each level, falling (default: one for 75 images, then a twentieth each).
+        resamplings: of each level, which spread the centroids evenly.
+        closest: take the images nearest to their cluster's centre, instead of random ones.
+        like: features of images of your own, by the same model.
+        neighbours: of each image of --like, at most.
+        dataset: the embedded dataset, to report what was thinned.
+        config: of this dataset.
+        split: of this dataset.
+        seed: of everything random.
+
+    Returns:
+        What curation.json holds: {"pool", "kept", "seed", "clusters": sizes of the levels or None, "columns": {column:
+        {"entropy_pool", "entropy_kept" in nats, "counts": {value: [pool, kept]}}}}.
+
+    Raises:
+        UserError: a features file is not readable, more is asked for than there is, or the dataset is another.
+
+    Examples:
+        >>> import biovfm_hf
+        >>> report = biovfm_hf.curate("features.parquet", keep=12, out="curated", clusters=[4])
+        >>> len(Path("curated/selection.txt").read_text().splitlines())
+        12
+    """
+    ...
+
 def search(
     *,
     model: str,

@@ -14,6 +14,7 @@ COMMANDS = {
     "pretrain": ("training.command", "pretrain a vision transformer on unlabelled images, in one process"),
     "convert": ("biovfm_hf.conversion.command", "read DINOv2, MAE, timm or transformers weights, and write them back"),
     "embed": ("evaluation.commands.embed", "turn images into a Parquet file of feature vectors"),
+    "curate": ("evaluation.curation.command", "choose images to pretrain on, balanced or like your own"),
     "search": ("evaluation.commands.search", "find the images most like an example, with a contact sheet"),
     "probe": ("evaluation.commands.probe", "score encoders on benchmark tasks, with intervals"),
     "score": ("evaluation.commands.score", "metrics and intervals for scores that you already have"),

@@ -91,6 +91,16 @@ next: load_dataset("dataset", "full", split="train")
 >>> len(features.names)
 24""",
     ),
+    "curate": Door(
+        "evaluation.curation.command",
+        "curate",
+        "CurateOptions",
+        """\
+>>> import biovfm_hf
+>>> report = biovfm_hf.curate("features.parquet", keep=12, out="curated", clusters=[4])
+>>> len(Path("curated/selection.txt").read_text().splitlines())
+12""",
+    ),
     "search": Door(
         "evaluation.commands.search",
         "search",

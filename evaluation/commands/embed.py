@@ -18,6 +18,7 @@ from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.hub.network import heed_missing_network, is_path
 from biovfm_hf.options import check_options, option, parse_options, required
 from biovfm_hf.reading.image_files import IMAGE_SUFFIXES, NOT_INPUT, count_frames, walk
+from biovfm_hf.reading.rows import row_ids
 from biovfm_hf.volumes import AXES
 from biovfm_hf.writing.files import atomic_path, write_text
 
@@ -338,14 +339,7 @@ def _open_dataset(source: str, config: str | None, split: str, shrink_to: int) -
     if not columns or len(rows) == 0:
         raise UserError(f"{source}: the dataset has no rows with an image column; columns: {', '.join(rows.features)}")
     stored = rows.cast_column(columns[0], datasets.Image(decode=False))
-    return Opened(DatasetImages(stored, columns[0], shrink_to), _row_names(rows))
-
-
-def _row_names(rows: Any) -> list[str]:
-    if "path" not in rows.features:
-        return [str(number) for number in range(len(rows))]
-    parts = [rows[name] for name in ("path", "view", "index") if name in rows.features]
-    return [":".join(str(part) for part in row if part is not None) for row in zip(*parts, strict=True)]
+    return Opened(DatasetImages(stored, columns[0], shrink_to), row_ids(rows))
 
 
 def describe(encoder: Encoder, which: str) -> dict[str, str]:

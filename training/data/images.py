@@ -1,5 +1,6 @@
 """Encoded images by number: of a folder, of archives, of a dataset's table, or streamed; from here or elsewhere."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from biovfm_hf.errors import UserError, require
+from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.nearest import did_you_mean
+from biovfm_hf.reading.rows import row_ids
 
 from ..settings.config import DataConfig
 from .archives import TarImages, ZipImages
@@ -150,7 +152,10 @@ def _open(config: DataConfig) -> Images:
 
 
 def _open_dataset(config: DataConfig) -> Images:
-    return open_stream(config) if config.streaming else _open_table(config)
+    if config.streaming:
+        _refuse_selection(config, "data.streaming")
+        return open_stream(config)
+    return _open_table(config)
 
 
 def _open_files(config: DataConfig) -> Images:
@@ -160,10 +165,12 @@ def _open_files(config: DataConfig) -> Images:
         return _open_dataset(config)
     shards = [name for name in files if name.endswith(".tar")]
     archives = [name for name in files if name.lower().endswith(".zip")]
+    if shards or archives:
+        _refuse_selection(config, "archives")
     if shards:
         _refuse_dataset_keys(config, "tar shards")
         return TarImages(shards, config.filters)
-    images = ZipImages(archives) if archives else FolderImages(str(config.path), files)
+    images = ZipImages(archives) if archives else FolderImages(str(config.path), _selected_files(config, files))
     for column in config.filters:
         images.group_by(column)
     _refuse_dataset_keys(config, "a zipped folder of images" if archives else "a plain folder of images")
@@ -173,6 +180,19 @@ def _open_files(config: DataConfig) -> Images:
             f"files ending in {', '.join(IMAGE_SUFFIXES)}"
         )
     return images
+
+
+def _selected_files(config: DataConfig, files: Sequence[str]) -> Sequence[str]:
+    """The files of a folder that the selection names by their paths below it."""
+    if not config.selection:
+        return files
+    below = {os.path.relpath(name, str(config.path)): name for name in files}
+    return [below[name] for name in read_selection(config.selection, list(below))]
+
+
+def _refuse_selection(config: DataConfig, what: str) -> None:
+    if config.selection:
+        raise UserError(f"{config.path}: data.selection does not work with {what}; give the dataset without streaming")
 
 
 def _refuse_dataset_keys(config: DataConfig, what: str) -> None:
@@ -248,4 +268,30 @@ def _selected_rows(table: Any, config: DataConfig) -> NDArray[np.int64] | None:
         keep &= np.isin(values, chosen)
     if not keep.any():
         raise UserError(NONE_LEFT)
+    if config.selection:
+        keep &= np.isin(row_ids(table), read_selection(config.selection, row_ids(table)))
+        if not keep.any():
+            raise UserError(NONE_LEFT)
     return None if keep.all() else np.flatnonzero(keep)
+
+
+def read_selection(path: str, ids: Sequence[str]) -> list[str]:
+    """The ids of a selection, one a line, each of which must be there.
+
+    Raises:
+        UserError: the file cannot be read, or names an image that is not there.
+    """
+    try:
+        chosen = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"data.selection {path} cannot be read ({one_line(error)}); biovfm curate writes one"
+        ) from error
+    there = set(ids)
+    lacking = [name for name in chosen if name not in there]
+    if lacking:
+        raise UserError(
+            f"data.selection {path}: {len(lacking)} of {len(chosen)} images are not in the data, the first is "
+            f"{lacking[0]}; give the config and split that were embedded"
+        )
+    return chosen

@@ -46,6 +46,8 @@ class DataConfig:
         column: name of the image column.
         modality: keep only these values of the `modality` column.
         source: keep only these values of the `source` column.
+        selection: a text file with the id of one image a line (`biovfm curate` writes one); only these are taken. Of a
+            dataset that is not streamed, or a folder of images.
         weight_by: draw by the groups of this column (`modality` or `source`) instead of uniformly over images.
         weights: group -> weight; groups left out count 1, so an empty map means equal shares.
         streaming: read Parquet row groups as they are needed instead of building a local Arrow copy.
@@ -63,6 +65,7 @@ class DataConfig:
     column: str = "image"
     modality: list[str] = field(default_factory=list)
     source: list[str] = field(default_factory=list)
+    selection: str | None = None
     weight_by: Literal["modality", "source"] | None = None
     weights: dict[str, float] = field(default_factory=dict)
     streaming: bool = False

@@ -1,0 +1,168 @@
+"""`biovfm curate`: choose images from a pool by their features, and write a selection that pretraining reads."""
+
+import argparse
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError, one_line, require
+from biovfm_hf.options import argument, check_options, option, parse_options, required
+from biovfm_hf.reading.rows import row_ids
+from biovfm_hf.writing.files import write_text
+
+from .features import open_features
+from .hierarchy import build_tree, sample
+from .retrieval import retrieve
+
+DESCRIPTION = """\
+Choose N images of a pool by the features that biovfm embed made of them.
+
+Without --like they are balanced: the features are clustered level by level (Vo et al. 2024), and each cluster gives
+the same share, so that what there is much of is thinned and what is rare stays. With --like they are those nearest to
+images of your own."""
+EXAMPLES = """\
+examples:
+  biovfm embed --model dinov2-b --images dataset/ --config full --out pool.parquet
+  biovfm curate pool.parquet --keep 100000 --out curated --dataset dataset/ --config full
+  biovfm curate pool.parquet --keep 50000 --like mine.parquet --out like-mine
+  biovfm pretrain mae_vit_small --data dataset/ --out run data.config=full data.selection=curated/selection.txt
+
+OUT receives selection.txt (one id a line) and curation.json: settings, cluster sizes and, with --dataset, what was kept
+of each modality, anatomy and source. Features are read from disk in blocks; OUT holds a copy of them meanwhile."""
+COLUMNS = ("modality", "source", "anatomy")
+BRANCHING = 20  # clusters of a level for each of the next
+ROWS_PER_CLUSTER = 75  # of level 1, as 743M images in 10M clusters
+
+
+@dataclass(frozen=True)
+class CurateOptions:
+    """What `biovfm curate` takes, and `biovfm_hf.curate` by keyword. Wrong values are refused as a UserError."""
+
+    features: Path = argument("of the pool, from biovfm embed", metavar="FEATURES.parquet")
+    keep: int = required("how many images to choose", metavar="N", least=1)
+    out: Path = required("where to write", metavar="DIR")
+    clusters: tuple[int, ...] = option(
+        (), "of each level, falling (default: one for 75 images, then a twentieth each)", metavar="K,...", commas=True,
+        least=2,
+    )  # fmt: skip
+    resamplings: int = option(10, "of each level, which spread the centroids evenly", least=0)
+    closest: bool = option(False, "take the images nearest to their cluster's centre, instead of random ones")
+    like: Path | None = option(None, "features of images of your own, by the same model", metavar="FEATURES.parquet")
+    neighbours: int = option(32, "of each image of --like, at most", least=1)
+    dataset: str | None = option(None, "the embedded dataset, to report what was thinned", metavar="DIR_OR_REPO")
+    config: str | None = option(None, "of this dataset")
+    split: str = option("train", "of this dataset")
+    seed: int = option(0, "of everything random", least=0)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if list(self.clusters) != sorted(set(self.clusters), reverse=True):
+            raise UserError(f"clusters: {', '.join(map(str, self.clusters))}; give falling numbers")
+        if self.out.is_file():
+            raise UserError(f"out: {self.out} is a file; give a folder")
+
+
+def main(argv: list[str]) -> int:
+    """Run `biovfm curate`. Returns 0; failures are raised as UserError."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "biovfm curate", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=formatter
+    )
+    options = parse_options(parser, CurateOptions, argv)
+    report = curate(options)
+    print(f"{report['kept']} of {report['pool']} images in {options.out / 'selection.txt'}")
+    for column, part in report["columns"].items():
+        print(f"{column}: entropy {part['entropy_pool']:.3f} in the pool, {part['entropy_kept']:.3f} kept")
+        for value, (pool, kept) in part["counts"].items():
+            print(f"  {value or '(none)'}: {kept} of {pool}")
+    return 0
+
+
+def curate(options: CurateOptions) -> dict[str, Any]:
+    """Choose images, and write `selection.txt` and `curation.json` to `options.out`.
+
+    Returns:
+        What curation.json holds: {"pool", "kept", "seed", "clusters": sizes of the levels or None, "columns": {column:
+        {"entropy_pool", "entropy_kept" in nats, "counts": {value: [pool, kept]}}}}.
+
+    Raises:
+        UserError: a features file is not readable, more is asked for than there is, or the dataset is another.
+    """
+    with open_features(options.features, options.out) as (names, features):
+        if options.keep > len(names):
+            raise UserError(f"keep: {options.keep} of {len(names)} images in {options.features}; ask for fewer")
+        known = _columns(options, names)
+        if options.like is None:
+            clusters, sizes, rows = _balanced(options, features)
+        else:
+            clusters, sizes = [], None
+            with open_features(options.like, options.out) as (_, queries):
+                rows = retrieve(features, np.asarray(queries), options.keep, options.neighbours)
+    report = {
+        "pool": len(names), "kept": len(rows), "seed": options.seed, "clusters": clusters, "cluster_sizes": sizes,
+        "columns": {column: thinned(values, rows) for column, values in known.items()},
+    }  # fmt: skip
+    write_text(options.out / "selection.txt", "".join(f"{names[row]}\n" for row in rows))
+    write_text(options.out / "curation.json", json.dumps(report, indent=1) + "\n")
+    return report
+
+
+def _balanced(options: CurateOptions, features: np.ndarray) -> tuple[list[int], list[list[int]], np.ndarray]:
+    """Clusters by level, the sizes of the upper levels, and the rows of a balanced sample."""
+    clusters = list(options.clusters) or default_clusters(len(features))
+    counts = [len(features), *clusters]
+    nearest = [max(counts[level] // counts[level + 1] // 2, 1) for level in range(len(clusters))]
+    tree = build_tree(features, clusters, nearest, options.resamplings, options.seed)
+    sizes = [level.tolist() for level in tree.sizes()[1:]]
+    return clusters, sizes, sample(tree, options.keep, options.seed, options.closest)
+
+
+def default_clusters(rows: int) -> list[int]:
+    """Clusters of each level: one for 75 rows, then a twentieth at each level while 20 or more remain; at most 4."""
+    clusters = [max(rows // ROWS_PER_CLUSTER, min(rows, 2))]
+    while clusters[-1] // BRANCHING >= BRANCHING and len(clusters) < 4:
+        clusters.append(clusters[-1] // BRANCHING)
+    return clusters
+
+
+def _columns(options: CurateOptions, names: list[str]) -> dict[str, np.ndarray]:
+    """What the dataset tells of each image of the pool."""
+    if options.dataset is None:
+        return {}
+    datasets = require("datasets", "eval")
+    try:
+        table = datasets.load_dataset(options.dataset, options.config, split=options.split)
+    except (FileNotFoundError, ValueError, OSError) as error:
+        raise UserError(f"{options.dataset}: no dataset that can be opened ({one_line(error)})") from error
+    places = {name: row for row, name in enumerate(row_ids(table))}
+    lacking = [name for name in names if name not in places]
+    if lacking:
+        raise UserError(
+            f"{options.dataset} has no row {lacking[0]} ({len(lacking)} of {len(names)} are missing); give the "
+            "dataset, config and split that were embedded"
+        )
+    rows = [places[name] for name in names]
+    found = {}
+    for column in (name for name in COLUMNS if name in table.features):
+        classes = getattr(table.features[column], "names", None)
+        values = table[column]
+        found[column] = np.array([str(classes[values[row]] if classes else values[row]) for row in rows])
+    return found
+
+
+def thinned(values: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+    """Entropy in nats of a column's shares in the pool and in the rows kept, and the counts of each value."""
+    pool, kept = Counter(values.tolist()), Counter(values[rows].tolist())
+    return {
+        "entropy_pool": _entropy(pool), "entropy_kept": _entropy(kept),
+        "counts": {value: [count, kept[value]] for value, count in pool.most_common()},
+    }  # fmt: skip
+
+
+def _entropy(counts: Counter[str]) -> float:
+    shares = np.array(list(counts.values())) / max(counts.total(), 1)
+    return float(-(shares * np.log(shares)).sum())

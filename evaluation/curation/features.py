@@ -1,0 +1,41 @@
+"""A features file as an array that is mapped from disk, so that its size is not bounded by memory."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from biovfm_hf.errors import UserError, require
+
+READ_ROWS = 16384
+
+
+@contextmanager
+def open_features(path: Path, scratch: Path) -> Iterator[tuple[list[str], np.ndarray]]:
+    """The ids and the vectors (n, D) float32 of a features file, copied in blocks to a file in `scratch` meanwhile.
+
+    Raises:
+        UserError: no such file, not one of `biovfm embed`, or no row.
+    """
+    arrow, parquet = require("pyarrow", "eval"), require("pyarrow.parquet", "eval")
+    scratch.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=scratch, prefix=".features-") as folder:
+        try:
+            stored = parquet.ParquetFile(path)
+            json.loads((stored.schema_arrow.metadata or {})[b"biovfm"])
+            width = stored.schema_arrow.field("features").type.list_size
+            if not stored.metadata.num_rows:
+                raise ValueError("it has no row")
+            shape = (stored.metadata.num_rows, width)
+            vectors = np.lib.format.open_memmap(Path(folder) / "vectors.npy", "w+", np.float32, shape)
+            names: list[str] = []
+            for batch in stored.iter_batches(READ_ROWS, columns=["id", "features"]):
+                flat = batch["features"].flatten().to_numpy(zero_copy_only=False)
+                vectors[len(names) : len(names) + len(batch)] = flat.reshape(-1, width)
+                names += batch["id"].to_pylist()
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, arrow.ArrowException) as error:
+            raise UserError(f"{path} is no features file ({error}); write it with: biovfm embed") from error
+        yield names, vectors

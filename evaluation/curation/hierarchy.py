@@ -1,0 +1,136 @@
+"""Hierarchical k-means with resampling, and balanced sampling from its tree (Vo et al. 2024, arXiv 2405.15613).
+
+Level 1 clusters the features, each further level the centroids of the one below. Resampling takes of every cluster the
+few rows nearest to its centroid and clusters these anew, so that centroids spread evenly over the space instead of
+following its density. Sampling goes down the tree and gives each child the same share, as far as it has so many rows.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+
+from .kmeans import assign, lloyd, seed_centroids
+
+LLOYD_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Clusters of clusters.
+
+    Attributes:
+        assignments: of level 1 the cluster (n,) of each row, of each further level that of each cluster below.
+        distances: (n,) squared distance of each row to its level-1 centroid.
+    """
+
+    assignments: list[np.ndarray]
+    distances: np.ndarray
+
+    def sizes(self) -> list[np.ndarray]:
+        """Rows in each cluster of each level, empty ones as 0."""
+        found = [np.bincount(self.assignments[0])]
+        for below, labels in zip(self.assignments, self.assignments[1:], strict=False):
+            sizes = np.zeros(len(labels), np.int64)
+            sizes[: len(found[-1])] = found[-1]
+            assert len(labels) > below.max()
+            found.append(np.bincount(labels, weights=sizes).astype(np.int64))
+        return found
+
+
+def build_tree(
+    features: np.ndarray, clusters: list[int], nearest: list[int], resamplings: int = 10, seed: int = 0
+) -> Tree:
+    """Cluster features (n, D) level by level.
+
+    Args:
+        features: float; may be memory-mapped.
+        clusters: how many at each level, falling.
+        nearest: rows taken of each cluster when resampling, by level; 1 or fewer leaves resampling out.
+        resamplings: how often, each level.
+        seed: of the seeding; the order of rows counts too.
+
+    Raises:
+        UserError: a level has more clusters than there is to cluster.
+    """
+    points, assignments, distances = features, [], np.zeros(len(features))
+    for level, (k, r) in enumerate(zip(clusters, nearest, strict=True)):
+        if k > len(points):
+            raise UserError(f"{k} clusters of {len(points)} rows at level {level + 1}; give fewer clusters")
+        centroids = lloyd(points, seed_centroids(points, k, seed), LLOYD_STEPS)
+        for again in range(resamplings if r > 1 else 0):
+            found = assign(points, centroids)
+            rows = nearest_rows(found.labels, found.distances, r)
+            if len(rows) < k:
+                break
+            centroids = lloyd(points, seed_centroids(points, k, seed + again + 1, rows), LLOYD_STEPS, rows)
+        found = assign(points, centroids)
+        assignments.append(found.labels)
+        distances = found.distances if level == 0 else distances
+        points = centroids
+    return Tree(assignments, distances)
+
+
+def nearest_rows(labels: np.ndarray, distances: np.ndarray, count: int) -> np.ndarray:
+    """The `count` rows of each cluster nearest to its centroid, sorted."""
+    order = np.lexsort((distances, labels))
+    _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    places = np.arange(len(order)) - np.repeat(starts, sizes)
+    return np.sort(order[places < count])
+
+
+def cut(sizes: np.ndarray, target: int) -> int:
+    """The largest whole c for which the sum of min(size, c) is at most `target`; the largest size where all fit."""
+    low, high = 0, int(np.max(sizes, initial=0))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if np.minimum(sizes, middle).sum() <= target else (low, middle - 1)
+    return low
+
+
+def allot(sizes: np.ndarray, target: int, random: np.random.Generator) -> np.ndarray:
+    """How many to take of each child: min(size, cut), and one more of random larger ones until it is `target`."""
+    level = cut(sizes, target)
+    shares = np.minimum(sizes, level)
+    larger = np.flatnonzero(sizes > level)
+    shares[random.permutation(larger)[: max(target - int(shares.sum()), 0)]] += 1
+    return shares
+
+
+def sample(tree: Tree, target: int, seed: int = 0, closest: bool = False, copies: int = 1) -> np.ndarray:
+    """Rows of a balanced sample, sorted; exactly `target` of them where there are as many.
+
+    Args:
+        tree: from `build_tree`.
+        target: how many.
+        seed: of what is random.
+        closest: take the rows nearest to their centroid, instead of random ones.
+        copies: how often a row may be taken.
+
+    Raises:
+        UserError: there are fewer rows, copies counted.
+    """
+    rows = len(tree.assignments[0])
+    if target > rows * copies:
+        raise UserError(f"{target} of {rows} rows ({copies} copies at most); ask for {rows * copies} or fewer")
+    random = np.random.default_rng(seed)
+    sizes = [size * copies for size in tree.sizes()]
+    shares = allot(sizes[-1], target, random)
+    for labels, below in zip(tree.assignments[:0:-1], sizes[-2::-1], strict=True):
+        given = np.zeros(len(below), np.int64)
+        for cluster in np.flatnonzero(shares):
+            children = np.flatnonzero(labels[: len(below)] == cluster)
+            given[children] = allot(below[children], int(shares[cluster]), random)
+        shares = given
+    return _take(tree, shares, random, closest)
+
+
+def _take(tree: Tree, shares: np.ndarray, random: np.random.Generator, closest: bool) -> np.ndarray:
+    """Rows of each level-1 cluster: whole copies of it first, then the rest."""
+    labels = tree.assignments[0]
+    key = tree.distances if closest else random.random(len(labels))
+    order = np.lexsort((key, labels))
+    starts = np.searchsorted(labels[order], np.arange(len(shares) + 1))
+    taken = [np.resize(order[starts[c] : starts[c + 1]], shares[c]) for c in np.flatnonzero(shares)]
+    return np.sort(np.concatenate(taken)) if taken else np.zeros(0, np.int64)

@@ -1,0 +1,75 @@
+"""K-means over features that are larger than memory: they are read in blocks of rows, sums are kept in float64."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+BLOCK_ROWS = 65536
+TILE_CENTROIDS = 4096  # compared at once, so that block x tile distances stay within 1 GiB in float32
+SEEDING_ROWS = 64  # rows for each cluster that k-means++ chooses from
+
+
+class Assignment(NamedTuple):
+    """The nearest centroid (n,) int32 of each row, and the squared distance (n,) float64 to it."""
+
+    labels: np.ndarray
+    distances: np.ndarray
+
+
+def blocks(features: np.ndarray, rows: np.ndarray | None = None) -> Iterator[tuple[slice, np.ndarray]]:
+    """Places and values, float32 or float64, of blocks of rows (B, D) of features (n, D), or of some of its rows."""
+    count = len(features) if rows is None else len(rows)
+    kind = np.float64 if features.dtype == np.float64 else np.float32
+    for start in range(0, count, BLOCK_ROWS):
+        place = slice(start, min(start + BLOCK_ROWS, count))
+        yield place, np.asarray(features[place] if rows is None else features[rows[place]], kind)
+
+
+def assign(features: np.ndarray, centroids: np.ndarray, rows: np.ndarray | None = None) -> Assignment:
+    """The nearest centroid (k, D) of each row by L2 distance; the first of equal ones."""
+    count = len(features) if rows is None else len(rows)
+    labels, distances = np.zeros(count, np.int32), np.full(count, np.inf)
+    for place, block in blocks(features, rows):
+        squares = np.einsum("nd,nd->n", block, block, dtype=np.float64)
+        for start in range(0, len(centroids), TILE_CENTROIDS):
+            tile = centroids[start : start + TILE_CENTROIDS].astype(block.dtype)
+            gaps = np.einsum("kd,kd->k", tile, tile) - 2 * (block @ tile.T)
+            best = gaps.argmin(axis=1)
+            nearest = squares + gaps[np.arange(len(block)), best]
+            closer = nearest < distances[place]
+            labels[place] = np.where(closer, best + start, labels[place])
+            distances[place] = np.minimum(nearest, distances[place])
+    return Assignment(labels, np.maximum(distances, 0))
+
+
+def means(features: np.ndarray, labels: np.ndarray, old: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    """The mean (k, D) float64 of each cluster's rows; an empty cluster keeps its old centroid."""
+    sums, counts = np.zeros(old.shape, np.float64), np.bincount(labels, minlength=len(old))
+    for place, block in blocks(features, rows):
+        order = np.argsort(labels[place], kind="stable")
+        present, starts = np.unique(labels[place][order], return_index=True)
+        sums[present] += np.add.reduceat(block[order].astype(np.float64), starts, axis=0)
+    return np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], old)
+
+
+def seed_centroids(features: np.ndarray, k: int, seed: int, rows: np.ndarray | None = None) -> np.ndarray:
+    """K-means++ (Arthur & Vassilvitskii 2007) with greedy trials, on at most 64 rows for each cluster: (k, D)."""
+    from sklearn.cluster import kmeans_plusplus
+
+    pool = np.arange(len(features)) if rows is None else rows
+    if len(pool) > k * SEEDING_ROWS:
+        pool = np.sort(np.random.default_rng(seed).choice(pool, k * SEEDING_ROWS, replace=False))
+    chosen, _ = kmeans_plusplus(np.asarray(features[pool], np.float64), k, random_state=seed)
+    return chosen
+
+
+def lloyd(features: np.ndarray, centroids: np.ndarray, steps: int, rows: np.ndarray | None = None) -> np.ndarray:
+    """Centroids (k, D) after at most `steps` steps of Lloyd's algorithm; it ends where no row changes its cluster."""
+    before = None
+    for _ in range(steps):
+        labels = assign(features, centroids, rows).labels
+        if before is not None and np.array_equal(labels, before):
+            break
+        centroids, before = means(features, labels, centroids, rows), labels
+    return centroids
