@@ -32,7 +32,7 @@ examples:
   biovfm pretrain mae_vit_small --data dataset/ --out run data.config=full data.selection=curated/selection.txt
 
 OUT receives selection.txt (one id a line) and curation.json: settings, cluster sizes and, with --dataset, what was
-kept of each modality, anatomy and source. Features are read from disk in blocks; OUT holds a copy of them meanwhile."""
+kept of each modality, anatomy and source. Features are read in blocks; OUT holds a copy of them meanwhile."""
 COLUMNS = ("modality", "source", "anatomy")
 BRANCHING = 20  # clusters of a level for each of the next
 ROWS_PER_CLUSTER = 75  # of level 1, as 743M images in 10M clusters
