@@ -37,6 +37,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..errors import UserError, one_line
+from ..memory import keep_freed_memory
 
 _REQUEST = struct.Struct("<cq")  # to the keeper: fork a worker, or say how worker PID ended
 _ENDED = struct.Struct("<qq")  # wait status, peak of resident memory in KiB
@@ -44,6 +45,8 @@ _FRAME = struct.Struct("<cQI")  # kind, bytes of the pickle, count of buffers be
 _ITEM, _END, _ERROR = b"i", b"e", b"x"
 _CALLS_PER_WORKER = 500  # a fresh one now and then returns what decoders leak
 _PR_SET_PDEATHSIG = 1
+_DECODERS = ("biovfm_hf.pixels", "biovfm_hf.decoding", "pydicom.pixels")  # pydicom takes 0.2 s, for each worker anew
+_KEPT_BLOCK, _KEPT_MEMORY = 8 << 20, 64 << 20  # pictures of one file after the other take the same memory
 _CAN_FORK = hasattr(os, "fork")  # elsewhere there is nothing to limit with, and functions are called here
 _OWN = ("biovfm_hf", "dataset_builder", "training", "evaluation", "model_cards", "tests")
 _NUMPY = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
@@ -81,14 +84,14 @@ class Limited:
 
     Args:
         limits: of each call.
-        preload: modules that workers find imported.
+        preload: modules that workers find imported, besides the decoders.
     """
 
-    def __init__(self, limits: Limits | None = None, preload: Sequence[str] = ("biovfm_hf.pixels",)) -> None:
+    def __init__(self, limits: Limits | None = None, preload: Sequence[str] = ()) -> None:
         self.limits = limits or Limits()
         self.peak = 0
         """Most resident memory, in bytes, of a worker that has ended."""
-        self._preload = preload
+        self._preload = (*_DECODERS, *preload)
         self._lock = threading.Lock()
         self._keeper: _Keeper | None = None
         self._idle: list[_Worker] = []
@@ -289,7 +292,8 @@ def _keep(argv: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the first one ends us
     settings = json.loads(argv[2])
     for module in settings["preload"]:
-        importlib.import_module(module)
+        with contextlib.suppress(ImportError):  # of an extra that is not installed; a file that needs it says so
+            importlib.import_module(module)
     control = socket.socket(fileno=int(argv[1]))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders in C complain there, across progress bars
     living: set[int] = set()
@@ -319,6 +323,7 @@ def _work(channel: socket.socket, limits: Limits) -> NoReturn:
     """Answer calls until the channel closes."""
     try:
         _limit_memory(limits.memory)
+        keep_freed_memory(_KEPT_BLOCK, _KEPT_MEMORY)
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         while True:
             _, (many, function, args, kwargs), _ = _receive(channel, None, pickle.loads)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from biovfm_hf.memory import keep_freed_memory
 from biovfm_hf.reading.limited import Limited, Limits
 
 from .. import readers
@@ -125,7 +124,6 @@ def _prepare() -> None:
     warnings.simplefilter("ignore")
     for name in ("pydicom", "tifffile", "nibabel"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    keep_freed_memory(block=8 << 20, total=64 << 20)
 
 
 def _limit_time(size: int, item: Item) -> None:
