@@ -1,5 +1,6 @@
 """The `biovfm` command: a table of sub-commands, each loaded only when it is used."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -59,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(_unknown(command), file=sys.stderr)
         return 2
+    if not sys.stderr.isatty():  # a log gets lines, no loading bars of libraries; they read this when imported
+        for library in ("HF_HUB", "HF_DATASETS"):
+            os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
     try:
         with packages_named(COMMANDS[command][0]):
             return load_room_module(COMMANDS[command][0]).main(rest)

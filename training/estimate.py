@@ -1,5 +1,6 @@
 """What a run will take, before it is started: the resolved configuration, parameters, memory and compute."""
 
+import math
 import os
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,9 @@ from .settings.typed import to_yaml
 
 _UTILISATION = 0.4  # share of the peak that a well-fed ViT reaches
 _KEPT = {"bf16": 40, "fp32": 70}  # bytes per token, block and feature that autograd keeps, as counted on a ViT-S
+# Images that one core decodes and crops in a second, of 256 pixels: colour and grey PNG, as docs and benchmark have it
+_LOADER_RATES = (215, 501)
+_GPUS = (8, 32)
 _FSDP = 8  # GPUs that launch/fsdp2_8gpu.yaml spreads the states over
 # Peak dense bf16 rates in FLOP/s, from the makers' data sheets
 PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "V100": 125e12}
@@ -86,13 +90,32 @@ def describe(config: TrainConfig, method: Method[Any, Any]) -> str:
         f"activations       about {activations:.1f} GiB on every GPU for {images} images a pass",
         f"passes a step     {_passes(config, {1, 8, 32, processes})}",
         f"compute           {per_image / 1e9:,.1f} GFLOP an image, {per_image * seen:.3g} FLOP in all",
-        f"time              {_in_words(hours)} of one H100 at {_UTILISATION:.0%} of its bf16 peak",
+        f"time              {_in_words(hours)} of one H100 at {_UTILISATION:.0%} of its bf16 peak, "
+        + ", ".join(f"{_in_words(hours / count)} on {count}" for count in _GPUS),
+        *_feeding(PEAK_FLOPS["H100"] * _UTILISATION / per_image, config.run.keep_checkpoints, total, trained),
     ]
     if config.epochs is not None:
         lines.append(
             f"epochs            {config.epochs:g}, in steps once the data is known; these figures are for steps"
         )
     return to_yaml(config) + "\n" + "\n".join(f"# {line}" for line in lines)
+
+
+def _feeding(rate: float, checkpoints: int, held: int, trained: int) -> list[str]:
+    """What GPUs of `rate` images/s each eat, the loader cores for that, and the disk that checkpoints take.
+
+    A checkpoint holds all `held` parameters and Adam's two moments of the `trained` ones, in fp32.
+    """
+    most, fewest = (rate / per_core for per_core in _LOADER_RATES)
+    one = (4 * held + 8 * trained) / 2**30
+    eaten = ", ".join(f"{rate * count:,.0f} on {count}" for count in _GPUS)
+    return [
+        f"images eaten      about {rate:,.0f} images/s on each H100, {eaten}",
+        f"loader cores      about {math.ceil(fewest)} to {math.ceil(most)} for each H100 (grey to colour PNG of 256 "
+        "pixels, two global and eight local crops; MAE's one crop takes fewer)",
+        f"checkpoints       about {one:.1f} GiB each, {(checkpoints + 1) * one:.1f} GiB of disk for the {checkpoints} "
+        "kept and the one that is written",
+    ]
 
 
 def check_memory(method: Method[Any, Any], config: TrainConfig, model_config: Any) -> None:

@@ -7,9 +7,11 @@ started again continues bit for bit on a CPU, from nothing but the tensors and t
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +86,7 @@ def _train_steps(run: Run, stop: "_StopSignal") -> None:
         unit="img",
         unit_scale=True,
         desc=f"{config.title} pretraining",
-        disable=not run.main,
+        disable=not (run.main and sys.stderr.isatty()),  # a log gets whole lines, see `_log_line`
         mininterval=0.5,
     )
     with closing(batches), progress, logging_redirect_tqdm():
@@ -240,9 +242,21 @@ def _log(run: Run, terms: dict[str, Tensor], values: StepValues, rate: float, pr
         record |= _measure(run)
     if run.main:
         append_metrics(run.out, record)
+        if progress.disable:
+            print(_log_line(run.step, run.config, record), file=sys.stderr, flush=True)
         progress.set_postfix(loss=f"{record['loss']:.4f}", lr=f"{values.lr:.2e}", step=run.step)
         _raise_alarm(run, record)
     _track(run, record)
+
+
+def _log_line(step: int, config: TrainConfig, record: dict[str, Any]) -> str:
+    """A step's loss, rate and time left in one whole line, for what is not a terminal."""
+    rate = record["images_per_second"]
+    left = timedelta(seconds=round((config.steps - step) * config.batch.size / max(rate, 1e-9)))
+    return (
+        f"step {step:,}/{config.steps:,}  loss {record['loss']:.4f}  lr {record['lr']:.2e}  "
+        f"{rate:,.1f} images/s  left {left}"
+    )
 
 
 def _track(run: Run, record: dict[str, Any]) -> None:

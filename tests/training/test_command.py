@@ -60,7 +60,8 @@ def test_a_dry_run_prints_a_config_that_loads_and_trains_nothing(
     assert run_script(method, words) == 0
     printed = capsys.readouterr().out
     assert config_from_tree(yaml.safe_load(printed)) == load_config(f"{method}_vit_small", {})
-    for phrase in ("parameters", "GiB on every GPU, ", "FSDP over 8", "GFLOP an image", "hours of one H100"):
+    for phrase in ("parameters", "GiB on every GPU, ", "FSDP over 8", "GFLOP an image", "hours of one H100",
+                   "on 8, ", "images eaten", "loader cores", "GiB of disk for the 3"):  # fmt: skip
         assert phrase in printed
     assert not (tmp_path / "out").exists()
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -60,6 +61,15 @@ def spawn(method: str, data: Path, out: Path, *more: str) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, str(script), *words(method, data, out, *more)]
     return subprocess.Popen(command, env=environment, cwd=data, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def test_a_log_gets_whole_lines_and_no_bar(image_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    assert train("mae", image_folder, tmp_path / "out", "steps=4", "run.log_every=2") == 0
+    log = capfd.readouterr().err
+    assert "\r" not in log
+    lines = [line for line in log.splitlines() if line.startswith("step ")]
+    assert [line.split()[1] for line in lines] == ["2/4", "4/4"]
+    assert all(re.search(r"loss [\d.]+  lr \S+  [\d.,]+ images/s  left \d:\d\d:\d\d", line) for line in lines)
 
 
 @pytest.mark.parametrize("method", ["dino", "mae"])
