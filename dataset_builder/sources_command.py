@@ -15,6 +15,7 @@ from .catalog.downloading import download_source
 from .catalog.load import load_catalog
 from .catalog.records import load_source
 from .catalog.source import NOT_ESTABLISHED, Source
+from .plan.listing import list_items
 from .plan.status import on_disk, sources_status
 
 EXAMPLES = """examples:
@@ -57,7 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     fetched = actions.add_parser("download", help="fetch a source that has open direct links; run again to resume")
     fetched.add_argument("id", help="id of a source, or path of a record (YAML)")
     fetched.add_argument("--accept-terms", action="store_true", help="you have read and accept the source's terms")
-    listed.add_argument("--raw", type=Path, default=Path("raw"), help="folder of the raw sources (default: ./raw)")
+    for action in (listed, shown):
+        action.add_argument("--raw", type=Path, default=Path("raw"), help="folder of the raw sources (default: ./raw)")
     for action in (checked, fetched):
         action.add_argument("--raw", type=Path, required=True, help="folder of the raw sources")
     for action in (listed, shown, checked):
@@ -153,7 +155,9 @@ def _show(arguments: argparse.Namespace) -> int:
         return 0
     source = load_source(arguments.id)
     print(source.name)
-    print("one of the 61 sources of BioVFM-21M" if source.in_paper else "outside the 61 sources of BioVFM-21M")
+    own = Path(arguments.id).is_file()
+    if not own:
+        print("one of the 61 sources of BioVFM-21M" if source.in_paper else "outside the 61 sources of BioVFM-21M")
     print()
     for label, value in _facts(source):
         _field(label, value)
@@ -164,9 +168,31 @@ def _show(arguments: argparse.Namespace) -> int:
     _field("overlaps, in words", source.overlap_note)
     _field("evidence", "\n".join(source.evidence) or None)
     _field("notes", source.notes or "none")
+    if own:
+        print(f"\nIn {arguments.raw / source.folder}")
+        for line in _matches(source, arguments.raw):
+            print(f"  {line}")
+        return 0
     print("\nHow to obtain it")
     _print_steps(source)
     return 0
+
+
+def _matches(source: Source, raw: Path) -> list[str]:
+    """Of a record of one's own: how many files it selects, why others are left out, and what a sample path yields."""
+    if not on_disk(source, raw):
+        return [f"nothing is there; name the folder that holds {source.folder}/ with --raw"]
+    items = list(list_items(source, raw))
+    taken = [item for item in items if item.excluded is None]
+    reasons = Counter(item.excluded for item in items if item.excluded is not None)
+    lines = [f"{len(taken):,} files are selected for training, {len(items) - len(taken):,} are left out"]
+    lines += [f"left out: {count:,} {reason}" for reason, count in reasons.most_common()]
+    if taken:
+        sample = taken[0]
+        member = f", member {sample.member}" if sample.member else ""
+        subject = "not told, so that each file counts as one of its own" if sample.subject is None else sample.subject
+        lines.append(f"sample: {sample.path}{member}: split train, subject {subject}")
+    return lines
 
 
 def _facts(source: Source) -> list[tuple[str, Any]]:

@@ -4,6 +4,8 @@ import re
 
 from markupsafe import Markup, escape
 
+from biovfm_hf.results.significance import p_text
+
 
 def count(value: float | None) -> str:
     """A whole number with thin thousands separators: 1234567 -> '1,234,567'; None -> 'not stated'."""
@@ -46,9 +48,7 @@ def duration(seconds: float | None) -> str:
 
 def p_value(p: float | None) -> str:
     """'<0.001', or three decimals; an en dash where there is none."""
-    if p is None:
-        return "–"
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+    return p_text(p) or "–"
 
 
 def breakable(name: object) -> Markup:

@@ -5,6 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 
 
+def p_text(p: float | None) -> str:
+    """A p-value for readers: `<0.001`, or three decimals; nothing where there is none.
+
+    >>> p_text(0.0004), p_text(0.02), p_text(None)
+    ('<0.001', '0.020', '')
+    """
+    if p is None:
+        return ""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     """Holm's (1979) step-down adjusted p-values of one family of tests; NaN stays NaN and does not count.
 

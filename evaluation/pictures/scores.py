@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from biovfm_hf.results.significance import mean_ranks
+from biovfm_hf.results.significance import mean_ranks, p_text
 
 from ..results.records import Record, read_scores, stored_split
 from ..results.table import blocks, unlike
@@ -268,8 +268,7 @@ def draw_ranks(path: Path, method: str, records: list[Record]) -> None:
     axes.set_xticks(range(1, len(models) + 1))
     axes.xaxis.tick_top()
     axes.spines[["left", "right", "bottom"]].set_visible(False)
-    p = "< 0.001" if found.friedman_p < 0.001 else f"{found.friedman_p:.3f}"
-    difference = f"critical difference {found.critical_difference:.2f}, Friedman p {p}"
+    difference = f"critical difference {found.critical_difference:.2f}, Friedman p {p_text(found.friedman_p)}"
     axes.set_title(textwrap.fill(f"{method}: average rank over {len(values)} tasks ({difference})", 84), fontsize=8)
     told = ", ".join(f"{models[number]} {found.ranks[number]:.2f}" for number in order)
     words = (

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from biovfm_hf.results.published import table1
+from biovfm_hf.results.significance import p_text
 from biovfm_hf.writing.files import write_text
 
 from ..statistics.metrics import find_metric, table_metrics
@@ -226,7 +227,7 @@ def _differences(comparisons: list[dict[str, Any]], group: list[Record]) -> list
         cell = {"value": row["difference"], "low": row["low"], "high": row["high"]}
         p = row["p_holm"]
         verdict = "no p" if p is None else "yes" if p < 0.05 else "no"
-        shown, exact = ("" if value is None else f"{value:.3f}" for value in (p, row.get("p_delong")))
+        shown, exact = p_text(p), p_text(row.get("p_delong"))
         lines.append(
             f"| {row['task']} | {metric_title(row['metric'])} | {row['model_a']} | {row['model_b']} | "
             f"{_seed_text(row)} | {cell_text(cell)} | {shown} | {exact} | {verdict} |"

@@ -273,3 +273,17 @@ def test_python_gives_what_the_command_prints(source, server, tmp_path, capsys):
     (row,) = sources_status(raw, [source()])
     main(["status", "--raw", str(raw), "--sources", str(source()), "--json"])
     assert json.loads(capsys.readouterr().out) == [row]
+
+
+def test_show_of_a_record_of_ones_own_counts_what_it_selects(source, tmp_path, capsys):
+    path, raw = source(), tmp_path / "raw"
+    assert main(["show", str(path), "--raw", str(raw)]) == 0
+    assert "nothing is there; name the folder that holds mine/" in capsys.readouterr().out
+    (raw / "mine").mkdir(parents=True)
+    for name in ("a.png", "b.png", "notes.txt"):
+        (raw / "mine" / name).write_bytes(b"x")
+    assert main(["show", str(path), "--raw", str(raw)]) == 0
+    shown = capsys.readouterr().out
+    assert "2 files are selected for training, 1 are left out" in shown
+    assert "sample: mine/a.png: split train, subject not told" in shown
+    assert "How to obtain it" not in shown and "61 sources" not in shown
