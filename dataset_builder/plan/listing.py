@@ -7,6 +7,7 @@ take most of the time.
 import os
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
 from itertools import chain
@@ -22,28 +23,35 @@ from ..readers.archive import members
 from ..readers.archives import UNREADABLE, BrokenArchive, Member, is_archive, is_zip, list_members, zip_members
 from ..readers.hdf5 import EXPANDERS
 from ..readers.picture import first_bytes, opening
+from .stamps import stamp
 
 MAX_DEPTH = 32
+THREADS = 16
+_LOOKS, _AHEAD = 32, 4096  # files that a thread looks at in one go, and all of them ahead of the walk
 EMPTY = "an archive without files"
 
 
-def list_items(source: Source, raw_dir: Path) -> Iterator[Item]:
+def list_items(source: Source, raw_dir: Path, stamps: dict[str, str] | None = None) -> Iterator[Item]:
     """Everything of `source` below `raw_dir`, selected or excluded with a reason, in a fixed order.
 
     Folders are walked in the order of their names, archives in their own order; no more than one folder's names are
     held at a time. Symbolic links are followed only to files inside the source's folder. Nothing is yielded where the
-    folder does not exist.
+    folder does not exist. Every file is looked at once, many at a time, so that a network disk's latency is hidden.
+
+    `stamps` receives the stamp of each file by its path, as `stamp_of` an item takes it out again.
     """
     folder = raw_dir / source.folder
     if folder.is_dir():
-        yield from _Walk(source, folder).directory("", 0)
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="listing") as pool:
+            yield from _Walk(source, folder, pool, {} if stamps is None else stamps).directory("", 0)
 
 
 class _Walk:
     """One pass over the folder of one source."""
 
-    def __init__(self, source: Source, folder: Path) -> None:
+    def __init__(self, source: Source, folder: Path, pool: ThreadPoolExecutor, stamps: dict[str, str]) -> None:
         self._source = source
+        self._pool, self._stamps = pool, stamps
         self._top = f"{folder}/"
         self._prefix = "" if source.folder == "." else f"{source.folder}/"
         self._inside = folder.resolve()
@@ -57,14 +65,13 @@ class _Walk:
             yield self._passed_over(below, f"the folder cannot be read ({error.strerror})")
             return
         slices: list[str] = []
-        for name in names:
-            place = f"{below}/{name}" if below else name
-            problem, status = self._look(place, name, depth)
+        for name, place, problem, status in self._looks(below, names, depth):
             if status is None:
                 yield self._passed_over(place, str(problem))
             elif stat.S_ISDIR(status.st_mode):
                 yield from self.directory(place, depth + 1)
             else:
+                self._stamps[self._prefix + place] = stamp(status)
                 seen = self._seen(place)
                 rule = self._selection.rule(seen)
                 if rule is not None and rule.kind == "dicom_series" and self._selection.excluded(seen) is None:
@@ -73,6 +80,21 @@ class _Walk:
                     yield from self._file(place, name, seen, rule, status.st_size)
         if slices:
             yield from self._series(below, slices)
+
+    def _looks(
+        self, below: str, names: list[str], depth: int
+    ) -> Iterator[tuple[str, str, str | None, os.stat_result | None]]:
+        """Name and place of each entry of a folder, and what `_look` says of it, in the order of the names."""
+
+        def look(part: list[str]) -> list[tuple[str, str, str | None, os.stat_result | None]]:
+            places = [f"{below}/{name}" if below else name for name in part]
+            return [(name, at, *self._look(at, name, depth)) for name, at in zip(part, places, strict=True)]
+
+        for start in range(0, len(names), _AHEAD):
+            block = names[start : start + _AHEAD]
+            parts = [block[first : first + _LOOKS] for first in range(0, len(block), _LOOKS)]
+            for looks in self._pool.map(look, parts) if len(parts) > 1 else map(look, parts):
+                yield from looks
 
     def _look(self, place: str, name: str, depth: int) -> tuple[str | None, os.stat_result | None]:
         """The status of a folder or regular file that may be taken, else None and why not."""

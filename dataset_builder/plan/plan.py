@@ -189,10 +189,12 @@ def make_plan(sources: Iterable[Source], raw: Path, out: Path, options: Options,
         for source in sources:
             records[source.id] = digest(source)
             before = len(shards)
-            for modality, items in _cut(_considered(source, raw, options)):
+            stamps: dict[str, str] = {}
+            for modality, items in _cut(_considered(source, raw, options, stamps)):
                 number = sum(s.source == source.id and s.modality == modality for s in shards[before:])
                 rows = [
-                    {**_row(item, source, salt), "shard": len(shards), "stamp": stamp_of(item, raw)} for item in items
+                    {**_row(item, source, salt), "shard": len(shards), "stamp": stamp_of(item, raw, stamps)}
+                    for item in items
                 ]
                 writer.write_table(pa.Table.from_pylist(rows, schema=_ITEMS), row_group_size=len(rows))
                 name = f"data/{slug(modality)}/{source.id}-{number:05d}.parquet"
@@ -272,10 +274,10 @@ def slug(modality: str | None) -> str:
     return (modality or "mixed").lower().replace(" ", "-")
 
 
-def _considered(source: Source, raw: Path, options: Options) -> Iterator[Item]:
+def _considered(source: Source, raw: Path, options: Options, stamps: dict[str, str]) -> Iterator[Item]:
     """All inputs of a source, with the exclusions of the leakage guard and of the subset added to the record's own."""
     leaks = outside_benchmarks(source, options.leakage)
-    for item in list_items(source, raw):
+    for item in list_items(source, raw, stamps):
         reason = item.excluded
         if reason is None:
             reason = leaks(f"{item.path}!{item.member}" if item.member else item.path)

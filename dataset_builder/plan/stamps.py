@@ -1,6 +1,7 @@
 """The identity of an input: what is compared when it is read, so that nothing is taken for another file in silence."""
 
 import hashlib
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -8,29 +9,39 @@ from ..item import Item
 from ..readers.archives import list_members
 
 
-def stamp_of(item: Item, raw: Path) -> str:
+def stamp_of(item: Item, raw: str | Path, listed: dict[str, str] | None = None) -> str:
     """Size and time of change (ns) of an input's file; of a series the hash of its files'.
 
     Of a member of a ZIP, or of a TAR that is not compressed, a hash of the archive's directory of members is added:
     they are read at places that it tells. Members of other archives are found by their names.
 
+    `listed` holds the stamps of files that were looked at already, by their paths below `raw`, which lose those used.
+
     Beside the plan and not in an `Item`: what is written must not depend on when a file was copied.
     """
+    listed = {} if listed is None else listed
     if item.files:
-        return hashlib.sha256(" ".join(_stamp(raw / file) for file in item.files).encode()).hexdigest()[:16]
-    path = raw / item.path
-    stamp = _stamp(path)
-    if stamp and (item.offset is not None or item.members) and path.name.lower().endswith((".zip", ".tar")):
-        stamp += f"/{_directory(path, path.stat().st_ctime_ns)}"
-    return stamp
+        return hashlib.sha256(" ".join(_stamp(raw, file, listed) for file in item.files).encode()).hexdigest()[:16]
+    by_place = item.offset is not None or bool(item.members)
+    if not by_place or not item.path.lower().endswith((".zip", ".tar")):
+        return _stamp(raw, item.path, listed)
+    path = Path(raw, item.path)
+    found = _stamp(raw, item.path, {})
+    return f"{found}/{_directory(path, path.stat().st_ctime_ns)}" if found else found
 
 
-def _stamp(path: Path) -> str:
+def stamp(status: os.stat_result) -> str:
+    """Size and time of change of a file."""
+    return f"{status.st_size}/{status.st_mtime_ns}"
+
+
+def _stamp(raw: str | Path, path: str, listed: dict[str, str]) -> str:
+    if path in listed:
+        return listed.pop(path)
     try:
-        status = path.stat()
+        return stamp(os.stat(f"{raw}/{path}"))  # noqa: PTH116 (there may be millions)
     except (OSError, ValueError):
         return ""
-    return f"{status.st_size}/{status.st_mtime_ns}"
 
 
 @lru_cache(maxsize=4)
