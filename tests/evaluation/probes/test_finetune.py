@@ -16,6 +16,7 @@ from evaluation.probes.few_shot import Draws, draw_subjects, probe_few_shot
 from evaluation.probes.finetune import FineTune, Plan, probe_finetune, random_crop
 from evaluation.probes.lora import LoRA, attention_layers
 from evaluation.probes.probe import Problem
+from evaluation.probes.scratch import build
 from evaluation.results.comparisons import _few_shot
 from evaluation.statistics.significance import seed_spread
 from evaluation.tasks import Split, open_task
@@ -240,7 +241,7 @@ def test_random_crop_keeps_three_quarters_and_the_proportions(make_image):
         assert 0.7 < crop.size / image.size <= 1 and abs(crop.shape[1] / crop.shape[0] - 64 / 48) < 0.05
 
 
-@pytest.mark.parametrize("name", ["unet", "transunet"])
+@pytest.mark.parametrize("name", ["unet-small", "transunet"])
 def test_networks_from_scratch_segment_and_are_refused_elsewhere(tmp_path, mask_folder, class_folder, name):
     words = ["--model", f"scratch:{name}", "--out", str(tmp_path), "--resamples", "20"]
     main([*words, "--tasks", str(mask_folder), "--method", "segment", "--image-size", "32", "--epochs", "12"])
@@ -257,3 +258,10 @@ def test_scratch_baselines_refuse_other_names_and_sizes(tmp_path, mask_folder):
         main(["--model", "scratch:vnet", *words])
     with pytest.raises(UserError, match="multiple of 16"):
         main(["--model", "scratch:unet", *words, "--image-size", "40"])
+
+
+@pytest.mark.parametrize(("classes", "parameters"), [(1, 31_037_633), (3, 31_037_763)])
+def test_the_unet_of_the_papers_name_has_its_31_million_weights(classes, parameters):
+    with torch.device("meta"):
+        network = build("unet", classes)
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
