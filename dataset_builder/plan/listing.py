@@ -135,7 +135,7 @@ class _Walk:
 
     def _file(self, place: str, name: str, seen: str, rule: ItemRule | None, size: int) -> Iterator[Item]:
         lower = name.lower()
-        if rule is None and is_archive(lower):
+        if is_archive(lower):  # also where a pattern takes every file: no rule reads an archive as one picture
             reason = self._selection.excluded(place)
             if reason:
                 yield self._excluded(place, reason, "archive")

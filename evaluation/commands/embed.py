@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from biovfm_hf.cards.provenance import hub_provenance, read_provenance
 from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.hub.network import heed_missing_network, is_path
 from biovfm_hf.options import check_options, option, parse_options, required
@@ -34,7 +35,7 @@ BEFORE_CROP = 256 / 224  # of their input size: what models that crop the centre
 PRECISIONS = ("fp32", "bf16")
 DEVICE_HELP = "torch device (default: cuda where there is one, else cpu)"
 NO_FRAME, EVERY_FRAME = "none", "all"
-LEFT_OUT = "left_out"
+LEFT_OUT, PRIVATE_SOURCES = "left_out", "private_sources"
 EACH_SLICE = "slices"
 TOLD = 20  # of what was left out, on the screen
 FEATURES = ("both", "class", "mean", "pooled", "last4")
@@ -97,13 +98,15 @@ class EmbedOptions:
 class Features:
     """A features file: the images' ids, their vectors (N, D) float32, what these were made with, what was left out.
 
-    `left_out` has a reason for each image that could not be read and each other file of the folder, by its id.
+    `left_out` has a reason for each image that could not be read and each other file of the folder, by its id;
+    `private_sources` the ids of the private sources of a dataset.
     """
 
     names: list[str]
     vectors: np.ndarray
     made_with: dict[str, str]
     left_out: dict[str, str] = field(default_factory=dict)
+    private_sources: tuple[str, ...] = ()
 
     @property
     def unread(self) -> int:
@@ -116,12 +119,14 @@ class Opened:
     """Images with the ids of their cases, and the reason for each file that is known to be none before it is decoded.
 
     `case_of_image` (N,) says of which case each image is, where volumes are among the cases; None: each is one.
+    `private_sources` has the ids of a dataset's private sources.
     """
 
     images: Images
     names: list[str]
     left_out: dict[str, str] = field(default_factory=dict)
     case_of_image: np.ndarray | None = None
+    private_sources: tuple[str, ...] = ()
 
 
 def main(argv: list[str]) -> int:
@@ -234,7 +239,7 @@ def _accounted(opened: Opened, images: Readable, vectors: np.ndarray, made_with:
     kept = vectors[rows]
     if made_with.get("pool", EACH_SLICE) != EACH_SLICE:
         kept = case_features(kept, np.unique(cases[rows], return_inverse=True)[1], made_with["pool"])
-    return Features(names, kept, made_with, dict(sorted(left_out.items())))
+    return Features(names, kept, made_with, dict(sorted(left_out.items())), opened.private_sources)
 
 
 def open_images(
@@ -339,7 +344,9 @@ def _open_dataset(source: str, config: str | None, split: str, shrink_to: int) -
     if not columns or len(rows) == 0:
         raise UserError(f"{source}: the dataset has no rows with an image column; columns: {', '.join(rows.features)}")
     stored = rows.cast_column(columns[0], datasets.Image(decode=False))
-    return Opened(DatasetImages(stored, columns[0], shrink_to), row_ids(rows))
+    marks = read_provenance(Path(source)) if Path(source).is_dir() else hub_provenance(source, "dataset")
+    images = DatasetImages(stored, columns[0], shrink_to)
+    return Opened(images, row_ids(rows), private_sources=marks.private_sources)
 
 
 def describe(encoder: Encoder, which: str) -> dict[str, str]:
@@ -363,7 +370,7 @@ def write_features(out: Path, features: Features) -> None:
     flat = arrow.array(np.ascontiguousarray(features.vectors, np.float32).reshape(-1))
     column = arrow.FixedSizeListArray.from_arrays(flat, features.vectors.shape[1])
     table = arrow.table({"id": arrow.array(features.names), "features": column})
-    about = {**features.made_with, LEFT_OUT: features.left_out}
+    about = {**features.made_with, LEFT_OUT: features.left_out, PRIVATE_SOURCES: features.private_sources}
     table = table.replace_schema_metadata({"biovfm": json.dumps(about)})
     try:
         with atomic_path(out) as temporary:
@@ -413,7 +420,7 @@ def read_features(path: Path) -> Features:
         made_with = json.loads(table.schema.metadata[b"biovfm"])
         column = table["features"].combine_chunks()
         vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
-        left_out = made_with.pop(LEFT_OUT, {})
-        return Features(table["id"].to_pylist(), vectors, made_with, left_out)
+        left_out, private = made_with.pop(LEFT_OUT, {}), made_with.pop(PRIVATE_SOURCES, [])
+        return Features(table["id"].to_pylist(), vectors, made_with, left_out, tuple(map(str, private)))
     except (OSError, KeyError, TypeError, ValueError, arrow.ArrowException) as error:
         raise UserError(f"{path} is no features file ({error}); write it with: biovfm embed") from error

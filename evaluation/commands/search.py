@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from biovfm_hf.cards.provenance import Provenance, add_provenance
 from biovfm_hf.errors import UserError
 from biovfm_hf.options import check_options, option, parse_options, required
 from biovfm_hf.volumes import AXES
@@ -106,6 +107,7 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
         }
         for path, r, v in zip(examples, rows, similarity, strict=True)
     ]
+    add_provenance(options.out, Provenance(private_sources=features.private_sources))
     write_text(options.out / "search.json", json.dumps(finds, indent=1) + "\n")
     if options.images:
         titled = [(f"example\n{path.name}", images[len(images) // 2]) for path, images in examples.items()]

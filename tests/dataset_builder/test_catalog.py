@@ -459,6 +459,22 @@ def test_members_are_selected_by_the_path_they_would_unpack_to(record, folder):
     }
 
 
+def test_a_pattern_of_every_file_looks_into_archives(record, folder):
+    inner = BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("1.png", b"1")
+    with zipfile.ZipFile(folder / "all.zip", "w") as archive:
+        archive.writestr("0.png", b"0")
+        archive.writestr("train.zip", inner.getvalue())
+    with tarfile.open(folder / "more.tar.gz", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("2.png"))
+    assert found(record(items=["**/*"]), folder.parent) == {
+        "mine/all.zip!0.png": None,
+        "mine/all.zip!train.zip!1.png": None,
+        "mine/more.tar.gz!2.png": None,
+    }
+
+
 def test_a_zip_inside_a_zip_is_a_folder_too(record, folder):
     """One level of it: what lies in a third archive, or in a ZIP inside a TAR, has to be unpacked."""
     inner, innermost = BytesIO(), BytesIO()

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from safetensors import SafetensorError
 
+from biovfm_hf.cards.provenance import Provenance, read_provenance, write_provenance
 from biovfm_hf.errors import UserError
 from evaluation.commands.embed import EmbedOptions, embed, main, open_images, read_features
 from evaluation.commands.search import main as search
@@ -70,6 +71,28 @@ def test_datasets_are_embedded_too(tmp_path, tiny_model, class_folder):
     written = read_features(out)
     names, vectors = written.names, written.vectors
     assert names[:2] == ["a/0.nii:axial", "a/1.nii:axial:1"] and vectors.shape == (6, 32)
+
+
+def test_features_and_finds_of_private_sources_are_marked(tmp_path, tiny_model, class_folder):
+    files = sorted(class_folder.rglob("*.png"))[:3]
+    write_dataset(tmp_path / "set", [file.read_bytes() for file in files])
+    write_provenance(tmp_path / "set", Provenance(private_sources=("clinic",)))
+    out = tmp_path / "features.parquet"
+    main(["--model", str(tiny_model), "--images", str(tmp_path / "set"), "--out", str(out)])
+    assert read_features(out).private_sources == ("clinic",)
+    search(
+        [
+            "--model",
+            str(tiny_model),
+            "--features",
+            str(out),
+            "--query",
+            str(files[0]),
+            "--out",
+            str(tmp_path / "found"),
+        ]
+    )
+    assert read_provenance(tmp_path / "found").private_sources == ("clinic",)
 
 
 def write_dataset(folder, files):
