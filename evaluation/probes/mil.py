@@ -32,7 +32,7 @@ class AttentionPooling(Probe):
 
     def run(self, trial: Trial) -> Answer:
         """Train, keep the epoch of lowest validation loss, judge, and leave the test slices' attention weights."""
-        from ..gated_attention import fit_attention  # needs torch
+        from .networks.gated_attention import fit_attention  # needs torch
 
         bags = {name: self._bags(trial, name) for name in SPLITS}
         mean, deviation = _standard(bags["train"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from evaluation.gated_attention import GatedAttention
+from evaluation.probes.networks.gated_attention import GatedAttention
 
 REFERENCES = Path(os.environ.get("BIOVFM_REFERENCE_DIR", Path(__file__).parents[2] / "reference"))
 FILES = sorted(REFERENCES.glob("mil_*.safetensors"))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from biovfm_hf.errors import UserError
 
-from .probes.probe import Problem, Scores
+from ..probe import Problem, Scores
 
 BATCH = 32
 PROJECTED, ATTENTION, HIDDEN = 128, 128, (128, 64)
