@@ -10,6 +10,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.flops import recipe_flops
 from biovfm_hf.options import argument, check_options, option, parse_options, required
 
+from ..composition.command import main as mixture_main
 from . import properties
 from .analysis import Analysis, analyse
 from .model_size import AXES, known_sizes
@@ -33,6 +34,7 @@ examples:
   biovfm scaling points.csv --axis published --out scaling     the paper's x: encoder + MAE decoder, both families
   biovfm scaling properties --data medmnist/ --out tasks.csv   measure task properties from MedMNIST files
   biovfm scaling sizes                                         parameters and compute of the named sizes
+  biovfm scaling mixture runs.csv --out mixture.json           the data mixture that fitted responses recommend
   biovfm scaling study study.yaml --out study                  pretrain, probe and analyse; resumes when run again
 
 Four sizes leave two degrees of freedom: read the intervals before the slopes."""
@@ -40,7 +42,7 @@ Four sizes leave two degrees of freedom: read the intervals before the slopes.""
 
 def main(argv: list[str]) -> int:
     """Run `biovfm scaling`. Returns the exit status."""
-    actions = {"properties": _properties, "sizes": _sizes, "study": _study}
+    actions = {"properties": _properties, "sizes": _sizes, "study": _study, "mixture": mixture_main}
     if argv and argv[0] in actions:
         return actions[argv[0]](argv[1:])
     return _analyse(argv)

@@ -1,0 +1,1 @@
+"""How the mixture of pretraining data decides a score: designs of runs, fitted responses, and the best mixture."""

@@ -1,0 +1,80 @@
+"""Responses of a loss to the mixture of data, by least squares: linear, the exponential law, Scheffe's quadratic.
+
+Shares r of the groups sum to 1, so a constant and a sum of shares say the same; each form has one of them.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+RIDGE = 1e-3  # of Scheffe's quadratic, whose products are nearly collinear
+FLOORS = (
+    0.02,
+    0.1,
+    0.3,
+    1.0,
+    3.0,
+)  # starts of the exponential law: its floor lies so many ranges below the lowest loss
+
+Response = Callable[[np.ndarray], np.ndarray]  # from shares (n, M) to losses (n,)
+
+
+def fit_linear(shares: np.ndarray, losses: np.ndarray) -> Response:
+    """A constant plus a weight for each share; of equally good weights the smallest."""
+    centre, level = shares.mean(axis=0), losses.mean()
+    weights = np.linalg.lstsq(shares - centre, losses - level, rcond=None)[0]
+    return lambda r: (r - centre) @ weights + level
+
+
+def scheffe_terms(shares: np.ndarray) -> np.ndarray:
+    """Shares and their products in pairs, (n, M (M + 1) / 2)."""
+    first, second = np.triu_indices(shares.shape[1], 1)
+    return np.concatenate([shares, shares[:, first] * shares[:, second]], axis=1)
+
+
+def fit_scheffe(shares: np.ndarray, losses: np.ndarray) -> Response:
+    """Scheffe's (1958) quadratic, sum b_i r_i + sum b_ij r_i r_j without a constant, by ridge regression."""
+    terms = scheffe_terms(shares.astype(np.float64))
+    weights = np.linalg.solve(terms.T @ terms + RIDGE * np.eye(terms.shape[1]), terms.T @ losses)
+    return lambda r: scheffe_terms(r.astype(np.float64)) @ weights
+
+
+def fit_exponential(shares: np.ndarray, losses: np.ndarray) -> Response:
+    """The mixing law c + exp(sum t_j r_j) (Ye et al. 2024), the best of several starts.
+
+    Its factor k is a constant added to every t, as shares sum to 1.
+    """
+    from scipy.optimize import least_squares
+
+    shares, spread = shares.astype(np.float64), max(float(np.ptp(losses)), 1e-9)
+
+    def residuals(values: np.ndarray) -> np.ndarray:
+        return values[0] + np.exp(np.minimum(shares @ values[1:], 50)) - losses
+
+    def slopes(values: np.ndarray) -> np.ndarray:
+        rise = np.exp(np.minimum(shares @ values[1:], 50))
+        return np.concatenate([np.ones((len(shares), 1)), rise[:, None] * shares], axis=1)
+
+    fits = []
+    for floor in losses.min() - spread * np.array(FLOORS):
+        start = np.linalg.lstsq(shares, np.log(losses - floor), rcond=None)[0]
+        fits.append(least_squares(residuals, np.r_[floor, start], jac=slopes, x_scale="jac", max_nfev=200))
+    best = min(fits, key=lambda fit: fit.cost).x
+    return lambda r: best[0] + np.exp(np.minimum(r @ best[1:], 50))
+
+
+RESPONSES: dict[str, Callable[[np.ndarray, np.ndarray], Response]] = {
+    "linear": fit_linear,
+    "exponential": fit_exponential,
+    "scheffe": fit_scheffe,
+}
+
+
+def fit_quality(predicted: np.ndarray, losses: np.ndarray) -> dict[str, float]:
+    """Mean absolute error, R2, and Spearman's rank correlation of predictions (n,) with losses (n,)."""
+    from scipy.stats import spearmanr
+
+    rest, spread = ((losses - predicted) ** 2).sum(), ((losses - losses.mean()) ** 2).sum()
+    rank = float(spearmanr(predicted, losses).statistic) if np.ptp(predicted) > 0 and np.ptp(losses) > 0 else 0.0
+    return {"mae": float(np.abs(losses - predicted).mean()), "r2": float(1 - rest / max(spread, 1e-300)),
+            "spearman": rank}  # fmt: skip
