@@ -27,7 +27,11 @@ def built(tmp_path_factory) -> Path:
 
 def test_each_source_gives_rows_exactly_where_it_has_a_training_part(built):
     manifest = pq.read_table(built / "manifest.parquet").to_pylist()
-    unreadable = [line for line in manifest if line["outcome"] in ("unreadable", "too large", "unsafe path")]
+    unreadable = [
+        (line["path"], line["detail"])
+        for line in manifest
+        if line["outcome"] in ("unreadable", "too large", "unsafe path")
+    ]
     assert unreadable == []
     counts = json.loads((built / "build.json").read_text())["sources"]
     for name, layout in miniatures.LAYOUTS.items():

@@ -34,8 +34,8 @@ def test_its_options_exist():
 
 
 def test_its_messages_are_those_of_the_code():
-    files = [ROOT / "biovfm_hf" / "hub.py", *(ROOT / "model_cards" / "hub").glob("*.py")]
-    code = "".join(file.read_text() for file in files)
+    folders = (ROOT / "biovfm_hf" / "hub", ROOT / "model_cards" / "hub")
+    code = "".join(file.read_text() for folder in folders for file in sorted(folder.glob("*.py")))
     code = code.replace('"\n            f"', "")
     for message in re.findall(r"^\| `(.*?)`", PAGE, re.MULTILINE):
         pattern = r"[^`]*?".join(re.escape(part) for part in re.split(r"\bN\b|\bDIR\b|50", message))
