@@ -2,7 +2,6 @@
 
 import math
 import os
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -139,7 +138,7 @@ def check_memory(method: Method[Any, Any], config: TrainConfig, model_config: An
 def _outline(method: Method[Any, Any], config: TrainConfig, model_config: Any) -> nn.Module:
     """The objective without its tensors' values, which takes no memory."""
     with torch.device("meta"):
-        return method.build(replace(config, model=replace(config.model, init_from=None)), model_config)
+        return method.build(config.without_weights(), model_config)
 
 
 def _in_words(hours: float) -> str:

@@ -5,7 +5,7 @@ import sys
 import threading
 from collections import deque
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ def _check_public(config: TrainConfig) -> None:
 def _initial(config: TrainConfig, out: Path) -> TrainConfig:
     """The configuration to build from: a run that continues has its weights, and needs those it began with no more."""
     begun = newest_name(out / "checkpoints") is not None
-    return replace(config, model=replace(config.model, init_from=None)) if begun else config
+    return config.without_weights() if begun else config
 
 
 def open_trackers(run: Run) -> None:

@@ -245,6 +245,10 @@ class TrainConfig:
             watch=replace(self.watch, task=name(self.watch.task)),
         )
 
+    def without_weights(self) -> Self:
+        """The settings of the same modules without weights to read: for sizes, or where a checkpoint has all."""
+        return replace(self, model=replace(self.model, init_from=None))
+
     def _check_crops(self) -> None:
         if self.batch.size < self.smallest_batch:
             raise UserError(

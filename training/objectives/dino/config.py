@@ -155,6 +155,10 @@ class DINOTrainConfig(TrainConfig):
         """The Gram teacher's weights."""
         return (self.gram.teacher,) if self.gram.teacher and self.gram.weight else ()
 
+    def without_weights(self) -> Self:
+        """As for every objective, and without the Gram teacher's, which a checkpoint holds."""
+        return replace(super().without_weights(), gram=replace(self.gram, teacher=None))
+
     def renamed(self, name: Callable[[str | None], str | None]) -> Self:
         """As for every objective, and the Gram teacher."""
         return replace(super().renamed(name), gram=replace(self.gram, teacher=name(self.gram.teacher)))

@@ -9,10 +9,12 @@ import torch
 
 from biovfm_hf.errors import UserError
 from training.command import pretrain
-from training.config_file import load_config
+from training.config_file import load_config, parse_overrides
 from training.data.batches import CropBatches, Share
 from training.data.images import open_images
 from training.data.order import SampleOrder
+from training.estimate import describe
+from training.objectives import method_of
 from training.run.checkpoint import newest_model
 from training.run.provenance import run_provenance
 
@@ -43,6 +45,21 @@ def test_without_a_weight_nothing_is_held_and_nothing_changes(image_folder: Path
     later = run(image_folder, tmp_path / "later", "gram.weight=1.0", "gram.start=6")
     assert not any(name.startswith("gram_teacher.") for name in plain)
     assert all(torch.equal(tensor, later[name]) for name, tensor in plain.items())
+
+
+def test_a_stage_is_estimated_and_goes_on_without_the_weights_that_it_began_with(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    run(image_folder, tmp_path / "first")
+    words = ["gram.weight=1.0", f"gram.teacher={tmp_path / 'first' / 'model'}"]
+    config = load_config("dino_smoke", parse_overrides([*SMALL_DINO, *words]))
+    assert "parameters" in describe(config, method_of("dino"))
+    whole = run(image_folder, tmp_path / "second", *words)
+    shutil.rmtree(tmp_path / "first")
+    shutil.rmtree(tmp_path / "second" / "model")
+    shutil.rmtree(tmp_path / "second" / "checkpoints" / "step_00000006")
+    again = run(image_folder, tmp_path / "second", *words)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
 @pytest.mark.parametrize("source", ["", "model"])
