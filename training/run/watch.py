@@ -23,6 +23,7 @@ from ..data.decode import read_image
 from ..data.images import FolderImages, Images
 from ..data.order import permute
 from ..settings.config import TrainConfig
+from .dense import dense_message, dense_signs
 
 _BATCH = 64
 Features = Callable[[Tensor, int], Tensor]  # (B, tokens, D), where patches begin -> (B, D)
@@ -101,6 +102,15 @@ def embed(model: BioVFMModel, images: Tensor, config: TrainConfig, features_of: 
     return torch.cat(features)
 
 
+@torch.no_grad()
+def measure_dense(model: BioVFMModel, images: Tensor, config: TrainConfig) -> dict[str, float]:
+    """`dense_signs` of the first `_BATCH` of (n, 3, S, S) uint8 images; each has enough patches to tell."""
+    pixels = images[:_BATCH].to(next(model.parameters()).device)
+    tokens = model(normalise(pixels, config.augment.mean, config.augment.std)).last_hidden_state
+    side = images.shape[-1] // model.config.patch_size
+    return dense_signs(tokens, 1 + model.config.num_register_tokens, (side, side))
+
+
 def rankme(features: Tensor) -> float:
     """Effective rank of (n, D) features: exp of the entropy of their normalised singular values (arXiv 2210.02885).
 
@@ -158,7 +168,7 @@ def measure(
     features_of: Features,
     device: Any,
 ) -> dict[str, float]:
-    """`rankme`, and `knn` where there is a task, of an encoder.
+    """`rankme`, `knn` where there is a task, and what `watch.dense` adds, of an encoder.
 
     Args:
         watch: what to measure on.
@@ -173,6 +183,8 @@ def measure(
     model.load_state_dict(tensors, assign=True)
     model.to(device).eval()
     values = {"rankme": rankme(embed(model, watch.sample, config, features_of))}
+    if config.watch.dense:
+        values |= measure_dense(model, watch.sample, config)
     if watch.task is not None:
         parts = (watch.task.train, watch.task.test)
         train, test = ((embed(model, images, config, features_of), labels) for images, labels in parts)
@@ -201,6 +213,7 @@ def collapse_message(
             f"RankMe is {ranks[-1]:.1f}: the features use barely one dimension. Lower optim.base_lr, or raise "
             "batch.size (for DINOv2 also dino.koleo_weight)"
         )
+    message = message or dense_message([record["dense_locality"] for record in records if "dense_locality" in record])
     return f"step {recent[-1]['step']}: {message}" if message else None
 
 

@@ -163,6 +163,7 @@ class WatchConfig:
 
     Attributes:
         every: steps between measurements; 0 measures nothing.
+        dense: measure the patch tokens too (`run/dense.py`), and warn where they lose their place in the image.
         task: labelled images for the kNN probe, a folder with one folder per class; null leaves the probe out.
         images: most images that RankMe, and each split of the task, are measured on.
         neighbours: k of the kNN probe.
@@ -170,6 +171,7 @@ class WatchConfig:
     """
 
     every: Annotated[int, Range(0)] = 0
+    dense: bool = False
     task: str | None = None
     images: Positive = 512
     neighbours: Positive = 20

@@ -1,0 +1,77 @@
+"""Are patch tokens still of use to dense tasks? Label-free signs, measured on fixed images while training runs.
+
+In long runs patch tokens drift towards the class token and towards one another, while the loss and the class tokens'
+scores go on improving (DINOv3, arXiv 2508.10104). Cosines are of tokens after the final norm.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def patch_cosine(patches: Tensor) -> Tensor:
+    """(B, N, D) patch tokens -> (B,), the mean cosine of two different patches of an image; 1 where all are alike."""
+    unit = F.normalize(patches.double(), dim=-1)
+    count = unit.shape[1]
+    whole = unit.sum(dim=1).square().sum(dim=-1)  # of all pairs, each patch with itself among them
+    return (whole - unit.square().sum(dim=(1, 2))) / (count * (count - 1))
+
+
+def class_cosine(class_tokens: Tensor, patches: Tensor) -> Tensor:
+    """(B, D) class and (B, N, D) patch tokens -> (B,), their mean cosine in an image."""
+    unit = F.normalize(patches.double(), dim=-1)
+    return (unit @ F.normalize(class_tokens.double(), dim=-1)[..., None]).mean(dim=(1, 2))
+
+
+def patch_rank(patches: Tensor) -> float:
+    """Effective rank of patches (B, N, D) about their mean: exp of the entropy of the singular values' shares."""
+    rows = patches.double().flatten(0, 1).cpu()
+    values = torch.linalg.svdvals(rows - rows.mean(dim=0))
+    shares = values / values.sum()
+    return float(torch.special.entr(shares).sum().exp())
+
+
+def norm_ratio(patches: Tensor) -> float:
+    """Longest over mean length of patches (B, N, D): far above 1 where a few have become artefacts (2309.16588)."""
+    lengths = patches.double().norm(dim=-1)
+    return float(lengths.max() / lengths.mean())
+
+
+def locality(patches: Tensor, grid: tuple[int, int]) -> float:
+    """How much more alike patches (B, N, D) beside each other are than any two of an image, in mean cosine.
+
+    It falls as similarity maps lose their place in the image. `grid` is (rows, columns), at least two of one of them.
+    """
+    maps = F.normalize(patches.double(), dim=-1).unflatten(1, grid)
+    beside = [(maps[:, 1:] * maps[:, :-1]).sum(dim=-1), (maps[:, :, 1:] * maps[:, :, :-1]).sum(dim=-1)]
+    return float(torch.cat([pairs.flatten() for pairs in beside]).mean() - patch_cosine(patches).mean())
+
+
+def dense_signs(tokens: Tensor, first_patch: int, grid: tuple[int, int]) -> dict[str, float]:
+    """All of the above of (B, 1 + R + N, D) normed tokens, by the names under which the watch logs them."""
+    patches = tokens[:, first_patch:]
+    return {
+        "dense_patch_cosine": float(patch_cosine(patches).mean()),
+        "dense_class_cosine": float(class_cosine(tokens[:, 0], patches).mean()),
+        "dense_patch_rank": patch_rank(patches),
+        "dense_norm_ratio": norm_ratio(patches),
+        "dense_locality": locality(patches, grid),
+    }
+
+
+def dense_message(values: list[float]) -> str | None:
+    """What `dense_locality`, measured from step 0 on, shows of a fall of patch features; None where it shows none.
+
+    The fall counts where the last two values both lie below half of the best one that training itself has reached.
+    """
+    learned = values[1:]  # without what the run started from
+    if len(learned) < 4 or max(learned[:-2]) <= 0:
+        return None
+    best = max(learned[:-2])
+    if max(learned[-2:]) > best / 2:
+        return None
+    return (
+        f"patches lose their place: those beside each other were {best:.3f} more alike than others, now "
+        f"{learned[-1]:.3f}. Dense tasks will suffer whatever the loss says: stop, and go on with Gram anchoring "
+        "(dino_gram.yaml, gram.teacher an export from before)"
+    )
