@@ -242,7 +242,7 @@ class TrainConfig:
         """The settings with every path replaced by what `name` gives for it."""
         return replace(
             self,
-            data=replace(self.data, path=name(self.data.path)),
+            data=replace(self.data, path=name(self.data.path), selection=name(self.data.selection)),
             model=replace(self.model, init_from=name(self.model.init_from)),
             watch=replace(self.watch, task=name(self.watch.task)),
         )
