@@ -97,8 +97,8 @@ def build(
         >>> for number in range(24):
         ...     coarse = Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8))
         ...     coarse.resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{number:02}.png")
-        >>> record = "id: scans\nname: Scans\nmodality: Ultrasound\nanatomies: [breast]\nitems: ['*.png']\ntrain: all\n"
-        >>> _ = Path("scans.yaml").write_text(record)
+        >>> lines = ["id: scans", "name: Scans", "modality: Ultrasound", "anatomies: [breast]", "items: ['*.png']", "train: all"]
+        >>> _ = Path("scans.yaml").write_text("\n".join([*lines, "access: open"]))  # left out, it would be private
 
         >>> import biovfm_hf
         >>> summary = biovfm_hf.build(raw="raw", out="dataset", sources="scans.yaml", size=32, workers=0)
