@@ -45,7 +45,7 @@ takes more calls `build` below `if __name__ == "__main__":`, as their processes 
 >>> for number in range(24):
 ...     coarse = Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8))
 ...     coarse.resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{number:02}.png")
->>> lines = ["id: scans", "name: Scans", "modality: Ultrasound", "anatomies: [breast]", "items: ['*.png']", "train: all"]
+>>> lines = ["id: scans", "name: Scans", "modality: Ultrasound", "anatomies: [eye]", "items: ['*.png']", "train: all"]
 >>> _ = Path("scans.yaml").write_text("\\n".join([*lines, "access: open"]))  # left out, it would be private
 
 >>> import biovfm_hf
