@@ -146,7 +146,9 @@ def markdown(records: list[Record], comparisons: list[dict[str, Any]]) -> str:
                       "probe it again on all of them.", ""]  # fmt: skip
         if len(tasks) > 1 and rows:
             parts += [f"Mean over {len(tasks)} tasks; intervals take the tasks as fixed and independent.", ""]
-            parts += [*_grid(metrics, {**rows, **published_rows(group[0], tasks, metrics)}), ""]
+            published = published_rows(group[0], tasks, metrics)
+            parts += [*_grid(metrics, {**rows, **published}), ""]
+            parts += [*(f"- {note}" for note in table1()["notes"]), ""] if published else []
         for task in tasks:
             parts += _task_table(task, [r for r in group if r["task"] == task])
         parts += _differences([row for row in comparisons if row["task"] in tasks], group)
@@ -241,10 +243,12 @@ def latex(records: list[Record]) -> str:
     parts = []
     for name, group in blocks(records).items():
         metrics, tasks, rows = mean_rows(group)
-        rows = {**rows, **published_rows(group[0], tasks, metrics)}
+        published = published_rows(group[0], tasks, metrics)
+        rows = {**rows, **published}
         best = {metric: best_models(rows, metric) for metric in metrics}
         lines = [
             f"% {name}; mean over {len(tasks)} task(s)",
+            *(f"% {note}" for note in table1()["notes"] if published),
             f"\\begin{{tabular}}{{l{'c' * len(metrics)}}}",
             "\\toprule",
         ]

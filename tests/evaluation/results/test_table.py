@@ -32,6 +32,14 @@ def test_published_rows_stand_beside_what_they_are_of(method, protocol, beside):
     assert "(published)" not in markdown(results(GROUPS["medmnist"][1:], "linear", "biovfm"), [])
 
 
+@pytest.mark.parametrize(("protocol", "beside"), [("biovfm", True), ("fast", False)])
+@pytest.mark.parametrize("write", [lambda records: markdown(records, []), latex])
+def test_below_published_rows_it_says_what_our_protocol_does_otherwise(write, protocol, beside):
+    text = write(results(GROUPS["medmnist"], "linear", protocol))
+    assert ("leaves stochastic depth on" in text) == beside
+    assert ("AUC 92.00 by ours and 88.89 by theirs, over 15 seeds" in text) == beside
+
+
 def test_every_line_of_the_csv_file_has_its_own_name():
     """Two settings of one probe on the twelve tasks, each beside the published means."""
     settings = ({"features": "both"}, {"features": "class"})
