@@ -689,35 +689,33 @@ class BioVFMUNetBlock(nn.Module):
 
 
 def _conv_bn_relu(in_channels: int, out_channels: int) -> nn.Sequential:
-    convolution = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
+    convolution = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
     return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU())
 
 
 class BioVFMUNetDecoder(nn.Module):
     """Four up-blocks over the last block's tokens, with skips from the four blocks before it (arXiv 2312.02366).
 
-    Skips are enlarged with their corners aligned, as in the authors' code. The segmentation probe of `biovfm probe`
-    trains this same module on frozen tokens.
+    As in the authors' code, skips are enlarged with their corners aligned, and the last block ends in the classes
+    and a ReLU, so no logit is negative. The segmentation probe of `biovfm probe` trains this same module on frozen
+    tokens.
     """
 
     def __init__(self, config: BioVFMConfig) -> None:
         super().__init__()
         width = config.hidden_size
-        channels = [width, *(max(width // 2**step, 8) for step in range(1, 5))]
-        steps = list(itertools.pairwise(channels))
-        # Drawn kind by kind: the probe's initial weights, and so its published scores, rest on this order.
+        steps = list(itertools.pairwise([width, width // 2, width // 4, width // 8, cast(int, config.num_labels)]))
         ups = [nn.ConvTranspose2d(inputs, outputs, kernel_size=2, stride=2) for inputs, outputs in steps]
         skips = [_conv_bn_relu(width, outputs) for _, outputs in steps]
         joins = [_conv_bn_relu(2 * outputs, outputs) for _, outputs in steps]
         self.blocks = nn.ModuleList(map(BioVFMUNetBlock, ups, skips, joins, (2, 4, 8, 16)))
-        self.classifier = nn.Conv2d(channels[-1], cast(int, config.num_labels), kernel_size=1)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Five maps (B, D, h, w), shallowest first -> logits (B, classes, 16h, 16w)."""
         features = maps[-1]
         for block, skip in zip(self.blocks, reversed(maps[:-1]), strict=True):
             features = block(features, skip)
-        return self.classifier(features)
+        return features
 
 
 class BioVFMForSemanticSegmentation(BioVFMPreTrainedModel):

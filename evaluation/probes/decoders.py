@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MAX_TRAIN_TOKENS = 300_000
 UNET_BLOCKS = 5
 MIN_STEPS = 600
+DICE_SMOOTHING = 1e-5  # of the sums over an image, as MONAI's
 WORKING_SIZE = (224, 224)  # of the masks by which the linear decoder's prior shift is chosen
 # How far the linear decoder's scores are moved against the classes' frequencies, as shares of the full correction.
 PRIOR_SHIFTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -109,16 +110,25 @@ def unet_decoder(width: int, classes: int) -> "nn.Module":
     return BioVFMUNetDecoder(config)
 
 
-def dice_ce_loss(logits: "Tensor", target: "Tensor") -> "Tensor":
-    """Cross-entropy plus 1 - soft Dice over the foreground classes. logits (B, K, H, W), target (B, H, W) classes."""
+def dice_loss(logits: "Tensor", target: "Tensor") -> "Tensor":
+    """1 - soft Dice, averaged over images and classes, background included. logits (B, K, H, W), target (B, H, W).
+
+    MONAI's `DiceLoss(softmax=True, to_onehot_y=True)`, with which the radiology study (arXiv 2312.02366) trains.
+    """
     from torch.nn import functional
 
-    entropy = functional.cross_entropy(logits, target)
-    probability = logits.softmax(1)[:, 1:]
-    truth = functional.one_hot(target, logits.shape[1]).permute(0, 3, 1, 2)[:, 1:].float()
-    both = (probability * truth).sum((0, 2, 3))
-    total = (probability + truth).sum((0, 2, 3))
-    return entropy + 1 - ((2 * both + 1) / (total + 1)).mean()
+    probability = logits.softmax(1)
+    truth = functional.one_hot(target, logits.shape[1]).permute(0, 3, 1, 2).to(logits.dtype)
+    both = (probability * truth).sum((2, 3))
+    total = (probability + truth).sum((2, 3))
+    return (1 - (2 * both + DICE_SMOOTHING) / (total + DICE_SMOOTHING)).mean()
+
+
+def dice_ce_loss(logits: "Tensor", target: "Tensor") -> "Tensor":
+    """Cross-entropy plus `dice_loss`: MONAI's `DiceCELoss`. logits (B, K, H, W), target (B, H, W) classes."""
+    from torch.nn import functional
+
+    return functional.cross_entropy(logits, target) + dice_loss(logits, target)
 
 
 def probe_unet_decoder(task: Task, stores: dict[str, "TokenStore"], plan: DecoderPlan) -> Segmentation:

@@ -68,7 +68,7 @@ def build(name: str, classes: int) -> "nn.Module":
                 cells = (held + self.places(held)).flatten(2).transpose(1, 2)
                 held = self.blocks(cells).transpose(1, 2).unflatten(2, held.shape[-2:])
             for up, join, skip in zip(self.up, self.join, reversed(skips[:-1]), strict=True):
-                held = join(torch.cat([up(held), skip], 1))
+                held = join(torch.cat([skip, up(held)], 1))
             return self.last(held)
 
     return Network()

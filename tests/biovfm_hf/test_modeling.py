@@ -30,6 +30,7 @@ from biovfm_hf import (
     BioVFMForSemanticSegmentation,
     BioVFMModel,
 )
+from biovfm_hf.modeling_biovfm import BioVFMUNetDecoder
 
 SMALL = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
 
@@ -301,12 +302,21 @@ def test_segmentation_learns_a_square(head: str) -> None:
     assert (outputs.logits.argmax(1) == labels)[kept].float().mean() > 0.97
 
 
-def test_unet_decoder_has_the_papers_size() -> None:
-    """The radiology study's U-Net decoder on ViT-L has 17 M parameters (arXiv 2312.02366)."""
-    config = BioVFMConfig.from_size("vit-large", segmentation_head="unet", num_labels=2, num_hidden_layers=4)
+@pytest.mark.parametrize(
+    ("size", "classes", "parameters"),
+    [
+        ("vit-small", 2, 2_425_225),
+        ("vit-base", 2, 9_688_825),
+        ("vit-large", 2, 17_229_014),
+        ("vit-large", 16, 17_369_840),
+    ],
+)
+def test_unet_decoder_has_the_papers_size(size: str, classes: int, parameters: int) -> None:
+    """The radiology study's U-Net decoder on ViT-L has 17 M parameters (arXiv 2312.02366, Table 6)."""
+    config = BioVFMConfig.from_size(size, segmentation_head="unet", num_labels=classes)
     with torch.device("meta"):
-        model = BioVFMForSemanticSegmentation(config)
-    assert 16.5e6 < sum(parameter.numel() for parameter in model.decoder.parameters()) < 18e6
+        decoder = BioVFMUNetDecoder(config)
+    assert sum(parameter.numel() for parameter in decoder.parameters()) == parameters
 
 
 CLASSES = {
