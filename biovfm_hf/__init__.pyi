@@ -479,12 +479,12 @@ def score(
     """Score the file and write what was computed to `json`, if given.
 
     Args:
-        file: labels and scores.
-        task: MedMNIST's word for the kind of task.
+        file: labels and scores, or boxes.
+        task: MedMNIST's word for the kind of task, or detection.
         protocol: how to choose thresholds and resample, see above.
         json: write thresholds, metrics and notes to this file.
         resamples: of the bootstrap.
-        seed: of the resamples of protocol fast.
+        seed: of the resamples of protocol fast and of detection.
         by_subject: draw whole subjects (test_subjects); protocol fast.
         stratify: keep the test split's class counts; protocol fast.
         extra: also sensitivity, specificity, AP, Brier score and ECE.
@@ -495,7 +495,8 @@ def score(
     Returns:
         {"task", "protocol", "resamples", "seed", "n_test", "thresholds": [...], "metrics": {name: {"value", "mean",
         "low", "high"}}, "notes"}; `value` is the point estimate, `mean` that over resamples. With `trust` also
-        "trust": {"selective", "conformal", "groups"}, lists of rows.
+        "trust": {"selective", "conformal", "groups"}, lists of rows. Of detection, `n_test` counts images and
+        "classes" is {class name: {"AP", "AP50"}}, None for classes without a box.
 
     Raises:
         UserError: the file, its arrays or the options do not fit the task.

@@ -12,11 +12,12 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.options import argument, check_options, option, parse_options, required
 from biovfm_hf.writing.files import write_text
 
-from ..statistics import bootstrap, metrics
+from ..statistics import bootstrap, detection, metrics
 from ..statistics.bootstrap import PROTOCOLS
-from ..statistics.kinds import BINARY, MULTILABEL, TASKS
+from ..statistics.kinds import BINARY, DETECTION, MULTILABEL, TASKS
 from ..statistics.split import ScoredSplit, read_split
 from ..tasks import npz
+from ..tasks.coco import read_boxes
 from ..trust.groups import bands
 from ..trust.report import conformal_rows, group_lines, group_rows, selective_rows, trust_lines
 
@@ -30,13 +31,21 @@ Metrics with 95 % bootstrap intervals for the scores in FILE.npz, which holds
   test_groups, test_groups_NAME   (n,) optional, for --trust: the group of each case, by sex, age or site
 
 Protocol biovfm repeats the published BioVFM evaluation to the digit. Protocol fast puts thresholds midway between
-validation scores and takes percentiles of the resamples in which a metric is defined."""
+validation scores and takes percentiles of the resamples in which a metric is defined.
+
+For --task detection FILE is JSON, with images, annotations and categories as COCO's annotation files have them:
+
+  {"gt": {...}, "detections": [{"image_id", "category_id", "bbox": [x, y, width, height], "score"}, ...]}
+
+It gives COCO's twelve figures of boxes with intervals from resampled images, and AP and AP50 of each class; there is
+no protocol to choose."""
 EXAMPLES = """\
 examples:
   biovfm score scores.npz --task binary-class
   biovfm score scores.npz --task "multi-label, binary-class" --json scores.json
   biovfm score scores.npz --task multi-class --protocol fast --by-subject --extra
   biovfm score scores.npz --task multi-class --trust --coverage 0.95
+  biovfm score boxes.json --task detection
 
 A metric that the test split leaves undefined (AUC of a class without samples, say) is null, with the reason."""
 
@@ -45,12 +54,12 @@ A metric that the test split leaves undefined (AUC of a class without samples, s
 class ScoreOptions:
     """What `biovfm score` takes, and `biovfm_hf.score` by keyword. Wrong values are refused as a UserError."""
 
-    file: Path = argument("labels and scores", metavar="FILE.npz")
-    task: str = required("MedMNIST's word for the kind of task", choices=TASKS)
+    file: Path = argument("labels and scores, or boxes", metavar="FILE")
+    task: str = required("MedMNIST's word for the kind of task, or detection", choices=(*TASKS, DETECTION))
     protocol: str = option("biovfm", "how to choose thresholds and resample, see above", choices=PROTOCOLS)
     json: Path | None = option(None, "write thresholds, metrics and notes to this file", metavar="OUT")
     resamples: int = option(1000, "of the bootstrap", least=1)
-    seed: int = option(0, "of the resamples of protocol fast", least=0)
+    seed: int = option(0, "of the resamples of protocol fast and of detection", least=0)
     by_subject: bool = option(False, "draw whole subjects (test_subjects); protocol fast")
     stratify: bool = option(False, "keep the test split's class counts; protocol fast")
     extra: bool = option(False, "also sensitivity, specificity, AP, Brier score and ECE")
@@ -63,6 +72,9 @@ class ScoreOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+        given = [name for name in ("by_subject", "stratify", "extra", "trust") if getattr(self, name)]
+        if self.task == DETECTION and given:
+            raise UserError(f"detection takes no {', '.join(given)}; leave it out")
 
 
 def main(argv: list[str]) -> int:
@@ -81,19 +93,42 @@ def score(options: ScoreOptions) -> dict[str, Any]:
     Returns:
         {"task", "protocol", "resamples", "seed", "n_test", "thresholds": [...], "metrics": {name: {"value", "mean",
         "low", "high"}}, "notes"}; `value` is the point estimate, `mean` that over resamples. With `trust` also
-        "trust": {"selective", "conformal", "groups"}, lists of rows.
+        "trust": {"selective", "conformal", "groups"}, lists of rows. Of detection, `n_test` counts images and
+        "classes" is {class name: {"AP", "AP50"}}, None for classes without a box.
 
     Raises:
         UserError: the file, its arrays or the options do not fit the task.
     """
-    arrays = _read_arrays(options)
-    try:
-        results = _score(options, arrays)
-    except UserError as error:
-        raise UserError(f"{options.file}: {error}") from error
+    results = _score_boxes(options) if options.task == DETECTION else _score_file(options)
     if options.json:
         write_text(options.json, json.dumps(results, indent=2, allow_nan=False) + "\n")
     return results
+
+
+def _score_boxes(options: ScoreOptions) -> dict[str, Any]:
+    boxes = read_boxes(options.file)
+    classes = {
+        name: detection.join([detection.match_boxes(each) for each in images]) for name, images in boxes.items()
+    }
+    figures = {name: detection.class_figures(matches) for name, matches in classes.items()}
+    draws = detection.resampled_figures(list(classes.values()), options.resamples, options.seed)
+    lacking = [name for name, each in figures.items() if np.isnan(each["AP"])]
+    return {
+        "task": options.task, "protocol": "coco", "resamples": options.resamples, "seed": options.seed,
+        "n_test": len(next(iter(boxes.values()))), "thresholds": [],
+        "metrics": detection.detection_intervals(detection.mean_figures(list(figures.values())), draws),
+        "classes": {name: {key: None if name in lacking else each[key] for key in ("AP", "AP50")}
+                    for name, each in figures.items()},
+        "notes": [f"no box of {name} in the truth, so the means leave it out" for name in lacking],
+    }  # fmt: skip
+
+
+def _score_file(options: ScoreOptions) -> dict[str, Any]:
+    arrays = _read_arrays(options)
+    try:
+        return _score(options, arrays)
+    except UserError as error:
+        raise UserError(f"{options.file}: {error}") from error
 
 
 def _read_arrays(options: ScoreOptions) -> dict[str, Any]:
@@ -163,7 +198,8 @@ def _strata(split: ScoredSplit) -> np.ndarray:
 
 def table(results: dict[str, Any]) -> str:
     """The record of `score` as lines for a screen."""
-    lines = [f"{results['task']}, {results['n_test']} test samples, protocol {results['protocol']}, "
+    cases = "images" if results["task"] == DETECTION else "samples"
+    lines = [f"{results['task']}, {results['n_test']} test {cases}, protocol {results['protocol']}, "
              f"{results['resamples']} resamples", "", f"{'metric':<18}{'value':>9}   95 % interval"]  # fmt: skip
     for name, entry in results["metrics"].items():
         if entry["value"] is None:
@@ -179,4 +215,7 @@ def table(results: dict[str, Any]) -> str:
     )
     if trust := results.get("trust"):
         lines += [*trust_lines(trust), "", *group_lines(trust["groups"])]
-    return "\n".join([*lines, "", f"thresholds: {shown}", *(f"note: {note}" for note in results["notes"])])
+    for name, each in results.get("classes", {}).items():
+        lines.append(f"{name}: " + ", ".join(f"{key} {'-' if v is None else f'{v:.4f}'}" for key, v in each.items()))
+    lines += ["", f"thresholds: {shown}"] if shown else []
+    return "\n".join([*lines, *(f"note: {note}" for note in results["notes"])])

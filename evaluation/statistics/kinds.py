@@ -6,3 +6,4 @@ MULTILABEL = "multi-label, binary-class"
 ORDINAL = "ordinal-regression"
 TASKS = (BINARY, MULTICLASS, MULTILABEL, ORDINAL)
 SEGMENTATION = "segmentation"  # our own word: MedMNIST has no such task
+DETECTION = "detection"  # likewise

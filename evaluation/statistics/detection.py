@@ -1,0 +1,194 @@
+"""COCO's average precision and recall of boxes, and their bootstrap intervals over images.
+
+After Lin et al. 2014 (arXiv 1405.0312) and the rules of pycocotools' COCOeval: detections of a class are matched
+greedily by score, at ten IoU thresholds, in all areas and in three ranges of area; precision is read at 101 recalls
+from its envelope. Boxes stay in float64: rounding them to float32 moves some over an area's edge or a threshold.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from .bootstrap import bounds
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU
+RECALLS = np.linspace(0, 1, 101)
+AREAS = np.array(
+    [[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]]
+)  # all, small, medium, large; ends belong to both
+MOST = 100  # detections of a class in an image
+TINY = np.spacing(1.0)
+
+# Name: area, detections of an image that count, threshold (None: the mean over all)
+PRECISIONS: dict[str, tuple[int, int | None]] = {
+    "AP": (0, None), "AP50": (0, 0), "AP75": (0, 5), "APs": (1, None), "APm": (2, None), "APl": (3, None),
+}  # fmt: skip
+RECALLED: dict[str, tuple[int, int]] = {
+    "AR1": (0, 1), "AR10": (0, 10), "AR100": (0, MOST), "ARs": (1, MOST), "ARm": (2, MOST), "ARl": (3, MOST),
+}  # fmt: skip
+NAMES = (*PRECISIONS, *RECALLED)
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The boxes of one class in one image: `truth` (g, 4) and `detected` (d, 4) as x, y, width, height in pixels.
+
+    `areas` (g,) are those of the annotations, which can be smaller than their boxes; `crowd` (g,) marks boxes around
+    many things, which any number of detections may match without being right or wrong; `scores` (d,).
+    """
+
+    truth: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+    detected: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What became of the detections of one class, best score first; of several images once they are joined.
+
+    `scores`, `ranks` (within the image) and `images` are (d,); `right` and `wrong` (areas, thresholds, d) are both
+    False where a detection does not count; `things` (areas, images) is how many there were to detect.
+    """
+
+    scores: np.ndarray
+    ranks: np.ndarray
+    images: np.ndarray
+    right: np.ndarray
+    wrong: np.ndarray
+    things: np.ndarray
+
+    @cached_property
+    def counted(self) -> list[tuple[int, np.ndarray]]:
+        """Each limit of detections of an image, and which detections are within it."""
+        return [(limit, self.ranks < limit) for limit in sorted({limit for _, limit in RECALLED.values()})]
+
+
+def overlaps(detected: np.ndarray, truth: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """Intersection over union (d, g); over the detection's own area where the truth is a crowd."""
+    starts = np.maximum(detected[:, None, :2], truth[None, :, :2])
+    ends = np.minimum((detected[:, :2] + detected[:, 2:])[:, None], (truth[:, :2] + truth[:, 2:])[None])
+    shared = np.clip(ends - starts, 0, None).prod(-1)
+    own = detected[:, 2:].prod(-1)[:, None]
+    whole = np.where(crowd[None], own, own + truth[:, 2:].prod(-1)[None] - shared)
+    return np.divide(shared, whole, out=np.zeros_like(shared), where=shared > 0)
+
+
+def match_boxes(boxes: Boxes) -> Matches:
+    """Match the detections of one image, at most its 100 best: each takes the free box that it overlaps most.
+
+    Boxes that do not count (crowds, areas outside the range) are taken only where no other reaches the threshold.
+    """
+    order = np.argsort(-boxes.scores, kind="stable")[:MOST]
+    detected = boxes.detected[order]
+    uncounted = boxes.crowd | _outside(boxes.areas)
+    right, ignored = _assign(overlaps(detected, boxes.truth, boxes.crowd), boxes.crowd, uncounted)
+    unmatched = ~right & ~ignored
+    wrong = unmatched & ~_outside(detected[:, 2:].prod(-1))[:, None]
+    things = (~uncounted).sum(-1, keepdims=True)
+    return Matches(boxes.scores[order], np.arange(len(order)), np.zeros(len(order), int), right, wrong, things)
+
+
+def _outside(areas: np.ndarray) -> np.ndarray:
+    """Which of `areas` (n,) are outside each range (ranges, n)."""
+    return (areas < AREAS[:, :1]) | (areas > AREAS[:, 1:])
+
+
+def _assign(iou: np.ndarray, crowd: np.ndarray, uncounted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which detections match a box that counts, and which one that does not: (areas, thresholds, d) each."""
+    shape = (len(AREAS), len(THRESHOLDS))
+    right, ignored = np.zeros((2, *shape, len(iou)), bool)
+    if not iou.size:
+        return right, ignored
+    taken = np.zeros((*shape, iou.shape[1]), bool)
+    for number, row in enumerate(iou):
+        free = (row >= THRESHOLDS[:, None]) & (~taken | crowd)
+        counting = free & ~uncounted[:, None]
+        candidates = np.where(counting.any(-1, keepdims=True), counting, free)
+        best = row.size - 1 - np.where(candidates, row, -1)[..., ::-1].argmax(-1)  # of equal overlaps the last
+        chosen = (np.arange(row.size) == best[..., None]) & candidates
+        taken |= chosen
+        right[..., number] = counting.any(-1)
+        ignored[..., number] = free.any(-1) & ~right[..., number]
+    return right, ignored
+
+
+def join(images: Sequence[Matches]) -> Matches:
+    """The matches of one class over several images, best score first; of equal scores the earlier image's first."""
+    scores = np.concatenate([each.scores for each in images])
+    order = np.argsort(-scores, kind="stable")
+    return Matches(
+        scores[order],
+        np.concatenate([each.ranks for each in images])[order],
+        np.repeat(np.arange(len(images)), [len(each.scores) for each in images])[order],
+        np.concatenate([each.right for each in images], -1)[..., order],
+        np.concatenate([each.wrong for each in images], -1)[..., order],
+        np.concatenate([each.things for each in images], -1),
+    )
+
+
+def class_figures(matches: Matches, weights: np.ndarray | None = None) -> dict[str, float]:
+    """The twelve figures of one class in [0, 1], by COCO's names; NaN where there was nothing to detect.
+
+    Args:
+        matches: of all images (`join`).
+        weights: (images,) how often each image counts, as a resample draws it; once where None.
+    """
+    weights = np.ones(matches.things.shape[1]) if weights is None else weights
+    things = matches.things @ weights
+    counts = weights[matches.images]
+    precision = np.stack([_precisions(matches, counts, area, n) if n else np.full(len(THRESHOLDS), np.nan)
+                          for area, n in enumerate(things)])  # fmt: skip
+    figures = {
+        name: float(precision[area].mean() if threshold is None else precision[area, threshold])
+        for name, (area, threshold) in PRECISIONS.items()
+    }
+    detected = {limit: (matches.right * (counts * within)).sum(-1).mean(-1) for limit, within in matches.counted}
+    for name, (area, limit) in RECALLED.items():
+        figures[name] = float(detected[limit][area] / things[area]) if things[area] else float("nan")
+    return figures
+
+
+def _precisions(matches: Matches, counts: np.ndarray, area: int, things: float) -> np.ndarray:
+    """Mean precision over the 101 recalls at each threshold (thresholds,)."""
+    right = np.cumsum(matches.right[area] * counts, -1)
+    wrong = np.cumsum(matches.wrong[area] * counts, -1)
+    envelope = np.maximum.accumulate((right / (right + wrong + TINY))[:, ::-1], -1)[:, ::-1]
+    padded = np.pad(envelope, ((0, 0), (0, 1)))  # a recall that is never reached has precision 0
+    reached = [np.searchsorted(recall, RECALLS) for recall in right / things]
+    return np.take_along_axis(padded, np.stack(reached), -1).mean(-1)
+
+
+def mean_figures(classes: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Each figure's mean over the classes that define it; NaN where none does."""
+    columns = {name: [each[name] for each in classes if not np.isnan(each[name])] for name in NAMES}
+    return {name: float(np.mean(values)) if values else float("nan") for name, values in columns.items()}
+
+
+def resampled_figures(classes: Sequence[Matches], resamples: int, seed: int) -> dict[str, np.ndarray]:
+    """{name: (resamples,)}: the mean figures in draws of the images with replacement, NaN where undefined."""
+    rng, images = np.random.default_rng(seed), classes[0].things.shape[1]
+    draws = [
+        mean_figures([class_figures(each, weights) for each in classes])
+        for weights in rng.multinomial(images, np.full(images, 1 / images), resamples)
+    ]
+    return {name: np.array([draw[name] for draw in draws]) for name in NAMES}
+
+
+def detection_intervals(
+    values: dict[str, float], draws: dict[str, np.ndarray]
+) -> dict[str, dict[str, float | str | None]]:
+    """{name: {"value", "mean", "low", "high"}}; all None, with a "reason", where nothing was there to detect."""
+    entries: dict[str, dict[str, float | str | None]] = {}
+    for name, value in values.items():
+        defined = draws[name][~np.isnan(draws[name])]
+        if np.isnan(value) or not len(defined):
+            reason = "no box of this area in the truth"
+            entries[name] = {"value": None, "mean": None, "low": None, "high": None, "reason": reason}
+            continue
+        low, high = bounds(defined, "fast")
+        entries[name] = {"value": value, "mean": float(defined.mean()), "low": low, "high": high}
+    return entries
