@@ -1,4 +1,4 @@
-"""The model that training went on from: its name, whether the Hub has it, and its licence."""
+"""The model that training went on from or distilled: its name, whether the Hub has it, and its licence."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +46,13 @@ def find_base(model_dir: Path, run: RunSummary | None, stated: str | None) -> Ba
 
 
 def _start(config: dict[str, Any]) -> str | None:
-    model = config.get("model")
-    start = model.get("init_from") if isinstance(model, dict) else None
-    return start if isinstance(start, str) and start else None
+    """The weights that training went on from, or else those of the frozen teacher that it distilled."""
+    for section, key in (("model", "init_from"), ("distill", "teacher")):
+        settings = config.get(section)
+        start = settings.get(key) if isinstance(settings, dict) else None
+        if isinstance(start, str) and start:
+            return start
+    return None
 
 
 def _hub_licence(name: str) -> str | None:

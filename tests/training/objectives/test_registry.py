@@ -1,4 +1,4 @@
-"""The registry of objectives: what every entry must hold, and a third one that touches nothing but its folder."""
+"""The registry of objectives: what every entry must hold, and a further one that touches nothing but its folder."""
 
 import hashlib
 import json
@@ -12,6 +12,7 @@ import torch
 import yaml
 from transformers import AutoModel
 
+from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.errors import UserError
 from training import objectives
 from training.command import pretrain, run_script
@@ -28,27 +29,37 @@ SIMMIM = "tests.training.objectives.simmim"
 
 
 @pytest.fixture(autouse=True)
-def third() -> Iterator[None]:
+def further() -> Iterator[None]:
     """SimMIM among the objectives."""
     objectives.register(SIMMIM)
     yield
     objectives.unregister("simmim")
 
 
-def small(name: str) -> TrainConfig:
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A frozen teacher, for the objective that has one."""
+    folder = tmp_path_factory.mktemp("teacher")
+    BioVFMModel(BioVFMConfig.from_size("vit-tiny", num_hidden_layers=1, image_size=32)).save_pretrained(folder)
+    return str(folder)
+
+
+def small(name: str, teacher: str) -> TrainConfig:
     tree: dict = {"method": name, "model": {"size": "vit-tiny", "num_hidden_layers": 1}, "batch": {"size": 4}}
     tree["augment"] = {"global_size": 32, **({"local_size": 16} if objectives.config_of(name).local_crops else {})}
+    if name == "distill":
+        tree["distill"] = {"teacher": teacher}
     return config_from_tree(tree)
 
 
-@pytest.mark.parametrize("name", ["dino", "mae", "simmim"])
-def test_an_entry_says_everything_that_the_rest_asks(name: str) -> None:
+@pytest.mark.parametrize("name", ["dino", "distill", "mae", "simmim"])
+def test_an_entry_says_everything_that_the_rest_asks(name: str, teacher: str) -> None:
     """Walked by name, and the next test sees that no objective is left out."""
     kind, method = objectives.config_of(name), objectives.method_of(name)
     assert issubclass(kind, TrainConfig) and isinstance(method, Method)
     assert kind().method == name and kind.title and len(kind.card_words) > 20
     assert kind.smallest_batch >= 1 and kind.crops >= 1
-    config = small(name)
+    config = small(name, teacher)
     model_config = biovfm_config(config)
     torch.manual_seed(0)
     objective = method.build(config, model_config).train()
@@ -75,7 +86,7 @@ def test_an_entry_says_everything_that_the_rest_asks(name: str) -> None:
 
 def test_every_folder_is_walked_and_holds_the_same_files() -> None:
     folder = Path(objectives.__file__).parent
-    assert {"dino", "mae", "simmim"} <= set(objectives.names())
+    assert {"dino", "distill", "mae", "simmim"} == set(objectives.names())
     same = {"__init__.py", "config.py", "method.py", "objective.py", "schedule.py"}
     for name in (path.parent.name for path in folder.glob("*/method.py")):
         assert same <= {path.name for path in (folder / name).glob("*.py")}
@@ -100,7 +111,7 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_a_third_objective_trains_resumes_and_is_loaded(recipe: Path, image_folder: Path, tmp_path: Path) -> None:
+def test_a_further_objective_trains_resumes_and_is_loaded(recipe: Path, image_folder: Path, tmp_path: Path) -> None:
     """Through the Python function; its own section is read, checked and written like any other."""
     more = ["run.checkpoint_every=4", "run.export_every=4", "watch.every=4", "simmim.ratio=0.5", *SMALL]
     for out in ("whole", "resumed"):
@@ -121,7 +132,7 @@ def test_a_third_objective_trains_resumes_and_is_loaded(recipe: Path, image_fold
     assert written["simmim"] == {"ratio": 0.5} and "dino" not in written
 
 
-def test_a_third_objective_learns_and_runs_as_a_script(recipe: Path, image_folder: Path, tmp_path: Path) -> None:
+def test_a_further_objective_learns_and_runs_as_a_script(recipe: Path, image_folder: Path, tmp_path: Path) -> None:
     words = ["--config", str(recipe), "--data", str(image_folder), "--out", str(tmp_path / "out"), *SMALL]
     assert run_script("simmim", [*words, "steps=30", "batch.size=12", "optim.base_lr=0.05", "optim.lr_rule=none"]) == 0
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]

@@ -1,0 +1,168 @@
+"""A distillation from its teacher to the exported student: what is compared, learned, resumed, estimated and told."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.testing import assert_close
+from transformers import AutoModel, Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel
+
+from biovfm_hf import BioVFMConfig, BioVFMModel
+from biovfm_hf.cards.provenance import read_provenance
+from biovfm_hf.conversion.dinov3 import LICENCE as DINOV3_LICENCE
+from biovfm_hf.errors import UserError
+from biovfm_hf.flops import Architecture
+from model_cards.card.base import find_base
+from training.command import pretrain
+from training.config_file import config_from_tree, load_config, parse_overrides
+from training.estimate import describe
+from training.objectives import method_of
+from training.objectives.distill.objective import teacher_side
+from training.objectives.method import Method
+from training.run.checkpoint import newest_model
+from training.run.provenance import run_provenance
+from training.settings.config import biovfm_config
+
+from ...conftest import SMALL
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Path:
+    """Wider than the student, with patches of 8 pixels and another normalisation."""
+    torch.manual_seed(0)
+    config = BioVFMConfig(
+        hidden_size=48, num_hidden_layers=1, num_attention_heads=2, patch_size=8, image_size=32, drop_path_rate=0.5,
+        layerscale_value=1.0, use_mask_token=True, num_register_tokens=1,
+    )  # fmt: skip
+    BioVFMModel(config).save_pretrained(tmp_path / "teacher")
+    words = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    (tmp_path / "teacher" / "preprocessor_config.json").write_text(json.dumps(words))
+    return tmp_path / "teacher"
+
+
+def run(data: Path, out: Path, teacher: Path, *words: str) -> Path:
+    more = [*SMALL, "steps=4", "run.checkpoint_every=2", f"distill.teacher={teacher}", *words]
+    return Path(pretrain("distill_smoke", data=data, out=out, overrides=more))
+
+
+def records(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_killed_run_goes_on_bit_for_bit_and_its_student_is_an_ordinary_model(
+    teacher: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    model = run(image_folder, tmp_path / "run", teacher)
+    whole = newest_model(tmp_path / "run" / "checkpoints")
+    shutil.rmtree(model)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_00000004")
+    run(image_folder, tmp_path / "run", teacher)
+    again = newest_model(tmp_path / "run" / "checkpoints")
+    assert whole.keys() == again.keys() and all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+    theirs = load_file(teacher / "model.safetensors")
+    frozen = {name.removeprefix("teacher."): tensor for name, tensor in again.items() if name.startswith("teacher.")}
+    assert frozen and all(torch.equal(tensor, theirs[name]) for name, tensor in frozen.items())
+    loaded = AutoModel.from_pretrained(model)
+    assert loaded(torch.zeros(1, 3, 32, 32)).last_hidden_state.shape == (1, 5, 32)
+    assert not any("head" in name or "teacher" in name for name in loaded.state_dict())
+    assert "pretrained with distillation" in (model / "README.md").read_text()
+    settings = (model / "training_config.yaml").read_text()
+    assert "teacher: teacher" in settings and str(tmp_path) not in settings
+
+
+@pytest.mark.parametrize("compared", ["cosine", "mse", "similarity"])
+def test_the_student_learns(compared: str, teacher: Path, image_folder: Path, tmp_path: Path) -> None:
+    words = [f"distill.cls_loss={compared}", f"distill.patch_loss={compared}", "steps=40", "batch.size=12"]
+    run(image_folder, tmp_path / "run", teacher, *words, "optim.base_lr=0.01", "optim.lr_rule=none")
+    first, *_, last = records(tmp_path / "run")
+    assert last["cls_loss"] < 0.8 * first["cls_loss"] and last["patch_loss"] < 0.9 * first["patch_loss"]
+
+
+def objective_of(teacher: Path, **distill: object) -> tuple:
+    tree = {"method": "distill", "model": {"size": "vit-tiny", "num_hidden_layers": 1}, "batch": {"size": 4}}
+    config = config_from_tree(
+        {**tree, "augment": {"global_size": 32}, "distill": {"teacher": str(teacher), **distill}}
+    )
+    return config, method_of("distill").build(config, biovfm_config(config)).train()
+
+
+def test_the_teacher_sees_its_own_normalisation_and_the_student_its_grid(teacher: Path) -> None:
+    """The losses by hand, from the teacher's folder as transformers loads it."""
+    config, objective = objective_of(teacher, cls_loss="mse", patch_loss="mse", patch_weight=2.0)
+    crops = torch.randn(4, 3, 32, 32)
+    loss, terms = objective({"global_crops": crops}, method_of("distill").schedule(config, 1e-3).at(0))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (config.augment.mean, config.augment.std))
+    with torch.no_grad():
+        theirs = AutoModel.from_pretrained(teacher)((crops * std + mean - 0.5) / 0.25).last_hidden_state
+        ours = objective.student(crops).last_hidden_state
+        maps = torch.nn.functional.interpolate(ours[:, 1:].mT.unflatten(2, (2, 2)), (4, 4), mode="bilinear")
+        patches = objective.patch_head(maps.flatten(2).mT)
+    assert_close(terms["cls_loss"], (objective.cls_head(ours[:, 0]) - theirs[:, 0]).square().mean().detach())
+    assert_close(terms["patch_loss"], (patches - theirs[:, 2:]).square().mean())
+    assert_close(loss.detach(), terms["cls_loss"] + 2 * terms["patch_loss"])
+    loss.backward()
+    assert all(parameter.grad is None for parameter in objective.teacher.parameters())
+    assert all(one.grad is not None for name, one in objective.named_parameters() if not name.startswith("teacher."))
+
+
+def test_without_a_weight_the_patches_have_no_head(teacher: Path) -> None:
+    config, objective = objective_of(teacher, patch_weight=0)
+    _, terms = objective({"global_crops": torch.randn(2, 3, 32, 32)}, method_of("distill").schedule(config, 1.0).at(0))
+    assert set(terms) == {"cls_loss"} and objective.patch_head is None
+
+
+def test_a_dinov2_folder_teaches_at_the_nearest_size_that_its_patches_divide(tmp_path: Path) -> None:
+    config = Dinov2Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, patch_size=14, image_size=42)
+    Dinov2Model(config).save_pretrained(tmp_path)
+    _, objective = objective_of(tmp_path)
+    loss, _ = objective({"global_crops": torch.randn(2, 3, 32, 32)}, None)
+    assert loss.isfinite() and [teacher_side(side, 14) for side in (32, 96, 224, 5)] == [28, 98, 224, 14]
+
+
+def test_estimates_count_the_teacher(teacher: Path) -> None:
+    config = load_config("distill_smoke", parse_overrides([*SMALL, f"distill.teacher={teacher}"]))
+    method, model_config = method_of("distill"), biovfm_config(config)
+    student = Method.flops_per_image(method, config, model_config)
+    forward = Architecture.of(BioVFMConfig.from_pretrained(teacher)).forward_flops(32)
+    assert method.flops_per_image(config, model_config) == student + forward
+    told = dict(re.findall(r"^# (held in memory|trained) +([\d.]+)M", describe(config, method), re.MULTILINE))
+    parameters = sum(tensor.numel() for tensor in load_file(teacher / "model.safetensors").values())
+    mask_token = 48
+    assert float(told["held in memory"]) - float(told["trained"]) == pytest.approx(
+        (parameters - mask_token) / 1e6, abs=0.011
+    )
+
+
+def test_a_dinov3_teacher_binds_its_student(tmp_path: Path) -> None:
+    config = DINOv3ViTConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_register_tokens=4
+    )
+    DINOv3ViTModel(config).save_pretrained(tmp_path)
+    config, objective = objective_of(tmp_path, cls_loss="similarity", patch_loss="similarity")
+    loss, _ = objective({"global_crops": torch.randn(2, 3, 32, 32)}, None)
+    assert loss.isfinite() and DINOV3_LICENCE in run_provenance(config).licences
+
+
+def test_the_student_takes_along_what_binds_the_teacher(teacher: Path, image_folder: Path, tmp_path: Path) -> None:
+    marks = {"private_sources": ["ward"], "licences": []}
+    (teacher / "provenance.json").write_text(json.dumps(marks))
+    model = run(image_folder, tmp_path / "run", teacher)
+    assert read_provenance(model) == read_provenance(teacher) and read_provenance(model).is_private
+    base = find_base(model, None, None)
+    assert base is not None and base.name == "teacher"
+
+
+def test_a_teacher_that_is_missing_unreadable_or_of_other_channels_is_told(teacher: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"distill\.teacher is missing; name a model folder"):
+        pretrain("distill_smoke", dry_run=True)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"distill\.teacher .*empty"):
+        pretrain("distill_smoke", dry_run=True, overrides={"distill.teacher": str(tmp_path / "empty")})
+    with pytest.raises(UserError, match=r"takes 3 channel\(s\), the student 1"):
+        pretrain("distill_smoke", dry_run=True, overrides={"distill.teacher": str(teacher), "model.num_channels": 1})
+    with pytest.raises(UserError, match=r"batch\.size must be 2 or more"):
+        load_config("distill_smoke", {"distill.cls_loss": "similarity", "batch.size": 1})

@@ -1,0 +1,75 @@
+"""Distillation's recipe: one frozen teacher, one student, each image seen by both."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Annotated, ClassVar, Literal, Self
+
+from biovfm_hf.errors import UserError
+
+from ...settings.augment import AugmentConfig, preset
+from ...settings.config import BatchConfig, OptimConfig, TrainConfig
+from ...settings.typed import Positive, Range
+
+Compared = Literal["cosine", "mse", "similarity"]
+_BATCH = BatchConfig(size=1024)
+_OPTIM = OptimConfig(
+    base_lr=1e-3,
+    lr_rule="sqrt_1024",
+    warmup_steps=0.05,
+    weight_decay=0.04,
+    weight_decay_end=0.04,
+    clip_grad=1.0,
+)
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """The teacher, and how the student's features are compared with its own (`losses.py` has the formulas).
+
+    Attributes:
+        teacher: model folder, Hub id or weight file, any that `biovfm convert` reads.
+        cls_loss: of class tokens: `cosine` or `mse` with the teacher's, or `similarity` to those of the batch.
+        patch_loss: of patch tokens: `cosine` or `mse` with the teacher's, or `similarity` to those of their image.
+        cls_weight: weight of the class tokens' loss.
+        patch_weight: weight of the patch tokens' loss; 0 leaves out their head.
+        temperature: of the softmax over similarities.
+    """
+
+    teacher: str | None = None
+    cls_loss: Compared = "cosine"
+    patch_loss: Compared = "cosine"
+    cls_weight: Annotated[float, Range(1e-6)] = 1.0
+    patch_weight: Annotated[float, Range(0)] = 1.0
+    temperature: Annotated[float, Range(1e-3)] = 0.07
+
+
+@dataclass(frozen=True)
+class DistillTrainConfig(TrainConfig):
+    """A distillation by features: released encoders come without the heads that a distillation of scores needs."""
+
+    title: ClassVar[str] = "distillation"
+    card_words: ClassVar[str] = "distillation: class and patch tokens learn to tell those of a larger, frozen encoder"
+
+    method: str = "distill"
+    steps: Positive = 100_000
+    augment: AugmentConfig = field(default_factory=lambda: preset("mae"))
+    batch: BatchConfig = _BATCH
+    optim: OptimConfig = _OPTIM
+    distill: DistillConfig = DistillConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.distill.cls_loss == "similarity" and self.batch.size < 2:
+            raise UserError("distill.cls_loss similarity compares the images of a batch; batch.size must be 2 or more")
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The frozen teacher's weights."""
+        return (self.distill.teacher,) if self.distill.teacher else ()
+
+    def renamed(self, name: Callable[[str | None], str | None]) -> Self:
+        """As for every objective, and the teacher."""
+        return replace(super().renamed(name), distill=replace(self.distill, teacher=name(self.distill.teacher)))
+
+
+CONFIG = DistillTrainConfig
