@@ -1,6 +1,7 @@
 """Reading the text, JSON and YAML files that users and other stages leave: bounded, and each failure in one line."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,14 @@ def parse_yaml(text: str, name: str, remedy: str = "mend it") -> Any:
         return yaml.load(text, YAML_LOADER)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that only looks like one
         raise UserError(f"{name}: not valid YAML ({one_line(error)}); {remedy}") from error
+
+
+def finite(value: object) -> float | None:
+    """`value` as a float if it is a finite number (bool is not), else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

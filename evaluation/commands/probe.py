@@ -25,7 +25,7 @@ from ..pictures.scores import draw_all, figure_blocks
 from ..probes.probe import Probe, Run, find_probe, probe_classes, probe_names
 from ..probes.suite import run_suite
 from ..results.comparisons import compare_models
-from ..results.records import Record, merge_records
+from ..results.records import Row, merge_records
 from ..results.seeds import over_seeds
 from ..results.table import write_tables
 from ..statistics.bootstrap import PROTOCOLS
@@ -228,7 +228,7 @@ def _line(row: dict[str, Any]) -> str:
     return f"{name:<18} {'  '.join(filter(None, rest))}"
 
 
-def probe(options: RunOptions) -> list[Record]:
+def probe(options: RunOptions) -> list[Row]:
     """Make the records that are missing in `options.out`, then comparisons, tables and pictures of all that are there.
 
     A failure of one model on one task does not stop the others; it is raised at the end.
@@ -315,7 +315,7 @@ def make_probes(kind: type[Probe], options: RunOptions) -> list[Probe]:
     return [kind(**dict(zip(choices, values, strict=True))) for values in product(*choices.values())]
 
 
-def summarise(options: RunOptions, tasks: list[Task]) -> list[Record]:
+def summarise(options: RunOptions, tasks: list[Task]) -> list[Row]:
     """Comparisons, tables and pictures of all records in the results folder, which are returned."""
     own = tuple(task.name for task in tasks if task.record.is_private)
     add_provenance(options.out, Provenance(private_tasks=own))
@@ -331,7 +331,7 @@ def summarise(options: RunOptions, tasks: list[Task]) -> list[Record]:
     return records
 
 
-def draw(options: RunOptions, tasks: list[Task], records: list[Record]) -> None:
+def draw(options: RunOptions, tasks: list[Task], records: list[Row]) -> None:
     """Every picture of the results folder; those that need the model only where they are missing."""
     draw_all(options.out, records)
     by_name = {task.name: task for task in tasks}
@@ -353,7 +353,7 @@ def draw(options: RunOptions, tasks: list[Task], records: list[Record]) -> None:
                 draw_model(options, encoder, task, mine[task.name])
 
 
-def draw_model(options: RunOptions, encoder: Encoder, task: Task, record: Record) -> None:
+def draw_model(options: RunOptions, encoder: Encoder, task: Task, record: Row) -> None:
     """What a model makes of a task: its attention, a map of its features, and the colours of its patches."""
     draw_attention(options.out, encoder, task)
     split = task.splits["test"]

@@ -9,7 +9,7 @@ from biovfm_hf.errors import UserError, require
 
 from ..encoders.attention import class_attention
 from ..encoders.load import Encoder, to_square
-from ..results.records import Record, read_scores
+from ..results.records import Row, read_scores
 from ..tasks import Task
 from ..tasks.samples import sample_rows
 from .figure import COLOURS, MAX_CLASSES_SHOWN, figure_path, new_figure, save_figure
@@ -96,7 +96,7 @@ def draw_patch_colours(out: Path, encoder: Encoder, task: Task) -> None:
     save_figure(_two_rows(images, colours, title), path, words)
 
 
-def draw_masks(out: Path, record: Record, task: Task, name: str = "") -> None:
+def draw_masks(out: Path, record: Row, task: Task, name: str = "") -> None:
     """Test images with their true and their predicted masks; `name` tells the record's settings from others."""
     how = name or record["method"]
     split = task.splits["test"]
@@ -125,7 +125,7 @@ def draw_masks(out: Path, record: Record, task: Task, name: str = "") -> None:
     save_figure(figure, figure_path(out, "masks", record["model"], task.name, how), words)
 
 
-def draw_embedding(out: Path, record: Record, features: np.ndarray, labels: np.ndarray, classes: list[str]) -> None:
+def draw_embedding(out: Path, record: Row, features: np.ndarray, labels: np.ndarray, classes: list[str]) -> None:
     """A t-SNE map (van der Maaten and Hinton 2008) of at most `MAX_POINTS` test cases, coloured by class.
 
     Args:

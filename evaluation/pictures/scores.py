@@ -9,7 +9,7 @@ import numpy as np
 
 from biovfm_hf.results.significance import mean_ranks, p_text
 
-from ..results.records import Record, read_scores, stored_split
+from ..results.records import Row, read_scores, stored_split
 from ..results.table import blocks, unlike
 from ..statistics.kinds import BINARY, MULTILABEL, SEGMENTATION
 from ..statistics.metrics import predict
@@ -27,7 +27,7 @@ MAX_MATRICES = 4
 LABEL_OFFSET = (6, 4)  # of a name from its point, in points of 1/72 inch
 
 
-def draw_all(out: Path, records: list[Record]) -> None:
+def draw_all(out: Path, records: list[Row]) -> None:
     """ROC curves and confusion matrices; ranks and few-shot curves where there are several. Earlier ones go."""
     for kind in ("roc", "confusion", "ranks", "rank-against-rank", "fewshot"):
         discard(out, kind)
@@ -45,7 +45,7 @@ def draw_all(out: Path, records: list[Record]) -> None:
     draw_shots(out, records)
 
 
-def figure_blocks(records: list[Record]) -> list[tuple[str, list[Record]]]:
+def figure_blocks(records: list[Row]) -> list[tuple[str, list[Row]]]:
     """Records that a picture may set beside each other, as the tables do (`table.blocks`), with what tells them apart.
 
     That is the block's name, or nothing for the only block of its method and protocol.
@@ -55,15 +55,15 @@ def figure_blocks(records: list[Record]) -> list[tuple[str, list[Record]]]:
     return [("" if pairs.count(pair) == 1 else name, found[name]) for name, pair in zip(found, pairs, strict=True)]
 
 
-def by_task(records: list[Record]) -> dict[str, list[Record]]:
+def by_task(records: list[Row]) -> dict[str, list[Row]]:
     """Records by task, in the order of appearance."""
-    found: dict[str, list[Record]] = {}
+    found: dict[str, list[Row]] = {}
     for record in records:
         found.setdefault(record["task"], []).append(record)
     return found
 
 
-def draw_ranks_of_kinds(out: Path, records: list[Record]) -> None:
+def draw_ranks_of_kinds(out: Path, records: list[Row]) -> None:
     """`draw_rank_against_rank` of the linear probes and of the segmentation, of every two settings of these."""
     kinds = [[pair for pair in blocks(records).items() if pair[1][0]["method"] == m] for m in ("linear", "segment")]
     pairs = list(product(*kinds))
@@ -73,7 +73,7 @@ def draw_ranks_of_kinds(out: Path, records: list[Record]) -> None:
         draw_rank_against_rank(path, classified, segmented, " and ".join(words))
 
 
-def draw_shots(out: Path, records: list[Record]) -> None:
+def draw_shots(out: Path, records: list[Row]) -> None:
     """Few-shot curves of each task, apart for settings that differ in more than the shots."""
     alike = [
         {**record, "method": "fewshot", "settings": {k: v for k, v in record["settings"].items() if k != "shots"},
@@ -119,7 +119,7 @@ def mean_roc(kind: str, labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndar
     return at, np.mean(curves, axis=0) if curves else np.full(len(at), np.nan)
 
 
-def draw_roc(path: Path, task: str, method: str, scored: list[tuple[Record, dict[str, np.ndarray]]]) -> None:
+def draw_roc(path: Path, task: str, method: str, scored: list[tuple[Row, dict[str, np.ndarray]]]) -> None:
     """One ROC curve per model."""
     figure = new_figure(4.6, 4.6)
     axes = figure.add_subplot()
@@ -144,7 +144,7 @@ def draw_roc(path: Path, task: str, method: str, scored: list[tuple[Record, dict
     save_figure(figure, path, f"ROC curves{what} on the test split of {task}, method {method}. {'; '.join(told)}.")
 
 
-def confusion(record: Record, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
+def confusion(record: Row, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
     """Counts (K, K), rows the truth, and row names; of a multi-label task (L, 2, 2) are not one matrix: K = 0."""
     split = stored_split(record, arrays)
     if record["kind"] == MULTILABEL:
@@ -156,7 +156,7 @@ def confusion(record: Record, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray
     return counts, [str(name) for name in record.get("classes", range(size))]
 
 
-def draw_confusion(path: Path, task: str, method: str, scored: list[tuple[Record, dict[str, np.ndarray]]]) -> None:
+def draw_confusion(path: Path, task: str, method: str, scored: list[tuple[Row, dict[str, np.ndarray]]]) -> None:
     """One confusion matrix per model, rows (the truth) as shares; nothing for multi-label or very many classes."""
     pairs = [(_of_seed(record), *confusion(record, arrays)) for record, arrays in scored[:MAX_MATRICES]]
     if not pairs or not 0 < len(pairs[0][1]) <= MAX_CLASSES_SHOWN:
@@ -189,12 +189,12 @@ def _of_how_many(shown: int, models: int) -> str:
     return f" (the first {shown} of {models} models)" if shown < models else ""
 
 
-def _of_seed(record: Record) -> str:
+def _of_seed(record: Row) -> str:
     """The model, of several seeds with the one whose scores are shown."""
     return f"{record['model']}, seed {record['seed'][0]}" if isinstance(record["seed"], list) else record["model"]
 
 
-def draw_few_shot(path: Path, task: str, records: list[Record]) -> None:
+def draw_few_shot(path: Path, task: str, records: list[Row]) -> None:
     """The primary metric against the number of training cases per class, with the spread over draws."""
     figure = new_figure(5.2, 3.8)
     axes = figure.add_subplot()
@@ -220,7 +220,7 @@ def draw_few_shot(path: Path, task: str, records: list[Record]) -> None:
     save_figure(figure, path, f"Few-shot {primary} on {task}; bands hold 95 % of the draws. {'; '.join(told)}.")
 
 
-def rank_table(records: list[Record]) -> tuple[list[str], np.ndarray]:
+def rank_table(records: list[Row]) -> tuple[list[str], np.ndarray]:
     """Models and their primary metric on every task that all of them have, (tasks, models).
 
     Without models of several weights, and tasks of several data.
@@ -238,7 +238,7 @@ def rank_table(records: list[Record]) -> tuple[list[str], np.ndarray]:
     return models, np.array(whole).reshape(len(whole), len(models))
 
 
-def draw_ranks(path: Path, method: str, records: list[Record]) -> None:
+def draw_ranks(path: Path, method: str, records: list[Row]) -> None:
     """Average ranks over tasks with Nemenyi's critical difference (Demsar 2006), for two tasks and models or more."""
     models, values = rank_table(records)
     if min(values.shape) < 2:
@@ -289,7 +289,7 @@ def spread_labels(figure: "Figure", labels: "list[Annotation]") -> None:
         placed.append(label.get_window_extent())
 
 
-def draw_rank_against_rank(path: Path, classified: list[Record], segmented: list[Record], what: str = "") -> None:
+def draw_rank_against_rank(path: Path, classified: list[Row], segmented: list[Row], what: str = "") -> None:
     """Average rank over segmentation tasks against that over classification tasks (linear probes), per model.
 
     As in the DINOv2 radiology study; drawn where two models or more have both. `what` names the records' settings.

@@ -20,7 +20,7 @@ from ..encoders.load import Encoder, load_encoder, split_label
 from ..encoders.processes import process_group
 from ..pictures.figure import discard
 from ..results.records import (
-    Record,
+    Row,
     claimed,
     clean,
     measured_otherwise,
@@ -38,7 +38,7 @@ Job = tuple[str, Run, Task]
 Claim = Callable[[str], AbstractContextManager[bool]]  # of a record, by its key: whether this process is to make it
 
 
-def run_suite(models: list[str], tasks: list[Task], runs: list[Run], out: Path, cache: Path) -> list[Record]:
+def run_suite(models: list[str], tasks: list[Task], runs: list[Run], out: Path, cache: Path) -> list[Row]:
     """Make every record that is missing in `out`, and return all records there.
 
     A failure of one model on one task does not stop the others; it is raised at the end. Processes that work on one
@@ -97,7 +97,7 @@ def _run_jobs(jobs: list[Job], out: Path, cache: Path, claim: Claim | None = Non
     return failures, busy
 
 
-def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Record | None:
+def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Row | None:
     """Probe one model on one task by one method, unless its record is there.
 
     Without a `claim` the processes that were started together make it together.
@@ -210,7 +210,7 @@ def task_digest(task: Task) -> str:
     return digest.hexdigest()
 
 
-def headline(record: Record) -> str:
+def headline(record: Row) -> str:
     """The primary metric of a record with its interval, for the screen."""
     name = record["primary"]
     entry = record["metrics"].get(name)

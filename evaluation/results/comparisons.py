@@ -25,7 +25,7 @@ from ..statistics.significance import (
     spread_of_mean,
 )
 from ..statistics.split import ScoredSplit
-from .records import Record, clean, grouped, locked, read_scores, stored_split
+from .records import Row, clean, grouped, locked, read_scores, stored_split
 from .seeds import case_draws, spreads
 
 Pair = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # the score arrays of two models
@@ -35,7 +35,7 @@ NO_CASES = "an earlier version made these records, without resamples of their dr
 SAME = ("task", "data", "method", "protocol", "settings")
 
 
-def compare_models(out: Path, records: list[Record], resamples: int = 1000, seed: int = 0) -> list[Record]:
+def compare_models(out: Path, records: list[Row], resamples: int = 1000, seed: int = 0) -> list[Row]:
     """Compare every two models that were scored alike on a task, and write comparisons.json.
 
     Each row: `task`, `method`, `protocol`, `settings`, `seed`, `metric`, `model_a`, `model_b`, `difference` (a - b)
@@ -59,7 +59,7 @@ def compare_models(out: Path, records: list[Record], resamples: int = 1000, seed
     return rows
 
 
-def tasks_alike(records: list[Record]) -> dict[str, int]:
+def tasks_alike(records: list[Row]) -> dict[str, int]:
     """On how many tasks each `_family` of records was scored: over as many Holm's correction runs."""
     tasks: dict[str, set[str]] = {}
     for record in records:
@@ -67,7 +67,7 @@ def tasks_alike(records: list[Record]) -> dict[str, int]:
     return {name: len(held) for name, held in tasks.items()}
 
 
-def _family(record: Record) -> str:
+def _family(record: Row) -> str:
     return json.dumps([record[name] for name in ("method", "protocol", "settings")], sort_keys=True)
 
 
@@ -80,9 +80,9 @@ def enough_resamples(tasks: int, resamples: int) -> int:
     return resamples * -(-80 * tasks // resamples)
 
 
-def model_pairs(group: list[Record]) -> list[tuple[list[Record], list[Record]]]:
+def model_pairs(group: list[Row]) -> list[tuple[list[Row], list[Row]]]:
     """Every two models of records that differ in model and seed: by each seed they share, then by all of these."""
-    by_model: dict[tuple[str, str], dict[int, Record]] = {}
+    by_model: dict[tuple[str, str], dict[int, Row]] = {}
     for record in group:
         by_model.setdefault((record["model"], record["revision"]), {})[record["seed"]] = record
     pairs = []
@@ -94,9 +94,7 @@ def model_pairs(group: list[Record]) -> list[tuple[list[Record], list[Record]]]:
     return pairs
 
 
-def _pair_rows(
-    out: Path, firsts: list[Record], seconds: list[Record], resamples: int, seed: int
-) -> list[dict[str, Any]]:
+def _pair_rows(out: Path, firsts: list[Row], seconds: list[Row], resamples: int, seed: int) -> list[dict[str, Any]]:
     """The rows of two models, from one record of each or from those of several seeds."""
     first, second = firsts[0], seconds[0]
     measured = [record[name] for record in (*firsts, *seconds) for name in ("scores", "revision")]
@@ -122,9 +120,7 @@ def _compared(name: str) -> bool:
     return metric is not None and metric.compared
 
 
-def _compare(
-    out: Path, firsts: list[Record], seconds: list[Record], resamples: int, seed: int
-) -> dict[str, dict[str, Any]]:
+def _compare(out: Path, firsts: list[Row], seconds: list[Row], resamples: int, seed: int) -> dict[str, dict[str, Any]]:
     """The difference of two models in each metric, from one record of each or from those of several seeds."""
     pairs = [(read_scores(out, a), read_scores(out, b)) for a, b in zip(firsts, seconds, strict=True)]
     record = firsts[0]
@@ -142,13 +138,13 @@ def _compare(
             for name, row in rows.items()}  # fmt: skip
 
 
-def _lone_classes(record: Record, arrays: dict[str, np.ndarray]) -> dict[str, str]:
+def _lone_classes(record: Row, arrays: dict[str, np.ndarray]) -> dict[str, str]:
     """Why nothing can be said about differences in some metrics: their class of one test case or subject."""
     split = stored_split(record, arrays)
     return lone_classes(split, Resampler(split.size, "fast", clusters=split.subjects).units)
 
 
-def _over_seeds(record: Record, pairs: list[Pair], resamples: int) -> dict[str, dict[str, Any]]:
+def _over_seeds(record: Row, pairs: list[Pair], resamples: int) -> dict[str, dict[str, Any]]:
     """Mean differences over seeds: of each seed on the same resamples, whose spread and that of seeds add up."""
     units = _test_units(record, pairs[0][0])
     drawn = []
@@ -158,7 +154,7 @@ def _over_seeds(record: Record, pairs: list[Pair], resamples: int) -> dict[str, 
     return {name: _spread_row(spread, units, "seed_sd") for name, spread in spreads(drawn).items()}
 
 
-def _test_units(record: Record, arrays: dict[str, np.ndarray]) -> int:
+def _test_units(record: Row, arrays: dict[str, np.ndarray]) -> int:
     """How many test cases, or subjects where these are known."""
     cases = arrays["test_counts" if record["kind"] == SEGMENTATION else "test_labels"]
     return Resampler(len(cases), "fast", clusters=arrays.get("test_subjects")).count_units()
@@ -171,7 +167,7 @@ def _spread_row(spread: SeedSpread, units: int, name: str) -> dict[str, Any]:
     return {**ends, name: spread.seed_sd, "case_se": spread.case_se}
 
 
-def _scores(record: Record, pair: Pair, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+def _scores(record: Row, pair: Pair, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
     first, second = (stored_split(record, arrays) for arrays in pair)
     rows = paired_bootstrap(first, second, resamples, seed)
     rows["auc"]["p_delong"] = _delong_p(first, second)
@@ -186,7 +182,7 @@ def _delong_p(first: ScoredSplit, second: ScoredSplit) -> float | None:
         return None
 
 
-def _few_shot(record: Record, pairs: list[Pair]) -> dict[str, dict[str, Any]]:
+def _few_shot(record: Row, pairs: list[Pair]) -> dict[str, dict[str, Any]]:
     """Mean differences over draws of training subjects, the same draws and test cases for both models.
 
     Draws count as seeds do: their spread and that of the test cases add up. Judged by draws alone, any two encoders

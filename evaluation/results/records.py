@@ -15,12 +15,14 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.reading.documents import read_json
+from biovfm_hf.results.record import Record
 from biovfm_hf.writing.files import atomic_path, write_text
 from biovfm_hf.writing.locks import lock
 
 from ..statistics.split import ScoredSplit, read_split
 
-Record = dict[str, Any]
+Row = dict[str, Any]  # a record as the results file holds it; over several seeds joined, `seed` is a list
+REMEDY = "remove it and run the same command again"
 
 # What names a record, and what it was measured on. A record of changed weights or data replaces the one of its name.
 NAMING = ("model", "task", "method", "protocol", "seed", "settings")
@@ -38,7 +40,7 @@ def record_key(identity: dict[str, Any]) -> str:
     return f"{stem}__{digest}"
 
 
-def read_record(out: Path, identity: dict[str, Any]) -> Record | None:
+def read_record(out: Path, identity: dict[str, Any]) -> Row | None:
     """The finished record of these weights, data and resamples, or None. It counts only with its scores beside it.
 
     Raises:
@@ -49,8 +51,8 @@ def read_record(out: Path, identity: dict[str, Any]) -> Record | None:
     if not path.is_file() or not (out / "scores" / f"{key}.npz").is_file():
         return None
     record = _read(path)
-    same = all(record.get(name) == identity[name] for name in MEASURED_ON)
-    return record if same and record.get("resamples", RESAMPLES) == identity["resamples"] else None
+    same = all(getattr(record, name) == identity[name] for name in MEASURED_ON)
+    return record.to_json() if same and (record.resamples or RESAMPLES) == identity["resamples"] else None
 
 
 def measured_otherwise(out: Path, identity: dict[str, Any]) -> bool:
@@ -61,29 +63,31 @@ def measured_otherwise(out: Path, identity: dict[str, Any]) -> bool:
     """
     model, task, *_ = record_key(identity).split("__")
     records = map(_read, (out / "records").glob(f"{model}__{task}__*"))
-    return any(record.get(name) != identity[name] for record in records for name in MEASURED_ON)
+    return any(getattr(record, name) != identity[name] for record in records for name in MEASURED_ON)
 
 
 def _read(path: Path) -> Record:
-    return read_json(path, remedy="remove it and run the same command again")
+    return Record.read(read_json(path, REMEDY), str(path), REMEDY)
 
 
-def write_record(out: Path, key: str, record: Record, scores: dict[str, np.ndarray]) -> None:
+def write_record(out: Path, key: str, row: Row, scores: dict[str, np.ndarray]) -> None:
     """Write the scores, then the record, then results.json anew from all records."""
     with atomic_path(out / "scores" / f"{key}.npz") as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, allow_pickle=False, **scores)
-    record = {**record, "scores": f"scores/{key}.npz"}
-    write_text(out / "records" / f"{key}.json", json.dumps(clean(record), indent=1) + "\n")
+    path = out / "records" / f"{key}.json"
+    record = Record.read(clean({**row, "scores": f"scores/{key}.npz"}), str(path), REMEDY)
+    write_text(path, json.dumps(record.to_json(), indent=1) + "\n")
     merge_records(out)
 
 
-def merge_records(out: Path) -> list[Record]:
+def merge_records(out: Path) -> list[Row]:
     """Rewrite results.json from every record file, one process at a time. Returns the records, in a stable order."""
     with locked(out):
         records = [_read(path) for path in sorted((out / "records").glob("*.json")) if path.name[0] != "."]
-        records.sort(key=lambda r: [_natural(r[name]) for name in ("method", "task", "model", "seed")])
-        write_text(out / "results.json", json.dumps(records, indent=1) + "\n")
-    return records
+        records.sort(key=lambda r: [_natural(value) for value in (r.method, r.task, r.model, r.seed)])
+        rows = [record.to_json() for record in records]
+        write_text(out / "results.json", json.dumps(rows, indent=1) + "\n")
+    return rows
 
 
 def _natural(value: Any) -> str:
@@ -91,7 +95,7 @@ def _natural(value: Any) -> str:
     return re.sub(r"\d+", lambda found: found.group().zfill(12), str(value))
 
 
-def read_scores(out: Path, record: Record) -> dict[str, np.ndarray]:
+def read_scores(out: Path, record: Row) -> dict[str, np.ndarray]:
     """The score arrays beside a record.
 
     Raises:
@@ -107,16 +111,16 @@ def read_scores(out: Path, record: Record) -> dict[str, np.ndarray]:
         ) from error
 
 
-def stored_split(record: Record, arrays: dict[str, np.ndarray]) -> ScoredSplit:
+def stored_split(record: Row, arrays: dict[str, np.ndarray]) -> ScoredSplit:
     """The test split of a classification record, from the arrays beside it."""
     split = read_split(record["kind"], arrays["test_labels"], arrays["test_scores"])
     split = replace(split, subjects=arrays.get("test_subjects"), strata=arrays.get("test_strata"))
     return split.decided_at(arrays["thresholds"]) if "thresholds" in arrays else split
 
 
-def grouped(records: Iterable[Record], names: Sequence[str]) -> list[list[Record]]:
+def grouped(records: Iterable[Row], names: Sequence[str]) -> list[list[Row]]:
     """The records (or rows of comparisons.json) that agree in all of these fields together, in order of appearance."""
-    groups: dict[str, list[Record]] = {}
+    groups: dict[str, list[Row]] = {}
     for record in records:
         groups.setdefault(json.dumps([record.get(name) for name in names], sort_keys=True), []).append(record)
     return list(groups.values())

@@ -9,12 +9,12 @@ from ..statistics.bootstrap import Resampler, Resampling, resampled_means, resam
 from ..statistics.kinds import SEGMENTATION
 from ..statistics.metrics import OVERLAPS, Scorer, case_scores, find_metric
 from ..statistics.significance import SeedSpread, seed_spread
-from .records import Record, grouped, read_scores, stored_split
+from .records import Row, grouped, read_scores, stored_split
 
 ALIKE = ("model", "revision", "task", "data", "method", "protocol", "settings")
 
 
-def over_seeds(out: Path, records: list[Record], resamples: int = 1000) -> list[Record]:
+def over_seeds(out: Path, records: list[Row], resamples: int = 1000) -> list[Row]:
     """Put records together that differ in their seed alone; others stay as they are, in their order.
 
     A joined record says `seed` as a list, and of each metric the mean over seeds with a 95 % interval (`low`, `high`,
@@ -31,7 +31,7 @@ def over_seeds(out: Path, records: list[Record], resamples: int = 1000) -> list[
     return [group[0] if len(group) == 1 else join_seeds(out, group, resamples) for group in groups]
 
 
-def join_seeds(out: Path, group: list[Record], resamples: int) -> Record:
+def join_seeds(out: Path, group: list[Row], resamples: int) -> Row:
     """One record of several seeds, see `over_seeds`."""
     group = sorted(group, key=lambda record: record["seed"])
     score_files = [read_scores(out, record) for record in group]
@@ -49,7 +49,7 @@ def join_seeds(out: Path, group: list[Record], resamples: int) -> Record:
     return {**group[0], "seed": [record["seed"] for record in group], "metrics": metrics, "seconds": seconds}
 
 
-def case_draws(record: Record, arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
+def case_draws(record: Row, arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
     """Per metric its point value and then its values over resamples, the same ones for every seed and model."""
     if record["kind"] == SEGMENTATION:
         return _overlap_draws(arrays, resamples)

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from biovfm_hf.results.published import table1
+from biovfm_hf.results.record import settings_text
 from biovfm_hf.results.significance import p_text
 from biovfm_hf.writing.files import write_text
 
 from ..statistics.metrics import find_metric, table_metrics
-from .records import RESAMPLES, Record
+from .records import RESAMPLES, Row
 
 Cell = dict[str, Any] | None
 
@@ -23,7 +24,7 @@ def metric_title(name: str) -> str:
     return name if metric is None else metric.title
 
 
-def write_tables(out: Path, records: list[Record], joined: list[Record], comparisons: list[dict[str, Any]]) -> None:
+def write_tables(out: Path, records: list[Row], joined: list[Row], comparisons: list[dict[str, Any]]) -> None:
     """Write table.md, table.tex and table.csv of a results folder.
 
     Args:
@@ -37,34 +38,29 @@ def write_tables(out: Path, records: list[Record], joined: list[Record], compari
     write_text(out / "table.csv", long_csv(records, joined))
 
 
-def blocks(records: list[Record]) -> dict[str, list[Record]]:
+def blocks(records: list[Row]) -> dict[str, list[Row]]:
     """Records by what makes them comparable: method, protocol, settings, and seeds where these differ."""
     seeds = {_seed_text(record) for record in records}
-    found: dict[str, list[Record]] = {}
+    found: dict[str, list[Row]] = {}
     for record in records:
         name = f"{record['method']}, protocol {record['protocol']}"
         name += f", seed {_seed_text(record)}" if len(seeds) > 1 or isinstance(record["seed"], list) else ""
-        settings = settings_text(record)
+        settings = settings_text(record["settings"])
         found.setdefault(f"{name} ({settings})" if settings else name, []).append(record)
     return found
 
 
-def settings_text(record: Record) -> str:
-    """The settings that change a record's result, such as `features both, precision fp32`."""
-    return ", ".join(f"{name} {value}" for name, value in sorted(record["settings"].items()))
-
-
-def _seed_text(record: Record) -> str:
+def _seed_text(record: Row) -> str:
     seed = record["seed"]
     return f"{', '.join(map(str, seed))} (mean)" if isinstance(seed, list) else str(seed)
 
 
-def names_in_order(records: list[Record], field: str) -> list[str]:
+def names_in_order(records: list[Row], field: str) -> list[str]:
     """The different values of a field, in the order of appearance."""
     return list(dict.fromkeys(str(record[field]) for record in records))
 
 
-def unlike(records: list[Record], field: str, name: str) -> list[str]:
+def unlike(records: list[Row], field: str, name: str) -> list[str]:
     """The values of the field `name` whose records differ in `field`, as a model with the records of two revisions.
 
     A folder keeps what it has until the same command is run on the new weights or data, so that it may hold both.
@@ -86,7 +82,7 @@ def mean_cell(entries: list[Cell]) -> Cell:
     return {"value": value, "low": value - down, "high": value + up}
 
 
-def mean_rows(records: list[Record]) -> tuple[list[str], list[str], dict[str, dict[str, Cell]]]:
+def mean_rows(records: list[Row]) -> tuple[list[str], list[str], dict[str, dict[str, Cell]]]:
     """The table of means: (metrics, tasks it runs over, {model: {metric: cell}}).
 
     Only models with every task, all of them by the same weights.
@@ -102,7 +98,7 @@ def mean_rows(records: list[Record]) -> tuple[list[str], list[str], dict[str, di
     return metrics, tasks, rows
 
 
-def published_rows(record: Record, tasks: list[str], metrics: list[str]) -> dict[str, dict[str, Cell]]:
+def published_rows(record: Row, tasks: list[str], metrics: list[str]) -> dict[str, dict[str, Cell]]:
     """Table 1 of BioVFM-21M (arXiv 2505.09329), means over twelve tasks, where the block of `record` holds the like:
     the linear probe by its protocol on the same tasks."""
     table = table1()
@@ -135,7 +131,7 @@ def best_models(rows: dict[str, dict[str, Cell]], metric: str) -> set[str]:
     return {m for m, v in values.items() if v == max(values.values())} if len(values) > 1 else set()
 
 
-def markdown(records: list[Record], comparisons: list[dict[str, Any]]) -> str:
+def markdown(records: list[Row], comparisons: list[dict[str, Any]]) -> str:
     """The whole table.md."""
     parts = ["# Results", "", "Percent. Bold: the highest value.", ""]
     for name, group in blocks(records).items():
@@ -155,7 +151,7 @@ def markdown(records: list[Record], comparisons: list[dict[str, Any]]) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _interval_words(record: Record) -> str:
+def _interval_words(record: Row) -> str:
     """What the values and intervals of a block are."""
     if record["method"].startswith("fewshot"):
         return "Means over draws of training subjects; in brackets the range that holds 95 % of the draws."
@@ -164,7 +160,7 @@ def _interval_words(record: Record) -> str:
     return "95 % bootstrap intervals over test cases."
 
 
-def _difference_words(record: Record) -> str:
+def _difference_words(record: Row) -> str:
     """How the differences of a block are judged."""
     if record["method"].startswith("fewshot"):
         return "Paired by draw of the training subjects and by test case; intervals and p (Student's t) hold both."
@@ -181,7 +177,7 @@ def _grid(metrics: list[str], rows: dict[str, dict[str, Cell]]) -> list[str]:
     return lines
 
 
-def _task_table(task: str, records: list[Record]) -> list[str]:
+def _task_table(task: str, records: list[Row]) -> list[str]:
     rows = {record["model"]: record["metrics"] for record in records}
     metrics = [m for m in table_metrics() if any(m in cells for cells in rows.values())]
     train, test = (names_in_order(records, field)[0] for field in ("n_train", "n_test"))
@@ -198,7 +194,7 @@ def _task_table(task: str, records: list[Record]) -> list[str]:
     return lines + [f"- {note}" for note in said] + ([""] if said else [])
 
 
-def _seed_note(record: Record) -> str | None:
+def _seed_note(record: Row) -> str | None:
     """How much of a joined record's uncertainty is due to seeds, and how much to the sampling of test cases."""
     entry = record["metrics"].get(record["primary"], {})
     if "seed_sd" not in entry:
@@ -208,7 +204,7 @@ def _seed_note(record: Record) -> str | None:
     return f"{record['model']}: {name} over {entry['seeds']} seeds, SD {100 * entry['seed_sd']:.2f}{cases}"
 
 
-def _differences(comparisons: list[dict[str, Any]], group: list[Record]) -> list[str]:
+def _differences(comparisons: list[dict[str, Any]], group: list[Row]) -> list[str]:
     """Which differences between models are real, in the primary metric of each task."""
     primary = {record["task"]: record["primary"] for record in group}
     first = group[0]
@@ -238,7 +234,7 @@ def _differences(comparisons: list[dict[str, Any]], group: list[Record]) -> list
     return [*lines, "", *(f"- no p: {why}" for why in said), *([""] if said else [])]
 
 
-def latex(records: list[Record]) -> str:
+def latex(records: list[Row]) -> str:
     """The tables of means as LaTeX tabulars (booktabs), one per method."""
     parts = []
     for name, group in blocks(records).items():
@@ -273,7 +269,7 @@ def _latex_text(text: str) -> str:
     return "".join(signs.get(sign, sign) for sign in text)
 
 
-def long_csv(records: list[Record], joined: list[Record]) -> str:
+def long_csv(records: list[Row], joined: list[Row]) -> str:
     """Every metric of every record, one line each; then means over seeds and over tasks, and the published means."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -281,14 +277,19 @@ def long_csv(records: list[Record], joined: list[Record]) -> str:
     writer.writerow([*names, "metric", "value", "low", "high"])
     several = [{**record, "seed": _seed_text(record)} for record in joined if isinstance(record["seed"], list)]
     for record in [*records, *several]:
-        held = {**record, "settings": settings_text(record)}
+        held = {**record, "settings": settings_text(record["settings"])}
         for metric, entry in record["metrics"].items():
             writer.writerow([*(held[n] for n in names), metric, entry["value"], entry.get("low"), entry.get("high")])
     means: dict[tuple, list] = {}  # by what names them: published ones stand beside several settings, and here once
     for group in blocks(joined).values():
         metrics, tasks, rows = mean_rows(group)
         if len(tasks) > 1:
-            ours = (group[0]["method"], group[0]["protocol"], settings_text(group[0]), _seed_text(group[0]))
+            ours = (
+                group[0]["method"],
+                group[0]["protocol"],
+                settings_text(group[0]["settings"]),
+                _seed_text(group[0]),
+            )
             theirs = ("published", "biovfm", "", "")
             for how, held in ((ours, rows), (theirs, published_rows(group[0], tasks, metrics))):
                 for model, cells in held.items():

@@ -28,7 +28,7 @@ from ..commands.probe import RunOptions, options_class
 from ..encoders.device import check_device
 from ..probes.probe import Run as ProbeRun
 from ..probes.probe import find_probe
-from ..results.records import Record
+from ..results.records import Row
 from ..results.seeds import over_seeds
 from ..statistics.kinds import SEGMENTATION
 from ..tasks import GROUPS, read_records, resolve_names
@@ -295,12 +295,12 @@ def probe_words(plan: Plan, out: Path) -> list[str]:
     return [*words, "--out", str(options.out)]
 
 
-def by_method(records: Iterable[Record], runs: list[ProbeRun], tasks: list[str]) -> dict[str, list[Record]]:
+def by_method(records: Iterable[Row], runs: list[ProbeRun], tasks: list[str]) -> dict[str, list[Row]]:
     """The study's own records by method (fewshot-4 and fewshot-16 are two).
 
     A results folder keeps the records of every run of the study, also of one with other tasks, seeds or settings.
     """
-    groups: dict[str, list[Record]] = {run.probe.record_name: [] for run in runs}
+    groups: dict[str, list[Row]] = {run.probe.record_name: [] for run in runs}
     ours = [(run.probe.record_name, run.protocol, run.seed, run.settings) for run in runs]
     for record in records:
         made = (record["method"], record["protocol"], record["seed"], record["settings"])
@@ -309,7 +309,7 @@ def by_method(records: Iterable[Record], runs: list[ProbeRun], tasks: list[str])
     return groups
 
 
-def points(plan: Plan, records: list[Record], out: Path) -> list[dict[str, Any]]:
+def points(plan: Plan, records: list[Row], out: Path) -> list[dict[str, Any]]:
     """Rows of the points file: AUC in percent with its interval, encoder parameters, images seen.
 
     Args:

@@ -8,7 +8,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
 from biovfm_hf.writing.files import write_text
 
-from ..results.records import Record, clean, read_scores, stored_split
+from ..results.records import Row, clean, read_scores, stored_split
 from ..statistics.kinds import SEGMENTATION
 from ..tasks import Task
 from .groups import bands
@@ -28,7 +28,7 @@ def check_columns(tasks: list[Task], by: tuple[str, ...]) -> None:
                 raise UserError(f"task {task.name} has no column {name!r} to group its cases by{there}")
 
 
-def write_groups(out: Path, records: list[Record], tasks: list[Task], by: tuple[str, ...]) -> list[dict[str, Any]]:
+def write_groups(out: Path, records: list[Row], tasks: list[Task], by: tuple[str, ...]) -> list[dict[str, Any]]:
     """Write the gaps between groups of the tasks' records, and tell them.
 
     Returns:

@@ -6,11 +6,12 @@ from pathlib import Path
 from biovfm_hf.cards.provenance import Provenance, read_provenance
 from biovfm_hf.errors import UserError
 from biovfm_hf.reading.documents import read_yaml
+from biovfm_hf.results.record import Record
 
 from ..inputs.compute import Power
 from ..inputs.dataset import DatasetSummary, summarise_dataset
 from ..inputs.model import ModelSummary, summarise_model
-from ..inputs.results import Record, load_results
+from ..inputs.results import load_results
 from ..inputs.run import RunSummary, summarise_run
 from .base import BaseModel, find_base
 from .earlier import earlier_license

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from ..inputs.results import Record, interval_text, metric_label, primary_metric, way_words
+from biovfm_hf.results.record import Record
+
+from ..inputs.results import interval_text, metric_label, primary_metric, way_words
 
 HUB_METRICS = {"auc": "roc_auc", "mcc": "matthews_correlation", "f1_macro": "f1", "recall_macro": "recall"}
 
@@ -19,7 +21,7 @@ def eval_results(records: list[Record]) -> list[Any]:
     for record in records:
         kind = "image-segmentation" if record.method.startswith("segment") else "image-classification"
         method, bound = _method_words(record), "draws" if record.is_few_shot else "ci"
-        for name, value in record.metrics.items():
+        for name, value in record.intervals.items():
             bounds = None
             if value.low is not None and value.high is not None:
                 ends = {"low": round(value.low, 6), "high": round(value.high, 6), "level": 0.95}
@@ -41,7 +43,7 @@ def eval_results(records: list[Record]) -> list[Any]:
 
 def _method_words(record: Record) -> str:
     seed = "" if record.seed is None else str(record.seed)
-    return ", ".join(filter(None, (record.method, way_words(record.protocol, record.settings, seed))))
+    return ", ".join(filter(None, (record.method, way_words(record.protocol, record.settings_text, seed))))
 
 
 def leaderboard_yaml(records: list[Record], benchmark: str) -> str:
@@ -59,6 +61,6 @@ def leaderboard_yaml(records: list[Record], benchmark: str) -> str:
     entries = []
     for task, record in sorted(chosen.items()):
         metric = primary_metric([record])
-        notes = f"{metric_label(metric)} {interval_text(record.metrics[metric], 4)}, {_method_words(record)}"
-        entries.append(EvalResultEntry(benchmark, task, round(record.metrics[metric].value, 6), notes=notes))
+        notes = f"{metric_label(metric)} {interval_text(record.intervals[metric], 4)}, {_method_words(record)}"
+        entries.append(EvalResultEntry(benchmark, task, round(record.intervals[metric].value, 6), notes=notes))
     return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)

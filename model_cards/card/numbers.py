@@ -5,8 +5,9 @@ from typing import Any
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.reading.documents import parse_yaml, read_text
+from biovfm_hf.results.record import Record
 
-from ..inputs.results import Record, load_results
+from ..inputs.results import load_results
 from .earlier import END
 from .model_index import eval_results, leaderboard_yaml
 from .render import render_results

@@ -5,8 +5,9 @@ from typing import Any
 
 from biovfm_hf.cards.markdown import plain
 from biovfm_hf.errors import UserError
+from biovfm_hf.results.record import Interval, Record
 
-from ..inputs.results import Interval, Record, interval_text, metric_label
+from ..inputs.results import interval_text, metric_label
 from ..templating import template_environment
 from .earlier import END
 from .facts import CardFacts

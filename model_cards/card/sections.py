@@ -7,13 +7,14 @@ from typing import Any
 import yaml
 
 from biovfm_hf.cards.markdown import plain
+from biovfm_hf.results.record import Record
 from biovfm_hf.sizes import size_words
 
 from .. import formats
 from ..inputs.compute import compute_lines
 from ..inputs.leakage import MAX_OVERLAPS, leakage_lines
 from ..inputs.paths import without_paths
-from ..inputs.results import Record, metric_order, published_comparison, way_words
+from ..inputs.results import metric_order, published_comparison, way_words
 from ..inputs.run import RunSummary, group_of
 from .facts import CardFacts
 
@@ -97,12 +98,12 @@ def _settings(run: RunSummary | None) -> str:
 def results(records: list[Record], name: str, pictures: list[dict[str, str]]) -> dict[str, Any]:
     """One model's scores as tables, and its mean beside published ones where the two can be compared."""
     mean, table, why_not = published_comparison(records)
-    measured = [entry for record in records for entry in record.metrics.values()]
+    measured = [entry for record in records for entry in record.intervals.values()]
     return {
         "name": name,
         "pictures": pictures,
         "tables": _result_tables(records),
-        "warnings": dict.fromkeys((record.task, text) for record in records for text in record.warnings),
+        "warnings": dict.fromkeys((record.task, text) for record in records for text in record.warnings or ()),
         "few_shot": any(record.is_few_shot for record in records),
         "all_intervals": all(entry.low is not None for entry in measured),
         "mean": mean,
@@ -124,10 +125,12 @@ def _result_tables(records: list[Record]) -> list[dict[str, Any]]:
 
 def _telling_ways(records: list[Record]) -> list[str]:
     """Settings and seed of each record, in words, where those of the same method and protocol, or seeds, differ."""
-    ways = {(record.method, record.protocol, record.settings) for record in records}
+    ways = {(record.method, record.protocol, record.settings_text) for record in records}
     several = len(ways) > len({(method, protocol) for method, protocol, _ in ways})
     seeds = len({record.seed for record in records}) > 1
-    return [way_words("", record.settings if several else "", str(record.seed) if seeds else "") for record in records]
+    return [
+        way_words("", record.settings_text if several else "", str(record.seed) if seeds else "") for record in records
+    ]
 
 
 def _files(facts: CardFacts) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from biovfm_hf.flops import Architecture, Crops, Heads, step_flops
+from biovfm_hf.reading.documents import finite
 
 from ..formats import duration, short_count
-from .files import finite
 from .model import ModelSummary
 from .run import RunSummary
 

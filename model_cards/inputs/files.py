@@ -1,8 +1,7 @@
-"""Bounded reading of what the other stages leave as lines: cards, metrics, tables; and numbers that are numbers."""
+"""Bounded reading of what the other stages leave as lines: cards, metrics, tables."""
 
 import csv
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,14 +69,3 @@ def read_csv(path: Path, max_rows: int = 10_000) -> list[dict[str, str]]:
         ]
     except csv.Error as error:
         raise UserError(f"{path}: not valid CSV ({error}); write it again") from error
-
-
-def finite(value: object) -> float | None:
-    """`value` as a float if it is a finite number (bool is not), else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None

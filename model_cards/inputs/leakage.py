@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.cards.leakage import guard_line, match_line, relation_words
-from biovfm_hf.reading.documents import read_json
-
-from .files import finite
+from biovfm_hf.reading.documents import finite, read_json
 
 MAX_OVERLAPS = 200
 

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.reading.documents import read_json
+from biovfm_hf.reading.documents import finite, read_json
 from biovfm_hf.results.published import table1
+from biovfm_hf.results.record import RUN_AGAIN, Interval, Record, settings_text
 from biovfm_hf.results.significance import holm
-
-from .files import finite
 
 METRIC_LABELS = {
     "auc": "AUC",
@@ -30,41 +29,6 @@ METRIC_LABELS = {
 }
 LOWER_IS_BETTER = ("ece", "brier")
 SIGNIFICANT = 0.05
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A metric's value and the bounds of its 95% interval (None where the results file gives none)."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class Record:
-    """One line of a results file: one model, one task, one method with its settings (`features both`, in words).
-
-    `warnings` are what may make the task's scores wrong.
-    """
-
-    model: str
-    revision: str
-    task: str
-    method: str
-    protocol: str
-    seed: int | None
-    metrics: dict[str, Interval]
-    n_train: int | None
-    n_test: int | None
-    seconds: float | None
-    settings: str = ""
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def is_few_shot(self) -> bool:
-        """Whether its intervals are the ranges of 95% of the draws of training subjects."""
-        return self.method.startswith("fewshot")
 
 
 @dataclass(frozen=True)
@@ -135,39 +99,10 @@ def load_results(path: Path) -> list[Record]:
 
 
 def _record(row: Any, where: str) -> Record:
-    if not isinstance(row, dict):
-        raise UserError(f"{where} is not an object; run biovfm probe again")
-    for name in ("model", "task", "method"):
-        if not isinstance(row.get(name), str) or not row[name]:
-            raise UserError(f"{where} has no {name!r}; run biovfm probe again")
-    metrics = row.get("metrics")
-    if not isinstance(metrics, dict) or not metrics:
-        raise UserError(f"{where} has no metrics; run biovfm probe again")
-    return Record(
-        model=row["model"],
-        revision=str(row.get("revision") or ""),
-        task=row["task"],
-        method=row["method"],
-        protocol=str(row.get("protocol") or ""),
-        seed=_whole(row.get("seed")),
-        metrics={
-            str(name): _interval(value, f"{where}, metric {name!r}")
-            for name, value in metrics.items()
-            if not _undefined(value)
-        },
-        n_train=_whole(row.get("n_train")),
-        n_test=_whole(row.get("n_test")),
-        seconds=finite(row.get("seconds")),
-        settings=_settings(row.get("settings")),
-        warnings=tuple(map(str, row.get("warnings") or ())),
-    )
-
-
-def _settings(value: Any) -> str:
-    """Settings in words, from a mapping or from what `results_rows` made of one."""
-    if not isinstance(value, dict):
-        return str(value or "")
-    return ", ".join(f"{name} {held}" for name, held in sorted(value.items()))
+    record = Record.read(row, where)
+    if not record.metrics:
+        raise UserError(f"{where} has no metrics; {RUN_AGAIN}")
+    return record
 
 
 def _seed(value: Any) -> str:
@@ -180,27 +115,25 @@ def way_words(protocol: str, settings: str, seed: str) -> str:
     return ", ".join(filter(None, words))
 
 
-def _undefined(value: Any) -> bool:
-    """Whether a metric is marked as undefined on its test split, for instance AUC where one class has no case."""
-    return (value["value"] if isinstance(value, dict) and "value" in value else value) is None
-
-
-def _interval(value: Any, where: str) -> Interval:
-    entry = value if isinstance(value, dict) else {"value": value}
-    point = finite(entry.get("value"))
-    if point is None:
-        raise UserError(f"{where} has no finite value; a card or report takes no number that is not there")
-    return Interval(point, finite(entry.get("low")), finite(entry.get("high")))
-
-
-def _whole(value: Any) -> int | None:
-    number = finite(value)
-    return None if number is None else int(number)
-
-
 def results_rows(records: Iterable[Record], model: str) -> list[dict[str, Any]]:
-    """The records as a results file holds them (`load_results` reads it back), under the name `model`."""
-    return [{**asdict(record), "model": model} for record in records]
+    """What of the records stands beside a card, under the name `model`, as `load_results` reads it back."""
+    return [
+        {
+            "model": model,
+            "revision": record.revision,
+            "task": record.task,
+            "method": record.method,
+            "protocol": record.protocol,
+            "seed": record.seed,
+            "metrics": {name: asdict(interval) for name, interval in record.intervals.items()},
+            "n_train": record.n_train,
+            "n_test": record.n_test,
+            "seconds": record.seconds,
+            "settings": record.settings_text,
+            "warnings": record.warnings or [],
+        }
+        for record in records
+    ]
 
 
 def load_comparisons(folder: Path) -> list[Comparison]:
@@ -231,7 +164,7 @@ def load_comparisons(folder: Path) -> list[Comparison]:
                 name: str(row.get(name) or "")
                 for name in ("task", "method", "metric", "model_a", "model_b", "protocol")
             },
-            settings=_settings(row.get("settings")),
+            settings=settings_text(row.get("settings")),
             seed=_seed(row.get("seed")),
             difference=float(row["difference"]),
             low=finite(row.get("low")),
@@ -246,7 +179,7 @@ def load_comparisons(folder: Path) -> list[Comparison]:
 
 def metric_order(records: Iterable[Record]) -> list[str]:
     """All metric names in `records`: the known ones in the order of METRIC_LABELS, then the rest by name."""
-    names = {name for record in records for name in record.metrics}
+    names = {name for record in records for name in record.intervals}
     known = [name for name in METRIC_LABELS if name in names]
     return known + sorted(names - set(known))
 
@@ -256,7 +189,7 @@ def primary_metric(records: Iterable[Record]) -> str:
     counts: dict[str, int] = {}
     records = list(records)
     for name in metric_order(records):
-        counts[name] = sum(name in record.metrics for record in records)
+        counts[name] = sum(name in record.intervals for record in records)
     return max(counts, key=lambda name: counts[name])
 
 
@@ -279,7 +212,7 @@ def published_comparison(records: list[Record]) -> tuple[dict[str, Interval] | N
         return None, table, "a MedMNIST task occurs twice in the results (several settings, seeds or revisions)"
     mean: dict[str, Interval] = {}
     for name in table["metrics"]:
-        entries = [by_task[task].metrics.get(name) for task in table["tasks"]]
+        entries = [by_task[task].intervals.get(name) for task in table["tasks"]]
         if all(entry is not None and entry.low is not None and entry.high is not None for entry in entries):
             mean[name] = Interval(*(_mean_percent(entries, field) for field in ("value", "low", "high")))
     if not mean:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.cards.provenance import Provenance, read_provenance
-from biovfm_hf.reading.documents import read_yaml
+from biovfm_hf.reading.documents import finite, read_yaml
 
-from .files import finite, read_jsonl
+from .files import read_jsonl
 
 MAX_POINTS = 65_536
 MAX_SERIES = 200

@@ -6,8 +6,9 @@ import numpy as np
 from markupsafe import Markup
 
 from biovfm_hf.results import significance
+from biovfm_hf.results.record import Record
 
-from ..inputs.results import LOWER_IS_BETTER, Comparison, Record, metric_order, primary_metric, way_words
+from ..inputs.results import LOWER_IS_BETTER, Comparison, metric_order, primary_metric, way_words
 from . import charts
 from .figures import figures
 from .material import MAX_ROWS, Material
@@ -25,7 +26,7 @@ def evaluation_section(material: Material) -> dict[str, Any] | None:
     names = dict(zip(models, shortened(models), strict=True))
     alike: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
-        alike.setdefault((record.method, record.protocol, record.settings), []).append(record)
+        alike.setdefault((record.method, record.protocol, record.settings_text), []).append(record)
     tables = [_score_table(chosen, models, names) for chosen in alike.values()]
     told = _ways(comparisons)
     main, other = ([row for row in comparisons if (row.metric in MAIN) == is_main] for is_main in (True, False))
@@ -80,11 +81,11 @@ def _ways(comparisons: list[Comparison]) -> dict[tuple[str, str, str, str], str]
 def _score_table(records: list[Record], models: list[str], names: dict[str, str]) -> dict[str, Any]:
     primary = primary_metric(records)
     order = [primary, *[name for name in metric_order(records) if name != primary]]
-    shown = [r.metrics[primary] for r in records if primary in r.metrics]
+    shown = [r.intervals[primary] for r in records if primary in r.intervals]
     axis = charts.axis_of([v for entry in shown for v in (entry.value, entry.low, entry.high) if v is not None])
     tasks: dict[str, list[dict[str, Any]]] = {}
     for record in sorted(records, key=lambda r: models.index(r.model))[:MAX_ROWS]:
-        entry = record.metrics.get(primary)
+        entry = record.intervals.get(primary)
         style = charts.style_of(models.index(record.model))
         mark = charts.interval_mark(entry.value, entry.low, entry.high, axis, style) if entry else Markup("")
         row = {"record": record, "model": names[record.model], "mark": mark, "style": style}
@@ -92,7 +93,7 @@ def _score_table(records: list[Record], models: list[str], names: dict[str, str]
     return {
         "method": records[0].method,
         "protocol": records[0].protocol,
-        "settings": records[0].settings,
+        "settings": records[0].settings_text,
         "few_shot": records[0].is_few_shot,
         "metrics": order[:MAIN_METRICS],
         "others": order[MAIN_METRICS:],
@@ -115,8 +116,8 @@ def mean_ranks(records: list[Record], metric: str, names: dict[str, str]) -> lis
     records = [record for record in records if weights.count(record.model) == 1]
     scores: dict[str, dict[str, list[float]]] = {}
     for record in records:
-        if metric in record.metrics:
-            scores.setdefault(record.task, {}).setdefault(record.model, []).append(record.metrics[metric].value)
+        if metric in record.intervals:
+            scores.setdefault(record.task, {}).setdefault(record.model, []).append(record.intervals[metric].value)
     models = {record.model for record in records}
     complete = [row for row in scores.values() if set(row) == models and all(len(v) == 1 for v in row.values())]
     if len(models) < 2 or len(complete) < 2:

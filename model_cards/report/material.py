@@ -3,11 +3,13 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from biovfm_hf.results.record import Record
+
 from ..inputs.compute import Power, compute_lines
 from ..inputs.dataset import DatasetSummary, summarise_dataset
 from ..inputs.kinds import Inputs
 from ..inputs.model import ModelSummary, summarise_model
-from ..inputs.results import Comparison, Record, load_comparisons, load_results
+from ..inputs.results import Comparison, load_comparisons, load_results
 from ..inputs.run import RunSummary, summarise_run
 from .pictures import PictureStore
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.reading.documents import read_json
+from biovfm_hf.reading.documents import finite, read_json
+from biovfm_hf.results.record import Interval
 
-from ..inputs.files import finite, read_csv
-from ..inputs.results import Interval
+from ..inputs.files import read_csv
 from .figures import figures
 from .material import Material
 

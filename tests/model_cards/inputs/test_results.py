@@ -13,7 +13,7 @@ def test_a_record_comes_back_with_its_intervals(make, tmp_path):
     folder = make.results(tmp_path / "r", make.rows("m", ["breastmnist"]))
     (record,) = results.load_results(folder)
     assert (record.model, record.task, record.n_train, record.n_test) == ("m", "breastmnist", 1000, 200)
-    assert record.metrics["auc"] == results.Interval(0.8, 0.8 - 0.03, 0.8 + 0.03)
+    assert record.intervals["auc"] == results.Interval(0.8, 0.8 - 0.03, 0.8 + 0.03)
 
 
 @pytest.mark.parametrize(
@@ -92,5 +92,5 @@ def test_an_undefined_metric_is_left_out_and_a_given_adjustment_is_kept(make, tm
     rows[0]["metrics"]["auc"] = {"value": None, "low": None, "high": None}
     given = {"task": "t", "method": "linear", "metric": "mcc", "difference": 0.1, "p": 0.02, "p_holm": 0.06}
     folder = make.results(tmp_path / "r", rows, [given, {**given, "task": "u"}])
-    assert "auc" not in results.load_results(folder)[0].metrics
+    assert "auc" not in results.load_results(folder)[0].intervals
     assert [row.p_holm for row in results.load_comparisons(folder)] == [0.06, 0.06]

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from model_cards.inputs.results import Comparison, Interval, Record
+from biovfm_hf.results.record import Record
+from model_cards.inputs.results import Comparison
 from model_cards.report.figures import caption_of
 from model_cards.report.findings import findings_section
 from model_cards.report.material import Material
@@ -17,7 +18,8 @@ ROW = Comparison(
 
 
 def record(model, seed=0):
-    return Record(model, "", "lungs", "linear", "fast", seed, {"auc": Interval(0.8, 0.7, 0.9)}, 10, 10, 1.0)
+    row = dict(model=model, task="lungs", method="linear", protocol="fast", seed=seed, n_train=10, n_test=10)
+    return Record.read({**row, "metrics": {"auc": {"value": 0.8, "low": 0.7, "high": 0.9}}}, "a record")
 
 
 def findings(*rows, models=("out/dino/model", "out/mae/model"), seeds=(0,)):

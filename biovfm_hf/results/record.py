@@ -1,0 +1,144 @@
+"""A record: one line of a results file, as evaluation writes it and cards and reports read it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ..errors import UserError
+from ..reading.documents import finite
+
+RUN_AGAIN = "run biovfm probe again"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A metric's value and the bounds of its 95% interval (None where the results file gives none)."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One model, one task, one method with its settings; the fields stand in the order of the results file.
+
+    `revision` and `data` are digests of the weights and of the task's images and labels. An entry of `metrics` is a
+    mapping with `value`, `low` and `high` (of some, more) or a number; an undefined one is None, or its value is None.
+    `warnings` are what may make the task's scores wrong. `further` are what a probe adds. A field that is None is not
+    in the file.
+    """
+
+    model: str
+    revision: str
+    task: str
+    data: str | None = None
+    method: str = ""
+    protocol: str = ""
+    seed: int | None = None
+    settings: Mapping[str, Any] | str = field(default_factory=dict)
+    resamples: int | None = None
+    kind: str | None = None
+    primary: str | None = None
+    classes: list[str] | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    undefined: Mapping[str, str] | None = None
+    thresholds: list[float] | None = None
+    chosen: Mapping[str, Any] | None = None
+    notes: list[str] | None = None
+    warnings: list[str] | None = None
+    n_train: int | None = None
+    n_test: int | None = None
+    seconds: float | None = None
+    costs: Mapping[str, Any] | None = None
+    licence: str | None = None
+    software: Mapping[str, str] | None = None
+    further: Mapping[str, Any] = field(default_factory=dict)
+    scores: str | None = None
+
+    @classmethod
+    def read(cls, row: Any, where: str, remedy: str = RUN_AGAIN) -> "Record":
+        """The record that a JSON value stands for.
+
+        Args:
+            row: of a results file, or of a record's own file.
+            where: the file and the record's number in it, to begin a message.
+            remedy: how to go on, to end it.
+
+        Raises:
+            UserError: it is no object, lacks model, task or method, or a metric is neither undefined nor finite.
+        """
+        if not isinstance(row, dict):
+            raise UserError(f"{where} is not an object; {remedy}")
+        for name in ("model", "task", "method"):
+            if not isinstance(row.get(name), str) or not row[name]:
+                raise UserError(f"{where} has no {name!r}; {remedy}")
+        metrics = row.get("metrics")
+        if not isinstance(metrics, dict):
+            raise UserError(f"{where} has no metrics; {remedy}")
+        for name, entry in metrics.items():
+            if not _undefined(entry) and finite(_entry(entry).get("value")) is None:
+                raise UserError(f"{where}, metric {name!r} has no finite value; {remedy}")
+        names = {each.name for each in fields(cls)} - {"further"}
+        known = {name: value for name, value in row.items() if name in names and value is not None}
+        for name in ("seed", "n_train", "n_test", "resamples"):
+            known[name] = _whole(row.get(name))
+        known |= {name: str(row.get(name) or "") for name in ("revision", "protocol")}
+        known["seconds"] = finite(row.get("seconds"))
+        if row.get("warnings") is not None:
+            known["warnings"] = list(map(str, row["warnings"]))
+        return cls(**known, further={name: value for name, value in row.items() if name not in names})
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a results file holds it; `read` reads it back."""
+        row: dict[str, Any] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name == "further":
+                row |= value
+            elif value is not None:
+                row[each.name] = value
+        return row
+
+    @property
+    def intervals(self) -> dict[str, Interval]:
+        """Each metric that is defined, with its interval."""
+        return {
+            name: Interval(float(entry["value"]), finite(entry.get("low")), finite(entry.get("high")))
+            for name, entry in ((name, _entry(value)) for name, value in self.metrics.items() if not _undefined(value))
+        }
+
+    @property
+    def settings_text(self) -> str:
+        """The settings in words, such as `features both, precision fp32`."""
+        return settings_text(self.settings)
+
+    @property
+    def is_few_shot(self) -> bool:
+        """Whether its intervals are the ranges of 95% of the draws of training subjects."""
+        return self.method.startswith("fewshot")
+
+
+def settings_text(settings: Any) -> str:
+    """Settings in words, by name; a text, as the results file beside a card holds them, stays as it is.
+
+    >>> settings_text({"precision": "fp32", "features": "both"})
+    'features both, precision fp32'
+    """
+    if not isinstance(settings, Mapping):
+        return str(settings or "")
+    return ", ".join(f"{name} {value}" for name, value in sorted(settings.items()))
+
+
+def _entry(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {"value": value}
+
+
+def _undefined(value: Any) -> bool:
+    """Whether a metric is marked as undefined on its test split, for instance AUC where one class has no case."""
+    return (value["value"] if isinstance(value, Mapping) and "value" in value else value) is None
+
+
+def _whole(value: Any) -> int | None:
+    number = finite(value)
+    return None if number is None else int(number)
