@@ -73,7 +73,7 @@ class Record:
         for name in ("model", "task", "method"):
             if not isinstance(row.get(name), str) or not row[name]:
                 raise UserError(f"{where} has no {name!r}; {remedy}")
-        metrics = row.get("metrics")
+        metrics = row.get("metrics", {})
         if not isinstance(metrics, dict):
             raise UserError(f"{where} has no metrics; {remedy}")
         for name, entry in metrics.items():

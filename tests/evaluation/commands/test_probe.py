@@ -437,9 +437,11 @@ def test_two_processes_lose_nothing(tmp_path):
 def test_a_broken_record_is_named(tmp_path):
     identity = dict(model="m", task="t", method="x", protocol="p", seed=0, settings={})
     write_record(tmp_path, record_key(identity), {**identity, "revision": "r"}, {"x": np.zeros(1)})
-    next((tmp_path / "records").glob("*.json")).write_text("{")
-    with pytest.raises(UserError, match=r"not valid JSON.*remove it"):
-        merge_records(tmp_path)
+    (path,) = (tmp_path / "records").glob("*.json")
+    for text, reason in (("{", "not valid JSON"), ("[]", "is not an object"), ('{"task": "t"}', "has no 'model'")):
+        path.write_text(text)
+        with pytest.raises(UserError, match=f"{path.name}.*{reason}.*remove it"):
+            merge_records(tmp_path)
     with locked(tmp_path):
         pass
 
