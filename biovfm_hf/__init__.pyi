@@ -380,8 +380,8 @@ def probe(
 
     Args:
         model: a model folder, a Hub repository, a short name (dinov2-b, biomedclip, ...), timm:NAME or
-            open_clip:hf-hub:REPO, for segmentation also scratch:unet, unet-small, transunet; again for each
-            further one.
+            open_clip:hf-hub:REPO, for segmentation also scratch:unet or scratch:transunet; again for each further
+            one.
         tasks: task names, medmnist, medmnist3d, radiology, or paths.
         out: the results folder.
         data: where the named sets are.

@@ -64,7 +64,7 @@ class RunOptions:
 
     model: tuple[str, ...] = required(
         "a model folder, a Hub repository, a short name (dinov2-b, biomedclip, ...), timm:NAME or "
-        "open_clip:hf-hub:REPO, for segmentation also scratch:unet, unet-small, transunet; again for each further one",
+        "open_clip:hf-hub:REPO, for segmentation also scratch:unet or scratch:transunet; again for each further one",
         metavar="[NAME=]MODEL",
         group=WHAT,
     )

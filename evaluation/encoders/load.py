@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 LABEL = re.compile(r"^([\w.+-]+)=(.+)$")
 SCRATCH = "scratch:"
+# Channels of the networks at the images' own size, of `transunet` its tokens' width: what tells their forms apart.
+SCRATCH_WIDTHS = {"unet": 64, "unet-small": 32, "transunet": 1024, "transunet-small": 32}
 OFA = "ofa:"
 OFA_SIZE = 384  # as in BiomedGPT's own script for MedMNIST
 OFA_NOTES = (
@@ -194,7 +196,9 @@ def _untrained(source: str) -> Encoder:
     def refuse(images: Sequence[np.ndarray]) -> "Tensor":
         raise UserError(f"{source} is trained from scratch and has no features; it runs under --method segment only")
 
-    return Encoder(source, source, nn.Identity(), refuse, source, 224, IMAGENET_MEAN, IMAGENET_STD)
+    width = SCRATCH_WIDTHS.get(source.removeprefix(SCRATCH))
+    revision = f"{source}@{width}" if width else source  # a record of a network of another width is not taken for it
+    return Encoder(source, revision, nn.Identity(), refuse, source, 224, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def split_label(name: str) -> tuple[str, str]:

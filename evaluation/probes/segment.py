@@ -58,7 +58,8 @@ class Segment(Probe):
         plan = DecoderPlan(self.epochs, self.rate or RATE, trial.run.seed, trial.run.device)
         size, revision = self.image_size or trial.encoder.size, trial.encoder.revision
         if revision.startswith(SCRATCH):
-            return probe_scratch(revision.removeprefix(SCRATCH), trial.task, size, plan)
+            name = revision.removeprefix(SCRATCH).partition("@")[0]
+            return probe_scratch(name, trial.task, size, plan)
         if self.decoder == "unet":
             return probe_unet_decoder(trial.task, self._tokens(trial, size, UNET_BLOCKS), plan)
         return probe_linear_decoder(trial.task, self._tokens(trial, size, 0), trial.run.seed)

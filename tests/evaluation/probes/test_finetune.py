@@ -241,12 +241,12 @@ def test_random_crop_keeps_three_quarters_and_the_proportions(make_image):
         assert 0.7 < crop.size / image.size <= 1 and abs(crop.shape[1] / crop.shape[0] - 64 / 48) < 0.05
 
 
-@pytest.mark.parametrize("name", ["unet-small", "transunet"])
+@pytest.mark.parametrize("name", ["unet-small", "transunet-small"])
 def test_networks_from_scratch_segment_and_are_refused_elsewhere(tmp_path, mask_folder, class_folder, name):
     words = ["--model", f"scratch:{name}", "--out", str(tmp_path), "--resamples", "20"]
     main([*words, "--tasks", str(mask_folder), "--method", "segment", "--image-size", "32", "--epochs", "12"])
     record = json.loads((tmp_path / "results.json").read_text())[0]
-    assert record["metrics"]["dice"]["value"] > 0.5 and record["revision"] == f"scratch:{name}"
+    assert record["metrics"]["dice"]["value"] > 0.5 and record["revision"] == f"scratch:{name}@32"
     assert list((tmp_path / "figures").glob("masks_*"))
     with pytest.raises(UserError, match="no features"):
         main([*words, "--tasks", str(class_folder)])
@@ -260,8 +260,15 @@ def test_scratch_baselines_refuse_other_names_and_sizes(tmp_path, mask_folder):
         main(["--model", "scratch:unet", *words, "--image-size", "40"])
 
 
+@pytest.mark.parametrize(("size", "parameters"), [(224, 324_023_569), (448, 324_625_681)])
+def test_the_transunet_of_the_papers_name_has_its_324_million_weights(size, parameters):
+    with torch.device("meta"):
+        network = build("transunet", 1, size)
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+
+
 @pytest.mark.parametrize(("classes", "parameters"), [(1, 31_037_633), (3, 31_037_763)])
 def test_the_unet_of_the_papers_name_has_its_31_million_weights(classes, parameters):
     with torch.device("meta"):
-        network = build("unet", classes)
+        network = build("unet", classes, 32)
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters

@@ -105,10 +105,23 @@ def test_there_are_references():
 def test_unet_is_milesials(reference):
     about, tensors = reference
     with torch.device("meta"):
-        network = build("unet", about["unet"]["classes"])
+        network = build("unet", about["unet"]["classes"], 96)
     assert sum(p.numel() for p in network.parameters()) == about["unet"]["parameters"]
     logits = with_made_weights(network, unet_name)(drawn(*seed_of(about["unet_input"])))
     torch.testing.assert_close(logits[..., ::2, ::2], tensors["unet.logits"], rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_transunet_is_the_authors(reference):
+    about, tensors = reference
+    config = about["transunet"]
+    with torch.device("meta"):
+        network = build("transunet", config["classes"], config["image_size"])
+    assert sum(p.numel() for p in network.parameters()) == config["parameters"]
+    shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+    assert shapes == shapes | config["names"]  # of the transformer's blocks the reference may name the first alone
+    logits = with_made_weights(network, str)(drawn(*seed_of(config["input"])))
+    torch.testing.assert_close(logits[..., ::4, ::4], tensors["transunet.logits"], rtol=0, atol=1e-4)
 
 
 @torch.inference_mode()
