@@ -22,7 +22,8 @@ def write_seeds(out, noise, seeds=5, n=400, kind="binary-class", model="m"):
         luck = np.random.default_rng([seed + 1, ord(model)])
         scores = 1 / (1 + np.exp(-(shared + noise * luck.uniform(0, 2) * luck.normal(size=n))))
         arrays = dict(test_labels=labels[:, None], test_scores=scores[:, None], thresholds=np.array([0.6]))
-        record = {**identity, "revision": "r", "data": "d", "kind": kind, "seconds": 1.0, "metrics": {"auc": {}}}
+        named = dict(revision="r", data="d", kind=kind, seconds=1.0)
+        record = {**identity, **named, "metrics": {"auc": {"value": 0.5}}}
         write_record(out, record_key(identity), record, arrays)
         records.append({**record, "scores": f"scores/{record_key(identity)}.npz"})
     return records
