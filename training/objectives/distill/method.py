@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
-from biovfm_hf.conversion.read import Encoder, read_encoder
+from biovfm_hf.conversion.read import IMAGENET, Encoder, read_encoder
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import Architecture
 
@@ -58,10 +58,18 @@ class DistillMethod(Method[DistillTrainConfig, DistillObjective]):
 
 @cache
 def _teacher_config(source: str | None) -> BioVFMConfig:
-    return _read_teacher(source).config
+    return _read_teacher(source).config if source else BioVFMConfig.from_size("vit-large")
+
+
+def _assumed_teacher() -> Encoder:
+    """What estimates take for a teacher that is not named yet: a ViT-L, without values."""
+    config = BioVFMConfig.from_size("vit-large")
+    return Encoder(config, BioVFMModel(config).state_dict(), [], IMAGENET, {})
 
 
 def _read_teacher(source: str | None) -> Encoder:
+    if source is None and torch.get_default_device().type == "meta":
+        return _assumed_teacher()
     if source is None:
         raise UserError(
             "distill.teacher is missing; name a model folder, Hub id or weight file with distill.teacher=M"

@@ -156,9 +156,11 @@ def test_the_student_takes_along_what_binds_the_teacher(teacher: Path, image_fol
     assert base is not None and base.name == "teacher"
 
 
-def test_a_teacher_that_is_missing_unreadable_or_of_other_channels_is_told(teacher: Path, tmp_path: Path) -> None:
+def test_a_teacher_that_is_missing_unreadable_or_of_other_channels_is_told(
+    teacher: Path, image_folder: Path, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=r"distill\.teacher is missing; name a model folder"):
-        pretrain("distill_smoke", dry_run=True)
+        pretrain("distill_smoke", data=image_folder, out=tmp_path / "run", overrides=SMALL)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"distill\.teacher .*empty"):
         pretrain("distill_smoke", dry_run=True, overrides={"distill.teacher": str(tmp_path / "empty")})
