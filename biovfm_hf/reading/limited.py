@@ -32,6 +32,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -114,10 +115,12 @@ class Limited:
         """
         if not _CAN_FORK:
             return function(*args, **kwargs)
-        with self._worker(name) as worker:
-            worker.ask(False, function, args, kwargs)
-            kind, value, _ = worker.answer(self.limits.output)
-        return self._value(name, kind, value)
+        while True:
+            with self._worker(name) as worker:
+                worker.ask(False, function, args, kwargs)
+                kind, value, _ = worker.answer(self.limits.output)
+            if not worker.worn_out:
+                return self._value(name, kind, value)
 
     def each(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Iterator[Any]:
         """The results of an iterator that `function(*args, **kwargs)` returns, as they come; otherwise as `call`."""
@@ -125,16 +128,19 @@ class Limited:
             yield from function(*args, **kwargs)
             return
         left = self.limits.output
-        with self._worker(name) as worker:
-            worker.ask(True, function, args, kwargs)
-            for count in itertools.count():
-                kind, value, size = worker.answer(left)
-                if kind != _ITEM:
-                    break
-                left -= size
-                if count == self.limits.results:
-                    raise Stopped(f"{name}: gives more than {count} pictures; leave it out", "size")
-                yield value
+        while True:
+            with self._worker(name) as worker:
+                worker.ask(True, function, args, kwargs)
+                for count in itertools.count():
+                    kind, value, size = worker.answer(left)
+                    if kind != _ITEM:
+                        break
+                    left -= size
+                    if count == self.limits.results:
+                        raise Stopped(f"{name}: gives more than {count} pictures; leave it out", "size")
+                    yield value
+            if not worker.worn_out or count:
+                break
         self._value(name, kind, value)
 
     def close(self) -> None:
@@ -194,7 +200,7 @@ class Limited:
     def _give_back(self, keeper: "_Keeper", worker: "_Worker") -> None:
         if worker.ended:
             return
-        if not worker.busy and worker.calls < _CALLS_PER_WORKER:
+        if not worker.busy and not worker.short and worker.calls < _CALLS_PER_WORKER:
             with self._lock:
                 if keeper is self._keeper:
                     self._idle.append(worker)
@@ -219,17 +225,24 @@ class _Worker:
     calls: int = 0
     busy: bool = False
     ended: bool = False
+    short: bool = False  # of memory, be it only for a library that a decoder imports
+
+    @property
+    def worn_out(self) -> bool:
+        """Whether what earlier files left behind may have taken the memory: a fresh worker gets the file once more."""
+        return self.short and self.calls > 1
 
     def ask(self, many: bool, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Begin a call, of a function or of one that returns an iterator."""
         self.calls += 1
         self.busy = True
-        _send(self.channel, _ITEM, (many, function, args, kwargs))
+        _send(self.channel, _ITEM, (Path.cwd(), many, function, args, kwargs))  # where relative paths begin
 
     def answer(self, most: int) -> tuple[bytes, Any, int]:
         """The next message: kind, value, and size in bytes, which is `most` at most."""
         message = _receive(self.channel, most)
         self.busy = message[0] == _ITEM
+        self.short = message[0] == _ERROR and isinstance(message[1], MemoryError | ImportError)
         return message
 
 
@@ -326,7 +339,8 @@ def _work(channel: socket.socket, limits: Limits) -> NoReturn:
         keep_freed_memory(_KEPT_BLOCK, _KEPT_MEMORY)
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         while True:
-            _, (many, function, args, kwargs), _ = _receive(channel, None, pickle.loads)
+            _, (folder, many, function, args, kwargs), _ = _receive(channel, None, pickle.loads)
+            os.chdir(folder)
             signal.setitimer(signal.ITIMER_PROF, limits.seconds)
             _answer(channel, many, function, args, kwargs)
             signal.setitimer(signal.ITIMER_PROF, 0)

@@ -5,6 +5,7 @@ import json
 import sys
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from itertools import product
+from operator import attrgetter
 from pathlib import Path
 from types import GenericAlias
 from typing import Any, get_type_hints
@@ -138,7 +139,8 @@ def options_class() -> type[RunOptions]:
     """
     taken = {item.name for item in fields(RunOptions)}
     added: dict[str, tuple[str, Any, Any]] = {}
-    for probe in dict.fromkeys(probe_classes().values()):
+    # in the order of their modules, whichever of them was imported first
+    for probe in sorted(dict.fromkeys(probe_classes().values()), key=attrgetter("__module__")):
         hints = get_type_hints(probe)
         for item in fields(probe):
             several = item.metadata.get("commas", False)

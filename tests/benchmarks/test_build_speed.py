@@ -54,7 +54,7 @@ def to_rows(source: Path, kind: str, options: Options, setting: object = None) -
     count = 0
     for picture in readers.read(source, item, source.parent, VIEWS, options.size):
         count += 1
-        if judged(picture, RULES) is not None[0]:
+        if judged(picture, RULES) is not None:
             continue
         content, image = fitted(picture, options)
         sha256_of_pixels(image)

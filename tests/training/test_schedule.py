@@ -57,7 +57,8 @@ def test_an_array_of_steps_gives_the_same_values() -> None:
     arrays = VITL16_SHORT.arrays(steps)
     for index, step in enumerate(steps):
         values = VITL16_SHORT.at(int(step))
-        assert {name: array[index] for name, array in arrays.items()} == vars(values)
+        scheduled = {name: value for name, value in vars(values).items() if value is not None}  # Gram's are off
+        assert {name: array[index] for name, array in arrays.items()} == scheduled
 
 
 def test_mae_follows_the_fractional_epoch() -> None:

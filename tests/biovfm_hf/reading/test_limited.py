@@ -122,3 +122,22 @@ def test_nothing_is_left_running(limited):
         os.kill(pid, 0)
     assert own.call("a", abs, -1) == 1  # it begins anew
     own.close()
+
+
+def test_paths_begin_where_the_caller_is(limited, tmp_path, monkeypatch):
+    limited.call("a", abs, -1)  # its worker began elsewhere
+    monkeypatch.chdir(tmp_path)
+    assert limited.call("a", os.getcwd) == str(tmp_path)
+
+
+def test_a_worker_that_earlier_files_filled_is_replaced():
+    """What earlier files left behind is no fault of the next one: a fresh worker gets it."""
+    workers = Limited(Limits(memory=400 << 20))
+    leak = "import numpy; numpy.left_behind = numpy.ones(30 << 20)"
+    try:
+        workers.call("a", exec, leak)
+        assert workers.call("b", np.ones, 25 << 20).size == 25 << 20
+        workers.call("a", exec, leak)
+        assert len(list(workers.each("b", np.ones, (4, 6 << 20)))) == 4
+    finally:
+        workers.close()
