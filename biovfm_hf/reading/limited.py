@@ -46,7 +46,8 @@ _FRAME = struct.Struct("<cQI")  # kind, bytes of the pickle, count of buffers be
 _ITEM, _END, _ERROR = b"i", b"e", b"x"
 _CALLS_PER_WORKER = 500  # a fresh one now and then returns what decoders leak
 _PR_SET_PDEATHSIG = 1
-_DECODERS = ("biovfm_hf.pixels", "biovfm_hf.decoding", "pydicom.pixels")  # pydicom takes 0.2 s, for each worker anew
+# pydicom takes 0.2 s, for each worker anew; the libraries of av find no room where many files were read before
+_DECODERS = ("biovfm_hf.pixels", "biovfm_hf.decoding", "pydicom.pixels", "av")
 _KEPT_BLOCK, _KEPT_MEMORY = 8 << 20, 64 << 20  # pictures of one file after the other take the same memory
 _CAN_FORK = hasattr(os, "fork")  # elsewhere there is nothing to limit with, and functions are called here
 _OWN = ("biovfm_hf", "dataset_builder", "training", "evaluation", "model_cards", "tests")
