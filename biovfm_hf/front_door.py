@@ -92,7 +92,7 @@ next: load_dataset("dataset", "full", split="train")
 24""",
     ),
     "curate": Door(
-        "evaluation.curation.command",
+        "evaluation.analysis.curation.command",
         "curate",
         "CurateOptions",
         """\
@@ -149,7 +149,7 @@ True
 True""",
     ),
     "scaling": Door(
-        "evaluation.scaling.command",
+        "evaluation.analysis.scaling.command",
         "scaling",
         "ScalingOptions",
         """\
@@ -162,7 +162,7 @@ True""",
 True""",
     ),
     "analyse": Door(
-        "evaluation.layers.command",
+        "evaluation.analysis.layers.command",
         "analyse",
         "AnalyseOptions",
         """\

@@ -1,9 +1,11 @@
 """Where the four rooms are in this installation, and which extra brings what they need."""
 
 import importlib
+import pkgutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -38,6 +40,13 @@ def load_room_module(name: str) -> ModuleType:
             sys.path.insert(0, str(package.parent))
         return importlib.import_module(name)
     raise UserError(f"this installation carries no {room}/; run from a checkout: pip install -e '.[demo]'")
+
+
+@cache
+def import_modules(package: str) -> None:
+    """Import every module of a package, so that what is registered in any of them is known."""
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
 
 
 @contextmanager

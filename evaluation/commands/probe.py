@@ -29,12 +29,12 @@ from ..results.comparisons import compare_models
 from ..results.records import Row, merge_records
 from ..results.seeds import over_seeds
 from ..results.table import write_tables
+from ..results.trust.records import check_columns, write_groups
 from ..statistics.bootstrap import PROTOCOLS
 from ..statistics.kinds import SEGMENTATION
 from ..tasks import GROUPS, Task, open_task, read_records, resolve_names
 from ..tasks.listing import Listing
 from ..tasks.medmnist import SIZES
-from ..trust.records import check_columns, write_groups
 from .embed import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP, PRECISIONS
 
 EXAMPLES = """\

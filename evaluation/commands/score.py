@@ -12,14 +12,14 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.options import argument, check_options, option, parse_options, required
 from biovfm_hf.writing.files import write_text
 
+from ..results.trust.groups import bands
+from ..results.trust.report import conformal_rows, group_lines, group_rows, selective_rows, trust_lines
 from ..statistics import bootstrap, detection, metrics
 from ..statistics.bootstrap import PROTOCOLS
 from ..statistics.kinds import BINARY, DETECTION, MULTILABEL, TASKS
 from ..statistics.split import ScoredSplit, read_split
 from ..tasks import npz
 from ..tasks.coco import read_boxes
-from ..trust.groups import bands
-from ..trust.report import conformal_rows, group_lines, group_rows, selective_rows, trust_lines
 
 DESCRIPTION = """\
 Metrics with 95 % bootstrap intervals for the scores in FILE.npz, which holds

@@ -25,8 +25,8 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.options import check_options, option
+from biovfm_hf.rooms import import_modules
 
-from ..discovery import import_modules
 from ..encoders.embed import FEATURES, embed_features
 from ..encoders.pooling import case_features
 from ..statistics.bootstrap import PROTOCOLS

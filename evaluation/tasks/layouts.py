@@ -7,7 +7,8 @@ names it.
 from collections.abc import Callable
 from pathlib import Path
 
-from ..discovery import import_modules
+from biovfm_hf.rooms import import_modules
+
 from .task import Split, TaskRecord
 
 Layout = Callable[[TaskRecord, Path], dict[str, Split]]

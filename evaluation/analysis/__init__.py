@@ -1,0 +1,1 @@
+"""What records, layers, corpora and mixtures say beyond a score: scaling, layers, curation, composition."""

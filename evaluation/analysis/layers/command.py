@@ -1,0 +1,136 @@
+"""`biovfm analyse`: what each layer of one or several models holds."""
+
+import argparse
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.options import argument, check_options, option, parse_options, required
+from biovfm_hf.writing.files import write_text
+
+from ...commands.embed import DEVICE_HELP, open_images
+from ...encoders.device import default_device
+from ...encoders.load import load_encoder
+from ...results.records import clean
+from ...statistics.bootstrap import Resampling
+from ...tasks import open_task
+from .analysis import Analysis, analyse_model, can_probe, choose_images, compare, probe_layers
+from .page import draw_page, page_words
+
+DESCRIPTION = """\
+Measure every layer of vision transformers on the same images: debiased CKA between layers and between models, RankMe,
+effective rank, intrinsic dimension (TwoNN, maximum likelihood), attention distance, entropy and mutual information,
+Fourier amplitude, cosine between patch tokens, and, with a task, kNN and linear probes with intervals.
+
+A layer is what its block leaves, before the final norm; its vector of an image is the mean patch token."""
+EXAMPLES = """\
+examples:
+  biovfm analyse d=runs/dino/model m=runs/mae/model --task bloodmnist --data data --out layers
+  biovfm analyse dinov2-b --images scans/ --out layers
+
+OUT receives layers.json, layers.csv (a row for each model and layer) and layers.png, one page of pictures. RankMe and
+the dimensions depend on the number of images: compare models on the same ones, many more than a vector is long."""
+
+
+@dataclass(frozen=True)
+class AnalyseOptions:
+    """What `biovfm analyse` takes, and `biovfm_hf.analyse` by keyword. Wrong values are refused as a UserError."""
+
+    models: tuple[str, ...] = argument(
+        "as for biovfm probe; NAME= before it chooses what it is called", metavar="MODEL"
+    )
+    out: Path = required("folder for tables and the page", metavar="DIR")
+    task: str | None = option(None, "a task whose test images are measured, and by which layers are probed")
+    images: str | None = option(None, "images to measure, where there is no task", metavar="DIR_OR_DATASET")
+    data: Path = option(Path(), "where named tasks are", metavar="DIR")
+    max_images: int = option(2000, "that are measured, drawn at random", least=4)
+    attention_images: int = option(64, "of these, whose attention is measured", least=1)
+    resamples: int = option(200, "of intervals", least=20)
+    batch_size: int = option(16, "images at once", least=1)
+    seed: int = option(0, "of everything random", least=0)
+    device: str | None = option(None, DEVICE_HELP)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if (self.task is None) == (self.images is None):
+            raise UserError("give either a task or images")
+        if self.out.is_file():
+            raise UserError(f"out: {self.out} is a file; give a folder")
+
+
+def main(argv: list[str]) -> int:
+    """Run `biovfm analyse`. Returns 0; failures are raised as UserError."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "biovfm analyse", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=formatter
+    )
+    options = parse_options(parser, AnalyseOptions, argv)
+    print(page_words(analyse(options)))
+    print(f"tables and the page in {options.out}")
+    return 0
+
+
+def analyse(options: AnalyseOptions) -> Analysis:
+    """Measure the layers of all models, and write `layers.json`, `layers.csv` and `layers.png` to `options.out`.
+
+    Raises:
+        UserError: a model is no transformer of equal blocks, two have one name, or there are fewer than four images.
+    """
+    device = options.device or default_device()
+    encoders = [load_encoder(model, device) for model in options.models]
+    names = [encoder.name for encoder in encoders]
+    if len(set(names)) < len(names):
+        raise UserError("two models have one name; tell them apart: NAME1=MODEL NAME2=MODEL")
+    task = open_task(options.task, options.data) if options.task else None
+    size = max(encoder.size for encoder in encoders)
+    pictures = task.splits["test"].images if task else open_images(str(options.images), None, "train", size).images
+    chosen = choose_images(pictures, options.max_images, options.seed)
+    if len(chosen) < 4:
+        raise UserError(f"{len(chosen)} images to measure; likeness of layers needs four or more")
+    analysis, features = Analysis(), {}
+    for encoder in encoders:
+        features[encoder.name] = analyse_model(encoder, chosen, options.attention_images, options.batch_size, analysis)
+        if task is not None and can_probe(task):
+            resampling = Resampling("fast", options.resamples, options.seed)
+            probed = probe_layers(encoder, task, options.batch_size, resampling)
+            for row, of_layer in zip(analysis.of_model(encoder.name), probed, strict=True):
+                row |= of_layer
+    compare(features, options.resamples, options.seed, analysis)
+    write_analysis(options, analysis, len(chosen))
+    return analysis
+
+
+def write_analysis(options: AnalyseOptions, analysis: Analysis, images: int) -> None:
+    """Write the tables and the page."""
+    record = {
+        "images": images, "seed": options.seed, "task": options.task, "rows": analysis.rows,
+        "cka": [{"a": a, "b": b, "values": values, **analysis.ends.get((a, b), {})}
+                for (a, b), values in analysis.cka.items()],
+        "amplitudes": analysis.amplitudes,
+        "heads": {name: None if heads is None else vars(heads) for name, heads in analysis.heads.items()},
+    }  # fmt: skip
+    write_text(options.out / "layers.json", json.dumps(clean(record), indent=1, allow_nan=False) + "\n")
+    write_text(options.out / "layers.csv", _table([_flat(row) for row in analysis.rows]))
+    draw_page(options.out / "layers.png", analysis)
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with its probes' metrics as columns of their own."""
+    plain = {name: value for name, value in row.items() if not isinstance(value, dict)}
+    for name in ("knn", "linear"):
+        for metric, entry in row.get(name, {}).items():
+            plain |= {f"{name}_{metric}": entry["value"], f"{name}_{metric}_low": entry["low"],
+                      f"{name}_{metric}_high": entry["high"]}  # fmt: skip
+    return plain
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()

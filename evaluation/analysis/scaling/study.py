@@ -1,0 +1,412 @@
+"""`biovfm scaling study`: pretrain every family, size and data subset of a YAML, probe them, analyse; resumable.
+
+Pretraining runs as a process of its own under `accelerate launch`, so the study uses what the public commands use and
+imports nothing of them. A run that is finished, or a probe that is recorded, is not done again.
+"""
+
+import argparse
+import json
+import math
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.flops import encoder_parameters
+from biovfm_hf.options import argument, check_options, option, parse_options, required
+from biovfm_hf.reading.documents import read_json, read_yaml
+from biovfm_hf.writing.files import write_text
+
+from ...commands import probe as probe_command
+from ...commands.probe import RunOptions, options_class
+from ...encoders.device import check_device
+from ...probes.probe import Run as ProbeRun
+from ...probes.probe import find_probe
+from ...results.records import Row
+from ...results.seeds import over_seeds
+from ...statistics.kinds import SEGMENTATION
+from ...tasks import GROUPS, read_records, resolve_names
+from .analysis import analyse
+from .model_size import AXES, known_sizes, objective_of, size_of
+from .screen import screen_lines
+from .tables import MEAN, POINT_COLUMNS, Point, read_points, read_properties, write_rows
+
+OBJECTIVES = ("dino", "mae")
+NOT_OURS = ("model", "out", "list_tasks", "help", "h")
+SCIENTIFIC = re.compile(r"[0-9.]+[eE][-+]?[0-9]+")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+ONE_PROCESS = ["--num_processes", "1", "--num_machines", "1", "--dynamo_backend", "no"]
+DESCRIPTION = """\
+Run a whole scaling study: pretrain every combination of families, sizes and data subsets, probe all models on the
+same tasks, then fit, correlate and draw. Killed or stopped, the same command continues with what is missing.
+
+STUDY.yaml holds
+
+  families:                 # name: objective (dino or mae), config (file or shipped name), config overrides
+    DINO: {objective: dino, config: dino_smoke}
+    MAE: {objective: mae, config: mae_smoke}
+  sizes:                    # name: config overrides
+    narrow: {model.hidden_size: 96, model.num_attention_heads: 3}
+    wide: {model.hidden_size: 192, model.num_attention_heads: 3}
+  subsets:                  # name: dataset folder, Hub id or folder of images (relative to this file, or as given)
+    all: data/biovfm
+  overrides: {steps: 400}   # of every run, optional
+  launch: [--num_processes, "8"]   # words for accelerate launch, optional (default: one process)
+  probe:                    # words of biovfm probe
+    tasks: pneumoniamnist,busi     # paths are relative to this file, or as given
+    data: data
+    method: linear          # several (linear,knn) are analysed one by one: points-knn.csv, scaling-knn/ ...
+    seed: 0,1,2             # several are averaged, and widen the intervals
+  properties: tasks.csv     # optional, see biovfm scaling --help
+  axis: given               # optional"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pretraining run of a study.
+
+    Attributes:
+        name: of its folder and its model label.
+        family, size, subset: which combination it is.
+        objective: dino or mae.
+        config: YAML file or shipped name.
+        data: dataset folder, Hub id or folder of images.
+        overrides: config keys and values.
+    """
+
+    name: str
+    family: str
+    size: str
+    subset: str
+    objective: str
+    config: str
+    data: str
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def words(self, out: Path, launch: list[str]) -> list[str]:
+        """The command that trains it."""
+        script = Path(__file__).resolve().parents[3] / "training" / f"pretrain_{self.objective}.py"
+        start = [sys.executable, "-m", "accelerate.commands.launch", *launch]
+        changes = [f"{key}={_plain(value)}" for key, value in self.overrides.items()]
+        return [*start, str(script), "--config", self.config, "--data", self.data, "--out", str(out), *changes]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a finished run must have been made with to count as this one."""
+        return {"objective": self.objective, "config": self.config, "data": self.data, "overrides": self.overrides}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked study file: its runs, and the words for launching, probing and analysing them."""
+
+    runs: list[Run]
+    launch: list[str]
+    probe: dict[str, Any]
+    properties: Path | None
+    axis: str
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Read and check a study file, all of it, since pretraining takes days and what follows it minutes.
+
+    Raises:
+        UserError: unreadable YAML, missing or unknown keys, values of the wrong kind, an unknown axis, words that
+            `biovfm probe` does not take, unknown tasks, or an unfit properties file.
+    """
+    path = Path(path)
+    content = read_yaml(path, remedy="see: biovfm scaling study --help")
+    known = ("families", "sizes", "subsets", "overrides", "launch", "probe", "properties", "axis")
+    unknown = [str(key) for key in content if key not in known]
+    if unknown:
+        raise UserError(f"{path}: unknown key {', '.join(unknown)}; known are: {', '.join(known)}")
+    families, sizes, subsets = (_named(path, content, key) for key in ("families", "sizes", "subsets"))
+    probe = content.get("probe")
+    if not isinstance(probe, dict) or "tasks" not in probe:
+        raise UserError(f"{path}: probe must be a mapping that names tasks; see: biovfm scaling study --help")
+    shared = _mapping(path, "overrides", content.get("overrides") or {})
+    runs = [
+        _run(path, family, size, subset, shared, len(subsets) > 1)
+        for family, size, subset in product(families.items(), sizes.items(), subsets.items())
+    ]
+    launch = content.get("launch", ONE_PROCESS)
+    if not isinstance(launch, list):
+        raise UserError(f"{path}: launch must be a list of words for accelerate launch")
+    described = content.get("properties")
+    places = {"data": _resolve(path, str(probe.get("data", "."))), "tasks": _resolve_tasks(path, probe["tasks"])}
+    plan = Plan(
+        runs, [str(word) for word in launch], {**_probe_values(probe), **places},
+        Path(_resolve(path, str(described))) if described else None, str(content.get("axis", "given")),
+    )  # fmt: skip
+    _check_axis(path, plan)
+    _check_probe(path, plan)
+    if plan.properties:
+        read_properties(plan.properties)
+    return plan
+
+
+def _check_axis(path: Path, plan: Plan) -> None:
+    if plan.axis not in AXES:
+        raise UserError(f"{path}: unknown axis {plan.axis!r}; choose one of: {', '.join(AXES)}")
+    for run in plan.runs if plan.axis == "compute" else ():
+        try:
+            told = objective_of(run.family)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        if told != run.objective:
+            raise UserError(f"{path}: families: {run.family} is trained with {run.objective}, but axis compute takes "
+                            f"it for {told} by its name; rename it")  # fmt: skip
+
+
+def _check_probe(path: Path, plan: Plan) -> None:
+    for key in plan.probe:
+        if key in NOT_OURS:
+            raise UserError(f"{path}: probe: {key} has no place in a study; remove it")
+    known = [item.name for item in fields(options_class()) if item.name not in NOT_OURS]
+    if unknown := [key for key in plan.probe if key not in known]:
+        raise UserError(f"{path}: probe: unknown option {unknown[0]}; known are: {', '.join(known)}")
+    try:
+        options = probe_options(plan, Path("OUT"))
+        resolve_names(options.tasks)
+    except UserError as error:
+        raise UserError(f"{path}: probe: {error}") from error
+    if all(find_probe(name, options.protocol).kinds == (SEGMENTATION,) for name in options.method):
+        raise UserError(f"{path}: probe: method segment gives no AUC, which is what a study fits; add another method")
+
+
+def _named(path: Path, content: dict[str, Any], key: str) -> dict[str, Any]:
+    entries = content.get(key)
+    if not isinstance(entries, dict) or not entries:
+        raise UserError(f"{path}: {key} must map names to what they are; see: biovfm scaling study --help")
+    for name in entries:
+        if not NAME.fullmatch(str(name)):
+            raise UserError(f"{path}: {key}: {name!r} cannot name a folder; use letters, digits, . _ + -")
+    return {str(name): value for name, value in entries.items()}
+
+
+def _mapping(path: Path, what: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: {what} must map config keys to values")
+    return {str(key): item for key, item in value.items()}
+
+
+def _run(path: Path, family, size, subset, shared: dict[str, Any], named_subset: bool) -> Run:
+    (family_name, recipe), (size_name, change), (subset_name, data) = family, size, subset
+    recipe = _mapping(path, f"families: {family_name}", recipe)
+    objective, config = recipe.pop("objective", None), recipe.pop("config", None)
+    if objective not in OBJECTIVES or not isinstance(config, str):
+        raise UserError(f"{path}: families: {family_name} needs an objective (dino or mae) and a config")
+    if not isinstance(data, str):
+        raise UserError(f"{path}: subsets: {subset_name} must be a dataset folder, Hub id or folder of images")
+    overrides = {**shared, **recipe, **_mapping(path, f"sizes: {size_name}", change or {})}
+    name = "_".join([family_name, size_name] + ([subset_name] if named_subset else []))
+    config = _resolve(path, config) if config.endswith((".yaml", ".yml")) else config
+    return Run(name, family_name, size_name, subset_name if named_subset else "", objective, config,
+               _resolve(path, data), overrides)  # fmt: skip
+
+
+def _resolve(path: Path, value: str) -> str:
+    """A path relative to the study file where there is one, otherwise the value as it is (a Hub id, say)."""
+    beside = path.parent / value
+    return str(beside.resolve()) if beside.exists() else value
+
+
+def _probe_values(probe: dict[str, Any]) -> dict[str, Any]:
+    """The probe's options by their Python names; numbers such as 1e-3, which YAML takes for words, as numbers."""
+    return {
+        str(key).replace("-", "_"): float(value) if isinstance(value, str) and SCIENTIFIC.fullmatch(value) else value
+        for key, value in probe.items()
+    }
+
+
+def _resolve_tasks(path: Path, tasks: Any) -> list[str]:
+    """The names of `tasks`, paths among them relative to the study file; a known name is no path."""
+    words = tasks if isinstance(tasks, list) else str(tasks).split(",")
+    names = [str(word).strip() for word in words]
+    known = {*GROUPS, *read_records()}
+    return [name if name in known else _resolve(path, name) for name in names if name]
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, (list, dict, bool)) or value is None else str(value)
+
+
+def pretrain(plan: Plan, out: Path) -> None:
+    """Train what is not trained yet, one run after the other.
+
+    Raises:
+        UserError: a run fails, or its folder was made with other settings.
+    """
+    for number, run in enumerate(plan.runs, 1):
+        folder = out / "runs" / run.name
+        stamp = out / "runs" / f"{run.name}.json"
+        if stamp.is_file() and (folder / "model" / "config.json").is_file():
+            if read_json(stamp) != run.fingerprint():
+                raise UserError(f"{folder} was trained with other settings than the study file gives now; "
+                                "move it away, or use another --out")  # fmt: skip
+            print(f"[{number}/{len(plan.runs)}] {run.name}: trained already", flush=True)
+            continue
+        write_text(stamp, json.dumps(run.fingerprint(), indent=1) + "\n")
+        words = run.words(folder, plan.launch)
+        print(f"[{number}/{len(plan.runs)}] {run.name}: {shlex.join(words)}", flush=True)
+        status = subprocess.run(words, check=False).returncode
+        if status or not (folder / "model" / "config.json").is_file():
+            raise UserError(f"pretraining {run.name} ended with status {status} and left no model; mend what it "
+                            "says above and run the same command again")  # fmt: skip
+        _check_size(plan, run, folder)
+
+
+def _check_size(plan: Plan, run: Run, folder: Path) -> None:
+    """Say after the first run, and not after the last, that its size has no place on the axis."""
+    if plan.axis == "given":
+        return
+    try:
+        size_of(Point(run.family, _facts(folder)[0], "", math.nan), known_sizes())
+    except UserError as error:
+        raise UserError(f"{run.name}: axis {plan.axis} counts named sizes only ({error}); set axis: given in the "
+                        "study file and run the same command again") from error  # fmt: skip
+
+
+def probe_options(plan: Plan, out: Path) -> RunOptions:
+    """The options of `biovfm probe` for all trained models.
+
+    Raises:
+        UserError: a value is wrong.
+    """
+    models = tuple(f"{run.name}={out / 'runs' / run.name / 'model'}" for run in plan.runs)
+    return options_class()(model=models, out=out / "results", **plan.probe)
+
+
+def probe_words(plan: Plan, out: Path) -> list[str]:
+    """The same as words of a command, to be shown."""
+    options = probe_options(plan, out)
+    words = [word for model in options.model for word in ("--model", model)]
+    for key in plan.probe:
+        value, flag = getattr(options, key), f"--{key.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+        elif value is not False:
+            words += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return [*words, "--out", str(options.out)]
+
+
+def by_method(records: Iterable[Row], runs: list[ProbeRun], tasks: list[str]) -> dict[str, list[Row]]:
+    """The study's own records by method (fewshot-4 and fewshot-16 are two).
+
+    A results folder keeps the records of every run of the study, also of one with other tasks, seeds or settings.
+    """
+    groups: dict[str, list[Row]] = {run.probe.record_name: [] for run in runs}
+    ours = [(run.probe.record_name, run.protocol, run.seed, run.settings) for run in runs]
+    for record in records:
+        made = (record["method"], record["protocol"], record["seed"], record["settings"])
+        if made in ours and record["task"] in tasks:
+            groups[record["method"]].append(record)
+    return groups
+
+
+def points(plan: Plan, records: list[Row], out: Path) -> list[dict[str, Any]]:
+    """Rows of the points file: AUC in percent with its interval, encoder parameters, images seen.
+
+    Args:
+        plan: the study.
+        records: of one method and of one seed, or joined over seeds (`seeds.over_seeds`).
+        out: the study's folder.
+    """
+    rows = []
+    for run in plan.runs:  # families come in the order of the study file
+        parameters, images = _facts(out / "runs" / run.name)
+        for record in records:
+            auc = record["metrics"].get("auc", {})
+            if record["model"] != run.name or auc.get("value") is None:
+                continue
+            row = {"family": run.family, "params_millions": parameters, "task": record["task"],
+                   "auc": 100 * auc["value"], "images_millions": images}  # fmt: skip
+            row |= {end: None if auc.get(end) is None else 100 * auc[end] for end in ("low", "high")}
+            rows.append(row | ({"subset": run.subset} if run.subset else {}))
+    return rows
+
+
+def _facts(folder: Path) -> tuple[float, float | None]:
+    """Encoder parameters and images seen, both in millions, of a run."""
+    from biovfm_hf.configuration_biovfm import BioVFMConfig
+
+    parameters = encoder_parameters(BioVFMConfig.from_pretrained(folder / "model")) / 1e6
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    seen = [json.loads(line).get("images") for line in lines if line.strip()]
+    known = [images for images in seen if isinstance(images, (int, float))]
+    return parameters, max(known) / 1e6 if known else None
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What `biovfm scaling study` takes."""
+
+    study: Path = argument("families, sizes, subsets and probe", metavar="STUDY.yaml")
+    out: Path = required("runs/, results/ and scaling/ go here", metavar="DIR")
+    dry_run: bool = option(False, "print the commands and stop")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def main(argv: list[str]) -> int:
+    """Run `biovfm scaling study`. Returns the exit status."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("biovfm scaling study", description=DESCRIPTION, formatter_class=formatter)
+    options = parse_options(parser, StudyOptions, argv)
+    if options.dry_run:
+        plan = read_plan(options.study)
+        for run in plan.runs:
+            print(shlex.join(run.words(options.out / "runs" / run.name, plan.launch)))
+        print(shlex.join(["biovfm", "probe", *probe_words(plan, options.out)]))
+        return 0
+    run_study(options)
+    return 0
+
+
+def run_study(options: StudyOptions) -> None:
+    """Pretrain, probe and analyse what the study file names; what is there already is not done again.
+
+    Raises:
+        UserError: the study file is wrong, a pretraining run fails, or no model has an AUC.
+    """
+    plan, out = read_plan(options.study), options.out
+    asked = probe_options(plan, out)
+    if asked.device:
+        check_device(asked.device)
+    tasks = [task.name for task in probe_command.open_tasks(asked)]  # files that lack are told of first
+    if any(task.lower() == MEAN for task in tasks):
+        raise UserError("a task of the study is called mean, as is the mean over tasks in slopes.csv; rename it")
+    pretrain(plan, out)
+    runs = probe_command.make_runs(asked)  # may take hold of a GPU, which training has until now
+    groups = by_method(probe_command.probe(asked), runs, tasks)
+    rows = {
+        method: points(plan, over_seeds(out / "results", records, asked.resamples), out)
+        for method, records in groups.items()
+    }
+    rows = {method: group for method, group in rows.items() if group}
+    if not rows:
+        raise UserError(f"{out / 'results'}: holds no AUC of the study's models, so there is nothing to fit")
+    for method, group in rows.items():
+        _analyse(plan, group, out, f"-{method}" if len(groups) > 1 else "")
+
+
+def _analyse(plan: Plan, rows: list[dict[str, Any]], out: Path, ending: str) -> None:
+    """Write the points of one method, and fit, correlate and draw them."""
+    from .writing import write_study  # loads matplotlib
+
+    columns = [*POINT_COLUMNS, "low", "high", "images_millions"] + ["subset"] * any("subset" in r for r in rows)
+    write_rows(out / f"points{ending}.csv", columns, rows)
+    study = read_points(out / f"points{ending}.csv")
+    properties = read_properties(plan.properties) if plan.properties else {}
+    analysis = analyse(study, properties, plan.axis)
+    write_study(analysis, out / f"scaling{ending}")
+    for note in analysis.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print("\n".join(screen_lines(analysis)))
+    print(f"\ntables and figures are in {out / f'scaling{ending}'}")

@@ -1,0 +1,50 @@
+"""Parameter counts by formula against the models themselves, and the x axes."""
+
+import pytest
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.flops import recipe_flops
+from evaluation.analysis.scaling import model_size
+from evaluation.analysis.scaling.tables import Point
+
+
+def test_the_published_axis_is_the_papers_to_the_digit():
+    found = [model_size.published_parameters(f"vit-{name}") / 1e6 for name in ("tiny", "small", "base", "large")]
+    assert found == pytest.approx([31.200000, 47.401728, 111.655680, 329.239296], abs=1e-9)
+
+
+def test_axes_read_either_count_or_the_named_size():
+    points = [
+        Point("BioVFM-D", 31.2, "t", 90),
+        Point("BioVFM-D", 303.3, "t", 95),
+        Point("x-mae", 1, "t", 9, size="vit-base"),
+    ]
+    encoder, label = model_size.axis_values(points, "encoder")
+    assert encoder == pytest.approx([5.53, 303.35, 85.82], abs=0.01)
+    assert "Encoder" in label
+    assert model_size.axis_values(points, "published")[0] == pytest.approx([31.2, 329.24, 111.66], abs=0.01)
+    assert model_size.axis_values(points, "given")[0] == [31.2, 303.3, 1]
+    per_image, label = model_size.axis_values(points, "compute")
+    assert per_image[1] > 50 * per_image[0] / 2
+    assert "per image" in label
+
+
+def test_compute_is_total_where_images_are_known():
+    points = [Point("a-dino", 5.53, "t", 90, images=2.0), Point("a-dino", 85.8, "t", 90, images=4.0)]
+    total, label = model_size.axis_values(points, "compute")
+    assert total[0] == pytest.approx(recipe_flops("vit-tiny", "dino").total * 2e6 / 1e18)
+    assert "EFLOP" in label
+
+
+@pytest.mark.parametrize(
+    ("point", "axis", "words"),
+    [
+        (Point("f-dino", 77, "t", 90), "encoder", "no named size"),
+        (Point("f-dino", 77, "t", 90, size="vit-medium"), "encoder", "unknown size 'vit-medium'"),
+        (Point("family", 5.53, "t", 90), "compute", "cannot tell the objective"),
+        (Point("family", 5.53, "t", 90), "width", "unknown axis"),
+    ],
+)
+def test_what_cannot_be_placed_is_refused(point, axis, words):
+    with pytest.raises(UserError, match=words):
+        model_size.axis_values([point], axis)

@@ -1,0 +1,104 @@
+"""Selective risk, conformal sets and group gaps: values that are known without a reference."""
+
+import numpy as np
+import pytest
+
+from biovfm_hf.errors import UserError
+from evaluation.results.trust import conformal, groups
+from evaluation.results.trust.selective import risk_curve
+
+
+def test_ties_count_as_their_mean_whatever_their_order():
+    confidence = np.array([0.9, 0.5, 0.5, 0.5, 0.1])
+    for correct in ([1, 1, 1, 0, 0], [1, 0, 1, 1, 0]):
+        curve = risk_curve(confidence, np.array(correct))
+        np.testing.assert_allclose(curve.errors, [0, 1 / 3, 2 / 3, 1, 2])
+    perfect = risk_curve(np.array([3, 2, 1.0]), np.array([1, 1, 0]))
+    assert perfect.excess_aurc == pytest.approx(0)
+    assert perfect.augrc == pytest.approx(1 / 9)
+
+
+def test_a_curve_needs_one_decision_for_each_confidence():
+    with pytest.raises(UserError, match="one for each case"):
+        risk_curve(np.zeros(3), np.zeros(2))
+
+
+def test_sets_cover_what_they_promise_on_exchangeable_cases():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4000, 4))
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    calibration = conformal.Calibration(probabilities[:2000], labels[:2000])
+    low, high = conformal.coverage_range(2000, 2000, 0.9, tail=1e-4)
+    for name, method in conformal.METHODS.items():
+        measured = conformal.measure_sets(method(calibration, probabilities[2000:], 0.9), labels[2000:])
+        assert low - 0.01 <= measured["coverage"] <= high + 0.01, name
+        assert measured["low"] < measured["coverage"] < measured["high"]
+        if name == "class_conditional":
+            assert min(measured["class_coverage"]) > 0.85
+
+
+def test_too_few_calibration_cases_promise_nothing():
+    assert conformal.threshold(np.array([0.1, 0.2]), 0.9) == np.inf
+    calibration = conformal.Calibration(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1]))
+    for method in (conformal.lac, conformal.aps, conformal.class_conditional):
+        assert method(calibration, np.array([[0.99, 0.01]]), 0.9).all()
+
+
+def test_clopper_pearson_at_the_ends():
+    assert conformal.clopper_pearson(0, 10) == pytest.approx((0, 0.3085), abs=1e-4)
+    assert conformal.clopper_pearson(10, 10) == pytest.approx((0.6915, 1), abs=1e-4)
+
+
+def grouped_scores(separation):
+    rng = np.random.default_rng(1)
+    labels = np.tile([0, 1], 60)
+    names = np.repeat(["a", "b", "few"], [50, 50, 20])
+    scores = rng.normal(size=120) + labels * np.where(names == "a", separation, 0.5)
+    return labels, scores, names
+
+
+def test_groups_with_fewer_than_ten_positives_have_no_auc():
+    labels, scores, names = grouped_scores(2.0)
+    labels = np.where((names == "few") & (np.arange(120) > 110), 0, labels)
+    gaps = groups.group_aucs(labels, scores, names)
+    assert "6 positives" in gaps["groups"]["few"]["reason"] or "5 positives" in gaps["groups"]["few"]["reason"]
+    assert (gaps["worst"], gaps["best"]) == ("b", "a")
+    assert len(gaps["pairs"]) == 1
+    assert gaps["low"] < gaps["gap"] < gaps["high"]
+    assert "gap" not in groups.group_aucs(labels, scores, np.where(names == "few", "few", "few"))
+
+
+def test_an_auc_of_one_has_an_interval():
+    labels, scores, names = grouped_scores(20.0)
+    row = groups.group_aucs(labels, scores, names)["groups"]["a"]
+    assert (row["auc"], row["high"]) == (1.0, 1.0)
+    assert 0.8 < row["low"] < 0.99
+    low, high = groups.newcombe(0.0, 25, 25)
+    assert low == 0.0
+    assert high == pytest.approx(1 - row["low"], abs=1e-6)
+
+
+def test_cases_of_one_subject_widen_the_interval():
+    labels, scores, names = grouped_scores(1.0)
+    thrice = [np.repeat(each, 3) for each in (labels, scores, names)]
+    alone = groups.group_aucs(*thrice)["groups"]["a"]
+    together = groups.group_aucs(*thrice, subjects=np.repeat(np.arange(120), 3))["groups"]["a"]
+    once = groups.group_aucs(labels, scores, names)["groups"]["a"]
+    assert alone["variance"] < 0.5 * together["variance"]
+    assert together["variance"] == pytest.approx(once["variance"], rel=0.1)
+
+
+def test_columns_of_numbers_become_bands():
+    ages = np.array(["3", "19.5", "20", "45", "61", "80", "99", "7", "33", "", "55"])
+    found = groups.bands("age", ages).tolist()
+    assert found[:6] == ["below 20", "below 20", "20 to 40", "40 to 60", "60 to 80", "80 and over"]
+    assert found[9] == "unknown"
+    assert set(groups.bands("dose", np.arange(100).astype(str))) == {
+        "below 24.75", "24.75 to 49.5", "49.5 to 74.25", "74.25 and over"}  # fmt: skip
+    assert groups.bands("sex", np.array(["F", "M", ""])).tolist() == ["F", "M", "unknown"]
+
+
+def test_groups_must_be_one_for_each_case():
+    with pytest.raises(UserError, match="one value for each"):
+        groups.group_aucs(np.array([0, 1]), np.array([0.1, 0.2]), np.array(["a"]))
