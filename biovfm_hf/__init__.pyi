@@ -63,7 +63,7 @@ def build(
         fit: side that becomes the size; longest pads to a square.
         image_format: png is lossless, jpeg half as large.
         quality: of JPEG.
-        keep_near_duplicates: drop exact duplicates only.
+        keep_near_duplicates: drop only what equals a picture of another file, pixel by pixel.
         seed: of the subset 0.2m and of the keyed hashes.
         salt_file: a secret of your own for the keyed hashes.
         workers: processes; 0 runs in this one (default: one for each core).

@@ -63,7 +63,8 @@ class Options:
         quality: of JPEG.
         subset: full, us, 0.2m or 2.45m.
         leakage: strict or paper.
-        near_duplicates: whether near duplicates are dropped; exact ones always are.
+        near_duplicates: whether near duplicates are dropped, and what equals an earlier picture of its own input; what
+            equals a picture of another input always is.
         seed: of the random subset and, without a salt, of the subjects' hashes.
         salt: SHA-256 of the private salt file's content, so that the plan does not tell it; empty without one.
     """

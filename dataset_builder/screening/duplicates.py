@@ -96,7 +96,7 @@ def decide(plan: Plan, candidates: Candidates, benchmarks: Benchmarks, note: Cal
         note("matching benchmark images")
         drops.update(benchmark_matches(candidates, benchmarks))
     note("matching exact duplicates")
-    drops.update(exact_duplicates(candidates, drops))
+    drops.update(exact_duplicates(candidates, drops, within=plan.options.near_duplicates))
     if plan.options.near_duplicates:
         note("matching near duplicates")
         drops.update(near_duplicates(candidates, drops, plan.work))
@@ -114,15 +114,18 @@ def benchmark_matches(candidates: Candidates, benchmarks: Benchmarks) -> dict[in
     return {int(n): Drop(BENCHMARK, str(benchmarks.names[k])) for n, k in zip(owners[::-1], j[::-1], strict=True)}
 
 
-def exact_duplicates(candidates: Candidates, dropped: dict[int, Drop]) -> dict[int, Drop]:
-    """Pictures whose pixels equal those of an earlier one that is not dropped."""
+def exact_duplicates(candidates: Candidates, dropped: dict[int, Drop], within: bool = True) -> dict[int, Drop]:
+    """Pictures whose pixels equal those of an earlier one that is not dropped.
+
+    `within`: whether the frames or slices of one input count too; else those that equal its first are kept.
+    """
     kept = _kept(candidates, dropped)
-    exact = candidates.exact[kept]
+    exact, files = candidates.exact[kept], candidates.file[kept]
     order = np.lexsort((np.arange(len(kept)), exact[:, 1], exact[:, 0]))
-    same = (exact[order[1:]] == exact[order[:-1]]).all(axis=1)
-    start = np.maximum.accumulate(np.where(np.append(True, ~same), np.arange(len(order)), 0)) if len(order) else order
-    repeats = np.flatnonzero(np.append(False, same)) if len(order) else order
-    return {int(kept[order[n]]): Drop("duplicate", int(kept[order[start[n]]])) for n in repeats}
+    first = np.append(True, (exact[order[1:]] != exact[order[:-1]]).any(axis=1))[: len(order)]
+    start = np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
+    repeats = ~first if within else ~first & (files[order] != files[order[start]])
+    return {int(kept[order[n]]): Drop("duplicate", int(kept[order[start[n]]])) for n in np.flatnonzero(repeats)}
 
 
 def near_duplicates(candidates: Candidates, dropped: dict[int, Drop], scratch: Path | None = None) -> dict[int, Drop]:
