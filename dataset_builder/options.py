@@ -59,9 +59,7 @@ class BuildOptions:
     )
     image_format: str = option("png", "png is lossless, jpeg half as large", choices=("png", "jpeg"))
     quality: int = option(95, "of JPEG", least=1, most=100, metavar="Q")
-    keep_near_duplicates: bool = option(
-        False, "drop only what equals a picture of another file, pixel by pixel"
-    )
+    keep_near_duplicates: bool = option(False, "drop only what equals a picture of another file, pixel by pixel")
     seed: int = option(0, "of the subset 0.2m and of the keyed hashes", metavar="N")
     salt_file: Path | None = option(None, "a secret of your own for the keyed hashes", metavar="FILE")
 

@@ -30,7 +30,7 @@ def content_of(array: np.ndarray, name: str) -> Content:
         return one(as_pixels(array, None, name))
     if array.ndim == 4 and (array.shape[3] in _COLOURS or array.shape[1] in (1, 3)):
         channels = "last" if array.shape[3] in _COLOURS else "first"
-        return Pages(len(array), lambda number: as_pixels(array[number], channels, name), "picture")
+        return Pages(len(array), lambda number: as_pixels(array[number], channels, name), "picture", in_memory=True)
     if array.ndim != 3 or array.dtype.kind not in "biuf":
         raise UserError(
             f"{name}: an array of {array.dtype} and shape {array.shape} is no picture (H, W), (H, W, 3), no stack of "

@@ -59,6 +59,7 @@ class Pages:
         word: what the file calls one, for messages.
         size: columns and rows as stored, before any reduced decoding; None: those of the decoded picture.
         volume: reads the pages as the slices of a volume; None, or gives None, where they are none.
+        in_memory: whether all are there already, so that another one costs nothing.
     """
 
     count: int
@@ -66,6 +67,7 @@ class Pages:
     word: str = "page"
     size: tuple[int, int] | None = None
     volume: Callable[[], Volume | None] | None = None
+    in_memory: bool = False
 
 
 Content = Pages | Volume

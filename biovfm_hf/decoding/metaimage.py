@@ -50,7 +50,9 @@ def _stored(fields: dict[str, str], lines: Iterator[str]) -> Stored:
     shape = tuple(int(word) for word in fields["dimsize"].split())
     if len(shape) != dimensions:
         raise ValueError(f"DimSize has {len(shape)} numbers")
-    while len(shape) > 3 and shape[-1] == 1:
+    kinds = fields.get("kinds", "").lower().split()
+    listed = kinds.index("list") if len(kinds) == len(shape) and "list" in kinds else None
+    while listed is None and len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     kind = fields["elementtype"].upper().removesuffix("_ARRAY")
     if kind not in _TYPES:
@@ -66,6 +68,7 @@ def _stored(fields: dict[str, str], lines: Iterator[str]) -> Stored:
         files=_files(fields["elementdatafile"], shape, lines),
         channels=int(fields.get("elementnumberofchannels", 1)),
         skip_bytes=int(fields.get("headersize", 0)),
+        time_axis=listed,
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import TooLarge, UserError
 from ..intensity import Pixels
 from ..volumes import Volume, believable, canonical
-from .content import Content, Source, one
+from .content import Content, Pages, Source
 
 _BLOCK = 2**20
 MAX_HEADER_LINE = 2**16
@@ -37,7 +37,7 @@ class Stored:
         channels: numbers per voxel, stored next to each other; 3 is RGB, of 4 the last is dropped.
         skip_lines: lines before the voxels, of each file.
         skip_bytes: bytes before the voxels, of each file, after any decompression; -1: the voxels end the file.
-        time_axis: which axis counts time points where it is not the last.
+        time_axis: which axis counts time points, or the frames of a list; None: the fourth does, if there is one.
     """
 
     shape: tuple[int, ...]
@@ -89,12 +89,28 @@ def read_stored(source: Source, stored: Stored) -> Content:
     array = np.moveaxis(array, 0, -1)[..., :3] if channels else array
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if stored.time_axis is not None:
-        array = np.moveaxis(array, stored.time_axis, 3)
-    if len(stored.shape) == 2:
-        x, y = np.linalg.norm(stored.affine[:3, :2], axis=0)
-        return one(Pixels(np.ascontiguousarray(array.swapaxes(0, 1)), spacing=believable((float(y), float(x)))))
+        array = np.moveaxis(array, stored.time_axis, len(stored.shape) - 1)
+    if _is_flat(stored):
+        return _flat(array.reshape(*array.shape[:2], -1, *array.shape[len(stored.shape) :]), stored.affine)
     turned, spacing, _ = canonical(array, stored.affine)
     return Volume(turned, spacing, rgb=bool(channels))
+
+
+def _is_flat(stored: Stored) -> bool:
+    """Whether there is one picture, or a list of them instead of slices."""
+    spatial = [extent for axis, extent in enumerate(stored.shape) if axis != stored.time_axis]
+    return len(spatial) == 2 or (stored.time_axis is not None and spatial[2:] == [1])
+
+
+def _flat(array: np.ndarray, affine: np.ndarray) -> Pages:
+    """Pictures of an array (X, Y, N[, 3])."""
+    x, y = np.linalg.norm(affine[:3, :2], axis=0)
+    spacing = believable((float(y), float(x)))
+
+    def page(number: int) -> Pixels:
+        return Pixels(np.ascontiguousarray(array[:, :, number].swapaxes(0, 1)), spacing=spacing)
+
+    return Pages(array.shape[2], page, "frame", in_memory=True)
 
 
 def _voxels(source: Source, stored: Stored, size: int) -> np.ndarray:

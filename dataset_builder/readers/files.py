@@ -80,7 +80,7 @@ def _single(pixels: Pixels, setting: Setting, size: tuple[int, int] | None) -> P
 
 
 def _frames(pages: Pages, setting: Setting) -> Iterator[Picture]:
-    most = MAX_PAGES if pages.volume is None and pages.word != "picture" else MAX_FRAMES
+    most = MAX_FRAMES if pages.in_memory or pages.volume is not None else MAX_PAGES
     for number in range(min(pages.count, most)):
         pixels = pages.page(number)
         if pixels is not None:

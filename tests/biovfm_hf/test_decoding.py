@@ -72,6 +72,20 @@ class TestMetaImage:
         lines = "".join(f"Seq_Frame{n:04}_Timestamp = {n / 10}\n" for n in range(5000))
         assert np.array_equal(read_volume(self.write(tmp_path, lines)).array, LPS_TO_RAS)
 
+    @pytest.mark.parametrize(
+        ("dims", "kinds"), [("4 5 6", "domain domain list"), ("4 5 1 6", "domain domain domain list")]
+    )
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_a_list_of_frames_is_no_volume(self, tmp_path, dims, kinds, channels):
+        frames = RNG.integers(0, 256, (6, 5, 4, 3) if channels == 3 else (6, 5, 4), np.uint8)
+        fields = f"Kinds = {kinds}\nElementNumberOfChannels = {channels}\nElementSpacing = 0.5 2 1 1\n"
+        path = self.write(tmp_path, fields, frames.tobytes(), dims=dims, kind="MET_UCHAR")
+        for number, frame in enumerate(frames):
+            pixels = decode(path, slice_index=number)
+            assert np.array_equal(pixels.array, frame) and pixels.spacing == (2.0, 0.5)
+        with pytest.raises(UserError, match="no volume"):
+            read_volume(path)
+
     @pytest.mark.parametrize("name", ["./a.raw", "below/a.raw"])
     def test_voxels_in_a_file_below(self, tmp_path, name):
         (tmp_path / "below").mkdir()
@@ -190,6 +204,16 @@ class TestNrrd:
         volume = read_volume(tmp_path / "a.nrrd")
         assert volume.rgb == kinds.startswith("vector")
         assert np.array_equal(volume.array, np.moveaxis(array, axes, 3)[::-1, ::-1])
+
+    @pytest.mark.parametrize("kinds", ["domain domain list", "domain domain time", "list domain domain"])
+    def test_a_list_of_frames_is_no_volume(self, tmp_path, kinds):
+        at = kinds.split().index("time" if "time" in kinds else "list")
+        frames = RNG.integers(0, 256, (6, 5, 4), np.uint8)
+        stored = np.moveaxis(frames.transpose(2, 1, 0), 2, at)
+        sizes = " ".join(map(str, stored.shape))
+        header = f"NRRD0005\ntype: uint8\ndimension: 3\nsizes: {sizes}\nkinds: {kinds}\nencoding: raw\n\n"
+        (tmp_path / "a.nrrd").write_bytes(header.encode() + stored.tobytes(order="F"))
+        assert all(np.array_equal(slice_of(tmp_path / "a.nrrd", n), frame) for n, frame in enumerate(frames))
 
     def test_a_picture_of_two_dimensions(self, tmp_path):
         picture = RNG.integers(0, 256, (5, 4), np.uint8)
