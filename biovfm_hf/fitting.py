@@ -59,11 +59,30 @@ def fit(
     shape = (place.rows.stop - place.rows.start, place.columns.stop - place.columns.start)
     if image.shape[:2] != shape or mode == "crop":
         image = _resized(image, shape, resample, place.box)
-    if shape == canvas:
+    return centred(image, canvas, fill)
+
+
+def centred(image: np.ndarray, canvas: tuple[int, int], fill: int = 0) -> np.ndarray:
+    """Centre (h, w) or (h, w, 3) on a canvas (rows, columns) of `fill`; an odd line of it goes below or to the right.
+
+    An image of the canvas' shape is returned as it is.
+    """
+    rows, columns = image.shape[:2]
+    if (rows, columns) == canvas:
         return image
+    top, left = (canvas[0] - rows) // 2, (canvas[1] - columns) // 2
     board = np.full((*canvas, *image.shape[2:]), fill, image.dtype)
-    board[place.rows, place.columns] = image
+    board[top : top + rows, left : left + columns] = image
     return board
+
+
+def scaled_shape(height: float, width: float, size: int, side: str = "longest") -> tuple[int, int]:
+    """Rows and columns of an image with square pixels whose longest (or shortest) side is `size`.
+
+    `height` and `width` are physical: rows times their spacing, columns times theirs, in one unit.
+    """
+    scale = size / (max(height, width) if side == "longest" else min(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _resized(image: np.ndarray, shape: tuple[int, int], resample: int, box: Box) -> np.ndarray:

@@ -5,11 +5,13 @@ import json
 import sys
 import textwrap
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.options import argument, check_options, option, parse_options, required
 
 from .catalog.downloading import download_source
 from .catalog.load import load_catalog
@@ -36,13 +38,58 @@ _WAYS = {
 }
 
 
+_RECORD = "id of a source, or path of a record (YAML)"
+_RAW = "folder of the raw sources"
+_JSON = "print JSON instead of text"
+
+
+@dataclass(frozen=True)
+class _Options:
+    """Options of one action; a wrong one raises UserError."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass(frozen=True)
+class ListOptions(_Options):
+    """Options of `list`."""
+
+    raw: Path = option(Path("raw"), _RAW, metavar="DIR")
+    json: bool = option(False, _JSON)
+
+
+@dataclass(frozen=True)
+class ShowOptions(_Options):
+    """Options of `show`."""
+
+    id: str = argument(_RECORD)
+    raw: Path = option(Path("raw"), _RAW, metavar="DIR")
+    json: bool = option(False, _JSON)
+
+
+@dataclass(frozen=True)
+class StatusOptions(_Options):
+    """Options of `status`; `sources` None is the whole catalogue."""
+
+    raw: Path = required(_RAW, metavar="DIR")
+    sources: tuple[str, ...] | None = option(
+        None, "only these: ids or record paths (default: the whole catalogue)", metavar="A,B", commas=True
+    )
+    json: bool = option(False, _JSON)
+
+
+@dataclass(frozen=True)
+class DownloadOptions(_Options):
+    """Options of `download`."""
+
+    id: str = argument(_RECORD)
+    raw: Path = required(_RAW, metavar="DIR")
+    accept_terms: bool = option(False, "you have read and accept the source's terms")
+
+
 def main(argv: list[str]) -> int:
     """Run `biovfm sources`; returns the exit status."""
-    arguments = _parser().parse_args(argv)
-    return {"list": _list, "show": _show, "status": _status, "download": _download}[arguments.action](arguments)
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="biovfm sources",
         description="The catalogue of the 61 public sources of BioVFM-21M: list, show, check and download them.",
@@ -50,21 +97,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listed = actions.add_parser("list", help="a table of all sources")
-    shown = actions.add_parser("show", help="everything about one source, and how to obtain it")
-    shown.add_argument("id", help="id of a source, or path of a record (YAML)")
-    checked = actions.add_parser("status", help="what of each source is on disk, files counted")
-    checked.add_argument("--sources", help="only these: ids or record paths, separated by commas")
-    fetched = actions.add_parser("download", help="fetch a source that has open direct links; run again to resume")
-    fetched.add_argument("id", help="id of a source, or path of a record (YAML)")
-    fetched.add_argument("--accept-terms", action="store_true", help="you have read and accept the source's terms")
-    for action in (listed, shown):
-        action.add_argument("--raw", type=Path, default=Path("raw"), help="folder of the raw sources (default: ./raw)")
-    for action in (checked, fetched):
-        action.add_argument("--raw", type=Path, required=True, help="folder of the raw sources")
-    for action in (listed, shown, checked):
-        action.add_argument("--json", action="store_true", help="print JSON instead of text")
-    return parser
+    for name, (_, _, summary) in _ACTIONS.items():
+        actions.add_parser(name, help=summary, add_help=False)  # each has a parser of its own
+    name = parser.parse_args(argv[:1]).action
+    kind, act, summary = _ACTIONS[name]
+    act(parse_options(argparse.ArgumentParser(prog=f"biovfm sources {name}", description=summary), kind, argv[1:]))
+    return 0
 
 
 def list_sources(raw: str | Path = "raw") -> list[dict[str, Any]]:
@@ -109,11 +147,11 @@ def download(id: str | Path, raw: str | Path, accept_terms: bool = False) -> lis
     return list(download_source(source, Path(raw)))
 
 
-def _list(arguments: argparse.Namespace) -> int:
-    rows = list_sources(arguments.raw)
-    if arguments.json:
+def _list(options: ListOptions) -> None:
+    rows = list_sources(options.raw)
+    if options.json:
         print(json.dumps(rows, indent=1))
-        return 0
+        return
     _table(
         ("source", "modality", "images", "access", "on disk"),
         [
@@ -131,8 +169,7 @@ def _list(arguments: argparse.Namespace) -> int:
     paper = [source for source in load_catalog() if source.in_paper]
     total = sum(source.images_in_paper or 0 for source in paper)
     present = sum(bool(row["on_disk"]) for row in rows)
-    print(f"\n{len(paper)} sources of the paper, {total:,} images; {present} on disk in {arguments.raw}")
-    return 0
+    print(f"\n{len(paper)} sources of the paper, {total:,} images; {present} on disk in {options.raw}")
 
 
 def _modalities(source: Source) -> str:
@@ -149,13 +186,13 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], right: tuple[int,
         print("  ".join(cells).rstrip())
 
 
-def _show(arguments: argparse.Namespace) -> int:
-    if arguments.json:
-        print(json.dumps(show_source(arguments.id), indent=1, ensure_ascii=False))
-        return 0
-    source = load_source(arguments.id)
+def _show(options: ShowOptions) -> None:
+    if options.json:
+        print(json.dumps(show_source(options.id), indent=1, ensure_ascii=False))
+        return
+    source = load_source(options.id)
     print(source.name)
-    own = Path(arguments.id).is_file()
+    own = Path(options.id).is_file()
     if not own:
         print("one of the 61 sources of BioVFM-21M" if source.in_paper else "outside the 61 sources of BioVFM-21M")
     print()
@@ -169,13 +206,12 @@ def _show(arguments: argparse.Namespace) -> int:
     _field("evidence", "\n".join(source.evidence) or None)
     _field("notes", source.notes or "none")
     if own:
-        print(f"\nIn {arguments.raw / source.folder}")
-        for line in _matches(source, arguments.raw):
+        print(f"\nIn {options.raw / source.folder}")
+        for line in _matches(source, options.raw):
             print(f"  {line}")
-        return 0
+        return
     print("\nHow to obtain it")
     _print_steps(source)
-    return 0
 
 
 def _matches(source: Source, raw: Path) -> list[str]:
@@ -262,11 +298,11 @@ def _print_steps(source: Source) -> None:
         print(textwrap.fill(step, 110, initial_indent=f"  {number}. ", subsequent_indent="     "))
 
 
-def _status(arguments: argparse.Namespace) -> int:
-    rows = sources_status(arguments.raw, arguments.sources.split(",") if arguments.sources else None)
-    if arguments.json:
+def _status(options: StatusOptions) -> None:
+    rows = sources_status(options.raw, options.sources)
+    if options.json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
-        return 0
+        return
     _table(
         ("source", "state", "selected", "expected", "excluded", "most frequent reason"),
         [
@@ -287,11 +323,10 @@ def _status(arguments: argparse.Namespace) -> int:
             print(f"{row['id']}: the list {table} is missing")
     counts = Counter(row["state"] for row in rows)
     print("\n" + ", ".join(f"{count} {state}" for state, count in counts.items()))
-    return 0
 
 
-def _download(arguments: argparse.Namespace) -> int:
-    source = load_source(arguments.id)
+def _download(options: DownloadOptions) -> None:
+    source = load_source(options.id)
     if not source.files:
         _print_steps(source)
         raise UserError(f"{source.id} has no open direct link; follow the steps above")
@@ -302,13 +337,20 @@ def _download(arguments: argparse.Namespace) -> int:
     _field("citation", source.citation)
     for entry in source.files:
         _field("file", f"{entry.name} from {entry.url}")
-    for file in download(arguments.id, arguments.raw, arguments.accept_terms or _asked()):
+    for file in download(options.id, options.raw, options.accept_terms or _asked()):
         print(file)
-    print(f"next: biovfm sources status --raw {arguments.raw} --sources {source.id}")
-    return 0
+    print(f"next: biovfm sources status --raw {options.raw} --sources {source.id}")
 
 
 def _asked() -> bool:
     if not sys.stdin.isatty():
         return False
     return input("\nDo you accept the terms of this source? [y/N] ").strip().lower() in ("y", "yes")
+
+
+_ACTIONS: dict[str, tuple[type[Any], Callable[[Any], None], str]] = {
+    "list": (ListOptions, _list, "a table of all sources"),
+    "show": (ShowOptions, _show, "everything about one source, and how to obtain it"),
+    "status": (StatusOptions, _status, "what of each source is on disk, files counted"),
+    "download": (DownloadOptions, _download, "fetch a source that has open direct links; run again to resume"),
+}

@@ -47,19 +47,19 @@ def faults(out: Path, workers: int = 0) -> tuple[dict[str, int], list[str]]:
     lost = _against_plan(out)  # first: a plan of another version cannot be checked, which is told before the long part
     outcomes: Counter[str] = Counter()
     names: set[str] = set()
-    found: list[str] = []
-    for of_file in _checked(_tasks(out, manifest, summary, outcomes, names, found), summary["kept"], workers):
-        found += of_file
+    problems: list[str] = []
+    for of_file in _checked(_tasks(out, manifest, summary, outcomes, names, problems), summary["kept"], workers):
+        problems += of_file
     files = {path.relative_to(out).as_posix() for path in (out / "data").rglob("*.parquet")}
-    found += [f"{name}: not in the manifest" for name in sorted(files - names)]
-    return dict(outcomes), _against_summary(summary, outcomes) + sorted(found) + lost
+    problems += [f"{name}: not in the manifest" for name in sorted(files - names)]
+    return dict(outcomes), _against_summary(summary, outcomes) + sorted(problems) + lost
 
 
 def _tasks(
     out: Path, manifest: pq.ParquetFile, summary: dict[str, Any],
-    outcomes: Counter[str], names: set[str], found: list[str],
+    outcomes: Counter[str], names: set[str], problems: list[str],
 ) -> Iterator[Task]:  # fmt: skip
-    """The files to check, with their lines; on the way `outcomes` are counted, `names` and `found` faults are noted.
+    """The files to check, with their lines; on the way `outcomes` are counted, `names` and `problems` noted.
 
     One file's lines are held at a time, and those of the sample of config 0.2m.
     """
@@ -67,11 +67,11 @@ def _tasks(
     sample = {path.name: _hashes(path) for path in sorted((out / SAMPLE).glob("*.parquet"))}
     hashes = pa.concat_arrays([*sample.values(), pa.array([], pa.string())])
     if len(hashes) != summary["sampled"] or len(hashes.unique()) != len(hashes):
-        found.append(f"{SAMPLE}: holds {len(hashes.unique())} rows of {summary['sampled']}")
+        problems.append(f"{SAMPLE}: holds {len(hashes.unique())} rows of {summary['sampled']}")
     drawn = []
     for name, lines in _kept_by_file(manifest, [*shared, "outcome", "shard", "row"], outcomes):
         if name in names or lines["row"].to_pylist() != list(range(len(lines))):
-            found.append(f"manifest: rows of {name} are not counted from 0 without gaps")
+            problems.append(f"manifest: rows of {name} are not counted from 0 without gaps")
         names.add(name)
         yield str(out), name, lines.select(shared), summary["options"]
         drawn.append(lines.select(shared).filter(pc.is_in(lines["sha256"], hashes)))
@@ -79,7 +79,7 @@ def _tasks(
         known = pa.concat_tables(drawn).combine_chunks() if drawn else manifest.schema_arrow.empty_table()
         places = pc.index_in(own, known["sha256"].combine_chunks())
         if places.null_count:
-            found.append(f"{SAMPLE}/{name}: {places.null_count} of its rows are not in the dataset")
+            problems.append(f"{SAMPLE}/{name}: {places.null_count} of its rows are not in the dataset")
         else:
             yield str(out), f"{SAMPLE}/{name}", known.take(places).select(shared), summary["options"]
 
@@ -134,14 +134,14 @@ def _taken(crew: Workers, rows: dict[int, int], bar: "tqdm[Any]") -> Iterator[li
 
 
 def _against_summary(summary: dict[str, Any], outcomes: Counter[str]) -> list[str]:
-    found = []
+    problems = []
     if summary["considered"] != outcomes.total():
-        found.append(f"build.json: {summary['considered']} considered, the manifest has {outcomes.total()}")
+        problems.append(f"build.json: {summary['considered']} considered, the manifest has {outcomes.total()}")
     if summary["outcomes"] != dict(outcomes):
-        found.append("build.json: its counts by outcome are not the manifest's")
+        problems.append("build.json: its counts by outcome are not the manifest's")
     if summary["kept"] + sum(n for reason, n in outcomes.items() if reason != KEPT) != outcomes.total():
-        found.append("build.json: considered is not kept plus dropped")
-    return found
+        problems.append("build.json: considered is not kept plus dropped")
+    return problems
 
 
 def _against_file(task: Task) -> list[str]:
@@ -155,23 +155,23 @@ def _against_file(task: Task) -> list[str]:
             return [f"{name}: its columns are {', '.join(file.schema_arrow.names)}"]
         if file.metadata.num_rows != len(lines):
             return [f"{name}: its {file.metadata.num_rows} rows are not the manifest's {len(lines)}"]
-        found = _against_lines(file.read(columns=lines.column_names), name, lines)
-        return found + _against_pixels(file, name, options)
+        problems = _against_lines(file.read(columns=lines.column_names), name, lines)
+        return problems + _against_pixels(file, name, options)
     except (OSError, ValueError, pa.ArrowException) as error:
         return [f"{name}: cannot be read ({one_line(error)})"]
 
 
 def _against_lines(stored: pa.Table, name: str, lines: pa.Table) -> list[str]:
-    found = []
+    problems = []
     for column in lines.column_names:
         pairs = zip(stored[column].to_pylist(), lines[column].to_pylist(), strict=True)
-        wrong = [(row, is_, said) for row, (is_, said) in enumerate(pairs) if is_ != said]
+        wrong = [(row, here, there) for row, (here, there) in enumerate(pairs) if here != there]
         if wrong:
-            row, is_, said = wrong[0]
-            found.append(
-                f"{name}: {column} of {len(wrong)} rows is not the manifest's, first row {row}: {is_}, not {said}"
+            row, here, there = wrong[0]
+            problems.append(
+                f"{name}: {column} of {len(wrong)} rows is not the manifest's, first row {row}: {here}, not {there}"
             )
-    return found
+    return problems
 
 
 def _against_pixels(file: pq.ParquetFile, name: str, options: dict[str, Any]) -> list[str]:
@@ -189,11 +189,11 @@ def _against_pixels(file: pq.ParquetFile, name: str, options: dict[str, Any]) ->
                 if not (sha256_of_pixels(pixels) == stored["sha256"] if lossless else size == options["size"]):
                     wrong.append(row)
             row += 1
-    found = [f"{name}: {len(undecodable)} images do not decode, first row {undecodable[0]}"] if undecodable else []
+    problems = [f"{name}: {len(undecodable)} images do not decode, first row {undecodable[0]}"] if undecodable else []
     if wrong:
         what = "the pixels are not those of sha256" if lossless else f"the size is not {options['size']}"
-        found.append(f"{name}: {what} in {len(wrong)} rows, first row {wrong[0]}")
-    return found
+        problems.append(f"{name}: {what} in {len(wrong)} rows, first row {wrong[0]}")
+    return problems
 
 
 def _hashes(path: Path) -> pa.Array:
@@ -210,11 +210,11 @@ def _against_plan(out: Path) -> list[str]:
         plan = load_plan(out)
     except FileNotFoundError:
         return []
-    found = []
+    problems = []
     for number, shard in enumerate(plan.shards):
         items = pq.read_table(plan.candidates_path(number), columns=["item"])["item"].to_numpy()
         if len(np.unique(items)) != shard.items:
-            found.append(
+            problems.append(
                 f"plan: shard {number} has {shard.items} inputs, the manifest tells of {len(np.unique(items))}"
             )
-    return found
+    return problems

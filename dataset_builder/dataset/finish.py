@@ -138,11 +138,11 @@ def _manifest_writer(path: Path) -> pq.ParquetWriter:
     return pq.ParquetWriter(path, MANIFEST, compression="zstd", write_page_index=True)
 
 
-def _chosen(source: Path, wanted: np.ndarray) -> Iterator[pa.RecordBatch]:
-    """The rows of a file for which `wanted`, bool (rows,), is true."""
+def _chosen(source: Path, rows: np.ndarray) -> Iterator[pa.RecordBatch]:
+    """The rows of a file for which `rows`, bool (n,), is true."""
     done = 0
     for batch in pq.ParquetFile(source).iter_batches(batch_size=ROW_GROUP):
-        yield batch.filter(pa.array(wanted[done : done + len(batch)]))
+        yield batch.filter(pa.array(rows[done : done + len(batch)]))
         done += len(batch)
 
 

@@ -38,14 +38,14 @@ class RawImages(datasets.GeneratorBasedBuilder):
     def __init__(
         self, raw: str | Path, sources: Sequence[str] | None = None, cache_dir: str | None = None, **options: Any
     ):
-        wanted = Options(**options)
+        shaping = Options(**options)
         chosen = [s for s in load_catalog() if s.in_paper] if sources is None else load_sources(sources)
         self._raw = Path(raw).resolve()
-        name = hashlib.sha256(repr((self._raw, chosen, wanted)).encode()).hexdigest()[:16]
+        name = hashlib.sha256(repr((self._raw, chosen, shaping)).encode()).hexdigest()[:16]
         folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "biovfm-inputs" / name
-        self._plan = make_plan(chosen, self._raw, folder, wanted, f"biovfm {wanted.seed}")
+        self._plan = make_plan(chosen, self._raw, folder, shaping, f"biovfm {shaping.seed}")
         # What `datasets` has prepared counts only as long as the same inputs are listed with the same options.
-        listed = (self._plan.work / "items.parquet").read_bytes() + repr(wanted).encode()
+        listed = (self._plan.work / "items.parquet").read_bytes() + repr(shaping).encode()
         super().__init__(
             cache_dir=cache_dir, dataset_name="biovfm_raw_images", hash=hashlib.sha256(listed).hexdigest()[:16]
         )

@@ -329,7 +329,7 @@ def _row(item: Item, source: Source, salt: str) -> dict[str, Any]:
         **{name: value for name, value in vars(item).items() if name not in _DETAILS},
         "subject": hashed_subject(item.subject, source.id, salt),
         "intensity": None if item.intensity is None else json.dumps(item.intensity),
-        "options": json.dumps(details, default=_told) if details else None,
+        "options": json.dumps(details, default=_stated) if details else None,
     }
 
 
@@ -355,13 +355,13 @@ def _is_empty(value: Any) -> bool:
     return value is None or value is False or value == ()
 
 
-def _told(part: Part) -> dict[str, Any]:
+def _stated(part: Part) -> dict[str, Any]:
     return {name: value for name, value in vars(part).items() if value is not None}
 
 
-def _part(told: dict[str, Any]) -> Part:
-    outer = told.get("outer")
-    return Part(**{**told, "outer": None if outer is None else _part(outer)})
+def _part(fields: dict[str, Any]) -> Part:
+    outer = fields.get("outer")
+    return Part(**{**fields, "outer": None if outer is None else _part(outer)})
 
 
 def _described(source: Source) -> dict[str, Any]:

@@ -111,22 +111,22 @@ def _hashed_path(item: Item, privacy: Privacy) -> str:
 def _published_path(item: Item, source: Path | bytes | None, privacy: Privacy) -> str:
     """The locator, each folder or file name that tells who a patient is replaced by a hash: equal names stay equal."""
     named = None if item.unnamed else _identity(item, source)
-    words = {_folded(str(word)) for word in (*item.private, *(named or ()))}
+    identity = {_folded(str(word)) for word in (*item.private, *(named or ()))}
     above = 0 if privacy.folder == "." else privacy.folder.count("/") + 1
     return "/".join(
         f"withheld-{_hash(part, privacy.key, 4)}"
-        if (named is None and depth >= above) or _tells(part, words)
+        if (named is None and depth >= above) or _tells(part, identity)
         else part
         for depth, part in enumerate(locator(item).split("/"))
     )
 
 
-def _tells(part: str, words: set[str]) -> bool:
-    """Whether a name holds one of `words`: long ones anywhere, short ones (of three letters or less) as its words."""
+def _tells(part: str, identity: set[str]) -> bool:
+    """Whether a name holds a word of `identity`: a long one anywhere, one of three letters or less as its own word."""
     folded = _folded(part)
     own = set(_BETWEEN_WORDS.split(folded))
     return _TELLING.search(part) is not None or any(
-        word in own or (word in folded and (len(word) > 3 or not word.isascii())) for word in words
+        word in own or (word in folded and (len(word) > 3 or not word.isascii())) for word in identity
     )
 
 

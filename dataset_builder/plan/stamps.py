@@ -26,8 +26,8 @@ def stamp_of(item: Item, raw: str | Path, listed: dict[str, str] | None = None) 
     if not by_place or not item.path.lower().endswith((".zip", ".tar")):
         return _stamp(raw, item.path, listed)
     path = Path(raw, item.path)
-    found = _stamp(raw, item.path, {})
-    return f"{found}/{_directory(path, path.stat().st_ctime_ns)}" if found else found
+    own = _stamp(raw, item.path, {})
+    return f"{own}/{_directory(path, path.stat().st_ctime_ns)}" if own else own
 
 
 def stamp(status: os.stat_result) -> str:

@@ -1,18 +1,9 @@
-"""Pictures with square pixels at the size of the rows."""
+"""The views of volumes, and pictures resized fast; `biovfm_hf.fitting` places them on a canvas."""
 
 import cv2
 import numpy as np
 
 VIEWS = ("axial", "sagittal", "coronal")
-
-
-def target_size(height: float, width: float, size: int, side: str = "longest") -> tuple[int, int]:
-    """Rows and columns of a picture with square pixels whose longest (or shortest) side is `size`.
-
-    `height` and `width` are physical: rows times their spacing, columns times theirs, in one unit.
-    """
-    scale = size / (max(height, width) if side == "longest" else min(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def resize(pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -31,14 +22,3 @@ def resize(pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
     if rows > height or columns > width:
         pixels = cv2.resize(pixels, (columns, rows), interpolation=cv2.INTER_CUBIC)
     return pixels
-
-
-def pad_square(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Centre uint8 (h, w) or (h, w, 3) on black (size, size); an odd line of padding goes below or to the right."""
-    height, width = pixels.shape[:2]
-    if (height, width) == (size, size):
-        return pixels
-    canvas = np.zeros((size, size, *pixels.shape[2:]), dtype=np.uint8)
-    top, left = (size - height) // 2, (size - width) // 2
-    canvas[top : top + height, left : left + width] = pixels
-    return canvas

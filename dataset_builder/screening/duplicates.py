@@ -159,12 +159,14 @@ def random_subset(candidates: Candidates, dropped: dict[int, Drop], seed: int, s
 
 def save_drops(plan: Plan, candidates: Candidates, drops: dict[int, Drop]) -> None:
     """Write beside each shard which lines are dropped, why, and the place of what they equal."""
-    wanted: dict[int, set[int]] = defaultdict(set)
+    originals: dict[int, set[int]] = defaultdict(set)
     for drop in drops.values():
         if isinstance(drop.like, int):
-            wanted[int(candidates.shard[drop.like])].add(drop.like)
+            originals[int(candidates.shard[drop.like])].add(drop.like)
     places = {
-        n: place for shard, numbers in sorted(wanted.items()) for n, place in _places(plan, shard, numbers, candidates)
+        n: place
+        for shard, numbers in sorted(originals.items())
+        for n, place in _places(plan, shard, numbers, candidates)
     }
     by_shard: dict[int, dict[int, list[str]]] = {number: {} for number in range(len(plan.shards))}
     for n, drop in sorted(drops.items()):

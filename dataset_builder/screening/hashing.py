@@ -61,10 +61,10 @@ def fingerprint(picture: np.ndarray) -> tuple[int, np.ndarray]:
     """
     height, width = picture.shape
     # Both are linear and separable: one product with (12 + 28) rows of weights on each side gives them together.
-    found = _weights(height) @ picture.astype(np.float32) @ _weights(width).T
-    coefficients = found[_ROWS, _COLUMNS]
+    product = _weights(height) @ picture.astype(np.float32) @ _weights(width).T
+    coefficients = product[_ROWS, _COLUMNS]
     bits = coefficients > np.partition(coefficients, 31)[31]
-    shown = np.clip(np.rint(found[_LOWEST:, _LOWEST:]), 0, 255).astype(np.uint8)
+    shown = np.clip(np.rint(product[_LOWEST:, _LOWEST:]), 0, 255).astype(np.uint8)
     return int.from_bytes(np.packbits(bits).tobytes(), "big"), shown.ravel()
 
 
@@ -108,13 +108,13 @@ def textures(thumbnails: np.ndarray) -> np.ndarray:
     Returns:
         float32 (n, THUMBNAIL ** 2), each row of mean 0 and length 1; 0 where a thumbnail has no texture.
     """
-    found = np.empty(thumbnails.shape, dtype=np.float32)
-    for row, flat in zip(found, thumbnails, strict=True):
+    fine = np.empty(thumbnails.shape, dtype=np.float32)
+    for row, flat in zip(fine, thumbnails, strict=True):
         picture = flat.reshape(THUMBNAIL, THUMBNAIL).astype(np.float32)
         picture = cv2.GaussianBlur(picture, (0, 0), 0.9)
         band = picture - cv2.GaussianBlur(picture, (0, 0), 2.0)
         deviation = np.sqrt(cv2.GaussianBlur(band * band, (0, 0), 2.0))
         row[:] = (band / (deviation + 3.0)).ravel()
-    found -= found.mean(axis=1, keepdims=True)
-    norms = np.linalg.norm(found, axis=1, keepdims=True)
-    return found / np.where(norms > 1e-3, norms, np.inf)
+    fine -= fine.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(fine, axis=1, keepdims=True)
+    return fine / np.where(norms > 1e-3, norms, np.inf)

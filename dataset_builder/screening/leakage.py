@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.fitting import centred
 from biovfm_hf.pixels import decode, to_uint8
 
 from ..progress import progress_bar
-from ..readers.slicing import pad_square
 from .hashing import SIMILARITY, THUMBNAIL, fingerprint, reduced, sha256_of_file, textures
 from .near_hashes import neighbours
 
@@ -37,11 +37,11 @@ def framings(content: np.ndarray) -> list[np.ndarray]:
     `content`: uint8 (h, w) without padding.
     """
     height, width = content.shape[:2]
-    side = min(height, width)
-    if max(height, width) <= SQUARE * side:
+    side, longest = min(height, width), max(height, width)
+    if longest <= SQUARE * side:
         return [content]
     top, left = (height - side) // 2, (width - side) // 2
-    return [content, content[top : top + side, left : left + side], pad_square(content, max(height, width))]
+    return [content, content[top : top + side, left : left + side], centred(content, (longest, longest))]
 
 
 class Benchmarks(NamedTuple):
@@ -130,13 +130,13 @@ def identities(files: Iterable[Path]) -> list[list[str]]:
     Raises:
         UserError: a file cannot be read.
     """
-    found = []
+    named = []
     for file in files:
         try:
-            found.append([file.name, sha256_of_file(file)])
+            named.append([file.name, sha256_of_file(file)])
         except OSError as error:
             raise UserError(f"--benchmarks {file}: cannot be read ({error.strerror}); give {_KINDS}") from error
-    return found
+    return named
 
 
 def _images(path: Path) -> Iterator[tuple[str, np.ndarray]]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from biovfm_hf.fitting import centred, scaled_shape
 from biovfm_hf.reading.limited import Limited, Limits
 
 from .. import readers
@@ -19,7 +20,7 @@ from ..item import Item
 from ..limits import Refused, refusal
 from ..plan.plan import Options
 from ..readers.picture import Picture, Unread
-from ..readers.slicing import pad_square, resize, target_size
+from ..readers.slicing import resize
 from ..schema import COLUMNS, KEPT
 from ..screening.hashing import fingerprint, reduced, sha256_of_pixels
 from ..screening.leakage import framings
@@ -178,11 +179,11 @@ def fitted(picture: Picture, options: Options) -> tuple[np.ndarray, np.ndarray]:
     Colour whose three channels are equal becomes grey: uint8 (h, w) or (h, w, 3).
     """
     rows, columns = picture.pixels.shape[:2]
-    size = target_size(rows * picture.spacing[0], columns * picture.spacing[1], options.size, options.fit)
+    size = scaled_shape(rows * picture.spacing[0], columns * picture.spacing[1], options.size, options.fit)
     content = resize(picture.pixels, *size)
     if content.ndim == 3 and (content[..., :1] == content[..., 1:]).all():
         content = np.ascontiguousarray(content[..., 0])
-    return content, pad_square(content, options.size) if options.fit == "longest" else content
+    return content, centred(content, (options.size, options.size)) if options.fit == "longest" else content
 
 
 def encoded(image: np.ndarray, options: Options) -> bytes:

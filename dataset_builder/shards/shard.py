@@ -222,8 +222,8 @@ def _feeds(raw: Path, items: list[Item], marks: dict[int, str]) -> list[Feed | N
     feeds: list[Feed | None] = []
     for (path, feeder), group in groupby(enumerate(items), key=lambda pair: (pair[1].path, _feeder(pair[1]))):
         entries = list(group)
-        wanted = [item for index, item in entries if not item.excluded and index not in marks]
-        feed = feeder(raw / path, wanted) if feeder else None
+        opened = [item for index, item in entries if not item.excluded and index not in marks]
+        feed = feeder(raw / path, opened) if feeder else None
         feeds += [feed] * len(entries)
     return feeds
 
@@ -253,14 +253,14 @@ def _checked(raw: Path, path: str) -> Path:
     """
     top = _resolved(raw / path.split("/", 1)[0])
     place = raw / path
-    found = Path(_resolved(place.parent)) / place.name
-    if found.is_symlink():
-        found = found.resolve()
-    if os.path.commonpath([top, found]) != top:
+    target = Path(_resolved(place.parent)) / place.name
+    if target.is_symlink():
+        target = target.resolve()
+    if os.path.commonpath([top, target]) != top:
         raise Refused(UNSAFE, "a symbolic link that leaves the source's folder")
-    if not found.is_file() and not found.is_dir():
+    if not target.is_file() and not target.is_dir():
         raise Refused(UNREADABLE, "no longer there, or not a regular file")
-    return found
+    return target
 
 
 @lru_cache(maxsize=4)

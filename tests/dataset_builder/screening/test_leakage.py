@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from biovfm_hf.fitting import scaled_shape
 from biovfm_hf.pixels import decode, to_uint8
-from dataset_builder.readers.slicing import resize, target_size
+from dataset_builder.readers.slicing import resize
 from dataset_builder.screening.hashing import THUMBNAIL, fingerprint, reduced
 from dataset_builder.screening.leakage import Benchmarks, framings, matches, read_benchmarks
 
@@ -41,7 +42,7 @@ def as_medmnist(image: np.ndarray, framing: str, size: int, quality: int | None)
 
 def content_of(image: np.ndarray) -> np.ndarray:
     """The picture as the builder stores it, without padding."""
-    return resize(image, *target_size(*image.shape[:2], 224))
+    return resize(image, *scaled_shape(*image.shape[:2], 224))
 
 
 def prints(images: list[np.ndarray]) -> Benchmarks:
@@ -94,7 +95,7 @@ def test_recall_and_false_positives_on_real_images(capsys):
     files += sorted(path for path in REAL.glob("busi/**/*.png") if "mask" not in path.name)
     files += sorted(REAL.glob("rossa/**/image/*.png")) + sorted(REAL.glob("bccd/BCCD/JPEGImages/*.jpg"))
     # Shrunk once to 512 pixels: fundus photographs of 12 megapixels would take most of the time.
-    images = [resize(image, *target_size(*image.shape[:2], 512)) for image in (to_uint8(decode(f)) for f in files)]
+    images = [resize(image, *scaled_shape(*image.shape[:2], 512)) for image in (to_uint8(decode(f)) for f in files)]
     contents = [content_of(image) for image in images]
     own = prints(contents)
     # Copies among the real images themselves (BUSI repeats many, DR-HAGIS 24 is 32) are right to be found.
