@@ -12,7 +12,7 @@ from dataset_builder.catalog.source import NOT_ESTABLISHED
 from dataset_builder.item import Item
 from dataset_builder.plan.listing import list_items
 
-SPEC = importlib.util.spec_from_file_location("miniatures", Path(__file__).with_name("miniatures.py"))
+SPEC = importlib.util.spec_from_file_location("miniatures", Path(__file__).parents[1] / "miniatures.py")
 miniatures = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(miniatures)
 LAYOUTS = miniatures.LAYOUTS
