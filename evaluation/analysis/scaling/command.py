@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.flops import recipe_flops
+from biovfm_hf.flops import RECIPES, recipe_flops
 from biovfm_hf.options import argument, check_options, option, parse_options, required
 
 from ..composition.command import main as mixture_main
@@ -150,7 +150,7 @@ def _sizes(argv: list[str]) -> int:
     _parser("biovfm scaling sizes", "Parameters and pretraining compute of the named sizes.").parse_args(argv)
     print(f"{'size':<12}{'encoder M':>11}{'published M':>13}{'DINO GFLOP/img':>16}{'MAE GFLOP/img':>15}")
     for name, (encoder, printed) in known_sizes().items():
-        flops = [recipe_flops(name, objective).total / 1e9 for objective in ("dino", "mae")]
+        flops = [recipe_flops(name, objective).total / 1e9 for objective in RECIPES]
         print(f"{name:<12}{encoder:>11.2f}{printed:>13.2f}{flops[0]:>16.1f}{flops[1]:>15.1f}")
     return 0
 

@@ -60,7 +60,7 @@ def size_of(point: Point, known: Mapping[str, tuple[float, float]]) -> str:
 
 
 def objective_of(family: str) -> str:
-    """Whether a family is trained with DINO or MAE, by its name.
+    """Whether a family is trained with DINO or MAE, by its name, where no column tells its objective.
 
     Raises:
         UserError: the name tells neither.
@@ -71,7 +71,7 @@ def objective_of(family: str) -> str:
     if "dino" in words or words.endswith("-d"):
         return "dino"
     raise UserError(f"cannot tell the objective of family {family!r}, which --axis compute needs; "
-                    "name it so that it contains dino or mae")  # fmt: skip
+                    "add a column objective to the points, or name it so that it contains dino or mae")  # fmt: skip
 
 
 def axis_values(points: list[Point], axis: str) -> tuple[list[float], str]:
@@ -92,7 +92,7 @@ def axis_values(points: list[Point], axis: str) -> tuple[list[float], str]:
         return [known[name][0] for name in names], AXIS_LABELS[axis]
     if axis == "published":
         return [known[name][1] for name in names], AXIS_LABELS[axis]
-    each = [recipe_flops(n, objective_of(p.family)).total for n, p in zip(names, points, strict=True)]
+    each = [recipe_flops(n, p.objective or objective_of(p.family)).total for n, p in zip(names, points, strict=True)]
     if all(point.images > 0 for point in points):
         total = [flops * point.images * 1e6 / 1e18 for flops, point in zip(each, points, strict=True)]
         return total, AXIS_LABELS["total_compute"]

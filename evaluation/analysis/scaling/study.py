@@ -7,6 +7,7 @@ imports nothing of them. A run that is finished, or a probe that is recorded, is
 import argparse
 import json
 import math
+import os
 import re
 import shlex
 import subprocess
@@ -17,8 +18,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import biovfm_hf
 from biovfm_hf.errors import UserError
-from biovfm_hf.flops import encoder_parameters
+from biovfm_hf.flops import RECIPES, encoder_parameters
 from biovfm_hf.options import argument, check_options, option, parse_options, required
 from biovfm_hf.reading.documents import read_json, read_yaml
 from biovfm_hf.writing.files import write_text
@@ -33,14 +35,14 @@ from ...results.seeds import over_seeds
 from ...statistics.kinds import SEGMENTATION
 from ...tasks import GROUPS, read_records, resolve_names
 from .analysis import analyse
-from .model_size import AXES, known_sizes, objective_of, size_of
+from .model_size import AXES, known_sizes, size_of
 from .screen import screen_lines
 from .tables import MEAN, POINT_COLUMNS, Point, read_points, read_properties, write_rows
 
-OBJECTIVES = ("dino", "mae")
 NOT_OURS = ("model", "out", "list_tasks", "help", "h")
 SCIENTIFIC = re.compile(r"[0-9.]+[eE][-+]?[0-9]+")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+PRETRAIN = ("biovfm_hf.cli", "pretrain")  # the module and the command
 ONE_PROCESS = ["--num_processes", "1", "--num_machines", "1", "--dynamo_backend", "no"]
 DESCRIPTION = """\
 Run a whole scaling study: pretrain every combination of families, sizes and data subsets, probe all models on the
@@ -48,7 +50,7 @@ same tasks, then fit, correlate and draw. Killed or stopped, the same command co
 
 STUDY.yaml holds
 
-  families:                 # name: objective (dino or mae), config (file or shipped name), config overrides
+  families:                 # name: config (file or shipped name), its objective if not the file's, config overrides
     DINO: {objective: dino, config: dino_smoke}
     MAE: {objective: mae, config: mae_smoke}
   sizes:                    # name: config overrides
@@ -74,7 +76,7 @@ class Run:
     Attributes:
         name: of its folder and its model label.
         family, size, subset: which combination it is.
-        objective: dino or mae.
+        objective: of the config; empty where the config file tells it alone.
         config: YAML file or shipped name.
         data: dataset folder, Hub id or folder of images.
         overrides: config keys and values.
@@ -91,10 +93,10 @@ class Run:
 
     def words(self, out: Path, launch: list[str]) -> list[str]:
         """The command that trains it."""
-        script = Path(__file__).resolve().parents[3] / "training" / f"pretrain_{self.objective}.py"
-        start = [sys.executable, "-m", "accelerate.commands.launch", *launch]
-        changes = [f"{key}={_plain(value)}" for key, value in self.overrides.items()]
-        return [*start, str(script), "--config", self.config, "--data", self.data, "--out", str(out), *changes]
+        start = [sys.executable, "-m", "accelerate.commands.launch", *launch, "-m", PRETRAIN[0], PRETRAIN[1]]
+        changed = {"method": self.objective} if self.objective else {}
+        changes = [f"{key}={_plain(value)}" for key, value in (changed | self.overrides).items()]
+        return [*start, self.config, "--data", self.data, "--out", str(out), *changes]
 
     def fingerprint(self) -> dict[str, Any]:
         """What a finished run must have been made with to count as this one."""
@@ -154,13 +156,10 @@ def _check_axis(path: Path, plan: Plan) -> None:
     if plan.axis not in AXES:
         raise UserError(f"{path}: unknown axis {plan.axis!r}; choose one of: {', '.join(AXES)}")
     for run in plan.runs if plan.axis == "compute" else ():
-        try:
-            told = objective_of(run.family)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
-        if told != run.objective:
-            raise UserError(f"{path}: families: {run.family} is trained with {run.objective}, but axis compute takes "
-                            f"it for {told} by its name; rename it")  # fmt: skip
+        if run.objective not in RECIPES:
+            what = repr(run.objective) if run.objective else "that it does not name"
+            raise UserError(f"{path}: families: {run.family} is trained with an objective {what}, and axis compute "
+                            f"counts {' and '.join(RECIPES)} alone; give one, or another axis")  # fmt: skip
 
 
 def _check_probe(path: Path, plan: Plan) -> None:
@@ -198,9 +197,10 @@ def _mapping(path: Path, what: str, value: Any) -> dict[str, Any]:
 def _run(path: Path, family, size, subset, shared: dict[str, Any], named_subset: bool) -> Run:
     (family_name, recipe), (size_name, change), (subset_name, data) = family, size, subset
     recipe = _mapping(path, f"families: {family_name}", recipe)
-    objective, config = recipe.pop("objective", None), recipe.pop("config", None)
-    if objective not in OBJECTIVES or not isinstance(config, str):
-        raise UserError(f"{path}: families: {family_name} needs an objective (dino or mae) and a config")
+    objective, config = recipe.pop("objective", ""), recipe.pop("config", None)
+    if not isinstance(objective, str) or not isinstance(config, str):
+        raise UserError(f"{path}: families: {family_name} needs a config (a file or a shipped name), and may name its "
+                        "objective")  # fmt: skip
     if not isinstance(data, str):
         raise UserError(f"{path}: subsets: {subset_name} must be a dataset folder, Hub id or folder of images")
     overrides = {**shared, **recipe, **_mapping(path, f"sizes: {size_name}", change or {})}
@@ -254,11 +254,17 @@ def pretrain(plan: Plan, out: Path) -> None:
         write_text(stamp, json.dumps(run.fingerprint(), indent=1) + "\n")
         words = run.words(folder, plan.launch)
         print(f"[{number}/{len(plan.runs)}] {run.name}: {shlex.join(words)}", flush=True)
-        status = subprocess.run(words, check=False).returncode
+        status = subprocess.run(words, check=False, env=_environment()).returncode
         if status or not (folder / "model" / "config.json").is_file():
             raise UserError(f"pretraining {run.name} ended with status {status} and left no model; mend what it "
                             "says above and run the same command again")  # fmt: skip
         _check_size(plan, run, folder)
+
+
+def _environment() -> dict[str, str]:
+    """That of this process, in which the package is found as it is here, also from a bare checkout."""
+    places = [str(Path(biovfm_hf.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
 
 
 def _check_size(plan: Plan, run: Run, folder: Path) -> None:
@@ -327,7 +333,8 @@ def points(plan: Plan, records: list[Row], out: Path) -> list[dict[str, Any]]:
             row = {"family": run.family, "params_millions": parameters, "task": record["task"],
                    "auc": 100 * auc["value"], "images_millions": images}  # fmt: skip
             row |= {end: None if auc.get(end) is None else 100 * auc[end] for end in ("low", "high")}
-            rows.append(row | ({"subset": run.subset} if run.subset else {}))
+            told = {"subset": run.subset, "objective": run.objective}
+            rows.append(row | {name: value for name, value in told.items() if value})
     return rows
 
 
@@ -400,7 +407,8 @@ def _analyse(plan: Plan, rows: list[dict[str, Any]], out: Path, ending: str) -> 
     """Write the points of one method, and fit, correlate and draw them."""
     from .writing import write_study  # loads matplotlib
 
-    columns = [*POINT_COLUMNS, "low", "high", "images_millions"] + ["subset"] * any("subset" in r for r in rows)
+    columns = [*POINT_COLUMNS, "low", "high", "images_millions"]
+    columns += [name for name in ("subset", "objective") if any(name in row for row in rows)]
     write_rows(out / f"points{ending}.csv", columns, rows)
     study = read_points(out / f"points{ending}.csv")
     properties = read_properties(plan.properties) if plan.properties else {}

@@ -11,7 +11,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.writing.files import write_text
 
 POINT_COLUMNS = ("family", "params_millions", "task", "auc")
-OPTIONAL_POINT_COLUMNS = ("low", "high", "subset", "size", "images_millions")
+OPTIONAL_POINT_COLUMNS = ("low", "high", "subset", "size", "images_millions", "objective")
 SLOPE_COLUMNS = ("family", "task", "slope")
 PROPERTIES = ("num_samples", "num_classes", "dbi", "gzip", "entropy")
 MEAN = "mean"
@@ -32,6 +32,7 @@ class Point:
         subset: pretraining data, empty if the study varies model size only.
         size: named model size (`vit-tiny` ...), empty if not given.
         images: pretraining images seen, in millions, NaN if unknown.
+        objective: what it was pretrained by, such as dino; empty if not given.
     """
 
     family: str
@@ -43,6 +44,7 @@ class Point:
     subset: str = ""
     size: str = ""
     images: float = math.nan
+    objective: str = ""
 
     @property
     def series(self) -> str:
@@ -62,7 +64,7 @@ def read_points(path: str | Path) -> Study:
     """Read `family,params_millions,task,auc` (or `family,task,slope`).
 
     Optional columns: low, high (95 % interval of auc), subset (pretraining data), size (`vit-tiny` ...),
-    images_millions (pretraining images seen).
+    images_millions (pretraining images seen), objective (dino ...).
 
     Raises:
         UserError: missing or unknown columns, empty cells, numbers that are none, scores that are no percentages,
@@ -100,7 +102,7 @@ def _point(path: Path, line: int, row: dict[str, str]) -> Point:
         family=_text(path, line, row, "family"), params=_positive(path, line, row, "params_millions"),
         task=_task(path, line, row), auc=auc, low=low, high=high,
         subset=row.get("subset", "").strip(), size=row.get("size", "").strip(),
-        images=_optional(path, line, row, "images_millions"),
+        images=_optional(path, line, row, "images_millions"), objective=row.get("objective", "").strip(),
     )  # fmt: skip
 
 

@@ -36,12 +36,20 @@ def test_compute_is_total_where_images_are_known():
     assert "EFLOP" in label
 
 
+def test_the_objective_of_a_point_goes_before_the_name_of_its_family():
+    named, told = (Point("a-mae", 5.53, "t", 90, objective=objective) for objective in ("", "dino"))
+    (by_name,), (by_objective,) = (model_size.axis_values([point], "compute")[0] for point in (named, told))
+    assert by_name == pytest.approx(recipe_flops("vit-tiny", "mae").total / 1e9)
+    assert by_objective == pytest.approx(recipe_flops("vit-tiny", "dino").total / 1e9)
+
+
 @pytest.mark.parametrize(
     ("point", "axis", "words"),
     [
         (Point("f-dino", 77, "t", 90), "encoder", "no named size"),
         (Point("f-dino", 77, "t", 90, size="vit-medium"), "encoder", "unknown size 'vit-medium'"),
         (Point("family", 5.53, "t", 90), "compute", "cannot tell the objective"),
+        (Point("family", 5.53, "t", 90, objective="distill"), "compute", "no recipe of objective 'distill'"),
         (Point("family", 5.53, "t", 90), "width", "unknown axis"),
     ],
 )

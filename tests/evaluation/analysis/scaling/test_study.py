@@ -21,7 +21,7 @@ from evaluation.probes.probe import Run
 STUDY = """
 families:
   DINO: {objective: dino, config: dino_smoke, steps: 5}
-  MAE: {objective: mae, config: own.yaml}
+  MAE: {config: own.yaml}
 sizes:
   narrow: {model.hidden_size: 48, augment.scale: [0.5, 1.0]}
   wide: {model.hidden_size: 96, steps: 9}
@@ -47,7 +47,7 @@ def fake_training(monkeypatch):
     """Stands in for the training process: leaves what a finished run leaves, and keeps the commands."""
     calls = []
 
-    def run(words, check):
+    def run(words, check, env):
         calls.append(words)
         out = Path(words[words.index("--out") + 1])
         width = next(int(w.split("=")[1]) for w in words if w.startswith("model.hidden_size="))
@@ -100,8 +100,15 @@ def test_a_plan_holds_every_combination_with_later_overrides_on_top(plan_file, t
     assert plan.runs[2].config == str(tmp_path / "own.yaml")
     words = plan.runs[0].words(tmp_path / "run", plan.launch)
     assert words[1:3] == ["-m", "accelerate.commands.launch"]
-    script = next(Path(word) for word in words if word.endswith("pretrain_dino.py"))
-    assert script.is_file()
+    assert words[-words[::-1].index("-m") - 1 :][:6] == [
+        "-m",
+        "biovfm_hf.cli",
+        "pretrain",
+        "dino_smoke",
+        "--data",
+        plan.runs[0].data,
+    ]
+    assert "method=dino" in words and "method=dino" not in plan.runs[2].words(tmp_path / "run", plan.launch)
     assert "augment.scale=[0.5, 1.0]" in words
 
 
@@ -171,7 +178,7 @@ def test_changed_settings_are_refused(plan_file, tmp_path, fake_training, fake_p
 
 
 def test_a_failed_run_stops_the_study_with_its_name(plan_file, tmp_path, fake_probe, monkeypatch):
-    monkeypatch.setattr(study.subprocess, "run", lambda words, check: subprocess.CompletedProcess(words, 3))
+    monkeypatch.setattr(study.subprocess, "run", lambda words, check, env: subprocess.CompletedProcess(words, 3))
     with pytest.raises(UserError, match="DINO_narrow ended with status 3"):
         main(["study", str(plan_file()), "--out", str(tmp_path / "out")])
 
@@ -181,7 +188,7 @@ def test_subsets_become_series_and_a_dry_run_does_nothing(plan_file, tmp_path, f
     words = ["study", str(plan_file(two)), "--out", str(tmp_path / "out")]
     assert main([*words, "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("pretrain_dino.py") == 4
+    assert shown.count("pretrain dino_smoke") == 4
     assert "--data owner/name" in shown
     assert not (tmp_path / "out").exists()
     assert main(words) == 0
@@ -194,15 +201,18 @@ def test_subsets_become_series_and_a_dry_run_does_nothing(plan_file, tmp_path, f
         ("families: [", "not valid YAML"),
         ("- 1", "not a YAML mapping"),
         (STUDY.replace("overrides:", "override:"), "unknown key override"),
-        (STUDY.replace("objective: dino", "objective: clip"), "needs an objective"),
+        (STUDY.replace("config: dino_smoke", "objective: [a]"), "needs a config"),
         (STUDY.replace("narrow:", "a/b:"), "cannot name a folder"),
         (STUDY.replace("subsets: {all: images}", "subsets: {}"), "subsets must map names"),
         (STUDY.replace("subsets: {all: images}", "subsets: {all: 3}"), "must be a dataset folder"),
         (STUDY.replace("tasks: [pneumoniamnist, busi], ", ""), "names tasks"),
         (STUDY + "launch: all\n", "list of words"),
         (STUDY + "axis: bogus\n", "unknown axis 'bogus'; choose one of: given, encoder"),
-        (STUDY.replace("DINO:", "Ours:") + "axis: compute\n", "cannot tell the objective of family 'Ours'"),
-        (STUDY.replace("MAE:", "nodino:") + "axis: compute\n", "nodino is trained with mae, but"),
+        (
+            STUDY.replace("MAE: {", "MAE: {objective: distill, ") + "axis: compute\n",
+            "MAE is trained with an objective 'distill'",
+        ),
+        (STUDY + "axis: compute\n", "MAE is trained with an objective that it does"),
         (STUDY + "properties: nothing.csv\n", "nothing.csv: no such file"),
         (STUDY.replace("busi]", "bussi]"), "'bussi' is neither a task nor a path that exists; did you mean busi"),
         (STUDY.replace("method: knn", "method: svm"), "method: 'svm' is none of"),
@@ -252,7 +262,7 @@ def test_a_size_without_a_place_on_the_axis_is_told_after_the_first_run(
 def real_models(monkeypatch, make_model):
     """Stands in for the training process: leaves a random model that `biovfm probe` can load."""
 
-    def run(words, check):
+    def run(words, check, env):
         out = Path(words[words.index("--out") + 1])
         width = next(int(w.split("=")[1]) for w in words if w.startswith("model.hidden_size="))
         make_model(out / "model", hidden_size=width, num_attention_heads=3)
