@@ -100,13 +100,13 @@ def describe(config: TrainConfig, method: Method[Any, Any]) -> str:
     return to_yaml(config) + "\n" + "\n".join(f"# {line}" for line in lines)
 
 
-def _feeding(rate: float, checkpoints: int, held: int, trained: int) -> list[str]:
+def _feeding(rate: float, checkpoints: int, total: int, trained: int) -> list[str]:
     """What GPUs of `rate` images/s each eat, the loader cores for that, and the disk that checkpoints take.
 
-    A checkpoint holds all `held` parameters and Adam's two moments of the `trained` ones, in fp32.
+    A checkpoint holds all `total` parameters and Adam's two moments of the `trained` ones, in fp32.
     """
     most, fewest = (rate / per_core for per_core in _LOADER_RATES)
-    one = (4 * held + 8 * trained) / 2**30
+    one = (4 * total + 8 * trained) / 2**30
     eaten = ", ".join(f"{rate * count:,.0f} on {count}" for count in _GPUS)
     return [
         f"images eaten      about {rate:,.0f} images/s on each H100, {eaten}",

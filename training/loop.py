@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -159,8 +161,6 @@ def _note_skipped(run: Run, skipped: list[tuple[int, int, str]]) -> None:
 
 def _skipped_everywhere(run: Run) -> int:
     """Unreadable images of the whole run, on all processes, each time it came up. All processes must call this."""
-    from accelerate.utils import gather_object
-
     return run.skipped_before + sum(gather_object([run.skipped]))
 
 
@@ -181,14 +181,12 @@ def _to_device(run: Run, batch: dict[str, Any]) -> dict[str, Tensor]:
 
 def _step_seed(run: Run, part: int) -> int:
     """A seed for what the model itself draws (stochastic depth, MAE's noise) in one forward pass of one process."""
-    words = np.random.SeedSequence((run.config.seed, run.step, part, run.share.rank)).generate_state(2)
-    return int(words[0]) << 31 | int(words[1]) >> 1
+    halves = np.random.SeedSequence((run.config.seed, run.step, part, run.share.rank)).generate_state(2)
+    return int(halves[0]) << 31 | int(halves[1]) >> 1
 
 
 def _reshard(wrapped: nn.Module) -> None:
     """Under FSDP2, give up gathered parameters, or an in-place update of them would be lost without a word."""
-    from torch.distributed.fsdp import FSDPModule
-
     for module in wrapped.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
@@ -266,8 +264,6 @@ def _track(run: Run, record: dict[str, Any]) -> None:
 
 def _mean_over_processes(terms: dict[str, Tensor]) -> dict[str, float]:
     """Each scalar's mean over the processes that have it (one may lack a masked patch, for instance)."""
-    from accelerate.utils import gather_object
-
     here = dict(zip(terms, torch.stack([value.float() for value in terms.values()]).tolist(), strict=True))
     everywhere = gather_object([here])
     names = sorted({name for part in everywhere for name in part})

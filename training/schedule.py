@@ -47,8 +47,8 @@ def scaled_learning_rate(base_lr: float, batch_size: int, rule: str) -> float:
 class StepValues:
     """What holds at one step. `momentum` and `teacher_temp` are None where there is no teacher.
 
-    `gram_weight` is the weight of Gram anchoring, and `gram_refresh` 1 where the frozen teacher is renewed after the
-    step; None where the objective has none.
+    `local_weight` is the further weight of pairs with a local crop, None for 1; `gram_weight` the weight of Gram
+    anchoring, and `gram_refresh` 1 where the frozen teacher is renewed after the step; None where there is none.
     """
 
     lr: float
@@ -56,6 +56,7 @@ class StepValues:
     weight_decay: float
     momentum: float | None = None
     teacher_temp: float | None = None
+    local_weight: float | None = None
     gram_weight: float | None = None
     gram_refresh: float | None = None
 
@@ -70,3 +71,49 @@ class Schedule(ABC):
     def at(self, step: int) -> StepValues:
         """The values of one step."""
         return StepValues(**{name: float(value) for name, value in self.arrays(step).items()})
+
+
+@dataclass(frozen=True)
+class Rates(Schedule):
+    """Learning rate and weight decay, in steps.
+
+    Attributes:
+        steps: of the run.
+        lr: the peak, after `scaled_learning_rate`.
+        min_lr: where the half cosine after it ends, at `steps`.
+        warmup_steps: of the rise from 0.
+        weight_decay: at the start.
+        weight_decay_end: at the end, along DINOv2's cosine.
+        warmup: shape of the rise, `linear` or `cosine`; DINOv3's high-resolution stage rises along a half cosine.
+        decay: `cosine`, or `none` for a rate that stays, as in DINOv3's long runs, whose length need not be known.
+    """
+
+    steps: int
+    lr: float
+    min_lr: float
+    warmup_steps: int
+    weight_decay: float
+    weight_decay_end: float
+    warmup: str = "linear"
+    decay: str = "cosine"
+
+    def arrays(self, step: int | np.ndarray) -> dict[str, np.ndarray]:
+        """`lr` and `weight_decay` at `step`, an int or an array of ints: name to float64 array of the same shape."""
+        lr = self.rate(np.asarray(step, dtype=np.int64))
+        decay = cosine_schedule(step, self.weight_decay, self.weight_decay_end, self.steps)
+        return {"lr": lr, "last_layer_lr": lr, "weight_decay": decay}
+
+    def rate(self, step: np.ndarray) -> np.ndarray:
+        """The learning rate."""
+        final = self.lr if self.decay == "none" else self.min_lr
+        later = cosine_schedule(step, self.lr, final, self.steps, self.warmup_steps)
+        rise = max(self.rise_steps, 1)
+        ramp = self.lr * np.minimum(step, rise) / rise
+        if self.warmup == "cosine":
+            ramp = self.lr * (1 - np.cos(np.pi * np.minimum(step, rise) / rise)) / 2
+        return np.where(step < self.warmup_steps, ramp, later)
+
+    @property
+    def rise_steps(self) -> int:
+        """Steps from 0 to the peak: the rise ends on it."""
+        return self.warmup_steps - 1

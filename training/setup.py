@@ -189,6 +189,7 @@ def split_batch(config: TrainConfig, processes: int, rank: int) -> tuple[Share, 
             f"batch.per_process is {per_process}; the {config.title} objective compares images, so it needs at least "
             f"{needed}"
         )
+    config.check_pass(per_process, processes)
     together = per_process * processes
     if size % together:
         near = max(round(size / together), 1) * together

@@ -71,7 +71,7 @@ def with_architecture(config: TrainConfig, out: Path | None = None) -> TrainConf
     if not source:
         return config
     run = out if out is not None and newest_name(out / "checkpoints") else Path(source)
-    if _is_run(str(run)):
+    if is_run(str(run)):
         section = read_yaml(run / "config.yaml").get("model") or {}
         size = str(section.get("size") or config.model.size)
         theirs = {name: value for name, value in section.items() if name in _ARCHITECTURE}
@@ -101,7 +101,7 @@ def build_encoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFMMode
 def read_initial(config: TrainConfig, model_config: BioVFMConfig) -> Encoder | None:
     """The weights to start from, of any family, all of them or an error; None for fresh ones or those of a run."""
     source = config.model.init_from
-    if not source or _is_run(source):
+    if not source or is_run(source):
         return None
     encoder = _read_encoder(source, model_config.num_attention_heads, model_config.decoder_num_attention_heads)
     theirs, ours = encoder.config.num_attention_heads, model_config.num_attention_heads
@@ -117,20 +117,25 @@ def _read_encoder(source: str, heads: int | None, decoder_heads: int | None) -> 
         raise UserError(f"model.init_from {error}") from error
 
 
-def with_run(objective: M, config: TrainConfig, without: str = "") -> M:
+def with_run(objective: M, config: TrainConfig) -> M:
     """`objective` itself, where `init_from` is a run folder with all of that run: heads, teacher and centres too.
-
-    `without` is the beginning of the names of what that run alone had use for.
 
     Raises:
         UserError: it has no readable checkpoint, or one of another objective or architecture.
     """
-    source = config.model.init_from
-    if source and _is_run(source):
-        theirs = newest_model(Path(source) / "checkpoints")
-        kept = {name: tensor for name, tensor in theirs.items() if not without or not name.startswith(without)}
-        take_over(objective, kept, source)
+    if tensors := run_tensors(config):
+        take_over(objective, tensors, str(config.model.init_from))
     return objective
+
+
+def run_tensors(config: TrainConfig) -> dict[str, Tensor] | None:
+    """All of the run that `init_from` names; None where it names none.
+
+    Raises:
+        UserError: it has no readable checkpoint.
+    """
+    source = config.model.init_from
+    return newest_model(Path(source) / "checkpoints") if source and is_run(source) else None
 
 
 def read_frozen(model: BioVFMModel, source: str, key: str, role: str) -> None:
@@ -139,7 +144,7 @@ def read_frozen(model: BioVFMModel, source: str, key: str, role: str) -> None:
     Raises:
         UserError: the weights cannot be read or belong to another architecture.
     """
-    if _is_run(source):
+    if is_run(source):
         theirs = newest_model(Path(source) / "checkpoints")
         theirs = {name.removeprefix(role): tensor for name, tensor in theirs.items() if name.startswith(role)}
     else:
@@ -152,7 +157,8 @@ def read_frozen(model: BioVFMModel, source: str, key: str, role: str) -> None:
     take_over(model, theirs, source, key)
 
 
-def _is_run(source: str) -> bool:
+def is_run(source: str) -> bool:
+    """Whether a path is that of a run folder, with checkpoints."""
     return (Path(source) / "checkpoints").is_dir()
 
 

@@ -12,7 +12,7 @@ from biovfm_hf import BioVFMConfig
 from biovfm_hf.flops import Architecture, Crops, step_flops
 
 from .. import optimizer
-from ..schedule import Schedule, StepValues
+from ..schedule import Rates, Schedule, StepValues
 from ..settings.config import TrainConfig
 
 C = TypeVar("C", bound=TrainConfig)
@@ -35,14 +35,14 @@ class Method(ABC, Generic[C, M]):
         """
 
     @abstractmethod
-    def schedule(self, config: C, peak: float) -> Schedule:
-        """The schedules, for a peak learning rate."""
-
-    @abstractmethod
     def exported(self, objective: M) -> dict[str, nn.Module]:
         """Folder name -> model inside the objective; "model" is the encoder, and the last, so that an export is whole
         where it is.
         """
+
+    def schedule(self, config: C, peak: float) -> Schedule:
+        """The schedules, for a peak learning rate."""
+        return Rates(**rates(config, peak))
 
     def trained(self, objective: M) -> nn.Module:
         """The module whose children are clipped each on its own."""
@@ -99,3 +99,18 @@ def crops(config: TrainConfig) -> Crops:
     """The crops of a run, as the FLOP count takes them."""
     augment = config.augment
     return Crops(augment.global_count, augment.global_size, augment.local_count, augment.local_size)
+
+
+def rates(config: TrainConfig, peak: float) -> dict[str, Any]:
+    """The fields of `Rates`, for a peak learning rate, in the steps of a run."""
+    optim = config.optim
+    return {
+        "steps": config.steps,
+        "lr": peak,
+        "min_lr": optim.min_lr,
+        "warmup_steps": config.step_count(optim.warmup_steps),
+        "weight_decay": optim.weight_decay,
+        "weight_decay_end": optim.weight_decay_end,
+        "warmup": optim.warmup,
+        "decay": optim.decay,
+    }

@@ -84,7 +84,7 @@ tags: [biovfm, medical-imaging, self-supervised, {config.method}]
 
 # {size}, pretrained with {config.title}
 
-Self-supervised pretraining with BioVFM-HF by {config.card_words}: {step:,} steps of {config.batch.size:,} images
+Self-supervised pretraining with BioVFM-HF by {config.summary}: {step:,} steps of {config.batch.size:,} images
 ({step * config.batch.size:,} images seen), crops of {config.augment.global_size} pixels, seed {config.seed}.
 `training_config.yaml` holds every setting. Not evaluated yet; `biovfm card` writes a full card from results.
 

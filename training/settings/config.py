@@ -104,7 +104,9 @@ class OptimConfig:
         base_lr: learning rate before scaling by the batch.
         lr_rule: `sqrt_1024` (DINOv2), `linear_256` (MAE) or `none`.
         min_lr: where the cosine ends.
-        warmup_steps: linear warm-up from 0.
+        warmup_steps: warm-up from 0.
+        warmup: its shape, `linear` or `cosine`.
+        decay: what follows it: `cosine` to `min_lr`, or `none`, a constant rate.
         weight_decay: at the start.
         weight_decay_end: at the end (DINOv2's cosine; MAE keeps the start's).
         layerwise_decay: learning-rate factor from block to block, counted from the top (DINO).
@@ -118,6 +120,8 @@ class OptimConfig:
     lr_rule: Literal["sqrt_1024", "linear_256", "none"] = "sqrt_1024"
     min_lr: Annotated[float, Range(0)] = 1e-6
     warmup_steps: StepsOrShare = 0.1
+    warmup: Literal["linear", "cosine"] = "linear"
+    decay: Literal["cosine", "none"] = "cosine"
     weight_decay: Annotated[float, Range(0)] = 0.04
     weight_decay_end: Annotated[float, Range(0)] = 0.4
     layerwise_decay: Share = 0.9
@@ -186,7 +190,7 @@ class TrainConfig:
 
     Attributes:
         title: its name in sentences.
-        card_words: what it does, in a few words for a model card.
+        summary: what it does, in a few words for a model card.
         family: of `BioVFMConfig.from_size`, whose architecture it trains.
         model_fields: further fields of `BioVFMConfig` that it needs.
         crops: global crops that it takes of an image.
@@ -195,7 +199,7 @@ class TrainConfig:
     """
 
     title: ClassVar[str]
-    card_words: ClassVar[str]
+    summary: ClassVar[str]
     family: ClassVar[str] = "dinov2"
     model_fields: ClassVar[dict[str, Any]] = {}
     crops: ClassVar[int] = 1
@@ -237,6 +241,13 @@ class TrainConfig:
     def teachers(self) -> tuple[str, ...]:
         """Weights that the run learns from beside those of `model.init_from`: model folders, Hub ids or files."""
         return ()
+
+    def check_pass(self, images: int, processes: int) -> None:
+        """Refuse a number of images a process takes at once, beside the smallest, that the objective cannot have.
+
+        Raises:
+            UserError: names the keys.
+        """
 
     def renamed(self, name: Callable[[str | None], str | None]) -> Self:
         """The settings with every path replaced by what `name` gives for it."""

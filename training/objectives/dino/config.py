@@ -24,13 +24,19 @@ class DINOConfig:
         ibot_hidden: likewise.
         ibot_bottleneck: likewise.
         ibot_layers: likewise.
+        weight_norm: prototypes have weights by direction and length; DINOv3's are plain.
         centering: how the teacher's scores become targets: `centering` or `sinkhorn_knopp`.
         student_temp: softmax temperature of the student.
         center_momentum: of the moving centre.
         dino_weight: weight of the class tokens' loss.
-        local_weight: further weight of its pairs with a local crop; DINOv3 halves it while it anchors.
+        local_weight: further weight of its pairs with a local crop; where there is Gram anchoring it is reached with
+            that (`gram.start`, `gram.ramp`). DINOv3 halves it while it anchors.
+        same_crop_pairs: count pairs of a global crop with the teacher's view of the very same crop, too.
         ibot_weight: weight of the masked patches' loss.
         koleo_weight: weight of the KoLeo regulariser.
+        koleo_neighbours: nearest images that it keeps each image away from.
+        koleo_group: images of consecutive processes among which it looks for them; 0 looks among those of a process.
+            DINOv3's high-resolution stage, with few images on each GPU, takes 16.
     """
 
     prototypes: Positive = 65_536
@@ -42,20 +48,29 @@ class DINOConfig:
     ibot_hidden: Positive = 2048
     ibot_bottleneck: Positive = 256
     ibot_layers: Positive = 3
+    weight_norm: bool = True
     centering: Literal["centering", "sinkhorn_knopp"] = "centering"
     student_temp: Annotated[float, Range(1e-3)] = 0.1
     center_momentum: Share = 0.9
     dino_weight: Annotated[float, Range(0)] = 1.0
     local_weight: Annotated[float, Range(0)] = 1.0
+    same_crop_pairs: bool = False
     ibot_weight: Annotated[float, Range(0)] = 1.0
     koleo_weight: Annotated[float, Range(0)] = 0.1
+    koleo_neighbours: Positive = 1
+    koleo_group: Annotated[int, Range(0)] = 0
 
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """The teacher: an average of the student.
+    """The teacher: an average of the student, or a frozen network of an earlier run.
 
     Attributes:
+        frozen: folder of a DINO run, or weight file of DINOv2 or DINOv3 with heads, whose teacher is learned from as
+            it is: DINOv3's distillation. Its prototypes and patch size must be those of this run; nothing is hidden
+            from the student, and its average, which is exported, plays no part in the loss.
+        leads: student and average begin as the teacher of the run in `model.init_from`, heads too, as in DINOv3's
+            high-resolution stage; otherwise each goes on as itself.
         momentum: of the average, at the start.
         momentum_end: at the end (cosine).
         temperature: of the teacher's softmax after its warm-up.
@@ -63,6 +78,8 @@ class TeacherConfig:
         temperature_warmup_steps: linear rise.
     """
 
+    frozen: str | None = None
+    leads: bool = False
     momentum: Share = 0.992
     momentum_end: Share = 1.0
     temperature: Annotated[float, Range(1e-3)] = 0.07
@@ -133,7 +150,7 @@ class DINOTrainConfig(TrainConfig):
     """A DINOv2 run (arXiv 2304.07193; facebookresearch/dinov2)."""
 
     title: ClassVar[str] = "DINOv2"
-    card_words: ClassVar[str] = "self-distillation of crops: a student learns from its own moving average"
+    summary: ClassVar[str] = "self-distillation of crops: a student learns from its own moving average"
     model_fields: ClassVar[dict[str, Any]] = {"use_mask_token": True}
     crops: ClassVar[int] = 2
     local_crops: ClassVar[bool] = True
@@ -149,19 +166,50 @@ class DINOTrainConfig(TrainConfig):
         super().__post_init__()
         if self.augment.anchor_size and not self.gram.weight:
             raise UserError("augment.anchor_size is given, but gram.weight is 0, so nothing would look at such crops")
+        if self.dino.koleo_neighbours >= (self.dino.koleo_group or self.batch.size):
+            raise UserError(
+                f"dino.koleo_neighbours {self.dino.koleo_neighbours} must be fewer than the images among which they "
+                "are looked for (dino.koleo_group, or those of a process)"
+            )
+        if self.teacher.frozen and self.gram.weight:
+            raise UserError("teacher.frozen and gram.weight are both given; anchor a run of its own, then distil")
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """The Gram teacher's weights."""
-        return (self.gram.teacher,) if self.gram.teacher and self.gram.weight else ()
+        """The weights of the Gram teacher and of a frozen teacher."""
+        anchor = self.gram.teacher if self.gram.weight else None
+        return tuple(source for source in (anchor, self.teacher.frozen) if source)
+
+    def check_pass(self, images: int, processes: int) -> None:
+        """Refuse passes in which KoLeo has no group, or too few images.
+
+        Raises:
+            UserError: names the keys.
+        """
+        group = self.dino.koleo_group
+        if group and (group % images or images * processes % group):
+            raise UserError(
+                f"dino.koleo_group {group} must be a multiple of the {images} images of a process' pass, and divide "
+                f"the {images * processes} of all processes; change it, or batch.per_process"
+            )
+        if self.dino.koleo_neighbours >= (group or images):
+            raise UserError(
+                f"dino.koleo_neighbours {self.dino.koleo_neighbours} needs more than {group or images} images to look "
+                "among; give dino.koleo_group, or more images a pass"
+            )
 
     def without_weights(self) -> Self:
         """As for every objective, and without the Gram teacher's, which a checkpoint holds."""
         return replace(super().without_weights(), gram=replace(self.gram, teacher=None))
 
     def renamed(self, name: Callable[[str | None], str | None]) -> Self:
-        """As for every objective, and the Gram teacher."""
-        return replace(super().renamed(name), gram=replace(self.gram, teacher=name(self.gram.teacher)))
+        """As for every objective, and the teachers."""
+        gram, teacher = self.gram, self.teacher
+        return replace(
+            super().renamed(name),
+            gram=replace(gram, teacher=name(gram.teacher)),
+            teacher=replace(teacher, frozen=name(teacher.frozen)),
+        )
 
 
 CONFIG = DINOTrainConfig

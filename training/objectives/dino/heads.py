@@ -8,22 +8,39 @@ from torch import Tensor, nn
 
 
 class Prototypes(nn.Module):
-    """K weight-normalised vectors: row k is `weight_g[k] * weight_v[k] / |weight_v[k]|`.
+    """K vectors that unit vectors are compared with.
 
-    Both tensors learn, as in DINOv2, and keep the names that its checkpoints use. `weight_g` (K, 1) starts at 1,
-    `weight_v` (K, D) as the weight of torch's Linear does.
+    DINOv2's have weights by direction and length: row k is `weight_g[k] * weight_v[k] / |weight_v[k]|`, and both
+    tensors learn. DINOv3's are plain rows of `weight`. The names are those of their checkpoints. `weight_g` (K, 1)
+    starts at 1, `weight_v` or `weight` (K, D) as the weight of torch's Linear does.
     """
 
-    def __init__(self, count: int, width: int) -> None:
+    def __init__(self, count: int, width: int, weight_norm: bool = True) -> None:
         super().__init__()
-        self.weight_g = nn.Parameter(torch.ones(count, 1))
-        self.weight_v = nn.Parameter(torch.empty(count, width).uniform_(-(width**-0.5), width**-0.5))
+        rows = nn.Parameter(torch.empty(count, width).uniform_(-(width**-0.5), width**-0.5))
+        if weight_norm:
+            self.weight_g = nn.Parameter(torch.ones(count, 1))
+            self.weight_v = rows
+        else:
+            self.weight = rows
+
+    @property
+    def rows(self) -> Tensor:
+        """(K, D), before `lengths` are given to them."""
+        return self.weight_v if hasattr(self, "weight_v") else self.weight
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """(K, 1), the lengths of the prototypes; None where the rows have their own."""
+        return getattr(self, "weight_g", None)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(M, D) vectors to their scores (M, K)."""
-        length = torch.linalg.vector_norm(self.weight_v, dim=1)
-        scores = F.linear(vectors, self.weight_v)
-        scale = (self.weight_g[:, 0] / length).to(scores.dtype)
+        scores = F.linear(vectors, self.rows)
+        if self.lengths is None:
+            return scores
+        length = torch.linalg.vector_norm(self.rows, dim=1)
+        scale = (self.lengths[:, 0] / length).to(scores.dtype)
         # scaling scores rather than weights saves a copy of the weights, the largest tensor of the heads
         return scores * scale if torch.is_grad_enabled() else scores.mul_(scale)
 
@@ -37,10 +54,17 @@ class DINOHead(nn.Module):
         hidden: width of the MLP's hidden layers.
         bottleneck: width D of the unit vectors and the prototypes.
         layers: linear layers of the MLP, at least 1; with 1, tokens go straight to the bottleneck.
+        weight_norm: see `Prototypes`.
     """
 
     def __init__(
-        self, in_features: int, prototypes: int, hidden: int = 2048, bottleneck: int = 256, layers: int = 3
+        self,
+        in_features: int,
+        prototypes: int,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        layers: int = 3,
+        weight_norm: bool = True,
     ) -> None:
         super().__init__()
         widths = [in_features, *[hidden] * (layers - 1), bottleneck]
@@ -50,7 +74,7 @@ class DINOHead(nn.Module):
             nn.init.zeros_(linear.bias)
         between = [module for linear in linears[:-1] for module in (linear, nn.GELU())]
         self.mlp = nn.Sequential(*between, linears[-1]) if between else linears[-1]
-        self.last_layer = Prototypes(prototypes, bottleneck)
+        self.last_layer = Prototypes(prototypes, bottleneck, weight_norm)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(M, in_features) tokens to unit vectors (M, D). M may be 0.

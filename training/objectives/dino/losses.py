@@ -26,6 +26,25 @@ def all_reduce(tensor: Tensor, operation: Any = dist.ReduceOp.SUM) -> Tensor:
     return tensor
 
 
+class _GatheredRows(torch.autograd.Function):
+    """Rows of all processes, in their order; a row's gradient is the sum of all processes'."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return all_reduce(gradient.contiguous()).chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """(B, D) of each process, as many of each, to (P * B, D) of all P; gradients find their way back."""
+    return _GatheredRows.apply(rows)
+
+
 @torch.no_grad()
 def sinkhorn_knopp(scores: Tensor, temperature: float, iterations: int = 3) -> Tensor:
     """Teacher scores (M, K) to assignments (M, K) that use all prototypes alike; each row sums to 1.
@@ -123,7 +142,7 @@ def prototype_cross_entropy(
     with torch.autocast(vectors.device.type, enabled=False):
         values = [torch.zeros((), device=vectors.device) for _ in parts]
         total = _PrototypeCrossEntropy.apply(
-            vectors, prototypes.weight_v, prototypes.weight_g, parts, values, temperature, _dtype(vectors)
+            vectors, prototypes.rows, prototypes.lengths, parts, values, temperature, _dtype(vectors)
         )
     return total, values
 
@@ -141,32 +160,36 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any,
         vectors: Tensor,
-        weight_v: Tensor,
-        weight_g: Tensor,
+        weights: Tensor,
+        lengths: Tensor | None,
         parts: Sequence[Part],
         values: list[Tensor],
         temperature: float,
         dtype: torch.dtype,
     ) -> Tensor:
-        length = torch.linalg.vector_norm(weight_v, dim=1, keepdim=True, dtype=torch.float32)
-        scale = (weight_g / length / temperature).float()  # (K, 1), of scores before normalisation and temperature
-        features, directions = vectors.to(dtype), weight_v.to(dtype)
+        # (K, 1), of scores before normalisation and temperature
+        if lengths is None:
+            norms, scale = None, weights.new_full((len(weights), 1), 1 / temperature, dtype=torch.float32)
+        else:
+            norms = torch.linalg.vector_norm(weights, dim=1, keepdim=True, dtype=torch.float32)
+            scale = (lengths / norms / temperature).float()
+        features, directions = vectors.to(dtype), weights.to(dtype)
         vectors_grad = torch.zeros_like(features)
-        products = torch.zeros_like(weight_v, dtype=torch.float32)  # (K, D), score gradients.T @ vectors
+        products = torch.zeros_like(weights, dtype=torch.float32)  # (K, D), score gradients.T @ vectors
         start = 0
         for part, value in zip(parts, values, strict=True):
             rows = slice(start, start + part.rows)
             value += _accumulate(part, features[rows], directions, scale.T, vectors_grad[rows], products)
             start += part.rows
         total = sum(
-            (part.factor * value for part, value in zip(parts, values, strict=True)), start=length.new_zeros(())
+            (part.factor * value for part, value in zip(parts, values, strict=True)), start=scale.new_zeros(())
         )
-        length_grad = _prototype_gradients_(products, weight_v, length, scale)
-        ctx.gradients = (
-            vectors_grad.to(vectors.dtype),
-            products.to(weight_v.dtype),
-            length_grad.div_(temperature).to(weight_g.dtype),
-        )
+        if norms is None or lengths is None:
+            lengths_grad = None
+            products.mul_(scale)
+        else:
+            lengths_grad = _prototype_gradients_(products, weights, norms, scale).div_(temperature).to(lengths.dtype)
+        ctx.gradients = (vectors_grad.to(vectors.dtype), products.to(weights.dtype), lengths_grad)
         return total
 
     @staticmethod
@@ -174,7 +197,8 @@ class _PrototypeCrossEntropy(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("prototype_cross_entropy keeps its gradients for one backward pass")
         gradients, ctx.gradients = ctx.gradients, None
-        return *(each.mul_(gradient) for each in gradients), None, None, None, None
+        scaled = [None if each is None else each.mul_(gradient) for each in gradients]
+        return *scaled, None, None, None, None
 
 
 def _accumulate(
@@ -237,15 +261,33 @@ def _prototype_gradients_(products: Tensor, weight_v: Tensor, length: Tensor, sc
     return length_grad
 
 
-def koleo_loss(features: Tensor, eps: float = 1e-8) -> Tensor:
-    """KoLeo (Sablayrolles et al. 2019): -mean log distance of each unit-length feature to its nearest other one.
+def koleo_loss(features: Tensor, neighbours: int = 1, group: int = 0, eps: float = 1e-8) -> Tensor:
+    """KoLeo (Sablayrolles et al. 2019): -mean log distance of each unit-length feature to its nearest other ones.
 
-    (B, D) with B >= 2, from this process alone, as in DINOv2. In float32 also under autocast: in float16 two equal
-    images make it infinite.
+    In float32 also under autocast: in float16 two equal images make it infinite.
+
+    Args:
+        features: (B, D) of this process, B >= 2.
+        neighbours: how many nearest ones each feature keeps away from, fewer than there are in the group.
+        group: features of consecutive processes, a multiple of B, among which the nearest are looked for, as in
+            DINOv3; 0 looks among this process's alone, as in DINOv2.
+        eps: added to lengths and distances.
     """
     with torch.autocast(features.device.type, enabled=False):
         unit = F.normalize(features.float(), dim=-1, eps=eps)
-        with torch.no_grad():
-            nearest = (unit @ unit.T).fill_diagonal_(-1.0).argmax(dim=1)
-        distance = F.pairwise_distance(unit, unit[nearest], p=2, eps=eps)
-        return -torch.log(distance + eps).mean()
+        if not group or group == len(unit):
+            return _koleo(unit, unit, 0, neighbours, eps)
+        everywhere = gather_rows(unit)
+        place = dist.get_rank() * len(unit)
+        first = place // group * group
+        return _koleo(unit, everywhere[first : first + group], place - first, neighbours, eps)
+
+
+def _koleo(unit: Tensor, others: Tensor, place: int, neighbours: int, eps: float) -> Tensor:
+    """KoLeo of (B, D) unit vectors among `others` (G, D), where they themselves begin at row `place`."""
+    with torch.no_grad():
+        similarity = unit @ others.T
+        similarity.diagonal(place).fill_(-1.0)
+        nearest = similarity.topk(neighbours, dim=1).indices.flatten()
+    distance = F.pairwise_distance(unit.repeat_interleave(neighbours, 0), others[nearest], p=2, eps=eps)
+    return -torch.log(distance + eps).mean()

@@ -36,20 +36,20 @@ def block_masks(
 
 
 def rectangle_masks(targets: np.ndarray, grid: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
-    """(n,) wanted patch counts to (n, rows, columns) bool masks, built from rectangles until the count is reached.
+    """(n,) target patch counts to (n, rows, columns) bool masks, built from rectangles until the count is reached.
 
-    DINOv2's `MaskingGenerator`, all images side by side: a rectangle of area U(4, patches still wanted, at most half
+    DINOv2's `MaskingGenerator`, all images side by side: a rectangle of area U(4, patches still lacking, at most half
     the grid) and log-uniform aspect is kept when it is smaller than the grid both ways, adds something, and adds no
-    more than is wanted; after ten misses in a row the mask stays as it is. So a count is never exceeded and sometimes
+    more than is lacking; after ten misses in a row the mask stays as it is. So a count is never exceeded and sometimes
     missed by a few patches.
     """
     rows, columns = grid
     largest = max(rows // 2, 1) * columns  # of one rectangle
     masks = np.zeros((len(targets), rows, columns), dtype=bool)
-    wanted, misses = targets.astype(np.int64), np.zeros(len(targets), dtype=np.int64)
+    lacking, misses = targets.astype(np.int64), np.zeros(len(targets), dtype=np.int64)
     row, column = np.arange(rows)[:, None], np.arange(columns)
-    while (active := np.flatnonzero((wanted > 0) & (misses < _ATTEMPTS))).size:
-        room = np.minimum(wanted[active], largest)
+    while (active := np.flatnonzero((lacking > 0) & (misses < _ATTEMPTS))).size:
+        room = np.minimum(lacking[active], largest)
         area = generator.uniform(np.minimum(_SMALLEST, room), np.maximum(_SMALLEST, room))
         aspect = np.exp(generator.uniform(-_LOG_ASPECT, _LOG_ASPECT, active.size))
         height, width = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
@@ -62,6 +62,6 @@ def rectangle_masks(targets: np.ndarray, grid: tuple[int, int], generator: np.ra
         gain = added.sum((1, 2))
         kept = fits & (gain > 0) & (gain <= room)
         masks[active[kept]] |= added[kept]
-        wanted[active[kept]] -= gain[kept]
+        lacking[active[kept]] -= gain[kept]
         misses[active] = np.where(kept, 0, misses[active] + 1)
     return masks

@@ -16,9 +16,10 @@ from biovfm_hf.flops import Architecture, Heads, step_flops
 
 from ...schedule import StepValues
 from ...settings.config import biovfm_config
-from ..initial import build_encoder, read_frozen, take_over, with_run
-from ..method import BatchExtra, Method, crops
+from ..initial import build_encoder, read_frozen, run_tensors, take_over
+from ..method import BatchExtra, Method, crops, rates
 from .config import DINOTrainConfig
+from .frozen import frozen_config, read_network
 from .masking import block_masks
 from .objective import DINOObjective
 from .parameters import dino_parameter_groups
@@ -37,13 +38,15 @@ class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
 
     def build(self, config: DINOTrainConfig, model_config: BioVFMConfig) -> DINOObjective:
         """Student and teacher; heads come along from a file of DINOv2's, and everything from a run folder."""
-        objective = DINOObjective(build_encoder(config, model_config), config.dino)
+        frozen = read_network(config, model_config) if config.teacher.frozen else None
+        objective = DINOObjective(build_encoder(config, model_config), config.dino, frozen)
         source = config.model.init_from
         if source and Path(source).is_file():
             _take_heads(objective, source)
-        objective = with_run(objective, config, without="gram_teacher.")
+        if tensors := run_tensors(config):
+            take_over(objective, _of_run(tensors, objective, config.teacher.leads), str(source))
         if config.gram.weight:
-            anchor = copy.deepcopy(objective.teacher.backbone)
+            anchor = copy.deepcopy(objective.average.backbone)
             if config.gram.teacher:
                 read_frozen(anchor, config.gram.teacher, "gram.teacher", "teacher.backbone.")
             objective.anchor(anchor, config.gram)
@@ -51,20 +54,16 @@ class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
 
     def schedule(self, config: DINOTrainConfig, peak: float) -> DINOSchedule:
         """DINOv2's schedules in the steps of this run."""
-        optim, teacher, gram = config.optim, config.teacher, config.gram
+        teacher, gram = config.teacher, config.gram
         return DINOSchedule(
-            steps=config.steps,
-            lr=peak,
-            min_lr=optim.min_lr,
-            warmup_steps=config.step_count(optim.warmup_steps),
-            weight_decay=optim.weight_decay,
-            weight_decay_end=optim.weight_decay_end,
+            **rates(config, peak),
             momentum=teacher.momentum,
             momentum_end=teacher.momentum_end,
             teacher_temp=teacher.temperature,
             warmup_teacher_temp=teacher.warmup_temperature,
             teacher_temp_warmup_steps=config.step_count(teacher.temperature_warmup_steps),
-            freeze_last_layer_steps=config.step_count(optim.freeze_last_layer_steps),
+            freeze_last_layer_steps=config.step_count(config.optim.freeze_last_layer_steps),
+            local_weight=config.dino.local_weight,
             gram_weight=gram.weight,
             gram_start=config.step_count(gram.start),
             gram_ramp_steps=config.step_count(gram.ramp),
@@ -74,8 +73,8 @@ class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
         )
 
     def exported(self, objective: DINOObjective) -> dict[str, nn.Module]:
-        """The teacher's encoder."""
-        return {"model": objective.teacher.backbone}
+        """The average's encoder."""
+        return {"model": objective.average.backbone}
 
     def trained(self, objective: DINOObjective) -> nn.Module:
         """The student: backbone and heads are clipped each on its own."""
@@ -130,17 +129,20 @@ class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
         Where Gram anchoring is on, its teacher's pass too, from the first step.
         """
         architecture, augment = Architecture.of(model_config), config.augment
-        anchored = augment.global_count * architecture.forward_flops(augment.anchor_size or augment.global_size)
-        return (
-            bool(config.gram.weight) * anchored
-            + step_flops(
-                architecture,
-                crops(config),
-                teacher=True,
-                heads=heads(config, model_config),
-                drop_path=model_config.drop_path_rate,
-            ).total
+        own = step_flops(
+            architecture,
+            crops(config),
+            teacher=True,
+            heads=heads(config, model_config),
+            drop_path=model_config.drop_path_rate,
         )
+        flops = own.total
+        if config.gram.weight:
+            flops += augment.global_count * architecture.forward_flops(augment.anchor_size or augment.global_size)
+        if config.teacher.frozen:
+            frozen = Architecture.of(frozen_config(config.teacher.frozen))
+            flops += augment.global_count * frozen.forward_flops(augment.global_size) - own.teacher
+        return flops
 
     def other_bytes(
         self, config: DINOTrainConfig, model_config: BioVFMConfig, block_bytes: Callable[[int], int], full: bool
@@ -163,12 +165,34 @@ def heads(config: DINOTrainConfig, model_config: BioVFMConfig) -> Heads:
 
 
 def _take_heads(objective: DINOObjective, source: str) -> None:
-    """Put the heads of a file of DINOv2's, which is a teacher's, into student and teacher."""
+    """Put the heads of a file of DINOv2's or DINOv3's, which is a teacher's, into student and average."""
     tensors = read_tensors(Path(source))
     theirs = {name: tensor for name, tensor in tensors.items() if name.startswith(("dino_head.", "ibot_head."))}
-    for network in (objective.student, objective.teacher) if theirs else ():
+    for network in (objective.student, objective.average) if theirs else ():
         ours = {name: module for name, module in network.named_children() if name != "backbone"}
         take_over(nn.ModuleDict(ours), theirs, source)
+
+
+def _of_run(tensors: dict[str, Tensor], objective: DINOObjective, leads: bool) -> dict[str, Tensor]:
+    """An earlier run's tensors as the objective's, without its Gram teacher; a frozen teacher is the objective's own.
+
+    Where the teacher `leads`, the student begins as the run's average.
+    """
+    parts = dict.fromkeys(("student", "teacher", "followed", "gram_teacher"))
+    theirs: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
+    ours = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] not in parts}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        if part in theirs:
+            theirs[part][rest] = tensor
+    average = theirs["followed"] or theirs["teacher"]
+    own = {"student": average if leads else theirs["student"]}
+    own |= {"teacher": average} if objective.followed is None else {"followed": average}
+    for part, named in own.items():
+        ours |= {f"{part}.{name}": tensor for name, tensor in named.items()}
+    if objective.followed is not None:
+        ours |= {f"teacher.{name}": tensor for name, tensor in objective.teacher.state_dict().items()}
+    return ours
 
 
 METHOD = DINOMethod()

@@ -28,13 +28,12 @@ class DINONetwork(nn.Module):
 
     def __init__(self, backbone: BioVFMModel, config: DINOConfig) -> None:
         super().__init__()
-        width = backbone.config.hidden_size
+        width, normed = backbone.config.hidden_size, config.weight_norm
         self.backbone = backbone
-        dino_sizes = (config.prototypes, config.hidden, config.bottleneck, config.layers)
-        self.dino_head = DINOHead(width, *dino_sizes)
+        self.dino_head = DINOHead(width, config.prototypes, config.hidden, config.bottleneck, config.layers, normed)
         if config.ibot_separate_head:
             ibot_sizes = (config.ibot_prototypes, config.ibot_hidden, config.ibot_bottleneck, config.ibot_layers)
-            self.ibot_head = DINOHead(width, *ibot_sizes)
+            self.ibot_head = DINOHead(width, *ibot_sizes, normed)
 
     def scores(self, cls_tokens: Tensor, patch_tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Prototype scores of class tokens (M, D) and of patch tokens (P, D): (M, K) and (P, K')."""
@@ -61,34 +60,45 @@ class DINOObjective(nn.Module):
     """Student and teacher in one module, so that DDP or FSDP2 wraps one thing and `forward` is the whole step.
 
     Args:
-        backbone: a `BioVFMModel` with a mask token; it becomes the student's, a copy of it the teacher's.
+        backbone: a `BioVFMModel` with a mask token; it becomes the student's, a copy of it the average's.
         config: heads, targets and weights.
+        frozen: a network to learn from in the place of the average, of any width, with prototypes and patches as the
+            student's; the student then sees all patches, as in DINOv3's distillation.
 
-    The teacher needs no gradient and stays in evaluation mode. `dino_center` (1, K) and `ibot_center` are buffers.
+    `average` follows the student and is what is exported; `teacher` gives the targets, and is the average unless
+    there is a frozen one. Neither needs a gradient, both stay in evaluation mode. `dino_center` (1, K) and
+    `ibot_center` are buffers.
     """
 
     dino_center: Tensor
     ibot_center: Tensor
 
-    def __init__(self, backbone: BioVFMModel, config: DINOConfig) -> None:
+    def __init__(self, backbone: BioVFMModel, config: DINOConfig, frozen: DINONetwork | None = None) -> None:
         super().__init__()
         if backbone.embeddings.mask_token is None:
             raise ValueError("the backbone has no mask token; build it with use_mask_token=True")
         self.config = config
         self.student = DINONetwork(backbone, config)
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
+        average = copy.deepcopy(self.student).requires_grad_(False).eval()
+        self.teacher = average if frozen is None else frozen.requires_grad_(False).eval()
+        self.followed: DINONetwork | None = None if frozen is None else average
         patch_prototypes = config.ibot_prototypes if config.ibot_separate_head else config.prototypes
         self.gram_teacher: BioVFMModel | None = None
         self.gram = GramConfig()
         self.register_buffer("dino_center", torch.zeros(1, config.prototypes))
         self.register_buffer("ibot_center", torch.zeros(1, patch_prototypes))
 
+    @property
+    def average(self) -> DINONetwork:
+        """The student's moving average, which is exported."""
+        return self.teacher if self.followed is None else self.followed
+
     def train(self, mode: bool = True) -> "DINOObjective":
-        """Training mode for the student; the teacher never drops a path."""
+        """Training mode for the student; no other network ever drops a path."""
         super().train(mode)
-        self.teacher.eval()
-        if self.gram_teacher is not None:
-            self.gram_teacher.eval()
+        for network in (self.teacher, self.followed, self.gram_teacher):
+            if network is not None:
+                network.eval()
         return self
 
     def anchor(self, gram_teacher: BioVFMModel, config: GramConfig) -> None:
@@ -109,7 +119,7 @@ class DINOObjective(nn.Module):
                 by crop, or None; `anchor_crops` (2B, 3, S, S), the Gram teacher's where it has its own; `masks`
                 (2B, N) bool; `mask_indices` (M,), the masked patches in the flattened masks, computed when not given,
                 which on a GPU waits for the device.
-            values: of this step; `teacher_temp` and `gram_weight` are read.
+            values: of this step; `teacher_temp`, `local_weight` and `gram_weight` are read.
 
         Returns:
             The loss, and detached scalars by name: `dino_local_crops_loss`, `dino_global_crops_loss`, `koleo_loss`
@@ -123,12 +133,16 @@ class DINOObjective(nn.Module):
         anchored = bool(values.gram_weight) and self.gram_teacher is not None
         global_cls, local_cls, patches, all_patches = self._student_tokens(batch, anchored)
         images = len(global_cls) // 2
-        parts = {**self._class_parts(dino_targets, len(local_cls)), "ibot": self._patch_part(patch_targets, batch)}
+        local_weight = 1.0 if values.local_weight is None else values.local_weight
+        parts = {
+            **self._class_parts(dino_targets, len(local_cls), local_weight),
+            "ibot": self._patch_part(patch_targets, batch),
+        }
         cls_tokens, (*cls_parts, patch_part) = torch.cat([global_cls, local_cls]), parts.values()
         total, losses = self.student.cross_entropy(
             cls_tokens, patches, cls_parts, patch_part, self.config.student_temp
         )
-        koleo = self.config.koleo_weight * (koleo_loss(global_cls[:images]) + koleo_loss(global_cls[images:]))
+        koleo = self.config.koleo_weight * (self._koleo(global_cls[:images]) + self._koleo(global_cls[images:]))
         report = {"koleo_loss": koleo.detach() / 2, **self._report(parts, losses, dino_targets)}
         if not anchored:
             return total + koleo, report
@@ -137,15 +151,15 @@ class DINOObjective(nn.Module):
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
-        """Move every teacher parameter (heads too) towards the student's: momentum * t + (1 - momentum) * s."""
-        update_average(list(self.teacher.parameters()), list(self.student.parameters()), momentum)
+        """Move every parameter of the average (heads too) towards the student's: momentum * a + (1 - momentum) * s."""
+        update_average(list(self.average.parameters()), list(self.student.parameters()), momentum)
 
     @torch.no_grad()
     def _targets(self, batch: Mapping[str, Any], temperature: float | None) -> tuple[Tensor, Tensor]:
         """Teacher assignments of the class tokens (2B, K), crops swapped, and of the masked patches (M, K)."""
         if temperature is None:
             raise ValueError("the step values have no teacher_temp; use DINOSchedule")
-        rows = self._wanted_rows(batch)
+        rows = self._target_rows(batch, self.teacher.backbone)
         (tokens,) = self.teacher.backbone.forward_packed([batch["global_crops"]], wanted=[rows])
         crops = len(batch["global_crops"])
         # swapped, so that row i of the student's crops meets the other crop of the same image
@@ -157,6 +171,9 @@ class DINOObjective(nn.Module):
         update_center(self.dino_center, dino_scores, self.config.center_momentum)
         update_center(self.ibot_center, patch_scores, self.config.center_momentum)
         return dino, patch_targets
+
+    def _koleo(self, cls_tokens: Tensor) -> Tensor:
+        return koleo_loss(cls_tokens, self.config.koleo_neighbours, self.config.koleo_group)
 
     def _gram_loss(self, patches: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """`gram_loss` of the student's patch tokens (2B, N, D), masked crops as it saw them."""
@@ -177,14 +194,16 @@ class DINOObjective(nn.Module):
 
         Where they are `anchored`, all patch tokens (2B, N, D) too.
         """
-        crops, masks, wanted = [batch["global_crops"]], [batch["masks"]], [self._wanted_rows(batch)]
+        backbone = self.student.backbone
+        hidden = batch["masks"] if self.followed is None else torch.zeros_like(batch["masks"])
+        crops, masks, rows = [batch["global_crops"]], [hidden], [self._target_rows(batch, backbone)]
         if batch.get("local_crops") is not None:
             crops.append(batch["local_crops"])
             masks.append(None)
-            wanted.append(self._class_rows(batch["local_crops"]))
+            rows.append(self._class_rows(batch["local_crops"], backbone))
         if anchored:
-            wanted[0] = torch.cat([wanted[0], self._patch_rows(batch)])
-        tokens = self.student.backbone.forward_packed(crops, masks, wanted)
+            rows[0] = torch.cat([rows[0], self._patch_rows(batch)])
+        tokens = backbone.forward_packed(crops, masks, rows)
         local_cls = tokens[1] if len(tokens) > 1 else tokens[0][:0]
         images, masked = len(batch["global_crops"]), len(batch["mask_indices"])
         global_cls, patches, every = tokens[0].tensor_split([images, images + masked])
@@ -197,33 +216,34 @@ class DINOObjective(nn.Module):
         rows = torch.arange(images * patches, device=batch["masks"].device)
         return rows + (rows // patches + 1) * prefix
 
-    def _wanted_rows(self, batch: Mapping[str, Any]) -> Tensor:
+    def _target_rows(self, batch: Mapping[str, Any], backbone: BioVFMModel) -> Tensor:
         """Where the class tokens (2B,), then the masked patches (M,) stand in the global crops' flattened tokens."""
         patches = batch["masks"].shape[1]
-        prefix = 1 + self.student.backbone.config.num_register_tokens
+        prefix = 1 + backbone.config.num_register_tokens
         indices = batch["mask_indices"]
         masked = indices + (indices // patches + 1) * prefix
-        return torch.cat([self._class_rows(batch["global_crops"]), masked])
+        return torch.cat([self._class_rows(batch["global_crops"], backbone), masked])
 
-    def _class_rows(self, crops: Tensor) -> Tensor:
+    def _class_rows(self, crops: Tensor, backbone: BioVFMModel) -> Tensor:
         """Where the class tokens stand in the flattened tokens of `crops` (B, 3, H, W)."""
-        config = self.student.backbone.config
+        config = backbone.config
         length = 1 + config.num_register_tokens + crops[0, 0].numel() // config.patch_size**2
         return torch.arange(len(crops), device=crops.device) * length
 
-    def _class_parts(self, targets: Tensor, local_rows: int) -> dict[str, Part]:
+    def _class_parts(self, targets: Tensor, local_rows: int, local_weight: float) -> dict[str, Part]:
         """How class tokens are compared with the (2B, K) targets, weighted as DINOv2 does.
 
-        That is the mean over all pairs of a student's and a teacher's crop: 2 of global crops and 2n with a local
-        one (DINOv2 counts 1 of those where n is 0, and so does this).
+        That is the mean over all pairs of a student's and a teacher's crop: 2 of global crops (4 with those of a crop
+        and itself) and 2n with a local one (DINOv2 counts 1 of those where n is 0, and so does this).
         """
-        images = len(targets) // 2
-        pairs = 2 + max(2 * local_rows // images, 1)
-        weight, factor = 1.0 / (images * pairs), self.config.dino_weight
-        parts = {"dino_global_crops": Part(2 * images, targets, weight, factor)}
-        if local_rows:
-            both = targets[:images] + targets[images:]  # (B, K): a local crop meets both global ones
-            parts["dino_local_crops"] = Part(local_rows, both, weight, factor * self.config.local_weight)
+        images, config = len(targets) // 2, self.config
+        pairs = (4 if config.same_crop_pairs else 2) + max(2 * local_rows // images, 1)
+        weight, factor = 1.0 / (images * pairs), config.dino_weight
+        both = targets[:images] + targets[images:] if local_rows or config.same_crop_pairs else targets  # (B, K)
+        own = both if config.same_crop_pairs else targets
+        parts = {"dino_global_crops": Part(2 * images, own, weight, factor)}
+        if local_rows:  # a local crop meets both global ones
+            parts["dino_local_crops"] = Part(local_rows, both, weight, factor * local_weight)
         return parts
 
     def _patch_part(self, targets: Tensor, batch: Mapping[str, Any]) -> Part:
@@ -235,14 +255,14 @@ class DINOObjective(nn.Module):
         per_image = 1.0 / (len(masks) * masks.sum(dim=1).clamp(min=1))
         return Part(len(indices), targets, per_image[indices // masks.shape[1]], self.config.ibot_weight)
 
-    @staticmethod
     @torch.no_grad()
-    def _report(parts: dict[str, Part], losses: list[Tensor], dino_targets: Tensor) -> dict[str, Tensor]:
+    def _report(self, parts: dict[str, Part], losses: list[Tensor], dino_targets: Tensor) -> dict[str, Tensor]:
         report = {"teacher_entropy": torch.special.entr(dino_targets).sum(dim=-1).mean()}
         for (name, part), loss in zip(parts.items(), losses, strict=True):
             report[f"{name}_loss"] = loss / 2 if name == "ibot" else loss
             if part.rows:
                 weight = part.weights.sum() if isinstance(part.weights, Tensor) else part.weights * part.rows
-                targets = 2 if name == "dino_local_crops" else 1  # that each row is compared with
+                several = name == "dino_local_crops" or (name == "dino_global_crops" and self.config.same_crop_pairs)
+                targets = 2 if several else 1  # that each row is compared with
                 report[f"{name}_gap"] = math.log(part.targets.shape[1]) - loss / (weight * targets)
         return report

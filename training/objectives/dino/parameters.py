@@ -15,7 +15,7 @@ _BLOCK = re.compile(
 )
 _FINAL = re.compile(
     r"backbone\.(cls_|local_cls_)?norm\.(weight|bias)"
-    r"|(dino|ibot)_head\.(mlp\.(\d+\.)?(weight|bias)|last_layer\.(weight_g|weight_v))"
+    r"|(dino|ibot)_head\.(mlp\.(\d+\.)?(weight|bias)|last_layer\.(weight|weight_g|weight_v))"
 )
 
 

@@ -1,21 +1,22 @@
-"""DINOv2's schedules (`dinov2/train/train.py`)."""
+"""DINOv2's schedules (`dinov2/train/train.py`), and those that DINOv3 adds (`dinov3/train/cosine_lr_scheduler.py`)."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from ...schedule import Schedule, cosine_schedule
+from ...schedule import Rates, cosine_schedule
 
 
 @dataclass(frozen=True)
-class DINOSchedule(Schedule):
+class DINOSchedule(Rates):
     """DINOv2's schedules, in steps; the defaults are its `vitl16_short` run of 100 epochs of 1,250 steps.
 
-    `lr` is the peak after `scaled_learning_rate`. Learning rate and weight decay follow a cosine over `steps`,
-    the momentum too; the teacher temperature rises linearly over `teacher_temp_warmup_steps` and then stays.
+    The momentum follows a cosine over `steps`, as learning rate and weight decay do; the teacher temperature rises
+    linearly over `teacher_temp_warmup_steps` and then stays.
     Gram anchoring, where it has a weight, rises to it along a half cosine of `gram_ramp_steps` after `gram_start`
     steps, and its teacher is renewed every `gram_refresh_every` steps from then on, `gram_refreshes` times at most;
-    with `gram_own_teacher` also just before it starts.
+    with `gram_own_teacher` also just before it starts. On the same ramp the weight of pairs with a local crop goes
+    from 1 to `local_weight`, which it has throughout without Gram anchoring.
     In the first `freeze_last_layer_steps` steps the heads' last layer has learning rate 0 (its Adam moments still
     accumulate, as in DINOv2).
     """
@@ -32,6 +33,7 @@ class DINOSchedule(Schedule):
     warmup_teacher_temp: float = 0.04
     teacher_temp_warmup_steps: int = 37_500
     freeze_last_layer_steps: int = 1_250
+    local_weight: float = 1.0
     gram_weight: float = 0.0
     gram_start: int = 0
     gram_ramp_steps: int = 0
@@ -42,32 +44,40 @@ class DINOSchedule(Schedule):
     def arrays(self, step: int | np.ndarray) -> dict[str, np.ndarray]:
         """The values at `step`, an int or an array of ints: name to float64 array of that shape.
 
-        Those of Gram anchoring are there where it has a weight.
+        Those of Gram anchoring are there where it has a weight, `local_weight` where it is not 1.
         """
-        lr = cosine_schedule(step, self.lr, self.min_lr, self.steps, self.warmup_steps)
-        frozen = np.asarray(step) < self.freeze_last_layer_steps
-        rise = self.teacher_temp_warmup_steps
-        anchoring = {} if not self.gram_weight else self._gram(np.asarray(step))
+        values = super().arrays(step)
+        step = np.asarray(step)
+        frozen, rise = step < self.freeze_last_layer_steps, self.teacher_temp_warmup_steps
+        temperature = cosine_schedule(step, self.teacher_temp, self.teacher_temp, rise, rise, self.warmup_teacher_temp)
         return {
-            "lr": lr,
-            "last_layer_lr": np.where(frozen, 0.0, lr),
-            "weight_decay": cosine_schedule(step, self.weight_decay, self.weight_decay_end, self.steps),
+            **values,
+            "last_layer_lr": np.where(frozen, 0.0, values["lr"]),
             "momentum": cosine_schedule(step, self.momentum, self.momentum_end, self.steps),
-            "teacher_temp": cosine_schedule(
-                step, self.teacher_temp, self.teacher_temp, rise, rise, self.warmup_teacher_temp
-            ),
-            **anchoring,
+            "teacher_temp": temperature,
+            **self._anchoring(step),
         }
 
-    def _gram(self, step: np.ndarray) -> dict[str, np.ndarray]:
-        """Weight, and whether the frozen teacher is renewed after the step (`dinov3/train/ssl_meta_arch.py`)."""
-        since = step - self.gram_start
-        phase = (
-            np.clip(since / max(self.gram_ramp_steps - 1, 1), 0, 1) if self.gram_ramp_steps else np.ones(step.shape)
-        )
-        done, every = since + 1, max(self.gram_refresh_every, 1)
-        refresh = (done > 0) & (done % every == 0) & (done // every <= self.gram_refreshes)
-        refresh &= self.gram_refresh_every > 0
-        refresh |= (done == 0) & self.gram_own_teacher
-        weight = np.where(since < 0, 0.0, self.gram_weight * (1 - np.cos(np.pi * phase)) / 2)
-        return {"gram_weight": weight, "gram_refresh": refresh.astype(np.float64)}
+    def _anchoring(self, step: np.ndarray) -> dict[str, np.ndarray]:
+        """Weights, and whether the frozen teacher is renewed after the step (`dinov3/train/ssl_meta_arch.py`)."""
+        share, values = self._ramp(step), {}
+        if self.local_weight != 1:
+            values["local_weight"] = 1 + (self.local_weight - 1) * share
+        if self.gram_weight:
+            values["gram_weight"] = self.gram_weight * share
+            values["gram_refresh"] = self._refresh(step).astype(np.float64)
+        return values
+
+    def _ramp(self, step: np.ndarray) -> np.ndarray:
+        """From 0 before Gram anchoring starts to 1, where its weight is whole."""
+        if not self.gram_weight:
+            return np.ones(step.shape)
+        since, last = step - self.gram_start, max(self.gram_ramp_steps - 1, 1)
+        phase = np.clip(since / last, 0, 1) if self.gram_ramp_steps else np.ones(step.shape)
+        return np.where(since < 0, 0.0, (1 - np.cos(np.pi * phase)) / 2)
+
+    def _refresh(self, step: np.ndarray) -> np.ndarray:
+        done, every = step - self.gram_start + 1, max(self.gram_refresh_every, 1)
+        due = (done > 0) & (done % every == 0) & (done // every <= self.gram_refreshes)
+        due &= self.gram_refresh_every > 0
+        return due | ((done == 0) & self.gram_own_teacher)

@@ -48,7 +48,7 @@ class DistillTrainConfig(TrainConfig):
     """A distillation by features: released encoders come without the heads that a distillation of scores needs."""
 
     title: ClassVar[str] = "distillation"
-    card_words: ClassVar[str] = "distillation: class and patch tokens learn to tell those of a larger, frozen encoder"
+    summary: ClassVar[str] = "distillation: class and patch tokens learn to tell those of a larger, frozen encoder"
 
     method: str = "distill"
     steps: Positive = 100_000

@@ -14,7 +14,6 @@ from ..initial import build_encoder, take_over, with_run
 from ..method import Method
 from .config import DistillTrainConfig
 from .objective import DistillObjective, teacher_side
-from .schedule import DistillSchedule
 
 
 class DistillMethod(Method[DistillTrainConfig, DistillObjective]):
@@ -32,18 +31,6 @@ class DistillMethod(Method[DistillTrainConfig, DistillObjective]):
         take_over(teacher, _encoder_tensors(read), str(config.distill.teacher), "distill.teacher")
         student = build_encoder(config, model_config)
         return with_run(DistillObjective(student, teacher, config.distill, _rescale(config, read)), config)
-
-    def schedule(self, config: DistillTrainConfig, peak: float) -> DistillSchedule:
-        """The schedules in the steps of this run."""
-        optim = config.optim
-        return DistillSchedule(
-            steps=config.steps,
-            lr=peak,
-            min_lr=optim.min_lr,
-            warmup_steps=config.step_count(optim.warmup_steps),
-            weight_decay=optim.weight_decay,
-            weight_decay_end=optim.weight_decay_end,
-        )
 
     def exported(self, objective: DistillObjective) -> dict[str, nn.Module]:
         """The student's encoder, without the projections."""

@@ -25,7 +25,7 @@ class MAETrainConfig(TrainConfig):
     """An MAE run (arXiv 2111.06377). Its own settings, such as `mask_ratio`, are fields of the model."""
 
     title: ClassVar[str] = "MAE"
-    card_words: ClassVar[str] = "masked autoencoding: the pixels of hidden patches are predicted from the visible ones"
+    summary: ClassVar[str] = "masked autoencoding: the pixels of hidden patches are predicted from the visible ones"
     family: ClassVar[str] = "mae"
 
     method: str = "mae"

@@ -12,7 +12,7 @@ from biovfm_hf.flops import Architecture, step_flops
 
 from ...settings.config import biovfm_config
 from ..initial import read_initial, take_over, with_run
-from ..method import BatchExtra, Method, crops
+from ..method import BatchExtra, Method, crops, rates
 from .config import MAETrainConfig
 from .objective import MAEObjective
 from .schedule import MAESchedule
@@ -31,14 +31,7 @@ class MAEMethod(Method[MAETrainConfig, MAEObjective]):
 
     def schedule(self, config: MAETrainConfig, peak: float) -> MAESchedule:
         """MAE's schedules in the steps of this run."""
-        optim = config.optim
-        return MAESchedule(
-            steps=config.steps,
-            lr=peak,
-            min_lr=optim.min_lr,
-            warmup_steps=config.step_count(optim.warmup_steps),
-            weight_decay=optim.weight_decay,
-        )
+        return MAESchedule(**rates(config, peak))
 
     def exported(self, objective: MAEObjective) -> dict[str, nn.Module]:
         """The whole, and the encoder."""

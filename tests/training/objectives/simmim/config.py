@@ -20,7 +20,7 @@ class SimMIMTrainConfig(TrainConfig):
     """A SimMIM run."""
 
     title: ClassVar[str] = "SimMIM"
-    card_words: ClassVar[str] = "masked image modelling: the pixels of masked patches are predicted by one layer"
+    summary: ClassVar[str] = "masked image modelling: the pixels of masked patches are predicted by one layer"
     model_fields: ClassVar[dict[str, Any]] = {"use_mask_token": True}
 
     method: str = "simmim"

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from biovfm_hf import BioVFMConfig
 from training.objectives.initial import build_encoder, with_run
-from training.objectives.mae.schedule import MAESchedule
 from training.objectives.method import BatchExtra, Method
 from training.settings.config import biovfm_config
 
@@ -20,10 +19,6 @@ class SimMIMMethod(Method[SimMIMTrainConfig, SimMIMObjective]):
 
     def build(self, config: SimMIMTrainConfig, model_config: BioVFMConfig) -> SimMIMObjective:
         return with_run(SimMIMObjective(build_encoder(config, model_config)), config)
-
-    def schedule(self, config: SimMIMTrainConfig, peak: float) -> MAESchedule:
-        optim = config.optim
-        return MAESchedule(config.steps, peak, optim.min_lr, config.step_count(optim.warmup_steps), optim.weight_decay)
 
     def exported(self, objective: SimMIMObjective) -> dict[str, nn.Module]:
         return {"model": objective.encoder}

@@ -1,0 +1,115 @@
+"""A frozen network to learn from: encoder and heads of an earlier run, or of a weight file that holds both."""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from biovfm_hf import BioVFMConfig, BioVFMModel
+from biovfm_hf.conversion.read import read_encoder
+from biovfm_hf.conversion.weights import read_tensors
+from biovfm_hf.errors import UserError
+from biovfm_hf.reading.documents import read_yaml
+
+from ...run.checkpoint import newest_model
+from ..initial import is_run, take_over
+from .config import DINOConfig, DINOTrainConfig
+from .objective import DINONetwork
+
+_KEY = "teacher.frozen"
+_HEADS = ("dino_head", "ibot_head")
+
+
+def read_network(config: DINOTrainConfig, model_config: BioVFMConfig) -> DINONetwork:
+    """The network that `teacher.frozen` names, whole.
+
+    Raises:
+        UserError: it cannot be read, has no heads, or other prototypes or patches than this run.
+    """
+    source = str(config.teacher.frozen)
+    theirs = frozen_config(source)
+    tensors = _run_tensors(source) if is_run(source) else _file_tensors(source)
+    heads = _heads(source, tensors)
+    ours = {"dino.prototypes": config.dino.prototypes, "model.patch_size": model_config.patch_size}
+    needed = {"dino.prototypes": heads.prototypes, "model.patch_size": theirs.patch_size}
+    ours["dino.ibot_separate_head"], needed["dino.ibot_separate_head"] = (
+        dino.ibot_separate_head for dino in (config.dino, heads)
+    )
+    if heads.ibot_separate_head:
+        ours["dino.ibot_prototypes"], needed["dino.ibot_prototypes"] = (
+            dino.ibot_prototypes for dino in (config.dino, heads)
+        )
+    for key, value in needed.items():
+        if ours[key] != value:
+            raise UserError(
+                f"{_KEY} {source} has {key} {value}, this run {ours[key]}; give {key}={str(value).lower()}"
+            )
+    network = DINONetwork(BioVFMModel(theirs), heads)
+    take_over(network, tensors, source, _KEY)
+    return network
+
+
+@cache
+def frozen_config(source: str) -> BioVFMConfig:
+    """The architecture of the encoder in a run folder or a weight file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if not is_run(source):
+        return _read(source).config
+    stated = read_yaml(Path(source) / "config.yaml")
+    fields = dict(stated["model"])
+    size = fields.pop("size")
+    fields.pop("init_from", None)
+    fields = {"image_size": stated["augment"]["global_size"], **DINOTrainConfig.model_fields, **fields}
+    return BioVFMConfig.from_size(size, **{**fields, "drop_path_rate": 0.0})
+
+
+def _read(source: str) -> Any:
+    try:
+        with torch.device("cpu"):  # an outline of the objective is made on no device
+            return read_encoder(source)
+    except UserError as error:
+        raise UserError(f"{_KEY} {error}") from error
+
+
+def _run_tensors(source: str) -> dict[str, Tensor]:
+    """The average of a run: a network that was distilled itself has it beside its teacher."""
+    tensors = newest_model(Path(source) / "checkpoints")
+    role = "followed." if any(name.startswith("followed.") for name in tensors) else "teacher."
+    return {name.removeprefix(role): tensor for name, tensor in tensors.items() if name.startswith(role)}
+
+
+def _file_tensors(source: str) -> dict[str, Tensor]:
+    encoder = {f"backbone.{name}": tensor for name, tensor in _read(source).tensors.items()}
+    heads = {name: tensor for name, tensor in read_tensors(Path(source)).items() if name.startswith(_HEADS)}
+    return encoder | heads
+
+
+def _heads(source: str, tensors: dict[str, Tensor]) -> DINOConfig:
+    """The sizes of the heads, which the shapes of their tensors tell."""
+    if not any(name.startswith(_HEADS[0]) for name in tensors):
+        raise UserError(
+            f"{_KEY} {source} has no heads, so its scores cannot be learned; distil its features: "
+            f"method distill, distill.teacher={source}"
+        )
+    fields: dict[str, Any] = {"weight_norm": f"{_HEADS[0]}.last_layer.weight_g" in tensors}
+    for head, prefix in zip(_HEADS, ("", "ibot_"), strict=True):
+        linears = [tensors[name] for name in sorted(tensors) if re.fullmatch(rf"{head}\.mlp\.(\d+\.)?weight", name)]
+        if not linears:
+            continue
+        last = tensors.get(f"{head}.last_layer.weight_v", tensors.get(f"{head}.last_layer.weight"))
+        assert last is not None
+        sizes = {
+            "hidden": len(linears[0]),
+            "layers": len(linears),
+            "bottleneck": last.shape[1],
+            "prototypes": len(last),
+        }
+        fields |= {f"{prefix}{name}": value for name, value in sizes.items()}
+        fields["ibot_separate_head"] = head == _HEADS[1]
+    return DINOConfig(**fields)
