@@ -10,7 +10,7 @@ import tempfile
 from setuptools import find_packages, setup
 
 ROOMS = ("dataset_builder", "training", "evaluation", "model_cards")
-DATA = ["**/*.yaml", "**/*.json", "**/*.csv", "**/*.md", "**/*.j2", "**/*.css", "py.typed", "*.pyi"]
+DATA = ["**/*.yaml", "**/*.json", "**/*.csv", "**/*.npz", "**/*.md", "**/*.j2", "**/*.css", "py.typed", "*.pyi"]
 
 packages = find_packages(include=["biovfm_hf", "biovfm_hf.*"])
 for room in ROOMS:

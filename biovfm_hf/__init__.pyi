@@ -346,6 +346,8 @@ def probe(
     resamples: int = 1000,
     stratify: bool = False,
     by: Sequence[str] | str = (),
+    corrupt: bool = False,
+    corruptions: str | None = None,
     no_figures: bool = False,
     image_column: str | None = None,
     label_column: Sequence[str] | str = (),
@@ -406,6 +408,9 @@ def probe(
             class is rare (protocol fast; not for fewshot and segment).
         by: also gaps between groups of test cases, such as sex,age,site: columns of a CSV list, or what a task's
             source tells.
+        corrupt: also errors on test images as worse acquisition would give them: MedMNIST-C's corruptions at five
+            severities (linear, knn; each corruption and severity is one more embedding of the test images).
+        corruptions: with --corrupt, whose corruptions for tasks that MedMNIST-C has not.
         no_figures: leave out the pictures.
         image_column: with the image's path (image, file_name ...).
         label_column: with the label; several columns of 0 and 1 make a task of several labels.

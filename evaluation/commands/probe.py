@@ -22,7 +22,9 @@ from ..encoders.pooling import POOL_HELP, POOLS, case_features
 from ..encoders.processes import ProcessGroup, process_group
 from ..pictures.encoders import draw_attention, draw_embedding, draw_masks, draw_patch_colours
 from ..pictures.figure import discard, figure_path
+from ..pictures.robustness import draw_robustness
 from ..pictures.scores import draw_all, figure_blocks
+from ..probes.frozen import benchmark_of
 from ..probes.probe import Probe, Run, find_probe, probe_classes, probe_names
 from ..probes.suite import run_suite
 from ..results.comparisons import compare_models
@@ -33,6 +35,7 @@ from ..results.trust.records import check_columns, write_groups
 from ..statistics.bootstrap import PROTOCOLS
 from ..statistics.kinds import SEGMENTATION
 from ..tasks import GROUPS, Task, open_task, read_records, resolve_names
+from ..tasks.corruptions.benchmark import benchmarks
 from ..tasks.listing import Listing
 from ..tasks.medmnist import SIZES
 from .embed import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP, PRECISIONS
@@ -113,6 +116,16 @@ class RunOptions:
         (), "also gaps between groups of test cases, such as sex,age,site: columns of a CSV list, or what a task's "
         "source tells", metavar="COLUMN,...", commas=True, group=RUNNING,
     )  # fmt: skip
+    corrupt: bool = option(
+        False,
+        "also errors on test images as worse acquisition would give them: MedMNIST-C's corruptions at five severities "
+        "(linear, knn; each corruption and severity is one more embedding of the test images)",
+        group=HOW,
+    )
+    corruptions: str | None = option(
+        None, "with --corrupt, whose corruptions for tasks that MedMNIST-C has not", choices=tuple(benchmarks()),
+        metavar="SET", group=HOW,
+    )  # fmt: skip
     no_figures: bool = option(False, "leave out the pictures", group=RUNNING)
 
     def __post_init__(self) -> None:
@@ -122,6 +135,10 @@ class RunOptions:
             raise UserError("stratify needs protocol fast; protocol biovfm resamples as its authors did")
         if self.stratify and not any(probe.stratifies for probe in probes):
             raise UserError(f"stratify does nothing for {', '.join(self.method)}")
+        if self.corrupt and not any(probe.corrupts for probe in probes):
+            raise UserError(f"corrupt does nothing for {', '.join(self.method)}; it is for linear and knn")
+        if self.corruptions and not self.corrupt:
+            raise UserError("corruptions does nothing without corrupt")
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"out: {self.out} is a file; give a folder")
 
@@ -281,6 +298,8 @@ def open_tasks(options: RunOptions) -> list[Task]:
                 f"task {task.name} is of kind {task.record.kind} with {cases} a case; "
                 f"no method of {', '.join(options.method)} applies"
             )
+        if options.corrupt and any(probe.corrupts and probe.suits(task) for probe in probes):
+            benchmark_of(task, options.corruptions)
         for warning, examples in task.warnings.items():
             print(f"WARNING: task {task.name}: {warning}{examples and f' ({examples})'}", file=sys.stderr)
     return tasks
@@ -296,7 +315,8 @@ def make_runs(options: RunOptions) -> list[Run]:
     check_device(device)
     precision = options.precision or default_precision(device)
     common = {
-        name: getattr(options, name) for name in ("protocol", "batch_size", "compile", "resamples", "stratify", "pool")
+        name: getattr(options, name)
+        for name in ("protocol", "batch_size", "compile", "resamples", "stratify", "pool", "corrupt", "corruptions")
     }
     return [
         Run(probe, seed=seed, device=device, precision=precision, **common)
@@ -330,6 +350,7 @@ def summarise(options: RunOptions, tasks: list[Task]) -> list[Row]:
             write_groups(options.out, records, tasks, options.by)
         if not options.no_figures:
             draw(options, tasks, joined)
+            draw_robustness(options.out, records)
     return records
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from biovfm_hf.errors import UserError
 from biovfm_hf.options import option
 
-from .judging import judge
-from .probe import Answer, Probe, Problem, Scores, Trial, features_setting, register
+from .frozen import FrozenProbe
+from .probe import Problem, Scores, Trial, features_setting, register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ BLOCK = 1024
 
 @register
 @dataclass(frozen=True)
-class NearestNeighbours(Probe):
+class NearestNeighbours(FrozenProbe):
     """Votes of the nearest training cases; ML-kNN for several labels at once."""
 
     name = "knn"
@@ -31,9 +31,9 @@ class NearestNeighbours(Probe):
     neighbours: int | None = option(None, "kNN: how many vote (default: chosen on validation)", least=1, metavar="K")
     temperature: float = option(TEMPERATURE, "kNN: of the votes", above=0)
 
-    def run(self, trial: Trial) -> Answer:
-        """Look neighbours up, choose their number by validation loss, and judge."""
-        return judge(trial, probe_knn(trial.problem(self.features), self.neighbours, self.temperature))
+    def score(self, trial: Trial, problem: Problem) -> Scores:
+        """Look neighbours up, and choose their number by validation loss."""
+        return probe_knn(problem, self.neighbours, self.temperature)
 
 
 def probe_knn(problem: Problem, neighbours: int | None = None, temperature: float = TEMPERATURE) -> Scores:

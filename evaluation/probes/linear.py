@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .judging import judge
+from .frozen import FrozenProbe
 from .logistic import Objective, fit_path, fit_standardiser
-from .probe import Answer, Probe, Problem, Scores, Trial, features_setting, register
+from .probe import Problem, Scores, Trial, features_setting, register
 
 
 @register
 @dataclass(frozen=True)
-class Linear(Probe):
+class Linear(FrozenProbe):
     """One linear layer on frozen features, by a convex fit whose regularisation is chosen on validation."""
 
     name = "linear"
@@ -19,9 +19,9 @@ class Linear(Probe):
     protocols = ("fast",)
     features: str = features_setting("both")
 
-    def run(self, trial: Trial) -> Answer:
-        """Fit, choose by validation loss, and judge."""
-        return judge(trial, probe_fast(trial.problem(self.features)))
+    def score(self, trial: Trial, problem: Problem) -> Scores:
+        """Fit, and choose by validation loss."""
+        return probe_fast(problem)
 
 
 def probe_fast(problem: Problem) -> Scores:

@@ -9,8 +9,8 @@ from biovfm_hf.options import option
 
 from ..encoders.embed import Augmentation, embed_summaries
 from ..encoders.pooling import case_features
-from .judging import judge
-from .probe import Answer, Probe, Problem, Scores, Trial, epochs_setting, register
+from .frozen import FrozenProbe
+from .probe import Problem, Scores, Trial, epochs_setting, register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ EPOCHS = 100
 
 @register
 @dataclass(frozen=True)
-class AuthorsLinear(Probe):
+class AuthorsLinear(FrozenProbe):
     """The authors' normalised linear layer on mean patch tokens before the final norm, trained by AdamW."""
 
     name = "linear"
@@ -39,10 +39,10 @@ class AuthorsLinear(Probe):
     epochs: int | None = epochs_setting()
     features: str = field(init=False, default="mean_raw", metadata={"help": "what the authors read"})
 
-    def run(self, trial: Trial) -> Answer:
-        """Train the head, keep the epoch of lowest validation loss, and judge."""
-        problem, views = trial.problem(self.features), [self._view(trial, number) for number in range(self.views)]
-        return judge(trial, probe_biovfm(problem, views, self.epochs or EPOCHS, trial.run.seed))
+    def score(self, trial: Trial, problem: Problem) -> Scores:
+        """Train the head, and keep the epoch of lowest validation loss."""
+        views = [self._view(trial, number) for number in range(self.views)]
+        return probe_biovfm(problem, views, self.epochs or EPOCHS, trial.run.seed)
 
     def _view(self, trial: Trial, number: int) -> np.ndarray:
         """Features (N_cases, D) of the training images in one augmented view."""

@@ -113,6 +113,7 @@ class Probe(ABC):
         normalises_alike: whether protocol `biovfm` gives every model the authors' one preprocessing.
         stratifies: whether its intervals come from resamples that can keep the class counts.
         trains_encoder: whether it trains the encoder's weights, so that no features are shared.
+        corrupts: whether it can be scored on corrupted images.
     """
 
     name: ClassVar[str]
@@ -123,6 +124,7 @@ class Probe(ABC):
     normalises_alike: ClassVar[bool] = False
     stratifies: ClassVar[bool] = True
     trains_encoder: ClassVar[bool] = False
+    corrupts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -168,6 +170,8 @@ class Run:
     resamples: int = 1000
     stratify: bool = False
     pool: str = "mean"
+    corrupt: bool = False
+    corruptions: str | None = None
 
     @property
     def preprocess(self) -> str:
@@ -184,6 +188,8 @@ class Run:
             settings["stratify"] = True
         if self.pool != "mean":
             settings["pool"] = self.pool
+        if self.corrupt and self.probe.corrupts:
+            settings |= {"corrupt": True} | ({"corruptions": self.corruptions} if self.corruptions else {})
         return settings
 
 

@@ -46,7 +46,8 @@ def join_seeds(out: Path, group: list[Row], resamples: int) -> Row:
     shared = set.intersection(*(set(record["metrics"]) for record in group))
     metrics = {name: entry for name, entry in entries.items() if name in shared}
     seconds = sum(record["seconds"] for record in group)
-    return {**group[0], "seed": [record["seed"] for record in group], "metrics": metrics, "seconds": seconds}
+    first = {name: value for name, value in group[0].items() if name != "robustness"}  # of one seed's corruptions
+    return {**first, "seed": [record["seed"] for record in group], "metrics": metrics, "seconds": seconds}
 
 
 def case_draws(record: Row, arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from biovfm_hf.writing.files import write_text
 
 from ..statistics.metrics import find_metric, table_metrics
 from .records import RESAMPLES, Row
+from .robustness import robustness_entries, robustness_lines
 
 Cell = dict[str, Any] | None
 
@@ -33,7 +34,9 @@ def write_tables(out: Path, records: list[Row], joined: list[Row], comparisons: 
         joined: the same with several seeds as one record (`seeds.over_seeds`), for the others.
         comparisons: of `comparisons.compare_models`.
     """
-    write_text(out / "table.md", markdown(joined, comparisons))
+    write_text(
+        out / "table.md", "\n".join([markdown(joined, comparisons), *robustness_lines(records)]).rstrip() + "\n"
+    )
     write_text(out / "table.tex", latex(joined))
     write_text(out / "table.csv", long_csv(records, joined))
 
@@ -278,7 +281,7 @@ def long_csv(records: list[Row], joined: list[Row]) -> str:
     several = [{**record, "seed": _seed_text(record)} for record in joined if isinstance(record["seed"], list)]
     for record in [*records, *several]:
         held = {**record, "settings": settings_text(record["settings"])}
-        for metric, entry in record["metrics"].items():
+        for metric, entry in {**record["metrics"], **robustness_entries(record)}.items():
             writer.writerow([*(held[n] for n in names), metric, entry["value"], entry.get("low"), entry.get("high")])
     means: dict[tuple, list] = {}  # by what names them: published ones stand beside several settings, and here once
     for group in blocks(joined).values():

@@ -16,6 +16,7 @@ from evaluation.probes.judging import judge
 from evaluation.probes.probe import PROBES, Probe, Scores, probe_classes, register
 from evaluation.statistics import metrics
 from evaluation.tasks import SPLITS, Split, read_records
+from evaluation.tasks.corruptions.benchmark import CORRUPTIONS, benchmarks
 from evaluation.tasks.images import FileImages
 from evaluation.tasks.layouts import known_layouts, layout
 
@@ -37,6 +38,14 @@ def test_every_metric_has_a_title_and_a_place_of_its_own():
     assert all(entry.title and callable(entry.value) for entry in entries)
     columns = [entry.column for entry in entries if entry.column is not None]
     assert len(columns) == len(set(columns))
+
+
+def test_every_corruption_has_a_kind_and_strengths_that_some_set_uses():
+    used = {name for each in benchmarks().values() for name in each.strengths}
+    assert used == set(CORRUPTIONS) and all(entry.kind and callable(entry.apply) for entry in CORRUPTIONS.values())
+    for each in benchmarks().values():
+        assert set(each.alexnet) == set(each.strengths) and each.name in read_records()
+        assert all(len(strengths) == 5 for strengths in each.strengths.values())
 
 
 def test_every_layout_of_a_record_has_a_reader():

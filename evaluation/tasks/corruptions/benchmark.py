@@ -98,4 +98,5 @@ def benchmarks() -> dict[str, Benchmark]:
 def _benchmark(name: str, entry: dict[str, Any]) -> Benchmark:
     rows = entry["corruptions"]
     strengths = {each: tuple(row["severities"]) for each, row in rows.items()}
-    return Benchmark(name, entry["grey"], strengths, entry["clean"], {each: row["alexnet"] for each, row in rows.items()})
+    alexnet = {each: row["alexnet"] for each, row in rows.items()}
+    return Benchmark(name, entry["grey"], strengths, entry["clean"], alexnet)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..tasks.images import Images, combined_digest, to_rgb
+from ..images import Images, combined_digest, to_rgb
 from .benchmark import CORRUPTIONS, SIDE, Benchmark
 from .draws import Draws
 

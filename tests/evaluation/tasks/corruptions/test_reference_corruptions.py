@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.corruptions.benchmark import CORRUPTIONS, benchmarks
-from evaluation.corruptions.draws import Draws
-from evaluation.corruptions.objects import ink_masks
-from evaluation.corruptions.stream import Stream
+from evaluation.tasks.corruptions.benchmark import CORRUPTIONS, benchmarks
+from evaluation.tasks.corruptions.draws import Draws
+from evaluation.tasks.corruptions.objects import ink_masks
+from evaluation.tasks.corruptions.stream import Stream
 
 NEARLY = {"gaussian_blur"}  # single-precision sums, whose order differs between builds of torch
 
@@ -64,7 +64,7 @@ def test_reference_inks(reference_dir):
 
 
 def test_reference_images(reference_dir):
-    paths = [path for path in sorted(reference_dir.glob("medmnistc_*.json")) if (whole := _full(path)).is_file()]
+    paths = [path for path in sorted(reference_dir.glob("medmnistc_*.json")) if _full(path).is_file()]
     assert paths, f"no corrupted images in {reference_dir}"
     for path in paths:
         with np.load(_full(path)) as whole, np.load(path.with_name(f"{path.stem}_crops.npz")) as crops:

@@ -1,0 +1,111 @@
+"""Probes of feature vectors of a frozen encoder, which can also be scored on corrupted test images."""
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+
+from ..encoders.embed import embed_features
+from ..encoders.pooling import case_features
+from ..statistics.bootstrap import Resampling
+from ..statistics.robustness import Baseline, robustness
+from ..statistics.split import ScoredSplit, read_split
+from ..tasks import Task
+from ..tasks.corruptions.benchmark import SIDE, Benchmark, benchmarks
+from ..tasks.corruptions.stream import CorruptedImages, Stream
+from .judging import judge
+from .probe import Answer, Probe, Problem, Scores, Trial
+
+PASS_BYTES = 1 << 30  # of corrupted images' features, scored at once
+
+
+@dataclass(frozen=True)
+class FrozenProbe(Probe):
+    """A probe of feature vectors. A class of it has the field `features`, and says how cases are scored."""
+
+    corrupts: ClassVar[bool] = True
+
+    @abstractmethod
+    def score(self, trial: Trial, problem: Problem) -> Scores:
+        """Train on the problem's training cases, and score its validation and test cases."""
+
+    def run(self, trial: Trial) -> Answer:
+        """Train, choose on validation, and judge; with corrupted images too where the run asks for them."""
+        problem = trial.problem(self.features)  # type: ignore[attr-defined]
+        answer = judge(trial, self.score(trial, problem))
+        return with_corruptions(self, trial, problem, answer) if trial.run.corrupt else answer
+
+
+def benchmark_of(task: Task, other: str | None) -> Benchmark:
+    """The corruptions of a task: its own, or those of the set `other` where the benchmark has not the task.
+
+    Raises:
+        UserError: neither is there.
+    """
+    known = benchmarks()
+    if task.name not in known and other is None:
+        raise UserError(
+            f"corrupt: MedMNIST-C has no corruptions for task {task.name}; name the set whose corruptions suit it by "
+            "--corruptions, such as chestmnist for X-rays"
+        )
+    return known[task.name if task.name in known else str(other)]
+
+
+def with_corruptions(probe: FrozenProbe, trial: Trial, problem: Problem, answer: Answer) -> Answer:
+    """The answer with `robustness` in its record, and the scores of the corrupted test cases beside it.
+
+    These are `corrupted_scores` (passes, N, K); a pass is a corruption at one severity, in the record's order.
+    """
+    run, split = trial.run, trial.task.splits["test"]
+    benchmark = benchmark_of(trial.task, run.corruptions)
+    stream = Stream(split.images, benchmark, run.seed)
+    scores = _corrupted_scores(probe, trial, problem, stream)
+    subjects = split.subjects if run.protocol == "fast" else None
+    clean = _scored(trial, answer, answer.arrays["test_scores"], subjects)
+    corrupted: dict[str, list[ScoredSplit]] = {}
+    for (name, _), found in zip(benchmark.passes, scores, strict=True):
+        corrupted.setdefault(name, []).append(_scored(trial, answer, found, subjects))
+    own = benchmark.name == trial.task.name
+    baseline = Baseline(benchmark.clean, benchmark.alexnet) if own else None
+    found = robustness(clean, corrupted, baseline, Resampling(run.protocol, run.resamples, run.seed))
+    notes = [*found.pop("notes"), *_size_notes(trial.task)]
+    part = {"benchmark": benchmark.name, "seed": run.seed, "own": own, **found, "notes": notes}
+    arrays = {**answer.arrays, "corrupted_scores": scores}
+    return answer._replace(record={**answer.record, "robustness": part}, arrays=arrays)
+
+
+def _corrupted_scores(probe: FrozenProbe, trial: Trial, problem: Problem, stream: Stream) -> np.ndarray:
+    """Scores (passes, N, K) float32, by as many passes at once as memory is set aside for."""
+    passes_of = stream.benchmark.passes
+    at_once = max(PASS_BYTES // max(problem.features["test"].nbytes, 1), 1)
+    parts = []
+    for passes in (passes_of[start : start + at_once] for start in range(0, len(passes_of), at_once)):
+        features = [_embed(trial, stream.corrupted(*one), f"{one[0]} {one[1]}", probe) for one in passes]
+        stacked = replace(problem, features={**problem.features, "test": np.concatenate(features)})
+        scored = probe.score(trial, stacked).test.astype(np.float32)
+        parts.append(scored.reshape(len(passes), -1, scored.shape[1]))
+    return np.concatenate(parts)
+
+
+def _embed(trial: Trial, images: CorruptedImages, what: str, probe: Any) -> np.ndarray:
+    vectors = embed_features(
+        trial.encoder, images, trial.cache, probe.features, trial.run.batch_size, f"{trial.label('test')}, {what}"
+    )
+    return case_features(vectors, trial.task.splits["test"].case_of_image, trial.run.pool)
+
+
+def _scored(trial: Trial, answer: Answer, scores: np.ndarray, subjects: np.ndarray | None) -> ScoredSplit:
+    split = read_split(trial.task.record.kind, trial.labels()["test"], scores)
+    return replace(split, subjects=subjects).decided_at(np.array(answer.record["thresholds"]))
+
+
+def _size_notes(task: Task) -> list[str]:
+    """That the images are not of the benchmark's size, where the first test image is not."""
+    height, width = task.splits["test"].images[0].shape[:2]
+    if (height, width) == (SIDE, SIDE):
+        return []
+    return [f"images of {width} x {height} pixels were resized to {SIDE} before they were corrupted, so these errors "
+            "are not the benchmark's"]  # fmt: skip

@@ -1,0 +1,71 @@
+"""What a table says of errors on corrupted images, from the `robustness` of records."""
+
+from typing import Any
+
+from biovfm_hf.results.record import settings_text
+
+from .records import Row, grouped
+
+HEAD = {"clean_error": "error, clean", "error": "error, corrupted", "be": "BE", "rbe": "rBE"}
+
+
+def robustness_lines(records: list[Row]) -> list[str]:
+    """The part of table.md: for each task and method the errors of all models, then the error by corruption."""
+    measured = [record for record in records if "robustness" in record]
+    lines = ["## Corrupted images", "", "Errors are 1 - balanced accuracy, in percent, with 95 % intervals; lower is "
+             "better. BE and rBE are percent of AlexNet's error, and of its rise (MedMNIST-C).", ""]  # fmt: skip
+    for group in grouped(measured, ("task", "method", "protocol", "settings")):
+        first = group[0]
+        settings = settings_text({name: v for name, v in first["settings"].items() if name != "corrupt"})
+        what = f"{first['task']}, {first['method']}, protocol {first['protocol']}"
+        lines += [f"### {what}{f' ({settings})' if settings else ''}", "", *_models(group), "", *_corruptions(group)]
+        notes = dict.fromkeys(note for record in group for note in record["robustness"]["notes"])
+        lines += ["", *(f"- {note}" for note in notes), *([""] if notes else [])]
+    return lines if measured else []
+
+
+def robustness_entries(record: Row) -> dict[str, dict[str, Any]]:
+    """Every figure of a record's robustness by a name for table.csv; none where it has no robustness."""
+    part = record.get("robustness")
+    if part is None:
+        return {}
+    entries = {"clean_error": part["clean_error"], "corrupted_error": part["error"]}
+    entries |= {name: part[name] for name in ("be", "rbe") if name in part}
+    for corruption, row in part["corruptions"].items():
+        entries |= {f"{what}_{corruption}": row[what] for what in ("error", "be", "rbe") if what in row}
+        entries |= {f"error_{corruption}_{k}": {"value": value} for k, value in enumerate(row["errors"], 1)}
+    return entries
+
+
+def _models(group: list[Row]) -> list[str]:
+    shown = [name for name in HEAD if name in group[0]["robustness"]]
+    lines = ["| model | " + " | ".join(HEAD[name] for name in shown) + " | worst |", "|---" * (len(shown) + 2) + "|"]
+    for record in group:
+        part = record["robustness"]
+        cells = " | ".join(_cell(part.get(name)) for name in shown)
+        lines.append(f"| {_name(record, group)} | {cells} | {part['worst']} |")
+    return lines
+
+
+def _corruptions(group: list[Row]) -> list[str]:
+    heads = " | ".join(_name(record, group) for record in group)
+    lines = [f"| error, corrupted | {heads} |", "|---" * (len(group) + 1) + "|"]
+    for corruption in group[0]["robustness"]["corruptions"]:
+        rows = [record["robustness"]["corruptions"].get(corruption) for record in group]
+        lines.append(f"| {corruption} | " + " | ".join(_cell(row and row["error"]) for row in rows) + " |")
+    return lines
+
+
+def _name(record: Row, group: list[Row]) -> str:
+    """The model, with its seed where there are several."""
+    seeds = {each["seed"] for each in group}
+    return f"{record['model']}, seed {record['seed']}" if len(seeds) > 1 else str(record["model"])
+
+
+def _cell(entry: dict[str, Any] | None) -> str:
+    if entry is None:
+        return ""
+    text = f"{100 * entry['value']:.2f}"
+    if entry.get("low") is None or entry.get("high") is None:
+        return text
+    return f"{text} ({100 * entry['low']:.2f}, {100 * entry['high']:.2f})"
