@@ -132,6 +132,21 @@ def as_pixels(array: np.ndarray, channels: str | None, name: str) -> Pixels:
     return Pixels(array)
 
 
+def coloured(numbers: np.ndarray, tables: np.ndarray) -> Pixels:
+    """Colours of a palette: (H, W) numbers of entries in `tables` (3, entries) of up to 16 bits.
+
+    Entries of 8 bits, or of 8 bits scaled to 16, give 8 bits as they are. Others keep all bits; black is 0, white the
+    largest number of as many bits as the palette uses.
+    """
+    largest, low = int(tables.max()), tables & 0xFF
+    if largest < 256:
+        tables = tables.astype(np.uint8)
+    elif not low.any() or (low == tables >> 8).all():
+        tables, largest = (tables >> 8).astype(np.uint8), 255
+    colours = np.ascontiguousarray(np.moveaxis(tables[:, numbers], 0, -1))
+    return Pixels(colours, window=(0.0, float((1 << largest.bit_length()) - 1)) if largest > 255 else None)
+
+
 def oriented(array: np.ndarray, orientation: int) -> np.ndarray:
     """Turn an array (H, W[, C]) as the EXIF or TIFF orientation 1 to 8 says (TIFF 6.0, tag 274)."""
     if orientation >= 5:  # rows are columns

@@ -10,9 +10,10 @@ from ..errors import TooLarge, UserError, unquoted
 from ..pictures import as_pixels
 from ..volumes import Volume
 from .content import Content, Pages, Source, one
-from .matlab import MAX_BYTES, largest_array, largest_of_hdf5
+from .matlab import MAX_BYTES, is_level_4, largest_array, largest_of_level_4
 
 _COLOURS = (1, 3, 4)
+_LEVEL_5 = b"MATLAB 5.0"
 
 
 def content_of(array: np.ndarray, name: str) -> Content:
@@ -94,19 +95,16 @@ def read_npz(source: Source) -> Content:
 
 
 def read_mat(source: Source) -> Content:
-    """Read the largest array of numbers in a .mat file of version 5 or 7.3, in structures and cells too.
+    """Read the largest array of numbers in a .mat file of level 4 or 5, in structures and cells too.
 
     Raises:
         UserError: no such array, damaged, over `source.max_bytes`, or no picture.
     """
-    start = source.file.read(16)
-    source.file.seek(0)
-    if start.startswith(b"MATLAB 7.3"):
-        return content_of(largest_of_hdf5(source), source.name)
     data = source.file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise TooLarge(f"{source.name}: is over the limit of {MAX_BYTES >> 20} MiB for a .mat file; save fewer slices")
-    return content_of(largest_array(data, source.name), source.name)
+    largest = largest_array if data.startswith(_LEVEL_5) else largest_of_level_4
+    return content_of(largest(data, source.name), source.name)
 
 
 def _header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
@@ -127,6 +125,11 @@ def _check(shape: tuple[int, ...], dtype: np.dtype, source: Source) -> None:
 def is_npy(start: bytes) -> bool:
     """Whether a file that begins with `start` is .npy."""
     return start[:6] == b"\x93NUMPY"
+
+
+def is_mat(start: bytes, name: str) -> bool:
+    """Whether a file that begins with `start` is a MAT-file; one of level 4 is told by its name too."""
+    return start.startswith(_LEVEL_5) or (name.lower().removesuffix(".gz").endswith(".mat") and is_level_4(start))
 
 
 def is_npz(start: bytes, name: str) -> bool:

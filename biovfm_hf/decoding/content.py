@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import UnsafePath
+from ..errors import TooLarge, UnsafePath
 from ..intensity import Pixels
 from ..pictures import MAX_PIXELS
 from ..volumes import MAX_VOLUME_BYTES, Volume
 
 Beside = Callable[[str], BinaryIO]
+MAX_FILE_BYTES = 512 << 20
 NO_PICTURE = "no picture"
 """The outcome of a sound file that holds none."""
 
@@ -35,6 +36,18 @@ class Source:
     max_pixels: int = MAX_PIXELS
     max_bytes: int = MAX_VOLUME_BYTES
     shorter_side: int | None = None
+
+    def whole(self) -> bytes:
+        """All bytes of the file, for decoders that need it in memory.
+
+        Raises:
+            TooLarge: over `MAX_FILE_BYTES`.
+        """
+        self.file.seek(0)
+        data = self.file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise TooLarge(f"{self.name}: is over the limit of {MAX_FILE_BYTES >> 20} MiB; cut it into tiles")
+        return data
 
     @contextmanager
     def companion(self, name: str) -> Iterator[BinaryIO]:

@@ -129,7 +129,7 @@ class _File:
             raise TooLarge(f"{self.source.name}: {count} frames are over the limit of {limit >> 20} MiB; cut it")
         self.source.file.seek(self._start)
         whole = self.pydicom.dcmread(self.source.file, force=True)
-        return np.asarray(self.pydicom.pixels.pixel_array(whole))
+        return _shifted(np.asarray(self.pydicom.pixels.pixel_array(whole, **_unused_bits(dataset))), dataset)
 
     def _stream(self, number: int) -> bytes:
         """One compressed frame. The file's pixel data begins 12 bytes on: tag, value representation and length."""
@@ -355,11 +355,13 @@ def _stream_pixels(stream: bytes) -> int:
 
 def _decoded(pydicom: Any, dataset: Any, file: BinaryIO, frame: int, fragments: Fragments | None) -> np.ndarray:
     """Decode one frame, reading no more of the file than that where the file allows it."""
-    known = {} if fragments is None else {"extended_offsets": fragments}
+    known: dict[str, Any] = _unused_bits(dataset)
+    if fragments is not None:
+        known["extended_offsets"] = fragments
     start = file.tell()
     if dataset.file_meta.get("TransferSyntaxUID") not in (None, DEFLATED):
         try:
-            return pydicom.pixels.pixel_array(file, index=frame, **known)
+            return _shifted(pydicom.pixels.pixel_array(file, index=frame, **known), dataset)
         except Exception:  # some files are only understood when parsed whole; what is wrong with them shows there too
             file.seek(start)
     dataset = pydicom.dcmread(file, force=True)
@@ -367,4 +369,25 @@ def _decoded(pydicom: Any, dataset: Any, file: BinaryIO, frame: int, fragments: 
         implicit, little = dataset.original_encoding
         explicit = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else explicit
-    return pydicom.pixels.pixel_array(dataset, index=frame)
+    return _shifted(pydicom.pixels.pixel_array(dataset, index=frame, **_unused_bits(dataset)), dataset)
+
+
+def _unused_bits(dataset: Any) -> dict[str, Any]:
+    """Options that leave alone what stands below the stored bits, which pydicom takes for the lowest."""
+    return {"correct_unused_bits": False} if _is_shifted(dataset) else {}
+
+
+def _is_shifted(dataset: Any) -> bool:
+    """Whether the stored bits are not the lowest (PS3.5 8.1.1, before 2014); of JPEG and the like the stream tells."""
+    syntax = dataset.file_meta.get("TransferSyntaxUID", "") if hasattr(dataset, "file_meta") else ""
+    if syntax.startswith(_JPEG_FAMILY) or not all(dataset.get(name) for name in ("BitsStored", "HighBit")):
+        return False
+    return int(dataset.BitsStored) <= int(dataset.HighBit) < int(dataset.get("BitsAllocated") or 0)
+
+
+def _shifted(array: np.ndarray, dataset: Any) -> np.ndarray:
+    """The numbers of bits that end at HighBit instead of at BitsStored - 1."""
+    if not _is_shifted(dataset) or array.dtype.kind not in "iu":
+        return array
+    bits = 8 * array.dtype.itemsize
+    return (array << (bits - 1 - int(dataset.HighBit))) >> (bits - int(dataset.BitsStored))

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..intensity import Pixels, Window
+from ..pictures import coloured
 from ..volumes import believable
 from .dicom_header import functional_group
 
@@ -41,7 +42,7 @@ def spacing_of(dataset: Any, frame: int) -> tuple[float, float]:
 def _values(pydicom: Any, dataset: Any, array: np.ndarray, frame: int) -> Pixels:
     photometric = str(dataset.get("PhotometricInterpretation", ""))
     if photometric == "PALETTE COLOR":
-        return Pixels(_coloured(pydicom, dataset, array))
+        return _coloured(pydicom, dataset, array)
     if array.ndim == 3:
         return Pixels(array)
     if dataset.get("BitsAllocated") == 1:
@@ -55,16 +56,16 @@ def _values(pydicom: Any, dataset: Any, array: np.ndarray, frame: int) -> Pixels
     return _with_voi(dataset, frame, Pixels(array, slope, intercept, inverted=inverted, padding=padding))
 
 
-def _coloured(pydicom: Any, dataset: Any, array: np.ndarray) -> np.ndarray:
-    """Palette numbers as 8-bit RGB (PS3.3 C.7.6.3.1.5); entries of 8 bits may be stored in words of 16."""
+def _coloured(pydicom: Any, dataset: Any, array: np.ndarray) -> Pixels:
+    """Palette numbers as RGB (PS3.3 C.7.6.3.1.5)."""
+    descriptor = [int(number) for number in dataset.RedPaletteColorLookupTableDescriptor]
+    count, first = descriptor[0] % (1 << 16) or 1 << 16, descriptor[1]
     if "RedPaletteColorLookupTableData" in dataset:
-        count, first, _ = dataset.RedPaletteColorLookupTableDescriptor
-        place = np.clip(array.astype(np.int64) - first, 0, (count or 1 << 16) - 1)
-        tables = [_palette(dataset, f"{colour}PaletteColorLookupTableData", count or 1 << 16) for colour in _COLOURS]
-        colours = np.stack([table[place] for table in tables], axis=-1)
+        names = [f"{colour}PaletteColorLookupTableData" for colour in _COLOURS]
+        tables = np.stack([_palette(dataset, name, count)[:count] for name in names])
     else:  # in segments
-        colours = pydicom.pixels.apply_color_lut(array, dataset)[..., :3]
-    return (colours >> (8 if colours.max() > 255 else 0)).astype(np.uint8)
+        tables = pydicom.pixels.apply_color_lut(np.arange(first, first + count), dataset)[:, :3].T
+    return coloured(np.clip(array.astype(np.int64) - first, 0, tables.shape[1] - 1), tables)
 
 
 def _palette(dataset: Any, name: str, count: int) -> np.ndarray:

@@ -8,10 +8,12 @@ from io import BytesIO
 from typing import NamedTuple
 
 from ..errors import TooLarge, UserError
-from .arrays import is_npy, is_npz, read_mat, read_npy, read_npz
+from .arrays import is_mat, is_npy, is_npz, read_mat, read_npy, read_npz
 from .content import Content, Source
 from .dicom import is_dicom, is_dicom_file, read_dicom
+from .hdf5 import is_hdf5, read_hdf5, read_matlab_7
 from .metaimage import is_metaimage, read_metaimage
+from .netpbm import is_deep_netpbm, read_netpbm
 from .nifti import is_mgh, is_nifti, read_mgh, read_nifti
 from .nrrd import read_nrrd
 from .raster import read_raster
@@ -36,8 +38,11 @@ FORMATS = (
     Format(lambda start, name: is_metaimage(start), read_metaimage),
     Format(lambda start, name: is_npy(start), read_npy),
     Format(is_npz, read_npz),
-    Format(lambda start, name: start.startswith((b"MATLAB 5.0", b"MATLAB 7.3")), read_mat),
+    Format(lambda start, name: start.startswith(b"MATLAB 7.3"), read_matlab_7),
+    Format(is_mat, read_mat),
+    Format(lambda start, name: is_hdf5(start), read_hdf5),
     Format(lambda start, name: is_tiff(start), read_tiff),
+    Format(lambda start, name: is_deep_netpbm(start), read_netpbm),
     Format(is_mgh, read_mgh),
     Format(lambda start, name: name.endswith((".img", ".img.gz")), read_nifti),
     Format(lambda start, name: is_nifti(start), read_nifti),

@@ -1,4 +1,4 @@
-"""Numeric arrays of MATLAB files, of version 7.3 (HDF5) and of level 5.
+"""Numeric arrays of MATLAB files of levels 5 and 4; those of version 7.3 are HDF5 (`hdf5`).
 
 https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf
 
@@ -8,13 +8,11 @@ scipy reads more, and crashes the process on damaged files.
 import zlib
 from collections.abc import Iterator
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import TooLarge, UserError, require, unquoted
-from .bounds import check_hdf5
-from .content import Source
+from ..errors import TooLarge, UserError
 
 MAX_INFLATED_BYTES = 640 << 20  # of all compressed arrays of a file: the largest is only known when all are unpacked
 _BLOCK = 1 << 20
@@ -23,10 +21,11 @@ _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
+_LEVEL_4 = ("f8", "f4", "i4", "i2", "u2", "u1")  # by the third digit of an array's type
+_LEVEL_4_HEADER = 20
 _NESTED = (1, 2)  # classes of cells and of structures
 _COMPLEX, _LOGICAL = 0x0800, 0x0200
-_MAX_DEPTH, _MAX_MEMBERS = 8, 10_000
-_NO_NUMBERS = ("char", "cell", "struct", "function_handle")
+_MAX_DEPTH = 8
 
 
 def largest_array(data: bytes, name: str = "the file") -> np.ndarray:
@@ -43,17 +42,17 @@ def largest_array(data: bytes, name: str = "the file") -> np.ndarray:
         raise UserError(f"{name}: not a MAT-file of level 5; save it again")
     best: _Matrix | None = None
     left = MAX_INFLATED_BYTES
-    for kind, content in _elements(view[_HEADER:], order):
+    for kind, content in _elements(view[_HEADER:], order, name):
         if kind == _COMPRESSED:
             inflated = _inflated(content, order, min(left, MAX_BYTES), name)
             left -= len(inflated)
-            kind, content = next(_elements(inflated, order), (0, view[:0]))
-        for matrix in _matrices(content, order, _MAX_DEPTH) if kind == _MATRIX else ():
+            kind, content = next(_elements(inflated, order, name), (0, view[:0]))
+        for matrix in _matrices(content, order, _MAX_DEPTH, name) if kind == _MATRIX else ():
             if best is None or matrix.rank > best.rank:
                 best = matrix
     if best is None:
         raise UserError(f"{name}: holds no array of numbers; leave it out")
-    return best.array()
+    return best.array(name)
 
 
 class _Matrix(NamedTuple):
@@ -68,15 +67,17 @@ class _Matrix(NamedTuple):
     def rank(self) -> tuple[int, bool]:
         return prod(self.shape), not self.logical
 
-    def array(self) -> np.ndarray:
+    def array(self, name: str) -> np.ndarray:
         count = prod(self.shape)
         if count != self.stored.size or count * self.dtype.itemsize > MAX_BYTES:
-            raise UserError(f"the file holds {self.stored.size} numbers for the shape {self.shape}; it is damaged")
+            raise UserError(
+                f"{name}: holds {self.stored.size} numbers for the shape {self.shape}; it is damaged, save it again"
+            )
         array = self.stored.astype(self.dtype, copy=False).reshape(self.shape, order="F")
         return array.astype(bool) if self.logical else array
 
 
-def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
+def _elements(data: memoryview, order: str, name: str) -> Iterator[tuple[int, memoryview]]:
     """Type and content of each data element; one of up to 4 bytes has its size in the upper half of its type."""
     at = 0
     while at + 8 <= len(data):
@@ -85,7 +86,7 @@ def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
         if kind >> 16:
             kind, size, start = kind & 0xFFFF, kind >> 16, at + 4
         if start + size > len(data):
-            raise UserError(f"ends after {len(data) - start} of {size} bytes of an array")
+            raise UserError(f"{name}: ends after {len(data) - start} of {size} bytes of an array; save it again")
         yield kind, data[start : start + size]
         # Compressed elements follow each other without a gap, all others begin at multiples of 8 bytes.
         at = max(at + 8, start + size if kind == _COMPRESSED else -(-(start + size) // 8) * 8)
@@ -111,16 +112,16 @@ def _inflated(data: memoryview, order: str, most: int, name: str) -> memoryview:
     return inflated[:done].data
 
 
-def _matrices(matrix: memoryview, order: str, depth: int) -> Iterator[_Matrix]:
+def _matrices(matrix: memoryview, order: str, depth: int, name: str) -> Iterator[_Matrix]:
     """The numeric arrays in a matrix element: itself, or those in the fields of a structure or in cells."""
-    parts = list(_elements(matrix, order))
+    parts = list(_elements(matrix, order, name))
     if len(parts) < 4 or len(parts[0][1]) < 4 or parts[1][0] != 5:
         return
     flags = int(np.frombuffer(parts[0][1], order + "u4", 1)[0])
     if flags & 0xFF in _NESTED:
         for kind, content in parts[3:] if depth else ():
             if kind == _MATRIX:
-                yield from _matrices(content, order, depth - 1)
+                yield from _matrices(content, order, depth - 1, name)
         return
     shape = tuple(int(extent) for extent in np.frombuffer(parts[1][1], order + "i4"))
     kind, values = parts[3]
@@ -131,47 +132,46 @@ def _matrices(matrix: memoryview, order: str, depth: int) -> Iterator[_Matrix]:
     yield _Matrix(shape, np.dtype(_CLASSES[flags & 0xFF]), stored, bool(flags & _LOGICAL))
 
 
-def largest_of_hdf5(source: Source) -> np.ndarray:
-    """The numeric array with the most elements of a file of version 7.3, in MATLAB's order of axes.
+def is_level_4(start: bytes) -> bool:
+    """Whether a file may begin with an array of level 4: byte order, 0, dtype and kind are digits of its type."""
+    return len(start) >= _LEVEL_4_HEADER and _level_4_order(start) is not None
 
-    Structures are groups. Links to other files and data sets that lie elsewhere are never opened.
+
+def _level_4_order(start: bytes | memoryview) -> str | None:
+    for order, thousands in (("<", 0), (">", 1000)):
+        kind, rows, columns, imaginary, name = np.frombuffer(start, order + "i4", 5).tolist()
+        digits = kind - thousands
+        if (
+            0 <= digits < 60
+            and digits % 10 < 3
+            and min(rows, columns) >= 0
+            and imaginary in (0, 1)
+            and 0 < name < 1024
+        ):
+            return order
+    return None
+
+
+def largest_of_level_4(data: bytes, name: str = "the file") -> np.ndarray:
+    """The array of real numbers with the most elements of a file of level 4, which knows two dimensions.
 
     Raises:
-        UserError: no such array, damaged, or over `source.max_bytes`.
+        UserError: damaged, or it holds no such array.
     """
-    h5py = require("h5py", "data")
-    try:
-        with h5py.File(source.file, "r") as file:
-            arrays = list(_data_sets(h5py, file, _MAX_DEPTH))
-            if not arrays:
-                raise UserError(f"{source.name}: holds no array of numbers; leave it out")
-            best = max(arrays, key=lambda data: (data.size, _matlab_class(data) != "logical"))
-            check_hdf5(best, source.name)
-            if best.size * best.dtype.itemsize > source.max_bytes:
-                raise TooLarge(f"{source.name}: an array of {best.size} numbers is over the limit; save fewer slices")
-            array = np.asarray(best[()]).T  # MATLAB stores columns first, HDF5 shows them reversed
-            return array.astype(bool) if _matlab_class(best) == "logical" else array
-    except (OSError, KeyError, RuntimeError) as error:
-        raise UserError(f"{source.name}: cannot be read as MATLAB 7.3 ({unquoted(error)}); save it again") from error
-
-
-def _data_sets(h5py: Any, group: Any, depth: int) -> Iterator[Any]:
-    """Data sets of numbers of two dimensions or more, whose values lie in the file itself."""
-    for name in list(group)[:_MAX_MEMBERS]:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            continue
-        entry = group[name]
-        if isinstance(entry, h5py.Group):
-            yield from _data_sets(h5py, entry, depth - 1) if depth else ()
-        elif isinstance(entry, h5py.Dataset) and _is_own_array(entry):
-            yield entry
-
-
-def _is_own_array(data: Any) -> bool:
-    numeric = data.ndim >= 2 and data.dtype.kind in "iuf" and _matlab_class(data) not in _NO_NUMBERS
-    return numeric and not data.is_virtual and not data.external
-
-
-def _matlab_class(data: Any) -> str:
-    told = data.attrs.get("MATLAB_class", b"")
-    return told.decode("ascii", "replace") if isinstance(told, bytes) else str(told)
+    view, at = memoryview(data), 0
+    best: np.ndarray | None = None
+    while at + _LEVEL_4_HEADER <= len(view):
+        order = _level_4_order(view[at:])
+        if order is None:
+            raise UserError(f"{name}: damaged between its arrays; save it again")
+        kind, rows, columns, imaginary, length = np.frombuffer(view, order + "i4", 5, at).tolist()
+        dtype = np.dtype(order + _LEVEL_4[kind // 10 % 10])
+        start, count = at + _LEVEL_4_HEADER + length, rows * columns
+        at = start + count * dtype.itemsize * (1 + imaginary)
+        if at > len(view):
+            raise UserError(f"{name}: ends within an array of {rows} x {columns}; save it again")
+        if not imaginary and kind % 10 == 0 and (best is None or count > best.size):
+            best = np.frombuffer(view, dtype, count, start).reshape(rows, columns, order="F")
+    if best is None or not best.size:
+        raise UserError(f"{name}: holds no array of numbers; leave it out")
+    return best.astype(best.dtype.newbyteorder("="))

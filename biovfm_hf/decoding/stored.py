@@ -184,18 +184,28 @@ def _of_file(file: BinaryIO, stored: Stored, size: int) -> Iterator[bytes]:
 
 
 def _numbers(source: Source, stored: Stored, size: int) -> np.ndarray:
-    """Voxels written as decimal numbers, apart by spaces, commas or line ends."""
+    """Voxels written as decimal numbers, as the bytes that they would take."""
     count = size // stored.dtype.itemsize
-    text = b"".join(_first(_blocks(source, stored, size), _LONGEST_NUMBER * count)).replace(b",", b" ")
+    text = b"".join(_first(_blocks(source, stored, size), _LONGEST_NUMBER * count))
+    values = numbers_of(text, stored.dtype.newbyteorder("="), count, source.name)
+    return values.astype(stored.dtype).view(np.uint8)
+
+
+def numbers_of(text: bytes, dtype: np.dtype, count: int, name: str) -> np.ndarray:
+    """The first `count` decimal numbers of a text, apart by spaces, commas or line ends.
+
+    Raises:
+        UserError: something else stands among them, or there are fewer.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # numpy only warns of what is no number
-            values = np.fromstring(text, stored.dtype.newbyteorder("="), sep=" ")[:count]
+            values = np.fromstring(text.replace(b",", b" "), dtype, sep=" ")[:count]
     except (ValueError, DeprecationWarning) as error:
-        raise UserError(f"{source.name}: holds text among its numbers; fetch it again") from error
+        raise UserError(f"{name}: holds text among its numbers; fetch it again") from error
     if len(values) < count:
-        raise UserError(f"{source.name}: holds fewer numbers ({len(values)}) than its header says; fetch it again")
-    return values.astype(stored.dtype).view(np.uint8)
+        raise UserError(f"{name}: holds fewer numbers ({len(values)}) than its header says; fetch it again")
+    return values
 
 
 def _raw(file: BinaryIO) -> Iterator[bytes]:

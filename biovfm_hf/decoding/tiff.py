@@ -1,6 +1,7 @@
 """TIFF files of any dtype: pages, or the levels of a pyramid."""
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -8,17 +9,21 @@ from PIL import Image
 
 from ..errors import TooLarge, UserError, require
 from ..intensity import Pixels
-from ..pictures import as_pixels, check_size, oriented, page_of, reason
+from ..pictures import as_pixels, check_size, coloured, oriented, page_of, reason
 from .bounds import check_image, check_tiff_page
 from .content import Pages, Source, one
 
-_BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _SUB_IFDS, _SAMPLE_FORMAT = 258, 262, 274, 277, 330, 339
+_BITS, _PHOTOMETRIC, _DESCRIPTION, _ORIENTATION, _SAMPLES, _SUB_IFDS = 258, 262, 270, 274, 277, 330
+_SAMPLE_FORMAT, _DEPTH = 339, 32997
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
-_OTHER_COLOURS = {5: "CMYK", 6: "YCbCr", 8: "CIE Lab", 9: "ICC Lab", 10: "ITU Lab"}
+_OTHER_COLOURS = {5: "CMYK", 8: "CIE Lab", 9: "ICC Lab", 10: "ITU Lab"}
 _TO_RGB = (6, 7)  # JPEG: its decoder gives RGB
-_PALETTE = 3  # photometric interpretation
+_PALETTE, _YCBCR = 3, 6  # photometric interpretations
+_IMAGEJ = "ImageJ="  # begins the description of what it writes
+_PLANES = 2  # planar configuration
 _MAX_LEVELS = 32
-_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_BIG_STARTS = (b"II+\0", b"MM\0+")
+_STARTS = (b"II*\0", b"MM\0*", *_BIG_STARTS)
 
 
 def is_tiff(start: bytes) -> bool:
@@ -37,19 +42,24 @@ def read_tiff(source: Source) -> Pages:
     if (plain := _plain(source)) is not None:
         return plain
     tiff = _Tiff(source)
-    if (level := tiff.level()) is not None:
-        return level
+    if (one_picture_or_stack := tiff.level() or tiff.stack()) is not None:
+        return one_picture_or_stack
     return Pages(tiff.count, tiff.page, "page")
 
 
 def _plain(source: Source) -> Pages | None:
     """A TIFF of one page that Pillow keeps whole, most of what there is, without a second look; None for others."""
+    if source.file.read(4) in _BIG_STARTS:  # Pillow passes over tags of their own types
+        source.file.seek(0)
+        return None
+    source.file.seek(0)
     try:
         image = Image.open(source.file, formats=("TIFF",))
         tags = image.tag_v2  # type: ignore[attr-defined]
         deepest = 16 if tags.get(_SAMPLES, 1) == 1 else 8
         whole = np.max(tags.get(_BITS, 1)) <= deepest and np.max(tags.get(_SAMPLE_FORMAT, 1)) == _UNSIGNED
-        if not whole or _SUB_IFDS in tags or getattr(image, "n_frames", 1) > 1:
+        more = _SUB_IFDS in tags or tags.get(_DEPTH, 1) > 1 or str(tags.get(_DESCRIPTION)).startswith(_IMAGEJ)
+        if not whole or more or tags.get(_PHOTOMETRIC) == _PALETTE or getattr(image, "n_frames", 1) > 1:
             return None
     except Exception:  # what is wrong with it is told by the common way
         return None
@@ -115,6 +125,48 @@ class _Tiff:
             return None if self.count == 1 else one(self._decoded(first), _size(first))
         return one(self._decoded(chosen), _size(first))
 
+    def stack(self) -> Pages | None:
+        """Pictures that share the one page of a file; None where there are none.
+
+        ImageJ writes a stack of over 4 GB as the first picture's page with all others behind it; tiles may be deep.
+        """
+        first = self._frame(0)
+        if self.count > 1:
+            return None
+        if first.imagedepth > 1:
+            _check(first, self._source)
+            return Pages(first.imagedepth, self._deep_page, "page", in_memory=True)
+        count = int((self._tiff.imagej_metadata or {}).get("images", 1)) if self._tiff.is_imagej else 1
+        if count < 2 or first.compression != 1 or first.is_tiled or first.dtype is None:
+            return None
+        size = first.imagewidth * first.imagelength * first.samplesperpixel * first.dtype.itemsize
+        if first.dataoffsets[0] + 2 * size > self._source.file.seek(0, 2):
+            return None
+        _check(first, self._source)
+        return Pages(count, lambda number: self._behind(first, number, size), "page")
+
+    def _behind(self, first: Any, number: int, size: int) -> Pixels:
+        source = self._source
+        source.file.seek(first.dataoffsets[0] + number * size)
+        data = source.file.read(size)
+        if len(data) < size:
+            raise UserError(f"{source.name}: ends before its page {number}; fetch the file again")
+        array = np.frombuffer(data, first.dtype.newbyteorder(self._tiff.byteorder))
+        shape = (first.imagelength, first.imagewidth, first.samplesperpixel)
+        planes = shape[2] > 1 and int(first.planarconfig) == _PLANES
+        array = np.moveaxis(array.reshape(shape[2:] + shape[:2]), 0, -1) if planes else array.reshape(shape)
+        return _finished(array, first, source.name, 1)
+
+    @cached_property
+    def _depth(self) -> np.ndarray:
+        try:
+            return np.asarray(self._frame(0).asarray())
+        except Exception as error:
+            raise _damaged(self._source, error) from error
+
+    def _deep_page(self, number: int) -> Pixels:
+        return _finished(self._depth[number], self._frame(0), self._source.name, 1)
+
     def _decoded(self, page: Any) -> Pixels:
         number = next((n for n in range(self.count) if self._frame(n) is page), None)
         if number is None or self._image is None or not _is_whole_in_pillow(page):
@@ -146,17 +198,28 @@ class _Tiff:
             raise UserError(f"{source.name}: its colours are {colours}; convert it to RGB")
         if page.samplesperpixel > 4:
             raise UserError(f"{source.name}: has {page.samplesperpixel} channels; save the one or three to be shown")
+        if _tag(page, _PHOTOMETRIC, 1) == _YCBCR and page.compression not in _TO_RGB:
+            return self._by_opencv(page)
         try:
             array = page.asarray()
             if _tag(page, _PHOTOMETRIC, 1) == _PALETTE:
-                array = np.moveaxis(np.asarray(page.colormap >> 8, np.uint8)[:, array], 0, -1)
-            elif "S" in page.axes:
+                return coloured(oriented(array, _tag(page, _ORIENTATION, 1)), np.asarray(page.colormap))
+            if "S" in page.axes:
                 array = np.moveaxis(array, page.axes.index("S"), -1)
         except Exception as error:  # tifffile raises nearly every type on damaged files
             raise _damaged(source, error) from error
         if array.ndim == 3 and array.shape[-1] == 2:
             array = array[..., 0]  # grey and alpha
         return _finished(array, page, source.name, _tag(page, _ORIENTATION, 1))
+
+    def _by_opencv(self, page: Any) -> Pixels:
+        """Luminance and colour differences that are no JPEG: libtiff converts and turns them."""
+        source, cv2 = self._source, require("cv2", "data")
+        data, at = np.frombuffer(source.whole(), np.uint8), int(page.index)
+        _, pictures = cv2.imdecodemulti(data, cv2.IMREAD_COLOR, range=(at, at + 1))
+        if not pictures:
+            raise UserError(f"{source.name}: its colours are YCbCr of a kind that is not read; convert it to RGB")
+        return as_pixels(np.ascontiguousarray(pictures[0][..., ::-1]), "last", source.name)
 
 
 def _finished(array: np.ndarray, page: Any, name: str, orientation: int) -> Pixels:
@@ -167,6 +230,9 @@ def _finished(array: np.ndarray, page: Any, name: str, orientation: int) -> Pixe
 def _is_whole_in_pillow(page: Any) -> bool:
     """Whether Pillow keeps all bits of a page: it swaps bytes twice of big-endian numbers that libtiff unpacked."""
     bits, kind = np.atleast_1d(_tag(page, _BITS, 1)), _tag(page, _SAMPLE_FORMAT, 1)
+    colours = _tag(page, _PHOTOMETRIC, 1)
+    if colours == _PALETTE or (colours == _YCBCR and page.compression == 1):
+        return False
     if page.samplesperpixel > 1:
         return int(bits.max()) <= 8 and kind == _UNSIGNED
     swapped = page.parent.byteorder == ">" and page.compression != 1 and kind != _UNSIGNED and bits.max() > 8

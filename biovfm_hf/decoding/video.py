@@ -25,11 +25,21 @@ class Frame(NamedTuple):
     pixel_ratio: float  # the width of a pixel over its height
 
     def pixels(self) -> Pixels:
-        """RGB as a player shows it: turned by the stream's rotation, with the stream's shape of pixels."""
+        """RGB as a player shows it: turned by the stream's rotation, with the stream's shape of pixels.
+
+        Of over 8 bits all levels are kept: colour from 0 to 65535, grey stretched as that of other files.
+        """
+        kind = self.frame.format
+        deep = any(component.bits > 8 for component in kind.components)
+        grey = deep and len(kind.components) == 1
         turns = round((getattr(self.frame, "rotation", 0) or 0) / 90) % 4
-        array = np.ascontiguousarray(np.rot90(self.frame.to_ndarray(format="rgb24"), turns))
+        array = self.frame.to_ndarray(format="gray16le" if grey else "rgb48le" if deep else "rgb24")
         ratio = self.pixel_ratio
-        return Pixels(array, spacing=believable((ratio, 1.0) if turns % 2 else (1.0, ratio)))
+        return Pixels(
+            np.ascontiguousarray(np.rot90(array, turns)),
+            window=(0.0, 65535.0) if deep and not grey else None,
+            spacing=believable((ratio, 1.0) if turns % 2 else (1.0, ratio)),
+        )
 
 
 def frames(source: Source) -> Generator[Frame, None, None]:

@@ -1,0 +1,25 @@
+"""Which decoder reads a file: by its content."""
+
+import gzip
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.pixels import decode
+from tests.biovfm_hf.decoding.samples import SHADES
+
+
+def test_archives_and_gzip_are_told_by_their_content(tmp_path):
+    picture = io.BytesIO()
+    Image.fromarray(SHADES.astype(np.uint8)).save(picture, "PNG")
+    assert np.array_equal(decode(gzip.compress(picture.getvalue()), name="a.png.gz").array, SHADES)
+    nrrd = b"NRRD0004\ntype: uchar\ndimension: 2\nsizes: 8 6\nencoding: raw\n\n" + SHADES.astype(np.uint8).tobytes()
+    assert np.array_equal(decode(gzip.compress(nrrd), name="a.nrrd.gz").array, SHADES)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.png", picture.getvalue())
+    with pytest.raises(UserError):
+        decode(tmp_path / "a.zip")

@@ -1,0 +1,79 @@
+"""PNG, JPEG 2000 and the like: all levels are kept."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.pixels import decode, to_uint8
+from tests.biovfm_hf.decoding.samples import RNG, assert_read, built, colours, smooth
+
+imagecodecs = pytest.importorskip("imagecodecs")
+
+
+def chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(rows, width, height, bits, colour_type, before=b""):
+    """A PNG of rows of packed bytes."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0))
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + header + before + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def deep_png(array, colour_type, before=b""):
+    return png(array.astype(">u2"), array.shape[1], array.shape[0], 16, colour_type, before)
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (4, 2), (6, 4), (0, 1)])
+def test_png_of_16_bits_keeps_all_levels(colour_type, channels):
+    array = RNG.integers(0, 4096, (7, 9, channels)).astype(np.uint16)
+    data = deep_png(array, colour_type)
+    assert np.array_equal(decode(data).array, array[..., :3] if channels > 2 else array[..., 0])
+    with pytest.raises(UserError):
+        decode(data[: len(data) // 2])
+
+
+def test_png_of_few_bits_or_turned_by_exif(tmp_path):
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
+    deep = deep_png(colours(), 2, chunk(b"eXIf", orientation.tobytes()[6:]))
+    (tmp_path / "a.png").write_bytes(deep)
+    assert_read(tmp_path / "a.png", np.rot90(colours(), -1))
+    for bits in (1, 2, 4):
+        levels = (smooth(bits, 255) // (256 >> bits)).astype(np.uint8)
+        packed = np.unpackbits(levels[..., None], axis=2)[..., 8 - bits :].reshape(64, -1)
+        data = png(np.packbits(packed, axis=1), 80, 64, bits, 0)
+        assert np.array_equal(to_uint8(decode(data)), levels * (255 // ((1 << bits) - 1)))
+
+
+@pytest.mark.parametrize(
+    ("values", "bits"), [(smooth(), 12), (smooth() - 2040, None), (colours(), 12), (smooth(top=65535), 16)]
+)
+@pytest.mark.parametrize("container", [True, False])
+def test_jpeg_2000_of_over_8_bits(tmp_path, values, bits, container):
+    array = values.astype(np.int16 if values.min() < 0 else np.uint16)
+    codec = imagecodecs.JPEG2K.CODEC.JP2 if container else imagecodecs.JPEG2K.CODEC.J2K
+    data = imagecodecs.jpeg2k_encode(array, bitspersample=bits, reversible=True, level=0, codecformat=codec)
+    (tmp_path / "a.jp2").write_bytes(data)
+    assert np.array_equal(imagecodecs.jpeg2k_decode(data), array)
+    assert_read(tmp_path / "a.jp2", values)
+
+
+def test_grey_and_alpha_of_jpeg_2000(tmp_path):
+    array = np.stack([smooth(), np.full((64, 80), 4095)], axis=-1).astype(np.uint16)
+    (tmp_path / "a.jp2").write_bytes(imagecodecs.jpeg2k_encode(array, bitspersample=12, reversible=True, level=0))
+    assert_read(tmp_path / "a.jp2", smooth())
+
+
+def test_a_large_turned_jpeg_keeps_its_size(tmp_path):
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
+    whole = np.kron(smooth(top=255).astype(np.uint8), np.ones((8, 8), np.uint8))
+    Image.fromarray(whole).save(tmp_path / "a.jpg", exif=orientation, quality=95)
+    (picture,) = built(tmp_path / "a.jpg", size=100)
+    assert (picture.width, picture.height) == (512, 640) and picture.pixels.shape == (320, 256)
