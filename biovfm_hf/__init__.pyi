@@ -361,6 +361,9 @@ def probe(
     skip_unreadable: bool = False,
     epochs: int | None = None,
     rate: float | None = None,
+    image_size: int | None = None,
+    tune: bool | None = None,
+    mirror: bool | None = None,
     features: str | None = None,
     shots: Sequence[int] | int | None = None,
     draws: int | None = None,
@@ -369,7 +372,6 @@ def probe(
     views: int | None = None,
     patience: int | None = None,
     decoder: str | None = None,
-    image_size: int | None = None,
     surface: str | None = None,
     tolerance: float | None = None,
 ) -> list[dict[str, Any]]:
@@ -425,6 +427,9 @@ def probe(
         skip_unreadable: decode every image first and leave out, by name, those that cannot be read.
         epochs: of trained heads, decoders and fine-tuning (default: by method).
         rate: highest learning rate (default: by method).
+        image_size: segmentation, detection: input (default: the model's).
+        tune: detection: train the encoder's weights too (default: False).
+        mirror: detection: train on mirrored images too, where left and right mean nothing (default: False).
         features: class token, mean patch token (mean_raw: before the final norm), both, the model's pooled
             vector, or last4: class tokens of the last four blocks and the mean patch token (default: class for
             kNN, else both).
@@ -436,7 +441,6 @@ def probe(
             the authors' online augmentation, 0 is no augmentation (default: 0).
         patience: epochs without a lower validation loss before attention stops training (default: 20).
         decoder: segmentation: the decoder.
-        image_size: segmentation: input (default: the model's).
         surface: segmentation: whose surface distances (default: deepmind).
         tolerance: segmentation: of surface Dice, mm, or pixels without spacing (default: 2).
 

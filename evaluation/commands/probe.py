@@ -20,7 +20,7 @@ from ..encoders.lineup import LINEUP
 from ..encoders.load import SCRATCH, Encoder, load_encoder, split_label
 from ..encoders.pooling import POOL_HELP, POOLS, case_features
 from ..encoders.processes import ProcessGroup, process_group
-from ..pictures.encoders import draw_attention, draw_embedding, draw_masks, draw_patch_colours
+from ..pictures.encoders import draw_attention, draw_boxes, draw_embedding, draw_masks, draw_patch_colours
 from ..pictures.figure import discard, figure_path
 from ..pictures.robustness import draw_robustness
 from ..pictures.scores import draw_all, figure_blocks
@@ -33,7 +33,7 @@ from ..results.seeds import over_seeds
 from ..results.table import write_tables
 from ..results.trust.records import check_columns, write_groups
 from ..statistics.bootstrap import PROTOCOLS
-from ..statistics.kinds import SEGMENTATION
+from ..statistics.kinds import DETECTION, SEGMENTATION
 from ..tasks import GROUPS, Task, open_task, read_records, resolve_names
 from ..tasks.corruptions.benchmark import benchmarks
 from ..tasks.listing import Listing
@@ -358,14 +358,13 @@ def draw(options: RunOptions, tasks: list[Task], records: list[Row]) -> None:
     """Every picture of the results folder; those that need the model only where they are missing."""
     draw_all(options.out, records)
     by_name = {task.name: task for task in tasks}
-    segmented = [record for record in records if record["kind"] == SEGMENTATION]
-    for record in segmented:
-        if record["task"] in by_name:
-            discard(options.out, "masks", record["model"], record["task"])
-    for name, group in figure_blocks(segmented):
-        for record in group:
-            if record["task"] in by_name:
-                draw_masks(options.out, record, by_name[record["task"]], name)
+    for kind, prefix, picture in ((SEGMENTATION, "masks", draw_masks), (DETECTION, "boxes", draw_boxes)):
+        drawn = [record for record in records if record["kind"] == kind and record["task"] in by_name]
+        for record in drawn:
+            discard(options.out, prefix, record["model"], record["task"])
+        for name, group in figure_blocks(drawn):
+            for record in group:
+                picture(options.out, record, by_name[record["task"]], name)
     for model in options.model:
         label = split_label(model)[0]
         mine = {record["task"]: record for record in records if record["model"] == label}

@@ -107,19 +107,10 @@ def score(options: ScoreOptions) -> dict[str, Any]:
 
 def _score_boxes(options: ScoreOptions) -> dict[str, Any]:
     boxes = read_boxes(options.file)
-    classes = {
-        name: detection.join([detection.match_boxes(each) for each in images]) for name, images in boxes.items()
-    }
-    figures = {name: detection.class_figures(matches) for name, matches in classes.items()}
-    draws = detection.resampled_figures(list(classes.values()), options.resamples, options.seed)
-    lacking = [name for name, each in figures.items() if np.isnan(each["AP"])]
+    judged = detection.judge_boxes(boxes, options.resamples, options.seed)
     return {
         "task": options.task, "protocol": "coco", "resamples": options.resamples, "seed": options.seed,
-        "n_test": len(next(iter(boxes.values()))), "thresholds": [],
-        "metrics": detection.detection_intervals(detection.mean_figures(list(figures.values())), draws),
-        "classes": {name: {key: None if name in lacking else each[key] for key in ("AP", "AP50")}
-                    for name, each in figures.items()},
-        "notes": [f"no box of {name} in the truth, so the means leave it out" for name in lacking],
+        "n_test": len(next(iter(boxes.values()))), "thresholds": [], **judged,
     }  # fmt: skip
 
 

@@ -125,6 +125,51 @@ def draw_masks(out: Path, record: Row, task: Task, name: str = "") -> None:
     save_figure(figure, figure_path(out, "masks", record["model"], task.name, how), words)
 
 
+def draw_boxes(out: Path, record: Row, task: Task, name: str = "") -> None:
+    """Test images with their true boxes, dashed, and what was detected; `name` tells the record's settings."""
+    how = name or record["method"]
+    arrays, images = read_scores(out, record), task.splits["test"].images
+    rows = sample_rows(len(images))
+    figure = new_figure(3.4 * len(rows), 3.2)
+    for number, row in enumerate(rows):
+        axes = figure.add_subplot(1, len(rows), number + 1)
+        axes.imshow(images[int(row)])
+        axes.set_axis_off()
+        truth = arrays["test_truth"][arrays["test_truth"][:, 0] == row]
+        found = _shown(arrays["test_detections"][arrays["test_detections"][:, 0] == row], truth)
+        _draw_rectangles(axes, truth, "--", 0.8)
+        _draw_rectangles(axes, found, "-", 1.4)
+        axes.set_title(f"{len(truth)} true, {len(found)} shown", fontsize=7)
+    for label, title in enumerate(task.record.classes):
+        figure.text(0.02 + 0.96 * label / max(task.num_outputs, 4), 0.01, title, fontsize=8,
+                    color=COLOURS[label % len(COLOURS)])  # fmt: skip
+    entry = record["metrics"].get("AP50")
+    score = "undefined" if entry is None else f"{entry['value']:.3f}"
+    figure.suptitle(f"{record['model']} on {task.name}, {how}: dashed true, solid detected (AP50 {score})", fontsize=8)
+    words = (
+        f"{len(rows)} test images of {task.name} with their true boxes (dashed) and the boxes that {record['model']} "
+        f"({how}) detects with the highest scores, as many as there are true ones; AP50 {score}."
+    )
+    save_figure(figure, figure_path(out, "boxes", record["model"], task.name, how), words)
+
+
+def _shown(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Of each class the detections with the highest scores, as many as there are true boxes."""
+    kept = [np.zeros((0, 7))]
+    for label in np.unique(truth[:, 1]):
+        mine = found[found[:, 1] == label]
+        kept.append(mine[np.argsort(-mine[:, 6], kind="stable")][: int((truth[:, 1] == label).sum())])
+    return np.concatenate(kept)
+
+
+def _draw_rectangles(axes: Any, rows: np.ndarray, line: str, width: float) -> None:
+    from matplotlib.patches import Rectangle
+
+    for _, label, x, y, across, down, *_ in rows:
+        colour = COLOURS[int(label) % len(COLOURS)]
+        axes.add_patch(Rectangle((x, y), across, down, fill=False, linestyle=line, linewidth=width, edgecolor=colour))
+
+
 def draw_embedding(out: Path, record: Row, features: np.ndarray, labels: np.ndarray, classes: list[str]) -> None:
     """A t-SNE map (van der Maaten and Hinton 2008) of at most `MAX_POINTS` test cases, coloured by class.
 

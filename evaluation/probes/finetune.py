@@ -95,7 +95,7 @@ def probe_finetune(encoder: Encoder, task: Task, plan: Plan) -> Scores:
     train = task.splits["train"]
     targets = _image_targets(train, task.num_outputs)
     steps = -(-len(train.images) // plan.batch)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(steps * plan.epochs))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(steps * plan.epochs))
     optimizer = accelerator.prepare_optimizer(optimizer, device_placement=False)
     rng = np.random.default_rng(plan.seed)
     best, best_loss, best_epoch = None, float("inf"), 0
@@ -170,7 +170,8 @@ def _optimizer(model: Any, rate: float) -> Any:
     return torch.optim.AdamW(groups, lr=rate)
 
 
-def _warmup_cosine(total: int) -> Any:
+def warmup_cosine(total: int) -> Any:
+    """The share of the highest rate at each of `total` steps: rising over a tenth of them, then a cosine to 0."""
     warm = max(1, total // 10)
 
     def factor(step: int) -> float:

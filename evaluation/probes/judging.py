@@ -1,7 +1,7 @@
 """What follows from a probe's scores: thresholds on validation, metrics with intervals, and notes."""
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,14 +14,19 @@ from ..statistics.bootstrap import (
     mean_intervals,
     threshold_notes,
 )
+from ..statistics.detection import group_boxes, judge_boxes
 from ..statistics.metrics import OVERLAPS, case_scores
 from ..statistics.metrics import notes as split_notes
 from ..statistics.split import read_split
 from ..tasks import Task
+from ..tasks.boxes import truth_rows
 from ..tasks.samples import sample_rows
 from .masks import Segmentation, decide
 from .probe import Answer, Scores, Trial
 from .surfaces import SurfaceRule, measure_cases, surface_intervals
+
+if TYPE_CHECKING:
+    from .detect import Detections
 
 SAMPLE_SIZE = (128, 128)  # of the predicted masks that pictures show
 
@@ -86,6 +91,27 @@ def split_metrics(entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "metrics": {name: entry for name, entry in entries.items() if entry["value"] is not None},
         "undefined": {name: entry["reason"] for name, entry in entries.items() if entry["value"] is None},
     }
+
+
+def judge_detection(trial: Trial, found: "Detections") -> Answer:
+    """COCO's figures of boxes, and what each class reaches; the truth and the detections are kept as tables."""
+    task, run = trial.task, trial.run
+    split = task.splits["test"]
+    truth = truth_rows(split.boxes or [])
+    classes = group_boxes(truth, found.rows, len(split.images), task.num_outputs)
+    judged = judge_boxes(dict(zip(task.record.classes, classes, strict=True)), run.resamples, run.seed, split.subjects)
+    notes = [*task.notes, *judged["notes"]]
+    record = {
+        **split_metrics(judged["metrics"]),
+        "by_class": judged["classes"],
+        "chosen": found.chosen,
+        "notes": notes,
+    }
+    arrays = {
+        "test_truth": truth, "test_detections": found.rows, "test_images": np.arange(len(split.images)),
+        **subject_numbers(split.subjects),
+    }  # fmt: skip
+    return Answer(record, arrays, found.trained, found.parameters)
 
 
 def judge_segmentation(trial: Trial, probed: Segmentation, rule: SurfaceRule) -> Answer:

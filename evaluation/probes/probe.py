@@ -140,6 +140,11 @@ class Probe(ABC):
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
+    @property
+    def trains(self) -> bool:
+        """Whether it trains the encoder's weights with these settings."""
+        return self.trains_encoder
+
     def suits(self, task: Task) -> bool:
         """Whether the method applies to the task."""
         return task.record.kind in self.kinds

@@ -34,7 +34,9 @@ class Segment(Probe):
     normalises_alike = True
     stratifies = False  # its cases have no class
     decoder: str = option("linear", "segmentation: the decoder", choices=("linear", "unet"))
-    image_size: int | None = option(None, "segmentation: input (default: the model's)", least=1, metavar="PX")
+    image_size: int | None = option(
+        None, "segmentation, detection: input (default: the model's)", least=1, metavar="PX"
+    )
     surface: str | None = option(
         None, "segmentation: whose surface distances (default: deepmind)", choices=tuple(CONVENTIONS)
     )

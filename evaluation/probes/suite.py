@@ -32,6 +32,7 @@ from ..results.records import (
 from ..statistics.bootstrap import choose_thresholds
 from ..statistics.split import read_split
 from ..tasks import SPLITS, Task
+from ..tasks.boxes import boxes_digest
 from .probe import Answer, Run, Trial
 
 Job = tuple[str, Run, Task]
@@ -65,8 +66,8 @@ def run_suite(models: list[str], tasks: list[Task], runs: list[Run], out: Path, 
     jobs = [(model, run, task) for model in models for run in runs for task in tasks if run.probe.suits(task)]
     processes, failures = process_group(), []
     if processes.size > 1:
-        failures += _run_jobs([job for job in jobs if not job[1].probe.trains_encoder], out, cache)[0]
-    shared = [job for job in jobs if processes.size == 1 or job[1].probe.trains_encoder]
+        failures += _run_jobs([job for job in jobs if not job[1].probe.trains], out, cache)[0]
+    shared = [job for job in jobs if processes.size == 1 or job[1].probe.trains]
     told, busy = _run_jobs(shared, out, cache, partial(claimed, out, wait=False))
     failures += told + _run_jobs(busy, out, cache, partial(claimed, out, wait=True))[0]
     processes.wait()
@@ -207,6 +208,7 @@ def task_digest(task: Task) -> str:
         digest.update(split.images.fingerprint().encode())
         digest.update(b"" if split.labels is None else split.labels.tobytes())
         digest.update(b"" if split.masks is None else split.masks.fingerprint().encode())
+        digest.update(b"" if split.boxes is None else boxes_digest(split.boxes).encode())
     return digest.hexdigest()
 
 

@@ -14,7 +14,7 @@ from biovfm_hf.results.significance import holm
 from biovfm_hf.writing.files import write_text
 
 from ..statistics.bootstrap import Resampler, resampled_means
-from ..statistics.kinds import SEGMENTATION
+from ..statistics.kinds import DETECTION, SEGMENTATION
 from ..statistics.metrics import OVERLAPS, case_scores, find_metric, lone_classes
 from ..statistics.significance import (
     SeedSpread,
@@ -26,7 +26,7 @@ from ..statistics.significance import (
 )
 from ..statistics.split import ScoredSplit
 from .records import Row, clean, grouped, locked, read_scores, stored_split
-from .seeds import case_draws, spreads
+from .seeds import box_draws, case_draws, spreads
 
 Pair = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # the score arrays of two models
 
@@ -127,6 +127,8 @@ def _compare(out: Path, firsts: list[Row], seconds: list[Row], resamples: int, s
     if record["kind"] == SEGMENTATION:
         several = len(pairs) > 1
         return _over_seeds(record, pairs, resamples) if several else _segmentation(pairs[0], resamples, seed)
+    if record["kind"] == DETECTION:
+        return _over_seeds(record, pairs, resamples) if len(pairs) > 1 else _detection(record, pairs[0], resamples)
     if record["method"].startswith("fewshot"):
         rows = _few_shot(record, pairs)
     elif len(pairs) > 1:
@@ -156,7 +158,7 @@ def _over_seeds(record: Row, pairs: list[Pair], resamples: int) -> dict[str, dic
 
 def _test_units(record: Row, arrays: dict[str, np.ndarray]) -> int:
     """How many test cases, or subjects where these are known."""
-    cases = arrays["test_counts" if record["kind"] == SEGMENTATION else "test_labels"]
+    cases = arrays[{SEGMENTATION: "test_counts", DETECTION: "test_images"}.get(record["kind"], "test_labels")]
     return Resampler(len(cases), "fast", clusters=arrays.get("test_subjects")).count_units()
 
 
@@ -223,6 +225,19 @@ def _few_shot_row(curves: list[tuple[np.ndarray, np.ndarray]], units: int, overl
 def _no_p(difference: float | None, reason: str) -> dict[str, Any]:
     """The row of a difference that has no interval and no p, with the reason in words."""
     return {"difference": difference, "low": None, "high": None, "p": None, "reason": reason}
+
+
+def _detection(record: Row, arrays: Pair, resamples: int) -> dict[str, dict[str, Any]]:
+    first, second = (box_draws(record, each, resamples) for each in arrays)
+    units, rows = _test_units(record, arrays[0]), {}
+    for name in first:
+        difference, *drawn = first[name] - second[name]
+        rows[name] = (
+            _no_p(None, "no box in the truth")
+            if np.isnan(difference)
+            else paired_interval(float(difference), np.array(drawn), units)
+        )
+    return rows
 
 
 def _segmentation(arrays: Pair, resamples: int, seed: int) -> dict[str, dict[str, Any]]:

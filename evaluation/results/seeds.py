@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from ..statistics.bootstrap import Resampler, Resampling, resampled_means, resampled_metrics
-from ..statistics.kinds import SEGMENTATION
-from ..statistics.metrics import OVERLAPS, Scorer, case_scores, find_metric
+from ..statistics.detection import class_figures, group_boxes, match_all, mean_figures, resampled_figures
+from ..statistics.kinds import DETECTION, SEGMENTATION
+from ..statistics.metrics import BOX_FIGURES, OVERLAPS, Scorer, case_scores, find_metric
 from ..statistics.significance import SeedSpread, seed_spread
 from .records import Row, grouped, read_scores, stored_split
 
@@ -54,11 +55,23 @@ def case_draws(record: Row, arrays: dict[str, np.ndarray], resamples: int) -> di
     """Per metric its point value and then its values over resamples, the same ones for every seed and model."""
     if record["kind"] == SEGMENTATION:
         return _overlap_draws(arrays, resamples)
+    if record["kind"] == DETECTION:
+        return box_draws(record, arrays, resamples)
     split = stored_split(record, arrays)
     scorer = Scorer(split, extra=True)
     drawn = resampled_metrics(scorer, Resampling(record["protocol"], resamples).of(split), resamples)
     point = scorer(np.ones((split.size, 1), np.float32))
     return {name: np.concatenate([point[name], drawn[name]]) for name in drawn}
+
+
+def box_draws(record: Row, arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
+    """As `case_draws`, of boxes."""
+    images, names = len(arrays["test_images"]), record["classes"]
+    boxes = group_boxes(arrays["test_truth"], arrays["test_detections"], images, len(names))
+    classes = [match_all(each) for each in boxes]
+    point = mean_figures([class_figures(each) for each in classes])
+    drawn = resampled_figures(classes, resamples, 0, arrays.get("test_subjects"))
+    return {name: np.concatenate([[point[name]], drawn[name]]) for name in BOX_FIGURES}
 
 
 def _overlap_draws(arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:

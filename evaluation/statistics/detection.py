@@ -8,10 +8,11 @@ from its envelope. Boxes stay in float64: rounding them to float32 moves some ov
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from .bootstrap import bounds
+from .bootstrap import Resampler, bounds
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU
 RECALLS = np.linspace(0, 1, 101)
@@ -130,6 +131,36 @@ def join(images: Sequence[Matches]) -> Matches:
     )
 
 
+def match_all(images: Sequence[Boxes]) -> Matches:
+    """The matches of one class over all images."""
+    return join([match_boxes(each) for each in images])
+
+
+def group_boxes(truth: np.ndarray, detected: np.ndarray, images: int, classes: int) -> list[list[Boxes]]:
+    """The boxes of each class and image from tables.
+
+    Args:
+        truth: (g, 8) image, class, x, y, width, height, area, crowd.
+        detected: (d, 7) image, class, x, y, width, height, score.
+        images: how many.
+        classes: how many.
+    """
+    found = []
+    for label in range(classes):
+        mine, its = truth[truth[:, 1] == label], detected[detected[:, 1] == label]
+        there, hits = (
+            np.split(rows[np.argsort(rows[:, 0], kind="stable")], _ends(rows, images)) for rows in (mine, its)
+        )
+        found.append([Boxes(t[:, 2:6], t[:, 6], t[:, 7] > 0, d[:, 2:6], d[:, 6])
+                      for t, d in zip(there, hits, strict=True)])  # fmt: skip
+    return found
+
+
+def _ends(rows: np.ndarray, images: int) -> np.ndarray:
+    """Where the rows of each image but the last end, once they are sorted by it."""
+    return np.cumsum(np.bincount(rows[:, 0].astype(int), minlength=images))[:-1]
+
+
 def class_figures(matches: Matches, weights: np.ndarray | None = None) -> dict[str, float]:
     """The twelve figures of one class in [0, 1], by COCO's names; NaN where there was nothing to detect.
 
@@ -168,12 +199,17 @@ def mean_figures(classes: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean(values)) if values else float("nan") for name, values in columns.items()}
 
 
-def resampled_figures(classes: Sequence[Matches], resamples: int, seed: int) -> dict[str, np.ndarray]:
-    """{name: (resamples,)}: the mean figures in draws of the images with replacement, NaN where undefined."""
-    rng, images = np.random.default_rng(seed), classes[0].things.shape[1]
+def resampled_figures(
+    classes: Sequence[Matches], resamples: int, seed: int, subjects: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """{name: (resamples,)}: the mean figures in draws of the images with replacement, NaN where undefined.
+
+    Whole `subjects` (images,) are drawn where they are given.
+    """
+    resampler = Resampler(classes[0].things.shape[1], "fast", seed, subjects)
     draws = [
-        mean_figures([class_figures(each, weights) for each in classes])
-        for weights in rng.multinomial(images, np.full(images, 1 / images), resamples)
+        mean_figures([class_figures(each, resampler.counts(number).astype(np.float64)) for each in classes])
+        for number in range(resamples)
     ]
     return {name: np.array([draw[name] for draw in draws]) for name in NAMES}
 
@@ -192,3 +228,29 @@ def detection_intervals(
         low, high = bounds(defined, "fast")
         entries[name] = {"value": value, "mean": float(defined.mean()), "low": low, "high": high}
     return entries
+
+
+def judge_boxes(
+    boxes: dict[str, list[Boxes]], resamples: int, seed: int, subjects: np.ndarray | None = None
+) -> dict[str, Any]:
+    """COCO's figures with intervals, of all classes together and of each.
+
+    Args:
+        boxes: {class: [boxes of each image]}.
+        resamples: of the images, or of their `subjects`.
+        seed: of the draws.
+        subjects: (images,) who each is of.
+
+    Returns:
+        {"metrics": as `detection_intervals`, "classes": {class: {"AP", "AP50"}, None where it has no box}, "notes"}.
+    """
+    classes = {name: match_all(images) for name, images in boxes.items()}
+    figures = {name: class_figures(matches) for name, matches in classes.items()}
+    draws = resampled_figures(list(classes.values()), resamples, seed, subjects)
+    lacking = [name for name, each in figures.items() if np.isnan(each["AP"])]
+    return {
+        "metrics": detection_intervals(mean_figures(list(figures.values())), draws),
+        "classes": {name: {key: None if name in lacking else each[key] for key in ("AP", "AP50")}
+                    for name, each in figures.items()},
+        "notes": [f"no box of {name} in the truth, so the means leave it out" for name in lacking],
+    }  # fmt: skip

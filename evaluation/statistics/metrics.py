@@ -77,22 +77,37 @@ class Overlap:
     lowest: float = 0.0
 
 
+@dataclass(frozen=True)
+class BoxFigure:
+    """A figure of detected boxes, one of `detection.NAMES`."""
+
+    name: str
+    title: str
+    compared: bool = True
+    column: int | None = None
+    averaged: bool = True
+    lowest: float = 0.0
+
+
 METRICS: dict[str, Metric] = {}
 OVERLAPS: dict[str, Overlap] = {}
+BOX_FIGURES: dict[str, BoxFigure] = {}
 
 
-def register(metric: Metric | Overlap) -> None:
+def register(metric: Metric | Overlap | BoxFigure) -> None:
     """Make a metric known.
 
     Raises:
         ValueError: another has its name.
     """
-    if metric.name in METRICS or metric.name in OVERLAPS:
+    if find_metric(metric.name) is not None:
         raise ValueError(f"there is a metric {metric.name} already")
     if isinstance(metric, Metric):
         METRICS[metric.name] = metric
-    else:
+    elif isinstance(metric, Overlap):
         OVERLAPS[metric.name] = metric
+    else:
+        BOX_FIGURES[metric.name] = metric
 
 
 def names(extra: bool = False) -> tuple[str, ...]:
@@ -100,14 +115,15 @@ def names(extra: bool = False) -> tuple[str, ...]:
     return tuple(name for name, metric in METRICS.items() if extra or not metric.extra)
 
 
-def find_metric(name: str) -> Metric | Overlap | None:
+def find_metric(name: str) -> Metric | Overlap | BoxFigure | None:
     """The entry of a metric; None where nobody registered it, as of one class' Dice."""
-    return METRICS.get(name) or OVERLAPS.get(name)
+    return METRICS.get(name) or OVERLAPS.get(name) or BOX_FIGURES.get(name)
 
 
 def table_metrics(averaged: bool = False) -> list[str]:
     """The metrics that tables have columns for, in their order; only those of the tables of means with `averaged`."""
-    registered: list[Metric | Overlap] = [*METRICS.values(), *OVERLAPS.values()]
+    registered: list[Metric | Overlap | BoxFigure]
+    registered = [*METRICS.values(), *OVERLAPS.values(), *BOX_FIGURES.values()]
     entries = [entry for entry in registered if entry.column is not None]
     chosen = [entry for entry in entries if entry.averaged or not averaged]
     return [entry.name for entry in sorted(chosen, key=lambda entry: entry.column or 0)]
@@ -492,5 +508,9 @@ for _metric in (
     Metric("ece", "ECE", lambda w: w.calibration["ece"], Needs.PROBABILITIES, extra=True),
     Overlap("dice", "Dice", dice, column=6),
     Overlap("jaccard", "Jaccard", jaccard, column=7),
+    BoxFigure("AP", "AP (boxes)", column=8),
+    BoxFigure("AP50", "AP50", column=9),
+    BoxFigure("AP75", "AP75", column=10),
+    BoxFigure("AR100", "AR100"),
 ):  # fmt: skip
     register(_metric)

@@ -7,6 +7,7 @@ from pathlib import Path
 from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
 
+from .coco_folder import annotation_files, open_coco_task
 from .folder import open_folder_task, open_recorded_folder
 from .layouts import known_layouts
 from .listing import Listing
@@ -80,6 +81,8 @@ def open_task(
     record = read_records().get(name)
     if record is None and Path(name).suffix in (".yaml", ".yml"):
         record = read_record(Path(name))
+    if record is None and Path(name).is_dir() and annotation_files(Path(name)):
+        return open_coco_task(Path(name))
     if record is None:
         return open_folder_task(Path(name), listing)
     if record.layout == "folder":

@@ -7,6 +7,7 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
+from .boxes import image_boxes
 from .folder import image_files
 from .images import FileImages, FileMasks
 from .layouts import layout
@@ -33,11 +34,8 @@ def read_bccd(record: TaskRecord, root: Path) -> dict[str, Split]:
     """Each annotated box is a case, its smear the subject; splits as `ImageSets/Main` lists them."""
     splits = {}
     for split in SPLITS:
-        listing = root / "ImageSets" / "Main" / f"{split}.txt"
-        if not listing.is_file():
-            raise UserError(f"task {record.name}: {listing} is missing; get the set again from {record.url}")
         paths, boxes, labels, subjects = [], [], [], []
-        for name in listing.read_text(encoding="utf-8").split():
+        for name in _listed(record, root, split):
             for cell, box in _boxes(root / "Annotations" / f"{name}.xml"):
                 paths.append(root / "JPEGImages" / f"{name}.jpg")
                 boxes.append(box)
@@ -45,6 +43,30 @@ def read_bccd(record: TaskRecord, root: Path) -> dict[str, Split]:
                 subjects.append(name)
         splits[split] = Split(FileImages(paths, boxes), labels=np.array(labels, np.int64), subjects=np.array(subjects))
     return splits
+
+
+@layout("bccd-boxes")
+def read_bccd_boxes(record: TaskRecord, root: Path) -> dict[str, Split]:
+    """Each smear is a case, with the boxes of its cells as the files give them (from xmin to xmax)."""
+    splits = {}
+    for split in SPLITS:
+        names = _listed(record, root, split)
+        boxes = [
+            image_boxes([((x, y, right - x, bottom - y), record.classes.index(cell), None, False)
+                         for cell, (x, y, right, bottom) in _boxes(root / "Annotations" / f"{name}.xml")])
+            for name in names
+        ]  # fmt: skip
+        images = FileImages([root / "JPEGImages" / f"{name}.jpg" for name in names])
+        splits[split] = Split(images, boxes=boxes, subjects=np.array(names))
+    return splits
+
+
+def _listed(record: TaskRecord, root: Path, split: str) -> list[str]:
+    """The smears of a split."""
+    listing = root / "ImageSets" / "Main" / f"{split}.txt"
+    if not listing.is_file():
+        raise UserError(f"task {record.name}: {listing} is missing; get the set again from {record.url}")
+    return listing.read_text(encoding="utf-8").split()
 
 
 def _boxes(path: Path) -> list[tuple[str, tuple[int, int, int, int]]]:

@@ -9,10 +9,11 @@ import numpy as np
 from biovfm_hf.errors import UserError
 from biovfm_hf.reading.documents import read_yaml
 
-from ..statistics.kinds import MULTILABEL, SEGMENTATION, TASKS
+from ..statistics.kinds import DETECTION, MULTILABEL, SEGMENTATION, TASKS
+from .boxes import ImageBoxes
 from .images import Images
 
-KINDS = (*TASKS, SEGMENTATION)
+KINDS = (*TASKS, SEGMENTATION, DETECTION)
 SPLITS = ("train", "val", "test")
 
 
@@ -20,7 +21,7 @@ SPLITS = ("train", "val", "test")
 class TaskRecord:
     """The declarative part of a task, one YAML file each in `records/`.
 
-    `kind` is one of `KINDS` (MedMNIST's words, and `segmentation`); `metric` the one to compare models by;
+    `kind` is one of `KINDS` (MedMNIST's words, `segmentation` and `detection`); `metric` the one to compare models by;
     `layout` the reader of its files; `options` what that reader needs to know; `splits` says where the splits
     come from; `classes` are names in label order (for segmentation the first is the background).
     """
@@ -47,12 +48,12 @@ class TaskRecord:
 class Split:
     """Images of one split and what is known of them.
 
-    `labels` (N_cases,) int for one class per case, (N_cases, L) of 0/1 for multi-label, None for segmentation.
-    `masks[i]` (H, W) integer classes of image i, for segmentation. `case_of_image` (N_images,) maps images to cases
-    where a case has several images (slices of one patient); None when each image is a case. `subjects` (N_cases,)
-    names who a case comes from, None when unknown. `columns` {name: (N_cases,) text} is what else is known of each
-    case, such as sex, age or site, to compare groups by; "" where unknown. `spacing` (N_cases, 3), mm, of volumes:
-    between slices, rows and columns; None when unknown.
+    `labels` (N_cases,) int for one class per case, (N_cases, L) of 0/1 for multi-label, None for segmentation and
+    detection. `masks[i]` (H, W) integer classes of image i, for segmentation; `boxes[i]` those of image i, for
+    detection. `case_of_image` (N_images,) maps images to cases where a case has several images (slices of one
+    patient); None when each image is a case. `subjects` (N_cases,) names who a case comes from, None when unknown.
+    `columns` {name: (N_cases,) text} is what else is known of each case, such as sex, age or site, to compare groups
+    by; "" where unknown. `spacing` (N_cases, 3), mm, of volumes: between slices, rows and columns; None when unknown.
     """
 
     images: Images
@@ -62,6 +63,7 @@ class Split:
     subjects: np.ndarray | None = None
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     spacing: np.ndarray | None = None
+    boxes: list[ImageBoxes] | None = None
 
     @property
     def num_cases(self) -> int:
@@ -114,6 +116,9 @@ def _check_split(record: TaskRecord, name: str, split: Split) -> None:
         if split.masks is None or len(split.masks) != len(split.images):
             raise UserError(f"{where}: every image needs a mask")
         return
+    if record.kind == DETECTION:
+        _check_boxes(where, record, split)
+        return
     labels = split.labels
     if labels is None or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{where}: labels must be whole numbers")
@@ -126,6 +131,16 @@ def _check_split(record: TaskRecord, name: str, split: Split) -> None:
             raise UserError(f"{where}: multi-label labels must be 0/1 of shape (N, {outputs}), not {labels.shape}")
     elif labels.ndim != 1 or labels.min() < 0 or labels.max() >= outputs:
         raise UserError(f"{where}: labels must be (N,) numbers 0..{outputs - 1}; shape {labels.shape} was given")
+
+
+def _check_boxes(where: str, record: TaskRecord, split: Split) -> None:
+    if split.boxes is None or len(split.boxes) != len(split.images):
+        raise UserError(f"{where}: every image needs its boxes, if only none")
+    labels = np.concatenate([each.things.labels for each in split.boxes])
+    if not len(labels):
+        raise UserError(f"{where}: no image has a box; nothing can be learned or scored")
+    if labels.min() < 0 or labels.max() >= len(record.classes):
+        raise UserError(f"{where}: a box is of class {labels.max()}; expected 0..{len(record.classes) - 1}")
 
 
 def _check_subjects(task: str, splits: dict[str, Split]) -> None:

@@ -1,5 +1,6 @@
 """Tiny random models and tasks that the tests of the probes share."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,29 @@ def write_mask_folder(root: Path, splits: dict[str, int] | None = None) -> Path:
     return root
 
 
+def write_box_folder(root: Path, splits: dict[str, int] | None = None) -> Path:
+    """Bright and dark squares on grey ground with their boxes, as Roboflow exports COCO's form."""
+    for split, count in (splits or {"train": 12, "valid": 4, "test": 5}).items():
+        images, annotations = [], []
+        for number in range(count):
+            rng = np.random.default_rng([len(split), ord(split[0]), number])
+            picture = np.clip(rng.normal(120, 8, (48, 64, 3)), 0, 255)
+            for kind in range(2):
+                width, height = rng.integers(14, 20, 2)
+                x, y = rng.integers(0, 32 - 20) + 32 * kind, rng.integers(0, 48 - 20)
+                picture[y : y + height, x : x + width] = 250 if (number + kind) % 2 else 10
+                annotations.append({"id": len(annotations), "image_id": number, "category_id": 1 + (number + kind) % 2,
+                                    "bbox": [int(x), int(y), int(width), int(height)], "iscrowd": 0})  # fmt: skip
+            path = root / split / f"{number:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture.astype(np.uint8)).save(path)
+            images.append({"id": number, "file_name": path.name, "width": 64, "height": 48})
+        categories = [{"id": 0, "name": "squares"}, {"id": 1, "name": "dark"}, {"id": 2, "name": "bright"}]
+        stored = {"images": images, "annotations": annotations, "categories": categories}
+        (root / split / "_annotations.coco.json").write_text(json.dumps(stored))
+    return root
+
+
 def save_tiny_model(folder: Path, seed: int = 0, registers: int = 0, **overrides) -> Path:
     """A random BioVFM of width 32 with its image processor."""
     import torch
@@ -79,6 +103,11 @@ def class_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def mask_folder(tmp_path_factory) -> Path:
     return write_mask_folder(tmp_path_factory.mktemp("tasks") / "discs")
+
+
+@pytest.fixture(scope="session")
+def box_folder(tmp_path_factory) -> Path:
+    return write_box_folder(tmp_path_factory.mktemp("tasks") / "squares")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from evaluation.encoders.load import FAMILIES, Encoder, Family, register_family,
 from evaluation.encoders.tokens import Encoded
 from evaluation.probes.judging import judge
 from evaluation.probes.probe import PROBES, Probe, Scores, probe_classes, register
-from evaluation.statistics import metrics
+from evaluation.statistics import detection, metrics
 from evaluation.tasks import SPLITS, Split, read_records
 from evaluation.tasks.corruptions.benchmark import CORRUPTIONS, benchmarks
 from evaluation.tasks.images import FileImages
@@ -34,8 +34,10 @@ def test_every_probe_has_a_name_a_title_kinds_and_settings_with_help():
 
 
 def test_every_metric_has_a_title_and_a_place_of_its_own():
-    entries = [*metrics.METRICS.values(), *metrics.OVERLAPS.values()]
-    assert all(entry.title and callable(entry.value) for entry in entries)
+    entries = [*metrics.METRICS.values(), *metrics.OVERLAPS.values(), *metrics.BOX_FIGURES.values()]
+    assert all(entry.title for entry in entries)
+    assert all(callable(entry.value) for entry in entries if entry.name not in metrics.BOX_FIGURES)
+    assert set(metrics.BOX_FIGURES) <= set(detection.NAMES)
     columns = [entry.column for entry in entries if entry.column is not None]
     assert len(columns) == len(set(columns))
 
@@ -91,7 +93,7 @@ def new_kinds(registries, tmp_path):
 
             return judge(trial, Scores(scored("val"), scored("test"), {"sharpness": self.sharpness}))
 
-    metrics.register(metrics.Metric("informedness", "J", informedness, compared=True, column=8, lowest=-1.0))
+    metrics.register(metrics.Metric("informedness", "J", informedness, compared=True, column=11, lowest=-1.0))
     register_family(Family("pixels", "pixels:", load_pixels, downloads=False))
 
     @layout("halves")

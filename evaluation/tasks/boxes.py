@@ -1,0 +1,59 @@
+"""Boxes of a detection task: what there is to detect in each image."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ImageBoxes:
+    """The boxes of one image.
+
+    Attributes:
+        boxes: (n, 4) float64, x and y of the left upper corner, width, height, in pixels of the image as it is read.
+        labels: (n,) class numbers.
+        areas: (n,) square pixels of what the boxes hold, which can be less than theirs.
+        crowd: (n,) bool, boxes around many things, which are neither trained on nor missed.
+    """
+
+    boxes: np.ndarray
+    labels: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+
+    @property
+    def things(self) -> "ImageBoxes":
+        """Those that are no crowd."""
+        kept = ~self.crowd
+        return ImageBoxes(self.boxes[kept], self.labels[kept], self.areas[kept], self.crowd[kept])
+
+
+def image_boxes(rows: Sequence[tuple[Sequence[float], int, float | None, bool]]) -> ImageBoxes:
+    """Boxes from (x, y, width, height), class, area (None: the box's), crowd; those without an area are left out."""
+    boxes = np.array([box for box, *_ in rows], np.float64).reshape(len(rows), 4)
+    known = [float(area) if area is not None else float(box[2]) * float(box[3]) for box, _, area, _ in rows]
+    kept = (boxes[:, 2:] > 0).all(axis=1)
+    return ImageBoxes(
+        boxes[kept], np.array([label for _, label, _, _ in rows], np.int64)[kept], np.array(known)[kept],
+        np.array([crowd for *_, crowd in rows], bool)[kept],
+    )  # fmt: skip
+
+
+def boxes_digest(boxes: Sequence[ImageBoxes]) -> str:
+    """A hex digest of all boxes of a split."""
+    digest = hashlib.blake2b(digest_size=16)
+    for image in boxes:
+        for part in (image.boxes, image.labels, image.areas, image.crowd):
+            digest.update(len(part).to_bytes(8, "little") + np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()
+
+
+def truth_rows(boxes: Sequence[ImageBoxes]) -> np.ndarray:
+    """All boxes of a split in one table (n, 8): image, class, x, y, width, height, area, crowd."""
+    parts = [
+        np.column_stack([np.full(len(each.labels), number), each.labels, each.boxes, each.areas, each.crowd])
+        for number, each in enumerate(boxes)
+    ]
+    return np.concatenate([np.zeros((0, 8)), *parts])
