@@ -2,18 +2,16 @@
 
 import json
 import os
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from evaluation.results.records import merge_records
+from tests.preloaded import kill, python
 
 ROOT = Path(__file__).resolve().parents[3]
-PROBE = [sys.executable, "-m", "biovfm_hf.cli", "probe"]
 
 
 @pytest.fixture
@@ -26,7 +24,9 @@ def words(tmp_path, tiny_model, second_model, make_class_folder):
 
 def start(words, **environment):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([*PROBE, *words], cwd=ROOT, env={**os.environ, **environment}, **pipes)
+    return subprocess.Popen(
+        [python(), "-m", "biovfm_hf.cli", "probe", *words], cwd=ROOT, env={**os.environ, **environment}, **pipes
+    )
 
 
 def records(out):
@@ -35,14 +35,13 @@ def records(out):
 
 def test_a_probe_killed_in_the_middle_continues_with_what_is_missing(words, tmp_path):
     out = tmp_path / "out"
-    running = start([*words, "--method", "fewshot,linear", "--draws", "60"])
+    running = start([*words, "--method", "fewshot,linear", "--draws", "25"])
     while running.poll() is None and len(list(out.glob("records/*.json"))) < 2:
         time.sleep(0.02)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
+    kill(running)
     kept = {path: path.stat().st_mtime_ns for path in out.glob("records/[!.]*.json")}
     assert 2 <= len(kept) < 12
-    again = start([*words, "--method", "fewshot,linear", "--draws", "60"])
+    again = start([*words, "--method", "fewshot,linear", "--draws", "25"])
     said = again.communicate(timeout=240)[0]
     assert again.returncode == 0, said
     assert len(records(out)) == 12 and said.count("done ") == 12 - said.count("have ")
@@ -75,8 +74,9 @@ def test_two_probes_of_one_folder_share_its_records(words, tmp_path):
 def launch(words, processes=2):
     """Run `biovfm probe` as several processes that meet over gloo."""
     torchrun = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
-    command = [sys.executable, *torchrun, "-m", "biovfm_hf.cli", "probe", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    command = [python(), *torchrun, "-m", "biovfm_hf.cli", "probe", *words]
+    environment = {**os.environ, "PYTHON_EXEC": python()}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, env=environment)
 
 
 @pytest.mark.timeout(600)
@@ -123,8 +123,8 @@ Path(sys.argv[1], f"{processes.rank}.json").write_text(json.dumps(answer))
 
 def test_processes_on_a_cpu_really_meet_and_agree(tmp_path):
     (tmp_path / "meeting.py").write_text(MEETING)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    torchrun = [python(), "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHON_EXEC": python()}
     command = [*torchrun, str(tmp_path / "meeting.py"), str(tmp_path)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
     assert ran.returncode == 0, ran.stderr[-2000:]
