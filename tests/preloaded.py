@@ -2,8 +2,8 @@
 
 Most of what a command of ours costs in a test is the import of torch and transformers, six seconds of CPU time.
 `python()` is the path of an executable that takes `-m MODULE`, `-c CODE` or a script with its words, as
-`sys.executable` does: the same environment, folder, streams, signals and exit status, in a process of its own. Tests of
-what is imported when, or of the interpreter itself, use `sys.executable`.
+`sys.executable` does: the same environment, folder, streams, signals and exit status, in a process of its own, whose
+number `number_of` tells. Tests of what is imported when, or of the interpreter itself, use `sys.executable`.
 """
 
 import array
@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 HEAVY = (
@@ -41,10 +42,17 @@ def python(environment: dict[str, str] | None = None) -> str:
     return _servers[key][0]
 
 
-def kill(process: subprocess.Popen) -> None:
-    """Kill a process of `python()` by SIGKILL, and return when it is gone."""
-    process.send_signal(KILL)
-    process.wait()
+def send(process: subprocess.Popen, number: int) -> None:
+    """Send a signal, SIGKILL too, to a process of `python()`; once `process` has ended, it is gone."""
+    process.send_signal(KILL if number == signal.SIGKILL else number)
+
+
+def number_of(process: subprocess.Popen) -> int:
+    """The number of the process that does the work; that of `process` stands for it before the parent alone."""
+    file = Path(process.args[0]).with_name(f"{process.pid}.pid")  # type: ignore[index]
+    while not file.exists() and process.poll() is None:
+        time.sleep(0.005)
+    return int(file.read_text())
 
 
 def _start(environment: dict[str, str]) -> tuple[str, subprocess.Popen]:
@@ -223,6 +231,9 @@ def call(path: str, words: list[str]) -> None:
     streams = array.array("i", [0, 1, 2])
     server.sendmsg([task], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
     pid = int(server.recv(64))
+    named = Path(path).with_name(f"{os.getpid()}.new")
+    named.write_text(str(pid))
+    named.rename(named.with_suffix(".pid"))
     for number in waiting:
         os.kill(pid, number)
     status = int(server.recv(64) or -signal.SIGKILL)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .preloaded import kill, python
+from .preloaded import number_of, python, send
 
 TELL = "import json, os, sys; print(json.dumps([sys.argv, os.getcwd(), os.environ['A'], sys.stdin.read()]))"
 
@@ -52,7 +52,8 @@ def test_signals_reach_it_and_a_kill_leaves_nothing() -> None:
     process = subprocess.Popen([python(), "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     pid = int(process.stdout.readline())
-    kill(process)
-    assert process.returncode == -signal.SIGKILL
+    assert number_of(process) == pid
+    send(process, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

@@ -3,13 +3,13 @@
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from biovfm_hf.cli import main
 from biovfm_hf.quickstart import raw, tasks
+from tests.preloaded import python
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -43,7 +43,7 @@ def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
             continue
         if words[:2] == ["accelerate", "launch"]:
             words = ["python", "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", *words[2:]]
-        done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, check=False)
+        done = subprocess.run([python(), *words[1:]], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
     for made in ("my-dataset/manifest.parquet", "run/model/README.md", "my-results/results.json", "report.html"):
         assert (tmp_path / made).is_file(), made

@@ -2,7 +2,6 @@
 
 import argparse
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +28,7 @@ from biovfm_hf.conversion.command import ConvertOptions
 from biovfm_hf.conversion.command import convert as run_convert
 from biovfm_hf.conversion.read import Encoder
 from biovfm_hf.errors import UserError
+from tests.preloaded import python
 
 
 def convert(source: str, to: Path, format: str = "biovfm", **heads: int) -> Encoder:
@@ -349,7 +349,7 @@ def test_exported_dinov2_needs_nothing_of_ours(tmp_path: Path) -> None:
         "inputs = processor(numpy.zeros((80, 70, 3), 'uint8'), return_tensors='pt');"
         "print(type(model).__name__, tuple(model(**inputs).last_hidden_state.shape), 'biovfm_hf' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
+    done = subprocess.run([python(), "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.split("\n")[0] == "Dinov2Model (1, 17, 48) False"
 
 

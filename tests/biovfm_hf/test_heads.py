@@ -22,6 +22,7 @@ from biovfm_hf import (
     BioVFMImageProcessor,
     BioVFMModel,
 )
+from tests.preloaded import python
 
 SMALL = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
 DECODER = {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 4}
@@ -129,7 +130,7 @@ def test_pipelines_ask_no_question_on_a_terminal(checkpoint: Path) -> None:
     terminal, keyboard = pty.openpty()  # open, and nobody types
     try:
         done = subprocess.run(
-            [sys.executable, "-c", program, str(checkpoint)],
+            [python(), "-c", program, str(checkpoint)],
             stdin=keyboard, capture_output=True, text=True, timeout=120, check=True, env=dict(os.environ),
         )  # fmt: skip
     finally:
@@ -158,9 +159,9 @@ accelerator.print("done", type(model).__name__)
 
 def test_a_head_is_fine_tuned_by_two_processes(checkpoint: Path) -> None:
     """DDP refuses the second step of a model of which a parameter got no gradient in the first."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "--no-python"]
+    launcher = [python(), "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "--no-python"]
     done = subprocess.run(
-        [*launcher, sys.executable, "-c", DISTRIBUTED, str(checkpoint)],
+        [*launcher, python(), "-c", DISTRIBUTED, str(checkpoint)],
         capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

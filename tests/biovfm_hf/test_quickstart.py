@@ -4,7 +4,6 @@ import csv
 import importlib
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image
 
 from biovfm_hf.cli import main as biovfm
 from biovfm_hf.quickstart import command, raw, tasks
+from tests.preloaded import python
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_every_stage_runs_and_a_second_run_repeats_nothing(tiny: Path, capfd: py
         "tokens = model(**processor(rows[0]['image'], return_tensors='pt')).pooler_output;"
         "print(len(rows), tuple(tokens.shape))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tiny)
+    done = subprocess.run([python(), "-c", script], capture_output=True, text=True, check=True, cwd=tiny)
     rows, shape = done.stdout.strip().splitlines()[-1].split(" ", 1)
     assert int(rows) > 600 and shape.startswith("(1, ")
 

@@ -24,6 +24,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.flops import recipe_flops
 from biovfm_hf.hub import retries
 from tests.hub_server.server import Blob, HubServer, Repo
+from tests.preloaded import python
 from training import objectives
 from training.command import run_script
 from training.config_file import config_from_tree, load_config, parse_overrides
@@ -313,7 +314,14 @@ def on_hub(hub: HubServer, token: str, cache: Path, *words: str) -> subprocess.C
     """A small MAE run in a clean process that takes `hub` for the Hub."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
-    command = [sys.executable, str(ROOT / "training" / "pretrain_mae.py"), "--config", "mae_smoke", *SMALL_MAE, *words]
+    command = [
+        python(environment),
+        str(ROOT / "training" / "pretrain_mae.py"),
+        "--config",
+        "mae_smoke",
+        *SMALL_MAE,
+        *words,
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert token not in done.stdout + done.stderr
     return done

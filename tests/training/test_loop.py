@@ -21,6 +21,7 @@ import torch
 import yaml
 
 from biovfm_hf.errors import UserError
+from tests.preloaded import number_of, python, send
 from training import loop
 from training.command import run_script
 from training.config_file import config_from_tree
@@ -59,7 +60,7 @@ def same_weights(one: Path, two: Path, step: int) -> bool:
 def spawn(method: str, data: Path, out: Path, *more: str) -> subprocess.Popen:
     script = ROOT / "training" / f"pretrain_{method}.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(script), *words(method, data, out, *more)]
+    command = [python(environment), str(script), *words(method, data, out, *more)]
     return subprocess.Popen(command, env=environment, cwd=data, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
@@ -456,7 +457,7 @@ def interrupt(method: str, data: Path, out: Path, target: int, how: signal.Signa
     path = out / "metrics.jsonl"
     while process.poll() is None:
         if path.is_file() and path.read_text().count("\n") >= target:
-            process.send_signal(how)
+            send(process, how)
             break
         time.sleep(0.005)
     said = process.communicate(timeout=240)[1].decode()
@@ -495,7 +496,7 @@ def test_a_signal_that_workers_get_too_keeps_what_was_done(
     path = tmp_path / "metrics.jsonl"
     while process.poll() is None and not (path.is_file() and path.read_text().count("\n") > 3):
         time.sleep(0.005)
-    for worker in psutil.Process(process.pid).children():
+    for worker in psutil.Process(number_of(process)).children():
         worker.send_signal(how)
     time.sleep(0.2)
     process.send_signal(how)
@@ -523,11 +524,11 @@ def test_a_run_that_is_still_writing_keeps_another_out(image_folder: Path, tmp_p
     try:
         while process.poll() is None and not (tmp_path / "metrics.jsonl").is_file():
             time.sleep(0.01)
-        os.kill(process.pid, signal.SIGSTOP)  # alive, and quiet while the second one starts
+        os.kill(number_of(process), signal.SIGSTOP)  # alive, and quiet while the second one starts
         assert train("dino", image_folder, tmp_path, *more) == 1
-        assert f"{tmp_path}: process {process.pid} on " in capsys.readouterr().err
+        assert f"{tmp_path}: process {number_of(process)} on " in capsys.readouterr().err
     finally:
-        process.kill()
+        send(process, signal.SIGKILL)
         process.communicate()
     shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
     assert train("dino", image_folder, tmp_path, "steps=1") == 0  # the dead hold nothing
@@ -581,9 +582,9 @@ def free_port() -> int:
 
 
 def launch(method: str, data: Path, out: Path, *more: str, script: Path | None = None) -> subprocess.CompletedProcess:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    launcher = [python(), "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     script = [str(script or ROOT / "training" / f"pretrain_{method}.py"), *words(method, data, out, *more)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHON_EXEC": python()}
     return subprocess.run(
         [*launcher, *script], env=environment, capture_output=True, text=True, timeout=540, check=False
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.results.records import merge_records
-from tests.preloaded import kill, python
+from tests.preloaded import python, send
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -38,7 +39,8 @@ def test_a_probe_killed_in_the_middle_continues_with_what_is_missing(words, tmp_
     running = start([*words, "--method", "fewshot,linear", "--draws", "25"])
     while running.poll() is None and len(list(out.glob("records/*.json"))) < 2:
         time.sleep(0.02)
-    kill(running)
+    send(running, signal.SIGKILL)
+    running.wait()
     kept = {path: path.stat().st_mtime_ns for path in out.glob("records/[!.]*.json")}
     assert 2 <= len(kept) < 12
     again = start([*words, "--method", "fewshot,linear", "--draws", "25"])

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from biovfm_hf.errors import UserError
 from model_cards import formats
 from model_cards.card import command as card
 from model_cards.card import numbers as card_numbers
+from tests.preloaded import python
 
 TASKS = ["pneumoniamnist", "breastmnist"]
 
@@ -173,7 +173,7 @@ def test_usage_lines_run(full_card, model_dir, make):
     script += "assert class_token.shape == (1, 32) and patch_tokens.shape == (1, 16, 32)\n"
     environment = {**os.environ, "PYTHONPATH": str(Path(card.__file__).parents[2])}
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        [python(), "-c", script],
         cwd=model_dir.parent,
         env=environment,
         capture_output=True,

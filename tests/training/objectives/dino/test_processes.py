@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
+from tests.preloaded import python
 from training.objectives.dino.config import DINOConfig
 from training.objectives.dino.losses import sinkhorn_knopp, update_center
 from training.objectives.dino.objective import DINOObjective
@@ -126,7 +127,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("two")
     root = Path(__file__).parents[4]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__]
+    command = [python(), __file__]
     processes = [subprocess.Popen([*command, str(rank), str(folder)], env=environment) for rank in range(2)]
     try:
         assert [process.wait(timeout=280) for process in processes] == [0, 0]
