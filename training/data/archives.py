@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 _AT_ONCE = 16  # archives whose listing is read at the same time
 _MOST_BYTES = 2**30  # of one file in an archive
-_COLUMNS = ("modality", "source")
+_COLUMNS = ("modality", "anatomy", "source")
 
 
 @dataclass(frozen=True)

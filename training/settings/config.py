@@ -48,7 +48,7 @@ class DataConfig:
         source: keep only these values of the `source` column.
         selection: a text file with the id of one image a line (`biovfm curate` writes one); only these are taken. Of a
             dataset that is not streamed, or a folder of images.
-        weight_by: draw by the groups of this column (`modality` or `source`) instead of uniformly over images.
+        weight_by: draw by the groups of this column (`modality`, `anatomy`, `source`), not uniformly over images.
         weights: group -> weight; groups left out count 1, so an empty map means equal shares.
         streaming: read Parquet row groups as they are needed instead of building a local Arrow copy.
         stream_lanes: streams that are read side by side (see `stream.py`). Every row group is fetched once a pass when
@@ -66,7 +66,7 @@ class DataConfig:
     modality: list[str] = field(default_factory=list)
     source: list[str] = field(default_factory=list)
     selection: str | None = None
-    weight_by: Literal["modality", "source"] | None = None
+    weight_by: Literal["modality", "anatomy", "source"] | None = None
     weights: dict[str, float] = field(default_factory=dict)
     streaming: bool = False
     stream_lanes: Positive = 64

@@ -1,9 +1,8 @@
-"""`biovfm scaling mixture`: designs of pretraining mixtures, and the mixture that fitted responses recommend."""
+"""`biovfm scaling mixture`: designs of pretraining mixtures, their runs, and the mixture that responses recommend."""
 
 import argparse
-import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,26 @@ from biovfm_hf.options import argument, check_options, option, parse_options, re
 from biovfm_hf.writing.files import write_text
 
 from ..scaling.tables import write_rows
-from .designs import dirichlet, lattice
-from .responses import RESPONSES, fit_quality
+from .designs import MAX_EPOCHS, dirichlet, lattice, limits_of
+from .recommendation import Recommendation, recommend, recommendation_lines
+from .runner import DESCRIPTION as RUN_DESCRIPTION
+from .runner import RunOptions, plan_lines, run_mixtures
+from .runs import read_runs
 
 DESCRIPTION = """\
 Fit how a score depends on the shares of the pretraining data, and recommend a mixture.
 
 MIXTURES.csv has a column of shares for each group, summing to 1 in each row, and, once the runs are done, a column
-`score` (higher is better) and one `held_out` with 1 for the mixtures that responses are judged on, 0 for the others.
-`biovfm scaling mixture design --groups a,b,c --out MIXTURES.csv` writes mixtures to pretrain on."""
-CANDIDATES, LEAST_HELD_OUT, LEAST_RUNS = 5000, 3, 5
+`score` (higher is better) and one `held_out` with 1 for the mixtures that responses are judged on, 0 for the others;
+`run` may name the runs. Rows of one mixture are runs with several seeds, which tell mixtures from chance."""
+EXAMPLES = """\
+examples:
+  biovfm scaling mixture run mixture.yaml --out mixture        design, pretrain, probe, fit; resumes when run again
+  biovfm scaling mixture design --groups a,b,c --out mixtures.csv        mixtures to pretrain on by yourself
+  biovfm scaling mixture mixtures.csv --out mixture.json       fit scores that you have
+  biovfm scaling mixture mixtures.csv --images 9000,400,2000 --seen 20000 --out mixture.json
+
+FILE.json has a picture of its name beside it."""
 
 
 @dataclass(frozen=True)
@@ -52,32 +61,47 @@ class MixtureOptions:
 
     runs: Path = argument("mixtures with their scores", metavar="MIXTURES.csv")
     out: Path = required("the JSON file to write", metavar="FILE.json")
-    resamples: int = option(100, "of the runs, for intervals", least=20)
+    images: tuple[int, ...] = option((), "how many each group has, to bound its share", metavar="N,...", commas=True,
+                                     least=1)  # fmt: skip
+    seen: int | None = option(None, "images that each run sees, with --images", least=1)
+    epochs: float = option(float(MAX_EPOCHS), "at most so many passes over a group, with --images", above=0)
+    resamples: int = option(200, "of the residuals, for intervals", least=20)
     seed: int = option(0, "of resamples and candidates", least=0)
 
     def __post_init__(self) -> None:
         check_options(self)
+        if bool(self.images) != (self.seen is not None):
+            raise UserError("images and seen bound shares together; give both or neither")
 
 
 def main(argv: list[str]) -> int:
     """Run `biovfm scaling mixture`. Returns 0; failures are raised as UserError."""
-    if argv[:1] == ["design"]:
-        parser = argparse.ArgumentParser("biovfm scaling mixture design", description="Write mixtures to pretrain on.")
-        design = parse_options(parser, DesignOptions, argv[1:])
-        print(f"{len(write_design(design))} mixtures in {design.out}; pretrain each on equally many images")
-        return 0
+    actions = {"design": _design, "run": _run}
+    if argv and argv[0] in actions:
+        return actions[argv[0]](argv[1:])
+    options = parse_options(_parser("", DESCRIPTION, EXAMPLES), MixtureOptions, argv)
+    print("\n".join(recommendation_lines(fit_mixtures(options).report)))
+    return 0
+
+
+def _parser(action: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("biovfm scaling mixture", description=DESCRIPTION, formatter_class=formatter)
-    options = parse_options(parser, MixtureOptions, argv)
-    report = recommend(options)
-    for name, quality in report["responses"].items():
-        print(
-            f"{name:<12} held out: error {quality['mae']:.4f}, R2 {quality['r2']:.3f}, rank {quality['spearman']:.3f}"
-        )
-    for name, share in report["shares"].items():
-        print(f"{name:<20} {share['value']:.3f} ({share['low']:.3f}, {share['high']:.3f})")
-    score = report["score"]
-    print(f"predicted score {score['value']:.4f} ({score['low']:.4f}, {score['high']:.4f}) by {report['chosen']}")
+    name = f"biovfm scaling mixture {action}".strip()
+    return argparse.ArgumentParser(name, description=description, epilog=epilog, formatter_class=formatter)
+
+
+def _design(argv: list[str]) -> int:
+    options = parse_options(_parser("design", "Write mixtures to pretrain on."), DesignOptions, argv)
+    print(f"{len(write_design(options))} mixtures in {options.out}; pretrain each on equally many images")
+    return 0
+
+
+def _run(argv: list[str]) -> int:
+    options = parse_options(_parser("run", RUN_DESCRIPTION), RunOptions, argv)
+    if options.dry_run:
+        print("\n".join(plan_lines(options)))
+        return 0
+    run_mixtures(options)
     return 0
 
 
@@ -92,67 +116,26 @@ def write_design(options: DesignOptions) -> np.ndarray:
     return shares
 
 
-def read_runs(path: Path) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    """The groups, shares (n, M), scores (n,), and which runs are held out (n,) bool.
+def fit_mixtures(options: MixtureOptions) -> Recommendation:
+    """Fit the runs of a file, and write what they recommend, with a picture beside it.
 
     Raises:
-        UserError: the file is no such list, a row's shares do not sum to 1, or there are too few runs.
+        UserError: as `runs.read_runs`, or the limits fit neither the groups nor each other.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-        groups = [name for name in rows[0] if name not in ("score", "held_out")]
-        shares = np.array([[float(row[name]) for name in groups] for row in rows])
-        scores = np.array([float(row["score"]) for row in rows])
-        held_out = np.array([row["held_out"].strip() == "1" for row in rows])
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, IndexError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: no list of shares with the columns score and held_out ({error!r})") from error
-    wrong = np.flatnonzero((np.abs(shares.sum(axis=1) - 1) > 1e-3) | (shares < 0).any(axis=1) | ~np.isfinite(scores))
-    if len(wrong):
-        raise UserError(
-            f"{path}, line {wrong[0] + 2}: shares must be 0 or more with the sum 1, and the score a number"
-        )
-    if held_out.sum() < LEAST_HELD_OUT or (~held_out).sum() < max(LEAST_RUNS, len(groups) + 2):
-        raise UserError(f"{path}: {(~held_out).sum()} runs to fit and {held_out.sum()} held out; give at least "
-                        f"{max(LEAST_RUNS, len(groups) + 2)} and {LEAST_HELD_OUT}")  # fmt: skip
-    return groups, shares, scores, held_out
+    from .picture import draw_mixture  # loads matplotlib
+
+    runs = read_runs(options.runs)
+    if options.images and options.seen:
+        if len(options.images) != len(runs.groups):
+            raise UserError(f"images: {len(options.images)} numbers for {len(runs.groups)} groups; give one for each")
+        limits = limits_of(np.array(options.images, np.float64), options.seen, options.epochs)
+        runs = replace(runs, limits=limits)
+    found = recommend(runs, options.resamples, options.seed)
+    write_report(options.out, found.report)
+    draw_mixture(options.out.with_suffix(".png"), runs, found, options.runs.stem)
+    return found
 
 
-def recommend(options: MixtureOptions) -> dict[str, Any]:
-    """Fit every response, judge it on the held-out mixtures, and write the best mixture of the best.
-
-    Intervals are percentiles over resamples of the fitted runs; those of shares are of each resample's own optimum.
-
-    Returns:
-        {"responses": {name: quality on held-out runs}, "chosen", "shares": {group: {"value", "low", "high"}}, "score":
-        the same, "best_seen": the highest score of any run}.
-
-    Raises:
-        UserError: as `read_runs`.
-    """
-    groups, shares, scores, held_out = read_runs(options.runs)
-    fitted, losses = shares[~held_out], -scores[~held_out]
-    quality = {
-        name: fit_quality(-fit(fitted, losses)(shares[held_out]), scores[held_out]) for name, fit in RESPONSES.items()
-    }
-    chosen = min(quality, key=lambda name: quality[name]["mae"])
-    random = np.random.default_rng(options.seed)
-    candidates = np.concatenate([random.dirichlet(np.ones(len(groups)), CANDIDATES), np.eye(len(groups)), shares])
-    predicted = RESPONSES[chosen](fitted, losses)(candidates)
-    best = int(predicted.argmin())
-    optima, values = [], []
-    for _ in range(options.resamples):
-        drawn = random.integers(0, len(fitted), len(fitted))
-        again = RESPONSES[chosen](fitted[drawn], losses[drawn])(candidates)
-        optima.append(candidates[again.argmin()])
-        values.append(-again[best])
-    low, high = np.quantile(optima, [0.025, 0.975], axis=0)
-    ends = np.quantile(values, [0.025, 0.975])
-    report = {
-        "responses": quality, "chosen": chosen, "best_seen": float(scores.max()), "seed": options.seed,
-        "shares": {name: {"value": float(candidates[best, k]), "low": float(low[k]), "high": float(high[k])}
-                   for k, name in enumerate(groups)},
-        "score": {"value": float(-predicted[best]), "low": float(ends[0]), "high": float(ends[1])},
-    }  # fmt: skip
-    write_text(options.out, json.dumps(report, indent=1) + "\n")
-    return report
+def write_report(path: Path, report: dict[str, Any]) -> None:
+    """Write a report as JSON."""
+    write_text(path, json.dumps(report, indent=1) + "\n")

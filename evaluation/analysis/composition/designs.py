@@ -59,3 +59,70 @@ def dirichlet(natural: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     if len(drawn) < count:
         raise UserError(f"only {len(drawn)} distinct mixtures of {count} could be drawn; ask for fewer")
     return drawn[random.permutation(len(drawn))[:count]]
+
+
+def limits_of(images: np.ndarray, seen: float, epochs: float = MAX_EPOCHS) -> np.ndarray:
+    """The highest share (groups,) of each group in a run that sees `seen` images: `epochs` passes over its `images`.
+
+    Raises:
+        UserError: all groups together have not enough images for such a run.
+    """
+    limits = np.minimum(epochs * np.asarray(images, np.float64) / seen, 1.0)
+    if limits.sum() < 1:
+        raise UserError(
+            f"{seen:,.0f} images seen are more than {epochs:g} passes over all {images.sum():,.0f} images; train for "
+            "fewer, or allow more epochs"
+        )
+    return limits
+
+
+def within_limits(shares: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Shares (n, groups) with none above its limit: what is over goes to the other groups, in proportion to theirs.
+
+    Where the others have no share, they get it in proportion to what their limits leave.
+    """
+    shares = np.array(shares, np.float64)
+    for _ in range(len(limits)):
+        over = np.maximum(shares - limits, 0).sum(axis=1, keepdims=True)
+        if not (over > 1e-12).any():
+            break
+        shares = np.minimum(shares, limits)
+        room = limits - shares
+        open_shares = np.where(room > 1e-12, shares, 0)
+        total = open_shares.sum(axis=1, keepdims=True)
+        free = room / np.maximum(room.sum(axis=1, keepdims=True), 1e-12)
+        shares += over * np.where(total > 1e-12, open_shares / np.maximum(total, 1e-12), free)
+    return shares
+
+
+def distinct(shares: np.ndarray, others: np.ndarray | None = None, apart: float = 1e-6) -> np.ndarray:
+    """The shares (n, groups) that differ by more than `apart`, summed over groups, from earlier ones and `others`."""
+    kept: list[np.ndarray] = []
+    before = [] if others is None else list(others)
+    for row in shares:
+        if all(np.abs(row - other).sum() > apart for other in (*before, *kept)):
+            kept.append(row)
+    return np.array(kept).reshape(len(kept), shares.shape[1])
+
+
+def held_out_draws(
+    design: np.ndarray, limits: np.ndarray, count: int, seed: int = 0, apart: float = 0.15
+) -> np.ndarray:
+    """Mixtures (count, groups) to judge responses on, drawn uniformly within the limits, none of them near the design.
+
+    Args:
+        design: (n, groups) what is fitted.
+        limits: (groups,) highest shares.
+        count: how many.
+        seed: of the draws.
+        apart: the least distance (sum over groups) from the design and from one another.
+
+    Raises:
+        UserError: there is no room for so many.
+    """
+    random = np.random.default_rng([seed, 1])
+    drawn = within_limits(random.dirichlet(np.ones(design.shape[1]), 200 * max(count, 1)), limits)
+    kept = distinct(np.round(drawn, 4), design, apart)[:count]
+    if len(kept) < count:
+        raise UserError(f"only {len(kept)} mixtures lie apart from the design, not {count}; ask for fewer held out")
+    return kept / kept.sum(axis=1, keepdims=True)

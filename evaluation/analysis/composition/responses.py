@@ -1,12 +1,18 @@
-"""Responses of a loss to the mixture of data, by least squares: linear, the exponential law, Scheffe's quadratic.
+"""Responses of a loss to the mixture of data: linear, the exponential law, Scheffe's quadratic, boosted trees.
 
 Shares r of the groups sum to 1, so a constant and a sum of shares say the same; each form has one of them.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
+from biovfm_hf.errors import require
+
+BOOSTING_RUNS = (
+    64  # fewer cannot be ranked by trees: on RegMix's own runs they begin to beat the linear response there
+)
 RIDGE = 1e-3  # of Scheffe's quadratic, whose products are nearly collinear
 FLOORS = (
     0.02,
@@ -63,10 +69,27 @@ def fit_exponential(shares: np.ndarray, losses: np.ndarray) -> Response:
     return lambda r: best[0] + np.exp(np.minimum(r @ best[1:], 50))
 
 
-RESPONSES: dict[str, Callable[[np.ndarray, np.ndarray], Response]] = {
-    "linear": fit_linear,
-    "exponential": fit_exponential,
-    "scheffe": fit_scheffe,
+def fit_boosting(shares: np.ndarray, losses: np.ndarray) -> Response:
+    """Gradient-boosted trees, as RegMix fits them (Liu et al. 2024), here by scikit-learn; for many runs."""
+    ensemble = require("sklearn.ensemble", "eval")
+    model = ensemble.HistGradientBoostingRegressor(random_state=0).fit(shares, losses)
+    return model.predict
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of response: how it is fitted, how many numbers that takes for M groups, and from how many runs on."""
+
+    fit: Callable[[np.ndarray, np.ndarray], Response]
+    parameters: Callable[[int], int | None]
+    least_runs: int = 0
+
+
+RESPONSES: dict[str, Form] = {
+    "linear": Form(fit_linear, lambda groups: groups),
+    "exponential": Form(fit_exponential, lambda groups: groups + 1),
+    "scheffe": Form(fit_scheffe, lambda groups: groups * (groups + 1) // 2),
+    "boosting": Form(fit_boosting, lambda groups: None, BOOSTING_RUNS),
 }
 
 

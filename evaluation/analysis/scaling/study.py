@@ -140,10 +140,9 @@ def read_plan(path: str | Path) -> Plan:
     if not isinstance(launch, list):
         raise UserError(f"{path}: launch must be a list of words for accelerate launch")
     described = content.get("properties")
-    places = {"data": _resolve(path, str(probe.get("data", "."))), "tasks": _resolve_tasks(path, probe["tasks"])}
     plan = Plan(
-        runs, [str(word) for word in launch], {**_probe_values(probe), **places},
-        Path(_resolve(path, str(described))) if described else None, str(content.get("axis", "given")),
+        runs, [str(word) for word in launch], probe_values(path, probe),
+        Path(resolve(path, str(described))) if described else None, str(content.get("axis", "given")),
     )  # fmt: skip
     _check_axis(path, plan)
     _check_probe(path, plan)
@@ -205,23 +204,28 @@ def _run(path: Path, family, size, subset, shared: dict[str, Any], named_subset:
         raise UserError(f"{path}: subsets: {subset_name} must be a dataset folder, Hub id or folder of images")
     overrides = {**shared, **recipe, **_mapping(path, f"sizes: {size_name}", change or {})}
     name = "_".join([family_name, size_name] + ([subset_name] if named_subset else []))
-    config = _resolve(path, config) if config.endswith((".yaml", ".yml")) else config
+    config = resolve(path, config) if config.endswith((".yaml", ".yml")) else config
     return Run(name, family_name, size_name, subset_name if named_subset else "", objective, config,
-               _resolve(path, data), overrides)  # fmt: skip
+               resolve(path, data), overrides)  # fmt: skip
 
 
-def _resolve(path: Path, value: str) -> str:
+def resolve(path: Path, value: str) -> str:
     """A path relative to the study file where there is one, otherwise the value as it is (a Hub id, say)."""
     beside = path.parent / value
     return str(beside.resolve()) if beside.exists() else value
 
 
-def _probe_values(probe: dict[str, Any]) -> dict[str, Any]:
-    """The probe's options by their Python names; numbers such as 1e-3, which YAML takes for words, as numbers."""
-    return {
+def probe_values(path: Path, probe: dict[str, Any]) -> dict[str, Any]:
+    """The probe's options by their Python names, paths of data and tasks relative to the study file.
+
+    Numbers such as 1e-3, which YAML takes for words, become numbers.
+    """
+    values = {
         str(key).replace("-", "_"): float(value) if isinstance(value, str) and SCIENTIFIC.fullmatch(value) else value
         for key, value in probe.items()
     }
+    places = {"data": resolve(path, str(probe.get("data", "."))), "tasks": _resolve_tasks(path, probe["tasks"])}
+    return {**values, **places}
 
 
 def _resolve_tasks(path: Path, tasks: Any) -> list[str]:
@@ -229,7 +233,7 @@ def _resolve_tasks(path: Path, tasks: Any) -> list[str]:
     words = tasks if isinstance(tasks, list) else str(tasks).split(",")
     names = [str(word).strip() for word in words]
     known = {*GROUPS, *read_records()}
-    return [name if name in known else _resolve(path, name) for name in names if name]
+    return [name if name in known else resolve(path, name) for name in names if name]
 
 
 def _plain(value: Any) -> str:

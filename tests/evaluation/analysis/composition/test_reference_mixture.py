@@ -5,7 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from evaluation.analysis.composition.responses import fit_exponential, fit_linear, fit_quality, fit_scheffe
+from evaluation.analysis.composition.responses import (
+    fit_boosting,
+    fit_exponential,
+    fit_linear,
+    fit_quality,
+    fit_scheffe,
+)
 
 
 @pytest.fixture
@@ -21,6 +27,7 @@ def cases(reference_dir):
         (fit_linear, "linear_ols", 1e-6),
         (fit_scheffe, "scheffe_quadratic_ridge1e-3", 1e-5),
         (fit_exponential, "exponential_law", 1e-2),
+        (fit_boosting, "hist_gradient_boosting", 5e-2),
     ],
 )
 def test_reference_responses(cases, fit, name, tolerance):

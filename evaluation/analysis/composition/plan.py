@@ -1,0 +1,199 @@
+"""What `biovfm scaling mixture run` is to do: the groups and their bounds, the mixtures of the design, the probe."""
+
+import csv
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import biovfm_hf
+from biovfm_hf.errors import UserError, one_line, require
+from biovfm_hf.reading.documents import parse_yaml, read_yaml
+
+from ..scaling import study
+from .designs import MAX_EPOCHS, dirichlet, distinct, held_out_draws, lattice, limits_of, within_limits
+
+REMEDY = "see: biovfm scaling mixture run --help"
+KEYS = ("data", "by", "groups", "config", "objective", "overrides", "launch", "design", "epochs", "held_out",
+        "replicates", "confirm", "seed", "probe", "metric")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A run of the design: its name, its shares (groups,), its seed, and whether it is held out."""
+
+    name: str
+    shares: np.ndarray
+    seed: int
+    held_out: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked MIXTURE.yaml.
+
+    Attributes:
+        groups: names.
+        images: (groups,) how many each has.
+        others: values of the column that are no group, and are left out.
+        limits: (groups,) highest shares.
+        mixtures: of the design.
+        seen: images of every run.
+        content: the file.
+        path: of the file.
+    """
+
+    groups: list[str]
+    images: np.ndarray
+    others: list[str]
+    limits: np.ndarray
+    mixtures: list[Mixture]
+    seen: int
+    content: dict[str, Any]
+    path: Path
+
+    @property
+    def seed(self) -> int:
+        """Of the design and the runs."""
+        return int(self.content.get("seed", 0))
+
+    @property
+    def uniform(self) -> np.ndarray:
+        """Equal shares (groups,), within the limits."""
+        return within_limits(np.full((1, len(self.groups)), 1 / len(self.groups)), self.limits)[0]
+
+    @property
+    def natural(self) -> np.ndarray:
+        """The shares (groups,) that the data has."""
+        return self.images / self.images.sum()
+
+    @property
+    def natural_within_limits(self) -> np.ndarray:
+        """The natural shares (groups,), within the limits."""
+        return within_limits(self.natural[None], self.limits)[0]
+
+    def as_study(self, mixtures: list[Mixture]) -> study.Plan:
+        """The runs of mixtures as the runner of a scaling study takes them."""
+        runs = [self._run(mixture) for mixture in mixtures]
+        launch = [str(word) for word in self.content.get("launch", study.ONE_PROCESS)]
+        return study.Plan(runs, launch, study.probe_values(self.path, self.content["probe"]), None, "given")
+
+    def _run(self, mixture: Mixture) -> study.Run:
+        weights = dict.fromkeys(self.others, 0.0)
+        weights |= {name: round(float(share), 6) for name, share in zip(self.groups, mixture.shares, strict=True)}
+        drawn = {"data.weight_by": self.content["by"], "data.weights": weights, "seed": mixture.seed}
+        return study.Run(
+            mixture.name, mixture.name, "", "", self.content.get("objective", ""), self.content["config"],
+            self.content["data"], {**self.content["overrides"], **drawn},
+        )  # fmt: skip
+
+
+def read_plan(path: Path) -> Plan:
+    """Read and check a MIXTURE.yaml, count the groups' images, and lay out the design.
+
+    Raises:
+        UserError: a key is missing, unknown or wrong, the data has no such groups, the config is refused, or the
+            design does not fit the limits.
+    """
+    content = _read_content(path)
+    counts = count_groups(content)
+    groups = [str(name) for name in content.get("groups") or sorted(counts)]
+    if unknown := [name for name in groups if name not in counts]:
+        raise UserError(f"{path}: no image has {content['by']} {unknown[0]!r}; there are {', '.join(sorted(counts))}")
+    if len(groups) < 2 or len(set(groups)) < len(groups):
+        raise UserError(f"{path}: groups: give two or more different ones; the data has {', '.join(sorted(counts))}")
+    images = np.array([counts[name] for name in groups], np.float64)
+    seen = images_seen(content)
+    limits = limits_of(images, seen, float(content.get("epochs", MAX_EPOCHS)))
+    plan = Plan(groups, images, sorted(set(counts) - set(groups)), limits, [], seen, content, path)
+    return replace(plan, mixtures=_design(plan))
+
+
+def _read_content(path: Path) -> dict[str, Any]:
+    content = read_yaml(path, REMEDY)
+    if unknown := [str(key) for key in content if key not in KEYS]:
+        raise UserError(f"{path}: unknown key {', '.join(unknown)}; known are: {', '.join(KEYS)}")
+    if lacking := [key for key in ("data", "by", "config", "design", "probe") if key not in content]:
+        raise UserError(f"{path}: lacks {', '.join(lacking)}; {REMEDY}")
+    for key, kind in (("design", dict), ("probe", dict), ("overrides", dict), ("groups", list), ("launch", list)):
+        if key in content and not isinstance(content[key], kind):
+            raise UserError(f"{path}: {key} must be a {'mapping' if kind is dict else 'list'}; {REMEDY}")
+    for key, least in (("held_out", 3), ("replicates", 1), ("confirm", 0), ("seed", 0)):
+        if key in content and (not isinstance(content[key], int) or content[key] < least):
+            raise UserError(f"{path}: {key} must be a whole number of {least} or more, not {content[key]!r}")
+    if "tasks" not in content["probe"] or not isinstance(content["config"], str):
+        raise UserError(f"{path}: probe must name tasks, and config be a file or a shipped name; {REMEDY}")
+    config = content["config"]
+    resolved = study.resolve(path, config) if config.endswith((".yaml", ".yml")) else config
+    overrides = {str(key): value for key, value in (content.get("overrides") or {}).items()}
+    return {**content, "data": study.resolve(path, str(content["data"])), "config": resolved, "overrides": overrides}
+
+
+def count_groups(content: dict[str, Any]) -> Counter[str]:
+    """How many images of the data each value of the column has.
+
+    Raises:
+        UserError: the data cannot be opened or has no such column.
+    """
+    datasets = require("datasets", "eval")
+    overrides, column = content["overrides"], str(content["by"])
+    config, split = overrides.get("data.config"), overrides.get("data.split", "train")
+    try:
+        table = datasets.load_dataset(content["data"], config, split=split)
+    except (FileNotFoundError, ValueError, OSError) as error:
+        raise UserError(f"{content['data']}: no dataset that can be opened ({one_line(error)})") from error
+    if column not in table.column_names:
+        raise UserError(f"{content['data']} has no column {column!r}; it has {', '.join(table.column_names)}")
+    names = getattr(table.features[column], "names", None)
+    return Counter("" if value is None else str(names[value]) if names else str(value) for value in table[column])
+
+
+def images_seen(content: dict[str, Any]) -> int:
+    """How many images every run sees, by the configuration that pretraining resolves.
+
+    Raises:
+        UserError: the configuration is refused, or counts epochs, which differ between mixtures.
+    """
+    changed = {"method": content["objective"]} if content.get("objective") else {}
+    text = biovfm_hf.pretrain(content["config"], overrides=changed | content["overrides"], dry_run=True)
+    config = parse_yaml(str(text), "the resolved configuration")
+    if config.get("epochs"):
+        raise UserError("overrides: give steps and not epochs, so that every mixture sees equally many images")
+    return int(config["steps"]) * int(config["batch"]["size"])
+
+
+def _design(plan: Plan) -> list[Mixture]:
+    """The runs: the design within the limits, the uniform and the natural mixture, replicates, and those held out."""
+    shares = within_limits(_designed(plan), plan.limits)
+    fixed = np.stack([plan.uniform, plan.natural_within_limits])
+    shares = distinct(np.round(np.concatenate([fixed, shares]), 6), apart=1e-3)
+    runs = [Mixture(f"m{number:03d}", row / row.sum(), plan.seed) for number, row in enumerate(shares)]
+    again = range(1, plan.content.get("replicates", 3))
+    runs += [Mixture(f"uniform-{seed}", runs[0].shares, plan.seed + seed) for seed in again]
+    held_out = held_out_draws(shares, plan.limits, plan.content.get("held_out", 5), plan.seed)
+    return runs + [Mixture(f"h{number:03d}", row, plan.seed, True) for number, row in enumerate(held_out)]
+
+
+def _designed(plan: Plan) -> np.ndarray:
+    """The mixtures (n, groups) that the design names, as they are without limits."""
+    (kind, value), *others = plan.content["design"].items() or [("", None)]
+    if others or kind not in ("lattice", "draws", "list"):
+        raise UserError(f"{plan.path}: design must be one of lattice, draws and list; {REMEDY}")
+    if kind == "list":
+        return _listed(Path(study.resolve(plan.path, str(value))), plan.groups)
+    if not isinstance(value, int) or value < 1:
+        raise UserError(f"{plan.path}: design: {kind} must be a whole number of 1 or more, not {value!r}")
+    return lattice(len(plan.groups), value) if kind == "lattice" else dirichlet(plan.images, value, plan.seed)
+
+
+def _listed(path: Path, groups: list[str]) -> np.ndarray:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            shares = np.array([[float(row[name]) for name in groups] for row in csv.DictReader(stream)])
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: no list of mixtures with the columns {', '.join(groups)} ({error!r})") from error
+    if not len(shares) or (shares < 0).any() or (np.abs(shares.sum(axis=1) - 1) > 1e-3).any():
+        raise UserError(f"{path}: shares must be 0 or more, with the sum 1 in each row")
+    return shares

@@ -1,0 +1,166 @@
+"""`biovfm scaling mixture run`: pretrain small models on mixtures, probe them, fit, recommend, confirm; resumable.
+
+Every run sees equally many images. Pretraining runs as a process of its own, as in a scaling study, whose machinery
+this uses.
+"""
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.options import argument, check_options, option, required
+from biovfm_hf.writing.files import write_text
+
+from ...commands import probe as probe_command
+from ...results.records import Row
+from ...results.seeds import over_seeds
+from ..scaling import study
+from ..scaling.tables import write_rows
+from .confirmation import compare_fresh, confirmation_lines, fresh_mixtures
+from .plan import Mixture, Plan, read_plan
+from .recommendation import Recommendation, recommend, recommendation_lines
+from .runs import MixtureRuns
+
+MEAN = "mean"
+DESCRIPTION = """\
+Which mixture of the data pretrains best? Train a small model on each mixture of a design, all on equally many images,
+probe them, fit how the score depends on the shares, and recommend a mixture with its uncertainty. Killed or stopped,
+the same command continues with what is missing.
+
+MIXTURE.yaml holds
+
+  data: dataset             # a dataset folder (biovfm build) or Hub id
+  by: modality              # the column of groups: modality, anatomy or source
+  groups: [CT, US, X-Ray]   # optional (default: every value of the column); other images are left out
+  config: mae_smoke         # file or shipped name
+  objective: mae            # optional, where the config does not say it
+  overrides: {steps: 400}   # of every run, optional
+  launch: [...]             # words for accelerate launch, optional (default: one process)
+  design: {lattice: 2}      # or {draws: 24} around the natural shares, or {list: mixtures.csv}
+  held_out: 5               # mixtures that responses are judged on and never fitted to
+  replicates: 3             # runs of the uniform mixture, each with a seed of its own, which tell mixtures from chance
+  epochs: 15                # at most so many passes over a group: bounds its share
+  confirm: 0                # seeds with which the recommended, uniform and natural mixtures are then run
+  seed: 0
+  probe: {tasks: [...], data: data, method: linear}    # words of biovfm probe, one method
+  metric: auc               # optional (default: the primary metric of each task)
+
+OUT receives runs/, results/, mixtures.csv, mixture.json and mixture.png: of the mean over tasks, and of each task."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What `biovfm scaling mixture run` takes."""
+
+    plan: Path = argument("the data, the design and the probe", metavar="MIXTURE.yaml")
+    out: Path = required("runs/, results/ and what they recommend go here", metavar="DIR")
+    resamples: int = option(200, "of the residuals, for intervals", least=20)
+    dry_run: bool = option(False, "print the mixtures and commands, and stop")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+def plan_lines(options: RunOptions) -> list[str]:
+    """What would be done: the bounds, every mixture, and every command."""
+    plan = read_plan(options.plan)
+    lines = [f"{len(plan.mixtures)} runs, {plan.seen:,} images seen by each"]
+    for name, images, limit in zip(plan.groups, plan.images, plan.limits, strict=True):
+        lines.append(f"{name:<20} {images:>12,.0f} images, share at most {limit:.3f}")
+    for mixture in plan.mixtures:
+        lines.append(f"{mixture.name:<12} {' '.join(f'{share:.3f}' for share in mixture.shares)}"
+                     f"{'  held out' if mixture.held_out else ''}")  # fmt: skip
+    made = plan.as_study(plan.mixtures)
+    return lines + [shlex.join(run.words(options.out / "runs" / run.name, made.launch)) for run in made.runs]
+
+
+def run_mixtures(options: RunOptions) -> dict[str, Any]:
+    """Pretrain, probe, fit and recommend; what is there already is not done again.
+
+    Returns:
+        What mixture.json holds: {"seen", "images", "reports": {"mean" and each task: see `recommendation.recommend`},
+        "confirmed": see `confirmation.compare_fresh`}.
+
+    Raises:
+        UserError: the plan is wrong, a run fails, or the scores allow no fit.
+    """
+    from .picture import draw_mixture  # loads matplotlib
+
+    plan, out = read_plan(options.plan), options.out
+    scores = score_mixtures(plan, plan.mixtures, out)
+    runs = {task: _runs(plan, plan.mixtures, values) for task, values in scores.items()}
+    _write_mixtures(out / "mixtures.csv", plan, scores)
+    found: dict[str, Recommendation] = {}
+    for task, of_task in runs.items():
+        found[task] = recommend(of_task, options.resamples, plan.seed)
+        name = "mixture.png" if task == MEAN else f"mixture-{task}.png"
+        draw_mixture(out / name, of_task, found[task], "mean over tasks" if task == MEAN else task)
+        print("\n".join([f"\n{task}", *recommendation_lines(found[task].report)]))
+    report: dict[str, Any] = {
+        "seen": plan.seen, "images": dict(zip(plan.groups, plan.images.tolist(), strict=True)),
+        "reports": {task: each.report for task, each in found.items()},
+    }  # fmt: skip
+    if plan.content.get("confirm", 0):
+        fresh = fresh_mixtures(plan, found[MEAN].report)
+        confirmed = compare_fresh(score_mixtures(plan, fresh, out)[MEAN], found[MEAN].report)
+        report["confirmed"] = confirmed
+        print("\n".join(confirmation_lines(confirmed)))
+    write_text(out / "mixture.json", json.dumps(report, indent=1) + "\n")
+    print(f"\nmixtures, what they recommend and pictures are in {out}")
+    return report
+
+
+def score_mixtures(plan: Plan, mixtures: list[Mixture], out: Path) -> dict[str, np.ndarray]:
+    """{"mean" and each task: scores (runs,)} of mixtures, which are trained and probed where they are not yet.
+
+    Raises:
+        UserError: a run fails, or a model has no score on a task.
+    """
+    made = plan.as_study(mixtures)
+    asked = study.probe_options(made, out)
+    if len(asked.method) > 1:
+        raise UserError(f"{plan.path}: probe: give one method, since one score is fitted")
+    tasks = [task.name for task in probe_command.open_tasks(asked)]  # files that lack are told of first
+    study.pretrain(made, out)
+    records = probe_command.probe(asked)
+    (group,) = study.by_method(records, probe_command.make_runs(asked), tasks).values()
+    joined = over_seeds(out / "results", group, asked.resamples)
+    scores = {task: _task_scores(plan, mixtures, joined, task) for task in tasks}
+    if MEAN in scores:
+        raise UserError("a task is called mean, as is the mean over tasks; rename it")
+    return {MEAN: np.mean(list(scores.values()), axis=0), **(scores if len(scores) > 1 else {})}
+
+
+def _task_scores(plan: Plan, mixtures: list[Mixture], records: list[Row], task: str) -> np.ndarray:
+    by_model = {record["model"]: record for record in records if record["task"] == task}
+    scores = []
+    for mixture in mixtures:
+        record = by_model.get(mixture.name)
+        name = plan.content.get("metric") or (record or {}).get("primary", "")
+        value = (record or {}).get("metrics", {}).get(name, {}).get("value")
+        if value is None:
+            raise UserError(
+                f"{mixture.name} has no {name or 'score'} on {task}; see {plan.path} and the results folder"
+            )
+        scores.append(value)
+    return np.array(scores)
+
+
+def _runs(plan: Plan, mixtures: list[Mixture], scores: np.ndarray) -> MixtureRuns:
+    shares = np.stack([mixture.shares for mixture in mixtures])
+    held_out = np.array([mixture.held_out for mixture in mixtures])
+    return MixtureRuns(plan.groups, shares, scores, held_out, plan.limits).check(str(plan.path))
+
+
+def _write_mixtures(path: Path, plan: Plan, scores: dict[str, np.ndarray]) -> None:
+    rows = [
+        {"run": mixture.name, **dict(zip(plan.groups, mixture.shares.tolist(), strict=True)),
+         "held_out": int(mixture.held_out), "score": float(scores[MEAN][number])}
+        for number, mixture in enumerate(plan.mixtures)
+    ]  # fmt: skip
+    write_rows(path, ("run", *plan.groups, "held_out", "score"), rows)
