@@ -1,7 +1,7 @@
 """DICOM slices as series and volumes: grouped by series, ordered by position, stacked where they are even."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise
 from math import isfinite
@@ -27,6 +27,7 @@ SAME_POSITION = 0.01  # mm: files of one position may round it differently; no s
 # How far, in steps, a slice may lie from where even distances put it. Tables that report tenths of a millimetre move
 # slices 1.25 mm apart by up to 0.08; where one slice is missing, others move by a third or more.
 MAX_UNEVENNESS = 0.1
+MAX_MISSING = 0.1  # of the slices of a stack, none next to another: a damaged file is one, or one of another shape
 
 Open = Callable[[], AbstractContextManager[BinaryIO]]
 
@@ -58,11 +59,19 @@ class Place(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """Slices at even distances: rows and columns of each, (4, 4) voxels to RAS+, and how often each is repeated."""
+    """Slices at even distances, of which a few may be missing.
+
+    Attributes:
+        shape: rows and columns of each.
+        affine: (4, 4) voxels to RAS+.
+        times: how often each is repeated.
+        places: number along the stack of each slice that is there, ascending from 0; the last is there.
+    """
 
     shape: tuple[int, int]
     affine: np.ndarray
     times: int
+    places: tuple[int, ...]
 
 
 def group_series(places: Iterable[tuple[str, Place | None]]) -> tuple[list[list[str]], dict[str, str]]:
@@ -71,12 +80,13 @@ def group_series(places: Iterable[tuple[str, Place | None]]) -> tuple[list[list[
     Slices are ordered along the normal of their plane where all tell their position, else by time; those of one
     position by time: TemporalPositionIdentifier, then InstanceNumber, then AcquisitionTime, which passes midnight.
     A scout of another plane and a second file of one position are a series of their own, so that they do not cost
-    the volume. Series and their order depend on the file names and headers only; no header value is returned.
+    the volume. Files that tell no series are one where they form a stack, else each is its own. Series and their order
+    depend on the file names and headers only; no header value is returned.
 
     Args:
         places: the name of each file and what `read_places` gives of it.
     """
-    slices: dict[str, list[tuple[str, Place]]] = defaultdict(list)
+    slices: dict[str | None, list[tuple[str, Place]]] = defaultdict(list)
     left_out: dict[str, str] = {}
     for name, place in places:
         if place is None:
@@ -84,22 +94,23 @@ def group_series(places: Iterable[tuple[str, Place | None]]) -> tuple[list[list[
         elif place.no_picture is not None:
             left_out[name] = NO_PICTURE
         else:
-            slices[str(place.series)].append((name, place))
+            slices[place.series].append((name, place))
     series = []
-    for group in slices.values():
+    for uid, group in slices.items():
         kept, copies = _without_copies(group)
         left_out |= dict.fromkeys(copies, COPY)
-        series += [_ordered(part) for part in _parts(kept)]
+        alone = uid is None and not _is_stack(kept)
+        series += [[name] for name, _ in kept] if alone else [_ordered(part) for part in _parts(kept)]
     return sorted(series, key=min), left_out
 
 
 def read_places(files: Iterable[tuple[str, Open]]) -> Iterator[tuple[str, Place | None]]:
-    """Yield the name of each file and its place; None where it is not readable as DICOM, or of no series."""
+    """Yield the name of each file and its place; None where it is not readable as DICOM."""
     for name, opened in files:
         try:
             with opened() as file:
                 place = read_place(file)
-            yield name, None if place.series is None else place
+            yield name, place
         except Exception:  # a header can break pydicom in any way; the file is reported, the rest goes on
             yield name, None
 
@@ -108,14 +119,17 @@ def read_place(file: BinaryIO) -> Place:
     """What the header of one file says of its place, read without its pixels.
 
     Raises:
-        ValueError: its header is over MAX_HEADER_BYTES, or deflated, which pydicom would inflate without a bound.
+        ValueError: its header is over MAX_HEADER_BYTES, or deflated, which pydicom would inflate without a bound; or
+            it has neither the class of an object nor the size of an image.
         Exception: of nearly any type, from pydicom: no DICOM, or damaged.
     """
     pydicom = import_pydicom()
     tags = [pydicom.tag.Tag(tag) for tag in TAGS]
     header = pydicom.filereader.read_partial(
-        _Beginning(file), stop_when=lambda tag, vr, length: tag > tags[-1], specific_tags=tags
+        _Beginning(file), stop_when=lambda tag, vr, length: tag > tags[-1], specific_tags=tags, force=True
     )
+    if "SOPClassUID" not in header and "Rows" not in header:
+        raise ValueError("is no DICOM file")
     return _place(header)
 
 
@@ -124,7 +138,7 @@ def _place(header: Any) -> Place:
     mosaic = is_mosaic(header)
     single = int(header.get("NumberOfFrames") or 1) == 1 and not mosaic
     return Place(
-        None if uid is None else str(uid),
+        str(uid) if uid else None,
         numbers(header.get("ImagePositionPatient"), 3),
         numbers(header.get("ImageOrientationPatient"), 6),
         numbers(header.get("PixelSpacing"), 2),
@@ -154,41 +168,55 @@ def stack_of(places: Sequence[Place]) -> Stack | None:
     if count < 2 or positions_of != [at // times for at in range(len(positions_of))]:
         return None
     positions = np.array([place.position for place in places]).reshape(count, times, 3)
-    step = (positions[-1, 0] - positions[0, 0]) / (count - 1)
-    even = positions[0, 0] + np.arange(count)[:, None] * step
+    numbered = _places(told[::times])
+    if numbered is None:
+        return None
+    step = (positions[-1, 0] - positions[0, 0]) / numbered[-1]
+    even = positions[0, 0] + np.array(numbered)[:, None] * step
     off = np.linalg.norm(positions - even[:, None], axis=-1).max()
     if off > MAX_UNEVENNESS * np.linalg.norm(step):
         return None
-    return Stack(first.shape, plane_affine(first.plane, first.pitch, positions[0, 0], step), times)
+    return Stack(first.shape, plane_affine(first.plane, first.pitch, positions[0, 0], step), times, numbered)
+
+
+def _places(distances: Sequence[float]) -> tuple[int, ...] | None:
+    """The number of each of ascending distances along an even stack; None where more than MAX_MISSING are missing."""
+    steps = np.diff(distances)
+    gaps = np.maximum(np.rint(steps / np.median(steps)), 1).astype(int)
+    numbered = (0, *np.cumsum(gaps).tolist())
+    missing = numbered[-1] + 1 - len(distances)
+    return numbered if gaps.max() <= 2 and missing <= MAX_MISSING * (numbered[-1] + 1) else None
 
 
 def stacked(
     slices: Sequence[Callable[[], Pixels]], stack: Stack, name: str, max_bytes: int
 ) -> tuple[Volume, dict[int, UserError]]:
-    """The slices, one for each position, as a RAS+ volume; and the errors of those that cannot be read, by number.
+    """The slices, one for each of `stack.places`, as a RAS+ volume; and the errors of those that cannot be read.
 
-    Stored numbers are kept where all slices share dtype, slope and intercept; else values are, as float32: each slice
-    of a PET has a slope of its own. A slice that cannot be read repeats its neighbour and is marked `absent`.
+    Errors are by number in `slices`. Stored numbers are kept where all slices share dtype, slope and intercept; else
+    values are, as float32: each slice of a PET has a slope of its own. A slice that is missing or cannot be read
+    repeats its neighbour and is marked `absent`.
 
     Raises:
         UserError: over `max_bytes`, or not half of the slices can be read.
     """
     rows, columns = stack.shape
-    filling = _Filling((columns, rows, len(slices)), name, max_bytes)
+    filling = _Filling((columns, rows, stack.places[-1] + 1), name, max_bytes)
     failures: dict[int, UserError] = {}
     for number, read in enumerate(slices):
         try:
             pixels = read()
             if pixels.array.shape != stack.shape:
                 raise UserError(f"{name}: a slice has another shape than its header claims; leave it out")
-            filling.add(number, pixels)
+            filling.add(stack.places[number], pixels)
         except TooLarge:
             raise
         except UserError as error:
             failures[number] = error
     if 2 * len(failures) > len(slices):
         raise next(iter(failures.values()))
-    return filling.volume(stack.affine, failures), failures
+    there = {place for number, place in enumerate(stack.places) if number not in failures}
+    return filling.volume(stack.affine, there), failures
 
 
 class _Filling:
@@ -210,14 +238,13 @@ class _Filling:
         else:
             self._array[:, :, number] = pixels.array.T
 
-    def volume(self, affine: np.ndarray, absent: Iterable[int]) -> Volume:
+    def volume(self, affine: np.ndarray, there: Collection[int]) -> Volume:
         array, first = self._array, self._first
         if array is None or first is None:
             raise UserError(f"{self._name}: no slice of the series can be read; fetch it again")
-        gone = set(absent)
-        good = [number for number in range(array.shape[2]) if number not in gone]
+        gone = [number for number in range(array.shape[2]) if number not in there]
         for number in gone:
-            array[:, :, number] = array[:, :, min(good, key=lambda one: abs(one - number))]
+            array[:, :, number] = array[:, :, min(there, key=lambda one: abs(one - number))]
         turned, spacing, orientation = canonical(array, affine)
         axis, sign = int(orientation[2][0]), int(orientation[2][1])
         last = array.shape[2] - 1

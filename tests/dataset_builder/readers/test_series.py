@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from biovfm_hf.decoding.series import NOT_DICOM
 from biovfm_hf.errors import NoPicture, UserError
 from biovfm_hf.pixels import decode, read_volume, to_uint8
 from dataset_builder import readers
@@ -317,6 +318,47 @@ class TestSeries:
         packed, _, _ = rows(tmp_path / "2", volume_slices(), "own", make, where=where)
         assert loose.keys() == packed.keys() and len(loose) == 36
         assert all(np.array_equal(loose[key], packed[key]) for key in loose)
+
+    @pytest.mark.parametrize("where", ["series", "a.zip"])
+    @pytest.mark.parametrize("wrong", ["gone", "header", "shape"])
+    def test_a_slice_without_a_place_leaves_a_gap(self, tmp_path, make, where, wrong):
+        files = volume_slices()
+        whole, _, _ = rows(tmp_path / "whole", files, None, make, {"window": [0, 999]})
+        if wrong == "gone":
+            del files["05.dcm"]
+        else:
+            header = {"ImagePositionPatient": [0, 0, 10.0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+            header |= {"PixelSpacing": [1, 1], "InstanceNumber": 5}
+            smaller = dicom(np.ascontiguousarray(BALL[:6, :7, 5].T), **header)
+            files["05.dcm"] = files["05.dcm"][:300] if wrong == "header" else smaller
+        found, _, excluded = rows(tmp_path / "gap", files, None, make, {"window": [0, 999]}, where)
+        assert list(excluded.values()) == [NOT_DICOM] * (wrong == "header")
+        expected = {(view, index): pixels for (_, view, index), pixels in whole.items()}
+        slices = {(view, index): pixels for (_, view, index), pixels in found.items() if view != "frame"}
+        assert len(found) - len(slices) == (wrong == "shape")
+        assert expected.keys() - slices.keys() == {("axial", 5)}
+        for (view, index), pixels in slices.items():
+            complete = expected[view, index]
+            if view != "axial":  # feet are down: slice 5 of 10 is row 4, which repeats a neighbour
+                pixels, complete = np.delete(pixels, 4, 0), np.delete(complete, 4, 0)
+            assert np.array_equal(pixels, complete)
+
+    def test_more_than_a_tenth_missing_is_no_volume(self, tmp_path, make):
+        files = volume_slices()
+        del files["05.dcm"], files["02.dcm"]
+        assert views_of(rows(tmp_path, files, None, make)[0]) == {"frame"}
+
+    @pytest.mark.parametrize("bare", [False, True])
+    def test_files_without_a_series_are_one_where_they_form_a_stack(self, tmp_path, make, bare):
+        """An anonymiser may take the identifier, an old exporter writes no preamble."""
+        files = volume_slices(SeriesInstanceUID="")
+        files = {name: data[132:] if bare else data for name, data in files.items()}
+        found, _, excluded = rows(tmp_path / "stack", files, None, make)
+        assert views_of(found) == set(VIEWS) and not excluded
+        apart = {name: data for name, data in files.items() if int(name[:2]) in (0, 1, 5)}
+        apart["note.dcm"] = b"no DICOM at all" * 99
+        found, _, excluded = rows(tmp_path / "apart", apart, None, make)
+        assert {number for number, _, _ in found} == {0, 1, 2} and list(excluded.values()) == [NOT_DICOM]
 
     def test_a_radial_series_stays_one_of_pictures(self, tmp_path, make):
         turned = lambda z: [float(np.cos(z / 10)), float(np.sin(z / 10)), 0, 0, 0, -1]  # noqa: E731
