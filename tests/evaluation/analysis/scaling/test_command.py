@@ -1,6 +1,7 @@
 """`biovfm scaling` end to end: the tables, the pictures and the messages."""
 
 import csv
+import functools
 import json
 
 import matplotlib
@@ -138,15 +139,19 @@ def test_published_data_scaling_stands_beside_the_same_tasks(write, tasks, best)
     assert ("ViT-L, published" in alt) == (best is not None)
 
 
-@pytest.fixture
-def drawings(write):
-    """Every picture of a study as a figure, laid out as it is saved."""
+@pytest.fixture(scope="module")
+def drawings(tmp_path_factory):
+    """Every picture of a study as a figure, laid out as it is saved; each study is drawn once."""
 
-    def draw(text, described=None):
-        found = analyse(read_points(write(text)), described or {})
+    @functools.cache
+    def draw(text, properties=()):
+        path = tmp_path_factory.mktemp("drawings") / "points.csv"
+        path.write_text(text)
+        described = {name: {task: 2.0 + i * k % 7 for i, task in enumerate(sorted(TWELVE))}
+                     for k, name in enumerate(properties, 1)}  # fmt: skip
         drawn = {}
         with matplotlib.rc_context(figures.STYLE):
-            for name, figure, _ in figures._drawings(found, with_published=True):
+            for name, figure, _ in figures._drawings(analyse(read_points(path), described), with_published=True):
                 FigureCanvasAgg(figure).draw()
                 drawn[name] = figure
         return drawn
@@ -154,12 +159,13 @@ def drawings(write):
     return draw
 
 
+PROPERTIES = ("num_samples", "num_classes", "dbi", "gzip", "entropy")
+
+
 @pytest.mark.parametrize("count", [2, 9])
 def test_legends_lie_on_nothing(drawings, count):
     names = ["BioVFM-D", "BioVFM-M", *(f"Another family {i}" for i in range(7))][:count]
-    described = {name: {task: 2.0 + i * k % 7 for i, task in enumerate(sorted(TWELVE))}
-                 for k, name in enumerate(("num_samples", "num_classes", "dbi", "gzip", "entropy"), 1)}  # fmt: skip
-    drawn = drawings(scores(SIZES, TWELVE, names), described)
+    drawn = drawings(scores(SIZES, TWELVE, names), PROPERTIES)
     assert set(drawn) >= {"summary", "mean_scaling", "task_scaling", "slopes", "correlations", "predictions"}
     for name, figure in drawn.items():
         assert not any(axes.get_legend() for axes in figure.axes)
@@ -173,15 +179,14 @@ def test_legends_lie_on_nothing(drawings, count):
 
 def test_twelve_families_have_colours_of_their_own(write):
     """Slopes above the panels are told apart by colour alone; after seven it came again."""
-    found = analyse(read_points(write(scores(SIZES, "tu", [f"f{i:02}" for i in range(22)]))), {})
+    found = analyse(read_points(write(scores(SIZES, "t", [f"f{i:02}" for i in range(22)]))), {})
     looks = [figures._look(found, series) for series in found.slopes]
     assert len({colour for colour, _ in looks[:12]}) == len({marker for _, marker in looks[:12]}) == 12
     assert len(set(looks)) == 22
 
 
 def test_published_numbers_have_the_look_of_their_family(drawings):
-    described = {"num_samples": {task: 2.0 + i for i, task in enumerate(sorted(TWELVE))}}
-    drawn = drawings(scores(SIZES, TWELVE), described)
+    drawn = drawings(scores(SIZES, TWELVE), PROPERTIES)
     for name in ("slopes", "correlations", "summary"):
         lines = [line for axes in drawn[name].axes for line in axes.lines]
         own, theirs = ({(line.get_label().removesuffix(", published"), line.get_color(), line.get_marker())
@@ -200,7 +205,7 @@ def test_nine_families_look_different_and_have_all_their_slopes(drawings, write)
 
 def test_published_slopes_lie_within_the_frame(drawings):
     """OctMNIST's .0692 once lay outside, where a study's own slopes are small."""
-    axes = drawings(scores(SIZES, TWELVE))["slopes"].axes[0]
+    axes = drawings(scores(SIZES, TWELVE), PROPERTIES)["slopes"].axes[0]
     ticks = [line.get_xdata()[0] for line in axes.lines if line.get_label().endswith(", published")]
     assert max(ticks) == 0.0692 and len(ticks) == 24
     assert axes.get_xlim()[1] > 0.0692
