@@ -1,5 +1,6 @@
 """Settings every test shares: no network, one thread, and where reference numbers lie."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -14,6 +15,17 @@ import pytest
 def reference_dir() -> Path:
     """Numbers from the reference implementations: `BIOVFM_REFERENCE_DIR`, or the copies in tests/reference."""
     return Path(os.environ.get("BIOVFM_REFERENCE_DIR", Path(__file__).parent / "reference"))
+
+
+@pytest.fixture
+def traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile without its code generator: graphs are traced, guarded and cached the same, and run as torch runs.
+
+    Writing and building C++ takes 10 to 40 seconds of CPU a test; one test of each room still does so.
+    """
+    import torch
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ def test_one_row_per_image_with_its_vector(features, tiny_model, class_folder):
     assert [p.name for p in features.parent.iterdir()] == [features.name]
 
 
+@pytest.mark.usefixtures("traced_only")
 def test_compiled_vectors_agree(features, tmp_path, tiny_model, class_folder):
     out = tmp_path / "compiled.parquet"
     main(["--model", str(tiny_model), "--images", str(class_folder), "--out", str(out), "--compile"])

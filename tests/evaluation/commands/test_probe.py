@@ -123,6 +123,7 @@ def test_changed_weights_replace_the_record(tmp_path, make_model, class_folder):
     assert len(before) == len(after) == 1 and before[0]["revision"] != after[0]["revision"]
 
 
+@pytest.mark.usefixtures("traced_only")
 def test_a_compiled_probe_gives_the_same_scores(results, tmp_path, tiny_model, class_folder):
     words = ["--model", f"first={tiny_model}", "--tasks", str(class_folder), "--out", str(tmp_path), "--no-figures"]
     main([*words, "--method", "linear,bitfit", "--epochs", "1", "--compile", *FAST])

@@ -193,6 +193,7 @@ def test_features_of_a_case_are_the_mean_of_its_images():
     assert case_features(features, None) is features
 
 
+@pytest.mark.usefixtures("traced_only")
 @pytest.mark.parametrize("which", ["both", "last4"])
 def test_compiled_features_agree_and_a_smaller_last_batch_compiles_nothing_anew(tiny_model, images, tmp_path, which):
     counters = torch._dynamo.utils.counters
@@ -215,6 +216,7 @@ def test_compiled_tokens_agree(tiny_model, images, tmp_path):
     assert all(torch.allclose(a, b, atol=2e-2) and len(a) == 24 for a, b in zip(compiled, plain, strict=True))
 
 
+@pytest.mark.usefixtures("traced_only")
 def test_a_model_without_blocks_is_compiled_whole(images, tmp_path):
     timm = pytest.importorskip("timm")
     settings = dict(channels=(8, 16, 24, 32))
