@@ -11,7 +11,7 @@ from biovfm_hf.reading.documents import parse_yaml, read_yaml
 
 from . import objectives
 from .settings.augment import PRESETS, AugmentConfig
-from .settings.config import TrainConfig
+from .settings.config import OWN_KEYS, TrainConfig
 from .settings.typed import build, plain
 
 _CONFIG_FOLDER = Path(__file__).parent / "configs"
@@ -71,8 +71,8 @@ def _without_idle_sections(tree: dict[str, Any], kind: type[TrainConfig]) -> dic
 
 
 def _model_section(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The model section with the fields of `BioVFMConfig`, which in YAML stand beside `size`, under `fields`."""
-    known = {name: model[name] for name in ("size", "init_from") if name in model}
+    """The model section with the fields of `BioVFMConfig`, which in YAML stand beside its own keys, under `fields`."""
+    known = {name: model[name] for name in OWN_KEYS if name in model}
     others = {name: value for name, value in model.items() if name not in (*known, "fields")}
     given = {**model.get("fields", {}), **others}
     return {**known, "fields": {name: _as_number(value) for name, value in given.items()}}

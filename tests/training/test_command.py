@@ -28,7 +28,7 @@ from tests.preloaded import python
 from training import objectives
 from training.command import run_script
 from training.config_file import config_from_tree, load_config, parse_overrides
-from training.data.batches import normalise
+from training.data.batches import Drawn, normalise
 from training.estimate import memory_gib, peak_flops
 from training.run import export
 from training.run.device import check_devices, make_accelerator
@@ -178,8 +178,9 @@ def kept_bytes(method: str, config: TrainConfig, objective: torch.nn.Module, ima
 
 def forward(method: str, config: TrainConfig, objective: torch.nn.Module, images: int) -> torch.Tensor:
     """The loss of a batch of black images."""
-    batch = objectives.method_of(method).batch_extra(config)(np.arange(images), np.random.default_rng(0))
     augment = config.augment
+    drawn = Drawn(np.arange(images), np.arange(images), augment.global_size)
+    batch = objectives.method_of(method).batch_extra(config)(drawn, np.random.default_rng(0))
     for name, count, size in (
         ("global_crops", augment.global_count, augment.global_size),
         ("local_crops", augment.local_count, augment.local_size),

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
 
-from ..settings.augment import AugmentConfig
+from ..settings.augment import AugmentConfig, CropSizes
 from ..settings.config import DataConfig, TrainConfig
 from .augment import Augmenter, Image, pack
 from .augment_batch import pack_looks, per_channel
@@ -90,11 +90,43 @@ def _substitutes(index: int, count: int) -> list[int]:
     return list(dict.fromkeys((index + offset) % count for offset in offsets))
 
 
-def _anchors(config: AugmentConfig) -> Augmenter | None:
-    """What cuts the copies of the global crops of `anchor_size`: it draws those first, as any augmenter does."""
-    if config.anchor_size is None:
-        return None
-    return Augmenter(replace(config, global_size=config.anchor_size, local_count=0))
+@dataclass(frozen=True)
+class Drawn:
+    """What a batch was made of.
+
+    Attributes:
+        positions: (B,) of its images in the run's endless row.
+        images: (B,) their numbers in the data, of those that could be read.
+        side: of its global crops, in pixels.
+    """
+
+    positions: NDArray[np.int64]
+    images: NDArray[np.int64]
+    side: int
+
+
+@dataclass(frozen=True)
+class Cutters:
+    """What cuts crops of one set of sizes.
+
+    Attributes:
+        sizes: which they are.
+        crops: of the global and local crops.
+        anchors: of the copies of the global crops of `anchor_size`: it draws those first, as any augmenter does. None
+            where there are none.
+    """
+
+    sizes: CropSizes
+    crops: Augmenter
+    anchors: Augmenter | None
+
+    @classmethod
+    def of(cls, config: AugmentConfig, sizes: CropSizes) -> "Cutters":
+        """The cutters of a configuration for these of its sizes."""
+        config, anchors = config.with_sizes(sizes), None
+        if sizes.anchor_size is not None:
+            anchors = Augmenter(replace(config, global_size=sizes.anchor_size, local_count=0))
+        return cls(sizes, Augmenter(config), anchors)
 
 
 def _by_view(views: list[list[Any]]) -> list[Any]:
@@ -118,15 +150,15 @@ class CropBatches(Dataset):
         order: Order,
         config: TrainConfig,
         share: Share,
-        extra: Callable[[NDArray[np.int64], np.random.Generator], dict[str, torch.Tensor]] | None = None,
+        extra: Callable[[Drawn, np.random.Generator], dict[str, torch.Tensor]] | None = None,
     ) -> None:
         self.images = images
         self.order = order
         self.config = config
         self.share = share
         self.extra = extra
-        self.augmenter = Augmenter(config.augment)
-        self.anchors = _anchors(config.augment)
+        self.cutters = [Cutters.of(config.augment, sizes) for sizes in config.augment.sizes]
+        self.passes = max(config.batch.size // (share.images * share.processes), 1)  # of a step
         self._cache: dict[int, tuple[Image, str | None]] = {}
         self._room = 0
 
@@ -140,16 +172,18 @@ class CropBatches(Dataset):
     def __getitem__(self, micro_batch: int) -> dict[str, Any]:
         """The batch of one forward pass."""
         positions = self.share.positions(micro_batch)
+        cutters = self.draw_cutters(micro_batch)
         skipped: list[tuple[int, int, str]] = []
         views: list[tuple[list[Any], list[Any]]] = []
         anchors: list[list[Image]] = []
-        draw = self.augmenter.draw if self.config.augment.on_device else self.augmenter.views
-        for position, index in zip(positions.tolist(), self.order.indices(positions).tolist(), strict=True):
-            image, modality = self.read(index, skipped)
+        draw = cutters.crops.draw if self.config.augment.on_device else cutters.crops.views
+        indices = self.order.indices(positions)
+        for place, position in enumerate(positions.tolist()):
+            image, modality, indices[place] = self.read(int(indices[place]), skipped)
             random = Random((self.config.seed << 64) + position)
             views.append(draw(image, random, modality))
-            if self.anchors is not None:  # the same numbers are drawn again, so boxes and flips are the same
-                again = self.anchors.draw(image, Random((self.config.seed << 64) + position), modality)[0]
+            if cutters.anchors is not None:  # the same numbers are drawn again, so boxes and flips are the same
+                again = cutters.anchors.draw(image, Random((self.config.seed << 64) + position), modality)[0]
                 anchors.append([view for view, _ in again])
         batch: dict[str, Any] = self._stacked("global", [large for large, _ in views])
         if self.config.augment.local_count:
@@ -159,8 +193,17 @@ class CropBatches(Dataset):
         batch["skipped"] = skipped
         if self.extra is not None:
             seed = (self.config.seed, micro_batch, self.share.rank)
-            batch.update(self.extra(positions, np.random.default_rng(seed)))
+            drawn = Drawn(positions, indices, cutters.sizes.global_size)
+            batch.update(self.extra(drawn, np.random.default_rng(seed)))
         return batch
+
+    def draw_cutters(self, micro_batch: int) -> Cutters:
+        """Those of the step that the batch belongs to, the same for all of its passes and processes."""
+        if len(self.cutters) == 1:
+            return self.cutters[0]
+        weights = np.array([cutters.sizes.weight for cutters in self.cutters])
+        generator = np.random.default_rng((self.config.seed, 2, micro_batch // self.passes))
+        return self.cutters[generator.choice(len(weights), p=weights / weights.sum())]
 
     def _stacked(self, name: str, views: list[list[Any]]) -> dict[str, torch.Tensor]:
         """Per image its V views of one size, to crops (V * B, 3, S, S) view by view, and the looks not yet applied."""
@@ -170,8 +213,8 @@ class CropBatches(Dataset):
         crops, looks = zip(*ordered, strict=True)
         return {f"{name}_crops": torch.from_numpy(pack(list(crops))), f"{name}_looks": pack_looks(looks)}
 
-    def read(self, index: int, skipped: list[tuple[int, int, str]]) -> tuple[Image, str | None]:
-        """The decoded image `index` and its modality, or the next readable one, which is noted in `skipped`.
+    def read(self, index: int, skipped: list[tuple[int, int, str]]) -> tuple[Image, str | None, int]:
+        """The decoded image `index`, its modality and number, or the next readable one, which is noted in `skipped`.
 
         Raises:
             UserError: it and all that could stand in for it are unreadable.
@@ -191,7 +234,7 @@ class CropBatches(Dataset):
                 self._remember(candidate, decoded)
             if candidate != index:
                 skipped.append((index, candidate, str(first)))
-            return decoded
+            return *decoded, candidate
         raise UserError(
             f"{len(candidates)} images from number {index} on cannot be read, the first because: {first}"
         ) from first

@@ -73,15 +73,18 @@ def with_architecture(config: TrainConfig, out: Path | None = None) -> TrainConf
     run = out if out is not None and newest_name(out / "checkpoints") else Path(source)
     if is_run(str(run)):
         section = read_yaml(run / "config.yaml").get("model") or {}
-        size = str(section.get("size") or config.model.size)
+        size, family = str(section.get("size") or config.model.size), section.get("family")
         theirs = {name: value for name, value in section.items() if name in _ARCHITECTURE}
     else:
         given = config.model.fields
         encoder = _read_encoder(source, given.get("num_attention_heads"), given.get("decoder_num_attention_heads"))
-        size, names = config.model.size, _ARCHITECTURE if encoder.has_decoder else (*_ENCODER, *_ROTARY)
+        size, family = config.model.size, config.model.family
+        names = _ARCHITECTURE if encoder.has_decoder else (*_ENCODER, *_ROTARY)
         rotary = encoder.config.position_embedding_type == "rope"
         theirs = {name: getattr(encoder.config, name) for name in names if rotary or name not in _ROTARY}
-    return replace(config, model=replace(config.model, size=size, fields={**theirs, **config.model.fields}))
+    return replace(
+        config, model=replace(config.model, size=size, family=family, fields={**theirs, **config.model.fields})
+    )
 
 
 def build_encoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFMModel:

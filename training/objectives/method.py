@@ -5,20 +5,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from biovfm_hf import BioVFMConfig
 from biovfm_hf.flops import Architecture, Crops, step_flops
 
 from .. import optimizer
+from ..data.batches import Drawn
 from ..schedule import Rates, Schedule, StepValues
+from ..settings.augment import CropSizes
 from ..settings.config import TrainConfig
 
 C = TypeVar("C", bound=TrainConfig)
 M = TypeVar("M", bound=nn.Module)
-# (positions of the batch's images, a generator of this batch's own) -> tensors that join the batch
-BatchExtra = Callable[[NDArray[np.int64], np.random.Generator], dict[str, Tensor]]
+# (what a batch was made of, a generator of this batch's own) -> tensors that join the batch
+BatchExtra = Callable[[Drawn, np.random.Generator], dict[str, Tensor]]
 
 
 class Method(ABC, Generic[C, M]):
@@ -72,14 +73,19 @@ class Method(ABC, Generic[C, M]):
         return None
 
     def tokens_per_image(self, config: C, model_config: BioVFMConfig) -> int:
-        """Tokens of one image that pass the trained encoder."""
+        """Tokens of one image that pass the trained encoder, of the largest crops that a step has."""
         architecture = Architecture.of(model_config)
-        return sum(count * architecture.tokens(side) for side, count in crops(config).sides)
+        return max(
+            sum(count * architecture.tokens(side) for side, count in crops(config, sizes).sides)
+            for sizes in config.augment.sizes
+        )
 
     def flops_per_image(self, config: C, model_config: BioVFMConfig) -> float:
         """Floating-point operations of one image's forward and backward passes."""
-        architecture = Architecture.of(model_config)
-        return step_flops(architecture, crops(config), drop_path=model_config.drop_path_rate).total
+        architecture, drop_path = Architecture.of(model_config), model_config.drop_path_rate
+        return mean_over_sizes(
+            config, lambda sizes: step_flops(architecture, crops(config, sizes), drop_path=drop_path).total
+        )
 
     def other_bytes(
         self, config: C, model_config: BioVFMConfig, block_bytes: Callable[[int], int], full: bool
@@ -95,10 +101,22 @@ class Method(ABC, Generic[C, M]):
         return 0.0
 
 
-def crops(config: TrainConfig) -> Crops:
-    """The crops of a run, as the FLOP count takes them."""
+def crops(config: TrainConfig, sizes: CropSizes) -> Crops:
+    """The crops of a run's steps of these sizes, as the FLOP count takes them."""
     augment = config.augment
-    return Crops(augment.global_count, augment.global_size, augment.local_count, augment.local_size)
+    return Crops(augment.global_count, sizes.global_size, augment.local_count, sizes.local_size)
+
+
+def largest_side(config: TrainConfig) -> int:
+    """The side of the largest global crops that a step has, in pixels."""
+    return max(sizes.global_size for sizes in config.augment.sizes)
+
+
+def mean_over_sizes(config: TrainConfig, count: Callable[[CropSizes], float]) -> float:
+    """What `count` says of a step, on average over the sizes that steps have."""
+    weights = [sizes.weight for sizes in config.augment.sizes]
+    counts = [count(sizes) for sizes in config.augment.sizes]
+    return sum(weight * value for weight, value in zip(weights, counts, strict=True)) / sum(weights)
 
 
 def rates(config: TrainConfig, peak: float) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def write_crop_sheet(path: Path, dataset: CropBatches) -> None:
 
     batch = apply_drawn_looks(dataset[0], dataset.config.augment)
     count = min(dataset.share.images, _SHEET_IMAGES)
-    side = dataset.config.augment.global_size
+    side = batch["global_crops"].shape[-1]
     columns = [
         batch[name].unflatten(0, (-1, dataset.share.images))
         for name in ("global_crops", "local_crops")

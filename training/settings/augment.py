@@ -1,12 +1,29 @@
 """What the augmentation of a run may be told, and its presets; `data/augment.py` does it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 from .typed import Positive, Range, Share
+
+
+@dataclass(frozen=True)
+class CropSizes:
+    """Sides in pixels of a step's crops, in a run that mixes several; named as in `AugmentConfig`.
+
+    Attributes:
+        global_size: of the global crops.
+        local_size: of the local ones.
+        anchor_size: of the Gram teacher's, if it has its own.
+        weight: how often, relative to the other sizes.
+    """
+
+    global_size: Positive = 224
+    local_size: Positive = 96
+    anchor_size: Annotated[int | None, Range(1)] = None
+    weight: Annotated[float, Range(1e-9)] = 1.0
 
 
 @dataclass(frozen=True)
@@ -23,6 +40,9 @@ class AugmentConfig:
         local_count: local crops per image.
         local_size: their side in pixels.
         local_scale: their area range.
+        mixture: sizes that take the place of `global_size`, `local_size` and `anchor_size` in the steps: one of them
+            is drawn for each step, the same for all processes. `global_size` is then that of the exported model and
+            of the watch.
         aspect: range of width / height of a crop before it is resized to a square, drawn log-uniformly.
         horizontal_flip: probability of a left-right flip.
         vertical_flip: probability of an upside-down flip.
@@ -53,6 +73,7 @@ class AugmentConfig:
     local_count: Annotated[int, Range(0)] = 8
     local_size: Positive = 96
     local_scale: Annotated[tuple[float, float], Range(1e-6, 1, ordered=True)] = (0.05, 0.32)
+    mixture: tuple[CropSizes, ...] = ()
     aspect: Annotated[tuple[float, float], Range(1e-6, ordered=True)] = (3 / 4, 4 / 3)
     horizontal_flip: Share = 0.5
     vertical_flip: Share = 0.0
@@ -79,13 +100,30 @@ class AugmentConfig:
         Raises:
             UserError: names the key, its value and what it must be.
         """
-        if self.local_count and self.local_size > self.global_size:
-            raise UserError(
-                f"augment.local_size {self.local_size} is larger than augment.global_size {self.global_size}; "
-                "local crops must be the smaller ones"
-            )
+        for key, sizes in self.named_sizes.items():
+            if self.local_count and sizes.local_size > sizes.global_size:
+                raise UserError(
+                    f"{key}.local_size {sizes.local_size} is larger than {key}.global_size {sizes.global_size}; "
+                    "local crops must be the smaller ones"
+                )
         if self.blur_kernel % 2 == 0:
             raise UserError(f"augment.blur_kernel {self.blur_kernel} is not odd and positive")
+
+    @property
+    def sizes(self) -> tuple[CropSizes, ...]:
+        """The sizes of crops that steps may have."""
+        return self.mixture or (CropSizes(self.global_size, self.local_size, self.anchor_size),)
+
+    @property
+    def named_sizes(self) -> dict[str, CropSizes]:
+        """`sizes` by the section of the configuration that they stand in."""
+        named = {f"augment.mixture[{number}]": sizes for number, sizes in enumerate(self.mixture)}
+        return named or {"augment": self.sizes[0]}
+
+    def with_sizes(self, sizes: CropSizes) -> "AugmentConfig":
+        """The augmentation with crops of these sizes alone."""
+        fields = {name: getattr(sizes, name) for name in ("global_size", "local_size", "anchor_size")}
+        return replace(self, mixture=(), **fields)
 
 
 # What each preset changes of the defaults above.
@@ -127,9 +165,11 @@ def check_augment(config: AugmentConfig, patch_size: int) -> None:
     Raises:
         UserError: names the key, its value and what it must be.
     """
-    sides = {"global_size": True, "local_size": config.local_count, "anchor_size": config.anchor_size}
-    for name in (name for name, there in sides.items() if there):
-        size = getattr(config, name)
-        if size < patch_size or size % patch_size:
-            near = max(round(size / patch_size), 1) * patch_size
-            raise UserError(f"augment.{name} {size} is not a multiple of the patch size {patch_size}; use {near}")
+    named = {"augment": CropSizes(config.global_size, config.local_size, config.anchor_size), **config.named_sizes}
+    for key, sizes in named.items():
+        sides = {"global_size": True, "local_size": config.local_count, "anchor_size": sizes.anchor_size}
+        for name in (name for name, there in sides.items() if there):
+            size = getattr(sizes, name)
+            if size < patch_size or size % patch_size:
+                near = max(round(size / patch_size), 1) * patch_size
+                raise UserError(f"{key}.{name} {size} is not a multiple of the patch size {patch_size}; use {near}")

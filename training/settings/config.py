@@ -22,6 +22,7 @@ class ModelConfig:
 
     Attributes:
         size: a size of `BioVFMConfig.from_size`; with `init_from` the architecture is that of the weights.
+        family: of the architecture, `dinov2`, `dinov3` or `mae`; null is the objective's own.
         init_from: what training starts from: a model folder or Hub id (heads or decoder are fresh where it has
             none), ours or any that `biovfm convert` reads; a weight file as DINOv2 or MAE write it (heads and decoder
             come along where it has them); or the folder of an earlier run, with its heads and teacher. Position
@@ -30,8 +31,13 @@ class ModelConfig:
     """
 
     size: str = "vit-large"
+    family: Literal["dinov2", "dinov3", "mae"] | None = None
     init_from: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
+
+
+# keys of the model section beside the fields of `BioVFMConfig`
+OWN_KEYS = ("size", "family", "init_from")
 
 
 @dataclass(frozen=True)
@@ -296,9 +302,9 @@ def biovfm_config(config: TrainConfig) -> Any:
     known = [item.name for item in fields(BioVFMConfig)]
     for name in given:
         if name not in known:
-            raise UserError(f"unknown config key model.{name}{did_you_mean(name, ['size', 'init_from', *known])}")
+            raise UserError(f"unknown config key model.{name}{did_you_mean(name, [*OWN_KEYS, *known])}")
     try:
-        return BioVFMConfig.from_size(config.model.size, family=config.family, **given)
+        return BioVFMConfig.from_size(config.model.size, family=config.model.family or config.family, **given)
     except (ValueError, TypeError, StrictDataclassError) as error:
         reason = one_line(error.__cause__ or error)
         follows = "image_size" in reason and "image_size" not in config.model.fields

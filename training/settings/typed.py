@@ -98,6 +98,9 @@ def check_ranges(instance: Any, where: str = "") -> None:
         value, name = getattr(instance, field.name), f"{where}.{field.name}" if where else field.name
         if dataclasses.is_dataclass(value):
             check_ranges(value, name)
+        for number, item in enumerate(value if isinstance(value, tuple) else ()):
+            if dataclasses.is_dataclass(item):
+                check_ranges(item, f"{name}[{number}]")
         for limit in getattr(hints[field.name], "__metadata__", ()):
             if fault := limit.fault(value):
                 shown = list(value) if isinstance(value, tuple) else value
@@ -130,7 +133,7 @@ def convert(value: Any, hint: Any, where: str, default: Any = None) -> Any:
         raise UserError(f"config key {where} is {value!r}; it must be one of {', '.join(map(str, arguments))}")
     if origin is tuple and isinstance(value, list | tuple):
         if arguments[-1] is Ellipsis:
-            return tuple(convert(item, arguments[0], where) for item in value)
+            return tuple(convert(item, arguments[0], f"{where}[{number}]") for number, item in enumerate(value))
         if len(value) == len(arguments):
             return tuple(convert(item, kind, where) for item, kind in zip(value, arguments, strict=True))
     elif origin is list and isinstance(value, list | tuple | str):
@@ -157,8 +160,8 @@ def plain(value: Any) -> Any:
 def to_yaml(config: Any) -> str:
     """A run's resolved configuration as YAML that `load_config` reads back to an equal one."""
     tree = plain(config)
-    model = tree["model"]
-    tree["model"] = {**{key: model[key] for key in ("size", "init_from")}, **model["fields"]}
+    fields = tree["model"].pop("fields")
+    tree["model"] |= fields
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 

@@ -19,6 +19,7 @@ from training.data.decode import read_image
 from training.data.images import open_images
 from training.data.order import SampleOrder, permute
 from training.data.stream import RowGroup, StreamedImages, StreamOrder
+from training.settings.augment import check_augment
 from training.settings.config import DataConfig, TrainConfig
 
 from .conftest import rows
@@ -33,6 +34,50 @@ def small_config(path: Path | str, **data) -> TrainConfig:
 def batches(config: TrainConfig, share: Share) -> CropBatches:
     images = open_images(config.data)
     return CropBatches(images, sample_order(images, config), config, share)
+
+
+def mixed(path: Path, **more: object) -> TrainConfig:
+    tree = {"method": "dino", "data": {"path": str(path)}, "model": {"size": "vit-tiny"}, "batch": {"size": 4}}
+    sizes = [{"global_size": 32, "local_size": 16, "weight": 3}, {"global_size": 48, "local_size": 32}]
+    augment = {"global_size": 32, "local_size": 16, "local_count": 2, "mixture": sizes}
+    return config_from_tree({**tree, "augment": {**augment, **more}})
+
+
+def test_a_mixture_draws_one_size_a_step_for_all_passes_and_processes(image_folder: Path) -> None:
+    config = mixed(image_folder)
+    parts = [batches(config, Share(1, 2, rank)) for rank in (0, 1)]  # two passes of two processes make a step
+    sides = [[part.draw_cutters(number).sizes.global_size for number in range(400)] for part in parts]
+    assert sides[0] == sides[1] and sides[0][::2] == sides[0][1::2]
+    assert 0.65 < np.mean(np.array(sides[0][::2]) == 32) < 0.85
+    number = sides[0].index(48)
+    batch = parts[1][number]
+    assert batch["global_crops"].shape == (2, 3, 48, 48) and batch["local_crops"].shape == (2, 3, 32, 32)
+    whole = batches(config, Share(4))[number // 2]
+    part = parts[1].share.positions(number)[0] % 4
+    assert torch.equal(batch["global_crops"][0], whole["global_crops"][part])
+
+
+def test_what_joins_a_batch_knows_its_images_and_the_side_of_its_crops(image_folder: Path) -> None:
+    config, drawn = mixed(image_folder), []
+    images = open_images(config.data)
+    order = sample_order(images, config)
+    dataset = CropBatches(images, order, config, Share(4), lambda what, _: drawn.append(what) or {})
+    batch = dataset[3]
+    assert drawn[0].side == batch["global_crops"].shape[-1]
+    assert drawn[0].images.tolist() == order.indices(drawn[0].positions).tolist()
+
+
+def test_sizes_of_a_mixture_are_checked_one_by_one(image_folder: Path) -> None:
+    for sizes, message in (
+        ([{"global_size": 16, "local_size": 32}], r"augment\.mixture\[0\]\.local_size 32 is larger"),
+        ([{}, {"weight": 0}], r"augment\.mixture\[1\]\.weight is 0"),
+        ([{"globel_size": 3}], r"unknown config key augment\.mixture\[0\]\.globel_size; did you mean global_size"),
+        ([{"anchor_size": 64}], r"anchor_size is given, but gram\.weight is 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            mixed(image_folder, mixture=sizes)
+    with pytest.raises(UserError, match=r"augment\.mixture\[0\]\.global_size 40 is not a multiple of"):
+        check_augment(mixed(image_folder, mixture=[{"global_size": 40, "local_size": 16}]).augment, 16)
 
 
 def encode(array: np.ndarray, kind: str = "PNG") -> bytes:

@@ -17,6 +17,7 @@ from biovfm_hf.errors import UserError
 from training import objectives
 from training.command import pretrain, run_script
 from training.config_file import config_from_tree, load_config, shipped_configs
+from training.data.batches import Drawn
 from training.estimate import describe
 from training.objectives.method import Method
 from training.schedule import StepValues
@@ -63,7 +64,8 @@ def test_an_entry_says_everything_that_the_rest_asks(name: str, teacher: str) ->
     model_config = biovfm_config(config)
     torch.manual_seed(0)
     objective = method.build(config, model_config).train()
-    batch = method.batch_extra(config)(np.arange(4), np.random.default_rng(0)) if method.batch_extra(config) else {}
+    extra, drawn = method.batch_extra(config), Drawn(np.arange(4), np.arange(4), 32)
+    batch = extra(drawn, np.random.default_rng(0)) if extra else {}
     batch["global_crops"] = torch.randn(4 * kind.crops, 3, 32, 32)
     if kind.local_crops:
         batch["local_crops"] = torch.randn(4 * config.augment.local_count, 3, 16, 16)

@@ -164,7 +164,7 @@ class DINOTrainConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.augment.anchor_size and not self.gram.weight:
+        if any(sizes.anchor_size for sizes in self.augment.sizes) and not self.gram.weight:
             raise UserError("augment.anchor_size is given, but gram.weight is 0, so nothing would look at such crops")
         if self.dino.koleo_neighbours >= (self.dino.koleo_group or self.batch.size):
             raise UserError(

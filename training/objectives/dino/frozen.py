@@ -15,6 +15,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.reading.documents import read_yaml
 
 from ...run.checkpoint import newest_model
+from ...settings.config import OWN_KEYS
 from ..initial import is_run, take_over
 from .config import DINOConfig, DINOTrainConfig
 from .objective import DINONetwork
@@ -62,11 +63,10 @@ def frozen_config(source: str) -> BioVFMConfig:
     if not is_run(source):
         return _read(source).config
     stated = read_yaml(Path(source) / "config.yaml")
-    fields = dict(stated["model"])
-    size = fields.pop("size")
-    fields.pop("init_from", None)
-    fields = {"image_size": stated["augment"]["global_size"], **DINOTrainConfig.model_fields, **fields}
-    return BioVFMConfig.from_size(size, **{**fields, "drop_path_rate": 0.0})
+    own = {"image_size": stated["augment"]["global_size"], **DINOTrainConfig.model_fields}
+    fields = {name: value for name, value in stated["model"].items() if name not in OWN_KEYS}
+    family = stated["model"].get("family") or DINOTrainConfig.family
+    return BioVFMConfig.from_size(stated["model"]["size"], family, **{**own, **fields, "drop_path_rate": 0.0})
 
 
 def _read(source: str) -> Any:

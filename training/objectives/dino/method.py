@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.conversion.weights import read_tensors
 from biovfm_hf.flops import Architecture, Heads, step_flops
 
+from ...data.batches import Drawn, images_per_pass
 from ...schedule import StepValues
+from ...settings.augment import CropSizes
 from ...settings.config import biovfm_config
 from ..initial import build_encoder, read_frozen, run_tensors, take_over
-from ..method import BatchExtra, Method, crops, rates
+from ..method import BatchExtra, Method, crops, largest_side, mean_over_sizes, rates
 from .config import DINOTrainConfig
 from .frozen import frozen_config, read_network
 from .masking import block_masks
@@ -91,11 +92,11 @@ class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
 
     def batch_extra(self, config: DINOTrainConfig) -> BatchExtra:
         """iBOT's masks of the global crops."""
-        side = config.augment.global_size // biovfm_config(config).patch_size
-        mask = config.mask
+        patch_size, mask = biovfm_config(config).patch_size, config.mask
 
-        def draw_masks(positions: NDArray[np.int64], generator: np.random.Generator) -> dict[str, Tensor]:
-            return block_masks(2 * len(positions), (side, side), generator, mask.probability, mask.ratio)
+        def draw_masks(drawn: Drawn, generator: np.random.Generator) -> dict[str, Tensor]:
+            side = drawn.side // patch_size
+            return block_masks(2 * len(drawn.positions), (side, side), generator, mask.probability, mask.ratio)
 
         return draw_masks
 
@@ -128,36 +129,57 @@ class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
 
         Where Gram anchoring is on, its teacher's pass too, from the first step.
         """
-        architecture, augment = Architecture.of(model_config), config.augment
-        own = step_flops(
-            architecture,
-            crops(config),
-            teacher=True,
-            heads=heads(config, model_config),
-            drop_path=model_config.drop_path_rate,
-        )
-        flops = own.total
-        if config.gram.weight:
-            flops += augment.global_count * architecture.forward_flops(augment.anchor_size or augment.global_size)
-        if config.teacher.frozen:
-            frozen = Architecture.of(frozen_config(config.teacher.frozen))
-            flops += augment.global_count * frozen.forward_flops(augment.global_size) - own.teacher
-        return flops
+        return mean_over_sizes(config, lambda sizes: _flops(config, model_config, sizes))
 
     def other_bytes(
         self, config: DINOTrainConfig, model_config: BioVFMConfig, block_bytes: Callable[[int], int], full: bool
     ) -> float:
-        """The teacher's scores and targets."""
-        masked = heads(config, model_config).masked_patches
+        """The teacher's scores and targets, and the Gram matrices of student and Gram teacher."""
+        masked = heads(config, model_config, largest_side(config)).masked_patches
         prototypes = config.dino.ibot_prototypes if config.dino.ibot_separate_head else config.dino.prototypes
         scores = config.augment.global_count * config.dino.prototypes + masked * prototypes
-        return scores * (8 if full else 6)
+        return scores * (8 if full else 6) + _gram_bytes(config, model_config)
 
 
-def heads(config: DINOTrainConfig, model_config: BioVFMConfig) -> Heads:
-    """The heads of a run, as the FLOP count takes them, with the patches that iBOT hides of an image on average."""
+def _gram_bytes(config: DINOTrainConfig, model_config: BioVFMConfig) -> float:
+    """Bytes of one image's share of both Gram matrices, of the largest crops."""
+    if not config.gram.weight:
+        return 0.0
+    crop = (largest_side(config) // model_config.patch_size) ** 2
+    rows = config.augment.global_count * crop
+    if config.gram.tokens != "all":
+        masked = config.mask.probability * sum(config.mask.ratio) / 2
+        rows = round(rows * (masked if config.gram.tokens == "masked" else 1 - masked))
+    columns = crop if config.gram.per_image else rows * images_per_pass(config, 1)
+    return 2 * 4 * rows * columns
+
+
+def _flops(config: DINOTrainConfig, model_config: BioVFMConfig, sizes: CropSizes) -> float:
+    """Operations of one image in a step of these sizes."""
+    architecture, count = Architecture.of(model_config), config.augment.global_count
+    own = step_flops(
+        architecture,
+        crops(config, sizes),
+        teacher=True,
+        heads=heads(config, model_config, sizes.global_size),
+        drop_path=model_config.drop_path_rate,
+    )
+    flops = own.total
+    if config.gram.weight:
+        flops += count * architecture.forward_flops(sizes.anchor_size or sizes.global_size)
+    if config.teacher.frozen:
+        frozen = Architecture.of(frozen_config(config.teacher.frozen))
+        flops += count * frozen.forward_flops(sizes.global_size) - own.teacher
+    return flops
+
+
+def heads(config: DINOTrainConfig, model_config: BioVFMConfig, side: int) -> Heads:
+    """The heads of a run, as the FLOP count takes them.
+
+    With the patches that iBOT hides of an image on average, of global crops of `side` pixels.
+    """
     dino, mask = config.dino, config.mask
-    patches = (config.augment.global_size // model_config.patch_size) ** 2
+    patches = (side // model_config.patch_size) ** 2
     masked = config.augment.global_count * mask.probability * sum(mask.ratio) / 2 * patches
     cls_head = (dino.hidden, dino.layers, dino.bottleneck, dino.prototypes)
     patch_head = (dino.ibot_hidden, dino.ibot_layers, dino.ibot_bottleneck, dino.ibot_prototypes)

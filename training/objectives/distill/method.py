@@ -10,8 +10,9 @@ from biovfm_hf.conversion.read import IMAGENET, Encoder, read_encoder
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import Architecture
 
+from ...settings.augment import CropSizes
 from ..initial import build_encoder, take_over, with_run
-from ..method import Method
+from ..method import Method, mean_over_sizes
 from .config import DistillTrainConfig
 from .objective import DistillObjective, teacher_side
 
@@ -39,8 +40,11 @@ class DistillMethod(Method[DistillTrainConfig, DistillObjective]):
     def flops_per_image(self, config: DistillTrainConfig, model_config: BioVFMConfig) -> float:
         """The student's forward and backward passes, and the teacher's forward pass."""
         teacher = _teacher_config(config.distill.teacher)
-        side = teacher_side(config.augment.global_size, teacher.patch_size)
-        return super().flops_per_image(config, model_config) + Architecture.of(teacher).forward_flops(side)
+
+        def taught(sizes: CropSizes) -> float:
+            return Architecture.of(teacher).forward_flops(teacher_side(sizes.global_size, teacher.patch_size))
+
+        return super().flops_per_image(config, model_config) + mean_over_sizes(config, taught)
 
 
 @cache

@@ -4,15 +4,15 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from biovfm_hf import BioVFMConfig, BioVFMForMaskedAutoencoding
 from biovfm_hf.flops import Architecture, step_flops
 
+from ...data.batches import Drawn
 from ...settings.config import biovfm_config
 from ..initial import read_initial, take_over, with_run
-from ..method import BatchExtra, Method, crops, rates
+from ..method import BatchExtra, Method, crops, largest_side, mean_over_sizes, rates
 from .config import MAETrainConfig
 from .objective import MAEObjective
 from .schedule import MAESchedule
@@ -39,11 +39,12 @@ class MAEMethod(Method[MAETrainConfig, MAEObjective]):
 
     def batch_extra(self, config: MAETrainConfig) -> BatchExtra:
         """The noise that chooses the hidden patches."""
-        patches = (config.augment.global_size // biovfm_config(config).patch_size) ** 2
+        patch_size = biovfm_config(config).patch_size
 
-        def draw_noise(positions: NDArray[np.int64], _: np.random.Generator) -> dict[str, Tensor]:
+        def draw_noise(drawn: Drawn, _: np.random.Generator) -> dict[str, Tensor]:
             # by position, so that the same patches hide however the batch is spread over processes and passes
-            seeds = ((config.seed, 1, position) for position in positions.tolist())
+            seeds = ((config.seed, 1, position) for position in drawn.positions.tolist())
+            patches = (drawn.side // patch_size) ** 2
             noise = [np.random.default_rng(seed).random(patches, dtype=np.float32) for seed in seeds]
             return {"noise": torch.from_numpy(np.stack(noise))}
 
@@ -54,20 +55,27 @@ class MAEMethod(Method[MAETrainConfig, MAEObjective]):
         return tokens[:, first_patch:].mean(dim=1)
 
     def tokens_per_image(self, config: MAETrainConfig, model_config: BioVFMConfig) -> int:
-        """The visible patches, class token and registers."""
-        return Architecture.of(model_config).tokens(config.augment.global_size, 1 - model_config.mask_ratio)
+        """The visible patches, class token and registers, of the largest crops."""
+        return Architecture.of(model_config).tokens(largest_side(config), 1 - model_config.mask_ratio)
 
     def flops_per_image(self, config: MAETrainConfig, model_config: BioVFMConfig) -> float:
         """Encoder on the visible patches, decoder on all."""
         visible, drop_path = 1 - model_config.mask_ratio, model_config.drop_path_rate
         architecture = Architecture.of(model_config)
-        return step_flops(architecture, crops(config), visible=visible, decoder=True, drop_path=drop_path).total
+        return mean_over_sizes(
+            config,
+            lambda sizes: (
+                step_flops(
+                    architecture, crops(config, sizes), visible=visible, decoder=True, drop_path=drop_path
+                ).total
+            ),
+        )
 
     def other_bytes(
         self, config: MAETrainConfig, model_config: BioVFMConfig, block_bytes: Callable[[int], int], full: bool
     ) -> float:
         """The decoder's blocks."""
-        tokens = (config.augment.global_size // model_config.patch_size) ** 2 + 1
+        tokens = (largest_side(config) // model_config.patch_size) ** 2 + 1
         return tokens * model_config.decoder_hidden_size * block_bytes(model_config.decoder_num_hidden_layers)
 
 

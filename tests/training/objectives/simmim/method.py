@@ -2,10 +2,10 @@
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from biovfm_hf import BioVFMConfig
+from training.data.batches import Drawn
 from training.objectives.initial import build_encoder, with_run
 from training.objectives.method import BatchExtra, Method
 from training.settings.config import biovfm_config
@@ -27,8 +27,8 @@ class SimMIMMethod(Method[SimMIMTrainConfig, SimMIMObjective]):
         patches = (config.augment.global_size // biovfm_config(config).patch_size) ** 2
         masked = max(round(patches * config.simmim.ratio), 1)
 
-        def draw_masks(positions: NDArray[np.int64], generator: np.random.Generator) -> dict[str, Tensor]:
-            ranks = generator.random((len(positions), patches)).argsort(axis=1)
+        def draw_masks(drawn: Drawn, generator: np.random.Generator) -> dict[str, Tensor]:
+            ranks = generator.random((len(drawn.positions), patches)).argsort(axis=1)
             return {"masks": torch.from_numpy(ranks < masked)}
 
         return draw_masks
