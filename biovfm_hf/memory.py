@@ -3,7 +3,7 @@
 import ctypes
 import sys
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 
 
 def keep_freed_memory(block: int = 1 << 30, total: int = (1 << 31) - 1) -> None:
@@ -18,3 +18,12 @@ def keep_freed_memory(block: int = 1 << 30, total: int = (1 << 31) - 1) -> None:
         # before glibc 2.35 more than 32 MiB are refused
         libc.mallopt(_MMAP_THRESHOLD, block) or libc.mallopt(_MMAP_THRESHOLD, min(block, 32 << 20))
         libc.mallopt(_TRIM_THRESHOLD, total)
+
+
+def keep_one_arena() -> None:
+    """Let all threads of this process take memory from one place, where its address space is limited.
+
+    By default glibc sets 64 MiB of addresses aside for each thread.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_ARENA_MAX, 1)

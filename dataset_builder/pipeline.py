@@ -27,7 +27,7 @@ from .dataset.finish import (
 from .dataset.output_folder import check_output, hold
 from .limits import CHANGED
 from .options import BuildOptions
-from .plan.plan import WORK, Plan, changed_sources, differing, load_plan, make_plan
+from .plan.plan import WORK, Plan, Unit, changed_sources, differing, load_plan, make_plan
 from .plan.privacy import shown_paths
 from .schema import KEPT
 from .screening.duplicates import decide, load_candidates, save_drops, save_sample
@@ -36,7 +36,8 @@ from .screening.rules import RULES
 from .shards.executors import ENGINES, Work
 from .shards.monitor import Monitor
 from .shards.replan import plan_again
-from .shards.shard import build_shard
+from .shards.shard import build_unit, join_shard
+from .shards.units import cut
 
 _LISTINGS = 3  # times that sources are listed anew in one run, where their files keep changing
 
@@ -156,7 +157,7 @@ def _build(
     complete.unlink(missing_ok=True)
     plan = _read_all(plan, options, sources)
     benchmarks = _screen_across(plan, inputs, known or read_benchmarks(options.benchmarks))
-    for _ in _on_engine(finish_shard, plan, options, list(range(len(plan.shards)))):
+    for _ in _on_engine(finish_shard, plan, options, list(map(plan.whole, range(len(plan.shards))))):
         pass
     facts = {"benchmark_images": benchmarks, "overlaps": _overlaps(plan), "sampled": write_sample(plan)}
     summary = write_summary(plan, write_manifest(plan), facts)
@@ -182,16 +183,22 @@ def _read_all(plan: Plan, options: BuildOptions, sources: list[Source]) -> Plan:
 
 
 def _run_shards(plan: Plan, options: BuildOptions, numbers: list[int]) -> None:
-    with Monitor(plan, numbers) as monitor:
-        work = partial(build_shard, seconds=options.item_seconds, rules=tuple(RULES))
-        for statistics in _on_engine(work, plan, options, numbers):
+    """Run shards that are not done, in units that occupy the engine, and put those together that were cut."""
+    engine = ENGINES[options.engine]
+    units = cut(plan, numbers, engine.cores(options.resources), engine.shortest) if numbers else []
+    with Monitor(plan, units) as monitor:
+        work = partial(build_unit, seconds=options.item_seconds, rules=tuple(RULES))
+        for statistics in _on_engine(work, plan, options, units):
             monitor.see(statistics)
+    left = set(plan.unfinished())
+    for _ in _on_engine(join_shard, plan, options, [plan.whole(number) for number in numbers if number in left]):
+        pass
 
 
-def _on_engine(work: Work, plan: Plan, options: BuildOptions, numbers: list[int]) -> Iterator[dict[str, Any] | None]:
-    """Run `work` on the shards with the engine that was asked for."""
-    if numbers:
-        yield from ENGINES[options.engine](work, plan, str(options.raw), numbers, options.resources)
+def _on_engine(work: Work, plan: Plan, options: BuildOptions, units: list[Unit]) -> Iterator[dict[str, Any] | None]:
+    """Run `work` on the units with the engine that was asked for."""
+    if units:
+        yield from ENGINES[options.engine].run(work, plan, str(options.raw), units, options.resources)
 
 
 def _screen_across(plan: Plan, inputs: dict[str, Any], known: Benchmarks) -> int:

@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from types import TracebackType
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 ROW_GROUP = 100  # rows: 1 to 3 MB, small enough for random access, large enough for streaming
+LINE_GROUP = 5_000  # lines of the candidates: 15 MB
 
 KEPT = "kept"  # the outcome of a picture that has a row; every other outcome is the reason why it has none
 
@@ -73,6 +76,57 @@ CANDIDATES = pa.schema(
         pa.field("thumbnails", pa.binary()),  # one thumbnail for each of them
     ]
 )
+
+# What a part of a shard leaves: its lines of the candidates, with the encoded images of those that are kept.
+PARTS = pa.schema([*CANDIDATES, pa.field("image", pa.binary())])
+
+
+def rows_of(parts: pa.Table) -> pa.Table:
+    """The rows of the dataset among lines with images."""
+    kept = parts.filter(pc.equal(parts["outcome"], KEPT))
+    parts_of_image = [kept["image"].combine_chunks(), pa.nulls(len(kept), pa.string())]
+    image = pa.StructArray.from_arrays(parts_of_image, fields=list(ROWS.field("image").type))
+    columns = [image if name == "image" else kept[name] for name in COLUMNS]
+    return pa.Table.from_arrays(columns, schema=ROWS)
+
+
+class GroupWriter:
+    """Writes a Parquet file in full row groups, however the rows come; use as a context manager."""
+
+    def __init__(self, writer: pq.ParquetWriter, size: int) -> None:
+        self._writer, self._size = writer, size
+        self._waiting: list[pa.Table] = []
+        self._count = 0
+
+    def __enter__(self) -> "GroupWriter":
+        return self
+
+    def add(self, table: pa.Table) -> None:
+        """Take rows; full groups are written."""
+        self._waiting.append(table)
+        self._count += len(table)
+        if self._count >= self._size:
+            whole = pa.concat_tables(self._waiting)
+            full = self._count // self._size * self._size
+            for start in range(0, full, self._size):
+                self._write(whole.slice(start, self._size))
+            self._count -= full
+            self._waiting = [whole.slice(full)]
+
+    def _write(self, group: pa.Table) -> None:
+        self._writer.write_table(group.combine_chunks(), row_group_size=self._size)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self._count:
+            self._write(pa.concat_tables(self._waiting))
+        self._writer.close()
+
+
+def line_writer(path: Path) -> pq.ParquetWriter:
+    """A writer of candidates."""
+    return pq.ParquetWriter(path, CANDIDATES, compression="zstd")
 
 
 def row_writer(path: Path) -> pq.ParquetWriter:

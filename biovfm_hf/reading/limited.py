@@ -47,7 +47,7 @@ _ITEM, _END, _ERROR = b"i", b"e", b"x"
 _CALLS_PER_WORKER = 500  # a fresh one now and then returns what decoders leak
 _PR_SET_PDEATHSIG = 1
 # pydicom takes 0.2 s, for each worker anew; the libraries of av find no room where many files were read before
-_DECODERS = ("biovfm_hf.pixels", "biovfm_hf.decoding", "pydicom.pixels", "av")
+DECODERS = ("biovfm_hf.pixels", "biovfm_hf.decoding", "pydicom.pixels", "av")
 _KEPT_BLOCK, _KEPT_MEMORY = 8 << 20, 64 << 20  # pictures of one file after the other take the same memory
 _CAN_FORK = hasattr(os, "fork")  # elsewhere there is nothing to limit with, and functions are called here
 _OWN = ("biovfm_hf", "dataset_builder", "training", "evaluation", "model_cards", "tests")
@@ -93,7 +93,7 @@ class Limited:
         self.limits = limits or Limits()
         self.peak = 0
         """Most resident memory, in bytes, of a worker that has ended."""
-        self._preload = (*_DECODERS, *preload)
+        self._preload = (*DECODERS, *preload)
         self._lock = threading.Lock()
         self._keeper: _Keeper | None = None
         self._idle: list[_Worker] = []
@@ -143,6 +143,16 @@ class Limited:
             if not worker.worn_out or count:
                 break
         self._value(name, kind, value)
+
+    def fork_here(self) -> None:
+        """Fork the process that workers come from off this one, which takes no time where it has the decoders.
+
+        For a process of one thread that has just begun: all that it has opened is closed there. Otherwise that process
+        is a new Python, which imports the decoders.
+        """
+        if _CAN_FORK:
+            with self._lock:
+                self._keeper = _Keeper(self.limits, self._preload, _forked)
 
     def close(self) -> None:
         """End the workers; a later call starts new ones."""
@@ -247,24 +257,62 @@ class _Worker:
         return message
 
 
+class _Child:
+    """A process that was forked off this one."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def wait(self) -> None:
+        """Wait until it ends."""
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+
+def _spawned(theirs: socket.socket, settings: str) -> "subprocess.Popen[bytes]":
+    """A new Python that serves `_keep`."""
+    one_thread = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _keep; _keep(sys.argv)"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(theirs.fileno()), settings],
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, **one_thread},
+    )
+
+
+def _forked(theirs: socket.socket, settings: str) -> _Child:
+    """A fork of this process that serves `_keep` and holds nothing else open."""
+    pid = os.fork()
+    if pid:
+        return _Child(pid)
+    try:
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(nothing, stream)
+        os.closerange(3, theirs.fileno())
+        os.closerange(theirs.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+        _keep(["", str(theirs.fileno()), settings])
+    finally:
+        os._exit(0)
+
+
 class _Keeper:
     """The process that workers are forked from: it has imported the decoders, and reads no file itself."""
 
-    def __init__(self, limits: Limits, preload: Sequence[str]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        preload: Sequence[str],
+        start: Callable[[socket.socket, str], "subprocess.Popen[bytes] | _Child"] = _spawned,
+    ) -> None:
         self.owner = os.getpid()
         self.control, theirs = socket.socketpair()
         self._lock = threading.Lock()
         settings = json.dumps({"limits": asdict(limits), "preload": list(preload), "path": sys.path})
-        one_thread = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
         with theirs:
-            code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _keep; _keep(sys.argv)"
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code, str(theirs.fileno()), settings],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env={**os.environ, **one_thread},
-            )
+            self._process = start(theirs, settings)
 
     def fork(self, patience: float) -> _Worker:
         """A new worker."""

@@ -125,7 +125,7 @@ def _checked(tasks: Iterator[Task], total: int, workers: int) -> Iterator[list[s
                 yield from _taken(crew, rows, bar)
 
 
-def _taken(crew: Workers, rows: dict[int, int], bar: "tqdm[Any]") -> Iterator[list[str]]:
+def _taken(crew: Workers[int], rows: dict[int, int], bar: "tqdm[Any]") -> Iterator[list[str]]:
     for number, faults_of_file in crew.results(POLL_SECONDS):
         if isinstance(faults_of_file, Lost):
             raise UserError("a worker died while checking, perhaps for lack of memory; try --workers 1")

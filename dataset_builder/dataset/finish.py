@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from biovfm_hf.writing.files import atomic_path, linked, write_text
 
-from ..plan.plan import Plan, load_plan
+from ..plan.plan import Plan, Unit, load_plan
 from ..plan.privacy import privacy_of
-from ..schema import CANDIDATES, KEPT, MANIFEST, ROW_GROUP, row_writer
+from ..schema import CANDIDATES, KEPT, MANIFEST, ROW_GROUP, GroupWriter, row_writer
 from ..screening.duplicates import BENCHMARK, load_drops, sample_path
 from ..screening.hashing import sha256_of_file
 
@@ -27,12 +27,12 @@ _PLACES = pa.schema(
 )
 
 
-def finish_shard(out: str, raw: str, number: int) -> dict[str, Any]:
+def finish_shard(out: str, raw: str, unit: Unit) -> dict[str, Any]:
     """Write one file of the dataset from the shard's candidates and the decisions on them; `raw` is not used.
 
     A shard of which nothing is kept leaves no file. Returns {"shard", "kept"}.
     """
-    plan = load_plan(Path(out))
+    plan, number = load_plan(Path(out)), unit.shard
     target = plan.out / plan.shards[number].name
     lines = pq.read_table(plan.candidates_path(number), columns=["outcome"])["outcome"].to_pylist()
     drops = load_drops(plan, number)
@@ -148,16 +148,9 @@ def _chosen(source: Path, rows: np.ndarray) -> Iterator[pa.RecordBatch]:
 
 def _write(batches: Iterable[pa.RecordBatch], target: Path) -> None:
     """Write rows in full row groups."""
-    waiting: list[pa.RecordBatch] = []
-    with row_writer(target) as writer:
+    with GroupWriter(row_writer(target), ROW_GROUP) as writer:
         for batch in batches:
-            table = pa.Table.from_batches([*waiting, batch], schema=writer.schema)
-            if len(table) >= ROW_GROUP:
-                writer.write_table(table.slice(0, ROW_GROUP), row_group_size=ROW_GROUP)
-                table = table.slice(ROW_GROUP)
-            waiting = table.to_batches()
-        if waiting:
-            writer.write_table(pa.Table.from_batches(waiting, schema=writer.schema), row_group_size=ROW_GROUP)
+            writer.add(pa.Table.from_batches([batch]))
 
 
 def written_files(out: Path) -> dict[str, int]:

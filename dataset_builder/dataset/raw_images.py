@@ -59,6 +59,7 @@ class RawImages(datasets.GeneratorBasedBuilder):
 
     def _generate_examples(self, shards: list[int]) -> Iterator[tuple[str, dict[str, Any]]]:
         for number in shards:
-            rows = (o.row for _, outcomes in Reader(self._plan, self._raw, number).inputs() for o in outcomes)
+            reader = Reader(self._plan, self._raw, self._plan.whole(number))
+            rows = (outcome.row for _, outcomes in reader.inputs() for outcome in outcomes)
             for at, row in enumerate(row for row in rows if row is not None):
                 yield f"{number}-{at}", row

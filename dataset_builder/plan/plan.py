@@ -6,13 +6,15 @@ they are called on this disk and is not part of the dataset.
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,16 +24,15 @@ from biovfm_hf.writing.files import atomic_path, write_text
 from ..catalog.overlaps import outside_benchmarks, overlap_rows
 from ..catalog.source import Source
 from ..item import Item, Part
+from .costs import follows, row_bytes, seconds
 from .listing import list_items
 from .privacy import quiet_decoders, subject_words
 from .stamps import stamp_of
 
 WORK = ".build"
-VERSION = 5
+VERSION = 6
 SHARD_BYTES = 100 * 2**20  # estimated bytes of rows in a shard
 SHARD_ITEMS = 20_000
-_ROW_BYTES = 60_000  # a 2D image seldom makes a larger row
-_VIDEO_SHARE = 8  # bytes of video per byte of sampled frames, a guess that only balances shards
 
 _ITEMS = pa.schema(
     {
@@ -47,6 +48,8 @@ _ITEMS = pa.schema(
         "options": pa.string(),
         "modality": pa.string(),
         "stamp": pa.string(),
+        "seconds": pa.float32(),  # that it will take, roughly
+        "follows": pa.bool_(),  # whether its bytes come after those of the input before, in one pass over an archive
     }
 )
 
@@ -88,12 +91,33 @@ class Options:
 
 @dataclass(frozen=True)
 class Shard:
-    """One unit of work: a run of inputs of one source and modality; `name` is the file of the dataset."""
+    """A run of inputs of one source and modality, which makes one file of the dataset.
+
+    Attributes:
+        source: id of the source.
+        modality: of its inputs; None where the source does not tell.
+        name: of the file, below the dataset folder.
+        items: how many inputs it has.
+        seconds: of one core that they will take, roughly.
+    """
 
     source: str
     modality: str | None
     name: str
     items: int
+    seconds: float
+
+
+class Unit(NamedTuple):
+    """What a worker does in one go: the inputs of a shard from `start` to `stop`, of which some may be threaded.
+
+    `threads` is how many the pictures of one input may be judged in, where there are more cores than units.
+    """
+
+    shard: int
+    start: int
+    stop: int
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -129,9 +153,30 @@ class Plan:
         """Statistics of a shard: its presence marks the shard done."""
         return self.work / "shards" / f"{number:06d}.json"
 
-    def progress_path(self, number: int) -> Path:
-        """How far the worker on this shard is."""
-        return self.work / "progress" / f"{number:06d}"
+    def part_path(self, unit: Unit) -> Path:
+        """What a unit that is no whole shard leaves, until its shard is put together."""
+        return self.work / "shards" / f"{unit.shard:06d}.{unit.start:06d}-{unit.stop:06d}.arrow"
+
+    def parts(self, number: int | None = None) -> dict[int, list[Unit]]:
+        """Number of each shard (or of this one) of which parts are done -> those, in the order of their inputs."""
+        parts: dict[int, list[Unit]] = {}
+        own = "[0-9]*" if number is None else f"{number:06d}"
+        for path in sorted((self.work / "shards").glob(f"{own}.*-*.arrow")):
+            unit = Unit(*map(int, re.split("[.-]", path.stem)))
+            parts.setdefault(unit.shard, []).append(unit)
+        return parts
+
+    def whole(self, number: int) -> Unit:
+        """All of a shard."""
+        return Unit(number, 0, self.shards[number].items)
+
+    def is_whole(self, unit: Unit) -> bool:
+        """Whether a unit is all of its shard."""
+        return unit.start == 0 and unit.stop == self.shards[unit.shard].items
+
+    def progress_path(self, unit: Unit) -> Path:
+        """How far the worker on this unit is."""
+        return self.work / "progress" / f"{unit.shard:06d}.{unit.start:06d}"
 
     def marks_path(self, number: int) -> Path:
         """Inputs of a shard that crashed or stalled a worker."""
@@ -148,15 +193,24 @@ class Plan:
         """Note that an input must not be opened again."""
         write_text(self.marks_path(number), json.dumps({**self.marks(number), item: reason}))
 
-    def items(self, number: int) -> list[Item]:
-        """The inputs of a shard, in order; their subjects are hashed already."""
-        table = pq.ParquetFile(self.work / "items.parquet").read_row_group(number).drop(["shard", "stamp"])
-        return [_item(row) for row in table.to_pylist()]
+    def items(self, unit: Unit) -> list[Item]:
+        """The inputs of a unit, in order; their subjects are hashed already."""
+        rows = self._inputs(unit).drop(["shard", "stamp", "seconds", "follows"]).to_pylist()
+        return [_item(row) for row in rows]
 
-    def stamps(self, number: int) -> list[str]:
-        """For each input of a shard, size and time of change of its files when they were listed."""
-        file = pq.ParquetFile(self.work / "items.parquet")
-        return file.read_row_group(number, columns=["stamp"])["stamp"].to_pylist()
+    def stamps(self, unit: Unit) -> list[str]:
+        """For each input of a unit, size and time of change of its files when they were listed."""
+        return self._inputs(unit)["stamp"].to_pylist()
+
+    def costs(self, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
+        """For each input of a unit the seconds that it will take, and whether it follows the one before."""
+        table = self._inputs(unit)
+        return table["seconds"].to_numpy(), table["follows"].to_numpy()
+
+    def _inputs(self, unit: Unit) -> pa.Table:
+        path = self.work / "items.parquet"
+        table = _row_group(path, path.stat().st_mtime_ns, unit.shard)
+        return table.slice(unit.start, unit.stop - unit.start)
 
     def outcomes(self) -> dict[str, int]:
         """Count of each outcome in the shards that are done."""
@@ -194,12 +248,18 @@ def make_plan(sources: Iterable[Source], raw: Path, out: Path, options: Options,
             for modality, items in _cut(_considered(source, raw, options, stamps)):
                 number = sum(s.source == source.id and s.modality == modality for s in shards[before:])
                 rows = [
-                    {**_row(item, source, salt), "shard": len(shards), "stamp": stamp_of(item, raw, stamps)}
-                    for item in items
+                    {
+                        **_row(item, source, salt),
+                        "shard": len(shards),
+                        "stamp": stamp_of(item, raw, stamps),
+                        "seconds": seconds(item),
+                        "follows": follows(item, before_it),
+                    }
+                    for item, before_it in zip(items, [None, *items], strict=False)
                 ]
                 writer.write_table(pa.Table.from_pylist(rows, schema=_ITEMS), row_group_size=len(rows))
                 name = f"data/{slug(modality)}/{source.id}-{number:05d}.parquet"
-                shards.append(Shard(source.id, modality, name, len(items)))
+                shards.append(Shard(source.id, modality, name, len(items), round(sum(map(seconds, items)), 3)))
             if len(shards) == before:
                 skipped[source.id] = _absence(source, raw)
             else:
@@ -212,6 +272,11 @@ def make_plan(sources: Iterable[Source], raw: Path, out: Path, options: Options,
     del content["out"]
     write_text(work / "plan.json", json.dumps(content, indent=1))
     return plan
+
+
+@lru_cache(maxsize=2)
+def _row_group(path: Path, _changed: int, number: int) -> pa.Table:
+    return pq.ParquetFile(path).read_row_group(number)
 
 
 def load_plan(out: Path) -> Plan:
@@ -296,7 +361,7 @@ def _cut(items: Iterator[Item]) -> Iterator[tuple[str | None, list[Item]]]:
         last = item.modality if item.excluded is None or not groups else last
         group = groups.setdefault(last, [])
         group.append(item)
-        sizes[last] = sizes.get(last, 0) + _estimate(item)
+        sizes[last] = sizes.get(last, 0) + row_bytes(item)
         if sizes[last] >= SHARD_BYTES or len(group) >= SHARD_ITEMS:
             yield last, groups.pop(last)
             sizes[last] = 0
@@ -305,20 +370,6 @@ def _cut(items: Iterator[Item]) -> Iterator[tuple[str | None, list[Item]]]:
 
 # fields of an item that few have: one column of the plan, as JSON
 _DETAILS = ("size", "offset", "outer", "fps", "row", "files", "members", "private", "unnamed")
-
-
-def _estimate(item: Item) -> int:
-    """Bytes of rows that an input will make, roughly; it only balances shards."""
-    if item.excluded:
-        return 0
-    size = item.size or 0
-    if item.kind == "image" or item.row is not None:
-        return min(size, _ROW_BYTES) if size else _ROW_BYTES // 2
-    if item.kind == "video":
-        return size // _VIDEO_SHARE
-    if item.kind == "dicom_series":
-        return 300_000 * len(item.files or item.members)
-    return size if item.path.endswith(".gz") else size // 2
 
 
 def _row(item: Item, source: Source, salt: str) -> dict[str, Any]:

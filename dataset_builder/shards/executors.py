@@ -1,26 +1,28 @@
-"""Running shards: on this machine's cores, on a Dask cluster, on SLURM; progress lies on disk, so any may die.
+"""Running units: on this machine's cores, on a Dask cluster, on SLURM; progress lies on disk, so any may die.
 
-An engine is one entry of ENGINES. What is done is known by the shards' statistics files alone.
+An engine is one entry of ENGINES. What is done is known by the files of shards and parts alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from time import sleep
 from typing import Any
 
 from biovfm_hf.errors import UserError, require
 
 from ..limits import CRASHED
-from ..plan.plan import Plan
+from ..plan.plan import Plan, Unit
 from ..progress import read_progress
 from .local import POLL_SECONDS, LocalRun
-from .reading import patience
+from .reading import fork_limited_workers, patience
+from .units import SHORTEST
 
 _MARGIN = 60.0  # seconds that a worker waits for one that reads, before it is itself taken to be silent
 
-Work = Callable[[str, str, int], dict[str, Any]]
+Work = Callable[[str, str, Unit], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -40,41 +42,43 @@ class Resources:
     item_seconds: float = 300.0
 
 
-def in_process(work: Work, plan: Plan, raw: str, numbers: Sequence[int]) -> Iterator[dict[str, Any] | None]:
-    """Run the shards one after another in this process: no protection against a crash, easiest to debug."""
-    for number in numbers:
-        yield work(str(plan.out), raw, number)
+def in_process(work: Work, plan: Plan, raw: str, units: Sequence[Unit]) -> Iterator[dict[str, Any] | None]:
+    """Run the units one after another in this process: no protection against a crash, easiest to debug."""
+    for unit in units:
+        yield work(str(plan.out), raw, unit)
 
 
 def on_executor(
-    work: Work, plan: Plan, raw: str, numbers: Sequence[int], executor: Executor, in_flight: int
+    work: Work, plan: Plan, raw: str, units: Sequence[Unit], executor: Executor, in_flight: int
 ) -> Iterator[dict[str, Any] | None]:
-    """Run the shards on any executor, at most `in_flight` at once; yield like `on_this_machine`.
+    """Run the units on any executor, at most `in_flight` at once; yield like `LocalRun`.
 
     Its futures are asked whether they are done: submitit's jobs are no futures that the standard `wait` takes.
-    A shard whose workers died too often for the executor's taste has its input in work marked and runs again.
+    A unit whose workers died too often for the executor's taste has its input in work marked and runs again.
     """
-    waiting = list(numbers)[::-1]
-    futures: dict[Future, int] = {}
+    waiting = list(units)[::-1]
+    futures: dict[Future, Unit] = {}
     while waiting or futures:
         while waiting and len(futures) < in_flight:
-            number = waiting.pop()
-            futures[executor.submit(work, str(plan.out), raw, number)] = number
+            unit = waiting.pop()
+            futures[executor.submit(work, str(plan.out), raw, unit)] = unit
         done = [future for future in futures if future.done()]
         if not done:
             sleep(POLL_SECONDS)
             yield None
         for future in done:
-            number = futures.pop(future)
+            unit = futures.pop(future)
             error = future.exception()
             if error is None:
                 yield future.result()
             elif type(error).__name__ in ("KilledWorker", "BrokenProcessPool", "UncompletedJobError"):
-                at = read_progress(plan.progress_path(number))
+                at = read_progress(plan.progress_path(unit))
                 if at is None:
-                    raise UserError(f"shard {number} cannot be run on this engine ({error}); see its workers' logs")
-                _accuse(plan, number, at.item, CRASHED)
-                waiting.append(number)
+                    raise UserError(
+                        f"shard {unit.shard} cannot be run on this engine ({error}); see its workers' logs"
+                    )
+                _accuse(plan, unit, at.item, CRASHED)
+                waiting.append(unit)
             else:
                 raise error
 
@@ -84,7 +88,7 @@ def dask_executor(address: str | None, workers: int) -> Iterator[Executor]:
     """An executor on the Dask cluster at `address` (a scheduler's), or on a local cluster of `workers` processes."""
     distributed = require("distributed", "cluster")
     if address is not None:
-        with distributed.Client(address, timeout="30s") as client:
+        with _client(address) as client:
             yield client.get_executor()
         return
     with (
@@ -94,44 +98,76 @@ def dask_executor(address: str | None, workers: int) -> Iterator[Executor]:
         yield client.get_executor()
 
 
+def _client(address: str) -> Any:
+    return require("distributed", "cluster").Client(address, timeout="30s")
+
+
 def submitit_executor(folder: str, parameters: dict[str, Any]) -> Executor:
-    """An executor that submits each shard as a SLURM job (or runs it locally where there is no SLURM)."""
+    """An executor that submits each unit as a SLURM job (or runs it locally where there is no SLURM)."""
     submitit = require("submitit", "cluster")
     executor = submitit.AutoExecutor(folder=folder)
     executor.update_parameters(**parameters)
     return executor
 
 
-def _accuse(plan: Plan, number: int, item: int, reason: str) -> None:
+def _accuse(plan: Plan, unit: Unit, item: int, reason: str) -> None:
     """Mark an input that took a worker down; a worker that dies without one in work would die for ever."""
-    if item in plan.marks(number) or item == plan.shards[number].items:
-        raise UserError(f"shard {number} ({plan.shards[number].name}) cannot be written; is the disk or memory full?")
-    plan.mark(number, item, reason)
+    if item in plan.marks(unit.shard) or item == unit.stop:
+        name = plan.shards[unit.shard].name
+        raise UserError(f"shard {unit.shard} ({name}) cannot be written; is the disk or memory full?")
+    plan.mark(unit.shard, item, reason)
 
 
 def _local(
-    work: Work, plan: Plan, raw: str, numbers: Sequence[int], resources: Resources
+    work: Work, plan: Plan, raw: str, units: Sequence[Unit], resources: Resources
 ) -> Iterator[dict[str, Any] | None]:
     if resources.workers == 0:
-        return in_process(work, plan, raw, numbers)
+        return in_process(work, plan, raw, units)
     silence = patience(resources.item_seconds) + _MARGIN
-    return LocalRun(work, plan, raw, silence).run(numbers, min(resources.workers, len(numbers)))
+    prepare = partial(fork_limited_workers, resources.item_seconds)
+    return LocalRun(work, plan, raw, silence, prepare).run(units, min(resources.workers, len(units)))
 
 
 def _dask(
-    work: Work, plan: Plan, raw: str, numbers: Sequence[int], resources: Resources
+    work: Work, plan: Plan, raw: str, units: Sequence[Unit], resources: Resources
 ) -> Iterator[dict[str, Any] | None]:
     with dask_executor(resources.scheduler, resources.workers) as executor:
-        yield from on_executor(work, plan, raw, numbers, executor, 1000)
+        yield from on_executor(work, plan, raw, units, executor, 1000)
 
 
 def _submitit(
-    work: Work, plan: Plan, raw: str, numbers: Sequence[int], resources: Resources
+    work: Work, plan: Plan, raw: str, units: Sequence[Unit], resources: Resources
 ) -> Iterator[dict[str, Any] | None]:
     executor = submitit_executor(str(plan.work / "slurm"), resources.slurm)
-    yield from on_executor(work, plan, raw, numbers, executor, resources.workers)
+    yield from on_executor(work, plan, raw, units, executor, resources.workers)
 
 
-Engine = Callable[[Work, Plan, str, Sequence[int], Resources], Iterator[dict[str, Any] | None]]
-ENGINES: dict[str, Engine] = {"local": _local, "dask": _dask, "submitit": _submitit}
-"""Value of `--engine` -> what runs `work` on the shards: statistics of each that is done, None while it waits."""
+def _dask_cores(resources: Resources) -> int:
+    """Threads of all workers of a running cluster."""
+    if resources.scheduler is None:
+        return resources.workers
+    with _client(resources.scheduler) as client:
+        return sum(client.ncores().values())
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way to run units.
+
+    Attributes:
+        run: yields what `work` returns of each unit that is done, and None while it waits.
+        cores: how many units it can run at once.
+        shortest: seconds of work of one core that are worth a unit of their own.
+    """
+
+    run: Callable[[Work, Plan, str, Sequence[Unit], Resources], Iterator[dict[str, Any] | None]]
+    cores: Callable[[Resources], int] = lambda resources: resources.workers
+    shortest: float = SHORTEST
+
+
+ENGINES: dict[str, Engine] = {
+    "local": Engine(_local),
+    "dask": Engine(_dask, _dask_cores),
+    "submitit": Engine(_submitit, shortest=60.0),  # a job waits in a queue, and imports everything
+}
+"""Value of `--engine` -> what runs the units."""

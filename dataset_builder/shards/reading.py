@@ -5,7 +5,7 @@ import signal
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from ..schema import COLUMNS, KEPT
 from ..screening.hashing import fingerprint, reduced, sha256_of_pixels
 from ..screening.leakage import framings
 from ..screening.rules import Rule, judged
+from ..threads import in_order
 
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
         cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG]  # fmt: skip
@@ -56,13 +57,14 @@ class Unreadable(NamedTuple):
 
 @dataclass(frozen=True)
 class About:
-    """What is known of an input before it is read, and what its pictures must pass."""
+    """What is known of an input before it is read, and what its pictures must pass; in how many threads."""
 
     source: str
     path: str
     item: Item
     options: Options
     rules: tuple[Rule, ...]
+    threads: int = 1
 
 
 def patience(seconds: float) -> float:
@@ -75,6 +77,11 @@ def limited_workers(seconds: float) -> Limited:
     """The processes that read inputs, each at most `seconds` of CPU time long."""
     limits = Limits(seconds=seconds, patience=patience(seconds), output=_OUTPUT, results=_RESULTS)
     return Limited(limits, preload=(__name__,))
+
+
+def fork_limited_workers(seconds: float) -> None:
+    """Fork what `limited_workers` come from off this process, which has just begun and has imported the decoders."""
+    limited_workers(seconds).fork_here()
 
 
 def read_batches(source: Content, about: About, raw: Path) -> Iterator[list[Outcome | Unreadable]]:
@@ -102,14 +109,18 @@ def read_outcomes(source: Content, about: About, raw: Path) -> Iterator[Outcome 
     item, options = about.item, about.options
     _limit_time(len(source) if isinstance(source, bytes) else item.size or 0, item)
     try:
-        for picture in readers.read(source, item, raw, options.views, options.size):
-            yield _unreadable(picture, raw) if isinstance(picture, Unread) else screened(picture, about)
+        pictures = readers.read(source, item, raw, options.views, options.size)
+        yield from in_order(partial(_outcome, about=about, raw=raw), pictures, about.threads)
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:  # decoders raise nearly everything on damaged files; Rust's panics are no Exception
         place = raw / item.path
         named = item.member is not None and item.kind not in ("hdf5", "dicom_series")  # that of a series is a number
         raise refusal(error, str(place.resolve()), str(place), item.member or "" if named else "", item.path) from None
+
+
+def _outcome(picture: Picture | Unread, about: About, raw: Path) -> Outcome | Unreadable:
+    return _unreadable(picture, raw) if isinstance(picture, Unread) else screened(picture, about)
 
 
 def _unreadable(unread: Unread, raw: Path) -> Unreadable:

@@ -37,7 +37,7 @@ def plan_again(plan: Plan, sources: Iterable[Source], raw: Path, salt: str) -> t
 
 
 def _listed(plan: Plan, number: int) -> tuple[list[Item], list[str]]:
-    return plan.items(number), plan.stamps(number)
+    return plan.items(plan.whole(number)), plan.stamps(plan.whole(number))
 
 
 def _done(plan: Plan, number: int) -> bool:

@@ -1,22 +1,23 @@
-"""The unit of work: one shard of a saved plan, from raw files to candidate rows; a pure function of plan and files.
+"""One unit of a saved plan, from raw files to candidate rows; a pure function of plan and files.
 
-`build_shard` writes `NUMBER.parquet` (rows of the pictures that passed the rules for single pictures),
+A unit that is a whole shard leaves `NUMBER.parquet` (rows of the pictures that passed the rules for single pictures),
 `NUMBER.candidates.parquet` (a line for everything considered) and last `NUMBER.json`, whose presence marks the shard
-done. Each is written under a temporary name and moved into place, so any engine may run a shard again at any time.
+done. A smaller one leaves `NUMBER.START-STOP.arrow` (lines and images), and `join_shard` makes of those what one pass
+would have made, byte for byte. Each is written under a temporary name and moved into place, so any engine may run a
+unit again at any time.
 """
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.reading.image_files import is_plain
@@ -25,134 +26,180 @@ from biovfm_hf.writing.files import atomic_path, write_text
 
 from ..item import Item
 from ..limits import CHANGED, CRASHED, MAX_MEMBER_BYTES, STALLED, TOO_LARGE, UNREADABLE, UNSAFE, Refused, refusal
-from ..plan.plan import Plan, load_plan
+from ..plan.costs import streamed
+from ..plan.plan import Plan, Unit, load_plan
 from ..plan.privacy import locator, privacy_of, stored_path
 from ..plan.stamps import stamp_of
 from ..progress import ProgressFile
 from ..readers import archive
-from ..schema import CANDIDATES, ROW_GROUP, row_writer
+from ..schema import CANDIDATES, KEPT, LINE_GROUP, PARTS, ROW_GROUP, GroupWriter, line_writer, row_writer, rows_of
 from ..screening.hashing import sha256_of_file
 from ..screening.rules import RULES, Rule
 from .reading import About, Content, Outcome, Unreadable, limited_workers, line_of, read_batches, read_outcomes
 
 _PLAIN_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif")
 _STOPPED = {"crashed": CRASHED, "time": STALLED, "memory": TOO_LARGE, "size": TOO_LARGE}
+_BATCH = 100  # lines that are held as Python objects
 Feed = Iterator[tuple[Item, Any]]  # bytes of a member, or why it cannot be read; a list of them for a series
 
 
-def build_shard(
-    out: str, raw: str, number: int, seconds: float = 300.0, rules: Sequence[Rule] = tuple(RULES)
+def build_unit(
+    out: str, raw: str, unit: Unit, seconds: float = 300.0, rules: Sequence[Rule] = tuple(RULES)
 ) -> dict[str, Any]:
-    """Build shard `number` of the plan in folder `out` from the raw folder; what is done already is left alone.
+    """Build a unit of the plan in folder `out` from the raw folder; what is done already is left alone.
 
     Args:
         out: the dataset folder.
         raw: the raw folder.
-        number: of the shard.
+        unit: a shard or a part of it.
         seconds: CPU time that one input may take at most.
         rules: that a picture must pass.
 
     Returns:
-        The shard's statistics: number, outcomes (count of each), pictures, kept, bytes read, seconds.
+        Statistics: shard, items, outcomes (count of each), pictures, kept, bytes read.
     """
     plan = load_plan(Path(out))
-    done = plan.stats_path(number)
-    if done.is_file():
-        return json.loads(done.read_text(encoding="utf-8"))
-    started = perf_counter()
+    if plan.stats_path(unit.shard).is_file():
+        return _statistics(plan, unit.shard)
+    tally = Tally()
+    with ProgressFile(plan.progress_path(unit)) as progress:
+        batches = _batches(Reader(plan, Path(raw), unit, seconds, rules), tally, progress)
+        if plan.is_whole(unit):
+            _write_shard(plan, unit.shard, batches, tally)
+        elif not plan.part_path(unit).is_file():
+            _write_part(plan.part_path(unit), batches)
+    return {"shard": unit.shard, "items": unit.stop - unit.start, **vars(tally)}
+
+
+def join_shard(out: str, raw: str, unit: Unit) -> dict[str, Any]:
+    """Make the shard `unit` of its parts, which are removed then; `raw` is not used. Returns its statistics."""
+    plan = load_plan(Path(out))
+    parts = plan.parts(unit.shard)[unit.shard]
+    if not plan.stats_path(unit.shard).is_file():
+        tally = Tally()
+        _write_shard(plan, unit.shard, _joined(plan, parts, tally), tally)
+    for part in parts:
+        plan.part_path(part).unlink(missing_ok=True)
+    return _statistics(plan, unit.shard)
+
+
+def _statistics(plan: Plan, number: int) -> dict[str, Any]:
+    return json.loads(plan.stats_path(number).read_text(encoding="utf-8"))
+
+
+def _write_part(target: Path, batches: Iterable[pa.RecordBatch]) -> None:
+    with atomic_path(target) as path, pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, PARTS) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def _write_shard(plan: Plan, number: int, batches: Iterable[pa.RecordBatch], tally: "Tally") -> None:
+    """Write rows, lines and statistics of a shard; the bytes do not depend on how its lines come in batches."""
     with (
+        atomic_path(plan.candidates_path(number)) as lines_path,
         atomic_path(plan.rows_path(number)) as rows_path,
-        row_writer(rows_path) as writer,
-        ProgressFile(plan.progress_path(number)) as progress,
+        GroupWriter(line_writer(lines_path), LINE_GROUP) as lines,
+        GroupWriter(row_writer(rows_path), ROW_GROUP) as rows,
     ):
-        shard = _Shard(Reader(plan, Path(raw), number, seconds, rules), writer, progress)
-        shard.run()
-    with atomic_path(plan.candidates_path(number)) as path:
-        pq.write_table(pa.Table.from_pylist(shard.lines, schema=CANDIDATES), path, compression="zstd")
-    rows = sha256_of_file(plan.rows_path(number))
-    stats = {**shard.statistics(), "rows_sha256": rows, "seconds": round(perf_counter() - started, 3)}
-    write_text(done, json.dumps(stats))
-    return stats
+        for batch in batches:
+            table = pa.Table.from_batches([batch])
+            lines.add(table.select(CANDIDATES.names))
+            rows.add(rows_of(table))
+    digest = sha256_of_file(plan.rows_path(number))
+    statistics = {"shard": number, "items": plan.shards[number].items, **vars(tally), "rows_sha256": digest}
+    write_text(plan.stats_path(number), json.dumps(statistics, sort_keys=True))
 
 
-class _Shard:
-    """The running state of one shard: lines so far, rows not yet written, and counts."""
+def _joined(plan: Plan, parts: Sequence[Unit], tally: "Tally") -> Iterator[pa.RecordBatch]:
+    """The lines of a shard out of its parts; of inputs that two parts hold, once."""
+    reached = 0
+    for part in parts:
+        with pa.memory_map(str(plan.part_path(part))) as file:
+            reader = pa.ipc.open_file(file)
+            for number in range(reader.num_record_batches):
+                batch = reader.get_batch(number)
+                if part.start < reached:
+                    batch = batch.filter(pc.greater_equal(batch["item"], reached))
+                tally.add(batch)
+                yield batch
+        reached = max(reached, part.stop)
+    tally.bytes = sum(0 if item.excluded else item.size or 0 for item in plan.items(plan.whole(parts[0].shard)))
 
-    def __init__(self, reader: "Reader", writer: pq.ParquetWriter, progress: ProgressFile):
-        self._reader, self._writer, self._progress = reader, writer, progress
-        self._pending: list[dict[str, Any]] = []
-        self._kept = self._bytes = 0
-        self.lines: list[dict[str, Any]] = []
 
-    def run(self) -> None:
-        """Go through the inputs in order; each leaves at least one line."""
-        index = -1
-        for index, (item, outcomes) in enumerate(self._reader.inputs()):
-            self._note(index)
-            for outcome in outcomes:
-                self._add(index, item, outcome)
-                self._note(index)
-            self._bytes += 0 if item.excluded else item.size or 0
-        self._note(index + 1)
-        self._flush()
+@dataclass
+class Tally:
+    """What came of the inputs of a unit so far."""
 
-    def statistics(self) -> dict[str, Any]:
-        """What the shard's JSON file says."""
-        outcomes: dict[str, int] = {}
-        for line in self.lines:
-            outcomes[line["outcome"]] = outcomes.get(line["outcome"], 0) + 1
-        counts = {"pictures": len(self.lines), "kept": self._kept, "bytes": self._bytes}
-        return {"shard": self._reader.number, "outcomes": dict(sorted(outcomes.items())), **counts}
+    outcomes: dict[str, int] = field(default_factory=dict)
+    pictures: int = 0
+    kept: int = 0
+    bytes: int = 0
 
-    def _note(self, index: int) -> None:
-        self._progress.write(index, len(self.lines), self._kept, self._bytes)
+    def add(self, lines: pa.RecordBatch) -> None:
+        """Count lines."""
+        for pair in pc.value_counts(lines["outcome"]).to_pylist():
+            self.outcomes[pair["values"]] = self.outcomes.get(pair["values"], 0) + pair["counts"]
+        self.pictures += len(lines)
+        self.kept = self.outcomes.get(KEPT, 0)
 
-    def _add(self, index: int, item: Item, outcome: Outcome) -> None:
-        self.lines.append({**outcome.line, "item": index, "place": self._reader.place(item)})
-        if outcome.row is not None:
-            self._kept += 1
-            self._pending.append(outcome.row)
-            if len(self._pending) == ROW_GROUP:
-                self._flush()
 
-    def _flush(self) -> None:
-        if self._pending:
-            table = pa.Table.from_pylist(self._pending, schema=self._writer.schema)
-            self._writer.write_table(table, row_group_size=ROW_GROUP)
-            self._pending.clear()
+def _batches(reader: "Reader", tally: Tally, progress: ProgressFile) -> Iterator[pa.RecordBatch]:
+    """The lines of a unit with their images, in order; each input leaves at least one. On the way they are counted."""
+    lines: list[dict[str, Any]] = []
+    index = reader.unit.start
+    for index, (item, outcomes) in enumerate(reader.inputs(), reader.unit.start):
+        progress.write(index, tally.pictures + len(lines), tally.kept, tally.bytes)
+        for outcome in outcomes:
+            image = None if outcome.row is None else outcome.row["image"]["bytes"]
+            lines.append({**outcome.line, "item": index, "place": reader.place(item), "image": image})
+            progress.write(index, tally.pictures + len(lines), tally.kept, tally.bytes)
+            if len(lines) == _BATCH:
+                yield _counted(lines, tally)
+                lines = []
+        tally.bytes += 0 if item.excluded else item.size or 0
+    if lines:
+        yield _counted(lines, tally)
+    progress.write(reader.unit.stop, tally.pictures, tally.kept, tally.bytes)
+
+
+def _counted(lines: list[dict[str, Any]], tally: Tally) -> pa.RecordBatch:
+    batch = pa.RecordBatch.from_pylist(lines, schema=PARTS)
+    tally.add(batch)
+    return batch
 
 
 class Reader:
-    """Reads and screens the inputs of one shard of a plan.
+    """Reads and screens the inputs of one unit of a plan.
 
     Args:
         plan: the plan.
         raw: the raw folder.
-        number: of the shard.
+        unit: a shard or a part of it.
         seconds: CPU time that one input may take at most.
         rules: that a picture must pass.
     """
 
     def __init__(
-        self, plan: Plan, raw: Path, number: int, seconds: float = 300.0, rules: Sequence[Rule] = tuple(RULES)
+        self, plan: Plan, raw: Path, unit: Unit, seconds: float = 300.0, rules: Sequence[Rule] = tuple(RULES)
     ):
-        self._plan, self._raw, self.number = plan, raw, number
-        source = plan.shards[number].source
-        self._privacy = privacy_of(source, plan.sources[source], plan.options.key)
+        self._plan, self._raw, self.unit = plan, raw, unit
+        self._source = plan.shards[unit.shard].source
+        self._privacy = privacy_of(self._source, plan.sources[self._source], plan.options.key)
         self._rules = tuple(rules)
         self._workers = limited_workers(seconds)
 
     def inputs(self) -> Iterator[tuple[Item, Iterator[Outcome]]]:
         """Yield each input in order with its outcomes, which are read as they are asked for: all of them, in order."""
-        items, marks = self._plan.items(self.number), self._plan.marks(self.number)
-        stamps = self._plan.stamps(self.number)
-        feeds = _feeds(self._raw, items, marks)
-        for index, (item, feed) in enumerate(zip(items, feeds, strict=True)):
-            if reason := item.excluded or marks.get(index):
+        items, stamps = self._plan.items(self.unit), self._plan.stamps(self.unit)
+        marked = self._plan.marks(self.unit.shard)
+        reasons = [item.excluded or marked.get(number) for number, item in enumerate(items, self.unit.start)]
+        feeds = _feeds(self._raw, items, reasons)
+        for item, feed, stamp, reason in zip(items, feeds, stamps, reasons, strict=True):
+            if reason:
                 path = self._path(item, None if self._privacy is None else self._there(item))
                 yield item, iter([self._judged(item, path, reason)])
             else:
-                yield item, self._outcomes(item, feed, stamps[index])
+                yield item, self._outcomes(item, feed, stamp)
 
     def _outcomes(self, item: Item, feed: Feed | None, stamp: str) -> Iterator[Outcome]:
         """The outcomes of one input. What was yielded before a failure stays; the failure has a line of its own."""
@@ -162,7 +209,7 @@ class Reader:
                 raise Refused(CHANGED, "since it was listed; add --retry-failed to list it anew")
             source = _checked(self._raw, item.path) if feed is None else _next(feed)
             path = self._path(item, None if isinstance(source, list) else source)
-            about = About(self._plan.shards[self.number].source, path, item, self._plan.options, self._rules)
+            about = About(self._source, path, item, self._plan.options, self._rules, self.unit.threads)
             for outcome in self._read(source, about):
                 count += 1
                 yield self._unread(item, outcome) if isinstance(outcome, Unreadable) else outcome
@@ -177,17 +224,16 @@ class Reader:
         """What an input yields: a plain PNG or JPEG cannot run away and is read here, others by a limited process."""
         plain = _plain(source, about.item)
         if plain is not None:
-            yield from read_outcomes(plain, about, self._raw)
+            yield from read_outcomes(plain, replace(about, threads=1), self._raw)
             return
         for batch in self._workers.each("the file", read_batches, source, about, self._raw):
             yield from batch
 
     def _judged(self, item: Item, path: str, outcome: str, detail: str | None = None) -> Outcome:
         """The line of an input that yields no picture. What is said of a private one may repeat what it holds."""
-        source = self._plan.shards[self.number].source
         if self._privacy is None:
-            return Outcome(line_of(source, item, path, outcome, detail))
-        return Outcome({**line_of(source, item, path, outcome), "remark": detail or None})
+            return Outcome(line_of(self._source, item, path, outcome, detail))
+        return Outcome({**line_of(self._source, item, path, outcome), "remark": detail or None})
 
     def place(self, item: Item) -> str | None:
         """The path of an input of a private source, for the builder's own folder."""
@@ -217,21 +263,24 @@ class Reader:
             return stored_path(item, None, self._privacy)
 
 
-def _feeds(raw: Path, items: list[Item], marks: dict[int, str]) -> list[Feed | None]:
-    """For each input the iterator that its bytes come from, shared by consecutive members of one archive."""
+def _feeds(raw: Path, items: list[Item], reasons: list[str | None]) -> list[Feed | None]:
+    """For each input the iterator that its bytes come from, shared by consecutive members of one archive.
+
+    Inputs that are left out for a reason are passed over.
+    """
     feeds: list[Feed | None] = []
-    for (path, feeder), group in groupby(enumerate(items), key=lambda pair: (pair[1].path, _feeder(pair[1]))):
+    pairs = zip(items, reasons, strict=True)
+    for (path, feeder), group in groupby(pairs, key=lambda pair: (pair[0].path, _feeder(pair[0]))):
         entries = list(group)
-        opened = [item for index, item in entries if not item.excluded and index not in marks]
-        feed = feeder(raw / path, opened) if feeder else None
-        feeds += [feed] * len(entries)
+        opened = [item for item, reason in entries if not reason]
+        feeds += [feeder(raw / path, opened) if feeder else None] * len(entries)
     return feeds
 
 
 def _feeder(item: Item) -> Callable[[Path, Sequence[Item]], Feed] | None:
     """What passes through an archive to give an input's bytes, None for an input that is opened by itself."""
     if item.kind == "dicom_series":
-        return archive.series if any(part.offset is None for part in item.members) else None
+        return archive.series if streamed(item) else None
     return archive.members if _in_archive(item) else None
 
 

@@ -3,17 +3,23 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from threading import Thread
 from time import monotonic
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+from biovfm_hf.reading.limited import DECODERS
 
 STOPPED_SECONDS = 10.0  # that a worker may be stopped (SIGSTOP) before it is taken for lost
 _END_SECONDS = 5.0
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # a worker is one of many
 
 
 @dataclass(frozen=True)
@@ -21,16 +27,48 @@ class Lost:
     """What stands for the result of a call whose worker died."""
 
 
-class _Worker:
+Key = TypeVar("Key", bound=Hashable)
+
+
+@cache
+def _context() -> Any:
+    """How processes are started: forked from one that has imported what they need, where the system can fork."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([f"{__package__}.shard", f"{__package__}.workers", *DECODERS])
+    with _environment(PYTHONPATH=os.pathsep.join(sys.path), **dict.fromkeys(_THREADS, "1")):
+        forkserver.ensure_running()
+    return context
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """The environment of processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+class _Worker(Generic[Key]):
     """One process, the call that it is at, and since when."""
 
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
+    def __init__(self, prepare: Callable[[], None] | None) -> None:
+        context = _context()
+        if context.get_start_method() != "forkserver":
+            prepare = None  # it would find nothing imported
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, prepare), daemon=True)
         self.process.start()
         theirs.close()
-        self.call: int | None = None
+        self.call: Key | None = None
         self.running = monotonic()  # when it was last seen not to be stopped
 
     @property
@@ -55,68 +93,68 @@ class _Worker:
         self.process.join()
 
 
-class Workers:
-    """`count` processes; each call has a number by which its result is known. Use through `workers`."""
+class Workers(Generic[Key]):
+    """`count` processes; each call has a key by which its result is known. Use through `workers`."""
 
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._all: list[_Worker] = []
+    def __init__(self, count: int, prepare: Callable[[], None] | None = None) -> None:
+        self._count, self._prepare = count, prepare
+        self._all: list[_Worker[Key]] = []
 
     @property
-    def calls(self) -> dict[int, int]:
-        """Number of each call in work -> process id of its worker."""
+    def calls(self) -> dict[Key, int]:
+        """Key of each call in work -> process id of its worker."""
         return {worker.call: worker.pid for worker in self._all if worker.call is not None}
 
     def free(self) -> bool:
         """Whether another call can begin now."""
         return len(self.calls) < self._count
 
-    def begin(self, number: int, function: Callable[..., Any], *args: Any) -> None:
+    def begin(self, key: Key, function: Callable[..., Any], *args: Any) -> None:
         """Give a call to a free worker."""
         while True:
             worker = next((worker for worker in self._all if worker.call is None), None)
             if worker is None:
-                worker = _Worker()
+                worker = _Worker[Key](self._prepare)
                 self._all.append(worker)
             try:
                 worker.connection.send((function, args))
             except OSError:  # it died while it had nothing to do
                 self._remove(worker)
                 continue
-            worker.call = number
+            worker.call = key
             return
 
-    def results(self, seconds: float) -> Iterator[tuple[int, Any]]:
-        """Number and result of each call that ends within `seconds`, `Lost` where its worker died or was stopped.
+    def results(self, seconds: float) -> Iterator[tuple[Key, Any]]:
+        """Key and result of each call that ends within `seconds`, `Lost` where its worker died or was stopped.
 
         Raises:
             Exception: what a call raises.
         """
         busy = {worker.connection: worker for worker in self._all if worker.call is not None}
         for connection in wait(list(busy), timeout=seconds):
-            yield self._taken(busy[connection])  # type: ignore[index]
+            yield self._taken(busy[connection])
         for worker in busy.values():
             if worker.call is not None and worker.stopped():
                 yield worker.call, self._remove(worker)
 
-    def lose(self, number: int) -> None:
+    def lose(self, key: Key) -> None:
         """Kill the worker of a call, which is forgotten."""
-        for worker in [worker for worker in self._all if worker.call == number]:
+        for worker in [worker for worker in self._all if worker.call == key]:
             self._remove(worker)
 
-    def _taken(self, worker: _Worker) -> tuple[int, Any]:
-        number = worker.call
-        assert number is not None
+    def _taken(self, worker: _Worker[Key]) -> tuple[Key, Any]:
+        key = worker.call
+        assert key is not None
         try:
             done, value = worker.connection.recv()
         except (EOFError, OSError):
-            return number, self._remove(worker)
+            return key, self._remove(worker)
         worker.call = None
         if not done:
             raise value
-        return number, value
+        return key, value
 
-    def _remove(self, worker: _Worker) -> Lost:
+    def _remove(self, worker: _Worker[Key]) -> Lost:
         self._all.remove(worker)
         worker.end(0)
         return Lost()
@@ -131,9 +169,12 @@ class Workers:
 
 
 @contextmanager
-def workers(count: int) -> Iterator[Workers]:
-    """Workers that end with the block, at once if it is left by an exception such as Ctrl-C."""
-    crew = Workers(count)
+def workers(count: int, prepare: Callable[[], None] | None = None) -> Iterator[Workers[Any]]:
+    """Workers that end with the block, at once if it is left by an exception such as Ctrl-C.
+
+    Each calls `prepare` before all else, while it has one thread.
+    """
+    crew: Workers[Any] = Workers(count, prepare)
     try:
         yield crew
     except BaseException:
@@ -142,7 +183,7 @@ def workers(count: int) -> Iterator[Workers]:
     crew.end(_END_SECONDS)
 
 
-def _serve(connection: "Connection[Any, Any]") -> None:
+def _serve(connection: "Connection[Any, Any]", prepare: Callable[[], None] | None) -> None:
     """Answer calls until the connection closes.
 
     Ctrl-C is left to the front end, which ends the workers itself. Decoders in C complain on stderr, across the
@@ -150,6 +191,8 @@ def _serve(connection: "Connection[Any, Any]") -> None:
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if prepare is not None:
+        prepare()
     Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:

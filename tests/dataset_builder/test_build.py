@@ -185,12 +185,6 @@ def test_a_check_tells_at_once_that_the_plan_is_of_another_version(built, monkey
         faults(built / "README.md")
 
 
-def test_processes_give_the_same_bytes(small_raw, built, tmp_path):
-    raw, sources = small_raw
-    build(raw, tmp_path / "other", [sources], workers=2, size=32)
-    assert tree(tmp_path / "other") == tree(built)
-
-
 def test_job_arrays_give_the_same_bytes(small_raw, built, tmp_path, capsys):
     raw, sources = small_raw
     other = tmp_path / "other"

@@ -39,7 +39,8 @@ def test_each_file_is_looked_at_once(tmp_path, files, monkeypatch):
     monkeypatch.undo()
     assert {looks[path] for path in looks if path.endswith(".png")} == {1}
     assert sum(path.endswith(".png") for path in looks) == 640
-    assert plan.stamps(0) == [stamp_of(item, tmp_path / "raw") for item in plan.items(0)]
+    whole = plan.whole(0)
+    assert plan.stamps(whole) == [stamp_of(item, tmp_path / "raw") for item in plan.items(whole)]
 
 
 def test_files_come_in_the_order_of_their_names_whatever_thread_is_first(tmp_path, files, monkeypatch):

@@ -1,7 +1,9 @@
 """Engines and deaths: killed builds continue to the same bytes, crashed and stalled workers cost one input."""
 
+import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +17,12 @@ from biovfm_hf.errors import UserError
 from dataset_builder.build import build
 from dataset_builder.catalog.records import load_source
 from dataset_builder.dataset.finish import finish_shard
-from dataset_builder.plan.plan import Options, make_plan
+from dataset_builder.plan.plan import Options, Unit, make_plan
 from dataset_builder.progress import ProgressFile, read_progress
 from dataset_builder.shards import executors, workers
 from dataset_builder.shards.local import LocalRun
-from dataset_builder.shards.shard import build_shard
+from dataset_builder.shards.shard import build_unit, join_shard
+from dataset_builder.shards.units import cut
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -37,53 +40,66 @@ def stamp_of(item, raw):
         time.sleep(600)
     return honest(item, raw)
 
-def work(out, raw, number):
+def work(out, raw, unit):
     shard.stamp_of = stamp_of
-    return shard.build_shard(out, raw, number)
+    return shard.build_unit(out, raw, unit)
 
-def slow(out, raw, number):
-    time.sleep(0.5)
-    return shard.build_shard(out, raw, number)
+def slow(out, raw, unit):
+    time.sleep(0.2)
+    return shard.build_unit(out, raw, unit)
 
-def dies_at_once(out, raw, number):
+def sleepy(out, raw, unit):
+    began = time.monotonic()
+    time.sleep(0.3)
+    return {"worker": os.getpid(), "began": began, "ended": time.monotonic()}
+
+def dies_at_once(out, raw, unit):
     os.kill(os.getpid(), signal.SIGKILL)
 
-def dies_after_its_work(out, raw, number):
-    result = shard.build_shard(out, raw, number)
-    mark = shard.Path(out) / f"died-{number}"
+def dies_after_its_work(out, raw, unit):
+    result = shard.build_unit(out, raw, unit)
+    mark = shard.Path(out) / f"died-{unit.shard}"
     if not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return result
 
-def stopped_before_its_work(out, raw, number):
-    mark = shard.Path(out) / f"stopped-{number}"
+def stopped_before_its_work(out, raw, unit):
+    mark = shard.Path(out) / f"stopped-{unit.shard}"
     if not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGSTOP)
-    return shard.build_shard(out, raw, number)
+    return shard.build_unit(out, raw, unit)
 """
 
-# A build that is killed at its nth rename: before it, when n is even, after it, when n is odd.
+# Builds of which each is killed at its nth rename (before it, when n is even, after it, when n is odd; 0: never), one
+# after the other in the same folder: forks of one process that has imported the builder. Their ends are printed.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 import dataset_builder.plan.plan as plan
+from dataset_builder.build import main
 plan.SHARD_ITEMS = 3
-count, fatal = [0], int(sys.argv[1])
 honest = Path.replace
 
-def replace(self, target):
-    count[0] += 1
-    if count[0] == fatal and fatal % 2 == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    honest(self, target)
-    if count[0] == fatal:
-        os.kill(os.getpid(), signal.SIGKILL)
+def build(fatal, words):
+    count = [0]
+    def replace(self, target):
+        count[0] += 1
+        if count[0] == fatal and fatal % 2 == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        honest(self, target)
+        if count[0] == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+    Path.replace = replace
+    return main(words)
 
-Path.replace = replace
-from dataset_builder.build import main
-sys.exit(main(sys.argv[2:]))
+for fatal in map(int, sys.argv[1].split(",")):
+    pid = os.fork()
+    if not pid:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os._exit(build(fatal, sys.argv[2:]))
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
 
@@ -126,19 +142,28 @@ def candidates(plan, numbers=None) -> list[bytes]:
     return [plan.rows_path(n).read_bytes() + plan.candidates_path(n).read_bytes() for n in numbers]
 
 
+def units(plan) -> list:
+    return list(map(plan.whole, range(len(plan.shards))))
+
+
 @pytest.fixture
-def expected(small_raw, plan, tmp_path):
+def expected(small_raw, plan):
     raw, _ = small_raw
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    (whole / ".build").symlink_to(tmp_path / "out" / ".build")
-    for _ in executors.in_process(build_shard, plan, str(raw), range(len(plan.shards))):
-        pass
-    found = candidates(plan)
-    for number in range(len(plan.shards)):
-        plan.stats_path(number).unlink()
-        plan.rows_path(number).unlink()
-    return found
+    list(executors.in_process(build_unit, plan, str(raw), units(plan)))
+    expected = candidates(plan)
+    shutil.rmtree(plan.work / "shards")
+    return expected
+
+
+def test_the_files_of_one_shard_are_read_by_all_workers_at_once(small_raw, tmp_path, works):
+    raw, sources = small_raw
+    one = make_plan([load_source(sources.split(",")[0])], raw, tmp_path / "one", Options(size=32), "salt")
+    parts = cut(one, [0], 4, shortest=0.0)
+    calls = [call for call in LocalRun(works.sleepy, one, str(raw), 60).run(parts, 4) if call]
+    assert len(one.shards) == 1 and len(calls) == len(parts) >= 12
+    assert len({call["worker"] for call in calls}) == 4
+    at_once = [sum(other["began"] <= call["began"] < other["ended"] for other in calls) for call in calls]
+    assert max(at_once) == 4
 
 
 def test_a_crash_costs_one_input(small_raw, plan, works, tmp_path, make):
@@ -148,7 +173,7 @@ def test_a_crash_costs_one_input(small_raw, plan, works, tmp_path, make):
     sources = [load_source(tmp_path / "records" / "scans.yaml")]
     deadly = make_plan(sources, raw, tmp_path / "deadly", Options(size=32), "salt")
     numbers = list(range(len(deadly.shards)))
-    finished = [s for s in LocalRun(works.work, deadly, str(raw), 60).run(numbers, 2) if s]
+    finished = [s for s in LocalRun(works.work, deadly, str(raw), 60).run(units(deadly), 2) if s]
     assert sorted(s["shard"] for s in finished) == numbers
     lines = [line for n in numbers for line in pq.read_table(deadly.candidates_path(n)).to_pylist()]
     assert {line["path"]: line["outcome"] for line in lines}["scans/p001/crash.png"] == "crashed the decoder"
@@ -163,7 +188,7 @@ def test_a_stall_costs_one_input(small_raw, works, tmp_path, make):
     make.png(raw / "odd" / "z.png", make.picture(3))
     stalled = make_plan([load_source(make.record(tmp_path, "odd"))], raw, tmp_path / "odd", Options(size=32), "s")
     started = time.monotonic()
-    (statistics,) = [s for s in LocalRun(works.work, stalled, str(raw), 2.0).run([0], 1) if s]
+    (statistics,) = [s for s in LocalRun(works.work, stalled, str(raw), 2.0).run(units(stalled), 1) if s]
     assert statistics["outcomes"] == {"kept": 2, "timed out": 1}
     assert time.monotonic() - started < 200  # without the guard: 600
 
@@ -171,7 +196,7 @@ def test_a_stall_costs_one_input(small_raw, works, tmp_path, make):
 def test_workers_that_cannot_begin_are_an_error(small_raw, plan, works):
     raw, _ = small_raw
     with pytest.raises(UserError, match="workers die before they begin"):
-        list(LocalRun(works.dies_at_once, plan, str(raw), 60).run([0], 1))
+        list(LocalRun(works.dies_at_once, plan, str(raw), 60).run(units(plan)[:1], 1))
 
 
 @pytest.mark.parametrize("deadly", ["stopped_before_its_work", "dies_after_its_work"])
@@ -180,11 +205,10 @@ def test_a_worker_that_is_stopped_or_dies_around_its_work_is_noticed(
 ):
     monkeypatch.setattr(workers, "STOPPED_SECONDS", 1.0)
     raw, _ = small_raw
-    numbers = list(range(len(plan.shards)))[:2]
     run = LocalRun(getattr(works, deadly), plan, str(raw), 600)
-    done = [statistics["shard"] for statistics in run.run(numbers, 2) if statistics]
-    assert sorted(done) == numbers and not (plan.work / "marks").exists()
-    assert candidates(plan, numbers) == expected[: len(numbers)]
+    done = [statistics["shard"] for statistics in run.run(units(plan)[:2], 2) if statistics]
+    assert sorted(done) == [0, 1] and not (plan.work / "marks").exists()
+    assert candidates(plan, [0, 1]) == expected[:2]
 
 
 def test_a_worker_that_is_stopped_when_it_has_nothing_to_do_does_not_hold_the_end(monkeypatch):
@@ -209,12 +233,12 @@ def _refuse():
 
 
 def test_an_executor_is_added_by_one_entry(small_raw, tmp_path, monkeypatch):
-    def backwards(work, plan, raw, numbers, resources):
+    def backwards(work, plan, raw, units, resources):
         assert resources.workers == 3
-        for number in reversed(numbers):
-            yield work(str(plan.out), raw, number)
+        for unit in reversed(units):
+            yield work(str(plan.out), raw, unit)
 
-    monkeypatch.setitem(executors.ENGINES, "backwards", backwards)
+    monkeypatch.setitem(executors.ENGINES, "backwards", executors.Engine(backwards, shortest=0.0))
     raw, sources = small_raw
     build(raw, tmp_path / "one", sources, size=32, engine="backwards", workers=3)
     build(raw, tmp_path / "two", sources, size=32, workers=0)
@@ -226,10 +250,9 @@ def test_an_executor_is_added_by_one_entry(small_raw, tmp_path, monkeypatch):
 def test_a_killed_worker_changes_nothing(small_raw, plan, expected, works):
     """An innocent victim: the work is done again, nothing is marked, the bytes are the same."""
     raw, _ = small_raw
-    numbers = list(range(len(plan.shards)))
     killed = 0
-    for _ in LocalRun(works.slow, plan, str(raw), 60).run(numbers, 2):
-        pids = [child.pid for child in __import__("multiprocessing").active_children()]
+    for _ in LocalRun(works.slow, plan, str(raw), 60).run(units(plan), 2):
+        pids = [child.pid for child in multiprocessing.active_children()]
         if not killed and pids:
             os.kill(pids[0], signal.SIGKILL)
             killed += 1
@@ -239,9 +262,11 @@ def test_a_killed_worker_changes_nothing(small_raw, plan, expected, works):
 
 
 def test_dask_with_a_killed_worker_gives_the_same_bytes(small_raw, plan, expected, works):
+    """In units of one input each, of which the shards are put together."""
     distributed = pytest.importorskip("distributed")
     raw, _ = small_raw
-    numbers = list(range(len(plan.shards)))
+    inputs = cut(plan, range(len(plan.shards)), 7, shortest=0.0)
+    assert len(inputs) > 2 * len(plan.shards)
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True) as cluster,
         distributed.Client(cluster) as client,
@@ -250,21 +275,23 @@ def test_dask_with_a_killed_worker_gives_the_same_bytes(small_raw, plan, expecte
         client.run(lambda path: __import__("sys").path.insert(0, path), str(ROOT))
         pids = list(client.run(os.getpid).values())
         killed = False
-        for result in executors.on_executor(works.slow, plan, str(raw), numbers, client.get_executor(), 100):
+        for result in executors.on_executor(works.slow, plan, str(raw), inputs, client.get_executor(), 100):
             if result is None and not killed:
                 os.kill(pids[0], signal.SIGKILL)
                 killed = True
     assert killed
-    assert candidates(plan) == expected
+    list(executors.in_process(join_shard, plan, str(raw), map(plan.whole, plan.unfinished())))
+    assert candidates(plan) == expected and not plan.parts()
 
 
 def test_submitit_gives_the_same_bytes(small_raw, tmp_path):
-    """Without SLURM, submitit runs its jobs as processes on this machine."""
+    """Without SLURM, submitit runs its jobs as processes on this machine; here one for each step of a build."""
     pytest.importorskip("submitit")
     raw, sources = small_raw
-    build(raw, tmp_path / "whole", [sources], workers=0, size=32)
+    eyes = sources.split(",")[1]
+    build(raw, tmp_path / "whole", eyes, workers=0, size=32)
     words = {"engine": "submitit", "workers": 2, "slurm": "timeout_min=5"}
-    build(raw, tmp_path / "jobs", [sources], size=32, **words)
+    build(raw, tmp_path / "jobs", eyes, size=32, **words)
     assert tree(tmp_path / "jobs") == tree(tmp_path / "whole")
 
 
@@ -285,34 +312,31 @@ def test_finish_shard_leaves_no_file_for_nothing(small_raw, tmp_path, make):
     summary = build(raw, tmp_path / "out", [records], workers=0, size=32)
     assert summary["outcomes"] == {"blank": 1, "duplicate": 1, "kept": 1}
     assert [p.name for p in (tmp_path / "out" / "data").rglob("*.parquet")] == ["same-00000.parquet"]
-    assert finish_shard(str(tmp_path / "out"), str(raw), 1)["kept"] == 0
+    assert finish_shard(str(tmp_path / "out"), str(raw), Unit(1, 0, 1))["kept"] == 0
 
 
 def killed_and_continued(small_raw, tmp_path: Path, fatal: list[int]) -> None:
     raw, sources = small_raw
     (tmp_path / "killed.py").write_text(KILLED)
-    words = ["--raw", str(raw), "--sources", sources, "--size", "32", "--workers", "0"]
-
-    def run(number: int, out: Path) -> int:
-        command = [sys.executable, str(tmp_path / "killed.py"), str(number), *words, "--out", str(out)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, env=environment, capture_output=True, timeout=250).returncode
-
-    assert run(0, tmp_path / "whole") == 0
-    deaths = [run(number, tmp_path / "killed") for number in fatal]
-    assert -signal.SIGKILL in deaths
-    assert run(0, tmp_path / "killed") == 0
-    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+    build(raw, tmp_path / "whole", [sources], workers=0, size=32)
+    words = ["--raw", str(raw), "--sources", sources, "--size", "32", "--workers", "0", "--out", str(tmp_path / "out")]
+    command = [sys.executable, str(tmp_path / "killed.py"), ",".join(map(str, [*fatal, 0])), *words]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    *deaths, end = map(int, done.stdout.split())
+    assert -signal.SIGKILL in deaths and end == 0, done.stderr
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
-def test_a_killed_build_continues_to_the_same_bytes(small_raw, tmp_path):
+def test_a_killed_build_continues_to_the_same_bytes(small_raw, tmp_path, monkeypatch):
+    monkeypatch.setattr("dataset_builder.plan.plan.SHARD_ITEMS", 3)
     killed_and_continued(small_raw, tmp_path, [1, 6, 9])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_twenty_random_kills(small_raw, tmp_path):
+def test_twenty_random_kills(small_raw, tmp_path, monkeypatch):
     """At renames, where states change, and with that at every stage of a build."""
+    monkeypatch.setattr("dataset_builder.plan.plan.SHARD_ITEMS", 3)
     numbers = random.Random(0)
     killed_and_continued(small_raw, tmp_path, [numbers.randint(1, 14) for _ in range(20)])
 

@@ -1,0 +1,37 @@
+"""Work on several values at once whose results come in order."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from biovfm_hf.memory import keep_one_arena
+
+_STACK = 1 << 20  # bytes of a thread's stack: address space is limited where strangers' files are read
+
+
+def in_order(function: Callable[[Any], Any], values: Iterable[Any], threads: int) -> Iterator[Any]:
+    """`map(function, values)` in so many threads; twice as many values are taken ahead at most.
+
+    What `values` raises is raised after the results of the values before it.
+    """
+    if threads < 2:
+        yield from map(function, values)
+        return
+    keep_one_arena()
+    threading.stack_size(_STACK)
+    source = iter(values)
+    waiting: deque[Future[Any]] = deque()
+    failure: BaseException | None = None
+    with ThreadPoolExecutor(threads) as pool:
+        while failure is None or waiting:
+            while failure is None and len(waiting) < 2 * threads:
+                try:
+                    waiting.append(pool.submit(function, next(source)))
+                except BaseException as error:
+                    failure = error
+            if waiting:
+                yield waiting.popleft().result()
+    if not isinstance(failure, StopIteration):
+        raise failure
