@@ -530,7 +530,7 @@ def test_a_zip_inside_a_zip_is_built_in_place(tmp_path, out, make):
 def test_a_full_disk_is_named(small_raw, out, monkeypatch):
     raw, sources = small_raw
     with monkeypatch.context() as patched:
-        patched.setattr("dataset_builder.shards.shard.pq.write_table", _full)
+        patched.setattr("dataset_builder.schema.pq.ParquetWriter.write_table", _full)
         with pytest.raises(UserError, match="the disk is full; make room, and the same command continues"):
             build(raw, out, [sources], workers=0, size=32)
     assert build(raw, out, [sources], workers=0, size=32)["kept"] > 0
