@@ -1,6 +1,7 @@
 """Reading a source record: YAML to `Source`, every key and word checked, a mistake answered with the nearest word."""
 
 from dataclasses import MISSING, fields
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, get_args
 
@@ -25,8 +26,10 @@ from .source import (
     Source,
     TableRule,
     anatomies,
+    is_published,
 )
 
+_MISSPELT = 0.75  # how much like a region's name a word is that is taken for a slip
 MAX_ANATOMY = 60  # letters of an anatomy in a record's own words
 
 
@@ -54,12 +57,13 @@ def _locate(id_or_path: str | Path) -> Path:
 class _Place:
     """Where in which file the reader is, for messages."""
 
-    def __init__(self, file: str, key: str = "", own: bool = False) -> None:
+    def __init__(self, file: str, key: str = "", own: bool = False, private: bool = False) -> None:
         self.file, self.key = file, key
         self.own = own  # whether it is a private source, which may name any anatomy
+        self.private = private  # whether it says so: else a word much like a region's is taken for a slip
 
     def at(self, key: str | int) -> "_Place":
-        return _Place(self.file, f"{self.key}.{key}".lstrip("."), self.own)
+        return _Place(self.file, f"{self.key}.{key}".lstrip("."), self.own, self.private)
 
     def fail(self, message: str) -> NoReturn:
         raise UserError(f"{self.file}: {self.key + ': ' if self.key else ''}{message}")
@@ -104,7 +108,8 @@ def _source(place: _Place, data: Any) -> Source:
     name = place.at("id").typed(data["id"], str, "text")
     if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
         place.at("id").fail(f"{name!r} may hold letters, digits, - and _ only")
-    place.own = data.get("access") == "private"
+    place.own = not is_published(data.get("access"), data.get("in_paper") is True)
+    place.private = data.get("access") == "private"
     for key, converter in _CONVERTERS.items():
         if data.get(key) is not None:
             data[key] = converter(place.at(key), data[key])
@@ -141,11 +146,17 @@ def _region(place: _Place, value: Any) -> str:
     table = anatomies()
     if isinstance(value, str) and value in table:
         return table[value]
-    if place.own and isinstance(value, str) and value.isprintable() and 0 < len(value.strip()) <= MAX_ANATOMY:
+    if place.own and _is_own_word(value) and (place.private or not get_close_matches(value, table, 1, _MISSPELT)):
         return value
+    remedy = " (with access: private it is kept as it is)" if place.own and _is_own_word(value) else ""
     place.fail(
-        f"{value!r} is none of the 30 regions{did_you_mean(str(value), table)}; see dataset_builder/anatomies.yaml"
+        f"{value!r} is none of the 30 regions{did_you_mean(str(value), table)}{remedy}; "
+        "see dataset_builder/anatomies.yaml"
     )
+
+
+def _is_own_word(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and 0 < len(value.strip()) <= MAX_ANATOMY
 
 
 def _texts(place: _Place, value: Any) -> tuple[str, ...]:

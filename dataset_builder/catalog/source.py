@@ -172,7 +172,13 @@ class Source:
 
     @property
     def published(self) -> bool:
-        """Whether it is a release for others, whose identifiers are pseudonyms: one of the paper's, or a record that
-        says how to get access. Every other source is private: one of `access: private`, or whose record does not say.
-        """
-        return self.access != "private" and (self.in_paper or self.access is not None)
+        """Whether it is a release for others, whose identifiers are pseudonyms; every other source is private."""
+        return is_published(self.access, self.in_paper)
+
+
+def is_published(access: str | None, in_paper: bool) -> bool:
+    """Whether a source is a release for others: one of the paper's, or one whose record says how to get access.
+
+    A record that says `access: private`, or nothing of it, is of a private source.
+    """
+    return access != "private" and (in_paper or access is not None)

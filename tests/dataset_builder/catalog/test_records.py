@@ -197,9 +197,10 @@ def test_a_plain_path_is_a_glob_of_itself_below_any_folder(parts):
 # Anatomies
 
 
-def test_an_own_source_may_name_any_anatomy_and_the_card_tells_it(tmp_path, make):
+@pytest.mark.parametrize("access", ["private", None])
+def test_an_own_source_may_name_any_anatomy_and_the_card_tells_it(tmp_path, access, make):
     make.png(tmp_path / "raw" / "own" / "1.png", make.picture(1))
-    record = make.record(tmp_path, "own", access="private", anatomies=["cell culture"])
+    record = make.record(tmp_path, "own", access=access, anatomies=["cell culture"])
     build(tmp_path / "raw", tmp_path / "out", [record], workers=0, size=32)
     assert pq.read_table(tmp_path / "out" / "manifest.parquet")["anatomy"].to_pylist() == ["cell culture"]
     card = (tmp_path / "out" / "README.md").read_text()
