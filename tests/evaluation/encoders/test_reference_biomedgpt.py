@@ -127,9 +127,10 @@ def test_files_of_another_kind_are_refused_and_nothing_in_them_runs(weights, tmp
     assert "run" not in capsys.readouterr().out
 
 
-def test_records_tell_licence_and_prompt(weights, tmp_path, class_folder):
+def test_records_tell_licence_and_prompt(weights, tmp_path, make_class_folder):
     folder = save_folder(tmp_path / "biomedgpt", weights)
-    words = ["--model", str(folder), "--tasks", str(class_folder), "--out", str(tmp_path / "out"), "--no-figures"]
+    images = make_class_folder(tmp_path / "task", 2, {"train": 6, "val": 2, "test": 4})
+    words = ["--model", str(folder), "--tasks", str(images), "--out", str(tmp_path / "out"), "--no-figures"]
     assert main([*words, "--method", "knn", "--resamples", "20", "--device", "cpu"]) == 0
     (record,) = json.loads((tmp_path / "out" / "results.json").read_text())
     notes = " ".join(record["notes"])
