@@ -17,7 +17,7 @@ from biovfm_hf.options import check_options, option, parse_options, required
 from ..encoders.device import check_device, default_device, default_precision
 from ..encoders.embed import embed_summaries
 from ..encoders.lineup import LINEUP
-from ..encoders.load import SCRATCH, Encoder, load_encoder, split_label
+from ..encoders.load import Encoder, load_encoder, split_label
 from ..encoders.pooling import POOL_HELP, POOLS, case_features
 from ..encoders.processes import ProcessGroup, process_group
 from ..pictures.encoders import draw_attention, draw_boxes, draw_embedding, draw_masks, draw_patch_colours
@@ -25,7 +25,7 @@ from ..pictures.figure import discard, figure_path
 from ..pictures.robustness import draw_robustness
 from ..pictures.scores import draw_all, figure_blocks
 from ..probes.frozen import benchmark_of
-from ..probes.probe import Probe, Run, find_probe, probe_classes, probe_names
+from ..probes.probe import Probe, Run, find_probes, probe_classes, probe_names
 from ..probes.suite import run_suite
 from ..results.comparisons import compare_models
 from ..results.records import Row, merge_records
@@ -68,7 +68,8 @@ class RunOptions:
 
     model: tuple[str, ...] = required(
         "a model folder, a Hub repository, a short name (dinov2-b, biomedclip, ...), timm:NAME or "
-        "open_clip:hf-hub:REPO, for segmentation also scratch:unet or scratch:transunet; again for each further one",
+        "open_clip:hf-hub:REPO, for segmentation also scratch:unet, scratch:transunet or transunet:FILE.npz; again "
+        "for each further one",
         metavar="[NAME=]MODEL",
         group=WHAT,
     )
@@ -130,7 +131,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
-        probes = [find_probe(name, self.protocol) for name in self.method]
+        probes = [probe for name in self.method for probe in find_probes(name, self.protocol)]
         if self.stratify and self.protocol == "biovfm":
             raise UserError("stratify needs protocol fast; protocol biovfm resamples as its authors did")
         if self.stratify and not any(probe.stratifies for probe in probes):
@@ -290,7 +291,7 @@ def open_tasks(options: RunOptions) -> list[Task]:
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"two tasks are called {repeated}; rename one of the folders")
     check_columns(tasks, options.by)
-    probes = [find_probe(name, options.protocol)() for name in options.method]
+    probes = [probe() for name in options.method for probe in find_probes(name, options.protocol)]
     for task in tasks:
         if not any(probe.suits(task) for probe in probes):
             cases = "one image" if task.splits["train"].case_of_image is None else "several images"
@@ -322,7 +323,8 @@ def make_runs(options: RunOptions) -> list[Run]:
         Run(probe, seed=seed, device=device, precision=precision, **common)
         for name in dict.fromkeys(options.method)
         for seed in dict.fromkeys(options.seed)
-        for probe in make_probes(find_probe(name, options.protocol), options)
+        for kind in find_probes(name, options.protocol)
+        for probe in make_probes(kind, options)
     ]
 
 
@@ -369,9 +371,9 @@ def draw(options: RunOptions, tasks: list[Task], records: list[Row]) -> None:
         label = split_label(model)[0]
         mine = {record["task"]: record for record in records if record["model"] == label}
         undrawn = [t for t in tasks if t.name in mine and not figure_path(options.out, "pca", label, t.name).exists()]
-        if undrawn and not split_label(model)[1].startswith(SCRATCH):
+        if undrawn:
             encoder = load_encoder(model, options.device or default_device(), precision=options.precision)
-            for task in undrawn:
+            for task in undrawn if encoder.network is None else []:
                 draw_model(options, encoder, task, mine[task.name])
 
 

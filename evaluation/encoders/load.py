@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 LABEL = re.compile(r"^([\w.+-]+)=(.+)$")
 SCRATCH = "scratch:"
+TRANSUNET = "transunet:"
 # Channels of the networks at the images' own size, of `transunet` its tokens' width: what tells their forms apart.
 SCRATCH_WIDTHS = {"unet": 64, "unet-small": 32, "transunet": 1024, "transunet-small": 32}
 OFA = "ofa:"
@@ -42,6 +43,14 @@ OFA_NOTES = (
     "licence of BiomedGPT's weights: Apache-2.0 by the Hub's tag, by its README academic research only, without "
     "commercial or clinical use",
 )
+
+
+@dataclass(frozen=True)
+class Network:
+    """A segmentation network that is trained in an encoder's place: its name, and a file of pretrained weights."""
+
+    name: str
+    weights: Path | None = None
 
 
 @dataclass
@@ -62,6 +71,7 @@ class Encoder:
         reading: what `read` must know of the module.
         read: how the module is asked and where its tokens are, as `tokens.run`.
         notes: what a reader of its results must know; they stand in every record.
+        network: what is trained in place of a frozen model, where there is none.
     """
 
     name: str
@@ -78,6 +88,7 @@ class Encoder:
     reading: Reading = field(default_factory=Reading)
     read: Reader = run
     notes: tuple[str, ...] = ()
+    network: Network | None = None
 
     def encode(self, pixel_values: "Tensor", blocks: int = 0) -> Encoded:
         """Encode (B, 3, H, W) without gradients, in the encoder's precision; features are float32.
@@ -120,8 +131,8 @@ def load_encoder(
     Args:
         name: a model folder, a Hub repository, `timm:NAME`, `timm:FOLDER`, `open_clip:hf-hub:REPO`, `ofa:` and a
             folder, repository or fairseq file of an OFA model (BiomedGPT), `scratch:unet` and `scratch:transunet`
-            (segmentation baselines without an encoder), one of `SHORT_NAMES`, or `LABEL=` and one of these to choose
-            what results call it.
+            (segmentation baselines without an encoder), `transunet:FILE.npz` (with pretrained weights), one of
+            `SHORT_NAMES`, or `LABEL=` and one of these to choose what results call it.
         device: a torch device.
         preprocess: `own` (the model's), or `half`: resized to the model's size and normalised by mean 0.5 and
             standard deviation 0.5, whatever the model, as the BioVFM authors do.
@@ -191,14 +202,27 @@ def find_family(source: str) -> Family:
 
 def _untrained(source: str) -> Encoder:
     """The stand-in for a segmentation network trained from scratch, which has no encoder to load."""
+    name = source.removeprefix(SCRATCH)
+    width = SCRATCH_WIDTHS.get(name)
+    revision = f"{source}@{width}" if width else source  # a record of a network of another width is not taken for it
+    return _stand_in(source, revision, Network(name))
+
+
+def _pretrained_network(source: str) -> Encoder:
+    """The stand-in for TransUNet with pretrained weights of its encoder from an .npz file."""
+    path = Path(source.removeprefix(TRANSUNET)).expanduser()
+    if not path.is_file():
+        raise UserError(f"{source}: no such file; give {TRANSUNET}FILE.npz with TransUNet's R50+ViT-L_16 weights")
+    return _stand_in(source, f"{TRANSUNET}{files_digest([path])}", Network("transunet", path))
+
+
+def _stand_in(source: str, revision: str, network: Network) -> Encoder:
     from torch import nn
 
     def refuse(images: Sequence[np.ndarray]) -> "Tensor":
-        raise UserError(f"{source} is trained from scratch and has no features; it runs under --method segment only")
+        raise UserError(f"{source} is a network for segmentation and has no features; it runs under --method segment")
 
-    width = SCRATCH_WIDTHS.get(source.removeprefix(SCRATCH))
-    revision = f"{source}@{width}" if width else source  # a record of a network of another width is not taken for it
-    return Encoder(source, revision, nn.Identity(), refuse, source, 224, IMAGENET_MEAN, IMAGENET_STD)
+    return Encoder(source, revision, nn.Identity(), refuse, source, 224, IMAGENET_MEAN, IMAGENET_STD, network=network)
 
 
 def split_label(name: str) -> tuple[str, str]:
@@ -216,6 +240,8 @@ def split_label(name: str) -> tuple[str, str]:
         parts = [part for part in Path(name).expanduser().resolve().parts if part != "/"]
         generic = parts[-1] == "model" or parts[-1].startswith("step_")
         return "/".join(parts[-2:] if generic else parts[-1:]), name
+    if name.startswith(TRANSUNET):
+        return TRANSUNET + Path(name.removeprefix(TRANSUNET)).name, name
     return name, name
 
 
@@ -349,8 +375,13 @@ def folder_revision(path: Path) -> str:
     weights = sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])
     if not weights:
         raise UserError(f"{path} holds no *.safetensors; is it a model folder?")
+    return files_digest([*sorted(path.glob("*config.json")), *weights])
+
+
+def files_digest(files: Sequence[Path]) -> str:
+    """A digest of files' names and content, 16 hex digits."""
     digest = hashlib.blake2b(digest_size=8)
-    for file in [*sorted(path.glob("*config.json")), *weights]:
+    for file in files:
         digest.update(file.name.encode())
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 22):
@@ -449,5 +480,6 @@ for _family in (
     Family("open_clip of the Hub", "hf-hub:", _load_open_clip),
     Family("OFA", OFA, _load_ofa, recognises=_is_ofa),
     Family("trained from scratch", SCRATCH, _untrained, downloads=False),
+    Family("TransUNet with pretrained weights", TRANSUNET, _pretrained_network, downloads=False),
 ):
     register_family(_family)

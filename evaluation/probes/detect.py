@@ -11,14 +11,13 @@ from biovfm_hf.errors import UserError, require
 from biovfm_hf.options import option
 
 from ..encoders.embed import embed_tokens, prefetch
-from ..encoders.load import SCRATCH, to_square
+from ..encoders.load import to_square
 from ..encoders.processes import make_accelerator
 from ..statistics.detection import class_figures, group_boxes, match_all, mean_figures
 from ..statistics.kinds import DETECTION
 from ..tasks import Split, Task
 from ..tasks.boxes import ImageBoxes, truth_rows
 from ..tasks.images import Images, combined_digest
-from .finetune import warmup_cosine
 from .judging import judge_detection
 from .probe import Answer, Probe, Trial, epochs_setting, rate_setting, register
 
@@ -67,7 +66,7 @@ class Detect(Probe):
     def run(self, trial: Trial) -> Answer:
         """Train the detector, keep its best state by validation AP, and judge."""
         require("torchvision", "detect")
-        if trial.encoder.revision.startswith(SCRATCH):
+        if trial.encoder.network is not None:
             raise UserError(f"{trial.encoder.name} is a network for segmentation; method detect does not apply to it")
         size = self.image_size or trial.encoder.size
         plan = Plan(self.epochs, self.rate or RATE, trial.run.seed, min(trial.run.batch_size, BATCH), self.mirror)
@@ -250,6 +249,7 @@ def train_detector(task: Task, read: Read, module: Any, plan: Plan, device: str)
     from tqdm import tqdm
 
     from .networks.detector import Detector  # needs torchvision
+    from .tuning.optimisation import warmup_cosine  # needs torch
 
     torch.manual_seed(plan.seed)
     with torch.no_grad():

@@ -63,14 +63,14 @@ def with_corruptions(probe: FrozenProbe, trial: Trial, problem: Problem, answer:
     benchmark = benchmark_of(trial.task, run.corruptions)
     stream = Stream(split.images, benchmark, run.seed)
     scores = _corrupted_scores(probe, trial, problem, stream)
-    subjects = split.subjects if run.protocol == "fast" else None
+    subjects = split.subjects if run.draws_as == "fast" else None
     clean = _scored(trial, answer, answer.arrays["test_scores"], subjects)
     corrupted: dict[str, list[ScoredSplit]] = {}
     for (name, _), found in zip(benchmark.passes, scores, strict=True):
         corrupted.setdefault(name, []).append(_scored(trial, answer, found, subjects))
     own = benchmark.name == trial.task.name
     baseline = Baseline(benchmark.clean, benchmark.alexnet) if own else None
-    found = robustness(clean, corrupted, baseline, Resampling(run.protocol, run.resamples, run.seed))
+    found = robustness(clean, corrupted, baseline, Resampling(run.draws_as, run.resamples, run.seed))
     notes = [*found.pop("notes"), *_size_notes(trial.task)]
     part = {"benchmark": benchmark.name, "seed": run.seed, "own": own, **found, "notes": notes}
     arrays = {**answer.arrays, "corrupted_scores": scores}

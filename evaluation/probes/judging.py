@@ -5,30 +5,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..statistics import pooled
 from ..statistics.bootstrap import (
     Resampling,
     choose_thresholds,
     interval_notes,
     intervals,
-    mean_intervals,
     threshold_notes,
 )
 from ..statistics.detection import group_boxes, judge_boxes
-from ..statistics.metrics import OVERLAPS, case_scores
 from ..statistics.metrics import notes as split_notes
 from ..statistics.split import read_split
 from ..tasks import Task
 from ..tasks.boxes import truth_rows
-from ..tasks.samples import sample_rows
-from .masks import Segmentation, decide
 from .probe import Answer, Scores, Trial
-from .surfaces import SurfaceRule, measure_cases, surface_intervals
 
 if TYPE_CHECKING:
     from .detect import Detections
-
-SAMPLE_SIZE = (128, 128)  # of the predicted masks that pictures show
 
 
 def judge(trial: Trial, scores: Scores) -> Answer:
@@ -37,10 +29,10 @@ def judge(trial: Trial, scores: Scores) -> Answer:
     kind, labels = task.record.kind, trial.labels()
     val = read_split(kind, labels["val"], scores.val, "val")
     thresholds = choose_thresholds(val, run.probe.thresholds)
-    subjects = task.splits["test"].subjects if run.protocol == "fast" else None
+    subjects = task.splits["test"].subjects if run.draws_as == "fast" else None
     strata, notes = test_strata(labels["test"], subjects) if run.stratify else (None, [])
     test = replace(read_split(kind, labels["test"], scores.test), subjects=subjects, strata=strata)
-    entries = intervals(test.decided_at(thresholds), Resampling(run.protocol, run.resamples, run.seed), extra=True)
+    entries = intervals(test.decided_at(thresholds), Resampling(run.draws_as, run.resamples, run.seed), extra=True)
     notes += [*task.notes, *absence_notes(task), *split_notes(test)]
     notes += [*threshold_notes(val), *interval_notes(entries, run.resamples)]
     record = {**split_metrics(entries), "thresholds": thresholds.tolist(), "chosen": scores.chosen, "notes": notes}
@@ -112,27 +104,3 @@ def judge_detection(trial: Trial, found: "Detections") -> Answer:
         **subject_numbers(split.subjects),
     }  # fmt: skip
     return Answer(record, arrays, found.trained, found.parameters)
-
-
-def judge_segmentation(trial: Trial, probed: Segmentation, rule: SurfaceRule) -> Answer:
-    """Dice and Jaccard per case, their means with intervals, and each class' mean; the radiology study's own score
-    over all pixels; and distances between surfaces by `rule`.
-    """
-    task, run, counts = trial.task, trial.run, probed.counts
-    subjects = task.splits["test"].subjects
-    resampling = Resampling("fast", run.resamples, run.seed)
-    found: dict[str, dict[str, Any]] = {}
-    for name, metric in OVERLAPS.items():
-        per_class = metric.value(counts)
-        columns = np.column_stack([case_scores(per_class), per_class[:, 1:]])
-        names = [name, *(f"{name}_{label}" for label in task.record.classes[1:])]
-        entries = mean_intervals(columns, resampling, subjects)
-        found.update(dict(zip(names, entries, strict=True)) if len(names) > 2 else {name: entries[0]})
-    surfaces = measure_cases(task, probed.predict, rule)
-    distances, told = surface_intervals(task, surfaces, rule, resampling)
-    found |= pooled.pooled_intervals(counts, resampling, subjects) | distances
-    record = {**split_metrics(found), "chosen": probed.chosen, "notes": [*task.notes, pooled.NOTE, *told]}
-    samples = probed.predict(sample_rows(len(task.splits["test"].images)))
-    masks = np.stack([decide(scores, SAMPLE_SIZE) for scores in samples])
-    arrays = {"test_counts": counts, "test_surfaces": surfaces, **subject_numbers(subjects), "sample_masks": masks}
-    return Answer(record, arrays, probed.trained, probed.parameters)

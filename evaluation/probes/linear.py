@@ -1,12 +1,15 @@
-"""Linear probing by protocol `fast`: logistic regression on standardised features."""
+"""Linear probing: by a convex fit (protocol `fast`), and as the BioVFM authors train (protocol `biovfm`)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from biovfm_hf.options import option
+
+from ..encoders.embed import Augmentation, embed_summaries
+from ..encoders.pooling import case_features
 from .frozen import FrozenProbe
-from .logistic import Objective, fit_path, fit_standardiser
-from .probe import Problem, Scores, Trial, features_setting, register
+from .probe import Problem, Scores, Trial, epochs_setting, features_setting, register
 
 
 @register
@@ -21,25 +24,43 @@ class Linear(FrozenProbe):
 
     def score(self, trial: Trial, problem: Problem) -> Scores:
         """Fit, and choose by validation loss."""
+        from .heads.logistic import probe_fast  # needs torch
+
         return probe_fast(problem)
 
 
-def probe_fast(problem: Problem) -> Scores:
-    """Standardise, then logistic regression over a grid of regularisation chosen by validation loss.
+@register
+@dataclass(frozen=True)
+class AuthorsLinear(FrozenProbe):
+    """The authors' normalised linear layer on mean patch tokens before the final norm, trained by AdamW."""
 
-    Multi-label tasks get one sigmoid per label, others a softmax.
-    """
-    import torch
-
-    independent = problem.independent
-    inputs = {name: torch.from_numpy(np.ascontiguousarray(x, np.float32)) for name, x in problem.features.items()}
-    standardise = fit_standardiser(inputs["train"])
-    inputs = {name: standardise(part) for name, part in inputs.items()}
-    train, val = (
-        Objective(inputs[name], torch.from_numpy(problem.targets(name)), independent) for name in ("train", "val")
+    name = "linear"
+    title = "a linear layer on frozen features"
+    protocols = ("biovfm",)
+    thresholds = "biovfm"
+    normalises_alike = True
+    views: int = option(
+        0,
+        "protocol biovfm: augmented views of the training images, used in turn over the epochs; 100 repeats the "
+        "authors' online augmentation, 0 is no augmentation",
+        least=0,
+        metavar="N",
     )
-    weights, chosen = fit_path(train, val)
-    test = Objective(inputs["test"], torch.zeros(len(inputs["test"]), problem.outputs), independent)
-    l2 = sorted(set(chosen)) if independent else chosen[0]
-    of_val, of_test = (part.probabilities(weights)[1].numpy() for part in (val, test))
-    return Scores(of_val, of_test, {"l2": l2}, problem.linear_weights)
+    epochs: int | None = epochs_setting()
+    features: str = field(init=False, default="mean_raw", metadata={"help": "what the authors read"})
+
+    def score(self, trial: Trial, problem: Problem) -> Scores:
+        """Train the head, and keep the epoch of lowest validation loss."""
+        from .heads.authors import EPOCHS, probe_biovfm  # needs torch
+
+        views = [self._view(trial, number) for number in range(self.views)]
+        return probe_biovfm(problem, views, self.epochs or EPOCHS, trial.run.seed)
+
+    def _view(self, trial: Trial, number: int) -> np.ndarray:
+        """Features (N_cases, D) of the training images in one augmented view."""
+        split = trial.task.splits["train"]
+        label = trial.label(f"train, augmented view {number + 1} of {self.views}")
+        stored = embed_summaries(
+            trial.encoder, split.images, trial.cache, Augmentation(number, trial.run.seed), trial.run.batch_size, label
+        )
+        return case_features(stored[self.features], split.case_of_image, trial.run.pool)

@@ -18,6 +18,7 @@ its records from others, so that no setting can be read without being a part of 
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
@@ -106,7 +107,7 @@ class Probe(ABC):
         name: what the command calls it.
         title: what it does, for the help text.
         protocols: those it runs under; a second class of the same name can have the others.
-        kinds: of the tasks it suits.
+        kinds: of the tasks it suits; likewise.
         thresholds: the protocol by which decision thresholds are chosen. The authors' rule takes a validation score
             itself, which a test score must exceed. Where kNN votes all lie at 1.0 none would then be positive (MCC 0
             beside AUC 1). The authors probe linearly only, so the rule holds there.
@@ -114,6 +115,8 @@ class Probe(ABC):
         stratifies: whether its intervals come from resamples that can keep the class counts.
         trains_encoder: whether it trains the encoder's weights, so that no features are shared.
         corrupts: whether it can be scored on corrupted images.
+        version: of what it does. Raise it when its scores change though no setting does: its old records then stay
+            what they are, and are not taken for new ones.
     """
 
     name: ClassVar[str]
@@ -125,6 +128,7 @@ class Probe(ABC):
     stratifies: ClassVar[bool] = True
     trains_encoder: ClassVar[bool] = False
     corrupts: ClassVar[bool] = False
+    version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -136,9 +140,10 @@ class Probe(ABC):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Every setting that has a value: these tell one record of the method from another."""
+        """Every setting that has a value, and a later version: these tell one record of the method from another."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        version = {"version": self.version} if self.version > 1 else {}
+        return version | {name: value for name, value in values.items() if value is not None}
 
     @property
     def trains(self) -> bool:
@@ -184,10 +189,15 @@ class Run:
         return "half" if self.protocol == "biovfm" and self.probe.normalises_alike else "own"
 
     @property
+    def draws_as(self) -> str:
+        """The protocol of `statistics.bootstrap` by which resamples are drawn."""
+        return self.protocol if self.protocol == "biovfm" else "fast"
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What tells its records from others, beside method, protocol and seed."""
         settings = {**self.probe.identity, "precision": self.precision}
-        if self.probe.stratifies and self.protocol != self.probe.thresholds:
+        if self.probe.stratifies and self.draws_as != self.probe.thresholds:
             settings["thresholds"] = "midway"  # tells these records from those made before by the authors' rule
         if self.probe.stratifies and self.stratify:
             settings["stratify"] = True
@@ -232,42 +242,43 @@ class Trial:
         return {name: split.labels for name, split in self.task.splits.items() if split.labels is not None}
 
 
-PROBES: dict[tuple[str, str], type[Probe]] = {}  # by name and protocol
-Kind = TypeVar("Kind", bound=type[Probe])
+PROBES: dict[tuple[str, str, str], type[Probe]] = {}  # by name, protocol and kind of task
+ProbeClass = TypeVar("ProbeClass", bound=type[Probe])
 
 
-def register(kind: Kind) -> Kind:
-    """Make a probe known, under each of its protocols.
+def register(probe: ProbeClass) -> ProbeClass:
+    """Make a probe known, under each of its protocols and kinds of tasks.
 
     Raises:
-        ValueError: another has that name and protocol.
+        ValueError: another has that name, protocol and kind.
     """
-    for protocol in kind.protocols:
-        if PROBES.setdefault((kind.name, protocol), kind) is not kind:
-            raise ValueError(f"there is a probe {kind.name} of protocol {protocol} already")
-    return kind
+    for protocol, kind in product(probe.protocols, probe.kinds):
+        if PROBES.setdefault((probe.name, protocol, kind), probe) is not probe:
+            raise ValueError(f"there is a probe {probe.name} of protocol {protocol} for {kind} tasks already")
+    return probe
 
 
-def probe_classes() -> dict[tuple[str, str], type[Probe]]:
-    """All registered probes by name and protocol, those of this package among them."""
+def probe_classes() -> dict[tuple[str, str, str], type[Probe]]:
+    """All registered probes by name, protocol and kind of task, those of this package among them."""
     import_modules(__package__)
     return PROBES
 
 
 def probe_names() -> list[str]:
     """The methods' names, sorted."""
-    return sorted({name for name, _ in probe_classes()})
+    return sorted({name for name, _, _ in probe_classes()})
 
 
-def find_probe(name: str, protocol: str) -> type[Probe]:
-    """The class of a method under a protocol.
+def find_probes(name: str, protocol: str) -> list[type[Probe]]:
+    """The classes of a method under a protocol: one, or one for each sort of tasks.
 
     Raises:
         UserError: there is none.
     """
-    if (name, protocol) not in probe_classes():
+    matches = [probe for (known, under, _), probe in probe_classes().items() if (known, under) == (name, protocol)]
+    if not matches:
         raise UserError(f"method: {name!r} is none of {', '.join(probe_names())} under protocol {protocol}")
-    return PROBES[name, protocol]
+    return list(dict.fromkeys(matches))
 
 
 def features_setting(default: str) -> Any:

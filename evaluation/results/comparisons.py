@@ -13,15 +13,15 @@ from biovfm_hf.reading.documents import read_json
 from biovfm_hf.results.significance import holm
 from biovfm_hf.writing.files import write_text
 
-from ..statistics.bootstrap import Resampler, resampled_means
+from ..statistics.bootstrap import Resampler
 from ..statistics.kinds import DETECTION, SEGMENTATION
-from ..statistics.metrics import OVERLAPS, case_scores, find_metric, lone_classes
+from ..statistics.masks import known_metrics, paired_difference
+from ..statistics.metrics import find_metric, lone_classes
 from ..statistics.significance import (
     SeedSpread,
     delong,
     lowest_p,
     paired_bootstrap,
-    paired_interval,
     spread_of_mean,
 )
 from ..statistics.split import ScoredSplit
@@ -30,7 +30,7 @@ from .seeds import box_draws, case_draws, spreads
 
 Pair = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # the score arrays of two models
 
-FORMAT = 5  # of the rows: raise it when they change, so that those kept in `comparisons/` are made anew
+FORMAT = 6  # of the rows: raise it when they change, so that those kept in `comparisons/` are made anew
 NO_CASES = "an earlier version made these records, without resamples of their draws; remove them and run probe again"
 SAME = ("task", "data", "method", "protocol", "settings")
 
@@ -124,17 +124,18 @@ def _compare(out: Path, firsts: list[Row], seconds: list[Row], resamples: int, s
     """The difference of two models in each metric, from one record of each or from those of several seeds."""
     pairs = [(read_scores(out, a), read_scores(out, b)) for a, b in zip(firsts, seconds, strict=True)]
     record = firsts[0]
-    if record["kind"] == SEGMENTATION:
-        several = len(pairs) > 1
-        return _over_seeds(record, pairs, resamples) if several else _segmentation(pairs[0], resamples, seed)
-    if record["kind"] == DETECTION:
-        return _over_seeds(record, pairs, resamples) if len(pairs) > 1 else _detection(record, pairs[0], resamples)
     if record["method"].startswith("fewshot"):
         rows = _few_shot(record, pairs)
+    elif record["kind"] == SEGMENTATION:
+        rows = _over_seeds(record, pairs, resamples) if len(pairs) > 1 else _segmentation(pairs[0], resamples, seed)
+    elif record["kind"] == DETECTION:
+        rows = _over_seeds(record, pairs, resamples) if len(pairs) > 1 else _detection(record, pairs[0], resamples)
     elif len(pairs) > 1:
         rows = _over_seeds(record, pairs, resamples)
     else:
         rows = _scores(record, pairs[0], resamples, seed)
+    if record["kind"] in (SEGMENTATION, DETECTION):
+        return rows
     alone = _lone_classes(record, pairs[0][0])
     return {name: _no_p(row["difference"], alone[name]) if name in alone and row["difference"] is not None else row
             for name, row in rows.items()}  # fmt: skip
@@ -241,31 +242,13 @@ def _detection(record: Row, arrays: Pair, resamples: int) -> dict[str, dict[str,
 
 
 def _segmentation(arrays: Pair, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
-    rows = {}
-    for name, metric in OVERLAPS.items():
-        first, second = (case_scores(metric.value(part["test_counts"])) for part in arrays)
-        values = first - second
-        rows[name] = paired_means(values, resamples, seed, arrays[0].get("test_subjects"))
-    return rows
-
-
-def paired_means(
-    differences: np.ndarray, resamples: int = 1000, seed: int = 0, clusters: np.ndarray | None = None
-) -> dict[str, Any]:
-    """The mean of per-case differences with its percentile interval and two-sided bootstrap p, as `compare` gives.
-
-    Args:
-        differences: (cases,); NaN where a case does not define the score.
-        resamples: how many.
-        seed: of the draws.
-        clusters: (cases,) subjects, to draw whole subjects.
-    """
-    known = np.isfinite(differences)
-    if not known.any():
-        return _no_p(None, "no case defines the score")
-    resampler = Resampler(len(differences), "fast", seed, clusters)
-    drawn = resampled_means(differences, resampler, resamples)
-    return paired_interval(float(differences[known].mean()), drawn, resampler.count_units(known))
+    first, second = arrays
+    subjects = first.get("test_subjects")
+    return {
+        metric.name: paired_difference(metric, first, second, resamples, seed, subjects)
+        for metric in known_metrics(first)
+        if metric.reads in second
+    }
 
 
 def _add_holm(rows: list[dict[str, Any]]) -> None:

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from ..statistics.bootstrap import Resampler, Resampling, resampled_means, resampled_metrics
+from ..statistics.bootstrap import Resampler, Resampling, resampled_metrics
 from ..statistics.detection import class_figures, group_boxes, match_all, mean_figures, resampled_figures
 from ..statistics.kinds import DETECTION, SEGMENTATION
-from ..statistics.metrics import BOX_FIGURES, OVERLAPS, Scorer, case_scores, find_metric
+from ..statistics.masks import COUNTS, draw_metric, known_metrics
+from ..statistics.metrics import BOX_FIGURES, Scorer, find_metric
 from ..statistics.significance import SeedSpread, seed_spread
 from .records import Row, grouped, read_scores, stored_split
 
@@ -40,7 +41,7 @@ def join_seeds(out: Path, group: list[Row], resamples: int) -> Row:
         entries = _pooled_draws(score_files)
     else:
         parts = spreads([case_draws(*pair, resamples) for pair in zip(group, score_files, strict=True)])
-        entries = {name: _entry(part, _lowest(name)) for name, part in parts.items()}
+        entries = {name: _entry(part, *_range(name)) for name, part in parts.items()}
         for name in entries:  # seeds do not make up for test cases that give no interval
             if any(None in record["metrics"].get(name, {}).values() for record in group):
                 entries[name] |= {"low": None, "high": None}
@@ -54,7 +55,7 @@ def join_seeds(out: Path, group: list[Row], resamples: int) -> Row:
 def case_draws(record: Row, arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
     """Per metric its point value and then its values over resamples, the same ones for every seed and model."""
     if record["kind"] == SEGMENTATION:
-        return _overlap_draws(arrays, resamples)
+        return _mask_draws(arrays, resamples)
     if record["kind"] == DETECTION:
         return box_draws(record, arrays, resamples)
     split = stored_split(record, arrays)
@@ -74,15 +75,9 @@ def box_draws(record: Row, arrays: dict[str, np.ndarray], resamples: int) -> dic
     return {name: np.concatenate([[point[name]], drawn[name]]) for name in BOX_FIGURES}
 
 
-def _overlap_draws(arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
-    draws = {}
-    for name, metric in OVERLAPS.items():
-        values = case_scores(metric.value(arrays["test_counts"]))
-        known = values[np.isfinite(values)]
-        resampler = Resampler(len(values), "fast", 0, arrays.get("test_subjects"))
-        drawn = resampled_means(values, resampler, resamples)
-        draws[name] = np.r_[known.mean() if len(known) else np.nan, drawn]
-    return draws
+def _mask_draws(arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
+    resampler = Resampler(len(arrays[COUNTS]), "fast", 0, arrays.get("test_subjects"))
+    return {metric.name: draw_metric(metric, arrays, resampler, resamples) for metric in known_metrics(arrays)}
 
 
 def spreads(drawn: list[dict[str, np.ndarray]]) -> dict[str, SeedSpread]:
@@ -96,17 +91,20 @@ def spreads(drawn: list[dict[str, np.ndarray]]) -> dict[str, SeedSpread]:
     return spread_of
 
 
-def _lowest(name: str) -> float:
+def _range(name: str) -> tuple[float, float]:
+    """The lowest and the highest value that a metric can take."""
     metric = find_metric(name)
-    return 0.0 if metric is None else metric.lowest
+    if metric is None:
+        return 0.0, 1.0
+    return metric.lowest, float("inf") if metric.highest is None else metric.highest
 
 
-def _entry(spread: SeedSpread, lowest: float) -> dict[str, Any]:
+def _entry(spread: SeedSpread, lowest: float, highest: float) -> dict[str, Any]:
     half = spread.half_width()
     return {
         "value": spread.mean,
         "low": max(spread.mean - half, lowest),
-        "high": min(spread.mean + half, 1.0),
+        "high": min(spread.mean + half, highest),
         "seed_sd": spread.seed_sd,
         "case_se": spread.case_se,
         "seeds": spread.seeds,

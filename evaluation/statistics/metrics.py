@@ -1,4 +1,4 @@
-"""Classification and segmentation metrics, each defined once, for point values and weighted resamples alike.
+"""Metrics of scores, each defined once, for point values and weighted resamples alike; those of masks: `masks`.
 
 Every metric takes samples with integer weights: a column of ones gives the point value, a column of draw counts
 gives one bootstrap resample, and many columns give many resamples at the cost of a matrix product. Averages follow
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Flag, auto
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -51,8 +52,14 @@ class Metric:
         column: its place among the columns of the tables, None to leave it out.
         averaged: whether the tables of means have it too.
         lowest: the lowest value it can take.
+        highest: the highest; every metric of scores is a share or a correlation.
+        percent: whether tables give it in percent.
+        lower_is_better: whether the better of two models has the lower value.
     """
 
+    highest: ClassVar[float | None] = 1.0
+    percent: ClassVar[bool] = True
+    lower_is_better: ClassVar[bool] = False
     name: str
     title: str
     value: Callable[["Weighted"], np.ndarray]
@@ -64,23 +71,49 @@ class Metric:
     lowest: float = 0.0
 
 
+Arrays = Mapping[str, np.ndarray]  # what lies beside a record, by name
+
+
 @dataclass(frozen=True)
-class Overlap:
-    """A metric of masks: from counts (cases, classes, 4) (see `segmentation_counts`) to values (cases, classes)."""
+class MaskMetric:
+    """A metric of masks, from the arrays beside a record; `masks` has them all.
+
+    Attributes:
+        name: in records.
+        title: in tables.
+        reads: the array it needs; of records without it there is none.
+        cases: its value (cases,) of each case, whose mean over cases it is; NaN where a case leaves it undefined.
+        pooled: in place of `cases`, its value (...) from voxel counts (..., classes, 4) of all cases together.
+        compared: whether models are compared in it.
+        column: its place among the columns of the tables, None to leave it out.
+        averaged: whether the tables of means have it too.
+        lowest: the lowest value it can take.
+        highest: the highest, None where there is none.
+        percent: whether it is a share, which tables give in percent.
+        lower_is_better: whether the better of two models has the lower value.
+    """
 
     name: str
     title: str
-    value: Callable[[np.ndarray], np.ndarray]
+    reads: str
+    cases: Callable[[Arrays], np.ndarray] | None = None
+    pooled: Callable[[np.ndarray], np.ndarray] | None = None
     compared: bool = True
     column: int | None = None
     averaged: bool = True
     lowest: float = 0.0
+    highest: float | None = 1.0
+    percent: bool = True
+    lower_is_better: bool = False
 
 
 @dataclass(frozen=True)
 class BoxFigure:
     """A figure of detected boxes, one of `detection.NAMES`."""
 
+    highest: ClassVar[float | None] = 1.0
+    percent: ClassVar[bool] = True
+    lower_is_better: ClassVar[bool] = False
     name: str
     title: str
     compared: bool = True
@@ -90,11 +123,11 @@ class BoxFigure:
 
 
 METRICS: dict[str, Metric] = {}
-OVERLAPS: dict[str, Overlap] = {}
+MASK_METRICS: dict[str, MaskMetric] = {}
 BOX_FIGURES: dict[str, BoxFigure] = {}
 
 
-def register(metric: Metric | Overlap | BoxFigure) -> None:
+def register(metric: Metric | MaskMetric | BoxFigure) -> None:
     """Make a metric known.
 
     Raises:
@@ -104,8 +137,8 @@ def register(metric: Metric | Overlap | BoxFigure) -> None:
         raise ValueError(f"there is a metric {metric.name} already")
     if isinstance(metric, Metric):
         METRICS[metric.name] = metric
-    elif isinstance(metric, Overlap):
-        OVERLAPS[metric.name] = metric
+    elif isinstance(metric, MaskMetric):
+        MASK_METRICS[metric.name] = metric
     else:
         BOX_FIGURES[metric.name] = metric
 
@@ -115,15 +148,15 @@ def names(extra: bool = False) -> tuple[str, ...]:
     return tuple(name for name, metric in METRICS.items() if extra or not metric.extra)
 
 
-def find_metric(name: str) -> Metric | Overlap | BoxFigure | None:
+def find_metric(name: str) -> Metric | MaskMetric | BoxFigure | None:
     """The entry of a metric; None where nobody registered it, as of one class' Dice."""
-    return METRICS.get(name) or OVERLAPS.get(name) or BOX_FIGURES.get(name)
+    return METRICS.get(name) or MASK_METRICS.get(name) or BOX_FIGURES.get(name)
 
 
 def table_metrics(averaged: bool = False) -> list[str]:
     """The metrics that tables have columns for, in their order; only those of the tables of means with `averaged`."""
-    registered: list[Metric | Overlap | BoxFigure]
-    registered = [*METRICS.values(), *OVERLAPS.values(), *BOX_FIGURES.values()]
+    registered: list[Metric | MaskMetric | BoxFigure]
+    registered = [*METRICS.values(), *MASK_METRICS.values(), *BOX_FIGURES.values()]
     entries = [entry for entry in registered if entry.column is not None]
     chosen = [entry for entry in entries if entry.averaged or not averaged]
     return [entry.name for entry in sorted(chosen, key=lambda entry: entry.column or 0)]
@@ -427,56 +460,6 @@ def notes(split: ScoredSplit, name: str = "test") -> list[str]:
     return notes
 
 
-def segmentation_counts(decided: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
-    """Voxel counts of one case, (classes, 4) int64: intersection, decided, true, and decided on true background.
-
-    Counts add: sum them over the slices of a volume before `dice` or `jaccard` for a score per volume.
-
-    Raises:
-        UserError: the masks differ in shape or hold a class outside 0..classes-1.
-    """
-    decided, truth = np.asarray(decided), np.asarray(truth)
-    if decided.shape != truth.shape:
-        raise UserError(f"masks differ in shape: decided {decided.shape}, truth {truth.shape}")
-    for name, mask in (("decided", decided), ("truth", truth)):
-        if mask.size and (mask.min() < 0 or mask.max() >= classes):
-            raise UserError(f"{name} mask holds classes {mask.min()}..{mask.max()}; expected 0..{classes - 1}")
-    hit = np.bincount(truth[decided == truth].reshape(-1), minlength=classes)
-    counts = [
-        hit,
-        np.bincount(decided.reshape(-1), minlength=classes),
-        np.bincount(truth.reshape(-1), minlength=classes),
-        np.bincount(decided[truth == 0].reshape(-1), minlength=classes),
-    ]
-    return np.stack(counts, axis=1).astype(np.int64)
-
-
-def dice(counts: np.ndarray) -> np.ndarray:
-    """Dice (1945) per class from `segmentation_counts` (..., classes, 4); NaN where a class is in neither mask."""
-    hit, decided, truth = np.moveaxis(np.asarray(counts, dtype=np.float64)[..., :3], -1, 0)
-    return _ratio(2 * hit, decided + truth, np.nan)
-
-
-def jaccard(counts: np.ndarray) -> np.ndarray:
-    """Jaccard index per class from `segmentation_counts` (..., classes, 4); NaN where a class is in neither mask."""
-    hit, decided, truth = np.moveaxis(np.asarray(counts, dtype=np.float64)[..., :3], -1, 0)
-    return _ratio(hit, decided + truth - hit, np.nan)
-
-
-def mean_dice(counts: np.ndarray) -> float:
-    """Mean over cases of the mean Dice of the foreground classes that occur; 0 where none is defined."""
-    values = case_scores(dice(counts))
-    return float(np.nanmean(values)) if np.isfinite(values).any() else 0.0
-
-
-def case_scores(per_class: np.ndarray) -> np.ndarray:
-    """Mean over the foreground classes (cases, K) -> (cases,); NaN where a case defines none."""
-    foreground = per_class[:, 1:]
-    defined = np.isfinite(foreground)
-    total = np.where(defined, foreground, 0).sum(1)
-    return np.divide(total, defined.sum(1), out=np.full(len(total), np.nan), where=defined.any(1))
-
-
 def _decided(name: str) -> Callable[[Weighted], np.ndarray]:
     return lambda weighted: weighted.decided[name]
 
@@ -506,8 +489,6 @@ for _metric in (
     ),
     Metric("brier", "Brier", lambda w: w.calibration["brier"], Needs.PROBABILITIES, extra=True),
     Metric("ece", "ECE", lambda w: w.calibration["ece"], Needs.PROBABILITIES, extra=True),
-    Overlap("dice", "Dice", dice, column=6),
-    Overlap("jaccard", "Jaccard", jaccard, column=7),
     BoxFigure("AP", "AP (boxes)", column=8),
     BoxFigure("AP50", "AP50", column=9),
     BoxFigure("AP75", "AP75", column=10),

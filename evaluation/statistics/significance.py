@@ -8,7 +8,7 @@ import numpy as np
 from biovfm_hf.errors import UserError
 from biovfm_hf.results.significance import mean_ranks, task_ranks
 
-from .bootstrap import Resampler, Resampling, bounds, resampled_metrics
+from .bootstrap import Resampler, Resampling, bounds, resampled_means, resampled_metrics
 from .metrics import Scorer, reasons
 from .split import ScoredSplit
 
@@ -70,6 +70,25 @@ def paired_interval(observed: float, drawn: np.ndarray, units: int) -> dict[str,
     beyond = int(min((drawn <= 0).sum(), (drawn >= 0).sum()))
     p = min(1.0, max(2 * (beyond + 1) / (len(drawn) + 1), lowest_p(units)))
     return {"difference": observed, "low": low, "high": high, "p": p}
+
+
+def paired_means(
+    differences: np.ndarray, resamples: int = 1000, seed: int = 0, clusters: np.ndarray | None = None
+) -> dict[str, Any]:
+    """The mean of per-case differences with its percentile interval and two-sided bootstrap p, see `paired_interval`.
+
+    Args:
+        differences: (cases,); NaN where a case does not define the score.
+        resamples: how many.
+        seed: of the draws.
+        clusters: (cases,) subjects, to draw whole subjects.
+    """
+    known = np.isfinite(differences)
+    if not known.any():
+        return {"difference": None, "low": None, "high": None, "p": None, "reason": "no case defines the score"}
+    resampler = Resampler(len(differences), "fast", seed, clusters)
+    drawn = resampled_means(differences, resampler, resamples)
+    return paired_interval(float(differences[known].mean()), drawn, resampler.count_units(known))
 
 
 def lowest_p(units: int) -> float:

@@ -143,11 +143,16 @@ def surface_dice(surfaces: Surfaces, tolerance: float) -> float:
     return float(near / total) if total else float("nan")
 
 
+def diagonal(shape: Sequence[int], spacing: Sequence[float]) -> float:
+    """The longest distance that an image of a shape holds: the worst of distances, where one mask is empty."""
+    return float(np.linalg.norm([(side - 1) * step for side, step in zip(shape, spacing, strict=True)]))
+
+
 def _box(mask: np.ndarray) -> tuple[slice, ...]:
     """The smallest box around what is in a mask, and one voxel more where there is one."""
     axes = range(mask.ndim)
-    held = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
-    return tuple(slice(max(at[0] - 1, 0), at[-1] + 2) if len(at) else slice(0, 1) for at in held)
+    inside = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
+    return tuple(slice(max(at[0] - 1, 0), at[-1] + 2) if len(at) else slice(0, 1) for at in inside)
 
 
 def _distances(places: np.ndarray, others: np.ndarray, steps: tuple[float, ...]) -> np.ndarray:

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from evaluation.probes.linear import probe_fast
+from evaluation.probes.heads.logistic import probe_fast
 from evaluation.probes.probe import Problem
 from evaluation.statistics.bootstrap import Resampling, choose_thresholds, intervals
 from evaluation.statistics.split import read_split

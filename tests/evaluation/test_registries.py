@@ -24,8 +24,8 @@ FAST = ["--device", "cpu", "--resamples", "20", "--no-figures"]
 
 
 def test_every_probe_has_a_name_a_title_kinds_and_settings_with_help():
-    for (name, protocol), kind in probe_classes().items():
-        assert kind.name == name and protocol in kind.protocols and kind.title and kind.kinds
+    for (name, protocol, task), kind in probe_classes().items():
+        assert kind.name == name and protocol in kind.protocols and kind.title and task in kind.kinds
         assert kind().identity.keys() <= {item.name for item in fields(kind)}
         assert all(item.metadata["help"] for item in fields(kind))
     options = {item.name for item in fields(command.options_class())}
@@ -34,9 +34,9 @@ def test_every_probe_has_a_name_a_title_kinds_and_settings_with_help():
 
 
 def test_every_metric_has_a_title_and_a_place_of_its_own():
-    entries = [*metrics.METRICS.values(), *metrics.OVERLAPS.values(), *metrics.BOX_FIGURES.values()]
+    entries = [*metrics.METRICS.values(), *metrics.MASK_METRICS.values(), *metrics.BOX_FIGURES.values()]
     assert all(entry.title for entry in entries)
-    assert all(callable(entry.value) for entry in entries if entry.name not in metrics.BOX_FIGURES)
+    assert all(callable(entry.cases or entry.pooled) for entry in metrics.MASK_METRICS.values())
     assert set(metrics.BOX_FIGURES) <= set(detection.NAMES)
     columns = [entry.column for entry in entries if entry.column is not None]
     assert len(columns) == len(set(columns))

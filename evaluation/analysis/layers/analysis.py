@@ -7,7 +7,6 @@ import numpy as np
 
 from ...encoders.load import Encoder
 from ...probes.knn import probe_knn
-from ...probes.linear import probe_fast
 from ...probes.probe import Problem, Scores
 from ...statistics.bootstrap import Resampling, choose_thresholds, intervals
 from ...statistics.kinds import TASKS
@@ -110,6 +109,8 @@ def probe_layers(encoder: Encoder, task: Task, batch_size: int, resampling: Resa
     Returns:
         one row for each layer, {"knn", "linear"}, each {"auc", "accuracy"} with intervals as a record's metrics.
     """
+    from ...probes.heads.logistic import probe_fast  # needs torch
+
     labels = {name: task.splits[name].labels for name in SPLITS}
     of_split = {name: read_layers(encoder, task.splits[name].images, batch_size, f"{encoder.name} {name}").features
                 for name in SPLITS}  # fmt: skip

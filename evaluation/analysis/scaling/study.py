@@ -29,7 +29,7 @@ from ...commands import probe as probe_command
 from ...commands.probe import RunOptions, options_class
 from ...encoders.device import check_device
 from ...probes.probe import Run as ProbeRun
-from ...probes.probe import find_probe
+from ...probes.probe import find_probes
 from ...results.records import Row
 from ...results.seeds import over_seeds
 from ...statistics.kinds import SEGMENTATION
@@ -173,7 +173,8 @@ def _check_probe(path: Path, plan: Plan) -> None:
         resolve_names(options.tasks)
     except UserError as error:
         raise UserError(f"{path}: probe: {error}") from error
-    if all(find_probe(name, options.protocol).kinds == (SEGMENTATION,) for name in options.method):
+    probes = [probe for name in options.method for probe in find_probes(name, options.protocol)]
+    if all(probe.kinds == (SEGMENTATION,) for probe in probes):
         raise UserError(f"{path}: probe: method segment gives no AUC, which is what a study fits; add another method")
 
 

@@ -97,7 +97,7 @@ def test_a_rerun_makes_only_what_is_missing(results, tiny_model, second_model, c
     gone[0].unlink()
     probed = []
     run = Linear.run
-    monkeypatch.setattr(Linear, "run", lambda self, trial: probed.append(trial.encoder.name) or run(self, trial))
+    monkeypatch.setattr(Linear, "score", lambda self, trial: probed.append(trial.encoder.name) or run(self, trial))
     words = ["--model", f"first={tiny_model}", "--model", f"second={second_model}", "--tasks", str(class_folder)]
     main([*words, "--out", str(results), "--method", "linear,knn", *FAST])
     assert probed == ["first"] and len(read(results)) == 4

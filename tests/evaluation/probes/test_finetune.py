@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from biovfm_hf.errors import UserError
 from evaluation.commands.probe import main
 from evaluation.encoders.load import load_encoder
-from evaluation.probes.bitfit import BitFit
-from evaluation.probes.few_shot import Draws, draw_subjects, probe_few_shot
-from evaluation.probes.finetune import FineTune, Plan, probe_finetune, random_crop
-from evaluation.probes.lora import LoRA, attention_layers
+from evaluation.probes.draws import Draws, draw_subjects
+from evaluation.probes.finetune import BitFit, FineTune, LoRA
+from evaluation.probes.heads.few_shot import probe_few_shot
+from evaluation.probes.masks.scratch import build
 from evaluation.probes.probe import Problem
-from evaluation.probes.scratch import build
+from evaluation.probes.tuning.classifier import Plan, probe_finetune, random_crop
+from evaluation.probes.tuning.weights import find_targets
 from evaluation.results.comparisons import _few_shot
 from evaluation.statistics.significance import seed_spread
 from evaluation.tasks import Split, open_task
@@ -159,7 +160,7 @@ def test_equal_encoders_differ_in_one_of_twenty_few_shot_studies(cases):
 
 
 def plan(method, epochs=6):
-    return Plan(METHODS[method], epochs, {"finetune": 1e-3, "lora": 5e-3, "bitfit": 5e-3}[method], 8, 0)
+    return Plan(method, METHODS[method], epochs, {"finetune": 1e-3, "lora": 5e-3, "bitfit": 5e-3}[method], 8, 0)
 
 
 @pytest.mark.parametrize("method", ["finetune", "lora", "bitfit"])
@@ -182,7 +183,7 @@ def test_what_each_method_trains(tiny_model):
     module = LoRA().prepare(load_encoder(str(tiny_model)).module)
     names = [name for name, p in module.named_parameters() if p.requires_grad]
     assert names and all("lora_" in name for name in names)
-    assert len(attention_layers(load_encoder(str(tiny_model)).module)) == 8  # qkv and proj of four blocks
+    assert len(find_targets(load_encoder(str(tiny_model)).module, "attention")) == 8  # qkv and proj of four blocks
 
 
 def test_lora_of_a_convolutional_net_is_refused():
@@ -219,7 +220,7 @@ def test_mixed_precision_reaches_the_encoder_and_not_the_scores(tiny_model, clas
 
     try:
         encoder = load_encoder(str(tiny_model), precision="bf16")
-        attention = attention_layers(encoder.module)[0]
+        attention = find_targets(encoder.module, "attention")[0]
         encoder.module.get_submodule(attention).register_forward_hook(watch)
         scores = probe_finetune(encoder, open_task(str(class_folder), class_folder), plan("finetune", 2))
     finally:
@@ -231,7 +232,7 @@ def test_mixed_precision_reaches_the_encoder_and_not_the_scores(tiny_model, clas
 def test_divergence_is_told(tiny_model, class_folder):
     task = open_task(str(class_folder), class_folder)
     with pytest.raises(UserError, match="rate"):
-        probe_finetune(load_encoder(str(tiny_model)), task, Plan(FineTune(), 2, float("inf"), 8, 0))
+        probe_finetune(load_encoder(str(tiny_model)), task, Plan("finetune", FineTune(), 2, float("inf"), 8, 0))
 
 
 def test_random_crop_keeps_three_quarters_and_the_proportions(make_image):

@@ -8,12 +8,11 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from biovfm_hf.errors import UserError
-from evaluation.probes.decoders import unet_decoder
+from evaluation.probes.heads.authors import Head, probe_biovfm
+from evaluation.probes.heads.logistic import Objective, fit_preconditioner, fit_standardiser, minimise, probe_fast
 from evaluation.probes.knn import make_support, nearest, probe_knn, unit_centre, unit_offsets
-from evaluation.probes.linear import probe_fast
-from evaluation.probes.linear_biovfm import _Head, probe_biovfm
-from evaluation.probes.logistic import Objective, fit_preconditioner, fit_standardiser, minimise
-from evaluation.probes.masks import mask_shares
+from evaluation.probes.masks.decoders import unet_decoder
+from evaluation.probes.masks.problem import mask_shares
 from evaluation.probes.probe import Problem, one_hot
 
 MULTI = "multi-label, binary-class"
@@ -73,7 +72,7 @@ def test_gradient_is_that_of_autograd(seed, independent):
 @pytest.mark.parametrize("independent", [False, True])
 def test_head_steps_are_those_of_torch(independent):
     generator = torch.Generator().manual_seed(3)
-    head = _Head(6, 4, independent, generator)
+    head = Head(6, 4, independent, generator)
     norm = torch.nn.BatchNorm1d(6, eps=1e-6, affine=False)
     linear = torch.nn.Linear(6, 4)
     with torch.no_grad():

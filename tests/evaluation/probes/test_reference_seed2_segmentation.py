@@ -14,8 +14,9 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from biovfm_hf import BioVFMConfig
 from biovfm_hf.modeling_biovfm import BioVFMForSemanticSegmentation
-from evaluation.probes.decoders import dice_ce_loss, dice_loss, unet_decoder
-from evaluation.probes.scratch import build
+from evaluation.probes.masks.decoders import unet_decoder
+from evaluation.probes.masks.losses import dice_ce_loss, dice_loss
+from evaluation.probes.masks.scratch import build
 
 REFERENCES = Path(os.environ.get("BIOVFM_REFERENCE_DIR", Path(__file__).parents[2] / "reference"))
 FILES = sorted(REFERENCES.glob("seed2_segmentation_*.safetensors"))

@@ -243,31 +243,3 @@ def test_unfit_input_is_refused_with_the_reason(task, labels, scores, words):
 def test_a_wrong_number_of_thresholds_is_refused():
     with pytest.raises(UserError, match="3 thresholds for 1 labels"):
         point_metrics(BINARY, np.array([0, 1]), np.array([0.1, 0.9]), np.zeros(3))
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 5))
-def test_overlap_equals_scikit_learn_and_sums_over_slices(seed, classes):
-    rng = np.random.default_rng(seed)
-    decided, truth = rng.integers(0, classes, (2, 3, 8, 8))
-    whole = metrics.segmentation_counts(decided, truth, classes)
-    slices = sum(metrics.segmentation_counts(d, t, classes) for d, t in zip(decided, truth, strict=True))
-    assert np.array_equal(whole, slices)
-    every = dict(labels=np.arange(classes), average=None)
-    expected = oracle.f1_score(truth.ravel(), decided.ravel(), **every)
-    np.testing.assert_allclose(metrics.dice(whole), expected)
-    np.testing.assert_allclose(metrics.jaccard(whole), oracle.jaccard_score(truth.ravel(), decided.ravel(), **every))
-
-
-def test_overlap_of_an_absent_structure_is_undefined_and_of_an_invented_one_zero():
-    empty, drawn = np.zeros((4, 4), int), np.eye(4, dtype=int)
-    assert np.isnan(metrics.dice(metrics.segmentation_counts(empty, empty, 2))[1])
-    assert metrics.dice(metrics.segmentation_counts(drawn, empty, 2))[1] == 0
-    assert metrics.jaccard(metrics.segmentation_counts(drawn, empty, 2))[1] == 0
-
-
-def test_masks_that_do_not_fit_are_refused():
-    with pytest.raises(UserError, match="differ in shape"):
-        metrics.segmentation_counts(np.zeros((2, 2), int), np.zeros((2, 3), int), 2)
-    with pytest.raises(UserError, match=r"classes 0\.\.7"):
-        metrics.segmentation_counts(np.array([0, 7]), np.array([0, 1]), 2)

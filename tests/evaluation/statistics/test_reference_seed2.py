@@ -5,9 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from evaluation.statistics.bootstrap import Resampling
-from evaluation.statistics.metrics import dice, jaccard, segmentation_counts
-from evaluation.statistics.pooled import pooled_intervals, pooled_scores
+from evaluation.statistics.masks import dice, jaccard, pooled_scores, segmentation_counts
 
 PAIRS = {
     "base": ("pred", "target"),
@@ -49,25 +47,3 @@ def test_reference_ordinary_figures(cases):
             values = np.array([np.nan if value is None else value for value in wanted[f"per_class_{name}"]])
             np.testing.assert_allclose(metric(counts.sum(0)), values, atol=1e-6, err_msg=label)
             assert np.nanmean(values[1:]) == pytest.approx(wanted[f"nanmean_fg_{name}"], abs=1e-6)
-
-
-def test_a_stray_structure_on_background_costs_dice_and_not_jaccard():
-    truth = np.zeros((4, 4), int)
-    truth[:2, :2] = 1
-    decided = truth.copy()
-    decided[3, 3] = 2
-    found = pooled_scores(segmentation_counts(decided, truth, 3))
-    assert found["radiology_dice"] == 0.5 and found["radiology_jaccard"] == 1.0
-
-
-def test_intervals_hold_the_score_and_a_lone_case_has_none():
-    rng = np.random.default_rng(0)
-    truth = rng.integers(0, 3, (12, 8, 8))
-    decided = np.where(rng.random(truth.shape) < 0.8, truth, 0)
-    counts = counts_of(decided, truth, 3)
-    for name, entry in pooled_intervals(counts, Resampling("fast", 200, 0)).items():
-        assert entry["low"] < entry["value"] < entry["high"], name
-        assert entry["value"] == pytest.approx(float(pooled_scores(counts.sum(0))[name]))
-    assert pooled_intervals(counts[:1], Resampling("fast", 20, 0))["radiology"]["low"] is None
-    empty = counts_of(np.zeros((2, 4, 4), int), np.zeros((2, 4, 4), int), 2)
-    assert pooled_intervals(empty, Resampling("fast", 20, 0))["radiology"]["value"] is None

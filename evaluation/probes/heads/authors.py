@@ -1,57 +1,14 @@
-"""Linear probing exactly as the BioVFM authors do (protocol `biovfm`)."""
-
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+"""The BioVFM authors' head on frozen features, as their code trains it."""
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
 
-from biovfm_hf.options import option
-
-from ..encoders.embed import Augmentation, embed_summaries
-from ..encoders.pooling import case_features
-from .frozen import FrozenProbe
-from .probe import Problem, Scores, Trial, epochs_setting, register
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from ..probe import Problem, Scores
 
 EPS = 1e-6
 EPOCHS = 100
-
-
-@register
-@dataclass(frozen=True)
-class AuthorsLinear(FrozenProbe):
-    """The authors' normalised linear layer on mean patch tokens before the final norm, trained by AdamW."""
-
-    name = "linear"
-    title = "a linear layer on frozen features"
-    protocols = ("biovfm",)
-    thresholds = "biovfm"
-    normalises_alike = True
-    views: int = option(
-        0,
-        "protocol biovfm: augmented views of the training images, used in turn over the epochs; 100 repeats the "
-        "authors' online augmentation, 0 is no augmentation",
-        least=0,
-        metavar="N",
-    )
-    epochs: int | None = epochs_setting()
-    features: str = field(init=False, default="mean_raw", metadata={"help": "what the authors read"})
-
-    def score(self, trial: Trial, problem: Problem) -> Scores:
-        """Train the head, and keep the epoch of lowest validation loss."""
-        views = [self._view(trial, number) for number in range(self.views)]
-        return probe_biovfm(problem, views, self.epochs or EPOCHS, trial.run.seed)
-
-    def _view(self, trial: Trial, number: int) -> np.ndarray:
-        """Features (N_cases, D) of the training images in one augmented view."""
-        split = trial.task.splits["train"]
-        label = trial.label(f"train, augmented view {number + 1} of {self.views}")
-        stored = embed_summaries(
-            trial.encoder, split.images, trial.cache, Augmentation(number, trial.run.seed), trial.run.batch_size, label
-        )
-        return case_features(stored[self.features], split.case_of_image, trial.run.pool)
 
 
 def probe_biovfm(
@@ -70,13 +27,11 @@ def probe_biovfm(
         epochs: passes over the training set.
         seed: of the initial weights and the order of cases.
     """
-    import torch
-
     generator = torch.Generator().manual_seed(seed)
     targets = {name: torch.from_numpy(problem.targets(name)) for name in ("train", "val")}
     normed = {name: _layer_norm(part) for name, part in problem.features.items() if name != "train" or not views}
     train_views = [_layer_norm(view) for view in views] if views else [normed["train"]]
-    head = _Head(train_views[0].shape[1], problem.outputs, problem.independent, generator)
+    head = Head(train_views[0].shape[1], problem.outputs, problem.independent, generator)
     batch = min(128, len(targets["train"]))
     best, best_loss, best_epoch = head.state(), float("inf"), -1
     for epoch in range(epochs):
@@ -96,24 +51,19 @@ def probe_biovfm(
     )
 
 
-def _layer_norm(features: np.ndarray) -> "Tensor":
-    import torch
-    from torch.nn import functional
-
+def _layer_norm(features: np.ndarray) -> Tensor:
     values = torch.from_numpy(np.ascontiguousarray(features, np.float32))
     return functional.layer_norm(values, values.shape[1:], eps=EPS)
 
 
-class _Head:
+class Head:
     """BatchNorm without affine and a linear layer, with the gradient and the AdamW step written out.
 
     The steps are those of `torch.nn.BatchNorm1d(affine=False, eps=1e-6)`, `torch.nn.Linear` and
     `torch.optim.AdamW(weight_decay=0)`; without autograd they take a third of the time, and a probe takes 100,000s.
     """
 
-    def __init__(self, width: int, outputs: int, independent: bool, generator: Any):
-        import torch
-
+    def __init__(self, width: int, outputs: int, independent: bool, generator: torch.Generator):
         # (outputs, width + 1): the bias takes part as the weight of one more input that is always 1.
         self.weight = torch.empty(outputs, width + 1)
         torch.nn.init.trunc_normal_(self.weight, std=0.01, generator=generator)
@@ -123,24 +73,22 @@ class _Head:
         self.first, self.second = torch.zeros_like(self.weight), torch.zeros_like(self.weight)
         self.steps = 0
 
-    def step(self, features: "Tensor", targets: "Tensor", rate: float) -> None:
+    def step(self, features: Tensor, targets: Tensor, rate: float) -> None:
         """One training step on a batch (B, D), targets (B, K)."""
-        import torch
-
         count = len(features)
         var, mean = torch.var_mean(features, 0, correction=0)
         unbiased = count / max(count - 1, 1)
         self.mean.lerp_(mean, 0.1)
         self.var.lerp_(var * unbiased, 0.1)
         inputs = (features - mean).mul_((var + EPS).rsqrt())
-        logits = torch.nn.functional.linear(inputs, self.weight[:, :-1], self.weight[:, -1])
-        found = logits.sigmoid() if self.independent else logits.softmax(1)
+        logits = functional.linear(inputs, self.weight[:, :-1], self.weight[:, -1])
+        decided = logits.sigmoid() if self.independent else logits.softmax(1)
         outputs = targets.shape[1] if self.independent else 1
-        residual = (found - targets).div_(count * outputs)
+        residual = (decided - targets).div_(count * outputs)
         gradient = torch.cat([residual.T @ inputs, residual.sum(0)[:, None]], 1)
         self._adam(gradient, rate)
 
-    def _adam(self, gradient: "Tensor", rate: float) -> None:
+    def _adam(self, gradient: Tensor, rate: float) -> None:
         """Adam (Kingma and Ba 2015), betas 0.9 and 0.999, eps 1e-8; with no weight decay AdamW is the same."""
         self.steps += 1
         self.first.lerp_(gradient, 0.1)
@@ -148,31 +96,27 @@ class _Head:
         scale = (self.second / (1 - 0.999**self.steps)).sqrt_().add_(1e-8)
         self.weight.addcdiv_(self.first, scale, value=-rate / (1 - 0.9**self.steps))
 
-    def logits(self, features: "Tensor") -> "Tensor":
+    def logits(self, features: Tensor) -> Tensor:
         """Scores (N, K) under the running statistics."""
-        from torch.nn import functional
-
         folded = self.weight[:, :-1] * (self.var + EPS).rsqrt()
         return functional.linear(features, folded, self.weight[:, -1] - folded @ self.mean)
 
-    def loss(self, features: "Tensor", targets: "Tensor") -> float:
+    def loss(self, features: Tensor, targets: Tensor) -> float:
         """Mean loss."""
-        from torch.nn import functional
-
         logits = self.logits(features)
         if self.independent:
             return float(functional.binary_cross_entropy_with_logits(logits, targets))
         return float(functional.cross_entropy(logits, targets))
 
-    def probabilities(self, features: "Tensor") -> "Tensor":
+    def probabilities(self, features: Tensor) -> Tensor:
         """Sigmoid or softmax of the scores, (N, K)."""
         logits = self.logits(features)
         return logits.sigmoid() if self.independent else logits.softmax(1)
 
-    def state(self) -> tuple["Tensor", ...]:
+    def state(self) -> tuple[Tensor, ...]:
         """A copy of what `restore` needs."""
         return self.weight.clone(), self.mean.clone(), self.var.clone()
 
-    def restore(self, state: tuple["Tensor", ...]) -> None:
+    def restore(self, state: tuple[Tensor, ...]) -> None:
         """Go back to a state."""
         self.weight, self.mean, self.var = (part.clone() for part in state)

@@ -7,10 +7,13 @@ regularisation starts each fit from the last.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..probe import Problem, Scores
 
 GRID = tuple(10.0**power for power in (1, 0, -1, -2, -3, -4, -5))
 COVARIANCE_ROWS = 16384
@@ -24,18 +27,16 @@ NOISE = 1e-6  # relative error of the objective in float32, within which no step
 class Standardiser:
     """Per-feature mean and standard deviation (D,) of the training features."""
 
-    mean: "Tensor"
-    scale: "Tensor"
+    mean: Tensor
+    scale: Tensor
 
-    def __call__(self, features: "Tensor") -> "Tensor":
+    def __call__(self, features: Tensor) -> Tensor:
         """Standardise (N, D)."""
         return (features - self.mean) / self.scale
 
 
-def fit_standardiser(features: "Tensor") -> Standardiser:
+def fit_standardiser(features: Tensor) -> Standardiser:
     """Mean and standard deviation of (N, D); a feature that is constant to float32's precision is divided by 1."""
-    import torch
-
     variance, mean = torch.var_mean(features, 0, correction=0)
     scale = variance.sqrt()
     scale[scale < 1e-6 * mean.abs().clamp_min(1e-6 * float(scale.max()) + 1e-30)] = 1.0
@@ -50,14 +51,12 @@ class Objective:
     or shares of positives per label (`independent` True). The bias is not penalised.
     """
 
-    features: "Tensor"
-    targets: "Tensor"
+    features: Tensor
+    targets: Tensor
     independent: bool
 
-    def probabilities(self, weights: "Tensor") -> tuple["Tensor", "Tensor"]:
+    def probabilities(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Scores -> (mean loss per output column (K,), probabilities (N, K)). `weights` (D + 1, K), bias last."""
-        from torch.nn import functional
-
         logits = functional.linear(self.features, weights[:-1].T.contiguous(), weights[-1])
         if self.independent:
             loss = functional.binary_cross_entropy_with_logits(logits, self.targets, reduction="none").mean(0)
@@ -65,10 +64,8 @@ class Objective:
         log_probabilities = logits.log_softmax(1)
         return -(self.targets * log_probabilities).mean(0), log_probabilities.exp_()
 
-    def value_and_gradient(self, weights: "Tensor", l2: float) -> tuple[float, "Tensor", "Tensor"]:
+    def value_and_gradient(self, weights: Tensor, l2: float) -> tuple[float, Tensor, Tensor]:
         """The objective, its gradient (D + 1, K), and mean p (1 - p) per output (K,)."""
-        import torch
-
         loss, probabilities = self.probabilities(weights)
         curvature = (probabilities * (1 - probabilities)).mean(0)
         residual = probabilities.sub_(self.targets).div_(len(self.features))
@@ -83,29 +80,25 @@ class Objective:
 class Preconditioner:
     """Eigenvalues (D,) and eigenvectors (D, D) of the features' covariance: solves with an approximate Hessian."""
 
-    values: "Tensor"
-    vectors: "Tensor"
+    values: Tensor
+    vectors: Tensor
 
-    def solve(self, gradient: "Tensor", curvature: "Tensor", l2: float) -> "Tensor":
+    def solve(self, gradient: Tensor, curvature: Tensor, l2: float) -> Tensor:
         """(curvature_k covariance + l2)^-1 applied to each column of the weights' gradient; the bias by curvature."""
-        import torch
-
         curvature = curvature.clamp_min(1e-4)
         scaled = (self.vectors.T @ gradient[:-1]) / (self.values[:, None] * curvature + max(l2, 1e-8))
         return torch.cat([self.vectors @ scaled, gradient[-1:] / curvature])
 
 
-def fit_preconditioner(features: "Tensor") -> Preconditioner:
+def fit_preconditioner(features: Tensor) -> Preconditioner:
     """Eigendecomposition of the covariance of at most `COVARIANCE_ROWS` evenly spaced rows of (N, D)."""
-    import torch
-
     step = max(1, len(features) // COVARIANCE_ROWS)
     rows = features[::step]
     values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
     return Preconditioner(values.clamp_min(0), vectors)
 
 
-def minimise(objective: Objective, l2: float, start: "Tensor", preconditioner: Preconditioner) -> tuple["Tensor", int]:
+def minimise(objective: Objective, l2: float, start: Tensor, preconditioner: Preconditioner) -> tuple[Tensor, int]:
     """Minimise by L-BFGS (Nocedal and Wright 2006, algorithm 7.5) with Armijo backtracking.
 
     Args:
@@ -148,24 +141,24 @@ def minimise(objective: Objective, l2: float, start: "Tensor", preconditioner: P
 
 
 def _direction(
-    gradient: "Tensor", steps: list[tuple["Tensor", "Tensor", float]], solve: "Callable[[Tensor], Tensor]"
-) -> "Tensor":
+    gradient: Tensor, steps: list[tuple[Tensor, Tensor, float]], solve: Callable[[Tensor], Tensor]
+) -> Tensor:
     """The two-loop recursion, with `solve` as the initial inverse Hessian."""
-    held = gradient.clone()
+    ascent = gradient.clone()
     shares = []
     for moved, turned, product in reversed(steps):
-        share = float((moved * held).sum()) / product
-        held -= share * turned
+        share = float((moved * ascent).sum()) / product
+        ascent -= share * turned
         shares.append(share)
-    held = solve(held)
+    ascent = solve(ascent)
     for (moved, turned, product), share in zip(steps, reversed(shares), strict=True):
-        held += moved * (share - float((turned * held).sum()) / product)
-    return -held
+        ascent += moved * (share - float((turned * ascent).sum()) / product)
+    return -ascent
 
 
 def fit_path(
     train: Objective, val: Objective, grid: tuple[float, ...] = GRID, patience: int = 1
-) -> tuple["Tensor", list[float]]:
+) -> tuple[Tensor, list[float]]:
     """Fit along `grid`, strongest regularisation first, and keep what has the lowest validation loss.
 
     Under softmax one regularisation is chosen for the task, with independent labels one for each label. The path
@@ -174,15 +167,13 @@ def fit_path(
     Returns:
         (weights (D + 1, K), the chosen regularisation of each output).
     """
-    import torch
-
     outputs = train.targets.shape[1]
     if train.features.shape[0] < train.features.shape[1]:
         # With fewer cases than features the weights lie in the span of the cases: solve there, and map back.
         basis, _ = torch.linalg.qr(train.features.T)
         inside = [Objective(part.features @ basis, part.targets, part.independent) for part in (train, val)]
-        held, chosen = fit_path(inside[0], inside[1], grid, patience)
-        return torch.cat([basis @ held[:-1], held[-1:]]), chosen
+        within, chosen = fit_path(inside[0], inside[1], grid, patience)
+        return torch.cat([basis @ within[:-1], within[-1:]]), chosen
     weights = torch.zeros(train.features.shape[1] + 1, outputs)
     share = train.targets.mean(0).clamp(1e-6, 1 - 1e-6)
     weights[-1] = share.logit() if train.independent else share.log()
@@ -200,3 +191,22 @@ def fit_path(
         if waited >= patience:
             break
     return best, chosen
+
+
+def probe_fast(problem: Problem) -> Scores:
+    """Standardise, then logistic regression over a grid of regularisation chosen by validation loss.
+
+    Multi-label tasks get one sigmoid per label, others a softmax.
+    """
+    independent = problem.independent
+    inputs = {name: torch.from_numpy(np.ascontiguousarray(x, np.float32)) for name, x in problem.features.items()}
+    standardise = fit_standardiser(inputs["train"])
+    inputs = {name: standardise(part) for name, part in inputs.items()}
+    train, val = (
+        Objective(inputs[name], torch.from_numpy(problem.targets(name)), independent) for name in ("train", "val")
+    )
+    weights, chosen = fit_path(train, val)
+    test = Objective(inputs["test"], torch.zeros(len(inputs["test"]), problem.outputs), independent)
+    l2 = sorted(set(chosen)) if independent else chosen[0]
+    of_val, of_test = (part.probabilities(weights)[1].numpy() for part in (val, test))
+    return Scores(of_val, of_test, {"l2": l2}, problem.linear_weights)

@@ -5,20 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.probes.surfaces import SurfaceRule, measure_cases, surface_intervals, whole_cases
-from evaluation.statistics.bootstrap import Resampling
+from evaluation.probes.masks.cases import whole_cases
+from evaluation.probes.masks.judging import measure
+from evaluation.probes.masks.problem import Segmentation
+from evaluation.probes.masks.surfaces import SurfaceRule
+from evaluation.statistics.masks import SURFACE_VALUES
 from evaluation.statistics.surface import average_distance, hausdorff, measure_surfaces, surface_dice
 from evaluation.tasks import Split
 from evaluation.tasks.volumes import _spacing
-
-
-class FakeTask:
-    """What is read of a task here."""
-
-    num_outputs = 3
-
-    def __init__(self, split):
-        self.splits = {"test": split}
 
 
 def block(shape, start, stop, value):
@@ -47,17 +41,23 @@ def predictor(decided):
     return lambda rows: torch.nn.functional.one_hot(slices[rows], 3).permute(0, 3, 1, 2).float()
 
 
+def measured(split, decided, rule):
+    """Surface values of the cases of a split, of three classes."""
+    segmentation = Segmentation(predictor(decided), {}, 0)
+    return measure(split, 3, segmentation, rule)[SURFACE_VALUES]
+
+
 def test_slices_become_their_volumes(volumes):
     truth, decided, split = volumes
-    for (found, true), wanted, known in zip(whole_cases(split, 3, predictor(decided)), decided, truth, strict=True):
-        assert np.array_equal(found, wanted) and np.array_equal(true, known)
+    for (mask, true), expected, known in zip(whole_cases(split, 3, predictor(decided)), decided, truth, strict=True):
+        assert np.array_equal(mask, expected) and np.array_equal(true, known)
 
 
 @pytest.mark.parametrize("convention", ["deepmind", "monai"])
 def test_volumes_are_measured_in_their_spacing(volumes, convention):
     truth, decided, split = volumes
     rule = SurfaceRule(convention, 1.0)
-    values = measure_cases(FakeTask(split), predictor(decided), rule)
+    values = measured(split, decided, rule)
     assert values.shape == (2, 2, 3)
     for case in range(2):
         surfaces = measure_surfaces(decided[case] == 1, truth[case] == 1, split.spacing[case], convention)
@@ -66,15 +66,22 @@ def test_volumes_are_measured_in_their_spacing(volumes, convention):
     assert values[1, 1, 1] == 0 and np.isinf(values[1, 1, 2])
 
 
-def test_what_has_no_finite_value_is_counted_and_left_out_of_means(volumes):
+def test_what_has_no_finite_value_is_counted_in_the_notes(volumes):
     _, decided, split = volumes
-    task, rule = FakeTask(split), SurfaceRule()
-    values = measure_cases(task, predictor(decided), rule)
-    entries, notes = surface_intervals(task, values, rule, Resampling("fast", 50, 0))
-    assert entries["hd95"]["value"] == pytest.approx(values[:, 0, 0].mean())
-    assert entries["nsd"]["value"] == pytest.approx((values[0, 0, 1] + values[1, :, 1].mean()) / 2)
-    assert "in mm" in notes[0] and "DeepMind" in notes[0] and "2 mm" in notes[0]
+    rule = SurfaceRule()
+    notes = rule.notes(split, measured(split, decided, rule))
+    assert "in mm" in notes[0] and "DeepMind" in notes[0] and "2 mm" in notes[0] and "left out" in notes[0]
     assert "hd95 2, nsd 1, assd 2 of 4" in notes[1]
+
+
+def test_worst_values_stand_for_a_structure_in_one_mask_alone_and_none_for_one_in_neither(volumes):
+    _, decided, split = volumes
+    rule = SurfaceRule(empty="worst")
+    values = measured(split, decided, rule)
+    far = np.linalg.norm([11 * 3.0, 11 * 1.0, 9 * 2.0])
+    assert values[1, 1].tolist() == pytest.approx([far, 0, far])  # the second class of the second volume
+    assert not np.isfinite(values[0, 1, [0, 2]]).any() and np.isnan(values[0, 1, 1])
+    assert "diagonal" in rule.notes(split, values)[0]
 
 
 def test_spacing_follows_the_slices_whatever_the_order_of_the_file(tmp_path):

@@ -1,0 +1,110 @@
+"""Which weights of an encoder a probe trains: all of them, its biases, or low-rank updates of its linear layers."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from biovfm_hf.options import option
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class LowRank(NamedTuple):
+    """Low-rank updates (LoRA, Hu et al. 2022): their `rank`, `alpha` (they are scaled by alpha / rank), and `dropout`.
+
+    `targets` are the layers that get one (see `tuning.weights.find_targets`); `biases` tells whether these layers'
+    biases are trained too.
+    """
+
+    rank: int
+    alpha: float
+    targets: str
+    dropout: float = 0.1
+    biases: bool = False
+
+
+TARGETS = ("attention", "qkv", "mlp", "all")
+PRESETS = {
+    "own": LowRank(16, 16, "attention"),
+    # arXiv 2312.02366, Table 9: 8 million weights on ViT-g. Its code says rank 48, which would be 11.8 million; rank
+    # 32 on queries, keys and values and their biases makes 8.05 million. Alpha and dropout are those of its code.
+    "radiology": LowRank(32, 16, "qkv", biases=True),
+}
+
+
+class Adaptation:
+    """Which of an encoder's weights are trained: those that `prepare` leaves with gradients.
+
+    `default_rate` is their highest learning rate where none is given.
+    """
+
+    default_rate: ClassVar[float]
+
+    def prepare(self, module: "nn.Module") -> "nn.Module":
+        """Choose the weights to train; the module may be changed.
+
+        Raises:
+            UserError: the module has none of the kind, or a package is missing.
+        """
+        raise NotImplementedError
+
+    def details(self) -> dict[str, Any]:
+        """What a record tells of the choice."""
+        return {}
+
+
+class AllWeights(Adaptation):
+    """Every weight of the encoder."""
+
+    default_rate = 3e-5
+
+    def prepare(self, module: "nn.Module") -> "nn.Module":
+        """Train all weights."""
+        return module.requires_grad_(True)
+
+
+class Biases(Adaptation):
+    """The encoder's biases alone (BitFit, Ben Zaken et al. 2022)."""
+
+    default_rate = 5e-4
+
+    def prepare(self, module: "nn.Module") -> "nn.Module":
+        """Freeze everything but biases."""
+        from .tuning.weights import train_biases  # needs torch
+
+        return train_biases(module)
+
+
+@dataclass(frozen=True)
+class LowRankUpdates(Adaptation):
+    """Low-rank updates of linear layers (LoRA)."""
+
+    default_rate = 5e-4
+    lora_preset: str = option(
+        "own",
+        "lora: own is rank 16 on every linear layer of the attention; radiology is the radiology study's, rank 32 on "
+        "queries, keys and values with their biases (8 million weights on ViT-g)",
+        choices=tuple(PRESETS),
+    )
+    lora_rank: int | None = option(None, "lora: another rank than the preset's", least=1, metavar="R")
+    lora_alpha: float | None = option(None, "lora: another alpha; updates are scaled by alpha / rank", above=0)
+    lora_targets: str | None = option(None, "lora: which linear layers of the blocks are updated", choices=TARGETS)
+
+    @property
+    def low_rank(self) -> LowRank:
+        """The preset with what is given in its place; with a rank alone, alpha keeps its proportion to it."""
+        preset = PRESETS[self.lora_preset]
+        rank = self.lora_rank or preset.rank
+        alpha = self.lora_alpha or preset.alpha * rank / preset.rank
+        return preset._replace(rank=rank, alpha=alpha, targets=self.lora_targets or preset.targets)
+
+    def prepare(self, module: "nn.Module") -> "nn.Module":
+        """Freeze the module and add the updates."""
+        from .tuning.weights import add_low_rank  # needs torch
+
+        return add_low_rank(module, self.low_rank)
+
+    def details(self) -> dict[str, Any]:
+        """Rank, alpha and layers."""
+        low_rank = self.low_rank
+        return {"lora_rank": low_rank.rank, "lora_alpha": low_rank.alpha, "lora_targets": low_rank.targets}

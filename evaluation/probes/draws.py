@@ -1,0 +1,70 @@
+"""Draws of a few training subjects: how often, how many, and which."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+NOTE = "values are means over draws of training subjects; intervals hold 95 % of the draws"
+
+
+@dataclass(frozen=True)
+class Draws:
+    """`count` draws of `shots` subjects per class from `seed`; `resamples` of the test cases, alike for every draw."""
+
+    shots: int
+    count: int
+    seed: int
+    resamples: int = 1000
+
+    def generator(self, number: int) -> np.random.Generator:
+        """What draws number `number`, the same for every model."""
+        return np.random.default_rng([self.seed, self.shots, number])
+
+
+def draw_subjects(labels: np.ndarray, subjects: np.ndarray | None, shots: int, rng: np.random.Generator) -> np.ndarray:
+    """Rows of `shots` random subjects per class, with all their cases.
+
+    A class (a positive label, of a multi-label task) with fewer subjects gives all it has. Without subjects each
+    case is its own.
+
+    Args:
+        labels: (N,) classes or (N, L) of 0/1.
+        subjects: (N,) names or None.
+        shots: subjects per class.
+        rng: what draws.
+
+    Returns:
+        Sorted row numbers.
+    """
+    people = np.arange(len(labels)) if subjects is None else np.unique(subjects, return_inverse=True)[1]
+    columns = labels if labels.ndim == 2 else labels[:, None] == np.unique(labels)
+    chosen: set[int] = set()
+    for column in columns.T:
+        having = np.unique(people[column.astype(bool)])
+        chosen.update(rng.permutation(having)[:shots].tolist())
+    return np.flatnonzero(np.isin(people, list(chosen)))
+
+
+def overlap(taken: np.ndarray, draws: int) -> float:
+    """The share of a draw's training cases that another draw has too, in the mean.
+
+    Args:
+        taken: (N,) how many of the draws hold each case.
+        draws: how many draws there were.
+    """
+    return float((taken * (taken - 1)).sum() / (max(draws - 1, 1) * taken.sum()))
+
+
+def spread(values: np.ndarray, reason: str | None = None) -> dict[str, Any]:
+    """A record's entry of a metric's values over draws (draws,): their mean, the range of 95 % of them, and their SD.
+
+    Without a value, and with the `reason`, where a draw leaves the metric undefined (NaN).
+    """
+    if np.isnan(values).any():
+        return {"value": None, "low": None, "high": None, "reason": reason or "undefined on this test split"}
+    entry = {"value": float(values.mean()), "low": None, "high": None, "sd": None, "draws": len(values)}
+    if len(values) > 1:  # one draw alone has no range
+        low, high = np.quantile(values, [0.025, 0.975])
+        entry |= {"low": float(low), "high": float(high), "sd": float(values.std(ddof=1))}
+    return entry

@@ -1,0 +1,1 @@
+"""Masks of segmentation tasks: networks that predict them, and what is measured; they need torch."""

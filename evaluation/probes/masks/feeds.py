@@ -1,0 +1,117 @@
+"""What networks are trained on, batch by batch: tokens kept on disk, or the images themselves."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...encoders.embed import prefetch
+from ...encoders.load import to_square
+from .augment import Augment
+from .decoders import as_maps
+from .problem import Problem, ResizedMasks, checked_mask, resize_mask
+
+TokenReader = Callable[[np.ndarray], list[Tensor]]  # image numbers -> grids (B, h, w, D) of some blocks
+Training = Iterator[tuple[Any, Tensor]]
+
+
+class Feed(Protocol):
+    """Inputs of a network and the masks (B, H, W) that it is to predict."""
+
+    @property
+    def problem(self) -> Problem:
+        """What is segmented."""
+        ...
+
+    def inputs(self, name: str, rows: np.ndarray) -> Any:
+        """Inputs of images of a split, as the network takes them."""
+        ...
+
+    def training(self, orders: list[np.ndarray], seeds: list[int]) -> Training:
+        """Inputs and masks of batches of training images; `seeds` of what is random in each batch begin with these."""
+        ...
+
+    def targets(self, name: str) -> ResizedMasks:
+        """All masks of a split at the size at which scores are compared with them."""
+        ...
+
+
+@dataclass(frozen=True)
+class TokenFeed:
+    """Tokens from disk: inputs are maps (B, D, h, w), one for each block; masks are brought to the scores' size."""
+
+    problem: Problem
+    readers: Mapping[str, TokenReader]
+    size: tuple[int, int]
+    device: str = "cpu"
+    _masks: dict[str, ResizedMasks] = field(default_factory=dict, repr=False)
+
+    def inputs(self, name: str, rows: np.ndarray) -> list[Tensor]:
+        """Maps of images of a split."""
+        return as_maps(self.readers[name](rows), self.device)
+
+    def training(self, orders: list[np.ndarray], seeds: list[int]) -> Training:
+        """Maps and masks of training images."""
+        masks = self.targets("train").masks
+        for rows in orders:
+            yield self.inputs("train", rows), torch.from_numpy(masks[rows]).long()
+
+    def targets(self, name: str) -> ResizedMasks:
+        """All masks of a split at the scores' size."""
+        if name not in self._masks:
+            self._masks[name] = ResizedMasks(self.problem.splits[name], self.problem.classes, self.size)
+        return self._masks[name]
+
+
+@dataclass(frozen=True)
+class PixelFeed:
+    """Images themselves: inputs are pixels (B, 3, size, size), augmented while training together with their masks.
+
+    `mean` and `std` are of pixel values in 0..1, by which they are normalised after augmentation.
+    """
+
+    problem: Problem
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: Augment | None = None
+    device: str = "cpu"
+    _masks: dict[str, ResizedMasks] = field(default_factory=dict, repr=False)
+
+    def inputs(self, name: str, rows: np.ndarray) -> Tensor:
+        """Pixels of images of a split."""
+        split = self.problem.splits[name]
+        return to_square([split.images[int(row)] for row in rows], self.size, self.mean, self.std).to(self.device)
+
+    def training(self, orders: list[np.ndarray], seeds: list[int]) -> Training:
+        """Pixels and masks of training images, the next ones loaded and augmented meanwhile."""
+        numbered = list(enumerate(orders))
+        yield from prefetch(lambda item: self._training_batch(item[1], [*seeds, item[0]]), numbered)
+
+    def _training_batch(self, rows: np.ndarray, seeds: list[int]) -> tuple[Tensor, Tensor]:
+        split = self.problem.splits["train"]
+        pixels = to_square([split.images[int(row)] for row in rows], self.size, (0.0,) * 3, (1.0,) * 3)
+        at_size = [resize_mask(checked_mask(split, int(row), self.problem.classes), self._shape) for row in rows]
+        masks = torch.from_numpy(np.stack(at_size)).long()
+        if self.augment is not None:
+            pixels, masks = self.augment(pixels, masks, np.random.default_rng(seeds))
+        mean, std = self._normalisation
+        return ((pixels - mean) / std).to(self.device), masks
+
+    @cached_property
+    def _normalisation(self) -> tuple[Tensor, Tensor]:
+        return torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.size, self.size
+
+    def targets(self, name: str) -> ResizedMasks:
+        """All masks of a split at the inputs' size."""
+        if name not in self._masks:
+            self._masks[name] = ResizedMasks(self.problem.splits[name], self.problem.classes, self._shape)
+        return self._masks[name]

@@ -1,0 +1,74 @@
+"""What follows from a network's scores of the test images: metrics with intervals, notes, samples for pictures."""
+
+import numpy as np
+
+from ...statistics.bootstrap import Resampling
+from ...statistics.masks import (
+    COUNTS,
+    OVERLAP_NOTE,
+    STUDY_COUNTS,
+    STUDY_NOTE,
+    SURFACE_VALUES,
+    mask_intervals,
+    segmentation_counts,
+)
+from ...tasks import Split
+from ...tasks.samples import sample_rows
+from ..judging import split_metrics, subject_numbers
+from ..probe import Answer, Trial
+from .cases import StudyCounts, whole_cases
+from .problem import Segmentation, resize_mask
+from .surfaces import SurfaceRule, case_spacing
+
+SAMPLE_SIZE = (128, 128)  # of the predicted masks that pictures show
+
+
+def judge_masks(trial: Trial, answer: Segmentation, rule: SurfaceRule, study: int | None = None) -> Answer:
+    """Score the test cases by every metric of masks, and keep what comparisons and pictures need.
+
+    Args:
+        trial: what was probed on which task.
+        answer: the network's scores, and what it chose.
+        rule: how surfaces are compared.
+        study: the size of images at which the radiology study's score is counted; None for the masks' own.
+    """
+    task, run = trial.task, trial.run
+    split = task.splits["test"]
+    arrays = measure(split, task.num_outputs, answer, rule, study)
+    resampling = Resampling("fast", run.resamples, run.seed)
+    entries = mask_intervals(arrays, list(task.record.classes), resampling, split.subjects)
+    notes = [*task.notes, OVERLAP_NOTE, _study_note(study), *rule.notes(split, arrays[SURFACE_VALUES])]
+    record = {**split_metrics(entries), "chosen": answer.chosen, "notes": notes}
+    return Answer(record, arrays | subject_numbers(split.subjects), answer.trained, answer.parameters)
+
+
+def measure(
+    split: Split, classes: int, answer: Segmentation, rule: SurfaceRule, study: int | None = None
+) -> dict[str, np.ndarray]:
+    """Counts and surface values of every test case, and the predicted masks of the images that pictures show."""
+    counted = None if study is None else StudyCounts(split, classes, study)
+    counts, surfaces = [], []
+    decisions: dict[int, np.ndarray] = {}
+    samples = sample_rows(len(split.images))
+    cases = whole_cases(split, classes, answer.predict, counted or (lambda *_: None))
+    for case, (decided, truth) in enumerate(cases):
+        counts.append(segmentation_counts(decided, truth, classes))
+        surfaces.append(rule.measure(decided, truth, classes, case_spacing(split, case, decided.ndim)))
+        decisions |= _sampled(split.case_of_image, case, decided, samples)
+    arrays = {COUNTS: np.stack(counts), SURFACE_VALUES: np.stack(surfaces)}
+    arrays["sample_masks"] = np.stack([resize_mask(decisions[row], SAMPLE_SIZE) for row in samples])
+    return arrays if counted is None else {**arrays, STUDY_COUNTS: counted.counts}
+
+
+def _sampled(
+    case_of_image: np.ndarray | None, case: int, decided: np.ndarray, samples: np.ndarray
+) -> dict[int, np.ndarray]:
+    """The decided masks of a case's images that pictures show, by image number."""
+    if case_of_image is None:
+        return {case: decided} if case in samples else {}
+    rows = np.flatnonzero(case_of_image == case)
+    return {int(row): decided[place] for place, row in enumerate(rows) if row in samples}
+
+
+def _study_note(study: int | None) -> str:
+    return STUDY_NOTE if study is None else f"{STUDY_NOTE}; images and masks at {study} x {study} pixels"

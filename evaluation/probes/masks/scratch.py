@@ -1,0 +1,50 @@
+"""Segmentation networks without an encoder, as baselines: U-Net and TransUNet, each in a small form too."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from biovfm_hf.errors import UserError
+
+from ...encoders.load import SCRATCH_WIDTHS
+from ..networks.transunet import TransUNet
+from ..networks.transunet_weights import load_weights
+from ..networks.unet import SmallTransformer, UNet
+
+Maker = Callable[[int, int, int], nn.Module]  # classes, size and width
+MAKERS: dict[str, Maker] = {
+    "unet": lambda classes, size, width: UNet(classes, width),
+    "unet-small": lambda classes, size, width: UNet(classes, width),
+    "transunet": lambda classes, size, width: TransUNet(classes, size),
+    "transunet-small": lambda classes, size, width: UNet(classes, width, SmallTransformer(width << 4)),
+}
+
+
+def build(name: str, classes: int, size: int, weights: Path | None = None) -> nn.Module:
+    """A network from images (B, 3, size, size) to class scores (B, classes, size, size); size is a multiple of 16.
+
+    `unet`: four halvings and four doublings with skips (Ronneberger et al. 2015), batch norm, 64 to 1,024 channels:
+    the 31 million weights of the radiology study's baseline. `unet-small`: the same with 32 to 512 channels.
+    `transunet`: R50-ViT-L_16 (Chen et al. 2021), the study's 324 million. `transunet-small`: `unet-small` with four
+    transformer blocks on the cells of the coarsest level.
+
+    Args:
+        name: of `SCRATCH_WIDTHS`.
+        classes: background included.
+        size: of the images, pixels.
+        weights: an .npz file of pretrained weights of the encoder, for `transunet` alone.
+
+    Raises:
+        UserError: another name or size, or weights that do not fit.
+    """
+    if name not in SCRATCH_WIDTHS:
+        raise UserError(f"scratch:{name} is no network; take scratch:{' or scratch:'.join(SCRATCH_WIDTHS)}")
+    if size % 16:
+        raise UserError(f"scratch:{name} needs an image size that is a multiple of 16, not {size} (--image-size)")
+    network = MAKERS[name](classes, size, SCRATCH_WIDTHS[name])
+    if weights is not None:
+        if not isinstance(network, TransUNet):
+            raise UserError(f"scratch:{name} takes no pretrained weights; scratch:transunet does")
+        load_weights(network, weights)
+    return network
