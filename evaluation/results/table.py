@@ -117,26 +117,34 @@ def _published_cell(ends: list[float]) -> Cell:
     return {name: round(end / 100, 4) for name, end in zip(("value", "low", "high"), ends, strict=True)}
 
 
-def cell_text(cell: Cell, bold: bool = False) -> str:
-    """A cell in percent: `94.40 (93.90, 94.84)`; `undefined` where there is no value."""
+def cell_text(cell: Cell, bold: bool = False, scale: float = 100) -> str:
+    """A cell, in percent unless the `scale` is another: `94.40 (93.90, 94.84)`; `undefined` without a value."""
     if cell is None:
         return "undefined"
-    text = f"{100 * cell['value']:.2f}"
+    text = f"{scale * cell['value']:.2f}"
     text = f"**{text}**" if bold else text
     if cell.get("low") is None or cell.get("high") is None:
         return text
-    return f"{text} ({100 * cell['low']:.2f}, {100 * cell['high']:.2f})"
+    return f"{text} ({scale * cell['low']:.2f}, {scale * cell['high']:.2f})"
+
+
+def metric_scale(name: str) -> float:
+    """What the values of a metric are multiplied by in tables: 100 for percent, 1 for distances."""
+    metric = find_metric(name)
+    return 100.0 if metric is None or metric.percent else 1.0
 
 
 def best_models(rows: dict[str, dict[str, Cell]], metric: str) -> set[str]:
-    """The models with the highest value of a metric, where there are several models."""
+    """The models with the best value of a metric, where there are several models."""
     values = {model: cells[metric]["value"] for model, cells in rows.items() if cells.get(metric)}  # type: ignore[index]
-    return {m for m, v in values.items() if v == max(values.values())} if len(values) > 1 else set()
+    entry = find_metric(metric)
+    best = min if entry is not None and entry.lower_is_better else max
+    return {m for m, v in values.items() if v == best(values.values())} if len(values) > 1 else set()
 
 
 def markdown(records: list[Row], comparisons: list[dict[str, Any]]) -> str:
     """The whole table.md."""
-    parts = ["# Results", "", "Percent. Bold: the highest value.", ""]
+    parts = ["# Results", "", "Percent; distances (HD95, ASSD) as their notes say. Bold: the best value.", ""]
     for name, group in blocks(records).items():
         metrics, tasks, rows = mean_rows(group)
         parts += [f"## {name}", "", _interval_words(group[0]), ""]
@@ -176,7 +184,11 @@ def _grid(metrics: list[str], rows: dict[str, dict[str, Cell]]) -> list[str]:
     lines = ["| model | " + " | ".join(metric_title(m) for m in metrics) + " |", "|---|" + "---|" * len(metrics)]
     best = {metric: best_models(rows, metric) for metric in metrics}
     for model, cells in rows.items():
-        lines.append(f"| {model} | " + " | ".join(cell_text(cells.get(m), model in best[m]) for m in metrics) + " |")
+        lines.append(
+            f"| {model} | "
+            + " | ".join(cell_text(cells.get(m), model in best[m], metric_scale(m)) for m in metrics)
+            + " |"
+        )
     return lines
 
 
@@ -226,12 +238,13 @@ def _differences(comparisons: list[dict[str, Any]], group: list[Row]) -> list[st
     lines += ["| task | metric | A | B | seed | A - B | p (Holm) | p (DeLong) | real at 0.05 |", "|---" * 9 + "|"]
     for row in rows:
         cell = {"value": row["difference"], "low": row["low"], "high": row["high"]}
+        difference = cell_text(cell, scale=metric_scale(row["metric"]))
         p = row["p_holm"]
         verdict = "no p" if p is None else "yes" if p < 0.05 else "no"
         shown, exact = p_text(p), p_text(row.get("p_delong"))
         lines.append(
             f"| {row['task']} | {metric_title(row['metric'])} | {row['model_a']} | {row['model_b']} | "
-            f"{_seed_text(row)} | {cell_text(cell)} | {shown} | {exact} | {verdict} |"
+            f"{_seed_text(row)} | {difference} | {shown} | {exact} | {verdict} |"
         )
     said = dict.fromkeys(row["reason"] for row in rows if row.get("reason"))
     return [*lines, "", *(f"- no p: {why}" for why in said), *([""] if said else [])]
@@ -253,14 +266,14 @@ def latex(records: list[Row]) -> str:
         ]
         lines += ["Model & " + " & ".join(metric_title(m) for m in metrics) + r" \\", r"\midrule"]
         for model, cells in rows.items():
-            texts = [_latex_cell(cells.get(m), model in best[m]) for m in metrics]
+            texts = [_latex_cell(cells.get(m), model in best[m], metric_scale(m)) for m in metrics]
             lines.append(f"{_latex_text(model)} & " + " & ".join(texts) + r" \\")
         parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
     return "\n\n".join(parts) + "\n"
 
 
-def _latex_cell(cell: Cell, bold: bool) -> str:
-    text = cell_text(cell)
+def _latex_cell(cell: Cell, bold: bool, scale: float) -> str:
+    text = cell_text(cell, scale=scale)
     if cell is None or not bold:
         return text
     value, _, interval = text.partition(" ")

@@ -15,10 +15,10 @@ from evaluation.commands.probe import main
 from evaluation.encoders.load import load_encoder
 from evaluation.probes import judging
 from evaluation.probes.linear import Linear
-from evaluation.results.comparisons import paired_means
 from evaluation.results.records import claimed, locked, merge_records, read_scores, record_key, write_record
 from evaluation.results.table import mean_cell
 from evaluation.statistics.bootstrap import Resampling, intervals
+from evaluation.statistics.significance import paired_means
 from evaluation.statistics.split import read_split
 
 FAST = ["--resamples", "50"]
@@ -97,7 +97,7 @@ def test_a_rerun_makes_only_what_is_missing(results, tiny_model, second_model, c
     gone[0].unlink()
     probed = []
     run = Linear.run
-    monkeypatch.setattr(Linear, "score", lambda self, trial: probed.append(trial.encoder.name) or run(self, trial))
+    monkeypatch.setattr(Linear, "run", lambda self, trial: probed.append(trial.encoder.name) or run(self, trial))
     words = ["--model", f"first={tiny_model}", "--model", f"second={second_model}", "--tasks", str(class_folder)]
     main([*words, "--out", str(results), "--method", "linear,knn", *FAST])
     assert probed == ["first"] and len(read(results)) == 4
@@ -234,7 +234,12 @@ def test_segmentation_writes_dice_per_case(tmp_path, tiny_model, second_model, m
         names = {"radiology", "radiology_dice", "radiology_jaccard", "hd95", "nsd", "assd"}
         assert names <= {*record["metrics"], *record["undefined"]} and 0 < record["metrics"]["radiology"]["value"] < 1
         assert any("DeepMind" in note and "2 pixels" in note for note in record["notes"])
-    assert {row["metric"] for row in read(tmp_path, "comparisons.json")} == {"dice", "jaccard"}
+    assert {row["metric"] for row in read(tmp_path, "comparisons.json")} == {
+        "dice", "jaccard", "radiology", "hd95", "nsd", "assd",
+    }  # fmt: skip
+    table = (tmp_path / "table.md").read_text()
+    distance = f"{records[0]['metrics']['hd95']['value']:.2f} ("
+    assert "| HD95 |" in table and distance in table.replace("*", "")  # in pixels, not in percent
     assert list((tmp_path / "figures").glob("masks_*.png"))
 
 
