@@ -22,6 +22,7 @@ from ..statistics.significance import (
     delong,
     lowest_p,
     paired_bootstrap,
+    paired_interval,
     spread_of_mean,
 )
 from ..statistics.split import ScoredSplit
