@@ -37,6 +37,7 @@ from .run.checkpoint import model_tensors, newest_name, save_checkpoint, what_is
 from .run.device import failing_together
 from .run.export import export_models, push_in_background
 from .run.folder import append_metrics, write_crop_sheet
+from .run.profile import profiled
 from .run.watch import collapse_message, measure
 from .schedule import StepValues
 from .settings.config import TrainConfig
@@ -91,7 +92,8 @@ def _train_steps(run: Run, stop: "_StopSignal") -> None:
         disable=not (run.main and sys.stderr.isatty()),  # a log gets whole lines, see `_log_line`
         mininterval=0.5,
     )
-    with closing(batches), progress, logging_redirect_tqdm():
+    recorded = profiled(run.out, config.run.profile if run.main else 0)
+    with closing(batches), progress, logging_redirect_tqdm(), recorded as record_step:
         if run.step == 0:
             _watch_start(run)
         clock, since = time.perf_counter(), run.step
@@ -99,6 +101,7 @@ def _train_steps(run: Run, stop: "_StopSignal") -> None:
             values = run.schedule.at(run.step)
             terms = _one_step(run, batches, values)
             run.step += 1
+            record_step()
             progress.update(config.batch.size)
             if _due(run, config.run.log_every) or _due(run, config.watch.every):
                 now = time.perf_counter()

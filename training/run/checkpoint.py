@@ -2,8 +2,9 @@
 
 A checkpoint is a folder `step_00000100` with `model.safetensors` (every parameter and buffer of the objective),
 `optimizer.safetensors` (the optimiser's moments by tensor name) and `state.json` (the step, how the run was set up,
-and size and checksum of the other two). There is no random state in it: all randomness is a function of seed and step.
-Tensors are stored whole, so a checkpoint can be read by any number of processes.
+and size and checksum of the others). There is no random state in it: all randomness is a function of seed and step.
+Where FSDP2 has cut the tensors into shards, folders `model` and `optimizer` stand in place of the two files: each
+process writes its own shards, and no process ever holds the whole. Any number of processes can read either form.
 """
 
 import json
@@ -12,7 +13,8 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint import CheckpointException
 
 from biovfm_hf.errors import UserError, one_line
 from biovfm_hf.writing.files import atomic_path
 
+from .shards import files_in, first_place, gathered, is_sharded, read_shards, read_whole, share_of, sizes, write_shards
+
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step_(\d{8,})")
-_TENSOR_FILES = ("model.safetensors", "optimizer.safetensors")
+_PARTS = ("model", "optimizer")  # each NAME.safetensors, or a folder NAME of shards
 
 
 class DamagedCheckpointError(Exception):
@@ -48,13 +53,16 @@ def model_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as `NAME.exp_avg` and so on, by the `names` of its parameter groups."""
+    """The optimiser's state as `NAME.exp_avg` and so on, by the `names` of its parameter groups, as it lies."""
     tensors = {}
-    for group in optimizer.param_groups:
-        for name, parameter in zip(group["names"], group["params"], strict=True):
-            for key, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"{name}.{key}"] = whole(value)
+    for name, parameter in _named_parameters(optimizer):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}.{key}"] = value
     return tensors
+
+
+def _named_parameters(optimizer: torch.optim.Optimizer) -> list[tuple[str, nn.Parameter]]:
+    return [pair for group in optimizer.param_groups for pair in zip(group["names"], group["params"], strict=True)]
 
 
 def save_checkpoint(
@@ -64,34 +72,71 @@ def save_checkpoint(
 
     Checkpoints of later steps are deleted too: they were damaged, or the run would not have begun before them.
 
-    Every process must call this (sharded tensors are collected); only those with `write` touch the disk.
+    Every process must call this; of tensors that are not sharded only those with `write` touch the disk.
 
     Raises:
         UserError: the disk is full or refuses; what was there before is untouched.
     """
     target = folder / f"step_{state['step']:08d}"
-    tensors = dict(zip(_TENSOR_FILES, (model_tensors(module), optimizer_tensors(optimizer)), strict=True))
-    if not write:
-        return target
     try:
-        with atomic_path(target) as temporary:
-            temporary.mkdir()
-            files = {}
-            for name, content in tensors.items():
-                save_file(content, temporary / name)
-                files[name] = _seal(temporary / name)
-            (temporary / "state.json").write_text(json.dumps({**state, "files": files}, indent=1), encoding="utf-8")
-            _sync(temporary / "state.json")
-    except (OSError, SafetensorError) as error:
+        if is_sharded(module):
+            _save_shards(
+                target, {"model": module.state_dict(), "optimizer": optimizer_tensors(optimizer)}, state, write
+            )
+        elif write:
+            _save_whole(target, {"model": module.state_dict(), "optimizer": optimizer_tensors(optimizer)}, state)
+    except (OSError, SafetensorError, CheckpointException) as error:
         raise UserError(
-            f"cannot write {target}: {error}; {what_is_kept(folder)}; make room and run the same command again"
+            f"cannot write {target}: {one_line(error)}; {what_is_kept(folder)}; "
+            "make room and run the same command again"
         ) from error
-    found = _numbers(folder)
-    kept = [path for step, path in found if step <= state["step"]][-keep:]
-    for _, path in found:
+    if write:
+        _delete_others(folder, state["step"], keep)
+    return target
+
+
+def _save_whole(target: Path, parts: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+    with atomic_path(target) as temporary:
+        temporary.mkdir()
+        for name, tensors in parts.items():
+            save_file({key: whole(tensor) for key, tensor in tensors.items()}, temporary / f"{name}.safetensors")
+        _write_state(
+            temporary, state, {f"{name}.safetensors": _seal(temporary / f"{name}.safetensors") for name in parts}
+        )
+
+
+def _save_shards(target: Path, parts: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any], write: bool) -> None:
+    """As `_save_whole`, by all processes into the folder that the first one makes."""
+    with ExitStack() as stack:
+        made: Path | None = None
+        try:
+            if write:
+                place = stack.enter_context(atomic_path(target))
+                place.mkdir()
+                made = place
+        finally:  # the others wait for an answer, also where there is no folder
+            temporary = first_place(made)
+        if temporary is None:
+            return
+        for name, tensors in parts.items():
+            write_shards(temporary / name, tensors)
+        files = [file for name in parts for file in files_in(temporary / name)]
+        seals = gathered({str(file.relative_to(temporary)): _seal(file) for file in share_of(files)})
+        if write:
+            _write_state(temporary, state, seals)
+
+
+def _write_state(folder: Path, state: Mapping[str, Any], files: Mapping[str, dict[str, int]]) -> None:
+    (folder / "state.json").write_text(json.dumps({**state, "files": files}, indent=1), encoding="utf-8")
+    _sync(folder / "state.json")
+
+
+def _delete_others(folder: Path, step: int, keep: int) -> None:
+    checkpoints = _numbers(folder)
+    kept = [path for number, path in checkpoints if number <= step][-keep:]
+    for _, path in checkpoints:
         if path not in kept:
             shutil.rmtree(path, ignore_errors=True)
-    return target
 
 
 def load_newest(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
@@ -103,12 +148,13 @@ def load_newest(folder: Path, module: nn.Module, optimizer: torch.optim.Optimize
     Raises:
         UserError: checkpoints exist but none can be read, or it belongs to another model.
     """
-    newest = _newest(folder, _TENSOR_FILES)
+    newest = _newest(folder, _PARTS)
     if newest is None:
         return None
-    path, state, tensors = newest
+    path, state = newest
     try:
-        _restore(module, optimizer, tensors)
+        _restore_model(module, path)
+        _restore_optimizer(optimizer, path)
     except (RuntimeError, KeyError, ValueError) as error:
         reason = one_line(error)
         raise UserError(f"{path} does not fit this model ({reason}); use another --out") from error
@@ -121,16 +167,16 @@ def newest_model(folder: Path) -> dict[str, Tensor]:
     Raises:
         UserError: there is none.
     """
-    found = _newest(folder, _TENSOR_FILES[:1])
-    if found is None:
+    newest = _newest(folder, _PARTS[:1])
+    if newest is None:
         raise UserError(f"{folder} holds no checkpoint")
-    return found[2][0]
+    return _part(newest[0], "model")
 
 
 def newest_name(folder: Path) -> str | None:
     """Path of the newest checkpoint, unread, or None."""
-    found = _numbers(folder)
-    return str(found[-1][1]) if found else None
+    checkpoints = _numbers(folder)
+    return str(checkpoints[-1][1]) if checkpoints else None
 
 
 def what_is_kept(folder: Path) -> str:
@@ -146,12 +192,12 @@ def _numbers(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in matches if match)
 
 
-def _newest(folder: Path, names: Sequence[str]) -> tuple[Path, dict[str, Any], list[dict[str, Tensor]]] | None:
-    """The newest readable checkpoint: its folder, its state, and the tensors of its files `names`."""
+def _newest(folder: Path, parts: Sequence[str]) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint whose `parts` are what was written, and its state."""
     candidates = _numbers(folder)
     for _, path in reversed(candidates):
         try:
-            return path, *_read(path, names)
+            return path, _checked(path, parts)
         except DamagedCheckpointError as error:
             logger.warning("checkpoint %s is damaged (%s); trying the one before", path, error)
     if candidates:
@@ -159,43 +205,88 @@ def _newest(folder: Path, names: Sequence[str]) -> tuple[Path, dict[str, Any], l
     return None
 
 
-def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, Any], list[dict[str, Tensor]]]:
+def _checked(path: Path, parts: Sequence[str]) -> dict[str, Any]:
+    """The state of the checkpoint at `path`, all files of whose `parts` are what was written."""
     try:
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        for name in names:
-            if _checksum(path / name) != state["files"][name]:
-                raise DamagedCheckpointError(f"{name} is not what was written")
-        return state, [load_file(path / name) for name in names]
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        state = dict(json.loads((path / "state.json").read_text(encoding="utf-8")))
+        names = [name for name in sorted(state["files"]) if _part_of(name) in parts]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpointError(str(error)) from error
+    if {_part_of(name) for name in names} != set(parts):
+        raise DamagedCheckpointError("state.json does not name its files")
+    shards = any("/" in name for name in names)  # each process then checks some, and all hear of it
+    problems = dict(_problems(path, share_of(names) if shards else names, state["files"]))
+    for name, problem in (gathered(problems) if shards else problems).items():
+        raise DamagedCheckpointError(f"{name} {problem}")
+    return state
+
+
+def _part_of(name: str) -> str:
+    return Path(name).parts[0].removesuffix(".safetensors")
+
+
+def _problems(path: Path, names: Sequence[str], seals: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name in names:
+        try:
+            if _checksum(path / name) != seals[name]:
+                yield name, "is not what was written"
+        except OSError as error:
+            yield name, f"cannot be read: {error.strerror}"
+
+
+def _part(path: Path, name: str) -> dict[str, Tensor]:
+    """The whole tensors of a part of the checkpoint at `path`."""
+    return read_whole(path / name) if (path / name).is_dir() else load_file(path / f"{name}.safetensors")
 
 
 @torch.no_grad()
-def _restore(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: list[dict[str, Tensor]]) -> None:
-    model, moments = tensors
+def _restore_model(module: nn.Module, path: Path) -> None:
     current = module.state_dict()
-    if current.keys() != model.keys():
-        raise KeyError(f"tensors {sorted(current.keys() ^ model.keys())[:4]} are in one but not in the other")
+    if (path / "model").is_dir():
+        _check_sizes(sizes(path / "model"), current)
+        read_shards(path / "model", current)
+        return
+    tensors = _part(path, "model")
+    _check_sizes({name: tensor.shape for name, tensor in tensors.items()}, current)
     for name, tensor in current.items():
-        tensor.copy_(_like(model[name], tensor))
-    for group in optimizer.param_groups:
-        for name, parameter in zip(group["names"], group["params"], strict=True):
-            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}.{key}" in moments]
-            state = {}
-            for key in keys:
-                saved = moments[f"{name}.{key}"]
-                if key == "step":
-                    state[key] = saved.to(parameter.device)
-                else:
-                    state[key] = _like(saved, parameter).to(parameter.device).clone()
-            if state:
-                optimizer.state[parameter] = state
+        tensor.copy_(_like(tensors[name], tensor))
+
+
+def _check_sizes(saved: Mapping[str, torch.Size], current: Mapping[str, Tensor]) -> None:
+    if current.keys() != saved.keys():
+        raise KeyError(f"tensors {sorted(current.keys() ^ saved.keys())[:4]} are in one but not in the other")
+    for name, tensor in current.items():
+        _check_size(saved[name], tensor)
+
+
+def _check_size(saved: torch.Size, target: Tensor) -> None:
+    if saved != target.shape:
+        raise ValueError(f"shape {tuple(saved)} where {tuple(target.shape)} is needed")
+
+
+@torch.no_grad()
+def _restore_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
+    sharded = (path / "optimizer").is_dir()
+    tensors = {} if sharded else _part(path, "optimizer")
+    saved = sizes(path / "optimizer") if sharded else {name: tensor.shape for name, tensor in tensors.items()}
+    for name, parameter in _named_parameters(optimizer):
+        state: dict[str, Tensor] = {}
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            full = f"{name}.{key}"
+            if full not in saved:
+                continue
+            empty = torch.zeros((), device=parameter.device) if key == "step" else torch.zeros_like(parameter)
+            _check_size(saved[full], empty)
+            state[key] = empty if sharded else _like(tensors[full], empty).to(parameter.device).clone()
+        if state:
+            optimizer.state[parameter] = state
+    if sharded:
+        read_shards(path / "optimizer", optimizer_tensors(optimizer))
 
 
 def _like(saved: Tensor, target: Tensor) -> Tensor:
     """`saved`, sharded as `target` is."""
-    if saved.shape != target.shape:
-        raise ValueError(f"shape {tuple(saved.shape)} where {tuple(target.shape)} is needed")
+    _check_size(saved.shape, target)
     if hasattr(target, "full_tensor"):
         from torch.distributed.tensor import distribute_tensor
 

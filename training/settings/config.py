@@ -151,7 +151,8 @@ class RunConfig:
         checkpoint_every: steps between checkpoints.
         keep_checkpoints: how many of the newest are kept.
         export_every: steps between exported model folders; 0 exports only at the end.
-        trackers: experiment trackers of accelerate, for instance `tensorboard`, `trackio`.
+        profile: steps that torch.profiler records, after the first four, to OUT/profile; 0 records none.
+        trackers: experiment trackers of accelerate, for instance `tensorboard`, `wandb`, `mlflow`, `trackio`.
         push_to_hub: repository that every export is sent to, in the background; a new one is private.
     """
 
@@ -163,6 +164,7 @@ class RunConfig:
     checkpoint_every: Positive = 1000
     keep_checkpoints: Positive = 3
     export_every: Annotated[int, Range(0)] = 0
+    profile: Annotated[int, Range(0)] = 0
     trackers: list[str] = field(default_factory=list)
     push_to_hub: str | None = None
 
