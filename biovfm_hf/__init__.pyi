@@ -160,11 +160,12 @@ def load_encoder(
     Args:
         name: a model folder, a Hub repository, `timm:NAME`, `timm:FOLDER`, `open_clip:hf-hub:REPO`, `ofa:` and a
             folder, repository or fairseq file of an OFA model (BiomedGPT), `scratch:unet` and `scratch:transunet`
-            (segmentation baselines without an encoder), one of `SHORT_NAMES`, or `LABEL=` and one of these to choose
-            what results call it.
+            (segmentation baselines without an encoder), `transunet:FILE.npz` (with pretrained weights), one of
+            `SHORT_NAMES`, or `LABEL=` and one of these to choose what results call it.
         device: a torch device.
-        preprocess: `own` (the model's), or `half`: resized to the model's size and normalised by mean 0.5 and
-            standard deviation 0.5, whatever the model, as the BioVFM authors do.
+        preprocess: `own` (the model's), or the same for every model: resized to the model's size and normalised by
+            mean 0.5 and standard deviation 0.5, as the BioVFM authors do (`half`), or by ImageNet's, as the radiology
+            study does (`imagenet`).
         compiled: run its blocks through `torch.compile`.
         precision: `fp32`, `bf16`, or None for `default_precision(device)`.
 
@@ -348,6 +349,7 @@ def probe(
     by: Sequence[str] | str = (),
     corrupt: bool = False,
     corruptions: str | None = None,
+    save_masks: str | None = None,
     no_figures: bool = False,
     image_column: str | None = None,
     label_column: Sequence[str] | str = (),
@@ -359,21 +361,28 @@ def probe(
     axes: Sequence[str] | str = ('axial',),
     slices: int = 32,
     skip_unreadable: bool = False,
-    epochs: int | None = None,
-    rate: float | None = None,
-    image_size: int | None = None,
+    image_size: Sequence[int] | int | None = None,
     tune: bool | None = None,
     mirror: bool | None = None,
+    epochs: int | None = None,
+    rate: float | None = None,
     features: str | None = None,
     shots: Sequence[int] | int | None = None,
     draws: int | None = None,
+    lora_preset: str | None = None,
+    lora_rank: int | None = None,
+    lora_alpha: float | None = None,
+    lora_targets: str | None = None,
     neighbours: int | None = None,
     temperature: float | None = None,
     views: int | None = None,
     patience: int | None = None,
     decoder: str | None = None,
+    window: int | None = None,
+    augment: str | None = None,
     surface: str | None = None,
     tolerance: float | None = None,
+    empty: str | None = None,
 ) -> list[dict[str, Any]]:
     r"""Make the records that are missing in `out`, then comparisons, tables and pictures of all that are there.
 
@@ -384,8 +393,8 @@ def probe(
 
     Args:
         model: a model folder, a Hub repository, a short name (dinov2-b, biomedclip, ...), timm:NAME or
-            open_clip:hf-hub:REPO, for segmentation also scratch:unet or scratch:transunet; again for each further
-            one.
+            open_clip:hf-hub:REPO, for segmentation also scratch:unet, scratch:transunet or transunet:FILE.npz;
+            again for each further one.
         tasks: task names, medmnist, medmnist3d, radiology, or paths.
         out: the results folder.
         data: where the named sets are.
@@ -393,7 +402,8 @@ def probe(
         download: fetch missing MedMNIST sets into --data.
         method: which methods (default: linear); --help lists them below.
         protocol: biovfm: as the authors probe, threshold and resample; fast: logistic regression on standardised
-            features, subject-level resamples.
+            features, subject-level resamples; radiology: linear, segment and fewshot as the study arXiv
+            2312.02366 trains them.
         seed: of everything random; several are run one after the other and reported as one result with the seeds'
             share in its uncertainty (default: 0).
         pool: of the slices of a volume: their mean; max (which grows with their number), both side by side, or
@@ -413,6 +423,8 @@ def probe(
         corrupt: also errors on test images as worse acquisition would give them: MedMNIST-C's corruptions at five
             severities (linear, knn; each corruption and severity is one more embedding of the test images).
         corruptions: with --corrupt, whose corruptions for tasks that MedMNIST-C has not.
+        save_masks: segmentation: write every predicted mask to OUT/masks/: nifti (of volumes), png, or auto,
+            which is NIfTI of volumes and PNG of images (not for fewshot).
         no_figures: leave out the pictures.
         image_column: with the image's path (image, file_name ...).
         label_column: with the label; several columns of 0 and 1 make a task of several labels.
@@ -425,24 +437,36 @@ def probe(
         axes: of volumes: which axes they are sliced along: axial, coronal, sagittal (default: axial).
         slices: of volumes: at most this many along each axis, evenly spread; 0: all.
         skip_unreadable: decode every image first and leave out, by name, those that cannot be read.
-        epochs: of trained heads, decoders and fine-tuning (default: by method).
-        rate: highest learning rate (default: by method).
         image_size: segmentation, detection: input (default: the model's).
         tune: detection: train the encoder's weights too (default: False).
         mirror: detection: train on mirrored images too, where left and right mean nothing (default: False).
+        epochs: of trained heads, decoders and fine-tuning (default: by method).
+        rate: highest learning rate (default: by method).
         features: class token, mean patch token (mean_raw: before the final norm), both, the model's pooled
             vector, or last4: class tokens of the last four blocks and the mean patch token (default: class for
             kNN, else both).
-        shots: few-shot: training subjects per class (default: 16).
+        shots: few-shot: training subjects per class, of segmentation in all (default: 16).
         draws: few-shot: how many draws (default: 20).
+        lora_preset: lora: own is rank 16 on every linear layer of the attention; radiology is the radiology
+            study's, rank 32 on queries, keys and values with their biases (8 million weights on ViT-g).
+        lora_rank: lora: another rank than the preset's.
+        lora_alpha: lora: another alpha; updates are scaled by alpha / rank.
+        lora_targets: lora: which linear layers of the blocks are updated.
         neighbours: kNN: how many vote (default: chosen on validation).
         temperature: kNN: of the votes (default: 0.07).
         views: protocol biovfm: augmented views of the training images, used in turn over the epochs; 100 repeats
             the authors' online augmentation, 0 is no augmentation (default: 0).
         patience: epochs without a lower validation loss before attention stops training (default: 20).
         decoder: segmentation: the decoder.
+        window: segmentation: cut images into overlapping windows of this side, in their own pixels, each brought
+            to the input's size (default: whole images are).
+        augment: segmentation: training images and masks are changed anew in every epoch: study (the radiology
+            study's flips and rotations), medical (nnU-Net's set without mirroring) (default: none; study under
+            protocol radiology).
         surface: segmentation: whose surface distances (default: deepmind).
         tolerance: segmentation: of surface Dice, mm, or pixels without spacing (default: 2).
+        empty: segmentation: surface distances of a structure of which one mask is empty: ignore leaves it out of
+            the means (default), worst takes 0 surface Dice and the image's diagonal.
 
     Returns:
         Every record of the results folder.

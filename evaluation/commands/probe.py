@@ -3,12 +3,13 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from itertools import product
 from operator import attrgetter
 from pathlib import Path
 from types import GenericAlias
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from biovfm_hf.cards.provenance import Provenance, add_provenance
 from biovfm_hf.errors import UserError
@@ -25,14 +26,13 @@ from ..pictures.figure import discard, figure_path
 from ..pictures.robustness import draw_robustness
 from ..pictures.scores import draw_all, figure_blocks
 from ..probes.frozen import benchmark_of
-from ..probes.probe import Probe, Run, find_probes, probe_classes, probe_names
+from ..probes.probe import ALL_PROTOCOLS, Probe, Run, find_probes, probe_classes, probe_names
 from ..probes.suite import run_suite
 from ..results.comparisons import compare_models
 from ..results.records import Row, merge_records
 from ..results.seeds import over_seeds
 from ..results.table import write_tables
 from ..results.trust.records import check_columns, write_groups
-from ..statistics.bootstrap import PROTOCOLS
 from ..statistics.kinds import DETECTION, SEGMENTATION
 from ..tasks import GROUPS, Task, open_task, read_records, resolve_names
 from ..tasks.corruptions.benchmark import benchmarks
@@ -87,8 +87,8 @@ class RunOptions:
     protocol: str = option(
         "fast",
         "biovfm: as the authors probe, threshold and resample; fast: logistic regression on standardised features, "
-        "subject-level resamples",
-        choices=PROTOCOLS,
+        "subject-level resamples; radiology: linear, segment and fewshot as the study arXiv 2312.02366 trains them",
+        choices=ALL_PROTOCOLS,
         group=HOW,
     )
     seed: tuple[int, ...] = option(
@@ -127,6 +127,13 @@ class RunOptions:
         None, "with --corrupt, whose corruptions for tasks that MedMNIST-C has not", choices=tuple(benchmarks()),
         metavar="SET", group=HOW,
     )  # fmt: skip
+    save_masks: str | None = option(
+        None,
+        "segmentation: write every predicted mask to OUT/masks/: nifti (of volumes), png, or auto, which is NIfTI of "
+        "volumes and PNG of images (not for fewshot)",
+        choices=("auto", "nifti", "png"),
+        group=RUNNING,
+    )
     no_figures: bool = option(False, "leave out the pictures", group=RUNNING)
 
     def __post_init__(self) -> None:
@@ -161,16 +168,28 @@ def options_class() -> type[RunOptions]:
     for probe in sorted(dict.fromkeys(probe_classes().values()), key=attrgetter("__module__")):
         hints = get_type_hints(probe)
         for item in fields(probe):
-            several = item.metadata.get("commas", False)
-            if item.init and item.name not in taken and item.name not in added:
-                kind = GenericAlias(tuple, (hints[item.name], ...)) if several else hints[item.name]
-                about = {
-                    **item.metadata,
-                    "help": item.metadata["help"] + _default_note(item.default),
-                    "group": SETTINGS,
-                }
-                added[item.name] = (item.name, kind | None, field(default=None, metadata=about))
+            if not item.init or item.name in taken:
+                continue
+            about = {**item.metadata, "help": item.metadata["help"] + _default_note(item.default), "group": SETTINGS}
+            if item.name in added:
+                _add_choices(added[item.name][2].metadata, item)
+                continue
+            if "choices" in about:
+                about["choices"] = list(about["choices"])
+            kind = _value_type(hints[item.name])
+            kind = GenericAlias(tuple, (kind, ...)) if about.get("commas", False) else kind
+            added[item.name] = (item.name, kind | None, field(default=None, metadata=about))
     return make_dataclass("ProbeOptions", added.values(), bases=(Listing, RunOptions), frozen=True)
+
+
+def _value_type(hint: Any) -> Any:
+    """The type of a setting's value, whether or not it can be left out."""
+    return next((part for part in get_args(hint) if part is not type(None)), hint)
+
+
+def _add_choices(about: Mapping[str, Any], item: Any) -> None:
+    """What one more method takes for a setting of several; each refuses what it does not know."""
+    about.get("choices", []).extend(c for c in item.metadata.get("choices", ()) if c not in about["choices"])
 
 
 def _default_note(default: Any) -> str:
@@ -315,10 +334,8 @@ def make_runs(options: RunOptions) -> list[Run]:
     device = options.device or default_device()
     check_device(device)
     precision = options.precision or default_precision(device)
-    common = {
-        name: getattr(options, name)
-        for name in ("protocol", "batch_size", "compile", "resamples", "stratify", "pool", "corrupt", "corruptions")
-    }
+    shared = {item.name for item in fields(Run)} & {item.name for item in fields(RunOptions)}
+    common = {name: getattr(options, name) for name in shared - {"seed", "device", "precision"}}
     return [
         Run(probe, seed=seed, device=device, precision=precision, **common)
         for name in dict.fromkeys(options.method)

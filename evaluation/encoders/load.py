@@ -35,6 +35,11 @@ SCRATCH = "scratch:"
 TRANSUNET = "transunet:"
 # Channels of the networks at the images' own size, of `transunet` its tokens' width: what tells their forms apart.
 SCRATCH_WIDTHS = {"unet": 64, "unet-small": 32, "transunet": 1024, "transunet-small": 32}
+# Mean, standard deviation, and their name, of what is the same for every model.
+ALIKE = {
+    "half": ((0.5,) * 3, (0.5,) * 3, "mean 0.5, std 0.5"),
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD, "ImageNet's mean and standard deviation"),
+}
 OFA = "ofa:"
 OFA_SIZE = 384  # as in BiomedGPT's own script for MedMNIST
 OFA_NOTES = (
@@ -134,8 +139,9 @@ def load_encoder(
             (segmentation baselines without an encoder), `transunet:FILE.npz` (with pretrained weights), one of
             `SHORT_NAMES`, or `LABEL=` and one of these to choose what results call it.
         device: a torch device.
-        preprocess: `own` (the model's), or `half`: resized to the model's size and normalised by mean 0.5 and
-            standard deviation 0.5, whatever the model, as the BioVFM authors do.
+        preprocess: `own` (the model's), or the same for every model: resized to the model's size and normalised by
+            mean 0.5 and standard deviation 0.5, as the BioVFM authors do (`half`), or by ImageNet's, as the radiology
+            study does (`imagenet`).
         compiled: run its blocks through `torch.compile`.
         precision: `fp32`, `bf16`, or None for `default_precision(device)`.
 
@@ -157,10 +163,10 @@ def load_encoder(
     encoder.module.eval().requires_grad_(False).to(device)
     if compiled:
         encoder.compiled = compile_blocks(encoder.module)
-    if preprocess == "half":
-        encoder.mean = encoder.std = (0.5, 0.5, 0.5)
+    if preprocess != "own":
+        encoder.mean, encoder.std, known_as = ALIKE[preprocess]
         encoder.preprocess = lambda images: to_square(images, encoder.size, encoder.mean, encoder.std)
-        encoder.preprocessing = f"square {encoder.size}, bicubic, mean 0.5, std 0.5"
+        encoder.preprocessing = f"square {encoder.size}, bicubic, {known_as}"
     return encoder
 
 

@@ -19,7 +19,7 @@ from ..tasks import Split, Task
 from ..tasks.boxes import ImageBoxes, truth_rows
 from ..tasks.images import Images, combined_digest
 from .judging import judge_detection
-from .probe import Answer, Probe, Trial, epochs_setting, rate_setting, register
+from .probe import Answer, Probe, Trial, epochs_setting, rate_setting, register, size_setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,9 +45,7 @@ class Detect(Probe):
     kinds = (DETECTION,)
     normalises_alike = True
     stratifies = False  # its cases have no class
-    image_size: int | None = option(
-        None, "segmentation, detection: input (default: the model's)", least=1, metavar="PX"
-    )
+    image_size: int | None = size_setting()
     tune: bool = option(False, "detection: train the encoder's weights too")
     mirror: bool = option(False, "detection: train on mirrored images too, where left and right mean nothing")
     epochs: int | None = epochs_setting()

@@ -1,6 +1,7 @@
 """Few-shot probing: a linear probe on a few subjects per class, drawn again and again."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from tqdm import tqdm
 
@@ -13,17 +14,28 @@ from .judging import absence_notes, split_metrics, subject_numbers
 from .probe import Answer, Probe, Trial, features_setting, register
 
 
+def shots_setting() -> Any:
+    """The field `shots` of a few-shot probe."""
+    about = "few-shot: training subjects per class, of segmentation in all"
+    return option(16, about, least=1, commas=True, metavar="N,...")
+
+
+def draws_setting() -> Any:
+    """The field `draws` of a few-shot probe."""
+    return option(20, "few-shot: how many draws", least=1)
+
+
 @register
 @dataclass(frozen=True)
 class FewShot(Probe):
     """Linear probes on a few subjects per class, drawn again and again."""
 
     name = "fewshot"
-    title = "linear probes on a few subjects per class"
+    title = "probes on a few subjects, per class where there are classes"
     stratifies = False  # its intervals are over draws
     features: str = features_setting("both")
-    shots: int = option(16, "few-shot: training subjects per class", least=1, commas=True, metavar="N,...")
-    draws: int = option(20, "few-shot: how many draws", least=1)
+    shots: int = shots_setting()
+    draws: int = draws_setting()
 
     @property
     def record_name(self) -> str:

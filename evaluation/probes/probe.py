@@ -37,6 +37,9 @@ from ..tasks import SPLITS, Task
 if TYPE_CHECKING:
     from ..encoders.load import Encoder
 
+STUDY = "radiology"  # the protocol of the radiology study (arXiv 2312.02366)
+ALL_PROTOCOLS = (*PROTOCOLS, STUDY)
+NORMALISED = {"biovfm": "half", STUDY: "imagenet"}  # what these give every model, see `encoders.load.load_encoder`
 FEATURES_HELP = (
     "class token, mean patch token (mean_raw: before the final norm), both, the model's pooled vector, or last4: "
     "class tokens of the last four blocks and the mean patch token (default: class for kNN, else both)"
@@ -106,15 +109,16 @@ class Probe(ABC):
     Attributes:
         name: what the command calls it.
         title: what it does, for the help text.
-        protocols: those it runs under; a second class of the same name can have the others.
+        protocols: those of `ALL_PROTOCOLS` that it runs under; a second class of the same name can have the others.
         kinds: of the tasks it suits; likewise.
         thresholds: the protocol by which decision thresholds are chosen. The authors' rule takes a validation score
             itself, which a test score must exceed. Where kNN votes all lie at 1.0 none would then be positive (MCC 0
             beside AUC 1). The authors probe linearly only, so the rule holds there.
-        normalises_alike: whether protocol `biovfm` gives every model the authors' one preprocessing.
+        normalises_alike: whether the protocols of the papers give every model their authors' one preprocessing.
         stratifies: whether its intervals come from resamples that can keep the class counts.
         trains_encoder: whether it trains the encoder's weights, so that no features are shared.
         corrupts: whether it can be scored on corrupted images.
+        saves_masks: whether it can write the masks that it predicts.
         version: of what it does. Raise it when its scores change though no setting does: its old records then stay
             what they are, and are not taken for new ones.
     """
@@ -128,6 +132,7 @@ class Probe(ABC):
     stratifies: ClassVar[bool] = True
     trains_encoder: ClassVar[bool] = False
     corrupts: ClassVar[bool] = False
+    saves_masks: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -182,11 +187,12 @@ class Run:
     pool: str = "mean"
     corrupt: bool = False
     corruptions: str | None = None
+    save_masks: str | None = None
 
     @property
     def preprocess(self) -> str:
-        """Which preprocessing the encoder gets: the BioVFM authors normalise alike for every model."""
-        return "half" if self.protocol == "biovfm" and self.probe.normalises_alike else "own"
+        """Which preprocessing the encoder gets: the authors of both papers normalise alike for every model."""
+        return NORMALISED.get(self.protocol, "own") if self.probe.normalises_alike else "own"
 
     @property
     def draws_as(self) -> str:
@@ -210,12 +216,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Trial:
-    """One run on one task by one encoder, with the folder where features are kept."""
+    """One run on one task by one encoder, with the folder where features are kept.
+
+    Predicted masks go to the folder `masks`, where there is one.
+    """
 
     encoder: "Encoder"
     task: Task
     run: Run
     cache: Path
+    masks: Path | None = None
 
     def label(self, split: str) -> str:
         """What progress bars call the work on a split."""
@@ -284,6 +294,12 @@ def find_probes(name: str, protocol: str) -> list[type[Probe]]:
 def features_setting(default: str) -> Any:
     """The field `features` of a probe that reads feature vectors."""
     return option(default, FEATURES_HELP, choices=FEATURES)
+
+
+def size_setting() -> Any:
+    """The field `image_size` of a probe of tokens; None is the model's own. Several sizes make a run each."""
+    about = "segmentation, detection: input (default: the model's)"
+    return option(None, about, least=1, commas=True, metavar="PX,...")
 
 
 def epochs_setting() -> Any:

@@ -1,12 +1,29 @@
-"""Segmentation by a decoder on a frozen encoder's tokens, or by a network trained from scratch."""
+"""Segmentation: decoders on a frozen encoder, networks trained from scratch, fine-tuned encoders, and few subjects."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from biovfm_hf.options import option
 
+from ..statistics.bootstrap import PROTOCOLS
 from ..statistics.kinds import SEGMENTATION
 from ..statistics.surface import CONVENTIONS
-from .probe import Answer, Probe, Trial, epochs_setting, rate_setting, register
+from .adaptations import Adaptation, AllWeights, Biases, LowRankUpdates
+from .few_shot import FewShot, draws_setting, shots_setting
+from .finetune import BitFit, FineTune, LoRA
+from .probe import STUDY, Answer, Probe, Trial, epochs_setting, rate_setting, register, size_setting
+
+AUGMENTATIONS = ("study", "medical")
+
+
+def augment_setting(choices: tuple[str, ...], default: str | None) -> Any:
+    """The field `augment` of a probe of masks."""
+    return option(
+        default,
+        "segmentation: training images and masks are changed anew in every epoch: study (the radiology study's flips "
+        "and rotations), medical (nnU-Net's set without mirroring) (default: none; study under protocol radiology)",
+        choices=choices,
+    )
 
 
 @dataclass(frozen=True)
@@ -15,11 +32,18 @@ class MaskProbe(Probe):
 
     kinds = (SEGMENTATION,)
     stratifies = False  # its cases have no class
+    saves_masks = True
     version = 2  # 1 had another decoder and another loss
     decoder: str = option("linear", "segmentation: the decoder", choices=("linear", "unet"))
-    image_size: int | None = option(
-        None, "segmentation, detection: input (default: the model's)", least=1, metavar="PX"
+    image_size: int | None = size_setting()
+    window: int | None = option(
+        None,
+        "segmentation: cut images into overlapping windows of this side, in their own pixels, each brought to the "
+        "input's size (default: whole images are)",
+        least=16,
+        metavar="PX",
     )
+    augment: str | None = augment_setting(AUGMENTATIONS, None)
     surface: str | None = option(
         None, "segmentation: whose surface distances (default: deepmind)", choices=tuple(CONVENTIONS)
     )
@@ -55,3 +79,103 @@ class Segment(MaskProbe):
         from .masks.frozen import probe_frozen  # needs torch
 
         return probe_frozen(self, trial)
+
+
+@register
+@dataclass(frozen=True)
+class StudySegment(MaskProbe):
+    """A decoder on frozen patch tokens, trained and scored as the radiology study does."""
+
+    name = Segment.name
+    title = Segment.title
+    normalises_alike = True
+    protocols = (STUDY,)
+    augment: str | None = augment_setting((*AUGMENTATIONS, "none"), "study")
+
+    def run(self, trial: Trial) -> Answer:
+        """Train a decoder at each of seven rates, one more at the best, and judge."""
+        from .masks.study import probe_study  # needs torch
+
+        return probe_study(self, trial)
+
+
+@dataclass(frozen=True)
+class TunedMasks(MaskProbe, Adaptation):
+    """Training the weights of an encoder that the method chooses, together with a decoder."""
+
+    trains_encoder = True
+    protocols = PROTOCOLS
+
+    def run(self, trial: Trial) -> Answer:
+        """Train, keep the epoch of highest validation Dice, and judge; nothing is cached."""
+        from .masks.tuned import probe_tuned  # needs torch
+
+        return probe_tuned(self, trial)
+
+
+@register
+@dataclass(frozen=True)
+class FineTuneMasks(AllWeights, TunedMasks):
+    """Training all weights of the encoder, and a decoder."""
+
+    name = FineTune.name
+    title = FineTune.title
+
+
+@register
+@dataclass(frozen=True)
+class BitFitMasks(Biases, TunedMasks):
+    """Training the encoder's biases, and a decoder."""
+
+    name = BitFit.name
+    title = BitFit.title
+
+
+@register
+@dataclass(frozen=True)
+class LoRAMasks(LowRankUpdates, TunedMasks):
+    """Training low-rank updates of the encoder's linear layers, and a decoder."""
+
+    name = LoRA.name
+    title = LoRA.title
+
+
+@register
+@dataclass(frozen=True)
+class FewShotMasks(MaskProbe):
+    """Decoders on frozen patch tokens of a few subjects, drawn again and again."""
+
+    name = FewShot.name
+    title = FewShot.title
+    saves_masks = False  # each draw predicts others
+    shots: int = shots_setting()
+    draws: int = draws_setting()
+
+    @property
+    def record_name(self) -> str:
+        """With the shots, by which its results are read."""
+        decoder = "-unet" if self.decoder == "unet" else ""
+        return f"{self.name}-{self.shots}{decoder}"
+
+    def run(self, trial: Trial) -> Answer:
+        """Train on every draw, and report their mean and spread."""
+        from .masks.few_shot import probe_few_shot_masks  # needs torch
+
+        return probe_few_shot_masks(self, trial)
+
+
+@register
+@dataclass(frozen=True)
+class StudyFewShotMasks(FewShotMasks):
+    """Decoders on the few images that the radiology study takes, trained and scored as it does; one draw."""
+
+    protocols = (STUDY,)
+    normalises_alike = True
+    augment: str | None = augment_setting((*AUGMENTATIONS, "none"), "study")
+    draws: int = field(init=False, default=1, metadata={"help": "the study's images are the same every time"})
+
+    def run(self, trial: Trial) -> Answer:
+        """Train on the study's images, and score."""
+        from .masks.few_shot import probe_study_few_shot  # needs torch
+
+        return probe_study_few_shot(self, trial)

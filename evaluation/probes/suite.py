@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -113,13 +114,15 @@ def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Row | No
     if not probe.suits(task):
         raise UserError(f"task {task.name} is of kind {task.record.kind}; method {probe.name} does not apply to it")
     identity = identify(trial)
+    if trial.run.save_masks and probe.saves_masks:
+        trial = replace(trial, masks=out / "masks" / record_key(identity))
     with claim(record_key(identity)) if claim else nullcontext(True) as mine:
         if not mine:
             return None
         known = read_record(out, identity)
         if claim is None:  # made together: the others wait for this process' share of the images, or it for theirs
             known = process_group().agree(known)
-        if known is not None:
+        if known is not None and (trial.masks is None or trial.masks.is_dir()):
             _say(f"have  {encoder.name}  {task.name}  {probe.record_name}")
             return known
         check_validation(trial)

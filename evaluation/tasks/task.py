@@ -54,6 +54,7 @@ class Split:
     patient); None when each image is a case. `subjects` (N_cases,) names who a case comes from, None when unknown.
     `columns` {name: (N_cases,) text} is what else is known of each case, such as sex, age or site, to compare groups
     by; "" where unknown. `spacing` (N_cases, 3), mm, of volumes: between slices, rows and columns; None when unknown.
+    `affine` (N_cases, 4, 4) maps their voxels (to the patient's right, front and head) to millimetres likewise.
     """
 
     images: Images
@@ -64,6 +65,7 @@ class Split:
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     spacing: np.ndarray | None = None
     boxes: list[ImageBoxes] | None = None
+    affine: np.ndarray | None = None
 
     @property
     def num_cases(self) -> int:

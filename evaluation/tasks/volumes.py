@@ -1,5 +1,6 @@
 """Volumes with label volumes, read by slices and scored by volume: AMOS and the Medical Segmentation Decathlon."""
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,31 +67,42 @@ def _open_split(record: TaskRecord, pairs: list[tuple[Path, Path]], names: np.nd
         [label for _, label in pairs], where, load, partial(_classes, top=len(record.classes)), "labels"
     )
     cases = np.array([volume for volume, _ in where], int)
-    spacing = np.array([_spacing(label) for _, label in pairs])
-    return Split(images, masks=SliceMasks(labels), case_of_image=cases, subjects=names, spacing=spacing)
+    headers = [_header(label) for _, label in pairs]
+    spacing = np.array([header.spacing for header in headers])
+    affine = np.array([header.affine for header in headers])
+    masks = SliceMasks(labels)
+    return Split(images, masks=masks, case_of_image=cases, subjects=names, spacing=spacing, affine=affine)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a volume's header tells: voxels to the patient's right, front and head, and where they lie (4, 4), mm."""
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres between slices, rows and columns of the upright axial slices."""
+        columns, rows, slices = (float(np.linalg.norm(axis)) for axis in self.affine[:3, :3].T)
+        return slices, rows, columns
 
 
 def _shape(path: Path) -> tuple[int, int, int]:
     """Voxels to the patient's right, front and head."""
-    right, front, head = (int(voxels) for voxels in _header(path)[0])
-    return right, front, head
+    return _header(path).shape
 
 
-def _spacing(path: Path) -> tuple[float, float, float]:
-    """Millimetres between slices, rows and columns of the upright axial slices."""
-    columns, rows, slices = (float(step) for step in _header(path)[1])
-    return slices, rows, columns
-
-
-def _header(path: Path) -> tuple[list[int], list[float]]:
-    """Voxels, and millimetres of one, to the patient's right, front and head, from a volume's header alone."""
+def _header(path: Path) -> Header:
+    """A volume's header alone, its axes in the order and direction of right, front and head."""
     nibabel = require("nibabel", "data")
     try:
         image = nibabel.load(path)
-        axes = nibabel.io_orientation(image.affine)[:, 0]
-        order = [int(np.flatnonzero(axes == axis)[0]) for axis in range(3)]
-        zooms = image.header.get_zooms()
-        return [image.shape[axis] for axis in order], [zooms[axis] for axis in order]
+        directions = nibabel.io_orientation(image.affine)
+        order = [int(np.flatnonzero(directions[:, 0] == axis)[0]) for axis in range(3)]
+        right, front, head = (int(image.shape[axis]) for axis in order)
+        affine = image.affine @ nibabel.orientations.inv_ornt_aff(directions, image.shape[:3])
+        return Header((right, front, head), np.asarray(affine, float))
     except (OSError, ValueError, IndexError, nibabel.filebasedimages.ImageFileError) as error:
         raise UserError(f"{path} cannot be read as NIfTI ({error}); get the set again") from error
 

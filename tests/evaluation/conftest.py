@@ -125,6 +125,11 @@ def make_mask_folder():
     return write_mask_folder
 
 
+@pytest.fixture(scope="session")
+def write_masks():
+    return write_mask_folder
+
+
 @pytest.fixture
 def make_image():
     return draw_image

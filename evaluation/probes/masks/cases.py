@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...statistics.masks import segmentation_counts
 from ...tasks import Split
-from .problem import Predictor, Problem, batches, checked_mask, decide, resize_mask
+from .problem import Predictor, batches, checked_mask, decide, resize_mask
 
 Case = tuple[np.ndarray, np.ndarray]  # decided and true mask: (H, W) of an image, (slices, H, W) of a volume
 Watch = Callable[[int, Tensor, np.ndarray], None]  # image number, its class scores (K, h, w), its true mask
@@ -42,10 +42,10 @@ def _decided(split: Split, classes: int, predict: Predictor, rows: np.ndarray, w
         yield decide(scores, truth.shape), truth
 
 
-def count_cases(problem: Problem, predict: Predictor) -> np.ndarray:
-    """Voxel counts (cases, classes, 4) of the test cases, see `metrics.segmentation_counts`."""
-    cases = whole_cases(problem.splits["test"], problem.classes, predict)
-    return np.stack([segmentation_counts(decided, truth, problem.classes) for decided, truth in cases])
+def count_cases(split: Split, classes: int, predict: Predictor, watch: Watch = lambda *_: None) -> np.ndarray:
+    """Voxel counts (cases, classes, 4) of the test cases, see `masks.segmentation_counts`."""
+    cases = whole_cases(split, classes, predict, watch)
+    return np.stack([segmentation_counts(decided, truth, classes) for decided, truth in cases])
 
 
 @dataclass

@@ -1,81 +1,87 @@
 """Segmentation without training the encoder: decoders on its tokens, and networks that have none."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from biovfm_hf.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
-from ...encoders.embed import TokenStore, embed_tokens
 from ..probe import Answer, Trial
 from ..tuning.optimisation import count_weights
+from .augment import AUGMENTATIONS
 from .convex import fit_linear_decoder
-from .decoders import DECODER_BLOCKS, as_maps, make_decoder
+from .decoders import as_maps, make_decoder
 from .feeds import PixelFeed, TokenFeed
 from .judging import judge_masks
-from .networks import first_rows, scores_size
-from .problem import Problem, Segmentation
+from .networks import adapted, first_rows, scores_size
+from .problem import Segmentation
 from .scratch import build
-from .surfaces import CONVENTION, IGNORED, TOLERANCE, SurfaceRule
+from .setup import Setup, surface_rule
 from .training import Plan, predictor, train
 
 if TYPE_CHECKING:
     from ..segment import MaskProbe
 
-TOKEN_BATCH = 16  # images whose tokens are made at once, at most
 RATE = 1e-3
 
 
-def surface_rule(probe: "MaskProbe") -> SurfaceRule:
-    """How a probe's settings say that surfaces are compared."""
-    return SurfaceRule(probe.surface or CONVENTION, probe.tolerance or TOLERANCE, probe.empty or IGNORED)
-
-
 def probe_frozen(probe: "MaskProbe", trial: Trial) -> Answer:
-    """Train the decoder, or the network of a `scratch:` model, and judge."""
-    problem, size = Problem.of(trial.task), probe.image_size or trial.encoder.size
-    plan = Plan(probe.epochs, probe.rate or RATE, trial.run.seed)
-    if trial.encoder.network is not None:
-        answer = train_network(trial, problem, size, plan)
-    else:
-        answer = fit_decoder(probe.decoder, problem, read_tokens(trial, problem, size, probe.decoder), plan, trial)
-    return judge_masks(trial, answer, surface_rule(probe))
+    """Train the decoder, or the network that stands in an encoder's place, and judge."""
+    setup = Setup.of(probe, trial)
+    return judge_masks(trial, setup.whole(fit_frozen(setup)), surface_rule(probe))
 
 
-def read_tokens(trial: Trial, problem: Problem, size: int, decoder: str) -> dict[str, TokenStore]:
-    """Tokens of every split that a decoder reads, from the cache or made now."""
-    batch = min(trial.run.batch_size, TOKEN_BATCH)
-    return {
-        name: embed_tokens(
-            trial.encoder, split.images, trial.cache, size, DECODER_BLOCKS[decoder], batch, trial.label(name)
-        )
-        for name, split in problem.splits.items()
-    }
+def fit_frozen(setup: Setup) -> Segmentation:
+    """Train what the settings say on the problem of a set-up.
+
+    Without augmentation a decoder reads tokens that are made once: a linear one is fitted convexly, a U-Net trained by
+    AdamW. With augmentation the encoder runs in every step, and either decoder is trained by AdamW. A network without
+    encoder is trained on the images.
+    """
+    plan = Plan(setup.probe.epochs, setup.probe.rate or RATE, setup.trial.run.seed)
+    if setup.trial.encoder.network is not None:
+        return _train_network(setup, plan)
+    if setup.probe.augment is not None:
+        return _train_online(setup, plan)
+    if setup.probe.decoder == "linear":
+        return fit_linear_decoder(setup.problem, setup.readers(), plan.seed)
+    return _train_decoder(setup, plan)
 
 
-def fit_decoder(
-    decoder: str, problem: Problem, stores: dict[str, TokenStore], plan: Plan, trial: Trial
-) -> Segmentation:
-    """Train a decoder on tokens: a linear one by a convex fit, a U-Net by AdamW with a cosine schedule."""
-    readers = {name: store.read for name, store in stores.items()}
-    if decoder == "linear":
-        return fit_linear_decoder(problem, readers, plan.seed)
-    device = trial.run.device
+def _train_decoder(setup: Setup, plan: Plan) -> Segmentation:
+    device, readers = setup.trial.run.device, setup.readers()
     torch.manual_seed(plan.seed)
-    example = as_maps(readers["train"](first_rows(len(problem.splits["train"].images))), device)
-    network = make_decoder(decoder, example[0].shape[1], problem.classes).to(device)
-    feed = TokenFeed(problem, readers, scores_size(network, example), device)
+    example = as_maps(readers["train"](first_rows(len(setup.problem.splits["train"].images))), device)
+    network = make_decoder(setup.probe.decoder, example[0].shape[1], setup.problem.classes).to(device)
+    feed = TokenFeed(setup.problem, readers, scores_size(network, example), device)
     chosen = train(network, feed, plan)
     return Segmentation(predictor(network, feed), chosen, count_weights(network))
 
 
-def train_network(trial: Trial, problem: Problem, size: int, plan: Plan) -> Segmentation:
-    """Train the network that stands in an encoder's place on the images, and all of its weights."""
-    given = trial.encoder.network
-    assert given is not None
+def _train_online(setup: Setup, plan: Plan) -> Segmentation:
     torch.manual_seed(plan.seed)
-    network = build(given.name, problem.classes, size, given.weights).to(trial.run.device)
-    feed = PixelFeed(problem, size, IMAGENET_MEAN, IMAGENET_STD, device=trial.run.device)
+    network = adapted(setup.trial.encoder, None, setup.probe.decoder, setup.problem.classes, setup.size)
+    feed = pixel_feed(setup)
+    chosen = train(network, feed, plan)
+    return Segmentation(predictor(network, feed), chosen, count_weights(network.decoder))
+
+
+def _train_network(setup: Setup, plan: Plan) -> Segmentation:
+    stand_in = setup.trial.encoder.network
+    assert stand_in is not None
+    torch.manual_seed(plan.seed)
+    network = build(stand_in.name, setup.problem.classes, setup.size, stand_in.weights).to(setup.trial.run.device)
+    feed = replace(pixel_feed(setup), mean=IMAGENET_MEAN, std=IMAGENET_STD)
     chosen = train(network, feed, plan)
     trained = chosen["trained_weights"] = count_weights(network)
     return Segmentation(predictor(network, feed), chosen, trained, trained)
+
+
+def pixel_feed(setup: Setup) -> PixelFeed:
+    """The images of a set-up as its encoder wants them, augmented as its probe says."""
+    encoder, augment = setup.trial.encoder, setup.probe.augment
+    return PixelFeed(
+        setup.problem, setup.size, encoder.mean, encoder.std, AUGMENTATIONS[augment] if augment else None,
+        setup.trial.run.device,
+    )  # fmt: skip

@@ -18,6 +18,7 @@ from ..judging import split_metrics, subject_numbers
 from ..probe import Answer, Trial
 from .cases import StudyCounts, whole_cases
 from .problem import Segmentation, resize_mask
+from .saved import Save, saving
 from .surfaces import SurfaceRule, case_spacing
 
 SAMPLE_SIZE = (128, 128)  # of the predicted masks that pictures show
@@ -34,7 +35,8 @@ def judge_masks(trial: Trial, answer: Segmentation, rule: SurfaceRule, study: in
     """
     task, run = trial.task, trial.run
     split = task.splits["test"]
-    arrays = measure(split, task.num_outputs, answer, rule, study)
+    with saving(trial) as save:
+        arrays = measure(split, task.num_outputs, answer, rule, study, save)
     resampling = Resampling("fast", run.resamples, run.seed)
     entries = mask_intervals(arrays, list(task.record.classes), resampling, split.subjects)
     notes = [*task.notes, OVERLAP_NOTE, _study_note(study), *rule.notes(split, arrays[SURFACE_VALUES])]
@@ -43,15 +45,24 @@ def judge_masks(trial: Trial, answer: Segmentation, rule: SurfaceRule, study: in
 
 
 def measure(
-    split: Split, classes: int, answer: Segmentation, rule: SurfaceRule, study: int | None = None
+    split: Split,
+    classes: int,
+    answer: Segmentation,
+    rule: SurfaceRule,
+    study: int | None = None,
+    save: Save = lambda case, decided: None,
 ) -> dict[str, np.ndarray]:
-    """Counts and surface values of every test case, and the predicted masks of the images that pictures show."""
+    """Counts and surface values of every test case, and the predicted masks of the images that pictures show.
+
+    All masks are given to `save`, case by case.
+    """
     counted = None if study is None else StudyCounts(split, classes, study)
     counts, surfaces = [], []
     decisions: dict[int, np.ndarray] = {}
     samples = sample_rows(len(split.images))
     cases = whole_cases(split, classes, answer.predict, counted or (lambda *_: None))
     for case, (decided, truth) in enumerate(cases):
+        save(case, decided)
         counts.append(segmentation_counts(decided, truth, classes))
         surfaces.append(rule.measure(decided, truth, classes, case_spacing(split, case, decided.ndim)))
         decisions |= _sampled(split.case_of_image, case, decided, samples)

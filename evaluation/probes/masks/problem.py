@@ -67,9 +67,15 @@ class Selected:
 
 
 def select_images(split: Split, rows: np.ndarray) -> Split:
-    """A split of some of another's images, numbered `rows`, with their masks; each is a case of its own."""
+    """A split of some of another's images, numbered `rows`, with their masks; cases keep their order."""
     assert split.masks is not None
-    return Split(Selected(split.images, rows), masks=Selected(split.masks, rows))
+    cases = None if split.case_of_image is None else np.unique(split.case_of_image[rows], return_inverse=True)[1]
+    return Split(Selected(split.images, rows), masks=Selected(split.masks, rows), case_of_image=cases)
+
+
+def images_of_cases(split: Split, cases: np.ndarray) -> np.ndarray:
+    """The numbers of the images of some cases."""
+    return cases if split.case_of_image is None else np.flatnonzero(np.isin(split.case_of_image, cases))
 
 
 def join_splits(first: Split, second: Split) -> Split:

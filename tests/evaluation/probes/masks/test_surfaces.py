@@ -12,7 +12,7 @@ from evaluation.probes.masks.surfaces import SurfaceRule
 from evaluation.statistics.masks import SURFACE_VALUES
 from evaluation.statistics.surface import average_distance, hausdorff, measure_surfaces, surface_dice
 from evaluation.tasks import Split
-from evaluation.tasks.volumes import _spacing
+from evaluation.tasks.volumes import _header
 
 
 def block(shape, start, stop, value):
@@ -88,4 +88,4 @@ def test_spacing_follows_the_slices_whatever_the_order_of_the_file(tmp_path):
     affine = np.zeros((4, 4))
     affine[2, 0], affine[0, 1], affine[1, 2], affine[3, 3] = 5.0, -0.7, 0.9, 1.0
     nibabel.save(nibabel.Nifti1Image(np.zeros((3, 4, 6), np.uint8), affine), tmp_path / "v.nii.gz")
-    assert _spacing(tmp_path / "v.nii.gz") == pytest.approx((5.0, 0.9, 0.7))
+    assert _header(tmp_path / "v.nii.gz").spacing == pytest.approx((5.0, 0.9, 0.7))

@@ -1,0 +1,117 @@
+"""Segmentation from a few subjects: a decoder for each draw, scored on the whole test split."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ...statistics.bootstrap import Resampler
+from ...statistics.masks import COUNTS, OVERLAP_NOTE, STUDY_COUNTS, STUDY_NOTE, draw_metric, known_metrics
+from ...tasks import Split
+from ...tasks.samples import sample_rows
+from ..draws import NOTE, Draws, draw_subjects, overlap, spread
+from ..judging import split_metrics, subject_numbers
+from ..probe import Answer, Trial
+from .cases import StudyCounts, count_cases
+from .frozen import fit_frozen
+from .judging import SAMPLE_SIZE
+from .problem import Segmentation, decide, images_of_cases
+from .setup import Setup
+from .study import fit_study
+
+if TYPE_CHECKING:
+    from ..segment import FewShotMasks
+
+Rows = Mapping[str, np.ndarray]  # image numbers of some splits
+WITHOUT_SURFACES = "surface distances are not measured draw by draw"
+
+
+def probe_few_shot_masks(probe: "FewShotMasks", trial: Trial) -> Answer:
+    """Train on a few subjects, drawn again and again, and report the mean over draws and their spread."""
+    setup = Setup.of(probe, trial)
+    plan = Draws(probe.shots, probe.draws, trial.run.seed, trial.run.resamples)
+    draws = [_draw(setup, plan, number) for number in range(plan.count)]
+    return _report(trial, _fitted(setup, draws, fit_frozen), draws, None)
+
+
+def probe_study_few_shot(probe: "FewShotMasks", trial: Trial) -> Answer:
+    """Train on the images that the radiology study takes, evenly spread over the training split; one draw."""
+    setup = Setup.of(probe, trial)
+    draws: list[Rows] = [{"train": study_rows(len(setup.everything.splits["train"].images), probe.shots)}]
+    answer = _report(trial, _fitted(setup, draws, lambda few: fit_study(few, join=False)), draws, setup.size)
+    return answer._replace(record={**answer.record, "primary": "radiology"})
+
+
+def study_rows(count: int, shots: int) -> np.ndarray:
+    """The numbers of the images that the study trains on: at even steps from the first, rounded half to even."""
+    rows = np.arange(0, count, count / shots).round().astype(int)
+    return rows[rows < count]
+
+
+def _draw(setup: Setup, plan: Draws, number: int) -> Rows:
+    """The images of as many training and validation subjects as the plan says."""
+    rng = plan.generator(number)
+    rows = {}
+    for name in ("train", "val"):
+        split = setup.everything.splits[name]
+        cases = draw_subjects(np.zeros(split.num_cases, int), split.subjects, plan.shots, rng)
+        rows[name] = images_of_cases(split, cases)
+    return rows
+
+
+def _fitted(setup: Setup, draws: list[Rows], fit: Callable[[Setup], Segmentation]) -> Iterator[Segmentation]:
+    """What each draw's images make of the test split."""
+    label = setup.trial.label(setup.probe.record_name)
+    for rows in tqdm(draws, desc=label, unit="draw", disable=None, leave=False):
+        yield setup.whole(fit(setup.few(rows)))
+
+
+def _report(trial: Trial, answers: Iterator[Segmentation], draws: list[Rows], study: int | None) -> Answer:
+    """The record and arrays of several draws; `study` as in `judging.judge_masks`."""
+    split, classes = trial.task.splits["test"], trial.task.num_outputs
+    resampler = Resampler(split.num_cases, "fast", clusters=split.subjects)
+    values: dict[str, list[np.ndarray]] = {}
+    chosen: list[Segmentation] = []
+    arrays: dict[str, np.ndarray] = {}
+    for answer in answers:
+        counted = _count(split, classes, answer, study)
+        for metric in known_metrics(counted):
+            drawn = draw_metric(metric, counted, resampler, trial.run.resamples)
+            values.setdefault(metric.name, []).append(drawn)
+        chosen.append(answer)
+        arrays = arrays or {**counted, "sample_masks": _samples(split, answer)}
+    points = {name: np.array([draw[0] for draw in rows]) for name, rows in values.items()}
+    arrays |= {f"draw_{name}": drawn for name, drawn in points.items()}
+    arrays |= {f"case_{name}": np.mean([draw[1:] for draw in rows], axis=0) for name, rows in values.items()}
+    arrays["overlap"] = np.array(_overlap(trial.task.splits["train"], draws))
+    entries = {name: spread(drawn, "no foreground class occurs") for name, drawn in points.items()}
+    notes = [*trial.task.notes, OVERLAP_NOTE, STUDY_NOTE, WITHOUT_SURFACES, NOTE]
+    record = {**split_metrics(entries), "chosen": _choices(draws, chosen), "notes": notes}
+    arrays |= subject_numbers(split.subjects)
+    return Answer(record, arrays, chosen[0].trained, chosen[0].parameters)
+
+
+def _count(split: Split, classes: int, answer: Segmentation, study: int | None) -> dict[str, np.ndarray]:
+    if study is None:
+        return {COUNTS: count_cases(split, classes, answer.predict)}
+    counted = StudyCounts(split, classes, study)
+    return {COUNTS: count_cases(split, classes, answer.predict, counted), STUDY_COUNTS: counted.counts}
+
+
+def _samples(split: Split, answer: Segmentation) -> np.ndarray:
+    """The predicted masks that pictures show."""
+    return np.stack([decide(scores, SAMPLE_SIZE) for scores in answer.predict(sample_rows(len(split.images)))])
+
+
+def _overlap(split: Split, draws: list[Rows]) -> float:
+    taken = np.zeros(len(split.images))
+    for rows in draws:
+        taken[rows["train"]] += 1
+    return overlap(taken, len(draws))
+
+
+def _choices(draws: list[Rows], answers: list[Segmentation]) -> dict[str, Any]:
+    """How many images the draws have, and what each chose."""
+    sizes = [len(rows["train"]) for rows in draws]
+    return {"train_images": [min(sizes), max(sizes)], "draws": [answer.chosen for answer in answers]}

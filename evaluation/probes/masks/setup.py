@@ -1,0 +1,81 @@
+"""What a segmentation probe works with: the problem, maybe of windows or of a few cases, and the encoder's tokens."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...encoders.embed import TokenStore, embed_tokens
+from ..probe import Trial
+from .decoders import DECODER_BLOCKS
+from .feeds import TokenReader
+from .problem import Problem, Segmentation, select_images
+from .saved import check_format
+from .surfaces import CONVENTION, IGNORED, TOLERANCE, SurfaceRule
+from .windows import cut_windows, stitched
+
+if TYPE_CHECKING:
+    from ..segment import MaskProbe
+
+TOKEN_BATCH = 16  # images whose tokens are made at once, at most
+
+
+def surface_rule(probe: "MaskProbe") -> SurfaceRule:
+    """How a probe's settings say that surfaces are compared."""
+    return SurfaceRule(probe.surface or CONVENTION, probe.tolerance or TOLERANCE, probe.empty or IGNORED)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A probe's settings, the trial, the problem to train on, and the size of the network's images.
+
+    `rows` are of each split the images that are worked with, None for all: tokens are made of all images, once.
+    `problem` is of these images alone, `everything` of all.
+    """
+
+    probe: "MaskProbe"
+    trial: Trial
+    everything: Problem
+    problem: Problem
+    size: int
+    rows: Mapping[str, np.ndarray] | None = None
+
+    @classmethod
+    def of(cls, probe: "MaskProbe", trial: Trial) -> "Setup":
+        """All images of a task, or their windows where the probe asks for these.
+
+        Raises:
+            UserError: predicted masks of single images are asked for as NIfTI.
+        """
+        check_format(trial)
+        problem = Problem.of(trial.task)
+        problem = problem if probe.window is None else cut_windows(problem, probe.window)
+        return cls(probe, trial, problem, problem, probe.image_size or trial.encoder.size)
+
+    def few(self, rows: Mapping[str, np.ndarray]) -> "Setup":
+        """The same with some images of some splits alone, by their numbers."""
+        splits = {name: select_images(self.everything.splits[name], part) for name, part in rows.items()}
+        return replace(self, problem=self.everything.with_splits(**splits), rows=rows)
+
+    def readers(self) -> dict[str, TokenReader]:
+        """What reads the tokens of every split's images, from the cache; they are made where they are missing."""
+        return {name: self._reader(name) for name in self.everything.splits}
+
+    def _reader(self, name: str) -> TokenReader:
+        split, run, blocks = self.everything.splits[name], self.trial.run, DECODER_BLOCKS[self.probe.decoder]
+        batch, label = min(run.batch_size, TOKEN_BATCH), self.trial.label(name)
+        store = embed_tokens(self.trial.encoder, split.images, self.trial.cache, self.size, blocks, batch, label)
+        taken = None if self.rows is None else self.rows.get(name)
+        return store.read if taken is None else partial(_read_some, store, taken)
+
+    def whole(self, answer: Segmentation) -> Segmentation:
+        """The answer for whole images where it is one for windows."""
+        if self.probe.window is None:
+            return answer
+        return replace(answer, predict=stitched(answer.predict, self.everything.splits["test"]))
+
+
+def _read_some(store: TokenStore, taken: np.ndarray, rows: np.ndarray) -> list:
+    return store.read(taken[rows])
