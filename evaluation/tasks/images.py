@@ -19,7 +19,8 @@ from PIL import Image
 from biovfm_hf.decoding.bounds import check_image
 from biovfm_hf.errors import UserError
 from biovfm_hf.pixels import MAX_PIXELS
-from biovfm_hf.reading.image_files import guarded, read_uint8
+from biovfm_hf.reading.image_files import read_uint8
+from biovfm_hf.reading.masks import read_mask
 from biovfm_hf.writing.files import atomic_path
 
 from . import npz
@@ -132,33 +133,6 @@ def _draft_jpeg(file: Path | BytesIO, shrink_to: int, name: str) -> np.ndarray |
             return np.asarray(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-
-
-def read_mask(path: Path) -> np.ndarray:
-    """Decode one mask file to integer classes (H, W): palette and grey values are taken as they are.
-
-    A colour mask is read by its brightest channel.
-
-    Raises:
-        UserError: `path` is missing or broken.
-    """
-    mask = guarded(_decode_mask, path, str(path), str(path))
-    if mask.dtype == bool:
-        mask = mask.astype(np.uint8)
-    if mask.ndim == 3:
-        mask = mask[..., :3].max(axis=-1)
-    if not np.issubdtype(mask.dtype, np.integer):
-        raise UserError(f"{path}: a mask holds whole class numbers, this one is {mask.dtype}")
-    return mask
-
-
-def _decode_mask(source: Path | bytes, name: str) -> np.ndarray:
-    try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
-            check_image(image, name)
-            return np.asarray(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{name} cannot be read as a mask ({error}); replace or remove it") from error
 
 
 def raster_size(path: Path) -> str | None:

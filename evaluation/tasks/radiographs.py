@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.reading.masks import read_mask
 
 from .folder import image_files
-from .images import FileImages, combined_digest, file_digest, read_mask
+from .images import FileImages, combined_digest, file_digest
 from .layouts import layout
 from .splitting import hold_out, systematic_split
 from .task import SPLITS, Split, TaskRecord

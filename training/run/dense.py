@@ -59,19 +59,29 @@ def dense_signs(tokens: Tensor, first_patch: int, grid: tuple[int, int]) -> dict
     }
 
 
-def dense_message(values: list[float]) -> str | None:
-    """What `dense_locality`, measured from step 0 on, shows of a fall of patch features; None where it shows none.
+def dense_message(localities: list[float], dices: list[float]) -> str | None:
+    """What the dense values, measured from step 0 on, show of a fall of patch features; None where they show none.
 
-    The fall counts where the last two values both lie below half of the best one that training itself has reached.
+    A fall counts where the last two values both lie below the best one that training itself has reached: of
+    `dense_locality` below half of it, of `dense_dice` below nine tenths.
     """
-    learned = values[1:]  # without what the run started from
-    if len(learned) < 4 or max(learned[:-2]) <= 0:
-        return None
-    best = max(learned[:-2])
-    if max(learned[-2:]) > best / 2:
-        return None
-    return (
-        f"patches lose their place: those beside each other were {best:.3f} more alike than others, now "
-        f"{learned[-1]:.3f}. Dense tasks will suffer whatever the loss says: stop, and go on with Gram anchoring "
-        "(dino_gram.yaml, gram.teacher an export from before)"
+    remedy = (
+        "Dense tasks suffer whatever the loss says: stop, and go on with Gram anchoring (dino_gram.yaml or "
+        "dino_v3_gram.yaml, gram.teacher an export from before)"
     )
+    if fall := _lasting_fall(dices, 0.9):
+        return f"the linear segmentation probe falls: its Dice was {fall[0]:.3f}, now it is {fall[1]:.3f}. {remedy}"
+    if fall := _lasting_fall(localities, 0.5):
+        return (
+            f"patches lose their place: those beside each other were {fall[0]:.3f} more alike than others, now "
+            f"{fall[1]:.3f}. {remedy}"
+        )
+    return None
+
+
+def _lasting_fall(values: list[float], share: float) -> tuple[float, float] | None:
+    """The best and the last of `values`, of which the first is what the run started from, after a lasting fall."""
+    learned = values[1:]
+    if len(learned) < 4 or max(learned[:-2]) <= 0 or max(learned[-2:]) > share * max(learned[:-2]):
+        return None
+    return max(learned[:-2]), learned[-1]

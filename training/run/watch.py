@@ -22,8 +22,9 @@ from ..data.batches import normalise
 from ..data.decode import read_image
 from ..data.images import FolderImages, Images
 from ..data.order import permute
-from ..settings.config import TrainConfig
+from ..settings.config import TrainConfig, biovfm_config
 from .dense import dense_message, dense_signs
+from .masks import MaskedImages, dense_dice, load_masks
 
 _BATCH = 64
 Features = Callable[[Tensor, int], Tensor]  # (B, tokens, D), where patches begin -> (B, D)
@@ -103,6 +104,18 @@ def embed(model: BioVFMModel, images: Tensor, config: TrainConfig, features_of: 
 
 
 @torch.no_grad()
+def measure_dice(model: BioVFMModel, masked: MaskedImages, config: TrainConfig) -> float:
+    """`dense_dice` of a model."""
+
+    def patches(tokens: Tensor, first_patch: int) -> Tensor:
+        return tokens[:, first_patch:]
+
+    parts = [(embed(model, images, config, patches), masks) for images, masks in (masked.train, masked.test)]
+    side = masked.train[0].shape[-1] // model.config.patch_size
+    return dense_dice(parts[0], parts[1], (side, side), masked.classes)
+
+
+@torch.no_grad()
 def measure_dense(model: BioVFMModel, images: Tensor, config: TrainConfig) -> dict[str, float]:
     """`dense_signs` of the first `_BATCH` of (n, 3, S, S) uint8 images; each has enough patches to tell."""
     pixels = images[:_BATCH].to(next(model.parameters()).device)
@@ -140,24 +153,29 @@ def knn_accuracy(
 
 @dataclass(frozen=True)
 class Watch:
-    """What the encoder is measured on: images of the training data, and a labelled task if one is given."""
+    """What the encoder is measured on: images of the training data, and labelled ones where they are given."""
 
     sample: Tensor
     task: LabelledImages | None
+    masks: MaskedImages | None = None
 
 
 def open_watch(config: TrainConfig, images: Images) -> Watch | None:
     """Read the images to watch with, or None when `watch.every` is 0.
 
     Raises:
-        UserError: the task cannot be read.
+        UserError: the task, or the masks, cannot be read.
     """
     watch = config.watch
     if not watch.every:
         return None
     size = config.augment.global_size
     task = load_task(Path(watch.task).expanduser(), size, watch.images) if watch.task else None
-    return Watch(sample_images(images, watch.images, size, config.seed), task)
+    masks = None
+    if watch.masks:
+        patch_size = biovfm_config(config).patch_size
+        masks = load_masks(Path(watch.masks).expanduser(), size, patch_size, watch.images)
+    return Watch(sample_images(images, watch.images, size, config.seed), task, masks)
 
 
 def measure(
@@ -168,7 +186,7 @@ def measure(
     features_of: Features,
     device: Any,
 ) -> dict[str, float]:
-    """`rankme`, `knn` where there is a task, and what `watch.dense` adds, of an encoder.
+    """`rankme`, `knn` where there is a task, `dense_dice` where there are masks, and what `watch.dense` adds.
 
     Args:
         watch: what to measure on.
@@ -185,6 +203,8 @@ def measure(
     values = {"rankme": rankme(embed(model, watch.sample, config, features_of))}
     if config.watch.dense:
         values |= measure_dense(model, watch.sample, config)
+    if watch.masks is not None:
+        values["dense_dice"] = measure_dice(model, watch.masks, config)
     if watch.task is not None:
         parts = (watch.task.train, watch.task.test)
         train, test = ((embed(model, images, config, features_of), labels) for images, labels in parts)
@@ -213,7 +233,8 @@ def collapse_message(
             f"RankMe is {ranks[-1]:.1f}: the features use barely one dimension. Lower optim.base_lr, or raise "
             "batch.size (for DINOv2 also dino.koleo_weight)"
         )
-    message = message or dense_message([record["dense_locality"] for record in records if "dense_locality" in record])
+    dense = ([record[name] for record in records if name in record] for name in ("dense_locality", "dense_dice"))
+    message = message or dense_message(*dense)
     return f"step {recent[-1]['step']}: {message}" if message else None
 
 

@@ -177,6 +177,8 @@ class WatchConfig:
         every: steps between measurements; 0 measures nothing.
         dense: measure the patch tokens too (`run/dense.py`), and warn where they lose their place in the image.
         task: labelled images for the kNN probe, a folder with one folder per class; null leaves the probe out.
+        masks: images and masks for a linear segmentation probe (`run/masks.py`), a folder with `images/` and `masks/`,
+            or `train/` and `test/` of them; null leaves it out.
         images: most images that RankMe, and each split of the task, are measured on.
         neighbours: k of the kNN probe.
         temperature: of its similarity weights.
@@ -185,6 +187,7 @@ class WatchConfig:
     every: Annotated[int, Range(0)] = 0
     dense: bool = False
     task: str | None = None
+    masks: str | None = None
     images: Positive = 512
     neighbours: Positive = 20
     temperature: Annotated[float, Range(1e-3)] = 0.07
@@ -236,10 +239,11 @@ class TrainConfig:
         self._check_crops()
         if self.data.weights and not self.data.weight_by:
             raise UserError("data.weights is given without data.weight_by; say which column its names are of")
-        if self.watch.task and not self.watch.every:
-            raise UserError(
-                "watch.task is given, but watch.every is 0, so it would never be probed; add watch.every=500"
-            )
+        for name in ("task", "masks"):
+            if getattr(self.watch, name) and not self.watch.every:
+                raise UserError(
+                    f"watch.{name} is given, but watch.every is 0, so it would never be probed; add watch.every=500"
+                )
         if self.step_count(self.optim.warmup_steps) > self.steps:
             raise UserError(
                 f"optim.warmup_steps {self.optim.warmup_steps} is longer than the run of {self.steps} steps"
@@ -263,7 +267,7 @@ class TrainConfig:
             self,
             data=replace(self.data, path=name(self.data.path), selection=name(self.data.selection)),
             model=replace(self.model, init_from=name(self.model.init_from)),
-            watch=replace(self.watch, task=name(self.watch.task)),
+            watch=replace(self.watch, task=name(self.watch.task), masks=name(self.watch.masks)),
         )
 
     def without_weights(self) -> Self:

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.reading.masks import read_mask
 from evaluation.tasks import GROUPS, KINDS, SPLITS, open_task, read_records, resolve_names
-from evaluation.tasks.images import file_digest, read_mask, to_rgb
+from evaluation.tasks.images import file_digest, to_rgb
 from evaluation.tasks.splitting import systematic_split
 
 

@@ -49,11 +49,17 @@ def test_signs_tell_places_from_mush() -> None:
 
 
 def test_the_alarm_speaks_of_a_lasting_fall_alone() -> None:
-    assert dense_message([0.9, 0.1, 0.3, 0.4, 0.35, 0.3]) is None
-    assert dense_message([0.9, 0.1, 0.3, 0.4, 0.1, 0.4]) is None, "one bad measurement"
-    assert dense_message([0.9, 0.3, 0.1, 0.1]) is None, "too few to tell"
-    message = dense_message([0.9, 0.1, 0.3, 0.4, 0.15, 0.1])
+    assert dense_message([0.9, 0.1, 0.3, 0.4, 0.35, 0.3], []) is None
+    assert dense_message([0.9, 0.1, 0.3, 0.4, 0.1, 0.4], []) is None, "one bad measurement"
+    assert dense_message([0.9, 0.3, 0.1, 0.1], []) is None, "too few to tell"
+    message = dense_message([0.9, 0.1, 0.3, 0.4, 0.15, 0.1], [])
     assert message and "0.400 more alike than others, now 0.100" in message and "dino_gram.yaml" in message
+
+
+def test_the_alarm_hears_the_segmentation_probe_first() -> None:
+    assert dense_message([], [0.2, 0.5, 0.6, 0.58, 0.55]) is None, "within a tenth of the best"
+    message = dense_message([0.9, 0.1, 0.3, 0.4, 0.15, 0.1], [0.2, 0.5, 0.6, 0.5, 0.5])
+    assert message and "its Dice was 0.600, now it is 0.500" in message and "dino_v3_gram.yaml" in message
 
 
 def test_a_run_logs_them_where_it_is_asked_to(image_folder: Path, tmp_path: Path) -> None:
