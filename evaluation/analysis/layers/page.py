@@ -26,7 +26,7 @@ COLUMNS = 4
 
 def draw_page(path: Path, analysis: Analysis) -> None:
     """Write the page as PNG with its words beside it."""
-    curves = {name: title for name, title in CURVES.items() if any(_value(row, name) for row in analysis.rows)}
+    curves = {name: title for name, title in CURVES.items() if any(row_value(row, name) for row in analysis.rows)}
     maps = list(analysis.cka)
     map_lines, curve_lines = (-(-len(items) // COLUMNS) for items in (maps, curves))
     figure = new_figure(3.2 * COLUMNS, 2.9 * (map_lines + curve_lines))
@@ -54,8 +54,8 @@ def _draw_map(axes: "Axes", values: np.ndarray, a: str, b: str) -> None:
 def _draw_curves(axes: "Axes", analysis: Analysis, name: str, title: str) -> None:
     models = list(analysis.amplitudes)
     for number, model in enumerate(models):
-        rows = [row for row in analysis.of_model(model) if _value(row, name) is not None]
-        values = np.array([_value(row, name) for row in rows], np.float64)
+        rows = [row for row in analysis.of_model(model) if row_value(row, name) is not None]
+        values = np.array([row_value(row, name) for row in rows], np.float64)
         depths = [row["depth"] for row in rows]
         colour = COLOURS[number % len(COLOURS)]
         axes.plot(depths, values, marker="o", markersize=2.5, linewidth=1, label=model, color=colour)
@@ -68,7 +68,8 @@ def _draw_curves(axes: "Axes", analysis: Analysis, name: str, title: str) -> Non
     axes.tick_params(labelsize=6)
 
 
-def _value(row: dict[str, Any], name: str) -> float | None:
+def row_value(row: dict[str, Any], name: str) -> float | None:
+    """A measure of a layer: a number, the AUC of a probe, or None where it has it not."""
     value = row.get(name)
     return value["auc"]["value"] if isinstance(value, dict) else value
 
@@ -77,9 +78,9 @@ def page_words(analysis: Analysis) -> str:
     """The page in words: where each model's probe is best, and how alike the models' last layers are."""
     lines = [f"Layers of {', '.join(analysis.amplitudes)} by depth, with maps of debiased CKA."]
     for model in analysis.amplitudes:
-        rows = [row for row in analysis.of_model(model) if _value(row, "linear") is not None]
+        rows = [row for row in analysis.of_model(model) if row_value(row, "linear") is not None]
         if rows:
-            best = max(rows, key=lambda row: _value(row, "linear") or 0)
+            best = max(rows, key=lambda row: row_value(row, "linear") or 0)
             entry = best["linear"]["auc"]
             lines.append(
                 f"{model}: the linear probe is best at layer {best['layer']} of {len(rows)}, AUC {entry['value']:.4f}."

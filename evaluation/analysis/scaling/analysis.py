@@ -13,7 +13,16 @@ from biovfm_hf.results.significance import holm
 
 from .correlation import Correlation, Prediction, correlate, predict_slopes
 from .model_size import AXIS_LABELS, TOLERANCE, axis_values, named_axis
-from .power_law import Choice, PowerLaw, Saturating, choose_form, fit_power_law, fit_saturating
+from .power_law import (
+    Choice,
+    LogitSlope,
+    PowerLaw,
+    Saturating,
+    choose_form,
+    fit_logit,
+    fit_power_law,
+    fit_saturating,
+)
 from .published import Beside, beside
 from .tables import MEAN, Point, Study
 
@@ -30,6 +39,7 @@ class Fit:
         law: the power law.
         curve: the saturating form, None with fewer than four sizes.
         choice: which of them the data favour.
+        logit: the slope of the score's odds, None where a score is 0 or 100.
     """
 
     x: np.ndarray
@@ -37,11 +47,12 @@ class Fit:
     law: PowerLaw
     curve: Saturating | None
     choice: Choice
+    logit: LogitSlope | None
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Score of one family minus another's at one size on one task, in points of AUC."""
+    """Score of one family minus another's at one size on one task, in points of the metric."""
 
     family_a: str
     family_b: str
@@ -56,6 +67,7 @@ class Analysis:
 
     Attributes:
         axis_label: what x is.
+        metric: what the scores are of, "Score" where tasks differ in it.
         named_axis: the axis of named sizes that x is (`model_size.named_axis`), "" if none or unknown.
         tasks: in the order of the points file.
         fits: {series: {task: fit}} of series with at least two sizes.
@@ -74,6 +86,7 @@ class Analysis:
     """
 
     axis_label: str = AXIS_LABELS["given"]
+    metric: str = "AUC"
     named_axis: str = ""
     tasks: list[str] = field(default_factory=list)
     fits: dict[str, dict[str, Fit]] = field(default_factory=dict)
@@ -119,7 +132,8 @@ def analyse(study: Study, properties: dict[str, dict[str, float]], axis: str = "
                  for slopes in analysis.slopes.values()] if analysis.properties else []  # fmt: skip
     bars = [next(iter(values_of.values())) for values_of in analysis.subsets.values()]
     means = analysis.mean_tasks.values()
-    analysis.published = beside(analysis.named_axis, analysis.axis_label, means, described, bars)
+    if analysis.metric == "AUC":
+        analysis.published = beside(analysis.named_axis, analysis.axis_label, means, described, bars)
     return analysis
 
 
@@ -131,6 +145,12 @@ def _fit_points(analysis: Analysis, points: list[Point], axis: str, seed: int) -
     values, analysis.axis_label = axis_values(points, axis)
     analysis.named_axis = named_axis(points, axis)
     analysis.tasks = _unique(point.task for point in points)
+    metrics = _unique(point.metric for point in points)
+    if len(metrics) > 1:
+        analysis.metric = "Score"
+        analysis.notes.append(f"means over tasks mix {' and '.join(metrics)}; read the slopes of tasks")
+    else:
+        analysis.metric = metrics[0]
     grids: dict[str, dict[str, dict[float, Point]]] = {}
     for x, point in zip(values, points, strict=True):
         cell = grids.setdefault(point.series, {}).setdefault(point.task, {})
@@ -155,7 +175,7 @@ def _fit_series(analysis: Analysis, series: str, grid: dict[str, dict[float, Poi
     sizes = sorted({x for cell in grid.values() for x in cell})
     if len(sizes) == 1:
         analysis.references[series] = {
-            task: (x, point.auc) for task, cell in grid.items() for x, point in cell.items()
+            task: (x, point.score) for task, cell in grid.items() for x, point in cell.items()
         }
         unscored = len(analysis.tasks) - len(grid)
         alone = f", but not among the means: it lacks {unscored} of {len(analysis.tasks)} tasks" if unscored else ""
@@ -176,7 +196,7 @@ def _fit_series(analysis: Analysis, series: str, grid: dict[str, dict[float, Poi
         return
     analysis.fits[series] = fits
     if whole:
-        mean = np.array([[cell[x].auc for x in sizes] for cell in whole.values()]).mean(axis=0)
+        mean = np.array([[cell[x].score for x in sizes] for cell in whole.values()]).mean(axis=0)
         analysis.means[series] = _fit_curves(np.array(sizes), mean, None, seed)
         analysis.mean_tasks[series] = list(whole)
     if len(sizes) == 2:
@@ -184,14 +204,14 @@ def _fit_series(analysis: Analysis, series: str, grid: dict[str, dict[float, Poi
 
 
 def _fit(x: np.ndarray, points: list[Point], seed: int) -> Fit:
-    y = np.array([point.auc for point in points])
+    y = np.array([point.score for point in points])
     errors = np.array([(point.high - point.low) / (2 * 1.959964) for point in points])
     return _fit_curves(x, y, None if np.isnan(errors).any() else errors, seed)
 
 
 def _fit_curves(x: np.ndarray, y: np.ndarray, errors: np.ndarray | None, seed: int) -> Fit:
     law, curve = fit_power_law(x, y, errors, seed=seed), fit_saturating(x, y)
-    return Fit(x, y, law, curve, choose_form(x, y, law, curve))
+    return Fit(x, y, law, curve, choose_form(x, y, law, curve), fit_logit(x, y))
 
 
 def _note_sizes(analysis: Analysis) -> None:
@@ -208,7 +228,7 @@ def _gaps(grids: dict[str, dict[str, dict[float, Point]]]) -> list[Gap]:
             for x, point in sorted(grids[a][task].items()):
                 near = _nearest(x, grids[b][task])
                 if abs(near / x - 1) <= TOLERANCE:
-                    gaps.append(Gap(a, b, x, task, point.auc - grids[b][task][near].auc))
+                    gaps.append(Gap(a, b, x, task, point.score - grids[b][task][near].score))
     return gaps
 
 
@@ -226,7 +246,7 @@ def _subsets(points: list[Point]) -> dict[str, dict[str, dict[str, float]]]:
         best = max(at, key=lambda x: (len(at[x]), x))
         if len(at[best]) < 2:
             continue
-        scores_of = {s: {p.task: p.auc for p in mine if p.params == best and p.subset == s} for s in at[best]}
+        scores_of = {s: {p.task: p.score for p in mine if p.params == best and p.subset == s} for s in at[best]}
         shared = set.intersection(*[set(scores) for scores in scores_of.values()])
         families[family] = {s: {t: v for t, v in scores.items() if t in shared} for s, scores in scores_of.items()}
     return {family: scores_of for family, scores_of in families.items() if all(scores_of.values())}
@@ -290,12 +310,18 @@ def _fit_row(fit: Fit) -> dict[str, Any]:
         "r2": law.r2, "sizes": law.sizes, "form": fit.choice.preferred,
         "aicc_power_law": fit.choice.aicc_power_law, "aicc_saturating": fit.choice.aicc_saturating,
     }  # fmt: skip
-    return row | ({"limit": fit.curve.limit, "rate": fit.curve.rate} if fit.curve else {})
+    if fit.logit:
+        row |= {"logit_a": fit.logit.a, "logit_low": fit.logit.low, "logit_high": fit.logit.high}
+    if fit.curve:
+        row |= {"limit": fit.curve.limit, "limit_low": fit.curve.limit_low, "limit_high": fit.curve.limit_high,
+                "rate": fit.curve.rate}  # fmt: skip
+    return row
 
 
 SLOPE_COLUMNS = (
     "family", "task", "a", "low", "high", "se", "boot_low", "boot_high", "case_se", "b", "b_low", "b_high", "r2",
-    "sizes", "form", "aicc_power_law", "aicc_saturating", "limit", "rate", "published",
+    "sizes", "form", "aicc_power_law", "aicc_saturating", "limit", "limit_low", "limit_high", "rate",
+    "logit_a", "logit_low", "logit_high", "published",
 )  # fmt: skip
 CORRELATION_COLUMNS = (
     "family", "property", "n", "pearson", "low", "high", "p", "p_holm", "spearman", "spearman_low", "spearman_high",
@@ -345,6 +371,7 @@ def summary(analysis: Analysis) -> dict[str, Any]:
         },
         "form": {s: fit.choice.statement for s, fit in analysis.means.items()},
         "axis": analysis.axis_label,
+        "metric": analysis.metric,
         "notes": analysis.notes,
     }  # fmt: skip
 

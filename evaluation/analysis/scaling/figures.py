@@ -121,7 +121,7 @@ def draw_mean(axes: Axes, analysis: Analysis, with_published: bool = False) -> N
         _draw_published_curves(axes, analysis)
         sizes += [x for points in analysis.published.mean_curves.values() for x, _ in points]
     _finish_scaling(axes, analysis.axis_label, sizes)
-    axes.set_ylabel("Mean AUC (%)")
+    axes.set_ylabel(f"Mean {analysis.metric} (%)")
 
 
 def _mean(analysis: Analysis, with_published: bool) -> Drawing:
@@ -208,9 +208,11 @@ def _tasks(analysis: Analysis) -> Drawing:
     for axes in grid[len(tasks) :]:
         axes.set_visible(False)
     figure.supxlabel(analysis.axis_label, fontsize=9)
-    figure.supylabel("AUC (%)", fontsize=9)
+    figure.supylabel(f"{analysis.metric} (%)", fontsize=9)
     _legend(figure, place="upper")  # the label of x is below
-    text = f"AUC against model size on {len(tasks)} tasks, with fitted power laws; slopes above each panel."
+    text = (
+        f"{analysis.metric} against model size on {len(tasks)} tasks, with fitted power laws; slopes above each panel."
+    )
     return "task_scaling", figure, text
 
 
@@ -307,7 +309,7 @@ def _mean_text(analysis: Analysis) -> str:
         f"{series} from {fit.y[0]:.2f} to {fit.y[-1]:.2f} %, slope {fit.law.a:.4f}"
         for series, fit in analysis.means.items()
     ]
-    return "Mean AUC against model size with fitted power laws: " + "; ".join(each) + "."
+    return f"Mean {analysis.metric} against model size with fitted power laws: " + "; ".join(each) + "."
 
 
 def _summary(analysis: Analysis, with_published: bool) -> Drawing:
@@ -390,11 +392,15 @@ def _gaps(analysis: Analysis) -> Drawing:
     for axes in grid[len(tables) :]:
         axes.set_visible(False)
     figure.supxlabel(analysis.axis_label, fontsize=9)
-    figure.colorbar(image, ax=grid.tolist(), label="AUC, difference in points", shrink=0.9)
+    figure.colorbar(image, ax=grid.tolist(), label=f"{analysis.metric}, difference in points", shrink=0.9)
     sentences = "; ".join(f"{a} minus {b} {np.nanmean(table):+z.2f}" for (a, b), (_, _, table) in tables.items())
     rest = len(pairs) - len(tables)
     further = f" {rest} further pairs are in gaps.csv." if rest else ""
-    return "gaps", figure, f"Differences in AUC by task and size, in points, mean over both: {sentences}.{further}"
+    return (
+        "gaps",
+        figure,
+        f"Differences in {analysis.metric} by task and size, in points, mean over both: {sentences}.{further}",
+    )
 
 
 def _gap_table(analysis: Analysis, pair: tuple[str, str]) -> tuple[list[str], list[float], np.ndarray]:
@@ -424,9 +430,9 @@ def _subsets(analysis: Analysis, with_published: bool) -> Drawing:
         bars = axes.bar(range(len(scores_of)), [m - low for m in scores], bottom=low, width=0.6, color=fill)
         axes.bar_label(bars, [f"{m:.2f}" for m in scores], padding=2, fontsize=8)
         axes.set_xticks(range(len(scores_of)), names)
-        axes.set_ylabel("Mean AUC (%), axis cut")
+        axes.set_ylabel(f"Mean {analysis.metric} (%), axis cut")
         axes.set_title(family)
         axes.margins(y=0.15)
         axes.grid(visible=False, axis="x")
         sentences.append(f"{family}: " + ", ".join(f"{s} {m:.2f} %" for s, m in zip(names, scores, strict=True)))
-    return "data_scaling", figure, "Mean AUC by pretraining data. " + "; ".join(sentences) + "."
+    return "data_scaling", figure, f"Mean {analysis.metric} by pretraining data. " + "; ".join(sentences) + "."

@@ -8,6 +8,7 @@ are few to draw from: it covers 91.4, 91.7 and 92.0 % there (standard errors 0.1
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,11 +123,44 @@ def _bootstrap(u, residuals, a: float, a_se: float, resamples: int, seed: int) -
 
 
 @dataclass(frozen=True)
+class LogitSlope:
+    """The slope of the logit of a score on ln x, with its 95 % t interval, NaN where there are too few sizes for one.
+
+    Near 1 it is the safest one-number summary: a score that ends at 1 cannot grow by a power for ever, its odds can.
+    """
+
+    a: float
+    low: float
+    high: float
+
+
+def fit_logit(x: np.ndarray, y: np.ndarray) -> LogitSlope | None:
+    """Least squares of ln(y / (100 - y)) on ln x.
+
+    Args:
+        x: (n,) sizes above 0, at least two different ones.
+        y: (n,) scores in percent.
+
+    Returns:
+        None where a score is 0 or 100, whose odds are not finite.
+    """
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if (y <= 0).any() or (y >= 100).any():
+        return None
+    u, v = np.log(x), np.log(y / (100 - y))
+    spread = float(((u - u.mean()) ** 2).sum())
+    a = float(((u - u.mean()) @ v) / spread)
+    a_se, _, t = _errors(v - v.mean() - a * (u - u.mean()), len(u), spread, u.mean())
+    return LogitSlope(a, a - t * a_se, a + t * a_se)
+
+
+@dataclass(frozen=True)
 class Saturating:
     """A fitted y = limit - c x^-rate.
 
     Attributes:
         limit: the score that a model of unbounded size would reach.
+        limit_low, limit_high: ends of its 95 % profile-likelihood interval, NaN where the sizes leave it open.
         c: distance to the limit at x = 1.
         rate: how fast the distance shrinks, above 0.
         squared_error: sum of squared residuals of ln y.
@@ -136,6 +170,8 @@ class Saturating:
     c: float
     rate: float
     squared_error: float
+    limit_low: float = math.nan
+    limit_high: float = math.nan
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """y at x."""
@@ -174,7 +210,43 @@ def fit_saturating(x: np.ndarray, y: np.ndarray, ceiling: float = 100.0) -> Satu
             best = fit
     assert best is not None
     limit, c, rate = (float(value) for value in best.x)
-    return Saturating(limit, float(c * middle**rate), rate, float(2 * best.cost))
+    error = float(2 * best.cost)
+    ends = _limit_interval(residuals, best.x, error, len(y), float(y.max()), top)
+    return Saturating(limit, float(c * middle**rate), rate, error, *ends)
+
+
+def _limit_interval(
+    residuals: Callable[[np.ndarray], np.ndarray], best: np.ndarray, error: float, n: int, highest: float, top: float
+) -> tuple[float, float]:
+    """Where the limit may lie: its squared error, others refitted, stays below F's 95 % bound (Bates & Watts 1988).
+
+    An end is NaN where the interval does not close before `top`, or before half the highest score.
+    """
+    from scipy.optimize import least_squares
+    from scipy.stats import f
+
+    if n <= 3:
+        return math.nan, math.nan
+    allowed = error * (1 + float(f.ppf(LEVEL, 1, n - 3)) / (n - 3)) + 1e-12
+
+    def beyond(limit: float) -> bool:
+        bounds = ([-np.inf, 1e-3], [np.inf, 5])
+        fit = least_squares(
+            lambda v: residuals(np.r_[limit, v]), np.clip(best[1:], [-1e6, 1e-3], [1e6, 5]), bounds=bounds
+        )
+        return 2 * float(fit.cost) > allowed
+
+    ends = []
+    for edge in (highest / 2, top):
+        inside, outside = float(best[0]), edge
+        if not beyond(outside):
+            ends.append(math.nan)
+            continue
+        for _ in range(20):
+            middle = (inside + outside) / 2
+            inside, outside = (inside, middle) if beyond(middle) else (middle, outside)
+        ends.append(inside)
+    return ends[0], ends[1]
 
 
 def aicc(squared_error: float, points: int, parameters: int) -> float:

@@ -34,9 +34,9 @@ def mean_curves(axis: str = PAPER_AXIS) -> dict[str, list[tuple[float, float]]]:
     for row in rows("mean_auc"):
         point = Point(row["family"], float(row["params_millions"]), row["task"], float(row["auc"]), size=row["size"])
         if axis == PAPER_AXIS:
-            curves.setdefault(point.family, []).append((point.params, point.auc))
+            curves.setdefault(point.family, []).append((point.params, point.score))
         elif axis != "compute" or _has_objective(point.family):
-            curves.setdefault(point.family, []).append((axis_values([point], axis)[0][0], point.auc))
+            curves.setdefault(point.family, []).append((axis_values([point], axis)[0][0], point.score))
     return curves
 
 

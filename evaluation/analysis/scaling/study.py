@@ -29,15 +29,18 @@ from ...commands import probe as probe_command
 from ...commands.probe import RunOptions, options_class
 from ...encoders.device import check_device
 from ...probes.probe import Run as ProbeRun
-from ...probes.probe import find_probes
 from ...results.records import Row
 from ...results.seeds import over_seeds
-from ...statistics.kinds import SEGMENTATION
+from ...results.table import metric_title
+from ...statistics.kinds import DETECTION, SEGMENTATION
+from ...statistics.metrics import find_metric
 from ...tasks import GROUPS, read_records, resolve_names
+from ..layers import command as analyse_command
+from ..layers.command import AnalyseOptions
 from .analysis import analyse
 from .model_size import AXES, known_sizes, size_of
 from .screen import screen_lines
-from .tables import MEAN, POINT_COLUMNS, Point, read_points, read_properties, write_rows
+from .tables import MEAN, POINT_COLUMNS, SCORE_COLUMNS, Point, read_points, read_properties, write_rows
 
 NOT_OURS = ("model", "out", "list_tasks", "help", "h")
 SCIENTIFIC = re.compile(r"[0-9.]+[eE][-+]?[0-9]+")
@@ -65,7 +68,9 @@ STUDY.yaml holds
     data: data
     method: linear          # several (linear,knn) are analysed one by one: points-knn.csv, scaling-knn/ ...
     seed: 0,1,2             # several are averaged, and widen the intervals
+  metric: mcc               # optional, of 0 to 1 (default: AUC, Dice of masks, AP of boxes)
   properties: tasks.csv     # optional, see biovfm scaling --help
+  layers: {task: busi, max_images: 500}   # optional, words of biovfm analyse: slopes by layer too
   axis: given               # optional"""
 
 
@@ -91,6 +96,11 @@ class Run:
     data: str
     overrides: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def series(self) -> str:
+        """The family, and its data where the study varies them."""
+        return f"{self.family} on {self.subset}" if self.subset else self.family
+
     def words(self, out: Path, launch: list[str]) -> list[str]:
         """The command that trains it."""
         start = [sys.executable, "-m", "accelerate.commands.launch", *launch, "-m", PRETRAIN[0], PRETRAIN[1]]
@@ -112,6 +122,8 @@ class Plan:
     probe: dict[str, Any]
     properties: Path | None
     axis: str
+    metric: str = ""
+    layers: dict[str, Any] = field(default_factory=dict)
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -123,7 +135,7 @@ def read_plan(path: str | Path) -> Plan:
     """
     path = Path(path)
     content = read_yaml(path, remedy="see: biovfm scaling study --help")
-    known = ("families", "sizes", "subsets", "overrides", "launch", "probe", "properties", "axis")
+    known = ("families", "sizes", "subsets", "overrides", "launch", "probe", "metric", "properties", "layers", "axis")
     unknown = [str(key) for key in content if key not in known]
     if unknown:
         raise UserError(f"{path}: unknown key {', '.join(unknown)}; known are: {', '.join(known)}")
@@ -143,12 +155,31 @@ def read_plan(path: str | Path) -> Plan:
     plan = Plan(
         runs, [str(word) for word in launch], probe_values(path, probe),
         Path(resolve(path, str(described))) if described else None, str(content.get("axis", "given")),
+        str(content.get("metric") or ""), _layers(path, content.get("layers") or {}, probe),
     )  # fmt: skip
     _check_axis(path, plan)
     _check_probe(path, plan)
     if plan.properties:
         read_properties(plan.properties)
     return plan
+
+
+def _layers(path: Path, layers: Any, probe: dict[str, Any]) -> dict[str, Any]:
+    """The options of `biovfm analyse` for the study's models, checked."""
+    if not layers:
+        return {}
+    if not isinstance(layers, dict) or "task" not in layers:
+        raise UserError(f"{path}: layers must be a mapping that names a task; see: biovfm scaling study --help")
+    places = {"task": _resolve_tasks(path, layers["task"])[0], "data": resolve(path, str(probe.get("data", ".")))}
+    given = {**layers, **places}
+    known = [item.name for item in fields(AnalyseOptions) if item.name not in ("models", "out", "images")]
+    if unknown := [key for key in given if key not in known]:
+        raise UserError(f"{path}: layers: unknown option {unknown[0]}; known are: {', '.join(known)}")
+    try:
+        AnalyseOptions(models=("any",), out=Path("OUT"), **given)
+    except UserError as error:
+        raise UserError(f"{path}: layers: {error}") from error
+    return given
 
 
 def _check_axis(path: Path, plan: Plan) -> None:
@@ -173,9 +204,10 @@ def _check_probe(path: Path, plan: Plan) -> None:
         resolve_names(options.tasks)
     except UserError as error:
         raise UserError(f"{path}: probe: {error}") from error
-    probes = [probe for name in options.method for probe in find_probes(name, options.protocol)]
-    if all(probe.kinds == (SEGMENTATION,) for probe in probes):
-        raise UserError(f"{path}: probe: method segment gives no AUC, which is what a study fits; add another method")
+    if plan.metric and find_metric(plan.metric) is None:
+        raise UserError(
+            f"{path}: metric: nothing is called {plan.metric}; table.md of a results folder has their names"
+        )
 
 
 def _named(path: Path, content: dict[str, Any], key: str) -> dict[str, Any]:
@@ -321,7 +353,10 @@ def by_method(records: Iterable[Row], runs: list[ProbeRun], tasks: list[str]) ->
 
 
 def points(plan: Plan, records: list[Row], out: Path) -> list[dict[str, Any]]:
-    """Rows of the points file: AUC in percent with its interval, encoder parameters, images seen.
+    """Rows of the points file: a score with its interval, encoder parameters, images seen.
+
+    The score is the AUC in percent, Dice or AP as shares of 1 where the tasks are of masks or boxes, or the plan's
+    metric. A score of 0 has no logarithm and is left out.
 
     Args:
         plan: the study.
@@ -332,15 +367,26 @@ def points(plan: Plan, records: list[Row], out: Path) -> list[dict[str, Any]]:
     for run in plan.runs:  # families come in the order of the study file
         parameters, images = _facts(out / "runs" / run.name)
         for record in records:
-            auc = record["metrics"].get("auc", {})
-            if record["model"] != run.name or auc.get("value") is None:
+            score = _score(record, plan.metric)
+            if record["model"] != run.name or not score:
                 continue
-            row = {"family": run.family, "params_millions": parameters, "task": record["task"],
-                   "auc": 100 * auc["value"], "images_millions": images}  # fmt: skip
-            row |= {end: None if auc.get(end) is None else 100 * auc[end] for end in ("low", "high")}
+            row = {"family": run.family, "params_millions": parameters, "task": record["task"], **score,
+                   "images_millions": images}  # fmt: skip
             told = {"subset": run.subset, "objective": run.objective}
             rows.append(row | {name: value for name, value in told.items() if value})
     return rows
+
+
+def _score(record: Row, metric: str) -> dict[str, Any]:
+    """The part of a point that a record gives; nothing where it has not the metric, or 0 of it."""
+    name = metric or {SEGMENTATION: "dice", DETECTION: "AP"}.get(record.get("kind", ""), "auc")
+    entry = record["metrics"].get(name) or {}
+    if not entry.get("value") or entry["value"] < 0:
+        return {}
+    whole = 100 if name == "auc" else 1
+    ends = {end: None if entry.get(end) is None else max(whole * entry[end], 0.0) for end in ("low", "high")}
+    value = whole * entry["value"]
+    return {"auc": value, **ends} if name == "auc" else {"metric": metric_title(name), "score": value, **ends}
 
 
 def _facts(folder: Path) -> tuple[float, float | None]:
@@ -385,7 +431,7 @@ def run_study(options: StudyOptions) -> None:
     """Pretrain, probe and analyse what the study file names; what is there already is not done again.
 
     Raises:
-        UserError: the study file is wrong, a pretraining run fails, or no model has an AUC.
+        UserError: the study file is wrong, a pretraining run fails, or no model has a score.
     """
     plan, out = read_plan(options.study), options.out
     asked = probe_options(plan, out)
@@ -403,16 +449,37 @@ def run_study(options: StudyOptions) -> None:
     }
     rows = {method: group for method, group in rows.items() if group}
     if not rows:
-        raise UserError(f"{out / 'results'}: holds no AUC of the study's models, so there is nothing to fit")
+        what = plan.metric or "AUC, Dice or AP"
+        raise UserError(
+            f"{out / 'results'}: holds no {what} above 0 of the study's models, so there is nothing to fit"
+        )
     for method, group in rows.items():
         _analyse(plan, group, out, f"-{method}" if len(groups) > 1 else "")
+    if plan.layers:
+        analyse_layers(plan, out)
+
+
+def analyse_layers(plan: Plan, out: Path) -> None:
+    """Measure the layers of every model, unless they are measured, and fit slopes of each depth."""
+    from ..layers.slopes import write_layer_slopes  # loads matplotlib
+
+    models = tuple(f"{run.name}={out / 'runs' / run.name / 'model'}" for run in plan.runs)
+    stamp, asked = out / "layers" / "asked.json", json.dumps([list(models), plan.layers], sort_keys=True)
+    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != asked:
+        analyse_command.analyse(AnalyseOptions(models=models, out=out / "layers", **plan.layers))
+        write_text(stamp, asked)
+    rows = read_json(out / "layers" / "layers.json")["rows"]
+    sizes = {run.name: (run.series, _facts(out / "runs" / run.name)[0]) for run in plan.runs}
+    lines = write_layer_slopes(out / "layers", rows, sizes)
+    print("\n".join(["", *lines, f"tables and pictures of layers are in {out / 'layers'}"]))
 
 
 def _analyse(plan: Plan, rows: list[dict[str, Any]], out: Path, ending: str) -> None:
     """Write the points of one method, and fit, correlate and draw them."""
     from .writing import write_study  # loads matplotlib
 
-    columns = [*POINT_COLUMNS, "low", "high", "images_millions"]
+    first = SCORE_COLUMNS if "score" in rows[0] else POINT_COLUMNS
+    columns = [*first, "low", "high", "images_millions"]
     columns += [name for name in ("subset", "objective") if any(name in row for row in rows)]
     write_rows(out / f"points{ending}.csv", columns, rows)
     study = read_points(out / f"points{ending}.csv")

@@ -11,6 +11,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.writing.files import write_text
 
 POINT_COLUMNS = ("family", "params_millions", "task", "auc")
+SCORE_COLUMNS = ("family", "params_millions", "task", "metric", "score")  # of any metric from 0 to 1
 OPTIONAL_POINT_COLUMNS = ("low", "high", "subset", "size", "images_millions", "objective")
 SLOPE_COLUMNS = ("family", "task", "slope")
 PROPERTIES = ("num_samples", "num_classes", "dbi", "gzip", "entropy")
@@ -26,25 +27,27 @@ class Point:
         family: pretraining family, such as BioVFM-D.
         params: x value in millions of parameters.
         task: task name.
-        auc: score in percent, above 1 and at most 100.
-        low: lower end of its 95 % interval, NaN if unknown.
-        high: upper end of its 95 % interval, NaN if unknown.
+        score: in percent, above 0 and at most 100.
+        low: lower end of its 95 % interval in percent, NaN if unknown.
+        high: upper end of its 95 % interval in percent, NaN if unknown.
         subset: pretraining data, empty if the study varies model size only.
         size: named model size (`vit-tiny` ...), empty if not given.
         images: pretraining images seen, in millions, NaN if unknown.
         objective: what it was pretrained by, such as dino; empty if not given.
+        metric: what the score is of.
     """
 
     family: str
     params: float
     task: str
-    auc: float
+    score: float
     low: float = math.nan
     high: float = math.nan
     subset: str = ""
     size: str = ""
     images: float = math.nan
     objective: str = ""
+    metric: str = "AUC"
 
     @property
     def series(self) -> str:
@@ -61,9 +64,10 @@ class Study:
 
 
 def read_points(path: str | Path) -> Study:
-    """Read `family,params_millions,task,auc` (or `family,task,slope`).
+    """Read `family,params_millions,task,auc`, or `metric,score` for `auc` (or `family,task,slope`).
 
-    Optional columns: low, high (95 % interval of auc), subset (pretraining data), size (`vit-tiny` ...),
+    `auc` is in percent; `score` is of any metric from 0 to 1, such as Dice or average precision, which `metric` names.
+    Optional columns: low, high (95 % interval, as the score), subset (pretraining data), size (`vit-tiny` ...),
     images_millions (pretraining images seen), objective (dino ...).
 
     Raises:
@@ -74,7 +78,7 @@ def read_points(path: str | Path) -> Study:
     header, rows = _rows(path)
     if set(header) == set(SLOPE_COLUMNS):
         return Study(slopes=_read_slopes(path, rows))
-    _check_columns(path, header, POINT_COLUMNS, OPTIONAL_POINT_COLUMNS)
+    _check_columns(path, header, SCORE_COLUMNS if "score" in header else POINT_COLUMNS, OPTIONAL_POINT_COLUMNS)
     points: list[Point] = []
     seen: dict[tuple, int] = {}
     for line, row in rows:
@@ -89,20 +93,24 @@ def read_points(path: str | Path) -> Study:
 
 
 def _point(path: Path, line: int, row: dict[str, str]) -> Point:
-    auc = _positive(path, line, row, "auc")
+    name, whole = ("score", 1.0) if "score" in row else ("auc", 100.0)
+    score = _positive(path, line, row, name)
     # No classifier worth a point has an AUC of 1 %, so such a score is a fraction: of this row or of the whole file.
-    if auc <= 1:
-        raise UserError(f"{path}: line {line}: auc is {auc:g}; give AUC in percent, {100 * auc:g} for this one")
-    if auc > 100:
-        raise UserError(f"{path}: line {line}: auc is {auc:g}; AUC is in percent and at most 100")
-    low, high = (_optional(path, line, row, name) for name in ("low", "high"))
-    if not math.isnan(low) and not math.isnan(high) and not low <= auc <= high:
-        raise UserError(f"{path}: line {line}: auc {auc:g} lies outside its interval {low:g} to {high:g}")
+    if name == "auc" and score <= 1:
+        raise UserError(f"{path}: line {line}: auc is {score:g}; give AUC in percent, {100 * score:g} for this one")
+    if score > whole:
+        unit = "AUC is in percent and at most 100" if name == "auc" else "a score is from 0 to 1"
+        raise UserError(f"{path}: line {line}: {name} is {score:g}; {unit}")
+    low, high = (_optional(path, line, row, end) for end in ("low", "high"))
+    if not math.isnan(low) and not math.isnan(high) and not low <= score <= high:
+        raise UserError(f"{path}: line {line}: {name} {score:g} lies outside its interval {low:g} to {high:g}")
+    percent = 100 / whole
     return Point(
         family=_text(path, line, row, "family"), params=_positive(path, line, row, "params_millions"),
-        task=_task(path, line, row), auc=auc, low=low, high=high,
+        task=_task(path, line, row), score=score * percent, low=low * percent, high=high * percent,
         subset=row.get("subset", "").strip(), size=row.get("size", "").strip(),
         images=_optional(path, line, row, "images_millions"), objective=row.get("objective", "").strip(),
+        metric="AUC" if name == "auc" else _text(path, line, row, "metric"),
     )  # fmt: skip
 
 

@@ -393,3 +393,19 @@ def test_published_tables_are_whole():
     for family, slope in published.mean_slopes().items():
         x, y = np.log(np.array(published.mean_curves()[family])).T
         assert np.polyfit(x, y, 1)[0] == pytest.approx(slope, abs=3e-4)
+
+
+def test_points_of_any_metric_from_0_to_1(tmp_path):
+    lines = ["family,params_millions,task,metric,score,low,high"]
+    lines += [f"D,{size},vessels,Dice,{0.4 * size**0.05:.6f},0.3,0.9" for size in (5, 20, 80, 300)]
+    points = tmp_path / "points.csv"
+    points.write_text("\n".join(lines))
+    assert main([str(points), "--out", str(tmp_path / "out"), "--published"]) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["metric"] == "Dice" and summary["slopes"]["D"]["vessels"] == pytest.approx(0.05, abs=1e-4)
+    (row,) = [r for r in csv.DictReader((tmp_path / "out" / "slopes.csv").open()) if r["task"] == "vessels"]
+    assert float(row["logit_a"]) > 0.05 and row["limit"] and not row["published"]
+    assert "Dice against model size" in (tmp_path / "out" / "task_scaling.txt").read_text()
+    points.write_text("\n".join([lines[0], "D,5,vessels,Dice,40,,"]))
+    with pytest.raises(UserError, match="a score is from 0 to 1"):
+        main([str(points), "--out", str(tmp_path / "out")])

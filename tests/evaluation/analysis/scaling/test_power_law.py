@@ -99,3 +99,25 @@ def test_four_sizes_are_said_to_decide_nothing():
     assert choice.preferred == "undecided"
     assert "4 sizes cannot tell" in choice.statement
     assert power_law.fit_saturating(FOUR[:3], y[:3]) is None
+
+
+def test_logit_slope_is_that_of_the_odds():
+    x = np.array([1.0, 4, 16, 64])
+    odds = 0.5 * x**0.3
+    fit = power_law.fit_logit(x, 100 * odds / (1 + odds))
+    assert fit.a == pytest.approx(0.3) and fit.low == pytest.approx(0.3) and fit.high == pytest.approx(0.3)
+    assert power_law.fit_logit(x, np.array([50.0, 60, 70, 100])) is None
+    assert np.isnan(power_law.fit_logit(x[:2], np.array([50.0, 60])).low)
+
+
+def test_the_interval_of_the_limit_holds_it_and_is_open_where_sizes_are_few():
+    rng = np.random.default_rng(0)
+    x, held = np.geomspace(1, 1000, 10), 0
+    for _ in range(40):
+        fit = power_law.fit_saturating(x, (80 - 40 * x**-0.6) * np.exp(rng.normal(0, 0.01, 10)))
+        low, high = (np.nan_to_num(fit.limit_low, nan=0), np.nan_to_num(fit.limit_high, nan=100))
+        held += low <= 80 <= high
+        assert low <= fit.limit <= high
+    assert held >= 34
+    four = power_law.fit_saturating(x[::3], (80 - 40 * x[::3] ** -0.6) * np.array([1.01, 0.99, 1.01, 0.99]))
+    assert np.isnan(four.limit_high)  # three numbers from four sizes: nothing closes the interval

@@ -216,7 +216,10 @@ def test_subsets_become_series_and_a_dry_run_does_nothing(plan_file, tmp_path, f
         (STUDY + "properties: nothing.csv\n", "nothing.csv: no such file"),
         (STUDY.replace("busi]", "bussi]"), "'bussi' is neither a task nor a path that exists; did you mean busi"),
         (STUDY.replace("method: knn", "method: svm"), "method: 'svm' is none of"),
-        (STUDY.replace("method: knn", "method: segment"), "segment gives no AUC"),
+        (STUDY + "metric: nothing\n", "nothing is called nothing"),
+        (STUDY + "layers: busi\n", "layers must be a mapping"),
+        (STUDY + "layers: {task: busi, depth: 3}\n", "layers: unknown option depth"),
+        (STUDY + "layers: {task: busi, max_images: 1}\n", "layers: max_images: 1 must be 4"),
         (STUDY.replace("method: knn", "methode: knn"), "unknown option methode; known are"),
         (STUDY.replace("method: knn", 'seed: "0,x"'), "seed: 'x' is no int"),
         (STUDY.replace("method: knn", "size: 99"), "size: 99 is none of"),
@@ -234,6 +237,53 @@ def test_results_without_auc_are_refused(plan_file, tmp_path, fake_training, fak
     monkeypatch.setattr(study, "by_method", lambda *_: {"knn": [{"model": "other", "metrics": {}}]})
     with pytest.raises(UserError, match="holds no AUC"):
         main(["study", str(plan_file()), "--out", str(tmp_path / "out")])
+
+
+def dense_probe(options):
+    """Records of masks and boxes, as a probe of both kinds leaves them; one AP is 0."""
+    records = []
+    for number, model in enumerate(model.split("=")[0] for model in options.model):
+        for task, kind, name in (("vessels", "segmentation", "dice"), ("cells", "detection", "AP")):
+            value = (0.3 + 0.05 * number) * (kind == "segmentation" or number > 0)
+            entry = {"value": value, "low": value - 0.1, "high": value + 0.1}
+            records.append({**MADE, "model": model, "task": task, "kind": kind, "metrics": {name: entry, "auc": None}})
+    return records
+
+
+def test_dense_tasks_are_studied_by_their_own_metrics(plan_file, tmp_path, fake_training, monkeypatch):
+    monkeypatch.setattr(probe_command, "probe", dense_probe)
+    opened = [SimpleNamespace(name=name) for name in ("vessels", "cells")]
+    monkeypatch.setattr(probe_command, "open_tasks", lambda options: opened)
+    monkeypatch.setattr(probe_command, "make_runs", lambda options: [RUN])
+    monkeypatch.setattr(figures, "write_figures", lambda *_: [])
+    out = tmp_path / "out"
+    assert main(["study", str(plan_file()), "--out", str(out)]) == 0
+    rows = list(csv.DictReader((out / "points.csv").open()))
+    assert {(row["task"], row["metric"]) for row in rows} == {("vessels", "Dice"), ("cells", "AP (boxes)")}
+    assert len([row for row in rows if row["task"] == "cells"]) == 3  # an AP of 0 has no logarithm
+    assert float(rows[0]["score"]) == pytest.approx(0.3) and float(rows[0]["low"]) == pytest.approx(0.2)
+    summary = json.loads((out / "scaling" / "summary.json").read_text())
+    assert summary["metric"] == "Score" and any("mix Dice and AP" in note for note in summary["notes"])
+
+
+def test_layers_are_measured_once_and_their_slopes_fitted(plan_file, tmp_path, fake_training, fake_probe, monkeypatch):
+    calls = []
+
+    def analyse(options):
+        calls.append(options)
+        names = [model.split("=")[0] for model in options.models]
+        rows = [{"model": name, "layer": layer, "depth": layer / 2, "linear": {"auc": {"value": 0.6 + 0.1 * number}},
+                 "rankme": 2.0 + number} for number, name in enumerate(names) for layer in (1, 2)]  # fmt: skip
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "layers.json").write_text(json.dumps({"rows": rows}))
+
+    monkeypatch.setattr(study.analyse_command, "analyse", analyse)
+    words = ["study", str(plan_file(STUDY + "layers: {task: busi, max_images: 9}\n")), "--out", str(tmp_path / "out")]
+    assert main(words) == 0 and main(words) == 0
+    assert len(calls) == 1 and calls[0].max_images == 9 and len(calls[0].models) == 4
+    slopes = list(csv.DictReader((tmp_path / "out" / "layers" / "slopes.csv").open()))
+    assert {row["family"] for row in slopes} == {"DINO", "MAE"}
+    assert (tmp_path / "out" / "layers" / "slopes.txt").read_text().startswith("DINO, linear probe")
 
 
 def test_files_that_lack_are_told_before_anything_is_trained(plan_file, tmp_path, fake_training):
