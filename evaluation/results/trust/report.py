@@ -8,6 +8,7 @@ import numpy as np
 from ...statistics.kinds import BINARY, MULTILABEL
 from ...statistics.metrics import predict
 from ...statistics.split import ScoredSplit
+from .calibration import group_calibration
 from .conformal import METHODS, Calibration, coverage_range, measure_sets
 from .groups import check_groups, disparities, group_aucs, group_rates, shifted_aucs
 from .selective import risk_curve
@@ -133,7 +134,7 @@ def group_rows(split: ScoredSplit, groups: dict[str, np.ndarray]) -> list[Row]:
         groups: {what is grouped by: (n,) the group of each case}.
 
     Returns:
-        rows of {"by", "label", ...what `group_aucs` tells, "rates", "disparities", "shifted"}.
+        rows of {"by", "label", ...what `group_aucs` tells, "rates", "disparities", "shifted", "calibration"}.
     """
     labels, decisions = split.columns, predict(split)
     if decisions.ndim == 1:
@@ -145,7 +146,8 @@ def group_rows(split: ScoredSplit, groups: dict[str, np.ndarray]) -> list[Row]:
             gaps = group_aucs(labels[:, k], split.scores[:, k], values, split.subjects)
             shifted = shifted_aucs(labels[:, k], split.scores[:, k], values)
             rows.append({"by": by, "label": k, **gaps, "rates": rates, "disparities": disparities(rates),
-                         "shifted": shifted})  # fmt: skip
+                         "shifted": shifted,
+                         "calibration": group_calibration(labels[:, k], split.scores[:, k], values)})  # fmt: skip
     return rows
 
 
@@ -162,6 +164,9 @@ def group_lines(rows: list[Row]) -> list[str]:
             head += f"{apart} of {len(row['pairs'])} pairs told apart"
         else:
             head += row["reason"]
+        slopes = {name: each["slope"] for name, each in row.get("calibration", {}).items() if name and "slope" in each}
+        told = [f"{name} {s['value']:.2f} ({s['low']:.2f}, {s['high']:.2f})" for name, s in slopes.items()]
+        head += f"; calibration slope {', '.join(told)}" if told else ""
         lines.append(head + (f"; no AUC of {', '.join(few)}" if few else ""))
     return lines
 
