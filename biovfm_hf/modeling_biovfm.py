@@ -762,13 +762,13 @@ class BioVFMForSemanticSegmentation(BioVFMPreTrainedModel):
         )
 
 
-def _selected(hidden_states: tuple, wanted: Any) -> tuple:
+def _selected(hidden_states: tuple, positions: Any) -> tuple:
     """`output_hidden_states` may name the states to return; the others become None, as transformers has it."""
-    if wanted is True:
+    if positions is True:
         return hidden_states
     if not _LISTS_NAME_EMBEDDINGS:
         hidden_states = hidden_states[1:]
-    indices = {index % len(hidden_states) for index in ([wanted] if isinstance(wanted, int) else wanted)}
+    indices = {index % len(hidden_states) for index in ([positions] if isinstance(positions, int) else positions)}
     return tuple(state if index in indices else None for index, state in enumerate(hidden_states))
 
 

@@ -146,8 +146,8 @@ def _parser(prog: str, method: str) -> argparse.ArgumentParser:
     )
     for field in fields(PretrainOptions):
         if field.name in ("data", "out", "push_to_hub"):
-            flag, words = "--" + field.name.replace("_", "-"), field.metadata
-            parser.add_argument(flag, metavar=words["metavar"], help=words["help"])
+            flag, metadata = "--" + field.name.replace("_", "-"), field.metadata
+            parser.add_argument(flag, metavar=metadata["metavar"], help=metadata["help"])
         elif field.name == "dry_run":
             parser.add_argument("--dry-run", action="store_true", help=field.metadata["help"])
     return parser
@@ -194,9 +194,9 @@ def _run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None, me
     return 0
 
 
-def _joined(words: Sequence[str]) -> Iterator[str]:
+def _joined(arguments: Sequence[str]) -> Iterator[str]:
     """`["--steps", "10", "a=1"]` as `["steps=10", "a=1"]`."""
-    rest = iter(words)
+    rest = iter(arguments)
     for word in rest:
         if word.startswith("--") and "=" not in word:
             value = next(rest, None)

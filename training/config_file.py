@@ -86,14 +86,14 @@ def _as_number(value: Any) -> Any:
         return value
 
 
-def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     """`["steps=10", "--optim.base_lr", "1e-3", "--run.compile=true"]` as a dictionary of typed values.
 
     Raises:
         UserError: a word that is neither.
     """
     overrides: dict[str, Any] = {}
-    rest = list(words)
+    rest = list(arguments)
     while rest:
         word = rest.pop(0)
         key, equals, text = word.removeprefix("--").partition("=")

@@ -21,5 +21,5 @@ def match_line(matched: str, count: int) -> str:
 
 def relation_words(relation: str, note: str, verified: bool) -> str:
     """What a source's record says of its relation to a benchmark."""
-    words = relation.replace("_", " ") + (f"; {note}" if note else "")
-    return words if verified else f"{words} (not verified)"
+    text = relation.replace("_", " ") + (f"; {note}" if note else "")
+    return text if verified else f"{text} (not verified)"

@@ -17,11 +17,11 @@ def plain(value: object, most: int = MAX_CHARACTERS) -> str:
 
 def link(text: object, address: object) -> str:
     """A link that is named `text`; the text alone where `address` is no web page (`http` or `https`)."""
-    words = "".join(str(address or "").split())
+    target = "".join(str(address or "").split())
     try:
-        parts = urlsplit(words)
+        parts = urlsplit(target)
     except ValueError:
         return plain(text)
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
         return plain(text)
-    return f"[{plain(text)}]({quote(words, safe=':/?#@!$&*+,;=%~.-_')})"
+    return f"[{plain(text)}]({quote(target, safe=':/?#@!$&*+,;=%~.-_')})"

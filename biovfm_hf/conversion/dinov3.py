@@ -53,13 +53,13 @@ def dinov3_fields(source: str, tensors: "dict[str, Tensor]", heads: int | None) 
         **_rotary_fields(source, periods),
     }
     width = tensors["patch_embed.proj.weight"].shape[0]
-    told = width // (4 * len(periods))  # a head has four numbers for each period
-    if told * 4 * len(periods) != width or heads not in (None, told):
+    implied = width // (4 * len(periods))  # a head has four numbers for each period
+    if implied * 4 * len(periods) != width or heads not in (None, implied):
         raise UserError(
-            f"{source}: {len(periods)} periods and width {width} belong to {told} attention heads, not {heads}; "
+            f"{source}: {len(periods)} periods and width {width} belong to {implied} attention heads, not {heads}; "
             "leave --num-heads out"
         )
-    return {**fields, "num_attention_heads": told}, notes
+    return {**fields, "num_attention_heads": implied}, notes
 
 
 def _key_bias_is_masked(source: str, tensors: "dict[str, Tensor]") -> bool:

@@ -179,17 +179,17 @@ def their_names(ours: str, table: Table) -> tuple[str, ...]:
     number = re.search(r"\.(\d+)\.", ours)
     pattern = ours if number is None else ours.replace(number[0], ".*.", 1)
     stem, _, leaf = pattern.rpartition(".")
-    found = table.get(pattern)
+    names = table.get(pattern)
     suffix = ""
-    if found is None and leaf in ("weight", "bias"):
-        found, suffix = table.get(stem), f".{leaf}"
-    if found is None:
+    if names is None and leaf in ("weight", "bias"):
+        names, suffix = table.get(stem), f".{leaf}"
+    if names is None:
         return ()
-    return tuple(name.replace("*", number[1] if number else "*") + suffix for name in found)
+    return tuple(name.replace("*", number[1] if number else "*") + suffix for name in names)
 
 
 def rename_to_ours(
-    wanted: Iterable[str], tensors: dict[str, Tensor], table: Table
+    our_names: Iterable[str], tensors: dict[str, Tensor], table: Table
 ) -> tuple[dict[str, Tensor], list[str], list[str]]:
     """Fill our tensors from theirs.
 
@@ -199,7 +199,7 @@ def rename_to_ours(
     filled: dict[str, Tensor] = {}
     unfilled: list[str] = []
     read: set[str] = set()
-    for ours in wanted:
+    for ours in our_names:
         names = their_names(ours, table)
         if not names or any(name not in tensors for name in names):
             unfilled.append(ours)

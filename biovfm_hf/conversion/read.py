@@ -77,8 +77,8 @@ def read_encoder(source: str, num_heads: int | None = None, decoder_heads: int |
     tensors = read_tensors(path)
     processor = read_object(folder / "preprocessor_config.json") if path.is_dir() else {}
     timm = stated.get("pretrained_cfg", {})
-    told = {"image_mean": timm.get("mean"), "image_std": timm.get("std"), **processor}
-    normalisation = {key: list(told.get(key) or IMAGENET[key]) for key in IMAGENET}
+    settings = {"image_mean": timm.get("mean"), "image_std": timm.get("std"), **processor}
+    normalisation = {key: list(settings.get(key) or IMAGENET[key]) for key in IMAGENET}
     if stated.get("model_type"):
         (config, *fitting), notes = _from_transformers(source, stated, tensors), []
     else:
@@ -384,8 +384,8 @@ def _fit(
         unread = [name for name in tensors if name not in shapes]
     else:
         plain = {name.removeprefix("biovfm."): name for name in shapes}
-        found, missing, unread = rename_to_ours(plain, tensors, table)
-        ours = {plain[name]: tensor for name, tensor in found.items()}
+        renamed, missing, unread = rename_to_ours(plain, tensors, table)
+        ours = {plain[name]: tensor for name, tensor in renamed.items()}
         unfilled = [plain[name] for name in missing]
     left_out = [name for name in unread if _LEFT_OUT.match(name)]
     unread = [name for name in unread if name not in left_out]

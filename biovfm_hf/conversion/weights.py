@@ -99,8 +99,8 @@ def _read_file(file: Path) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"{file}: no such file") from error
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"a pickled {found[1]}" if found else "more than tensors, or is no torch file"
+        pickled = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"a pickled {pickled[1]}" if pickled else "more than tensors, or is no torch file"
         raise UserError(
             f"{file}: holds {what}, which is never loaded; save its state_dict alone and convert that"
         ) from error

@@ -140,9 +140,9 @@ def _wrong(entry: Download, file: Path) -> str | None:
     size = file.stat().st_size
     if entry.size is not None and size != entry.size:
         return f"{size} bytes arrived instead of {entry.size}"
-    for name, wanted in (("sha256", entry.sha256), ("md5", entry.md5)):
-        if wanted:
+    for name, expected in (("sha256", entry.sha256), ("md5", entry.md5)):
+        if expected:
             with file.open("rb") as opened:
-                found = hashlib.file_digest(opened, name).hexdigest()
-            return None if found == wanted.lower() else f"the {name} checksum is {found}, not {wanted}"
+                actual = hashlib.file_digest(opened, name).hexdigest()
+            return None if actual == expected.lower() else f"the {name} checksum is {actual}, not {expected}"
     return None

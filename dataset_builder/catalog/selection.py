@@ -146,7 +146,7 @@ class _Table:
             raise TableError(f"more than {MAX_TABLE_BYTES >> 30} GiB")
         value = compile_regex(rule.value) if rule.value else None
         for number, row in enumerate(table_rows(file, rule)):
-            if any(str(row.get(column, "")).strip() != wanted for column, wanted in rule.where):
+            if any(str(row.get(column, "")).strip() != required for column, required in rule.where):
                 continue
             cell = str(number) if rule.match == "#" else str(row.get(rule.match or "", "") or "").strip()
             key = _groups(value.search(cell), "/") if value else cell

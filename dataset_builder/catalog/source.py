@@ -42,7 +42,7 @@ def own_words(regions: Iterable[str]) -> list[str]:
 def anatomies() -> dict[str, str]:
     """Free-text anatomy (and each region's own name) -> one of the 30 regions; the regions are the values."""
     table = read_yaml(Path(__file__).parents[1] / "anatomies.yaml")
-    return {word: region for region, words in table.items() for word in (region, *words)}
+    return {word: region for region, names in table.items() for word in (region, *names)}
 
 
 @dataclass(frozen=True)

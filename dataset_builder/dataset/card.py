@@ -191,11 +191,11 @@ def _leakage(plan: Plan, summary: dict[str, Any]) -> str:
         lines += ["| source | benchmark | what its record says | left out |", "|---|---|---|---|"]
     for overlap in summary["overlaps"]:
         reason = f"leakage: {overlap['relation'].replace('_', ' ')} {overlap['benchmark']}"
-        words = relation_words(overlap["relation"], overlap["note"], overlap["verified"])
+        relation = relation_words(overlap["relation"], overlap["note"], overlap["verified"])
         cells = (
             plain(overlap["source"]),
             plain(overlap["benchmark"]),
-            plain(words, 1000),
+            plain(relation, 1000),
             f"{summary['sources'].get(overlap['source'], {}).get(reason, 0):,}",
         )
         lines.append(f"| {' | '.join(cells)} |")

@@ -53,16 +53,16 @@ def series(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, list[bytes
         for number, item in enumerate(items)
         for place, part in enumerate(item.members)
     )
-    held: list[dict[int, bytes | Refused]] = [{} for _ in items]
+    contents: list[dict[int, bytes | Refused]] = [{} for _ in items]
     ready = 0
     in_order = [Item(path.name, part.name, "image", size=part.size) for *_, part in listed]
     for (_, number, place, _), (_, data) in zip(listed, members(path, in_order), strict=True):
-        held[number][place] = data
-        if sum(len(one) for one in held[number].values() if isinstance(one, bytes)) > MAX_VOLUME_BYTES:
-            held[number] = dict.fromkeys(held[number], Refused(TOO_LARGE, "a series; unpack the archive here"))
-        while ready < len(items) and len(held[ready]) == len(items[ready].members):
-            yield items[ready], [held[ready][at] for at in range(len(held[ready]))]
-            held[ready] = {}
+        contents[number][place] = data
+        if sum(len(one) for one in contents[number].values() if isinstance(one, bytes)) > MAX_VOLUME_BYTES:
+            contents[number] = dict.fromkeys(contents[number], Refused(TOO_LARGE, "a series; unpack the archive here"))
+        while ready < len(items) and len(contents[ready]) == len(items[ready].members):
+            yield items[ready], [contents[ready][at] for at in range(len(contents[ready]))]
+            contents[ready] = {}
             ready += 1
 
 
@@ -71,11 +71,11 @@ def _of_zip(
 ) -> Iterator[tuple[Item, bytes | Refused]]:
     """Members of the archive itself or of the ZIP inside it that `outer` describes, which is held in memory."""
     if outer is not None:
-        held = _caught(_zip_member, file, path, outer.item(path.name, "archive"))
-        if isinstance(held, Refused):
-            yield from ((item, held) for item in items)
+        content = _caught(_zip_member, file, path, outer.item(path.name, "archive"))
+        if isinstance(content, Refused):
+            yield from ((item, content) for item in items)
             return
-        file = BytesIO(held)
+        file = BytesIO(content)
     for item in items:
         yield item, _caught(_zip_member, file, path, item)
 

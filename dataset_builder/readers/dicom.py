@@ -35,8 +35,8 @@ def identity_words(source: Path | bytes) -> set[str] | None:
         texts = [str(text).lower() for element in header.iterall() for text in _texts(element)]
     except Exception:  # a header can break pydicom in any way
         return None
-    words = {word for text in texts for word in _BETWEEN_WORDS.split(text)}
-    return {word for word in words if len(word) >= (3 if word.isascii() else 2)}  # two signs may be a whole name
+    parts = {word for text in texts for word in _BETWEEN_WORDS.split(text)}
+    return {word for word in parts if len(word) >= (3 if word.isascii() else 2)}  # two signs may be a whole name
 
 
 def _texts(element: Any) -> Sequence[Any]:

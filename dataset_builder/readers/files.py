@@ -100,11 +100,11 @@ def _beside_member(archive: Path, item: Item) -> Beside:
 
     def opened(name: str) -> BinaryIO:
         parts = PurePosixPath(name).parts
-        wanted = PurePosixPath(own).parent.joinpath(*parts).as_posix()
+        target = PurePosixPath(own).parent.joinpath(*parts).as_posix()
         if outer or ".." in parts or PurePosixPath(name).is_absolute():
             raise UnsafePath("the file that holds the voxels is not beside the header; unpack the archive here")
         for member in list_members(archive):
-            if member.problem is None and member.name.removeprefix("./") == wanted:
+            if member.problem is None and member.name.removeprefix("./") == target:
                 part = Part(member.name, member.size, member.offset)
                 ((_, data),) = members(archive, [part.item(item.path)])
                 if isinstance(data, Refused):

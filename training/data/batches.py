@@ -279,10 +279,10 @@ def loader(
             except StopIteration:
                 return
             except UserError as error:  # from a worker it arrives with a traceback as its text
-                words = str(error).strip().splitlines()[-1].removeprefix("biovfm_hf.errors.UserError: ")
+                reason = str(error).strip().splitlines()[-1].removeprefix("biovfm_hf.errors.UserError: ")
                 if dataset.share.rank:
-                    logger.error("process %d: %s", dataset.share.rank, words)
-                raise UserError(words) from error
+                    logger.error("process %d: %s", dataset.share.rank, reason)
+                raise UserError(reason) from error
             yield batch
     finally:  # whatever ended the run: workers that ignore SIGTERM would be waited for without end when python exits
         if workers:

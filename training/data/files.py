@@ -63,11 +63,11 @@ def _expanded(address: str) -> Iterator[str]:
         yield address
         return
     numbers = _NUMBERS.fullmatch(braces[1])
-    words = braces[1].split(",")
+    choices = braces[1].split(",")
     if numbers:
         first, last, width = int(numbers[1]), int(numbers[2]), len(numbers[1])
-        words = [str(number).zfill(width) for number in range(first, last + 1)]
-    for word in words:
+        choices = [str(number).zfill(width) for number in range(first, last + 1)]
+    for word in choices:
         yield from _expanded(address[: braces.start()] + word + address[braces.end() :])
 
 

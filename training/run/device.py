@@ -104,7 +104,7 @@ def failing_together(accelerator: Any) -> Iterator[None]:
         yield
     except (UserError, OSError, SafetensorError) as error:
         failure = error
-    failures = [words for words in gather_object([str(failure) if failure else None]) if words is not None]
+    failures = [message for message in gather_object([str(failure) if failure else None]) if message is not None]
     if failure:
         raise failure
     if failures:

@@ -55,17 +55,17 @@ def hold_run_folder(out: Path) -> ExitStack:
     Raises:
         UserError: another process is training in `out`, or it cannot be written.
     """
-    held, holder = ExitStack(), out / ".holder"
+    hold, holder = ExitStack(), out / ".holder"
     try:
-        if not held.enter_context(lock(out / ".lock", wait=False, remove=True)):
+        if not hold.enter_context(lock(out / ".lock", wait=False, remove=True)):
             name = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
             raise UserError(f"{out}: {name} is training there; wait until it ends, or stop it")
-        held.callback(holder.unlink, missing_ok=True)
+        hold.callback(holder.unlink, missing_ok=True)
         write_text(holder, f"process {os.getpid()} on {platform.node()}")
     except OSError as error:
-        held.close()
+        hold.close()
         raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
-    return held
+    return hold
 
 
 def prepare_run_folder(out: Path, config: TrainConfig) -> None:
@@ -93,8 +93,8 @@ def prepare_run_folder(out: Path, config: TrainConfig) -> None:
                 f"{out} holds a run with other settings ({listed}); use the same settings, or go on from its weights "
                 f"{onward}"
             )
-    elif found := _results(out):
-        raise UserError(f"{out} holds {found[0]}/ but no config.yaml: it is not of a run; use another --out")
+    elif results := _results(out):
+        raise UserError(f"{out} holds {results[0]}/ but no config.yaml: it is not of a run; use another --out")
     try:
         write_text(path, text)
         write_provenance(out, run_provenance(config))
@@ -104,8 +104,8 @@ def prepare_run_folder(out: Path, config: TrainConfig) -> None:
 
 def _more_steps(out: Path, steps: int) -> str:
     """The command that trains a finished run's weights further: its schedules have ended, so that is a new run."""
-    words = ["biovfm", "pretrain", str(out / "config.yaml"), "--out", f"{out}-more", f"model.init_from={out}"]
-    return shlex.join([*words, f"steps={steps}"])
+    command = ["biovfm", "pretrain", str(out / "config.yaml"), "--out", f"{out}-more", f"model.init_from={out}"]
+    return shlex.join([*command, f"steps={steps}"])
 
 
 def _results(out: Path) -> list[str]:
