@@ -30,6 +30,10 @@ _LEFT_OUT = re.compile(
 )
 
 
+class UnknownFamilyError(UserError):
+    """The weights are whole, but of an architecture that is not this package's one."""
+
+
 @dataclass(frozen=True)
 class Heads:
     """Attention heads of encoder and decoder, for files that do not tell; None where the caller does not know."""
@@ -128,7 +132,9 @@ def _from_transformers(source: str, stated: dict[str, Any], tensors: "dict[str, 
         return _config(source, fields), tensors, tables.HF_DINOV3
     if family not in known:
         others = ", ".join([*known, dinov3.MODEL_TYPE])
-        raise UserError(f"{source}: a {family!r} model; convert reads biovfm, {others}, DINOv2, DINOv3, MAE and timm")
+        raise UnknownFamilyError(
+            f"{source}: a {family!r} model; convert reads biovfm, {others}, DINOv2, DINOv3, MAE and timm"
+        )
     table, prefix = known[family]
     tensors = {tables.hub_name(name.removeprefix(prefix)): tensor for name, tensor in tensors.items()}
     if family == "vit_mae" and not any(name.startswith("vit.") for name in tensors):
@@ -187,7 +193,9 @@ def _from_meta_names(source: str, stated: dict[str, Any], tensors: "dict[str, Te
         some = ", ".join(list(tensors)[:4])
         ours = any(name.endswith("embeddings.position_embeddings") for name in tensors)
         hint = "; name the folder, whose config.json tells the architecture" if ours else ""
-        raise UserError(f"{source}: no vision transformer that convert knows; its tensors are named {some} ...{hint}")
+        raise UnknownFamilyError(
+            f"{source}: no vision transformer that convert knows; its tensors are named {some} ...{hint}"
+        )
     if rotary:
         more, notes = dinov3.dinov3_fields(source, tensors, heads.encoder)
         fields = {**_fields_of_shapes(source, tensors, more["num_attention_heads"])[0], **more}

@@ -1,6 +1,7 @@
 """From a training objective to model folders that plain transformers loads, and on to the Hub."""
 
 import copy
+import json
 import logging
 import sys
 import threading
@@ -12,15 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
+from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from biovfm_hf import BioVFMImageProcessor
 from biovfm_hf.cards.provenance import write_provenance
 from biovfm_hf.cards.stub import STUB_FIELD
-from biovfm_hf.errors import UserError, one_line
+from biovfm_hf.conversion.weights import read_object
+from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.hub.calls import hub_api, steady
 from biovfm_hf.sizes import size_words
-from biovfm_hf.writing.files import atomic_path
+from biovfm_hf.writing.files import atomic_path, write_text
 
 from ..settings.config import TrainConfig
 from ..settings.typed import to_yaml
@@ -31,37 +34,59 @@ logger = logging.getLogger(__name__)
 
 
 def write_model_folder(
-    target: Path, model_class: type, model_config: Any, tensors: dict[str, Tensor], config: TrainConfig, step: int
+    target: Path, module: nn.Module, tensors: dict[str, Tensor], config: TrainConfig, step: int
 ) -> None:
     """Write weights, config, image processor, the run's configuration and a card stub to `target`, atomically.
 
     Args:
         target: the model folder; an existing one is replaced.
-        model_class: the model's class, such as `BioVFMModel`.
-        model_config: its `BioVFMConfig`; stochastic depth is switched off in the copy that is saved.
+        module: the model, sharded or not; of ours stochastic depth is switched off in the copy that is saved. One of
+            timm becomes a folder as timm and transformers load it.
         tensors: its state, on the CPU.
         config: the run's.
         step: optimiser steps behind these weights.
     """
-    model_config = copy.deepcopy(model_config)
+    with atomic_path(target) as temporary:
+        if isinstance(module, PreTrainedModel):
+            size = _save_ours(temporary, module, tensors, config)
+        else:
+            size = _save_timm(temporary, module, tensors, config)
+        (temporary / "training_config.yaml").write_text(to_yaml(_public(config)), encoding="utf-8")
+        (temporary / "README.md").write_text(card_stub(config, size, step), encoding="utf-8")
+        write_provenance(temporary, run_provenance(config))
+
+
+def _save_ours(folder: Path, module: PreTrainedModel, tensors: dict[str, Tensor], config: TrainConfig) -> str:
+    """The model in words."""
+    kind: Any = next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))  # it comes in front
+    model_config: Any = copy.deepcopy(module.config)
     model_config.drop_path_rate = 0.0
     with torch.device("meta"):
-        model = model_class(model_config)
+        model = kind(model_config)
     model.load_state_dict(tensors, strict=True, assign=True)
     disable_progress_bar()  # one shard, milliseconds
-    with atomic_path(target) as temporary:
-        model.save_pretrained(temporary)
-        size = model_config.image_size
-        BioVFMImageProcessor(
-            size={"height": size, "width": size},
-            image_mean=list(config.augment.mean),
-            image_std=list(config.augment.std),
-        ).save_pretrained(temporary)
-        (temporary / "training_config.yaml").write_text(to_yaml(_public(config)), encoding="utf-8")
-        (temporary / "README.md").write_text(
-            card_stub(config, size_words(model_config.to_dict()), step), encoding="utf-8"
-        )
-        write_provenance(temporary, run_provenance(config))
+    model.save_pretrained(folder)
+    size = model_config.image_size
+    BioVFMImageProcessor(
+        size={"height": size, "width": size}, image_mean=list(config.augment.mean), image_std=list(config.augment.std)
+    ).save_pretrained(folder)
+    return size_words(model_config.to_dict())
+
+
+def _save_timm(folder: Path, module: Any, tensors: dict[str, Tensor], config: TrainConfig) -> str:
+    """The model in words."""
+    timm = require("timm", "encoders")
+    name = module.pretrained_cfg["architecture"]
+    model = timm.create_model(name, num_classes=0)
+    model.load_state_dict(tensors, strict=True)
+    side = config.augment.global_size
+    data = {"input_size": (3, side, side), "mean": config.augment.mean, "std": config.augment.std, "crop_pct": 1.0}
+    model.pretrained_cfg.update(data, tag=None, hf_hub_id=None, url=None)
+    timm.models.save_for_hf(model, str(folder), safe_serialization=True)
+    stated = read_object(folder / "config.json")
+    stated.get("model_args", {}).pop("num_classes", None)  # transformers gives it itself, and not twice
+    write_text(folder / "config.json", json.dumps(stated, indent=1))
+    return f"{name} of timm"
 
 
 def _public(config: TrainConfig) -> TrainConfig:
@@ -108,8 +133,7 @@ def export_models(target: Path, modules: dict[str, nn.Module], config: TrainConf
     """
     tensors = {name: model_tensors(module) for name, module in modules.items()}  # before a write can fail
     for name, module in modules.items() if write else ():
-        kind = next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))  # it comes in front
-        write_model_folder(target / name, kind, module.config, tensors[name], config, step)
+        write_model_folder(target / name, module, tensors[name], config, step)
 
 
 def open_repository(repository: str) -> None:

@@ -1,8 +1,9 @@
-"""Distillation's recipe: one frozen teacher, one student, each image seen by both."""
+"""Distillation's recipe: one frozen teacher, one student or several, each image seen by all."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from biovfm_hf.errors import UserError
 
@@ -10,6 +11,7 @@ from ...settings.augment import AugmentConfig, preset
 from ...settings.config import BatchConfig, OptimConfig, TrainConfig
 from ...settings.typed import Positive, Range
 
+MAIN = "model"  # the student of the model section
 Compared = Literal["cosine", "mse", "similarity"]
 _BATCH = BatchConfig(size=1024)
 _OPTIM = OptimConfig(
@@ -23,11 +25,33 @@ _OPTIM = OptimConfig(
 
 
 @dataclass(frozen=True)
+class StudentConfig:
+    """A student beside that of the `model` section.
+
+    Attributes:
+        size: as in the `model` section.
+        family: likewise.
+        init_from: likewise.
+        fields: likewise, fields of `BioVFMConfig`.
+        timm: name of a network of timm in the place of all these, such as `resnet18` or `convnext_tiny`; its weights
+            are fresh.
+    """
+
+    size: str = "vit-tiny"
+    family: Literal["dinov2", "dinov3", "mae"] | None = None
+    init_from: str | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    timm: str | None = None
+
+
+@dataclass(frozen=True)
 class DistillConfig:
     """The teacher, and how the student's features are compared with its own (`losses.py` has the formulas).
 
     Attributes:
-        teacher: model folder, Hub id or weight file, any that `biovfm convert` reads.
+        teacher: model folder, Hub id or weight file that `biovfm convert` reads, or any name that
+            `biovfm_hf.load_encoder` takes: `rad-dino`, `timm:NAME`, `open_clip:hf-hub:REPO`, ...
+        students: name -> a further student, exported as `model_NAME`; all share the teacher's pass over the crops.
         cls_loss: of class tokens: `cosine` or `mse` with the teacher's, or `similarity` to those of the batch.
         patch_loss: of patch tokens: `cosine` or `mse` with the teacher's, or `similarity` to those of their image.
         cls_weight: weight of the class tokens' loss.
@@ -36,6 +60,7 @@ class DistillConfig:
     """
 
     teacher: str | None = None
+    students: dict[str, StudentConfig] = field(default_factory=dict)
     cls_loss: Compared = "cosine"
     patch_loss: Compared = "cosine"
     cls_weight: Annotated[float, Range(1e-6)] = 1.0
@@ -59,6 +84,9 @@ class DistillTrainConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in self.distill.students:
+            if not re.fullmatch(r"[A-Za-z0-9-]+", name) or name == MAIN:
+                raise UserError(f"distill.students {name!r}: give letters, digits and hyphens, and not {MAIN}")
         if self.distill.cls_loss == "similarity" and self.batch.size < 2:
             raise UserError("distill.cls_loss similarity compares the images of a batch; batch.size must be 2 or more")
 
@@ -69,7 +97,14 @@ class DistillTrainConfig(TrainConfig):
 
     def renamed(self, name: Callable[[str | None], str | None]) -> Self:
         """As for every objective, and the teacher."""
-        return replace(super().renamed(name), distill=replace(self.distill, teacher=name(self.distill.teacher)))
+        students = {key: replace(one, init_from=name(one.init_from)) for key, one in self.distill.students.items()}
+        distill = replace(self.distill, teacher=name(self.distill.teacher), students=students)
+        return replace(super().renamed(name), distill=distill)
+
+    def without_weights(self) -> Self:
+        """As for every objective, and without those of further students."""
+        students = {key: replace(one, init_from=None) for key, one in self.distill.students.items()}
+        return replace(super().without_weights(), distill=replace(self.distill, students=students))
 
 
 CONFIG = DistillTrainConfig

@@ -1,92 +1,176 @@
 """Distillation as the loop knows it."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from biovfm_hf import BioVFMConfig, BioVFMModel
-from biovfm_hf.conversion.read import IMAGENET, Encoder, read_encoder
-from biovfm_hf.errors import UserError
-from biovfm_hf.flops import Architecture
+from biovfm_hf import BioVFMConfig
+from biovfm_hf.errors import UserError, require
+from biovfm_hf.flops import Architecture, step_flops
 
-from ...settings.augment import CropSizes
-from ..initial import build_encoder, take_over, with_run
-from ..method import Method, mean_over_sizes
-from .config import DistillTrainConfig
-from .objective import DistillObjective, teacher_side
+from ...settings.config import ModelConfig, biovfm_config
+from ..initial import build_encoder, with_architecture, with_run
+from ..method import Method, crops, largest_side, mean_over_sizes
+from .config import MAIN, DistillTrainConfig, StudentConfig
+from .objective import DistillObjective, Student
+from .teacher import Teacher, assumed_teacher, load_teacher
 
 
 class DistillMethod(Method[DistillTrainConfig, DistillObjective]):
-    """A student that is exported, and a frozen teacher; everything else is as the base class has it."""
+    """Students that are exported, and a frozen teacher; everything else is as the base class has it."""
 
     def build(self, config: DistillTrainConfig, model_config: BioVFMConfig) -> DistillObjective:
-        """Student, projections and teacher; from an earlier run all of it, so the teacher has to be of one kind."""
-        read = _read_teacher(config.distill.teacher)
-        if read.config.num_channels != model_config.num_channels:
-            raise UserError(
-                f"distill.teacher {config.distill.teacher} takes {read.config.num_channels} channel(s), the student "
-                f"{model_config.num_channels}; give model.num_channels={read.config.num_channels}"
-            )
-        teacher = BioVFMModel(_undisturbed(read.config))
-        take_over(teacher, _encoder_tensors(read), str(config.distill.teacher), "distill.teacher")
-        student = build_encoder(config, model_config)
-        return with_run(DistillObjective(student, teacher, config.distill, _rescale(config, read)), config)
+        """Students, projections and teacher; from an earlier run all of it, so the teacher has to be of one kind.
+
+        Each student starts as it would alone: the generator is set anew for it.
+        """
+        if model_config.num_channels != 3:
+            raise UserError(f"model.num_channels is {model_config.num_channels}; teachers take 3, so students must")
+        teacher = _teacher(config)
+        width, patches = _width(config, teacher), bool(config.distill.patch_weight)
+        torch.manual_seed(config.seed)
+        students = {MAIN: Student(build_encoder(config, model_config), model_config.hidden_size, width, patches)}
+        for name, own in config.distill.students.items():
+            torch.manual_seed(config.seed)
+            encoder, features = _build_student(config, own)
+            students[name] = Student(encoder, features, width, patches)
+        objective = with_run(DistillObjective(students, teacher, config.distill), config)
+        objective.sign()
+        return objective
 
     def exported(self, objective: DistillObjective) -> dict[str, nn.Module]:
-        """The student's encoder, without the projections."""
-        return {"model": objective.student}
+        """The students' encoders, without the projections."""
+        encoders: dict[str, Any] = {name: student.encoder for name, student in objective.students.items()}
+        return {f"model_{name}": one for name, one in encoders.items() if name != MAIN} | {MAIN: encoders[MAIN]}
+
+    def trained(self, objective: DistillObjective) -> nn.Module:
+        """The students: each is clipped on its own, so that none depends on another."""
+        return objective.students
 
     def flops_per_image(self, config: DistillTrainConfig, model_config: BioVFMConfig) -> float:
-        """The student's forward and backward passes, and the teacher's forward pass."""
-        teacher = _teacher_config(config.distill.teacher)
+        """The students' forward and backward passes, and the teacher's one forward pass."""
+        taught = mean_over_sizes(config, lambda sizes: _teacher_flops(config, sizes.global_size))
+        students = sum(_student_flops(config, one) for one in config.distill.students.values())
+        return super().flops_per_image(config, model_config) + students + taught
 
-        def taught(sizes: CropSizes) -> float:
-            return Architecture.of(teacher).forward_flops(teacher_side(sizes.global_size, teacher.patch_size))
+    def other_bytes(
+        self, config: DistillTrainConfig, model_config: BioVFMConfig, block_bytes: Callable[[int], int], full: bool
+    ) -> float:
+        """What further students keep."""
+        total = 0.0
+        for one in config.distill.students.values():
+            if one.timm:
+                total += _timm_numbers(one.timm, largest_side(config)) * (4 if full else 2)
+                continue
+            own = biovfm_config(_as_main(config, one))
+            tokens = Architecture.of(own).tokens(largest_side(config))
+            total += tokens * own.hidden_size * block_bytes(own.num_hidden_layers)
+        return total
 
-        return super().flops_per_image(config, model_config) + mean_over_sizes(config, taught)
+
+def _teacher(config: DistillTrainConfig) -> Teacher:
+    if config.distill.teacher is None and torch.get_default_device().type == "meta":
+        return assumed_teacher(config)
+    return load_teacher(config)
+
+
+def _width(config: DistillTrainConfig, teacher: Teacher) -> int:
+    stated = getattr(getattr(teacher.module, "config", None), "hidden_size", None)
+    return stated if isinstance(stated, int) else teacher.width()
+
+
+def _teacher_flops(config: DistillTrainConfig, side: int) -> float:
+    if config.distill.teacher is None:
+        return Architecture.of(BioVFMConfig.from_size("vit-large")).forward_flops(side)
+    return _named_teacher_flops(config.distill.teacher, config.augment.global_size, side)
 
 
 @cache
-def _teacher_config(source: str | None) -> BioVFMConfig:
-    return _read_teacher(source).config if source else BioVFMConfig.from_size("vit-large")
+def _named_teacher_flops(source: str, _: int, side: int) -> float:
+    teacher = load_teacher(_config_of(source, side))
+    config = getattr(teacher.module, "config", None)
+    if isinstance(config, BioVFMConfig):
+        return Architecture.of(config).forward_flops(teacher.side(side))
+    return teacher.flops(side)
 
 
-def _assumed_teacher() -> Encoder:
-    """What estimates take for a teacher that is not named yet: a ViT-L, without values."""
-    config = BioVFMConfig.from_size("vit-large")
-    return Encoder(config, BioVFMModel(config).state_dict(), [], IMAGENET, {})
+def _config_of(source: str, side: int) -> DistillTrainConfig:
+    """A run with this teacher and these crops, which is all that loading it depends on."""
+    config = DistillTrainConfig()
+    return replace(
+        config,
+        distill=replace(config.distill, teacher=source),
+        augment=replace(config.augment, global_size=side),
+    )
 
 
-def _read_teacher(source: str | None) -> Encoder:
-    if source is None and torch.get_default_device().type == "meta":
-        return _assumed_teacher()
-    if source is None:
-        raise UserError(
-            "distill.teacher is missing; name a model folder, Hub id or weight file with distill.teacher=M"
-        )
+def _as_main(config: DistillTrainConfig, student: StudentConfig) -> DistillTrainConfig:
+    """The run with a further student in the place of the model section's."""
+    model = ModelConfig(student.size, student.family, student.init_from, dict(student.fields))
+    return with_architecture(replace(config, model=model))  # type: ignore[return-value]
+
+
+def _build_student(config: DistillTrainConfig, student: StudentConfig) -> tuple[nn.Module, int]:
+    """The encoder of a further student, and the width of its features."""
+    if student.timm:
+        network: Any = _timm_network(student.timm)
+        return network, int(network.num_features)
+    own = _as_main(config, student)
+    model_config = biovfm_config(own)
+    return build_encoder(own, model_config), model_config.hidden_size
+
+
+def _timm_network(name: str) -> nn.Module:
+    timm = require("timm", "encoders")
     try:
-        with torch.device("cpu"):  # an outline of the objective is made on no device
-            return read_encoder(source)
-    except UserError as error:
-        raise UserError(f"distill.teacher {error}") from error
+        return timm.create_model(name, num_classes=0)
+    except Exception as error:  # timm passes on whatever its registry raises
+        raise UserError(
+            f"distill.students: timm makes no {name!r} ({error}); timm.list_models() lists them"
+        ) from error
 
 
-def _undisturbed(config: BioVFMConfig) -> BioVFMConfig:
-    """The teacher's configuration without stochastic depth, and without the mask token that only training needs."""
-    return BioVFMConfig.from_dict({**config.to_dict(), "drop_path_rate": 0.0, "use_mask_token": False})
+def _student_flops(config: DistillTrainConfig, student: StudentConfig) -> float:
+    if student.timm:
+        name = student.timm
+        return mean_over_sizes(config, lambda sizes: 3 * _timm_flops(name, sizes.global_size))
+    model_config = biovfm_config(_as_main(config, student))
+    architecture, drop_path = Architecture.of(model_config), model_config.drop_path_rate
+    return mean_over_sizes(
+        config, lambda sizes: step_flops(architecture, crops(config, sizes), drop_path=drop_path).total
+    )
 
 
-def _encoder_tensors(read: Encoder) -> dict[str, Tensor]:
-    names = {name: name.removeprefix("biovfm.") for name in read.tensors if not name.startswith("decoder.")}
-    return {ours: read.tensors[name] for name, ours in names.items() if not ours.endswith("mask_token")}
+@cache
+def _timm_flops(name: str, side: int) -> float:
+    """Operations of a forward pass, as torch counts them."""
+    with torch.device("meta"):
+        network: Any = _timm_network(name)
+        with FlopCounterMode(display=False) as counter:
+            network.forward_features(torch.zeros(1, 3, side, side))
+    return float(counter.get_total_flops())
 
 
-def _rescale(config: DistillTrainConfig, read: Encoder) -> Tensor:
-    """(3, 2): from the run's normalisation of pixels to the teacher's."""
-    mean, std = torch.tensor(config.augment.mean), torch.tensor(config.augment.std)
-    their_mean, their_std = (torch.tensor(read.normalisation[name]) for name in ("image_mean", "image_std"))
-    return torch.stack([std / their_std, (mean - their_mean) / their_std], dim=1)
+@cache
+def _timm_numbers(name: str, side: int) -> int:
+    """Numbers that its layers answer with for one image, most of which autograd keeps."""
+    numbers: list[int] = []
+
+    def note(_: nn.Module, __: Any, answer: Any) -> None:
+        numbers.append(answer.numel() if isinstance(answer, Tensor) else 0)
+
+    with torch.device("meta"):
+        network: Any = _timm_network(name)
+        for layer in network.modules():
+            if not list(layer.children()):
+                layer.register_forward_hook(note)
+        network.forward_features(torch.zeros(1, 3, side, side))
+    return sum(numbers)
 
 
 METHOD = DistillMethod()

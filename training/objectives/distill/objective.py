@@ -7,83 +7,112 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from biovfm_hf.errors import UserError
 from biovfm_hf.modeling_biovfm import BioVFMModel
 
 from ...schedule import StepValues
-from .config import DistillConfig
+from .config import MAIN, DistillConfig
 from .losses import feature_loss
+from .teacher import Features, Teacher, cls_and_map
+
+
+class Student(nn.Module):
+    """An encoder that is trained, and the layers that take its features to the teacher's width.
+
+    Args:
+        encoder: a `BioVFMModel`, or a network of timm, whose mean over its last map stands for a class token.
+        width: of the encoder's features.
+        teacher_width: of the teacher's.
+        patches: whether patch tokens are compared, too.
+    """
+
+    def __init__(self, encoder: nn.Module, width: int, teacher_width: int, patches: bool) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.cls_head = nn.Linear(width, teacher_width)
+        self.patch_head = nn.Linear(width, teacher_width) if patches else None
+
+    def features(self, crops: Tensor) -> Features:
+        """Class tokens (B, D) and patch tokens as maps (B, D, rows, columns)."""
+        if isinstance(self.encoder, BioVFMModel):
+            return cls_and_map(self.encoder, crops)
+        maps = self.encoder.forward_features(crops)  # type: ignore[operator]
+        if str(getattr(self.encoder, "output_fmt", "NCHW")).endswith("NHWC"):
+            maps = maps.movedim(-1, 1)
+        return maps.mean(dim=(2, 3)), maps
 
 
 class DistillObjective(nn.Module):
-    """Student, projections and teacher in one module; the teacher needs no gradient and stays in evaluation mode.
+    """Students and teacher in one module; the teacher needs no gradient, and is not part of the state that is saved.
 
     Args:
-        student: the encoder that is trained.
-        teacher: the encoder that is learned from, of any width and patch size.
+        students: name -> student; `model` is the one of the model section.
+        teacher: what is learned from.
         config: what is compared, and weights.
-        rescale: (3, 2): factor and offset per channel that turn the student's pixels into those that the teacher was
-            normalised to.
     """
 
-    rescale: Tensor
+    teacher_mark: Tensor
 
-    def __init__(self, student: BioVFMModel, teacher: BioVFMModel, config: DistillConfig, rescale: Tensor) -> None:
+    def __init__(self, students: Mapping[str, Student], teacher: Teacher, config: DistillConfig) -> None:
         super().__init__()
         self.config = config
-        widths = student.config.hidden_size, teacher.config.hidden_size
-        self.student = student
-        self.cls_head = nn.Linear(*widths)
-        self.patch_head = nn.Linear(*widths) if config.patch_weight else None
-        self.teacher = teacher.requires_grad_(False).eval()
-        self.register_buffer("rescale", rescale)
+        self.students = nn.ModuleDict(students)
+        self.teacher = teacher
+        self._mark: int | None = None if next(teacher.parameters()).is_meta else teacher.mark()
+        self.register_buffer("teacher_mark", torch.zeros((), dtype=torch.int64))
+        self.register_state_dict_post_hook(_without_teacher)
 
-    def train(self, mode: bool = True) -> "DistillObjective":
-        """Training mode for the student; the teacher never drops a path."""
-        super().train(mode)
-        self.teacher.eval()
-        return self
+    def sign(self) -> None:
+        """Note this teacher as the one that the run begins with; a checkpoint that is restored brings its own note."""
+        if self._mark is not None:
+            self.teacher_mark.fill_(self._mark)
 
     def forward(self, batch: Mapping[str, Any], values: StepValues) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one batch.
 
         Args:
-            batch: `global_crops` (B, 3, H, W), which both encoders see.
+            batch: `global_crops` (B, 3, H, W), which all encoders see.
             values: of this step; none is read here.
 
         Returns:
-            The weighted sum, and the terms detached: `cls_loss`, and `patch_loss` where it has a weight.
+            The students' weighted sums, added up, and the terms detached: `cls_loss`, and `patch_loss` where it has a
+            weight; those of further students end in their names.
+
+        Raises:
+            UserError: the teacher is not the one that the run began with.
         """
-        crops, config = batch["global_crops"], self.config
-        with torch.no_grad():
-            target_cls, target_patches = _cls_and_map(self.teacher, self._as_the_teacher_sees(crops))
-        cls_token, patches = _cls_and_map(self.student, crops)
-        loss = feature_loss(self.cls_head(cls_token), target_cls, config.cls_loss, config.temperature)
+        self._check_teacher()
+        crops = batch["global_crops"]
+        targets = self.teacher(crops)
+        totals, terms = [], dict[str, Tensor]()
+        for name, student in self.students.items():
+            total, named = self._loss(student, crops, targets)
+            totals.append(total)
+            terms |= {term if name == MAIN else f"{term}_{name}": value for term, value in named.items()}
+        return torch.stack(totals).sum(), terms
+
+    def _loss(self, student: Any, crops: Tensor, targets: Features) -> tuple[Tensor, dict[str, Tensor]]:
+        config, (target_cls, target_patches) = self.config, targets
+        cls_token, patches = student.features(crops)
+        loss = feature_loss(student.cls_head(cls_token), target_cls, config.cls_loss, config.temperature)
         terms, total = {"cls_loss": loss.detach()}, config.cls_weight * loss
-        if self.patch_head is not None:
+        if student.patch_head is not None:
             if patches.shape[-2:] != target_patches.shape[-2:]:
                 patches = F.interpolate(patches, target_patches.shape[-2:], mode="bilinear", align_corners=False)
             ours, theirs = (features.flatten(2).mT for features in (patches, target_patches))
-            loss = feature_loss(self.patch_head(ours), theirs, config.patch_loss, config.temperature)
+            loss = feature_loss(student.patch_head(ours), theirs, config.patch_loss, config.temperature)
             terms["patch_loss"], total = loss.detach(), total + config.patch_weight * loss
         return total, terms
 
-    def _as_the_teacher_sees(self, crops: Tensor) -> Tensor:
-        """The crops in the teacher's normalisation, and of the nearest size that its patches divide."""
-        factor, offset = self.rescale.to(crops.dtype)[:, :, None, None].unbind(1)
-        crops = crops * factor + offset
-        side = teacher_side(crops.shape[-1], self.teacher.config.patch_size)
-        if side == crops.shape[-1]:
-            return crops
-        return F.interpolate(crops, (side, side), mode="bicubic", align_corners=False, antialias=True)
+    def _check_teacher(self) -> None:
+        """Once, when training begins or goes on: a checkpoint has brought the mark of the teacher it was made with."""
+        if self._mark is not None and int(self.teacher_mark) != self._mark:
+            raise UserError(
+                "distill.teacher has other weights than when the run began; put those back, or use another --out"
+            )
+        self._mark = None
 
 
-def teacher_side(side: int, patch_size: int) -> int:
-    """The side in pixels that the teacher sees of a crop of `side`: the nearest multiple of its patch size."""
-    return max(round(side / patch_size), 1) * patch_size
-
-
-def _cls_and_map(encoder: BioVFMModel, crops: Tensor) -> tuple[Tensor, Tensor]:
-    """Class tokens (B, D) and patch tokens as maps (B, D, rows, columns), after the last norm."""
-    tokens = encoder(crops).last_hidden_state
-    rows, columns = (side // encoder.config.patch_size for side in crops.shape[-2:])
-    return tokens[:, 0], tokens[:, -rows * columns :].mT.unflatten(2, (rows, columns))
+def _without_teacher(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    for name in [name for name in state if name.startswith(f"{prefix}teacher.")]:
+        del state[name]

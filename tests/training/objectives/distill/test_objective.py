@@ -6,10 +6,20 @@ import shutil
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
-from transformers import AutoModel, Dinov2Config, Dinov2Model, DINOv3ViTConfig, DINOv3ViTModel
+from transformers import (
+    AutoModel,
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Dinov2Config,
+    Dinov2Model,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+)
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.cards.provenance import read_provenance
@@ -21,7 +31,6 @@ from training.command import pretrain
 from training.config_file import config_from_tree, load_config, parse_overrides
 from training.estimate import describe
 from training.objectives import method_of
-from training.objectives.distill.objective import teacher_side
 from training.objectives.method import Method
 from training.run.checkpoint import newest_model
 from training.run.provenance import run_provenance
@@ -63,9 +72,7 @@ def test_a_killed_run_goes_on_bit_for_bit_and_its_student_is_an_ordinary_model(
     run(image_folder, tmp_path / "run", teacher)
     again = newest_model(tmp_path / "run" / "checkpoints")
     assert whole.keys() == again.keys() and all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
-    theirs = load_file(teacher / "model.safetensors")
-    frozen = {name.removeprefix("teacher."): tensor for name, tensor in again.items() if name.startswith("teacher.")}
-    assert frozen and all(torch.equal(tensor, theirs[name]) for name, tensor in frozen.items())
+    assert not any(name.startswith("teacher.") for name in again), "it is read again, and not saved"
     loaded = AutoModel.from_pretrained(model)
     assert loaded(torch.zeros(1, 3, 32, 32)).last_hidden_state.shape == (1, 5, 32)
     assert not any("head" in name or "teacher" in name for name in loaded.state_dict())
@@ -98,10 +105,11 @@ def test_the_teacher_sees_its_own_normalisation_and_the_student_its_grid(teacher
     mean, std = (torch.tensor(values)[:, None, None] for values in (config.augment.mean, config.augment.std))
     with torch.no_grad():
         theirs = AutoModel.from_pretrained(teacher)((crops * std + mean - 0.5) / 0.25).last_hidden_state
-        ours = objective.student(crops).last_hidden_state
+        student = objective.students["model"]
+        ours = student.encoder(crops).last_hidden_state
         maps = torch.nn.functional.interpolate(ours[:, 1:].mT.unflatten(2, (2, 2)), (4, 4), mode="bilinear")
-        patches = objective.patch_head(maps.flatten(2).mT)
-    assert_close(terms["cls_loss"], (objective.cls_head(ours[:, 0]) - theirs[:, 0]).square().mean().detach())
+        patches = student.patch_head(maps.flatten(2).mT)
+    assert_close(terms["cls_loss"], (student.cls_head(ours[:, 0]) - theirs[:, 0]).square().mean().detach())
     assert_close(terms["patch_loss"], (patches - theirs[:, 2:]).square().mean())
     assert_close(loss.detach(), terms["cls_loss"] + 2 * terms["patch_loss"])
     loss.backward()
@@ -112,7 +120,7 @@ def test_the_teacher_sees_its_own_normalisation_and_the_student_its_grid(teacher
 def test_without_a_weight_the_patches_have_no_head(teacher: Path) -> None:
     config, objective = objective_of(teacher, patch_weight=0)
     _, terms = objective({"global_crops": torch.randn(2, 3, 32, 32)}, method_of("distill").schedule(config, 1.0).at(0))
-    assert set(terms) == {"cls_loss"} and objective.patch_head is None
+    assert set(terms) == {"cls_loss"} and objective.students["model"].patch_head is None
 
 
 def test_a_dinov2_folder_teaches_at_the_nearest_size_that_its_patches_divide(tmp_path: Path) -> None:
@@ -120,7 +128,83 @@ def test_a_dinov2_folder_teaches_at_the_nearest_size_that_its_patches_divide(tmp
     Dinov2Model(config).save_pretrained(tmp_path)
     _, objective = objective_of(tmp_path)
     loss, _ = objective({"global_crops": torch.randn(2, 3, 32, 32)}, None)
-    assert loss.isfinite() and [teacher_side(side, 14) for side in (32, 96, 224, 5)] == [28, 98, 224, 14]
+    assert loss.isfinite() and [objective.teacher.side(side) for side in (32, 96, 224, 5)] == [28, 98, 224, 14]
+
+
+STUDENTS = (
+    "distill.students={narrow: {fields: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, "
+    "layerscale_value: 1.0}}}"
+)
+
+
+def test_students_share_the_teachers_pass_and_learn_as_if_alone(
+    teacher: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    run(image_folder, tmp_path / "both", teacher, STUDENTS)
+    run(image_folder, tmp_path / "alone", teacher, "model.hidden_size=16", "model.num_hidden_layers=1")
+    run(image_folder, tmp_path / "main", teacher)
+    for one, other in (("model_narrow", "alone"), ("model", "main")):
+        theirs = load_file(tmp_path / other / "model" / "model.safetensors")
+        ours = load_file(tmp_path / "both" / one / "model.safetensors")
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert {"cls_loss", "cls_loss_narrow", "patch_loss_narrow"} <= records(tmp_path / "both")[-1].keys()
+    assert AutoModel.from_pretrained(tmp_path / "both" / "model_narrow").config.hidden_size == 16
+
+
+def test_a_convnet_of_timm_learns_too_and_is_a_folder_that_timm_and_transformers_load(
+    teacher: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    words = ["distill.students={conv: {timm: test_convnext}}"]
+    run(image_folder, tmp_path / "run", teacher, *words)
+    whole = newest_model(tmp_path / "run" / "checkpoints")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_00000004")
+    shutil.rmtree(tmp_path / "run" / "model")
+    run(image_folder, tmp_path / "run", teacher, *words)
+    again = newest_model(tmp_path / "run" / "checkpoints")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+    folder = tmp_path / "run" / "model_conv"
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
+    assert torch.equal(loaded.state_dict()["stem.0.weight"], again["students.conv.encoder.stem.0.weight"])
+    pixels = torch.randn(1, 3, 32, 32)
+    assert_close(AutoModel.from_pretrained(folder)(pixels).last_hidden_state, loaded.forward_features(pixels))
+    assert "test_convnext of timm" in (folder / "README.md").read_text()
+    estimate = describe(load_config("distill_smoke", parse_overrides([*SMALL, f"distill.teacher={teacher}", *words])),
+                        method_of("distill"))  # fmt: skip
+    assert "GFLOP an image" in estimate
+    with pytest.raises(UserError, match="timm makes no 'no_such_net'"):
+        pretrain("distill_smoke", dry_run=True, overrides=[*SMALL, "distill.students={a: {timm: no_such_net}}"])
+    with pytest.raises(UserError, match="give letters, digits and hyphens, and not model"):
+        load_config("distill_smoke", {"distill.students": {"model": {}}})
+
+
+def test_any_encoder_teaches_that_is_evaluated(image_folder: Path, tmp_path: Path) -> None:
+    """Of a family that no conversion knows, by the front door: a folder of CLIP, and a network of timm."""
+    vision = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPVisionConfig(**vision, image_size=32, patch_size=8)
+    CLIPVisionModel(config).save_pretrained(tmp_path / "clip")
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path / "clip")
+    network = timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=0)
+    timm.models.save_for_hf(network, str(tmp_path / "timm"), model_args={"depth": 1}, safe_serialization=True)
+    for source in (tmp_path / "clip", f"timm:{tmp_path / 'timm'}"):
+        _, objective = objective_of(source)
+        loss, _ = objective({"global_crops": torch.randn(2, 3, 32, 32)}, None)
+        assert loss.isfinite() and objective.teacher.flops(32) > 0
+    assert objective.teacher.fixed == 224, "a network of timm that takes no other size"
+    with pytest.raises(UserError, match=r"distill\.teacher .*no-such-encoder"):
+        objective_of("no-such-encoder")
+
+
+def test_a_teacher_that_was_changed_is_refused(teacher: Path, image_folder: Path, tmp_path: Path) -> None:
+    run(image_folder, tmp_path / "run", teacher)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_00000004")
+    shutil.rmtree(tmp_path / "run" / "model")
+    model = BioVFMModel.from_pretrained(teacher)
+    with torch.no_grad():
+        model.norm.bias.add_(1)
+    model.save_pretrained(teacher)
+    with pytest.raises(UserError, match=r"distill\.teacher has other weights than when the run began"):
+        run(image_folder, tmp_path / "run", teacher)
+    run(image_folder, tmp_path / "next", teacher, f"model.init_from={tmp_path / 'run'}")
 
 
 def test_estimates_count_the_teacher(teacher: Path) -> None:
@@ -159,12 +243,12 @@ def test_the_student_takes_along_what_binds_the_teacher(teacher: Path, image_fol
 def test_a_teacher_that_is_missing_unreadable_or_of_other_channels_is_told(
     teacher: Path, image_folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"distill\.teacher is missing; name a model folder"):
+    with pytest.raises(UserError, match=r"distill\.teacher is missing; name a model folder, Hub id, weight file"):
         pretrain("distill_smoke", data=image_folder, out=tmp_path / "run", overrides=SMALL)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"distill\.teacher .*empty"):
         pretrain("distill_smoke", dry_run=True, overrides={"distill.teacher": str(tmp_path / "empty")})
-    with pytest.raises(UserError, match=r"takes 3 channel\(s\), the student 1"):
+    with pytest.raises(UserError, match=r"model\.num_channels is 1; teachers take 3"):
         pretrain("distill_smoke", dry_run=True, overrides={"distill.teacher": str(teacher), "model.num_channels": 1})
     with pytest.raises(UserError, match=r"batch\.size must be 2 or more"):
         load_config("distill_smoke", {"distill.cls_loss": "similarity", "batch.size": 1})

@@ -1,0 +1,173 @@
+"""The frozen teacher, whatever it is: class token and map of patch tokens of crops in a run's normalisation."""
+
+import re
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import biovfm_hf
+from biovfm_hf import BioVFMConfig, BioVFMModel
+from biovfm_hf.conversion.read import IMAGENET, Encoder, UnknownFamilyError, read_encoder
+from biovfm_hf.errors import UserError
+
+from ..initial import take_over
+from .config import DistillTrainConfig
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+Features = tuple[Tensor, Tensor]  # (B, D) class tokens, (B, D, rows, columns) patch tokens
+
+
+class Teacher(nn.Module):
+    """A frozen encoder in evaluation mode.
+
+    Args:
+        module: the encoder.
+        read: (module, its pixels) -> `Features`.
+        patch_size: of its patches, or the step of its first convolution.
+        fixed: the only side in pixels that it takes; None where it takes any.
+        rescale: (3, 2): factor and offset per channel from the run's normalisation to the teacher's.
+    """
+
+    rescale: Tensor
+
+    def __init__(
+        self,
+        module: nn.Module,
+        read: Callable[[nn.Module, Tensor], Features],
+        patch_size: int,
+        fixed: int | None,
+        rescale: Tensor,
+    ) -> None:
+        super().__init__()
+        self.module = module.requires_grad_(False).eval()
+        self.read, self.patch_size, self.fixed = read, patch_size, fixed
+        self.register_buffer("rescale", rescale)
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """It stays in evaluation mode."""
+        return super().train(False)
+
+    def side(self, side: int) -> int:
+        """The side in pixels at which it sees crops of `side`: the nearest that its patches divide, or its own."""
+        return self.fixed or max(round(side / self.patch_size), 1) * self.patch_size
+
+    @torch.no_grad()
+    def forward(self, crops: Tensor) -> Features:
+        """Class and patch tokens of crops (B, 3, S, S) in the run's normalisation."""
+        factor, offset = self.rescale.to(crops.dtype)[:, :, None, None].unbind(1)
+        crops, side = crops * factor + offset, self.side(crops.shape[-1])
+        if side != crops.shape[-1]:
+            crops = F.interpolate(crops, (side, side), mode="bicubic", align_corners=False, antialias=True)
+        return self.read(self.module, crops)
+
+    def width(self) -> int:
+        """Of its features, which a small image tells."""
+        with torch.device("cpu"):
+            return self.read(self.module, torch.zeros(1, 3, *[self.side(2 * self.patch_size)] * 2))[0].shape[1]
+
+    def flops(self, side: int) -> float:
+        """Operations of one forward pass of a crop of `side` pixels, as torch counts them."""
+        with torch.device("cpu"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            self.read(self.module, torch.zeros(1, 3, *[self.side(side)] * 2))
+        return float(counter.get_total_flops())
+
+    def mark(self) -> int:
+        """A checksum of the first numbers of every tensor: whether it is still the teacher that a run began with."""
+        checksum = 0
+        for tensor in self.module.state_dict().values():
+            head = tensor.detach().flatten()[:256].float().cpu().contiguous().numpy().tobytes()
+            checksum = zlib.crc32(head, checksum)
+        return checksum
+
+
+def load_teacher(config: DistillTrainConfig) -> Teacher:
+    """The teacher that `distill.teacher` names, on the CPU.
+
+    Raises:
+        UserError: there is no such model, or it cannot be loaded.
+    """
+    source = config.distill.teacher
+    if source is None:
+        raise UserError(
+            "distill.teacher is missing; name a model folder, Hub id, weight file or encoder with distill.teacher=M"
+        )
+    with torch.device("cpu"):  # an outline of the objective is made on no device
+        if not Path(source).expanduser().exists() and not _HUB_ID.fullmatch(source):
+            return _any_encoder(source, config)
+        try:
+            return our_teacher(_read(source), config)
+        except UnknownFamilyError:
+            return _any_encoder(source, config)
+
+
+def _read(source: str) -> Encoder:
+    try:
+        return read_encoder(source)
+    except UnknownFamilyError:
+        raise
+    except UserError as error:
+        raise UserError(f"distill.teacher {error}") from error
+
+
+def assumed_teacher(config: DistillTrainConfig) -> Teacher:
+    """What estimates take for a teacher that is not named yet: a ViT-L, without values."""
+    with torch.device("meta"):
+        model = BioVFMModel(BioVFMConfig.from_size("vit-large"))
+    return Teacher(model, cls_and_map, 16, None, _rescale(config, **IMAGENET))
+
+
+def our_teacher(read: Encoder, config: DistillTrainConfig) -> Teacher:
+    """A teacher of a family that is converted: without stochastic depth, nor the mask token of training."""
+    undisturbed = {"drop_path_rate": 0.0, "use_mask_token": False}
+    model = BioVFMModel(BioVFMConfig.from_dict({**read.config.to_dict(), **undisturbed}))
+    names = {name: name.removeprefix("biovfm.") for name in read.tensors if not name.startswith("decoder.")}
+    tensors = {ours: read.tensors[name] for name, ours in names.items() if not ours.endswith("mask_token")}
+    take_over(model, tensors, str(config.distill.teacher), "distill.teacher")
+    return Teacher(model, cls_and_map, model.config.patch_size, None, _rescale(config, **read.normalisation))
+
+
+def _any_encoder(source: str, config: DistillTrainConfig) -> Teacher:
+    """Through the front door, which knows every family that is evaluated."""
+    try:
+        encoder = biovfm_hf.load_encoder(source)
+    except UserError as error:
+        raise UserError(f"distill.teacher {error}") from error
+
+    def read(module: nn.Module, pixels: Tensor) -> Features:
+        encoded = encoder.read(module, pixels, 0, encoder.reading)
+        return encoded.summary()["class"], encoded.patches().movedim(-1, 1)
+
+    step = next((part.stride[0] for part in encoder.module.modules() if isinstance(part, nn.Conv2d)), 1)
+    teacher = Teacher(encoder.module, read, int(step), None, _rescale(config, encoder.mean, encoder.std))
+    if not all(_takes(teacher, sizes.global_size) for sizes in config.augment.sizes):
+        teacher.fixed = encoder.size
+    return teacher
+
+
+def _takes(teacher: Teacher, side: int) -> bool:
+    """Whether it takes crops of `side`; libraries tell by many kinds of error."""
+    try:
+        teacher(torch.zeros(1, 3, side, side))
+    except Exception:
+        return False
+    return True
+
+
+def _rescale(config: DistillTrainConfig, image_mean: Any, image_std: Any) -> Tensor:
+    """(3, 2): from the run's normalisation of pixels to the teacher's."""
+    mean, std = torch.tensor(config.augment.mean), torch.tensor(config.augment.std)
+    their_mean, their_std = torch.tensor(image_mean), torch.tensor(image_std)
+    return torch.stack([std / their_std, (mean - their_mean) / their_std], dim=1)
+
+
+def cls_and_map(encoder: Any, crops: Tensor) -> Features:
+    """Class tokens (B, D) and patch tokens as maps (B, D, rows, columns) of a `BioVFMModel`, after the last norm."""
+    tokens, patch_size = encoder(crops).last_hidden_state, encoder.config.patch_size
+    rows, columns = (side // patch_size for side in crops.shape[-2:])
+    return tokens[:, 0], tokens[:, -rows * columns :].mT.unflatten(2, (rows, columns))
