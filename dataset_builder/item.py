@@ -1,11 +1,12 @@
-"""One input of the builder: a file, a member of an archive or HDF5 file, or a DICOM series."""
+"""One input of the builder: a file, a member of an archive or HDF5 file, or a DICOM series.
 
-from dataclasses import dataclass
-from typing import Any
+Named tuples: a plan makes one for each of millions of files, which takes a fifth of the time of a dataclass.
+"""
+
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """Where a member of an archive is read: its name and the fields of `Item`; `at` is its place in the archive."""
 
     name: str
@@ -19,8 +20,7 @@ class Part:
         return Item(path, self.name, kind, size=self.size, offset=self.offset, outer=self.outer)
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """One input considered for the dataset; `listing.list_items(source, raw_dir)` yields these in a fixed order.
 
     Attributes:

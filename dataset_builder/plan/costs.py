@@ -1,5 +1,9 @@
 """What an input will cost, roughly: bytes of rows balance the shards, seconds balance the workers."""
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from ..item import Item
 
 _ROW_BYTES = 60_000  # a 2D image seldom makes a larger row
@@ -13,30 +17,37 @@ _PER_SERIES_FILE = 4e-3
 
 def row_bytes(item: Item) -> int:
     """Bytes of rows that an input will make."""
-    if item.excluded:
-        return 0
-    size = item.size or 0
-    if item.kind == "image" or item.row is not None:
-        return min(size, _ROW_BYTES) if size else _ROW_BYTES // 2
-    if item.kind == "video":
-        return size // _VIDEO_SHARE
-    if item.kind == "dicom_series":
+    if item.kind == "dicom_series" and not item.excluded:
         return _SERIES_FILE * len(item.files or item.members)
-    return size if item.path.endswith(".gz") else size // 2
+    return file_bytes(item, [0 if item.row is not None else item.size or 0])[0]
+
+
+def file_bytes(like: Item, sizes: Sequence[int]) -> list[int]:
+    """Bytes of rows that files of these sizes will make that are otherwise like an item."""
+    if like.excluded:
+        return [0] * len(sizes)
+    if like.kind == "image" or like.row is not None:
+        return [(size if size < _ROW_BYTES else _ROW_BYTES) if size else _ROW_BYTES // 2 for size in sizes]
+    if like.kind == "video":
+        return [size // _VIDEO_SHARE for size in sizes]
+    return list(sizes) if like.path.endswith(".gz") else [size // 2 for size in sizes]
 
 
 def seconds(item: Item) -> float:
     """Seconds of one core that an input will take."""
-    if item.excluded:
-        return _PER_EXCLUDED
-    if item.kind == "dicom_series":
+    if item.kind == "dicom_series" and not item.excluded:
         return _PER_INPUT + _PER_SERIES_FILE * len(item.files or item.members)
-    if item.row is not None:
-        return _PER_INPUT
+    return float(file_seconds(item, [0 if item.row is not None else item.size or 0])[0])
+
+
+def file_seconds(like: Item, sizes: Sequence[int]) -> np.ndarray:
+    """Seconds of one core that files of these sizes will take that are otherwise like an item: float64 (n,)."""
+    if like.excluded:
+        return np.full(len(sizes), _PER_EXCLUDED)
     each = _PER_IMAGE_BYTE
-    if item.kind == "volume":
-        each = _PER_PACKED_BYTE if (item.member or item.path).endswith(".gz") else _PER_VOLUME_BYTE
-    return _PER_INPUT + each * (item.size or 0)
+    if like.kind == "volume":
+        each = _PER_PACKED_BYTE if (like.member or like.path).endswith(".gz") else _PER_VOLUME_BYTE
+    return _PER_INPUT + each * np.array(sizes, np.float64)
 
 
 def streamed(item: Item) -> bool:
@@ -46,6 +57,7 @@ def streamed(item: Item) -> bool:
     return item.member is not None and item.kind != "hdf5" and item.offset is None
 
 
-def follows(item: Item, before: Item | None) -> bool:
-    """Whether the bytes of an input come after those of the one before, in one pass over their archive."""
-    return before is not None and item.path == before.path and streamed(item) and streamed(before)
+def follows(items: Sequence[Item]) -> list[bool]:
+    """Of each input whether its bytes come after those of the one before, in one pass over their archive."""
+    passed = [item.path if item.member is not None and streamed(item) else None for item in items]
+    return [path is not None and path == before for path, before in zip(passed, [None, *passed], strict=False)]

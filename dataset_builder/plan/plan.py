@@ -9,13 +9,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from biovfm_hf.errors import UserError
@@ -23,35 +24,18 @@ from biovfm_hf.writing.files import atomic_path, write_text
 
 from ..catalog.overlaps import outside_benchmarks, overlap_rows
 from ..catalog.source import Source
-from ..item import Item, Part
-from .costs import follows, row_bytes, seconds
-from .listing import list_items
-from .privacy import quiet_decoders, subject_words
+from ..item import Item
+from .costs import file_bytes, row_bytes
+from .items import ITEMS, REPEATED, block_table, items_of
+from .listing import list_inputs
+from .privacy import quiet_decoders
+from .runs import Block, Blocks, Run
 from .stamps import stamp_of
 
 WORK = ".build"
 VERSION = 6
 SHARD_BYTES = 100 * 2**20  # estimated bytes of rows in a shard
 SHARD_ITEMS = 20_000
-
-_ITEMS = pa.schema(
-    {
-        "shard": pa.int32(),
-        "path": pa.string(),
-        "member": pa.string(),
-        "kind": pa.string(),
-        "subject": pa.string(),
-        "anatomy": pa.string(),
-        "excluded": pa.string(),
-        "intensity": pa.string(),
-        "view": pa.string(),
-        "options": pa.string(),
-        "modality": pa.string(),
-        "stamp": pa.string(),
-        "seconds": pa.float32(),  # that it will take, roughly
-        "follows": pa.bool_(),  # whether its bytes come after those of the input before, in one pass over an archive
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -195,8 +179,7 @@ class Plan:
 
     def items(self, unit: Unit) -> list[Item]:
         """The inputs of a unit, in order; their subjects are hashed already."""
-        rows = self._inputs(unit).drop(["shard", "stamp", "seconds", "follows"]).to_pylist()
-        return [_item(row) for row in rows]
+        return items_of(self._inputs(unit))
 
     def stamps(self, unit: Unit) -> list[str]:
         """For each input of a unit, size and time of change of its files when they were listed."""
@@ -239,27 +222,22 @@ def make_plan(sources: Iterable[Source], raw: Path, out: Path, options: Options,
     with (
         quiet_decoders(),
         atomic_path(work / "items.parquet") as path,
-        pq.ParquetWriter(path, _ITEMS, compression="zstd") as writer,
+        pq.ParquetWriter(path, ITEMS, compression="zstd", use_dictionary=REPEATED, write_statistics=False) as writer,
     ):
         for source in sources:
             records[source.id] = digest(source)
             before = len(shards)
             stamps: dict[str, str] = {}
-            for modality, items in _cut(_considered(source, raw, options, stamps)):
+            of_item = partial(stamp_of, raw=raw, listed=stamps)
+            for modality, blocks in _cut(_considered(source, raw, options, stamps)):
+                table = pa.concat_tables([block_table(block, source, salt, of_item) for block in blocks])
+                table = table.append_column(
+                    ITEMS.field("shard"), pa.repeat(pa.scalar(len(shards), pa.int32()), len(table))
+                )
+                writer.write_table(table.select(ITEMS.names).combine_chunks(), row_group_size=len(table))
                 number = sum(s.source == source.id and s.modality == modality for s in shards[before:])
-                rows = [
-                    {
-                        **_row(item, source, salt),
-                        "shard": len(shards),
-                        "stamp": stamp_of(item, raw, stamps),
-                        "seconds": seconds(item),
-                        "follows": follows(item, before_it),
-                    }
-                    for item, before_it in zip(items, [None, *items], strict=False)
-                ]
-                writer.write_table(pa.Table.from_pylist(rows, schema=_ITEMS), row_group_size=len(rows))
                 name = f"data/{slug(modality)}/{source.id}-{number:05d}.parquet"
-                shards.append(Shard(source.id, modality, name, len(items), round(sum(map(seconds, items)), 3)))
+                shards.append(Shard(source.id, modality, name, len(table), round(pc.sum(table["seconds"]).as_py(), 3)))
             if len(shards) == before:
                 skipped[source.id] = _absence(source, raw)
             else:
@@ -340,79 +318,44 @@ def slug(modality: str | None) -> str:
     return (modality or "mixed").lower().replace(" ", "-")
 
 
-def _considered(source: Source, raw: Path, options: Options, stamps: dict[str, str]) -> Iterator[Item]:
+def _considered(source: Source, raw: Path, options: Options, stamps: dict[str, str]) -> Iterator[Run | Item]:
     """All inputs of a source, with the exclusions of the leakage guard and of the subset added to the record's own."""
     leaks = outside_benchmarks(source, options.leakage)
-    for item in list_items(source, raw, stamps):
-        reason = item.excluded
-        if reason is None:
-            reason = leaks(f"{item.path}!{item.member}" if item.member else item.path)
+    by_path = any(overlap.part for overlap in source.overlaps)  # which files of a run leak differs from path to path
+
+    def guarded(item: Item, path: str) -> Item:
+        reason = item.excluded or leaks(path)
         if reason is None and options.subset == "us" and item.modality != "Ultrasound":
             reason = "not in the subset us"
-        yield item if reason == item.excluded else replace(item, excluded=reason)
+        return item if reason == item.excluded else item._replace(excluded=reason)
+
+    for one in list_inputs(source, raw, stamps):
+        if isinstance(one, Run) and not by_path:
+            yield one._replace(like=guarded(one.like, ""))
+        elif isinstance(one, Run):
+            for number, item in enumerate(one.items()):
+                yield one.part(number, number + 1)._replace(like=guarded(one.like, item.path))
+        else:
+            yield guarded(one, f"{one.path}!{one.member}" if one.member else one.path)
 
 
-def _cut(items: Iterator[Item]) -> Iterator[tuple[str | None, list[Item]]]:
+def _cut(inputs: Iterator[Run | Item]) -> Iterator[tuple[str | None, list[Block]]]:
     """Runs of one modality up to the size of a shard. Excluded inputs stay with whatever was taken last."""
-    groups: dict[str | None, list[Item]] = {}
-    sizes: dict[str | None, int] = {}
+    groups: dict[str | None, Blocks] = {}
     last: str | None = None
-    for item in items:
-        last = item.modality if item.excluded is None or not groups else last
-        group = groups.setdefault(last, [])
-        group.append(item)
-        sizes[last] = sizes.get(last, 0) + row_bytes(item)
-        if sizes[last] >= SHARD_BYTES or len(group) >= SHARD_ITEMS:
-            yield last, groups.pop(last)
-            sizes[last] = 0
-    yield from groups.items()
-
-
-# fields of an item that few have: one column of the plan, as JSON
-_DETAILS = ("size", "offset", "outer", "fps", "row", "files", "members", "private", "unnamed")
-
-
-def _row(item: Item, source: Source, salt: str) -> dict[str, Any]:
-    if not source.published and item.subject is not None:
-        item = replace(item, private=tuple(subject_words(item.subject)))
-    details = {name: value for name in _DETAILS if not _is_empty(value := getattr(item, name))}
-    return {
-        **{name: value for name, value in vars(item).items() if name not in _DETAILS},
-        "subject": hashed_subject(item.subject, source.id, salt),
-        "intensity": None if item.intensity is None else json.dumps(item.intensity),
-        "options": json.dumps(details, default=_stated) if details else None,
-    }
-
-
-def hashed_subject(subject: str | None, source: str, salt: str) -> str | None:
-    """16 hex digits that stand for a subject; without the salt nobody can test a name against them."""
-    if subject is None:
-        return None
-    return hashlib.blake2b(f"{source}/{subject}".encode(), key=salt.encode()[:64], digest_size=8).hexdigest()
-
-
-def _item(row: dict[str, Any]) -> Item:
-    details = json.loads(row.pop("options") or "{}")
-    if "outer" in details:
-        details["outer"] = _part(details["outer"])
-    for name in ("files", "members", "private"):
-        values = details.get(name, ())
-        details[name] = tuple(map(_part, values)) if name == "members" else tuple(values)
-    intensity = None if row["intensity"] is None else json.loads(row["intensity"])
-    return Item(**{**row, "intensity": intensity}, **details)
-
-
-def _is_empty(value: Any) -> bool:
-    return value is None or value is False or value == ()
-
-
-def _stated(part: Part) -> dict[str, Any]:
-    return {name: value for name, value in vars(part).items() if value is not None}
-
-
-def _part(fields: dict[str, Any]) -> Part:
-    outer = fields.get("outer")
-    return Part(**{**fields, "outer": None if outer is None else _part(outer)})
+    for one in inputs:
+        like = one.like if isinstance(one, Run) else one
+        last = like.modality if like.excluded is None or not groups else last
+        sizes = file_bytes(like, one.sizes) if isinstance(one, Run) else [row_bytes(one)]
+        while sizes:
+            group = groups.setdefault(last, Blocks())
+            room = group.room(sizes, SHARD_BYTES, SHARD_ITEMS)
+            group.add(one.part(0, room) if isinstance(one, Run) and room < len(sizes) else one, sizes[:room])
+            if group.bytes >= SHARD_BYTES or group.count >= SHARD_ITEMS:
+                yield last, groups.pop(last).blocks
+            one, sizes = one.part(room, len(sizes)) if isinstance(one, Run) else one, sizes[room:]
+    for modality, group in groups.items():
+        yield modality, group.blocks
 
 
 def _described(source: Source) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from typing import BinaryIO
 from biovfm_hf.errors import unquoted
 
 from ..item import Item, Part
-from ..limits import MAX_MEMBER_BYTES, MAX_RATIO, MAX_VOLUME_BYTES, TOO_LARGE, UNREADABLE, Refused
-from .archives import open_tar
+from ..limits import CHANGED, MAX_MEMBER_BYTES, MAX_RATIO, MAX_VOLUME_BYTES, TOO_LARGE, UNREADABLE, Refused
+from .archives import open_tar, zip_name
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _BLOCK = 2**20
@@ -104,7 +104,9 @@ def _zip_member(file: BinaryIO, path: Path, item: Item) -> bytes:
         raise Refused(UNREADABLE, "no member begins where the archive's list says")
     if flags & _ENCRYPTED:
         raise Refused(UNREADABLE, "encrypted")
-    file.seek(name_length + extra_length, 1)
+    if _own_name(item) != zip_name(file.read(name_length), flags):
+        raise Refused(CHANGED, "the archive lists another member there")
+    file.seek(extra_length, 1)
     size = item.size or 0
     if method == zipfile.ZIP_STORED:
         data = file.read(size)
@@ -142,12 +144,31 @@ def _through_zipfile(file: BinaryIO, item: Item) -> bytes:
     return data
 
 
+def _own_name(item: Item) -> str:
+    """A member's name in the archive that holds it itself."""
+    name = item.member or ""
+    return name if item.outer is None else name.removeprefix(f"{item.outer.name}!")
+
+
 def _tar_member(file: BinaryIO, path: Path, item: Item) -> bytes:
-    file.seek(item.offset or 0)
+    file.seek((item.offset or 0) - tarfile.BLOCKSIZE)
+    if not _names(file.read(tarfile.BLOCKSIZE), item):
+        raise Refused(CHANGED, "the archive lists another member there")
     data = file.read(item.size or 0)
     if len(data) != item.size:
         raise Refused(UNREADABLE, "the archive is truncated")
     return data
+
+
+def _names(header: bytes, item: Item) -> bool:
+    """Whether a block of a TAR is the header of a member; long names and sizes stand in blocks before it."""
+    try:
+        entry = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    name = item.member or ""
+    whole = name.isascii() and len(name) <= tarfile.LENGTH_NAME
+    return entry.size in (item.size, 0) and (entry.name == name if whole else True)
 
 
 def _streamed(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, bytes | Refused]]:

@@ -157,11 +157,16 @@ def zip_members(opened: BinaryIO) -> Iterator[Member]:
         left -= packed
         if left < 0:
             raise BrokenArchive("broken archive (its members overlap)")
-        name = raw.decode("utf-8" if flags & 0x800 else "cp437", "backslashreplace")
-        name = name.replace("\\", "/")  # as Windows programs separate folders, against APPNOTE 4.4.17
+        name = zip_name(raw, flags)
         if not name.endswith("/"):
             problem = unsafe(name) or _problem(flags, method, attributes >> 16)
             yield Member(name, size, offset + shift, problem)
+
+
+def zip_name(stored: bytes, flags: int) -> str:
+    """The name of a member of a ZIP with these general purpose flags."""
+    name = stored.decode("utf-8" if flags & 0x800 else "cp437", "backslashreplace")
+    return name.replace("\\", "/")  # as Windows programs separate folders, against APPNOTE 4.4.17
 
 
 def _problem(flags: int, method: int, mode: int) -> str | None:

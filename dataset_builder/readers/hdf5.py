@@ -1,7 +1,6 @@
 """HDF5 files of many images: one item per row (PatchCamelyon), per data set (ISIC 2024), or a stack (fastMRI)."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ def table_rows(item: Item, file: Path, key: str | None) -> Iterator[Item]:
         if len(array.shape) < 3 or array.shape[0] > MAX_ROWS:
             raise ValueError(f"{key!r} is no array of up to {MAX_ROWS:,} images")
         for row in range(array.shape[0]):
-            yield replace(item, member=key, row=row)
+            yield item._replace(member=key, row=row)
 
 
 def encoded_images(item: Item, file: Path, key: str | None) -> Iterator[Item]:
@@ -29,9 +28,9 @@ def encoded_images(item: Item, file: Path, key: str | None) -> Iterator[Item]:
         for name in opened:
             try:
                 _own(opened, name)
-                yield replace(item, member=name)
+                yield item._replace(member=name)
             except ValueError as error:
-                yield replace(item, member=name, excluded=str(error))
+                yield item._replace(member=name, excluded=str(error))
 
 
 def stack(item: Item, file: Path, key: str | None) -> Iterator[Item]:
@@ -41,9 +40,9 @@ def stack(item: Item, file: Path, key: str | None) -> Iterator[Item]:
             if name in opened:
                 if len(_own(opened, name).shape) < 3:
                     raise ValueError(f"{name!r} is no stack of slices")
-                yield replace(item, member=name)
+                yield item._replace(member=name)
                 return
-    yield replace(item, excluded=f"no data set {key} in the HDF5 file (k-space without a reconstruction)")
+    yield item._replace(excluded=f"no data set {key} in the HDF5 file (k-space without a reconstruction)")
 
 
 def _own(opened: Any, name: str) -> Any:

@@ -243,7 +243,7 @@ class Reader:
         """The line of one file of a series, whose others are read."""
         inside = bool(item.members)
         path = item.path if inside else unread.file
-        alone = replace(item, kind="image", path=path, member=unread.file if inside else None)
+        alone = item._replace(kind="image", path=path, member=unread.file if inside else None)
         return self._judged(alone, self._path(alone, None), unread.outcome, unread.detail)
 
     def _there(self, item: Item) -> Path | None:

@@ -36,7 +36,8 @@ def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([f"{__package__}.shard", f"{__package__}.workers", *DECODERS])
+    # pyarrow imports pandas, where it is installed, for its first array
+    context.set_forkserver_preload([f"{__package__}.shard", f"{__package__}.workers", "pandas", *DECODERS])
     with _environment(PYTHONPATH=os.pathsep.join(sys.path), **dict.fromkeys(_THREADS, "1")):
         forkserver.ensure_running()
     return context

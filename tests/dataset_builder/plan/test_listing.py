@@ -3,11 +3,14 @@
 import os
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from dataset_builder.catalog.load import load_source
-from dataset_builder.plan import listing
+from dataset_builder.plan import folders
+from dataset_builder.plan.costs import seconds as seconds_of
+from dataset_builder.plan.items import hashed_subject
 from dataset_builder.plan.listing import list_items
 from dataset_builder.plan.plan import Options, make_plan
 from dataset_builder.plan.stamps import stamp_of
@@ -23,40 +26,81 @@ def files(tmp_path, make):
     return load_source(make.record(tmp_path, "own", items=["**/*.png"]))
 
 
-def test_each_file_is_looked_at_once(tmp_path, files, monkeypatch):
+def slow(monkeypatch, seconds: float) -> Counter:
+    """Makes each answer of the disk take so long; counts the questions by their places."""
     looks: Counter[str] = Counter()
 
-    def counted(honest):
-        def look(path, *args, **options):
-            looks[str(path)] += 1
-            return honest(path, *args, **options)
+    def waiting(honest):
+        def look(about):
+            looks[os.fspath(about)] += 1
+            time.sleep(seconds)
+            return honest(about)
 
         return look
 
-    monkeypatch.setattr(os, "stat", counted(os.stat))
-    monkeypatch.setattr(os, "lstat", counted(os.lstat))
+    monkeypatch.setattr(folders, "status_of", waiting(folders.status_of))
+    monkeypatch.setattr(folders, "scan", waiting(folders.scan))
+    return looks
+
+
+@pytest.mark.parametrize("seconds", [0, 0.001])
+def test_each_file_is_looked_at_once(tmp_path, files, monkeypatch, seconds):
+    looks = slow(monkeypatch, seconds)
+    stats = Counter()
+    monkeypatch.setattr(os, "stat", lambda path, *rest, honest=os.stat, **more: stats.update([path]) or honest(path))
     plan = make_plan([files], tmp_path / "raw", tmp_path / "out", Options(), "salt")
     monkeypatch.undo()
-    assert {looks[path] for path in looks if path.endswith(".png")} == {1}
-    assert sum(path.endswith(".png") for path in looks) == 640
+    assert set(looks.values()) == {1} and len(looks) == 640 + 3
+    assert not any(str(path).endswith(".png") for path in stats)
     whole = plan.whole(0)
     assert plan.stamps(whole) == [stamp_of(item, tmp_path / "raw") for item in plan.items(whole)]
 
 
 def test_files_come_in_the_order_of_their_names_whatever_thread_is_first(tmp_path, files, monkeypatch):
-    monkeypatch.setattr(listing, "_LOOKS", 3)
-    monkeypatch.setattr(listing, "_AHEAD", 100)
-    paths = [item.path for item in list_items(files, tmp_path / "raw")]
-    assert paths == sorted(paths)
-    assert len(paths) == 640
+    quick = list(list_items(files, tmp_path / "raw"))
+    monkeypatch.setattr(folders, "_LOOKS", 3)
+    monkeypatch.setattr(folders, "SLOW", 0.0)
+    assert list(list_items(files, tmp_path / "raw")) == quick
+    paths = [item.path for item in quick]
+    assert paths == sorted(paths) and len(paths) == 640
 
 
-def test_the_latency_of_a_network_disk_is_hidden(tmp_path, files, monkeypatch):
-    def slow(path, *args, honest=os.lstat, **options):
-        time.sleep(0.003)
-        return honest(path, *args, **options)
-
-    monkeypatch.setattr(os, "lstat", slow)
+def test_the_latency_of_a_network_disk_is_hidden(tmp_path, make, monkeypatch):
+    """In one large folder, and in many small ones."""
+    for number in range(400):
+        folder = tmp_path / "raw" / "own" / ("all" if number % 2 else f"case{number}")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.png").write_bytes(b"")
+    monkeypatch.setattr(folders, "_LOOKS", 8)
+    looks = slow(monkeypatch, 0.004)
     started = time.perf_counter()
-    assert len(list(list_items(files, tmp_path / "raw"))) == 640
-    assert time.perf_counter() - started < 640 * 0.003 / 2
+    assert len(list(list_items(load_source(make.record(tmp_path, "own")), tmp_path / "raw"))) == 400
+    assert time.perf_counter() - started < looks.total() * 0.004 / 3
+
+
+def test_a_folder_that_cannot_be_listed_ahead_is_told_in_its_place(tmp_path, files, monkeypatch):
+    honest = folders.scan
+
+    def scan(folder):
+        if folder.endswith("/b"):
+            raise PermissionError(13, "Permission denied")
+        return honest(folder)
+
+    monkeypatch.setattr(folders, "scan", scan)
+    for threshold in (1.0, 0.0):
+        monkeypatch.setattr(folders, "SLOW", threshold)
+        *_, last = list_items(files, tmp_path / "raw")
+        assert (last.path, last.excluded) == ("own/b", "the folder cannot be read (Permission denied)")
+
+
+def test_a_run_ends_where_a_shard_is_full_and_tells_what_items_tell(tmp_path, files, monkeypatch):
+    monkeypatch.setattr("dataset_builder.plan.plan.SHARD_ITEMS", 250)
+    private = replace(files, access="private", subject=r"/0?(\d+)\.png")
+    plan = make_plan([private], tmp_path / "raw", tmp_path / "out", Options(), "salt")
+    assert [shard.items for shard in plan.shards] == [250, 250, 140]
+    items = [item for number in range(3) for item in plan.items(plan.whole(number))]
+    listed = list(list_items(private, tmp_path / "raw"))
+    assert [item._replace(subject=None, private=()) for item in items] == [i._replace(subject=None) for i in listed]
+    assert [item.subject for item in items] == [hashed_subject(item.subject, "own", "salt") for item in listed]
+    assert items[9].private[0] == listed[9].subject == "09"
+    assert plan.shards[0].seconds == pytest.approx(sum(map(seconds_of, listed[:250])), abs=2e-3)

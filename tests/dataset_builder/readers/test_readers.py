@@ -30,7 +30,7 @@ from dataset_builder.readers.slicing import VIEWS
 
 def pictures(source: Path | bytes, kind: str = "image", size: int = 224, **fields) -> list:
     item = Item(path=str(fields.pop("name", source if isinstance(source, Path) else "x.png")), member=None, kind=kind)
-    item = Item(**{**vars(item), **fields})
+    item = item._replace(**fields)
     return list(readers.read(source, item, Path("/"), VIEWS, size))
 
 

@@ -80,20 +80,20 @@ def test_what_is_left_is_cut_once_in_order_and_archives_are_passed_through_once(
 
 def test_members_of_a_compressed_tar_follow_each_other_and_those_of_a_zip_do_not():
     packed = [Item("a.tar.gz", name, "image", size=10) for name in "xy"]
-    placed = [replace(item, path="a.zip", offset=7) for item in packed]
+    placed = [item._replace(path="a.zip", offset=7) for item in packed]
     series = Item("a.tar.gz", "0", "dicom_series", members=(Part("z", 10),))
-    assert follows(packed[1], packed[0]) and follows(series, packed[1]) and streamed(series)
-    assert not follows(packed[0], None) and not follows(placed[1], placed[0]) and not follows(placed[0], packed[1])
-    assert not follows(replace(packed[0], path="b.tar.gz"), packed[1])
+    assert streamed(series) and streamed(packed[0]) and not streamed(placed[0])
+    assert follows([*packed, series, packed[0]._replace(path="b.tar.gz")]) == [False, True, True, False]
+    assert follows([*placed, packed[0]]) == [False] * 3
 
 
 def test_costs_grow_with_what_is_read():
     picture, volume = Item("a.png", None, "image", size=10**6), Item("a.nii.gz", None, "volume", size=10**7)
-    assert 0 < seconds(replace(picture, excluded="mask")) < seconds(picture) < seconds(volume)
-    assert row_bytes(replace(picture, excluded="mask")) == 0 < row_bytes(picture) < row_bytes(volume)
-    assert seconds(replace(volume, path="a.nii")) < seconds(volume)
+    assert 0 < seconds(picture._replace(excluded="mask")) < seconds(picture) < seconds(volume)
+    assert row_bytes(picture._replace(excluded="mask")) == 0 < row_bytes(picture) < row_bytes(volume)
+    assert seconds(volume._replace(path="a.nii")) < seconds(volume)
     files = Item("a", "0", "dicom_series", files=("1", "2"))
-    assert seconds(files) < seconds(replace(files, files=("1", "2", "3")))
+    assert seconds(files) < seconds(files._replace(files=("1", "2", "3")))
 
 
 def content(plan) -> list[bytes]:

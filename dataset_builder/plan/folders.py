@@ -1,0 +1,197 @@
+"""The folders of a source as the system lists them: each file is asked about once, and waiting is hidden by threads.
+
+Places are strings below the source's folder ("" is the folder itself): with millions of files, `Path` objects would
+take most of the time.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from operator import attrgetter
+from pathlib import Path
+from time import perf_counter
+
+from biovfm_hf.reading.image_files import SKIPPED_FOLDERS
+
+from ..catalog.selection import HIDDEN_FILE, HIDDEN_FOLDER
+
+MAX_DEPTH = 32
+THREADS = 32
+SLOW = 5e-5  # seconds for one answer of the disk from which on threads are worth what they cost
+_LOOKS = 64  # files that a thread asks about in one go, and of which one measurement is
+_AHEAD = 64  # such goes, and folders, ahead of the walk
+_SAMPLES = 4  # measurements of which the fastest counts: the processor may have been taken away in the others
+
+
+Entry = tuple[str, str, os.stat_result | None, str | None]
+"""Name and place of what is in a folder; the status of a file, and why neither a file nor a folder is taken.
+
+A folder has neither. A plain tuple: there may be millions.
+"""
+
+_Listing = tuple[list["os.DirEntry[str]"], list[Entry]]  # of a folder, and the first of its entries looked at
+
+
+@dataclass
+class _Level:
+    """The folders below one that is gone through which are still to come, and whether some are listed ahead."""
+
+    folders: Iterator[str]
+    ahead: bool = False
+
+
+class Folders:
+    """Lists folders below `top` in the order of names; use as a context manager.
+
+    Symbolic links are followed only to files inside `top`. As long as the disk answers at once, one thread asks; where
+    it is slow, files and the folders to come are asked about ahead, many at a time.
+    """
+
+    def __init__(self, top: Path) -> None:
+        self._top, self._inside = f"{top}/", top.resolve()
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="listing")
+        self._coming: dict[str, Future[_Listing]] = {}
+        self._levels: list[_Level] = []  # of the folders that are gone through, one inside another
+        self._looks, self._seconds = 0, 0.0
+        self._samples: deque[float] = deque(maxlen=_SAMPLES)
+        self.slow = False
+
+    def __enter__(self) -> "Folders":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def parts(self, below: str, depth: int) -> Iterator[list[Entry]]:
+        """What is in a folder, in the order of the names, some at a time; one folder is gone through inside another.
+
+        Raises:
+            OSError: it cannot be listed; before anything is yielded.
+        """
+        if self.slow and self._levels:
+            self._look_ahead(self._levels[-1], below)
+        listing = self._coming.pop(below).result() if below in self._coming else self._timed(below)
+        return self._parts(below, depth, *listing)
+
+    def _look_ahead(self, level: "_Level", below: str) -> None:
+        """Have the folders that come after `below` listed, as many as `_AHEAD`."""
+        if not level.ahead:
+            while next(level.folders, below) != below:
+                pass
+        for place in islice(level.folders, 1 if level.ahead else _AHEAD):
+            self._coming[place] = self._pool.submit(self._listing, place)
+        level.ahead = True
+
+    def _parts(
+        self, below: str, depth: int, listed: list["os.DirEntry[str]"], first: list[Entry]
+    ) -> Iterator[list[Entry]]:
+        self._levels.append(_Level(self._folders(below, depth, listed)))
+        yield first
+        at = len(first)
+        while at < len(listed) and not self.slow:
+            yield self._measured(below, depth, listed[at : at + _LOOKS])
+            at += _LOOKS
+        waiting: deque[Future[list[Entry]]] = deque()
+        for start in range(at, len(listed), _LOOKS):
+            waiting.append(self._pool.submit(self._look, below, depth, listed[start : start + _LOOKS]))
+            if len(waiting) == _AHEAD:
+                yield waiting.popleft().result()
+        for future in waiting:
+            yield future.result()
+        self._levels.pop()
+
+    def _listing(self, below: str) -> _Listing:
+        listed = scan(self._top + below)
+        return listed, self._look(below, below.count("/") + 1, listed[:_LOOKS])
+
+    def _folders(self, below: str, depth: int, listed: list["os.DirEntry[str]"]) -> Iterator[str]:
+        for entry in listed:
+            if depth < MAX_DEPTH and not is_hidden_folder(entry.name) and _is_folder(entry):
+                yield f"{below}/{entry.name}" if below else entry.name
+
+    def _timed(self, below: str) -> _Listing:
+        began = perf_counter()
+        listed = scan(self._top + below)
+        self._measure(1, perf_counter() - began)
+        return listed, []
+
+    def _measured(self, below: str, depth: int, part: Sequence["os.DirEntry[str]"]) -> list[Entry]:
+        began = perf_counter()
+        entries = self._look(below, depth, part)
+        self._measure(len(part), perf_counter() - began)
+        return entries
+
+    def _measure(self, looks: int, seconds: float) -> None:
+        self._looks += looks
+        self._seconds += seconds
+        if self._looks >= _LOOKS:
+            self._samples.append(self._seconds / self._looks)
+            self._looks, self._seconds = 0, 0.0
+            self.slow = len(self._samples) == _SAMPLES and min(self._samples) > SLOW
+
+    def _look(self, below: str, depth: int, part: Sequence["os.DirEntry[str]"]) -> list[Entry]:
+        within = f"{below}/" if below else ""
+        entries: list[Entry] = []
+        for entry in part:
+            name = entry.name
+            try:
+                if name.isascii() and name[0] != "." and entry.is_file(follow_symlinks=False):
+                    entries.append((name, within + name, status_of(entry), None))
+                else:
+                    entries.append(self._other(entry, name, within + name, depth))
+            except (OSError, RuntimeError):
+                entries.append((name, within + name, None, "a broken symbolic link or unreadable file"))
+        return entries
+
+    def _other(self, entry: "os.DirEntry[str]", name: str, place: str, depth: int) -> Entry:
+        """What is not plainly a file."""
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError:
+            what = "folder" if _is_folder(entry) else "file"
+            return name, place, None, f"the {what} name is not valid UTF-8"
+        if entry.is_symlink():
+            return self._link(name, place)
+        if entry.is_dir(follow_symlinks=False):
+            if is_hidden_folder(name):
+                return name, place, None, HIDDEN_FOLDER
+            return name, place, None, "folders nested too deep" if depth >= MAX_DEPTH else None
+        if not entry.is_file(follow_symlinks=False):
+            return name, place, None, "not a regular file"
+        return (name, place, None, HIDDEN_FILE) if name[0] == "." else (name, place, status_of(entry), None)
+
+    def _link(self, name: str, place: str) -> Entry:
+        target = Path(self._top + place).resolve(strict=True)
+        if not target.is_relative_to(self._inside):
+            return name, place, None, "a symbolic link that leaves the source's folder"
+        if not target.is_file():
+            return name, place, None, "a symbolic link to a folder or device"
+        if name.startswith("."):
+            return name, place, None, HIDDEN_FILE
+        return name, place, target.stat(), None
+
+
+def scan(folder: str) -> list["os.DirEntry[str]"]:
+    """What the system lists of a folder, in the order of the names."""
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=attrgetter("name"))
+
+
+def status_of(entry: "os.DirEntry[str]") -> os.stat_result:
+    """The status of a file: the one question about it that the disk has to answer."""
+    return entry.stat(follow_symlinks=False)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
+
+
+def is_hidden_folder(name: str) -> bool:
+    """Whether a folder of this name is passed over."""
+    return name.startswith(".") or name in SKIPPED_FOLDERS
