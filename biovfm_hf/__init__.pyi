@@ -694,6 +694,37 @@ def report(
     """
     ...
 
+def leaderboard(
+    results: Sequence[str] | str,
+    *,
+    out: str | Path,
+    export: str = 'page',
+    dataset: Sequence[str] | str = (),
+    title: str = 'Biomedical vision leaderboard',
+) -> list[Any]:
+    """Write the page, its tables and, for a Space, the README, to `out`.
+
+    Args:
+        results: results files or folders, model folders, Hub repositories.
+        out: folder for the page.
+        export: page: the page alone; space: a static Space too.
+        dataset: what a model was pretrained on, to flag overlaps that its build.json tells; again for each model.
+        title: heading of the page.
+
+    Returns:
+        The boards: one for each method and metric.
+
+    Raises:
+        UserError: an input is none of those known, damaged, or has no score.
+
+    Examples:
+        >>> import biovfm_hf
+        >>> boards = biovfm_hf.leaderboard("results", out="board", export="space")
+        >>> Path("board/index.html").is_file()
+        True
+    """
+    ...
+
 def push(
     folder: str | Path,
     repo_id: str,

@@ -22,6 +22,7 @@ COMMANDS = {
     "analyse": ("evaluation.analysis.layers.command", "what each layer of a model holds, and how alike models are"),
     "scaling": ("evaluation.analysis.scaling.command", "slopes, correlations and figures of a scaling study"),
     "report": ("model_cards.report.command", "one HTML page of data, training and results"),
+    "leaderboard": ("model_cards.leaderboard.command", "a page of models by tasks with real ranks; export a Space"),
     "card": ("model_cards.card.command", "write the model card from what actually happened"),
     "push": ("model_cards.hub.command", "send a model or dataset folder to the Hub"),
     "demo": ("model_cards.demo.command", "try a model on images in the browser; export a Space"),

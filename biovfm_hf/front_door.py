@@ -191,6 +191,16 @@ True""",
 >>> Path("report.html").is_file()
 True""",
     ),
+    "leaderboard": Door(
+        "model_cards.leaderboard.command",
+        "leaderboard",
+        "LeaderboardOptions",
+        """\
+>>> import biovfm_hf
+>>> boards = biovfm_hf.leaderboard("results", out="board", export="space")
+>>> Path("board/index.html").is_file()
+True""",
+    ),
     "push": Door(
         "model_cards.hub.command",
         "push",

@@ -1,0 +1,145 @@
+"""`biovfm leaderboard`: a page of models x tasks with intervals, real ranks, leakage, costs and filters."""
+
+import argparse
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.options import argument, check_options, option, parse_options, required
+from biovfm_hf.writing.files import write_text
+
+from .. import formats
+from ..inputs.leakage import read_leakage
+from ..inputs.results import interval_text, metric_label
+from ..templating import TEMPLATES, template_environment
+from .board import Board, make_boards
+from .entries import read_entries
+
+EPILOG = """examples:
+  biovfm leaderboard results --out board
+  biovfm leaderboard results-a results-b owner/model --out board --export space
+  biovfm leaderboard results --out board --dataset ours=dataset/     flags where data and benchmark overlap
+
+RESULTS are results files or folders of biovfm probe, model folders with .eval_results, or Hub model repositories. OUT
+receives index.html, leaderboard.json and leaderboard.csv, and for a Space its README.md."""
+SPACE = """---
+title: {title}
+emoji: 🏥
+colorFrom: blue
+colorTo: green
+sdk: static
+pinned: false
+---
+
+Made by `biovfm leaderboard` of BioVFM-HF. Research use; not for the care of patients.
+"""
+
+
+@dataclass(frozen=True)
+class LeaderboardOptions:
+    """What `biovfm leaderboard` takes, and `biovfm_hf.leaderboard` by keyword."""
+
+    results: tuple[str, ...] = argument("results files or folders, model folders, Hub repositories", metavar="RESULTS")
+    out: Path = required("folder for the page", metavar="DIR")
+    export: str = option("page", "page: the page alone; space: a static Space too", choices=("page", "space"))
+    dataset: tuple[str, ...] = option(
+        (), "what a model was pretrained on, to flag overlaps that its build.json tells; again for each model",
+        metavar="MODEL=DIR",
+    )  # fmt: skip
+    title: str = option("Biomedical vision leaderboard", "heading of the page")
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.out.is_file():
+            raise UserError(f"out: {self.out} is a file; give a folder")
+        if wrong := next((word for word in self.dataset if "=" not in word), None):
+            raise UserError(f"dataset: {wrong!r} names no model; give MODEL=DIR")
+
+
+def leaderboard(options: LeaderboardOptions) -> list[Board]:
+    """Write the page, its tables and, for a Space, the README, to `options.out`.
+
+    Returns:
+        The boards: one for each method and metric.
+
+    Raises:
+        UserError: an input is none of those known, damaged, or has no score.
+    """
+    entries, comparisons = read_entries(options.results)
+    if not entries:
+        raise UserError(f"{', '.join(options.results)}: no score there; run biovfm probe first")
+    tasks = sorted({entry.task for entry in entries})
+    boards = make_boards(entries, comparisons, leakage_flags(options.dataset, tasks))
+    rows = board_rows(boards)
+    write_text(options.out / "index.html", render(boards, options.title))
+    write_text(options.out / "leaderboard.json", json.dumps(rows, indent=1) + "\n")
+    write_text(options.out / "leaderboard.csv", _table(rows))
+    if options.export == "space":
+        write_text(options.out / "README.md", SPACE.format(title=json.dumps(options.title, ensure_ascii=False)))
+    return boards
+
+
+def leakage_flags(datasets: tuple[str, ...], tasks: list[str]) -> dict[str, dict[str, str]]:
+    """{model: {task: what the model's pretraining data has in common with the task's benchmark}}."""
+    flags: dict[str, dict[str, str]] = {}
+    for word in datasets:
+        model, _, folder = word.partition("=")
+        leakage = read_leakage(Path(folder) / "build.json")
+        if leakage is None:
+            raise UserError(f"dataset: {folder} has no build.json; give a folder that biovfm build wrote")
+        told = [(benchmark, f"{source}: {words}") for source, benchmark, words in leakage.overlaps]
+        told += [(name.rpartition(" in ")[2], f"{count} images by their pixels, left out")
+                 for name, count in leakage.matches.items()]  # fmt: skip
+        for task in tasks:
+            if lines := [words for benchmark, words in told if benchmark.lower().startswith(task.lower())]:
+                flags.setdefault(model, {})[task] = "; ".join(lines)
+    return flags
+
+
+def board_rows(boards: list[Board]) -> list[dict[str, Any]]:
+    """Every cell as a row of leaderboard.json."""
+    return [
+        {"model": model, "task": task, "method": board.method, "metric": board.metric, "value": cell.entry.score.value,
+         "low": cell.entry.score.low, "high": cell.entry.score.high, "rank": cell.rank, "rank_first": cell.first,
+         "rank_last": cell.last, "modality": cell.entry.modality, "licence": cell.entry.licence, "leakage": cell.flag,
+         "seconds": cell.entry.cost, "source": cell.entry.source}
+        for board in boards for (model, task), cell in board.cells.items()
+    ]  # fmt: skip
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def render(boards: list[Board], title: str) -> str:
+    """The HTML page. What came from a file is escaped, and the page's own CSP lets it load nothing."""
+    environment = template_environment(autoescape=True, label=metric_label, interval=interval_text)
+    cells = [cell.entry for board in boards for cell in board.cells.values()]
+    return environment.get_template("leaderboard/page.html.j2").render(
+        title=title, boards=boards, style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        modalities=sorted({entry.modality for entry in cells}),
+        licences=sorted({entry.licence or "not told" for entry in cells}), duration=formats.duration,
+    )  # fmt: skip
+
+
+def main(argv: list[str]) -> int:
+    """`biovfm leaderboard`. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="biovfm leaderboard",
+        description="Set models beside each other on tasks, with intervals, ranks that paired tests leave possible, "
+        "overlaps of their pretraining data with benchmarks, costs, and filters; as a page or a static Space.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options = parse_options(parser, LeaderboardOptions, argv)
+    boards = leaderboard(options)
+    print(f"{options.out / 'index.html'}: {len(boards)} tables, {sum(len(board.cells) for board in boards)} scores")
+    return 0

@@ -1,0 +1,120 @@
+"""What a leaderboard is made of: one entry for each model, task and method, from results files or a Hub repository."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from biovfm_hf.errors import UserError, one_line, require
+from biovfm_hf.hub.network import heed_missing_network
+from biovfm_hf.reading.documents import finite, parse_yaml, read_text, read_yaml
+from biovfm_hf.results.record import Interval, Record
+
+from ..inputs.results import Comparison, load_comparisons, load_results, primary_metric
+
+EVAL_RESULTS = ".eval_results"
+REMEDY = "it holds a list of evaluation results as the Hub defines them"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One score.
+
+    Attributes:
+        model, task, method: what was scored, on what, how (with the protocol).
+        metric: name of the score.
+        score: with its interval where it is known.
+        licence: of the task's data, "" if not told.
+        cost: seconds, None if not told.
+        source: the file or repository it is from.
+    """
+
+    model: str
+    task: str
+    method: str
+    metric: str
+    score: Interval
+    licence: str = ""
+    cost: float | None = None
+    source: str = ""
+
+    @property
+    def modality(self) -> str:
+        """What the task's images are, "other" where that is not known."""
+        return modalities().get(self.task.lower(), "other")
+
+
+@cache
+def modalities() -> dict[str, str]:
+    """{task: modality} of the named tasks."""
+    stored = read_yaml(Path(__file__).with_name("modalities.yaml"))
+    return {str(task): str(modality) for modality, tasks in stored.items() for task in tasks}
+
+
+def read_entries(inputs: Iterable[str]) -> tuple[list[Entry], list[Comparison]]:
+    """The entries, and the paired differences, of results files and folders, model folders and Hub repositories.
+
+    Raises:
+        UserError: an input is none of these, or is damaged.
+    """
+    entries: list[Entry] = []
+    comparisons: list[Comparison] = []
+    for name in inputs:
+        path = Path(name)
+        if (path / EVAL_RESULTS).is_dir():
+            entries += hub_entries(path, path.resolve().name)
+        elif path.exists():
+            entries += [_entry(record, name) for record in load_results(path)]
+            comparisons += load_comparisons(path if path.is_dir() else path.parent)
+        else:
+            entries += hub_entries(fetch_results(name), name)
+    return [entry for entry in entries if entry.metric], comparisons
+
+
+def _entry(record: Record, source: str) -> Entry:
+    metric = record.primary if record.primary in record.intervals else primary_metric([record])
+    method = f"{record.method}, {record.protocol}" if record.protocol else record.method
+    score = record.intervals.get(metric, Interval(0.0))
+    return Entry(record.model, record.task, method, metric if metric in record.intervals else "", score,
+                 record.licence or "", record.seconds, source)  # fmt: skip
+
+
+def fetch_results(repository: str) -> Path:
+    """The evaluation results of a model repository, fetched from the Hub.
+
+    Raises:
+        UserError: there is no such repository, or no network.
+    """
+    hub = require("huggingface_hub", "cards")
+    heed_missing_network()
+    try:
+        return Path(hub.snapshot_download(repository, allow_patterns=[f"{EVAL_RESULTS}/*.yaml"]))
+    except Exception as error:  # the library's own errors have no common class
+        raise UserError(
+            f"{repository}: neither results on disk nor a model repository that can be read ({one_line(error)})"
+        ) from error
+
+
+def hub_entries(folder: Path, model: str) -> list[Entry]:
+    """The entries of `.eval_results/*.yaml`; `task_id` names the task, `notes` how it was measured.
+
+    Raises:
+        UserError: a file is no list of results.
+    """
+    entries = []
+    for path in sorted((folder / EVAL_RESULTS).glob("*.yaml")):
+        rows = parse_yaml(read_text(path, 1 << 20), str(path))
+        if not isinstance(rows, list):
+            raise UserError(f"{path}: no list; {REMEDY}")
+        entries += [_hub_entry(row, model, f"{path}: entry {number}") for number, row in enumerate(rows, 1)]
+    return entries
+
+
+def _hub_entry(row: Any, model: str, where: str) -> Entry:
+    dataset = row.get("dataset") if isinstance(row, dict) else None
+    value = finite(row.get("value")) if isinstance(row, dict) else None
+    if not isinstance(dataset, dict) or not dataset.get("id") or not dataset.get("task_id") or value is None:
+        raise UserError(f"{where} has no dataset.id, dataset.task_id and value; {REMEDY}")
+    notes = str(row.get("notes") or "as the repository tells")
+    return Entry(model, str(dataset["id"]), notes, str(dataset["task_id"]), Interval(value), source=where)

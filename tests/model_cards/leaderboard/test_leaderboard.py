@@ -1,0 +1,107 @@
+"""The leaderboard: ranks that tests leave possible, what it is fed by, and its filters in a browser."""
+
+import json
+
+import pytest
+
+from biovfm_hf.errors import UserError
+from model_cards.leaderboard.command import LeaderboardOptions, leaderboard, main
+from tests.chromium import Chromium, find_chromium
+
+CHOOSE = """(id, value) => {
+  const filter = document.getElementById(id);
+  filter.value = value;
+  filter.dispatchEvent(new Event('input'));
+}"""
+SCORES = {"a": (0.95, 0.80), "b": (0.90, 0.81), "<b>c</b>": (0.70, 0.60)}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Three models on two tasks; on the first all differ, on the second a and b are not told apart."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    records = [
+        {"model": model, "task": task, "method": "linear", "protocol": "fast", "primary": "auc", "seconds": 1.5,
+         "licence": licence, "metrics": {"auc": {"value": value, "low": value - 0.02, "high": value + 0.02}}}
+        for model, values in SCORES.items()
+        for (task, licence), value in zip((("busi", "CC BY 4.0"), ("bloodmnist", "MIT")), values, strict=True)
+    ]  # fmt: skip
+    rows = []
+    for index, task in enumerate(("busi", "bloodmnist")):
+        for first, second in (("a", "b"), ("a", "<b>c</b>"), ("b", "<b>c</b>")):
+            p = 0.6 if (task, second) == ("bloodmnist", "b") else 0.001
+            gap = SCORES[first][index] - SCORES[second][index]
+            rows.append({"task": task, "method": "linear", "protocol": "fast", "metric": "auc", "model_a": first,
+                         "model_b": second, "difference": gap, "p": p, "p_holm": p})  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(records))
+    (folder / "comparisons.json").write_text(json.dumps(rows))
+    return folder
+
+
+def test_ranks_are_those_that_tests_leave_possible(results, tmp_path):
+    (board,) = leaderboard(LeaderboardOptions(results=[str(results)], out=tmp_path / "board", export="space"))
+    ranks = {key: (cell.rank, cell.first, cell.last) for key, cell in board.cells.items()}
+    assert ranks["a", "busi"] == (1, 1, 1) and ranks["b", "busi"] == (2, 2, 2)
+    assert ranks["a", "bloodmnist"] == (2, 1, 2) and ranks["b", "bloodmnist"] == (1, 1, 2)
+    assert ranks["<b>c</b>", "bloodmnist"] == (3, 3, 3)
+    assert board.mean_ranks == {"a": 1.5, "b": 1.5, "<b>c</b>": 3} and board.seconds["a"] == 3
+    page = (tmp_path / "board" / "index.html").read_text()
+    assert "&lt;b&gt;c" in page and "<b>c</b>" not in page and "rank 1 to 2" in page
+    assert "sdk: static" in (tmp_path / "board" / "README.md").read_text()
+    rows = json.loads((tmp_path / "board" / "leaderboard.json").read_text())
+    assert {row["modality"] for row in rows} == {"ultrasound", "microscopy"}
+    assert (tmp_path / "board" / "leaderboard.csv").read_text().count("\n") == 7
+
+
+def test_without_tests_ranks_are_told_to_be_untested(results, tmp_path):
+    (results / "comparisons.json").unlink()
+    (board,) = leaderboard(LeaderboardOptions(results=[str(results)], out=tmp_path / "board"))
+    assert all(cell.first is None for cell in board.cells.values())
+    assert not (tmp_path / "board" / "README.md").exists()
+
+
+def test_the_hubs_evaluation_results_are_read(tmp_path):
+    folder = tmp_path / "model" / ".eval_results"
+    folder.mkdir(parents=True)
+    (folder / "one.yaml").write_text(
+        "- dataset: {id: bloodmnist, task_id: auc}\n  value: 0.9\n  notes: linear probe\n"
+    )
+    (board,) = leaderboard(LeaderboardOptions(results=[str(folder.parent)], out=tmp_path / "board"))
+    assert board.cells["model", "bloodmnist"].entry.score.value == 0.9 and board.method == "linear probe"
+    (folder / "two.yaml").write_text("- dataset: {id: bloodmnist}\n  value: 0.9\n")
+    with pytest.raises(UserError, match=r"two.yaml: entry 1 has no dataset.id"):
+        leaderboard(LeaderboardOptions(results=[str(folder.parent)], out=tmp_path / "board"))
+
+
+def test_overlaps_of_pretraining_data_are_flagged(results, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    overlaps = [{"source": "busi_raw", "benchmark": "busi", "relation": "same_images", "verified": True}]
+    (data / "build.json").write_text(json.dumps({"overlaps": overlaps, "options": {"leakage": "paper"}}))
+    words = [str(results), "--out", str(tmp_path / "board"), "--dataset", f"a={data}"]
+    assert main(words) == 0
+    page = (tmp_path / "board" / "index.html").read_text()
+    assert page.count("overlap: busi_raw: same images") == 1
+    with pytest.raises(UserError, match=r"no build\.json"):
+        main([*words[:-1], f"a={tmp_path}"])
+    with pytest.raises(UserError, match="names no model"):
+        LeaderboardOptions(results=["x"], out=tmp_path, dataset=["data"])
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium")
+def test_filters_work_on_desktop_and_phone(results, tmp_path):
+    leaderboard(LeaderboardOptions(results=[str(results)], out=tmp_path / "board"))
+    with Chromium(tmp_path) as browser:
+        address = (tmp_path / "board" / "index.html").as_uri()
+        for width in (1200, 390):
+            browser.open(address, width=width, height=800)
+            assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+            assert browser.evaluate("document.getElementById('shown').textContent").startswith("3 rows, 6 scores")
+            browser.evaluate(f"({CHOOSE})('modality', 'ultrasound')")
+            assert browser.evaluate("document.getElementById('shown').textContent").startswith("3 rows, 3 scores")
+            assert browser.evaluate("document.querySelectorAll('th[data-task]:not([hidden])').length") == 1
+            browser.evaluate(f"({CHOOSE})('model', 'B')")
+            assert browser.evaluate("document.getElementById('shown').textContent").startswith("2 rows, 2 scores")
+            browser.evaluate(f"({CHOOSE})('licence', 'MIT')")
+            assert browser.evaluate("document.querySelector('section').hidden")
