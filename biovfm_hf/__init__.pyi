@@ -376,6 +376,7 @@ def probe(
     neighbours: int | None = None,
     temperature: float | None = None,
     views: int | None = None,
+    authors_drop_path: bool | None = None,
     patience: int | None = None,
     decoder: str | None = None,
     window: int | None = None,
@@ -443,8 +444,9 @@ def probe(
         epochs: of trained heads, decoders and fine-tuning (default: by method).
         rate: highest learning rate (default: by method).
         features: class token, mean patch token (mean_raw: before the final norm), both, the model's pooled
-            vector, or last4: class tokens of the last four blocks and the mean patch token (default: class for
-            kNN, else both).
+            vector, or last4: class tokens of the last four blocks and the mean patch token; linear also auto:
+            what does best on validation (default: class for kNN, auto for linear under protocol radiology, else
+            both).
         shots: few-shot: training subjects per class, of segmentation in all (default: 16).
         draws: few-shot: how many draws (default: 20).
         lora_preset: lora: own is rank 16 on every linear layer of the attention; radiology is the radiology
@@ -456,6 +458,8 @@ def probe(
         temperature: kNN: of the votes (default: 0.07).
         views: protocol biovfm: augmented views of the training images, used in turn over the epochs; 100 repeats
             the authors' online augmentation, 0 is no augmentation (default: 0).
+        authors_drop_path: protocol biovfm: leave stochastic depth on in encoders of DINOv2's form while the head
+            is trained, as the authors' code does: the encoder runs anew in every epoch (default: False).
         patience: epochs without a lower validation loss before attention stops training (default: 20).
         decoder: segmentation: the decoder.
         window: segmentation: cut images into overlapping windows of this side, in their own pixels, each brought

@@ -242,12 +242,12 @@ def split_label(name: str) -> tuple[str, str]:
     found = LABEL.match(name)
     if found:
         return found.group(1), found.group(2)
+    if name.startswith(TRANSUNET):
+        return TRANSUNET + Path(name.removeprefix(TRANSUNET)).name, name
     if Path(name).is_dir() or is_path(name):
         parts = [part for part in Path(name).expanduser().resolve().parts if part != "/"]
         generic = parts[-1] == "model" or parts[-1].startswith("step_")
         return "/".join(parts[-2:] if generic else parts[-1:]), name
-    if name.startswith(TRANSUNET):
-        return TRANSUNET + Path(name.removeprefix(TRANSUNET)).name, name
     return name, name
 
 

@@ -28,13 +28,18 @@ class FrozenProbe(Probe):
 
     corrupts: ClassVar[bool] = True
 
+    def reads(self, trial: Trial) -> str:
+        """Which feature vectors it is given, of `embed.FEATURES`: those of its setting `features`."""
+        features: str = self.features  # type: ignore[attr-defined]
+        return features
+
     @abstractmethod
     def score(self, trial: Trial, problem: Problem) -> Scores:
         """Train on the problem's training cases, and score its validation and test cases."""
 
     def run(self, trial: Trial) -> Answer:
         """Train, choose on validation, and judge; with corrupted images too where the run asks for them."""
-        problem = trial.problem(self.features)  # type: ignore[attr-defined]
+        problem = trial.problem(self.reads(trial))
         answer = judge(trial, self.score(trial, problem))
         return with_corruptions(self, trial, problem, answer) if trial.run.corrupt else answer
 
@@ -92,7 +97,7 @@ def _corrupted_scores(probe: FrozenProbe, trial: Trial, problem: Problem, stream
 
 def _embed(trial: Trial, images: CorruptedImages, what: str, probe: Any) -> np.ndarray:
     vectors = embed_features(
-        trial.encoder, images, trial.cache, probe.features, trial.run.batch_size, f"{trial.label('test')}, {what}"
+        trial.encoder, images, trial.cache, probe.reads(trial), trial.run.batch_size, f"{trial.label('test')}, {what}"
     )
     return case_features(vectors, trial.task.splits["test"].case_of_image, trial.run.pool)
 

@@ -1,15 +1,46 @@
 """Linear probing: by a convex fit (protocol `fast`), and as the BioVFM authors train (protocol `biovfm`)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from biovfm_hf.errors import UserError
 from biovfm_hf.options import option
 
 from ..encoders.embed import Augmentation, embed_summaries
 from ..encoders.pooling import case_features
+from ..encoders.tokens import LAST_BLOCKS, find_layers
 from .frozen import FrozenProbe
-from .probe import Problem, Scores, Trial, epochs_setting, features_setting, register
+from .probe import FEATURES_HELP, STUDY, Problem, Scores, Trial, epochs_setting, features_setting, log_loss, register
+
+if TYPE_CHECKING:
+    from .heads.authors import Source
+
+
+AUTO = "auto"
+# Inputs of a head by name, and which vectors each is made of.
+INPUTS = {
+    "class": ("class",),
+    "both": ("class", "mean"),
+    "classes4": ("class4", "class3", "class2", "class"),
+    "last4": ("class4", "class3", "class2", "class", "mean"),
+}
+
+
+def _inputs(trial: Trial, problem: Problem, parts: tuple[str, ...], names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Which columns (D,) of feature vectors each of some inputs reads.
+
+    The vectors are `parts` side by side, once or, pooled by mean and max, twice. Where the model has no class token,
+    so that they are the mean alone, one input is all there is.
+    """
+    width = problem.features["train"].shape[1]
+    of_volumes = trial.task.splits["train"].case_of_image is not None
+    repeats = 2 if of_volumes and trial.run.pool == "mean_max" else 1
+    if width == trial.problem("class").features["train"].shape[1]:
+        return {"mean": np.ones(width, bool)}
+    part_of = np.repeat(np.tile(parts, repeats), width // (len(parts) * repeats))
+    return {name: np.isin(part_of, INPUTS[name]) for name in names}
 
 
 @register
@@ -20,13 +51,25 @@ class Linear(FrozenProbe):
     name = "linear"
     title = "a linear layer on frozen features"
     protocols = ("fast",)
-    features: str = features_setting("both")
+    features: str = features_setting("both", AUTO)
+
+    def reads(self, trial: Trial) -> str:
+        """Both vectors where one of the two is chosen."""
+        return "both" if self.features == AUTO else self.features
 
     def score(self, trial: Trial, problem: Problem) -> Scores:
-        """Fit, and choose by validation loss."""
+        """Fit, and choose regularisation, with `auto` also the vectors, by validation loss."""
         from .heads.logistic import probe_fast  # needs torch
 
-        return probe_fast(problem)
+        if self.features != AUTO:
+            return probe_fast(problem)
+        fits, losses = {}, {}
+        for name, columns in _inputs(trial, problem, ("class", "mean"), ("class", "both")).items():
+            parts = {split: vectors[:, columns] for split, vectors in problem.features.items()}
+            fits[name] = probe_fast(replace(problem, features=parts))
+            losses[name] = log_loss(fits[name].val, problem.targets("val"), problem.independent)
+        best = min(losses, key=lambda name: losses[name])
+        return replace(fits[best], chosen={**fits[best].chosen, "features": best, "val_loss": losses})
 
 
 @register
@@ -46,6 +89,11 @@ class AuthorsLinear(FrozenProbe):
         least=0,
         metavar="N",
     )
+    authors_drop_path: bool = option(
+        False,
+        "protocol biovfm: leave stochastic depth on in encoders of DINOv2's form while the head is trained, as the "
+        "authors' code does: the encoder runs anew in every epoch",
+    )
     epochs: int | None = epochs_setting()
     features: str = field(init=False, default="mean_raw", metadata={"help": "what the authors read"})
 
@@ -53,8 +101,19 @@ class AuthorsLinear(FrozenProbe):
         """Train the head, and keep the epoch of lowest validation loss."""
         from .heads.authors import EPOCHS, probe_biovfm  # needs torch
 
-        views = [self._view(trial, number) for number in range(self.views)]
-        return probe_biovfm(problem, views, self.epochs or EPOCHS, trial.run.seed)
+        epochs, seed = self.epochs or EPOCHS, trial.run.seed
+        source, details = self._noisy(trial) if self.authors_drop_path else (None, {})
+        views = [] if source else [self._view(trial, number) for number in range(self.views)]
+        scores = probe_biovfm(problem, views, epochs, seed, source)
+        return replace(scores, chosen={**scores.chosen, **details})
+
+    def _noisy(self, trial: Trial) -> tuple["Source | None", dict[str, Any]]:
+        """What makes features with stochastic depth, and its rate; 0 and nothing of other encoders than DINOv2's."""
+        from .heads.drop_path import NoisyFeatures, drop_rate  # needs torch
+
+        rate, run, split = drop_rate(trial.encoder), trial.run, trial.task.splits["train"]
+        source = NoisyFeatures(trial.encoder, split, rate, run.seed, self.views, run.pool) if rate else None
+        return source, {"drop_path": rate}
 
     def _view(self, trial: Trial, number: int) -> np.ndarray:
         """Features (N_cases, D) of the training images in one augmented view."""
@@ -64,3 +123,33 @@ class AuthorsLinear(FrozenProbe):
             trial.encoder, split.images, trial.cache, Augmentation(number, trial.run.seed), trial.run.batch_size, label
         )
         return case_features(stored[self.features], split.case_of_image, trial.run.pool)
+
+
+@register
+@dataclass(frozen=True)
+class StudyLinear(FrozenProbe):
+    """The radiology study's linear layer, its input and learning rate chosen on validation, trained by SGD."""
+
+    name = "linear"
+    title = Linear.title
+    protocols = (STUDY,)
+    normalises_alike = True
+    features: str = option(AUTO, FEATURES_HELP, choices=(AUTO, *INPUTS))
+    epochs: int | None = epochs_setting()
+
+    def reads(self, trial: Trial) -> str:
+        """Class tokens of the last four blocks and the mean patch token, where the model has equal blocks."""
+        return "last4" if len(find_layers(trial.encoder.module) or ()) >= LAST_BLOCKS else "both"
+
+    def score(self, trial: Trial, problem: Problem) -> Scores:
+        """Choose input and rate by validation AUC, and train on both splits."""
+        from .heads.study import probe_study  # needs torch
+
+        blocks = self.reads(trial) == "last4"
+        names = tuple(INPUTS) if blocks else ("class", "both")
+        inputs = _inputs(trial, problem, INPUTS["last4" if blocks else "both"], names)
+        if self.features != AUTO:
+            if self.features not in inputs:
+                raise UserError(f"features: {trial.encoder.name} has no {self.features}; it has {', '.join(inputs)}")
+            inputs = {self.features: inputs[self.features]}
+        return probe_study(problem, inputs, self.epochs, trial.run.seed)

@@ -42,7 +42,8 @@ ALL_PROTOCOLS = (*PROTOCOLS, STUDY)
 NORMALISED = {"biovfm": "half", STUDY: "imagenet"}  # what these give every model, see `encoders.load.load_encoder`
 FEATURES_HELP = (
     "class token, mean patch token (mean_raw: before the final norm), both, the model's pooled vector, or last4: "
-    "class tokens of the last four blocks and the mean patch token (default: class for kNN, else both)"
+    "class tokens of the last four blocks and the mean patch token; linear also auto: what does best on validation "
+    "(default: class for kNN, auto for linear under protocol radiology, else both)"
 )
 
 
@@ -89,6 +90,15 @@ class Problem:
 def one_hot(labels: np.ndarray, outputs: int) -> np.ndarray:
     """Targets (N, K) float32 from class numbers (N,) or, as they are, from 0/1 labels (N, L)."""
     return labels.astype(np.float32) if labels.ndim == 2 else np.eye(outputs, dtype=np.float32)[labels]
+
+
+def log_loss(probabilities: np.ndarray, targets: np.ndarray, independent: bool) -> float:
+    """The mean over cases of the cross-entropy of probabilities (N, K), summed over outputs."""
+    likely = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
+    losses = -targets * np.log(likely)
+    if independent:
+        losses -= (1 - targets) * np.log(1 - likely)
+    return float(losses.sum(1).mean())
 
 
 @dataclass(frozen=True)
@@ -145,10 +155,10 @@ class Probe(ABC):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Every setting that has a value, and a later version: these tell one record of the method from another."""
+        """Settings that have a value (not switches that are off), and a later version: what tells records apart."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         version = {"version": self.version} if self.version > 1 else {}
-        return version | {name: value for name, value in values.items() if value is not None}
+        return version | {name: value for name, value in values.items() if value is not None and value is not False}
 
     @property
     def trains(self) -> bool:
@@ -291,9 +301,9 @@ def find_probes(name: str, protocol: str) -> list[type[Probe]]:
     return list(dict.fromkeys(matches))
 
 
-def features_setting(default: str) -> Any:
-    """The field `features` of a probe that reads feature vectors."""
-    return option(default, FEATURES_HELP, choices=FEATURES)
+def features_setting(default: str, *more: str) -> Any:
+    """The field `features` of a probe that reads feature vectors; `more` are choices of its own."""
+    return option(default, FEATURES_HELP, choices=(*FEATURES, *more))
 
 
 def size_setting() -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from biovfm_hf.results.published import table1
+from biovfm_hf.results.published import table1, table1_notes
 from biovfm_hf.results.record import settings_text
 from biovfm_hf.results.significance import p_text
 from biovfm_hf.writing.files import write_text
@@ -155,7 +155,8 @@ def markdown(records: list[Row], comparisons: list[dict[str, Any]]) -> str:
             parts += [f"Mean over {len(tasks)} tasks; intervals take the tasks as fixed and independent.", ""]
             published = published_rows(group[0], tasks, metrics)
             parts += [*_grid(metrics, {**rows, **published}), ""]
-            parts += [*(f"- {note}" for note in table1()["notes"]), ""] if published else []
+            notes = table1_notes(group[0]["settings"]) if published else []
+            parts += [*(f"- {note}" for note in notes), *([""] if notes else [])]
         for task in tasks:
             parts += _task_table(task, [r for r in group if r["task"] == task])
         parts += _differences([row for row in comparisons if row["task"] in tasks], group)
@@ -260,7 +261,7 @@ def latex(records: list[Row]) -> str:
         best = {metric: best_models(rows, metric) for metric in metrics}
         lines = [
             f"% {name}; mean over {len(tasks)} task(s)",
-            *(f"% {note}" for note in table1()["notes"] if published),
+            *(f"% {note}" for note in (table1_notes(group[0]["settings"]) if published else ())),
             f"\\begin{{tabular}}{{l{'c' * len(metrics)}}}",
             "\\toprule",
         ]

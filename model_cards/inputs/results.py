@@ -7,7 +7,7 @@ from typing import Any
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.reading.documents import finite, read_json
-from biovfm_hf.results.published import table1
+from biovfm_hf.results.published import table1, table1_notes
 from biovfm_hf.results.record import RUN_AGAIN, Interval, Record, settings_text
 from biovfm_hf.results.significance import holm
 
@@ -217,7 +217,7 @@ def published_comparison(records: list[Record]) -> tuple[dict[str, Interval] | N
             mean[name] = Interval(*(_mean_percent(entries, field) for field in ("value", "low", "high")))
     if not mean:
         return None, table, "the results lack the published metrics with intervals"
-    return mean, table, ""
+    return mean, {**table, "notes": table1_notes(same[0].settings)}, ""
 
 
 def _mean_percent(entries: list[Any], field: str) -> float:

@@ -23,3 +23,9 @@ def table1() -> dict[str, Any]:
     `metrics` are {name: title}; each of `rows` holds `model`, `supervision` and per metric [value, low, high].
     """
     return json.loads((FOLDER / "table1.json").read_text(encoding="utf-8"))
+
+
+def table1_notes(settings: Any) -> list[str]:
+    """What a reader must know of Table 1 beside rows that were probed with these settings (a mapping, or in words)."""
+    drop_path = "on" if "authors_drop_path" in (settings or ()) else "off"
+    return [*table1()["notes"], table1()["notes_on_drop_path"][drop_path]]

@@ -1,18 +1,30 @@
 """The BioVFM authors' head on frozen features, as their code trains it."""
 
+from collections.abc import Callable, Iterator, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from tqdm import tqdm
 
 from ..probe import Problem, Scores
 
 EPS = 1e-6
 EPOCHS = 100
+BATCH = 128
+
+
+# Raw features (B, D) of batches of training cases in an epoch: (epoch, their rows) -> one array after the other.
+Source = Callable[[int, list[np.ndarray]], Iterator[np.ndarray]]
 
 
 def probe_biovfm(
-    problem: Problem, views: list[np.ndarray] | None = None, epochs: int = EPOCHS, seed: int = 42
+    problem: Problem,
+    views: list[np.ndarray] | None = None,
+    epochs: int = EPOCHS,
+    seed: int = 42,
+    source: Source | None = None,
 ) -> Scores:
     """The BioVFM authors' probe on mean patch tokens taken before the final norm.
 
@@ -24,23 +36,24 @@ def probe_biovfm(
         problem: features and labels.
         views: augmented versions of the training features, (N, D) each; epoch e trains on view e modulo their
             number. None trains on the features themselves.
+        source: makes training features anew in each epoch, in place of `views`.
         epochs: passes over the training set.
         seed: of the initial weights and the order of cases.
     """
     generator = torch.Generator().manual_seed(seed)
     targets = {name: torch.from_numpy(problem.targets(name)) for name in ("train", "val")}
     normed = {name: _layer_norm(part) for name, part in problem.features.items() if name != "train" or not views}
-    train_views = [_layer_norm(view) for view in views] if views else [normed["train"]]
-    head = Head(train_views[0].shape[1], problem.outputs, problem.independent, generator)
-    batch = min(128, len(targets["train"]))
+    kept = [_layer_norm(view) for view in views] if views else [normed["train"]]
+    head = Head(kept[0].shape[1], problem.outputs, problem.independent, generator)
+    count = len(targets["train"])
+    batch = min(BATCH, count)
     best, best_loss, best_epoch = head.state(), float("inf"), -1
-    for epoch in range(epochs):
+    for epoch in tqdm(range(epochs), "head", unit="epoch", disable=None if source else True, leave=False):
         rate = 1e-2 * 0.5 * (1 + float(np.cos(np.pi * epoch / epochs)))
-        view = train_views[epoch % len(train_views)]
-        order = torch.randperm(len(view), generator=generator)
-        for start in range(0, len(view) - batch + 1, batch):
-            rows = order[start : start + batch]
-            head.step(view[rows], targets["train"][rows], rate)
+        order = torch.randperm(count, generator=generator)
+        batches = order[: count // batch * batch].split(batch)
+        for rows, features in zip(batches, _batch_features(epoch, batches, kept, source), strict=True):
+            head.step(features, targets["train"][rows], rate)
         loss = head.loss(normed["val"], targets["val"])
         if loss < best_loss:
             best, best_loss, best_epoch = head.state(), loss, epoch
@@ -49,6 +62,15 @@ def probe_biovfm(
     return Scores(
         scores["val"], scores["test"], {"epoch": best_epoch + 1, "val_loss": best_loss}, problem.linear_weights
     )
+
+
+def _batch_features(
+    epoch: int, batches: Sequence[Tensor], views: list[Tensor], source: Source | None
+) -> Iterator[Tensor]:
+    """Normed features (B, D) of each batch: made anew by the source, or those of the epoch's view."""
+    if source is None:
+        return (views[epoch % len(views)][rows] for rows in batches)
+    return map(_layer_norm, source(epoch, [rows.numpy() for rows in batches]))
 
 
 def _layer_norm(features: np.ndarray) -> Tensor:

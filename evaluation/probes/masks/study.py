@@ -5,7 +5,6 @@ is taken, and a new decoder trained at it on training and validation images toge
 that is best on test; here the last one counts, which is chosen on nothing. How long it trained is not published.
 """
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from biovfm_hf.errors import UserError
 
 from ...statistics.masks import pooled_scores, segmentation_counts
 from ..probe import Answer, Trial
-from ..tuning.optimisation import count_weights
+from ..tuning.optimisation import count_weights, shuffled
 from .augment import AUGMENTATIONS
 from .decoders import DECODER_BLOCKS, make_decoder
 from .feeds import Feed, PixelFeed, TokenFeed
@@ -139,7 +138,7 @@ def _train(setup: Setup, feed: Feed, rates: tuple[float, ...]) -> tuple[SideBySi
     groups = [{"params": d.parameters(), "lr": rate} for d, rate in zip(network.decoders, rates, strict=True)]
     optimizer = SGD(groups, momentum=MOMENTUM, weight_decay=0)
     schedule = CosineAnnealingLR(optimizer, steps)
-    orders = list(_shuffled(count, batch, steps, setup.trial.run.seed))
+    orders = list(shuffled(count, batch, steps, setup.trial.run.seed))
     bar = tqdm(
         feed.training(orders, [setup.trial.run.seed]), feed.problem.name, steps, False, unit="step", disable=None
     )
@@ -151,13 +150,6 @@ def _train(setup: Setup, feed: Feed, rates: tuple[float, ...]) -> tuple[SideBySi
         optimizer.step()
         schedule.step()
     return network.eval(), steps
-
-
-def _shuffled(count: int, batch: int, steps: int, seed: int) -> Iterator[np.ndarray]:
-    """Batches of image numbers from one shuffled order after another, whose ends they may cross."""
-    rng = np.random.default_rng(seed)
-    rows = np.concatenate([rng.permutation(count) for _ in range(-(-steps * batch // count))])
-    yield from rows[: steps * batch].reshape(steps, batch)
 
 
 def _resized(scores: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:

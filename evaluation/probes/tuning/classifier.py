@@ -19,7 +19,7 @@ from ...encoders.processes import make_accelerator
 from ...statistics.kinds import MULTILABEL
 from ...tasks import Split, Task
 from ..adaptations import Adaptation
-from ..probe import Scores, one_hot
+from ..probe import Scores, log_loss, one_hot
 from .optimisation import count_weights, make_optimizer, optimised, trained_state, warmup_cosine
 
 
@@ -199,9 +199,5 @@ def _validate(model: Classifier, job: Job) -> float:
     """The mean validation loss."""
     split = job.task.splits["val"]
     assert split.labels is not None
-    probabilities = np.clip(predict(model, job, split), 1e-7, 1 - 1e-7)
     truth = one_hot(split.labels, job.task.num_outputs)
-    losses = -truth * np.log(probabilities)
-    if job.independent:
-        losses -= (1 - truth) * np.log(1 - probabilities)
-    return float(losses.sum(1).mean())
+    return log_loss(predict(model, job, split), truth, job.independent)

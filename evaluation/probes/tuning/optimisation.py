@@ -1,6 +1,6 @@
 """What training an encoder takes, whatever for: groups of weights, a schedule, and copies of the best."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,13 @@ def warmup_cosine(total: int) -> Callable[[int], float]:
         return 0.5 * (1 + float(np.cos(np.pi * (step - warm) / max(total - warm, 1))))
 
     return factor
+
+
+def shuffled(count: int, batch: int, steps: int, seed: int) -> Iterator[np.ndarray]:
+    """Batches of numbers below `count`, from one shuffled order after another, whose ends they may cross."""
+    rng = np.random.default_rng(seed)
+    rows = np.concatenate([rng.permutation(count) for _ in range(-(-steps * batch // count))])
+    yield from rows[: steps * batch].reshape(steps, batch)
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:

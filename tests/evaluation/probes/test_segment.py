@@ -13,9 +13,10 @@ from evaluation.encoders.load import load_encoder
 from evaluation.pictures.scores import draw_shots
 from evaluation.probes import segment
 from evaluation.probes.masks.few_shot import study_rows
-from evaluation.probes.masks.study import RATES, _shuffled
+from evaluation.probes.masks.study import RATES
 from evaluation.probes.probe import STUDY, Run, Trial, find_probes
 from evaluation.probes.suite import identify, make_record
+from evaluation.probes.tuning.optimisation import shuffled
 from evaluation.tasks import Split, Task, open_task
 
 DISCS = {"train": 6, "val": 3, "test": 4}
@@ -113,7 +114,7 @@ def test_the_study_takes_the_best_of_seven_rates_and_its_own_score(trial, augmen
 
 
 def test_batches_of_the_study_go_on_over_the_end_of_an_order():
-    rows = np.concatenate(list(_shuffled(5, 3, 10, 0)))
+    rows = np.concatenate(list(shuffled(5, 3, 10, 0)))
     assert len(rows) == 30 and all(sorted(rows[start : start + 5]) == list(range(5)) for start in range(0, 30, 5))
 
 

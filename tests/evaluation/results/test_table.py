@@ -40,6 +40,12 @@ def test_below_published_rows_it_says_what_our_protocol_does_otherwise(write, pr
     assert ("AUC 92.00 by ours and 88.89 by theirs, over 15 seeds" in text) == beside
 
 
+@pytest.mark.parametrize("write", [lambda records: markdown(records, []), latex])
+def test_with_the_authors_stochastic_depth_the_note_says_so(write):
+    text = write(results(GROUPS["medmnist"], "linear", "biovfm", settings=({"authors_drop_path": True},)))
+    assert "was left on" in text and "RAD-DINO (published)" in text and "88.89" not in text
+
+
 def test_every_line_of_the_csv_file_has_its_own_name():
     """Two settings of one probe on the twelve tasks, each beside the published means."""
     settings = ({"features": "both"}, {"features": "class"})
