@@ -193,6 +193,7 @@ def embed(
     slices: int = 32,
     pool: str = 'mean',
     series: bool = False,
+    paths: str = 'keep',
     strict: bool = False,
     batch_size: int = 64,
     device: str | None = None,
@@ -218,6 +219,7 @@ def embed(
         pool: of the slices of a volume: their mean; max (which grows with their number), both side by side, or
             the middle one; slices: a vector for each slice.
         series: a folder of DICOM files is one volume, not a picture for each file.
+        paths: of a folder: ids are paths, or keyed hashes, with the paths in OUT.paths.csv.
         strict: end with exit status 1 where an image had to be left out.
         batch_size: images at once.
         device: torch device (default: cuda where there is one, else cpu).
@@ -437,7 +439,7 @@ def probe(
         target: ordinal: the labels are grades in their order.
         axes: of volumes: which axes they are sliced along: axial, coronal, sagittal (default: axial).
         slices: of volumes: at most this many along each axis, evenly spread; 0: all.
-        skip_unreadable: decode every image first and leave out, by name, those that cannot be read.
+        skip_unreadable: decode every image first and leave out those that cannot be read, by their lines.
         image_size: segmentation, detection: input (default: the model's).
         tune: detection: train the encoder's weights too (default: False).
         mirror: detection: train on mirrored images too, where left and right mean nothing (default: False).

@@ -119,7 +119,7 @@ def as_pixels(array: np.ndarray, channels: str | None, name: str) -> Pixels:
         UserError: no real numbers, no pixels, or another shape.
     """
     if array.dtype.kind not in "biuf":
-        raise UserError(f"{name}: holds {array.dtype}, not real numbers; convert it to integers or floats")
+        raise UserError(f"{name}: holds {named(array.dtype)}, not real numbers; convert it to integers or floats")
     array = _channels_last(array, channels, name)
     if array.size == 0:
         raise UserError(f"{name}: has no pixels (shape {array.shape}); leave it out")
@@ -173,6 +173,11 @@ def _channels_last(array: np.ndarray, channels: str | None, name: str) -> np.nda
             f"{name}: shape {array.shape} is not one image (H, W), (H, W, 3) or (3, H, W); give one slice of a volume"
         )
     return array
+
+
+def named(dtype: np.dtype) -> str:
+    """What a message calls a dtype; of records not the names of their fields, which are the file's own words."""
+    return str(dtype) if dtype.names is None else "records"
 
 
 def reason(error: Exception) -> str:

@@ -118,7 +118,7 @@ def read_volume(
     Raises:
         UserError: not a volume, truncated, corrupt, over `max_bytes`, or what reads it is missing.
     """
-    name = name or str(getattr(source, "name", source))
+    name = name or str(source if isinstance(source, str | Path) else getattr(source, "name", source))
     with _opened(source) as (file, folder):
         content = _content(file, name, folder, MAX_PIXELS, max_bytes)
         volume = content if isinstance(content, Volume) else content.volume() if content.volume else None

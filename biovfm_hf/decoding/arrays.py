@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TooLarge, UserError, unquoted
-from ..pictures import as_pixels
+from ..pictures import as_pixels, named
 from ..volumes import Volume
 from .content import Content, Pages, Source, one
 from .matlab import MAX_BYTES, is_level_4, largest_array, largest_of_level_4
@@ -34,8 +34,8 @@ def content_of(array: np.ndarray, name: str) -> Content:
         return Pages(len(array), lambda number: as_pixels(array[number], channels, name), "picture", in_memory=True)
     if array.ndim != 3 or array.dtype.kind not in "biuf":
         raise UserError(
-            f"{name}: an array of {array.dtype} and shape {array.shape} is no picture (H, W), (H, W, 3), no stack of "
-            "them and no volume; save what is to be shown as one"
+            f"{name}: an array of {named(array.dtype)} and shape {array.shape} is no picture (H, W), (H, W, 3), no "
+            "stack of them and no volume; save what is to be shown as one"
         )
     if min(array.shape) < 1:
         raise UserError(f"{name}: has no pixels (shape {array.shape}); leave it out")

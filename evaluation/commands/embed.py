@@ -5,10 +5,11 @@ import csv
 import hashlib
 import io
 import json
+import secrets
 import shutil
 import sys
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,15 @@ from ..encoders.processes import process_group
 from ..tasks.images import FileImages, Images, Joined, Readable, read_image
 from ..tasks.volume_cases import AXES_HELP, SLICES, SLICES_HELP, CaseSlices, Slicing, find_volumes, open_cases
 
+KNOWN_SUFFIXES = tuple(suffix for name in IMAGE_SUFFIXES for suffix in (name, f"{name}.gz"))
 BEFORE_CROP = 256 / 224  # of their input size: what models that crop the centre resize to before, as a rule
 PRECISIONS = ("fp32", "bf16")
 DEVICE_HELP = "torch device (default: cuda where there is one, else cpu)"
 NO_FRAME, EVERY_FRAME = "none", "all"
 LEFT_OUT, PRIVATE_SOURCES = "left_out", "private_sources"
+KEEP, WITHHOLD = "keep", "withhold"
+UNRECORDED = "a folder without a record"
+"""Stands for the private source that every folder is of which no record says otherwise."""
 EACH_SLICE = "slices"
 TOLD = 20  # of what was left out, on the screen
 FEATURES = ("both", "class", "mean", "pooled", "last4")
@@ -55,8 +60,9 @@ examples:
 A volume (NIfTI, MHA, NRRD, with --series a folder of DICOM files) is one row: its slices, pooled. OUT has one row per
 image: `id` (the path below the folder, or of the dataset row; PATH:frame:N for one of several
 frames) and `features` (float32). What they were made with is in the file's metadata under `biovfm`. What cannot be
-read is left out, and named with the reason in the metadata and in OUT.left_out.csv. A killed run continues when
-started again."""
+read is left out, and named with the reason in the metadata and in OUT.left_out.csv. Where paths name patients,
+`--paths withhold` makes ids of keyed hashes; OUT.paths.csv, for your own folder, says which is which. A killed run
+continues when started again."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,9 @@ class EmbedOptions:
     slices: int = option(SLICES, SLICES_HELP, least=0)
     pool: str = option("mean", f"{POOL_HELP}; {EACH_SLICE}: a vector for each slice", choices=(*POOLS, EACH_SLICE))
     series: bool = option(False, "a folder of DICOM files is one volume, not a picture for each file")
+    paths: str = option(
+        KEEP, "of a folder: ids are paths, or keyed hashes, with the paths in OUT.paths.csv", choices=(KEEP, WITHHOLD)
+    )
     strict: bool = option(False, "end with exit status 1 where an image had to be left out")
     batch_size: int = option(64, "images at once", least=1)
     device: str | None = option(None, DEVICE_HELP)
@@ -109,6 +118,11 @@ class Features:
     private_sources: tuple[str, ...] = ()
 
     @property
+    def withheld(self) -> bool:
+        """Whether nothing of the files' names may be shown: those of private sources, or as was asked for."""
+        return self.made_with.get("paths") == WITHHOLD or bool(set(self.private_sources) - {UNRECORDED})
+
+    @property
     def unread(self) -> int:
         """How many of those left out are images by their name."""
         return sum(reason != NOT_INPUT for reason in self.left_out.values())
@@ -119,7 +133,7 @@ class Opened:
     """Images with the ids of their cases, and the reason for each file that is known to be none before it is decoded.
 
     `case_of_image` (N,) says of which case each image is, where volumes are among the cases; None: each is one.
-    `private_sources` has the ids of a dataset's private sources.
+    `private_sources` has the ids of a dataset's private sources, `places` the path of each id that withholds it.
     """
 
     images: Images
@@ -127,6 +141,27 @@ class Opened:
     left_out: dict[str, str] = field(default_factory=dict)
     case_of_image: np.ndarray | None = None
     private_sources: tuple[str, ...] = ()
+    places: dict[str, str] = field(default_factory=dict)
+
+
+class Naming:
+    """What the files of a folder are called: by their paths below it, or by keyed hashes that `places` resolves."""
+
+    def __init__(self, folder: Path, withhold: bool) -> None:
+        self.folder = folder
+        self.places: dict[str, str] = {}
+        self._key = secrets.token_bytes(16) if withhold else None  # nobody can test a guess against the hashes
+
+    def __call__(self, path: Path) -> str:
+        """The name of a file below the folder."""
+        place = path.relative_to(self.folder).as_posix()
+        if self._key is None:
+            return place
+        digest = hashlib.blake2b(place.encode("utf-8", "surrogateescape"), key=self._key, digest_size=8).hexdigest()
+        suffixes = [suffix for suffix in KNOWN_SUFFIXES if place.lower().endswith(suffix)]
+        name = digest + max(suffixes, key=len, default="")
+        self.places[name] = place
+        return name
 
 
 def main(argv: list[str]) -> int:
@@ -172,6 +207,8 @@ def embed(options: EmbedOptions) -> Features:
     images, label = Readable(opened.images), f"{encoder.name} images"
     vectors = embed_features(encoder, images, cache, options.features, options.batch_size, label)
     made_with = describe(encoder, options.features)
+    if options.paths == WITHHOLD:
+        made_with["paths"] = WITHHOLD
     if opened.case_of_image is not None:
         made_with |= {"axes": ",".join(options.axes), "slices": str(options.slices), "pool": options.pool}
     features = _accounted(opened, images, vectors, made_with)
@@ -179,6 +216,7 @@ def embed(options: EmbedOptions) -> Features:
     processes.wait()
     if processes.takes(0):
         write_features(options.out, features)
+        _write_places(paths_file(options.out), opened.places)
         shutil.rmtree(cache, ignore_errors=True)
     return features
 
@@ -187,33 +225,35 @@ def _opened(options: EmbedOptions, size: int) -> Opened:
     """The images that the options name, and the volumes among them by their slices."""
     folder = Path(options.images)
     paths = find_volumes(folder, options.series) if folder.is_dir() else []
+    naming = Naming(folder, options.paths == WITHHOLD)
     flat = None
     try:
-        flat = open_images(options.images, options.config, options.split, size, options.frames, leave=paths)
+        flat = open_images(options.images, options.config, options.split, size, options.frames, paths, naming)
     except UserError:
         if not paths:
             raise
-    return flat if flat is not None and not paths else _with_volumes(flat, folder, paths, options)
+    opened = flat if flat is not None and not paths else _with_volumes(flat, naming, paths, options)
+    return replace(opened, places=naming.places)
 
 
-def _with_volumes(flat: Opened | None, folder: Path, paths: list[Path], options: EmbedOptions) -> Opened:
+def _with_volumes(flat: Opened | None, naming: Naming, paths: list[Path], options: EmbedOptions) -> Opened:
     cases, lost = open_cases(paths, Slicing(options.axes, options.slices))
-    names = [str(case.path.relative_to(folder)) for case in cases]
+    names = [naming(case.path) for case in cases]
     slices = CaseSlices(cases)
     case_of_image = slices.case_of_image
     if options.pool == EACH_SLICE:
         pairs = [(name, *place) for name, case in zip(names, cases, strict=True) for place in case.slices]
         names = [f"{name}:{axis}:{index}" for name, axis, index in pairs]
         case_of_image = np.arange(len(names))
-    left_out = {str(path.relative_to(folder)): why.partition(f"{path}: ")[2] or why for path, why in lost.items()}
+    left_out = {naming(path): why.partition(f"{path}: ")[2] or why for path, why in lost.items()}
     if flat is None:
         if not cases:
             raise UserError(f"none of {len(lost)} volumes could be read; the first: {next(iter(lost.values()))}")
-        return Opened(slices, names, left_out, case_of_image)
+        return Opened(slices, names, left_out, case_of_image, (UNRECORDED,))
     count = len(flat.images)
     return Opened(
         Joined([flat.images, slices]), flat.names + names, flat.left_out | left_out,
-        np.concatenate([np.arange(count), case_of_image + count]),
+        np.concatenate([np.arange(count), case_of_image + count]), (UNRECORDED,),
     )  # fmt: skip
 
 
@@ -229,7 +269,10 @@ def _accounted(opened: Opened, images: Readable, vectors: np.ndarray, made_with:
             opened.names[cases[number]],
             images.reasons.get(number, "could not be read; run the command again"),
         )
-        left_out[name] = reason.partition(f"{name.partition(':frame:')[0]}: ")[2] or reason  # without this disk's path
+        file = name.partition(":")[0]
+        place = opened.places.get(file, name.partition(":frame:")[0])
+        reason = reason.partition(f"{place}: ")[2] or reason  # without this disk's path
+        left_out[name] = reason.partition(f"{file}: ")[2] or reason
     lost = np.bincount(cases, unread) > 0
     if lost.all():
         name, reason = next((name, left_out[name]) for name in opened.names)
@@ -243,8 +286,9 @@ def _accounted(opened: Opened, images: Readable, vectors: np.ndarray, made_with:
 
 
 def open_images(
-    source: str, config: str | None, split: str, size: int, frames: str = NO_FRAME, leave: Collection[Path] = ()
-) -> Opened:
+    source: str, config: str | None, split: str, size: int, frames: str = NO_FRAME, leave: Collection[Path] = (),
+    naming: Naming | None = None,
+) -> Opened:  # fmt: skip
     """The images of a folder (with all below it) or of a dataset, and their ids.
 
     Large JPEG files are decoded at the smallest whole part of their size (1, 1/2, 1/4, 1/8) whose shorter side is at
@@ -257,6 +301,7 @@ def open_images(
         size: the encoder's input size in pixels.
         frames: which frames of a file that holds several: "none" leaves it out, "all", or how many.
         leave: volumes, and folders of series, which are no pictures.
+        naming: what the files of a folder are called; by their paths by default.
 
     Raises:
         UserError: there is no image.
@@ -265,11 +310,12 @@ def open_images(
     if folder.is_file():
         raise UserError(f"{folder} is a file; give the folder that holds the images, or a dataset")
     if folder.is_dir() and not any(folder.rglob("*.parquet")):
-        return _open_folder(folder, shrink_to, frames, set(leave))
+        return _open_folder(naming or Naming(folder, False), shrink_to, frames, set(leave))
     return _open_dataset(source, config, split, shrink_to)
 
 
-def _open_folder(folder: Path, shrink_to: int, frames: str, leave: set[Path]) -> Opened:
+def _open_folder(naming: Naming, shrink_to: int, frames: str, leave: set[Path]) -> Opened:
+    folder = naming.folder
     paths: list[Path] = []
     numbers: list[int | None] = []
     left_out: dict[str, str] = {}
@@ -281,13 +327,14 @@ def _open_folder(folder: Path, shrink_to: int, frames: str, leave: set[Path]) ->
             paths += [path] * len(chosen)
             numbers += chosen
         else:
-            left_out[str(path.relative_to(folder))] = reason
+            left_out[naming(path)] = reason
     if not paths:
         raise UserError(f"{folder}: no image file there (of {', '.join(IMAGE_SUFFIXES)}, or DICOM without a suffix)")
-    names = [str(path.relative_to(folder)) for path in paths]
-    names = [name if at is None else f"{name}:frame:{at}" for name, at in zip(names, numbers, strict=True)]
+    files = [naming(path) for path in paths]
+    names = [name if at is None else f"{name}:frame:{at}" for name, at in zip(files, numbers, strict=True)]
     several = None if all(at is None for at in numbers) else numbers
-    return Opened(FileImages(paths, shrink_to=shrink_to, frames=several), names, left_out)
+    images = FileImages(paths, shrink_to=shrink_to, frames=several, names=files)
+    return Opened(images, names, left_out, private_sources=(UNRECORDED,))
 
 
 def _frames(path: Path, frames: str) -> list[int | None]:
@@ -402,6 +449,31 @@ def write_left_out(path: Path, left_out: dict[str, str]) -> None:
     writer = csv.writer(text)
     writer.writerows([("id", "reason"), *left_out.items()])
     write_text(path, text.getvalue())
+
+
+def paths_file(out: Path) -> Path:
+    """Where the paths of ids that withhold them are kept, beside the features file."""
+    return out.with_name(f"{out.name}.paths.csv")
+
+
+def _write_places(path: Path, places: dict[str, str]) -> None:
+    """Write which path each id stands for, for the user alone; no file where ids are paths."""
+    if not places:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    csv.writer(text).writerows([("id", "path"), *sorted(places.items(), key=lambda place: place[1])])
+    write_text(path, text.getvalue())
+    path.chmod(0o600)
+
+
+def read_places(out: Path) -> dict[str, str]:
+    """The path of each id of a features file that withholds paths; empty where there is no table of them."""
+    try:
+        with paths_file(out).open(newline="", encoding="utf-8") as stream:
+            return {row["id"]: row["path"] for row in csv.DictReader(stream)}
+    except FileNotFoundError:
+        return {}
 
 
 def _beside(out: Path) -> Path:

@@ -3,8 +3,9 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..encoders.pooling import POOLS
 from ..pictures.figure import new_figure, save_figure
 from ..tasks.images import read_image
 from ..tasks.volume_cases import SLICES, CaseSlices, Slicing, is_volume, open_cases
-from .embed import DEVICE_HELP, LEFT_OUT, read_features, write_left_out
+from .embed import DEVICE_HELP, LEFT_OUT, read_features, read_places, write_left_out
 
 EXAMPLES = """\
 examples:
@@ -80,8 +81,8 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
     Raises:
         UserError: no example or not the features can be read, or the features are another model's.
     """
-    features = read_features(options.features)
-    if options.images and not any(_place(options.images, name)[0].exists() for name in features.names):
+    features, places = read_features(options.features), read_places(options.features)
+    if options.images and not any(_place(options.images, name, places)[0].exists() for name in features.names):
         raise UserError(
             f"images: {options.images} holds no image of {options.features} (the first is {features.names[0]}); "
             "give the folder that was embedded"
@@ -92,8 +93,13 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
         raise UserError(
             f"{options.features} was made with another model ({features.made_with['model']}); give that one as --model"
         )
-    examples, left_out = _read_examples(options.query, features.made_with)
-    write_left_out(options.out / f"{LEFT_OUT}.csv", {str(path): reason for path, reason in left_out.items()})
+    titles = {path: f"example {n}" if features.withheld else path.name for n, path in enumerate(options.query, 1)}
+    examples, unread = _read_examples(options.query, features.made_with)
+    left_out = {
+        titles[path] if features.withheld else str(path): reason.replace(str(path), titles[path])
+        for path, reason in unread.items()
+    }
+    write_left_out(options.out / f"{LEFT_OUT}.csv", left_out)
     if not examples:
         raise UserError(f"none of {len(left_out)} examples can be read; the first: {next(iter(left_out.values()))}")
     pool = features.made_with.get("pool", "mean")
@@ -102,7 +108,7 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
     rows, similarity = most_similar(features.vectors, queries, options.top)
     finds = [
         {
-            "query": path.name,
+            "query": titles[path],
             "found": [{"id": features.names[i], "similarity": round(float(s), 6)} for i, s in zip(r, v, strict=True)],
         }
         for path, r, v in zip(examples, rows, similarity, strict=True)
@@ -110,8 +116,8 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
     add_provenance(options.out, Provenance(private_sources=features.private_sources))
     write_text(options.out / "search.json", json.dumps(finds, indent=1) + "\n")
     if options.images:
-        titled = [(f"example\n{path.name}", images[len(images) // 2]) for path, images in examples.items()]
-        draw_sheet(options.out / "sheet.png", titled, options.images, finds)
+        titled = [(f"example\n{titles[path]}", images[len(images) // 2]) for path, images in examples.items()]
+        draw_sheet(options.out / "sheet.png", titled, partial(_read_again, options.images, places), finds)
     return finds
 
 
@@ -138,18 +144,19 @@ def _volume_slices(path: Path, slicing: Slicing) -> list[np.ndarray]:
     return [slices[number] for number in range(len(slices))]
 
 
-def _place(folder: Path, name: str) -> tuple[Path, int | None]:
-    """Where an image with the id `name` lies, and which frame it is."""
+def _place(folder: Path, name: str, places: dict[str, str]) -> tuple[Path, int | None]:
+    """Where an image with the id `name` lies, and which frame it is; `places` has the paths of withheld ones."""
     path, frame, number = name.rpartition(":frame:")
     if frame and number.isdecimal():
-        return folder / path, int(number)
+        return folder / places.get(path, path), int(number)
     whole, *place = name.rsplit(":", 2)  # a slice of a volume is PATH:axis:index
-    return (folder / whole, None) if len(place) == 2 and place[0] in AXES else (folder / name, None)
+    path = whole if len(place) == 2 and place[0] in AXES else name
+    return folder / places.get(path, path), None
 
 
-def _read_again(folder: Path, name: str) -> np.ndarray:
+def _read_again(folder: Path, places: dict[str, str], name: str) -> np.ndarray:
     """An image that was embedded; black where it can no longer be read."""
-    path, frame = _place(folder, name)
+    path, frame = _place(folder, name, places)
     try:
         if is_volume(path):
             return _volume_slices(path, Slicing(slices=1))[0]
@@ -196,15 +203,20 @@ def _largest(values: np.ndarray, count: int) -> np.ndarray:
     return places[np.argsort(-values[places], kind="stable")]
 
 
-def draw_sheet(path: Path, examples: list[tuple[str, np.ndarray]], folder: Path, finds: list[dict[str, Any]]) -> None:
-    """One line per example: itself (its title and image), then the images most like it, each with its similarity."""
+def draw_sheet(
+    path: Path,
+    examples: list[tuple[str, np.ndarray]],
+    image_of: Callable[[str], np.ndarray],
+    finds: list[dict[str, Any]],
+) -> None:
+    """One line per example: itself (its title and image), then the images most like it, each with its similarity.
+
+    `image_of` reads the image of an id.
+    """
     columns = 1 + max(len(entry["found"]) for entry in finds)
     figure = new_figure(1.5 * columns, 2.0 * len(finds))
     for line, (example, entry) in enumerate(zip(examples, finds, strict=True)):
-        alike = [
-            (f"{hit['similarity']:.3f}\n{Path(hit['id']).name}", _read_again(folder, hit["id"]))
-            for hit in entry["found"]
-        ]
+        alike = [(f"{hit['similarity']:.3f}\n{Path(hit['id']).name}", image_of(hit["id"])) for hit in entry["found"]]
         for number, (title, image) in enumerate([example, *alike]):
             axes = figure.add_subplot(len(finds), columns, line * columns + number + 1)
             axes.imshow(image)

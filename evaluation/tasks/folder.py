@@ -79,7 +79,7 @@ def _class_files(folder: Path, split: str = "") -> list[Case]:
     if not folder.is_dir():
         return []
     classes = sorted(item for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
-    return [Case(file, item.name, split, None, {}) for item in classes for file in image_files(item)]
+    return [Case(file, item.name, split, None, {}, str(file)) for item in classes for file in image_files(item)]
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -112,7 +112,7 @@ def _classification(
     splits = {}
     for split in SPLITS:
         rows = np.flatnonzero(assigned == split)
-        images, case_of_image = _images([cases[i].file for i in rows], volumes)
+        images, case_of_image = _images([cases[i] for i in rows], volumes)
         people = None if subjects is None else subjects[rows]
         columns = {column: np.array([cases[i].row[column] for i in rows]) for column in cases[0].row}
         splits[split] = Split(images, numbers[rows], None, case_of_image, people, columns)
@@ -123,11 +123,11 @@ def _classification(
     return Task(_record(name, kind, "auc", tuple(classes), notes), splits, notes, warnings)
 
 
-def _images(files: list[Path], volumes: Mapping[Path, VolumeCase]) -> tuple[Images, np.ndarray | None]:
-    """The images of files, and of volumes which of them each slice is of."""
+def _images(cases: list[Case], volumes: Mapping[Path, VolumeCase]) -> tuple[Images, np.ndarray | None]:
+    """The images of cases, and of volumes which of them each slice is of."""
     if not volumes:
-        return FileImages(files), None
-    slices = CaseSlices([volumes[file] for file in files])
+        return FileImages([case.file for case in cases], names=[case.where for case in cases]), None
+    slices = CaseSlices([volumes[case.file] for case in cases])
     return slices, slices.case_of_image
 
 

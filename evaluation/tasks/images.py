@@ -178,13 +178,14 @@ class FileImages:
     """Image files, each optionally cropped to a box (left, top, right, bottom) in pixels.
 
     `shrink_to` is passed on to `read_image`; it must be None with boxes. `frames` names one of several pictures in a
-    file.
+    file. `names` are what messages call the images; their paths by default.
     """
 
     paths: Sequence[Path]
     boxes: Sequence[tuple[int, int, int, int]] | None = None
     shrink_to: int | None = None
     frames: Sequence[int | None] | None = None
+    names: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -192,7 +193,8 @@ class FileImages:
     def __getitem__(self, index: int) -> np.ndarray:
         if self.boxes is None:
             frame = None if self.frames is None else self.frames[index]
-            return read_image(self.paths[index], self.shrink_to, frame=frame)
+            name = None if self.names is None else self.names[index]
+            return read_image(self.paths[index], self.shrink_to, name, frame)
         left, top, right, bottom = self.boxes[index]
         crop = _read_kept(self.paths[index])[max(top, 0) : bottom, max(left, 0) : right]
         return to_rgb(crop, f"box {self.boxes[index]} of {self.paths[index]}")

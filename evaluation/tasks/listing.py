@@ -65,18 +65,22 @@ class Listing:
     )
     slices: int = option(SLICES, SLICES_HELP, least=0, group=LISTED)
     skip_unreadable: bool = option(
-        False, "decode every image first and leave out, by name, those that cannot be read", group=LISTED
+        False, "decode every image first and leave out those that cannot be read, by their lines", group=LISTED
     )
 
 
 class Case(NamedTuple):
-    """One line of a list: its image, label (several as `a|b`), split ("" where none is given), subject, columns."""
+    """One line of a list: its image, label (several as `a|b`), split ("" where none is given), subject, columns.
+
+    `where` is what messages call the image: the line of the list, as file names of patients may be their own.
+    """
 
     file: Path
     label: str
     split: str
     subject: str | None
     row: dict[str, str]
+    where: str
 
 
 def read_listing(path: Path, listing: Listing) -> list[Case]:
@@ -113,20 +117,21 @@ def read_listing(path: Path, listing: Listing) -> list[Case]:
             files = [_place(path, listing, row[image])]
         else:
             raise UserError(f"{where}: an image and a label are needed; column {image} is empty")
-        cases += [(number, Case(file, told, part, person, row)) for file in files]
+        named = f"{path.name}, line {number}"
+        cases += [(number, Case(file, told, part, person, row, named)) for file in files]
     _check_repeats(path, cases)
     _check_there(path, listing, cases)
     return [case for _, case in cases]
 
 
 def readable_cases(cases: Sequence[Case]) -> tuple[list[Case], dict[str, str]]:
-    """The cases whose images can be decoded; and how many cannot, with the name and reason of each.
+    """The cases whose images can be decoded; and how many cannot, with the line and reason of each.
 
     Raises:
         UserError: none can.
     """
     with ThreadPoolExecutor() as pool:
-        reasons = list(pool.map(_unreadable, (case.file for case in cases)))
+        reasons = list(pool.map(_unreadable, cases))
     kept = [case for case, reason in zip(cases, reasons, strict=True) if reason is None]
     lost = [reason for reason in reasons if reason is not None]
     if not kept:
@@ -143,24 +148,24 @@ def volumes_of(cases: Sequence[Case], listing: Listing) -> tuple[list[Case], dic
     """
     if flat := next((case.file for case in cases if not is_volume(case.file)), None):
         raise UserError(f"{flat} is a picture among volumes; give a list for each of the two")
-    volumes, lost = open_cases([case.file for case in cases], Slicing(listing.axes, listing.slices))
+    volumes, unread = open_cases([case.file for case in cases], Slicing(listing.axes, listing.slices))
+    lost = [unread[case.file].replace(str(case.file), case.where) for case in cases if case.file in unread]
     if lost and (not listing.skip_unreadable or not volumes):
         raise UserError(
-            f"{len(lost)} of {len(cases)} volumes cannot be read, the first: {next(iter(lost.values()))}; correct the "
+            f"{len(lost)} of {len(cases)} volumes cannot be read, the first: {lost[0]}; correct the "
             "list, or leave them out by --skip-unreadable"
         )
     opened = {volume.path: volume for volume in volumes}
     told = f"{len(lost)} of {len(cases)} volumes could not be read and are left out"
-    examples = "; ".join(reason.replace(str(path), path.name) for path, reason in lost.items())
-    return [case for case in cases if case.file in opened], opened, {told: examples} if lost else {}
+    return [case for case in cases if case.file in opened], opened, {told: "; ".join(lost)} if lost else {}
 
 
-def _unreadable(file: Path) -> str | None:
+def _unreadable(case: Case) -> str | None:
     try:
-        read_image(file)
+        read_image(case.file, name=case.where)
         return None
     except UserError as error:
-        return str(error).replace(str(file), file.name)  # without this disk's path
+        return str(error)
 
 
 class _Table:

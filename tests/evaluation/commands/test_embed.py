@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from biovfm_hf.cards.provenance import Provenance, read_provenance, write_provenance
 from biovfm_hf.errors import UserError
-from evaluation.commands.embed import EmbedOptions, embed, main, open_images, read_features
+from evaluation.commands.embed import EmbedOptions, embed, main, open_images, read_features, read_places
 from evaluation.commands.search import main as search
 from evaluation.commands.search import most_similar
 from evaluation.encoders.load import Encoder, load_encoder
@@ -171,6 +171,33 @@ def test_frames_are_embedded_on_request(tmp_path, tiny_model, messy):
     assert [entry["query"] for entry in found] == ["a.png"] and found[0]["found"][1]["id"] == "cine.gif:frame:0"
     assert "cut.jpg" in (tmp_path / "found" / "left_out.csv").read_text()
     assert search([*search_words, "--strict"]) == 1
+
+
+def test_paths_are_withheld_on_request(tmp_path, tiny_model, messy, capsys):
+    """Ids are keyed hashes, the table of paths is the user's alone, and a search finds the images by it."""
+    folder, told = messy
+    out = tmp_path / "f.parquet"
+    words = ["--model", str(tiny_model), "--images", str(folder), "--out", str(out), "--frames", "2"]
+    assert main([*words, "--paths", "withhold"]) == 0
+    features, places = read_features(out), read_places(out)
+    assert all(re.fullmatch(r"[0-9a-f]{16}(\.\w+)?(:frame:\d)?", name) for name in features.names)
+    read = {places[name.partition(":")[0]] for name in features.names}
+    assert read == {"IM0001", "a.png", "deep/e.jfif", "cine.gif"}
+    assert {places[name] for name in features.left_out} == told.keys() - {"cine.gif"}
+    assert (tmp_path / "f.parquet.paths.csv").stat().st_mode & 0o777 == 0o600
+    query = ["--query", str(folder / "a.png"), "--query", str(folder / "cut.jpg"), "--images", str(folder)]
+    found = tmp_path / "found"
+    assert search(["--model", str(tiny_model), "--features", str(out), *query, "--out", str(found)]) == 0
+    (entry,) = json.loads((found / "search.json").read_text())
+    assert entry["query"] == "example 1" and places[entry["found"][0]["id"]] in ("a.png", "deep/e.jfif")
+    shown = "".join(capsys.readouterr()) + out.read_bytes().decode("latin-1")
+    shown += "".join(
+        path.read_bytes().decode("latin-1") for path in (*found.iterdir(), out.with_name(f"{out.name}.left_out.csv"))
+    )
+    assert not re.findall(r"\b(a\.png|e\.jfif|cut\.jpg|IM0001|cine|report)", shown)
+    assert read_provenance(found).private_sources
+    main(words)
+    assert "a.png" in read_features(out).names and not (tmp_path / "f.parquet.paths.csv").exists()
 
 
 def test_a_resumed_run_still_tells_what_was_left_out(tmp_path, tiny_model, messy, monkeypatch):
