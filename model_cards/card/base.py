@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import HfHubHTTPError
+
 from biovfm_hf.hub.network import heed_missing_network, is_path
 from biovfm_hf.reading.documents import read_yaml
 
@@ -57,9 +60,6 @@ def _start(config: dict[str, Any]) -> str | None:
 
 def _hub_licence(name: str) -> str | None:
     """The licence that the repository's card states; None where it states none or cannot be had."""
-    from huggingface_hub import ModelCard
-    from huggingface_hub.errors import HfHubHTTPError
-
     heed_missing_network()
     try:
         licence = ModelCard.load(name).data.get("license")

@@ -9,6 +9,7 @@ from biovfm_hf.cards.provenance import write_provenance
 from biovfm_hf.options import parse_options
 from biovfm_hf.writing.files import write_text
 
+from ..ending import end_command
 from ..inputs.results import results_rows
 from .earlier import kept_text, written_text
 from .facts import CardFacts, gather
@@ -87,7 +88,4 @@ def main(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     written = card(parse_options(parser, CardOptions, argv))
-    for note in written.notes:
-        print(f"note: {note}")
-    print(f"{written.path}: {written.results} results, {written.pictures} pictures")
-    return 0
+    return end_command(written.notes, f"{written.path}: {written.results} results, {written.pictures} pictures")

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard
+
 from biovfm_hf.cards.stub import STUB_FIELD
 
 from ..inputs.files import read_readme
@@ -43,8 +45,6 @@ def card_license(readme: Path) -> str | None:
 
 def _fields(text: str) -> dict[str, Any]:
     """The YAML block of a README.md, empty where it has none that the Hub would read."""
-    from huggingface_hub import ModelCard
-
     try:
         return dict(ModelCard(text).data.to_dict()) if text else {}
     except (ValueError, TypeError, KeyError):

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from huggingface_hub import ModelCardData
+
 from ..inputs.compute import energy_kwh
 from .earlier import DERIVED_FIELD
 from .facts import CardFacts
@@ -21,8 +23,6 @@ class Field:
 
 def metadata(facts: CardFacts) -> Any:
     """The YAML block of a card, as huggingface_hub's ModelCardData."""
-    from huggingface_hub import ModelCardData
-
     values = {field.name: field.value(facts) for field in FIELDS}
     return ModelCardData(**{name: value for name, value in values.items() if value is not None})
 

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
+
 from biovfm_hf.results.record import Record
 
 from ..inputs.results import interval_text, metric_label, primary_metric, way_words
@@ -15,8 +18,6 @@ def eval_results(records: list[Record]) -> list[Any]:
     `metric_args` has the interval: `ci_low`, `ci_high` and `ci_level`, or, of few-shot probes, `draws_low` and so on,
     the range of 95 % of the draws. `metric_name` tells method, protocol, settings and seed.
     """
-    from huggingface_hub import EvalResult
-
     entries = []
     for record in records:
         kind = "image-segmentation" if record.method.startswith("segment") else "image-classification"
@@ -52,9 +53,6 @@ def leaderboard_yaml(records: list[Record], benchmark: str) -> str:
     `benchmark` is the Hub dataset whose leaderboard has the tasks; method, protocol, settings, seed and
     interval go into the notes.
     """
-    import yaml
-    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-
     chosen: dict[str, Record] = {}
     for record in sorted(records, key=lambda record: record.method != "linear"):
         chosen.setdefault(record.task, record)

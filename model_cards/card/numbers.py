@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard
+
 from biovfm_hf.errors import UserError
 from biovfm_hf.reading.documents import parse_yaml, read_text
 from biovfm_hf.results.record import Record
@@ -19,21 +21,19 @@ def check_numbers(text: str, model_dir: Path) -> None:
     Raises:
         UserError: a score was edited, or the results file is gone.
     """
-    from huggingface_hub import ModelCard
-
     if END not in text:
         return
-    held, file = _held(model_dir)
+    records, file = _results(model_dir)
     known: dict[tuple[Any, Any], list[str]] = {}
-    for entry in eval_results(held):
+    for entry in eval_results(records):
         known.setdefault((entry.dataset_type, entry.metric_value), []).append(str(entry.metric_name))
     for entry in ModelCard(text).data.get("eval_results") or []:
         start = str(entry.metric_name).removesuffix(")")  # of earlier cards, which name neither settings nor seed
         if not any(name.startswith(start) for name in known.get((entry.dataset_type, entry.metric_value), [])):
-            said = f"{entry.metric_name} {entry.metric_value} on {entry.dataset_type}"
-            raise UserError(f"{model_dir / 'README.md'}: states {said}, {_remedy(file, model_dir)}")
+            claim = f"{entry.metric_name} {entry.metric_value} on {entry.dataset_type}"
+            raise UserError(f"{model_dir / 'README.md'}: states {claim}, {_remedy(file, model_dir)}")
     board = model_dir / ".eval_results" / "biovfm.yaml"
-    ours = _board_scores(leaderboard_yaml(held, "any/benchmark"), board)
+    ours = _board_scores(leaderboard_yaml(records, "any/benchmark"), board)
     for task, value in _board_scores(read_text(board), board) if board.is_file() else []:
         if (task, value) not in ours:
             raise UserError(f"{board}: states {value} on {task}, {_remedy(file, model_dir)}")
@@ -44,17 +44,15 @@ def changed_tables(text: str, model_dir: Path) -> bool:
 
     They are if somebody edited them, and may be if another version of `biovfm card` wrote them.
     """
-    from huggingface_hub import ModelCard
-
-    held, _ = _held(model_dir)
+    records, _ = _results(model_dir)
     written, end, _ = text.partition(END)
-    if not end or not held:
+    if not end or not records:
         return False
     name = str(ModelCard(text).data.get("model_name"))
-    return _table_lines(written) != _table_lines(render_results(held, name))
+    return _table_lines(written) != _table_lines(render_results(records, name))
 
 
-def _held(model_dir: Path) -> tuple[list[Record], Path]:
+def _results(model_dir: Path) -> tuple[list[Record], Path]:
     file = model_dir / "results" / "biovfm.json"
     return load_results(file) if file.is_file() else [], file
 

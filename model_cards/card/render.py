@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from huggingface_hub import ModelCard
+
 from biovfm_hf.cards.markdown import plain
 from biovfm_hf.errors import UserError
 from biovfm_hf.results.record import Interval, Record
@@ -35,8 +37,6 @@ def check_card(text: str) -> None:
     Raises:
         UserError: the text is not a valid card.
     """
-    from huggingface_hub import ModelCard
-
     try:
         card = ModelCard(text)
         again = ModelCard(f"---\n{card.data.to_yaml()}\n---\n")

@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
 
 TEMPERATURE = 0.07  # of the votes, as in DINO's nearest-neighbour probe
 HELD_OUT = 0.2  # of the subjects, to measure the linear probe on
@@ -60,11 +63,11 @@ class Index:
     @classmethod
     def load(cls, file: Path) -> "Index":
         """Read what `save` wrote; pickles are not read."""
-        with np.load(file, allow_pickle=False) as held:
-            offsets, joined = held["offsets"], held["thumbnails"].tobytes()
+        with np.load(file, allow_pickle=False) as arrays:
+            offsets, joined = arrays["offsets"], arrays["thumbnails"].tobytes()
             thumbnails = [joined[start:stop] for start, stop in pairwise(offsets)]
-            labels, subjects = ([str(word) for word in held[name]] for name in ("labels", "subjects"))
-            return cls(held["features"].astype(np.float32), labels, thumbnails, subjects)
+            labels, subjects = ([str(word) for word in arrays[name]] for name in ("labels", "subjects"))
+            return cls(arrays["features"].astype(np.float32), labels, thumbnails, subjects)
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,6 @@ class Probe:
 
 def fit_probe(features: np.ndarray, labels: list[str], penalty: float = 1.0) -> Probe:
     """Logistic regression on standardised features (N, D), with the L2 penalty that scikit-learn calls C = 1."""
-    import torch
-
     classes = sorted(set(labels))
     mean, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-6)
     rows = torch.from_numpy((features - mean) / scale).double()
@@ -119,8 +120,8 @@ def held_out_accuracy(index: Index, seed: int = 0) -> tuple[float, int] | None:
     if len(set(labels[test])) < 2 or not set(labels[test]) <= set(labels[~test]):
         return None
     probe = fit_probe(index.features[~test], list(labels[~test]))
-    said = np.array(probe.classes)[probe(index.features[test]).argmax(axis=1)]
-    recalls = [(said[labels[test] == label] == label).mean() for label in set(labels[test])]
+    answers = np.array(probe.classes)[probe(index.features[test]).argmax(axis=1)]
+    recalls = [(answers[labels[test] == label] == label).mean() for label in set(labels[test])]
     return float(np.mean(recalls)), int(test.sum())
 
 
@@ -132,8 +133,6 @@ class Encoder:
     """
 
     def __init__(self, name: str, read: Callable[..., Any] | None = None) -> None:
-        from transformers import AutoImageProcessor, AutoModel
-
         self.name = name
         self.read = read
         self.processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
@@ -145,8 +144,6 @@ class Encoder:
         Returns:
             what the model is shown (S, S, 3) uint8; class token (D,) of unit length; patch tokens (h, w, D).
         """
-        import torch
-
         if self.read is not None:
             how = {name: getattr(self.processor, name) for name in ("intensity", "percentiles", "window")}
             image, settings = self.read(image, how, settings), {"intensity": "auto", "window": None}
@@ -192,11 +189,11 @@ def nearest(index: Index, vector: np.ndarray, count: int = 8) -> list[tuple[int,
     return [(int(row), float(similarity[row])) for row in order]
 
 
-def votes(index: Index, found: list[tuple[int, float]]) -> dict[str, float]:
+def votes(index: Index, neighbours: list[tuple[int, float]]) -> dict[str, float]:
     """{label: share of the votes}, each neighbour voting with weight exp(similarity / 0.07), largest first."""
     weights: dict[str, float] = {}
-    best = max((similarity for _, similarity in found), default=0.0)
-    for row, similarity in found:
+    best = max((similarity for _, similarity in neighbours), default=0.0)
+    for row, similarity in neighbours:
         label = index.labels[row]
         weights[label] = weights.get(label, 0.0) + float(np.exp((similarity - best) / TEMPERATURE))
     total = sum(weights.values())
@@ -222,13 +219,13 @@ class Familiarity:
         similarity[subjects[:, None] == subjects[None, :]] = -1.0
         return cls(float(np.percentile(similarity.max(axis=1), FAMILIAR)))
 
-    def doubt(self, found: list[tuple[int, float]]) -> str:
+    def doubt(self, neighbours: list[tuple[int, float]]) -> str:
         """A sentence where the nearest images are further away than that, else ""."""
-        nearest_one = found[0][1]
-        if nearest_one >= self.least:
+        similarity = neighbours[0][1]
+        if similarity >= self.least:
             return ""
         return (
-            f"Unlike the indexed images: the nearest has similarity {nearest_one:.2f}, and {100 - FAMILIAR}% of the "
+            f"Unlike the indexed images: the nearest has similarity {similarity:.2f}, and {100 - FAMILIAR}% of the "
             f"images of held-out subjects have {self.least:.2f} or more. So no label is given."
         )
 
@@ -278,8 +275,6 @@ class Analyser:
         Raises:
             Exception: whatever reading says of a file that cannot be read.
         """
-        from PIL import Image
-
         shown, vector, patches = self._encoded(path, _place(position, axis))
         side = (MAP_SIDE, MAP_SIDE)
         view = Image.fromarray(shown).resize(side, Image.Resampling.BICUBIC)
@@ -287,12 +282,12 @@ class Analyser:
         colours = Image.blend(view, colours, MAP_SHARE)
         if self.index is None:
             return Analysis("", view, colours)
-        found = nearest(self.index, vector)
+        neighbours = nearest(self.index, vector)
         gallery = [
             (Image.open(io.BytesIO(self.index.thumbnails[row])), f"{similarity:.2f} {self.index.labels[row]}")
-            for row, similarity in found
+            for row, similarity in neighbours
         ]
-        doubt = self.familiarity.doubt(found) if self.familiarity else ""
+        doubt = self.familiarity.doubt(neighbours) if self.familiarity else ""
         if doubt:
             return Analysis(doubt, view, colours, gallery)
         scores = dict(zip(self.probe.classes, self.probe(vector).tolist(), strict=True)) if self.probe else None
@@ -349,7 +344,7 @@ def build_page(encoder: Encoder, index: Index | None) -> Any:
     (folder / "uploads").mkdir(mode=0o700)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("GRADIO_RUN_HISTORY", "False")  # no pictures of patients in the browser's storage
-    import gradio
+    import gradio  # which reads the variables above when it is imported
 
     analyser = Analyser.of(encoder, index)
 
@@ -428,8 +423,8 @@ def launch(page: Any, host: str, port: int) -> None:
     theme = gradio.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"]).set(
         button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800"
     )
-    words = {"theme": theme, "css": STYLE, "max_file_size": MAX_UPLOAD}
-    page.launch(server_name=host, server_port=port, share=False, quiet=True, **words)
+    options = {"theme": theme, "css": STYLE, "max_file_size": MAX_UPLOAD}
+    page.launch(server_name=host, server_port=port, share=False, quiet=True, **options)
 
 
 def main() -> None:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 import biovfm_hf
 from biovfm_hf.cards.provenance import Provenance, read_provenance, write_provenance
 from biovfm_hf.errors import UserError, one_line, require
@@ -115,8 +118,6 @@ def build_index(encoder: Any, place: Path, count: int, seed: int) -> Any:
     Raises:
         UserError: not one image could be read.
     """
-    import numpy as np
-    from PIL import Image
     from tqdm import tqdm
 
     from .app import Index

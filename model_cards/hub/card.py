@@ -4,6 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard
+from huggingface_hub.utils import get_session, hf_raise_for_status
+
 from biovfm_hf.cards.provenance import read_provenance
 from biovfm_hf.errors import UserError
 from biovfm_hf.hub.calls import steady
@@ -55,8 +58,6 @@ def _check_licence(card: str, folder: Path) -> None:
     Raises:
         UserError: the card states another.
     """
-    from huggingface_hub import ModelCard
-
     for name in read_provenance(folder).licences:
         if ModelCard(card, ignore_metadata_errors=True).data.get("license_name") != name:
             raise UserError(
@@ -75,8 +76,6 @@ def let_hub_check(api: Any, card: str, kind: str) -> None:
 
 
 def _let_hub_check(api: Any, card: str, kind: str) -> None:
-    from huggingface_hub.utils import get_session, hf_raise_for_status
-
     answer = get_session().post(f"{api.endpoint}/api/validate-yaml", json={"content": card, "repoType": kind})
     if answer.status_code == 400:
         reasons = "; ".join(str(error.get("message")) for error in answer.json().get("errors", []))

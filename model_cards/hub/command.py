@@ -12,6 +12,7 @@ from biovfm_hf.hub.calls import signed_in
 from biovfm_hf.options import argument, check_options, option, parse_options
 from biovfm_hf.writing.files import write_text
 
+from ..ending import end_command
 from ..inputs.hub_names import check_hub_names, check_ref
 from ..inputs.kinds import kind_of
 from .card import check_pushed_card, let_hub_check, name_repository, read_card
@@ -110,12 +111,12 @@ def private_content(folder: Path) -> str:
 def _kind(folder: Path) -> str:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the model, dataset or demo folder to push")
-    found = "spaces" if (folder / "app.py").is_file() else kind_of(folder)
-    if found in KINDS:
-        return KINDS[found]
+    kind = "spaces" if (folder / "app.py").is_file() else kind_of(folder)
+    if kind in KINDS:
+        return KINDS[kind]
     if kind_of(folder / "model") == "models":
         raise UserError(f"{folder}: holds a model and more; push the model itself: {folder / 'model'}")
-    if found == "results":
+    if kind == "results":
         raise UserError(
             f"{folder}: holds results, which go with their model; write its card with: biovfm card MODEL_DIR "
             f"--results {folder}, and push MODEL_DIR"
@@ -154,15 +155,15 @@ def main(argv: list[str]) -> int:
     )
     options = _asked(parse_options(parser, PushOptions, argv))
     done = push(options)
-    for note in done.notes:
-        print(f"note: {note}")
+    return end_command(done.notes, _outcome(options.repo_id, done))
+
+
+def _outcome(repo_id: str, done: Pushed) -> str:
     commits = "1 commit" if done.files.commits == 1 else f"{done.files.commits} commits"
     files = "1 file" if done.files.sent == 1 else f"{done.files.sent} files"
-    print(
-        f"{options.repo_id} ({'private' if done.private else 'public'}): {files} sent in {commits}, "
+    outcome = (
+        f"{repo_id} ({'private' if done.private else 'public'}): {files} sent in {commits}, "
         f"{done.files.unchanged} were there, {done.files.deleted} deleted; all hashes agree, "
         f"{done.files.pulled_back} files pulled back and compared"
     )
-    if done.kind in NEXT:
-        print("next: " + NEXT[done.kind].format(options.repo_id))
-    return 0
+    return f"{outcome}\nnext: {NEXT[done.kind].format(repo_id)}" if done.kind in NEXT else outcome

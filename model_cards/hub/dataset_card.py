@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import DatasetCard
+
 from biovfm_hf.errors import UserError
 
 
@@ -14,8 +16,6 @@ def check_dataset_card(text: str, folder: Path) -> None:
     Raises:
         UserError: no valid YAML block, or a configuration without files.
     """
-    from huggingface_hub import DatasetCard
-
     try:
         data: dict[str, Any] = DatasetCard(text).data.to_dict()
     except (ValueError, TypeError, KeyError) as error:

@@ -7,6 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+from huggingface_hub.hf_api import RepoFile
+
 from biovfm_hf.errors import UserError
 
 MAX_FILE_BYTES = 50 * 10**9
@@ -94,9 +97,6 @@ def _check_link(link: Path, root: Path) -> None:
 
 def remote_files(api: Any, repo_id: str, repo_type: str, revision: str) -> dict[str, RemoteFile]:
     """The files of a repository at `revision`; empty where repository or revision have none."""
-    from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
-    from huggingface_hub.hf_api import RepoFile
-
     files = {}
     try:
         for entry in api.list_repo_tree(repo_id, recursive=True, revision=revision, repo_type=repo_type):

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+from huggingface_hub.errors import RepositoryNotFoundError
+
 from biovfm_hf.errors import UserError
 from biovfm_hf.hub.calls import steady
 
@@ -25,8 +28,6 @@ class Repository:
         steady(lambda: self._make(public, gated), "creating the repository")
 
     def _make(self, public: bool, gated: str | None) -> None:
-        from huggingface_hub.errors import RepositoryNotFoundError
-
         try:
             self.api.repo_info(self.repo_id, repo_type=self.kind)
             if public:
@@ -53,8 +54,6 @@ class Repository:
         steady(lambda: self._commit(message, added, deleted), f"sending files to {self.repo_id}")
 
     def _commit(self, message: str, added: dict[str, Path], deleted: list[str]) -> None:
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
         present = remote_files(self.api, self.repo_id, self.kind, self.revision) if deleted else {}
         operations: list[Any] = [CommitOperationAdd(name, file) for name, file in added.items()]
         operations += [CommitOperationDelete(name) for name in deleted if name in present]
@@ -81,8 +80,8 @@ class Repository:
 
     def tag(self, tag: str) -> None:
         """Give the branch's newest commit a tag."""
-        words = {"tag": tag, "revision": self.revision, "repo_type": self.kind, "exist_ok": True}
-        steady(lambda: self.api.create_tag(self.repo_id, **words), "tagging")
+        options = {"tag": tag, "revision": self.revision, "repo_type": self.kind, "exist_ok": True}
+        steady(lambda: self.api.create_tag(self.repo_id, **options), "tagging")
 
     def collect(self, collection: str, private: bool) -> None:
         """Add the repository to a collection of its owner, by title or slug; a new one is made where there is none."""

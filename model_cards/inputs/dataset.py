@@ -143,16 +143,16 @@ def sample_images(
     for modality in sorted(summary.files_by_modality):
         files = summary.files_by_modality[modality]
         chosen = chooser.sample(files, min(FILES_PER_MODALITY, len(files)))
-        found: list[tuple[str, bytes]] = []
+        images: list[tuple[str, bytes]] = []
         for position, file in enumerate(chosen):
-            wanted = -(-(per_modality - len(found)) // (len(chosen) - position))
-            found += _draw(file, modality, wanted, chooser, without)
-        samples[modality] = found
+            count = -(-(per_modality - len(images)) // (len(chosen) - position))
+            images += _draw(file, modality, count, chooser, without)
+        samples[modality] = images
     return samples
 
 
 def _draw(
-    file: Path, modality: str, wanted: int, chooser: random.Random, without: tuple[str, ...]
+    file: Path, modality: str, count: int, chooser: random.Random, without: tuple[str, ...]
 ) -> list[tuple[str, bytes]]:
     parquet: Any = require("pyarrow.parquet", "data")
     reader = parquet.ParquetFile(file)
@@ -162,7 +162,7 @@ def _draw(
         for row, line in enumerate(lines)
         if _word(line["modality"]) == modality and str(line["source"]) not in without
     ]
-    picked = sorted(chooser.sample(rows, min(wanted, len(rows))))
+    picked = sorted(chooser.sample(rows, min(count, len(rows))))
     images: list[tuple[str, bytes]] = []
     start = 0
     for group in range(reader.num_row_groups):

@@ -42,9 +42,9 @@ class PrivateFigures:
 
     def tasks_shown(self, figure: Path) -> tuple[str, ...]:
         """The private tasks whose test images a figure shows; all of them where its name was cut, so does not tell."""
-        kind, *words = figure.stem.split("_")
+        kind, *parts = figure.stem.split("_")
         if kind not in SHOW_IMAGES or not self.tasks:
             return ()
-        if len(words) < 2:
+        if len(parts) < 2:
             return self.tasks
-        return tuple(task for task in self.tasks if safe_word(task) in words[1:])
+        return tuple(task for task in self.tasks if safe_word(task) in parts[1:])

@@ -2,6 +2,8 @@
 
 import re
 
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
 from biovfm_hf.errors import UserError
 
 # what `git check-ref-format` refuses, and what the Hub keeps for itself or reads as a commit
@@ -18,8 +20,6 @@ def check_hub_names(names: list[str], owner: bool = False) -> None:
     Raises:
         UserError: says which name and what is wrong with it.
     """
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
     for name in names:
         try:
             validate_repo_id(name)

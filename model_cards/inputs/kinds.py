@@ -73,5 +73,5 @@ def find_inputs(paths: list[Path]) -> Inputs:
 def _add_below(inputs: Inputs, folder: Path, levels: int) -> bool:
     """Add what lies in `folder`, and in its folders that are no kind themselves; False if nothing was found."""
     children = sorted(child for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
-    found = [inputs.add(child) or (levels > 1 and _add_below(inputs, child, levels - 1)) for child in children]
-    return any(found)
+    added = [inputs.add(child) or (levels > 1 and _add_below(inputs, child, levels - 1)) for child in children]
+    return any(added)

@@ -55,5 +55,5 @@ def _mapping(value: Any) -> dict[Any, Any]:
 
 
 def _overlap(row: dict[str, Any]) -> tuple[str, str, str]:
-    words = relation_words(str(row.get("relation") or ""), str(row.get("note") or ""), bool(row.get("verified")))
-    return str(row.get("source")), str(row.get("benchmark")), words
+    relation = relation_words(str(row.get("relation") or ""), str(row.get("note") or ""), bool(row.get("verified")))
+    return str(row.get("source")), str(row.get("benchmark")), relation

@@ -32,9 +32,9 @@ def read_licences(build: Path) -> dict[str, str]:
 
 def hub_licence(text: str) -> str:
     """The Hub's id for a licence in a record's words (`CC BY 4.0`, `CC0-1.0`), or "other"."""
-    words = "-".join(text.lower().replace("_", " ").replace("-", " ").split())
-    words = {"cc0": "cc0-1.0", "public-domain": "cc0-1.0"}.get(words, words)
-    return words if words in HUB_LICENCES else OTHER
+    name = "-".join(text.lower().replace("_", " ").replace("-", " ").split())
+    name = {"cc0": "cc0-1.0", "public-domain": "cc0-1.0"}.get(name, name)
+    return name if name in HUB_LICENCES else OTHER
 
 
 def joint_licence(licences: Iterable[str | None]) -> str:

@@ -5,6 +5,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import Architecture
 from biovfm_hf.reading.documents import read_json
@@ -68,8 +70,6 @@ def count_parameters(file: Path) -> int:
     Raises:
         UserError: the header is damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(file, framework="numpy") as weights:
             return sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118

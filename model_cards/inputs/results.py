@@ -111,8 +111,8 @@ def _seed(value: Any) -> str:
 
 def way_words(protocol: str, settings: str, seed: str) -> str:
     """How something was measured beside its method, in words: `fast protocol, features both, seeds 0, 1`."""
-    words = (protocol and f"{protocol} protocol", settings, seed and f"seed{'s' if ',' in seed else ''} {seed}")
-    return ", ".join(filter(None, words))
+    parts = (protocol and f"{protocol} protocol", settings, seed and f"seed{'s' if ',' in seed else ''} {seed}")
+    return ", ".join(filter(None, parts))
 
 
 def results_rows(records: Iterable[Record], model: str) -> list[dict[str, Any]]:

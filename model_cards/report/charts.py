@@ -76,9 +76,9 @@ def line_chart(title: str, lines: Sequence[Line], x_name: str = "step") -> Marku
         parts.append(f'<path class="line s{style}" d="{_path([(x, y) for x, y, _, _ in rows], to_x, to_y)}"/>')
         x, y = rows[-1][:2]
         parts.append(f'<circle class="dot s{style}" cx="{to_x(x):.1f}" cy="{to_y(y):.1f}" r="2.6"/>')
-    said = "; ".join(_described(line, x_name) for _, line, _ in curves)
+    label = f"{title}. {'; '.join(_described(line, x_name) for _, line, _ in curves)}."
     return Markup(
-        f'<svg class="chart" role="img" viewBox="0 0 {WIDTH} {HEIGHT}" aria-label="{escape(f"{title}. {said}.")}">'
+        f'<svg class="chart" role="img" viewBox="0 0 {WIDTH} {HEIGHT}" aria-label="{escape(label)}">'
         + "".join(parts)
         + "</svg>"
     )
@@ -202,8 +202,8 @@ def difference_chart(rows: Sequence[Difference]) -> Markup:
         if row.low is not None and row.high is not None:
             parts.append(f'<path class="whisker s{style}" d="M{to_x(row.low):.1f} {y}H{to_x(row.high):.1f}"/>')
         parts.append(f'<circle class="dot s{style}" cx="{to_x(row.value):.1f}" cy="{y}" r="4"/>')
-    told = "; ".join(f"{row.label}: {row.value:+.3f}{'' if row.is_real else ', not told apart'}" for row in rows)
+    values = "; ".join(f"{row.label}: {row.value:+.3f}{'' if row.is_real else ', not told apart'}" for row in rows)
     return Markup(
         f'<svg class="chart differences" role="img" viewBox="0 0 {width} {height}" '
-        f'aria-label="{escape(f"Differences. {told}.")}">{"".join(parts)}</svg>'
+        f'aria-label="{escape(f"Differences. {values}.")}">{"".join(parts)}</svg>'
     )

@@ -12,6 +12,7 @@ from biovfm_hf.options import argument, check_options, option, parse_options, re
 from biovfm_hf.writing.files import write_text
 
 from .. import formats
+from ..ending import end_command
 from ..inputs.kinds import find_inputs
 from ..inputs.results import metric_label
 from ..templating import TEMPLATES, template_environment
@@ -68,9 +69,9 @@ def render_report(material: Material, title: str, made: str) -> str:
             body = environment.get_template(f"report/{section.name}.html.j2").render(**variables)
             parts.append((section, Markup(body)))
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
-    words = {"title": title, "made": made, "style": style, "glance": at_a_glance(material)}
+    head = {"title": title, "made": made, "style": style, "glance": at_a_glance(material)}
     return environment.get_template("report/page.html.j2").render(
-        **words, parts=parts, left_out=material.store.left_out
+        **head, parts=parts, left_out=material.store.left_out
     )
 
 
@@ -132,7 +133,5 @@ def main(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     written = report(parse_options(parser, ReportOptions, argv))
-    for line in written.left_out:
-        print(f"note: picture {line}")
-    print(f"{written.path}: {formats.file_size(written.size)}")
-    return 0
+    notes = (f"picture {line}" for line in written.left_out)
+    return end_command(notes, f"{written.path}: {formats.file_size(written.size)}")

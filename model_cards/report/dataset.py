@@ -30,8 +30,8 @@ def dataset_facts(summary: DatasetSummary, material: Material) -> dict[str, Any]
         for anatomy in anatomies
     ]
     grid = [
-        (modality, [picture for alt, raw in found if (picture := material.store.add(raw, alt, 160))])
-        for modality, found in sample_images(summary, seed=material.seed, without=private).items()
+        (modality, [picture for alt, raw in images if (picture := material.store.add(raw, alt, 160))])
+        for modality, images in sample_images(summary, seed=material.seed, without=private).items()
     ]
     outcomes = sorted((summary.outcomes or {}).items(), key=lambda item: (item[0] != "kept", -item[1]))
     details = sorted(summary.outcomes_by_source.items(), key=lambda item: (item[0][0], -item[1]))

@@ -28,11 +28,11 @@ def evaluation_section(material: Material) -> dict[str, Any] | None:
     for record in records:
         alike.setdefault((record.method, record.protocol, record.settings_text), []).append(record)
     tables = [_score_table(chosen, models, names) for chosen in alike.values()]
-    told = _ways(comparisons)
+    ways = _ways(comparisons)
     main, other = ([row for row in comparisons if (row.metric in MAIN) == is_main] for is_main in (True, False))
 
     def named(rows: list[Comparison]) -> list[dict[str, Any]]:
-        return [_difference(row, names, told[_way(row)]) for row in rows[:MAX_ROWS]]
+        return [_difference(row, names, ways[_way(row)]) for row in rows[:MAX_ROWS]]
 
     return {
         "tables": tables,

@@ -15,7 +15,7 @@ CAPTIONS = {
     "masks": "Masks of test images, drawn by hand and by the model",
     "tsne": "Test cases by their features; near ones are alike to the model",
     "roc": "Share of cases found at each share of false alarms",
-    "confusion": "Cases of each true class by the class that was told",
+    "confusion": "Cases of each true class by the class that the model chose",
     "fewshot": "Scores by the number of training cases",
     "ranks": "Mean rank of each model over the tasks, with what is too close to call",
     "rank-against-rank": "Rank by classification beside rank by segmentation",
@@ -47,8 +47,8 @@ def _picture(file: Path, material: Material) -> Picture | None:
 
 def caption_of(stem: str) -> str:
     """What a figure shows, in words, with what its file name tells: `Share of cases found ...: busi, linear`."""
-    kind, *words = stem.split("_")
-    rest = ", ".join(words)
+    kind, *parts = stem.split("_")
+    rest = ", ".join(parts)
     if kind not in CAPTIONS:
         return stem.replace("_", " ")
     return f"{CAPTIONS[kind]}: {rest}" if rest else CAPTIONS[kind]

@@ -52,10 +52,10 @@ def _real(row: Comparison, names: dict[str, str]) -> str:
     bounds = [abs(bound) for bound in (row.low, row.high) if bound is not None]
     span = f" (95% interval {min(bounds):.3f} to {max(bounds):.3f})" if len(bounds) == 2 else ""
     p = formats.p_value(row.p_holm)
-    told = f"p\u00a0{p}" if p.startswith("<") else f"p\u00a0=\u00a0{p}"
+    significance = f"p\u00a0{p}" if p.startswith("<") else f"p\u00a0=\u00a0{p}"
     return (
         f"{better} is better than {worse} on {row.task} by {abs(row.difference):.3f} {metric_label(row.metric)}{span}"
-        f", {row.method}, {told} after adjustment."
+        f", {row.method}, {significance} after adjustment."
     )
 
 

@@ -5,6 +5,9 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+from PIL.Image import DecompressionBombError
+
 from biovfm_hf.errors import UserError
 from biovfm_hf.pictures import check_size
 
@@ -45,8 +48,6 @@ class PictureStore:
         Returns:
             the picture, or None, in which case `left_out` holds the reason.
         """
-        from PIL.Image import DecompressionBombError
-
         name = source.name if isinstance(source, Path) else alt
         try:
             encoded, width, height = _encoded(source, max_side, drawn)
@@ -62,8 +63,6 @@ class PictureStore:
 
 
 def _encoded(source: Path | bytes, max_side: int, drawn: bool) -> tuple[bytes, int, int]:
-    from PIL import Image
-
     if isinstance(source, Path):
         if source.stat().st_size > MAX_FILE_BYTES:
             raise ValueError("file larger than 64 MiB")
