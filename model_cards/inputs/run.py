@@ -39,7 +39,10 @@ class Series:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A training run: resolved configuration, logged series by name, and the totals that they give."""
+    """A training run: resolved configuration, logged series by name, and the totals that they give.
+
+    `decoder` is the folder of its weights with a masked autoencoder's decoder, where it left one.
+    """
 
     name: str
     config: dict[str, Any]
@@ -49,6 +52,7 @@ class RunSummary:
     seconds: float | None
     skipped_values: int
     crops: Path | None
+    decoder: Path | None = None
     provenance: Provenance = field(default_factory=Provenance)
 
     @property
@@ -83,7 +87,7 @@ def summarise_run(folder: Path) -> RunSummary:
         skipped += _add_values(series, step, record)
     elapsed = next((series[name].last[1] for name in ("seconds", "elapsed") if name in series), None)
     config = folder / "config.yaml"
-    crops = folder / "crops.png"
+    crops, decoder = folder / "crops.png", folder / "model_with_decoder"
     return RunSummary(
         name=folder.resolve().name,
         config=read_yaml(config) if config.is_file() else {},
@@ -93,6 +97,7 @@ def summarise_run(folder: Path) -> RunSummary:
         seconds=elapsed if elapsed is not None else (seconds or None),
         skipped_values=skipped,
         crops=crops if crops.is_file() else None,
+        decoder=decoder if (decoder / "config.json").is_file() else None,
         provenance=read_provenance(folder),
     )
 

@@ -1,13 +1,39 @@
 """The report's section on training runs: their curves laid over each other, and what the models were shown."""
 
+from pathlib import Path
 from typing import Any
 
 from ..inputs.run import RunSummary, group_of
 from . import charts
 from .material import Material
 from .pictures import Picture
+from .reconstructions import reconstructions
 
 MAX_CHARTS = 24
+MAX_SETTINGS = 400
+# the settings that tell one run from another, as config.yaml names them, and what they are called
+SETTINGS = {
+    "method": "Objective",
+    "model.size": "Size",
+    "model.init_from": "Started from",
+    "model.num_hidden_layers": "Blocks",
+    "model.hidden_size": "Width",
+    "model.patch_size": "Patch, pixels",
+    "augment.global_size": "Global crops, pixels",
+    "augment.local_count": "Local crops of an image",
+    "augment.local_size": "Local crops, pixels",
+    "augment.preset": "Augmentation",
+    "batch.size": "Images a step",
+    "steps": "Steps",
+    "optim.base_lr": "Learning rate before scaling",
+    "optim.weight_decay": "Weight decay",
+    "dino.prototypes": "Prototypes",
+    "teacher.momentum": "Teacher's momentum",
+    "teacher.temperature": "Teacher's temperature",
+    "run.precision": "Precision",
+    "seed": "Seed",
+}
+PLACES = ("data.path", "data.selection", "watch.task")  # folders of the machine that it ran on: not for readers
 GROUPS = {
     "loss": (
         "Losses",
@@ -42,13 +68,46 @@ def training_section(material: Material) -> dict[str, Any] | None:
         members.sort(key=lambda name: (name != "loss", name != "rankme"))
         if members:
             groups.append({"title": title, "text": text, "charts": [_chart(name, runs) for name in members]})
-    crops = [(run, _crops(run, material)) for run in runs if run.crops is not None]
+    crops = [(run.name, _crops(run, material)) for run in runs]
+    painted = [(run.name, reconstructions(run, material)) for run in runs]
     return {
         "runs": runs,
         "key": [(run.name, charts.style_of(index)) for index, run in enumerate(runs)] if len(runs) > 1 else [],
         "groups": groups,
-        "crops": [(run.name, picture) for run, picture in crops if picture],
+        "crops": [(name, picture) for name, picture in crops if picture],
+        "reconstructions": [(name, picture) for name, picture in painted if picture],
+        "settings": settings_rows(runs),
+        "all_settings": [(run.name, list(flattened(run.config).items())[:MAX_SETTINGS]) for run in runs if run.config],
     }
+
+
+def settings_rows(runs: list[RunSummary]) -> list[tuple[str, list[str]]]:
+    """The main settings of the runs: (what it is called, its value in each run, "–" where a run has none)."""
+    settings = [flattened(run.config) for run in runs]
+    rows = [(label, [one.get(key, "–") for one in settings]) for key, label in SETTINGS.items()]
+    return [(label, values) for label, values in rows if any(value != "–" for value in values)]
+
+
+def flattened(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """A run's configuration as one level, `optim.base_lr` and so on, values as text.
+
+    What is not set and where folders lie is left out; of weights that training started from the last part is told.
+    """
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            flat |= flattened(value, f"{name}.")
+        elif name not in PLACES and value is not None and value not in ([], {}):
+            flat[name] = _setting(value)
+    return flat
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_setting, value))
+    text = str(value)
+    return Path(text).name if "/" in text and Path(text).is_absolute() else text
 
 
 def _chart(name: str, runs: list[RunSummary]) -> dict[str, Any]:
