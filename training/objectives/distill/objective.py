@@ -60,6 +60,7 @@ class DistillObjective(nn.Module):
         self.teacher = teacher
         self._mark: int | None = None if next(teacher.parameters()).is_meta else teacher.mark()
         self.register_buffer("teacher_mark", torch.zeros((), dtype=torch.int64))
+        self.sign()
         self.register_state_dict_post_hook(_without_teacher)
 
     def sign(self) -> None:

@@ -17,10 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
 from tests.preloaded import python
-from training.objectives.dino.config import DINOConfig
-from training.objectives.dino.losses import sinkhorn_knopp, update_center
+from training.objectives.dino.config import DINOConfig, GramConfig
+from training.objectives.dino.losses import koleo_loss, sinkhorn_knopp, update_center
 from training.objectives.dino.objective import DINOObjective
 from training.objectives.dino.parameters import dino_parameter_groups
+from training.objectives.distill.config import DistillConfig
+from training.objectives.distill.objective import DistillObjective, Student
+from training.objectives.distill.teacher import Teacher, cls_and_map
 from training.optimizer import adamw, apply_schedule, clip_per_submodule
 from training.schedule import StepValues
 
@@ -70,11 +73,13 @@ def build(centering: str) -> DINOObjective:
     return DINOObjective(BioVFMModel(config), heads).train()
 
 
-def train(wrapped: nn.Module, objective: DINOObjective, batch: dict[str, Tensor]) -> dict[str, Any]:
-    """Two steps: gradients of the first, losses, and the state after both."""
+def train(
+    wrapped: nn.Module, objective: DINOObjective, batch: dict[str, Tensor], steps: list[StepValues] = STEPS
+) -> dict[str, Any]:
+    """Its steps: gradients of the first, losses, and the state after all."""
     optimizer = adamw(dino_parameter_groups(objective.student, 0.9, 0.2))
     result: dict[str, Any] = {"loss": []}
-    for values in STEPS:
+    for values in steps:
         apply_schedule(optimizer, values)
         optimizer.zero_grad()
         loss, _ = wrapped(batch, values)
@@ -101,6 +106,50 @@ CASES = {
 }
 
 
+GRAM = [StepValues(1e-3, 1e-3, 0.1, momentum=0.9, teacher_temp=0.06, local_weight=0.5, gram_weight=2.0)]
+
+
+def anchored() -> DINOObjective:
+    """A step of the Gram and high-resolution stages: another encoder's similarities, on larger crops."""
+    objective = build("sinkhorn_knopp")
+    torch.manual_seed(1)
+    anchor = BioVFMModel(objective.teacher.backbone.config)
+    objective.anchor(anchor, GramConfig(weight=2.0))
+    return objective.train()
+
+
+def anchored_batch() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    crops = torch.randn(2 * IMAGES, 3, 48, 48, generator=generator)
+    return {**joint_batch((0, 3, 5)), "anchor_crops": crops}
+
+
+def distilled() -> DistillObjective:
+    torch.manual_seed(0)
+    config = BioVFMConfig.from_dict({**build("centering").student.backbone.config.to_dict(), "use_mask_token": False})
+    student = Student(BioVFMModel(config), 24, 24, patches=True)
+    teacher = Teacher(BioVFMModel(config), cls_and_map, 8, None, torch.tensor([[1.0, 0.0]] * 3))
+    return DistillObjective({"model": student}, teacher, DistillConfig()).train()
+
+
+def distil(wrapped: nn.Module, objective: DistillObjective, batch: dict[str, Tensor]) -> dict[str, Any]:
+    loss, _ = wrapped(batch, STEPS[0])
+    loss.backward()
+    named = objective.students.named_parameters()
+    return {"loss": loss.detach(), "gradients": {name: one.grad.clone() for name, one in named}}
+
+
+def features() -> Tensor:
+    return torch.randn(8, 5, generator=torch.Generator().manual_seed(4))
+
+
+def koleo(rows: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    rows = rows.clone().requires_grad_()
+    loss = koleo_loss(rows, 2, group)
+    loss.backward()
+    return loss.detach(), rows.grad
+
+
 def worker(rank: int, folder: Path) -> None:
     """Everything that is compared, in one of the two processes; written to FOLDER/RANK.pt."""
     torch.set_num_threads(1)
@@ -113,6 +162,12 @@ def worker(rank: int, folder: Path) -> None:
         "sinkhorn_empty": sinkhorn_knopp(scores() if rank == 0 else scores()[:0], 0.05),
         "center": center,
     }
+    result["koleo"] = koleo(features().chunk(2)[rank], 8)
+    objective = anchored()
+    result["anchored"] = train(DistributedDataParallel(objective), objective, half(anchored_batch(), rank), GRAM)
+    student = distilled()
+    crops = {"global_crops": joint_batch(())["global_crops"].chunk(2)[rank]}
+    result["distilled"] = distil(DistributedDataParallel(student), student, crops)
     for name, (centering, masked) in CASES.items():
         objective = build(centering)
         wrapped = DistributedDataParallel(objective)
@@ -164,6 +219,32 @@ def test_two_steps_are_those_of_the_joint_batch(ranks: list[dict[str, Any]], cas
         assert ranks[0][case]["state"][name].equal(ranks[1][case]["state"][name]), name
         # AdamW divides by the gradient's own size, so the rounding of an all but zero gradient shows
         torch.testing.assert_close(ranks[0][case]["state"][name], value, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_an_anchored_step_is_that_of_the_joint_batch(ranks: list[dict[str, Any]]) -> None:
+    objective = anchored()
+    alone = train(objective, objective, anchored_batch(), GRAM)
+    losses = [torch.stack(rank["anchored"]["loss"]) for rank in ranks]
+    torch.testing.assert_close(torch.stack(losses).mean(0), torch.stack(alone["loss"]), rtol=1e-5, atol=0)
+    for name, gradient in alone["gradients"].items():
+        for rank in ranks:
+            assert (rank["anchored"]["gradients"][name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-8, name
+
+
+def test_a_distillation_is_that_of_the_joint_batch(ranks: list[dict[str, Any]]) -> None:
+    objective = distilled()
+    alone = distil(objective, objective, {"global_crops": joint_batch(())["global_crops"]})
+    together = torch.stack([rank["distilled"]["loss"] for rank in ranks]).mean()
+    torch.testing.assert_close(together, alone["loss"], rtol=1e-5, atol=0)
+    for name, gradient in alone["gradients"].items():
+        for rank in ranks:
+            assert (rank["distilled"]["gradients"][name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-8, name
+
+
+def test_koleo_among_two_processes_is_that_of_the_joint_batch(ranks: list[dict[str, Any]]) -> None:
+    loss, gradient = koleo(features(), 0)
+    torch.testing.assert_close(torch.stack([rank["koleo"][0] for rank in ranks]).mean(), loss)
+    torch.testing.assert_close(torch.cat([rank["koleo"][1] for rank in ranks]) / 2, gradient)
 
 
 if __name__ == "__main__":

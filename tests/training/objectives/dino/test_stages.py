@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModel
+from transformers import AutoModel, DINOv3ViTConfig, DINOv3ViTModel
 
+from biovfm_hf.cards.provenance import read_provenance
 from training.command import pretrain
 from training.config_file import load_config, parse_overrides
 from training.data.batches import Drawn
@@ -90,6 +91,27 @@ def test_steps_of_a_mixture_go_on_bit_for_bit(stages: Path) -> None:
     lines = [json.loads(line) for line in (stages / "third" / "metrics.jsonl").read_text().splitlines()]
     assert [line["local_weight"] for line in lines if "local_weight" in line] == [0.5] * 4
     assert all(line["gram_weight"] == 1.5 and line["gram_loss"] > 0 for line in lines if "loss" in line)
+
+
+def test_continuing_from_dinov3s_weights_is_resumed_bit_for_bit(image_folder: Path, tmp_path: Path) -> None:
+    """From a folder of transformers' model; its architecture is taken, and its licence goes along."""
+    config = DINOv3ViTConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_register_tokens=4,
+        layerscale_value=1e-5, use_gated_mlp=True, hidden_act="silu",
+    )  # fmt: skip
+    DINOv3ViTModel(config).save_pretrained(tmp_path / "theirs")
+    own = ("model.num_hidden_layers", "model.hidden_size", "model.num_attention_heads")
+    words = [word for word in SMALL if not word.startswith(own)] + [f"model.init_from={tmp_path / 'theirs'}"]
+    pretrain("dino_v3_continue", data=image_folder, out=tmp_path / "run", overrides=words)
+    whole = newest_model(tmp_path / "run" / "checkpoints")
+    shutil.rmtree(tmp_path / "run" / "model")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_00000004")
+    pretrain("dino_v3_continue", data=image_folder, out=tmp_path / "run", overrides=words)
+    again = newest_model(tmp_path / "run" / "checkpoints")
+    assert whole.keys() == again.keys() and all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+    model = AutoModel.from_pretrained(tmp_path / "run" / "model")
+    assert model.config.ffn_type == "swiglu" and model.config.num_register_tokens == 4
+    assert read_provenance(tmp_path / "run" / "model").licences == ("dinov3-license",)
 
 
 GRAM = ["gram.weight=1.0", "augment.anchor_size=160", "augment.global_size=128"]
