@@ -17,20 +17,22 @@ from .dataset.check import faults
 from .dataset.finish import (
     SAMPLE,
     finish_shard,
+    redo_without_thumbnails,
     remove_damaged,
-    write_manifest,
     write_places,
     write_sample,
     write_summary,
     written_files,
 )
+from .dataset.manifest import write_manifest
 from .dataset.output_folder import check_output, hold
 from .limits import CHANGED
 from .options import BuildOptions
 from .plan.plan import WORK, Plan, Unit, changed_sources, differing, load_plan, make_plan
 from .plan.privacy import shown_paths
 from .schema import KEPT
-from .screening.duplicates import decide, load_candidates, save_drops, save_sample
+from .screening.candidates import load_candidates
+from .screening.duplicates import decide, save_drops, save_sample
 from .screening.leakage import Benchmarks, benchmark_files, identities, read_benchmarks
 from .screening.rules import RULES
 from .shards.executors import ENGINES, Work
@@ -155,14 +157,18 @@ def _build(
         _report(plan, summary)
         return summary
     complete.unlink(missing_ok=True)
+    if _read_json(plan.work / "decided.json") != inputs:
+        redo_without_thumbnails(plan)
     plan = _read_all(plan, options, sources)
-    benchmarks = _screen_across(plan, inputs, known or read_benchmarks(options.benchmarks))
+    threads = max(1, options.resources.workers)
+    benchmarks = _screen_across(plan, inputs, known or read_benchmarks(options.benchmarks), threads)
     for _ in _on_engine(finish_shard, plan, options, list(map(plan.whole, range(len(plan.shards))))):
         pass
-    facts = {"benchmark_images": benchmarks, "overlaps": _overlaps(plan), "sampled": write_sample(plan)}
-    summary = write_summary(plan, write_manifest(plan), facts)
+    counts = write_manifest(plan, threads)
+    facts = {"benchmark_images": benchmarks, "overlaps": _overlaps(plan), "sampled": write_sample(plan, threads)}
+    summary = write_summary(plan, counts.summary(), facts)
     write_places(plan)
-    write_card(plan, summary)
+    write_card(plan, summary, counts.files)
     remove_leftovers(plan.out)
     write_text(complete, json.dumps({"inputs": inputs, "files": written_files(plan.out)}))
     _report(plan, summary)
@@ -201,7 +207,7 @@ def _on_engine(work: Work, plan: Plan, options: BuildOptions, units: list[Unit])
         yield from ENGINES[options.engine].run(work, plan, str(options.raw), units, options.resources)
 
 
-def _screen_across(plan: Plan, inputs: dict[str, Any], known: Benchmarks) -> int:
+def _screen_across(plan: Plan, inputs: dict[str, Any], known: Benchmarks, threads: int) -> int:
     """Decide on duplicates and benchmark images of all shards; returns the number of benchmark images."""
     decided = plan.work / "decided.json"
     before = _read_json(decided)
@@ -212,10 +218,10 @@ def _screen_across(plan: Plan, inputs: dict[str, Any], known: Benchmarks) -> int
         for path in (plan.out / "data").rglob("*.parquet"):
             path.unlink()
         shutil.rmtree(plan.out / SAMPLE, ignore_errors=True)
-        candidates = load_candidates(plan)
-        drops = decide(plan, candidates, known, print)
-        save_drops(plan, candidates, drops)
-        save_sample(plan, candidates, drops)
+        candidates = load_candidates(plan, threads)
+        decisions = decide(plan, candidates, known, print)
+        save_drops(plan, candidates, decisions, known, threads)
+        save_sample(plan, candidates, decisions)
         write_text(decided, json.dumps(inputs))
     return len(known.hashes)
 

@@ -73,12 +73,11 @@ CANDIDATES = pa.schema(
         pa.field("remark", pa.string()),  # both stay in the builder's own folder
         # perceptual hashes: of the whole picture, and of its centre crop and padded form if it is not square
         pa.field("hashes", pa.list_(pa.uint64())),
-        pa.field("thumbnails", pa.binary()),  # one thumbnail for each of them
     ]
 )
 
-# What a part of a shard leaves: its lines of the candidates, with the encoded images of those that are kept.
-PARTS = pa.schema([*CANDIDATES, pa.field("image", pa.binary())])
+# What a part of a shard leaves: its lines of the candidates, with a thumbnail for each hash and the encoded image.
+PARTS = pa.schema([*CANDIDATES, pa.field("thumbnails", pa.binary()), pa.field("image", pa.binary())])
 
 
 def rows_of(parts: pa.Table) -> pa.Table:

@@ -1,14 +1,9 @@
 """Work on several values at once whose results come in order."""
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
-
-from biovfm_hf.memory import keep_one_arena
-
-_STACK = 1 << 20  # bytes of a thread's stack: address space is limited where strangers' files are read
 
 
 def in_order(function: Callable[[Any], Any], values: Iterable[Any], threads: int) -> Iterator[Any]:
@@ -19,8 +14,6 @@ def in_order(function: Callable[[Any], Any], values: Iterable[Any], threads: int
     if threads < 2:
         yield from map(function, values)
         return
-    keep_one_arena()
-    threading.stack_size(_STACK)
     source = iter(values)
     waiting: deque[Future[Any]] = deque()
     failure: BaseException | None = None

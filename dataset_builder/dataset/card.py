@@ -15,19 +15,23 @@ from ..catalog.source import own_words
 from ..plan.plan import WORK, Plan, slug
 from ..schema import COLUMN_TYPES
 from .figures import modality_by_anatomy, sample_sheets
-from .finish import NOT_TOLD, SAMPLE
+from .finish import SAMPLE
+from .manifest import NOT_TOLD
 
 SCALING_SOURCES = ("pmc-oa", "radimagenet")  # the paper's 2.45M subset for model scaling
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 
 
-def write_card(plan: Plan, summary: dict[str, Any]) -> None:
-    """Write README.md, `figures/`, `.gitignore` and the mark of private sources into the dataset folder."""
+def write_card(plan: Plan, summary: dict[str, Any], files: dict[str, int]) -> None:
+    """Write README.md, `figures/`, `.gitignore` and the mark of private sources into the dataset folder.
+
+    `files`: rows of each file of the dataset, by its name.
+    """
     figures = plan.out / "figures"
-    sheets = sample_sheets(plan, figures)
+    sheets = sample_sheets(plan, figures, files)
     if summary["kept"]:
         modality_by_anatomy(summary["modality_anatomy"], figures / "modality-anatomy.png")
-    header = yaml.safe_dump(_header(plan, summary), sort_keys=False, allow_unicode=True, width=100)
+    header = yaml.safe_dump(_header(plan, summary, files), sort_keys=False, allow_unicode=True, width=100)
     parts = [
         f"---\n{header}---\n",
         _introduction(plan, summary),
@@ -60,7 +64,8 @@ def configs(plan: Plan) -> dict[str, list[str]]:
     return patterns_of
 
 
-def _header(plan: Plan, summary: dict[str, Any]) -> dict[str, Any]:
+def _header(plan: Plan, summary: dict[str, Any], files: dict[str, int]) -> dict[str, Any]:
+    patterns = configs(plan)
     return {
         "pretty_name": _title(plan),
         "license": "other",
@@ -74,13 +79,13 @@ def _header(plan: Plan, summary: dict[str, Any]) -> dict[str, Any]:
                 **({"default": True} if name == "full" else {}),
                 "data_files": [{"split": "train", "path": globs[0] if len(globs) == 1 else globs}],
             }
-            for name, globs in configs(plan).items()
+            for name, globs in patterns.items()
         ],
-        "dataset_info": [_info(plan, name, globs) for name, globs in configs(plan).items()],
+        "dataset_info": [_info(plan, files, name, globs) for name, globs in patterns.items()],
     }
 
 
-def _info(plan: Plan, name: str, globs: list[str]) -> dict[str, Any]:
+def _info(plan: Plan, rows_of: dict[str, int], name: str, globs: list[str]) -> dict[str, Any]:
     """Columns, rows and bytes of a config.
 
     Not for show: `datasets` names its cache after the card alone, so two folders of one name whose cards are the same
@@ -88,7 +93,7 @@ def _info(plan: Plan, name: str, globs: list[str]) -> dict[str, Any]:
     """
     files = [file for pattern in globs for file in sorted(plan.out.glob(pattern))]
     size = sum(file.stat().st_size for file in files)
-    rows = sum(read_metadata(file).num_rows for file in files)
+    rows = sum(rows_of.get(file.relative_to(plan.out).as_posix()) or read_metadata(file).num_rows for file in files)
     split = {"name": "train", "num_bytes": size, "num_examples": rows}
     return {
         "config_name": name,

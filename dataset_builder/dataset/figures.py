@@ -18,32 +18,41 @@ _CELL_WIDTH, _CELL_HEIGHT = 112, 26
 _INK, _PAPER = (32, 32, 32), (255, 255, 255)
 
 
-def sample_sheets(plan: Plan, folder: Path, columns: int = 10, rows: int = 4) -> dict[str, Path]:
+def sample_sheets(
+    plan: Plan, folder: Path, files: dict[str, int], columns: int = 10, rows: int = 4
+) -> dict[str, Path]:
     """Write `samples-MODALITY.png` for each modality: images at even distances over all its rows, first to last.
+
+    Args:
+        plan: the plan.
+        folder: to write to.
+        files: rows of each file of the dataset, by its name.
+        columns: of a sheet.
+        rows: of a sheet.
 
     Returns:
         Config name of the modality -> file.
     """
-    files: dict[str, list[Path]] = defaultdict(list)
+    shown: dict[str, dict[Path, int]] = defaultdict(dict)
     for shard in plan.shards:
-        if (plan.out / shard.name).is_file():
-            files[slug(shard.modality)].append(plan.out / shard.name)
+        if shard.name in files:
+            shown[slug(shard.modality)][plan.out / shard.name] = files[shard.name]
     written = {}
-    for modality, paths in sorted(files.items()):
+    for modality, counts in sorted(shown.items()):
         target = folder / f"samples-{modality}.png"
-        _save(contact_sheet(evenly_spread(paths, columns * rows), columns), target)
+        _save(contact_sheet(evenly_spread(counts, columns * rows), columns), target)
         written[modality] = target
     return written
 
 
-def evenly_spread(paths: list[Path], count: int) -> list[np.ndarray]:
-    """Up to `count` images of these Parquet files, at even distances over all their rows; uint8 (H, W[, 3])."""
-    opened = [pq.ParquetFile(path) for path in paths]
-    starts = np.cumsum([0, *(file.metadata.num_rows for file in opened)])
+def evenly_spread(files: dict[Path, int], count: int) -> list[np.ndarray]:
+    """Up to `count` images of these Parquet files (path: rows), at even distances over all rows; uint8 (H, W[, 3])."""
+    paths = list(files)
+    starts = np.cumsum([0, *files.values()])
     images = []
     for row in np.unique(np.linspace(0, starts[-1] - 1, count).round().astype(int)):
         number = int(np.searchsorted(starts, row, side="right")) - 1
-        images.append(_image(opened[number], int(row - starts[number])))
+        images.append(_image(pq.ParquetFile(paths[number]), int(row - starts[number])))
     return images
 
 

@@ -1,25 +1,27 @@
-"""From candidates to the dataset: shards without what was dropped, and the manifest of everything considered."""
+"""From candidates to the dataset: shards without what was dropped, the sample, the summary, and what is damaged."""
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from biovfm_hf.writing.files import atomic_path, linked, write_text
 
 from ..plan.plan import Plan, Unit, load_plan
 from ..plan.privacy import privacy_of
-from ..schema import CANDIDATES, KEPT, MANIFEST, ROW_GROUP, GroupWriter, row_writer
-from ..screening.duplicates import BENCHMARK, load_drops, sample_path
+from ..schema import CANDIDATES, KEPT, ROW_GROUP, GroupWriter, row_writer
+from ..screening.candidates import groups
+from ..screening.duplicates import load_drops, sample_path
 from ..screening.hashing import sha256_of_file
+from ..threads import in_order
 
-NOT_TOLD = "not told"  # the anatomy, where a source does not tell it
 SAMPLE = "sample"  # folder of config 0.2m
 SAMPLE_ROWS = 20_000  # rows in one of its files
 _PLACES = pa.schema(
@@ -34,10 +36,7 @@ def finish_shard(out: str, raw: str, unit: Unit) -> dict[str, Any]:
     """
     plan, number = load_plan(Path(out)), unit.shard
     target = plan.out / plan.shards[number].name
-    lines = pq.read_table(plan.candidates_path(number), columns=["outcome"])["outcome"].to_pylist()
-    drops = load_drops(plan, number)
-    rows = [line for line, outcome in enumerate(lines) if outcome == KEPT]
-    stays = np.array([line not in drops for line in rows], dtype=bool)
+    stays = np.isin(_passed(plan, number), load_drops(plan, number)["line"].to_numpy(), invert=True)
     if not stays.any():
         target.unlink(missing_ok=True)
     elif not target.is_file():
@@ -45,11 +44,19 @@ def finish_shard(out: str, raw: str, unit: Unit) -> dict[str, Any]:
             if stays.all():
                 linked(plan.rows_path(number), path)
             else:
-                _write(_chosen(plan.rows_path(number), stays), path)
+                with GroupWriter(row_writer(path), ROW_GROUP) as writer:
+                    for table in _chosen(plan.rows_path(number), stays):
+                        writer.add(table)
     return {"shard": number, "kept": int(stays.sum())}
 
 
-def write_sample(plan: Plan) -> int:
+def _passed(plan: Plan, number: int) -> np.ndarray:
+    """The lines of a shard's candidates that have rows: those of pictures that passed the rules for single ones."""
+    outcomes = pq.read_table(plan.candidates_path(number), columns=["outcome"])["outcome"]
+    return np.flatnonzero(pc.equal(outcomes, KEPT).to_numpy(zero_copy_only=False))
+
+
+def write_sample(plan: Plan, threads: int = 1) -> int:
     """Write the files of config 0.2m, a copy of the rows that were chosen, in plan order; returns how many."""
     folder = plan.out / SAMPLE
     if not sample_path(plan).is_file():
@@ -59,67 +66,23 @@ def write_sample(plan: Plan) -> int:
     if not folder.is_dir():
         with atomic_path(folder) as path:
             path.mkdir()
-            rows = _sampled(plan, chosen)
-            for number in range(-(-len(chosen) // SAMPLE_ROWS)):
-                _write(islice(rows, SAMPLE_ROWS), path / f"{number:05d}.parquet")
+            starts = range(0, len(chosen), SAMPLE_ROWS)
+            parts = [
+                (path / f"{n:05d}.parquet", chosen[start : start + SAMPLE_ROWS]) for n, start in enumerate(starts)
+            ]
+            for _ in in_order(partial(_write_sample_file, plan), parts, threads):
+                pass
     return len(chosen)
 
 
-def _sampled(plan: Plan, chosen: np.ndarray) -> Iterator[pa.RecordBatch]:
-    """Row by row, what `chosen`, int32 (n, 2) of shard and line, names."""
-    for shard in np.unique(chosen[:, 0]).tolist():
-        outcomes = pq.read_table(plan.candidates_path(shard), columns=["outcome"])["outcome"].to_pylist()
-        lines = np.flatnonzero([outcome == KEPT for outcome in outcomes])
-        for batch in _chosen(plan.rows_path(shard), np.isin(lines, chosen[chosen[:, 0] == shard, 1])):
-            yield from (batch.slice(row, 1) for row in range(len(batch)))
-
-
-def write_manifest(plan: Plan) -> dict[str, Any]:
-    """Write `manifest.parquet` in plan order.
-
-    Returns:
-        Counts: considered, kept, outcomes {reason: n}, sources {id: {outcome: n}}, `benchmark_matches`
-        {source in benchmark: n}, and `modality_anatomy` {modality: {anatomy: n}} of what is kept.
-    """
-    counts: dict[str, Any] = {"considered": 0, "kept": 0}
-    counts |= {"outcomes": {}, "sources": {}, "modality_anatomy": {}, "benchmark_matches": {}}
-    with atomic_path(plan.out / "manifest.parquet") as path, _manifest_writer(path) as writer:
-        for number in range(len(plan.shards)):
-            lines = list(_lines(plan, number))
-            for line in lines:
-                _count(counts, line)
-            writer.write_table(pa.Table.from_pylist(lines, schema=MANIFEST), row_group_size=20_000)
-    counts["outcomes"] = dict(sorted(counts["outcomes"].items()))
-    return counts
-
-
-def _lines(plan: Plan, number: int) -> Iterator[dict[str, Any]]:
-    drops = load_drops(plan, number)
-    names = [field.name for field in MANIFEST if field.name not in ("shard", "row")]
-    row = 0
-    for index, line in enumerate(pq.read_table(plan.candidates_path(number), columns=names).to_pylist()):
-        if index in drops:
-            line["outcome"], line["detail"] = drops[index]
-        elif line["outcome"] == KEPT:
-            line["shard"], line["row"] = plan.shards[number].name, row
-            row += 1
-        yield line
-
-
-def _count(counts: dict[str, Any], line: dict[str, Any]) -> None:
-    outcome = line["outcome"]
-    counts["considered"] += 1
-    counts["outcomes"][outcome] = counts["outcomes"].get(outcome, 0) + 1
-    of_source = counts["sources"].setdefault(line["source"], {})
-    of_source[outcome] = of_source.get(outcome, 0) + 1
-    if outcome == BENCHMARK:
-        matched = f"{line['source']} in {line['detail'].split('/')[0]}"
-        counts["benchmark_matches"][matched] = counts["benchmark_matches"].get(matched, 0) + 1
-    if outcome == KEPT:
-        counts["kept"] += 1
-        cells = counts["modality_anatomy"].setdefault(line["modality"] or "mixed", {})
-        anatomy = line["anatomy"] or NOT_TOLD
-        cells[anatomy] = cells.get(anatomy, 0) + 1
+def _write_sample_file(plan: Plan, part: tuple[Path, np.ndarray]) -> None:
+    """Write the rows that int32 (n, 2) of shard and line names."""
+    target, chosen = part
+    with GroupWriter(row_writer(target), ROW_GROUP) as writer:
+        for shard, start, stop in groups(chosen[:, 0]):
+            rows = np.isin(_passed(plan, shard), chosen[start:stop, 1])
+            for table in _chosen(plan.rows_path(shard), rows):
+                writer.add(table)
 
 
 def write_places(plan: Plan) -> None:
@@ -134,23 +97,17 @@ def write_places(plan: Plan) -> None:
             writer.write_table(pq.read_table(plan.candidates_path(number), columns=_PLACES.names))
 
 
-def _manifest_writer(path: Path) -> pq.ParquetWriter:
-    return pq.ParquetWriter(path, MANIFEST, compression="zstd", write_page_index=True)
-
-
-def _chosen(source: Path, rows: np.ndarray) -> Iterator[pa.RecordBatch]:
-    """The rows of a file for which `rows`, bool (n,), is true."""
+def _chosen(source: Path, rows: np.ndarray) -> Iterator[pa.Table]:
+    """The rows of a file for which `rows`, bool (n,), is true; only the row groups that hold some are read."""
+    file = pq.ParquetFile(source)
     done = 0
-    for batch in pq.ParquetFile(source).iter_batches(batch_size=ROW_GROUP):
-        yield batch.filter(pa.array(rows[done : done + len(batch)]))
-        done += len(batch)
-
-
-def _write(batches: Iterable[pa.RecordBatch], target: Path) -> None:
-    """Write rows in full row groups."""
-    with GroupWriter(row_writer(target), ROW_GROUP) as writer:
-        for batch in batches:
-            writer.add(pa.Table.from_batches([batch]))
+    for group in range(file.num_row_groups):
+        count = file.metadata.row_group(group).num_rows
+        own = rows[done : done + count]
+        done += count
+        if own.any():
+            table = file.read_row_group(group, use_threads=False)
+            yield table if own.all() else table.filter(pa.array(own))
 
 
 def written_files(out: Path) -> dict[str, int]:
@@ -181,6 +138,13 @@ def remove_damaged(plan: Plan, written: dict[str, int]) -> list[str]:
             (plan.work / "decided.json").unlink(missing_ok=True)
         target.unlink(missing_ok=True)
     return damaged
+
+
+def redo_without_thumbnails(plan: Plan) -> None:
+    """Have shards read again whose thumbnails are gone; they are needed where the screening is done anew alone."""
+    for number in range(len(plan.shards)):
+        if not plan.thumbnails_path(number).is_file():
+            plan.stats_path(number).unlink(missing_ok=True)
 
 
 def _as_written(plan: Plan, number: int) -> bool:

@@ -133,6 +133,10 @@ class Plan:
         """Everything that a shard considered."""
         return self.work / "shards" / f"{number:06d}.candidates.parquet"
 
+    def thumbnails_path(self, number: int) -> Path:
+        """A thumbnail for each hash in a shard's candidates, one behind the other."""
+        return self.work / "shards" / f"{number:06d}.thumbnails"
+
     def stats_path(self, number: int) -> Path:
         """Statistics of a shard: its presence marks the shard done."""
         return self.work / "shards" / f"{number:06d}.json"

@@ -3,6 +3,7 @@
 import hashlib
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -17,6 +18,19 @@ _FREQUENCIES = sorted(
     ((u, v) for u in range(_LOWEST) for v in range(_LOWEST) if u + v), key=lambda f: (f[0] ** 2 + f[1] ** 2, f)
 )
 _ROWS, _COLUMNS = np.array(_FREQUENCIES[:64]).T
+
+
+class Rows(Protocol):
+    """Rows of thumbnails that are taken by their numbers: an array, or files."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and bytes of each."""
+        ...
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        """Some of them, uint8."""
+        ...
 
 
 def sha256_of_file(path: Path) -> str:

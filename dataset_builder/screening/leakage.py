@@ -21,7 +21,7 @@ from biovfm_hf.fitting import centred
 from biovfm_hf.pixels import decode, to_uint8
 
 from ..progress import progress_bar
-from .hashing import SIMILARITY, THUMBNAIL, fingerprint, reduced, sha256_of_file, textures
+from .hashing import SIMILARITY, THUMBNAIL, Rows, fingerprint, reduced, sha256_of_file, textures
 from .near_hashes import neighbours
 
 MODES = ("strict", "paper")
@@ -72,9 +72,7 @@ def read_benchmarks(paths: Iterable[Path]) -> Benchmarks:
     return Benchmarks(np.array(hashes, np.uint64), stacked, np.array(names, dtype=str))
 
 
-def matches(
-    hashes: np.ndarray, thumbnails: np.ndarray, benchmarks: Benchmarks
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def matches(hashes: np.ndarray, thumbnails: Rows, benchmarks: Benchmarks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs (i, j) of a framing i and a benchmark image j that show the same, and their correlation.
 
     `hashes`: uint64 (n,); `thumbnails`: uint8 (n, THUMBNAIL ** 2). The pairs are ordered by i, then j.
@@ -88,7 +86,7 @@ def matches(
 
 
 def _alike(
-    hashes: np.ndarray, thumbnails: np.ndarray, benchmarks: Benchmarks
+    hashes: np.ndarray, thumbnails: Rows, benchmarks: Benchmarks
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """What `matches` returns, in blocks and in no order: of a crowd with near hashes only matches stay in memory."""
     for pictures, images in neighbours(hashes, benchmarks.hashes, RADIUS):

@@ -22,7 +22,7 @@ from typing import IO
 
 import numpy as np
 
-from .hashing import SIMILARITY, textures
+from .hashing import SIMILARITY, Rows, textures
 from .near_hashes import neighbours, with_neighbours
 
 RADIUS = 4  # bits in which the perceptual hashes of near duplicates may differ
@@ -32,7 +32,7 @@ _PIECE = 2**14  # pairs whose textures are in memory at a time, 100 MB of them a
 
 
 def look_alikes(
-    hashes: np.ndarray, files: np.ndarray, thumbnails: np.ndarray, shown: np.ndarray, scratch: Path | None = None
+    hashes: np.ndarray, files: np.ndarray, thumbnails: Rows, shown: np.ndarray, scratch: Path | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The pictures that are dropped, and what each looks most like of those that stand (of equals the earliest).
 
@@ -61,7 +61,7 @@ def look_alikes(
 class _Textures:
     """The textures of pictures, computed when they are first asked for and kept in a file."""
 
-    def __init__(self, thumbnails: np.ndarray, shown: np.ndarray, file: IO[bytes]) -> None:
+    def __init__(self, thumbnails: Rows, shown: np.ndarray, file: IO[bytes]) -> None:
         self._thumbnails, self._shown = thumbnails, shown
         self._textures = np.memmap(file, np.float32, "w+", shape=(len(shown), thumbnails.shape[1]))
         self._present = np.zeros(len(shown), dtype=bool)

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 
 from biovfm_hf.fitting import centred, scaled_shape
+from biovfm_hf.memory import keep_one_arena
 from biovfm_hf.reading.limited import Limited, Limits
 
 from .. import readers
@@ -31,6 +33,7 @@ _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PN
         cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG]  # fmt: skip
 SECONDS, SECONDS_PER_MIB = 10.0, 2.0  # CPU time that an input may take: for any, and for each MiB of it
 _PATIENCE = 120.0
+_STACK = 1 << 20  # bytes of a thread's stack
 _OUTPUT = 4 << 30  # bytes of rows of one input
 _BATCH = 8  # pictures
 _RESULTS = 200_000 // _BATCH  # batches of one input
@@ -109,6 +112,8 @@ def read_outcomes(source: Content, about: About, raw: Path) -> Iterator[Outcome 
     item, options = about.item, about.options
     _limit_time(len(source) if isinstance(source, bytes) else item.size or 0, item)
     try:
+        if about.threads > 1:
+            _bound_threads()
         pictures = readers.read(source, item, raw, options.views, options.size)
         yield from in_order(partial(_outcome, about=about, raw=raw), pictures, about.threads)
     except (KeyboardInterrupt, GeneratorExit):
@@ -136,6 +141,13 @@ def _prepare() -> None:
     warnings.simplefilter("ignore")
     for name in ("pydicom", "tifffile", "nibabel"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@cache
+def _bound_threads() -> None:
+    """Let threads take few addresses, which are limited here."""
+    keep_one_arena()
+    threading.stack_size(_STACK)
 
 
 def _limit_time(size: int, item: Item) -> None:

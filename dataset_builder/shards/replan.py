@@ -51,5 +51,6 @@ def _take_over(old: Plan, was: int, new: Plan, number: int) -> None:
     new.rows_path(number).parent.mkdir(parents=True, exist_ok=True)
     linked(old.rows_path(was), new.rows_path(number))
     linked(old.candidates_path(was), new.candidates_path(number))
+    linked(old.thumbnails_path(was), new.thumbnails_path(number))
     statistics = json.loads(old.stats_path(was).read_text(encoding="utf-8"))
     write_text(new.stats_path(number), json.dumps({**statistics, "shard": number}))

@@ -1,10 +1,10 @@
 """One unit of a saved plan, from raw files to candidate rows; a pure function of plan and files.
 
 A unit that is a whole shard leaves `NUMBER.parquet` (rows of the pictures that passed the rules for single pictures),
-`NUMBER.candidates.parquet` (a line for everything considered) and last `NUMBER.json`, whose presence marks the shard
-done. A smaller one leaves `NUMBER.START-STOP.arrow` (lines and images), and `join_shard` makes of those what one pass
-would have made, byte for byte. Each is written under a temporary name and moved into place, so any engine may run a
-unit again at any time.
+`NUMBER.candidates.parquet` (a line for everything considered), `NUMBER.thumbnails`, and last `NUMBER.json`, whose
+presence marks the shard done. A smaller one leaves `NUMBER.START-STOP.arrow` (lines, thumbnails and images), and
+`join_shard` makes of those what one pass would have made, byte for byte. Each is written under a temporary name and
+moved into place, so any engine may run a unit again at any time.
 """
 
 import json
@@ -97,7 +97,9 @@ def _write_shard(plan: Plan, number: int, batches: Iterable[pa.RecordBatch], tal
     """Write rows, lines and statistics of a shard; the bytes do not depend on how its lines come in batches."""
     with (
         atomic_path(plan.candidates_path(number)) as lines_path,
+        atomic_path(plan.thumbnails_path(number)) as thumbnails_path,
         atomic_path(plan.rows_path(number)) as rows_path,
+        thumbnails_path.open("wb") as thumbnails,
         GroupWriter(line_writer(lines_path), LINE_GROUP) as lines,
         GroupWriter(row_writer(rows_path), ROW_GROUP) as rows,
     ):
@@ -105,6 +107,7 @@ def _write_shard(plan: Plan, number: int, batches: Iterable[pa.RecordBatch], tal
             table = pa.Table.from_batches([batch])
             lines.add(table.select(CANDIDATES.names))
             rows.add(rows_of(table))
+            thumbnails.writelines(filter(None, batch["thumbnails"].to_pylist()))
     digest = sha256_of_file(plan.rows_path(number))
     statistics = {"shard": number, "items": plan.shards[number].items, **vars(tally), "rows_sha256": digest}
     write_text(plan.stats_path(number), json.dumps(statistics, sort_keys=True))

@@ -159,6 +159,19 @@ def test_a_finished_build_makes_lost_and_damaged_files_again(small_raw, built, c
     assert "nothing is left to do" in capsys.readouterr().out
 
 
+def test_thumbnails_that_were_removed_are_made_again_where_the_screening_needs_them(small_raw, built, tmp_path, make):
+    raw, sources = small_raw
+    before = tree(built)
+    thumbnails = sorted((built / ".build" / "shards").glob("*.thumbnails"))
+    for path in thumbnails:
+        path.unlink()
+    build(raw, built, [sources], workers=0, size=32)
+    assert tree(built) == before and not any(path.exists() for path in thumbnails)
+    make.png(tmp_path / "benchmark" / "copy.png", make.picture(3, 60, 80))
+    summary = build(raw, built, [sources], workers=0, size=32, benchmarks=tmp_path / "benchmark")
+    assert summary["outcomes"]["benchmark image"] == 1 and all(path.exists() for path in thumbnails)
+
+
 def test_a_file_that_was_damaged_and_removed_is_made_again_whole(small_raw, built):
     raw, sources = small_raw
     before = tree(built)

@@ -5,14 +5,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from dataset_builder.build import build
-from dataset_builder.screening.duplicates import Candidates, Drop, exact_duplicates
+from dataset_builder.screening.candidates import Candidates
+from dataset_builder.screening.duplicates import exact_duplicates
 
 
 def candidates(files, contents):
     """Pictures of so many files, equal where their contents are."""
     count = len(files)
     exact = np.stack([np.zeros(count, np.uint64), np.array(contents, np.uint64)], axis=1)
-    other = dict.fromkeys(("shard", "line", "modality", "hashes", "owner", "thumbnails", "first"), np.zeros(count))
+    other = dict.fromkeys(("shard", "line", "modality", "hashes", "thumbnails", "first"), np.zeros(count))
     return Candidates(**{**other, "file": np.array(files), "exact": exact, "shard": np.zeros(count, np.int32)})
 
 
@@ -27,9 +28,10 @@ def candidates(files, contents):
 )
 def test_what_equals_an_earlier_picture(within, dropped, expected):
     pictures = candidates(files=[1, 1, 1, 2, 2, 3, 3], contents=[7, 7, 8, 7, 7, 9, 9])
-    answers = exact_duplicates(pictures, dict.fromkeys(dropped, Drop("benchmark image", "x")), within=within)
-    assert {number: drop.like for number, drop in answers.items()} == expected
-    assert not exact_duplicates(candidates([], []), {}, within=within)
+    kept = np.setdiff1d(np.arange(7), dropped)
+    numbers, like = exact_duplicates(pictures, kept, within=within)
+    assert dict(zip(numbers.tolist(), like.tolist(), strict=True)) == expected
+    assert not len(exact_duplicates(candidates([], []), np.arange(0), within=within)[0])
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(False, [1, 1, 0]), (True, [3, 2, 0])])
