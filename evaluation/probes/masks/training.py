@@ -29,7 +29,8 @@ Optimise = Callable[[nn.Module, float, int], tuple[Optimizer, LRScheduler]]  # n
 def one_cycle(network: nn.Module, rate: float, steps: int) -> tuple[Optimizer, LRScheduler]:
     """AdamW on all weights of a network, its rate rising over a tenth of the steps and then falling by a cosine."""
     optimizer = AdamW(network.parameters(), lr=rate, weight_decay=DECAY)
-    return optimizer, OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    rise = 0.1 if steps > 10 else min(0.75, 1.5 / steps)  # OneCycleLR divides by the steps of the rise, less one
+    return optimizer, OneCycleLR(optimizer, rate, total_steps=steps, pct_start=rise)
 
 
 @dataclass(frozen=True)

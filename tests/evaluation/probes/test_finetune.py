@@ -14,8 +14,10 @@ from evaluation.encoders.load import load_encoder
 from evaluation.probes.draws import Draws, draw_subjects
 from evaluation.probes.finetune import BitFit, FineTune, LoRA
 from evaluation.probes.heads.few_shot import probe_few_shot
+from evaluation.probes.linear import Linear
 from evaluation.probes.masks.scratch import build
-from evaluation.probes.probe import Problem
+from evaluation.probes.probe import Problem, Run, Trial
+from evaluation.probes.segment import Segment
 from evaluation.probes.tuning.classifier import Plan, probe_finetune, random_crop
 from evaluation.probes.tuning.weights import find_targets
 from evaluation.results.comparisons import _few_shot
@@ -243,14 +245,16 @@ def test_random_crop_keeps_three_quarters_and_the_proportions(make_image):
 
 
 @pytest.mark.parametrize("name", ["unet-small", "transunet-small"])
-def test_networks_from_scratch_segment_and_are_refused_elsewhere(tmp_path, mask_folder, class_folder, name):
-    words = ["--model", f"scratch:{name}", "--out", str(tmp_path), "--resamples", "20"]
-    main([*words, "--tasks", str(mask_folder), "--method", "segment", "--image-size", "32", "--epochs", "12"])
-    record = json.loads((tmp_path / "results.json").read_text())[0]
-    assert record["metrics"]["dice"]["value"] > 0.5 and record["revision"] == f"scratch:{name}@32"
-    assert list((tmp_path / "figures").glob("masks_*"))
+def test_networks_from_scratch_segment_and_are_refused_elsewhere(tmp_path, make_mask_folder, class_folder, name):
+    folder = make_mask_folder(tmp_path / "discs", {"train": 8, "val": 2, "test": 3})
+    stand_in = load_encoder(f"scratch:{name}")
+    assert stand_in.revision == f"scratch:{name}@32"
+    probe = Segment(image_size=32, epochs=12)
+    answer = probe.run(Trial(stand_in, open_task(str(folder), folder), Run(probe, resamples=20), tmp_path))
+    assert answer.record["metrics"]["dice"]["value"] > 0.5 and answer.trained == answer.parameters > 7e6
+    linear = Linear()
     with pytest.raises(UserError, match="no features"):
-        main([*words, "--tasks", str(class_folder)])
+        linear.run(Trial(stand_in, open_task(str(class_folder), class_folder), Run(linear), tmp_path))
 
 
 def test_scratch_baselines_refuse_other_names_and_sizes(tmp_path, mask_folder):

@@ -14,6 +14,7 @@ from evaluation.pictures.scores import draw_shots
 from evaluation.probes import segment
 from evaluation.probes.masks.few_shot import study_rows
 from evaluation.probes.masks.study import RATES
+from evaluation.probes.masks.training import one_cycle
 from evaluation.probes.probe import STUDY, Run, Trial, find_probes
 from evaluation.probes.suite import identify, make_record
 from evaluation.probes.tuning.optimisation import shuffled
@@ -82,6 +83,17 @@ def test_a_seed_gives_the_same_masks_again(trial):
     first, again, other = (probe.run(trial(probe, seed=seed)) for seed in (1, 1, 2))
     assert np.array_equal(first.arrays["test_counts"], again.arrays["test_counts"])
     assert not np.array_equal(first.arrays["test_counts"], other.arrays["test_counts"])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 11])
+def test_the_rate_rises_and_falls_over_however_few_steps(steps):
+    optimizer, schedule = one_cycle(torch.nn.Linear(2, 2), 1e-3, steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert 0 < max(rates) <= 1e-3 * (1 + 1e-6) and min(rates) >= 0
 
 
 def test_divergence_of_masks_is_told(trial):
