@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import biovfm_hf
-from biovfm_hf.errors import UserError, require
-from biovfm_hf.writing.files import atomic_path, write_text
 
-from ..reading.documents import read_json
+from ..errors import UserError, require
+from ..writing.files import atomic_path, write_text
+from .findings import read_gains, sentences
 from .raw import lay_out, record_paths
 from .tasks import write_tasks
 
@@ -139,25 +139,17 @@ def _cards(out: Path, models: dict[str, Path]) -> None:
 
 
 def _show(out: Path) -> None:
-    """Load the model as anyone would, embed one image, and say where everything is and what to do next."""
-    import torch
-    from transformers import AutoImageProcessor, AutoModel
-
+    """Say what was found, where everything is and what to do next, and load the model as anyone would."""
     model_dir = out / "models" / "dino"
-    image = sorted((out / "tasks" / "tissue" / "test").glob("*.png"))[0]
-    model = AutoModel.from_pretrained(model_dir)
-    processor = AutoImageProcessor.from_pretrained(model_dir)
-    with torch.no_grad():
-        embedding = model(**processor(str(image), return_tensors="pt")).pooler_output[0]
-    values = ", ".join(f"{value:.3f}" for value in embedding[:6])
-    print(f"\nAutoModel.from_pretrained({str(model_dir)!r}) embeds {image.name} as")
-    print(f"  [{values}, ...]  ({len(embedding)} numbers)\n")
-    _print_comparison(out / "results" / "comparisons.json")
+    print()
+    print("\n".join(sentences(read_gains(out / "results" / "comparisons.json"))))
     print(f"""
-dataset   {out / "dataset"}        load_dataset({str(out / "dataset")!r}, "full", split="train")
-models    {out / "models"}         dino, mae and their random twins, each with its processor
-results   {out / "results" / "table.md"}
 report    {out / "report.html"}    open it in a browser
+results   {out / "results" / "table.md"}
+models    {out / "models"}         dino, mae and their random twins, each with its processor
+dataset   {out / "dataset"}        load_dataset({str(out / "dataset")!r}, "full", split="train")
+
+{_embedding(out, model_dir)}
 
 next      put your own images in a folder and run
           biovfm embed --model {model_dir} --images FOLDER --out features.parquet
@@ -165,14 +157,18 @@ next      put your own images in a folder and run
           biovfm sources list      # the 61 public sources of BioVFM-21M""")
 
 
-def _print_comparison(file: Path) -> None:
-    """Did pretraining help? Each trained model against its own random twin."""
-    for row in read_json(file):
-        if row["model_b"] != f"{row['model_a']}-random" or row["metric"] not in ("auc", "dice"):
-            continue
-        low, high = 100 * row["low"], 100 * row["high"]
-        verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
-        print(
-            f"{row['model_a']:<5} less its random twin, {row['task']}, {row['method']}: {row['metric']} "
-            f"{100 * row['difference']:+.1f} ({low:+.1f}, {high:+.1f}) points: {verdict}"
-        )
+def _embedding(out: Path, model_dir: Path) -> str:
+    """A few of the numbers that the model makes of a test image, with nothing but transformers."""
+    import torch
+    from transformers import AutoImageProcessor, AutoModel
+
+    image = sorted((out / "tasks" / "tissue" / "test").glob("*.png"))[0]
+    model = AutoModel.from_pretrained(model_dir)
+    processor = AutoImageProcessor.from_pretrained(model_dir)
+    with torch.no_grad():
+        embedding = model(**processor(str(image), return_tensors="pt")).pooler_output[0]
+    values = ", ".join(f"{value:.3f}" for value in embedding[:6])
+    return (
+        f"AutoModel.from_pretrained({str(model_dir)!r}) embeds {image.name} as\n"
+        f"  [{values}, ...]  ({len(embedding)} numbers)"
+    )

@@ -84,7 +84,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_every_stage_runs_and_a_second_run_repeats_nothing(tiny: Path, capfd: pytest.CaptureFixture) -> None:
     assert biovfm(["quickstart", "--out", str(tiny)]) == 0
     first = capfd.readouterr().out
-    assert "AutoModel.from_pretrained" in first and "less its random twin" in first
+    assert "AutoModel.from_pretrained" in first and "less a twin with the same architecture" in first
     report = (tiny / "report.html").read_text()
     assert "<svg" in report and "data:image" in report and "http://" not in report.replace("http://www.w3.org", "")
     records = json.loads((tiny / "results" / "results.json").read_text())
