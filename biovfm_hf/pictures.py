@@ -32,6 +32,8 @@ def opened_image(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
             image = Image.open(file, formats=RASTER_FORMATS)
     except Image.DecompressionBombError as error:
         raise TooLarge(f"{name}: {reason(error)}; check it, or cut it into tiles") from error
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's plugins raise nearly every type on damaged files
         raise UserError(f"{name}: not a readable image ({reason(error)}); check or fetch the file again") from error
     check_size(image.size, name, max_pixels)

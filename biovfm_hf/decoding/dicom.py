@@ -94,7 +94,7 @@ class _File:
         name = self.source.name
         try:
             yield
-        except UserError:
+        except (UserError, MemoryError):
             raise
         except Exception as error:  # pydicom and its decoders raise nearly every type on damaged files
             if "missing dependencies" in str(error):

@@ -77,7 +77,7 @@ def read_mgh(source: Source) -> Volume:
 def _readable(source: Source) -> Iterator[None]:
     try:
         yield
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # nibabel and the inflaters raise nearly every type on damaged files
         raise UserError(

@@ -53,6 +53,8 @@ def _deep_png(source: Source, grey: bool) -> Pixels:
         try:
             orientation = image.getexif().get(_ORIENTATION, 1)
             image.load()  # Pillow tells what is damaged; OpenCV reads past it
+        except MemoryError:
+            raise
         except Exception as error:
             raise UserError(f"{source.name}: not a readable PNG ({reason(error)}); fetch the file again") from error
     array = _opencv().imdecode(np.frombuffer(source.whole(), np.uint8), _opencv().IMREAD_UNCHANGED)

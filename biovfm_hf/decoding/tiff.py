@@ -84,7 +84,7 @@ class _Tiff:
         try:
             self._tiff = require("tifffile", "data").TiffFile(source.file)
             self.count = len(self._tiff.pages)
-        except UserError:
+        except (UserError, MemoryError):
             raise
         except Exception as error:  # tifffile raises nearly every type on damaged files
             raise _damaged(source, error) from error
@@ -161,6 +161,8 @@ class _Tiff:
     def _depth(self) -> np.ndarray:
         try:
             return np.asarray(self._frame(0).asarray())
+        except MemoryError:
+            raise
         except Exception as error:
             raise _damaged(self._source, error) from error
 
@@ -188,6 +190,8 @@ class _Tiff:
             raise UserError(f"{self._source.name}: has no page {number}; choose one from 0 to {self.count - 1}")
         try:
             return self._tiff.pages.get(number, validate=False) if number else self._tiff.pages[0]
+        except MemoryError:
+            raise
         except Exception as error:
             raise _damaged(self._source, error) from error
 
@@ -206,6 +210,8 @@ class _Tiff:
                 return coloured(oriented(array, _tag(page, _ORIENTATION, 1)), np.asarray(page.colormap))
             if "S" in page.axes:
                 array = np.moveaxis(array, page.axes.index("S"), -1)
+        except MemoryError:
+            raise
         except Exception as error:  # tifffile raises nearly every type on damaged files
             raise _damaged(source, error) from error
         if array.ndim == 3 and array.shape[-1] == 2:

@@ -38,13 +38,15 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..errors import UserError, one_line
-from ..memory import keep_freed_memory
+from ..memory import keep_freed_memory, keep_one_arena
 
 _REQUEST = struct.Struct("<cq")  # to the keeper: fork a worker, or say how worker PID ended
 _ENDED = struct.Struct("<qq")  # wait status, peak of resident memory in KiB
 _FRAME = struct.Struct("<cQI")  # kind, bytes of the pickle, count of buffers behind it
 _ITEM, _END, _ERROR = b"i", b"e", b"x"
 _CALLS_PER_WORKER = 500  # a fresh one now and then returns what decoders leak
+_MAX_GROWTH = 256 << 20  # bytes of addresses that a worker may have kept of earlier files when it gets another
+_MUCH_GROWTH = 32 << 20  # so many that a fresh worker may do better
 _PR_SET_PDEATHSIG = 1
 # pydicom takes 0.2 s, for each worker anew; the libraries of av find no room where many files were read before
 DECODERS = ("biovfm_hf.pixels", "biovfm_hf.decoding", "pydicom.pixels", "av")
@@ -116,33 +118,43 @@ class Limited:
         """
         if not _CAN_FORK:
             return function(*args, **kwargs)
-        while True:
-            with self._worker(name) as worker:
-                worker.ask(False, function, args, kwargs)
-                kind, value, _ = worker.answer(self.limits.output)
-            if not worker.worn_out:
-                return self._value(name, kind, value)
+        try:
+            return self._called(name, False, function, args, kwargs)
+        except _WornOut:
+            return self._called(name, True, function, args, kwargs)
 
     def each(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Iterator[Any]:
         """The results of an iterator that `function(*args, **kwargs)` returns, as they come; otherwise as `call`."""
         if not _CAN_FORK:
             yield from function(*args, **kwargs)
             return
+        given = 0
+        try:
+            for result in self._results(name, False, function, args, kwargs):
+                given += 1
+                yield result
+        except _WornOut:  # a fresh worker begins again: what it gives first was given
+            yield from itertools.islice(self._results(name, True, function, args, kwargs), given, None)
+
+    def _called(self, name: str, fresh: bool, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        with self._worker(name, fresh) as worker:
+            worker.ask(False, function, args, kwargs)
+            kind, value, _ = worker.answer(self.limits.output)
+        return self._value(name, worker, kind, value)
+
+    def _results(self, name: str, fresh: bool, function: Callable[..., Any], args: Any, kwargs: Any) -> Iterator[Any]:
         left = self.limits.output
-        while True:
-            with self._worker(name) as worker:
-                worker.ask(True, function, args, kwargs)
-                for count in itertools.count():
-                    kind, value, size = worker.answer(left)
-                    if kind != _ITEM:
-                        break
-                    left -= size
-                    if count == self.limits.results:
-                        raise Stopped(f"{name}: gives more than {count} pictures; leave it out", "size")
-                    yield value
-            if not worker.worn_out or count:
-                break
-        self._value(name, kind, value)
+        with self._worker(name, fresh) as worker:
+            worker.ask(True, function, args, kwargs)
+            for count in itertools.count():
+                kind, value, size = worker.answer(left)
+                if kind != _ITEM:
+                    break
+                left -= size
+                if count == self.limits.results:
+                    raise Stopped(f"{name}: gives more than {count} pictures; leave it out", "size")
+                yield value
+        self._value(name, worker, kind, value)
 
     def fork_here(self) -> None:
         """Fork the process that workers come from off this one, which takes no time where it has the decoders.
@@ -165,9 +177,9 @@ class Limited:
             keeper.close()
 
     @contextlib.contextmanager
-    def _worker(self, name: str) -> Iterator["_Worker"]:
-        """A worker that nobody else uses; what happens to it is told of the file `name`."""
-        keeper, worker = self._taken()
+    def _worker(self, name: str, fresh: bool) -> Iterator["_Worker"]:
+        """A worker that nobody else uses, or that is new; what happens to it is told of the file `name`."""
+        keeper, worker = self._taken(fresh)
         try:
             yield worker
         except _TooMuch:
@@ -176,13 +188,18 @@ class Limited:
             reason = f"nothing was read of it for {self.limits.patience:g} s"
             raise Stopped(f"{name}: {reason}; check its disk, or leave it out", "time") from None
         except (EOFError, OSError):
-            raise self._death(name, keeper, worker) from None
+            stopped = self._death(name, keeper, worker)
+            if stopped.reason == "crashed" and worker.worn_out:
+                raise _WornOut from None
+            raise stopped from None
         finally:
             self._give_back(keeper, worker)
 
-    def _value(self, name: str, kind: bytes, value: Any) -> Any:
+    def _value(self, name: str, worker: "_Worker", kind: bytes, value: Any) -> Any:
         if kind != _ERROR:
             return value
+        if worker.worn_out:
+            raise _WornOut
         if isinstance(value, MemoryError):
             mib = self.limits.memory >> 20
             raise Stopped(f"{name}: needs more than {mib} MiB of memory to be read; leave it out", "memory")
@@ -197,7 +214,7 @@ class Limited:
         how = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"exit {status >> 8}"
         return Stopped(f"{name}: its decoder crashed ({how}); the file is damaged, check or fetch it again")
 
-    def _taken(self) -> tuple["_Keeper", "_Worker"]:
+    def _taken(self, fresh: bool) -> tuple["_Keeper", "_Worker"]:
         with self._lock:
             if self._keeper is not None and self._keeper.owner != os.getpid():  # a fork inherited the parent's
                 for worker in self._idle:
@@ -206,12 +223,14 @@ class Limited:
                 self._keeper, self._idle = None, []
             if self._keeper is None:
                 self._keeper = _Keeper(self.limits, self._preload)
-            return self._keeper, self._idle.pop() if self._idle else self._keeper.fork(self.limits.patience)
+            if self._idle and not fresh:
+                return self._keeper, self._idle.pop()
+            return self._keeper, self._keeper.fork(self.limits.patience)
 
     def _give_back(self, keeper: "_Keeper", worker: "_Worker") -> None:
         if worker.ended:
             return
-        if not worker.busy and not worker.short and worker.calls < _CALLS_PER_WORKER:
+        if not worker.busy and worker.measured() < _MAX_GROWTH and worker.calls < _CALLS_PER_WORKER:
             with self._lock:
                 if keeper is self._keeper:
                     self._idle.append(worker)
@@ -236,12 +255,21 @@ class _Worker:
     calls: int = 0
     busy: bool = False
     ended: bool = False
-    short: bool = False  # of memory, be it only for a library that a decoder imports
+    mapped: int = 0  # bytes of addresses when it began
+    growth: int = 0  # bytes that it has mapped since, when last measured
 
     @property
     def worn_out(self) -> bool:
-        """Whether what earlier files left behind may have taken the memory: a fresh worker gets the file once more."""
-        return self.short and self.calls > 1
+        """Whether what earlier files left behind may have failed this one: a fresh worker gets it once more.
+
+        Decoders tell a want of memory in as many ways as there are libraries, and some of them crash.
+        """
+        return self.calls > 1 and self.growth > _MUCH_GROWTH
+
+    def measured(self) -> int:
+        """Bytes of addresses that it has mapped since it began, as far as /proc tells."""
+        self.growth = _mapped(self.pid) - self.mapped
+        return self.growth
 
     def ask(self, many: bool, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Begin a call, of a function or of one that returns an iterator."""
@@ -253,7 +281,8 @@ class _Worker:
         """The next message: kind, value, and size in bytes, which is `most` at most."""
         message = _receive(self.channel, most)
         self.busy = message[0] == _ITEM
-        self.short = message[0] == _ERROR and isinstance(message[1], MemoryError | ImportError)
+        if message[0] == _ERROR:
+            self.measured()
         return message
 
 
@@ -323,7 +352,8 @@ class _Keeper:
             raise UserError("the process that reads files could not be started; free some memory, or see above")
         channel = socket.socket(fileno=handles[0])
         channel.settimeout(patience)
-        return _Worker(_REQUEST.unpack(data)[1], channel)
+        pid = _REQUEST.unpack(data)[1]
+        return _Worker(pid, channel, mapped=_mapped(pid))
 
     def wait(self, pid: int) -> tuple[int, int]:
         """How a worker ended, and the most memory it held, in bytes."""
@@ -339,6 +369,10 @@ class _Keeper:
         """End it, and what it has forked."""
         self.control.close()
         self._process.wait()
+
+
+class _WornOut(Exception):
+    """A worker failed at a file after others had filled it."""
 
 
 class _TooMuch(Exception):
@@ -386,6 +420,7 @@ def _work(channel: socket.socket, limits: Limits) -> NoReturn:
     try:
         _limit_memory(limits.memory)
         keep_freed_memory(_KEPT_BLOCK, _KEPT_MEMORY)
+        keep_one_arena()  # each thread of a decoder would set 64 or 128 MiB of addresses aside, and never give it back
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         while True:
             _, (folder, many, function, args, kwargs), _ = _receive(channel, None, pickle.loads)
@@ -436,6 +471,15 @@ def _limit_memory(memory: int) -> None:
     mapped, resident = (number * os.sysconf("SC_PAGE_SIZE") for number in pages)
     room = max(memory - resident, 64 << 20)
     resource.setrlimit(resource.RLIMIT_AS, (mapped + room, mapped + room))
+
+
+def _mapped(pid: int) -> int:
+    """Bytes of addresses that a process has mapped; 0 where nobody tells."""
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:  # noqa: PTH123 - once for each file that is read
+            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 class _Loader(pickle.Unpickler):

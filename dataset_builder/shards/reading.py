@@ -97,9 +97,11 @@ def read_batches(source: Content, about: About, raw: Path) -> Iterator[list[Outc
                 yield batch
                 batch = []
     except Refused:
-        yield batch
+        if batch:
+            yield batch
         raise
-    yield batch
+    if batch:
+        yield batch
 
 
 def read_outcomes(source: Content, about: About, raw: Path) -> Iterator[Outcome | Unreadable]:

@@ -14,6 +14,7 @@ from biovfm_hf.errors import UserError, require
 from biovfm_hf.intensity import Pixels, to_uint8
 from biovfm_hf.pixels import decode
 from biovfm_hf.reading.limited import Limited, Limits, Stopped
+from tests.biovfm_hf.reading.leaky import leave, take, takes
 
 
 @pytest.fixture(scope="module")
@@ -130,14 +131,35 @@ def test_paths_begin_where_the_caller_is(limited, tmp_path, monkeypatch):
     assert limited.call("a", os.getcwd) == str(tmp_path)
 
 
-def test_a_worker_that_earlier_files_filled_is_replaced():
-    """What earlier files left behind is no fault of the next one: a fresh worker gets it."""
-    workers = Limited(Limits(memory=400 << 20))
-    leak = "import numpy; numpy.left_behind = numpy.ones(30 << 20)"
-    try:
-        workers.call("a", exec, leak)
-        assert workers.call("b", np.ones, 25 << 20).size == 25 << 20
-        workers.call("a", exec, leak)
-        assert len(list(workers.each("b", np.ones, (4, 6 << 20)))) == 4
-    finally:
-        workers.close()
+@pytest.fixture
+def filled():
+    """Workers of which the one that is idle has kept 200 MiB of an earlier file; a fresh one has room for 300."""
+    workers = Limited(Limits(memory=400 << 20), preload=("tests.biovfm_hf.reading.leaky",))
+    workers.call("a", leave, 200 << 20)
+    yield workers
+    workers.close()
+
+
+@pytest.mark.parametrize("how", ["error", "outcome", "abort"])
+def test_what_earlier_files_left_behind_is_no_fault_of_the_next(filled, how):
+    """However its decoder tells that it found no memory: a fresh worker gets the file."""
+    assert filled.call("b", take, 150 << 20, how) == 150 << 20
+    filled.call("a", leave, 200 << 20)
+    assert list(filled.each("b", takes, [10 << 20, 10 << 20, 80 << 20], how)) == [1, 2, 3]
+
+
+def test_what_no_worker_has_memory_for_is_told(filled):
+    with pytest.raises(UserError, match="a codec failed"):
+        filled.call("b", take, 350 << 20, "error")
+    filled.call("a", leave, 200 << 20)
+    with pytest.raises(Stopped, match="crashed"):
+        filled.call("b", take, 350 << 20, "abort")
+
+
+def test_a_worker_that_has_kept_much_is_replaced():
+    workers = Limited(Limits(memory=500 << 20), preload=("tests.biovfm_hf.reading.leaky",))
+    first = workers.call("a", os.getpid)
+    assert workers.call("a", os.getpid) == first
+    workers.call("a", leave, 300 << 20)
+    assert workers.call("a", os.getpid) != first
+    workers.close()

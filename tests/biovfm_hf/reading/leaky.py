@@ -1,0 +1,37 @@
+"""Functions that leave memory behind, as decoders do, and that tell a want of it as decoders do."""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+from dataset_builder.limits import UNREADABLE, Refused
+
+LEFT_BEHIND: list[np.ndarray] = []
+
+
+def leave(size: int) -> None:
+    """Keep `size` bytes."""
+    LEFT_BEHIND.append(np.ones(size, np.uint8))
+
+
+def take(size: int, how: str) -> int:
+    """Take `size` bytes; where there are none, tell it as `how`: a codec's error, a build's outcome, or an abort."""
+    try:
+        return np.ones(size, np.uint8).size
+    except MemoryError:
+        if how == "abort":
+            os.abort()
+        if how == "outcome":
+            raise Refused(UNREADABLE, "insufficient memory") from None
+        raise UserError("a.dcm: a codec failed") from None
+
+
+def takes(sizes: list[int], how: str) -> Iterator[int]:
+    """`take` of each size, all of them kept."""
+    kept = []
+    for size in sizes:
+        take(size, how)
+        kept.append(np.ones(size, np.uint8))
+        yield len(kept)
