@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -17,13 +18,14 @@ from tqdm import tqdm
 
 from biovfm_hf.errors import UserError, one_line
 
-from ..plan.plan import load_plan
+from ..plan.plan import Plan, load_plan
 from ..progress import progress_bar
 from ..schema import COLUMNS, KEPT
 from ..screening.hashing import sha256_of_pixels
 from ..shards.local import POLL_SECONDS
 from ..shards.workers import Lost, Workers
 from ..shards.workers import workers as processes
+from ..threads import in_order
 from .finish import SAMPLE
 
 Task = tuple[str, str, pa.Table, dict[str, Any]]  # folder, file in it, the manifest's lines of its rows, options
@@ -44,7 +46,8 @@ def faults(out: Path, workers: int = 0) -> tuple[dict[str, int], list[str]]:
         raise UserError(f"{out}: holds no finished dataset ({Path(error.filename).name} is missing)") from error
     except (ValueError, pa.ArrowException) as error:
         raise UserError(f"{out}: build.json or manifest.parquet is damaged; run the build again") from error
-    lost = _against_plan(out)  # first: a plan of another version cannot be checked, which is told before the long part
+    # first: a plan of another version cannot be checked, which is told before the long part
+    lost = _against_plan(out, max(1, workers))
     outcomes: Counter[str] = Counter()
     names: set[str] = set()
     problems: list[str] = []
@@ -70,7 +73,7 @@ def _tasks(
         problems.append(f"{SAMPLE}: holds {len(hashes.unique())} rows of {summary['sampled']}")
     drawn = []
     for name, lines in _kept_by_file(manifest, [*shared, "outcome", "shard", "row"], outcomes):
-        if name in names or lines["row"].to_pylist() != list(range(len(lines))):
+        if name in names or not np.array_equal(lines["row"].to_numpy(), np.arange(len(lines))):
             problems.append(f"manifest: rows of {name} are not counted from 0 without gaps")
         names.add(name)
         yield str(out), name, lines.select(shared), summary["options"]
@@ -93,12 +96,12 @@ def _kept_by_file(
         table = pa.Table.from_batches([batch])
         outcomes.update({pair["values"]: pair["counts"] for pair in pc.value_counts(table["outcome"]).to_pylist()})
         table = table.filter(pc.equal(table["outcome"], KEPT))
-        shards = np.array(table["shard"].to_pylist(), dtype=str)
+        shards = table["shard"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
         edges = [0, *(np.flatnonzero(shards[1:] != shards[:-1]) + 1).tolist(), len(shards)]
         for start, stop in pairwise(edges):
             if start == stop:
                 continue
-            if waiting and waiting[0]["shard"][0].as_py() != shards[start]:
+            if waiting and waiting[0]["shard"][0] != table["shard"][start]:
                 yield waiting[0]["shard"][0].as_py(), pa.concat_tables(waiting)
                 waiting = []
             waiting.append(table.slice(start, stop - start))
@@ -164,6 +167,8 @@ def _against_file(task: Task) -> list[str]:
 def _against_lines(stored: pa.Table, name: str, lines: pa.Table) -> list[str]:
     problems = []
     for column in lines.column_names:
+        if stored[column].equals(lines[column]):
+            continue
         pairs = zip(stored[column].to_pylist(), lines[column].to_pylist(), strict=True)
         wrong = [(row, here, there) for row, (here, there) in enumerate(pairs) if here != there]
         if wrong:
@@ -204,17 +209,20 @@ def _hashes(path: Path) -> pa.Array:
         return pa.array([], pa.string())
 
 
-def _against_plan(out: Path) -> list[str]:
+def _against_plan(out: Path, threads: int) -> list[str]:
     """Every input of the plan has at least one line; passed over where the work folder was removed."""
     try:
         plan = load_plan(out)
     except FileNotFoundError:
         return []
-    problems = []
-    for number, shard in enumerate(plan.shards):
-        items = pq.read_table(plan.candidates_path(number), columns=["item"])["item"].to_numpy()
-        if len(np.unique(items)) != shard.items:
-            problems.append(
-                f"plan: shard {number} has {shard.items} inputs, the manifest tells of {len(np.unique(items))}"
-            )
-    return problems
+    counts = in_order(partial(_inputs_told, plan), range(len(plan.shards)), threads)
+    return [
+        f"plan: shard {number} has {shard.items} inputs, the manifest tells of {count}"
+        for number, (shard, count) in enumerate(zip(plan.shards, counts, strict=True))
+        if shard.items != count
+    ]
+
+
+def _inputs_told(plan: Plan, number: int) -> int:
+    items = pq.read_table(plan.candidates_path(number), columns=["item"])["item"]
+    return int(pc.count_distinct(items).as_py())
