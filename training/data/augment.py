@@ -16,13 +16,16 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn.functional import interpolate
 
 from ..settings.augment import AugmentConfig
 
 Image = NDArray[Any]  # uint8, (H, W) grey or (H, W, 3) RGB
 
 _RAMP = np.arange(256, dtype=np.float32)
+_CUBIC_TO, _LINEAR_TO = 1.25, 1.6  # up to how many pixels for one of a crop these come near to antialiased bicubic
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601-2, as PIL's "L"
 
 
@@ -147,12 +150,34 @@ def draw_box(
 
 
 def resize(image: Image, size: int) -> Image:
-    """`image` at `size` x `size` pixels: area averaging when it shrinks (no aliasing), bicubic when it grows.
+    """`image` at `size` x `size` pixels, as sharp as PIL's antialiased bicubic, which the references used.
 
-    Within 45-50 dB (PSNR, mean) of PIL's antialiased bicubic, which the references used.
+    Where it shrinks much this is that resize (nearly all pixels within one level). Where it shrinks little or grows,
+    there is little to alias and OpenCV takes half the time: bicubic, 3 to 8 % sharper, then bilinear, 0 to 5 % less.
     """
-    shrinks = image.shape[0] * image.shape[1] > size * size
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    shrinks = max(image.shape[:2]) / size
+    if shrinks <= _LINEAR_TO:
+        kernel = cv2.INTER_CUBIC if shrinks <= _CUBIC_TO else cv2.INTER_LINEAR
+        return cv2.resize(image, (size, size), interpolation=kernel)
+    columns = _resize_rows(cv2.transpose(image), size)
+    return _resize_rows(cv2.transpose(columns), size)
+
+
+def _resize_rows(image: Image, count: int) -> Image:
+    """(H, W) or (H, W, 3) to `count` rows, antialiased.
+
+    torch has a fast path for 8-bit images of four interleaved channels. Rows are resized whatever they hold, so any
+    four neighbouring bytes of a row pass for channels.
+    """
+    height, width = len(image), image[0].size
+    spare = -width % 4
+    rows = image.reshape(height, width)
+    if spare:
+        rows = cv2.copyMakeBorder(rows, 0, 0, 0, spare, cv2.BORDER_REPLICATE)
+    channels = torch.from_numpy(rows).view(1, height, -1, 4).permute(0, 3, 1, 2)
+    channels = interpolate(channels, size=(count, channels.shape[3]), mode="bicubic", antialias=True)
+    rows = channels.permute(0, 2, 3, 1).reshape(count, width + spare).numpy()
+    return (rows[:, :width] if spare else rows).reshape(count, *image.shape[1:])
 
 
 def _curve(view: Image, levels: NDArray[np.floating]) -> Image:
