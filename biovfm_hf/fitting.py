@@ -53,7 +53,8 @@ def fit(
 ) -> np.ndarray:
     """Scale (H, W) or (H, W, 3) onto a canvas (rows, columns) that is `fill` elsewhere.
 
-    Numbers are uint8, float32 in [0, 1] (and stay there: bicubic resizing overshoots), or int32 (class numbers).
+    Numbers are uint8, float32, or int32 (class numbers). Floats within [0, 1] stay there, where bicubic resizing would
+    overshoot.
     """
     place = placement(image.shape[:2], canvas, mode, aspect)
     shape = (place.rows.stop - place.rows.start, place.columns.stop - place.columns.start)
@@ -89,7 +90,7 @@ def _resized(image: np.ndarray, shape: tuple[int, int], resample: int, box: Box)
     if image.ndim == 3 and image.dtype != np.uint8:  # Pillow has colours of 8 bits alone
         return np.stack([_resized(plane, shape, resample, box) for plane in np.moveaxis(image, 2, 0)], axis=2)
     resized = np.asarray(Image.fromarray(image).resize(shape[::-1], resample, box=box))
-    return resized.clip(0.0, 1.0) if image.dtype == np.float32 else resized
+    return resized.clip(min(0.0, image.min()), max(1.0, image.max())) if image.dtype == np.float32 else resized
 
 
 def labels_on_image(scores: Any, shape: tuple[int, int], mode: Mode) -> Any:

@@ -5,6 +5,8 @@ a published score does not depend on whether torchvision happens to be installed
 two by 1-2 of 255 levels), and 16-bit input never passes through code that clips it at 255.
 """
 
+import os
+from base64 import b64decode
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -23,7 +25,7 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs
 
-from .errors import UserError
+from .errors import UserError, one_line
 from .fitting import Mode, fit, labels_on_image
 from .pixels import MAX_PIXELS, Pixels, decode, opened_image, to_uint8
 
@@ -67,7 +69,7 @@ class Prepared(NamedTuple):
     """A decoded image.
 
     Attributes:
-        image: (H, W) or (H, W, 3), uint8; float32 in [0, 1] where 8 bits would round what must not be rescaled.
+        image: (H, W) or (H, W, 3), uint8; float32 where 8 bits would round what must not be rescaled.
         aspect: the height of a pixel over its width.
         unit: whether black to white is 0 to 1 for the caller, not 0 to 255.
     """
@@ -85,11 +87,12 @@ class BioVFMImageProcessor(PilBackend):
         processor("ct.nii.gz", slice_index=80, window=[-160, 240], return_tensors="pt")      # HU
         processor([pil_image, uint16_array, "fundus.jpg"], return_tensors="pt")
 
-    Input is one image or a list of them: a path (PNG, JPEG, TIFF, DICOM, NIfTI, .npy ...), a file's bytes, an open
-    file (which is left where it was), `{"bytes": ..., "path": ...}` as `datasets.Image(decode=False)` gives, a PIL
-    image of any mode, or a numpy array or torch tensor of 1, 3 or 4 (alpha dropped) channels, first or last, also
-    batched (4D). Grey becomes 3 equal channels. Numbers mean the same in every dtype: an array within [0, 255] is an
-    8-bit picture, floats within [0, 1] are black to white. With `do_rescale=False` such floats are taken as they are.
+    Input is one image or a list of them: a path (PNG, JPEG, TIFF, DICOM, NIfTI, .npy ...), a file's bytes, a file open
+    in binary mode (read from its beginning, and left where it was), a `data:` URL, `{"bytes": ..., "path": ...}` as
+    `datasets.Image(decode=False)` gives, a PIL image of any mode, or a numpy array or torch tensor of 1, 3 or 4 (alpha
+    dropped) channels, first or last, also batched (4D). Grey becomes 3 equal channels. Numbers in memory mean the same
+    in every dtype: within [0, 255] they are an 8-bit picture, floats within [0, 1] are black to white. With
+    `do_rescale=False` floats in memory are taken as they are.
     Every argument may be given on construction, where `save_pretrained` keeps it, or per call. A damaged or
     unsuitable image raises a one-line `UserError`.
 
@@ -172,7 +175,7 @@ class BioVFMImageProcessor(PilBackend):
         prepared = self._prepare_image_like_inputs(images, **kwargs)
         batch = self._preprocess(prepared, **kwargs)
         if segmentation_maps is not None:
-            maps = self._fitted_maps(_flat_maps(segmentation_maps), prepared, **kwargs)
+            maps = self._fitted_maps(_flat_maps(segmentation_maps, len(prepared)), prepared, **kwargs)
             labels = BatchFeature({"labels": maps}, tensor_type=kwargs.get("return_tensors"))
             batch["labels"] = labels["labels"]
         if device is not None:
@@ -285,26 +288,59 @@ def _flat(images: Any) -> list[Any]:
     return list(images) if getattr(images, "ndim", None) == 4 else [images]
 
 
-def _flat_maps(maps: Any) -> list[Any]:
-    """List the segmentation maps of a list, or of a 3D batch."""
+def _flat_maps(maps: Any, images: int) -> list[Any]:
+    """List the segmentation maps of a nested list, or of a batch; one map may have an axis of channels."""
     if isinstance(maps, list | tuple):
-        return list(maps)
-    return list(maps) if getattr(maps, "ndim", None) == 3 else [maps]
+        return [one for entry in maps for one in _flat_maps(entry, 1)]
+    dimensions = getattr(maps, "ndim", None)
+    batch = dimensions == 4 or (dimensions == 3 and (images > 1 or len(maps) == 1))
+    return list(maps) if batch else [maps]
 
 
 def _source(image: Any) -> tuple[Any, str | None]:
-    """What `decode` reads and its name, of an open file and of what `datasets.Image(decode=False)` gives too."""
+    """What `decode` reads, and its name: an open file, a `data:` URL and a dict as `datasets` gives are unpacked.
+
+    Raises:
+        UserError: a dict or a file that holds no image.
+    """
     if isinstance(image, dict):
         content, path = image.get("bytes"), image.get("path")
+        if content is None and path is None:
+            raise UserError(f"a dict of {', '.join(map(repr, image)) or 'nothing'}: give 'bytes', or 'path'")
         return (path, None) if content is None else (content, path)
     if hasattr(image, "read") and not isinstance(image, Image.Image):
-        start = image.tell() if image.seekable() else None
-        content = image.read()
-        if start is not None:  # the file is the caller's
-            image.seek(start)
-        name = getattr(image, "name", None)
-        return content, name if isinstance(name, str) else None
-    return image, None
+        return _file_content(image)
+    if isinstance(image, str) and image.startswith("data:"):
+        return _data_url_content(image), "the data URL"
+    return (Path(image) if isinstance(image, os.PathLike) else image), None
+
+
+def _file_content(file: Any) -> tuple[bytes, str | None]:
+    """The bytes of a file that is the caller's, and its name."""
+    name = getattr(file, "name", None)
+    name = name if isinstance(name, str) else None
+    try:
+        start = file.tell() if file.seekable() else None
+        if start is not None:
+            file.seek(0)  # as Pillow does: one that was just written stands at its end
+        content = file.read()
+        if start is not None:
+            file.seek(start)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name or 'the file'}: cannot be read ({one_line(error)}); hand over an open one") from error
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise UserError(f"{name or 'the file'}: gives {type(content).__name__}, not bytes; open it in binary mode")
+    return bytes(content), name
+
+
+def _data_url_content(url: str) -> bytes:
+    head, _, body = url.partition(",")
+    try:
+        if not head.endswith(";base64"):
+            raise ValueError
+        return b64decode(body, validate=True)
+    except ValueError as error:
+        raise UserError("a data URL whose content is not base64; give data:image/png;base64,...") from error
 
 
 def _prepared(
@@ -312,18 +348,34 @@ def _prepared(
 ) -> Prepared:
     source, name = _source(image)
     pixels = decode(source, channels=channels, name=name, **where)
-    if isinstance(source, np.ndarray) or hasattr(source, "detach"):
-        pixels = _as_numbers(pixels)
-    shown = to_uint8(pixels, **how)
-    unit = not rescaled and how["window"] is None and pixels.array.dtype.kind == "f" and pixels.window == (0.0, 1.0)
-    if unit and not np.allclose(shown / 255, pixels.array, rtol=0.0, atol=1e-6):
-        shown = pixels.array.astype(np.float32)
     aspect = pixels.spacing[0] / pixels.spacing[1]
-    return Prepared(shown, aspect if 1 / MAX_ASPECT < aspect < MAX_ASPECT else 1.0, unit)
+    aspect = aspect if 1 / MAX_ASPECT < aspect < MAX_ASPECT else 1.0
+    in_memory = _in_memory(source)
+    if in_memory and not rescaled and how["window"] is None and how["intensity"] == "auto":
+        if pixels.array.dtype.kind == "f":
+            return Prepared(_scaled_already(pixels.array), aspect, unit=True)
+        if pixels.window == (0.0, 1.0):  # booleans
+            return Prepared(to_uint8(pixels, **how), aspect, unit=True)
+    return Prepared(to_uint8(_as_numbers(pixels) if in_memory else pixels, **how), aspect, unit=False)
+
+
+def _in_memory(source: Any) -> bool:
+    """Whether these are numbers of the caller's, not of a file; an image that PIL opened from one is the file's."""
+    if isinstance(source, Image.Image):
+        return source.format is None
+    return isinstance(source, np.ndarray) or hasattr(source, "detach")
+
+
+def _scaled_already(array: np.ndarray) -> np.ndarray:
+    """Floats as they are: as the 8-bit levels that 255 times them are, so that both are resized alike, or float32."""
+    levels = np.rint(array * 255)
+    if array.min() >= 0 and array.max() <= 1 and np.allclose(levels / 255, array, rtol=0.0, atol=1e-6):
+        return levels.astype(np.uint8)
+    return np.nan_to_num(array.astype(np.float32), nan=0.0, posinf=1.0, neginf=0.0)
 
 
 def _as_numbers(pixels: Pixels) -> Pixels:
-    """An array in memory whose numbers are those of an 8-bit picture is one, whatever its dtype."""
+    """Numbers that are those of an 8-bit picture are one, whatever their dtype."""
     array = pixels.array
     if pixels.window is not None or array.dtype == np.uint8 or not (array.min() >= 0 and array.max() <= 255):
         return pixels

@@ -66,19 +66,19 @@ def decode(
         name: what messages call the source; a path's own by default. Its suffix marks DICOM without a preamble.
         max_pixels: most pixels a file may claim; refused before anything is allocated.
 
-    A boolean image, and an array in memory of floats in [0, 1], are taken as 0 black and 1 white, as transformers and
-    torchvision have it; floats in a file are stretched as those of a volume are. Colours other than grey and RGB
-    become RGB; the orientation in EXIF is applied.
+    A boolean image, and floats in [0, 1] in memory, are taken as 0 black and 1 white, as transformers and torchvision
+    have it; floats in a file are stretched as those of a volume are. Colours other than grey and RGB become RGB; the
+    orientation in EXIF is applied.
 
     Raises:
         UserError: the source is not an image, is damaged, over `max_pixels`, or needs a slice_index.
     """
     if isinstance(source, Image.Image):
         check_sides(source.size, name or "the image")  # it may be opened only, and not decoded yet
-        return from_pil(source, name or "the image")
+        pixels = from_pil(source, name or "the image")
+        return _unit_range(pixels) if source.format is None else pixels
     if hasattr(source, "detach"):  # a torch tensor, without importing torch
-        source = source.detach().cpu()
-        source = (source.float() if source.dtype.is_floating_point else source).numpy()
+        source = _tensor_array(source)
     if isinstance(source, np.ndarray):
         return _unit_range(as_pixels(source, channels, name or f"array of shape {source.shape}"))
     if isinstance(source, bytes | bytearray | memoryview):
@@ -91,6 +91,15 @@ def decode(
             content = _content(file, name or str(source), path.parent, max_pixels)
             return _of_content(content, slice_index, axis, time_index, name or str(source))
     raise UserError(f"{type(source).__name__}: not an image; give a path, bytes, a PIL image, an array or a tensor")
+
+
+def _tensor_array(tensor: Any) -> np.ndarray:
+    try:
+        tensor = tensor.detach().cpu()
+        return (tensor.float() if tensor.dtype.is_floating_point else tensor).numpy()
+    except (NotImplementedError, RuntimeError, TypeError) as error:
+        what = f"a tensor on {tensor.device}, {tensor.layout}"
+        raise UserError(f"{what}: has no numbers to read ({unquoted(error)}); give a dense one with data") from error
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from base64 import b64encode
 from io import BytesIO
 from pathlib import Path
 
@@ -156,10 +157,32 @@ class TestNumbers:
             processor, finer, do_normalize=False).mean()) < 1e-3  # fmt: skip
 
     def test_unit_floats_without_resizing_are_what_uint8_gives(self, processor):
-        picture = colour(224, 224)
-        for unit in ((picture / 255).astype(np.float32), torch.from_numpy(picture) / 255):
-            found = levels(processor, unit, do_rescale=False)
-            assert np.abs(found - levels(processor, picture)).max() < 1e-6
+        for picture in (colour(224, 224), colour(224, 224, high=2)):  # the second is next to black
+            for unit in ((picture / 255).astype(np.float32), torch.from_numpy(picture) / 255):
+                values = levels(processor, unit, do_rescale=False)
+                assert np.abs(values - levels(processor, picture)).max() < 1e-6
+
+    def test_floats_beyond_0_and_1_are_left_too(self, as_levels):
+        """Resizing overshoots; and who normalises himself hands over numbers of either sign."""
+        for low, high in ((-0.03, 1.02), (-2.0, 2.6), (0.0, 255.0)):
+            image = smooth(20, 30, low, high, np.float32)
+            assert np.array_equal(levels(as_levels, image)[0], image)
+            resized = levels(as_levels, image, do_resize=True, size={"height": 10, "width": 15})
+            assert low <= resized.min() and resized.max() <= high and abs(resized.mean() - image.mean()) < 0.01 * high
+        assert levels(as_levels, np.array([[np.nan, 0.5], [np.inf, -np.inf]]))[0].tolist() == [[0, 0.5], [1, 0]]
+
+    @pytest.mark.parametrize("mode", ["I", "F", "I;16"])
+    def test_numbers_in_a_pil_image(self, processor, mode):
+        dark = RNG.integers(0, 40, (20, 30), np.uint8)
+        dtype = {"I": np.int32, "F": np.float32, "I;16": np.uint16}[mode]
+        assert Image.fromarray(dark.astype(dtype)).mode == mode
+        assert np.array_equal(levels(processor, Image.fromarray(dark.astype(dtype))), levels(processor, dark))
+
+    def test_black_and_white(self, as_levels):
+        mask = RNG.integers(0, 2, (20, 30)).astype(bool)
+        for form in (mask, torch.from_numpy(mask), Image.fromarray(mask)):
+            assert np.array_equal(levels(as_levels, form)[0], mask), form
+            assert np.array_equal(levels(as_levels, form, do_rescale=True)[0], mask.astype(np.float32))
 
 
 class TestSources:
@@ -178,10 +201,35 @@ class TestSources:
             for opened in (memory, file):
                 assert np.array_equal(levels(processor, opened), expected)
                 assert not opened.closed and opened.tell() == 0 and opened.read() == content
-        memory.seek(3)
-        with pytest.raises(UserError):
-            processor(memory)
-        assert memory.tell() == 3
+        memory.seek(0, os.SEEK_END)  # as it stands after `image.save(memory, "PNG")`
+        assert np.array_equal(levels(processor, memory), expected) and memory.tell() == len(content)
+        reading, writing = os.pipe()  # which cannot be rewound
+        with os.fdopen(writing, "wb") as end:
+            end.write(content)
+        with os.fdopen(reading, "rb") as file:
+            assert np.array_equal(levels(processor, file), expected)
+
+    def test_data_urls(self, processor):
+        picture, memory = colour(), BytesIO()
+        Image.fromarray(picture).save(memory, "PNG")
+        url = f"data:image/png;base64,{b64encode(memory.getvalue()).decode()}"
+        assert np.array_equal(levels(processor, url), levels(processor, picture))
+        for damaged in ("data:image/png;base64,@@", "data:text/plain,hello", "data:"):
+            with pytest.raises(UserError, match="data URL"):
+                processor(damaged)
+
+    def test_what_holds_no_image_is_told(self, processor, tmp_path):
+        text = tmp_path / "a.txt"
+        text.write_text("a name")
+        with text.open() as file, pytest.raises(UserError, match=r"a.txt: gives str, not bytes; open it in binary"):
+            processor(file)
+        with pytest.raises(UserError, match=r"a.txt: cannot be read .*closed file"):
+            processor(file)
+        with pytest.raises(UserError, match="a dict of 'pixels': give 'bytes', or 'path'"):
+            processor({"pixels": b""})
+        for tensor in (torch.empty(3, 8, 8, device="meta"), torch.eye(8).to_sparse()):
+            with pytest.raises(UserError, match="has no numbers to read"):
+                processor(tensor)
 
     def test_undecoded_rows_of_a_dataset(self, processor):
         import datasets
@@ -237,8 +285,12 @@ class TestSegmentation:
                  torch.from_numpy(labels).long(), labels.astype(np.float32), labels[None]]  # fmt: skip
         for form in forms:
             assert np.array_equal(processor(colour(32, 32), form).labels[0], labels), form
-        pair = processor([colour(32, 32)] * 2, np.stack([labels, 3 - labels])).labels
-        assert np.array_equal(pair, np.stack([labels, 3 - labels]))
+        forms = [labels[..., None], np.stack([labels] * 3, -1), [labels[..., None]]]
+        for form in forms:  # with an axis of channels
+            assert np.array_equal(processor(colour(32, 32), form).labels[0], labels)
+        two = np.stack([labels, 3 - labels])
+        for form in (two, two[:, None], two[..., None], list(two), [[two[0]], [two[1]]], torch.from_numpy(two)):
+            assert np.array_equal(processor([colour(32, 32)] * 2, form).labels, two)
 
     def test_reduced_labels(self):
         reduced = {0: 255, 1: 0, 2: 1, 3: 2}
