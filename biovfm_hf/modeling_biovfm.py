@@ -45,7 +45,8 @@ from .positions import (
 
 # What a list of `output_hidden_states` names: blocks in transformers 5.18, in newer ones the embeddings too.
 _LISTS_NAME_EMBEDDINGS = hasattr(output_capturing, "select_hidden_states")
-_MASK_TOKEN = [r"embeddings\.mask_token$"]  # what heads leave out of a pretraining checkpoint
+# what heads leave out of a pretraining checkpoint: nothing would train them
+_PRETRAINED_ONLY = [r"embeddings\.mask_token$", r"\blocal_cls_norm\."]
 
 # A packed batch of tokens (T, D) is a row of groups; a group is `batch` images of `length` tokens each.
 Groups = list[tuple[int, int]]
@@ -464,12 +465,18 @@ def _init_positions(positions: Tensor, config: BioVFMConfig, std: float) -> None
         init.trunc_normal_(positions, std=std)
 
 
-def _with_mask_token(config: BioVFMConfig, use: bool) -> BioVFMConfig:
-    """`config` itself, or a copy of it where it says otherwise: a head has a mask token only if it trains it."""
-    if config.use_mask_token == use:
+def _of_head(config: BioVFMConfig, mask_token: bool = False) -> BioVFMConfig:
+    """`config` itself, or a copy of it without the parameters that a head does not train: DDP fails on them.
+
+    Args:
+        config: the encoder's, of its pretraining for instance; it stays as it is.
+        mask_token: whether the head trains one.
+    """
+    if config.use_mask_token == mask_token and not config.untie_global_and_local_cls_norm:
         return config
     config = copy.deepcopy(config)
-    config.use_mask_token = use
+    config.use_mask_token = mask_token
+    config.untie_global_and_local_cls_norm = False  # no head sees local crops
     return config
 
 
@@ -602,10 +609,10 @@ class BioVFMBackbone(BackboneMixin, BioVFMModel):
     From a folder: `BioVFMBackbone.from_pretrained(DIR, out_indices=[...])`; `AutoBackbone` takes repository ids only.
     """
 
-    _keys_to_ignore_on_load_unexpected = _MASK_TOKEN
+    _keys_to_ignore_on_load_unexpected = _PRETRAINED_ONLY
 
     def __init__(self, config: BioVFMConfig) -> None:
-        config = _with_mask_token(config, False)
+        config = _of_head(config)
         super().__init__(config)
         self.num_features = [config.hidden_size] * (config.num_hidden_layers + 1)
 
@@ -638,10 +645,10 @@ def _token_map(tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
 class BioVFMForImageClassification(BioVFMPreTrainedModel):
     """A linear classifier on the class token, the mean patch token, or both (`config.pooling`)."""
 
-    _keys_to_ignore_on_load_unexpected = _MASK_TOKEN
+    _keys_to_ignore_on_load_unexpected = _PRETRAINED_ONLY
 
     def __init__(self, config: BioVFMConfig) -> None:
-        config = _with_mask_token(config, False)
+        config = _of_head(config)
         super().__init__(config)
         self.num_labels = cast(int, config.num_labels)
         self.biovfm = BioVFMModel(config)
@@ -721,10 +728,10 @@ class BioVFMUNetDecoder(nn.Module):
 class BioVFMForSemanticSegmentation(BioVFMPreTrainedModel):
     """Per-pixel classes from patch tokens, through a 1x1 convolution ("linear") or a U-Net decoder ("unet")."""
 
-    _keys_to_ignore_on_load_unexpected = _MASK_TOKEN
+    _keys_to_ignore_on_load_unexpected = _PRETRAINED_ONLY
 
     def __init__(self, config: BioVFMConfig) -> None:
-        config = _with_mask_token(config, False)
+        config = _of_head(config)
         super().__init__(config)
         if config.segmentation_head == "unet" and config.num_hidden_layers < 4:
             raise ValueError(f"the U-Net decoder reads four blocks; this model has {config.num_hidden_layers}")
@@ -739,14 +746,16 @@ class BioVFMForSemanticSegmentation(BioVFMPreTrainedModel):
     @can_return_tuple
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> SemanticSegmenterOutput:
         """(B, C, H, W) -> logits (B, classes, H, W); `labels` (B, H, W) int add the cross-entropy."""
-        wanted = kwargs.pop("output_hidden_states", self.config.output_hidden_states)
+        shown = kwargs.pop("output_hidden_states", self.config.output_hidden_states)
         unet = self.config.segmentation_head == "unet"
-        outputs = self.biovfm(pixel_values, output_hidden_states=unet or wanted, return_dict=True, **kwargs)
+        outputs = self.biovfm(pixel_values, output_hidden_states=unet or shown, return_dict=True, **kwargs)
         grid = tuple(side // self.config.patch_size for side in pixel_values.shape[-2:])
         features: Any = _token_map(outputs.last_hidden_state, grid)
+        hidden_states = outputs.hidden_states
         if unet:
-            skips = outputs.hidden_states[-5:-1]  # without the final norm; the embeddings count as a block
+            skips = hidden_states[-5:-1]  # without the final norm; the embeddings count as a block
             features = [*(_token_map(skip, grid) for skip in skips), features]
+            hidden_states = _selected(hidden_states, shown) if shown else None
         logits = nn.functional.interpolate(
             self.decoder(features), size=pixel_values.shape[-2:], mode="bilinear", align_corners=False
         )
@@ -755,28 +764,27 @@ class BioVFMForSemanticSegmentation(BioVFMPreTrainedModel):
             ignore = self.config.semantic_loss_ignore_index
             loss = nn.functional.cross_entropy(logits.float(), labels.long(), ignore_index=ignore)
         return SemanticSegmenterOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=_selected(outputs.hidden_states, wanted) if wanted else None,
-            attentions=outputs.attentions,
+            loss=loss, logits=logits, hidden_states=hidden_states, attentions=outputs.attentions
         )
 
 
-def _selected(hidden_states: tuple, positions: Any) -> tuple:
+def _selected(hidden_states: tuple, chosen: Any) -> tuple:
     """`output_hidden_states` may name the states to return; the others become None, as transformers has it."""
-    if positions is True:
+    if chosen is True:
         return hidden_states
     if not _LISTS_NAME_EMBEDDINGS:
         hidden_states = hidden_states[1:]
-    indices = {index % len(hidden_states) for index in ([positions] if isinstance(positions, int) else positions)}
+    indices = {index % len(hidden_states) for index in ([chosen] if isinstance(chosen, int) else chosen)}
     return tuple(state if index in indices else None for index, state in enumerate(hidden_states))
 
 
 class BioVFMForMaskedImageModeling(BioVFMPreTrainedModel):
     """SimMIM (arXiv 2111.09886): mask tokens stand for hidden patches, and one linear layer predicts the pixels."""
 
+    _keys_to_ignore_on_load_unexpected = _PRETRAINED_ONLY
+
     def __init__(self, config: BioVFMConfig) -> None:
-        config = _with_mask_token(config, True)
+        config = _of_head(config, mask_token=True)
         super().__init__(config)
         self.stride = config.patch_size if config.encoder_stride is None else config.encoder_stride
         self.biovfm = BioVFMModel(config)
@@ -894,10 +902,10 @@ class BioVFMDecoder(nn.Module):
 class BioVFMForMaskedAutoencoding(BioVFMPreTrainedModel):
     """The masked autoencoder (arXiv 2111.06377): encode the visible patches, predict the hidden ones."""
 
-    _keys_to_ignore_on_load_unexpected = _MASK_TOKEN
+    _keys_to_ignore_on_load_unexpected = _PRETRAINED_ONLY
 
     def __init__(self, config: BioVFMConfig) -> None:
-        config = _with_mask_token(config, False)
+        config = _of_head(config)
         super().__init__(config)
         self.biovfm = BioVFMModel(config)
         self.decoder = BioVFMDecoder(config)

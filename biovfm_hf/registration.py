@@ -37,16 +37,19 @@ def _register_config(ours: ModuleType) -> None:
 
 def _register_models(ours: ModuleType) -> None:
     import transformers
+    from transformers.models.auto import modeling_auto
 
-    for auto, model in {
-        transformers.AutoModel: ours.BioVFMModel,
-        transformers.AutoBackbone: ours.BioVFMBackbone,
-        transformers.AutoModelForImageClassification: ours.BioVFMForImageClassification,
-        transformers.AutoModelForMaskedImageModeling: ours.BioVFMForMaskedImageModeling,
-        transformers.AutoModelForPreTraining: ours.BioVFMForMaskedAutoencoding,
-        transformers.AutoModelForSemanticSegmentation: ours.BioVFMForSemanticSegmentation,
-    }.items():
+    for auto, task, model in (
+        (transformers.AutoModel, "", ours.BioVFMModel),
+        (transformers.AutoBackbone, "BACKBONE", ours.BioVFMBackbone),
+        (transformers.AutoModelForImageClassification, "IMAGE_CLASSIFICATION", ours.BioVFMForImageClassification),
+        (transformers.AutoModelForMaskedImageModeling, "MASKED_IMAGE_MODELING", ours.BioVFMForMaskedImageModeling),
+        (transformers.AutoModelForPreTraining, "PRETRAINING", ours.BioVFMForMaskedAutoencoding),
+        (transformers.AutoModelForSemanticSegmentation, "SEMANTIC_SEGMENTATION", ours.BioVFMForSemanticSegmentation),
+    ):
         auto.register(ours.BioVFMConfig, model, exist_ok=True)
+        # pipelines and Trainer's cards ask these tables of names, and take a model that is not there for unsupported
+        getattr(modeling_auto, f"MODEL_{task and f'FOR_{task}_'}MAPPING_NAMES")["biovfm"] = model.__name__
 
 
 def _register_image_processor(ours: ModuleType) -> None:

@@ -4,7 +4,6 @@ import copy
 import unittest
 
 import torch
-from transformers.models.auto import modeling_auto
 
 import biovfm_hf
 from biovfm_hf import BioVFMConfig, BioVFMModel
@@ -12,17 +11,6 @@ from biovfm_hf import BioVFMConfig, BioVFMModel
 from ..test_backbone_common import BackboneTesterMixin
 from ..test_configuration_common import ConfigTester
 from ..test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
-
-# the common tests look classes up by name in transformers' own tables
-for table, name in {
-    "MODEL_MAPPING_NAMES": "BioVFMModel",
-    "MODEL_FOR_BACKBONE_MAPPING_NAMES": "BioVFMBackbone",
-    "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES": "BioVFMForImageClassification",
-    "MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING_NAMES": "BioVFMForMaskedImageModeling",
-    "MODEL_FOR_PRETRAINING_MAPPING_NAMES": "BioVFMForMaskedAutoencoding",
-    "MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES": "BioVFMForSemanticSegmentation",
-}.items():
-    getattr(modeling_auto, table)["biovfm"] = name
 
 BATCH, SIDE, PATCH, LABELS = 3, 32, 8, 4
 PATCHES = (SIDE // PATCH) ** 2
@@ -123,6 +111,16 @@ class BioVFMMaskedImageModelingTest(Common, unittest.TestCase):
 
 class BioVFMSwiGLURegistersTest(BioVFMModelTest):
     fields = {"ffn_type": "swiglu", "num_register_tokens": 2, "drop_path_rate": 0.1}  # noqa: RUF012
+
+
+class BioVFMRotaryTest(BioVFMModelTest):
+    fields = {  # noqa: RUF012
+        "position_embedding_type": "rope",
+        "initialization": "dinov3",
+        "mask_key_bias": True,
+        "num_register_tokens": 2,
+        "untie_cls_and_patch_norms": True,
+    }
 
 
 class BioVFMUNetTest(Common, unittest.TestCase):
