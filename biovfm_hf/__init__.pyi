@@ -628,6 +628,66 @@ def analyse(
     """
     ...
 
+def reproduce(
+    items: Sequence[str] | str,
+    *,
+    data: str | Path = Path('.'),
+    out: str | Path | None = None,
+    model: Sequence[str] | str = (),
+    dataset: str | Path | None = None,
+    setting: Sequence[str] | str = (),
+    dry_run: bool = False,
+    gpu: str = 'A100',
+    seed: Sequence[int] | int = (0,),
+    size: int | None = None,
+    download: bool = False,
+    resamples: int = 1000,
+    batch_size: int = 64,
+    device: str | None = None,
+    precision: str | None = None,
+    cache: str | Path | None = None,
+) -> list[Any]:
+    """Tell what the items need, make what can be made, and tell what cannot and why.
+
+    Args:
+        items: tables and figures by name (radiology-table3), all of a paper (biovfm, radiology), or all.
+        data: where the papers' sets are, as their sources lay them out.
+        out: records of all items, and a folder for each item.
+        model: weights for a name of the recipes, as BioVFM=runs/huge/model, or in the place of those it would
+            load; again for each further one.
+        dataset: a dataset folder of biovfm build, for the figure that describes it.
+        setting: another value for a setting of the methods, as epochs=10; the table tells of it.
+        dry_run: tell what the items need, and stop.
+        gpu: for which the hours are estimated.
+        seed: of everything random; several are averaged (default: 0).
+        size: of MedMNIST's images (default: the paper's).
+        download: fetch missing MedMNIST sets into --data.
+        resamples: of the bootstrap; tests of many differences take more.
+        batch_size: images at once.
+        device: torch device (default: cuda where there is one, else cpu).
+        precision: bf16 keeps two to three digits of a feature; a CPU with AMX embeds about twice as fast in it,
+            one without bfloat16 instructions slower (default: bf16 on a GPU that has it, else fp32).
+        cache: where features are kept (default: OUT/cache).
+
+    Returns:
+        What became of each item; for a dry run nothing.
+
+    Raises:
+        UserError: a setting is one of no method, or nothing of any item is there.
+
+    Examples:
+        The radiology study's table of the encoders that it used needs neither data nor weights.
+
+        >>> import biovfm_hf
+        >>> (outcome,) = biovfm_hf.reproduce("radiology-table2", out="papers")
+        models:
+        ...
+        radiology-table2: 13 of 13 made; papers/radiology-table2
+        >>> Path("papers/radiology-table2/table.md").is_file()
+        True
+    """
+    ...
+
 def card(
     model_dir: str | Path,
     *,

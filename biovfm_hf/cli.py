@@ -21,6 +21,10 @@ COMMANDS = {
     "score": ("evaluation.commands.score", "metrics and intervals for scores that you already have"),
     "analyse": ("evaluation.analysis.layers.command", "what each layer of a model holds, and how alike models are"),
     "scaling": ("evaluation.analysis.scaling.command", "slopes, correlations and figures of a scaling study"),
+    "reproduce": (
+        "evaluation.reproduce.command",
+        "the two papers' tables and figures, beside the printed numbers",
+    ),
     "report": ("model_cards.report.command", "one HTML page of data, training and results"),
     "leaderboard": ("model_cards.leaderboard.command", "a page of models by tasks with real ranks; export a Space"),
     "card": ("model_cards.card.command", "write the model card from what actually happened"),

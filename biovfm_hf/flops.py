@@ -13,6 +13,9 @@ from typing import Any
 
 from .errors import UserError
 
+# Operations a second of GPUs at their peak, dense products in bfloat16 (V100: float16), from the makers' data sheets.
+PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "V100": 125e12}
+
 
 @dataclass(frozen=True)
 class Blocks:

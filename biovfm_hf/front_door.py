@@ -171,6 +171,21 @@ True""",
 >>> Path("layers/layers.png").is_file()
 True""",
     ),
+    "reproduce": Door(
+        "evaluation.reproduce.command",
+        "reproduce",
+        "ReproduceOptions",
+        """\
+The radiology study's table of the encoders that it used needs neither data nor weights.
+
+>>> import biovfm_hf
+>>> (outcome,) = biovfm_hf.reproduce("radiology-table2", out="papers")
+models:
+...
+radiology-table2: 13 of 13 made; papers/radiology-table2
+>>> Path("papers/radiology-table2/table.md").is_file()
+True""",
+    ),
     "card": Door(
         "model_cards.card.command",
         "card",

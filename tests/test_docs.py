@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+MATRIX = runpy.run_path(str(ROOT / "docs" / "matrix.py"))
 JOURNEY = runpy.run_path(str(ROOT / "docs" / "journey.py"))
 
 
@@ -25,6 +26,12 @@ def test_the_site_builds_without_a_warning(tmp_path):
 
 def test_the_picture_of_the_journey_is_that_of_the_code():
     assert JOURNEY["TARGET"].read_text(encoding="utf-8") == JOURNEY["draw"](), "run: python docs/journey.py"
+
+
+def test_the_matrix_of_the_papers_items_is_that_of_the_recipes():
+    page = MATRIX["TARGET"].read_text(encoding="utf-8")
+    assert page == MATRIX["page"](), "run: python docs/matrix.py"
+    assert page.count("\n| `") == 20
 
 
 def test_contributing_names_paths_that_exist():

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.flops import PEAK_FLOPS
 
 from .data.batches import images_per_pass
 from .objectives.initial import with_architecture
@@ -25,8 +26,6 @@ _KEPT = {"bf16": 40, "fp32": 70}  # bytes per token, block and feature that auto
 _LOADER_RATES = (215, 501)
 _GPUS = (8, 32)
 _FSDP = 8  # GPUs that launch/fsdp2_8gpu.yaml spreads the states over
-# Peak dense bf16 rates in FLOP/s, from the makers' data sheets
-PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "V100": 125e12}
 
 
 def peak_flops(device_name: str) -> float | None:

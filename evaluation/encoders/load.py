@@ -231,6 +231,17 @@ def _stand_in(source: str, revision: str, network: Network) -> Encoder:
     return Encoder(source, revision, nn.Identity(), refuse, source, 224, IMAGENET_MEAN, IMAGENET_STD, network=network)
 
 
+def on_disk(source: str) -> bool:
+    """Whether a model's weights are on this machine: a folder or file, or a repository in the Hub's cache."""
+    from huggingface_hub import constants
+
+    rest = source.removeprefix(find_family(source).prefix).removeprefix("hf-hub:").partition("?")[0]
+    if Path(rest).expanduser().exists() or source.startswith(SCRATCH):
+        return True
+    repository = f"timm/{rest}" if source.startswith("timm:") and "/" not in rest else rest
+    return any(Path(constants.HF_HUB_CACHE, f"models--{repository.replace('/', '--')}", "snapshots").glob("*/*"))
+
+
 def split_label(name: str) -> tuple[str, str]:
     """Split `LABEL=SOURCE`; a source without label is called by its name, a folder by its last telling parts.
 

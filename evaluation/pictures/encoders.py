@@ -1,7 +1,7 @@
 """What a model makes of images: colours of its patches, its attention, a map of its features, masks it predicts."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ..results.records import Row, read_scores
 from ..tasks import Task
 from ..tasks.samples import sample_rows
 from .figure import COLOURS, MAX_CLASSES_SHOWN, figure_path, new_figure, save_figure
+from .masks import mask_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,21 +104,11 @@ def draw_masks(out: Path, record: Row, task: Task, name: str = "") -> None:
     predicted = read_scores(out, record)["sample_masks"]
     rows = sample_rows(len(split.images))
     assert split.masks is not None
-    classes = max(task.num_outputs - 1, 1)
-    figure = new_figure(1.9 * len(rows), 5.9)
-    for number, row in enumerate(rows):
-        image, truth = split.images[int(row)], split.masks[int(row)]
-        for line, mask in enumerate((None, truth, predicted[number])):
-            axes = figure.add_subplot(3, len(rows), line * len(rows) + number + 1)
-            axes.imshow(image, extent=(0, 1, 0, 1))
-            if mask is not None:
-                shown: Any = np.ma.masked_equal(mask, 0)
-                axes.imshow(shown, cmap="autumn" if classes == 1 else "tab20", vmin=1, vmax=max(classes, 2), alpha=0.7,
-                            interpolation="nearest", extent=(0, 1, 0, 1))  # fmt: skip
-            axes.set_axis_off()
     entry = record["metrics"].get("dice")
     score = "undefined" if entry is None else f"{entry['value']:.3f}"
-    figure.suptitle(f"{record['model']} on {task.name}, {how}: image, truth, prediction (Dice {score})", fontsize=8)
+    title = f"{record['model']} on {task.name}, {how}: image, truth, prediction (Dice {score})"
+    images, truths = ([of_split[int(row)] for row in rows] for of_split in (split.images, split.masks))
+    figure = mask_figure(images, truths, {how: predicted}, task.num_outputs, title)
     words = (
         f"{len(rows)} test images of {task.name}: image, true mask and mask predicted by {record['model']} "
         f"({how}), mean Dice {score}."

@@ -3,7 +3,6 @@
 import textwrap
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,15 +15,10 @@ from ..statistics.metrics import predict
 from ..statistics.significance import rank_models
 from ..statistics.split import read_split
 from .figure import COLOURS, MAX_CLASSES_SHOWN, discard, figure_path, new_figure, save_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from matplotlib.text import Annotation
-    from matplotlib.transforms import Bbox
+from .ranks import rank_plane
 
 MAX_CURVES = 8
 MAX_MATRICES = 4
-LABEL_OFFSET = (6, 4)  # of a name from its point, in points of 1/72 inch
 
 
 def draw_all(out: Path, records: list[Row]) -> None:
@@ -277,22 +271,10 @@ def draw_ranks(path: Path, method: str, records: list[Row]) -> None:
     save_figure(figure, path, words + "that cannot be told apart.")
 
 
-def spread_labels(figure: "Figure", labels: "list[Annotation]") -> None:
-    """Move labels down until none lies on another: those of models with equal ranks would."""
-    figure.draw_without_rendering()  # before it no label has a place
-    placed: list[Bbox] = []
-    for label in sorted(labels, key=lambda label: -label.get_window_extent().y0):
-        right, up = LABEL_OFFSET
-        while any(label.get_window_extent().overlaps(other) for other in placed):
-            up -= 2
-            label.xyann = (right, up)
-        placed.append(label.get_window_extent())
-
-
 def draw_rank_against_rank(path: Path, classified: list[Row], segmented: list[Row], what: str = "") -> None:
-    """Average rank over segmentation tasks against that over classification tasks (linear probes), per model.
+    """Average rank over segmentation tasks (across) against that over classification tasks (up; linear probes).
 
-    As in the DINOv2 radiology study; drawn where two models or more have both. `what` names the records' settings.
+    As Figure 1 of the DINOv2 radiology study; drawn where two models or more have both. `what` names the settings.
     """
     ranks: dict[bool, dict[str, float]] = {}
     for segmentation, records in ((True, segmented), (False, classified)):
@@ -303,20 +285,9 @@ def draw_rank_against_rank(path: Path, classified: list[Row], segmented: list[Ro
     both = [model for model in ranks[True] if model in ranks[False]]
     if len(both) < 2:
         return
-    figure = new_figure(4.4, 4.2)
-    axes = figure.add_subplot()
-    labels = []
-    for number, model in enumerate(both):
-        at = (ranks[False][model], ranks[True][model])
-        axes.plot(*at, "o", color=COLOURS[number % len(COLOURS)], markersize=8)
-        labels.append(axes.annotate(model, at, xytext=LABEL_OFFSET, textcoords="offset points", fontsize=8))
-    top = len(both) + 0.5
-    axes.plot([0.5, top], [0.5, top], color="0.8", linewidth=1, linestyle="--", zorder=0)
-    axes.set(xlim=(top, 0.5), ylim=(top, 0.5), aspect="equal")
-    axes.set(xlabel="average rank, classification (linear)", ylabel="average rank, segmentation")
-    axes.set_title(textwrap.fill(what, 60), fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    spread_labels(figure, labels)
+    figure = rank_plane({model: (ranks[True][model], ranks[False][model]) for model in both})
+    figure.axes[0].set(xlabel="average rank, segmentation", ylabel="average rank, classification (linear)")
+    figure.axes[0].set_title(textwrap.fill(what, 60), fontsize=8)
     told = "; ".join(f"{m}: classification {ranks[False][m]:.2f}, segmentation {ranks[True][m]:.2f}" for m in both)
     how = f" of {what}" if what else ""
     save_figure(figure, path, f"Average ranks of the models{how}, best at the upper right. {told}.")

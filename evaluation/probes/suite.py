@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
@@ -36,7 +36,27 @@ from ..tasks import SPLITS, Task
 from ..tasks.boxes import boxes_digest
 from .probe import Answer, Run, Trial
 
-Job = tuple[str, Run, Task]
+
+class Job(NamedTuple):
+    """A record to make: of a model, named as encoders are loaded, by a run on a task."""
+
+    model: str
+    run: Run
+    task: Task
+
+
+class Failure(NamedTuple):
+    """A job whose record could not be made, and why; `is_load` where its model already could not be loaded."""
+
+    job: Job
+    reason: str
+    is_load: bool = False
+
+    def __str__(self) -> str:
+        label, method = split_label(self.job.model)[0], self.job.run.probe.record_name
+        return f"{label} on {self.job.task.name} by {method}: {self.reason}"
+
+
 Claim = Callable[[str], AbstractContextManager[bool]]  # of a record, by its key: whether this process is to make it
 
 
@@ -64,39 +84,65 @@ def run_suite(models: list[str], tasks: list[Task], runs: list[Run], out: Path, 
             raise UserError(f"two models are called {label}; tell them apart: --model NAME1=... --model NAME2=...")
     for model in models[1:]:  # what cannot be loaded is told now, and not after hours of work on the models before it
         load_encoder(model)
-    jobs = [(model, run, task) for model in models for run in runs for task in tasks if run.probe.suits(task)]
-    processes, failures = process_group(), []
-    if processes.size > 1:
-        failures += _run_jobs([job for job in jobs if not job[1].probe.trains], out, cache)[0]
-    shared = [job for job in jobs if processes.size == 1 or job[1].probe.trains]
-    told, busy = _run_jobs(shared, out, cache, partial(claimed, out, wait=False))
-    failures += told + _run_jobs(busy, out, cache, partial(claimed, out, wait=True))[0]
-    processes.wait()
+    jobs = [Job(model, run, task) for model in models for run in runs for task in tasks if run.probe.suits(task)]
+    failures = run_jobs(jobs, out, cache)
     records = merge_records(out)
     if failures:
         raise UserError(f"{len(failures)} of the records could not be made, the first because: {failures[0]}")
     return records
 
 
-def _run_jobs(jobs: list[Job], out: Path, cache: Path, claim: Claim | None = None) -> tuple[list[str], list[Job]]:
+def run_jobs(jobs: list[Job], out: Path, cache: Path) -> list[Failure]:
+    """Make the records of jobs, those of a model one after the other, among processes as `run_suite`.
+
+    Returns:
+        What could not be made, and why. Nothing is raised.
+    """
+    processes, failures = process_group(), []
+    if processes.size > 1:
+        failures += _run_jobs([job for job in jobs if not job.run.probe.trains], out, cache)[0]
+    shared = [job for job in jobs if processes.size == 1 or job.run.probe.trains]
+    shared_failures, busy = _run_jobs(shared, out, cache, partial(claimed, out, wait=False))
+    failures += shared_failures + _run_jobs(busy, out, cache, partial(claimed, out, wait=True))[0]
+    processes.wait()
+    return failures
+
+
+def _run_jobs(jobs: list[Job], out: Path, cache: Path, claim: Claim | None = None) -> tuple[list[Failure], list[Job]]:
     """Make the records of jobs that can be claimed. Returns what went wrong, and the jobs that others are at."""
     failures, busy = [], []
-    loaded: dict[tuple[str, str], Encoder] = {}
-    for model, run, task in jobs:
-        key = (model, run.preprocess)
-        if key not in loaded:
-            loaded = {other: encoder for other, encoder in loaded.items() if other[0] == model}
-            loaded[key] = load_encoder(model, run.device, run.preprocess, run.compile, run.precision)
-        encoder = loaded[key]
+    loaded: dict[tuple[str, str], Encoder | UserError] = {}
+    for job in jobs:
+        model, run, task = job
+        loaded = {key: encoder for key, encoder in loaded.items() if key[0] == model}
         try:
+            encoder = _loaded(model, run, loaded)
             if make_record(Trial(encoder, task, run, cache), out, claim) is None:
-                busy.append((model, run, task))
+                busy.append(job)
         except (UserError, RuntimeError) as error:  # torch raises the latter, out of memory say
             if not isinstance(error, UserError):
                 traceback.print_exception(error)
-            failures.append(f"{encoder.name} on {task.name} by {run.probe.record_name}: {error}")
+            failures.append(Failure(job, str(error), error is loaded.get((model, run.preprocess))))
             _say(f"error: {failures[-1]}", sys.stderr)
     return failures, busy
+
+
+def _loaded(model: str, run: Run, loaded: dict[tuple[str, str], Encoder | UserError]) -> Encoder:
+    """A model as a run reads it, of `loaded`, which keeps it, or why it cannot be loaded.
+
+    Raises:
+        UserError: it cannot.
+    """
+    key = (model, run.preprocess)
+    if key not in loaded:
+        try:
+            loaded[key] = load_encoder(model, run.device, run.preprocess, run.compile, run.precision)
+        except UserError as error:
+            loaded[key] = error
+    encoder = loaded[key]
+    if isinstance(encoder, UserError):
+        raise encoder
+    return encoder
 
 
 def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Row | None:

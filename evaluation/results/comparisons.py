@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,54 @@ def _pair_rows(out: Path, firsts: list[Row], seconds: list[Row], resamples: int,
     ]
     write_text(path, json.dumps(clean(rows), indent=1) + "\n")
     return rows
+
+
+@dataclass
+class Draws:
+    """Each metric of records over resamples of their test cases, made once for all comparisons.
+
+    `out` is the results folder; `resamples` are alike for all records of a task.
+    """
+
+    out: Path
+    resamples: int
+    made: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def of(self, records: Sequence[Row], metric: str) -> np.ndarray:
+        """A metric's value and its values over resamples (1 + resamples,), in the mean over seeds."""
+        for record in records:
+            if record["scores"] not in self.made:
+                self.made[record["scores"]] = case_draws(record, read_scores(self.out, record), self.resamples)
+        return np.mean([self.made[record["scores"]][metric] for record in records], axis=0)
+
+
+def mean_difference(
+    draws: Draws, firsts: Sequence[Sequence[Row]], seconds: Sequence[Sequence[Row]], metric: str
+) -> dict[str, Any]:
+    """The difference of two models in a metric, or in its mean over tasks, whatever method each was scored by.
+
+    Args:
+        draws: of the results folder.
+        firsts: records of one model: of each task those of every seed.
+        seconds: of the other; of the same tasks and seeds, in the same order.
+        metric: by name.
+
+    Returns:
+        `difference` (first minus second), `low`, `high`, `p`, and a `reason` where there is no p.
+    """
+    for first, second in zip(firsts, seconds, strict=True):
+        if first[0]["data"] != second[0]["data"]:
+            return _no_p(None, f"{first[0]['task']}: the two were not scored on the same data")
+    if len(firsts) == 1:
+        return _compare(draws.out, list(firsts[0]), list(seconds[0]), draws.resamples, 0)[metric]
+    drawn, units = [], 0
+    for number, pair in enumerate(zip(firsts, seconds, strict=True)):
+        ours, theirs = (draws.of(records, metric) for records in pair)
+        difference = ours - theirs
+        drawn.append(np.r_[difference[0], np.roll(difference[1:], 97 * number)])  # tasks draw from the same streams
+        units += _test_units(pair[0][0], read_scores(draws.out, pair[0][0]))
+    mean = np.mean(drawn, axis=0)
+    return paired_interval(float(mean[0]), mean[1:], units)
 
 
 def _compared(name: str) -> bool:

@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -67,6 +68,13 @@ def measured_otherwise(out: Path, identity: dict[str, Any]) -> bool:
 
 
 def _read(path: Path) -> Record:
+    """A record file, read again only where it has changed: results.json is made of all of them, again and again."""
+    about = path.stat()
+    return _read_version(path, about.st_mtime_ns, about.st_size, about.st_ino)
+
+
+@lru_cache(maxsize=4096)
+def _read_version(path: Path, *version: int) -> Record:
     return Record.read(read_json(path, REMEDY), str(path), REMEDY)
 
 
@@ -86,7 +94,7 @@ def merge_records(out: Path) -> list[Row]:
         records = [_read(path) for path in sorted((out / "records").glob("*.json")) if path.name[0] != "."]
         records.sort(key=lambda r: [_natural(value) for value in (r.method, r.task, r.model, r.seed)])
         rows = [record.to_json() for record in records]
-        write_text(out / "results.json", json.dumps(rows, indent=1) + "\n")
+        write_text(out / "results.json", "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")  # a record a line
     return rows
 
 

@@ -268,7 +268,7 @@ def latex(records: list[Row]) -> str:
         lines += ["Model & " + " & ".join(metric_title(m) for m in metrics) + r" \\", r"\midrule"]
         for model, cells in rows.items():
             texts = [_latex_cell(cells.get(m), model in best[m], metric_scale(m)) for m in metrics]
-            lines.append(f"{_latex_text(model)} & " + " & ".join(texts) + r" \\")
+            lines.append(f"{latex_text(model)} & " + " & ".join(texts) + r" \\")
         parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
     return "\n\n".join(parts) + "\n"
 
@@ -281,7 +281,8 @@ def _latex_cell(cell: Cell, bold: bool, scale: float) -> str:
     return f"\\textbf{{{value}}} {interval}".rstrip()
 
 
-def _latex_text(text: str) -> str:
+def latex_text(text: str) -> str:
+    """A text with what LaTeX takes for commands made harmless."""
     signs = {"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}
     return "".join(signs.get(sign, sign) for sign in text)
 

@@ -1,0 +1,104 @@
+"""What is there for a reproduction: tasks that open, models that have weights, and why others do not."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from biovfm_hf.errors import UserError
+
+from ..encoders.device import check_device, default_device, default_precision
+from ..encoders.lineup import LINEUP
+from ..encoders.load import SCRATCH
+from ..probes.probe import Probe, Run, find_probe
+from ..tasks import Task, open_task
+from .options import ReproduceOptions
+from .recipe import Cell, Recipe
+
+BASELINES = ("unet", "transunet")  # segmentation networks that have no weights to load
+
+
+@dataclass
+class Bench:
+    """The options of a reproduction, and the tasks that were opened for it: each by name and size, or why not."""
+
+    options: ReproduceOptions
+    opened: dict[tuple[str, int | None], Task | UserError] = field(default_factory=dict)
+
+    @property
+    def out(self) -> Path:
+        """The results folder, which all items share."""
+        return self.options.folder
+
+    def task(self, name: str, recipe: Recipe) -> Task:
+        """A task, opened once.
+
+        Raises:
+            UserError: its files are not there, or broken.
+        """
+        options, size = self.options, self.options.size or recipe.size
+        if (name, size) not in self.opened:
+            cache = None if options.out is None else options.features_folder
+            try:
+                opened: Task | UserError = open_task(name, options.data, size, cache, options.download)
+            except UserError as error:
+                opened = error
+            self.opened[name, size] = opened
+        task = self.opened[name, size]
+        if isinstance(task, UserError):
+            raise task
+        return task
+
+    def model(self, name: str, recipe: Recipe) -> str:
+        """A model as encoders are loaded: a name, or `NAME=SOURCE`.
+
+        Raises:
+            UserError: nobody gives weights under the name, and neither does the user.
+        """
+        given = {**recipe.sources, **self.options.sources}
+        if name in given:
+            return f"{name}={given[name]}"
+        if name in BASELINES:
+            return f"{name}={SCRATCH}{name}"
+        if name in LINEUP:
+            return name
+        raise UserError(f"{recipe.weights.get(name, 'no weights are known')}; then give --model {name}=FOLDER")
+
+    def runs(self, cell: Cell, task: Task) -> list[Run]:
+        """The runs of a cell on a task, one for each seed.
+
+        Raises:
+            UserError: the method does not have a setting, or a value is wrong.
+        """
+        options = self.options
+        device = options.device or default_device()
+        check_device(device)
+        probe = make_probe(find_probe(cell.method, cell.protocol), {**cell.settings}, options.settings)
+        return [
+            Run(
+                probe,
+                protocol=cell.protocol,
+                seed=seed,
+                batch_size=options.batch_size,
+                device=device,
+                precision=options.precision or default_precision(device),
+                resamples=options.resamples,
+            )
+            for seed in dict.fromkeys(options.seed)
+        ]
+
+    @staticmethod
+    def settings_of(cell: Cell) -> set[str]:
+        """The settings that a cell's method has."""
+        return {item.name for item in fields(find_probe(cell.method, cell.protocol)) if item.init}
+
+
+def make_probe(kind: type[Probe], settings: dict[str, Any], changed: dict[str, Any]) -> Probe:
+    """A probe with the settings of a recipe, and of those that the user changed the ones that it has.
+
+    Raises:
+        UserError: it has not one of the recipe's, or a value is wrong.
+    """
+    known = {item.name for item in fields(kind) if item.init}
+    if unknown := set(settings) - known:
+        raise UserError(f"method {kind.name} has no setting {', '.join(sorted(unknown))}")
+    return kind(**settings | {name: value for name, value in changed.items() if name in known})

@@ -1,0 +1,70 @@
+"""The numbers of a table: ours with their intervals, the printed ones, and why some are missing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from biovfm_hf.results.published import Cell as Printed
+from biovfm_hf.results.published import Place
+
+from ..results.records import Row
+from .recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of a table.
+
+    Attributes:
+        value, low, high: ours, with its 95 % interval; None where there is none.
+        printed: the paper's.
+        missing: why ours is not there, each reason for itself.
+        records: what it comes from: of each task those of every seed.
+    """
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    printed: Printed | None = None
+    missing: tuple[str, ...] = ()
+    records: tuple[tuple[Row, ...], ...] = ()
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the paper's."""
+        return None if self.value is None or self.printed is None else self.value - self.printed.value
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """All numbers of a recipe, and the tests of the differences between its rows."""
+
+    recipe: Recipe
+    cells: Mapping[Place, Number]
+    tests: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def missing(self) -> dict[str, list[Place]]:
+        """The places without a number of ours, by the reason."""
+        reasons: dict[str, list[Place]] = {}
+        for place, number in self.cells.items():
+            if number.value is None:
+                for reason in number.missing or ("not made yet",):
+                    reasons.setdefault(reason, []).append(place)
+        return reasons
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an item: its folder, how many numbers or pictures were made of how many, and what is missing.
+
+    `failed` are those that had all they need and could not be made.
+    """
+
+    item: str
+    folder: Path
+    made: int
+    total: int
+    missing: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)

@@ -1,0 +1,90 @@
+"""The options of `biovfm reproduce`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.flops import PEAK_FLOPS
+from biovfm_hf.options import argument, check_options, option
+from biovfm_hf.reading.documents import parse_yaml
+
+from ..commands.embed import DEVICE_HELP, PRECISION_HELP, PRECISIONS
+from ..tasks.medmnist import SIZES
+from .recipe import resolve_items
+
+WHAT, RUNNING = "what to make", "running"
+
+
+@dataclass(frozen=True)
+class ReproduceOptions:
+    """What `biovfm reproduce` takes, and `biovfm_hf.reproduce` by keyword. Wrong values are refused as a UserError."""
+
+    items: tuple[str, ...] = argument(
+        "tables and figures by name (radiology-table3), all of a paper (biovfm, radiology), or all", metavar="ITEM"
+    )
+    data: Path = option(Path(), "where the papers' sets are, as their sources lay them out", metavar="DIR", group=WHAT)
+    out: Path | None = option(None, "records of all items, and a folder for each item", metavar="DIR", group=WHAT)
+    model: tuple[str, ...] = option(
+        (), "weights for a name of the recipes, as BioVFM=runs/huge/model, or in the place of those it would load; "
+        "again for each further one", metavar="NAME=MODEL", group=WHAT,
+    )  # fmt: skip
+    dataset: Path | None = option(
+        None, "a dataset folder of biovfm build, for the figure that describes it", metavar="DIR", group=WHAT
+    )
+    setting: tuple[str, ...] = option(
+        (), "another value for a setting of the methods, as epochs=10; the table tells of it", metavar="KEY=VALUE",
+        group=WHAT,
+    )  # fmt: skip
+    dry_run: bool = option(False, "tell what the items need, and stop", group=WHAT)
+    gpu: str = option("A100", "for which the hours are estimated", choices=tuple(PEAK_FLOPS), group=WHAT)
+    seed: tuple[int, ...] = option(
+        (0,), "of everything random; several are averaged (default: 0)", metavar="N,...", commas=True, least=0,
+        group=RUNNING,
+    )  # fmt: skip
+    size: int | None = option(None, "of MedMNIST's images (default: the paper's)", choices=SIZES, group=RUNNING)
+    download: bool = option(False, "fetch missing MedMNIST sets into --data", group=RUNNING)
+    resamples: int = option(1000, "of the bootstrap; tests of many differences take more", least=1, group=RUNNING)
+    batch_size: int = option(64, "images at once", least=1, group=RUNNING)
+    device: str | None = option(None, DEVICE_HELP, group=RUNNING)
+    precision: str | None = option(None, PRECISION_HELP, choices=PRECISIONS, group=RUNNING)
+    cache: Path | None = option(None, "where features are kept (default: OUT/cache)", metavar="DIR", group=RUNNING)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        resolve_items(self.items)
+        if self.out is None and not self.dry_run:
+            raise UserError("out is missing; name the results folder with --out, or only look with --dry-run")
+        for name, words, example in (("model", self.model, "BioVFM=folder"), ("setting", self.setting, "epochs=10")):
+            if wrong := [word for word in words if not all(word.partition("="))]:
+                raise UserError(f"{name}: {wrong[0]!r} does not say what for what; give it as {example}")
+
+    @property
+    def folder(self) -> Path:
+        """The results folder."""
+        assert self.out is not None
+        return self.out
+
+    @property
+    def features_folder(self) -> Path:
+        """Where features are kept."""
+        return self.cache or self.folder / "cache"
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """What the user loads for names of the recipes."""
+        return {name: source for name, _, source in (word.partition("=") for word in self.model)}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that go before those of the recipes."""
+        words = (word.split("=", 1) for word in self.setting)
+        return {name.replace("-", "_"): _number(parse_yaml(value, f"setting {name}")) for name, value in words}
+
+
+def _number(value: Any) -> Any:
+    """YAML takes 1e-3 for a text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

@@ -1,0 +1,159 @@
+"""Items made of scores: the records that their cells need, the numbers, and tests of the differences between rows."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.results.published import Place
+from biovfm_hf.results.significance import holm
+
+from ..encoders.load import split_label
+from ..encoders.processes import process_group
+from ..probes.suite import Failure, Job, run_jobs
+from ..results.comparisons import Draws, enough_resamples, mean_difference
+from ..results.records import Row, merge_records
+from ..results.seeds import over_seeds
+from ..results.table import mean_cell
+from .bench import Bench
+from .numbers import Number, Numbers, Outcome
+from .pictures import PICTURES
+from .recipe import Cell, Recipe
+from .tables import write_tables
+
+# The radiology study's score can rise with false positives; Dice, case by case, cannot.
+TESTED_BY = {"radiology": "dice"}
+Plan = Mapping[Place, tuple[list[Job], list[str]]]  # the jobs of each cell, and what it lacks
+
+
+def produce(recipe: Recipe, bench: Bench) -> Outcome:
+    """Make the records that are missing, then table, tests and pictures in the item's folder."""
+    plan = {place: plan_cell(cell, recipe, bench) for place, cell in recipe.cells.items()}
+    failures = run_jobs(ordered(plan), bench.out, bench.options.features_folder)
+    if not process_group().takes(0):
+        return Outcome(recipe.name, bench.out / recipe.name, 0, 0)
+    numbers = read_numbers(recipe, plan, failures, bench)
+    numbers = replace(numbers, tests=differences(numbers, bench))
+    folder = bench.out / recipe.name
+    write_tables(numbers, bench.options.settings, folder)
+    failed = [str(failure) for failure in failures if not failure.is_load]
+    lacking = [
+        f"{reason} ({len(places)} numbers)" for reason, places in numbers.missing.items() if reason not in failed
+    ]
+    for name, panels in recipe.pictures.items():
+        try:
+            PICTURES[name](numbers, panels, bench, folder)
+        except UserError as error:
+            lacking.append(f"picture {name}: {error}")
+    made = sum(number.value is not None for number in numbers.cells.values())
+    return Outcome(recipe.name, folder, made, len(numbers.cells), lacking, failed)
+
+
+def plan_cell(cell: Cell, recipe: Recipe, bench: Bench) -> tuple[list[Job], list[str]]:
+    """The jobs of a cell whose model and tasks are there, and why others are not."""
+    lacking: list[str] = []
+    try:
+        model = bench.model(cell.model, recipe)
+    except UserError as error:
+        model, lacking = "", [f"{cell.model}: {error}"]
+    jobs = []
+    for name in cell.tasks:
+        try:
+            task = bench.task(name, recipe)
+            jobs += [Job(model, run, task) for run in bench.runs(cell, task) if model]
+        except UserError as error:
+            lacking.append(str(error))
+    return jobs, lacking
+
+
+def ordered(plan: Plan) -> list[Job]:
+    """Every job once, those of a model together, since one encoder is in memory at a time."""
+    jobs = {(job.model, job.run, job.task.name): job for jobs, _ in plan.values() for job in jobs}
+    models = list(dict.fromkeys(job.model for job in jobs.values()))
+    return sorted(jobs.values(), key=lambda job: models.index(job.model))
+
+
+def read_numbers(recipe: Recipe, plan: Plan, failures: list[Failure], bench: Bench) -> Numbers:
+    """The numbers of a recipe from the records that are there."""
+    records = {_identity(record): record for record in merge_records(bench.out)}
+    reasons = {_job_identity(failure.job): _reason(failure) for failure in failures}
+    cells = {}
+    for place, (jobs, lacking) in plan.items():
+        wrong = [*lacking, *(reasons[key] for key in map(_job_identity, jobs) if key in reasons)]
+        number = Number(printed=recipe.printed.get(place), missing=tuple(dict.fromkeys(wrong)))
+        if not wrong and all(_job_identity(job) in records for job in jobs):
+            number = _number(recipe.cells[place], [records[_job_identity(job)] for job in jobs], number, bench)
+        cells[place] = number
+    return Numbers(recipe, cells)
+
+
+def _reason(failure: Failure) -> str:
+    """Why a record is not there; a model that cannot be loaded is told once, and not for each of its tasks."""
+    return f"{split_label(failure.job.model)[0]}: {failure.reason}" if failure.is_load else str(failure)
+
+
+def _identity(record: Row) -> str:
+    named = [record[name] for name in ("model", "task", "method", "protocol", "seed", "settings")]
+    return repr([named[:-1], sorted(named[-1].items())])
+
+
+def _job_identity(job: Job) -> str:
+    run = job.run
+    named = [split_label(job.model)[0], job.task.name, run.probe.record_name, run.protocol, run.seed]
+    return repr([named, sorted(run.settings.items())])
+
+
+def _number(cell: Cell, records: list[Row], number: Number, bench: Bench) -> Number:
+    """Our number from its records: the mean over tasks, of each over seeds."""
+    by_task: dict[str, list[Row]] = {}
+    for record in records:
+        by_task.setdefault(record["task"], []).append(record)
+    kept = tuple(tuple(group) for group in by_task.values())
+    if cell.is_cost:
+        name = cell.metric.removeprefix("costs.")
+        return replace(number, value=float(np.mean([record["costs"][name] for record in records])), records=kept)
+    entries = [
+        record["metrics"].get(cell.metric) for record in over_seeds(bench.out, records, bench.options.resamples)
+    ]
+    mean = mean_cell(entries)
+    if mean is None:
+        undefined = [record["undefined"].get(cell.metric, "no such metric") for record in records]
+        return replace(
+            number, missing=tuple(f"{cell.metric} is undefined: {reason}" for reason in dict.fromkeys(undefined))
+        )
+    return replace(number, **mean, records=kept)
+
+
+def differences(numbers: Numbers, bench: Bench) -> list[dict[str, Any]]:
+    """Every row against those that the recipe names, in each column, on the same test cases; p with Holm's correction.
+
+    The correction runs over all tests of the item.
+    """
+    recipe = numbers.recipe
+    pairs = [
+        (first, second, column)
+        for first in recipe.against
+        for second in recipe.rows
+        if first != second and not (second in recipe.against and recipe.rows.index(second) < recipe.rows.index(first))
+        for column in recipe.columns
+        if all(_is_tested(numbers, (row, column)) for row in (first, second))
+    ]
+    draws = Draws(bench.out, enough_resamples(len(pairs), bench.options.resamples))
+    tests = [_tested(numbers, *pair, draws) for pair in pairs]
+    adjusted = holm(np.array([np.nan if test["p"] is None else test["p"] for test in tests], float))
+    return [test | {"p_holm": None if np.isnan(p) else float(p)} for test, p in zip(tests, adjusted, strict=True)]
+
+
+def _is_tested(numbers: Numbers, place: Place) -> bool:
+    number = numbers.cells.get(place)
+    return number is not None and number.value is not None and not numbers.recipe.cells[place].is_cost
+
+
+def _tested(numbers: Numbers, first: str, second: str, column: str, draws: Draws) -> dict[str, Any]:
+    ours, theirs = (numbers.cells[row, column] for row in (first, second))
+    metric = numbers.recipe.cells[first, column].metric
+    metric = TESTED_BY.get(metric, metric)
+    entry = mean_difference(draws, ours.records, theirs.records, metric)
+    return {"column": column, "metric": metric, "a": first, "b": second, **entry}
