@@ -1,7 +1,7 @@
 """What a model makes of images: colours of its patches, its attention, a map of its features, masks it predicts."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 

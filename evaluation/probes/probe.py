@@ -30,7 +30,7 @@ from biovfm_hf.rooms import import_modules
 
 from ..encoders.embed import FEATURES, embed_features
 from ..encoders.pooling import case_features
-from ..statistics.bootstrap import PROTOCOLS
+from ..statistics.bootstrap import PROTOCOLS, draws_as
 from ..statistics.kinds import MULTILABEL, TASKS
 from ..tasks import SPLITS, Task
 
@@ -207,7 +207,7 @@ class Run:
     @property
     def draws_as(self) -> str:
         """The protocol of `statistics.bootstrap` by which resamples are drawn."""
-        return self.protocol if self.protocol == "biovfm" else "fast"
+        return draws_as(self.protocol)
 
     @property
     def settings(self) -> dict[str, Any]:

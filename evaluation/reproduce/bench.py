@@ -9,8 +9,8 @@ from biovfm_hf.errors import UserError
 from ..encoders.device import check_device, default_device, default_precision
 from ..encoders.lineup import LINEUP
 from ..encoders.load import SCRATCH
-from ..probes.probe import Probe, Run, find_probe
-from ..tasks import Task, open_task
+from ..probes.probe import Probe, Run, find_probes
+from ..tasks import Task, open_task, read_records
 from .options import ReproduceOptions
 from .recipe import Cell, Recipe
 
@@ -72,7 +72,10 @@ class Bench:
         options = self.options
         device = options.device or default_device()
         check_device(device)
-        probe = make_probe(find_probe(cell.method, cell.protocol), {**cell.settings}, options.settings)
+        kinds = [kind for kind in find_probes(cell.method, cell.protocol) if task.record.kind in kind.kinds]
+        if not kinds:
+            raise UserError(f"method {cell.method} of protocol {cell.protocol} does not suit {task.record.kind} tasks")
+        probe = make_probe(kinds[0], {**cell.settings}, options.settings)
         return [
             Run(
                 probe,
@@ -89,7 +92,9 @@ class Bench:
     @staticmethod
     def settings_of(cell: Cell) -> set[str]:
         """The settings that a cell's method has."""
-        return {item.name for item in fields(find_probe(cell.method, cell.protocol)) if item.init}
+        kinds = {read_records()[task].kind for task in cell.tasks}
+        probes = [probe for probe in find_probes(cell.method, cell.protocol) if kinds & {*probe.kinds}]
+        return {item.name for probe in probes for item in fields(probe) if item.init}
 
 
 def make_probe(kind: type[Probe], settings: dict[str, Any], changed: dict[str, Any]) -> Probe:

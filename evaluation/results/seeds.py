@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..statistics.bootstrap import Resampler, Resampling, resampled_metrics
+from ..statistics.bootstrap import Resampler, Resampling, draws_as, resampled_metrics
 from ..statistics.detection import class_figures, group_boxes, match_all, mean_figures, resampled_figures
 from ..statistics.kinds import DETECTION, SEGMENTATION
 from ..statistics.masks import COUNTS, draw_metric, known_metrics
@@ -60,7 +60,7 @@ def case_draws(record: Row, arrays: dict[str, np.ndarray], resamples: int) -> di
         return box_draws(record, arrays, resamples)
     split = stored_split(record, arrays)
     scorer = Scorer(split, extra=True)
-    drawn = resampled_metrics(scorer, Resampling(record["protocol"], resamples).of(split), resamples)
+    drawn = resampled_metrics(scorer, Resampling(draws_as(record["protocol"]), resamples).of(split), resamples)
     point = scorer(np.ones((split.size, 1), np.float32))
     return {name: np.concatenate([point[name], drawn[name]]) for name in drawn}
 

@@ -32,6 +32,11 @@ ALONE = "one case or subject alone gives no interval"
 Interval = dict[str, Any]
 
 
+def draws_as(protocol: str) -> str:
+    """The protocol of `PROTOCOLS` by which resamples are drawn under any protocol of `biovfm probe`."""
+    return protocol if protocol == "biovfm" else "fast"
+
+
 def choose_thresholds(val: ScoredSplit, protocol: str = "biovfm") -> np.ndarray:
     """Decision thresholds with the highest MCC on validation: one per label, `[0.5]` for multi-class tasks.
 

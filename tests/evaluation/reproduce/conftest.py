@@ -33,12 +33,17 @@ class Workplace(NamedTuple):
     out: Path
     models: dict[str, str]
 
+    def given(self, item: str) -> dict[str, str]:
+        """What is loaded for an item: of few-shot curves, which train most, two models."""
+        few = ("dinov2-l", "unet") if item == "radiology-figure5" else self.models
+        return {name: self.models[name] for name in few}
+
     def options(self, item: str, **changed) -> ReproduceOptions:
         """Those of an item, with the settings that its methods have at their smallest."""
         known = {name for cell in find_recipe(item).cells.values() for name in Bench.settings_of(cell)}
         own = {
             "data": self.data, "out": self.out, "size": 28, "resamples": 20, "device": "cpu",
-            "model": [f"{name}={source}" for name, source in self.models.items()],
+            "model": [f"{name}={source}" for name, source in self.given(item).items()],
             "setting": [f"{name}={value}" for name, value in SETTINGS.items() if name in known],
         }  # fmt: skip
         return ReproduceOptions(items=[item], **own | changed)
