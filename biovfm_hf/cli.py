@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .errors import UserError
+from .errors import UserError, one_line
 from .rooms import load_room_module, packages_named
 
 # command: (module below, what it does). Each module has `main(argv) -> int` with a parser of its own.
@@ -74,12 +74,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (OSError, MemoryError) as error:
+        print(f"error: {_system_failure(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; what was finished is kept, and the same command continues", file=sys.stderr)
         return 1
+
+
+def _system_failure(error: OSError | MemoryError) -> str:
+    """What the system refused, with the file and the remedy."""
+    from .writing.files import is_disk_full  # here: it would cost every --help a moment
+
+    if isinstance(error, MemoryError):
+        return "too little memory; close other programs, or take fewer workers or a smaller batch size"
+    full = is_disk_full(error)
+    name = error.filename2 if full and error.filename2 else error.filename  # of a copy, what is written
+    remedy = "make room, and run the same command again" if full else "check it, then try again"
+    return f"{name}: " * bool(name) + f"{error.strerror or one_line(error)}; {remedy}"
 
 
 def _version() -> str:

@@ -1,5 +1,6 @@
 """The `biovfm` command itself: what it says, how fast, and what it answers to wrong words and missing packages."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -96,6 +97,27 @@ def test_a_folder_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(rooms, "__file__", "/nowhere/biovfm_hf/rooms.py")
     with pytest.raises(UserError, match="carries no training/"):
         rooms.load_room_module("training.command")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "out/a.json"),
+         "error: out/a.json: No space left on device; make room, and run the same command again\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "out"),
+         "error: out: Permission denied; check it, then try again\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.png", None, "out/a.png"),
+         "error: out/a.png: No space left on device; make room, and run the same command again\n"),
+        (MemoryError(),
+         "error: too little memory; close other programs, or take fewer workers or a smaller batch size\n"),
+    ],
+)  # fmt: skip
+def test_what_the_system_refuses_is_one_line_with_a_remedy(monkeypatch, capsys, error, line):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(cli, "load_room_module", fail)
+    assert cli.main(["build"]) == 1 and capsys.readouterr().err == line
 
 
 def test_stopping_says_that_work_is_kept(monkeypatch, capsys):

@@ -34,10 +34,12 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
                 with temporary.open("rb") as written:
                     os.fsync(written.fileno())
             temporary.replace(target)
-    except BaseException:
+    except BaseException as error:
         if old.exists() and not target.exists():
             old.rename(target)
         _remove(temporary)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(target)  # a write that fails tells no file
         raise
 
 

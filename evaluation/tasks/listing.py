@@ -150,7 +150,9 @@ def volumes_of(cases: Sequence[Case], listing: Listing) -> tuple[list[Case], dic
         raise UserError(f"{flat} is a picture among volumes; give a list for each of the two")
     volumes, unread = open_cases([case.file for case in cases], Slicing(listing.axes, listing.slices))
     lost = [unread[case.file].replace(str(case.file), case.where) for case in cases if case.file in unread]
-    if lost and (not listing.skip_unreadable or not volumes):
+    if lost and not volumes:
+        raise UserError(f"none of {len(lost)} volumes can be read; the first: {lost[0]}")
+    if lost and not listing.skip_unreadable:
         raise UserError(
             f"{len(lost)} of {len(cases)} volumes cannot be read, the first: {lost[0]}; correct the "
             "list, or leave them out by --skip-unreadable"

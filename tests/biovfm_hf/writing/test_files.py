@@ -1,5 +1,6 @@
 """Files that are moved into place: who may read the weights among them."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -36,3 +37,13 @@ def test_weights_are_readable_as_the_umask_has_it(tmp_path, umask):
     assert mode(tmp_path / "model" / "model.safetensors") == mode(tmp_path / "one.safetensors") == expected
     assert mode(tmp_path / "model" / "config.json") == expected
     assert {path.name for path in tmp_path.iterdir()} == {"model", "one.safetensors"}
+
+
+@pytest.mark.parametrize("filename", [None, "temporary", "elsewhere"])
+def test_a_failing_write_names_its_target(tmp_path, filename):
+    """The system names no file where a write fails, as on a full disk."""
+    with pytest.raises(OSError) as raised, atomic_path(tmp_path / "a.json") as temporary:
+        named = str(temporary) if filename == "temporary" else filename
+        raise OSError(errno.ENOSPC, "No space left on device", named)
+    assert raised.value.filename == ("elsewhere" if filename == "elsewhere" else str(tmp_path / "a.json"))
+    assert not list(tmp_path.iterdir())
