@@ -16,8 +16,9 @@ from .metaimage import is_metaimage, read_metaimage
 from .netpbm import is_deep_netpbm, read_netpbm
 from .nifti import is_mgh, is_nifti, read_mgh, read_nifti
 from .nrrd import read_nrrd
-from .raster import read_raster
+from .raster import RASTER_SUFFIXES, read_raster
 from .tiff import is_tiff, read_tiff
+from .video import SUFFIXES as VIDEO_SUFFIXES
 from .video import is_video, read_video
 
 _START = 512  # bytes that tell a format
@@ -26,31 +27,41 @@ _MAX_UNPACKED = 512 << 20  # of a packed file that its decoder cannot read packe
 
 
 class Format(NamedTuple):
-    """A family of files: whether one that begins with `start` and is called `name` belongs to it, and its decoder."""
+    """A family of files.
+
+    Attributes:
+        recognises: whether a file that begins with `start` and is called `name` belongs to it.
+        read: its decoder.
+        suffixes: how its files' names end; each may have `.gz` behind it.
+    """
 
     recognises: Callable[[bytes, str], bool]
     read: Callable[[Source], Content]
+    suffixes: tuple[str, ...] = ()
 
 
 FORMATS = (
-    Format(lambda start, name: is_dicom(start), read_dicom),
-    Format(lambda start, name: start.startswith(b"NRRD000"), read_nrrd),
-    Format(lambda start, name: is_metaimage(start), read_metaimage),
-    Format(lambda start, name: is_npy(start), read_npy),
-    Format(is_npz, read_npz),
+    Format(lambda start, name: is_dicom(start), read_dicom, (".dcm", ".dicom", ".ima")),
+    Format(lambda start, name: start.startswith(b"NRRD000"), read_nrrd, (".nrrd", ".nhdr")),
+    Format(lambda start, name: is_metaimage(start), read_metaimage, (".mha", ".mhd")),
+    Format(lambda start, name: is_npy(start), read_npy, (".npy",)),
+    Format(is_npz, read_npz, (".npz",)),
     Format(lambda start, name: start.startswith(b"MATLAB 7.3"), read_matlab_7),
-    Format(is_mat, read_mat),
-    Format(lambda start, name: is_hdf5(start), read_hdf5),
-    Format(lambda start, name: is_tiff(start), read_tiff),
-    Format(lambda start, name: is_deep_netpbm(start), read_netpbm),
-    Format(is_mgh, read_mgh),
-    Format(lambda start, name: name.endswith((".img", ".img.gz")), read_nifti),
-    Format(lambda start, name: is_nifti(start), read_nifti),
+    Format(is_mat, read_mat, (".mat",)),
+    Format(lambda start, name: is_hdf5(start), read_hdf5, (".h5", ".hdf5")),
+    Format(lambda start, name: is_tiff(start), read_tiff, (".tif", ".tiff")),
+    Format(lambda start, name: is_deep_netpbm(start), read_netpbm, (".ppm", ".pgm", ".pbm", ".pnm")),
+    Format(is_mgh, read_mgh, (".mgh", ".mgz")),
+    Format(lambda start, name: name.endswith((".img", ".img.gz")), read_nifti, (".img",)),
+    Format(lambda start, name: is_nifti(start), read_nifti, (".nii",)),
     Format(is_dicom_file, read_dicom),
-    Format(lambda start, name: is_video(name), read_video),
-    Format(lambda start, name: True, read_raster),
+    Format(lambda start, name: is_video(name), read_video, VIDEO_SUFFIXES),
+    Format(lambda start, name: True, read_raster, RASTER_SUFFIXES),
 )
 """In the order in which they are asked; the last takes what no other recognises."""
+
+IMAGE_SUFFIXES = tuple(suffix for one in FORMATS for suffix in one.suffixes)
+"""How the names of files that are read end, each also with .gz behind it."""
 
 
 def read_file(source: Source) -> Content:

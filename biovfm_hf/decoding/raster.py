@@ -12,6 +12,9 @@ from ..pictures import as_pixels, check_size, frames_of, opened_image, oriented,
 from .bounds import check_image
 from .content import Pages, Source, one
 
+RASTER_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".bmp", ".gif", ".webp",
+)  # fmt: skip
 _PNG, _JPEG2000 = b"\x89PNG\r\n\x1a\n", (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 _MAX_BOXES = 1 << 20  # before the code stream of a JPEG 2000 file: a colour profile, descriptions
 _ORIENTATION = 0x0112

@@ -18,16 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from ..decoding.files import IMAGE_SUFFIXES
 from ..errors import UserError
 from ..pixels import MAX_PIXELS, decode, to_uint8
 from .limited import LIMITED
 
-IMAGE_SUFFIXES = (  # of what is read, each also with .gz behind it
-    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".tif", ".tiff", ".bmp"),
-    *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".webp", ".dcm", ".dicom", ".ima", ".nii", ".nrrd", ".nhdr", ".mha"),
-    *(".mhd", ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"),
-    *(".h5", ".hdf5", ".npy", ".npz", ".mat", ".img", ".mgh", ".mgz"),
-)
 SKIPPED_FOLDERS = {"__MACOSX"}
 NOT_INPUT = "its name is of no image format that is read"
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.reading.image_files import IMAGE_SUFFIXES
+from biovfm_hf.decoding.files import IMAGE_SUFFIXES
 
 from ..limits import ARCHIVES
 from .globs import Pattern, compile_glob, compile_regex

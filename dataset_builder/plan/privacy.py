@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 from unicodedata import combining, normalize
 
-from biovfm_hf.reading.image_files import IMAGE_SUFFIXES, has_no_suffix
+from biovfm_hf.decoding.files import IMAGE_SUFFIXES
+from biovfm_hf.reading.image_files import has_no_suffix
 
 from ..item import Item
 from ..limits import ARCHIVES

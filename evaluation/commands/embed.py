@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from biovfm_hf.cards.provenance import hub_provenance, read_provenance
+from biovfm_hf.decoding.files import IMAGE_SUFFIXES
 from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.hub.network import heed_missing_network, is_path
 from biovfm_hf.options import check_options, option, parse_options, required
-from biovfm_hf.reading.image_files import IMAGE_SUFFIXES, NOT_INPUT, count_frames, walk
+from biovfm_hf.reading.image_files import NOT_INPUT, count_frames, walk
 from biovfm_hf.reading.rows import row_ids
 from biovfm_hf.volumes import AXES
 from biovfm_hf.writing.files import atomic_path, write_text

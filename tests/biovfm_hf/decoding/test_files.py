@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from biovfm_hf.decoding.files import FORMATS, IMAGE_SUFFIXES
 from biovfm_hf.errors import UserError
 from biovfm_hf.pixels import decode
 from tests.biovfm_hf.decoding.samples import SHADES
@@ -23,3 +24,10 @@ def test_archives_and_gzip_are_told_by_their_content(tmp_path):
         archive.writestr("a.png", picture.getvalue())
     with pytest.raises(UserError):
         decode(tmp_path / "a.zip")
+
+
+def test_every_format_has_a_decoder_and_no_two_claim_a_suffix():
+    suffixes = [suffix for one in FORMATS for suffix in one.suffixes]
+    assert len(suffixes) == len(set(suffixes)) and tuple(suffixes) == IMAGE_SUFFIXES
+    assert all(suffix.startswith(".") and suffix == suffix.lower() for suffix in suffixes)
+    assert all(callable(one.recognises) and one.read.__doc__ for one in FORMATS)

@@ -1,5 +1,8 @@
 """Crops: what each operation does, how often, and that grey images stay what they are."""
 
+import re
+from dataclasses import fields
+from pathlib import Path
 from random import Random
 
 import cv2
@@ -178,3 +181,11 @@ def test_impossible_augmentations_are_refused(fields: dict, words: str) -> None:
 def test_every_preset_passes_its_own_check() -> None:
     for name in PRESETS:
         check_augment(preset(name), 16)
+
+
+def test_every_field_is_told_and_acts_on_the_crops() -> None:
+    """A field that nothing reads is a switch without a wire."""
+    code = "".join(path.read_text() for path in Path(augment.__file__ or "").parents[1].rglob("*.py"))
+    for name in (field.name for field in fields(AugmentConfig)):
+        assert f"        {name}: " in (AugmentConfig.__doc__ or ""), f"say in AugmentConfig what {name} does"
+        assert re.search(rf"[.\"]{name}\b", code), f"{name} is read nowhere"

@@ -53,7 +53,7 @@ def small(name: str, teacher: str) -> TrainConfig:
     return config_from_tree(tree)
 
 
-@pytest.mark.parametrize("name", ["dino", "distill", "mae", "simmim"])
+@pytest.mark.parametrize("name", [*objectives.names(), "simmim"])
 def test_an_entry_says_everything_that_the_rest_asks(name: str, teacher: str) -> None:
     """Walked by name, and the next test sees that no objective is left out."""
     kind, method = objectives.config_of(name), objectives.method_of(name)
@@ -88,7 +88,7 @@ def test_an_entry_says_everything_that_the_rest_asks(name: str, teacher: str) ->
 
 def test_every_folder_is_walked_and_holds_the_same_files() -> None:
     folder = Path(objectives.__file__).parent
-    assert {"dino", "distill", "mae", "simmim"} == set(objectives.names())
+    assert {"dino", "distill", "mae", "simmim"} <= set(objectives.names())
     same = {"__init__.py", "config.py", "method.py", "objective.py"}
     for name in (path.parent.name for path in folder.glob("*/method.py")):
         assert same <= {path.name for path in (folder / name).glob("*.py")}
