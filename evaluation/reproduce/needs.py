@@ -83,7 +83,7 @@ def model_need(name: str, recipe: Recipe, bench: Bench) -> Need:
         return Need(name, "missing", str(error))
     if source.startswith(SCRATCH):
         return Need(name, "there", "trained from scratch")
-    entry = LINEUP.get(source.partition("?")[0])
+    entry = LINEUP.get(source)
     if entry is None:
         return Need(name, "there" if on_disk(source) else "missing", source)
     size = f"{entry.parameters:,g} million parameters, about {4 * entry.parameters / 1000:.1f} GB in float32"
@@ -161,11 +161,8 @@ def model_gflops(name: str, recipe: Recipe, bench: Bench) -> float | None:
     if name in BASELINES:
         return SCRATCH_GFLOPS[name]
     source = bench.options.sources.get(name) or recipe.sources.get(name) or name
-    short, _, size = source.partition("?size=")
-    if short in LINEUP:
-        larger = (int(size) / LINEUP[short].size) ** 2 if size else 1.0
-        gflops = LINEUP[short].gflops
-        return None if gflops is None else gflops * larger
+    if source in LINEUP:
+        return LINEUP[source].gflops
     config = Path(source).expanduser() / "config.json"
     try:
         return Architecture.of(read_json(config)).forward_flops() / 1e9
