@@ -373,8 +373,8 @@ class DatasetImages:
 
     def fingerprint(self) -> str:
         """The dataset's own fingerprint of its content and what was done to it."""
-        words = f"{self.dataset._fingerprint} {self.column} {self.shrink_to}"
-        return hashlib.blake2b(words.encode(), digest_size=16).hexdigest()
+        identity = f"{self.dataset._fingerprint} {self.column} {self.shrink_to}"
+        return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 
 
 def _open_dataset(source: str, config: str | None, split: str, shrink_to: int) -> Opened:

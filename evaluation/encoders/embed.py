@@ -136,8 +136,8 @@ def pick_features(stored: dict[str, np.ndarray], which: str) -> np.ndarray:
 def embed_batch(encoder: Encoder, images: list[np.ndarray], which: str) -> np.ndarray:
     """One kind of feature vector of a few images in memory, (N, D) float32; nothing is cached."""
     pixels = encoder.preprocess(images)
-    found = summarise_blocks(encoder, pixels) if which == "last4" else _summarise(encoder, pixels)
-    return pick_features({name: part.cpu().numpy() for name, part in found.items()}, which)
+    parts = summarise_blocks(encoder, pixels) if which == "last4" else _summarise(encoder, pixels)
+    return pick_features({name: part.cpu().numpy() for name, part in parts.items()}, which)
 
 
 def embed_tokens(
@@ -195,9 +195,9 @@ class TokenStore:
             mine = np.flatnonzero(rows // self.shard_images == shard)
             with open_shard(self.shards[shard], "pt") as stored:
                 for name in sorted(stored.keys()):
-                    held = stored.get_slice(name)
+                    tensor = stored.get_slice(name)
                     offsets = [int(rows[i]) - int(shard) * self.shard_images for i in mine]
-                    parts.setdefault(name, []).extend(held[o : o + 1] for o in offsets)
+                    parts.setdefault(name, []).extend(tensor[o : o + 1] for o in offsets)
             where[mine] = np.arange(filled, filled + len(mine))
             filled += len(mine)
         return [torch.cat(parts[name])[where].float() for name in sorted(parts, key=lambda n: int(n[5:]))]
@@ -288,8 +288,8 @@ def _embed_shards(
     on_cpu = torch.device(job.encoder.device).type == "cpu" and not job.encoder.compiled
     encode = _encode_in_lanes if on_cpu else _encode_in_turn
     parts: dict[str, list[Tensor]] = {}
-    for batch, found in encode(job, load, shards):
-        for name, values in found.items():
+    for batch, features in encode(job, load, shards):
+        for name, values in features.items():
             parts.setdefault(name, []).append(values)
         progress(len(batch))
         shard = batch.start // job.shard_images

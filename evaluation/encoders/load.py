@@ -250,9 +250,9 @@ def split_label(name: str) -> tuple[str, str]:
     >>> split_label("runs/a/model")
     ('a/model', 'runs/a/model')
     """
-    found = LABEL.match(name)
-    if found:
-        return found.group(1), found.group(2)
+    match = LABEL.match(name)
+    if match:
+        return match.group(1), match.group(2)
     if name.startswith(TRANSUNET):
         return TRANSUNET + Path(name.removeprefix(TRANSUNET)).name, name
     if Path(name).is_dir() or is_path(name):
@@ -270,8 +270,8 @@ def to_square(images: Sequence[np.ndarray], size: int, mean: Sequence[float], st
     def resize(image: np.ndarray) -> np.ndarray:
         if image.shape[:2] == (size, size):
             return image
-        held = Image.fromarray(image[..., 0] if is_grey(image) else image)
-        return to_rgb(np.asarray(held.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0)), "an image")
+        picture = Image.fromarray(image[..., 0] if is_grey(image) else image)
+        return to_rgb(np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=2.0)), "an image")
 
     resized = [resize(image) for image in images]
     pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float().div_(255)
@@ -325,8 +325,8 @@ def _load_transformers(source: str) -> Encoder:
         return processor(given, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
 
     settings = _settings(processor)
-    words = f"{type(processor).__name__} {settings}"
-    return Encoder(source, revision, module, preprocess, words, size, mean, std, reading=reading)
+    description = f"{type(processor).__name__} {settings}"
+    return Encoder(source, revision, module, preprocess, description, size, mean, std, reading=reading)
 
 
 def _check_weights(source: str, report: dict[str, Any]) -> list[str]:
@@ -361,9 +361,9 @@ def _processor_size(processor: Any, config: Any) -> int:
         if getattr(processor, "do_center_crop", True) is False and key == "crop_size":
             continue
         for side in ("height", "shortest_edge", "longest_edge"):
-            found = size.get(side) if hasattr(size, "get") else getattr(size, side, None)
-            if found:
-                return int(found)
+            pixels = size.get(side) if hasattr(size, "get") else getattr(size, side, None)
+            if pixels:
+                return int(pixels)
     fallback: Any = getattr(getattr(config, "vision_config", config), "image_size", 224)
     return int(fallback if isinstance(fallback, int) else fallback[0])
 
@@ -452,11 +452,20 @@ def _load_ofa(source: str) -> Encoder:
     name = source.removeprefix(OFA)
     module, path, left_out = load_image_encoder(name)
     preprocess = partial(to_square, size=OFA_SIZE, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    words = f"square {OFA_SIZE}, bicubic, ImageNet's mean and standard deviation"
+    description = f"square {OFA_SIZE}, bicubic, ImageNet's mean and standard deviation"
     notes = (*OFA_NOTES, f"{len(left_out)} tensors of the text and the decoder are left out")
     revision = folder_revision(path) if path.is_dir() else weights_digest(module)
     return Encoder(
-        source, revision, module, preprocess, words, OFA_SIZE, IMAGENET_MEAN, IMAGENET_STD, read=read, notes=notes
+        source,
+        revision,
+        module,
+        preprocess,
+        description,
+        OFA_SIZE,
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        read=read,
+        notes=notes,
     )
 
 
@@ -486,8 +495,8 @@ def _from_transform(
     def preprocess(images: Sequence[np.ndarray]) -> "Tensor":
         return torch.stack([transform(Image.fromarray(image)) for image in images])
 
-    words = " ".join(str(transform).split())
-    return Encoder(name, revision, module, preprocess, words, size, tuple(mean), tuple(std))
+    description = " ".join(str(transform).split())
+    return Encoder(name, revision, module, preprocess, description, size, tuple(mean), tuple(std))
 
 
 for _family in (

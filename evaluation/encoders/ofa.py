@@ -36,8 +36,8 @@ class Stem(ResNet):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The map of the third stage."""
-        held = self.maxpool(self.relu(self.bn1(self.conv1(pixels))))
-        return self.layer3(self.layer2(self.layer1(held)))
+        hidden = self.maxpool(self.relu(self.bn1(self.conv1(pixels))))
+        return self.layer3(self.layer2(self.layer1(hidden)))
 
 
 class Attention(nn.Module):

@@ -109,15 +109,15 @@ def run(module: "nn.Module", pixel_values: "Tensor", blocks: int = 0, reading: R
     finally:
         for hook in hooks:
             hook.remove()
-    found = outputs[-1].permute(0, 3, 1, 2) if reading.before_neck else _tensor(answer)
-    if isinstance(answer, list) or getattr(found, "ndim", 0) not in (2, 3, 4):
+    hidden = outputs[-1].permute(0, 3, 1, 2) if reading.before_neck else _tensor(answer)
+    if isinstance(answer, list) or getattr(hidden, "ndim", 0) not in (2, 3, 4):
         raise UserError(f"{type(module).__name__} answers with {type(answer).__name__}, which is no feature map")
     pooled = _pooled(module, answer, reading)
-    if _are_blocks(found, outputs):
+    if _are_blocks(hidden, outputs):
         return _encoded_blocks(module, outputs, pooled, pixel_values.shape[-2:], blocks)
-    if blocks and not _is_map_of_blocks(found, outputs):
+    if blocks and not _is_map_of_blocks(hidden, outputs):
         raise UserError(f"{type(module).__name__} has no equal blocks; use other features, or --decoder linear")
-    encoded = _encoded_answer(module, found, pooled, pixel_values.shape[-2:], outputs if blocks else [])
+    encoded = _encoded_answer(module, hidden, pooled, pixel_values.shape[-2:], outputs if blocks else [])
     return replace(encoded, vector=pooled) if reading.by_pooled else encoded
 
 
@@ -138,34 +138,34 @@ def _encoded_blocks(
     return encoded
 
 
-def _are_blocks(found: "Tensor", outputs: list[Any]) -> bool:
+def _are_blocks(hidden: "Tensor", outputs: list[Any]) -> bool:
     """Whether the blocks give tokens (B, N, D) of one shape, that of the answer unless this is a single vector."""
     shapes = {getattr(out, "shape", None) for out in outputs}
-    return len(shapes) == 1 and outputs[-1].ndim == 3 and (found.ndim == 2 or found.shape == outputs[-1].shape)
+    return len(shapes) == 1 and outputs[-1].ndim == 3 and (hidden.ndim == 2 or hidden.shape == outputs[-1].shape)
 
 
-def _is_map_of_blocks(found: "Tensor", outputs: list[Any]) -> bool:
+def _is_map_of_blocks(hidden: "Tensor", outputs: list[Any]) -> bool:
     """Whether the blocks give maps (B, h, w, C) of the answer's grid, as SAM's do."""
     return (
         bool(outputs)
-        and found.ndim == 4
-        and all(getattr(out, "ndim", 0) == 4 and out.shape[1:3] == found.shape[2:] for out in outputs)
+        and hidden.ndim == 4
+        and all(getattr(out, "ndim", 0) == 4 and out.shape[1:3] == hidden.shape[2:] for out in outputs)
     )
 
 
 def _encoded_answer(
-    module: "nn.Module", found: "Tensor", pooled: "Tensor | None", size: Sequence[int], outputs: list["Tensor"]
+    module: "nn.Module", hidden: "Tensor", pooled: "Tensor | None", size: Sequence[int], outputs: list["Tensor"]
 ) -> Encoded:
     """Features of a model from its answer: a map (B, D, h, w), tokens (B, N, D), or one vector (B, D)."""
-    if found.ndim == 4:
+    if hidden.ndim == 4:
         # timm tells models whose maps have their channels last (Swin).
         last = str(getattr(module, "output_fmt", "NCHW")).endswith("NHWC")
-        found = found if last else found.permute(0, 2, 3, 1)
-        tokens, grid = found.flatten(1, 2), (int(found.shape[1]), int(found.shape[2]))
-    elif found.ndim == 3:
-        tokens, grid = found, token_grid(module, found.shape[1], size)
+        hidden = hidden if last else hidden.permute(0, 2, 3, 1)
+        tokens, grid = hidden.flatten(1, 2), (int(hidden.shape[1]), int(hidden.shape[2]))
+    elif hidden.ndim == 3:
+        tokens, grid = hidden, token_grid(module, hidden.shape[1], size)
     else:
-        tokens, grid = found[:, None], (1, 1)
+        tokens, grid = hidden[:, None], (1, 1)
     return Encoded(tokens, tokens, grid, pooled, outputs, [out.mean((1, 2)) for out in outputs])
 
 
@@ -248,9 +248,9 @@ def find_final_norm(module: "nn.Module") -> "nn.Module | None":
 
     for name in ("post_layernorm", "ln_post", "layernorm", "layer_norm", "norm", "fc_norm"):
         for holder in (module, getattr(module, "trunk", None), getattr(module, "vision_model", None)):
-            found = getattr(holder, name, None)
-            if isinstance(found, nn.Module) and not isinstance(found, nn.Identity):
-                return found
+            norm = getattr(holder, name, None)
+            if isinstance(norm, nn.Module) and not isinstance(norm, nn.Identity):
+                return norm
     return None
 
 

@@ -89,12 +89,12 @@ def draw_patch_colours(out: Path, encoder: Encoder, task: Task) -> None:
         raise UserError(f"model {encoder.name}: no picture of its patches, since it takes no square image")
     colours, _ = principal_colours(tokens)
     title = f"{encoder.name} on {task.name}: patch tokens, principal components 1-3 of the foreground"
-    words = (
+    description = (
         f"{len(images)} test images of {task.name} above, and below them the patch tokens of {encoder.name}: the "
         f"first three principal components of the foreground patches as red, green and blue, background black, "
         f"{tokens.shape[1]}x{tokens.shape[2]} patches each."
     )
-    save_figure(_two_rows(images, colours, title), path, words)
+    save_figure(_two_rows(images, colours, title), path, description)
 
 
 def draw_masks(out: Path, record: Row, task: Task, name: str = "") -> None:
@@ -109,11 +109,11 @@ def draw_masks(out: Path, record: Row, task: Task, name: str = "") -> None:
     title = f"{record['model']} on {task.name}, {how}: image, truth, prediction (Dice {score})"
     images, truths = ([of_split[int(row)] for row in rows] for of_split in (split.images, split.masks))
     figure = mask_figure(images, truths, {how: predicted}, task.num_outputs, title)
-    words = (
+    description = (
         f"{len(rows)} test images of {task.name}: image, true mask and mask predicted by {record['model']} "
         f"({how}), mean Dice {score}."
     )
-    save_figure(figure, figure_path(out, "masks", record["model"], task.name, how), words)
+    save_figure(figure, figure_path(out, "masks", record["model"], task.name, how), description)
 
 
 def draw_boxes(out: Path, record: Row, task: Task, name: str = "") -> None:
@@ -127,28 +127,28 @@ def draw_boxes(out: Path, record: Row, task: Task, name: str = "") -> None:
         axes.imshow(images[int(row)])
         axes.set_axis_off()
         truth = arrays["test_truth"][arrays["test_truth"][:, 0] == row]
-        found = _shown(arrays["test_detections"][arrays["test_detections"][:, 0] == row], truth)
+        detections = _shown(arrays["test_detections"][arrays["test_detections"][:, 0] == row], truth)
         _draw_rectangles(axes, truth, "--", 0.8)
-        _draw_rectangles(axes, found, "-", 1.4)
-        axes.set_title(f"{len(truth)} true, {len(found)} shown", fontsize=7)
+        _draw_rectangles(axes, detections, "-", 1.4)
+        axes.set_title(f"{len(truth)} true, {len(detections)} shown", fontsize=7)
     for label, title in enumerate(task.record.classes):
         figure.text(0.02 + 0.96 * label / max(task.num_outputs, 4), 0.01, title, fontsize=8,
                     color=COLOURS[label % len(COLOURS)])  # fmt: skip
     entry = record["metrics"].get("AP50")
     score = "undefined" if entry is None else f"{entry['value']:.3f}"
     figure.suptitle(f"{record['model']} on {task.name}, {how}: dashed true, solid detected (AP50 {score})", fontsize=8)
-    words = (
+    description = (
         f"{len(rows)} test images of {task.name} with their true boxes (dashed) and the boxes that {record['model']} "
         f"({how}) detects with the highest scores, as many as there are true ones; AP50 {score}."
     )
-    save_figure(figure, figure_path(out, "boxes", record["model"], task.name, how), words)
+    save_figure(figure, figure_path(out, "boxes", record["model"], task.name, how), description)
 
 
-def _shown(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def _shown(detections: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Of each class the detections with the highest scores, as many as there are true boxes."""
     kept = [np.zeros((0, 7))]
     for label in np.unique(truth[:, 1]):
-        mine = found[found[:, 1] == label]
+        mine = detections[detections[:, 1] == label]
         kept.append(mine[np.argsort(-mine[:, 6], kind="stable")][: int((truth[:, 1] == label).sum())])
     return np.concatenate(kept)
 
@@ -189,11 +189,11 @@ def draw_embedding(out: Path, record: Row, features: np.ndarray, labels: np.ndar
     axes.set(xticks=[], yticks=[])
     axes.set_title(f"{record['model']} on {record['task']}: t-SNE of {len(rows)} test cases", fontsize=9)
     axes.legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
-    words = (
+    description = (
         f"t-SNE map of the features of {record['model']} for {len(rows)} test cases of {record['task']}, coloured by "
         f"class: {', '.join(classes)}."
     )
-    save_figure(figure, figure_path(out, "tsne", record["model"], record["task"]), words)
+    save_figure(figure, figure_path(out, "tsne", record["model"], record["task"]), description)
 
 
 def draw_attention(out: Path, encoder: Encoder, task: Task) -> None:
@@ -203,10 +203,10 @@ def draw_attention(out: Path, encoder: Encoder, task: Task) -> None:
     if maps is None:
         return
     title = f"{encoder.name} on {task.name}: attention of the class token, last block"
-    words = (
+    description = (
         f"{len(images)} test images of {task.name} above; below, the attention of the class token of {encoder.name} "
         f"to each of {maps.shape[1]}x{maps.shape[2]} patches in the last block, mean over heads, bright where it is "
         "high."
     )
     figure = _two_rows(images, maps, title, "magma")
-    save_figure(figure, figure_path(out, "attention", encoder.name, task.name), words)
+    save_figure(figure, figure_path(out, "attention", encoder.name, task.name), description)

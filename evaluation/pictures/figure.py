@@ -19,9 +19,9 @@ MAX_CLASSES_SHOWN = 20
 MAX_NAME = 200  # of a picture's file, without ending; file systems take 255 bytes, and a temporary name is longer
 
 
-def figure_path(out: Path, *words: str) -> Path:
+def figure_path(out: Path, *names: str) -> Path:
     """`figures/WORD_WORD.png` of a results folder, words made safe for file names and cut where they are too long."""
-    name = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", word).strip("-") for word in words)
+    name = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", word).strip("-") for word in names)
     if len(name) > MAX_NAME:
         name = f"{name[:MAX_NAME]}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
     return out / "figures" / f"{name}.png"
@@ -39,19 +39,19 @@ def new_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_figure(figure: "Figure", path: Path, words: str) -> None:
+def save_figure(figure: "Figure", path: Path, description: str) -> None:
     """Write a figure as PNG and its alternative text beside it."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-    write_text(path.with_suffix(".txt"), words + "\n")
+    write_text(path.with_suffix(".txt"), description + "\n")
 
 
-def discard(out: Path, *words: str) -> None:
+def discard(out: Path, *names: str) -> None:
     """Remove the pictures, with their words, whose names begin with `words`.
 
     A name tells only the settings that differ within the folder, so one more seed or setting renames earlier pictures.
     """
-    start = figure_path(out, *words).stem
+    start = figure_path(out, *names).stem
     for path in (out / "figures").glob(f"{start}*"):
         if path.stem == start or path.stem.startswith(f"{start}_"):
             path.unlink(missing_ok=True)

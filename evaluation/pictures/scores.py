@@ -27,14 +27,14 @@ def draw_all(out: Path, records: list[Row]) -> None:
         discard(out, kind)
     for name, group in figure_blocks(records):
         method = group[0]["method"]
-        words, title = ((name,), name) if name else ((method, group[0]["protocol"]), method)
+        names, title = ((name,), name) if name else ((method, group[0]["protocol"]), method)
         for task, alike in by_task(group).items():
             if alike[0]["kind"] != SEGMENTATION and "thresholds" in alike[0]:
                 scored = [(record, read_scores(out, record)) for record in alike]
-                said = title + (", not all of the same data" if unlike(alike, "data", "task") else "")
-                draw_roc(figure_path(out, "roc", task, *words), task, said, scored)
-                draw_confusion(figure_path(out, "confusion", task, *words), task, said, scored)
-        draw_ranks(figure_path(out, "ranks", *words), title, group)
+                heading = title + (", not all of the same data" if unlike(alike, "data", "task") else "")
+                draw_roc(figure_path(out, "roc", task, *names), task, heading, scored)
+                draw_confusion(figure_path(out, "confusion", task, *names), task, heading, scored)
+        draw_ranks(figure_path(out, "ranks", *names), title, group)
     draw_ranks_of_kinds(out, records)
     draw_shots(out, records)
 
@@ -44,17 +44,17 @@ def figure_blocks(records: list[Row]) -> list[tuple[str, list[Row]]]:
 
     That is the block's name, or nothing for the only block of its method and protocol.
     """
-    found = blocks(records)
-    pairs = [(group[0]["method"], group[0]["protocol"]) for group in found.values()]
-    return [("" if pairs.count(pair) == 1 else name, found[name]) for name, pair in zip(found, pairs, strict=True)]
+    groups = blocks(records)
+    pairs = [(group[0]["method"], group[0]["protocol"]) for group in groups.values()]
+    return [("" if pairs.count(pair) == 1 else name, groups[name]) for name, pair in zip(groups, pairs, strict=True)]
 
 
 def by_task(records: list[Row]) -> dict[str, list[Row]]:
     """Records by task, in the order of appearance."""
-    found: dict[str, list[Row]] = {}
+    groups: dict[str, list[Row]] = {}
     for record in records:
-        found.setdefault(record["task"], []).append(record)
-    return found
+        groups.setdefault(record["task"], []).append(record)
+    return groups
 
 
 def draw_ranks_of_kinds(out: Path, records: list[Row]) -> None:
@@ -62,9 +62,9 @@ def draw_ranks_of_kinds(out: Path, records: list[Row]) -> None:
     kinds = [[pair for pair in blocks(records).items() if pair[1][0]["method"] == m] for m in ("linear", "segment")]
     pairs = list(product(*kinds))
     for (linear, classified), (segment, segmented) in pairs:
-        words = (linear, segment) if len(pairs) > 1 else ()
-        path = figure_path(out, "rank-against-rank", *words)
-        draw_rank_against_rank(path, classified, segmented, " and ".join(words))
+        names = (linear, segment) if len(pairs) > 1 else ()
+        path = figure_path(out, "rank-against-rank", *names)
+        draw_rank_against_rank(path, classified, segmented, " and ".join(names))
 
 
 def draw_shots(out: Path, records: list[Row]) -> None:
@@ -75,8 +75,8 @@ def draw_shots(out: Path, records: list[Row]) -> None:
         for record in records if record["method"].startswith("fewshot")
     ]  # fmt: skip
     for name, group in figure_blocks(alike):
-        for task, held in by_task(group).items():
-            shots = [record["whole"] for record in held]
+        for task, of_task in by_task(group).items():
+            shots = [record["whole"] for record in of_task]
             if len({record["method"] for record in shots}) > 1:
                 title = f"{task}, {name}" if name else task
                 draw_few_shot(figure_path(out, "fewshot", task, *([name] if name else [])), title, shots)
@@ -118,24 +118,24 @@ def draw_roc(path: Path, task: str, method: str, scored: list[tuple[Row, dict[st
     figure = new_figure(4.6, 4.6)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")
-    told = []
+    areas = []
     for number, (record, arrays) in enumerate(scored[:MAX_CURVES]):
         fpr, tpr = mean_roc(record["kind"], arrays["test_labels"], arrays["test_scores"])
         entry = record["metrics"].get("auc")
         area = "AUC undefined" if entry is None else f"AUC {entry['value']:.3f}"
         if isinstance(record["seed"], list):  # the scores beside it are its first seed's
             area += f", mean of {len(record['seed'])} seeds (curve of seed {record['seed'][0]})"
-        told.append(f"{record['model']}: {area}")
+        areas.append(f"{record['model']}: {area}")
         colour, line = line_look(number)
-        axes.plot(fpr, tpr, label=told[-1], color=colour, linestyle=line, linewidth=1.8)
+        axes.plot(fpr, tpr, label=areas[-1], color=colour, linestyle=line, linewidth=1.8)
     axes.set(xlabel="False positive rate", ylabel="True positive rate", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
     kind = scored[0][0]["kind"]
     what = "" if kind == BINARY else f" (mean over {'labels' if kind == MULTILABEL else 'classes'})"
-    what += _of_how_many(len(told), len(scored))
+    what += _of_how_many(len(areas), len(scored))
     axes.set_title(textwrap.fill(f"{task}, {method}{what}", 56), fontsize=10)
     axes.legend(loc="lower right", fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    save_figure(figure, path, f"ROC curves{what} on the test split of {task}, method {method}. {'; '.join(told)}.")
+    save_figure(figure, path, f"ROC curves{what} on the test split of {task}, method {method}. {'; '.join(areas)}.")
 
 
 def confusion(record: Row, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
@@ -158,7 +158,7 @@ def draw_confusion(path: Path, task: str, method: str, scored: list[tuple[Row, d
     size = len(pairs[0][1])
     side = max(2.6, 0.42 * size + 1.6)
     figure = new_figure(side * len(pairs) + 0.6, side + 0.5)
-    told = []
+    counts_right = []
     for number, (model, counts, names) in enumerate(pairs):
         axes = figure.add_subplot(1, len(pairs), number + 1)
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -171,11 +171,11 @@ def draw_confusion(path: Path, task: str, method: str, scored: list[tuple[Row, d
         axes.set_yticks(range(size), short if number == 0 else [""] * size, fontsize=7)
         axes.set(xlabel="decided", ylabel="truth" if number == 0 else "")
         axes.set_title(model, fontsize=9)
-        told.append(f"{model}: {int(np.trace(counts))} of {int(counts.sum())} right")
-    what = _of_how_many(len(told), len(scored))
+        counts_right.append(f"{model}: {int(np.trace(counts))} of {int(counts.sum())} right")
+    what = _of_how_many(len(counts_right), len(scored))
     figure.suptitle(textwrap.fill(f"{task}, {method}{what}", 56), fontsize=10)
-    words = f"Confusion matrices{what} on the test split of {task}, method {method}. {'; '.join(told)}."
-    save_figure(figure, path, words)
+    description = f"Confusion matrices{what} on the test split of {task}, method {method}. {'; '.join(counts_right)}."
+    save_figure(figure, path, description)
 
 
 def _of_how_many(shown: int, models: int) -> str:
@@ -192,7 +192,7 @@ def draw_few_shot(path: Path, task: str, records: list[Row]) -> None:
     """The primary metric against the number of training cases per class, with the spread over draws."""
     figure = new_figure(5.2, 3.8)
     axes = figure.add_subplot()
-    primary, told = records[0]["primary"], []
+    primary, lines = records[0]["primary"], []
     every = sorted({int(record["settings"]["shots"]) for record in records})
     for number, model in enumerate(dict.fromkeys(record["model"] for record in records)):
         mine = sorted((r for r in records if r["model"] == model and primary in r["metrics"]),
@@ -204,14 +204,14 @@ def draw_few_shot(path: Path, task: str, records: list[Row]) -> None:
         axes.plot(shots, values, marker="o", color=colour, linestyle=line, label=model)
         low, high = (np.array([np.nan if e[end] is None else e[end] for e in entries]) for end in ("low", "high"))
         axes.fill_between(shots, low, high, color=colour, alpha=0.15, linewidth=0)
-        told.append(model + ": " + ", ".join(f"{s} shots {v:.3f}" for s, v in zip(shots, values, strict=True)))
+        lines.append(model + ": " + ", ".join(f"{s} shots {v:.3f}" for s, v in zip(shots, values, strict=True)))
     axes.set_xscale("log", base=2)
     axes.set_xticks(every, [str(s) for s in every])
     axes.set(xlabel="training subjects per class", ylabel=primary)
     axes.set_title(textwrap.fill(task, 56), fontsize=10)
     axes.legend(fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    save_figure(figure, path, f"Few-shot {primary} on {task}; bands hold 95 % of the draws. {'; '.join(told)}.")
+    save_figure(figure, path, f"Few-shot {primary} on {task}; bands hold 95 % of the draws. {'; '.join(lines)}.")
 
 
 def rank_table(records: list[Row]) -> tuple[list[str], np.ndarray]:
@@ -228,7 +228,7 @@ def rank_table(records: list[Row]) -> tuple[list[str], np.ndarray]:
         entry = record["metrics"].get(record["primary"])
         if entry is not None:
             values.setdefault(record["task"], {})[record["model"]] = entry["value"]
-    whole = [[held[model] for model in models] for held in values.values() if set(models) <= set(held)]
+    whole = [[scores_of[model] for model in models] for scores_of in values.values() if set(models) <= set(scores_of)]
     return models, np.array(whole).reshape(len(whole), len(models))
 
 

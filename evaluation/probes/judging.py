@@ -85,22 +85,22 @@ def split_metrics(entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def judge_detection(trial: Trial, found: "Detections") -> Answer:
+def judge_detection(trial: Trial, detections: "Detections") -> Answer:
     """COCO's figures of boxes, and what each class reaches; the truth and the detections are kept as tables."""
     task, run = trial.task, trial.run
     split = task.splits["test"]
     truth = truth_rows(split.boxes or [])
-    classes = group_boxes(truth, found.rows, len(split.images), task.num_outputs)
+    classes = group_boxes(truth, detections.rows, len(split.images), task.num_outputs)
     judged = judge_boxes(dict(zip(task.record.classes, classes, strict=True)), run.resamples, run.seed, split.subjects)
     notes = [*task.notes, *judged["notes"]]
     record = {
         **split_metrics(judged["metrics"]),
         "by_class": judged["classes"],
-        "chosen": found.chosen,
+        "chosen": detections.chosen,
         "notes": notes,
     }
     arrays = {
-        "test_truth": truth, "test_detections": found.rows, "test_images": np.arange(len(split.images)),
+        "test_truth": truth, "test_detections": detections.rows, "test_images": np.arange(len(split.images)),
         **subject_numbers(split.subjects),
     }  # fmt: skip
-    return Answer(record, arrays, found.trained, found.parameters)
+    return Answer(record, arrays, detections.trained, detections.parameters)

@@ -103,10 +103,10 @@ def unit_offsets(features: np.ndarray, centre: np.ndarray) -> "Tensor":
     """Feature vectors (N, D) brought to length 1, less `centre`: (N, D) float32."""
     import torch
 
-    found = np.empty(features.shape, np.float32)
+    offsets = np.empty(features.shape, np.float32)
     for start in range(0, len(features), BLOCK):
-        found[start : start + BLOCK] = _unit(features[start : start + BLOCK]) - centre
-    return torch.from_numpy(found)
+        offsets[start : start + BLOCK] = _unit(features[start : start + BLOCK]) - centre
+    return torch.from_numpy(offsets)
 
 
 def make_support(offsets: "Tensor") -> Support:
@@ -171,12 +171,12 @@ def _neighbour_counts(
     queries: "Tensor", support: Support, labels: np.ndarray, counts: list[int], skip_self: bool
 ) -> dict[int, np.ndarray]:
     """How many of the k nearest have each label: {k: (N, L) int}."""
-    found: dict[int, list[np.ndarray]] = {k: [] for k in counts}
+    blocks: dict[int, list[np.ndarray]] = {k: [] for k in counts}
     for _, rows in nearest(queries, support, counts[-1], skip_self):
         running = labels[rows.numpy()].cumsum(axis=1)
         for k in counts:
-            found[k].append(running[:, k - 1])
-    return {k: np.concatenate(parts) for k, parts in found.items()}
+            blocks[k].append(running[:, k - 1])
+    return {k: np.concatenate(parts) for k, parts in blocks.items()}
 
 
 def _likelihood(seen: np.ndarray, mask: np.ndarray, k: int, smooth: float) -> np.ndarray:
@@ -187,9 +187,9 @@ def _likelihood(seen: np.ndarray, mask: np.ndarray, k: int, smooth: float) -> np
     return (smooth + counts) / (smooth * (k + 1) + counts.sum(0))
 
 
-def _log_loss(found: np.ndarray, truth: np.ndarray, independent: bool) -> float:
-    found = np.clip(found.astype(np.float64), 1e-6, 1 - 1e-6)
-    losses = -truth * np.log(found)
+def _log_loss(probabilities: np.ndarray, truth: np.ndarray, independent: bool) -> float:
+    probabilities = np.clip(probabilities.astype(np.float64), 1e-6, 1 - 1e-6)
+    losses = -truth * np.log(probabilities)
     if independent:
-        losses -= (1 - truth) * np.log(1 - found)
+        losses -= (1 - truth) * np.log(1 - probabilities)
     return float(losses.sum(1).mean())

@@ -242,11 +242,11 @@ def identify(trial: Trial) -> dict[str, Any]:
 
 def software() -> dict[str, str]:
     """Versions of this package and of those that results depend on most; of a bare checkout there is none."""
-    found = {}
+    versions = {}
     for name in ("biovfm-hf", "torch", "transformers"):
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
 def task_digest(task: Task) -> str:

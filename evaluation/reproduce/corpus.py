@@ -78,8 +78,8 @@ def draw_composition(counts: Counts, path: Path) -> None:
     axes.set_xticks(range(len(anatomies)), anatomies, rotation=60, ha="right", fontsize=7)
     axes.set_yticks(range(len(modalities)), modalities, fontsize=8)
     figure.colorbar(shown, label="images, log10", shrink=0.8)
-    told = ", ".join(f"{modality} {anatomy} {count:,}" for (modality, anatomy), count in sorted(counts.items()))
-    save_figure(figure, path, f"Images by modality and anatomy: {told}.")
+    listing = ", ".join(f"{modality} {anatomy} {count:,}" for (modality, anatomy), count in sorted(counts.items()))
+    save_figure(figure, path, f"Images by modality and anatomy: {listing}.")
 
 
 def draw_sizes(sizes: list[tuple[str, float, str]], path: Path) -> None:
@@ -92,8 +92,8 @@ def draw_sizes(sizes: list[tuple[str, float, str]], path: Path) -> None:
     axes.set_yticks(range(len(sizes)), [name for name, _, _ in sizes], fontsize=8)
     axes.set(xscale="log", xlabel="million images")
     axes.spines[["top", "right"]].set_visible(False)
-    told = ", ".join(f"{name} {millions:.3g} million" for name, millions, _ in sizes)
-    save_figure(figure, path, f"Datasets by their number of images: {told}.")
+    listing = ", ".join(f"{name} {millions:.3g} million" for name, millions, _ in sizes)
+    save_figure(figure, path, f"Datasets by their number of images: {listing}.")
 
 
 def _table(recipe: Recipe, sizes: list[tuple[str, float, str]], counts: Counts, missing: list[str]) -> str:

@@ -55,8 +55,8 @@ class ReproduceOptions:
         resolve_items(self.items)
         if self.out is None and not self.dry_run:
             raise UserError("out is missing; name the results folder with --out, or only look with --dry-run")
-        for name, words, example in (("model", self.model, "BioVFM=folder"), ("setting", self.setting, "epochs=10")):
-            if wrong := [word for word in words if not all(word.partition("="))]:
+        for name, entries, example in (("model", self.model, "BioVFM=folder"), ("setting", self.setting, "epochs=10")):
+            if wrong := [word for word in entries if not all(word.partition("="))]:
                 raise UserError(f"{name}: {wrong[0]!r} does not say what for what; give it as {example}")
 
     @property
@@ -78,8 +78,8 @@ class ReproduceOptions:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that go before those of the recipes."""
-        words = (word.split("=", 1) for word in self.setting)
-        return {name.replace("-", "_"): _number(parse_yaml(value, f"setting {name}")) for name, value in words}
+        pairs = (word.split("=", 1) for word in self.setting)
+        return {name.replace("-", "_"): _number(parse_yaml(value, f"setting {name}")) for name, value in pairs}
 
 
 def _number(value: Any) -> Any:

@@ -76,8 +76,8 @@ def curves(numbers: Numbers, panels: list[str], bench: Bench, folder: Path) -> N
     _require(numbers, shown)
     lines = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
     figure.legend(lines.values(), lines.keys(), fontsize=7, frameon=False, loc="outside lower center", ncols=4)
-    words = f"{numbers.recipe.title}; dotted: printed in the paper. {_words(numbers, shown)}"
-    save_figure(figure, folder / "curves.png", words)
+    description = f"{numbers.recipe.title}; dotted: printed in the paper. {_words(numbers, shown)}"
+    save_figure(figure, folder / "curves.png", description)
 
 
 def _draw_curve(axes: "Axes", row: str, cells: list[Number], look: tuple[str, str]) -> None:
@@ -105,8 +105,8 @@ def ranks(numbers: Numbers, panels: list[str], bench: Bench, folder: Path) -> No
     if not ours:
         raise UserError("ranks need two models with every number")
     figure = rank_plane(ours, printed)
-    told = "; ".join(f"{row}: segmentation {at[0]:g}, classification {at[1]:g}" for row, at in ours.items())
-    save_figure(figure, folder / "ranks.png", f"Ranks of the models, best at the upper right. {told}.")
+    listing = "; ".join(f"{row}: segmentation {at[0]:g}, classification {at[1]:g}" for row, at in ours.items())
+    save_figure(figure, folder / "ranks.png", f"Ranks of the models, best at the upper right. {listing}.")
 
 
 def _value(cell: Number, printed: bool) -> float | None:
@@ -143,9 +143,9 @@ def masks(numbers: Numbers, panels: list[str], bench: Bench, folder: Path) -> No
         images, truths = _sampled(task)
         title = f"{task.name}: image, truth, {', '.join(predicted)}"
         scores = "; ".join(f"{row} {cell.value:.3f}" for row, cell in made.items())
-        words = f"{len(images)} test images of {task.name}, their true masks, and below them those of {scores}."
+        description = f"{len(images)} test images of {task.name}, their true masks, and below them those of {scores}."
         figure = mask_figure(images, truths, predicted, task.num_outputs, title)
-        save_figure(figure, folder / f"masks-{task.name}.png", words)
+        save_figure(figure, folder / f"masks-{task.name}.png", description)
         drawn += 1
     if not drawn:
         raise UserError("no masks are there")
@@ -222,12 +222,12 @@ def _metric(numbers: Numbers, columns: list[str]) -> str:
 
 
 def _words(numbers: Numbers, columns: list[str]) -> str:
-    told = []
+    lines = []
     for row in numbers.recipe.rows:
         cells = {column: numbers.cells[row, column] for column in columns if (row, column) in numbers.cells}
         values = [f"{column} {cell.value:.3f}" for column, cell in cells.items() if cell.value is not None]
-        told += [f"{row}: {', '.join(values)}"] if values else []
-    return "; ".join(told) + "."
+        lines += [f"{row}: {', '.join(values)}"] if values else []
+    return "; ".join(lines) + "."
 
 
 PICTURES: dict[str, Picture] = {

@@ -132,14 +132,14 @@ def _order(name: str) -> tuple[str, int, int]:
     return paper, ("table", "figure").index(kind), int(item.removeprefix(kind))
 
 
-def resolve_items(words: tuple[str, ...]) -> list[str]:
+def resolve_items(items: tuple[str, ...]) -> list[str]:
     """Names of items, `all`, or those of a paper (`biovfm`, `radiology`), as names without repeats.
 
     Raises:
         UserError: there is no such item.
     """
     names: list[str] = []
-    for word in words:
+    for word in items:
         if word in ("all", *PAPERS):
             names += [name for name in recipe_names() if word == "all" or name.startswith(f"{word}-")]
         elif word in recipe_names():

@@ -40,8 +40,8 @@ def markdown(numbers: Numbers, changed: Mapping[str, Any]) -> str:
     unit = "Percent" if recipe.percent else "Fractions"
     lines += [f"{unit}, with 95 % intervals over test cases; in italics what the paper prints.", ""]
     if changed:
-        told = ", ".join(f"{name} {value}" for name, value in changed.items())
-        lines += [f"**Not the recipe's settings**: {told}.", ""]
+        listing = ", ".join(f"{name} {value}" for name, value in changed.items())
+        lines += [f"**Not the recipe's settings**: {listing}.", ""]
     lines += ["| | " + " | ".join(recipe.columns) + " |", "|---" * (len(recipe.columns) + 1) + "|"]
     for row in recipe.rows:
         lines.append(f"| {row} | " + " | ".join(_both(numbers, (row, column)) for column in recipe.columns) + " |")

@@ -67,7 +67,7 @@ def tasks_alike(records: list[Row]) -> dict[str, int]:
     tasks: dict[str, set[str]] = {}
     for record in records:
         tasks.setdefault(_family(record), set()).add(record["task"])
-    return {name: len(held) for name, held in tasks.items()}
+    return {name: len(kinds) for name, kinds in tasks.items()}
 
 
 def _family(record: Row) -> str:

@@ -36,8 +36,8 @@ def record_key(identity: dict[str, Any]) -> str:
     digest = hashlib.blake2b(
         json.dumps({name: identity[name] for name in NAMING}, sort_keys=True).encode(), digest_size=5
     ).hexdigest()
-    words = [str(identity[name]) for name in ("model", "task", "method")]
-    stem = "__".join("".join(c if c.isalnum() or c in "-." else "-" for c in word)[-40:] for word in words)
+    parts = [str(identity[name]) for name in ("model", "task", "method")]
+    stem = "__".join("".join(c if c.isalnum() or c in "-." else "-" for c in word)[-40:] for word in parts)
     return f"{stem}__{digest}"
 
 
@@ -100,7 +100,7 @@ def merge_records(out: Path) -> list[Row]:
 
 def _natural(value: Any) -> str:
     """A sort key that puts fewshot-4 before fewshot-16."""
-    return re.sub(r"\d+", lambda found: found.group().zfill(12), str(value))
+    return re.sub(r"\d+", lambda digits: digits.group().zfill(12), str(value))
 
 
 def read_scores(out: Path, record: Row) -> dict[str, np.ndarray]:
@@ -111,8 +111,8 @@ def read_scores(out: Path, record: Row) -> dict[str, np.ndarray]:
     """
     path = out / record["scores"]
     try:
-        with np.load(path, allow_pickle=False) as held:
-            return {name: held[name] for name in held.files}
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise UserError(
             f"{path} cannot be read ({error}); remove its record and run the same command again"

@@ -44,13 +44,13 @@ def write_tables(out: Path, records: list[Row], joined: list[Row], comparisons: 
 def blocks(records: list[Row]) -> dict[str, list[Row]]:
     """Records by what makes them comparable: method, protocol, settings, and seeds where these differ."""
     seeds = {_seed_text(record) for record in records}
-    found: dict[str, list[Row]] = {}
+    groups: dict[str, list[Row]] = {}
     for record in records:
         name = f"{record['method']}, protocol {record['protocol']}"
         name += f", seed {_seed_text(record)}" if len(seeds) > 1 or isinstance(record["seed"], list) else ""
         settings = settings_text(record["settings"])
-        found.setdefault(f"{name} ({settings})" if settings else name, []).append(record)
-    return found
+        groups.setdefault(f"{name} ({settings})" if settings else name, []).append(record)
+    return groups
 
 
 def _seed_text(record: Row) -> str:
@@ -198,16 +198,16 @@ def _task_table(task: str, records: list[Row]) -> list[str]:
     metrics = [m for m in table_metrics() if any(m in cells for cells in rows.values())]
     train, test = (names_in_order(records, field)[0] for field in ("n_train", "n_test"))
     lines = [f"### {task} ({train} train, {test} test)", "", *_grid(metrics, rows), ""]
-    said = {f"**Warning**: {text}": None for record in records for text in record.get("warnings", [])}
-    said.update(dict.fromkeys(note for record in records for note in record.get("notes", [])))
-    said.update({f"{name} undefined: {why}": None for record in records for name, why in record["undefined"].items()})
-    said.update(dict.fromkeys(filter(None, map(_seed_note, records))))
+    notes = {f"**Warning**: {text}": None for record in records for text in record.get("warnings", [])}
+    notes.update(dict.fromkeys(note for record in records for note in record.get("notes", [])))
+    notes.update({f"{name} undefined: {why}": None for record in records for name, why in record["undefined"].items()})
+    notes.update(dict.fromkeys(filter(None, map(_seed_note, records))))
     counts = {record.get("resamples", RESAMPLES) for record in records if not record["method"].startswith("fewshot")}
     if counts - {RESAMPLES}:
-        said[f"intervals rest on {' and '.join(map(str, sorted(counts)))} resamples"] = None
+        notes[f"intervals rest on {' and '.join(map(str, sorted(counts)))} resamples"] = None
     if unlike(records, "data", "task"):
-        said["these rows are not all of the same data, so they do not compare; probe the models again"] = None
-    return lines + [f"- {note}" for note in said] + ([""] if said else [])
+        notes["these rows are not all of the same data, so they do not compare; probe the models again"] = None
+    return lines + [f"- {note}" for note in notes] + ([""] if notes else [])
 
 
 def _seed_note(record: Row) -> str | None:
@@ -247,8 +247,8 @@ def _differences(comparisons: list[dict[str, Any]], group: list[Row]) -> list[st
             f"| {row['task']} | {metric_title(row['metric'])} | {row['model_a']} | {row['model_b']} | "
             f"{_seed_text(row)} | {difference} | {shown} | {exact} | {verdict} |"
         )
-    said = dict.fromkeys(row["reason"] for row in rows if row.get("reason"))
-    return [*lines, "", *(f"- no p: {why}" for why in said), *([""] if said else [])]
+    reasons = dict.fromkeys(row["reason"] for row in rows if row.get("reason"))
+    return [*lines, "", *(f"- no p: {why}" for why in reasons), *([""] if reasons else [])]
 
 
 def latex(records: list[Row]) -> str:

@@ -149,11 +149,11 @@ class Resampler:
             drawn = np.random.RandomState(resample).randint(0, self.n, self.n)
             return np.bincount(drawn, minlength=self.n)
         rng = np.random.default_rng([self.seed, resample])
-        held = np.zeros(int(self.units.max()) + 1, np.int64)
+        totals = np.zeros(int(self.units.max()) + 1, np.int64)
         for members in self.strata:
             drawn = rng.integers(0, len(members), len(members))
-            held[members] = np.bincount(drawn, minlength=len(members))
-        return held[self.units]
+            totals[members] = np.bincount(drawn, minlength=len(members))
+        return totals[self.units]
 
     def blocks(self, resamples: int) -> Iterator[np.ndarray]:
         """Yield the counts of resamples 0..resamples-1 as float arrays (n, B), B bounded by memory."""
@@ -277,11 +277,13 @@ def without_interval(entry: Interval, reason: str) -> Interval:
     return {"reason": reason, **kept, "low": None, "high": None}
 
 
-def interval_notes(found: dict[str, Interval], resamples: int) -> list[str]:
+def interval_notes(intervals: dict[str, Interval], resamples: int) -> list[str]:
     """In words, the metrics without an interval, and those whose intervals rest on fewer than 95 % of resamples."""
-    whole = {name: entry for name, entry in found.items() if None not in (entry["value"], entry["low"], entry["high"])}
+    whole = {
+        name: entry for name, entry in intervals.items() if None not in (entry["value"], entry["low"], entry["high"])
+    }
     without: dict[str, list[str]] = {}
-    for name, entry in found.items():
+    for name, entry in intervals.items():
         if name not in whole and entry["value"] is not None:
             without.setdefault(entry["reason"], []).append(name)
     notes = [f"no interval of {', '.join(names)}: {reason}" for reason, names in without.items()]
@@ -300,12 +302,12 @@ def _interval(point: float, values: np.ndarray, protocol: str, reason: str | Non
     lacking = int(np.isnan(values).sum())
     low, high = bounds(values, protocol)
     mean = float(np.nanmean(values)) if lacking < len(values) else None
-    found: Interval = {"value": point, "mean": mean, "low": _or_none(low), "high": _or_none(high)}
+    interval: Interval = {"value": point, "mean": mean, "low": _or_none(low), "high": _or_none(high)}
     if lacking:
-        found["undefined_resamples"] = lacking
-    if found["low"] is None or found["high"] is None:
-        found["reason"] = f"{lacking} of {len(values)} resamples lack a class; protocol fast leaves such out"
-    return found
+        interval["undefined_resamples"] = lacking
+    if interval["low"] is None or interval["high"] is None:
+        interval["reason"] = f"{lacking} of {len(values)} resamples lack a class; protocol fast leaves such out"
+    return interval
 
 
 def _or_none(value: float) -> float | None:
@@ -339,9 +341,9 @@ def mean_intervals(
         with np.errstate(invalid="ignore"):
             means.append((counts @ filled) / (counts @ known))
     drawn = np.concatenate(means)
-    found = [_mean_record(values[:, k], drawn[:, k], tail) for k in range(values.shape[1])]
+    entries = [_mean_record(values[:, k], drawn[:, k], tail) for k in range(values.shape[1])]
     alone = [resampler.count_units(known[:, k]) == 1 for k in range(values.shape[1])]
-    return [without_interval(entry, ALONE) if single else entry for entry, single in zip(found, alone, strict=True)]
+    return [without_interval(entry, ALONE) if single else entry for entry, single in zip(entries, alone, strict=True)]
 
 
 def _mean_record(values: np.ndarray, drawn: np.ndarray, tail: float) -> Interval:

@@ -93,7 +93,10 @@ def average_precision(ranked: RankedLabel, weights: np.ndarray) -> np.ndarray:
     everyone = _indicator(rows, np.arange(len(rows)), len(values), len(rows))
     positive = np.flatnonzero(ranked.labels)
     hits = _indicator(rows[positive], positive, len(values), len(rows)) @ weights
-    found, taken = np.cumsum(hits, axis=0, dtype=np.float64), np.cumsum(everyone @ weights, axis=0, dtype=np.float64)
-    precision = np.divide(found, taken, out=np.zeros_like(found), where=taken > 0)
-    total = found[-1]
+    true_positives, taken = (
+        np.cumsum(hits, axis=0, dtype=np.float64),
+        np.cumsum(everyone @ weights, axis=0, dtype=np.float64),
+    )
+    precision = np.divide(true_positives, taken, out=np.zeros_like(true_positives), where=taken > 0)
+    total = true_positives[-1]
     return np.divide((hits * precision).sum(axis=0), total, out=np.full(len(total), np.nan), where=total > 0)

@@ -234,12 +234,12 @@ def rank_models(values: np.ndarray, alpha: float = 0.05) -> Ranking:
 
 def _groups(ranks: np.ndarray, critical: float) -> list[list[int]]:
     order = np.argsort(ranks, kind="stable")
-    found: list[list[int]] = []
+    groups: list[list[int]] = []
     for start in range(len(order)):
         run = [int(k) for k in order[start:] if ranks[k] - ranks[order[start]] <= critical]
-        if len(run) > 1 and not (found and set(run) <= set(found[-1])):
-            found.append(run)
-    return found
+        if len(run) > 1 and not (groups and set(run) <= set(groups[-1])):
+            groups.append(run)
+    return groups
 
 
 @dataclass(frozen=True)

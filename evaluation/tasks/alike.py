@@ -27,9 +27,9 @@ def warnings_without_subjects(files: Sequence[Path], splits: np.ndarray, listed:
         with examples, which stay on the user's screen.
     """
     remedy = "name the column of patients with --subject-column" if listed else "use a CSV list with a subject column"
-    told = {}
+    warnings = {}
     if listed:
-        told[
+        warnings[
             "no subject column: images of one patient can be in train and test, which makes scores too good and "
             f"intervals too narrow; {remedy}"
         ] = ""
@@ -38,8 +38,8 @@ def warnings_without_subjects(files: Sequence[Path], splits: np.ndarray, listed:
         examples = [f"{name} in {', '.join(parts)}" for name, parts in list(spread.items())[:NAMED]]
         more = [f"and {len(spread) - NAMED} more"] if len(spread) > NAMED else []
         text = f"{len(spread)} beginnings of file names look like patients and are in test and another split; {remedy}"
-        told[text] = "; ".join(examples + more)
-    return told
+        warnings[text] = "; ".join(examples + more)
+    return warnings
 
 
 def spread_names(files: Sequence[Path], splits: np.ndarray, folders: bool) -> dict[str, list[str]]:

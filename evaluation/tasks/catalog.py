@@ -37,14 +37,14 @@ def read_records() -> dict[str, TaskRecord]:
     return {record.name: record for record in map(read_record, sorted(folder.glob("*.yaml")))}
 
 
-def resolve_names(words: Iterable[str]) -> list[str]:
+def resolve_names(entries: Iterable[str]) -> list[str]:
     """Expand task names, groups and paths to names and paths, in order, without repeats.
 
     Raises:
         UserError: a word is neither a task, nor a group, nor an existing path.
     """
     names: list[str] = []
-    for word in filter(None, (part.strip() for part in words)):
+    for word in filter(None, (part.strip() for part in entries)):
         if word in GROUPS:
             names += GROUPS[word]
         elif word in read_records() or Path(word).exists():

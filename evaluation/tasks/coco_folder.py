@@ -125,10 +125,10 @@ def _read_split(record: TaskRecord, root: Path, split: str, path: Path) -> tuple
 
 def _image_folders(root: Path, split: str, path: Path) -> list[Path]:
     """Where the images of a split may be, first of all beside its annotations."""
-    words = [word for word, meant in SPLIT_WORDS.items() if meant == split] if split else []
-    below = [base / word for base in (root / "images", root) for word in words]
+    names = [word for word, meant in SPLIT_WORDS.items() if meant == split] if split else []
+    below = [base / word for base in (root / "images", root) for word in names]
     years = [
-        folder for base in (root / "images", root) for word in words for folder in sorted(base.glob(f"{word}20*"))
+        folder for base in (root / "images", root) for word in names for folder in sorted(base.glob(f"{word}20*"))
     ]
     return [path.parent, *below, *years, root / "images", root]
 

@@ -55,18 +55,18 @@ def open_recorded_folder(record: TaskRecord, root: Path) -> Task:
     """
     listing = record.options.get("list")
     columns = {field.name: record.options[field.name] for field in fields(Listing) if field.name in record.options}
-    found = open_folder_task(root / listing if listing else root, Listing(**columns))
-    if found.record.kind != record.kind or len(found.record.classes) != len(record.classes):
+    task = open_folder_task(root / listing if listing else root, Listing(**columns))
+    if task.record.kind != record.kind or len(task.record.classes) != len(record.classes):
         raise UserError(
-            f"task {record.name}: {root} holds a {found.record.kind} task of {', '.join(found.record.classes)}; the "
+            f"task {record.name}: {root} holds a {task.record.kind} task of {', '.join(task.record.classes)}; the "
             f"record says {record.kind} of {', '.join(record.classes)}"
         )
-    if record.kind != SEGMENTATION and found.record.classes != record.classes:
+    if record.kind != SEGMENTATION and task.record.classes != record.classes:
         raise UserError(
-            f"task {record.name}: the classes of {root} are in the order {', '.join(found.record.classes)}; "
+            f"task {record.name}: the classes of {root} are in the order {', '.join(task.record.classes)}; "
             "give the record's in that order"
         )
-    return Task(record, found.splits, found.notes, found.warnings)
+    return Task(record, task.splits, task.notes, task.warnings)
 
 
 def split_folder(path: Path, split: str) -> Path:

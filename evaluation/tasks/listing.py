@@ -109,7 +109,7 @@ def read_listing(path: Path, listing: Listing) -> list[Case]:
         person = row[subject].strip() if subject else None
         if person == "":
             raise UserError(f"{where}: no subject; give every image one, or leave the column out")
-        told = _label(row, label, where) if labels is None else _joined(labels, person, listing.labels, where)
+        answer = _label(row, label, where) if labels is None else _joined(labels, person, listing.labels, where)
         part = _split(row[split] if split else "", where)
         if image is None:
             files = _folder_of(listing.images_root, person, where)
@@ -118,7 +118,7 @@ def read_listing(path: Path, listing: Listing) -> list[Case]:
         else:
             raise UserError(f"{where}: an image and a label are needed; column {image} is empty")
         named = f"{path.name}, line {number}"
-        cases += [(number, Case(file, told, part, person, row, named)) for file in files]
+        cases += [(number, Case(file, answer, part, person, row, named)) for file in files]
     _check_repeats(path, cases)
     _check_there(path, listing, cases)
     return [case for _, case in cases]
@@ -136,8 +136,8 @@ def readable_cases(cases: Sequence[Case]) -> tuple[list[Case], dict[str, str]]:
     lost = [reason for reason in reasons if reason is not None]
     if not kept:
         raise UserError(f"none of {len(lost)} images can be read; the first: {lost[0]}")
-    told = f"{len(lost)} of {len(cases)} images could not be read and are left out"
-    return kept, {told: "; ".join(lost)} if lost else {}
+    warning = f"{len(lost)} of {len(cases)} images could not be read and are left out"
+    return kept, {warning: "; ".join(lost)} if lost else {}
 
 
 def volumes_of(cases: Sequence[Case], listing: Listing) -> tuple[list[Case], dict[Path, VolumeCase], dict[str, str]]:
@@ -158,8 +158,8 @@ def volumes_of(cases: Sequence[Case], listing: Listing) -> tuple[list[Case], dic
             "list, or leave them out by --skip-unreadable"
         )
     opened = {volume.path: volume for volume in volumes}
-    told = f"{len(lost)} of {len(cases)} volumes could not be read and are left out"
-    return [case for case in cases if case.file in opened], opened, {told: "; ".join(lost)} if lost else {}
+    warning = f"{len(lost)} of {len(cases)} volumes could not be read and are left out"
+    return [case for case in cases if case.file in opened], opened, {warning: "; ".join(lost)} if lost else {}
 
 
 def _unreadable(case: Case) -> str | None:

@@ -53,8 +53,8 @@ def header(path: str | Path, name: str) -> Header:
     Raises:
         UserError: no such file or array, or it is damaged or holds Python objects.
     """
-    with _open_member(Path(path), name) as (_, found):
-        return found
+    with _open_member(Path(path), name) as (_, layout):
+        return layout
 
 
 def read(path: str | Path, name: str, max_bytes: int = MAX_BYTES) -> np.ndarray:
@@ -63,14 +63,14 @@ def read(path: str | Path, name: str, max_bytes: int = MAX_BYTES) -> np.ndarray:
     Raises:
         UserError: as `header`, or the array is larger than `max_bytes`.
     """
-    with _open_member(Path(path), name) as (stream, found):
-        if found.nbytes > max_bytes:
+    with _open_member(Path(path), name) as (stream, layout):
+        if layout.nbytes > max_bytes:
             raise UserError(
-                f"{path}: {name} is {found.nbytes / 2**30:.1f} GiB, more than the {max_bytes / 2**30:.1f} GiB "
+                f"{path}: {name} is {layout.nbytes / 2**30:.1f} GiB, more than the {max_bytes / 2**30:.1f} GiB "
                 "that are read at once; check what the file holds"
             )
-        data = _exactly(stream, found.nbytes, Path(path), name)
-        return np.ndarray(found.shape, found.dtype, data, order="F" if found.fortran_order else "C")
+        data = _exactly(stream, layout.nbytes, Path(path), name)
+        return np.ndarray(layout.shape, layout.dtype, data, order="F" if layout.fortran_order else "C")
 
 
 def rows(path: str | Path, name: str, block: int) -> Iterator[np.ndarray]:
@@ -79,14 +79,14 @@ def rows(path: str | Path, name: str, block: int) -> Iterator[np.ndarray]:
     Raises:
         UserError: as `header`, or the array is stored column by column.
     """
-    with _open_member(Path(path), name) as (stream, found):
-        if found.fortran_order or not found.shape:
+    with _open_member(Path(path), name) as (stream, layout):
+        if layout.fortran_order or not layout.shape:
             raise UserError(f"{path}: {name} is not stored row by row; save it again with numpy.savez")
-        each = math.prod(found.shape[1:]) * found.dtype.itemsize
-        for start in range(0, found.shape[0], block):
-            count = min(block, found.shape[0] - start)
+        each = math.prod(layout.shape[1:]) * layout.dtype.itemsize
+        for start in range(0, layout.shape[0], block):
+            count = min(block, layout.shape[0] - start)
             data = _exactly(stream, count * each, Path(path), name)
-            yield np.frombuffer(data, found.dtype).reshape(count, *found.shape[1:])
+            yield np.frombuffer(data, layout.dtype).reshape(count, *layout.shape[1:])
 
 
 @contextmanager
@@ -104,20 +104,20 @@ def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 @contextmanager
 def _open_member(path: Path, name: str) -> Iterator[tuple[IO[bytes], Header]]:
     with _open_zip(path) as archive:
-        held = [entry.removesuffix(".npy") for entry in archive.namelist()]
-        if name not in held:
-            raise UserError(f"{path}: holds no array {name!r}; it holds: {', '.join(held[:20]) or 'nothing'}")
+        names = [entry.removesuffix(".npy") for entry in archive.namelist()]
+        if name not in names:
+            raise UserError(f"{path}: holds no array {name!r}; it holds: {', '.join(names[:20]) or 'nothing'}")
         try:
-            stream = archive.open(archive.namelist()[held.index(name)])
-            found = _read_header(stream)
+            stream = archive.open(archive.namelist()[names.index(name)])
+            layout = _read_header(stream)
         except BROKEN as error:
             raise UserError(f"{path}: {name} cannot be read ({error}); the file is damaged or is no .npz") from error
-        if found.dtype.itemsize == 0:
+        if layout.dtype.itemsize == 0:
             raise UserError(f"{path}: {name} holds items of no size; save plain numbers")
-        if found.dtype.hasobject:
+        if layout.dtype.hasobject:
             raise UserError(f"{path}: {name} holds Python objects, which are never unpickled; save plain numbers")
         with stream:
-            yield stream, found
+            yield stream, layout
 
 
 def _read_header(stream: IO[bytes]) -> Header:

@@ -75,12 +75,12 @@ def _boxes(path: Path) -> list[tuple[str, tuple[int, int, int, int]]]:
         text = path.read_text(encoding="utf-8")
         if "<!ENTITY" in text or "<!DOCTYPE" in text:
             raise UserError(f"{path}: a Pascal VOC file declares no document type; get the set again")
-        found = []
+        boxes = []
         for item in ElementTree.fromstring(text).iter("object"):
             edges = [int(float(item.findtext(f"bndbox/{edge}", ""))) for edge in ("xmin", "ymin", "xmax", "ymax")]
             if edges[2] > edges[0] and edges[3] > edges[1]:
-                found.append((item.findtext("name", ""), (edges[0], edges[1], edges[2], edges[3])))
-        return found
+                boxes.append((item.findtext("name", ""), (edges[0], edges[1], edges[2], edges[3])))
+        return boxes
     except (OSError, ElementTree.ParseError, ValueError) as error:
         raise UserError(f"{path} is not a readable Pascal VOC file ({error}); get the set again") from error
 

@@ -46,16 +46,16 @@ def read_nih(record: TaskRecord, root: Path) -> dict[str, Split]:
     folders = [root / "images", *sorted(root.glob("images_*/images")), *sorted(root.glob("images_*"))]
     places = {file.name: file for folder in folders if folder.is_dir() for file in image_files(folder)}
     lists = {name: _words(root / f"{name}_list.txt") for name in ("train_val", "test")}
-    known = {name: [word for word in words if word in rows and word in places] for name, words in lists.items()}
+    known = {name: [word for word in names if word in rows and word in places] for name, names in lists.items()}
     train, val = hold_out(known["train_val"], [rows[word]["Patient ID"] for word in known["train_val"]], 0.116)
     return {
         split: Split(
-            FileImages([places[word] for word in words]),
-            labels=_findings([rows[word]["Finding Labels"].split("|") for word in words], record.classes),
-            subjects=np.array([rows[word]["Patient ID"] for word in words]),
-            columns=_columns([rows[word] for word in words], {"sex": "Patient Gender", "age": "Patient Age"}),
+            FileImages([places[word] for word in names]),
+            labels=_findings([rows[word]["Finding Labels"].split("|") for word in names], record.classes),
+            subjects=np.array([rows[word]["Patient ID"] for word in names]),
+            columns=_columns([rows[word] for word in names], {"sex": "Patient Gender", "age": "Patient Age"}),
         )
-        for split, words in (("train", train), ("val", val), ("test", known["test"]))
+        for split, names in (("train", train), ("val", val), ("test", known["test"]))
     }
 
 
@@ -71,8 +71,10 @@ def _words(path: Path) -> list[str]:
         raise UserError(f"{path} is missing; it comes with the set") from error
 
 
-def _findings(found: list[list[str]], classes: tuple[str, ...]) -> np.ndarray:
-    return np.array([[int(name in names) for name in classes] for names in found], np.int64).reshape(-1, len(classes))
+def _findings(findings: list[list[str]], classes: tuple[str, ...]) -> np.ndarray:
+    return np.array([[int(name in names) for name in classes] for names in findings], np.int64).reshape(
+        -1, len(classes)
+    )
 
 
 @layout("chexpert")

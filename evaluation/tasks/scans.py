@@ -35,11 +35,11 @@ def read_sars_cov2(record: TaskRecord, root: Path) -> dict[str, Split]:
     splits = {}
     for name in SPLITS:
         rows = np.flatnonzero(split == name)
-        held = [people[i][2] for i in rows]
+        files_of = [people[i][2] for i in rows]
         splits[name] = Split(
-            FileImages([file for files in held for file in files]),
+            FileImages([file for files in files_of for file in files]),
             labels=labels[rows],
-            case_of_image=np.repeat(np.arange(len(rows)), [len(files) for files in held]),
+            case_of_image=np.repeat(np.arange(len(rows)), [len(files) for files in files_of]),
             subjects=np.array([people[i][0] for i in rows]),
         )
     return splits
@@ -95,14 +95,14 @@ def read_mat(path: Path) -> tuple[np.ndarray, int, str]:
 def read_brain_tumor(record: TaskRecord, root: Path) -> dict[str, Split]:
     """Numbered .mat files anywhere below; labels 1 meningioma, 2 glioma, 3 pituitary tumour; split by patient."""
     paths = sorted(root.rglob("*.mat"), key=lambda path: (len(path.stem), path.stem))
-    found = [(path, *LIMITED.call(str(path), read_mat, path)[1:]) for path in paths if path.stem.isdigit()]
-    if not found:
+    scans = [(path, *LIMITED.call(str(path), read_mat, path)[1:]) for path in paths if path.stem.isdigit()]
+    if not scans:
         raise UserError(f"task {record.name}: no numbered .mat file in {root}; unpack the four archives there")
-    labels = np.array([label - 1 for _, label, _ in found], np.int64)
-    people = np.array([hashlib.blake2b(person.encode(), digest_size=6).hexdigest() for _, _, person in found])
+    labels = np.array([label - 1 for _, label, _ in scans], np.int64)
+    people = np.array([hashlib.blake2b(person.encode(), digest_size=6).hexdigest() for _, _, person in scans])
     split = systematic_split(people, labels, test=70 / 233, val=50 / 233)
     rows = {name: np.flatnonzero(split == name) for name in SPLITS}
     return {
-        name: Split(MatImages([found[i][0] for i in at]), labels=labels[at], subjects=people[at])
+        name: Split(MatImages([scans[i][0] for i in at]), labels=labels[at], subjects=people[at])
         for name, at in rows.items()
     }

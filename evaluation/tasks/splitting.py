@@ -36,15 +36,15 @@ def systematic_split(
 def hold_out(items: Sequence[Item], subjects: Sequence[str], val: float) -> tuple[list[Item], list[Item]]:
     """Part a training list that comes without validation: (train, val), the fraction `val` of its subjects in val."""
     split = systematic_split(np.array(subjects), test=0.0, val=val)
-    train, held = (
+    train, held_out = (
         [item for item, name in zip(items, split, strict=True) if name == part] for part in ("train", "val")
     )
-    return train, held
+    return train, held_out
 
 
 def _every(count: int, fraction: float) -> np.ndarray:
     """Evenly spaced positions: about `fraction * count` of them, at least one where anything is asked for."""
     if fraction <= 0 or count == 0:
         return np.zeros(0, int)
-    wanted = min(max(round(fraction * count), 1), count)
-    return ((np.arange(wanted) + 0.5) * count / wanted).astype(int)
+    taken = min(max(round(fraction * count), 1), count)
+    return ((np.arange(taken) + 0.5) * count / taken).astype(int)

@@ -174,8 +174,8 @@ def series_files(folder: Path) -> list[Path]:
         raise UserError(f"{folder}: {len(names)} files are over the limit of {MAX_FILES} for one series; split it up")
     series, _ = group_series(read_places((name, partial(_opened, folder / name)) for name in names))
     if len(series) != 1:
-        told = f"{len(series)} DICOM series" if series else "no DICOM series"
-        raise UserError(f"{folder}: holds {told}; give a folder with the files of one")
+        content = f"{len(series)} DICOM series" if series else "no DICOM series"
+        raise UserError(f"{folder}: holds {content}; give a folder with the files of one")
     return [folder / name for name in series[0]]
 
 

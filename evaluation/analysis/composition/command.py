@@ -130,10 +130,10 @@ def fit_mixtures(options: MixtureOptions) -> Recommendation:
             raise UserError(f"images: {len(options.images)} numbers for {len(runs.groups)} groups; give one for each")
         limits = limits_of(np.array(options.images, np.float64), options.seen, options.epochs)
         runs = replace(runs, limits=limits)
-    found = recommend(runs, options.resamples, options.seed)
-    write_report(options.out, found.report)
-    draw_mixture(options.out.with_suffix(".png"), runs, found, options.runs.stem)
-    return found
+    recommendation = recommend(runs, options.resamples, options.seed)
+    write_report(options.out, recommendation.report)
+    draw_mixture(options.out.with_suffix(".png"), runs, recommendation, options.runs.stem)
+    return recommendation
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:

@@ -17,38 +17,38 @@ STEPS = 60  # of the triangle's grid on each side
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]])
 
 
-def draw_mixture(path: Path, runs: MixtureRuns, found: Recommendation, title: str) -> None:
+def draw_mixture(path: Path, runs: MixtureRuns, recommendation: Recommendation, title: str) -> None:
     """Write the picture as PNG with its words beside it."""
     figure = new_figure(7.2, 4.6)
     axes = figure.subplots()
     low, high = runs.scores.min(), runs.scores.max()
     if len(runs.groups) == 3:
-        drawn = _draw_triangle(axes, runs, found, low, high)
+        drawn = _draw_triangle(axes, runs, recommendation, low, high)
     else:
-        drawn = _draw_lines(axes, runs, found, low, high)
+        drawn = _draw_lines(axes, runs, recommendation, low, high)
     figure.colorbar(drawn, ax=axes, label="score", shrink=0.85)
-    gain = found.report["gain_over_uniform"]
-    told = "" if gain["low"] > 0 else "; not told apart"
-    axes.set_title(f"{title}: {found.report['chosen']} response, {gain['value']:+.4f} ({gain['low']:+.4f}, "
-                   f"{gain['high']:+.4f}) over uniform{told}", fontsize=8)  # fmt: skip
+    gain = recommendation.report["gain_over_uniform"]
+    verdict = "" if gain["low"] > 0 else "; not told apart"
+    axes.set_title(f"{title}: {recommendation.report['chosen']} response, {gain['value']:+.4f} ({gain['low']:+.4f}, "
+                   f"{gain['high']:+.4f}) over uniform{verdict}", fontsize=8)  # fmt: skip
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.08), ncols=3, frameon=False)
     save_figure(figure, path, "\n".join([f"Mixtures of {', '.join(runs.groups)}, {title}.",
-                                         *recommendation_lines(found.report)]))  # fmt: skip
+                                         *recommendation_lines(recommendation.report)]))  # fmt: skip
 
 
-def _draw_triangle(axes: "Axes", runs: MixtureRuns, found: Recommendation, low: float, high: float) -> Any:
+def _draw_triangle(axes: "Axes", runs: MixtureRuns, recommendation: Recommendation, low: float, high: float) -> Any:
     """The response over the triangle, the runs on it, and where the optima of resamples lie."""
     grid = np.array([(i, j, STEPS - i - j) for i in range(STEPS + 1) for j in range(STEPS + 1 - i)]) / STEPS
     reachable = np.abs(within_limits(grid, runs.limits) - grid).sum(axis=1) < 1e-9
-    surface = np.where(reachable, -found.response(grid), np.nan)
+    surface = np.where(reachable, -recommendation.response(grid), np.nan)
     places = grid @ CORNERS
     x, y = places.T
     axes.scatter(x, y, c=surface, s=26, marker="h", vmin=low, vmax=high, cmap="viridis", linewidths=0, alpha=0.55)
-    x, y = (found.optima @ CORNERS).T
+    x, y = (recommendation.optima @ CORNERS).T
     axes.scatter(x, y, s=7, color="white", edgecolor=COLOURS[1], linewidth=0.6,
                  label="best of a resample")  # fmt: skip
     drawn = _scatter_runs(axes, runs, low, high)
-    best = np.array([share["value"] for share in found.report["shares"].values()])
+    best = np.array([share["value"] for share in recommendation.report["shares"].values()])
     axes.plot(*(best @ CORNERS), marker="*", markersize=16, color=COLOURS[1], markeredgecolor="white",
               linestyle="none", label="recommended")  # fmt: skip
     for name, corner, shift in zip(runs.groups, CORNERS, ((-6, -12), (6, -12), (0, 8)), strict=True):
@@ -68,7 +68,7 @@ def _scatter_runs(axes: "Axes", runs: MixtureRuns, low: float, high: float) -> A
     return drawn
 
 
-def _draw_lines(axes: "Axes", runs: MixtureRuns, found: Recommendation, low: float, high: float) -> Any:
+def _draw_lines(axes: "Axes", runs: MixtureRuns, recommendation: Recommendation, low: float, high: float) -> Any:
     """A line for each run over its shares, coloured by score, and the recommended shares with their intervals."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -78,7 +78,7 @@ def _draw_lines(axes: "Axes", runs: MixtureRuns, found: Recommendation, low: flo
     for row in np.argsort(runs.scores):
         line = ":" if runs.held_out[row] else "-"
         axes.plot(places, runs.shares[row], line, color=colours.to_rgba(runs.scores[row]), linewidth=1.2, alpha=0.8)
-    shares = list(found.report["shares"].values())
+    shares = list(recommendation.report["shares"].values())
     values = np.array([share["value"] for share in shares])
     reach = np.abs(np.array([[share["low"] for share in shares], [share["high"] for share in shares]]) - values)
     axes.errorbar(places, values, yerr=reach, fmt="*-", markersize=13, linewidth=2, color=COLOURS[1], capsize=3,

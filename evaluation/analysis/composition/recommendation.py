@@ -117,9 +117,9 @@ def recommendation_lines(report: dict[str, Any]) -> list[str]:
     lines = []
     for name, quality in report["responses"].items():
         lack = quality["lack_of_fit"]
-        told = f", lack of fit p {lack['p']:.3f}" if "p" in lack else ""
+        misfit = f", lack of fit p {lack['p']:.3f}" if "p" in lack else ""
         lines.append(f"{name:<12} held out: error {quality['mae']:.4f}, R2 {quality['r2']:.3f}, "
-                     f"rank {quality['spearman']:.3f}{told}")  # fmt: skip
+                     f"rank {quality['spearman']:.3f}{misfit}")  # fmt: skip
     differ = report["differ"]
     lines.append(
         differ.get("reason") or f"mixtures against seeds: p {differ['p']:.3f} (SD of seeds {differ['seed_sd']:.4f})"

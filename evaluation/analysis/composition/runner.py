@@ -95,19 +95,19 @@ def run_mixtures(options: RunOptions) -> dict[str, Any]:
     scores = score_mixtures(plan, plan.mixtures, out)
     runs = {task: _runs(plan, plan.mixtures, values) for task, values in scores.items()}
     _write_mixtures(out / "mixtures.csv", plan, scores)
-    found: dict[str, Recommendation] = {}
+    recommendations: dict[str, Recommendation] = {}
     for task, of_task in runs.items():
-        found[task] = recommend(of_task, options.resamples, plan.seed)
+        recommendations[task] = recommend(of_task, options.resamples, plan.seed)
         name = "mixture.png" if task == MEAN else f"mixture-{task}.png"
-        draw_mixture(out / name, of_task, found[task], "mean over tasks" if task == MEAN else task)
-        print("\n".join([f"\n{task}", *recommendation_lines(found[task].report)]))
+        draw_mixture(out / name, of_task, recommendations[task], "mean over tasks" if task == MEAN else task)
+        print("\n".join([f"\n{task}", *recommendation_lines(recommendations[task].report)]))
     report: dict[str, Any] = {
         "seen": plan.seen, "images": dict(zip(plan.groups, plan.images.tolist(), strict=True)),
-        "reports": {task: each.report for task, each in found.items()},
+        "reports": {task: each.report for task, each in recommendations.items()},
     }  # fmt: skip
     if plan.content.get("confirm", 0):
-        fresh = fresh_mixtures(plan, found[MEAN].report)
-        confirmed = compare_fresh(score_mixtures(plan, fresh, out)[MEAN], found[MEAN].report)
+        fresh = fresh_mixtures(plan, recommendations[MEAN].report)
+        confirmed = compare_fresh(score_mixtures(plan, fresh, out)[MEAN], recommendations[MEAN].report)
         report["confirmed"] = confirmed
         print("\n".join(confirmation_lines(confirmed)))
     write_text(out / "mixture.json", json.dumps(report, indent=1) + "\n")

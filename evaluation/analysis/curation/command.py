@@ -146,12 +146,12 @@ def _columns(options: CurateOptions, names: list[str]) -> dict[str, np.ndarray]:
             "dataset, config and split that were embedded"
         )
     rows = [places[name] for name in names]
-    found = {}
+    columns_by_name = {}
     for column in (name for name in COLUMNS if name in table.features):
         classes = getattr(table.features[column], "names", None)
         values = table[column]
-        found[column] = np.array([str(classes[values[row]] if classes else values[row]) for row in rows])
-    return found
+        columns_by_name[column] = np.array([str(classes[values[row]] if classes else values[row]) for row in rows])
+    return columns_by_name
 
 
 def thinned(values: np.ndarray, rows: np.ndarray) -> dict[str, Any]:

@@ -30,13 +30,13 @@ class Tree:
 
     def sizes(self) -> list[np.ndarray]:
         """Rows in each cluster of each level, empty ones as 0."""
-        found = [np.bincount(self.assignments[0])]
+        levels = [np.bincount(self.assignments[0])]
         for below, labels in zip(self.assignments, self.assignments[1:], strict=False):
             sizes = np.zeros(len(labels), np.int64)
-            sizes[: len(found[-1])] = found[-1]
+            sizes[: len(levels[-1])] = levels[-1]
             assert len(labels) > below.max()
-            found.append(np.bincount(labels, weights=sizes).astype(np.int64))
-        return found
+            levels.append(np.bincount(labels, weights=sizes).astype(np.int64))
+        return levels
 
 
 def build_tree(
@@ -60,14 +60,14 @@ def build_tree(
             raise UserError(f"{k} clusters of {len(points)} rows at level {level + 1}; give fewer clusters")
         centroids = lloyd(points, seed_centroids(points, k, seed), LLOYD_STEPS)
         for again in range(resamplings if r > 1 else 0):
-            found = assign(points, centroids)
-            rows = nearest_rows(found.labels, found.distances, r)
+            assignment = assign(points, centroids)
+            rows = nearest_rows(assignment.labels, assignment.distances, r)
             if len(rows) < k:
                 break
             centroids = lloyd(points, seed_centroids(points, k, seed + again + 1, rows), LLOYD_STEPS, rows)
-        found = assign(points, centroids)
-        assignments.append(found.labels)
-        distances = found.distances if level == 0 else distances
+        assignment = assign(points, centroids)
+        assignments.append(assignment.labels)
+        distances = assignment.distances if level == 0 else distances
         points = centroids
     return Tree(assignments, distances)
 

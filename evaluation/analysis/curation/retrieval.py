@@ -24,14 +24,14 @@ def neighbours(features: np.ndarray, queries: np.ndarray, count: int) -> tuple[n
     """
     if features.shape[1] != queries.shape[1]:
         raise UserError(f"features of {features.shape[1]} and {queries.shape[1]} numbers; embed both with one model")
-    count, wanted = min(count, len(features)), unit(queries)
+    count, targets = min(count, len(features)), unit(queries)
     rows = np.zeros((len(queries), 0), np.int64)
     cosines = np.zeros((len(queries), 0), np.float32)
     for place, block in blocks(features):
         rows = np.concatenate(
             [rows, np.broadcast_to(np.arange(place.start, place.stop), (len(queries), len(block)))], 1
         )
-        cosines = np.concatenate([cosines, wanted @ unit(block).T], axis=1)
+        cosines = np.concatenate([cosines, targets @ unit(block).T], axis=1)
         best = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
         rows, cosines = np.take_along_axis(rows, best, 1), np.take_along_axis(cosines, best, 1)
     return rows, cosines

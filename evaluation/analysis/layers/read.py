@@ -81,7 +81,7 @@ def read_layers(encoder: Encoder, images: Images, batch_size: int, label: str = 
 
 def read_heads(encoder: Encoder, images: Images, label: str = "") -> Heads | None:
     """What each head looks at; None where the model does not tell its attention."""
-    found: list[list[np.ndarray]] = []
+    per_block: list[list[np.ndarray]] = []
     for batch in _batches(images, ATTENTION_BATCH, label or f"{encoder.name} attention"):
         pixels = encoder.preprocess(batch)
         blocks = block_attention(encoder, pixels)
@@ -92,9 +92,9 @@ def read_heads(encoder: Encoder, images: Images, label: str = "") -> Heads | Non
         for attention in (block.cpu().numpy() for block in blocks):
             among = patch_attention(attention, attention.shape[-1] - grid[0] * grid[1])
             measures = (attention_distance(among, distances), attention_entropy(attention), attention_nmi(among))
-            found.append([measure.sum(axis=0) for measure in measures])
+            per_block.append([measure.sum(axis=0) for measure in measures])
     depth = count_layers(encoder)
-    totals = [np.sum(found[layer::depth], axis=0) for layer in range(depth)]  # each (3, H)
+    totals = [np.sum(per_block[layer::depth], axis=0) for layer in range(depth)]  # each (3, H)
     return Heads(*np.stack(totals, axis=1) / len(images))
 
 

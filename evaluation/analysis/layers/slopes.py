@@ -29,7 +29,7 @@ def layer_slopes(rows: list[Row], sizes: dict[str, tuple[str, float]]) -> list[R
         "smallest", "largest": the measure of the smallest and the largest model, "sizes"}, of every measure above 0
         that at least two sizes of the family have. Values between two layers are taken from both in proportion.
     """
-    found = []
+    slopes = []
     families = list(dict.fromkeys(family for family, _ in sizes.values()))
     for family in families:
         models = sorted((name for name, (own, _) in sizes.items() if own == family), key=lambda name: sizes[name][1])
@@ -39,9 +39,9 @@ def layer_slopes(rows: list[Row], sizes: dict[str, tuple[str, float]]) -> list[R
             if len(set(x)) < 2 or any(curve is None for curve in curves):
                 continue
             table = np.stack([curve for curve in curves if curve is not None])  # (models, depths)
-            found += [_slope(family, measure, depth, x, table[:, k]) for k, depth in enumerate(DEPTHS)
+            slopes += [_slope(family, measure, depth, x, table[:, k]) for k, depth in enumerate(DEPTHS)
                       if (table[:, k] > 0).all()]  # fmt: skip
-    return found
+    return slopes
 
 
 def _curve(rows: list[Row], model: str, measure: str) -> np.ndarray | None:
@@ -80,13 +80,13 @@ def slope_lines(slopes: list[Row]) -> list[str]:
                 continue
             best = max(mine, key=lambda row: row["a"])
             end = "" if best["low"] is None else f" ({best['low']:.4f}, {best['high']:.4f})"
-            told = "" if best["low"] is not None and best["low"] > 0 else ", not told from 0"
+            verdict = "" if best["low"] is not None and best["low"] > 0 else ", not told from 0"
             lines.append(f"{family}, {CURVES[measure]}: gains most at depth {best['depth']:.1f}, slope "
-                         f"{best['a']:.4f}{end}{told}; at the end {mine[-1]['a']:.4f}")  # fmt: skip
+                         f"{best['a']:.4f}{end}{verdict}; at the end {mine[-1]['a']:.4f}")  # fmt: skip
     return lines
 
 
-def _draw(path: Path, slopes: list[Row], words: str) -> None:
+def _draw(path: Path, slopes: list[Row], description: str) -> None:
     measures = [name for name in CURVES if any(row["measure"] == name for row in slopes)]
     columns = min(4, len(measures))
     lines = -(-len(measures) // columns)
@@ -104,7 +104,7 @@ def _draw(path: Path, slopes: list[Row], words: str) -> None:
     for axes in grid[len(measures) :]:
         axes.set_visible(False)
     grid[0].legend(fontsize=6)
-    save_figure(figure, path, words)
+    save_figure(figure, path, description)
 
 
 def _draw_family(axes: Any, rows: list[Row], family: str, colour: str) -> None:

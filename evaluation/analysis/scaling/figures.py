@@ -110,12 +110,12 @@ def draw_mean(axes: Axes, analysis: Analysis, with_published: bool = False) -> N
     sizes = [x for fit in analysis.means.values() for x in fit.x]
     for series, fit in analysis.means.items():
         _draw_fit(axes, analysis, series, fit)
-    for series, held in analysis.references.items():
-        if set(held) != set(analysis.tasks):
+    for series, of_tasks in analysis.references.items():
+        if set(of_tasks) != set(analysis.tasks):
             continue  # a mean over fewer tasks is no companion of the others'
-        x = next(iter(held.values()))[0]
+        x = next(iter(of_tasks.values()))[0]
         colour, marker = _look(analysis, series)
-        score = float(np.mean([score for _, score in held.values()]))
+        score = float(np.mean([score for _, score in of_tasks.values()]))
         axes.plot([x], [score], linestyle="", marker=marker, color=colour, markersize=8, label=series)
     if with_published:
         _draw_published_curves(axes, analysis)

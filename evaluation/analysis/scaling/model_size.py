@@ -65,10 +65,10 @@ def objective_of(family: str) -> str:
     Raises:
         UserError: the name tells neither.
     """
-    words = family.lower()
-    if "mae" in words or words.endswith("-m"):
+    lowered = family.lower()
+    if "mae" in lowered or lowered.endswith("-m"):
         return "mae"
-    if "dino" in words or words.endswith("-d"):
+    if "dino" in lowered or lowered.endswith("-d"):
         return "dino"
     raise UserError(f"cannot tell the objective of family {family!r}, which --axis compute needs; "
                     "add a column objective to the points, or name it so that it contains dino or mae")  # fmt: skip

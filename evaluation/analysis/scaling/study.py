@@ -263,8 +263,8 @@ def probe_values(path: Path, probe: dict[str, Any]) -> dict[str, Any]:
 
 def _resolve_tasks(path: Path, tasks: Any) -> list[str]:
     """The names of `tasks`, paths among them relative to the study file; a known name is no path."""
-    words = tasks if isinstance(tasks, list) else str(tasks).split(",")
-    names = [str(word).strip() for word in words]
+    entries = tasks if isinstance(tasks, list) else str(tasks).split(",")
+    names = [str(word).strip() for word in entries]
     known = {*GROUPS, *read_records()}
     return [name if name in known else resolve(path, name) for name in names if name]
 
@@ -289,9 +289,9 @@ def pretrain(plan: Plan, out: Path) -> None:
             print(f"[{number}/{len(plan.runs)}] {run.name}: trained already", flush=True)
             continue
         write_text(stamp, json.dumps(run.fingerprint(), indent=1) + "\n")
-        words = run.words(folder, plan.launch)
-        print(f"[{number}/{len(plan.runs)}] {run.name}: {shlex.join(words)}", flush=True)
-        status = subprocess.run(words, check=False, env=_environment()).returncode
+        command = run.words(folder, plan.launch)
+        print(f"[{number}/{len(plan.runs)}] {run.name}: {shlex.join(command)}", flush=True)
+        status = subprocess.run(command, check=False, env=_environment()).returncode
         if status or not (folder / "model" / "config.json").is_file():
             raise UserError(f"pretraining {run.name} ended with status {status} and left no model; mend what it "
                             "says above and run the same command again")  # fmt: skip
@@ -328,14 +328,14 @@ def probe_options(plan: Plan, out: Path) -> RunOptions:
 def probe_words(plan: Plan, out: Path) -> list[str]:
     """The same as words of a command, to be shown."""
     options = probe_options(plan, out)
-    words = [word for model in options.model for word in ("--model", model)]
+    arguments = [word for model in options.model for word in ("--model", model)]
     for key in plan.probe:
         value, flag = getattr(options, key), f"--{key.replace('_', '-')}"
         if value is True:
-            words.append(flag)
+            arguments.append(flag)
         elif value is not False:
-            words += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
-    return [*words, "--out", str(options.out)]
+            arguments += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return [*arguments, "--out", str(options.out)]
 
 
 def by_method(records: Iterable[Row], runs: list[ProbeRun], tasks: list[str]) -> dict[str, list[Row]]:
@@ -372,8 +372,8 @@ def points(plan: Plan, records: list[Row], out: Path) -> list[dict[str, Any]]:
                 continue
             row = {"family": run.family, "params_millions": parameters, "task": record["task"], **score,
                    "images_millions": images}  # fmt: skip
-            told = {"subset": run.subset, "objective": run.objective}
-            rows.append(row | {name: value for name, value in told.items() if value})
+            columns = {"subset": run.subset, "objective": run.objective}
+            rows.append(row | {name: value for name, value in columns.items() if value})
     return rows
 
 

@@ -70,7 +70,7 @@ def _columns(problem: Problem) -> int:
 def _joined(problem: Problem) -> Problem:
     """The problem whose training cases are those of training and validation."""
     parts = {"features": problem.features, "labels": problem.labels}
-    both = {kind: np.concatenate([held["train"], held["val"]]) for kind, held in parts.items()}
+    both = {kind: np.concatenate([splits["train"], splits["val"]]) for kind, splits in parts.items()}
     return replace(
         problem,
         features={**problem.features, "train": both["features"]},

@@ -147,17 +147,17 @@ def disparities(rates: dict[str, Row]) -> dict[str, Row]:
         "ratio": smallest over largest}}; rates that fewer than two groups define are left out. The demographic parity
         difference is that of `selection_rate`, the equalised odds difference the larger of those of `tpr` and `fpr`.
     """
-    found: dict[str, Row] = {}
+    gaps: dict[str, Row] = {}
     for name, overall in rates[""].items():
         values = [row[name] for group, row in rates.items() if group and row[name] is not None]
         if len(values) < 2:
             continue
-        found[name] = {
+        gaps[name] = {
             "difference": max(values) - min(values),
             "difference_to_overall": max(abs(value - overall) for value in values),
             "ratio": min(values) / max(values) if max(values) > 0 else 1.0,
         }
-    return found
+    return gaps
 
 
 def from_median(rates: dict[str, Row], name: str = "tpr") -> dict[str, float]:
@@ -175,13 +175,13 @@ def shifted_aucs(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> 
         negatives}}, None where there are fewer than `LEAST` of either.
     """
     groups = check_groups(groups, len(labels))
-    found = {}
+    aucs = {}
     for name in np.unique(groups):
         inside = groups == name
         chosen = {"bpsn": np.where(labels == 1, ~inside, inside), "bnsp": np.where(labels == 1, inside, ~inside)}
         rows = {key: _group_auc(labels, scores, members, None) for key, members in chosen.items()}
-        found[str(name)] = {key: row.get("auc") for key, row in rows.items()}
-    return found
+        aucs[str(name)] = {key: row.get("auc") for key, row in rows.items()}
+    return aucs
 
 
 def bands(name: str, values: np.ndarray) -> np.ndarray:

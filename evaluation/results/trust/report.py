@@ -165,8 +165,8 @@ def group_lines(rows: list[Row]) -> list[str]:
         else:
             head += row["reason"]
         slopes = {name: each["slope"] for name, each in row.get("calibration", {}).items() if name and "slope" in each}
-        told = [f"{name} {s['value']:.2f} ({s['low']:.2f}, {s['high']:.2f})" for name, s in slopes.items()]
-        head += f"; calibration slope {', '.join(told)}" if told else ""
+        slope_texts = [f"{name} {s['value']:.2f} ({s['low']:.2f}, {s['high']:.2f})" for name, s in slopes.items()]
+        head += f"; calibration slope {', '.join(slope_texts)}" if slope_texts else ""
         lines.append(head + (f"; no AUC of {', '.join(few)}" if few else ""))
     return lines
 
