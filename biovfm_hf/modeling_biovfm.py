@@ -543,7 +543,8 @@ class BioVFMModel(BioVFMPreTrainedModel):
         config, device = self.config, batches[0].device
         if config.position_embedding_type != "rope":
             return [None] * len(self.layers)
-        dtype = getattr(torch, config.rope_dtype)
+        # onnxruntime has no sines of bfloat16
+        dtype = torch.float32 if torch.onnx.is_in_onnx_export() else getattr(torch, config.rope_dtype)
         head = config.hidden_size // config.num_attention_heads
         periods = rotary_periods(head, config.rope_base, config.rope_min_period, config.rope_max_period, dtype, device)
         places = []
