@@ -298,6 +298,7 @@ def search(
     top: int = 8,
     strict: bool = False,
     device: str | None = None,
+    index: bool = False,
 ) -> list[dict[str, Any]]:
     """Find the images most like each example, write `search.json` and, with `images`, draw the contact sheet.
 
@@ -312,6 +313,8 @@ def search(
         top: how many for each example.
         strict: end with exit status 1 where an example had to be left out.
         device: torch device (default: cuda where there is one, else cpu).
+        index: keep a faiss index beside the features: of a million vectors, later searches read a fiftieth, and
+            may miss some (needs biovfm-hf[search]).
 
     Returns:
         What search.json holds: of each example {"query": file name, "found": [{"id", "similarity"}, ...]}, the most

@@ -32,6 +32,7 @@ from ..encoders.pooling import POOL_HELP, POOLS, case_features
 from ..encoders.processes import process_group
 from ..tasks.images import FileImages, Images, Joined, Readable, read_image
 from ..tasks.volume_cases import AXES_HELP, SLICES, SLICES_HELP, CaseSlices, Slicing, find_volumes, open_cases
+from .nearest import vector_lengths
 
 KNOWN_SUFFIXES = tuple(suffix for name in IMAGE_SUFFIXES for suffix in (name, f"{name}.gz"))
 BEFORE_CROP = 256 / 224  # of their input size: what models that crop the centre resize to before, as a rule
@@ -39,6 +40,9 @@ PRECISIONS = ("fp32", "bf16")
 DEVICE_HELP = "torch device (default: cuda where there is one, else cpu)"
 NO_FRAME, EVERY_FRAME = "none", "all"
 LEFT_OUT, PRIVATE_SOURCES = "left_out", "private_sources"
+_ROW_GROUP = 1 << 14  # vectors that are read at a time
+LENGTH = "length"  # column of the vectors' Euclidean lengths
+_COMPRESSION = {"id": "zstd", LENGTH: "none", "features.list.element": "none"}  # numbers do not shrink
 KEEP, WITHHOLD = "keep", "withhold"
 UNRECORDED = "a folder without a record"
 """Stands for the private source that every folder is of which no record says otherwise."""
@@ -109,7 +113,7 @@ class Features:
     """A features file: the images' ids, their vectors (N, D) float32, what these were made with, what was left out.
 
     `left_out` has a reason for each image that could not be read and each other file of the folder, by its id;
-    `private_sources` the ids of the private sources of a dataset.
+    `private_sources` the ids of the private sources of a dataset; `lengths` the vectors' (N,), where they are known.
     """
 
     names: list[str]
@@ -117,6 +121,7 @@ class Features:
     made_with: dict[str, str]
     left_out: dict[str, str] = field(default_factory=dict)
     private_sources: tuple[str, ...] = ()
+    lengths: np.ndarray | None = None
 
     @property
     def withheld(self) -> bool:
@@ -416,8 +421,14 @@ def write_features(out: Path, features: Features) -> None:
     """
     arrow, parquet = require("pyarrow", "eval"), require("pyarrow.parquet", "eval")
     flat = arrow.array(np.ascontiguousarray(features.vectors, np.float32).reshape(-1))
-    column = arrow.FixedSizeListArray.from_arrays(flat, features.vectors.shape[1])
-    table = arrow.table({"id": arrow.array(features.names), "features": column})
+    number = arrow.field("element", arrow.float32(), nullable=False)  # without marks of nulls a third of the time
+    kind = arrow.list_(number, features.vectors.shape[1])
+    column = arrow.FixedSizeListArray.from_arrays(flat, type=kind)
+    fields = {"id": arrow.string(), "features": kind, LENGTH: arrow.float32()}
+    schema = arrow.schema([arrow.field(name, kind, nullable=False) for name, kind in fields.items()])
+    table = arrow.table(
+        [arrow.array(features.names, arrow.string()), column, vector_lengths(features.vectors)], schema=schema
+    )
     about = {**features.made_with, LEFT_OUT: features.left_out, PRIVATE_SOURCES: features.private_sources}
     table = table.replace_schema_metadata({"biovfm": json.dumps(about)})
     try:
@@ -425,7 +436,9 @@ def write_features(out: Path, features: Features) -> None:
             if out.suffix.lower() == ".csv":
                 _write_csv(temporary, features)
             else:
-                parquet.write_table(table, temporary)
+                parquet.write_table(
+                    table, temporary, use_dictionary=False, compression=_COMPRESSION, row_group_size=_ROW_GROUP
+                )
         write_left_out(_beside(out), features.left_out)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror or error}); free some disk space") from error
@@ -481,19 +494,33 @@ def _beside(out: Path) -> Path:
     return out.with_name(f"{out.name}.{LEFT_OUT}.csv")
 
 
-def read_features(path: Path) -> Features:
-    """Read what `write_features` wrote.
+def read_features(path: Path, vectors: bool = True) -> Features:
+    """Read what `write_features` wrote; without `vectors`, of which there are none then, a thousandth of it.
 
     Raises:
         UserError: no such file, or not one of ours.
     """
     arrow, parquet = require("pyarrow", "eval"), require("pyarrow.parquet", "eval")
     try:
-        table = parquet.read_table(path)
-        made_with = json.loads(table.schema.metadata[b"biovfm"])
-        column = table["features"].combine_chunks()
-        vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
+        file = parquet.ParquetFile(path, memory_map=True)
+        made_with = json.loads(file.schema_arrow.metadata[b"biovfm"])
         left_out, private = made_with.pop(LEFT_OUT, {}), made_with.pop(PRIVATE_SOURCES, [])
-        return Features(table["id"].to_pylist(), vectors, made_with, left_out, tuple(map(str, private)))
+        names = file.read(columns=["id"])["id"].to_pylist()
+        matrix = _read_vectors(file) if vectors else np.empty((0, 0), np.float32)
+        lengths = file.read(columns=[LENGTH])[LENGTH].to_numpy() if LENGTH in file.schema_arrow.names else None
+        return Features(names, matrix, made_with, left_out, tuple(map(str, private)), lengths)
     except (OSError, KeyError, TypeError, ValueError, arrow.ArrowException) as error:
         raise UserError(f"{path} is no features file ({error}); write it with: biovfm embed") from error
+
+
+def _read_vectors(file: Any) -> np.ndarray:
+    """The vectors of an open features file, float32 (N, D), a group of rows at a time, so that they are held once."""
+    vectors, done = np.empty((0, 0), np.float32), 0
+    for group in range(file.num_row_groups):
+        column = file.read_row_group(group, columns=["features"], use_threads=False)["features"].combine_chunks()
+        part = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+        if not done:
+            vectors = np.empty((file.metadata.num_rows, part.shape[1]), np.float32)
+        vectors[done : done + len(part)] = part
+        done += len(part)
+    return vectors

@@ -7,15 +7,26 @@ import re
 import tracemalloc
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from safetensors import SafetensorError
 
 from biovfm_hf.cards.provenance import Provenance, read_provenance, write_provenance
 from biovfm_hf.errors import UserError
-from evaluation.commands.embed import EmbedOptions, embed, main, open_images, read_features, read_places
+from evaluation.commands import nearest
+from evaluation.commands.embed import (
+    EmbedOptions,
+    Features,
+    embed,
+    main,
+    open_images,
+    read_features,
+    read_places,
+    write_features,
+)
+from evaluation.commands.nearest import most_similar
 from evaluation.commands.search import main as search
-from evaluation.commands.search import most_similar
 from evaluation.encoders.load import Encoder, load_encoder
 from tests.dataset_builder.conftest import write_dicom
 
@@ -310,6 +321,45 @@ def test_most_similar_is_the_sorted_cosine():
     assert np.array_equal(rows, np.argsort(-whole, axis=1)[:, :6])
     np.testing.assert_allclose(similarity, -np.sort(-whole, axis=1)[:, :6])
     assert most_similar(vectors, queries, 99)[0].shape == (3, 40)
+
+
+def test_lengths_are_stored_with_the_vectors_and_used(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    vectors[7] = 0
+    path = tmp_path / "f.parquet"
+    write_features(path, Features([str(n) for n in range(40)], vectors, {"model": "m"}))
+    features = read_features(path)
+    np.testing.assert_array_equal(features.vectors, vectors)
+    np.testing.assert_allclose(features.lengths, np.maximum(np.linalg.norm(vectors, axis=1), 1e-12), rtol=1e-6)
+    known = most_similar(vectors, vectors[:3], 6, features.lengths)
+    for one, other in zip(known, most_similar(vectors, vectors[:3], 6), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    ids = read_features(path, vectors=False)
+    assert ids.names == features.names and not ids.vectors.size
+    table = pq.read_table(path)
+    assert table.column_names == ["id", "features", "length"] and table["features"][3].as_py() == vectors[3].tolist()
+
+
+def test_an_index_finds_what_the_exact_search_finds(tmp_path, monkeypatch):
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(50, 24))
+    vectors = (centres[rng.integers(0, 50, 4000)] + 0.3 * rng.normal(size=(4000, 24))).astype(np.float32)
+    path = tmp_path / "f.parquet"
+    write_features(path, Features([str(n) for n in range(4000)], vectors, {"model": "m"}))
+    index = nearest.Index(path)
+    assert not index.fresh
+    index.build(vectors)
+    rows, similarity = index.most_similar(vectors[:100], 10)
+    exact, cosines = most_similar(vectors, vectors[:100], 10)
+    shared = [len(set(one) & set(other)) for one, other in zip(rows.tolist(), exact.tolist(), strict=True)]
+    assert np.mean(shared) > 9.5 and (rows[:, 0] == exact[:, 0]).all()
+    np.testing.assert_allclose(similarity[:, 0], cosines[:, 0], atol=1e-5)
+    assert nearest.Index(path).fresh
+    write_features(path, Features([str(n) for n in range(39)], vectors[:39], {"model": "m"}))
+    assert not nearest.Index(path).fresh
+    with pytest.raises(UserError, match="39 vectors need no index"):
+        nearest.Index(path).build(vectors[:39])
 
 
 def test_a_search_does_not_copy_the_vectors():

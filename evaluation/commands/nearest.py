@@ -1,0 +1,117 @@
+"""The vectors most like a few others: exactly, by one product, or through an index of faiss that is kept on disk."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from biovfm_hf.errors import UserError, require
+from biovfm_hf.writing.files import atomic_path, write_text
+
+PROBES = 32  # cells of the index that are looked into for each query
+_TRAINING = 64  # vectors for each cell that the cells are learnt from
+_LEAST = 1000  # vectors that are worth an index
+
+
+class Index:
+    """A faiss index beside a features file: unit vectors in about 4 sqrt(N) cells, of which PROBES are looked into.
+
+    It is mapped from disk, so that a search reads those cells alone. Cosines that it gives are exact; of the vectors
+    most alike some can be missed that lie in other cells.
+
+    Args:
+        features: the features file.
+    """
+
+    def __init__(self, features: Path) -> None:
+        self._faiss = require("faiss", "search")
+        status = features.stat()
+        self._file = features.with_name(f"{features.name}.faiss")
+        self._about = {"size": status.st_size, "changed": status.st_mtime_ns}
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it is there, and of the file as it is now."""
+        try:
+            return self._file.is_file() and json.loads(self._note.read_text(encoding="utf-8")) == self._about
+        except (FileNotFoundError, ValueError):
+            return False
+
+    def build(self, vectors: np.ndarray) -> None:
+        """Index vectors (N, D).
+
+        Raises:
+            UserError: there are too few to be worth it.
+        """
+        count, width = vectors.shape
+        if count < _LEAST:
+            raise UserError(f"{count} vectors need no index; search without --index")
+        cells = round(4 * count**0.5)
+        metric = self._faiss.METRIC_INNER_PRODUCT
+        index = self._faiss.IndexIVFFlat(self._faiss.IndexFlatIP(width), width, cells, metric)
+        index.cp.min_points_per_centroid = 1
+        chosen = np.random.default_rng(0).permutation(count)[: _TRAINING * cells]
+        index.train(_unit(vectors[chosen]))
+        for start in range(0, count, 65_536):
+            index.add(_unit(vectors[start : start + 65_536]))
+        with atomic_path(self._file) as path:
+            self._faiss.write_index(index, str(path))
+        write_text(self._note, json.dumps(self._about))
+
+    def most_similar(self, queries: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `most_similar`; fewer than `top` where the cells hold fewer, which have the row -1."""
+        index: Any = self._faiss.read_index(str(self._file), self._faiss.IO_FLAG_MMAP)
+        if queries.shape[1] != index.d:
+            raise UserError(f"vectors have {index.d} numbers, the example {queries.shape[1]}; use the same model")
+        index.nprobe = PROBES
+        similarity, rows = index.search(_unit(queries), min(top, index.ntotal))
+        return rows, similarity
+
+    @property
+    def _note(self) -> Path:
+        return self._file.with_name(f"{self._file.name}.json")
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(vectors / vector_lengths(vectors)[:, None], np.float32)
+
+
+def most_similar(
+    vectors: np.ndarray, queries: np.ndarray, top: int, lengths: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `top` most similar rows for each query: (row numbers (Q, top), cosine similarities (Q, top)).
+
+    The vectors are multiplied where they lie: a number for each row and query is all the memory that it takes.
+
+    Args:
+        vectors: (N, D).
+        queries: (Q, D).
+        top: how many; at most N are given.
+        lengths: (N,) of the vectors, where they are known.
+
+    Raises:
+        UserError: the widths differ.
+    """
+    if vectors.shape[1] != queries.shape[1]:
+        raise UserError(f"vectors have {vectors.shape[1]} numbers, the example {queries.shape[1]}; use the same model")
+    similarity = (queries / vector_lengths(queries)[:, None]) @ vectors.T
+    similarity /= vector_lengths(vectors) if lengths is None else lengths
+    top = min(top, len(vectors))
+    rows = np.stack([_largest(row, top) for row in similarity])
+    return rows, np.take_along_axis(similarity, rows, 1)
+
+
+def vector_lengths(vectors: np.ndarray) -> np.ndarray:
+    """The lengths (N,) of vectors (N, D), by blocks that fit a cache; at least 1e-12."""
+    lengths = np.empty(len(vectors), vectors.dtype)
+    for start in range(0, len(vectors), 2048):
+        block = vectors[start : start + 2048]
+        np.einsum("nd,nd->n", block, block, out=lengths[start : start + 2048])
+    return np.maximum(np.sqrt(lengths), 1e-12)
+
+
+def _largest(values: np.ndarray, count: int) -> np.ndarray:
+    """Places of the `count` largest values, the largest first."""
+    places = np.argpartition(values, len(values) - count)[len(values) - count :]
+    return places[np.argsort(-values[places], kind="stable")]
