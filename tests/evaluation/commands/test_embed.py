@@ -62,7 +62,7 @@ def test_plain_readers_open_it(features):
     import pandas
 
     frame = pandas.read_parquet(features)
-    assert list(frame.columns) == ["id", "features"] and len(frame.features[0]) == 64
+    assert list(frame.columns) == ["id", "features", "length"] and len(frame.features[0]) == 64
 
 
 def test_datasets_are_embedded_too(tmp_path, tiny_model, class_folder):
