@@ -64,7 +64,8 @@ examples:
 
 A volume (NIfTI, MHA, NRRD, with --series a folder of DICOM files) is one row: its slices, pooled. OUT has one row per
 image: `id` (the path below the folder, or of the dataset row; PATH:frame:N for one of several
-frames), `features` (float32) and their Euclidean `length`. What they were made with is in the file's metadata under `biovfm`. What cannot be
+frames), `features` (float32) and their Euclidean `length`.
+What they were made with is in the file's metadata under `biovfm`. What cannot be
 read is left out, and named with the reason in the metadata and in OUT.left_out.csv. Where paths name patients,
 `--paths withhold` makes ids of keyed hashes; OUT.paths.csv, for your own folder, says which is which. A killed run
 continues when started again."""
