@@ -223,8 +223,9 @@ def embed(
         strict: end with exit status 1 where an image had to be left out.
         batch_size: images at once.
         device: torch device (default: cuda where there is one, else cpu).
-        precision: bf16 keeps two to three digits of a feature; a CPU with AMX embeds about twice as fast in it,
-            one without bfloat16 instructions slower (default: bf16 on a GPU that has it, else fp32).
+        precision: bf16 keeps two to three digits of a feature; a CPU with bfloat16 instructions (AMX,
+            AVX512-BF16) embeds about twice as fast in it, another slower (default: bf16 on a GPU that has it,
+            else fp32).
         compile: embed through torch.compile; compiling takes seconds for a ViT, longer for a convolutional net,
             so it can pay where a GPU embeds for many minutes; on a CPU it is slower (measured).
 
@@ -416,8 +417,9 @@ def probe(
             the middle one; --method mil weighs them.
         batch_size: images at once.
         device: torch device (default: cuda where there is one, else cpu).
-        precision: bf16 keeps two to three digits of a feature; a CPU with AMX embeds about twice as fast in it,
-            one without bfloat16 instructions slower (default: bf16 on a GPU that has it, else fp32).
+        precision: bf16 keeps two to three digits of a feature; a CPU with bfloat16 instructions (AMX,
+            AVX512-BF16) embeds about twice as fast in it, another slower (default: bf16 on a GPU that has it,
+            else fp32).
         compile: embed through torch.compile; compiling takes seconds for a ViT, longer for a convolutional net,
             so it can pay where a GPU embeds for many minutes; on a CPU it is slower (measured).
         cache: where features are kept (default: OUT/cache).
@@ -668,8 +670,9 @@ def reproduce(
         resamples: of the bootstrap; tests of many differences take more.
         batch_size: images at once.
         device: torch device (default: cuda where there is one, else cpu).
-        precision: bf16 keeps two to three digits of a feature; a CPU with AMX embeds about twice as fast in it,
-            one without bfloat16 instructions slower (default: bf16 on a GPU that has it, else fp32).
+        precision: bf16 keeps two to three digits of a feature; a CPU with bfloat16 instructions (AMX,
+            AVX512-BF16) embeds about twice as fast in it, another slower (default: bf16 on a GPU that has it,
+            else fp32).
         cache: where features are kept (default: OUT/cache).
 
     Returns:

@@ -54,8 +54,8 @@ COMPILE_HELP = (
     "where a GPU embeds for many minutes; on a CPU it is slower (measured)"
 )
 PRECISION_HELP = (
-    "bf16 keeps two to three digits of a feature; a CPU with AMX embeds about twice as fast in it, one without "
-    "bfloat16 instructions slower (default: bf16 on a GPU that has it, else fp32)"
+    "bf16 keeps two to three digits of a feature; a CPU with bfloat16 instructions (AMX, AVX512-BF16) embeds about "
+    "twice as fast in it, another slower (default: bf16 on a GPU that has it, else fp32)"
 )
 EXAMPLES = """\
 examples:
