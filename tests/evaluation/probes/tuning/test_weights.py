@@ -3,6 +3,7 @@
 import pytest
 import torch
 import transformers
+from transformers.initialization import no_init_weights
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.errors import UserError
@@ -29,7 +30,7 @@ def apart_giant():
 
 @pytest.fixture(params=[joint_giant, apart_giant], ids=["joint", "apart"], scope="module")
 def giant(request):
-    with torch.device("meta"), transformers.initialization.no_init_weights():
+    with torch.device("meta"), no_init_weights():
         return request.param()
 
 
