@@ -8,6 +8,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from dataset_builder.catalog.records import load_source
+
+RECORD = {"id": "mine", "name": "Mine", "modality": "CT", "anatomies": ["lung"], "items": ["**/*.png"], "train": "all"}
+
 
 def picture(seed: int, height: int = 64, width: int = 64, channels: int = 0) -> np.ndarray:
     """Smooth random structure, uint8: every seed looks different, as anatomy does, and survives resizing."""
@@ -121,3 +125,16 @@ def small_raw(tmp_path: Path) -> tuple[Path, str]:
         ),
     ]
     return raw, ",".join(map(str, sources))
+
+
+@pytest.fixture
+def record(tmp_path):
+    """Writes RECORD with changes (None removes a key) and loads it."""
+
+    def write(**changes):
+        data = {key: value for key, value in {**RECORD, **changes}.items() if value is not None}
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump(data), encoding="utf-8")
+        return load_source(path)
+
+    return write

@@ -15,6 +15,7 @@ from dataset_builder.catalog.globs import compile_glob
 from dataset_builder.catalog.load import load_catalog
 from dataset_builder.catalog.records import load_source
 from dataset_builder.catalog.source import MODALITIES, anatomies
+from tests.dataset_builder.conftest import RECORD
 
 BENCHMARKS = {
     *(
@@ -29,21 +30,7 @@ BENCHMARKS = {
     ),
     *("TissueMNIST", "OrganAMNIST", "OrganCMNIST", "OrganSMNIST", "NoduleMNIST3D"),
 }
-RECORD = {"id": "mine", "name": "Mine", "modality": "CT", "anatomies": ["lung"], "items": ["**/*.png"], "train": "all"}
 FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture
-def record(tmp_path):
-    """Writes RECORD with changes (None removes a key) and loads it."""
-
-    def write(**changes):
-        data = {key: value for key, value in {**RECORD, **changes}.items() if value is not None}
-        path = tmp_path / "mine.yaml"
-        path.write_text(yaml.safe_dump(data), encoding="utf-8")
-        return load_source(path)
-
-    return write
 
 
 # The catalogue

@@ -24,22 +24,9 @@ from dataset_builder.item import Item
 from dataset_builder.plan.listing import list_items
 from dataset_builder.readers import archives
 from dataset_builder.readers.archive import members
+from tests.dataset_builder.conftest import RECORD
 
-RECORD = {"id": "mine", "name": "Mine", "modality": "CT", "anatomies": ["lung"], "items": ["**/*.png"], "train": "all"}
 FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture
-def record(tmp_path):
-    """Writes RECORD with changes (None removes a key) and loads it."""
-
-    def write(**changes):
-        data = {key: value for key, value in {**RECORD, **changes}.items() if value is not None}
-        path = tmp_path / "mine.yaml"
-        path.write_text(yaml.safe_dump(data), encoding="utf-8")
-        return load_source(path)
-
-    return write
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from dataset_builder.build import build
 from dataset_builder.dataset.check import faults
+from tests.fuzz.run import damaged
 
 RECORD = {
     "access": "open",  # of a published source all names are shown, so that each file can be found again
@@ -116,26 +117,6 @@ def samples(folder: Path, make) -> dict[str, bytes]:
                 tar.addfile(entry, io.BytesIO(found[suffix]))
         found[name] = (folder / f"a.{name}").read_bytes()
     return found
-
-
-def damaged(data: bytes, rng: random.Random) -> bytes:
-    """Cut off, bits flipped, bytes overwritten (most often in the header), a piece repeated, or plain noise."""
-    changed = bytearray(data)
-    way = rng.randrange(7)
-    if way == 0:
-        return data[: rng.randrange(len(data))]
-    if way in (1, 2):
-        for _ in range(rng.choice((1, 3, 30))):
-            changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
-    elif way in (3, 4):
-        for _ in range(rng.choice((1, 4, 16))):
-            changed[rng.randrange(min(400, len(changed)))] = rng.choice((0, 1, 127, 128, 255, rng.randrange(256)))
-    elif way == 5:
-        start = rng.randrange(len(changed))
-        changed[start:start] = changed[: rng.randrange(1, 2000)]
-    else:
-        return rng.randbytes(rng.randrange(2000))
-    return bytes(changed)
 
 
 def fuzzed(tmp_path: Path, make, count: int, seed: int) -> tuple[Path, str]:
