@@ -26,6 +26,7 @@ from .limited import LIMITED
 SKIPPED_FOLDERS = {"__MACOSX"}
 NOT_INPUT = "its name is of no image format that is read"
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_PNG_HEADER = 33  # bytes of the signature and the first chunk
 _BASELINE, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
 _MAX_PLAIN_BYTES = 512 << 20
 _MAX_PLAIN_SIDE = 1 << 16  # of a PNG: libpng takes memory for each row besides the pixels; JPEG ends here by itself
@@ -151,7 +152,7 @@ def _plain(source: Path | bytes) -> bytes | None:
 
 def _is_plain_png(data: bytes) -> bool:
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
-    if not (0 < width * height <= MAX_PIXELS and max(width, height) <= _MAX_PLAIN_SIDE):
+    if len(data) < _PNG_HEADER or not (0 < width * height <= MAX_PIXELS and max(width, height) <= _MAX_PLAIN_SIDE):
         return False
     return data[24] <= 8 and b"IEND" in data[-12:] and b"acTL" not in data[:4096]
 

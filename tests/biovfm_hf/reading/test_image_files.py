@@ -1,0 +1,24 @@
+"""Which files are decoded without a limited process: complete ones alone, however they were cut."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.reading.image_files import is_plain, read_uint8
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_a_file_cut_anywhere_is_not_plain(form):
+    whole = io.BytesIO()
+    Image.new("L", (8, 8), 77).save(whole, form)
+    data = whole.getvalue()
+    assert is_plain(data)
+    assert not any(is_plain(data[:size]) for size in range(len(data) - 12))
+
+
+def test_the_first_bytes_of_a_png_are_one_line_of_error():
+    data = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x08\0\0\0\x08"
+    with pytest.raises(UserError, match="cut"):
+        read_uint8(data, name="cut.png")
