@@ -429,7 +429,8 @@ def probe(
         by: also gaps between groups of test cases, such as sex,age,site: columns of a CSV list, or what a task's
             source tells.
         corrupt: also errors on test images as worse acquisition would give them: MedMNIST-C's corruptions at five
-            severities (linear, knn; each corruption and severity is one more embedding of the test images).
+            severities (probes of frozen features; each corruption and severity is one more embedding of the test
+            images).
         corruptions: with --corrupt, whose corruptions for tasks that MedMNIST-C has not.
         save_masks: segmentation: write every predicted mask to OUT/masks/: nifti (of volumes), png, or auto,
             which is NIfTI of volumes and PNG of images (not for fewshot).

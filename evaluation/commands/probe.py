@@ -120,7 +120,7 @@ class RunOptions:
     corrupt: bool = option(
         False,
         "also errors on test images as worse acquisition would give them: MedMNIST-C's corruptions at five severities "
-        "(linear, knn; each corruption and severity is one more embedding of the test images)",
+        "(probes of frozen features; each corruption and severity is one more embedding of the test images)",
         group=HOW,
     )
     corruptions: str | None = option(
@@ -144,7 +144,7 @@ class RunOptions:
         if self.stratify and not any(probe.stratifies for probe in probes):
             raise UserError(f"stratify does nothing for {', '.join(self.method)}")
         if self.corrupt and not any(probe.corrupts for probe in probes):
-            raise UserError(f"corrupt does nothing for {', '.join(self.method)}; it is for linear and knn")
+            raise UserError(f"corrupt does nothing for {', '.join(self.method)}; it is for probes of frozen features")
         if self.corruptions and not self.corrupt:
             raise UserError("corruptions does nothing without corrupt")
         if self.out.exists() and not self.out.is_dir():
