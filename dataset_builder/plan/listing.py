@@ -18,9 +18,9 @@ from biovfm_hf.reading.image_files import NOT_INPUT, has_no_suffix, is_dicom
 from ..catalog.selection import HIDDEN_FILE, UNNAMED, Selection, looks_like_image
 from ..catalog.source import NOT_ESTABLISHED, ItemRule, Source
 from ..item import Item, Part
-from ..readers.archive import members
 from ..readers.archives import UNREADABLE, BrokenArchive, Member, is_archive, is_zip, list_members, zip_members
 from ..readers.hdf5 import EXPANDERS
+from ..readers.members import members
 from ..readers.picture import first_bytes, opening
 from .folders import Entry, Folders, is_hidden_folder
 from .runs import Run, items_of_runs

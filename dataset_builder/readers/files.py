@@ -13,9 +13,9 @@ from biovfm_hf.pixels import MAX_PIXELS, Pixels, Volume
 
 from ..item import Item, Part
 from ..limits import MAX_FRAMES, MAX_MEMBER_BYTES, MAX_PAGES, MAX_VOLUME_BYTES, TOO_LARGE, Refused
-from .archive import members
 from .archives import list_members
 from .intensity import Setting, mapped
+from .members import members
 from .picture import Picture, first_bytes, opening
 from .png import plain_png
 from .volume import sliced

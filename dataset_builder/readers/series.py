@@ -16,9 +16,9 @@ from biovfm_hf.pixels import Pixels
 
 from ..item import Item
 from ..limits import MAX_MEMBER_BYTES, MAX_SERIES_FILES, MAX_VOLUME_BYTES, TOO_LARGE, Refused
-from .archive import members
 from .files import bounded, pictures
 from .intensity import Setting
+from .members import members
 from .picture import Open, Picture, Unread, opening
 from .volume import sliced, time_points
 

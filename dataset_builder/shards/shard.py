@@ -31,7 +31,7 @@ from ..plan.plan import Plan, Unit, load_plan
 from ..plan.privacy import locator, privacy_of, stored_path
 from ..plan.stamps import stamp_of
 from ..progress import ProgressFile
-from ..readers import archive
+from ..readers import members
 from ..schema import CANDIDATES, KEPT, LINE_GROUP, PARTS, ROW_GROUP, GroupWriter, line_writer, row_writer, rows_of
 from ..screening.hashing import sha256_of_file
 from ..screening.rules import RULES, Rule
@@ -283,8 +283,8 @@ def _feeds(raw: Path, items: list[Item], reasons: list[str | None]) -> list[Feed
 def _feeder(item: Item) -> Callable[[Path, Sequence[Item]], Feed] | None:
     """What passes through an archive to give an input's bytes, None for an input that is opened by itself."""
     if item.kind == "dicom_series":
-        return archive.series if streamed(item) else None
-    return archive.members if _in_archive(item) else None
+        return members.series if streamed(item) else None
+    return members.members if _in_archive(item) else None
 
 
 def _in_archive(item: Item) -> bool:

@@ -23,7 +23,7 @@ from dataset_builder.catalog.records import load_source
 from dataset_builder.item import Item
 from dataset_builder.plan.listing import list_items
 from dataset_builder.readers import archives
-from dataset_builder.readers.archive import members
+from dataset_builder.readers.members import members
 from tests.dataset_builder.conftest import RECORD
 
 FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -22,7 +22,7 @@ from biovfm_hf.errors import UserError
 from dataset_builder import readers
 from dataset_builder.item import Item
 from dataset_builder.limits import MAX_MEMBER_BYTES, Refused, refusal
-from dataset_builder.readers import archive, dicom, png
+from dataset_builder.readers import dicom, members, png
 from dataset_builder.readers.archives import list_members
 from dataset_builder.readers.picture import Unread, opening
 from dataset_builder.readers.slicing import VIEWS
@@ -642,9 +642,9 @@ def test_a_damaged_mat_is_refused_or_read(data):
 # --- archives
 
 
-def members(path: Path) -> list[tuple[str, bytes | Refused]]:
+def listed_members(path: Path) -> list[tuple[str, bytes | Refused]]:
     items = [Item(path.name, m.name, "image", size=m.size, offset=m.offset) for m in list_members(path)]
-    return [(str(item.member), data) for item, data in archive.members(path, items)]
+    return [(str(item.member), data) for item, data in members.members(path, items)]
 
 
 @pytest.mark.parametrize("suffix", ["zip", "tar", "tar.gz", "tgz"])
@@ -661,13 +661,13 @@ def test_members_are_read_in_place(tmp_path, suffix):
                 entry = tarfile.TarInfo(name)
                 entry.size = len(data)
                 file.addfile(entry, io.BytesIO(data))
-    assert dict(members(path)) == contents
+    assert dict(listed_members(path)) == contents
 
 
 def test_other_zip_methods(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as file:
         file.writestr("a.png", b"x" * 5000)
-    assert members(tmp_path / "a.zip") == [("a.png", b"x" * 5000)]
+    assert listed_members(tmp_path / "a.zip") == [("a.png", b"x" * 5000)]
 
 
 def test_a_damaged_member_costs_only_itself(tmp_path):
@@ -678,7 +678,7 @@ def test_a_damaged_member_costs_only_itself(tmp_path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 255
     path.write_bytes(data)
-    found = dict(members(path))
+    found = dict(listed_members(path))
     assert [isinstance(value, Refused) for value in found.values()] == [False, True, False]
 
 
@@ -687,10 +687,10 @@ def test_a_member_that_lies_about_its_size(tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a.png", bytes(50 * 2**20))
     small = Item("bomb.zip", "a.png", "image", size=1000, offset=0)
-    ((_, answer),) = list(archive.members(path, [small]))
+    ((_, answer),) = list(members.members(path, [small]))
     assert isinstance(answer, Refused) and answer.outcome == "too large"
     huge = Item("bomb.zip", "a.png", "image", size=MAX_MEMBER_BYTES + 1, offset=0)
-    ((_, answer),) = list(archive.members(path, [huge]))
+    ((_, answer),) = list(members.members(path, [huge]))
     assert isinstance(answer, Refused) and answer.outcome == "too large"
 
 
@@ -701,7 +701,7 @@ def test_encrypted_and_truncated_archives(tmp_path):
     data = bytearray(path.read_bytes())
     data[6] |= 1  # the flag of encryption in the local header
     path.write_bytes(data)
-    ((_, answer),) = members(path)
+    ((_, answer),) = listed_members(path)
     assert isinstance(answer, Refused) and "encrypted" in answer.detail
     with tarfile.open(tmp_path / "b.tar.gz", "w:gz") as tar:
         for n in range(3):
@@ -711,5 +711,5 @@ def test_encrypted_and_truncated_archives(tmp_path):
     whole = (tmp_path / "b.tar.gz").read_bytes()
     items = [Item("b.tar.gz", f"{n}.png", "image", size=200_000) for n in range(3)]
     (tmp_path / "b.tar.gz").write_bytes(whole[: len(whole) // 2])
-    answers = [answer for _, answer in archive.members(tmp_path / "b.tar.gz", items)]
+    answers = [answer for _, answer in members.members(tmp_path / "b.tar.gz", items)]
     assert [isinstance(answer, Refused) for answer in answers] == [False, True, True]

@@ -14,7 +14,7 @@ from dataset_builder import readers
 from dataset_builder.catalog.records import load_source
 from dataset_builder.item import Item
 from dataset_builder.plan.listing import list_items
-from dataset_builder.readers import archive
+from dataset_builder.readers import members
 from dataset_builder.readers.picture import Unread
 from dataset_builder.readers.slicing import VIEWS
 
@@ -112,7 +112,7 @@ def pack(place, files, where):
 
 def source_of(raw, item):
     if any(part.offset is None for part in item.members):
-        ((_, data),) = archive.series(raw / item.path, [item])
+        ((_, data),) = members.series(raw / item.path, [item])
         return data
     return raw / item.path
 
