@@ -781,7 +781,8 @@ def leaderboard(
         results: results files or folders, model folders, Hub repositories.
         out: folder for the page.
         export: page: the page alone; space: a static Space too.
-        dataset: what a model was pretrained on, to flag overlaps that its build.json tells; again for each model.
+        dataset: the dataset that a model was pretrained on, a folder or a Hub id, to flag overlaps that its
+            build.json tells; again for each model.
         title: heading of the page.
 
     Returns:

@@ -89,15 +89,15 @@ def _board(
 
 def _told_apart(method: str, metric: str, comparisons: Sequence[Comparison]) -> dict[str, dict[tuple[str, str], int]]:
     """{task: {(a, b): 1 where a is better than b, -1 where worse, 0 where they are not told apart}}."""
-    found: dict[str, dict[tuple[str, str], int]] = {}
+    signs: dict[str, dict[tuple[str, str], int]] = {}
     for each in comparisons:
         name = f"{each.method}, {each.protocol}" if each.protocol else each.method
         if (name, each.metric) == (method, metric) and each.p_holm is not None:
             sign = (1 if each.favours_a else -1) if each.is_real else 0
-            found.setdefault(each.task, {}).update(
+            signs.setdefault(each.task, {}).update(
                 {(each.model_a, each.model_b): sign, (each.model_b, each.model_a): -sign}
             )
-    return found
+    return signs
 
 
 def _possible(model: str, there: list[str], better: dict[tuple[str, str], int]) -> tuple[int | None, int | None]:

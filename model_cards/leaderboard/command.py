@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.hub.network import is_path
 from biovfm_hf.options import argument, check_options, option, parse_options, required
 from biovfm_hf.writing.files import write_text
 
 from .. import formats
-from ..inputs.leakage import read_leakage
+from ..inputs.leakage import Leakage, read_leakage
 from ..inputs.results import interval_text, metric_label
 from ..templating import TEMPLATES, template_environment
 from .board import Board, make_boards
-from .entries import read_entries
+from .entries import fetch, read_entries
 
 EPILOG = """examples:
   biovfm leaderboard results --out board
@@ -47,8 +48,8 @@ class LeaderboardOptions:
     out: Path = required("folder for the page", metavar="DIR")
     export: str = option("page", "page: the page alone; space: a static Space too", choices=("page", "space"))
     dataset: tuple[str, ...] = option(
-        (), "what a model was pretrained on, to flag overlaps that its build.json tells; again for each model",
-        metavar="MODEL=DIR",
+        (), "the dataset that a model was pretrained on, a folder or a Hub id, to flag overlaps that its build.json "
+        "tells; again for each model", metavar="MODEL=DATASET",
     )  # fmt: skip
     title: str = option("Biomedical vision leaderboard", "heading of the page")
 
@@ -57,7 +58,7 @@ class LeaderboardOptions:
         if self.out.is_file():
             raise UserError(f"out: {self.out} is a file; give a folder")
         if wrong := next((word for word in self.dataset if "=" not in word), None):
-            raise UserError(f"dataset: {wrong!r} names no model; give MODEL=DIR")
+            raise UserError(f"dataset: {wrong!r} names no model; give MODEL=DATASET")
 
 
 def leaderboard(options: LeaderboardOptions) -> list[Board]:
@@ -87,10 +88,8 @@ def leakage_flags(datasets: tuple[str, ...], tasks: list[str]) -> dict[str, dict
     """{model: {task: what the model's pretraining data has in common with the task's benchmark}}."""
     flags: dict[str, dict[str, str]] = {}
     for word in datasets:
-        model, _, folder = word.partition("=")
-        leakage = read_leakage(Path(folder) / "build.json")
-        if leakage is None:
-            raise UserError(f"dataset: {folder} has no build.json; give a folder that biovfm build wrote")
+        model, _, dataset = word.partition("=")
+        leakage = _leakage(dataset)
         told = [(benchmark, f"{source}: {words}") for source, benchmark, words in leakage.overlaps]
         told += [(name.rpartition(" in ")[2], f"{count} images by their pixels, left out")
                  for name, count in leakage.matches.items()]  # fmt: skip
@@ -98,6 +97,17 @@ def leakage_flags(datasets: tuple[str, ...], tasks: list[str]) -> dict[str, dict
             if lines := [words for benchmark, words in told if benchmark.lower().startswith(task.lower())]:
                 flags.setdefault(model, {})[task] = "; ".join(lines)
     return flags
+
+
+def _leakage(dataset: str) -> Leakage:
+    """What the leakage guard told of a dataset folder, or of a dataset on the Hub."""
+    folder = Path(dataset)
+    if not folder.exists() and not is_path(dataset):
+        folder = fetch(dataset, "dataset", "build.json")
+    leakage = read_leakage(folder / "build.json")
+    if leakage is None:
+        raise UserError(f"dataset: {dataset} has no build.json; give a dataset that biovfm build wrote")
+    return leakage
 
 
 def board_rows(boards: list[Board]) -> list[dict[str, Any]]:

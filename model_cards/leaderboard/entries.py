@@ -6,7 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.errors import UserError, one_line, require
+from biovfm_hf.errors import UserError, require
+from biovfm_hf.hub.calls import steady
 from biovfm_hf.hub.network import heed_missing_network
 from biovfm_hf.reading.documents import finite, parse_yaml, read_text, read_yaml
 from biovfm_hf.results.record import Interval, Record
@@ -27,7 +28,7 @@ class Entry:
         score: with its interval where it is known.
         licence: of the task's data, "" if not told.
         cost: seconds, None if not told.
-        source: the file or repository it is from.
+        source: the folder, file or repository that it is from, by its name alone, since the page is to be published.
     """
 
     model: str
@@ -65,7 +66,7 @@ def read_entries(inputs: Iterable[str]) -> tuple[list[Entry], list[Comparison]]:
         if (path / EVAL_RESULTS).is_dir():
             entries += hub_entries(path, path.resolve().name)
         elif path.exists():
-            entries += [_entry(record, name) for record in load_results(path)]
+            entries += [_entry(record, path.resolve().name) for record in load_results(path)]
             comparisons += load_comparisons(path if path.is_dir() else path.parent)
         else:
             entries += hub_entries(fetch_results(name), name)
@@ -86,14 +87,23 @@ def fetch_results(repository: str) -> Path:
     Raises:
         UserError: there is no such repository, or no network.
     """
+    try:
+        return fetch(repository, "model", f"{EVAL_RESULTS}/*.yaml")
+    except UserError as error:
+        raise UserError(f"{repository}: neither results on disk nor a model repository ({error})") from error
+
+
+def fetch(repository: str, kind: str, files: str) -> Path:
+    """A folder with the `files` of a repository of this `kind`, fetched from the Hub.
+
+    Raises:
+        UserError: there is no such repository, or no network.
+    """
     hub = require("huggingface_hub", "cards")
     heed_missing_network()
-    try:
-        return Path(hub.snapshot_download(repository, allow_patterns=[f"{EVAL_RESULTS}/*.yaml"]))
-    except Exception as error:  # the library's own errors have no common class
-        raise UserError(
-            f"{repository}: neither results on disk nor a model repository that can be read ({one_line(error)})"
-        ) from error
+    return Path(steady(
+        lambda: hub.snapshot_download(repository, repo_type=kind, allow_patterns=[files]), f"fetching {repository}"
+    ))  # fmt: skip
 
 
 def hub_entries(folder: Path, model: str) -> list[Entry]:
@@ -107,7 +117,7 @@ def hub_entries(folder: Path, model: str) -> list[Entry]:
         rows = parse_yaml(read_text(path, 1 << 20), str(path))
         if not isinstance(rows, list):
             raise UserError(f"{path}: no list; {REMEDY}")
-        entries += [_hub_entry(row, model, f"{path}: entry {number}") for number, row in enumerate(rows, 1)]
+        entries += [_hub_entry(row, model, f"{path.name}: entry {number}") for number, row in enumerate(rows, 1)]
     return entries
 
 
@@ -115,6 +125,6 @@ def _hub_entry(row: Any, model: str, where: str) -> Entry:
     dataset = row.get("dataset") if isinstance(row, dict) else None
     value = finite(row.get("value")) if isinstance(row, dict) else None
     if not isinstance(dataset, dict) or not dataset.get("id") or not dataset.get("task_id") or value is None:
-        raise UserError(f"{where} has no dataset.id, dataset.task_id and value; {REMEDY}")
+        raise UserError(f"{model}, {where} has no dataset.id, dataset.task_id and value; {REMEDY}")
     notes = str(row.get("notes") or "as the repository tells")
     return Entry(model, str(dataset["id"]), notes, str(dataset["task_id"]), Interval(value), source=where)

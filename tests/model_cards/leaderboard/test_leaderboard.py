@@ -70,7 +70,7 @@ def test_the_hubs_evaluation_results_are_read(tmp_path):
     (board,) = leaderboard(LeaderboardOptions(results=[str(folder.parent)], out=tmp_path / "board"))
     assert board.cells["model", "bloodmnist"].entry.score.value == 0.9 and board.method == "linear probe"
     (folder / "two.yaml").write_text("- dataset: {id: bloodmnist}\n  value: 0.9\n")
-    with pytest.raises(UserError, match=r"two.yaml: entry 1 has no dataset.id"):
+    with pytest.raises(UserError, match=r"model, two.yaml: entry 1 has no dataset.id"):
         leaderboard(LeaderboardOptions(results=[str(folder.parent)], out=tmp_path / "board"))
 
 
@@ -87,6 +87,34 @@ def test_overlaps_of_pretraining_data_are_flagged(results, tmp_path):
         main([*words[:-1], f"a={tmp_path}"])
     with pytest.raises(UserError, match="names no model"):
         LeaderboardOptions(results=["x"], out=tmp_path, dataset=["data"])
+
+
+MAKE_BOARD = """
+import sys
+from huggingface_hub import HfApi
+from model_cards.leaderboard.command import main
+
+results, folder, board = sys.argv[1:]
+for name, kind in (("owner/ours", "model"), ("owner/data", "dataset")):
+    HfApi().create_repo(name, repo_type=kind)
+    HfApi().upload_folder(repo_id=name, repo_type=kind, folder_path=f"{folder}/{kind}")
+sys.exit(main([results, "owner/ours", "--out", board, "--dataset", "owner/ours=owner/data"]))
+"""
+
+
+def test_results_and_overlaps_are_fetched_from_the_hub(results, tmp_path, hub, client):
+    files = {"model/.eval_results/one.yaml": "- dataset: {id: busi, task_id: auc}\n  value: 0.9\n",
+             "dataset/build.json": json.dumps({"overlaps": [{"source": "raw", "benchmark": "busi"}]})}  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+    hub.fail("GET", "/api/datasets/owner/data", status=503)  # once: it is asked for again
+    client(MAKE_BOARD, results, tmp_path, tmp_path / "board")
+    rows = json.loads((tmp_path / "board" / "leaderboard.json").read_text())
+    (ours,) = [row for row in rows if row["model"] == "owner/ours"]
+    assert (ours["value"], ours["task"], ours["source"]) == (0.9, "busi", "one.yaml: entry 1")
+    assert ours["leakage"].startswith("raw: ")
+    assert str(tmp_path) not in "".join(path.read_text() for path in (tmp_path / "board").iterdir())
 
 
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium")
