@@ -187,5 +187,5 @@ def _open_tar(path: str, owner: tuple[int, int]) -> Any:
 def _open_zip(path: str, owner: tuple[int, int]) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(open_file(path))
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, zipfile.BadZipFile) as error:  # fsspec's own, of a server without ranges
         raise unreadable(path, error) from error

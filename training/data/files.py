@@ -1,5 +1,6 @@
 """Files by address: a folder, a file or a pattern, here or wherever fsspec reaches (`s3://`, `hf://`, ...)."""
 
+import glob
 import os
 import re
 import threading
@@ -24,6 +25,11 @@ def is_remote(address: str) -> bool:
 def is_pattern(address: str) -> bool:
     """Whether it stands for several files: `shard-{000..012}.tar`, `data/*.tar`."""
     return any(sign in address for sign in "*?{")
+
+
+def is_folder_or_name(address: str) -> bool:
+    """Whether it is a folder of this machine or a Hub id: `datasets` reads these, and a list of files of the rest."""
+    return not (is_remote(address) or is_pattern(address) or Path(address).expanduser().is_file())
 
 
 def find_files(address: str) -> list[str]:
@@ -77,7 +83,11 @@ def _find(address: str) -> list[str]:
     try:
         system, path = fsspec.core.url_to_fs(address)
         names = system.glob(path) if is_pattern(path) else system.find(path)
+        if not names and not is_pattern(path):
+            system.info(path)  # tells what is wrong, where listing does not
         return [system.unstrip_protocol(name) for name in names]
+    except FileNotFoundError as error:
+        raise UserError(f"{address} does not exist or cannot be reached; check its spelling") from error
     except Exception as error:  # missing packages, networks and rights fail in many classes
         raise unreadable(address, error) from error
 
@@ -85,8 +95,8 @@ def _find(address: str) -> list[str]:
 def _find_here(path: Path) -> list[str]:
     if path.is_dir():
         return [os.path.join(parent, name) for parent, _, names in os.walk(path) for name in names]  # noqa: PTH118
-    if is_pattern(path.name):
-        return [str(file) for file in path.parent.glob(path.name)]
+    if is_pattern(str(path)):
+        return [name for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]  # noqa: PTH207
     if not path.is_file():
         raise UserError(f"{path} does not exist; check its spelling")
     return [str(path)]

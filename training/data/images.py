@@ -17,11 +17,12 @@ from biovfm_hf.reading.rows import row_ids
 from ..settings.config import DataConfig
 from .archives import TarImages, ZipImages
 from .decode import read_image
-from .files import IMAGE_SUFFIXES, find_files, is_pattern, is_remote, read_bytes
+from .files import IMAGE_SUFFIXES, find_files, is_folder_or_name, is_pattern, is_remote, read_bytes
 from .groups import NONE_LEFT, check_filter, group_rows, name_of
-from .stream import cannot_open, open_stream, split_files
+from .stream import cannot_open, image_tables, open_stream, split_files
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")  # by `Dataset.save_to_disk`
 TRIES = 20  # images tried in place of a damaged one before the data counts as unreadable
 
 
@@ -138,10 +139,7 @@ def open_images(config: DataConfig) -> Images:
 def _open(config: DataConfig) -> Images:
     if not config.path:
         raise UserError("no data given; add --data with a dataset folder, a Hub id, or images in a folder or archive")
-    here = Path(config.path).expanduser()
-    if here.is_dir() and _is_dataset(here):
-        return _open_dataset(config)
-    if here.exists() or is_remote(config.path) or is_pattern(config.path):
+    if Path(config.path).expanduser().exists() or is_remote(config.path) or is_pattern(config.path):
         return _open_files(config)
     if _HUB_ID.fullmatch(config.path):
         return _open_dataset(config)
@@ -159,18 +157,26 @@ def _open_dataset(config: DataConfig) -> Images:
 
 
 def _open_files(config: DataConfig) -> Images:
-    """Images, archives of them, or (at an address) Parquet files, by what there is."""
+    """Images, archives of them, or a dataset, by what there is.
+
+    Raises:
+        UserError: there is nothing, or more than one of these.
+    """
     files = find_files(str(config.path))
-    if any(name.endswith(".parquet") for name in files):
+    if _is_dataset(str(config.path), files):
         return _open_dataset(config)
-    shards = [name for name in files if name.endswith(".tar")]
-    archives = [name for name in files if name.lower().endswith(".zip")]
+    kinds = _by_kind(str(config.path), files)
+    if kinds["Parquet"]:
+        return _open_dataset(config)
+    shards, archives = kinds["tar"], kinds["zip"]
     if shards or archives:
         _refuse_selection(config, "archives")
     if shards:
         _refuse_dataset_keys(config, "tar shards")
         return TarImages(shards, config.filters)
-    images = ZipImages(archives) if archives else FolderImages(str(config.path), _selected_files(config, files))
+    images = (
+        ZipImages(archives) if archives else FolderImages(str(config.path), _selected_files(config, kinds["image"]))
+    )
     for column in config.filters:
         images.group_by(column)
     _refuse_dataset_keys(config, "a zipped folder of images" if archives else "a plain folder of images")
@@ -218,17 +224,41 @@ def _check_readable(images: Images, config: DataConfig) -> None:
     )
 
 
-def _is_dataset(folder: Path) -> bool:
-    if any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json", "state.json")):
+def _is_dataset(path: str, files: Sequence[str]) -> bool:
+    """Whether `datasets` saved the files, or a card or an image folder's table says what the others are."""
+    names = {name.rpartition("/")[2] for name in files}
+    if "README.md" in names and image_tables(files):
         return True
-    return next((path for path in folder.rglob("*.parquet") if path.name != "manifest.parquet"), None) is not None
+    return not names.isdisjoint(_SAVED) or ("metadata.parquet" in names and is_folder_or_name(path))
+
+
+def _by_kind(path: str, files: Sequence[str]) -> dict[str, list[str]]:
+    """The files that images may be read from, by what they are: all of one kind.
+
+    Raises:
+        UserError: there are several kinds, of which only one would be read.
+    """
+    kinds = {
+        "Parquet": image_tables(files),
+        "tar": [name for name in files if name.endswith(".tar")],
+        "zip": [name for name in files if name.lower().endswith(".zip")],
+        "image": [name for name in files if name.lower().endswith(IMAGE_SUFFIXES)],
+    }
+    present = {kind: names for kind, names in kinds.items() if names}
+    if len(present) > 1:
+        counts = " and ".join(f"{len(names)} {kind} file(s)" for kind, names in present.items())
+        suffix = Path(next(iter(present.values()))[0]).suffix
+        raise UserError(
+            f"{path} holds {counts}, and one kind alone can be read; name it by a pattern such as {path}/*{suffix}"
+        )
+    return kinds
 
 
 def _open_table(config: DataConfig) -> TableImages:
     datasets = require("datasets", "train")
     path = str(config.path)
     try:
-        if is_remote(path):
+        if not is_folder_or_name(path):
             files = split_files(find_files(path), config.split)
             table = datasets.load_dataset("parquet", data_files={"train": files}, split="train")
         elif (Path(path) / "state.json").is_file() or (Path(path) / "dataset_dict.json").is_file():

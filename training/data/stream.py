@@ -24,10 +24,11 @@ from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.nearest import did_you_mean
 
 from ..settings.config import DataConfig
-from .files import find_files, is_remote, open_file, owner, unreadable
+from .files import find_files, is_folder_or_name, open_file, owner, unreadable
 from .groups import NONE_LEFT, check_filter, group_rows, name_of
 from .order import permute
 
+_WITHOUT_IMAGES = ("manifest.parquet", "metadata.parquet")
 _SPLITS = ("train", "validation", "test")
 _WINDOW = 4  # row groups shuffled together
 _GROUPS_PER_LANE = 16  # at least, so that lanes come out even
@@ -274,7 +275,7 @@ def open_stream(config: DataConfig) -> StreamedImages:
 def _parquet_files(config: DataConfig) -> tuple[list[str], Any]:
     """The Parquet files of the split, and the features where they are known."""
     path = str(config.path)
-    if is_remote(path):
+    if not is_folder_or_name(path):
         return split_files(find_files(path), config.split), None
     datasets = require("datasets", "train")
     try:
@@ -290,13 +291,18 @@ def _parquet_files(config: DataConfig) -> tuple[list[str], Any]:
     return files, builder.info.features
 
 
+def image_tables(files: Sequence[str]) -> list[str]:
+    """The Parquet files among them, without `biovfm build`'s manifest and what an image folder says of its files."""
+    return [name for name in files if name.endswith(".parquet") and name.rpartition("/")[2] not in _WITHOUT_IMAGES]
+
+
 def split_files(files: Sequence[str], split: str) -> list[str]:
     """The Parquet files of a split by their names (`train-00000.parquet`, `train/0.parquet`); all, where none says.
 
     Raises:
         UserError: there are files of other splits only.
     """
-    tables = [name for name in files if name.endswith(".parquet") and not name.endswith("/manifest.parquet")]
+    tables = image_tables(files)
     by_split = {name: [file for file in tables if _mentions(file, name)] for name in {split, *_SPLITS}}
     if by_split[split] or not any(by_split.values()):
         return by_split[split] or tables

@@ -1,12 +1,15 @@
 """Tar shards and zipped folders: the images of the folder that they were made of, wherever they lie."""
 
 import io
+import itertools
 import json
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
 
 import fsspec
+import pyarrow.parquet as parquet
 import pytest
 import torch
 
@@ -125,13 +128,52 @@ def test_a_run_trains_from_an_address(memory: str, tmp_path: Path) -> None:
         ("{folder}/absent.tar", "absent.tar does not exist"),
         ("{folder}/*.zip", "no images under"),
         ("nosuch://bucket/x", "cannot read nosuch://bucket/x: Protocol not known"),
-        ("memory://nowhere/at-all", "no images under"),
+        ("memory://nowhere/at-all", "memory://nowhere/at-all does not exist or"),
     ],
 )
 def test_an_address_with_nothing_is_told_in_one_line(path: str, words: str, shards: Path) -> None:
     with pytest.raises(UserError, match=words.replace("{folder}", str(shards))) as caught:
         open_images(DataConfig(path=path.replace("{folder}", str(shards))))
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_two_kinds_is_refused_by_both_names(
+    image_folder: Path, shards: Path, zipped: Path, streamed_folder: Path, tmp_path: Path
+) -> None:
+    kinds = {
+        "image": image_folder / "000.png",
+        "tar": shards / "train-00.tar",
+        "zip": zipped,
+        "Parquet": next(streamed_folder.glob("*.parquet")),
+    }
+    for pair in itertools.combinations(kinds, 2):
+        folder = tmp_path / "-".join(pair)
+        for kind in pair:
+            (folder / kind).mkdir(parents=True)
+            shutil.copy(kinds[kind], folder / kind)
+        with pytest.raises(UserError, match=r"holds 1 \w+ file\(s\) and 1 \w+ file\(s\)") as caught:
+            open_images(DataConfig(path=str(folder)))
+        assert all(f"1 {kind} file" in str(caught.value) for kind in pair)
+        if "tar" in pair:  # the remedy that it names
+            assert len(open_images(DataConfig(path=f"{folder}/**/*.tar"))) == 8
+
+
+def test_figures_of_a_card_are_no_second_kind(image_folder: Path, streamed_folder: Path, tmp_path: Path) -> None:
+    for file in streamed_folder.glob("*.parquet"):
+        shutil.copy(file, tmp_path)
+    (tmp_path / "figures").mkdir()
+    shutil.copy(image_folder / "000.png", tmp_path / "figures")
+    (tmp_path / "README.md").write_text("![samples](figures/000.png)\n")
+    assert len(open_images(DataConfig(path=str(tmp_path), streaming=True))) == 24
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_parquet_files_are_taken_by_name_and_by_pattern(streaming: bool, streamed_folder: Path) -> None:
+    paths = sorted(streamed_folder.glob("*.parquet"))
+    rows = sum(parquet.read_metadata(path).num_rows for path in paths)
+    assert len(open_images(DataConfig(path=f"{streamed_folder}/*.parquet", streaming=streaming))) == rows
+    first = open_images(DataConfig(path=str(paths[0]), streaming=streaming))
+    assert len(first) == parquet.read_metadata(paths[0]).num_rows
 
 
 def test_damaged_archives_are_named(shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
