@@ -33,6 +33,7 @@ Fragments = tuple[list[int], list[int]]  # offsets and lengths, as the Extended 
 _JPEG_FAMILY = "1.2.840.10008.1.2.4."
 _JPEG2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+_LARGE = 1 << 20
 _MAX_MOSAIC = 1 << 12  # slices
 _MAX_FRAMES = 10_000  # half a millisecond each, besides their pixels
 _NUMBER_IN_MOSAIC, _CSA_HEADER = (0x0019, 0x100A), (0x0029, 0x1010)  # private elements of Siemens
@@ -77,11 +78,25 @@ def read_dicom(source: Source) -> Content:
         return Pages(frames, file.frame, "frame", (columns, rows), volume_of)
 
 
+class _Measured:
+    """A file that is asked for no more than it holds: gigabytes that an element claims would be set aside for it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell, start = file.seek, file.tell, file.tell()
+        self._size = file.seek(0, 2)
+        file.seek(start)
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size if size < _LARGE else max(0, min(size, self._size - self.tell())))
+
+
 class _File:
     """An open DICOM file whose header has been read."""
 
     def __init__(self, source: Source) -> None:
-        self.source, self.pydicom = source, import_pydicom()
+        self.source = source = replace(source, file=_Measured(source.file))  # type: ignore[arg-type]
+        self.pydicom = import_pydicom()
         self._start = source.file.tell()
         with self.telling():
             deflated = is_deflated(self.pydicom, source.file, source.name)
@@ -129,7 +144,7 @@ class _File:
             raise TooLarge(f"{self.source.name}: {count} frames are over the limit of {limit >> 20} MiB; cut it")
         self.source.file.seek(self._start)
         whole = self.pydicom.dcmread(self.source.file, force=True)
-        return _shifted(np.asarray(self.pydicom.pixels.pixel_array(whole, **_unused_bits(dataset))), dataset)
+        return _shifted(np.asarray(self.pydicom.pixels.pixel_array(whole, **_bits(dataset))), dataset)
 
     def _stream(self, number: int) -> bytes:
         """One compressed frame. The file's pixel data begins 12 bytes on: tag, value representation and length."""
@@ -355,7 +370,7 @@ def _stream_pixels(stream: bytes) -> int:
 
 def _decoded(pydicom: Any, dataset: Any, file: BinaryIO, frame: int, fragments: Fragments | None) -> np.ndarray:
     """Decode one frame, reading no more of the file than that where the file allows it."""
-    known: dict[str, Any] = _unused_bits(dataset)
+    known = _bits(dataset)
     if fragments is not None:
         known["extended_offsets"] = fragments
     start = file.tell()
@@ -369,11 +384,17 @@ def _decoded(pydicom: Any, dataset: Any, file: BinaryIO, frame: int, fragments: 
         implicit, little = dataset.original_encoding
         explicit = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else explicit
-    return _shifted(pydicom.pixels.pixel_array(dataset, index=frame, **_unused_bits(dataset)), dataset)
+    return _shifted(pydicom.pixels.pixel_array(dataset, index=frame, **_bits(dataset)), dataset)
 
 
-def _unused_bits(dataset: Any) -> dict[str, Any]:
-    """Options that leave alone what stands below the stored bits, which pydicom takes for the lowest."""
+def _bits(dataset: Any) -> dict[str, Any]:
+    """Options that leave alone what stands below the stored bits, which pydicom takes for the lowest.
+
+    More bits stored than allocated are as many as allocated, as GDCM has it; pydicom refuses such a file.
+    """
+    allocated, stored = (int(dataset.get(name) or 0) for name in ("BitsAllocated", "BitsStored"))
+    if 0 < allocated < stored:
+        return {"bits_stored": allocated}
     return {"correct_unused_bits": False} if _is_shifted(dataset) else {}
 
 

@@ -50,7 +50,7 @@ def _values(pydicom: Any, dataset: Any, array: np.ndarray, frame: int) -> Pixels
     inverted, padding = photometric == "MONOCHROME1", _padding(dataset, array.dtype)
     table = None if _is_xray(dataset) else _first_table(dataset, "ModalityLUTSequence", array)
     if table is not None:
-        return _with_voi(dataset, frame, Pixels(table.applied(array), inverted=inverted))
+        return _with_voi(dataset, frame, table.applied(Pixels(array, inverted=inverted, padding=padding)))
     rescale = functional_group(dataset, frame, "PixelValueTransformationSequence")
     slope, intercept = float(rescale.get("RescaleSlope") or 1.0), float(rescale.get("RescaleIntercept") or 0.0)
     return _with_voi(dataset, frame, Pixels(array, slope, intercept, inverted=inverted, padding=padding))
@@ -105,7 +105,7 @@ def _with_voi(dataset: Any, frame: int, pixels: Pixels) -> Pixels:
     values = pixels.array * pixels.slope + pixels.intercept if "VOILUTSequence" in voi else pixels.array
     if (table := _first_table(voi, "VOILUTSequence", values)) is None:
         return pixels
-    return Pixels(table.applied(values), window=(0.0, float(table.top)), inverted=pixels.inverted)
+    return replace(table.applied(pixels), window=(0.0, float(table.top)))
 
 
 def _window(voi: Any) -> Window | None:
@@ -140,10 +140,19 @@ class _Table(NamedTuple):
     entries: np.ndarray
     top: int
 
-    def applied(self, values: np.ndarray) -> np.ndarray:
-        """The entries for an array of values; those before the first and behind the last take the nearest."""
-        places = np.clip(np.rint(values).astype(np.int64) - self.first, 0, len(self.entries) - 1)
-        return self.entries[places]
+    def applied(self, pixels: Pixels) -> Pixels:
+        """The entries for values, of which those before the first and behind the last take the nearest.
+
+        Padding has no entry, and stays padding: -1.
+        """
+        values = pixels.array * pixels.slope + pixels.intercept
+        entries = self.entries[np.clip(np.rint(values).astype(np.int64) - self.first, 0, len(self.entries) - 1)]
+        if pixels.padding is None:
+            return Pixels(entries, inverted=pixels.inverted)
+        outside = (pixels.array >= pixels.padding[0]) & (pixels.array <= pixels.padding[1])
+        window = (0.0, 255.0) if entries.dtype == np.uint8 else None
+        array = np.where(outside, -1, entries.astype(np.int32))
+        return Pixels(array, window=window, inverted=pixels.inverted, padding=(-1.0, -1.0))
 
 
 def _first_table(dataset: Any, name: str, values: np.ndarray) -> _Table | None:

@@ -28,6 +28,7 @@ _ENCODINGS = {
 _SIGNS = {"right": 1, "left": -1, "anterior": 1, "posterior": -1, "superior": 1, "inferior": -1}
 _LETTERS = {"r": "right", "l": "left", "a": "anterior", "p": "posterior", "s": "superior", "i": "inferior"}
 _SPATIAL = ("domain", "space", "???")
+_TIMES = ("time", "list")
 _COLOURS = ("color", "vector", "none", "complex", "point", "normal")
 
 
@@ -67,8 +68,8 @@ def _stored(fields: dict[str, str], listed: list[str]) -> Stored:
     others = [axis for axis in range(len(sizes)) if axis not in spatial]
     if len(spatial) not in (2, 3) or len(others) > 1:
         raise ValueError(f"{len(spatial)} spatial axes of {len(sizes)}")
-    colours = others == [0] and _is_colour(fields, sizes[0])
-    shape = tuple(sizes[1:] if colours else sizes)
+    colour_axis = others[0] if others and _is_colour(fields, others[0], sizes[others[0]]) else None
+    shape = tuple(size for axis, size in enumerate(sizes) if axis != colour_axis)
     affine = np.eye(4)
     for number, column in enumerate(column for column in columns if column is not None):
         affine[:3, number] = _signs(fields) * np.append(column, [0.0] * 3)[:3]
@@ -79,15 +80,18 @@ def _stored(fields: dict[str, str], listed: list[str]) -> Stored:
         affine=affine,
         encoding=_ENCODINGS[fields["encoding"].lower()],
         files=_files(fields.get("datafile", ""), listed),
-        channels=sizes[0] if colours else 1,
+        channels=1 if colour_axis is None else sizes[colour_axis],
+        channel_axis=colour_axis or 0,
         skip_lines=_count(fields, "lineskip", 0),
         skip_bytes=_count(fields, "byteskip", -1),
-        time_axis=others[0] if others and not colours else None,
+        time_axis=others[0] if others and colour_axis is None else None,
     )  # fmt: skip
 
 
-def _is_colour(fields: dict[str, str], size: int) -> bool:
-    kind = (fields.get("kinds", "").lower().split() or ["none"])[0]
+def _is_colour(fields: dict[str, str], axis: int, size: int) -> bool:
+    """Whether an axis counts colours, by its kind; without one, where it is the fastest."""
+    kinds = fields.get("kinds", "").lower().split()
+    kind = kinds[axis] if kinds else "none" if axis == 0 else "list"
     return size in (1, 3, 4) and any(word in kind for word in _COLOURS)
 
 
@@ -112,12 +116,15 @@ def _files(told: str, listed: list[str]) -> tuple[str, ...]:
 
 def _directions(fields: dict[str, str], count: int) -> list[np.ndarray | None]:
     """One column of numbers for each spatial axis, None for an axis of channels or time."""
+    kinds = fields.get("kinds", "").lower().split() or ["domain"] * count
     if "spacedirections" in fields:
         words = re.findall(r"none|\([^)]*\)", fields["spacedirections"].lower())
         if len(words) != count:
             raise ValueError("its space directions do not fit its dimension")
-        return [None if word == "none" else np.array([float(x) for x in word[1:-1].split(",")]) for word in words]
-    kinds = fields.get("kinds", "").lower().split() or ["domain"] * count
+        return [
+            None if word == "none" or kind in _TIMES else np.array([float(x) for x in word[1:-1].split(",")])
+            for word, kind in zip(words, kinds, strict=True)
+        ]
     spacings = [float(word) for word in fields.get("spacings", "").split()] or [1.0] * count
     spatial = [kind in _SPATIAL for kind in kinds]
     if sum(spatial) > 3:

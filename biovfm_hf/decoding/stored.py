@@ -34,7 +34,8 @@ class Stored:
         affine: (4, 4), voxel indices to RAS+ millimetres.
         encoding: "raw", "zlib" (which stands for gzip too), "bz2", "text" or "hex".
         files: names of the files beside the header that hold the voxels, in order; none: they follow the header.
-        channels: numbers per voxel, stored next to each other; 3 is RGB, of 4 the last is dropped.
+        channels: numbers per voxel; 3 is RGB, of 4 the last is dropped.
+        channel_axis: which axis these would be in `shape`; 0: they are stored next to each other.
         skip_lines: lines before the voxels, of each file.
         skip_bytes: bytes before the voxels, of each file, after any decompression; -1: the voxels end the file.
         time_axis: which axis counts time points, or the frames of a list; None: the fourth does, if there is one.
@@ -46,6 +47,7 @@ class Stored:
     encoding: str
     files: tuple[str, ...] = ()
     channels: int = 1
+    channel_axis: int = 0
     skip_lines: int = 0
     skip_bytes: int = 0
     time_axis: int | None = None
@@ -83,10 +85,9 @@ def read_stored(source: Source, stored: Stored) -> Content:
     if size > source.max_bytes:
         raise TooLarge(f"{source.name}: its header claims {size / 2**20:.0f} MiB of voxels, over the limit")
     data = _voxels(source, stored, size)
-    # Colours are stored next to each other: fastest axis first, they are axis 0.
-    channels = (stored.channels,) if stored.channels > 1 else ()
-    array = data.view(stored.dtype).reshape((*channels, *stored.shape), order="F")
-    array = np.moveaxis(array, 0, -1)[..., :3] if channels else array
+    axis, channels = stored.channel_axis, (stored.channels,) if stored.channels > 1 else ()
+    array = data.view(stored.dtype).reshape((*stored.shape[:axis], *channels, *stored.shape[axis:]), order="F")
+    array = np.moveaxis(array, axis, -1)[..., :3] if channels else array
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if stored.time_axis is not None:
         array = np.moveaxis(array, stored.time_axis, len(stored.shape) - 1)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from biovfm_hf.pixels import read_volume
+from biovfm_hf.errors import UserError
+from biovfm_hf.pixels import decode, read_volume
+from biovfm_hf.reading.limited import LIMITED
 from tests.biovfm_hf.decoding.samples import RNG, assert_read, built, slice_of, smooth, values_of
 from tests.dataset_builder.conftest import volume, write_dicom
 
@@ -42,6 +44,22 @@ class TestStoredBits:
     def test_words_of_32_bits(self, tmp_path, scale, dtype):
         write_dicom(tmp_path / "a.dcm", (smooth() * scale).astype(dtype), RescaleSlope="0.5")
         assert_read(tmp_path / "a.dcm", smooth() * scale * 0.5)
+
+    def test_no_more_are_stored_than_allocated(self, tmp_path):
+        """As GDCM has it; pydicom refuses the file."""
+        values = np.rint(smooth() / 16)
+        write_dicom(tmp_path / "a.dcm", values.astype(np.uint8), BitsStored=10, HighBit=9)
+        assert_read(tmp_path / "a.dcm", values)
+
+
+def test_an_element_longer_than_its_file_is_no_want_of_memory(tmp_path):
+    """Of a file of this length a worker of limited memory once told that it takes gigabytes."""
+    write_dicom(tmp_path / "a.dcm", RNG.integers(0, 9, (8, 8), np.uint8))
+    data = (tmp_path / "a.dcm").read_bytes()
+    at = data.index(b"\x08\0\x16\0UI")
+    (tmp_path / "a.dcm").write_bytes(data[: at + 4] + b"OB\0\0\xf0\xff\xff\x7f" + data[at + 8 :])
+    with pytest.raises(UserError, match="without an image"):
+        LIMITED.call("a.dcm", decode, tmp_path / "a.dcm")
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("FloatPixelData", "<f4"), ("DoubleFloatPixelData", "<f8")])

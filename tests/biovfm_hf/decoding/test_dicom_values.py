@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from biovfm_hf.errors import NoPicture
-from biovfm_hf.pixels import decode
-from tests.biovfm_hf.decoding.samples import RNG
+from biovfm_hf.pixels import decode, to_uint8
+from tests.biovfm_hf.decoding.samples import RNG, smooth
+from tests.dataset_builder.conftest import write_dicom
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -41,3 +42,19 @@ def test_objects_that_are_no_pictures_are_told_apart():
         if path is not None:
             with pytest.raises(NoPicture):
                 decode(path, slice_index=0)
+
+
+@pytest.mark.parametrize("polarity", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("sequence", ["ModalityLUTSequence", "VOILUTSequence"])
+def test_padding_is_black_behind_a_table_too(tmp_path, sequence, polarity):
+    """PS3.3 C.7.5.1.1.2: padding is no part of the picture, whatever a table makes of its number."""
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.LUTData = [4096, 0, 12], np.arange(4096, dtype="<u2")[::-1].tobytes()
+    stored = np.clip(smooth(), 200, 4000).astype(np.uint16)
+    stored[:16] = 7
+    header = {sequence: pydicom.Sequence([table]), "PixelPaddingValue": 7, "PhotometricInterpretation": polarity}
+    write_dicom(tmp_path / "a.dcm", stored, BitsStored=12, HighBit=11, **header)
+    shown = to_uint8(decode(tmp_path / "a.dcm"))
+    assert not shown[:16].any()
+    ascending = shown[16:].ravel()[np.argsort(stored[16:], axis=None)]  # the table turns it around
+    assert (ascending[:99].mean() > ascending[-99:].mean()) == (polarity == "MONOCHROME2")

@@ -125,6 +125,30 @@ def test_colours_of_pictures_and_volumes(tmp_path, kind):
             assert np.array_equal(found.array, array[..., :3].transpose(2, 1, 0, 3)[::-1, ::-1]) and found.rgb
 
 
+@pytest.mark.parametrize(("kinds", "at"), [("domain domain domain RGB-color", 3), ("domain domain 3-color", 2)])
+def test_colours_in_planes_of_their_own(tmp_path, kinds, at):
+    """As SimpleITK reads them, which moves such an axis to the front."""
+    array = RNG.integers(0, 256, (*(4, 5, 6)[:at], 3), np.uint8)
+    sizes = " ".join(map(str, array.shape))
+    header = f"NRRD0004\ntype: uchar\ndimension: {array.ndim}\nsizes: {sizes}\nkinds: {kinds}\nencoding: raw\n\n"
+    (tmp_path / "a.nrrd").write_bytes(header.encode() + array.tobytes(order="F"))
+    if at == 2:
+        assert np.array_equal(decode(tmp_path / "a.nrrd").array, array.transpose(1, 0, 2))
+    else:
+        assert np.array_equal(read_volume(tmp_path / "a.nrrd").array, array[::-1, ::-1])
+
+
+def test_a_space_with_time(tmp_path):
+    array = RNG.integers(0, 256, (4, 5, 6, 3), np.uint8)
+    fields = (
+        "sizes: 4 5 6 3\nkinds: domain domain domain time\nspace: left-posterior-superior-time\n"
+        "space directions: (1,0,0,0) (0,1,0,0) (0,0,2,0) (0,0,0,1)\nencoding: raw\n"
+    )
+    (tmp_path / "a.nrrd").write_bytes(f"NRRD0004\ntype: uchar\ndimension: 4\n{fields}\n".encode() + array.tobytes("F"))
+    volume = read_volume(tmp_path / "a.nrrd")
+    assert np.array_equal(volume.array, array[::-1, ::-1]) and volume.spacing == (1.0, 1.0, 2.0)
+
+
 def test_a_header_with_carriage_returns_comments_and_values_of_its_own(tmp_path):
     fields = "# a comment\ncontent: x: y\nencoding: raw\nmy key:=a value: with a colon\nspacings: nan 2 3\n"
     data = VOLUME.tobytes(order="F")
