@@ -70,7 +70,7 @@ def read_npy(source: Source) -> Content:
 
 
 def read_npz(source: Source) -> Content:
-    """Read the largest array of numbers in a .npz file.
+    """Read the largest array of numbers in a .npz file; of one size, one of truth values comes last.
 
     Raises:
         UserError: no such array, damaged, over `source.max_bytes`, or no picture.
@@ -85,7 +85,7 @@ def read_npz(source: Source) -> Content:
                     arrays[member] = (shape, dtype)
             if not arrays:
                 raise UserError(f"{source.name}: holds no array of numbers; leave it out")
-            largest = max(arrays, key=lambda member: math.prod(arrays[member][0]))
+            largest = max(arrays, key=lambda member: (math.prod(arrays[member][0]), arrays[member][1].kind != "b"))
             _check(*arrays[largest], source)
             with archive.open(largest) as file:
                 array = np.lib.format.read_array(file, allow_pickle=False)

@@ -74,6 +74,18 @@ def check_tiff_page(page: Any, name: str) -> None:
         check_piece(math.prod(map(int, page.chunks)) * page.dtype.itemsize, "tiles", name)
 
 
+def jpeg_frame(stream: bytes) -> tuple[int, int, int] | None:
+    """Bits, rows and columns that a JPEG or JPEG-LS stream claims in its frame header (ISO/IEC 10918-1 B.2.2)."""
+    place = 2
+    while stream[:2] == b"\xff\xd8" and place + 10 <= len(stream) and stream[place] == 0xFF:
+        marker = stream[place + 1]
+        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
+            rows, columns = (int.from_bytes(stream[at : at + 2]) for at in (place + 5, place + 7))
+            return stream[place + 4], rows, columns
+        place += 1 if marker == 0xFF else 2 + int.from_bytes(stream[place + 2 : place + 4])
+    return None
+
+
 def check_hdf5(data: Any, name: str) -> None:
     """Refuse an HDF5 data set whose values lie in another file, or claim what the file cannot hold.
 

@@ -14,6 +14,7 @@ from PIL import Image
 from ..errors import NoPicture, TooLarge, UserError, one_line, require
 from ..intensity import Pixels
 from ..volumes import Volume, canonical
+from .bounds import jpeg_frame
 from .content import Content, Pages, Source
 from .dicom_header import (
     DEFLATED,
@@ -353,19 +354,14 @@ def _check_stream(stream_of: Callable[[], bytes], name: str, max_pixels: int) ->
 def _stream_pixels(stream: bytes) -> int:
     """Return height x width (x components / 3) that a JPEG, JPEG-LS or JPEG 2000 stream claims; 0: none found.
 
-    JPEG: the frame header, ISO/IEC 10918-1 B.2.2. JPEG 2000: the SIZ segment, ISO/IEC 15444-1 A.5.1.
+    JPEG 2000: the SIZ segment, ISO/IEC 15444-1 A.5.1.
     """
     place = stream.find(b"\xff\x4f\xff\x51", 0, 4096)
     if place >= 0 and len(stream) >= place + 42:
         width, height, left, top = (int.from_bytes(stream[place + n : place + n + 4]) for n in (8, 12, 16, 20))
         return (width - left) * (height - top) * max(1, int.from_bytes(stream[place + 40 : place + 42]) // 3)
-    place = 2
-    while stream[:2] == b"\xff\xd8" and place + 10 <= len(stream) and stream[place] == 0xFF:
-        marker = stream[place + 1]
-        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
-            return int.from_bytes(stream[place + 5 : place + 7]) * int.from_bytes(stream[place + 7 : place + 9])
-        place += 1 if marker == 0xFF else 2 + int.from_bytes(stream[place + 2 : place + 4])
-    return 0
+    _, rows, columns = jpeg_frame(stream) or (0, 0, 0)
+    return rows * columns
 
 
 def _decoded(pydicom: Any, dataset: Any, file: BinaryIO, frame: int, fragments: Fragments | None) -> np.ndarray:

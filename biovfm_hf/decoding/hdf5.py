@@ -55,12 +55,12 @@ def _told(source: Source) -> Iterator[None]:
 
 
 def _largest(source: Source) -> Any:
-    """The data set with the most numbers; of one size, one of MATLAB's truth values comes last."""
+    """The data set with the most numbers; of one size, one of truth values comes last."""
     h5py = require("h5py", "data")
     arrays = list(_data_sets(h5py, h5py.File(source.file, "r"), _MAX_DEPTH))
     if not arrays:
         raise UserError(f"{source.name}: holds no array of numbers; leave it out")
-    best = max(arrays, key=lambda data: (data.size, _matlab_class(data) != "logical"))
+    best = max(arrays, key=lambda data: (data.size, data.dtype.kind != "b" and _matlab_class(data) != "logical"))
     check_hdf5(best, source.name)
     return best
 
@@ -91,7 +91,7 @@ def _data_sets(h5py: Any, group: Any, depth: int) -> Iterator[Any]:
 
 
 def _is_own_array(data: Any) -> bool:
-    numeric = data.ndim >= 2 and data.dtype.kind in "iuf" and _matlab_class(data) not in _NO_NUMBERS
+    numeric = data.ndim >= 2 and data.dtype.kind in "biuf" and _matlab_class(data) not in _NO_NUMBERS
     return numeric and data.size > 0 and not data.is_virtual and not data.external
 
 

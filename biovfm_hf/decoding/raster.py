@@ -9,14 +9,15 @@ from PIL import Image
 from ..errors import UserError, require
 from ..intensity import Pixels
 from ..pictures import as_pixels, check_size, frames_of, opened_image, oriented, page_of, reason
-from .bounds import check_image
+from .bounds import check_image, jpeg_frame
 from .content import Pages, Source, one
 
 RASTER_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".bmp", ".gif", ".webp",
 )  # fmt: skip
 _PNG, _JPEG2000 = b"\x89PNG\r\n\x1a\n", (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
-_MAX_BOXES = 1 << 20  # before the code stream of a JPEG 2000 file: a colour profile, descriptions
+_JPEG = b"\xff\xd8\xff"
+_MAX_BOXES = 1 << 20  # before the pixels of a JPEG or JPEG 2000 file: a colour profile, descriptions
 _ORIENTATION = 0x0112
 
 
@@ -31,6 +32,8 @@ def read_raster(source: Source) -> Pages:
     if start[:8] == _PNG and start[24:25] == b"\x10" and start[25:26] in (b"\2", b"\4", b"\6"):
         return one(_deep_png(source, grey=start[25:26] == b"\4"))
     if start.startswith(_JPEG2000) and (deep := _deep_jpeg2000(source)) is not None:
+        return one(deep)
+    if start.startswith(_JPEG) and (deep := _deep_jpeg(source)) is not None:
         return one(deep)
     image = opened_image(source.file, source.name, source.max_pixels)
     check_image(image, source.name)
@@ -79,6 +82,22 @@ def _deep_jpeg2000(source: Source) -> Pixels | None:
     array = require("openjpeg", "data").decode(BytesIO(source.whole()))
     check_size((array.shape[1], array.shape[0]), source.name, source.max_pixels)
     return as_pixels(array[..., 0] if array.ndim == 3 and array.shape[2] == 2 else array, "last", source.name)
+
+
+def _deep_jpeg(source: Source) -> Pixels | None:
+    """A JPEG of 12 bits, which Pillow does not read; None for all others."""
+    bits, rows, columns = jpeg_frame(source.file.read(_MAX_BOXES)) or (8, 0, 0)
+    source.file.seek(0)
+    if bits <= 8:
+        return None
+    check_size((columns, rows), source.name, source.max_pixels)
+    try:
+        array = require("imagecodecs", "data").jpeg_decode(source.whole())
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # each codec has an error of its own
+        raise UserError(f"{source.name}: not a readable JPEG ({reason(error)}); fetch the file again") from error
+    return as_pixels(array, "last", source.name)
 
 
 def _opencv() -> Any:

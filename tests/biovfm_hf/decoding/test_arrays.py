@@ -1,5 +1,6 @@
 """Arrays of numbers: which are pictures, which axis counts slices."""
 
+import h5py
 import numpy as np
 import pytest
 
@@ -45,9 +46,21 @@ def test_npz_gives_its_largest_array(tmp_path, save):
 def test_floats_of_any_range_in_a_file_are_stretched_alike(tmp_path):
     ramp = np.linspace(0, 1, 4096).reshape(64, 64)
     expected = to_uint8(decode((ramp * 1000).astype(np.float32)))
-    for scale in (1e-6, 0.00255, 0.5, 1.0, 3e5):
-        array = (ramp * scale).astype(np.float32)
+    for scale, dtype in ((1e-6, "f4"), (0.00255, "f4"), (0.5, "f4"), (1.0, "f4"), (3e5, "f4"), (1e307, "f8")):
+        array = (ramp * scale).astype(dtype)
         tifffile.imwrite(tmp_path / "a.tif", array)
         np.save(tmp_path / "a.npy", array)
         for name in ("a.tif", "a.npy"):
             assert np.abs(to_uint8(decode(tmp_path / name)).astype(int) - expected).max() <= 1, (name, scale)
+
+
+def test_of_a_mask_and_a_picture_of_one_size_the_picture_is_read(tmp_path):
+    picture = np.arange(30, dtype=np.float32).reshape(5, 6)
+    np.savez(tmp_path / "a.npz", a_mask=picture > 9, picture=picture)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["a_mask"], file["picture"] = picture > 9, picture
+    for name in ("a.npz", "a.h5"):
+        assert np.array_equal(decode(tmp_path / name).array, picture)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["a_mask"] = picture > 9
+    assert np.array_equal(to_uint8(decode(tmp_path / "a.h5")), (picture > 9) * 255)

@@ -77,3 +77,10 @@ def test_a_large_turned_jpeg_keeps_its_size(tmp_path):
     Image.fromarray(whole).save(tmp_path / "a.jpg", exif=orientation, quality=95)
     (picture,) = built(tmp_path / "a.jpg", size=100)
     assert (picture.width, picture.height) == (512, 640) and picture.pixels.shape == (320, 256)
+
+
+def test_a_jpeg_of_12_bits(tmp_path):
+    """Lossy, so within a few of 4096 levels; libjpeg-turbo writes it, and reads it for us."""
+    (tmp_path / "a.jpg").write_bytes(imagecodecs.jpeg_encode(smooth().astype(np.uint16), level=100, bitspersample=12))
+    assert np.abs(decode(tmp_path / "a.jpg").array - smooth()).max() < 20
+    assert len(np.unique(built(tmp_path / "a.jpg")[0].pixels)) > 200
