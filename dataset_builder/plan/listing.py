@@ -100,7 +100,7 @@ class _Walk:
     def _unlike(self, entry: Entry, depth: int, slices: list[str]) -> Iterator[Run | Item]:
         name, place, status, problem = entry
         if status is not None:
-            self._stamps[self._prefix + place] = stamp(status)
+            self._stamps[self._prefix + place] = stamp(self._top + place, status)
             yield from self._other(place, name, status.st_size, slices)
         elif problem is not None:
             yield self._passed_over(place, problem)
@@ -224,7 +224,7 @@ class _Walk:
         if member.outer is not None:
             inside = f"{place}/{member.outer.name}/{member.name.removeprefix(member.outer.name + '!')}"
         rule = self._selection.rule(inside)
-        if rule is None and member.offset is not None and has_no_suffix(name) and self._is_dicom(place, member):
+        if rule is None and has_no_suffix(name) and self._is_dicom(place, member):
             inside = f"{inside}.dcm"  # as a loose file is seen
             rule = self._selection.rule(inside)
         if rule is not None and rule.kind == "dicom_series" and self._selection.excluded(inside) is None:
@@ -233,6 +233,8 @@ class _Walk:
             yield self._item(place, inside, rule, member.name, _part(member))
 
     def _is_dicom(self, place: str, member: Member) -> bool:
+        if member.offset is None:
+            return is_dicom(member.start)
         ((_, data),) = members(Path(self._top + place), [_part(member).item(self._prefix + place)])
         return isinstance(data, bytes) and is_dicom(data[:132])
 

@@ -33,7 +33,7 @@ from .runs import Block, Blocks, Run
 from .stamps import stamp_of
 
 WORK = ".build"
-VERSION = 6
+VERSION = 7
 SHARD_BYTES = 100 * 2**20  # estimated bytes of rows in a shard
 SHARD_ITEMS = 20_000
 

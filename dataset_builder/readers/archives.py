@@ -1,5 +1,6 @@
 """What an archive holds, listed without unpacking and without trusting what it claims about itself."""
 
+import hashlib
 import struct
 import tarfile
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from unicodedata import category
 
+from biovfm_hf.reading.image_files import has_no_suffix
+
 from ..limits import ARCHIVES, TOO_LARGE, Refused
 
 UNREADABLE = (".rar", ".7z")
@@ -15,6 +18,8 @@ UNREADABLE = (".rar", ".7z")
 MAX_EXPANSION = 200
 ALLOWANCE = 1 << 30  # bytes that any archive may unpack to
 MAX_TAR_HEADERS = 1 << 20  # bytes that say what one member of a TAR is; a long name and its attributes take a few KiB
+_PACKED_END = 4096  # bytes that hold a packed file's last checksums
+_START = 132  # bytes of a member that tell DICOM
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, ends of lines and paragraphs
 HEADER = struct.Struct("<4s4xHH8xIIHHH4xII")  # of one entry in a ZIP's central directory
 
@@ -23,7 +28,8 @@ HEADER = struct.Struct("<4s4xHH8xIIHHH4xII")  # of one entry in a ZIP's central 
 class Member:
     """One file in an archive: its name as stored, its size unpacked, where it begins, and why it cannot be taken.
 
-    A file of a ZIP inside a ZIP is named `INNER.zip!NAME`, and begins at `offset` of the inner one.
+    A file of a ZIP inside a ZIP is named `INNER.zip!NAME`, and begins at `offset` of the inner one. `start` are the
+    first bytes of a file without a suffix that only a stream can reach.
     """
 
     name: str
@@ -31,6 +37,7 @@ class Member:
     offset: int | None  # ZIP: local header; uncompressed TAR: data; None where only a stream can reach it
     problem: str | None = None
     outer: "Member | None" = None  # the inner ZIP itself
+    start: bytes = b""
 
 
 class BrokenArchive(ValueError):
@@ -59,6 +66,27 @@ def list_members(file: Path) -> Iterator[Member]:
         return
     with file.open("rb") as opened:
         yield from zip_members(opened)
+
+
+def members_digest(file: str) -> str:
+    """A hash of what an archive says of its members, which tells it from another one of the same size and time.
+
+    Of a ZIP that is its central directory, names and checksums among it. A compressed TAR has none: the end of its
+    file tells, where gzip and bzip2 keep a checksum of all that is packed, and xz one of its last block. Empty for a
+    TAR that is not compressed, where a member is compared with its own header, and for what cannot be listed.
+    """
+    name, digest = file.lower(), hashlib.blake2b(digest_size=8)
+    if name.endswith(".tar"):
+        return ""
+    with open(file, "rb") as opened:  # noqa: PTH123 - no path to make for each of many
+        try:
+            start = _central_directory(opened)[0] if is_zip(name) else max(0, opened.seek(0, 2) - _PACKED_END)
+        except BrokenArchive:
+            return ""
+        opened.seek(start)
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def open_tar(file: Path) -> tarfile.TarFile:
@@ -127,13 +155,19 @@ def _tar_members(file: Path) -> Iterator[Member]:
                 problem = unsafe(entry.name) or (None if entry.isfile() else "a link or device inside an archive")
                 if entry.issparse():  # its bytes do not lie there in one piece
                     problem = problem or "a sparse file inside an archive: unpack it here"
-                yield Member(entry.name, entry.size, entry.offset_data if plain else None, problem)
+                start = b"" if plain or problem or not has_no_suffix(entry.name) else _first_bytes(archive, entry)
+                yield Member(entry.name, entry.size, entry.offset_data if plain else None, problem, start=start)
     except BrokenArchive:
         raise
     except Refused as refused:
         raise BrokenArchive(str(refused)) from refused
     except Exception as error:  # broken streams break tarfile and the decompressors in many ways, TypeError included
         raise BrokenArchive(f"broken archive ({type(error).__name__})") from error
+
+
+def _first_bytes(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(entry)
+    return file.read(min(entry.size, _START)) if file else b""
 
 
 def zip_members(opened: BinaryIO) -> Iterator[Member]:
