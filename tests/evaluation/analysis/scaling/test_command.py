@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from biovfm_hf.errors import UserError
 from biovfm_hf.results.published import FOLDER as PUBLISHED
 from biovfm_hf.results.published import table1
-from evaluation.analysis.scaling import figures, published
+from evaluation.analysis.scaling import analysis, figures, published
 from evaluation.analysis.scaling.analysis import analyse, slope_rows
 from evaluation.analysis.scaling.command import main
 from evaluation.analysis.scaling.tables import read_points
@@ -38,6 +38,12 @@ def undrawn(monkeypatch):
     monkeypatch.setattr(figures, "write_figures", lambda *_: [])
 
 
+@pytest.fixture
+def unlimited(monkeypatch):
+    """Skip the limits of scores where none is looked at: most of an analysis goes into their intervals."""
+    monkeypatch.setattr(analysis, "fit_saturating", lambda *_: None)
+
+
 def published_points():
     """Scores that lie on the published power laws."""
     lines = ["family,params_millions,task,auc"]
@@ -46,6 +52,7 @@ def published_points():
     return "\n".join(lines)
 
 
+@pytest.mark.usefixtures("unlimited")
 def test_published_slopes_as_points_give_slopes_and_correlations(write, tmp_path, undrawn, capsys):
     out = tmp_path / "out"
     words = [str(write(published_points())), "--properties", str(PUBLISHED / "properties.csv"), "--out", str(out)]
@@ -87,6 +94,7 @@ ENCODERS, OWN = (5.53, 21.67, 85.82, 303.35), (1, 4, 16)
 TWELVE = published.twelve()
 
 
+@pytest.mark.usefixtures("unlimited")
 @pytest.mark.parametrize(
     ("sizes", "tasks", "axis", "x", "slopes", "means", "notes"),
     [
@@ -130,6 +138,7 @@ def test_what_is_left_out_of_the_published_is_said_where_they_are_asked_for(writ
     assert "a file of slopes does not tell it" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("unlimited")
 @pytest.mark.parametrize(("tasks", "best"), [(TWELVE, 94.42), (["BreastMNIST"], 92.75), (["t", "u"], None)])
 def test_published_data_scaling_stands_beside_the_same_tasks(write, tasks, best):
     text = scores(OWN, tasks, column=",US") + scores(OWN, tasks, column=",CT").partition("\n")[2]
@@ -162,6 +171,7 @@ def drawings(tmp_path_factory):
 PROPERTIES = ("num_samples", "num_classes", "dbi", "gzip", "entropy")
 
 
+@pytest.mark.usefixtures("unlimited")
 @pytest.mark.parametrize("count", [2, 9])
 def test_legends_lie_on_nothing(drawings, count):
     names = ["BioVFM-D", "BioVFM-M", *(f"Another family {i}" for i in range(7))][:count]
@@ -177,6 +187,7 @@ def test_legends_lie_on_nothing(drawings, count):
             assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0, name
 
 
+@pytest.mark.usefixtures("unlimited")
 def test_twelve_families_have_colours_of_their_own(write):
     """Slopes above the panels are told apart by colour alone; after seven it came again."""
     found = analyse(read_points(write(scores(SIZES, "t", [f"f{i:02}" for i in range(22)]))), {})
@@ -185,6 +196,7 @@ def test_twelve_families_have_colours_of_their_own(write):
     assert len(set(looks)) == 22
 
 
+@pytest.mark.usefixtures("unlimited")
 def test_published_numbers_have_the_look_of_their_family(drawings):
     drawn = drawings(scores(SIZES, TWELVE), PROPERTIES)
     for name in ("slopes", "correlations", "summary"):
@@ -195,6 +207,7 @@ def test_published_numbers_have_the_look_of_their_family(drawings):
         assert own == theirs and len(own) == 2, name
 
 
+@pytest.mark.usefixtures("unlimited")
 def test_nine_families_look_different_and_have_all_their_slopes(drawings, write):
     text = scores(SIZES, "tu", [f"f{i}" for i in range(9)])
     found = analyse(read_points(write(text)), {})
@@ -203,6 +216,7 @@ def test_nine_families_look_different_and_have_all_their_slopes(drawings, write)
     assert {words.get_text() for words in panel.texts} == {f"{a['t']:.4f}" for a in found.slopes.values()}
 
 
+@pytest.mark.usefixtures("unlimited")
 def test_published_slopes_lie_within_the_frame(drawings):
     """OctMNIST's .0692 once lay outside, where a study's own slopes are small."""
     axes = drawings(scores(SIZES, TWELVE), PROPERTIES)["slopes"].axes[0]
@@ -263,6 +277,7 @@ def test_a_single_size_is_a_reference_beside_a_series_and_an_error_alone(write, 
         main([str(write(head + "A,5,t,80\nA,5,u,85\n")), "--out", str(tmp_path / "o")])
 
 
+@pytest.mark.usefixtures("unlimited")
 def test_a_reference_that_lacks_tasks_is_not_drawn_among_the_means(write, tmp_path):
     rows = "A,5,t,80\nA,20,t,85\nA,5,u,90\nA,20,u,91\nCLIP,86,t,60\nB,86,t,70\nB,86,u,80\n"
     found = analyse(read_points(write(HEAD + rows)), {})
@@ -287,6 +302,7 @@ def test_gaps_pair_sizes_that_differ_by_a_few_parameters(write, tmp_path, undraw
     assert [(row["x"], row["gap"]) for row in rows] == [("5", "1")]
 
 
+@pytest.mark.usefixtures("unlimited")
 def test_the_picture_of_gaps_has_every_two_families(write, monkeypatch):
     rows = "".join(f"{family},{size},t,{80 + size / 10 + number}\n"
                    for number, family in enumerate("ABC") for size in (5, 20))  # fmt: skip
