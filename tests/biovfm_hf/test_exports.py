@@ -23,6 +23,8 @@ from biovfm_hf.positions import resize_position_embeddings
 SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
 RECORDED = (2, 3, 32, 32)
 UNSEEN = [(5, 3, 32, 32), (1, 3, 48, 64), (3, 3, 16, 16)]
+# torch.export takes at least two patches a side: its graph of a convolution does not have a side of one
+ONE_PATCH = [(2, 3, 8, 8), (1, 3, 24, 8)]
 
 MODELS: dict[str, tuple[type, dict]] = {
     "encoder": (BioVFMModel, {}),
@@ -33,6 +35,7 @@ MODELS: dict[str, tuple[type, dict]] = {
     "segmentation": (BioVFMForSemanticSegmentation, {"num_labels": 3}),
     "U-Net": (BioVFMForSemanticSegmentation, {"num_labels": 3, "segmentation_head": "unet", "num_hidden_layers": 4}),
     "masked image modelling": (BioVFMForMaskedImageModeling, {}),
+    "rotary": (BioVFMModel, {"position_embedding_type": "rope", "num_register_tokens": 2, "mask_key_bias": True}),
 }
 
 
@@ -94,12 +97,38 @@ OF_SECONDS = [
 def test_exported_graphs_take_sizes_they_have_not_seen(kind: str, export: Callable, tmp_path: Path) -> None:
     model = scrambled(kind)
     graph = export(model, tmp_path)
-    for shape in UNSEEN:
-        pixels = torch.randn(shape)
-        with torch.no_grad():
-            expected = tensors(model(pixels))
-        for found, right in zip(graph(pixels), expected, strict=True):
-            torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-5)
+    for shape in UNSEEN + ONE_PATCH * (export in (jit_trace, onnx_from_trace)):
+        assert_agrees(graph, model, shape)
+
+
+def assert_agrees(graph: Callable, model: nn.Module, shape: tuple[int, ...]) -> None:
+    pixels = torch.randn(shape)
+    with torch.no_grad():
+        expected = tensors(model(pixels))
+    for tensor, right in zip(graph(pixels), expected, strict=True):
+        torch.testing.assert_close(tensor, right, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("export", [onnx_from_trace, pytest.param(onnx_from_export, marks=pytest.mark.slow)])
+def test_rotations_in_bfloat16_reach_onnx_in_float32(export: Callable, tmp_path: Path) -> None:
+    """onnxruntime has no sines of bfloat16, so a graph answers as the same weights do with `rope_dtype` float32."""
+    model = scrambled("rotary")
+    assert model.config.rope_dtype == "float32"
+    model.config.rope_dtype = "bfloat16"
+    graph = export(model, tmp_path)
+    pixels = torch.randn(1, 3, 48, 64)
+    with torch.no_grad():
+        rounded = model(pixels).last_hidden_state
+    assert (graph(pixels)[0] - rounded).abs().max() > 1e-5
+    model.config.rope_dtype = "float32"
+    assert_agrees(graph, model, (1, 3, 48, 64))
+
+
+def test_an_image_of_one_patch_exports_at_its_own_size() -> None:
+    model = scrambled("encoder")
+    program = torch.export.export(model, (), {"pixel_values": torch.randn(2, 3, 8, 8)})
+    assert_agrees(lambda pixels: tensors(program.module()(pixel_values=pixels)), model, (2, 3, 8, 8))
 
 
 @pytest.mark.filterwarnings("ignore")
