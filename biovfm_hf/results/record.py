@@ -25,8 +25,8 @@ class Record:
 
     `revision` and `data` are digests of the weights and of the task's images and labels. An entry of `metrics` is a
     mapping with `value`, `low` and `high` (of some, more) or a number; an undefined one is None, or its value is None.
-    `warnings` are what may make the task's scores wrong. `further` are what a probe adds. A field that is None is not
-    in the file.
+    `lower_is_better` names the metrics of which the better model has the lower value. `warnings` are what may make the
+    task's scores wrong. `further` are what a probe adds. A field that is None is not in the file.
     """
 
     model: str
@@ -40,6 +40,7 @@ class Record:
     resamples: int | None = None
     kind: str | None = None
     primary: str | None = None
+    lower_is_better: list[str] | None = None
     classes: list[str] | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     undefined: Mapping[str, str] | None = None

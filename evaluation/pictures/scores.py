@@ -215,7 +215,7 @@ def draw_few_shot(path: Path, task: str, records: list[Row]) -> None:
 
 
 def rank_table(records: list[Row]) -> tuple[list[str], np.ndarray]:
-    """Models and their primary metric on every task that all of them have, (tasks, models).
+    """Models and their primary metric on every task that all of them have, (tasks, models); distances are negative.
 
     Without models of several weights, and tasks of several data.
     """
@@ -227,7 +227,8 @@ def rank_table(records: list[Row]) -> tuple[list[str], np.ndarray]:
     for record in records:
         entry = record["metrics"].get(record["primary"])
         if entry is not None:
-            values.setdefault(record["task"], {})[record["model"]] = entry["value"]
+            sign = -1 if record["primary"] in (record.get("lower_is_better") or ()) else 1
+            values.setdefault(record["task"], {})[record["model"]] = sign * entry["value"]
     whole = [[scores_of[model] for model in models] for scores_of in values.values() if set(models) <= set(scores_of)]
     return models, np.array(whole).reshape(len(whole), len(models))
 
@@ -237,34 +238,34 @@ def draw_ranks(path: Path, method: str, records: list[Row]) -> None:
     models, values = rank_table(records)
     if min(values.shape) < 2:
         return
-    found = rank_models(values)
-    order = np.argsort(found.ranks, kind="stable")
-    figure = new_figure(6.2, 1.2 + 0.32 * len(models) + 0.16 * len(found.groups))
+    ranking = rank_models(values)
+    order = np.argsort(ranking.ranks, kind="stable")
+    figure = new_figure(6.2, 1.2 + 0.32 * len(models) + 0.16 * len(ranking.groups))
     axes = figure.add_subplot()
     for line, number in enumerate(order):
-        axes.plot([found.ranks[number]] * 2, [0, -line - 1], color="0.6", linewidth=0.8)
-        axes.plot(found.ranks[number], 0, "o", color=COLOURS[0], markersize=5)
+        axes.plot([ranking.ranks[number]] * 2, [0, -line - 1], color="0.6", linewidth=0.8)
+        axes.plot(ranking.ranks[number], 0, "o", color=COLOURS[0], markersize=5)
         axes.text(
-            *(found.ranks[number], -line - 1, f" {models[number]} ({found.ranks[number]:.2f})"),
+            *(ranking.ranks[number], -line - 1, f" {models[number]} ({ranking.ranks[number]:.2f})"),
             va="center",
             fontsize=8,
             bbox={"facecolor": "white", "linewidth": 0, "pad": 0},  # lines to close ranks would cross the name
         )
-    for line, group in enumerate(found.groups):
-        ends = [found.ranks[group[0]], found.ranks[group[-1]]]
+    for line, group in enumerate(ranking.groups):
+        ends = [ranking.ranks[group[0]], ranking.ranks[group[-1]]]
         axes.plot(ends, [0.45 + 0.3 * line] * 2, color=COLOURS[1], linewidth=3, solid_capstyle="butt")
-    top = 0.8 + 0.3 * len(found.groups)
-    reach = [1.0, 1.0 + min(found.critical_difference, len(models) - 1.0)]
+    top = 0.8 + 0.3 * len(ranking.groups)
+    reach = [1.0, 1.0 + min(ranking.critical_difference, len(models) - 1.0)]
     axes.plot(reach, [top] * 2, color="0.2", linewidth=1.2, marker="|", markersize=7)
-    beyond = " (and beyond)" if found.critical_difference > len(models) - 1 else ""
+    beyond = " (and beyond)" if ranking.critical_difference > len(models) - 1 else ""
     axes.text(reach[0], top + 0.15, f"critical difference{beyond}", fontsize=7, va="bottom")
     axes.set(ylim=(-len(models) - 0.8, top + 0.9), xlim=(0.9, len(models) + 0.6), yticks=[])
     axes.set_xticks(range(1, len(models) + 1))
     axes.xaxis.tick_top()
     axes.spines[["left", "right", "bottom"]].set_visible(False)
-    difference = f"critical difference {found.critical_difference:.2f}, Friedman p {p_text(found.friedman_p)}"
+    difference = f"critical difference {ranking.critical_difference:.2f}, Friedman p {p_text(ranking.friedman_p)}"
     axes.set_title(textwrap.fill(f"{method}: average rank over {len(values)} tasks ({difference})", 84), fontsize=8)
-    told = ", ".join(f"{models[number]} {found.ranks[number]:.2f}" for number in order)
+    told = ", ".join(f"{models[number]} {ranking.ranks[number]:.2f}" for number in order)
     words = (
         f"Average ranks over {len(values)} tasks, method {method}, best first: {told}; {difference}. Bars join models "
     )

@@ -31,6 +31,7 @@ from ..results.records import (
     write_record,
 )
 from ..statistics.bootstrap import choose_thresholds
+from ..statistics.metrics import is_lower_better
 from ..statistics.split import read_split
 from ..tasks import SPLITS, Task
 from ..tasks.boxes import boxes_digest
@@ -182,6 +183,7 @@ def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Row | No
             "primary": task.record.metric,
             "classes": list(task.record.classes),
             **answer.record,
+            "lower_is_better": [name for name in answer.record["metrics"] if is_lower_better(name)] or None,
             "warnings": list(task.warnings),
             "notes": [*encoder.notes, *answer.record.get("notes", [])],
             "n_train": task.splits["train"].num_cases,

@@ -18,7 +18,7 @@ from biovfm_hf.writing.files import write_text
 from ..statistics.bootstrap import Resampler
 from ..statistics.kinds import DETECTION, SEGMENTATION
 from ..statistics.masks import known_metrics, paired_difference
-from ..statistics.metrics import find_metric, lone_classes
+from ..statistics.metrics import find_metric, is_lower_better, lone_classes
 from ..statistics.significance import (
     SeedSpread,
     delong,
@@ -41,12 +41,13 @@ SAME = ("task", "data", "method", "protocol", "settings")
 def compare_models(out: Path, records: list[Row], resamples: int = 1000, seed: int = 0) -> list[Row]:
     """Compare every two models that were scored alike on a task, and write comparisons.json.
 
-    Each row: `task`, `method`, `protocol`, `settings`, `seed`, `metric`, `model_a`, `model_b`, `difference` (a - b)
-    with its 95 % interval `low`, `high`, `p` of the paired bootstrap, and `p_holm`, corrected over the tasks of the
-    same method, settings, metric, seed and pair of models; of AUCs also `p_delong`. Of models with several seeds a
-    further row has these as a list for `seed`, the mean difference, interval and p with the seeds' share in them, and
-    `seed_sd` and `case_se` (see `compare.SeedSpread`). Few-shot rows have the mean difference over draws in the same
-    way, with `draw_sd` for `seed_sd`. What was compared before is kept in `comparisons/`.
+    Each row: `task`, `method`, `protocol`, `settings`, `seed`, `metric`, `lower_is_better` of the metric, `model_a`,
+    `model_b`, `difference` (a - b) with its 95 % interval `low`, `high`, `p` of the paired bootstrap, and `p_holm`,
+    corrected over the tasks of the same method, settings, metric, seed and pair of models; of AUCs also `p_delong`.
+    Of models with several seeds a further row has these as a list for `seed`, the mean difference, interval and p
+    with the seeds' share in them, and `seed_sd` and `case_se` (see `compare.SeedSpread`). Few-shot rows have the mean
+    difference over draws in the same way, with `draw_sd` for `seed_sd`. What was compared before is kept in
+    `comparisons/`.
 
     `resamples` is the least: many tasks take more (see `enough_resamples`).
     """
@@ -57,6 +58,8 @@ def compare_models(out: Path, records: list[Row], resamples: int = 1000, seed: i
         for first, second in model_pairs(group):
             rows += _pair_rows(out, first, second, count, seed)
     _add_holm(rows)
+    for row in rows:
+        row["lower_is_better"] = is_lower_better(row["metric"])
     with locked(out):
         write_text(out / "comparisons.json", json.dumps(clean(rows), indent=1) + "\n")
     return rows

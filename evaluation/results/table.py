@@ -12,7 +12,7 @@ from biovfm_hf.results.record import settings_text
 from biovfm_hf.results.significance import p_text
 from biovfm_hf.writing.files import write_text
 
-from ..statistics.metrics import find_metric, table_metrics
+from ..statistics.metrics import find_metric, is_lower_better, table_metrics
 from .records import RESAMPLES, Row
 from .robustness import robustness_entries, robustness_lines
 
@@ -137,8 +137,7 @@ def metric_scale(name: str) -> float:
 def best_models(rows: dict[str, dict[str, Cell]], metric: str) -> set[str]:
     """The models with the best value of a metric, where there are several models."""
     values = {model: cells[metric]["value"] for model, cells in rows.items() if cells.get(metric)}  # type: ignore[index]
-    entry = find_metric(metric)
-    best = min if entry is not None and entry.lower_is_better else max
+    best = min if is_lower_better(metric) else max
     return {m for m, v in values.items() if v == best(values.values())} if len(values) > 1 else set()
 
 

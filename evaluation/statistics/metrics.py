@@ -59,7 +59,6 @@ class Metric:
 
     highest: ClassVar[float | None] = 1.0
     percent: ClassVar[bool] = True
-    lower_is_better: ClassVar[bool] = False
     name: str
     title: str
     value: Callable[["Weighted"], np.ndarray]
@@ -69,6 +68,7 @@ class Metric:
     column: int | None = None
     averaged: bool = True
     lowest: float = 0.0
+    lower_is_better: bool = False
 
 
 Arrays = Mapping[str, np.ndarray]  # what lies beside a record, by name
@@ -151,6 +151,12 @@ def names(extra: bool = False) -> tuple[str, ...]:
 def find_metric(name: str) -> Metric | MaskMetric | BoxFigure | None:
     """The entry of a metric; None where nobody registered it, as of one class' Dice."""
     return METRICS.get(name) or MASK_METRICS.get(name) or BOX_FIGURES.get(name)
+
+
+def is_lower_better(name: str) -> bool:
+    """Whether the better of two models has the lower value of a metric; not so of one that nobody registered."""
+    metric = find_metric(name)
+    return metric is not None and metric.lower_is_better
 
 
 def table_metrics(averaged: bool = False) -> list[str]:
@@ -487,8 +493,10 @@ for _metric in (
         "average_precision", "AP", lambda w: w.mean_over_labels(average_precision),
         Needs.POSITIVES | Needs.EVERY_CLASS, extra=True,
     ),
-    Metric("brier", "Brier", lambda w: w.calibration["brier"], Needs.PROBABILITIES, extra=True),
-    Metric("ece", "ECE", lambda w: w.calibration["ece"], Needs.PROBABILITIES, extra=True),
+    Metric(
+        "brier", "Brier", lambda w: w.calibration["brier"], Needs.PROBABILITIES, extra=True, lower_is_better=True
+    ),
+    Metric("ece", "ECE", lambda w: w.calibration["ece"], Needs.PROBABILITIES, extra=True, lower_is_better=True),
     BoxFigure("AP", "AP (boxes)", column=8),
     BoxFigure("AP50", "AP50", column=9),
     BoxFigure("AP75", "AP75", column=10),

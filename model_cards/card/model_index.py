@@ -7,9 +7,14 @@ from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_
 
 from biovfm_hf.results.record import Record
 
-from ..inputs.results import interval_text, metric_label, primary_metric, way_words
+from ..inputs.results import interval_text, kind_of, metric_label, primary_metric, way_words
 
 HUB_METRICS = {"auc": "roc_auc", "mcc": "matthews_correlation", "f1_macro": "f1", "recall_macro": "recall"}
+
+
+HUB_TASKS = {
+    "classification": "image-classification", "segmentation": "image-segmentation", "detection": "object-detection",
+}  # fmt: skip
 
 
 def eval_results(records: list[Record]) -> list[Any]:
@@ -20,7 +25,6 @@ def eval_results(records: list[Record]) -> list[Any]:
     """
     entries = []
     for record in records:
-        kind = "image-segmentation" if record.method.startswith("segment") else "image-classification"
         method, bound = _method_words(record), "draws" if record.is_few_shot else "ci"
         for name, value in record.intervals.items():
             bounds = None
@@ -29,7 +33,7 @@ def eval_results(records: list[Record]) -> list[Any]:
                 bounds = {f"{bound}_{name}": end for name, end in ends.items()}
             entries.append(
                 EvalResult(
-                    task_type=kind,
+                    task_type=HUB_TASKS[kind_of(record)],
                     dataset_type=record.task,
                     dataset_name=record.task,
                     dataset_split="test",

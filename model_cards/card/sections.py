@@ -14,7 +14,7 @@ from .. import formats
 from ..inputs.compute import compute_lines
 from ..inputs.leakage import MAX_OVERLAPS, leakage_lines
 from ..inputs.paths import without_paths
-from ..inputs.results import metric_order, published_comparison, way_words
+from ..inputs.results import kind_of, metric_order, published_comparison, way_words
 from ..inputs.run import RunSummary, group_of
 from .facts import CardFacts
 
@@ -113,13 +113,13 @@ def results(records: list[Record], name: str, pictures: list[dict[str, str]]) ->
 
 
 def _result_tables(records: list[Record]) -> list[dict[str, Any]]:
-    """Classification and segmentation apart, since they have no metric in common."""
+    """A table for each kind of task, since kinds have no metric in common."""
     tables = []
-    for title, segmented in (("Classification", False), ("Segmentation", True)):
-        chosen = [record for record in records if record.method.startswith("segment") == segmented]
+    for kind in ("classification", "segmentation", "detection"):
+        chosen = [record for record in records if kind_of(record) == kind]
         if chosen:
             rows = list(zip(chosen, _telling_ways(chosen), strict=True))
-            tables.append({"title": title, "rows": rows, "metrics": metric_order(chosen)[:6]})
+            tables.append({"title": kind.capitalize(), "rows": rows, "metrics": metric_order(chosen)[:6]})
     return tables
 
 

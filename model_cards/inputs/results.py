@@ -23,11 +23,15 @@ METRIC_LABELS = {
     "recall_micro": "Recall (micro)",
     "dice": "Dice",
     "jaccard": "Jaccard",
+    "nsd": "Normalised surface Dice",
+    "hd95": "95% Hausdorff distance",
+    "assd": "Mean surface distance",
+    "AP": "AP (boxes)",
     "kappa": "Kappa",
     "ece": "Calibration error",
     "brier": "Brier score",
 }
-LOWER_IS_BETTER = ("ece", "brier")
+LOWER_IS_BETTER = ("ece", "brier", "hd95", "assd")  # in files of versions that did not state it
 SIGNIFICANT = 0.05
 
 
@@ -36,7 +40,7 @@ class Comparison:
     """A paired difference of two models on one task: A minus B, with its 95% interval, p and Holm-adjusted p.
 
     `method`, `protocol`, `settings` and `seed` (of several, all of them) say of which records; `reason` why there is
-    no p.
+    no p; `lower_is_better` whether the better model has the lower value.
     """
 
     task: str
@@ -53,6 +57,7 @@ class Comparison:
     p: float | None
     p_holm: float | None
     reason: str = ""
+    lower_is_better: bool = False
 
     @property
     def is_real(self) -> bool:
@@ -62,7 +67,7 @@ class Comparison:
     @property
     def favours_a(self) -> bool:
         """Whether A is the better one."""
-        return (self.difference > 0) != (self.metric in LOWER_IS_BETTER)
+        return (self.difference > 0) != self.lower_is_better
 
 
 def interval_text(entry: Interval | None, digits: int = 3) -> str:
@@ -125,6 +130,8 @@ def results_rows(records: Iterable[Record], model: str) -> list[dict[str, Any]]:
             "method": record.method,
             "protocol": record.protocol,
             "seed": record.seed,
+            "kind": record.kind,
+            "lower_is_better": record.lower_is_better or [],
             "metrics": {name: asdict(interval) for name, interval in record.intervals.items()},
             "n_train": record.n_train,
             "n_test": record.n_test,
@@ -172,9 +179,17 @@ def load_comparisons(folder: Path) -> list[Comparison]:
             p=finite(row.get("p")),
             p_holm=finite(row["p_holm"]) if "p_holm" in row else adjusted.get(index),
             reason=str(row.get("reason") or ""),
+            lower_is_better=bool(row.get("lower_is_better", row.get("metric") in LOWER_IS_BETTER)),
         )
         for index, row in enumerate(rows)
     ]
+
+
+def kind_of(record: Record) -> str:
+    """`segmentation`, `detection` or `classification`, by the task's kind, or by the metrics of files without it."""
+    if record.kind == "segmentation" or "dice" in record.metrics:
+        return "segmentation"
+    return "detection" if record.kind == "detection" or "AP" in record.metrics else "classification"
 
 
 def metric_order(records: Iterable[Record]) -> list[str]:
@@ -182,6 +197,12 @@ def metric_order(records: Iterable[Record]) -> list[str]:
     names = {name for record in records for name in record.intervals}
     known = [name for name in METRIC_LABELS if name in names]
     return known + sorted(names - set(known))
+
+
+def is_lower_better(metric: str, records: Iterable[Record]) -> bool:
+    """Whether the better of two models has the lower value of a metric, as the records state it."""
+    stated = [record.lower_is_better for record in records if record.lower_is_better is not None]
+    return metric in LOWER_IS_BETTER or any(metric in names for names in stated)
 
 
 def primary_metric(records: Iterable[Record]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from biovfm_hf.results.significance import task_ranks
 
-from ..inputs.results import LOWER_IS_BETTER, Comparison
+from ..inputs.results import Comparison
 from .entries import Entry
 
 
@@ -74,7 +74,7 @@ def _board(
     for task in tasks:
         there = [model for model in models if (model, task) in by_cell]
         scores = np.array([[by_cell[model, task].score.value for model in there]])
-        ranks = task_ranks(-scores if metric in LOWER_IS_BETTER else scores)[0]
+        ranks = task_ranks(-scores if entries[0].lower_is_better else scores)[0]
         for model, rank in zip(there, ranks, strict=True):
             first, last = _possible(model, there, better.get(task, {}))
             flag = flags.get(model, {}).get(task, "")

@@ -25,8 +25,8 @@ EPILOG = """examples:
   biovfm leaderboard results-a results-b owner/model --out board --export space
   biovfm leaderboard results --out board --dataset ours=dataset/     flags where data and benchmark overlap
 
-RESULTS are results files or folders of biovfm probe, model folders with .eval_results, or Hub model repositories. OUT
-receives index.html, leaderboard.json and leaderboard.csv, and for a Space its README.md."""
+RESULTS are results files or folders of biovfm probe, model folders with a card or .eval_results, or Hub model
+repositories. OUT receives index.html, leaderboard.json and leaderboard.csv, and for a Space its README.md."""
 SPACE = """---
 title: {title}
 emoji: 🏥
@@ -103,7 +103,7 @@ def _leakage(dataset: str) -> Leakage:
     """What the leakage guard told of a dataset folder, or of a dataset on the Hub."""
     folder = Path(dataset)
     if not folder.exists() and not is_path(dataset):
-        folder = fetch(dataset, "dataset", "build.json")
+        folder = fetch(dataset, "dataset", ["build.json"])
     leakage = read_leakage(folder / "build.json")
     if leakage is None:
         raise UserError(f"dataset: {dataset} has no build.json; give a dataset that biovfm build wrote")

@@ -1,7 +1,7 @@
 """What a leaderboard is made of: one entry for each model, task and method, from results files or a Hub repository."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,16 @@ from biovfm_hf.hub.network import heed_missing_network
 from biovfm_hf.reading.documents import finite, parse_yaml, read_text, read_yaml
 from biovfm_hf.results.record import Interval, Record
 
-from ..inputs.results import Comparison, load_comparisons, load_results, primary_metric
+from ..inputs.results import (
+    Comparison,
+    is_lower_better,
+    load_comparisons,
+    load_results,
+    primary_metric,
+)
 
 EVAL_RESULTS = ".eval_results"
+CARD_RESULTS = "results/biovfm.json"  # the records that a card was written from
 REMEDY = "it holds a list of evaluation results as the Hub defines them"
 
 
@@ -28,6 +35,7 @@ class Entry:
         score: with its interval where it is known.
         licence: of the task's data, "" if not told.
         cost: seconds, None if not told.
+        lower_is_better: whether the better of two models has the lower score.
         source: the folder, file or repository that it is from, by its name alone, since the page is to be published.
     """
 
@@ -38,6 +46,7 @@ class Entry:
     score: Interval
     licence: str = ""
     cost: float | None = None
+    lower_is_better: bool = False
     source: str = ""
 
     @property
@@ -63,14 +72,21 @@ def read_entries(inputs: Iterable[str]) -> tuple[list[Entry], list[Comparison]]:
     comparisons: list[Comparison] = []
     for name in inputs:
         path = Path(name)
-        if (path / EVAL_RESULTS).is_dir():
-            entries += hub_entries(path, path.resolve().name)
-        elif path.exists():
+        if not path.exists():
+            entries += model_entries(fetch_results(name), name)
+        elif (path / EVAL_RESULTS).is_dir() or (path / CARD_RESULTS).is_file():
+            entries += model_entries(path, path.resolve().name)
+        else:
             entries += [_entry(record, path.resolve().name) for record in load_results(path)]
             comparisons += load_comparisons(path if path.is_dir() else path.parent)
-        else:
-            entries += hub_entries(fetch_results(name), name)
     return [entry for entry in entries if entry.metric], comparisons
+
+
+def model_entries(folder: Path, model: str) -> list[Entry]:
+    """The entries of a model folder: its card's records, which have intervals, else its `.eval_results`."""
+    if (folder / CARD_RESULTS).is_file():
+        return [replace(_entry(record, model), model=model) for record in load_results(folder / CARD_RESULTS)]
+    return hub_entries(folder, model)
 
 
 def _entry(record: Record, source: str) -> Entry:
@@ -78,22 +94,22 @@ def _entry(record: Record, source: str) -> Entry:
     method = f"{record.method}, {record.protocol}" if record.protocol else record.method
     score = record.intervals.get(metric, Interval(0.0))
     return Entry(record.model, record.task, method, metric if metric in record.intervals else "", score,
-                 record.licence or "", record.seconds, source)  # fmt: skip
+                 record.licence or "", record.seconds, is_lower_better(metric, [record]), source)  # fmt: skip
 
 
 def fetch_results(repository: str) -> Path:
-    """The evaluation results of a model repository, fetched from the Hub.
+    """A folder with the results of a model repository on the Hub: its card's records and `.eval_results`.
 
     Raises:
         UserError: there is no such repository, or no network.
     """
     try:
-        return fetch(repository, "model", f"{EVAL_RESULTS}/*.yaml")
+        return fetch(repository, "model", [CARD_RESULTS, f"{EVAL_RESULTS}/*.yaml"])
     except UserError as error:
         raise UserError(f"{repository}: neither results on disk nor a model repository ({error})") from error
 
 
-def fetch(repository: str, kind: str, files: str) -> Path:
+def fetch(repository: str, kind: str, files: list[str]) -> Path:
     """A folder with the `files` of a repository of this `kind`, fetched from the Hub.
 
     Raises:
@@ -102,12 +118,12 @@ def fetch(repository: str, kind: str, files: str) -> Path:
     hub = require("huggingface_hub", "cards")
     heed_missing_network()
     return Path(steady(
-        lambda: hub.snapshot_download(repository, repo_type=kind, allow_patterns=[files]), f"fetching {repository}"
+        lambda: hub.snapshot_download(repository, repo_type=kind, allow_patterns=files), f"fetching {repository}"
     ))  # fmt: skip
 
 
 def hub_entries(folder: Path, model: str) -> list[Entry]:
-    """The entries of `.eval_results/*.yaml`; `task_id` names the task, `notes` how it was measured.
+    """The entries of `.eval_results/*.yaml`: scores on the tasks of a benchmark on the Hub, without intervals.
 
     Raises:
         UserError: a file is no list of results.
@@ -126,5 +142,5 @@ def _hub_entry(row: Any, model: str, where: str) -> Entry:
     value = finite(row.get("value")) if isinstance(row, dict) else None
     if not isinstance(dataset, dict) or not dataset.get("id") or not dataset.get("task_id") or value is None:
         raise UserError(f"{model}, {where} has no dataset.id, dataset.task_id and value; {REMEDY}")
-    notes = str(row.get("notes") or "as the repository tells")
-    return Entry(model, str(dataset["id"]), notes, str(dataset["task_id"]), Interval(value), source=where)
+    notes = f" ({row['notes']})" if row.get("notes") else ""
+    return Entry(model, str(dataset["task_id"]), str(dataset["id"]), "score", Interval(value), source=where + notes)

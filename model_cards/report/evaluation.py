@@ -8,7 +8,7 @@ from markupsafe import Markup
 from biovfm_hf.results import significance
 from biovfm_hf.results.record import Record
 
-from ..inputs.results import LOWER_IS_BETTER, Comparison, metric_order, primary_metric, way_words
+from ..inputs.results import Comparison, is_lower_better, metric_order, primary_metric, way_words
 from . import charts
 from .figures import figures
 from .material import MAX_ROWS, Material
@@ -122,7 +122,7 @@ def mean_ranks(records: list[Record], metric: str, names: dict[str, str]) -> lis
     complete = [row for row in scores.values() if set(row) == models and all(len(v) == 1 for v in row.values())]
     if len(models) < 2 or len(complete) < 2:
         return []
-    sign = -1 if metric in LOWER_IS_BETTER else 1
+    sign = -1 if is_lower_better(metric, records) else 1
     order = sorted(models)
     values = np.array([[sign * row[model][0] for model in order] for row in complete])
     ranks = [

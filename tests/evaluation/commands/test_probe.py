@@ -234,8 +234,9 @@ def test_segmentation_writes_dice_per_case(tmp_path, tiny_model, second_model, m
         names = {"radiology", "radiology_dice", "radiology_jaccard", "hd95", "nsd", "assd"}
         assert names <= {*record["metrics"], *record["undefined"]} and 0 < record["metrics"]["radiology"]["value"] < 1
         assert any("DeepMind" in note and "2 pixels" in note for note in record["notes"])
-    assert {row["metric"] for row in read(tmp_path, "comparisons.json")} == {
-        "dice", "jaccard", "radiology", "hd95", "nsd", "assd",
+        assert set(record["lower_is_better"]) == {"hd95", "assd"}
+    assert {row["metric"]: row["lower_is_better"] for row in read(tmp_path, "comparisons.json")} == {
+        "dice": False, "jaccard": False, "radiology": False, "hd95": True, "nsd": False, "assd": True,
     }  # fmt: skip
     table = (tmp_path / "table.md").read_text()
     distance = f"{records[0]['metrics']['hd95']['value']:.2f} ("

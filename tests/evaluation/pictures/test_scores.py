@@ -62,6 +62,12 @@ def test_rank_pictures_take_the_tasks_that_every_model_has(tmp_path):
     segmented = [record(model, "s", "segment", "dice", 0.9 - 0.1 * number) for number, model in enumerate("abc")]
     draw_rank_against_rank(tmp_path / "both.png", records, segmented)
     assert "a: classification 3.00, segmentation 1.00" in (tmp_path / "both.txt").read_text()
+    near = [
+        {**record(model, "s", "segment", "hd95", value), "lower_is_better": ["hd95"]}
+        for model, value in (("a", 2.0), ("b", 9.0))
+    ]
+    draw_rank_against_rank(tmp_path / "distances.png", records, near)
+    assert "a: classification 3.00, segmentation 1.00" in (tmp_path / "distances.txt").read_text()
     draw_ranks(tmp_path / "one.png", "linear", records[:4])
     assert not (tmp_path / "one.png").exists()
 

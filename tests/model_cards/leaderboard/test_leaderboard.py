@@ -65,13 +65,38 @@ def test_the_hubs_evaluation_results_are_read(tmp_path):
     folder = tmp_path / "model" / ".eval_results"
     folder.mkdir(parents=True)
     (folder / "one.yaml").write_text(
-        "- dataset: {id: bloodmnist, task_id: auc}\n  value: 0.9\n  notes: linear probe\n"
+        "- dataset: {id: owner/benchmark, task_id: bloodmnist}\n  value: 0.9\n  notes: linear probe\n"
     )
     (board,) = leaderboard(LeaderboardOptions(results=[str(folder.parent)], out=tmp_path / "board"))
-    assert board.cells["model", "bloodmnist"].entry.score.value == 0.9 and board.method == "linear probe"
+    entry = board.cells["model", "bloodmnist"].entry
+    assert entry.score.value == 0.9 and board.method == "owner/benchmark" and entry.modality == "microscopy"
+    assert entry.source == "one.yaml: entry 1 (linear probe)"
     (folder / "two.yaml").write_text("- dataset: {id: bloodmnist}\n  value: 0.9\n")
     with pytest.raises(UserError, match=r"model, two.yaml: entry 1 has no dataset.id"):
         leaderboard(LeaderboardOptions(results=[str(folder.parent)], out=tmp_path / "board"))
+
+
+def test_models_with_cards_bring_their_intervals_into_one_table(results, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name / "results").mkdir(parents=True)
+        (tmp_path / name / "results" / "biovfm.json").write_text((results / "results.json").read_text())
+    (board,) = leaderboard(
+        LeaderboardOptions(results=[str(tmp_path / "one"), str(tmp_path / "two")], out=tmp_path / "b")
+    )
+    assert board.models == ["one", "two"] and board.cells["two", "busi"].entry.score.low is not None
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_the_shorter_distance_has_the_better_rank(tmp_path, stated):
+    told = {"lower_is_better": ["hd95"]} if stated else {}
+    records = [
+        {"model": model, "task": "busi", "method": "segment", "protocol": "fast", "primary": "hd95",
+         "metrics": {"hd95": {"value": value}}, **told}
+        for model, value in (("near", 2.0), ("far", 9.0))
+    ]  # fmt: skip
+    (tmp_path / "results.json").write_text(json.dumps(records))
+    (board,) = leaderboard(LeaderboardOptions(results=[str(tmp_path)], out=tmp_path / "board"))
+    assert board.models == ["near", "far"] and board.cells["near", "busi"].rank == 1
 
 
 def test_overlaps_of_pretraining_data_are_flagged(results, tmp_path):
@@ -103,7 +128,7 @@ sys.exit(main([results, "owner/ours", "--out", board, "--dataset", "owner/ours=o
 
 
 def test_results_and_overlaps_are_fetched_from_the_hub(results, tmp_path, hub, client):
-    files = {"model/.eval_results/one.yaml": "- dataset: {id: busi, task_id: auc}\n  value: 0.9\n",
+    files = {"model/.eval_results/one.yaml": "- dataset: {id: owner/benchmark, task_id: busi}\n  value: 0.9\n",
              "dataset/build.json": json.dumps({"overlaps": [{"source": "raw", "benchmark": "busi"}]})}  # fmt: skip
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True)

@@ -1,11 +1,12 @@
 """The report's first sentences: which differences are real, and what to do next."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from biovfm_hf.results.record import Record
-from model_cards.inputs.results import Comparison
+from model_cards.inputs.results import Comparison, load_comparisons
 from model_cards.report.figures import caption_of
 from model_cards.report.findings import findings_section
 from model_cards.report.material import Material
@@ -42,10 +43,23 @@ def test_the_better_one_comes_first_whichever_is_a():
 
 
 @pytest.mark.parametrize(
-    ("metric", "difference", "a_is_better"), [("auc", 1, True), ("ece", 1, False), ("ece", -1, True)]
-)
-def test_lower_is_better_where_it_is(metric, difference, a_is_better):
-    assert replace(ROW, metric=metric, difference=difference).favours_a == a_is_better
+    ("stated", "metric", "a_is_better"),
+    [({}, "auc", True), ({}, "ece", False), ({}, "hd95", False), ({"lower_is_better": True}, "their_own", False),
+     ({"lower_is_better": False}, "their_own", True)],
+)  # fmt: skip
+def test_the_lower_one_is_better_where_the_metric_says_so(tmp_path, stated, metric, a_is_better):
+    row = {
+        "task": "t",
+        "method": "segment",
+        "metric": metric,
+        "model_a": "a",
+        "model_b": "b",
+        "difference": 1.0,
+        "p": 0.01,
+    }
+    (tmp_path / "comparisons.json").write_text(json.dumps([row | stated]))
+    (comparison,) = load_comparisons(tmp_path)
+    assert comparison.favours_a == a_is_better
 
 
 def test_chance_is_called_chance_and_more_cases_are_the_next_step():
