@@ -154,23 +154,29 @@ def load_encoder(
     preprocess: str = 'own',
     compiled: bool = False,
     precision: str | None = None,
+    trust_remote_code: str | None = None,
 ) -> Any:
-    """Load an encoder.
+    """Load an encoder, which answers `preprocess(images)` and `encode(pixel_values)`.
 
     Args:
-        name: a model folder, a Hub repository, `timm:NAME`, `timm:FOLDER`, `open_clip:hf-hub:REPO`, `ofa:` and a
-            folder, repository or fairseq file of an OFA model (BiomedGPT), `scratch:unet` and `scratch:transunet`
-            (segmentation baselines without an encoder), `transunet:FILE.npz` (with pretrained weights), one of
-            `SHORT_NAMES`, or `LABEL=` and one of these to choose what results call it.
+        name: a model folder, a Hub repository, `timm:NAME` or `timm:FOLDER` with keywords of timm where needed
+            (`?init_values=1e-5&dynamic_img_size=true`), `open_clip:hf-hub:REPO`, `xrv:NAME` of torchxrayvision,
+            `meddinov3:` or `medimageinsight:` and a file or repository, `ofa:` and a folder, repository or fairseq
+            file of an OFA model (BiomedGPT), `scratch:unet` and `scratch:transunet` (segmentation baselines without
+            an encoder), `transunet:FILE.npz` (with pretrained weights), one of `SHORT_NAMES`, or `LABEL=` and one of
+            these to choose what results call it.
         device: a torch device.
         preprocess: `own` (the model's), or the same for every model: resized to the model's size and normalised by
             mean 0.5 and standard deviation 0.5, as the BioVFM authors do (`half`), or by ImageNet's, as the radiology
             study does (`imagenet`).
         compiled: run its blocks through `torch.compile`.
         precision: `fp32`, `bf16`, or None for `default_precision(device)`.
+        trust_remote_code: the revision of a model's own code that may be run: a repository's commit, or the digest of
+            a folder's code. Without it no such code is run.
 
     Raises:
-        UserError: there is no such model or device, or it needs a package or a network that is not there.
+        UserError: there is no such model or device, it needs a package or a network that is not there, or it has code
+            of its own that is not trusted.
 
     Examples:
         >>> import biovfm_hf
@@ -199,6 +205,7 @@ def embed(
     device: str | None = None,
     precision: str | None = None,
     compile: bool = False,
+    trust_remote_code: str | None = None,
 ) -> Any:
     """Embed every image of a folder or dataset and write the features file.
 
@@ -210,7 +217,8 @@ def embed(
         model: a model folder, a Hub repository, a short name, timm:NAME ....
         images: folder, dataset folder or Hub dataset.
         out: the file to write.
-        features: which vector; both: class token and mean patch token, joined.
+        features: which vector; both: class token and mean patch token, joined; card: what the model's card
+            recommends.
         config: of a dataset with several configurations.
         split: of a dataset.
         frames: of a file that holds several frames or pages: none, all, or how many, evenly spread.
@@ -228,6 +236,9 @@ def embed(
             else fp32).
         compile: embed through torch.compile; compiling takes seconds for a ViT, longer for a convolutional net,
             so it can pay where a GPU embeds for many minutes; on a CPU it is slower (measured).
+        trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
+            commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;
+            one for each command.
 
     Returns:
         The content of the file.
@@ -300,6 +311,7 @@ def search(
     strict: bool = False,
     device: str | None = None,
     index: bool = False,
+    trust_remote_code: str | None = None,
 ) -> list[dict[str, Any]]:
     """Find the images most like each example, write `search.json` and, with `images`, draw the contact sheet.
 
@@ -316,6 +328,9 @@ def search(
         device: torch device (default: cuda where there is one, else cpu).
         index: keep a faiss index beside the features: of a million vectors, later searches read a fiftieth, and
             may miss some (needs biovfm-hf[search]).
+        trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
+            commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;
+            one for each command.
 
     Returns:
         What search.json holds: of each example {"query": file name, "found": [{"id", "similarity"}, ...]}, the most
@@ -357,6 +372,7 @@ def probe(
     corruptions: str | None = None,
     save_masks: str | None = None,
     no_figures: bool = False,
+    trust_remote_code: str | None = None,
     image_column: str | None = None,
     label_column: Sequence[str] | str = (),
     subject_column: str | None = None,
@@ -435,6 +451,9 @@ def probe(
         save_masks: segmentation: write every predicted mask to OUT/masks/: nifti (of volumes), png, or auto,
             which is NIfTI of volumes and PNG of images (not for fewshot).
         no_figures: leave out the pictures.
+        trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
+            commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;
+            one for each command.
         image_column: with the image's path (image, file_name ...).
         label_column: with the label; several columns of 0 and 1 make a task of several labels.
         subject_column: with the patient, whose images stay in one split (subject, patient ...).
@@ -452,9 +471,9 @@ def probe(
         epochs: of trained heads, decoders and fine-tuning (default: by method).
         rate: highest learning rate (default: by method).
         features: class token, mean patch token (mean_raw: before the final norm), both, the model's pooled
-            vector, or last4: class tokens of the last four blocks and the mean patch token; linear also auto:
-            what does best on validation (default: class for kNN, auto for linear under protocol radiology, else
-            both).
+            vector, or last4: class tokens of the last four blocks and the mean patch token; card: what the
+            model's card recommends; linear also auto: what does best on validation (default: class for kNN, auto
+            for linear under protocol radiology, else both).
         shots: few-shot: training subjects per class, of segmentation in all (default: 16).
         draws: few-shot: how many draws (default: 20).
         lora_preset: lora: own is rank 16 on every linear layer of the attention; radiology is the radiology
@@ -607,6 +626,7 @@ def analyse(
     batch_size: int = 16,
     seed: int = 0,
     device: str | None = None,
+    trust_remote_code: str | None = None,
 ) -> Any:
     """Measure the layers of all models, and write `layers.json`, `layers.csv` and `layers.png` to `out`.
 
@@ -622,6 +642,9 @@ def analyse(
         batch_size: images at once.
         seed: of everything random.
         device: torch device (default: cuda where there is one, else cpu).
+        trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
+            commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;
+            one for each command.
 
     Raises:
         UserError: a model is no transformer of equal blocks, two have one name, or there are fewer than four images.
@@ -652,6 +675,7 @@ def reproduce(
     device: str | None = None,
     precision: str | None = None,
     cache: str | Path | None = None,
+    trust_remote_code: str | None = None,
 ) -> list[Any]:
     """Tell what the items need, make what can be made, and tell what cannot and why.
 
@@ -675,6 +699,9 @@ def reproduce(
             AVX512-BF16) embeds about twice as fast in it, another slower (default: bf16 on a GPU that has it,
             else fp32).
         cache: where features are kept (default: OUT/cache).
+        trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
+            commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;
+            one for each command.
 
     Returns:
         What became of each item; for a dry run nothing.

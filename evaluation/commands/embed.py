@@ -28,6 +28,7 @@ from biovfm_hf.writing.files import atomic_path, write_text
 from ..encoders.device import default_device
 from ..encoders.embed import embed_features
 from ..encoders.load import Encoder, load_encoder, split_label
+from ..encoders.own_code import TRUST_HELP
 from ..encoders.pooling import POOL_HELP, POOLS, case_features
 from ..encoders.processes import process_group
 from ..tasks.images import FileImages, Images, Joined, Readable, read_image
@@ -48,7 +49,7 @@ UNRECORDED = "a folder without a record"
 """Stands for the private source that every folder is of which no record says otherwise."""
 EACH_SLICE = "slices"
 TOLD = 20  # of what was left out, on the screen
-FEATURES = ("both", "class", "mean", "pooled", "last4")
+FEATURES = ("both", "class", "mean", "pooled", "last4", "card")
 COMPILE_HELP = (
     "embed through torch.compile; compiling takes seconds for a ViT, longer for a convolutional net, so it can pay "
     "where a GPU embeds for many minutes; on a CPU it is slower (measured)"
@@ -78,7 +79,11 @@ class EmbedOptions:
     model: str = required("a model folder, a Hub repository, a short name, timm:NAME ...")
     images: str = required("folder, dataset folder or Hub dataset", metavar="DIR_OR_DATASET")
     out: Path = required("the file to write", metavar="FILE.parquet")
-    features: str = option("both", "which vector; both: class token and mean patch token, joined", choices=FEATURES)
+    features: str = option(
+        "both",
+        "which vector; both: class token and mean patch token, joined; card: what the model's card recommends",
+        choices=FEATURES,
+    )
     config: str | None = option(None, "of a dataset with several configurations")
     split: str = option("train", "of a dataset")
     frames: str = option(
@@ -98,6 +103,7 @@ class EmbedOptions:
     device: str | None = option(None, DEVICE_HELP)
     precision: str | None = option(None, PRECISION_HELP, choices=PRECISIONS)
     compile: bool = option(False, COMPILE_HELP)
+    trust_remote_code: str | None = option(None, TRUST_HELP, metavar="REVISION")
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -208,12 +214,12 @@ def embed(options: EmbedOptions) -> Features:
         UserError: no image, none that can be read, or a model that cannot be loaded.
     """
     device = options.device or default_device()
-    encoder = load_encoder(options.model, device, compiled=options.compile, precision=options.precision)
+    encoder = load_encoder(options.model, device, "own", options.compile, options.precision, options.trust_remote_code)
     opened = _opened(options, encoder.size)
     cache = options.out.with_name(f".{options.out.name}.cache")
     images, label = Readable(opened.images), f"{encoder.name} images"
     vectors = embed_features(encoder, images, cache, options.features, options.batch_size, label)
-    made_with = describe(encoder, options.features)
+    made_with = describe(encoder, encoder.vector_kind(options.features))
     if options.paths == WITHHOLD:
         made_with["paths"] = WITHHOLD
     if opened.case_of_image is not None:

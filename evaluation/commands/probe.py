@@ -19,6 +19,7 @@ from ..encoders.device import check_device, default_device, default_precision
 from ..encoders.embed import embed_summaries
 from ..encoders.lineup import LINEUP
 from ..encoders.load import Encoder, load_encoder, split_label
+from ..encoders.own_code import TRUST_HELP
 from ..encoders.pooling import POOL_HELP, POOLS, case_features
 from ..encoders.processes import ProcessGroup, process_group
 from ..pictures.encoders import draw_attention, draw_boxes, draw_embedding, draw_masks, draw_patch_colours
@@ -135,6 +136,7 @@ class RunOptions:
         group=RUNNING,
     )
     no_figures: bool = option(False, "leave out the pictures", group=RUNNING)
+    trust_remote_code: str | None = option(None, TRUST_HELP, metavar="REVISION", group=RUNNING)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -250,10 +252,11 @@ def list_tasks() -> list[dict[str, Any]]:
 
 
 def list_encoders() -> list[dict[str, Any]]:
-    """Of every short name: what it loads, its parameters in millions, input, what is read, licence and paper."""
+    """Of every short name: what it loads, its parameters in millions, input, feature, licence, access, paper."""
     return [
         {"name": name, "loads": entry.source, "parameters_millions": entry.parameters, "input": entry.size,
-         "feature": entry.feature, "licence": entry.licence, "paper": f"arXiv {entry.paper}"}
+         "feature": entry.feature, "features": entry.features, "licence": entry.licence,
+         "access": entry.access or "open", "paper": f"arXiv {entry.paper}"}
         for name, entry in LINEUP.items()
     ]  # fmt: skip
 
@@ -389,7 +392,10 @@ def draw(options: RunOptions, tasks: list[Task], records: list[Row]) -> None:
         mine = {record["task"]: record for record in records if record["model"] == label}
         undrawn = [t for t in tasks if t.name in mine and not figure_path(options.out, "pca", label, t.name).exists()]
         if undrawn:
-            encoder = load_encoder(model, options.device or default_device(), precision=options.precision)
+            encoder = load_encoder(
+                model, options.device or default_device(), precision=options.precision,
+                trust_remote_code=options.trust_remote_code,
+            )  # fmt: skip
             for task in undrawn if encoder.network is None else []:
                 draw_model(options, encoder, task, mine[task.name])
 

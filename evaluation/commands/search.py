@@ -20,6 +20,7 @@ from biovfm_hf.writing.files import write_text
 from ..encoders.device import default_device
 from ..encoders.embed import embed_batch
 from ..encoders.load import load_encoder
+from ..encoders.own_code import TRUST_HELP
 from ..encoders.pooling import POOLS
 from ..pictures.figure import new_figure, save_figure
 from ..tasks.images import read_image
@@ -52,6 +53,7 @@ class SearchOptions:
         "keep a faiss index beside the features: of a million vectors, later searches read a fiftieth, and may miss "
         "some (needs biovfm-hf[search])",
     )
+    trust_remote_code: str | None = option(None, TRUST_HELP, metavar="REVISION")
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -96,7 +98,7 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
             "give the folder that was embedded"
         )
     device, precision = options.device or default_device(), features.made_with.get("precision")
-    encoder = load_encoder(options.model, device, precision=precision)
+    encoder = load_encoder(options.model, device, precision=precision, trust_remote_code=options.trust_remote_code)
     if features.made_with["revision"] != encoder.revision:
         raise UserError(
             f"{options.features} was made with another model ({features.made_with['model']}); give that one as --model"

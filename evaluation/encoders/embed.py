@@ -31,7 +31,7 @@ BATCH_SIZE = 64
 CPU_LANES, CPU_BATCH = 8, 8  # see `_encode_in_lanes`
 FORMAT = "5"  # part of every key: raise it when what is stored changes meaning
 SUMMARIES = ("class", "mean", "mean_raw", "pooled")
-FEATURES = ("both", *SUMMARIES, "last4")
+FEATURES = ("both", *SUMMARIES, "last4", "card")
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,15 @@ def embed_features(
         images: N images.
         cache: the features' folder.
         which: of `FEATURES`: `both` is class token and mean patch token side by side, `last4` the class tokens of the
-            last four blocks and the mean patch token, as in DINOv2's linear evaluation; the others as in
-            `tokens.Encoded.summary`.
+            last four blocks and the mean patch token, as in DINOv2's linear evaluation; `card` the one that the
+            model's card recommends; the others as in `tokens.Encoded.summary`.
         batch_size: images at once.
         label: what the progress bar says.
 
     Raises:
         UserError: as `embed_summaries`, or `last4` of a model without equal blocks.
     """
+    which = encoder.vector_kind(which)
     if which != "last4":
         return pick_features(embed_summaries(encoder, images, cache, None, batch_size, label), which)
     folder = cache / cache_key(encoder, images, f"last {LAST_BLOCKS}")
@@ -135,7 +136,7 @@ def pick_features(stored: dict[str, np.ndarray], which: str) -> np.ndarray:
 
 def embed_batch(encoder: Encoder, images: list[np.ndarray], which: str) -> np.ndarray:
     """One kind of feature vector of a few images in memory, (N, D) float32; nothing is cached."""
-    pixels = encoder.preprocess(images)
+    pixels, which = encoder.preprocess(images), encoder.vector_kind(which)
     parts = summarise_blocks(encoder, pixels) if which == "last4" else _summarise(encoder, pixels)
     return pick_features({name: part.cpu().numpy() for name, part in parts.items()}, which)
 

@@ -24,7 +24,9 @@ from biovfm_hf.reading.documents import read_json
 
 from ..tasks.images import is_grey, to_rgb
 from .device import check_device, default_precision
-from .lineup import LINEUP, SHORT_NAMES
+from .lineup import LINEUP, SHORT_NAMES, ShortName
+from .own_code import is_own_code, open_pretrained, preprocess_with
+from .timm_keywords import split_keywords
 from .tokens import Compiled, Encoded, Reader, Reading, compile_blocks, run, running
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ ALIKE = {
     "half": ((0.5,) * 3, (0.5,) * 3, "mean 0.5, std 0.5"),
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD, "ImageNet's mean and standard deviation"),
 }
-OFA = "ofa:"
+OFA, XRV = "ofa:", "xrv:"
 OFA_SIZE = 384  # as in BiomedGPT's own script for MedMNIST
 OFA_NOTES = (
     "OFA image tokens, read without a text prompt: a prompt moves them, and the one behind BiomedGPT's published "
@@ -64,7 +66,7 @@ class Encoder:
 
     Attributes:
         name: what results call it.
-        revision: the Hub commit, or a digest of a folder's files.
+        revision: a digest of the weights, with what else tells how they are read.
         module: the torch module.
         preprocess: uint8 images (H, W, 3) of any size -> float (B, 3, S, S).
         preprocessing: what `preprocess` does, in words; part of the cache key.
@@ -75,6 +77,7 @@ class Encoder:
         compiled: its blocks through `torch.compile`; without any it runs as it is.
         reading: what `read` must know of the module.
         read: how the module is asked and where its tokens are, as `tokens.run`.
+        features: what its card recommends as an image's vector, of `embed.FEATURES`.
         notes: what a reader of its results must know; they stand in every record.
         network: what is trained in place of a frozen model, where there is none.
     """
@@ -92,6 +95,7 @@ class Encoder:
     compiled: Compiled = field(default_factory=list)
     reading: Reading = field(default_factory=Reading)
     read: Reader = run
+    features: str = "both"
     notes: tuple[str, ...] = ()
     network: Network | None = None
 
@@ -119,6 +123,10 @@ class Encoder:
             None if encoded.vector is None else encoded.vector.float(),
         )
 
+    def vector_kind(self, which: str) -> str:
+        """Which vector of an image `which` of `embed.FEATURES` is: `card` is what the model's card recommends."""
+        return self.features if which == "card" else which
+
     def twin(self) -> "Encoder":
         """Another encoder with the same weights in memory, which may run in another thread at the same time.
 
@@ -129,36 +137,39 @@ class Encoder:
 
 
 def load_encoder(
-    name: str, device: str = "cpu", preprocess: str = "own", compiled: bool = False, precision: str | None = None
+    name: str,
+    device: str = "cpu",
+    preprocess: str = "own",
+    compiled: bool = False,
+    precision: str | None = None,
+    trust_remote_code: str | None = None,
 ) -> Encoder:
-    """Load an encoder.
+    """Load an encoder, which answers `preprocess(images)` and `encode(pixel_values)`.
 
     Args:
-        name: a model folder, a Hub repository, `timm:NAME`, `timm:FOLDER`, `open_clip:hf-hub:REPO`, `ofa:` and a
-            folder, repository or fairseq file of an OFA model (BiomedGPT), `scratch:unet` and `scratch:transunet`
-            (segmentation baselines without an encoder), `transunet:FILE.npz` (with pretrained weights), one of
-            `SHORT_NAMES`, or `LABEL=` and one of these to choose what results call it.
+        name: a model folder, a Hub repository, `timm:NAME` or `timm:FOLDER` with keywords of timm where needed
+            (`?init_values=1e-5&dynamic_img_size=true`), `open_clip:hf-hub:REPO`, `xrv:NAME` of torchxrayvision,
+            `meddinov3:` or `medimageinsight:` and a file or repository, `ofa:` and a folder, repository or fairseq
+            file of an OFA model (BiomedGPT), `scratch:unet` and `scratch:transunet` (segmentation baselines without
+            an encoder), `transunet:FILE.npz` (with pretrained weights), one of `SHORT_NAMES`, or `LABEL=` and one of
+            these to choose what results call it.
         device: a torch device.
         preprocess: `own` (the model's), or the same for every model: resized to the model's size and normalised by
             mean 0.5 and standard deviation 0.5, as the BioVFM authors do (`half`), or by ImageNet's, as the radiology
             study does (`imagenet`).
         compiled: run its blocks through `torch.compile`.
         precision: `fp32`, `bf16`, or None for `default_precision(device)`.
+        trust_remote_code: the revision of a model's own code that may be run: a repository's commit, or the digest of
+            a folder's code. Without it no such code is run.
 
     Raises:
-        UserError: there is no such model or device, or it needs a package or a network that is not there.
+        UserError: there is no such model or device, it needs a package or a network that is not there, or it has code
+            of its own that is not trusted.
     """
     check_device(device)
     label, source = split_label(name)
     known = LINEUP.get(source.lower())
-    source = known.source if known else source
-    family = find_family(source)
-    if family.downloads and not Path(source.removeprefix(family.prefix)).expanduser().is_dir():
-        heed_missing_network()
-    encoder = family.load(source)
-    if known and known.reading:
-        encoder.reading = replace(encoder.reading, **known.reading)
-        encoder.revision += "".join(f"+{name}" for name in known.reading)  # the same weights give other features
+    encoder = _load_known(known, trust_remote_code) if known else _load_source(source, trust_remote_code)
     encoder.name, encoder.device, encoder.precision = label, device, precision or default_precision(device)
     encoder.module.eval().requires_grad_(False).to(device)
     if compiled:
@@ -170,20 +181,45 @@ def load_encoder(
     return encoder
 
 
+def _load_source(source: str, trust_remote_code: str | None) -> Encoder:
+    family = find_family(source)
+    if family.downloads and not Path(source.removeprefix(family.prefix).partition("?")[0]).expanduser().is_dir():
+        heed_missing_network()
+    return family.load(source, trust_remote_code) if family.runs_code else family.load(source)
+
+
+def _load_known(known: ShortName, trust_remote_code: str | None) -> Encoder:
+    """What a short name loads, read as its authors do.
+
+    Raises:
+        UserError: it cannot be loaded; where access must be asked for, with how.
+    """
+    try:
+        encoder = _load_source(known.source, trust_remote_code)
+    except UserError as error:
+        raise UserError(f"{error}; {known.access}" if known.access else str(error)) from error
+    encoder.features = known.features
+    if known.reading:
+        encoder.reading = replace(encoder.reading, **known.reading)
+        encoder.revision += "".join(f"+{name}" for name in known.reading)  # the same weights give other features
+    return encoder
+
+
 @dataclass(frozen=True)
 class Family:
     """One way to load encoders: by names that begin with `prefix`, which `load` takes whole.
 
     `load` gives an `Encoder` with its preprocessing, its `read` and what that must know (`reading`), on the CPU.
-    `downloads` tells whether models that are not on disk come from the network, and `recognises` which names without
-    the prefix are the family's too.
+    `downloads` tells whether models that are not on disk come from the network, `recognises` which names without the
+    prefix are the family's too, and `runs_code` whether `load` also takes the revision of a model's own code.
     """
 
     name: str
     prefix: str
-    load: Callable[[str], Encoder]
+    load: Callable[..., Encoder]
     downloads: bool = True
     recognises: Callable[[str], bool] = lambda source: False
+    runs_code: bool = False
 
 
 FAMILIES: dict[str, Family] = {}
@@ -278,8 +314,7 @@ def to_square(images: Sequence[np.ndarray], size: int, mean: Sequence[float], st
     return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
 
-def _load_transformers(source: str) -> Encoder:
-    import transformers
+def _load_transformers(source: str, trust_remote_code: str | None = None) -> Encoder:
     from transformers.utils import logging
 
     import biovfm_hf  # noqa: F401  (registers the biovfm model type)
@@ -291,42 +326,46 @@ def _load_transformers(source: str) -> Encoder:
             f"model {source!r}: no such folder; give a model folder, a Hub repository, timm:NAME, "
             f"open_clip:hf-hub:REPO, or one of {', '.join(SHORT_NAMES)}"
         )
-    where = str(path) if path.is_dir() else source
     try:
-        config = transformers.AutoConfig.from_pretrained(where)
-        if config.model_type == "vit_mae":
-            config.mask_ratio = 0.0
-        module, report = transformers.AutoModel.from_pretrained(
-            where, config=config, dtype="float32", output_loading_info=True
-        )
-        processor = transformers.AutoImageProcessor.from_pretrained(where)
+        opened = open_pretrained(str(path) if path.is_dir() else source, trust_remote_code)
+    except UserError:
+        raise
     except Exception as error:  # transformers passes on whatever safetensors, torch, timm or the hub raise
         raise UserError(f"model {source!r} cannot be loaded: {_reason(error, path.is_dir())}") from error
-    revision = (
-        folder_revision(path)
-        if path.is_dir()
-        else str(getattr(config, "_commit_hash", None) or weights_digest(module))
-    )
-    lacking = _check_weights(source, report)
+    config, processor, module = opened.config, opened.processor, opened.module
+    lacking = _check_weights(source, opened.report)
+    revision = folder_revision(path) if path.is_dir() else weights_digest(module)
+    revision += f"+{opened.trusted}" if opened.trusted else ""
     module = getattr(module, "vision_model", None) or getattr(module, "vision_encoder", None) or module
-    reading = Reading(
-        interpolates="interpolate_pos_encoding" in inspect.signature(module.forward).parameters,
-        pooler=not lacking,
-        keeps_patches=config.model_type == "vit_mae",
+    grey = getattr(config, "num_channels", 3) == 1
+    return Encoder(
+        source,
+        revision,
+        module,
+        preprocess_with(processor, grey) if is_own_code(processor) else _batches_of(processor, config.model_type),
+        f"{type(processor).__name__} {_settings(processor)}",
+        _processor_size(processor, config),
+        tuple(getattr(processor, "image_mean", None) or IMAGENET_MEAN),
+        tuple(getattr(processor, "image_std", None) or IMAGENET_STD),
+        reading=Reading(
+            interpolates="interpolate_pos_encoding" in inspect.signature(module.forward).parameters,
+            pooler=not lacking,
+            keeps_patches=config.model_type == "vit_mae",
+            grey=grey,
+        ),
+        notes=(f"runs the model's own code, revision {opened.trusted}",) if opened.trusted else (),
     )
-    size = _processor_size(processor, config)
-    mean = tuple(getattr(processor, "image_mean", None) or IMAGENET_MEAN)
-    std = tuple(getattr(processor, "image_std", None) or IMAGENET_STD)
 
-    takes_grey = config.model_type == "biovfm"  # our processor makes three channels at the end; others resize three
+
+def _batches_of(processor: Any, model_type: str) -> Callable[[Sequence[np.ndarray]], "Tensor"]:
+    """Preprocessing by an image processor of transformers or ours, a batch at once."""
+    takes_grey = model_type == "biovfm"  # our processor makes three channels at the end; others resize three
 
     def preprocess(images: Sequence[np.ndarray]) -> "Tensor":
         given = [image[..., :1] if takes_grey and is_grey(image) else image for image in images]
         return processor(given, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
 
-    settings = _settings(processor)
-    description = f"{type(processor).__name__} {settings}"
-    return Encoder(source, revision, module, preprocess, description, size, mean, std, reading=reading)
+    return preprocess
 
 
 def _check_weights(source: str, report: dict[str, Any]) -> list[str]:
@@ -360,6 +399,8 @@ def _processor_size(processor: Any, config: Any) -> int:
         size: Any = getattr(holder, key, None)
         if getattr(processor, "do_center_crop", True) is False and key == "crop_size":
             continue
+        if isinstance(size, int) and size:
+            return size
         for side in ("height", "shortest_edge", "longest_edge"):
             pixels = size.get(side) if hasattr(size, "get") else getattr(size, side, None)
             if pixels:
@@ -377,6 +418,10 @@ def _reason(error: Exception, local: bool) -> str:
         return f"{text}; check the folder's config.json and model.safetensors"
     if "Unknown model" in text:
         return f"{text}; timm.list_models() lists them"
+    if "unexpected keyword" in text:
+        return f"{text}; give keywords that this network of timm has"
+    if "gated" in text.lower():
+        return f"{text}; accept its terms on its page at huggingface.co, then run: hf auth login"
     cached = (
         "without a network only models on disk can be used: get it where there is one (hf download NAME), and copy"
     )
@@ -416,18 +461,21 @@ def weights_digest(module: "nn.Module") -> str:
 
 
 def _load_timm(source: str) -> Encoder:
-    name = source.removeprefix("timm:")
+    given = source.removeprefix("timm:")
     timm = require("timm", "encoders")
+    name, keywords = split_keywords(given)
     path = Path(name).expanduser()
+    where = f"local-dir:{path}" if path.is_dir() else name
     try:
-        module = timm.create_model(f"local-dir:{path}" if path.is_dir() else name, pretrained=True, num_classes=0)
+        module = timm.create_model(where, pretrained=True, num_classes=0, **keywords)
     except Exception as error:  # timm passes on whatever the hub, the file system or its registry raise
-        raise UserError(f"model timm:{name} cannot be loaded: {_reason(error, path.is_dir())}") from error
+        raise UserError(f"model timm:{given} cannot be loaded: {_reason(error, path.is_dir())}") from error
     config = timm.data.resolve_model_data_config(module)
     transform = timm.data.create_transform(**config, is_training=False)
     revision = folder_revision(path) if path.is_dir() else weights_digest(module)
+    revision += f"?{given.partition('?')[2]}" if keywords else ""  # the same weights in another network
     return _from_transform(
-        module, transform, f"timm:{name}", revision, config["input_size"][-1], config["mean"], config["std"]
+        module, transform, source, revision, config["input_size"][-1], config["mean"], config["std"]
     )
 
 
@@ -469,6 +517,34 @@ def _load_ofa(source: str) -> Encoder:
     )
 
 
+def _load_xrv(source: str) -> Encoder:
+    from . import xrv
+
+    module, size = xrv.load_network(source.removeprefix(XRV))
+    description = f"torchxrayvision: middle square, {size}, values from -1024 to 1024"
+    preprocess = partial(xrv.preprocess, size=size)
+    mean, std = (xrv.HALF,) * 3, (xrv.SPAN,) * 3
+    return Encoder(
+        *(source, weights_digest(module), module, preprocess, description, size, mean, std),
+        reading=Reading(grey=True),
+    )
+
+
+def _load_torch_file(source: str) -> Encoder:
+    from .torch_files import TORCH_FILES, load_file, read
+
+    kind, _, place = source.partition(":")
+    module, path = load_file(kind, place)
+    entry = TORCH_FILES[kind]
+    preprocess = partial(to_square, size=entry.size, mean=entry.mean, std=entry.std)
+    description = f"square {entry.size}, bicubic, mean {entry.mean}, std {entry.std}"
+    return Encoder(
+        *(source, files_digest([path]), module, preprocess, description, entry.size, entry.mean, entry.std),
+        read=read,
+        notes=entry.notes,
+    )
+
+
 def _is_ofa(source: str) -> bool:
     """Whether a folder's config.json says `model_type: ofa`, or it is one file of weights as fairseq writes them."""
     path = Path(source).expanduser()
@@ -500,10 +576,13 @@ def _from_transform(
 
 
 for _family in (
-    Family("transformers", "", _load_transformers),
+    Family("transformers", "", _load_transformers, runs_code=True),
     Family("timm", "timm:", _load_timm),
     Family("open_clip", "open_clip:", _load_open_clip),
     Family("open_clip of the Hub", "hf-hub:", _load_open_clip),
+    Family("torchxrayvision", XRV, _load_xrv),
+    Family("MedDINOv3", "meddinov3:", _load_torch_file),
+    Family("MedImageInsight", "medimageinsight:", _load_torch_file),
     Family("OFA", OFA, _load_ofa, recognises=_is_ofa),
     Family("trained from scratch", SCRATCH, _untrained, downloads=False),
     Family("TransUNet with pretrained weights", TRANSUNET, _pretrained_network, downloads=False),

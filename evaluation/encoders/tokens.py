@@ -74,6 +74,7 @@ class Reading:
         keeps_patches: whether it must be told to mask no patch, as transformers' MAE.
         before_neck: whether its map is that of its last block, before a neck of fewer channels (SAM).
         by_pooled: whether the model's own vector stands for all others (VGG's second hidden layer).
+        grey: whether it takes one channel, the mean of the three of an image.
     """
 
     interpolates: bool = False
@@ -81,6 +82,7 @@ class Reading:
     keeps_patches: bool = False
     before_neck: bool = False
     by_pooled: bool = False
+    grey: bool = False
 
 
 AS_IT_IS = Reading()
@@ -190,6 +192,8 @@ def _pooled(module: Any, answer: Any, reading: Reading) -> "Tensor | None":
 def _forward(module: "nn.Module", pixel_values: "Tensor", reading: Reading) -> Any:
     import torch
 
+    if reading.grey and pixel_values.shape[1] > 1:
+        pixel_values = pixel_values.mean(1, keepdim=True)
     if reading.keeps_patches:
         # Keep every patch, in its place: the noise decides the shuffle, and the config says that nothing is masked.
         rows, columns = patch_grid(module, pixel_values.shape[-2:])

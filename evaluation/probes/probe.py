@@ -42,7 +42,8 @@ ALL_PROTOCOLS = (*PROTOCOLS, STUDY)
 NORMALISED = {"biovfm": "half", STUDY: "imagenet"}  # what these give every model, see `encoders.load.load_encoder`
 FEATURES_HELP = (
     "class token, mean patch token (mean_raw: before the final norm), both, the model's pooled vector, or last4: "
-    "class tokens of the last four blocks and the mean patch token; linear also auto: what does best on validation "
+    "class tokens of the last four blocks and the mean patch token; card: what the model's card recommends; linear "
+    "also auto: what does best on validation "
     "(default: class for kNN, auto for linear under protocol radiology, else both)"
 )
 
@@ -198,6 +199,7 @@ class Run:
     corrupt: bool = False
     corruptions: str | None = None
     save_masks: str | None = None
+    trust_remote_code: str | None = None
 
     @property
     def preprocess(self) -> str:

@@ -84,7 +84,7 @@ def run_suite(models: list[str], tasks: list[Task], runs: list[Run], out: Path, 
         if labels.count(label) > 1:
             raise UserError(f"two models are called {label}; tell them apart: --model NAME1=... --model NAME2=...")
     for model in models[1:]:  # what cannot be loaded is told now, and not after hours of work on the models before it
-        load_encoder(model)
+        load_encoder(model, trust_remote_code=runs[0].trust_remote_code)
     jobs = [Job(model, run, task) for model in models for run in runs for task in tasks if run.probe.suits(task)]
     failures = run_jobs(jobs, out, cache)
     records = merge_records(out)
@@ -137,7 +137,9 @@ def _loaded(model: str, run: Run, loaded: dict[tuple[str, str], Encoder | UserEr
     key = (model, run.preprocess)
     if key not in loaded:
         try:
-            loaded[key] = load_encoder(model, run.device, run.preprocess, run.compile, run.precision)
+            loaded[key] = load_encoder(
+                model, run.device, run.preprocess, run.compile, run.precision, run.trust_remote_code
+            )
         except UserError as error:
             loaded[key] = error
     encoder = loaded[key]
@@ -185,7 +187,7 @@ def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Row | No
             **answer.record,
             "lower_is_better": [name for name in answer.record["metrics"] if is_lower_better(name)] or None,
             "warnings": list(task.warnings),
-            "notes": [*encoder.notes, *answer.record.get("notes", [])],
+            "notes": [*encoder.notes, *feature_notes(trial), *answer.record.get("notes", [])],
             "n_train": task.splits["train"].num_cases,
             "n_test": task.splits["test"].num_cases,
             "seconds": seconds,
@@ -204,6 +206,13 @@ def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Row | No
 def _say(line: str, stream: TextIO | None = None) -> None:
     """Print a line in one write: of processes that share a pipe, another's could come between print's two writes."""
     print(f"{line}\n", end="", file=stream, flush=True)
+
+
+def feature_notes(trial: Trial) -> list[str]:
+    """Which vector was read, where that was left to the model's card."""
+    if trial.run.settings.get("features") != "card":
+        return []
+    return [f"features card: {trial.encoder.features}"]
 
 
 def costs(encoder: Encoder, answer: Answer) -> dict[str, Any]:

@@ -85,6 +85,7 @@ class Bench:
                 device=device,
                 precision=options.precision or default_precision(device),
                 resamples=options.resamples,
+                trust_remote_code=options.trust_remote_code,
             )
             for seed in dict.fromkeys(options.seed)
         ]

@@ -10,6 +10,7 @@ from biovfm_hf.options import argument, check_options, option
 from biovfm_hf.reading.documents import parse_yaml
 
 from ..commands.embed import DEVICE_HELP, PRECISION_HELP, PRECISIONS
+from ..encoders.own_code import TRUST_HELP
 from ..tasks.medmnist import SIZES
 from .recipe import resolve_items
 
@@ -49,6 +50,7 @@ class ReproduceOptions:
     device: str | None = option(None, DEVICE_HELP, group=RUNNING)
     precision: str | None = option(None, PRECISION_HELP, choices=PRECISIONS, group=RUNNING)
     cache: Path | None = option(None, "where features are kept (default: OUT/cache)", metavar="DIR", group=RUNNING)
+    trust_remote_code: str | None = option(None, TRUST_HELP, metavar="REVISION", group=RUNNING)
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -18,7 +18,10 @@ def produce(recipe: Recipe, bench: Bench) -> Outcome:
     for name in recipe.models:
         try:
             device = options.device or default_device()
-            encoder = load_encoder(bench.model(name, recipe), device, precision=options.precision)
+            encoder = load_encoder(
+                bench.model(name, recipe), device, precision=options.precision,
+                trust_remote_code=options.trust_remote_code,
+            )  # fmt: skip
         except UserError as error:
             missing.append(f"{name}: {error}")
             continue

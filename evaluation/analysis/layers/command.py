@@ -15,6 +15,7 @@ from biovfm_hf.writing.files import write_text
 from ...commands.embed import DEVICE_HELP, open_images
 from ...encoders.device import default_device
 from ...encoders.load import load_encoder
+from ...encoders.own_code import TRUST_HELP
 from ...results.records import clean
 from ...statistics.bootstrap import Resampling
 from ...tasks import open_task
@@ -53,6 +54,7 @@ class AnalyseOptions:
     batch_size: int = option(16, "images at once", least=1)
     seed: int = option(0, "of everything random", least=0)
     device: str | None = option(None, DEVICE_HELP)
+    trust_remote_code: str | None = option(None, TRUST_HELP, metavar="REVISION")
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -81,7 +83,7 @@ def analyse(options: AnalyseOptions) -> Analysis:
         UserError: a model is no transformer of equal blocks, two have one name, or there are fewer than four images.
     """
     device = options.device or default_device()
-    encoders = [load_encoder(model, device) for model in options.models]
+    encoders = [load_encoder(model, device, trust_remote_code=options.trust_remote_code) for model in options.models]
     names = [encoder.name for encoder in encoders]
     if len(set(names)) < len(names):
         raise UserError("two models have one name; tell them apart: NAME1=MODEL NAME2=MODEL")

@@ -57,7 +57,7 @@ def test_features_are_those_of_the_model_in_order(encoder, images, tmp_path):
         np.testing.assert_allclose(stored[name], values.numpy(), atol=1e-5)
 
 
-WIDTHS = {"both": 64, "class": 32, "mean": 32, "mean_raw": 32, "pooled": 32, "last4": 160}
+WIDTHS = {"both": 64, "class": 32, "mean": 32, "mean_raw": 32, "pooled": 32, "last4": 160, "card": 64}
 
 
 @pytest.mark.parametrize("which", FEATURES)

@@ -1,0 +1,144 @@
+"""Encoders that their authors publish as a file of torch tensors: the timm network that each fits, and how it is read.
+
+`PREFIX:FILE` takes the file from the disk, `PREFIX:OWNER/NAME` from a repository on the Hub. Pickled files are read as
+tensors alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from biovfm_hf.conversion.weights import read_tensors
+from biovfm_hf.errors import UserError, one_line, require
+from biovfm_hf.imagenet import IMAGENET_MEAN, IMAGENET_STD
+
+from .tokens import AS_IT_IS, Encoded, Reading, run
+
+
+@dataclass(frozen=True)
+class TorchFile:
+    """A model that is published as a file.
+
+    Attributes:
+        network: timm's name of the network, and `family` the module of timm that knows names of other's tensors.
+        file: pattern of the file's path in a repository on the Hub.
+        size, mean, std: of the square input, bicubic, with values in 0..1.
+        prefix: of the image encoder's tensors, and `family_prefix` the one by which the family knows them.
+        renamed: parts of names that the family does not know, and timm's.
+        projection: the tensor (D, P) that makes the model's own vector of the pooled one; empty where there is none.
+        buffers: the file's names of tensors that timm makes itself, otherwise rounded, and timm's.
+        notes: what a reader of its results must know.
+    """
+
+    network: str
+    family: str
+    file: str
+    size: int
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    prefix: str = ""
+    family_prefix: str = ""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    projection: str = ""
+    buffers: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+# MedDINOv3 takes HU from -1000 to 1000, less 65.108, over 178.017: here of an image that shows this window in 0..1.
+_HU_MEAN, _HU_STD = (65.108 + 1000) / 2000, 178.017 / 2000
+TORCH_FILES = {
+    "meddinov3": TorchFile(
+        "vit_base_patch16_dinov3", "eva", "model.pth", 896, (_HU_MEAN,) * 3, (_HU_STD,) * 3,
+        buffers={"rope_embed.periods": "rope.periods"},
+        notes=("MedDINOv3 takes CT slices, shown by the window of -1000 to 1000 HU",),
+    ),
+    "medimageinsight": TorchFile(
+        "davit_huge_fl", "davit", "*vision_model/*.pt", 480,
+        prefix="image_encoder.", family_prefix="vision_tower.", renamed={"norms.": "head.norm."},
+        projection="image_projection",
+        notes=("licence of MedImageInsight's weights: MIT by the tag of a copy on the Hub, Microsoft's own terms in "
+               "Azure's catalogue",),
+    ),
+}  # fmt: skip
+
+
+class Projected(nn.Module):
+    """An image encoder with the projection that makes the vectors by which its authors compare images."""
+
+    def __init__(self, trunk: nn.Module, projection: Tensor) -> None:
+        super().__init__()
+        self.trunk, self.projection = trunk, nn.Parameter(projection)
+
+
+def read(module: nn.Module, pixel_values: Tensor, blocks: int = 0, reading: Reading = AS_IT_IS) -> Encoded:
+    """As `tokens.run`; the model's own vector is the projected one, of length 1."""
+    if not isinstance(module, Projected):
+        return run(module, pixel_values, blocks, reading)
+    encoded = run(module.trunk, pixel_values, blocks, reading)
+    if encoded.pooled is not None:
+        encoded.pooled = nn.functional.normalize(encoded.pooled @ module.projection, dim=-1)
+    return encoded
+
+
+def load_file(kind: str, source: str) -> tuple[nn.Module, Path]:
+    """A model of `TORCH_FILES`, and the file it is from.
+
+    Raises:
+        UserError: there is no such file, it holds more than tensors, or its tensors are not the network's.
+    """
+    entry, path = TORCH_FILES[kind], find_file(kind, source)
+    tensors = read_tensors(path)
+    timm = require("timm", "encoders")
+    trunk = timm.create_model(entry.network, num_classes=0)
+    named = _timm_names(entry, tensors, trunk)
+    own = trunk.state_dict()
+    if lacking := sorted(name for name in own if name not in named or named[name].shape != own[name].shape):
+        shown = ", ".join(lacking[:3])
+        raise UserError(f"{path}: {len(lacking)} tensors of {kind} are lacking or differ in shape ({shown})")
+    trunk.load_state_dict({name: named[name].float() for name in own})
+    for name, timms in entry.buffers.items():
+        trunk.get_buffer(timms).copy_(tensors[entry.prefix + name])
+    if not entry.projection:
+        return trunk, path
+    if entry.projection not in tensors:
+        raise UserError(f"{path}: lacks {entry.projection}; is it the authors' file?")
+    return Projected(trunk, tensors[entry.projection].float()), path
+
+
+def find_file(kind: str, source: str) -> Path:
+    """The file on the disk, or in the repository, downloaded."""
+    path = Path(source).expanduser()
+    pattern = TORCH_FILES[kind].file
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        if source.count("/") != 1 or path.suffix in (".pt", ".pth", ".bin"):
+            raise UserError(f"model {kind}:{source}: no such file; give the authors' file, or a repository on the Hub")
+        path = _download(kind, source, pattern)
+    if file := next(iter(sorted(path.rglob(pattern))), None):
+        return file
+    raise UserError(f"model {kind}:{source} holds no {pattern}")
+
+
+def _download(kind: str, source: str, pattern: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=[pattern]))
+    except Exception as error:  # the hub passes on whatever its libraries raise
+        raise UserError(
+            f"model {kind}:{source} is neither a file nor a repository that can be reached ({one_line(error)})"
+        ) from error
+
+
+def _timm_names(entry: TorchFile, tensors: Mapping[str, Tensor], trunk: nn.Module) -> dict[str, Tensor]:
+    """The image encoder's tensors by timm's names."""
+    cut = len(entry.prefix)
+    own = {entry.family_prefix + n[cut:]: value for n, value in tensors.items() if n.startswith(entry.prefix)}
+    translated = import_module(f"timm.models.{entry.family}").checkpoint_filter_fn(own, trunk)
+    for theirs, timms in entry.renamed.items():
+        translated = {name.replace(theirs, timms): value for name, value in translated.items()}
+    return translated
