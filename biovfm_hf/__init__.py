@@ -4,7 +4,7 @@
 `biovfm` model type. It is also cheap: torch and transformers load when a model is first asked for.
 
 Each command is a function here: `biovfm_hf.build`, `pretrain`, `embed`, `search`, `probe`, `score`, `scaling`, `card`,
-`report`, `push`, `convert`; `biovfm_hf.load_encoder` loads any encoder that these know.
+`report`, `push`, `convert`. `biovfm_hf.load_encoder` loads any encoder that these commands know.
 """
 
 import importlib

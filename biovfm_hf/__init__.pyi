@@ -4,7 +4,7 @@
 `biovfm` model type. It is also cheap: torch and transformers load when a model is first asked for.
 
 Each command is a function here: `biovfm_hf.build`, `pretrain`, `embed`, `search`, `probe`, `score`, `scaling`, `card`,
-`report`, `push`, `convert`; `biovfm_hf.load_encoder` loads any encoder that these know.
+`report`, `push`, `convert`. `biovfm_hf.load_encoder` loads any encoder that these commands know.
 """
 
 from collections.abc import Mapping, Sequence
@@ -877,12 +877,12 @@ def convert(
         source: weight file, model folder or Hub repo id.
         to: folder to write; must not exist.
         format: what to write.
-        num_heads: attention heads, where a bare weight file does not tell.
-        decoder_heads: those of MAE's decoder, where its file does not tell.
+        num_heads: number of attention heads, if a bare weight file does not tell.
+        decoder_heads: number of heads of MAE's decoder, if its file does not tell.
 
     Returns:
-        What was read; its `left_out` also names what the format had no place for, its `notes` what was assumed and
-        where the format computes something else.
+        The encoder that was read. Its `left_out` also names tensors that the format has no place for; its `notes`
+        tell what was assumed, and where the format computes something else.
 
     Raises:
         UserError: the folder exists, the source cannot be read whole, or the format cannot hold it.

@@ -45,15 +45,15 @@ def usage() -> str:
             "commands:",
             *lines,
             "",
-            "On several GPUs, pretraining is started by accelerate; biovfm pretrain --help tells how.",
+            "On several GPUs, pretraining is started by accelerate; biovfm pretrain --help explains how.",
             "",
-            "biovfm COMMAND --help tells the rest. Start with: biovfm quickstart",
+            "biovfm COMMAND --help has the details. Start with: biovfm quickstart",
         ]
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one sub-command. Returns the exit status: 0 done, 1 the work failed, 2 the words were wrong."""
+    """Run one sub-command. Returns the exit status: 0 done, 1 failed, 2 wrong arguments."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(_unknown(command), file=sys.stderr)
         return 2
-    if not sys.stderr.isatty():  # a log gets lines, no loading bars of libraries; they read this when imported
+    if not sys.stderr.isatty():  # no progress bars of libraries in a log; they read this on import
         for library in ("HF_HUB", "HF_DATASETS"):
             os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
     try:
@@ -83,13 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _system_failure(error: OSError | MemoryError) -> str:
-    """What the system refused, with the file and the remedy."""
-    from .writing.files import is_disk_full  # here: it would cost every --help a moment
+    """The operating system's error in words, with the file and the remedy."""
+    from .writing.files import is_disk_full  # imported here, so that --help stays fast
 
     if isinstance(error, MemoryError):
-        return "too little memory; close other programs, or take fewer workers or a smaller batch size"
+        return "too little memory; close other programs, or use fewer workers or a smaller batch size"
     full = is_disk_full(error)
-    name = error.filename2 if full and error.filename2 else error.filename  # of a copy, what is written
+    name = error.filename2 if full and error.filename2 else error.filename  # when copying, the file being written
     remedy = "make room, and run the same command again" if full else "check it, then try again"
     return f"{name}: " * bool(name) + f"{error.strerror or one_line(error)}; {remedy}"
 

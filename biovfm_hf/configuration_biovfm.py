@@ -22,7 +22,7 @@ class Size(NamedTuple):
     qkv_bias: bool = True
 
 
-# DINOv2's sizes, and those that DINOv3 adds to them (its own S, B and L are those of DINOv2)
+# DINOv2's sizes, and those that DINOv3 adds (its S, B and L equal DINOv2's)
 SIZES: dict[str, Size] = {
     "vit-tiny": Size(192, 12, 3),
     "vit-small": Size(384, 12, 6),
@@ -35,7 +35,7 @@ SIZES: dict[str, Size] = {
     "vit-7b": Size(4096, 40, 32, ffn_type="swiglu", mlp_ratio=3.0, qkv_bias=False),
 }
 
-# what sets the families apart; everything else is shared
+# differences between the families; everything else is shared
 FAMILIES: dict[str, dict[str, Any]] = {
     "dinov2": {"layerscale_value": 1e-5, "position_embedding_type": "learned", "initialization": "dinov2"},
     "mae": {
@@ -71,10 +71,10 @@ AUTO_MAP = {
 
 @strict
 class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
-    """Sizes and switches of a BioVFM vision transformer. `from_size` gives the named ones.
+    """Sizes and switches of a BioVFM vision transformer. `from_size` builds the named sizes.
 
     Args:
-        image_size: side in pixels of the square images that the position embeddings are laid out for.
+        image_size: side in pixels of the square images that the position embeddings are made for.
         patch_size: side of a patch in pixels; must divide `image_size`.
         num_channels: image channels.
         hidden_size: width D of the tokens.
@@ -91,16 +91,16 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
         drop_path_rate: stochastic depth, the same in every block; drops whole images of a batch (never the last one),
             in training mode only.
         num_register_tokens: register tokens between the class token and the patch tokens.
-        use_mask_token: hold a mask token (DINOv2's pretraining). Heads and the backbone leave it out, since nothing
-            would train it; masked image modelling always has one.
+        use_mask_token: add a mask token (DINOv2's pretraining). Heads and the backbone leave it out, since it would
+            not be trained; masked image modelling always has one.
         position_embedding_type: "learned", "sincos" (fixed, MAE) or "rope" (DINOv3: queries and keys of the patch
             tokens are turned by angles that grow with the patch's place in the image).
         rope_base: periods of "rope" run from 1 to almost this, geometrically.
-        rope_min_period, rope_max_period: both given, periods run from one to the other instead.
-        rope_normalize_coords: what places are divided by before they run from -1 to 1: each its own side ("separate"),
-            or both the longer ("max") or the shorter side ("min").
-        rope_dtype: "float32", or "bfloat16" as in DINOv3's own training: of the angles and of the rotation.
-        rope_shift_coords: in training, add up to this to the places, drawn for rows and for columns.
+        rope_min_period, rope_max_period: if both are given, periods run from one to the other instead.
+        rope_normalize_coords: length that coordinates are divided by before they run from -1 to 1: each by its own
+            side ("separate"), or both by the longer ("max") or the shorter side ("min").
+        rope_dtype: dtype of angles and rotation: "float32", or "bfloat16" as in DINOv3's own training.
+        rope_shift_coords: in training, shift coordinates by up to this, drawn for rows and for columns.
         rope_jitter_coords: in training, multiply them by 1/this to this, drawn for rows and for columns.
         rope_rescale_coords: in training, multiply both by one such factor (DINOv3: 2). All three are drawn anew in
             every block and for every size of crops.
@@ -109,7 +109,7 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
         interpolate_antialias: antialias that resize (DINOv2 with registers does).
         layer_norm_eps: epsilon of every LayerNorm.
         untie_cls_and_patch_norms: the final norm of class and register tokens has weights of its own.
-        untie_global_and_local_cls_norm: so has, in training, that of local crops (`forward_packed`).
+        untie_global_and_local_cls_norm: local crops in training, too, have a norm of their own (`forward_packed`).
         initializer_range: standard deviation of the normal initialisations.
         initialization: "dinov2", "dinov3" or "mae": how weights start; see `BioVFMPreTrainedModel`.
         pooling: what the image classifier reads: "cls", "mean" (of patch tokens) or "both".
@@ -117,8 +117,8 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
         reshape_hidden_states: backbone feature maps as (B, D, H/p, W/p) instead of (B, tokens, D).
         segmentation_head: "linear" or "unet", see `BioVFMForSemanticSegmentation`.
         semantic_loss_ignore_index: label that the segmentation loss leaves out.
-        encoder_stride: pixels that masked image modelling (SimMIM) predicts along each side of a patch token; None, as
-            it must be, is the patch size.
+        encoder_stride: pixels that masked image modelling (SimMIM) predicts along each side of a patch token; it must
+            be the patch size, which None stands for.
         mask_ratio: share of patches that the masked autoencoder hides.
         norm_pix_loss: the masked autoencoder predicts each patch normalised by its own mean and variance.
         decoder_hidden_size, decoder_num_hidden_layers, decoder_num_attention_heads: the MAE decoder.
@@ -240,7 +240,7 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
                 raise ValueError(f"{name} {value} is a factor and must be at least 1")
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As transformers has it; the code that is saved beside is named by its content."""
+        """As in transformers; the code saved beside the configuration is named by its content."""
         super().save_pretrained(save_directory, *args, **kwargs)
         _name_code_by_content(Path(save_directory))
 
@@ -260,7 +260,7 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
             **overrides: any field.
 
         Raises:
-            ValueError: the size or family does not exist; the message lists those that do.
+            ValueError: the size or family does not exist; the message lists the known ones.
         """
         if name not in SIZES:
             raise ValueError(f"there is no size {name!r}; choose one of {', '.join(SIZES)}")

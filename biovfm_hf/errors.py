@@ -1,4 +1,4 @@
-"""What a user is told when something cannot be done, and how a missing extra is named."""
+"""Exceptions whose message is for the user, and the import of packages that come with an extra."""
 
 import importlib
 import re
@@ -15,11 +15,11 @@ class UserError(Exception):
 
 
 class TooLarge(UserError):
-    """A file that claims or takes more than a stated limit."""
+    """A file that claims or needs more than a stated limit."""
 
 
 class ManyPictures(UserError):
-    """A file of several pictures of which none was chosen; `count` is how many `slice_index` chooses from."""
+    """A file of several pictures, none of them chosen; `count` is how many `slice_index` chooses from."""
 
     def __init__(self, message: str, count: int = 1) -> None:
         super().__init__(message)
@@ -27,11 +27,11 @@ class ManyPictures(UserError):
 
 
 class NoPicture(UserError):
-    """A sound file that holds no picture: a report, a dose, a plan, a segmentation, a waveform."""
+    """An intact file without a picture: a report, a dose, a plan, a segmentation, a waveform."""
 
 
 class UnsafePath(UserError):
-    """A file that points to another one which may not be opened."""
+    """A file that refers to another one which may not be opened."""
 
 
 def require(module: str, extra: str) -> ModuleType:
@@ -49,12 +49,12 @@ def require(module: str, extra: str) -> ModuleType:
 
 
 def unquoted(error: BaseException) -> str:
-    """A library's exception without what it quotes, which can be a name: of a member, or where a number belongs."""
+    """A library's message without its quotations, which may contain names from the file."""
     return f"{type(error).__name__}: {_QUOTED.sub('...', str(error))}"
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line of at most 300 characters: its type's name where it says nothing.
+    """An error's message in one line of at most 300 characters; the name of its type if it has none.
 
     >>> one_line(ValueError("first\\n  second"))
     'first second'

@@ -1,4 +1,4 @@
-"""An image onto a canvas of another size with its aspect ratio kept, and scores on the canvas back onto the image."""
+"""Resizes an image onto a canvas with its aspect ratio kept, and maps scores on the canvas back onto the image."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +12,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Placement:
-    """Which part of an image lies where on a canvas.
+    """Where a part of an image lies on a canvas.
 
     Attributes:
         box: left, top, right and bottom edge of the part, in the image's pixels, fractions included.
@@ -32,7 +32,7 @@ def placement(shape: tuple[int, int], canvas: tuple[int, int], mode: Mode, aspec
         shape: of the image.
         canvas: its shape.
         mode: "pad" fits the whole image and centres it; "crop" takes the largest centred part of the canvas' shape.
-        aspect: the height of an image's pixel over its width; those of the canvas are square.
+        aspect: height of the image's pixels over their width; the canvas has square pixels.
     """
     height, width = canvas
     ratios = height / (shape[0] * aspect), width / shape[1]
@@ -53,8 +53,8 @@ def fit(
 ) -> np.ndarray:
     """Scale (H, W) or (H, W, 3) onto a canvas (rows, columns) that is `fill` elsewhere.
 
-    Numbers are uint8, float32, or int32 (class numbers). Floats within [0, 1] stay there, where bicubic resizing would
-    overshoot.
+    Numbers are uint8, float32, or int32 (class numbers). Floats within [0, 1] are clipped to that range, since bicubic
+    resizing overshoots.
     """
     place = placement(image.shape[:2], canvas, mode, aspect)
     shape = (place.rows.stop - place.rows.start, place.columns.stop - place.columns.start)
@@ -64,7 +64,7 @@ def fit(
 
 
 def centred(image: np.ndarray, canvas: tuple[int, int], fill: int = 0) -> np.ndarray:
-    """Centre (h, w) or (h, w, 3) on a canvas (rows, columns) of `fill`; an odd line of it goes below or to the right.
+    """Centre (h, w) or (h, w, 3) on a canvas (rows, columns) of `fill`; an odd line is added below or at the right.
 
     An image of the canvas' shape is returned as it is.
     """
@@ -94,12 +94,12 @@ def _resized(image: np.ndarray, shape: tuple[int, int], resample: int, box: Box)
 
 
 def labels_on_image(scores: Any, shape: tuple[int, int], mode: Mode) -> Any:
-    """The best class of every pixel of an image that `fit` put on the canvas; 0 where a crop cut pixels away.
+    """The best class of every pixel of an image that `fit` put on the canvas; 0 for pixels that a crop cut away.
 
     Args:
         scores: tensor (classes, rows, columns) on the canvas.
         shape: of the image.
-        mode: as it was fitted.
+        mode: the mode of `fit`.
 
     Returns:
         int64 tensor of `shape`.

@@ -1,9 +1,9 @@
-"""Parameters of the models, and floating-point operations of a pretraining step, by formula from their sizes.
+"""Formulas for the parameters of the models and the floating-point operations of a pretraining step.
 
-Counted are the matrix products, two operations for a multiply-add, as `torch.utils.flop_counter` counts them; norms,
-softmax and activations are left out (below 1 %). A backward pass costs two forward ones, of the patch projection one,
-since nothing needs the gradient of the pixels. What an implementation saves (packed heads, rows of the last block that
-nobody reads) is not taken off, except where a switch says so.
+Matrix products count, with two operations for a multiply-add, as in `torch.utils.flop_counter`; norms, softmax and
+activations (below 1 %) do not. A backward pass costs as much as two forward passes, for the patch projection as one,
+since the gradient of the pixels is not needed. Savings of the implementation (packed heads, unused rows of the last
+block) are not subtracted, unless a switch says so.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Architecture:
-    """The sizes of `BioVFMConfig` that parameters and operations follow from, with its defaults."""
+    """The sizes of `BioVFMConfig` that determine parameters and operations, with its defaults."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -77,7 +77,7 @@ class Architecture:
         """The sizes of a `BioVFMConfig`, or of the mapping in a config.json.
 
         Raises:
-            UserError: a size is missing, or no number.
+            UserError: a size is missing or not a number.
         """
         names = [field.name for field in fields(cls)]
         if not isinstance(config, Mapping):
@@ -113,7 +113,7 @@ class Architecture:
         return (side // self.patch_size) ** 2
 
     def tokens(self, side: int, visible: float = 1.0) -> int:
-        """Tokens of a square image of which a share `visible` of the patches is encoded."""
+        """Tokens of a square image if a share `visible` of its patches is encoded."""
         return int(self.patches(side) * visible) + 1 + self.num_register_tokens
 
     def forward_flops(self, side: int | None = None) -> float:
@@ -162,7 +162,7 @@ def head_weights(width: int, hidden: int, layers: int, bottleneck: int, prototyp
 
 @dataclass(frozen=True)
 class StepFlops:
-    """Operations of one image in a step, forward and backward, by what computes them."""
+    """Operations of one image in a step, forward and backward, by component."""
 
     student: float
     teacher: float = 0.0
@@ -215,7 +215,7 @@ def step_flops(
 
 
 def _mae_flops(size: str) -> StepFlops:
-    """Of the configs `mae_vit_*`: the encoder on a quarter of the patches, the decoder on all."""
+    """Operations of the configs `mae_vit_*`: the encoder on a quarter of the patches, the decoder on all."""
     from .configuration_biovfm import BioVFMConfig
 
     config = BioVFMConfig.from_size(size, family="mae")
@@ -223,7 +223,7 @@ def _mae_flops(size: str) -> StepFlops:
 
 
 def _dino_flops(size: str) -> StepFlops:
-    """Of the configs `dino_vit_*`: heads and stochastic depth are counted."""
+    """Operations of the configs `dino_vit_*`, with heads and stochastic depth."""
     from .configuration_biovfm import BioVFMConfig
 
     config = BioVFMConfig.from_size(size)
@@ -233,7 +233,7 @@ def _dino_flops(size: str) -> StepFlops:
     return step_flops(Architecture.of(config), Crops(local_size=98), teacher=True, heads=heads, drop_path=0.4)
 
 
-RECIPES = {"dino": _dino_flops, "mae": _mae_flops}  # of the objectives whose compute is known for every named size
+RECIPES = {"dino": _dino_flops, "mae": _mae_flops}  # objectives whose compute is known for every named size
 
 
 def recipe_flops(size: str, objective: str) -> StepFlops:

@@ -1,7 +1,7 @@
 """The front door: each command as a function of `biovfm_hf`, with the command's options as its keywords.
 
 `biovfm_hf.build(raw="raw", out="dataset")` does what `biovfm build --raw raw --out dataset` does. A function's
-signature and docstring follow from the options dataclass of its command; its room loads when it is first asked for.
+signature and docstring come from its command's options dataclass; the room behind it loads on first use.
 """
 
 import dataclasses
@@ -16,14 +16,14 @@ from .rooms import load_room_module, packages_named
 
 @dataclasses.dataclass(frozen=True)
 class Door:
-    """A function of the front door: where it is, and how it is used.
+    """A function of the front door: its module, and an example of its use.
 
-    The examples go on from one to the next, in an empty folder.
+    The examples build on each other, beginning in an empty folder.
     """
 
     module: str
     function: str
-    options: str  # dataclass in the same module that the function takes; "" where it takes its arguments as they are
+    options: str  # options dataclass of the function, in the same module; "" if it takes plain arguments
     example: str
 
 
@@ -243,7 +243,7 @@ def open_door(name: str) -> Callable[..., Any]:
     """The function `name` of the front door, with the signature and the docstring that its options give it.
 
     Raises:
-        UserError: this installation has not the room, or the room lacks a package.
+        UserError: this installation lacks the room, or the room lacks a package.
     """
     door = DOORS[name]
     with packages_named(door.module):
@@ -265,7 +265,7 @@ def open_door(name: str) -> Callable[..., Any]:
 
 
 def _signature(function: Callable[..., Any], options: type | None) -> inspect.Signature:
-    """The options' fields as parameters: those that a command takes by their place are not only keywords."""
+    """The options' fields as parameters: a command's positional arguments may be positional here too."""
     own = inspect.signature(function, eval_str=True)
     if options is None:
         return own
@@ -285,7 +285,7 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
 
 
 def _docstring(text: str, options: type | None, example: str) -> str:
-    """The function's docstring, whose arguments are the options' fields, and the example."""
+    """The function's docstring with the options' fields as arguments, and the example."""
     if options:
         text = re.sub(r"`options\.(\w+)`", r"`\1`", text)
         later = re.search(r"^(Returns|Raises):", text, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""`BioVFMImageProcessor`: any biomedical image, or its file, to the `pixel_values` a BioVFM model reads.
+"""`BioVFMImageProcessor`: turns any biomedical image or image file into a BioVFM model's `pixel_values`.
 
 One class serves transformers' "pil" and "torchvision" backends alike. It needs Pillow and numpy only, so a feature or
 a published score does not depend on whether torchvision happens to be installed (bicubic resizing differs between the
@@ -29,8 +29,8 @@ from .errors import UserError, one_line
 from .fitting import Mode, fit, labels_on_image
 from .pixels import MAX_PIXELS, Pixels, decode, opened_image, to_uint8
 
-IGNORED_LABEL = 255  # `BioVFMConfig.semantic_loss_ignore_index`: where a map is padded
-MAX_ASPECT = 10.0  # a file that claims longer pixels is not believed
+IGNORED_LABEL = 255  # padding of a map, as `BioVFMConfig.semantic_loss_ignore_index`
+MAX_ASPECT = 10.0  # claims of longer pixels are ignored
 _UNUSED = {
     "do_center_crop": "resize_mode='crop'",
     "do_pad": "resize_mode='pad'",
@@ -44,15 +44,15 @@ class BioVFMImageProcessorKwargs(ImagesKwargs, total=False):
 
     Attributes:
         resize_mode: "pad" fits the whole image into `size` and centres it on black; "crop" fills `size` and cuts the
-            middle. Both keep the aspect ratio, in millimetres where a file tells its pixels' spacing.
-        intensity: how input of more than 8 bits becomes 8: "auto" takes `window`, else the file's own window (DICOM),
-            else `percentiles`; "percentile" passes over the file's window. 8-bit input is taken as it is.
-        percentiles: (low, high) in [0, 100], shown black and white.
-        window: (low, high) in the image's values (HU for CT), shown black and white, or None.
+            middle. Both keep the aspect ratio, in millimetres if the file states its pixels' spacing.
+        intensity: how input of more than 8 bits is mapped to 8: "auto" uses `window`, else the file's own window
+            (DICOM), else `percentiles`; "percentile" ignores the file's window. 8-bit input is taken as it is.
+        percentiles: (low, high) in [0, 100], mapped to black and white.
+        window: (low, high) in the image's values (HU for CT), mapped to black and white, or None.
         slice_index: which slice of a volume, frame of a DICOM file or GIF, or page of a TIFF, from 0.
         axis: "axial", "coronal" or "sagittal", for volumes.
         time_index: which time point of a 4D series.
-        do_reduce_labels: of segmentation maps: label 0 becomes 255, which is ignored, and every other one less.
+        do_reduce_labels: in segmentation maps, label 0 becomes 255, which is ignored; the others are reduced by one.
     """
 
     resize_mode: Literal["pad", "crop"] | None
@@ -69,9 +69,9 @@ class Prepared(NamedTuple):
     """A decoded image.
 
     Attributes:
-        image: (H, W) or (H, W, 3), uint8; float32 where 8 bits would round what must not be rescaled.
+        image: (H, W) or (H, W, 3), uint8; float32 if rescaling is off and 8 bits would round the values.
         aspect: the height of a pixel over its width.
-        unit: whether black to white is 0 to 1 for the caller, not 0 to 255.
+        unit: whether the caller's range from black to white is 0 to 1, not 0 to 255.
     """
 
     image: np.ndarray
@@ -96,11 +96,11 @@ class BioVFMImageProcessor(PilBackend):
     Every argument may be given on construction, where `save_pretrained` keeps it, or per call. A damaged or
     unsuitable image raises a one-line `UserError`.
 
-    transformers' pipelines open a path themselves and clip 16-bit images at 255 before the processor sees them: hand
+    transformers' pipelines open paths themselves and clip 16-bit images at 255 before the processor sees them: give
     them `processor.view(path)` instead.
     """
 
-    _auto_class = "AutoImageProcessor"  # save_pretrained then ships the code that trust_remote_code runs
+    _auto_class = "AutoImageProcessor"  # makes save_pretrained write the code that trust_remote_code runs
     valid_kwargs = BioVFMImageProcessorKwargs
     model_input_names = ["pixel_values"]  # noqa: RUF012 - transformers' own convention
 
@@ -123,7 +123,7 @@ class BioVFMImageProcessor(PilBackend):
     do_reduce_labels = False
 
     def view(self, image: Any, **kwargs: Any) -> Image.Image:
-        """Return what the model is shown, at its own size: an 8-bit RGB picture, of square pixels, of one image."""
+        """Return one image as the model sees it, at its own size: an 8-bit RGB picture with square pixels."""
         settings = {name: getattr(self, name) for name in BioVFMImageProcessorKwargs.__annotations__}
         settings = {**settings, **kwargs, "do_rescale": True}
         ((shown, aspect, _),) = self._prepare_image_like_inputs([image], **settings)
@@ -152,7 +152,7 @@ class BioVFMImageProcessor(PilBackend):
         super()._validate_preprocess_kwargs(do_resize=do_resize, size=size, **kwargs)
 
     def preprocess(self, images: Any, segmentation_maps: Any = None, **kwargs: Any) -> BatchFeature:
-        """As calling the processor.
+        """The same as calling the processor.
 
         Args:
             images: one or a list, see the class.
@@ -162,7 +162,7 @@ class BioVFMImageProcessor(PilBackend):
 
         Raises:
             UserError: no image, a bad one, or maps that do not fit the images.
-            ValueError: an argument that does not exist or cannot be met.
+            ValueError: an argument that does not exist or is not possible.
         """
         return super().preprocess(images, segmentation_maps, **kwargs)
 
@@ -194,7 +194,7 @@ class BioVFMImageProcessor(PilBackend):
         return prepared
 
     def _fitted_maps(self, maps: list[Any], prepared: list[Prepared], **kwargs: Any) -> Any:
-        """Read the maps and bring them to where their images went: (B, H, W) int64, or a list without resizing."""
+        """Read the maps and transform them as their images: (B, H, W) int64, or a list without resizing."""
         if len(maps) != len(prepared):
             raise UserError(f"{len(maps)} segmentation maps for {len(prepared)} images; give one for each image")
         where = {name: kwargs[name] for name in ("slice_index", "axis", "time_index")}
@@ -223,10 +223,10 @@ class BioVFMImageProcessor(PilBackend):
         Args:
             outputs: has `logits` (B, classes, h, w).
             target_sizes: (height, width) of each image before processing; the padding is cut away and the rest
-                resized to it. None leaves the maps at the size of the scores.
+                resized. None leaves the maps at the size of the scores.
 
         Returns:
-            One int64 tensor (height, width) an image.
+            One int64 tensor (height, width) per image.
         """
         logits = outputs.logits
         if target_sizes is None:
@@ -234,7 +234,7 @@ class BioVFMImageProcessor(PilBackend):
         if len(target_sizes) != len(logits):
             raise ValueError(f"{len(target_sizes)} target_sizes for {len(logits)} images; give one for each image")
         sizes = [(int(height), int(width)) for height, width in target_sizes]
-        # what was not resized has the image's own shape, which padding leaves alone
+        # maps that were not resized have the image's own shape, which padding leaves alone
         mode: Mode = "crop" if self.do_resize and self.resize_mode == "crop" else "pad"
         return [labels_on_image(scores, size, mode) for scores, size in zip(logits, sizes, strict=True)]
 
@@ -298,7 +298,7 @@ def _flat_maps(maps: Any, images: int) -> list[Any]:
 
 
 def _source(image: Any) -> tuple[Any, str | None]:
-    """What `decode` reads, and its name: an open file, a `data:` URL and a dict as `datasets` gives are unpacked.
+    """Input for `decode`, and its name: unpacks an open file, a `data:` URL, or a dict as `datasets` gives.
 
     Raises:
         UserError: a dict or a file that holds no image.
@@ -316,18 +316,18 @@ def _source(image: Any) -> tuple[Any, str | None]:
 
 
 def _file_content(file: Any) -> tuple[bytes, str | None]:
-    """The bytes of a file that is the caller's, and its name."""
+    """The bytes and the name of a file that the caller opened."""
     name = getattr(file, "name", None)
     name = name if isinstance(name, str) else None
     try:
         start = file.tell() if file.seekable() else None
         if start is not None:
-            file.seek(0)  # as Pillow does: one that was just written stands at its end
+            file.seek(0)  # rewind, as Pillow does: a file that was just written is at its end
         content = file.read()
         if start is not None:
             file.seek(start)
     except (OSError, ValueError) as error:
-        raise UserError(f"{name or 'the file'}: cannot be read ({one_line(error)}); hand over an open one") from error
+        raise UserError(f"{name or 'the file'}: cannot be read ({one_line(error)}); give an open file") from error
     if not isinstance(content, bytes | bytearray | memoryview):
         raise UserError(f"{name or 'the file'}: gives {type(content).__name__}, not bytes; open it in binary mode")
     return bytes(content), name
@@ -360,14 +360,14 @@ def _prepared(
 
 
 def _in_memory(source: Any) -> bool:
-    """Whether these are numbers of the caller's, not of a file; an image that PIL opened from one is the file's."""
+    """Whether the numbers come from the caller's memory, not from a file (an image that PIL opened is a file's)."""
     if isinstance(source, Image.Image):
         return source.format is None
     return isinstance(source, np.ndarray) or hasattr(source, "detach")
 
 
 def _scaled_already(array: np.ndarray) -> np.ndarray:
-    """Floats as they are: as the 8-bit levels that 255 times them are, so that both are resized alike, or float32."""
+    """Floats as they are: as 8-bit levels if 255 times them is whole, so that both resize alike, else as float32."""
     levels = np.rint(array * 255)
     if array.min() >= 0 and array.max() <= 1 and np.allclose(levels / 255, array, rtol=0.0, atol=1e-6):
         return levels.astype(np.uint8)
@@ -375,7 +375,7 @@ def _scaled_already(array: np.ndarray) -> np.ndarray:
 
 
 def _as_numbers(pixels: Pixels) -> Pixels:
-    """Numbers that are those of an 8-bit picture are one, whatever their dtype."""
+    """Treat numbers that fit an 8-bit picture as one, whatever their dtype."""
     array = pixels.array
     if pixels.window is not None or array.dtype == np.uint8 or not (array.min() >= 0 and array.max() <= 255):
         return pixels
@@ -397,7 +397,7 @@ def _label_map(source: Any, where: dict[str, Any]) -> np.ndarray:
 
 
 def _palette_numbers(source: Any) -> np.ndarray | None:
-    """The numbers of a picture with a palette, which are the labels; None for other sources."""
+    """The palette indices of a picture, which are its labels; None for other sources."""
     if isinstance(source, Image.Image):
         return np.asarray(source) if source.mode == "P" else None
     if not isinstance(source, str | Path | bytes):
@@ -407,7 +407,7 @@ def _palette_numbers(source: Any) -> np.ndarray | None:
             picture = opened_image(file, str(source)[:200], MAX_PIXELS)
             return np.asarray(picture) if picture.mode == "P" else None
     except (UserError, OSError, ValueError, SyntaxError):
-        return None  # another format, or none: `decode` knows, or says why
+        return None  # another format or no image: `decode` reads it, or explains
 
 
 def _check_device(device: Any) -> None:

@@ -1,4 +1,4 @@
-"""Decoded pixels and their one mapping to 8 bits: by a window, by percentiles, or as they are."""
+"""Decoded pixels and their mapping to 8 bits: by a window, by percentiles, or unchanged."""
 
 import math
 from collections.abc import Callable
@@ -14,26 +14,26 @@ Window = tuple[float, float]
 Curve = Callable[[np.ndarray, Window], np.ndarray]
 
 PERCENTILES: tuple[float, float] = (0.5, 99.5)
-_PIECE = 2**22  # numbers converted at once, so that no temporary is large
+_PIECE = 2**22  # numbers converted at a time, so that temporaries stay small
 _LARGEST = 1e300  # of what can be multiplied by 255
-_SAMPLE = 1_000_000  # values from which the percentiles of a volume are taken: an error of 1-2 HU, 50 times faster
+_SAMPLE = 1_000_000  # most values that percentiles are taken from: an error of 1-2 HU, 50 times faster
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """One decoded image: stored numbers, and what turns them into values. Nothing else of a file's header.
+    """One decoded image: stored numbers and their conversion to values, and nothing else of the file's header.
 
     Attributes:
         array: (H, W) or (H, W, 3), in the stored dtype; a value is `slope * stored + intercept` (HU for CT).
         slope: factor from stored number to value, not 0.
         intercept: value of the stored number 0.
-        window: (low, high) in values that the file itself asks to be shown from black to white, or None.
+        window: (low, high) in values: the file's own range from black to white, or None.
         inverted: whether the smallest value is shown white (DICOM MONOCHROME1).
         reference: stored numbers that percentiles are taken from, the whole volume for a slice; None: `array`.
-        padding: (lowest, highest) stored number that marks what lies outside the picture: shown black, and no part of
-            the percentiles. None where the file names none.
+        padding: (lowest, highest) stored number of pixels outside the picture: shown black, and not counted in the
+            percentiles. None if the file states none.
         sigmoid: whether the file's own window is the middle of an S-shaped curve (PS3.3 C.11.2.1.3.1), not of a ramp.
-        spacing: distance between rows and between columns, in one unit; (1, 1) where the file does not tell.
+        spacing: distance between rows and between columns, in one unit; (1, 1) if the file does not tell.
     """
 
     array: np.ndarray
@@ -52,10 +52,10 @@ def percentile_window(
 ) -> Window:
     """Return the order statistics of `array` at two `percentiles` (0 to 100), as stored numbers.
 
-    NaN, infinities and numbers within `padding` (lowest, highest) are left out; so are the numbers equal to the
-    smallest where they are over a fifth of all (and percentile 0 is not asked for), because a wide background would
-    pull both percentiles towards it. Above a million numbers a regular grid of them is used. Returns (0, 0) for an
-    array without a finite number, and twice the same number for a constant one.
+    NaN, infinities and numbers within `padding` (lowest, highest) are left out. So are numbers equal to the smallest
+    if these are over a fifth of all (and percentile 0 is not requested), because a wide background would pull both
+    percentiles towards it. Above a million numbers a regular grid of them is used. Returns (0, 0) for an array
+    without a finite number, and the same number twice for a constant one.
 
     Raises:
         UserError: `percentiles` are not two numbers from 0 to 100, the lower one first.
@@ -76,7 +76,7 @@ def percentile_window(
 
 
 def _sample(array: np.ndarray, padding: Window | None) -> np.ndarray:
-    """The numbers that percentiles are taken from: a regular grid of what is finite and no padding."""
+    """The numbers that percentiles are taken from: a regular grid of finite numbers outside the padding."""
     step = max(1, math.ceil((array.size / _SAMPLE) ** (1 / max(1, array.ndim))))
     sample = array[(slice(None, None, step),) * array.ndim].ravel()
     if sample.dtype.kind == "f":
@@ -102,14 +102,14 @@ def to_uint8(
     percentiles: tuple[float, float] = PERCENTILES,
     window: Window | None = None,
 ) -> np.ndarray:
-    """Map pixels to what a screen shows: uint8 of the shape of `pixels.array`, 0 black.
+    """Map pixels to 8 bits for display: uint8 of the shape of `pixels.array`, 0 black.
 
     Args:
         pixels: what `decode` returned.
         intensity: "auto" takes, in this order, `window`, the file's own window, 8-bit numbers as they are except
-            those of a volume, and `percentiles`. "percentile" passes over the file's own window.
-        percentiles: (low, high) in [0, 100], shown black and white.
-        window: (low, high) in values (HU for CT), shown black and white; overrides everything else.
+            those of a volume, and `percentiles`. "percentile" ignores the file's own window.
+        percentiles: (low, high) in [0, 100], mapped to black and white.
+        window: (low, high) in values (HU for CT), mapped to black and white; overrides everything else.
 
     Values outside the window become 0 or 255; NaN and padding become 0. A constant image becomes 0.
     """
@@ -126,7 +126,7 @@ def to_uint8(
 
 
 def _stored_window(pixels: Pixels, chosen: Window | None, percentiles: tuple[float, float]) -> Window:
-    """The stored numbers shown black and white: of the chosen window, given in values, or else of percentiles."""
+    """The stored numbers mapped to black and white: from the chosen window, which is in values, else percentiles."""
     if chosen is not None:
         low, high = ((value - pixels.intercept) / pixels.slope for value in chosen)
         return low, high
@@ -153,7 +153,7 @@ def _chosen_window(pixels: Pixels, intensity: Intensity, window: Window | None) 
 def _apply_window(array: np.ndarray, window: Window, curve: Curve) -> np.ndarray:
     """Map stored numbers so that window[0] becomes 0 and window[1] 255 (window[0] > window[1] inverts).
 
-    A window without a width shows what lies above it white.
+    With a window of width 0, larger numbers become white.
     """
     if array.dtype.kind in "iu" and array.dtype.itemsize <= 2:
         bits = 8 * array.dtype.itemsize

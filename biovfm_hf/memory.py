@@ -1,4 +1,4 @@
-"""How glibc treats memory that has been freed."""
+"""Settings of glibc's allocator for freed memory."""
 
 import ctypes
 import sys
@@ -11,17 +11,17 @@ def keep_freed_memory(block: int = 1 << 30, total: int = (1 << 31) - 1) -> None:
 
     The defaults hold a model's activations.
 
-    By default large blocks go back to the kernel, which zeroes their pages anew when they are wanted again: a quarter
-    of the time of decoding 1024 x 1024 PNG files. Elsewhere than on glibc nothing is changed.
+    By default large blocks go back to the kernel, which must zero their pages for the next use: a quarter of the time
+    of decoding 1024 x 1024 PNG files. Without glibc nothing changes.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        # before glibc 2.35 more than 32 MiB are refused
+        # before 2.35 glibc refuses more than 32 MiB
         libc.mallopt(_MMAP_THRESHOLD, block) or libc.mallopt(_MMAP_THRESHOLD, min(block, 32 << 20))
         libc.mallopt(_TRIM_THRESHOLD, total)
 
 
 def keep_one_arena() -> None:
-    """Let all threads of this process take memory from one place, where its address space is limited.
+    """Let all threads of this process allocate from one arena, for a process with limited address space.
 
     By default glibc sets 64 MiB of addresses aside for each thread.
     """

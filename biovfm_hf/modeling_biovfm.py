@@ -43,14 +43,14 @@ from .positions import (
     sincos_position_embeddings,
 )
 
-# What a list of `output_hidden_states` names: blocks in transformers 5.18, in newer ones the embeddings too.
+# Names in a list of `output_hidden_states`: blocks in transformers 5.18, in newer versions the embeddings too.
 _LISTS_NAME_EMBEDDINGS = hasattr(output_capturing, "select_hidden_states")
-# what heads leave out of a pretraining checkpoint: nothing would train them
+# parts of a pretraining checkpoint that heads leave out, since they would not be trained
 _PRETRAINED_ONLY = [r"embeddings\.mask_token$", r"\blocal_cls_norm\."]
 
 # A packed batch of tokens (T, D) is a row of groups; a group is `batch` images of `length` tokens each.
 Groups = list[tuple[int, int]]
-# Sines and cosines (N, d) that turn the patch tokens of each group (of the only one, where nothing is packed).
+# Sines and cosines (N, d) that rotate the patch tokens of each group (without packing there is one group).
 Rotations = Sequence[tuple[Tensor, Tensor]] | None
 
 
@@ -68,7 +68,7 @@ def take_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
 
 
 class BioVFMPatchProjection(nn.Conv2d):
-    """The patches' convolution, a class of its own because `_init_weights` is asked about each module by itself."""
+    """The patches' convolution, a class of its own because `_init_weights` gets each module without its context."""
 
 
 class BioVFMPatchEmbeddings(nn.Module):
@@ -88,7 +88,7 @@ class BioVFMPatchEmbeddings(nn.Module):
         Raises:
             ValueError: no batch, another number of channels, or sides that are no multiple of the patch size.
         """
-        if not exporting():  # a check would freeze the sizes at hand
+        if not exporting():  # a check would fix the traced sizes in the graph
             self._check(pixel_values)
         pixel_values = pixel_values.to(self.projection.weight.dtype)
         if ids_keep is None:
@@ -124,7 +124,7 @@ class BioVFMEmbeddings(nn.Module):
         self.patch_embeddings = BioVFMPatchEmbeddings(config)
         learned = config.position_embedding_type == "learned"
         self.position_embeddings = None
-        if config.position_embedding_type != "rope":  # which is the attention's affair
+        if config.position_embedding_type != "rope":  # positions are applied in the attention
             table = torch.zeros(1, 1 + config.num_patches, width)
             self.position_embeddings = nn.Parameter(table, requires_grad=learned)
 
@@ -162,7 +162,7 @@ class BioVFMEmbeddings(nn.Module):
             cls_token = cls_token + positions[:, :1]
         elif ids_keep is not None:
             raise ValueError(
-                "ids_keep leaves patches out, which rotary positions do not know; use learned or sincos ones"
+                "ids_keep leaves patches out, which rotary positions cannot do; use learned or sincos ones"
             )
         first = [cls_token]
         if self.register_tokens is not None:
@@ -188,9 +188,9 @@ def eager_attention_forward(
 
 
 class BioVFMQueryKeyValue(nn.Linear):
-    """The fused projection of DINOv3: its keys' bias stands in the weights but is left out.
+    """The fused projection of DINOv3: the keys' bias stays in the weights but is not added.
 
-    A bias of the keys alone cancels in the softmax; once positions turn the keys it would not.
+    The keys' bias cancels in the softmax, but no longer once rotary positions turn the keys.
     """
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -224,7 +224,7 @@ class BioVFMAttention(nn.Module):
     def attend(
         self, hidden_states: Tensor, groups: Groups | None = None, rotations: Rotations = None
     ) -> tuple[Tensor, Tensor | None]:
-        """`forward` without the output projection."""
+        """Compute `forward` without the output projection."""
         qkv = self.qkv(hidden_states)
         if groups is None:
             return self._attend(qkv, rotations[0] if rotations else None)
@@ -297,7 +297,7 @@ class BioVFMSwiGLU(nn.Module):
 class BioVFMLayer(GradientCheckpointingLayer):
     """A pre-norm transformer block.
 
-    In training, stochastic depth runs each branch on a random subset of the images and scales what it adds by
+    In training, stochastic depth runs each branch on a random subset of the images and scales its output by
     batch / kept, so that dropped images cost nothing (DINOv2, `dinov2/layers/block.py`).
     """
 
@@ -326,10 +326,10 @@ class BioVFMLayer(GradientCheckpointingLayer):
         return self._add(self._mlp_branch, hidden_states, groups)
 
     def _forward_wanted(self, hidden_states: Tensor, groups: Groups, wanted: Tensor, rotations: Rotations) -> Tensor:
-        """Keys and values of all tokens, but what follows the attention for the wanted rows alone.
+        """Compute keys and values of all tokens, but the layers after the attention for the wanted rows only.
 
-        Stochastic depth draws the same images as in `_add`. A wanted row of a dropped image is weighed by 0 instead
-        of left out, so that no shape depends on the draw (on a GPU that would wait for the device).
+        Stochastic depth draws the same images as in `_add`. A wanted row of a dropped image gets weight 0 and is not
+        left out, so that no shape depends on the draw (which would make the host wait for a GPU).
         """
         residual = hidden_states.index_select(0, wanted)
         if not self.training or self.drop_path_rate == 0.0:
@@ -362,7 +362,7 @@ class BioVFMLayer(GradientCheckpointingLayer):
 
 
 def _sample_rows(groups: Groups, drop_rate: float, like: Tensor) -> tuple[Tensor, Tensor, Groups]:
-    """Draw the images that a branch runs on: token rows (K,), their scale (K, 1), and the groups that are left."""
+    """Draw the images that a branch runs on: token rows (K,), their scale (K, 1), and the remaining groups."""
     rows, scales, kept = [], [], []
     start = 0
     for batch, length in groups:
@@ -385,17 +385,17 @@ class BioVFMPreTrainedModel(PreTrainedModel):
     """Loading, saving and initialisation shared by the BioVFM models.
 
     `initialization="dinov2"` (`dinov2/models/vision_transformer.py`): linear weights and learned positions truncated
-    normal 0.02, patch projection as torch leaves a convolution, class and register tokens normal 1e-6.
-    `initialization="dinov3"`: as that, but class and register tokens normal 0.02.
-    `initialization="mae"` (`mae/models_mae.py`): Xavier uniform (the patch projection as a linear layer, its bias as
-    torch leaves it), class and mask tokens normal 0.02.
+    normal 0.02, patch projection by torch's default for a convolution, class and register tokens normal 1e-6.
+    `initialization="dinov3"`: the same, but class and register tokens normal 0.02.
+    `initialization="mae"` (`mae/models_mae.py`): Xavier uniform (the patch projection as a linear layer, its bias by
+    torch's default), class and mask tokens normal 0.02.
     """
 
     config: BioVFMConfig
     config_class = BioVFMConfig
     base_model_prefix = "biovfm"
     main_input_name = "pixel_values"
-    # the losses are means over a batch: Trainer has to divide by accumulation steps itself
+    # losses are means over a batch, so Trainer has to divide by the accumulation steps
     accepts_loss_kwargs = False
     input_modalities = ["image"]  # noqa: RUF012  (transformers' class-level conventions)
     supports_gradient_checkpointing = True
@@ -410,7 +410,7 @@ class BioVFMPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As transformers has it; fixed position embeddings stay fixed, which loading alone would make trainable."""
+        """As in transformers, but fixed position embeddings, which loading would make trainable, stay fixed."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # output_loading_info=True
         for module in model.modules():
@@ -452,7 +452,7 @@ class BioVFMPreTrainedModel(PreTrainedModel):
 
 def _init_patch_projection(projection: BioVFMPatchProjection, mae: bool) -> None:
     width, fan_in = projection.weight.shape[0], projection.weight[0].numel()
-    default = fan_in**-0.5  # torch's for a convolution, which both families leave the bias at
+    default = fan_in**-0.5  # torch's default for a convolution, which both families keep for the bias
     bound = math.sqrt(6 / (width + fan_in)) if mae else default  # Xavier's for a (D, p * p * C) linear layer
     init.uniform_(projection.weight, -bound, bound)
     init.uniform_(cast(Tensor, projection.bias), -default, default)
@@ -466,10 +466,10 @@ def _init_positions(positions: Tensor, config: BioVFMConfig, std: float) -> None
 
 
 def _of_head(config: BioVFMConfig, mask_token: bool = False) -> BioVFMConfig:
-    """`config` itself, or a copy of it without the parameters that a head does not train: DDP fails on them.
+    """`config`, or a copy without the parameters that a head does not train, since DDP fails on them.
 
     Args:
-        config: the encoder's, of its pretraining for instance; it stays as it is.
+        config: the encoder's configuration, for instance of its pretraining; it is not changed.
         mask_token: whether the head trains one.
     """
     if config.use_mask_token == mask_token and not config.untie_global_and_local_cls_norm:
@@ -521,7 +521,7 @@ class BioVFMModel(BioVFMPreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=tokens[:, 0])
 
     def final_norm(self, tokens: Tensor, rows: Tensor | None = None, local: bool = False) -> Tensor:
-        """Norm the last block's tokens, class and register tokens by weights of their own where they have some.
+        """Norm the last block's tokens; class and register tokens may have weights of their own.
 
         Args:
             tokens: (..., 1 + R + N, D), or any (W, D) with their `rows` (W,) within an image.
@@ -536,9 +536,9 @@ class BioVFMModel(BioVFMPreTrainedModel):
         return torch.where(first, first_norm(tokens), self.norm(tokens))
 
     def _rotations(self, batches: Sequence[Tensor]) -> list[Rotations]:
-        """For every block, how the patch tokens of each batch (B, C, H, W) are turned; None without rotary positions.
+        """For every block, the rotations of each batch's (B, C, H, W) patch tokens; None without rotary positions.
 
-        What training adds is drawn anew in every block, in the order of the batches, and shared by their images.
+        Random changes in training are drawn for every block, in the order of the batches, and shared by their images.
         """
         config, device = self.config, batches[0].device
         if config.position_embedding_type != "rope":
@@ -566,17 +566,17 @@ class BioVFMModel(BioVFMPreTrainedModel):
     ) -> list[Tensor]:
         """Encode batches of several image sizes in one pass over all their tokens.
 
-        Equal to a separate call per batch (to rounding, stochastic depth apart): attention never crosses images.
+        Equal to a separate call per batch (except for rounding and stochastic depth): attention never crosses images.
         Batches after the first are local crops to `untie_global_and_local_cls_norm`.
 
         Args:
             pixel_values: batches (B_i, C, H_i, W_i).
             bool_masked_pos: per batch (B_i, N_i) bool or None.
             wanted: per batch (W_i,) int, the only rows of its flattened tokens (B_i * (1 + R + N_i), D) to return;
-                the last block then computes little more than those.
+                the last block then computes little else.
 
         Returns:
-            Per batch the normed tokens (B_i, 1 + R + N_i, D), or (W_i, D) where rows are wanted.
+            Per batch the normed tokens (B_i, 1 + R + N_i, D), or (W_i, D) if rows are wanted.
         """
         masks = bool_masked_pos if bool_masked_pos is not None else [None] * len(pixel_values)
         embedded = [self.embeddings(pixels, mask) for pixels, mask in zip(pixel_values, masks, strict=True)]
@@ -661,13 +661,13 @@ class BioVFMForImageClassification(BioVFMPreTrainedModel):
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> ImageClassifierOutput:
         """(B, C, H, W) -> logits (B, classes), and with `labels` the loss of `config.problem_type`.
 
-        `labels` are classes (B,) int, or (B, classes): 0 and 1 of any dtype for several labels an image, or numbers.
+        `labels` are classes (B,) int, or (B, classes): 0 and 1 of any dtype for several labels per image, or numbers.
         """
         outputs = self.biovfm(pixel_values, return_dict=True, **kwargs)
         logits = self.classifier(self._pooled(outputs.last_hidden_state))
         loss = None
         if labels is not None:
-            if labels.ndim == 2:  # several labels an image, or several numbers
+            if labels.ndim == 2:  # several labels per image, or several numbers
                 labels = labels.to(logits.dtype)
             loss = self.loss_function(labels, logits, self.config, **kwargs)
         return ImageClassifierOutput(
@@ -691,7 +691,7 @@ class BioVFMUNetBlock(nn.Module):
 
     def forward(self, features: Tensor, skip: Tensor) -> Tensor:
         """(B, C, scale h / 2, scale w / 2) and (B, D, h, w) -> (B, out, scale h, scale w)."""
-        # by a scale, since ONNX's older exporter writes a size that it reads from a map as a constant
+        # by a scale, since ONNX's older exporter would write a map's size as a constant
         skip = nn.functional.interpolate(self.skip(skip), scale_factor=self.scale, mode="bilinear", align_corners=True)
         return self.join(torch.cat([self.up(features), skip], dim=1))
 
@@ -770,7 +770,7 @@ class BioVFMForSemanticSegmentation(BioVFMPreTrainedModel):
 
 
 def _selected(hidden_states: tuple, chosen: Any) -> tuple:
-    """`output_hidden_states` may name the states to return; the others become None, as transformers has it."""
+    """The states that `output_hidden_states` names; the others become None, as in transformers."""
     if chosen is True:
         return hidden_states
     if not _LISTS_NAME_EMBEDDINGS:
@@ -796,7 +796,7 @@ class BioVFMForMaskedImageModeling(BioVFMPreTrainedModel):
     def forward(
         self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None, **kwargs: Any
     ) -> MaskedImageModelingOutput:
-        """(B, C, H, W) and the hidden patches (B, N) bool -> pixels (B, C, H, W), and the loss where some are hidden.
+        """(B, C, H, W) and the hidden patches (B, N) bool -> pixels (B, C, H, W), and the loss if any are hidden.
 
         The loss is SimMIM's: the absolute error over the hidden pixels, averaged over their number and the channels.
 
@@ -865,8 +865,8 @@ class BioVFMDecoder(nn.Module):
     def positions(self, num_patches: int) -> Tensor:
         """Position embeddings (1, 1 + num_patches, D).
 
-        At sizes other than `config.image_size` the row of patches is resized as one line, which is what
-        transformers' ViTMAE does, so that converted models agree; to pretrain at a size, set `image_size` to it.
+        At sizes other than `config.image_size` the row of patches is resized as one line, as in transformers' ViTMAE,
+        so that converted models agree; to pretrain at another size, set `image_size`.
         """
         if num_patches == self.position_embeddings.shape[1] - 1:
             return self.position_embeddings
@@ -880,7 +880,7 @@ class BioVFMDecoder(nn.Module):
         Args:
             tokens: the encoder's (B, 1 + R + K, D).
             ids_shuffle: (B, N) patch indices, the K visible ones first.
-            hidden_only: predict the N - K hidden patches alone; the last block then computes little more than those.
+            hidden_only: predict the N - K hidden patches only; the last block then computes little else.
 
         Returns:
             (B, N or N - K, p * p * C).
@@ -937,13 +937,13 @@ class BioVFMForMaskedAutoencoding(BioVFMPreTrainedModel):
         )
 
     def reconstruction_loss(self, pixel_values: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The loss of `forward` alone (scalar), at less cost: visible patches are never predicted."""
+        """Only the loss of `forward` (scalar), at less cost: visible patches are not predicted."""
         outputs, ids_shuffle, visible = self._encode_visible(pixel_values, noise)
         prediction = self.decoder(outputs.last_hidden_state, ids_shuffle, hidden_only=True)
         return self._loss(pixel_values, prediction, ids_shuffle[:, visible:])
 
     def _encode_visible(self, pixel_values: Tensor, noise: Tensor | None, **kwargs: Any) -> tuple[Any, Tensor, int]:
-        """The encoder's output for the visible patches, all patches' order (B, N), and how many are seen."""
+        """The encoder's output for the visible patches, the order of all patches (B, N), and how many are visible."""
         if noise is None:
             height, width = (side // self.config.patch_size for side in pixel_values.shape[-2:])
             noise = torch.rand(pixel_values.shape[0], height * width, device=pixel_values.device)

@@ -1,4 +1,4 @@
-"""The known word nearest to one that is not known."""
+"""Suggestions for misspelt words: the nearest known one."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -1,4 +1,4 @@
-"""A command's options as a dataclass: a field says what it means and what it may be, and argparse is filled from it.
+"""Command options as dataclasses: each field states its meaning and range, and argparse is built from the fields.
 
     @dataclass(frozen=True)
     class Options:
@@ -8,8 +8,8 @@
         def __post_init__(self) -> None:
             check_options(self)
 
-From Python the dataclass is filled by keyword; on the command line `parse_options` does it, and what the dataclass
-refuses there are wrong words (exit status 2).
+From Python the dataclass is filled by keyword, on the command line by `parse_options`; values that it refuses there
+end in exit status 2.
 """
 
 import argparse
@@ -26,39 +26,39 @@ Options = TypeVar("Options")
 
 
 class Limits(TypedDict, total=False):
-    """What a field's value may be, and the word that stands for it in the help text."""
+    """The allowed values of a field, and its placeholder in the help text."""
 
     above: float
     least: float
     most: float
     choices: Collection[Any]
     metavar: str
-    read: Callable[[Any], Any]  # makes the value of a word, or of what Python gives; raises ValueError
-    commas: bool  # several values are one word with commas between, not one option each
+    read: Callable[[Any], Any]  # converts a command line's word or a Python value; raises ValueError
+    commas: bool  # several values are one word, separated by commas, not one option each
     many: bool  # several values follow one option
-    group: str  # title of the option's part in the help text
+    group: str  # title of the option's section in the help text
 
 
 def argument(help: str, **limits: Unpack[Limits]) -> Any:
-    """A field that the command line takes by its place: a path or a name that must be given."""
+    """A positional argument: a path or a name that must be given."""
     return dataclasses.field(metadata={"help": help, "positional": True, **limits})
 
 
 def required(help: str, **limits: Unpack[Limits]) -> Any:
-    """A field that the command line takes as `--name` and that must be given."""
+    """A required option, `--name` on the command line."""
     return dataclasses.field(metadata={"help": help, **limits})
 
 
 def option(default: Any, help: str, **limits: Unpack[Limits]) -> Any:
-    """A field that the command line takes as `--name`, or leaves at `default`."""
+    """An option, `--name` on the command line, that is `default` if it is not given."""
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 
 
 def check_options(options: Any) -> None:
-    """Make paths of names, tuples of lists, and check every value against its field.
+    """Convert names to paths and lists to tuples, and check every value against its field.
 
     Raises:
-        UserError: a value is of another type, out of its range, or none of the choices.
+        UserError: a value has another type, is out of its range, or is none of the choices.
     """
     kinds = get_type_hints(type(options))
     for field in dataclasses.fields(options):
@@ -84,7 +84,7 @@ def add_options(parser: argparse.ArgumentParser, kind: type) -> None:
 
 
 def _add_option(parser: Any, field: "dataclasses.Field[Any]", item: type, several: bool) -> None:
-    """Give `parser`, or a group of one, the argument of one field."""
+    """Give `parser`, or a group of it, the argument of one field."""
     limits, words = field.metadata, {"help": field.metadata["help"]}
     if limits.get("positional"):
         parser.add_argument(field.name, nargs="+" if several else None, **_typed(item, limits), **words)
@@ -104,9 +104,9 @@ def _add_option(parser: Any, field: "dataclasses.Field[Any]", item: type, severa
 
 
 def parse_options(parser: argparse.ArgumentParser, kind: type[Options], argv: Sequence[str]) -> Options:
-    """The options that the words of a command line make; `add_options` is called here.
+    """Parse a command line into options; this calls `add_options`.
 
-    Words that the dataclass refuses end the process with status 2 and the reason.
+    Arguments that the dataclass refuses end the process with status 2 and the reason.
     """
     add_options(parser, kind)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
@@ -117,7 +117,7 @@ def parse_options(parser: argparse.ArgumentParser, kind: type[Options], argv: Se
 
 
 def _typed(item: type, limits: Any) -> dict[str, Any]:
-    if "read" in limits or limits.get("commas"):  # what the words mean is known when they are checked
+    if "read" in limits or limits.get("commas"):  # `check_options` converts the words
         return {"metavar": limits.get("metavar")}
     return {"type": item, "choices": limits.get("choices"), "metavar": limits.get("metavar")}
 
@@ -161,7 +161,7 @@ def _checked(field: dataclasses.Field[Any], kind: type, value: Any) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise UserError(f"{field.name}: {value!r} is no {kind.__name__}; {field.metadata['help']}")
+        raise UserError(f"{field.name}: {value!r} is not of type {kind.__name__}; {field.metadata['help']}")
     reason = _refusal(field.metadata, value)
     if reason:
         raise UserError(f"{field.name}: {value!r} {reason}")
@@ -169,7 +169,7 @@ def _checked(field: dataclasses.Field[Any], kind: type, value: Any) -> Any:
 
 
 def _word_value(kind: type, word: str) -> Any:
-    """What a word stands for; itself where it is no `kind`, so that the check names it."""
+    """A word converted to `kind`; the word itself if that fails, so that the check names it."""
     try:
         return kind(word) if kind in (int, float) else word
     except ValueError:
@@ -179,7 +179,7 @@ def _word_value(kind: type, word: str) -> Any:
 def _refusal(limits: Any, value: Any) -> str:
     choices = limits.get("choices")
     if choices and value not in choices:
-        return f"is none of {', '.join(map(str, choices))}"
+        return f"is not one of {', '.join(map(str, choices))}"
     if isinstance(value, float) and not math.isfinite(value):
         return "is not a finite number"
     if "above" in limits and not value > limits["above"]:

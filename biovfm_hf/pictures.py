@@ -1,4 +1,4 @@
-"""Checked arrays, and the frames of images that Pillow opens: what every decoder of pictures needs."""
+"""Shared parts of picture decoders: checks of arrays and sizes, and the frames of images that Pillow opens."""
 
 import warnings
 from dataclasses import replace
@@ -11,11 +11,11 @@ from .errors import TooLarge, UserError, one_line
 from .intensity import Pixels
 
 MAX_PIXELS = 89_478_485  # Pillow's own bound: larger images need tiles, not resizing to 224
-MAX_SIDE = 1 << 20  # rows or columns: a decoder has a pointer for each row besides its pixels
+MAX_SIDE = 1 << 20  # rows or columns: decoders allocate a pointer for each row besides the pixels
 _MAX_SEQUENTIAL_PIXELS = 20 * MAX_PIXELS  # reaching frame n of a GIF decodes the n frames before it
 _TIFF_PHOTOMETRIC = 262
 RASTER_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
-# Named, a format must be imported: Pillow loads the rarer ones only when it is left to guess.
+# A named format must be imported: Pillow loads the rarer ones only when it guesses.
 _RARER = (Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin)
 
 
@@ -28,7 +28,7 @@ def opened_image(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     file.seek(0)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damage that Pillow then reads past
+            warnings.simplefilter("ignore")  # about damage that Pillow then reads past
             image = Image.open(file, formats=RASTER_FORMATS)
     except Image.DecompressionBombError as error:
         raise TooLarge(f"{name}: {reason(error)}; check it, or cut it into tiles") from error
@@ -41,15 +41,15 @@ def opened_image(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
 
 
 def frames_of(image: Image.Image) -> int:
-    """How many frames or pages an open image has; of a JPEG with embedded previews the first is the picture."""
+    """How many frames or pages an open image has; a JPEG with embedded previews counts as one."""
     return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
 def page_of(image: Image.Image, number: int | None, name: str, max_pixels: int | None) -> Pixels:
-    """Decode one frame or page of an open image; without a number, the one it stands at.
+    """Decode one frame or page of an open image; without a number, the current one.
 
     Raises:
-        UserError: there is none of that number, it is damaged, or over `max_pixels`.
+        UserError: there is no such number, the image is damaged, or over `max_pixels`.
     """
     if max_pixels is None:
         max_pixels = MAX_PIXELS
@@ -97,7 +97,7 @@ def check_sides(size: tuple[int, int], name: str) -> None:
     """Refuse an image with a side over `MAX_SIDE`; `size` is columns and rows.
 
     Raises:
-        TooLarge: it is one.
+        TooLarge: it is over the limit.
     """
     if max(size) > MAX_SIDE:
         raise TooLarge(f"{name}: {size[0]} x {size[1]} pixels; no side may be over {MAX_SIDE}, cut it into tiles")
@@ -107,7 +107,7 @@ def check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
     """Refuse an image of more than `max_pixels` pixels, or of too long a side; `size` is columns and rows.
 
     Raises:
-        TooLarge: it is one.
+        TooLarge: it is over the limit.
     """
     check_sides(size, name)
     if size[0] * size[1] > max_pixels:
@@ -137,8 +137,8 @@ def as_pixels(array: np.ndarray, channels: str | None, name: str) -> Pixels:
 def coloured(numbers: np.ndarray, tables: np.ndarray) -> Pixels:
     """Colours of a palette: (H, W) numbers of entries in `tables` (3, entries) of up to 16 bits.
 
-    Entries of 8 bits, or of 8 bits scaled to 16, give 8 bits as they are. Others keep all bits; black is 0, white the
-    largest number of as many bits as the palette uses.
+    Entries of 8 bits, or of 8 bits scaled to 16, become 8 bits. Others keep all bits: black is 0, white the largest
+    number of the palette's bits.
     """
     largest, low = int(tables.max()), tables & 0xFF
     if largest < 256:
@@ -150,7 +150,7 @@ def coloured(numbers: np.ndarray, tables: np.ndarray) -> Pixels:
 
 
 def oriented(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn an array (H, W[, C]) as the EXIF or TIFF orientation 1 to 8 says (TIFF 6.0, tag 274)."""
+    """Turn an array (H, W[, C]) by its EXIF or TIFF orientation, 1 to 8 (TIFF 6.0, tag 274)."""
     if orientation >= 5:  # rows are columns
         array = array.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -178,12 +178,12 @@ def _channels_last(array: np.ndarray, channels: str | None, name: str) -> np.nda
 
 
 def named(dtype: np.dtype) -> str:
-    """What a message calls a dtype; of records not the names of their fields, which are the file's own words."""
+    """A dtype's name for messages, without the names of a record's fields, which come from the file."""
     return str(dtype) if dtype.names is None else "records"
 
 
 def reason(error: Exception) -> str:
     """A decoder's message in one short line."""
-    if isinstance(error, UnidentifiedImageError):  # its own words show a Python object
+    if isinstance(error, UnidentifiedImageError):  # Pillow's message shows a Python object
         return "its content is of no known image format"
     return one_line(error)

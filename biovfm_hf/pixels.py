@@ -1,13 +1,13 @@
-"""A file or an image in memory to an array: the one place that decodes, for the image processor and the builder.
+"""Decodes a file or an image in memory to an array, for the image processor and the builder alike.
 
     pixels = decode("scan.dcm")                                     # PNG, JPEG, TIFF, BMP, GIF, WebP, .npy, DICOM ...
     pixels = decode("brain.nii.gz", slice_index=90, axis="axial")   # one slice of a volume
     image = to_uint8(pixels)                                        # (H, W) or (H, W, 3) uint8
     volume = read_volume("brain.nii.gz")                            # all of it, once; then volume.slice(90, "axial")
 
-The code that travels with a model has this file, which reads what Pillow does; all else is read by
-`biovfm_hf.decoding`, of this package, and needs the extra `data`. Files are taken for hostile: sizes are checked
-before anything is allocated, nothing is unpickled, and every failure is a one-line `UserError`.
+This file travels with a model's code and reads the formats that Pillow reads. `biovfm_hf.decoding`, in this package,
+reads all others and needs the extra `data`. Files are not trusted: sizes are checked before anything is allocated,
+nothing is unpickled, and every failure is a one-line `UserError`.
 """
 
 import importlib
@@ -40,7 +40,7 @@ __all__ = [
 ]  # fmt: skip
 
 _MAX_FILE_BYTES = 4 << 30
-_DARKEST_UNIT = 1 / 255  # floats that all lie below are no picture scaled to 0..1
+_DARKEST_UNIT = 1 / 255  # floats that are all below this are not a picture scaled to 0..1
 
 
 def decode(
@@ -58,23 +58,23 @@ def decode(
     Args:
         source: a path; a file's bytes; a PIL image of any mode; a numpy array or torch tensor (H, W), (H, W, C) or
             (C, H, W) with C of 1, 3 or 4 (alpha, which is dropped). A file is recognised by its content.
-        slice_index: which slice of a volume, frame of a DICOM file, GIF or video, or page of a TIFF, from 0. Needed
-            where there are several.
+        slice_index: which slice of a volume, frame of a DICOM file, GIF or video, or page of a TIFF, from 0. Required
+            if there are several.
         axis: "axial", "coronal" or "sagittal", for volumes (see `Volume.slice`).
         time_index: which time point of a 4D series.
-        channels: "first" or "last" for an array; None takes last where C is 1, 3 or 4, else first where it is 1 or 3.
-        name: what messages call the source; a path's own by default. Its suffix marks DICOM without a preamble.
+        channels: "first" or "last" for an array; None means last if C is 1, 3 or 4, else first if C is 1 or 3.
+        name: what messages call the source, by default its path. Its suffix identifies DICOM without a preamble.
         max_pixels: most pixels a file may claim; refused before anything is allocated.
 
-    A boolean image, and floats in [0, 1] in memory, are taken as 0 black and 1 white, as transformers and torchvision
-    have it; floats in a file are stretched as those of a volume are. Colours other than grey and RGB become RGB; the
-    orientation in EXIF is applied.
+    In a boolean image, and in floats in [0, 1] in memory, 0 is black and 1 white, as in transformers and torchvision;
+    floats in a file are stretched like those of a volume. Colours other than grey and RGB become RGB; the orientation
+    in EXIF is applied.
 
     Raises:
         UserError: the source is not an image, is damaged, over `max_pixels`, or needs a slice_index.
     """
     if isinstance(source, Image.Image):
-        check_sides(source.size, name or "the image")  # it may be opened only, and not decoded yet
+        check_sides(source.size, name or "the image")  # it may be opened but not decoded yet
         pixels = from_pil(source, name or "the image")
         return _unit_range(pixels) if source.format is None else pixels
     if hasattr(source, "detach"):  # a torch tensor, without importing torch
@@ -104,12 +104,12 @@ def _tensor_array(tensor: Any) -> np.ndarray:
 
 @contextmanager
 def _in_one_line(name: str) -> Iterator[None]:
-    """Have what no decoder foresaw of a damaged file told as a UserError, as all else is."""
+    """Turn unforeseen exceptions on damaged files into a UserError."""
     try:
         yield
     except (UserError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except BaseException as error:  # libraries raise nearly all types; panics of Rust are no Exception
+    except BaseException as error:  # libraries raise nearly all types; a Rust panic is not an Exception
         raise UserError(f"{name}: cannot be read ({unquoted(error)}); check or fetch the file again") from error
 
 
@@ -125,7 +125,7 @@ def read_volume(
             and no more than claimed is ever decompressed.
 
     Raises:
-        UserError: not a volume, truncated, corrupt, over `max_bytes`, or what reads it is missing.
+        UserError: not a volume, truncated, corrupt, over `max_bytes`, or its reader is not installed.
     """
     name = name or str(source if isinstance(source, str | Path) else getattr(source, "name", source))
     with _opened(source) as (file, folder):
@@ -149,10 +149,10 @@ def _opened(source: str | Path | BinaryIO) -> Iterator[tuple[BinaryIO, Path | No
 def _content(
     file: BinaryIO, name: str, folder: Path | None, max_pixels: int, max_bytes: int = MAX_VOLUME_BYTES
 ) -> Any:
-    """What a file holds: `biovfm_hf.decoding.content.Pages` or a `Volume`."""
+    """A file's content: `biovfm_hf.decoding.content.Pages` or a `Volume`."""
     try:
         package = importlib.import_module("biovfm_hf.decoding")
-    except ModuleNotFoundError:  # the code of a model folder, on its own
+    except ModuleNotFoundError:  # the code in a model folder, without this package
         image = opened_image(file, name, max_pixels)
         return _Image(image, name, max_pixels)
     return package.open_content(file, name, folder=folder, max_pixels=max_pixels, max_bytes=max_bytes)
@@ -195,7 +195,7 @@ def _of_volume(volume: Volume, name: str, slice_index: int | None, axis: str, ti
 
 
 class _Image:
-    """The frames of an image that Pillow opens, as `biovfm_hf.decoding.content.Pages` has them."""
+    """The frames of an image that Pillow opens, in the form of `biovfm_hf.decoding.content.Pages`."""
 
     word, volume = "frame", None
 
@@ -223,7 +223,7 @@ def _checked_path(source: str | Path) -> Path:
 
 
 def _unit_range(pixels: Pixels) -> Pixels:
-    """An array in memory of floats in [0, 1]: 0 is black and 1 white."""
+    """Take floats in [0, 1] in memory as 0 black and 1 white."""
     array = pixels.array
     if array.dtype.kind == "f" and array.min() >= 0.0 and _DARKEST_UNIT < array.max() <= 1.0:
         return replace(pixels, window=(0.0, 1.0))

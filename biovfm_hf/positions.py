@@ -1,4 +1,4 @@
-"""Where patches lie: MAE's fixed sine-cosine table, the resize of a table to another grid of patches, and DINOv3's
+"""Position embeddings: MAE's fixed sine-cosine table, the resize of a table to another patch grid, and DINOv3's
 rotations."""
 
 import math
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def exporting() -> bool:
-    """Whether a graph is being recorded for other sizes than those at hand (torch.export, jit.trace, ONNX)."""
+    """Whether a graph is being recorded that must serve other sizes too (torch.export, jit.trace, ONNX)."""
     return torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
@@ -35,8 +35,8 @@ def resize_position_embeddings(
     """Bicubic resize of the patch part of (1, 1 + n * n, D) position embeddings to a (rows, columns) grid.
 
     `offset` > 0 scales by (size + offset) / n instead of to the exact size, as DINOv2's training did with 0.1.
-    Computed in float32; the class token's row is kept. Equal to `torch.nn.functional.interpolate` to rounding, but
-    made of products alone, which every exporter leaves open to other grids.
+    Computed in float32; the class token's row is kept. It equals `torch.nn.functional.interpolate` to rounding, but
+    consists of products only, which every exporter keeps valid for other grids.
     """
     side = math.isqrt(positions.shape[1] - 1)
     if not exporting() and tuple(grid) == (side, side):
@@ -57,12 +57,12 @@ def resize_position_embeddings(
 
 
 def bicubic_weights(index: Tensor, side: int, step: Tensor, antialias: bool) -> Tensor:
-    """How much of each of `side` old places each new place `index` (K,) takes: (K, side), after torch's resize.
+    """Weights (K, side) of `side` old positions for each new position `index` (K,), as in torch's resize.
 
-    `step` is the distance between new places, in old ones.
+    `step` is the distance between new positions, in units of old ones.
 
-    Without antialias, places beyond the edge repeat the edge's (kernel with a = -0.75). With it, the kernel
-    (a = -0.5) widens as the grid shrinks, and places beyond the edge do not count.
+    Without antialias, positions beyond the edge repeat the edge (kernel with a = -0.75). With it, the kernel
+    (a = -0.5) widens as the grid shrinks, and positions beyond the edge do not count.
     """
     centres = (index[:, None] + 0.5) * step - 0.5
     if antialias:
@@ -84,14 +84,14 @@ def _cubic(distance: Tensor, a: float) -> Tensor:
 
 
 def _without_autocast(device: str) -> torch.autocast | nullcontext:
-    """Autocast would round products of positions to half precision, which moves features at other sizes."""
+    """Switch autocast off: rounding positions to half precision changes features at other sizes."""
     on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
 @dataclass(frozen=True)
 class RotaryDraw:
-    """How far training moves the coordinates of one block and one size of crops; None leaves them.
+    """Random changes of the coordinates in training, for one block and one size of crops; None changes nothing.
 
     Attributes:
         shift: (2,), added to rows and columns.
@@ -135,7 +135,7 @@ def rotary_periods(
 ) -> Tensor:
     """Periods (head / 4,) of DINOv3's rotations (`dinov3/layers/rope_position_encoding.py`), in units of coordinates.
 
-    base ** (2 i / (head / 2)) for i = 0, 1, ...; or geometrically from `shortest` to `longest` where both are given.
+    base ** (2 i / (head / 2)) for i = 0, 1, ...; or geometrically from `shortest` to `longest` if both are given.
     """
     count = head // 4
     if shortest is None or longest is None:

@@ -1,8 +1,8 @@
-"""Tells transformers' Auto classes about BioVFM, once they are loaded and not before.
+"""Registers BioVFM with transformers' Auto classes as soon as these are loaded.
 
 Importing torch and transformers takes seconds and hundreds of megabytes, which neither `biovfm --help` nor a
-dataset worker should pay. So whoever loads a module of Auto classes also loads the module of ours that belongs to it,
-and a module of ours is registered when it is complete, whichever of the two came first.
+dataset worker should pay. So importing a module of Auto classes also imports the matching module of this package,
+which is registered once complete, whichever of the two came first.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from wrapt import register_post_import_hook
 
 
 def register_when_loaded() -> None:
-    """Register with every Auto class: now where it is loaded already, else as soon as it is."""
+    """Register with every Auto class: now if it is loaded, else as soon as it is."""
     for kind, register in (
         ("configuration", _register_config),
         ("modeling", _register_models),
@@ -26,7 +26,7 @@ def register_when_loaded() -> None:
 
 
 def _import(ours: str, theirs: ModuleType) -> None:
-    importlib.import_module(ours)  # one that is being imported is left alone: its end registers it
+    importlib.import_module(ours)  # a module still being imported is skipped: the end of its import registers it
 
 
 def _register_config(ours: ModuleType) -> None:
@@ -48,7 +48,7 @@ def _register_models(ours: ModuleType) -> None:
         (transformers.AutoModelForSemanticSegmentation, "SEMANTIC_SEGMENTATION", ours.BioVFMForSemanticSegmentation),
     ):
         auto.register(ours.BioVFMConfig, model, exist_ok=True)
-        # pipelines and Trainer's cards ask these tables of names, and take a model that is not there for unsupported
+        # pipelines and Trainer's cards look names up in these tables, and take an absent model for unsupported
         getattr(modeling_auto, f"MODEL_{task and f'FOR_{task}_'}MAPPING_NAMES")["biovfm"] = model.__name__
 
 
@@ -57,14 +57,14 @@ def _register_image_processor(ours: ModuleType) -> None:
 
     from .configuration_biovfm import BioVFMConfig
 
-    processor = ours.BioVFMImageProcessor  # works with PIL whether torchvision is there or not, so it serves both
+    processor = ours.BioVFMImageProcessor  # works with PIL with or without torchvision, so it serves both
     AutoImageProcessor.register(
         BioVFMConfig, image_processor_classes={"pil": processor, "torchvision": processor}, exist_ok=True
     )
 
 
 def _register_no_video_processor(auto: ModuleType) -> None:
-    """Every pipeline asks for a video processor, whose remote code it would otherwise guess and ask leave to run."""
+    """Register that there is no video processor: every pipeline would otherwise guess one and ask to run its code."""
     from .configuration_biovfm import BioVFMConfig
 
     auto.VIDEO_PROCESSOR_MAPPING.register(BioVFMConfig, {}, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Where the four rooms are in this installation, and which extra brings what they need."""
+"""Locates the four rooms in this installation, and names the extra that each needs."""
 
 import importlib
 import pkgutil
@@ -11,7 +11,7 @@ from types import ModuleType
 
 from .errors import UserError
 
-# the extra of pyproject.toml with which each folder's commands work
+# the extra of pyproject.toml that each room's commands need
 EXTRAS = {
     "biovfm_hf": "demo",
     "dataset_builder": "data",
@@ -44,23 +44,23 @@ def load_room_module(name: str) -> ModuleType:
 
 @cache
 def import_modules(package: str) -> None:
-    """Import every module of a package, so that what is registered in any of them is known."""
+    """Import every module of a package, so that all their registrations take effect."""
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         importlib.import_module(f"{package}.{module.name}")
 
 
 @contextmanager
 def packages_named(module: str) -> Iterator[None]:
-    """Tell of a package that the room of `module` lacks how to get it.
+    """Explain how to get a package that the room of `module` lacks.
 
     Raises:
-        UserError: in the place of a ModuleNotFoundError whose package could be installed.
+        UserError: replaces a ModuleNotFoundError if the package could be installed.
     """
     try:
         yield
     except ModuleNotFoundError as error:
         package, room = (error.name or "").split(".")[0], module.split(".")[0]
         if not package or package in {*sys.stdlib_module_names, *EXTRAS}:
-            raise  # a fault of ours
+            raise  # our own bug
         remedy = f"pip install 'biovfm-hf[{EXTRAS[room]}]'"
         raise UserError(f"{package} is not installed; get it with: {remedy}") from error

@@ -1,18 +1,18 @@
-"""The name of a model's size, by what it is rather than by what it was called."""
+"""Names a model's size by its dimensions, whatever the model is called."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def size_name(config: Mapping[str, Any]) -> str | None:
-    """`ViT-Small/16` and the like, where width, blocks and heads of a config.json are those of a named size."""
+    """`ViT-Small/16` and the like, if width, blocks and heads of a config.json are those of a named size."""
     from .configuration_biovfm import SIZES
 
     sizes = tuple(config.get(name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
     names = [name for name, size in SIZES.items() if size[:3] == sizes]
     if not names:
         return None
-    # of two of one width and depth the one with this feed-forward, else the first
+    # of two sizes of equal width and depth, the one with this feed-forward, else the first
     name = next((name for name in names if SIZES[name].ffn_type == config.get("ffn_type")), names[0])
     title = "ViT-" + name.removeprefix("vit-").title().replace("-Plus", "+")
     return f"{title}/{config['patch_size']}" if config.get("patch_size") else title

@@ -10,7 +10,7 @@ from .intensity import Pixels, Window
 
 AXES = ("sagittal", "coronal", "axial")
 MAX_VOLUME_BYTES = 4 << 30
-_MAX_ASPECT = 10.0  # voxels that are longer than this are not believed
+_MAX_ASPECT = 10.0  # claims of longer voxels are ignored
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Volume:
     """A volume whose axes run to the patient's right, front and head (RAS+).
 
     Attributes:
-        array: (X, Y, Z), (X, Y, Z, T) or, where `rgb`, (X, Y, Z, 3); stored dtype, often a strided view.
+        array: (X, Y, Z), (X, Y, Z, T) or, with `rgb`, (X, Y, Z, 3); stored dtype, often a strided view.
         spacing: distance of voxel centres along X, Y, Z in mm.
         slope: factor from stored number to value, not 0.
         intercept: value of the stored number 0.
@@ -26,7 +26,7 @@ class Volume:
         inverted: whether the smallest value is shown white (DICOM MONOCHROME1).
         padding: as in `Pixels`.
         absent: (axis, index) of slices that could not be read and only repeat their neighbour.
-        axes: those that it is meant to be sliced along: a stack of pictures has one.
+        axes: along which it may be sliced: a stack of pictures has one.
     """
 
     array: np.ndarray
@@ -41,11 +41,11 @@ class Volume:
 
     @property
     def times(self) -> int:
-        """How many volumes there are, one for each time point."""
+        """How many time points there are."""
         return self.array.shape[3] if self.array.ndim == 4 and not self.rgb else 1
 
     def at_time(self, time_index: int | None) -> np.ndarray:
-        """Return (X, Y, Z[, 3]) of one time point, which may be left out where there is one.
+        """Return (X, Y, Z[, 3]) of one time point, which may be omitted if there is only one.
 
         Raises:
             UserError: no such time point.
@@ -67,7 +67,7 @@ class Volume:
         Args:
             index: position along the axis, counted from the patient's left (sagittal), back (coronal) or feet (axial).
             axis: "axial", "coronal" or "sagittal".
-            time_index: which time point of a (X, Y, Z, T) volume; may be left out where there is one.
+            time_index: which time point of a (X, Y, Z, T) volume; may be omitted if there is only one.
 
         Raises:
             UserError: no such axis, slice or time point.
@@ -109,7 +109,7 @@ def pixel_spacing(spacing: Sequence[float], axis: str) -> tuple[float, float]:
 
 
 def believable(spacing: tuple[float, float]) -> tuple[float, float]:
-    """The distances of rows and of columns, or (1, 1) where no device makes pixels of that shape."""
+    """The distances of rows and of columns, or (1, 1) if they are not plausible for any device."""
     rows, columns = spacing
     usable = 0 < rows < np.inf and 0 < columns < np.inf and 1 / _MAX_ASPECT < rows / columns < _MAX_ASPECT
     return spacing if usable else (1.0, 1.0)
@@ -123,9 +123,9 @@ def canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tuple[
         affine: (4, 4) from voxel indices to RAS+ millimetres.
 
     Returns:
-        The view; millimetres between voxel centres along its axes, 1 where the affine tells none; and, for each axis
-        as stored, the axis that it becomes and 1 or -1 where it is turned around: (3, 2) integers. A matrix that is
-        not usable leaves the axes as they are stored.
+        The view; millimetres between voxel centres along its axes, 1 if the affine does not tell; and, for each stored
+        axis, the axis that it becomes and 1, or -1 if it is reversed: (3, 2) integers. With an unusable matrix the
+        axes stay as stored.
     """
     orientation = _orientation(affine)
     if orientation is None:
@@ -140,10 +140,10 @@ def canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tuple[
 
 
 def _orientation(affine: np.ndarray) -> np.ndarray | None:
-    """Which patient axis each stored axis is nearest to, and its sign; None for a matrix that does not span space.
+    """The patient axis nearest to each stored axis, and its sign; None for a singular matrix.
 
-    As nibabel's `io_orientation`: the rotation nearest to the matrix is found first, so that sheared axes are told
-    apart.
+    As in nibabel's `io_orientation`, the rotation nearest to the matrix is found first, so that sheared axes are
+    distinguished.
     """
     matrix = np.asarray(affine, np.float64)[:3, :3]
     if not np.isfinite(matrix).all():

@@ -109,7 +109,7 @@ def test_a_folder_that_is_not_there_is_named(monkeypatch):
         (OSError(errno.ENOSPC, "No space left on device", "a.png", None, "out/a.png"),
          "error: out/a.png: No space left on device; make room, and run the same command again\n"),
         (MemoryError(),
-         "error: too little memory; close other programs, or take fewer workers or a smaller batch size\n"),
+         "error: too little memory; close other programs, or use fewer workers or a smaller batch size\n"),
     ],
 )  # fmt: skip
 def test_what_the_system_refuses_is_one_line_with_a_remedy(monkeypatch, capsys, error, line):

@@ -1,1 +1,1 @@
-"""What the cards of datasets and models share."""
+"""Parts shared by dataset cards and model cards."""

@@ -1,4 +1,4 @@
-"""What the guards against leakage do, and how cards and reports tell it."""
+"""The leakage guards in words, as cards and reports state them."""
 
 MODES = {
     "strict": "every source, or part of one, that its record connects with a benchmark was left out",
@@ -7,7 +7,7 @@ MODES = {
 
 
 def guard_line(mode: str, benchmark_images: int) -> str:
-    """A sentence on the guard `mode`, and on the comparison with so many images of benchmarks."""
+    """A sentence on the guard `mode`, and on the comparison with `benchmark_images` images of benchmarks."""
     text = f"Guard {mode}: {MODES.get(mode, 'not known to this version')}"
     if benchmark_images:
         return f"{text}; in addition, every image was compared with {benchmark_images:,} images of benchmarks."
@@ -15,11 +15,11 @@ def guard_line(mode: str, benchmark_images: int) -> str:
 
 
 def match_line(matched: str, count: int) -> str:
-    """A sentence on images that show the same as a benchmark's; `matched` is `SOURCE in BENCHMARK`."""
+    """A sentence on images that also appear in a benchmark; `matched` is `SOURCE in BENCHMARK`."""
     return f"Found by their pixels and left out: {count:,} images of {matched}."
 
 
 def relation_words(relation: str, note: str, verified: bool) -> str:
-    """What a source's record says of its relation to a benchmark."""
+    """A source's relation to a benchmark in words, from its record."""
     text = relation.replace("_", " ") + (f"; {note}" if note else "")
     return text if verified else f"{text} (not verified)"

@@ -1,4 +1,4 @@
-"""Foreign text in Markdown: made harmless, whoever wrote it."""
+"""Untrusted text in Markdown, escaped."""
 
 import re
 from urllib.parse import quote, urlsplit
@@ -8,7 +8,7 @@ MAX_CHARACTERS = 200
 
 
 def plain(value: object, most: int = MAX_CHARACTERS) -> str:
-    """`value` as text of one line that makes no markup and no HTML, cut to `most` characters."""
+    """`value` as one line of text, at most `most` characters, with markup and HTML escaped."""
     text = " ".join(str(value).split())
     text = text if len(text) <= most else text[: most - 1] + "…"
     text = _MARKUP.sub(r"\\\1", text).replace("](", "]\\(")
@@ -16,7 +16,7 @@ def plain(value: object, most: int = MAX_CHARACTERS) -> str:
 
 
 def link(text: object, address: object) -> str:
-    """A link that is named `text`; the text alone where `address` is no web page (`http` or `https`)."""
+    """A link named `text`; the text alone if `address` is not a web page (`http` or `https`)."""
     target = "".join(str(address or "").split())
     try:
         parts = urlsplit(target)

@@ -1,6 +1,6 @@
-"""Where an artefact comes from, as far as that binds it: private sources, and licences of weights it goes on from.
+"""Provenance of an artefact, as far as it restricts use: private sources, and licences of the weights it builds on.
 
-It stands in a file in the artefact's folder, written by each stage for the next.
+A file in the artefact's folder holds it; each stage writes it for the next.
 
 A dataset names its sources that are not published (`access: private`, or none stated); what is trained on it,
 measured on private tasks or indexed takes the names along, and so it is with the licence of weights that are continued
@@ -25,12 +25,12 @@ WEIGHT_LICENCES = {"dinov3-license": "https://github.com/facebookresearch/dinov3
 
 @dataclass(frozen=True)
 class Provenance:
-    """What binds an artefact.
+    """Restrictions on the use of an artefact.
 
     Attributes:
         private_sources: ids of the private sources behind it.
         private_tasks: names of the private tasks whose images it shows.
-        licences: names of the licences, among `WEIGHT_LICENCES`, of the weights that it goes on from.
+        licences: names of the licences, among `WEIGHT_LICENCES`, of the weights that it builds on.
     """
 
     private_sources: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class Provenance:
 
     @property
     def is_private(self) -> bool:
-        """Whether anything of it came from private sources; `str` names it."""
+        """Whether any part came from private sources; `str` names it."""
         return bool(self.private_sources or self.private_tasks)
 
     def __or__(self, other: "Provenance") -> "Provenance":
@@ -62,10 +62,10 @@ class Provenance:
 
 
 def read_provenance(folder: Path) -> Provenance:
-    """What the folder's file says; nothing where there is no file.
+    """Read the folder's provenance file; an empty `Provenance` if there is none.
 
     Raises:
-        UserError: the file is damaged, so that nothing is known.
+        UserError: the file is damaged, so the provenance is unknown.
     """
     file = folder / PROVENANCE
     if not file.is_file():
@@ -77,7 +77,7 @@ def read_provenance(folder: Path) -> Provenance:
 
 
 def hub_provenance(repo_id: str, kind: str, revision: str | None = None) -> Provenance:
-    """What the file in a Hub repository of `kind` (model or dataset) says; nothing where it cannot be had."""
+    """Read the file of a Hub repository of `kind` (model or dataset); empty if it cannot be fetched."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -89,7 +89,7 @@ def hub_provenance(repo_id: str, kind: str, revision: str | None = None) -> Prov
 
 
 def write_provenance(folder: Path, provenance: Provenance) -> None:
-    """Write the folder's file; remove an earlier one where nothing binds."""
+    """Write the folder's file; without restrictions, remove an earlier one."""
     if not provenance:
         (folder / PROVENANCE).unlink(missing_ok=True)
         return
@@ -98,7 +98,7 @@ def write_provenance(folder: Path, provenance: Provenance) -> None:
 
 
 def add_provenance(folder: Path, provenance: Provenance) -> None:
-    """Add to what the folder's file says."""
+    """Add to the folder's file."""
     if provenance:
         write_provenance(folder, read_provenance(folder) | provenance)
 
@@ -110,5 +110,5 @@ def _united(*names: Iterable[str]) -> tuple[str, ...]:
 def _names(content: dict[str, Any], key: str, file: Path) -> tuple[str, ...]:
     names = content.get(key, [])
     if not isinstance(names, list):
-        raise UserError(f"{file}: {key} is no list; write the folder again with the command that made it")
+        raise UserError(f"{file}: {key} is not a list; write the folder again with the command that made it")
     return _united(map(str, names))

@@ -1,1 +1,1 @@
-"""Weights in and out: DINOv2, MAE, timm and transformers checkpoints to BioVFM model folders, and back."""
+"""Weight conversion: DINOv2, DINOv3, MAE, timm and transformers checkpoints to BioVFM model folders, and back."""

@@ -20,8 +20,8 @@ class ConvertOptions:
     source: str = argument("weight file, model folder or Hub repo id")
     to: Path = required("folder to write; must not exist", metavar="DIR")
     format: str = option("biovfm", "what to write", choices=FORMATS)
-    num_heads: int | None = option(None, "attention heads, where a bare weight file does not tell", least=1)
-    decoder_heads: int | None = option(None, "those of MAE's decoder, where its file does not tell", least=1)
+    num_heads: int | None = option(None, "number of attention heads, if a bare weight file does not tell", least=1)
+    decoder_heads: int | None = option(None, "number of heads of MAE's decoder, if its file does not tell", least=1)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -31,8 +31,8 @@ def convert(options: ConvertOptions) -> Encoder:
     """Read the weights of `options.source` and write them to `options.to`; see `read_encoder` and the writers.
 
     Returns:
-        What was read; its `left_out` also names what the format had no place for, its `notes` what was assumed and
-        where the format computes something else.
+        The encoder that was read. Its `left_out` also names tensors that the format has no place for; its `notes`
+        tell what was assumed, and where the format computes something else.
 
     Raises:
         UserError: the folder exists, the source cannot be read whole, or the format cannot hold it.
@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _differences(encoder: Encoder, target: str) -> list[str]:
-    """Where the target computes something else than this model."""
+    """How the target's computation differs from this model's."""
     config, notes = encoder.config, []
     if target == "dinov3":
         if config.rope_dtype != "float32":
@@ -91,7 +91,7 @@ def _differences(encoder: Encoder, target: str) -> list[str]:
     antialias = target == "timm" or (target.startswith("dinov2") and config.num_register_tokens > 0)
     if config.interpolate_offset or config.interpolate_antialias != antialias:
         notes.append(
-            f"{target} resizes position embeddings otherwise (interpolate_offset {config.interpolate_offset}, "
+            f"{target} resizes position embeddings differently (interpolate_offset {config.interpolate_offset}, "
             f"interpolate_antialias {config.interpolate_antialias} here); features differ slightly at sizes other "
             f"than {config.image_size}"
         )

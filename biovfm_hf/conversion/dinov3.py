@@ -1,7 +1,7 @@
-"""DINOv3's files to our terms and back: what their tensors tell of the configuration, and what must be put right.
+"""Conversion of DINOv3's weights: configuration and tensors from its files, and back.
 
-Read are facebookresearch's `.pth` files (of a released backbone or of a training run) and transformers' folders of
-`DINOv3ViTModel`; written is the latter.
+It reads facebookresearch's `.pth` files (of a released backbone or of a training run) and transformers' folders of
+`DINOv3ViTModel`, and writes the latter.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -33,10 +33,10 @@ def is_dinov3(tensors: "dict[str, Tensor]") -> bool:
 
 
 def dinov3_fields(source: str, tensors: "dict[str, Tensor]", heads: int | None) -> tuple[dict[str, Any], list[str]]:
-    """Fields of `BioVFMConfig` beside sizes, and what is assumed, from the tensors of a `.pth` file.
+    """Fields of `BioVFMConfig` besides sizes, and notes on assumptions, from the tensors of a `.pth` file.
 
     Raises:
-        UserError: the periods or the mask of the keys' bias are none that the model can have.
+        UserError: the model cannot have these periods or this mask of the keys' bias.
     """
     periods = tensors[PERIODS]
     registers = tensors.get("storage_tokens")
@@ -74,7 +74,7 @@ def _key_bias_is_masked(source: str, tensors: "dict[str, Tensor]") -> bool:
         return True
     if (mask == 1).all():
         return False
-    raise UserError(f"{source}: {KEY_MASK} leaves out something else than the keys' bias, which the model cannot")
+    raise UserError(f"{source}: {KEY_MASK} leaves out something other than the keys' bias, which this model cannot do")
 
 
 def _rotary_fields(source: str, periods: "Tensor") -> dict[str, Any]:
@@ -98,15 +98,15 @@ def _rotary_fields(source: str, periods: "Tensor") -> dict[str, Any]:
 
 
 def plain_dinov3(tensors: "dict[str, Tensor]") -> "dict[str, Tensor]":
-    """The tensors that become ours: without the buffers that the configuration stands for."""
+    """The tensors to convert: without the buffers that follow from the configuration."""
     return {name: tensor for name, tensor in tensors.items() if name != PERIODS and not name.endswith(KEY_MASK)}
 
 
 def transformers_fields(source: str, stated: dict[str, Any], tensors: "dict[str, Tensor]") -> dict[str, Any]:
-    """Fields of `BioVFMConfig` from the config.json of a `DINOv3ViTModel`; what it leaves out are its defaults.
+    """Fields of `BioVFMConfig` from the config.json of a `DINOv3ViTModel`; absent fields take that class's defaults.
 
     Raises:
-        UserError: a gated feed-forward with another activation than SiLU.
+        UserError: a gated feed-forward with an activation other than SiLU.
     """
     width = stated.get("hidden_size", 384)
     hidden = stated.get("intermediate_size", 1536)
@@ -146,7 +146,7 @@ def _rope_theta(stated: dict[str, Any]) -> float:
 
 
 def plain_transformers(tensors: "dict[str, Tensor]") -> "dict[str, Tensor]":
-    """The folder's tensors, named as on the Hub and in our shapes; biases that it does without are zeros."""
+    """The folder's tensors, named as on the Hub and in our shapes; missing biases become zeros."""
     tensors = {
         name.removeprefix("dinov3_vit.").replace("model.layer.", "layer.", 1): tensor
         for name, tensor in tensors.items()
@@ -165,7 +165,7 @@ def plain_transformers(tensors: "dict[str, Tensor]") -> "dict[str, Tensor]":
 
 
 def unheld_by_transformers(config: "BioVFMConfig") -> str | None:
-    """Why `DINOv3ViTModel` cannot hold this model; None where it can."""
+    """Why `DINOv3ViTModel` cannot hold this model; None if it can."""
     if config.position_embedding_type != "rope":
         return f"its positions are {config.position_embedding_type}, not rotary; use --format dinov2"
     if config.rope_min_period is not None:

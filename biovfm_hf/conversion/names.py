@@ -1,7 +1,7 @@
-"""How other projects name the tensors of the same vision transformer: one table per family.
+"""Tensor names of other projects' vision transformers: one table per family.
 
-A table maps our tensor (without `.weight` or `.bias`, `*` for the block's number) to theirs. Several names mean that
-theirs, stacked along the first axis, are ours: query, key and value of the fused projection.
+A table maps our tensor (without `.weight` or `.bias`, `*` for the block's number) to theirs. If there are several
+names, their tensors are stacked along the first axis: query, key and value of the fused projection.
 """
 
 import re
@@ -77,7 +77,7 @@ def timm_table(ffn_type: str) -> Table:
     return {ours: theirs for ours, theirs in _TIMM.items() if not ours.endswith(unused)}
 
 
-# transformers' files on disk and on the Hub; models in memory are named otherwise since 5.12, see `hub_name`.
+# transformers' files on disk and on the Hub; since 5.12 models in memory have other names, see `hub_name`.
 _QKV = ("attention.attention.query", "attention.attention.key", "attention.attention.value")
 _DINOV2_BLOCK: dict[str, str | tuple[str, ...]] = {
     "norm1": "norm1",
@@ -168,14 +168,14 @@ _IN_MEMORY = [
 
 
 def hub_name(name: str) -> str:
-    """The name in transformers' files of a tensor that may carry its in-memory name."""
+    """The name in transformers' files of a tensor that may have its in-memory name."""
     for pattern, replacement in _IN_MEMORY:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def their_names(ours: str, table: Table) -> tuple[str, ...]:
-    """What the table calls one of our tensors; empty if it has no place for it."""
+    """The table's names for one of our tensors; empty if it has no place for it."""
     number = re.search(r"\.(\d+)\.", ours)
     pattern = ours if number is None else ours.replace(number[0], ".*.", 1)
     stem, _, leaf = pattern.rpartition(".")

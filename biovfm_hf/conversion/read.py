@@ -1,8 +1,8 @@
-"""Any family's checkpoint to a BioVFM configuration and tensors under our names.
+"""Reads a checkpoint of any family as a BioVFM configuration and tensors under our names.
 
-Nothing is converted in part: a tensor of the model that the source does not fill, or a tensor of the source that the
-model does not read, stops the conversion and is named. Only heads that the target has no place for are left out, and
-named too.
+A conversion is whole or fails: a tensor of the model that the source does not fill, or a tensor of the source that the
+model does not read, stops it with the tensor's name. Only heads that the target has no place for are left out; they
+are named too.
 """
 
 import math
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..configuration_biovfm import BioVFMConfig
 
 IMAGENET = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
-# attention heads of the released models, which their weights do not tell
+# attention heads of the released models, by width: the weights do not tell
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}
 _MAE_DECODER_WIDTH, _MAE_DECODER_HEADS = 512, 16  # of all three released models
 _LEFT_OUT = re.compile(
@@ -31,12 +31,12 @@ _LEFT_OUT = re.compile(
 
 
 class UnknownFamilyError(UserError):
-    """The weights are whole, but of an architecture that is not this package's one."""
+    """The weights are complete, but of another architecture than this package's."""
 
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention heads of encoder and decoder, for files that do not tell; None where the caller does not know."""
+    """Attention heads of encoder and decoder, for files that do not tell; None if the caller does not know either."""
 
     encoder: int | None = None
     decoder: int | None = None
@@ -44,15 +44,15 @@ class Heads:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A vision transformer in our terms: its configuration, its tensors by our names, what was left out or assumed."""
+    """A converted vision transformer: its configuration, its tensors by our names, what was left out or assumed."""
 
     config: "BioVFMConfig"
     tensors: "dict[str, Tensor]"
     left_out: list[str]
     normalisation: dict[str, Any]
     processor: dict[str, Any]  # what the source's own preprocessor_config.json says
-    notes: tuple[str, ...] = ()  # what the source does not tell and was assumed
-    provenance: Provenance = field(default_factory=Provenance)  # the source's, which what is written takes along
+    notes: tuple[str, ...] = ()  # assumptions where the source does not tell
+    provenance: Provenance = field(default_factory=Provenance)  # the source's, passed on to the written folder
 
     @property
     def has_decoder(self) -> bool:
@@ -67,7 +67,7 @@ def read_encoder(source: str, num_heads: int | None = None, decoder_heads: int |
         source: a `.pth`, `.pt`, `.bin` or `.safetensors` file, a model folder (BioVFM, transformers' dinov2,
             dinov2_with_registers, dinov3_vit, vit_mae or vit, timm), or a Hub repo id.
         num_heads: attention heads, for files without a configuration whose width is not one of the released models'.
-        decoder_heads: the same of MAE's decoder, where it is not as wide as the released models'.
+        decoder_heads: the same for MAE's decoder, if its width is not that of the released models.
 
     Raises:
         UserError: unreadable, unsafe, of another architecture, or not fitting tensor for tensor.
@@ -96,7 +96,7 @@ def read_encoder(source: str, num_heads: int | None = None, decoder_heads: int |
 
 
 def weights_provenance(source: str) -> Provenance:
-    """What binds whoever goes on from these weights, by their folder's file and the kind that they are.
+    """Restrictions on work that builds on these weights, from their folder's file and their family.
 
     Raises:
         UserError: they cannot be read.
@@ -139,7 +139,7 @@ def _from_transformers(source: str, stated: dict[str, Any], tensors: "dict[str, 
     tensors = {tables.hub_name(name.removeprefix(prefix)): tensor for name, tensor in tensors.items()}
     if family == "vit_mae" and not any(name.startswith("vit.") for name in tensors):
         tensors = {f"vit.{name}": tensor for name, tensor in tensors.items()}
-    if family in ("vit", "vit_mae"):  # their MLPs are named otherwise in memory
+    if family in ("vit", "vit_mae"):  # their MLPs have other names in memory
         tensors = {_vit_mlp_name(name): tensor for name, tensor in tensors.items()}
     return _config_from_transformers(source, stated, tensors), tensors, table
 
@@ -184,7 +184,7 @@ def _config_from_transformers(source: str, stated: dict[str, Any], tensors: "dic
 
 
 def _from_meta_names(source: str, stated: dict[str, Any], tensors: "dict[str, Tensor]", heads: Heads) -> tuple:
-    """DINOv2's, DINOv3's, MAE's and timm's files: the tensors themselves tell the sizes."""
+    """Read DINOv2's, DINOv3's, MAE's and timm's files, whose sizes follow from the tensors."""
     from . import dinov3
     from . import names as tables
 
@@ -212,7 +212,7 @@ def _from_meta_names(source: str, stated: dict[str, Any], tensors: "dict[str, Te
 
 
 def _timm_positions(source: str, tensors: "dict[str, Tensor]") -> "dict[str, Tensor]":
-    """timm's positions to ours: a row for the class token, none for registers (theirs are added to the tokens)."""
+    """timm's position embeddings as ours: a row for the class token, none for registers (theirs join the tokens)."""
     import torch
 
     tensors = dict(tensors)
@@ -225,12 +225,12 @@ def _timm_positions(source: str, tensors: "dict[str, Tensor]") -> "dict[str, Ten
         tensors["reg_token"] = tensors["reg_token"] + positions[:, 1 : 1 + registers]
         tensors["pos_embed"] = torch.cat([positions[:, :1], positions[:, 1 + registers :]], dim=1)
     elif math.isqrt(rows - 1) ** 2 != rows - 1:
-        raise UserError(f"{source}: pos_embed has {rows} rows, which is no square grid of patches")
+        raise UserError(f"{source}: pos_embed has {rows} rows, which is not a square grid of patches")
     return tensors
 
 
 def _dinov2_fields(source: str, tensors: "dict[str, Tensor]", heads: Heads) -> tuple[dict[str, Any], list[str]]:
-    """A file with DINOv2's names: one of its training, one of its hub, or a plain ViT's or MAE's encoder."""
+    """Fields of a file with DINOv2's names: from its training, its hub, or the encoder of a plain ViT or MAE."""
     fields, notes = _fields_of_shapes(source, tensors, heads.encoder)
     fields["use_mask_token"] = "mask_token" in tensors
     registers = tensors.get("register_tokens")
@@ -247,7 +247,7 @@ def _dinov2_fields(source: str, tensors: "dict[str, Tensor]", heads: Heads) -> t
 
 
 def _mae_fields(source: str, tensors: "dict[str, Tensor]", heads: Heads) -> tuple[dict[str, Any], list[str]]:
-    """MAE's file of encoder and decoder, which holds neither's number of heads."""
+    """Fields of MAE's file of encoder and decoder, which states the heads of neither."""
     fields, notes = _fields_of_shapes(source, tensors, heads.encoder)
     width = tensors["decoder_pos_embed"].shape[-1]
     decoder_heads = heads.decoder
@@ -269,7 +269,7 @@ def _mae_fields(source: str, tensors: "dict[str, Tensor]", heads: Heads) -> tupl
 def _timm_fields(
     source: str, tensors: "dict[str, Tensor]", stated: dict[str, Any], heads: Heads
 ) -> tuple[dict[str, Any], list[str]]:
-    """A timm folder, whose configuration may state the heads."""
+    """Fields of a timm folder, whose configuration may state the heads."""
     stated_heads = stated.get("model_args", {}).get("num_heads")
     fields, notes = _fields_of_shapes(source, tensors, heads.encoder or stated_heads)
     fields["interpolate_antialias"] = True
@@ -281,7 +281,7 @@ def _timm_fields(
 def _fields_of_shapes(
     source: str, tensors: "dict[str, Tensor]", heads: int | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """What the tensors of all these families tell alike, and what is assumed beyond them."""
+    """Fields that follow from the tensors in all these families, and notes on assumptions."""
     hidden, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
     notes = []
     if heads is None:
@@ -378,7 +378,7 @@ def _fit(
     tensors: "dict[str, Tensor]",
     table: dict[str, tuple[str, ...]] | None,
 ) -> tuple["dict[str, Tensor]", list[str]]:
-    """Our tensors filled from theirs, whole, and the names of theirs that were left out."""
+    """Our tensors, all filled from theirs, and the names of their tensors that were left out."""
     from .names import rename_to_ours
 
     decoder = any(name.endswith(("decoder.pred.weight", "decoder_pred.weight")) for name in tensors)

@@ -1,4 +1,4 @@
-"""Other people's weight files: found, read without running anything in them, and cleaned of wrappers."""
+"""Reading untrusted weight files: locate them, load tensors without running code, strip wrappers."""
 
 import argparse
 import pickle
@@ -15,7 +15,7 @@ from ..reading.documents import read_json
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-# where training scripts put the weights, outermost first
+# keys under which training scripts store the weights, outermost first
 _WRAPPERS = ("teacher", "model_ema", "model", "state_dict")
 
 
@@ -23,7 +23,7 @@ def locate(source: str) -> Path:
     """The file or folder that `source` names: on disk, or downloaded from the Hub for a repo id.
 
     Raises:
-        UserError: there is no such path, and the Hub has no such repo or cannot be reached.
+        UserError: no such path, and no such repo on the Hub or no connection.
     """
     path = Path(source).expanduser()
     if path.exists():
@@ -48,7 +48,7 @@ def read_object(path: Path) -> dict[str, Any]:
         return {}
     content = read_json(path)
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no JSON object")
+        raise UserError(f"{path}: is not a JSON object")
     return content
 
 
@@ -100,12 +100,12 @@ def _read_file(file: Path) -> Any:
         raise UserError(f"{file}: no such file") from error
     except pickle.UnpicklingError as error:
         pickled = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"a pickled {pickled[1]}" if pickled else "more than tensors, or is no torch file"
+        what = f"a pickled {pickled[1]}" if pickled else "more than tensors, or is not a torch file"
         raise UserError(
             f"{file}: holds {what}, which is never loaded; save its state_dict alone and convert that"
         ) from error
-    except Exception as error:  # damaged bytes surface as almost anything
-        raise UserError(f"{file}: damaged or no weight file ({one_line(error)})") from error
+    except Exception as error:  # damaged files raise almost any exception
+        raise UserError(f"{file}: damaged or not a weight file ({one_line(error)})") from error
 
 
 def _unwrap(content: Any) -> dict[str, Tensor]:

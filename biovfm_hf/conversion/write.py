@@ -1,4 +1,4 @@
-"""A model under our names to the folder formats that others load: BioVFM, transformers' DINOv2 and MAE, timm."""
+"""Writes a model in the folder formats that others load: BioVFM, transformers' DINOv2, DINOv3 and MAE, timm."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def write_biovfm(encoder: Encoder, folder: Path) -> None:
 
 
 def _biovfm_processor(encoder: Encoder) -> "BioVFMImageProcessor":
-    """The source's own if it is one of ours, else one of its size and normalisation."""
+    """The source's own processor if it is ours, else a new one with its size and normalisation."""
     from ..image_processing_biovfm import BioVFMImageProcessor
 
     if encoder.processor.get("image_processor_type") == "BioVFMImageProcessor":
@@ -57,12 +57,12 @@ def write_transformers(encoder: Encoder, folder: Path, target: str) -> list[str]
     if target == "dinov3":
         return _write_dinov3(encoder, folder)
     for rotary in (config.position_embedding_type == "rope", config.mask_key_bias, config.untie_cls_and_patch_norms):
-        _refuse(rotary, target, "it is of DINOv3's generation; use --format dinov3")
+        _refuse(rotary, target, "it has DINOv3's architecture; use --format dinov3")
     if target.startswith("dinov2"):
         bare = target == "dinov2_with_registers" and config.num_register_tokens == 0
         _refuse(bare, target, "it has no register tokens; use --format dinov2")
         _refuse(config.layerscale_value is None, target, "it has no LayerScale; use --format vit_mae")
-        _refuse(config.mlp_ratio != int(config.mlp_ratio), target, f"its mlp_ratio {config.mlp_ratio} is no integer")
+        _refuse(config.mlp_ratio != int(config.mlp_ratio), target, f"its mlp_ratio {config.mlp_ratio} is not whole")
         dropped = [name for name in tensors if name.startswith("decoder.")]
         tensors = {k.removeprefix("biovfm."): v for k, v in tensors.items() if k not in dropped}
         stated, table = _hf_dinov2_config(config), tables.HF_DINOV2
@@ -82,7 +82,7 @@ def write_transformers(encoder: Encoder, folder: Path, target: str) -> list[str]
 
 
 def _write_dinov3(encoder: Encoder, folder: Path) -> list[str]:
-    """Write a folder of `DINOv3ViTModel`; it has no place for a decoder and for the norm of local crops."""
+    """Write a `DINOv3ViTModel` folder, which has no place for a decoder or for the norm of local crops."""
     from . import dinov3
     from .names import HF_DINOV3, rename_to_theirs
 
@@ -174,7 +174,7 @@ def _hf_vit_mae_config(config: "BioVFMConfig", decoder: bool) -> dict[str, Any]:
         "architectures": ["ViTMAEForPreTraining" if decoder else "ViTMAEModel"],
         "model_type": "vit_mae",
         "intermediate_size": int(config.hidden_size * config.mlp_ratio),
-        "mask_ratio": config.mask_ratio if decoder else 0.0,  # an encoder for features hides nothing
+        "mask_ratio": config.mask_ratio if decoder else 0.0,  # a feature encoder masks nothing
         "norm_pix_loss": config.norm_pix_loss,
         "decoder_hidden_size": config.decoder_hidden_size,
         "decoder_num_hidden_layers": config.decoder_num_hidden_layers,

@@ -1,4 +1,4 @@
-"""Decoders, one module for each family of formats; `open_content` sends a file to the one that reads it."""
+"""Decoders, one module for each family of formats; `open_content` picks the one for a file."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -18,14 +18,14 @@ def open_content(
     max_pixels: int = MAX_PIXELS,
     max_bytes: int = MAX_VOLUME_BYTES,
 ) -> Content:
-    """Open what a file holds: flat pictures, or a volume.
+    """Open a file's content: flat pictures, or a volume.
 
     Args:
         file: open at its start; it must stay open while pictures are decoded.
         name: what messages call it.
-        folder: where files that it names lie, such as the voxels of a header.
-        max_pixels: most pixels of one picture.
-        max_bytes: most bytes of the voxels of a volume.
+        folder: where other files that it refers to lie, such as the voxels of a header.
+        max_pixels: limit on the pixels of one picture.
+        max_bytes: limit on the bytes of a volume's voxels.
 
     Raises:
         UserError: of no known format, damaged, over the limits, or no picture.

@@ -1,4 +1,4 @@
-"""Arrays in .npy, .npz and .mat files: a picture, pictures behind each other, or the slices of a volume."""
+"""Decoder of arrays in .npy, .npz and .mat files: a picture, a stack of pictures, or the slices of a volume."""
 
 import math
 import zipfile
@@ -17,9 +17,9 @@ _LEVEL_5 = b"MATLAB 5.0"
 
 
 def content_of(array: np.ndarray, name: str) -> Content:
-    """Tell what an array holds, by its shape.
+    """Interpret an array by its shape.
 
-    - (H, W), (H, W, C) and (C, H, W) with C of 1 or 3, or 4 where it is last: one picture.
+    - (H, W), (H, W, C) and (C, H, W) with C of 1 or 3, or 4 if it is last: one picture.
     - (N, H, W, C), (N, C, H, W): N pictures.
     - Three other axes: a volume, sliced along one of them. That is the first, (slices, H, W), unless the first two
       alone are equal or the last is shorter than half of either: then it is the last, (H, W, slices).
@@ -34,19 +34,19 @@ def content_of(array: np.ndarray, name: str) -> Content:
         return Pages(len(array), lambda number: as_pixels(array[number], channels, name), "picture", in_memory=True)
     if array.ndim != 3 or array.dtype.kind not in "biuf":
         raise UserError(
-            f"{name}: an array of {named(array.dtype)} and shape {array.shape} is no picture (H, W), (H, W, 3), no "
-            "stack of them and no volume; save what is to be shown as one"
+            f"{name}: an array of {named(array.dtype)} and shape {array.shape} is not a picture (H, W) or "
+            "(H, W, 3), a stack of them or a volume; save it as one of these"
         )
     if min(array.shape) < 1:
         raise UserError(f"{name}: has no pixels (shape {array.shape}); leave it out")
     stack = np.moveaxis(array, slice_axis(array.shape), 0)
     stack = stack.astype(np.uint8 if stack.dtype == bool else stack.dtype.newbyteorder("="), copy=False)
-    # A volume is turned for display: turned beforehand, rows and columns come out as stored.
+    # Volumes are turned for display: this inverse turn keeps rows and columns as stored.
     return Volume(stack[:, ::-1, ::-1].transpose(2, 1, 0), (1.0, 1.0, 1.0), axes=("axial",))
 
 
 def slice_axis(shape: tuple[int, ...]) -> int:
-    """Which of three axes counts the slices: see `content_of`."""
+    """Which of three axes numbers the slices: see `content_of`."""
     first, second, last = shape
     if first == second != last:
         return 2
@@ -128,10 +128,10 @@ def is_npy(start: bytes) -> bool:
 
 
 def is_mat(start: bytes, name: str) -> bool:
-    """Whether a file that begins with `start` is a MAT-file; one of level 4 is told by its name too."""
+    """Whether a file that begins with `start` is a MAT-file; level 4 also needs the name."""
     return start.startswith(_LEVEL_5) or (name.lower().removesuffix(".gz").endswith(".mat") and is_level_4(start))
 
 
 def is_npz(start: bytes, name: str) -> bool:
-    """Whether a file that begins with `start` is .npz: a ZIP of that suffix."""
+    """Whether a file that begins with `start` is .npz: a ZIP file with that suffix."""
     return start[:4] == b"PK\3\4" and name.lower().endswith(".npz")

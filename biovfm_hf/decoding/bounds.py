@@ -1,7 +1,7 @@
-"""What a file may claim before it is decoded: a few bytes of a header can ask for gigabytes, or for hours.
+"""Limits on what a header may claim before decoding: a few bytes can ask for gigabytes of memory or hours of work.
 
-A limited process (`biovfm_hf.reading.limited`) would end such a file too, after it has spent what it may. Refused
-here, it costs milliseconds, and the message says what is wrong with it.
+A limited process (`biovfm_hf.reading.limited`) would also stop such a file, but only after using up its limits. A
+refusal here costs milliseconds, and the message says what is wrong.
 """
 
 import math
@@ -12,19 +12,19 @@ from PIL import Image, JpegImagePlugin, TiffImagePlugin
 from ..errors import TooLarge, UserError
 from ..pictures import check_sides
 
-MAX_PIECE_BYTES = 256 << 20  # one tile or chunk, which is unpacked whole for a single pixel of it
-MAX_FRAME_PIXELS = 500_000_000  # canvas times frames of an animation: 10 s of decoding
-MAX_SCAN_PIXELS = 500_000_000  # picture times scans of a progressive JPEG, each of which goes over the whole picture
+MAX_PIECE_BYTES = 256 << 20  # one tile or chunk, which is unpacked whole even for a single pixel
+MAX_FRAME_PIXELS = 500_000_000  # of an animation, canvas times frames: 10 s of decoding
+MAX_SCAN_PIXELS = 500_000_000  # of a progressive JPEG, picture times scans: each scan covers the whole picture
 _MAX_WEBP_PIXELS = 30_000_000  # of an animation's canvas, of which libwebp and Pillow hold five copies
-_MAX_RATIO = 1032  # bytes that deflate can make of one
+_MAX_RATIO = 1032  # most bytes that deflate can expand one byte to
 _TILE_WIDTH, _TILE_LENGTH, _BITS, _SAMPLES = 322, 323, 258, 277
 
 
 def check_image(image: Image.Image, name: str) -> None:
-    """Refuse a picture that Pillow has opened, and not decoded yet, for what its decoding would take.
+    """Refuse a picture that Pillow has opened but not decoded if decoding would take too much.
 
     Raises:
-        TooLarge: its sides, a tile, its frames or its scans.
+        TooLarge: its sides, a tile, its frames or its scans are over the limit.
     """
     check_sides(image.size, name)
     width, height = image.size
@@ -39,15 +39,15 @@ def check_image(image: Image.Image, name: str) -> None:
 
 
 def check_frames(pixels: int, frames: int, name: str) -> None:
-    """Refuse an animation of `frames` canvases of so many pixels.
+    """Refuse an animation of too many `frames` of `pixels` pixels.
 
     Raises:
-        TooLarge: all of it together.
+        TooLarge: together they are over the limit.
     """
     if pixels * frames > MAX_FRAME_PIXELS:
         raise TooLarge(
             f"{name}: {frames} frames of {pixels} pixels are over the limit of {MAX_FRAME_PIXELS} in all; "
-            "take out those that are needed"
+            "extract the frames you need"
         )
 
 
@@ -60,12 +60,12 @@ def check_piece(size: int, what: str, name: str) -> None:
     if size > MAX_PIECE_BYTES:
         limit = MAX_PIECE_BYTES >> 20
         raise TooLarge(
-            f"{name}: its {what} claim {size / 2**20:.0f} MiB each, over the limit of {limit}; write it anew"
+            f"{name}: its {what} claim {size / 2**20:.0f} MiB each, over the limit of {limit}; use smaller ones"
         )
 
 
 def check_tiff_page(page: Any, name: str) -> None:
-    """Refuse a page that tifffile has found, for the size of its tiles.
+    """Refuse a tifffile page whose tiles are too large.
 
     Raises:
         TooLarge: over `MAX_PIECE_BYTES`.
@@ -90,8 +90,8 @@ def check_hdf5(data: Any, name: str) -> None:
     """Refuse an HDF5 data set whose values lie in another file, or claim what the file cannot hold.
 
     Raises:
-        UserError: an external or virtual data set.
-        TooLarge: its chunks, or more values than its stored bytes can make.
+        UserError: it is an external or virtual data set.
+        TooLarge: its chunks are over the limit, or it claims more values than its stored bytes can expand to.
     """
     if data.external or data.is_virtual:
         raise UserError(f"{name}: its values lie outside the file, which is never opened; copy them into it")
@@ -110,7 +110,7 @@ def _check_tile(tags: Any, name: str) -> None:
 
 
 def _largest(value: Any) -> int:
-    """The largest number of a tag; 0 for none, or for what a damaged tag holds instead."""
+    """The largest number of a tag; 0 if the tag is absent or damaged."""
     numbers = [number for number in (value if isinstance(value, tuple) else (value,)) if isinstance(number, int)]
     return max(numbers, default=0)
 

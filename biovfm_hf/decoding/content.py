@@ -1,4 +1,4 @@
-"""What decoders take and give: a file with what lies beside it, and pictures or a volume."""
+"""Input and output of decoders: a file with access to its companions, and pictures or a volume."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,11 +23,11 @@ class Source:
 
     Attributes:
         file: open at its start, seekable.
-        name: what messages call it; its suffix helps where the content does not tell the format.
-        beside: opens the file of a relative name beside this one; None where nothing lies beside it.
+        name: what messages call it; its suffix helps if the content does not tell the format.
+        beside: opens a file by its name relative to this one; None if no other file may be opened.
         max_pixels: most pixels that one picture may claim.
         max_bytes: most bytes that the voxels of a volume may take.
-        shorter_side: pixels that serve on the shorter side; a decoder may then leave out detail beyond. None: all.
+        shorter_side: pixels needed on the shorter side; a decoder may drop finer detail. None: all.
     """
 
     file: BinaryIO
@@ -54,10 +54,10 @@ class Source:
         """The open file `name` beside this one.
 
         Raises:
-            UnsafePath: nothing lies beside, or it is elsewhere, missing or a link.
+            UnsafePath: no other file may be opened, or it is elsewhere, missing or a link.
         """
         if self.beside is None:
-            raise UnsafePath(f"{self.name}: its voxels lie in another file, which is not here; give the path of both")
+            raise UnsafePath(f"{self.name}: its voxels lie in another file, which is not here; give a path with both")
         with self.beside(name) as file:
             yield file
 
@@ -67,12 +67,12 @@ class Pages:
     """Flat pictures of one file, decoded one at a time.
 
     Attributes:
-        count: how many; pages or frames that cannot be told apart from their neighbours by size count too.
-        page: decodes number 0 to count - 1; None for one that is no picture of its own, such as a thumbnail.
-        word: what the file calls one, for messages.
+        count: how many, including those whose size does not show whether they are pictures of their own.
+        page: decodes number 0 to count - 1; None for one that is not a picture of its own, such as a thumbnail.
+        word: what messages call one, such as page or frame.
         size: columns and rows as stored, before any reduced decoding; None: those of the decoded picture.
-        volume: reads the pages as the slices of a volume; None, or gives None, where they are none.
-        in_memory: whether all are there already, so that another one costs nothing.
+        volume: reads the pages as the slices of a volume; None, or returns None, if they are not slices.
+        in_memory: whether all are decoded already, so that another one costs nothing.
     """
 
     count: int
@@ -92,7 +92,7 @@ def one(pixels: Pixels, size: tuple[int, int] | None = None) -> Pages:
 
 
 def folder_beside(place: Path) -> Beside:
-    """Open what lies in a folder: no link, nothing outside it."""
+    """A function that opens files of a folder: no links, nothing outside it."""
     top = place.resolve()
 
     def beside(name: str) -> BinaryIO:

@@ -1,4 +1,4 @@
-"""DICOM files: one picture for each frame, or a volume where the frames or a mosaic are its slices."""
+"""Decoder of DICOM files: one picture for each frame, or a volume if frames or a mosaic are its slices."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ from .dicom_header import (
 from .dicom_values import pixels_of
 from .series import Place, along_normal, normal, numbers, plane_affine, stack_of, stacked
 
-Fragments = tuple[list[int], list[int]]  # offsets and lengths, as the Extended Offset Table has them
+Fragments = tuple[list[int], list[int]]  # offsets and lengths, as in the Extended Offset Table
 _JPEG_FAMILY = "1.2.840.10008.1.2.4."
 _JPEG2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
@@ -54,14 +54,14 @@ def read_dicom(source: Source) -> Content:
     """Open a DICOM file: its frames, which may be slices of a volume (`Pages.volume`), or the volume of a mosaic.
 
     Raises:
-        NoPicture: it holds a report, a dose, a segmentation or something else that is no picture.
-        UserError: no pixel data, an absent decoder, a claimed size over the limit, damaged data.
+        NoPicture: it holds a report, a dose, a segmentation or something else that is not a picture.
+        UserError: no pixel data, a missing decoder, a claimed size over the limit, damaged data.
     """
     file = _File(source)
     dataset = file.dataset
     with file.telling():
         if what := no_picture(dataset):
-            raise NoPicture(f"{source.name}: is no picture but {what}; leave it out")
+            raise NoPicture(f"{source.name}: is not a picture but {what}; leave it out")
         if not dataset.get("Rows") or not dataset.get("Columns"):
             raise UserError(f"{source.name}: is DICOM without an image (or not DICOM); leave it out")
         rows, columns = int(dataset.Rows), int(dataset.Columns)
@@ -106,7 +106,7 @@ class _File:
 
     @contextmanager
     def telling(self) -> Iterator[None]:
-        """Have what pydicom raises told without repeating what stands in the file's header."""
+        """Turn pydicom's exceptions into messages that repeat nothing of the file's header."""
         name = self.source.name
         try:
             yield
@@ -123,7 +123,7 @@ class _File:
             raise UserError(f"{name}: cannot be read as DICOM ({reason}); check or fetch the file again") from error
 
     def frame(self, number: int) -> Pixels:
-        """Decode one frame, at a reduced resolution where the source asks for no more and the file offers one."""
+        """Decode one frame, at a reduced resolution if the source needs no more and the file offers one."""
         with self.telling():
             file, dataset = self.source.file, self.dataset
             syntax = dataset.file_meta.get("TransferSyntaxUID", "")
@@ -158,7 +158,7 @@ class _File:
     def _fragments(self) -> Fragments | None:
         """Where the compressed frames of a file lie, each in one fragment; None for other files.
 
-        Looked up once: without it pydicom goes through all fragments again for each frame.
+        It is looked up once; otherwise pydicom would go through all fragments again for each frame.
         """
         file, frames = self.source.file, int(self.dataset.get("NumberOfFrames") or 1)
         syntax = self.dataset.file_meta.get("TransferSyntaxUID")
@@ -206,12 +206,12 @@ class _File:
             return None
         try:
             return _at_lower_resolution(self.dataset, self._stream(0), side)
-        except Exception:  # a stream of one resolution, among others; the whole frame is decoded then
+        except Exception:  # for instance a stream of one resolution; the whole frame is decoded then
             return None
 
 
 def _frames_volume(file: _File, frames: int) -> Volume | None:
-    """The frames as a volume, with an axis of time where positions repeat; None where they are no even slices."""
+    """The frames as a volume, with a time axis if positions repeat; None if they are not evenly spaced slices."""
     with file.telling():
         order = _frame_order(file.dataset, frames)
         places = [_frame_place(file.dataset, number) for number in order]
@@ -254,8 +254,8 @@ def _frame_place(dataset: Any, number: int) -> Place:
 def _mosaic(file: _File) -> Volume | None:
     """The volume of a Siemens mosaic: tiles in rows from the top left, black ones at the end left out.
 
-    Slices follow the normal that Siemens' own header tells, else that of the plane. None where the number of tiles
-    or the plane is not told.
+    Slices follow the normal in Siemens' own header, else the normal of the plane. None if the header does not state
+    the number of tiles or the plane.
     """
     dataset = file.dataset
     plane, pitch = numbers(dataset.get("ImageOrientationPatient"), 6), numbers(dataset.get("PixelSpacing"), 2)
@@ -299,9 +299,9 @@ def _csa_numbers(dataset: Any, name: bytes, count: int) -> tuple[float, ...] | N
 
 
 def _at_lower_resolution(dataset: Any, stream: bytes, shorter_side: int) -> np.ndarray | None:
-    """A JPEG 2000 frame at the resolution nearest above `shorter_side`, None where that is not certain to be right.
+    """A JPEG 2000 frame at the resolution nearest above `shorter_side`, None if that might be wrong.
 
-    Only unsigned grey values whose precision the code stream and the header agree on: Pillow shifts others.
+    It is right for unsigned grey values if code stream and header agree on their precision: Pillow shifts others.
     """
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     levels = (min(rows, columns) // shorter_side).bit_length() - 1
@@ -341,7 +341,7 @@ def _unsigned_precision(stream: bytes, rows: int, columns: int) -> int | None:
 
 
 def _check_stream(stream_of: Callable[[], bytes], name: str, max_pixels: int) -> None:
-    """Refuse a compressed frame that claims too many pixels: decoders allocate what it claims, not the header."""
+    """Refuse a compressed frame that claims too many pixels: decoders allocate by its claim, not by the header's."""
     try:
         stream = stream_of()
     except Exception:  # what is wrong with it shows when it is decoded
@@ -352,7 +352,7 @@ def _check_stream(stream_of: Callable[[], bytes], name: str, max_pixels: int) ->
 
 
 def _stream_pixels(stream: bytes) -> int:
-    """Return height x width (x components / 3) that a JPEG, JPEG-LS or JPEG 2000 stream claims; 0: none found.
+    """Return height x width (x components / 3) that a JPEG, JPEG-LS or JPEG 2000 stream claims; 0 if none is found.
 
     JPEG 2000: the SIZ segment, ISO/IEC 15444-1 A.5.1.
     """
@@ -365,7 +365,7 @@ def _stream_pixels(stream: bytes) -> int:
 
 
 def _decoded(pydicom: Any, dataset: Any, file: BinaryIO, frame: int, fragments: Fragments | None) -> np.ndarray:
-    """Decode one frame, reading no more of the file than that where the file allows it."""
+    """Decode one frame, reading only that frame if the file allows it."""
     known = _bits(dataset)
     if fragments is not None:
         known["extended_offsets"] = fragments
@@ -395,7 +395,7 @@ def _bits(dataset: Any) -> dict[str, Any]:
 
 
 def _is_shifted(dataset: Any) -> bool:
-    """Whether the stored bits are not the lowest (PS3.5 8.1.1, before 2014); of JPEG and the like the stream tells."""
+    """Whether the stored bits are not the lowest (PS3.5 8.1.1, before 2014); JPEG streams tell this themselves."""
     syntax = dataset.file_meta.get("TransferSyntaxUID", "") if hasattr(dataset, "file_meta") else ""
     if syntax.startswith(_JPEG_FAMILY) or not all(dataset.get(name) for name in ("BitsStored", "HighBit")):
         return False

@@ -1,4 +1,4 @@
-"""The header of a DICOM file: what it says of itself, and what may be repeated of it."""
+"""The header of a DICOM file: the facts that decoding needs, and messages that cannot leak its values."""
 
 import logging
 import re
@@ -32,7 +32,7 @@ _NO_PICTURES = {
 
 
 def import_pydicom() -> Any:
-    """pydicom without its warnings, printed or logged: of damaged headers they repeat what stands there."""
+    """Import pydicom and silence its warnings, which repeat values of damaged headers."""
     pydicom = require("pydicom", "data")
     _silence()
     return pydicom
@@ -45,13 +45,13 @@ def _silence() -> None:
 
 
 def told(error: Exception, start: bytes) -> str:
-    """A decoder's message, cut before the first word that also stands in the header, where it may be a patient's name.
+    """A decoder's message, cut before the first word that also occurs in the header: it may be a patient's name.
 
     Args:
-        error: as pydicom raised it; it may quote a value, such as text where a number is expected.
+        error: raised by pydicom; it may quote a value, such as text instead of a number.
         start: the first bytes of the file.
     """
-    if DEFLATED.encode() in start:  # what stands there cannot be seen
+    if DEFLATED.encode() in start:  # the header cannot be read as text
         return type(error).__name__
     ends = [end for tag in _PIXEL_DATA if (end := start.find(tag)) > 0]
     header = start[: min(ends, default=HEADER_BYTES)].lower()
@@ -60,7 +60,7 @@ def told(error: Exception, start: bytes) -> str:
     kept = []
     for word in message.split():
         tokens = [token.encode() for token in re.findall(r"\w{2,}", word.lower())]
-        quoted = "'" in word or '"' in word  # as values are, whole or in part; outside of quotes "of" is just "of"
+        quoted = "'" in word or '"' in word  # words of values, whole or in part; outside of quotes "of" is just "of"
         found = any(token in header if quoted else len(token) > 2 and token in header_words for token in tokens)
         if found or not word.isascii():
             kept.append("...")
@@ -70,7 +70,7 @@ def told(error: Exception, start: bytes) -> str:
 
 
 def is_deflated(pydicom: Any, file: BinaryIO, name: str) -> bool:
-    """Tell whether the data set is deflated; refuse one that inflates beyond any image, as pydicom sets no bound."""
+    """Whether the data set is deflated; refuse one that inflates beyond any image, since pydicom sets no bound."""
     start = file.tell()
     file.seek(start + 128)
     deflated = False
@@ -80,7 +80,7 @@ def is_deflated(pydicom: Any, file: BinaryIO, name: str) -> bool:
     if deflated:
         file.seek(start + 132 + 12 + int(meta.FileMetaInformationGroupLength))
         inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        while not inflater.eof and (block := file.read(1 << 16)):  # behind its end stands a pad byte (PS3.5 A.5)
+        while not inflater.eof and (block := file.read(1 << 16)):  # a pad byte follows its end (PS3.5 A.5)
             while block and not inflater.eof and total <= _MAX_INFLATED_BYTES:
                 total += len(inflater.decompress(block, 1 << 24))
                 block = inflater.unconsumed_tail
@@ -91,7 +91,7 @@ def is_deflated(pydicom: Any, file: BinaryIO, name: str) -> bool:
 
 
 def no_picture(header: Any) -> str | None:
-    """What an object that is no picture holds, by its storage class or modality; None for a picture."""
+    """The kind of an object that is not a picture, by its storage class or modality; None for a picture."""
     known = str(header.get("SOPClassUID") or "").strip("\0 ")
     modality = str(header.get("Modality") or "").strip().upper()
     for what, (classes, modalities) in _NO_PICTURES.items():
@@ -101,7 +101,7 @@ def no_picture(header: Any) -> str | None:
 
 
 def is_grey(header: Any) -> bool:
-    """Whether each pixel is one number that is no colour."""
+    """Whether each pixel is one number and not a colour."""
     return int(header.get("SamplesPerPixel") or 1) == 1 and header.get("PhotometricInterpretation") != "PALETTE COLOR"
 
 
@@ -114,7 +114,7 @@ def is_mosaic(header: Any) -> bool:
 def functional_group(dataset: Any, frame: int, name: str) -> Any:
     """Return where a frame's attributes lie: its own group, the shared group, or the data set itself.
 
-    Empty items are passed over.
+    Empty items are skipped.
     """
     for groups, position in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
         items = dataset.get(groups) or []

@@ -1,4 +1,4 @@
-"""From the decoded numbers of one DICOM frame to `Pixels`: rescale, tables, window, padding, polarity and spacing."""
+"""Turns the decoded numbers of a DICOM frame into `Pixels`: rescale, tables, window, padding, polarity, spacing."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from ..volumes import believable
 from .dicom_header import functional_group
 
 _XRAY = ("1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2")  # angiography, fluoroscopy
-_STEP = 1e-6  # the width of a window that shows all above one value white
+_STEP = 1e-6  # the width of a window that is a threshold: values above it are white
 _COLOURS = ("Red", "Green", "Blue")
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
 
@@ -31,7 +31,7 @@ def pixels_of(pydicom: Any, dataset: Any, array: np.ndarray, frame: int) -> Pixe
 
 
 def spacing_of(dataset: Any, frame: int) -> tuple[float, float]:
-    """Return the distance of rows and of columns in one unit, (1, 1) where the header tells nothing usable."""
+    """Return the distance of rows and of columns in one unit, (1, 1) if the header has nothing usable."""
     for name in _SPACINGS:
         pair = functional_group(dataset, frame, "PixelMeasuresSequence").get(name) or dataset.get(name)
         if pair and len(pair) == 2 and all(0 < float(x) < 1e4 for x in pair):
@@ -73,7 +73,7 @@ def _palette(dataset: Any, name: str, count: int) -> np.ndarray:
     words = np.frombuffer(element.value[: len(element.value) // 2 * 2], "<u2" if little else ">u2")
     if len(words) >= count:
         return words
-    swapped = not little and element.VR != "OB"  # two entries in a word: the first in its lower half
+    swapped = not little and element.VR != "OB"  # two entries per word, the first in the lower half
     return words.astype("<u2").view(np.uint8) if swapped else np.frombuffer(element.value, np.uint8)
 
 
@@ -84,12 +84,12 @@ def _is_xray(dataset: Any) -> bool:
 
 
 def _padding(dataset: Any, dtype: np.dtype) -> Window | None:
-    """Stored numbers that mark what lies outside the picture (PS3.3 C.7.5.1.1.2), None where there are none."""
+    """Stored numbers that mark pixels outside the picture (PS3.3 C.7.5.1.1.2), None if there are none."""
     value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     if not isinstance(value, int) or dtype.kind not in "iu":
         return None
     ends = [value, limit if isinstance(limit, int) else value]
-    # its representation may be told wrong: -2000 and 63536 are the same 16 bits
+    # its sign may be stated wrong: -2000 and 63536 are the same 16 bits
     bits = 8 * dtype.itemsize
     info = np.iinfo(dtype)
     ends = [end if info.min <= end <= info.max else (end + (1 << bits)) % (1 << bits) for end in ends]
@@ -98,7 +98,7 @@ def _padding(dataset: Any, dtype: np.dtype) -> Window | None:
 
 
 def _with_voi(dataset: Any, frame: int, pixels: Pixels) -> Pixels:
-    """Attach the first window the file states, or apply its table where it states one instead (PS3.3 C.11.2)."""
+    """Attach the first window that the file states, or apply its table if it states one instead (PS3.3 C.11.2)."""
     voi = functional_group(dataset, frame, "FrameVOILUTSequence")
     if window := _window(voi):
         return replace(pixels, window=window, sigmoid=_function(voi) == "SIGMOID")
@@ -109,7 +109,7 @@ def _with_voi(dataset: Any, frame: int, pixels: Pixels) -> Pixels:
 
 
 def _window(voi: Any) -> Window | None:
-    """Return (low, high) in values of the first window, or None where it is absent or unusable (PS3.3 C.11.2.1.2)."""
+    """Return (low, high) in values of the first window, or None if it is absent or unusable (PS3.3 C.11.2.1.2)."""
     center, width = (_first_number(voi.get(key)) for key in ("WindowCenter", "WindowWidth"))
     if center is None or width is None or not np.isfinite([center, width]).all() or width <= 0:
         return None
@@ -134,7 +134,7 @@ def _first_number(value: Any) -> float | None:
 
 
 class _Table(NamedTuple):
-    """A lookup table: the input of its first entry, its entries, and the largest number that they can be."""
+    """A lookup table: the input of its first entry, its entries, and the largest number an entry can be."""
 
     first: int
     entries: np.ndarray
@@ -156,7 +156,7 @@ class _Table(NamedTuple):
 
 
 def _first_table(dataset: Any, name: str, values: np.ndarray) -> _Table | None:
-    """The first usable table of a sequence; empty items are passed over."""
+    """The first usable table of a sequence; empty items are skipped."""
     for item in dataset.get(name) or []:
         descriptor, data = item.get("LUTDescriptor"), item.get("LUTData")
         if descriptor and len(descriptor) == 3 and data:
@@ -165,7 +165,7 @@ def _first_table(dataset: Any, name: str, values: np.ndarray) -> _Table | None:
 
 
 def _table(descriptor: list[int], data: Any, values: np.ndarray, item: Any) -> _Table:
-    """A table whose entries take 8 bits, 16, or any number between (PS3.3 C.11.1.1.1)."""
+    """A table whose entries take 8 to 16 bits (PS3.3 C.11.1.1.1)."""
     count, first, bits = descriptor[0] % (1 << 16) or 1 << 16, descriptor[1], descriptor[2]
     if first > 0x7FFF and values.min() < 0:  # a signed number that was read as an unsigned one
         first -= 1 << 16

@@ -1,4 +1,4 @@
-"""Which decoder reads a file: by its content, and by its name where the content does not tell."""
+"""The registry of file formats: picks a file's decoder by content, or by name if the content does not tell."""
 
 import gzip
 import zlib
@@ -23,7 +23,7 @@ from .video import is_video, read_video
 
 _START = 512  # bytes that tell a format
 _GZIP = b"\x1f\x8b"
-_MAX_UNPACKED = 512 << 20  # of a packed file that its decoder cannot read packed
+_MAX_UNPACKED = 512 << 20  # limit for compressed files whose decoder cannot inflate as it reads
 
 
 class Format(NamedTuple):
@@ -32,7 +32,7 @@ class Format(NamedTuple):
     Attributes:
         recognises: whether a file that begins with `start` and is called `name` belongs to it.
         read: its decoder.
-        suffixes: how its files' names end; each may have `.gz` behind it.
+        suffixes: how its files' names end; `.gz` may follow each.
     """
 
     recognises: Callable[[bytes, str], bool]
@@ -58,14 +58,14 @@ FORMATS = (
     Format(lambda start, name: is_video(name), read_video, VIDEO_SUFFIXES),
     Format(lambda start, name: True, read_raster, RASTER_SUFFIXES),
 )
-"""In the order in which they are asked; the last takes what no other recognises."""
+"""In the order in which they are tried; the last takes what no other recognises."""
 
 IMAGE_SUFFIXES = tuple(suffix for one in FORMATS for suffix in one.suffixes)
-"""How the names of files that are read end, each also with .gz behind it."""
+"""Suffixes of all files that are read, each also with .gz behind it."""
 
 
 def read_file(source: Source) -> Content:
-    """Open a file of any format that is read.
+    """Open a file of any known format.
 
     Raises:
         UserError: of no known format, damaged, over the limits, or no picture.
@@ -86,7 +86,7 @@ def recognised(start: bytes, name: str) -> Format:
 
 
 def _unpacked_start(source: Source) -> bytes:
-    """The first bytes of a packed file; none where it is damaged, which its decoder will tell."""
+    """The first bytes of a packed file; none if it is damaged, which its decoder will report."""
     try:
         return gzip.GzipFile(fileobj=source.file).read(_START)
     except (OSError, EOFError, zlib.error):

@@ -1,4 +1,4 @@
-"""The largest array of numbers of an HDF5 file, or of a MATLAB file of version 7.3, which is one."""
+"""Decoder of HDF5 files, and of MATLAB files of version 7.3, which are HDF5: the largest array of numbers."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -22,9 +22,9 @@ def is_hdf5(start: bytes) -> bool:
 
 
 def read_hdf5(source: Source) -> Content:
-    """Read the array with the most numbers; of pictures behind each other (N, H, W, C), one at a time.
+    """Read the array with the most numbers; a stack of pictures (N, H, W, C) one at a time.
 
-    Links to other files and data sets that lie elsewhere are never opened.
+    Links to other files and data sets stored elsewhere are never opened.
 
     Raises:
         UserError: no such array, damaged, or over `source.max_bytes`.
@@ -42,7 +42,7 @@ def read_matlab_7(source: Source) -> Content:
     with _told(source):
         data = _largest(source)
         with closing(data.file):
-            array = _values(data, source).T  # MATLAB stores columns first, HDF5 shows them reversed
+            array = _values(data, source).T  # MATLAB stores columns first, so HDF5 shows the axes reversed
             return content_of(array.astype(bool) if _matlab_class(data) == "logical" else array, source.name)
 
 
@@ -79,7 +79,7 @@ def _row(source: Source, data: Any, number: int) -> Any:
 
 
 def _data_sets(h5py: Any, group: Any, depth: int) -> Iterator[Any]:
-    """Data sets of numbers of two dimensions or more, whose values lie in the file itself."""
+    """Numeric data sets of two dimensions or more whose values lie in the file itself."""
     for name in list(group)[:_MAX_MEMBERS]:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             continue

@@ -1,8 +1,8 @@
-"""Numeric arrays of MATLAB files of levels 5 and 4; those of version 7.3 are HDF5 (`hdf5`).
+"""Decoder of numeric arrays in MATLAB files of levels 4 and 5; files of version 7.3 are HDF5 (`hdf5`).
 
 https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf
 
-scipy reads more, and crashes the process on damaged files.
+scipy reads more, but crashes the process on damaged files.
 """
 
 import zlib
@@ -14,9 +14,9 @@ import numpy as np
 
 from ..errors import TooLarge, UserError
 
-MAX_INFLATED_BYTES = 640 << 20  # of all compressed arrays of a file: the largest is only known when all are unpacked
+MAX_INFLATED_BYTES = 640 << 20  # all compressed arrays of a file: only unpacking them all shows which is the largest
 _BLOCK = 1 << 20
-MAX_BYTES = 320 << 20  # of the file, and of one array: the file, inflated and converted may be in memory
+MAX_BYTES = 320 << 20  # limit of the file, and of one array: both may be in memory, inflated and converted
 _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
@@ -31,12 +31,12 @@ _MAX_DEPTH = 8
 def largest_array(data: bytes, name: str = "the file") -> np.ndarray:
     """The numeric array with the most elements, in its class's dtype and MATLAB's order of axes.
 
-    Fields of structures and cells are looked into; of arrays of one size, a logical one comes last.
+    Fields of structures and cells are searched; of arrays of one size, a logical one comes last.
 
     Raises:
         UserError: damaged, over MAX_BYTES, or it holds no numeric array of two dimensions or more.
     """
-    view = memoryview(data)  # slices of it are no copies
+    view = memoryview(data)  # slices of a memoryview do not copy
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
     if order is None:
         raise UserError(f"{name}: not a MAT-file of level 5; save it again")
@@ -93,7 +93,7 @@ def _elements(data: memoryview, order: str, name: str) -> Iterator[tuple[int, me
 
 
 def _inflated(data: memoryview, order: str, most: int, name: str) -> memoryview:
-    """A compressed element, unpacked into memory of the size that its start tells, so that it is never there twice."""
+    """A compressed element, unpacked into memory of the size that its start states, so that no second copy is made."""
     inflater = zlib.decompressobj()
     try:
         block = inflater.decompress(data, _BLOCK)
@@ -153,7 +153,7 @@ def _level_4_order(start: bytes | memoryview) -> str | None:
 
 
 def largest_of_level_4(data: bytes, name: str = "the file") -> np.ndarray:
-    """The array of real numbers with the most elements of a file of level 4, which knows two dimensions.
+    """The array of real numbers with the most elements in a file of level 4, whose arrays have two dimensions.
 
     Raises:
         UserError: damaged, or it holds no such array.

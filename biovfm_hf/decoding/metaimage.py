@@ -1,4 +1,4 @@
-"""MetaImage (.mha, .mhd): https://itk.org/Wiki/ITK/MetaIO/Documentation."""
+"""Decoder of MetaImage files (.mha, .mhd): https://itk.org/Wiki/ITK/MetaIO/Documentation."""
 
 from collections.abc import Iterator
 
@@ -108,7 +108,7 @@ def numbered(pattern: str, first: int, last: int, step: int = 1) -> tuple[str, .
     """Names of numbered files by a printf pattern such as a%03d.raw.
 
     Raises:
-        ValueError: more than files can be, or no such pattern.
+        ValueError: too many files, or not such a pattern.
     """
     head, _, rest = pattern.partition("%")
     digits, _, tail = rest.partition("d")

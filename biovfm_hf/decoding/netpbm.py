@@ -1,4 +1,4 @@
-"""Netpbm files (PGM, PPM) of over 8 bits, whose numbers Pillow scales: https://netpbm.sourceforge.net/doc/ppm.html."""
+"""Decoder of PGM and PPM of over 8 bits, which Pillow would scale: https://netpbm.sourceforge.net/doc/ppm.html."""
 
 import re
 
@@ -37,7 +37,7 @@ def read_netpbm(source: Source) -> Pages:
     count = width * height * channels
     source.file.seek(header.end())
     if largest > 65535:
-        raise UserError(f"{source.name}: numbers up to {largest} are no Netpbm; save it again with up to 65535")
+        raise UserError(f"{source.name}: numbers up to {largest} are not Netpbm; save it again with up to 65535")
     if header[1] in _TEXT:
         array = numbers_of(source.file.read(8 * count), np.dtype(np.uint16), count, source.name)
     else:

@@ -1,4 +1,4 @@
-"""NIfTI (.nii, .hdr with .img), Analyze and MGH (.mgh, .mgz) files to volumes, read once, in bounded memory."""
+"""Decoder of NIfTI (.nii, .hdr with .img), Analyze and MGH (.mgh, .mgz) volumes, read once in bounded memory."""
 
 import gzip
 import importlib
@@ -24,7 +24,7 @@ _MGH_HEADER = np.dtype([
 
 
 def is_nifti(start: bytes) -> bool:
-    """Whether a file that begins with `start` is NIfTI, of one file or the header of a pair, or an Analyze header."""
+    """Whether a file that begins with `start` is NIfTI (one file, or the header of a pair) or an Analyze header."""
     size = {start[:4]} & {(348).to_bytes(4, order) for order in ("little", "big")}
     return start[344:348] in (_NIFTI1, _NIFTI1_PAIR) or start[4:8] in _NIFTI2 or (bool(size) and len(start) >= 348)
 
@@ -62,13 +62,13 @@ def read_mgh(source: Source) -> Volume:
     with _readable(source), unpacked(source.file) as file:
         header = np.frombuffer(_read_exactly(file, _MGH_HEADER.itemsize, source.name), _MGH_HEADER)[0]
         if int(header["type"]) not in _MGH_TYPES:
-            raise UserError(f"{source.name}: holds numbers of kind {int(header['type'])}, which is not known")
+            raise UserError(f"{source.name}: holds numbers of kind {int(header['type'])}, an unknown kind")
         shape = _checked_shape(tuple(int(n) for n in header["shape"]), source.name)
         array = _array(source, file, np.dtype(_MGH_TYPES[int(header["type"])]), shape)
         affine = np.diag([-1.0, 1.0, 1.0, 1.0]) if not header["good"] else np.eye(4)
         if header["good"]:
             affine[:3, :3] = header["axes"].reshape(3, 3).T * header["spacing"]
-        else:  # as FreeSurfer: a coronal volume, its columns to the left and its rows to the feet
+        else:  # FreeSurfer's default: coronal, columns to the left and rows to the feet
             affine[:3, :3] = [[-1, 0, 0], [0, 0, 1], [0, -1, 0]]
         return _canonical(array, affine, 1.0, 0.0)
 
@@ -87,7 +87,7 @@ def _readable(source: Source) -> Iterator[None]:
 
 @contextmanager
 def unpacked(file: BinaryIO) -> Iterator[Any]:
-    """`file`, behind a gzip reader where it is compressed; isal's is twice as fast as the standard one."""
+    """`file`, through a gzip reader if it is compressed; isal's is twice as fast as the standard one."""
     magic = file.read(2)
     file.seek(-len(magic), 1)
     if magic != b"\x1f\x8b":
@@ -165,7 +165,7 @@ def _checked_shape(shape: tuple[int, ...], name: str) -> tuple[int, ...]:
 
 
 def _slope_and_intercept(header: Any) -> tuple[float, float]:
-    """What turns stored numbers into values; 1 and 0 where the header tells nothing usable of one or both."""
+    """Slope and intercept from stored numbers to values; 1 or 0 if the header has nothing usable."""
     slope = float(header["scl_slope"]) if "scl_slope" in header else float(header["funused1"])
     intercept = float(header["scl_inter"]) if "scl_inter" in header else 0.0
     if not np.isfinite(slope) or slope == 0:
@@ -174,7 +174,7 @@ def _slope_and_intercept(header: Any) -> tuple[float, float]:
 
 
 def _affine(nibabel: Any, header: Any) -> np.ndarray:
-    """The header's matrix to RAS+; a quaternion whose vector is longer than 1 is a half turn, as niftilib has it."""
+    """The header's matrix to RAS+; a quaternion whose vector is longer than 1 is a half turn, as in niftilib."""
     if "quatern_b" in header:
         header = header.copy()
         vector = np.array([header[f"quatern_{letter}"] for letter in "bcd"], np.float64)

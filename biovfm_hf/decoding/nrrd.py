@@ -1,4 +1,4 @@
-"""NRRD (.nrrd, .nhdr): https://teem.sourceforge.net/nrrd/format.html."""
+"""Decoder of NRRD files (.nrrd, .nhdr): https://teem.sourceforge.net/nrrd/format.html."""
 
 import re
 from collections.abc import Iterator
@@ -62,7 +62,7 @@ def _stored(fields: dict[str, str], listed: list[str]) -> Stored:
     if len(sizes) != int(fields["dimension"]):
         raise ValueError("its sizes do not fit its dimension")
     if fields["type"].lower() not in _DTYPE_OF or fields["encoding"].lower() not in _ENCODINGS:
-        raise ValueError("its type or encoding is none that holds numbers")
+        raise ValueError("its type or encoding does not hold numbers")
     columns = _directions(fields, len(sizes))
     spatial = [axis for axis, column in enumerate(columns) if column is not None]
     others = [axis for axis in range(len(sizes)) if axis not in spatial]
@@ -137,7 +137,7 @@ def _directions(fields: dict[str, str], count: int) -> list[np.ndarray | None]:
 
 
 def _signs(fields: dict[str, str]) -> np.ndarray:
-    """What turns a direction to RAS+; spaces without anatomical words are taken for DICOM's, as ITK does."""
+    """Signs that turn a direction to RAS+; spaces without anatomical names are taken for DICOM's, as ITK does."""
     words = fields.get("space", "").lower().removesuffix("-time").removesuffix("t").split("-")
     if len(words) == 1 and len(words[0]) == 3 and set(words[0]) <= _LETTERS.keys():
         words = [_LETTERS[letter] for letter in words[0]]

@@ -1,4 +1,4 @@
-"""PNG, JPEG, BMP, GIF, PPM, WebP and JPEG 2000 files; what Pillow cuts to 8 bits goes through other decoders."""
+"""Decoder of PNG, JPEG, BMP, GIF, PPM, WebP and JPEG 2000; files that Pillow cuts to 8 bits use other decoders."""
 
 from io import BytesIO
 from typing import Any
@@ -22,7 +22,7 @@ _ORIENTATION = 0x0112
 
 
 def read_raster(source: Source) -> Pages:
-    """Open a raster file other than TIFF, which has a module of its own.
+    """Open a raster file; TIFF has a module of its own.
 
     Raises:
         UserError: of no known format, damaged, or over `source.max_pixels`.
@@ -53,12 +53,12 @@ def _reduced(image: Image.Image, source: Source) -> Pages:
 
 
 def _deep_png(source: Source, grey: bool) -> Pixels:
-    """Colour of 16 bits; `grey` with alpha, which OpenCV makes colour of."""
+    """Colour of 16 bits; with `grey`, grey with alpha, which OpenCV turns into colour."""
     with opened_image(source.file, source.name, source.max_pixels) as image:
         check_image(image, source.name)
         try:
             orientation = image.getexif().get(_ORIENTATION, 1)
-            image.load()  # Pillow tells what is damaged; OpenCV reads past it
+            image.load()  # Pillow reports damage; OpenCV reads past it
         except MemoryError:
             raise
         except Exception as error:

@@ -1,4 +1,4 @@
-"""DICOM slices as series and volumes: grouped by series, ordered by position, stacked where they are even."""
+"""Sorts DICOM slices into series and volumes: grouped by series, ordered by position, stacked if evenly spaced."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -20,10 +20,10 @@ TAGS = [
     "ImagePositionPatient", "ImageOrientationPatient", "TemporalPositionIdentifier", "SamplesPerPixel",
     "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "PixelSpacing",  # the last in a file
 ]  # fmt: skip
-MAX_HEADER_BYTES = 1 << 22  # of a file, up to PixelSpacing; private elements of scanners take some 100 KiB
+MAX_HEADER_BYTES = 1 << 22  # read from each file, up to PixelSpacing; scanners' private elements take some 100 KiB
 COPY = "a copy of another file of its series"
 NOT_DICOM = "not a readable DICOM file"
-SAME_POSITION = 0.01  # mm: files of one position may round it differently; no slices of a patient lie that close
+SAME_POSITION = 0.01  # mm: files of one position may round it differently; real slices are never that close
 # How far, in steps, a slice may lie from where even distances put it. Tables that report tenths of a millimetre move
 # slices 1.25 mm apart by up to 0.08; where one slice is missing, others move by a third or more.
 MAX_UNEVENNESS = 0.1
@@ -33,17 +33,17 @@ Open = Callable[[], AbstractContextManager[BinaryIO]]
 
 
 class Place(NamedTuple):
-    """Where a slice lies in its series, and when it was taken, as far as its header tells.
+    """Position of a slice in its series and time of acquisition, as far as its header states them.
 
     Attributes:
-        series: the SeriesInstanceUID, None if not told.
-        position: centre of the first pixel in millimetres (x, y, z), None if not told.
-        plane: direction cosines of a row and of a column, six numbers; None if not told.
-        pitch: millimetres between rows and between columns, None if not told.
+        series: the SeriesInstanceUID, None if not stated.
+        position: centre of the first pixel in millimetres (x, y, z), None if not stated.
+        plane: direction cosines of a row and of a column, six numbers; None if not stated.
+        pitch: millimetres between rows and between columns, None if not stated.
         shape: rows and columns of one grey image, None for a file of another kind.
-        moment: temporal position, instance number and time of acquisition: what orders files of one position.
+        moment: temporal position, instance number and time of acquisition, which order files of one position.
         instance: the SOPInstanceUID.
-        no_picture: why the file holds no picture, None where it does.
+        no_picture: why the file holds no picture, None if it holds one.
         mosaic: whether the one image holds all slices of a volume, as Siemens stores time series.
     """
 
@@ -59,13 +59,13 @@ class Place(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """Slices at even distances, of which a few may be missing.
+    """Evenly spaced slices, of which a few may be missing.
 
     Attributes:
         shape: rows and columns of each.
         affine: (4, 4) voxels to RAS+.
         times: how often each is repeated.
-        places: number along the stack of each slice that is there, ascending from 0; the last is there.
+        places: number along the stack of each slice that exists, ascending from 0; the last exists.
     """
 
     shape: tuple[int, int]
@@ -75,16 +75,16 @@ class Stack(NamedTuple):
 
 
 def group_series(places: Iterable[tuple[str, Place | None]]) -> tuple[list[list[str]], dict[str, str]]:
-    """Names of files as series, each in slice order, the series in a fixed order; and why other files are of none.
+    """Group files by series, each in slice order, the series in a fixed order; and why other files belong to none.
 
-    Slices are ordered along the normal of their plane where all tell their position, else by time; those of one
-    position by time: TemporalPositionIdentifier, then InstanceNumber, then AcquisitionTime, which passes midnight.
-    A scout of another plane and a second file of one position are a series of their own, so that they do not cost
-    the volume. Files that tell no series are one where they form a stack, else each is its own. Series and their order
+    Slices are ordered along the normal of their plane if all state their position, else by time. Slices of one
+    position are ordered by TemporalPositionIdentifier, InstanceNumber, then AcquisitionTime (it may pass midnight). A
+    scout of another plane and a second file of one position form a series of their own, so that the volume is not
+    lost. Files without a series are one if they form a stack, else each is its own. Series and their order
     depend on the file names and headers only; no header value is returned.
 
     Args:
-        places: the name of each file and what `read_places` gives of it.
+        places: the name of each file and its place, as `read_places` yields them.
     """
     slices: dict[str | None, list[tuple[str, Place]]] = defaultdict(list)
     left_out: dict[str, str] = {}
@@ -105,7 +105,7 @@ def group_series(places: Iterable[tuple[str, Place | None]]) -> tuple[list[list[
 
 
 def read_places(files: Iterable[tuple[str, Open]]) -> Iterator[tuple[str, Place | None]]:
-    """Yield the name of each file and its place; None where it is not readable as DICOM."""
+    """Yield the name of each file and its place; None if it is not readable as DICOM."""
     for name, opened in files:
         try:
             with opened() as file:
@@ -116,12 +116,12 @@ def read_places(files: Iterable[tuple[str, Open]]) -> Iterator[tuple[str, Place 
 
 
 def read_place(file: BinaryIO) -> Place:
-    """What the header of one file says of its place, read without its pixels.
+    """Read the place of one file from its header, without its pixels.
 
     Raises:
         ValueError: its header is over MAX_HEADER_BYTES, or deflated, which pydicom would inflate without a bound; or
-            it has neither the class of an object nor the size of an image.
-        Exception: of nearly any type, from pydicom: no DICOM, or damaged.
+            it states neither an object's class nor an image's size.
+        Exception: of nearly any type, from pydicom: not DICOM, or damaged.
     """
     pydicom = import_pydicom()
     tags = [pydicom.tag.Tag(tag) for tag in TAGS]
@@ -129,7 +129,7 @@ def read_place(file: BinaryIO) -> Place:
         _Beginning(file), stop_when=lambda tag, vr, length: tag > tags[-1], specific_tags=tags, force=True
     )
     if "SOPClassUID" not in header and "Rows" not in header:
-        raise ValueError("is no DICOM file")
+        raise ValueError("is not a DICOM file")
     return _place(header)
 
 
@@ -155,7 +155,7 @@ def _place(header: Any) -> Place:
 
 
 def stack_of(places: Sequence[Place]) -> Stack | None:
-    """How slices in order, those of one position next to each other, form volumes; None where they do not."""
+    """How ordered slices, those of one position next to each other, form volumes; None if they do not."""
     first = places[0]
     if first.shape is None or first.plane is None or first.pitch is None or min(first.pitch) <= 0:
         return None
@@ -180,7 +180,7 @@ def stack_of(places: Sequence[Place]) -> Stack | None:
 
 
 def _places(distances: Sequence[float]) -> tuple[int, ...] | None:
-    """The number of each of ascending distances along an even stack; None where more than MAX_MISSING are missing."""
+    """Number ascending distances along an evenly spaced stack; None if more than MAX_MISSING slices are missing."""
     steps = np.diff(distances)
     gaps = np.maximum(np.rint(steps / np.median(steps)), 1).astype(int)
     numbered = (0, *np.cumsum(gaps).tolist())
@@ -193,12 +193,12 @@ def stacked(
 ) -> tuple[Volume, dict[int, UserError]]:
     """The slices, one for each of `stack.places`, as a RAS+ volume; and the errors of those that cannot be read.
 
-    Errors are by number in `slices`. Stored numbers are kept where all slices share dtype, slope and intercept; else
-    values are, as float32: each slice of a PET has a slope of its own. A slice that is missing or cannot be read
-    repeats its neighbour and is marked `absent`.
+    Errors are by number in `slices`. If all slices share dtype, slope and intercept, the volume holds stored numbers;
+    otherwise values in float32, since each slice of a PET has a slope of its own. A slice that is missing or cannot be
+    read repeats its neighbour and is marked `absent`.
 
     Raises:
-        UserError: over `max_bytes`, or not half of the slices can be read.
+        UserError: over `max_bytes`, or fewer than half of the slices can be read.
     """
     rows, columns = stack.shape
     filling = _Filling((columns, rows, stack.places[-1] + 1), name, max_bytes)
@@ -220,7 +220,7 @@ def stacked(
 
 
 class _Filling:
-    """A volume that is filled slice by slice: stored numbers as long as all share their scale, values from then on."""
+    """A volume that is filled slice by slice: stored numbers while all slices share a scale, values after that."""
 
     def __init__(self, shape: tuple[int, int, int], name: str, max_bytes: int) -> None:
         self._shape, self._name, self._max_bytes = shape, name, max_bytes
@@ -272,14 +272,14 @@ def _values(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
 
 
 def along_normal(place: Place) -> float | None:
-    """Millimetres from the origin along the normal of the slice's plane, None if not told."""
+    """Millimetres from the origin along the normal of the slice's plane, None if not stated."""
     if place.position is None or place.plane is None:
         return None
     return float(np.dot(normal(place.plane), place.position))
 
 
 def normal(plane: Sequence[float]) -> tuple[float, float, float]:
-    """The direction across a plane of six direction cosines."""
+    """The normal of a plane, from six direction cosines."""
     a, b, c, d, e, f = plane
     return b * f - c * e, c * d - a * f, a * e - b * d
 
@@ -287,7 +287,7 @@ def normal(plane: Sequence[float]) -> tuple[float, float, float]:
 def position_numbers(distances: Sequence[float]) -> list[int]:
     """The number of each slice's position, from 0; `distances` along the normal are ascending, one or more.
 
-    Slices are at one position where they differ by SAME_POSITION at most, or less in a stack of thinner slices.
+    Slices share a position if they differ by at most SAME_POSITION, or less in a stack of thinner slices.
     """
     tolerance = min(SAME_POSITION, (distances[-1] - distances[0]) / len(distances) / 10)
     found = [0]
@@ -307,13 +307,13 @@ def plane_affine(plane: Sequence[float], pitch: Sequence[float], first: np.ndarr
 
 
 def numbers(value: Any, count: int) -> tuple[float, ...] | None:
-    """A header's value as `count` finite numbers, None where it is none."""
+    """A header's value as `count` finite numbers, else None."""
     values = tuple(map(float, value)) if value is not None and hasattr(value, "__len__") else ()
     return values if len(values) == count and all(map(isfinite, values)) else None
 
 
 def _without_copies(group: list[tuple[str, Place]]) -> tuple[list[tuple[str, Place]], list[str]]:
-    """The files of a series without those that repeat the identifier, place and moment of one before."""
+    """The files of a series without repeats of an earlier file's identifier, place and moment."""
     kept: dict[Any, tuple[str, Place]] = {}
     copies = []
     for name, place in sorted(group, key=lambda entry: entry[0]):
@@ -326,11 +326,11 @@ def _without_copies(group: list[tuple[str, Place]]) -> tuple[list[tuple[str, Pla
 
 
 def _parts(group: list[tuple[str, Place]]) -> Iterator[list[tuple[str, Place]]]:
-    """The files of most alike planes, without what stands twice at a position; then what is left of them."""
+    """The files of the commonest plane, without second files of a position; then the remaining files."""
     kinds: list[list[tuple[str, Place]]] = []
     for entry in group:
         kind = next((kind for kind in kinds if _alike(kind[0][1], entry[1])), None)
-        if kind is None and len(kinds) < 16:  # a scout or two, not a radial scan of a plane for each slice
+        if kind is None and len(kinds) < 16:  # a scout or two, but not a radial scan with a plane for each slice
             kinds.append([entry])
         elif kind is not None:
             kind.append(entry)
@@ -346,7 +346,7 @@ def _parts(group: list[tuple[str, Place]]) -> Iterator[list[tuple[str, Place]]]:
 
 
 def _evenly_repeated(group: list[tuple[str, Place]]) -> list[tuple[str, Place]]:
-    """The files of a plane without those beyond as many as most positions have."""
+    """The files of a plane, each position with no more files than most positions have."""
     order = _sorted(group)
     distances = [along_normal(place) for _, place in order]
     told = [distance for distance in distances if distance is not None]
@@ -368,7 +368,7 @@ def _is_stack(group: list[tuple[str, Place]]) -> bool:
 
 
 def _alike(one: Place, other: Place) -> bool:
-    """Whether two slices have the same shape, directions and pitch, but for rounding."""
+    """Whether two slices have the same shape, directions and pitch, apart from rounding."""
     if one.shape != other.shape or (one.plane is None) != (other.plane is None):
         return False
     if (one.pitch is None) != (other.pitch is None):
@@ -393,7 +393,7 @@ def _sorted(group: list[tuple[str, Place]]) -> list[tuple[str, Place]]:
 
 
 class _Beginning:
-    """A file that gives its first MAX_HEADER_BYTES: pydicom would hold an element of any length that it claims."""
+    """A file cut after MAX_HEADER_BYTES: pydicom would load an element of any claimed length."""
 
     name = "the file"
 

@@ -1,4 +1,4 @@
-"""What NRRD and MetaImage share: a text header that says where the voxels lie, and voxels that must not be trusted."""
+"""Shared reader of NRRD and MetaImage: a text header that locates the voxels, and voxels that are not trusted."""
 
 import binascii
 import bz2
@@ -26,19 +26,19 @@ _LONGEST_NUMBER = 32  # characters, with the space behind it
 
 @dataclass(frozen=True)
 class Stored:
-    """What a header says of the voxels.
+    """A header's description of the voxels.
 
     Attributes:
-        shape: fastest axis first, channels not among them: two extents, three, or a fourth for time.
+        shape: fastest axis first, without channels: two extents, three, or a fourth for time.
         dtype: with its byte order.
         affine: (4, 4), voxel indices to RAS+ millimetres.
         encoding: "raw", "zlib" (which stands for gzip too), "bz2", "text" or "hex".
-        files: names of the files beside the header that hold the voxels, in order; none: they follow the header.
+        files: names of the files beside the header that hold the voxels, in order; if empty, they follow the header.
         channels: numbers per voxel; 3 is RGB, of 4 the last is dropped.
         channel_axis: which axis these would be in `shape`; 0: they are stored next to each other.
         skip_lines: lines before the voxels, of each file.
         skip_bytes: bytes before the voxels, of each file, after any decompression; -1: the voxels end the file.
-        time_axis: which axis counts time points, or the frames of a list; None: the fourth does, if there is one.
+        time_axis: which axis holds time points, or the frames of a list; None: the fourth, if there is one.
     """
 
     shape: tuple[int, ...]
@@ -54,10 +54,10 @@ class Stored:
 
 
 def header_lines(source: Source) -> Iterator[str]:
-    """Yield the lines of a text header, stripped; what follows the last one that was asked for is left unread.
+    """Yield the lines of a text header, stripped; whatever follows the last one requested stays unread.
 
     Raises:
-        UserError: there is no end within MAX_HEADER_BYTES, or of the file.
+        UserError: the header does not end within MAX_HEADER_BYTES, or within the file.
     """
     total = 0
     while total < MAX_HEADER_BYTES:
@@ -71,7 +71,7 @@ def header_lines(source: Source) -> Iterator[str]:
 
 
 def read_stored(source: Source, stored: Stored) -> Content:
-    """Read the voxels and turn them to RAS+; no more is inflated than the header claims, and that is bounded.
+    """Read the voxels and turn them to RAS+; no more is inflated than the header claims, which is bounded.
 
     Raises:
         UserError: over `source.max_bytes`, truncated, damaged, or in a file that may not be opened.
@@ -129,7 +129,7 @@ def _voxels(source: Source, stored: Stored, size: int) -> np.ndarray:
 
 
 def _blocks(source: Source, stored: Stored, size: int) -> Iterator[bytes]:
-    """The voxels' bytes in pieces of at most _BLOCK, so that a bomb is cut off where the header's claim ends."""
+    """The voxels' bytes in blocks of at most _BLOCK, so that a decompression bomb is cut off at the header's claim."""
     share = size // max(1, len(stored.files))
     most = share // stored.dtype.itemsize * _LONGEST_NUMBER if stored.encoding == "text" else share
     try:
@@ -155,7 +155,7 @@ def _first(blocks: Iterator[bytes], size: int) -> Iterator[bytes]:
 
 
 def _last(blocks: Iterator[bytes], size: int) -> bytes:
-    """The last `size` bytes of blocks, of which no more than these and a block are in memory."""
+    """The last `size` bytes of blocks, with at most one more block in memory."""
     end = bytearray()
     for block in blocks:
         end += block
@@ -185,7 +185,7 @@ def _of_file(file: BinaryIO, stored: Stored, size: int) -> Iterator[bytes]:
 
 
 def _numbers(source: Source, stored: Stored, size: int) -> np.ndarray:
-    """Voxels written as decimal numbers, as the bytes that they would take."""
+    """Voxels written as decimal numbers, converted to bytes."""
     count = size // stored.dtype.itemsize
     text = b"".join(_first(_blocks(source, stored, size), _LONGEST_NUMBER * count))
     values = numbers_of(text, stored.dtype.newbyteorder("="), count, source.name)
@@ -193,14 +193,14 @@ def _numbers(source: Source, stored: Stored, size: int) -> np.ndarray:
 
 
 def numbers_of(text: bytes, dtype: np.dtype, count: int, name: str) -> np.ndarray:
-    """The first `count` decimal numbers of a text, apart by spaces, commas or line ends.
+    """The first `count` decimal numbers of a text, separated by spaces, commas or line ends.
 
     Raises:
-        UserError: something else stands among them, or there are fewer.
+        UserError: there is other text among them, or there are fewer.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # numpy only warns of what is no number
+            warnings.simplefilter("error")  # numpy only warns if something is not a number
             values = np.fromstring(text.replace(b",", b" "), dtype, sep=" ")[:count]
     except (ValueError, DeprecationWarning) as error:
         raise UserError(f"{name}: holds text among its numbers; fetch it again") from error
@@ -224,7 +224,7 @@ def _unhexed(file: BinaryIO) -> Iterator[bytes]:
 
 
 def inflated(file: BinaryIO) -> Iterator[bytes]:
-    """Yield what zlib or gzip data inflate to, members behind each other joined (RFC 1952, 2.2)."""
+    """Yield inflated zlib or gzip data, consecutive members joined (RFC 1952, 2.2)."""
     pending = file.read(_BLOCK)
     while pending:
         inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)
@@ -233,12 +233,12 @@ def inflated(file: BinaryIO) -> Iterator[bytes]:
             pending = inflater.unconsumed_tail or (b"" if inflater.eof else file.read(_BLOCK))
         yield inflater.flush()
         pending = inflater.unused_data + file.read(_BLOCK) if inflater.eof else b""
-        if not pending.startswith(b"\x1f\x8b"):  # padding is none of the voxels
+        if not pending.startswith(b"\x1f\x8b"):  # padding behind the voxels
             return
 
 
 def unbzipped(file: BinaryIO) -> Iterator[bytes]:
-    """Yield what bzip2 data unpack to, streams behind each other joined."""
+    """Yield unpacked bzip2 data, consecutive streams joined."""
     pending = file.read(_BLOCK)
     while pending.startswith(b"BZh"):
         inflater = bz2.BZ2Decompressor()

@@ -1,4 +1,4 @@
-"""TIFF files of any dtype: pages, or the levels of a pyramid."""
+"""Decoder of TIFF files of any dtype: pages, or the levels of a pyramid."""
 
 from dataclasses import replace
 from functools import cached_property
@@ -19,7 +19,7 @@ _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _OTHER_COLOURS = {5: "CMYK", 8: "CIE Lab", 9: "ICC Lab", 10: "ITU Lab"}
 _TO_RGB = (6, 7)  # JPEG: its decoder gives RGB
 _PALETTE, _YCBCR = 3, 6  # photometric interpretations
-_IMAGEJ = "ImageJ="  # begins the description of what it writes
+_IMAGEJ = "ImageJ="  # ImageJ's descriptions begin with it
 _PLANES = 2  # planar configuration
 _MAX_LEVELS = 32
 _BIG_STARTS = (b"II+\0", b"MM\0+")
@@ -32,9 +32,9 @@ def is_tiff(start: bytes) -> bool:
 
 
 def read_tiff(source: Source) -> Pages:
-    """Open a TIFF: its pages, or of a pyramid the smallest level that serves.
+    """Open a TIFF: its pages, or the smallest sufficient level of a pyramid.
 
-    Pillow decodes what it keeps whole, which is most; tifffile the rest: colour of over 8 bits, 64-bit numbers.
+    Pillow decodes the many files that it keeps whole; tifffile decodes colour of over 8 bits and 64-bit numbers.
 
     Raises:
         UserError: damaged, or over `source.max_pixels`.
@@ -48,8 +48,8 @@ def read_tiff(source: Source) -> Pages:
 
 
 def _plain(source: Source) -> Pages | None:
-    """A TIFF of one page that Pillow keeps whole, most of what there is, without a second look; None for others."""
-    if source.file.read(4) in _BIG_STARTS:  # Pillow passes over tags of their own types
+    """Fast path for the commonest TIFF: one page that Pillow keeps whole; None for others."""
+    if source.file.read(4) in _BIG_STARTS:  # Pillow skips tags of their own types
         source.file.seek(0)
         return None
     source.file.seek(0)
@@ -61,7 +61,7 @@ def _plain(source: Source) -> Pages | None:
         more = _SUB_IFDS in tags or tags.get(_DEPTH, 1) > 1 or str(tags.get(_DESCRIPTION)).startswith(_IMAGEJ)
         if not whole or more or tags.get(_PHOTOMETRIC) == _PALETTE or getattr(image, "n_frames", 1) > 1:
             return None
-    except Exception:  # what is wrong with it is told by the common way
+    except Exception:  # the general path reports what is wrong
         return None
     finally:
         source.file.seek(0)
@@ -77,7 +77,7 @@ def _plain(source: Source) -> Pages | None:
 
 
 class _Tiff:
-    """An open TIFF: by tifffile, and by Pillow where it can open it."""
+    """A TIFF opened by tifffile, and by Pillow if it can."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -93,11 +93,11 @@ class _Tiff:
             self._image: Any = Image.open(source.file, formats=("TIFF",))
         except Image.DecompressionBombError:
             self._image = None  # a level of a pyramid may serve
-        except Exception:  # what only tifffile reads
+        except Exception:  # only tifffile reads it
             self._image = None
 
     def page(self, number: int) -> Pixels | None:
-        """Decode one page; None for one of another size than the first, such as a thumbnail."""
+        """Decode one page; None if its size differs from the first's, as a thumbnail's does."""
         first, chosen = (self._frame(n) for n in (0, number))
         if number and (first.imagewidth, first.imagelength) != (chosen.imagewidth, chosen.imagelength):
             return None
@@ -112,7 +112,7 @@ class _Tiff:
         return pixels if pixels is None or dtype is None else _viewed(pixels, dtype)
 
     def level(self) -> Pages | None:
-        """The smallest level of a pyramid that serves; None where there is none, or where the first page serves."""
+        """The smallest sufficient level of a pyramid; None if there is none, or if it is the first page."""
         source, first = self._source, self._frame(0)
         levels = [first, *self._smaller(first)]
         if len(levels) == 1:
@@ -126,9 +126,9 @@ class _Tiff:
         return one(self._decoded(chosen), _size(first))
 
     def stack(self) -> Pages | None:
-        """Pictures that share the one page of a file; None where there are none.
+        """Pictures stored in the single page of a file; None if there are none.
 
-        ImageJ writes a stack of over 4 GB as the first picture's page with all others behind it; tiles may be deep.
+        ImageJ writes a stack of over 4 GB as the first picture's page followed by all others; tiles may be deep.
         """
         first = self._frame(0)
         if self.count > 1:
@@ -177,7 +177,7 @@ class _Tiff:
         return page_of(self._image, None, self._source.name, self._source.max_pixels)
 
     def _smaller(self, first: Any) -> list[Any]:
-        """Pages of the same picture with fewer pixels: below the first, or behind it with its proportions."""
+        """Smaller copies of the first page: its sub-pages, or later pages with its proportions."""
         found = list(first.pages or [])[:_MAX_LEVELS] if getattr(first, "subifds", None) else []
         others = [self._frame(number) for number in range(1, min(self.count, _MAX_LEVELS))]
         sizes = {_size(page) for page in others}
@@ -219,7 +219,7 @@ class _Tiff:
         return _finished(array, page, source.name, _tag(page, _ORIENTATION, 1))
 
     def _by_opencv(self, page: Any) -> Pixels:
-        """Luminance and colour differences that are no JPEG: libtiff converts and turns them."""
+        """YCbCr that is not JPEG: libtiff converts and turns it."""
         source, cv2 = self._source, require("cv2", "data")
         data, at = np.frombuffer(source.whole(), np.uint8), int(page.index)
         _, pictures = cv2.imdecodemulti(data, cv2.IMREAD_COLOR, range=(at, at + 1))
@@ -234,7 +234,7 @@ def _finished(array: np.ndarray, page: Any, name: str, orientation: int) -> Pixe
 
 
 def _is_whole_in_pillow(page: Any) -> bool:
-    """Whether Pillow keeps all bits of a page: it swaps bytes twice of big-endian numbers that libtiff unpacked."""
+    """Whether Pillow keeps all bits of a page: it swaps bytes of big-endian numbers twice if libtiff unpacked them."""
     bits, kind = np.atleast_1d(_tag(page, _BITS, 1)), _tag(page, _SAMPLE_FORMAT, 1)
     colours = _tag(page, _PHOTOMETRIC, 1)
     if colours == _PALETTE or (colours == _YCBCR and page.compression == 1):
@@ -246,7 +246,7 @@ def _is_whole_in_pillow(page: Any) -> bool:
 
 
 def _stored_dtype(page: Any) -> str | None:
-    """How the bits of a page are to be read where Pillow reads them as other numbers."""
+    """The dtype of a page's bits if Pillow reads them as other numbers."""
     kind, bits = _tag(page, _SAMPLE_FORMAT, 1), int(np.max(_tag(page, _BITS, 1)))
     return {(_SIGNED, 8): "i1", (1, 32): "u4"}.get((kind, bits))
 

@@ -1,4 +1,4 @@
-"""Videos: frames in the order of time, upright, with the shape of their pixels."""
+"""Decoder of videos: frames in order of time, upright, with the shape of their pixels."""
 
 from collections.abc import Generator
 from contextlib import closing
@@ -27,7 +27,7 @@ class Frame(NamedTuple):
     def pixels(self) -> Pixels:
         """RGB as a player shows it: turned by the stream's rotation, with the stream's shape of pixels.
 
-        Of over 8 bits all levels are kept: colour from 0 to 65535, grey stretched as that of other files.
+        Videos of over 8 bits keep all levels: colour from 0 to 65535, grey stretched as in other files.
         """
         kind = self.frame.format
         deep = any(component.bits > 8 for component in kind.components)
@@ -43,10 +43,10 @@ class Frame(NamedTuple):
 
 
 def frames(source: Source) -> Generator[Frame, None, None]:
-    """Yield the frames of the first video stream. One without a time stamp counts by the stream's average rate.
+    """Yield the frames of the first video stream. A frame without a time stamp is placed by the average rate.
 
     Raises:
-        UserError: not a video, damaged (what was yielded before stands), or over the limits.
+        UserError: not a video, damaged (frames already yielded are sound), or over the limits.
     """
     av = require("av", "data")
     number = -1
@@ -80,7 +80,7 @@ def read_video(source: Source) -> Pages:
         UserError: see `frames`.
     """
     with closing(frames(source)) as opened:
-        next(opened)  # what is no video says so
+        next(opened)  # a file that is not a video is refused here
     source.file.seek(0)
     count = _count(source)
     source.file.seek(0)

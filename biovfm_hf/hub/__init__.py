@@ -1,1 +1,1 @@
-"""The Hub: calls that are made again, and what need not be asked."""
+"""Calls to the Hugging Face Hub: retried if they fail for a moment, avoided if they are not needed."""

@@ -1,4 +1,4 @@
-"""Calls to the Hub: made again where it or the line falters, and its refusals in words, without secrets."""
+"""Calls to the Hub: retried on passing failures, with refusals explained without secrets."""
 
 import importlib
 import re
@@ -12,7 +12,7 @@ Answer = TypeVar("Answer")
 
 
 def hub_api() -> Any:
-    """A `huggingface_hub.HfApi` that tells the Hub who calls."""
+    """A `huggingface_hub.HfApi` that names this package to the Hub."""
     from huggingface_hub import HfApi
 
     return HfApi(library_name="biovfm-hf")
@@ -32,10 +32,10 @@ def signed_in() -> Any:
 
 
 def steady(work: Callable[[], Answer], doing: str) -> Answer:
-    """Do `work`, again after a pause where the Hub or the line faltered; other refusals become messages for the user.
+    """Do `work`, retried after a pause if Hub or network fails for a moment; refusals become messages for the user.
 
     Raises:
-        UserError: refused, or still faltering after five attempts.
+        UserError: refused, or still failing after five attempts.
     """
     http = _http_library()
     try:
@@ -83,7 +83,7 @@ def _explained(error: Exception, doing: str) -> str:
         401: "the token is missing or not valid; sign in with: hf auth login",
         403: "the token may not write there; use one with write access to that owner, or another name",
         404: "there is no such owner or repository for this token; check OWNER/NAME",
-        413: "a file is larger than the Hub takes; write smaller shards",
+        413: "a file is larger than the Hub accepts; write smaller shards",
         429: "the Hub is limiting the rate; run the same command again in some minutes, it resumes",
     }
     status = _status(error)
@@ -92,10 +92,10 @@ def _explained(error: Exception, doing: str) -> str:
         hint = (
             "check the network and run the same command again, it resumes"
             if _passing(error)
-            else "mend it and push again"
+            else "fix it and push again"
         )
         return f"{doing} failed ({reason}); {hint}"
-    hint = advice.get(status, "run the same command again, it resumes" if status >= 500 else "mend it and push again")
+    hint = advice.get(status, "run the same command again, it resumes" if status >= 500 else "fix it and push again")
     return f"{doing} failed with status {status} ({reason}); {hint}"
 
 

@@ -1,4 +1,4 @@
-"""What need not be asked of the Hub: names that can only be folders, and anything where there is no network."""
+"""Avoids needless calls to the Hub: for names that can only be paths, and without a network."""
 
 import os
 import socket
@@ -6,12 +6,12 @@ from urllib.parse import urlsplit
 
 
 def is_path(name: str) -> bool:
-    """Whether a name can only be a path, by how it begins or by more slashes than OWNER/NAME has."""
+    """Whether a name can only be a path: by its beginning, or by more slashes than OWNER/NAME has."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
 def heed_missing_network() -> None:
-    """Tell huggingface_hub to stay offline where its host has no address, instead of waiting for many retries."""
+    """Tell huggingface_hub to stay offline if its host has no address, instead of waiting for many retries."""
     from huggingface_hub import constants
 
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):

@@ -1,4 +1,4 @@
-"""Work over a network, done again after a pause where the line or the server falters."""
+"""Retries work over a network after passing failures, with growing pauses."""
 
 import time
 from collections.abc import Callable
@@ -12,10 +12,10 @@ LONGEST_PAUSE = 8.0
 def retried(
     work: Callable[[], Answer], is_passing: Callable[[Exception], bool], pause: float = 1.0, attempts: int = ATTEMPTS
 ) -> Answer:
-    """What `work` returns; where it fails with an error that may pass, it is done again.
+    """The result of `work`, which is retried if it fails with a passing error.
 
     Args:
-        work: does the same when it is done again.
+        work: can be repeated safely.
         is_passing: whether an error may be gone the next time.
         pause: seconds before the second attempt; doubled each time, up to 8.
         attempts: how often in all.
@@ -34,5 +34,5 @@ def retried(
 
 
 def is_passing_status(status: int) -> bool:
-    """Whether an HTTP status tells of a fault that may be gone soon: a timeout, too many calls, the server's own."""
+    """Whether an HTTP status means a passing fault: a timeout, too many calls, a fault of the server."""
     return status in (408, 412, 429) or status >= 500

@@ -1,4 +1,4 @@
-"""`biovfm quickstart`: every stage in order, each through the function that a user would call."""
+"""The `biovfm quickstart` command: runs every stage in order, through the functions that a user would call."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ from .tasks import write_tasks
 DEFAULT_OUT = Path("biovfm-quickstart")
 MODELS = ("dino", "dino-random", "mae", "mae-random")
 CONFIGS = Path(__file__).parent
-# what the steps below import, by extra; asked for before the first step rather than minutes later
+# imports of the steps below, by extra; checked before the first step rather than minutes later
 _NEEDS = ("accelerate", "cv2", "datasets", "matplotlib", "nibabel", "nilearn", "pydicom", "skimage", "sklearn")
 
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     for module in _NEEDS:
         require(module, "demo")
     if out.exists() and not (out / "quickstart.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: exists and is no quickstart folder; name another with --out")
+        raise UserError(f"{out}: exists and is not a quickstart folder; name another with --out")
     if not (out / "quickstart.json").is_file():
         write_text(out / "quickstart.json", json.dumps({"made_by": "biovfm quickstart"}) + "\n")
     started = time.monotonic()
@@ -104,7 +104,7 @@ def _shown(value: Any) -> str:
 
 
 def _pretrain(method: str, out: Path, model: Path) -> None:
-    os.environ["ACCELERATE_USE_CPU"] = "true"  # the figures of the README are of a CPU
+    os.environ["ACCELERATE_USE_CPU"] = "true"  # the figures in the README are from a CPU
     config, run = CONFIGS / f"{method}.yaml", out / "runs" / method
     made = _call("pretrain", config=config, data=out / "dataset", out=run)
     with atomic_path(model) as temporary:
@@ -133,13 +133,13 @@ def _cards(out: Path, models: dict[str, Path]) -> None:
     for name in ("dino", "mae"):
         run = out / "runs" / name
         folders = {"results": out / "results", "run": run, "dataset": out / "dataset"}
-        # the tasks are cut from a template brain that everybody may see
+        # the tasks are cut from a public template brain
         _call("card", model_dir=models[name], **folders, private_images=True)
     write_text(out / "cards.done", "")
 
 
 def _show(out: Path) -> None:
-    """Say what was found, where everything is and what to do next, and load the model as anyone would."""
+    """Print the findings, where everything is and what to do next, and load the model as a user would."""
     model_dir = out / "models" / "dino"
     print()
     print("\n".join(sentences(read_gains(out / "results" / "comparisons.json"))))
@@ -158,7 +158,7 @@ next      put your own images in a folder and run
 
 
 def _embedding(out: Path, model_dir: Path) -> str:
-    """A few of the numbers that the model makes of a test image, with nothing but transformers."""
+    """A few numbers of the model's embedding of a test image, loaded with nothing but transformers."""
     import torch
     from transformers import AutoImageProcessor, AutoModel
 

@@ -1,4 +1,4 @@
-"""What pretraining was worth in a quickstart, in sentences: each model against its twin with random weights."""
+"""The quickstart's findings in sentences: each pretrained model against its twin with random weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ METRICS = {"auc": "AUC", "dice": "Dice"}
 
 @dataclass(frozen=True)
 class Gain:
-    """A model's score less its random twin's in points, with its 95 % interval, by one probe.
+    """A model's score minus its random twin's, in points, with a 95 % interval, by one probe.
 
     `model` is one of `NAMES`, `probe` one of `PROBES`, `metric` one of `METRICS`.
     """
@@ -27,7 +27,7 @@ class Gain:
 
     @property
     def verdict(self) -> str:
-        """`better` or `worse` where the interval is on one side of 0, else `no different`."""
+        """`better` or `worse` if the interval is on one side of 0, else `no different`."""
         return "better" if self.low > 0 else "worse" if self.high < 0 else "no different"
 
     @property
@@ -53,7 +53,7 @@ def _gain(row: dict[str, Any]) -> Gain:
 
 
 def sentences(gains: list[Gain]) -> list[str]:
-    """A sentence on each model, and one on what the figures are."""
+    """A sentence on each model, and one that explains the figures."""
     lines = [_sentence(model, [gain for gain in gains if gain.model == model]) for model in NAMES]
     note = "Figures are points (hundredths) less a twin with the same architecture and random weights, with their 95 %"
     return [*filter(None, lines), f"{note} intervals over test slices, on a part of the brain that no model had seen."]

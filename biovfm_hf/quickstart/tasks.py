@@ -4,7 +4,7 @@
 `tissue-map`: larger coronal patches with a mask of grey and white matter.
 
 Training, validation and test patches come from separate slabs of the brain with gaps between them, centred in the
-right half only, whose left is its mirror image in this template. Every patch names its coronal slice as its subject,
+right half only, because the left half mirrors it in this template. Every patch names its coronal slice as its subject,
 so that intervals are drawn over slices, not over patches that show nearly the same.
 """
 
@@ -76,7 +76,7 @@ def _sure_tissue(brain: Brain) -> list[np.ndarray]:
 
 
 def _inside(t1: np.ndarray, slab: range, side: int) -> np.ndarray:
-    """Voxels of the right half's brain in the slab, whose coronal patch lies within the volume."""
+    """Brain voxels of the right half in the slab whose coronal patch lies within the volume."""
     inside = np.zeros(t1.shape, bool)
     margin = side // 2
     middle = t1.shape[0] // 2

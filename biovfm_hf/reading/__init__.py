@@ -1,1 +1,1 @@
-"""Files that users name: images in limited processes, JSON and YAML with bounds."""
+"""Readers of untrusted files: images in limited processes, JSON and YAML with bounds."""

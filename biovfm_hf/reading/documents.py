@@ -1,4 +1,4 @@
-"""Reading the text, JSON and YAML files that users and other stages leave: bounded, and each failure in one line."""
+"""Readers of text, JSON and YAML from users and other stages: bounded in size, with one-line errors."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from ..errors import UserError, one_line
 
 MAX_BYTES = 64 << 20
 MAX_YAML_BYTES = 1 << 20
-MAX_DEPTH = 64  # of YAML; libyaml would recurse without bound
+MAX_DEPTH = 64  # of YAML: libyaml recurses without bound
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, five times as fast where libyaml is there
 
 
@@ -27,7 +27,7 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
     if len(raw) > max_bytes:
-        raise UserError(f"{path}: larger than {max_bytes >> 20} MiB, so it is not one of ours; give another file")
+        raise UserError(f"{path}: larger than {max_bytes >> 20} MiB, so not written by biovfm; give another file")
     return raw.decode("utf-8", errors="replace")
 
 
@@ -61,12 +61,12 @@ def parse_yaml(text: str, name: str, remedy: str = "mend it") -> Any:
     """The value that YAML `text` stands for. It cannot expand without bound: aliases are refused, depth is limited.
 
     Args:
-        text: of a file or of a command's word.
-        name: what the text is, to begin the message.
-        remedy: how to go on, to end the message.
+        text: content of a file or of a command line's word.
+        name: of the text, to begin error messages.
+        remedy: advice that ends error messages.
 
     Raises:
-        UserError: not YAML, with aliases, or nested deeper than 64.
+        UserError: not YAML, contains aliases, or nested deeper than 64.
     """
     try:
         depth = 0

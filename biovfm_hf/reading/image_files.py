@@ -1,12 +1,12 @@
-"""Users' image files: which files of a folder are images, and each as an 8-bit array.
+"""Finds the image files of a folder, and reads each as an 8-bit array.
 
     for path, reason in walk("scans/"): ...                 # reason is None for an image, else why it is left out
     image = read_uint8(Path("scan.dcm"))                    # (H, W) or (H, W, 3) uint8
     image = read_uint8(data, name="row 7", slice_index=3)   # of a file's bytes; a frame of several
 
-Plain PNG and JPEG files (`is_plain`) are decoded in this process, as nearly all training data is: what they cost
-follows from their first bytes, and their decoders never aborted in a fuzz run. Every other file is decoded by a
-limited process (`biovfm_hf.reading.limited`), because its decoder may crash, loop, or take more than its header tells.
+Plain PNG and JPEG files (`is_plain`), nearly all training data, are decoded in this process: their cost follows from
+their first bytes, and their decoders never aborted in a fuzz run. Every other file is decoded by a limited process
+(`biovfm_hf.reading.limited`), because its decoder may crash, loop, or take more memory than its header states.
 """
 
 import os
@@ -24,7 +24,7 @@ from ..pixels import MAX_PIXELS, decode, to_uint8
 from .limited import LIMITED
 
 SKIPPED_FOLDERS = {"__MACOSX"}
-NOT_INPUT = "its name is of no image format that is read"
+NOT_INPUT = "its name is of no known image format"
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _PNG_HEADER = 33  # bytes of the signature and the first chunk
 _BASELINE, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
@@ -36,8 +36,8 @@ _MAX_PLAIN_SCANS = 20  # of a progressive JPEG, each of which costs as much as a
 def walk(folder: Path) -> Iterator[tuple[Path, str | None]]:
     """The files below a folder in the order of their names, each with why it is left out, or None for an image.
 
-    Hidden files and folders, and those that macOS adds to archives, are passed over. An image is told by its name, or
-    without a suffix by the content of a DICOM file, as scanners export it. Links to folders are not followed.
+    Hidden files and folders, and those that macOS adds to archives, are skipped. An image is recognised by its name,
+    or without a suffix by DICOM content, as scanners export it. Links to folders are not followed.
     """
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SKIPPED_FOLDERS)
@@ -63,7 +63,7 @@ def _why_not(path: Path) -> str | None:
 
 
 def has_no_suffix(name: str) -> bool:
-    """Whether a file is named without a suffix; one of digits (IM.001, a DICOM identifier) is none."""
+    """Whether a file's name has no suffix; digits (IM.001, a DICOM identifier) are not one."""
     _, dot, suffix = name.rpartition("/")[2].rpartition(".")
     return not dot or suffix.isdigit()
 
@@ -74,26 +74,26 @@ def is_dicom(start: bytes) -> bool:
 
 
 def read_uint8(source: Path | bytes, *, name: str | None = None, **where: Any) -> np.ndarray:
-    """Decode one picture of a file to what a screen shows: (H, W) or (H, W, 3) uint8 (see `pixels.decode`).
+    """Decode one picture of a file for display: (H, W) or (H, W, 3) uint8 (see `pixels.decode`).
 
     Args:
         source: its path, or its bytes.
-        name: what messages call it; a path's own by default.
+        name: what messages call it, by default its path.
         where: `slice_index`, `axis` and `time_index` as `pixels.decode` takes them.
 
     Raises:
         UserError: the file is missing, broken, too large, took too much time or memory, crashed its decoder, or holds
-            several pictures of which none is chosen.
+            several pictures and none is chosen.
     """
     name = name or str(source)
     return guarded(decode_uint8, source, name, name, **where)
 
 
 def guarded(function: Callable[..., Any], source: Path | bytes, name: str, /, *args: Any, **kwargs: Any) -> Any:
-    """`function(source, *args, **kwargs)`: here for a plain file, of which it is given the bytes, else limited.
+    """Call `function(source, *args, **kwargs)`: in this process with the bytes of a plain file, else in a limited one.
 
     Raises:
-        UserError: the file cannot be opened, or its reading was ended (see `limited.Limited.call`).
+        UserError: the file cannot be opened, or reading it was stopped (see `limited.Limited.call`).
         Exception: what the function raises.
     """
     data = _plain(source)
@@ -118,7 +118,7 @@ def decode_uint8(source: Path | bytes, name: str, **where: Any) -> np.ndarray:
 
 
 def _count_frames(source: Path | bytes, name: str) -> int:
-    from ..decoding.content import Pages, Source  # need the extra `data`
+    from ..decoding.content import Pages, Source  # needs the extra `data`
     from ..decoding.files import read_file
 
     with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:

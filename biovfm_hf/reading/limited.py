@@ -1,4 +1,4 @@
-"""Strangers' files read by processes that are limited and may die: a crash, a flood or a loop costs one file.
+"""Reads untrusted files in limited worker processes: a crash, a decompression bomb or a loop costs one file.
 
     from biovfm_hf.reading.limited import LIMITED
 
@@ -6,11 +6,11 @@
     for picture in LIMITED.each("cine.dcm", frames, "cine.dcm"):       # an iterator, one result at a time
         ...
 
-A call runs in a worker process with bounds on its address space, on the CPU time of the whole file, and on what it
-gives back. Damage that ends the worker (an abort in a C++ decoder, a panic in a Rust one, the system's own killer)
-raises one `UserError` here, and the next file gets a fresh worker within milliseconds: workers are forked from a small
+A call runs in a worker process with bounds on its address space, on the CPU time of the whole file, and on the size of
+its results. If the worker dies (an abort in a C++ decoder, a panic in a Rust one, the out-of-memory killer), the
+caller gets one `UserError`, and the next file a fresh worker within milliseconds: workers are forked from a small
 process that has imported the decoders and does nothing else. Any number of threads may call at once; each has a worker
-of its own while it waits. A worker serves many files, so a call costs what its result takes to be copied.
+of its own while it waits. A worker serves many files, so a call costs only the copy of its result.
 
 This keeps a run alive. It is no sandbox: a worker has the rights of the user who started it.
 """
@@ -40,30 +40,30 @@ import numpy as np
 from ..errors import UserError, one_line
 from ..memory import keep_freed_memory, keep_one_arena
 
-_REQUEST = struct.Struct("<cq")  # to the keeper: fork a worker, or say how worker PID ended
+_REQUEST = struct.Struct("<cq")  # to the keeper: fork a worker, or tell how worker PID ended
 _ENDED = struct.Struct("<qq")  # wait status, peak of resident memory in KiB
 _FRAME = struct.Struct("<cQI")  # kind, bytes of the pickle, count of buffers behind it
 _ITEM, _END, _ERROR = b"i", b"e", b"x"
-_CALLS_PER_WORKER = 500  # a fresh one now and then returns what decoders leak
-_MAX_GROWTH = 256 << 20  # bytes of addresses that a worker may have kept of earlier files when it gets another
-_MUCH_GROWTH = 32 << 20  # so many that a fresh worker may do better
+_CALLS_PER_WORKER = 500  # a fresh one now and then frees what decoders leak
+_MAX_GROWTH = 256 << 20  # most address space that a worker may keep from earlier files when it gets another
+_MUCH_GROWTH = 32 << 20  # beyond it a failed file is tried again in a fresh worker
 _PR_SET_PDEATHSIG = 1
-# pydicom takes 0.2 s, for each worker anew; the libraries of av find no room where many files were read before
+# pydicom takes 0.2 s, again in each worker; av's libraries no longer fit once many files were read
 DECODERS = ("biovfm_hf.pixels", "biovfm_hf.decoding", "pydicom.pixels", "av")
-_KEPT_BLOCK, _KEPT_MEMORY = 8 << 20, 64 << 20  # pictures of one file after the other take the same memory
-_CAN_FORK = hasattr(os, "fork")  # elsewhere there is nothing to limit with, and functions are called here
+_KEPT_BLOCK, _KEPT_MEMORY = 8 << 20, 64 << 20  # consecutive pictures take the same memory
+_CAN_FORK = hasattr(os, "fork")  # elsewhere limits do not exist, and functions are called in this process
 _OWN = ("biovfm_hf", "dataset_builder", "training", "evaluation", "model_cards", "tests")
 _NUMPY = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one file may take.
+    """Limits on reading one file.
 
     Attributes:
-        memory: bytes of memory of a worker, what it has imported included.
+        memory: bytes of memory of a worker, its imports included.
         seconds: CPU seconds of one call, over all its results.
-        patience: seconds by the clock without a result, for what waits and computes nothing.
+        patience: seconds by the clock without a result, for a call that waits without computing.
         output: bytes of all results of one call.
         results: how many results one call may give.
     """
@@ -76,7 +76,7 @@ class Limits:
 
 
 class Stopped(UserError):
-    """A file whose reading was ended: `reason` is "crashed", "time", "memory" or "size"."""
+    """Reading a file was stopped: `reason` is "crashed", "time", "memory" or "size"."""
 
     def __init__(self, message: str, reason: str = "crashed") -> None:
         super().__init__(message)
@@ -88,7 +88,7 @@ class Limited:
 
     Args:
         limits: of each call.
-        preload: modules that workers find imported, besides the decoders.
+        preload: modules imported before workers are forked, besides the decoders.
     """
 
     def __init__(self, limits: Limits | None = None, preload: Sequence[str] = ()) -> None:
@@ -101,11 +101,11 @@ class Limited:
         self._idle: list[_Worker] = []
 
     def call(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """`function(*args, **kwargs)`, run by a worker.
+        """Run `function(*args, **kwargs)` in a worker.
 
         Args:
             name: what messages call the file.
-            function: of a module; found there again by its name.
+            function: top-level function of a module; workers import it by name.
             args: anything that can be pickled.
             kwargs: likewise.
 
@@ -114,7 +114,7 @@ class Limited:
 
         Raises:
             Stopped: the worker died, or was ended for a limit.
-            Exception: what the function raises; what cannot be carried over becomes a UserError.
+            Exception: what the function raises; an exception that cannot be sent over becomes a UserError.
         """
         if not _CAN_FORK:
             return function(*args, **kwargs)
@@ -124,7 +124,7 @@ class Limited:
             return self._called(name, True, function, args, kwargs)
 
     def each(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        """The results of an iterator that `function(*args, **kwargs)` returns, as they come; otherwise as `call`."""
+        """Yield the results of the iterator that `function(*args, **kwargs)` returns; otherwise the same as `call`."""
         if not _CAN_FORK:
             yield from function(*args, **kwargs)
             return
@@ -133,7 +133,7 @@ class Limited:
             for result in self._results(name, False, function, args, kwargs):
                 given += 1
                 yield result
-        except _WornOut:  # a fresh worker begins again: what it gives first was given
+        except _WornOut:  # a fresh worker begins again: skip the results already yielded
             yield from itertools.islice(self._results(name, True, function, args, kwargs), given, None)
 
     def _called(self, name: str, fresh: bool, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -157,10 +157,10 @@ class Limited:
         self._value(name, worker, kind, value)
 
     def fork_here(self) -> None:
-        """Fork the process that workers come from off this one, which takes no time where it has the decoders.
+        """Fork the workers' parent from this process, which is instant if the decoders are imported here.
 
-        For a process of one thread that has just begun: all that it has opened is closed there. Otherwise that process
-        is a new Python, which imports the decoders.
+        For a process with one thread that has just begun: the fork closes all its open files. Otherwise the parent is
+        a new Python, which imports the decoders.
         """
         if _CAN_FORK:
             with self._lock:
@@ -178,14 +178,14 @@ class Limited:
 
     @contextlib.contextmanager
     def _worker(self, name: str, fresh: bool) -> Iterator["_Worker"]:
-        """A worker that nobody else uses, or that is new; what happens to it is told of the file `name`."""
+        """An idle or new worker; its failures are reported as failures of the file `name`."""
         keeper, worker = self._taken(fresh)
         try:
             yield worker
         except _TooMuch:
             raise Stopped(f"{name}: gives more than {self.limits.output >> 20} MiB; leave it out", "size") from None
         except TimeoutError:
-            reason = f"nothing was read of it for {self.limits.patience:g} s"
+            reason = f"nothing was read from it for {self.limits.patience:g} s"
             raise Stopped(f"{name}: {reason}; check its disk, or leave it out", "time") from None
         except (EOFError, OSError):
             stopped = self._death(name, keeper, worker)
@@ -240,7 +240,7 @@ class Limited:
         self._retire(keeper, worker)
 
     def _retire(self, keeper: "_Keeper", worker: "_Worker") -> int:
-        """Wait status of a worker, which ends when its channel closes if it has not yet."""
+        """End a worker by closing its channel, and return its wait status."""
         worker.channel.close()
         worker.ended = True
         status, peak = keeper.wait(worker.pid)
@@ -255,27 +255,27 @@ class _Worker:
     calls: int = 0
     busy: bool = False
     ended: bool = False
-    mapped: int = 0  # bytes of addresses when it began
+    mapped: int = 0  # bytes of address space when it began
     growth: int = 0  # bytes that it has mapped since, when last measured
 
     @property
     def worn_out(self) -> bool:
-        """Whether what earlier files left behind may have failed this one: a fresh worker gets it once more.
+        """Whether memory kept from earlier files may have made this one fail: a fresh worker then tries it again.
 
-        Decoders tell a want of memory in as many ways as there are libraries, and some of them crash.
+        Decoders report a lack of memory in as many ways as there are libraries, and some of them crash.
         """
         return self.calls > 1 and self.growth > _MUCH_GROWTH
 
     def measured(self) -> int:
-        """Bytes of addresses that it has mapped since it began, as far as /proc tells."""
+        """Bytes of address space that it has mapped since it began, as far as /proc tells."""
         self.growth = _mapped(self.pid) - self.mapped
         return self.growth
 
     def ask(self, many: bool, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Begin a call, of a function or of one that returns an iterator."""
+        """Begin a call to a function, which may return an iterator."""
         self.calls += 1
         self.busy = True
-        _send(self.channel, _ITEM, (Path.cwd(), many, function, args, kwargs))  # where relative paths begin
+        _send(self.channel, _ITEM, (Path.cwd(), many, function, args, kwargs))  # base of relative paths
 
     def answer(self, most: int) -> tuple[bytes, Any, int]:
         """The next message: kind, value, and size in bytes, which is `most` at most."""
@@ -287,7 +287,7 @@ class _Worker:
 
 
 class _Child:
-    """A process that was forked off this one."""
+    """A process forked from this one."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -312,7 +312,7 @@ def _spawned(theirs: socket.socket, settings: str) -> "subprocess.Popen[bytes]":
 
 
 def _forked(theirs: socket.socket, settings: str) -> _Child:
-    """A fork of this process that serves `_keep` and holds nothing else open."""
+    """A fork of this process that serves `_keep` and keeps nothing else open."""
     pid = os.fork()
     if pid:
         return _Child(pid)
@@ -356,7 +356,7 @@ class _Keeper:
         return _Worker(pid, channel, mapped=_mapped(pid))
 
     def wait(self, pid: int) -> tuple[int, int]:
-        """How a worker ended, and the most memory it held, in bytes."""
+        """How a worker ended, and its peak memory in bytes."""
         with self._lock:
             try:
                 self.control.sendall(_REQUEST.pack(b"w", pid))
@@ -366,7 +366,7 @@ class _Keeper:
         return status, peak << 10
 
     def close(self) -> None:
-        """End it, and what it has forked."""
+        """End it and its workers."""
         self.control.close()
         self._process.wait()
 
@@ -380,18 +380,18 @@ class _TooMuch(Exception):
 
 
 class _Foreign(Exception):
-    """What a function raised, of a class that is not carried over."""
+    """An exception of a class that is not sent over."""
 
 
 def _keep(argv: list[str]) -> None:
     """Serve the process that started this one: fork workers, and tell how they ended, until its socket closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the first one ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; our parent ends us
     settings = json.loads(argv[2])
     for module in settings["preload"]:
-        with contextlib.suppress(ImportError):  # of an extra that is not installed; a file that needs it says so
+        with contextlib.suppress(ImportError):  # its extra is not installed; files that need it will report that
             importlib.import_module(module)
     control = socket.socket(fileno=int(argv[1]))
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders in C complain there, across progress bars
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # C decoders print there, across progress bars
     living: set[int] = set()
     with contextlib.suppress(EOFError, OSError):
         while True:
@@ -420,7 +420,7 @@ def _work(channel: socket.socket, limits: Limits) -> NoReturn:
     try:
         _limit_memory(limits.memory)
         keep_freed_memory(_KEPT_BLOCK, _KEPT_MEMORY)
-        keep_one_arena()  # each thread of a decoder would set 64 or 128 MiB of addresses aside, and never give it back
+        keep_one_arena()  # each decoder thread would reserve 64 or 128 MiB of address space for good
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         while True:
             _, (folder, many, function, args, kwargs), _ = _receive(channel, None, pickle.loads)
@@ -442,13 +442,13 @@ def _answer(channel: socket.socket, many: bool, function: Callable[..., Any], ar
             for result in value:
                 _send(channel, _ITEM, result)
             value = None
-    except BaseException as error:  # the panics of decoders in Rust are no Exception
+    except BaseException as error:  # a panic of a Rust decoder is not an Exception
         kind, value = _ERROR, _carried(error)
     _send(channel, kind, value)
 
 
 def _carried(error: BaseException) -> BaseException:
-    """The error, where the other side takes its class; else one with the same words."""
+    """The error, if the other side accepts its class; else one with the same message."""
     if isinstance(error, MemoryError):
         return MemoryError()
     error.__traceback__ = error.__cause__ = error.__context__ = None
@@ -474,7 +474,7 @@ def _limit_memory(memory: int) -> None:
 
 
 def _mapped(pid: int) -> int:
-    """Bytes of addresses that a process has mapped; 0 where nobody tells."""
+    """Bytes of address space that a process has mapped; 0 if unknown."""
     try:
         with open(f"/proc/{pid}/statm", encoding="ascii") as file:  # noqa: PTH123 - once for each file that is read
             return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -483,7 +483,7 @@ def _mapped(pid: int) -> int:
 
 
 class _Loader(pickle.Unpickler):
-    """Reads what a worker sends: arrays, plain values, the package's own classes and standard exceptions."""
+    """Unpickles a worker's messages: arrays, plain values, the package's own classes and standard exceptions."""
 
     def find_class(self, module: str, name: str) -> Any:
         """The class, if it is one of those."""
@@ -501,7 +501,7 @@ def _loads(data: Any, buffers: Any = ()) -> Any:
 
 
 def _send(channel: socket.socket, kind: bytes, value: Any) -> None:
-    """A pickle, and behind it the memory of its arrays, which is not copied before."""
+    """Send a pickle followed by the memory of its arrays, which is not copied first."""
     buffers: list[pickle.PickleBuffer] = []
     body = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     parts = [buffer.raw() for buffer in buffers]
@@ -512,11 +512,11 @@ def _send(channel: socket.socket, kind: bytes, value: Any) -> None:
 
 
 def _receive(channel: socket.socket, most: int | None, loads: Callable[..., Any] = _loads) -> tuple[bytes, Any, int]:
-    """Kind, value and size of what `_send` sent.
+    """Receive kind, value and size from `_send`.
 
     Raises:
         EOFError: the other side is gone.
-        _TooMuch: over `most` bytes, besides a page of text.
+        _TooMuch: over `most` bytes, with a page of text allowed.
     """
     kind, length, count = _FRAME.unpack(_exactly(channel, _FRAME.size))
     if most is not None and count > 1 + most // 8:

@@ -1,4 +1,4 @@
-"""Masks in raster files: whole class numbers, one a pixel."""
+"""Reads masks from raster files: one whole class number per pixel."""
 
 from io import BytesIO
 from pathlib import Path

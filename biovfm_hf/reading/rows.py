@@ -1,4 +1,4 @@
-"""What the rows of an image dataset are called: in features files, and in the selections that are made of them."""
+"""Ids of an image dataset's rows, as features files and selections use them."""
 
 from typing import Any
 

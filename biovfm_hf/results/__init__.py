@@ -1,1 +1,1 @@
-"""What results are compared by: published figures, corrected p-values and ranks."""
+"""Comparison of results: published figures, corrected p-values and ranks."""

@@ -1,4 +1,4 @@
-"""A record: one line of a results file, as evaluation writes it and cards and reports read it."""
+"""The record of one result: a line of a results file, written by evaluation, read by cards and reports."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -12,7 +12,7 @@ RUN_AGAIN = "run biovfm probe again"
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric's value and the bounds of its 95% interval (None where the results file gives none)."""
+    """A metric's value and the bounds of its 95% interval (None if the results file has none)."""
 
     value: float
     low: float | None = None
@@ -24,9 +24,9 @@ class Record:
     """One model, one task, one method with its settings; the fields stand in the order of the results file.
 
     `revision` and `data` are digests of the weights and of the task's images and labels. An entry of `metrics` is a
-    mapping with `value`, `low` and `high` (of some, more) or a number; an undefined one is None, or its value is None.
-    `lower_is_better` names the metrics of which the better model has the lower value. `warnings` are what may make the
-    task's scores wrong. `further` are what a probe adds. A field that is None is not in the file.
+    mapping with `value`, `low` and `high` (some have more), or a number; if it is undefined, it or its value is None.
+    `lower_is_better` names the metrics for which the better model has the lower value. `warnings` tell what may make
+    the task's scores wrong. `further` holds a probe's own fields. A field that is None is not in the file.
     """
 
     model: str
@@ -59,15 +59,15 @@ class Record:
 
     @classmethod
     def read(cls, row: Any, where: str, remedy: str = RUN_AGAIN) -> "Record":
-        """The record that a JSON value stands for.
+        """Read a record from a JSON value.
 
         Args:
             row: of a results file, or of a record's own file.
-            where: the file and the record's number in it, to begin a message.
-            remedy: how to go on, to end it.
+            where: the file and the record's number in it, to begin error messages.
+            remedy: advice that ends error messages.
 
         Raises:
-            UserError: it is no object, lacks model, task or method, or a metric is neither undefined nor finite.
+            UserError: not an object, without model, task or method, or a metric is neither undefined nor finite.
         """
         if not isinstance(row, dict):
             raise UserError(f"{where} is not an object; {remedy}")
@@ -116,12 +116,12 @@ class Record:
 
     @property
     def is_few_shot(self) -> bool:
-        """Whether its intervals are the ranges of 95% of the draws of training subjects."""
+        """Whether its intervals cover 95% of the draws of training subjects."""
         return self.method.startswith("fewshot")
 
 
 def settings_text(settings: Any) -> str:
-    """Settings in words, by name; a text, as the results file beside a card holds them, stays as it is.
+    """Settings in words, by name; text, as in the results file beside a card, stays as it is.
 
     >>> settings_text({"precision": "fp32", "features": "both"})
     'features both, precision fp32'

@@ -1,4 +1,4 @@
-"""What comparisons of several models share: Holm's correction of p-values, and mean ranks over tasks."""
+"""Statistics for comparing several models: Holm's correction of p-values, and mean ranks over tasks."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def p_text(p: float | None) -> str:
-    """A p-value for readers: `<0.001`, or three decimals; nothing where there is none.
+    """A p-value as text: `<0.001`, or three decimals; empty if there is none.
 
     >>> p_text(0.0004), p_text(0.02), p_text(None)
     ('<0.001', '0.020', '')

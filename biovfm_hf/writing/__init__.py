@@ -1,1 +1,1 @@
-"""Files that are written: whole or not at all, and locked where several processes share them."""
+"""Writing of files: whole or not at all, with locks if several processes share them."""

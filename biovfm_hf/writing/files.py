@@ -1,4 +1,4 @@
-"""Writing that survives a kill: to a temporary name beside the target, then moved into place."""
+"""Atomic writing of files and folders: to a temporary name beside the target, then moved into place."""
 
 import errno
 import os
@@ -14,8 +14,8 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `target` for a file or folder, and move it onto `target` when the block succeeds.
 
     A file is synced to disk first. A folder replaces an existing folder of the same name. On an exception
-    (Ctrl-C included) the temporary is removed and `target` stays as it was; after a SIGKILL a `.NAME.tmp-PID`, or
-    between a replaced folder's two renames a `.NAME.old-PID`, may be left, which no reader takes for the target.
+    (Ctrl-C included) the temporary is removed and `target` stays as it was. A SIGKILL may leave a `.NAME.tmp-PID`, or
+    between the two renames of a replaced folder a `.NAME.old-PID`; no reader takes these for the target.
     """
     target = Path(target).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -39,12 +39,12 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
             old.rename(target)
         _remove(temporary)
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
-            error.filename = str(target)  # a write that fails tells no file
+            error.filename = str(target)  # a failed write names no file
         raise
 
 
 def _open_weights(temporary: Path, target: Path) -> None:
-    """Let weights be read by whom the umask lets read other files: safetensors writes them for their owner alone."""
+    """Give weights the permissions that the umask allows: safetensors makes them readable by their owner only."""
     whole = temporary.is_file() and target.suffix == ".safetensors"
     weights = [temporary] if whole else list(temporary.rglob("*.safetensors"))
     if not weights:
@@ -64,7 +64,7 @@ def write_text(target: str | Path, text: str) -> None:
 
 
 def linked(source: Path, target: Path) -> None:
-    """Give the file a second name, which costs nothing; copy it where the file system cannot."""
+    """Give the file a second name, which costs nothing; copy it if the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
@@ -72,7 +72,7 @@ def linked(source: Path, target: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a kill left of `atomic_path` in `folder` and below: nothing else may be writing there."""
+    """Remove temporaries that a killed `atomic_path` left in `folder` and below; nobody else may be writing there."""
     for path in [*folder.rglob(".*.tmp-*"), *folder.rglob(".*.old-*")]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -81,7 +81,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether writing failed for lack of room, or of quota."""
+    """Whether writing failed for lack of space or quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -1,6 +1,6 @@
-"""Locks that processes take on files of a shared folder.
+"""Locks between processes on files of a shared folder.
 
-The system releases a lock when its process dies, and children that a process forks have no part in it.
+The system releases a lock when its process dies; forked children do not share it.
 """
 
 import errno
@@ -11,17 +11,17 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network file systems have none: everyone goes on
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network file systems have no locks: everyone goes on
 
 
 @contextmanager
 def lock(path: Path, *, wait: bool = True, remove: bool = False) -> Iterator[bool]:
-    """Hold the lock of `path` alone until the block ends: whether this process has it.
+    """Hold the lock of `path` alone until the block ends; yields whether this process has it.
 
     Args:
         path: of the lock's file, which is made with its folder.
-        wait: until whoever has the lock gives it up or dies; else the block runs with False.
-        remove: the file at the end. Who waited for it takes the new one.
+        wait: wait until the holder releases the lock or dies; otherwise the block runs with False.
+        remove: remove the file at the end; processes waiting for it then lock a new one.
 
     Raises:
         OSError: the file cannot be made.
@@ -42,14 +42,14 @@ def lock(path: Path, *, wait: bool = True, remove: bool = False) -> Iterator[boo
         yield True
     finally:
         if remove:
-            with suppress(PermissionError):  # Windows keeps open files
+            with suppress(PermissionError):  # Windows cannot remove open files
                 path.unlink(missing_ok=True)
         file.release()
 
 
 @contextmanager
 def lock_alone(path: Path) -> Iterator[bool]:
-    """Hold `path` while nobody holds it, alone or together: whether this process has it. It does not wait."""
+    """Lock `path` exclusively if nobody holds it, without waiting; yields whether this process has it."""
     with ExitStack() as stack:
         paths = [path, *sorted(path.parent.glob(f"{path.name}.*"))]
         yield all(stack.enter_context(lock(each, wait=False)) for each in paths)
@@ -57,8 +57,8 @@ def lock_alone(path: Path) -> Iterator[bool]:
 
 @contextmanager
 def lock_together(path: Path) -> Iterator[bool]:
-    """Hold `path` with others, while nobody holds it alone: whether this process has it. It does not wait."""
-    mine = path.with_name(f"{path.name}.{secrets.token_hex(8)}")  # everyone has a file of their own
+    """Lock `path` shared if nobody holds it exclusively, without waiting; yields whether this process has it."""
+    mine = path.with_name(f"{path.name}.{secrets.token_hex(8)}")  # a file for each process
     with ExitStack() as stack:
         with lock(path, wait=False) as free:
             joined = free and stack.enter_context(lock(mine, wait=False, remove=True))

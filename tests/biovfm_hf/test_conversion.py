@@ -295,7 +295,7 @@ def bad_sources(folder: Path) -> dict[str, tuple[str, str]]:
     return {
         "no weights": ("empty", "no weights there"),
         "no such file": ("nowhere.pth", "no such file"),
-        "no torch file": ("text.pth", "text.pth"),
+        "not a torch file": ("text.pth", "text.pth"),
         "truncated": ("cut.pth", "cut.pth"),
         "unfilled": ("missing.pth", "unfilled: layers.1.attention.qkv.weight"),
         "unread": ("extra.pth", "unread: norm_pre.weight"),

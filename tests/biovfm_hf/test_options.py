@@ -44,13 +44,13 @@ def test_python_may_give_names_for_paths_and_lists_for_tuples():
     [
         ("count", 0, "1 or more"),
         ("count", 1001, "1000 or less"),
-        ("count", 2.5, "no int"),
-        ("count", True, "no int"),
+        ("count", 2.5, "not of type int"),
+        ("count", True, "not of type int"),
         ("weight", 0.0, "above 0"),
         ("weight", float("inf"), "finite"),
         ("weight", float("nan"), "finite"),
-        ("mode", "wild", "none of fast, slow"),
-        ("out", None, "no Path"),
+        ("mode", "wild", "not one of fast, slow"),
+        ("out", None, "not of type Path"),
     ],
 )
 def test_wrong_values_are_refused_with_the_field_and_the_reason(field, value, reason):

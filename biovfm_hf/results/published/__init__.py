@@ -1,4 +1,4 @@
-"""The numbers of both papers (README.md tells where each is from), to be shown beside a user's."""
+"""The printed numbers of both papers, to be shown beside a user's results (README.md gives their origins)."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ Place = tuple[str, str]  # a row and a column of a table
 
 
 class Cell(NamedTuple):
-    """One printed number, as a fraction where it is a score, and the bounds of its interval where there is one."""
+    """One printed number, as a fraction if it is a score, and the bounds of its interval if it has one."""
 
     value: float
     low: float | None = None
@@ -20,7 +20,7 @@ class Cell(NamedTuple):
 
 
 def rows(name: str) -> list[dict[str, str]]:
-    """Rows of `NAME.csv` as they stand."""
+    """Rows of `NAME.csv`, unchanged."""
     with (FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -29,14 +29,14 @@ def rows(name: str) -> list[dict[str, str]]:
 def table1() -> dict[str, Any]:
     """Table 1: linear probes of six models by the authors' protocol, means over the twelve MedMNIST tasks in percent.
 
-    `title`, `url`, `unit` and `notes` describe it; `method`, `protocol` and `tasks` say what compares with it;
+    `title`, `url`, `unit` and `notes` describe it; `method`, `protocol` and `tasks` name comparable results;
     `metrics` are {name: title}; each of `rows` holds `model`, `supervision` and per metric [value, low, high].
     """
     return json.loads((FOLDER / "table1.json").read_text(encoding="utf-8"))
 
 
 def table1_notes(settings: Any) -> list[str]:
-    """What a reader must know of Table 1 beside rows that were probed with these settings (a mapping, or in words)."""
+    """Caveats on Table 1 for a reader of rows probed with these settings (a mapping, or text)."""
     drop_path = "on" if "authors_drop_path" in (settings or ()) else "off"
     return [*table1()["notes"], table1()["notes_on_drop_path"][drop_path]]
 
@@ -45,7 +45,7 @@ def table1_notes(settings: Any) -> list[str]:
 def cells(item: str) -> dict[Place, Cell]:
     """The printed numbers of a table or figure, such as `radiology-table3`, by row and column.
 
-    Empty where the item has none that could be read. What a figure shares with a table is the table's.
+    Empty if the item has no legible numbers. Numbers that a figure shares with a table are the table's.
     """
     taken = [
         {
@@ -89,7 +89,7 @@ def _of_figure2() -> dict[Place, Cell]:
 
 _READERS: dict[str, Callable[[], dict[Place, Cell]]] = {"biovfm-table1": _of_table1, "biovfm-figure2": _of_figure2}
 _LARGE, _GIANT = "DINOv2 ViT-L/14", "DINOv2 ViT-g/14"
-# What an item has of others: (the other, {its row: row here}, {its column: column here}), names that stay left out.
+# Cells taken from other items: (the other, {its row: row here}, {its column: column here}); equal names are omitted.
 _SHARED: dict[str, tuple[tuple[str, dict[str, str], dict[str, str]], ...]] = {
     "radiology-table6": (("radiology-table5", {f"{_LARGE}, 448": _LARGE, f"{_GIANT}, 448": _GIANT}, {}),),
     "radiology-table7": (("radiology-table5", {}, {}),),

@@ -64,7 +64,7 @@ def test_what_ends_a_worker_costs_one_call(limited, function, arguments, reason,
 
 def test_what_waits_for_ever_is_ended():
     limited = Limited(Limits(patience=1.0))
-    with pytest.raises(Stopped, match=r"a\.dcm: nothing was read of it for 1 s") as told:
+    with pytest.raises(Stopped, match=r"a\.dcm: nothing was read from it for 1 s") as told:
         limited.call("a.dcm", time.sleep, 100)
     assert told.value.reason == "time"
     limited.close()

@@ -147,7 +147,7 @@ def messy(tmp_path, make_image):
     os.mkfifo(folder / "pipe.png")
     (folder / "gone.png").symlink_to(folder / "nowhere")
     told = {"cut.jpg": "truncated|damaged|not a readable", "cine.gif": "holds 6 frames", "pipe.png": "regular file",
-            "scan.nii.gz": "", "report.txt": "no image format", "gone.png": "No such file"}  # fmt: skip
+            "scan.nii.gz": "", "report.txt": "no known image format", "gone.png": "No such file"}  # fmt: skip
     return folder, told
 
 
