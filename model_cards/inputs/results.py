@@ -214,6 +214,12 @@ def primary_metric(records: Iterable[Record]) -> str:
     return max(counts, key=lambda name: counts[name])
 
 
+def is_main(row: Comparison, records: Iterable[Record]) -> bool:
+    """Whether a comparison is in the metric that the records of its task name; in AUC or Dice where they name none."""
+    primaries = {record.primary for record in records if record.task == row.task and record.primary}
+    return row.metric in (primaries or ("auc", "dice"))
+
+
 def published_comparison(records: list[Record]) -> tuple[dict[str, Interval] | None, dict[str, Any], str]:
     """The mean over the 12 MedMNIST tasks in percent, the published table, and, without a mean, the reason.
 

@@ -8,13 +8,12 @@ from markupsafe import Markup
 from biovfm_hf.results import significance
 from biovfm_hf.results.record import Record
 
-from ..inputs.results import Comparison, is_lower_better, metric_order, primary_metric, way_words
+from ..inputs.results import Comparison, is_lower_better, is_main, metric_order, primary_metric, way_words
 from . import charts
 from .figures import figures
 from .material import MAX_ROWS, Material
 
 MAIN_METRICS = 6
-MAIN = ("auc", "dice")
 
 
 def evaluation_section(material: Material) -> dict[str, Any] | None:
@@ -29,7 +28,8 @@ def evaluation_section(material: Material) -> dict[str, Any] | None:
         alike.setdefault((record.method, record.protocol, record.settings_text), []).append(record)
     tables = [_score_table(chosen, models, names) for chosen in alike.values()]
     ways = _ways(comparisons)
-    main, other = ([row for row in comparisons if (row.metric in MAIN) == is_main] for is_main in (True, False))
+    main = [row for row in comparisons if is_main(row, records)]
+    other = [row for row in comparisons if not is_main(row, records)]
 
     def named(rows: list[Comparison]) -> list[dict[str, Any]]:
         return [_difference(row, names, ways[_way(row)]) for row in rows[:MAX_ROWS]]

@@ -3,9 +3,9 @@
 from typing import Any
 
 from .. import formats
-from ..inputs.results import Comparison, metric_label
+from ..inputs.results import Comparison, is_main, metric_label
 from . import charts
-from .evaluation import MAIN, shortened
+from .evaluation import shortened
 from .material import Material
 
 MAX_SENTENCES = 6
@@ -18,7 +18,7 @@ def findings_section(material: Material) -> dict[str, Any] | None:
         return None
     models = list(dict.fromkeys(record.model for record in material.records))
     names = dict(zip(models, shortened(models), strict=True))
-    rows = [row for row in material.comparisons if row.metric in MAIN and row.p_holm is not None]
+    rows = [row for row in material.comparisons if is_main(row, material.records) and row.p_holm is not None]
     rows.sort(key=lambda row: (not row.is_real, -abs(row.difference)))
     return {
         "sentences": _sentences(rows, names),

@@ -62,6 +62,14 @@ def test_the_lower_one_is_better_where_the_metric_says_so(tmp_path, stated, metr
     assert comparison.favours_a == a_is_better
 
 
+def test_the_metric_that_a_task_names_as_its_own_counts():
+    boxes = {"model": "a", "task": "lungs", "method": "detect", "primary": "AP", "metrics": {"AP": {"value": 0.4}}}
+    material = Material(
+        PictureStore(0), records=[Record.read(boxes, "a record")], comparisons=[replace(ROW, metric="AP")]
+    )
+    assert "by 0.020 AP (boxes)" in findings_section(material)["sentences"][0]
+
+
 def test_chance_is_called_chance_and_more_cases_are_the_next_step():
     unclear = replace(ROW, low=-0.04, high=0.08, p_holm=0.4)
     told = findings(unclear)
