@@ -47,7 +47,7 @@ _VGG: dict[str, Any] = {
     "feature": "second hidden layer of the classifier (4,096)", "features": "pooled", "reading": {"by_pooled": True},
 }  # fmt: skip
 # (millions of parameters, width, GFLOP at 224 pixels) of the vision transformers, by size and patch
-_SMALL_16, _SMALL_14 = (22, 384, 9.2), (22, 384, 12.3)
+_SMALL_16, _SMALL_14 = (21.7, 384, 9.2), (22, 384, 12.3)
 _BASE_16, _BASE_14 = (86, 768, 35.1), (87, 768, 46.3)
 _LARGE_16, _LARGE_14 = (303, 1024, 123.1), (304, 1024, 162.0)
 _HUGE_14, _GIANT_14 = (631, 1280, 334.6), (1136, 1536, 598.8)
