@@ -9,12 +9,13 @@ from pyarrow.parquet import read_metadata
 from biovfm_hf.cards.leakage import guard_line, match_line, relation_words
 from biovfm_hf.cards.markdown import link, plain
 from biovfm_hf.cards.provenance import Provenance, write_provenance
+from biovfm_hf.results.published import rows
 from biovfm_hf.writing.files import write_text
 
 from ..catalog.source import own_words
 from ..plan.plan import WORK, Plan, slug
 from ..schema import COLUMN_TYPES
-from .figures import modality_by_anatomy, sample_sheets
+from .figures import modality_by_anatomy, sample_sheets, sizes_of_datasets
 from .finish import SAMPLE
 from .manifest import NOT_TOLD
 
@@ -31,11 +32,13 @@ def write_card(plan: Plan, summary: dict[str, Any], files: dict[str, int]) -> No
     sheets = sample_sheets(plan, figures, files)
     if summary["kept"]:
         modality_by_anatomy(summary["modality_anatomy"], figures / "modality-anatomy.png")
+        sizes_of_datasets({_title(plan): summary["kept"]} | published_sizes(), figures / "sizes.png")
     header = yaml.safe_dump(_header(plan, summary, files), sort_keys=False, allow_unicode=True, width=100)
     parts = [
         f"---\n{header}---\n",
         _introduction(plan, summary),
         _contents(summary, sheets),
+        _sizes(plan, summary),
         _sources(plan, summary),
         _making(plan, summary),
         _leakage(plan, summary),
@@ -140,6 +143,23 @@ def _contents(summary: dict[str, Any], sheets: dict[str, Path]) -> str:
         lines += ["", f"Anatomies in words of their sources, outside the 30 regions: {plain(', '.join(own), 1000)}."]
     for modality, path in sheets.items():
         lines += ["", f"![samples of {plain(modality)}](figures/{path.name})"]
+    return "\n".join(lines) + "\n"
+
+
+def published_sizes() -> dict[str, int]:
+    """Images of other datasets, as their own publications tell."""
+    return {row["dataset"]: round(1e6 * float(row["images_millions"])) for row in rows("dataset_sizes")}
+
+
+def _sizes(plan: Plan, summary: dict[str, Any]) -> str:
+    """The dataset beside others, as in Figure 1 of the BioVFM-21M paper."""
+    lines = ["## Size beside other datasets", ""]
+    lines += ["![images of datasets](figures/sizes.png)", ""] if summary["kept"] else []
+    lines += ["| dataset | images | source |", "|---|---|---|"]
+    told = {row["dataset"]: row["source"] for row in rows("dataset_sizes")} | {_title(plan): "this folder"}
+    counts = {_title(plan): summary["kept"]} | published_sizes()
+    for name, count in sorted(counts.items(), key=lambda pair: -pair[1]):
+        lines.append(f"| {plain(name)} | {count:,} | {plain(told[name])} |")
     return "\n".join(lines) + "\n"
 
 

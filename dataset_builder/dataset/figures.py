@@ -16,6 +16,7 @@ from ..plan.plan import Plan, slug
 _TILE, _GAP = 112, 4
 _CELL_WIDTH, _CELL_HEIGHT = 112, 26
 _INK, _PAPER = (32, 32, 32), (255, 255, 255)
+_BLUE, _GREY = (33, 102, 172), (176, 176, 176)
 
 
 def sample_sheets(
@@ -85,9 +86,23 @@ def modality_by_anatomy(counts: dict[str, dict[str, int]], target: Path) -> None
             if count := counts[modality].get(anatomy):
                 x = left + column * _CELL_WIDTH
                 shade = np.log10(count + 1) / most
-                colour = tuple(int(255 - shade * (255 - full)) for full in (33, 102, 172))
+                colour = tuple(int(255 - shade * (255 - full)) for full in _BLUE)
                 draw.rectangle((x, top, x + _CELL_WIDTH - 2, top + _CELL_HEIGHT - 2), fill=colour)
                 draw.text((x + 6, top + 6), f"{count:,}", _PAPER if shade > 0.55 else _INK, font)
+    _save(sheet, target)
+
+
+def sizes_of_datasets(counts: dict[str, int], target: Path) -> None:
+    """Write bars of datasets' numbers of images on a logarithmic axis, the longest on top, the first one in colour."""
+    font, left, span = ImageFont.load_default(13), 230, 420
+    sheet = Image.new("RGB", (left + span + 110, _CELL_HEIGHT * len(counts)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    most, own = np.log10(max(counts.values())), next(iter(counts))
+    for row, (name, count) in enumerate(sorted(counts.items(), key=lambda pair: -pair[1])):
+        top, end = row * _CELL_HEIGHT, left + round(span * np.log10(count + 1) / most)
+        draw.text((6, top + 6), name, _INK, font)
+        draw.rectangle((left, top + 3, end, top + _CELL_HEIGHT - 4), fill=_BLUE if name == own else _GREY)
+        draw.text((end + 6, top + 6), f"{count:,}", _INK, font)
     _save(sheet, target)
 
 

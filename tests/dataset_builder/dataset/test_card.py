@@ -48,3 +48,12 @@ def test_private_sources_and_licences_are_told_to_machines(tmp_path, make, acces
 
 def test_an_open_source_leaves_no_mark(tmp_path, make):
     assert not read_provenance(built(tmp_path, make, access="open"))
+
+
+def test_the_size_stands_beside_that_of_other_datasets(tmp_path, make):
+    card = (built(tmp_path, make) / "README.md").read_text()
+    sizes = card[card.index("## Size beside other datasets") : card.index("## Sources")]
+    lines = [line.split(" | ") for line in sizes.splitlines() if line.startswith("| ")][1:]
+    assert lines[0][:2] == ["| BioVFM-21M", "21,000,000"] and lines[-1][2] == "this folder |"
+    counts = [int(line[1].replace(",", "")) for line in lines]
+    assert counts == sorted(counts, reverse=True) and "| PMC-15M (BiomedCLIP) | 15,000,000 | arXiv 2303.00915" in sizes
