@@ -449,7 +449,7 @@ def probe(
             images).
         corruptions: with --corrupt, whose corruptions for tasks that MedMNIST-C has not.
         save_masks: segmentation: write every predicted mask to OUT/masks/: nifti (of volumes), png, or auto,
-            which is NIfTI of volumes and PNG of images (not for fewshot).
+            which is NIfTI of volumes and PNG of images; of fewshot in a folder for each draw.
         no_figures: leave out the pictures.
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
             commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;

@@ -131,7 +131,7 @@ class RunOptions:
     save_masks: str | None = option(
         None,
         "segmentation: write every predicted mask to OUT/masks/: nifti (of volumes), png, or auto, which is NIfTI of "
-        "volumes and PNG of images (not for fewshot)",
+        "volumes and PNG of images; of fewshot in a folder for each draw",
         choices=("auto", "nifti", "png"),
         group=RUNNING,
     )

@@ -147,7 +147,6 @@ class FewShotMasks(MaskProbe):
 
     name = FewShot.name
     title = FewShot.title
-    saves_masks = False  # each draw predicts others
     shots: int = shots_setting()
     draws: int = draws_setting()
 

@@ -42,10 +42,19 @@ def _decided(split: Split, classes: int, predict: Predictor, rows: np.ndarray, w
         yield decide(scores, truth.shape), truth
 
 
-def count_cases(split: Split, classes: int, predict: Predictor, watch: Watch = lambda *_: None) -> np.ndarray:
-    """Voxel counts (cases, classes, 4) of the test cases, see `masks.segmentation_counts`."""
-    cases = whole_cases(split, classes, predict, watch)
-    return np.stack([segmentation_counts(decided, truth, classes) for decided, truth in cases])
+def count_cases(
+    split: Split,
+    classes: int,
+    predict: Predictor,
+    watch: Watch = lambda *_: None,
+    save: Callable[[int, np.ndarray], None] = lambda case, decided: None,
+) -> np.ndarray:
+    """Voxel counts (cases, classes, 4) of the test cases, see `masks.segmentation_counts`; `save` is given each mask."""
+    counts = []
+    for case, (decided, truth) in enumerate(whole_cases(split, classes, predict, watch)):
+        save(case, decided)
+        counts.append(segmentation_counts(decided, truth, classes))
+    return np.stack(counts)
 
 
 @dataclass

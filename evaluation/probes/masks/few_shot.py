@@ -17,6 +17,7 @@ from .cases import StudyCounts, count_cases
 from .frozen import fit_frozen
 from .judging import SAMPLE_SIZE
 from .problem import Segmentation, decide, images_of_cases
+from .saved import Save, saving_draws
 from .setup import Setup
 from .study import fit_study
 
@@ -74,13 +75,14 @@ def _report(trial: Trial, answers: Iterator[Segmentation], draws: list[Rows], st
     values: dict[str, list[np.ndarray]] = {}
     chosen: list[Segmentation] = []
     arrays: dict[str, np.ndarray] = {}
-    for answer in answers:
-        counted = _count(split, classes, answer, study)
-        for metric in known_metrics(counted):
-            drawn = draw_metric(metric, counted, resampler, trial.run.resamples)
-            values.setdefault(metric.name, []).append(drawn)
-        chosen.append(answer)
-        arrays = arrays or {**counted, "sample_masks": _samples(split, answer)}
+    with saving_draws(trial) as save_of:
+        for number, answer in enumerate(answers, start=1):
+            counted = _count(split, classes, answer, study, save_of(number))
+            for metric in known_metrics(counted):
+                drawn = draw_metric(metric, counted, resampler, trial.run.resamples)
+                values.setdefault(metric.name, []).append(drawn)
+            chosen.append(answer)
+            arrays = arrays or {**counted, "sample_masks": _samples(split, answer)}
     points = {name: np.array([draw[0] for draw in rows]) for name, rows in values.items()}
     arrays |= {f"draw_{name}": drawn for name, drawn in points.items()}
     arrays |= {f"case_{name}": np.mean([draw[1:] for draw in rows], axis=0) for name, rows in values.items()}
@@ -92,11 +94,11 @@ def _report(trial: Trial, answers: Iterator[Segmentation], draws: list[Rows], st
     return Answer(record, arrays, chosen[0].trained, chosen[0].parameters)
 
 
-def _count(split: Split, classes: int, answer: Segmentation, study: int | None) -> dict[str, np.ndarray]:
+def _count(split: Split, classes: int, answer: Segmentation, study: int | None, save: Save) -> dict[str, np.ndarray]:
     if study is None:
-        return {COUNTS: count_cases(split, classes, answer.predict)}
+        return {COUNTS: count_cases(split, classes, answer.predict, save=save)}
     counted = StudyCounts(split, classes, study)
-    return {COUNTS: count_cases(split, classes, answer.predict, counted), STUDY_COUNTS: counted.counts}
+    return {COUNTS: count_cases(split, classes, answer.predict, counted, save), STUDY_COUNTS: counted.counts}
 
 
 def _samples(split: Split, answer: Segmentation) -> np.ndarray:

@@ -32,8 +32,22 @@ def saving(trial: Trial) -> Iterator[Save]:
         yield lambda case, decided: None
         return
     with atomic_path(trial.masks) as folder:
-        folder.mkdir()
-        yield MaskWriter(folder, trial.task.splits["test"], str(trial.run.save_masks)).write
+        yield _writer(trial, folder)
+
+
+@contextmanager
+def saving_draws(trial: Trial) -> Iterator[Callable[[int], Save]]:
+    """As `saving`, of several draws: what takes the masks of a draw by its number, each in a folder of its own."""
+    if trial.masks is None:
+        yield lambda draw: lambda case, decided: None
+        return
+    with atomic_path(trial.masks) as folder:
+        yield lambda draw: _writer(trial, folder / f"draw-{draw:02d}")
+
+
+def _writer(trial: Trial, folder: Path) -> Save:
+    folder.mkdir(parents=True)
+    return MaskWriter(folder, trial.task.splits["test"], str(trial.run.save_masks)).write
 
 
 def check_format(trial: Trial) -> None:
