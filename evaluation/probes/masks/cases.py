@@ -49,7 +49,7 @@ def count_cases(
     watch: Watch = lambda *_: None,
     save: Callable[[int, np.ndarray], None] = lambda case, decided: None,
 ) -> np.ndarray:
-    """Voxel counts (cases, classes, 4) of the test cases, see `masks.segmentation_counts`; `save` is given each mask."""
+    """Voxel counts (cases, classes, 4) of the test cases, see `masks.segmentation_counts`; `save` takes each mask."""
     counts = []
     for case, (decided, truth) in enumerate(whole_cases(split, classes, predict, watch)):
         save(case, decided)
