@@ -10,6 +10,8 @@ import io
 import json
 import os
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -418,6 +420,8 @@ def plain(name: str) -> str:
 def launch(page: Any, host: str, port: int) -> None:
     """Serve the page until it is interrupted; system fonts, uploads of at most 64 MB, no public link."""
     import gradio
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder of uploads is removed then too
 
     fonts = ["system-ui", "sans-serif"]
     theme = gradio.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"]).set(

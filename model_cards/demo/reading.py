@@ -28,6 +28,8 @@ def read_image(source: str | Path | bytes, how: dict[str, Any], where: dict[str,
     name = "the image" if isinstance(source, bytes) else Path(source).name
     array, aspect = LIMITED.call(name, shown, source, name, how, where)
     rows, columns = array.shape[0] * max(aspect, 1.0), array.shape[1] * max(1 / aspect, 1.0)
+    smaller = min(1.0, (MAX_PIXELS / (rows * columns)) ** 0.5)  # long pixels could make many of few
+    rows, columns = max(1.0, rows * smaller), max(1.0, columns * smaller)
     return Image.fromarray(array).convert("RGB").resize((round(columns), round(rows)), Image.Resampling.BICUBIC)
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from biovfm_hf.errors import UserError
 from model_cards.demo import app as demo_app
 from model_cards.demo import command as demo
 from model_cards.demo import reading
+from tests.dataset_builder.conftest import write_dicom
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,14 @@ def test_an_image_of_too_many_pixels_is_refused(tmp_path):
     Image.new("L", (9000, 5000)).save(tmp_path / "large.png")
     with pytest.raises(UserError, match="over the limit"):
         reading.read_image(tmp_path / "large.png", {}, {})
+
+
+def test_long_pixels_make_no_more_of_them_than_allowed(tmp_path, monkeypatch):
+    write_dicom(tmp_path / "long.dcm", np.full((60, 60), 9, np.uint8), PixelSpacing=[9.0, 1.0])
+    assert reading.read_image(tmp_path / "long.dcm", {}, {}).size == (60, 540)
+    monkeypatch.setattr(reading, "MAX_PIXELS", 10_000)
+    width, height = reading.read_image(tmp_path / "long.dcm", {}, {}).size
+    assert width * height < 10_200 and abs(height / width - 9) < 0.3
 
 
 def test_a_dataset_folder_is_indexed_with_modality_and_anatomy(encoder, dataset_dir):
@@ -227,7 +237,11 @@ def test_the_page_answers_over_http_and_loads_nothing_from_elsewhere(encoder, cl
     launched = {}
     launch = page.launch
     monkeypatch.setattr(page, "launch", lambda **given: launched.update(given))
+    before = signal.getsignal(signal.SIGTERM)
     demo_app.launch(page, "127.0.0.1", 0)
+    with pytest.raises(SystemExit):  # so that the folder of uploads is removed at the exit
+        signal.raise_signal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, before)
     theme = launched["theme"]
     _, url, _ = launch(server_name="127.0.0.1", prevent_thread_lock=True, theme=theme, quiet=True)
     try:
