@@ -38,7 +38,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ..errors import UserError, one_line
-from ..memory import keep_freed_memory, keep_one_arena
+from ..memory import keep_memory_of_pictures, keep_one_arena
 
 _REQUEST = struct.Struct("<cq")  # to the keeper: fork a worker, or tell how worker PID ended
 _ENDED = struct.Struct("<qq")  # wait status, peak of resident memory in KiB
@@ -50,7 +50,6 @@ _MUCH_GROWTH = 32 << 20  # beyond it a failed file is tried again in a fresh wor
 _PR_SET_PDEATHSIG = 1
 # pydicom takes 0.2 s, again in each worker; av's libraries no longer fit once many files were read
 DECODERS = ("biovfm_hf.pixels", "biovfm_hf.decoding", "pydicom.pixels", "av")
-_KEPT_BLOCK, _KEPT_MEMORY = 8 << 20, 64 << 20  # consecutive pictures take the same memory
 _CAN_FORK = hasattr(os, "fork")  # elsewhere limits do not exist, and functions are called in this process
 _OWN = ("biovfm_hf", "dataset_builder", "training", "evaluation", "model_cards", "tests")
 _NUMPY = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
@@ -419,7 +418,7 @@ def _work(channel: socket.socket, limits: Limits) -> NoReturn:
     """Answer calls until the channel closes."""
     try:
         _limit_memory(limits.memory)
-        keep_freed_memory(_KEPT_BLOCK, _KEPT_MEMORY)
+        keep_memory_of_pictures()
         keep_one_arena()  # each decoder thread would reserve 64 or 128 MiB of address space for good
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         while True:
