@@ -26,7 +26,7 @@ HEAVY = (
 )  # fmt: skip
 # huggingface_hub and transformers read these when they are imported, so each set of them has a server of its own
 READ_AT_IMPORT = ("HF_", "TRANSFORMERS_", "HUGGINGFACE_")
-READ_LATER = ("HF_TOKEN",)
+READ_LATER = ("HF_TOKEN", "HF_MODULES_CACHE")  # by huggingface_hub, and by `_become`
 KILL = signal.SIGUSR2
 _servers: dict[tuple, tuple[str, subprocess.Popen]] = {}
 
@@ -143,6 +143,7 @@ def _reap(callers: dict[int, socket.socket]) -> None:
 def _become(task: dict, streams: list[int]) -> None:
     """Be the process that a caller describes: its streams, environment, folder and words."""
     import torch
+    from transformers import dynamic_module_utils
 
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
@@ -151,6 +152,8 @@ def _become(task: dict, streams: list[int]) -> None:
     os.environ.update(task["environment"])
     os.chdir(task["folder"])
     torch.set_num_threads(int(task["environment"].get("OMP_NUM_THREADS", torch.get_num_threads())))
+    modules = dynamic_module_utils.HF_MODULES_CACHE
+    dynamic_module_utils.HF_MODULES_CACHE = task["environment"].get("HF_MODULES_CACHE", modules)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os._exit(_status(task["words"]))
 

@@ -4,7 +4,6 @@ import copy
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +30,7 @@ from biovfm_hf import (
     BioVFMModel,
 )
 from biovfm_hf.modeling_biovfm import BioVFMUNetDecoder
+from tests.preloaded import python
 
 SMALL = {"hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
 
@@ -356,7 +356,7 @@ def test_remote_code_loads_in_a_process_without_the_package(tmp_path: Path) -> N
     )
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""}
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
+        [python(environment), "-c", script], capture_output=True, text=True, check=True, env=environment, cwd=tmp_path
     )
     values, head, imported = json.loads(done.stdout.strip().splitlines()[-1])
     torch.testing.assert_close(values, expected, atol=1e-6, rtol=0)
@@ -379,7 +379,7 @@ def test_two_folders_of_one_name_run_each_its_own_code(tmp_path: Path) -> None:
     )
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""}
     done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, folders)],
+        [python(environment), "-c", script, *map(str, folders)],
         capture_output=True, text=True, check=True, env=environment, cwd=tmp_path,
     )  # fmt: skip
     assert done.stdout.split() == ["first", "second"]

@@ -238,12 +238,18 @@ def hub_environment(hub, tmp_path):
 
 
 @pytest.fixture
-def client(hub_environment, tmp_path):
+def interpreter():
+    """What runs the code of `client`."""
+    return sys.executable
+
+
+@pytest.fixture
+def client(hub_environment, interpreter, tmp_path):
     """Run Python code with words in a clean process that talks to `hub`; `extra` adds to its environment."""
 
     def run(code, *words, check=True, **extra):
         done = subprocess.run(
-            [sys.executable, "-c", code, *map(str, words)],
+            [interpreter, "-c", code, *map(str, words)],
             capture_output=True,
             text=True,
             check=False,

@@ -5,12 +5,13 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.preloaded import python
 
 from .conftest import BIOVFM, ROOT
 
@@ -102,9 +103,15 @@ def write_raw(root: Path) -> tuple[Path, Path, Path]:
     return root / "raw", root / "scans.yaml", root / "blobs.csv"
 
 
-def train(data: Path, out: Path) -> None:
+@pytest.fixture
+def interpreter(hub_environment: dict[str, str]) -> str:
+    """Ten commands in one environment: all but the first find their imports loaded."""
+    return python(hub_environment)
+
+
+def train(interpreter: str, data: Path, out: Path) -> None:
     words = ["--config", "dino_smoke", "--data", data, "--out", out, *TRAINING]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    launch = [interpreter, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
     done = subprocess.run(
         [*launch, str(ROOT / "training" / "pretrain_dino.py"), *map(str, words)],
         capture_output=True,
@@ -120,11 +127,11 @@ def card_of(hub, kind: str, name: str) -> str:
 
 
 @pytest.mark.timeout(600)
-def test_what_was_trained_is_found_by_name(hub, client, tmp_path):
+def test_what_was_trained_is_found_by_name(hub, client, interpreter, tmp_path):
     raw, source, task = write_raw(tmp_path)
     data, run, results = tmp_path / "images", tmp_path / "run", tmp_path / "results"
     client(BIOVFM, "build", "--raw", raw, "--out", data, "--sources", source, "--size", 32, "--workers", 0)
-    train(data, run)
+    train(interpreter, data, run)
     client(BIOVFM, "probe", "--model", run / "model", "--tasks", task, "--out", results, "--resamples", 50)
     words = ["--results", results, "--run", run, "--dataset", data, "--dataset-id", "owner/images"]
     client(BIOVFM, "card", run / "model", *words, "--benchmark", "owner/benchmark", "--repo-id", "owner/vit-tiny")
