@@ -29,7 +29,8 @@ examples:
   biovfm reproduce biovfm-table1 --data data --out papers --model BioVFM=runs/huge/model --setting views=4
 
 OUT receives the records of all items (records/, scores/, results.json, as biovfm probe writes them), which items
-share, and for each item a folder with table.md, table.csv, table.tex, item.json and pictures."""
+share, and for each item a folder with table.md, table.csv, table.tex, item.json and pictures.
+On several GPUs: accelerate launch --num_processes 4 -m biovfm_hf.cli reproduce ..."""
 KINDS: dict[str, Callable[[Recipe, Bench], Outcome]] = {
     "scores": scores.produce,
     "patches": patches.produce,
