@@ -14,7 +14,7 @@ from evaluation.reproduce.recipe import Recipe, find_recipe, recipe_names
 TARGET = Path(__file__).with_name("reproduce.md")
 BEGIN, END = "<!-- matrix: python docs/matrix.py -->\n", "<!-- end of the matrix -->"
 DIFFERS = "what is not reproducible, or not as in the paper, and why"
-HEAD = ("`biovfm reproduce`", "shows", "takes", "hours on an A100", DIFFERS)
+HEAD = ("biovfm reproduce", "shows", "takes", "hours on an A100", DIFFERS)
 
 
 def matrix() -> str:
