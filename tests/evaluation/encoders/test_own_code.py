@@ -8,7 +8,9 @@ import pytest
 import torch
 import transformers
 
+import biovfm_hf
 from biovfm_hf.errors import UserError
+from evaluation.commands.probe import main
 from evaluation.encoders.load import load_encoder
 from evaluation.encoders.own_code import code_digest
 
@@ -149,3 +151,20 @@ def test_a_repository_is_opened_at_the_commit_and_at_nothing_else(monkeypatch):
     with pytest.raises(UserError):
         load_encoder("owner/name", trust_remote_code="a" * 40)
     assert asked[2] == {"trust_remote_code": True, "revision": "a" * 40, "code_revision": "a" * 40}
+
+
+def test_commands_take_the_revision_and_records_tell_it(slices, class_folder, tmp_path):
+    words = ["--model", str(slices), "--tasks", str(class_folder), "--method", "knn", "--features", "card"]
+    with pytest.raises(UserError, match="--trust-remote-code"):
+        main([*words, "--out", str(tmp_path / "out"), "--no-figures", "--resamples", "5"])
+    digest = code_digest(slices)
+    trusting = ["--trust-remote-code", digest]
+    main([*words, "--out", str(tmp_path / "out"), "--no-figures", "--resamples", "5", *trusting])
+    (record,) = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert record["notes"][:2] == [f"runs the model's own code, revision {digest}", "features card: both"]
+    assert record["settings"]["features"] == "card" and record["revision"].endswith(f"+{digest}")
+    vectors = biovfm_hf.embed(
+        model=str(slices), images=str(class_folder / "test"), out=tmp_path / "f.parquet", features="card",
+        trust_remote_code=digest,
+    )  # fmt: skip
+    assert vectors.vectors.shape == (15, 64) and vectors.made_with["features"] == "both"
