@@ -1,4 +1,4 @@
-"""`biovfm build`: raw sources to a screened Parquet dataset that `load_dataset` reads; killed, it continues."""
+"""The `biovfm build` command: turns raw sources into a screened Parquet dataset; a killed build continues."""
 
 import argparse
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _DESCRIPTION = """\
 Build a dataset folder from the raw sources in a folder, one sub-folder for each source.
 
 Only the training part of each source is taken, volumes are sliced along anatomical axes, pictures without anatomy,
-duplicates and images of benchmarks are dropped, and manifest.parquet says of every picture what became of it. When the
+duplicates and images of benchmarks are dropped, and manifest.parquet records the outcome of every picture. When the
 command is stopped or killed, the same command continues; when it is done, running it again changes nothing."""
 
 _EXAMPLES = """\
@@ -49,8 +49,8 @@ def build(
         options: the other fields of `options.BuildOptions`.
 
     Returns:
-        The summary that `build.json` holds; with `plan_only`, or as a job of an array, what is planned; with `check`,
-        the counts of outcomes and the faults.
+        The summary in `build.json`; the plan's figures with `plan_only` or as a job of an array; the counts of
+        outcomes and the faults with `check`.
 
     Raises:
         UserError: an option is wrong, or the build cannot be done.

@@ -28,23 +28,23 @@ class Item(NamedTuple):
             DICOM series.
         member: name inside the archive (`INNER.zip!NAME` for a ZIP inside a ZIP), data set inside the HDF5 file,
             number of the series in its folder; None for a plain file.
-        kind: image | volume | video | hdf5 | archive | dicom_series; for a member of an archive, what it is itself.
+        kind: image | volume | video | hdf5 | archive | dicom_series; for a member of an archive, the member's kind.
         subject: the identifier as the source writes it (it is hashed before anything is stored), None if unknown.
-        anatomy: one of the 30 regions, None if the source does not tell which of several it is.
-        excluded: None for an input of the training part, else the reason that keeps it out in one line.
+        anatomy: one of the 30 regions, None if the source has several and does not tell which.
+        excluded: None for an input of the training part, else the reason for leaving it out, in one line.
         intensity: {"window": [low, high]}, {"windows": [[l, h], ...]} (three of them become RGB),
             {"percentile": [low, high]}, "as-is", or None for the default of the file's kind.
         view: overrides the view of a 2D file (`axial`, `sagittal`, `coronal`, `frame`), None for `2d`.
-        modality: one of the 10 modalities, None if the source does not tell which of several it is.
+        modality: one of the 10 modalities, None if the source has several and does not tell which.
         size: stored bytes of the file, or bytes of the member unpacked.
         offset: where a ZIP member's local header, or an uncompressed TAR member's data, begins.
         outer: the ZIP inside a ZIP that holds the member.
         fps: frames to take per second of video.
-        row: of the HDF5 data set; without it all of it is a stack of slices.
+        row: row of the HDF5 data set; None if the data set is a stack of slices.
         files: slices of a DICOM series in order, relative to the raw folder.
         members: slices of a DICOM series in an archive, in order.
-        private: words that must not stand in a stored path; only in the builder's own plan.
-        unnamed: whether its name is nobody's business: of what is no picture, in a source that is not published.
+        private: words that no stored path may contain; kept only in the builder's own plan.
+        unnamed: whether its name is withheld: it is not a picture, in a source that is not published.
     """
 
     path: str

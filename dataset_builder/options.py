@@ -1,4 +1,4 @@
-"""What `build` is asked for: every option with its range, the same from Python and from the command."""
+"""Options of `build` with their ranges, the same for Python and the command line."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from .plan.plan import Options
 from .readers.slicing import VIEWS
 from .shards.executors import ENGINES, Resources
 
-_RUNNING = "running"  # options that do not shape the dataset
+_RUNNING = "running"  # options that do not change the dataset
 
 
 def _parameters(value: Any) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def _source(value: Any) -> str | Path:
 class BuildOptions:
     """Options of `build`; a wrong one raises UserError.
 
-    `raw` may be None only to check a dataset. `sources` None is every source of the paper.
+    `raw` may be None only to check a dataset. If `sources` is None, every source of the paper is used.
     """
 
     out: Path = required("dataset folder to write, or to continue", metavar="DIR")
@@ -59,16 +59,16 @@ class BuildOptions:
     )
     image_format: str = option("png", "png is lossless, jpeg half as large", choices=("png", "jpeg"))
     quality: int = option(95, "of JPEG", least=1, most=100, metavar="Q")
-    keep_near_duplicates: bool = option(False, "drop only what equals a picture of another file, pixel by pixel")
-    seed: int = option(0, "of the subset 0.2m and of the keyed hashes", metavar="N")
-    salt_file: Path | None = option(None, "a secret of your own for the keyed hashes", metavar="FILE")
+    keep_near_duplicates: bool = option(False, "drop only pixel-by-pixel duplicates of pictures in other files")
+    seed: int = option(0, "random seed of the subset 0.2m and of the keyed hashes", metavar="N")
+    salt_file: Path | None = option(None, "file with a secret of your own for the keyed hashes", metavar="FILE")
 
     workers: int | None = option(
         None, "processes; 0 runs in this one (default: one for each core)", least=0, metavar="N", group=_RUNNING
     )
-    engine: str = option("local", "what runs the shards", choices=ENGINES, group=_RUNNING)
+    engine: str = option("local", "where the shards run", choices=ENGINES, group=_RUNNING)
     scheduler: str | None = option(
-        None, "of a running Dask cluster (default: a local one)", metavar="ADDRESS", group=_RUNNING
+        None, "address of a running Dask cluster (default: a local one)", metavar="ADDRESS", group=_RUNNING
     )
     slurm: dict[str, Any] | None = option(
         None,
@@ -81,9 +81,9 @@ class BuildOptions:
         None, "with --num-shards: do every Nth shard only, for job arrays", least=0, metavar="I", group=_RUNNING
     )
     num_shards: int | None = option(None, "number of jobs", least=1, metavar="N", group=_RUNNING)
-    item_seconds: float = option(300.0, "longest time on one file", least=0.001, metavar="S", group=_RUNNING)
+    item_seconds: float = option(300.0, "most CPU seconds for one file", least=0.001, metavar="S", group=_RUNNING)
     retry_failed: bool = option(
-        False, "list the raw folder again; run what failed, is new or has changed", group=_RUNNING
+        False, "list the raw folder again; run inputs that failed, are new or have changed", group=_RUNNING
     )
     plan_only: bool = option(False, "list the raw folder, save the plan and do nothing else", group=_RUNNING)
     check: bool = option(False, "check the accounting of a finished dataset and do nothing else", group=_RUNNING)
@@ -118,13 +118,13 @@ class BuildOptions:
 
     @property
     def resources(self) -> Resources:
-        """What the engine may use."""
+        """The engine's resources."""
         workers = (os.cpu_count() or 1) if self.workers is None else self.workers
         return Resources(workers, self.scheduler, self.slurm or {}, self.item_seconds)
 
     @property
     def shaping(self) -> Options:
-        """What of these options shapes the dataset's bytes, as the plan holds it."""
+        """The options that determine the dataset's bytes, in the form that the plan stores."""
         return Options(
             size=self.size,
             fit=self.fit,

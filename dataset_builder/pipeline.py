@@ -1,4 +1,4 @@
-"""What `biovfm build` does: plan, run the shards, screen across them, finish; each step skips what is done."""
+"""The steps of `biovfm build`: plan, run the shards, screen across them, finish; each skips finished work."""
 
 import json
 import shutil
@@ -41,15 +41,15 @@ from .shards.replan import plan_again
 from .shards.shard import build_unit, join_shard
 from .shards.units import cut
 
-_LISTINGS = 3  # times that sources are listed anew in one run, where their files keep changing
+_LISTINGS = 3  # most times that sources are listed anew in one run while their files change
 
 
 def run(options: BuildOptions) -> dict[str, Any]:
     """Turn raw sources into a screened Parquet dataset that `load_dataset` reads, or continue after a stop.
 
     Returns:
-        The summary that `build.json` holds; with `plan_only`, or as a job of an array, what is planned; with `check`,
-        the counts of outcomes and the faults.
+        The summary in `build.json`; the plan's figures with `plan_only` or as a job of an array; the counts of
+        outcomes and the faults with `check`.
 
     Raises:
         UserError: the build cannot be done.
@@ -85,10 +85,10 @@ def _plan_and_build(options: BuildOptions, raw: Path) -> dict[str, Any]:
 
 
 def _screening_inputs(options: BuildOptions) -> tuple[dict[str, Any], Benchmarks | None]:
-    """What the screening across shards depends on beside the shards, and the benchmarks' fingerprints.
+    """The screening's inputs besides the shards, and the benchmarks' fingerprints.
 
-    They are read before anything is planned, so that a wrong file is told at once and not after hours. Where it has
-    been finished with the same files (by content), and in the jobs of an array, which do not screen, they are None.
+    They are read before planning, so that a wrong file is reported at once and not after hours. The fingerprints are
+    None if a screening with the same files (by content) is finished, and in jobs of an array, which do not screen.
     """
     files = benchmark_files(options.benchmarks)
     if options.num_shards is not None:
@@ -117,7 +117,7 @@ def _planned(options: BuildOptions, raw: Path, sources: list[Source]) -> Plan:
     elif plan.raw != str(raw.resolve()):
         raise UserError(
             f"{options.out}: was planned from {plan.raw}, not from {raw.resolve()}; give that --raw, "
-            "or, if the folder was moved, add --retry-failed once to list it anew and keep what has not changed"
+            "or, if the folder was moved, add --retry-failed once to list it again and keep what has not changed"
         )
     elif changed := changed_sources(plan, sources):
         raise UserError(
@@ -148,9 +148,7 @@ def _build(
     before = _read_json(complete) or {}
     damaged = remove_damaged(plan, before.get("files", {}))
     if damaged:
-        print(
-            f"{len(damaged)} files are gone or not of the size that was written, among them {damaged[0]}: made again"
-        )
+        print(f"{len(damaged)} files are missing or of the wrong size, among them {damaged[0]}: made again")
     elif not plan.unfinished() and before.get("inputs") == inputs:
         print("nothing is left to do")
         summary = _read_json(plan.out / "build.json")
@@ -176,20 +174,20 @@ def _build(
 
 
 def _read_all(plan: Plan, options: BuildOptions, sources: list[Source]) -> Plan:
-    """Run the shards that are not done; what has changed since it was listed is told, and listed anew."""
+    """Run the shards that are not done; inputs that changed since they were listed are reported and listed again."""
     _run_shards(plan, options, plan.unfinished())
     for _ in range(_LISTINGS):
         changed = plan.outcomes().get(CHANGED, 0)
         if not changed:
             break
-        print(f"{changed:,} inputs have changed since they were listed: listing the sources anew", flush=True)
+        print(f"{changed:,} inputs have changed since they were listed: listing the sources again", flush=True)
         plan, _ = plan_again(plan, sources, Path(plan.raw), options.salt)
         _run_shards(plan, options, plan.unfinished())
     return plan
 
 
 def _run_shards(plan: Plan, options: BuildOptions, numbers: list[int]) -> None:
-    """Run shards that are not done, in units that occupy the engine, and put those together that were cut."""
+    """Run shards that are not done, in units that keep the engine busy, and join shards that were cut."""
     engine = ENGINES[options.engine]
     units = cut(plan, numbers, engine.cores(options.resources), engine.shortest) if numbers else []
     with Monitor(plan, units) as monitor:
@@ -202,7 +200,7 @@ def _run_shards(plan: Plan, options: BuildOptions, numbers: list[int]) -> None:
 
 
 def _on_engine(work: Work, plan: Plan, options: BuildOptions, units: list[Unit]) -> Iterator[dict[str, Any] | None]:
-    """Run `work` on the units with the engine that was asked for."""
+    """Run `work` on the units with the chosen engine."""
     if units:
         yield from ENGINES[options.engine].run(work, plan, str(options.raw), units, options.resources)
 
@@ -213,8 +211,8 @@ def _screen_across(plan: Plan, inputs: dict[str, Any], known: Benchmarks, thread
     before = _read_json(decided)
     if before != inputs:
         if before is not None:
-            print("the benchmark files are not those of before: what they and duplicates drop is decided anew")
-        # Files that follow earlier decisions must not be taken for finished ones.
+            print("the benchmark files have changed: benchmark images and duplicates are screened again")
+        # Files made by earlier decisions must not count as finished.
         for path in (plan.out / "data").rglob("*.parquet"):
             path.unlink()
         shutil.rmtree(plan.out / SAMPLE, ignore_errors=True)
@@ -263,7 +261,7 @@ def _sources(options: BuildOptions) -> list[Source]:
 
 
 def _overlaps(plan: Plan) -> list[dict[str, Any]]:
-    """What the records of the sources in the plan say of benchmarks."""
+    """Overlaps with benchmarks, by the records of the sources in the plan."""
     return [overlap for _, facts in sorted(plan.sources.items()) for overlap in facts["overlaps"]]
 
 

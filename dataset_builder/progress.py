@@ -1,4 +1,4 @@
-"""How far each shard is, in a small file that any engine's workers can write and the front end reads."""
+"""Progress of each shard, in a small file that any engine's workers write and the front end reads."""
 
 import os
 import struct
@@ -13,7 +13,7 @@ _NUMBERS = struct.Struct("<5q")
 
 
 def progress_bar(**settings: Any) -> "tqdm[Any]":
-    """A tqdm bar as wide as the screen; where the output is a log file it is redrawn seldom, for few lines."""
+    """A tqdm bar as wide as the screen; in a log file it is redrawn rarely, to keep the log short."""
     return tqdm(dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 20.0, **settings)
 
 
@@ -42,7 +42,7 @@ class ProgressFile:
         return self
 
     def write(self, item: int, pictures: int, kept: int, size: int) -> None:
-        """Note the input that is begun now and what came of those before it."""
+        """Note the input that begins now and the counts of those before it."""
         os.pwrite(self._file, _NUMBERS.pack(os.getpid(), item, pictures, kept, size), 0)
 
     def __exit__(
@@ -53,7 +53,7 @@ class ProgressFile:
 
 
 def read_progress(path: Path) -> Progress | None:
-    """The state that a worker noted, None where there is none."""
+    """The state that a worker noted, or None."""
     try:
         return Progress(*_NUMBERS.unpack(path.read_bytes()))
     except (OSError, struct.error):

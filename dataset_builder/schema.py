@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 ROW_GROUP = 100  # rows: 1 to 3 MB, small enough for random access, large enough for streaming
 LINE_GROUP = 5_000  # lines of the candidates: 15 MB
 
-KEPT = "kept"  # the outcome of a picture that has a row; every other outcome is the reason why it has none
+KEPT = "kept"  # the outcome of a picture that has a row; any other outcome is the reason why it has none
 
 _TEXT = ("source", "modality", "anatomy", "subject", "view")
 _FEATURES = {
@@ -51,20 +51,20 @@ MANIFEST = pa.schema(
         "path": pa.string(),
         "view": pa.string(),
         "index": pa.int32(),
-        "width": pa.int32(),  # of the picture before it was resized, as in its row
+        "width": pa.int32(),  # before resizing, as in the picture's row
         "height": pa.int32(),
         "outcome": pa.string(),  # kept, or the reason it was not
-        "detail": pa.string(),  # what was found, the original of a duplicate, the benchmark that was matched
+        "detail": pa.string(),  # details: the original of a duplicate, the matched benchmark
         "subject": pa.string(),
         "sha256": pa.string(),
         "phash": pa.string(),
-        "shard": pa.string(),  # file of the dataset, null where not kept
+        "shard": pa.string(),  # file of the dataset, null if not kept
         "row": pa.int32(),  # row in that file
     }
 )
 """One line for every picture considered; a file that yields none has one line too."""
 
-# What a shard leaves for the screening across shards, beside the manifest's own columns.
+# A shard's columns for the screening across shards, besides the manifest's own.
 CANDIDATES = pa.schema(
     [
         *(field for field in MANIFEST if field.name not in ("shard", "row")),
@@ -76,7 +76,7 @@ CANDIDATES = pa.schema(
     ]
 )
 
-# What a part of a shard leaves: its lines of the candidates, with a thumbnail for each hash and the encoded image.
+# Columns of a part of a shard: its candidate lines, with a thumbnail for each hash and the encoded image.
 PARTS = pa.schema([*CANDIDATES, pa.field("thumbnails", pa.binary()), pa.field("image", pa.binary())])
 
 
@@ -90,7 +90,7 @@ def rows_of(parts: pa.Table) -> pa.Table:
 
 
 class GroupWriter:
-    """Writes a Parquet file in full row groups, however the rows come; use as a context manager."""
+    """Writes a Parquet file in full row groups, whatever batches it gets; use as a context manager."""
 
     def __init__(self, writer: pq.ParquetWriter, size: int) -> None:
         self._writer, self._size = writer, size
@@ -101,7 +101,7 @@ class GroupWriter:
         return self
 
     def add(self, table: pa.Table) -> None:
-        """Take rows; full groups are written."""
+        """Add rows; full groups are written."""
         self._waiting.append(table)
         self._count += len(table)
         if self._count >= self._size:

@@ -1,4 +1,4 @@
-"""`biovfm sources`: what the 61 sources are, how to obtain them, and what of them is on this disk."""
+"""The `biovfm sources` command: describes the 61 sources, how to obtain them, and which are on this disk."""
 
 import argparse
 import json
@@ -70,7 +70,7 @@ class ShowOptions(_Options):
 
 @dataclass(frozen=True)
 class StatusOptions(_Options):
-    """Options of `status`; `sources` None is the whole catalogue."""
+    """Options of `status`; if `sources` is None, the whole catalogue."""
 
     raw: Path = required(_RAW, metavar="DIR")
     sources: tuple[str, ...] | None = option(
@@ -121,7 +121,7 @@ def list_sources(raw: str | Path = "raw") -> list[dict[str, Any]]:
 
 
 def show_source(id: str | Path) -> dict[str, Any]:
-    """Everything that the record of a catalogue id, or of a YAML file, says; and the steps to obtain the source.
+    """All fields of the record of a catalogue id, or of a YAML file; and the steps to obtain the source.
 
     Raises:
         UserError: there is no such record, or it is wrong.
@@ -215,7 +215,7 @@ def _show(options: ShowOptions) -> None:
 
 
 def _matches(source: Source, raw: Path) -> list[str]:
-    """Of a record of one's own: how many files it selects, why others are left out, and what a sample path yields."""
+    """For a user's own record: how many files it selects, why others are left out, and an example path's subject."""
     if not on_disk(source, raw):
         return [f"nothing is there; name the folder that holds {source.folder}/ with --raw"]
     items = list(list_items(source, raw))
@@ -226,7 +226,7 @@ def _matches(source: Source, raw: Path) -> list[str]:
     if taken:
         sample = taken[0]
         member = f", member {sample.member}" if sample.member else ""
-        subject = "not told, so that each file counts as one of its own" if sample.subject is None else sample.subject
+        subject = "not stated, so each file counts as its own" if sample.subject is None else sample.subject
         lines.append(f"sample: {sample.path}{member}: split train, subject {subject}")
     return lines
 
@@ -234,7 +234,7 @@ def _matches(source: Source, raw: Path) -> list[str]:
 def _facts(source: Source) -> list[tuple[str, Any]]:
     train = source.training_part
     if source.train is None:
-        train = f"{NOT_ESTABLISHED}: nothing of this source is selected" + (f" ({train})" if train else "")
+        train = f"{NOT_ESTABLISHED}: no file of this source is selected" + (f" ({train})" if train else "")
     return [
         ("id", source.id),
         ("modality", ", ".join(source.modalities)),
@@ -275,7 +275,7 @@ def _field(label: str, value: Any) -> None:
 
 
 def _steps(source: Source) -> list[str]:
-    """What to do to have the source in the raw folder."""
+    """The steps that bring the source into the raw folder."""
     licence = source.licence or f"{NOT_ESTABLISHED}; read them on the homepage"
     steps = [f"Read the terms: {licence}. Homepage: {source.homepage or NOT_ESTABLISHED}."]
     if source.access in _WAYS:

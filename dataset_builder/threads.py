@@ -1,4 +1,4 @@
-"""Work on several values at once whose results come in order."""
+"""Parallel map in threads, with results in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def in_order(function: Callable[[Any], Any], values: Iterable[Any], threads: int) -> Iterator[Any]:
-    """`map(function, values)` in so many threads; twice as many values are taken ahead at most.
+    """`map(function, values)` in this many threads; at most twice as many values are taken ahead.
 
-    What `values` raises is raised after the results of the values before it.
+    An exception from `values` is raised after the results of the values before it.
     """
     if threads < 2:
         yield from map(function, values)

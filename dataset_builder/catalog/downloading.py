@@ -1,4 +1,4 @@
-"""Fetching a source's open files: resumed where a transfer stopped, checked where a checksum is known."""
+"""Downloads the open files of a source: transfers resume, and known checksums are verified."""
 
 import hashlib
 import json
@@ -12,13 +12,13 @@ from biovfm_hf.hub.retries import ATTEMPTS, is_passing_status, retried
 from .source import Download, Source
 
 CHUNK = 1 << 16  # a transfer that breaks off loses at most this much
-TIMEOUT = (15, 60)  # seconds to connect, and of silence while reading
+TIMEOUT = (15, 60)  # seconds to connect, and between two reads
 
 
 def download_source(source: Source, raw_dir: Path, pause: float = 1.0) -> list[Path]:
-    """Fetch the files of `source` into its folder below `raw_dir`; files that are there already are checked and kept.
+    """Fetch the files of `source` into its folder below `raw_dir`; existing files are checked and kept.
 
-    `pause` is the wait in seconds before the first repetition of a broken transfer; it doubles each time.
+    `pause` is the wait in seconds before the first retry of a broken transfer; it doubles each time.
 
     Raises:
         UserError: the source has no direct links, a server does not give the file, or a checksum is wrong.
@@ -38,7 +38,7 @@ def _fetch(entry: Download, target: Path, pause: float) -> Path:
         retried(lambda: _transfer(requests, entry, part), _worth_repeating, pause, ATTEMPTS)
     except requests.RequestException as error:
         raise UserError(
-            f"{entry.url}: {_reason(error)}; what has arrived is kept, and the same command continues it"
+            f"{entry.url}: {_reason(error)}; the part that arrived is kept, and the same command continues it"
         ) from None
     wrong = _wrong(entry, part)
     if wrong:
@@ -58,7 +58,7 @@ def _transfer(requests: Any, entry: Download, part: Path) -> None:
     if done and version:
         headers |= {"Range": f"bytes={done}-", "If-Range": version}
     with requests.get(entry.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if response.status_code == 416:  # the server's file is no longer than the part: begin again
+        if response.status_code == 416:  # the part is as long as the server's file or longer: begin again
             part.unlink(missing_ok=True)
             raise requests.ConnectionError("the file has changed on the server")
         response.raise_for_status()
@@ -103,7 +103,7 @@ def _reason(error: Any) -> str:
 
 
 def _mark(part: Path) -> Path:
-    """Beside a part: which version of the server's file it is the beginning of."""
+    """The file beside a part that names the version of the server's file."""
     return part.with_name(part.name + ".json")
 
 
@@ -116,7 +116,7 @@ def _version(part: Path) -> str | None:
 
 
 def _tag(response: Any) -> str | None:
-    """A strong ETag, else the time of the last change; None where the server tells neither (no resuming then)."""
+    """A strong ETag, else the time of the last change; None if the server sends neither (then nothing resumes)."""
     tag = response.headers.get("ETag")
     return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
 
@@ -136,7 +136,7 @@ def _check_room(part: Path, needed: int, entry: Download) -> None:
 
 
 def _wrong(entry: Download, file: Path) -> str | None:
-    """What is wrong with a complete file, None if its size and checksum are as the record says (or unknown)."""
+    """What is wrong with a complete file, None if its size and checksum match the record (or are unknown)."""
     size = file.stat().st_size
     if entry.size is not None and size != entry.size:
         return f"{size} bytes arrived instead of {entry.size}"

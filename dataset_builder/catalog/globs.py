@@ -1,4 +1,4 @@
-"""The two pattern languages of a record: globs that name files, regular expressions that take words out of paths."""
+"""The two pattern languages of a record: globs that select files, and regular expressions that capture from paths."""
 
 import re
 from functools import cache
@@ -9,14 +9,14 @@ import regex
 from biovfm_hf.errors import UserError
 
 MAX_LENGTH = 2000
-SECONDS = 1.0  # that a pattern may take on one path
-_PLAIN_STARS = 4  # in a glob: up to so many, no path takes long
-_PLAIN_REPEATS, _PLAIN_LENGTH = 2, 400  # in a regular expression on a path: up to these, the same
+SECONDS = 1.0  # time limit of a pattern on one path
+_PLAIN_STARS = 4  # in a glob: with up to this many, no path takes long
+_PLAIN_REPEATS, _PLAIN_LENGTH = 2, 400  # limits within which a regular expression is quick on any path
 _CHARACTERS = ("LITERAL", "NOT_LITERAL", "IN", "ANY")
 
 
 class Pattern:
-    """A pattern of a record that ends after SECONDS, whatever it is and whatever path it meets."""
+    """A pattern of a record that gives up after SECONDS on any path."""
 
     def __init__(self, pattern: str, expression: str, flags: int = 0) -> None:
         self._pattern, self._compiled = pattern, regex.compile(expression, flags)
@@ -24,7 +24,7 @@ class Pattern:
         self.groups: int = self._compiled.groups
 
     def search(self, text: str) -> Any:
-        """The first match in `text`, None where there is none.
+        """The first match in `text`, or None.
 
         Raises:
             UserError: the pattern takes too long.
@@ -34,8 +34,8 @@ class Pattern:
         return self._within_time(self._compiled.search, text)
 
     def words(self, text: str, joint: str = "/") -> str | None:
-        """What the groups of the first match hold, joined; None where there is no match, or nothing in them."""
-        plain = self._plain  # `search` once more: this is asked of millions of paths
+        """The groups of the first match, joined; None if there is no match or they are empty."""
+        plain = self._plain  # repeats `search`: a call less for each of millions of paths
         match = self.search(text) if plain is None or len(text) > _PLAIN_LENGTH else plain.search(text)
         if match is None:
             return None
@@ -58,18 +58,18 @@ class Pattern:
 
 
 def _is_quick(expression: str) -> bool:
-    """Whether a regular expression needs no watch on short paths: few repeats, of single characters, no references.
+    """Whether a regular expression needs no time limit on short paths: few, single-character repeats, no references.
 
     Python's own matcher then takes a tenth of the time.
     """
     try:
         return _effort(re._parser.parse(expression)) <= _PLAIN_REPEATS  # type: ignore[attr-defined]
-    except re.error:  # of the larger language that `regex` has
+    except re.error:  # extensions of the package `regex`
         return False
 
 
 def _effort(parsed: Any) -> float:
-    """Repeats of single characters in a parsed expression, optional parts for half; infinite where more is in it."""
+    """Count single-character repeats in a parsed expression, optional parts as half; infinite if it has more."""
     effort = 0.0
     for kind, argument in parsed:
         name = str(kind)
@@ -92,13 +92,13 @@ def _is_one_character(parsed: Any) -> bool:
 
 @cache
 def compile_glob(pattern: str) -> re.Pattern[str] | Pattern:
-    """A glob as a regular expression for `fullmatch` on a relative path with "/"; upper and lower case are the same.
+    """A glob as a regular expression for `fullmatch` on a relative path with "/", ignoring case.
 
-    `**/` stands for any number of folders (none too), `*` and `?` stay inside one name, `[...]` is a set of characters
+    `**/` matches any number of folders (even none), `*` and `?` stay inside one name, `[...]` is a set of characters
     and `{a,b}` are alternatives (not nested).
 
     Raises:
-        ValueError: the glob is absolute, too long, holds `..`, or has an unclosed bracket.
+        ValueError: the glob is absolute, too long, contains `..`, or has an unclosed bracket.
     """
     if pattern.startswith("/") or ".." in pattern.split("/") or not 0 < len(pattern) <= MAX_LENGTH:
         raise ValueError("a glob is relative, has no '..' and at most 2000 characters")
@@ -141,7 +141,7 @@ def compile_regex(pattern: str) -> Pattern:
     if len(pattern) > MAX_LENGTH:
         raise ValueError("at most 2000 characters")
     try:
-        re.compile(pattern)  # the language is Python's own
+        re.compile(pattern)  # only Python's own syntax is allowed
         return Pattern(pattern, pattern)
     except (re.error, regex.error, RecursionError, OverflowError) as error:
         raise ValueError(str(error)) from None

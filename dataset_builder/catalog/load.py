@@ -1,4 +1,4 @@
-"""The catalogue of raw sources: the records of `sources/`, and records by id or file."""
+"""Loads source records: by catalogue id or file, or the whole catalogue in `sources/`."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -14,7 +14,7 @@ def load_sources(names: Iterable[str | Path]) -> list[Source]:
     """The records of catalogue ids or YAML files, in that order.
 
     Raises:
-        UserError: as `load_source`, none is named, or two of them have one id: their rows would have the same place.
+        UserError: as `load_source`; none is named; or two share an id, so that their rows would have the same place.
     """
     chosen: dict[str, tuple[str | Path, Source]] = {}
     for name in names:

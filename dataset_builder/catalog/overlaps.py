@@ -1,4 +1,4 @@
-"""What the records say of overlaps with benchmarks: which inputs the guard leaves out, and what the card tells."""
+"""Overlaps with benchmarks by the records: the inputs that the guard leaves out, and rows for the card."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ from .source import Source
 
 
 def outside_benchmarks(source: Source, mode: str) -> Callable[[str], str | None]:
-    """The record's part of the guard: a function from a path (relative to the raw folder) to a reason or None."""
+    """The guard of one record: a function from a path (relative to the raw folder) to a reason or None."""
     if mode == "paper":
         return lambda path: None
     overlaps = [overlap for overlap in source.overlaps if overlap.benchmark]
@@ -24,7 +24,7 @@ def outside_benchmarks(source: Source, mode: str) -> Callable[[str], str | None]
 
 
 def overlap_rows(source: Source) -> list[dict[str, Any]]:
-    """What a record says of overlaps with benchmarks, for the report."""
+    """A record's overlaps with benchmarks, as rows for the report."""
     names = ("benchmark", "relation", "part", "note", "verified")
     rows = ({name: getattr(overlap, name) for name in names} for overlap in source.overlaps if overlap.benchmark)
     return [{"source": source.id, **row} for row in rows]

@@ -1,4 +1,4 @@
-"""Reading a source record: YAML to `Source`, every key and word checked, a mistake answered with the nearest word."""
+"""Reads a source record: YAML to `Source`, with every key and word checked and the nearest word suggested."""
 
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
@@ -29,15 +29,15 @@ from .source import (
     is_published,
 )
 
-_MISSPELT = 0.75  # how much like a region's name a word is that is taken for a slip
-MAX_ANATOMY = 60  # letters of an anatomy in a record's own words
+_MISSPELT = 0.75  # similarity from which a word is taken for a misspelt region
+MAX_ANATOMY = 60  # most letters of an anatomy outside the 30 regions
 
 
 def load_source(id_or_path: str | Path) -> Source:
     """The record of a catalogue id, or of a YAML file.
 
     Raises:
-        UserError: there is no such record, or it says something that the schema does not know.
+        UserError: there is no such record, or it does not fit the schema.
     """
     path = _locate(id_or_path)
     return _source(_Place(str(path)), read_yaml(path, remedy="see an example: biovfm sources show rossa"))
@@ -55,12 +55,12 @@ def _locate(id_or_path: str | Path) -> Path:
 
 
 class _Place:
-    """Where in which file the reader is, for messages."""
+    """Current place in a file, for messages."""
 
     def __init__(self, file: str, key: str = "", own: bool = False, private: bool = False) -> None:
         self.file, self.key = file, key
         self.own = own  # whether it is a private source, which may name any anatomy
-        self.private = private  # whether it says so: else a word much like a region's is taken for a slip
+        self.private = private  # whether it states that; if not, a near-region is taken for a slip
 
     def at(self, key: str | int) -> "_Place":
         return _Place(self.file, f"{self.key}.{key}".lstrip("."), self.own, self.private)
@@ -75,7 +75,7 @@ class _Place:
         self.fail(f"{value!r} is not allowed{did_you_mean(str(value), allowed)}")
 
     def typed(self, value: Any, kind: type | tuple[type, ...], word: str) -> Any:
-        """`value`, if it has the type that is called `word`."""
+        """`value`, if it has the type that messages call `word`."""
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             self.fail(f"{value!r} should be {word}")
         return value
@@ -107,7 +107,7 @@ def _source(place: _Place, data: Any) -> Source:
     _keys(place, data, Source, extra=("modality",))
     name = place.at("id").typed(data["id"], str, "text")
     if not name or not all(letter.isalnum() or letter in "-_" for letter in name):
-        place.at("id").fail(f"{name!r} may hold letters, digits, - and _ only")
+        place.at("id").fail(f"{name!r} may contain only letters, digits, - and _")
     place.own = not is_published(data.get("access"), data.get("in_paper") is True)
     place.private = data.get("access") == "private"
     for key, converter in _CONVERTERS.items():
@@ -150,7 +150,7 @@ def _region(place: _Place, value: Any) -> str:
         return value
     remedy = " (with access: private it is kept as it is)" if place.own and _is_own_word(value) else ""
     place.fail(
-        f"{value!r} is none of the 30 regions{did_you_mean(str(value), table)}{remedy}; "
+        f"{value!r} is not one of the 30 regions{did_you_mean(str(value), table)}{remedy}; "
         "see dataset_builder/anatomies.yaml"
     )
 
@@ -167,7 +167,7 @@ def _pattern(place: _Place, value: Any) -> str:
     try:
         compile_glob(place.typed(value, str, "a glob"))
     except ValueError as error:
-        place.fail(f"{value!r} is no usable glob: {error}")
+        place.fail(f"{value!r} is not a usable glob: {error}")
     return value
 
 
@@ -175,9 +175,9 @@ def _regex(place: _Place, value: Any, groups: bool = False) -> str:
     try:
         compiled = compile_regex(place.typed(value, str, "a regular expression"))
     except ValueError as error:
-        place.fail(f"{value!r} is no usable regular expression: {error}")
+        place.fail(f"{value!r} is not a usable regular expression: {error}")
     if groups and not compiled.groups:
-        place.fail(f"{value!r} has no group (...) that takes the identifier out of the path")
+        place.fail(f"{value!r} has no group (...) that captures the identifier in the path")
     return value
 
 
@@ -199,9 +199,7 @@ def _item_rule(place: _Place, value: Any) -> ItemRule:
     if data.get("adapter") is not None:
         place.at("adapter").one_of(data["adapter"], tuple(EXPANDERS))
     elif data.get("kind") == "hdf5":
-        place.at("adapter").fail(
-            "of an HDF5 file's data sets one must be named: hdf5_rows, hdf5_stack or hdf5_encoded"
-        )
+        place.at("adapter").fail("an HDF5 item must name a data set: hdf5_rows, hdf5_stack or hdf5_encoded")
     return ItemRule(**data)
 
 
@@ -288,7 +286,7 @@ def _download(place: _Place, value: Any) -> Download:
     data = dict(_keys(place, value, Download))
     url = place.at("url").typed(data["url"], str, "an address")
     if not url.startswith(("https://", "http://")):
-        place.at("url").fail(f"{url!r} is no http(s) address")
+        place.at("url").fail(f"{url!r} is not an http(s) address")
     path = PurePosixPath(place.at("name").typed(data["name"], str, "a file name"))
     if path.is_absolute() or ".." in path.parts or not path.name or "\\" in str(path):
         place.at("name").fail(f"{data['name']!r} leaves the source's folder")

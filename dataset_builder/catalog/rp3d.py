@@ -1,4 +1,4 @@
-"""The case lists of RP3D-DiagDS, {case URL: {"Samples": [{"image_path": [...], "anatomy": ...}]}}, as rows."""
+"""Reads the case lists of RP3D-DiagDS, {case URL: {"Samples": [{"image_path": [...], "anatomy": ...}]}}, as rows."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ def case_rows(file: Path) -> Iterator[dict[str, str]]:
     """Rows {image_path, case, anatomy}, one case in memory at a time however large the list is.
 
     Raises:
-        ValueError: the file is no JSON object of cases.
+        ValueError: the file is not a JSON object of cases.
     """
     for case, content in _entries(file):
         samples = content.get("Samples") if isinstance(content, dict) else None
@@ -38,7 +38,7 @@ def _entries(file: Path) -> Iterator[tuple[str, Any]]:
                 after = after if first else _skip(text, _past(text, after, ","))
                 key, after = decoder.raw_decode(text, after)
                 value, after = decoder.raw_decode(text, _skip(text, _past(text, _skip(text, after), ":")))
-                text[_skip(text, after)]  # what comes next must be in sight: a number may go on in the next chunk
+                text[_skip(text, after)]  # a number may continue in the next chunk, so the next sign must be here
             except (json.JSONDecodeError, IndexError):
                 more = opened.read(max(CHUNK, len(text) - at))  # doubling keeps the work linear
                 if not more or len(text) - at > MAX_CASE_CHARACTERS:
@@ -56,7 +56,7 @@ def _past(text: str, at: int, letter: str) -> int:
 
 
 def _skip(text: str, at: int) -> int:
-    """The next place in `text` that is no white space."""
+    """The next place in `text` that is not white space."""
     while at < len(text) and text[at] in " \t\r\n":
         at += 1
     return at

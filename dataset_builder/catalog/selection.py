@@ -1,4 +1,4 @@
-"""What a record says about one path: which kind of item it is, whether it is training data, and whose it is."""
+"""Applies a record to a path: the kind of item, whether it is training data, and its subject."""
 
 import csv
 import gzip
@@ -21,15 +21,15 @@ from .source import NOT_ESTABLISHED, ItemRule, Source, TableRule, anatomies
 
 MAX_TABLE_DEPTH = 4
 MAX_TABLE_BYTES = 4 << 30  # unpacked
-SMALL_TABLE_BYTES, MAX_EXPANSION = 64 << 20, 100  # a list may unpack to so much, and so many times its size more
+SMALL_TABLE_BYTES, MAX_EXPANSION = 64 << 20, 100  # a list may unpack to this much, plus this many times its size
 MAX_LINE = 16 << 20  # characters
 NOT_TRAINING = "not in the training part"
-UNNAMED = "no pattern of the record takes this file"
+UNNAMED = "no pattern of the record matches this file"
 HIDDEN_FILE, HIDDEN_FOLDER = "a hidden file", "a hidden folder"
 
 
 class Selection:
-    """The rules of one record, with its tables read from the raw folder once."""
+    """The rules of one record; its tables are read from the raw folder once."""
 
     def __init__(self, source: Source, folder: Path) -> None:
         self._source, self._folder = source, folder
@@ -39,21 +39,21 @@ class Selection:
         self._listed = [(_Table(rule.table, folder), rule.reason) for rule in source.exclude if rule.table]
         self._unlisted = next((table.problem for table, _ in self._listed if table.problem), None)
         self._train = _train(source, folder)
-        self._always = source.train == "all" and not self._unlisted  # whether no path is outside the training part
+        self._always = source.train == "all" and not self._unlisted  # whether every path is in the training part
         self.subject = _subject(source, folder)
-        """From a path the source's own identifier of the patient, study or volume behind it."""
+        """Maps a path to the source's own identifier of its patient, study or volume."""
         self._anatomy = _Table(source.anatomy, folder) if source.anatomy else None
-        self._constant: dict[int, tuple[str | None, str | None]] = {}  # labels that no path changes, by the rule
+        self._constant: dict[int, tuple[str | None, str | None]] = {}  # by rule, labels that do not depend on the path
 
     def rule(self, path: str) -> ItemRule | None:
-        """The first item rule that takes `path` (below the source's folder)."""
+        """The first item rule that matches `path` (below the source's folder)."""
         for glob, rule in self._rules:
             if glob.fullmatch(path):
                 return rule
         return None
 
     def judged(self, path: str) -> tuple[ItemRule | None, str | None]:
-        """The first item rule that takes `path`, and why it is left out all the same, None if it is not."""
+        """The first item rule that matches `path`, and why the path is still left out (None if it is not)."""
         reason = self.excluded(path) if self._globs or self._listed else None
         if reason is None and not self._always:
             reason = self.outside_training(path)
@@ -63,9 +63,9 @@ class Selection:
         return None, reason
 
     def takes_all(self, paths: list[str]) -> ItemRule | None:
-        """The item rule that takes every one of `paths`, as training data with the same labels; None is no answer.
+        """The item rule that takes all of `paths` as training data with the same labels; None if that is unknown.
 
-        This is asked of many at a time, which takes a third of the time of `judged` and `labels`.
+        Asking about many paths at a time takes a third of the time of `judged` and `labels`.
         """
         if not self._rules or not self._always or self._labels or self._anatomy is not None or self._listed:
             return None
@@ -75,7 +75,7 @@ class Selection:
         return None
 
     def excluded(self, path: str) -> str | None:
-        """The reason of the exclude rule that names `path`, None if none does."""
+        """The reason of the exclude rule that matches `path`, None if none does."""
         for glob, reason in self._globs:
             if glob.fullmatch(path):
                 return reason
@@ -85,13 +85,13 @@ class Selection:
         return None
 
     def outside_training(self, path: str) -> str | None:
-        """Why `path` is not training data, None if it is; without an exclusion list, nothing is known to be."""
+        """Why `path` is not training data, None if it is; without the exclusion list no path is known to be."""
         return self._train(path) or self._unlisted
 
     def labels(self, path: str, rule: ItemRule) -> tuple[str | None, str | None]:
-        """Modality and anatomy: of the first label that tells, else of the item rule, else the source's only one.
+        """Modality and anatomy: by the first label that has them, else by the item rule, else the source's only one.
 
-        A table of anatomies goes before all, where it knows the word.
+        A table of anatomies takes precedence if it knows the word.
         """
         known = self._constant.get(id(rule))
         if known is not None:
@@ -111,7 +111,7 @@ class Selection:
 
 
 def looks_like_image(name: str) -> bool:
-    """Whether a file that no rule names could have been an input, by its name."""
+    """Whether a file that no rule matches could be an input, by its name."""
     lower = name.lower()
     return lower.removesuffix(".gz").endswith(IMAGE_SUFFIXES) or lower.endswith(ARCHIVES)
 
@@ -142,7 +142,7 @@ def _subject(source: Source, folder: Path) -> Callable[[str], str | None]:
 
 
 class TableError(ValueError):
-    """Why a list cannot be used, in words that repeat nothing of it."""
+    """Why a list cannot be used, without repeating its content."""
 
 
 class _Table:
@@ -150,19 +150,19 @@ class _Table:
 
     def __init__(self, rule: TableRule, folder: Path) -> None:
         self._key = _key_expression(rule.key)
-        self._bare = rule.key != "stem"  # which leaves suffixes out itself
+        self._bare = rule.key != "stem"  # whose own pattern drops the suffix
         self._answers: dict[str, str] = {}
         self.problem: str | None = None
         files = find_tables(folder, rule.table)
         if not files:
-            self.problem = f"the list {rule.table} is not in the raw folder, so the training part cannot be told"
+            self.problem = f"the list {rule.table} is not in the raw folder, so the training part is unknown"
         for file in files:
             try:
                 self._read(file, rule)
             except TableError as error:
                 self.problem = f"the list {rule.table} cannot be read ({error})"
             except (OSError, ValueError, csv.Error, EOFError, zlib.error, RecursionError) as error:
-                # what a library quotes of a damaged list may be a patient's name
+                # a library's message may quote a patient's name
                 self.problem = f"the list {rule.table} cannot be read ({type(error).__name__})"
 
     def _read(self, file: Path, rule: TableRule) -> None:
@@ -179,7 +179,7 @@ class _Table:
                 self._answers[key] = answer
 
     def answer(self, path: str) -> str | None:
-        """What the table says of a file; of NAME.dcm also what it says of NAME, as which DICOM files are stored."""
+        """The table's answer for a file; for NAME.dcm also its answer for NAME, as DICOM files are often stored."""
         answer = self._listed(path)
         if answer is None and self._bare and path.endswith(".dcm"):
             answer = self._listed(path.removesuffix(".dcm"))
@@ -233,7 +233,7 @@ def _check_columns(rule: TableRule, names: Collection[str]) -> None:
 
 @contextmanager
 def _lines(file: Path) -> Iterator[Iterator[str]]:
-    """The lines of a text file, plain or gzip, of bounded length and number of bytes, unpacked."""
+    """The lines of a text file, plain or gzip, with bounds on a line and on all unpacked bytes."""
     most = min(MAX_TABLE_BYTES, SMALL_TABLE_BYTES + MAX_EXPANSION * file.stat().st_size)
     with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
         yield _bounded(io.TextIOWrapper(opened, encoding="utf-8-sig", errors="replace", newline=""), most)

@@ -1,6 +1,6 @@
-"""What a record of a raw source may say: modalities and anatomies, item and table rules, exclusions, overlaps.
+"""Schema of a source record: modalities and anatomies, item and table rules, exclusions, overlaps.
 
-A record is one YAML file (`sources/ID.yaml`, or any file of a user's own); it is data, never code.
+A record is one YAML file (`sources/ID.yaml`, or any file of a user's own); it holds data, never code.
 """
 
 from collections.abc import Iterable
@@ -34,20 +34,20 @@ NOT_ESTABLISHED = "not established"
 
 
 def own_words(regions: Iterable[str]) -> list[str]:
-    """The anatomies that are none of the 30 regions: words of private sources."""
+    """The anatomies outside the 30 regions: words of private sources."""
     return sorted(set(regions) - set(anatomies().values()))
 
 
 @cache
 def anatomies() -> dict[str, str]:
-    """Free-text anatomy (and each region's own name) -> one of the 30 regions; the regions are the values."""
+    """Map from free-text anatomies (and each region's own name) to the 30 regions, which are its values."""
     table = read_yaml(Path(__file__).parents[1] / "anatomies.yaml")
     return {word: region for region, names in table.items() for word in (region, *names)}
 
 
 @dataclass(frozen=True)
 class ItemRule:
-    """Which files are items and what they hold; the first rule whose glob matches a path takes it."""
+    """Which files are items and what they hold; the first rule whose glob matches a path applies."""
 
     pattern: str  # glob on the path below the source's folder; ** any folders, {a,b} alternatives, case ignored
     kind: str = "image"
@@ -64,9 +64,9 @@ class ItemRule:
 class TableRule:
     """Rows of a CSV or list file, looked up by a part of an item's path.
 
-    `key` takes the looked-up word out of the path: `name`, `stem`, or a regular expression whose groups are joined
-    with "/". What an adapter finds inside a file has the path of the file, "#" and its row or data set.
-    `value` (a regular expression too) does the same to the cell of column `match`.
+    `key` extracts the word to look up from the path: `name`, `stem`, or a regular expression whose groups are joined
+    with "/". The path of an item inside a file is the file's path, "#" and its row or data set.
+    `value`, also a regular expression, does the same for the cell of column `match`.
     """
 
     table: str  # glob on the path below the source's folder
@@ -74,14 +74,14 @@ class TableRule:
     key: str = "name"
     value: str | None = None
     where: tuple[tuple[str, str], ...] = ()  # column == value, all of them
-    column: str | None = None  # the cell that the look-up answers (subject rules)
+    column: str | None = None  # the cell that answers the look-up (subject rules)
     delimiter: str = ","
     format: str = "csv"  # csv, jsonl, list (the first word of each line), or rp3d (an adapter)
 
 
 @dataclass(frozen=True)
 class ExcludeRule:
-    """Files that are no images of the source (masks, annotations, another split), and why."""
+    """Files that are not images of the source (masks, annotations, another split), and why."""
 
     reason: str
     pattern: str | None = None
@@ -99,11 +99,11 @@ class Label:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a source shares with a benchmark or with another source.
+    """Overlap of a source with a benchmark or with another source.
 
     `relation`: `contains` (images of the benchmark's test split, or of the other source), `contains_train` (only
     training or validation images of the benchmark), `shares` (the same patients, scans or raw material), `part_of`,
-    `duplicates`. `part` is a regular expression on item paths; None means that any item may be concerned.
+    `duplicates`. `part` is a regular expression on item paths; None means that any item may overlap.
     """
 
     relation: str
@@ -127,7 +127,7 @@ class Download:
 
 @dataclass(frozen=True)
 class Source:
-    """One record of the catalogue. None means not established; nothing here is guessed."""
+    """One record of the catalogue. None means not established; no field is guessed."""
 
     id: str
     name: str
@@ -139,7 +139,7 @@ class Source:
     exclude: tuple[ExcludeRule, ...] = ()
     subject: str | TableRule | None = None  # a regular expression on the path (groups joined with "-"), or a table
     labels: tuple[Label, ...] = ()
-    anatomy: TableRule | None = None  # a table that tells the anatomy of an item
+    anatomy: TableRule | None = None  # a table with the anatomy of each item
     dimensionality: str | None = None
     layout_established: bool = True
     in_paper: bool = False
@@ -167,18 +167,18 @@ class Source:
 
     @property
     def modality(self) -> str | None:
-        """The source's one modality; None where it mixes several (its items then carry theirs)."""
+        """The source's only modality; None if it mixes several (then each item has its own)."""
         return self.modalities[0] if len(self.modalities) == 1 else None
 
     @property
     def published(self) -> bool:
-        """Whether it is a release for others, whose identifiers are pseudonyms; every other source is private."""
+        """Whether it is released for others, with pseudonyms as identifiers; every other source is private."""
         return is_published(self.access, self.in_paper)
 
 
 def is_published(access: str | None, in_paper: bool) -> bool:
-    """Whether a source is a release for others: one of the paper's, or one whose record says how to get access.
+    """Whether a source is released for others: one of the paper's, or one whose record says how to get access.
 
-    A record that says `access: private`, or nothing of it, is of a private source.
+    A source is private if its record says `access: private` or does not state the access.
     """
     return access != "private" and (in_paper or access is not None)

@@ -1,4 +1,4 @@
-"""The dataset card: README.md with the YAML that `load_dataset` reads, and what a reader must know."""
+"""The dataset card: README.md with the YAML that `load_dataset` reads, and facts for readers."""
 
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,11 @@ def write_card(plan: Plan, summary: dict[str, Any], files: dict[str, int]) -> No
     write_text(plan.out / "README.md", "\n".join(parts))
     private = tuple(source for source in summary["sources"] if not plan.sources[source]["published"])
     write_provenance(plan.out, Provenance(private_sources=private))
-    write_text(plan.out / ".gitignore", f"{WORK}/\n")  # git and the Hub then leave the builder's private folder out
+    write_text(plan.out / ".gitignore", f"{WORK}/\n")  # keeps the builder's private folder out of git and the Hub
 
 
 def configs(plan: Plan) -> dict[str, list[str]]:
-    """Config name -> globs of its files, only for what exists: a config without files breaks every other."""
+    """Config name -> globs of its files, only if they exist: a config without files breaks every other."""
     present = [shard for shard in plan.shards if (plan.out / shard.name).is_file()]
     patterns_of: dict[str, list[str]] = {"full": ["data/*/*.parquet"]} if present else {}
     for name in sorted({slug(shard.modality) for shard in present}):
@@ -63,7 +63,7 @@ def configs(plan: Plan) -> dict[str, list[str]]:
     if (plan.out / SAMPLE).is_dir():
         patterns_of["0.2m"] = [f"{SAMPLE}/*.parquet"]
     elif present and plan.options.subset in ("full", "0.2m"):
-        patterns_of["0.2m"] = patterns_of["full"]  # no more than the sample would hold
+        patterns_of["0.2m"] = patterns_of["full"]  # the sample would be the whole dataset
     return patterns_of
 
 
@@ -91,8 +91,8 @@ def _header(plan: Plan, summary: dict[str, Any], files: dict[str, int]) -> dict[
 def _info(plan: Plan, rows_of: dict[str, int], name: str, globs: list[str]) -> dict[str, Any]:
     """Columns, rows and bytes of a config.
 
-    Not for show: `datasets` names its cache after the card alone, so two folders of one name whose cards are the same
-    would share it, and a rebuilt dataset would load with its old rows. The sizes keep them apart.
+    `datasets` names its cache by the card alone, so two folders of one name with equal cards would share it, and a
+    rebuilt dataset would load with its old rows. The sizes keep them apart.
     """
     files = [file for pattern in globs for file in sorted(plan.out.glob(pattern))]
     size = sum(file.stat().st_size for file in files)

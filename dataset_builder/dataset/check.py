@@ -1,4 +1,4 @@
-"""Proof that a dataset is complete: manifest, files and plan agree, and stored pixels are what their hashes say."""
+"""Checks that a dataset is complete: manifest, files and plan agree, and stored pixels match their hashes."""
 
 import json
 from collections import Counter
@@ -32,7 +32,7 @@ Task = tuple[str, str, pa.Table, dict[str, Any]]  # folder, file in it, the mani
 
 
 def faults(out: Path, workers: int = 0) -> tuple[dict[str, int], list[str]]:
-    """Counts of the manifest's outcomes, and everything that does not add up, one line each.
+    """Counts of the manifest's outcomes, and all inconsistencies, one line each.
 
     Every row is decoded and compared with its line of the manifest, in `workers` processes (0: in this one).
 
@@ -46,7 +46,7 @@ def faults(out: Path, workers: int = 0) -> tuple[dict[str, int], list[str]]:
         raise UserError(f"{out}: holds no finished dataset ({Path(error.filename).name} is missing)") from error
     except (ValueError, pa.ArrowException) as error:
         raise UserError(f"{out}: build.json or manifest.parquet is damaged; run the build again") from error
-    # first: a plan of another version cannot be checked, which is told before the long part
+    # first, since a plan of another version cannot be checked
     lost = _against_plan(out, max(1, workers))
     outcomes: Counter[str] = Counter()
     names: set[str] = set()
@@ -62,9 +62,9 @@ def _tasks(
     out: Path, manifest: pq.ParquetFile, summary: dict[str, Any],
     outcomes: Counter[str], names: set[str], problems: list[str],
 ) -> Iterator[Task]:  # fmt: skip
-    """The files to check, with their lines; on the way `outcomes` are counted, `names` and `problems` noted.
+    """The files to check, with their lines; fills `outcomes`, `names` and `problems` on the way.
 
-    One file's lines are held at a time, and those of the sample of config 0.2m.
+    Only one file's lines are in memory at a time, and those of the sample of config 0.2m.
     """
     shared = [name for name in COLUMNS if name in manifest.schema_arrow.names]
     sample = {path.name: _hashes(path) for path in sorted((out / SAMPLE).glob("*.parquet"))}
@@ -90,7 +90,7 @@ def _tasks(
 def _kept_by_file(
     manifest: pq.ParquetFile, columns: list[str], outcomes: Counter[str]
 ) -> Iterator[tuple[str, pa.Table]]:
-    """Each file of the dataset with the lines of the manifest that were kept in it, which are in one run."""
+    """Each file of the dataset with its kept lines of the manifest, which are consecutive."""
     waiting: list[pa.Table] = []
     for batch in manifest.iter_batches(columns=columns):
         table = pa.Table.from_batches([batch])
@@ -110,7 +110,7 @@ def _kept_by_file(
 
 
 def _checked(tasks: Iterator[Task], total: int, workers: int) -> Iterator[list[str]]:
-    """The faults of each file, with a bar that counts rows; at most one file for each worker is in memory."""
+    """The faults of each file, with a progress bar over rows; each worker has at most one file in memory."""
     with progress_bar(total=total, unit=" rows", desc="checking") as bar:
         if workers == 0:
             for task in tasks:
@@ -148,7 +148,7 @@ def _against_summary(summary: dict[str, Any], outcomes: Counter[str]) -> list[st
 
 
 def _against_file(task: Task) -> list[str]:
-    """What is wrong with one file of rows; a line for each column that differs, and for pixels."""
+    """Faults of one file of rows: a line for each column that differs, and for pixels."""
     out, name, lines, options = task
     if not (Path(out) / name).is_file():
         return [f"{name}: in the manifest, not on disk; run the build again to write it"]
@@ -180,7 +180,7 @@ def _against_lines(stored: pa.Table, name: str, lines: pa.Table) -> list[str]:
 
 
 def _against_pixels(file: pq.ParquetFile, name: str, options: dict[str, Any]) -> list[str]:
-    """Decode every row: a PNG has the pixels of `sha256`, a JPEG (hashed before) the right size."""
+    """Decode every row: a PNG must have the pixels of `sha256`, a JPEG (hashed before encoding) the right size."""
     lossless = options["image_format"] == "png"
     undecodable, wrong, row = [], [], 0
     for group in range(file.num_row_groups):
@@ -202,7 +202,7 @@ def _against_pixels(file: pq.ParquetFile, name: str, options: dict[str, Any]) ->
 
 
 def _hashes(path: Path) -> pa.Array:
-    """The column sha256 of a file, empty where it cannot be read: the count of rows then tells."""
+    """The column sha256 of a file, empty if it cannot be read: the count of rows then shows it."""
     try:
         return pq.read_table(path, columns=["sha256"])["sha256"].combine_chunks()
     except (OSError, ValueError, pa.ArrowException):
@@ -210,14 +210,14 @@ def _hashes(path: Path) -> pa.Array:
 
 
 def _against_plan(out: Path, threads: int) -> list[str]:
-    """Every input of the plan has at least one line; passed over where the work folder was removed."""
+    """Every input of the plan must have at least one line; not checked if the work folder was removed."""
     try:
         plan = load_plan(out)
     except FileNotFoundError:
         return []
     counts = in_order(partial(_inputs_told, plan), range(len(plan.shards)), threads)
     return [
-        f"plan: shard {number} has {shard.items} inputs, the manifest tells of {count}"
+        f"plan: shard {number} has {shard.items} inputs, the manifest lists {count}"
         for number, (shard, count) in enumerate(zip(plan.shards, counts, strict=True))
         if shard.items != count
     ]

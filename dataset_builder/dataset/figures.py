@@ -1,4 +1,4 @@
-"""Pictures of a dataset: samples of each modality, and how many images each modality and anatomy has."""
+"""Figures of a dataset: samples of each modality, and image counts by modality and anatomy."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ _BLUE, _GREY = (33, 102, 172), (176, 176, 176)
 def sample_sheets(
     plan: Plan, folder: Path, files: dict[str, int], columns: int = 10, rows: int = 4
 ) -> dict[str, Path]:
-    """Write `samples-MODALITY.png` for each modality: images at even distances over all its rows, first to last.
+    """Write `samples-MODALITY.png` for each modality: images evenly spaced over all its rows.
 
     Args:
         plan: the plan.
@@ -47,7 +47,7 @@ def sample_sheets(
 
 
 def evenly_spread(files: dict[Path, int], count: int) -> list[np.ndarray]:
-    """Up to `count` images of these Parquet files (path: rows), at even distances over all rows; uint8 (H, W[, 3])."""
+    """Up to `count` images of these Parquet files (path: rows), evenly spaced over all rows; uint8 (H, W[, 3])."""
     paths = list(files)
     starts = np.cumsum([0, *files.values()])
     images = []

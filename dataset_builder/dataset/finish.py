@@ -1,4 +1,4 @@
-"""From candidates to the dataset: shards without what was dropped, the sample, the summary, and what is damaged."""
+"""Writes the final dataset from the candidates: shards without dropped rows, sample and summary; removes damage."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ _PLACES = pa.schema(
 def finish_shard(out: str, raw: str, unit: Unit) -> dict[str, Any]:
     """Write one file of the dataset from the shard's candidates and the decisions on them; `raw` is not used.
 
-    A shard of which nothing is kept leaves no file. Returns {"shard", "kept"}.
+    A shard without kept rows leaves no file. Returns {"shard", "kept"}.
     """
     plan, number = load_plan(Path(out)), unit.shard
     target = plan.out / plan.shards[number].name
@@ -51,13 +51,13 @@ def finish_shard(out: str, raw: str, unit: Unit) -> dict[str, Any]:
 
 
 def _passed(plan: Plan, number: int) -> np.ndarray:
-    """The lines of a shard's candidates that have rows: those of pictures that passed the rules for single ones."""
+    """The candidate lines of a shard that have rows: pictures that passed the rules for single pictures."""
     outcomes = pq.read_table(plan.candidates_path(number), columns=["outcome"])["outcome"]
     return np.flatnonzero(pc.equal(outcomes, KEPT).to_numpy(zero_copy_only=False))
 
 
 def write_sample(plan: Plan, threads: int = 1) -> int:
-    """Write the files of config 0.2m, a copy of the rows that were chosen, in plan order; returns how many."""
+    """Write the files of config 0.2m, copies of the chosen rows in plan order; returns their number."""
     folder = plan.out / SAMPLE
     if not sample_path(plan).is_file():
         shutil.rmtree(folder, ignore_errors=True)
@@ -76,7 +76,7 @@ def write_sample(plan: Plan, threads: int = 1) -> int:
 
 
 def _write_sample_file(plan: Plan, part: tuple[Path, np.ndarray]) -> None:
-    """Write the rows that int32 (n, 2) of shard and line names."""
+    """Write the rows that an int32 array (n, 2) names by shard and line."""
     target, chosen = part
     with GroupWriter(row_writer(target), ROW_GROUP) as writer:
         for shard, start, stop in groups(chosen[:, 0]):
@@ -86,7 +86,7 @@ def _write_sample_file(plan: Plan, part: tuple[Path, np.ndarray]) -> None:
 
 
 def write_places(plan: Plan) -> None:
-    """Write `places.parquet` into the work folder: which file of a private source each withheld path stands for."""
+    """Write `places.parquet` into the work folder: the file of a private source behind each withheld path."""
     target = plan.work / "places.parquet"
     private = [n for n, shard in enumerate(plan.shards) if privacy_of(shard.source, plan.sources[shard.source], "")]
     if not private:
@@ -98,7 +98,7 @@ def write_places(plan: Plan) -> None:
 
 
 def _chosen(source: Path, rows: np.ndarray) -> Iterator[pa.Table]:
-    """The rows of a file for which `rows`, bool (n,), is true; only the row groups that hold some are read."""
+    """The rows of a file for which `rows`, bool (n,), is true; only row groups with such rows are read."""
     file = pq.ParquetFile(source)
     done = 0
     for group in range(file.num_row_groups):
@@ -111,9 +111,9 @@ def _chosen(source: Path, rows: np.ndarray) -> Iterator[pa.Table]:
 
 
 def written_files(out: Path) -> dict[str, int]:
-    """Name and size in bytes of every file of rows, the manifest and the summary: what a finished build must have.
+    """Name and size in bytes of the files that a finished build must have: rows, manifest and summary.
 
-    The card is not among them: it may be edited.
+    The card is not among them, since it may be edited.
     """
     folders = [path for folder in ("data", SAMPLE) for path in sorted((out / folder).rglob("*.parquet"))]
     files = [*folders, out / "manifest.parquet", out / "build.json"]
@@ -121,10 +121,10 @@ def written_files(out: Path) -> dict[str, int]:
 
 
 def remove_damaged(plan: Plan, written: dict[str, int]) -> list[str]:
-    """Remove what is not as it was written, so that a build writes it again; returns the names, also of what is gone.
+    """Remove damaged files, so that a build writes them again; returns their names, and those of missing files.
 
-    A shard is read from the raw folder again where its rows in the work folder are gone or damaged too: they may be
-    the same file under a second name.
+    If a shard's rows in the work folder are missing or damaged too (they may be the same file under a second name),
+    the shard is read from the raw folder again.
     """
     damaged = [name for name, size in written.items() if _size(plan.out / name) != size]
     numbers = {shard.name: number for number, shard in enumerate(plan.shards)}
@@ -141,14 +141,14 @@ def remove_damaged(plan: Plan, written: dict[str, int]) -> list[str]:
 
 
 def redo_without_thumbnails(plan: Plan) -> None:
-    """Have shards read again whose thumbnails are gone; they are needed where the screening is done anew alone."""
+    """Mark shards without thumbnails to be read again; only a new screening needs thumbnails."""
     for number in range(len(plan.shards)):
         if not plan.thumbnails_path(number).is_file():
             plan.stats_path(number).unlink(missing_ok=True)
 
 
 def _as_written(plan: Plan, number: int) -> bool:
-    """Whether the rows of a shard are in the work folder, byte for byte."""
+    """Whether the rows of a shard are complete in the work folder, byte for byte."""
     rows, stats = plan.rows_path(number), plan.stats_path(number)
     if not rows.is_file() or not stats.is_file():
         return False
@@ -160,7 +160,7 @@ def _size(path: Path) -> int | None:
 
 
 def write_summary(plan: Plan, counts: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    """Write `build.json`: options, counts and what the leakage guard was given; the same bytes for the same build."""
+    """Write `build.json`: options, counts and the leakage guard's input; the same bytes for the same build."""
     options = {k: v for k, v in vars(plan.options).items() if k != "salt"}
     licences = {source: facts["licence"] for source, facts in plan.sources.items()}
     options["views"] = list(plan.options.views)

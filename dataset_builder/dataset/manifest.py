@@ -1,4 +1,4 @@
-"""The manifest: a line for everything considered, with its outcome; and the counts of what it tells."""
+"""The manifest, a line for every picture considered, with its outcome; and counts over its lines."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,14 +17,14 @@ from ..schema import KEPT, MANIFEST
 from ..screening.duplicates import BENCHMARK, load_drops
 from ..threads import in_order
 
-NOT_TOLD = "not told"  # the anatomy, where a source does not tell it
+NOT_TOLD = "not told"  # the anatomy if a source does not state it
 _COPIED = [field.name for field in MANIFEST if field.name not in ("shard", "row")]
 _COUNTED = ("source", "modality", "anatomy", "outcome")
 
 
 @dataclass
 class Counts:
-    """What a manifest tells in numbers.
+    """Counts over a manifest.
 
     Attributes:
         lines: by source, modality, anatomy and outcome.
@@ -49,7 +49,7 @@ class Counts:
     def summary(self) -> dict[str, Any]:
         """Considered, kept, outcomes {reason: n}, sources {id: {outcome: n}}, `benchmark_matches`, `modality_anatomy`.
 
-        The last is {modality: {anatomy: n}} of what is kept.
+        The last is {modality: {anatomy: n}} of the kept pictures.
         """
         sources: dict[str, Counter[str]] = {}
         outcomes: Counter[str] = Counter()
@@ -70,7 +70,7 @@ class Counts:
 
 
 def write_manifest(plan: Plan, threads: int = 1) -> Counts:
-    """Write `manifest.parquet` in plan order, the shards' lines made in threads; returns what it tells in numbers."""
+    """Write `manifest.parquet` in plan order, with the shards' lines made in threads; returns its counts."""
     counts = Counts()
     with (
         atomic_path(plan.out / "manifest.parquet") as path,
@@ -83,7 +83,7 @@ def write_manifest(plan: Plan, threads: int = 1) -> Counts:
 
 
 def _lines(plan: Plan, number: int) -> pa.Table:
-    """The lines of a shard: of its candidates, with the decisions on them and the places of the rows that stay."""
+    """The lines of a shard: its candidates with the decisions on them and the places of kept rows."""
     table = pq.read_table(plan.candidates_path(number), columns=_COPIED).combine_chunks()
     drops = load_drops(plan, number)
     dropped = np.zeros(len(table), dtype=bool)

@@ -1,4 +1,4 @@
-"""The folder that a build writes: nobody else's files are in it, and one build at a time is."""
+"""Protects the output folder of a build: no foreign files in it, and one build at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from ..plan.plan import WORK
 
 
 def check_output(out: Path, raw: Path, source_folders: list[str]) -> None:
-    """Refuse a folder in which a build would meet files that are not its own, to list, replace or remove them.
+    """Refuse a folder with files of others, which a build might list, replace or remove.
 
     Args:
         out: the dataset folder; it may be missing, empty but for hidden files, or hold a build.
@@ -25,7 +25,7 @@ def check_output(out: Path, raw: Path, source_folders: list[str]) -> None:
     if around.is_relative_to(inside):
         raise UserError(f"--out {out}: holds the raw folder {raw}; choose a folder beside it")
     for folder in source_folders:
-        if inside.is_relative_to((around / folder).resolve()):  # which may be a link to another disk
+        if inside.is_relative_to((around / folder).resolve()):  # it may be a link to another disk
             raise UserError(f"--out {out}: lies in the source folder {raw / folder}; choose one outside of it")
     existing = next(path for path in (out, *out.parents) if path.exists())
     if not existing.is_dir():
@@ -33,22 +33,22 @@ def check_output(out: Path, raw: Path, source_folders: list[str]) -> None:
     if out.is_dir() and not (out / WORK / "plan.json").is_file():
         foreign = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
         if foreign:
-            raise UserError(f"--out {out}: holds {foreign[0]} but no build; choose a new or empty folder")
+            raise UserError(f"--out {out}: contains {foreign[0]} but no build; choose a new or empty folder")
 
 
 @contextmanager
 def hold(out: Path, shared: bool) -> Iterator[None]:
-    """Hold the folder, until the block ends or the process dies.
+    """Lock the folder until the block ends or the process dies.
 
     Args:
         out: the dataset folder.
         shared: with other jobs of an array, which write different shards; else alone.
 
     Raises:
-        UserError: another build is at work there.
+        UserError: another build is running there.
     """
     path = out / WORK / ".lock"
     with lock_together(path) if shared else lock_alone(path) as mine:
         if not mine:
-            raise UserError(f"{out}: another build is at work there; wait until it ends")
+            raise UserError(f"{out}: another build is running there; wait until it ends")
         yield

@@ -1,4 +1,4 @@
-"""A builder of the `datasets` library that reads raw folders itself, for those who want no dataset folder first."""
+"""A builder for the `datasets` library that reads raw folders directly, without a dataset folder."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -14,25 +14,25 @@ from ..shards.shard import Reader
 
 
 class RawImages(datasets.GeneratorBasedBuilder):
-    """The rows of `biovfm build`, made as they are asked for.
+    """The rows of `biovfm build`, made on request.
 
         builder = RawImages("raw", sources=["drive", "my_hospital.yaml"], size=224)
         stream = builder.as_streaming_dataset(split="train")     # nothing is written but the list of inputs
         builder.download_and_prepare(num_proc=8)                 # or Arrow files in the cache of `datasets`
         dataset = builder.as_dataset(split="train")
 
-    Training parts, the records' part of the leakage guard and the rules for single pictures are the same. What needs
-    all pictures at once is not done: duplicates, benchmark images, the manifest. Nor is there protection from a file
-    that crashes its decoder. For a dataset to keep, use `biovfm build`.
+    Training parts, the records' part of the leakage guard and the rules for single pictures are the same. Steps that
+    need all pictures at once are left out: duplicates, benchmark images, the manifest. Nor is there protection from a
+    file that crashes its decoder. For a dataset to keep, use `biovfm build`.
 
     Args:
         raw: folder with one sub-folder for each source.
         sources: ids of the catalogue or paths of records; all of the paper's by default.
-        cache_dir: where `datasets` keeps what it prepares, and the list of inputs; its own default.
+        cache_dir: folder for the prepared data of `datasets` and the list of inputs; by default that library's own.
         options: fields of `plan.Options`: size, fit, views, image_format, quality, leakage, seed; subset full or us.
 
     Raises:
-        UserError: nothing of these sources is in the raw folder, or a record is wrong.
+        UserError: none of these sources is in the raw folder, or a record is wrong.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class RawImages(datasets.GeneratorBasedBuilder):
         name = hashlib.sha256(repr((self._raw, chosen, shaping)).encode()).hexdigest()[:16]
         folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "biovfm-inputs" / name
         self._plan = make_plan(chosen, self._raw, folder, shaping, f"biovfm {shaping.seed}")
-        # What `datasets` has prepared counts only as long as the same inputs are listed with the same options.
+        # Prepared data of `datasets` is valid only for the same inputs and options.
         listed = (self._plan.work / "items.parquet").read_bytes() + repr(shaping).encode()
         super().__init__(
             cache_dir=cache_dir, dataset_name="biovfm_raw_images", hash=hashlib.sha256(listed).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What an input will cost, roughly: bytes of rows balance the shards, seconds balance the workers."""
+"""Estimated costs of an input: bytes of rows, to balance shards, and seconds, to balance workers."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ import numpy as np
 
 from ..item import Item
 
-_ROW_BYTES = 60_000  # a 2D image seldom makes a larger row
+_ROW_BYTES = 60_000  # rows of 2D images are seldom larger
 _VIDEO_SHARE = 8  # bytes of video per byte of sampled frames, a guess
 _SERIES_FILE = 300_000  # bytes of rows for each slice of a series, of three views
-# Seconds of one core of an EPYC, as docs/dataset.md has them for each kind
+# Seconds on one core of an EPYC for each kind, from docs/dataset.md
 _PER_INPUT, _PER_EXCLUDED = 1e-3, 1e-5
 _PER_IMAGE_BYTE, _PER_VOLUME_BYTE, _PER_PACKED_BYTE = 8e-9, 2e-8, 4e-8
 _PER_SERIES_FILE = 4e-3
@@ -23,7 +23,7 @@ def row_bytes(item: Item) -> int:
 
 
 def file_bytes(like: Item, sizes: Sequence[int]) -> list[int]:
-    """Bytes of rows that files of these sizes will make that are otherwise like an item."""
+    """Bytes of rows from files of these sizes that otherwise equal an item."""
     if like.excluded:
         return [0] * len(sizes)
     if like.kind == "image" or like.row is not None:
@@ -41,7 +41,7 @@ def seconds(item: Item) -> float:
 
 
 def file_seconds(like: Item, sizes: Sequence[int]) -> np.ndarray:
-    """Seconds of one core that files of these sizes will take that are otherwise like an item: float64 (n,)."""
+    """Seconds of one core, float64 (n,), for files of these sizes that otherwise equal an item."""
     if like.excluded:
         return np.full(len(sizes), _PER_EXCLUDED)
     each = _PER_IMAGE_BYTE
@@ -51,13 +51,13 @@ def file_seconds(like: Item, sizes: Sequence[int]) -> np.ndarray:
 
 
 def streamed(item: Item) -> bool:
-    """Whether an input is a member, or a series of members, of an archive that can only be passed through."""
+    """Whether an input is a member, or a series of members, of an archive that can only be read as a stream."""
     if item.kind == "dicom_series":
         return any(part.offset is None for part in item.members)
     return item.member is not None and item.kind != "hdf5" and item.offset is None
 
 
 def follows(items: Sequence[Item]) -> list[bool]:
-    """Of each input whether its bytes come after those of the one before, in one pass over their archive."""
+    """For each input, whether its bytes follow those of the one before in one pass over their archive."""
     passed = [item.path if item.member is not None and streamed(item) else None for item in items]
     return [path is not None and path == before for path, before in zip(passed, [None, *passed], strict=False)]

@@ -1,4 +1,4 @@
-"""The folders of a source as the system lists them: each file is asked about once, and waiting is hidden by threads.
+"""Walks the folders of a source: one stat call for each file, with threads on slow disks.
 
 Places are strings below the source's folder ("" is the folder itself): with millions of files, `Path` objects would
 take most of the time.
@@ -20,10 +20,10 @@ from ..catalog.selection import HIDDEN_FILE, HIDDEN_FOLDER
 
 MAX_DEPTH = 32
 THREADS = 32
-SLOW = 5e-5  # seconds for one answer of the disk from which on threads are worth what they cost
-_LOOKS = 64  # files that a thread asks about in one go, and of which one measurement is
-_AHEAD = 64  # such goes, and folders, ahead of the walk
-_SAMPLES = 4  # measurements of which the fastest counts: the processor may have been taken away in the others
+SLOW = 5e-5  # seconds per answer of the disk beyond which threads pay off
+_LOOKS = 64  # files that a thread asks about at a time, timed together
+_AHEAD = 64  # how many such groups, and folders, are read ahead of the walk
+_SAMPLES = 4  # timings of which the fastest counts, since the others may include time off the processor
 
 
 Entry = tuple[str, str, os.stat_result | None, str | None]
@@ -32,12 +32,12 @@ Entry = tuple[str, str, os.stat_result | None, str | None]
 A folder has neither. A plain tuple: there may be millions.
 """
 
-_Listing = tuple[list["os.DirEntry[str]"], list[Entry]]  # of a folder, and the first of its entries looked at
+_Listing = tuple[list["os.DirEntry[str]"], list[Entry]]  # lists a folder and stats the first of its entries
 
 
 @dataclass
 class _Level:
-    """The folders below one that is gone through which are still to come, and whether some are listed ahead."""
+    """The pending folders below the current one, and whether some are listed ahead."""
 
     folders: Iterator[str]
     ahead: bool = False
@@ -46,15 +46,15 @@ class _Level:
 class Folders:
     """Lists folders below `top` in the order of names; use as a context manager.
 
-    Symbolic links are followed only to files inside `top`. As long as the disk answers at once, one thread asks; where
-    it is slow, files and the folders to come are asked about ahead, many at a time.
+    Symbolic links are followed only to files inside `top`. On a fast disk one thread does all calls; on a slow one,
+    calls for the next files and folders run ahead, many at a time.
     """
 
     def __init__(self, top: Path) -> None:
         self._top, self._inside = f"{top}/", top.resolve()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="listing")
         self._coming: dict[str, Future[_Listing]] = {}
-        self._levels: list[_Level] = []  # of the folders that are gone through, one inside another
+        self._levels: list[_Level] = []  # the current folder and those around it
         self._looks, self._seconds = 0, 0.0
         self._samples: deque[float] = deque(maxlen=_SAMPLES)
         self.slow = False
@@ -66,7 +66,7 @@ class Folders:
         self._pool.shutdown(cancel_futures=True)
 
     def parts(self, below: str, depth: int) -> Iterator[list[Entry]]:
-        """What is in a folder, in the order of the names, some at a time; one folder is gone through inside another.
+        """The entries of a folder in the order of their names, some at a time; walks may be nested.
 
         Raises:
             OSError: it cannot be listed; before anything is yielded.
@@ -77,7 +77,7 @@ class Folders:
         return self._parts(below, depth, *listing)
 
     def _look_ahead(self, level: "_Level", below: str) -> None:
-        """Have the folders that come after `below` listed, as many as `_AHEAD`."""
+        """List up to `_AHEAD` folders that come after `below`."""
         if not level.ahead:
             while next(level.folders, below) != below:
                 pass
@@ -147,7 +147,7 @@ class Folders:
         return entries
 
     def _other(self, entry: "os.DirEntry[str]", name: str, place: str, depth: int) -> Entry:
-        """What is not plainly a file."""
+        """An entry that is not plainly a file."""
         try:
             name.encode("utf-8")
         except UnicodeEncodeError:
@@ -175,13 +175,13 @@ class Folders:
 
 
 def scan(folder: str) -> list["os.DirEntry[str]"]:
-    """What the system lists of a folder, in the order of the names."""
+    """A folder's entries in the order of their names."""
     with os.scandir(folder) as entries:
         return sorted(entries, key=attrgetter("name"))
 
 
 def status_of(entry: "os.DirEntry[str]") -> os.stat_result:
-    """The status of a file: the one question about it that the disk has to answer."""
+    """The status of a file: the only system call for it."""
     return entry.stat(follow_symlinks=False)
 
 
@@ -193,5 +193,5 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
 
 
 def is_hidden_folder(name: str) -> bool:
-    """Whether a folder of this name is passed over."""
+    """Whether a folder of this name is skipped."""
     return name.startswith(".") or name in SKIPPED_FOLDERS

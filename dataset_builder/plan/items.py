@@ -1,4 +1,4 @@
-"""Items as columns of the saved plan, and back: a plan holds millions, so they are turned round column by column."""
+"""Converts items to columns of the saved plan and back, column by column since a plan holds millions."""
 
 import hashlib
 import json
@@ -32,21 +32,21 @@ ITEMS = pa.schema(
         "row": pa.int64(),
         "private": pa.list_(pa.string()),
         "unnamed": pa.bool_(),
-        "more": pa.string(),  # the fields that few have, as JSON
+        "more": pa.string(),  # rarely used fields, as JSON
         "stamp": pa.string(),
-        "seconds": pa.float32(),  # that it will take, roughly
-        "follows": pa.bool_(),  # whether its bytes come after those of the input before, in one pass over an archive
+        "seconds": pa.float32(),  # estimated
+        "follows": pa.bool_(),  # whether its bytes follow those of the input before, in one pass over an archive
     }
 )
 BLOCKS = pa.schema([field for field in ITEMS if field.name != "shard"])
 _OWN = ("path", "member", "size", "offset", "row", "more", "stamp", "seconds")
-REPEATED = [name for name in ITEMS.names if name not in _OWN]  # columns in which values come again
+REPEATED = [name for name in ITEMS.names if name not in _OWN]  # columns with repeated values
 _MORE = ("outer", "fps", "files", "members")
 _Value = TypeVar("_Value")
 
 
 def block_table(block: Run | list[Item], source: Source, salt: str, stamp_of: Callable[[Item], str]) -> pa.Table:
-    """The columns of ITEMS of inputs in their order, the subjects hashed, but for the number of their shard."""
+    """The columns of ITEMS for inputs in their order, with hashed subjects and without the shard's number."""
     if isinstance(block, Run):
         columns, length = _of_run(block), len(block.paths)
     else:
@@ -59,7 +59,7 @@ def block_table(block: Run | list[Item], source: Source, salt: str, stamp_of: Ca
 
 
 def _of_run(run: Run) -> dict[str, Any]:
-    """Columns, where all values are the same one of them."""
+    """The columns of one run of files; most hold a single repeated value."""
     columns = _of_items([run.like], lambda item: "")
     columns = {name: _Same(values[0]) for name, values in columns.items()}
     sizes = pa.array(run.sizes, pa.int64())
@@ -93,7 +93,7 @@ def _column(name: str, values: Any, length: int) -> pa.Array:
 
 
 def items_of(table: pa.Table) -> list[Item]:
-    """The items that rows of ITEMS tell; their subjects are hashed."""
+    """The items of these rows of ITEMS, with hashed subjects."""
     columns = {name: table[name].to_pylist() for name in Item._fields if name not in _MORE}
     columns["private"] = [tuple(words) for words in columns["private"]]
     columns["intensity"] = [None if value is None else json.loads(value) for value in columns["intensity"]]
@@ -105,7 +105,7 @@ def items_of(table: pa.Table) -> list[Item]:
 
 
 def hashed_subject(subject: str | None, source: str, salt: str) -> str | None:
-    """16 hex digits that stand for a subject; without the salt nobody can test a name against them."""
+    """A subject as 16 hex digits; without the salt nobody can test a name against them."""
     if subject is None:
         return None
     return hashlib.blake2b(f"{source}/{subject}".encode(), key=salt.encode()[:64], digest_size=8).hexdigest()

@@ -1,4 +1,4 @@
-"""From a raw folder to items: a walk that stays inside the folder, looks into archives, and leaves nothing unsaid.
+"""Lists a raw folder as items: the walk stays inside the folder, looks into archives, and accounts for every file.
 
 Places are strings below the source's folder ("" is the folder itself): with millions of files, `Path` objects would
 take most of the time.
@@ -27,25 +27,24 @@ from .runs import Run, items_of_runs
 from .stamps import stamp
 
 EMPTY = "an archive without files"
-# Names that end so are neither an archive nor a part of one, and DICOM only if they say so.
+# Names with these endings are neither archives nor parts of one, and DICOM only by suffix.
 _SINGLE = frozenset(case(suffix) for suffix in IMAGE_SUFFIXES for case in (str.lower, str.upper))
 
 
 def list_items(source: Source, raw_dir: Path) -> Iterator[Item]:
     """Everything of `source` below `raw_dir`, selected or excluded with a reason, in a fixed order.
 
-    Folders are walked in the order of their names, archives in their own order; no more than one folder's names are
-    held at a time. Symbolic links are followed only to files inside the source's folder. Nothing is yielded where the
-    folder does not exist. Every file is looked at once.
+    Folders are walked in the order of their names, archives in their own order; the names of only one folder are in
+    memory at a time. Symbolic links are followed only to files inside the source's folder. A missing folder yields
+    nothing. Every file is looked at once.
     """
     return items_of_runs(list_inputs(source, raw_dir, {}))
 
 
 def list_inputs(source: Source, raw_dir: Path, stamps: dict[str, str]) -> Iterator[Run | Item]:
-    """What `list_items` yields, files that are alike as runs of one folder.
+    """The items of `list_items`, with similar files of a folder grouped as runs.
 
-    `stamps` receives the stamp of each file of which a run does not tell, by its path, as `stamp_of` an item takes it
-    out again.
+    `stamps` receives the stamp of each file outside the runs, by its path; `stamp_of` takes it out again.
     """
     folder = raw_dir / source.folder
     if folder.is_dir():
@@ -62,7 +61,7 @@ class _Walk:
         self._top = f"{folder}/"
         self._prefix = "" if source.folder == "." else f"{source.folder}/"
         self._selection = Selection(source, folder)
-        self._shared: dict[tuple[Any, ...], Item | None] = {}  # what `_like` has answered
+        self._shared: dict[tuple[Any, ...], Item | None] = {}  # answers of `_like`
 
     def directory(self, below: str, depth: int) -> Iterator[Run | Item]:
         """The inputs of a folder and of those below it, in the order of their names."""
@@ -90,7 +89,7 @@ class _Walk:
             yield from self._series(below, slices)
 
     def _likes(self, part: list[Entry]) -> Iterator[tuple[Item | None, list[Entry]]]:
-        """Entries of a folder in their order, with what `_like` says of them; one by one unless all are alike."""
+        """Entries of a folder in their order, with the answer of `_like`; one by one unless all are alike."""
         places = [place for _, place, status, _ in part if status is not None and place[place.rfind(".") :] in _SINGLE]
         rule = self._selection.takes_all(places) if places and len(places) == len(part) else None
         if rule is not None:
@@ -115,9 +114,9 @@ class _Walk:
         return Run(like, [prefix + place for place in places], sizes, changes, list(map(subject, places)))
 
     def _like(self, place: str) -> Item | None:
-        """What a file that is one input by its name and its rule, as nearly all are, shares with others.
+        """Fields shared by files that are one input each by name and rule, as nearly all are; None for other files.
 
-        It is the same object for all that share it; None of any other file.
+        All files that share the fields get the same object.
         """
         if place[place.rfind(".") :] not in _SINGLE:
             return None
@@ -133,7 +132,7 @@ class _Walk:
         return self._shared[key]
 
     def _other(self, place: str, name: str, size: int, slices: list[str]) -> Iterator[Item]:
-        """The items of any file; the slice of a series is added to `slices` instead, as its others may follow."""
+        """The items of any file; a slice of a series is added to `slices` instead, since more may follow."""
         seen = self._seen(place)
         rule = self._selection.rule(seen)
         if rule is not None and rule.kind == "dicom_series" and self._selection.excluded(seen) is None:
@@ -142,9 +141,9 @@ class _Walk:
             yield from self._file(place, name, seen, rule, size)
 
     def _seen(self, place: str) -> str:
-        """What patterns see of a file: its place; NAME.dcm for a DICOM file whose name has no suffix, as exports do.
+        """The path that patterns are matched with: NAME.dcm for a DICOM file whose name has no suffix, as in exports.
 
-        An exclude rule that names the file as it is called still holds.
+        An exclude rule that matches the real name still holds.
         """
         if not has_no_suffix(place) or self._selection.rule(place) or self._selection.excluded(place):
             return place
@@ -155,7 +154,7 @@ class _Walk:
 
     def _file(self, place: str, name: str, seen: str, rule: ItemRule | None, size: int) -> Iterator[Item]:
         lower = name.lower()
-        if is_archive(lower):  # also where a pattern takes every file: no rule reads an archive as one picture
+        if is_archive(lower):  # even if a pattern matches every file: no rule reads an archive as one picture
             reason = self._selection.excluded(place)
             if reason:
                 yield self._excluded(place, reason, "archive")
@@ -170,7 +169,7 @@ class _Walk:
             yield from self._expanded(self._item(place, seen, rule, None, Part(place, size)), place, rule)
 
     def _expanded(self, item: Item, place: str, rule: ItemRule | None) -> Iterator[Item]:
-        """What the rule's adapter finds inside a file; the item itself where there is none."""
+        """The items that the rule's adapter lists inside a file; without an adapter the item itself."""
         if rule is None or rule.adapter is None or item.excluded:
             yield item
             return
@@ -196,7 +195,7 @@ class _Walk:
     def _listed(
         self, place: str, items: Iterator[Item], slices: list[Member], member: str | None = None
     ) -> Iterator[Item]:
-        """The items of an archive; one that says so where it holds none, and no slices either."""
+        """The items of an archive; if it has neither items nor slices, one item that says so."""
         first = next(items, None)
         if first is not None:
             yield first
@@ -205,7 +204,7 @@ class _Walk:
             yield self._excluded(place, EMPTY, "archive", member)
 
     def _member(self, place: str, member: Member, slices: list[Member]) -> Iterator[Item]:
-        """The item of a member; the slice of a series is added to `slices` instead, as its others may follow."""
+        """The item of a member; a slice of a series is added to `slices` instead, since more may follow."""
         name = member.name.rpartition("/")[2]
         if member.problem is None and member.outer is None and place.lower().endswith(".zip") and is_zip(name):
             yield from self._nested(place, member, slices)
@@ -220,12 +219,12 @@ class _Walk:
             printable = member.name.encode("unicode_escape").decode("ascii")
             yield self._excluded(place, problem, "archive", printable)
             return
-        inside = f"{place}/{member.name.removeprefix('./')}"  # patterns see the archive as a folder
+        inside = f"{place}/{member.name.removeprefix('./')}"  # for patterns an archive is a folder
         if member.outer is not None:
             inside = f"{place}/{member.outer.name}/{member.name.removeprefix(member.outer.name + '!')}"
         rule = self._selection.rule(inside)
         if rule is None and has_no_suffix(name) and self._is_dicom(place, member):
-            inside = f"{inside}.dcm"  # as a loose file is seen
+            inside = f"{inside}.dcm"  # the same as for a loose file
             rule = self._selection.rule(inside)
         if rule is not None and rule.kind == "dicom_series" and self._selection.excluded(inside) is None:
             slices.append(member)
@@ -255,7 +254,7 @@ class _Walk:
             yield self._excluded(place, _broken(error), "archive", outer.name)
 
     def _item(self, place: str, inside: str, rule: ItemRule | None, member: str | None, part: Part) -> Item:
-        """The item of one file; `inside` is what patterns see: the place of the file, or of the member in it."""
+        """The item of one file; patterns match `inside`, the place of the file or of the member in it."""
         reason = self._selection.excluded(inside)
         if rule is None:
             if not looks_like_image(inside):
@@ -287,7 +286,7 @@ class _Walk:
         )
 
     def _series(self, below: str, names: list[str]) -> Iterator[Item]:
-        """One item per DICOM series of a folder; files that are no DICOM are excluded one by one."""
+        """One item per DICOM series of a folder; files that are not DICOM are excluded one by one."""
         folder = Path(self._top + below)
         series, left_out = group_series(read_places((name, opening(folder / name)) for name in names))
         within = f"{below}/" if below else ""
@@ -302,7 +301,7 @@ class _Walk:
             yield self._excluded(within + name, reason, "dicom_series")
 
     def _series_inside(self, place: str, slices: list[Member]) -> Iterator[Item]:
-        """One item per DICOM series of a folder in an archive, as `_series` of a folder on disk."""
+        """One item per DICOM series of a folder in an archive, like `_series` for a folder on disk."""
         files = members(Path(self._top + place), [_part(member).item(self._prefix + place) for member in slices])
         places = read_places((str(item.member), opening(_readable(data))) for item, data in files)
         folders: dict[str, list[tuple[str, Place | None]]] = {}
@@ -310,7 +309,7 @@ class _Walk:
             folders.setdefault(name.rpartition("/")[0], []).append((name, slice_place))
         parts = {member.name: _part(member, at) for at, member in enumerate(slices)}
         items = [item for folder, group in folders.items() for item in self._series_of(place, folder, group, parts)]
-        yield from sorted(items, key=_complete_at)  # a compressed TAR is passed through once
+        yield from sorted(items, key=_complete_at)  # a compressed TAR is read as a stream, once
 
     def _series_of(
         self, place: str, folder: str, group: list[tuple[str, Place | None]], parts: dict[str, Part]
@@ -326,10 +325,10 @@ class _Walk:
             yield self._excluded(place, reason, "dicom_series", name)
 
     def _passed_over(self, place: str, reason: str, member: str | None = None) -> Item:
-        """The line of a folder or file that is no picture.
+        """The line of a folder or file that is not a picture.
 
-        Nothing needs its name, which may be that of a patient's report: a source that is not published keeps it to
-        itself, and the names of the folders around it too.
+        Its name is not needed and may identify a patient, for instance in a report: a source that is not published
+        withholds it, with the names of the folders around it.
         """
         item = self._excluded(place, reason, "image", member)
         return item if self._source.published else item._replace(unnamed=True)
@@ -340,14 +339,14 @@ class _Walk:
 
 
 def _shared(rule: ItemRule, reason: str | None, modality: str | None, anatomy: str | None) -> Item | None:
-    """What files that a rule takes as one input each share; None where it takes them as more or less than that."""
+    """Fields shared by files that are one input each under a rule; None if a file is more or less than one input."""
     if rule.adapter is not None or rule.kind == "dicom_series":
         return None
     return Item("", None, rule.kind, None, anatomy, reason, rule.intensity, rule.view, modality, fps=rule.fps)
 
 
 def _broken(error: OSError | ValueError) -> str:
-    """Why an archive cannot be listed, without what a library quotes of it: that may be a patient's name."""
+    """Why an archive cannot be listed, without a library's quotations, which may contain a patient's name."""
     if isinstance(error, BrokenArchive):
         return str(error)
     return f"broken archive ({getattr(error, 'strerror', None) or type(error).__name__})"
@@ -359,18 +358,18 @@ def _complete_at(item: Item) -> int:
 
 
 def _readable(data: bytes | Exception) -> bytes:
-    """The bytes of a member; none of one that cannot be read, which is then no DICOM file."""
+    """The bytes of a member; empty if it cannot be read, so that it is not taken for DICOM."""
     return data if isinstance(data, bytes) else b""
 
 
 def _part(member: Member, at: int | None = None) -> Part:
-    """What a reader needs to find a member."""
+    """The fields that a reader needs to find a member."""
     outer = None if member.outer is None else _part(member.outer)
     return Part(member.name, member.size, member.offset, outer, at)
 
 
 def _hidden(member: str) -> str | None:
-    """Why a member of an archive is passed over as the same file on disk would be, None if it would not."""
+    """Why a member of an archive is skipped, by the rules for files on disk; None if it is not."""
     *folders, name = member.rpartition("!")[2].removeprefix("./").split("/")
     if any(map(is_hidden_folder, folders)):
         return "in a hidden folder"

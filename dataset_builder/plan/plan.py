@@ -1,7 +1,7 @@
-"""What is to be built: every input in order, cut into shards, saved once; every worker reads the same plan.
+"""The build plan: every input in order, cut into shards and saved once; every worker reads the same plan.
 
-The plan and the shards' candidates live in `OUT/.build/`, which is private to the builder: it may name folders as
-they are called on this disk and is not part of the dataset.
+The plan and the shards' candidates are in `OUT/.build/`, which is private to the builder: it may contain names of this
+disk's folders and is not part of the dataset.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ SHARD_ITEMS = 20_000
 
 @dataclass(frozen=True)
 class Options:
-    """What shapes the dataset's bytes; a build in progress can only be continued with the same.
+    """Options that determine the dataset's bytes; a build in progress can only continue with the same ones.
 
     Attributes:
         size: side of the rows' images in pixels.
@@ -50,10 +50,10 @@ class Options:
         quality: of JPEG.
         subset: full, us, 0.2m or 2.45m.
         leakage: strict or paper.
-        near_duplicates: whether near duplicates are dropped, and what equals an earlier picture of its own input; what
-            equals a picture of another input always is.
+        near_duplicates: whether near duplicates, and copies of earlier pictures of the same input, are dropped; copies
+            of another input's pictures always are.
         seed: of the random subset and, without a salt, of the subjects' hashes.
-        salt: SHA-256 of the private salt file's content, so that the plan does not tell it; empty without one.
+        salt: SHA-256 of the private salt file's content, so that the plan does not reveal it; empty without one.
     """
 
     size: int = 224
@@ -69,7 +69,7 @@ class Options:
 
     @property
     def key(self) -> str:
-        """Of the hashes that stand for withheld paths."""
+        """The key of the hashes that replace withheld paths."""
         return self.salt or f"biovfm {self.seed}"
 
 
@@ -79,10 +79,10 @@ class Shard:
 
     Attributes:
         source: id of the source.
-        modality: of its inputs; None where the source does not tell.
+        modality: of its inputs; None if the source does not tell.
         name: of the file, below the dataset folder.
         items: how many inputs it has.
-        seconds: of one core that they will take, roughly.
+        seconds: estimated time of one core for them.
     """
 
     source: str
@@ -93,9 +93,9 @@ class Shard:
 
 
 class Unit(NamedTuple):
-    """What a worker does in one go: the inputs of a shard from `start` to `stop`, of which some may be threaded.
+    """A worker's unit of work: the inputs of a shard from `start` to `stop`.
 
-    `threads` is how many the pictures of one input may be judged in, where there are more cores than units.
+    `threads` is the number of threads for one input's pictures, if there are more cores than units.
     """
 
     shard: int
@@ -108,8 +108,8 @@ class Unit(NamedTuple):
 class Plan:
     """A saved plan.
 
-    `sources` holds what the card needs of each record, `skipped` why others were left out, `records` a digest of each,
-    `raw` is the raw folder's path with links resolved.
+    `sources` holds the facts of each record that the card needs, `skipped` why other sources were left out, `records`
+    a digest of each record, `raw` the raw folder's path with links resolved.
     """
 
     out: Path
@@ -134,7 +134,7 @@ class Plan:
         return self.work / "shards" / f"{number:06d}.candidates.parquet"
 
     def thumbnails_path(self, number: int) -> Path:
-        """A thumbnail for each hash in a shard's candidates, one behind the other."""
+        """Concatenated thumbnails, one for each hash in a shard's candidates."""
         return self.work / "shards" / f"{number:06d}.thumbnails"
 
     def stats_path(self, number: int) -> Path:
@@ -142,11 +142,11 @@ class Plan:
         return self.work / "shards" / f"{number:06d}.json"
 
     def part_path(self, unit: Unit) -> Path:
-        """What a unit that is no whole shard leaves, until its shard is put together."""
+        """Output of a unit that is part of a shard, until the shard is joined."""
         return self.work / "shards" / f"{unit.shard:06d}.{unit.start:06d}-{unit.stop:06d}.arrow"
 
     def parts(self, number: int | None = None) -> dict[int, list[Unit]]:
-        """Number of each shard (or of this one) of which parts are done -> those, in the order of their inputs."""
+        """Number of each shard (or only this one) with finished parts -> those parts, in the order of their inputs."""
         parts: dict[int, list[Unit]] = {}
         own = "[0-9]*" if number is None else f"{number:06d}"
         for path in sorted((self.work / "shards").glob(f"{own}.*-*.arrow")):
@@ -163,7 +163,7 @@ class Plan:
         return unit.start == 0 and unit.stop == self.shards[unit.shard].items
 
     def progress_path(self, unit: Unit) -> Path:
-        """How far the worker on this unit is."""
+        """Progress of the worker on this unit."""
         return self.work / "progress" / f"{unit.shard:06d}.{unit.start:06d}"
 
     def marks_path(self, number: int) -> Path:
@@ -216,7 +216,7 @@ def make_plan(sources: Iterable[Source], raw: Path, out: Path, options: Options,
     """List the inputs of `sources` below `raw`, cut them into shards, and save the plan in `out`.
 
     Raises:
-        UserError: nothing of these sources is in the raw folder.
+        UserError: none of these sources is in the raw folder.
     """
     described: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
@@ -279,10 +279,10 @@ def _parsed(out: Path, _changed: int) -> Plan:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content["version"]
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is damaged, so that build cannot go on; choose another --out") from error
+        raise UserError(f"{path} is damaged, so the build cannot continue; choose another --out") from error
     if version != VERSION:
         raise UserError(
-            f"{out}: was planned by another version of biovfm; go on with that version, or choose another --out"
+            f"{out}: was planned by another version of biovfm; continue with that version, or choose another --out"
         )
     options = {**content["options"], "views": tuple(content["options"]["views"])}
     return Plan(
@@ -297,7 +297,7 @@ def _parsed(out: Path, _changed: int) -> Plan:
 
 
 def differing(planned: Options, now: Options) -> list[str]:
-    """The options in which two builds differ, as words for a message."""
+    """The options in which two builds differ, in words for a message."""
     return [
         f"{field.name} {getattr(planned, field.name)} (now {getattr(now, field.name)})"
         for field in fields(Options)
@@ -306,26 +306,26 @@ def differing(planned: Options, now: Options) -> list[str]:
 
 
 def changed_sources(plan: Plan, sources: Iterable[Source]) -> list[str]:
-    """Ids of the sources that are new, gone, or whose record says something else than when the plan was made."""
+    """Ids of sources that are new, gone, or whose record has changed since the plan was made."""
     records = {source.id: digest(source) for source in sources}
     return sorted(id for id in records.keys() | plan.records.keys() if records.get(id) != plan.records.get(id))
 
 
 def digest(source: Source) -> str:
-    """A short hash of what a record says, wherever its file lies."""
+    """A short hash of a record's content, independent of its path."""
     record = json.dumps({**asdict(source), "record": ""}, sort_keys=True)
     return hashlib.sha256(record.encode()).hexdigest()[:16]
 
 
 def slug(modality: str | None) -> str:
-    """The name of a modality's config and folder: lower case, with hyphens; `mixed` where the source does not tell."""
+    """The name of a modality's config and folder: lower case, with hyphens; `mixed` if the source does not tell."""
     return (modality or "mixed").lower().replace(" ", "-")
 
 
 def _considered(source: Source, raw: Path, options: Options, stamps: dict[str, str]) -> Iterator[Run | Item]:
     """All inputs of a source, with the exclusions of the leakage guard and of the subset added to the record's own."""
     leaks = outside_benchmarks(source, options.leakage)
-    by_path = any(overlap.part for overlap in source.overlaps)  # which files of a run leak differs from path to path
+    by_path = any(overlap.part for overlap in source.overlaps)  # then files of a run may differ
 
     def guarded(item: Item, path: str) -> Item:
         reason = item.excluded or leaks(path)
@@ -344,7 +344,7 @@ def _considered(source: Source, raw: Path, options: Options, stamps: dict[str, s
 
 
 def _cut(inputs: Iterator[Run | Item]) -> Iterator[tuple[str | None, list[Block]]]:
-    """Runs of one modality up to the size of a shard. Excluded inputs stay with whatever was taken last."""
+    """Runs of one modality, up to the size of a shard. Excluded inputs stay with the run before them."""
     groups: dict[str | None, Blocks] = {}
     last: str | None = None
     for one in inputs:

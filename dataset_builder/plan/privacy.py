@@ -1,10 +1,10 @@
-"""What rows, manifest and logs may tell of a private source: nothing of a path but a keyed hash, unless asked to.
+"""Privacy of private sources: rows, manifest and logs show keyed hashes in place of paths, unless told otherwise.
 
 By default an input of a private source is named by a keyed hash and its suffix. `paths: keep` in its record publishes
-the paths; then folder and file names are withheld one by one that repeat a captured subject, a word of the DICOM
-header, or look like a DICOM name, a date or a record number. A name that stands in a folder's name alone is not
-recognised: no pattern tells it from other words. So nothing of the path below the source's folder is shown of what is
-no picture, and where a DICOM header could not be read.
+the paths, except folder and file names that repeat a captured subject or a word of the DICOM header, or that look like
+a DICOM name, a date or a record number. A patient's name that occurs only in a folder name is not recognised: no
+pattern tells it from other words. So the path below the source's folder is hidden for files that are not pictures, and
+if a DICOM header could not be read.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _TELLING = re.compile(
     r"|(?:mrn|pid|patient|dob|birth)[ _.-]*(?:id)?[ _.-]*\d{4}"
     r"|(?<!\d)(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])(?!\d)"
     r"|(?<!\d)\d\d?[-_.]\d\d?[-_.](?:19|20)\d\d(?!\d)"
-    r"|[1-9]\d{5}|\d{7}",  # six digits that are no counter of images
+    r"|[1-9]\d{5}|\d{7}",  # six digits that are not a counter of images
     re.IGNORECASE,
 )
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
@@ -40,7 +40,7 @@ _SUFFIXES = {suffix for name in (*IMAGE_SUFFIXES, *ARCHIVES) for suffix in (name
 
 @dataclass(frozen=True)
 class Privacy:
-    """How the inputs of one private source are named.
+    """Naming of one private source's inputs.
 
     Attributes:
         source: id of the source.
@@ -56,14 +56,14 @@ class Privacy:
 
 
 def privacy_of(source: str, facts: dict[str, Any], key: str) -> Privacy | None:
-    """How a source is named, by what the plan holds of it; None for one that is published."""
+    """The naming of a source's inputs, from its entry in the plan; None if it is published."""
     if facts["published"] and facts["paths"] != "withhold":
         return None
     return Privacy(source, facts["folder"], key, facts["paths"] == "keep")
 
 
 def locator(item: Item) -> str:
-    """An input as rows and manifest name it: `file`, `file!member`, `file!data set#row`, `folder#series`."""
+    """An input's name in rows and manifest: `file`, `file!member`, `file!data set#row`, `folder#series`."""
     if item.member is None:
         return item.path
     if item.kind == "dicom_series":
@@ -72,7 +72,7 @@ def locator(item: Item) -> str:
 
 
 def shown_paths(sources: dict[str, dict[str, Any]], salted: bool) -> str:
-    """One line that says what of the paths of a dataset's sources stays readable, by what the plan holds of them."""
+    """One line on which paths of a dataset stay readable, from the sources' entries in the plan."""
     private = {name: privacy_of(name, facts, "") for name, facts in sorted(sources.items())}
     withheld = [name for name, privacy in private.items() if privacy and not privacy.keep]
     kept = [name for name, privacy in private.items() if privacy and privacy.keep]
@@ -86,15 +86,15 @@ def shown_paths(sources: dict[str, dict[str, Any]], salted: bool) -> str:
 
 
 def subject_words(subject: str) -> list[str]:
-    """What of a captured subject must not stand in a path: the whole, and its words."""
+    """The words that no path may contain for a captured subject: the whole, and its parts."""
     return [subject, *filter(None, _BETWEEN_WORDS.split(subject))]
 
 
 def stored_path(item: Item, source: Path | bytes | None, privacy: Privacy | None) -> str:
-    """An input as rows and manifest name it: its locator, or what of it may leave.
+    """An input's name in rows and manifest: its locator, with private parts withheld.
 
-    `source` is the file or its bytes, None where it is not read. Of a published release the names are pseudonyms that
-    everybody can look up: they stay.
+    `source` is the file or its bytes, None if it is not read. Names in a published release are public pseudonyms and
+    stay.
     """
     if privacy is None:
         return locator(item)
@@ -102,7 +102,7 @@ def stored_path(item: Item, source: Path | bytes | None, privacy: Privacy | None
 
 
 def _hashed_path(item: Item, privacy: Privacy) -> str:
-    """A keyed hash of the locator, its suffix where it is one of a format, and the row of a table of images."""
+    """A keyed hash of the locator, its suffix if a format has it, and the row of a table of images."""
     name = item.path if item.kind == "hdf5" or item.member is None else item.member
     suffix = max((s for s in _SUFFIXES if name.lower().endswith(s)), key=len, default="")
     place = "" if item.row is None else f"#{item.row}"
@@ -110,7 +110,7 @@ def _hashed_path(item: Item, privacy: Privacy) -> str:
 
 
 def _published_path(item: Item, source: Path | bytes | None, privacy: Privacy) -> str:
-    """The locator, each folder or file name that tells who a patient is replaced by a hash: equal names stay equal."""
+    """The locator with identifying folder and file names replaced by hashes: equal names stay equal."""
     named = None if item.unnamed else _identity(item, source)
     identity = {_folded(str(word)) for word in (*item.private, *(named or ()))}
     above = 0 if privacy.folder == "." else privacy.folder.count("/") + 1
@@ -123,7 +123,7 @@ def _published_path(item: Item, source: Path | bytes | None, privacy: Privacy) -
 
 
 def _tells(part: str, identity: set[str]) -> bool:
-    """Whether a name holds a word of `identity`: a long one anywhere, one of three letters or less as its own word."""
+    """Whether a name contains a word of `identity`: anywhere, or for up to three letters as a separate word."""
     folded = _folded(part)
     own = set(_BETWEEN_WORDS.split(folded))
     return _TELLING.search(part) is not None or any(
@@ -132,14 +132,14 @@ def _tells(part: str, identity: set[str]) -> bool:
 
 
 def _folded(text: str) -> str:
-    """Without case and marks, which file systems store in two ways and people leave out."""
+    """A name without case and accents, which file systems store in two ways and people leave out."""
     if text.isascii():
         return text.lower()
     return "".join(sign for sign in normalize("NFKD", text.casefold()) if not combining(sign))
 
 
 def _identity(item: Item, source: Path | bytes | None) -> set[str] | None:
-    """Words of the DICOM header that name a person; none of another file; None where the header was not read."""
+    """Words of the DICOM header that name a person; none for other files; None if the header was not read."""
     files = item.files or [item.path if item.kind == "hdf5" else item.member or item.path]
     name = files[0].rsplit("/", 1)[-1]
     if isinstance(source, Path) and item.kind == "dicom_series":
@@ -147,7 +147,7 @@ def _identity(item: Item, source: Path | bytes | None) -> set[str] | None:
     try:
         if dicom.is_dicom_file(b"" if source is None else first_bytes(source, 132), name):
             return None if source is None else dicom.identity_words(source)
-        return None if has_no_suffix(name) else set()  # without a suffix it may well be DICOM, cut or not read
+        return None if has_no_suffix(name) else set()  # without a suffix it may be DICOM that is cut or was not read
     except OSError:
         return None
 
@@ -158,7 +158,7 @@ def _hash(text: str, key: str, size: int) -> str:
 
 @contextmanager
 def quiet_decoders() -> Iterator[None]:
-    """Keep what decoders complain of out of logs and screens: it may repeat what stands in a patient's file."""
+    """Keep decoders' warnings out of logs and screens: they may repeat a patient's data."""
     loggers = [logging.getLogger(name) for name in ("pydicom", "tifffile", "nibabel")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

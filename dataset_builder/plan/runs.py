@@ -1,6 +1,6 @@
-"""Files that one rule takes alike, as columns: a plan of millions has no object for each.
+"""Runs of similar files as columns, since a plan of millions cannot have an object for each.
 
-What is planned comes as `Run`s and, where more is to be said of an input than of a file, as lists of items.
+A plan consists of `Run`s and, for inputs that need more fields than a plain file, lists of items.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,10 +11,10 @@ from ..item import Item
 
 
 class Run(NamedTuple):
-    """Files in their order that differ in path, size, time and subject alone.
+    """Consecutive files that differ only in path, size, time and subject.
 
     Attributes:
-        like: what they share; without path, size and subject.
+        like: the fields they share; without path, size and subject.
         paths: as `Item.path`.
         sizes: in bytes.
         changes: times of change in nanoseconds.
@@ -28,7 +28,7 @@ class Run(NamedTuple):
     subjects: list[str | None]
 
     def extend(self, other: "Run") -> None:
-        """Take the files of a run with the same `like` behind one's own."""
+        """Append the files of a run with the same `like`."""
         self.paths.extend(other.paths)
         self.sizes.extend(other.sizes)
         self.changes.extend(other.changes)
@@ -58,7 +58,7 @@ Block = Run | list[Item]
 
 
 class Blocks:
-    """Inputs of one shard as they come: a run is put behind the last where it is alike, an item to the items."""
+    """Inputs of one shard in order: a run extends the last one if alike, an item joins the items."""
 
     def __init__(self) -> None:
         self.blocks: list[Block] = []
@@ -66,7 +66,7 @@ class Blocks:
         self.bytes = 0
 
     def room(self, sizes: Sequence[int], most_bytes: int, most: int) -> int:
-        """How many inputs of `sizes` bytes of rows can be taken until either bound is reached; at least one."""
+        """How many inputs with `sizes` bytes of rows fit within both bounds; at least one."""
         left = most_bytes - self.bytes
         for number, reached in enumerate(accumulate(sizes[: most - self.count]), 1):
             if reached >= left:
@@ -74,7 +74,7 @@ class Blocks:
         return min(len(sizes), most - self.count)
 
     def add(self, one: Run | Item, sizes: Sequence[int]) -> None:
-        """Take inputs that will make rows of `sizes` bytes."""
+        """Add inputs that will make rows of `sizes` bytes."""
         last = self.blocks[-1] if self.blocks else None
         if isinstance(one, Run):
             if isinstance(last, Run) and last.like == one.like:

@@ -1,4 +1,4 @@
-"""The identity of an input: what is compared when it is read, so that nothing is taken for another file in silence."""
+"""Stamps of inputs, compared when an input is read, so that a changed file does not go unnoticed."""
 
 import hashlib
 import os
@@ -12,17 +12,17 @@ STAMP = "/"  # between size and time
 
 
 def stamp_of(item: Item, raw: str | Path, listed: dict[str, str] | None = None) -> str:
-    """Size and time of change (ns) of an input's file; of an archive also what it says of its members.
+    """Size and time of change (ns) of an input's file; for an archive also a hash of its member list.
 
-    Of a series the hash of its files'.
+    For a series it is a hash of its files' stamps.
 
-    Members of a ZIP, or of a TAR that is not compressed, are read at places; that what is there is called as it was
-    when it was listed, their reader sees. Members of other archives are found by their names.
+    Members of a ZIP or an uncompressed TAR are read at offsets; their reader checks that the name there is the listed
+    one. Members of other archives are found by name.
 
-    `listed` holds the stamps of files that were looked at already, by their paths below `raw`; that of a file which is
-    one input is taken out.
+    `listed` holds the stamps of files that were looked at already, by their paths below `raw`; the stamp of a file
+    that is one input is removed.
 
-    Beside the plan and not in an `Item`: what is written must not depend on when a file was copied.
+    Stamps are kept beside the plan, not in `Item`, since the dataset must not depend on when a file was copied.
     """
     listed = {} if listed is None else listed
     if item.files:
@@ -33,7 +33,7 @@ def stamp_of(item: Item, raw: str | Path, listed: dict[str, str] | None = None) 
 
 
 def stamp(path: str, status: os.stat_result) -> str:
-    """Size and time of change of a file; of an archive also a hash of what it says of its members."""
+    """Size and time of change of a file; for an archive also a hash of its member list."""
     sizes = f"{status.st_size}{STAMP}{status.st_mtime_ns}"
     if not is_archive(path):
         return sizes
@@ -42,10 +42,10 @@ def stamp(path: str, status: os.stat_result) -> str:
 
 @lru_cache(maxsize=64)
 def _members(path: str, *_changed: int) -> str:
-    """Read once as long as the system tells no change: the time of status cannot be set back."""
+    """Digest of an archive's member list, cached until its status changes: the time of status cannot be set back."""
     try:
         return members_digest(path)
-    except OSError:  # what cannot be opened is told when it is listed, or read
+    except OSError:  # listing or reading will report it
         return ""
 
 

@@ -1,4 +1,4 @@
-"""What of each source is on this disk: listed as a build would list it, and counted."""
+"""Counts the files of each source on this disk, listed as a build would list them."""
 
 import sys
 from collections import Counter
@@ -18,14 +18,14 @@ from .listing import list_items
 
 
 def sources_status(raw: str | Path, sources: Sequence[str | Path] | None = None) -> list[dict[str, Any]]:
-    """The state of sources below `raw`, one mapping each as of `source_status`; by default of the whole catalogue.
+    """The state of sources below `raw`, one `source_status` each; by default of the whole catalogue.
 
     Raises:
-        UserError: `raw` is no folder, or there is no such source.
+        UserError: `raw` is not a folder, or there is no such source.
     """
     raw = Path(raw)
     if not raw.is_dir():
-        raise UserError(f"{raw} is no folder; --raw names the folder that holds one folder per source")
+        raise UserError(f"{raw} is not a folder; --raw names the folder that holds one folder per source")
     chosen = load_catalog() if sources is None else load_sources(sources)
     return [source_status(source, raw) for source in chosen]
 
@@ -40,8 +40,8 @@ def source_status(source: Source, raw: Path) -> dict[str, Any]:
     """State of one source below `raw`: `found`, `partly`, `missing` or `skipped`, with counts by reason.
 
     `found`: the training part is complete, or its size is not established and something was selected. `skipped`:
-    files are there, but the layout or the training part is not established; `missing`: nothing is there that could be
-    of the source by its name. Counts are files, archive members, HDF5 rows or DICOM series, and folders passed over.
+    files are there, but the layout or the training part is not established. `missing`: no file there could belong to
+    the source by its name. Counts are files, archive members, HDF5 rows or DICOM series, and skipped folders.
     """
     selected, excluded = 0, Counter[str]()
     if on_disk(source, raw):
@@ -70,7 +70,7 @@ def source_status(source: Source, raw: Path) -> dict[str, Any]:
 
 
 def _missing_lists(source: Source, raw: Path) -> list[str]:
-    """Tables that the record's rules for training part, exclusions, subject and anatomy need, and that are missing."""
+    """Missing tables that the record's rules for training part, exclusions, subject and anatomy need."""
     rules = (source.train, *(rule.table for rule in source.exclude), source.subject, source.anatomy)
     tables = dict.fromkeys(rule.table for rule in rules if isinstance(rule, TableRule))
     return [table for table in tables if not find_tables(raw / source.folder, table)]

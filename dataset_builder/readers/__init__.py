@@ -1,4 +1,4 @@
-"""One reader for files of every format, and one each for series, tables of images and videos; `read` chooses."""
+"""Readers of inputs: one for files of every format, one each for series, tables of images and videos."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,10 +18,10 @@ def read(
     Args:
         source: the file, or the bytes of a member of an archive; for a series in an archive the archive, or the bytes
             of its files in order.
-        item: what the catalogue says of it.
-        raw: the raw folder, which the files of a DICOM series are relative to.
+        item: its description by the catalogue.
+        raw: the raw folder, to which the paths of a DICOM series are relative.
         views: anatomical views to slice volumes along.
-        size: side of the rows to be made; a decoder may shrink by itself down to twice this.
+        size: side of the rows in pixels; a decoder may shrink to twice this.
 
     Raises:
         Refused, UserError, or what a decoder raises; see `limits.refusal`.

@@ -1,4 +1,4 @@
-"""What an archive holds, listed without unpacking and without trusting what it claims about itself."""
+"""Lists the members of an archive, without unpacking it and without trusting its claims."""
 
 import hashlib
 import struct
@@ -17,7 +17,7 @@ UNREADABLE = (".rar", ".7z")
 # A TAR that unpacks to more than this times its size is taken for a bomb; images shrink by far less.
 MAX_EXPANSION = 200
 ALLOWANCE = 1 << 30  # bytes that any archive may unpack to
-MAX_TAR_HEADERS = 1 << 20  # bytes that say what one member of a TAR is; a long name and its attributes take a few KiB
+MAX_TAR_HEADERS = 1 << 20  # header bytes of one member of a TAR; a long name and its attributes take a few KiB
 _PACKED_END = 4096  # bytes that hold a packed file's last checksums
 _START = 132  # bytes of a member that tell DICOM
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, ends of lines and paragraphs
@@ -26,7 +26,7 @@ HEADER = struct.Struct("<4s4xHH8xIIHHH4xII")  # of one entry in a ZIP's central 
 
 @dataclass(frozen=True)
 class Member:
-    """One file in an archive: its name as stored, its size unpacked, where it begins, and why it cannot be taken.
+    """One file in an archive: its stored name, unpacked size, offset, and why it cannot be read (if so).
 
     A file of a ZIP inside a ZIP is named `INNER.zip!NAME`, and begins at `offset` of the inner one. `start` are the
     first bytes of a file without a suffix that only a stream can reach.
@@ -34,14 +34,14 @@ class Member:
 
     name: str
     size: int
-    offset: int | None  # ZIP: local header; uncompressed TAR: data; None where only a stream can reach it
+    offset: int | None  # ZIP: local header; uncompressed TAR: data; None if only a stream can reach it
     problem: str | None = None
     outer: "Member | None" = None  # the inner ZIP itself
     start: bytes = b""
 
 
 class BrokenArchive(ValueError):
-    """Why an archive cannot be listed, in words that repeat nothing of what it holds."""
+    """Why an archive cannot be listed, without repeating its content."""
 
 
 def is_archive(name: str) -> bool:
@@ -58,7 +58,7 @@ def list_members(file: Path) -> Iterator[Member]:
     """The files in a ZIP or TAR, in the archive's order, one at a time.
 
     Raises:
-        BrokenArchive: the archive is broken, truncated, split or a bomb; what was listed before stands.
+        BrokenArchive: the archive is broken, truncated, split or a bomb; members already yielded stay valid.
         OSError: it cannot be read.
     """
     if not is_zip(file.name):
@@ -90,12 +90,12 @@ def members_digest(file: str) -> str:
 
 
 def open_tar(file: Path) -> tarfile.TarFile:
-    """Open a TAR to go through it once; members whose headers exceed MAX_TAR_HEADERS raise Refused on the way."""
+    """Open a TAR as a stream; members whose headers exceed MAX_TAR_HEADERS raise Refused on the way."""
     return tarfile.open(file, "r:" if file.name.lower().endswith(".tar") else "r|*", tarinfo=_Bounded)
 
 
 class _Bounded(tarfile.TarInfo):
-    """A member whose headers are read up to a bound: tarfile by itself holds all the gigabytes that they claim."""
+    """A member whose headers are read up to a bound: plain tarfile would load all the gigabytes that they claim."""
 
     @classmethod
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> "_Bounded":
@@ -108,12 +108,12 @@ class _Bounded(tarfile.TarInfo):
         finally:
             tarfile.fileobj = file
         if sum(len(name) + len(value) for name, value in tarfile.pax_headers.items()) > MAX_TAR_HEADERS:
-            raise _too_many_headers()  # those for all members that follow pile up
+            raise _too_many_headers()  # global headers for all later members pile up
         return entry
 
 
 class _Allowance:
-    """A file that gives MAX_TAR_HEADERS bytes and then raises Refused, before it reads more."""
+    """A file that raises Refused once more than MAX_TAR_HEADERS bytes are read."""
 
     def __init__(self, file: Any):
         self._file, self._left = file, MAX_TAR_HEADERS
@@ -132,7 +132,7 @@ def _too_many_headers() -> Refused:
 
 
 def unsafe(name: str) -> str | None:
-    """Why a stored name may not be used, or None: names that would leave the folder they are unpacked in."""
+    """Why a stored name may not be used, or None: it would leave the folder it is unpacked in."""
     name = name.replace("\\", "/")
     if name.startswith("/") or "\0" in name or ".." in name.split("/") or name[1:2] == ":":
         return "the name leaves the archive"
@@ -153,7 +153,7 @@ def _tar_members(file: Path) -> Iterator[Member]:
                 if entry.isdir():
                     continue
                 problem = unsafe(entry.name) or (None if entry.isfile() else "a link or device inside an archive")
-                if entry.issparse():  # its bytes do not lie there in one piece
+                if entry.issparse():  # its bytes are not contiguous
                     problem = problem or "a sparse file inside an archive: unpack it here"
                 start = b"" if plain or problem or not has_no_suffix(entry.name) else _first_bytes(archive, entry)
                 yield Member(entry.name, entry.size, entry.offset_data if plain else None, problem, start=start)
@@ -171,13 +171,13 @@ def _first_bytes(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
 
 
 def zip_members(opened: BinaryIO) -> Iterator[Member]:
-    """Walk the central directory entry by entry: `zipfile` would hold all of it, gigabytes for millions of images.
+    """Walk the central directory entry by entry: `zipfile` would load all of it, gigabytes for millions of images.
 
     Raises:
         BrokenArchive: as `list_members`.
     """
     start, count, shift = _central_directory(opened)
-    left = start - shift  # bytes before the directory, which no two members may share
+    left = start - shift  # members must not overlap before the directory
     opened.seek(start)
     for _ in range(count):
         header = opened.read(HEADER.size)
@@ -200,7 +200,7 @@ def zip_members(opened: BinaryIO) -> Iterator[Member]:
 def zip_name(stored: bytes, flags: int) -> str:
     """The name of a member of a ZIP with these general purpose flags."""
     name = stored.decode("utf-8" if flags & 0x800 else "cp437", "backslashreplace")
-    return name.replace("\\", "/")  # as Windows programs separate folders, against APPNOTE 4.4.17
+    return name.replace("\\", "/")  # some Windows programs write backslashes, against APPNOTE 4.4.17
 
 
 def _problem(flags: int, method: int, mode: int) -> str | None:
@@ -240,7 +240,7 @@ def _central_directory(opened: BinaryIO) -> tuple[int, int, int]:
 
 
 def _wide(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:
-    """Sizes and offset with the 64-bit values of the ZIP64 extra field where the short fields are full."""
+    """Sizes and offset, from the ZIP64 extra field if the short fields are full."""
     at = 0
     while at + 4 <= len(extra):
         tag, length = struct.unpack("<HH", extra[at : at + 4])

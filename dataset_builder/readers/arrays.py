@@ -1,4 +1,4 @@
-"""HDF5 data sets: a row of a table of images, an encoded image, an image, or the slices of a volume."""
+"""Reader of HDF5 data sets: a row of a table of images, an encoded image, an image, or the slices of a volume."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ from .picture import Picture
 def read_hdf5(
     source: Path | bytes, member: str | None, row: int | None, setting: Setting, views: Sequence[str], size: int
 ) -> Iterator[Picture]:
-    """Yield the picture of row `row` of data set `member`; without a row, of the encoded image or the stack it holds.
+    """Yield the picture in row `row` of data set `member`; without a row, its encoded image or stack.
 
     Raises:
         Refused: no such data set or row, or over the limits.
@@ -78,12 +78,12 @@ def _hdf5(source: Path | bytes) -> Iterator[Any]:
 
 @lru_cache(maxsize=1)
 def _kept_open(path: Path) -> Any:
-    """The file of the last row that was read: a table of images is opened once, not once for each row."""
+    """The file of the last row, kept open so that a table of images is not opened for each row."""
     return require("h5py", "data").File(path, "r")
 
 
 def _data_set(file: Any, member: str | None) -> Any:
-    """A data set that is stored in this file itself, not behind a link or in other files."""
+    """A data set stored in this file itself, not behind a link or in other files."""
     h5py = require("h5py", "data")
     parts = (member or "").split("/")
     for depth in range(1, len(parts) + 1):
@@ -92,6 +92,6 @@ def _data_set(file: Any, member: str | None) -> Any:
             raise Refused(UNREADABLE, f"no data set {member!r} in the file itself")
     data = file[member]
     if not isinstance(data, h5py.Dataset) or data.is_virtual or data.external:
-        raise Refused(UNREADABLE, f"{member!r} is no data set of the file itself")
+        raise Refused(UNREADABLE, f"{member!r} is not a data set of the file itself")
     check_hdf5(data, "the data set")
     return data

@@ -1,4 +1,4 @@
-"""DICOM headers: the words that name a person or a record."""
+"""Finds identifying words in DICOM headers: names of persons, places and records."""
 
 import re
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from .picture import first_bytes
 
 __all__ = ["identity_words", "is_dicom_file"]
 
-# Of names: = stands before other scripts, brackets around lists.
+# In names, = separates scripts, and brackets enclose lists.
 _BETWEEN_WORDS = re.compile(r"[\s^=,;:/\\\[\]'\"()]+")
 _TELLING = ("PN", "LO", "SH", "LT", "ST", "UT", "UC", "DA", "DT", "AE", "UI")  # types of elements
 _HARMLESS = ("Manufacturer", "ManufacturerModelName", "CodeMeaning", "CodeValue", "CodingSchemeDesignator")
@@ -22,11 +22,11 @@ _STANDARD_UID = "1.2.840.10008."
 
 
 def identity_words(source: Path | bytes) -> set[str] | None:
-    """Words of the header that may name a person, a place or a record, in lower case: no stored path may hold them.
+    """Words of the header that may name a person, a place or a record, in lower case: no stored path may contain them.
 
     Every text, name, date and identifier of the header counts, in nested sequences too: that is more than the basic
-    profile of DICOM PS3.15 (table E.1-1) removes. None where the header cannot be read as far as the image's size,
-    which stands behind the names.
+    profile of DICOM PS3.15 (table E.1-1) removes. None if the header cannot be read up to the image's size, which
+    follows the names.
     """
     try:
         header = _header(source[: 2**20] if isinstance(source, bytes) else first_bytes(source, 2**20))
@@ -36,13 +36,13 @@ def identity_words(source: Path | bytes) -> set[str] | None:
     except Exception:  # a header can break pydicom in any way
         return None
     parts = {word for text in texts for word in _BETWEEN_WORDS.split(text)}
-    return {word for word in parts if len(word) >= (3 if word.isascii() else 2)}  # two signs may be a whole name
+    return {word for word in parts if len(word) >= (3 if word.isascii() else 2)}  # two characters may be a whole name
 
 
 def _texts(element: Any) -> Sequence[Any]:
-    """What an element of the header says in words, as far as it can tell who somebody is."""
+    """The text of an element of the header, if it may identify somebody."""
     value = element.value
-    if element.VR == "UN" and isinstance(value, bytes):  # private elements of files that name no types
+    if element.VR == "UN" and isinstance(value, bytes):  # private elements in files without value representations
         return [value.decode("latin-1").strip("\0 ")]
     if element.VR not in _TELLING or element.keyword in _HARMLESS or not value:
         return []
@@ -53,7 +53,7 @@ def _texts(element: Any) -> Sequence[Any]:
 def _header(source: bytes) -> Any:
     pydicom = import_pydicom()
     try:
-        is_deflated(pydicom, BytesIO(source), "the file")  # refuses what inflates without end; dcmread does not
+        is_deflated(pydicom, BytesIO(source), "the file")  # refuses data that inflate without end; dcmread does not
         return pydicom.dcmread(BytesIO(source), stop_before_pixels=True, force=True)
     except UserError:
         raise

@@ -1,4 +1,4 @@
-"""Any file as pictures: one for each page or frame, or the slices of a volume."""
+"""Reads any file as pictures: one for each page or frame, or the slices of a volume."""
 
 from collections.abc import Iterator, Sequence
 from io import BytesIO
@@ -27,10 +27,10 @@ def read(
     """Yield the pictures of a file: `2d` for one, `frame` for each of several, or the slices of a volume.
 
     JPEG and JPEG 2000 are decoded at the reduced scale nearest above twice `size` pixels on the shorter side, which
-    leaves more than 50 dB against a full decode. Pages of another size than the first (thumbnails) are passed over.
+    leaves more than 50 dB against a full decode. Pages of another size than the first (thumbnails) are skipped.
 
     Raises:
-        UserError, Refused: not readable, no picture, or over the limits; what was yielded before stands.
+        UserError, Refused: not readable, no picture, or over the limits; pictures already yielded stay valid.
     """
     if (
         isinstance(source, Path)
@@ -53,9 +53,9 @@ def bounded(file: BinaryIO, name: str, beside: Beside | None, size: int) -> Sour
 
 
 def pictures(contents: list[Content], setting: Setting, views: Sequence[str], time: int = 0) -> Iterator[Picture]:
-    """Yield the pictures of the one content in the list, which is taken out so that its memory can be freed.
+    """Yield the pictures of the only content in the list, which is removed so that its memory can be freed.
 
-    `time`: which time point of its series a volume without a time axis is.
+    `time`: the time point in its series, for a volume without a time axis.
     """
     content = contents.pop()
     if isinstance(content, Pages) and content.volume is not None:
@@ -91,7 +91,7 @@ def _frames(pages: Pages, setting: Setting) -> Iterator[Picture]:
 
 
 def beside(source: Path | bytes, item: Item, raw: Path) -> Beside:
-    """Open what lies beside an input: in its folder, or in the same folder of its archive."""
+    """A function that opens files beside an input: in its folder, or in the same folder of its archive."""
     return folder_beside(source.parent) if isinstance(source, Path) else _beside_member(raw / item.path, item)
 
 

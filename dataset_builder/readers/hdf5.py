@@ -1,4 +1,4 @@
-"""HDF5 files of many images: one item per row (PatchCamelyon), per data set (ISIC 2024), or a stack (fastMRI)."""
+"""Lists HDF5 files of many images: an item per row (PatchCamelyon), per data set (ISIC 2024), or a stack (fastMRI)."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from biovfm_hf.errors import UserError, require
 
 from ..item import Item
 
-MAX_ROWS = 5_000_000  # rows of one array; a file may claim any number without holding them
+MAX_ROWS = 5_000_000  # rows of one array: a file may claim any number
 
 
 def table_rows(item: Item, file: Path, key: str | None) -> Iterator[Item]:
@@ -17,7 +17,7 @@ def table_rows(item: Item, file: Path, key: str | None) -> Iterator[Item]:
     with require("h5py", "data").File(file, "r") as opened:
         array = _own(opened, key or "")
         if len(array.shape) < 3 or array.shape[0] > MAX_ROWS:
-            raise ValueError(f"{key!r} is no array of up to {MAX_ROWS:,} images")
+            raise ValueError(f"{key!r} is not an array of up to {MAX_ROWS:,} images")
         for row in range(array.shape[0]):
             yield item._replace(member=key, row=row)
 
@@ -39,7 +39,7 @@ def stack(item: Item, file: Path, key: str | None) -> Iterator[Item]:
         for name in (key or "").split("|"):
             if name in opened:
                 if len(_own(opened, name).shape) < 3:
-                    raise ValueError(f"{name!r} is no stack of slices")
+                    raise ValueError(f"{name!r} is not a stack of slices")
                 yield item._replace(member=name)
                 return
     yield item._replace(excluded=f"no data set {key} in the HDF5 file (k-space without a reconstruction)")

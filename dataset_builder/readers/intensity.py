@@ -1,4 +1,4 @@
-"""From stored values to 8 bits as a source's record says: untouched, by percentiles, by windows, or by the file.
+"""Maps stored values to 8 bits by a source's record: unchanged, by percentiles, by windows, or by the file.
 
 A record's intensity is {"window": [low, high]}, {"windows": three of them} (they become red, green and blue),
 {"percentile": [low, high]}, "as-is", or None: the default of the file's kind.
@@ -16,11 +16,11 @@ Setting = dict[str, Any] | str | None
 
 
 def mapped(pixels: Pixels, setting: Setting) -> np.ndarray:
-    """Map an image, or a volume whose `reference` is itself, to uint8 of its shape; of three windows, to colours.
+    """Map an image, or a volume whose `reference` is itself, to uint8 of its shape; three windows give colours.
 
-    By default the window that a DICOM file states, 8-bit values of an image as they are, else percentiles. "as-is"
-    passes over the file's window, and leaves 8-bit values of a volume too; a percentile pair passes over the window
-    and over 8-bit values. Windows are in the file's values (HU for CT).
+    The default is a DICOM file's own window, then 8-bit values of an image unchanged, else percentiles. "as-is"
+    ignores the file's window and keeps 8-bit values of volumes too. A percentile pair ignores the window and stretches
+    8-bit values. Windows are in the file's values (HU for CT).
     """
     windows = _windows(setting)
     if windows:
@@ -56,5 +56,5 @@ def _binary(pixels: Pixels) -> bool:
 
 
 def _stretched(pixels: Pixels) -> Pixels:
-    """The pixels with their own numbers as reference, from which `to_uint8` stretches 8-bit values too."""
+    """The pixels with themselves as reference, so that `to_uint8` also stretches 8-bit values."""
     return replace(pixels, reference=pixels.array) if pixels.reference is None else pixels

@@ -1,4 +1,4 @@
-"""Members of ZIP and TAR archives, read in place, one at a time and never more of one than it claims to be."""
+"""Reads members of ZIP and TAR archives in place, one at a time and up to their claimed size."""
 
 import lzma
 import struct
@@ -21,14 +21,13 @@ _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _BLOCK = 2**20
 _ENCRYPTED, _SIZES_FOLLOW = 0x1, 0x8
 _FAILURES = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, TypeError)
-"""What broken archives raise; TypeError is tarfile's, of a compressed stream that ends in its header."""
+"""Exceptions of broken archives; tarfile raises TypeError if a compressed stream ends in its header."""
 
 
 def members(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, bytes | Refused]]:
     """Yield the bytes of the members that `items` name, or why they cannot be read; `items` in archive order.
 
-    A ZIP, and a TAR that is not compressed, is read at the offsets that the catalogue found; a compressed TAR is
-    passed through once from its start.
+    A ZIP or an uncompressed TAR is read at the offsets in the plan, a compressed TAR once from its start.
     """
     name = path.name.lower()
     if name.endswith(".zip"):
@@ -46,7 +45,8 @@ def members(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, bytes | R
 def series(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, list[bytes | Refused]]]:
     """Yield the files of the series that `items` name, in slice order; `items` in the order of their last files.
 
-    For archives that can only be passed through, once for all of `items`. Files are held until their series is whole.
+    For archives that can only be read as a stream, once for all `items`. Files stay in memory until their series is
+    complete.
     """
     listed = sorted(
         (part.at or 0, number, place, part)
@@ -69,7 +69,7 @@ def series(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, list[bytes
 def _of_zip(
     file: BinaryIO, path: Path, outer: Part | None, items: Iterable[Item]
 ) -> Iterator[tuple[Item, bytes | Refused]]:
-    """Members of the archive itself or of the ZIP inside it that `outer` describes, which is held in memory."""
+    """Members of the archive, or of the ZIP inside it that `outer` describes, which is kept in memory."""
     if outer is not None:
         content = _caught(_zip_member, file, path, outer.item(path.name, "archive"))
         if isinstance(content, Refused):
@@ -92,7 +92,7 @@ def _caught(read, file: BinaryIO, path: Path, item: Item) -> bytes | Refused:
 
 
 def _zip_member(file: BinaryIO, path: Path, item: Item) -> bytes:
-    """Read a stored or deflated member at its local header (APPNOTE 4.3.7); other methods through zipfile."""
+    """Read a stored or deflated member at its local header (APPNOTE 4.3.7); zipfile reads other methods."""
     if item.offset is None:
         return _through_zipfile(file, item)
     file.seek(item.offset)
@@ -145,7 +145,7 @@ def _through_zipfile(file: BinaryIO, item: Item) -> bytes:
 
 
 def _own_name(item: Item) -> str:
-    """A member's name in the archive that holds it itself."""
+    """A member's name in its innermost archive."""
     name = item.member or ""
     return name if item.outer is None else name.removeprefix(f"{item.outer.name}!")
 
@@ -161,7 +161,7 @@ def _tar_member(file: BinaryIO, path: Path, item: Item) -> bytes:
 
 
 def _names(header: bytes, item: Item) -> bool:
-    """Whether a block of a TAR is the header of a member; long names and sizes stand in blocks before it."""
+    """Whether a block of a TAR is the header of a member; blocks before it hold long names and sizes."""
     try:
         entry = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except tarfile.TarError:
@@ -172,13 +172,13 @@ def _names(header: bytes, item: Item) -> bool:
 
 
 def _streamed(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, bytes | Refused]]:
-    """Pass through a compressed TAR. A name that occurs twice answers the items of that name in turn."""
+    """Stream through a compressed TAR. Members of the same name go to the items of that name in turn."""
     waiting = list(items)
     done = 0
     try:
         with open_tar(path) as archive:
             for entry in archive:
-                archive.members.clear()  # type: ignore[attr-defined]  # tarfile would remember all it has passed
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all earlier members
                 if done == len(waiting):
                     return
                 if entry.name != waiting[done].member or not entry.isfile():
@@ -199,7 +199,7 @@ def _streamed(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, bytes |
 def _entry_bytes(archive: tarfile.TarFile, entry: tarfile.TarInfo):
     def read(file: BinaryIO, path: Path, item: Item) -> bytes:
         member = archive.extractfile(entry)
-        data = member.read(min(entry.size, MAX_MEMBER_BYTES)) if member else b""  # allocates what it is asked for
+        data = member.read(min(entry.size, MAX_MEMBER_BYTES)) if member else b""  # it allocates the requested size
         if len(data) != entry.size:
             raise Refused(UNREADABLE, f"ends after {len(data)} of {entry.size} bytes")
         return data

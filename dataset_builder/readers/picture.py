@@ -1,4 +1,4 @@
-"""What every reader yields."""
+"""The output of every reader: pictures, and files that could not be read."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -35,7 +35,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Unread:
-    """One file of an input of several that could not be read; the others are."""
+    """One unreadable file of an input with several files; the others are read."""
 
     file: str
     error: Exception
@@ -55,7 +55,7 @@ def first_bytes(source: Path | bytes, count: int) -> bytes:
 
 
 def opening(source: Path | bytes) -> Open:
-    """What opens a file, or a file's bytes."""
+    """Open a file, or a file's bytes."""
     if isinstance(source, bytes):
         return lambda: nullcontext(BytesIO(source))
     return lambda: source.open("rb")

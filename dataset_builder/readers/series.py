@@ -1,4 +1,4 @@
-"""DICOM series: the slices of the volume that its files form, or a picture for each file."""
+"""Reader of DICOM series: the slices of the volume that its files form, or a picture for each file."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -35,11 +35,11 @@ class _File(NamedTuple):
 def read(
     source: Path | bytes | list[bytes | Refused], item: Item, raw: Path, views: Sequence[str], size: int
 ) -> Iterator[Picture | Unread]:
-    """Yield the slices of a series, whose files are in slice order, along `views`; and what could not be read of it.
+    """Yield the slices of a series, whose files are in slice order, along `views`; and its unreadable files.
 
-    A series with several files at each position gives a volume for each time point taken, numbered as those of a 4D
-    file (see `volume.sliced`). One that is no volume (one position, slices not evenly spaced, repeated unevenly, or of
-    different shapes or planes) gives its files as 2D pictures with the view `frame`.
+    A series with several files at each position gives a volume for each sampled time point, numbered as in a 4D file
+    (see `volume.sliced`). A series that is not a volume (one position, slices not evenly spaced, repeated unevenly, or
+    of different shapes or planes) gives its files as 2D pictures with the view `frame`.
 
     Raises:
         UserError, Refused: too many files, a volume over MAX_VOLUME_BYTES, or none of its files can be read.
@@ -77,7 +77,7 @@ def _apart(
     files: Sequence[_File], places: dict[int, Place], failures: _Failures, setting: Setting, views: Sequence[str],
     size: int,
 ) -> Iterator[Picture]:  # fmt: skip
-    """Pictures of files that form no volume together; a mosaic, or a file of even frames, is a volume by itself."""
+    """Pictures of files that do not form a volume together; a mosaic, or a file of even frames, is one by itself."""
     numbers = list(places)
     if all(place.mosaic for place in places.values()):
         numbers = [numbers[time] for time in time_points(len(numbers))]
@@ -99,7 +99,7 @@ def _slice(file: _File, size: int) -> Pixels:
         content = read_dicom(replace(bounded(opened, file.name, None, size), shorter_side=None))
         pixels = content.page(0) if isinstance(content, Pages) else None
         if pixels is None:
-            raise UserError(f"{file.name}: is no single slice; leave it out")
+            raise UserError(f"{file.name}: is not a single slice; leave it out")
         return pixels
 
 

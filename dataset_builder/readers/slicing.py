@@ -1,4 +1,4 @@
-"""The views of volumes, and pictures resized fast; `biovfm_hf.fitting` places them on a canvas."""
+"""Names of the views of volumes, and fast resizing; `biovfm_hf.fitting` places pictures on a canvas."""
 
 import cv2
 import numpy as np
@@ -9,8 +9,8 @@ VIEWS = ("axial", "sagittal", "coronal")
 def resize(pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Resize uint8 (H, W) or (H, W, 3): area averaging along an axis that shrinks, cubic along one that grows.
 
-    What shrinks to a quarter or less is halved first, which takes a third of the time: 49 to 55 dB from one step, and
-    as near to an antialiased bicubic filter as that (46 to 53 dB both, on chest X-rays and 1/f textures).
+    A picture that shrinks to a quarter or less is halved first, which takes a third of the time: 49 to 55 dB from one
+    step, and as close to an antialiased bicubic filter (46 to 53 dB both, on chest X-rays and 1/f textures).
     """
     pixels = np.ascontiguousarray(pixels)
     height, width = pixels.shape[:2]

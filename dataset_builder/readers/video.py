@@ -1,4 +1,4 @@
-"""MP4, AVI and other videos: frames at a stated rate."""
+"""Reader of MP4, AVI and other videos: frames at a given rate."""
 
 from collections.abc import Iterator
 from math import floor
@@ -11,7 +11,7 @@ from ..limits import MAX_FRAMES, TOO_LARGE, Refused
 from .intensity import Setting, mapped
 from .picture import Picture, opening
 
-DEFAULT_FPS = 1.0  # frames taken per second of video where the record states no rate
+DEFAULT_FPS = 1.0  # frames per second of video if the record states no rate
 
 
 def read(source: Path | bytes, name: str, setting: Setting, fps: float | None) -> Iterator[Picture]:

@@ -1,4 +1,4 @@
-"""Volumes as pictures: slices along the anatomical axes, mapped to 8 bits by one rule for each volume."""
+"""Cuts volumes into pictures: slices along the anatomical axes, mapped to 8 bits by one rule for each volume."""
 
 from collections.abc import Collection, Iterator, Sequence
 from math import ceil
@@ -12,21 +12,21 @@ from ..limits import MAX_FRAMES, TOO_LARGE, Refused
 from .intensity import Setting, mapped
 from .picture import Picture
 
-MAX_TIME_POINTS = 5  # 3D volumes taken of a 4D series, evenly spread from the first on
+MAX_TIME_POINTS = 5  # 3D volumes taken from a 4D series, evenly spread, beginning with the first
 
 
 def time_points(count: int) -> range:
-    """Which of `count` time points of a series are taken: MAX_TIME_POINTS at most, evenly spread."""
+    """The sampled time points of a series of `count`: at most MAX_TIME_POINTS, evenly spread."""
     return range(0, count, ceil(count / MAX_TIME_POINTS))
 
 
 def sliced(volumes: list[Volume], setting: Setting, views: Sequence[str], time: int = 0) -> Iterator[Picture]:
-    """Yield the slices of the one volume in the list, which is taken out so that its memory can be freed.
+    """Yield the slices of the only volume in the list, which is removed so that its memory can be freed.
 
     A series of n time points gives every ceil(n / MAX_TIME_POINTS)th of them as a volume of its own, with percentiles
     of its own; slice k of time point t then has the index t * slices + k.
 
-    `time`: which time point of its series a volume without a time axis is.
+    `time`: the time point in its series, for a volume without a time axis.
 
     Raises:
         Refused: more slices than MAX_FRAMES.
@@ -41,7 +41,7 @@ def sliced(volumes: list[Volume], setting: Setting, views: Sequence[str], time: 
             yield from _pictures(shown, volume.spacing, volume.absent, views, moment)
         return
     shown, spacing, absent = _mapped(volume, volume.at_time(None), setting), volume.spacing, volume.absent
-    del volume  # the 8-bit volume is all that the slices need
+    del volume  # the slices need only the 8-bit volume
     yield from _pictures(shown, spacing, absent, views, time)
 
 

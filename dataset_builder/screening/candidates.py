@@ -1,4 +1,4 @@
-"""What the pictures of all shards are compared by: a few numbers each in memory, the thumbnails where they lie."""
+"""Data by which the pictures of all shards are compared: a few numbers each in memory, the thumbnails on disk."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -54,9 +54,9 @@ def groups(values: np.ndarray) -> Iterator[tuple[int, int, int]]:
 
 
 class Candidates(NamedTuple):
-    """What the pictures of all shards that passed the rules for single pictures are compared by, in plan order.
+    """Data for comparing the pictures of all shards that passed the rules for single pictures, in plan order.
 
-    42 bytes a picture and 8 for each of its framings.
+    42 bytes per picture and 8 for each of its framings.
 
     Attributes:
         shard: int32 (n,), number of the shard.
@@ -79,12 +79,12 @@ class Candidates(NamedTuple):
     thumbnails: Rows
 
     def owner(self, framings: np.ndarray) -> np.ndarray:
-        """The picture that each of these positions in `hashes` belongs to."""
+        """The picture to which each of these positions in `hashes` belongs."""
         return np.searchsorted(self.first, framings, "right") - 1
 
 
 def load_candidates(plan: Plan, threads: int = 1) -> Candidates:
-    """Read what is compared of all shards, in threads."""
+    """Read the candidates of all shards, in threads."""
     modalities = sorted({shard.modality or "" for shard in plan.shards})
     codes = [modalities.index(shard.modality or "") for shard in plan.shards]
     parts = list(in_order(partial(_of_shard, plan), range(len(plan.shards)), threads))

@@ -1,7 +1,7 @@
 """Screening across shards: exact and near duplicates, benchmark images, and the seeded random subset.
 
-One pass on one machine over a few numbers per picture; the thumbnails stay on disk, and only those of suspects are
-read. The first of several equals in plan order is kept; `look_alikes` has the rule for near duplicates.
+It is one pass on one machine over a few numbers per picture; the thumbnails stay on disk, and only those of suspects
+are read. Of several equals the first in plan order is kept; `look_alikes` has the rule for near duplicates.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,11 +31,11 @@ DROPS = pa.schema({"line": pa.int32(), "reason": pa.string(), "detail": pa.strin
 
 
 class Decisions:
-    """What becomes of each of n pictures.
+    """The decisions on n pictures.
 
     Attributes:
         reason: int8 (n,), place in REASONS.
-        like: int64 (n,), number of the picture, or of the benchmark image, that one which is dropped equals.
+        like: int64 (n,), for a dropped picture the number of the picture, or benchmark image, that it equals.
     """
 
     def __init__(self, count: int) -> None:
@@ -48,13 +48,13 @@ class Decisions:
         return np.flatnonzero(self.reason == 0)
 
     def drop(self, reason: int, numbers: np.ndarray, like: np.ndarray | int = -1) -> None:
-        """Drop pictures; `like` holds what each of them equals."""
+        """Drop pictures; `like` holds the number of each one's equal."""
         self.reason[numbers] = reason
         self.like[numbers] = like
 
 
 def decide(plan: Plan, candidates: Candidates, benchmarks: Benchmarks, note: Callable[[str], None]) -> Decisions:
-    """What becomes of every picture; `note` is told what is being looked for."""
+    """Decide on every picture; `note` is called with the name of each step."""
     decisions = Decisions(len(candidates.shard))
     if len(benchmarks.hashes):
         note("matching benchmark images")
@@ -73,19 +73,19 @@ def decide(plan: Plan, candidates: Candidates, benchmarks: Benchmarks, note: Cal
 
 
 def benchmark_matches(candidates: Candidates, benchmarks: Benchmarks) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures that show an image of the benchmarks in one of their framings, and the number of the first of those."""
+    """Pictures that match a benchmark image in one of their framings, and the number of the first match."""
     framings, images, _ = matches(candidates.hashes, candidates.thumbnails, benchmarks)
     pictures, first = np.unique(candidates.owner(framings), return_index=True)
     return pictures, images[first]
 
 
 def exact_duplicates(candidates: Candidates, kept: np.ndarray, within: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures among `kept` whose pixels equal those of an earlier one among them, and the number of the first such.
+    """Pictures among `kept` with the pixels of an earlier one among them, and the number of the first of these.
 
-    `within`: whether the frames or slices of one input count too; else those that equal its first are kept.
+    `within`: whether repeats inside one input count too; otherwise they are kept with their first.
     """
     exact = candidates.exact[kept]
-    order = np.lexsort((exact[:, 1], exact[:, 0]))  # stable: of equals the earliest first
+    order = np.lexsort((exact[:, 1], exact[:, 0]))  # stable, so that the earliest of equals comes first
     first = np.append(True, (exact[order[1:]] != exact[order[:-1]]).any(axis=1))[: len(order)]
     start = np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
     repeats = ~first
@@ -98,7 +98,7 @@ def exact_duplicates(candidates: Candidates, kept: np.ndarray, within: bool = Tr
 def near_duplicates(
     candidates: Candidates, kept: np.ndarray, scratch: Path | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures among `kept` that look like an earlier one of another input that stands, and the number of that.
+    """Pictures among `kept` that look like an earlier standing one of another input, and the number of that one.
 
     The rule is that of `look_alikes`. Slices and frames of one input are never compared with each other. `scratch`: a
     folder for a temporary file.
@@ -109,9 +109,9 @@ def near_duplicates(
 
 
 def random_subset(candidates: Candidates, kept: np.ndarray, seed: int, size: int) -> np.ndarray:
-    """Numbers of `size` of the `kept` pictures, chosen by a hash of their pixels and the seed, of every modality some.
+    """Numbers of `size` of the `kept` pictures, chosen by a hash of their pixels and the seed, some of every modality.
 
-    A modality gets its proportion of `size`, at least a thousandth of it as far as it has as many.
+    A modality gets its proportion of `size`, but at least a thousandth of it if it has that many.
     """
     if len(kept) <= size:
         return kept
@@ -127,7 +127,7 @@ def random_subset(candidates: Candidates, kept: np.ndarray, seed: int, size: int
 def save_drops(
     plan: Plan, candidates: Candidates, decisions: Decisions, benchmarks: Benchmarks, threads: int = 1
 ) -> None:
-    """Write which lines of each shard are dropped, why, and the place of what they equal."""
+    """Write which lines of each shard are dropped, why, and the places of their equals."""
     dropped = np.flatnonzero(decisions.reason)
     details = _details(plan, candidates, decisions, benchmarks, threads)
     reasons = pa.array(REASONS).take(pa.array(decisions.reason[dropped]))
@@ -142,7 +142,7 @@ def save_drops(
 def _details(
     plan: Plan, candidates: Candidates, decisions: Decisions, benchmarks: Benchmarks, threads: int
 ) -> pa.Array:
-    """For each picture that is dropped the place of what it equals; nothing where it equals nothing."""
+    """For each dropped picture the place of its equal, if it has one."""
     dropped = np.flatnonzero(decisions.reason)
     reason, like = decisions.reason[dropped], decisions.like[dropped]
     details = np.full(len(dropped), len(benchmarks.names))
@@ -156,7 +156,7 @@ def _details(
 
 
 def _places(plan: Plan, candidates: Candidates, numbers: np.ndarray, threads: int) -> Iterator[pa.Array]:
-    """Where pictures are, in ascending order, those of a shard at a time: path, and view and index if it has them."""
+    """Places of pictures in ascending order, shard by shard: path, and view and index if they have them."""
     lines = candidates.line[numbers]
     shards = ((shard, lines[start:stop]) for shard, start, stop in groups(candidates.shard[numbers]))
     yield from in_order(partial(_places_in_shard, plan), shards, threads)
@@ -171,13 +171,13 @@ def _places_in_shard(plan: Plan, group: tuple[int, np.ndarray]) -> pa.Array:
 
 
 def load_drops(plan: Plan, number: int) -> pa.RecordBatch:
-    """What of a shard is dropped: DROPS, in the order of the lines."""
+    """The dropped lines of a shard: DROPS, in the order of the lines."""
     with pa.memory_map(str(_drops_path(plan))) as file:
         return pa.ipc.open_file(file).get_batch(number)
 
 
 def save_sample(plan: Plan, candidates: Candidates, decisions: Decisions) -> None:
-    """Note shard and line of the pictures of config 0.2m; nothing where all that is kept is no more than that."""
+    """Save shard and line of the pictures of config 0.2m, unless no more pictures than that are kept."""
     sample_path(plan).unlink(missing_ok=True)
     kept = decisions.kept
     if plan.options.subset == "full" and len(kept) > SUBSET_SIZE:

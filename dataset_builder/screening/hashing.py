@@ -8,9 +8,9 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-THUMBNAIL = 28  # side of the thumbnail that confirms what a perceptual hash suspects; MedMNIST's smallest size
-REDUCED = 112  # longer side that fingerprints are taken at
-SIMILARITY = 0.99  # least correlation of the textures of two thumbnails that show the same
+THUMBNAIL = 28  # side of the thumbnail that confirms a match of perceptual hashes; MedMNIST's smallest size
+REDUCED = 112  # longer side of pictures for fingerprints
+SIMILARITY = 0.99  # least correlation between the textures of thumbnails of the same picture
 
 # The 64 lowest spatial frequencies of a 32 x 32 DCT without the mean, nearest to the origin first.
 _LOWEST = 12
@@ -21,15 +21,15 @@ _ROWS, _COLUMNS = np.array(_FREQUENCIES[:64]).T
 
 
 class Rows(Protocol):
-    """Rows of thumbnails that are taken by their numbers: an array, or files."""
+    """Thumbnails indexed by number: an array, or files."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Rows and bytes of each."""
+        """Number of rows, and bytes of each."""
         ...
 
     def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
-        """Some of them, uint8."""
+        """Some of the thumbnails, uint8."""
         ...
 
 
@@ -53,7 +53,7 @@ def grey(pixels: np.ndarray) -> np.ndarray:
 
 
 def reduced(pixels: np.ndarray) -> np.ndarray:
-    """The picture in grey, its longer side at most REDUCED: what both fingerprints below are taken from."""
+    """The picture in grey, its longer side at most REDUCED: the input of both fingerprints below."""
     picture = grey(pixels)
     scale = REDUCED / max(picture.shape)
     if scale >= 1:
@@ -84,7 +84,7 @@ def fingerprint(picture: np.ndarray) -> tuple[int, np.ndarray]:
 
 @lru_cache(maxsize=REDUCED)
 def _weights(size: int) -> np.ndarray:
-    """Weights (_LOWEST + THUMBNAIL, size) that take a line of `size` pixels to DCT coefficients and to a thumbnail."""
+    """Weights (_LOWEST + THUMBNAIL, size) from a line of `size` pixels to DCT coefficients and to a thumbnail."""
     cosines = np.cos(np.pi / 32 * (np.arange(32) + 0.5) * np.arange(_LOWEST)[:, None])
     cosines[0] *= np.sqrt(0.5)
     return np.concatenate([cosines @ _area(size, 32), _bicubic(size, THUMBNAIL)]).astype(np.float32)
@@ -100,7 +100,7 @@ def _area(size: int, target: int) -> np.ndarray:
 
 
 def _bicubic(size: int, target: int) -> np.ndarray:
-    """Weights (target, size) of Keys' cubic kernel (a = -0.5), widened where the line shrinks, as Pillow has it."""
+    """Weights (target, size) of Keys' cubic kernel (a = -0.5), widened when the line shrinks, as in Pillow."""
     scale = max(1.0, size / target)
     centres = (np.arange(target) + 0.5) * size / target
     x = np.abs((np.arange(size) + 0.5 - centres[:, None]) / scale)
@@ -110,17 +110,17 @@ def _bicubic(size: int, target: int) -> np.ndarray:
 
 
 def textures(thumbnails: np.ndarray) -> np.ndarray:
-    """What tells one thumbnail from others of its kind: its middle frequencies at equal local contrast.
+    """The texture that tells a thumbnail from others of its kind: its middle frequencies at equal local contrast.
 
-    The difference of two Gaussians (0.9 and 2 pixels) takes away the shape that all pictures of a kind share and the
-    noise of JPEG; division by its local deviation (2 pixels) keeps a few strong edges, such as a fundus camera's
-    circle, from deciding.
+    The difference of two Gaussians (0.9 and 2 pixels) removes the shape that all pictures of a kind share and the
+    noise of JPEG. Division by the local deviation (2 pixels) keeps a few strong edges, such as a fundus camera's
+    circle, from dominating.
 
     Args:
         thumbnails: uint8 (n, THUMBNAIL ** 2).
 
     Returns:
-        float32 (n, THUMBNAIL ** 2), each row of mean 0 and length 1; 0 where a thumbnail has no texture.
+        float32 (n, THUMBNAIL ** 2), each row with mean 0 and length 1; 0 if a thumbnail has no texture.
     """
     fine = np.empty(thumbnails.shape, dtype=np.float32)
     for row, flat in zip(fine, thumbnails, strict=True):

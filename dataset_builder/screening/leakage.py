@@ -1,8 +1,8 @@
-"""The leakage guard: what the records say overlaps with benchmarks, and what the benchmarks' own images show.
+"""The leakage guard: drops sources that overlap with benchmarks, and pictures that match benchmark images.
 
 `strict` leaves out every source, or part of a source, that a record connects with a benchmark. `paper` keeps the
-paper's list as it is. In both, pictures that match an image of the benchmark files that were given are dropped:
-first by perceptual hash, then by the texture of thumbnails, in three framings (whole, centre crop, padded).
+paper's list unchanged. Both drop pictures that match an image of the given benchmark files: first by perceptual hash,
+then by the texture of thumbnails, in three framings (whole, centre crop, padded).
 
 Measured on 1,512 real images, half of them planted as benchmark images in 36 ways: recall at least 0.9987, one wrong
 decision in 54,432 (docs/dataset.md).
@@ -25,14 +25,14 @@ from .hashing import SIMILARITY, THUMBNAIL, Rows, fingerprint, reduced, sha256_o
 from .near_hashes import neighbours
 
 MODES = ("strict", "paper")
-RADIUS = 8  # bits in which the perceptual hashes of a picture and of its small copy may differ
-SQUARE = 1.02  # longer side over shorter side up to which a picture counts as square
+RADIUS = 8  # bits by which the perceptual hashes of a picture and its small copy may differ
+SQUARE = 1.02  # largest ratio of the sides of a picture that counts as square
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _KINDS = "MedMNIST .npz files, images, or folders of them"
 
 
 def framings(content: np.ndarray) -> list[np.ndarray]:
-    """The framings in which a benchmark may show a picture: whole; if it is not square, also its centre and padded.
+    """The framings in which a benchmark may show a picture: whole; if not square, also its centre crop and padded.
 
     `content`: uint8 (h, w) without padding.
     """
@@ -88,7 +88,7 @@ def matches(hashes: np.ndarray, thumbnails: Rows, benchmarks: Benchmarks) -> tup
 def _alike(
     hashes: np.ndarray, thumbnails: Rows, benchmarks: Benchmarks
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """What `matches` returns, in blocks and in no order: of a crowd with near hashes only matches stay in memory."""
+    """Results of `matches` in blocks, in no order: for many pictures with near hashes, only matches stay in memory."""
     for pictures, images in neighbours(hashes, benchmarks.hashes, RADIUS):
         order = np.lexsort((images, pictures))
         for start in range(0, len(order), 2**16):
@@ -105,7 +105,7 @@ def _alike(
 def benchmark_files(paths: Iterable[Path]) -> list[Path]:
     """The benchmark files that `paths` name, in the order in which they are read.
 
-    Folders are looked through, but for hidden files.
+    Folders are searched, except for hidden files.
 
     Raises:
         UserError: a path does not exist, or a folder holds no such file.
@@ -123,7 +123,7 @@ def benchmark_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def identities(files: Iterable[Path]) -> list[list[str]]:
-    """Name and SHA-256 of the content of each benchmark file: its images are in messages under its name.
+    """Name and SHA-256 of the content of each benchmark file; messages name its images by it.
 
     Raises:
         UserError: a file cannot be read.
@@ -147,18 +147,18 @@ def _images(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 def _npz(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     splits = [(split, _array(path, f"{split}_images")) for split in ("val", "test")]
     if all(images is None for _, images in splits):
-        raise UserError(f"{path}: holds neither val_images nor test_images; give {_KINDS}")
+        raise UserError(f"{path}: has neither val_images nor test_images; give {_KINDS}")
     for split, images in splits:
         if images is None:
             continue
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] != 3):
-            raise UserError(f"{path}: {split}_images has shape {images.shape}; 2D MedMNIST files are read")
+            raise UserError(f"{path}: {split}_images has shape {images.shape}; only 2D MedMNIST files are read")
         for number, image in enumerate(images):
             yield f"{path.stem}/{split}/{number}", image
 
 
 def _array(path: Path, name: str) -> np.ndarray | None:
-    """One array of an .npz file, None where it holds none of that name."""
+    """One array of an .npz file, None if it has none of that name."""
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("not an .npz file")

@@ -1,17 +1,17 @@
-"""Which of many pictures look like an earlier one, in time and memory that a crowd of them does not square.
+"""Finds near duplicates: pictures that look like an earlier one, without quadratic time for groups of equals.
 
-The rule, picture by picture in their order: a picture is dropped that looks like an earlier one which stands, of
-another file. Looking alike is RADIUS bits between the perceptual hashes and a correlation of SIMILARITY between the
-textures of the thumbnails. A picture that is not dropped stands, but for those beyond the first STANDING of one hash:
-they are kept, and later ones are not compared with them. So the first picture of a crowd stays, and with it each that
-looks like none that stayed before it.
+The rule goes through the pictures in order. A picture is dropped if it looks like an earlier standing one of another
+file: their perceptual hashes differ by at most RADIUS bits, and the textures of their thumbnails correlate by at least
+SIMILARITY. A picture that is not dropped stands, except beyond the first STANDING of one hash: those are kept, but
+later pictures are not compared with them. So the first picture of a group stays, with every one that looks like none
+of those that stayed before it.
 
-To answer for all at once, the pictures are halved: what stands of the first half is compared with the second, which
-loses what looks like it, and then each half is answered for in the same way. A crowd of equals costs one comparison
-each; n pictures with near hashes and different textures cost n * n / 2 products of vectors, as the rule asks for.
+To decide on all at once, the pictures are halved: the standing pictures of the first half are compared with the second
+half, their look-alikes there are dropped, and each half is treated in the same way. In a group of equals each picture
+costs one comparison; n pictures with near hashes and different textures cost n * n / 2 products of vectors.
 
-Measured on one core of an EPYC: 8,000 pictures in ten crowds of 800 take 0.3 s where each crowd shows one thing and
-4.7 s where all textures differ; 200,000 pictures in ten crowds of 20,000 that show one thing take 7.6 s; a million
+Measured on one core of an EPYC: 8,000 pictures in ten groups of 800 take 0.3 s if each group shows one thing, and
+4.7 s if all textures differ; 200,000 pictures in ten groups of 20,000 that show one thing take 7.6 s; a million
 pictures with 20,000 pairs among them take 3.3 s.
 """
 
@@ -25,23 +25,23 @@ import numpy as np
 from .hashing import SIMILARITY, Rows, textures
 from .near_hashes import neighbours, with_neighbours
 
-RADIUS = 4  # bits in which the perceptual hashes of near duplicates may differ
-STANDING = 16  # pictures under one hash that later ones are compared with
-_FEW = 256  # pictures that are compared one by one, in order
-_PIECE = 2**14  # pairs whose textures are in memory at a time, 100 MB of them at most
+RADIUS = 4  # bits by which the perceptual hashes of near duplicates may differ
+STANDING = 16  # pictures of one hash with which later ones are compared
+_FEW = 256  # up to this many pictures are compared one by one, in order
+_PIECE = 2**14  # pairs whose textures are in memory at a time, at most 100 MB
 
 
 def look_alikes(
     hashes: np.ndarray, files: np.ndarray, thumbnails: Rows, shown: np.ndarray, scratch: Path | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The pictures that are dropped, and what each looks most like of those that stand (of equals the earliest).
+    """The dropped pictures, and the standing picture that each looks most like (of equals the earliest).
 
     Args:
         hashes: uint64 (n,), in the order in which pictures are preferred.
         files: (n,), equal for pictures of one file, which are never compared.
         thumbnails: uint8 (m, 784); only those of suspects are read.
         shown: int64 (n,), the row of each picture's thumbnail.
-        scratch: a folder for 3 KB for each suspect while this runs; by default the system's.
+        scratch: a folder for temporary files of 3 KB for each suspect; by default the system's.
 
     Returns:
         Two int64 arrays of the same length: numbers of pictures, ascending, and the number of what each looks like.
@@ -59,7 +59,7 @@ def look_alikes(
 
 
 class _Textures:
-    """The textures of pictures, computed when they are first asked for and kept in a file."""
+    """The textures of pictures, computed on first use and kept in a file."""
 
     def __init__(self, thumbnails: Rows, shown: np.ndarray, file: IO[bytes]) -> None:
         self._thumbnails, self._shown = thumbnails, shown
@@ -67,7 +67,7 @@ class _Textures:
         self._present = np.zeros(len(shown), dtype=bool)
 
     def correlations(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Of the textures of each i[n] and j[n], at most _PIECE of them: float32 (n,), -1 to 1."""
+        """Correlations of the textures of i[n] and j[n], at most _PIECE of them: float32 (n,), -1 to 1."""
         rows, row_of = np.unique(i, return_inverse=True)
         columns, column_of = np.unique(j, return_inverse=True)
         left, right = self._rows(rows), self._rows(columns)
@@ -84,7 +84,7 @@ class _Textures:
 
 
 class _Order:
-    """Suspects in their order: which stand, and which are dropped; arrays (n,) by the suspect's number."""
+    """Suspects in order: which stand and which are dropped, as arrays (n,) by the suspect's number."""
 
     def __init__(self, hashes: np.ndarray, values: np.ndarray, files: np.ndarray, cache: _Textures) -> None:
         self._hashes, self._files, self._cache = hashes, files, cache
@@ -94,7 +94,7 @@ class _Order:
         self.dropped = np.zeros(len(hashes), dtype=bool)
 
     def settle(self, numbers: np.ndarray) -> None:
-        """Answer for suspects that look like none of those that stand so far; all before them are answered for."""
+        """Decide on suspects that look like none of those standing so far; all before them are decided."""
         if len(numbers) <= _FEW:
             self._settle_in_order(numbers)
             return
@@ -118,11 +118,11 @@ class _Order:
                 self.stands[number] = True
 
     def most_alike(self, numbers: np.ndarray) -> np.ndarray:
-        """For each of `numbers` that is dropped, the number of the standing one that it looks most like."""
+        """For each dropped picture of `numbers`, the number of the standing one that it looks most like."""
         best = np.full(len(self._hashes), -1.0)
         like = np.full(len(self._hashes), -1)
         for i, j, alike in self._alike(numbers, np.flatnonzero(self.stands)):
-            rounded = np.round(alike.astype(np.float64), 6)  # beyond which equals differ by the order of sums
+            rounded = np.round(alike.astype(np.float64), 6)  # further digits depend on the order of summation
             order = np.lexsort((j, -rounded, i))
             i, j, rounded = i[order], j[order], rounded[order]
             _, leading = np.unique(i, return_index=True)
@@ -132,7 +132,7 @@ class _Order:
         return like[numbers]
 
     def _alike(self, later: np.ndarray, earlier: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Pairs of suspects that look alike, the first of them after the second, and their correlation."""
+        """Pairs of suspects that look alike, the later one first, and their correlation."""
         for i, j in neighbours(self._hashes[later], self._hashes[earlier], RADIUS):
             i, j = later[i], earlier[j]
             compared = (i > j) & (self._files[i] != self._files[j])

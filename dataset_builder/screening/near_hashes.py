@@ -1,8 +1,8 @@
-"""Which of many 64-bit hashes differ in a few bits only, without a comparison of all with all.
+"""Finds 64-bit hashes that differ by only a few bits, without comparing all with all.
 
-The 64 bits are cut into `radius + k` blocks: two hashes within the radius agree on at least k blocks, so each choice
-of k blocks brings all pairs together once the hashes are sorted by those blocks (Manku et al., Detecting
-Near-Duplicates for Web Crawling, 2007). k grows with the number of hashes, so that few agree on k blocks by chance.
+The 64 bits are cut into `radius + k` blocks. Two hashes within the radius agree on at least k blocks, so sorting by
+every choice of k blocks brings all pairs together (Manku et al., Detecting Near-Duplicates for Web Crawling, 2007).
+k grows with the number of hashes, so that few agree on k blocks by chance.
 
 Measured on one core of an EPYC with random hashes and a radius of 4: `with_neighbours` takes 1.3 s for one million
 and 7.6 s for four million; `neighbours` of half a million in another half takes 3.4 s.
@@ -13,23 +13,23 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-_RUN = 32  # hashes that agree on k blocks: more are taken for near ones without a comparison
-_PIECE = 2**20  # comparisons at a time: a crowd costs time and not memory
-_TABLE = 512  # hashes that all others are compared with rather than sorted
+_RUN = 32  # longer runs of hashes that agree on k blocks count as near without comparison
+_PIECE = 2**20  # comparisons at a time: a large group costs time but not memory
+_TABLE = 512  # up to this many hashes are compared with all others without sorting
 
 
 def with_neighbours(hashes: np.ndarray, radius: int) -> np.ndarray:
     """Which hashes have another within `radius` bits: bool (n,), for distinct sorted hashes uint64 (n,).
 
-    Some more may be told of a crowd, where over _RUN hashes agree on k blocks; none is missing. The time is that of
-    one sort for each choice of blocks, whatever the hashes.
+    If over _RUN hashes agree on k blocks, the answer may include a few more; none is missing. It takes one sort for
+    each choice of blocks, whatever the hashes.
     """
     near = np.zeros(len(hashes), dtype=bool)
     for mask, _ in _choices(radius, len(hashes) // 4):
         order = np.argsort(hashes & mask)
         ordered = hashes[order]
         marks = np.zeros(len(hashes), dtype=bool)
-        first = np.flatnonzero(((ordered[1:] ^ ordered[:-1]) & mask) == 0)  # whose next one agrees
+        first = np.flatnonzero(((ordered[1:] ^ ordered[:-1]) & mask) == 0)  # agrees with the next
         begin = first
         for step in range(1, _RUN + 1):
             close = first[np.bitwise_count(ordered[first] ^ ordered[first + step]) <= radius]
@@ -45,7 +45,7 @@ def with_neighbours(hashes: np.ndarray, radius: int) -> np.ndarray:
 
 
 def _in_long_runs(agreeing: np.ndarray, count: int) -> np.ndarray:
-    """Of `count` places in order, those in runs longer than _RUN; `agreeing` are those that agree with the next."""
+    """Of `count` ordered places, those in runs longer than _RUN; `agreeing` places agree with the next."""
     alone = np.ones(count, dtype=bool)
     alone[agreeing + 1] = False
     starts = np.flatnonzero(alone)
@@ -67,10 +67,10 @@ def neighbours(left: np.ndarray, right: np.ndarray, radius: int) -> Iterator[tup
 
 
 def _choices(radius: int, count: int) -> Iterator[tuple[np.uint64, list[np.uint64]]]:
-    """Masks of k blocks with at least log2(count) bits, as far as k is at most 3, and the blocks skipped for each.
+    """Masks of k blocks with at least log2(count) bits (k is at most 3), and the blocks skipped for each.
 
-    A pair agrees on the blocks of several choices. It belongs to the choice of the first k on which it agrees: the one
-    where it differs in every block that was skipped.
+    A pair may agree on the blocks of several choices. It belongs to the choice of the first k blocks on which it
+    agrees, so that it differs in every skipped block.
     """
     k = next(k for k in (1, 2, 3) if k == 3 or 64 * k // (radius + k) >= np.log2(max(count, 1)))
     edges = np.linspace(0, 64, radius + k + 1).round().astype(int).tolist()
@@ -92,7 +92,7 @@ def _agreeing(
     """The pairs within the radius that agree under `mask` and on none of the blocks `skipped`."""
     order = np.argsort(right & mask)
     keys = (right & mask)[order]
-    asking = np.argsort(left & mask)  # in order, so that each look-up is beside the last
+    asking = np.argsort(left & mask)  # sorted, so that consecutive look-ups are close in memory
     sought = (left & mask)[asking]
     first, last = (np.searchsorted(keys, sought, side) for side in ("left", "right"))
     hits = np.flatnonzero(last > first)

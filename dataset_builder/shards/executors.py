@@ -1,6 +1,6 @@
-"""Running units: on this machine's cores, on a Dask cluster, on SLURM; progress lies on disk, so any may die.
+"""Engines that run units: this machine's cores, a Dask cluster, SLURM; progress is on disk, so any may die.
 
-An engine is one entry of ENGINES. What is done is known by the files of shards and parts alone.
+An engine is one entry of ENGINES. Only the files of shards and parts tell which work is done.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ from .local import POLL_SECONDS, LocalRun
 from .reading import fork_limited_workers, patience
 from .units import SHORTEST
 
-_MARGIN = 60.0  # seconds that a worker waits for one that reads, before it is itself taken to be silent
+_MARGIN = 60.0  # extra seconds for a worker that waits for a reading process, before it counts as silent
 
 Work = Callable[[str, str, Unit], dict[str, Any]]
 
@@ -53,8 +53,8 @@ def on_executor(
 ) -> Iterator[dict[str, Any] | None]:
     """Run the units on any executor, at most `in_flight` at once; yield like `LocalRun`.
 
-    Its futures are asked whether they are done: submitit's jobs are no futures that the standard `wait` takes.
-    A unit whose workers died too often for the executor's taste has its input in work marked and runs again.
+    The futures are polled, since the standard `wait` does not accept submitit's jobs. If the executor gives up on a
+    unit because its workers died, the current input is marked and the unit runs again.
     """
     waiting = list(units)[::-1]
     futures: dict[Future, Unit] = {}
@@ -103,7 +103,7 @@ def _client(address: str) -> Any:
 
 
 def submitit_executor(folder: str, parameters: dict[str, Any]) -> Executor:
-    """An executor that submits each unit as a SLURM job (or runs it locally where there is no SLURM)."""
+    """An executor that submits each unit as a SLURM job (or runs it locally without SLURM)."""
     submitit = require("submitit", "cluster")
     executor = submitit.AutoExecutor(folder=folder)
     executor.update_parameters(**parameters)
@@ -111,7 +111,7 @@ def submitit_executor(folder: str, parameters: dict[str, Any]) -> Executor:
 
 
 def _accuse(plan: Plan, unit: Unit, item: int, reason: str) -> None:
-    """Mark an input that took a worker down; a worker that dies without one in work would die for ever."""
+    """Mark an input that took a worker down; a worker that dies without a current input would die every time."""
     if item in plan.marks(unit.shard) or item == unit.stop:
         name = plan.shards[unit.shard].name
         raise UserError(f"shard {unit.shard} ({name}) cannot be written; is the disk or memory full?")
@@ -155,9 +155,9 @@ class Engine:
     """One way to run units.
 
     Attributes:
-        run: yields what `work` returns of each unit that is done, and None while it waits.
+        run: yields the result of `work` for each finished unit, and None while it waits.
         cores: how many units it can run at once.
-        shortest: seconds of work of one core that are worth a unit of their own.
+        shortest: least work of a unit, in seconds of one core.
     """
 
     run: Callable[[Work, Plan, str, Sequence[Unit], Resources], Iterator[dict[str, Any] | None]]

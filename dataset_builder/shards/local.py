@@ -1,4 +1,4 @@
-"""Units on the cores of this machine: who is suspected of killing workers, and who is silent for too long."""
+"""Runs units on this machine's cores; finds inputs that kill workers, and kills workers that fall silent."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +13,9 @@ from ..progress import read_progress
 from .workers import Lost, Workers, workers
 
 POLL_SECONDS = 0.5
-_DEATHS = 2  # of workers at the same input, after which it is marked
-_FRUITLESS = 3  # deaths of workers at one unit with no input in work, after which the build ends
-_GAP = 30.0  # seconds between two looks, after which this process was stopped itself: nobody else is to blame
+_DEATHS = 2  # deaths of workers at one input, after which it is marked
+_FRUITLESS = 3  # deaths of workers at one unit without a current input, after which the build ends
+_GAP = 30.0  # seconds between two looks that mean this process was stopped itself, so no worker is to blame
 
 
 class LocalRun:
@@ -26,7 +26,7 @@ class LocalRun:
         plan: the plan.
         raw: the raw folder.
         silence: seconds without progress after which a worker is killed.
-        prepare: what each worker calls before all else.
+        prepare: called by each worker first.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class LocalRun:
         self._looked = monotonic()
 
     def run(self, units: Sequence[Unit], count: int) -> Iterator[dict[str, Any] | None]:
-        """Yield what comes of each unit, and None at least every POLL_SECONDS.
+        """Yield the result of each unit, and None at least every POLL_SECONDS.
 
         Raises:
-            UserError: workers die before they begin, or cannot write what they made.
+            UserError: workers die before they begin, or cannot write their output.
         """
         self._waiting = deque(units)
         with workers(count, self._prepare) as crew:
@@ -65,7 +65,7 @@ class LocalRun:
             crew.begin(unit, self._work, str(self._plan.out), self._raw, unit)
 
     def _end_silent(self, crew: "Workers[Unit]") -> None:
-        """Kill the workers whose unit has noted nothing new for too long, before, in or after their work."""
+        """Kill workers whose unit has made no progress for too long, before, during or after their work."""
         now = monotonic()
         if now - self._looked < POLL_SECONDS:
             return
@@ -82,7 +82,7 @@ class LocalRun:
                 self._blame(unit, STALLED)
 
     def _blame(self, unit: Unit, reason: str) -> None:
-        """Suspect the input in work of a worker that was lost, and do the unit again."""
+        """Suspect the current input of a lost worker, and run the unit again."""
         at = read_progress(self._plan.progress_path(unit))
         self._waiting.appendleft(unit)
         if at is None or at.item == unit.stop:

@@ -1,4 +1,4 @@
-"""What a build shows while it runs: one bar with rates, and a line for each source that is done."""
+"""Progress display of a build: one bar with rates, and a line for each finished source."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,8 +15,8 @@ _LOOK_SECONDS = 0.5
 class Monitor:
     """Follows units through their statistics and progress files; use as a context manager.
 
-    `units` are those to be run, of `plan`. The bar counts inputs; its rate and remaining time are of inputs, the
-    postfix tells pictures and megabytes per second and what was kept.
+    `units` of `plan` are to be run. The bar counts inputs, with their rate and remaining time; the postfix shows
+    pictures and megabytes per second and the counts of kept and dropped pictures.
     """
 
     def __init__(self, plan: Plan, units: Sequence[Unit]):
@@ -39,7 +39,7 @@ class Monitor:
         self._bar.close()
 
     def see(self, statistics: dict[str, Any] | None) -> None:
-        """Take in the statistics of a unit that is done (None: only look at the running ones); redraw now and then."""
+        """Add the statistics of a finished unit (None: only look at the running ones); redraw now and then."""
         if statistics is not None:
             self._add(statistics)
         if monotonic() - self._looked > _LOOK_SECONDS:
@@ -59,7 +59,7 @@ class Monitor:
         self._bar.update(sums["items"] - self._bar.n)
 
     def _states(self) -> Iterator[tuple[Unit, Progress]]:
-        """The units in work and how far they are."""
+        """The running units and their progress."""
         try:
             names = os.listdir(self._plan.work / "progress")  # noqa: PTH208 (names only)
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a limited process does: read one input, judge its pictures and make rows of them."""
+"""The work of a limited process: read one input, screen its pictures and make rows of them."""
 
 import logging
 import signal
@@ -31,7 +31,7 @@ from ..threads import in_order
 
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
         cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG]  # fmt: skip
-SECONDS, SECONDS_PER_MIB = 10.0, 2.0  # CPU time that an input may take: for any, and for each MiB of it
+SECONDS, SECONDS_PER_MIB = 10.0, 2.0  # CPU time of an input: a base, and more for each MiB
 _PATIENCE = 120.0
 _STACK = 1 << 20  # bytes of a thread's stack
 _OUTPUT = 4 << 30  # bytes of rows of one input
@@ -40,18 +40,18 @@ _RESULTS = 200_000 // _BATCH  # batches of one input
 
 
 Content = Path | bytes | list[bytes | Refused]
-"""A file, the bytes of a member of an archive, or those of the members that are a series."""
+"""A file, the bytes of an archive's member, or those of the members of a series."""
 
 
 class Outcome(NamedTuple):
-    """One line of the candidates and, where the picture passed, its row of the dataset."""
+    """One line of the candidates and, if the picture passed, its row of the dataset."""
 
     line: dict[str, Any]
     row: dict[str, Any] | None = None
 
 
 class Unreadable(NamedTuple):
-    """One file of a series that could not be read, as its others are: its name, and why."""
+    """One file of a series that could not be read: its name, and why."""
 
     file: str
     outcome: str
@@ -60,7 +60,7 @@ class Unreadable(NamedTuple):
 
 @dataclass(frozen=True)
 class About:
-    """What is known of an input before it is read, and what its pictures must pass; in how many threads."""
+    """The facts about an input before it is read, the rules for its pictures, and the number of threads."""
 
     source: str
     path: str
@@ -71,24 +71,24 @@ class About:
 
 
 def patience(seconds: float) -> float:
-    """Seconds by the clock without a picture, after which an input of `seconds` of CPU time is given up."""
+    """Seconds by the clock without a picture after which an input with `seconds` of CPU time is given up."""
     return max(_PATIENCE, seconds)
 
 
 @cache
 def limited_workers(seconds: float) -> Limited:
-    """The processes that read inputs, each at most `seconds` of CPU time long."""
+    """The processes that read inputs, with at most `seconds` of CPU time for each."""
     limits = Limits(seconds=seconds, patience=patience(seconds), output=_OUTPUT, results=_RESULTS)
     return Limited(limits, preload=(__name__,))
 
 
 def fork_limited_workers(seconds: float) -> None:
-    """Fork what `limited_workers` come from off this process, which has just begun and has imported the decoders."""
+    """Fork the parent of `limited_workers` from this process, which has just begun and has imported the decoders."""
     limited_workers(seconds).fork_here()
 
 
 def read_batches(source: Content, about: About, raw: Path) -> Iterator[list[Outcome | Unreadable]]:
-    """What `read_outcomes` yields, several at a time: a message between processes costs as much as a small slice."""
+    """The outcomes of `read_outcomes` in batches: a message between processes costs as much as a small slice."""
     batch: list[Outcome | Unreadable] = []
     try:
         for outcome in read_outcomes(source, about, raw):
@@ -108,7 +108,7 @@ def read_outcomes(source: Content, about: About, raw: Path) -> Iterator[Outcome 
     """The outcome of each picture of an input, as its reader yields them.
 
     Raises:
-        Refused: it cannot be read, or not any further.
+        Refused: it cannot be read, or not to its end.
     """
     _prepare()
     item, options = about.item, about.options
@@ -120,7 +120,7 @@ def read_outcomes(source: Content, about: About, raw: Path) -> Iterator[Outcome 
         yield from in_order(partial(_outcome, about=about, raw=raw), pictures, about.threads)
     except (KeyboardInterrupt, GeneratorExit):
         raise
-    except BaseException as error:  # decoders raise nearly everything on damaged files; Rust's panics are no Exception
+    except BaseException as error:  # decoders raise nearly everything on damage; a Rust panic is no Exception
         place = raw / item.path
         named = item.member is not None and item.kind not in ("hdf5", "dicom_series")  # that of a series is a number
         raise refusal(error, str(place.resolve()), str(place), item.member or "" if named else "", item.path) from None
@@ -152,13 +152,13 @@ def _prepare() -> None:
 
 @cache
 def _bound_threads() -> None:
-    """Let threads take few addresses, which are limited here."""
+    """Give threads small stacks, since address space is limited here."""
     keep_one_arena()
     threading.stack_size(_STACK)
 
 
 def _limit_time(size: int, item: Item) -> None:
-    """Lower the limit of the process to what an input of `size` bytes may need; a table's rows come one by one."""
+    """Lower the process's time limit to what an input of `size` bytes may need; a table is read row by row."""
     if hasattr(signal, "setitimer"):
         left, _ = signal.getitimer(signal.ITIMER_PROF)
         files = len(item.files or item.members)
@@ -168,7 +168,7 @@ def _limit_time(size: int, item: Item) -> None:
 
 
 def screened(picture: Picture, about: About) -> Outcome:
-    """The line of a picture and, where it passes the rules, its row."""
+    """The line of a picture and, if it passes the rules, its row."""
     place = {"view": picture.view, "index": picture.index, "width": picture.width, "height": picture.height}
     reason = judged(picture, about.rules)
     if reason is not None:
@@ -189,7 +189,7 @@ def screened(picture: Picture, about: About) -> Outcome:
 
 
 def line_of(source: str, item: Item, path: str, outcome: str, detail: str | None = None) -> dict[str, Any]:
-    """The line of the candidates that an input has before its pictures are known."""
+    """An input's line of the candidates before its pictures are known."""
     return {
         "source": source,
         "modality": item.modality,
@@ -204,7 +204,7 @@ def line_of(source: str, item: Item, path: str, outcome: str, detail: str | None
 
 
 def fitted(picture: Picture, options: Options) -> tuple[np.ndarray, np.ndarray]:
-    """The picture with square pixels at its final size, as content alone and as the row's image (padded).
+    """The picture with square pixels at its final size, without padding and as the row's image (padded).
 
     Colour whose three channels are equal becomes grey: uint8 (h, w) or (h, w, 3).
     """
@@ -219,8 +219,8 @@ def fitted(picture: Picture, options: Options) -> tuple[np.ndarray, np.ndarray]:
 def encoded(image: np.ndarray, options: Options) -> bytes:
     """Encode uint8 (H, W) or (H, W, 3) as PNG level 1 or as JPEG without chroma subsampling.
 
-    The PNG's one filter (average) and run lengths alone, instead of a choice among filters for each line and a search
-    for repeats, take 0.4 of the time and make files 4 to 16 % smaller on CT, MR, X-ray, fundus and ultrasound.
+    A single PNG filter (average) and run lengths, instead of a choice of filters for each line and a search for
+    repeats, take 0.4 of the time and make files 4 to 16 % smaller on CT, MR, X-ray, fundus and ultrasound.
     """
     if image.ndim == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)

@@ -1,4 +1,4 @@
-"""Planning again over a build that exists: what is done and has not changed stays done, everything else runs."""
+"""Plans an existing build again: finished, unchanged shards stay, everything else runs."""
 
 import json
 import shutil
@@ -16,10 +16,10 @@ FAILURES = {CHANGED, CRASHED, STALLED, TOO_LARGE, UNREADABLE, UNSAFE}
 
 
 def plan_again(plan: Plan, sources: Iterable[Source], raw: Path, salt: str) -> tuple[Plan, int]:
-    """List the raw folder again and take over the shards that are done, hold no failed input and list the same inputs.
+    """List the raw folder again and take over finished shards without failed inputs that list the same inputs.
 
     Returns:
-        The new plan, which has replaced the old one on disk, and how many shards it took over.
+        The new plan, which replaces the old one on disk, and how many shards it took over.
     """
     draft = plan.work / "again"
     shutil.rmtree(draft, ignore_errors=True)
@@ -47,7 +47,7 @@ def _done(plan: Plan, number: int) -> bool:
 
 
 def _take_over(old: Plan, was: int, new: Plan, number: int) -> None:
-    """Give a shard's files second names in the new plan, the mark that it is done last; the old plan stays whole."""
+    """Give a shard's files second names in the new plan, the completion mark last; the old plan stays complete."""
     new.rows_path(number).parent.mkdir(parents=True, exist_ok=True)
     linked(old.rows_path(was), new.rows_path(number))
     linked(old.candidates_path(was), new.candidates_path(number))

@@ -1,10 +1,10 @@
-"""One unit of a saved plan, from raw files to candidate rows; a pure function of plan and files.
+"""Builds one unit of a saved plan, from raw files to candidate rows; a pure function of plan and files.
 
 A unit that is a whole shard leaves `NUMBER.parquet` (rows of the pictures that passed the rules for single pictures),
 `NUMBER.candidates.parquet` (a line for everything considered), `NUMBER.thumbnails`, and last `NUMBER.json`, whose
-presence marks the shard done. A smaller one leaves `NUMBER.START-STOP.arrow` (lines, thumbnails and images), and
-`join_shard` makes of those what one pass would have made, byte for byte. Each is written under a temporary name and
-moved into place, so any engine may run a unit again at any time.
+presence marks the shard done. A smaller unit leaves `NUMBER.START-STOP.arrow` (lines, thumbnails and images);
+`join_shard` turns these into the output of a single pass, byte for byte. Each file is written under a temporary name
+and moved into place, so any engine may run a unit again at any time.
 """
 
 import json
@@ -39,14 +39,14 @@ from .reading import About, Content, Outcome, Unreadable, limited_workers, line_
 
 _PLAIN_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif")
 _STOPPED = {"crashed": CRASHED, "time": STALLED, "memory": TOO_LARGE, "size": TOO_LARGE}
-_BATCH = 100  # lines that are held as Python objects
+_BATCH = 100  # most lines kept as Python objects
 Feed = Iterator[tuple[Item, Any]]  # bytes of a member, or why it cannot be read; a list of them for a series
 
 
 def build_unit(
     out: str, raw: str, unit: Unit, seconds: float = 300.0, rules: Sequence[Rule] = tuple(RULES)
 ) -> dict[str, Any]:
-    """Build a unit of the plan in folder `out` from the raw folder; what is done already is left alone.
+    """Build a unit of the plan in folder `out` from the raw folder; finished work is left alone.
 
     Args:
         out: the dataset folder.
@@ -72,7 +72,7 @@ def build_unit(
 
 
 def join_shard(out: str, raw: str, unit: Unit) -> dict[str, Any]:
-    """Make the shard `unit` of its parts, which are removed then; `raw` is not used. Returns its statistics."""
+    """Join the parts of the shard `unit` and remove them; `raw` is not used. Returns its statistics."""
     plan = load_plan(Path(out))
     parts = plan.parts(unit.shard)[unit.shard]
     if not plan.stats_path(unit.shard).is_file():
@@ -94,7 +94,7 @@ def _write_part(target: Path, batches: Iterable[pa.RecordBatch]) -> None:
 
 
 def _write_shard(plan: Plan, number: int, batches: Iterable[pa.RecordBatch], tally: "Tally") -> None:
-    """Write rows, lines and statistics of a shard; the bytes do not depend on how its lines come in batches."""
+    """Write rows, lines and statistics of a shard; the bytes do not depend on the batches of lines."""
     with (
         atomic_path(plan.candidates_path(number)) as lines_path,
         atomic_path(plan.thumbnails_path(number)) as thumbnails_path,
@@ -114,7 +114,7 @@ def _write_shard(plan: Plan, number: int, batches: Iterable[pa.RecordBatch], tal
 
 
 def _joined(plan: Plan, parts: Sequence[Unit], tally: "Tally") -> Iterator[pa.RecordBatch]:
-    """The lines of a shard out of its parts; of inputs that two parts hold, once."""
+    """The lines of a shard from its parts; inputs in two parts count once."""
     reached = 0
     for part in parts:
         with pa.memory_map(str(plan.part_path(part))) as file:
@@ -131,7 +131,7 @@ def _joined(plan: Plan, parts: Sequence[Unit], tally: "Tally") -> Iterator[pa.Re
 
 @dataclass
 class Tally:
-    """What came of the inputs of a unit so far."""
+    """Counts over the inputs of a unit so far."""
 
     outcomes: dict[str, int] = field(default_factory=dict)
     pictures: int = 0
@@ -147,7 +147,7 @@ class Tally:
 
 
 def _batches(reader: "Reader", tally: Tally, progress: ProgressFile) -> Iterator[pa.RecordBatch]:
-    """The lines of a unit with their images, in order; each input leaves at least one. On the way they are counted."""
+    """The lines of a unit with their images, in order, at least one for each input; they are counted on the way."""
     lines: list[dict[str, Any]] = []
     index = reader.unit.start
     for index, (item, outcomes) in enumerate(reader.inputs(), reader.unit.start):
@@ -192,7 +192,7 @@ class Reader:
         self._workers = limited_workers(seconds)
 
     def inputs(self) -> Iterator[tuple[Item, Iterator[Outcome]]]:
-        """Yield each input in order with its outcomes, which are read as they are asked for: all of them, in order."""
+        """Yield each input in order with its outcomes, which are read lazily and must all be consumed in order."""
         items, stamps = self._plan.items(self.unit), self._plan.stamps(self.unit)
         marked = self._plan.marks(self.unit.shard)
         reasons = [item.excluded or marked.get(number) for number, item in enumerate(items, self.unit.start)]
@@ -205,11 +205,11 @@ class Reader:
                 yield item, self._outcomes(item, feed, stamp)
 
     def _outcomes(self, item: Item, feed: Feed | None, stamp: str) -> Iterator[Outcome]:
-        """The outcomes of one input. What was yielded before a failure stays; the failure has a line of its own."""
+        """The outcomes of one input. Outcomes before a failure stay; the failure has a line of its own."""
         count, path = 0, self._path(item, None)
         try:
             if stamp_of(item, self._raw) != stamp:
-                raise Refused(CHANGED, "since it was listed; add --retry-failed to list it anew")
+                raise Refused(CHANGED, "since it was listed; add --retry-failed to list it again")
             source = _checked(self._raw, item.path) if feed is None else _next(feed)
             path = self._path(item, None if isinstance(source, list) else source)
             about = About(self._source, path, item, self._plan.options, self._rules, self.unit.threads)
@@ -224,7 +224,7 @@ class Reader:
             yield self._judged(item, path, UNREADABLE, "holds no picture")
 
     def _read(self, source: Content, about: About) -> Iterator[Outcome | Unreadable]:
-        """What an input yields: a plain PNG or JPEG cannot run away and is read here, others by a limited process."""
+        """The outcomes of an input: a plain PNG or JPEG is safe to read here, others are read by a limited process."""
         plain = _plain(source, about.item)
         if plain is not None:
             yield from read_outcomes(plain, replace(about, threads=1), self._raw)
@@ -233,7 +233,7 @@ class Reader:
             yield from batch
 
     def _judged(self, item: Item, path: str, outcome: str, detail: str | None = None) -> Outcome:
-        """The line of an input that yields no picture. What is said of a private one may repeat what it holds."""
+        """The line of an input without a picture. For a private one, the detail may repeat its content."""
         if self._privacy is None:
             return Outcome(line_of(self._source, item, path, outcome, detail))
         return Outcome({**line_of(self._source, item, path, outcome), "remark": detail or None})
@@ -243,21 +243,21 @@ class Reader:
         return None if self._privacy is None else locator(item)
 
     def _unread(self, item: Item, unread: Unreadable) -> Outcome:
-        """The line of one file of a series, whose others are read."""
+        """The line of one unreadable file of a series; the others are read."""
         inside = bool(item.members)
         path = item.path if inside else unread.file
         alone = item._replace(kind="image", path=path, member=unread.file if inside else None)
         return self._judged(alone, self._path(alone, None), unread.outcome, unread.detail)
 
     def _there(self, item: Item) -> Path | None:
-        """The file of an input that is not read; None where it is not a file of its own below its source's folder."""
+        """The file of an unread input; None if it is not a file of its own below its source's folder."""
         try:
             return None if _in_archive(item) else _checked(self._raw, item.path)
         except (Refused, OSError):
             return None
 
     def _path(self, item: Item, source: Path | bytes | None) -> str:
-        """How the input is named; a header that it is compared with is read by a limited process too."""
+        """The input's stored name; a limited process reads the header that it is compared with."""
         if self._privacy is None or not self._privacy.keep or source is None:
             return stored_path(item, source, self._privacy)
         try:
@@ -269,7 +269,7 @@ class Reader:
 def _feeds(raw: Path, items: list[Item], reasons: list[str | None]) -> list[Feed | None]:
     """For each input the iterator that its bytes come from, shared by consecutive members of one archive.
 
-    Inputs that are left out for a reason are passed over.
+    Excluded inputs are skipped.
     """
     feeds: list[Feed | None] = []
     pairs = zip(items, reasons, strict=True)
@@ -281,7 +281,7 @@ def _feeds(raw: Path, items: list[Item], reasons: list[str | None]) -> list[Feed
 
 
 def _feeder(item: Item) -> Callable[[Path, Sequence[Item]], Feed] | None:
-    """What passes through an archive to give an input's bytes, None for an input that is opened by itself."""
+    """The iterator over an archive that gives an input's bytes, None for an input that is opened by itself."""
     if item.kind == "dicom_series":
         return members.series if streamed(item) else None
     return members.members if _in_archive(item) else None
@@ -301,7 +301,7 @@ def _next(feed: Feed) -> Any:
 def _checked(raw: Path, path: str) -> Path:
     """The input's path, if it is a regular file (or a series' folder) below its source's folder, links resolved.
 
-    The source's own folder may be a link: that is how large disks are attached.
+    The source's own folder may be a link, as is common for large disks.
     """
     top = _resolved(raw / path.split("/", 1)[0])
     place = raw / path

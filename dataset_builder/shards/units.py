@@ -1,7 +1,7 @@
-"""Units of work: whole shards while there are many, parts of them where there are fewer than workers could take.
+"""Cuts shards into units of work: whole shards while there are many, parts when there are too few for the workers.
 
-The bytes of the dataset do not depend on the cuts: parts are put together as one pass over the shard would write it.
-So a build may be continued with other workers, and what parts it finds done it keeps.
+The bytes of the dataset do not depend on the cuts: joined parts equal one pass over the shard. So a build may continue
+with other numbers of workers, and finished parts are kept.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,20 +10,20 @@ import numpy as np
 
 from ..plan.plan import Plan, Unit
 
-SHARES = 4  # units that each worker has to come, at least: the last ones to end are that much shorter
-SHORTEST = 0.25  # seconds of work that are worth a unit
+SHARES = 4  # least number of units ahead of each worker, so that the last ones are short
+SHORTEST = 0.25  # least seconds of work of a unit
 
 
 def cut(plan: Plan, numbers: Sequence[int], workers: int, shortest: float = SHORTEST) -> list[Unit]:
-    """What is left to do of these shards, in order, in units of which `workers` have enough until the end.
+    """The remaining work of these shards, in order, in enough units to keep `workers` busy until the end.
 
-    A shard is one unit as long as what is left after it is many times as much; the units become shorter towards the
-    end, down to `shortest` seconds. Where even so there are fewer units than workers, a unit has several threads.
+    A shard is one unit while the work after it is many times as much. Units become shorter towards the end, down to
+    `shortest` seconds. If there are still fewer units than workers, a unit gets several threads.
 
     Args:
         plan: the plan.
         numbers: of the shards, none of which is done.
-        workers: that take units; 0 or 1 cuts nothing.
+        workers: number of workers; 0 or 1 cuts nothing.
         shortest: seconds of one core.
     """
     done = plan.parts()
@@ -40,7 +40,7 @@ def cut(plan: Plan, numbers: Sequence[int], workers: int, shortest: float = SHOR
 
 
 def _gaps(whole: Unit, done: Sequence[Unit]) -> Iterator[Unit]:
-    """What of a shard no part holds."""
+    """The ranges of a shard that no part covers."""
     start = 0
     for part in done:
         if part.start > start:
@@ -51,14 +51,14 @@ def _gaps(whole: Unit, done: Sequence[Unit]) -> Iterator[Unit]:
 
 
 def _seconds(plan: Plan, unit: Unit) -> float:
-    """Of one core that a unit will take."""
+    """Estimated seconds of one core for a unit."""
     if unit == plan.whole(unit.shard):
         return plan.shards[unit.shard].seconds
     return float(plan.costs(unit)[0].sum())
 
 
 def _pieces(plan: Plan, unit: Unit, share: float) -> Iterator[Unit]:
-    """A unit in pieces of about `share` seconds; what an archive gives in one pass stays together."""
+    """A unit in pieces of about `share` seconds; inputs from one pass over an archive stay together."""
     costs, follows = plan.costs(unit)
     ends = np.cumsum(costs)
     start = 0

@@ -1,4 +1,4 @@
-"""Processes of this machine that do one call after another, and may die or stop: that costs the call, and is told."""
+"""Worker processes on this machine that do one call after another; if one dies or stops, its call is reported lost."""
 
 import multiprocessing
 import os
@@ -17,14 +17,14 @@ from typing import Any, Generic, TypeVar
 
 from biovfm_hf.reading.limited import DECODERS
 
-STOPPED_SECONDS = 10.0  # that a worker may be stopped (SIGSTOP) before it is taken for lost
+STOPPED_SECONDS = 10.0  # time a worker may be stopped (SIGSTOP) before it counts as lost
 _END_SECONDS = 5.0
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # a worker is one of many
 
 
 @dataclass(frozen=True)
 class Lost:
-    """What stands for the result of a call whose worker died."""
+    """The result of a call whose worker died."""
 
 
 Key = TypeVar("Key", bound=Hashable)
@@ -32,11 +32,11 @@ Key = TypeVar("Key", bound=Hashable)
 
 @cache
 def _context() -> Any:
-    """How processes are started: forked from one that has imported what they need, where the system can fork."""
+    """The start method of processes: forked from one that has imported what they need, if the system can fork."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    # pyarrow imports pandas, where it is installed, for its first array
+    # pyarrow imports pandas, if it is installed, for its first array
     context.set_forkserver_preload([f"{__package__}.shard", f"{__package__}.workers", "pandas", *DECODERS])
     with _environment(PYTHONPATH=os.pathsep.join(sys.path), **dict.fromkeys(_THREADS, "1")):
         forkserver.ensure_running()
@@ -45,7 +45,7 @@ def _context() -> Any:
 
 @contextmanager
 def _environment(**variables: str) -> Iterator[None]:
-    """The environment of processes that are started meanwhile."""
+    """Set the environment of processes that are started within the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -59,7 +59,7 @@ def _environment(**variables: str) -> Iterator[None]:
 
 
 class _Worker(Generic[Key]):
-    """One process, the call that it is at, and since when."""
+    """One process, its current call, and when that began."""
 
     def __init__(self, prepare: Callable[[], None] | None) -> None:
         context = _context()
@@ -70,14 +70,14 @@ class _Worker(Generic[Key]):
         self.process.start()
         theirs.close()
         self.call: Key | None = None
-        self.running = monotonic()  # when it was last seen not to be stopped
+        self.running = monotonic()  # when it was last seen running
 
     @property
     def pid(self) -> int:
         return self.process.pid or 0
 
     def stopped(self) -> bool:
-        """Whether it has been stopped for STOPPED_SECONDS; where there is no /proc, nobody can tell."""
+        """Whether it has been stopped for STOPPED_SECONDS; unknown, so false, without /proc."""
         try:
             state = Path(f"/proc/{self.pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()[0]
         except (OSError, IndexError):
@@ -95,7 +95,7 @@ class _Worker(Generic[Key]):
 
 
 class Workers(Generic[Key]):
-    """`count` processes; each call has a key by which its result is known. Use through `workers`."""
+    """`count` processes; each call has a key that identifies its result. Use through `workers`."""
 
     def __init__(self, count: int, prepare: Callable[[], None] | None = None) -> None:
         self._count, self._prepare = count, prepare
@@ -103,7 +103,7 @@ class Workers(Generic[Key]):
 
     @property
     def calls(self) -> dict[Key, int]:
-        """Key of each call in work -> process id of its worker."""
+        """Key of each running call -> process id of its worker."""
         return {worker.call: worker.pid for worker in self._all if worker.call is not None}
 
     def free(self) -> bool:
@@ -126,7 +126,7 @@ class Workers(Generic[Key]):
             return
 
     def results(self, seconds: float) -> Iterator[tuple[Key, Any]]:
-        """Key and result of each call that ends within `seconds`, `Lost` where its worker died or was stopped.
+        """Key and result of each call that ends within `seconds`; `Lost` if its worker died or was stopped.
 
         Raises:
             Exception: what a call raises.
@@ -139,7 +139,7 @@ class Workers(Generic[Key]):
                 yield worker.call, self._remove(worker)
 
     def lose(self, key: Key) -> None:
-        """Kill the worker of a call, which is forgotten."""
+        """Kill the worker of a call and forget the call."""
         for worker in [worker for worker in self._all if worker.call == key]:
             self._remove(worker)
 
@@ -161,7 +161,7 @@ class Workers(Generic[Key]):
         return Lost()
 
     def end(self, seconds: float) -> None:
-        """End all, those that do not within `seconds` by force."""
+        """End all workers; kill those that do not end within `seconds`."""
         for worker in self._all:
             worker.connection.close()
         for worker in self._all:
@@ -171,9 +171,9 @@ class Workers(Generic[Key]):
 
 @contextmanager
 def workers(count: int, prepare: Callable[[], None] | None = None) -> Iterator[Workers[Any]]:
-    """Workers that end with the block, at once if it is left by an exception such as Ctrl-C.
+    """Workers that end with the block, at once if an exception such as Ctrl-C leaves it.
 
-    Each calls `prepare` before all else, while it has one thread.
+    Each calls `prepare` first, while it has one thread.
     """
     crew: Workers[Any] = Workers(count, prepare)
     try:
@@ -187,8 +187,8 @@ def workers(count: int, prepare: Callable[[], None] | None = None) -> Iterator[W
 def _serve(connection: "Connection[Any, Any]", prepare: Callable[[], None] | None) -> None:
     """Answer calls until the connection closes.
 
-    Ctrl-C is left to the front end, which ends the workers itself. Decoders in C complain on stderr, across the
-    progress bar; what they complain of is in the manifest.
+    The front end handles Ctrl-C and ends the workers itself. C decoders would print on stderr, across the progress
+    bar; the manifest has their complaints.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

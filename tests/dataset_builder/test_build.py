@@ -153,7 +153,7 @@ def test_a_finished_build_makes_lost_and_damaged_files_again(small_raw, built, c
     with cut.open("r+b") as file:  # in place: its second name in the work folder is damaged as well
         file.truncate(100)
     build(raw, built, [sources], workers=0, size=32)
-    assert "4 files are gone or not of the size that was written" in capsys.readouterr().out
+    assert "4 files are missing or of the wrong size" in capsys.readouterr().out
     assert tree(built) == before
     build(raw, built, [sources], workers=0, size=32)
     assert "nothing is left to do" in capsys.readouterr().out
@@ -189,10 +189,10 @@ def test_a_check_tells_at_once_that_the_plan_is_of_another_version(built, monkey
     monkeypatch.setattr("dataset_builder.dataset.check._against_file", lambda task: pytest.fail("rows were read"))
     plan = built / ".build" / "plan.json"
     plan.write_text(json.dumps({**json.loads(plan.read_text()), "version": 1}))
-    with pytest.raises(UserError, match="another version of biovfm; go on with that version"):
+    with pytest.raises(UserError, match="another version of biovfm; continue with that version"):
         faults(built)
     plan.write_text(plan.read_text()[:-9])
-    with pytest.raises(UserError, match=r"plan\.json is damaged, so that build cannot go on; choose another --out"):
+    with pytest.raises(UserError, match=r"plan\.json is damaged, so the build cannot continue; choose another --out"):
         faults(built)
     with pytest.raises(UserError, match="holds no finished dataset"):
         faults(built / "README.md")
@@ -407,7 +407,7 @@ def test_a_benchmark_file_of_equal_size_but_other_content_is_applied(small_raw, 
         build(raw, out, [sources], workers=0, size=32, benchmarks=copy)
         manifest = pq.read_table(out / "manifest.parquet").to_pylist()
         assert [line["path"] for line in manifest if line["outcome"] == "benchmark image"] == [path]
-    assert "the benchmark files are not those of before" in capsys.readouterr().out
+    assert "the benchmark files have changed" in capsys.readouterr().out
     build(raw, out, [sources], workers=0, size=32, benchmarks=copy)
     assert "nothing is left to do" in capsys.readouterr().out
 
@@ -625,6 +625,6 @@ def test_one_build_at_a_time_in_a_folder(small_raw, built):
     with hold(built, shared=True):
         build_words = ["--raw", str(raw), "--out", str(built), "--sources", sources, "--size", "32", "--workers", "0"]
         assert main([*build_words, "--shard-index", "0", "--num-shards", "2"]) == 0
-        with pytest.raises(UserError, match="another build is at work"):
+        with pytest.raises(UserError, match="another build is running"):
             main(build_words)
     assert main(build_words) == 0

@@ -258,7 +258,7 @@ def test_mistakes_end_with_the_right_status(tmp_path):
         with pytest.raises(SystemExit) as stopped:
             main(words)
         assert stopped.value.code == 2
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="not a folder"):
         main(["status", "--raw", str(tmp_path / "nowhere")])
     with pytest.raises(UserError, match="did you mean"):
         main(["show", "chestxray14"])

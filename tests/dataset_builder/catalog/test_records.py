@@ -87,7 +87,7 @@ def test_a_record_of_ones_own_loads_and_is_outside_the_paper(record):
         ({"items": None}, ["'items' is missing", "layout_established: false"]),
         ({"items": [{"pattern": "*.png", "kind": "picture"}]}, ["items.0.kind", "'picture'", "image"]),
         ({"items": [{"patern": "*.png"}]}, ["items.0", "did you mean pattern?"]),
-        ({"items": ["../*.png"]}, ["items.0.pattern", "no usable glob"]),
+        ({"items": ["../*.png"]}, ["items.0.pattern", "not a usable glob"]),
         ({"items": ["a{b.png"]}, ["items.0.pattern", "not closed"]),
         ({"items": [{"pattern": "*", "intensity": {"window": [5, 1]}}]}, ["items.0.intensity", "lower one first"]),
         ({"items": [{"pattern": "*", "intensity": "dark"}]}, ["items.0.intensity", "as-is"]),
@@ -95,7 +95,7 @@ def test_a_record_of_ones_own_loads_and_is_outside_the_paper(record):
         ({"items": [{"pattern": "*.h5", "kind": "hdf5"}]}, ["items.0.adapter", "hdf5_rows"]),
         ({"items": [{"pattern": "*", "adapter": "hdf5_row"}]}, ["adapter", "did you mean hdf5_rows?"]),
         ({"train": "some"}, ["train", "all, {path: REGEX} or a table"]),
-        ({"train": {"path": "("}}, ["train.path", "no usable regular expression"]),
+        ({"train": {"path": "("}}, ["train.path", "not a usable regular expression"]),
         ({"train": {"table": "a.csv"}}, ["train", "'match' is missing"]),
         ({"subject": {"path": "abc"}}, ["subject.path", "no group"]),
         ({"subject": {"table": "a.csv", "match": "x"}}, ["subject", "'column' is missing"]),
@@ -104,7 +104,7 @@ def test_a_record_of_ones_own_loads_and_is_outside_the_paper(record):
         ({"access": "opened"}, ["access", "did you mean open?"]),
         ({"year": "2020"}, ["year", "a whole number"]),
         ({"in_paper": "yes"}, ["in_paper", "true or false"]),
-        ({"files": [{"url": "file:///etc/passwd", "name": "x"}]}, ["files.0.url", "no http(s) address"]),
+        ({"files": [{"url": "file:///etc/passwd", "name": "x"}]}, ["files.0.url", "not an http(s) address"]),
         ({"files": [{"url": "https://a/b", "name": "../x"}]}, ["files.0.name", "leaves the source's folder"]),
         ({"overlaps": [{"relation": "contains", "note": "x"}]}, ["overlaps.0", "benchmark or a source"]),
     ],
@@ -204,7 +204,7 @@ def test_anatomies_may_be_left_out(tmp_path, access, make):
 
 
 def test_a_published_source_keeps_to_the_regions(tmp_path, make):
-    with pytest.raises(UserError, match="'placenta' is none of the 30 regions"):
+    with pytest.raises(UserError, match="'placenta' is not one of the 30 regions"):
         load_source(make.record(tmp_path, "own", anatomies=["placenta"]))
-    with pytest.raises(UserError, match="is none of the 30 regions"):
+    with pytest.raises(UserError, match="is not one of the 30 regions"):
         load_source(make.record(tmp_path, "own", access="private", anatomies=["x" * 61]))

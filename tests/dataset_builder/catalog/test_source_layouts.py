@@ -104,14 +104,14 @@ def test_without_its_split_list_nothing_of_a_source_is_taken(tmp_path):
     miniatures.write_miniature("chestxray-14", tmp_path)
     (tmp_path / "chestxray-14/CXR8/train_val_list.txt").unlink()
     reasons = {item.excluded for item in list_items(load_source("chestxray-14"), tmp_path)} - {NOT_INPUT}
-    assert reasons == {"the list **/train_val_list.txt is not in the raw folder, so the training part cannot be told"}
+    assert reasons == {"the list **/train_val_list.txt is not in the raw folder, so the training part is unknown"}
 
 
 def test_without_its_exclusion_list_nothing_of_a_source_is_taken(tmp_path):
     miniatures.write_miniature("isic-archive", tmp_path)
     (tmp_path / "isic-archive/exclude/challenge_test.csv").unlink()
     reasons = {item.excluded for item in list_items(load_source("isic-archive"), tmp_path)} - {NOT_INPUT}
-    assert reasons == {"the list exclude/*.csv is not in the raw folder, so the training part cannot be told"}
+    assert reasons == {"the list exclude/*.csv is not in the raw folder, so the training part is unknown"}
 
 
 def test_unpacked_and_packed_releases_select_the_same(tmp_path):

@@ -64,7 +64,7 @@ def test_an_archive_with_the_same_members_in_another_order_is_listed_anew(tmp_pa
     assert {row["path"] for row in rows} == {f"own/{name}!{inner}{member}" for member in members}
     for row in rows:
         assert row["sha256"] == sha256_of_pixels(read_uint8(members[row["path"].rpartition("!")[2]]))
-    assert "inputs have changed since they were listed: listing the sources anew" in capsys.readouterr().out
+    assert "inputs have changed since they were listed: listing the sources again" in capsys.readouterr().out
     assert faults(tmp_path / "out")[1] == []
 
 

@@ -58,7 +58,7 @@ def test_order_is_that_of_the_names_and_reasons_are_given(record, folder):
         ("mine/b/1.png", None),
         ("mine/b/2.png", None),
         ("mine/c.png", "not in the training part"),
-        ("mine/d.jpg", "no pattern of the record takes this file"),
+        ("mine/d.jpg", "no pattern of the record matches this file"),
         ("mine/mask/1.png", "mask"),
         ("mine/readme.txt", NOT_INPUT),
     ]
@@ -120,7 +120,7 @@ def test_no_file_is_left_without_a_line(record, folder):
         (folder / name).write_bytes(b"x")
     outcome = found(record(), folder.parent)
     assert {path for path, reason in outcome.items() if reason == NOT_INPUT} == {f"mine/{name}" for name in others}
-    named = {path for path, reason in outcome.items() if reason == "no pattern of the record takes this file"}
+    named = {path for path, reason in outcome.items() if reason == "no pattern of the record matches this file"}
     assert named == {f"mine/{name}" for name in unnamed}
 
 
@@ -155,7 +155,7 @@ def test_dicom_files_without_a_suffix_are_seen_as_dcm(record, folder, make):
     source = record(items=[{"pattern": "**/*.dcm", "kind": "dicom_series"}], exclude=exclude)
     (series,) = [item for item in list_items(source, folder.parent) if item.excluded is None]
     assert series.files == ("mine/IM0", "mine/IM1", "mine/1.2.840.7")
-    assert set(found(record(), folder.parent).values()) == {NOT_INPUT, "no pattern of the record takes this file"}
+    assert set(found(record(), folder.parent).values()) == {NOT_INPUT, "no pattern of the record matches this file"}
 
 
 @pytest.mark.parametrize("key", ["name", "stem", "([^/]+)$"])
@@ -199,7 +199,7 @@ def test_an_exclusion_list_that_cannot_be_read_excludes_everything(record, folde
     table = {"table": f"test.{form}", "match": "file", "format": form}
     source = record(exclude=[{"reason": "test", "table": table}])
     reasons = set(found(source, folder.parent).values())
-    assert reasons == {f"the list test.{form} is not in the raw folder, so the training part cannot be told"}
+    assert reasons == {f"the list test.{form} is not in the raw folder, so the training part is unknown"}
     (folder / f"test.{form}").write_text(text)
     outcome = found(source, folder.parent)
     assert "no column 'file'" in outcome["mine/1.png"] and "no column 'file'" in outcome["mine/2.png"]
@@ -274,7 +274,7 @@ def test_members_are_selected_by_the_path_they_would_unpack_to(record, folder):
         "mine/train.zip!.hid/1.png": "in a hidden folder",
         "mine/train.zip!.1.png": "a hidden file",
         "mine/train.zip!a.7z": "an archive inside an archive: unpack the outer one here",
-        "mine/train.zip!a.mat": "no pattern of the record takes this file",
+        "mine/train.zip!a.mat": "no pattern of the record matches this file",
         "mine/train.zip!IM0": NOT_INPUT,
         "mine/train.zip!t.txt": NOT_INPUT,
     }
