@@ -63,23 +63,23 @@ def build(
         fit: side that becomes the size; longest pads to a square.
         image_format: png is lossless, jpeg half as large.
         quality: of JPEG.
-        keep_near_duplicates: drop only what equals a picture of another file, pixel by pixel.
-        seed: of the subset 0.2m and of the keyed hashes.
-        salt_file: a secret of your own for the keyed hashes.
+        keep_near_duplicates: drop only pixel-by-pixel duplicates of pictures in other files.
+        seed: random seed of the subset 0.2m and of the keyed hashes.
+        salt_file: file with a secret of your own for the keyed hashes.
         workers: processes; 0 runs in this one (default: one for each core).
-        engine: what runs the shards.
-        scheduler: of a running Dask cluster (default: a local one).
+        engine: where the shards run.
+        scheduler: address of a running Dask cluster (default: a local one).
         slurm: submitit's parameters, such as slurm_partition=cpu,timeout_min=240.
         shard_index: with --num-shards: do every Nth shard only, for job arrays.
         num_shards: number of jobs.
-        item_seconds: longest time on one file.
-        retry_failed: list the raw folder again; run what failed, is new or has changed.
+        item_seconds: most CPU seconds for one file.
+        retry_failed: list the raw folder again; run inputs that failed, are new or have changed.
         plan_only: list the raw folder, save the plan and do nothing else.
         check: check the accounting of a finished dataset and do nothing else.
 
     Returns:
-        The summary that `build.json` holds; with `plan_only`, or as a job of an array, what is planned; with `check`,
-        the counts of outcomes and the faults.
+        The summary in `build.json`; the plan's figures with `plan_only` or as a job of an array; the counts of
+        outcomes and the faults with `check`.
 
     Raises:
         UserError: the build cannot be done.
@@ -129,13 +129,13 @@ def pretrain(
         out: run folder; called again with the same options it continues there.
         overrides: config keys to change, as `{"steps": 100}` or `["steps=100"]`.
         push_to_hub: repository that receives each export while training goes on.
-        dry_run: only tell the resolved configuration and estimates.
+        dry_run: only return the resolved configuration and estimates.
 
     Returns:
         The folder of the exported model, which `AutoModel.from_pretrained` loads; for a dry run the text.
 
     Raises:
-        UserError: something to put right; nothing has been trained then, or the last good checkpoint is named.
+        UserError: something the user can correct; nothing was trained, or the message names the last good checkpoint.
 
     Examples:
         >>> import biovfm_hf

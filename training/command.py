@@ -1,6 +1,6 @@
-"""Pretraining as a function, as `biovfm pretrain` and as the scripts for several processes.
+"""Pretraining as a Python function, as the `biovfm pretrain` command, and as scripts for several processes.
 
-Heavy imports wait until the options have been understood, so that `--help` is quick.
+Heavy imports come after the options are parsed, so that `--help` is fast.
 """
 
 import argparse
@@ -40,7 +40,7 @@ _EPILOG = """examples:
 
 @dataclass(frozen=True)
 class PretrainOptions:
-    """What one run is made of. It checks itself: a config that does not exist is refused before anything is read."""
+    """Options of one run, checked on construction: a config that does not exist is refused before anything is read."""
 
     config: str = argument("YAML file, or the name of a shipped one, such as dino_smoke")
     data: str | None = option(None, "dataset folder, Hub id, or images in a folder", metavar="DIR_OR_REPO")
@@ -49,7 +49,7 @@ class PretrainOptions:
     push_to_hub: str | None = option(
         None, "send exports to this Hub repository (new ones are private) while training", metavar="REPO"
     )
-    dry_run: bool = option(False, "tell the resolved config and estimates; train nothing")
+    dry_run: bool = option(False, "print the resolved config and estimates; train nothing")
 
     def __post_init__(self) -> None:
         """Check every option.
@@ -66,7 +66,7 @@ class PretrainOptions:
         """The run's whole configuration.
 
         Raises:
-            UserError: an unknown key or a wrong value; `method` names the objective that it must be of.
+            UserError: an unknown key, a wrong value, or a config of another objective than `method`.
         """
         given = {"data.path": self.data, "run.push_to_hub": self.push_to_hub}
         changed = parse_overrides(self.overrides) | {key: value for key, value in given.items() if value}
@@ -90,13 +90,13 @@ def pretrain(
         out: run folder; called again with the same options it continues there.
         overrides: config keys to change, as `{"steps": 100}` or `["steps=100"]`.
         push_to_hub: repository that receives each export while training goes on.
-        dry_run: only tell the resolved configuration and estimates.
+        dry_run: only return the resolved configuration and estimates.
 
     Returns:
         The folder of the exported model, which `AutoModel.from_pretrained` loads; for a dry run the text.
 
     Raises:
-        UserError: something to put right; nothing has been trained then, or the last good checkpoint is named.
+        UserError: something the user can correct; nothing was trained, or the message names the last good checkpoint.
     """
     if isinstance(overrides, Mapping):
         overrides = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
@@ -106,7 +106,7 @@ def pretrain(
 
 
 def run(options: PretrainOptions, method: str = "") -> Path | str:
-    """Do what the options say; see `pretrain`. `method` names the objective that the config must be of."""
+    """Run with these options; see `pretrain`. The config must be of the objective `method`, if given."""
     config = options.resolved(method)
     objective = objectives.method_of(config.method)
     if options.dry_run:
@@ -135,7 +135,7 @@ def run_script(method: str, argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(prog: str, method: str) -> argparse.ArgumentParser:
-    """A parser without the config, which the command takes by its place and the scripts as --config."""
+    """A parser without the config, which is positional in the command and --config in the scripts."""
     title = f"with the {objectives.config_of(method).title} objective, " if method else ""
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -158,7 +158,7 @@ def _listed(method: str) -> str:
 
 
 def _examples(method: str) -> str:
-    """Examples as they work in this installation: in a checkout the scripts are files, in a wheel modules."""
+    """Examples for this installation: the scripts are files in a checkout, modules in a wheel."""
     package, folder = str(__package__), Path(__file__).parent
     in_wheel = "." in package
     script = f"-m {package}.pretrain_{method or 'dino'}" if in_wheel else f"training/pretrain_{method or 'dino'}.py"
@@ -168,10 +168,10 @@ def _examples(method: str) -> str:
 
 
 def _run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None, method: str) -> int:
-    """Understand the words, train, and turn failures into one line: 0 done, 1 failed, 2 wrong words."""
+    """Parse the arguments, train, and turn failures into one line: 0 done, 1 failed, 2 wrong arguments."""
     known, rest = parser.parse_known_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    # it logs each retry, twice; a failure is told once, when the last one has failed
+    # it logs each retry twice; a failure is reported once, after the last one
     logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
     try:
         options = PretrainOptions(**vars(known), overrides=tuple(_joined(rest)))
@@ -180,7 +180,7 @@ def _run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None, me
         _tell(f"error: {error}")
         return 2
     if options.dry_run and int(os.environ.get("RANK", "0")) > 0:
-        return 0  # the first process tells it
+        return 0  # the first process reports it
     try:
         result = run(options, method)
     except UserError as error:
@@ -207,7 +207,7 @@ def _joined(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _tell(text: str) -> None:
-    """Say it once on each machine, and to torchrun (or accelerate launch), whose own last words then repeat it."""
+    """Print the message once per machine, and pass it to torchrun (or accelerate launch), which repeats it last."""
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         sys.stderr.write(text + "\n")
     report = os.environ.get("TORCHELASTIC_ERROR_FILE")

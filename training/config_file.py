@@ -1,4 +1,4 @@
-"""A run's configuration from a YAML file and overrides, checked."""
+"""Loads and checks a run's configuration from a YAML file and overrides."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -23,10 +23,10 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None, me
     Args:
         path: the file, or the bare name of a shipped config, such as `dino_smoke`.
         overrides: key to value.
-        method: the objective that it must be of; by default whatever its key `method` says.
+        method: the objective that it must have; by default any.
 
     Raises:
-        UserError: no such file, no valid YAML, a config of another objective, an unknown key or a wrong value.
+        UserError: no such file, invalid YAML, a config of another objective, an unknown key or a wrong value.
     """
     tree = read_yaml(find_config(path))
     if method and tree.setdefault("method", method) != method:
@@ -60,7 +60,7 @@ def config_from_tree(tree: Mapping[str, Any]) -> TrainConfig:
 
 
 def _without_idle_sections(tree: dict[str, Any], kind: type[TrainConfig]) -> dict[str, Any]:
-    """The tree without sections of other objectives at their defaults, which runs of earlier versions wrote down."""
+    """The tree without sections of other objectives at their defaults, which earlier versions wrote."""
     own = {item.name for item in fields(kind)}
     for other in objectives.names():
         for name, default in plain(objectives.config_of(other)()).items():
@@ -71,7 +71,7 @@ def _without_idle_sections(tree: dict[str, Any], kind: type[TrainConfig]) -> dic
 
 
 def _model_section(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The model section with the fields of `BioVFMConfig`, which in YAML stand beside its own keys, under `fields`."""
+    """The model section with the fields of `BioVFMConfig`, which YAML lists beside its own keys, under `fields`."""
     known = {name: model[name] for name in OWN_KEYS if name in model}
     others = {name: value for name, value in model.items() if name not in (*known, "fields")}
     given = {**model.get("fields", {}), **others}
@@ -79,7 +79,7 @@ def _model_section(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_number(value: Any) -> Any:
-    """YAML reads 1e-5 as text; where the type of a key is known that is seen to, for fields of the model it is not."""
+    """Convert text such as 1e-5, which YAML does not read as a number, for model fields, whose types are unknown."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -106,13 +106,13 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _underscored(key: str) -> str:
-    """`run.log-every` as `run.log_every`; what stands below a key is a name of the data's, such as `X-Ray`."""
+    """`run.log-every` as `run.log_every`; names below a key come from the data, such as `X-Ray`, and stay."""
     parts = key.split(".")
     return ".".join([part.replace("-", "_") for part in parts[:2]] + parts[2:])
 
 
 def with_steps(config: TrainConfig, images: int) -> TrainConfig:
-    """`epochs`, where given, turned into steps for a data set of `images` images."""
+    """`epochs`, if given, converted to steps for a dataset of `images` images."""
     if config.epochs is None:
         return config
     return replace(config, steps=max(1, round(config.epochs * images / config.batch.size)), epochs=None)

@@ -1,4 +1,4 @@
-"""What a run will take, before it is started: the resolved configuration, parameters, memory and compute."""
+"""Estimates a run's cost before it starts: the resolved configuration, parameters, memory and compute."""
 
 import math
 import os
@@ -20,12 +20,12 @@ from .settings.augment import check_augment
 from .settings.config import TrainConfig, biovfm_config
 from .settings.typed import to_yaml
 
-_UTILISATION = 0.4  # share of the peak that a well-fed ViT reaches
+_UTILISATION = 0.4  # share of the peak that a ViT reaches with fast enough data
 _KEPT = {"bf16": 40, "fp32": 70}  # bytes per token, block and feature that autograd keeps, as counted on a ViT-S
-# Images that one core decodes and crops in a second, of 256 pixels: colour and grey PNG, as docs and benchmark have it
+# 256-pixel images that one core decodes and crops per second: colour and grey PNG, as in docs and benchmark
 _LOADER_RATES = (215, 501)
 _GPUS = (8, 32)
-_FSDP = 8  # GPUs that launch/fsdp2_8gpu.yaml spreads the states over
+_FSDP = 8  # GPUs over which launch/fsdp2_8gpu.yaml spreads the states
 
 
 def peak_flops(device_name: str) -> float | None:
@@ -36,11 +36,11 @@ def peak_flops(device_name: str) -> float | None:
 def memory_gib(
     method: Method[Any, Any], config: TrainConfig, model_config: Any, objective: nn.Module, images: int
 ) -> tuple[float, float]:
-    """GiB of one process for states (fp32 weights, gradients, Adam, teacher; copies of the weights in bf16 where
-    that is computed in), and for a pass of `images` images.
+    """GiB of one process for states (fp32 weights, gradients, Adam, teacher; with bf16 also copies of the weights),
+    and for a pass of `images` images.
 
-    The latter are what autograd keeps, `_KEPT` bytes x D per token and block (with activation checkpointing each
-    block's fp32 input, and all of one block), and what the objective keeps beside its encoder.
+    A pass needs what autograd keeps, `_KEPT` bytes x D per token and block (with activation checkpointing each
+    block's fp32 input, and all of one block), and what the objective keeps besides its encoder.
     """
     trained = trained_parameters(objective)
     full = config.run.precision == "fp32" or config.run.device == "cpu"
@@ -100,7 +100,7 @@ def describe(config: TrainConfig, method: Method[Any, Any]) -> str:
 
 
 def _feeding(rate: float, checkpoints: int, total: int, trained: int) -> list[str]:
-    """What GPUs of `rate` images/s each eat, the loader cores for that, and the disk that checkpoints take.
+    """Images that GPUs consume at `rate` images/s each, the loader cores needed, and the disk space of checkpoints.
 
     A checkpoint holds all `total` parameters and Adam's two moments of the `trained` ones, in fp32.
     """
@@ -117,10 +117,10 @@ def _feeding(rate: float, checkpoints: int, total: int, trained: int) -> list[st
 
 
 def check_memory(method: Method[Any, Any], config: TrainConfig, model_config: Any) -> None:
-    """Refuse a model whose weights and optimiser alone are more than this machine holds, before anything is allocated.
+    """Refuse a model whose weights and optimiser alone exceed this machine's memory, before anything is allocated.
 
     Raises:
-        UserError: says how much, and what makes it smaller.
+        UserError: tells how much memory is needed, and what reduces it.
     """
     on_gpu = config.run.device != "cpu" and torch.cuda.is_available()
     shared = int(os.environ.get("WORLD_SIZE", "1")) if os.environ.get("ACCELERATE_USE_FSDP") == "true" else 1
@@ -155,7 +155,7 @@ def _passes(config: TrainConfig, counts: set[int]) -> str:
 
 
 def trained_parameters(objective: nn.Module) -> int:
-    """How many parameters the optimiser changes, those of heads or decoder among them."""
+    """How many parameters the optimiser changes, including heads or decoder."""
     return sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
 
 

@@ -1,7 +1,7 @@
 """The training loop, the same for every objective: data, steps, logs, checkpoints, export.
 
-Every random number is a function of the seed and the step (or the image's position), so a run that is killed and
-started again continues bit for bit on a CPU, from nothing but the tensors and the step number of a checkpoint.
+Every random number is a function of the seed and the step (or the image's position). So a killed run continues bit
+for bit on a CPU, from only the tensors and the step number of a checkpoint.
 """
 
 import logging
@@ -45,15 +45,15 @@ from .setup import Run, say, start
 
 logger = logging.getLogger(__name__)
 
-_WARNINGS = 10  # unreadable images that are told of one by one
+_WARNINGS = 10  # unreadable images reported one by one
 
 
 def train(config: TrainConfig, method: Method[Any, Any], out: Path) -> None:
     """Run, or continue, the pretraining that `config` describes, in the run folder `out`.
 
     Raises:
-        UserError: anything that the user can put right; nothing has been trained then, or the last good checkpoint
-            is named.
+        UserError: anything that the user can correct; nothing was trained, or the message names the last good
+            checkpoint.
     """
     run = start(config, method, out)
     stop = _StopSignal()
@@ -116,7 +116,7 @@ def _due(run: Run, every: int) -> bool:
 
 
 def _open_batches(run: Run) -> Generator[dict[str, Any], None, None]:
-    """This process's batches, from the step that the run has reached; the sample sheet is drawn on the way."""
+    """This process's batches, from the run's current step; also draws the sample sheet."""
     config = run.config
     dataset = CropBatches(run.images, run.order, config, run.share, run.method.batch_extra(config))
     with failing_together(run.accelerator):
@@ -153,7 +153,7 @@ def _one_step(run: Run, batches: Iterator[dict[str, Any]], values: StepValues) -
 
 
 def _note_skipped(run: Run, skipped: list[tuple[int, int, str]]) -> None:
-    """Count images that could not be read, and tell of each once, up to a limit."""
+    """Count unreadable images, and report each once, up to a limit."""
     run.skipped += len(skipped)
     for index, other, reason in skipped:
         if index not in run.unreadable and len(run.unreadable) < _WARNINGS:
@@ -163,7 +163,7 @@ def _note_skipped(run: Run, skipped: list[tuple[int, int, str]]) -> None:
 
 
 def _skipped_everywhere(run: Run) -> int:
-    """Unreadable images of the whole run, on all processes, each time it came up. All processes must call this."""
+    """How often unreadable images were skipped in the whole run, over all processes. All processes must call this."""
     return run.skipped_before + sum(gather_object([run.skipped]))
 
 
@@ -183,13 +183,13 @@ def _to_device(run: Run, batch: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _step_seed(run: Run, part: int) -> int:
-    """A seed for what the model itself draws (stochastic depth, MAE's noise) in one forward pass of one process."""
+    """The seed of the model's own random numbers (stochastic depth, MAE's noise) in one pass of one process."""
     halves = np.random.SeedSequence((run.config.seed, run.step, part, run.share.rank)).generate_state(2)
     return int(halves[0]) << 31 | int(halves[1]) >> 1
 
 
 def _reshard(wrapped: nn.Module) -> None:
-    """Under FSDP2, give up gathered parameters, or an in-place update of them would be lost without a word."""
+    """Under FSDP2, free gathered parameters, or an in-place update of them would be silently lost."""
     for module in wrapped.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
@@ -251,7 +251,7 @@ def _log(run: Run, terms: dict[str, Tensor], values: StepValues, rate: float, pr
 
 
 def _log_line(step: int, config: TrainConfig, record: dict[str, Any]) -> str:
-    """A step's loss, rate and time left in one whole line, for what is not a terminal."""
+    """A step's loss, rate and remaining time in one whole line, for logs."""
     rate = record["images_per_second"]
     left = timedelta(seconds=round((config.steps - step) * config.batch.size / max(rate, 1e-9)))
     return (
@@ -275,8 +275,8 @@ def _mean_over_processes(terms: dict[str, Tensor]) -> dict[str, float]:
 
 
 def _efficiency(run: Run, rate: float) -> dict[str, float]:
-    """Memory (on a GPU the most so far, on a CPU this process' now), and the share of the GPU's peak rate that the
-    model's own operations reach, where that is known.
+    """Memory (on a GPU the peak so far, on a CPU this process's current use), and the share of the GPU's peak rate
+    that the model's operations reach, if known.
     """
     if run.accelerator.device.type != "cuda":
         return {"memory_gib": round(psutil.Process().memory_info().rss / 2**30, 3)}
@@ -288,7 +288,7 @@ def _efficiency(run: Run, rate: float) -> dict[str, float]:
 
 
 def _measure(run: Run) -> dict[str, float]:
-    """RankMe and kNN accuracy of the encoder as it is now; empty on processes that do not write."""
+    """RankMe and kNN accuracy of the current encoder; empty on processes that do not write."""
     encoder = run.method.exported(run.objective)["model"]
     tensors = model_tensors(encoder)
     if run.watch is None or not run.main:
@@ -297,7 +297,7 @@ def _measure(run: Run) -> dict[str, float]:
 
 
 def _watch_start(run: Run) -> None:
-    """What random features, or those training continues from, are worth: the line that progress is read against."""
+    """Measure random features, or those that training starts from: the baseline for progress."""
     if run.watch is None:
         return
     record = {"step": 0, "images": 0, **_measure(run)}
@@ -327,7 +327,7 @@ def _export(run: Run, target: Path) -> None:
 
 
 def _not_pushed(run: Run) -> str:
-    """How to send a model that was finished before; sending it unasked could replace a card written since."""
+    """How to push a model that was finished before; pushing it again could replace a card written since."""
     repository = run.config.run.push_to_hub
     return f"; it is not pushed again: hf upload {repository} {run.out / 'model'} does that" if repository else ""
 
@@ -350,14 +350,14 @@ def _out_of_memory(run: Run) -> str:
 
 
 class _StopSignal:
-    """Remembers SIGTERM and the first Ctrl-C, so that the step in progress is finished and saved."""
+    """Notes SIGTERM and the first Ctrl-C, so that the current step is finished and saved."""
 
     def __init__(self) -> None:
         self.asked = False
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def _note(self, number: int, _: object) -> None:
-        if self.asked and number == signal.SIGINT:  # a second SIGTERM is a scheduler's and the launcher's both
+        if self.asked and number == signal.SIGINT:  # a second SIGTERM is normal: scheduler and launcher each send one
             raise KeyboardInterrupt
         self.asked = True
 
@@ -369,6 +369,6 @@ class _StopSignal:
         return bool(run.accelerator.reduce(asked, reduction="sum") > 0)
 
     def restore(self) -> None:
-        """Put the handlers from before back."""
+        """Restore the previous handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)

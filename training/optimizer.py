@@ -1,4 +1,4 @@
-"""AdamW over named parameter groups: how they follow the schedule, and how gradients are clipped."""
+"""AdamW over named parameter groups, with scheduled rates and gradient clipping."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from .schedule import StepValues
 
 
 def parameter_groups(model: nn.Module) -> list[dict]:
-    """AdamW groups as MAE has them: 1-D tensors and biases do not decay, everything else does (tokens too)."""
+    """AdamW groups as in MAE: 1-D tensors and biases do not decay, everything else does (tokens too)."""
     rules = []
     for name, parameter in trainable(model):
         decay = 0.0 if parameter.ndim <= 1 or name.endswith(".bias") else 1.0
@@ -56,7 +56,7 @@ def apply_schedule(optimizer: torch.optim.Optimizer, values: StepValues) -> None
 
 @torch.no_grad()
 def clip_per_submodule(module: nn.Module, max_norm: float | None) -> dict[str, torch.Tensor]:
-    """Clip the gradients of each child of `module` to `max_norm` on its own, as DINOv2 does per backbone and head.
+    """Clip the gradients of each child of `module` separately to `max_norm`, as DINOv2 does per backbone and head.
 
     Returns the norms before clipping, by child name (0-d tensors, no device synchronisation). `max_norm` None only
     measures. Sharded (DTensor) gradients give the norm over all shards.

@@ -1,4 +1,4 @@
-"""Values that change from step to step: learning rates, weight decay, teacher momentum and teacher temperature.
+"""Schedules of the values that change with the step: learning rate, weight decay, teacher momentum and temperature.
 
 Every value is a pure function of the configuration and the step, so that a resumed run needs no state of its own.
 Step `t` counts optimiser steps from 0, and its values hold for step `t` itself: they are set before the forward pass.
@@ -45,10 +45,10 @@ def scaled_learning_rate(base_lr: float, batch_size: int, rule: str) -> float:
 
 @dataclass(frozen=True)
 class StepValues:
-    """What holds at one step. `momentum` and `teacher_temp` are None where there is no teacher.
+    """Scheduled values at one step. `momentum` and `teacher_temp` are None without a teacher.
 
-    `local_weight` is the further weight of pairs with a local crop, None for 1; `gram_weight` the weight of Gram
-    anchoring, and `gram_refresh` 1 where the frozen teacher is renewed after the step; None where there is none.
+    `local_weight` is the further weight of pairs with a local crop, None for 1. `gram_weight` is the weight of Gram
+    anchoring, and `gram_refresh` 1 if the frozen teacher is renewed after the step; both are None without it.
     """
 
     lr: float
@@ -80,12 +80,12 @@ class Rates(Schedule):
     Attributes:
         steps: of the run.
         lr: the peak, after `scaled_learning_rate`.
-        min_lr: where the half cosine after it ends, at `steps`.
+        min_lr: end of the half cosine after it, at `steps`.
         warmup_steps: of the rise from 0.
         weight_decay: at the start.
         weight_decay_end: at the end, along DINOv2's cosine.
         warmup: shape of the rise, `linear` or `cosine`; DINOv3's high-resolution stage rises along a half cosine.
-        decay: `cosine`, or `none` for a rate that stays, as in DINOv3's long runs, whose length need not be known.
+        decay: `cosine`, or `none` for a constant rate, as in DINOv3's long runs, whose length need not be known.
     """
 
     steps: int

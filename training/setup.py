@@ -1,4 +1,4 @@
-"""From a configuration to everything a run needs: images, device, objective, optimiser, and the step it stopped at."""
+"""Builds a run from its configuration: images, device, objective, optimiser, and the step to continue from."""
 
 import logging
 import sys
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Run:
-    """Everything that belongs to one run while it is running."""
+    """The state of a running run."""
 
     config: TrainConfig
     method: Method[Any, Any]
@@ -132,7 +132,7 @@ def start(config: TrainConfig, method: Method[Any, Any], out: Path) -> Run:
     say(run, opening_line(run, peak))
     if run.main and config.batch.size > len(images):
         logger.warning(
-            "batch.size %d is more than the %d images: a step meets some of them more than once, and objectives that "
+            "batch.size %d is more than the %d images: a step sees some of them more than once, and objectives that "
             "compare images (such as DINOv2) compare them with themselves",
             config.batch.size,
             len(images),
@@ -143,7 +143,7 @@ def start(config: TrainConfig, method: Method[Any, Any], out: Path) -> Run:
 
 
 def _check_public(config: TrainConfig) -> None:
-    """Refuse to send models of private sources while they are trained: nobody is there to be asked.
+    """Refuse to push models of private sources during training, since nobody is there to confirm it.
 
     Raises:
         UserError: the data, or the weights that the run starts from, are of private sources.
@@ -157,7 +157,7 @@ def _check_public(config: TrainConfig) -> None:
 
 
 def _initial(config: TrainConfig, out: Path) -> TrainConfig:
-    """The configuration to build from: a run that continues has its weights, and needs those it began with no more."""
+    """The configuration to build from: a continued run has its own weights and does not need its initial ones."""
     begun = newest_name(out / "checkpoints") is not None
     return config.without_weights() if begun else config
 
@@ -175,7 +175,7 @@ def split_batch(config: TrainConfig, processes: int, rank: int) -> tuple[Share, 
     """Which images this process reads in each forward pass, and how many passes make a step.
 
     Raises:
-        UserError: the batch is too small for the processes, or does not divide evenly.
+        UserError: the batch is too small for the processes, or cannot be divided evenly.
     """
     size, needed = config.batch.size, config.smallest_batch
     if size < needed * processes:
@@ -203,7 +203,7 @@ def split_batch(config: TrainConfig, processes: int, rank: int) -> tuple[Share, 
 def prepare(
     accelerator: Any, objective: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig
 ) -> tuple[nn.Module, Any]:
-    """Checkpoint and compile the blocks as asked, then wrap for the device and the processes."""
+    """Checkpoint and compile the blocks if configured, then wrap for the device and the processes."""
     if accelerator.device.type == "cpu":
         speed_up_cpu(objective, accelerator.mixed_precision == "bf16")
     for module in objective.modules():
@@ -219,7 +219,7 @@ def prepare(
 
 
 def restore(run: Run) -> None:
-    """Load the newest checkpoint, if there is one, and say what a changed set-up means.
+    """Load the newest checkpoint, if there is one, and warn of a changed set-up.
 
     Raises:
         UserError: no checkpoint can be read, or the data is not the same.
@@ -255,7 +255,7 @@ def restore(run: Run) -> None:
 
 
 def opening_line(run: Run, peak: float) -> str:
-    """What is about to be trained, in one line."""
+    """The run in one line."""
     config = run.config
     size, trained = size_words(biovfm_config(config).to_dict()), trained_parameters(run.objective)
     accumulated = f" x {run.accumulation} accumulated" if run.accumulation > 1 else ""
@@ -270,6 +270,6 @@ def opening_line(run: Run, peak: float) -> str:
 
 
 def say(run: Run, text: str) -> None:
-    """Tell the user, once."""
+    """Print a message for the user, on one process only."""
     if run.main:
         tqdm.write(text, file=sys.stderr)  # above the progress bar where there is one

@@ -1,7 +1,7 @@
-"""Images inside archives, by number: WebDataset's tar shards, and zipped folders. Nothing is unpacked.
+"""Reads images inside archives by number: WebDataset's tar shards, and zipped folders. Nothing is unpacked.
 
-A tar's headers are read once; an image is then a range of bytes, here or at any address that fsspec reads. What
-WebDataset stores beside an image, `KEY.json` beside `KEY.jpg`, gives the columns `modality` and `source`.
+A tar's headers are read once; an image is then a range of bytes, local or at any address that fsspec reads. The JSON
+file that WebDataset stores beside an image (`KEY.json` beside `KEY.jpg`) gives the columns `modality` and `source`.
 """
 
 import json
@@ -25,14 +25,14 @@ from .groups import check_filter, group_rows
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE = 16  # archives whose listing is read at the same time
-_MOST_BYTES = 2**30  # of one file in an archive
+_AT_ONCE = 16  # archives listed at the same time
+_MOST_BYTES = 2**30  # limit of one file in an archive
 _COLUMNS = ("modality", "anatomy", "source")
 
 
 @dataclass(frozen=True)
 class TarSample:
-    """Where an image lies in its shard, and the JSON beside it (size 0: none)."""
+    """Place of an image in its shard, and of the JSON beside it (size 0: none)."""
 
     shard: str
     name: str
@@ -47,7 +47,7 @@ class TarImages:
 
     Args:
         shards: addresses of uncompressed tar files.
-        filters: column -> the values that it is filtered by.
+        filters: column -> the values to keep.
     """
 
     def __init__(self, shards: Sequence[str], filters: dict[str, list[str]]) -> None:
@@ -64,7 +64,7 @@ class TarImages:
         return len(self.samples)
 
     def fetch(self, index: int) -> tuple[bytes, str, str | None]:
-        """The image's bytes, its shard and name, and its modality if the JSON beside it tells one."""
+        """The image's bytes, its shard and name, and its modality if the JSON beside it states one."""
         sample = self.samples[index]
         data = _read_range(sample.shard, sample.offset, sample.size)
         return data, f"{sample.shard}/{sample.name}", _fields(sample).get("modality") or None
@@ -117,7 +117,7 @@ class ZipImages:
 
 
 def _tar_samples(shard: str) -> list[TarSample]:
-    """The images of one shard, each with the JSON file of the same key; of a damaged one those before the damage."""
+    """The images of one shard, each with the JSON file of the same key; in a damaged shard those before the damage."""
     images: list[tarfile.TarInfo] = []
     sidecars: dict[str, tarfile.TarInfo] = {}
     try:
@@ -133,7 +133,7 @@ def _tar_samples(shard: str) -> list[TarSample]:
             if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
                 raise tarfile.ReadError("it was cut off")
     except (tarfile.TarError, OSError) as error:
-        logger.warning("%s is no whole tar file (%s); %d images of it are read", shard, error, len(images))
+        logger.warning("%s is not a complete tar file (%s); %d of its images are read", shard, error, len(images))
     return [_sample(shard, image, sidecars.get(_key(image.name))) for image in images]
 
 
@@ -149,7 +149,7 @@ def _key(name: str) -> str:
 
 
 def _fields(sample: TarSample) -> dict[str, str]:
-    """What the JSON beside an image says of the columns that this package knows."""
+    """The columns that this package knows, from the JSON beside an image."""
     if not sample.json_size:
         return {}
     try:

@@ -1,4 +1,4 @@
-"""Random crops of 8-bit images, with the augmentations of DINOv2 and MAE and a preset that suits medical images.
+"""Augmentation: random crops of 8-bit images with DINOv2's and MAE's transforms, and a preset for medical images.
 
 Why OpenCV: on one core, decoding and 2 + 8 crops of a 256-pixel image run 4 (colour PNG) to 10 times (grey JPEG) as
 fast as torchvision's transforms on PIL (`tests/benchmarks/test_input_pipeline.py`), and images stay 8-bit until they
@@ -25,16 +25,16 @@ from ..settings.augment import AugmentConfig
 Image = NDArray[Any]  # uint8, (H, W) grey or (H, W, 3) RGB
 
 _RAMP = np.arange(256, dtype=np.float32)
-_CUBIC_TO, _LINEAR_TO = 1.25, 1.6  # up to how many pixels for one of a crop these come near to antialiased bicubic
+_CUBIC_TO, _LINEAR_TO = 1.25, 1.6  # up to this reduction they are close to antialiased bicubic
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601-2, as PIL's "L"
 
 
 @dataclass(frozen=True)
 class Look:
-    """What is drawn for the appearance of one view; the defaults leave it as it is.
+    """The random appearance of one view; the defaults change nothing.
 
     Attributes:
-        jitter: operations in the order of their application, each the index of a name in `JITTER` and its change.
+        jitter: operations in the order of application, each the index of a name in `JITTER` and its change.
         gamma: exponent of the intensity curve.
         grey: whether the colours are dropped.
         sigma: of the blur in pixels, 0 for none.
@@ -71,7 +71,7 @@ class Augmenter:
     def draw(
         self, image: Image, random: Random, modality: str | None = None
     ) -> tuple[list[tuple[Image, Look]], list[tuple[Image, Look]]]:
-        """The crops of `views`, flipped but otherwise as they are, each with the look that it is to get."""
+        """The crops of `views`, only flipped, each with the look to apply."""
         config = self.config
         flips = config.flip_by_modality.get(modality or "", (config.horizontal_flip, config.vertical_flip))
         large = [
@@ -152,8 +152,8 @@ def draw_box(
 def resize(image: Image, size: int) -> Image:
     """`image` at `size` x `size` pixels, as sharp as PIL's antialiased bicubic, which the references used.
 
-    Where it shrinks much this is that resize (nearly all pixels within one level). Where it shrinks little or grows,
-    there is little to alias and OpenCV takes half the time: bicubic, 3 to 8 % sharper, then bilinear, 0 to 5 % less.
+    For a large reduction it is that resize (nearly all pixels within one level). A small reduction or an enlargement
+    hardly aliases, and OpenCV takes half the time: bicubic, 3 to 8 % sharper, then bilinear, 0 to 5 % less sharp.
     """
     shrinks = max(image.shape[:2]) / size
     if shrinks <= _LINEAR_TO:
@@ -166,8 +166,8 @@ def resize(image: Image, size: int) -> Image:
 def _resize_rows(image: Image, count: int) -> Image:
     """(H, W) or (H, W, 3) to `count` rows, antialiased.
 
-    torch has a fast path for 8-bit images of four interleaved channels. Rows are resized whatever they hold, so any
-    four neighbouring bytes of a row pass for channels.
+    torch has a fast path for 8-bit images of four interleaved channels. Since only rows are resized, any four
+    neighbouring bytes of a row can serve as channels.
     """
     height, width = len(image), image[0].size
     spare = -width % 4

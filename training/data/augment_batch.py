@@ -1,8 +1,8 @@
-"""The looks of whole batches of crops, on the training device: `Augmenter.apply` as batched torch operations.
+"""Applies the looks of whole batches of crops on the training device: `Augmenter.apply` as batched torch operations.
 
-The looks are drawn by the loader from the same seeds as without this, so a run resumes as exactly. Pixels stay floats
-from one operation to the next and are rounded once, where OpenCV rounds to 8 bits each time: the crops agree to a few
-grey levels, and grey images take part in colour operations as three equal channels.
+The loader draws the looks from the same seeds as without this module, so a run resumes just as exactly. Pixels stay
+floats between operations and are rounded once, while OpenCV rounds to 8 bits each time, so crops agree to a few grey
+levels. Grey images go through colour operations as three equal channels.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,12 +28,12 @@ def pack_looks(looks: Sequence[Look]) -> Tensor:
 
 
 def per_channel(values: Sequence[float], like: Tensor) -> Tensor:
-    """(C,) numbers as (1, C, 1, 1) float32 beside `like`. An ordinary copy would wait for all that a GPU has to do."""
+    """(C,) numbers as (1, C, 1, 1) float32 on the device of `like`, without waiting for the GPU's queue."""
     return torch.tensor(values).view(1, -1, 1, 1).to(like.device, non_blocking=True)
 
 
 def apply_drawn_looks(batch: dict[str, Tensor], config: AugmentConfig) -> dict[str, Tensor]:
-    """The batch with its `*_looks` applied to its `*_crops` and taken out; unchanged where it has none."""
+    """The batch with its `*_looks` applied to its `*_crops` and removed; unchanged if it has none."""
     dressed = {name: tensor for name, tensor in batch.items() if not name.endswith("_looks")}
     for name in batch.keys() - dressed.keys():
         crops = name.replace("_looks", "_crops")
@@ -44,7 +44,7 @@ def apply_drawn_looks(batch: dict[str, Tensor], config: AugmentConfig) -> dict[s
 def apply_looks(crops: Tensor, looks: Tensor, config: AugmentConfig) -> Tensor:
     """Crops (B, 3, S, S) uint8 on any device, with the looks (B, 12) of `pack_looks`, which stay on the CPU.
 
-    Which crops an operation concerns is looked up on the CPU, so a GPU is never waited for.
+    The crops of each operation are looked up on the CPU, so that nothing waits for a GPU.
 
     Returns:
         (B, 3, S, S) float32 of whole numbers from 0 to 255, on the crops' device.
@@ -65,7 +65,7 @@ def apply_looks(crops: Tensor, looks: Tensor, config: AugmentConfig) -> Tensor:
 
 
 def _change(pixels: Tensor, concerned: Tensor, values: Tensor, operation: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Put `operation` of the concerned crops and their values (b, 1, 1, 1) in their place, clipped to 0..255."""
+    """Replace the selected crops by `operation` of them and their values (b, 1, 1, 1), clipped to 0..255."""
     rows = concerned.nonzero().flatten()
     if len(rows):
         here = rows.to(pixels.device, non_blocking=True)
@@ -99,7 +99,7 @@ def _hue(pixels: Tensor, change: Tensor) -> Tensor:
     from_blue = torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe)
     hue = torch.where(value == red, (green - blue) / safe, from_blue)  # in sixths of the circle
     turned = hue + 6 * change
-    # Smith (1978): each channel is the value less chroma times a trapezium of its distance on the circle
+    # Smith (1978): each channel is value minus chroma times a trapezium of its distance on the circle
     distance = (turned + per_channel([5.0, 3.0, 1.0], pixels)) % 6
     return value - chroma * torch.minimum(distance, 4 - distance).clamp(0, 1)
 

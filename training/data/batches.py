@@ -1,7 +1,7 @@
-"""From images by number to batches of crops, in the order that the configuration asks for.
+"""Makes batches of crops from numbered images, in the configured order.
 
-A batch is a pure function of (configuration, batch number): workers only compute, they hold no state. That is what
-makes the order independent of their number, and resuming exact.
+A batch is a pure function of (configuration, batch number): workers only compute and have no state. So the order does
+not depend on their number, and resuming is exact.
 """
 
 import logging
@@ -37,7 +37,7 @@ Order = SampleOrder | StreamOrder | WeightedStreamOrder
 
 
 def sample_order(images: Images, config: TrainConfig) -> Order:
-    """The order that the configuration asks for.
+    """The configured order of the images.
 
     Raises:
         UserError: weights for groups that do not exist, negative ones, or all zero.
@@ -68,7 +68,7 @@ def _weights(config: TrainConfig, groups: list[str]) -> list[float]:
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of the row of positions a process reads.
+    """The part of the sequence of positions that a process reads.
 
     Micro-batch `m` (counting forward passes) of process `rank` takes positions
     (m * processes + rank) * images ... + images.
@@ -85,18 +85,18 @@ class Share:
 
 
 def _substitutes(index: int, count: int) -> list[int]:
-    """The image itself, the next ones, then ever farther ones: damage can take all the rows of a part of a file."""
+    """The image itself, the next ones, then ever farther ones, since damage can affect a whole part of a file."""
     offsets = [*range(TRIES // 2), *(TRIES // 2 << step for step in range(TRIES // 2))]
     return list(dict.fromkeys((index + offset) % count for offset in offsets))
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a batch was made of.
+    """The images behind a batch.
 
     Attributes:
-        positions: (B,) of its images in the run's endless row.
-        images: (B,) their numbers in the data, of those that could be read.
+        positions: (B,) of its images in the run's endless sequence.
+        images: (B,) numbers in the data of the images that were read.
         side: of its global crops, in pixels.
     """
 
@@ -107,13 +107,12 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Cutters:
-    """What cuts crops of one set of sizes.
+    """The augmenters for one set of crop sizes.
 
     Attributes:
-        sizes: which they are.
-        crops: of the global and local crops.
-        anchors: of the copies of the global crops of `anchor_size`: it draws those first, as any augmenter does. None
-            where there are none.
+        sizes: the sizes.
+        crops: cuts the global and local crops.
+        anchors: cuts the copies of the global crops at `anchor_size`, from the same draws; None if there are none.
     """
 
     sizes: CropSizes
@@ -137,11 +136,11 @@ def _by_view(views: list[list[Any]]) -> list[Any]:
 class CropBatches(Dataset):
     """Batch number -> `global_crops` (G * B, 3, S, S) uint8, `local_crops`, and what `extra` adds.
 
-    With `augment.on_device` the crops are only cut and flipped, and `global_looks`, `local_looks` say what is to be
-    done to them (`augment_batch.apply_looks`).
+    With `augment.on_device` the crops are only cut and flipped; `global_looks` and `local_looks` hold the remaining
+    operations (`augment_batch.apply_looks`).
 
     Crops are stacked view by view: the first B global crops are every image's first one. `skipped` lists (number of an
-    image that could not be read, number of the one that stands in for it, why).
+    unreadable image, number of its substitute, why).
     """
 
     def __init__(
@@ -163,7 +162,7 @@ class CropBatches(Dataset):
         self._room = 0
 
     def set_cache(self, mebibytes: int) -> None:
-        """Keep decoded images, or row groups of a stream, in memory: up to this much in each process that reads."""
+        """Keep decoded images, or row groups of a stream, in memory, up to this limit in each reading process."""
         if isinstance(self.images, StreamedImages):
             self.images.set_cache(mebibytes)
         else:
@@ -182,7 +181,7 @@ class CropBatches(Dataset):
             image, modality, indices[place] = self.read(int(indices[place]), skipped)
             random = Random((self.config.seed << 64) + position)
             views.append(draw(image, random, modality))
-            if cutters.anchors is not None:  # the same numbers are drawn again, so boxes and flips are the same
+            if cutters.anchors is not None:  # drawn from the same seed, so boxes and flips are the same
                 again = cutters.anchors.draw(image, Random((self.config.seed << 64) + position), modality)[0]
                 anchors.append([view for view, _ in again])
         batch: dict[str, Any] = self._stacked("global", [large for large, _ in views])
@@ -198,7 +197,7 @@ class CropBatches(Dataset):
         return batch
 
     def draw_cutters(self, micro_batch: int) -> Cutters:
-        """Those of the step that the batch belongs to, the same for all of its passes and processes."""
+        """The cutters of the batch's step, the same for all of its passes and processes."""
         if len(self.cutters) == 1:
             return self.cutters[0]
         weights = np.array([cutters.sizes.weight for cutters in self.cutters])
@@ -214,10 +213,10 @@ class CropBatches(Dataset):
         return {f"{name}_crops": torch.from_numpy(pack(list(crops))), f"{name}_looks": pack_looks(looks)}
 
     def read(self, index: int, skipped: list[tuple[int, int, str]]) -> tuple[Image, str | None, int]:
-        """The decoded image `index`, its modality and number, or the next readable one, which is noted in `skipped`.
+        """The decoded image `index`, its modality and number, or a readable substitute, which is noted in `skipped`.
 
         Raises:
-            UserError: it and all that could stand in for it are unreadable.
+            UserError: the image and all its substitutes are unreadable.
         """
         first: Exception | None = None
         candidates = _substitutes(index, len(self.images))
@@ -236,7 +235,7 @@ class CropBatches(Dataset):
                 skipped.append((index, candidate, str(first)))
             return *decoded, candidate
         raise UserError(
-            f"{len(candidates)} images from number {index} on cannot be read, the first because: {first}"
+            f"{len(candidates)} images beginning with number {index} cannot be read, the first because: {first}"
         ) from first
 
     def _remember(self, index: int, decoded: tuple[Image, str | None]) -> None:
@@ -258,7 +257,7 @@ def loader(
     """The batches of these numbers, in this order, computed ahead by `workers` processes.
 
     Raises:
-        UserError: the data cannot be read; said on every process that meets it, since each reads its own part.
+        UserError: the data cannot be read; raised on every process that meets it, since each reads its own part.
     """
     cv2.setNumThreads(1)
     ready = iter(
@@ -284,7 +283,7 @@ def loader(
                     logger.error("process %d: %s", dataset.share.rank, reason)
                 raise UserError(reason) from error
             yield batch
-    finally:  # whatever ended the run: workers that ignore SIGTERM would be waited for without end when python exits
+    finally:  # however the run ended: Python's exit would wait forever for workers that ignore SIGTERM
         if workers:
             ready._shutdown_workers()  # type: ignore[attr-defined]
 
@@ -298,7 +297,7 @@ def _quiet_worker(_: int) -> None:
 
 
 def choose_workers(config: DataConfig, processes_here: int) -> int:
-    """Loader processes for one training process: as configured, or the cores that are left, at most 12."""
+    """Loader processes for one training process: as configured, else the free cores, at most 12."""
     if config.workers >= 0:
         return config.workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -306,5 +305,5 @@ def choose_workers(config: DataConfig, processes_here: int) -> int:
 
 
 def images_per_pass(config: TrainConfig, processes: int) -> int:
-    """Images that one of `processes` sees in a forward pass: `batch.per_process`, or its share of a small batch."""
+    """Images in one forward pass of one of `processes`: `batch.per_process`, or its share of a small batch."""
     return min(config.batch.per_process or config.batch.size, config.batch.size // processes)

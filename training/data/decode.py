@@ -1,4 +1,4 @@
-"""Image files to 8-bit arrays: the common cases fast, all others through `biovfm_hf.reading.image_files`."""
+"""Decodes image files to 8-bit arrays: common formats on a fast path, others by `biovfm_hf.reading.image_files`."""
 
 import os
 
@@ -23,7 +23,7 @@ def read_image(data: bytes, name: str, max_side: int = 0) -> Image:
 
     Args:
         data: the file.
-        name: what an error calls it.
+        name: its name in errors.
         max_side: reduce larger images to this many pixels on the longer side; 0 keeps them.
 
     Raises:
@@ -66,7 +66,7 @@ def _is_plain_jpeg(data: bytes) -> bool:
 
 
 def _drop_equal_channels(image: Image) -> Image:
-    """A colour image whose three channels are equal, as its one channel: a third of the work in every later step."""
+    """A colour image with three equal channels as one channel: a third of the work in every later step."""
     if image.ndim == 2:
         return image
     sample = image[::16, ::16]

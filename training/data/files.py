@@ -1,4 +1,4 @@
-"""Files by address: a folder, a file or a pattern, here or wherever fsspec reaches (`s3://`, `hf://`, ...)."""
+"""Finds and reads files by address: a folder, file or pattern, local or through fsspec (`s3://`, `hf://`, ...)."""
 
 import glob
 import os
@@ -18,12 +18,12 @@ _NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def is_remote(address: str) -> bool:
-    """Whether fsspec reads it, rather than this machine's file system."""
+    """Whether fsspec reads the address, not this machine's file system."""
     return "://" in address
 
 
 def is_pattern(address: str) -> bool:
-    """Whether it stands for several files: `shard-{000..012}.tar`, `data/*.tar`."""
+    """Whether an address stands for several files: `shard-{000..012}.tar`, `data/*.tar`."""
     return any(sign in address for sign in "*?{")
 
 
@@ -58,7 +58,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def unreadable(what: str, error: Exception) -> UserError:
-    """What to tell of something that cannot be read."""
+    """The error for something that cannot be read."""
     return UserError(f"cannot read {what}: {one_line(error)}")
 
 
@@ -88,7 +88,7 @@ def _find(address: str) -> list[str]:
         return [system.unstrip_protocol(name) for name in names]
     except FileNotFoundError as error:
         raise UserError(f"{address} does not exist or cannot be reached; check its spelling") from error
-    except Exception as error:  # missing packages, networks and rights fail in many classes
+    except Exception as error:  # missing packages, networks and rights raise many exception classes
         raise unreadable(address, error) from error
 
 
@@ -108,10 +108,10 @@ def is_hidden(path: str) -> bool:
 
 
 def open_file(path: str) -> Any:
-    """A file open for reading by place, here or through fsspec."""
+    """A file open for random access, local or through fsspec."""
     return fsspec.open(path, "rb").open()
 
 
 def owner() -> tuple[int, int]:
-    """This process and thread: caches of open files are keyed by it, since a file has one place to read from."""
+    """This process and thread, the key of caches of open files, since a file has one read position."""
     return os.getpid(), threading.get_ident()

@@ -1,4 +1,4 @@
-"""Columns that images are chosen and drawn by."""
+"""Groups of images by the values of a column, for filters and weights."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +29,7 @@ def check_filter(column: str, values: Sequence[str], present: Sequence[str]) -> 
     """Refuse to filter by values that no image has.
 
     Raises:
-        UserError: names the value, and the nearest that there is.
+        UserError: names the value, and the nearest existing one.
     """
     for name in values:
         if name not in present:

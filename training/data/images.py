@@ -1,4 +1,4 @@
-"""Encoded images by number: of a folder, of archives, of a dataset's table, or streamed; from here or elsewhere."""
+"""Encoded images by number, from a folder, archives, a dataset's table or a stream, local or remote."""
 
 import os
 import re
@@ -23,7 +23,7 @@ from .stream import cannot_open, image_tables, open_stream, split_files
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")  # by `Dataset.save_to_disk`
-TRIES = 20  # images tried in place of a damaged one before the data counts as unreadable
+TRIES = 20  # substitutes tried for a damaged image before the data counts as unreadable
 
 
 class Images(Protocol):
@@ -66,7 +66,7 @@ class FolderImages:
 
 
 class TableImages:
-    """Rows of a `datasets` table that is open on this machine."""
+    """Rows of a `datasets` table on this machine."""
 
     def __init__(self, table: Any, column: str, rows: NDArray[np.int64] | None = None) -> None:
         self.table = table
@@ -125,7 +125,7 @@ def open_images(config: DataConfig) -> Images:
     """The images that `config` selects.
 
     Raises:
-        UserError: nothing there, no such config, split or column, no images, only one, or none left by the filters.
+        UserError: no data, no such config, split or column, fewer than two images, or none left by the filters.
     """
     images = _open(config)
     if len(images) < 2:
@@ -189,7 +189,7 @@ def _open_files(config: DataConfig) -> Images:
 
 
 def _selected_files(config: DataConfig, files: Sequence[str]) -> Sequence[str]:
-    """The files of a folder that the selection names by their paths below it."""
+    """The files of a folder that the selection lists by relative path."""
     if not config.selection:
         return files
     below = {os.path.relpath(name, str(config.path)): name for name in files}
@@ -198,7 +198,7 @@ def _selected_files(config: DataConfig, files: Sequence[str]) -> Sequence[str]:
 
 def _refuse_selection(config: DataConfig, what: str) -> None:
     if config.selection:
-        raise UserError(f"{config.path}: data.selection does not work with {what}; give the dataset without streaming")
+        raise UserError(f"{config.path}: data.selection does not work with {what}; use the dataset without streaming")
 
 
 def _refuse_dataset_keys(config: DataConfig, what: str) -> None:
@@ -209,7 +209,7 @@ def _refuse_dataset_keys(config: DataConfig, what: str) -> None:
 
 
 def _check_readable(images: Images, config: DataConfig) -> None:
-    """Read one image: what goes wrong with every one of them is known before anything is built."""
+    """Read one image, so that a fault of all images is known before anything is built."""
     first: Exception | None = None
     places = np.linspace(0, len(images) - 1, min(TRIES, len(images))).astype(int).tolist()
     for index in places:
@@ -266,7 +266,7 @@ def _open_table(config: DataConfig) -> TableImages:
             table = table[config.split] if isinstance(table, dict) else table
         else:
             table = datasets.load_dataset(path, config.config, split=config.split, revision=config.revision)
-    except Exception as error:  # every kind of mistake and network failure arrives here, in many classes
+    except Exception as error:  # mistakes and network failures raise many exception classes
         raise cannot_open(path, error) from error
     if config.column not in table.column_names:
         columns = [name for name, kind in table.features.items() if _may_hold_images(kind, datasets)]
@@ -283,7 +283,7 @@ def _open_table(config: DataConfig) -> TableImages:
 
 
 def _may_hold_images(kind: Any, datasets: Any) -> bool:
-    """Whether a column's type is that of images: decoded by `datasets`, or the bytes of files."""
+    """Whether a column's type fits images: decoded by `datasets`, or bytes of files."""
     binary = ("binary", "large_binary", "binary_view")
     if isinstance(kind, dict):
         return any(_may_hold_images(part, datasets) for name, part in kind.items() if name == "bytes")
@@ -306,7 +306,7 @@ def _selected_rows(table: Any, config: DataConfig) -> NDArray[np.int64] | None:
 
 
 def read_selection(path: str, ids: Sequence[str]) -> list[str]:
-    """The ids of a selection, one a line, each of which must be there.
+    """The ids of a selection, one per line, all of which must exist.
 
     Raises:
         UserError: the file cannot be read, or names an image that is not there.

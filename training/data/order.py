@@ -1,7 +1,7 @@
-"""In which order images are drawn: a pure function of seed and position, so that resuming needs only a step number.
+"""The sampling order of images: a pure function of seed and position, so that resuming needs only a step number.
 
-A run reads one endless row of positions 0, 1, 2, ...; a step takes the next `batch.size` of them, each process its own
-part. Neither the number of workers nor an interruption changes which image stands at a position.
+A run reads an endless sequence of positions 0, 1, 2, ...; a step takes the next `batch.size` of them, each process its
+own part. Neither the number of workers nor an interruption changes the image at a position.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def mix(values: NDArray[np.uint64], key: int) -> NDArray[np.uint64]:
 
 
 def permute(values: NDArray[np.integer], size: int, key: int) -> NDArray[np.int64]:
-    """Where a permutation of 0..size-1, chosen by `key`, sends each value. No table: any size in constant memory.
+    """Apply a permutation of 0..size-1, chosen by `key`, to each value, in constant memory for any size.
 
     A Feistel network over the next power of four, walked until it lands inside the range.
     """

@@ -1,9 +1,9 @@
-"""Images read from Parquet row groups as they are needed, here or on the Hub, without a copy on this machine.
+"""Streams images from Parquet row groups, local or on the Hub, without a copy on this machine.
 
-A shuffled stream with a buffer cannot be resumed exactly: the buffer is lost. Here the order is a function instead, as
-for data at hand, only a local one. The row groups are dealt to `lanes`; a lane shuffles its row groups every pass,
+A shuffle buffer cannot be resumed exactly, since its content is lost. Here the order is a function instead, as for
+local data, but shuffled only locally. The row groups are dealt to `lanes`; a lane shuffles its row groups every pass,
 takes a few of them at a time (a window) and shuffles their rows. Consecutive pieces of a batch come from consecutive
-lanes, so a batch is mixed, and a loader worker meets few lanes, so it keeps few row groups.
+lanes, so that a batch is mixed; a loader worker reads few lanes, so that it keeps few row groups.
 """
 
 import re
@@ -31,16 +31,16 @@ from .order import permute
 _WITHOUT_IMAGES = ("manifest.parquet", "metadata.parquet")
 _SPLITS = ("train", "validation", "test")
 _WINDOW = 4  # row groups shuffled together
-_GROUPS_PER_LANE = 16  # at least, so that lanes come out even
-_BLOCK = 1024  # positions that groups share by weight
-_CYCLE = 64  # blocks after which remainders are even
-_PIECE = 8  # consecutive positions that one lane serves
+_GROUPS_PER_LANE = 16  # at least this many row groups per lane, so that lanes are nearly equal
+_BLOCK = 1024  # positions in a block, which groups share by weight
+_CYCLE = 64  # blocks in a cycle, after which remainders even out
+_PIECE = 8  # consecutive positions from one lane
 _FOOTERS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """One row group and the rows of it that the filters leave (None: all)."""
+    """One row group and its rows that pass the filters (None: all)."""
 
     path: str
     number: int
@@ -67,7 +67,7 @@ class StreamedImages:
         return int(self.starts[-1])
 
     def set_cache(self, mebibytes: int) -> None:
-        """Keep row groups in memory, up to this much in each process that reads."""
+        """Keep row groups in memory, up to this limit in each reading process."""
         self._room = mebibytes * 2**20
 
     def fetch(self, index: int) -> tuple[bytes, str, str | None]:
@@ -114,7 +114,7 @@ class StreamedImages:
 
 
 class StreamOrder:
-    """Which row stands at each position: every row once per pass of its lane, in a local, seeded order.
+    """The row at each position: every row once per pass of its lane, in a local, seeded order.
 
     Args:
         sizes: rows of each row group; rows are numbered row group by row group.
@@ -122,7 +122,7 @@ class StreamOrder:
         batch: images of a batch.
         lanes: at most this many.
 
-    Lanes hold nearly the same number of images and start their next pass on their own, so over a run every image is
+    Lanes have nearly the same number of images and start their next pass independently, so over a run every image is
     seen equally often, to within a few per cent of a pass.
     """
 
@@ -132,7 +132,7 @@ class StreamOrder:
         lanes = max(1, min(lanes, len(sizes) // _GROUPS_PER_LANE))
         self.lanes: list[list[int]] = [[] for _ in range(lanes)]
         filled = np.zeros(len(self.lanes), dtype=np.int64)
-        for group in np.argsort(-sizes, kind="stable"):  # the largest first, each to the emptiest lane
+        for group in np.argsort(-sizes, kind="stable"):  # the largest row group first, each to the emptiest lane
             lane = int(filled.argmin())
             self.lanes[lane].append(int(group))
             filled[lane] += sizes[group]
@@ -167,7 +167,7 @@ class StreamOrder:
         return result
 
     def _plan(self, lane: int, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The lane's row groups in the order of its pass `number`, and where each window of them begins."""
+        """The lane's row groups in the order of its pass `number`, and the start of each window."""
         members = np.array(self.lanes[lane])
         key = _key(self.seed, lane, number)
         groups = members[permute(np.arange(len(members)), len(members), key)]
@@ -178,9 +178,9 @@ class StreamOrder:
 class WeightedStreamOrder:
     """A stream whose groups are drawn by their weight: each group is a `StreamOrder` of its own.
 
-    In every block of positions each group has its share of them, to within one; over a cycle of blocks the remainders
-    come out even. So the number of a group's images before any position is known without counting, and the order
-    stays a function of seed and position.
+    In every block of positions each group has its share, to within one; over a cycle of blocks the remainders even
+    out. So the number of a group's images before any position follows from a formula, and the order stays a function
+    of seed and position.
 
     Args:
         members: image numbers of each group, ascending.
@@ -241,7 +241,7 @@ def _key(*numbers: int) -> int:
 
 
 def cannot_open(path: str, error: Exception) -> UserError:
-    """What to tell when `datasets` cannot open the data at `path`."""
+    """The error if `datasets` cannot open the data at `path`."""
     where = "" if Path(path).exists() else " (no such folder here, so it was looked for on the Hub)"
     return UserError(f"cannot open the data {path}{where}: {one_line(error)}")
 
@@ -250,7 +250,7 @@ def open_stream(config: DataConfig) -> StreamedImages:
     """The row groups that `config` selects, found from the footers of the dataset's Parquet files.
 
     Raises:
-        UserError: no such data, config, split or column, no Parquet, or nothing left by the filters.
+        UserError: no such data, config, split or column, no Parquet files, or no images left by the filters.
     """
     datasets = require("datasets", "train")
     path = str(config.path)
@@ -273,7 +273,7 @@ def open_stream(config: DataConfig) -> StreamedImages:
 
 
 def _parquet_files(config: DataConfig) -> tuple[list[str], Any]:
-    """The Parquet files of the split, and the features where they are known."""
+    """The Parquet files of the split, and the features if they are known."""
     path = str(config.path)
     if not is_folder_or_name(path):
         return split_files(find_files(path), config.split), None
@@ -297,7 +297,7 @@ def image_tables(files: Sequence[str]) -> list[str]:
 
 
 def split_files(files: Sequence[str], split: str) -> list[str]:
-    """The Parquet files of a split by their names (`train-00000.parquet`, `train/0.parquet`); all, where none says.
+    """The Parquet files of a split by name (`train-00000.parquet`, `train/0.parquet`); all if no name has a split.
 
     Raises:
         UserError: there are files of other splits only.
@@ -318,7 +318,7 @@ def _mentions(path: str, split: str) -> bool:
 def _row_groups(
     path: str, config: DataConfig, names: Mapping[str, list[str]]
 ) -> tuple[list[RowGroup], dict[str, set[str]]]:
-    """A file's row groups with the rows that the filters leave, and the values of each column that is filtered by."""
+    """A file's row groups with the rows that pass the filters, and the values of each filtered column."""
     file = _parquet(path)
     groups: list[RowGroup] = []
     present: dict[str, set[str]] = {column: set() for column in config.filters}
@@ -344,7 +344,7 @@ def _column(group: RowGroup, column: str, names: Sequence[str] | None) -> NDArra
 
 
 def _read_column(file: Any, number: int, column: str, names: Sequence[str] | None) -> NDArray[Any]:
-    """A text column of one row group, nulls as ""; from the footer alone where it holds one value."""
+    """A text column of one row group, nulls as ""; from the footer alone if it has one value."""
     if column not in file.schema_arrow.names:
         raise UserError(f"the data has no column {column!r}{did_you_mean(column, file.schema_arrow.names)}")
     part = file.metadata.row_group(number)

@@ -1,4 +1,4 @@
-"""The registry of objectives: every folder here that holds a `config.py` and a `method.py` is one.
+"""The registry of objectives: every folder here with a `config.py` and a `method.py` is one.
 
 `config.py` names its class of `TrainConfig` CONFIG: sections, defaults, title, crops, smallest batch and a summary for
 cards, without torch. `method.py` names its `Method` METHOD: how it is built, trained, measured, counted and exported.
@@ -27,12 +27,12 @@ def register(package: str) -> None:
 
 
 def unregister(name: str) -> None:
-    """Take an objective out again."""
+    """Remove an objective again."""
     _packages.pop(name)
 
 
 def names() -> list[str]:
-    """The objectives that there are."""
+    """The names of all objectives."""
     return sorted(_packages)
 
 
@@ -46,7 +46,7 @@ def config_of(name: str) -> type[TrainConfig]:
 
 
 def method_of(name: str) -> "Method[Any, Any]":
-    """An objective as the loop knows it.
+    """The `Method` of an objective, which the loop calls.
 
     Raises:
         UserError: there is no such objective.

@@ -1,4 +1,4 @@
-"""What training starts from: fresh weights, a model folder or Hub id, a weight file, or all of an earlier run."""
+"""Initial weights of a run: fresh, from a model folder, Hub id or weight file, or from an earlier run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +37,7 @@ _ENCODER = (
     "untie_cls_and_patch_norms",
     "untie_global_and_local_cls_norm",
 )
-# rotary positions belong to the weights as much as their widths do; tables are resized or laid out anew
+# rotary positions belong to the weights, as widths do; tables are resized or made anew
 _ROTARY = (
     "position_embedding_type",
     "rope_base",
@@ -60,9 +60,9 @@ _REMEDY = "give the model section (and the objective's, for heads that come alon
 
 
 def with_architecture(config: TrainConfig, out: Path | None = None) -> TrainConfig:
-    """The configuration with the architecture of `model.init_from`; fields that are given beside it win.
+    """The configuration with the architecture of `model.init_from`; explicitly given fields win.
 
-    A run that has begun in `out` keeps its own, since it needs what it started from no more.
+    A run that has begun in `out` keeps its own, since it no longer needs its initial weights.
 
     Raises:
         UserError: the weights cannot be read.
@@ -88,7 +88,7 @@ def with_architecture(config: TrainConfig, out: Path | None = None) -> TrainConf
 
 
 def build_encoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFMModel:
-    """A `BioVFMModel`, from `config.model.init_from` where that is a model.
+    """A `BioVFMModel`, from `config.model.init_from` if that is a model.
 
     Raises:
         UserError: the weights cannot be read or belong to another architecture.
@@ -102,7 +102,7 @@ def build_encoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFMMode
 
 
 def read_initial(config: TrainConfig, model_config: BioVFMConfig) -> Encoder | None:
-    """The weights to start from, of any family, all of them or an error; None for fresh ones or those of a run."""
+    """The initial weights, of any family, complete or an error; None for fresh ones or those of a run."""
     source = config.model.init_from
     if not source or is_run(source):
         return None
@@ -121,7 +121,7 @@ def _read_encoder(source: str, heads: int | None, decoder_heads: int | None) -> 
 
 
 def with_run(objective: M, config: TrainConfig) -> M:
-    """`objective` itself, where `init_from` is a run folder with all of that run: heads, teacher and centres too.
+    """`objective`, filled from the run folder `init_from` if it is one: heads, teacher and centres too.
 
     Raises:
         UserError: it has no readable checkpoint, or one of another objective or architecture.
@@ -132,7 +132,7 @@ def with_run(objective: M, config: TrainConfig) -> M:
 
 
 def run_tensors(config: TrainConfig) -> dict[str, Tensor] | None:
-    """All of the run that `init_from` names; None where it names none.
+    """All tensors of the run that `init_from` names; None if it does not name a run.
 
     Raises:
         UserError: it has no readable checkpoint.
@@ -142,7 +142,7 @@ def run_tensors(config: TrainConfig) -> dict[str, Tensor] | None:
 
 
 def read_frozen(model: BioVFMModel, source: str, key: str, role: str) -> None:
-    """Fill `model` from the weights that the setting `key` names: any that `read_encoder` reads, or a run's `role`.
+    """Fill `model` from the weights that the setting `key` names: any that `read_encoder` reads, or `role` of a run.
 
     Raises:
         UserError: the weights cannot be read or belong to another architecture.
@@ -167,15 +167,15 @@ def is_run(source: str) -> bool:
 
 @torch.no_grad()
 def take_over(model: nn.Module, theirs: dict[str, Tensor], name: str, key: str = "model.init_from") -> None:
-    """Copy every tensor, resizing learned position embeddings; what only training needs may be missing.
+    """Copy every tensor, resizing learned position embeddings; tensors that only training needs may be missing.
 
-    `name` is where they come from, `key` the setting that says so.
+    `name` is their origin, `key` the setting that states it.
     """
     theirs = dict(theirs)
     for tensor_name, ours in model.state_dict().items():
         if tensor_name not in theirs:
             if tensor_name.endswith("mask_token"):
-                continue  # a released encoder has none, or zeros; it is learned quickly
+                continue  # a released encoder has no mask token, or zeros; it is learned quickly
             raise UserError(f"{key} {name} has no tensor {tensor_name}; {_REMEDY}")
         tensor = theirs.pop(tensor_name)
         if tensor_name.endswith(_POSITIONS) and tensor.shape[1] != ours.shape[1] and tensor.shape[2] == ours.shape[2]:

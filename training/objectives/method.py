@@ -1,4 +1,4 @@
-"""What the loop asks of an objective; each one answers in its `method.py`."""
+"""The interface between the loop and an objective, which each one implements in its `method.py`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -18,21 +18,21 @@ from ..settings.config import TrainConfig
 
 C = TypeVar("C", bound=TrainConfig)
 M = TypeVar("M", bound=nn.Module)
-# (what a batch was made of, a generator of this batch's own) -> tensors that join the batch
+# (the images behind a batch, a generator for this batch) -> tensors that join the batch
 BatchExtra = Callable[[Drawn, np.random.Generator], dict[str, Tensor]]
 
 
 class Method(ABC, Generic[C, M]):
-    """An objective and its rules. It holds no state; the module that it builds does.
+    """An objective and its rules. It has no state; the module that it builds does.
 
-    What an objective need not say is as for one that encodes every crop once and trains all of its module.
+    The defaults suit an objective that encodes every crop once and trains all of its module.
     """
 
     @abstractmethod
     def build(self, config: C, model_config: BioVFMConfig) -> M:
         """The module whose `forward(batch, values)` returns the loss and named scalars.
 
-        Weights come from `config.model.init_from` where that is given (`initial.py`).
+        Weights come from `config.model.init_from` if that is given (`initial.py`).
         """
 
     @abstractmethod
@@ -46,7 +46,7 @@ class Method(ABC, Generic[C, M]):
         return Rates(**rates(config, peak))
 
     def trained(self, objective: M) -> nn.Module:
-        """The module whose children are clipped each on its own."""
+        """The module whose children are clipped separately."""
         return objective
 
     def encoder(self, objective: M) -> nn.Module:
@@ -58,18 +58,18 @@ class Method(ABC, Generic[C, M]):
         return optimizer.parameter_groups(objective)
 
     def batch_extra(self, config: C) -> BatchExtra | None:
-        """What a loader's worker adds to each batch."""
+        """Tensors that a loader's worker adds to each batch."""
         return None
 
     def after_step(self, objective: M, values: StepValues) -> None:
-        """What follows the optimiser's step, such as moving a teacher."""
+        """Work after the optimiser's step, such as moving a teacher."""
 
     def features(self, tokens: Tensor, first_patch: int) -> Tensor:
-        """(B, 1 + R + N, D) -> (B, D), what the watch measures; patch tokens begin at `first_patch`."""
+        """(B, 1 + R + N, D) -> (B, D), the features that the watch measures; patch tokens begin at `first_patch`."""
         return tokens[:, 0]
 
     def collapse(self, records: Sequence[Mapping[str, Any]]) -> str | None:
-        """What the last logged records show of a collapse, and what to try; None where they show none."""
+        """Signs of a collapse in the last logged records, and what to try; None if there are none."""
         return None
 
     def tokens_per_image(self, config: C, model_config: BioVFMConfig) -> int:
@@ -90,7 +90,7 @@ class Method(ABC, Generic[C, M]):
     def other_bytes(
         self, config: C, model_config: BioVFMConfig, block_bytes: Callable[[int], int], full: bool
     ) -> float:
-        """Bytes that a pass keeps of one image beside the trained encoder's blocks.
+        """Bytes that a pass keeps for one image besides the trained encoder's blocks.
 
         Args:
             config: the run's.
@@ -113,7 +113,7 @@ def largest_side(config: TrainConfig) -> int:
 
 
 def mean_over_sizes(config: TrainConfig, count: Callable[[CropSizes], float]) -> float:
-    """What `count` says of a step, on average over the sizes that steps have."""
+    """The mean of `count` over the crop sizes of steps."""
     weights = [sizes.weight for sizes in config.augment.sizes]
     counts = [count(sizes) for sizes in config.augment.sizes]
     return sum(weight * value for weight, value in zip(weights, counts, strict=True)) / sum(weights)

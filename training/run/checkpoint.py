@@ -1,10 +1,10 @@
-"""Checkpoints: safetensors and JSON, written whole or not at all, the newest readable one wins.
+"""Checkpoints in safetensors and JSON, written atomically; the newest readable one is restored.
 
 A checkpoint is a folder `step_00000100` with `model.safetensors` (every parameter and buffer of the objective),
 `optimizer.safetensors` (the optimiser's moments by tensor name) and `state.json` (the step, how the run was set up,
-and size and checksum of the others). There is no random state in it: all randomness is a function of seed and step.
-Where FSDP2 has cut the tensors into shards, folders `model` and `optimizer` stand in place of the two files: each
-process writes its own shards, and no process ever holds the whole. Any number of processes can read either form.
+and size and checksum of the others). It has no random state: all randomness is a function of seed and step. If FSDP2
+has cut the tensors into shards, folders `model` and `optimizer` replace the two files: each process writes its own
+shards, and no process ever has the whole in memory. Any number of processes can read either form.
 """
 
 import json
@@ -53,7 +53,7 @@ def model_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as `NAME.exp_avg` and so on, by the `names` of its parameter groups, as it lies."""
+    """The optimiser's state as `NAME.exp_avg` and so on, by the `names` of its parameter groups, still sharded."""
     tensors = {}
     for name, parameter in _named_parameters(optimizer):
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -72,10 +72,10 @@ def save_checkpoint(
 
     Checkpoints of later steps are deleted too: they were damaged, or the run would not have begun before them.
 
-    Every process must call this; of tensors that are not sharded only those with `write` touch the disk.
+    Every process must call this; unsharded tensors are written only by processes with `write`.
 
     Raises:
-        UserError: the disk is full or refuses; what was there before is untouched.
+        UserError: the disk is full or refuses; earlier checkpoints are untouched.
     """
     target = folder / f"step_{state['step']:08d}"
     try:
@@ -114,7 +114,7 @@ def _save_shards(target: Path, parts: Mapping[str, dict[str, Tensor]], state: Ma
                 place = stack.enter_context(atomic_path(target))
                 place.mkdir()
                 made = place
-        finally:  # the others wait for an answer, also where there is no folder
+        finally:  # the others wait for an answer even if there is no folder
             temporary = first_place(made)
         if temporary is None:
             return
@@ -140,7 +140,7 @@ def _delete_others(folder: Path, step: int, keep: int) -> None:
 
 
 def load_newest(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-    """Restore the newest readable checkpoint; a damaged one is named in a warning and the one before is taken.
+    """Restore the newest readable checkpoint; a warning names damaged ones, which are skipped.
 
     Returns:
         Its state, or None when there is no checkpoint.
@@ -180,7 +180,7 @@ def newest_name(folder: Path) -> str | None:
 
 
 def what_is_kept(folder: Path) -> str:
-    """The newest checkpoint, in words for a message."""
+    """The newest checkpoint, as words for a message."""
     newest = newest_name(folder)
     return f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet"
 
@@ -193,7 +193,7 @@ def _numbers(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _newest(folder: Path, parts: Sequence[str]) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint whose `parts` are what was written, and its state."""
+    """The newest checkpoint with undamaged `parts`, and its state."""
     candidates = _numbers(folder)
     for _, path in reversed(candidates):
         try:
@@ -206,7 +206,7 @@ def _newest(folder: Path, parts: Sequence[str]) -> tuple[Path, dict[str, Any]] |
 
 
 def _checked(path: Path, parts: Sequence[str]) -> dict[str, Any]:
-    """The state of the checkpoint at `path`, all files of whose `parts` are what was written."""
+    """The state of the checkpoint at `path`, after all files of its `parts` are checked."""
     try:
         state = dict(json.loads((path / "state.json").read_text(encoding="utf-8")))
         names = [name for name in sorted(state["files"]) if _part_of(name) in parts]
@@ -214,7 +214,7 @@ def _checked(path: Path, parts: Sequence[str]) -> dict[str, Any]:
         raise DamagedCheckpointError(str(error)) from error
     if {_part_of(name) for name in names} != set(parts):
         raise DamagedCheckpointError("state.json does not name its files")
-    shards = any("/" in name for name in names)  # each process then checks some, and all hear of it
+    shards = any("/" in name for name in names)  # each process checks some, and all get the result
     problems = dict(_problems(path, share_of(names) if shards else names, state["files"]))
     for name, problem in (gathered(problems) if shards else problems).items():
         raise DamagedCheckpointError(f"{name} {problem}")
@@ -285,7 +285,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
 
 
 def _like(saved: Tensor, target: Tensor) -> Tensor:
-    """`saved`, sharded as `target` is."""
+    """`saved`, sharded like `target`."""
     _check_size(saved.shape, target)
     if hasattr(target, "full_tensor"):
         from torch.distributed.tensor import distribute_tensor

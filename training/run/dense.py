@@ -1,7 +1,7 @@
-"""Are patch tokens still of use to dense tasks? Label-free signs, measured on fixed images while training runs.
+"""Label-free measures of patch tokens for dense tasks, on fixed images during training.
 
 In long runs patch tokens drift towards the class token and towards one another, while the loss and the class tokens'
-scores go on improving (DINOv3, arXiv 2508.10104). Cosines are of tokens after the final norm.
+scores still improve (DINOv3, arXiv 2508.10104). Cosines are between tokens after the final norm.
 """
 
 import torch
@@ -13,7 +13,7 @@ def patch_cosine(patches: Tensor) -> Tensor:
     """(B, N, D) patch tokens -> (B,), the mean cosine of two different patches of an image; 1 where all are alike."""
     unit = F.normalize(patches.double(), dim=-1)
     count = unit.shape[1]
-    whole = unit.sum(dim=1).square().sum(dim=-1)  # of all pairs, each patch with itself among them
+    whole = unit.sum(dim=1).square().sum(dim=-1)  # over all pairs, including each patch with itself
     return (whole - unit.square().sum(dim=(1, 2))) / (count * (count - 1))
 
 
@@ -32,15 +32,15 @@ def patch_rank(patches: Tensor) -> float:
 
 
 def norm_ratio(patches: Tensor) -> float:
-    """Longest over mean length of patches (B, N, D): far above 1 where a few have become artefacts (2309.16588)."""
+    """Longest over mean length of patches (B, N, D): far above 1 if a few have become artefacts (2309.16588)."""
     lengths = patches.double().norm(dim=-1)
     return float(lengths.max() / lengths.mean())
 
 
 def locality(patches: Tensor, grid: tuple[int, int]) -> float:
-    """How much more alike patches (B, N, D) beside each other are than any two of an image, in mean cosine.
+    """Mean cosine of neighbouring patches (B, N, D) minus that of any two patches of the image.
 
-    It falls as similarity maps lose their place in the image. `grid` is (rows, columns), at least two of one of them.
+    It falls as similarity maps lose their localisation. `grid` is (rows, columns), at least one of them 2 or more.
     """
     maps = F.normalize(patches.double(), dim=-1).unflatten(1, grid)
     beside = [(maps[:, 1:] * maps[:, :-1]).sum(dim=-1), (maps[:, :, 1:] * maps[:, :, :-1]).sum(dim=-1)]
@@ -48,7 +48,7 @@ def locality(patches: Tensor, grid: tuple[int, int]) -> float:
 
 
 def dense_signs(tokens: Tensor, first_patch: int, grid: tuple[int, int]) -> dict[str, float]:
-    """All of the above of (B, 1 + R + N, D) normed tokens, by the names under which the watch logs them."""
+    """All of the above for (B, 1 + R + N, D) normed tokens, by the names under which the watch logs them."""
     patches = tokens[:, first_patch:]
     return {
         "dense_patch_cosine": float(patch_cosine(patches).mean()),
@@ -60,27 +60,27 @@ def dense_signs(tokens: Tensor, first_patch: int, grid: tuple[int, int]) -> dict
 
 
 def dense_message(localities: list[float], dices: list[float]) -> str | None:
-    """What the dense values, measured from step 0 on, show of a fall of patch features; None where they show none.
+    """A warning if the dense values, measured since step 0, show a fall of patch features, else None.
 
-    A fall counts where the last two values both lie below the best one that training itself has reached: of
-    `dense_locality` below half of it, of `dense_dice` below nine tenths.
+    It is a fall if the last two values are both below the best that training itself reached: `dense_locality` below
+    half of it, `dense_dice` below nine tenths.
     """
     remedy = (
-        "Dense tasks suffer whatever the loss says: stop, and go on with Gram anchoring (dino_gram.yaml or "
+        "Dense tasks suffer even if the loss improves: stop, and continue with Gram anchoring (dino_gram.yaml or "
         "dino_v3_gram.yaml, gram.teacher an export from before)"
     )
     if fall := _lasting_fall(dices, 0.9):
         return f"the linear segmentation probe falls: its Dice was {fall[0]:.3f}, now it is {fall[1]:.3f}. {remedy}"
     if fall := _lasting_fall(localities, 0.5):
         return (
-            f"patches lose their place: those beside each other were {fall[0]:.3f} more alike than others, now "
+            f"patches lose their localisation: neighbours were {fall[0]:.3f} more alike than others, now "
             f"{fall[1]:.3f}. {remedy}"
         )
     return None
 
 
 def _lasting_fall(values: list[float], share: float) -> tuple[float, float] | None:
-    """The best and the last of `values`, of which the first is what the run started from, after a lasting fall."""
+    """The best and the last of `values` after a lasting fall; the first value is the run's start."""
     learned = values[1:]
     if len(learned) < 4 or max(learned[:-2]) <= 0 or max(learned[-2:]) > share * max(learned[:-2]):
         return None

@@ -1,6 +1,6 @@
-"""Device, precision and trackers, as accelerate provides them; what is asked for and not there is refused.
+"""Sets up device, precision and trackers through accelerate, and refuses those that are not available.
 
-And what makes the steps of a run faster on a CPU.
+It also speeds up steps on a CPU.
 """
 
 import os
@@ -20,11 +20,15 @@ from biovfm_hf.nearest import did_you_mean
 
 from ..settings.config import TrainConfig
 
-_GPU_SETTINGS = ("MIXED_PRECISION", "USE_FSDP", "USE_DEEPSPEED")  # what accelerate launch sets as ACCELERATE_...
+_GPU_SETTINGS = (
+    "MIXED_PRECISION",
+    "USE_FSDP",
+    "USE_DEEPSPEED",
+)  # accelerate launch passes them as ACCELERATE_...
 
 
 def check_devices(config: TrainConfig) -> None:
-    """Refuse a run that asks for GPUs that are not there.
+    """Refuse a run that asks for missing GPUs.
 
     Raises:
         UserError: no GPU, fewer than processes on this machine, or bf16 on one that lacks it.
@@ -65,7 +69,7 @@ def check_trackers(names: list[str]) -> None:
     available = [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]
     for name in names:
         if name not in LOGGER_TYPE_TO_CLASS:
-            raise UserError(f"run.trackers: accelerate knows no {name!r}{did_you_mean(name, LOGGER_TYPE_TO_CLASS)}")
+            raise UserError(f"run.trackers: accelerate has no {name!r}{did_you_mean(name, LOGGER_TYPE_TO_CLASS)}")
         if name not in available:
             raise UserError(f"run.trackers: {name} is not installed; get it with: pip install {name}")
 
@@ -90,9 +94,9 @@ def make_accelerator(config: TrainConfig, out: Path) -> Any:
 
 @contextmanager
 def failing_together(accelerator: Any) -> Iterator[None]:
-    """Work of the process that writes: where it fails, all fail with its words, not with a lost connection.
+    """Work of the writing process: if it fails, all processes fail with its message, not with a lost connection.
 
-    All processes must enter this, and the work may fail only where it needs no other process any more.
+    All processes must enter this, and the work may fail only when it no longer needs the other processes.
 
     Raises:
         UserError: on the other processes.
@@ -112,10 +116,10 @@ def failing_together(accelerator: Any) -> Iterator[None]:
 
 
 def set_sharded_precision(accelerator: Any) -> None:
-    """Under FSDP2, compute on bfloat16 copies of the weights, and leave what goes in and comes out as it is.
+    """Under FSDP2, compute on bfloat16 copies of the weights, without casting inputs and outputs.
 
-    Accelerate's own policy also casts the batch (the pixels that MAE paints and the noise that hides them, which then
-    has ties), the losses (to 8 bits) and the sums of gradients, which DINOv2 takes in float32 for its heads.
+    Accelerate's own policy also casts the batch (MAE's target pixels and its masking noise, which then has ties), the
+    losses (to bfloat16's 8 bits) and the sums of gradients, which DINOv2 takes in float32 for its heads.
     """
     if accelerator.is_fsdp2 and accelerator.mixed_precision == "bf16":
         from torch.distributed.fsdp import MixedPrecisionPolicy
@@ -126,11 +130,11 @@ def set_sharded_precision(accelerator: Any) -> None:
 
 
 def speed_up_cpu(objective: nn.Module, bf16: bool) -> None:
-    """Make the steps of `objective` on a CPU faster, at no change of the results beyond rounding.
+    """Make the steps of `objective` on a CPU faster; results change only by rounding.
 
-    Freed activations stay with the process: handing them back to the kernel and having them zeroed again took a tenth
-    of a step. And attention in bfloat16 is computed as matrix products, because torch's fused one takes 2 to 7 times
-    as long backwards; in float32 it is the faster one.
+    The process keeps freed activations: returning them to the kernel and zeroing them again took a tenth of a step.
+    Attention in bfloat16 is computed as matrix products, because torch's fused version takes 2 to 7 times as long
+    backwards; in float32 the fused one is faster.
     """
     keep_freed_memory()
     for module in objective.modules():

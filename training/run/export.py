@@ -1,4 +1,4 @@
-"""From a training objective to model folders that plain transformers loads, and on to the Hub."""
+"""Exports an objective as model folders that plain transformers loads, and pushes them to the Hub."""
 
 import copy
 import json
@@ -40,8 +40,8 @@ def write_model_folder(
 
     Args:
         target: the model folder; an existing one is replaced.
-        module: the model, sharded or not; of ours stochastic depth is switched off in the copy that is saved. One of
-            timm becomes a folder as timm and transformers load it.
+        module: the model, sharded or not. The saved copy of one of ours has stochastic depth switched off; one of
+            timm becomes a folder that timm and transformers load.
         tensors: its state, on the CPU.
         config: the run's.
         step: optimiser steps behind these weights.
@@ -90,7 +90,7 @@ def _save_timm(folder: Path, module: Any, tensors: dict[str, Tensor], config: Tr
 
 
 def _public(config: TrainConfig) -> TrainConfig:
-    """The settings without this machine's folders, since a model folder is made to be published."""
+    """The settings without this machine's folders, since a model folder may be published."""
 
     def name(path: str | None) -> str | None:
         return Path(path).name if path and Path(path).exists() else path
@@ -99,7 +99,7 @@ def _public(config: TrainConfig) -> TrainConfig:
 
 
 def card_stub(config: TrainConfig, size: str, step: int) -> str:
-    """The few facts that training knows, of a model of this `size`; `biovfm card` writes the full card."""
+    """A short card of a model of this `size`, from the facts that training knows; `biovfm card` writes it in full."""
     return f"""---
 library_name: transformers
 pipeline_tag: image-feature-extraction
@@ -137,10 +137,10 @@ def export_models(target: Path, modules: dict[str, nn.Module], config: TrainConf
 
 
 def open_repository(repository: str) -> None:
-    """Create the repository that exports are pushed to, private, or find that it is there.
+    """Create the private repository that exports are pushed to, or check that it exists.
 
     Raises:
-        UserError: no such name is possible, no access, or no network; known now rather than after hours of work.
+        UserError: an impossible name, no access, or no network; reported now, not after hours of work.
     """
     try:
         steady(lambda: hub_api().create_repo(repository, private=True, exist_ok=True), "creating the repository")
@@ -153,9 +153,9 @@ def open_repository(repository: str) -> None:
 def push_in_background(
     folder: Path, repository: str, step: int, earlier: Sequence[threading.Thread] = ()
 ) -> threading.Thread:
-    """Upload a model folder to the Hub without holding up training; what fails several times is a warning.
+    """Upload a model folder to the Hub without delaying training; repeated failures give a warning.
 
-    It waits for the `earlier` uploads, so that a slow one does not put old weights in the place of new ones.
+    It waits for the `earlier` uploads, so that a slow one does not replace new weights with old ones.
     """
 
     def push() -> None:
@@ -165,7 +165,7 @@ def push_in_background(
             sent = {"repo_id": repository, "folder_path": folder, "commit_message": f"Step {step}"}
             steady(lambda: hub_api().upload_folder(**sent), f"sending step {step:,}")
             tqdm.write(f"step {step:,} is at {repository} on the Hub", file=sys.stderr)
-        except Exception as error:  # training goes on, whatever the network says
+        except Exception as error:  # training continues whatever happens to the network
             logger.warning("cannot push %s to %s: %s", folder, repository, one_line(error))
 
     thread = threading.Thread(target=push, name=f"push-{step}")

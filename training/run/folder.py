@@ -22,7 +22,7 @@ from ..settings.config import TrainConfig
 from ..settings.typed import flat, plain, to_yaml
 from .provenance import run_provenance
 
-# What may change when a run is continued: none of it changes which images are seen or what is learned from them.
+# Settings that may change when a run continues: they change neither the images seen nor what is learned from them.
 _FREE = (
     "run.",
     "watch.",
@@ -37,7 +37,7 @@ _SHEET_IMAGES = 8
 
 
 def check_apart(out: Path, data: str | None) -> None:
-    """Refuse a run folder among the images: the pictures in it would be taken for some of them when it continues.
+    """Refuse a run folder among the images: when the run continues, its pictures would count as images.
 
     Raises:
         UserError: `out` is the folder `data`, or lies in it.
@@ -48,9 +48,9 @@ def check_apart(out: Path, data: str | None) -> None:
 
 
 def hold_run_folder(out: Path) -> ExitStack:
-    """Create `out` and keep other runs out of it until the answer is closed, or until this process dies.
+    """Create `out` and lock it against other runs until the result is closed or this process dies.
 
-    A process that its killed launcher left behind goes on writing, and would mix its files with a new run's.
+    A process left behind by a killed launcher continues to write, and would mix its files with a new run's.
 
     Raises:
         UserError: another process is training in `out`, or it cannot be written.
@@ -78,7 +78,7 @@ def prepare_run_folder(out: Path, config: TrainConfig) -> None:
     path = out / "config.yaml"
     if path.is_file():
         before, now = (flat(_settings(source, out)) for source in (path.read_text(encoding="utf-8"), text))
-        # a key that an older version did not know had its default; one that is known no more changes nothing
+        # keys missing in an older version's file had their defaults; keys that no longer exist change nothing
         default = flat(_settings(to_yaml(type(config)()), out))
         sections = tuple(f"{name}." for name in plain(config))
         keys = sorted(key for key in before.keys() | now.keys() if key in now or key.startswith(sections))
@@ -90,11 +90,11 @@ def prepare_run_folder(out: Path, config: TrainConfig) -> None:
             if changed == ["steps"] and now["steps"] > before.get("steps", default["steps"]):
                 onward = f"with: {_more_steps(out, now['steps'] - before.get('steps', default['steps']))}"
             raise UserError(
-                f"{out} holds a run with other settings ({listed}); use the same settings, or go on from its weights "
+                f"{out} holds a run with other settings ({listed}); use the same settings, or continue from its weights "
                 f"{onward}"
             )
     elif results := _results(out):
-        raise UserError(f"{out} holds {results[0]}/ but no config.yaml: it is not of a run; use another --out")
+        raise UserError(f"{out} holds {results[0]}/ but no config.yaml, so it is not a run folder; use another --out")
     try:
         write_text(path, text)
         write_provenance(out, run_provenance(config))
@@ -109,7 +109,7 @@ def _more_steps(out: Path, steps: int) -> str:
 
 
 def _results(out: Path) -> list[str]:
-    """What a run would continue or replace in `out`."""
+    """Files in `out` that a run would continue or replace."""
     return [name for name in ("checkpoints", "model", "model_with_decoder", "exports") if (out / name).exists()]
 
 
@@ -130,7 +130,7 @@ def append_metrics(out: Path, record: dict[str, Any]) -> None:
 
 
 def trim_metrics(out: Path, step: int) -> None:
-    """Drop lines after `step`, and a line that a kill cut short, so that a continued run logs each step once."""
+    """Drop lines after `step`, and a line cut short by a kill, so that a continued run logs each step once."""
     path = out / "metrics.jsonl"
     if not path.is_file():
         return

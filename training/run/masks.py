@@ -1,8 +1,8 @@
-"""A small linear segmentation probe: do patch tokens still tell the parts of an image, measured while training runs.
+"""A small linear segmentation probe of patch tokens during training.
 
-One ridge regression takes the patch tokens of the training images to the share of each class in the patch. Its answer
-for the test images is enlarged to four cells a patch side and compared with their masks. All of it is closed form, so
-the same weights give the same number.
+Ridge regression maps the patch tokens of the training images to the share of each class in the patch. Its prediction
+for the test images is enlarged to four cells per patch side and compared with their masks. Everything is closed form,
+so the same weights give the same number.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from ..data.augment import pack, resize
 from ..data.decode import read_image
 from ..data.files import IMAGE_SUFFIXES, read_bytes
 
-CELLS = 4  # along a patch' side, at which masks are compared
+CELLS = 4  # per patch side, at which masks are compared
 MAX_IMAGES = 128  # of each split
 _RIDGE = 1e-3  # of the features' mean variance
 _MAX_CLASSES = 64
@@ -37,13 +37,13 @@ class MaskedImages:
 
 
 def load_masks(folder: Path, size: int, patch_size: int, limit: int) -> MaskedImages:
-    """A segmentation folder, as `biovfm probe` takes it: `{train,test}/{images,masks}/NAME`, or `{images,masks}/NAME`.
+    """Load a segmentation folder, as for `biovfm probe`: `{train,test}/{images,masks}/NAME`, or `{images,masks}/NAME`.
 
-    Of the latter every second image is for test. Masks hold class numbers, or 0 and 255.
+    In the latter form every second image is for test. Masks hold class numbers, or 0 and 255.
 
     Args:
         folder: the task.
-        size: side that images are brought to; they are squeezed, not cropped, as their masks are.
+        size: side to which images and masks are resized, without cropping.
         patch_size: of the model.
         limit: most images of each split, spread evenly over the sorted names.
 
@@ -107,9 +107,9 @@ def _masks(pairs: list[tuple[Path, Path]], cells: int) -> Tensor:
 def dense_dice(
     train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], grid: tuple[int, int], classes: int
 ) -> float:
-    """Mean Dice of the linear probe over the classes but the first, each against all others.
+    """Mean Dice of the linear probe over all classes except the first, each against the rest.
 
-    A class' threshold is the one that is best on the training images, so that rare classes count too.
+    A class's threshold is the best one on the training images, so that rare classes count too.
 
     Args:
         train: patch tokens (N, P, D) and masks (N, h, w), `CELLS` cells a patch.
@@ -154,7 +154,7 @@ def _enlarged(tokens: Tensor, weights: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _best_threshold(scores: Tensor, inside: Tensor) -> Tensor:
-    """The score from which on cells (M,) are taken to be `inside` (M,), for the highest Dice."""
+    """The threshold on cells' scores (M,) that gives the highest Dice with `inside` (M,)."""
     order = scores.argsort(descending=True)
     hits = inside[order].cumsum(0)
     dice = 2 * hits / (torch.arange(1, len(scores) + 1) + inside.sum())

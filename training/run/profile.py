@@ -1,4 +1,4 @@
-"""A profile of some steps of a run: which operations take the time, and where a GPU waits."""
+"""Profiles some steps of a run: which operations take the time, and where a GPU waits."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,16 +8,16 @@ import torch
 
 from biovfm_hf.writing.files import atomic_path, write_text
 
-_FIRST = 3  # steps that are left out: they allocate memory and choose kernels
+_FIRST = 3  # first steps, left out because they allocate memory and choose kernels
 _ROWS = 40
 
 
 @contextmanager
 def profiled(out: Path, steps: int) -> Iterator[Callable[[], None]]:
-    """Record `steps` steps with torch.profiler into `out`/profile; yields what to call after each step of the run.
+    """Record `steps` steps with torch.profiler into `out`/profile; yields a function to call after each step.
 
-    `trace.json` opens in Perfetto (https://ui.perfetto.dev) or chrome://tracing; `operations.txt` lists what takes
-    most of the time. With `steps` 0 nothing is recorded.
+    `trace.json` opens in Perfetto (https://ui.perfetto.dev) or chrome://tracing; `operations.txt` lists the slowest
+    operations. With `steps` 0 nothing is recorded.
     """
     if not steps:
         yield lambda: None

@@ -1,4 +1,4 @@
-"""What binds a run's models: private sources of its dataset, and all that binds the weights it starts from."""
+"""Provenance of a run's models: private sources of its dataset, and restrictions on its initial weights."""
 
 from functools import cache
 from pathlib import Path
@@ -30,7 +30,7 @@ def _marks(name: str | None, kind: str, revision: str | None) -> Provenance:
     return _marks_on_hub(name, kind, revision) | (_marks_of_hub_weights(name) if kind == "model" else Provenance())
 
 
-# asked once a run, not at every export
+# read once per run, not at every export
 _marks_on_hub = cache(hub_provenance)
 _marks_of_weights = cache(weights_provenance)
 
@@ -39,5 +39,5 @@ _marks_of_weights = cache(weights_provenance)
 def _marks_of_hub_weights(name: str) -> Provenance:
     try:
         return weights_provenance(name)
-    except UserError:  # a run that has yet to begin does not without them, and one that goes on has its marks
+    except UserError:  # a new run needs these weights anyway, and a continued one has its provenance
         return Provenance()

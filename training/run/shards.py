@@ -1,7 +1,7 @@
-"""Tensors that lie in shards over processes, in safetensors: each process writes and reads its own parts.
+"""Reads and writes sharded tensors in safetensors: each process handles its own parts.
 
-torch.distributed.checkpoint does the work. Its safetensors files tell in their headers where each part lies in the
-whole tensor, so any number of processes can read what any other number wrote, and nothing is unpickled.
+torch.distributed.checkpoint does the work. The headers of its safetensors files place each part in the whole tensor,
+so any number of processes can read what any other number wrote, and nothing is unpickled.
 """
 
 import warnings
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether parameters of `module` lie in shards over the processes, as FSDP2 leaves them."""
+    """Whether parameters of `module` are sharded over the processes, as by FSDP2."""
     return any(hasattr(parameter, "full_tensor") for parameter in module.parameters())
 
 
@@ -24,7 +24,7 @@ def write_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Write this process's shards of `tensors` into `folder`. All processes must call this.
 
     Raises:
-        CheckpointException: on every process, where one of them cannot write.
+        CheckpointException: on every process, if one of them cannot write.
     """
     detached = {name: tensor.detach() for name, tensor in tensors.items()}
     dcp.save(detached, storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
@@ -63,7 +63,7 @@ def first_place(place: Path | None) -> Path | None:
 
 
 def share_of(files: Sequence[Any]) -> Sequence[Any]:
-    """Those of `files` that fall to this process, where work on them is spread over all."""
+    """This process's part of `files`, for work spread over all processes."""
     return files[dist.get_rank() :: dist.get_world_size()] if dist.is_initialized() else files
 
 

@@ -1,7 +1,7 @@
-"""Is it learning anything? Measured while training runs, because the loss alone does not tell.
+"""Measures during training whether the encoder learns, because the loss alone does not tell.
 
-kNN accuracy on a small labelled task, RankMe (how many dimensions the features really use), and an alarm for the two
-ways in which self-distillation collapses.
+It measures kNN accuracy on a small labelled task and RankMe (how many dimensions the features really use), and raises
+an alarm for the two ways in which self-distillation collapses.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +41,7 @@ class LabelledImages:
 
 
 def load_task(folder: Path, size: int, limit: int) -> LabelledImages:
-    """A classification folder: `{train,test}/CLASS/*`, or `CLASS/*`, of which every second image then is for test.
+    """Load a classification folder: `{train,test}/CLASS/*`, or `CLASS/*`, where every second image is for test.
 
     Args:
         folder: the task.
@@ -49,7 +49,7 @@ def load_task(folder: Path, size: int, limit: int) -> LabelledImages:
         limit: most images of each split, spread evenly over the sorted files.
 
     Raises:
-        UserError: no such folder, fewer than two classes, one that only the test has, or a split without images.
+        UserError: no such folder, fewer than two classes, a class only in the test split, or a split without images.
     """
     parts = [folder / name for name in ("train", "test")]
     split = all(part.is_dir() for part in parts)
@@ -79,7 +79,7 @@ def load_task(folder: Path, size: int, limit: int) -> LabelledImages:
 
 
 def sample_images(images: Images, count: int, size: int, seed: int) -> Tensor:
-    """(n, 3, S, S) uint8: up to `count` readable images of the training data, always the same ones for a seed."""
+    """Up to `count` readable images of the training data, (n, 3, S, S) uint8, always the same for a seed."""
     chosen = []
     for index in permute(np.arange(min(count, len(images))), len(images), seed).tolist():
         try:
@@ -117,7 +117,7 @@ def measure_dice(model: BioVFMModel, masked: MaskedImages, config: TrainConfig) 
 
 @torch.no_grad()
 def measure_dense(model: BioVFMModel, images: Tensor, config: TrainConfig) -> dict[str, float]:
-    """`dense_signs` of the first `_BATCH` of (n, 3, S, S) uint8 images; each has enough patches to tell."""
+    """`dense_signs` of the first `_BATCH` of (n, 3, S, S) uint8 images; their many patches suffice."""
     pixels = images[:_BATCH].to(next(model.parameters()).device)
     tokens = model(normalise(pixels, config.augment.mean, config.augment.std)).last_hidden_state
     side = images.shape[-1] // model.config.patch_size
@@ -153,7 +153,7 @@ def knn_accuracy(
 
 @dataclass(frozen=True)
 class Watch:
-    """What the encoder is measured on: images of the training data, and labelled ones where they are given."""
+    """The images to measure the encoder on: some of the training data, and labelled ones if given."""
 
     sample: Tensor
     task: LabelledImages | None
@@ -186,10 +186,10 @@ def measure(
     features_of: Features,
     device: Any,
 ) -> dict[str, float]:
-    """`rankme`, `knn` where there is a task, `dense_dice` where there are masks, and what `watch.dense` adds.
+    """`rankme`, `knn` if there is a task, `dense_dice` if there are masks, and the values of `watch.dense`.
 
     Args:
-        watch: what to measure on.
+        watch: the images.
         config: the run's.
         encoder: the `BioVFMModel` inside the objective; only its configuration is read, so it may be sharded.
         tensors: its state, whole.
@@ -216,7 +216,7 @@ def measure(
 def collapse_message(
     records: Sequence[Mapping[str, Any]], settled: int, collapse: Callable[[Sequence[Mapping[str, Any]]], str | None]
 ) -> str | None:
-    """What to tell the user if the last logged records show a collapse, else None.
+    """The warning for the user if the last logged records show a collapse, else None.
 
     Args:
         records: logged metrics, oldest first.

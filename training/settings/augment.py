@@ -1,4 +1,4 @@
-"""What the augmentation of a run may be told, and its presets; `data/augment.py` does it."""
+"""Settings of the augmentation and their presets; `data/augment.py` applies them."""
 
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
@@ -14,10 +14,10 @@ class CropSizes:
     """Sides in pixels of a step's crops, in a run that mixes several; named as in `AugmentConfig`.
 
     Attributes:
-        global_size: of the global crops.
-        local_size: of the local ones.
-        anchor_size: of the Gram teacher's, if it has its own.
-        weight: how often, relative to the other sizes.
+        global_size: side of the global crops.
+        local_size: side of the local crops.
+        anchor_size: side of the Gram teacher's crops, if it has its own.
+        weight: how often it is drawn, relative to the other sizes.
     """
 
     global_size: Positive = 224
@@ -31,26 +31,25 @@ class AugmentConfig:
     """Every parameter of the augmentation. Probabilities are in [0, 1]; triples are (global 1, global 2, local).
 
     Attributes:
-        preset: where the defaults come from, one of `PRESETS`; the fields given beside it win.
+        preset: source of the defaults, one of `PRESETS`; explicitly given fields win.
         global_count: global crops per image (2 for DINOv2, 1 for MAE).
         global_size: their side in pixels.
         global_scale: their area, as a share of the image's, drawn from this range.
-        anchor_size: side of further copies of the global crops, cut and flipped alike but otherwise untouched, for a
-            Gram teacher to see more in; null makes none.
+        anchor_size: side of further copies of the global crops for a Gram teacher, cut and flipped alike but otherwise
+            untouched; null makes none.
         local_count: local crops per image.
         local_size: their side in pixels.
         local_scale: their area range.
-        mixture: sizes that take the place of `global_size`, `local_size` and `anchor_size` in the steps: one of them
-            is drawn for each step, the same for all processes. `global_size` is then that of the exported model and
-            of the watch.
+        mixture: sizes that replace `global_size`, `local_size` and `anchor_size` in the steps: one is drawn for each
+            step, the same for all processes. `global_size` then only applies to the exported model and the watch.
         aspect: range of width / height of a crop before it is resized to a square, drawn log-uniformly.
         horizontal_flip: probability of a left-right flip.
         vertical_flip: probability of an upside-down flip.
-        flip_by_modality: modality -> [horizontal, vertical] where it differs (needs a `modality` column).
+        flip_by_modality: modality -> [horizontal, vertical], if different (needs a `modality` column).
         jitter_p: probability of the intensity and colour jitter as a whole.
         brightness: factor from [1 - x, 1 + x].
-        contrast: likewise, around the mean grey level.
-        saturation: likewise, towards grey.
+        contrast: the same, around the mean grey level.
+        saturation: the same, towards grey.
         hue: shift from [-x, x] of the colour circle; at most 0.5.
         gamma: exponent range of an intensity curve, log-uniform; [1, 1] is off.
         grayscale_p: probability of dropping the colours.
@@ -59,10 +58,10 @@ class AugmentConfig:
         blur_kernel: its width in pixels, odd.
         solarize_p: probability of inverting the bright half, per kind of view.
         solarize_threshold: grey level from which a pixel is inverted.
-        mean: per-channel mean (of 0..1 values) that the model's input is centred by.
-        std: per-channel standard deviation that it is divided by.
-        on_device: jitter, greying, blur and solarising for whole batches on the training device (`augment_batch.py`),
-            which frees the loader's cores; crops and flips stay with the loader, where images have their own sizes.
+        mean: per-channel mean (of 0..1 values) that is subtracted from the model's input.
+        std: per-channel standard deviation by which it is divided.
+        on_device: do jitter, greying, blur and solarising for whole batches on the training device
+            (`augment_batch.py`), which frees the loader's cores; crops and flips stay in the loader.
     """
 
     preset: str = "dinov2"
@@ -95,7 +94,7 @@ class AugmentConfig:
     on_device: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse crops and a blur that cannot be.
+        """Refuse impossible crops and blurs.
 
         Raises:
             UserError: names the key, its value and what it must be.
@@ -116,17 +115,17 @@ class AugmentConfig:
 
     @property
     def named_sizes(self) -> dict[str, CropSizes]:
-        """`sizes` by the section of the configuration that they stand in."""
+        """`sizes` by their section of the configuration."""
         named = {f"augment.mixture[{number}]": sizes for number, sizes in enumerate(self.mixture)}
         return named or {"augment": self.sizes[0]}
 
     def with_sizes(self, sizes: CropSizes) -> "AugmentConfig":
-        """The augmentation with crops of these sizes alone."""
+        """The augmentation with crops of only these sizes."""
         fields = {name: getattr(sizes, name) for name in ("global_size", "local_size", "anchor_size")}
         return replace(self, mixture=(), **fields)
 
 
-# What each preset changes of the defaults above.
+# Changes of the defaults above by each preset.
 # "dinov2": blur as it was trained. DINOv2's GaussianBlur(p) blurs with probability 1 - p, so its nominal 1.0/0.1/0.5
 # was 0.0/0.9/0.5 when the released weights were made (facebookresearch/dinov3 issue 286 has the maintainers' word).
 PRESETS: dict[str, dict[str, Any]] = {

@@ -1,8 +1,8 @@
 """The configuration of a pretraining run, in typed sections that check themselves; config_file.py reads it.
 
-What every objective shares is here; an objective adds its sections, and its recipe as defaults, in its `config.py`.
-Counts that may follow the length of the run, such as warm-ups, take either a whole number of steps or a share of all
-steps between 0 and 1.
+This module has the settings that all objectives share; an objective adds its sections, and its recipe as defaults, in
+its `config.py`. Counts that may depend on the length of the run, such as warm-ups, are either a whole number of steps
+or a share of all steps between 0 and 1.
 """
 
 from collections.abc import Callable
@@ -21,13 +21,12 @@ class ModelConfig:
     """The encoder.
 
     Attributes:
-        size: a size of `BioVFMConfig.from_size`; with `init_from` the architecture is that of the weights.
-        family: of the architecture, `dinov2`, `dinov3` or `mae`; null is the objective's own.
-        init_from: what training starts from: a model folder or Hub id (heads or decoder are fresh where it has
-            none), ours or any that `biovfm convert` reads; a weight file as DINOv2 or MAE write it (heads and decoder
-            come along where it has them); or the folder of an earlier run, with its heads and teacher. Position
-            embeddings are resized.
-        fields: any other field of `BioVFMConfig`; in YAML they stand beside `size`.
+        size: a size of `BioVFMConfig.from_size`; with `init_from` the weights decide the architecture.
+        family: architecture: `dinov2`, `dinov3` or `mae`; null is the objective's own.
+        init_from: initial weights: a model folder or Hub id, ours or any that `biovfm convert` reads (missing heads or
+            decoder are fresh); a weight file of DINOv2 or MAE (with its heads and decoder, if any); or the folder of
+            an earlier run, with its heads and teacher. Position embeddings are resized.
+        fields: any other field of `BioVFMConfig`; in YAML they are written beside `size`.
     """
 
     size: str = "vit-large"
@@ -52,12 +51,12 @@ class DataConfig:
         column: name of the image column.
         modality: keep only these values of the `modality` column.
         source: keep only these values of the `source` column.
-        selection: a text file with the id of one image a line (`biovfm curate` writes one); only these are taken. Of a
-            dataset that is not streamed, or a folder of images.
+        selection: use only the images whose ids a text file lists, one per line (`biovfm curate` writes one). For a
+            folder of images, or a dataset that is not streamed.
         weight_by: draw by the groups of this column (`modality`, `anatomy`, `source`), not uniformly over images.
-        weights: group -> weight; groups left out count 1, so an empty map means equal shares.
+        weights: group -> weight; other groups have weight 1, so an empty map means equal shares.
         streaming: read Parquet row groups as they are needed instead of building a local Arrow copy.
-        stream_lanes: streams that are read side by side (see `stream.py`). Every row group is fetched once a pass when
+        stream_lanes: streams that are read in parallel (see `stream.py`). Every row group is fetched once per pass if
             this is at least 8 x processes x workers; more lanes take more memory.
         cache_mib: memory for decoded images (streaming: for row groups), over all workers of a process.
         max_side: larger images are reduced to this many pixels on the longer side when they are decoded; 0 keeps them.
@@ -82,7 +81,7 @@ class DataConfig:
 
     @property
     def filters(self) -> dict[str, list[str]]:
-        """Column -> the values that it is filtered by; empty where every image is taken."""
+        """Column -> the values to keep; empty if every image is used."""
         filters = {"modality": self.modality, "source": self.source}
         return {column: values for column, values in filters.items() if values}
 
@@ -93,9 +92,9 @@ class BatchConfig:
 
     Attributes:
         size: images per optimiser step, over all processes and accumulation.
-        per_process: most images in a forward pass of one process; null divides `size` evenly. Where that leaves
-            images over, gradients are accumulated: batch statistics (Sinkhorn-Knopp, centre, KoLeo) are then those
-            of the part, not of the whole batch.
+        per_process: most images in a forward pass of one process; null divides `size` evenly. If a step needs several
+            passes, gradients are accumulated, and batch statistics (Sinkhorn-Knopp, centre, KoLeo) are over each
+            pass's images, not over the whole batch.
     """
 
     size: Positive = 2048
@@ -109,16 +108,16 @@ class OptimConfig:
     Attributes:
         base_lr: learning rate before scaling by the batch.
         lr_rule: `sqrt_1024` (DINOv2), `linear_256` (MAE) or `none`.
-        min_lr: where the cosine ends.
-        warmup_steps: warm-up from 0.
-        warmup: its shape, `linear` or `cosine`.
-        decay: what follows it: `cosine` to `min_lr`, or `none`, a constant rate.
-        weight_decay: at the start.
-        weight_decay_end: at the end (DINOv2's cosine; MAE keeps the start's).
+        min_lr: learning rate at the end of the cosine.
+        warmup_steps: length of the warm-up from 0.
+        warmup: shape of the warm-up, `linear` or `cosine`.
+        decay: after the warm-up: `cosine` to `min_lr`, or `none`, a constant rate.
+        weight_decay: weight decay at the start.
+        weight_decay_end: weight decay at the end (DINOv2: cosine; MAE: constant).
         layerwise_decay: learning-rate factor from block to block, counted from the top (DINO).
         patch_embed_lr_mult: further factor of the patch projection (DINO).
-        clip_grad: norm that backbone and heads are clipped to, each on its own; null does not clip.
-        betas: AdamW's.
+        clip_grad: gradient norm to which backbone and heads are clipped separately; null does not clip.
+        betas: AdamW's betas.
         freeze_last_layer_steps: steps without learning in the heads' last layer (DINO).
     """
 
@@ -146,7 +145,7 @@ class RunConfig:
         precision: `auto` (bf16 on a GPU that has it, else fp32), `bf16` or `fp32`; accelerate's `mixed_precision`
             is not read.
         compile: compile each block with torch.compile.
-        activation_checkpointing: recompute each block in the backward pass, for memory.
+        activation_checkpointing: recompute each block in the backward pass, which saves memory.
         log_every: steps between lines of metrics.jsonl.
         checkpoint_every: steps between checkpoints.
         keep_checkpoints: how many of the newest are kept.
@@ -171,17 +170,17 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class WatchConfig:
-    """What is measured while training runs.
+    """Measurements during training.
 
     Attributes:
         every: steps between measurements; 0 measures nothing.
-        dense: measure the patch tokens too (`run/dense.py`), and warn where they lose their place in the image.
+        dense: measure the patch tokens too (`run/dense.py`), and warn if they lose their localisation.
         task: labelled images for the kNN probe, a folder with one folder per class; null leaves the probe out.
         masks: images and masks for a linear segmentation probe (`run/masks.py`), a folder with `images/` and `masks/`,
             or `train/` and `test/` of them; null leaves it out.
-        images: most images that RankMe, and each split of the task, are measured on.
+        images: most images for RankMe, and for each split of the task.
         neighbours: k of the kNN probe.
-        temperature: of its similarity weights.
+        temperature: temperature of its similarity weights.
     """
 
     every: Annotated[int, Range(0)] = 0
@@ -197,7 +196,7 @@ class WatchConfig:
 class TrainConfig:
     """A whole run. `steps` optimiser steps, or `epochs` passes over the images when that is given.
 
-    An objective's class adds its sections and says about itself:
+    An objective's class adds its sections and these facts about itself:
 
     Attributes:
         title: its name in sentences.
@@ -230,7 +229,7 @@ class TrainConfig:
     watch: WatchConfig = WatchConfig()
 
     def __post_init__(self) -> None:
-        """Check every number, and what must fit together.
+        """Check every number, and combinations of settings.
 
         Raises:
             UserError: names the key, its value and what it must be.
@@ -251,18 +250,18 @@ class TrainConfig:
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """Weights that the run learns from beside those of `model.init_from`: model folders, Hub ids or files."""
+        """Weights that the run learns from besides those of `model.init_from`: model folders, Hub ids or files."""
         return ()
 
     def check_pass(self, images: int, processes: int) -> None:
-        """Refuse a number of images a process takes at once, beside the smallest, that the objective cannot have.
+        """Refuse a number of images per pass that the objective cannot use (besides `smallest_batch`).
 
         Raises:
             UserError: names the keys.
         """
 
     def renamed(self, name: Callable[[str | None], str | None]) -> Self:
-        """The settings with every path replaced by what `name` gives for it."""
+        """The settings with every path replaced by `name(path)`."""
         return replace(
             self,
             data=replace(self.data, path=name(self.data.path), selection=name(self.data.selection)),
@@ -271,7 +270,7 @@ class TrainConfig:
         )
 
     def without_weights(self) -> Self:
-        """The settings of the same modules without weights to read: for sizes, or where a checkpoint has all."""
+        """The settings without weights to read: for estimates, or if a checkpoint has all weights."""
         return replace(self, model=replace(self.model, init_from=None))
 
     def _check_crops(self) -> None:
@@ -294,7 +293,7 @@ class TrainConfig:
 
 
 def biovfm_config(config: TrainConfig) -> Any:
-    """The `BioVFMConfig` of the model that is pretrained, a decoder included.
+    """The `BioVFMConfig` of the pretrained model, including a decoder.
 
     Raises:
         UserError: an unknown size or field, or values that do not fit together.

@@ -1,6 +1,6 @@
-"""Plain dictionaries (YAML, command line) to typed dataclasses and back, refusing what does not belong.
+"""Converts plain dictionaries (YAML, command line) to typed dataclasses and back, and refuses unknown keys and types.
 
-A field says beside its type what its numbers may be: `size: Annotated[int, Range(1)] = 2048`.
+A field's annotation may limit its numbers: `size: Annotated[int, Range(1)] = 2048`.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Range:
-    """What a number, or each of several, must lie between, both ends included; None is never outside.
+    """The range of a number, or of each of several, including both ends; None is always allowed.
 
     Attributes:
         low: the least.
         high: the most.
-        ordered: of two numbers the smaller one comes first.
+        ordered: whether the smaller of two numbers must come first.
     """
 
     low: float = -math.inf
@@ -34,7 +34,7 @@ class Range:
     ordered: bool = False
 
     def fault(self, value: Any) -> str | None:
-        """What `value` must be and is not, or None."""
+        """The requirement that `value` does not meet, or None."""
         numbers = [number for number in (value if isinstance(value, tuple) else (value,)) if number is not None]
         if not all(math.isfinite(number) for number in numbers):
             return "it must be finite"
@@ -51,7 +51,7 @@ class Steps:
     """A whole number of steps, or a share of all steps as a number with a point."""
 
     def fault(self, value: float) -> str | None:
-        """What `value` must be and is not, or None."""
+        """The requirement that `value` does not meet, or None."""
         wrong = value < 0 or (isinstance(value, float) and not value <= 1)
         return "give whole steps, or a share of all steps from 0.0 to 1.0" if wrong else None
 
@@ -88,7 +88,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "", base: T | No
 
 
 def check_ranges(instance: Any, where: str = "") -> None:
-    """Refuse numbers of a dataclass, and of those in it, that lie outside what their fields say.
+    """Refuse numbers of a dataclass, or of nested ones, that are outside the ranges of their fields.
 
     Raises:
         UserError: names the key, its value and what it must be.
@@ -108,7 +108,7 @@ def check_ranges(instance: Any, where: str = "") -> None:
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
-    """A field's default, or None where it has none."""
+    """A field's default, or None."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return None if field.default is dataclasses.MISSING else field.default
@@ -117,7 +117,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 def convert(value: Any, hint: Any, where: str, default: Any = None) -> Any:
     """`value` as the type `hint`: a dataclass, bool, int, float, str, tuple, list, dict, or a union of these.
 
-    A dataclass that is given in part takes the rest from the instance `default`, where there is one.
+    A dataclass given in part takes its other fields from the instance `default`, if there is one.
 
     Raises:
         UserError: it is none of these types.

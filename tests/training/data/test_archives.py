@@ -181,7 +181,7 @@ def test_damaged_archives_are_named(shards: Path, tmp_path: Path, caplog: pytest
     (tmp_path / "cut.tar").write_bytes(content[: len(content) // 2])
     (tmp_path / "no.zip").write_bytes(b"PK nothing")
     assert 2 <= len(open_images(DataConfig(path=str(tmp_path / "cut.tar")))) < 8
-    assert "cut.tar is no whole tar file (it was cut off); " in caplog.text
+    assert "cut.tar is not a complete tar file (it was cut off); " in caplog.text
     (tmp_path / "no.tar").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"no\.tar: no image in 1 tar file"):
         open_images(DataConfig(path=str(tmp_path / "no.tar")))

@@ -379,6 +379,6 @@ def test_data_without_a_readable_image_stops(tmp_path: Path, monkeypatch: pytest
         open_images(small_config(tmp_path).data)
     monkeypatch.setattr(images_module, "_check_readable", lambda *_: None)  # as where the first image is whole
     for workers in (0, 1):
-        with pytest.raises(UserError, match=r"^4 images from number \d on cannot be read") as caught:
+        with pytest.raises(UserError, match=r"^4 images beginning with number \d cannot be read") as caught:
             next(loader(batches(small_config(tmp_path), Share(2)), range(1), workers, False))
         assert "\n" not in str(caught.value)

@@ -19,24 +19,24 @@ class DINOConfig:
         hidden: width of its MLP.
         bottleneck: width of its unit vectors and prototypes.
         layers: linear layers of its MLP.
-        ibot_separate_head: a head of its own for patches; otherwise they go through the DINO head.
-        ibot_prototypes: of that head.
-        ibot_hidden: likewise.
-        ibot_bottleneck: likewise.
-        ibot_layers: likewise.
+        ibot_separate_head: a separate head for patches; otherwise they go through the DINO head.
+        ibot_prototypes: prototypes of that head.
+        ibot_hidden: width of its MLP.
+        ibot_bottleneck: width of its unit vectors and prototypes.
+        ibot_layers: linear layers of its MLP.
         weight_norm: prototypes have weights by direction and length; DINOv3's are plain.
         centering: how the teacher's scores become targets: `centering` or `sinkhorn_knopp`.
         student_temp: softmax temperature of the student.
-        center_momentum: of the moving centre.
+        center_momentum: momentum of the moving centre.
         dino_weight: weight of the class tokens' loss.
-        local_weight: further weight of its pairs with a local crop; where there is Gram anchoring it is reached with
-            that (`gram.start`, `gram.ramp`). DINOv3 halves it while it anchors.
-        same_crop_pairs: count pairs of a global crop with the teacher's view of the very same crop, too.
+        local_weight: further weight of its pairs with a local crop; with Gram anchoring it changes on the same ramp
+            (`gram.start`, `gram.ramp`). DINOv3 halves it while anchoring.
+        same_crop_pairs: also count pairs of a global crop with the teacher's view of the same crop.
         ibot_weight: weight of the masked patches' loss.
         koleo_weight: weight of the KoLeo regulariser.
-        koleo_neighbours: nearest images that it keeps each image away from.
-        koleo_group: images of consecutive processes among which it looks for them; 0 looks among those of a process.
-            DINOv3's high-resolution stage, with few images on each GPU, takes 16.
+        koleo_neighbours: how many nearest images it pushes each image away from.
+        koleo_group: images of consecutive processes among which it searches for them; 0 searches within a process.
+            DINOv3's high-resolution stage, with few images on each GPU, uses 16.
     """
 
     prototypes: Positive = 65_536
@@ -66,16 +66,16 @@ class TeacherConfig:
     """The teacher: an average of the student, or a frozen network of an earlier run.
 
     Attributes:
-        frozen: folder of a DINO run, or weight file of DINOv2 or DINOv3 with heads, whose teacher is learned from as
-            it is: DINOv3's distillation. Its prototypes and patch size must be those of this run; nothing is hidden
-            from the student, and its average, which is exported, plays no part in the loss.
+        frozen: folder of a DINO run, or weight file of DINOv2 or DINOv3 with heads, used as an unchanging teacher:
+            DINOv3's distillation. Its prototypes and patch size must be those of this run. No patches are hidden from
+            the student; the student's average is exported, but has no part in the loss.
         leads: student and average begin as the teacher of the run in `model.init_from`, heads too, as in DINOv3's
-            high-resolution stage; otherwise each goes on as itself.
-        momentum: of the average, at the start.
-        momentum_end: at the end (cosine).
-        temperature: of the teacher's softmax after its warm-up.
-        warmup_temperature: at the start.
-        temperature_warmup_steps: linear rise.
+            high-resolution stage; otherwise each continues from its own weights.
+        momentum: momentum of the average at the start.
+        momentum_end: the same at the end (cosine).
+        temperature: temperature of the teacher's softmax after its warm-up.
+        warmup_temperature: the same at the start.
+        temperature_warmup_steps: steps of its linear rise.
     """
 
     frozen: str | None = None
@@ -93,7 +93,7 @@ class MaskConfig:
 
     Attributes:
         probability: share of the global crops that are masked.
-        ratio: range of the share of their patches that is hidden.
+        ratio: range of the share of hidden patches in a masked crop.
     """
 
     probability: Share = 0.5
@@ -102,24 +102,24 @@ class MaskConfig:
 
 @dataclass(frozen=True)
 class GramConfig:
-    """Gram anchoring (DINOv3): similarities of patches stay those of a frozen teacher. Off unless `weight` is given.
+    """Gram anchoring (DINOv3): keeps similarities of patches close to a frozen teacher's. Off without `weight`.
 
     The crops that this teacher sees are `augment.anchor_size` pixels wide, by default the student's own crops.
 
     Attributes:
-        weight: of the loss.
-        teacher: model folder, Hub id, weight file or run folder whose encoder the frozen teacher is; null takes the
-            run's own teacher as it is when the loss starts.
+        weight: weight of the loss.
+        teacher: model folder, Hub id, weight file or run folder with the frozen teacher's encoder; null uses a copy of
+            the run's own teacher from the start of the loss.
         start: steps before the loss starts.
         ramp: steps over which its weight rises from 0 along a half cosine.
-        refresh_every: steps after which the run's own teacher takes the frozen one's place; 0 keeps it.
-        refreshes: how often at most.
-        tokens: patches that are compared: all, or those that iBOT hides or does not (these not with `per_image`).
+        refresh_every: steps after which a copy of the run's own teacher replaces the frozen one; 0 keeps it.
+        refreshes: most replacements.
+        tokens: patches to compare: all, or those that iBOT hides or does not (the latter two not with `per_image`).
         normalize: compare cosines, not products.
-        per_image: compare the patches of each image with one another, else all of a process's batch.
-        negatives: what becomes of similarities below 0: `keep`; 0 on `both` sides; 0 for the frozen `teacher` alone.
-        resize: how its patches are brought to the student's grid.
-        antialias: when they are.
+        per_image: compare the patches within each image, else within a process's batch.
+        negatives: similarities below 0: `keep` them, set them to 0 on `both` sides, or only for the frozen `teacher`.
+        resize: interpolation of its patches to the student's grid.
+        antialias: antialias that interpolation.
     """
 
     weight: Annotated[float, Range(0)] = 0.0
@@ -136,13 +136,13 @@ class GramConfig:
     antialias: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse single patches that no image is left of.
+        """Refuse a choice of patches that `per_image` cannot compare.
 
         Raises:
             UserError: names the keys.
         """
         if self.per_image and self.tokens != "all":
-            raise UserError(f"gram.tokens {self.tokens} are not as many in every image; add gram.per_image=false")
+            raise UserError(f"gram.tokens {self.tokens} differ in number between images; add gram.per_image=false")
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class DINOTrainConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if any(sizes.anchor_size for sizes in self.augment.sizes) and not self.gram.weight:
-            raise UserError("augment.anchor_size is given, but gram.weight is 0, so nothing would look at such crops")
+            raise UserError("augment.anchor_size is given, but gram.weight is 0, so these crops would not be used")
         if self.dino.koleo_neighbours >= (self.dino.koleo_group or self.batch.size):
             raise UserError(
                 f"dino.koleo_neighbours {self.dino.koleo_neighbours} must be fewer than the images among which they "
@@ -199,7 +199,7 @@ class DINOTrainConfig(TrainConfig):
             )
 
     def without_weights(self) -> Self:
-        """As for every objective, and without the Gram teacher's, which a checkpoint holds."""
+        """As for every objective, and without the Gram teacher's weights, which a checkpoint has."""
         return replace(super().without_weights(), gram=replace(self.gram, teacher=None))
 
     def renamed(self, name: Callable[[str | None], str | None]) -> Self:

@@ -1,4 +1,4 @@
-"""A frozen network to learn from: encoder and heads of an earlier run, or of a weight file that holds both."""
+"""Loads a frozen teacher network: encoder and heads of an earlier run, or of a weight file with both."""
 
 import re
 from functools import cache
@@ -25,10 +25,10 @@ _HEADS = ("dino_head", "ibot_head")
 
 
 def read_network(config: DINOTrainConfig, model_config: BioVFMConfig) -> DINONetwork:
-    """The network that `teacher.frozen` names, whole.
+    """Read the network that `teacher.frozen` names, heads included.
 
     Raises:
-        UserError: it cannot be read, has no heads, or other prototypes or patches than this run.
+        UserError: it cannot be read, has no heads, or has other prototypes or patches than this run.
     """
     source = str(config.teacher.frozen)
     theirs = frozen_config(source)
@@ -71,14 +71,14 @@ def frozen_config(source: str) -> BioVFMConfig:
 
 def _read(source: str) -> Any:
     try:
-        with torch.device("cpu"):  # an outline of the objective is made on no device
+        with torch.device("cpu"):  # an outline of the objective has no device
             return read_encoder(source)
     except UserError as error:
         raise UserError(f"{_KEY} {error}") from error
 
 
 def _run_tensors(source: str) -> dict[str, Tensor]:
-    """The average of a run: a network that was distilled itself has it beside its teacher."""
+    """The tensors of a run's average, which a distilled run has besides its teacher."""
     tensors = newest_model(Path(source) / "checkpoints")
     role = "followed." if any(name.startswith("followed.") for name in tensors) else "teacher."
     return {name.removeprefix(role): tensor for name, tensor in tensors.items() if name.startswith(role)}
@@ -91,7 +91,7 @@ def _file_tensors(source: str) -> dict[str, Tensor]:
 
 
 def _heads(source: str, tensors: dict[str, Tensor]) -> DINOConfig:
-    """The sizes of the heads, which the shapes of their tensors tell."""
+    """The sizes of the heads, from the shapes of their tensors."""
     if not any(name.startswith(_HEADS[0]) for name in tensors):
         raise UserError(
             f"{_KEY} {source} has no heads, so its scores cannot be learned; distil its features: "

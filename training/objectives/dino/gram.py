@@ -1,7 +1,8 @@
-"""Gram anchoring: similarities between patches stay those of an earlier, frozen teacher (DINOv3, arXiv 2508.10104).
+"""Gram anchoring: keeps similarities between patches close to an earlier, frozen teacher's (DINOv3, arXiv 2508.10104).
 
-Long runs let patch tokens drift towards the class token, and dense tasks suffer. The loss (`dinov3/loss/gram_loss.py`)
-compares matrices of similarities, not features, so that features may go on improving. All is computed in float32.
+In long runs patch tokens drift towards the class token, and dense tasks suffer. The loss
+(`dinov3/loss/gram_loss.py`) compares matrices of similarities, not features, so that features can still improve. It is
+computed in float32.
 """
 
 import torch
@@ -17,13 +18,13 @@ def gram_loss(student: Tensor, teacher: Tensor, config: GramConfig) -> Tensor:
     Args:
         student: patch tokens (B, N, D), or (T, D) of several images in one row; gradients flow through them.
         teacher: the same patches of the Gram teacher; no gradient.
-        config: `normalize` unit lengths first; `per_image` compares the patches of an image with one another, else
-            all of the batch; `negatives` what becomes of similarities below 0: kept; set to 0 on both sides ("both");
-            or of the teacher alone ("teacher", which is what the reference's `remove_only_teacher_neg` does, because
-            it looks for values that both have after it has cleared the teacher's).
+        config: `normalize` scales tokens to unit length first. `per_image` compares patches within an image, else
+            within the batch. `negatives`: similarities below 0 are kept, set to 0 on both sides ("both"), or only for
+            the teacher ("teacher"; the reference's `remove_only_teacher_neg` has this effect, because it looks for
+            common negatives after clearing the teacher's).
 
     Returns:
-        a scalar; 0 with a gradient where there are no patches.
+        a scalar; 0 with a gradient if there are no patches.
     """
     with torch.autocast(student.device.type, enabled=False):
         ours, theirs = student.float(), teacher.detach().float()
@@ -44,7 +45,7 @@ def gram_loss(student: Tensor, teacher: Tensor, config: GramConfig) -> Tensor:
 def resize_patches(patches: Tensor, grid: tuple[int, int], to: tuple[int, int], config: GramConfig) -> Tensor:
     """The Gram teacher's patch tokens (B, N, D) of `grid` (rows, columns) on the student's: (B, N', D).
 
-    Before their lengths are taken, since that is where the reference does it.
+    As in the reference, this comes before normalisation.
     """
     if grid == to:
         return patches

@@ -1,4 +1,4 @@
-"""The projection head of DINO and iBOT: tokens to unit vectors, and the prototypes that they are compared with."""
+"""The projection head of DINO and iBOT: tokens to unit vectors, and their scores against prototypes."""
 
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ class Prototypes(nn.Module):
 
     DINOv2's have weights by direction and length: row k is `weight_g[k] * weight_v[k] / |weight_v[k]|`, and both
     tensors learn. DINOv3's are plain rows of `weight`. The names are those of their checkpoints. `weight_g` (K, 1)
-    starts at 1, `weight_v` or `weight` (K, D) as the weight of torch's Linear does.
+    starts at 1, `weight_v` or `weight` (K, D) like the weight of torch's Linear.
     """
 
     def __init__(self, count: int, width: int, weight_norm: bool = True) -> None:
@@ -31,7 +31,7 @@ class Prototypes(nn.Module):
 
     @property
     def lengths(self) -> Tensor | None:
-        """(K, 1), the lengths of the prototypes; None where the rows have their own."""
+        """(K, 1), the lengths of the prototypes; None if the rows have their own."""
         return getattr(self, "weight_g", None)
 
     def forward(self, vectors: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class DINOHead(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(M, in_features) tokens to unit vectors (M, D). M may be 0.
 
-        `last_layer` is left to the caller, because the student's loss never needs all of its scores at once.
+        The caller applies `last_layer`, because the student's loss never needs all its scores at once.
         """
         vectors = self.mlp(tokens)
         eps = 1e-6 if vectors.dtype == torch.float16 else 1e-12

@@ -1,7 +1,7 @@
-"""The student's targets and its distance from them: Sinkhorn-Knopp and centring, cross-entropy, KoLeo.
+"""Losses and targets of DINO and iBOT: Sinkhorn-Knopp and centring, cross-entropy, KoLeo.
 
-Statistics over the batch (Sinkhorn-Knopp, centres) are those of the joint batch of all processes when
-torch.distributed runs, and of this process's batch when it does not. Everything here computes in float32.
+Batch statistics (Sinkhorn-Knopp, centres) are over all processes when torch.distributed runs, else over this process's
+batch. Everything is computed in float32.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .heads import Prototypes
 
-_CHUNK = 1 << 24  # scores held at once while the cross-entropy is computed
-_BLOCK = 1 << 22  # numbers that element-wise work passes over at once, so that they stay in a cache
+_CHUNK = 1 << 24  # scores in memory at once while the cross-entropy is computed
+_BLOCK = 1 << 22  # numbers per piece of element-wise work, so that they fit in a cache
 
 
 def all_reduce(tensor: Tensor, operation: Any = dist.ReduceOp.SUM) -> Tensor:
@@ -41,7 +41,7 @@ class _GatheredRows(torch.autograd.Function):
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """(B, D) of each process, as many of each, to (P * B, D) of all P; gradients find their way back."""
+    """(B, D) of each of P processes, with equal B, to (P * B, D); gradients flow back."""
     return _GatheredRows.apply(rows)
 
 
@@ -52,8 +52,8 @@ def sinkhorn_knopp(scores: Tensor, temperature: float, iterations: int = 3) -> T
     Sinkhorn-Knopp as in SwAV and DINOv2: exp(scores / temperature), then alternately equal prototype sums and equal
     sample sums over the joint batch. M may differ between processes and be 0.
 
-    The same numbers as DINOv2's, computed otherwise. The two normalisations are kept as one factor per prototype and
-    one per sample, so a pass reads the matrix and never rewrites it. Constant factors (DINOv2's K, B and total) cancel
+    The result equals DINOv2's. The two normalisations are kept as one factor per prototype and one per sample, so a
+    pass reads the matrix and never rewrites it. Constant factors (DINOv2's K, B and total) cancel
     in the last normalisation and are left out. Each sample's largest score is subtracted before the exponential and
     returns as that sample's first factor: DINOv2 overflows at |score| > 88.7 * temperature, this does not.
     """
@@ -69,7 +69,7 @@ def sinkhorn_knopp(scores: Tensor, temperature: float, iterations: int = 3) -> T
         count = scores.shape[1]
         for iteration in range(iterations):
             used = all_reduce(per_sample @ weights)  # (K,)
-            # a prototype that no sample comes near gives no mass instead of 0 / 0
+            # a prototype far from all samples gets no mass instead of 0 / 0
             per_prototype = (1.0 / count) / used.clamp_min(torch.finfo(torch.float32).tiny)
             if iteration < iterations - 1:
                 per_sample = 1.0 / (weights @ per_prototype)
@@ -93,9 +93,9 @@ def centred_softmax(scores: Tensor, center: Tensor, temperature: float) -> Tenso
 def update_center(center: Tensor, scores: Tensor, momentum: float = 0.9) -> None:
     """Move `center` (1, K) in place towards the mean of the joint batch's teacher scores (M, K).
 
-    Called after the centre was used, so a batch is centred by those before it. DINOv2 averages iBOT's per-process
-    means; here every masked token weighs the same, which is what one process with the joint batch computes. A joint
-    batch without any row leaves the centre as it is.
+    It is called after the centre was used, so a batch is centred by those before it. DINOv2 averages iBOT's
+    per-process means; here every masked token weighs the same, as in one process with the joint batch. A joint batch
+    without rows does not change the centre.
     """
     total = scores.float().sum(dim=0, keepdim=True)
     packed = all_reduce(torch.cat([total, total.new_full((1, 1), len(scores))], dim=1))
@@ -111,7 +111,7 @@ class Part:
         rows: number of student rows, a multiple of T.
         targets: (T, K) float32, without gradient.
         weights: of each target's rows, (T,) float32, or one number for all.
-        factor: what the whole part counts in the total.
+        factor: weight of the part in the total.
     """
 
     rows: int
@@ -148,7 +148,7 @@ def prototype_cross_entropy(
 
 
 def _dtype(tensor: Tensor) -> torch.dtype:
-    """What matrix products are computed in here: autocast's type, or the tensor's."""
+    """The dtype of matrix products here: autocast's, or the tensor's."""
     device = tensor.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
 
@@ -232,7 +232,7 @@ def _cross_entropy_(scores: Tensor, targets: Tensor, weights: Tensor | float, fa
     """
     value = torch.zeros((), device=scores.device)
     if not isinstance(weights, Tensor):
-        weights = targets.new_full((1, 1), weights)  # filled where it is: copied there, a GPU would be waited for
+        weights = targets.new_full((1, 1), weights)  # filled on the device: a copy would wait for the GPU
     weights = weights.expand(len(targets), 1)
     step = max(1, _BLOCK // (len(scores) * scores.shape[2]))
     for block, target, weight in zip(scores.split(step, dim=1), targets.split(step), weights.split(step), strict=True):
@@ -264,13 +264,13 @@ def _prototype_gradients_(products: Tensor, weight_v: Tensor, length: Tensor, sc
 def koleo_loss(features: Tensor, neighbours: int = 1, group: int = 0, eps: float = 1e-8) -> Tensor:
     """KoLeo (Sablayrolles et al. 2019): -mean log distance of each unit-length feature to its nearest other ones.
 
-    In float32 also under autocast: in float16 two equal images make it infinite.
+    It is computed in float32 even under autocast: in float16 two equal images make it infinite.
 
     Args:
         features: (B, D) of this process, B >= 2.
-        neighbours: how many nearest ones each feature keeps away from, fewer than there are in the group.
-        group: features of consecutive processes, a multiple of B, among which the nearest are looked for, as in
-            DINOv3; 0 looks among this process's alone, as in DINOv2.
+        neighbours: how many nearest features each one is pushed away from, fewer than the group has.
+        group: features of consecutive processes, a multiple of B, among which the nearest are searched, as in
+            DINOv3; 0 searches only this process's, as in DINOv2.
         eps: added to lengths and distances.
     """
     with torch.autocast(features.device.type, enabled=False):

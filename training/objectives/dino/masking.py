@@ -5,8 +5,8 @@ import math
 import numpy as np
 import torch
 
-_ATTEMPTS = 10  # rectangles tried before a mask is left as it is
-_SMALLEST = 4.0  # patches in the smallest rectangle asked for
+_ATTEMPTS = 10  # failed rectangles before a mask stays as it is
+_SMALLEST = 4.0  # patches in the smallest rectangle
 _LOG_ASPECT = math.log(1 / 0.3)  # height / width lies within exp(+-this), uniform in its logarithm
 
 

@@ -1,4 +1,4 @@
-"""DINOv2 as the loop knows it."""
+"""DINOv2's `Method`: how the loop builds, trains, measures and exports it."""
 
 import copy
 import math
@@ -26,7 +26,7 @@ from .objective import DINOObjective
 from .parameters import dino_parameter_groups
 from .schedule import DINOSchedule
 
-_GAP = 0.02  # nats from ln K below which a cross-entropy says nothing
+_GAP = 0.02  # nats from ln K within which a cross-entropy carries no information
 _REMEDIES = (
     "a larger batch.size; in a run of a few thousand steps model.layerscale_value 1.0 and teacher.momentum 0.98; "
     "a higher optim.base_lr if it was scaled down to a small batch; dino.centering sinkhorn_knopp; "
@@ -35,10 +35,10 @@ _REMEDIES = (
 
 
 class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
-    """A student that learns from its own moving average, which is what is exported."""
+    """A student that learns from its own moving average, which is exported."""
 
     def build(self, config: DINOTrainConfig, model_config: BioVFMConfig) -> DINOObjective:
-        """Student and teacher; heads come along from a file of DINOv2's, and everything from a run folder."""
+        """Student and teacher; a file of DINOv2's brings heads along, a run folder brings everything."""
         frozen = read_network(config, model_config) if config.teacher.frozen else None
         objective = DINOObjective(build_encoder(config, model_config), config.dino, frozen)
         source = config.model.init_from
@@ -101,7 +101,7 @@ class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
         return draw_masks
 
     def after_step(self, objective: DINOObjective, values: StepValues) -> None:
-        """Move the teacher towards the student, and renew the Gram teacher where it is due."""
+        """Move the teacher towards the student, and renew the Gram teacher when due."""
         assert values.momentum is not None
         objective.update_teacher(values.momentum)
         if values.gram_refresh:
@@ -127,7 +127,7 @@ class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
     def flops_per_image(self, config: DINOTrainConfig, model_config: BioVFMConfig) -> float:
         """Student on all crops, teacher on the global ones, both heads on class tokens and masked patches.
 
-        Where Gram anchoring is on, its teacher's pass too, from the first step.
+        With Gram anchoring also its teacher's pass, from the first step on.
         """
         return mean_over_sizes(config, lambda sizes: _flops(config, model_config, sizes))
 
@@ -187,7 +187,7 @@ def heads(config: DINOTrainConfig, model_config: BioVFMConfig, side: int) -> Hea
 
 
 def _take_heads(objective: DINOObjective, source: str) -> None:
-    """Put the heads of a file of DINOv2's or DINOv3's, which is a teacher's, into student and average."""
+    """Load the heads of a teacher's file of DINOv2 or DINOv3 into student and average."""
     tensors = read_tensors(Path(source))
     theirs = {name: tensor for name, tensor in tensors.items() if name.startswith(("dino_head.", "ibot_head."))}
     for network in (objective.student, objective.average) if theirs else ():
@@ -198,7 +198,7 @@ def _take_heads(objective: DINOObjective, source: str) -> None:
 def _of_run(tensors: dict[str, Tensor], objective: DINOObjective, leads: bool) -> dict[str, Tensor]:
     """An earlier run's tensors as the objective's, without its Gram teacher; a frozen teacher is the objective's own.
 
-    Where the teacher `leads`, the student begins as the run's average.
+    If the teacher `leads`, the student begins as the run's average.
     """
     parts = dict.fromkeys(("student", "teacher", "followed", "gram_teacher"))
     theirs: dict[str, dict[str, Tensor]] = {part: {} for part in parts}

@@ -1,8 +1,8 @@
 """DINOv2's training objective: a student that learns from its own moving average (arXiv 2304.07193).
 
 Three terms: DINO (class tokens of all crops against the teacher's class tokens of the global crops), iBOT (masked
-patches against what the teacher sees there) and KoLeo (class tokens of a batch keep apart). A fourth where a Gram
-teacher is given: similarities between patches stay as they were (`gram.py`).
+patches against the teacher's patches there) and KoLeo (spreads the class tokens of a batch). With a Gram teacher there
+is a fourth: similarities between patches stay as they were (`gram.py`).
 """
 
 import copy
@@ -24,7 +24,7 @@ from .losses import Part, centred_softmax, koleo_loss, prototype_cross_entropy, 
 
 
 class DINONetwork(nn.Module):
-    """What student and teacher each hold: `backbone`, `dino_head`, and `ibot_head` where it is separate."""
+    """One network, student or teacher: `backbone`, `dino_head`, and `ibot_head` if it is separate."""
 
     def __init__(self, backbone: BioVFMModel, config: DINOConfig) -> None:
         super().__init__()
@@ -62,11 +62,11 @@ class DINOObjective(nn.Module):
     Args:
         backbone: a `BioVFMModel` with a mask token; it becomes the student's, a copy of it the average's.
         config: heads, targets and weights.
-        frozen: a network to learn from in the place of the average, of any width, with prototypes and patches as the
-            student's; the student then sees all patches, as in DINOv3's distillation.
+        frozen: a teacher in place of the average, of any width, with the student's prototypes and patches; the
+            student then sees all patches, as in DINOv3's distillation.
 
-    `average` follows the student and is what is exported; `teacher` gives the targets, and is the average unless
-    there is a frozen one. Neither needs a gradient, both stay in evaluation mode. `dino_center` (1, K) and
+    `average` follows the student and is exported; `teacher` gives the targets, and is the average unless there is a
+    frozen one. Neither needs a gradient, both stay in evaluation mode. `dino_center` (1, K) and
     `ibot_center` are buffers.
     """
 
@@ -94,7 +94,7 @@ class DINOObjective(nn.Module):
         return self.teacher if self.followed is None else self.followed
 
     def train(self, mode: bool = True) -> "DINOObjective":
-        """Training mode for the student; no other network ever drops a path."""
+        """Set training mode for the student only; the other networks never drop paths."""
         super().train(mode)
         for network in (self.teacher, self.followed, self.gram_teacher):
             if network is not None:
@@ -102,12 +102,12 @@ class DINOObjective(nn.Module):
         return self
 
     def anchor(self, gram_teacher: BioVFMModel, config: GramConfig) -> None:
-        """Hold a frozen encoder that the similarities between patches are anchored to."""
+        """Set the frozen encoder to which similarities between patches are anchored."""
         self.gram_teacher, self.gram = gram_teacher.requires_grad_(False).eval(), config
 
     @torch.no_grad()
     def refresh_anchor(self) -> None:
-        """Put the teacher's encoder as it is now in the place of the frozen one: a copy, no average."""
+        """Replace the frozen encoder by a copy of the teacher's current one."""
         assert self.gram_teacher is not None
         torch._foreach_copy_(list(self.gram_teacher.parameters()), list(self.teacher.backbone.parameters()))
 
@@ -263,6 +263,6 @@ class DINOObjective(nn.Module):
             if part.rows:
                 weight = part.weights.sum() if isinstance(part.weights, Tensor) else part.weights * part.rows
                 several = name == "dino_local_crops" or (name == "dino_global_crops" and self.config.same_crop_pairs)
-                targets = 2 if several else 1  # that each row is compared with
+                targets = 2 if several else 1  # of each row's target
                 report[f"{name}_gap"] = math.log(part.targets.shape[1]) - loss / (weight * targets)
         return report

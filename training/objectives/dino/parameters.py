@@ -1,4 +1,4 @@
-"""Which tensor of a DINO student learns how fast, and which one decays (`dinov2/utils/param_groups.py`)."""
+"""Learning-rate and weight-decay rules for the tensors of a DINO student (`dinov2/utils/param_groups.py`)."""
 
 import re
 

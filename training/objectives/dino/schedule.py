@@ -44,7 +44,7 @@ class DINOSchedule(Rates):
     def arrays(self, step: int | np.ndarray) -> dict[str, np.ndarray]:
         """The values at `step`, an int or an array of ints: name to float64 array of that shape.
 
-        Those of Gram anchoring are there where it has a weight, `local_weight` where it is not 1.
+        Values of Gram anchoring are included if it has a weight, `local_weight` if it is not 1.
         """
         values = super().arrays(step)
         step = np.asarray(step)

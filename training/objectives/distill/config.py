@@ -1,4 +1,4 @@
-"""Distillation's recipe: one frozen teacher, one student or several, each image seen by all."""
+"""Distillation's recipe: one frozen teacher and one or more students, which all see the same images."""
 
 import re
 from collections.abc import Callable
@@ -26,15 +26,14 @@ _OPTIM = OptimConfig(
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """A student beside that of the `model` section.
+    """A student besides that of the `model` section.
 
     Attributes:
         size: as in the `model` section.
-        family: likewise.
-        init_from: likewise.
-        fields: likewise, fields of `BioVFMConfig`.
-        timm: name of a network of timm in the place of all these, such as `resnet18` or `convnext_tiny`; its weights
-            are fresh.
+        family: as in the `model` section.
+        init_from: as in the `model` section.
+        fields: as in the `model` section, fields of `BioVFMConfig`.
+        timm: a network of timm instead of all these, such as `resnet18` or `convnext_tiny`, with fresh weights.
     """
 
     size: str = "vit-tiny"
@@ -52,11 +51,11 @@ class DistillConfig:
         teacher: model folder, Hub id or weight file that `biovfm convert` reads, or any name that
             `biovfm_hf.load_encoder` takes: `rad-dino`, `timm:NAME`, `open_clip:hf-hub:REPO`, ...
         students: name -> a further student, exported as `model_NAME`; all share the teacher's pass over the crops.
-        cls_loss: of class tokens: `cosine` or `mse` with the teacher's, or `similarity` to those of the batch.
-        patch_loss: of patch tokens: `cosine` or `mse` with the teacher's, or `similarity` to those of their image.
+        cls_loss: loss of class tokens: `cosine` or `mse` to the teacher's, or `similarity` within the batch.
+        patch_loss: loss of patch tokens: `cosine` or `mse` to the teacher's, or `similarity` within their image.
         cls_weight: weight of the class tokens' loss.
         patch_weight: weight of the patch tokens' loss; 0 leaves out their head.
-        temperature: of the softmax over similarities.
+        temperature: temperature of the softmax over similarities.
     """
 
     teacher: str | None = None
@@ -70,10 +69,10 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class DistillTrainConfig(TrainConfig):
-    """A distillation by features: released encoders come without the heads that a distillation of scores needs."""
+    """Distillation by features: released encoders lack the heads that a distillation of scores needs."""
 
     title: ClassVar[str] = "distillation"
-    summary: ClassVar[str] = "distillation: class and patch tokens learn to tell those of a larger, frozen encoder"
+    summary: ClassVar[str] = "distillation: class and patch tokens learn to predict those of a larger, frozen encoder"
 
     method: str = "distill"
     steps: Positive = 100_000
@@ -102,7 +101,7 @@ class DistillTrainConfig(TrainConfig):
         return replace(super().renamed(name), distill=distill)
 
     def without_weights(self) -> Self:
-        """As for every objective, and without those of further students."""
+        """As for every objective, and without the weights of further students."""
         students = {key: replace(one, init_from=None) for key, one in self.distill.students.items()}
         return replace(super().without_weights(), distill=replace(self.distill, students=students))
 

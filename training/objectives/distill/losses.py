@@ -1,4 +1,4 @@
-"""How a student's features are compared with a frozen teacher's; all is computed in float32.
+"""Distillation losses between a student's and a frozen teacher's features, in float32.
 
 `similarity` is the distillation of lightly-train (its v1 for class tokens, with the batch as the queue; the local part
 of its v3 for patches), `mse` its v2.
@@ -17,9 +17,9 @@ def feature_loss(student: Tensor, teacher: Tensor, compared: Compared, temperatu
     Args:
         student: gradients flow through them.
         teacher: of the same shape; no gradient.
-        compared: `cosine` is 1 less the cosine, `mse` the squared difference, both as means; `similarity` compares
-            how alike the M tokens of a group are to one another.
-        temperature: of the softmax over similarities; the others do not read it.
+        compared: `cosine` is 1 minus the cosine, `mse` the squared difference, both as means; `similarity` compares
+            the similarities among the M tokens of a group.
+        temperature: of the softmax over similarities; unused by the others.
     """
     with torch.autocast(student.device.type, enabled=False):
         student, teacher = student.float(), teacher.detach().float()

@@ -1,4 +1,4 @@
-"""Distillation as the loop knows it."""
+"""Distillation's `Method`: how the loop builds, trains, measures and exports it."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,12 +22,12 @@ from .teacher import Teacher, assumed_teacher, load_teacher
 
 
 class DistillMethod(Method[DistillTrainConfig, DistillObjective]):
-    """Students that are exported, and a frozen teacher; everything else is as the base class has it."""
+    """Students that are exported, and a frozen teacher; everything else comes from the base class."""
 
     def build(self, config: DistillTrainConfig, model_config: BioVFMConfig) -> DistillObjective:
-        """Students, projections and teacher; from an earlier run all of it, so the teacher has to be of one kind.
+        """Students, projections and teacher; an earlier run gives all of them, so teachers must be of one kind.
 
-        Each student starts as it would alone: the generator is set anew for it.
+        Each student starts as it would alone: the generator is reset for it.
         """
         if model_config.num_channels != 3:
             raise UserError(f"model.num_channels is {model_config.num_channels}; teachers take 3, so students must")
@@ -61,7 +61,7 @@ class DistillMethod(Method[DistillTrainConfig, DistillObjective]):
     def other_bytes(
         self, config: DistillTrainConfig, model_config: BioVFMConfig, block_bytes: Callable[[int], int], full: bool
     ) -> float:
-        """What further students keep."""
+        """The bytes that further students keep."""
         total = 0.0
         for one in config.distill.students.values():
             if one.timm:
@@ -100,7 +100,7 @@ def _named_teacher_flops(source: str, _: int, side: int) -> float:
 
 
 def _config_of(source: str, side: int) -> DistillTrainConfig:
-    """A run with this teacher and these crops, which is all that loading it depends on."""
+    """A run with this teacher and these crops; loading the teacher depends on nothing else."""
     config = DistillTrainConfig()
     return replace(
         config,
@@ -110,7 +110,7 @@ def _config_of(source: str, side: int) -> DistillTrainConfig:
 
 
 def _as_main(config: DistillTrainConfig, student: StudentConfig) -> DistillTrainConfig:
-    """The run with a further student in the place of the model section's."""
+    """The run with a further student in place of the model section's."""
     model = ModelConfig(student.size, student.family, student.init_from, dict(student.fields))
     return with_architecture(replace(config, model=model))  # type: ignore[return-value]
 
@@ -130,9 +130,7 @@ def _timm_network(name: str) -> nn.Module:
     try:
         return timm.create_model(name, num_classes=0)
     except Exception as error:  # timm passes on whatever its registry raises
-        raise UserError(
-            f"distill.students: timm makes no {name!r} ({error}); timm.list_models() lists them"
-        ) from error
+        raise UserError(f"distill.students: timm has no {name!r} ({error}); timm.list_models() lists them") from error
 
 
 def _student_flops(config: DistillTrainConfig, student: StudentConfig) -> float:

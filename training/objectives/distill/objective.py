@@ -1,4 +1,4 @@
-"""Distillation by features: a student's tokens, through a learned projection, tell those of a frozen teacher."""
+"""Distillation by features: a student's tokens, through a learned projection, predict a frozen teacher's."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ from .teacher import Features, Teacher, cls_and_map
 
 
 class Student(nn.Module):
-    """An encoder that is trained, and the layers that take its features to the teacher's width.
+    """A trained encoder, and the layers that project its features to the teacher's width.
 
     Args:
         encoder: a `BioVFMModel`, or a network of timm, whose mean over its last map stands for a class token.
@@ -43,12 +43,12 @@ class Student(nn.Module):
 
 
 class DistillObjective(nn.Module):
-    """Students and teacher in one module; the teacher needs no gradient, and is not part of the state that is saved.
+    """Students and teacher in one module; the teacher needs no gradient, and is not saved with the state.
 
     Args:
         students: name -> student; `model` is the one of the model section.
-        teacher: what is learned from.
-        config: what is compared, and weights.
+        teacher: the frozen teacher.
+        config: losses and weights.
     """
 
     teacher_mark: Tensor
@@ -64,7 +64,7 @@ class DistillObjective(nn.Module):
         self.register_state_dict_post_hook(_without_teacher)
 
     def sign(self) -> None:
-        """Note this teacher as the one that the run begins with; a checkpoint that is restored brings its own note."""
+        """Note this teacher as the run's first; a restored checkpoint brings its own note."""
         if self._mark is not None:
             self.teacher_mark.fill_(self._mark)
 
@@ -76,8 +76,8 @@ class DistillObjective(nn.Module):
             values: of this step; none is read here.
 
         Returns:
-            The students' weighted sums, added up, and the terms detached: `cls_loss`, and `patch_loss` where it has a
-            weight; those of further students end in their names.
+            The sum over students of their weighted losses, and the detached terms: `cls_loss`, and `patch_loss` if it
+            has a weight; further students' terms end in their names.
 
         Raises:
             UserError: the teacher is not the one that the run began with.
@@ -106,7 +106,7 @@ class DistillObjective(nn.Module):
         return total, terms
 
     def _check_teacher(self) -> None:
-        """Once, when training begins or goes on: a checkpoint has brought the mark of the teacher it was made with."""
+        """Check once, when training begins or continues, that a restored checkpoint has the same teacher."""
         if self._mark is not None and int(self.teacher_mark) != self._mark:
             raise UserError(
                 "distill.teacher has other weights than when the run began; put those back, or use another --out"

@@ -1,4 +1,4 @@
-"""The frozen teacher, whatever it is: class token and map of patch tokens of crops in a run's normalisation."""
+"""Loads a frozen teacher of any kind: class token and patch-token map from crops in a run's normalisation."""
 
 import re
 import zlib
@@ -29,8 +29,8 @@ class Teacher(nn.Module):
     Args:
         module: the encoder.
         read: (module, its pixels) -> `Features`.
-        patch_size: of its patches, or the step of its first convolution.
-        fixed: the only side in pixels that it takes; None where it takes any.
+        patch_size: of its patches, or the stride of its first convolution.
+        fixed: the only side in pixels that it takes; None if it takes any.
         rescale: (3, 2): factor and offset per channel from the run's normalisation to the teacher's.
     """
 
@@ -54,7 +54,7 @@ class Teacher(nn.Module):
         return super().train(False)
 
     def side(self, side: int) -> int:
-        """The side in pixels at which it sees crops of `side`: the nearest that its patches divide, or its own."""
+        """The side in pixels at which it sees crops of `side`: the nearest multiple of its patches, or its own."""
         return self.fixed or max(round(side / self.patch_size), 1) * self.patch_size
 
     @torch.no_grad()
@@ -67,7 +67,7 @@ class Teacher(nn.Module):
         return self.read(self.module, crops)
 
     def width(self) -> int:
-        """Of its features, which a small image tells."""
+        """The width of its features, measured on a small image."""
         with torch.device("cpu"):
             return self.read(self.module, torch.zeros(1, 3, *[self.side(2 * self.patch_size)] * 2))[0].shape[1]
 
@@ -78,7 +78,7 @@ class Teacher(nn.Module):
         return float(counter.get_total_flops())
 
     def mark(self) -> int:
-        """A checksum of the first numbers of every tensor: whether it is still the teacher that a run began with."""
+        """A checksum of the first numbers of every tensor, to recognise the teacher that a run began with."""
         checksum = 0
         for tensor in self.module.state_dict().values():
             head = tensor.detach().flatten()[:256].float().cpu().contiguous().numpy().tobytes()
@@ -116,14 +116,14 @@ def _read(source: str) -> Encoder:
 
 
 def assumed_teacher(config: DistillTrainConfig) -> Teacher:
-    """What estimates take for a teacher that is not named yet: a ViT-L, without values."""
+    """The stand-in of estimates for a teacher that is not named yet: a ViT-L, without values."""
     with torch.device("meta"):
         model = BioVFMModel(BioVFMConfig.from_size("vit-large"))
     return Teacher(model, cls_and_map, 16, None, _rescale(config, **IMAGENET))
 
 
 def our_teacher(read: Encoder, config: DistillTrainConfig) -> Teacher:
-    """A teacher of a family that is converted: without stochastic depth, nor the mask token of training."""
+    """A teacher of a convertible family, without stochastic depth and mask token."""
     undisturbed = {"drop_path_rate": 0.0, "use_mask_token": False}
     model = BioVFMModel(BioVFMConfig.from_dict({**read.config.to_dict(), **undisturbed}))
     names = {name: name.removeprefix("biovfm.") for name in read.tensors if not name.startswith("decoder.")}
@@ -133,7 +133,7 @@ def our_teacher(read: Encoder, config: DistillTrainConfig) -> Teacher:
 
 
 def _any_encoder(source: str, config: DistillTrainConfig) -> Teacher:
-    """Through the front door, which knows every family that is evaluated."""
+    """Load a teacher through the front door, which knows every evaluated family."""
     try:
         encoder = biovfm_hf.load_encoder(source)
     except UserError as error:
@@ -151,7 +151,7 @@ def _any_encoder(source: str, config: DistillTrainConfig) -> Teacher:
 
 
 def _takes(teacher: Teacher, side: int) -> bool:
-    """Whether it takes crops of `side`; libraries tell by many kinds of error."""
+    """Whether it takes crops of `side`; libraries refuse with many kinds of errors."""
     try:
         teacher(torch.zeros(1, 3, side, side))
     except Exception:
@@ -160,14 +160,14 @@ def _takes(teacher: Teacher, side: int) -> bool:
 
 
 def _rescale(config: DistillTrainConfig, image_mean: Any, image_std: Any) -> Tensor:
-    """(3, 2): from the run's normalisation of pixels to the teacher's."""
+    """(3, 2) factors and offsets from the run's normalisation of pixels to the teacher's."""
     mean, std = torch.tensor(config.augment.mean), torch.tensor(config.augment.std)
     their_mean, their_std = torch.tensor(image_mean), torch.tensor(image_std)
     return torch.stack([std / their_std, (mean - their_mean) / their_std], dim=1)
 
 
 def cls_and_map(encoder: Any, crops: Tensor) -> Features:
-    """Class tokens (B, D) and patch tokens as maps (B, D, rows, columns) of a `BioVFMModel`, after the last norm."""
+    """Class tokens (B, D) and patch tokens as maps (B, D, rows, columns) of a `BioVFMModel`, after the final norm."""
     tokens, patch_size = encoder(crops).last_hidden_state, encoder.config.patch_size
     rows, columns = (side // patch_size for side in crops.shape[-2:])
     return tokens[:, 0], tokens[:, -rows * columns :].mT.unflatten(2, (rows, columns))

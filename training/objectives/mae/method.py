@@ -1,4 +1,4 @@
-"""MAE as the loop knows it."""
+"""MAE's `Method`: how the loop builds, trains, measures and exports it."""
 
 from collections.abc import Callable
 
@@ -19,10 +19,10 @@ from .schedule import MAESchedule
 
 
 class MAEMethod(Method[MAETrainConfig, MAEObjective]):
-    """A masked autoencoder; the encoder is exported, and the whole beside it."""
+    """A masked autoencoder; the encoder is exported, and the whole model beside it."""
 
     def build(self, config: MAETrainConfig, model_config: BioVFMConfig) -> MAEObjective:
-        """Encoder and decoder; where the weights to start from are an encoder alone, the decoder is fresh."""
+        """Encoder and decoder; if the initial weights have only an encoder, the decoder is fresh."""
         model = BioVFMForMaskedAutoencoding(model_config)
         if initial := read_initial(config, model_config):
             part = model if initial.has_decoder else model.biovfm
@@ -34,7 +34,7 @@ class MAEMethod(Method[MAETrainConfig, MAEObjective]):
         return MAESchedule(**rates(config, peak))
 
     def exported(self, objective: MAEObjective) -> dict[str, nn.Module]:
-        """The whole, and the encoder."""
+        """The whole model, and the encoder."""
         return {"model_with_decoder": objective.model, "model": objective.model.biovfm}
 
     def batch_extra(self, config: MAETrainConfig) -> BatchExtra:
@@ -42,7 +42,7 @@ class MAEMethod(Method[MAETrainConfig, MAEObjective]):
         patch_size = biovfm_config(config).patch_size
 
         def draw_noise(drawn: Drawn, _: np.random.Generator) -> dict[str, Tensor]:
-            # by position, so that the same patches hide however the batch is spread over processes and passes
+            # by position, so that the same patches are hidden however the batch is spread over processes and passes
             seeds = ((config.seed, 1, position) for position in drawn.positions.tolist())
             patches = (drawn.side // patch_size) ** 2
             noise = [np.random.default_rng(seed).random(patches, dtype=np.float32) for seed in seeds]
@@ -51,7 +51,7 @@ class MAEMethod(Method[MAETrainConfig, MAEObjective]):
         return draw_noise
 
     def features(self, tokens: Tensor, first_patch: int) -> Tensor:
-        """The mean patch token: nothing trains the class token."""
+        """The mean patch token, since the class token is not trained."""
         return tokens[:, first_patch:].mean(dim=1)
 
     def tokens_per_image(self, config: MAETrainConfig, model_config: BioVFMConfig) -> int:

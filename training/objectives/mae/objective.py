@@ -1,4 +1,4 @@
-"""MAE's training objective (arXiv 2111.06377), around the model that holds encoder and decoder."""
+"""MAE's training objective (arXiv 2111.06377), around a model with encoder and decoder."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,9 +25,9 @@ class MAEObjective(nn.Module):
         """Loss of one batch.
 
         Args:
-            batch: `global_crops` (B, 3, H, W); `noise` (B, N) in [0, 1) says which patches stay visible (the
-                lowest), and is drawn from torch's generator where it is not given.
-            values: of this step; none is read here.
+            batch: `global_crops` (B, 3, H, W); `noise` (B, N) in [0, 1), whose lowest patches stay visible; it is
+                drawn from torch's generator if it is not given.
+            values: of this step; unused here.
 
         Returns:
             The mean squared error over hidden patches, and the same detached as `mae_loss`.

@@ -1,4 +1,4 @@
-"""SimMIM as the loop knows it."""
+"""SimMIM's `Method`."""
 
 import numpy as np
 import torch
