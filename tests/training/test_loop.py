@@ -148,7 +148,7 @@ def test_accumulating_is_the_same_step_for_mae(image_folder: Path, tmp_path: Pat
         (["run.device=cuda"], "torch sees no GPU"),
         (["batch.size=6", "batch.per_process=4"], "use batch.size="),
         (["batch.per_process=1"], "compares images"),
-        (["run.trackers=[tensorbord]"], "accelerate knows no 'tensorbord'; did you mean tensorboard?"),
+        (["run.trackers=[tensorbord]"], "accelerate has no 'tensorbord'; did you mean tensorboard?"),
         (["data.weight_by=modality"], "without a column 'modality'"),
         (["data.column=label", "data.modality=[CT]"], "without a column 'modality'"),
         (["watch.every=1", "watch.task=nowhere"], "watch.task nowhere"),

@@ -90,8 +90,8 @@ def prepare_run_folder(out: Path, config: TrainConfig) -> None:
             if changed == ["steps"] and now["steps"] > before.get("steps", default["steps"]):
                 onward = f"with: {_more_steps(out, now['steps'] - before.get('steps', default['steps']))}"
             raise UserError(
-                f"{out} holds a run with other settings ({listed}); use the same settings, or continue from its weights "
-                f"{onward}"
+                f"{out} holds a run with other settings ({listed}); use the same settings, or continue from its "
+                f"weights {onward}"
             )
     elif results := _results(out):
         raise UserError(f"{out} holds {results[0]}/ but no config.yaml, so it is not a run folder; use another --out")
