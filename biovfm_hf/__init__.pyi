@@ -743,20 +743,20 @@ def card(
     Args:
         model_dir: folder with config.json and model.safetensors.
         results: folder with results.json (biovfm probe --out).
-        run: training run (config.yaml, metrics.jsonl).
+        run: folder of the training run (config.yaml, metrics.jsonl).
         dataset: dataset folder it was trained on.
-        repo_id: the name on the Hub, for title and usage lines.
-        dataset_id: dataset on the Hub; may be given several times.
+        repo_id: the model's name on the Hub, for title and usage lines.
+        dataset_id: training dataset on the Hub; can be repeated.
         known_as: the model's name in the results, if not its folder.
         benchmark: also write .eval_results for this leaderboard on the Hub.
-        license: licence id (default: the old card's, else what base model and data have in common).
-        base_model: the model that training went on from, on the Hub (default: what the run says).
+        license: licence id (default: the old card's, else that of base model and data, if they agree).
+        base_model: the base model on the Hub that training continued from (default: from the run).
         private_images: show test images of private tasks too (default: leave them out).
         watts: mean power draw of all devices in watts, for the energy estimate.
         grid: grams of CO2e per kWh, for the emissions estimate.
 
     Raises:
-        UserError: a folder is not of the kind that its option asks for, or the results are of another model.
+        UserError: a folder is not of the kind that its option needs, or the results are of another model.
 
     Examples:
         >>> import biovfm_hf
@@ -780,7 +780,7 @@ def report(
         inputs: folder or results file, of any kind above.
         out: the HTML file to write.
         title: heading of the page.
-        seed: draws the sample images.
+        seed: random seed of the sample images.
         private_images: show images of private sources and tasks too (default: leave them out).
 
     Raises:
@@ -807,7 +807,7 @@ def leaderboard(
     Args:
         results: results files or folders, model folders, Hub repositories.
         out: folder for the page.
-        export: page: the page alone; space: a static Space too.
+        export: page: only the page; space: also a static Space.
         dataset: the dataset that a model was pretrained on, a folder or a Hub id, to flag overlaps that its
             build.json tells; again for each model.
         title: heading of the page.
@@ -838,22 +838,22 @@ def push(
     collection: str | None = None,
     extra: str | None = None,
 ) -> Any:
-    """Make the repository hold what the folder holds, then compare every file's hash.
+    """Make the repository equal to the folder, then compare every file's hash.
 
     Args:
         folder: model, dataset or demo folder with its README.md.
-        repo_id: OWNER/NAME on the Hub; made if it is not there.
+        repo_id: OWNER/NAME on the Hub; created if it does not exist.
         public: let everybody see the repository (default: private).
-        private_sources_ok: send what came from private sources too, without being asked.
-        gated: readers must ask: granted at once, or by you.
+        private_sources_ok: also send content from private sources, without confirmation.
+        gated: readers must ask; access is granted at once, or by you.
         revision: branch to send to.
         tag: tag the result, for instance v1.
         collection: add it to this collection of the owner (title or slug).
-        extra: what to do with files that only the repository has (default: stop).
+        extra: keep or delete files that only the repository has (default: stop).
 
     Raises:
-        UserError: there is no token, the folder or its card is not fit, it holds what came from private sources and
-            `private_sources_ok` is not set, the repository holds other files, or the Hub refuses.
+        UserError: there is no token, the folder or its card is not valid, it has content from private sources and
+            `private_sources_ok` is not set, the repository has other files, or the Hub refuses.
 
     Examples:
         >>> import biovfm_hf

@@ -1,4 +1,4 @@
-"""How a command of this room ends: remarks for the user, then what was done, in a line."""
+"""The output at the end of this room's commands: remarks for the user, then the outcome in a line."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""How numbers and foreign text are written for readers."""
+"""Formats numbers and untrusted text for readers."""
 
 import re
 
@@ -47,7 +47,7 @@ def duration(seconds: float | None) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """'<0.001', or three decimals; an en dash where there is none."""
+    """'<0.001', or three decimals; an en dash if there is none."""
     return p_text(p) or "–"
 
 

@@ -1,4 +1,4 @@
-"""The model that training went on from or distilled: its name, whether the Hub has it, and its licence."""
+"""The base model that training continued from or distilled: its name, whether it is on the Hub, and its licence."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from .earlier import card_license
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A model whose weights were the start. `name` is a repository's where `on_hub`, else the last part of a path."""
+    """A model whose weights were the start. `name` is a repository's if `on_hub`, else the last part of a path."""
 
     name: str
     on_hub: bool
@@ -25,12 +25,12 @@ class BaseModel:
 
 
 def find_base(model_dir: Path, run: RunSummary | None, stated: str | None) -> BaseModel | None:
-    """The model that the run, or the settings beside the weights, say training went on from; None: from the start.
+    """The model that training continued from, by the run or the settings beside the weights; None if it began afresh.
 
     Args:
         model_dir: the model folder.
         run: its training run, if there is one.
-        stated: the base's name on the Hub, as the user gives it.
+        stated: the base model's name on the Hub, as the user gives it.
     """
     settings = model_dir / "training_config.yaml"
     config = run.config if run is not None else read_yaml(settings) if settings.is_file() else {}
@@ -49,7 +49,7 @@ def find_base(model_dir: Path, run: RunSummary | None, stated: str | None) -> Ba
 
 
 def _start(config: dict[str, Any]) -> str | None:
-    """The weights that training went on from, or else those of the frozen teacher that it distilled."""
+    """The weights that training continued from, else those of the frozen teacher that it distilled."""
     for section, key in (("model", "init_from"), ("distill", "teacher")):
         settings = config.get(section)
         start = settings.get(key) if isinstance(settings, dict) else None
@@ -59,7 +59,7 @@ def _start(config: dict[str, Any]) -> str | None:
 
 
 def _hub_licence(name: str) -> str | None:
-    """The licence that the repository's card states; None where it states none or cannot be had."""
+    """The licence that the repository's card states; None if it states none or cannot be fetched."""
     heed_missing_network()
     try:
         licence = ModelCard.load(name).data.get("license")

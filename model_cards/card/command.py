@@ -1,4 +1,4 @@
-"""`biovfm card`: the model card, written from what actually happened."""
+"""The `biovfm card` command: writes a model card from the recorded facts."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ EPILOG = """examples:
 
 @dataclass(frozen=True)
 class WrittenCard:
-    """A card that was written: its file, and how many results and pictures it shows; remarks for the user."""
+    """A written card: its file, how many results and pictures it shows, and remarks for the user."""
 
     path: Path
     results: int
@@ -39,7 +39,7 @@ def card(options: CardOptions) -> WrittenCard:
     """Write the model folder's README.md, and its results in machine-readable form beside it.
 
     Raises:
-        UserError: a folder is not of the kind that its option asks for, or the results are of another model.
+        UserError: a folder is not of the kind that its option needs, or the results are of another model.
     """
     folder = options.model_dir
     readme = folder / "README.md"
@@ -55,11 +55,11 @@ def card(options: CardOptions) -> WrittenCard:
 def _notes(facts: CardFacts, folder: Path) -> tuple[str, ...]:
     notes = []
     if not facts.records and (folder / "results" / "biovfm.json").is_file():
-        notes.append("the earlier card's scores and pictures go, since no results were given")
+        notes.append("the earlier card's scores and pictures are removed, since no results were given")
     if facts.figures.left_out:
         notes.append(
-            f"{len(facts.figures.left_out)} pictures of test images of private tasks stay out of the card; to show "
-            "them: --private-images"
+            f"{len(facts.figures.left_out)} pictures of test images of private tasks are left out of the card; to "
+            "show them: --private-images"
         )
     if facts.figures.private_tasks:
         notes.append(f"the card shows test images of private tasks: {', '.join(facts.figures.private_tasks)}")
@@ -67,7 +67,7 @@ def _notes(facts: CardFacts, folder: Path) -> tuple[str, ...]:
 
 
 def _write_results(facts: CardFacts, folder: Path, benchmark: str | None) -> None:
-    """Leave the card's records as a results file, and in the Hub's form for `benchmark`; earlier ones go."""
+    """Write the card's records as a results file, and in the Hub's form for `benchmark`; earlier ones are removed."""
     results, board = folder / "results" / "biovfm.json", folder / ".eval_results" / "biovfm.yaml"
     for file in (results, board):
         file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What a model card is written from, gathered from the folders that its options name."""
+"""Gathers the facts of a model card from the folders that its options name."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from .options import CardOptions
 
 @dataclass(frozen=True)
 class CardFacts:
-    """Everything a card is written from; None or empty is said in the card to be not recorded."""
+    """All facts of a card; the card states those that are None or empty as not recorded."""
 
     model: ModelSummary
     model_id: str
@@ -42,7 +42,7 @@ def gather(options: CardOptions) -> CardFacts:
     """Read every folder that the options name.
 
     Raises:
-        UserError: a folder is not of the kind that its option asks for, or the results are of another model.
+        UserError: a folder is not of the kind that its option needs, or the results are of another model.
     """
     folder = options.model_dir
     readme = folder / "README.md"
@@ -77,8 +77,7 @@ def records_of_model(records: list[Record], model: Path, known_as: str | None) -
     """The records that belong to the model folder, by `known_as` or else by the folder's path or name.
 
     Raises:
-        UserError: none do, or they are not all of the same weights. A card never takes over the numbers of another
-            model.
+        UserError: there are none, or they are of several weights. A card never shows another model's numbers.
     """
     if known_as is not None:
         mine = [record for record in records if record.model == known_as]
@@ -115,7 +114,7 @@ def _run(folder: Path | None, model_dir: Path) -> RunSummary | None:
             f"{folder}: no metrics.jsonl, so no training run; give the --out folder of a pretraining script"
         )
     run = summarise_run(folder)
-    settings = model_dir / "training_config.yaml"  # what a run leaves beside the weights
+    settings = model_dir / "training_config.yaml"  # a run writes this beside the weights
     method = read_yaml(settings).get("method") if settings.is_file() else None
     if method is not None and method != run.config.get("method"):
         raise UserError(

@@ -14,7 +14,7 @@ from .model_index import eval_results
 
 @dataclass(frozen=True)
 class Field:
-    """A field: its name in huggingface_hub's ModelCardData, what it tells, and its value, None to leave it out."""
+    """A field: its name in huggingface_hub's ModelCardData, its meaning, and its value, None to leave it out."""
 
     name: str
     meaning: str
@@ -46,15 +46,15 @@ def _emissions(facts: CardFacts) -> dict[str, Any] | None:
 
 FIELDS = [
     Field("license", "licence id", lambda facts: facts.licence.id),
-    Field("license_name", "name of a licence that has no id", lambda facts: facts.licence.name),
-    Field("license_link", "text of a licence that has no id", lambda facts: facts.licence.link),
-    Field(DERIVED_FIELD, "the licence, where nobody stated it",
+    Field("license_name", "name of a licence without an id", lambda facts: facts.licence.name),
+    Field("license_link", "text of a licence without an id", lambda facts: facts.licence.link),
+    Field(DERIVED_FIELD, "the derived licence, if nobody stated one",
           lambda facts: None if facts.licence.is_stated else facts.licence.id),
     Field("library_name", "library that loads it", lambda _: "transformers"),
     Field("pipeline_tag", "task of a pipeline that runs it", lambda _: "image-feature-extraction"),
     Field("tags", "words to search by", _tags),
     Field("datasets", "datasets on the Hub it was trained on", lambda facts: list(facts.dataset_ids) or None),
-    Field("base_model", "model on the Hub that training went on from",
+    Field("base_model", "model on the Hub that training continued from",
           lambda facts: facts.base.name if facts.base and facts.base.on_hub else None),
     Field("model_name", "name under which results are shown", lambda facts: facts.name),
     Field("eval_results", "scores with intervals", lambda facts: eval_results(facts.records) or None),

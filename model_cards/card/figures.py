@@ -1,4 +1,4 @@
-"""Which figures of a results folder a model's card shows, and their way into the model folder."""
+"""Chooses the figures of a results folder for a model's card, and copies them into the model folder."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ MAX_PICTURES = 6
 class Figures:
     """The figures a card shows: path in the model folder -> file.
 
-    `private_tasks` names those of which it shows test images, `left_out` the files that show them and stay out.
+    `private_tasks` names private tasks whose test images it shows, `left_out` the files left out for showing them.
     """
 
     chosen: dict[str, Path]
@@ -37,7 +37,7 @@ def choose_figures(results: Path | None, others: set[str], private_images: bool)
 
     Args:
         results: the folder, if there is one.
-        others: models of which figures stay behind.
+        others: models whose figures are left out.
         private_images: show test images of private tasks too.
     """
     if results is None or not results.is_dir():
@@ -64,7 +64,7 @@ def choose_figures(results: Path | None, others: set[str], private_images: bool)
 
 
 def carry_figures(figures: Figures, model_dir: Path, earlier: str) -> None:
-    """Copy the figures into the model folder; remove those that the `earlier` card shows and this one does not."""
+    """Copy the figures into the model folder; remove those of the `earlier` card that this one does not show."""
     for old in re.findall(r"\]\((figures/[\w.-]+\.png)\)", earlier):
         if old not in figures.chosen:
             (model_dir / old).unlink(missing_ok=True)

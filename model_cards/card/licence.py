@@ -1,4 +1,4 @@
-"""The licence that a card states, and the sentence that says where it is from."""
+"""The licence that a card states, and a sentence on its origin."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,12 @@ ID_OF_OTHER = "see-training-data"
 
 @dataclass(frozen=True)
 class Licence:
-    """A licence id of the Hub; `missing` names what has no known licence, where it is "unknown" for that reason."""
+    """A licence id of the Hub; if it is "unknown", `missing` names the parts without a known licence."""
 
     id: str
     is_stated: bool = True
     missing: tuple[str, ...] = ()
-    weights: str | None = None  # the licence of the weights it goes on from, which then is its own, by name
+    weights: str | None = None  # name of the licence of the weights it builds on, which then is its own
 
     @property
     def name(self) -> str | None:
@@ -28,35 +28,33 @@ class Licence:
 
     @property
     def link(self) -> str | None:
-        """Where its text is, where that is one text."""
+        """Address of its text, if that is a single text."""
         return WEIGHT_LICENCES.get(self.weights) if self.weights else None
 
     @property
     def sentence(self) -> str:
-        """What a reader must know of it."""
+        """A sentence on the licence for readers."""
         if self.weights:
             return (
-                f"`{self.weights}` ([text]({self.link})), that of the weights this model goes on from: it may be "
+                f"`{self.weights}` ([text]({self.link})), that of the weights this model builds on: it may be "
                 "passed on only under it, with a copy of it."
             )
         if self.is_stated:
-            return f"`{self.id}`, as stated by who wrote this card."
+            return f"`{self.id}`, as stated by the author of this card."
         if self.id == UNKNOWN:
             reason = (
                 f"the licence of {plain(', '.join(self.missing), 600)} is not known"
                 if self.missing
                 else ("the card was written without a dataset folder, and names no base model whose licence is known")
             )
-            return f"Not known: {reason}. It has to be found out before the model is used or passed on."
+            return f"Not known: {reason}. Find it out before you use the model or pass it on."
         if self.id == OTHER:
-            return (
-                "What it was made from has several licences, named above, or unusual ones; all of them have to be met."
-            )
-        return f"`{self.id}`, the one licence of all that it was made from."
+            return "Its base model and data have several licences, named above, or unusual ones; all of them apply."
+        return f"`{self.id}`, the only licence of its base model and data."
 
 
 def derived_licence(base: BaseModel | None, dataset: DatasetSummary | None, weights: tuple[str, ...] = ()) -> Licence:
-    """What the licences of the base model and of the data's sources leave; one that goes with `weights` stands."""
+    """The licence that follows from base model and data sources; one that comes with `weights` takes precedence."""
     if weights:
         return Licence(OTHER, False, weights=weights[0])
     licences: dict[str, str | None] = {}

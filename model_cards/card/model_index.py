@@ -20,8 +20,8 @@ HUB_TASKS = {
 def eval_results(records: list[Record]) -> list[Any]:
     """The records in huggingface_hub's model-index form, one entry per metric.
 
-    `metric_args` has the interval: `ci_low`, `ci_high` and `ci_level`, or, of few-shot probes, `draws_low` and so on,
-    the range of 95 % of the draws. `metric_name` tells method, protocol, settings and seed.
+    `metric_args` has the interval: `ci_low`, `ci_high` and `ci_level`, or for few-shot probes `draws_low` and so on,
+    the range of 95 % of the draws. `metric_name` states method, protocol, settings and seed.
     """
     entries = []
     for record in records:

@@ -1,4 +1,4 @@
-"""Whether a card that `biovfm card` wrote still says what the results file beside it holds."""
+"""Checks that the scores in a card still agree with the results file beside it."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from .render import render_results
 
 
 def check_numbers(text: str, model_dir: Path) -> None:
-    """Refuse machine-readable scores (model-index, .eval_results) that the results file beside our card does not hold.
+    """Refuse machine-readable scores (model-index, .eval_results) that are not in the results file beside our card.
 
     Raises:
         UserError: a score was edited, or the results file is gone.
@@ -28,7 +28,7 @@ def check_numbers(text: str, model_dir: Path) -> None:
     for entry in eval_results(records):
         known.setdefault((entry.dataset_type, entry.metric_value), []).append(str(entry.metric_name))
     for entry in ModelCard(text).data.get("eval_results") or []:
-        start = str(entry.metric_name).removesuffix(")")  # of earlier cards, which name neither settings nor seed
+        start = str(entry.metric_name).removesuffix(")")  # earlier cards name neither settings nor seed
         if not any(name.startswith(start) for name in known.get((entry.dataset_type, entry.metric_value), [])):
             claim = f"{entry.metric_name} {entry.metric_value} on {entry.dataset_type}"
             raise UserError(f"{model_dir / 'README.md'}: states {claim}, {_remedy(file, model_dir)}")
@@ -40,9 +40,9 @@ def check_numbers(text: str, model_dir: Path) -> None:
 
 
 def changed_tables(text: str, model_dir: Path) -> bool:
-    """Whether the tables under our card's Results are other than those that the results file gives today.
+    """Whether the tables under our card's Results differ from those that the results file gives now.
 
-    They are if somebody edited them, and may be if another version of `biovfm card` wrote them.
+    They do if somebody edited them, and may if another version of `biovfm card` wrote them.
     """
     records, _ = _results(model_dir)
     written, end, _ = text.partition(END)
@@ -58,7 +58,7 @@ def _results(model_dir: Path) -> tuple[list[Record], Path]:
 
 
 def _remedy(file: Path, model_dir: Path) -> str:
-    return f"which {file} does not hold; write the card again with: biovfm card {model_dir} --results DIR"
+    return f"which is not in {file}; write the card again with: biovfm card {model_dir} --results DIR"
 
 
 def _board_scores(text: str, board: Path) -> list[tuple[Any, Any]]:

@@ -11,23 +11,23 @@ from ..inputs.hub_names import check_hub_names
 
 @dataclass(frozen=True)
 class CardOptions:
-    """What a model card is written from. What is not given is said in the card to be not recorded."""
+    """Options of a model card. The card states facts that are not given as not recorded."""
 
     model_dir: Path = argument("folder with config.json and model.safetensors", metavar="MODEL_DIR")
     results: Path | None = option(None, "folder with results.json (biovfm probe --out)", metavar="DIR")
-    run: Path | None = option(None, "training run (config.yaml, metrics.jsonl)", metavar="RUN_DIR")
+    run: Path | None = option(None, "folder of the training run (config.yaml, metrics.jsonl)", metavar="RUN_DIR")
     dataset: Path | None = option(None, "dataset folder it was trained on", metavar="DATASET_DIR")
-    repo_id: str | None = option(None, "the name on the Hub, for title and usage lines", metavar="OWNER/NAME")
-    dataset_id: tuple[str, ...] = option((), "dataset on the Hub; may be given several times", metavar="OWNER/NAME")
+    repo_id: str | None = option(None, "the model's name on the Hub, for title and usage lines", metavar="OWNER/NAME")
+    dataset_id: tuple[str, ...] = option((), "training dataset on the Hub; can be repeated", metavar="OWNER/NAME")
     known_as: str | None = option(None, "the model's name in the results, if not its folder", metavar="NAME")
     benchmark: str | None = option(
         None, "also write .eval_results for this leaderboard on the Hub", metavar="OWNER/NAME"
     )
     license: str | None = option(
-        None, "licence id (default: the old card's, else what base model and data have in common)", metavar="ID"
+        None, "licence id (default: the old card's, else that of base model and data, if they agree)", metavar="ID"
     )
     base_model: str | None = option(
-        None, "the model that training went on from, on the Hub (default: what the run says)", metavar="OWNER/NAME"
+        None, "the base model on the Hub that training continued from (default: from the run)", metavar="OWNER/NAME"
     )
     private_images: bool = option(False, "show test images of private tasks too (default: leave them out)")
     watts: float | None = option(
@@ -39,6 +39,6 @@ class CardOptions:
         check_options(self)
         for name, needed in (("benchmark", "results"), ("watts", "run"), ("grid", "watts")):
             if getattr(self, name) is not None and getattr(self, needed) is None:
-                raise UserError(f"{name}: says nothing without {needed}; give both")
+                raise UserError(f"{name}: has no effect without {needed}; give both")
         check_hub_names([name for name in [self.repo_id, self.base_model, *self.dataset_id] if name])
         check_hub_names([self.benchmark] if self.benchmark else [], owner=True)

@@ -1,4 +1,4 @@
-"""A card's text: its YAML block and its sections, read back by the Hub's own parser before anybody sees it."""
+"""Renders a card, YAML block and sections, and checks it with the Hub's own parser."""
 
 import re
 from typing import Any
@@ -27,7 +27,7 @@ def render_card(facts: CardFacts) -> str:
 
 
 def render_results(records: list[Record], name: str) -> str:
-    """The section on results alone: one model's records, as `render_card` writes them under the title `name`."""
+    """Only the section on results: one model's records, as `render_card` writes them under the title `name`."""
     return f"## Results\n\n{_rendered('results', results(records, name, []))}\n"
 
 
@@ -42,12 +42,12 @@ def check_card(text: str) -> None:
         again = ModelCard(f"---\n{card.data.to_yaml()}\n---\n")
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"README.md: huggingface_hub does not accept this card ({error}); mend its YAML block"
+            f"README.md: huggingface_hub does not accept this card ({error}); correct its YAML block"
         ) from error
     if not card.data.get("license"):
         raise UserError("README.md: states no license; add one to its YAML block, or write the card with: biovfm card")
     if card.data.get("eval_results") != again.data.get("eval_results"):
-        raise UserError("README.md: the card's results do not survive reading and writing; write it anew: biovfm card")
+        raise UserError("README.md: the card's results change when read back; write it again: biovfm card")
 
 
 def _rendered(name: str, variables: dict[str, Any]) -> str:

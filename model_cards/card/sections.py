@@ -1,4 +1,4 @@
-"""The parts of a card's text: one entry each, with a template of its name in `templates/card/`."""
+"""The sections of a card: one entry each, with a template of its name in `templates/card/`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from .facts import CardFacts
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the card: the name of its template, its heading, and what the template is given."""
+    """A section of the card: the name of its template, its heading, and the template's variables."""
 
     name: str
     title: str
@@ -29,7 +29,7 @@ class Section:
 
 
 def head(facts: CardFacts) -> dict[str, Any]:
-    """What stands above the first heading: name, a sentence on the model, and its first picture."""
+    """The part above the first heading: name, a sentence on the model, and its first picture."""
     return {"name": facts.name, "description": _description(facts), "pictures": facts.figures.pictures[:1]}
 
 
@@ -80,11 +80,11 @@ def _training(facts: CardFacts) -> dict[str, Any]:
 
 
 def _start(facts: CardFacts) -> str:
-    """A sentence on the weights that training began with, "" where nothing tells."""
+    """A sentence on the initial weights of training, "" if unknown."""
     if facts.base is not None:
         base = plain(facts.base.name)
         where = f"[{base}](https://huggingface.co/{facts.base.name})" if facts.base.on_hub else f"the model {base}"
-        return f"Training went on from the weights of {where}; what that model learned from is in this one too."
+        return f"Training continued from the weights of {where}; that model's training data is in this one too."
     return "Training began with random weights." if facts.run is not None and facts.run.config else ""
 
 
@@ -96,7 +96,7 @@ def _settings(run: RunSummary | None) -> str:
 
 
 def results(records: list[Record], name: str, pictures: list[dict[str, str]]) -> dict[str, Any]:
-    """One model's scores as tables, and its mean beside published ones where the two can be compared."""
+    """One model's scores as tables, and its mean beside published ones if they are comparable."""
     mean, table, why_not = published_comparison(records)
     measured = [entry for record in records for entry in record.intervals.values()]
     return {
@@ -124,7 +124,7 @@ def _result_tables(records: list[Record]) -> list[dict[str, Any]]:
 
 
 def _telling_ways(records: list[Record]) -> list[str]:
-    """Settings and seed of each record, in words, where those of the same method and protocol, or seeds, differ."""
+    """Settings and seed of each record in words, if records of one method and protocol differ in them."""
     ways = {(record.method, record.protocol, record.settings_text) for record in records}
     several = len(ways) > len({(method, protocol) for method, protocol, _ in ways})
     seeds = len({record.seed for record in records}) > 1

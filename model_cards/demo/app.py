@@ -1,7 +1,7 @@
-"""The demo page: drop an image, see its PCA map, its nearest neighbours and what two probes say of it.
+"""The demo page: shows an uploaded image's PCA map, its nearest neighbours and the predictions of two probes.
 
-`biovfm demo --export` copies this file into a Gradio Space as app.py; beside it lie reading.py, the package
-`biovfm_hf`, space.json ({"model": name}) and index.npz. No code of a model's repository is ever run.
+`biovfm demo --export` copies this file into a Gradio Space as app.py, together with reading.py, the package
+`biovfm_hf`, space.json ({"model": name}) and index.npz. No code from a model's repository is ever run.
 """
 
 import atexit
@@ -24,15 +24,15 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
-TEMPERATURE = 0.07  # of the votes, as in DINO's nearest-neighbour probe
-HELD_OUT = 0.2  # of the subjects, to measure the linear probe on
+TEMPERATURE = 0.07  # temperature of the votes, as in DINO's nearest-neighbour probe
+HELD_OUT = 0.2  # share of the subjects that the linear probe is measured on
 MAP_SIDE = 336
-MAP_SHARE = 0.6  # of the colours in the picture that they are laid over
-FAMILIAR = 5  # percent of held-out images that are less like the others than a familiar one
+MAP_SHARE = 0.6  # opacity of the colours over the picture
+FAMILIAR = 5  # percent of held-out images that count as unfamiliar
 EXAMPLES = 4
 MAX_UPLOAD = "64mb"
 STYLE = """#message { font-weight: 600; }
-.caption-label { white-space: normal !important; max-width: 100% !important; }"""  # labels whole, not cut
+.caption-label { white-space: normal !important; max-width: 100% !important; }"""  # labels are not cut
 NOTICE = (
     "For research. Not a medical device: nothing here may guide the care of a patient. "
     "Images are processed by the machine that runs this page, which forgets them after an hour."
@@ -111,9 +111,9 @@ def fit_probe(features: np.ndarray, labels: list[str], penalty: float = 1.0) -> 
 
 
 def held_out_accuracy(index: Index, seed: int = 0) -> tuple[float, int] | None:
-    """(balanced accuracy, images) of a probe fitted without a fifth of the subjects, on these; None below two classes.
+    """(balanced accuracy, images) on a held-out fifth of the subjects; None with fewer than two classes.
 
-    What the page says of its probe, which is fitted to all indexed images.
+    The page states this for its probe, which is fitted to all indexed images.
     """
     subjects = np.array(index.subjects)
     names = np.random.default_rng(seed).permutation(np.unique(subjects))
@@ -128,10 +128,10 @@ def held_out_accuracy(index: Index, seed: int = 0) -> tuple[float, int] | None:
 
 
 class Encoder:
-    """A model folder or Hub repository with its image processor; the code that a repository carries is never run.
+    """A model folder or Hub repository with its image processor; code in a repository is never run.
 
-    `read`: what turns a file into an 8-bit RGB picture, given how to map intensities and which slice to take; without
-    it the processor reads files itself.
+    `read` turns a file into an 8-bit RGB picture, given how to map intensities and which slice to take; without it
+    the processor reads files itself.
     """
 
     def __init__(self, name: str, read: Callable[..., Any] | None = None) -> None:
@@ -144,7 +144,7 @@ class Encoder:
         """Encode one image: a path, bytes or PIL image.
 
         Returns:
-            what the model is shown (S, S, 3) uint8; class token (D,) of unit length; patch tokens (h, w, D).
+            the model's input (S, S, 3) uint8; class token (D,) of unit length; patch tokens (h, w, D).
         """
         if self.read is not None:
             how = {name: getattr(self.processor, name) for name in ("intensity", "percentiles", "window")}
@@ -204,7 +204,7 @@ def votes(index: Index, neighbours: list[tuple[int, float]]) -> dict[str, float]
 
 @dataclass(frozen=True)
 class Familiarity:
-    """How like the indexed images one has to be for their labels to mean something for it.
+    """The similarity that an image needs for the indexed images' labels to apply to it.
 
     `least` is the cosine similarity to the nearest image of another subject that 95 % of the indexed images reach.
     """
@@ -213,7 +213,7 @@ class Familiarity:
 
     @classmethod
     def of(cls, index: Index) -> "Familiarity | None":
-        """Measured with each subject held out in turn; None where there are fewer than ten subjects."""
+        """Measure it with each subject held out in turn; None with fewer than ten subjects."""
         subjects = np.array(index.subjects)
         if len(set(index.subjects)) < 10:
             return None
@@ -222,7 +222,7 @@ class Familiarity:
         return cls(float(np.percentile(similarity.max(axis=1), FAMILIAR)))
 
     def doubt(self, neighbours: list[tuple[int, float]]) -> str:
-        """A sentence where the nearest images are further away than that, else ""."""
+        """A sentence if the nearest images are less similar than that, else ""."""
         similarity = neighbours[0][1]
         if similarity >= self.least:
             return ""
@@ -234,7 +234,7 @@ class Familiarity:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What the page shows of a file, in the order of its parts."""
+    """The page's content for a file, in the order of its parts."""
 
     message: str = ""
     view: Any = None
@@ -251,7 +251,7 @@ class Analysis:
 
 @dataclass(frozen=True)
 class Analyser:
-    """A model with what it is compared to; calling it gives what the page shows of a file."""
+    """A model with an index to compare with; calling it gives the page's content for a file."""
 
     encoder: Encoder
     index: Index | None = None
@@ -260,7 +260,7 @@ class Analyser:
 
     @classmethod
     def of(cls, encoder: Encoder, index: Index | None) -> "Analyser":
-        """With a probe, and a measure of what is familiar, where the index is enough for them."""
+        """An analyser with a probe and a measure of familiarity, if the index is large enough."""
         if index is None:
             return cls(encoder)
         probe = fit_probe(index.features, index.labels) if len(set(index.labels)) > 1 else None
@@ -275,7 +275,7 @@ class Analyser:
             axis: of a volume.
 
         Raises:
-            Exception: whatever reading says of a file that cannot be read.
+            Exception: any error from reading the file.
         """
         shown, vector, patches = self._encoded(path, _place(position, axis))
         side = (MAP_SIDE, MAP_SIDE)
@@ -296,7 +296,7 @@ class Analyser:
         return Analysis("", view, colours, gallery, votes(self.index, nearest(self.index, vector, 20)), scores)
 
     def _encoded(self, path: str, place: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Encode a file; of several pictures of which none is chosen, the middle one."""
+        """Encode a file; if it has several pictures and none is chosen, the middle one."""
         try:
             return self.encoder(path, **place)
         except Exception as error:
@@ -318,7 +318,7 @@ def _place(position: str, axis: str) -> dict[str, Any]:
 
 
 def upload_folder() -> Path:
-    """A new folder that only this user can open, for what visitors upload; removed when the process ends."""
+    """A new folder for visitors' uploads that only this user can open; removed when the process ends."""
     folder = Path(tempfile.mkdtemp(prefix="biovfm-demo-"))  # mode 0700
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -355,7 +355,7 @@ def build_page(encoder: Encoder, index: Index | None) -> Any:
             return Analysis("Choose an image first.").parts
         try:
             return analyser(path, position, axis).parts
-        except Exception as error:  # an old result beside it would be taken for this file's
+        except Exception as error:  # an old result would be taken for this file's
             reason = " ".join(str(error).split()).replace(f"{Path(path).parent}{os.sep}", "")
             return Analysis(f"Not read: {reason[:300]}").parts
 
@@ -401,17 +401,17 @@ def build_page(encoder: Encoder, index: Index | None) -> Any:
 
 
 def probe_note(index: Index) -> str:
-    """What is known of the two probes' worth."""
+    """A note on the two probes' accuracy."""
     text = f"Both learn from {len(index.labels):,} indexed images of {len(set(index.subjects)):,} subjects. "
     held_out = held_out_accuracy(index)
     if held_out is None:
-        return text + "Too few to measure how well."
+        return text + "They are too few to measure the accuracy."
     accuracy, images = held_out
-    return text + f"Linear probe on {images:,} images of subjects held out: balanced accuracy {accuracy:.2f}."
+    return text + f"Linear probe on {images:,} images of held-out subjects: balanced accuracy {accuracy:.2f}."
 
 
 def plain(name: str) -> str:
-    """A model's name without anything that Markdown or HTML would act on."""
+    """A model's name without Markdown or HTML markup."""
     parts = Path(name).parts
     shown = parts[-2] if len(parts) > 1 and parts[-1] == "model" else parts[-1]
     return "".join(letter if letter.isalnum() or letter in "-_. " else " " for letter in shown)

@@ -1,4 +1,4 @@
-"""`biovfm demo`: a page in the browser that shows what a model makes of an image; runs here or as a Space."""
+"""The `biovfm demo` command: a browser page that shows a model's view of an image, run locally or as a Space."""
 
 import argparse
 import hashlib
@@ -73,8 +73,8 @@ EPILOG = """examples:
 def indexed_images(place: Path, count: int, seed: int) -> Iterator[tuple[Any, str, str]]:
     """Up to `count` (path or encoded bytes, label, subject), drawn with `seed` from a dataset or a folder of images.
 
-    In a folder of images every file counts as a subject of its own, and its label is the topmost folder that is not a
-    split's.
+    In a folder of images every file counts as its own subject, and its label is the topmost folder that is not a
+    split.
 
     Raises:
         UserError: no images there.
@@ -113,10 +113,10 @@ def _rows(place: Path, count: int, chooser: random.Random) -> Iterator[tuple[byt
 
 
 def build_index(encoder: Any, place: Path, count: int, seed: int) -> Any:
-    """Embed up to `count` images; those that cannot be read are left out.
+    """Embed up to `count` images; unreadable ones are left out.
 
     Raises:
-        UserError: not one image could be read.
+        UserError: no image could be read.
     """
     from tqdm import tqdm
 
@@ -137,12 +137,12 @@ def build_index(encoder: Any, place: Path, count: int, seed: int) -> Any:
         subjects.append(hashlib.sha256(subject.encode()).hexdigest()[:16])
         thumbnails.append(buffer.getvalue())
     if not features:
-        raise UserError(f"{place}: not one image there could be read; give another --index")
+        raise UserError(f"{place}: none of its images could be read; give another --index")
     return Index(np.stack(features), labels, thumbnails, subjects)
 
 
 def index_provenance(place: Path | None) -> Provenance:
-    """What of an index is private: a dataset's private sources; of any other folder nothing is known, so all of it."""
+    """The private parts of an index: a dataset's private sources; for any other folder all of it, to be safe."""
     if place is None:
         return Provenance()
     if kind_of(place) == "datasets":
@@ -151,7 +151,7 @@ def index_provenance(place: Path | None) -> Provenance:
 
 
 def export_space(target: Path, model: str, index: Any, provenance: Provenance) -> None:
-    """Write a Gradio Space: the page, the package that reads images for it, the index, and what the Hub asks for."""
+    """Write a Gradio Space: the page, the package that reads images for it, the index, and the Hub's files."""
     gradio = require("gradio", "space")
     with atomic_path(target) as folder:
         folder.mkdir()
@@ -173,7 +173,7 @@ def export_space(target: Path, model: str, index: Any, provenance: Provenance) -
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """Which model the page shows, what it searches, and where it is served or written to."""
+    """Options of the demo: the model, the images to search, and where the page is served or written."""
 
     model: str = argument("model folder or Hub repository", metavar="MODEL_DIR")
     index: Path | None = option(None, "images to search: dataset folder, or class folders", metavar="DIR")
@@ -192,17 +192,17 @@ class DemoOptions:
 
 
 def _check_target(target: Path) -> None:
-    """Refuse a folder with anything but an earlier export in it, which writing would replace."""
+    """Refuse a folder with anything other than an earlier export, since writing replaces it."""
     if target.exists() and not (target / "space.json").is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target}: exists and is no exported Space; name a new folder with --export")
+        raise UserError(f"{target}: exists and is not an exported Space; name a new folder with --export")
 
 
 def _check_model(name: str) -> None:
-    """Refuse what is neither a model folder nor a repository's name; where there is no network, do not wait for it."""
+    """Refuse a name that is neither a model folder nor a repository; do not wait for a missing network."""
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise UserError(f"{name}: no config.json, so no model folder; give the model/ of a training run")
+            raise UserError(f"{name}: no config.json, so not a model folder; give the model/ of a training run")
     elif is_path(name) or "/" not in name:
         raise UserError(f"{name}: no such folder; give a model folder, or a Hub repository as OWNER/NAME")
     else:
@@ -226,7 +226,7 @@ def demo(options: DemoOptions) -> None:
     """Serve the page until it is interrupted, or, with `options.export`, write the Space and return.
 
     Raises:
-        UserError: the model or the images cannot be read, or the target holds something else.
+        UserError: the model or the images cannot be read, or the target folder has other content.
     """
     if options.export:
         _check_target(options.export)

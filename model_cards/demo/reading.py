@@ -1,4 +1,4 @@
-"""Reading strangers' images for the demo: in a process that is limited and may die."""
+"""Reads uploaded images for the demo in a limited process that may die."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ LIMITED = Limited(Limits(seconds=10.0, patience=30.0, output=256 << 20))
 
 
 def read_image(source: str | Path | bytes, how: dict[str, Any], where: dict[str, Any]) -> Image.Image:
-    """One picture of a file as a screen shows it, 8-bit RGB with square pixels.
+    """One picture of a file for display, 8-bit RGB with square pixels.
 
     Args:
         source: its path, or its bytes.
@@ -36,7 +36,7 @@ def read_image(source: str | Path | bytes, how: dict[str, Any], where: dict[str,
 def shown(
     source: str | Path | bytes, name: str, how: dict[str, Any], where: dict[str, Any]
 ) -> tuple[np.ndarray, float]:
-    """What `read_image` has done by a limited process: the picture, and the height of a pixel over its width."""
+    """The work of `read_image` in a limited process: the picture, and the height of a pixel over its width."""
     pixels = decode(source, name=name, max_pixels=MAX_PIXELS, **where)
     aspect = pixels.spacing[0] / pixels.spacing[1]
     return to_uint8(pixels, **how), aspect if 1 / 20 < aspect < 20 else 1.0

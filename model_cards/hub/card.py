@@ -1,4 +1,4 @@
-"""The card of a folder that is pushed: fit for the Hub, and with usage lines that name the repository."""
+"""Checks the card of a pushed folder for the Hub, and puts the repository's name into its usage lines."""
 
 import re
 from pathlib import Path
@@ -34,7 +34,7 @@ def check_pushed_card(card: str, folder: Path, kind: str) -> tuple[str, ...]:
     """Check the card of a repository of this kind against the folder; returns remarks for the user.
 
     Raises:
-        UserError: it is not fit, or states scores that the folder's results file does not hold.
+        UserError: it is not valid, or states scores that are not in the folder's results file.
     """
     if kind == "dataset":
         check_dataset_card(card, folder)
@@ -53,24 +53,24 @@ def check_pushed_card(card: str, folder: Path, kind: str) -> tuple[str, ...]:
 
 
 def _check_licence(card: str, folder: Path) -> None:
-    """Weights that go on from others are under their licence, whatever the card's writer would like.
+    """Refuse a card with another licence than that of the weights the model builds on, if they are bound by one.
 
     Raises:
-        UserError: the card states another.
+        UserError: the card states another licence.
     """
     for name in read_provenance(folder).licences:
         if ModelCard(card, ignore_metadata_errors=True).data.get("license_name") != name:
             raise UserError(
-                f"{folder / 'README.md'}: the model goes on from weights under {name} (provenance.json), which its "
+                f"{folder / 'README.md'}: the model builds on weights under {name} (provenance.json), which its "
                 f"card must state as license_name; write it again with: biovfm card {folder}"
             )
 
 
 def let_hub_check(api: Any, card: str, kind: str) -> None:
-    """Ask the Hub whether it takes the card (its licence, for one), as it will when the card is sent, last of all.
+    """Let the Hub validate the card (its licence, for instance) before anything is sent, since the card is sent last.
 
     Raises:
-        UserError: it does not.
+        UserError: the Hub refuses it.
     """
     steady(lambda: _let_hub_check(api, card, kind), "checking the card")
 
@@ -79,14 +79,14 @@ def _let_hub_check(api: Any, card: str, kind: str) -> None:
     answer = get_session().post(f"{api.endpoint}/api/validate-yaml", json={"content": card, "repoType": kind})
     if answer.status_code == 400:
         reasons = "; ".join(str(error.get("message")) for error in answer.json().get("errors", []))
-        raise UserError(f"README.md: the Hub does not take its YAML block ({reasons[:300]}); mend it and push again")
+        raise UserError(f"README.md: the Hub does not accept its YAML block ({reasons[:300]}); fix it and push again")
     hf_raise_for_status(answer)
 
 
 def name_repository(text: str, repo_id: str) -> str:
     """Card text whose Python blocks load `repo_id` instead of a local folder or a placeholder.
 
-    What somebody wrote below the line that ends a written card stays as it is.
+    The owner's text below the last line of a written card is not changed.
     """
     written, end, own = text.partition(END)
 

@@ -1,4 +1,4 @@
-"""`biovfm push`: a model, dataset or demo folder to a Hub repository, and proof that it arrived."""
+"""The `biovfm push` command: sends a model, dataset or demo folder to a Hub repository and verifies it."""
 
 import argparse
 import sys
@@ -40,17 +40,20 @@ class PushOptions:
     """What to push, and how."""
 
     folder: Path = argument("model, dataset or demo folder with its README.md", metavar="DIR")
-    repo_id: str = argument("OWNER/NAME on the Hub; made if it is not there", metavar="REPO_ID")
+    repo_id: str = argument("OWNER/NAME on the Hub; created if it does not exist", metavar="REPO_ID")
     public: bool = option(False, "let everybody see the repository (default: private)")
-    private_sources_ok: bool = option(False, "send what came from private sources too, without being asked")
+    private_sources_ok: bool = option(False, "also send content from private sources, without confirmation")
     gated: str | None = option(
-        None, "readers must ask: granted at once, or by you", choices=("auto", "manual"), metavar="auto|manual"
+        None,
+        "readers must ask; access is granted at once, or by you",
+        choices=("auto", "manual"),
+        metavar="auto|manual",
     )
     revision: str = option("main", "branch to send to", metavar="BRANCH")
     tag: str | None = option(None, "tag the result, for instance v1", metavar="NAME")
     collection: str | None = option(None, "add it to this collection of the owner (title or slug)", metavar="TITLE")
     extra: str | None = option(
-        None, "what to do with files that only the repository has (default: stop)", choices=("keep", "delete"),
+        None, "keep or delete files that only the repository has (default: stop)", choices=("keep", "delete"),
         metavar="keep|delete",
     )  # fmt: skip
 
@@ -64,7 +67,7 @@ class PushOptions:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push did, to which kind of repository, and whether only its owner sees it; remarks for the user."""
+    """The outcome of a push: the kind of repository, whether it is private, counts, and remarks for the user."""
 
     files: Sent
     kind: str
@@ -73,16 +76,16 @@ class Pushed:
 
 
 def push(options: PushOptions) -> Pushed:
-    """Make the repository hold what the folder holds, then compare every file's hash.
+    """Make the repository equal to the folder, then compare every file's hash.
 
     Raises:
-        UserError: there is no token, the folder or its card is not fit, it holds what came from private sources and
-            `private_sources_ok` is not set, the repository holds other files, or the Hub refuses.
+        UserError: there is no token, the folder or its card is not valid, it has content from private sources and
+            `private_sources_ok` is not set, the repository has other files, or the Hub refuses.
     """
     folder, kind = options.folder, _kind(options.folder)
     files = local_files(folder)
     if not options.private_sources_ok and (reason := private_content(folder)):
-        raise UserError(f"{reason}; to send it all the same: --private-sources-ok")
+        raise UserError(f"{reason}; to send it anyway: --private-sources-ok")
     text = read_card(folder)
     card = name_repository(text, options.repo_id)
     notes = check_pushed_card(card, folder, kind)
@@ -90,7 +93,7 @@ def push(options: PushOptions) -> Pushed:
     let_hub_check(repository.api, card, kind)
     repository.make(options.public, options.gated)
     with tempfile.TemporaryDirectory(prefix="biovfm-push-") as place:
-        files["README.md"] = Path(place) / "README.md"  # the folder's own is written once all has arrived
+        files["README.md"] = Path(place) / "README.md"  # the folder's own copy is written after everything has arrived
         write_text(files["README.md"], card)
         sent = send(repository, files, options.extra, options.tag)
     if card != text:
@@ -103,9 +106,9 @@ def push(options: PushOptions) -> Pushed:
 
 
 def private_content(folder: Path) -> str:
-    """A sentence on what of the folder came from private sources, "" where nothing did."""
+    """A sentence on the folder's content from private sources, "" if there is none."""
     provenance = read_provenance(folder)
-    return f"{folder}: came from data of private access ({provenance})" if provenance.is_private else ""
+    return f"{folder}: was made from data of private access ({provenance})" if provenance.is_private else ""
 
 
 def _kind(folder: Path) -> str:
@@ -115,10 +118,10 @@ def _kind(folder: Path) -> str:
     if kind in KINDS:
         return KINDS[kind]
     if kind_of(folder / "model") == "models":
-        raise UserError(f"{folder}: holds a model and more; push the model itself: {folder / 'model'}")
+        raise UserError(f"{folder}: contains a model and other files; push the model itself: {folder / 'model'}")
     if kind == "results":
         raise UserError(
-            f"{folder}: holds results, which go with their model; write its card with: biovfm card MODEL_DIR "
+            f"{folder}: has results, which belong with their model; write its card with: biovfm card MODEL_DIR "
             f"--results {folder}, and push MODEL_DIR"
         )
     raise UserError(
@@ -128,15 +131,15 @@ def _kind(folder: Path) -> str:
 
 
 def _asked(options: PushOptions) -> PushOptions:
-    """The options, with the user's leave to send what is private where a terminal can be asked for it.
+    """The options, after asking the user on a terminal whether to send private content.
 
     Raises:
-        UserError: the answer was no.
+        UserError: the user declined.
     """
     reason = "" if options.private_sources_ok else private_content(options.folder)
     if not reason or not sys.stdin.isatty():
         return options
-    readers = "everybody" if options.public else "who may read the repository"
+    readers = "everybody" if options.public else "everybody who may read the repository"
     print(f"{reason}.\n{options.repo_id} would show it to {readers}.")
     if input("Send it? [y/N] ").strip().lower() not in ("y", "yes"):
         raise UserError(f"{options.folder}: not sent")

@@ -1,4 +1,4 @@
-"""Checking a dataset card: its YAML must be what `load_dataset` and the Hub read, and its files must exist."""
+"""Checks a dataset card: `load_dataset` and the Hub must be able to read its YAML, and its files must exist."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from biovfm_hf.errors import UserError
 
 
 def check_dataset_card(text: str, folder: Path) -> None:
-    """Read `text` with huggingface_hub's own parser; every configuration must name files that `folder` holds.
+    """Read `text` with huggingface_hub's own parser; every configuration must name existing files of `folder`.
 
     One configuration without files makes all of them unloadable, so such a card is not pushed.
 
@@ -19,7 +19,7 @@ def check_dataset_card(text: str, folder: Path) -> None:
     try:
         data: dict[str, Any] = DatasetCard(text).data.to_dict()
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder / 'README.md'}: not a dataset card ({error}); mend its YAML block") from error
+        raise UserError(f"{folder / 'README.md'}: not a dataset card ({error}); correct its YAML block") from error
     if not data.get("license"):
         raise UserError(
             f"{folder / 'README.md'}: states no license; add one to its YAML block (other, if it is mixed)"

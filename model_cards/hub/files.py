@@ -1,4 +1,4 @@
-"""A folder and a Hub repository as lists of files with hashes, and what tells them apart."""
+"""Lists the files of a folder and of a Hub repository with their hashes, and compares them."""
 
 import hashlib
 from collections.abc import Iterator
@@ -32,29 +32,29 @@ class RemoteFile:
 
 
 def local_files(folder: Path) -> dict[str, Path]:
-    """Everything in `folder` that belongs in a repository: {path in the repository: file}, sorted.
+    """The files of `folder` that belong in a repository: {path in the repository: file}, sorted.
 
-    Hidden files and folders (temporaries among them), Python caches, checkpoints and exports stay behind;
-    `.eval_results` goes along.
+    Hidden files and folders (temporaries too), Python caches, checkpoints and exports are left out; `.eval_results`
+    is included.
 
     Raises:
-        UserError: no files, more or larger ones than the Hub takes, or a link to a folder or out of this one.
+        UserError: no files, more or larger ones than the Hub accepts, or a link to a folder or out of this one.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the model or dataset folder to push")
     files = {file.relative_to(folder).as_posix(): file for file in _walk(folder, folder.resolve())}
     if not files:
-        raise UserError(f"{folder}: holds no file to push; give the model or dataset folder")
+        raise UserError(f"{folder}: has no file to push; give the model or dataset folder")
     if len(files) > MAX_FILES:
         raise UserError(
-            f"{folder}: {len(files):,} files, the Hub takes {MAX_FILES:,} per repository; use larger shards"
+            f"{folder}: {len(files):,} files, the Hub accepts {MAX_FILES:,} per repository; use larger shards"
         )
     folders: dict[Path, int] = {}
     for name, file in files.items():
         size = file.stat().st_size
         if size > MAX_FILE_BYTES:
             parts = "smaller shards" if name.endswith(".parquet") else "it in parts (save_pretrained shards weights)"
-            most = f"the Hub takes {MAX_FILE_BYTES // 10**9} GB per file"
+            most = f"the Hub accepts {MAX_FILE_BYTES // 10**9} GB per file"
             raise UserError(f"{file}: {size / 1e9:.1f} GB, {most}; write {parts}")
         folders[file.parent] = folders.get(file.parent, 0) + 1
         if folders[file.parent] > MAX_FILES_PER_FOLDER:
@@ -82,7 +82,7 @@ def _stays(name: str) -> bool:
 
 
 def _check_link(link: Path, root: Path) -> None:
-    """Refuse a link to anything but a file that is uploaded itself: others leave the folder or lead round in it."""
+    """Refuse a link unless it leads to an uploaded file: others leave the folder or form loops."""
     try:
         target = link.resolve(strict=True)
         inside = target.relative_to(root).parts
@@ -96,7 +96,7 @@ def _check_link(link: Path, root: Path) -> None:
 
 
 def remote_files(api: Any, repo_id: str, repo_type: str, revision: str) -> dict[str, RemoteFile]:
-    """The files of a repository at `revision`; empty where repository or revision have none."""
+    """The files of a repository at `revision`; empty if there are none."""
     files = {}
     try:
         for entry in api.list_repo_tree(repo_id, recursive=True, revision=revision, repo_type=repo_type):

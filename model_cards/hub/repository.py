@@ -1,4 +1,4 @@
-"""A Hub repository: made, written to, tagged and collected, with every call made again where the line falters."""
+"""A Hub repository: creates, writes, tags and collects it, with retries of every call."""
 
 import re
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Repository:
     revision: str = "main"
 
     def make(self, public: bool, gated: str | None) -> None:
-        """Create the repository and its branch where they are missing, and set who may read it."""
+        """Create the repository and its branch if they are missing, and set who may read it."""
         steady(lambda: self._make(public, gated), "creating the repository")
 
     def _make(self, public: bool, gated: str | None) -> None:
@@ -46,11 +46,11 @@ class Repository:
         return bool(info.private)
 
     def files(self) -> dict[str, RemoteFile]:
-        """What the branch holds."""
+        """The files of the branch."""
         return steady(lambda: remote_files(self.api, self.repo_id, self.kind, self.revision), "reading the repository")
 
     def commit(self, message: str, added: dict[str, Path], deleted: list[str]) -> None:
-        """One commit of files to add and names to delete; names that are gone already are passed over."""
+        """One commit of files to add and names to delete; missing names are skipped."""
         steady(lambda: self._commit(message, added, deleted), f"sending files to {self.repo_id}")
 
     def _commit(self, message: str, added: dict[str, Path], deleted: list[str]) -> None:
@@ -67,10 +67,10 @@ class Repository:
         return Path(self.api.hf_hub_download(self.repo_id, name, local_dir=folder, force_download=True, **place))
 
     def check_tag(self, tag: str, changes: bool) -> None:
-        """Refuse a tag that names something else than what the branch will hold; `changes`: it will change.
+        """Refuse a tag that already names another state than the branch will have; `changes`: the branch will change.
 
         Raises:
-            UserError: it does.
+            UserError: the tag is taken.
         """
         refs = steady(lambda: self.api.list_repo_refs(self.repo_id, repo_type=self.kind), "reading the tags")
         tagged = next((ref.target_commit for ref in refs.tags if ref.name == tag), None)
@@ -84,7 +84,7 @@ class Repository:
         steady(lambda: self.api.create_tag(self.repo_id, **options), "tagging")
 
     def collect(self, collection: str, private: bool) -> None:
-        """Add the repository to a collection of its owner, by title or slug; a new one is made where there is none."""
+        """Add the repository to a collection of its owner, by title or slug; a missing one is created."""
         steady(lambda: self._collect(collection, private), "adding to the collection")
 
     def _collect(self, collection: str, private: bool) -> None:

@@ -1,4 +1,4 @@
-"""Making a repository hold a folder's files, and proving that it does."""
+"""Transfers a folder's files to a repository, and verifies them."""
 
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ PULL_BACK_FILES = 24
 
 @dataclass(frozen=True)
 class Sent:
-    """Counts of files that were sent, deleted, there before and pulled back to be compared, and of commits."""
+    """Counts of files sent, deleted, unchanged, and pulled back for comparison, and of commits."""
 
     sent: int
     deleted: int
@@ -29,16 +29,16 @@ class Sent:
 
 
 def send(repository: Repository, files: dict[str, Path], extra: str | None = None, tag: str | None = None) -> Sent:
-    """Make the repository hold `files`, and prove it.
+    """Transfer `files` to the repository, and verify them.
 
     Args:
-        repository: where to.
+        repository: the target.
         files: name in the repository -> file.
         extra: what happens to files that only the repository has: "keep", "delete", or None to stop.
         tag: name that will be given to the result.
 
     Raises:
-        UserError: the repository has other files, the tag names something else, or a file did not arrive whole.
+        UserError: the repository has other files, the tag is taken, or a file did not arrive intact.
     """
     remote = repository.files()
     others = sorted(set(remote) - set(files) - SERVER_FILES)
@@ -78,7 +78,7 @@ def _verify(repository: Repository, files: dict[str, Path], changed: list[str]) 
     """Compare every file with the hash that the repository states, and pull back a sample of the sent ones.
 
     Returns:
-        how many were pulled back: at most 24, evenly over the names, smallest first, while they fit into 256 MiB.
+        how many were pulled back: at most 24, evenly over the names, smallest first, up to 256 MiB.
     """
     remote = repository.files()
     wrong = [name for name, file in files.items() if name not in remote or not same_content(file, remote[name])]

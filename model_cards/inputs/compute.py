@@ -1,4 +1,4 @@
-"""Compute and energy of a training run: what was logged, and estimates that say what they assume."""
+"""Compute and energy of a training run: logged facts, and estimates with their assumptions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from .run import RunSummary
 
 @dataclass(frozen=True)
 class Power:
-    """What the user states about the machine: mean draw of all devices in watts, grams of CO2e per kWh of the grid."""
+    """The user's figures for the machine: mean draw of all devices in watts, grams of CO2e per kWh of the grid."""
 
     watts: float | None = None
     grams_per_kwh: float | None = None
@@ -28,10 +28,10 @@ def energy_kwh(run: RunSummary | None, power: Power) -> float | None:
 
 
 def training_flops(model: ModelSummary, run: RunSummary) -> tuple[float, str] | None:
-    """Operations of the run and what they count, or None where the recipe cannot be told.
+    """Operations of the run and what they count, or None if the recipe is unknown.
 
-    As `biovfm pretrain --dry-run` counts them (`biovfm_hf.flops`): forward and backward, heads and stochastic depth
-    as the run's configuration has them.
+    They are counted as in `biovfm pretrain --dry-run` (`biovfm_hf.flops`): forward and backward, with the run's heads
+    and stochastic depth.
     """
     if run.images is None or model.flops_per_image is None:
         return None
@@ -61,7 +61,7 @@ def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _numbers(section: dict[str, Any], names: Sequence[str]) -> list[int] | None:
-    """The whole numbers of these names, or None where one is missing."""
+    """The whole numbers of these names, or None if one is missing."""
     values = [finite(section.get(name)) for name in names]
     return None if any(value is None for value in values) else [int(value) for value in values if value is not None]
 
@@ -72,7 +72,7 @@ def _crops(settings: dict[str, Any]) -> Crops | None:
 
 
 def _heads(settings: dict[str, Any], architecture: Architecture, crops: Crops) -> Heads | None:
-    """The heads of a DINOv2 run, as its configuration says."""
+    """The heads of a DINOv2 run, from its configuration."""
     dino, mask = _section(settings, "dino"), _section(settings, "mask")
     names = ("hidden", "layers", "bottleneck", "prototypes")
     own = _numbers(dino, names)
@@ -85,7 +85,7 @@ def _heads(settings: dict[str, Any], architecture: Architecture, crops: Crops) -
 
 
 def compute_lines(model: ModelSummary, run: RunSummary | None, power: Power) -> list[str]:
-    """Sentences on compute and energy for a card or report: logged facts first, then estimates named as such."""
+    """Sentences on compute and energy for a card or report: logged facts first, then estimates marked as such."""
     lines = []
     if run is not None and run.seconds is not None:
         lines.append(f"Logged training time: {duration(run.seconds)}.")

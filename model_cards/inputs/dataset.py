@@ -1,4 +1,4 @@
-"""What a built dataset folder holds: counts, licences, what was left out and why, and sample images."""
+"""Summarises a built dataset folder: counts, licences, what was left out and why, and sample images."""
 
 import random
 from collections import Counter
@@ -87,7 +87,7 @@ def summarise_dataset(folder: Path) -> DatasetSummary:
 
 
 def _tables(parquet: Any, file: Path, names: list[str], optional: list[str]) -> Iterator[Any]:
-    """The columns `names`, and those of `optional` that are there, in tables of half a million rows."""
+    """The columns `names`, and existing ones of `optional`, in tables of half a million rows."""
     import pyarrow
 
     try:
@@ -134,9 +134,9 @@ def sample_images(
 ) -> dict[str, list[tuple[str, bytes]]]:
     """A few images of each modality, drawn with `seed`: {modality: [(alternative text, encoded image)]}.
 
-    Those of the sources `without` are left out.
+    Images of the sources `without` are left out.
 
-    At most four shards per modality are opened, and of each only the row groups that hold a drawn row.
+    At most four shards per modality are opened, and only row groups with a drawn row are read.
     """
     chooser = random.Random(seed)
     samples: dict[str, list[tuple[str, bytes]]] = {}

@@ -1,4 +1,4 @@
-"""The figures of a results folder, and which of them show test images of private tasks."""
+"""Finds the figures of a results folder, and those that show test images of private tasks."""
 
 import re
 from dataclasses import dataclass
@@ -21,27 +21,27 @@ def _figure_rank(name: str) -> int:
 
 
 def safe_word(name: str) -> str:
-    """A model's or task's name as it stands in a figure's file name."""
+    """A model's or task's name in the form of a figure's file name."""
     return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-")
 
 
 @dataclass(frozen=True)
 class PrivateFigures:
-    """The private tasks of a results folder. A figure's file name is `KIND_MODEL_TASK...`, its words made safe."""
+    """The private tasks of a results folder. A figure's file name is `KIND_MODEL_TASK...`, in safe words."""
 
     tasks: tuple[str, ...]
 
     @classmethod
     def of(cls, results: Path) -> "PrivateFigures":
-        """Those that the folder's mark names.
+        """The private tasks that the folder's provenance file names.
 
         Raises:
-            UserError: the mark is damaged.
+            UserError: that file is damaged.
         """
         return cls(read_provenance(results).private_tasks)
 
     def tasks_shown(self, figure: Path) -> tuple[str, ...]:
-        """The private tasks whose test images a figure shows; all of them where its name was cut, so does not tell."""
+        """The private tasks whose test images a figure shows; all of them if its name was cut and does not tell."""
         kind, *parts = figure.stem.split("_")
         if kind not in SHOW_IMAGES or not self.tasks:
             return ()

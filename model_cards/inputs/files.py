@@ -1,4 +1,4 @@
-"""Bounded reading of what the other stages leave as lines: cards, metrics, tables."""
+"""Bounded readers of text files from other stages: cards, metrics, tables."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ MAX_LINE_BYTES = 2**20
 
 
 def read_readme(path: Path) -> str:
-    """The text of a README.md of at most 8 MiB, "" where there is none.
+    """The text of a README.md of at most 8 MiB, "" if there is none.
 
     Raises:
         UserError: as `read_text`.
@@ -26,7 +26,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The JSON objects of `path`, one per line, read as a stream. A torn last line (a run that was killed) is skipped.
 
     Raises:
-        UserError: the file cannot be read, a line is longer than 1 MiB, or a line other than the last is no object.
+        UserError: the file cannot be read, a line is over 1 MiB, or a line other than the last is not an object.
     """
     try:
         with path.open("rb") as file:
@@ -34,7 +34,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             while line := file.readline(MAX_LINE_BYTES + 1):
                 number += 1
                 if len(line) > MAX_LINE_BYTES:
-                    raise UserError(f"{path}: line {number} is longer than 1 MiB; this is no metrics file")
+                    raise UserError(f"{path}: line {number} is longer than 1 MiB, so this is not a metrics file")
                 if line.isspace():
                     continue
                 record = _json_object(line)

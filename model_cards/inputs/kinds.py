@@ -1,4 +1,4 @@
-"""Telling what kind of folder or file somebody gave: results, dataset, training run, model, scaling study."""
+"""Recognises the kind of a folder or file: results, dataset, training run, model or scaling study."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +8,7 @@ from biovfm_hf.errors import UserError
 
 @dataclass
 class Inputs:
-    """What `biovfm report` was given, sorted by kind; every list keeps the order of the command line."""
+    """The inputs of `biovfm report` by kind; every list keeps the order of the command line."""
 
     datasets: list[Path] = field(default_factory=list)
     runs: list[Path] = field(default_factory=list)
@@ -45,13 +45,12 @@ def kind_of(path: Path) -> str | None:
 
 
 def find_inputs(paths: list[Path]) -> Inputs:
-    """Sort `paths` by kind. A folder that is no kind itself is searched two levels deep, which finds all that a
-    quickstart leaves.
+    """Sort `paths` by kind. A folder of no kind is searched two levels deep, which finds everything of a quickstart.
 
-    A training run brings along the model in its `model/`.
+    A training run includes the model in its `model/`.
 
     Raises:
-        UserError: a path does not exist, or nothing in it is known.
+        UserError: a path does not exist, or has nothing of a known kind.
     """
     inputs = Inputs()
     for path in paths:
@@ -71,7 +70,7 @@ def find_inputs(paths: list[Path]) -> Inputs:
 
 
 def _add_below(inputs: Inputs, folder: Path, levels: int) -> bool:
-    """Add what lies in `folder`, and in its folders that are no kind themselves; False if nothing was found."""
+    """Add the content of `folder`, and of its folders of no kind; False if nothing was found."""
     children = sorted(child for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
     added = [inputs.add(child) or (levels > 1 and _add_below(inputs, child, levels - 1)) for child in children]
     return any(added)

@@ -1,4 +1,4 @@
-"""What the dataset builder's leakage guard was told and what it found, read from `build.json`."""
+"""Reads the leakage guard's settings and findings from a dataset's `build.json`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ MAX_OVERLAPS = 200
 class Leakage:
     """The guard's mode, images of benchmarks compared with, {benchmark image set: images left out}, and overlaps.
 
-    An overlap is (source, benchmark, what the source's record says of the two).
+    An overlap is (source, benchmark, their relation by the source's record).
     """
 
     mode: str
@@ -24,7 +24,7 @@ class Leakage:
 
 
 def read_leakage(build: Path) -> Leakage | None:
-    """The guard's part of a dataset folder's `build.json`, or None where there is no such file.
+    """The guard's part of a dataset folder's `build.json`, or None if there is no such file.
 
     Raises:
         UserError: the file is not JSON.

@@ -1,4 +1,4 @@
-"""Licences of a dataset's sources, as `build.json` states them, and which licence a model can take from others."""
+"""Licences of a dataset's sources from `build.json`, and the joint licence of a model made from them."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,7 +20,7 @@ HUB_LICENCES = frozenset(
 
 
 def read_licences(build: Path) -> dict[str, str]:
-    """{source id: licence} of a dataset folder's `build.json`; sources whose licence is not established are left out.
+    """{source id: licence} from a dataset folder's `build.json`, without sources whose licence is not established.
 
     Raises:
         UserError: the file is not JSON.
@@ -38,9 +38,9 @@ def hub_licence(text: str) -> str:
 
 
 def joint_licence(licences: Iterable[str | None]) -> str:
-    """What a work made from several others states: their one licence; "other" if they differ or one is unusual.
+    """The licence of a work made from several others: their only one; "other" if they differ or one is unusual.
 
-    None stands for a licence that is not known. "unknown" is the answer where one of them is, or where there are none.
+    None stands for an unknown licence. The result is "unknown" if one of them is unknown, or if there are none.
     """
     ids = {None if licence is None else licence if licence in (UNKNOWN, OTHER) else hub_licence(licence)
            for licence in licences}  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a model folder holds: architecture, parameter count, processor, and what one image costs."""
+"""Summarises a model folder: architecture, parameter count, processor, and the cost of one image."""
 
 from dataclasses import dataclass
 from math import prod
@@ -39,7 +39,7 @@ def summarise_model(folder: Path) -> ModelSummary:
         UserError: no config.json, no safetensors weights, or an unreadable file.
     """
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no config.json, so no model folder; give the model/ of a training run")
+        raise UserError(f"{folder}: no config.json, so not a model folder; give the model/ of a training run")
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
         raise UserError(f"{folder / 'config.json'}: not a JSON object; save the model again with save_pretrained")

@@ -1,4 +1,4 @@
-"""Keeping this machine's folders out of what is published."""
+"""Keeps this machine's folders out of published files."""
 
 import re
 from pathlib import Path
@@ -8,10 +8,10 @@ from biovfm_hf.hub.network import is_path
 
 
 def without_paths(value: Any) -> Any:
-    """`value` with every path shortened to its last part, however deep in lists and mappings it stands.
+    """`value` with every path shortened to its last part, however deep in lists and mappings.
 
-    A path is what can be no name on the Hub (it begins with `/`, `.`, `~` or a drive, or has two slashes or more), or
-    what is there on this machine.
+    A path is text that cannot be a name on the Hub (it begins with `/`, `.`, `~` or a drive, or has two slashes or
+    more), or that exists on this machine.
     """
     if isinstance(value, dict):
         return {key: without_paths(entry) for key, entry in value.items()}

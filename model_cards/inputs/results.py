@@ -1,4 +1,4 @@
-"""Reading results files, and setting them beside published numbers where the two can be compared."""
+"""Reads results files, and compares them with published numbers if they are comparable."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -39,8 +39,8 @@ SIGNIFICANT = 0.05
 class Comparison:
     """A paired difference of two models on one task: A minus B, with its 95% interval, p and Holm-adjusted p.
 
-    `method`, `protocol`, `settings` and `seed` (of several, all of them) say of which records; `reason` why there is
-    no p; `lower_is_better` whether the better model has the lower value.
+    `method`, `protocol`, `settings` and `seed` (or all seeds) identify the records; `reason` says why there is no p;
+    `lower_is_better` whether the better model has the lower value.
     """
 
     task: str
@@ -61,7 +61,7 @@ class Comparison:
 
     @property
     def is_real(self) -> bool:
-        """Whether the difference is called: its adjusted p is below .05."""
+        """Whether the difference is significant: its adjusted p is below .05."""
         return self.p_holm is not None and self.p_holm < SIGNIFICANT
 
     @property
@@ -71,7 +71,7 @@ class Comparison:
 
 
 def interval_text(entry: Interval | None, digits: int = 3) -> str:
-    """'0.912 [0.881, 0.940]', the value alone without bounds, or an en dash for a metric that was not measured."""
+    """'0.912 [0.881, 0.940]', the value only if it has no bounds, or an en dash for a metric that was not measured."""
     if entry is None:
         return "–"
     if entry.low is None or entry.high is None:
@@ -80,7 +80,7 @@ def interval_text(entry: Interval | None, digits: int = 3) -> str:
 
 
 def metric_label(name: str) -> str:
-    """How a metric's name is written for readers."""
+    """A metric's name for readers."""
     return METRIC_LABELS.get(name, name.replace("_", " "))
 
 
@@ -88,7 +88,7 @@ def load_results(path: Path) -> list[Record]:
     """The records of a results file, or of `results.json` in a results folder.
 
     Raises:
-        UserError: no such file, or a record lacks model, task, method or metrics, or a value is no finite number.
+        UserError: no such file, a record lacks model, task, method or metrics, or a value is not a finite number.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; give the --out folder of biovfm probe")
@@ -115,13 +115,13 @@ def _seed(value: Any) -> str:
 
 
 def way_words(protocol: str, settings: str, seed: str) -> str:
-    """How something was measured beside its method, in words: `fast protocol, features both, seeds 0, 1`."""
+    """The measurement besides its method, in words: `fast protocol, features both, seeds 0, 1`."""
     parts = (protocol and f"{protocol} protocol", settings, seed and f"seed{'s' if ',' in seed else ''} {seed}")
     return ", ".join(filter(None, parts))
 
 
 def results_rows(records: Iterable[Record], model: str) -> list[dict[str, Any]]:
-    """What of the records stands beside a card, under the name `model`, as `load_results` reads it back."""
+    """The records for the results file beside a card, under the name `model`, readable by `load_results`."""
     return [
         {
             "model": model,
@@ -223,8 +223,8 @@ def is_main(row: Comparison, records: Iterable[Record]) -> bool:
 def published_comparison(records: list[Record]) -> tuple[dict[str, Interval] | None, dict[str, Any], str]:
     """The mean over the 12 MedMNIST tasks in percent, the published table, and, without a mean, the reason.
 
-    Comparable means: the same method and protocol as published, every one of the 12 tasks exactly once. The bounds are
-    the means of the tasks' bounds, which is wider than an interval of the mean. `records` are of one model.
+    Results are comparable if they have the published method and protocol, and each of the 12 tasks exactly once. The
+    bounds are the means of the tasks' bounds, which is wider than an interval of the mean. `records` are of one model.
     """
     table = table1()
     same = [r for r in records if r.method == table["method"] and r.protocol == table["protocol"]]

@@ -1,4 +1,4 @@
-"""What a training run did: its configuration and the series that it logged."""
+"""Summarises a training run: its configuration and the series that it logged."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ class Series:
     last: tuple[float, float] = (0.0, 0.0)
 
     def add(self, step: float, value: float) -> None:
-        """Append one point, thinning when the series is full. The last point is always known."""
+        """Append one point, thinning the series when it is full. The last point is always kept."""
         self.last = (step, value)
         if self.seen % self.stride == 0:
             self.steps.append(step)
@@ -39,9 +39,9 @@ class Series:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A training run: resolved configuration, logged series by name, and the totals that they give.
+    """A training run: resolved configuration, logged series by name, and totals.
 
-    `decoder` is the folder of its weights with a masked autoencoder's decoder, where it left one.
+    `decoder` is the folder of its weights with a masked autoencoder's decoder, if there is one.
     """
 
     name: str
@@ -116,7 +116,7 @@ def _add_values(series: dict[str, Series], step: float, record: dict[str, Any]) 
 
 
 def group_of(name: str) -> str:
-    """Which group of charts a series belongs to: `loss`, `schedule`, `speed`, or `watch` for all that diagnoses."""
+    """The group of charts that a series belongs to: `loss`, `schedule`, `speed`, or `watch` for diagnostics."""
     if name in SCHEDULES or name.startswith(("lr_", "lr/", "grad_norm")):
         return "schedule"
     if name in SPEED or name.endswith(("_per_second", "_seconds")) or name.startswith("memory"):

@@ -1,4 +1,4 @@
-"""Models beside each other on tasks: which scores are best, which ranks are real, and the mean rank."""
+"""Leaderboard tables of models by tasks: scores, ranks that paired tests support, and mean ranks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .entries import Entry
 class Cell:
     """A model's score on a task: the entry, its rank, and the ranks that paired tests leave possible.
 
-    `first` and `last` are equal where every other model is told apart; None where no test was made of some pair.
+    `first` and `last` are equal if the model differs from every other one, and None if some pair was not tested.
     """
 
     entry: Entry
@@ -34,8 +34,8 @@ class Board:
         tasks: columns.
         models: rows, best mean rank first.
         cells: {(model, task): cell}.
-        mean_ranks: {model: mean rank over all tasks, None where it lacks some}.
-        seconds: {model: seconds over its tasks, None where they are not told}.
+        mean_ranks: {model: mean rank over all tasks, None if it lacks some}.
+        seconds: {model: seconds over its tasks, None if unknown}.
     """
 
     method: str
@@ -53,9 +53,9 @@ def make_boards(
     """One board for each method and metric.
 
     Args:
-        entries: of a model and task given twice (several settings or seeds) the last counts.
-        comparisons: paired differences, by which ranks are real.
-        flags: {model: {task: what its pretraining data has in common with the task}}.
+        entries: if a model and task occur twice (several settings or seeds), the last counts.
+        comparisons: paired differences, which decide the possible ranks.
+        flags: {model: {task: overlap of its pretraining data with the task}}.
     """
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
@@ -88,7 +88,7 @@ def _board(
 
 
 def _told_apart(method: str, metric: str, comparisons: Sequence[Comparison]) -> dict[str, dict[tuple[str, str], int]]:
-    """{task: {(a, b): 1 where a is better than b, -1 where worse, 0 where they are not told apart}}."""
+    """{task: {(a, b): 1 if a is better than b, -1 if worse, 0 if they do not differ}}."""
     signs: dict[str, dict[tuple[str, str], int]] = {}
     for each in comparisons:
         name = f"{each.method}, {each.protocol}" if each.protocol else each.method

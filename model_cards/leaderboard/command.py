@@ -1,4 +1,4 @@
-"""`biovfm leaderboard`: a page of models x tasks with intervals, real ranks, leakage, costs and filters."""
+"""The `biovfm leaderboard` command: a page of models x tasks with intervals, real ranks, leakage and costs."""
 
 import argparse
 import csv
@@ -42,11 +42,11 @@ Made by `biovfm leaderboard` of BioVFM-HF. Research use; not for the care of pat
 
 @dataclass(frozen=True)
 class LeaderboardOptions:
-    """What `biovfm leaderboard` takes, and `biovfm_hf.leaderboard` by keyword."""
+    """Options of `biovfm leaderboard`, keywords of `biovfm_hf.leaderboard`."""
 
     results: tuple[str, ...] = argument("results files or folders, model folders, Hub repositories", metavar="RESULTS")
     out: Path = required("folder for the page", metavar="DIR")
-    export: str = option("page", "page: the page alone; space: a static Space too", choices=("page", "space"))
+    export: str = option("page", "page: only the page; space: also a static Space", choices=("page", "space"))
     dataset: tuple[str, ...] = option(
         (), "the dataset that a model was pretrained on, a folder or a Hub id, to flag overlaps that its build.json "
         "tells; again for each model", metavar="MODEL=DATASET",
@@ -58,7 +58,7 @@ class LeaderboardOptions:
         if self.out.is_file():
             raise UserError(f"out: {self.out} is a file; give a folder")
         if wrong := next((word for word in self.dataset if "=" not in word), None):
-            raise UserError(f"dataset: {wrong!r} names no model; give MODEL=DATASET")
+            raise UserError(f"dataset: {wrong!r} does not name a model; give MODEL=DATASET")
 
 
 def leaderboard(options: LeaderboardOptions) -> list[Board]:
@@ -85,7 +85,7 @@ def leaderboard(options: LeaderboardOptions) -> list[Board]:
 
 
 def leakage_flags(datasets: tuple[str, ...], tasks: list[str]) -> dict[str, dict[str, str]]:
-    """{model: {task: what the model's pretraining data has in common with the task's benchmark}}."""
+    """{model: {task: overlap of the model's pretraining data with the task's benchmark}}."""
     flags: dict[str, dict[str, str]] = {}
     for word in datasets:
         model, _, dataset = word.partition("=")
@@ -100,7 +100,7 @@ def leakage_flags(datasets: tuple[str, ...], tasks: list[str]) -> dict[str, dict
 
 
 def _leakage(dataset: str) -> Leakage:
-    """What the leakage guard told of a dataset folder, or of a dataset on the Hub."""
+    """The leakage guard's findings for a dataset folder, or for a dataset on the Hub."""
     folder = Path(dataset)
     if not folder.exists() and not is_path(dataset):
         folder = fetch(dataset, "dataset", ["build.json"])
@@ -130,7 +130,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def render(boards: list[Board], title: str) -> str:
-    """The HTML page. What came from a file is escaped, and the page's own CSP lets it load nothing."""
+    """The HTML page. Text from files is escaped, and the page's own CSP lets it load nothing."""
     environment = template_environment(autoescape=True, label=metric_label, interval=interval_text)
     cells = [cell.entry for board in boards for cell in board.cells.values()]
     return environment.get_template("leaderboard/page.html.j2").render(

@@ -1,4 +1,4 @@
-"""What a leaderboard is made of: one entry for each model, task and method, from results files or a Hub repository."""
+"""Reads the entries of a leaderboard, one per model, task and method, from results files or Hub repositories."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -30,13 +30,13 @@ class Entry:
     """One score.
 
     Attributes:
-        model, task, method: what was scored, on what, how (with the protocol).
+        model, task, method: what was scored, on what, and how (with the protocol).
         metric: name of the score.
-        score: with its interval where it is known.
-        licence: of the task's data, "" if not told.
-        cost: seconds, None if not told.
+        score: with its interval if known.
+        licence: of the task's data, "" if not stated.
+        cost: seconds, None if not stated.
         lower_is_better: whether the better of two models has the lower score.
-        source: the folder, file or repository that it is from, by its name alone, since the page is to be published.
+        source: its folder, file or repository, only by name, since the page may be published.
     """
 
     model: str
@@ -51,7 +51,7 @@ class Entry:
 
     @property
     def modality(self) -> str:
-        """What the task's images are, "other" where that is not known."""
+        """The modality of the task's images, "other" if unknown."""
         return modalities().get(self.task.lower(), "other")
 
 
@@ -126,13 +126,13 @@ def hub_entries(folder: Path, model: str) -> list[Entry]:
     """The entries of `.eval_results/*.yaml`: scores on the tasks of a benchmark on the Hub, without intervals.
 
     Raises:
-        UserError: a file is no list of results.
+        UserError: a file is not a list of results.
     """
     entries = []
     for path in sorted((folder / EVAL_RESULTS).glob("*.yaml")):
         rows = parse_yaml(read_text(path, 1 << 20), str(path))
         if not isinstance(rows, list):
-            raise UserError(f"{path}: no list; {REMEDY}")
+            raise UserError(f"{path}: not a list; {REMEDY}")
         entries += [_hub_entry(row, model, f"{path.name}: entry {number}") for number, row in enumerate(rows, 1)]
     return entries
 

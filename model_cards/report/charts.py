@@ -1,4 +1,4 @@
-"""Line charts and interval marks as inline SVG, drawn from numbers; colours come from the page's style sheet."""
+"""Draws line charts and interval marks as inline SVG; colours come from the page's style sheet."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ class Line:
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round values (1, 2 or 5 times a power of ten apart) inside [low, high], about as many as asked for."""
+    """Round values inside [low, high], 1, 2 or 5 times a power of ten apart, about as many as requested."""
     span = high - low
     if not span > 0:
         return [low]
@@ -56,7 +56,7 @@ def bucketed(line: Line, buckets: int = BUCKETS) -> list[tuple[float, float, flo
 def line_chart(title: str, lines: Sequence[Line], x_name: str = "step") -> Markup:
     """An SVG line chart with axes, a band from minimum to maximum where points were merged, and a spoken description.
 
-    `title` and labels may be any text; they are escaped. Lines are told apart by colour and dash in the page's style.
+    `title` and labels may be any text; they are escaped. Lines differ by colour and dash in the page's style.
     """
     curves = [(index % STYLES, line, bucketed(line)) for index, line in enumerate(lines) if line.x]
     if not curves:
@@ -121,7 +121,7 @@ def _axes(to_x: Scale, to_y: Scale, x_ticks: list[float], y_ticks: list[float]) 
 
 
 def _tick(value: float, among: list[float]) -> str:
-    """A tick's label, with as many digits as tell it from its neighbours."""
+    """A tick's label, with enough digits to differ from its neighbours."""
     if value == 0:
         return "0"
     if abs(value) >= 1000 or 0 < abs(value) < 1e-3:
@@ -138,7 +138,7 @@ def _path(points: list[tuple[float, float]], to_x: Scale, to_y: Scale) -> str:
 def interval_mark(
     value: float, low: float | None, high: float | None, axis: tuple[float, float], style: int = 0
 ) -> Markup:
-    """A dot with whiskers on the shared scale `axis`, hidden from speech since its number stands beside it."""
+    """A dot with whiskers on the shared scale `axis`, hidden from screen readers since its number is beside it."""
     to_x = _scale(axis[0], axis[1], 4, 156)
     parts = [f'<path class="grid" d="M{to_x(tick):.1f} 2V18"/>' for tick in ticks(*axis)]
     if low is not None and high is not None:
@@ -160,7 +160,7 @@ def interval_axis(axis: tuple[float, float]) -> Markup:
 
 
 def axis_of(values: Sequence[float]) -> tuple[float, float]:
-    """A scale that holds all values with a little room on either side."""
+    """A scale that contains all values with a little room on either side."""
     low, high = min(values), max(values)
     room = (high - low) * 0.05 or 0.05
     return low - room, high + room

@@ -1,4 +1,4 @@
-"""`biovfm report`: one HTML page of data, training and results that opens from disk."""
+"""The `biovfm report` command: one HTML page of data, training and results that opens from disk."""
 
 import argparse
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ searched two levels deep.
 
 
 def at_a_glance(material: Material) -> list[tuple[str, str]]:
-    """A few numbers for the page's head: (what, how much)."""
+    """A few numbers for the page's head: (name, value)."""
     facts = []
     for data in material.datasets:
         facts.append(("Images", formats.count(data.rows)))
@@ -77,12 +77,12 @@ def render_report(material: Material, title: str, made: str) -> str:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What a report is made of, and where it goes."""
+    """Options of a report: its inputs and its file."""
 
     inputs: tuple[Path, ...] = argument("folder or results file, of any kind above", metavar="RESULTS")
     out: Path = required("the HTML file to write", metavar="FILE")
     title: str = option("BioVFM-HF report", "heading of the page")
-    seed: int = option(0, "draws the sample images", least=0)
+    seed: int = option(0, "random seed of the sample images", least=0)
     private_images: bool = option(False, "show images of private sources and tasks too (default: leave them out)")
 
     def __post_init__(self) -> None:
@@ -93,7 +93,7 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """A report that was written: its file, its size in bytes, and the pictures that were left out, and why."""
+    """A written report: its file, its size in bytes, and the pictures that were left out, with the reasons."""
 
     path: Path
     size: int

@@ -1,4 +1,4 @@
-"""The report's section on datasets: what is there, what was left out and why, and a few samples."""
+"""The report's section on datasets: what they contain, what was left out and why, and a few samples."""
 
 from math import log1p
 from typing import Any

@@ -57,7 +57,7 @@ def _difference(row: Comparison, names: dict[str, str], way: str) -> dict[str, A
 
 
 def shortened(names: list[str]) -> list[str]:
-    """The shortest endings of path-like names that tell them apart: a/x/model, a/y/model -> x, y."""
+    """The shortest distinct parts of path-like names: a/x/model, a/y/model -> x, y."""
     parts = [[part for part in name.replace("\\", "/").split("/") if part] or [name] for name in names]
     parts = [part[:-1] if part[-1] == "model" and len(part) > 1 else part for part in parts]
     for depth in range(1, max(map(len, parts), default=1) + 1):
@@ -72,7 +72,7 @@ def _way(row: Comparison) -> tuple[str, str, str, str]:
 
 
 def _ways(comparisons: list[Comparison]) -> dict[tuple[str, str, str, str], str]:
-    """In words what tells a method's comparisons apart: nothing where protocol, settings and seed are the same."""
+    """The differences between a method's comparisons in words: empty if protocol, settings and seed are the same."""
     ways = list(dict.fromkeys(map(_way, comparisons)))
     methods = [way[0] for way in ways]
     return {way: way_words(*way[1:]) if methods.count(way[0]) > 1 else "" for way in ways}
@@ -110,7 +110,7 @@ def _score_table(records: list[Record], models: list[str], names: dict[str, str]
 def mean_ranks(records: list[Record], metric: str, names: dict[str, str]) -> list[tuple[str, float, int]]:
     """(model, mean rank, tasks), best first, over the tasks that every model has exactly once; 1 is best, ties share.
 
-    Empty with fewer than two models or two such tasks. Models of several weights have no rank.
+    It is empty with fewer than two models or two such tasks. Models with several weights have no rank.
     """
     weights = [model for model, _ in {(record.model, record.revision) for record in records}]
     records = [record for record in records if weights.count(record.model) == 1]

@@ -10,22 +10,22 @@ from .pictures import Picture
 
 MAX_FIGURES = 40
 CAPTIONS = {
-    "pca": "Patch tokens as colours; patches of one colour are alike to the model",
+    "pca": "Patch tokens as colours; patches of one colour are similar to the model",
     "attention": "Where the class token looks in test images",
     "masks": "Masks of test images, drawn by hand and by the model",
-    "tsne": "Test cases by their features; near ones are alike to the model",
+    "tsne": "Test cases by their features; near ones are similar to the model",
     "roc": "Share of cases found at each share of false alarms",
     "confusion": "Cases of each true class by the class that the model chose",
     "fewshot": "Scores by the number of training cases",
-    "ranks": "Mean rank of each model over the tasks, with what is too close to call",
+    "ranks": "Mean rank of each model over the tasks, with differences too small to count",
     "rank-against-rank": "Rank by classification beside rank by segmentation",
 }
 
 
 def figures(folders: list[Path], material: Material) -> list[Picture]:
-    """The folders' figures (see `figure_files`); the .txt beside each says what it shows.
+    """The folders' figures (see `figure_files`); the .txt beside each describes it.
 
-    Those beyond MAX_FIGURES, and those of test images of private tasks, are named in the store's `left_out`.
+    The store's `left_out` names those beyond MAX_FIGURES, and those with test images of private tasks.
     """
     shown = []
     for folder in folders:
@@ -46,7 +46,7 @@ def _picture(file: Path, material: Material) -> Picture | None:
 
 
 def caption_of(stem: str) -> str:
-    """What a figure shows, in words, with what its file name tells: `Share of cases found ...: busi, linear`."""
+    """A caption of a figure, with the words of its file name: `Share of cases found ...: busi, linear`."""
     kind, *parts = stem.split("_")
     rest = ", ".join(parts)
     if kind not in CAPTIONS:

@@ -1,4 +1,4 @@
-"""What a report opens with: which differences are real, and what to do next, in sentences and one picture."""
+"""The opening of a report: which differences are real, and what to do next, in sentences and one picture."""
 
 from typing import Any
 
@@ -63,7 +63,7 @@ def _next_steps(material: Material, rows: list[Comparison]) -> list[str]:
     steps = []
     models = {record.model for record in material.records}
     if len(models) == 1:
-        steps.append("Only one model was scored. To know what it is worth, probe another one into the same folder.")
+        steps.append("Only one model was scored. To judge it, probe another one into the same folder.")
     elif not rows:
         steps.append("The models were not compared on the same test cases. Probe them in one run of biovfm probe.")
     wide = [row for row in rows if not row.is_real and row.low is not None and row.high is not None]

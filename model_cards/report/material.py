@@ -1,4 +1,4 @@
-"""What a report is made of: everything that the given folders hold, read once."""
+"""The material of a report: the content of the given folders, read once."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ MAX_ROWS = 1500
 
 @dataclass(frozen=True)
 class Material:
-    """What the sections read. `results` and `scalings` are folders with figures; `models` have their compute lines."""
+    """The sections' input. `results` and `scalings` are folders with figures; `models` have their compute lines."""
 
     store: PictureStore
     seed: int = 0
@@ -32,10 +32,10 @@ class Material:
     scalings: list[Path] = field(default_factory=list)
 
     def withholds(self, private: tuple[str, ...], picture: str) -> bool:
-        """Whether a picture of these private sources or tasks stays out; the page then says so."""
+        """Whether a picture of these private sources or tasks is left out; the page then says so."""
         if not private or self.private_images:
             return False
-        self.store.left_out.append(f"{picture}: shows images of {', '.join(private)}, which is private")
+        self.store.left_out.append(f"{picture}: shows private images of {', '.join(private)}")
         return True
 
 

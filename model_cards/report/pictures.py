@@ -1,4 +1,4 @@
-"""Pictures inside one HTML file: decoded within bounds, reduced, and counted against the file's size."""
+"""Embeds pictures in one HTML file: decoded within bounds, reduced, and counted against the file's size."""
 
 import base64
 import io
@@ -27,7 +27,7 @@ class Picture:
 
 
 class PictureStore:
-    """Turns pictures into data URIs until `budget` bytes are spent; `left_out` names the others and why."""
+    """Turns pictures into data URIs until `budget` bytes are used; `left_out` names the others and why."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
@@ -46,7 +46,7 @@ class PictureStore:
             drawn: a chart: kept lossless while it stays small.
 
         Returns:
-            the picture, or None, in which case `left_out` holds the reason.
+            the picture, or None with the reason in `left_out`.
         """
         name = source.name if isinstance(source, Path) else alt
         try:

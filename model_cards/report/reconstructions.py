@@ -1,4 +1,4 @@
-"""What a masked autoencoder paints for patches that it has not seen, drawn for a report from a run's own weights."""
+"""A masked autoencoder's reconstructions of hidden patches, drawn for a report from a run's own weights."""
 
 import io
 from pathlib import Path
@@ -22,10 +22,10 @@ GREY = 127
 
 
 def reconstructions(run: RunSummary, material: Material) -> Picture | None:
-    """A sheet for a run with a decoder: images of the given datasets, what the encoder saw of them, and its painting.
+    """A sheet for a run with a decoder: images of the given datasets, their visible patches, and the reconstructions.
 
-    Private sources stay out unless the report may show them. None where there is no decoder or no image; a decoder
-    that cannot be loaded is named in the store's `left_out`.
+    Private sources are left out unless the report may show them. None if there is no decoder or no image; the store's
+    `left_out` names a decoder that cannot be loaded.
     """
     if run.decoder is None:
         return None
@@ -71,12 +71,12 @@ def paint(
         folder: of a `BioVFMForMaskedAutoencoding` and its image processor.
         images: encoded pictures.
         share: of an image's area that is shown.
-        seed: draws the patches that are hidden.
+        seed: of the hidden patches.
 
     Raises:
-        UserError, OSError, ValueError, RuntimeError: what cannot be read.
+        UserError, OSError, ValueError, RuntimeError: something cannot be read.
     """
-    import torch  # here, since only the reports of masked autoencoders need it
+    import torch  # imported here, since only reports of masked autoencoders need it
 
     from biovfm_hf import BioVFMForMaskedAutoencoding, BioVFMImageProcessor
 
@@ -109,7 +109,7 @@ def _middle(raw: bytes, share: float) -> np.ndarray:
 
 
 def _shown(pixels: Any, processor: Any) -> np.ndarray:
-    """Normalised pixels (N, 3, S, S) as a screen shows them: (N, S, S, 3) uint8."""
+    """Normalised pixels (N, 3, S, S) for display: (N, S, S, 3) uint8."""
     mean, std = (np.array(values, np.float32) for values in (processor.image_mean, processor.image_std))
     values = pixels.permute(0, 2, 3, 1).numpy() * std + mean
     return np.clip(values * 255 + 0.5, 0, 255).astype(np.uint8)

@@ -21,7 +21,7 @@ def scaling_section(material: Material) -> dict[str, Any] | None:
 def scaling_facts(folder: Path, material: Material) -> dict[str, Any]:
     """Slopes per family and task with their intervals, correlations, remarks, and the study's figures.
 
-    Reads `summary.json`, and `slopes.csv` and `correlations.csv` where they are.
+    It reads `summary.json`, and `slopes.csv` and `correlations.csv` if they exist.
 
     Raises:
         UserError: a file is unreadable.

@@ -14,10 +14,10 @@ from .training import training_section
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: the name of its template, its heading, and what the template is given.
+    """A section of the page: the name of its template, its heading, and the template's variables.
 
-    `variables` answers None where the material has nothing for it, and the section is then left out. `folds`: a phone
-    shows the heading until it is touched.
+    If `variables` returns None, the material has nothing for the section, which is left out. `folds`: a phone shows
+    only the heading until it is touched.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The report's section on training runs: their curves laid over each other, and what the models were shown."""
+"""The report's section on training runs: their curves in common charts, and samples of the models' input."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from .reconstructions import reconstructions
 
 MAX_CHARTS = 24
 MAX_SETTINGS = 400
-# the settings that tell one run from another, as config.yaml names them, and what they are called
+# main settings of a run: their names in config.yaml, and for readers
 SETTINGS = {
     "method": "Objective",
     "model.size": "Size",
@@ -33,20 +33,20 @@ SETTINGS = {
     "run.precision": "Precision",
     "seed": "Seed",
 }
-PLACES = ("data.path", "data.selection", "watch.task")  # folders of the machine that it ran on: not for readers
+PLACES = ("data.path", "data.selection", "watch.task")  # folders of the machine, not for readers
 GROUPS = {
     "loss": (
         "Losses",
-        "What the optimiser lowers, over optimisation steps. A line is the mean of neighbours, a band their range.",
+        "The value that the optimiser minimises, by step. A line is the mean of neighbours, a band their range.",
     ),
     "watch": ("Collapse diagnostics", "Quantities that show whether features still tell images apart."),
-    "schedule": ("Schedules and gradients", "What was set for each step, and how large the gradient was."),
+    "schedule": ("Schedules and gradients", "Scheduled values at each step, and the norm of the gradient."),
     "speed": ("Speed", "How fast the run went."),
 }
 NOTES = {
     "rankme": "Effective rank of the features (RankMe). Collapse shows as a fall towards 1.",
     "teacher_entropy": "Mean entropy of the teacher's targets. Near 0, every image gets a hard, perhaps the same, "
-    "prototype; near the logarithm of the number of prototypes, targets say nothing.",
+    "prototype; near the logarithm of the number of prototypes, targets carry no information.",
     "knn": "Balanced accuracy of nearest neighbours on a small labelled task, held-out images.",
     "grad_norm": "Norm of the gradient before clipping.",
     "koleo_loss": "Spread of the class tokens on the sphere; rises when they crowd together.",
@@ -55,7 +55,7 @@ GAP = "How far the cross-entropy is below uniform guessing, in nats; at 0 the st
 
 
 def training_section(material: Material) -> dict[str, Any] | None:
-    """Charts by group, runs laid over each other, with the final values as a table, and each run's crop sheet."""
+    """Charts by group with all runs together, the final values as a table, and each run's crop sheet."""
     runs = material.runs
     if not runs:
         return None
@@ -82,7 +82,7 @@ def training_section(material: Material) -> dict[str, Any] | None:
 
 
 def settings_rows(runs: list[RunSummary]) -> list[tuple[str, list[str]]]:
-    """The main settings of the runs: (what it is called, its value in each run, "–" where a run has none)."""
+    """The main settings of the runs: (name, its value in each run, "–" if a run has none)."""
     settings = [flattened(run.config) for run in runs]
     rows = [(label, [one.get(key, "–") for one in settings]) for key, label in SETTINGS.items()]
     return [(label, values) for label, values in rows if any(value != "–" for value in values)]
@@ -91,7 +91,7 @@ def settings_rows(runs: list[RunSummary]) -> list[tuple[str, list[str]]]:
 def flattened(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """A run's configuration as one level, `optim.base_lr` and so on, values as text.
 
-    What is not set and where folders lie is left out; of weights that training started from the last part is told.
+    Unset values and folders are left out; of the path of initial weights only the last part is shown.
     """
     flat: dict[str, str] = {}
     for key, value in config.items():

@@ -20,7 +20,7 @@ CODE = '```python\nmodel = AutoModel.from_pretrained("facebook/dinov2-base")\n``
 
 def test_an_export_never_replaces_a_folder_of_other_things(model_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
-    with pytest.raises(UserError, match="no exported Space"):
+    with pytest.raises(UserError, match="not an exported Space"):
         demo.main([str(model_dir), "--export", str(tmp_path), "--repo-id", "you/mae"])
     assert (tmp_path / "precious.txt").read_text() == "mine"
 

@@ -264,7 +264,7 @@ def test_every_figure_for_the_hub_says_how_it_was_measured(model_dir, make, tmp_
     board = (model_dir / ".eval_results" / "biovfm.yaml").read_text()
     assert "linear, fast protocol, features both, precision fp32, seed 0" in " ".join(board.split())
     assert "| linear (seed 0) |" in text and "| linear (seed 1) |" in text
-    assert "of few-shot probes they hold the range of 95% of the draws" in text
+    assert "for few-shot probes they are the range of 95% of the draws" in text
     earlier = re.sub(r", features both,\s+precision fp32,\s+seed \d\)", ")", text)
     assert earlier != text
     card_numbers.check_numbers(earlier, model_dir)  # a card that does not say it yet is no edited one

@@ -46,7 +46,9 @@ def test_a_base_on_the_hub_is_named_in_yaml_and_in_a_sentence(model_dir):
     text = written(model_dir)
     data = ModelCard(text).data
     assert data.base_model == "facebook/dinov2-small" and data.license == "unknown"
-    assert "went on from the weights of [facebook/dinov2-small](https://huggingface.co/facebook/dinov2-small)" in text
+    assert (
+        "continued from the weights of [facebook/dinov2-small](https://huggingface.co/facebook/dinov2-small)" in text
+    )
     assert "the licence of the base model facebook/dinov2-small is not known" in text
 
 
@@ -108,7 +110,7 @@ def test_a_stated_licence_stays_and_a_derived_one_is_derived_anew(model_dir, dat
         shutil.copytree(dataset_dir, tmp_path / "data"), **dict.fromkeys(("chest-a", "oct-b", "us-c"), "CC0")
     )
     text = written(model_dir, dataset=data)
-    assert ModelCard(text).data.license == "cc0-1.0" and "the one licence of all" in text
+    assert ModelCard(text).data.license == "cc0-1.0" and "the only licence of" in text
     (model_dir / "README.md").write_text(text.replace("license: cc0-1.0", "license: mit"))
     text = written(model_dir)
     assert ModelCard(text).data.license == "mit" and "`mit`, as stated" in text

@@ -356,7 +356,7 @@ def test_usual_branches_and_tags_are_taken(name):
 def test_a_licence_that_the_hub_does_not_know_is_told_before_anything_is_sent(hub, pushed, small_model):
     text = (small_model / "README.md").read_text().replace("apache-2.0", "my-own")
     (small_model / "README.md").write_text(text)
-    with pytest.raises(UserError, match=r"does not take its YAML block .*license.*must be one of"):
+    with pytest.raises(UserError, match=r"does not accept its YAML block .*license.*must be one of"):
         pushed(small_model, "owner/m")
     assert not hub.repos and (small_model / "README.md").read_text() == text
 
@@ -387,7 +387,7 @@ def test_wrong_folders_are_told_what_they_are(make, tmp_path):
     (run / "model").mkdir()
     (run / "model" / "config.json").write_text("{}")
     (run / "model" / "model.safetensors").write_bytes(b"")
-    for folder, said in ((run, rf"push the model itself: .*{run.name}/model"), (results, "go with their model")):
+    for folder, said in ((run, rf"push the model itself: .*{run.name}/model"), (results, "belong with their model")):
         with pytest.raises(UserError, match=said):
             push.push(push.PushOptions(folder, "o/m"))
     with pytest.raises(UserError, match="no such folder"):

@@ -110,7 +110,7 @@ def test_overlaps_of_pretraining_data_are_flagged(results, tmp_path):
     assert page.count("overlap: busi_raw: same images") == 1
     with pytest.raises(UserError, match=r"no build\.json"):
         main([*words[:-1], f"a={tmp_path}"])
-    with pytest.raises(UserError, match="names no model"):
+    with pytest.raises(UserError, match="does not name a model"):
         LeaderboardOptions(results=["x"], out=tmp_path, dataset=["data"])
 
 

@@ -192,8 +192,8 @@ def test_ranks_roc_and_pca_come_first_and_what_is_not_shown_is_named(make, tmp_p
     monkeypatch.setattr(figures, "MAX_FIGURES", 3)
     text = written(tmp_path, results)
     assert re.findall("<figcaption>(.*?)</figcaption>", text) == [
-        "Mean rank of each model over the tasks, with what is too close to call: t",
-        "Patch tokens as colours; patches of one colour are alike to the model: map",
+        "Mean rank of each model over the tasks, with differences too small to count: t",
+        "Patch tokens as colours; patches of one colour are similar to the model: map",
         "Share of cases found at each share of false alarms: t",
     ]
     assert "attention_m_t.png: in the folder figures" in text and "confusion_t.png: in the folder figures" in text

@@ -99,7 +99,7 @@ def test_the_picture_tells_all_it_draws_in_words():
     ("stem", "caption"),
     [
         ("roc_busi_linear", "Share of cases found at each share of false alarms: busi, linear"),
-        ("pca", "Patch tokens as colours; patches of one colour are alike to the model"),
+        ("pca", "Patch tokens as colours; patches of one colour are similar to the model"),
         ("my_own_plot", "my own plot"),
     ],
 )
