@@ -1,1 +1,1 @@
-"""What records, layers, corpora and mixtures say beyond a score: scaling, layers, curation, composition."""
+"""Analyses beyond a score: scaling, layers, curation of data, and composition of mixtures."""

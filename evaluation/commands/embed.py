@@ -1,4 +1,4 @@
-"""`biovfm embed`: images to a Parquet file of feature vectors."""
+"""The `biovfm embed` command: turns images into a Parquet file of feature vectors."""
 
 import argparse
 import csv
@@ -36,9 +36,9 @@ from ..tasks.volume_cases import AXES_HELP, SLICES, SLICES_HELP, CaseSlices, Sli
 from .nearest import vector_lengths
 
 KNOWN_SUFFIXES = tuple(suffix for name in IMAGE_SUFFIXES for suffix in (name, f"{name}.gz"))
-BEFORE_CROP = 256 / 224  # of their input size: what models that crop the centre resize to before, as a rule
+BEFORE_CROP = 256 / 224  # times the input size: the usual resize before a centre crop
 PRECISIONS = ("fp32", "bf16")
-DEVICE_HELP = "torch device (default: cuda where there is one, else cpu)"
+DEVICE_HELP = "torch device (default: cuda if available, else cpu)"
 NO_FRAME, EVERY_FRAME = "none", "all"
 LEFT_OUT, PRIVATE_SOURCES = "left_out", "private_sources"
 _ROW_GROUP = 1 << 14  # vectors that are read at a time
@@ -74,7 +74,7 @@ continues when started again."""
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """What `biovfm embed` takes, and `biovfm_hf.embed` by keyword. Wrong values are refused as a UserError."""
+    """Options of `biovfm embed`, keywords of `biovfm_hf.embed`. Wrong values raise UserError."""
 
     model: str = required("a model folder, a Hub repository, a short name, timm:NAME ...")
     images: str = required("folder, dataset folder or Hub dataset", metavar="DIR_OR_DATASET")
@@ -84,21 +84,23 @@ class EmbedOptions:
         "which vector; both: class token and mean patch token, joined; card: what the model's card recommends",
         choices=FEATURES,
     )
-    config: str | None = option(None, "of a dataset with several configurations")
+    config: str | None = option(None, "configuration, if the dataset has several")
     split: str = option("train", "of a dataset")
     frames: str = option(
-        NO_FRAME, "of a file that holds several frames or pages: none, all, or how many, evenly spread", metavar="N"
+        NO_FRAME,
+        "frames to embed of a file with several frames or pages: none, all, or how many, evenly spread",
+        metavar="N",
     )
     axes: tuple[str, ...] = option(
         ("axial",), f"{AXES_HELP} (default: axial)", metavar="AXIS,...", commas=True, choices=AXES
     )
     slices: int = option(SLICES, SLICES_HELP, least=0)
     pool: str = option("mean", f"{POOL_HELP}; {EACH_SLICE}: a vector for each slice", choices=(*POOLS, EACH_SLICE))
-    series: bool = option(False, "a folder of DICOM files is one volume, not a picture for each file")
+    series: bool = option(False, "treat a folder of DICOM files as one volume, not as a picture for each file")
     paths: str = option(
-        KEEP, "of a folder: ids are paths, or keyed hashes, with the paths in OUT.paths.csv", choices=(KEEP, WITHHOLD)
+        KEEP, "for a folder: ids are paths, or keyed hashes, with the paths in OUT.paths.csv", choices=(KEEP, WITHHOLD)
     )
-    strict: bool = option(False, "end with exit status 1 where an image had to be left out")
+    strict: bool = option(False, "end with exit status 1 if an image had to be left out")
     batch_size: int = option(64, "images at once", least=1)
     device: str | None = option(None, DEVICE_HELP)
     precision: str | None = option(None, PRECISION_HELP, choices=PRECISIONS)
@@ -112,15 +114,15 @@ class EmbedOptions:
         if self.out.suffix.lower() not in (".parquet", ".pq", ".csv"):
             raise UserError(f"out: {self.out} must end in .parquet or .csv, the two forms that are written")
         if self.frames not in (NO_FRAME, EVERY_FRAME) and not (self.frames.isdecimal() and int(self.frames) > 0):
-            raise UserError(f"frames: {self.frames!r} is no choice; give none, all, or a number from 1")
+            raise UserError(f"frames: {self.frames!r} is not a choice; give none, all, or a number from 1")
 
 
 @dataclass(frozen=True)
 class Features:
-    """A features file: the images' ids, their vectors (N, D) float32, what these were made with, what was left out.
+    """A features file: the images' ids, their vectors (N, D) float32, how these were made, and what was left out.
 
-    `left_out` has a reason for each image that could not be read and each other file of the folder, by its id;
-    `private_sources` the ids of the private sources of a dataset; `lengths` the vectors' (N,), where they are known.
+    `left_out` has a reason for each unreadable image and each other file of the folder, by id; `private_sources` the
+    ids of a dataset's private sources; `lengths` the vectors' lengths (N,), if known.
     """
 
     names: list[str]
@@ -132,20 +134,20 @@ class Features:
 
     @property
     def withheld(self) -> bool:
-        """Whether nothing of the files' names may be shown: those of private sources, or as was asked for."""
+        """Whether file names are hidden: for private sources, or on request."""
         return self.made_with.get("paths") == WITHHOLD or bool(set(self.private_sources) - {UNRECORDED})
 
     @property
     def unread(self) -> int:
-        """How many of those left out are images by their name."""
+        """How many files that were left out are images by their name."""
         return sum(reason != NOT_INPUT for reason in self.left_out.values())
 
 
 @dataclass(frozen=True)
 class Opened:
-    """Images with the ids of their cases, and the reason for each file that is known to be none before it is decoded.
+    """Images with the ids of their cases, and the reason for each file that is excluded before decoding.
 
-    `case_of_image` (N,) says of which case each image is, where volumes are among the cases; None: each is one.
+    `case_of_image` (N,) is the case of each image, if there are volumes; None: each image is a case.
     `private_sources` has the ids of a dataset's private sources, `places` the path of each id that withholds it.
     """
 
@@ -158,7 +160,7 @@ class Opened:
 
 
 class Naming:
-    """What the files of a folder are called: by their paths below it, or by keyed hashes that `places` resolves."""
+    """Names of a folder's files: their paths below it, or keyed hashes that `places` resolves."""
 
     def __init__(self, folder: Path, withhold: bool) -> None:
         self.folder = folder
@@ -203,15 +205,14 @@ def _tell(features: Features, out: Path) -> None:
 def embed(options: EmbedOptions) -> Features:
     """Embed every image of a folder or dataset and write the features file.
 
-    What cannot be read is left out and accounted for. A killed run continues from the cache beside `options.out`,
-    which goes when the file is written. Of several processes (`accelerate launch`) the first writes what all have
-    embedded.
+    Unreadable files are left out and listed. A killed run continues from the cache beside `options.out`, which is
+    removed when the file is written. With several processes (`accelerate launch`) the first writes the vectors of all.
 
     Returns:
         The content of the file.
 
     Raises:
-        UserError: no image, none that can be read, or a model that cannot be loaded.
+        UserError: there is no image, none can be read, or the model cannot be loaded.
     """
     device = options.device or default_device()
     encoder = load_encoder(options.model, device, "own", options.compile, options.precision, options.trust_remote_code)
@@ -271,7 +272,7 @@ def _with_volumes(flat: Opened | None, naming: Naming, paths: list[Path], option
 
 
 def _accounted(opened: Opened, images: Readable, vectors: np.ndarray, made_with: dict[str, str]) -> Features:
-    """Features of the cases that were read, and why the others were not."""
+    """The features of readable cases, and why the others could not be read."""
     unread = np.isnan(vectors).all(axis=1)
     cases = np.arange(len(vectors)) if opened.case_of_image is None else opened.case_of_image
     left_out = dict(opened.left_out)
@@ -304,17 +305,17 @@ def open_images(
 ) -> Opened:  # fmt: skip
     """The images of a folder (with all below it) or of a dataset, and their ids.
 
-    Large JPEG files are decoded at the smallest whole part of their size (1, 1/2, 1/4, 1/8) whose shorter side is at
-    least `size` times `BEFORE_CROP`.
+    Large JPEG files are decoded at the smallest scale (1, 1/2, 1/4, 1/8) whose shorter side is at least `size` times
+    `BEFORE_CROP`.
 
     Args:
         source: a folder, or a dataset's folder or name.
         config: of a dataset with several configurations.
         split: of a dataset.
         size: the encoder's input size in pixels.
-        frames: which frames of a file that holds several: "none" leaves it out, "all", or how many.
-        leave: volumes, and folders of series, which are no pictures.
-        naming: what the files of a folder are called; by their paths by default.
+        frames: which frames of a file with several: "none" leaves it out, "all", or how many.
+        leave: volumes, and folders of series, which are not pictures.
+        naming: names of the files of a folder; by default their paths.
 
     Raises:
         UserError: there is no image.
@@ -351,7 +352,7 @@ def _open_folder(naming: Naming, shrink_to: int, frames: str, leave: set[Path]) 
 
 
 def _frames(path: Path, frames: str) -> list[int | None]:
-    """The numbers of the frames that are embedded of a file; None for its only picture."""
+    """The numbers of the frames to embed of a file; None for its only picture."""
     if frames == NO_FRAME:
         return [None]
     try:
@@ -384,7 +385,7 @@ class DatasetImages:
         return read_image(source, self.shrink_to, name)
 
     def fingerprint(self) -> str:
-        """The dataset's own fingerprint of its content and what was done to it."""
+        """The dataset's own fingerprint of its content and transforms."""
         identity = f"{self.dataset._fingerprint} {self.column} {self.shrink_to}"
         return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 
@@ -410,7 +411,7 @@ def _open_dataset(source: str, config: str | None, split: str, shrink_to: int) -
 
 
 def describe(encoder: Encoder, which: str) -> dict[str, str]:
-    """What a features file says of how it was made."""
+    """A description of how a features file was made."""
     return {
         "model": split_label(encoder.name)[0],
         "revision": encoder.revision,
@@ -424,7 +425,7 @@ def write_features(out: Path, features: Features) -> None:
     """Write `id` and `features` to a Parquet file, or as CSV columns, and what was left out beside it.
 
     Raises:
-        UserError: the disk is full, or the place cannot be written to.
+        UserError: the disk is full, or the file cannot be written.
     """
     arrow, parquet = require("pyarrow", "eval"), require("pyarrow.parquet", "eval")
     flat = arrow.array(np.ascontiguousarray(features.vectors, np.float32).reshape(-1))
@@ -462,7 +463,7 @@ def _write_csv(path: Path, features: Features) -> None:
 
 
 def write_left_out(path: Path, left_out: dict[str, str]) -> None:
-    """Write what was left out as CSV of `id` and `reason`; where nothing was, there is no file, nor an older one."""
+    """Write the files left out as CSV of `id` and `reason`; if there are none, remove an older file."""
     if not left_out:
         path.unlink(missing_ok=True)
         return
@@ -473,12 +474,12 @@ def write_left_out(path: Path, left_out: dict[str, str]) -> None:
 
 
 def paths_file(out: Path) -> Path:
-    """Where the paths of ids that withhold them are kept, beside the features file."""
+    """The file beside the features file with the paths of ids that withhold them."""
     return out.with_name(f"{out.name}.paths.csv")
 
 
 def _write_places(path: Path, places: dict[str, str]) -> None:
-    """Write which path each id stands for, for the user alone; no file where ids are paths."""
+    """Write the path behind each id, for the user only; no file if ids are paths."""
     if not places:
         path.unlink(missing_ok=True)
         return
@@ -489,7 +490,7 @@ def _write_places(path: Path, places: dict[str, str]) -> None:
 
 
 def read_places(out: Path) -> dict[str, str]:
-    """The path of each id of a features file that withholds paths; empty where there is no table of them."""
+    """The path of each id of a features file that withholds paths; empty without a table of them."""
     try:
         with paths_file(out).open(newline="", encoding="utf-8") as stream:
             return {row["id"]: row["path"] for row in csv.DictReader(stream)}
@@ -502,10 +503,10 @@ def _beside(out: Path) -> Path:
 
 
 def read_features(path: Path, vectors: bool = True) -> Features:
-    """Read what `write_features` wrote; without `vectors`, of which there are none then, a thousandth of it.
+    """Read a file of `write_features`; without `vectors` only a thousandth of it is read.
 
     Raises:
-        UserError: no such file, or not one of ours.
+        UserError: no such file, or not a features file.
     """
     arrow, parquet = require("pyarrow", "eval"), require("pyarrow.parquet", "eval")
     try:
@@ -517,11 +518,11 @@ def read_features(path: Path, vectors: bool = True) -> Features:
         lengths = file.read(columns=[LENGTH])[LENGTH].to_numpy() if LENGTH in file.schema_arrow.names else None
         return Features(names, matrix, made_with, left_out, tuple(map(str, private)), lengths)
     except (OSError, KeyError, TypeError, ValueError, arrow.ArrowException) as error:
-        raise UserError(f"{path} is no features file ({error}); write it with: biovfm embed") from error
+        raise UserError(f"{path} is not a features file ({error}); write it with: biovfm embed") from error
 
 
 def _read_vectors(file: Any) -> np.ndarray:
-    """The vectors of an open features file, float32 (N, D), a group of rows at a time, so that they are held once."""
+    """The vectors of an open features file, float32 (N, D), read by row groups to avoid a second copy."""
     vectors, done = np.empty((0, 0), np.float32), 0
     for group in range(file.num_row_groups):
         column = file.read_row_group(group, columns=["features"], use_threads=False)["features"].combine_chunks()

@@ -1,4 +1,4 @@
-"""The vectors most like a few others: exactly, by one product, or through an index of faiss that is kept on disk."""
+"""Nearest-neighbour search over vectors: exact, by a matrix product, or through a faiss index on disk."""
 
 import json
 from pathlib import Path
@@ -9,16 +9,16 @@ import numpy as np
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.writing.files import atomic_path, write_text
 
-PROBES = 32  # cells of the index that are looked into for each query
-_TRAINING = 64  # vectors for each cell that the cells are learnt from
-_LEAST = 1000  # vectors that are worth an index
+PROBES = 32  # cells of the index searched for each query
+_TRAINING = 64  # training vectors for each cell
+_LEAST = 1000  # least number of vectors for an index
 
 
 class Index:
-    """A faiss index beside a features file: unit vectors in about 4 sqrt(N) cells, of which PROBES are looked into.
+    """A faiss index beside a features file: unit vectors in about 4 sqrt(N) cells, of which PROBES are searched.
 
-    It is mapped from disk, so that a search reads those cells alone. Cosines that it gives are exact; of the vectors
-    most alike some can be missed that lie in other cells.
+    It is mapped from disk, so that a search reads only those cells. Its cosines are exact, but it can miss similar
+    vectors in other cells.
 
     Args:
         features: the features file.
@@ -32,7 +32,7 @@ class Index:
 
     @property
     def fresh(self) -> bool:
-        """Whether it is there, and of the file as it is now."""
+        """Whether it exists and belongs to the current file."""
         try:
             return self._file.is_file() and json.loads(self._note.read_text(encoding="utf-8")) == self._about
         except (FileNotFoundError, ValueError):
@@ -42,7 +42,7 @@ class Index:
         """Index vectors (N, D).
 
         Raises:
-            UserError: there are too few to be worth it.
+            UserError: there are too few for an index.
         """
         count, width = vectors.shape
         if count < _LEAST:
@@ -60,7 +60,7 @@ class Index:
         write_text(self._note, json.dumps(self._about))
 
     def most_similar(self, queries: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
-        """As `most_similar`; fewer than `top` where the cells hold fewer, which have the row -1."""
+        """The same as `most_similar`; if the cells have fewer than `top` vectors, the other rows are -1."""
         index: Any = self._faiss.read_index(str(self._file), self._faiss.IO_FLAG_MMAP)
         if queries.shape[1] != index.d:
             raise UserError(f"vectors have {index.d} numbers, the example {queries.shape[1]}; use the same model")
@@ -82,7 +82,7 @@ def most_similar(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The `top` most similar rows for each query: (row numbers (Q, top), cosine similarities (Q, top)).
 
-    The vectors are multiplied where they lie: a number for each row and query is all the memory that it takes.
+    The vectors are not copied: this takes memory only for one number per row and query.
 
     Args:
         vectors: (N, D).

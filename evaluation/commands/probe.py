@@ -1,4 +1,4 @@
-"""`biovfm probe`: score encoders on tasks."""
+"""The `biovfm probe` command: scores encoders on tasks."""
 
 import argparse
 import json
@@ -65,7 +65,7 @@ WHAT, HOW, SETTINGS, RUNNING = "what to score", "how", "settings of the methods"
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What `biovfm probe` takes apart from the methods' own settings, which `options_class` adds."""
+    """Options of `biovfm probe` besides the methods' own settings, which `options_class` adds."""
 
     model: tuple[str, ...] = required(
         "a model folder, a Hub repository, a short name (dinov2-b, biomedclip, ...), timm:NAME or "
@@ -78,11 +78,11 @@ class RunOptions:
         "task names, medmnist, medmnist3d, radiology, or paths", metavar="NAME,...", commas=True, group=WHAT
     )
     out: Path = required("the results folder", metavar="DIR", group=WHAT)
-    data: Path = option(Path(), "where the named sets are", metavar="DIR", group=WHAT)
+    data: Path = option(Path(), "folder of the named sets", metavar="DIR", group=WHAT)
     size: int | None = option(None, "MedMNIST size (default: the largest there)", choices=SIZES, group=WHAT)
     download: bool = option(False, "fetch missing MedMNIST sets into --data", group=WHAT)
     method: tuple[str, ...] = option(
-        ("linear",), "which methods (default: linear); --help lists them below", metavar="NAME,...", commas=True,
+        ("linear",), "methods (default: linear); --help lists them below", metavar="NAME,...", commas=True,
         group=HOW,
     )  # fmt: skip
     protocol: str = option(
@@ -94,7 +94,7 @@ class RunOptions:
     )
     seed: tuple[int, ...] = option(
         (0,),
-        "of everything random; several are run one after the other and reported as one result with the seeds' share "
+        "random seed; several run one after the other and are reported as one result with the seeds' share "
         "in its uncertainty (default: 0)",
         metavar="N,...",
         commas=True,
@@ -106,8 +106,8 @@ class RunOptions:
     device: str | None = option(None, DEVICE_HELP, group=RUNNING)
     precision: str | None = option(None, PRECISION_HELP, choices=PRECISIONS, group=RUNNING)
     compile: bool = option(False, COMPILE_HELP, group=RUNNING)
-    cache: Path | None = option(None, "where features are kept (default: OUT/cache)", metavar="DIR", group=RUNNING)
-    resamples: int = option(1000, "of the bootstrap; comparisons on many tasks take more", least=1, group=RUNNING)
+    cache: Path | None = option(None, "folder of cached features (default: OUT/cache)", metavar="DIR", group=RUNNING)
+    resamples: int = option(1000, "bootstrap resamples; comparisons on many tasks use more", least=1, group=RUNNING)
     stratify: bool = option(
         False,
         "the resamples keep the class counts of the test split: for intervals given these counts, where a class is "
@@ -135,7 +135,7 @@ class RunOptions:
         choices=("auto", "nifti", "png"),
         group=RUNNING,
     )
-    no_figures: bool = option(False, "leave out the pictures", group=RUNNING)
+    no_figures: bool = option(False, "do not draw pictures", group=RUNNING)
     trust_remote_code: str | None = option(None, TRUST_HELP, metavar="REVISION", group=RUNNING)
 
     def __post_init__(self) -> None:
@@ -144,29 +144,29 @@ class RunOptions:
         if self.stratify and self.protocol == "biovfm":
             raise UserError("stratify needs protocol fast; protocol biovfm resamples as its authors did")
         if self.stratify and not any(probe.stratifies for probe in probes):
-            raise UserError(f"stratify does nothing for {', '.join(self.method)}")
+            raise UserError(f"stratify has no effect on {', '.join(self.method)}")
         if self.corrupt and not any(probe.corrupts for probe in probes):
-            raise UserError(f"corrupt does nothing for {', '.join(self.method)}; it is for probes of frozen features")
+            raise UserError(f"corrupt has no effect on {', '.join(self.method)}; it is for probes of frozen features")
         if self.corruptions and not self.corrupt:
-            raise UserError("corruptions does nothing without corrupt")
+            raise UserError("corruptions has no effect without corrupt")
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"out: {self.out} is a file; give a folder")
 
     @property
     def features_folder(self) -> Path:
-        """Where features are kept."""
+        """The folder of cached features."""
         return self.cache or self.out / "cache"
 
 
 def options_class() -> type[RunOptions]:
     """`RunOptions` with those of CSV lists and every setting that a registered method declares, None where not given.
 
-    A setting of several methods is one option for all of them. One with `commas` takes several values, each of which
-    makes runs of its own.
+    A setting of several methods is one option for all of them. One with `commas` takes several values, each with runs
+    of its own.
     """
     taken = {item.name for item in fields(RunOptions)}
     added: dict[str, tuple[str, Any, Any]] = {}
-    # in the order of their modules, whichever of them was imported first
+    # in the order of their modules, independent of import order
     for probe in sorted(dict.fromkeys(probe_classes().values()), key=attrgetter("__module__")):
         hints = get_type_hints(probe)
         for item in fields(probe):
@@ -190,7 +190,7 @@ def _value_type(hint: Any) -> Any:
 
 
 def _add_choices(about: Mapping[str, Any], item: Any) -> None:
-    """What one more method takes for a setting of several; each refuses what it does not know."""
+    """Add another method's choices to a shared setting; each method refuses values that it does not know."""
     about.get("choices", []).extend(c for c in item.metadata.get("choices", ()) if c not in about["choices"])
 
 
@@ -236,7 +236,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def probe_titles() -> dict[str, str]:
-    """What each method does, by its name."""
+    """Description of each method, by name."""
     titles = {kind.name: kind.title for kind in probe_classes().values()}
     return {name: titles[name] for name in probe_names()}
 
@@ -271,7 +271,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def probe(options: RunOptions) -> list[Row]:
-    """Make the records that are missing in `options.out`, then comparisons, tables and pictures of all that are there.
+    """Make the missing records in `options.out`, then comparisons, tables and pictures of all its records.
 
     A failure of one model on one task does not stop the others; it is raised at the end.
 
@@ -282,7 +282,7 @@ def probe(options: RunOptions) -> list[Row]:
         Every record of the results folder.
 
     Raises:
-        UserError: a task or a model cannot be opened, or what went wrong with some records.
+        UserError: a task or a model cannot be opened, or some records failed.
     """
     tasks, runs = open_tasks(options), make_runs(options)
     failure = None
@@ -292,7 +292,7 @@ def probe(options: RunOptions) -> list[Row]:
         failure = error
     processes = process_group()
     records = summarise(options, tasks) if processes.takes(0) else []
-    processes.wait()  # a launcher ends all processes when one of them fails
+    processes.wait()  # a launcher ends all processes if one of them fails
     if failure is not None:
         raise failure
     return records
@@ -377,7 +377,7 @@ def summarise(options: RunOptions, tasks: list[Task]) -> list[Row]:
 
 
 def draw(options: RunOptions, tasks: list[Task], records: list[Row]) -> None:
-    """Every picture of the results folder; those that need the model only where they are missing."""
+    """Draw every picture of the results folder; pictures that need the model only if they are missing."""
     draw_all(options.out, records)
     by_name = {task.name: task for task in tasks}
     for kind, prefix, picture in ((SEGMENTATION, "masks", draw_masks), (DETECTION, "boxes", draw_boxes)):
@@ -401,7 +401,7 @@ def draw(options: RunOptions, tasks: list[Task], records: list[Row]) -> None:
 
 
 def draw_model(options: RunOptions, encoder: Encoder, task: Task, record: Row) -> None:
-    """What a model makes of a task: its attention, a map of its features, and the colours of its patches."""
+    """Draw a model's view of a task: its attention, a map of its features, and the colours of its patches."""
     draw_attention(options.out, encoder, task)
     split = task.splits["test"]
     if split.labels is not None and split.labels.ndim == 1:

@@ -1,4 +1,4 @@
-"""`biovfm score`: metrics and intervals for scores that somebody already has."""
+"""The `biovfm score` command: metrics and intervals for existing scores."""
 
 import argparse
 import json
@@ -52,15 +52,15 @@ A metric that the test split leaves undefined (AUC of a class without samples, s
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What `biovfm score` takes, and `biovfm_hf.score` by keyword. Wrong values are refused as a UserError."""
+    """Options of `biovfm score`, keywords of `biovfm_hf.score`. Wrong values raise UserError."""
 
-    file: Path = argument("labels and scores, or boxes", metavar="FILE")
-    task: str = required("MedMNIST's word for the kind of task, or detection", choices=(*TASKS, DETECTION))
+    file: Path = argument("file with labels and scores, or boxes", metavar="FILE")
+    task: str = required("kind of task in MedMNIST's terms, or detection", choices=(*TASKS, DETECTION))
     protocol: str = option("biovfm", "how to choose thresholds and resample, see above", choices=PROTOCOLS)
     json: Path | None = option(None, "write thresholds, metrics and notes to this file", metavar="OUT")
     resamples: int = option(1000, "of the bootstrap", least=1)
-    seed: int = option(0, "of the resamples of protocol fast and of detection", least=0)
-    by_subject: bool = option(False, "draw whole subjects (test_subjects); protocol fast")
+    seed: int = option(0, "random seed of the resamples in protocol fast and detection", least=0)
+    by_subject: bool = option(False, "resample whole subjects (test_subjects); protocol fast")
     stratify: bool = option(False, "keep the test split's class counts; protocol fast")
     extra: bool = option(False, "also sensitivity, specificity, AP, Brier score and ECE")
     trust: bool = option(
@@ -68,7 +68,7 @@ class ScoreOptions:
         "also selective risk, conformal sets calibrated on validation with the coverage they reach, and gaps between "
         "the groups of test_groups",
     )
-    coverage: float = option(0.9, "what conformal sets promise, with --trust", above=0, most=0.999)
+    coverage: float = option(0.9, "target coverage of conformal sets, with --trust", above=0, most=0.999)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -88,12 +88,12 @@ def main(argv: list[str]) -> int:
 
 
 def score(options: ScoreOptions) -> dict[str, Any]:
-    """Score the file and write what was computed to `options.json`, if given.
+    """Score the file, and write the results to `options.json`, if given.
 
     Returns:
         {"task", "protocol", "resamples", "seed", "n_test", "thresholds": [...], "metrics": {name: {"value", "mean",
         "low", "high"}}, "notes"}; `value` is the point estimate, `mean` that over resamples. With `trust` also
-        "trust": {"selective", "conformal", "groups"}, lists of rows. Of detection, `n_test` counts images and
+        "trust": {"selective", "conformal", "groups"}, lists of rows. For detection, `n_test` counts images and
         "classes" is {class name: {"AP", "AP50"}}, None for classes without a box.
 
     Raises:
@@ -123,7 +123,7 @@ def _score_file(options: ScoreOptions) -> dict[str, Any]:
 
 
 def _read_arrays(options: ScoreOptions) -> dict[str, Any]:
-    """The arrays that the task and the options need, and those of validation where they are there."""
+    """The arrays that the task and the options need, and those of validation if they exist."""
     stored = npz.names(options.file)
     needed = ["test_labels", "test_scores"]
     if options.task in (BINARY, MULTILABEL) or {"val_labels", "val_scores"} <= set(stored):
@@ -160,7 +160,7 @@ def _score(options: ScoreOptions, arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_grouping(name: str) -> bool:
-    """Whether an array of the file says which group each test case is of."""
+    """Whether an array of the file has the group of each test case."""
     return name == "test_groups" or name.startswith("test_groups_")
 
 

@@ -1,4 +1,4 @@
-"""`biovfm search`: the images of a folder that look most like an example."""
+"""The `biovfm search` command: finds the images of a folder that look most like an example."""
 
 import argparse
 import json
@@ -38,15 +38,15 @@ OUT receives search.json (ids and cosine similarities) and, with --images, sheet
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What `biovfm search` takes, and `biovfm_hf.search` by keyword. Wrong values are refused as a UserError."""
+    """Options of `biovfm search`, keywords of `biovfm_hf.search`. Wrong values raise UserError."""
 
     model: str = required("the model that made the features")
     features: Path = required("from biovfm embed", metavar="FILE.parquet")
-    query: tuple[Path, ...] = required("an example, an image or a volume; again for more", metavar="IMAGE")
+    query: tuple[Path, ...] = required("an example image or volume; can be repeated", metavar="IMAGE")
     out: Path = required("where to write", metavar="DIR")
-    images: Path | None = option(None, "the embedded folder, to draw the contact sheet from", metavar="DIR")
-    top: int = option(8, "how many for each example", least=1)
-    strict: bool = option(False, "end with exit status 1 where an example had to be left out")
+    images: Path | None = option(None, "the embedded folder, for the contact sheet", metavar="DIR")
+    top: int = option(8, "how many images to find for each example", least=1)
+    strict: bool = option(False, "end with exit status 1 if an example had to be left out")
     device: str | None = option(None, DEVICE_HELP)
     index: bool = option(
         False,
@@ -83,11 +83,11 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
     Examples that cannot be read are left out and named, with the reason, in `left_out.csv`.
 
     Returns:
-        What search.json holds: of each example {"query": file name, "found": [{"id", "similarity"}, ...]}, the most
-        similar first.
+        The content of search.json: for each example {"query": file name, "found": [{"id", "similarity"}, ...]}, the
+        most similar first.
 
     Raises:
-        UserError: no example or not the features can be read, or the features are another model's.
+        UserError: no example or the features cannot be read, or the features are another model's.
     """
     index = Index(options.features) if options.index and options.features.is_file() else None
     features = read_features(options.features, vectors=index is None or not index.fresh)
@@ -137,7 +137,7 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
 
 
 def _taken(rows: np.ndarray, similarity: np.ndarray) -> list[tuple[int, float]]:
-    """Row and similarity of what was found; an index has rows of -1 where it found less than was asked for."""
+    """Row and similarity of each match; an index gives rows of -1 if it found fewer than requested."""
     pairs = zip(rows.tolist(), similarity.tolist(), strict=True)
     return [(row, round(value, 6)) for row, value in pairs if row >= 0]
 
@@ -145,7 +145,7 @@ def _taken(rows: np.ndarray, similarity: np.ndarray) -> list[tuple[int, float]]:
 def _read_examples(
     paths: Sequence[Path], made_with: dict[str, str]
 ) -> tuple[dict[Path, list[np.ndarray]], dict[Path, str]]:
-    """The examples that can be read, a volume as the slices that the features were made of; why others cannot."""
+    """The readable examples, a volume as the slices used for the features; and why others cannot be read."""
     axes = tuple(made_with.get("axes", "axial").split(","))
     slicing = Slicing(axes, int(made_with.get("slices", SLICES)))
     examples, left_out = {}, {}
@@ -166,7 +166,7 @@ def _volume_slices(path: Path, slicing: Slicing) -> list[np.ndarray]:
 
 
 def _place(folder: Path, name: str, places: dict[str, str]) -> tuple[Path, int | None]:
-    """Where an image with the id `name` lies, and which frame it is; `places` has the paths of withheld ones."""
+    """The file and frame of the image with the id `name`; `places` has the paths of withheld ids."""
     path, frame, number = name.rpartition(":frame:")
     if frame and number.isdecimal():
         return folder / places.get(path, path), int(number)

@@ -1,4 +1,4 @@
-"""Where the tokens of an encoder look: the attention of its blocks, from the three libraries' models."""
+"""Reads the attention of an encoder's blocks, from the three libraries' models."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -1,4 +1,4 @@
-"""On which device and in which precision encoders run: what is chosen, and what is refused."""
+"""Chooses the device and precision of encoders, and refuses impossible ones."""
 
 import os
 import sys
@@ -29,7 +29,7 @@ def check_device(device: str) -> None:
     try:
         asked = torch.device(device)
     except RuntimeError as error:
-        raise UserError(f"device {device!r}: torch knows no such kind; give cpu, cuda or cuda:N") from error
+        raise UserError(f"device {device!r}: not a kind that torch knows; give cpu, cuda or cuda:N") from error
     if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"device {device}: torch sees {torch.cuda.device_count()} GPUs here; use cpu, or see the driver"

@@ -1,4 +1,4 @@
-"""Features of images, computed once: safetensors shards in a cache folder, keyed by what they depend on."""
+"""Computes features of images once, in a cache of safetensors shards keyed by all their inputs."""
 
 import hashlib
 import os

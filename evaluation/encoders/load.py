@@ -1,4 +1,4 @@
-"""Vision encoders by name: transformers folders and repositories, timm and open_clip models, the paper's line-up.
+"""Loads vision encoders by name: transformers folders and repositories, timm and open_clip models, short names.
 
 Every encoder answers with the same things, see `tokens.Encoded`.
 """

@@ -1,4 +1,4 @@
-"""The image encoder of OFA models, of which BiomedGPT is one: pixels to image tokens, with the text left out.
+"""The image encoder of OFA models such as BiomedGPT: pixels to image tokens, without text.
 
 The same sums as in OFA-Sys/OFA (`feature/add_transformers`), written anew: a ResNet without its last stage, then
 transformer blocks whose attention knows the places of the patches. Every size follows from the tensors' shapes.
@@ -202,7 +202,7 @@ def load_image_encoder(source: str) -> tuple[OFAImageEncoder, Path, list[str]]:
         module = OFAImageEncoder(parts)
         module.load_state_dict(parts)
     except KeyError as error:
-        raise UserError(f"{path}: lacks {error}; it is no OFA model with an image encoder") from error
+        raise UserError(f"{path}: lacks {error}; it is not an OFA model with an image encoder") from error
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: its tensors are not those of an OFA image encoder ({reason})") from error

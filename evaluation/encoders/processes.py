@@ -1,4 +1,4 @@
-"""Processes that work on one results folder together, as `accelerate launch` or `torchrun` starts them."""
+"""Coordinates processes on one results folder, started by `accelerate launch` or `torchrun`."""
 
 import atexit
 import os

@@ -1,4 +1,4 @@
-"""Reading any vision model: its tokens or feature map, its last blocks, and its pooled answer.
+"""Reads the output of any vision model: its tokens or feature map, its last blocks, and its pooled output.
 
 Models of equal blocks (ViTs of any family) are read at two places: after the last block, and through their final
 norm. Of others (convolutional nets, hierarchical transformers) the answer itself stands for both.
@@ -113,7 +113,7 @@ def run(module: "nn.Module", pixel_values: "Tensor", blocks: int = 0, reading: R
             hook.remove()
     hidden = outputs[-1].permute(0, 3, 1, 2) if reading.before_neck else _tensor(answer)
     if isinstance(answer, list) or getattr(hidden, "ndim", 0) not in (2, 3, 4):
-        raise UserError(f"{type(module).__name__} answers with {type(answer).__name__}, which is no feature map")
+        raise UserError(f"{type(module).__name__} answers with {type(answer).__name__}, which is not a feature map")
     pooled = _pooled(module, answer, reading)
     if _are_blocks(hidden, outputs):
         return _encoded_blocks(module, outputs, pooled, pixel_values.shape[-2:], blocks)
@@ -284,5 +284,5 @@ def token_grid(module: "nn.Module", count: int, size: Sequence[int]) -> tuple[in
         if rest == 0 and 0 <= count - rows * columns <= MAX_PREFIX:
             return rows, columns
     raise UserError(
-        f"{type(module).__name__} gives {count} tokens for {size[0]} x {size[1]} pixels, which are no grid of patches"
+        f"{type(module).__name__} gives {count} tokens for {size[0]} x {size[1]} pixels, which form no patch grid"
     )

@@ -1,4 +1,4 @@
-"""What a model makes of images: colours of its patches, its attention, a map of its features, masks it predicts."""
+"""Pictures of a model's view of images: colours of its patches, its attention, a map of its features, its masks."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Figures as PNG files in a results folder, each with its words in a text file beside it."""
+"""Writes figures as PNG files to a results folder, each with a description in a text file beside it."""
 
 import hashlib
 import re

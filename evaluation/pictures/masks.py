@@ -1,4 +1,4 @@
-"""Test images with their true masks and those that models predict, one below the other."""
+"""Pictures of test images with true and predicted masks, one below the other."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any

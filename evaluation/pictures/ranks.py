@@ -1,4 +1,4 @@
-"""Ranks over segmentation tasks against ranks over classification tasks, as the DINOv2 radiology study draws them."""
+"""Ranks over segmentation tasks against ranks over classification tasks, as in the DINOv2 radiology study."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""A picture of errors on corrupted images: of each corruption and model, against AlexNet's where it is known."""
+"""A picture of errors on corrupted images by corruption and model, beside AlexNet's if known."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

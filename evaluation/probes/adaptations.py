@@ -1,4 +1,4 @@
-"""Which weights of an encoder a probe trains: all of them, its biases, or low-rank updates of its linear layers."""
+"""The weights of an encoder that a probe trains: all, its biases, or low-rank updates of its linear layers."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -86,8 +86,10 @@ class LowRankUpdates(Adaptation):
         "queries, keys and values with their biases (8 million weights on ViT-g)",
         choices=tuple(PRESETS),
     )
-    lora_rank: int | None = option(None, "lora: another rank than the preset's", least=1, metavar="R")
-    lora_alpha: float | None = option(None, "lora: another alpha; updates are scaled by alpha / rank", above=0)
+    lora_rank: int | None = option(None, "lora: rank, instead of the preset's", least=1, metavar="R")
+    lora_alpha: float | None = option(
+        None, "lora: alpha, instead of the preset's; updates are scaled by alpha / rank", above=0
+    )
     lora_targets: str | None = option(None, "lora: which linear layers of the blocks are updated", choices=TARGETS)
 
     @property

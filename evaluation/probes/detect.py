@@ -1,4 +1,4 @@
-"""Method `detect`: boxes from the patch tokens of a frozen encoder, or of one that is trained along."""
+"""Method `detect`: boxes from the patch tokens of an encoder that is frozen or trained along."""
 
 import copy
 from collections.abc import Callable

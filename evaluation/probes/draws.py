@@ -1,4 +1,4 @@
-"""Draws of a few training subjects: how often, how many, and which."""
+"""Random draws of a few training subjects for few-shot probes."""
 
 from dataclasses import dataclass
 from typing import Any

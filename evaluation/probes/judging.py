@@ -1,4 +1,4 @@
-"""What follows from a probe's scores: thresholds on validation, metrics with intervals, and notes."""
+"""Judges a probe's scores: thresholds on validation, metrics with intervals, and notes."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any

@@ -28,8 +28,10 @@ class NearestNeighbours(FrozenProbe):
     name = "knn"
     title = "votes of the nearest training cases"
     features: str = features_setting("class")
-    neighbours: int | None = option(None, "kNN: how many vote (default: chosen on validation)", least=1, metavar="K")
-    temperature: float = option(TEMPERATURE, "kNN: of the votes", above=0)
+    neighbours: int | None = option(
+        None, "kNN: number of neighbours (default: chosen on validation)", least=1, metavar="K"
+    )
+    temperature: float = option(TEMPERATURE, "kNN: temperature of the votes", above=0)
 
     def score(self, trial: Trial, problem: Problem) -> Scores:
         """Look neighbours up, and choose their number by validation loss."""

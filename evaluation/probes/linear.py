@@ -92,7 +92,7 @@ class AuthorsLinear(FrozenProbe):
     authors_drop_path: bool = option(
         False,
         "protocol biovfm: leave stochastic depth on in encoders of DINOv2's form while the head is trained, as the "
-        "authors' code does: the encoder runs anew in every epoch",
+        "authors' code does: the encoder runs again in every epoch",
     )
     epochs: int | None = epochs_setting()
     features: str = field(init=False, default="mean_raw", metadata={"help": "what the authors read"})

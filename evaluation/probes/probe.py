@@ -1,4 +1,4 @@
-"""What a probe is: a class with a name, the settings that it reads, and a run; and the registry of all of them.
+"""The base class of probes, with a name, settings and a run; and the registry of all probes.
 
 To add one, write a module beside this one with one class:
 
@@ -43,7 +43,7 @@ NORMALISED = {"biovfm": "half", STUDY: "imagenet"}  # what these give every mode
 FEATURES_HELP = (
     "class token, mean patch token (mean_raw: before the final norm), both, the model's pooled vector, or last4: "
     "class tokens of the last four blocks and the mean patch token; card: what the model's card recommends; linear "
-    "also auto: what does best on validation "
+    "also auto: the best on validation "
     "(default: class for kNN, auto for linear under protocol radiology, else both)"
 )
 
@@ -316,7 +316,7 @@ def size_setting() -> Any:
 
 def epochs_setting() -> Any:
     """The field `epochs` of a probe that trains; None is the method's own number."""
-    return option(None, "of trained heads, decoders and fine-tuning (default: by method)", least=1)
+    return option(None, "training epochs of heads, decoders and fine-tuning (default: by method)", least=1)
 
 
 def rate_setting() -> Any:

@@ -20,7 +20,7 @@ def augment_setting(choices: tuple[str, ...], default: str | None) -> Any:
     """The field `augment` of a probe of masks."""
     return option(
         default,
-        "segmentation: training images and masks are changed anew in every epoch: study (the radiology study's flips "
+        "segmentation: augmentation of training images and masks in every epoch: study (the radiology study's flips "
         "and rotations), medical (nnU-Net's set without mirroring) (default: none; study under protocol radiology)",
         choices=choices,
     )
@@ -45,10 +45,10 @@ class MaskProbe(Probe):
     )
     augment: str | None = augment_setting(AUGMENTATIONS, None)
     surface: str | None = option(
-        None, "segmentation: whose surface distances (default: deepmind)", choices=tuple(CONVENTIONS)
+        None, "segmentation: convention of surface distances (default: deepmind)", choices=tuple(CONVENTIONS)
     )
     tolerance: float | None = option(
-        None, "segmentation: of surface Dice, mm, or pixels without spacing (default: 2)", above=0
+        None, "segmentation: tolerance of surface Dice in mm, or in pixels without spacing (default: 2)", above=0
     )
     empty: str | None = option(
         None,

@@ -1,4 +1,4 @@
-"""Runs methods over models and tasks, one record each: resumable, and shared out among processes."""
+"""Runs methods over models and tasks, one record each: resumable, and divided among processes."""
 
 import hashlib
 import sys

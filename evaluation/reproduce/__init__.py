@@ -1,1 +1,1 @@
-"""The tables and figures of the two papers: a recipe for each, its runs, and our numbers beside the printed ones."""
+"""Reproduction of the two papers' tables and figures: a recipe for each, its runs, and ours beside printed numbers."""

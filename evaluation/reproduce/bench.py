@@ -1,4 +1,4 @@
-"""What is there for a reproduction: tasks that open, models that have weights, and why others do not."""
+"""Finds the available parts of a reproduction: tasks that open, models with weights, and why others are missing."""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`biovfm reproduce`: the tables and figures of the two papers, by name."""
+"""The `biovfm reproduce` command: makes the tables and figures of the two papers, by name."""
 
 import argparse
 import json
@@ -101,7 +101,9 @@ def check_settings(recipes: list[Recipe], bench: Bench) -> None:
     known = {name for recipe in recipes for cell in recipe.cells.values() for name in bench.settings_of(cell)}
     for name in bench.options.settings:
         if name not in known:
-            raise UserError(f"setting: {name!r} is none of the items' methods; these have {', '.join(sorted(known))}")
+            raise UserError(
+                f"setting: {name!r} is not a setting of the items' methods; these have {', '.join(sorted(known))}"
+            )
 
 
 def needs_lines(needs: Needs, options: ReproduceOptions) -> list[str]:

@@ -1,4 +1,4 @@
-"""Tables of facts: the sets and the encoders that the radiology study used, counted here and as printed."""
+"""Tables of facts: the radiology study's sets and encoders, as counted here and as printed."""
 
 import csv
 import io

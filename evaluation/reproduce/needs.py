@@ -1,4 +1,4 @@
-"""What items need before they can be made: sets, weights, and hours on a named GPU, all told before anything runs."""
+"""Reports what items need before anything runs: sets, weights, and hours on a named GPU."""
 
 from collections.abc import Iterable
 from pathlib import Path

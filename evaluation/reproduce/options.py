@@ -24,7 +24,9 @@ class ReproduceOptions:
     items: tuple[str, ...] = argument(
         "tables and figures by name (radiology-table3), all of a paper (biovfm, radiology), or all", metavar="ITEM"
     )
-    data: Path = option(Path(), "where the papers' sets are, as their sources lay them out", metavar="DIR", group=WHAT)
+    data: Path = option(
+        Path(), "folder of the papers' sets, in the layout of their sources", metavar="DIR", group=WHAT
+    )
     out: Path | None = option(None, "records of all items, and a folder for each item", metavar="DIR", group=WHAT)
     model: tuple[str, ...] = option(
         (), "weights for a name of the recipes, as BioVFM=runs/huge/model, or in the place of those it would load; "
@@ -34,22 +36,22 @@ class ReproduceOptions:
         None, "a dataset folder of biovfm build, for the figure that describes it", metavar="DIR", group=WHAT
     )
     setting: tuple[str, ...] = option(
-        (), "another value for a setting of the methods, as epochs=10; the table tells of it", metavar="KEY=VALUE",
+        (), "another value for a setting of the methods, as epochs=10; the table states it", metavar="KEY=VALUE",
         group=WHAT,
     )  # fmt: skip
-    dry_run: bool = option(False, "tell what the items need, and stop", group=WHAT)
-    gpu: str = option("A100", "for which the hours are estimated", choices=tuple(PEAK_FLOPS), group=WHAT)
+    dry_run: bool = option(False, "print what the items need, and stop", group=WHAT)
+    gpu: str = option("A100", "GPU for which the hours are estimated", choices=tuple(PEAK_FLOPS), group=WHAT)
     seed: tuple[int, ...] = option(
-        (0,), "of everything random; several are averaged (default: 0)", metavar="N,...", commas=True, least=0,
+        (0,), "random seed; several are averaged (default: 0)", metavar="N,...", commas=True, least=0,
         group=RUNNING,
     )  # fmt: skip
-    size: int | None = option(None, "of MedMNIST's images (default: the paper's)", choices=SIZES, group=RUNNING)
+    size: int | None = option(None, "size of MedMNIST's images (default: the paper's)", choices=SIZES, group=RUNNING)
     download: bool = option(False, "fetch missing MedMNIST sets into --data", group=RUNNING)
-    resamples: int = option(1000, "of the bootstrap; tests of many differences take more", least=1, group=RUNNING)
+    resamples: int = option(1000, "bootstrap resamples; tests of many differences use more", least=1, group=RUNNING)
     batch_size: int = option(64, "images at once", least=1, group=RUNNING)
     device: str | None = option(None, DEVICE_HELP, group=RUNNING)
     precision: str | None = option(None, PRECISION_HELP, choices=PRECISIONS, group=RUNNING)
-    cache: Path | None = option(None, "where features are kept (default: OUT/cache)", metavar="DIR", group=RUNNING)
+    cache: Path | None = option(None, "folder of cached features (default: OUT/cache)", metavar="DIR", group=RUNNING)
     trust_remote_code: str | None = option(None, TRUST_HELP, metavar="REVISION", group=RUNNING)
 
     def __post_init__(self) -> None:
@@ -59,7 +61,7 @@ class ReproduceOptions:
             raise UserError("out is missing; name the results folder with --out, or only look with --dry-run")
         for name, entries, example in (("model", self.model, "BioVFM=folder"), ("setting", self.setting, "epochs=10")):
             if wrong := [word for word in entries if not all(word.partition("="))]:
-                raise UserError(f"{name}: {wrong[0]!r} does not say what for what; give it as {example}")
+                raise UserError(f"{name}: {wrong[0]!r} is not a pair; give it as {example}")
 
     @property
     def folder(self) -> Path:

@@ -1,4 +1,4 @@
-"""Pictures of an item's numbers, as the papers draw them: bars, curves, ranks, masks side by side, scaling curves."""
+"""Draws an item's numbers as in the papers: bars, curves, ranks, masks side by side, scaling curves."""
 
 import textwrap
 from collections.abc import Callable

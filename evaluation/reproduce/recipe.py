@@ -1,4 +1,4 @@
-"""Recipes: what each table and figure of the two papers is made of, one YAML file each in `recipes/`.
+"""Recipes of the two papers' tables and figures, one YAML file each in `recipes/`.
 
 A recipe of scores gives `rows` and `columns`, each name with a part of what a cell is; `cell` holds what all share:
 
@@ -146,7 +146,7 @@ def resolve_items(items: tuple[str, ...]) -> list[str]:
             names.append(word)
         else:
             hint = did_you_mean(word, [*recipe_names(), *PAPERS])
-            raise UserError(f"{word!r} is no table or figure of the papers{hint}; see: biovfm reproduce --list")
+            raise UserError(f"{word!r} is not a table or figure of the papers{hint}; see: biovfm reproduce --list")
     return list(dict.fromkeys(names))
 
 
@@ -182,7 +182,7 @@ def read_recipe(path: Path) -> Recipe:
             path.stem, rows=tuple(rows), columns=tuple(columns), cells=cells, panels=panels, **(content | listed)
         )
     except (TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} is no recipe ({error}); see the head of evaluation/reproduce/recipe.py") from error
+        raise UserError(f"{path} is not a recipe ({error}); see the head of evaluation/reproduce/recipe.py") from error
 
 
 def _cell(column: str, *parts: Mapping[str, Any]) -> Cell:

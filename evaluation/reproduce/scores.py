@@ -1,4 +1,4 @@
-"""Items made of scores: the records that their cells need, the numbers, and tests of the differences between rows."""
+"""Items that consist of scores: the records for their cells, the numbers, and tests of differences between rows."""
 
 from collections.abc import Mapping
 from dataclasses import replace

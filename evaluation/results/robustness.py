@@ -1,4 +1,4 @@
-"""What a table says of errors on corrupted images, from the `robustness` of records."""
+"""A table's section on errors on corrupted images, from the `robustness` of records."""
 
 from typing import Any
 

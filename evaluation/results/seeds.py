@@ -1,4 +1,4 @@
-"""Several seeds of one model, task and method as one result: their mean, with seeds as a part of its uncertainty."""
+"""Combines several seeds of one model, task and method: their mean, with an interval that includes seeds."""
 
 from pathlib import Path
 from typing import Any

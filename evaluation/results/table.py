@@ -1,4 +1,4 @@
-"""The table of a results folder, in Markdown, LaTeX and CSV: means over tasks, every task, and what differs."""
+"""The table of a results folder, in Markdown, LaTeX and CSV: means over tasks, every task, and differences."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Which differences between models are real: paired bootstrap, DeLong's test, average ranks."""
+"""Tests of differences between models: paired bootstrap, DeLong's test, average ranks."""
 
 from dataclasses import dataclass, replace
 from typing import Any

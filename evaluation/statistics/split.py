@@ -1,4 +1,4 @@
-"""Labels and scores of one split, checked and brought to one shape, before any metric is taken of them."""
+"""Labels and scores of one split, checked and brought to one shape before any metric is computed."""
 
 from dataclasses import dataclass, replace
 

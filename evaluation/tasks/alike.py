@@ -1,4 +1,4 @@
-"""Names of files that look like those of one patient: what warns of patients in both train and test."""
+"""Warns of patients in both train and test, by file names that look like one patient's."""
 
 import re
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Tasks by name: the records of this folder, groups of them, and paths of users' own."""
+"""Opens tasks by name: records in this folder, groups of them, and paths of users' own tasks."""
 
 from collections.abc import Iterable
 from functools import cache

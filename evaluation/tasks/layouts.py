@@ -1,4 +1,4 @@
-"""The layouts of sets, each a function that opens a set as its source lays it out.
+"""The registry of layouts, each a function that opens a set in the layout of its source.
 
 A module of this folder adds one by `@layout("name")` on a function (record, folder) -> splits; a task's record then
 names it.

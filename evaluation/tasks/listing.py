@@ -36,20 +36,25 @@ NAMED = 3  # of several missing files
 class Listing:
     """How a CSV list is read. A column that is not named is looked for by its usual names."""
 
-    image_column: str | None = option(None, "with the image's path (image, file_name ...)", metavar="C", group=LISTED)
+    image_column: str | None = option(
+        None, "column with the image's path (image, file_name ...)", metavar="C", group=LISTED
+    )
     label_column: tuple[str, ...] = option(
-        (), "with the label; several columns of 0 and 1 make a task of several labels", metavar="C,...", commas=True,
-        group=LISTED,
+        (), "column with the label; several columns of 0 and 1 make a task of several labels", metavar="C,...",
+        commas=True, group=LISTED,
     )  # fmt: skip
     subject_column: str | None = option(
-        None, "with the patient, whose images stay in one split (subject, patient ...)", metavar="C", group=LISTED
+        None,
+        "column with the patient, whose images stay in one split (subject, patient ...)",
+        metavar="C",
+        group=LISTED,
     )
     split_column: str | None = option(
-        None, "with train, val or validation, test; without it patients are sampled", metavar="C", group=LISTED
+        None, "column with train, val or validation, test; without it patients are sampled", metavar="C", group=LISTED
     )
     images_root: Path | None = option(
         None,
-        "where image paths begin, beside the list's own folder; of a list of patients without images, the folder "
+        "folder where image paths begin, besides the list's own; for a list of patients without images, the folder "
         "with one sub-folder per patient",
         metavar="DIR",
         group=LISTED,

@@ -1,4 +1,4 @@
-"""Reading .npz files of unknown origin: no pickles, sizes checked before memory is taken, rows streamed.
+"""Reads untrusted .npz files: no pickles, sizes checked before memory is allocated, rows streamed.
 
 `numpy.load` ignores `mmap_mode` for .npz and unpacks a whole member at once; the 224-pixel MedMNIST files hold up to
 13 GB. Here a member's header is read first and its rows follow in blocks.
@@ -111,7 +111,9 @@ def _open_member(path: Path, name: str) -> Iterator[tuple[IO[bytes], Header]]:
             stream = archive.open(archive.namelist()[names.index(name)])
             layout = _read_header(stream)
         except BROKEN as error:
-            raise UserError(f"{path}: {name} cannot be read ({error}); the file is damaged or is no .npz") from error
+            raise UserError(
+                f"{path}: {name} cannot be read ({error}); the file is damaged or not an .npz file"
+            ) from error
         if layout.dtype.itemsize == 0:
             raise UserError(f"{path}: {name} holds items of no size; save plain numbers")
         if layout.dtype.hasobject:
@@ -134,7 +136,7 @@ def _read_header(stream: IO[bytes]) -> Header:
         shape, fortran_order = fields["shape"], bool(fields["fortran_order"])
         dtype = np.dtype(np.lib.format.descr_to_dtype(fields["descr"]))
     except (SyntaxError, KeyError, TypeError, IndexError, RecursionError, MemoryError) as error:
-        raise ValueError("the .npy header is no description of an array") from error
+        raise ValueError("the .npy header does not describe an array") from error
     if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
         raise ValueError("the .npy header declares no shape")
     return Header(shape, dtype, fortran_order)

@@ -1,4 +1,4 @@
-"""Which test images pictures show."""
+"""Chooses the test images for pictures."""
 
 import numpy as np
 

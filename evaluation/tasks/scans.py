@@ -88,7 +88,7 @@ def read_mat(path: Path) -> tuple[np.ndarray, int, str]:
             person = "".join(chr(int(code)) for code in np.ravel(data["PID"][()]))
             return np.asarray(image[()]).T, int(np.ravel(data["label"][()])[0]), person
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no readable cjdata file ({error}); get the set again") from error
+        raise UserError(f"{path} is not a readable cjdata file ({error}); get the set again") from error
 
 
 @layout("brain_tumor")

@@ -1,4 +1,4 @@
-"""Splits for sets that come without: systematic sampling of subjects, so the same files always give the same split."""
+"""Splits sets that come without splits: systematic sampling of subjects, the same for the same files."""
 
 from collections.abc import Sequence
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""What a task is: a record that says what it measures, and splits of images with labels or masks."""
+"""A task: a record that describes what it measures, and splits of images with labels or masks."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,7 +126,7 @@ def _check_split(record: TaskRecord, name: str, split: Split) -> None:
         raise UserError(f"{where}: labels must be whole numbers")
     cases = len(split.images) if split.case_of_image is None else int(split.case_of_image.max()) + 1
     if len(labels) != cases:
-        raise UserError(f"{where}: {len(labels)} labels for {cases} cases; they must be as many")
+        raise UserError(f"{where}: {len(labels)} labels for {cases} cases; the numbers must be equal")
     outputs = len(record.classes)
     if record.kind == MULTILABEL:
         if labels.ndim != 2 or labels.shape[1] != outputs or not np.isin(labels, (0, 1)).all():

@@ -24,8 +24,8 @@ from .images import combined_digest, file_digest, to_rgb
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgh", ".mgz", ".img")
 SLICES = 32
-AXES_HELP = "of volumes: which axes they are sliced along: axial, coronal, sagittal"
-SLICES_HELP = "of volumes: at most this many along each axis, evenly spread; 0: all"
+AXES_HELP = "axes along which volumes are sliced: axial, coronal, sagittal"
+SLICES_HELP = "most slices of a volume along each axis, evenly spread; 0: all"
 KEPT = 4  # volumes whose slices stay in memory; threads are at neighbours
 PICTURE = ("picture", 0)
 """In place of slices: a file of a volume's format that holds one picture."""
@@ -191,7 +191,7 @@ def _series(folder: Path) -> Volume:
             places.append(read_place(file))
     stack = stack_of(places)
     if stack is None or stack.times > 1:
-        raise UserError(f"{folder}: its slices are not those of one volume at even distances; convert it to NIfTI")
+        raise UserError(f"{folder}: its slices do not form one evenly spaced volume; convert it to NIfTI")
     return stacked([partial(_slice, path) for path in files], stack, str(folder), MAX_VOLUME_BYTES)[0]
 
 
@@ -200,7 +200,7 @@ def _slice(path: Path) -> Pixels:
         content = read_dicom(Source(file, str(path)))
         pixels = content.page(0) if isinstance(content, Pages) else None
         if pixels is None:
-            raise UserError(f"{path}: is no single slice; leave it out")
+            raise UserError(f"{path}: is not a single slice; leave it out")
         return pixels
 
 

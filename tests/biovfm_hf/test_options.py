@@ -88,7 +88,7 @@ def test_values_with_commas_many_values_and_words_of_their_own():
     assert options == Lists(["top", "side"], ["a", Path("b,c")], "x=1")
     assert (options.images, options.pairs) == ((Path("a"), Path("b,c")), {"x": "1"})
     assert parse_options(argparse.ArgumentParser(), Lists, []) == Lists()
-    for wrong, reason in (({"views": "top,below"}, "views: 'below' is none of"), ({"pairs": "x"}, "^pairs: ")):
+    for wrong, reason in (({"views": "top,below"}, "views: 'below' is not one of"), ({"pairs": "x"}, "^pairs: ")):
         with pytest.raises(UserError, match=reason):
             Lists(**wrong)
 

@@ -1,4 +1,4 @@
-"""`biovfm scaling mixture`: designs of pretraining mixtures, their runs, and the mixture that responses recommend."""
+"""The `biovfm scaling mixture` command: designs of pretraining mixtures, their runs, and a recommended mixture."""
 
 import argparse
 import json
@@ -41,9 +41,9 @@ class DesignOptions:
 
     groups: tuple[str, ...] = required("modalities, anatomies or sources", metavar="NAME,...", commas=True)
     out: Path = required("the mixtures file to write", metavar="MIXTURES.csv")
-    images: tuple[int, ...] = option((), "natural numbers, for draws, not a lattice", metavar="N,...", commas=True,
-                                     least=1)  # fmt: skip
-    degree: int = option(2, "of the lattice: shares are multiples of 1 / degree", least=1)
+    images: tuple[int, ...] = option((), "images of each group: draws around their shares", metavar="N,...",
+                                     commas=True, least=1)  # fmt: skip
+    degree: int = option(2, "degree of the lattice: shares are multiples of 1 / degree", least=1)
     runs: int = option(24, "how many draws", least=2)
     seed: int = option(0, "of the draws", least=0)
 
@@ -61,12 +61,12 @@ class MixtureOptions:
 
     runs: Path = argument("mixtures with their scores", metavar="MIXTURES.csv")
     out: Path = required("the JSON file to write", metavar="FILE.json")
-    images: tuple[int, ...] = option((), "how many each group has, to bound its share", metavar="N,...", commas=True,
+    images: tuple[int, ...] = option((), "images of each group, to bound its share", metavar="N,...", commas=True,
                                      least=1)  # fmt: skip
     seen: int | None = option(None, "images that each run sees, with --images", least=1)
-    epochs: float = option(float(MAX_EPOCHS), "at most so many passes over a group, with --images", above=0)
-    resamples: int = option(200, "of the residuals, for intervals", least=20)
-    seed: int = option(0, "of resamples and candidates", least=0)
+    epochs: float = option(float(MAX_EPOCHS), "most passes over a group, with --images", above=0)
+    resamples: int = option(200, "bootstrap resamples of the residuals, for intervals", least=20)
+    seed: int = option(0, "random seed of resamples and candidates", least=0)
 
     def __post_init__(self) -> None:
         check_options(self)

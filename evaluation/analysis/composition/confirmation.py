@@ -1,4 +1,4 @@
-"""Fresh runs of a recommended mixture beside the uniform and the natural one: is it as good as the response says?"""
+"""Confirms a recommended mixture by fresh runs beside the uniform and the natural mixture."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Designs of mixtures: which shares of the groups to pretrain on, so that a response can be fitted."""
+"""Designs of mixtures: the shares of the groups to pretrain on, so that a response can be fitted."""
 
 from itertools import combinations
 from math import comb

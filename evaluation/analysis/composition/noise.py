@@ -1,4 +1,4 @@
-"""What runs of one mixture with several seeds tell: whether mixtures differ at all, and whether a response fits."""
+"""Tests from repeated runs with several seeds: whether mixtures differ at all, and whether a response fits."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 TOLERANCE = 1e-6  # within which shares are the same mixture
-FEW = "no mixture was run with three seeds or more, so nothing tells mixtures from chance"
+FEW = "no mixture was run with three seeds or more, so mixtures cannot be compared with chance"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Pictures of a recommended mixture: a triangle where there are three groups, otherwise a line for each run."""
+"""Pictures of a recommended mixture: a triangle for three groups, otherwise a line for each run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

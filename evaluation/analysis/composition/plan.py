@@ -1,4 +1,4 @@
-"""What `biovfm scaling mixture run` is to do: the groups and their bounds, the mixtures of the design, the probe."""
+"""The plan of `biovfm scaling mixture run`: the groups and their bounds, the mixtures of the design, the probe."""
 
 import csv
 from collections import Counter

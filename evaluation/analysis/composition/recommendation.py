@@ -1,4 +1,4 @@
-"""The mixture that fitted responses recommend, with its uncertainty, judged on mixtures that nothing was fitted to."""
+"""Recommends a mixture from fitted responses, with its uncertainty, and tests responses on held-out mixtures."""
 
 from dataclasses import dataclass
 from typing import Any

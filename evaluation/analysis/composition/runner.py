@@ -1,4 +1,4 @@
-"""`biovfm scaling mixture run`: pretrain small models on mixtures, probe them, fit, recommend, confirm; resumable.
+"""`biovfm scaling mixture run`: pretrains small models on mixtures, probes them, fits, recommends and confirms.
 
 Every run sees equally many images. Pretraining runs as a process of its own, as in a scaling study, whose machinery
 this uses.
@@ -58,8 +58,8 @@ class RunOptions:
     """What `biovfm scaling mixture run` takes."""
 
     plan: Path = argument("the data, the design and the probe", metavar="MIXTURE.yaml")
-    out: Path = required("runs/, results/ and what they recommend go here", metavar="DIR")
-    resamples: int = option(200, "of the residuals, for intervals", least=20)
+    out: Path = required("folder for runs/, results/ and the recommendation", metavar="DIR")
+    resamples: int = option(200, "bootstrap resamples of the residuals, for intervals", least=20)
     dry_run: bool = option(False, "print the mixtures and commands, and stop")
 
     def __post_init__(self) -> None:
@@ -111,7 +111,7 @@ def run_mixtures(options: RunOptions) -> dict[str, Any]:
         report["confirmed"] = confirmed
         print("\n".join(confirmation_lines(confirmed)))
     write_text(out / "mixture.json", json.dumps(report, indent=1) + "\n")
-    print(f"\nmixtures, what they recommend and pictures are in {out}")
+    print(f"\nmixtures, the recommendation and pictures are in {out}")
     return report
 
 

@@ -1,4 +1,4 @@
-"""Runs on mixtures: the shares of their data, their scores, and which of them responses are judged on."""
+"""Runs on mixtures: the shares of their data, their scores, and which of them are held out."""
 
 import csv
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""Choosing images from a pool by their features: balanced over its clusters, or like one's own."""
+"""Curation: choosing images from a pool by their features, balanced over clusters or similar to a user's own."""

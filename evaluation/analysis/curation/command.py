@@ -1,4 +1,4 @@
-"""`biovfm curate`: choose images from a pool by their features, and write a selection that pretraining reads."""
+"""The `biovfm curate` command: chooses images from a pool by their features, and writes a selection to train on."""
 
 import argparse
 import json
@@ -42,18 +42,20 @@ ROWS_PER_CLUSTER = 75  # of level 1, as 743M images in 10M clusters
 class CurateOptions:
     """What `biovfm curate` takes, and `biovfm_hf.curate` by keyword. Wrong values are refused as a UserError."""
 
-    features: Path = argument("of the pool, from biovfm embed", metavar="FEATURES.parquet")
+    features: Path = argument("features of the pool, from biovfm embed", metavar="FEATURES.parquet")
     keep: int = required("how many images to choose", metavar="N", least=1)
     out: Path = required("where to write", metavar="DIR")
     clusters: tuple[int, ...] = option(
-        (), "of each level, falling (default: one for 75 images, then a twentieth each)", metavar="K,...", commas=True,
+        (), "of each level, falling (default: one per 75 images, then a twentieth each)", metavar="K,...", commas=True,
         least=2,
     )  # fmt: skip
-    resamplings: int = option(10, "of each level, which spread the centroids evenly", least=0)
+    resamplings: int = option(10, "resampling rounds of each level, which spread the centroids evenly", least=0)
     closest: bool = option(False, "take the images nearest to their cluster's centre, instead of random ones")
     like: Path | None = option(None, "features of images of your own, by the same model", metavar="FEATURES.parquet")
-    neighbours: int = option(32, "of each image of --like, at most", least=1)
-    dataset: str | None = option(None, "the embedded dataset, to report what was thinned", metavar="DIR_OR_REPO")
+    neighbours: int = option(32, "most nearest images for each image of --like", least=1)
+    dataset: str | None = option(
+        None, "the embedded dataset, to report how its groups were thinned", metavar="DIR_OR_REPO"
+    )
     config: str | None = option(None, "of this dataset")
     split: str = option("train", "of this dataset")
     seed: int = option(0, "of everything random", least=0)

@@ -1,4 +1,4 @@
-"""A features file as an array that is mapped from disk, so that its size is not bounded by memory."""
+"""Opens a features file as an array mapped from disk, so that it may exceed memory."""
 
 import json
 from collections.abc import Iterator
@@ -37,5 +37,5 @@ def open_features(path: Path, scratch: Path) -> Iterator[tuple[list[str], np.nda
                 vectors[len(names) : len(names) + len(batch)] = flat.reshape(-1, width)
                 names += batch["id"].to_pylist()
         except (OSError, KeyError, TypeError, ValueError, AttributeError, arrow.ArrowException) as error:
-            raise UserError(f"{path} is no features file ({error}); write it with: biovfm embed") from error
+            raise UserError(f"{path} is not a features file ({error}); write it with: biovfm embed") from error
         yield names, vectors

@@ -1,4 +1,4 @@
-"""K-means over features that are larger than memory: they are read in blocks of rows, sums are kept in float64."""
+"""K-means over features larger than memory: rows are read in blocks, sums are kept in float64."""
 
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Images of a pool that are most like one's own: the nearest of each, by turns (Oquab et al. 2024, appendix A)."""
+"""Retrieves the images of a pool most similar to a user's own, taking turns (Oquab et al. 2024, appendix A)."""
 
 import numpy as np
 

@@ -1,1 +1,1 @@
-"""What each layer of a model holds: likeness between layers, rank, dimension, attention, frequencies, diversity."""
+"""Layer-by-layer analysis: similarity of layers (CKA), rank, dimension, attention, frequencies, diversity."""

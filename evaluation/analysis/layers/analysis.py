@@ -1,4 +1,4 @@
-"""The layers of several models on the same images: every measure, likeness between layers, and probes of each."""
+"""Analyses the layers of several models on the same images: measures, similarity of layers, and probes."""
 
 from dataclasses import dataclass, field
 from typing import Any

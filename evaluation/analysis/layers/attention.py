@@ -1,4 +1,4 @@
-"""What attention matrices say: how far a patch looks, how widely, and whether all patches look at the same place.
+"""Measures of attention matrices: distance, entropy, and mutual information with the query's place.
 
 All take attention (..., N, N), rows summing to 1, whose last h * w tokens are the patches, and answer for each of the
 leading axes (images, heads).

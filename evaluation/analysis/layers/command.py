@@ -1,4 +1,4 @@
-"""`biovfm analyse`: what each layer of one or several models holds."""
+"""The `biovfm analyse` command: measures each layer of one or several models."""
 
 import argparse
 import csv
@@ -41,15 +41,13 @@ the dimensions depend on the number of images: compare models on the same ones, 
 class AnalyseOptions:
     """What `biovfm analyse` takes, and `biovfm_hf.analyse` by keyword. Wrong values are refused as a UserError."""
 
-    models: tuple[str, ...] = argument(
-        "as for biovfm probe; NAME= before it chooses what it is called", metavar="MODEL"
-    )
+    models: tuple[str, ...] = argument("as for biovfm probe; NAME= before it chooses its label", metavar="MODEL")
     out: Path = required("folder for tables and the page", metavar="DIR")
-    task: str | None = option(None, "a task whose test images are measured, and by which layers are probed")
-    images: str | None = option(None, "images to measure, where there is no task", metavar="DIR_OR_DATASET")
-    data: Path = option(Path(), "where named tasks are", metavar="DIR")
-    max_images: int = option(2000, "that are measured, drawn at random", least=4)
-    attention_images: int = option(64, "of these, whose attention is measured", least=1)
+    task: str | None = option(None, "a task: its test images are measured, and layers are probed on it")
+    images: str | None = option(None, "images to measure, if there is no task", metavar="DIR_OR_DATASET")
+    data: Path = option(Path(), "folder of the named tasks", metavar="DIR")
+    max_images: int = option(2000, "how many images to measure, drawn at random", least=4)
+    attention_images: int = option(64, "how many of these to measure attention on", least=1)
     resamples: int = option(200, "of intervals", least=20)
     batch_size: int = option(16, "images at once", least=1)
     seed: int = option(0, "of everything random", least=0)

@@ -1,4 +1,4 @@
-"""One page of pictures: likeness of layers, and every measure by depth, with all models side by side."""
+"""Draws one page of pictures: similarity of layers, and every measure by depth, for all models side by side."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Reading every layer of a model: its features of each image, and what its tokens and attention say on average."""
+"""Reads every layer of a model: its features for each image, and mean measures of its tokens and attention."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Centred kernel alignment (CKA): how alike two layers see the same images, whatever their rotation and scale."""
+"""Centred kernel alignment (CKA): similarity of two layers on the same images, up to rotation and scale."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""How each depth gains from a bigger model: power laws of the layers' probes and measures against size, by family."""
+"""Scaling by depth: power laws of the layers' probes and measures against model size, by family."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""How many directions features use: ranks from their singular values, and the dimension of the surface they lie on."""
+"""Rank and intrinsic dimension of features: from their singular values, and from nearest neighbours."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What patch tokens say: which spatial frequencies a layer keeps, and how much its tokens differ."""
+"""Measures of patch tokens: the spatial frequencies that a layer keeps, and how much its tokens differ."""
 
 import numpy as np
 

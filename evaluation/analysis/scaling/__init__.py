@@ -1,1 +1,1 @@
-"""The scaling study: power laws of score against model size, and which task properties go with steep ones."""
+"""The scaling study: power laws of score against model size, and their correlation with task properties."""

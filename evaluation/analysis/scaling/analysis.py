@@ -1,4 +1,4 @@
-"""From points and task properties to slopes, correlations, predictions and gaps."""
+"""Computes slopes, correlations, predictions and gaps from points and task properties."""
 
 import math
 from collections.abc import Iterable

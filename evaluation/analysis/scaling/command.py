@@ -1,4 +1,4 @@
-"""`biovfm scaling`: slopes of score against model size, what goes with steep ones, and the figures."""
+"""The `biovfm scaling` command: slopes of score against model size, their correlates, and the figures."""
 
 import argparse
 import sys
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
 class ScalingOptions:
     """What `biovfm scaling POINTS.csv` takes, and `biovfm_hf.scaling` by keyword."""
 
-    points: Path = argument("scores, or slopes that are fitted already", metavar="POINTS.csv")
+    points: Path = argument("scores, or slopes that are already fitted", metavar="POINTS.csv")
     out: Path = required("folder for tables and figures", metavar="DIR")
     properties: Path | None = option(None, "task properties to correlate with slopes", metavar="TASKS.csv")
     axis: str = option(
@@ -63,7 +63,7 @@ class ScalingOptions:
         choices=AXES,
     )
     published: bool = option(False, "draw the BioVFM paper's results beside yours, as far as axis and tasks agree")
-    seed: int = option(0, "of bootstrap and permutations", least=0)
+    seed: int = option(0, "random seed of bootstrap and permutations", least=0)
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -1,4 +1,4 @@
-"""Which task properties go with steep slopes: correlations over a dozen tasks, with all their uncertainty."""
+"""Correlations of slopes with task properties over a dozen tasks, with their uncertainty."""
 
 import math
 from dataclasses import dataclass

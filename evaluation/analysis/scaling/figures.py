@@ -1,4 +1,4 @@
-"""The study's pictures: PNG to look at, SVG and PDF for a paper, and a line of text for who cannot see them.
+"""Draws the study's pictures: PNG for the screen, SVG and PDF for a paper, and a text description of each.
 
 The first seven colours are Okabe and Ito's (2008), told apart with any colour vision; every family has a marker of its
 own besides.

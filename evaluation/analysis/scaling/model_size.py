@@ -1,4 +1,4 @@
-"""What a model size costs, counted from its configuration: parameters and floating-point operations.
+"""Cost of a model size from its configuration: parameters and floating-point operations.
 
 The x axis of a scaling study decides its slope, so the choice is explicit: the numbers in the points file, encoder
 parameters, the BioVFM paper's own axis, or pretraining compute.

@@ -1,4 +1,4 @@
-"""Which of the BioVFM paper's numbers can stand beside a study's."""
+"""Chooses the BioVFM paper's numbers that are comparable with a study's."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field

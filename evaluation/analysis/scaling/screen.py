@@ -1,4 +1,4 @@
-"""An analysis as lines for a screen."""
+"""Prints an analysis as lines of text."""
 
 from .analysis import Analysis
 

@@ -293,7 +293,7 @@ def pretrain(plan: Plan, out: Path) -> None:
         print(f"[{number}/{len(plan.runs)}] {run.name}: {shlex.join(command)}", flush=True)
         status = subprocess.run(command, check=False, env=_environment()).returncode
         if status or not (folder / "model" / "config.json").is_file():
-            raise UserError(f"pretraining {run.name} ended with status {status} and left no model; mend what it "
+            raise UserError(f"pretraining {run.name} ended with status {status} and left no model; fix what it "
                             "says above and run the same command again")  # fmt: skip
         _check_size(plan, run, folder)
 
@@ -405,7 +405,7 @@ class StudyOptions:
     """What `biovfm scaling study` takes."""
 
     study: Path = argument("families, sizes, subsets and probe", metavar="STUDY.yaml")
-    out: Path = required("runs/, results/ and scaling/ go here", metavar="DIR")
+    out: Path = required("folder for runs/, results/ and scaling/", metavar="DIR")
     dry_run: bool = option(False, "print the commands and stop")
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Reading the study's CSV files: every cell checked, every complaint with its line."""
+"""Reads the study's CSV files: every cell is checked, every error names its line."""
 
 import csv
 import math
@@ -236,7 +236,7 @@ def _number(path: Path, line: int, row: dict[str, str], name: str) -> float:
     try:
         value = float(text)
     except ValueError as error:
-        raise UserError(f"{path}: line {line}: {name} is {text!r}, which is no number") from error
+        raise UserError(f"{path}: line {line}: {name} is {text!r}, which is not a number") from error
     if not math.isfinite(value):
         raise UserError(f"{path}: line {line}: {name} is {text}; it must be finite")
     return value

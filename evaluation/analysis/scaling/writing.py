@@ -1,4 +1,4 @@
-"""What an analysis leaves in a folder: tables, figures and summary.json."""
+"""Writes an analysis to a folder: tables, figures and summary.json."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The BioVFM authors' head on frozen features, as their code trains it."""
+"""The BioVFM authors' head on frozen features, trained as in their code."""
 
 from collections.abc import Callable, Iterator, Sequence
 

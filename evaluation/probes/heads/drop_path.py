@@ -1,4 +1,4 @@
-"""Stochastic depth in a frozen encoder while a head is trained, as the BioVFM authors' probing code leaves it on.
+"""Stochastic depth in a frozen encoder while a head is trained, as in the BioVFM authors' probing code.
 
 Their encoders of DINOv2's form keep their training mode, and with it drop whole images from residual branches
 (`drop_add_residual_stochastic_depth` of DINOv2): in each branch the share `1 - rate` of a batch, drawn anew, goes

@@ -1,1 +1,1 @@
-"""Masks of segmentation tasks: networks that predict them, and what is measured; they need torch."""
+"""Segmentation probes: networks that predict masks, and their metrics; they need torch."""

@@ -1,4 +1,4 @@
-"""Whole test cases: what was decided for each image or volume beside its truth, and what is counted of them."""
+"""Collects whole test cases, predicted and true mask of each image or volume, and counts over them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

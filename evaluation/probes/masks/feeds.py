@@ -1,4 +1,4 @@
-"""What networks are trained on, batch by batch: tokens kept on disk, or the images themselves."""
+"""Feeds training batches to networks: tokens cached on disk, or the images themselves."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field

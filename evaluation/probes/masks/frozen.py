@@ -1,4 +1,4 @@
-"""Segmentation without training the encoder: decoders on its tokens, and networks that have none."""
+"""Segmentation without training an encoder: decoders on frozen tokens, and networks without an encoder."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What follows from a network's scores of the test images: metrics with intervals, notes, samples for pictures."""
+"""Judges a network's predictions on the test images: metrics with intervals, notes, samples for pictures."""
 
 import numpy as np
 

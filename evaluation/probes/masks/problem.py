@@ -1,4 +1,4 @@
-"""A segmentation problem: images and masks of its splits, and what a network answers for them."""
+"""A segmentation problem: images and masks of its splits, and a network's predictions for them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace

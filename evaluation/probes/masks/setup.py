@@ -1,4 +1,4 @@
-"""What a segmentation probe works with: the problem, maybe of windows or of a few cases, and the encoder's tokens."""
+"""Sets up a segmentation probe: the problem, possibly of windows or of a few cases, and the encoder's tokens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

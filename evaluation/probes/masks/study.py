@@ -1,4 +1,4 @@
-"""The radiology study's way to train decoders on a frozen encoder (arXiv 2312.02366, protocol `radiology`).
+"""The radiology study's training of decoders on a frozen encoder (arXiv 2312.02366, protocol `radiology`).
 
 One decoder for each of seven learning rates is trained on the same batches. The rate with the best score on validation
 is taken, and a new decoder trained at it on training and validation images together. The study then reports the epoch

@@ -1,4 +1,4 @@
-"""Surface distances of a segmentation's test cases: whole volumes where images are their slices."""
+"""Surface distances of a segmentation's test cases, over whole volumes if images are slices."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ EMPTY = {
     IGNORED: "left out of the means and counted",
     WORST: "0 nsd and the image's diagonal where one of the two is; left out of the means and counted where both are",
 }
-"""What surface metrics take for a structure of which one mask is empty, or both are."""
+"""How surface metrics treat a structure if one of its masks, or both, are empty."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Windows of large images: overlapping squares at the images' own resolution, and their scores put together again."""
+"""Windows of large images: overlapping squares at full resolution, whose scores are merged again."""
 
 import threading
 from collections import OrderedDict

@@ -1,4 +1,4 @@
-"""What training an encoder takes, whatever for: groups of weights, a schedule, and copies of the best."""
+"""Shared parts of encoder training: parameter groups, a schedule, and copies of the best weights."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Conformal prediction sets: labels that hold the truth with a chosen probability, whatever the model.
+"""Conformal prediction sets: labels that include the truth with a chosen probability, for any model.
 
 Split conformal prediction (Vovk et al. 2005; Papadopoulos et al. 2002): each method gives every label a score that
 says how strange it would be; the threshold is the ceil((n + 1) coverage)-th smallest score of the true labels of n

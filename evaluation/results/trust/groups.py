@@ -1,4 +1,4 @@
-"""Gaps between groups of people: by sex, age, site, or whatever else is known of each test case.
+"""Gaps between groups of people: by sex, age, site, or any other attribute of the test cases.
 
 AUC of a group with DeLong's variance, the worst group, and differences with intervals. Groups are independent samples,
 so a difference has the sum of their variances. The best and the worst group are picked after looking, so that the

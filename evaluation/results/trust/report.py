@@ -1,4 +1,4 @@
-"""What is told of a scored test split: selective risk, conformal sets by its validation split, gaps between groups."""
+"""The trust report of a scored test split: selective risk, conformal sets from validation, gaps between groups."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Selective prediction: how the error falls when the least confident cases are left to somebody else.
+"""Selective prediction: how the error falls if the least confident cases are left out.
 
 Cases are taken in order of confidence. The selective risk at coverage k / n is the share of errors among the first k.
 Cases of equal confidence have no order, so each counts as the mean of its tied group: the figures are expected values

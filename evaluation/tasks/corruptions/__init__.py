@@ -1,1 +1,1 @@
-"""MedMNIST-C: images as worse acquisition would give them, and how much more often a model is then wrong."""
+"""MedMNIST-C: corruptions that simulate worse acquisition, to measure a model's loss of accuracy."""

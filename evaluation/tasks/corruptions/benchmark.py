@@ -1,4 +1,4 @@
-"""What MedMNIST-C does to each of its sets: which corruptions, in which order, and how strong.
+"""The corruptions of each MedMNIST-C set, in order, with their strengths.
 
 To add a corruption, write its function, name it in `CORRUPTIONS`, and give its strengths in `medmnistc.yaml`.
 """

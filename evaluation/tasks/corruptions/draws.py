@@ -1,4 +1,4 @@
-"""The random sources of MedMNIST-C, which its code seeds alike and then draws from in a fixed order."""
+"""The random sources of MedMNIST-C, which its code seeds equally and draws from in a fixed order."""
 
 import random
 from copy import deepcopy

@@ -1,4 +1,4 @@
-"""What does not belong in the picture: ink, bubbles, the edge of an eyepiece, text; drawn as MedMNIST-C draws it."""
+"""Foreign objects in the picture, as MedMNIST-C draws them: ink, bubbles, the edge of an eyepiece, text."""
 
 import string
 from functools import cache

@@ -242,7 +242,7 @@ def test_misuse_is_told(tmp_path, tiny_model):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no image file"):
         main(["--model", str(tiny_model), "--images", str(tmp_path / "empty"), "--out", str(tmp_path / "f.parquet")])
-    with pytest.raises(UserError, match="no features file"):
+    with pytest.raises(UserError, match="not a features file"):
         read_features(tmp_path / "nothing.parquet")
 
 

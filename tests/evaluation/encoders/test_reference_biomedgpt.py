@@ -119,7 +119,7 @@ def test_files_of_another_kind_are_refused_and_nothing_in_them_runs(weights, tmp
     with pytest.raises(UserError, match="never loaded"):
         load_encoder(str(tmp_path / "bad.pt"))
     torch.save({"model": {"encoder.layer_norm.weight": torch.zeros(4)}}, tmp_path / "other.pt")
-    with pytest.raises(UserError, match="no OFA model"):
+    with pytest.raises(UserError, match="not an OFA model"):
         load_encoder(str(tmp_path / "other.pt"))
     short = {name: value for name, value in weights.items() if name != "encoder.pos_q_linear.weight"}
     with pytest.raises(UserError, match=r"not those of an OFA.*pos_q_linear\.weight"):

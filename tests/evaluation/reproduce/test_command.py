@@ -132,10 +132,10 @@ def _refuse(trial):
     [
         (
             ["radiology-table33"],
-            "'radiology-table33' is no table or figure of the papers; did you mean radiology-table3",
+            "'radiology-table33' is not a table or figure of the papers; did you mean radiology-table3",
         ),
-        (["all", "--out", "o", "--setting", "epochs"], "'epochs' does not say what for what"),
-        (["all", "--out", "o", "--model", "BioVFM"], "'BioVFM' does not say what for what"),
+        (["all", "--out", "o", "--setting", "epochs"], "'epochs' is not a pair"),
+        (["all", "--out", "o", "--model", "BioVFM"], "'BioVFM' is not a pair"),
         (["all"], "out is missing"),
     ],
 )
@@ -146,7 +146,7 @@ def test_wrong_words_end_with_status_2(words, reason, capsys):
 
 
 def test_a_setting_of_no_method_is_refused(miniatures):
-    with pytest.raises(UserError, match="'steps' is none of the items' methods; these have"):
+    with pytest.raises(UserError, match="'steps' is not a setting of the items' methods; these have"):
         reproduce(miniatures.options("radiology-table3", setting=["steps=3"]))
 
 

@@ -122,5 +122,5 @@ def test_curate_finds_images_like_ones_own_and_refuses_what_does_not_fit(files, 
     with pytest.raises(UserError, match="falling"):
         CurateOptions(keep=2, clusters=(3, 30), **options)
     (files / "bad.parquet").write_bytes(b"no")
-    with pytest.raises(UserError, match="no features file"):
+    with pytest.raises(UserError, match="not a features file"):
         curate(CurateOptions(files / "bad.parquet", 2, files / "o"))
