@@ -209,9 +209,8 @@ def embed(
 ) -> Any:
     """Embed every image of a folder or dataset and write the features file.
 
-    What cannot be read is left out and accounted for. A killed run continues from the cache beside `out`,
-    which goes when the file is written. Of several processes (`accelerate launch`) the first writes what all have
-    embedded.
+    Unreadable files are left out and listed. A killed run continues from the cache beside `out`, which is
+    removed when the file is written. With several processes (`accelerate launch`) the first writes the vectors of all.
 
     Args:
         model: a model folder, a Hub repository, a short name, timm:NAME ....
@@ -219,18 +218,18 @@ def embed(
         out: the file to write.
         features: which vector; both: class token and mean patch token, joined; card: what the model's card
             recommends.
-        config: of a dataset with several configurations.
+        config: configuration, if the dataset has several.
         split: of a dataset.
-        frames: of a file that holds several frames or pages: none, all, or how many, evenly spread.
-        axes: of volumes: which axes they are sliced along: axial, coronal, sagittal (default: axial).
-        slices: of volumes: at most this many along each axis, evenly spread; 0: all.
-        pool: of the slices of a volume: their mean; max (which grows with their number), both side by side, or
-            the middle one; slices: a vector for each slice.
-        series: a folder of DICOM files is one volume, not a picture for each file.
-        paths: of a folder: ids are paths, or keyed hashes, with the paths in OUT.paths.csv.
-        strict: end with exit status 1 where an image had to be left out.
+        frames: frames to embed of a file with several frames or pages: none, all, or how many, evenly spread.
+        axes: axes along which volumes are sliced: axial, coronal, sagittal (default: axial).
+        slices: most slices of a volume along each axis, evenly spread; 0: all.
+        pool: pooling of a volume's slices: mean; max (which grows with their number), both side by side, or the
+            middle one; slices: a vector for each slice.
+        series: treat a folder of DICOM files as one volume, not as a picture for each file.
+        paths: for a folder: ids are paths, or keyed hashes, with the paths in OUT.paths.csv.
+        strict: end with exit status 1 if an image had to be left out.
         batch_size: images at once.
-        device: torch device (default: cuda where there is one, else cpu).
+        device: torch device (default: cuda if available, else cpu).
         precision: bf16 keeps two to three digits of a feature; a CPU with bfloat16 instructions (AMX,
             AVX512-BF16) embeds about twice as fast in it, another slower (default: bf16 on a GPU that has it,
             else fp32).
@@ -244,7 +243,7 @@ def embed(
         The content of the file.
 
     Raises:
-        UserError: no image, none that can be read, or a model that cannot be loaded.
+        UserError: there is no image, none can be read, or the model cannot be loaded.
 
     Examples:
         >>> import biovfm_hf
@@ -272,15 +271,15 @@ def curate(
     """Choose images, and write `selection.txt` and `curation.json` to `out`.
 
     Args:
-        features: of the pool, from biovfm embed.
+        features: features of the pool, from biovfm embed.
         keep: how many images to choose.
         out: where to write.
-        clusters: of each level, falling (default: one for 75 images, then a twentieth each).
-        resamplings: of each level, which spread the centroids evenly.
+        clusters: of each level, falling (default: one per 75 images, then a twentieth each).
+        resamplings: resampling rounds of each level, which spread the centroids evenly.
         closest: take the images nearest to their cluster's centre, instead of random ones.
         like: features of images of your own, by the same model.
-        neighbours: of each image of --like, at most.
-        dataset: the embedded dataset, to report what was thinned.
+        neighbours: most nearest images for each image of --like.
+        dataset: the embedded dataset, to report how its groups were thinned.
         config: of this dataset.
         split: of this dataset.
         seed: of everything random.
@@ -320,12 +319,12 @@ def search(
     Args:
         model: the model that made the features.
         features: from biovfm embed.
-        query: an example, an image or a volume; again for more.
+        query: an example image or volume; can be repeated.
         out: where to write.
-        images: the embedded folder, to draw the contact sheet from.
-        top: how many for each example.
-        strict: end with exit status 1 where an example had to be left out.
-        device: torch device (default: cuda where there is one, else cpu).
+        images: the embedded folder, for the contact sheet.
+        top: how many images to find for each example.
+        strict: end with exit status 1 if an example had to be left out.
+        device: torch device (default: cuda if available, else cpu).
         index: keep a faiss index beside the features: of a million vectors, later searches read a fiftieth, and
             may miss some (needs biovfm-hf[search]).
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
@@ -333,11 +332,11 @@ def search(
             one for each command.
 
     Returns:
-        What search.json holds: of each example {"query": file name, "found": [{"id", "similarity"}, ...]}, the most
-        similar first.
+        The content of search.json: for each example {"query": file name, "found": [{"id", "similarity"}, ...]}, the
+        most similar first.
 
     Raises:
-        UserError: no example or not the features can be read, or the features are another model's.
+        UserError: no example or the features cannot be read, or the features are another model's.
 
     Examples:
         >>> import biovfm_hf
@@ -407,7 +406,7 @@ def probe(
     tolerance: float | None = None,
     empty: str | None = None,
 ) -> list[dict[str, Any]]:
-    r"""Make the records that are missing in `out`, then comparisons, tables and pictures of all that are there.
+    r"""Make the missing records in `out`, then comparisons, tables and pictures of all its records.
 
     A failure of one model on one task does not stop the others; it is raised at the end.
 
@@ -420,26 +419,26 @@ def probe(
             again for each further one.
         tasks: task names, medmnist, medmnist3d, radiology, or paths.
         out: the results folder.
-        data: where the named sets are.
+        data: folder of the named sets.
         size: MedMNIST size (default: the largest there).
         download: fetch missing MedMNIST sets into --data.
-        method: which methods (default: linear); --help lists them below.
+        method: methods (default: linear); --help lists them below.
         protocol: biovfm: as the authors probe, threshold and resample; fast: logistic regression on standardised
             features, subject-level resamples; radiology: linear, segment and fewshot as the study arXiv
             2312.02366 trains them.
-        seed: of everything random; several are run one after the other and reported as one result with the seeds'
-            share in its uncertainty (default: 0).
-        pool: of the slices of a volume: their mean; max (which grows with their number), both side by side, or
-            the middle one; --method mil weighs them.
+        seed: random seed; several run one after the other and are reported as one result with the seeds' share in
+            its uncertainty (default: 0).
+        pool: pooling of a volume's slices: mean; max (which grows with their number), both side by side, or the
+            middle one; --method mil weighs them.
         batch_size: images at once.
-        device: torch device (default: cuda where there is one, else cpu).
+        device: torch device (default: cuda if available, else cpu).
         precision: bf16 keeps two to three digits of a feature; a CPU with bfloat16 instructions (AMX,
             AVX512-BF16) embeds about twice as fast in it, another slower (default: bf16 on a GPU that has it,
             else fp32).
         compile: embed through torch.compile; compiling takes seconds for a ViT, longer for a convolutional net,
             so it can pay where a GPU embeds for many minutes; on a CPU it is slower (measured).
-        cache: where features are kept (default: OUT/cache).
-        resamples: of the bootstrap; comparisons on many tasks take more.
+        cache: folder of cached features (default: OUT/cache).
+        resamples: bootstrap resamples; comparisons on many tasks use more.
         stratify: the resamples keep the class counts of the test split: for intervals given these counts, where a
             class is rare (protocol fast; not for fewshot and segment).
         by: also gaps between groups of test cases, such as sex,age,site: columns of a CSV list, or what a task's
@@ -450,52 +449,52 @@ def probe(
         corruptions: with --corrupt, whose corruptions for tasks that MedMNIST-C has not.
         save_masks: segmentation: write every predicted mask to OUT/masks/: nifti (of volumes), png, or auto,
             which is NIfTI of volumes and PNG of images; of fewshot in a folder for each draw.
-        no_figures: leave out the pictures.
+        no_figures: do not draw pictures.
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
             commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;
             one for each command.
-        image_column: with the image's path (image, file_name ...).
-        label_column: with the label; several columns of 0 and 1 make a task of several labels.
-        subject_column: with the patient, whose images stay in one split (subject, patient ...).
-        split_column: with train, val or validation, test; without it patients are sampled.
-        images_root: where image paths begin, beside the list's own folder; of a list of patients without images,
-            the folder with one sub-folder per patient.
+        image_column: column with the image's path (image, file_name ...).
+        label_column: column with the label; several columns of 0 and 1 make a task of several labels.
+        subject_column: column with the patient, whose images stay in one split (subject, patient ...).
+        split_column: column with train, val or validation, test; without it patients are sampled.
+        images_root: folder where image paths begin, besides the list's own; for a list of patients without
+            images, the folder with one sub-folder per patient.
         labels: a second list: the label of each patient, joined by the subject column.
         target: ordinal: the labels are grades in their order.
-        axes: of volumes: which axes they are sliced along: axial, coronal, sagittal (default: axial).
-        slices: of volumes: at most this many along each axis, evenly spread; 0: all.
+        axes: axes along which volumes are sliced: axial, coronal, sagittal (default: axial).
+        slices: most slices of a volume along each axis, evenly spread; 0: all.
         skip_unreadable: decode every image first and leave out those that cannot be read, by their lines.
         image_size: segmentation, detection: input (default: the model's).
         tune: detection: train the encoder's weights too (default: False).
         mirror: detection: train on mirrored images too, where left and right mean nothing (default: False).
-        epochs: of trained heads, decoders and fine-tuning (default: by method).
+        epochs: training epochs of heads, decoders and fine-tuning (default: by method).
         rate: highest learning rate (default: by method).
         features: class token, mean patch token (mean_raw: before the final norm), both, the model's pooled
             vector, or last4: class tokens of the last four blocks and the mean patch token; card: what the
-            model's card recommends; linear also auto: what does best on validation (default: class for kNN, auto
-            for linear under protocol radiology, else both).
+            model's card recommends; linear also auto: the best on validation (default: class for kNN, auto for
+            linear under protocol radiology, else both).
         shots: few-shot: training subjects per class, of segmentation in all (default: 16).
         draws: few-shot: how many draws (default: 20).
         lora_preset: lora: own is rank 16 on every linear layer of the attention; radiology is the radiology
             study's, rank 32 on queries, keys and values with their biases (8 million weights on ViT-g).
-        lora_rank: lora: another rank than the preset's.
-        lora_alpha: lora: another alpha; updates are scaled by alpha / rank.
+        lora_rank: lora: rank, instead of the preset's.
+        lora_alpha: lora: alpha, instead of the preset's; updates are scaled by alpha / rank.
         lora_targets: lora: which linear layers of the blocks are updated.
-        neighbours: kNN: how many vote (default: chosen on validation).
-        temperature: kNN: of the votes (default: 0.07).
+        neighbours: kNN: number of neighbours (default: chosen on validation).
+        temperature: kNN: temperature of the votes (default: 0.07).
         views: protocol biovfm: augmented views of the training images, used in turn over the epochs; 100 repeats
             the authors' online augmentation, 0 is no augmentation (default: 0).
         authors_drop_path: protocol biovfm: leave stochastic depth on in encoders of DINOv2's form while the head
-            is trained, as the authors' code does: the encoder runs anew in every epoch (default: False).
+            is trained, as the authors' code does: the encoder runs again in every epoch (default: False).
         patience: epochs without a lower validation loss before attention stops training (default: 20).
         decoder: segmentation: the decoder.
         window: segmentation: cut images into overlapping windows of this side, in their own pixels, each brought
             to the input's size (default: whole images are).
-        augment: segmentation: training images and masks are changed anew in every epoch: study (the radiology
+        augment: segmentation: augmentation of training images and masks in every epoch: study (the radiology
             study's flips and rotations), medical (nnU-Net's set without mirroring) (default: none; study under
             protocol radiology).
-        surface: segmentation: whose surface distances (default: deepmind).
-        tolerance: segmentation: of surface Dice, mm, or pixels without spacing (default: 2).
+        surface: segmentation: convention of surface distances (default: deepmind).
+        tolerance: segmentation: tolerance of surface Dice in mm, or in pixels without spacing (default: 2).
         empty: segmentation: surface distances of a structure of which one mask is empty: ignore leaves it out of
             the means (default), worst takes 0 surface Dice and the image's diagonal.
 
@@ -503,7 +502,7 @@ def probe(
         Every record of the results folder.
 
     Raises:
-        UserError: a task or a model cannot be opened, or what went wrong with some records.
+        UserError: a task or a model cannot be opened, or some records failed.
 
     Examples:
         A task of your own is a CSV file. Here the label is whether the corner of the picture is bright.
@@ -540,26 +539,26 @@ def score(
     trust: bool = False,
     coverage: float = 0.9,
 ) -> dict[str, Any]:
-    """Score the file and write what was computed to `json`, if given.
+    """Score the file, and write the results to `json`, if given.
 
     Args:
-        file: labels and scores, or boxes.
-        task: MedMNIST's word for the kind of task, or detection.
+        file: file with labels and scores, or boxes.
+        task: kind of task in MedMNIST's terms, or detection.
         protocol: how to choose thresholds and resample, see above.
         json: write thresholds, metrics and notes to this file.
         resamples: of the bootstrap.
-        seed: of the resamples of protocol fast and of detection.
-        by_subject: draw whole subjects (test_subjects); protocol fast.
+        seed: random seed of the resamples in protocol fast and detection.
+        by_subject: resample whole subjects (test_subjects); protocol fast.
         stratify: keep the test split's class counts; protocol fast.
         extra: also sensitivity, specificity, AP, Brier score and ECE.
         trust: also selective risk, conformal sets calibrated on validation with the coverage they reach, and gaps
             between the groups of test_groups.
-        coverage: what conformal sets promise, with --trust.
+        coverage: target coverage of conformal sets, with --trust.
 
     Returns:
         {"task", "protocol", "resamples", "seed", "n_test", "thresholds": [...], "metrics": {name: {"value", "mean",
         "low", "high"}}, "notes"}; `value` is the point estimate, `mean` that over resamples. With `trust` also
-        "trust": {"selective", "conformal", "groups"}, lists of rows. Of detection, `n_test` counts images and
+        "trust": {"selective", "conformal", "groups"}, lists of rows. For detection, `n_test` counts images and
         "classes" is {class name: {"AP", "AP50"}}, None for classes without a box.
 
     Raises:
@@ -588,13 +587,13 @@ def scaling(
     r"""Fit score = e^b size^a for every family and task, correlate the slopes, and write tables and figures.
 
     Args:
-        points: scores, or slopes that are fitted already.
+        points: scores, or slopes that are already fitted.
         out: folder for tables and figures.
         properties: task properties to correlate with slopes.
         axis: what x is: the file's numbers (given), encoder parameters, the published axis (encoder + MAE
             decoder), or pretraining compute.
         published: draw the BioVFM paper's results beside yours, as far as axis and tasks agree.
-        seed: of bootstrap and permutations.
+        seed: random seed of bootstrap and permutations.
 
     Returns:
         What the files in `out` show.
@@ -631,17 +630,17 @@ def analyse(
     """Measure the layers of all models, and write `layers.json`, `layers.csv` and `layers.png` to `out`.
 
     Args:
-        models: as for biovfm probe; NAME= before it chooses what it is called.
+        models: as for biovfm probe; NAME= before it chooses its label.
         out: folder for tables and the page.
-        task: a task whose test images are measured, and by which layers are probed.
-        images: images to measure, where there is no task.
-        data: where named tasks are.
-        max_images: that are measured, drawn at random.
-        attention_images: of these, whose attention is measured.
+        task: a task: its test images are measured, and layers are probed on it.
+        images: images to measure, if there is no task.
+        data: folder of the named tasks.
+        max_images: how many images to measure, drawn at random.
+        attention_images: how many of these to measure attention on.
         resamples: of intervals.
         batch_size: images at once.
         seed: of everything random.
-        device: torch device (default: cuda where there is one, else cpu).
+        device: torch device (default: cuda if available, else cpu).
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
             commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;
             one for each command.
@@ -681,24 +680,24 @@ def reproduce(
 
     Args:
         items: tables and figures by name (radiology-table3), all of a paper (biovfm, radiology), or all.
-        data: where the papers' sets are, as their sources lay them out.
+        data: folder of the papers' sets, in the layout of their sources.
         out: records of all items, and a folder for each item.
         model: weights for a name of the recipes, as BioVFM=runs/huge/model, or in the place of those it would
             load; again for each further one.
         dataset: a dataset folder of biovfm build, for the figure that describes it.
-        setting: another value for a setting of the methods, as epochs=10; the table tells of it.
-        dry_run: tell what the items need, and stop.
-        gpu: for which the hours are estimated.
-        seed: of everything random; several are averaged (default: 0).
-        size: of MedMNIST's images (default: the paper's).
+        setting: another value for a setting of the methods, as epochs=10; the table states it.
+        dry_run: print what the items need, and stop.
+        gpu: GPU for which the hours are estimated.
+        seed: random seed; several are averaged (default: 0).
+        size: size of MedMNIST's images (default: the paper's).
         download: fetch missing MedMNIST sets into --data.
-        resamples: of the bootstrap; tests of many differences take more.
+        resamples: bootstrap resamples; tests of many differences use more.
         batch_size: images at once.
-        device: torch device (default: cuda where there is one, else cpu).
+        device: torch device (default: cuda if available, else cpu).
         precision: bf16 keeps two to three digits of a feature; a CPU with bfloat16 instructions (AMX,
             AVX512-BF16) embeds about twice as fast in it, another slower (default: bf16 on a GPU that has it,
             else fp32).
-        cache: where features are kept (default: OUT/cache).
+        cache: folder of cached features (default: OUT/cache).
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
             commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;
             one for each command.

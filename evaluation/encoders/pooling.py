@@ -12,7 +12,9 @@ POOLS: dict[str, Pool] = {
     "middle": lambda vectors: vectors[len(vectors) // 2],
 }
 """Each makes one vector (D or 2 D) of a case's vectors (n, D), n at least 1."""
-POOL_HELP = "pooling of a volume's slices: their mean; max (which grows with their number), both side by side, or the middle one"
+POOL_HELP = (
+    "pooling of a volume's slices: mean; max (which grows with their number), both side by side, or the middle one"
+)
 
 
 def case_features(features: np.ndarray, case_of_image: np.ndarray | None, pool: str = "mean") -> np.ndarray:
