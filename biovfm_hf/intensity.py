@@ -120,6 +120,8 @@ def to_uint8(
     else:
         mapped = _apply_window(array, _stored_window(pixels, chosen, percentiles), _curve(pixels, window, chosen))
     shown = 255 - mapped if pixels.inverted else mapped
+    if pixels.inverted and array.dtype.kind == "f":
+        shown = np.where(np.isnan(array), np.uint8(0), shown)
     if pixels.padding is not None:
         shown = np.where((array >= pixels.padding[0]) & (array <= pixels.padding[1]), np.uint8(0), shown)
     return shown

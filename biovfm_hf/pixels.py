@@ -181,13 +181,13 @@ def _of_content(content: Any, index: int | None, axis: str, time_index: int | No
 def _of_volume(volume: Volume, name: str, slice_index: int | None, axis: str, time_index: int | None) -> Pixels:
     shape = volume.array.shape[:3]
     if slice_index is None:
-        if 1 not in shape:
+        if volume.flat is None:
             raise ManyPictures(
                 f"{name}: is a volume of {' x '.join(map(str, shape))} voxels; choose a slice, for instance "
                 f"slice_index={shape[2] // 2}, axis='axial'",
                 shape[AXES.index(axis)],
             )
-        slice_index, axis = 0, AXES[2 - shape[::-1].index(1)]
+        slice_index, axis = 0, volume.flat
     try:
         return volume.slice(slice_index, axis, time_index)
     except UserError as error:

@@ -40,6 +40,17 @@ class Volume:
     axes: tuple[str, ...] = AXES
 
     @property
+    def flat(self) -> str | None:
+        """The axis across a volume of one slice, which is a picture; None for all others."""
+        return axis_across(self.array.shape[:3])
+
+    def views(self, asked: Sequence[str]) -> Sequence[str]:
+        """The axes along which it is sliced where `asked` are asked for."""
+        if self.flat:
+            return (self.flat,)
+        return [axis for axis in asked if axis in self.axes] or self.axes
+
+    @property
     def times(self) -> int:
         """How many time points there are."""
         return self.array.shape[3] if self.array.ndim == 4 and not self.rgb else 1
@@ -84,6 +95,11 @@ class Volume:
             array, self.slope, self.intercept, None, self.inverted, reference, self.padding,
             spacing=pixel_spacing(self.spacing, axis),
         )  # fmt: skip
+
+
+def axis_across(shape: Sequence[int]) -> str | None:
+    """The axis along which a volume (X, Y, Z) has one slice, None where there are several along each."""
+    return AXES[2 - shape[::-1].index(1)] if 1 in shape else None
 
 
 def upright(volume: np.ndarray, axis: str, index: int) -> np.ndarray:

@@ -50,16 +50,24 @@ class Source:
         return data
 
     @contextmanager
-    def companion(self, name: str) -> Iterator[BinaryIO]:
-        """The open file `name` beside this one.
+    def companion(self, *names: str) -> Iterator[BinaryIO]:
+        """The open file beside this one that has the first of `names` that is there.
 
         Raises:
             UnsafePath: no other file may be opened, or it is elsewhere, missing or a link.
         """
         if self.beside is None:
             raise UnsafePath(f"{self.name}: its voxels lie in another file, which is not here; give a path with both")
-        with self.beside(name) as file:
+        with self._first(self.beside, names) as file:
             yield file
+
+    def _first(self, beside: Beside, names: tuple[str, ...]) -> BinaryIO:
+        try:
+            return beside(names[0])
+        except UnsafePath as error:
+            if names[1:]:
+                return self._first(beside, names[1:])
+            raise UnsafePath(f"{self.name}: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from .dicom_header import (
     told,
 )
 from .dicom_values import pixels_of
-from .series import Place, along_normal, normal, numbers, plane_affine, stack_of, stacked
+from .series import Place, along_normal, normal, numbers, over_time, plane_affine, slice_order, stack_of, stacked
 
 Fragments = tuple[list[int], list[int]]  # offsets and lengths, as in the Extended Offset Table
 _JPEG_FAMILY = "1.2.840.10008.1.2.4."
@@ -37,7 +37,8 @@ _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _LARGE = 1 << 20
 _MAX_MOSAIC = 1 << 12  # slices
 _MAX_FRAMES = 10_000  # half a millisecond each, besides their pixels
-_NUMBER_IN_MOSAIC, _CSA_HEADER = (0x0019, 0x100A), (0x0029, 0x1010)  # private elements of Siemens
+# Private elements of Siemens: group, creator, number in its block.
+_NUMBER_IN_MOSAIC, _CSA_HEADER = (0x0019, "SIEMENS MR HEADER", 0x0A), (0x0029, "SIEMENS CSA HEADER", 0x10)
 
 
 def is_dicom(start: bytes) -> bool:
@@ -145,7 +146,7 @@ class _File:
             raise TooLarge(f"{self.source.name}: {count} frames are over the limit of {limit >> 20} MiB; cut it")
         self.source.file.seek(self._start)
         whole = self.pydicom.dcmread(self.source.file, force=True)
-        return _shifted(np.asarray(self.pydicom.pixels.pixel_array(whole, **_bits(dataset))), dataset)
+        return _shifted(np.asarray(self.pydicom.pixels.pixel_array(whole, **_options(dataset))), dataset)
 
     def _stream(self, number: int) -> bytes:
         """One compressed frame. The file's pixel data begins 12 bytes on: tag, value representation and length."""
@@ -213,8 +214,9 @@ class _File:
 def _frames_volume(file: _File, frames: int) -> Volume | None:
     """The frames as a volume, with a time axis if positions repeat; None if they are not evenly spaced slices."""
     with file.telling():
-        order = _frame_order(file.dataset, frames)
-        places = [_frame_place(file.dataset, number) for number in order]
+        as_stored = [_frame_place(file.dataset, number) for number in range(frames)]
+        order = slice_order(as_stored)
+        places = [as_stored[number] for number in order]
         if any(along_normal(place) is None for place in places) or (stack := stack_of(places)) is None:
             return None
         array = file.frames(frames)
@@ -222,20 +224,11 @@ def _frames_volume(file: _File, frames: int) -> Volume | None:
         def read(number: int) -> Pixels:
             return pixels_of(file.pydicom, file.dataset, array[number], number)
 
-        volumes = [
+        return over_time([
             stacked([partial(read, n) for n in order[time :: stack.times]], stack, file.source.name,
                     file.source.max_bytes)[0]
             for time in range(stack.times)
-        ]  # fmt: skip
-        if stack.times == 1:
-            return volumes[0]
-        return replace(volumes[0], array=np.stack([volume.array for volume in volumes], axis=3))
-
-
-def _frame_order(dataset: Any, frames: int) -> list[int]:
-    """Frames along the normal of their plane, those of one position next to each other in the order of the file."""
-    distances = [along_normal(_frame_place(dataset, number)) for number in range(frames)]
-    return sorted(range(frames), key=lambda number: (round(distances[number] or 0.0, 2), number))
+        ])  # fmt: skip
 
 
 def _frame_place(dataset: Any, number: int) -> Place:
@@ -274,16 +267,24 @@ def _mosaic(file: _File) -> Volume | None:
 
 
 def _tiles(dataset: Any) -> int:
-    element = dataset.get(_NUMBER_IN_MOSAIC)
+    element = _private(dataset, *_NUMBER_IN_MOSAIC)
     if element is not None and isinstance(element.value, bytes):
         return int.from_bytes(element.value[:2], "little")
     told_in_csa = _csa_numbers(dataset, b"NumberOfImagesInMosaic", 1)
     return int(element.value) if element is not None else int(told_in_csa[0]) if told_in_csa else 0
 
 
+def _private(dataset: Any, group: int, creator: str, number: int) -> Any:
+    """A private element of the block that names its creator (PS3.5 7.8.1), or else of the first; None: absent."""
+    try:
+        return dataset.private_block(group, creator)[number]
+    except KeyError:
+        return dataset.get((group, 0x1000 + number))
+
+
 def _csa_numbers(dataset: Any, name: bytes, count: int) -> tuple[float, ...] | None:
     """Numbers of one element of Siemens' CSA header: a name of 64 bytes, and items of text behind 20 bytes."""
-    element = dataset.get(_CSA_HEADER)
+    element = _private(dataset, *_CSA_HEADER)
     data = element.value if element is not None and isinstance(element.value, bytes) else b""
     at = data.find(name + b"\0")
     if at < 0:
@@ -366,7 +367,7 @@ def _stream_pixels(stream: bytes) -> int:
 
 def _decoded(pydicom: Any, dataset: Any, file: BinaryIO, frame: int, fragments: Fragments | None) -> np.ndarray:
     """Decode one frame, reading only that frame if the file allows it."""
-    known = _bits(dataset)
+    known = _options(dataset)
     if fragments is not None:
         known["extended_offsets"] = fragments
     start = file.tell()
@@ -380,24 +381,30 @@ def _decoded(pydicom: Any, dataset: Any, file: BinaryIO, frame: int, fragments: 
         implicit, little = dataset.original_encoding
         explicit = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else explicit
-    return _shifted(pydicom.pixels.pixel_array(dataset, index=frame, **_bits(dataset)), dataset)
+    return _shifted(pydicom.pixels.pixel_array(dataset, index=frame, **_options(dataset)), dataset)
 
 
-def _bits(dataset: Any) -> dict[str, Any]:
-    """Options that leave alone what stands below the stored bits, which pydicom takes for the lowest.
+def _options(dataset: Any) -> dict[str, Any]:
+    """Options where pydicom errs: stored bits that are not the lowest, and the order of a JPEG's colours.
 
     More bits stored than allocated are as many as allocated, as GDCM has it; pydicom refuses such a file.
     """
     allocated, stored = (int(dataset.get(name) or 0) for name in ("BitsAllocated", "BitsStored"))
     if 0 < allocated < stored:
         return {"bits_stored": allocated}
-    return {"correct_unused_bits": False} if _is_shifted(dataset) else {}
+    options: dict[str, Any] = {"correct_unused_bits": False} if _is_shifted(dataset) else {}
+    if _syntax(dataset).startswith(_JPEG_FAMILY) and "PlanarConfiguration" in dataset:
+        options["planar_configuration"] = 0  # a JPEG's colours lie next to each other (PS3.5 8.2.1)
+    return options
+
+
+def _syntax(dataset: Any) -> str:
+    return str(dataset.file_meta.get("TransferSyntaxUID", "")) if hasattr(dataset, "file_meta") else ""
 
 
 def _is_shifted(dataset: Any) -> bool:
     """Whether the stored bits are not the lowest (PS3.5 8.1.1, before 2014); JPEG streams tell this themselves."""
-    syntax = dataset.file_meta.get("TransferSyntaxUID", "") if hasattr(dataset, "file_meta") else ""
-    if syntax.startswith(_JPEG_FAMILY) or not all(dataset.get(name) for name in ("BitsStored", "HighBit")):
+    if _syntax(dataset).startswith(_JPEG_FAMILY) or not all(dataset.get(name) for name in ("BitsStored", "HighBit")):
         return False
     return int(dataset.BitsStored) <= int(dataset.HighBit) < int(dataset.get("BitsAllocated") or 0)
 

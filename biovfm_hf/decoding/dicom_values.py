@@ -46,7 +46,7 @@ def _values(pydicom: Any, dataset: Any, array: np.ndarray, frame: int) -> Pixels
     if array.ndim == 3:
         return Pixels(array)
     if dataset.get("BitsAllocated") == 1:
-        return Pixels(array, window=(0.0, 1.0))
+        return Pixels(array, window=(0.0, 1.0), inverted=photometric == "MONOCHROME1")
     inverted, padding = photometric == "MONOCHROME1", _padding(dataset, array.dtype)
     table = None if _is_xray(dataset) else _first_table(dataset, "ModalityLUTSequence", array)
     if table is not None:
@@ -85,8 +85,12 @@ def _is_xray(dataset: Any) -> bool:
 
 def _padding(dataset: Any, dtype: np.dtype) -> Window | None:
     """Stored numbers that mark pixels outside the picture (PS3.3 C.7.5.1.1.2), None if there are none."""
-    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
-    if not isinstance(value, int) or dtype.kind not in "iu":
+    kind = {4: "Float", 8: "DoubleFloat"}[dtype.itemsize] if dtype.kind == "f" else ""
+    value, limit = (dataset.get(f"{kind}PixelPadding{end}") for end in ("Value", "RangeLimit"))
+    if dtype.kind == "f" and isinstance(value, float):
+        ends = [value, limit if isinstance(limit, float) else value]
+        return min(ends), max(ends)
+    if dtype.kind not in "iu" or not isinstance(value, int):
         return None
     ends = [value, limit if isinstance(limit, int) else value]
     # its sign may be stated wrong: -2000 and 63536 are the same 16 bits

@@ -44,12 +44,12 @@ def read_nifti(source: Source) -> Volume:
     nibabel = require("nibabel", "data")
     with _readable(source), unpacked(source.file) as file:
         if source.name.lower().removesuffix(".gz").endswith(".img"):
-            with source.companion(_partner(source.name, ".hdr")) as other, unpacked(other) as header_file:
+            with source.companion(*_partners(source.name, ".hdr")) as other, unpacked(other) as header_file:
                 return _read(nibabel, source, _header(nibabel, header_file, source.name), file)
         header = _header(nibabel, file, source.name)
         if not _is_pair(header):
             return _read(nibabel, source, header, file)
-        with source.companion(_partner(source.name, ".img")) as other, unpacked(other) as voxels:
+        with source.companion(*_partners(source.name, ".img")) as other, unpacked(other) as voxels:
             return _read(nibabel, source, header, voxels)
 
 
@@ -101,12 +101,14 @@ def unpacked(file: BinaryIO) -> Iterator[Any]:
         yield inflating
 
 
-def _partner(name: str, suffix: str) -> str:
-    """The name of the other file of a pair: a.hdr for a.img, A.HDR for A.IMG, a.img.gz for a.hdr.gz."""
+def _partners(name: str, suffix: str) -> tuple[str, str]:
+    """Names of the other file of a pair: a.hdr for a.img, A.HDR for A.IMG, a.img.gz for a.hdr.gz; or else only one
+    of both is packed."""
     path = PurePosixPath(name.rpartition("!")[2])
     packed = path.suffix.lower() == ".gz"
     stem, own = (path.with_suffix(""), path.suffix) if packed else (path, "")
-    return stem.with_suffix(suffix.upper() if stem.suffix.isupper() else suffix).name + own
+    partner = stem.with_suffix(suffix.upper() if stem.suffix.isupper() else suffix).name
+    return partner + own, partner if packed else f"{partner}.gz"
 
 
 def _is_pair(header: Any) -> bool:
@@ -115,6 +117,8 @@ def _is_pair(header: Any) -> bool:
 
 def _read(nibabel: Any, source: Source, header: Any, file: Any) -> Volume:
     name, dtype = source.name, header.get_data_dtype()
+    if dtype.kind == "V" and dtype.names is None:
+        raise UserError(f"{name}: holds numbers of kind {int(header['datatype'])}, which is not read; convert it")
     if dtype.names is None and dtype.kind not in "iuf":
         raise UserError(
             f"{name}: holds {dtype} numbers, which cannot be shown as an image; convert it to real numbers"
@@ -184,10 +188,19 @@ def _affine(nibabel: Any, header: Any) -> np.ndarray:
                 header[f"quatern_{letter}"] = value
         if not np.isfinite(vector).all():
             header["qform_code"] = 0
+        if header["pixdim"][0] not in (-1, 1):
+            header["pixdim"][0] = 1  # as the standard says of 0
+        if header["qform_code"] > 0 and not _spans(np.array([header[f"srow_{letter}"][:3] for letter in "xyz"])):
+            header["sform_code"] = 0
     try:
         return header.get_best_affine()
     except (nibabel.spatialimages.HeaderDataError, ValueError, np.linalg.LinAlgError):
         return np.full((4, 4), np.nan)
+
+
+def _spans(matrix: np.ndarray) -> bool:
+    """Whether the columns of a matrix span space."""
+    return bool(np.isfinite(matrix).all() and np.linalg.matrix_rank(matrix) == 3)
 
 
 def _canonical(array: np.ndarray, affine: np.ndarray, slope: float, intercept: float) -> Volume:

@@ -64,15 +64,16 @@ def _stored(fields: dict[str, str], listed: list[str]) -> Stored:
     if fields["type"].lower() not in _DTYPE_OF or fields["encoding"].lower() not in _ENCODINGS:
         raise ValueError("its type or encoding does not hold numbers")
     columns = _directions(fields, len(sizes))
-    spatial = [axis for axis, column in enumerate(columns) if column is not None]
+    directions = {axis: column for axis, column in enumerate(columns) if column is not None}
+    spatial = list(directions)[:3]  # a fourth of ITK's is time
     others = [axis for axis in range(len(sizes)) if axis not in spatial]
     if len(spatial) not in (2, 3) or len(others) > 1:
         raise ValueError(f"{len(spatial)} spatial axes of {len(sizes)}")
     colour_axis = others[0] if others and _is_colour(fields, others[0], sizes[others[0]]) else None
     shape = tuple(size for axis, size in enumerate(sizes) if axis != colour_axis)
     affine = np.eye(4)
-    for number, column in enumerate(column for column in columns if column is not None):
-        affine[:3, number] = _signs(fields) * np.append(column, [0.0] * 3)[:3]
+    for number, axis in enumerate(spatial):
+        affine[:3, number] = _signs(fields) * np.append(directions[axis], [0.0] * 3)[:3]
     return Stored(
         shape=shape,
         dtype=np.dtype((">" if fields.get("endian", "little").lower() == "big" else "<")

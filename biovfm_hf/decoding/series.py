@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from itertools import pairwise
 from math import isfinite
 from typing import Any, BinaryIO, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from ..errors import TooLarge, UserError
-from ..intensity import Pixels
+from ..intensity import Pixels, Window
 from ..volumes import AXES, Volume, canonical
 from .content import NO_PICTURE
 from .dicom_header import import_pydicom, is_grey, is_mosaic, no_picture
@@ -227,14 +228,15 @@ class _Filling:
         self._array: np.ndarray | None = None
         self._first: Pixels | None = None
         self._scale = (1.0, 0.0)
+        self._in_values = False
 
     def add(self, number: int, pixels: Pixels) -> None:
         if self._array is None or self._first is None:
             self._first, self._scale = pixels, (pixels.slope, pixels.intercept)
             self._array = self._empty(pixels.array.dtype)
-        if self._scale != (pixels.slope, pixels.intercept) or self._array.dtype != pixels.array.dtype:
+        if self._in_values or self._kind(pixels) != self._kind(self._first):
             self._to_values(number)
-            self._array[:, :, number] = _values(pixels.array, pixels.slope, pixels.intercept).T
+            self._array[:, :, number] = _values(pixels.array, pixels.slope, pixels.intercept, pixels.padding).T
         else:
             self._array[:, :, number] = pixels.array.T
 
@@ -249,16 +251,21 @@ class _Filling:
         axis, sign = int(orientation[2][0]), int(orientation[2][1])
         last = array.shape[2] - 1
         places = frozenset((AXES[axis], number if sign > 0 else last - number) for number in gone)
-        padding = first.padding if self._scale == (first.slope, first.intercept) else None
+        padding = None if self._in_values else first.padding
         return Volume(turned, spacing, *self._scale, inverted=first.inverted, padding=padding, absent=places)
 
     def _to_values(self, filled: int) -> None:
-        if self._array is None or (self._array.dtype == np.float32 and self._scale == (1.0, 0.0)):
+        if self._array is None or self._first is None or self._in_values:
             return
+        self._in_values = True
         stored, self._array = self._array, self._empty(np.dtype(np.float32))
         for number in range(filled):
-            self._array[:, :, number] = _values(stored[:, :, number], *self._scale)
+            self._array[:, :, number] = _values(stored[:, :, number], *self._scale, self._first.padding)
         self._scale = (1.0, 0.0)
+
+    @staticmethod
+    def _kind(pixels: Pixels) -> tuple[object, ...]:
+        return pixels.slope, pixels.intercept, pixels.array.dtype, pixels.padding
 
     def _empty(self, dtype: np.dtype) -> np.ndarray:
         columns, rows, count = self._shape
@@ -267,8 +274,23 @@ class _Filling:
         return np.empty(self._shape, dtype, order="F")
 
 
-def _values(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    return (stored * np.float64(slope) + np.float64(intercept)).astype(np.float32)
+def _values(stored: np.ndarray, slope: float, intercept: float, padding: Window | None) -> np.ndarray:
+    """Values of stored numbers, NaN for padding."""
+    values = (stored * np.float64(slope) + np.float64(intercept)).astype(np.float32)
+    if padding is not None:
+        values[(stored >= padding[0]) & (stored <= padding[1])] = np.nan
+    return values
+
+
+def over_time(volumes: Sequence[Volume]) -> Volume:
+    """Volumes of one place as one with an axis of time: stored numbers where all share their scale, else values."""
+    first = volumes[0]
+    if len(volumes) == 1:
+        return first
+    if len({(one.slope, one.intercept, one.array.dtype, one.padding) for one in volumes}) == 1:
+        return replace(first, array=np.stack([one.array for one in volumes], axis=3))
+    arrays = [_values(one.array, one.slope, one.intercept, one.padding) for one in volumes]
+    return replace(first, array=np.stack(arrays, axis=3), slope=1.0, intercept=0.0, padding=None)
 
 
 def along_normal(place: Place) -> float | None:
@@ -383,13 +405,20 @@ def _ordered(group: list[tuple[str, Place]]) -> list[str]:
 
 def _sorted(group: list[tuple[str, Place]]) -> list[tuple[str, Place]]:
     by_time = sorted(group, key=lambda entry: (entry[1].moment, entry[0]))
-    distances = [along_normal(place) for _, place in by_time]
-    told = [distance for distance in distances if distance is not None]
-    if len(told) < len(distances):
-        return by_time
+    return [by_time[number] for number in slice_order([place for _, place in by_time])]
+
+
+def slice_order(places: Sequence[Place]) -> list[int]:
+    """The numbers of slices along the normal of their plane, those of one position next to each other as they come.
+
+    As they come where one does not tell its position.
+    """
+    told = [distance for place in places if (distance := along_normal(place)) is not None]
+    if len(told) < len(places) or not told:
+        return list(range(len(places)))
     order = sorted(range(len(told)), key=told.__getitem__)
     at = position_numbers([told[number] for number in order])
-    return [by_time[number] for _, number in sorted(zip(at, order, strict=True))]
+    return [number for _, number in sorted(zip(at, order, strict=True))]
 
 
 class _Beginning:

@@ -34,7 +34,7 @@ def sliced(volumes: list[Volume], setting: Setting, views: Sequence[str], time: 
     volume = volumes.pop()
     if max(volume.array.shape[:3]) > MAX_FRAMES:
         raise Refused(TOO_LARGE, f"more than {MAX_FRAMES} slices along one axis")
-    views = [view for view in views if view in volume.axes] or volume.axes
+    views = volume.views(views)
     if volume.times > 1:
         for moment in time_points(volume.times):
             shown = _mapped(volume, volume.at_time(moment), setting)

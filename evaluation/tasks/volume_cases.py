@@ -18,7 +18,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.pixels import Pixels, read_volume, to_uint8
 from biovfm_hf.reading.image_files import decode_uint8, is_dicom, walk
 from biovfm_hf.reading.limited import LIMITED
-from biovfm_hf.volumes import AXES, MAX_VOLUME_BYTES, Volume
+from biovfm_hf.volumes import AXES, MAX_VOLUME_BYTES, Volume, axis_across
 
 from .images import combined_digest, file_digest, to_rgb
 
@@ -52,7 +52,8 @@ class Slicing:
         if not any(shape):
             return (PICTURE,)
         chosen: list[tuple[str, int]] = []
-        for axis in self.axes:
+        across = axis_across(shape)
+        for axis in (across,) if across else self.axes:
             count = shape[AXES.index(axis)]
             taken = count if self.slices == 0 else min(self.slices, count)
             chosen += [(axis, (2 * number + 1) * count // (2 * taken)) for number in range(taken)]

@@ -226,6 +226,11 @@ class TestIntensity:
         assert np.array_equal(to_uint8(Pixels(array, inverted=True)), 255 - shown)
         assert np.abs(to_uint8(Pixels(array, slope=-2.0)).astype(int) - (255 - shown.astype(int))).max() <= 1
 
+    def test_what_is_no_number_is_black_in_either_polarity(self):
+        array = np.array([[np.nan, 0.0, 1.0]], np.float32)
+        assert to_uint8(Pixels(array)).tolist() == [[0, 0, 255]]
+        assert to_uint8(Pixels(array, inverted=True)).tolist() == [[0, 255, 0]]
+
     def test_order_of_precedence(self):
         array = np.array([[0, 100, 1000]], np.uint16)
         own = Pixels(array, window=(0.0, 200.0))

@@ -9,7 +9,7 @@ from PIL import Image
 from biovfm_hf.errors import UserError
 from biovfm_hf.pixels import decode, read_volume
 from biovfm_hf.reading.limited import LIMITED
-from tests.biovfm_hf.decoding.samples import RNG, assert_read, built, slice_of, smooth, values_of
+from tests.biovfm_hf.decoding.samples import RNG, assert_read, built, colours, slice_of, smooth, values_of
 from tests.dataset_builder.conftest import volume, write_dicom
 
 pydicom = pytest.importorskip("pydicom")
@@ -125,18 +125,96 @@ def test_signed_jpeg_2000_and_big_endian(tmp_path):
     assert np.array_equal(values_of(tmp_path / "c.dcm"), values)
 
 
-@pytest.mark.parametrize("syntax", [None, "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.90"])
-def test_compressed_frames_that_are_slices(tmp_path, syntax):
-    slices = volume(1, (40, 36, 14))
-    position = [item(ImagePositionPatient=["0", "0", str(2 * number)]) for number in range(14)]
+@pytest.mark.parametrize("told", ["YBR_FULL_422", "RGB"])
+def test_colours_of_a_jpeg_lie_next_to_each_other_whatever_the_header_says(tmp_path, told):
+    picture, buffer = Image.fromarray(colours(255).astype(np.uint8)), io.BytesIO()
+    picture.save(buffer, "JPEG", quality=95)
+    write_dicom(tmp_path / "a.dcm", np.asarray(picture), PhotometricInterpretation=told, PlanarConfiguration=1)
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+    dataset.PixelData = pydicom.encaps.encapsulate([buffer.getvalue()])
+    dataset["PixelData"].VR = "OB"
+    dataset.save_as(tmp_path / "a.dcm")
+    found = decode(tmp_path / "a.dcm").array.astype(int)
+    assert np.abs(found - np.asarray(Image.open(buffer))).max() <= 6
+
+
+@pytest.mark.parametrize("polarity", ["MONOCHROME1", "MONOCHROME2"])
+def test_one_bit(tmp_path, polarity):
+    bits = smooth(3, 255) > 128
+    write_dicom(tmp_path / "a.dcm", bits.astype(np.uint8), PhotometricInterpretation=polarity)
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 1, 1, 0
+    dataset.PixelData = np.packbits(bits.ravel(), bitorder="little").tobytes()
+    dataset.save_as(tmp_path / "a.dcm")
+    assert np.array_equal(built(tmp_path / "a.dcm")[0].pixels == 255, bits == (polarity == "MONOCHROME2"))
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("FloatPixel", "<f4"), ("DoubleFloatPixel", "<f8")])
+def test_padding_among_floats(tmp_path, name, dtype):
+    values = (smooth() / 1e5).astype(dtype)
+    values[:8] = -9999
+    write_dicom(tmp_path / "a.dcm", values.view(f"<u{values.itemsize}"))
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    del dataset.PixelData, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation
+    setattr(dataset, f"{name}Data", values.tobytes())
+    setattr(dataset, f"{name}PaddingValue", -9999.0)
+    dataset.save_as(tmp_path / "a.dcm")
+    pixels = built(tmp_path / "a.dcm")[0].pixels
+    assert not pixels[:8].any() and len(np.unique(pixels[8:])) > 200
+
+
+def write_enhanced(path, frames, heights, slopes=None):
+    """Axial frames (frames, rows, columns) at `heights` in mm, with a slope for each."""
+    groups = []
+    for number, height in enumerate(heights):
+        group = item(PlanePositionSequence=item(ImagePositionPatient=["0", "0", f"{height:.6g}"]))[0]
+        if slopes is not None:
+            group.PixelValueTransformationSequence = item(RescaleSlope=slopes[number], RescaleIntercept=0)
+        groups.append(group)
     shared = item(
         PlaneOrientationSequence=item(ImageOrientationPatient=["1", "0", "0", "0", "1", "0"]),
         PixelMeasuresSequence=item(PixelSpacing=["1", "1"]),
     )
-    groups = [item(PlanePositionSequence=one)[0] for one in position]
     header = {"PerFrameFunctionalGroupsSequence": groups, "SharedFunctionalGroupsSequence": shared}
-    array = np.ascontiguousarray(slices.transpose(2, 1, 0))
-    write_dicom(tmp_path / "a.dcm", array, NumberOfFrames=14, SOPClassUID=ENHANCED, **header)
+    write_dicom(path, frames, NumberOfFrames=len(frames), SOPClassUID=ENHANCED, **header)
+
+
+@pytest.mark.parametrize("slopes", [(1, 3), (1, 1)])
+def test_time_points_of_slopes_of_their_own(tmp_path, slopes):
+    slices = volume(1, (9, 8, 6))
+    frames = np.concatenate([slices.transpose(2, 1, 0)] * 2)
+    write_enhanced(tmp_path / "a.dcm", frames, [2 * n for n in range(6)] * 2, [slopes[n // 6] for n in range(12)])
+    found = read_volume(tmp_path / "a.dcm")
+    values = found.array * found.slope + found.intercept
+    assert np.allclose(values, np.stack([slices * slope for slope in slopes], 3)[::-1, ::-1])
+
+
+@pytest.mark.parametrize("step", [-2, -0.004])
+def test_frames_are_put_in_order_however_thin(tmp_path, step):
+    slices = volume(1, (9, 8, 6))
+    write_enhanced(tmp_path / "a.dcm", slices.transpose(2, 1, 0), [step * n for n in range(6)])
+    assert np.array_equal(read_volume(tmp_path / "a.dcm").array, slices[::-1, ::-1, ::-1])
+
+
+@pytest.mark.parametrize("slopes", [[1] * 6, [1, 2, 1, 2, 1, 2]])
+def test_padding_of_a_volume_whatever_the_slopes(tmp_path, slopes):
+    slices = volume(1, (9, 8, 6)) + 100
+    slices[0] = -2000
+    write_enhanced(
+        tmp_path / "a.dcm", np.ascontiguousarray(slices.transpose(2, 1, 0)), [2 * n for n in range(6)], slopes
+    )
+    dataset = pydicom.dcmread(tmp_path / "a.dcm")
+    dataset.add_new("PixelPaddingValue", "SS", -2000)
+    dataset.save_as(tmp_path / "a.dcm")
+    axial = [picture.pixels for picture in built(tmp_path / "a.dcm") if picture.view == "axial"]
+    assert not axial[3][:, 0].any() and len(np.unique(axial[3][:, 1:])) > 15
+
+
+@pytest.mark.parametrize("syntax", [None, "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.90"])
+def test_compressed_frames_that_are_slices(tmp_path, syntax):
+    slices = volume(1, (40, 36, 14))
+    write_enhanced(tmp_path / "a.dcm", np.ascontiguousarray(slices.transpose(2, 1, 0)), [2 * n for n in range(14)])
     if syntax is not None:
         dataset = pydicom.dcmread(tmp_path / "a.dcm")
         dataset.compress(syntax)

@@ -138,10 +138,12 @@ def test_colours_in_planes_of_their_own(tmp_path, kinds, at):
         assert np.array_equal(read_volume(tmp_path / "a.nrrd").array, array[::-1, ::-1])
 
 
-def test_a_space_with_time(tmp_path):
+@pytest.mark.parametrize("space", ["space: left-posterior-superior-time", "space dimension: 4"])
+@pytest.mark.parametrize("kind", ["time", "domain"])  # ITK writes the latter
+def test_a_space_with_time(tmp_path, space, kind):
     array = RNG.integers(0, 256, (4, 5, 6, 3), np.uint8)
     fields = (
-        "sizes: 4 5 6 3\nkinds: domain domain domain time\nspace: left-posterior-superior-time\n"
+        f"sizes: 4 5 6 3\nkinds: domain domain domain {kind}\n{space}\n"
         "space directions: (1,0,0,0) (0,1,0,0) (0,0,2,0) (0,0,0,1)\nencoding: raw\n"
     )
     (tmp_path / "a.nrrd").write_bytes(f"NRRD0004\ntype: uchar\ndimension: 4\n{fields}\n".encode() + array.tobytes("F"))

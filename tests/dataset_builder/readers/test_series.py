@@ -186,6 +186,18 @@ class TestValues:
         assert pixels.padding == (-2000.0, -1900.0) and to_uint8(pixels)[:, :20].max() == 0
         assert len(np.unique(to_uint8(pixels))) > 60
 
+    @pytest.mark.parametrize("name", ["ModalityLUTSequence", "VOILUTSequence"])
+    def test_padding_is_black_behind_a_table(self, name):
+        stored = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+        entries = np.linspace(65535, 0, 4096)
+        shown = to_uint8(
+            decode(dicom(stored, PixelPaddingValue=0, PixelPaddingRangeLimit=99, **{name: [table(entries)]}))
+        )
+        assert not shown.flat[:100].any() and shown.flat[100] > 245 and shown.flat[-1] == 0
+        inverted = {"PhotometricInterpretation": "MONOCHROME1", "PixelPaddingValue": 0, name: [table(entries)]}
+        shown = to_uint8(decode(dicom(stored, **inverted)))
+        assert shown.flat[0] == 0 and shown.flat[1] < 5 and shown.flat[-1] == 255
+
     @pytest.mark.parametrize("order", ["<", ">"])
     def test_a_palette_in_either_byte_order(self, order):
         stored = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -245,7 +257,8 @@ class TestVolumes:
         assert volume.array.shape == (12, 14, 10, 3)
         assert np.array_equal(volume.array[..., 2][..., ::2], (BALL + 2)[::-1, ::-1, ::2])
 
-    def test_a_mosaic_is_a_volume(self, tmp_path):
+    @pytest.mark.parametrize("block", [0x10, 0x11])
+    def test_a_mosaic_is_a_volume(self, tmp_path, block):
         tiles = np.zeros((4, 4, 14, 12), np.int16)
         tiles.reshape(16, 14, 12)[:10] = BALL.transpose(2, 1, 0)
         header = {"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"], "SpacingBetweenSlices": 2.0}
@@ -253,8 +266,9 @@ class TestVolumes:
         header |= {"ImagePositionPatient": [0, 0, 0]}
         data = dicom(tiles.transpose(0, 2, 1, 3).reshape(56, 48), **header)
         dataset = pydicom.dcmread(io.BytesIO(data))
-        dataset.add_new(0x00190010, "LO", "SIEMENS MR HEADER")
-        dataset.add_new(0x0019100A, "US", 10)
+        dataset.add_new(0x00190010, "LO", "ANOTHER")
+        dataset.add_new(0x00190000 + block, "LO", "SIEMENS MR HEADER")
+        dataset.add_new(0x0019000A + (block << 8), "US", 10)
         dataset.save_as(tmp_path / "a.dcm")
         volume = read_volume(tmp_path / "a.dcm")
         assert np.array_equal(volume.array, BALL[::-1, ::-1]) and volume.spacing == (1.0, 1.0, 2.0)

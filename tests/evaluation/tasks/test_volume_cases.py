@@ -38,6 +38,7 @@ def test_slices_are_spread_evenly_and_all_taken_of_a_thin_volume():
     assert Slicing(("axial",), 2).chosen((9, 9, 8)) == (("axial", 2), ("axial", 6))
     assert len(Slicing(("axial", "coronal"), 4).chosen((9, 3, 8))) == 4 + 3
     assert len(Slicing(("sagittal",), 0).chosen((9, 3, 8))) == 9
+    assert Slicing(("axial", "sagittal"), 4).chosen((9, 1, 8)) == (("coronal", 0),)  # a picture
     with pytest.raises(UserError, match="give some of"):
         Slicing(("up",))
 
