@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import TooLarge, UserError, unquoted
 from ..pictures import as_pixels, named
 from ..volumes import Volume
-from .content import Content, Pages, Source, one
+from .content import Content, Pages, Source, names_mask, one
 from .matlab import MAX_BYTES, is_level_4, largest_array, largest_of_level_4
 
 _COLOURS = (1, 3, 4)
@@ -70,7 +70,7 @@ def read_npy(source: Source) -> Content:
 
 
 def read_npz(source: Source) -> Content:
-    """Read the largest array of numbers in a .npz file; of one size, one of truth values comes last.
+    """Read the largest array of numbers in a .npz file; of one size, a mask comes last.
 
     Raises:
         UserError: no such array, damaged, over `source.max_bytes`, or no picture.
@@ -85,7 +85,7 @@ def read_npz(source: Source) -> Content:
                     arrays[member] = (shape, dtype)
             if not arrays:
                 raise UserError(f"{source.name}: holds no array of numbers; leave it out")
-            largest = max(arrays, key=lambda member: (math.prod(arrays[member][0]), arrays[member][1].kind != "b"))
+            largest = max(arrays, key=lambda member: _rank(member.filename, *arrays[member]))
             _check(*arrays[largest], source)
             with archive.open(largest) as file:
                 array = np.lib.format.read_array(file, allow_pickle=False)
@@ -112,6 +112,10 @@ def _header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     return tuple(map(int, shape)), dtype
+
+
+def _rank(name: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, bool]:
+    return math.prod(shape), not (dtype.kind == "b" or names_mask(name))
 
 
 def _check(shape: tuple[int, ...], dtype: np.dtype, source: Source) -> None:

@@ -1,5 +1,6 @@
 """Input and output of decoders: a file with access to its companions, and pictures or a volume."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from ..volumes import MAX_VOLUME_BYTES, Volume
 
 Beside = Callable[[str], BinaryIO]
 MAX_FILE_BYTES = 512 << 20
+_MASK = re.compile(r"mask|label|seg|annot|ground.?truth|^gt|gt$", re.IGNORECASE)
 NO_PICTURE = "no picture"
 """The outcome of a sound file that holds none."""
 
@@ -110,3 +112,8 @@ def folder_beside(place: Path) -> Beside:
         return path.open("rb")
 
     return beside
+
+
+def names_mask(name: str) -> bool:
+    """Whether an array's name is one of a mask, which a picture of the same size comes before."""
+    return _MASK.search(name.rpartition("/")[2].removesuffix(".npy")) is not None

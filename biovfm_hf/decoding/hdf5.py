@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import TooLarge, UserError, require, unquoted
 from .arrays import content_of
 from .bounds import check_hdf5
-from .content import Content, Pages, Source
+from .content import Content, Pages, Source, names_mask
 
 _START = b"\x89HDF\r\n\x1a\n"
 _MAX_DEPTH, _MAX_MEMBERS = 8, 10_000
@@ -55,14 +55,18 @@ def _told(source: Source) -> Iterator[None]:
 
 
 def _largest(source: Source) -> Any:
-    """The data set with the most numbers; of one size, one of truth values comes last."""
+    """The data set with the most numbers; of one size, a mask comes last."""
     h5py = require("h5py", "data")
     arrays = list(_data_sets(h5py, h5py.File(source.file, "r"), _MAX_DEPTH))
     if not arrays:
         raise UserError(f"{source.name}: holds no array of numbers; leave it out")
-    best = max(arrays, key=lambda data: (data.size, data.dtype.kind != "b" and _matlab_class(data) != "logical"))
+    best = max(arrays, key=lambda data: (data.size, not _is_mask(data)))
     check_hdf5(best, source.name)
     return best
+
+
+def _is_mask(data: Any) -> bool:
+    return data.dtype.kind == "b" or _matlab_class(data) == "logical" or names_mask(data.name)
 
 
 def _values(data: Any, source: Source, index: Any = ()) -> np.ndarray:

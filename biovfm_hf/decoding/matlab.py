@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import TooLarge, UserError
+from .content import names_mask
 
 MAX_INFLATED_BYTES = 640 << 20  # all compressed arrays of a file: only unpacking them all shows which is the largest
 _BLOCK = 1 << 20
@@ -62,10 +63,11 @@ class _Matrix(NamedTuple):
     dtype: np.dtype
     stored: np.ndarray
     logical: bool
+    mask: bool
 
     @property
     def rank(self) -> tuple[int, bool]:
-        return prod(self.shape), not self.logical
+        return prod(self.shape), not (self.logical or self.mask)
 
     def array(self, name: str) -> np.ndarray:
         count = prod(self.shape)
@@ -129,7 +131,8 @@ def _matrices(matrix: memoryview, order: str, depth: int, name: str) -> Iterator
         return
     size = int(_STORED[kind][1])
     stored = np.frombuffer(values[: len(values) // size * size], order + _STORED[kind])
-    yield _Matrix(shape, np.dtype(_CLASSES[flags & 0xFF]), stored, bool(flags & _LOGICAL))
+    mask = names_mask(bytes(parts[2][1]).decode("latin-1"))
+    yield _Matrix(shape, np.dtype(_CLASSES[flags & 0xFF]), stored, bool(flags & _LOGICAL), mask)
 
 
 def is_level_4(start: bytes) -> bool:

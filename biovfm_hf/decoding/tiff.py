@@ -112,18 +112,28 @@ class _Tiff:
         return pixels if pixels is None or dtype is None else _viewed(pixels, dtype)
 
     def level(self) -> Pages | None:
-        """The smallest sufficient level of a pyramid; None if there is none, or if it is the first page."""
-        source, first = self._source, self._frame(0)
-        levels = [first, *self._smaller(first)]
-        if len(levels) == 1:
+        """The smallest sufficient level of a pyramid; None if there is none, or if it is the first page.
+
+        Channels and slices may be pyramids of their own: each page with levels below it is a picture.
+        """
+        first = self._frame(0)
+        if not self._smaller(first):
             return None
+        pages = [page for number in range(self.count) if _has_levels(page := self._frame(number), first)]
+        if len(pages) > 1:
+            return Pages(len(pages), lambda number: self._decoded(self._serving(pages[number])), "page")
+        chosen = self._serving(first)
+        if chosen is first and self.count == 1:
+            return None
+        return one(self._decoded(chosen), _size(first))
+
+    def _serving(self, page: Any) -> Any:
+        """The page itself or its smallest level that suffices."""
+        source, levels = self._source, [page, *self._smaller(page)]
         fitting = [page for page in levels if page.imagewidth * page.imagelength <= source.max_pixels]
         side = source.shorter_side
         serving = [page for page in fitting if side and min(page.imagewidth, page.imagelength) >= side]
-        chosen = min(serving, key=_pixels) if serving else max(fitting, key=_pixels, default=first)
-        if chosen is first:
-            return None if self.count == 1 else one(self._decoded(first), _size(first))
-        return one(self._decoded(chosen), _size(first))
+        return min(serving, key=_pixels) if serving else max(fitting, key=_pixels, default=page)
 
     def stack(self) -> Pages | None:
         """Pictures stored in the single page of a file; None if there are none.
@@ -229,6 +239,9 @@ class _Tiff:
 
 
 def _finished(array: np.ndarray, page: Any, name: str, orientation: int) -> Pixels:
+    bits = int(np.max(_tag(page, _BITS, 1)))
+    if array.dtype == np.uint8 and bits < 8:  # as Pillow has those of 2 and 4 bits
+        array = np.rint(array * (255 / ((1 << bits) - 1))).astype(np.uint8)
     pixels = as_pixels(oriented(np.ascontiguousarray(array), orientation), "last", name)
     return replace(pixels, inverted=_tag(page, _PHOTOMETRIC, 1) == 0)
 
@@ -272,6 +285,10 @@ def _size(page: Any) -> tuple[int, int]:
 
 def _pixels(page: Any) -> int:
     return int(page.imagewidth) * int(page.imagelength)
+
+
+def _has_levels(page: Any, first: Any) -> bool:
+    return bool(getattr(page, "subifds", None)) and _size(page) == _size(first)
 
 
 def _same_proportions(page: Any, first: Any) -> bool:

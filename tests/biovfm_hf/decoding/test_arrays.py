@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import pytest
+import scipy.io
 
 from biovfm_hf.decoding.arrays import slice_axis
 from biovfm_hf.errors import UserError
@@ -57,6 +58,12 @@ def test_floats_of_any_range_in_a_file_are_stretched_alike(tmp_path):
 def test_of_a_mask_and_a_picture_of_one_size_the_picture_is_read(tmp_path):
     picture = np.arange(30, dtype=np.float32).reshape(5, 6)
     np.savez(tmp_path / "a.npz", a_mask=picture > 9, picture=picture)
+    np.savez(tmp_path / "b.npz", label=np.float32(picture > 9), picture=picture)
+    scipy.io.savemat(tmp_path / "b.mat", {"GT": np.float32(picture > 9), "picture": picture})
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["annotation"], file["picture"] = np.uint8(picture > 9), picture
+    for name in ("b.npz", "b.mat", "b.h5"):
+        assert np.array_equal(decode(tmp_path / name).array, picture), name
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["a_mask"], file["picture"] = picture > 9, picture
     for name in ("a.npz", "a.h5"):

@@ -176,6 +176,24 @@ def test_a_pyramid_of_bigtiff(tmp_path):
     assert np.array_equal(decode(tmp_path / "a.ome.tif").array, base)
 
 
+def test_channels_that_are_pyramids_of_their_own(tmp_path):
+    base = np.stack([np.kron(smooth(seed), np.ones((4, 4))) for seed in range(3)]).astype(np.uint16)
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as writer:
+        writer.write(base, subifds=1, tile=(64, 64), metadata={"axes": "CYX"}, photometric="minisblack")
+        writer.write(base[:, ::4, ::4], subfiletype=1, tile=(64, 64), photometric="minisblack")
+        writer.write(np.zeros((9, 30), np.uint16), photometric="minisblack")  # a label is no channel
+    for number in range(3):
+        assert np.array_equal(decode(tmp_path / "a.ome.tif", slice_index=number).array, base[number])
+    assert [picture.pixels.shape for picture in built(tmp_path / "a.ome.tif", size=30)] == [(64, 80)] * 3
+
+
+@pytest.mark.parametrize("bits", [3, 6])
+def test_fewer_bits_than_8_are_black_to_white(tmp_path, bits):
+    values = smooth(top=(1 << bits) - 1).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", values, bitspersample=bits, photometric="minisblack")
+    assert_read(tmp_path / "a.tif", np.rint(values * 255.0 / ((1 << bits) - 1)))
+
+
 @pytest.mark.parametrize("orientation", [3, 5, 6])
 def test_later_pages_are_turned_as_their_tags_say(tmp_path, orientation):
     stack = np.stack([smooth(n) for n in range(2)]).astype(np.uint16)
