@@ -33,7 +33,7 @@ def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(tasks, "_PATCHES", {"train": 60, "val": 30, "test": 60})
+    monkeypatch.setattr(tasks, "_PATCHES", {"train": 12, "val": 6, "test": 12})
     raw.lay_out(Path("biovfm-quickstart/raw"))
     tasks.write_tasks(Path("biovfm-quickstart/tasks"))
     for command in commands():

@@ -15,11 +15,13 @@ import biovfm_hf
 from ..errors import UserError, require
 from ..writing.files import atomic_path, write_text
 from .findings import read_gains, sentences
+from .picture import draw_overview
 from .raw import lay_out, record_paths
-from .tasks import write_tasks
+from .tasks import PATCH, write_tasks
 
 DEFAULT_OUT = Path("biovfm-quickstart")
 MODELS = ("dino", "dino-random", "mae", "mae-random")
+METHODS = ("segment", "linear", "knn")
 CONFIGS = Path(__file__).parent
 # imports of the steps below, by extra; checked before the first step rather than minutes later
 _NEEDS = ("accelerate", "cv2", "datasets", "matplotlib", "nibabel", "nilearn", "pydicom", "skimage", "sklearn")
@@ -70,7 +72,7 @@ def _steps(out: Path) -> list[Step]:
     dataset, tasks, results = out / "dataset", out / "tasks", out / "results"
     models = {name: out / "models" / name for name in MODELS}
     encoders = [f"{name}={path}" for name, path in models.items()]
-    labelled = [str(tasks / "tissue" / "tissue.csv"), str(tasks / "tissue-map")]
+    labelled = [str(tasks / "structure" / "structure.csv"), str(tasks / "structure-map")]
     parts = [dataset, out / "runs" / "dino", out / "runs" / "mae", results]
     return [
         Step("Lay out real images as raw sources", out / "raw", lambda: lay_out(out / "raw")),
@@ -86,9 +88,10 @@ def _steps(out: Path) -> list[Step]:
         Step(
             "Probe all four",
             results / "table.md",
-            lambda: _call("probe", model=encoders, tasks=labelled, method=["segment", "linear", "knn"], out=results),
+            lambda: _call("probe", model=encoders, tasks=labelled, method=METHODS, out=results, window=PATCH),
         ),
         Step("Write the model cards", out / "cards.done", lambda: _cards(out, models)),
+        Step("Draw it all in one picture", out / "overview.png", lambda: draw_overview(out, out / "overview.png")),
         Step("Write the report", out / "report.html", lambda: _call("report", inputs=parts, out=out / "report.html")),
     ]
 
@@ -100,7 +103,9 @@ def _call(name: str, **options: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return f"[{', '.join(map(_shown, value))}]" if isinstance(value, list | tuple) else repr(str(value))
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_shown, value))}]"
+    return repr(str(value) if isinstance(value, Path) else value)
 
 
 def _pretrain(method: str, out: Path, model: Path) -> None:
@@ -145,6 +150,7 @@ def _show(out: Path) -> None:
     print("\n".join(sentences(read_gains(out / "results" / "comparisons.json"))))
     print(f"""
 report    {out / "report.html"}    open it in a browser
+picture   {out / "overview.png"}
 results   {out / "results" / "table.md"}
 models    {out / "models"}         dino, mae and their random twins, each with its processor
 dataset   {out / "dataset"}        load_dataset({str(out / "dataset")!r}, "full", split="train")
@@ -162,7 +168,7 @@ def _embedding(out: Path, model_dir: Path) -> str:
     import torch
     from transformers import AutoImageProcessor, AutoModel
 
-    image = sorted((out / "tasks" / "tissue" / "test").glob("*.png"))[0]
+    image = sorted((out / "tasks" / "structure" / "test").glob("*.png"))[0]
     model = AutoModel.from_pretrained(model_dir)
     processor = AutoImageProcessor.from_pretrained(model_dir)
     with torch.no_grad():

@@ -19,7 +19,7 @@ RECORDS = Path(__file__).parent / "sources"
 # what lies in front of the gap, where the brain was never seen. (Left and right would not do: this template is
 # exactly symmetric.)
 PRETRAINING_ENDS = -14
-TASKS_BEGIN = -8
+TASKS_BEGIN = 0
 TILE = 96
 _DICOM = (
     "CT_small.dcm",

@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -35,35 +36,47 @@ def test_raw_sources_hold_real_images(tmp_path: Path) -> None:
     assert front < raw.PRETRAINING_ENDS < raw.TASKS_BEGIN, "nothing of the tasks' slabs is pretrained on"
 
 
-def test_tissue_patches_are_what_their_label_says(task_folder: Path) -> None:
+def test_patches_are_what_their_label_says(task_folder: Path) -> None:
     brain = raw.load_brain()
-    grey, affine = brain.grey, brain.affine
-    maps = {"grey matter": grey, "white matter": brain.white, "fluid": 1 - grey - brain.white}
-    with (task_folder / "tissue" / "tissue.csv").open() as file:
+    grey, fluid = brain.grey, 1 - brain.grey - brain.white
+    maps = {"cortex": grey, "basal ganglia": grey, "white matter": brain.white, "ventricle": fluid, "sulcus": fluid}
+    with (task_folder / "structure" / "structure.csv").open() as file:
         rows = list(csv.DictReader(file))
     slices: dict[str, set[int]] = {}
     for row in rows:
-        y, x, z = (int(part[1:]) for part in Path(row["image"]).stem.split("_"))
-        assert maps[row["label"]][x, y, z] > 0.59 and row["subject"] == f"y{y:03d}"
-        assert x > grey.shape[0] // 2, "one half only: the other is its mirror image"
+        x, y, z = place(row["image"])
+        assert maps[row["label"]][x, y, z] > 0.49 and row["subject"] == f"y{y:03d}"
         slices.setdefault(row["split"], set()).add(y)
-    assert len(rows) == 3150 and len({row["image"] for row in rows}) == 3150
-    assert min(slices["train"]) >= raw.front_of(affine, raw.TASKS_BEGIN)
-    assert max(slices["train"]) + 3 < min(slices["val"]) and max(slices["val"]) + 3 < min(slices["test"])
+    assert len(rows) == 1750 and len({row["image"] for row in rows}) == 1750
+    assert min(slices["train"]) >= raw.front_of(brain.affine, raw.TASKS_BEGIN)
+    assert max(slices["train"]) + 2 < min(slices["val"]) and max(slices["val"]) + 2 < min(slices["test"])
 
 
-def test_tissue_maps_line_up_with_their_images(task_folder: Path) -> None:
+def place(path: str) -> tuple[int, ...]:
+    x, y, z = (int(re.search(rf"{axis}(\d+)", Path(path).stem)[1]) for axis in "xyz")  # type: ignore[index]
+    return x, y, z
+
+
+def test_every_patch_is_stretched_to_its_own_range(task_folder: Path) -> None:
+    for path in (task_folder / "structure" / "train").iterdir():
+        pixels = np.asarray(Image.open(path))
+        assert pixels.shape == (24, 24) and pixels.min() == 0 and pixels.max() == 255
+
+
+def test_maps_line_up_with_their_images(task_folder: Path) -> None:
     for split in ("train", "val", "test"):
-        images = sorted((task_folder / "tissue-map" / split / "images").iterdir())
+        images = sorted((task_folder / "structure-map" / split / "images").iterdir())
         assert len(images) >= 24
-        brightness: dict[int, list[float]] = {1: [], 2: []}
+        brightness: dict[int, list[float]] = {1: [], 2: [], 3: [], 4: []}
         for path in images:
             image = np.asarray(Image.open(path))
             mask = np.asarray(Image.open(path.parents[1] / "masks" / path.name))
-            assert image.shape == mask.shape == (64, 64) and set(np.unique(mask)) <= {0, 1, 2}
+            assert image.shape == mask.shape == (64, 64) and set(np.unique(mask)) <= {0, 1, 2, 3, 4}
             for label, values in brightness.items():
                 values.extend(image[mask == label].tolist())
-        assert np.mean(brightness[2]) > 1.2 * np.mean(brightness[1]), "white matter is brighter in T1"
+        cortex, white, basal_ganglia, ventricle = (np.mean(values) for values in brightness.values())
+        assert white > 1.2 * cortex > 1.2 * ventricle, "as in T1"
+        assert white > basal_ganglia > ventricle
 
 
 @pytest.fixture
@@ -75,7 +88,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         config["batch"]["size"] = 8
         (tmp_path / f"{method}.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.setattr(command, "CONFIGS", tmp_path)
-    monkeypatch.setattr(tasks, "_PATCHES", {"train": 60, "val": 30, "test": 60})
+    monkeypatch.setattr(tasks, "_PATCHES", {"train": 12, "val": 6, "test": 12})
     monkeypatch.setattr(tasks, "_MAPS", {"train": 6, "val": 3, "test": 6})
     return tmp_path / "out"
 
@@ -87,6 +100,8 @@ def test_every_stage_runs_and_a_second_run_repeats_nothing(tiny: Path, capfd: py
     assert "AutoModel.from_pretrained" in first and "less a twin with the same architecture" in first
     report = (tiny / "report.html").read_text()
     assert "<svg" in report and "data:image" in report and "http://" not in report.replace("http://www.w3.org", "")
+    with Image.open(tiny / "overview.png") as overview:
+        assert overview.width == 1400 and np.asarray(overview).std() > 30, "something is drawn"
     records = json.loads((tiny / "results" / "results.json").read_text())
     assert {record["model"] for record in records} == set(command.MODELS)
     assert {record["method"] for record in records} == {"linear", "knn", "segment"}
@@ -107,7 +122,7 @@ def test_every_stage_runs_and_a_second_run_repeats_nothing(tiny: Path, capfd: py
 
     before = {path: path.stat().st_mtime_ns for path in tiny.rglob("*") if path.is_file()}
     assert biovfm(["quickstart", "--out", str(tiny)]) == 0
-    assert capfd.readouterr().out.count("done before: ") == 9
+    assert capfd.readouterr().out.count("done before: ") == 10
     assert [path for path, time in before.items() if path.stat().st_mtime_ns != time] == []
 
 
