@@ -1,7 +1,7 @@
 """Draws docs/journey.svg, the way of a raw file to a card, from the code: python docs/journey.py
 
-Each box names what stands at that point today, read from the module that holds it: its docstring's first sentence. A
-module that moves or says something else changes the picture, and `tests/test_docs.py` asks to draw it again.
+The text of each box is the first sentence of a module's docstring. If a module moves or its docstring changes, the
+picture changes, and `tests/test_docs.py` requires drawing it again.
 """
 
 import ast

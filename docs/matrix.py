@@ -1,6 +1,6 @@
 """Writes the matrix of docs/reproduce.md from the recipes of biovfm reproduce: python docs/matrix.py
 
-One row for each table and figure of the two papers: what it shows, its command, hours, and what is not reproducible.
+It has a row for each table and figure of the two papers: its content, needs, hours, and what cannot be reproduced.
 """
 
 import tempfile
@@ -18,13 +18,13 @@ HEAD = ("biovfm reproduce", "shows", "takes", "hours on an A100", DIFFERS)
 
 
 def matrix() -> str:
-    """The table, one row an item."""
+    """The table, one row per item."""
     lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     return "\n".join([*lines, *(row(find_recipe(name)) for name in recipe_names())]) + "\n"
 
 
 def row(recipe: Recipe) -> str:
-    """An item: its name, title, what it takes, hours, and what differs."""
+    """The row of an item: its name, title, needs, hours, and differences."""
     takes = [f"{len(items)} {what}{'s' * (len(items) > 1)}" for what, items in (
         ("set", recipe.tasks), ("model", recipe.models)) if items]  # fmt: skip
     differs = [*recipe.differs, *(f"{name}: {reason}" for name, reason in recipe.weights.items())]
@@ -39,7 +39,7 @@ def row(recipe: Recipe) -> str:
 
 
 def hours(recipe: Recipe) -> str:
-    """By the papers' counts of images, as where no set is there yet."""
+    """Estimated hours, from the papers' counts of images."""
     with tempfile.TemporaryDirectory() as nowhere:
         needs = find_needs([recipe], Bench(ReproduceOptions(items=[recipe.name], data=nowhere, dry_run=True)))
     if not needs.hours:
@@ -48,7 +48,7 @@ def hours(recipe: Recipe) -> str:
 
 
 def page() -> str:
-    """The whole page with the matrix of today."""
+    """The whole page with the current matrix."""
     text = TARGET.read_text(encoding="utf-8")
     return text[: text.index(BEGIN) + len(BEGIN)] + matrix() + text[text.index(END) :]
 

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Add a source of your own
 #
-# A source is one YAML record: what the files are, which of them are for training, and how a patient is told from a
-# path. The builder reads it by its path; nothing is registered anywhere.
+# A source is one YAML record: what the files are, which of them are for training, and how to find the patient in a
+# path. The builder reads it by its path; nothing is registered.
 
 # %%
 import os
@@ -16,7 +16,7 @@ import biovfm_hf
 RAW = Path(os.environ.get("RAW", "raw"))
 
 # %% [markdown]
-# Here is a small source as a hospital might keep it: `raw/clinic/PATIENT/VIEW.png`. Two patients are for testing, one
+# Here is a small source as a hospital might store it: `raw/clinic/PATIENT/VIEW.png`. Two patients are for testing, one
 # picture is empty, and one was stored twice.
 
 # %%
@@ -31,8 +31,8 @@ Image.new("L", (128, 96)).save(RAW / "clinic" / "train-p0" / "empty.png")
 (RAW / "clinic" / "train-p1" / "copy.png").write_bytes((RAW / "clinic" / "train-p1" / "left.png").read_bytes())
 
 # %% [markdown]
-# The record. Every field is described in `dataset_builder/catalog/source.py`; a mistake is answered with the file, the
-# key and the nearest word.
+# This is the record. `dataset_builder/catalog/source.py` describes every field. A mistake gives an error with the
+# file, the key and the nearest word.
 
 # %%
 RECORD = """\
@@ -47,7 +47,7 @@ subject: {path: "(p[0-9]+)/"}
 Path("clinic.yaml").write_text(RECORD)
 
 # %% [markdown]
-# Building, in this process. Each picture is accounted for in `manifest.parquet`: kept, or why not.
+# Build it in this process. `manifest.parquet` lists each picture: kept, or why not.
 
 # %%
 summary = biovfm_hf.build(raw=RAW, out="dataset", sources="clinic.yaml", workers=0)

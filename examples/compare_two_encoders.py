@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Compare two encoders honestly
 #
-# Two intervals that overlap do not say that two models are alike, and two that do not overlap are not the test either:
+# Overlapping intervals do not show that two models are equal, and separate intervals are not a test either, because
 # both models saw the same test images. So compare them image by image, on the same resamples, and correct for the
-# number of comparisons. `biovfm_hf.probe` does this for every pair of models that it is given.
+# number of comparisons. `biovfm_hf.probe` does this for every pair of models.
 
 # %%
 import json
@@ -34,16 +34,16 @@ if not TASK.exists():
                 small.resize((96, 96), Image.Resampling.BICUBIC).save(folder / f"{number:02}.png")
 
 # %% [markdown]
-# Three seeds say how much the probe itself varies. A model without pretraining belongs into every comparison: what it
-# reaches is what the task gives away.
+# Three seeds show how much the probe itself varies. Every comparison needs a model without pretraining: its score
+# shows how easy the task is.
 
 # %%
 models = [f"first={MODEL}", f"second={OTHER_MODEL}"]
 records = biovfm_hf.probe(model=models, tasks=TASK, method="knn", seed=(0, 1, 2), out="comparison")
 
 # %% [markdown]
-# A difference, its interval, and its p after Holm's correction. When the interval holds 0, say that the two were not
-# told apart on this many images, and no more.
+# Print each difference, its interval, and its p after Holm's correction. If the interval includes 0, say only that
+# these images do not show a difference.
 
 # %%
 for row in json.loads(Path("comparison/comparisons.json").read_text()):

@@ -30,15 +30,15 @@ if not IMAGES.is_dir():
         Image.fromarray((noise + 150 * inside).astype(np.uint8)).save(IMAGES / f"disc{number % 5}-{number:02}.png")
 
 # %% [markdown]
-# Embedding writes one row for each image. What cannot be read is left out and named, with the reason.
+# Embedding writes one row for each image. Unreadable files are left out and listed with the reason.
 
 # %%
 features = biovfm_hf.embed(model=MODEL, images=str(IMAGES), out="features.parquet")
 print(f"{len(features.names)} images, {features.vectors.shape[1]} numbers for each; left out: {features.left_out}")
 
 # %% [markdown]
-# The example itself comes first; the next ones are its neighbours. `alike/` holds the answer as JSON, and a contact
-# sheet of the pictures.
+# The example itself comes first, then its neighbours. `alike/` has the answer as JSON, and a contact sheet of the
+# pictures.
 
 # %%
 example = sorted(IMAGES.iterdir())[3]

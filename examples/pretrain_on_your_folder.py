@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Pretrain on a folder of images
 #
-# No labels are needed. A folder of PNG, JPEG, TIFF, DICOM or NIfTI files will do; a dataset folder that
-# `biovfm_hf.build` wrote does better, as duplicates and empty pictures are gone.
+# No labels are needed. A folder of PNG, JPEG, TIFF, DICOM or NIfTI files is enough; a dataset folder from
+# `biovfm_hf.build` is better, because duplicates and empty pictures are gone.
 
 # %%
 import os
@@ -28,21 +28,21 @@ if not IMAGES.is_dir():
         coarse.resize((96, 96), Image.Resampling.BICUBIC).save(IMAGES / f"{number:02}.png")
 
 # %% [markdown]
-# First look: parameters, memory and hours of this configuration, without training.
+# First look at parameters, memory and hours of this configuration, without training.
 
 # %%
 print(biovfm_hf.pretrain("mae_smoke", data=IMAGES, overrides={"steps": STEPS}, dry_run=True))
 
 # %% [markdown]
 # Then train. `mae_smoke` is small enough for a CPU; the folder `training/configs/` has every size for both methods,
-# and `overrides` changes any of their keys. Stopped or killed, the same call continues.
+# and `overrides` changes any of their keys. After a stop or kill, the same call continues.
 
 # %%
 changes = {"steps": STEPS, "batch.size": 16, "run.checkpoint_every": 100}
 model_folder = biovfm_hf.pretrain("mae_smoke", data=IMAGES, out="run", overrides=changes)
 
 # %% [markdown]
-# The result is a model folder for transformers, its image processor beside it.
+# The result is a model folder for transformers, with its image processor.
 
 # %%
 import torch

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Probe an encoder on your CSV
 #
-# A probe asks how much a frozen encoder knows of your labels. The task is a CSV file with the columns `image`,
-# `label`, `split` (train, val, test) and, where patients have several images, `subject`.
+# A probe measures how much a frozen encoder knows about your labels. The task is a CSV file with the columns `image`,
+# `label`, `split` (train, val, test) and, if patients have several images, `subject`.
 
 # %%
 import os
@@ -37,8 +37,8 @@ if not TASK.is_file():
     TASK.write_text("\n".join(lines))
 
 # %% [markdown]
-# `knn` needs seconds, `linear` is the usual choice, `segment` serves tasks with masks. Intervals are of 95 % and draw
-# whole patients. Features are kept, so a second method on the same model costs little.
+# `knn` takes seconds, `linear` is the usual choice, `segment` is for tasks with masks. The 95 % intervals resample
+# whole patients. Features are cached, so a second method on the same model costs little.
 
 # %%
 records = biovfm_hf.probe(model=MODEL, tasks=TASK, method="knn,linear", out="my-results")
@@ -47,8 +47,8 @@ for record in records:
     print(f"{record['method']:<8} AUC {auc['value']:.3f} ({auc['low']:.3f} to {auc['high']:.3f})")
 
 # %% [markdown]
-# `my-results` holds `results.json`, a table in three forms, figures, and the test scores of each record. The scores
-# can be judged again, for instance with another number of resamples.
+# `my-results` has `results.json`, a table in three forms, figures, and the test scores of each record. Scores can be
+# evaluated again, for instance with another number of resamples.
 
 # %%
 again = biovfm_hf.score(Path("my-results") / records[0]["scores"], task="binary-class", resamples=200)
