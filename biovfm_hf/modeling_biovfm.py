@@ -832,7 +832,7 @@ class BioVFMMaskedAutoencodingOutput(ModelOutput):
     """Output of `BioVFMForMaskedAutoencoding`.
 
     loss: mean squared error over the hidden patches (scalar); logits: predicted patches (B, N, p * p * C);
-    mask: (B, N), 1 where a patch was hidden; ids_restore: (B, N), where each patch went in the shuffled order.
+    mask: (B, N), 1 if a patch was hidden; ids_restore: (B, N), where each patch went in the shuffled order.
     """
 
     loss: Tensor | None = None

@@ -272,4 +272,4 @@ def opening_line(run: Run, peak: float) -> str:
 def say(run: Run, text: str) -> None:
     """Print a message for the user, on one process only."""
     if run.main:
-        tqdm.write(text, file=sys.stderr)  # above the progress bar where there is one
+        tqdm.write(text, file=sys.stderr)  # above the progress bar if there is one

@@ -88,7 +88,7 @@ def most_similar(
         vectors: (N, D).
         queries: (Q, D).
         top: how many; at most N are given.
-        lengths: (N,) of the vectors, where they are known.
+        lengths: (N,) of the vectors, if they are known.
 
     Raises:
         UserError: the widths differ.

@@ -159,7 +159,7 @@ class RunOptions:
 
 
 def options_class() -> type[RunOptions]:
-    """`RunOptions` with those of CSV lists and every setting that a registered method declares, None where not given.
+    """`RunOptions` with those of CSV lists and every setting that a registered method declares, None if not given.
 
     A setting of several methods is one option for all of them. One with `commas` takes several values, each with runs
     of its own.

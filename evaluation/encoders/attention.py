@@ -31,7 +31,7 @@ def class_attention(encoder: Encoder, images: list[np.ndarray]) -> np.ndarray | 
 
 
 def block_attention(encoder: Encoder, pixels: "Tensor", last_only: bool = False) -> "list[Tensor] | None":
-    """Attention (B, H, N, N) of each block, first to last, to images (B, 3, H, W); None where the model tells none.
+    """Attention (B, H, N, N) of each block, first to last, to images (B, 3, H, W); None if the model does not give it.
 
     A transformers model answers with its attention when asked. Of timm's and open_clip's it is caught inside the
     blocks, which for that time work with the plain implementation: the fused one never makes the matrix. (open_clip's
@@ -51,7 +51,7 @@ def _answers(module: Any) -> bool:
 
 
 def _ask(encoder: Encoder, pixels: "Tensor") -> "list[Tensor] | None":
-    """Attention of a transformers model's blocks; None where it tells none."""
+    """Attention of a transformers model's blocks; None if it does not give it."""
     import torch
 
     module: Any = encoder.module

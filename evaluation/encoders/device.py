@@ -8,7 +8,7 @@ from biovfm_hf.errors import UserError
 
 
 def default_device() -> str:
-    """`cuda` where there is one (this process' own, of several), else `cpu`."""
+    """`cuda` if there is one (this process' own, of several), else `cpu`."""
     import torch
 
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
@@ -47,7 +47,7 @@ def reset_peak(device: str) -> None:
 def peak_memory(device: str) -> dict[str, Any]:
     """The highest use of memory in MiB (`peak_memory_mib`), and whose it is (`memory_of`).
 
-    On a GPU what torch took since `reset_peak`; else the whole process since it began, None where no system tells it.
+    On a GPU what torch took since `reset_peak`; else the whole process since it began, None if no system tells it.
     """
     import torch
 

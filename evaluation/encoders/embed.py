@@ -25,11 +25,11 @@ from .tokens import LAST_BLOCKS
 if TYPE_CHECKING:
     from torch import Tensor
 
-SHARD_IMAGES = 512  # what a stopped run can lose: a minute or so of ViT-B/16 on two cores
+SHARD_IMAGES = 512  # most work lost by a stop: about a minute of ViT-B/16 on two cores
 TOKEN_SHARD_BYTES = 64 << 20
 BATCH_SIZE = 64
 CPU_LANES, CPU_BATCH = 8, 8  # see `_encode_in_lanes`
-FORMAT = "5"  # part of every key: raise it when what is stored changes meaning
+FORMAT = "5"  # part of every key: raise it when stored data changes meaning
 SUMMARIES = ("class", "mean", "mean_raw", "pooled")
 FEATURES = ("both", *SUMMARIES, "last4", "card")
 
@@ -97,14 +97,14 @@ def embed_features(
     """One kind of feature vector of `images`, (N, D) float32, from the cache where it is there.
 
     Args:
-        encoder: what embeds.
+        encoder: the encoder.
         images: N images.
         cache: the features' folder.
         which: of `FEATURES`: `both` is class token and mean patch token side by side, `last4` the class tokens of the
             last four blocks and the mean patch token, as in DINOv2's linear evaluation; `card` the one that the
             model's card recommends; the others as in `tokens.Encoded.summary`.
         batch_size: images at once.
-        label: what the progress bar says.
+        label: text of the progress bar.
 
     Raises:
         UserError: as `embed_summaries`, or `last4` of a model without equal blocks.
@@ -323,7 +323,7 @@ def _encode_in_lanes(job: _Job, load: Callable[[range], "Tensor"], shards: list[
     """
     import torch
 
-    keep_freed_memory()  # 6 % of the time went into zeroing activations' memory anew
+    keep_freed_memory()  # zeroing the memory of activations again took 6 % of the time
     cores = torch.get_num_threads()
     threads = -(-cores // CPU_LANES)  # of each lane
     lanes = cores // threads
@@ -364,7 +364,7 @@ def prefetch(work: Callable[[Any], Any], items: list, ahead: int = 3, threads: i
         while waiting:
             yield waiting.pop(0).result()
     finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C or an error what has not begun never will
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C or an error, pending work is dropped
 
 
 def _check_finite(arrays: dict[str, "Tensor"], label: str) -> None:

@@ -14,14 +14,14 @@ class ShortName:
         parameters: of the vision encoder, in millions.
         width: of its tokens, or of the vector that stands for an image.
         gflops: of one image forward, as `torch.utils.flop_counter` counts matrix products (two for a multiply-add);
-            None where it was not counted.
+            None if it was not counted.
         size: of the images it takes, pixels.
         licence: of the weights.
         paper: arXiv number.
         feature: what is read of it.
         features: what its card recommends as the vector of an image, as `--features` calls it.
         reading: fields of `tokens.Reading` that are the authors' way of reading it.
-        access: what to do before the weights can be downloaded; empty where they are open.
+        access: what to do before the weights can be downloaded; empty if they are open.
     """
 
     source: str

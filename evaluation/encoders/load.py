@@ -78,8 +78,8 @@ class Encoder:
         reading: what `read` must know of the module.
         read: how the module is asked and where its tokens are, as `tokens.run`.
         features: what its card recommends as an image's vector, of `embed.FEATURES`.
-        notes: what a reader of its results must know; they stand in every record.
-        network: what is trained in place of a frozen model, where there is none.
+        notes: caveats for readers of its results, in every record.
+        network: what is trained in place of a frozen model, if there is none.
     """
 
     name: str

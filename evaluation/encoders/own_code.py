@@ -31,7 +31,7 @@ _REFUSAL = "trust_remote_code"  # what transformers' refusal names
 class Pretrained:
     """A model of transformers' form: its configuration, image processor and module, and what was lacking in its files.
 
-    `trusted` is the revision of its own code that was run; None where it has none.
+    `trusted` is the revision of its own code that was run; None if it has none.
     """
 
     config: Any
@@ -113,7 +113,7 @@ def _refuse_another_processor(where: str, processor: Any) -> None:
 
 
 def _processor_settings(where: str, revision: str | None = None) -> dict[str, Any]:
-    """What a model says of its image processor; nothing where it has none."""
+    """What a model says of its image processor; nothing if it has none."""
     from transformers.image_processing_base import ImageProcessingMixin
 
     with suppress(OSError):  # told later, with what else is lacking
@@ -123,7 +123,7 @@ def _processor_settings(where: str, revision: str | None = None) -> dict[str, An
 
 
 def _refuse_foreign_code(where: str, revision: str | None) -> None:
-    """Raise a UserError where a model's own code lies in another repository, of which no revision is known."""
+    """Raise a UserError if a model's own code lies in another repository, of which no revision is known."""
     from transformers import PreTrainedConfig
 
     stated = (PreTrainedConfig.get_config_dict(where, revision=revision)[0], _processor_settings(where, revision))

@@ -31,7 +31,7 @@ class ProcessGroup:
             _join().wait_for_everyone()
 
     def agree(self, value: Any) -> Any:
-        """What the first process says, so that all do the same where they could see different things."""
+        """The first process's value, so that all act alike even if they see different things."""
         if self.size == 1:
             return value
         from accelerate.utils import broadcast_object_list

@@ -20,12 +20,12 @@ LAST_BLOCKS = 4
 
 @dataclass
 class Encoded:
-    """What an encoder says of a batch of images.
+    """The output of an encoder for a batch of images.
 
     `tokens` (B, N, D) after the last block, class token and registers first; `normed` (B, N, D) the same through the
     final norm; `grid` (h, w) of the patches, the last h * w tokens; `pooled` (B, P) the model's own vector for an
-    image, None where it has none; `blocks` the grids of the last blocks asked for, oldest first, each (B, h, w, D);
-    `classes` the class tokens of these blocks through the final norm (mean patch tokens where there is none), (B, D);
+    image, None if it has none; `blocks` the grids of the last blocks asked for, oldest first, each (B, h, w, D);
+    `classes` the class tokens of these blocks through the final norm (mean patch tokens if there is none), (B, D);
     `vector` (B, P) stands for every vector of an image where a model is read by its own alone.
     """
 
@@ -39,7 +39,7 @@ class Encoded:
 
     @property
     def prefix(self) -> int:
-        """How many tokens stand before the patches."""
+        """How many tokens precede the patches."""
         return self.tokens.shape[1] - self.grid[0] * self.grid[1]
 
     def summary(self) -> dict[str, "Tensor"]:
@@ -66,7 +66,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Reading:
-    """What must be known of a module to read it.
+    """Facts about a module that are needed to read it.
 
     Attributes:
         interpolates: whether `forward` takes transformers' switch for images of another size.
@@ -172,7 +172,7 @@ def _encoded_answer(
 
 
 def _tensor(output: Any) -> Any:
-    """The features in what a module or block answers."""
+    """The features in the output of a module or block."""
     while isinstance(output, tuple | list) and len(output):
         output = output[0]
     return getattr(output, "last_hidden_state", output)
@@ -208,7 +208,7 @@ Compiled = list[tuple["nn.Module", str, Callable]]  # of parts of a module, a me
 
 
 def compile_blocks(module: "nn.Module") -> Compiled:
-    """The transformer blocks of a module through `torch.compile`, or all of it where there are none.
+    """The transformer blocks of a module through `torch.compile`, or all of it if there are none.
 
     Blocks are alike, so compiling one serves all, in a fraction of the time that the whole takes; and what is read
     between them (see `run`) stays outside. Batches of another size are compiled anew. The module is left as it is.

@@ -28,7 +28,7 @@ class TorchFile:
         size, mean, std: of the square input, bicubic, with values in 0..1.
         prefix: of the image encoder's tensors, and `family_prefix` the one by which the family knows them.
         renamed: parts of names that the family does not know, and timm's.
-        projection: the tensor (D, P) that makes the model's own vector of the pooled one; empty where there is none.
+        projection: the tensor (D, P) that makes the model's own vector of the pooled one; empty if there is none.
         buffers: the file's names of tensors that timm makes itself, otherwise rounded, and timm's.
         notes: what a reader of its results must know.
     """

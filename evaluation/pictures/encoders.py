@@ -62,7 +62,7 @@ def _sample_images(task: Task) -> list[np.ndarray]:
 
 
 def _two_rows(images: list[np.ndarray], below: np.ndarray, title: str, colours: str | None = None) -> "Figure":
-    """A figure of images, and below each what a model makes of it; `colours` is the colour map of single numbers."""
+    """A figure of images, each above a model's picture of it; `colours` is the colour map of single numbers."""
     figure = new_figure(1.9 * len(images), 4.1)
     for number, column in enumerate(zip(images, below, strict=True)):
         for line, shown in enumerate(column):
@@ -145,7 +145,7 @@ def draw_boxes(out: Path, record: Row, task: Task, name: str = "") -> None:
 
 
 def _shown(detections: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Of each class the detections with the highest scores, as many as there are true boxes."""
+    """For each class the detections with the highest scores, as many as there are true boxes."""
     kept = [np.zeros((0, 7))]
     for label in np.unique(truth[:, 1]):
         mine = detections[detections[:, 1] == label]

@@ -57,7 +57,7 @@ def _draw_model(axes: "Axes", record: Row, places: np.ndarray, colour: str) -> N
 
 
 def robustness_words(group: list[Row]) -> str:
-    """The picture in words: of each model its error without and with corruption, and where it is worst."""
+    """A description of the picture: each model's error without and with corruption, and its worst corruption."""
     lines = [f"Errors on corrupted test images of {group[0]['task']} by {group[0]['method']}."]
     for record in group:
         part = record["robustness"]

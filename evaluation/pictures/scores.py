@@ -22,7 +22,7 @@ MAX_MATRICES = 4
 
 
 def draw_all(out: Path, records: list[Row]) -> None:
-    """ROC curves and confusion matrices; ranks and few-shot curves where there are several. Earlier ones go."""
+    """ROC curves and confusion matrices; ranks and few-shot curves if there are several. Earlier ones go."""
     for kind in ("roc", "confusion", "ranks", "rank-against-rank", "fewshot"):
         discard(out, kind)
     for name, group in figure_blocks(records):
@@ -88,7 +88,7 @@ def line_look(number: int) -> tuple[str, str]:
 
 
 def roc_points(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rates of (n,) 0/1 labels, from (0, 0) to (1, 1); NaN where a class is missing."""
+    """False and true positive rates of (n,) 0/1 labels, from (0, 0) to (1, 1); NaN if a class is missing."""
     order = np.argsort(-scores, kind="stable")
     hits = np.cumsum(labels[order])
     last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
@@ -123,7 +123,7 @@ def draw_roc(path: Path, task: str, method: str, scored: list[tuple[Row, dict[st
         fpr, tpr = mean_roc(record["kind"], arrays["test_labels"], arrays["test_scores"])
         entry = record["metrics"].get("auc")
         area = "AUC undefined" if entry is None else f"AUC {entry['value']:.3f}"
-        if isinstance(record["seed"], list):  # the scores beside it are its first seed's
+        if isinstance(record["seed"], list):  # its stored scores are the first seed's
             area += f", mean of {len(record['seed'])} seeds (curve of seed {record['seed'][0]})"
         areas.append(f"{record['model']}: {area}")
         colour, line = line_look(number)
@@ -179,7 +179,7 @@ def draw_confusion(path: Path, task: str, method: str, scored: list[tuple[Row, d
 
 
 def _of_how_many(shown: int, models: int) -> str:
-    """In words that a picture has room for some models only, nothing where it shows all."""
+    """In words that a picture has room for some models only, nothing if it shows all."""
     return f" (the first {shown} of {models} models)" if shown < models else ""
 
 

@@ -33,9 +33,9 @@ PRESETS = {
 
 
 class Adaptation:
-    """Which of an encoder's weights are trained: those that `prepare` leaves with gradients.
+    """A choice of an encoder's weights to train: those that `prepare` leaves with gradients.
 
-    `default_rate` is their highest learning rate where none is given.
+    `default_rate` is their highest learning rate if none is given.
     """
 
     default_rate: ClassVar[float]
@@ -49,7 +49,7 @@ class Adaptation:
         raise NotImplementedError
 
     def details(self) -> dict[str, Any]:
-        """What a record tells of the choice."""
+        """Facts on the choice for a record."""
         return {}
 
 

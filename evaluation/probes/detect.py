@@ -73,7 +73,7 @@ class Detect(Probe):
 
 @dataclass(frozen=True)
 class Plan:
-    """How a detector is trained.
+    """Training settings of a detector.
 
     Attributes:
         epochs: None for as many as the number of images asks for.
@@ -157,7 +157,7 @@ def _tuned(trial: Trial, size: int, plan: Plan) -> Detections:
 
 @dataclass(frozen=True)
 class Training:
-    """What takes part in the training of a detector.
+    """The parts of a detector's training.
 
     Attributes:
         task: of detection.
@@ -179,7 +179,7 @@ class Training:
         """Train on every image once.
 
         Raises:
-            UserError: the loss is no finite number.
+            UserError: the loss is not finite.
         """
         import torch
 
@@ -220,7 +220,7 @@ class Training:
         return np.concatenate(parts)
 
     def ap(self) -> float:
-        """Mean AP on the validation images; 0 where none is defined."""
+        """Mean AP on the validation images; 0 if none is defined."""
         truth = truth_rows(self.task.splits["val"].boxes or [])
         classes = group_boxes(truth, self.detect("val"), len(self.sizes["val"]), self.task.num_outputs)
         ap = mean_figures([class_figures(match_all(images)) for images in classes])["AP"]
@@ -236,12 +236,12 @@ def train_detector(task: Task, read: Read, module: Any, plan: Plan, device: str)
     Args:
         task: of detection.
         read: gives tokens.
-        module: the encoder's, None where it is frozen.
+        module: the encoder's, None if it is frozen.
         plan: how.
         device: of the detector.
 
     Raises:
-        UserError: the loss is no finite number.
+        UserError: the loss is not finite.
     """
     import torch
     from tqdm import tqdm
@@ -296,7 +296,7 @@ def image_sizes(images: Images) -> np.ndarray:
 def _targets(
     split: Split, sizes: np.ndarray, rows: np.ndarray, tokens: "Tensor", mirrored: bool
 ) -> list[dict[str, "Tensor"]]:
-    """What there is to detect in images, in the detector's units."""
+    """The true boxes of images, in the detector's units."""
     import torch
 
     assert split.boxes is not None

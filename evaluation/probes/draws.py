@@ -18,7 +18,7 @@ class Draws:
     resamples: int = 1000
 
     def generator(self, number: int) -> np.random.Generator:
-        """What draws number `number`, the same for every model."""
+        """The random generator of draw `number`, the same for every model."""
         return np.random.default_rng([self.seed, self.shots, number])
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def judge(trial: Trial, scores: Scores) -> Answer:
-    """Thresholds on validation, metrics with intervals on test: what a record says, and the arrays beside it."""
+    """Choose thresholds on validation and compute metrics with intervals on test: a record's part, and its arrays."""
     task, run = trial.task, trial.run
     kind, labels = task.record.kind, trial.labels()
     val = read_split(kind, labels["val"], scores.val, "val")
@@ -59,7 +59,7 @@ def test_strata(labels: np.ndarray, subjects: np.ndarray | None) -> tuple[np.nda
 
 
 def absence_notes(task: Task) -> list[str]:
-    """In words, the classes or labels that training or validation hold no case of."""
+    """Notes on classes or labels without a case in training or validation."""
     notes = []
     for name, what in (("train", "cannot be learned"), ("val", "has no part in what is chosen")):
         labels = task.splits[name].labels

@@ -108,7 +108,7 @@ class AuthorsLinear(FrozenProbe):
         return replace(scores, chosen={**scores.chosen, **details})
 
     def _noisy(self, trial: Trial) -> tuple["Source | None", dict[str, Any]]:
-        """What makes features with stochastic depth, and its rate; 0 and nothing of other encoders than DINOv2's."""
+        """The source of features with stochastic depth, and its rate; none and 0 for encoders not of DINOv2's form."""
         from .heads.drop_path import NoisyFeatures, drop_rate  # needs torch
 
         rate, run, split = drop_rate(trial.encoder), trial.run, trial.task.splits["train"]

@@ -61,7 +61,7 @@ class AttentionPooling(Probe):
 
 
 def _standard(bags: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (D,) over all vectors, the latter 1 where nothing varies."""
+    """Mean and standard deviation (D,) over all vectors, the latter 1 if nothing varies."""
     vectors = np.concatenate(bags)
     deviation = vectors.std(axis=0)
     return vectors.mean(axis=0), np.where(deviation > 0, deviation, 1)

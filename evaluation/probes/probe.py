@@ -49,7 +49,7 @@ FEATURES_HELP = (
 
 
 class Answer(NamedTuple):
-    """What a probe leaves: its part of the record, the arrays that are kept beside it, and the weights it trained.
+    """The result of a probe: its part of the record, the arrays stored beside it, and the weights it trained.
 
     `parameters` are all weights that took part, None for those of the encoder and the trained ones together.
     """
@@ -62,7 +62,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """What a probe of features works on: the task's kind, how many outputs it has, and the cases of its splits.
+    """The input of a feature probe: the task's kind, the number of outputs, and the cases of its splits.
 
     `features` (N, D) float32 of `train`, `val` and `test`; `labels` (N,) classes or (N, L) of 0/1, of `train` and
     `val` at least.
@@ -118,8 +118,8 @@ class Probe(ABC):
     """A method of scoring an encoder on a task; its fields are its settings.
 
     Attributes:
-        name: what the command calls it.
-        title: what it does, for the help text.
+        name: its name for the command.
+        title: its description in the help text.
         protocols: those of `ALL_PROTOCOLS` that it runs under; a second class of the same name can have the others.
         kinds: of the tasks it suits; likewise.
         thresholds: the protocol by which decision thresholds are chosen. The authors' rule takes a validation score
@@ -151,7 +151,7 @@ class Probe(ABC):
 
     @property
     def record_name(self) -> str:
-        """What records call the method; with a setting in it where a reader would ask for that first."""
+        """The method's name in records, with its most important setting if it has one."""
         return self.name
 
     @property
@@ -181,7 +181,7 @@ class Probe(ABC):
 
 @dataclass(frozen=True)
 class Run:
-    """A probe and what else a run of the suite does, apart from models and tasks.
+    """A probe and the other settings of a run of the suite, apart from models and tasks.
 
     `batch_size` images are embedded at once; the other fields are those of `biovfm probe`.
     """
@@ -213,10 +213,10 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What tells its records from others, beside method, protocol and seed."""
+        """The settings that distinguish its records, besides method, protocol and seed."""
         settings = {**self.probe.identity, "precision": self.precision}
         if self.probe.stratifies and self.draws_as != self.probe.thresholds:
-            settings["thresholds"] = "midway"  # tells these records from those made before by the authors' rule
+            settings["thresholds"] = "midway"  # distinguishes these records from earlier ones by the authors' rule
         if self.probe.stratifies and self.stratify:
             settings["stratify"] = True
         if self.pool != "mean":
@@ -230,7 +230,7 @@ class Run:
 class Trial:
     """One run on one task by one encoder, with the folder where features are kept.
 
-    Predicted masks go to the folder `masks`, where there is one.
+    Predicted masks go to the folder `masks`, if there is one.
     """
 
     encoder: "Encoder"
@@ -240,7 +240,7 @@ class Trial:
     masks: Path | None = None
 
     def label(self, split: str) -> str:
-        """What progress bars call the work on a split."""
+        """The label of progress bars for a split."""
         return f"{self.encoder.name} {self.task.name} {split}"
 
     def problem(self, which: str) -> Problem:

@@ -83,7 +83,7 @@ def run_suite(models: list[str], tasks: list[Task], runs: list[Run], out: Path, 
     for label in labels:
         if labels.count(label) > 1:
             raise UserError(f"two models are called {label}; tell them apart: --model NAME1=... --model NAME2=...")
-    for model in models[1:]:  # what cannot be loaded is told now, and not after hours of work on the models before it
+    for model in models[1:]:  # report models that cannot be loaded now, not after hours of work on others
         load_encoder(model, trust_remote_code=runs[0].trust_remote_code)
     jobs = [Job(model, run, task) for model in models for run in runs for task in tasks if run.probe.suits(task)]
     failures = run_jobs(jobs, out, cache)
@@ -154,7 +154,7 @@ def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Row | No
     Without a `claim` the processes that were started together make it together.
 
     Returns:
-        The record, or None where the claim is another process'.
+        The record, or None if the claim is another process'.
 
     Raises:
         UserError: the method does not apply to the task, or something it needs is missing or broken.
@@ -209,7 +209,7 @@ def _say(line: str, stream: TextIO | None = None) -> None:
 
 
 def feature_notes(trial: Trial) -> list[str]:
-    """Which vector was read, where that was left to the model's card."""
+    """Notes on the vector read, if the model's card decided it."""
     if trial.run.settings.get("features") != "card":
         return []
     return [f"features card: {trial.encoder.features}"]
@@ -236,7 +236,7 @@ def check_validation(trial: Trial) -> None:
 
 
 def identify(trial: Trial) -> dict[str, Any]:
-    """What tells a record from every other: what names it, and what it is measured on."""
+    """The identity of a record: the fields that name it, and the data it is measured on."""
     run = trial.run
     return {
         "model": trial.encoder.name,

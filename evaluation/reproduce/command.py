@@ -70,7 +70,7 @@ def list_items() -> list[dict[str, Any]]:
 
 
 def reproduce(options: ReproduceOptions) -> list[Outcome]:
-    """Tell what the items need, make what can be made, and tell what cannot and why.
+    """Report the items' needs, make what is possible, and report the rest with reasons.
 
     Returns:
         What became of each item; for a dry run nothing.
@@ -97,7 +97,7 @@ def reproduce(options: ReproduceOptions) -> list[Outcome]:
 
 
 def check_settings(recipes: list[Recipe], bench: Bench) -> None:
-    """Raise a UserError where a changed setting is one of no method of the items, or a value is wrong."""
+    """Raise a UserError if a changed setting is one of no method of the items, or a value is wrong."""
     known = {name for recipe in recipes for cell in recipe.cells.values() for name in bench.settings_of(cell)}
     for name in bench.options.settings:
         if name not in known:
@@ -107,7 +107,7 @@ def check_settings(recipes: list[Recipe], bench: Bench) -> None:
 
 
 def needs_lines(needs: Needs, options: ReproduceOptions) -> list[str]:
-    """What items need, in lines for the screen."""
+    """The items' needs as lines of text."""
     lines = []
     for title, group in (("sets", needs.tasks), ("models", needs.models)):
         lines += [f"{title}:", *(_need_line(need) for need in group)] if group else []
@@ -133,7 +133,7 @@ def _hours(hours: float) -> str:
 
 
 def outcome_lines(outcome: Outcome) -> list[str]:
-    """What became of an item, in lines for the screen."""
+    """The outcome of an item as lines of text."""
     lines = [f"{outcome.item}: {outcome.made} of {outcome.total} made; {outcome.folder}"]
     for title, reasons in (("missing", outcome.missing), ("failed", outcome.failed)):
         lines += [f"  {title}: {reason}" for reason in reasons]

@@ -45,7 +45,7 @@ class Needs(NamedTuple):
 
 
 def find_needs(recipes: Iterable[Recipe], bench: Bench) -> Needs:
-    """What the recipes need, each set and model once."""
+    """The needs of recipes, each set and model once."""
     recipes = list(recipes)
     tasks = {(name, bench.options.size or recipe.size): recipe for recipe in recipes for name in recipe.tasks}
     models = {name: recipe for recipe in recipes for name in recipe.models}
@@ -93,7 +93,7 @@ def model_need(name: str, recipe: Recipe, bench: Bench) -> Need:
 
 
 def cell_work(cell: Cell, recipe: Recipe, bench: Bench) -> dict[tuple, float | None]:
-    """Floating-point operations of what a cell takes, by what it shares with others; None where it is not known.
+    """Floating-point operations of what a cell takes, by what it shares with others; None if it is not known.
 
     Features are made once for all methods that read them.
     """
@@ -157,7 +157,7 @@ def _published_images() -> dict[str, float]:
 
 
 def model_gflops(name: str, recipe: Recipe, bench: Bench) -> float | None:
-    """GFLOP of one image forward at the model's own size; None where it is not known."""
+    """GFLOP of one image forward at the model's own size; None if it is not known."""
     if name in BASELINES:
         return SCRATCH_GFLOPS[name]
     source = bench.options.sources.get(name) or recipe.sources.get(name) or name
@@ -171,7 +171,7 @@ def model_gflops(name: str, recipe: Recipe, bench: Bench) -> float | None:
 
 
 def named_gflops(name: str) -> float | None:
-    """GFLOP of one image of the named size that a model's name ends with; None where it ends with none."""
+    """GFLOP of one image of the named size that a model's name ends with; None if it ends with none."""
     from biovfm_hf.configuration_biovfm import BioVFMConfig
 
     size = next((size for size in SIZE_NAMES if name.endswith(size)), None)

@@ -17,7 +17,7 @@ class Number:
     """One number of a table.
 
     Attributes:
-        value, low, high: ours, with its 95 % interval; None where there is none.
+        value, low, high: ours, with its 95 % interval; None if there is none.
         printed: the paper's.
         missing: why ours is not there, each reason for itself.
         records: what it comes from: of each task those of every seed.
@@ -57,7 +57,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an item: its folder, how many numbers or pictures were made of how many, and what is missing.
+    """The outcome of an item: its folder, how many numbers or pictures of how many were made, and what is missing.
 
     `failed` are those that had all they need and could not be made.
     """

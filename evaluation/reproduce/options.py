@@ -19,7 +19,7 @@ WHAT, RUNNING = "what to make", "running"
 
 @dataclass(frozen=True)
 class ReproduceOptions:
-    """What `biovfm reproduce` takes, and `biovfm_hf.reproduce` by keyword. Wrong values are refused as a UserError."""
+    """Options of `biovfm reproduce`, keywords of `biovfm_hf.reproduce`. Wrong values raise UserError."""
 
     items: tuple[str, ...] = argument(
         "tables and figures by name (radiology-table3), all of a paper (biovfm, radiology), or all", metavar="ITEM"
@@ -71,17 +71,17 @@ class ReproduceOptions:
 
     @property
     def features_folder(self) -> Path:
-        """Where features are kept."""
+        """The folder of cached features."""
         return self.cache or self.folder / "cache"
 
     @property
     def sources(self) -> dict[str, str]:
-        """What the user loads for names of the recipes."""
+        """The user's weights for names of the recipes."""
         return {name: source for name, _, source in (word.partition("=") for word in self.model)}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that go before those of the recipes."""
+        """The settings that override those of the recipes."""
         pairs = (word.split("=", 1) for word in self.setting)
         return {name.replace("-", "_"): _number(parse_yaml(value, f"setting {name}")) for name, value in pairs}
 

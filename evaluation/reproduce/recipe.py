@@ -37,7 +37,7 @@ PAPERS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """What one number of a table is.
+    """The definition of one number of a table.
 
     Attributes:
         model: a name of the line-up, or one that `--model NAME=SOURCE` gives weights to.
@@ -75,9 +75,9 @@ class Recipe:
         percent: whether the paper prints percent.
         size: of MedMNIST's images, pixels.
         sources: what a model's name loads where it is none of the line-up's.
-        weights: of models that nobody gives to download, and what can be done.
+        weights: for models that cannot be downloaded, what can be done.
         forms: the named size of such models, where their name does not end with it.
-        differs: what cannot be, or is not, as in the paper, and why.
+        differs: differences from the paper, with reasons.
         choices: of the kind's own.
     """
 

@@ -25,7 +25,7 @@ from .tables import write_tables
 
 # The radiology study's score can rise with false positives; Dice, case by case, cannot.
 TESTED_BY = {"radiology": "dice"}
-Plan = Mapping[Place, tuple[list[Job], list[str]]]  # the jobs of each cell, and what it lacks
+Plan = Mapping[Place, tuple[list[Job], list[str]]]  # the jobs of each cell, and its missing parts
 
 
 def produce(recipe: Recipe, bench: Bench) -> Outcome:
@@ -90,7 +90,7 @@ def read_numbers(recipe: Recipe, plan: Plan, failures: list[Failure], bench: Ben
 
 
 def _reason(failure: Failure) -> str:
-    """Why a record is not there; a model that cannot be loaded is told once, and not for each of its tasks."""
+    """Why a record is missing; a model that cannot be loaded is reported once, not for each of its tasks."""
     return f"{split_label(failure.job.model)[0]}: {failure.reason}" if failure.is_load else str(failure)
 
 

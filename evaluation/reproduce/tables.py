@@ -24,7 +24,7 @@ def write_tables(numbers: Numbers, changed: Mapping[str, Any], folder: Path) -> 
 
     Args:
         numbers: of the item.
-        changed: settings that the user gave in the place of the recipe's.
+        changed: settings that the user gave in place of the recipe's.
         folder: of the item.
     """
     write_text(folder / "table.md", markdown(numbers, changed))
@@ -34,7 +34,7 @@ def write_tables(numbers: Numbers, changed: Mapping[str, Any], folder: Path) -> 
 
 
 def markdown(numbers: Numbers, changed: Mapping[str, Any]) -> str:
-    """The whole table.md: the table, the tests, what is missing, and what is not as in the paper."""
+    """The whole table.md: the table, the tests, missing numbers, and differences from the paper."""
     recipe = numbers.recipe
     lines = [f"# {recipe.name}: {recipe.title}", "", f"{PAPERS[recipe.paper]}.", ""]
     unit = "Percent" if recipe.percent else "Fractions"
@@ -59,12 +59,12 @@ def _both(numbers: Numbers, place: Place) -> str:
 
 
 def number_text(number: Number, cell: Cell, percent: bool) -> str:
-    """Our number with its interval in the paper's form, `0.763 (0.755, 0.771)`; nothing where it is missing."""
+    """Our number with its interval in the paper's form, `0.763 (0.755, 0.771)`; nothing if it is missing."""
     return _text(number.value, number.low, number.high, cell, percent)
 
 
 def printed_text(number: Number, cell: Cell, percent: bool) -> str:
-    """The paper's number in the same form; nothing where there is none."""
+    """The paper's number in the same form; nothing if there is none."""
     return "" if number.printed is None else _text(*number.printed, cell, percent)
 
 
@@ -88,7 +88,7 @@ def _count(value: float) -> str:
 
 
 def _tests(numbers: Numbers) -> list[str]:
-    """Which differences between rows are real."""
+    """The tests of differences between rows."""
     if not numbers.tests:
         return []
     about = f"Paired on the same test cases. p (Holm) is corrected over the {len(numbers.tests)} tests of this item, "
@@ -114,7 +114,7 @@ def _tests(numbers: Numbers) -> list[str]:
 
 
 def _missing(numbers: Numbers) -> list[str]:
-    """What is not there, by the reason."""
+    """Missing numbers, by reason."""
     if not numbers.missing:
         return []
     lines = ["## Missing", ""]

@@ -39,7 +39,7 @@ SAME = ("task", "data", "method", "protocol", "settings")
 
 
 def compare_models(out: Path, records: list[Row], resamples: int = 1000, seed: int = 0) -> list[Row]:
-    """Compare every two models that were scored alike on a task, and write comparisons.json.
+    """Compare all pairs of models with comparable records on a task, and write comparisons.json.
 
     Each row: `task`, `method`, `protocol`, `settings`, `seed`, `metric`, `lower_is_better` of the metric, `model_a`,
     `model_b`, `difference` (a - b) with its 95 % interval `low`, `high`, `p` of the paired bootstrap, and `p_holm`,
@@ -152,7 +152,7 @@ def mean_difference(
         metric: by name.
 
     Returns:
-        `difference` (first minus second), `low`, `high`, `p`, and a `reason` where there is no p.
+        `difference` (first minus second), `low`, `high`, `p`, and a `reason` if there is no p.
     """
     for first, second in zip(firsts, seconds, strict=True):
         if first[0]["data"] != second[0]["data"]:
@@ -212,7 +212,7 @@ def _over_seeds(record: Row, pairs: list[Pair], resamples: int) -> dict[str, dic
 
 
 def _test_units(record: Row, arrays: dict[str, np.ndarray]) -> int:
-    """How many test cases, or subjects where these are known."""
+    """How many test cases, or subjects if these are known."""
     cases = arrays[{SEGMENTATION: "test_counts", DETECTION: "test_images"}.get(record["kind"], "test_labels")]
     return Resampler(len(cases), "fast", clusters=arrays.get("test_subjects")).count_units()
 
@@ -232,7 +232,7 @@ def _scores(record: Row, pair: Pair, resamples: int, seed: int) -> dict[str, dic
 
 
 def _delong_p(first: ScoredSplit, second: ScoredSplit) -> float | None:
-    """DeLong's p-value of the difference in AUC; None where a label or class has fewer than two cases."""
+    """DeLong's p-value of the difference in AUC; None if a label or class has fewer than two cases."""
     try:
         return delong(first.columns, first.scores, second.scores, first.subjects).p
     except UserError:

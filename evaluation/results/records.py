@@ -25,14 +25,14 @@ from ..statistics.split import ScoredSplit, read_split
 Row = dict[str, Any]  # a record as the results file holds it; over several seeds joined, `seed` is a list
 REMEDY = "remove it and run the same command again"
 
-# What names a record, and what it was measured on. A record of changed weights or data replaces the one of its name.
+# Fields that name a record, and its data. A record of changed weights or data replaces the one of its name.
 NAMING = ("model", "task", "method", "protocol", "seed", "settings")
 MEASURED_ON = ("revision", "data")
 RESAMPLES = 1000  # of records that do not say how many their intervals rest on, as older ones did not
 
 
 def record_key(identity: dict[str, Any]) -> str:
-    """A readable, unique file stem for what names a record."""
+    """A readable, unique file stem from the fields that name a record."""
     digest = hashlib.blake2b(
         json.dumps({name: identity[name] for name in NAMING}, sort_keys=True).encode(), digest_size=5
     ).hexdigest()
@@ -79,7 +79,7 @@ def _read_version(path: Path, *version: int) -> Record:
 
 
 def write_record(out: Path, key: str, row: Row, scores: dict[str, np.ndarray]) -> None:
-    """Write the scores, then the record, then results.json anew from all records."""
+    """Write the scores, then the record, then results.json from all records."""
     with atomic_path(out / "scores" / f"{key}.npz") as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, allow_pickle=False, **scores)
     path = out / "records" / f"{key}.json"

@@ -57,7 +57,7 @@ def _corruptions(group: list[Row]) -> list[str]:
 
 
 def _name(record: Row, group: list[Row]) -> str:
-    """The model, with its seed where there are several."""
+    """The model, with its seed if there are several."""
     seeds = {each["seed"] for each in group}
     return f"{record['model']}, seed {record['seed']}" if len(seeds) > 1 else str(record["model"])
 

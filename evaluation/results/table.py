@@ -20,7 +20,7 @@ Cell = dict[str, Any] | None
 
 
 def metric_title(name: str) -> str:
-    """What tables call a metric."""
+    """A metric's name in tables."""
     metric = find_metric(name)
     return name if metric is None else metric.title
 
@@ -129,13 +129,13 @@ def cell_text(cell: Cell, bold: bool = False, scale: float = 100) -> str:
 
 
 def metric_scale(name: str) -> float:
-    """What the values of a metric are multiplied by in tables: 100 for percent, 1 for distances."""
+    """The factor for a metric's values in tables: 100 for percent, 1 for distances."""
     metric = find_metric(name)
     return 100.0 if metric is None or metric.percent else 1.0
 
 
 def best_models(rows: dict[str, dict[str, Cell]], metric: str) -> set[str]:
-    """The models with the best value of a metric, where there are several models."""
+    """The models with the best value of a metric, if there are several models."""
     values = {model: cells[metric]["value"] for model, cells in rows.items() if cells.get(metric)}  # type: ignore[index]
     best = min if is_lower_better(metric) else max
     return {m for m, v in values.items() if v == best(values.values())} if len(values) > 1 else set()
@@ -163,7 +163,7 @@ def markdown(records: list[Row], comparisons: list[dict[str, Any]]) -> str:
 
 
 def _interval_words(record: Row) -> str:
-    """What the values and intervals of a block are."""
+    """A description of the values and intervals of a block."""
     if record["method"].startswith("fewshot"):
         return "Means over draws of training subjects; in brackets the range that holds 95 % of the draws."
     if isinstance(record["seed"], list):
@@ -172,7 +172,7 @@ def _interval_words(record: Row) -> str:
 
 
 def _difference_words(record: Row) -> str:
-    """How the differences of a block are judged."""
+    """A description of the tests of a block's differences."""
     if record["method"].startswith("fewshot"):
         return "Paired by draw of the training subjects and by test case; intervals and p (Student's t) hold both."
     if isinstance(record["seed"], list):
@@ -220,7 +220,7 @@ def _seed_note(record: Row) -> str | None:
 
 
 def _differences(comparisons: list[dict[str, Any]], group: list[Row]) -> list[str]:
-    """Which differences between models are real, in the primary metric of each task."""
+    """The table of differences between models, in the primary metric of each task."""
     primary = {record["task"]: record["primary"] for record in group}
     first = group[0]
     rows = [
@@ -281,7 +281,7 @@ def _latex_cell(cell: Cell, bold: bool, scale: float) -> str:
 
 
 def latex_text(text: str) -> str:
-    """A text with what LaTeX takes for commands made harmless."""
+    """A text with LaTeX's special characters escaped."""
     signs = {"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}}
     return "".join(signs.get(sign, sign) for sign in text)
 

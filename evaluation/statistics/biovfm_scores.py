@@ -43,7 +43,7 @@ class BioVFMScores(evaluate.Metric):
     def _compute(
         self, predictions: Any, references: Any, thresholds: Any = None, resamples: int = 0, seed: int = 0
     ) -> dict[str, Any]:
-        """{metric: value}, None where it is undefined; with `resamples` also `<metric>_low` and `<metric>_high`.
+        """{metric: value}, None if it is undefined; with `resamples` also `<metric>_low` and `<metric>_high`.
 
         Raises:
             UserError: shapes or values do not fit the task.

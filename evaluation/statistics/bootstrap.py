@@ -185,13 +185,13 @@ def _unit_strata(units: np.ndarray, stratify: np.ndarray | None, n: int) -> list
 
 
 def resampled_metrics(scorer: Scorer, resampler: Resampler, resamples: int) -> dict[str, np.ndarray]:
-    """Metrics of every resample: {name: (resamples,) float64}, NaN where a resample leaves a metric undefined."""
+    """Metrics of every resample: {name: (resamples,) float64}, NaN if a resample leaves a metric undefined."""
     blocks = [scorer(weights) for weights in resampler.blocks(resamples)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in scorer.names}
 
 
 def resampled_means(values: np.ndarray, resampler: Resampler, resamples: int) -> np.ndarray:
-    """Mean over cases (cases,) of every resample: (resamples,) float64, NaN where it draws no case with a value."""
+    """Mean over cases (cases,) of every resample: (resamples,) float64, NaN if it draws no case with a value."""
     known = np.isfinite(values)
     filled = np.where(known, values, 0.0)
     means = []
@@ -205,7 +205,7 @@ def bounds(values: np.ndarray, protocol: str = "biovfm", tail: float = 0.05) -> 
     """Ends of the bootstrap interval that leaves out `tail` (0.05 for a 95 % interval) of the values (n,).
 
     `biovfm` takes elements int(tail / 2 * n) - 1 and int((1 - tail / 2) * n) - 1 of all sorted values, undefined ones
-    last; `fast` interpolated percentiles of the defined values. NaN where there is none.
+    last; `fast` interpolated percentiles of the defined values. NaN if there is none.
     """
     if protocol == "biovfm":
         ordered, n = np.sort(values), len(values)
@@ -320,13 +320,13 @@ def mean_intervals(
     """Means over cases with bootstrap intervals, for per-case scores such as Dice.
 
     Args:
-        values: (cases,) or (cases, K); NaN where a case leaves the score undefined, which is left out of the mean.
+        values: (cases,) or (cases, K); NaN if a case leaves the score undefined, which is left out of the mean.
         resampling: how many resamples, and their seed; they are always drawn as under protocol `fast`.
         clusters: (cases,) subjects, to draw whole subjects.
         tail: share of resamples outside the interval.
 
     Returns:
-        K records of {"value", "mean", "low", "high", "cases"}; values None where no case defines the score.
+        K records of {"value", "mean", "low", "high", "cases"}; values None if no case defines the score.
     """
     values = np.asarray(values, dtype=np.float64)
     values = values[:, None] if values.ndim == 1 else values

@@ -49,10 +49,10 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Matches:
-    """What became of the detections of one class, best score first; of several images once they are joined.
+    """Matched detections of one class, best score first; of several images after joining.
 
     `scores`, `ranks` (within the image) and `images` are (d,); `right` and `wrong` (areas, thresholds, d) are both
-    False where a detection does not count; `things` (areas, images) is how many there were to detect.
+    False if a detection does not count; `things` (areas, images) is how many there were to detect.
     """
 
     scores: np.ndarray
@@ -162,7 +162,7 @@ def _ends(rows: np.ndarray, images: int) -> np.ndarray:
 
 
 def class_figures(matches: Matches, weights: np.ndarray | None = None) -> dict[str, float]:
-    """The twelve figures of one class in [0, 1], by COCO's names; NaN where there was nothing to detect.
+    """The twelve figures of one class in [0, 1], by COCO's names; NaN if there was nothing to detect.
 
     Args:
         matches: of all images (`join`).
@@ -194,7 +194,7 @@ def _precisions(matches: Matches, counts: np.ndarray, area: int, things: float) 
 
 
 def mean_figures(classes: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Each figure's mean over the classes that define it; NaN where none does."""
+    """Each figure's mean over the classes that define it; NaN if none does."""
     columns = {name: [each[name] for each in classes if not np.isnan(each[name])] for name in NAMES}
     return {name: float(np.mean(values)) if values else float("nan") for name, values in columns.items()}
 
@@ -202,9 +202,9 @@ def mean_figures(classes: Sequence[dict[str, float]]) -> dict[str, float]:
 def resampled_figures(
     classes: Sequence[Matches], resamples: int, seed: int, subjects: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """{name: (resamples,)}: the mean figures in draws of the images with replacement, NaN where undefined.
+    """{name: (resamples,)}: the mean figures in draws of the images with replacement, NaN if undefined.
 
-    Whole `subjects` (images,) are drawn where they are given.
+    Whole `subjects` (images,) are drawn if they are given.
     """
     resampler = Resampler(classes[0].things.shape[1], "fast", seed, subjects)
     draws = [
@@ -242,7 +242,7 @@ def judge_boxes(
         subjects: (images,) who each is of.
 
     Returns:
-        {"metrics": as `detection_intervals`, "classes": {class: {"AP", "AP50"}, None where it has no box}, "notes"}.
+        {"metrics": as `detection_intervals`, "classes": {class: {"AP", "AP50"}, None if it has no box}, "notes"}.
     """
     classes = {name: match_all(images) for name, images in boxes.items()}
     figures = {name: class_figures(matches) for name, matches in classes.items()}

@@ -53,13 +53,13 @@ def segmentation_counts(decided: np.ndarray, truth: np.ndarray, classes: int) ->
 
 
 def dice(counts: np.ndarray) -> np.ndarray:
-    """Dice (1945) per class from `segmentation_counts` (..., classes, 4); NaN where a class is in neither mask."""
+    """Dice (1945) per class from `segmentation_counts` (..., classes, 4); NaN if a class is in neither mask."""
     hit, decided, truth, _ = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
     return _ratio(2 * hit, decided + truth)
 
 
 def jaccard(counts: np.ndarray) -> np.ndarray:
-    """Jaccard index per class from `segmentation_counts` (..., classes, 4); NaN where a class is in neither mask."""
+    """Jaccard index per class from `segmentation_counts` (..., classes, 4); NaN if a class is in neither mask."""
     hit, decided, truth, _ = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
     return _ratio(hit, decided + truth - hit)
 
@@ -67,7 +67,7 @@ def jaccard(counts: np.ndarray) -> np.ndarray:
 def jaccard_without_background(counts: np.ndarray) -> np.ndarray:
     """Jaccard index per class over the pixels whose truth is no background, from counts (..., classes, 4).
 
-    NaN where a class is in neither mask there.
+    NaN if a class is in neither mask there.
     """
     hit, decided, truth, on_background = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
     return _ratio(hit, decided - on_background + truth - hit)
@@ -78,19 +78,19 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def foreground_mean(per_class: np.ndarray) -> np.ndarray:
-    """Mean over the foreground classes that are defined, (..., classes) -> (...); NaN where none is."""
+    """Mean over the foreground classes that are defined, (..., classes) -> (...); NaN if none is."""
     return known_mean(np.asarray(per_class)[..., 1:])
 
 
 def known_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of the values that are finite; NaN where none is."""
+    """Mean over the last axis of the values that are finite; NaN if none is."""
     known = np.isfinite(values)
     total = np.where(known, values, 0.0).sum(-1)
     return np.divide(total, known.sum(-1), out=np.full(np.shape(total), np.nan), where=known.any(-1))
 
 
 def mean_dice(counts: np.ndarray) -> float:
-    """Mean over cases of the mean Dice of the foreground classes that occur; 0 where none is defined."""
+    """Mean over cases of the mean Dice of the foreground classes that occur; 0 if none is defined."""
     mean = float(known_mean(foreground_mean(dice(counts))))
     return 0.0 if np.isnan(mean) else mean
 
@@ -140,7 +140,7 @@ def known_metrics(arrays: Arrays) -> Iterator[MaskMetric]:
 
 
 def draw_metric(metric: MaskMetric, arrays: Arrays, resampler: Resampler, resamples: int) -> np.ndarray:
-    """A metric's value and then its values over resamples of the cases: (1 + resamples,), NaN where undefined."""
+    """A metric's value and then its values over resamples of the cases: (1 + resamples,), NaN if undefined."""
     cases = len(arrays[metric.reads])
     weightings = [np.ones((cases, 1)), *resampler.blocks(resamples)]
     return np.concatenate([weighted(metric, arrays, weights) for weights in weightings])

@@ -24,7 +24,7 @@ ECE_BINS = 15
 
 
 class Needs(Flag):
-    """What a split must hold for a metric to be defined: of every label, or of binary and multi-class tasks."""
+    """The cases a split must have for a metric to be defined, for every label, or in binary and multi-class tasks."""
 
     POSITIVES = auto()  # of every label
     NEGATIVES = auto()
@@ -82,13 +82,13 @@ class MaskMetric:
         name: in records.
         title: in tables.
         reads: the array it needs; of records without it there is none.
-        cases: its value (cases,) of each case, whose mean over cases it is; NaN where a case leaves it undefined.
+        cases: its value (cases,) of each case, whose mean over cases it is; NaN if a case leaves it undefined.
         pooled: in place of `cases`, its value (...) from voxel counts (..., classes, 4) of all cases together.
         compared: whether models are compared in it.
         column: its place among the columns of the tables, None to leave it out.
         averaged: whether the tables of means have it too.
         lowest: the lowest value it can take.
-        highest: the highest, None where there is none.
+        highest: the highest, None if there is none.
         percent: whether it is a share, which tables give in percent.
         lower_is_better: whether the better of two models has the lower value.
     """
@@ -149,7 +149,7 @@ def names(extra: bool = False) -> tuple[str, ...]:
 
 
 def find_metric(name: str) -> Metric | MaskMetric | BoxFigure | None:
-    """The entry of a metric; None where nobody registered it, as of one class' Dice."""
+    """The entry of a metric; None if nobody registered it, as of one class' Dice."""
     return METRICS.get(name) or MASK_METRICS.get(name) or BOX_FIGURES.get(name)
 
 
@@ -215,7 +215,7 @@ class Scorer:
 
 
 class Weighted:
-    """The samples of a split under weights (n, B): what metrics are computed from, each part once, when asked for."""
+    """The samples of a split under weights (n, B): the inputs of metrics, each computed once, on demand."""
 
     def __init__(self, scorer: Scorer, weights: np.ndarray):
         self.scorer, self.split, self.weights = scorer, scorer.split, weights
@@ -233,7 +233,7 @@ class Weighted:
 
     @cached_property
     def decided(self) -> dict[str, np.ndarray]:
-        """What follows from the counts: `binary_metrics` or `multiclass_metrics`."""
+        """Metrics of the counts: `binary_metrics` or `multiclass_metrics`."""
         return multiclass_metrics(self.counts) if self.scorer.classes else binary_metrics(self.counts)
 
     @cached_property
@@ -369,7 +369,7 @@ def _calibration_gaps(confidence: np.ndarray, correct: np.ndarray):
 
 
 def point_metrics(split: ScoredSplit, extra: bool = False) -> dict[str, float | None]:
-    """Metrics of one split: {name: value}, None where the split leaves the metric undefined (see `reasons`).
+    """Metrics of one split: {name: value}, None if the split leaves the metric undefined (see `reasons`).
 
     Args:
         split: with its thresholds.
@@ -456,7 +456,7 @@ def _listed(which: np.ndarray, one: str, many: str) -> str:
 
 
 def notes(split: ScoredSplit, name: str = "test") -> list[str]:
-    """What a reader must know about a split before its numbers: missing classes and undefined metrics, in words."""
+    """Notes on a split for readers of its numbers: missing classes and undefined metrics."""
     empty = np.flatnonzero(split.columns.sum(axis=0) == 0)
     notes = []
     if split.task in (MULTICLASS, ORDINAL) and len(empty):

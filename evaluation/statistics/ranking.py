@@ -65,7 +65,7 @@ def roc_auc(ranked: RankedLabel, weights: np.ndarray) -> np.ndarray:
         weights: (n, B) float32 whole numbers that sum to less than 2**24 per column.
 
     Returns:
-        (B,) float64, NaN where a column holds one class only.
+        (B,) float64, NaN if a column holds one class only.
     """
     common = ranked.common_rows @ weights
     wins = 0.5 * _dot(common, ranked.tied_rows @ weights) if ranked.tied_rows.nnz else np.zeros(weights.shape[1])
@@ -87,7 +87,7 @@ def average_precision(ranked: RankedLabel, weights: np.ndarray) -> np.ndarray:
         weights: (n, B) float32 whole numbers.
 
     Returns:
-        (B,) float64, NaN where a column holds no positive.
+        (B,) float64, NaN if a column holds no positive.
     """
     values, rows = np.unique(-ranked.scores, return_inverse=True)
     everyone = _indicator(rows, np.arange(len(rows)), len(values), len(rows))

@@ -78,7 +78,7 @@ def paired_means(
     """The mean of per-case differences with its percentile interval and two-sided bootstrap p, see `paired_interval`.
 
     Args:
-        differences: (cases,); NaN where a case does not define the score.
+        differences: (cases,); NaN if a case does not define the score.
         resamples: how many.
         seed: of the draws.
         clusters: (cases,) subjects, to draw whole subjects.
@@ -105,7 +105,7 @@ class DeLong:
         auc_b: AUC of B.
         difference: A - B.
         standard_error: of the difference.
-        z: difference over its standard error (0 where both are 0).
+        z: difference over its standard error (0 if both are 0).
         p: two-sided normal p-value.
     """
 
@@ -130,7 +130,7 @@ def delong(
         labels: (n,) or (n, L) of 0/1.
         scores_a: the same shape.
         scores_b: the same shape.
-        clusters: (n,) subjects, None where each case is its own.
+        clusters: (n,) subjects, None if each case is its own.
 
     Raises:
         UserError: fewer than two positives or negatives of a label, or shapes that do not fit.

@@ -18,7 +18,7 @@ class ScoredSplit:
         labels: int64; (n,) for multi-class and ordinal tasks, (n, L) of 0/1 otherwise (L = 1 for binary tasks).
         scores: float64; (n, C) for multi-class and ordinal tasks, (n, L) otherwise; larger means more likely.
         thresholds: (L,) above which a score decides for its label; multi-class tasks take the highest score.
-        subjects: (n,) who each sample is of, so that whole subjects are resampled; None where each is its own.
+        subjects: (n,) who each sample is of, so that whole subjects are resampled; None if each is its own.
         strata: (n,) groups whose sizes resamples keep, such as the labels; None for no strata.
     """
 

@@ -42,19 +42,19 @@ class Surfaces:
 
 @dataclass(frozen=True)
 class Empty:
-    """What a convention says where `one` of the two masks is empty, and where `both` are."""
+    """A convention's value if `one` of the two masks is empty, and if `both` are."""
 
     one: float
     both: float
 
     def value(self, surfaces: Surfaces) -> float:
-        """What is said of these surfaces, of which one at least is empty."""
+        """The value for these surfaces, at least one of them empty."""
         return self.both if surfaces.empty == 2 else self.one
 
 
 @dataclass(frozen=True)
 class Convention:
-    """How surfaces are compared.
+    """A convention for comparing surfaces.
 
     Attributes:
         title: whose convention, in words for records.
@@ -135,7 +135,7 @@ def average_distance(surfaces: Surfaces, convention: str = "deepmind") -> float:
 def surface_dice(surfaces: Surfaces, tolerance: float) -> float:
     """The share of both surfaces that lies within `tolerance` of the other (Nikolov et al. 2018), 0..1.
 
-    Elements count by their sizes. NaN where both masks are empty, 0 where one is.
+    Elements count by their sizes. NaN if both masks are empty, 0 if one is.
     """
     total = surfaces.decided_sizes.sum() + surfaces.truth_sizes.sum()
     near = surfaces.decided_sizes[surfaces.to_truth <= tolerance].sum()
@@ -149,7 +149,7 @@ def diagonal(shape: Sequence[int], spacing: Sequence[float]) -> float:
 
 
 def _box(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box around what is in a mask, and one voxel more where there is one."""
+    """The smallest box around what is in a mask, and one voxel more if there is one."""
     axes = range(mask.ndim)
     inside = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
     return tuple(slice(max(at[0] - 1, 0), at[-1] + 2) if len(at) else slice(0, 1) for at in inside)

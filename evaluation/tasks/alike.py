@@ -15,7 +15,7 @@ _NUMBERED = re.compile(r"\d{2,}|[A-Za-z]\d")
 
 
 def warnings_without_subjects(files: Sequence[Path], splits: np.ndarray, listed: bool) -> dict[str, str]:
-    """What a user must know of a task that does not tell whose its images are.
+    """Warnings for a task that does not state the subjects of its images.
 
     Args:
         files: (N,) images.

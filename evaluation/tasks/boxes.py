@@ -25,7 +25,7 @@ class ImageBoxes:
 
     @property
     def things(self) -> "ImageBoxes":
-        """Those that are no crowd."""
+        """The boxes that are not a crowd."""
         kept = ~self.crowd
         return ImageBoxes(self.boxes[kept], self.labels[kept], self.areas[kept], self.crowd[kept])
 

@@ -149,7 +149,7 @@ def _find(places: list[Path], name: str, source: Path) -> Path:
 
 
 def _parts(split: Split, test: float) -> list[Split]:
-    """A split in three: train, val and test, by subjects where they are known."""
+    """A split in three: train, val and test, by subjects if they are known."""
     assert split.boxes is not None and isinstance(split.images, FileImages)
     people = split.subjects if split.subjects is not None else np.array([str(p) for p in split.images.paths])
     assigned = systematic_split(people, test=test, val=VAL_SHARE)

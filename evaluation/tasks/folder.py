@@ -153,7 +153,7 @@ def _ordinal(name: str, kind: str) -> str:
 
 
 def _check_classes(name: str, classes: list[str]) -> None:
-    """Raise a UserError where the labels are measurements: numbers, some of them not whole."""
+    """Raise a UserError if the labels are measurements: numbers, some of them not whole."""
     numbers = [_class_order(label) for label in classes]
     if all(kind == 0 for kind, _, _ in numbers) and any(value % 1 != 0 for _, value, _ in numbers):
         raise UserError(

@@ -253,7 +253,7 @@ class Joined:
 class FileMasks:
     """Mask files: `masks[i]` is an integer array (H, W) of class numbers.
 
-    `values` maps file values to classes (0 where a value is not named); `threshold` makes a two-class mask of a
+    `values` maps file values to classes (0 if a value is not named); `threshold` makes a two-class mask of a
     grey one (value > threshold); of a one-bit one it takes the set pixels.
     """
 

@@ -34,7 +34,7 @@ NAMED = 3  # of several missing files
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """How a CSV list is read. A column that is not named is looked for by its usual names."""
+    """Options for reading a CSV list. A column that is not named is found by its usual names."""
 
     image_column: str | None = option(
         None, "column with the image's path (image, file_name ...)", metavar="C", group=LISTED
@@ -75,7 +75,7 @@ class Listing:
 
 
 class Case(NamedTuple):
-    """One line of a list: its image, label (several as `a|b`), split ("" where none is given), subject, columns.
+    """One line of a list: its image, label (several as `a|b`), split ("" if none is given), subject, columns.
 
     `where` is what messages call the image: the line of the list, as file names of patients may be their own.
     """
@@ -196,7 +196,7 @@ class _Table:
                 raise UserError(f"{path}, line {number}: as many fields as columns are needed ({len(self.names)})")
 
     def column(self, given: str | None, usual: Iterable[str], what: str) -> str | None:
-        """The column of that name, or the first there of the usual names; None where there is none."""
+        """The column of that name, or the first there of the usual names; None if there is none."""
         if given is None:
             return next((name for name in usual if name in self.names), None)
         if given not in self.names:
@@ -296,7 +296,7 @@ def _told(file: Path, path: Path, listing: Listing) -> Path:
 
 
 def _check_repeats(path: Path, cases: list[tuple[int, Case]]) -> None:
-    """Raise a UserError where an image has two lines: it would count as two cases, be it with two different labels."""
+    """Raise a UserError if an image has two lines: it would count as two cases, be it with two different labels."""
     seen: dict[Path, int] = {}
     for number, case in cases:
         if (first := seen.setdefault(case.file, number)) != number:

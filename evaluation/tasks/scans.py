@@ -68,7 +68,7 @@ def read_mat(path: Path) -> tuple[np.ndarray, int, str]:
     """The image (H, W), the label 1..3 and the patient's id of one `cjdata` file.
 
     Raises:
-        UserError: the file is no such file, or claims more than `MAX_PIXELS` pixels.
+        UserError: the file is not a such file, or claims more than `MAX_PIXELS` pixels.
     """
     h5py = require("h5py", "data")
     try:

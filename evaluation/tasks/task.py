@@ -40,20 +40,20 @@ class TaskRecord:
 
     @property
     def is_private(self) -> bool:
-        """Whether its images are somebody's own: no page tells of their release."""
+        """Whether its images are private: no page documents their release."""
         return not self.url
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one split and what is known of them.
+    """Images of one split with their labels and attributes.
 
     `labels` (N_cases,) int for one class per case, (N_cases, L) of 0/1 for multi-label, None for segmentation and
     detection. `masks[i]` (H, W) integer classes of image i, for segmentation; `boxes[i]` those of image i, for
     detection. `case_of_image` (N_images,) maps images to cases where a case has several images (slices of one
     patient); None when each image is a case. `subjects` (N_cases,) names who a case comes from, None when unknown.
     `columns` {name: (N_cases,) text} is what else is known of each case, such as sex, age or site, to compare groups
-    by; "" where unknown. `spacing` (N_cases, 3), mm, of volumes: between slices, rows and columns; None when unknown.
+    by; "" if unknown. `spacing` (N_cases, 3), mm, of volumes: between slices, rows and columns; None when unknown.
     `affine` (N_cases, 4, 4) maps their voxels (to the patient's right, front and head) to millimetres likewise.
     """
 
@@ -162,7 +162,7 @@ def read_record(path: Path) -> TaskRecord:
     """Read one record file.
 
     Raises:
-        UserError: the file is no YAML mapping, or a field is missing, unknown or of no known kind.
+        UserError: the file is not a YAML mapping, or a field is missing, unknown or of no known kind.
     """
     fields = read_yaml(path)
     try:

@@ -34,7 +34,7 @@ MAX_FILES = 5000  # of a series
 
 @dataclass(frozen=True)
 class Slicing:
-    """Which slices stand for a volume: at most `slices` along each of `axes`, evenly spread; 0 takes all."""
+    """The slices that represent a volume: at most `slices` along each of `axes`, evenly spread; 0 takes all."""
 
     axes: tuple[str, ...] = ("axial",)
     slices: int = SLICES
@@ -88,7 +88,7 @@ class VolumeCase:
 
     @property
     def files(self) -> list[Path]:
-        """What it is read from."""
+        """The files it is read from."""
         return series_files(self.path) if self.path.is_dir() else [self.path]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def patch_cosine(patches: Tensor) -> Tensor:
-    """(B, N, D) patch tokens -> (B,), the mean cosine of two different patches of an image; 1 where all are alike."""
+    """(B, N, D) patch tokens -> (B,), the mean cosine of two different patches of an image; 1 if all are alike."""
     unit = F.normalize(patches.double(), dim=-1)
     count = unit.shape[1]
     whole = unit.sum(dim=1).square().sum(dim=-1)  # over all pairs, including each patch with itself

@@ -37,7 +37,7 @@ FILE.json has a picture of its name beside it."""
 
 @dataclass(frozen=True)
 class DesignOptions:
-    """What `biovfm scaling mixture design` takes."""
+    """Options of `biovfm scaling mixture design`."""
 
     groups: tuple[str, ...] = required("modalities, anatomies or sources", metavar="NAME,...", commas=True)
     out: Path = required("the mixtures file to write", metavar="MIXTURES.csv")
@@ -57,7 +57,7 @@ class DesignOptions:
 
 @dataclass(frozen=True)
 class MixtureOptions:
-    """What `biovfm scaling mixture MIXTURES.csv` takes."""
+    """Options of `biovfm scaling mixture MIXTURES.csv`."""
 
     runs: Path = argument("mixtures with their scores", metavar="MIXTURES.csv")
     out: Path = required("the JSON file to write", metavar="FILE.json")

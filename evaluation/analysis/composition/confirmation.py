@@ -18,7 +18,7 @@ def fresh_mixtures(plan: Plan, report: dict[str, Any]) -> list[Mixture]:
 
 
 def compare_fresh(scores: np.ndarray, report: dict[str, Any]) -> dict[str, Any]:
-    """The scores of `fresh_mixtures`, in their order, beside each other.
+    """Compare the scores of `fresh_mixtures`, in their order.
 
     Returns:
         {"scores": {mixture: list by seed}, "differences": {other: {"value", "low", "high", "p"} of the recommended
@@ -47,7 +47,7 @@ def welch(first: np.ndarray, second: np.ndarray) -> dict[str, float | None]:
 
 
 def confirmation_lines(confirmed: dict[str, Any]) -> list[str]:
-    """What confirmation found, for the screen."""
+    """The result of the confirmation as lines of text."""
     lines = ["", f"recommended mixture, {len(confirmed['scores']['recommended'])} fresh seeds: mean score "
              f"{np.mean(confirmed['scores']['recommended']):.4f}, regret {confirmed['regret']:+.4f}"]  # fmt: skip
     for name, entry in confirmed["differences"].items():

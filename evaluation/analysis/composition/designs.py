@@ -77,7 +77,7 @@ def limits_of(images: np.ndarray, seen: float, epochs: float = MAX_EPOCHS) -> np
 
 
 def within_limits(shares: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Shares (n, groups) with none above its limit: what is over goes to the other groups, in proportion to theirs.
+    """Shares (n, groups) with none above its limit: the excess goes to the other groups, in proportion to theirs.
 
     Where the others have no share, they get it in proportion to what their limits leave.
     """

@@ -19,7 +19,7 @@ class Repeats:
 
     @property
     def variance(self) -> float:
-        """Of the score, by seed."""
+        """Variance of the score between seeds."""
         return self.within / self.free
 
 
@@ -57,7 +57,7 @@ def lack_of_fit(
         shares: (n, groups) of the fitted runs.
         scores: (n,).
         predicted: (n,) by the response.
-        parameters: that were fitted; None where they cannot be counted.
+        parameters: that were fitted; None if they cannot be counted.
 
     Returns:
         {"f", "p"}, or {"reason"}.

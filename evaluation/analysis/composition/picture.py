@@ -18,7 +18,7 @@ CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]])
 
 
 def draw_mixture(path: Path, runs: MixtureRuns, recommendation: Recommendation, title: str) -> None:
-    """Write the picture as PNG with its words beside it."""
+    """Write the picture as PNG, with a description beside it."""
     figure = new_figure(7.2, 4.6)
     axes = figure.subplots()
     low, high = runs.scores.min(), runs.scores.max()

@@ -56,7 +56,7 @@ class Plan:
 
     @property
     def seed(self) -> int:
-        """Of the design and the runs."""
+        """The seed of the design and the runs."""
         return int(self.content.get("seed", 0))
 
     @property

@@ -16,7 +16,7 @@ NEAR = 1e-3  # of its limit, where the limit decides
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What is recommended, and what a picture of it shows.
+    """A recommendation, with the data for its picture.
 
     Attributes:
         report: see `recommend`.
@@ -91,7 +91,7 @@ def _resampled(
     runs: MixtureRuns, chosen: str, parameters: int | None, candidates: np.ndarray, best: int, resamples: int,
     random: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """Of each resample its optimum, its score at the mixture `best`, and its gain there over the uniform mixture."""
+    """For each resample its optimum, its score at the mixture `best`, and its gain there over the uniform mixture."""
     shares, losses = runs.fitted
     fitted = RESPONSES[chosen].fit(shares, losses)(shares)
     left = max(len(shares) - (parameters or 0), 1)

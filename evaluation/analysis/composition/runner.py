@@ -55,7 +55,7 @@ OUT receives runs/, results/, mixtures.csv, mixture.json and mixture.png: of the
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What `biovfm scaling mixture run` takes."""
+    """Options of `biovfm scaling mixture run`."""
 
     plan: Path = argument("the data, the design and the probe", metavar="MIXTURE.yaml")
     out: Path = required("folder for runs/, results/ and the recommendation", metavar="DIR")
@@ -67,7 +67,7 @@ class RunOptions:
 
 
 def plan_lines(options: RunOptions) -> list[str]:
-    """What would be done: the bounds, every mixture, and every command."""
+    """The work to be done: the bounds, every mixture, and every command."""
     plan = read_plan(options.plan)
     lines = [f"{len(plan.mixtures)} runs, {plan.seen:,} images seen by each"]
     for name, images, limit in zip(plan.groups, plan.images, plan.limits, strict=True):
@@ -80,7 +80,7 @@ def plan_lines(options: RunOptions) -> list[str]:
 
 
 def run_mixtures(options: RunOptions) -> dict[str, Any]:
-    """Pretrain, probe, fit and recommend; what is there already is not done again.
+    """Pretrain, probe, fit and recommend; finished work is not repeated.
 
     Returns:
         What mixture.json holds: {"seen", "images", "reports": {"mean" and each task: see `recommendation.recommend`},
@@ -125,7 +125,7 @@ def score_mixtures(plan: Plan, mixtures: list[Mixture], out: Path) -> dict[str, 
     asked = study.probe_options(made, out)
     if len(asked.method) > 1:
         raise UserError(f"{plan.path}: probe: give one method, since one score is fitted")
-    tasks = [task.name for task in probe_command.open_tasks(asked)]  # files that lack are told of first
+    tasks = [task.name for task in probe_command.open_tasks(asked)]  # report missing files first
     study.pretrain(made, out)
     records = probe_command.probe(asked)
     (group,) = study.by_method(records, probe_command.make_runs(asked), tasks).values()

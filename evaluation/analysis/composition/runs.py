@@ -54,7 +54,7 @@ def read_runs(path: Path) -> MixtureRuns:
     """The runs of a file: a column for each group, `score`, `held_out`, and `run` where runs have names.
 
     Raises:
-        UserError: the file is no such list, a row's shares do not sum to 1, or there are too few runs.
+        UserError: the file is not such a list, a row's shares do not sum to 1, or there are too few runs.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:

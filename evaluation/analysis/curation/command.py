@@ -40,7 +40,7 @@ ROWS_PER_CLUSTER = 75  # of level 1, as 743M images in 10M clusters
 
 @dataclass(frozen=True)
 class CurateOptions:
-    """What `biovfm curate` takes, and `biovfm_hf.curate` by keyword. Wrong values are refused as a UserError."""
+    """Options of `biovfm curate`, keywords of `biovfm_hf.curate`. Wrong values raise UserError."""
 
     features: Path = argument("features of the pool, from biovfm embed", metavar="FEATURES.parquet")
     keep: int = required("how many images to choose", metavar="N", least=1)
@@ -92,7 +92,7 @@ def curate(options: CurateOptions) -> dict[str, Any]:
         {"entropy_pool", "entropy_kept" in nats, "counts": {value: [pool, kept]}}}}.
 
     Raises:
-        UserError: a features file is not readable, more is asked for than there is, or the dataset is another.
+        UserError: a features file is not readable, the pool has too few images, or the dataset is another one.
     """
     with open_features(options.features, options.out) as (names, features):
         if options.keep > len(names):
@@ -132,7 +132,7 @@ def default_clusters(rows: int) -> list[int]:
 
 
 def _columns(options: CurateOptions, names: list[str]) -> dict[str, np.ndarray]:
-    """What the dataset tells of each image of the pool."""
+    """The dataset's columns for each image of the pool."""
     if options.dataset is None:
         return {}
     datasets = require("datasets", "eval")

@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Analysis:
-    """What was found of several models.
+    """Measures of several models.
 
     Attributes:
         rows: one for each model and layer: {"model", "layer" from 1, "depth" 0 to 1, the measures, "knn" and "linear"
@@ -33,7 +33,7 @@ class Analysis:
         cka: {(model, model): (L1, L2)} debiased CKA between layers.
         ends: {(model, model): {"value", "low", "high"}} of the last layers of two models.
         amplitudes: {model: (L, F)} relative log amplitudes by frequency.
-        heads: {model: attention of each head}, None where it is not told.
+        heads: {model: attention of each head}, None if it is not told.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Subset:
         return self.images[int(self.numbers[index])]
 
     def fingerprint(self) -> str:
-        """That of all of them with these numbers."""
+        """The fingerprint of all images with these numbers."""
         return f"{self.images.fingerprint()} {self.numbers.tolist()}"
 
 

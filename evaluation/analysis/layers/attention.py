@@ -22,7 +22,7 @@ def patch_distances(grid: tuple[int, int], patch: int) -> np.ndarray:
 
 
 def attention_distance(among: np.ndarray, distances: np.ndarray) -> np.ndarray:
-    """Mean distance (...) in pixels between a patch and what it looks at (Raghu et al. 2021; Park et al. 2023).
+    """Mean distance (...) in pixels between a patch and those it attends to (Raghu et al. 2021; Park et al. 2023).
 
     Args:
         among: (..., P, P) from `patch_attention`.
@@ -40,7 +40,7 @@ def attention_entropy(attention: np.ndarray) -> np.ndarray:
 
 
 def attention_nmi(among: np.ndarray) -> np.ndarray:
-    """Normalised mutual information (...) between a patch and what it looks at (Park et al. 2023), 0 to 1.
+    """Normalised mutual information (...) between a patch and the patches it attends to (Park et al. 2023), 0 to 1.
 
     Near 0 every patch looks at the same place (collapse). Patches are equally likely to ask.
 

@@ -39,7 +39,7 @@ the dimensions depend on the number of images: compare models on the same ones, 
 
 @dataclass(frozen=True)
 class AnalyseOptions:
-    """What `biovfm analyse` takes, and `biovfm_hf.analyse` by keyword. Wrong values are refused as a UserError."""
+    """Options of `biovfm analyse`, keywords of `biovfm_hf.analyse`. Wrong values raise UserError."""
 
     models: tuple[str, ...] = argument("as for biovfm probe; NAME= before it chooses its label", metavar="MODEL")
     out: Path = required("folder for tables and the page", metavar="DIR")

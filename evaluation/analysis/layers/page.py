@@ -25,7 +25,7 @@ COLUMNS = 4
 
 
 def draw_page(path: Path, analysis: Analysis) -> None:
-    """Write the page as PNG with its words beside it."""
+    """Write the page as PNG, with a description beside it."""
     curves = {name: title for name, title in CURVES.items() if any(row_value(row, name) for row in analysis.rows)}
     maps = list(analysis.cka)
     map_lines, curve_lines = (-(-len(items) // COLUMNS) for items in (maps, curves))
@@ -69,13 +69,13 @@ def _draw_curves(axes: "Axes", analysis: Analysis, name: str, title: str) -> Non
 
 
 def row_value(row: dict[str, Any], name: str) -> float | None:
-    """A measure of a layer: a number, the AUC of a probe, or None where it has it not."""
+    """A measure of a layer: a number, the AUC of a probe, or None if the layer lacks it."""
     value = row.get(name)
     return value["auc"]["value"] if isinstance(value, dict) else value
 
 
 def page_words(analysis: Analysis) -> str:
-    """The page in words: where each model's probe is best, and how alike the models' last layers are."""
+    """A description of the page: each model's best layer by probe, and the similarity of the last layers."""
     lines = [f"Layers of {', '.join(analysis.amplitudes)} by depth, with maps of debiased CKA."]
     for model in analysis.amplitudes:
         rows = [row for row in analysis.of_model(model) if row_value(row, "linear") is not None]

@@ -51,7 +51,7 @@ def count_layers(encoder: Encoder) -> int:
     """How many blocks a model has.
 
     Raises:
-        UserError: it has none that are alike.
+        UserError: it has no equal blocks.
     """
     layers = find_layers(encoder.module)
     if not layers:
@@ -80,7 +80,7 @@ def read_layers(encoder: Encoder, images: Images, batch_size: int, label: str = 
 
 
 def read_heads(encoder: Encoder, images: Images, label: str = "") -> Heads | None:
-    """What each head looks at; None where the model does not tell its attention."""
+    """The attention of each head; None if the model does not give it."""
     per_block: list[list[np.ndarray]] = []
     for batch in _batches(images, ATTENTION_BATCH, label or f"{encoder.name} attention"):
         pixels = encoder.preprocess(batch)

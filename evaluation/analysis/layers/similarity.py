@@ -45,7 +45,7 @@ def _hsic(k: np.ndarray, m: np.ndarray) -> float:
 
 
 def cka_map(layers: list[np.ndarray], others: list[np.ndarray] | None = None, batch: int | None = None) -> np.ndarray:
-    """Debiased linear CKA between layers: (L1, L2), NaN where a layer hardly varies; small values may be negative.
+    """Debiased linear CKA between layers: (L1, L2), NaN if a layer hardly varies; small values may be negative.
 
     With a `batch` the sums of HSIC over batches of that many images are divided, not each batch's CKA averaged, so
     that memory does not grow with the number of images (Nguyen et al. 2021).
@@ -72,7 +72,7 @@ def cka_map(layers: list[np.ndarray], others: list[np.ndarray] | None = None, ba
 
 
 def _batches(n: int, size: int) -> Iterable[slice]:
-    """Whole batches; what is left over is too few images to compare where it is less than `LEAST_IMAGES`."""
+    """Whole batches; a remainder of fewer than `LEAST_IMAGES` is dropped, since it is too small to compare."""
     for start in range(0, n, size):
         if start == 0 or n - start >= LEAST_IMAGES:
             yield slice(start, start + size)

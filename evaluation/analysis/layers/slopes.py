@@ -45,7 +45,7 @@ def layer_slopes(rows: list[Row], sizes: dict[str, tuple[str, float]]) -> list[R
 
 
 def _curve(rows: list[Row], model: str, measure: str) -> np.ndarray | None:
-    """A measure of a model at `DEPTHS`; None where a layer has it not."""
+    """A measure of a model at `DEPTHS`; None if a layer lacks it."""
     mine = [row for row in rows if row["model"] == model]
     values = [row_value(row, measure) for row in mine]
     if not mine or any(value is None for value in values):
@@ -61,7 +61,7 @@ def _slope(family: str, measure: str, depth: float, x: np.ndarray, y: np.ndarray
 
 
 def write_layer_slopes(out: Path, rows: list[Row], sizes: dict[str, tuple[str, float]]) -> list[str]:
-    """Write `slopes.csv` and `slopes.png` to `out`, and return what they say in lines."""
+    """Write `slopes.csv` and `slopes.png` to `out`, and return their content as lines of text."""
     slopes = layer_slopes(rows, sizes)
     write_rows(out / "slopes.csv", COLUMNS, slopes)
     lines = slope_lines(slopes)
@@ -71,7 +71,7 @@ def write_layer_slopes(out: Path, rows: list[Row], sizes: dict[str, tuple[str, f
 
 
 def slope_lines(slopes: list[Row]) -> list[str]:
-    """In words, where the linear probe of each family gains most from size."""
+    """Sentences on the depth at which each family's linear probe gains most from size."""
     lines = []
     for family in dict.fromkeys(row["family"] for row in slopes):
         for measure in RANKED:

@@ -23,7 +23,7 @@ def relative_log_amplitude(grids: np.ndarray) -> np.ndarray:
 
 
 def token_cosine(tokens: np.ndarray) -> np.ndarray:
-    """Mean cosine (B,) between different patch tokens (B, P, D) of each image; 1 where all are alike."""
+    """Mean cosine (B,) between different patch tokens (B, P, D) of each image; 1 if all are alike."""
     wide = tokens.astype(np.float64)
     unit = wide / np.maximum(np.linalg.norm(wide, axis=-1, keepdims=True), 1e-12)
     count = tokens.shape[1]

@@ -39,7 +39,7 @@ class Fit:
         law: the power law.
         curve: the saturating form, None with fewer than four sizes.
         choice: which of them the data favour.
-        logit: the slope of the score's odds, None where a score is 0 or 100.
+        logit: the slope of the score's odds, None if a score is 0 or 100.
     """
 
     x: np.ndarray

@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
 
 @dataclass(frozen=True)
 class ScalingOptions:
-    """What `biovfm scaling POINTS.csv` takes, and `biovfm_hf.scaling` by keyword."""
+    """Options of `biovfm scaling POINTS.csv`, keywords of `biovfm_hf.scaling`."""
 
     points: Path = argument("scores, or slopes that are already fitted", metavar="POINTS.csv")
     out: Path = required("folder for tables and figures", metavar="DIR")
@@ -105,7 +105,7 @@ def scaling(options: ScalingOptions) -> Analysis:
 
 @dataclass(frozen=True)
 class PropertiesOptions:
-    """What `biovfm scaling properties` takes."""
+    """Options of `biovfm scaling properties`."""
 
     data: Path = required("a .npz file or folder of them", metavar="DIR_OR_FILE")
     out: Path = required("the properties file to write", metavar="TASKS.csv")
@@ -138,7 +138,9 @@ def measure_properties(options: PropertiesOptions) -> list[dict[str, Any]]:
     for file in others:
         print(f"note: {file.name} is left out: its task is measured in a smaller size; give the file as --data for "
               "its own properties", file=sys.stderr)  # fmt: skip
-    totals = [properties.count_images(file) for file in files]  # what cannot be measured is told before anything is
+    totals = [
+        properties.count_images(file) for file in files
+    ]  # report files that cannot be measured before measuring any
     rows = []
     for file, total in zip(files, totals, strict=True):
         with tqdm(total=2 * total, unit="img", desc=file.stem, file=sys.stderr) as bar:

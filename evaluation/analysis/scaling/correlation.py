@@ -13,7 +13,7 @@ RIDGES = np.logspace(-3, 3, 25)
 
 @dataclass(frozen=True)
 class Correlation:
-    """A correlation over n tasks; NaN where it is undefined (fewer than 3 tasks, or a constant side).
+    """A correlation over n tasks; NaN if it is undefined (fewer than 3 tasks, or a constant side).
 
     Attributes:
         pearson: Pearson's r.
@@ -87,7 +87,7 @@ class Prediction:
         predicted: (n,) by ridge regression on standardised log properties.
         baseline: (n,) mean slope of the other tasks.
         rmse, baseline_rmse: root mean squared errors.
-        skill: 1 - (rmse / baseline_rmse)^2; above 0 where the properties help.
+        skill: 1 - (rmse / baseline_rmse)^2; above 0 if the properties help.
         low, high: 95 % bootstrap interval of the skill over tasks.
         statement: the outcome in words.
     """

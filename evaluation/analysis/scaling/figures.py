@@ -112,7 +112,7 @@ def draw_mean(axes: Axes, analysis: Analysis, with_published: bool = False) -> N
         _draw_fit(axes, analysis, series, fit)
     for series, of_tasks in analysis.references.items():
         if set(of_tasks) != set(analysis.tasks):
-            continue  # a mean over fewer tasks is no companion of the others'
+            continue  # a mean over fewer tasks is not comparable
         x = next(iter(of_tasks.values()))[0]
         colour, marker = _look(analysis, series)
         score = float(np.mean([score for _, score in of_tasks.values()]))
@@ -170,7 +170,7 @@ def _three_digits(value: float) -> str:
 
 
 def _spaced(values: list[float]) -> list[float]:
-    """Those of the sorted values whose labels do not run into each other on a log axis."""
+    """The sorted values whose labels do not overlap on a log axis."""
     least = (math.log(values[-1]) - math.log(values[0])) / 12 if len(values) > 1 else 0
     kept = values[:1]
     for value in values[1:]:
@@ -404,7 +404,7 @@ def _gaps(analysis: Analysis) -> Drawing:
 
 
 def _gap_table(analysis: Analysis, pair: tuple[str, str]) -> tuple[list[str], list[float], np.ndarray]:
-    """Tasks and sizes that two families share, and their gaps (tasks, sizes), NaN where there is none."""
+    """Tasks and sizes that two families share, and their gaps (tasks, sizes), NaN if there is none."""
     differences = {(gap.task, gap.x): gap.gap for gap in analysis.gaps if (gap.family_a, gap.family_b) == pair}
     tasks = [task for task in analysis.tasks if any(name == task for name, _ in differences)]
     sizes = sorted({x for _, x in differences})

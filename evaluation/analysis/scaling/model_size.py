@@ -63,7 +63,7 @@ def objective_of(family: str) -> str:
     """Whether a family is trained with DINO or MAE, by its name, where no column tells its objective.
 
     Raises:
-        UserError: the name tells neither.
+        UserError: the name does not tell.
     """
     lowered = family.lower()
     if "mae" in lowered or lowered.endswith("-m"):
@@ -103,7 +103,7 @@ def named_axis(points: list[Point], axis: str) -> str:
     """The axis on which a named size has its place beside the points: "encoder", "published" or "compute".
 
     Numbers that the points file gives are an axis of known sizes where every one is within 2 % of a named size's
-    count on that axis. "" where there is none: other numbers, and compute in all, which depends on the images seen.
+    count on that axis. "" if there is none: other numbers, and compute in all, which depends on the images seen.
     """
     if axis == "compute":
         return "" if all(point.images > 0 for point in points) else axis

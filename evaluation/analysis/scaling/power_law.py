@@ -21,7 +21,7 @@ DECISIVE = 2.0
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """A fitted y = e^b x^a. Uncertainties are NaN where there are too few sizes for them.
+    """A fitted y = e^b x^a. Uncertainties are NaN if there are too few sizes for them.
 
     Attributes:
         a: exponent, the slope in log-log.
@@ -30,7 +30,7 @@ class PowerLaw:
         a_low, a_high, b_low, b_high: ends of the 95 % t intervals.
         boot_low, boot_high: ends of a's 95 % studentised residual bootstrap interval (from four sizes on).
         case_se: standard error of a due to the test cases, as if they were independent between sizes (an upper
-            bound, since they are shared); NaN where the scores come without intervals.
+            bound, since they are shared); NaN if the scores come without intervals.
         r2: share of the variance of ln y.
         sizes: number of points.
     """
@@ -62,7 +62,7 @@ def fit_power_law(
     Args:
         x: (n,) sizes above 0, at least two different ones.
         y: (n,) scores above 0.
-        y_se: (n,) standard errors of y due to test cases, NaN where unknown.
+        y_se: (n,) standard errors of y due to test cases, NaN if unknown.
         resamples: of the bootstrap.
         seed: of the bootstrap.
 
@@ -124,7 +124,7 @@ def _bootstrap(u, residuals, a: float, a_se: float, resamples: int, seed: int) -
 
 @dataclass(frozen=True)
 class LogitSlope:
-    """The slope of the logit of a score on ln x, with its 95 % t interval, NaN where there are too few sizes for one.
+    """The slope of the logit of a score on ln x, with its 95 % t interval, NaN if there are too few sizes for one.
 
     Near 1 it is the safest one-number summary: a score that ends at 1 cannot grow by a power for ever, its odds can.
     """
@@ -142,7 +142,7 @@ def fit_logit(x: np.ndarray, y: np.ndarray) -> LogitSlope | None:
         y: (n,) scores in percent.
 
     Returns:
-        None where a score is 0 or 100, whose odds are not finite.
+        None if a score is 0 or 100, whose odds are not finite.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if (y <= 0).any() or (y >= 100).any():
@@ -160,7 +160,7 @@ class Saturating:
 
     Attributes:
         limit: the score that a model of unbounded size would reach.
-        limit_low, limit_high: ends of its 95 % profile-likelihood interval, NaN where the sizes leave it open.
+        limit_low, limit_high: ends of its 95 % profile-likelihood interval, NaN if the sizes leave it open.
         c: distance to the limit at x = 1.
         rate: how fast the distance shrinks, above 0.
         squared_error: sum of squared residuals of ln y.
@@ -220,7 +220,7 @@ def _limit_interval(
 ) -> tuple[float, float]:
     """Where the limit may lie: its squared error, others refitted, stays below F's 95 % bound (Bates & Watts 1988).
 
-    An end is NaN where the interval does not close before `top`, or before half the highest score.
+    An end is NaN if the interval does not close before `top`, or before half the highest score.
     """
     from scipy.optimize import least_squares
     from scipy.stats import f
@@ -255,7 +255,7 @@ def aicc(squared_error: float, points: int, parameters: int) -> float:
     Args:
         squared_error: sum of squared residuals.
         points: n.
-        parameters: of the curve; the error variance counts as one more. NaN where n leaves the correction undefined.
+        parameters: of the curve; the error variance counts as one more. NaN if n leaves the correction undefined.
     """
     k = parameters + 1
     if points <= k + 1 or squared_error <= 0:
@@ -269,8 +269,8 @@ class Choice:
 
     Attributes:
         preferred: "power law", "saturating" or "undecided".
-        aicc_power_law: AICc, NaN where undefined.
-        aicc_saturating: AICc, NaN where undefined.
+        aicc_power_law: AICc, NaN if undefined.
+        aicc_saturating: AICc, NaN if undefined.
         statement: the outcome in words.
     """
 

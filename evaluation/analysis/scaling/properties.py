@@ -147,7 +147,7 @@ def davies_bouldin(first: Iterable[Block], second: Callable[[], Iterable[Block]]
         multilabel: labels are k columns of 0/1, each scored as two clusters; otherwise k = 1 column of classes.
 
     Returns:
-        The index (the mean over labels), NaN where fewer than two clusters have members.
+        The index (the mean over labels), NaN if fewer than two clusters have members.
     """
     sums: dict[tuple[int, int], np.ndarray] = {}
     counts: dict[tuple[int, int], int] = {}

@@ -97,7 +97,7 @@ def beside(
     axis: str, label: str, mean_tasks: Iterable[Collection[str]], slope_tasks: Iterable[Collection[str]],
     subset_tasks: Iterable[Collection[str]],
 ) -> Beside:  # fmt: skip
-    """Choose the published numbers that can be compared with a study's.
+    """Choose the published numbers that are comparable with a study's.
 
     Args:
         axis: on which named sizes have their place in the study (`model_size.named_axis`), "" for none.

@@ -4,7 +4,7 @@ from .analysis import Analysis
 
 
 def screen_lines(analysis: Analysis) -> list[str]:
-    """Slopes, correlations and what they predict."""
+    """Lines with slopes, correlations and predictions."""
     first = 2 + max(20, *map(len, analysis.slopes))
     second = 2 + max(16, *map(len, analysis.tasks))
     lines = [f"x: {analysis.axis_label}", "", f"{'family':<{first}}{'task':<{second}}{'slope a':>9}   95 % interval"]

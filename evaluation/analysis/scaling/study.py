@@ -81,7 +81,7 @@ class Run:
     Attributes:
         name: of its folder and its model label.
         family, size, subset: which combination it is.
-        objective: of the config; empty where the config file tells it alone.
+        objective: of the config; empty if the config file tells it alone.
         config: YAML file or shipped name.
         data: dataset folder, Hub id or folder of images.
         overrides: config keys and values.
@@ -109,7 +109,7 @@ class Run:
         return [*start, self.config, "--data", self.data, "--out", str(out), *changes]
 
     def fingerprint(self) -> dict[str, Any]:
-        """What a finished run must have been made with to count as this one."""
+        """The settings that a finished run must match to count as this one."""
         return {"objective": self.objective, "config": self.config, "data": self.data, "overrides": self.overrides}
 
 
@@ -127,7 +127,7 @@ class Plan:
 
 
 def read_plan(path: str | Path) -> Plan:
-    """Read and check a study file, all of it, since pretraining takes days and what follows it minutes.
+    """Read and check a whole study file, since pretraining takes days and the later steps minutes.
 
     Raises:
         UserError: unreadable YAML, missing or unknown keys, values of the wrong kind, an unknown axis, words that
@@ -243,7 +243,7 @@ def _run(path: Path, family, size, subset, shared: dict[str, Any], named_subset:
 
 
 def resolve(path: Path, value: str) -> str:
-    """A path relative to the study file where there is one, otherwise the value as it is (a Hub id, say)."""
+    """A path relative to the study file if there is one, otherwise the value as it is (a Hub id, say)."""
     beside = path.parent / value
     return str(beside.resolve()) if beside.exists() else value
 
@@ -274,7 +274,7 @@ def _plain(value: Any) -> str:
 
 
 def pretrain(plan: Plan, out: Path) -> None:
-    """Train what is not trained yet, one run after the other.
+    """Train the runs that are not trained yet, one after the other.
 
     Raises:
         UserError: a run fails, or its folder was made with other settings.
@@ -299,7 +299,7 @@ def pretrain(plan: Plan, out: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """That of this process, in which the package is found as it is here, also from a bare checkout."""
+    """This process's environment, extended so that children find this package, even from a bare checkout."""
     places = [str(Path(biovfm_hf.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
 
@@ -355,7 +355,7 @@ def by_method(records: Iterable[Row], runs: list[ProbeRun], tasks: list[str]) ->
 def points(plan: Plan, records: list[Row], out: Path) -> list[dict[str, Any]]:
     """Rows of the points file: a score with its interval, encoder parameters, images seen.
 
-    The score is the AUC in percent, Dice or AP as shares of 1 where the tasks are of masks or boxes, or the plan's
+    The score is the AUC in percent, Dice or AP as shares of 1 if the tasks are of masks or boxes, or the plan's
     metric. A score of 0 has no logarithm and is left out.
 
     Args:
@@ -378,7 +378,7 @@ def points(plan: Plan, records: list[Row], out: Path) -> list[dict[str, Any]]:
 
 
 def _score(record: Row, metric: str) -> dict[str, Any]:
-    """The part of a point that a record gives; nothing where it has not the metric, or 0 of it."""
+    """A record's part of a point; nothing if it lacks the metric, or its value is 0."""
     name = metric or {SEGMENTATION: "dice", DETECTION: "AP"}.get(record.get("kind", ""), "auc")
     entry = record["metrics"].get(name) or {}
     if not entry.get("value") or entry["value"] < 0:
@@ -402,7 +402,7 @@ def _facts(folder: Path) -> tuple[float, float | None]:
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """What `biovfm scaling study` takes."""
+    """Options of `biovfm scaling study`."""
 
     study: Path = argument("families, sizes, subsets and probe", metavar="STUDY.yaml")
     out: Path = required("folder for runs/, results/ and scaling/", metavar="DIR")
@@ -428,7 +428,7 @@ def main(argv: list[str]) -> int:
 
 
 def run_study(options: StudyOptions) -> None:
-    """Pretrain, probe and analyse what the study file names; what is there already is not done again.
+    """Pretrain, probe and analyse what the study file names; finished work is not repeated.
 
     Raises:
         UserError: the study file is wrong, a pretraining run fails, or no model has a score.
@@ -437,7 +437,7 @@ def run_study(options: StudyOptions) -> None:
     asked = probe_options(plan, out)
     if asked.device:
         check_device(asked.device)
-    tasks = [task.name for task in probe_command.open_tasks(asked)]  # files that lack are told of first
+    tasks = [task.name for task in probe_command.open_tasks(asked)]  # report missing files first
     if any(task.lower() == MEAN for task in tasks):
         raise UserError("a task of the study is called mean, as is the mean over tasks in slopes.csv; rename it")
     pretrain(plan, out)

@@ -136,7 +136,7 @@ class Head:
         return logits.sigmoid() if self.independent else logits.softmax(1)
 
     def state(self) -> tuple[Tensor, ...]:
-        """A copy of what `restore` needs."""
+        """A copy of the state for `restore`."""
         return self.weight.clone(), self.mean.clone(), self.var.clone()
 
     def restore(self, state: tuple[Tensor, ...]) -> None:

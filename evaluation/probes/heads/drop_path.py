@@ -25,7 +25,7 @@ LARGE_WIDTH = 1280  # from which on the authors' models (huge, giant) have the h
 
 
 def drop_rate(encoder: Encoder) -> float:
-    """The rate at which the authors drop an encoder's residual branches; 0 where it is not of DINOv2's form."""
+    """The rate at which the authors drop an encoder's residual branches; 0 if it is not of DINOv2's form."""
     scales = residual_scales(encoder.module)
     if not scales:
         return 0.0
@@ -86,7 +86,7 @@ class NoisyFeatures:
         images = [self._images_of(rows) for rows in batches]
         loaded = prefetch(lambda numbers: [self._load(part, epoch) for part in _parts(numbers)], images)
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]))
-        encoder = replace(self.encoder, compiled=[])  # what is compiled runs past the hooks
+        encoder = replace(self.encoder, compiled=[])  # compiled code bypasses hooks
         for rows, numbers, pixels in zip(batches, images, loaded, strict=True):
             with dropping(encoder.module, self.rate, generator):
                 vectors = [encoder.encode(part).summary()["mean_raw"].cpu().numpy() for part in pixels]

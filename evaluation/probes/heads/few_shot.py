@@ -28,8 +28,8 @@ def probe_few_shot(
 
     Args:
         problem: features and labels, also of `test`.
-        subjects: (N,) of each split, None where each case is its own.
-        plan: how to draw. Resamples are of the test split's subjects, where these are known.
+        subjects: (N,) of each split, None if each case is its own.
+        plan: how to draw. Resamples are of the test split's subjects, if these are known.
         progress: called with 1 after each draw.
 
     Returns:
@@ -72,7 +72,7 @@ def probe_few_shot(
 def _score_draw(
     kind: str, val_labels: np.ndarray, scores: Scores, labels: np.ndarray, resampler: Resampler, resamples: int
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """The metrics of one draw on the test split, NaN where undefined, and on each resample of it."""
+    """The metrics of one draw on the test split, NaN if undefined, and on each resample of it."""
     try:
         thresholds = choose_thresholds(read_split(kind, val_labels, scores.val, "val"), "fast")
     except UserError as error:

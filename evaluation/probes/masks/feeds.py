@@ -24,7 +24,7 @@ class Feed(Protocol):
 
     @property
     def problem(self) -> Problem:
-        """What is segmented."""
+        """The segmentation problem."""
         ...
 
     def inputs(self, name: str, rows: np.ndarray) -> Any:

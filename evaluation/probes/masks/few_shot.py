@@ -62,7 +62,7 @@ def _draw(setup: Setup, plan: Draws, number: int) -> Rows:
 
 
 def _fitted(setup: Setup, draws: list[Rows], fit: Callable[[Setup], Segmentation]) -> Iterator[Segmentation]:
-    """What each draw's images make of the test split."""
+    """Fit each draw's images and score the test split."""
     label = setup.trial.label(setup.probe.record_name)
     for rows in tqdm(draws, desc=label, unit="draw", disable=None, leave=False):
         yield setup.whole(fit(setup.few(rows)))
@@ -114,6 +114,6 @@ def _overlap(split: Split, draws: list[Rows]) -> float:
 
 
 def _choices(draws: list[Rows], answers: list[Segmentation]) -> dict[str, Any]:
-    """How many images the draws have, and what each chose."""
+    """How many images the draws have, and the choices of each."""
     sizes = [len(rows["train"]) for rows in draws]
     return {"train_images": [min(sizes), max(sizes)], "draws": [answer.chosen for answer in answers]}

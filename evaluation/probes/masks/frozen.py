@@ -27,7 +27,7 @@ RATE = 1e-3
 
 
 def probe_frozen(probe: "MaskProbe", trial: Trial) -> Answer:
-    """Train the decoder, or the network that stands in an encoder's place, and judge."""
+    """Train the decoder, or the network without an encoder, and judge it."""
     setup = Setup.of(probe, trial)
     return judge_masks(trial, setup.whole(fit_frozen(setup)), surface_rule(probe))
 

@@ -22,7 +22,7 @@ Predictor = Callable[[np.ndarray], Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class Problem:
-    """What is segmented: the task's name, how many classes there are (the first is background), and the splits."""
+    """The problem: the task's name, the number of classes (the first is background), and the splits."""
 
     name: str
     classes: int
@@ -62,7 +62,7 @@ class Selected:
         return self.images[int(self.rows[index])]
 
     def fingerprint(self) -> str:
-        """A digest of all images and of which are taken."""
+        """A digest of all images and of the chosen ones."""
         return combined_digest([self.images.fingerprint().encode(), self.rows.tobytes()])
 
 

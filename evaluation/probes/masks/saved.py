@@ -51,7 +51,7 @@ def _writer(trial: Trial, folder: Path) -> Save:
 
 
 def check_format(trial: Trial) -> None:
-    """Raise a UserError where NIfTI files of single images are asked for."""
+    """Raise a UserError if NIfTI files of single images are asked for."""
     if trial.run.save_masks == NIFTI and trial.task.splits["test"].case_of_image is None:
         raise UserError(f"task {trial.task.name} has single images, no volumes; give --save-masks png or auto")
 

@@ -23,7 +23,7 @@ TOKEN_BATCH = 16  # images whose tokens are made at once, at most
 
 
 def surface_rule(probe: "MaskProbe") -> SurfaceRule:
-    """How a probe's settings say that surfaces are compared."""
+    """The surface rule of a probe's settings."""
     return SurfaceRule(probe.surface or CONVENTION, probe.tolerance or TOLERANCE, probe.empty or IGNORED)
 
 
@@ -60,7 +60,7 @@ class Setup:
         return replace(self, problem=self.everything.with_splits(**splits), rows=rows)
 
     def readers(self) -> dict[str, TokenReader]:
-        """What reads the tokens of every split's images, from the cache; they are made where they are missing."""
+        """Readers of the tokens of every split's images, from the cache; missing tokens are computed."""
         return {name: self._reader(name) for name in self.everything.splits}
 
     def _reader(self, name: str) -> TokenReader:
@@ -71,7 +71,7 @@ class Setup:
         return store.read if taken is None else partial(_read_some, store, taken)
 
     def whole(self, answer: Segmentation) -> Segmentation:
-        """The answer for whole images where it is one for windows."""
+        """The answer for whole images, if it is one for windows."""
         if self.probe.window is None:
             return answer
         return replace(answer, predict=stitched(answer.predict, self.everything.splits["test"]))

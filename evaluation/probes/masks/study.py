@@ -100,7 +100,7 @@ class SideBySide(nn.Module):
 
 
 def _feed(setup: Setup, problem: Problem) -> Feed:
-    """The images, augmented; or their tokens where augmentation is left out."""
+    """The augmented images, or their tokens without augmentation."""
     encoder, augment = setup.trial.encoder, str(setup.probe.augment)
     if augment == NONE:
         return TokenFeed(problem, _joined_readers(setup, problem), (setup.size, setup.size), setup.trial.run.device)

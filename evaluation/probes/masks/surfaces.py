@@ -27,7 +27,7 @@ EMPTY = {
 
 @dataclass(frozen=True)
 class SurfaceRule:
-    """How surfaces are compared.
+    """Settings for comparing surfaces.
 
     `convention` of `statistics.surface`; `tolerance` of surface Dice, in millimetres where the spacing of the cases is
     known and in pixels otherwise; `empty` of `EMPTY`.
@@ -70,5 +70,5 @@ class SurfaceRule:
 
 
 def case_spacing(split: Split, case: int, dimensions: int) -> tuple[float, ...]:
-    """The distance between neighbours along each axis of a case: millimetres, or 1 where unknown."""
+    """The distance between neighbours along each axis of a case: millimetres, or 1 if unknown."""
     return (1.0,) * dimensions if split.spacing is None else tuple(map(float, split.spacing[case]))

@@ -35,7 +35,7 @@ def one_cycle(network: nn.Module, rate: float, steps: int) -> tuple[Optimizer, L
 
 @dataclass(frozen=True)
 class Plan:
-    """How a network is trained: highest learning `rate`, `seed` of weights and order.
+    """Training settings of a network: highest learning `rate`, `seed` of weights and order.
 
     `epochs` are passes over the images; None means 30, or as many as give `MIN_STEPS` steps where images are few.
     `optimise` makes the optimizer and its schedule, `clip` bounds the gradient's norm.

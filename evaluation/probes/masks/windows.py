@@ -30,7 +30,7 @@ class Place:
 
 @dataclass(frozen=True)
 class WindowImages:
-    """Windows of images, or of masks: `windows[i]` is what lies in `places[i]`."""
+    """Windows of images, or of masks: `windows[i]` is the content of `places[i]`."""
 
     images: Images
     places: tuple[Place, ...]

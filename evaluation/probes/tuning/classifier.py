@@ -25,7 +25,7 @@ from .optimisation import count_weights, make_optimizer, optimised, trained_stat
 
 @dataclass(frozen=True)
 class Plan:
-    """How to fine-tune: by what `name`, which weights; `epochs`; highest `rate`; `batch` size; `seed`."""
+    """Settings of fine-tuning: its `name`, the weights to train, `epochs`, highest `rate`, `batch` size, `seed`."""
 
     name: str
     adaptation: Adaptation

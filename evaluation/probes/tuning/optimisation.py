@@ -47,7 +47,7 @@ def shuffled(count: int, batch: int, steps: int, seed: int) -> Iterator[np.ndarr
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of what training changes: trained weights and buffers."""
+    """Copies of the state that training changes: trained weights and buffers."""
     weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     return weights | {name: buffer.clone() for name, buffer in model.named_buffers()}
 

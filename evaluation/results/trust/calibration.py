@@ -56,7 +56,7 @@ def expected_error(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def cox(labels: np.ndarray, scores: np.ndarray) -> Row | None:
-    """Calibration slope and intercept with Wald's 95 % intervals; None where the likelihood has no maximum."""
+    """Calibration slope and intercept with Wald's 95 % intervals; None if the likelihood has no maximum."""
     clipped = np.clip(scores.astype(np.float64), CLIP, 1 - CLIP)
     design = np.column_stack([np.ones(len(clipped)), np.log(clipped / (1 - clipped))])
     weights = np.array([0.0, 1.0])

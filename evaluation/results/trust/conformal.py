@@ -22,7 +22,7 @@ TOLERANCE = 1e-9
 
 
 def threshold(scores: np.ndarray, coverage: float) -> float:
-    """The ceil((n + 1) coverage)-th smallest of scores (n,); infinite where n is too small to promise anything."""
+    """The ceil((n + 1) coverage)-th smallest of scores (n,); infinite if n is too small to promise anything."""
     rank = int(np.ceil((len(scores) + 1) * coverage - TOLERANCE))
     return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else float("inf")
 
@@ -158,7 +158,7 @@ METHODS: dict[str, SetMaker] = {"lac": lac, "aps": aps, "raps": raps, "class_con
 
 
 def measure_sets(sets: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """What sets (n, C) did on cases with labels (n,).
+    """Measure sets (n, C) on cases with labels (n,).
 
     Returns:
         {"coverage" with its 95 % interval "low", "high" (Clopper & Pearson 1934), "mean_size", "empty",

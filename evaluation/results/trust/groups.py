@@ -31,10 +31,10 @@ def group_aucs(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, subje
         labels: (n,) of 0/1.
         scores: (n,) larger means more likely.
         groups: (n,) the group of each case.
-        subjects: (n,) who each case is of, whose cases count together (Obuchowski 1997); None where each is its own.
+        subjects: (n,) who each case is of, whose cases count together (Obuchowski 1997); None if each is its own.
 
     Returns:
-        {"groups": {name: {"n", "positives", "auc", "low", "high", "variance"}, or with a "reason" in the place of
+        {"groups": {name: {"n", "positives", "auc", "low", "high", "variance"}, or with a "reason" in place of
         the last four}, "worst", "best", "gap", "low", "high", "pairs": [{"a", "b", "difference", "low", "high", "p",
         "p_holm"}]}; without the gap where fewer than two groups have an AUC.
     """
@@ -110,12 +110,12 @@ def _difference(a: Row, b: Row) -> Row:
 
 
 def _reach(row: Row, end: str) -> float:
-    """How far an end is from the AUC; by the variance where there is one, as ends at 0 and 1 are cut."""
+    """How far an end is from the AUC; by the variance if there is one, as ends at 0 and 1 are cut."""
     return NORMAL * row["variance"] ** 0.5 if row["variance"] > 0 else abs(row["auc"] - row[end])
 
 
 def group_rates(labels: np.ndarray, decisions: np.ndarray, groups: np.ndarray) -> dict[str, Row]:
-    """Rates of one label's decisions in each group and over all (under the name ""), None where undefined.
+    """Rates of one label's decisions in each group and over all (under the name ""), None if undefined.
 
     Args:
         labels: (n,) of 0/1.
@@ -172,7 +172,7 @@ def shifted_aucs(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> 
 
     Returns:
         {group: {"bpsn": of the others' positives and its negatives, "bnsp": of its positives and the others'
-        negatives}}, None where there are fewer than `LEAST` of either.
+        negatives}}, None if there are fewer than `LEAST` of either.
     """
     groups = check_groups(groups, len(labels))
     aucs = {}

@@ -19,7 +19,7 @@ NAMING = ("model", "task", "method", "protocol", "seed", "settings")
 
 
 def check_columns(tasks: list[Task], by: tuple[str, ...]) -> None:
-    """Raise a UserError where a task knows nothing of its test cases to group them by."""
+    """Raise a UserError if a task knows nothing of its test cases to group them by."""
     for task in tasks:
         known = task.splits["test"].columns
         for name in by:

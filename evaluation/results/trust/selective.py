@@ -59,7 +59,7 @@ class RiskCurve:
         return float(self.risks[max(round(coverage * len(self.errors)), 1) - 1])
 
     def coverage_at(self, risk: float) -> float:
-        """The largest coverage whose selective risk is at most `risk`; 0 where none is."""
+        """The largest coverage whose selective risk is at most `risk`; 0 if none is."""
         below = np.flatnonzero(self.risks <= risk)
         return float((below[-1] + 1) / len(self.errors)) if len(below) else 0.0
 

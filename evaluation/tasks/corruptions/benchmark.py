@@ -22,12 +22,12 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 @dataclass(frozen=True)
 class Corruption:
-    """How images get worse.
+    """A corruption of images.
 
     Attributes:
         kind: the benchmark's fold: digital, noise, blur, color or task-specific.
         apply: (image uint8 (H, W, 3), strength, what was drawn if anything is) to the corrupted image.
-        draw: (sources, image, strength) to what is random about one image; None where nothing is.
+        draw: (sources, image, strength) to what is random about one image; None if nothing is.
     """
 
     kind: str

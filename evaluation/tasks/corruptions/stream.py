@@ -45,7 +45,7 @@ class Stream:
         return self._starts[number].copy()
 
     def ended(self, number: int, draws: Draws) -> None:
-        """Keep what pass `number` left of the random sources."""
+        """Keep the state of the random sources after pass `number`."""
         if len(self._starts) == number + 1:
             self._starts.append(draws.copy())
 
@@ -95,11 +95,11 @@ class CorruptedImages:
         return self.stream.benchmark.strengths[name][severity - 1]
 
     def _take(self, index: int, image: np.ndarray) -> Any:
-        """What is random about one image."""
+        """The random numbers of one image."""
         if CORRUPTIONS[self._name].draw is None:
             return None
         with self._lock:
-            if index < self._next and index not in self._drawn:  # asked for again, or long after its turn
+            if index < self._next and index not in self._drawn:  # requested again, or long after its turn
                 self._draws, self._next = None, 0
             self._draw_until(index + 1, {index: image})
             return self._drawn.pop(index)
