@@ -289,7 +289,7 @@ def curate(
         {"entropy_pool", "entropy_kept" in nats, "counts": {value: [pool, kept]}}}}.
 
     Raises:
-        UserError: a features file is not readable, more is asked for than there is, or the dataset is another.
+        UserError: a features file is not readable, the pool has too few images, or the dataset is another one.
 
     Examples:
         >>> import biovfm_hf
@@ -676,7 +676,7 @@ def reproduce(
     cache: str | Path | None = None,
     trust_remote_code: str | None = None,
 ) -> list[Any]:
-    """Tell what the items need, make what can be made, and tell what cannot and why.
+    """Report the items' needs, make what is possible, and report the rest with reasons.
 
     Args:
         items: tables and figures by name (radiology-table3), all of a paper (biovfm, radiology), or all.

@@ -286,5 +286,5 @@ def test_show_of_a_record_of_ones_own_counts_what_it_selects(source, tmp_path, c
     assert main(["show", str(path), "--raw", str(raw)]) == 0
     shown = capsys.readouterr().out
     assert "2 files are selected for training, 1 are left out" in shown
-    assert "sample: mine/a.png: split train, subject not told" in shown
+    assert "sample: mine/a.png: split train, subject not stated" in shown
     assert "How to obtain it" not in shown and "61 sources" not in shown
