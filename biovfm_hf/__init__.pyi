@@ -230,9 +230,8 @@ def embed(
         strict: end with exit status 1 if an image had to be left out.
         batch_size: images at once.
         device: torch device (default: cuda if available, else cpu).
-        precision: bf16 keeps two to three digits of a feature; a CPU with bfloat16 instructions (AMX,
-            AVX512-BF16) embeds about twice as fast in it, another slower (default: bf16 on a GPU that has it,
-            else fp32).
+        precision: bf16 keeps two to three digits of a feature; it is about twice as fast on a CPU with bfloat16
+            instructions (AMX, AVX512-BF16), slower on others (default: bf16 on a GPU that has it, else fp32).
         compile: embed through torch.compile; compiling takes seconds for a ViT, longer for a convolutional net,
             so it can pay where a GPU embeds for many minutes; on a CPU it is slower (measured).
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
@@ -416,11 +415,11 @@ def probe(
     Args:
         model: a model folder, a Hub repository, a short name (dinov2-b, biomedclip, ...), timm:NAME or
             open_clip:hf-hub:REPO, for segmentation also scratch:unet, scratch:transunet or transunet:FILE.npz;
-            again for each further one.
+            can be repeated.
         tasks: task names, medmnist, medmnist3d, radiology, or paths.
         out: the results folder.
         data: folder of the named sets.
-        size: MedMNIST size (default: the largest there).
+        size: MedMNIST size (default: the largest available).
         download: fetch missing MedMNIST sets into --data.
         method: methods (default: linear); --help lists them below.
         protocol: biovfm: as the authors probe, threshold and resample; fast: logistic regression on standardised
@@ -432,23 +431,21 @@ def probe(
             middle one; --method mil weighs them.
         batch_size: images at once.
         device: torch device (default: cuda if available, else cpu).
-        precision: bf16 keeps two to three digits of a feature; a CPU with bfloat16 instructions (AMX,
-            AVX512-BF16) embeds about twice as fast in it, another slower (default: bf16 on a GPU that has it,
-            else fp32).
+        precision: bf16 keeps two to three digits of a feature; it is about twice as fast on a CPU with bfloat16
+            instructions (AMX, AVX512-BF16), slower on others (default: bf16 on a GPU that has it, else fp32).
         compile: embed through torch.compile; compiling takes seconds for a ViT, longer for a convolutional net,
             so it can pay where a GPU embeds for many minutes; on a CPU it is slower (measured).
         cache: folder of cached features (default: OUT/cache).
         resamples: bootstrap resamples; comparisons on many tasks use more.
-        stratify: the resamples keep the class counts of the test split: for intervals given these counts, where a
-            class is rare (protocol fast; not for fewshot and segment).
-        by: also gaps between groups of test cases, such as sex,age,site: columns of a CSV list, or what a task's
-            source tells.
-        corrupt: also errors on test images as worse acquisition would give them: MedMNIST-C's corruptions at five
-            severities (probes of frozen features; each corruption and severity is one more embedding of the test
-            images).
-        corruptions: with --corrupt, whose corruptions for tasks that MedMNIST-C has not.
-        save_masks: segmentation: write every predicted mask to OUT/masks/: nifti (of volumes), png, or auto,
-            which is NIfTI of volumes and PNG of images; of fewshot in a folder for each draw.
+        stratify: keep the test split's class counts in every resample, for rare classes; intervals then hold for
+            these counts (protocol fast; not for fewshot and segment).
+        by: also gaps between groups of test cases, such as sex,age,site: columns of a CSV list, or of a task's
+            source.
+        corrupt: also errors on corrupted test images: MedMNIST-C's corruptions at five severities (probes of
+            frozen features; each corruption and severity embeds the test images once more).
+        corruptions: with --corrupt, the set of corruptions for tasks outside MedMNIST-C.
+        save_masks: segmentation: write every predicted mask to OUT/masks/: nifti (volumes only), png, or auto,
+            which is NIfTI for volumes and PNG for images; for fewshot in a folder for each draw.
         no_figures: do not draw pictures.
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
             commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;
@@ -694,9 +691,8 @@ def reproduce(
         resamples: bootstrap resamples; tests of many differences use more.
         batch_size: images at once.
         device: torch device (default: cuda if available, else cpu).
-        precision: bf16 keeps two to three digits of a feature; a CPU with bfloat16 instructions (AMX,
-            AVX512-BF16) embeds about twice as fast in it, another slower (default: bf16 on a GPU that has it,
-            else fp32).
+        precision: bf16 keeps two to three digits of a feature; it is about twice as fast on a CPU with bfloat16
+            instructions (AMX, AVX512-BF16), slower on others (default: bf16 on a GPU that has it, else fp32).
         cache: folder of cached features (default: OUT/cache).
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
             commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;

@@ -54,8 +54,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }
 
-# `save_pretrained` writes into its copy of this file what the code beside it holds: transformers finds a model's class
-# by its configuration's, and would run the code of the first of two folders of one name for the second
+# `save_pretrained` writes a digest of the code beside it into its copy of this file: otherwise transformers, which
+# finds a model's class by its configuration's, would run the code of one folder for another of the same name
 SHIPPED_CODE = ""
 
 AUTO_MAP = {

@@ -15,9 +15,8 @@ from biovfm_hf.errors import require
 from biovfm_hf.writing.files import atomic_path
 
 RECORDS = Path(__file__).parent / "sources"
-# Millimetres along the MNI152 brain's back-to-front axis. What lies behind is pretrained on; the labelled tasks use
-# what lies in front of the gap, where the brain was never seen. (Left and right would not do: this template is
-# exactly symmetric.)
+# Millimetres along the MNI152 brain's back-to-front axis. Pretraining uses the part behind the gap; the labelled tasks
+# use the part in front of it, which was never seen. (Left and right would not do: this template is exactly symmetric.)
 PRETRAINING_ENDS = -14
 TASKS_BEGIN = 0
 TILE = 96

@@ -27,9 +27,9 @@ _SAMPLES = 4  # timings of which the fastest counts, since the others may includ
 
 
 Entry = tuple[str, str, os.stat_result | None, str | None]
-"""Name and place of what is in a folder; the status of a file, and why neither a file nor a folder is taken.
+"""An entry of a folder: name, place, status (files only), and the reason if it is neither a file nor a folder.
 
-A folder has neither. A plain tuple: there may be millions.
+It is a plain tuple, since there may be millions.
 """
 
 _Listing = tuple[list["os.DirEntry[str]"], list[Entry]]  # lists a folder and stats the first of its entries

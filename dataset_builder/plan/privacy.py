@@ -78,9 +78,9 @@ def shown_paths(sources: dict[str, dict[str, Any]], salted: bool) -> str:
     kept = [name for name, privacy in private.items() if privacy and privacy.keep]
     parts = ["those of published sources as they were released"] if None in private.values() else []
     if withheld:
-        parts.append(f"of {', '.join(withheld)} a keyed hash and the suffix alone")
+        parts.append(f"of {', '.join(withheld)} only a keyed hash and the suffix")
     if kept:
-        parts.append(f"of {', '.join(kept)} all but what was recognised as a name (look at manifest.parquet)")
+        parts.append(f"of {', '.join(kept)} all except recognised names (look at manifest.parquet)")
     guesses = "; without --salt-file anybody can test a guess against the hashes" if withheld and not salted else ""
     return f"readable paths: {'; '.join(parts)}{guesses}"
 

@@ -55,8 +55,8 @@ COMPILE_HELP = (
     "where a GPU embeds for many minutes; on a CPU it is slower (measured)"
 )
 PRECISION_HELP = (
-    "bf16 keeps two to three digits of a feature; a CPU with bfloat16 instructions (AMX, AVX512-BF16) embeds about "
-    "twice as fast in it, another slower (default: bf16 on a GPU that has it, else fp32)"
+    "bf16 keeps two to three digits of a feature; it is about twice as fast on a CPU with bfloat16 instructions (AMX, "
+    "AVX512-BF16), slower on others (default: bf16 on a GPU that has it, else fp32)"
 )
 EXAMPLES = """\
 examples:
@@ -66,10 +66,9 @@ examples:
 A volume (NIfTI, MHA, NRRD, with --series a folder of DICOM files) is one row: its slices, pooled. OUT has one row per
 image: `id` (the path below the folder, or of the dataset row; PATH:frame:N for one of several
 frames), `features` (float32) and their Euclidean `length`.
-What they were made with is in the file's metadata under `biovfm`. What cannot be
-read is left out, and named with the reason in the metadata and in OUT.left_out.csv. Where paths name patients,
-`--paths withhold` makes ids of keyed hashes; OUT.paths.csv, for your own folder, says which is which. A killed run
-continues when started again."""
+The file's metadata under `biovfm` say how they were made. Unreadable files are left out and listed with the reason in
+the metadata and in OUT.left_out.csv. If paths name patients, `--paths withhold` makes ids of keyed hashes;
+OUT.paths.csv, which is for you only, maps them to paths. A killed run continues when started again."""
 
 
 @dataclass(frozen=True)

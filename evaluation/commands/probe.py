@@ -69,8 +69,8 @@ class RunOptions:
 
     model: tuple[str, ...] = required(
         "a model folder, a Hub repository, a short name (dinov2-b, biomedclip, ...), timm:NAME or "
-        "open_clip:hf-hub:REPO, for segmentation also scratch:unet, scratch:transunet or transunet:FILE.npz; again "
-        "for each further one",
+        "open_clip:hf-hub:REPO, for segmentation also scratch:unet, scratch:transunet or transunet:FILE.npz; can be "
+        "repeated",
         metavar="[NAME=]MODEL",
         group=WHAT,
     )
@@ -79,7 +79,7 @@ class RunOptions:
     )
     out: Path = required("the results folder", metavar="DIR", group=WHAT)
     data: Path = option(Path(), "folder of the named sets", metavar="DIR", group=WHAT)
-    size: int | None = option(None, "MedMNIST size (default: the largest there)", choices=SIZES, group=WHAT)
+    size: int | None = option(None, "MedMNIST size (default: the largest available)", choices=SIZES, group=WHAT)
     download: bool = option(False, "fetch missing MedMNIST sets into --data", group=WHAT)
     method: tuple[str, ...] = option(
         ("linear",), "methods (default: linear); --help lists them below", metavar="NAME,...", commas=True,
@@ -110,28 +110,28 @@ class RunOptions:
     resamples: int = option(1000, "bootstrap resamples; comparisons on many tasks use more", least=1, group=RUNNING)
     stratify: bool = option(
         False,
-        "the resamples keep the class counts of the test split: for intervals given these counts, where a class is "
-        "rare (protocol fast; not for fewshot and segment)",
+        "keep the test split's class counts in every resample, for rare classes; intervals then hold for these counts "
+        "(protocol fast; not for fewshot and segment)",
         group=RUNNING,
     )
     by: tuple[str, ...] = option(
-        (), "also gaps between groups of test cases, such as sex,age,site: columns of a CSV list, or what a task's "
-        "source tells", metavar="COLUMN,...", commas=True, group=RUNNING,
+        (), "also gaps between groups of test cases, such as sex,age,site: columns of a CSV list, or of a task's "
+        "source", metavar="COLUMN,...", commas=True, group=RUNNING,
     )  # fmt: skip
     corrupt: bool = option(
         False,
-        "also errors on test images as worse acquisition would give them: MedMNIST-C's corruptions at five severities "
-        "(probes of frozen features; each corruption and severity is one more embedding of the test images)",
+        "also errors on corrupted test images: MedMNIST-C's corruptions at five severities (probes of frozen "
+        "features; each corruption and severity embeds the test images once more)",
         group=HOW,
     )
     corruptions: str | None = option(
-        None, "with --corrupt, whose corruptions for tasks that MedMNIST-C has not", choices=tuple(benchmarks()),
+        None, "with --corrupt, the set of corruptions for tasks outside MedMNIST-C", choices=tuple(benchmarks()),
         metavar="SET", group=HOW,
     )  # fmt: skip
     save_masks: str | None = option(
         None,
-        "segmentation: write every predicted mask to OUT/masks/: nifti (of volumes), png, or auto, which is NIfTI of "
-        "volumes and PNG of images; of fewshot in a folder for each draw",
+        "segmentation: write every predicted mask to OUT/masks/: nifti (volumes only), png, or auto, which is NIfTI "
+        "for volumes and PNG for images; for fewshot in a folder for each draw",
         choices=("auto", "nifti", "png"),
         group=RUNNING,
     )

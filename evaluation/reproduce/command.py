@@ -18,9 +18,9 @@ from .recipe import Recipe, find_recipe, recipe_names, resolve_items
 
 DESCRIPTION = """\
 Make a table or figure of one of the two papers again: the BioVFM-21M paper (biovfm-...) and the study of DINOv2 on
-radiology benchmarks (radiology-...). What an item needs is told first. What is there is run, what is missing is told
-with the reason, and the same command continues later. Our numbers stand beside the printed ones, with 95 % intervals
-and with paired tests of the differences, corrected over the item (Holm), which the papers lack."""
+radiology benchmarks (radiology-...). The command first lists what an item needs. Available parts are run, missing ones
+are listed with the reason, and the same command continues later. Tables have our numbers beside the printed ones, with
+95 % intervals and paired tests of the differences, corrected over the item (Holm), which the papers lack."""
 EXAMPLES = """\
 examples:
   biovfm reproduce --list
@@ -41,7 +41,7 @@ KINDS: dict[str, Callable[[Recipe, Bench], Outcome]] = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `biovfm reproduce`. Returns 0, or 1 where something that was there could not be made."""
+    """Run `biovfm reproduce`. Returns 0, or 1 if an available part failed."""
     parser = argparse.ArgumentParser(
         "biovfm reproduce",
         description=DESCRIPTION,

@@ -90,7 +90,7 @@ def _check_link(link: Path, root: Path) -> None:
         inside = ()
     if not inside or not target.is_file() or any(map(_stays, inside)):
         raise UserError(
-            f"{link}: is a link to a folder, or out of {root.name}; only what lies in the folder is sent: put the "
+            f"{link}: is a link to a folder, or out of {root.name}; only files in the folder are sent: put the "
             "file itself there, or remove the link"
         )
 

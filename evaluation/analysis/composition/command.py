@@ -23,16 +23,16 @@ DESCRIPTION = """\
 Fit how a score depends on the shares of the pretraining data, and recommend a mixture.
 
 MIXTURES.csv has a column of shares for each group, summing to 1 in each row, and, once the runs are done, a column
-`score` (higher is better) and one `held_out` with 1 for the mixtures that responses are judged on, 0 for the others;
-`run` may name the runs. Rows of one mixture are runs with several seeds, which tell mixtures from chance."""
+`score` (higher is better) and a column `held_out` with 1 for mixtures that test the responses, 0 for the others; `run`
+may name the runs. Several rows of one mixture are runs with different seeds, which show the variation by chance."""
 EXAMPLES = """\
 examples:
   biovfm scaling mixture run mixture.yaml --out mixture        design, pretrain, probe, fit; resumes when run again
-  biovfm scaling mixture design --groups a,b,c --out mixtures.csv        mixtures to pretrain on by yourself
+  biovfm scaling mixture design --groups a,b,c --out mixtures.csv        mixtures for your own pretraining
   biovfm scaling mixture mixtures.csv --out mixture.json       fit scores that you have
   biovfm scaling mixture mixtures.csv --images 9000,400,2000 --seen 20000 --out mixture.json
 
-FILE.json has a picture of its name beside it."""
+A picture with the same name is written beside FILE.json."""
 
 
 @dataclass(frozen=True)

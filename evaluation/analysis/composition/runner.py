@@ -28,9 +28,9 @@ from .runs import MixtureRuns
 
 MEAN = "mean"
 DESCRIPTION = """\
-Which mixture of the data pretrains best? Train a small model on each mixture of a design, all on equally many images,
-probe them, fit how the score depends on the shares, and recommend a mixture with its uncertainty. Killed or stopped,
-the same command continues with what is missing.
+Find the best mixture of pretraining data: train a small model on each mixture of a design, all on the same number of
+images, probe them, fit how the score depends on the shares, and recommend a mixture with its uncertainty. After a kill
+or stop, the same command continues with the missing runs.
 
 MIXTURE.yaml holds
 
@@ -42,15 +42,15 @@ MIXTURE.yaml holds
   overrides: {steps: 400}   # of every run, optional
   launch: [...]             # words for accelerate launch, optional (default: one process)
   design: {lattice: 2}      # or {draws: 24} around the natural shares, or {list: mixtures.csv}
-  held_out: 5               # mixtures that responses are judged on and never fitted to
-  replicates: 3             # runs of the uniform mixture, each with a seed of its own, which tell mixtures from chance
-  epochs: 15                # at most so many passes over a group: bounds its share
+  held_out: 5               # mixtures that test the responses and are never fitted
+  replicates: 3             # runs of the uniform mixture with different seeds, which show the variation by chance
+  epochs: 15                # most passes over a group, which bounds its share
   confirm: 0                # seeds with which the recommended, uniform and natural mixtures are then run
   seed: 0
   probe: {tasks: [...], data: data, method: linear}    # words of biovfm probe, one method
   metric: auc               # optional (default: the primary metric of each task)
 
-OUT receives runs/, results/, mixtures.csv, mixture.json and mixture.png: of the mean over tasks, and of each task."""
+OUT receives runs/, results/, mixtures.csv, mixture.json and mixture.png, for the mean over tasks and for each task."""
 
 
 @dataclass(frozen=True)

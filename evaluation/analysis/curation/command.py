@@ -19,11 +19,11 @@ from .hierarchy import build_tree, sample
 from .retrieval import retrieve
 
 DESCRIPTION = """\
-Choose N images of a pool by the features that biovfm embed made of them.
+Choose N images of a pool by their features from biovfm embed.
 
-Without --like they are balanced: the features are clustered level by level (Vo et al. 2024), and each cluster gives
-the same share, so that what there is much of is thinned and what is rare stays. With --like they are those nearest to
-images of your own."""
+Without --like the choice is balanced: the features are clustered level by level (Vo et al. 2024), and each cluster
+gives the same share, so that frequent kinds are thinned and rare ones stay. With --like the images nearest to your own
+are chosen."""
 EXAMPLES = """\
 examples:
   biovfm embed --model dinov2-b --images dataset/ --config full --out pool.parquet

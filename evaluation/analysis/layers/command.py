@@ -27,7 +27,7 @@ Measure every layer of vision transformers on the same images: debiased CKA betw
 effective rank, intrinsic dimension (TwoNN, maximum likelihood), attention distance, entropy and mutual information,
 Fourier amplitude, cosine between patch tokens, and, with a task, kNN and linear probes with intervals.
 
-A layer is what its block leaves, before the final norm; its vector of an image is the mean patch token."""
+A layer is the output of its block, before the final norm; its vector of an image is the mean patch token."""
 EXAMPLES = """\
 examples:
   biovfm analyse d=runs/dino/model m=runs/mae/model --task bloodmnist --data data --out layers

@@ -19,12 +19,11 @@ from .study import main as study_main
 from .tables import PROPERTIES, read_points, read_properties, write_rows
 
 DESCRIPTION = """\
-Fit score = e^b size^a for every model family and task of a scaling study, and see which task properties go with
-large a.
+Fit score = e^b size^a for every model family and task of a scaling study, and correlate a with task properties.
 
 POINTS.csv has the columns family,params_millions,task,auc (AUC in percent), or metric,score for auc (any metric from
 0 to 1, such as Dice or AP), and may have low,high (95 % interval of it), subset (pretraining data), size (vit-tiny ...
-vit-giant) and images_millions. A file with family,task,slope takes slopes that are fitted already. TASKS.csv has task
+vit-giant) and images_millions. A file with family,task,slope gives slopes that are already fitted. TASKS.csv has task
 and any of num_samples,num_classes,dbi,gzip,entropy.
 
 DIR receives slopes.csv, correlations.csv, predictions.csv, gaps.csv, summary.json and figures as PNG, SVG and PDF."""

@@ -49,7 +49,7 @@ PRETRAIN = ("biovfm_hf.cli", "pretrain")  # the module and the command
 ONE_PROCESS = ["--num_processes", "1", "--num_machines", "1", "--dynamo_backend", "no"]
 DESCRIPTION = """\
 Run a whole scaling study: pretrain every combination of families, sizes and data subsets, probe all models on the
-same tasks, then fit, correlate and draw. Killed or stopped, the same command continues with what is missing.
+same tasks, then fit, correlate and draw. After a kill or stop, the same command continues with the missing parts.
 
 STUDY.yaml holds
 

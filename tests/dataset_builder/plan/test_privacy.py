@@ -110,9 +110,9 @@ def test_the_builder_keeps_a_table_of_what_is_withheld(names_everywhere, tmp_pat
     ("fields", "line"),
     [
         ({"access": "open"}, "readable paths: those of published sources as they were released"),
-        ({"access": "private"}, "readable paths: of own a keyed hash and the suffix alone; without --salt-file"),
-        (KEPT_PATHS, "readable paths: of own all but what was recognised as a name (look at manifest.parquet)"),
-        ({"access": "open", "paths": "withhold"}, "readable paths: of own a keyed hash and the suffix alone"),
+        ({"access": "private"}, "readable paths: of own only a keyed hash and the suffix; without --salt-file"),
+        (KEPT_PATHS, "readable paths: of own all except recognised names (look at manifest.parquet)"),
+        ({"access": "open", "paths": "withhold"}, "readable paths: of own only a keyed hash and the suffix"),
     ],
 )
 def test_a_build_ends_by_saying_what_of_paths_stays_readable(tmp_path, make, capsys, fields, line):
