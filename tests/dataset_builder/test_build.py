@@ -288,7 +288,7 @@ def test_wrong_words_exit_with_2(capsys):
         ("--size", "5000", "size: 5000 must be 4096 or less"),
         ("--workers", "-1", "workers: -1 must be 0 or more"),
         ("--item-seconds", "inf", "item_seconds: inf is not a finite number"),
-        ("--views", "axial,foo", "views: 'foo' is none of axial, sagittal, coronal"),
+        ("--views", "axial,foo", "views: 'foo' is not one of axial, sagittal, coronal"),
         ("--slurm", "cpu", "slurm: 'cpu' has no value; give KEY=VALUE,KEY=VALUE"),
     ):
         capsys.readouterr()
@@ -599,7 +599,7 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(small_raw, tmp_path
     shutil.move(raw / "eyes", tmp_path / "disk")
     (raw / "eyes").symlink_to(tmp_path / "disk")
     for words, reason in (
-        ({"raw": raw, "out": project}, "holds data but no build"),
+        ({"raw": raw, "out": project}, "contains data but no build"),
         ({"raw": project / "raw", "out": project}, "holds the raw folder"),
         ({"raw": raw, "out": raw}, "holds the raw folder"),
         ({"raw": raw, "out": raw / "scans" / "out"}, "lies in the source folder"),

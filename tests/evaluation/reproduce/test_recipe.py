@@ -77,6 +77,6 @@ def test_papers_and_all_are_names_of_many_items():
 def test_a_broken_recipe_is_named(tmp_path, text, reason):
     path = tmp_path / "biovfm-table9.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match="is no recipe") as caught:
+    with pytest.raises(UserError, match="is not a recipe") as caught:
         read_recipe(path)
     assert reason in str(caught.value)

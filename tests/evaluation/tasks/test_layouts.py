@@ -167,5 +167,5 @@ def test_damaged_sets_are_named(tmp_path):
         open_task("nih_chestxray14", tmp_path / "nih")
     write_brain(tmp_path / "brain")
     (tmp_path / "brain" / "3.mat").write_bytes(b"MATLAB 5.0")
-    with pytest.raises(UserError, match=r"3\.mat is no readable"):
+    with pytest.raises(UserError, match=r"3\.mat is not a readable"):
         open_task("brain_tumor", tmp_path / "brain")

@@ -21,7 +21,7 @@ def private(make, dataset_dir, run_dir, tmp_path):
 def test_private_images_are_left_out_and_named(private, tmp_path):
     done = report(ReportOptions(private, out=tmp_path / "report.html"))
     page = done.path.read_text()
-    assert any("pca_m_wards.png: shows images of wards" in line for line in done.left_out)
+    assert any("pca_m_wards.png: shows private images of wards" in line for line in done.left_out)
     assert any(line.startswith("crops of ") for line in done.left_out)
     assert "Images of chest-a are not shown: this source is private." in page
     assert 'alt="X-Ray' not in page and 'alt="OCT' in page

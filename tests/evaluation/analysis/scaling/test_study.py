@@ -221,8 +221,8 @@ def test_subsets_become_series_and_a_dry_run_does_nothing(plan_file, tmp_path, f
         (STUDY + "layers: {task: busi, depth: 3}\n", "layers: unknown option depth"),
         (STUDY + "layers: {task: busi, max_images: 1}\n", "layers: max_images: 1 must be 4"),
         (STUDY.replace("method: knn", "methode: knn"), "unknown option methode; known are"),
-        (STUDY.replace("method: knn", 'seed: "0,x"'), "seed: 'x' is no int"),
-        (STUDY.replace("method: knn", "size: 99"), "size: 99 is none of"),
+        (STUDY.replace("method: knn", 'seed: "0,x"'), "seed: 'x' is not of type int"),
+        (STUDY.replace("method: knn", "size: 99"), "size: 99 is not one of"),
         (STUDY.replace("method: knn", "out: elsewhere"), "out has no place in a study"),
     ],
 )

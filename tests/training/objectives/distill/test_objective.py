@@ -171,7 +171,7 @@ def test_a_convnet_of_timm_learns_too_and_is_a_folder_that_timm_and_transformers
     estimate = describe(load_config("distill_smoke", parse_overrides([*SMALL, f"distill.teacher={teacher}", *words])),
                         method_of("distill"))  # fmt: skip
     assert "GFLOP an image" in estimate
-    with pytest.raises(UserError, match="timm makes no 'no_such_net'"):
+    with pytest.raises(UserError, match="timm has no 'no_such_net'"):
         pretrain("distill_smoke", dry_run=True, overrides=[*SMALL, "distill.students={a: {timm: no_such_net}}"])
     with pytest.raises(UserError, match="give letters, digits and hyphens, and not model"):
         load_config("distill_smoke", {"distill.students": {"model": {}}})
