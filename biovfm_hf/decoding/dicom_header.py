@@ -72,13 +72,8 @@ def told(error: Exception, start: bytes) -> str:
 def is_deflated(pydicom: Any, file: BinaryIO, name: str) -> bool:
     """Whether the data set is deflated; refuse one that inflates beyond any image, since pydicom sets no bound."""
     start = file.tell()
-    file.seek(start + 128)
-    deflated = False
-    if file.read(4) == b"DICM":  # only the meta group is read here: dcmread would inflate what follows at once
-        meta = pydicom.filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
-        deflated = meta.get("TransferSyntaxUID") == DEFLATED
+    deflated = to_deflated(pydicom, file)
     if deflated:
-        file.seek(start + 132 + 12 + int(meta.FileMetaInformationGroupLength))
         inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
         while not inflater.eof and (block := file.read(1 << 16)):  # a pad byte follows its end (PS3.5 A.5)
             while block and not inflater.eof and total <= _MAX_INFLATED_BYTES:
@@ -88,6 +83,20 @@ def is_deflated(pydicom: Any, file: BinaryIO, name: str) -> bool:
                 raise TooLarge(f"{name}: inflates to over 1 GiB; it is damaged or hostile, leave it out")
     file.seek(start)
     return deflated
+
+
+def to_deflated(pydicom: Any, file: BinaryIO) -> bool:
+    """Go to where the deflated data set of a file begins; False for a file without one."""
+    start = file.tell()
+    file.seek(start + 128)
+    if file.read(4) != b"DICM":
+        return False
+    # only the meta group is read here: dcmread would inflate what follows at once
+    meta = pydicom.filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+    if meta.get("TransferSyntaxUID") != DEFLATED:
+        return False
+    file.seek(start + 132 + 12 + int(meta.FileMetaInformationGroupLength))
+    return True
 
 
 def no_picture(header: Any) -> str | None:

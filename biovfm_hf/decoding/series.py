@@ -1,9 +1,11 @@
 """Sorts DICOM slices into series and volumes: grouped by series, ordered by position, stacked if evenly spaced."""
 
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from io import BytesIO
 from itertools import pairwise
 from math import isfinite
 from typing import Any, BinaryIO, NamedTuple
@@ -14,7 +16,7 @@ from ..errors import TooLarge, UserError
 from ..intensity import Pixels, Window
 from ..volumes import AXES, Volume, canonical
 from .content import NO_PICTURE
-from .dicom_header import import_pydicom, is_grey, is_mosaic, no_picture
+from .dicom_header import import_pydicom, is_grey, is_mosaic, no_picture, to_deflated
 
 TAGS = [
     "ImageType", "SOPClassUID", "SOPInstanceUID", "AcquisitionTime", "Modality", "SeriesInstanceUID", "InstanceNumber",
@@ -22,6 +24,7 @@ TAGS = [
     "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns", "PixelSpacing",  # the last in a file
 ]  # fmt: skip
 MAX_HEADER_BYTES = 1 << 22  # read from each file, up to PixelSpacing; scanners' private elements take some 100 KiB
+_MAX_INFLATED = 1 << 21  # of a deflated header, which zlib holds twice for a moment
 COPY = "a copy of another file of its series"
 NOT_DICOM = "not a readable DICOM file"
 SAME_POSITION = 0.01  # mm: files of one position may round it differently; real slices are never that close
@@ -120,15 +123,17 @@ def read_place(file: BinaryIO) -> Place:
     """Read the place of one file from its header, without its pixels.
 
     Raises:
-        ValueError: its header is over MAX_HEADER_BYTES, or deflated, which pydicom would inflate without a bound; or
-            it states neither an object's class nor an image's size.
+        ValueError: its header is over MAX_HEADER_BYTES, or states neither an object's class nor an image's size.
         Exception: of nearly any type, from pydicom: not DICOM, or damaged.
     """
     pydicom = import_pydicom()
     tags = [pydicom.tag.Tag(tag) for tag in TAGS]
-    header = pydicom.filereader.read_partial(
-        _Beginning(file), stop_when=lambda tag, vr, length: tag > tags[-1], specific_tags=tags, force=True
-    )
+    limits = {"stop_when": lambda tag, vr, length: tag > tags[-1], "specific_tags": tags}
+    try:
+        header = pydicom.filereader.read_partial(_Beginning(file), force=True, **limits)
+    except _WholeFileError:  # pydicom inflates without a bound
+        file.seek(0)
+        header = pydicom.filereader.read_dataset(_inflated(pydicom, file), False, True, **limits)
     if "SOPClassUID" not in header and "Rows" not in header:
         raise ValueError("is not a DICOM file")
     return _place(header)
@@ -421,6 +426,18 @@ def slice_order(places: Sequence[Place]) -> list[int]:
     return [number for _, number in sorted(zip(at, order, strict=True))]
 
 
+def _inflated(pydicom: Any, file: BinaryIO) -> "_Beginning":
+    """The beginning of a deflated data set, inflated."""
+    if not to_deflated(pydicom, file):
+        raise ValueError("its header has no end")
+    data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(_MAX_INFLATED), _MAX_INFLATED)
+    return _Beginning(BytesIO(data))
+
+
+class _WholeFileError(ValueError):
+    """What is read asks for a whole file."""
+
+
 class _Beginning:
     """A file cut after MAX_HEADER_BYTES: pydicom would load an element of any claimed length."""
 
@@ -431,6 +448,8 @@ class _Beginning:
         self.tell, self.seek = file.tell, file.seek
 
     def read(self, size: int = -1) -> bytes:
-        if size < 0 or self.tell() + size > MAX_HEADER_BYTES:
-            raise ValueError(f"its header takes more than {MAX_HEADER_BYTES >> 20} MiB, or is deflated")
+        if size < 0:
+            raise _WholeFileError
+        if self.tell() + size > MAX_HEADER_BYTES:
+            raise ValueError(f"its header takes more than {MAX_HEADER_BYTES >> 20} MiB")
         return self._file.read(size)

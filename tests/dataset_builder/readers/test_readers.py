@@ -399,6 +399,17 @@ def test_a_dicom_header_of_many_megabytes_is_not_read(tmp_path, make, element):
     assert peak_bytes(grouped, tmp_path, ["a.dcm"]) < 8 << 20
 
 
+def test_a_deflated_series_is_one(tmp_path, make):
+    pydicom = pytest.importorskip("pydicom")
+    names = [f"{height}.dcm" for height in range(3)]
+    for height, name in enumerate(names):
+        make.dicom(tmp_path / name, make.picture(height), SeriesInstanceUID="1.2.3", InstanceNumber=3 - height)
+        dataset = pydicom.dcmread(tmp_path / name)
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+        dataset.save_as(tmp_path / name)
+    assert grouped(tmp_path, names) == ([names[::-1]], {})
+
+
 def test_a_deflated_dicom_bomb_is_refused_before_it_is_inflated(tmp_path, make, monkeypatch):
     pydicom = pytest.importorskip("pydicom")
     make.dicom(tmp_path / "a.dcm", make.picture(1))
