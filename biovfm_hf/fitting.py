@@ -86,6 +86,20 @@ def scaled_shape(height: float, width: float, size: int, side: str = "longest") 
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
+def with_square_pixels(image: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
+    """A uint8 image, enlarged along its coarser axis until its pixels are square.
+
+    Args:
+        image: (H, W) or (H, W, 3).
+        spacing: distance of rows and of columns, in one unit.
+    """
+    aspect = spacing[0] / spacing[1]
+    shape = round(image.shape[0] * max(aspect, 1.0)), round(image.shape[1] * max(1 / aspect, 1.0))
+    if shape == image.shape[:2]:
+        return image
+    return np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BICUBIC))
+
+
 def _resized(image: np.ndarray, shape: tuple[int, int], resample: int, box: Box) -> np.ndarray:
     if image.ndim == 3 and image.dtype != np.uint8:  # Pillow has colours of 8 bits alone
         return np.stack([_resized(plane, shape, resample, box) for plane in np.moveaxis(image, 2, 0)], axis=2)

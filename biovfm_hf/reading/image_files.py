@@ -20,6 +20,7 @@ import numpy as np
 
 from ..decoding.files import IMAGE_SUFFIXES
 from ..errors import UserError
+from ..fitting import with_square_pixels
 from ..pixels import MAX_PIXELS, decode, to_uint8
 from .limited import LIMITED
 
@@ -79,7 +80,8 @@ def read_uint8(source: Path | bytes, *, name: str | None = None, **where: Any) -
     Args:
         source: its path, or its bytes.
         name: what messages call it, by default its path.
-        where: `slice_index`, `axis` and `time_index` as `pixels.decode` takes them.
+        where: `slice_index`, `axis` and `time_index` as `pixels.decode` takes them; `square=True` enlarges the
+            picture along one side until its pixels are square, where the file tells that they are not.
 
     Raises:
         UserError: the file is missing, broken, too large, took too much time or memory, crashed its decoder, or holds
@@ -112,9 +114,11 @@ def count_frames(source: Path | bytes, name: str | None = None) -> int:
     return guarded(_count_frames, source, name, name)
 
 
-def decode_uint8(source: Path | bytes, name: str, **where: Any) -> np.ndarray:
+def decode_uint8(source: Path | bytes, name: str, square: bool = False, **where: Any) -> np.ndarray:
     """`read_uint8` in this process, whatever the file is."""
-    return to_uint8(decode(source, name=name, **where))
+    pixels = decode(source, name=name, **where)
+    shown = to_uint8(pixels)
+    return with_square_pixels(shown, pixels.spacing) if square else shown
 
 
 def _count_frames(source: Path | bytes, name: str) -> int:

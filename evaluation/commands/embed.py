@@ -346,7 +346,7 @@ def _open_folder(naming: Naming, shrink_to: int, frames: str, leave: set[Path]) 
     files = [naming(path) for path in paths]
     names = [name if at is None else f"{name}:frame:{at}" for name, at in zip(files, numbers, strict=True)]
     several = None if all(at is None for at in numbers) else numbers
-    images = FileImages(paths, shrink_to=shrink_to, frames=several, names=files)
+    images = FileImages(paths, shrink_to=shrink_to, frames=several, names=files, square=True)
     return Opened(images, names, left_out, private_sources=(UNRECORDED,))
 
 
@@ -381,7 +381,7 @@ class DatasetImages:
             raise UserError(f"row {index}: column {self.column!r} is empty; leave such rows out of the dataset")
         name = f"row {index} ({stored['path']})" if stored["path"] else f"row {index}"
         source = Path(stored["path"]) if stored["bytes"] is None else stored["bytes"]
-        return read_image(source, self.shrink_to, name)
+        return read_image(source, self.shrink_to, name, square=True)
 
     def fingerprint(self) -> str:
         """The dataset's own fingerprint of its content and transforms."""

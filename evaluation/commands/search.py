@@ -151,7 +151,7 @@ def _read_examples(
     examples, left_out = {}, {}
     for path in paths:
         try:
-            examples[path] = _volume_slices(path, slicing) if is_volume(path) else [read_image(path)]
+            examples[path] = _volume_slices(path, slicing) if is_volume(path) else [read_image(path, square=True)]
         except UserError as error:
             left_out[path] = str(error)
     return examples, left_out
@@ -181,7 +181,7 @@ def _read_again(folder: Path, places: dict[str, str], name: str) -> np.ndarray:
     try:
         if is_volume(path):
             return _volume_slices(path, Slicing(slices=1))[0]
-        return read_image(path, frame=frame)
+        return read_image(path, frame=frame, square=True)
     except UserError:
         return np.zeros((1, 1, 3), np.uint8)
 

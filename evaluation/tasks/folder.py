@@ -126,7 +126,7 @@ def _classification(
 def _images(cases: list[Case], volumes: Mapping[Path, VolumeCase]) -> tuple[Images, np.ndarray | None]:
     """The images of cases, and of volumes which of them each slice is of."""
     if not volumes:
-        return FileImages([case.file for case in cases], names=[case.where for case in cases]), None
+        return FileImages([case.file for case in cases], names=[case.where for case in cases], square=True), None
     slices = CaseSlices([volumes[case.file] for case in cases])
     return slices, slices.case_of_image
 

@@ -87,7 +87,11 @@ def stretch(array: np.ndarray, origin: object, low: float | None = None, high: f
 
 
 def read_image(
-    source: Path | bytes, shrink_to: int | None = None, name: str | None = None, frame: int | None = None
+    source: Path | bytes,
+    shrink_to: int | None = None,
+    name: str | None = None,
+    frame: int | None = None,
+    square: bool = False,
 ) -> np.ndarray:
     """Decode one 2D image file to uint8 (H, W, 3), whatever its format and depth.
 
@@ -97,6 +101,7 @@ def read_image(
             side is still at least that many pixels.
         name: what messages call it; a path's own by default.
         frame: which one of a file that holds several.
+        square: whether pixels that a file tells to be longer than wide, or wider, become square ones.
 
     Raises:
         UserError: the file is missing, broken, too large, or holds several slices of which none is chosen.
@@ -105,7 +110,7 @@ def read_image(
     file: Path | BytesIO = BytesIO(source) if isinstance(source, bytes) else source
     is_jpeg = source[:2] == JPEG_START if isinstance(source, bytes) else source.suffix.lower() in (".jpg", ".jpeg")
     draft = _draft_jpeg(file, shrink_to, name) if shrink_to and is_jpeg and frame is None else None
-    return to_rgb(read_uint8(source, name=name, slice_index=frame) if draft is None else draft, name)
+    return to_rgb(read_uint8(source, name=name, slice_index=frame, square=square) if draft is None else draft, name)
 
 
 @lru_cache(maxsize=8)
@@ -178,7 +183,8 @@ class FileImages:
     """Image files, each optionally cropped to a box (left, top, right, bottom) in pixels.
 
     `shrink_to` is passed on to `read_image`; it must be None with boxes. `frames` names one of several pictures in a
-    file. `names` are what messages call the images; their paths by default.
+    file. `names` are what messages call the images; their paths by default. `square` gives them square pixels, as the
+    processor does; not where masks or boxes count the file's own.
     """
 
     paths: Sequence[Path]
@@ -186,6 +192,7 @@ class FileImages:
     shrink_to: int | None = None
     frames: Sequence[int | None] | None = None
     names: Sequence[str] | None = None
+    square: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -194,7 +201,7 @@ class FileImages:
         if self.boxes is None:
             frame = None if self.frames is None else self.frames[index]
             name = None if self.names is None else self.names[index]
-            return read_image(self.paths[index], self.shrink_to, name, frame)
+            return read_image(self.paths[index], self.shrink_to, name, frame, self.square)
         left, top, right, bottom = self.boxes[index]
         crop = _read_kept(self.paths[index])[max(top, 0) : bottom, max(left, 0) : right]
         return to_rgb(crop, f"box {self.boxes[index]} of {self.paths[index]}")
@@ -203,7 +210,7 @@ class FileImages:
         """A digest of every file's content and every box."""
         digests = {path: file_digest(path) for path in dict.fromkeys(self.paths)}
         parts = [digests[path] for path in self.paths]
-        return combined_digest([repr((self.shrink_to, self.boxes, self.frames)).encode(), *parts])
+        return combined_digest([repr((self.shrink_to, self.boxes, self.frames, self.square)).encode(), *parts])
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from biovfm_hf.decoding.content import Pages, Source
 from biovfm_hf.decoding.dicom import read_dicom
 from biovfm_hf.decoding.series import group_series, read_place, read_places, stack_of, stacked
 from biovfm_hf.errors import UserError
+from biovfm_hf.fitting import with_square_pixels
 from biovfm_hf.pixels import Pixels, read_volume, to_uint8
 from biovfm_hf.reading.image_files import decode_uint8, is_dicom, walk
 from biovfm_hf.reading.limited import LIMITED
-from biovfm_hf.volumes import AXES, MAX_VOLUME_BYTES, Volume, axis_across
+from biovfm_hf.volumes import AXES, MAX_VOLUME_BYTES, Volume, axis_across, believable
 
 from .images import combined_digest, file_digest, to_rgb
 
@@ -147,9 +148,10 @@ def read_slices(path: Path, slices: Sequence[tuple[str, int]]) -> list[np.ndarra
 def shown_slices(path: Path, slices: Sequence[tuple[str, int]]) -> list[np.ndarray]:
     """`read_slices` in this process; black and white are those of the whole volume's percentiles."""
     if [tuple(place) for place in slices] == [PICTURE]:
-        return [decode_uint8(path, str(path))]
+        return [decode_uint8(path, str(path), square=True)]
     volume = load_volume(path)
-    return [np.ascontiguousarray(to_uint8(volume.slice(index, axis))) for axis, index in slices]
+    shown = [volume.slice(index, axis) for axis, index in slices]
+    return [with_square_pixels(np.ascontiguousarray(to_uint8(pixels)), believable(pixels.spacing)) for pixels in shown]
 
 
 def load_volume(path: Path) -> Volume:

@@ -2,11 +2,13 @@
 
 import io
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.reading.image_files import is_plain, read_uint8
+from tests.dataset_builder.conftest import write_dicom
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
@@ -22,3 +24,10 @@ def test_the_first_bytes_of_a_png_are_one_line_of_error():
     data = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x08\0\0\0\x08"
     with pytest.raises(UserError, match="cut"):
         read_uint8(data, name="cut.png")
+
+
+def test_pixels_are_square_where_asked_for(tmp_path):
+    picture = np.arange(64 * 80, dtype=np.uint16).reshape(64, 80)
+    write_dicom(tmp_path / "a.dcm", picture, PixelSpacing=["2", "1"])
+    assert read_uint8(tmp_path / "a.dcm").shape == (64, 80)
+    assert read_uint8(tmp_path / "a.dcm", square=True).shape == (128, 80)

@@ -110,6 +110,13 @@ def test_a_dicom_series_is_one_volume(tmp_path):
     assert len(levels) == 4 and levels == sorted(levels) and levels[0] < levels[-1]
 
 
+def test_slices_have_square_pixels_as_the_builders_have(tmp_path):
+    array = np.arange(8 * 6 * 5, dtype=np.int16).reshape(8, 6, 5)
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([1, 1, 4, 1])), tmp_path / "a.nii")
+    cases, _ = open_cases([tmp_path / "a.nii"], Slicing(("axial", "coronal", "sagittal"), 1))
+    assert [image.shape for image in CaseSlices(cases)] == [(6, 8, 3), (20, 8, 3), (20, 6, 3)]
+
+
 def test_a_volume_is_found_by_a_volume(tiny_model, tmp_path):
     scans = tmp_path / "scans"
     scans.mkdir()
