@@ -99,7 +99,7 @@ def _train_steps(run: Run, stop: "_StopSignal") -> None:
         clock, since = time.perf_counter(), run.step
         while run.step < config.steps:
             values = run.schedule.at(run.step)
-            terms = _one_step(run, batches, values)
+            terms = one_step(run, batches, values)
             run.step += 1
             record_step()
             progress.update(config.batch.size)
@@ -128,7 +128,7 @@ def _open_batches(run: Run) -> Generator[dict[str, Any], None, None]:
     return loader(dataset, numbers, workers, pin=run.accelerator.device.type == "cuda")
 
 
-def _one_step(run: Run, batches: Iterator[dict[str, Any]], values: StepValues) -> dict[str, Tensor]:
+def one_step(run: Run, batches: Iterator[dict[str, Any]], values: StepValues) -> dict[str, Tensor]:
     """Forward and backward passes, clipping, the optimiser's step and the teacher's. Returns this step's scalars."""
     apply_schedule(run.optimizer, values)
     run.optimizer.zero_grad()
