@@ -84,15 +84,19 @@ def ct(seed: int) -> np.ndarray:
     return (np.where(body, tissue, -1000) + rng.normal(0, 25, body.shape)).astype(np.int16)
 
 
+def write_pictures(folder: Path) -> None:
+    for number in range(6):
+        image = Image.fromarray(textured(number))
+        image.save(folder / f"{number}.png")
+        image.save(folder / f"{number}.jpg", quality=90)
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
     import nibabel
 
     folder = tmp_path_factory.mktemp("speed")
-    for number in range(6):
-        image = Image.fromarray(textured(number))
-        image.save(folder / f"{number}.png")
-        image.save(folder / f"{number}.jpg", quality=90)
+    write_pictures(folder)
     for number in range(2):
         nibabel.save(nibabel.Nifti1Image(ct(number), np.eye(4)), folder / f"{number}.nii.gz")
     return folder
@@ -149,6 +153,37 @@ def served(folder: Path) -> Iterator[str]:
         server.wait()
 
 
+def whole_builds(files: Path, folder: Path, peers: Callable[[Path, Path], dict[str, list[str]]]) -> dict[str, float]:
+    """CPU seconds of a 1024 x 1024 PNG to a row of Parquet, in whole commands, beyond their start-up.
+
+    Args:
+        files: the folder of `write_pictures`.
+        folder: to work in.
+        peers: (the raw folder, a folder of its own) -> name and command of each peer, which gets an output last.
+    """
+    (folder / "speed.yaml").write_text(RECORD)
+    seconds: dict[str, list[float]] = {}
+    for count in (6, 246):
+        raw = folder / f"raw{count}" / "speed"
+        raw.mkdir(parents=True)
+        for number in range(count):
+            (raw / f"{number}.png").write_bytes((files / f"{number % 6}.png").read_bytes())
+        words = ["-m", "biovfm_hf.cli", "build", "--raw", str(raw.parent), "--sources", str(folder / "speed.yaml")]
+        commands = {"ours": [sys.executable, *words, "--workers", "1", "--out"], **peers(raw, folder)}
+        for name, command in commands.items():
+            outs = [str(folder / f"{name}{count}-{again}") for again in range(3)]
+            seconds.setdefault(name, []).append(min(cpu_seconds([*command, out]) for out in outs))
+    return {name: (many - few) / 240 for name, (few, many) in seconds.items()}
+
+
+def img2dataset_commands(top: str, raw: Path, folder: Path) -> list[str]:
+    """The command that fetches the files of `raw` below the address `top`."""
+    urls, script = folder / f"{top.split(':')[0]}-{raw.parent.name}.txt", folder / "run.py"
+    urls.write_text("".join(f"{top}/{file.name}\n" for file in sorted(raw.iterdir())))
+    script.write_text(IMG2DATASET)
+    return [os.environ["BIOVFM_IMG2DATASET"], str(script), str(urls)]
+
+
 @pytest.mark.skipif("BIOVFM_IMG2DATASET" not in os.environ, reason="BIOVFM_IMG2DATASET names no Python")
 def test_whole_builds_against_img2dataset(files, tmp_path):
     """The same 1024 x 1024 PNG files to Parquet with PNGs of level 1, both as whole commands, beyond their start-up.
@@ -156,25 +191,16 @@ def test_whole_builds_against_img2dataset(files, tmp_path):
     img2dataset fetches what it reads: here from this machine over HTTP, and, which is the least it can do, from
     file:// addresses.
     """
-    (tmp_path / "speed.yaml").write_text(RECORD)
-    (tmp_path / "run.py").write_text(IMG2DATASET)
-    seconds: dict[str, list[float]] = {"ours": [], "http": [], "file": []}
-    for count in (6, 246):
-        raw = tmp_path / f"raw{count}" / "speed"
-        raw.mkdir(parents=True)
-        for number in range(count):
-            (raw / f"{number}.png").write_bytes((files / f"{number % 6}.png").read_bytes())
-        words = ["-m", "biovfm_hf.cli", "build", "--raw", str(raw.parent), "--sources", str(tmp_path / "speed.yaml")]
-        commands = {"ours": [sys.executable, *words, "--workers", "1", "--out"]}
-        with served(raw) as address:
-            for name, top in (("http", address), ("file", f"file://{raw}")):
-                urls = tmp_path / f"{name}{count}.txt"
-                urls.write_text("".join(f"{top}/{number}.png\n" for number in range(count)))
-                commands[name] = [os.environ["BIOVFM_IMG2DATASET"], str(tmp_path / "run.py"), str(urls)]
-            for name, command in commands.items():
-                outs = [str(tmp_path / f"{name}{count}-{again}") for again in range(3)]
-                seconds[name].append(min(cpu_seconds([*command, out]) for out in outs))
-    ours, http, file = ((many - few) / 240 for few, many in seconds.values())
+    with served(tmp_path) as address:
+        seconds = whole_builds(
+            files,
+            tmp_path,
+            lambda raw, folder: {
+                "http": img2dataset_commands(f"{address}/{raw.relative_to(folder)}", raw, folder),
+                "file": img2dataset_commands(f"file://{raw}", raw, folder),
+            },
+        )
+    ours, http, file = (seconds[name] for name in ("ours", "http", "file"))
     tell("whole builds of 1024 x 1024 PNG", ours, "img2dataset over HTTP", http)
     tell("whole builds of 1024 x 1024 PNG", ours, "img2dataset from files", file)
     assert ours < http / 1.35

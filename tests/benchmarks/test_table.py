@@ -1,0 +1,38 @@
+"""The table of peers: every row has its cells, whether the peer is there, is not, or fails."""
+
+import json
+import subprocess
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from tests.benchmarks import table
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("|")[1:-1]]
+
+
+def test_a_peer_that_is_not_installed_has_a_row_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BIOVFM_IMG2DATASET", raising=False)
+    monkeypatch.setitem(table.ROWS, "absent", replace(table.ROWS["knn"], module="no_such_module"))
+    for name in ("absent", "img2dataset"):
+        assert cells(table.line(name)) == [table.ROWS[name].work, table.ROWS[name].peer, "", "not installed", ""]
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [(0, ["20 ms per step", "30 ms", "1.50"]), (1, ["", "failed: no memory", ""])]
+)
+def test_a_row_tells_seconds_or_why_there_are_none(
+    status: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = SimpleNamespace(returncode=status, stdout=f"noise\n{json.dumps([0.02, 0.03])}\n", stderr="a\nno memory\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    assert cells(table.line("dino"))[2:] == expected
+
+
+def test_every_row_is_of_a_work_and_a_peer_of_its_own() -> None:
+    assert len({(row.work, row.peer) for row in table.ROWS.values()}) == len(table.ROWS)
+    with pytest.raises(SystemExit, match="no row nothing; there are dino, mae"):
+        table.main(["nothing"])
