@@ -8,6 +8,7 @@ BIOVFM_IMG2DATASET the Python of an environment with img2dataset. Seconds are CP
 
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from evaluation.probes.knn import make_support, nearest, unit_centre, unit_offsets
 from tests.benchmarks import test_bootstrap_speed as resampling
@@ -55,6 +57,17 @@ if __name__ == "__main__":
 """
 
 
+LIGHTLY = """
+import sys
+import lightly_train
+
+if __name__ == "__main__":
+    lightly_train.pretrain(data=sys.argv[1], out=sys.argv[2], model="dinov2/vits14-notpretrained", method="dinov2",
+                           epochs=1, batch_size=4, num_workers=0, accelerator="cpu", devices=1, precision="32-true")
+"""
+OURS = "model.patch_size=14 augment.local_size=98 batch.size=4 batch.per_process=4 data.workers=0 run.compile=false"
+
+
 def step(method: str, folder: Path) -> Pair:
     """Seconds of a step in float32, the best of three."""
     with steps.start_side(method, "ours", "fp32") as ours, steps.start_side(method, "theirs", "fp32") as theirs:
@@ -63,6 +76,24 @@ def step(method: str, folder: Path) -> Pair:
             side.communicate()
     best = np.min(rounds[1:], axis=0)
     return float(best[0]), float(best[1])
+
+
+def by_lightly(folder: Path) -> Pair:
+    """Seconds of a step of four images, loader included: whole commands with their own recipes, beyond start-up."""
+    (folder / "peer.py").write_text(LIGHTLY)
+    seconds: list[Pair] = []
+    for count in (8, 24):
+        images = folder / f"images{count}"
+        images.mkdir()
+        for number in range(count):
+            Image.fromarray(building.textured(number, 256)).save(images / f"{number}.png")
+        words = ["-m", "biovfm_hf.cli", "pretrain", "dino_vit_small", "--data", str(images)]
+        words += ["--out", str(folder / f"ours{count}"), f"steps={count // 4}", "run.device=cpu", *OURS.split()]
+        ours = building.cpu_seconds([sys.executable, *words])
+        peer = [sys.executable, str(folder / "peer.py"), str(images), str(folder / f"theirs{count}")]
+        seconds.append((ours, building.cpu_seconds(peer)))
+    few, many = np.array(seconds) / 4
+    return float(many[0] - few[0]), float(many[1] - few[1])
 
 
 def embedded(folder: Path, peer: Callable[[Path, list[str]], float]) -> Pair:
@@ -82,7 +113,6 @@ def by_pipeline(model: Path, paths: list[str]) -> float:
 def by_timm(model: Path, paths: list[str]) -> float:
     """timm's ViT-T/16 over a DataLoader, in this process."""
     import timm
-    from PIL import Image
     from timm.data import create_transform, resolve_data_config
 
     network = timm.create_model("vit_tiny_patch16_224", num_classes=0).eval()
@@ -135,12 +165,12 @@ def second_version(config: AugmentConfig) -> Callable[[bytes], list[torch.Tensor
 
 
 def neighbours(folder: Path) -> Pair:
-    """Seconds of a query: its 200 nearest of 100,000 vectors of 1,024 numbers by cosine, the index included."""
+    """Seconds of one of 4,096 queries: its 200 nearest of 100,000 vectors of 1,024 by cosine, the index included."""
     import faiss
 
     faiss.omp_set_num_threads(1)
     generator = np.random.default_rng(0)
-    support, queries = (generator.standard_normal((count, 1024), np.float32) for count in (100_000, 1024))
+    support, queries = (generator.standard_normal((count, 1024), np.float32) for count in (100_000, 4096))
     started = time.process_time()
     centre = unit_centre(support)
     ours = [
@@ -197,6 +227,8 @@ ROWS = {
                        lambda folder: step("dino", folder)),
     "mae": Comparison("MAE's step, ViT-S/16, 8 images", "step", "ViTMAEForPreTraining", "transformers",
                       lambda folder: step("mae", folder)),
+    "lightly": Comparison("DINOv2 with its loader, ViT-S/14, 4 images", "step", "lightly-train", "lightly_train",
+                          by_lightly),
     "crops": Comparison("two crops of 224 and eight of 96", "image", "torchvision's transforms.v2", "torchvision",
                         two_by_eight),
     "pipeline": Comparison("embedding by ViT-T/16", "image", "transformers' pipeline", "transformers",
@@ -225,7 +257,13 @@ def line(name: str) -> str:
     if done.returncode:
         return f"{start} | failed: {(done.stderr.strip().splitlines() or ['no word'])[-1][:120]} | |"
     ours, theirs = json.loads(done.stdout.splitlines()[-1])
-    return f"{start} {1000 * ours:,.3g} ms per {row.unit} | {1000 * theirs:,.3g} ms | {theirs / ours:.2f} |"
+    return f"{start} {duration(ours)} per {row.unit} | {duration(theirs)} | {theirs / ours:.2f} |"
+
+
+def duration(seconds: float) -> str:
+    """Seconds to three digits, below one of them in milliseconds."""
+    digits = 2 - math.floor(math.log10(seconds))
+    return f"{round(seconds, digits):,g} s" if seconds >= 1 else f"{round(1000 * seconds, digits - 3):g} ms"
 
 
 def measure(name: str) -> None:

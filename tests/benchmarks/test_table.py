@@ -32,6 +32,12 @@ def test_a_row_tells_seconds_or_why_there_are_none(
     assert cells(table.line("dino"))[2:] == expected
 
 
+def test_durations_have_three_digits() -> None:
+    assert [table.duration(seconds) for seconds in (358.2, 1.1234, 0.99949, 0.0048849)] == [
+        "358 s", "1.12 s", "999 ms", "4.88 ms",
+    ]  # fmt: skip
+
+
 def test_every_row_is_of_a_work_and_a_peer_of_its_own() -> None:
     assert len({(row.work, row.peer) for row in table.ROWS.values()}) == len(table.ROWS)
     with pytest.raises(SystemExit, match="no row nothing; there are dino, mae"):
