@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -72,13 +72,19 @@ class Row:
     images: int
     flops: float | None = None
     note: str = ""
+    gib: float | None = field(default_factory=lambda: peak_gib())
 
     def line(self, name: str) -> str:
         rate, on_gpu = self.images / self.seconds, torch.cuda.is_available()
         peak = peak_flops(torch.cuda.get_device_name()) if on_gpu else None
         share = f"{rate * self.flops / peak:.1%}" if peak and self.flops else ""
-        memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if on_gpu else ""
+        memory = f"{self.gib:.1f}" if self.gib else ""
         return f"| {name} | {1000 * self.seconds:.1f} | {rate:,.1f} | {share} | {memory} | {self.note} |"
+
+
+def peak_gib() -> float | None:
+    """The most memory of the GPU until now."""
+    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
 
 
 def seconds_of(step: Callable[[], object], scale: Scale) -> float:
@@ -122,7 +128,11 @@ def one_batch(run: Run, images: int) -> dict[str, Any]:
 
 
 def step_of(run: Run, batch: dict[str, Any]) -> Callable[[], object]:
-    """A step of the loop on one batch, again and again."""
+    """A step of the loop on one batch, again and again, in memory as the loader pins it."""
+    if run.accelerator.device.type == "cuda":
+        batch = {
+            name: value.pin_memory() if isinstance(value, torch.Tensor) else value for name, value in batch.items()
+        }
     batches: Iterator[dict[str, Any]] = map(dict, repeat(batch))
     return lambda: one_step(run, batches, run.schedule.at(100))
 
