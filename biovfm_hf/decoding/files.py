@@ -33,15 +33,17 @@ class Format(NamedTuple):
         recognises: whether a file that begins with `start` and is called `name` belongs to it.
         read: its decoder.
         suffixes: how its files' names end; `.gz` may follow each.
+        single: whether a file as a rule holds one picture, which pretraining and the leakage guard take as it is.
     """
 
     recognises: Callable[[bytes, str], bool]
     read: Callable[[Source], Content]
     suffixes: tuple[str, ...] = ()
+    single: bool = False
 
 
 FORMATS = (
-    Format(lambda start, name: is_dicom(start), read_dicom, (".dcm", ".dicom", ".ima")),
+    Format(lambda start, name: is_dicom(start), read_dicom, (".dcm", ".dicom", ".ima"), single=True),
     Format(lambda start, name: start.startswith(b"NRRD000"), read_nrrd, (".nrrd", ".nhdr")),
     Format(lambda start, name: is_metaimage(start), read_metaimage, (".mha", ".mhd")),
     Format(lambda start, name: is_npy(start), read_npy, (".npy",)),
@@ -49,19 +51,21 @@ FORMATS = (
     Format(lambda start, name: start.startswith(b"MATLAB 7.3"), read_matlab_7),
     Format(is_mat, read_mat, (".mat",)),
     Format(lambda start, name: is_hdf5(start), read_hdf5, (".h5", ".hdf5")),
-    Format(lambda start, name: is_tiff(start), read_tiff, (".tif", ".tiff")),
-    Format(lambda start, name: is_deep_netpbm(start), read_netpbm, (".ppm", ".pgm", ".pbm", ".pnm")),
+    Format(lambda start, name: is_tiff(start), read_tiff, (".tif", ".tiff"), single=True),
+    Format(lambda start, name: is_deep_netpbm(start), read_netpbm, (".ppm", ".pgm", ".pbm", ".pnm"), single=True),
     Format(is_mgh, read_mgh, (".mgh", ".mgz")),
     Format(lambda start, name: name.endswith((".img", ".img.gz")), read_nifti, (".img",)),
     Format(lambda start, name: is_nifti(start), read_nifti, (".nii",)),
     Format(is_dicom_file, read_dicom),
     Format(lambda start, name: is_video(name), read_video, VIDEO_SUFFIXES),
-    Format(lambda start, name: True, read_raster, RASTER_SUFFIXES),
+    Format(lambda start, name: True, read_raster, RASTER_SUFFIXES, single=True),
 )
 """In the order in which they are tried; the last takes what no other recognises."""
 
 IMAGE_SUFFIXES = tuple(suffix for one in FORMATS for suffix in one.suffixes)
 """Suffixes of all files that are read, each also with .gz behind it."""
+PICTURE_SUFFIXES = tuple(suffix for one in FORMATS if one.single for suffix in one.suffixes)
+"""Suffixes of the files that hold one picture as a rule."""
 
 
 def read_file(source: Source) -> Content:

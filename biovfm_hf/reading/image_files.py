@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..decoding.dicom import is_dicom
 from ..decoding.files import IMAGE_SUFFIXES
 from ..errors import UserError
 from ..fitting import with_square_pixels
@@ -67,11 +68,6 @@ def has_no_suffix(name: str) -> bool:
     """Whether a file's name has no suffix; digits (IM.001, a DICOM identifier) are not one."""
     _, dot, suffix = name.rpartition("/")[2].rpartition(".")
     return not dot or suffix.isdigit()
-
-
-def is_dicom(start: bytes) -> bool:
-    """Whether a file that begins with `start` (132 bytes or more) is DICOM with its preamble."""
-    return start[128:132] == b"DICM"
 
 
 def read_uint8(source: Path | bytes, *, name: str | None = None, **where: Any) -> np.ndarray:

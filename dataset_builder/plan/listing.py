@@ -11,9 +11,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from biovfm_hf.decoding.dicom import is_dicom
 from biovfm_hf.decoding.files import IMAGE_SUFFIXES
 from biovfm_hf.decoding.series import Place, group_series, read_places
-from biovfm_hf.reading.image_files import NOT_INPUT, has_no_suffix, is_dicom
+from biovfm_hf.reading.image_files import NOT_INPUT, has_no_suffix
 
 from ..catalog.selection import HIDDEN_FILE, UNNAMED, Selection, looks_like_image
 from ..catalog.source import NOT_ESTABLISHED, ItemRule, Source

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from biovfm_hf.decoding.files import PICTURE_SUFFIXES
 from biovfm_hf.errors import UserError
 from biovfm_hf.fitting import centred
 from biovfm_hf.pixels import decode, to_uint8
@@ -27,7 +28,6 @@ from .near_hashes import neighbours
 MODES = ("strict", "paper")
 RADIUS = 8  # bits by which the perceptual hashes of a picture and its small copy may differ
 SQUARE = 1.02  # largest ratio of the sides of a picture that counts as square
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _KINDS = "MedMNIST .npz files, images, or folders of them"
 
 
@@ -114,7 +114,7 @@ def benchmark_files(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise UserError(f"--benchmarks {path}: no such file or folder; give {_KINDS}")
-        named = (p for p in path.rglob("[!.]*") if p.suffix.lower() in (".npz", *_IMAGE_SUFFIXES))
+        named = (p for p in path.rglob("[!.]*") if p.suffix.lower() in (".npz", *PICTURE_SUFFIXES))
         below = sorted(p for p in named if p.is_file())
         if path.is_dir() and not below:
             raise UserError(f"--benchmarks {path}: holds no benchmark image; give {_KINDS}")

@@ -10,7 +10,7 @@ from biovfm_hf.reading.documents import read_json
 from biovfm_hf.results.published import cells as printed_cells
 from biovfm_hf.results.published import rows as published_rows
 
-from ..analysis.scaling.model_size import SIZE_NAMES
+from ..analysis.scaling.model_size import size_names
 from ..encoders.lineup import LINEUP
 from ..encoders.load import SCRATCH, on_disk
 from ..tasks import Task, read_records
@@ -174,5 +174,5 @@ def named_gflops(name: str) -> float | None:
     """GFLOP of one image of the named size that a model's name ends with; None if it ends with none."""
     from biovfm_hf.configuration_biovfm import BioVFMConfig
 
-    size = next((size for size in SIZE_NAMES if name.endswith(size)), None)
+    size = next((size for size in size_names() if name.endswith(size)), None)
     return None if size is None else Architecture.of(BioVFMConfig.from_size(size)).forward_flops() / 1e9

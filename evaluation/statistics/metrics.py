@@ -131,10 +131,16 @@ def register(metric: Metric | MaskMetric | BoxFigure) -> None:
     """Make a metric known.
 
     Raises:
-        ValueError: another has its name.
+        ValueError: another has its name, or its column in the tables.
     """
     if find_metric(metric.name) is not None:
         raise ValueError(f"there is a metric {metric.name} already")
+    columns = {entry.column: entry.name for entry in _registered() if entry.column is not None}
+    if metric.column in columns:
+        free = max(columns) + 1
+        raise ValueError(
+            f"metric {metric.name}: column {metric.column} is that of {columns[metric.column]}; {free} is free"
+        )
     if isinstance(metric, Metric):
         METRICS[metric.name] = metric
     elif isinstance(metric, MaskMetric):
@@ -159,11 +165,13 @@ def is_lower_better(name: str) -> bool:
     return metric is not None and metric.lower_is_better
 
 
+def _registered() -> list[Metric | MaskMetric | BoxFigure]:
+    return [*METRICS.values(), *MASK_METRICS.values(), *BOX_FIGURES.values()]
+
+
 def table_metrics(averaged: bool = False) -> list[str]:
     """The metrics that tables have columns for, in their order; only those of the tables of means with `averaged`."""
-    registered: list[Metric | MaskMetric | BoxFigure]
-    registered = [*METRICS.values(), *MASK_METRICS.values(), *BOX_FIGURES.values()]
-    entries = [entry for entry in registered if entry.column is not None]
+    entries = [entry for entry in _registered() if entry.column is not None]
     chosen = [entry for entry in entries if entry.averaged or not averaged]
     return [entry.name for entry in sorted(chosen, key=lambda entry: entry.column or 0)]
 

@@ -152,21 +152,29 @@ def raster_size(path: Path) -> str | None:
 
 
 def file_digest(path: Path) -> bytes:
-    """A digest of a file's content: of all of it, or of size and both ends where these hold checksums (PNG, gzip)."""
-    digest = hashlib.sha256()  # in hardware, twice as fast as BLAKE2
+    """A digest of a file's content: of all of it, or of size and both ends where these hold checksums (PNG, gzip).
+
+    A file is read once, as long as its size and times stay: every record and every encoder asks for it.
+    """
     try:
-        size = path.stat().st_size
-        digest.update(size.to_bytes(8, "little"))
-        with path.open("rb") as stream:
-            if path.suffix.lower() in CHECKSUMMED and size > 2 * END_BYTES:
-                digest.update(stream.read(END_BYTES))
-                stream.seek(size - END_BYTES)
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
+        status = path.stat()
+        return _content_digest(path, status.st_size, (status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; check the folder or the list that names it") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check it, or leave it out") from error
+
+
+@lru_cache(maxsize=1 << 18)
+def _content_digest(path: Path, size: int, _: tuple[int, int, int]) -> bytes:
+    digest = hashlib.sha256()  # in hardware, twice as fast as BLAKE2
+    digest.update(size.to_bytes(8, "little"))
+    with path.open("rb") as stream:
+        if path.suffix.lower() in CHECKSUMMED and size > 2 * END_BYTES:
+            digest.update(stream.read(END_BYTES))
+            stream.seek(size - END_BYTES)
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
     return digest.digest()
 
 

@@ -12,12 +12,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from biovfm_hf.decoding.content import Pages, Source
-from biovfm_hf.decoding.dicom import read_dicom
+from biovfm_hf.decoding.dicom import is_dicom, read_dicom
 from biovfm_hf.decoding.series import group_series, read_place, read_places, stack_of, stacked
 from biovfm_hf.errors import UserError
 from biovfm_hf.fitting import with_square_pixels
 from biovfm_hf.pixels import Pixels, read_volume, to_uint8
-from biovfm_hf.reading.image_files import decode_uint8, is_dicom, walk
+from biovfm_hf.reading.image_files import decode_uint8, walk
 from biovfm_hf.reading.limited import LIMITED
 from biovfm_hf.volumes import AXES, MAX_VOLUME_BYTES, Volume, axis_across, believable
 

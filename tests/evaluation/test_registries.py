@@ -19,6 +19,7 @@ from evaluation.tasks import SPLITS, Split, read_records
 from evaluation.tasks.corruptions.benchmark import CORRUPTIONS, benchmarks
 from evaluation.tasks.images import FileImages
 from evaluation.tasks.layouts import known_layouts, layout
+from model_cards.leaderboard.entries import modalities
 
 FAST = ["--device", "cpu", "--resamples", "20", "--no-figures"]
 
@@ -40,6 +41,15 @@ def test_every_metric_has_a_title_and_a_place_of_its_own():
     assert set(metrics.BOX_FIGURES) <= set(detection.NAMES)
     columns = [entry.column for entry in entries if entry.column is not None]
     assert len(columns) == len(set(columns))
+
+
+def test_a_column_that_is_taken_is_refused():
+    with pytest.raises(ValueError, match=r"column 4 is that of auc; \d+ is free"):
+        metrics.register(metrics.Metric("theirs", "Theirs", lambda weighted: weighted, column=4))
+
+
+def test_every_task_of_a_record_has_a_modality():
+    assert read_records().keys() <= modalities().keys(), "add it to model_cards/leaderboard/modalities.yaml"
 
 
 def test_every_corruption_has_a_kind_and_strengths_that_some_set_uses():
@@ -93,7 +103,7 @@ def new_kinds(registries, tmp_path):
 
             return judge(trial, Scores(scored("val"), scored("test"), {"sharpness": self.sharpness}))
 
-    metrics.register(metrics.Metric("informedness", "J", informedness, compared=True, column=11, lowest=-1.0))
+    metrics.register(metrics.Metric("informedness", "J", informedness, compared=True, column=99, lowest=-1.0))
     register_family(Family("pixels", "pixels:", load_pixels, downloads=False))
 
     @layout("halves")

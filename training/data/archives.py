@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from biovfm_hf.decoding.files import PICTURE_SUFFIXES
 from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
 
-from .files import IMAGE_SUFFIXES, is_hidden, open_file, owner, unreadable
+from .files import is_hidden, open_file, owner, unreadable
 from .groups import check_filter, group_rows
 
 logger = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ def _tar_samples(shard: str) -> list[TarSample]:
             for member in archive:
                 if not member.isfile() or is_hidden(member.name) or member.size > _MOST_BYTES:
                     continue
-                if member.name.lower().endswith(IMAGE_SUFFIXES):
+                if member.name.lower().endswith(PICTURE_SUFFIXES):
                     images.append(member)
                 elif member.name.endswith(".json"):
                     sidecars[_key(member.name)] = member
@@ -174,7 +175,7 @@ def _read_range(path: str, offset: int, size: int) -> bytes:
 
 def _zip_names(path: str) -> list[str]:
     names = _open_zip(path, owner()).namelist()
-    kept = (name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and "__MACOSX/" not in name)
+    kept = (name for name in names if name.lower().endswith(PICTURE_SUFFIXES) and "__MACOSX/" not in name)
     return sorted(name for name in kept if not is_hidden(name))
 
 

@@ -6,6 +6,8 @@ levels. Grey images go through colour operations as three equal channels.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,17 +15,18 @@ from torch import Tensor
 
 from .augment import JITTER, LUMA, AugmentConfig, Look
 
-_WIDTH = 2 * len(JITTER) + 4
+_NUMBERS = tuple(field.name for field in fields(Look) if field.name != "jitter")
+_WIDTH = 2 * len(JITTER) + len(_NUMBERS)
 
 
 def pack_looks(looks: Sequence[Look]) -> Tensor:
-    """Looks as rows (B, 12) of float32: operations (-1 for none), changes, gamma, grey, sigma, solarize."""
+    """Looks as rows (B, 8 + N) of float32: jitter operations (-1 for none), their changes, and N other numbers."""
     rows = torch.zeros(len(looks), _WIDTH)
     rows[:, : len(JITTER)] = -1
     for row, look in zip(rows, looks, strict=True):
         for place, (which, change) in enumerate(look.jitter):
             row[place], row[len(JITTER) + place] = which, change
-        row[2 * len(JITTER) :] = torch.tensor([look.gamma, look.grey, look.sigma, look.solarize])
+        row[2 * len(JITTER) :] = torch.tensor([float(getattr(look, name)) for name in _NUMBERS])
     return rows
 
 
@@ -42,7 +45,7 @@ def apply_drawn_looks(batch: dict[str, Tensor], config: AugmentConfig) -> dict[s
 
 
 def apply_looks(crops: Tensor, looks: Tensor, config: AugmentConfig) -> Tensor:
-    """Crops (B, 3, S, S) uint8 on any device, with the looks (B, 12) of `pack_looks`, which stay on the CPU.
+    """Crops (B, 3, S, S) uint8 on any device, with the looks of `pack_looks`, which stay on the CPU.
 
     The crops of each operation are looked up on the CPU, so that nothing waits for a GPU.
 
@@ -51,17 +54,13 @@ def apply_looks(crops: Tensor, looks: Tensor, config: AugmentConfig) -> Tensor:
     """
     pixels = crops.float()
     operations, changes = looks[:, : len(JITTER)], looks[:, len(JITTER) : 2 * len(JITTER)]
-    gamma, grey, sigma, solarize = looks[:, 2 * len(JITTER) :].T
     for place in range(len(JITTER)):
         for which, operation in enumerate(_OPERATIONS):
             _change(pixels, operations[:, place] == which, changes[:, place], operation)
-    _change(pixels, gamma != 1, gamma, lambda some, exponent: 255 * (some / 255) ** exponent)
-    _change(pixels, grey > 0, grey, lambda some, _: _grey(some).expand_as(some))
-    _change(pixels, sigma > 0, sigma, lambda some, widths: _blur(some, widths, config.blur_kernel))
-    pixels = pixels.round_()
-    threshold = config.solarize_threshold
-    _change(pixels, solarize > 0, solarize, lambda some, _: torch.where(some >= threshold, 255 - some, some))
-    return pixels
+    drawn = dict(zip(_NUMBERS, looks[:, 2 * len(JITTER) :].T, strict=True))
+    for name, effect in EFFECTS.items():
+        _change(pixels, drawn[name] != float(getattr(_PLAIN, name)), drawn[name], partial(effect, config=config))
+    return pixels.round_()
 
 
 def _change(pixels: Tensor, concerned: Tensor, values: Tensor, operation: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -115,4 +114,17 @@ def _blur(pixels: Tensor, sigma: Tensor, width: int) -> Tensor:
     return F.conv2d(flat, weights.view(-1, 1, 1, width), groups=images * channels).view_as(pixels)
 
 
+def _solarize(pixels: Tensor, _: Tensor, config: AugmentConfig) -> Tensor:
+    whole = pixels.round()
+    return torch.where(whole >= config.solarize_threshold, 255 - whole, whole)
+
+
+_PLAIN = Look()
+EFFECTS: dict[str, Callable[..., Tensor]] = {
+    "gamma": lambda pixels, exponent, config: 255 * (pixels / 255) ** exponent,
+    "grey": lambda pixels, _, config: _grey(pixels).expand_as(pixels),
+    "sigma": lambda pixels, widths, config: _blur(pixels, widths, config.blur_kernel),
+    "solarize": _solarize,
+}
+"""Field of `Look` -> what it does to the crops where it is not the default, in this order, after `jitter`."""
 _OPERATIONS = (_brightness, _contrast, _saturation, _hue)  # in the order of JITTER

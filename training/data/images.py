@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from biovfm_hf.decoding.files import PICTURE_SUFFIXES
 from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.nearest import did_you_mean
 from biovfm_hf.reading.rows import row_ids
@@ -17,7 +18,7 @@ from biovfm_hf.reading.rows import row_ids
 from ..settings.config import DataConfig
 from .archives import TarImages, ZipImages
 from .decode import read_image
-from .files import IMAGE_SUFFIXES, find_files, is_folder_or_name, is_pattern, is_remote, read_bytes
+from .files import find_files, is_folder_or_name, is_pattern, is_remote, read_bytes
 from .groups import NONE_LEFT, check_filter, group_rows, name_of
 from .stream import cannot_open, image_tables, open_stream, split_files
 
@@ -45,7 +46,7 @@ class FolderImages:
     def __init__(self, folder: Path | str, paths: Sequence[str] | None = None) -> None:
         self.folder = folder
         files = find_files(str(folder)) if paths is None else paths
-        self.paths = [path for path in files if path.lower().endswith(IMAGE_SUFFIXES)]
+        self.paths = [path for path in files if path.lower().endswith(PICTURE_SUFFIXES)]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -183,7 +184,7 @@ def _open_files(config: DataConfig) -> Images:
     if not len(images):
         raise UserError(
             f"no images under {config.path}; expected a dataset folder, tar shards (uncompressed .tar), zip files, or "
-            f"files ending in {', '.join(IMAGE_SUFFIXES)}"
+            f"files ending in {', '.join(PICTURE_SUFFIXES)}"
         )
     return images
 
@@ -242,7 +243,7 @@ def _by_kind(path: str, files: Sequence[str]) -> dict[str, list[str]]:
         "Parquet": image_tables(files),
         "tar": [name for name in files if name.endswith(".tar")],
         "zip": [name for name in files if name.lower().endswith(".zip")],
-        "image": [name for name in files if name.lower().endswith(IMAGE_SUFFIXES)],
+        "image": [name for name in files if name.lower().endswith(PICTURE_SUFFIXES)],
     }
     present = {kind: names for kind, names in kinds.items() if names}
     if len(present) > 1:

@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from biovfm_hf.decoding.files import PICTURE_SUFFIXES
 from biovfm_hf.errors import UserError
 from biovfm_hf.reading.masks import read_mask
 
 from ..data.augment import pack, resize
 from ..data.decode import read_image
-from ..data.files import IMAGE_SUFFIXES, read_bytes
+from ..data.files import read_bytes
 
 CELLS = 4  # per patch side, at which masks are compared
 MAX_IMAGES = 128  # of each split
@@ -90,7 +91,7 @@ def _pairs(folder: Path) -> list[tuple[Path, Path]]:
 
 def _files(folder: Path) -> dict[str, Path]:
     paths = folder.iterdir() if folder.is_dir() else ()
-    return {path.stem: path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."}
+    return {path.stem: path for path in paths if path.suffix.lower() in PICTURE_SUFFIXES and path.name[0] != "."}
 
 
 def _images(pairs: list[tuple[Path, Path]], size: int) -> Tensor:

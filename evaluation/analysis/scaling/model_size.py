@@ -20,8 +20,14 @@ AXIS_LABELS = {
     "compute": "Pretraining compute (GFLOP per image)",
     "total_compute": "Pretraining compute (EFLOP)",
 }
-SIZE_NAMES = ("vit-tiny", "vit-small", "vit-base", "vit-large", "vit-huge", "vit-giant")
 TOLERANCE = 0.02
+
+
+def size_names() -> tuple[str, ...]:
+    """The named sizes of this package."""
+    from biovfm_hf.configuration_biovfm import SIZES
+
+    return tuple(SIZES)
 
 
 def published_parameters(name: str) -> int:
@@ -38,7 +44,7 @@ def known_sizes() -> dict[str, tuple[float, float]]:
 
     return {
         name: (encoder_parameters(BioVFMConfig.from_size(name)) / 1e6, published_parameters(name) / 1e6)
-        for name in SIZE_NAMES
+        for name in size_names()
     }
 
 

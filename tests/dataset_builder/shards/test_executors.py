@@ -232,6 +232,15 @@ def _refuse():
     raise UserError("told")
 
 
+def test_every_engine_is_named_in_the_docs_and_says_how_many_units_it_runs_at_once():
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8") + (ROOT / "docs" / "dataset.md").read_text(
+        "utf-8"
+    )
+    for name, engine in executors.ENGINES.items():
+        assert name == "local" or f"--engine {name}" in page
+        assert callable(engine.run) and callable(engine.cores) and engine.shortest > 0
+
+
 def test_an_executor_is_added_by_one_entry(small_raw, tmp_path, monkeypatch):
     def backwards(work, plan, raw, units, resources):
         assert resources.workers == 3

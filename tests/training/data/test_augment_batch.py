@@ -1,5 +1,6 @@
 """Looks applied to batches with torch against the same looks applied one by one with OpenCV."""
 
+from dataclasses import fields
 from pathlib import Path
 from random import Random
 
@@ -9,7 +10,7 @@ import torch
 
 from training.command import run_script
 from training.data.augment import JITTER, Augmenter, Look, pack
-from training.data.augment_batch import apply_looks, pack_looks
+from training.data.augment_batch import EFFECTS, apply_looks, pack_looks
 
 from .test_augment import preset, smooth_rgb
 
@@ -39,6 +40,10 @@ def test_each_operation_equals_opencvs(look: Look, levels: int) -> None:
     expected, found = both_ways([look])
     assert np.abs(found - expected).max() <= levels
     assert (found == np.rint(found)).all() and found.min() >= 0 and found.max() <= 255
+
+
+def test_every_field_of_a_look_acts_on_batches_too() -> None:
+    assert {field.name for field in fields(Look)} == {"jitter", *EFFECTS}, "give the new field an entry of EFFECTS"
 
 
 @pytest.mark.parametrize("change", [-0.1, 0.02, 0.1])
