@@ -24,6 +24,7 @@ import json
 import os
 import pickle
 import resource
+import select
 import signal
 import socket
 import struct
@@ -47,6 +48,8 @@ _ITEM, _END, _ERROR = b"i", b"e", b"x"
 _CALLS_PER_WORKER = 500  # a fresh one now and then frees what decoders leak
 _MAX_GROWTH = 256 << 20  # most address space that a worker may keep from earlier files when it gets another
 _MUCH_GROWTH = 32 << 20  # beyond it a failed file is tried again in a fresh worker
+_START = 120.0  # seconds until the process that workers are forked from has imported all, on a busy machine
+_LOOK = 5.0  # seconds between two looks at a worker that sends nothing
 _PR_SET_PDEATHSIG = 1
 # pydicom takes 0.2 s, again in each worker; av's libraries no longer fit once many files were read
 DECODERS = ("biovfm_hf.pixels", "biovfm_hf.decoding", "pydicom.pixels", "av")
@@ -188,7 +191,7 @@ class Limited:
             raise Stopped(f"{name}: {reason}; check its disk, or leave it out", "time") from None
         except (EOFError, OSError):
             stopped = self._death(name, keeper, worker)
-            if stopped.reason == "crashed" and worker.worn_out:
+            if stopped.reason == "crashed" and (worker.worn_out or (worker.killed and not fresh)):
                 raise _WornOut from None
             raise stopped from None
         finally:
@@ -211,6 +214,7 @@ class Limited:
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF:
             return Stopped(f"{name}: takes more than {self.limits.seconds:g} s to be read; leave it out", "time")
         how = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"exit {status >> 8}"
+        worker.killed = how == "SIGKILL"
         return Stopped(f"{name}: its decoder crashed ({how}); the file is damaged, check or fetch it again")
 
     def _taken(self, fresh: bool) -> tuple["_Keeper", "_Worker"]:
@@ -224,7 +228,15 @@ class Limited:
                 self._keeper = _Keeper(self.limits, self._preload)
             if self._idle and not fresh:
                 return self._keeper, self._idle.pop()
-            return self._keeper, self._keeper.fork(self.limits.patience)
+            try:
+                return self._keeper, self._keeper.fork(self.limits.patience)
+            except (EOFError, OSError):  # it was killed, and its workers with it
+                self._keeper.control.close()
+                self._keeper, self._idle = _Keeper(self.limits, self._preload), []
+            try:
+                return self._keeper, self._keeper.fork(self.limits.patience)
+            except (EOFError, OSError):
+                raise UserError("no process to read files can be started; free some memory, or see above") from None
 
     def _give_back(self, keeper: "_Keeper", worker: "_Worker") -> None:
         if worker.ended:
@@ -242,6 +254,8 @@ class Limited:
         """End a worker by closing its channel, and return its wait status."""
         worker.channel.close()
         worker.ended = True
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.pid, signal.SIGCONT)  # one that was stopped would not see it
         status, peak = keeper.wait(worker.pid)
         self.peak = max(self.peak, peak)
         return status
@@ -254,6 +268,7 @@ class _Worker:
     calls: int = 0
     busy: bool = False
     ended: bool = False
+    killed: bool = False  # by somebody, or by the system for want of memory: no decoder ends so
     mapped: int = 0  # bytes of address space when it began
     growth: int = 0  # bytes that it has mapped since, when last measured
 
@@ -278,11 +293,28 @@ class _Worker:
 
     def answer(self, most: int) -> tuple[bytes, Any, int]:
         """The next message: kind, value, and size in bytes, which is `most` at most."""
+        self._await()
         message = _receive(self.channel, most)
         self.busy = message[0] == _ITEM
         if message[0] == _ERROR:
             self.measured()
         return message
+
+    def _await(self) -> None:
+        """Wait until a message begins. A process that somebody has stopped (SIGSTOP) sends none, and is killed.
+
+        Raises:
+            TimeoutError: nothing came within the channel's time.
+        """
+        poll, left, stopped = select.poll(), self.channel.gettimeout() or 0.0, False
+        poll.register(self.channel, select.POLLIN)
+        while not poll.poll(1000 * min(left, _LOOK)):
+            left -= _LOOK
+            if left <= 0:
+                raise TimeoutError
+            before, stopped = stopped, is_stopped(self.pid)
+            if before and stopped:  # at two looks: Ctrl-Z stops this process too, which may go on first
+                os.kill(self.pid, signal.SIGKILL)
 
 
 class _Child:
@@ -337,18 +369,23 @@ class _Keeper:
     ) -> None:
         self.owner = os.getpid()
         self.control, theirs = socket.socketpair()
+        self.control.settimeout(_START)
         self._lock = threading.Lock()
         settings = json.dumps({"limits": asdict(limits), "preload": list(preload), "path": sys.path})
         with theirs:
             self._process = start(theirs, settings)
 
     def fork(self, patience: float) -> _Worker:
-        """A new worker."""
+        """A new worker.
+
+        Raises:
+            EOFError, OSError: the keeper is gone, or does not answer.
+        """
         with self._lock:
             self.control.sendall(_REQUEST.pack(b"f", 0))
             data, handles, _, _ = socket.recv_fds(self.control, _REQUEST.size, 1)
         if not handles:
-            raise UserError("the process that reads files could not be started; free some memory, or see above")
+            raise EOFError
         channel = socket.socket(fileno=handles[0])
         channel.settimeout(patience)
         pid = _REQUEST.unpack(data)[1]
@@ -371,7 +408,7 @@ class _Keeper:
 
 
 class _WornOut(Exception):
-    """A worker failed at a file after others had filled it."""
+    """A worker failed at a file after others had filled it, or was killed: a fresh one gets the file."""
 
 
 class _TooMuch(Exception):
@@ -470,6 +507,14 @@ def _limit_memory(memory: int) -> None:
     mapped, resident = (number * os.sysconf("SC_PAGE_SIZE") for number in pages)
     room = max(memory - resident, 64 << 20)
     resource.setrlimit(resource.RLIMIT_AS, (mapped + room, mapped + room))
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped (SIGSTOP, Ctrl-Z); where there is no /proc, nobody can tell."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()[0] in ("T", "t")
+    except (OSError, IndexError):
+        return False
 
 
 def _mapped(pid: int) -> int:

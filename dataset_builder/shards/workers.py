@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from threading import Thread
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
-from biovfm_hf.reading.limited import DECODERS
+from biovfm_hf.reading.limited import DECODERS, is_stopped
 
 STOPPED_SECONDS = 10.0  # time a worker may be stopped (SIGSTOP) before it counts as lost
 _END_SECONDS = 5.0
@@ -78,11 +77,7 @@ class _Worker(Generic[Key]):
 
     def stopped(self) -> bool:
         """Whether it has been stopped for STOPPED_SECONDS; unknown, so false, without /proc."""
-        try:
-            state = Path(f"/proc/{self.pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()[0]
-        except (OSError, IndexError):
-            state = ""
-        if state not in ("T", "t"):
+        if not is_stopped(self.pid):
             self.running = monotonic()
         return monotonic() - self.running > STOPPED_SECONDS
 

@@ -1,7 +1,8 @@
-"""Functions that leave memory behind, as decoders do, and that tell a want of it as decoders do."""
+"""Functions that leave memory behind, as decoders do, and that tell a want of it as decoders do; or get a signal."""
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -35,3 +36,17 @@ def takes(sizes: list[int], how: str) -> Iterator[int]:
         take(size, how)
         kept.append(np.ones(size, np.uint8))
         yield len(kept)
+
+
+def signalled_once(number: int, flag: Path) -> int:
+    """Get a signal, as from somebody else, unless `flag` tells that it was sent before."""
+    if not flag.exists():
+        flag.touch()
+        os.kill(os.getpid(), number)
+    return 7
+
+
+def numbers_signalled_once(number: int, flag: Path) -> Iterator[int]:
+    """1, then 7 behind a signal."""
+    yield 1
+    yield signalled_once(number, flag)

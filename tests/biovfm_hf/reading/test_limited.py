@@ -14,7 +14,7 @@ from biovfm_hf.errors import UserError, require
 from biovfm_hf.intensity import Pixels, to_uint8
 from biovfm_hf.pixels import decode
 from biovfm_hf.reading.limited import Limited, Limits, Stopped
-from tests.biovfm_hf.reading.leaky import leave, take, takes
+from tests.biovfm_hf.reading.leaky import leave, numbers_signalled_once, signalled_once, take, takes
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,27 @@ def test_what_waits_for_ever_is_ended():
     with pytest.raises(Stopped, match=r"a\.dcm: nothing was read from it for 1 s") as told:
         limited.call("a.dcm", time.sleep, 100)
     assert told.value.reason == "time"
+    limited.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_who_stops_or_kills_a_worker_costs_no_file(limited, tmp_path, monkeypatch, number):
+    """A fresh worker gets the file, which is not to blame; one that is killed each time is told."""
+    monkeypatch.setattr("biovfm_hf.reading.limited._LOOK", 0.1)
+    assert limited.call("a.dcm", signalled_once, number, tmp_path / "call") == 7
+    assert list(limited.each("a.dcm", numbers_signalled_once, number, tmp_path / "each")) == [1, 7]
+    with pytest.raises(Stopped, match="SIGKILL"):
+        limited.call("a.dcm", signal.raise_signal, number)
+
+
+def test_who_kills_the_process_that_workers_come_from_costs_no_file():
+    limited = Limited(Limits())
+    parent, worker = limited.call("a", os.getppid), limited.call("a", os.getpid)
+    os.kill(parent, signal.SIGKILL)
+    with pytest.raises(ProcessLookupError):  # which the system kills with its parent
+        while True:
+            os.kill(worker, 0)
+    assert limited.call("a", abs, -1) == 1 and limited.call("a", os.getppid) != parent
     limited.close()
 
 
