@@ -1,7 +1,7 @@
 """A second decoder judges ours over the files that pydicom, nibabel and scikit-image carry, and that ITK writes.
 
-SimpleITK judges DICOM, NIfTI, NRRD and MetaImage; nibabel all that it carries; OpenCV pictures. `DIFFERENT` says of
-each file that comes out otherwise why.
+SimpleITK judges DICOM, NIfTI, NRRD and MetaImage; nibabel all that it carries; OpenCV, tifffile and PyAV pictures.
+`DIFFERENT` says of each file that comes out otherwise why.
 """
 
 from pathlib import Path
@@ -16,6 +16,8 @@ sitk = pytest.importorskip("SimpleITK")
 nibabel = pytest.importorskip("nibabel")
 pydicom = pytest.importorskip("pydicom")
 cv2 = pytest.importorskip("cv2")
+av = pytest.importorskip("av")
+tifffile = pytest.importorskip("tifffile")
 skimage = pytest.importorskip("skimage")
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -25,8 +27,12 @@ DIFFERENT = {
     "SC_rgb_rle_16bit_2frame.dcm": "as SC_rgb_rle_16bit.dcm",
     "SC_rgb_rle_32bit.dcm": "as SC_rgb_rle_16bit.dcm",
     "SC_rgb_rle_32bit_2frame.dcm": "as SC_rgb_rle_16bit.dcm",
-    "badVR.dcm": "a dose, which is no picture to us",
-    "multipage_rgb.tif": "OpenCV takes colours in planes of their own for interleaved ones",
+    "badVR.dcm": "a dose, which is no picture",
+    "rtdose.dcm": "a dose, which is no picture",
+    "rtdose_expb.dcm": "a dose, which is no picture",
+    "rtdose_rle.dcm": "a dose, which is no picture",
+    "liver_1frame.dcm": "a segmentation, which is no picture",
+    "liver_expb_1frame.dcm": "a segmentation, which is no picture",
 }
 
 
@@ -44,24 +50,35 @@ def stacked_slices(path):
 
 
 def test_dicom_has_the_values_that_itk_reads():
+    """Every file, its first and its last frame; where ITK reads one, so do we."""
     judged, wrong = 0, {}
-    for path in packaged(pydicom, "data/test_files/**/*.dcm"):
+    for path in [*packaged(pydicom, "data/**/*.dcm"), *packaged(nibabel, "nicom/tests/data/*.dcm")]:
         theirs = stacked_slices(path)
         if theirs is None or path.name in DIFFERENT:
             continue
-        try:
-            pixels = decode(path, slice_index=0)
-        except NoPicture:
-            continue
-        except UserError as error:
-            wrong[path.name] = str(error)
-            continue
-        ours = pixels.array * pixels.slope + pixels.intercept if pixels.array.ndim == 2 else pixels.array
-        first = theirs if theirs.shape == ours.shape else theirs[0]
+        frames = theirs if theirs.ndim == 4 or (theirs.ndim == 3 and theirs.shape[2] != 3) else theirs[None]
+        for number in {0, len(frames) - 1}:
+            try:
+                ours = values(path, number)
+            except UserError as error:
+                wrong[path.name] = str(error)
+                continue
+            if frames[number].shape != ours.shape or not np.allclose(frames[number], ours, rtol=1e-5, atol=1e-3):
+                wrong[path.name] = (frames[number].shape, ours.shape)
         judged += 1
-        if first.shape != ours.shape or not np.allclose(first, ours, rtol=1e-5, atol=1e-3):
-            wrong[path.name] = (first.shape, ours.shape)
-    assert not wrong and judged > 30
+    assert not wrong and judged >= 60
+
+
+def values(path, number):
+    pixels = decode(path, slice_index=number)
+    return pixels.array * pixels.slope + pixels.intercept if pixels.array.ndim == 2 else pixels.array
+
+
+@pytest.mark.parametrize("name", sorted(name for name, reason in DIFFERENT.items() if "no picture" in reason))
+def test_what_itk_shows_and_is_no_picture(name):
+    (path,) = packaged(pydicom, f"data/**/{name}")
+    with pytest.raises(NoPicture):
+        decode(path, slice_index=0)
 
 
 def test_volumes_have_the_voxels_that_nibabel_reads():
@@ -111,21 +128,42 @@ def test_directions_that_itk_writes(tmp_path, suffix, direction):
     assert np.allclose(volume.spacing, turned.GetSpacing())
 
 
-def test_pictures_have_the_colours_that_opencv_reads():
+def colours_of(path):
+    """What OpenCV reads, or of what it does not, tifffile and PyAV: (H, W) or (H, W, 3)."""
+    if path.suffix == ".gif":
+        with av.open(str(path)) as file:
+            return next(file.decode(video=0)).to_ndarray(format="rgb24")
+    if path.suffix == ".tif":
+        first = tifffile.TiffFile(path).pages[0].asarray()
+        return np.moveaxis(first, 0, -1) if first.shape[0] == 3 else first
+    found = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    return found[..., 2::-1] if found.ndim == 3 and found.shape[2] >= 3 else found
+
+
+def test_pictures_have_the_colours_that_others_read():
     judged = 0
     for path in packaged(skimage, "data/*.*"):
-        if path.suffix not in (".png", ".tif", ".tiff", ".bmp") or path.name in DIFFERENT:
-            continue
-        theirs = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        try:
-            ours = decode(path, slice_index=0).array
-        except UserError:
-            ours = None
-        if theirs is None or ours is None:
-            assert theirs is None, path.name
-            continue
-        colours = theirs[..., 2::-1] if theirs.ndim == 3 and theirs.shape[2] >= 3 else theirs
-        if ours.dtype == colours.dtype and ours.shape == colours.shape:
-            assert np.array_equal(ours, colours), path.name
+        if path.suffix in (".png", ".tif", ".jpg", ".gif"):
+            ours, theirs = decode(path, slice_index=0).array, colours_of(path)
+            if ours.ndim < theirs.ndim:  # grey as equal colours
+                ours = np.broadcast_to(ours[..., None], theirs.shape)
+            assert np.array_equal(ours, theirs), path.name
             judged += 1
-    assert judged > 8
+    assert judged >= 25
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.bmp", "a.jpg", "a.webp"])
+@pytest.mark.parametrize("colours", [False, True])
+def test_pictures_that_imageio_writes(tmp_path, name, dtype, colours):
+    imageio = pytest.importorskip("imageio.v3")
+    shape = (9, 11, 3) if colours else (9, 11)
+    array = (RNG.random(shape) * (255 if dtype == "u1" else 4000)).astype(dtype)
+    try:
+        imageio.imwrite(tmp_path / name, array)
+    except (TypeError, OSError, ValueError, KeyError, RuntimeError):
+        pytest.skip(f"{name} has no such numbers")
+    theirs, ours = imageio.imread(tmp_path / name), decode(tmp_path / name).array
+    if ours.ndim < theirs.ndim:
+        ours = np.broadcast_to(ours[..., None], theirs.shape)
+    assert theirs.dtype == ours.dtype and np.array_equal(ours, theirs)
