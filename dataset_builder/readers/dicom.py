@@ -32,11 +32,17 @@ def identity_words(source: Path | bytes) -> set[str] | None:
         header = _header(source[: 2**20] if isinstance(source, bytes) else first_bytes(source, 2**20))
         if "Rows" not in header:
             return None
-        texts = [str(text).lower() for element in header.iterall() for text in _texts(element)]
+        elements = [*header.file_meta, *header.iterall()]
+        return {word for element in elements for text in _texts(element) for word in _words(str(text), element.VR)}
     except Exception:  # a header can break pydicom in any way
         return None
-    parts = {word for text in texts for word in _BETWEEN_WORDS.split(text)}
-    return {word for word in parts if len(word) >= (3 if word.isascii() else 2)}  # two characters may be a whole name
+
+
+def _words(text: str, kind: str) -> set[str]:
+    """Words of a text that may name somebody: of two signs only a person's, or of another script, where all may be."""
+    shortest = 2 if kind == "PN" else 3
+    words = _BETWEEN_WORDS.split(text.lower())
+    return {word for word in words if len(word) >= (shortest if word.isascii() else 2)}
 
 
 def _texts(element: Any) -> Sequence[Any]:

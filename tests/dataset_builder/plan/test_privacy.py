@@ -265,6 +265,7 @@ def test_names_that_are_easily_missed_are_withheld(tmp_path, clinic):
         ("Özdemir^Müzeyyen", "ozdemir"),
         ("Yamada^Tarou=山田^太郎=やまだ^たろう", "tarou"),
         ("Yamada^Tarou=山田^太郎=やまだ^たろう", "山田"),
+        ("Li^Wei", "LI_brain"),
     ],
 )
 def test_names_of_the_header_are_withheld_however_they_are_written(tmp_path, make, header, name):
