@@ -119,7 +119,7 @@ def test_a_build_ends_by_saying_what_of_paths_stays_readable(tmp_path, make, cap
     make.png(tmp_path / "raw" / "own" / "a.png", make.picture(1))
     build(tmp_path / "raw", tmp_path / "out", [make.record(tmp_path, "own", **fields)], workers=0, size=32)
     assert sum(text.startswith(line) for text in capsys.readouterr().out.splitlines()) == 1
-    assert rows_of(tmp_path / "out")[0]["path"].startswith("own/a.png") == ("of own a keyed" not in line)
+    assert rows_of(tmp_path / "out")[0]["path"].startswith("own/a.png") == ("of own only a keyed" not in line)
 
 
 @pytest.mark.parametrize("capture", ["smithers", "case_4711", "ab", "Roe_Rita", "Roe Rita"])
