@@ -128,6 +128,7 @@ GPU_LAUNCH = {"ACCELERATE_MIXED_PRECISION": "bf16"}
 def test_gpus_that_are_not_there(
     environment: dict, gpus: int, overrides: list[str], words: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)  # a quickstart of an earlier test has set it
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)

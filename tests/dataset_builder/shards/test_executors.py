@@ -252,7 +252,7 @@ def test_an_executor_is_added_by_one_entry(small_raw, tmp_path, monkeypatch):
     build(raw, tmp_path / "one", sources, size=32, engine="backwards", workers=3)
     build(raw, tmp_path / "two", sources, size=32, workers=0)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
-    with pytest.raises(UserError, match=r"none of local, dask, submitit, .*backwards"):
+    with pytest.raises(UserError, match=r"not one of local, dask, submitit, .*backwards"):
         build(raw, tmp_path / "three", sources, engine="nowhere")
 
 
