@@ -326,7 +326,7 @@ HEAD = "family,params_millions,task,auc\n"
         (HEAD + "A,5,t,0\n", "line 2: auc is 0; it must be above 0"),
         (HEAD + "A,5,t,-3\n", "must be above 0"),
         (HEAD + "A,-5,t,80\n", "params_millions is -5"),
-        (HEAD + "A,5,t,eighty\n", "no number"),
+        (HEAD + "A,5,t,eighty\n", "not a number"),
         (HEAD + "A,5,t,nan\n", "must be finite"),
         (HEAD + "A,5,t,80\nA,5,t,81\n", "lines 2 and 3 give A at 5 M on t twice"),
         (HEAD + "A,5,t\n", "fewer cells"),
