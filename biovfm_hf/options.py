@@ -15,12 +15,14 @@ end in exit status 2.
 import argparse
 import dataclasses
 import math
+import re
 import types
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, Union, Unpack, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypedDict, TypeVar, Union, Unpack, get_args, get_origin, get_type_hints
 
 from .errors import UserError
+from .nearest import did_you_mean
 
 Options = TypeVar("Options")
 
@@ -101,6 +103,21 @@ def _add_option(parser: Any, field: "dataclasses.Field[Any]", item: type, severa
     elif several and not limits.get("commas"):
         shape["action"] = "append"
     parser.add_argument(flag, required=required, **shape, **_typed(item, limits), **words)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The parser of a command. It reports a mistake in one line, with the nearest known option."""
+
+    def __init__(self, prog: str, description: str = "", epilog: str | None = None, **further: Any) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, description=description, epilog=epilog, formatter_class=formatter, **further)
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with status 2."""
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        near = did_you_mean(unknown[1], flags) if unknown else ""
+        self.exit(2, f"{self.prog}: error: {message}{near} (all options: {self.prog} --help)\n")
 
 
 def parse_options(parser: argparse.ArgumentParser, kind: type[Options], argv: Sequence[str]) -> Options:

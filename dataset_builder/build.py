@@ -1,11 +1,10 @@
 """The `biovfm build` command: turns raw sources into a screened Parquet dataset; a killed build continues."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.options import parse_options
+from biovfm_hf.options import CommandParser, parse_options
 
 from .options import BuildOptions
 from .pipeline import run
@@ -59,10 +58,9 @@ def build(
     return run(BuildOptions(**given))
 
 
-def _parser() -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
+def _parser() -> CommandParser:
+    return CommandParser(
         prog="biovfm build",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )

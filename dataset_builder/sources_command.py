@@ -1,6 +1,5 @@
 """The `biovfm sources` command: describes the 61 sources, how to obtain them, and which are on this disk."""
 
-import argparse
 import json
 import sys
 import textwrap
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.options import argument, check_options, option, parse_options, required
+from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 
 from .catalog.downloading import download_source
 from .catalog.load import load_catalog
@@ -90,18 +89,17 @@ class DownloadOptions(_Options):
 
 def main(argv: list[str]) -> int:
     """Run `biovfm sources`; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="biovfm sources",
         description="The catalogue of the 61 public sources of BioVFM-21M: list, show, check and download them.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, (_, _, summary) in _ACTIONS.items():
         actions.add_parser(name, help=summary, add_help=False)  # each has a parser of its own
     name = parser.parse_args(argv[:1]).action
     kind, act, summary = _ACTIONS[name]
-    act(parse_options(argparse.ArgumentParser(prog=f"biovfm sources {name}", description=summary), kind, argv[1:]))
+    act(parse_options(CommandParser(prog=f"biovfm sources {name}", description=summary), kind, argv[1:]))
     return 0
 
 

@@ -3,7 +3,6 @@
 Heavy imports come after the options are parsed, so that `--help` is fast.
 """
 
-import argparse
 import json
 import logging
 import os
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.options import argument, check_options, option
+from biovfm_hf.options import CommandParser, argument, check_options, option
 
 from . import objectives
 from .config_file import find_config, load_config, parse_overrides, shipped_configs
@@ -134,14 +133,13 @@ def run_script(method: str, argv: Sequence[str] | None = None) -> int:
     return _run_command(parser, argv, method)
 
 
-def _parser(prog: str, method: str) -> argparse.ArgumentParser:
+def _parser(prog: str, method: str) -> CommandParser:
     """A parser without the config, which is positional in the command and --config in the scripts."""
     title = f"with the {objectives.config_of(method).title} objective, " if method else ""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=prog,
         description=_DESCRIPTION.format(title=title),
         epilog=_examples(method),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     for field in fields(PretrainOptions):
@@ -167,7 +165,7 @@ def _examples(method: str) -> str:
     return _EPILOG.format(alone=alone, method=method or "dino", launch=launch, script=script)
 
 
-def _run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None, method: str) -> int:
+def _run_command(parser: CommandParser, argv: Sequence[str] | None, method: str) -> int:
     """Parse the arguments, train, and turn failures into one line: 0 done, 1 failed, 2 wrong arguments."""
     known, rest = parser.parse_known_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")

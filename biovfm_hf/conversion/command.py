@@ -1,12 +1,11 @@
 """The `biovfm convert` command."""
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UserError
-from ..options import argument, check_options, option, parse_options, required
+from ..options import CommandParser, argument, check_options, option, parse_options, required
 from .read import Encoder, read_encoder
 from .write import write_biovfm, write_timm, write_transformers
 
@@ -54,7 +53,7 @@ def convert(options: ConvertOptions) -> Encoder:
 
 def main(argv: Sequence[str]) -> int:
     """The `biovfm convert` command."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="biovfm convert",
         description="Read DINOv2, DINOv3, MAE, timm or transformers weights into a BioVFM model folder, or write a "
         "BioVFM model for people who install nothing of ours. Every tensor must fit; whatever is left out is named.",
@@ -63,7 +62,6 @@ def main(argv: Sequence[str]) -> int:
         "  biovfm convert facebook/dinov2-base --to models/dinov2-base\n"
         "  biovfm convert dinov3_vitb16_pretrain_lvd1689m.pth --to models/dinov3-base\n"
         "  biovfm convert models/mine --to models/mine-dinov2 --format dinov2",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options = parse_options(parser, ConvertOptions, argv)
     encoder = convert(options)

@@ -1,6 +1,5 @@
 """The `biovfm quickstart` command: runs every stage in order, through the functions that a user would call."""
 
-import argparse
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ from typing import Any
 import biovfm_hf
 
 from ..errors import UserError, require
+from ..options import CommandParser
 from ..writing.files import atomic_path, write_text
 from .findings import read_gains, sentences
 from .picture import draw_overview
@@ -38,14 +38,13 @@ class Step:
 
 def main(argv: Sequence[str]) -> int:
     """The command. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="biovfm quickstart",
         description="Build a dataset from real biomedical images, pretrain a small vision transformer on it (DINOv2, "
         "then MAE), probe both against a randomly initialised twin on a part of the brain that was not pretrained on, "
         "write cards and a report, and load the model back. A CPU is enough: about five minutes on two cores.",
         epilog="Stopped or killed, the same command continues. The images ship inside nilearn, pydicom, nibabel and "
         "scikit-image; nothing is downloaded.\n\nexamples:\n  biovfm quickstart\n  biovfm quickstart --out my-folder",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help=f"folder to fill (default: {DEFAULT_OUT})")
     out = parser.parse_args(argv).out

@@ -1,6 +1,5 @@
 """The `biovfm embed` command: turns images into a Parquet file of feature vectors."""
 
-import argparse
 import csv
 import hashlib
 import io
@@ -19,7 +18,7 @@ from biovfm_hf.cards.provenance import hub_provenance, read_provenance
 from biovfm_hf.decoding.files import IMAGE_SUFFIXES
 from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.hub.network import heed_missing_network, is_path
-from biovfm_hf.options import check_options, option, parse_options, required
+from biovfm_hf.options import CommandParser, check_options, option, parse_options, required
 from biovfm_hf.reading.image_files import NOT_INPUT, count_frames, walk
 from biovfm_hf.reading.rows import row_ids
 from biovfm_hf.volumes import AXES
@@ -180,12 +179,11 @@ class Naming:
 
 def main(argv: list[str]) -> int:
     """Run `biovfm embed`. Returns 0; failures are raised as UserError."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="biovfm embed",
         description="Turn a folder of images, or an image dataset, into a Parquet file of feature vectors, for "
         "retrieval, clustering or a classifier of your own.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options = parse_options(parser, EmbedOptions, argv)
     features = embed(options)

@@ -1,6 +1,5 @@
 """The `biovfm probe` command: scores encoders on tasks."""
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 
 from biovfm_hf.cards.provenance import Provenance, add_provenance
 from biovfm_hf.errors import UserError
-from biovfm_hf.options import check_options, option, parse_options, required
+from biovfm_hf.options import CommandParser, check_options, option, parse_options, required
 
 from ..encoders.device import check_device, default_device, default_precision
 from ..encoders.embed import embed_summaries
@@ -216,15 +215,14 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """The command's parser, before its options."""
     methods = "\n".join(f"  {name:<10}{title}" for name, title in probe_titles().items())
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="biovfm probe",
         description="Score frozen (or fine-tuned) encoders on benchmark tasks. Features are computed once per model "
         "and task; every metric comes with a 95 % bootstrap interval, and models are compared on the same test cases.",
         epilog=f"methods:\n{methods}\n\n{EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     lists = parser.add_argument_group("lists")
     lists.add_argument("--list-tasks", action="store_true", default=None, help="list the named tasks and stop")

@@ -1,6 +1,5 @@
 """The `biovfm score` command: metrics and intervals for existing scores."""
 
-import argparse
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.options import argument, check_options, option, parse_options, required
+from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 from biovfm_hf.writing.files import write_text
 
 from ..results.trust.groups import bands
@@ -79,10 +78,7 @@ class ScoreOptions:
 
 def main(argv: list[str]) -> int:
     """Run `biovfm score`. Returns the exit status."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "biovfm score", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=formatter
-    )
+    parser = CommandParser("biovfm score", description=DESCRIPTION, epilog=EXAMPLES)
     print(table(score(parse_options(parser, ScoreOptions, argv))))
     return 0
 

@@ -1,6 +1,5 @@
 """The `biovfm search` command: finds the images of a folder that look most like an example."""
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 
 from biovfm_hf.cards.provenance import Provenance, add_provenance
 from biovfm_hf.errors import UserError
-from biovfm_hf.options import check_options, option, parse_options, required
+from biovfm_hf.options import CommandParser, check_options, option, parse_options, required
 from biovfm_hf.volumes import AXES
 from biovfm_hf.writing.files import write_text
 
@@ -61,11 +60,10 @@ class SearchOptions:
 
 def main(argv: list[str]) -> int:
     """Run `biovfm search`. Returns 0; failures are raised as UserError."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="biovfm search",
         description="Find the images most like an example, by cosine similarity of their feature vectors.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options = parse_options(parser, SearchOptions, argv)
     finds = search(options)

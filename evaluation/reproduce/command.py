@@ -1,12 +1,11 @@
 """The `biovfm reproduce` command: makes the tables and figures of the two papers, by name."""
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.options import parse_options
+from biovfm_hf.options import CommandParser, parse_options
 
 from ..encoders.processes import process_group
 from . import corpus, facts, patches, scores
@@ -42,11 +41,10 @@ KINDS: dict[str, Callable[[Recipe, Bench], Outcome]] = {
 
 def main(argv: Sequence[str]) -> int:
     """Run `biovfm reproduce`. Returns 0, or 1 if an available part failed."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         "biovfm reproduce",
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--list", action="store_true", default=None, help="list the items and stop")
     parser.add_argument("--json", action="store_true", default=None, help="list as JSON")

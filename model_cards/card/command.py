@@ -1,12 +1,11 @@
 """The `biovfm card` command: writes a model card from the recorded facts."""
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from biovfm_hf.cards.provenance import write_provenance
-from biovfm_hf.options import parse_options
+from biovfm_hf.options import CommandParser, parse_options
 from biovfm_hf.writing.files import write_text
 
 from ..ending import end_command
@@ -79,13 +78,12 @@ def _write_results(facts: CardFacts, folder: Path, benchmark: str | None) -> Non
 
 def main(argv: list[str]) -> int:
     """`biovfm card`. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="biovfm card",
         description="Write MODEL_DIR/README.md, the model card, from what actually happened: the model's own config, "
         "the results file, the training run and the dataset folder. What is not given is said to be not recorded; no "
         "number is filled in. Text below the card's last line is kept when the card is written again.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     written = card(parse_options(parser, CardOptions, argv))
     return end_command(written.notes, f"{written.path}: {written.results} results, {written.pictures} pictures")

@@ -1,6 +1,5 @@
 """The `biovfm demo` command: a browser page that shows a model's view of an image, run locally or as a Space."""
 
-import argparse
 import hashlib
 import io
 import json
@@ -18,7 +17,7 @@ import biovfm_hf
 from biovfm_hf.cards.provenance import Provenance, read_provenance, write_provenance
 from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.hub.network import heed_missing_network, is_path
-from biovfm_hf.options import argument, check_options, option, parse_options
+from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options
 from biovfm_hf.writing.files import atomic_path, write_text
 
 from ..inputs.dataset import MAX_IMAGE_BYTES
@@ -247,13 +246,12 @@ def demo(options: DemoOptions) -> None:
 
 def main(argv: list[str]) -> int:
     """`biovfm demo`. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="biovfm demo",
         description="Open a page where an image (PNG, JPEG, TIFF, DICOM, NIfTI) is shown as the model sees it: its "
         "patch tokens as colours, the nearest of some images that you index with their votes, and the scores of a "
         "linear probe on them. Runs on this machine; --export writes a Space for the Hub instead.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options = parse_options(parser, DemoOptions, argv)
     demo(options)

@@ -1,6 +1,5 @@
 """The `biovfm push` command: sends a model, dataset or demo folder to a Hub repository and verifies it."""
 
-import argparse
 import sys
 import tempfile
 from dataclasses import dataclass, replace
@@ -9,7 +8,7 @@ from pathlib import Path
 from biovfm_hf.cards.provenance import read_provenance
 from biovfm_hf.errors import UserError
 from biovfm_hf.hub.calls import signed_in
-from biovfm_hf.options import argument, check_options, option, parse_options
+from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options
 from biovfm_hf.writing.files import write_text
 
 from ..ending import end_command
@@ -148,13 +147,12 @@ def _asked(options: PushOptions) -> PushOptions:
 
 def main(argv: list[str]) -> int:
     """`biovfm push`. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="biovfm push",
         description="Send a model, dataset or demo folder to the Hub, private unless you say --public. Only files "
         "that the repository does not hold yet are sent; afterwards every hash is compared. The usage lines of the "
         "card are made to name the repository. What came from private sources is sent only when you say so.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options = _asked(parse_options(parser, PushOptions, argv))
     done = push(options)

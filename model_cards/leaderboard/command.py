@@ -1,6 +1,5 @@
 """The `biovfm leaderboard` command: a page of models x tasks with intervals, real ranks, leakage and costs."""
 
-import argparse
 import csv
 import io
 import json
@@ -10,7 +9,7 @@ from typing import Any
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.hub.network import is_path
-from biovfm_hf.options import argument, check_options, option, parse_options, required
+from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 from biovfm_hf.writing.files import write_text
 
 from .. import formats
@@ -142,12 +141,11 @@ def render(boards: list[Board], title: str) -> str:
 
 def main(argv: list[str]) -> int:
     """`biovfm leaderboard`. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="biovfm leaderboard",
         description="Set models beside each other on tasks, with intervals, ranks that paired tests leave possible, "
         "overlaps of their pretraining data with benchmarks, costs, and filters; as a page or a static Space.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options = parse_options(parser, LeaderboardOptions, argv)
     boards = leaderboard(options)

@@ -1,6 +1,5 @@
 """The `biovfm report` command: one HTML page of data, training and results that opens from disk."""
 
-import argparse
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.options import argument, check_options, option, parse_options, required
+from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 from biovfm_hf.writing.files import write_text
 
 from .. import formats
@@ -124,13 +123,12 @@ def report(options: ReportOptions) -> WrittenReport:
 
 def main(argv: list[str]) -> int:
     """`biovfm report`. Returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="biovfm report",
         description="Write one self-contained HTML page from what you give: dataset folders, training runs, model "
         "folders, results and scaling studies, in any number. It opens from disk, loads nothing from the network, "
         "works on a phone and stays below 10 MB.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     written = report(parse_options(parser, ReportOptions, argv))
     notes = (f"picture {line}" for line in written.left_out)

@@ -1,13 +1,12 @@
 """Options: the same checks from Python and from a command line, which is filled from the fields."""
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.options import argument, check_options, option, parse_options, required
+from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Drawing:
 
 
 def parsed(*words):
-    return parse_options(argparse.ArgumentParser(prog="draw"), Drawing, words)
+    return parse_options(CommandParser("draw"), Drawing, words)
 
 
 def test_the_command_line_fills_the_fields():
@@ -84,10 +83,10 @@ class Lists:
 
 def test_values_with_commas_many_values_and_words_of_their_own():
     words = ["--views", "top,side", "--images", "a", "b,c", "--pairs", "x=1"]
-    options = parse_options(argparse.ArgumentParser(), Lists, words)
+    options = parse_options(CommandParser("draw"), Lists, words)
     assert options == Lists(["top", "side"], ["a", Path("b,c")], "x=1")
     assert (options.images, options.pairs) == ((Path("a"), Path("b,c")), {"x": "1"})
-    assert parse_options(argparse.ArgumentParser(), Lists, []) == Lists()
+    assert parse_options(CommandParser("draw"), Lists, []) == Lists()
     for wrong, reason in (({"views": "top,below"}, "views: 'below' is not one of"), ({"pairs": "x"}, "^pairs: ")):
         with pytest.raises(UserError, match=reason):
             Lists(**wrong)
@@ -102,7 +101,15 @@ class Counts:
 
 
 def test_numbers_with_commas_between():
-    assert parse_options(argparse.ArgumentParser(), Counts, ["--seeds", "1, 4"]) == Counts([1, 4]) == Counts("1,4")
+    assert parse_options(CommandParser("draw"), Counts, ["--seeds", "1, 4"]) == Counts([1, 4]) == Counts("1,4")
     for wrong in ("1,x", "1.5", "-1", ""):
         with pytest.raises(UserError, match=r"^seeds: "):
             Counts(wrong)
+
+
+def test_a_mistake_is_one_line_with_the_nearest_option(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parsed("a", "--out", "c", "--cuont", "3")
+    lines = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and len(lines) == 1
+    assert "unrecognized arguments: --cuont" in lines[0] and "did you mean --count?" in lines[0]

@@ -1,6 +1,5 @@
 """The `biovfm scaling mixture` command: designs of pretraining mixtures, their runs, and a recommended mixture."""
 
-import argparse
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.options import argument, check_options, option, parse_options, required
+from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 from biovfm_hf.writing.files import write_text
 
 from ..scaling.tables import write_rows
@@ -19,6 +18,7 @@ from .runner import DESCRIPTION as RUN_DESCRIPTION
 from .runner import RunOptions, plan_lines, run_mixtures
 from .runs import read_runs
 
+NAME = "biovfm scaling mixture"
 DESCRIPTION = """\
 Fit how a score depends on the shares of the pretraining data, and recommend a mixture.
 
@@ -79,25 +79,19 @@ def main(argv: list[str]) -> int:
     actions = {"design": _design, "run": _run}
     if argv and argv[0] in actions:
         return actions[argv[0]](argv[1:])
-    options = parse_options(_parser("", DESCRIPTION, EXAMPLES), MixtureOptions, argv)
+    options = parse_options(CommandParser(NAME, DESCRIPTION, EXAMPLES), MixtureOptions, argv)
     print("\n".join(recommendation_lines(fit_mixtures(options).report)))
     return 0
 
 
-def _parser(action: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    formatter = argparse.RawDescriptionHelpFormatter
-    name = f"biovfm scaling mixture {action}".strip()
-    return argparse.ArgumentParser(name, description=description, epilog=epilog, formatter_class=formatter)
-
-
 def _design(argv: list[str]) -> int:
-    options = parse_options(_parser("design", "Write mixtures to pretrain on."), DesignOptions, argv)
+    options = parse_options(CommandParser(f"{NAME} design", "Write mixtures to pretrain on."), DesignOptions, argv)
     print(f"{len(write_design(options))} mixtures in {options.out}; pretrain each on equally many images")
     return 0
 
 
 def _run(argv: list[str]) -> int:
-    options = parse_options(_parser("run", RUN_DESCRIPTION), RunOptions, argv)
+    options = parse_options(CommandParser(f"{NAME} run", RUN_DESCRIPTION), RunOptions, argv)
     if options.dry_run:
         print("\n".join(plan_lines(options)))
         return 0

@@ -1,6 +1,5 @@
 """The `biovfm curate` command: chooses images from a pool by their features, and writes a selection to train on."""
 
-import argparse
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from biovfm_hf.errors import UserError, one_line, require
-from biovfm_hf.options import argument, check_options, option, parse_options, required
+from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 from biovfm_hf.reading.rows import row_ids
 from biovfm_hf.writing.files import write_text
 
@@ -70,10 +69,7 @@ class CurateOptions:
 
 def main(argv: list[str]) -> int:
     """Run `biovfm curate`. Returns 0; failures are raised as UserError."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "biovfm curate", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=formatter
-    )
+    parser = CommandParser("biovfm curate", description=DESCRIPTION, epilog=EXAMPLES)
     options = parse_options(parser, CurateOptions, argv)
     report = curate(options)
     print(f"{report['kept']} of {report['pool']} images in {options.out / 'selection.txt'}")

@@ -1,6 +1,5 @@
 """The `biovfm analyse` command: measures each layer of one or several models."""
 
-import argparse
 import csv
 import io
 import json
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.options import argument, check_options, option, parse_options, required
+from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 from biovfm_hf.writing.files import write_text
 
 from ...commands.embed import DEVICE_HELP, open_images
@@ -64,10 +63,7 @@ class AnalyseOptions:
 
 def main(argv: list[str]) -> int:
     """Run `biovfm analyse`. Returns 0; failures are raised as UserError."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "biovfm analyse", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=formatter
-    )
+    parser = CommandParser("biovfm analyse", description=DESCRIPTION, epilog=EXAMPLES)
     options = parse_options(parser, AnalyseOptions, argv)
     print(page_words(analyse(options)))
     print(f"tables and the page in {options.out}")

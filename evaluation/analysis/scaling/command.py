@@ -1,6 +1,5 @@
 """The `biovfm scaling` command: slopes of score against model size, their correlates, and the figures."""
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import RECIPES, recipe_flops
-from biovfm_hf.options import argument, check_options, option, parse_options, required
+from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 
 from ..composition.command import main as mixture_main
 from . import properties
@@ -68,13 +67,8 @@ class ScalingOptions:
         check_options(self)
 
 
-def _parser(name: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    formatter = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(name, description=description, epilog=epilog, formatter_class=formatter)
-
-
 def _analyse(argv: list[str]) -> int:
-    parser = _parser("biovfm scaling", DESCRIPTION, EXAMPLES)
+    parser = CommandParser("biovfm scaling", DESCRIPTION, EXAMPLES)
     options = parse_options(parser, ScalingOptions, argv)
     analysis = scaling(options)
     for note in analysis.notes:
@@ -115,7 +109,7 @@ class PropertiesOptions:
 
 
 def _properties(argv: list[str]) -> int:
-    parser = _parser("biovfm scaling properties", "Measure task properties from MedMNIST .npz files, streaming.")
+    parser = CommandParser("biovfm scaling properties", "Measure task properties from MedMNIST .npz files, streaming.")
     options = parse_options(parser, PropertiesOptions, argv)
     rows = measure_properties(options)
     print(f"{options.out}: properties of {len(rows)} tasks (dbi in pixels, at most 32 x 32)")
@@ -149,7 +143,7 @@ def measure_properties(options: PropertiesOptions) -> list[dict[str, Any]]:
 
 
 def _sizes(argv: list[str]) -> int:
-    _parser("biovfm scaling sizes", "Parameters and pretraining compute of the named sizes.").parse_args(argv)
+    CommandParser("biovfm scaling sizes", "Parameters and pretraining compute of the named sizes.").parse_args(argv)
     print(f"{'size':<12}{'encoder M':>11}{'published M':>13}{'DINO GFLOP/img':>16}{'MAE GFLOP/img':>15}")
     for name, (encoder, printed) in known_sizes().items():
         flops = [recipe_flops(name, objective).total / 1e9 for objective in RECIPES]

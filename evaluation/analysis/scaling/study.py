@@ -4,7 +4,6 @@ Pretraining runs as a process of its own under `accelerate launch`, so the study
 imports nothing of them. A run that is finished, or a probe that is recorded, is not done again.
 """
 
-import argparse
 import json
 import math
 import os
@@ -21,7 +20,7 @@ from typing import Any
 import biovfm_hf
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import RECIPES, encoder_parameters
-from biovfm_hf.options import argument, check_options, option, parse_options, required
+from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 from biovfm_hf.reading.documents import read_json, read_yaml
 from biovfm_hf.writing.files import write_text
 
@@ -414,8 +413,7 @@ class StudyOptions:
 
 def main(argv: list[str]) -> int:
     """Run `biovfm scaling study`. Returns the exit status."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("biovfm scaling study", description=DESCRIPTION, formatter_class=formatter)
+    parser = CommandParser("biovfm scaling study", description=DESCRIPTION)
     options = parse_options(parser, StudyOptions, argv)
     if options.dry_run:
         plan = read_plan(options.study)
