@@ -100,7 +100,7 @@ LINEUP = {
         _BASE_16, "open_clip:hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224", "MIT", "2303.00915"
     ),
     "biomedgpt": ShortName(
-        *("ofa:PanaceaAI/BiomedGPT-Base-Pretrained", 74, 768, None, 384),
+        *("ofa:PanaceaAI/BiomedGPT-Base-Pretrained", 74, 768, 98.9, 384),
         "Apache-2.0 on the Hub, academic research only by its README",
         "2305.17100",
         "image tokens, no text prompt",

@@ -470,7 +470,8 @@ def _load_timm(source: str) -> Encoder:
         module = timm.create_model(where, pretrained=True, num_classes=0, **keywords)
     except Exception as error:  # timm passes on whatever the hub, the file system or its registry raise
         raise UserError(f"model timm:{given} cannot be loaded: {_reason(error, path.is_dir())}") from error
-    config = timm.data.resolve_model_data_config(module)
+    side = keywords.get("img_size")
+    config = timm.data.resolve_model_data_config(module, {"img_size": side} if isinstance(side, int) else None)
     transform = timm.data.create_transform(**config, is_training=False)
     revision = folder_revision(path) if path.is_dir() else weights_digest(module)
     revision += f"?{given.partition('?')[2]}" if keywords else ""  # the same weights in another network

@@ -203,7 +203,7 @@ def load_image_encoder(source: str) -> tuple[OFAImageEncoder, Path, list[str]]:
         module.load_state_dict(parts)
     except KeyError as error:
         raise UserError(f"{path}: lacks {error}; it is not an OFA model with an image encoder") from error
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, IndexError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: its tensors are not those of an OFA image encoder ({reason})") from error
     return module, path, left_out

@@ -8,7 +8,8 @@ from urllib.parse import unquote
 
 from biovfm_hf.errors import UserError, require
 
-OURS = ("pretrained", "num_classes", "checkpoint_path", "pretrained_cfg")  # what is set here, or chooses other weights
+# What is set here, or chooses other weights.
+OURS = ("pretrained", "num_classes", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 
 
 def split_keywords(name: str) -> tuple[str, dict[str, Any]]:

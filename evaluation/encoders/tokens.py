@@ -93,8 +93,8 @@ def run(module: "nn.Module", pixel_values: "Tensor", blocks: int = 0, reading: R
     """Run any supported module and read its tokens. Gradients flow, for fine-tuning.
 
     Raises:
-        UserError: the module takes more than images, answers with something else than features, or has no equal
-            blocks where `blocks` are asked for.
+        UserError: the module takes more than images or images of another size, answers with something else than
+            features, or has no equal blocks where `blocks` are asked for.
     """
     layers = find_layers(module)
     outputs: list[Any] = []
@@ -108,6 +108,9 @@ def run(module: "nn.Module", pixel_values: "Tensor", blocks: int = 0, reading: R
         raise UserError(
             f"{type(module).__name__} does not take images alone ({error}); it cannot be probed"
         ) from error
+    except (AssertionError, ValueError) as error:  # timm's way to refuse a size, and transformers'
+        height, width = pixel_values.shape[-2:]
+        raise UserError(f"{type(module).__name__} refuses images of {height} x {width} pixels ({error})") from error
     finally:
         for hook in hooks:
             hook.remove()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from biovfm_hf.errors import UserError
 from evaluation.commands.probe import main
@@ -124,6 +125,9 @@ def test_files_of_another_kind_are_refused_and_nothing_in_them_runs(weights, tmp
     short = {name: value for name, value in weights.items() if name != "encoder.pos_q_linear.weight"}
     with pytest.raises(UserError, match=r"not those of an OFA.*pos_q_linear\.weight"):
         load_encoder(str(save_folder(tmp_path / "short", short)))
+    scalar = {**weights, "encoder.layer_norm.weight": torch.tensor(1.0)}
+    with pytest.raises(UserError, match="not those of an OFA"):
+        load_encoder(str(save_folder(tmp_path / "scalar", scalar)))
     assert "run" not in capsys.readouterr().out
 
 
@@ -158,4 +162,8 @@ def test_the_released_base_model_has_the_size_that_its_line_tells():
         }
         module = OFAImageEncoder(names)
     millions = sum(parameter.numel() for parameter in module.parameters()) / 1e6
-    assert LINEUP["biomedgpt"].parameters == pytest.approx(millions, abs=0.6)
+    entry = LINEUP["biomedgpt"]
+    assert entry.parameters == pytest.approx(millions, abs=0.6)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module.eval()(torch.empty(1, 3, entry.size, entry.size, device="meta"))
+    assert entry.gflops == pytest.approx(counter.get_total_flops() / 1e9, rel=0.01)

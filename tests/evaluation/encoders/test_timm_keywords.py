@@ -1,5 +1,6 @@
 """Keywords of timm in an encoder's name: their types, what they change, and what is refused."""
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -51,6 +52,14 @@ def test_keywords_build_the_network_that_the_weights_are_of(folder):
     torch.testing.assert_close(both, torch.cat([expected[:, 0], expected[:, 5:].mean(1)], 1), atol=1e-5, rtol=0)
 
 
+def test_images_are_brought_to_the_size_that_a_keyword_gives(folder):
+    encoder = load_encoder(f"timm:{folder[0]}?init_values=1e-5&mlp_layer=SwiGLUPacked&act_layer=SiLU&img_size=48")
+    pixels = encoder.preprocess([np.zeros((30, 40, 3), np.uint8)])
+    assert encoder.size == 48 and encoder.encode(pixels).grid == (6, 6)
+    with pytest.raises(UserError, match="refuses images of 32 x 32 pixels"):
+        encoder.encode(torch.zeros(1, 3, 32, 32))
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -61,6 +70,7 @@ def test_keywords_build_the_network_that_the_weights_are_of(folder):
         ("init_values", "no NAME=VALUE"),
         ("pretrained=false", "pretrained cannot be given"),
         ("num_classes=3", "num_classes cannot be given"),
+        ('pretrained_cfg_overlay={"file":"other.safetensors"}', "pretrained_cfg_overlay cannot be given"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(folder, words, reason):
