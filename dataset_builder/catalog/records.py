@@ -9,8 +9,8 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
 from biovfm_hf.reading.documents import read_yaml
 
-from ..readers.hdf5 import EXPANDERS
 from .globs import compile_glob, compile_regex
+from .hdf5_items import EXPANDERS
 from .source import (
     ACCESS,
     KINDS,

@@ -16,11 +16,11 @@ from biovfm_hf.decoding.files import IMAGE_SUFFIXES
 from biovfm_hf.decoding.series import Place, group_series, read_places
 from biovfm_hf.reading.image_files import NOT_INPUT, has_no_suffix
 
+from ..catalog.hdf5_items import EXPANDERS
 from ..catalog.selection import HIDDEN_FILE, UNNAMED, Selection, looks_like_image
 from ..catalog.source import NOT_ESTABLISHED, ItemRule, Source
 from ..item import Item, Part
 from ..readers.archives import UNREADABLE, BrokenArchive, Member, is_archive, is_zip, list_members, zip_members
-from ..readers.hdf5 import EXPANDERS
 from ..readers.members import members
 from ..readers.picture import first_bytes, opening
 from .folders import Entry, Folders, is_hidden_folder

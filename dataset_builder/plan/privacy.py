@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 from unicodedata import combining, normalize
 
+from biovfm_hf.decoding.dicom import is_dicom_file
 from biovfm_hf.decoding.files import IMAGE_SUFFIXES
 from biovfm_hf.reading.image_files import has_no_suffix
 
 from ..item import Item
 from ..limits import ARCHIVES
-from ..readers import dicom
 from ..readers.picture import first_bytes
+from .identity_words import identity_words
 
 _TELLING = re.compile(
     r"\w\^\w"  # Doe^Jane
@@ -145,8 +146,8 @@ def _identity(item: Item, source: Path | bytes | None) -> set[str] | None:
     if isinstance(source, Path) and item.kind == "dicom_series":
         source = source / name
     try:
-        if dicom.is_dicom_file(b"" if source is None else first_bytes(source, 132), name):
-            return None if source is None else dicom.identity_words(source)
+        if is_dicom_file(b"" if source is None else first_bytes(source, 132), name):
+            return None if source is None else identity_words(source)
         return None if has_no_suffix(name) else set()  # without a suffix it may be DICOM that is cut or was not read
     except OSError:
         return None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..item import Item
 from ..limits import Refused
-from . import arrays, files, series, video
+from . import files, hdf5, series, video
 from .picture import Picture, Unread
 
 
@@ -29,7 +29,7 @@ def read(
     if item.kind == "dicom_series" or isinstance(source, list):
         yield from series.read(source, item, raw, views, size)
     elif item.kind == "hdf5":
-        yield from arrays.read_hdf5(source, item.member, item.row, item.intensity, views, size)
+        yield from hdf5.read_hdf5(source, item.member, item.row, item.intensity, views, size)
     elif item.kind == "video":
         yield from video.read(source, item.member or item.path, item.intensity, item.fps)
     else:

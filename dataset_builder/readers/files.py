@@ -18,7 +18,7 @@ from .intensity import Setting, mapped
 from .members import members
 from .picture import Picture, first_bytes, opening
 from .png import plain_png
-from .volume import sliced
+from .slicing import sliced
 
 
 def read(

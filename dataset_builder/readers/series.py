@@ -20,7 +20,7 @@ from .files import bounded, pictures
 from .intensity import Setting
 from .members import members
 from .picture import Open, Picture, Unread, opening
-from .volume import sliced, time_points
+from .slicing import sliced, time_points
 
 _Failures = dict[int, Exception]
 

@@ -22,7 +22,7 @@ from ..item import Item
 from ..limits import Refused, refusal
 from ..plan.plan import Options
 from ..readers.picture import Picture, Unread
-from ..readers.slicing import resize
+from ..readers.resizing import resize
 from ..schema import COLUMNS, KEPT
 from ..screening.hashing import fingerprint, reduced, sha256_of_pixels
 from ..screening.leakage import framings

@@ -22,7 +22,8 @@ from biovfm_hf.errors import UserError
 from dataset_builder import readers
 from dataset_builder.item import Item
 from dataset_builder.limits import MAX_MEMBER_BYTES, Refused, refusal
-from dataset_builder.readers import dicom, members, png
+from dataset_builder.plan.identity_words import identity_words
+from dataset_builder.readers import members, png
 from dataset_builder.readers.archives import list_members
 from dataset_builder.readers.picture import Unread, opening
 from dataset_builder.readers.slicing import VIEWS
@@ -234,7 +235,7 @@ def test_jpeg2000_at_reduced_resolution_keeps_values(tmp_path, make, bits):
 
 def test_a_dicom_series_is_a_volume(tmp_path, make, monkeypatch):
     unasked = []
-    monkeypatch.setattr(dicom, "first_bytes", lambda *words: unasked.append(words))
+    monkeypatch.setattr(f"{identity_words.__module__}.first_bytes", lambda *words: unasked.append(words))
     array = make.volume(5, (20, 26, 30))  # columns run to the left, rows to the back, slices to the head
     files = []
     for z in range(30):
@@ -364,8 +365,8 @@ def test_of_a_dicom_file_of_gigabytes_only_the_header_is_read(tmp_path, make):
     with large.open("r+b") as file:
         file.truncate(3 << 30)  # sparse: it takes no room on the disk
     item = Item("s", "0", "dicom_series", files=tuple(f"s/{name}" for name in names))
-    assert dicom.identity_words(large) >= {"doe", "jane"}
-    assert peak_bytes(dicom.identity_words, large) < 8 << 20
+    assert identity_words(large) >= {"doe", "jane"}
+    assert peak_bytes(identity_words, large) < 8 << 20
     assert grouped(tmp_path / "s", names) == ([names], {})
     assert peak_bytes(grouped, tmp_path / "s", names) < 8 << 20
     tracemalloc.start()
@@ -426,7 +427,7 @@ def test_a_deflated_dicom_bomb_is_refused_before_it_is_inflated(tmp_path, make, 
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert "inflates to over" in answer.detail and peak < 64 << 20
-    assert dicom.identity_words(tmp_path / "b.dcm") is None
+    assert identity_words(tmp_path / "b.dcm") is None
 
 
 def test_damaged_dicom(tmp_path, make):

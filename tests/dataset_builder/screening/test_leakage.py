@@ -9,7 +9,7 @@ from PIL import Image
 
 from biovfm_hf.fitting import scaled_shape
 from biovfm_hf.pixels import decode, to_uint8
-from dataset_builder.readers.slicing import resize
+from dataset_builder.readers.resizing import resize
 from dataset_builder.screening.hashing import THUMBNAIL, fingerprint, reduced
 from dataset_builder.screening.leakage import Benchmarks, framings, matches, read_benchmarks
 

@@ -6,13 +6,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.decoding.dicom import is_dicom_file
 from biovfm_hf.decoding.dicom_header import HEADER_BYTES, import_pydicom, is_deflated, told
 from biovfm_hf.errors import UserError
 
-from .picture import first_bytes
-
-__all__ = ["identity_words", "is_dicom_file"]
+from ..readers.picture import first_bytes
 
 # In names, = separates scripts, and brackets enclose lists.
 _BETWEEN_WORDS = re.compile(r"[\s^=,;:/\\\[\]'\"()]+")
