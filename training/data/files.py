@@ -50,10 +50,12 @@ def read_bytes(path: str) -> bytes:
     try:
         if not is_remote(path):
             return Path(path).read_bytes()
-        with fsspec.open(path, "rb") as file:
+        with open_file(path) as file:
             return file.read()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
+    except Exception as error:  # networks fail in many classes
+        raise unreadable(path, error) from error
 
 
 def unreadable(what: str, error: Exception) -> UserError:

@@ -241,7 +241,7 @@ def _by_kind(path: str, files: Sequence[str]) -> dict[str, list[str]]:
     """
     kinds = {
         "Parquet": image_tables(files),
-        "tar": [name for name in files if name.endswith(".tar")],
+        "tar": [name for name in files if name.lower().endswith(".tar")],
         "zip": [name for name in files if name.lower().endswith(".zip")],
         "image": [name for name in files if name.lower().endswith(PICTURE_SUFFIXES)],
     }

@@ -242,7 +242,8 @@ def _key(*numbers: int) -> int:
 
 def cannot_open(path: str, error: Exception) -> UserError:
     """The error if `datasets` cannot open the data at `path`."""
-    where = "" if Path(path).exists() else " (no such folder here, so it was looked for on the Hub)"
+    on_hub = is_folder_or_name(path) and not Path(path).expanduser().exists()
+    where = " (no such folder here, so it was looked for on the Hub)" if on_hub else ""
     return UserError(f"cannot open the data {path}{where}: {one_line(error)}")
 
 

@@ -182,13 +182,39 @@ def test_damaged_archives_are_named(shards: Path, tmp_path: Path, caplog: pytest
     (tmp_path / "no.zip").write_bytes(b"PK nothing")
     assert 2 <= len(open_images(DataConfig(path=str(tmp_path / "cut.tar")))) < 8
     assert "cut.tar is not a complete tar file (it was cut off); " in caplog.text
-    (tmp_path / "no.tar").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"no\.tar: no image in 1 tar file"):
-        open_images(DataConfig(path=str(tmp_path / "no.tar")))
+    (tmp_path / "no.TAR").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"no\.TAR: no image in 1 tar file"):
+        open_images(DataConfig(path=str(tmp_path / "no.TAR")))
     with pytest.raises(UserError, match=r"cannot read .*no\.zip"):
         open_images(DataConfig(path=str(tmp_path / "no.zip")))
     with pytest.raises(UserError, match=r"is tar shards; data\.streaming is for datasets"):
         open_images(DataConfig(path=str(shards), streaming=True))
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_file_in_a_zip_is_one_line_and_the_others_are_read(
+    packing: int, image_folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        for image in sorted(image_folder.glob("*.png"))[:3]:
+            archive.write(image, image.name)
+        first = archive.infolist()[0]
+    content = bytearray(path.read_bytes())
+    head = 9 if packing == zipfile.ZIP_LZMA else 0  # LZMA's settings come before the data
+    start = first.header_offset + 30 + len(first.filename) + head
+    content[start : start + 40] = b"\xff" * 40
+    path.write_bytes(content)
+    images = open_images(DataConfig(path=str(path)))
+    with pytest.raises(UserError, match=rf"cannot read .*images\.zip/{first.filename}: .+"):
+        images.fetch(0)
+    assert images.fetch(1)[0].startswith(b"\x89PNG")
+
+
+def test_a_damaged_table_at_an_address_is_not_said_to_be_looked_for_on_the_hub() -> None:
+    fsspec.filesystem("memory").pipe_file("/damaged/train.parquet", b"nothing")
+    with pytest.raises(UserError, match=r"^cannot open the data memory://damaged: "):
+        open_images(DataConfig(path="memory://damaged"))
 
 
 def test_braces_stand_for_numbers_and_words(tmp_path: Path) -> None:
