@@ -130,7 +130,15 @@ def parse_options(parser: argparse.ArgumentParser, kind: type[Options], argv: Se
     try:
         return kind(**given)
     except UserError as error:
-        parser.error(str(error))
+        parser.error(_by_flag(str(error), kind))
+
+
+def _by_flag(message: str, kind: type) -> str:
+    """A message that begins with an option's name in Python, with its name on the command line."""
+    name = re.match(r"\w+(?=: | has no effect | needs )", message)
+    if name is None or name[0] not in {item.name for item in dataclasses.fields(kind)}:
+        return message
+    return f"--{name[0].replace('_', '-')}{message[name.end() :]}"
 
 
 def _typed(item: type, limits: Any) -> dict[str, Any]:
