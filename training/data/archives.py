@@ -133,8 +133,10 @@ def _tar_samples(shard: str) -> list[TarSample]:
             file.seek(archive.offset)
             if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
                 raise tarfile.ReadError("it was cut off")
-    except (tarfile.TarError, OSError) as error:
+    except tarfile.TarError as error:
         logger.warning("%s is not a complete tar file (%s); %d of its images are read", shard, error, len(images))
+    except Exception as error:  # no damage, but no access: to go on would train on other data than was named
+        raise unreadable(shard, error) from error
     return [_sample(shard, image, sidecars.get(_key(image.name))) for image in images]
 
 

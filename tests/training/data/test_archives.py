@@ -191,6 +191,13 @@ def test_damaged_archives_are_named(shards: Path, tmp_path: Path, caplog: pytest
         open_images(DataConfig(path=str(shards), streaming=True))
 
 
+def test_a_shard_without_access_is_an_error_not_a_smaller_dataset(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.tar").symlink_to(shards / "train-00.tar")
+    (tmp_path / "b.tar").symlink_to(tmp_path / "elsewhere.tar")
+    with pytest.raises(UserError, match=r"cannot read .*b\.tar: .*No such file"):
+        open_images(DataConfig(path=str(tmp_path)))
+
+
 @pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_a_damaged_file_in_a_zip_is_one_line_and_the_others_are_read(
     packing: int, image_folder: Path, tmp_path: Path
