@@ -136,7 +136,8 @@ def parse_options(parser: argparse.ArgumentParser, kind: type[Options], argv: Se
 def _by_flag(message: str, kind: type) -> str:
     """A message that begins with an option's name in Python, with its name on the command line."""
     name = re.match(r"\w+(?=: | has no effect | needs )", message)
-    if name is None or name[0] not in {item.name for item in dataclasses.fields(kind)}:
+    flags = {item.name for item in dataclasses.fields(kind) if not item.metadata.get("positional")}
+    if name is None or name[0] not in flags:
         return message
     return f"--{name[0].replace('_', '-')}{message[name.end() :]}"
 

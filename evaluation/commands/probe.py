@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from itertools import product
 from operator import attrgetter
@@ -150,11 +150,23 @@ class RunOptions:
             raise UserError("corruptions has no effect without corrupt")
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"out: {self.out} is a file; give a folder")
+        _refuse_idle_settings(self, probes)
 
     @property
     def features_folder(self) -> Path:
         """The folder of cached features."""
         return self.cache or self.out / "cache"
+
+
+def _refuse_idle_settings(options: RunOptions, probes: Sequence[type[Probe]]) -> None:
+    """Raise a UserError if a setting is given that none of the chosen methods has."""
+    known = {item.name for probe in probes for item in fields(probe) if item.init}
+    for item in fields(options):
+        value = getattr(options, item.name)
+        given = value is not None and value is not False  # a switch that is off is False
+        if given and item.metadata.get("group") == SETTINGS and item.name not in known:
+            methods = ", ".join(options.method)
+            raise UserError(f"{item.name} has no effect on {methods} under protocol {options.protocol}")
 
 
 def options_class() -> type[RunOptions]:

@@ -299,7 +299,8 @@ def find_probes(name: str, protocol: str) -> list[type[Probe]]:
     """
     matches = [probe for (known, under, _), probe in probe_classes().items() if (known, under) == (name, protocol)]
     if not matches:
-        raise UserError(f"method: {name!r} is none of {', '.join(probe_names())} under protocol {protocol}")
+        names = sorted({known for known, under, _ in probe_classes() if under == protocol})
+        raise UserError(f"method: {name!r} is none of {', '.join(names)} under protocol {protocol}")
     return list(dict.fromkeys(matches))
 
 

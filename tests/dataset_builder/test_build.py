@@ -287,7 +287,7 @@ def test_wrong_words_exit_with_2(capsys):
     for name, value, answer in (
         ("--size", "5000", "size: 5000 must be 4096 or less"),
         ("--workers", "-1", "workers: -1 must be 0 or more"),
-        ("--item-seconds", "inf", "item_seconds: inf is not a finite number"),
+        ("--item-seconds", "inf", "--item-seconds: inf is not a finite number"),
         ("--views", "axial,foo", "views: 'foo' is not one of axial, sagittal, coronal"),
         ("--slurm", "cpu", "slurm: 'cpu' has no value; give KEY=VALUE,KEY=VALUE"),
     ):

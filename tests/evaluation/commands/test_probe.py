@@ -186,6 +186,21 @@ def test_stratify_without_effect_is_refused(tmp_path, tiny_model, class_folder, 
     assert stopped.value.code == 2 and "--stratify" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--authors-drop-path"], "--authors-drop-path has no effect on linear under protocol fast"),
+        (["--protocol", "biovfm", "--features", "auto"], "--features has no effect on linear under protocol biovfm"),
+        (["--method", "linear,knn", "--shots", "4"], "--shots has no effect on linear, knn under protocol fast"),
+        (["--protocol", "radiology", "--method", "knn"], "'knn' is none of fewshot, linear, segment under"),
+    ],
+)
+def test_settings_that_no_method_has_are_refused(tmp_path, tiny_model, class_folder, words, reason, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--model", str(tiny_model), "--tasks", str(class_folder), "--out", str(tmp_path), *words])
+    assert stopped.value.code == 2 and reason in capsys.readouterr().err
+
+
 def test_records_say_what_they_cost(results, tiny_model):
     frozen = sum(p.numel() for p in load_encoder(str(tiny_model)).module.parameters())
     for record in read(results):
@@ -274,7 +289,8 @@ def test_a_test_split_of_one_class_gives_stated_undefined_metrics(tmp_path, tiny
     for path in (folder / "test" / "class1").iterdir():
         path.unlink()
     words = ["--model", str(tiny_model), "--tasks", str(folder), "--out", str(tmp_path / "out"), "--no-figures"]
-    main([*words, "--method", method, "--shots", "2", "--draws", "2", "--epochs", "1", *FAST])
+    settings = {"fewshot": ["--shots", "2", "--draws", "2"], "bitfit": ["--epochs", "1"]}.get(method, [])
+    main([*words, "--method", method, *settings, *FAST])
     record = read(tmp_path / "out")[0]
     assert {"auc", "mcc", "balanced_accuracy"} <= set(record["undefined"]) and record["metrics"]["accuracy"]
     assert not {"auc", "mcc", "balanced_accuracy"} & set(record["metrics"])
