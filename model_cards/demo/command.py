@@ -122,7 +122,8 @@ def build_index(encoder: Any, place: Path, count: int, seed: int) -> Any:
     from .app import Index
 
     features, labels, thumbnails, subjects = [], [], [], []
-    for image, label, subject in tqdm(list(indexed_images(place, count, seed)), desc="indexing", unit="image"):
+    images = list(indexed_images(place, count, seed))
+    for image, label, subject in tqdm(images, desc="indexing", unit="image", disable=None):
         try:
             shown, vector, _ = encoder(image)
         except (UserError, OSError, ValueError):

@@ -136,7 +136,7 @@ def measure_properties(options: PropertiesOptions) -> list[dict[str, Any]]:
     ]  # report files that cannot be measured before measuring any
     rows = []
     for file, total in zip(files, totals, strict=True):
-        with tqdm(total=2 * total, unit="img", desc=file.stem, file=sys.stderr) as bar:
+        with tqdm(total=2 * total, unit="img", desc=file.stem, disable=None) as bar:
             rows.append(properties.as_row(properties.measure(file, options.images, bar.update)))
     write_rows(options.out, ("task", *PROPERTIES), rows)
     return rows
