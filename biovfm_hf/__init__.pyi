@@ -207,42 +207,43 @@ def embed(
     compile: bool = False,
     trust_remote_code: str | None = None,
 ) -> Any:
-    """Embed every image of a folder or dataset and write the features file.
+    """Embed every image of a folder or dataset, and write the features file.
 
-    Unreadable files are left out and listed. A killed run continues from the cache beside `out`, which is
-    removed when the file is written. With several processes (`accelerate launch`) the first writes the vectors of all.
+    Unreadable files are left out and listed. A killed run continues from the cache beside `out`; the cache is
+    removed when the file is written. With several processes (`accelerate launch`), the first one writes all vectors.
 
     Args:
-        model: a model folder, a Hub repository, a short name, timm:NAME ....
-        images: folder, dataset folder or Hub dataset.
+        model: a model folder, a Hub repository, a short name, timm:NAME and so on.
+        images: folder of images, dataset folder or Hub dataset.
         out: the file to write.
-        features: which vector; both: class token and mean patch token, joined; card: what the model's card
-            recommends.
-        config: configuration, if the dataset has several.
-        split: of a dataset.
-        frames: frames to embed of a file with several frames or pages: none, all, or how many, evenly spread.
+        features: which vector; both: class token and mean patch token, joined; card: the one that the model's
+            card recommends.
+        config: configuration of a dataset that has several.
+        split: split of a dataset.
+        frames: frames to embed of a file with several frames or pages: none, all, or a number of evenly spaced
+            ones.
         axes: axes along which volumes are sliced: axial, coronal, sagittal (default: axial).
         slices: most slices of a volume along each axis, evenly spread; 0: all.
         pool: pooling of a volume's slices: mean; max (which grows with their number), both side by side, or the
             middle one; slices: a vector for each slice.
-        series: treat a folder of DICOM files as one volume, not as a picture for each file.
+        series: treat a folder of DICOM files as one volume, not as one image per file.
         paths: for a folder: ids are paths, or keyed hashes, with the paths in OUT.paths.csv.
-        strict: end with exit status 1 if an image had to be left out.
-        batch_size: images at once.
+        strict: end with exit status 1 if an image was left out.
+        batch_size: images per batch.
         device: torch device (default: cuda if available, else cpu).
-        precision: bf16 keeps two to three digits of a feature; it is about twice as fast on a CPU with bfloat16
-            instructions (AMX, AVX512-BF16), slower on others (default: bf16 on a GPU that has it, else fp32).
-        compile: embed through torch.compile; compiling takes seconds for a ViT, longer for a convolutional net,
-            so it can pay where a GPU embeds for many minutes; on a CPU it is slower (measured).
+        precision: bf16 keeps two to three digits of a feature; it is about twice as fast on CPUs with bfloat16
+            instructions (AMX, AVX512-BF16) and slower on others (default: bf16 on a GPU that has it, else fp32).
+        compile: embed through torch.compile; compiling takes seconds for a ViT and longer for a convolutional
+            network, so it can pay off where a GPU embeds for many minutes; on a CPU it is slower (measured).
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
             commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;
             one for each command.
 
     Returns:
-        The content of the file.
+        The content of the features file.
 
     Raises:
-        UserError: there is no image, none can be read, or the model cannot be loaded.
+        UserError: there is no image, no image can be read, or the model cannot be loaded.
 
     Examples:
         >>> import biovfm_hf
@@ -270,25 +271,26 @@ def curate(
     """Choose images, and write `selection.txt` and `curation.json` to `out`.
 
     Args:
-        features: features of the pool, from biovfm embed.
+        features: features file of the pool, from biovfm embed.
         keep: how many images to choose.
-        out: where to write.
-        clusters: of each level, falling (default: one per 75 images, then a twentieth each).
-        resamplings: resampling rounds of each level, which spread the centroids evenly.
+        out: folder to write.
+        clusters: clusters of each level, decreasing (default: one per 75 images, then a twentieth each).
+        resamplings: resampling rounds at each level; they spread the centroids evenly.
         closest: take the images nearest to their cluster's centre, instead of random ones.
-        like: features of images of your own, by the same model.
-        neighbours: most nearest images for each image of --like.
+        like: features file of your own images, by the same model.
+        neighbours: at most this many nearest images for each image of --like.
         dataset: the embedded dataset, to report how its groups were thinned.
-        config: of this dataset.
-        split: of this dataset.
-        seed: of everything random.
+        config: configuration of this dataset.
+        split: split of this dataset.
+        seed: random seed.
 
     Returns:
-        What curation.json holds: {"pool", "kept", "seed", "clusters": sizes of the levels or None, "columns": {column:
-        {"entropy_pool", "entropy_kept" in nats, "counts": {value: [pool, kept]}}}}.
+        The content of curation.json: {"pool", "kept", "seed", "clusters": how many at each level, "cluster_sizes": for
+        each level, None with `like`, "columns": {column: {"entropy_pool", "entropy_kept", "counts": {value: [pool,
+        kept]}}}}. Entropies are in nats.
 
     Raises:
-        UserError: a features file is not readable, the pool has too few images, or the dataset is another one.
+        UserError: a features file cannot be read, the pool has too few images, or the dataset does not match the pool.
 
     Examples:
         >>> import biovfm_hf
@@ -311,31 +313,31 @@ def search(
     index: bool = False,
     trust_remote_code: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Find the images most like each example, write `search.json` and, with `images`, draw the contact sheet.
+    """Find the images most similar to each example and write `search.json`; `images` adds a contact sheet.
 
-    Examples that cannot be read are left out and named, with the reason, in `left_out.csv`.
+    Examples that cannot be read are left out; `left_out.csv` lists them with the reason.
 
     Args:
-        model: the model that made the features.
-        features: from biovfm embed.
+        model: model that made the features.
+        features: features file from biovfm embed.
         query: an example image or volume; can be repeated.
-        out: where to write.
-        images: the embedded folder, for the contact sheet.
+        out: folder to write.
+        images: folder that was embedded, to draw the contact sheet.
         top: how many images to find for each example.
-        strict: end with exit status 1 if an example had to be left out.
+        strict: end with exit status 1 if an example was left out.
         device: torch device (default: cuda if available, else cpu).
-        index: keep a faiss index beside the features: of a million vectors, later searches read a fiftieth, and
-            may miss some (needs biovfm-hf[search]).
+        index: keep a faiss index beside the features; with a million vectors, later searches read a fiftieth of
+            them and may miss some images (needs biovfm-hf[search]).
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
             commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;
             one for each command.
 
     Returns:
-        The content of search.json: for each example {"query": file name, "found": [{"id", "similarity"}, ...]}, the
-        most similar first.
+        The content of search.json: for each example {"query": file name, "found": [{"id", "similarity"}, ...]}, most
+        similar first.
 
     Raises:
-        UserError: no example or the features cannot be read, or the features are another model's.
+        UserError: no example can be read, the features cannot be read, or another model made the features.
 
     Examples:
         >>> import biovfm_hf
@@ -407,35 +409,35 @@ def probe(
 ) -> list[dict[str, Any]]:
     r"""Make the missing records in `out`, then comparisons, tables and pictures of all its records.
 
-    A failure of one model on one task does not stop the others; it is raised at the end.
+    If one model fails on one task, the others continue; the failure is raised at the end.
 
     Args:
-        options: a `ProbeOptions`.
+        options: an instance of `options_class()`.
 
     Args:
         model: a model folder, a Hub repository, a short name (dinov2-b, biomedclip, ...), timm:NAME or
-            open_clip:hf-hub:REPO, for segmentation also scratch:unet, scratch:transunet or transunet:FILE.npz;
+            open_clip:hf-hub:REPO; for segmentation also scratch:unet, scratch:transunet or transunet:FILE.npz;
             can be repeated.
         tasks: task names, medmnist, medmnist3d, radiology, or paths.
-        out: the results folder.
-        data: folder of the named sets.
+        out: results folder.
+        data: folder with the named sets.
         size: MedMNIST size (default: the largest available).
-        download: fetch missing MedMNIST sets into --data.
+        download: download missing MedMNIST sets to --data.
         method: methods (default: linear); --help lists them below.
         protocol: biovfm: as the authors probe, threshold and resample; fast: logistic regression on standardised
-            features, subject-level resamples; radiology: linear, segment and fewshot as the study arXiv
-            2312.02366 trains them.
+            features, subjects are resampled; radiology: linear, segment and fewshot as the study arXiv 2312.02366
+            trains them.
         seed: random seed; several run one after the other and are reported as one result with the seeds' share in
             its uncertainty (default: 0).
         pool: pooling of a volume's slices: mean; max (which grows with their number), both side by side, or the
-            middle one; --method mil weighs them.
-        batch_size: images at once.
+            middle one; --method mil learns weights.
+        batch_size: images per batch.
         device: torch device (default: cuda if available, else cpu).
-        precision: bf16 keeps two to three digits of a feature; it is about twice as fast on a CPU with bfloat16
-            instructions (AMX, AVX512-BF16), slower on others (default: bf16 on a GPU that has it, else fp32).
-        compile: embed through torch.compile; compiling takes seconds for a ViT, longer for a convolutional net,
-            so it can pay where a GPU embeds for many minutes; on a CPU it is slower (measured).
-        cache: folder of cached features (default: OUT/cache).
+        precision: bf16 keeps two to three digits of a feature; it is about twice as fast on CPUs with bfloat16
+            instructions (AMX, AVX512-BF16) and slower on others (default: bf16 on a GPU that has it, else fp32).
+        compile: embed through torch.compile; compiling takes seconds for a ViT and longer for a convolutional
+            network, so it can pay off where a GPU embeds for many minutes; on a CPU it is slower (measured).
+        cache: folder for cached features (default: OUT/cache).
         resamples: bootstrap resamples; comparisons on many tasks use more.
         stratify: keep the test split's class counts in every resample, for rare classes; intervals then hold for
             these counts (protocol fast; not for fewshot and segment).
@@ -444,8 +446,8 @@ def probe(
         corrupt: also errors on corrupted test images: MedMNIST-C's corruptions at five severities (probes of
             frozen features; each corruption and severity embeds the test images once more).
         corruptions: with --corrupt, the set of corruptions for tasks outside MedMNIST-C.
-        save_masks: segmentation: write every predicted mask to OUT/masks/: nifti (volumes only), png, or auto,
-            which is NIfTI for volumes and PNG for images; for fewshot in a folder for each draw.
+        save_masks: segmentation: write every predicted mask to OUT/masks/ as nifti (volumes only), png, or auto,
+            which is NIfTI for volumes and PNG for images; fewshot writes one folder per draw.
         no_figures: do not draw pictures.
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
             commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;
@@ -536,27 +538,27 @@ def score(
     trust: bool = False,
     coverage: float = 0.9,
 ) -> dict[str, Any]:
-    """Score the file, and write the results to `json`, if given.
+    """Score the file, and write the results to `json` if it is given.
 
     Args:
-        file: file with labels and scores, or boxes.
-        task: kind of task in MedMNIST's terms, or detection.
+        file: file with labels and scores, or with boxes.
+        task: kind of task as MedMNIST names it, or detection.
         protocol: how to choose thresholds and resample, see above.
         json: write thresholds, metrics and notes to this file.
-        resamples: of the bootstrap.
+        resamples: number of bootstrap resamples.
         seed: random seed of the resamples in protocol fast and detection.
         by_subject: resample whole subjects (test_subjects); protocol fast.
         stratify: keep the test split's class counts; protocol fast.
-        extra: also sensitivity, specificity, AP, Brier score and ECE.
-        trust: also selective risk, conformal sets calibrated on validation with the coverage they reach, and gaps
-            between the groups of test_groups.
-        coverage: target coverage of conformal sets, with --trust.
+        extra: also compute sensitivity, specificity, AP, Brier score and ECE.
+        trust: also compute selective risk, conformal sets calibrated on validation with the coverage they reach,
+            and gaps between the groups of test_groups.
+        coverage: target coverage of conformal sets; needs --trust.
 
     Returns:
         {"task", "protocol", "resamples", "seed", "n_test", "thresholds": [...], "metrics": {name: {"value", "mean",
-        "low", "high"}}, "notes"}; `value` is the point estimate, `mean` that over resamples. With `trust` also
-        "trust": {"selective", "conformal", "groups"}, lists of rows. For detection, `n_test` counts images and
-        "classes" is {class name: {"AP", "AP50"}}, None for classes without a box.
+        "low", "high"}}, "notes"}. `value` is the point estimate, `mean` the mean over resamples. With `trust` there is
+        also "trust": {"selective", "conformal", "groups"}, which are lists of rows. For detection, `n_test` counts
+        images and "classes" is {class name: {"AP", "AP50"}}, with None for classes without a box.
 
     Raises:
         UserError: the file, its arrays or the options do not fit the task.
@@ -691,8 +693,8 @@ def reproduce(
         resamples: bootstrap resamples; tests of many differences use more.
         batch_size: images at once.
         device: torch device (default: cuda if available, else cpu).
-        precision: bf16 keeps two to three digits of a feature; it is about twice as fast on a CPU with bfloat16
-            instructions (AMX, AVX512-BF16), slower on others (default: bf16 on a GPU that has it, else fp32).
+        precision: bf16 keeps two to three digits of a feature; it is about twice as fast on CPUs with bfloat16
+            instructions (AMX, AVX512-BF16) and slower on others (default: bf16 on a GPU that has it, else fp32).
         cache: folder of cached features (default: OUT/cache).
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
             commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;

@@ -35,58 +35,58 @@ from ..tasks.volume_cases import AXES_HELP, SLICES, SLICES_HELP, CaseSlices, Sli
 from .nearest import vector_lengths
 
 KNOWN_SUFFIXES = tuple(suffix for name in IMAGE_SUFFIXES for suffix in (name, f"{name}.gz"))
-BEFORE_CROP = 256 / 224  # times the input size: the usual resize before a centre crop
+BEFORE_CROP = 256 / 224  # resized image per input size: the usual resize before a centre crop
 PRECISIONS = ("fp32", "bf16")
 DEVICE_HELP = "torch device (default: cuda if available, else cpu)"
 NO_FRAME, EVERY_FRAME = "none", "all"
 LEFT_OUT, PRIVATE_SOURCES = "left_out", "private_sources"
-_ROW_GROUP = 1 << 14  # vectors that are read at a time
+_ROW_GROUP = 1 << 14  # vectors read at a time
 LENGTH = "length"  # column of the vectors' Euclidean lengths
-_COMPRESSION = {"id": "zstd", LENGTH: "none", "features.list.element": "none"}  # numbers do not shrink
+_COMPRESSION = {"id": "zstd", LENGTH: "none", "features.list.element": "none"}  # numbers do not compress
 KEEP, WITHHOLD = "keep", "withhold"
 UNRECORDED = "a folder without a record"
-"""Stands for the private source that every folder is of which no record says otherwise."""
+"""Stands for the private source of a folder that has no record: such a folder counts as private."""
 EACH_SLICE = "slices"
-TOLD = 20  # of what was left out, on the screen
+TOLD = 20  # left-out files that are shown on the screen
 FEATURES = ("both", "class", "mean", "pooled", "last4", "card")
 COMPILE_HELP = (
-    "embed through torch.compile; compiling takes seconds for a ViT, longer for a convolutional net, so it can pay "
-    "where a GPU embeds for many minutes; on a CPU it is slower (measured)"
+    "embed through torch.compile; compiling takes seconds for a ViT and longer for a convolutional network, so it can "
+    "pay off where a GPU embeds for many minutes; on a CPU it is slower (measured)"
 )
 PRECISION_HELP = (
-    "bf16 keeps two to three digits of a feature; it is about twice as fast on a CPU with bfloat16 instructions (AMX, "
-    "AVX512-BF16), slower on others (default: bf16 on a GPU that has it, else fp32)"
+    "bf16 keeps two to three digits of a feature; it is about twice as fast on CPUs with bfloat16 instructions (AMX, "
+    "AVX512-BF16) and slower on others (default: bf16 on a GPU that has it, else fp32)"
 )
 EXAMPLES = """\
 examples:
   biovfm embed --model runs/tiny/model --images scans/ --out features.parquet
   biovfm embed --model dinov2-b --images my_dataset/ --config ultrasound --split train --out features.parquet
 
-A volume (NIfTI, MHA, NRRD, with --series a folder of DICOM files) is one row: its slices, pooled. OUT has one row per
-image: `id` (the path below the folder, or of the dataset row; PATH:frame:N for one of several
-frames), `features` (float32) and their Euclidean `length`.
-The file's metadata under `biovfm` say how they were made. Unreadable files are left out and listed with the reason in
-the metadata and in OUT.left_out.csv. If paths name patients, `--paths withhold` makes ids of keyed hashes;
-OUT.paths.csv, which is for you only, maps them to paths. A killed run continues when started again."""
+OUT has one row per image: `id`, `features` (float32) and `length`, the Euclidean length of the features. The id is the
+path below the folder or of the dataset row; PATH:frame:N is one of several frames. A volume (NIfTI, MHA, NRRD; with
+--series a folder of DICOM files) is one row, pooled over its slices. The file's metadata say under `biovfm` how the
+features were made. Unreadable files are left out; the metadata and OUT.left_out.csv list them with the reason. If
+paths name patients, `--paths withhold` makes ids of keyed hashes. OUT.paths.csv, which is for you only, maps them to
+paths. A killed run continues when it is started again."""
 
 
 @dataclass(frozen=True)
 class EmbedOptions:
     """Options of `biovfm embed`, keywords of `biovfm_hf.embed`. Wrong values raise UserError."""
 
-    model: str = required("a model folder, a Hub repository, a short name, timm:NAME ...")
-    images: str = required("folder, dataset folder or Hub dataset", metavar="DIR_OR_DATASET")
+    model: str = required("a model folder, a Hub repository, a short name, timm:NAME and so on")
+    images: str = required("folder of images, dataset folder or Hub dataset", metavar="DIR_OR_DATASET")
     out: Path = required("the file to write", metavar="FILE.parquet")
     features: str = option(
         "both",
-        "which vector; both: class token and mean patch token, joined; card: what the model's card recommends",
+        "which vector; both: class token and mean patch token, joined; card: the one that the model's card recommends",
         choices=FEATURES,
     )
-    config: str | None = option(None, "configuration, if the dataset has several")
-    split: str = option("train", "of a dataset")
+    config: str | None = option(None, "configuration of a dataset that has several")
+    split: str = option("train", "split of a dataset")
     frames: str = option(
         NO_FRAME,
-        "frames to embed of a file with several frames or pages: none, all, or how many, evenly spread",
+        "frames to embed of a file with several frames or pages: none, all, or a number of evenly spaced ones",
         metavar="N",
     )
     axes: tuple[str, ...] = option(
@@ -94,12 +94,12 @@ class EmbedOptions:
     )
     slices: int = option(SLICES, SLICES_HELP, least=0)
     pool: str = option("mean", f"{POOL_HELP}; {EACH_SLICE}: a vector for each slice", choices=(*POOLS, EACH_SLICE))
-    series: bool = option(False, "treat a folder of DICOM files as one volume, not as a picture for each file")
+    series: bool = option(False, "treat a folder of DICOM files as one volume, not as one image per file")
     paths: str = option(
         KEEP, "for a folder: ids are paths, or keyed hashes, with the paths in OUT.paths.csv", choices=(KEEP, WITHHOLD)
     )
-    strict: bool = option(False, "end with exit status 1 if an image had to be left out")
-    batch_size: int = option(64, "images at once", least=1)
+    strict: bool = option(False, "end with exit status 1 if an image was left out")
+    batch_size: int = option(64, "images per batch", least=1)
     device: str | None = option(None, DEVICE_HELP)
     precision: str | None = option(None, PRECISION_HELP, choices=PRECISIONS)
     compile: bool = option(False, COMPILE_HELP)
@@ -117,10 +117,15 @@ class EmbedOptions:
 
 @dataclass(frozen=True)
 class Features:
-    """A features file: the images' ids, their vectors (N, D) float32, how these were made, and what was left out.
+    """The content of a features file.
 
-    `left_out` has a reason for each unreadable image and each other file of the folder, by id; `private_sources` the
-    ids of a dataset's private sources; `lengths` the vectors' lengths (N,), if known.
+    Attributes:
+        names: ids of the images.
+        vectors: (N, D) float32 features.
+        made_with: how the vectors were made, see `describe`.
+        left_out: {id: reason} of unreadable images and of files that are no images.
+        private_sources: ids of the dataset's private sources.
+        lengths: (N,) Euclidean lengths of the vectors, None if unknown.
     """
 
     names: list[str]
@@ -132,21 +137,26 @@ class Features:
 
     @property
     def withheld(self) -> bool:
-        """Whether file names are hidden: for private sources, or on request."""
+        """Whether file names are withheld, because a source is private or on request."""
         return self.made_with.get("paths") == WITHHOLD or bool(set(self.private_sources) - {UNRECORDED})
 
     @property
     def unread(self) -> int:
-        """How many files that were left out are images by their name."""
+        """Number of left-out files whose name says that they are images."""
         return sum(reason != NOT_INPUT for reason in self.left_out.values())
 
 
 @dataclass(frozen=True)
 class Opened:
-    """Images with the ids of their cases, and the reason for each file that is excluded before decoding.
+    """Opened images with the ids of their cases.
 
-    `case_of_image` (N,) is the case of each image, if there are volumes; None: each image is a case.
-    `private_sources` has the ids of a dataset's private sources, `places` the path of each id that withholds it.
+    Attributes:
+        images: the images of all cases.
+        names: ids of the cases.
+        left_out: {id: reason} of files that were excluded before decoding.
+        case_of_image: (N,) index of each image's case if there are volumes; None if each image is a case.
+        private_sources: ids of the dataset's private sources.
+        places: {id: path} of ids that withhold their path.
     """
 
     images: Images
@@ -158,15 +168,15 @@ class Opened:
 
 
 class Naming:
-    """Names of a folder's files: their paths below it, or keyed hashes that `places` resolves."""
+    """Names each file of a folder by its path below the folder, or by a keyed hash that `places` maps to the path."""
 
     def __init__(self, folder: Path, withhold: bool) -> None:
         self.folder = folder
         self.places: dict[str, str] = {}
-        self._key = secrets.token_bytes(16) if withhold else None  # nobody can test a guess against the hashes
+        self._key = secrets.token_bytes(16) if withhold else None  # nobody can test a guess against a hash
 
     def __call__(self, path: Path) -> str:
-        """The name of a file below the folder."""
+        """The name of a file in the folder."""
         place = path.relative_to(self.folder).as_posix()
         if self._key is None:
             return place
@@ -181,7 +191,7 @@ def main(argv: list[str]) -> int:
     """Run `biovfm embed`. Returns 0; failures are raised as UserError."""
     parser = CommandParser(
         prog="biovfm embed",
-        description="Turn a folder of images, or an image dataset, into a Parquet file of feature vectors, for "
+        description="Turn a folder of images or an image dataset into a Parquet file of feature vectors, for "
         "retrieval, clustering or a classifier of your own.",
         epilog=EXAMPLES,
     )
@@ -200,16 +210,16 @@ def _tell(features: Features, out: Path) -> None:
 
 
 def embed(options: EmbedOptions) -> Features:
-    """Embed every image of a folder or dataset and write the features file.
+    """Embed every image of a folder or dataset, and write the features file.
 
-    Unreadable files are left out and listed. A killed run continues from the cache beside `options.out`, which is
-    removed when the file is written. With several processes (`accelerate launch`) the first writes the vectors of all.
+    Unreadable files are left out and listed. A killed run continues from the cache beside `options.out`; the cache is
+    removed when the file is written. With several processes (`accelerate launch`), the first one writes all vectors.
 
     Returns:
-        The content of the file.
+        The content of the features file.
 
     Raises:
-        UserError: there is no image, none can be read, or the model cannot be loaded.
+        UserError: there is no image, no image can be read, or the model cannot be loaded.
     """
     device = options.device or default_device()
     encoder = load_encoder(options.model, device, "own", options.compile, options.precision, options.trust_remote_code)
@@ -233,7 +243,7 @@ def embed(options: EmbedOptions) -> Features:
 
 
 def _opened(options: EmbedOptions, size: int) -> Opened:
-    """The images that the options name, and the volumes among them by their slices."""
+    """The images that the options name, with volumes opened as slices."""
     folder = Path(options.images)
     paths = find_volumes(folder, options.series) if folder.is_dir() else []
     naming = Naming(folder, options.paths == WITHHOLD)
@@ -269,12 +279,12 @@ def _with_volumes(flat: Opened | None, naming: Naming, paths: list[Path], option
 
 
 def _accounted(opened: Opened, images: Readable, vectors: np.ndarray, made_with: dict[str, str]) -> Features:
-    """The features of readable cases, and why the others could not be read."""
+    """The features of readable cases, with the reason for each unreadable one."""
     unread = np.isnan(vectors).all(axis=1)
     cases = np.arange(len(vectors)) if opened.case_of_image is None else opened.case_of_image
     left_out = dict(opened.left_out)
     for number in np.flatnonzero(unread).tolist():
-        if number not in images.reasons:  # read by another process, or before a kill
+        if number not in images.reasons:  # another process read it, or an earlier run that was killed
             images[number]
         name, reason = (
             opened.names[cases[number]],
@@ -282,7 +292,7 @@ def _accounted(opened: Opened, images: Readable, vectors: np.ndarray, made_with:
         )
         file = name.partition(":")[0]
         place = opened.places.get(file, name.partition(":frame:")[0])
-        reason = reason.partition(f"{place}: ")[2] or reason  # without this disk's path
+        reason = reason.partition(f"{place}: ")[2] or reason  # leaves out the path on this machine
         left_out[name] = reason.partition(f"{file}: ")[2] or reason
     lost = np.bincount(cases, unread) > 0
     if lost.all():
@@ -300,19 +310,19 @@ def open_images(
     source: str, config: str | None, split: str, size: int, frames: str = NO_FRAME, leave: Collection[Path] = (),
     naming: Naming | None = None,
 ) -> Opened:  # fmt: skip
-    """The images of a folder (with all below it) or of a dataset, and their ids.
+    """Open the images of a folder and its sub-folders, or of a dataset, with their ids.
 
     Large JPEG files are decoded at the smallest scale (1, 1/2, 1/4, 1/8) whose shorter side is at least `size` times
     `BEFORE_CROP`.
 
     Args:
-        source: a folder, or a dataset's folder or name.
-        config: of a dataset with several configurations.
-        split: of a dataset.
+        source: a folder of images, or a dataset's folder or Hub id.
+        config: configuration of a dataset that has several.
+        split: split of a dataset.
         size: the encoder's input size in pixels.
-        frames: which frames of a file with several: "none" leaves it out, "all", or how many.
-        leave: volumes, and folders of series, which are not pictures.
-        naming: names of the files of a folder; by default their paths.
+        frames: frames of a file with several: "none" leaves the file out, "all" takes all, a number takes that many.
+        leave: paths to skip, namely volumes and folders of series.
+        naming: names the files of a folder; None names them by their paths.
 
     Raises:
         UserError: there is no image.
@@ -349,12 +359,12 @@ def _open_folder(naming: Naming, shrink_to: int, frames: str, leave: set[Path]) 
 
 
 def _frames(path: Path, frames: str) -> list[int | None]:
-    """The numbers of the frames to embed of a file; None for its only picture."""
+    """Indices of the frames of a file to embed; None for a file with a single image."""
     if frames == NO_FRAME:
         return [None]
     try:
         count = count_frames(path)
-    except UserError:  # told when it is decoded
+    except UserError:  # reported when it is decoded
         count = 1
     if count == 1:
         return [None]
@@ -364,7 +374,7 @@ def _frames(path: Path, frames: str) -> list[int | None]:
 
 @dataclass(frozen=True)
 class DatasetImages:
-    """The image column of a dataset, as files' bytes or paths; `shrink_to` is passed on to `read_image`."""
+    """The image column of a dataset, as bytes or paths of files; `shrink_to` is passed on to `read_image`."""
 
     dataset: Any
     column: str
@@ -382,7 +392,7 @@ class DatasetImages:
         return read_image(source, self.shrink_to, name, square=True)
 
     def fingerprint(self) -> str:
-        """The dataset's own fingerprint of its content and transforms."""
+        """The dataset's own fingerprint of its content and transforms, with the column and `shrink_to`."""
         identity = f"{self.dataset._fingerprint} {self.column} {self.shrink_to}"
         return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 
@@ -408,7 +418,7 @@ def _open_dataset(source: str, config: str | None, split: str, shrink_to: int) -
 
 
 def describe(encoder: Encoder, which: str) -> dict[str, str]:
-    """A description of how a features file was made."""
+    """How a features file was made, as string values for its metadata."""
     return {
         "model": split_label(encoder.name)[0],
         "revision": encoder.revision,
@@ -419,14 +429,14 @@ def describe(encoder: Encoder, which: str) -> dict[str, str]:
 
 
 def write_features(out: Path, features: Features) -> None:
-    """Write `id` and `features` to a Parquet file, or as CSV columns, and what was left out beside it.
+    """Write a Parquet file with `id`, `features` and `length`, or a CSV file; beside it, list the files left out.
 
     Raises:
         UserError: the disk is full, or the file cannot be written.
     """
     arrow, parquet = require("pyarrow", "eval"), require("pyarrow.parquet", "eval")
     flat = arrow.array(np.ascontiguousarray(features.vectors, np.float32).reshape(-1))
-    number = arrow.field("element", arrow.float32(), nullable=False)  # without marks of nulls a third of the time
+    number = arrow.field("element", arrow.float32(), nullable=False)  # a third of the time of a nullable field
     kind = arrow.list_(number, features.vectors.shape[1])
     column = arrow.FixedSizeListArray.from_arrays(flat, type=kind)
     fields = {"id": arrow.string(), "features": kind, LENGTH: arrow.float32()}
@@ -450,7 +460,7 @@ def write_features(out: Path, features: Features) -> None:
 
 
 def _write_csv(path: Path, features: Features) -> None:
-    """A line for each image: its id, then its vector's numbers in columns `f0`, `f1` ..."""
+    """One line per image: its id, then its vector in the columns `f0`, `f1` and so on."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["id", *(f"f{number}" for number in range(features.vectors.shape[1]))])
@@ -460,7 +470,7 @@ def _write_csv(path: Path, features: Features) -> None:
 
 
 def write_left_out(path: Path, left_out: dict[str, str]) -> None:
-    """Write the files left out as CSV of `id` and `reason`; if there are none, remove an older file."""
+    """Write the left-out files as CSV with the columns `id` and `reason`; if there are none, remove an older file."""
     if not left_out:
         path.unlink(missing_ok=True)
         return
@@ -471,12 +481,12 @@ def write_left_out(path: Path, left_out: dict[str, str]) -> None:
 
 
 def paths_file(out: Path) -> Path:
-    """The file beside the features file with the paths of ids that withhold them."""
+    """The file beside the features file that maps withheld ids to paths."""
     return out.with_name(f"{out.name}.paths.csv")
 
 
 def _write_places(path: Path, places: dict[str, str]) -> None:
-    """Write the path behind each id, for the user only; no file if ids are paths."""
+    """Write the path behind each id, for the user only; nothing if the ids are paths."""
     if not places:
         path.unlink(missing_ok=True)
         return
@@ -487,7 +497,7 @@ def _write_places(path: Path, places: dict[str, str]) -> None:
 
 
 def read_places(out: Path) -> dict[str, str]:
-    """The path of each id of a features file that withholds paths; empty without a table of them."""
+    """{id: path} for a features file that withholds paths; empty if there is no table."""
     try:
         with paths_file(out).open(newline="", encoding="utf-8") as stream:
             return {row["id"]: row["path"] for row in csv.DictReader(stream)}
@@ -500,10 +510,10 @@ def _beside(out: Path) -> Path:
 
 
 def read_features(path: Path, vectors: bool = True) -> Features:
-    """Read a file of `write_features`; without `vectors` only a thousandth of it is read.
+    """Read a file of `write_features`. Without `vectors`, only about a thousandth of it is read.
 
     Raises:
-        UserError: no such file, or not a features file.
+        UserError: the file does not exist or is not a features file.
     """
     arrow, parquet = require("pyarrow", "eval"), require("pyarrow.parquet", "eval")
     try:
@@ -519,7 +529,7 @@ def read_features(path: Path, vectors: bool = True) -> Features:
 
 
 def _read_vectors(file: Any) -> np.ndarray:
-    """The vectors of an open features file, float32 (N, D), read by row groups to avoid a second copy."""
+    """The vectors (N, D) float32 of an open features file, read by row groups to avoid a second copy."""
     vectors, done = np.empty((0, 0), np.float32), 0
     for group in range(file.num_row_groups):
         column = file.read_row_group(group, columns=["features"], use_threads=False)["features"].combine_chunks()

@@ -9,19 +9,19 @@ import numpy as np
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.writing.files import atomic_path, write_text
 
-PROBES = 32  # cells of the index searched for each query
-_TRAINING = 64  # training vectors for each cell
-_LEAST = 1000  # least number of vectors for an index
+PROBES = 32  # cells of the index that are searched for each query
+_TRAINING = 64  # training vectors per cell
+_LEAST = 1000  # fewest vectors for an index
 
 
 class Index:
-    """A faiss index beside a features file: unit vectors in about 4 sqrt(N) cells, of which PROBES are searched.
+    """A faiss index beside a features file: unit vectors in about 4 sqrt(N) cells, PROBES of which are searched.
 
-    It is mapped from disk, so that a search reads only those cells. Its cosines are exact, but it can miss similar
+    The index is mapped from disk, so a search reads only those cells. Its cosines are exact, but it can miss similar
     vectors in other cells.
 
     Args:
-        features: the features file.
+        features: path of the features file.
     """
 
     def __init__(self, features: Path) -> None:
@@ -32,17 +32,17 @@ class Index:
 
     @property
     def fresh(self) -> bool:
-        """Whether it exists and belongs to the current file."""
+        """Whether the index exists and belongs to the current features file."""
         try:
             return self._file.is_file() and json.loads(self._note.read_text(encoding="utf-8")) == self._about
         except (FileNotFoundError, ValueError):
             return False
 
     def build(self, vectors: np.ndarray) -> None:
-        """Index vectors (N, D).
+        """Build the index from vectors (N, D).
 
         Raises:
-            UserError: there are too few for an index.
+            UserError: there are too few vectors for an index.
         """
         count, width = vectors.shape
         if count < _LEAST:
@@ -60,7 +60,7 @@ class Index:
         write_text(self._note, json.dumps(self._about))
 
     def most_similar(self, queries: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
-        """The same as `most_similar`; if the cells have fewer than `top` vectors, the other rows are -1."""
+        """As the function `most_similar`, but with rows of -1 if the searched cells have fewer than `top` vectors."""
         index: Any = self._faiss.read_index(str(self._file), self._faiss.IO_FLAG_MMAP)
         if queries.shape[1] != index.d:
             raise UserError(f"vectors have {index.d} numbers, the example {queries.shape[1]}; use the same model")
@@ -80,18 +80,18 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 def most_similar(
     vectors: np.ndarray, queries: np.ndarray, top: int, lengths: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The `top` most similar rows for each query: (row numbers (Q, top), cosine similarities (Q, top)).
+    """Find the `top` most similar rows for each query: row indices (Q, top) and cosine similarities (Q, top).
 
-    The vectors are not copied: this takes memory only for one number per row and query.
+    The vectors are not copied; the memory needed is one number per row and query.
 
     Args:
-        vectors: (N, D).
-        queries: (Q, D).
-        top: how many; at most N are given.
-        lengths: (N,) of the vectors, if they are known.
+        vectors: (N, D) features to search.
+        queries: (Q, D) features of the examples.
+        top: number of rows per query; at most N are returned.
+        lengths: (N,) Euclidean lengths of `vectors`, computed if None.
 
     Raises:
-        UserError: the widths differ.
+        UserError: vectors and queries have different widths.
     """
     if vectors.shape[1] != queries.shape[1]:
         raise UserError(f"vectors have {vectors.shape[1]} numbers, the example {queries.shape[1]}; use the same model")
@@ -103,7 +103,7 @@ def most_similar(
 
 
 def vector_lengths(vectors: np.ndarray) -> np.ndarray:
-    """The lengths (N,) of vectors (N, D), by blocks that fit a cache; at least 1e-12."""
+    """Euclidean lengths (N,) of vectors (N, D), computed in blocks that fit the CPU cache; at least 1e-12."""
     lengths = np.empty(len(vectors), vectors.dtype)
     for start in range(0, len(vectors), 2048):
         block = vectors[start : start + 2048]
@@ -112,6 +112,6 @@ def vector_lengths(vectors: np.ndarray) -> np.ndarray:
 
 
 def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """Places of the `count` largest values, the largest first."""
+    """Indices of the `count` largest values, largest first."""
     places = np.argpartition(values, len(values) - count)[len(values) - count :]
     return places[np.argsort(-values[places], kind="stable")]

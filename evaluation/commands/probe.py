@@ -48,14 +48,16 @@ examples:
   biovfm probe --model ours=runs/tiny/model --tasks my_masks/ --out results --method segment --decoder unet
   biovfm probe --model dinov2-b --tasks busi --data data --out results --method fewshot --shots 4
 
-a task of your own is a folder {train,val,test}/{class}/IMAGE, a CSV file with the columns
-image,label,split[,subject] or the names that you give, for segmentation a folder
-{train,val,test}/{images,masks}/NAME.png, or a record NAME.yaml like those of evaluation/tasks/records, which gives
-one of these (or a known set) its metric, licence and citation
+a task of your own is one of
+  - a folder {train,val,test}/{class}/IMAGE
+  - a CSV file with the columns image,label,split[,subject], or with the column names that you give
+  - for segmentation, a folder {train,val,test}/{images,masks}/NAME.png
+  - a record NAME.yaml like those of evaluation/tasks/records, which adds metric, licence and citation to one of these
+    or to a known set
 
 OUT receives results.json (one record per model, task and method), comparisons.json (paired differences between
-models), table.md, table.tex, table.csv, with --by groups.json (gaps between groups), scores/*.npz and figures/. Run
-the same command again to continue.
+models), table.md, table.tex, table.csv, scores/*.npz and figures/; with --by also groups.json (gaps between groups).
+Run the same command again to continue.
 On several GPUs: accelerate launch --num_processes 4 -m biovfm_hf.cli probe ..."""
 
 
@@ -68,7 +70,7 @@ class RunOptions:
 
     model: tuple[str, ...] = required(
         "a model folder, a Hub repository, a short name (dinov2-b, biomedclip, ...), timm:NAME or "
-        "open_clip:hf-hub:REPO, for segmentation also scratch:unet, scratch:transunet or transunet:FILE.npz; can be "
+        "open_clip:hf-hub:REPO; for segmentation also scratch:unet, scratch:transunet or transunet:FILE.npz; can be "
         "repeated",
         metavar="[NAME=]MODEL",
         group=WHAT,
@@ -76,10 +78,10 @@ class RunOptions:
     tasks: tuple[str, ...] = required(
         "task names, medmnist, medmnist3d, radiology, or paths", metavar="NAME,...", commas=True, group=WHAT
     )
-    out: Path = required("the results folder", metavar="DIR", group=WHAT)
-    data: Path = option(Path(), "folder of the named sets", metavar="DIR", group=WHAT)
+    out: Path = required("results folder", metavar="DIR", group=WHAT)
+    data: Path = option(Path(), "folder with the named sets", metavar="DIR", group=WHAT)
     size: int | None = option(None, "MedMNIST size (default: the largest available)", choices=SIZES, group=WHAT)
-    download: bool = option(False, "fetch missing MedMNIST sets into --data", group=WHAT)
+    download: bool = option(False, "download missing MedMNIST sets to --data", group=WHAT)
     method: tuple[str, ...] = option(
         ("linear",), "methods (default: linear); --help lists them below", metavar="NAME,...", commas=True,
         group=HOW,
@@ -87,7 +89,7 @@ class RunOptions:
     protocol: str = option(
         "fast",
         "biovfm: as the authors probe, threshold and resample; fast: logistic regression on standardised features, "
-        "subject-level resamples; radiology: linear, segment and fewshot as the study arXiv 2312.02366 trains them",
+        "subjects are resampled; radiology: linear, segment and fewshot as the study arXiv 2312.02366 trains them",
         choices=ALL_PROTOCOLS,
         group=HOW,
     )
@@ -100,12 +102,12 @@ class RunOptions:
         least=0,
         group=HOW,
     )
-    pool: str = option("mean", f"{POOL_HELP}; --method mil weighs them", choices=tuple(POOLS), group=HOW)
-    batch_size: int = option(64, "images at once", least=1, group=RUNNING)
+    pool: str = option("mean", f"{POOL_HELP}; --method mil learns weights", choices=tuple(POOLS), group=HOW)
+    batch_size: int = option(64, "images per batch", least=1, group=RUNNING)
     device: str | None = option(None, DEVICE_HELP, group=RUNNING)
     precision: str | None = option(None, PRECISION_HELP, choices=PRECISIONS, group=RUNNING)
     compile: bool = option(False, COMPILE_HELP, group=RUNNING)
-    cache: Path | None = option(None, "folder of cached features (default: OUT/cache)", metavar="DIR", group=RUNNING)
+    cache: Path | None = option(None, "folder for cached features (default: OUT/cache)", metavar="DIR", group=RUNNING)
     resamples: int = option(1000, "bootstrap resamples; comparisons on many tasks use more", least=1, group=RUNNING)
     stratify: bool = option(
         False,
@@ -129,8 +131,8 @@ class RunOptions:
     )  # fmt: skip
     save_masks: str | None = option(
         None,
-        "segmentation: write every predicted mask to OUT/masks/: nifti (volumes only), png, or auto, which is NIfTI "
-        "for volumes and PNG for images; for fewshot in a folder for each draw",
+        "segmentation: write every predicted mask to OUT/masks/ as nifti (volumes only), png, or auto, which is NIfTI "
+        "for volumes and PNG for images; fewshot writes one folder per draw",
         choices=("auto", "nifti", "png"),
         group=RUNNING,
     )
@@ -154,12 +156,12 @@ class RunOptions:
 
     @property
     def features_folder(self) -> Path:
-        """The folder of cached features."""
+        """The folder for cached features."""
         return self.cache or self.out / "cache"
 
 
 def _refuse_idle_settings(options: RunOptions, probes: Sequence[type[Probe]]) -> None:
-    """Raise a UserError if a setting is given that none of the chosen methods has."""
+    """Raise a UserError for a setting that none of the chosen methods has."""
     known = {item.name for probe in probes for item in fields(probe) if item.init}
     for item in fields(options):
         value = getattr(options, item.name)
@@ -170,10 +172,10 @@ def _refuse_idle_settings(options: RunOptions, probes: Sequence[type[Probe]]) ->
 
 
 def options_class() -> type[RunOptions]:
-    """`RunOptions` with those of CSV lists and every setting that a registered method declares, None if not given.
+    """`RunOptions` plus the options of CSV lists and every setting that a registered method declares.
 
-    A setting of several methods is one option for all of them. One with `commas` takes several values, each with runs
-    of its own.
+    A setting that is not given is None. A setting that several methods share is one option. A setting with `commas`
+    takes several values, each with runs of its own.
     """
     taken = {item.name for item in fields(RunOptions)}
     added: dict[str, tuple[str, Any, Any]] = {}
@@ -196,12 +198,12 @@ def options_class() -> type[RunOptions]:
 
 
 def _value_type(hint: Any) -> Any:
-    """The type of a setting's value, whether or not it can be left out."""
+    """The type of a setting's value, without None."""
     return next((part for part in get_args(hint) if part is not type(None)), hint)
 
 
 def _add_choices(about: Mapping[str, Any], item: Any) -> None:
-    """Add another method's choices to a shared setting; each method refuses values that it does not know."""
+    """Add another method's choices to a shared setting; each method refuses choices that it does not know."""
     about.get("choices", []).extend(c for c in item.metadata.get("choices", ()) if c not in about["choices"])
 
 
@@ -228,7 +230,7 @@ def main(argv: list[str]) -> int:
 
 
 def build_parser() -> CommandParser:
-    """The command's parser, before its options."""
+    """The command's parser, without its options."""
     methods = "\n".join(f"  {name:<10}{title}" for name, title in probe_titles().items())
     parser = CommandParser(
         prog="biovfm probe",
@@ -241,18 +243,18 @@ def build_parser() -> CommandParser:
     lists.add_argument(
         "--list-encoders", action="store_true", default=None, help="list the short names of encoders and stop"
     )
-    lists.add_argument("--json", action="store_true", default=None, help="list as JSON, with all that is known")
+    lists.add_argument("--json", action="store_true", default=None, help="list as JSON, with all fields")
     return parser
 
 
 def probe_titles() -> dict[str, str]:
-    """Description of each method, by name."""
+    """{method: title} of all methods."""
     titles = {kind.name: kind.title for kind in probe_classes().values()}
     return {name: titles[name] for name in probe_names()}
 
 
 def list_tasks() -> list[dict[str, Any]]:
-    """Name, kind, licence, title and groups of every task record."""
+    """Name, kind, licence, title and groups of each task record."""
     groups = {name: [group for group, names in GROUPS.items() if name in names] for name in read_records()}
     return [
         {"name": record.name, "kind": record.kind, "licence": record.licence, "title": record.title,
@@ -262,7 +264,7 @@ def list_tasks() -> list[dict[str, Any]]:
 
 
 def list_encoders() -> list[dict[str, Any]]:
-    """Of every short name: what it loads, its parameters in millions, input, feature, licence, access, paper."""
+    """For each short name: what it loads, millions of parameters, input, feature, licence, access and paper."""
     return [
         {"name": name, "loads": entry.source, "parameters_millions": entry.parameters, "input": entry.size,
          "feature": entry.feature, "features": entry.features, "licence": entry.licence,
@@ -275,7 +277,7 @@ LISTS = {"--list-tasks": list_tasks, "--list-encoders": list_encoders}
 
 
 def _line(row: dict[str, Any]) -> str:
-    """A row of a list for the screen, its name first."""
+    """A row of a list as a line for the screen, its name first."""
     name, *rest = (", ".join(value) if isinstance(value, list) else str(value) for value in row.values())
     return f"{name:<18} {'  '.join(filter(None, rest))}"
 
@@ -283,10 +285,10 @@ def _line(row: dict[str, Any]) -> str:
 def probe(options: RunOptions) -> list[Row]:
     """Make the missing records in `options.out`, then comparisons, tables and pictures of all its records.
 
-    A failure of one model on one task does not stop the others; it is raised at the end.
+    If one model fails on one task, the others continue; the failure is raised at the end.
 
     Args:
-        options: a `ProbeOptions`.
+        options: an instance of `options_class()`.
 
     Returns:
         Every record of the results folder.
@@ -309,10 +311,10 @@ def probe(options: RunOptions) -> list[Row]:
 
 
 def open_tasks(options: RunOptions) -> list[Task]:
-    """The tasks that the options name.
+    """Open the tasks that the options name.
 
     Raises:
-        UserError: a task's files are missing or broken, two have one name, or no method applies to one.
+        UserError: files of a task are missing or broken, two tasks share a name, or no method applies to a task.
     """
     listing = options if isinstance(options, Listing) else None
     tasks = [
@@ -339,10 +341,10 @@ def open_tasks(options: RunOptions) -> list[Task]:
 
 
 def make_runs(options: RunOptions) -> list[Run]:
-    """One run for each method with its settings, and seed.
+    """One run for each method, combination of settings, and seed.
 
     Raises:
-        UserError: torch cannot work on the device.
+        UserError: torch cannot use the device.
     """
     device = options.device or default_device()
     check_device(device)
@@ -359,7 +361,7 @@ def make_runs(options: RunOptions) -> list[Run]:
 
 
 def make_probes(kind: type[Probe], options: RunOptions) -> list[Probe]:
-    """The probes of one class: one, or one for each combination of settings that several values are given for."""
+    """The probes of one class, one for each combination of the settings that have several values."""
     given = {item.name: getattr(options, item.name, None) for item in fields(kind) if item.init}
     choices = {
         name: dict.fromkeys(value) if isinstance(value, tuple) else [value]
@@ -370,7 +372,7 @@ def make_probes(kind: type[Probe], options: RunOptions) -> list[Probe]:
 
 
 def summarise(options: RunOptions, tasks: list[Task]) -> list[Row]:
-    """Comparisons, tables and pictures of all records in the results folder, which are returned."""
+    """Write comparisons, tables and pictures of all records in the results folder. Returns the records."""
     own = tuple(task.name for task in tasks if task.record.is_private)
     add_provenance(options.out, Provenance(private_tasks=own))
     records = merge_records(options.out)
@@ -387,7 +389,7 @@ def summarise(options: RunOptions, tasks: list[Task]) -> list[Row]:
 
 
 def draw(options: RunOptions, tasks: list[Task], records: list[Row]) -> None:
-    """Draw every picture of the results folder; pictures that need the model only if they are missing."""
+    """Draw every picture of the results folder; pictures that need the model are drawn only if they are missing."""
     draw_all(options.out, records)
     by_name = {task.name: task for task in tasks}
     for kind, prefix, picture in ((SEGMENTATION, "masks", draw_masks), (DETECTION, "boxes", draw_boxes)):
@@ -411,7 +413,7 @@ def draw(options: RunOptions, tasks: list[Task], records: list[Row]) -> None:
 
 
 def draw_model(options: RunOptions, encoder: Encoder, task: Task, record: Row) -> None:
-    """Draw a model's view of a task: its attention, a map of its features, and the colours of its patches."""
+    """Draw pictures of a model on a task: its attention, a map of its features, and the colours of its patches."""
     draw_attention(options.out, encoder, task)
     split = task.splits["test"]
     if split.labels is not None and split.labels.ndim == 1:

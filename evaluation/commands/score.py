@@ -21,23 +21,23 @@ from ..tasks import npz
 from ..tasks.coco import read_boxes
 
 DESCRIPTION = """\
-Metrics with 95 % bootstrap intervals for the scores in FILE.npz, which holds
+Compute metrics with 95 % bootstrap intervals from the scores in FILE.npz, which holds
 
   test_labels  (n,) or (n, 1) class numbers; (n, labels) of 0/1 for multi-label tasks
   test_scores  (n, classes); for binary tasks (n,), (n, 1) or (n, 2); (n, labels) for multi-label tasks
-  val_labels, val_scores   the same for validation, where decision thresholds are chosen (best MCC)
-  test_subjects            (n,) optional, for --by-subject
+  val_labels, val_scores   the same for validation, on which decision thresholds are chosen (best MCC)
+  test_subjects            (n,) optional, for --by-subject: the subject of each case
   test_groups, test_groups_NAME   (n,) optional, for --trust: the group of each case, by sex, age or site
 
 Protocol biovfm repeats the published BioVFM evaluation to the digit. Protocol fast puts thresholds midway between
-validation scores and takes percentiles of the resamples in which a metric is defined.
+validation scores and takes percentiles over the resamples in which a metric is defined.
 
-For --task detection FILE is JSON, with images, annotations and categories as COCO's annotation files have them:
+For --task detection FILE is JSON with images, annotations and categories as in COCO's annotation files:
 
   {"gt": {...}, "detections": [{"image_id", "category_id", "bbox": [x, y, width, height], "score"}, ...]}
 
-It gives COCO's twelve figures of boxes with intervals from resampled images, and AP and AP50 of each class; there is
-no protocol to choose."""
+The result has COCO's twelve figures for boxes with intervals from resampled images, and AP and AP50 of each class.
+There is no protocol to choose."""
 EXAMPLES = """\
 examples:
   biovfm score scores.npz --task binary-class
@@ -46,28 +46,28 @@ examples:
   biovfm score scores.npz --task multi-class --trust --coverage 0.95
   biovfm score boxes.json --task detection
 
-A metric that the test split leaves undefined (AUC of a class without samples, say) is null, with the reason."""
+A metric that is undefined on the test split (such as the AUC of a class without samples) is null, with the reason."""
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
     """Options of `biovfm score`, keywords of `biovfm_hf.score`. Wrong values raise UserError."""
 
-    file: Path = argument("file with labels and scores, or boxes", metavar="FILE")
-    task: str = required("kind of task in MedMNIST's terms, or detection", choices=(*TASKS, DETECTION))
+    file: Path = argument("file with labels and scores, or with boxes", metavar="FILE")
+    task: str = required("kind of task as MedMNIST names it, or detection", choices=(*TASKS, DETECTION))
     protocol: str = option("biovfm", "how to choose thresholds and resample, see above", choices=PROTOCOLS)
     json: Path | None = option(None, "write thresholds, metrics and notes to this file", metavar="OUT")
-    resamples: int = option(1000, "of the bootstrap", least=1)
+    resamples: int = option(1000, "number of bootstrap resamples", least=1)
     seed: int = option(0, "random seed of the resamples in protocol fast and detection", least=0)
     by_subject: bool = option(False, "resample whole subjects (test_subjects); protocol fast")
     stratify: bool = option(False, "keep the test split's class counts; protocol fast")
-    extra: bool = option(False, "also sensitivity, specificity, AP, Brier score and ECE")
+    extra: bool = option(False, "also compute sensitivity, specificity, AP, Brier score and ECE")
     trust: bool = option(
         False,
-        "also selective risk, conformal sets calibrated on validation with the coverage they reach, and gaps between "
-        "the groups of test_groups",
+        "also compute selective risk, conformal sets calibrated on validation with the coverage they reach, and gaps "
+        "between the groups of test_groups",
     )
-    coverage: float = option(0.9, "target coverage of conformal sets, with --trust", above=0, most=0.999)
+    coverage: float = option(0.9, "target coverage of conformal sets; needs --trust", above=0, most=0.999)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -84,13 +84,13 @@ def main(argv: list[str]) -> int:
 
 
 def score(options: ScoreOptions) -> dict[str, Any]:
-    """Score the file, and write the results to `options.json`, if given.
+    """Score the file, and write the results to `options.json` if it is given.
 
     Returns:
         {"task", "protocol", "resamples", "seed", "n_test", "thresholds": [...], "metrics": {name: {"value", "mean",
-        "low", "high"}}, "notes"}; `value` is the point estimate, `mean` that over resamples. With `trust` also
-        "trust": {"selective", "conformal", "groups"}, lists of rows. For detection, `n_test` counts images and
-        "classes" is {class name: {"AP", "AP50"}}, None for classes without a box.
+        "low", "high"}}, "notes"}. `value` is the point estimate, `mean` the mean over resamples. With `trust` there is
+        also "trust": {"selective", "conformal", "groups"}, which are lists of rows. For detection, `n_test` counts
+        images and "classes" is {class name: {"AP", "AP50"}}, with None for classes without a box.
 
     Raises:
         UserError: the file, its arrays or the options do not fit the task.
@@ -119,7 +119,7 @@ def _score_file(options: ScoreOptions) -> dict[str, Any]:
 
 
 def _read_arrays(options: ScoreOptions) -> dict[str, Any]:
-    """The arrays that the task and the options need, and those of validation if they exist."""
+    """The arrays that the task and the options need, and those of the validation split if present."""
     stored = npz.names(options.file)
     needed = ["test_labels", "test_scores"]
     if options.task in (BINARY, MULTILABEL) or {"val_labels", "val_scores"} <= set(stored):
@@ -156,14 +156,14 @@ def _score(options: ScoreOptions, arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_grouping(name: str) -> bool:
-    """Whether an array of the file has the group of each test case."""
+    """Whether an array of the file holds the group of each test case."""
     return name == "test_groups" or name.startswith("test_groups_")
 
 
 def _trust(
     options: ScoreOptions, val: ScoredSplit | None, test: ScoredSplit, arrays: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The record's part on trust, and notes."""
+    """The trust part of the record, and notes."""
     groups = {
         name.removeprefix("test_groups").strip("_") or "groups": bands(name.rpartition("_")[2], values.reshape(-1))
         for name, values in arrays.items()
@@ -184,7 +184,7 @@ def _strata(split: ScoredSplit) -> np.ndarray:
 
 
 def table(results: dict[str, Any]) -> str:
-    """The record of `score` as lines for a screen."""
+    """The result of `score` as lines for the screen."""
     cases = "images" if results["task"] == DETECTION else "samples"
     lines = [f"{results['task']}, {results['n_test']} test {cases}, protocol {results['protocol']}, "
              f"{results['resamples']} resamples", "", f"{'metric':<18}{'value':>9}   95 % interval"]  # fmt: skip

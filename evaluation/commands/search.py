@@ -32,25 +32,26 @@ examples:
   biovfm embed  --model runs/tiny/model --images scans/ --out features.parquet
   biovfm search --model runs/tiny/model --features features.parquet --query case.png --images scans/ --out found
 
-OUT receives search.json (ids and cosine similarities) and, with --images, sheet.png: each example and its finds."""
+OUT receives search.json (ids and cosine similarities). With --images it also receives sheet.png, a contact sheet with
+each example and its most similar images."""
 
 
 @dataclass(frozen=True)
 class SearchOptions:
     """Options of `biovfm search`, keywords of `biovfm_hf.search`. Wrong values raise UserError."""
 
-    model: str = required("the model that made the features")
-    features: Path = required("from biovfm embed", metavar="FILE.parquet")
+    model: str = required("model that made the features")
+    features: Path = required("features file from biovfm embed", metavar="FILE.parquet")
     query: tuple[Path, ...] = required("an example image or volume; can be repeated", metavar="IMAGE")
-    out: Path = required("where to write", metavar="DIR")
-    images: Path | None = option(None, "the embedded folder, for the contact sheet", metavar="DIR")
+    out: Path = required("folder to write", metavar="DIR")
+    images: Path | None = option(None, "folder that was embedded, to draw the contact sheet", metavar="DIR")
     top: int = option(8, "how many images to find for each example", least=1)
-    strict: bool = option(False, "end with exit status 1 if an example had to be left out")
+    strict: bool = option(False, "end with exit status 1 if an example was left out")
     device: str | None = option(None, DEVICE_HELP)
     index: bool = option(
         False,
-        "keep a faiss index beside the features: of a million vectors, later searches read a fiftieth, and may miss "
-        "some (needs biovfm-hf[search])",
+        "keep a faiss index beside the features; with a million vectors, later searches read a fiftieth of them and "
+        "may miss some images (needs biovfm-hf[search])",
     )
     trust_remote_code: str | None = option(None, TRUST_HELP, metavar="REVISION")
 
@@ -76,16 +77,16 @@ def main(argv: list[str]) -> int:
 
 
 def search(options: SearchOptions) -> list[dict[str, Any]]:
-    """Find the images most like each example, write `search.json` and, with `options.images`, draw the contact sheet.
+    """Find the images most similar to each example and write `search.json`; `options.images` adds a contact sheet.
 
-    Examples that cannot be read are left out and named, with the reason, in `left_out.csv`.
+    Examples that cannot be read are left out; `left_out.csv` lists them with the reason.
 
     Returns:
-        The content of search.json: for each example {"query": file name, "found": [{"id", "similarity"}, ...]}, the
-        most similar first.
+        The content of search.json: for each example {"query": file name, "found": [{"id", "similarity"}, ...]}, most
+        similar first.
 
     Raises:
-        UserError: no example or the features cannot be read, or the features are another model's.
+        UserError: no example can be read, the features cannot be read, or another model made the features.
     """
     index = Index(options.features) if options.index and options.features.is_file() else None
     features = read_features(options.features, vectors=index is None or not index.fresh)
@@ -135,7 +136,7 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
 
 
 def _taken(rows: np.ndarray, similarity: np.ndarray) -> list[tuple[int, float]]:
-    """Row and similarity of each match; an index gives rows of -1 if it found fewer than requested."""
+    """Row and similarity of each match; the rows of an index are -1 where it found fewer than requested."""
     pairs = zip(rows.tolist(), similarity.tolist(), strict=True)
     return [(row, round(value, 6)) for row, value in pairs if row >= 0]
 
@@ -143,7 +144,7 @@ def _taken(rows: np.ndarray, similarity: np.ndarray) -> list[tuple[int, float]]:
 def _read_examples(
     paths: Sequence[Path], made_with: dict[str, str]
 ) -> tuple[dict[Path, list[np.ndarray]], dict[Path, str]]:
-    """The readable examples, a volume as the slices used for the features; and why others cannot be read."""
+    """The readable examples, and the reasons for the others. A volume is read as the slices used for the features."""
     axes = tuple(made_with.get("axes", "axial").split(","))
     slicing = Slicing(axes, int(made_with.get("slices", SLICES)))
     examples, left_out = {}, {}
@@ -164,7 +165,7 @@ def _volume_slices(path: Path, slicing: Slicing) -> list[np.ndarray]:
 
 
 def _place(folder: Path, name: str, places: dict[str, str]) -> tuple[Path, int | None]:
-    """The file and frame of the image with the id `name`; `places` has the paths of withheld ids."""
+    """File and frame of the image with the id `name`; `places` maps withheld ids to paths."""
     path, frame, number = name.rpartition(":frame:")
     if frame and number.isdecimal():
         return folder / places.get(path, path), int(number)
@@ -174,7 +175,7 @@ def _place(folder: Path, name: str, places: dict[str, str]) -> tuple[Path, int |
 
 
 def _read_again(folder: Path, places: dict[str, str], name: str) -> np.ndarray:
-    """An image that was embedded; black where it can no longer be read."""
+    """An embedded image; black if it can no longer be read."""
     path, frame = _place(folder, name, places)
     try:
         if is_volume(path):
@@ -190,9 +191,9 @@ def draw_sheet(
     image_of: Callable[[str], np.ndarray],
     finds: list[dict[str, Any]],
 ) -> None:
-    """One line per example: itself (its title and image), then the images most like it, each with its similarity.
+    """Draw one row per example: the example, then the images most similar to it, each with its similarity.
 
-    `image_of` reads the image of an id.
+    `examples` are pairs of title and image; `image_of` reads the image of an id.
     """
     columns = 1 + max(len(entry["found"]) for entry in finds)
     figure = new_figure(1.5 * columns, 2.0 * len(finds))

@@ -1,1 +1,1 @@
-"""Effect of the pretraining mixture on a score: designs of runs, fitted responses, and the best mixture."""
+"""Effect of the pretraining mixture on a score: designs of runs, fitted responses, and the recommended mixture."""

@@ -22,9 +22,10 @@ NAME = "biovfm scaling mixture"
 DESCRIPTION = """\
 Fit how a score depends on the shares of the pretraining data, and recommend a mixture.
 
-MIXTURES.csv has a column of shares for each group, summing to 1 in each row, and, once the runs are done, a column
-`score` (higher is better) and a column `held_out` with 1 for mixtures that test the responses, 0 for the others; `run`
-may name the runs. Several rows of one mixture are runs with different seeds, which show the variation by chance."""
+MIXTURES.csv has one column of shares for each group; the shares of a row sum to 1. Once the runs are done, it also has
+a column `score` (higher is better) and a column `held_out`: 1 for mixtures that test the responses, 0 for the others.
+A column `run` may name the runs. Rows with the same mixture are runs with different seeds, which show the variation by
+chance."""
 EXAMPLES = """\
 examples:
   biovfm scaling mixture run mixture.yaml --out mixture        design, pretrain, probe, fit; resumes when run again
@@ -41,11 +42,11 @@ class DesignOptions:
 
     groups: tuple[str, ...] = required("modalities, anatomies or sources", metavar="NAME,...", commas=True)
     out: Path = required("the mixtures file to write", metavar="MIXTURES.csv")
-    images: tuple[int, ...] = option((), "images of each group: draws around their shares", metavar="N,...",
-                                     commas=True, least=1)  # fmt: skip
-    degree: int = option(2, "degree of the lattice: shares are multiples of 1 / degree", least=1)
-    runs: int = option(24, "how many draws", least=2)
-    seed: int = option(0, "of the draws", least=0)
+    images: tuple[int, ...] = option((), "number of images of each group: draws mixtures around their shares",
+                                     metavar="N,...", commas=True, least=1)  # fmt: skip
+    degree: int = option(2, "degree of the lattice, whose shares are multiples of 1 / degree", least=1)
+    runs: int = option(24, "number of draws", least=2)
+    seed: int = option(0, "random seed of the draws", least=0)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -61,12 +62,12 @@ class MixtureOptions:
 
     runs: Path = argument("mixtures with their scores", metavar="MIXTURES.csv")
     out: Path = required("the JSON file to write", metavar="FILE.json")
-    images: tuple[int, ...] = option((), "images of each group, to bound its share", metavar="N,...", commas=True,
-                                     least=1)  # fmt: skip
-    seen: int | None = option(None, "images that each run sees, with --images", least=1)
-    epochs: float = option(float(MAX_EPOCHS), "most passes over a group, with --images", above=0)
-    resamples: int = option(200, "bootstrap resamples of the residuals, for intervals", least=20)
-    seed: int = option(0, "random seed of resamples and candidates", least=0)
+    images: tuple[int, ...] = option((), "number of images of each group, to bound its share", metavar="N,...",
+                                     commas=True, least=1)  # fmt: skip
+    seen: int | None = option(None, "number of images that each run sees; needs --images", least=1)
+    epochs: float = option(float(MAX_EPOCHS), "most passes over a group; needs --images", above=0)
+    resamples: int = option(200, "bootstrap resamples of the residuals, for the intervals", least=20)
+    seed: int = option(0, "random seed of the resamples and of the candidate mixtures", least=0)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -100,7 +101,7 @@ def _run(argv: list[str]) -> int:
 
 
 def write_design(options: DesignOptions) -> np.ndarray:
-    """Write the mixtures (runs, groups) of a lattice, or of draws around natural shares."""
+    """Write the mixtures (runs, groups) of a lattice, or draws around the natural shares. Returns them."""
     if options.images:
         shares = dirichlet(np.array(options.images, np.float64), options.runs, options.seed)
     else:
@@ -111,10 +112,10 @@ def write_design(options: DesignOptions) -> np.ndarray:
 
 
 def fit_mixtures(options: MixtureOptions) -> Recommendation:
-    """Fit the runs of a file, and write what they recommend, with a picture beside it.
+    """Fit the runs of a file, and write the recommended mixture with a picture beside it.
 
     Raises:
-        UserError: as `runs.read_runs`, or the limits fit neither the groups nor each other.
+        UserError: as `runs.read_runs`, or the limits do not match the groups or leave no mixture.
     """
     from .picture import draw_mixture  # loads matplotlib
 

@@ -1,4 +1,4 @@
-"""Confirms a recommended mixture by fresh runs beside the uniform and the natural mixture."""
+"""Confirms a recommended mixture with fresh runs, beside the uniform and the natural mixture."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ import numpy as np
 
 from .plan import Mixture, Plan
 
-FIRST_SEED = 101  # of fresh runs, beyond those of the design
+FIRST_SEED = 101  # first seed of fresh runs, above all seeds of the design
 
 
 def fresh_mixtures(plan: Plan, report: dict[str, Any]) -> list[Mixture]:
-    """The recommended, the uniform and the natural mixture, each with the fresh seeds that the plan asks for."""
+    """The recommended, the uniform and the natural mixture, each with as many fresh seeds as the plan states."""
     seeds = [plan.seed + FIRST_SEED + number for number in range(plan.content["confirm"])]
     best = np.round([share["value"] for share in report["shares"].values()], 6)
     named = {"recommended": best / best.sum(), "uniform": plan.uniform, "natural": plan.natural_within_limits}
@@ -18,11 +18,12 @@ def fresh_mixtures(plan: Plan, report: dict[str, Any]) -> list[Mixture]:
 
 
 def compare_fresh(scores: np.ndarray, report: dict[str, Any]) -> dict[str, Any]:
-    """Compare the scores of `fresh_mixtures`, in their order.
+    """Compare the scores of `fresh_mixtures`, given in the same order.
 
     Returns:
-        {"scores": {mixture: list by seed}, "differences": {other: {"value", "low", "high", "p"} of the recommended
-        mixture less the other, by Welch's t}, "regret": the best score of the design less the recommended's mean}.
+        {"scores": {mixture: list by seed}, "differences": {other: {"value", "low", "high", "p"}}, "regret"}. A
+        difference is the recommended mixture minus the other, with Welch's t interval. The regret is the best score of
+        the design minus the mean of the recommended mixture.
     """
     names = ("recommended", "uniform", "natural")
     values = dict(zip(names, scores.reshape(len(names), -1), strict=True))
@@ -35,7 +36,7 @@ def compare_fresh(scores: np.ndarray, report: dict[str, Any]) -> dict[str, Any]:
 
 
 def welch(first: np.ndarray, second: np.ndarray) -> dict[str, float | None]:
-    """The difference of two means with Welch's 95 % interval and p; these are None with fewer than two values each."""
+    """The difference of two means with Welch's 95 % interval and p; None if either side has fewer than two values."""
     from scipy.stats import ttest_ind
 
     value = float(first.mean() - second.mean())

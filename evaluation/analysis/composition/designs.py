@@ -1,4 +1,4 @@
-"""Designs of mixtures: the shares of the groups to pretrain on, so that a response can be fitted."""
+"""Designs of mixtures: which shares of the groups to pretrain on, so that a response can be fitted."""
 
 from itertools import combinations
 from math import comb
@@ -8,20 +8,20 @@ import numpy as np
 from biovfm_hf.errors import UserError
 
 MAX_POINTS = 10_000
-STRENGTHS = np.geomspace(0.1, 5, 15)  # of Dirichlet draws (Liu et al. 2024, RegMix)
-LEAST_SHARE = 2e-4  # smaller shares are left out, and shares are multiples of it
-MAX_EPOCHS = 15  # no share above so many times the natural one
+STRENGTHS = np.geomspace(0.1, 5, 15)  # concentrations of the Dirichlet draws (Liu et al. 2024, RegMix)
+LEAST_SHARE = 2e-4  # every share is a multiple of it; smaller shares become 0
+MAX_EPOCHS = 15  # a share is at most this many times the natural one
 OVERSAMPLED = 100
 
 
 def lattice(groups: int, degree: int) -> np.ndarray:
-    """The simplex lattice {groups, degree} (Scheffe 1958): all multiples of 1 / degree, and the centroid.
+    """The simplex lattice {groups, degree} (Scheffe 1958): all mixtures of multiples of 1 / degree, and the centroid.
 
     Returns:
-        (C(groups + degree - 1, degree) + 1, groups), or one fewer where the centroid is among them.
+        (C(groups + degree - 1, degree) + 1, groups), or one row fewer where the centroid is a lattice point.
 
     Raises:
-        UserError: that would be more than 10,000 mixtures.
+        UserError: the lattice has more than 10,000 mixtures.
     """
     if comb(groups + degree - 1, degree) > MAX_POINTS:
         raise UserError(f"a lattice of {groups} groups and degree {degree} has too many mixtures; lower the degree")
@@ -33,18 +33,18 @@ def lattice(groups: int, degree: int) -> np.ndarray:
 
 
 def dirichlet(natural: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """Draws around the natural shares as RegMix makes them (Liu et al. 2024): (count, groups), distinct.
+    """Draw mixtures around the natural shares, as RegMix does (Liu et al. 2024): (count, groups), all distinct.
 
-    The prior is the square root of the natural shares; its strength is one of 15 from 0.1 to 5, drawn anew each time.
-    A draw is refused where a share is above 15 times the natural one.
+    The Dirichlet prior is the square root of the natural shares. Each draw takes one of 15 strengths from 0.1 to 5. A
+    draw is rejected if one of its shares is more than 15 times the natural one.
 
     Args:
-        natural: (groups,) shares or numbers of images.
-        count: how many.
-        seed: of the draws.
+        natural: (groups,) natural shares or numbers of images.
+        count: number of mixtures.
+        seed: random seed of the draws.
 
     Raises:
-        UserError: fewer distinct mixtures than that can be drawn.
+        UserError: not enough distinct mixtures can be drawn.
     """
     random = np.random.default_rng(seed)
     shares = natural / natural.sum()
@@ -65,7 +65,7 @@ def limits_of(images: np.ndarray, seen: float, epochs: float = MAX_EPOCHS) -> np
     """The highest share (groups,) of each group in a run that sees `seen` images: `epochs` passes over its `images`.
 
     Raises:
-        UserError: all groups together have not enough images for such a run.
+        UserError: all groups together have too few images for such a run.
     """
     limits = np.minimum(epochs * np.asarray(images, np.float64) / seen, 1.0)
     if limits.sum() < 1:
@@ -77,9 +77,9 @@ def limits_of(images: np.ndarray, seen: float, epochs: float = MAX_EPOCHS) -> np
 
 
 def within_limits(shares: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Shares (n, groups) with none above its limit: the excess goes to the other groups, in proportion to theirs.
+    """Shares (n, groups), none above its limit. The excess goes to the other groups in proportion to their shares.
 
-    Where the others have no share, they get it in proportion to what their limits leave.
+    If the other groups have no share, the excess is divided in proportion to the room below their limits.
     """
     shares = np.array(shares, np.float64)
     for _ in range(len(limits)):
@@ -96,7 +96,7 @@ def within_limits(shares: np.ndarray, limits: np.ndarray) -> np.ndarray:
 
 
 def distinct(shares: np.ndarray, others: np.ndarray | None = None, apart: float = 1e-6) -> np.ndarray:
-    """The shares (n, groups) that differ by more than `apart`, summed over groups, from earlier ones and `others`."""
+    """Those shares (n, groups) that differ from earlier rows and `others` by more than `apart`, summed over groups."""
     kept: list[np.ndarray] = []
     before = [] if others is None else list(others)
     for row in shares:
@@ -108,17 +108,17 @@ def distinct(shares: np.ndarray, others: np.ndarray | None = None, apart: float 
 def held_out_draws(
     design: np.ndarray, limits: np.ndarray, count: int, seed: int = 0, apart: float = 0.15
 ) -> np.ndarray:
-    """Mixtures (count, groups) to judge responses on, drawn uniformly within the limits, none of them near the design.
+    """Mixtures (count, groups) for testing responses, drawn uniformly within the limits and away from the design.
 
     Args:
-        design: (n, groups) what is fitted.
-        limits: (groups,) highest shares.
-        count: how many.
-        seed: of the draws.
-        apart: the least distance (sum over groups) from the design and from one another.
+        design: (n, groups) mixtures that responses are fitted to.
+        limits: (groups,) highest share of each group.
+        count: number of mixtures.
+        seed: random seed of the draws.
+        apart: least distance from the design and between two draws, summed over groups.
 
     Raises:
-        UserError: there is no room for so many.
+        UserError: the limits leave no room for so many mixtures.
     """
     random = np.random.default_rng([seed, 1])
     drawn = within_limits(random.dirichlet(np.ones(design.shape[1]), 200 * max(count, 1)), limits)

@@ -1,30 +1,36 @@
-"""Tests from repeated runs with several seeds: whether mixtures differ at all, and whether a response fits."""
+"""Tests that use repeated runs with several seeds: do mixtures differ at all, and does a response fit."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-TOLERANCE = 1e-6  # within which shares are the same mixture
+TOLERANCE = 1e-6  # shares within it are the same mixture
 FEW = "no mixture was run with three seeds or more, so mixtures cannot be compared with chance"
 
 
 @dataclass(frozen=True)
 class Repeats:
-    """Runs by mixture: `which` (n,) the number of each run's mixture, and the sum of squares within mixtures."""
+    """Runs grouped by mixture.
+
+    Attributes:
+        which: (n,) index of each run's mixture.
+        within: sum of squares of the scores within mixtures.
+        free: degrees of freedom of `within`.
+    """
 
     which: np.ndarray
     within: float
-    free: int  # degrees of freedom of `within`
+    free: int
 
     @property
     def variance(self) -> float:
-        """Variance of the score between seeds."""
+        """Variance of the score between seeds of the same mixture."""
         return self.within / self.free
 
 
 def find_repeats(shares: np.ndarray, scores: np.ndarray) -> Repeats:
-    """Which runs (n, groups) are of one mixture, and how their scores (n,) spread within mixtures."""
+    """Group runs with shares (n, groups) by mixture, and measure how their scores (n,) vary within a mixture."""
     rounded = np.round(shares / TOLERANCE).astype(np.int64)
     which = np.unique(rounded, axis=0, return_inverse=True)[1].reshape(-1)
     means = np.bincount(which, scores) / np.bincount(which)
@@ -32,10 +38,10 @@ def find_repeats(shares: np.ndarray, scores: np.ndarray) -> Repeats:
 
 
 def mixtures_differ(shares: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
-    """Analysis of variance of mixtures against seeds.
+    """Analysis of variance between mixtures, against the variation between seeds.
 
     Returns:
-        {"seed_sd", "f", "p"}, or {"reason"} where too few mixtures were run again.
+        {"seed_sd", "f", "p"}, or {"reason"} if too few mixtures were run with several seeds.
     """
     from scipy.stats import f
 
@@ -51,16 +57,16 @@ def mixtures_differ(shares: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
 def lack_of_fit(
     shares: np.ndarray, scores: np.ndarray, predicted: np.ndarray, parameters: int | None
 ) -> dict[str, Any]:
-    """Whether scores lie further from a response than seeds explain (Box & Draper 1987): a small p says that they do.
+    """Test whether scores lie further from a response than seeds explain (Box & Draper 1987); if so, p is small.
 
     Args:
-        shares: (n, groups) of the fitted runs.
-        scores: (n,).
-        predicted: (n,) by the response.
-        parameters: that were fitted; None if they cannot be counted.
+        shares: (n, groups) shares of the fitted runs.
+        scores: (n,) scores of the fitted runs.
+        predicted: (n,) scores that the response predicts.
+        parameters: number of fitted parameters; None if they cannot be counted.
 
     Returns:
-        {"f", "p"}, or {"reason"}.
+        {"f", "p"}, or {"reason"} if there is no test.
     """
     from scipy.stats import f
 

@@ -13,7 +13,7 @@ from .runs import MixtureRuns
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-STEPS = 60  # of the triangle's grid on each side
+STEPS = 60  # grid steps along each side of the triangle
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]])
 
 
@@ -37,7 +37,7 @@ def draw_mixture(path: Path, runs: MixtureRuns, recommendation: Recommendation, 
 
 
 def _draw_triangle(axes: "Axes", runs: MixtureRuns, recommendation: Recommendation, low: float, high: float) -> Any:
-    """The response over the triangle, the runs on it, and where the optima of resamples lie."""
+    """The response over the triangle, the runs on it, and the best mixture of each resample."""
     grid = np.array([(i, j, STEPS - i - j) for i in range(STEPS + 1) for j in range(STEPS + 1 - i)]) / STEPS
     reachable = np.abs(within_limits(grid, runs.limits) - grid).sum(axis=1) < 1e-9
     surface = np.where(reachable, -recommendation.response(grid), np.nan)
@@ -69,7 +69,7 @@ def _scatter_runs(axes: "Axes", runs: MixtureRuns, low: float, high: float) -> A
 
 
 def _draw_lines(axes: "Axes", runs: MixtureRuns, recommendation: Recommendation, low: float, high: float) -> Any:
-    """A line for each run over its shares, coloured by score, and the recommended shares with their intervals."""
+    """One line per run over its shares, coloured by score, and the recommended shares with their intervals."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 

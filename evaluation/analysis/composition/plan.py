@@ -1,4 +1,4 @@
-"""The plan of `biovfm scaling mixture run`: the groups and their bounds, the mixtures of the design, the probe."""
+"""The plan of `biovfm scaling mixture run`: the groups with their bounds, the mixtures of the design, the probe."""
 
 import csv
 from collections import Counter
@@ -22,7 +22,7 @@ KEYS = ("data", "by", "groups", "config", "objective", "overrides", "launch", "d
 
 @dataclass(frozen=True)
 class Mixture:
-    """A run of the design: its name, its shares (groups,), its seed, and whether it is held out."""
+    """A run of the design: its name, its shares (groups,), its seed, and whether it is held out from the fit."""
 
     name: str
     shares: np.ndarray
@@ -35,14 +35,14 @@ class Plan:
     """A checked MIXTURE.yaml.
 
     Attributes:
-        groups: names.
-        images: (groups,) how many each has.
-        others: values of the column that are no group, and are left out.
-        limits: (groups,) highest shares.
-        mixtures: of the design.
-        seen: images of every run.
-        content: the file.
-        path: of the file.
+        groups: names of the groups.
+        images: (groups,) number of images of each group.
+        others: values of the group column that belong to no group; their images are left out.
+        limits: (groups,) highest share of each group.
+        mixtures: runs of the design.
+        seen: number of images that each run sees.
+        content: the parsed file.
+        path: path of the file.
     """
 
     groups: list[str]
@@ -56,7 +56,7 @@ class Plan:
 
     @property
     def seed(self) -> int:
-        """The seed of the design and the runs."""
+        """The random seed of the design and of the runs."""
         return int(self.content.get("seed", 0))
 
     @property
@@ -66,7 +66,7 @@ class Plan:
 
     @property
     def natural(self) -> np.ndarray:
-        """The shares (groups,) that the data has."""
+        """The shares (groups,) of the groups in the data."""
         return self.images / self.images.sum()
 
     @property
@@ -75,7 +75,7 @@ class Plan:
         return within_limits(self.natural[None], self.limits)[0]
 
     def as_study(self, mixtures: list[Mixture]) -> study.Plan:
-        """The runs of mixtures as the runner of a scaling study takes them."""
+        """The runs of these mixtures as a plan of a scaling study."""
         runs = [self._run(mixture) for mixture in mixtures]
         launch = [str(word) for word in self.content.get("launch", study.ONE_PROCESS)]
         return study.Plan(runs, launch, study.probe_values(self.path, self.content["probe"]), None, "given")
@@ -91,11 +91,11 @@ class Plan:
 
 
 def read_plan(path: Path) -> Plan:
-    """Read and check a MIXTURE.yaml, count the groups' images, and lay out the design.
+    """Read and check a MIXTURE.yaml, count the images of each group, and make the design.
 
     Raises:
-        UserError: a key is missing, unknown or wrong, the data has no such groups, the config is refused, or the
-            design does not fit the limits.
+        UserError: a key is missing, unknown or wrong; the data lacks a group; the config is refused; or the design
+            does not fit the limits.
     """
     content = _read_content(path)
     counts = count_groups(content)
@@ -132,7 +132,7 @@ def _read_content(path: Path) -> dict[str, Any]:
 
 
 def count_groups(content: dict[str, Any]) -> Counter[str]:
-    """How many images of the data each value of the column has.
+    """Number of images for each value of the group column.
 
     Raises:
         UserError: the data cannot be opened or has no such column.
@@ -151,10 +151,10 @@ def count_groups(content: dict[str, Any]) -> Counter[str]:
 
 
 def images_seen(content: dict[str, Any]) -> int:
-    """How many images every run sees, by the configuration that pretraining resolves.
+    """Number of images that each run sees, from the resolved pretraining configuration.
 
     Raises:
-        UserError: the configuration is refused, or counts epochs, which differ between mixtures.
+        UserError: the configuration is refused, or it counts epochs, whose length differs between mixtures.
     """
     changed = {"method": content["objective"]} if content.get("objective") else {}
     text = biovfm_hf.pretrain(content["config"], overrides=changed | content["overrides"], dry_run=True)
@@ -165,7 +165,7 @@ def images_seen(content: dict[str, Any]) -> int:
 
 
 def _design(plan: Plan) -> list[Mixture]:
-    """The runs: the design within the limits, the uniform and the natural mixture, replicates, and those held out."""
+    """All runs: the design within the limits, the uniform and natural mixtures, replicates and held-out runs."""
     shares = within_limits(_designed(plan), plan.limits)
     fixed = np.stack([plan.uniform, plan.natural_within_limits])
     shares = distinct(np.round(np.concatenate([fixed, shares]), 6), apart=1e-3)
@@ -177,7 +177,7 @@ def _design(plan: Plan) -> list[Mixture]:
 
 
 def _designed(plan: Plan) -> np.ndarray:
-    """The mixtures (n, groups) that the design names, as they are without limits."""
+    """The mixtures (n, groups) of the design before the limits are applied."""
     (kind, value), *others = plan.content["design"].items() or [("", None)]
     if others or kind not in ("lattice", "draws", "list"):
         raise UserError(f"{plan.path}: design must be one of lattice, draws and list; {REMEDY}")

@@ -1,4 +1,4 @@
-"""Recommends a mixture from fitted responses, with its uncertainty, and tests responses on held-out mixtures."""
+"""Recommends a mixture from fitted responses, with its uncertainty, and tests the responses on held-out mixtures."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,17 +11,17 @@ from .responses import RESPONSES, Response, fit_quality
 from .runs import MixtureRuns
 
 CANDIDATES = 5000
-NEAR = 1e-3  # of its limit, where the limit decides
+NEAR = 1e-3  # a share this close to its limit is decided by the limit
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A recommendation, with the data for its picture.
+    """A recommended mixture, with the data for its picture.
 
     Attributes:
-        report: see `recommend`.
-        response: the chosen one, from shares to losses.
-        optima: (resamples, groups) the best mixture of each resample.
+        report: dictionary described in `recommend`.
+        response: the chosen response, a function from shares to losses.
+        optima: (resamples, groups) best mixture of each resample.
     """
 
     report: dict[str, Any]
@@ -30,22 +30,25 @@ class Recommendation:
 
 
 def recommend(runs: MixtureRuns, resamples: int = 100, seed: int = 0) -> Recommendation:
-    """Fit every response, judge it on the held-out mixtures, and take the best mixture of the best.
+    """Fit every response, judge each on the held-out mixtures, and take the best mixture of the best response.
 
-    Of 5,000 mixtures drawn uniformly, the corners and the runs' own, all within the limits, the best by the response
-    that lies nearest to the held-out scores is recommended. Intervals are percentiles over fits to the fitted scores
-    with residuals drawn anew (and enlarged by the fit's degrees of freedom), since the design is fixed; those of
-    shares are of each resample's own optimum.
+    The best response is the one whose predictions lie nearest to the held-out scores. The candidates are 5,000
+    mixtures drawn uniformly, the corners, and the mixtures of the runs, all within the limits.
+
+    Intervals are percentiles over refits. Since the design is fixed, each refit takes the fitted scores plus resampled
+    residuals, which are enlarged by the fit's degrees of freedom. The intervals of shares are percentiles of each
+    refit's own optimum.
 
     Args:
-        runs: with scores.
-        resamples: for intervals.
-        seed: of resamples and candidates.
+        runs: runs with scores.
+        resamples: number of refits for the intervals.
+        seed: random seed of the refits and the candidates.
 
     Returns:
-        `report` is {"responses": {name: quality on held-out runs, with "lack_of_fit"}, "chosen", "differ": analysis of
-        variance of mixtures against seeds, "shares": {group: {"value", "low", "high"}}, "score", "gain_over_uniform"
-        the same, "best_seen", "limits", "at_limit": groups whose share the limit decides, "seed"}.
+        A recommendation whose `report` has these keys: "responses" {name: quality on held-out runs, with
+        "lack_of_fit"}, "chosen", "differ" (analysis of variance between mixtures against seeds), "shares" {group:
+        {"value", "low", "high"}}, "score" and "gain_over_uniform" (likewise value, low and high), "best_seen",
+        "limits", "at_limit" (groups whose share the limit decides) and "seed".
     """
     shares, losses = runs.fitted
     forms = {name: form for name, form in RESPONSES.items() if len(shares) >= form.least_runs}
@@ -91,7 +94,7 @@ def _resampled(
     runs: MixtureRuns, chosen: str, parameters: int | None, candidates: np.ndarray, best: int, resamples: int,
     random: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """For each resample its optimum, its score at the mixture `best`, and its gain there over the uniform mixture."""
+    """For each resample: its optimum, its score at the mixture `best`, and its gain there over the uniform mixture."""
     shares, losses = runs.fitted
     fitted = RESPONSES[chosen].fit(shares, losses)(shares)
     left = max(len(shares) - (parameters or 0), 1)
@@ -113,7 +116,7 @@ def _entry(value: float, drawn: np.ndarray) -> dict[str, float]:
 
 
 def recommendation_lines(report: dict[str, Any]) -> list[str]:
-    """A report for the screen."""
+    """The report as lines for the screen."""
     lines = []
     for name, quality in report["responses"].items():
         lack = quality["lack_of_fit"]

@@ -1,6 +1,7 @@
 """Responses of a loss to the mixture of data: linear, the exponential law, Scheffe's quadratic, boosted trees.
 
-Shares r of the groups sum to 1, so a constant and a sum of shares say the same; each form has one of them.
+The shares r of the groups sum to 1, so a constant is the same as equal weights for all shares. Each form has only one
+of the two.
 """
 
 from collections.abc import Callable
@@ -10,30 +11,28 @@ import numpy as np
 
 from biovfm_hf.errors import require
 
-BOOSTING_RUNS = (
-    64  # fewer cannot be ranked by trees: on RegMix's own runs they begin to beat the linear response there
-)
-RIDGE = 1e-3  # of Scheffe's quadratic, whose products are nearly collinear
+BOOSTING_RUNS = 64  # on RegMix's own runs, trees begin to beat the linear response at this number of runs
+RIDGE = 1e-3  # for Scheffe's quadratic, whose products are nearly collinear
 FLOORS = (
     0.02,
     0.1,
     0.3,
     1.0,
     3.0,
-)  # starts of the exponential law: its floor lies so many ranges below the lowest loss
+)  # starts of the exponential law: distance of its floor below the lowest loss, in ranges of the losses
 
 Response = Callable[[np.ndarray], np.ndarray]  # from shares (n, M) to losses (n,)
 
 
 def fit_linear(shares: np.ndarray, losses: np.ndarray) -> Response:
-    """A constant plus a weight for each share; of equally good weights the smallest."""
+    """A constant plus a weight for each share; the smallest weights among equally good ones."""
     centre, level = shares.mean(axis=0), losses.mean()
     weights = np.linalg.lstsq(shares - centre, losses - level, rcond=None)[0]
     return lambda r: (r - centre) @ weights + level
 
 
 def scheffe_terms(shares: np.ndarray) -> np.ndarray:
-    """Shares and their products in pairs, (n, M (M + 1) / 2)."""
+    """Shares and their pairwise products, (n, M (M + 1) / 2)."""
     first, second = np.triu_indices(shares.shape[1], 1)
     return np.concatenate([shares, shares[:, first] * shares[:, second]], axis=1)
 
@@ -46,9 +45,9 @@ def fit_scheffe(shares: np.ndarray, losses: np.ndarray) -> Response:
 
 
 def fit_exponential(shares: np.ndarray, losses: np.ndarray) -> Response:
-    """The mixing law c + exp(sum t_j r_j) (Ye et al. 2024), the best of several starts.
+    """The mixing law c + exp(sum t_j r_j) (Ye et al. 2024), the best fit from several starts.
 
-    Its factor k is a constant added to every t, as shares sum to 1.
+    The law's factor k is contained in t: since the shares sum to 1, it adds the same constant to every t.
     """
     from scipy.optimize import least_squares
 
@@ -70,7 +69,7 @@ def fit_exponential(shares: np.ndarray, losses: np.ndarray) -> Response:
 
 
 def fit_boosting(shares: np.ndarray, losses: np.ndarray) -> Response:
-    """Gradient-boosted trees, as RegMix fits them (Liu et al. 2024), here by scikit-learn; for many runs."""
+    """Gradient-boosted trees as in RegMix (Liu et al. 2024), here from scikit-learn; they need many runs."""
     ensemble = require("sklearn.ensemble", "eval")
     model = ensemble.HistGradientBoostingRegressor(random_state=0).fit(shares, losses)
     return model.predict
@@ -78,7 +77,7 @@ def fit_boosting(shares: np.ndarray, losses: np.ndarray) -> Response:
 
 @dataclass(frozen=True)
 class Form:
-    """A form of response: how it is fitted, how many numbers that takes for M groups, and from how many runs on."""
+    """A form of response: its fit, its number of parameters for M groups, and the least number of runs it needs."""
 
     fit: Callable[[np.ndarray, np.ndarray], Response]
     parameters: Callable[[int], int | None]
@@ -94,7 +93,7 @@ RESPONSES: dict[str, Form] = {
 
 
 def fit_quality(predicted: np.ndarray, losses: np.ndarray) -> dict[str, float]:
-    """Mean absolute error, R2, and Spearman's rank correlation of predictions (n,) with losses (n,)."""
+    """Mean absolute error, R2 and Spearman's rank correlation between predictions (n,) and losses (n,)."""
     from scipy.stats import spearmanr
 
     rest, spread = ((losses - predicted) ** 2).sum(), ((losses - losses.mean()) ** 2).sum()

@@ -1,7 +1,7 @@
 """`biovfm scaling mixture run`: pretrains small models on mixtures, probes them, fits, recommends and confirms.
 
-Every run sees equally many images. Pretraining runs as a process of its own, as in a scaling study, whose machinery
-this uses.
+All runs see the same number of images. Each pretraining run is a process of its own, started by the same code as the
+runs of a scaling study.
 """
 
 import json
@@ -29,37 +29,38 @@ from .runs import MixtureRuns
 MEAN = "mean"
 DESCRIPTION = """\
 Find the best mixture of pretraining data: train a small model on each mixture of a design, all on the same number of
-images, probe them, fit how the score depends on the shares, and recommend a mixture with its uncertainty. After a kill
-or stop, the same command continues with the missing runs.
+images, probe the models, fit how the score depends on the shares, and recommend a mixture with its uncertainty. After
+a kill or stop, the same command continues with the missing runs.
 
 MIXTURE.yaml holds
 
   data: dataset             # a dataset folder (biovfm build) or Hub id
-  by: modality              # the column of groups: modality, anatomy or source
+  by: modality              # the column that defines the groups: modality, anatomy or source
   groups: [CT, US, X-Ray]   # optional (default: every value of the column); other images are left out
-  config: mae_smoke         # file or shipped name
-  objective: mae            # optional, where the config does not say it
-  overrides: {steps: 400}   # of every run, optional
-  launch: [...]             # words for accelerate launch, optional (default: one process)
+  config: mae_smoke         # a file or a shipped name
+  objective: mae            # optional, if the config does not state it
+  overrides: {steps: 400}   # optional, for every run
+  launch: [...]             # arguments of accelerate launch, optional (default: one process)
   design: {lattice: 2}      # or {draws: 24} around the natural shares, or {list: mixtures.csv}
   held_out: 5               # mixtures that test the responses and are never fitted
-  replicates: 3             # runs of the uniform mixture with different seeds, which show the variation by chance
-  epochs: 15                # most passes over a group, which bounds its share
-  confirm: 0                # seeds with which the recommended, uniform and natural mixtures are then run
+  replicates: 3             # runs of the uniform mixture with different seeds; they show the variation by chance
+  epochs: 15                # most passes over a group; this bounds its share
+  confirm: 0                # fresh seeds for each of the recommended, uniform and natural mixtures
   seed: 0
-  probe: {tasks: [...], data: data, method: linear}    # words of biovfm probe, one method
+  probe: {tasks: [...], data: data, method: linear}    # options of biovfm probe, one method
   metric: auc               # optional (default: the primary metric of each task)
 
-OUT receives runs/, results/, mixtures.csv, mixture.json and mixture.png, for the mean over tasks and for each task."""
+OUT receives runs/, results/, mixtures.csv, mixture.json, and the pictures mixture.png (for the mean over tasks) and
+mixture-TASK.png."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """Options of `biovfm scaling mixture run`."""
 
-    plan: Path = argument("the data, the design and the probe", metavar="MIXTURE.yaml")
+    plan: Path = argument("file with the data, the design and the probe", metavar="MIXTURE.yaml")
     out: Path = required("folder for runs/, results/ and the recommendation", metavar="DIR")
-    resamples: int = option(200, "bootstrap resamples of the residuals, for intervals", least=20)
+    resamples: int = option(200, "bootstrap resamples of the residuals, for the intervals", least=20)
     dry_run: bool = option(False, "print the mixtures and commands, and stop")
 
     def __post_init__(self) -> None:
@@ -67,7 +68,7 @@ class RunOptions:
 
 
 def plan_lines(options: RunOptions) -> list[str]:
-    """The work to be done: the bounds, every mixture, and every command."""
+    """The planned work: the bounds, every mixture and every command."""
     plan = read_plan(options.plan)
     lines = [f"{len(plan.mixtures)} runs, {plan.seen:,} images seen by each"]
     for name, images, limit in zip(plan.groups, plan.images, plan.limits, strict=True):
@@ -83,11 +84,11 @@ def run_mixtures(options: RunOptions) -> dict[str, Any]:
     """Pretrain, probe, fit and recommend; finished work is not repeated.
 
     Returns:
-        What mixture.json holds: {"seen", "images", "reports": {"mean" and each task: see `recommendation.recommend`},
+        The content of mixture.json: {"seen", "images", "reports": {"mean" or task: see `recommendation.recommend`},
         "confirmed": see `confirmation.compare_fresh`}.
 
     Raises:
-        UserError: the plan is wrong, a run fails, or the scores allow no fit.
+        UserError: the plan is wrong, a run fails, or the scores cannot be fitted.
     """
     from .picture import draw_mixture  # loads matplotlib
 
@@ -116,7 +117,7 @@ def run_mixtures(options: RunOptions) -> dict[str, Any]:
 
 
 def score_mixtures(plan: Plan, mixtures: list[Mixture], out: Path) -> dict[str, np.ndarray]:
-    """{"mean" and each task: scores (runs,)} of mixtures, which are trained and probed where they are not yet.
+    """Scores (runs,) of mixtures under "mean" and each task; mixtures are trained and probed if they are not yet.
 
     Raises:
         UserError: a run fails, or a model has no score on a task.

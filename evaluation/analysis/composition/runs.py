@@ -1,4 +1,4 @@
-"""Runs on mixtures: the shares of their data, their scores, and which of them are held out."""
+"""Runs on mixtures: the shares of their data, their scores, and whether they are held out."""
 
 import csv
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import numpy as np
 from biovfm_hf.errors import UserError
 
 LEAST_HELD_OUT, LEAST_RUNS = 3, 5
-RESERVED = ("run", "score", "held_out")  # columns that are no groups
+RESERVED = ("run", "score", "held_out")  # columns that are not groups
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,11 @@ class MixtureRuns:
     """Runs on mixtures.
 
     Attributes:
-        groups: names.
-        shares: (n, groups), each row summing to 1.
-        scores: (n,) higher is better.
-        held_out: (n,) bool, runs that nothing is fitted to.
-        limits: (groups,) highest shares that may be recommended.
+        groups: names of the groups.
+        shares: (n, groups) shares of each run; each row sums to 1.
+        scores: (n,) score of each run; higher is better.
+        held_out: (n,) bool, true for runs that responses are not fitted to.
+        limits: (groups,) highest share of each group that may be recommended.
     """
 
     groups: list[str]
@@ -36,10 +36,10 @@ class MixtureRuns:
         return self.shares[~self.held_out], -self.scores[~self.held_out]
 
     def check(self, where: str) -> "MixtureRuns":
-        """The same.
+        """Check the runs and return them.
 
         Raises:
-            UserError: there are too few runs to fit, or to judge by; `where` begins the message.
+            UserError: there are too few runs to fit or to test on; the message begins with `where`.
         """
         least, kept = max(LEAST_RUNS, len(self.groups) + 2), int((~self.held_out).sum())
         if self.held_out.sum() < LEAST_HELD_OUT or kept < least:
@@ -51,10 +51,10 @@ class MixtureRuns:
 
 
 def read_runs(path: Path) -> MixtureRuns:
-    """The runs of a file: a column for each group, `score`, `held_out`, and `run` where runs have names.
+    """Read a file of runs: a column for each group, `score`, `held_out`, and optionally `run` with their names.
 
     Raises:
-        UserError: the file is not such a list, a row's shares do not sum to 1, or there are too few runs.
+        UserError: the file is no such list, the shares of a row do not sum to 1, or there are too few runs.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:

@@ -1,1 +1,1 @@
-"""Curation: choosing images from a pool by their features, balanced over clusters or similar to a user's own."""
+"""Curation: chooses images from a pool by their features, balanced over clusters or similar to your own images."""

@@ -21,8 +21,8 @@ DESCRIPTION = """\
 Choose N images of a pool by their features from biovfm embed.
 
 Without --like the choice is balanced: the features are clustered level by level (Vo et al. 2024), and each cluster
-gives the same share, so that frequent kinds are thinned and rare ones stay. With --like the images nearest to your own
-are chosen."""
+gives the same share, so that frequent kinds are thinned out and rare ones stay. With --like the images nearest to your
+own are chosen."""
 EXAMPLES = """\
 examples:
   biovfm embed --model dinov2-b --images dataset/ --config full --out pool.parquet
@@ -30,34 +30,36 @@ examples:
   biovfm curate pool.parquet --keep 50000 --like mine.parquet --out like-mine
   biovfm pretrain mae_vit_small --data dataset/ --out run data.config=full data.selection=curated/selection.txt
 
-OUT receives selection.txt (one id a line) and curation.json: settings, cluster sizes and, with --dataset, what was
-kept of each modality, anatomy and source. Features are read in blocks; OUT holds a copy of them meanwhile."""
+OUT receives selection.txt (one id per line) and curation.json with the settings and cluster sizes. With --dataset,
+curation.json also counts the kept images of each modality, anatomy and source. The features are read in blocks; OUT
+holds a temporary copy of them."""
 COLUMNS = ("modality", "source", "anatomy")
-BRANCHING = 20  # clusters of a level for each of the next
-ROWS_PER_CLUSTER = 75  # of level 1, as 743M images in 10M clusters
+BRANCHING = 20  # clusters of a level for each cluster of the next
+ROWS_PER_CLUSTER = 75  # at level 1; Vo et al. (2024) have 743M images in 10M clusters
 
 
 @dataclass(frozen=True)
 class CurateOptions:
     """Options of `biovfm curate`, keywords of `biovfm_hf.curate`. Wrong values raise UserError."""
 
-    features: Path = argument("features of the pool, from biovfm embed", metavar="FEATURES.parquet")
+    features: Path = argument("features file of the pool, from biovfm embed", metavar="FEATURES.parquet")
     keep: int = required("how many images to choose", metavar="N", least=1)
-    out: Path = required("where to write", metavar="DIR")
+    out: Path = required("folder to write", metavar="DIR")
     clusters: tuple[int, ...] = option(
-        (), "of each level, falling (default: one per 75 images, then a twentieth each)", metavar="K,...", commas=True,
+        (), "clusters of each level, decreasing (default: one per 75 images, then a twentieth each)",
+        metavar="K,...", commas=True,
         least=2,
     )  # fmt: skip
-    resamplings: int = option(10, "resampling rounds of each level, which spread the centroids evenly", least=0)
+    resamplings: int = option(10, "resampling rounds at each level; they spread the centroids evenly", least=0)
     closest: bool = option(False, "take the images nearest to their cluster's centre, instead of random ones")
-    like: Path | None = option(None, "features of images of your own, by the same model", metavar="FEATURES.parquet")
-    neighbours: int = option(32, "most nearest images for each image of --like", least=1)
+    like: Path | None = option(None, "features file of your own images, by the same model", metavar="FEATURES.parquet")
+    neighbours: int = option(32, "at most this many nearest images for each image of --like", least=1)
     dataset: str | None = option(
         None, "the embedded dataset, to report how its groups were thinned", metavar="DIR_OR_REPO"
     )
-    config: str | None = option(None, "of this dataset")
-    split: str = option("train", "of this dataset")
-    seed: int = option(0, "of everything random", least=0)
+    config: str | None = option(None, "configuration of this dataset")
+    split: str = option("train", "split of this dataset")
+    seed: int = option(0, "random seed", least=0)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -84,11 +86,12 @@ def curate(options: CurateOptions) -> dict[str, Any]:
     """Choose images, and write `selection.txt` and `curation.json` to `options.out`.
 
     Returns:
-        What curation.json holds: {"pool", "kept", "seed", "clusters": sizes of the levels or None, "columns": {column:
-        {"entropy_pool", "entropy_kept" in nats, "counts": {value: [pool, kept]}}}}.
+        The content of curation.json: {"pool", "kept", "seed", "clusters": how many at each level, "cluster_sizes": for
+        each level, None with `like`, "columns": {column: {"entropy_pool", "entropy_kept", "counts": {value: [pool,
+        kept]}}}}. Entropies are in nats.
 
     Raises:
-        UserError: a features file is not readable, the pool has too few images, or the dataset is another one.
+        UserError: a features file cannot be read, the pool has too few images, or the dataset does not match the pool.
     """
     with open_features(options.features, options.out) as (names, features):
         if options.keep > len(names):
@@ -110,7 +113,7 @@ def curate(options: CurateOptions) -> dict[str, Any]:
 
 
 def _balanced(options: CurateOptions, features: np.ndarray) -> tuple[list[int], list[list[int]], np.ndarray]:
-    """Clusters by level, the sizes of the upper levels, and the rows of a balanced sample."""
+    """Number of clusters of each level, cluster sizes of the upper levels, and the rows of a balanced sample."""
     clusters = list(options.clusters) or default_clusters(len(features))
     counts = [len(features), *clusters]
     nearest = [max(counts[level] // counts[level + 1] // 2, 1) for level in range(len(clusters))]
@@ -120,7 +123,7 @@ def _balanced(options: CurateOptions, features: np.ndarray) -> tuple[list[int], 
 
 
 def default_clusters(rows: int) -> list[int]:
-    """Clusters of each level: one for 75 rows, then a twentieth at each level while 20 or more remain; at most 4."""
+    """Clusters of each level: one per 75 rows, then a twentieth per level while 20 or more remain; up to 4 levels."""
     clusters = [max(rows // ROWS_PER_CLUSTER, min(rows, 2))]
     while clusters[-1] // BRANCHING >= BRANCHING and len(clusters) < 4:
         clusters.append(clusters[-1] // BRANCHING)
@@ -128,7 +131,7 @@ def default_clusters(rows: int) -> list[int]:
 
 
 def _columns(options: CurateOptions, names: list[str]) -> dict[str, np.ndarray]:
-    """The dataset's columns for each image of the pool."""
+    """The dataset's columns, with one value for each image of the pool."""
     if options.dataset is None:
         return {}
     datasets = require("datasets", "eval")
@@ -153,7 +156,7 @@ def _columns(options: CurateOptions, names: list[str]) -> dict[str, np.ndarray]:
 
 
 def thinned(values: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
-    """Entropy in nats of a column's shares in the pool and in the rows kept, and the counts of each value."""
+    """Entropy in nats of a column in the pool and in the kept rows, and how often each value occurs in both."""
     pool, kept = Counter(values.tolist()), Counter(values[rows].tolist())
     return {
         "entropy_pool": _entropy(pool), "entropy_kept": _entropy(kept),

@@ -1,4 +1,4 @@
-"""Opens a features file as an array mapped from disk, so that it may exceed memory."""
+"""Opens a features file as a memory-mapped array, so that it may be larger than memory."""
 
 import json
 from collections.abc import Iterator
@@ -15,10 +15,12 @@ READ_ROWS = 16384
 
 @contextmanager
 def open_features(path: Path, scratch: Path) -> Iterator[tuple[list[str], np.ndarray]]:
-    """The ids and the vectors (n, D) float32 of a features file, copied in blocks to a file in `scratch` meanwhile.
+    """The ids and vectors (n, D) float32 of a features file, for as long as the context lasts.
+
+    The vectors are copied in blocks to a temporary file in `scratch`.
 
     Raises:
-        UserError: no such file, not one of `biovfm embed`, or no row.
+        UserError: the file does not exist, was not written by `biovfm embed`, or has no row.
     """
     arrow, parquet = require("pyarrow", "eval"), require("pyarrow.parquet", "eval")
     scratch.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """Hierarchical k-means with resampling, and balanced sampling from its tree (Vo et al. 2024, arXiv 2405.15613).
 
-Level 1 clusters the features, each further level the centroids of the one below. Resampling takes of every cluster the
-few rows nearest to its centroid and clusters these anew, so that centroids spread evenly over the space instead of
-following its density. Sampling goes down the tree and gives each child the same share, as far as it has so many rows.
+Level 1 clusters the features; each further level clusters the centroids of the level below. Resampling takes the few
+rows nearest to each centroid and clusters them again, so that centroids spread evenly over the space instead of
+following its density. Sampling goes down the tree and gives each child the same share, as long as it has enough rows.
 """
 
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ class Tree:
     """Clusters of clusters.
 
     Attributes:
-        assignments: of level 1 the cluster (n,) of each row, of each further level that of each cluster below.
-        distances: (n,) squared distance of each row to its level-1 centroid.
+        assignments: for level 1, the cluster (n,) of each row; for a further level, the cluster of each cluster below.
+        distances: (n,) squared distance of each row to its centroid of level 1.
     """
 
     assignments: list[np.ndarray]
     distances: np.ndarray
 
     def sizes(self) -> list[np.ndarray]:
-        """Rows in each cluster of each level, empty ones as 0."""
+        """Number of rows in each cluster of each level; 0 for empty clusters."""
         levels = [np.bincount(self.assignments[0])]
         for below, labels in zip(self.assignments, self.assignments[1:], strict=False):
             sizes = np.zeros(len(labels), np.int64)
@@ -45,14 +45,14 @@ def build_tree(
     """Cluster features (n, D) level by level.
 
     Args:
-        features: float; may be memory-mapped.
-        clusters: how many at each level, falling.
-        nearest: rows taken of each cluster when resampling, by level; 1 or fewer leaves resampling out.
-        resamplings: how often, each level.
-        seed: of the seeding; the order of rows counts too.
+        features: (n, D) floating-point; may be memory-mapped.
+        clusters: number of clusters at each level, decreasing.
+        nearest: rows per cluster that resampling takes, for each level; 0 or 1 skips resampling.
+        resamplings: resampling rounds at each level.
+        seed: random seed of the first centroids; the result also depends on the order of the rows.
 
     Raises:
-        UserError: a level has more clusters than there is to cluster.
+        UserError: a level has more clusters than rows to cluster.
     """
     points, assignments, distances = features, [], np.zeros(len(features))
     for level, (k, r) in enumerate(zip(clusters, nearest, strict=True)):
@@ -73,7 +73,7 @@ def build_tree(
 
 
 def nearest_rows(labels: np.ndarray, distances: np.ndarray, count: int) -> np.ndarray:
-    """The `count` rows of each cluster nearest to its centroid, sorted."""
+    """The `count` rows of each cluster that are nearest to its centroid, sorted."""
     order = np.lexsort((distances, labels))
     _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
     places = np.arange(len(order)) - np.repeat(starts, sizes)
@@ -81,7 +81,7 @@ def nearest_rows(labels: np.ndarray, distances: np.ndarray, count: int) -> np.nd
 
 
 def cut(sizes: np.ndarray, target: int) -> int:
-    """The largest whole c for which the sum of min(size, c) is at most `target`; the largest size where all fit."""
+    """The largest integer c with sum of min(size, c) at most `target`; the largest size if all rows fit."""
     low, high = 0, int(np.max(sizes, initial=0))
     while low < high:
         middle = (low + high + 1) // 2
@@ -90,7 +90,7 @@ def cut(sizes: np.ndarray, target: int) -> int:
 
 
 def allot(sizes: np.ndarray, target: int, random: np.random.Generator) -> np.ndarray:
-    """How many to take of each child: min(size, cut), and one more of random larger ones until it is `target`."""
+    """Rows to take from each child: min(size, cut), plus one from random larger children until there are `target`."""
     level = cut(sizes, target)
     shares = np.minimum(sizes, level)
     larger = np.flatnonzero(sizes > level)
@@ -99,17 +99,17 @@ def allot(sizes: np.ndarray, target: int, random: np.random.Generator) -> np.nda
 
 
 def sample(tree: Tree, target: int, seed: int = 0, closest: bool = False, copies: int = 1) -> np.ndarray:
-    """Rows of a balanced sample, sorted; exactly `target` of them where there are as many.
+    """Rows of a balanced sample, sorted; exactly `target` rows if there are as many.
 
     Args:
-        tree: from `build_tree`.
-        target: how many.
-        seed: of what is random.
-        closest: take the rows nearest to their centroid, instead of random ones.
-        copies: how often a row may be taken.
+        tree: result of `build_tree`.
+        target: number of rows to draw.
+        seed: random seed.
+        closest: take the rows nearest to their centroid instead of random ones.
+        copies: how often a row may be drawn.
 
     Raises:
-        UserError: there are fewer rows, copies counted.
+        UserError: `target` exceeds the number of rows times `copies`.
     """
     rows = len(tree.assignments[0])
     if target > rows * copies:
@@ -127,7 +127,7 @@ def sample(tree: Tree, target: int, seed: int = 0, closest: bool = False, copies
 
 
 def _take(tree: Tree, shares: np.ndarray, random: np.random.Generator, closest: bool) -> np.ndarray:
-    """Rows of each level-1 cluster: whole copies of it first, then the rest."""
+    """Rows of each level-1 cluster: first whole copies of the cluster, then the rest."""
     labels = tree.assignments[0]
     key = tree.distances if closest else random.random(len(labels))
     order = np.lexsort((key, labels))

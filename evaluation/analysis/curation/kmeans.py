@@ -6,19 +6,19 @@ from typing import NamedTuple
 import numpy as np
 
 BLOCK_ROWS = 65536
-TILE_CENTROIDS = 4096  # compared at once, so that block x tile distances stay within 1 GiB in float32
-SEEDING_ROWS = 64  # rows for each cluster that k-means++ chooses from
+TILE_CENTROIDS = 4096  # centroids compared at once; the distances of a block stay within 1 GiB in float32
+SEEDING_ROWS = 64  # rows per cluster from which k-means++ chooses
 
 
 class Assignment(NamedTuple):
-    """The nearest centroid (n,) int32 of each row, and the squared distance (n,) float64 to it."""
+    """The nearest centroid (n,) int32 of each row, and its squared distance (n,) float64."""
 
     labels: np.ndarray
     distances: np.ndarray
 
 
 def blocks(features: np.ndarray, rows: np.ndarray | None = None) -> Iterator[tuple[slice, np.ndarray]]:
-    """Places and values, float32 or float64, of blocks of rows (B, D) of features (n, D), or of some of its rows."""
+    """Blocks of features (n, D), or of some of its rows: the slice of each block and its values (B, D)."""
     count = len(features) if rows is None else len(rows)
     kind = np.float64 if features.dtype == np.float64 else np.float32
     for start in range(0, count, BLOCK_ROWS):
@@ -27,7 +27,7 @@ def blocks(features: np.ndarray, rows: np.ndarray | None = None) -> Iterator[tup
 
 
 def assign(features: np.ndarray, centroids: np.ndarray, rows: np.ndarray | None = None) -> Assignment:
-    """The nearest centroid (k, D) of each row by L2 distance; the first of equal ones."""
+    """Nearest centroid (k, D) of each row by L2 distance; ties go to the first."""
     count = len(features) if rows is None else len(rows)
     labels, distances = np.zeros(count, np.int32), np.full(count, np.inf)
     for place, block in blocks(features, rows):
@@ -44,7 +44,7 @@ def assign(features: np.ndarray, centroids: np.ndarray, rows: np.ndarray | None 
 
 
 def means(features: np.ndarray, labels: np.ndarray, old: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-    """The mean (k, D) float64 of each cluster's rows; an empty cluster keeps its old centroid."""
+    """Mean (k, D) float64 of each cluster's rows; an empty cluster keeps its old centroid."""
     sums, counts = np.zeros(old.shape, np.float64), np.bincount(labels, minlength=len(old))
     for place, block in blocks(features, rows):
         order = np.argsort(labels[place], kind="stable")
@@ -54,7 +54,7 @@ def means(features: np.ndarray, labels: np.ndarray, old: np.ndarray, rows: np.nd
 
 
 def seed_centroids(features: np.ndarray, k: int, seed: int, rows: np.ndarray | None = None) -> np.ndarray:
-    """K-means++ (Arthur & Vassilvitskii 2007) with greedy trials, on at most 64 rows for each cluster: (k, D)."""
+    """Centroids (k, D) by greedy k-means++ (Arthur & Vassilvitskii 2007) on at most 64 rows per cluster."""
     from sklearn.cluster import kmeans_plusplus
 
     pool = np.arange(len(features)) if rows is None else rows
@@ -65,7 +65,7 @@ def seed_centroids(features: np.ndarray, k: int, seed: int, rows: np.ndarray | N
 
 
 def lloyd(features: np.ndarray, centroids: np.ndarray, steps: int, rows: np.ndarray | None = None) -> np.ndarray:
-    """Centroids (k, D) after at most `steps` steps of Lloyd's algorithm; it ends where no row changes its cluster."""
+    """Centroids (k, D) after at most `steps` steps of Lloyd's algorithm; it ends when no row changes its cluster."""
     before = None
     for _ in range(steps):
         labels = assign(features, centroids, rows).labels

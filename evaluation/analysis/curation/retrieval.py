@@ -1,4 +1,4 @@
-"""Retrieves the images of a pool most similar to a user's own, taking turns (Oquab et al. 2024, appendix A)."""
+"""Retrieves the images of a pool most similar to your own, in turns (Oquab et al. 2024, appendix A)."""
 
 import numpy as np
 
@@ -8,19 +8,19 @@ from .kmeans import blocks
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors (n, D) of length 1, float32."""
+    """Vectors (n, D) scaled to length 1, float32."""
     wide = np.asarray(vectors, np.float32)
     return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
 
 
 def neighbours(features: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` rows of features (n, D) with the highest cosine to each query (Q, D), best first.
+    """The `count` rows of features (n, D) with the highest cosine similarity to each query (Q, D), best first.
 
     Returns:
-        (rows (Q, count), cosines (Q, count)).
+        Row indices (Q, count) and cosine similarities (Q, count).
 
     Raises:
-        UserError: the widths differ.
+        UserError: features and queries have different widths.
     """
     if features.shape[1] != queries.shape[1]:
         raise UserError(f"features of {features.shape[1]} and {queries.shape[1]} numbers; embed both with one model")
@@ -38,9 +38,10 @@ def neighbours(features: np.ndarray, queries: np.ndarray, count: int) -> tuple[n
 
 
 def retrieve(features: np.ndarray, queries: np.ndarray, keep: int, count: int) -> np.ndarray:
-    """At most `keep` distinct rows, sorted: the nearest of every query, then the second nearest, up to the `count`-th.
+    """At most `keep` distinct rows, sorted.
 
-    Within a turn the most similar come first.
+    The first turn takes the nearest row of every query, the second turn the second nearest, up to the `count`-th.
+    Within a turn the most similar rows come first.
     """
     rows, cosines = neighbours(features, queries, count)
     chosen: dict[int, None] = {}
