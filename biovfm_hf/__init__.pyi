@@ -591,14 +591,14 @@ def scaling(
         properties: task properties to correlate with slopes.
         axis: what x is: the file's numbers (given), encoder parameters, the published axis (encoder + MAE
             decoder), or pretraining compute.
-        published: draw the BioVFM paper's results beside yours, as far as axis and tasks agree.
-        seed: random seed of bootstrap and permutations.
+        published: draw the BioVFM paper's results beside yours where axis and tasks agree.
+        seed: random seed of the bootstrap and the permutations.
 
     Returns:
-        What the files in `out` show.
+        The analysis that the files in `out` show.
 
     Raises:
-        UserError: a file is unfit, or the points allow no fit.
+        UserError: a file cannot be used, or the points allow no fit.
 
     Examples:
         >>> rows = [f"{family},{size},x,{80 * size**slope}" for family, slope in [("A", 0.02), ("B", 0.01)]
@@ -629,23 +629,24 @@ def analyse(
     """Measure the layers of all models, and write `layers.json`, `layers.csv` and `layers.png` to `out`.
 
     Args:
-        models: as for biovfm probe; NAME= before it chooses its label.
-        out: folder for tables and the page.
-        task: a task: its test images are measured, and layers are probed on it.
-        images: images to measure, if there is no task.
-        data: folder of the named tasks.
-        max_images: how many images to measure, drawn at random.
-        attention_images: how many of these to measure attention on.
+        models: models as for biovfm probe; NAME=MODEL chooses the label.
+        out: folder for the tables and the page.
+        task: task whose test images are measured, and on which layers are probed.
+        images: images to measure, instead of a task.
+        data: folder with the named tasks.
+        max_images: most images to measure, drawn at random.
+        attention_images: on how many of them to measure attention.
         resamples: of intervals.
-        batch_size: images at once.
-        seed: of everything random.
+        batch_size: images per batch.
+        seed: random seed.
         device: torch device (default: cuda if available, else cpu).
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
             commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;
             one for each command.
 
     Raises:
-        UserError: a model is no transformer of equal blocks, two have one name, or there are fewer than four images.
+        UserError: a model is not a transformer of equal blocks, two models share a name, or there are fewer than four
+            images.
 
     Examples:
         >>> import biovfm_hf

@@ -17,8 +17,8 @@ from .read import Heads, Layers, read_heads, read_layers
 from .similarity import cka_interval, cka_map
 from .spectrum import effective_rank, mle_dimension, participation_ratio, rankme, two_nn
 
-NEIGHBOURS = 20  # that vote in the probe of a layer, at temperature 0.07
-CKA_BATCH = 1024  # images at once
+NEIGHBOURS = 20  # neighbours that vote in the kNN probe of a layer, at temperature 0.07
+CKA_BATCH = 1024  # images per batch
 
 Row = dict[str, Any]
 
@@ -28,12 +28,12 @@ class Analysis:
     """Measures of several models.
 
     Attributes:
-        rows: one for each model and layer: {"model", "layer" from 1, "depth" 0 to 1, the measures, "knn" and "linear"
-            with their intervals where there are labels}; None for what the model does not tell.
+        rows: one per model and layer: {"model", "layer" from 1, "depth" up to 1, the measures, "knn" and "linear" with
+            their intervals if there are labels}; None for what a model does not give.
         cka: {(model, model): (L1, L2)} debiased CKA between layers.
-        ends: {(model, model): {"value", "low", "high"}} of the last layers of two models.
+        ends: {(model, model): {"value", "low", "high"}} CKA between the last layers of two models.
         amplitudes: {model: (L, F)} relative log amplitudes by frequency.
-        heads: {model: attention of each head}, None if it is not told.
+        heads: {model: attention of each head}, None if the model does not give it.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Analysis:
 
 @dataclass(frozen=True)
 class Subset:
-    """Some of the images, by their numbers."""
+    """Some of the images, chosen by their indices."""
 
     images: Images
     numbers: np.ndarray
@@ -61,12 +61,12 @@ class Subset:
         return self.images[int(self.numbers[index])]
 
     def fingerprint(self) -> str:
-        """The fingerprint of all images with these numbers."""
+        """The fingerprint of all images together with the chosen indices."""
         return f"{self.images.fingerprint()} {self.numbers.tolist()}"
 
 
 def choose_images(images: Images, count: int, seed: int) -> Subset:
-    """At most `count` of the images, drawn without replacement, in their order."""
+    """At most `count` of the images, drawn without replacement and kept in their order."""
     numbers = np.arange(len(images))
     if len(images) > count:
         numbers = np.sort(np.random.default_rng(seed).permutation(len(images))[:count])
@@ -74,7 +74,7 @@ def choose_images(images: Images, count: int, seed: int) -> Subset:
 
 
 def measure(model: str, layers: Layers, heads: Heads | None) -> list[Row]:
-    """The measures of each layer that need no labels."""
+    """The measures of each layer that need no labels, one row per layer."""
     rows, depth = [], len(layers.features)
     for number, features in enumerate(layers.features):
         rows.append({
@@ -91,7 +91,7 @@ def measure(model: str, layers: Layers, heads: Heads | None) -> list[Row]:
 
 
 def compare(features: dict[str, list[np.ndarray]], resamples: int, seed: int, analysis: Analysis) -> None:
-    """Add the likeness of all layers of all pairs of models, each with itself too."""
+    """Add to the analysis the CKA between all layers of every pair of models, and of each model with itself."""
     names = list(features)
     for first, a in enumerate(names):
         for b in names[first:]:
@@ -104,10 +104,10 @@ def compare(features: dict[str, list[np.ndarray]], resamples: int, seed: int, an
 
 
 def probe_layers(encoder: Encoder, task: Task, batch_size: int, resampling: Resampling) -> list[Row]:
-    """kNN and linear probes of each layer on a classification task, features standardised layer by layer.
+    """kNN and linear probes of each layer on a classification task; features are standardised in each layer.
 
     Returns:
-        one row for each layer, {"knn", "linear"}, each {"auc", "accuracy"} with intervals as a record's metrics.
+        One row per layer: {"knn", "linear"}, each {"auc", "accuracy"} with intervals as in a record's metrics.
     """
     from ...probes.heads.logistic import probe_fast  # needs torch
 
@@ -125,12 +125,12 @@ def probe_layers(encoder: Encoder, task: Task, batch_size: int, resampling: Resa
 
 
 def can_probe(task: Task) -> bool:
-    """Whether a task is one of classification whose cases are single images."""
+    """Whether a task is a classification task whose cases are single images."""
     return task.record.kind in TASKS and all(split.case_of_image is None for split in task.splits.values())
 
 
 def standardised(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Features of the splits, each number of mean 0 and standard deviation 1 in training; layers differ in scale."""
+    """Features scaled to mean 0 and standard deviation 1 on the training split, because layers differ in scale."""
     mean, scale = features["train"].mean(axis=0), features["train"].std(axis=0)
     return {name: ((part - mean) / np.where(scale > 1e-12, scale, 1)).astype(np.float32)
             for name, part in features.items()}  # fmt: skip
@@ -148,7 +148,7 @@ def _judged(task: Task, scores: Scores, resampling: Resampling) -> Row:
 def analyse_model(
     encoder: Encoder, images: Images, attention_images: int, batch_size: int, analysis: Analysis
 ) -> list[np.ndarray]:
-    """Add a model's measures to the analysis. Returns its layers' features of the images."""
+    """Add a model's measures to the analysis. Returns the features of the images, one array per layer."""
     layers = read_layers(encoder, images, batch_size)
     watched = Subset(images, np.linspace(0, len(images) - 1, min(attention_images, len(images))).astype(int))
     heads = read_heads(encoder, watched)

@@ -1,7 +1,7 @@
 """Measures of attention matrices: distance, entropy, and mutual information with the query's place.
 
-All take attention (..., N, N), rows summing to 1, whose last h * w tokens are the patches, and answer for each of the
-leading axes (images, heads).
+All take attention (..., N, N) whose rows sum to 1 and whose last h * w tokens are the patches. They return one value
+for each of the leading axes (images, heads).
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ NMI_EPSILON = 1e-8
 
 
 def patch_attention(attention: np.ndarray, prefix: int) -> np.ndarray:
-    """Attention (..., P, P) among patches: class token and registers left out, rows made to sum to 1 again."""
+    """Attention (..., P, P) among patches: without class token and registers, rows rescaled to sum to 1."""
     among = attention[..., prefix:, prefix:].astype(np.float64)
     return among / np.maximum(among.sum(axis=-1, keepdims=True), 1e-12)
 
@@ -25,15 +25,16 @@ def attention_distance(among: np.ndarray, distances: np.ndarray) -> np.ndarray:
     """Mean distance (...) in pixels between a patch and those it attends to (Raghu et al. 2021; Park et al. 2023).
 
     Args:
-        among: (..., P, P) from `patch_attention`.
-        distances: (P, P) from `patch_distances`.
+        among: (..., P, P) attention from `patch_attention`.
+        distances: (P, P) pixels, from `patch_distances`.
     """
     return (among * distances).sum(axis=-1).mean(axis=-1)
 
 
 def attention_entropy(attention: np.ndarray) -> np.ndarray:
-    """Mean entropy (...) of the rows, nats: 0 looks at one token, ln N at all alike. Registers that take much lower
-    it.
+    """Mean entropy (...) of the rows in nats: 0 if each looks at one token, ln N if it looks at all tokens equally.
+
+    Registers that take much of the attention lower it.
     """
     wide = attention.astype(np.float64)
     return -(wide * np.log(np.where(wide > 0, wide, 1.0))).sum(axis=-1).mean(axis=-1)
@@ -42,10 +43,10 @@ def attention_entropy(attention: np.ndarray) -> np.ndarray:
 def attention_nmi(among: np.ndarray) -> np.ndarray:
     """Normalised mutual information (...) between a patch and the patches it attends to (Park et al. 2023), 0 to 1.
 
-    Near 0 every patch looks at the same place (collapse). Patches are equally likely to ask.
+    Near 0, every patch looks at the same place (collapse). Queries are taken to be equally likely.
 
     Args:
-        among: (..., P, P) from `patch_attention`.
+        among: (..., P, P) attention from `patch_attention`.
     """
     rows = among + NMI_EPSILON
     rows = rows / rows.sum(axis=-1, keepdims=True)

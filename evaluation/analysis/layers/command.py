@@ -26,30 +26,31 @@ Measure every layer of vision transformers on the same images: debiased CKA betw
 effective rank, intrinsic dimension (TwoNN, maximum likelihood), attention distance, entropy and mutual information,
 Fourier amplitude, cosine between patch tokens, and, with a task, kNN and linear probes with intervals.
 
-A layer is the output of its block, before the final norm; its vector of an image is the mean patch token."""
+A layer is the output of its block, before the final norm; its feature vector is the mean patch token."""
 EXAMPLES = """\
 examples:
   biovfm analyse d=runs/dino/model m=runs/mae/model --task bloodmnist --data data --out layers
   biovfm analyse dinov2-b --images scans/ --out layers
 
 OUT receives layers.json, layers.csv (a row for each model and layer) and layers.png, one page of pictures. RankMe and
-the dimensions depend on the number of images: compare models on the same ones, many more than a vector is long."""
+the dimensions depend on the number of images, so compare models on the same images, and many more than a feature has
+numbers."""
 
 
 @dataclass(frozen=True)
 class AnalyseOptions:
     """Options of `biovfm analyse`, keywords of `biovfm_hf.analyse`. Wrong values raise UserError."""
 
-    models: tuple[str, ...] = argument("as for biovfm probe; NAME= before it chooses its label", metavar="MODEL")
-    out: Path = required("folder for tables and the page", metavar="DIR")
-    task: str | None = option(None, "a task: its test images are measured, and layers are probed on it")
-    images: str | None = option(None, "images to measure, if there is no task", metavar="DIR_OR_DATASET")
-    data: Path = option(Path(), "folder of the named tasks", metavar="DIR")
-    max_images: int = option(2000, "how many images to measure, drawn at random", least=4)
-    attention_images: int = option(64, "how many of these to measure attention on", least=1)
+    models: tuple[str, ...] = argument("models as for biovfm probe; NAME=MODEL chooses the label", metavar="MODEL")
+    out: Path = required("folder for the tables and the page", metavar="DIR")
+    task: str | None = option(None, "task whose test images are measured, and on which layers are probed")
+    images: str | None = option(None, "images to measure, instead of a task", metavar="DIR_OR_DATASET")
+    data: Path = option(Path(), "folder with the named tasks", metavar="DIR")
+    max_images: int = option(2000, "most images to measure, drawn at random", least=4)
+    attention_images: int = option(64, "on how many of them to measure attention", least=1)
     resamples: int = option(200, "of intervals", least=20)
-    batch_size: int = option(16, "images at once", least=1)
-    seed: int = option(0, "of everything random", least=0)
+    batch_size: int = option(16, "images per batch", least=1)
+    seed: int = option(0, "random seed", least=0)
     device: str | None = option(None, DEVICE_HELP)
     trust_remote_code: str | None = option(None, TRUST_HELP, metavar="REVISION")
 
@@ -74,7 +75,8 @@ def analyse(options: AnalyseOptions) -> Analysis:
     """Measure the layers of all models, and write `layers.json`, `layers.csv` and `layers.png` to `options.out`.
 
     Raises:
-        UserError: a model is no transformer of equal blocks, two have one name, or there are fewer than four images.
+        UserError: a model is not a transformer of equal blocks, two models share a name, or there are fewer than four
+            images.
     """
     device = options.device or default_device()
     encoders = [load_encoder(model, device, trust_remote_code=options.trust_remote_code) for model in options.models]
@@ -115,7 +117,7 @@ def write_analysis(options: AnalyseOptions, analysis: Analysis, images: int) -> 
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with its probes' metrics as columns of their own."""
+    """A row with the probes' metrics as separate columns."""
     plain = {name: value for name, value in row.items() if not isinstance(value, dict)}
     for name in ("knn", "linear"):
         for metric, entry in row.get(name, {}).items():

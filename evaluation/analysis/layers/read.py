@@ -14,16 +14,16 @@ from ...tasks.images import Images
 from .attention import attention_distance, attention_entropy, attention_nmi, patch_attention, patch_distances
 from .tokens import relative_log_amplitude, token_cosine
 
-ATTENTION_BATCH = 4  # a ViT-L's attention to four images of 224 pixels takes 240 MB
+ATTENTION_BATCH = 4  # for four images of 224 pixels, a ViT-L's attention takes 240 MB
 
 
 @dataclass(frozen=True)
 class Layers:
-    """A model's layers, as its blocks leave them (before the final norm), 1 to L.
+    """Measures of a model's layers 1 to L, as its blocks output them (before the final norm).
 
     Attributes:
-        features: L arrays (n, D) float32, mean patch token of each image.
-        cosine: (L,) mean cosine between the patch tokens of an image.
+        features: L arrays (n, D) float32 with the mean patch token of each image.
+        cosine: (L,) mean cosine similarity between the patch tokens of an image.
         amplitude: (L, F) relative log amplitude from frequency 0 to the highest.
     """
 
@@ -34,12 +34,12 @@ class Layers:
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention of each head of each layer (L, H), means over images.
+    """Attention measures of each head of each layer (L, H), averaged over images.
 
     Attributes:
-        distance: pixels of the input.
-        entropy: nats.
-        nmi: 0 to 1.
+        distance: in pixels of the input.
+        entropy: in nats.
+        nmi: normalised mutual information, 0 to 1.
     """
 
     distance: np.ndarray
@@ -48,10 +48,10 @@ class Heads:
 
 
 def count_layers(encoder: Encoder) -> int:
-    """How many blocks a model has.
+    """Number of blocks of a model.
 
     Raises:
-        UserError: it has no equal blocks.
+        UserError: the model has no equal blocks.
     """
     layers = find_layers(encoder.module)
     if not layers:
@@ -60,7 +60,7 @@ def count_layers(encoder: Encoder) -> int:
 
 
 def read_layers(encoder: Encoder, images: Images, batch_size: int, label: str = "") -> Layers:
-    """Features of each layer, and the diversity and frequencies of its tokens.
+    """Features of each layer, with the cosine similarity and frequencies of its tokens.
 
     Raises:
         UserError: the model has no equal blocks, or an image cannot be read.

@@ -6,26 +6,26 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
-LEAST_IMAGES = 4  # that the unbiased estimate needs
+LEAST_IMAGES = 4  # the unbiased estimate needs as many
 
 
 def biased_cka(a: np.ndarray, b: np.ndarray) -> float:
-    """Linear CKA (Kornblith et al. 2019) of features (n, D1) and (n, D2); it grows with D / n, also for noise."""
+    """Linear CKA (Kornblith et al. 2019) of features (n, D1) and (n, D2). It grows with D / n, even for noise."""
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
     return float(np.linalg.norm(a.T @ b) ** 2 / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)))
 
 
 def hsic(a: np.ndarray, b: np.ndarray) -> float:
-    """The unbiased estimate of HSIC with linear kernels (Song et al. 2012), of features (n, D1) and (n, D2).
+    """The unbiased estimate of HSIC with linear kernels (Song et al. 2012) for features (n, D1) and (n, D2).
 
     Raises:
-        UserError: fewer than `LEAST_IMAGES` rows, or not as many of both.
+        UserError: there are fewer than `LEAST_IMAGES` rows, or the two have different numbers of rows.
     """
     return _hsic(_gram(a), _gram(b))
 
 
 def _gram(features: np.ndarray) -> np.ndarray:
-    """Inner products (n, n) with an empty diagonal, of features centred for the sake of their digits alone."""
+    """Inner products (n, n) of the features, with a zero diagonal; centring only improves their precision."""
     if len(features) < LEAST_IMAGES:
         raise UserError(f"{len(features)} images; likeness of layers needs {LEAST_IMAGES} or more")
     wide = features.astype(np.float64)
@@ -47,13 +47,13 @@ def _hsic(k: np.ndarray, m: np.ndarray) -> float:
 def cka_map(layers: list[np.ndarray], others: list[np.ndarray] | None = None, batch: int | None = None) -> np.ndarray:
     """Debiased linear CKA between layers: (L1, L2), NaN if a layer hardly varies; small values may be negative.
 
-    With a `batch` the sums of HSIC over batches of that many images are divided, not each batch's CKA averaged, so
-    that memory does not grow with the number of images (Nguyen et al. 2021).
+    With a `batch`, HSIC is summed over batches of that many images before dividing, so that memory does not grow with
+    the number of images (Nguyen et al. 2021). This is not the average of the batches' CKA.
 
     Args:
-        layers: L1 features (n, D) of the same images.
-        others: L2 of them; None compares `layers` with themselves.
-        batch: images at once; None takes all.
+        layers: L1 arrays of features (n, D) of the same images.
+        others: L2 such arrays; None compares `layers` with themselves.
+        batch: images per batch; None takes all at once.
 
     Raises:
         UserError: as `hsic`.
@@ -72,7 +72,7 @@ def cka_map(layers: list[np.ndarray], others: list[np.ndarray] | None = None, ba
 
 
 def _batches(n: int, size: int) -> Iterable[slice]:
-    """Whole batches; a remainder of fewer than `LEAST_IMAGES` is dropped, since it is too small to compare."""
+    """Slices of whole batches; a last batch of fewer than `LEAST_IMAGES` is dropped as too small to compare."""
     for start in range(0, n, size):
         if start == 0 or n - start >= LEAST_IMAGES:
             yield slice(start, start + size)
@@ -81,9 +81,9 @@ def _batches(n: int, size: int) -> Iterable[slice]:
 def cka_interval(a: np.ndarray, b: np.ndarray, resamples: int, seed: int = 0) -> tuple[float, float]:
     """A 95 % interval of the debiased CKA: percentiles over halves of the images drawn without replacement.
 
-    A bootstrap would draw images twice, whose products with themselves are not left out. Halves of n images drawn
-    without replacement lie around the whole's value as estimates of n images lie around the truth (Politis & Romano
-    1994), so their distances are taken as they are.
+    A bootstrap would draw images twice, and their products with themselves would not be left out. Halves of n images
+    drawn without replacement scatter around the value of the whole as estimates from n images scatter around the true
+    value (Politis & Romano 1994), so their deviations are used unscaled.
     """
     whole = float(cka_map([a], [b])[0, 0])
     rng, half = np.random.default_rng(seed), max(len(a) // 2, LEAST_IMAGES)

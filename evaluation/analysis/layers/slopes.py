@@ -10,9 +10,9 @@ from ..scaling.power_law import fit_power_law
 from ..scaling.tables import write_rows
 from .page import CURVES, row_value
 
-DEPTHS = np.linspace(0.1, 1, 10)  # of the encoder, at which layers of models of several depths are compared
+DEPTHS = np.linspace(0.1, 1, 10)  # fractions of the encoder at which models with different depths are compared
 COLUMNS = ("family", "measure", "depth", "a", "low", "high", "smallest", "largest", "sizes")
-RANKED = ("linear", "knn")  # measures whose slopes are pictured first
+RANKED = ("linear", "knn")  # measures whose slopes are drawn first
 
 Row = dict[str, Any]
 
@@ -21,13 +21,14 @@ def layer_slopes(rows: list[Row], sizes: dict[str, tuple[str, float]]) -> list[R
     """Fit measure = e^b size^a at ten depths.
 
     Args:
-        rows: of `layers.json`: one for each model and layer.
+        rows: rows of `layers.json`, one per model and layer.
         sizes: {model: (family, size)}.
 
     Returns:
-        {"family", "measure", "depth", "a" with Student's 95 % interval "low", "high" (None with two sizes),
-        "smallest", "largest": the measure of the smallest and the largest model, "sizes"}, of every measure above 0
-        that at least two sizes of the family have. Values between two layers are taken from both in proportion.
+        Rows {"family", "measure", "depth", "a", "low", "high", "smallest", "largest", "sizes"} for every measure above
+        0 that at least two sizes of the family have. `low` and `high` are Student's 95 % interval of the slope a, None
+        with two sizes; `smallest` and `largest` are the measure of the smallest and the largest model. Between two
+        layers, the measure is interpolated linearly.
     """
     slopes = []
     families = list(dict.fromkeys(family for family, _ in sizes.values()))
@@ -61,7 +62,7 @@ def _slope(family: str, measure: str, depth: float, x: np.ndarray, y: np.ndarray
 
 
 def write_layer_slopes(out: Path, rows: list[Row], sizes: dict[str, tuple[str, float]]) -> list[str]:
-    """Write `slopes.csv` and `slopes.png` to `out`, and return their content as lines of text."""
+    """Write `slopes.csv` and `slopes.png` to `out`. Returns their content as lines of text."""
     slopes = layer_slopes(rows, sizes)
     write_rows(out / "slopes.csv", COLUMNS, slopes)
     lines = slope_lines(slopes)
@@ -71,7 +72,7 @@ def write_layer_slopes(out: Path, rows: list[Row], sizes: dict[str, tuple[str, f
 
 
 def slope_lines(slopes: list[Row]) -> list[str]:
-    """Sentences on the depth at which each family's linear probe gains most from size."""
+    """Sentences that name the depth at which each family's linear probe gains most from size."""
     lines = []
     for family in dict.fromkeys(row["family"] for row in slopes):
         for measure in RANKED:

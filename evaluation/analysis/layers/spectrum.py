@@ -3,7 +3,7 @@
 import numpy as np
 
 RANKME_EPSILON = 1e-7
-TWONN_DISCARDED = 0.1  # share of the largest ratios that are left out of the fit
+TWONN_DISCARDED = 0.1  # share of the ratios, the largest ones, that the fit leaves out
 NEIGHBOURS = 20
 
 
@@ -16,11 +16,11 @@ def _shares(features: np.ndarray, centred: bool) -> np.ndarray:
 def rankme(features: np.ndarray, centred: bool = False) -> float:
     """RankMe (Garrido et al. 2023): exp of the entropy of the singular values' shares, each plus 1e-7.
 
-    Uncentred, as published, it is ruled by the mean of features that were not normalised. It depends on the number of
-    images, of which there should be many times D.
+    Uncentred, as published, it is dominated by the mean if features were not normalised. It depends on the number of
+    images n, which should be many times D.
 
     Args:
-        features: (n, D).
+        features: (n, D) features.
         centred: subtract the mean first.
     """
     shares = _shares(features, centred) + RANKME_EPSILON
@@ -35,13 +35,13 @@ def effective_rank(features: np.ndarray) -> float:
 
 
 def participation_ratio(features: np.ndarray) -> float:
-    """(tr C)^2 / tr C^2 of the covariance C of features (n, D); one channel of large values makes it 1."""
+    """(tr C)^2 / tr C^2 of the covariance C of features (n, D); about 1 if one channel has much larger values."""
     squares = _shares(features, centred=True) ** 2
     return float(squares.sum() ** 2 / max((squares**2).sum(), 1e-300))
 
 
 def nearest_distances(features: np.ndarray, count: int) -> np.ndarray:
-    """Distances (m, count) of each distinct row of features (n, D) to its nearest others, ascending; fewer if few."""
+    """Distances (m, count) of each distinct row of features (n, D) to its nearest others, ascending."""
     from sklearn.neighbors import NearestNeighbors
 
     distinct = np.unique(features.astype(np.float64), axis=0)
@@ -54,7 +54,8 @@ def nearest_distances(features: np.ndarray, count: int) -> np.ndarray:
 def two_nn(features: np.ndarray) -> float:
     """TwoNN's intrinsic dimension (Facco et al. 2017): slope through 0 of -ln(1 - F) on ln(r2 / r1).
 
-    F is i / n, i from 0, of the sorted ratios, the largest tenth left out. Repeated rows count once. NaN below 3 rows.
+    F is i / n for the i-th sorted ratio (i from 0); the largest tenth is left out. Repeated rows count once. NaN with
+    fewer than 3 rows.
     """
     distances = nearest_distances(features, 2)
     if distances.shape[1] < 2:
@@ -69,7 +70,7 @@ def two_nn(features: np.ndarray) -> float:
 def mle_dimension(features: np.ndarray, neighbours: int = NEIGHBOURS) -> float:
     """Levina and Bickel's (2004) dimension with MacKay and Ghahramani's (2005) mean of inverses over the rows (n, D).
 
-    Each row's inverse is the mean of ln(r_k / r_j), j = 1..k - 1. NaN below 3 rows.
+    Each row's inverse is the mean of ln(r_k / r_j), j = 1..k - 1. NaN with fewer than 3 rows.
     """
     distances = nearest_distances(features, neighbours)
     if distances.shape[1] < 2:

@@ -6,14 +6,14 @@ LOG_EPSILON = 1e-6
 
 
 def relative_log_amplitude(grids: np.ndarray) -> np.ndarray:
-    """Log amplitudes of the Fourier transform of token grids along the diagonal, less that of frequency 0 (Park 2022).
+    """Log amplitude of token grids' Fourier transform along the diagonal, minus that of frequency 0 (Park 2022).
 
     Args:
-        grids: (B, h, w, D); the shorter side is used of both.
+        grids: (B, h, w, D) tokens; the shorter side is used for both.
 
     Returns:
-        (F,) from frequency 0 to the highest, natural logarithm, mean over channels and images; the first is 0. A
-        low last value says that a layer smooths.
+        (F,) natural logarithms from frequency 0 to the highest, averaged over channels and images; the first is 0. A
+        low last value means that the layer smooths.
     """
     side = min(grids.shape[1:3])
     spectrum = np.fft.fft2(grids[:, :side, :side].astype(np.float64), axes=(1, 2))
@@ -23,7 +23,7 @@ def relative_log_amplitude(grids: np.ndarray) -> np.ndarray:
 
 
 def token_cosine(tokens: np.ndarray) -> np.ndarray:
-    """Mean cosine (B,) between different patch tokens (B, P, D) of each image; 1 if all are alike."""
+    """Mean cosine similarity (B,) between the patch tokens (B, P, D) of each image; 1 if all are alike."""
     wide = tokens.astype(np.float64)
     unit = wide / np.maximum(np.linalg.norm(wide, axis=-1, keepdims=True), 1e-12)
     count = tokens.shape[1]

@@ -26,7 +26,7 @@ from .power_law import (
 from .published import Beside, beside
 from .tables import MEAN, Point, Study
 
-UNTOLD = "unknown, as a file of slopes does not tell it"
+UNTOLD = "unknown, as a file of slopes does not state it"
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Fit:
     Attributes:
         x: sizes, ascending.
         y: scores in percent.
-        law: the power law.
-        curve: the saturating form, None with fewer than four sizes.
-        choice: which of them the data favour.
-        logit: the slope of the score's odds, None if a score is 0 or 100.
+        law: the fitted power law.
+        curve: the fitted saturating form, None with fewer than four sizes.
+        choice: which of the two the data favour.
+        logit: the slope of the score's logit, None if a score is 0 or 100.
     """
 
     x: np.ndarray
@@ -52,7 +52,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Gap:
-    """Score of one family minus another's at one size on one task, in points of the metric."""
+    """Score of one family minus that of another at one size on one task, in points of the metric."""
 
     family_a: str
     family_b: str
@@ -66,23 +66,23 @@ class Analysis:
     """Everything that a study's files and figures show.
 
     Attributes:
-        axis_label: what x is.
-        metric: what the scores are of, "Score" where tasks differ in it.
-        named_axis: the axis of named sizes that x is (`model_size.named_axis`), "" if none or unknown.
-        tasks: in the order of the points file.
-        fits: {series: {task: fit}} of series with at least two sizes.
+        axis_label: label of the x axis.
+        metric: the metric of the scores, "Score" if tasks have different ones.
+        named_axis: which axis of named sizes x is (`model_size.named_axis`), "" if none or unknown.
+        tasks: tasks in the order of the points file.
+        fits: {series: {task: fit}} for series with at least two sizes.
         means: {series: fit} of the mean over the tasks that the series has at every size.
         mean_tasks: {series: those tasks}.
-        references: {series: {task: (x, score)}} of series with one size, drawn but not fitted.
-        slopes: {series: {task: a}}, fitted or given.
+        references: {series: {task: (x, score)}} for series with one size, which are drawn but not fitted.
+        slopes: {series: {task: a}}, fitted or read from the file.
         correlations: {series: {property: correlation}}.
         predictions: {series: prediction} from all properties together.
         properties: {property: {task: value}}.
-        gaps: between every two series, where they share size and task.
+        gaps: score differences between every two series at shared sizes and tasks.
         subsets: {family: {subset: {task: score}}} at the size where most subsets were trained.
-        published: the paper's numbers that are of the same axis and tasks.
-        notes: what a reader must know, in words.
-        seed: of bootstrap and permutations.
+        published: the paper's numbers for the same axis and tasks.
+        notes: sentences that a reader of the results must know.
+        seed: random seed of bootstrap and permutations.
     """
 
     axis_label: str = AXIS_LABELS["given"]
@@ -108,13 +108,13 @@ def analyse(study: Study, properties: dict[str, dict[str, float]], axis: str = "
     """Fit every series and task, and correlate the slopes with the properties.
 
     Args:
-        study: points, or slopes that are fitted already.
+        study: points, or slopes that are already fitted.
         properties: {property: {task: value}}, may be empty.
         axis: one of `model_size.AXES`.
-        seed: of bootstrap and permutations.
+        seed: random seed of bootstrap and permutations.
 
     Raises:
-        UserError: no series has two sizes, or the axis does not fit the points.
+        UserError: no series has two sizes, or the points have no place on the axis.
     """
     analysis = Analysis(seed=seed)
     if study.points:
@@ -221,7 +221,7 @@ def _note_sizes(analysis: Analysis) -> None:
 
 
 def _gaps(grids: dict[str, dict[str, dict[float, Point]]]) -> list[Gap]:
-    """Gaps at shared sizes; objectives differ in a few parameters, so sizes within 2 % are the same."""
+    """Gaps at shared sizes; sizes within 2 % count as the same, because objectives differ in a few parameters."""
     gaps = []
     for a, b in combinations(grids, 2):
         for task in (task for task in grids[a] if task in grids[b]):
@@ -233,12 +233,12 @@ def _gaps(grids: dict[str, dict[str, dict[float, Point]]]) -> list[Gap]:
 
 
 def _nearest(x: float, sizes: Iterable[float]) -> float:
-    """The size with the smallest ratio to x, either way."""
+    """The size whose ratio to x is closest to 1."""
     return min(sizes, key=lambda size: abs(math.log(size / x)))
 
 
 def _subsets(points: list[Point]) -> dict[str, dict[str, dict[str, float]]]:
-    """Scores by pretraining data, at each family's size with most subsets (the largest of equals)."""
+    """Scores by pretraining data, at the size where a family has most subsets (the largest such size)."""
     families: dict[str, dict[str, dict[str, float]]] = {}
     for family in _unique(point.family for point in points if point.subset):
         mine = [point for point in points if point.family == family and point.subset]
@@ -278,14 +278,14 @@ def _vector(values: dict[str, float], tasks: list[str]) -> np.ndarray:
 
 
 def predicted_tasks(analysis: Analysis, series: str) -> list[str]:
-    """The tasks of `analysis.predictions[series]`, in its order."""
+    """The tasks of `analysis.predictions[series]`, in the same order."""
     return [t for t in analysis.slopes[series] if all(t in values for values in analysis.properties.values())]
 
 
 def slope_rows(analysis: Analysis) -> list[dict[str, Any]]:
-    """Rows of slopes.csv: every series and task, and the mean curve.
+    """Rows of slopes.csv: one for each series and task, and one for each mean curve.
 
-    `published` is the paper's slope where x is the paper's axis, of the mean where it is over the same tasks.
+    `published` is the paper's slope if x is the paper's axis; for the mean curve also if the tasks are the same.
     """
     printed, printed_means = analysis.published.slopes, analysis.published.mean_slopes
     rows: list[dict[str, Any]] = []
@@ -330,7 +330,7 @@ CORRELATION_COLUMNS = (
 
 
 def correlation_rows(analysis: Analysis) -> list[dict[str, Any]]:
-    """Rows of correlations.csv; `p_holm` corrects over all rows."""
+    """Rows of correlations.csv; `p_holm` is corrected over all rows."""
     pairs = [
         (series, name, c) for series, coefficients in analysis.correlations.items() for name, c in coefficients.items()
     ]
@@ -342,7 +342,7 @@ def correlation_rows(analysis: Analysis) -> list[dict[str, Any]]:
 
 
 def prediction_rows(analysis: Analysis) -> list[dict[str, Any]]:
-    """Rows of predictions.csv: each task's slope as predicted from the other tasks."""
+    """Rows of predictions.csv: each task's slope predicted from the other tasks."""
     rows = []
     for series, prediction in analysis.predictions.items():
         for i, task in enumerate(predicted_tasks(analysis, series)):

@@ -1,4 +1,4 @@
-"""The `biovfm scaling` command: slopes of score against model size, their correlates, and the figures."""
+"""The `biovfm scaling` command: slopes of score against model size, correlations with task properties, figures."""
 
 import sys
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ from .tables import PROPERTIES, read_points, read_properties, write_rows
 DESCRIPTION = """\
 Fit score = e^b size^a for every model family and task of a scaling study, and correlate a with task properties.
 
-POINTS.csv has the columns family,params_millions,task,auc (AUC in percent), or metric,score for auc (any metric from
-0 to 1, such as Dice or AP), and may have low,high (95 % interval of it), subset (pretraining data), size (vit-tiny ...
-vit-giant) and images_millions. A file with family,task,slope gives slopes that are already fitted. TASKS.csv has task
-and any of num_samples,num_classes,dbi,gzip,entropy.
+POINTS.csv has the columns family,params_millions,task,auc (AUC in percent). Instead of auc it may have metric,score
+(any metric from 0 to 1, such as Dice or AP). Optional columns are low,high (95 % interval of the score), subset
+(pretraining data), size (vit-tiny ... vit-giant) and images_millions. A file with family,task,slope gives slopes that
+are already fitted. TASKS.csv has the column task and any of num_samples,num_classes,dbi,gzip,entropy.
 
 DIR receives slopes.csv, correlations.csv, predictions.csv, gaps.csv, summary.json and figures as PNG, SVG and PDF."""
 EXAMPLES = """\
@@ -33,10 +33,10 @@ examples:
   biovfm scaling points.csv --axis published --out scaling     the paper's x: encoder + MAE decoder, both families
   biovfm scaling properties --data medmnist/ --out tasks.csv   measure task properties from MedMNIST files
   biovfm scaling sizes                                         parameters and compute of the named sizes
-  biovfm scaling mixture runs.csv --out mixture.json           the data mixture that fitted responses recommend
+  biovfm scaling mixture runs.csv --out mixture.json           recommend a data mixture from runs on several mixtures
   biovfm scaling study study.yaml --out study                  pretrain, probe and analyse; resumes when run again
 
-Four sizes leave two degrees of freedom: read the intervals before the slopes."""
+Four sizes leave two degrees of freedom, so read the intervals before the slopes."""
 
 
 def main(argv: list[str]) -> int:
@@ -60,8 +60,8 @@ class ScalingOptions:
         "pretraining compute",
         choices=AXES,
     )
-    published: bool = option(False, "draw the BioVFM paper's results beside yours, as far as axis and tasks agree")
-    seed: int = option(0, "random seed of bootstrap and permutations", least=0)
+    published: bool = option(False, "draw the BioVFM paper's results beside yours where axis and tasks agree")
+    seed: int = option(0, "random seed of the bootstrap and the permutations", least=0)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -82,10 +82,10 @@ def scaling(options: ScalingOptions) -> Analysis:
     """Fit score = e^b size^a for every family and task, correlate the slopes, and write tables and figures.
 
     Returns:
-        What the files in `options.out` show.
+        The analysis that the files in `options.out` show.
 
     Raises:
-        UserError: a file is unfit, or the points allow no fit.
+        UserError: a file cannot be used, or the points allow no fit.
     """
     from .writing import write_study  # loads matplotlib
 
@@ -100,9 +100,9 @@ def scaling(options: ScalingOptions) -> Analysis:
 class PropertiesOptions:
     """Options of `biovfm scaling properties`."""
 
-    data: Path = required("a .npz file or folder of them", metavar="DIR_OR_FILE")
-    out: Path = required("the properties file to write", metavar="TASKS.csv")
-    images: int = option(2000, "images per task for gzip and entropy, evenly spaced; 0 for all", least=0)
+    data: Path = required(".npz file, or folder of .npz files", metavar="DIR_OR_FILE")
+    out: Path = required("properties file to write", metavar="TASKS.csv")
+    images: int = option(2000, "evenly spaced images per task for gzip and entropy; 0 for all", least=0)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -117,10 +117,10 @@ def _properties(argv: list[str]) -> int:
 
 
 def measure_properties(options: PropertiesOptions) -> list[dict[str, Any]]:
-    """Measure the properties of every set and write the properties file, whose rows are returned.
+    """Measure the properties of every set and write the properties file. Returns its rows.
 
     Raises:
-        UserError: there is no .npz file, or one is no MedMNIST set.
+        UserError: there is no .npz file, or one of them is not a MedMNIST set.
     """
     from tqdm import tqdm
 

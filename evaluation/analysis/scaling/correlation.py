@@ -13,7 +13,7 @@ RIDGES = np.logspace(-3, 3, 25)
 
 @dataclass(frozen=True)
 class Correlation:
-    """A correlation over n tasks; NaN if it is undefined (fewer than 3 tasks, or a constant side).
+    """A correlation over n tasks; NaN if undefined (fewer than 3 tasks, or one side is constant).
 
     Attributes:
         pearson: Pearson's r.
@@ -21,8 +21,8 @@ class Correlation:
         p: two-sided permutation p-value of r.
         spearman: Spearman's rank correlation.
         spearman_low, spearman_high: 95 % interval by Fisher's z with Bonett & Wright's (2000) standard error.
-        spearman_p: two-sided permutation p-value.
-        n: tasks.
+        spearman_p: two-sided permutation p-value of `spearman`.
+        n: number of tasks.
     """
 
     pearson: float
@@ -39,13 +39,13 @@ class Correlation:
 def correlate(values: np.ndarray, slopes: np.ndarray, seed: int = 0) -> Correlation:
     """Pearson and Spearman correlation of two vectors, with intervals and permutation p-values.
 
-    All permutations are tried for up to eight tasks, otherwise 9,999 random ones, the observed order counting as
+    Up to eight tasks, all permutations are tried; with more tasks 9,999 random ones, and the observed order counts as
     one more (Phipson & Smyth 2010).
 
     Args:
         values: (n,) property of each task.
         slopes: (n,) slope of each task.
-        seed: of the permutations.
+        seed: random seed of the permutations.
     """
     from scipy.stats import rankdata
 
@@ -81,15 +81,15 @@ def _permuted(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Slopes of tasks predicted from their properties, each from the other tasks only.
+    """Slopes of tasks predicted from task properties, each by a model of the other tasks only.
 
     Attributes:
-        predicted: (n,) by ridge regression on standardised log properties.
+        predicted: (n,) predictions of ridge regression on standardised log properties.
         baseline: (n,) mean slope of the other tasks.
-        rmse, baseline_rmse: root mean squared errors.
+        rmse, baseline_rmse: root mean squared errors of `predicted` and `baseline`.
         skill: 1 - (rmse / baseline_rmse)^2; above 0 if the properties help.
         low, high: 95 % bootstrap interval of the skill over tasks.
-        statement: the outcome in words.
+        statement: the outcome as a sentence.
     """
 
     predicted: np.ndarray
@@ -105,16 +105,16 @@ class Prediction:
 def predict_slopes(properties: np.ndarray, slopes: np.ndarray, resamples: int = 1999, seed: int = 0) -> Prediction:
     """Leave one task out: can properties predict the benefit of a bigger model before it is trained?
 
-    The ridge penalty is chosen inside each training set by its own leave-one-out error.
+    The ridge penalty is chosen inside each training set by the leave-one-out error of that set.
 
     Args:
-        properties: (n, k) values above 0 of n >= 5 tasks.
-        slopes: (n,).
-        resamples: of the interval.
-        seed: of the interval.
+        properties: (n, k) values above 0 for n >= 5 tasks.
+        slopes: (n,) slope of each task.
+        resamples: number of bootstrap resamples for the interval.
+        seed: random seed of the resamples.
 
     Raises:
-        ValueError: fewer than five tasks, or properties that are not above 0.
+        ValueError: there are fewer than five tasks, or properties that are not above 0.
     """
     x, y = np.log(np.asarray(properties, dtype=np.float64)), np.asarray(slopes, dtype=np.float64)
     n = len(y)

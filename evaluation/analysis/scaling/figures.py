@@ -1,7 +1,7 @@
 """Draws the study's pictures: PNG for the screen, SVG and PDF for a paper, and a text description of each.
 
-The first seven colours are Okabe and Ito's (2008), told apart with any colour vision; every family has a marker of its
-own besides.
+The first seven colours are from Okabe and Ito (2008) and can be told apart with any colour vision. In addition, every
+family has its own marker.
 """
 
 import math
@@ -41,7 +41,7 @@ Drawing = tuple[str, Figure, str]
 def write_figures(analysis: Analysis, out: Path, with_published: bool = False) -> list[str]:
     """Draw what the analysis holds into `out` as NAME.png, .svg, .pdf and .txt (alternative text).
 
-    Those of an earlier analysis go. Returns the names drawn.
+    Figures of an earlier analysis are removed. Returns the names of the drawn figures.
     """
     names = []
     for name, kind in product(NAMES, ("png", "svg", "pdf", "txt")):
@@ -74,7 +74,7 @@ def _drawings(analysis: Analysis, with_published: bool) -> Iterator[Drawing]:
 
 
 def _legend(figure: Figure, means: dict[str, Fit] | None = None, place: Literal["lower", "upper"] = "lower") -> None:
-    """One legend below or above all panels, which grow no smaller by it; with the slopes of mean curves if given."""
+    """One legend below or above all panels, which keep their size; adds the slopes of `means` if given."""
     handles_of: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -132,7 +132,7 @@ def _mean(analysis: Analysis, with_published: bool) -> Drawing:
 
 
 def _draw_published_curves(axes: Axes, analysis: Analysis) -> None:
-    """The paper's mean curves: hollow, in the colour of the family of the same name, grey otherwise."""
+    """The paper's mean curves: hollow, in the colour of the family with the same name, otherwise grey."""
     for number, (family, points) in enumerate(analysis.published.mean_curves.items()):
         known = family in analysis.slopes or family in analysis.references
         colour, marker = _look(analysis, family) if known else (GREY, MARKERS[number])
@@ -141,7 +141,7 @@ def _draw_published_curves(axes: Axes, analysis: Analysis) -> None:
 
 
 def _draw_published(axes: Axes, analysis: Analysis, series: str, x: float, y: float) -> None:
-    """A number of the paper beside the family's own: its colour and marker, hollow."""
+    """A number from the paper beside the family's own: same colour and marker, but hollow."""
     colour, marker = _look(analysis, series)
     axes.plot([x], [y], linestyle="", marker=marker, color=colour, markersize=4, markerfacecolor="white",
               label=f"{series}, published")  # fmt: skip
@@ -184,7 +184,7 @@ def _tasks(analysis: Analysis) -> Drawing:
     tasks = [task for task in analysis.tasks if any(task in fits for fits in analysis.fits.values())]
     columns = min(4, len(tasks))
     rows = math.ceil(len(tasks) / columns)
-    lines = math.ceil(len(analysis.fits) / 3)  # of slopes above a panel, three in each
+    lines = math.ceil(len(analysis.fits) / 3)  # lines of slopes above a panel, three slopes per line
     figure = Figure(figsize=(2.1 * columns + 0.3, (1.65 + 0.12 * lines) * rows + 0.4))
     grid = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).reshape(-1)
     sizes = [x for fits in analysis.fits.values() for fit in fits.values() for x in fit.x]
@@ -209,7 +209,7 @@ def _tasks(analysis: Analysis) -> Drawing:
         axes.set_visible(False)
     figure.supxlabel(analysis.axis_label, fontsize=9)
     figure.supylabel(f"{analysis.metric} (%)", fontsize=9)
-    _legend(figure, place="upper")  # the label of x is below
+    _legend(figure, place="upper")  # below is the label of the x axis
     text = (
         f"{analysis.metric} against model size on {len(tasks)} tasks, with fitted power laws; slopes above each panel."
     )
@@ -370,7 +370,7 @@ def _predictions(analysis: Analysis) -> Drawing:
 
 
 def _gaps(analysis: Analysis) -> Drawing:
-    """Gaps between every two families that share sizes, a panel each, by task and size."""
+    """Gaps between every two families that share sizes, by task and size; one panel per pair."""
     pairs = list(dict.fromkeys((gap.family_a, gap.family_b) for gap in analysis.gaps))
     tables = {pair: _gap_table(analysis, pair) for pair in pairs[:MAX_GAP_PANELS]}
     columns = min(3, len(tables))
@@ -404,7 +404,7 @@ def _gaps(analysis: Analysis) -> Drawing:
 
 
 def _gap_table(analysis: Analysis, pair: tuple[str, str]) -> tuple[list[str], list[float], np.ndarray]:
-    """Tasks and sizes that two families share, and their gaps (tasks, sizes), NaN if there is none."""
+    """Tasks and sizes that two families share, and their gaps (tasks, sizes); NaN where there is none."""
     differences = {(gap.task, gap.x): gap.gap for gap in analysis.gaps if (gap.family_a, gap.family_b) == pair}
     tasks = [task for task in analysis.tasks if any(name == task for name, _ in differences)]
     sizes = sorted({x for _, x in differences})

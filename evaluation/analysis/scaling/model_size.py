@@ -1,6 +1,6 @@
 """Cost of a model size from its configuration: parameters and floating-point operations.
 
-The x axis of a scaling study decides its slope, so the choice is explicit: the numbers in the points file, encoder
+The x axis of a scaling study determines its slope, so the choice is explicit: the numbers in the points file, encoder
 parameters, the BioVFM paper's own axis, or pretraining compute.
 """
 
@@ -66,10 +66,10 @@ def size_of(point: Point, known: Mapping[str, tuple[float, float]]) -> str:
 
 
 def objective_of(family: str) -> str:
-    """Whether a family is trained with DINO or MAE, by its name, where no column tells its objective.
+    """The objective of a family, DINO or MAE, as its name states it; used if no column gives the objective.
 
     Raises:
-        UserError: the name does not tell.
+        UserError: the name contains neither.
     """
     lowered = family.lower()
     if "mae" in lowered or lowered.endswith("-m"):
@@ -81,12 +81,12 @@ def objective_of(family: str) -> str:
 
 
 def axis_values(points: list[Point], axis: str) -> tuple[list[float], str]:
-    """x values of points on an axis, and the axis' label.
+    """x values of points on an axis, and the label of the axis.
 
-    `compute` counts GFLOP per image, or EFLOP in all where every point has `images_millions`.
+    `compute` counts GFLOP per image; if every point has `images_millions`, it counts EFLOP in total.
 
     Raises:
-        UserError: unknown axis, or a point's size or objective cannot be told.
+        UserError: the axis is unknown, or the size or objective of a point is.
     """
     if axis not in AXES:
         raise UserError(f"unknown axis {axis!r}; choose one of: {', '.join(AXES)}")
@@ -106,10 +106,10 @@ def axis_values(points: list[Point], axis: str) -> tuple[list[float], str]:
 
 
 def named_axis(points: list[Point], axis: str) -> str:
-    """The axis on which a named size has its place beside the points: "encoder", "published" or "compute".
+    """The axis on which named sizes can be drawn beside the points: "encoder", "published", "compute" or "".
 
-    Numbers that the points file gives are an axis of known sizes where every one is within 2 % of a named size's
-    count on that axis. "" if there is none: other numbers, and compute in all, which depends on the images seen.
+    Numbers from the points file count as such an axis if each is within 2 % of a named size's count on that axis.
+    Other numbers have no such axis (""), nor has total compute, which depends on the images seen.
     """
     if axis == "compute":
         return "" if all(point.images > 0 for point in points) else axis

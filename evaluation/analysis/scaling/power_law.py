@@ -1,10 +1,10 @@
 """Fitting score against model size: the power law y = e^b x^a, and a form that saturates.
 
 The power law is a straight line in log-log, fitted by least squares as in Porian et al. (2024) and the BioVFM paper.
-Its interval of a is Student's t with n - 2 degrees of freedom: 95 % coverage where errors in ln y are normal and
+Its interval of a is Student's t with n - 2 degrees of freedom: 95 % coverage if errors in ln y are normal and
 independent. Measured over 30,000 simulations on the paper's four sizes: 95.0 % with normal errors, 95.3 % with t5,
-95.5 % with exponential ones. The studentised residual bootstrap beside it supposes no normality, but four residuals
-are few to draw from: it covers 91.4, 91.7 and 92.0 % there (standard errors 0.1 to 0.2).
+95.5 % with exponential ones. The studentised residual bootstrap beside it assumes no normality, but it has only four
+residuals to draw from and covers 91.4, 91.7 and 92.0 % (standard errors 0.1 to 0.2).
 """
 
 import math
@@ -26,12 +26,12 @@ class PowerLaw:
     Attributes:
         a: exponent, the slope in log-log.
         b: intercept, ln y at x = 1.
-        a_se, b_se: standard errors.
+        a_se, b_se: standard errors of a and b.
         a_low, a_high, b_low, b_high: ends of the 95 % t intervals.
-        boot_low, boot_high: ends of a's 95 % studentised residual bootstrap interval (from four sizes on).
-        case_se: standard error of a due to the test cases, as if they were independent between sizes (an upper
-            bound, since they are shared); NaN if the scores come without intervals.
-        r2: share of the variance of ln y.
+        boot_low, boot_high: ends of a's 95 % studentised residual bootstrap interval; needs four sizes.
+        case_se: standard error of a due to the test cases, as if the cases were independent between sizes. They are
+            shared, so it is an upper bound. NaN if the scores come without intervals.
+        r2: explained share of the variance of ln y.
         sizes: number of points.
     """
 
@@ -63,11 +63,11 @@ def fit_power_law(
         x: (n,) sizes above 0, at least two different ones.
         y: (n,) scores above 0.
         y_se: (n,) standard errors of y due to test cases, NaN if unknown.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        resamples: number of bootstrap resamples.
+        seed: random seed of the bootstrap.
 
     Raises:
-        ValueError: fewer than two different sizes, or values that are not above 0.
+        ValueError: there are fewer than two different sizes, or values that are not above 0.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if len(np.unique(x)) < 2 or (x <= 0).any() or (y <= 0).any():
@@ -124,9 +124,10 @@ def _bootstrap(u, residuals, a: float, a_se: float, resamples: int, seed: int) -
 
 @dataclass(frozen=True)
 class LogitSlope:
-    """The slope of the logit of a score on ln x, with its 95 % t interval, NaN if there are too few sizes for one.
+    """The slope of the logit of a score on ln x, with its 95 % t interval (NaN if there are too few sizes).
 
-    Near 1 it is the safest one-number summary: a score that ends at 1 cannot grow by a power for ever, its odds can.
+    Near a score of 1 it is the safest one-number summary: the score cannot exceed 1, so it cannot follow a power law
+    for ever, but its odds can.
     """
 
     a: float
@@ -179,12 +180,12 @@ class Saturating:
 
 
 def fit_saturating(x: np.ndarray, y: np.ndarray, ceiling: float = 100.0) -> Saturating | None:
-    """Least squares of ln y on ln(limit - c x^-rate), 0 < limit <= `ceiling`, from several starting rates.
+    """Least squares of ln y on ln(limit - c x^-rate), 0 < limit <= `ceiling`, from several initial rates.
 
     Args:
         x: (n,) sizes above 0.
         y: (n,) scores above 0.
-        ceiling: the best possible score; raised to just above the highest y if that is higher.
+        ceiling: the best possible score; raised to just above the highest y if that exceeds it.
 
     Returns:
         The best fit, or None with fewer than four different sizes (it has three parameters).
@@ -218,9 +219,10 @@ def fit_saturating(x: np.ndarray, y: np.ndarray, ceiling: float = 100.0) -> Satu
 def _limit_interval(
     residuals: Callable[[np.ndarray], np.ndarray], best: np.ndarray, error: float, n: int, highest: float, top: float
 ) -> tuple[float, float]:
-    """Where the limit may lie: its squared error, others refitted, stays below F's 95 % bound (Bates & Watts 1988).
+    """Interval of the limit: where the squared error of the refitted curve stays below F's 95 % bound.
 
-    An end is NaN if the interval does not close before `top`, or before half the highest score.
+    See Bates & Watts (1988). An end is NaN if the interval does not close before `top`, or before half the highest
+    score.
     """
     from scipy.optimize import least_squares
     from scipy.stats import f
@@ -254,8 +256,9 @@ def aicc(squared_error: float, points: int, parameters: int) -> float:
 
     Args:
         squared_error: sum of squared residuals.
-        points: n.
-        parameters: of the curve; the error variance counts as one more. NaN if n leaves the correction undefined.
+        points: number of points n.
+        parameters: number of parameters of the curve; the error variance counts as one more. The result is NaN if n is
+            too small for the correction.
     """
     k = parameters + 1
     if points <= k + 1 or squared_error <= 0:
@@ -271,7 +274,7 @@ class Choice:
         preferred: "power law", "saturating" or "undecided".
         aicc_power_law: AICc, NaN if undefined.
         aicc_saturating: AICc, NaN if undefined.
-        statement: the outcome in words.
+        statement: the outcome as a sentence.
     """
 
     preferred: str

@@ -1,11 +1,12 @@
 """Properties of a task computed from its images: how many, how separable, how compressible, how varied.
 
-Everything streams: one block of images is in memory, whatever the file's size.
+Everything streams: only one block of images is in memory, however large the file.
 
-- `num_samples`: training, validation and test images together (with these the paper's correlations come out).
+- `num_samples`: training, validation and test images together (this reproduces the paper's correlations).
 - `num_classes`: classes, or labels of a multi-label task.
-- `dbi`: Davies-Bouldin index (1979) of the classes in pixel space, images averaged to at most 32 x 32. The paper does
-  not say which features it used. Of a multi-label task, the mean over labels of the index of having it or not.
+- `dbi`: Davies-Bouldin index (1979) of the classes in pixel space, with images averaged to at most 32 x 32 pixels. The
+  paper does not say which features it used. For a multi-label task, the mean over labels of the index of images with
+  the label against images without it.
 - `gzip`: median over images of compressed bytes over raw bytes; lower means more redundant.
 - `entropy`: median over images of the Shannon entropy of the grey-level histogram, in bits (0 to 8).
 """
@@ -42,13 +43,13 @@ class Properties:
 
 
 def task_of(path: Path) -> tuple[str, int]:
-    """Task and pixels of a MedMNIST-style file by its name: bloodmnist_224.npz is (bloodmnist, 224); 28 is unsaid."""
+    """Task and pixels by the name of a MedMNIST file: bloodmnist_224.npz is (bloodmnist, 224); no number means 28."""
     name, _, size = path.stem.rpartition("_")
     return (name, int(size)) if name and size in map(str, SIZES) else (path.stem, SIZES[0])
 
 
 def one_per_task(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """The smallest file of each task, sorted, and the others: a task is measured once, and most sets come in 28."""
+    """The smallest file of each task, sorted, and the other files. A task is measured once, usually at 28 pixels."""
     smallest: dict[str, Path] = {}
     others = []
     for file in sorted(files, key=task_of):
@@ -63,12 +64,13 @@ def measure(
     """Measure a MedMNIST-style .npz: `train_images`, `train_labels`, and the same for `val` and `test`.
 
     Args:
-        path: the file; its name is the task's, see `task_of`.
-        sampled: images, evenly spaced, from which the medians of `gzip` and `entropy` are taken; 0 for all.
+        path: the file; its name contains the task's name, see `task_of`.
+        sampled: number of evenly spaced images for the medians of `gzip` and `entropy`; 0 takes all.
         progress: called with the number of images done, over both passes.
 
     Raises:
-        UserError: no such file, arrays that are missing or do not fit together, volumes, or fewer than two classes.
+        UserError: the file is missing, its arrays are missing or do not match, it holds volumes, or it has fewer than
+            two classes.
     """
     path = Path(path)
     task = task_of(path)[0]
@@ -105,7 +107,7 @@ def as_row(properties: Properties) -> dict[str, object]:
 
 
 def gzip_ratio(image: np.ndarray) -> float:
-    """Compressed over raw bytes of one image's pixels, by gzip at its strongest."""
+    """Compressed over raw bytes of one image's pixels, with gzip at its highest level."""
     raw = np.ascontiguousarray(image).tobytes()
     return len(gzip.compress(raw, 9, mtime=0)) / len(raw)
 
@@ -118,7 +120,7 @@ def entropy(image: np.ndarray) -> float:
 
 
 def pooled(images: np.ndarray) -> np.ndarray:
-    """8-bit images (n, H, W[, C]) as float32 rows, averaged over the smallest blocks that give at most 32 a side."""
+    """8-bit images (n, H, W[, C]) as float32 rows, averaged over the smallest blocks that leave at most 32 a side."""
     images = images if images.ndim == 4 else images[..., None]
     n, height, width, channels = images.shape
     steps = [next(k for k in range(1, side + 1) if side % k == 0 and side // k <= SIDE) for side in (height, width)]
@@ -139,15 +141,15 @@ def _sum_strips(array: np.ndarray, axis: int, kind: type) -> np.ndarray:
 
 
 def davies_bouldin(first: Iterable[Block], second: Callable[[], Iterable[Block]], multilabel: bool = False) -> float:
-    """Davies-Bouldin index of labelled feature rows in two passes over blocks; equals scikit-learn's.
+    """Davies-Bouldin index of labelled feature rows in two passes over blocks; the same as scikit-learn's.
 
     Args:
         first: blocks of (features (n, d), labels (n, k)).
-        second: gives the same blocks once more.
-        multilabel: labels are k columns of 0/1, each scored as two clusters; otherwise k = 1 column of classes.
+        second: returns the same blocks for the second pass.
+        multilabel: labels are k columns of 0/1, and each is scored as two clusters; otherwise k = 1 column of classes.
 
     Returns:
-        The index (the mean over labels), NaN if fewer than two clusters have members.
+        The index (the mean over labels if multi-label), NaN if fewer than two clusters have members.
     """
     sums: dict[tuple[int, int], np.ndarray] = {}
     counts: dict[tuple[int, int], int] = {}

@@ -1,4 +1,4 @@
-"""Chooses the BioVFM paper's numbers that are comparable with a study's."""
+"""Chooses those numbers of the BioVFM paper that are comparable with a study's."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -27,8 +27,8 @@ def mean_curves(axis: str = PAPER_AXIS) -> dict[str, list[tuple[float, float]]]:
     """Mean AUC over the twelve tasks by model size: {family: [(x, AUC in percent)]}.
 
     Args:
-        axis: "published" (the printed x), "encoder", or "compute" in GFLOP per image, on which families without a
-            known objective have no place and are left out.
+        axis: "published" (the printed x), "encoder", or "compute" in GFLOP per image. On "compute", families without a
+            known objective are left out.
     """
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in rows("mean_auc"):
@@ -59,7 +59,7 @@ def subsets(task: str) -> dict[str, dict[str, float]]:
     """Published AUC in percent by pretraining data, ViT-L: {family: {subset: AUC}}.
 
     Args:
-        task: "mean of 12" or a task's name; the paper has breastmnist.
+        task: "mean of 12" or a task's name; the paper reports breastmnist.
     """
     families: dict[str, dict[str, float]] = {}
     for row in rows("subsets"):
@@ -69,18 +69,18 @@ def subsets(task: str) -> dict[str, dict[str, float]]:
 
 
 def twelve() -> set[str]:
-    """Names of the twelve tasks that the paper's means and correlations are over."""
+    """Names of the twelve tasks behind the paper's means and correlations."""
     return {row["task"] for row in rows("properties")}
 
 
 def are_twelve(tasks: Collection[str]) -> bool:
-    """Whether the tasks are those twelve, whatever their case."""
+    """Whether the tasks are those twelve, ignoring case."""
     return {task.lower() for task in tasks} == twelve()
 
 
 @dataclass(frozen=True)
 class Beside:
-    """The published numbers that can stand beside a study's, being of the same axis and tasks; see `published`.
+    """The published numbers with the same axis and tasks as a study's; see `published`.
 
     `notes` says what was left out, and why.
     """
@@ -100,8 +100,8 @@ def beside(
     """Choose the published numbers that are comparable with a study's.
 
     Args:
-        axis: on which named sizes have their place in the study (`model_size.named_axis`), "" for none.
-        label: of the study's x, for the notes.
+        axis: the axis of the study on which named sizes can be drawn (`model_size.named_axis`), "" for none.
+        label: label of the study's x axis, for the notes.
         mean_tasks: the tasks of each mean curve.
         slope_tasks: the tasks of each series whose slopes are correlated with properties.
         subset_tasks: the tasks of each comparison of pretraining data.

@@ -1,7 +1,7 @@
-"""`biovfm scaling study`: pretrain every family, size and data subset of a YAML, probe them, analyse; resumable.
+"""`biovfm scaling study`: pretrains every family, size and data subset of a YAML, probes and analyses; resumable.
 
-Pretraining runs as a process of its own under `accelerate launch`, so the study uses what the public commands use and
-imports nothing of them. A run that is finished, or a probe that is recorded, is not done again.
+Each pretraining run is a process of its own under `accelerate launch`. The study therefore uses what the public
+commands use and imports nothing of training. Finished runs and recorded probes are not repeated.
 """
 
 import json
@@ -52,7 +52,7 @@ same tasks, then fit, correlate and draw. After a kill or stop, the same command
 
 STUDY.yaml holds
 
-  families:                 # name: config (file or shipped name), its objective if not the file's, config overrides
+  families:                 # name: config (file or shipped name), objective if the file lacks it, config overrides
     DINO: {objective: dino, config: dino_smoke}
     MAE: {objective: mae, config: mae_smoke}
   sizes:                    # name: config overrides
@@ -60,16 +60,16 @@ STUDY.yaml holds
     wide: {model.hidden_size: 192, model.num_attention_heads: 3}
   subsets:                  # name: dataset folder, Hub id or folder of images (relative to this file, or as given)
     all: data/biovfm
-  overrides: {steps: 400}   # of every run, optional
-  launch: [--num_processes, "8"]   # words for accelerate launch, optional (default: one process)
-  probe:                    # words of biovfm probe
+  overrides: {steps: 400}   # optional, for every run
+  launch: [--num_processes, "8"]   # arguments of accelerate launch, optional (default: one process)
+  probe:                    # options of biovfm probe
     tasks: pneumoniamnist,busi     # paths are relative to this file, or as given
     data: data
-    method: linear          # several (linear,knn) are analysed one by one: points-knn.csv, scaling-knn/ ...
-    seed: 0,1,2             # several are averaged, and widen the intervals
-  metric: mcc               # optional, of 0 to 1 (default: AUC, Dice of masks, AP of boxes)
+    method: linear          # several (linear,knn) are analysed separately: points-knn.csv, scaling-knn/ ...
+    seed: 0,1,2             # several seeds are averaged, and widen the intervals
+  metric: mcc               # optional, from 0 to 1 (default: AUC, Dice of masks, AP of boxes)
   properties: tasks.csv     # optional, see biovfm scaling --help
-  layers: {task: busi, max_images: 500}   # optional, words of biovfm analyse: slopes by layer too
+  layers: {task: busi, max_images: 500}   # optional, options of biovfm analyse: also fit slopes by layer
   axis: given               # optional"""
 
 
@@ -78,9 +78,9 @@ class Run:
     """One pretraining run of a study.
 
     Attributes:
-        name: of its folder and its model label.
-        family, size, subset: which combination it is.
-        objective: of the config; empty if the config file tells it alone.
+        name: name of its folder and label of its model.
+        family, size, subset: the combination it belongs to.
+        objective: objective of the config; empty if the config file states it.
         config: YAML file or shipped name.
         data: dataset folder, Hub id or folder of images.
         overrides: config keys and values.
@@ -97,11 +97,11 @@ class Run:
 
     @property
     def series(self) -> str:
-        """The family, and its data where the study varies them."""
+        """The family, together with its data if the study varies the data."""
         return f"{self.family} on {self.subset}" if self.subset else self.family
 
     def words(self, out: Path, launch: list[str]) -> list[str]:
-        """The command that trains it."""
+        """The command line that trains it."""
         start = [sys.executable, "-m", "accelerate.commands.launch", *launch, "-m", PRETRAIN[0], PRETRAIN[1]]
         changed = {"method": self.objective} if self.objective else {}
         changes = [f"{key}={_plain(value)}" for key, value in (changed | self.overrides).items()]
@@ -114,7 +114,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked study file: its runs, and the words for launching, probing and analysing them."""
+    """A checked study file: its runs, and the settings for launching, probing and analysing them."""
 
     runs: list[Run]
     launch: list[str]
@@ -126,11 +126,11 @@ class Plan:
 
 
 def read_plan(path: str | Path) -> Plan:
-    """Read and check a whole study file, since pretraining takes days and the later steps minutes.
+    """Read and check a whole study file before anything runs, because pretraining takes days.
 
     Raises:
-        UserError: unreadable YAML, missing or unknown keys, values of the wrong kind, an unknown axis, words that
-            `biovfm probe` does not take, unknown tasks, or an unfit properties file.
+        UserError: the YAML cannot be read, keys are missing or unknown, values have the wrong type, the axis or a task
+            is unknown, `biovfm probe` refuses its options, or the properties file cannot be used.
     """
     path = Path(path)
     content = read_yaml(path, remedy="see: biovfm scaling study --help")
@@ -242,15 +242,15 @@ def _run(path: Path, family, size, subset, shared: dict[str, Any], named_subset:
 
 
 def resolve(path: Path, value: str) -> str:
-    """A path relative to the study file if there is one, otherwise the value as it is (a Hub id, say)."""
+    """A path relative to the study file if it exists there, otherwise the value as it is (a Hub id, for instance)."""
     beside = path.parent / value
     return str(beside.resolve()) if beside.exists() else value
 
 
 def probe_values(path: Path, probe: dict[str, Any]) -> dict[str, Any]:
-    """The probe's options by their Python names, paths of data and tasks relative to the study file.
+    """The probe's options by their Python names, with paths of data and tasks relative to the study file.
 
-    Numbers such as 1e-3, which YAML takes for words, become numbers.
+    Numbers such as 1e-3, which YAML reads as text, become numbers.
     """
     values = {
         str(key).replace("-", "_"): float(value) if isinstance(value, str) and SCIENTIFIC.fullmatch(value) else value
@@ -261,7 +261,7 @@ def probe_values(path: Path, probe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resolve_tasks(path: Path, tasks: Any) -> list[str]:
-    """The names of `tasks`, paths among them relative to the study file; a known name is no path."""
+    """The names of `tasks`; paths among them become relative to the study file, known task names stay."""
     entries = tasks if isinstance(tasks, list) else str(tasks).split(",")
     names = [str(word).strip() for word in entries]
     known = {*GROUPS, *read_records()}
@@ -273,7 +273,7 @@ def _plain(value: Any) -> str:
 
 
 def pretrain(plan: Plan, out: Path) -> None:
-    """Train the runs that are not trained yet, one after the other.
+    """Train the runs that are not trained yet, one after another.
 
     Raises:
         UserError: a run fails, or its folder was made with other settings.
@@ -298,13 +298,13 @@ def pretrain(plan: Plan, out: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment, extended so that children find this package, even from a bare checkout."""
+    """This process's environment, extended so that child processes find this package even in a bare checkout."""
     places = [str(Path(biovfm_hf.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
 
 
 def _check_size(plan: Plan, run: Run, folder: Path) -> None:
-    """Say after the first run, and not after the last, that its size has no place on the axis."""
+    """Raise a UserError if the run's size has no place on the axis: after the first run instead of after the last."""
     if plan.axis == "given":
         return
     try:
@@ -325,7 +325,7 @@ def probe_options(plan: Plan, out: Path) -> RunOptions:
 
 
 def probe_words(plan: Plan, out: Path) -> list[str]:
-    """The same as words of a command, to be shown."""
+    """The same as arguments of a command line, to be shown."""
     options = probe_options(plan, out)
     arguments = [word for model in options.model for word in ("--model", model)]
     for key in plan.probe:
@@ -338,9 +338,9 @@ def probe_words(plan: Plan, out: Path) -> list[str]:
 
 
 def by_method(records: Iterable[Row], runs: list[ProbeRun], tasks: list[str]) -> dict[str, list[Row]]:
-    """The study's own records by method (fewshot-4 and fewshot-16 are two).
+    """The study's own records by method (fewshot-4 and fewshot-16 are two methods).
 
-    A results folder keeps the records of every run of the study, also of one with other tasks, seeds or settings.
+    A results folder keeps the records of every run of the study, including runs with other tasks, seeds or settings.
     """
     groups: dict[str, list[Row]] = {run.probe.record_name: [] for run in runs}
     ours = [(run.probe.record_name, run.protocol, run.seed, run.settings) for run in runs]
@@ -354,12 +354,12 @@ def by_method(records: Iterable[Row], runs: list[ProbeRun], tasks: list[str]) ->
 def points(plan: Plan, records: list[Row], out: Path) -> list[dict[str, Any]]:
     """Rows of the points file: a score with its interval, encoder parameters, images seen.
 
-    The score is the AUC in percent, Dice or AP as shares of 1 if the tasks are of masks or boxes, or the plan's
-    metric. A score of 0 has no logarithm and is left out.
+    The score is the plan's metric if it names one. Otherwise it is the AUC in percent, or for tasks of masks or boxes
+    Dice or AP from 0 to 1. A score of 0 has no logarithm and is left out.
 
     Args:
         plan: the study.
-        records: of one method and of one seed, or joined over seeds (`seeds.over_seeds`).
+        records: records of one method, with one seed or joined over seeds (`seeds.over_seeds`).
         out: the study's folder.
     """
     rows = []
@@ -377,7 +377,7 @@ def points(plan: Plan, records: list[Row], out: Path) -> list[dict[str, Any]]:
 
 
 def _score(record: Row, metric: str) -> dict[str, Any]:
-    """A record's part of a point; nothing if it lacks the metric, or its value is 0."""
+    """The columns of a point that come from a record; empty if the metric is missing or 0."""
     name = metric or {SEGMENTATION: "dice", DETECTION: "AP"}.get(record.get("kind", ""), "auc")
     entry = record["metrics"].get(name) or {}
     if not entry.get("value") or entry["value"] < 0:
@@ -389,7 +389,7 @@ def _score(record: Row, metric: str) -> dict[str, Any]:
 
 
 def _facts(folder: Path) -> tuple[float, float | None]:
-    """Encoder parameters and images seen, both in millions, of a run."""
+    """Encoder parameters of a run and images it saw, both in millions."""
     from biovfm_hf.configuration_biovfm import BioVFMConfig
 
     parameters = encoder_parameters(BioVFMConfig.from_pretrained(folder / "model")) / 1e6
@@ -403,7 +403,7 @@ def _facts(folder: Path) -> tuple[float, float | None]:
 class StudyOptions:
     """Options of `biovfm scaling study`."""
 
-    study: Path = argument("families, sizes, subsets and probe", metavar="STUDY.yaml")
+    study: Path = argument("file with the families, sizes, subsets and the probe", metavar="STUDY.yaml")
     out: Path = required("folder for runs/, results/ and scaling/", metavar="DIR")
     dry_run: bool = option(False, "print the commands and stop")
 
@@ -439,7 +439,7 @@ def run_study(options: StudyOptions) -> None:
     if any(task.lower() == MEAN for task in tasks):
         raise UserError("a task of the study is called mean, as is the mean over tasks in slopes.csv; rename it")
     pretrain(plan, out)
-    runs = probe_command.make_runs(asked)  # may take hold of a GPU, which training has until now
+    runs = probe_command.make_runs(asked)  # may occupy a GPU, which training used until now
     groups = by_method(probe_command.probe(asked), runs, tasks)
     rows = {
         method: points(plan, over_seeds(out / "results", records, asked.resamples), out)
@@ -458,7 +458,7 @@ def run_study(options: StudyOptions) -> None:
 
 
 def analyse_layers(plan: Plan, out: Path) -> None:
-    """Measure the layers of every model, unless they are measured, and fit slopes of each depth."""
+    """Measure the layers of every model, unless this is done, and fit slopes at each depth."""
     from ..layers.slopes import write_layer_slopes  # loads matplotlib
 
     models = tuple(f"{run.name}={out / 'runs' / run.name / 'model'}" for run in plan.runs)
@@ -473,7 +473,7 @@ def analyse_layers(plan: Plan, out: Path) -> None:
 
 
 def _analyse(plan: Plan, rows: list[dict[str, Any]], out: Path, ending: str) -> None:
-    """Write the points of one method, and fit, correlate and draw them."""
+    """Write the points of one method, then fit, correlate and draw them."""
     from .writing import write_study  # loads matplotlib
 
     first = SCORE_COLUMNS if "score" in rows[0] else POINT_COLUMNS

@@ -33,8 +33,8 @@ class Point:
         subset: pretraining data, empty if the study varies model size only.
         size: named model size (`vit-tiny` ...), empty if not given.
         images: pretraining images seen, in millions, NaN if unknown.
-        objective: what it was pretrained by, such as dino; empty if not given.
-        metric: what the score is of.
+        objective: pretraining objective, such as dino; empty if not given.
+        metric: the metric of the score.
     """
 
     family: str
@@ -51,28 +51,29 @@ class Point:
 
     @property
     def series(self) -> str:
-        """What is fitted as one curve: the family, and its pretraining data where the study varies them."""
+        """The name of the curve to fit: the family, with its pretraining data if the study varies the data."""
         return f"{self.family} on {self.subset}" if self.subset else self.family
 
 
 @dataclass(frozen=True)
 class Study:
-    """The contents of a points file: scores, or slopes that somebody has fitted already."""
+    """The contents of a points file: scores, or slopes that were already fitted."""
 
     points: list[Point] = field(default_factory=list)
     slopes: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def read_points(path: str | Path) -> Study:
-    """Read `family,params_millions,task,auc`, or `metric,score` for `auc` (or `family,task,slope`).
+    """Read a file with the columns `family,params_millions,task,auc`.
 
-    `auc` is in percent; `score` is of any metric from 0 to 1, such as Dice or average precision, which `metric` names.
-    Optional columns: low, high (95 % interval, as the score), subset (pretraining data), size (`vit-tiny` ...),
-    images_millions (pretraining images seen), objective (dino ...).
+    `metric,score` may replace `auc`, or `slope` replace all numbers (`family,task,slope`). `auc` is in percent;
+    `score` is any metric from 0 to 1 that `metric` names, such as Dice or average precision. Optional columns: low,
+    high (95 % interval, in the unit of the score), subset (pretraining data), size (`vit-tiny` ...), images_millions
+    (pretraining images seen), objective (dino ...).
 
     Raises:
-        UserError: missing or unknown columns, empty cells, numbers that are none, scores that are no percentages,
-            rows given twice, a task called mean.
+        UserError: columns are missing or unknown, cells are empty or not numbers, scores are out of range, a row is
+            given twice, or a task is called mean.
     """
     path = Path(path)
     header, rows = _rows(path)
@@ -127,10 +128,11 @@ def _read_slopes(path: Path, rows: list[tuple[int, dict[str, str]]]) -> dict[str
 def read_properties(path: str | Path) -> dict[str, dict[str, float]]:
     """Read `task,num_samples,num_classes,dbi,gzip` (and `entropy`): {property: {task: value}}.
 
-    A property may be left out, or its column be empty throughout; it is then not analysed.
+    A property that is missing, or whose column is empty throughout, is not analysed.
 
     Raises:
-        UserError: unknown columns, a property given for some tasks only, values not above 0, tasks given twice.
+        UserError: a column is unknown, a property is given for some tasks only, a value is not above 0, or a task is
+            given twice.
     """
     path = Path(path)
     header, rows = _rows(path)
@@ -155,7 +157,7 @@ def read_properties(path: str | Path) -> dict[str, dict[str, float]]:
 
 
 def write_rows(path: str | Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Write rows as CSV, atomically; floats with 6 significant digits, NaN and None as empty cells."""
+    """Write rows as CSV, atomically; floats have 6 significant digits, NaN and None become empty cells."""
     lines = [",".join(columns)]
     for row in rows:
         lines.append(",".join(_cell(row.get(name)) for name in columns))

@@ -10,10 +10,10 @@ from .analysis import Analysis
 
 
 def write_study(results: Analysis, out: Path, with_published: bool = False) -> None:
-    """Write the tables and figures of an analysis to `out`, a folder that is made if needed.
+    """Write the tables and figures of an analysis to the folder `out`, which is created if needed.
 
-    `with_published` draws the paper's results beside the study's, as far as axis and tasks agree, and adds notes on
-    what was left out.
+    `with_published` draws the paper's results beside the study's where axis and tasks agree, and adds notes on what
+    was left out.
     """
     results.notes += results.published.notes if with_published else []
     out.mkdir(parents=True, exist_ok=True)

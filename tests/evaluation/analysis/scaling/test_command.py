@@ -135,7 +135,7 @@ def test_what_is_left_out_of_the_published_is_said_where_they_are_asked_for(writ
     said = capsys.readouterr().err
     assert "x is Parameters (millions)" in said and "means are left out: they are over the twelve" in said
     assert main([str(PUBLISHED / "slopes.csv"), "--out", str(tmp_path), "--published"]) == 0
-    assert "a file of slopes does not tell it" in capsys.readouterr().err
+    assert "a file of slopes does not state it" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("unlimited")
