@@ -19,27 +19,28 @@ MIXTURE = """
 data: POOL
 by: modality
 config: mae_smoke
-overrides: {steps: 200, batch.size: 64, model.hidden_size: 96, model.num_attention_heads: 3, model.patch_size: 8,
-  model.num_hidden_layers: 4, model.decoder_hidden_size: 64, augment.global_size: 64, data.workers: 0,
+overrides: {steps: 100, batch.size: 64, model.hidden_size: 64, model.num_attention_heads: 2, model.patch_size: 8,
+  model.num_hidden_layers: 4, model.decoder_hidden_size: 64, augment.global_size: 48, data.workers: 0,
   run.log_every: 50, run.checkpoint_every: 1000, data.cache_mib: 1024}
 design: {lattice: 2}
-held_out: 6
+held_out: 4
 replicates: 4
 epochs: 15
-confirm: 4
-probe: {tasks: [busi, bccd, pneumoniamnist], data: REAL, method: linear, no_figures: true, resamples: 200}
+confirm: 3
+probe: {tasks: [busi, pneumoniamnist], data: REAL, method: linear, no_figures: true, resamples: 200}
 """
 SCALING = """
 families:
-  DINO: {objective: dino, config: dino_smoke, augment.local_size: 32, augment.local_count: 2, batch.size: 32,
-    steps: 120}
-  MAE: {objective: mae, config: mae_smoke, model.decoder_hidden_size: 64, batch.size: 64, steps: 200}
+  DINO: {objective: dino, config: dino_smoke, augment.local_size: 24, augment.local_count: 2, batch.size: 32,
+    steps: 160}
+  MAE: {objective: mae, config: mae_smoke, model.decoder_hidden_size: 64, batch.size: 64, steps: 80}
 sizes:
   w48: {model.hidden_size: 48, model.num_attention_heads: 2}
   w96: {model.hidden_size: 96, model.num_attention_heads: 3}
+  w144: {model.hidden_size: 144, model.num_attention_heads: 3}
   w192: {model.hidden_size: 192, model.num_attention_heads: 6}
 subsets: {all: POOL}
-overrides: {model.num_hidden_layers: 4, model.patch_size: 8, augment.global_size: 64, data.workers: 0,
+overrides: {model.num_hidden_layers: 4, model.patch_size: 8, augment.global_size: 48, data.workers: 0,
   run.log_every: 40, run.checkpoint_every: 1000, data.cache_mib: 1024}
 probe: {tasks: [busi, pneumoniamnist, fundus_vessels], data: REAL, method: "linear,segment", no_figures: true}
 layers: {task: busi, max_images: 156, attention_images: 16}

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from biovfm_hf.writing.files import write_text
 from .features import open_features
 from .hierarchy import build_tree, sample
 from .retrieval import retrieve
+from .sharing import Sharing, share
 
 DESCRIPTION = """\
 Choose N images of a pool by their features from biovfm embed.
@@ -31,11 +32,21 @@ examples:
   biovfm pretrain mae_vit_small --data dataset/ --out run data.config=full data.selection=curated/selection.txt
 
 OUT receives selection.txt (one id per line) and curation.json with the settings and cluster sizes. With --dataset,
-curation.json also counts the kept images of each modality, anatomy and source. The features are read in blocks; OUT
-holds a temporary copy of them."""
+curation.json also counts the kept images of each modality, anatomy and source. The features are read in blocks;
+OUT/.curate holds a temporary copy of them and the finished work, so that the same command continues after a kill. If
+accelerate launch or torchrun starts several processes on one machine, they share the levels of more than 1,024
+clusters."""
 COLUMNS = ("modality", "source", "anatomy")
 BRANCHING = 20  # clusters of a level for each cluster of the next
 ROWS_PER_CLUSTER = 75  # at level 1; Vo et al. (2024) have 743M images in 10M clusters
+
+
+class Choice(NamedTuple):
+    """Number of clusters of each level, cluster sizes of the upper levels (None without clusters), and kept rows."""
+
+    clusters: list[int]
+    sizes: list[list[int]] | None
+    rows: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,8 @@ def main(argv: list[str]) -> int:
     parser = CommandParser("biovfm curate", description=DESCRIPTION, epilog=EXAMPLES)
     options = parse_options(parser, CurateOptions, argv)
     report = curate(options)
+    if not report:
+        return 0
     print(f"{report['kept']} of {report['pool']} images in {options.out / 'selection.txt'}")
     for column, part in report["columns"].items():
         print(f"{column}: entropy {part['entropy_pool']:.3f} in the pool, {part['entropy_kept']:.3f} kept")
@@ -88,21 +101,21 @@ def curate(options: CurateOptions) -> dict[str, Any]:
     Returns:
         The content of curation.json: {"pool", "kept", "seed", "clusters": how many at each level, "cluster_sizes": for
         each level, None with `like`, "columns": {column: {"entropy_pool", "entropy_kept", "counts": {value: [pool,
-        kept]}}}}. Entropies are in nats.
+        kept]}}}}. Entropies are in nats. Of several processes the first alone writes;
+        the others return {}.
 
     Raises:
         UserError: a features file cannot be read, the pool has too few images, or the dataset does not match the pool.
     """
-    with open_features(options.features, options.out) as (names, features):
-        if options.keep > len(names):
-            raise UserError(f"keep: {options.keep} of {len(names)} images in {options.features}; ask for fewer")
-        known = _columns(options, names)
-        if options.like is None:
-            clusters, sizes, rows = _balanced(options, features)
-        else:
-            clusters, sizes = [], None
-            with open_features(options.like, options.out) as (_, queries):
-                rows = retrieve(features, np.asarray(queries), options.keep, options.neighbours)
+    with share(options.out, _asked(options)) as sharing:
+        names, features = open_features(options.features, sharing, "pool")
+        if options.keep > len(features):
+            raise UserError(f"keep: {options.keep} of {len(features)} images in {options.features}; ask for fewer")
+        known = _columns(options, names) if names else {}
+        choose = _balanced if options.like is None else _alike
+        clusters, sizes, rows = choose(options, features, sharing)
+    if not names:  # not the first process
+        return {}
     report = {
         "pool": len(names), "kept": len(rows), "seed": options.seed, "clusters": clusters, "cluster_sizes": sizes,
         "columns": {column: thinned(values, rows) for column, values in known.items()},
@@ -112,14 +125,25 @@ def curate(options: CurateOptions) -> dict[str, Any]:
     return report
 
 
-def _balanced(options: CurateOptions, features: np.ndarray) -> tuple[list[int], list[list[int]], np.ndarray]:
-    """Number of clusters of each level, cluster sizes of the upper levels, and the rows of a balanced sample."""
+def _asked(options: CurateOptions) -> dict[str, Any]:
+    """What a run must have in common with a killed one to continue it."""
+    files = [path.stat() for path in (options.features, options.like) if path and path.is_file()]
+    return {"options": repr(options), "files": [[file.st_size, file.st_mtime_ns] for file in files]}
+
+
+def _balanced(options: CurateOptions, features: np.ndarray, sharing: Sharing) -> Choice:
     clusters = list(options.clusters) or default_clusters(len(features))
     counts = [len(features), *clusters]
     nearest = [max(counts[level] // counts[level + 1] // 2, 1) for level in range(len(clusters))]
-    tree = build_tree(features, clusters, nearest, options.resamplings, options.seed)
+    tree = build_tree(features, clusters, nearest, options.resamplings, options.seed, sharing)
     sizes = [level.tolist() for level in tree.sizes()[1:]]
-    return clusters, sizes, sample(tree, options.keep, options.seed, options.closest)
+    return Choice(clusters, sizes, sample(tree, options.keep, options.seed, options.closest))
+
+
+def _alike(options: CurateOptions, features: np.ndarray, sharing: Sharing) -> Choice:
+    assert options.like
+    _, queries = open_features(options.like, sharing, "like")
+    return Choice([], None, retrieve(features, np.asarray(queries), options.keep, options.neighbours))
 
 
 def default_clusters(rows: int) -> list[int]:

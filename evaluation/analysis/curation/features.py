@@ -1,43 +1,44 @@
 """Opens a features file as a memory-mapped array, so that it may be larger than memory."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from biovfm_hf.errors import UserError, require
 
+from .sharing import Sharing
+
 READ_ROWS = 16384
 
 
-@contextmanager
-def open_features(path: Path, scratch: Path) -> Iterator[tuple[list[str], np.ndarray]]:
-    """The ids and vectors (n, D) float32 of a features file, for as long as the context lasts.
+def open_features(path: Path, sharing: Sharing, name: str) -> tuple[list[str], np.ndarray]:
+    """The ids and vectors (n, D) float32 of a features file.
 
-    The vectors are copied in blocks to a temporary file in `scratch`.
+    The vectors are copied in blocks to the shared array `name`. Only the first process gets the ids.
 
     Raises:
         UserError: the file does not exist, was not written by `biovfm embed`, or has no row.
     """
     arrow, parquet = require("pyarrow", "eval"), require("pyarrow.parquet", "eval")
-    scratch.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=scratch, prefix=".features-") as folder:
-        try:
-            stored = parquet.ParquetFile(path)
-            json.loads((stored.schema_arrow.metadata or {})[b"biovfm"])
-            width = stored.schema_arrow.field("features").type.list_size
-            if not stored.metadata.num_rows:
-                raise ValueError("it has no row")
-            shape = (stored.metadata.num_rows, width)
-            vectors = np.lib.format.open_memmap(Path(folder) / "vectors.npy", "w+", np.float32, shape)
-            names: list[str] = []
-            for batch in stored.iter_batches(READ_ROWS, columns=["id", "features"]):
-                flat = batch["features"].flatten().to_numpy(zero_copy_only=False)
-                vectors[len(names) : len(names) + len(batch)] = flat.reshape(-1, width)
+    names: list[str] = []
+    try:
+        stored = parquet.ParquetFile(path)
+        json.loads((stored.schema_arrow.metadata or {})[b"biovfm"])
+        width = stored.schema_arrow.field("features").type.list_size
+        if not stored.metadata.num_rows:
+            raise ValueError("it has no row")
+        vectors = sharing.array(name, (stored.metadata.num_rows, width), np.float32)
+        if sharing.group.takes(0):
+            for batch in stored.iter_batches(READ_ROWS, columns=["id"]):
                 names += batch["id"].to_pylist()
-        except (OSError, KeyError, TypeError, ValueError, AttributeError, arrow.ArrowException) as error:
-            raise UserError(f"{path} is not a features file ({error}); write it with: biovfm embed") from error
-        yield names, vectors
+        places = np.cumsum([0, *(stored.metadata.row_group(i).num_rows for i in range(stored.num_row_groups))])
+        for piece in sharing.pieces(f"{name}-read", stored.num_row_groups):
+            rows = places[piece]
+            for batch in stored.iter_batches(READ_ROWS, row_groups=[piece], columns=["features"]):
+                flat = batch["features"].flatten().to_numpy(zero_copy_only=False)
+                vectors[rows : rows + len(batch)] = flat.reshape(-1, width)
+                rows += len(batch)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, arrow.ArrowException) as error:
+        raise UserError(f"{path} is not a features file ({error}); write it with: biovfm embed") from error
+    return names, vectors

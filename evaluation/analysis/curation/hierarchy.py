@@ -2,7 +2,9 @@
 
 Level 1 clusters the features; each further level clusters the centroids of the level below. Resampling takes the few
 rows nearest to each centroid and clusters them again, so that centroids spread evenly over the space instead of
-following its density. Sampling goes down the tree and gives each child the same share, as long as it has enough rows.
+following its density. A level of more than 1,024 clusters is clustered part by part and not resampled, like the
+authors' first level of 10 million clusters (100,000 parts of 100). Sampling goes down the tree and gives each child
+the same share, as long as it has enough rows.
 """
 
 from dataclasses import dataclass
@@ -11,9 +13,13 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
-from .kmeans import assign, lloyd, seed_centroids
+from .kmeans import Assignment, assign, lloyd, seed_centroids
+from .parts import cluster_by_parts
+from .shares import allot
+from .sharing import ALONE, Sharing
 
 LLOYD_STEPS = 50
+FLAT_CLUSTERS = 1024  # a level of more clusters is made part by part
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,9 @@ class Tree:
 
 
 def build_tree(
-    features: np.ndarray, clusters: list[int], nearest: list[int], resamplings: int = 10, seed: int = 0
-) -> Tree:
+    features: np.ndarray, clusters: list[int], nearest: list[int], resamplings: int = 10, seed: int = 0,
+    sharing: Sharing = ALONE,
+) -> Tree:  # fmt: skip
     """Cluster features (n, D) level by level.
 
     Args:
@@ -50,6 +57,7 @@ def build_tree(
         nearest: rows per cluster that resampling takes, for each level; 0 or 1 skips resampling.
         resamplings: resampling rounds at each level.
         seed: random seed of the first centroids; the result also depends on the order of the rows.
+        sharing: processes that share the levels of many clusters.
 
     Raises:
         UserError: a level has more clusters than rows to cluster.
@@ -58,18 +66,25 @@ def build_tree(
     for level, (k, r) in enumerate(zip(clusters, nearest, strict=True)):
         if k > len(points):
             raise UserError(f"{k} clusters of {len(points)} rows at level {level + 1}; give fewer clusters")
-        centroids = lloyd(points, seed_centroids(points, k, seed), LLOYD_STEPS)
-        for again in range(resamplings if r > 1 else 0):
-            assignment = assign(points, centroids)
-            rows = nearest_rows(assignment.labels, assignment.distances, r)
-            if len(rows) < k:
-                break
-            centroids = lloyd(points, seed_centroids(points, k, seed + again + 1, rows), LLOYD_STEPS, rows)
-        assignment = assign(points, centroids)
+        if k > FLAT_CLUSTERS:
+            points, assignment = cluster_by_parts(points, k, seed, sharing)
+        else:
+            points, assignment = _cluster(points, k, r, resamplings, seed)
         assignments.append(assignment.labels)
         distances = assignment.distances if level == 0 else distances
-        points = centroids
     return Tree(assignments, distances)
+
+
+def _cluster(points: np.ndarray, k: int, r: int, resamplings: int, seed: int) -> tuple[np.ndarray, Assignment]:
+    """Centroids (k, D) of points (n, D), resampled, and the nearest of them to each point."""
+    centroids = lloyd(points, seed_centroids(points, k, seed), LLOYD_STEPS)
+    for again in range(resamplings if r > 1 else 0):
+        assignment = assign(points, centroids)
+        rows = nearest_rows(assignment.labels, assignment.distances, r)
+        if len(rows) < k:
+            break
+        centroids = lloyd(points, seed_centroids(points, k, seed + again + 1, rows), LLOYD_STEPS, rows)
+    return centroids, assign(points, centroids)
 
 
 def nearest_rows(labels: np.ndarray, distances: np.ndarray, count: int) -> np.ndarray:
@@ -78,24 +93,6 @@ def nearest_rows(labels: np.ndarray, distances: np.ndarray, count: int) -> np.nd
     _, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
     places = np.arange(len(order)) - np.repeat(starts, sizes)
     return np.sort(order[places < count])
-
-
-def cut(sizes: np.ndarray, target: int) -> int:
-    """The largest integer c with sum of min(size, c) at most `target`; the largest size if all rows fit."""
-    low, high = 0, int(np.max(sizes, initial=0))
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if np.minimum(sizes, middle).sum() <= target else (low, middle - 1)
-    return low
-
-
-def allot(sizes: np.ndarray, target: int, random: np.random.Generator) -> np.ndarray:
-    """Rows to take from each child: min(size, cut), plus one from random larger children until there are `target`."""
-    level = cut(sizes, target)
-    shares = np.minimum(sizes, level)
-    larger = np.flatnonzero(sizes > level)
-    shares[random.permutation(larger)[: max(target - int(shares.sum()), 0)]] += 1
-    return shares
 
 
 def sample(tree: Tree, target: int, seed: int = 0, closest: bool = False, copies: int = 1) -> np.ndarray:

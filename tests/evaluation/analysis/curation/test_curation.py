@@ -10,8 +10,9 @@ from PIL import Image
 from biovfm_hf.errors import UserError
 from evaluation.analysis.curation import kmeans
 from evaluation.analysis.curation.command import CurateOptions, curate, default_clusters, main
-from evaluation.analysis.curation.hierarchy import allot, build_tree, sample
+from evaluation.analysis.curation.hierarchy import build_tree, sample
 from evaluation.analysis.curation.retrieval import retrieve
+from evaluation.analysis.curation.shares import allot
 from evaluation.commands.embed import Features, write_features
 
 SIZES = {"xray": 300, "mri": 60, "endoscopy": 20}

@@ -8,8 +8,9 @@ import json
 import numpy as np
 import pytest
 
-from evaluation.analysis.curation.hierarchy import Tree, cut, sample
+from evaluation.analysis.curation.hierarchy import Tree, sample
 from evaluation.analysis.curation.kmeans import assign, lloyd
+from evaluation.analysis.curation.shares import cut
 
 
 @pytest.fixture
