@@ -114,6 +114,14 @@ def folder_beside(place: Path) -> Beside:
     return beside
 
 
+def first_bytes(source: Path | bytes, count: int) -> bytes:
+    """The first `count` bytes of a file or of a file's bytes."""
+    if isinstance(source, bytes):
+        return source[:count]
+    with source.open("rb") as file:
+        return file.read(count)
+
+
 def names_mask(name: str) -> bool:
     """Whether an array's name is one of a mask, which a picture of the same size comes before."""
     return _MASK.search(name.rpartition("/")[2].removesuffix(".npy")) is not None

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from biovfm_hf.decoding.content import first_bytes
 from biovfm_hf.decoding.dicom import is_dicom
 from biovfm_hf.decoding.files import IMAGE_SUFFIXES
 from biovfm_hf.decoding.series import Place, group_series, read_places
@@ -22,7 +23,7 @@ from ..catalog.source import NOT_ESTABLISHED, ItemRule, Source
 from ..item import Item, Part
 from ..readers.archives import UNREADABLE, BrokenArchive, Member, is_archive, is_zip, list_members, zip_members
 from ..readers.members import members
-from ..readers.picture import first_bytes, opening
+from ..readers.picture import opening
 from .folders import Entry, Folders, is_hidden_folder
 from .runs import Run, items_of_runs
 from .stamps import stamp

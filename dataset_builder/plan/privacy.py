@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 from unicodedata import combining, normalize
 
+from biovfm_hf.decoding.content import first_bytes
 from biovfm_hf.decoding.dicom import is_dicom_file
 from biovfm_hf.decoding.files import IMAGE_SUFFIXES
+from biovfm_hf.decoding.identity_words import identity_words
 from biovfm_hf.reading.image_files import has_no_suffix
 
 from ..item import Item
 from ..limits import ARCHIVES
-from ..readers.picture import first_bytes
-from .identity_words import identity_words
 
 _TELLING = re.compile(
     r"\w\^\w"  # Doe^Jane

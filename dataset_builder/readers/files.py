@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from biovfm_hf.decoding import Content, Source, read_file
-from biovfm_hf.decoding.content import Beside, Pages, folder_beside
+from biovfm_hf.decoding.content import Beside, Pages, first_bytes, folder_beside
 from biovfm_hf.decoding.dicom import is_dicom_file
 from biovfm_hf.errors import UnsafePath
 from biovfm_hf.pixels import MAX_PIXELS, Pixels, Volume
@@ -16,7 +16,7 @@ from ..limits import MAX_FRAMES, MAX_MEMBER_BYTES, MAX_PAGES, MAX_VOLUME_BYTES, 
 from .archives import list_members
 from .intensity import Setting, mapped
 from .members import members
-from .picture import Picture, first_bytes, opening
+from .picture import Picture, opening
 from .png import plain_png
 from .slicing import sliced
 

@@ -46,14 +46,6 @@ def whole(pixels: np.ndarray, view: str = "2d", index: int | None = None) -> Pic
     return Picture(pixels, view, index, (1.0, 1.0), pixels.shape[1], pixels.shape[0])
 
 
-def first_bytes(source: Path | bytes, count: int) -> bytes:
-    """The first `count` bytes of a file or of a file's bytes."""
-    if isinstance(source, bytes):
-        return source[:count]
-    with source.open("rb") as file:
-        return file.read(count)
-
-
 def opening(source: Path | bytes) -> Open:
     """Open a file, or a file's bytes."""
     if isinstance(source, bytes):

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 from isal import isal_zlib
 
+from biovfm_hf.decoding.content import first_bytes
 from biovfm_hf.intensity import Pixels
 from biovfm_hf.pictures import MAX_PIXELS, MAX_SIDE
 
 from ..limits import MAX_MEMBER_BYTES
-from .picture import first_bytes
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {b"\x08\x00": 1, b"\x08\x02": 3}  # of a PNG, by bit depth and colour type

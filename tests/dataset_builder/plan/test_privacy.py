@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from biovfm_hf.decoding.content import first_bytes
 from dataset_builder.build import build
 from dataset_builder.dataset.check import faults
-from dataset_builder.readers.picture import first_bytes
 
 KEPT_PATHS = {"access": "private", "paths": "keep"}
 NAME = "quimbyxy"  # of the patient, in every place where one may stand

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
+from biovfm_hf.decoding.identity_words import identity_words
 from biovfm_hf.decoding.matlab import largest_array
 from biovfm_hf.decoding.series import group_series, read_places
 from biovfm_hf.decoding.stored import inflated, unbzipped
@@ -22,7 +23,6 @@ from biovfm_hf.errors import UserError
 from dataset_builder import readers
 from dataset_builder.item import Item
 from dataset_builder.limits import MAX_MEMBER_BYTES, Refused, refusal
-from dataset_builder.plan.identity_words import identity_words
 from dataset_builder.readers import members, png
 from dataset_builder.readers.archives import list_members
 from dataset_builder.readers.picture import Unread, opening

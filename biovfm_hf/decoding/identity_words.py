@@ -6,10 +6,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.decoding.dicom_header import HEADER_BYTES, import_pydicom, is_deflated, told
-from biovfm_hf.errors import UserError
-
-from ..readers.picture import first_bytes
+from ..errors import UserError
+from .content import first_bytes
+from .dicom_header import HEADER_BYTES, import_pydicom, is_deflated, told
 
 # In names, = separates scripts, and brackets enclose lists.
 _BETWEEN_WORDS = re.compile(r"[\s^=,;:/\\\[\]'\"()]+")
