@@ -69,18 +69,19 @@ def told(error: Exception, start: bytes) -> str:
     return " ".join(kept)[:300] if kept not in ([], ["..."]) else type(error).__name__
 
 
-def is_deflated(pydicom: Any, file: BinaryIO, name: str) -> bool:
-    """Whether the data set is deflated; refuse one that inflates beyond any image, since pydicom sets no bound."""
+def is_deflated(pydicom: Any, file: BinaryIO, name: str, most: int | None = None) -> bool:
+    """Whether the data set is deflated; refuse one beyond `most` bytes (1 GiB), since pydicom sets no bound."""
     start = file.tell()
     deflated = to_deflated(pydicom, file)
     if deflated:
+        most = _MAX_INFLATED_BYTES if most is None else most
         inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
         while not inflater.eof and (block := file.read(1 << 16)):  # a pad byte follows its end (PS3.5 A.5)
-            while block and not inflater.eof and total <= _MAX_INFLATED_BYTES:
+            while block and not inflater.eof and total <= most:
                 total += len(inflater.decompress(block, 1 << 24))
                 block = inflater.unconsumed_tail
-            if total > _MAX_INFLATED_BYTES:
-                raise TooLarge(f"{name}: inflates to over 1 GiB; it is damaged or hostile, leave it out")
+            if total > most:
+                raise TooLarge(f"{name}: inflates to over {most >> 20} MiB; it is damaged or hostile, leave it out")
     file.seek(start)
     return deflated
 

@@ -16,12 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unicodedata import combining, normalize
 
-from biovfm_hf.decoding.content import first_bytes
-from biovfm_hf.decoding.dicom import is_dicom_file
 from biovfm_hf.decoding.files import IMAGE_SUFFIXES
-from biovfm_hf.decoding.identity_words import identity_words
+from biovfm_hf.decoding.identity_words import bears, header_words, separate_words
 from biovfm_hf.reading.image_files import has_no_suffix
 
 from ..item import Item
@@ -35,7 +32,6 @@ _TELLING = re.compile(
     r"|[1-9]\d{5}|\d{7}",  # six digits that are not a counter of images
     re.IGNORECASE,
 )
-_BETWEEN_WORDS = re.compile(r"[\W_]+")
 _SUFFIXES = {suffix for name in (*IMAGE_SUFFIXES, *ARCHIVES) for suffix in (name, f"{name}.gz")}
 
 
@@ -88,7 +84,7 @@ def shown_paths(sources: dict[str, dict[str, Any]], salted: bool) -> str:
 
 def subject_words(subject: str) -> list[str]:
     """The words that no path may contain for a captured subject: the whole, and its parts."""
-    return [subject, *filter(None, _BETWEEN_WORDS.split(subject))]
+    return [subject, *separate_words(subject)]
 
 
 def stored_path(item: Item, source: Path | bytes | None, privacy: Privacy | None) -> str:
@@ -113,7 +109,7 @@ def _hashed_path(item: Item, privacy: Privacy) -> str:
 def _published_path(item: Item, source: Path | bytes | None, privacy: Privacy) -> str:
     """The locator with identifying folder and file names replaced by hashes: equal names stay equal."""
     named = None if item.unnamed else _identity(item, source)
-    identity = {_folded(str(word)) for word in (*item.private, *(named or ()))}
+    identity = {str(word) for word in (*item.private, *(named or ()))}
     above = 0 if privacy.folder == "." else privacy.folder.count("/") + 1
     return "/".join(
         f"withheld-{_hash(part, privacy.key, 4)}"
@@ -124,19 +120,8 @@ def _published_path(item: Item, source: Path | bytes | None, privacy: Privacy) -
 
 
 def _tells(part: str, identity: set[str]) -> bool:
-    """Whether a name contains a word of `identity`: anywhere, or for up to three letters as a separate word."""
-    folded = _folded(part)
-    own = set(_BETWEEN_WORDS.split(folded))
-    return _TELLING.search(part) is not None or any(
-        word in own or (word in folded and (len(word) > 3 or not word.isascii())) for word in identity
-    )
-
-
-def _folded(text: str) -> str:
-    """A name without case and accents, which file systems store in two ways and people leave out."""
-    if text.isascii():
-        return text.lower()
-    return "".join(sign for sign in normalize("NFKD", text.casefold()) if not combining(sign))
+    """Whether a name looks like one of a person or a record, or contains a word of `identity`."""
+    return _TELLING.search(part) is not None or bears(part, identity)
 
 
 def _identity(item: Item, source: Path | bytes | None) -> set[str] | None:
@@ -146,11 +131,10 @@ def _identity(item: Item, source: Path | bytes | None) -> set[str] | None:
     if isinstance(source, Path) and item.kind == "dicom_series":
         source = source / name
     try:
-        if is_dicom_file(b"" if source is None else first_bytes(source, 132), name):
-            return None if source is None else identity_words(source)
-        return None if has_no_suffix(name) else set()  # without a suffix it may be DICOM that is cut or was not read
+        words = header_words(b"" if source is None else source, name)
     except OSError:
         return None
+    return None if not words and has_no_suffix(name) else words  # it may be DICOM that is cut
 
 
 def _hash(text: str, key: str, size: int) -> str:

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import io
 import json
-import secrets
 import shutil
 import sys
 from collections.abc import Collection
@@ -32,9 +31,9 @@ from ..encoders.pooling import POOL_HELP, POOLS, case_features
 from ..encoders.processes import process_group
 from ..tasks.images import FileImages, Images, Joined, Readable, read_image
 from ..tasks.volume_cases import AXES_HELP, SLICES, SLICES_HELP, CaseSlices, Slicing, find_volumes, open_cases
+from .naming import AUTO, KEEP, WITHHOLD, Naming, why_withheld
 from .nearest import vector_lengths
 
-KNOWN_SUFFIXES = tuple(suffix for name in IMAGE_SUFFIXES for suffix in (name, f"{name}.gz"))
 BEFORE_CROP = 256 / 224  # resized image per input size: the usual resize before a centre crop
 PRECISIONS = ("fp32", "bf16")
 DEVICE_HELP = "torch device (default: cuda if available, else cpu)"
@@ -43,7 +42,7 @@ LEFT_OUT, PRIVATE_SOURCES = "left_out", "private_sources"
 _ROW_GROUP = 1 << 14  # vectors read at a time
 LENGTH = "length"  # column of the vectors' Euclidean lengths
 _COMPRESSION = {"id": "zstd", LENGTH: "none", "features.list.element": "none"}  # numbers do not compress
-KEEP, WITHHOLD = "keep", "withhold"
+WHY, ON_REQUEST = "withheld", "on request"
 UNRECORDED = "a folder without a record"
 """Stands for the private source of a folder that has no record: such a folder counts as private."""
 EACH_SLICE = "slices"
@@ -65,9 +64,9 @@ examples:
 OUT has one row per image: `id`, `features` (float32) and `length`, the Euclidean length of the features. The id is the
 path below the folder or of the dataset row; PATH:frame:N is one of several frames. A volume (NIfTI, MHA, NRRD; with
 --series a folder of DICOM files) is one row, pooled over its slices. The file's metadata say under `biovfm` how the
-features were made. Unreadable files are left out; the metadata and OUT.left_out.csv list them with the reason. If
-paths name patients, `--paths withhold` makes ids of keyed hashes. OUT.paths.csv, which is for you only, maps them to
-paths. A killed run continues when it is started again."""
+features were made. Unreadable files are left out; the metadata and OUT.left_out.csv list them with the reason. If a
+path repeats what its file's DICOM header tells, such as a name, or with `--paths withhold`, ids are keyed hashes.
+OUT.paths.csv, which is for you only, maps them to paths. A killed run continues when it is started again."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,10 @@ class EmbedOptions:
     pool: str = option("mean", f"{POOL_HELP}; {EACH_SLICE}: a vector for each slice", choices=(*POOLS, EACH_SLICE))
     series: bool = option(False, "treat a folder of DICOM files as one volume, not as one image per file")
     paths: str = option(
-        KEEP, "for a folder: ids are paths, or keyed hashes, with the paths in OUT.paths.csv", choices=(KEEP, WITHHOLD)
+        AUTO,
+        "of a folder: ids are paths (keep), or keyed hashes, with the paths in OUT.paths.csv (withhold), or paths "
+        "unless one repeats what its file's DICOM header tells (auto, default)",
+        choices=(AUTO, KEEP, WITHHOLD),
     )
     strict: bool = option(False, "end with exit status 1 if an image was left out")
     batch_size: int = option(64, "images per batch", least=1)
@@ -157,6 +159,7 @@ class Opened:
         case_of_image: (N,) index of each image's case if there are volumes; None if each image is a case.
         private_sources: ids of the dataset's private sources.
         places: {id: path} of ids that withhold their path.
+        why_withheld: why ids withhold their paths, None if they do not.
     """
 
     images: Images
@@ -165,26 +168,7 @@ class Opened:
     case_of_image: np.ndarray | None = None
     private_sources: tuple[str, ...] = ()
     places: dict[str, str] = field(default_factory=dict)
-
-
-class Naming:
-    """Names each file of a folder by its path below the folder, or by a keyed hash that `places` maps to the path."""
-
-    def __init__(self, folder: Path, withhold: bool) -> None:
-        self.folder = folder
-        self.places: dict[str, str] = {}
-        self._key = secrets.token_bytes(16) if withhold else None  # nobody can test a guess against a hash
-
-    def __call__(self, path: Path) -> str:
-        """The name of a file in the folder."""
-        place = path.relative_to(self.folder).as_posix()
-        if self._key is None:
-            return place
-        digest = hashlib.blake2b(place.encode("utf-8", "surrogateescape"), key=self._key, digest_size=8).hexdigest()
-        suffixes = [suffix for suffix in KNOWN_SUFFIXES if place.lower().endswith(suffix)]
-        name = digest + max(suffixes, key=len, default="")
-        self.places[name] = place
-        return name
+    why_withheld: str | None = None
 
 
 def main(argv: list[str]) -> int:
@@ -206,7 +190,14 @@ def _tell(features: Features, out: Path) -> None:
     for name, reason in list(features.left_out.items())[:TOLD]:
         print(f"left out: {name}: {reason}", file=sys.stderr)
     left = f"; {len(features.left_out)} files left out, see {_beside(out)}" if features.left_out else ""
+    if features.made_with.get(WHY) not in (None, ON_REQUEST):
+        print(_why_hashes(features.made_with[WHY], out), file=sys.stderr)
     print(f"{len(features.names)} images, {features.vectors.shape[1]} numbers each, in {out}{left}")
+
+
+def _why_hashes(reason: str, out: Path) -> str:
+    table = f"{paths_file(out)}, for you only, tells the path of each"
+    return f"ids are keyed hashes, because {reason}; {table}; --paths keep makes ids of the paths"
 
 
 def embed(options: EmbedOptions) -> Features:
@@ -228,8 +219,8 @@ def embed(options: EmbedOptions) -> Features:
     images, label = Readable(opened.images), f"{encoder.name} images"
     vectors = embed_features(encoder, images, cache, options.features, options.batch_size, label)
     made_with = describe(encoder, encoder.vector_kind(options.features))
-    if options.paths == WITHHOLD:
-        made_with["paths"] = WITHHOLD
+    if opened.why_withheld:
+        made_with |= {"paths": WITHHOLD, WHY: opened.why_withheld}
     if opened.case_of_image is not None:
         made_with |= {"axes": ",".join(options.axes), "slices": str(options.slices), "pool": options.pool}
     features = _accounted(opened, images, vectors, made_with)
@@ -246,7 +237,8 @@ def _opened(options: EmbedOptions, size: int) -> Opened:
     """The images that the options name, with volumes opened as slices."""
     folder = Path(options.images)
     paths = find_volumes(folder, options.series) if folder.is_dir() else []
-    naming = Naming(folder, options.paths == WITHHOLD)
+    why = _why_withheld(options, folder)
+    naming = Naming(folder, why is not None)
     flat = None
     try:
         flat = open_images(options.images, options.config, options.split, size, options.frames, paths, naming)
@@ -254,7 +246,13 @@ def _opened(options: EmbedOptions, size: int) -> Opened:
         if not paths:
             raise
     opened = flat if flat is not None and not paths else _with_volumes(flat, naming, paths, options)
-    return replace(opened, places=naming.places)
+    return replace(opened, places=naming.places, why_withheld=why)
+
+
+def _why_withheld(options: EmbedOptions, folder: Path) -> str | None:
+    if options.paths == WITHHOLD:
+        return ON_REQUEST
+    return why_withheld(folder) if options.paths == AUTO and _is_plain_folder(folder) else None
 
 
 def _with_volumes(flat: Opened | None, naming: Naming, paths: list[Path], options: EmbedOptions) -> Opened:
@@ -269,7 +267,8 @@ def _with_volumes(flat: Opened | None, naming: Naming, paths: list[Path], option
     left_out = {naming(path): why.partition(f"{path}: ")[2] or why for path, why in lost.items()}
     if flat is None:
         if not cases:
-            raise UserError(f"none of {len(lost)} volumes could be read; the first: {next(iter(lost.values()))}")
+            name, reason = next(iter(left_out.items()))
+            raise UserError(f"none of {len(lost)} volumes could be read; the first, {name}: {reason}")
         return Opened(slices, names, left_out, case_of_image, (UNRECORDED,))
     count = len(flat.images)
     return Opened(
@@ -330,9 +329,14 @@ def open_images(
     folder, shrink_to = Path(source), round(size * BEFORE_CROP)
     if folder.is_file():
         raise UserError(f"{folder} is a file; give the folder that holds the images, or a dataset")
-    if folder.is_dir() and not any(folder.rglob("*.parquet")):
+    if _is_plain_folder(folder):
         return _open_folder(naming or Naming(folder, False), shrink_to, frames, set(leave))
     return _open_dataset(source, config, split, shrink_to)
+
+
+def _is_plain_folder(folder: Path) -> bool:
+    """Whether it is a folder of files, and not a dataset."""
+    return folder.is_dir() and not any(folder.rglob("*.parquet"))
 
 
 def _open_folder(naming: Naming, shrink_to: int, frames: str, leave: set[Path]) -> Opened:

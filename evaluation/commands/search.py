@@ -25,6 +25,7 @@ from ..pictures.figure import new_figure, save_figure
 from ..tasks.images import read_image
 from ..tasks.volume_cases import SLICES, CaseSlices, Slicing, is_volume, open_cases
 from .embed import DEVICE_HELP, LEFT_OUT, read_features, read_places, write_left_out
+from .naming import why_withheld
 from .nearest import Index, most_similar
 
 EXAMPLES = """\
@@ -102,10 +103,11 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
         raise UserError(
             f"{options.features} was made with another model ({features.made_with['model']}); give that one as --model"
         )
-    titles = {path: f"example {n}" if features.withheld else path.name for n, path in enumerate(options.query, 1)}
+    withheld = features.withheld or any(why_withheld(path.parent, [path.name]) for path in options.query)
+    titles = {path: f"example {n}" if withheld else path.name for n, path in enumerate(options.query, 1)}
     examples, unread = _read_examples(options.query, features.made_with)
     left_out = {
-        titles[path] if features.withheld else str(path): reason.replace(str(path), titles[path])
+        titles[path] if withheld else str(path): reason.replace(str(path), titles[path])
         for path, reason in unread.items()
     }
     write_left_out(options.out / f"{LEFT_OUT}.csv", left_out)

@@ -1,6 +1,6 @@
 """A private folder with names wherever one can stand, through every command: no output tells one.
 
-What the builder and `embed --paths withhold` keep for their user alone (OUT/.build, OUT.paths.csv) may.
+What the builder and `embed` keep for their user alone (OUT/.build, OUT.paths.csv) may.
 """
 
 import csv
@@ -39,7 +39,7 @@ build --raw raw --out dataset --sources clinic.yaml --size 64 --workers 0
 build --out dataset --check --workers 0
 pretrain mae_smoke --data dataset --out run steps=2 data.workers=0
 embed --model run/model --images dataset --out rows.parquet
-embed --model run/model --images raw/clinic --out features.parquet --slices 2 --paths withhold
+embed --model run/model --images raw/clinic --out features.parquet --slices 2
 search --model run/model --features rows.parquet --query '{NAME}.png' --query '{NAME} broken.png' --out alike_rows
 search --model run/model --features features.parquet --query '{NAME}.png' --images raw/clinic --out alike
 probe --model run/model --tasks patients.csv --out results --resamples 20 --skip-unreadable

@@ -303,5 +303,5 @@ def test_a_locked_file_that_is_left_out_costs_one_line(tmp_path, clinic, monkeyp
             raise PermissionError(13, "Permission denied", str(source))
         return first_bytes(source, count)
 
-    monkeypatch.setattr("dataset_builder.plan.privacy.first_bytes", locked)
+    monkeypatch.setattr("biovfm_hf.decoding.identity_words.first_bytes", locked)
     assert build(raw, tmp_path / "out", [record], workers=0, size=32)["outcomes"]["test"] == 3

@@ -211,6 +211,25 @@ def test_paths_are_withheld_on_request(tmp_path, tiny_model, messy, capsys):
     assert "a.png" in read_features(out).names and not (tmp_path / "f.parquet.paths.csv").exists()
 
 
+def test_paths_that_repeat_headers_are_withheld_by_default(tmp_path, tiny_model, make_image, capsys):
+    """One such path makes ids of the whole folder hashes; the user is told why, and not the name."""
+    folder, out = tmp_path / "scans", tmp_path / "f.parquet"
+    write_dicom(folder / "quimby" / "1.dcm", make_image(0, 0), PatientName="Quimby^Jane")
+    Image.fromarray(make_image(0, 1)).save(folder / "quimby" / "report.png")
+    words = ["--model", str(tiny_model), "--images", str(folder), "--out", str(out)]
+    assert main(words) == 0
+    shown = "".join(capsys.readouterr())
+    assert "ids are keyed hashes, because paths repeat" in shown and "f.parquet.paths.csv" in shown
+    features = read_features(out)
+    assert "quimby" not in shown + str(features) and "quimby/report.png" in read_places(out).values()
+    found = ["--model", str(tiny_model), "--features", str(out), "--out", str(tmp_path / "found")]
+    assert search([*found, "--query", str(folder / "quimby" / "report.png")]) == 0
+    assert main([*words, "--paths", "keep"]) == 0 and "quimby/1.dcm" in read_features(out).names
+    write_dicom(tmp_path / "jane.dcm", make_image(0, 0), PatientName="Quimby^Jane")
+    assert search([*found, "--query", str(tmp_path / "jane.dcm")]) == 0
+    assert "jane" not in (tmp_path / "found" / "search.json").read_text() + "".join(capsys.readouterr())
+
+
 def test_a_resumed_run_still_tells_what_was_left_out(tmp_path, tiny_model, messy, monkeypatch):
     out = tmp_path / "f.parquet"
     options = EmbedOptions(model=str(tiny_model), images=str(messy[0]), out=out)

@@ -1,0 +1,82 @@
+"""Names of a folder's files in what is written: their paths below it, or keyed hashes where paths tell of a person."""
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from biovfm_hf.decoding.files import IMAGE_SUFFIXES
+from biovfm_hf.decoding.identity_words import bears, header_words
+from biovfm_hf.errors import UserError
+from biovfm_hf.reading.image_files import walk
+from biovfm_hf.reading.limited import LIMITED
+
+AUTO, KEEP, WITHHOLD = "auto", "keep", "withhold"
+KNOWN_SUFFIXES = tuple(suffix for name in IMAGE_SUFFIXES for suffix in (name, f"{name}.gz"))
+NAMED = "paths repeat what the files' DICOM headers tell"
+UNREAD = "the DICOM header of a file cannot be read, so nobody knows whether paths repeat it"
+_FILES = 64  # headers that one call reads
+
+
+class Naming:
+    """Names of a folder's files: their paths below it, or keyed hashes that `places` resolves."""
+
+    def __init__(self, folder: Path, withhold: bool) -> None:
+        self.folder = folder
+        self.places: dict[str, str] = {}
+        self._key = secrets.token_bytes(16) if withhold else None  # nobody can test a guess against the hashes
+
+    def __call__(self, path: Path) -> str:
+        """The name of a file below the folder."""
+        place = path.relative_to(self.folder).as_posix()
+        if self._key is None:
+            return place
+        digest = hashlib.blake2b(place.encode("utf-8", "surrogateescape"), key=self._key, digest_size=8).hexdigest()
+        suffixes = [suffix for suffix in KNOWN_SUFFIXES if place.lower().endswith(suffix)]
+        name = digest + max(suffixes, key=len, default="")
+        self.places[name] = place
+        return name
+
+
+def why_withheld(folder: Path, paths: Sequence[str] | None = None) -> str | None:
+    """Why no path below a folder may be shown; None if none repeats the header of its own file.
+
+    Headers are those of DICOM files, compared as the builder does where `paths: keep` publishes them. They are read by
+    limited processes, up to the first that tells.
+
+    Args:
+        folder: the paths are below it.
+        paths: those to compare; by default of all files below the folder.
+    """
+    if paths is None:
+        paths = [path.relative_to(folder).as_posix() for path, _ in walk(folder)]
+    parts = [paths[start : start + _FILES] for start in range(0, len(paths), _FILES)]
+    pool = ThreadPoolExecutor()
+    try:
+        return next(filter(None, pool.map(partial(_compared, folder), parts)), None)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _compared(folder: Path, paths: Sequence[str]) -> str | None:
+    try:
+        return LIMITED.call("DICOM headers", why_told, str(folder), list(paths))
+    except UserError:  # a header that stops its reader
+        return UNREAD
+
+
+def why_told(folder: str, paths: list[str]) -> str | None:
+    """`why_withheld` in this process."""
+    for path in paths:
+        file = Path(folder, path)
+        try:
+            words = header_words(file if file.is_file() else b"", file.name)
+        except OSError:
+            words = header_words(b"", file.name)
+        if words is None:
+            return UNREAD
+        if any(bears(part, words) for part in path.split("/")):
+            return NAMED
+    return None
