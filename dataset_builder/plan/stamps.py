@@ -12,7 +12,7 @@ STAMP = "/"  # between size and time
 
 
 def stamp_of(item: Item, raw: str | Path, listed: dict[str, str] | None = None) -> str:
-    """Size and time of change (ns) of an input's file; for an archive also a hash of its member list.
+    """Size and time of change (ns) of an input's file; for an archive also what tells of its members.
 
     For a series it is a hash of its files' stamps.
 
@@ -33,8 +33,15 @@ def stamp_of(item: Item, raw: str | Path, listed: dict[str, str] | None = None) 
 
 
 def stamp(path: str, status: os.stat_result) -> str:
-    """Size and time of change of a file; for an archive also a hash of its member list."""
+    """Size and time of change of a file; for an archive also a hash of its member list.
+
+    No header of a TAR has a checksum of the content, so members of one size could exchange theirs unseen. In place of
+    the hash stands the time of status, which changes with every write and cannot be set back: new rights or another
+    name of the file make it a changed one too.
+    """
     sizes = f"{status.st_size}{STAMP}{status.st_mtime_ns}"
+    if path.lower().endswith(".tar"):
+        return f"{sizes}{STAMP}{status.st_ctime_ns}"
     if not is_archive(path):
         return sizes
     return f"{sizes}{STAMP}{_members(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)}"

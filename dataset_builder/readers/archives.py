@@ -72,12 +72,10 @@ def members_digest(file: str) -> str:
     """A hash of what an archive says of its members, which tells it from another one of the same size and time.
 
     Of a ZIP that is its central directory, names and checksums among it. A compressed TAR has none: the end of its
-    file tells, where gzip and bzip2 keep a checksum of all that is packed, and xz one of its last block. Empty for a
-    TAR that is not compressed, where a member is compared with its own header, and for what cannot be listed.
+    file tells, where gzip and bzip2 keep a checksum of all that is packed, and xz one of its last block. Empty for
+    what cannot be listed. A TAR that is not compressed has no checksum of any content: see `plan.stamps`.
     """
     name, digest = file.lower(), hashlib.blake2b(digest_size=8)
-    if name.endswith(".tar"):
-        return ""
     with open(file, "rb") as opened:  # noqa: PTH123 - no path to make for each of many
         try:
             start = _central_directory(opened)[0] if is_zip(name) else max(0, opened.seek(0, 2) - _PACKED_END)

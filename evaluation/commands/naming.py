@@ -21,15 +21,15 @@ _FILES = 64  # headers that one call reads
 
 
 class Naming:
-    """Names of a folder's files: their paths below it, or keyed hashes that `places` resolves."""
+    """Names each file of a folder by its path below the folder, or by a keyed hash that `places` maps to the path."""
 
     def __init__(self, folder: Path, withhold: bool) -> None:
         self.folder = folder
         self.places: dict[str, str] = {}
-        self._key = secrets.token_bytes(16) if withhold else None  # nobody can test a guess against the hashes
+        self._key = secrets.token_bytes(16) if withhold else None  # nobody can test a guess against a hash
 
     def __call__(self, path: Path) -> str:
-        """The name of a file below the folder."""
+        """The name of a file in the folder."""
         place = path.relative_to(self.folder).as_posix()
         if self._key is None:
             return place
