@@ -224,8 +224,8 @@ def embed(
             ones.
         axes: axes along which volumes are sliced: axial, coronal, sagittal (default: axial).
         slices: most slices of a volume along each axis, evenly spread; 0: all.
-        pool: pooling of a volume's slices: mean; max (which grows with their number), both side by side, or the
-            middle one; slices: a vector for each slice.
+        pool: pooling of a volume's slices: mean, max (which grows with their number), both side by side, or the
+            middle slice; slices: a vector for each slice.
         series: treat a folder of DICOM files as one volume, not as one image per file.
         paths: for a folder: ids are paths, or keyed hashes, with the paths in OUT.paths.csv.
         strict: end with exit status 1 if an image was left out.
@@ -236,8 +236,8 @@ def embed(
         compile: embed through torch.compile; compiling takes seconds for a ViT and longer for a convolutional
             network, so it can pay off where a GPU embeds for many minutes; on a CPU it is slower (measured).
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
-            commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;
-            one for each command.
+            commit of the repository (40 hex digits), or a folder's digest, which a message names if this option
+            is missing; one for each command.
 
     Returns:
         The content of the features file.
@@ -329,8 +329,8 @@ def search(
         index: keep a faiss index beside the features; with a million vectors, later searches read a fiftieth of
             them and may miss some images (needs biovfm-hf[search]).
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
-            commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;
-            one for each command.
+            commit of the repository (40 hex digits), or a folder's digest, which a message names if this option
+            is missing; one for each command.
 
     Returns:
         The content of search.json: for each example {"query": file name, "found": [{"id", "similarity"}, ...]}, most
@@ -429,8 +429,8 @@ def probe(
             trains them.
         seed: random seed; several run one after the other and are reported as one result with the seeds' share in
             its uncertainty (default: 0).
-        pool: pooling of a volume's slices: mean; max (which grows with their number), both side by side, or the
-            middle one; --method mil learns weights.
+        pool: pooling of a volume's slices: mean, max (which grows with their number), both side by side, or the
+            middle slice; --method mil learns weights.
         batch_size: images per batch.
         device: torch device (default: cuda if available, else cpu).
         precision: bf16 keeps two to three digits of a feature; it is about twice as fast on CPUs with bfloat16
@@ -450,8 +450,8 @@ def probe(
             which is NIfTI for volumes and PNG for images; fewshot writes one folder per draw.
         no_figures: do not draw pictures.
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
-            commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;
-            one for each command.
+            commit of the repository (40 hex digits), or a folder's digest, which a message names if this option
+            is missing; one for each command.
         image_column: column with the image's path (image, file_name ...).
         label_column: column with the label; several columns of 0 and 1 make a task of several labels.
         subject_column: column with the patient, whose images stay in one split (subject, patient ...).
@@ -641,8 +641,8 @@ def analyse(
         seed: random seed.
         device: torch device (default: cuda if available, else cpu).
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
-            commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;
-            one for each command.
+            commit of the repository (40 hex digits), or a folder's digest, which a message names if this option
+            is missing; one for each command.
 
     Raises:
         UserError: a model is not a transformer of equal blocks, two models share a name, or there are fewer than four
@@ -698,8 +698,8 @@ def reproduce(
             instructions (AMX, AVX512-BF16) and slower on others (default: bf16 on a GPU that has it, else fp32).
         cache: folder of cached features (default: OUT/cache).
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
-            commit of the repository (40 hex digits), or a folder's digest, which is told where this is lacking;
-            one for each command.
+            commit of the repository (40 hex digits), or a folder's digest, which a message names if this option
+            is missing; one for each command.
 
     Returns:
         What became of each item; for a dry run nothing.

@@ -12,11 +12,11 @@ from .tokens import find_layers
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # what timm and open_clip call its initial value
+CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # names of its initial value in timm and open_clip
 
 
 def class_attention(encoder: Encoder, images: list[np.ndarray]) -> np.ndarray | None:
-    """Attention of the class token to the patches in the last block, mean over heads, (B, h, w); None without one."""
+    """Attention of the class token to the patches in the last block, averaged over heads: (B, h, w) or None."""
     module = encoder.module
     if not _answers(module) and all(getattr(module, name, None) is None for name in CLASS_TOKENS):
         return None
@@ -31,16 +31,17 @@ def class_attention(encoder: Encoder, images: list[np.ndarray]) -> np.ndarray | 
 
 
 def block_attention(encoder: Encoder, pixels: "Tensor", last_only: bool = False) -> "list[Tensor] | None":
-    """Attention (B, H, N, N) of each block, first to last, to images (B, 3, H, W); None if the model does not give it.
+    """Attention (B, H, N, N) of each block, first to last, for images (B, 3, H, W); None if the model gives none.
 
-    A transformers model answers with its attention when asked. Of timm's and open_clip's it is caught inside the
-    blocks, which for that time work with the plain implementation: the fused one never makes the matrix. (open_clip's
-    own attention class, which few of its models have, does not work in that way, and gives None.)
+    A transformers model returns its attention on request. For timm and open_clip it is collected inside the blocks,
+    which
+    use the plain implementation meanwhile: the fused one never makes the matrix. (A few open_clip models have
+    open_clip's own attention class, for which this does not work; they give None.)
 
     Args:
-        encoder: what is asked.
-        pixels: preprocessed images; each takes 4 H N^2 bytes in a block.
-        last_only: the last block alone.
+        encoder: the encoder to read.
+        pixels: preprocessed images; each takes 4 H N^2 bytes per block.
+        last_only: read the last block only.
     """
     blocks = _ask(encoder, pixels) if _answers(encoder.module) else _catch(encoder, pixels, last_only)
     return blocks[-1:] if blocks and last_only else blocks
@@ -51,7 +52,7 @@ def _answers(module: Any) -> bool:
 
 
 def _ask(encoder: Encoder, pixels: "Tensor") -> "list[Tensor] | None":
-    """Attention of a transformers model's blocks; None if it does not give it."""
+    """Attention of a transformers model's blocks; None if it gives none."""
     import torch
 
     module: Any = encoder.module
@@ -71,7 +72,7 @@ def _ask(encoder: Encoder, pixels: "Tensor") -> "list[Tensor] | None":
 
 
 def _catch(encoder: Encoder, pixels: "Tensor", last_only: bool) -> "list[Tensor] | None":
-    """Attention of a timm or open_clip model's blocks; None without blocks or attention."""
+    """Attention of a timm or open_clip model's blocks; None if there are no blocks or no attention."""
     layers = find_layers(encoder.module)
     if not layers:
         return None
@@ -88,7 +89,7 @@ def _catch(encoder: Encoder, pixels: "Tensor", last_only: bool) -> "list[Tensor]
 
 @contextmanager
 def _watched(layer: "nn.Module", caught: list["Tensor"]) -> Iterator[None]:
-    """Collect the attention matrices that a block makes, and have it make them."""
+    """Collect the attention matrices of a block, and make it compute them."""
     from torch import nn
 
     def ask(_module: Any, given: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

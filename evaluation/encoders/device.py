@@ -8,14 +8,14 @@ from biovfm_hf.errors import UserError
 
 
 def default_device() -> str:
-    """`cuda` if there is one (this process' own, of several), else `cpu`."""
+    """`cuda` if a GPU is available (with several processes, the GPU of this process), else `cpu`."""
     import torch
 
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 def default_precision(device: str) -> str:
-    """`bf16` on a GPU that computes in it, else `fp32`."""
+    """`bf16` on a GPU that supports it, else `fp32`."""
     import torch
 
     on_gpu = torch.device(device).type == "cuda"
@@ -23,7 +23,7 @@ def default_precision(device: str) -> str:
 
 
 def check_device(device: str) -> None:
-    """Raise a UserError unless torch can work on `device` here."""
+    """Raise a UserError if torch cannot use `device` on this machine."""
     import torch
 
     try:
@@ -37,7 +37,7 @@ def check_device(device: str) -> None:
 
 
 def reset_peak(device: str) -> None:
-    """Begin to watch the memory that torch takes on a GPU; a process' own cannot be begun anew."""
+    """Start to measure the memory that torch takes on a GPU; on a CPU the peak cannot be reset."""
     import torch
 
     if torch.device(device).type == "cuda":
@@ -45,9 +45,10 @@ def reset_peak(device: str) -> None:
 
 
 def peak_memory(device: str) -> dict[str, Any]:
-    """The highest use of memory in MiB (`peak_memory_mib`), and whose it is (`memory_of`).
+    """The peak memory in MiB (`peak_memory_mib`), and what it was measured of (`memory_of`).
 
-    On a GPU what torch took since `reset_peak`; else the whole process since it began, None if no system tells it.
+    On a GPU it is torch's memory since `reset_peak`. On a CPU it is the process's memory since its start, None if the
+    system does not report it.
     """
     import torch
 

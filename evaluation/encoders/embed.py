@@ -25,26 +25,28 @@ from .tokens import LAST_BLOCKS
 if TYPE_CHECKING:
     from torch import Tensor
 
-SHARD_IMAGES = 512  # most work lost by a stop: about a minute of ViT-B/16 on two cores
+SHARD_IMAGES = 512  # at most this work is lost by a stop: about a minute of ViT-B/16 on two cores
 TOKEN_SHARD_BYTES = 64 << 20
 BATCH_SIZE = 64
 CPU_LANES, CPU_BATCH = 8, 8  # see `_encode_in_lanes`
-FORMAT = "5"  # part of every key: raise it when stored data changes meaning
+FORMAT = "5"  # part of every key; increase it when the meaning of stored data changes
 SUMMARIES = ("class", "mean", "mean_raw", "pooled")
 FEATURES = ("both", *SUMMARIES, "last4", "card")
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The BioVFM authors' training augmentation, drawn anew for each view: rotation by up to 30 degrees, then a crop
-    of the original size out of the image padded by 4 of 224 pixels. Empty corners are black.
+    """The BioVFM authors' training augmentation, drawn anew for each view.
+
+    The image is rotated by up to 30 degrees and padded by 4 of 224 pixels, and a crop of the original size is taken.
+    Empty corners are black.
     """
 
     view: int
     seed: int
 
     def __call__(self, image: np.ndarray, index: int) -> np.ndarray:
-        """Augment image number `index`, uint8 (H, W, 3) to the same shape."""
+        """Augment the image with index `index`, uint8 (H, W, 3), keeping its shape."""
         from PIL import Image
 
         rng = np.random.default_rng([self.seed, self.view, index])
@@ -57,7 +59,7 @@ class Augmentation:
 
 
 def cache_key(encoder: Encoder, images: Images, what: str) -> str:
-    """A hex key of all that features depend on: weights, preprocessing, precision, the images' content, and `what`."""
+    """A hex key of everything that features depend on: weights, preprocessing, precision, image content and `what`."""
     parts = (FORMAT, encoder.revision, encoder.preprocessing, encoder.precision, images.fingerprint(), what)
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
 
@@ -71,10 +73,10 @@ def embed_summaries(
     label: str = "",
     processes: ProcessGroup | None = None,
 ) -> dict[str, np.ndarray]:
-    """Feature vectors of `images`, from the cache where they are there.
+    """Feature vectors of `images`, from the cache where they exist.
 
-    Work is done in shards of `SHARD_IMAGES`, each written when finished, so a killed run continues with what is
-    missing; `processes` (None: those of `accelerate launch`) share the shards among them.
+    Features are computed in shards of `SHARD_IMAGES`. Each shard is written when it is finished, so a killed run
+    continues with the missing ones. `processes` share the shards; None means the processes of `accelerate launch`.
 
     Returns:
         {name: (N, D) float32} for each of `SUMMARIES`, see `encoders.Encoded.summary`.
@@ -94,20 +96,20 @@ def _summarise(encoder: Encoder, pixels: "Tensor") -> dict[str, "Tensor"]:
 def embed_features(
     encoder: Encoder, images: Images, cache: Path, which: str, batch_size: int = BATCH_SIZE, label: str = ""
 ) -> np.ndarray:
-    """One kind of feature vector of `images`, (N, D) float32, from the cache where it is there.
+    """One kind of feature vector of `images`, (N, D) float32, from the cache where it exists.
 
     Args:
         encoder: the encoder.
         images: N images.
-        cache: the features' folder.
-        which: of `FEATURES`: `both` is class token and mean patch token side by side, `last4` the class tokens of the
-            last four blocks and the mean patch token, as in DINOv2's linear evaluation; `card` the one that the
-            model's card recommends; the others as in `tokens.Encoded.summary`.
-        batch_size: images at once.
+        cache: folder of the cached features.
+        which: one of `FEATURES`. `both` is class token and mean patch token side by side; `last4` the class tokens of
+            the last four blocks and the mean patch token, as in DINOv2's linear evaluation; `card` the vector that the
+            model's card recommends; the others are described in `tokens.Encoded.summary`.
+        batch_size: images per batch.
         label: text of the progress bar.
 
     Raises:
-        UserError: as `embed_summaries`, or `last4` of a model without equal blocks.
+        UserError: as `embed_summaries`, or `last4` is requested of a model without equal blocks.
     """
     which = encoder.vector_kind(which)
     if which != "last4":
@@ -126,7 +128,7 @@ def summarise_blocks(encoder: Encoder, pixels: "Tensor") -> dict[str, "Tensor"]:
 
 
 def pick_features(stored: dict[str, np.ndarray], which: str) -> np.ndarray:
-    """One of the stored vectors, or `both`: class token and mean patch token side by side."""
+    """One of the stored vectors; `both` is class token and mean patch token side by side."""
     if which != "both":
         return stored[which]
     if np.array_equal(stored["class"], stored["mean"], equal_nan=True):
@@ -135,7 +137,7 @@ def pick_features(stored: dict[str, np.ndarray], which: str) -> np.ndarray:
 
 
 def embed_batch(encoder: Encoder, images: list[np.ndarray], which: str) -> np.ndarray:
-    """One kind of feature vector of a few images in memory, (N, D) float32; nothing is cached."""
+    """One kind of feature vector for a few images in memory, (N, D) float32; nothing is cached."""
     pixels, which = encoder.preprocess(images), encoder.vector_kind(which)
     parts = summarise_blocks(encoder, pixels) if which == "last4" else _summarise(encoder, pixels)
     return pick_features({name: part.cpu().numpy() for name, part in parts.items()}, which)
@@ -144,10 +146,10 @@ def embed_batch(encoder: Encoder, images: list[np.ndarray], which: str) -> np.nd
 def embed_tokens(
     encoder: Encoder, images: Images, cache: Path, size: int, blocks: int = 0, batch_size: int = 16, label: str = ""
 ) -> "TokenStore":
-    """Patch tokens of whole images, squeezed to `size` x `size` so that masks stay aligned, as a store on disk.
+    """Patch tokens of whole images, in a store on disk; images are resized to `size` x `size`, as their masks are.
 
-    With `blocks` of 0 the store holds one grid per image, the normed tokens; otherwise the last block's and those of
-    the `blocks` - 1 blocks before it, oldest first. Tokens are kept in half precision.
+    With `blocks` of 0 the store holds one grid per image, the normed tokens. Otherwise it holds the tokens of the last
+    `blocks` blocks, oldest first. Tokens are stored in half precision.
 
     Raises:
         UserError: as `embed_summaries`.
@@ -176,7 +178,7 @@ def _token_bytes(encoder: Encoder, size: int, blocks: int) -> int:
 
 @dataclass(frozen=True)
 class TokenStore:
-    """Patch tokens on disk: `store.read(rows)` gives a list, one entry per block, of (B, h, w, D) float32 tensors."""
+    """Patch tokens on disk: `store.read(rows)` returns one (B, h, w, D) float32 tensor per block, as a list."""
 
     shards: list[Path]
     shard_images: int
@@ -186,7 +188,7 @@ class TokenStore:
         return self.count
 
     def read(self, rows: np.ndarray) -> list["Tensor"]:
-        """Tokens of images `rows`, in that order, reading only those parts of the memory-mapped shards."""
+        """Tokens of the images `rows`, in that order; only their parts of the memory-mapped shards are read."""
         import torch
 
         parts: dict[str, list[Tensor]] = {}
@@ -206,10 +208,10 @@ class TokenStore:
 
 @contextmanager
 def open_shard(path: Path, framework: str) -> Iterator[Any]:
-    """A shard as safetensors opens it.
+    """Open a shard with safetensors.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the shard is damaged.
     """
     try:
         with safe_open(str(path), framework=framework) as stored:
@@ -230,7 +232,7 @@ def read_shards(shards: list[Path], names: tuple[str, ...]) -> dict[str, np.ndar
 
 @dataclass(frozen=True)
 class _Job:
-    """What to compute of which images, and where its shards go."""
+    """What to compute for which images, and where its shards go."""
 
     encoder: Encoder
     images: Images
@@ -243,12 +245,12 @@ class _Job:
     augmentation: Augmentation | None = None
 
     def rows(self, shard: int) -> range:
-        """The images of a shard."""
+        """The image indices of a shard."""
         return range(shard * self.shard_images, min((shard + 1) * self.shard_images, len(self.images)))
 
 
 def _fill(job: _Job, processes: ProcessGroup) -> list[Path]:
-    """Write the shards that are missing, this process' share of them, and give the paths of all."""
+    """Write this process's share of the missing shards. Returns the paths of all shards."""
     count = -(-len(job.images) // job.shard_images)
     paths = [job.folder / f"{number:05d}.safetensors" for number in range(count)]
     try:
@@ -277,7 +279,7 @@ def _fill_missing(job: _Job, paths: list[Path], missing: list[int]) -> None:
 def _embed_shards(
     job: _Job, shards: list[int], progress: Callable[[int], object]
 ) -> Iterator[tuple[int, dict[str, "Tensor"]]]:
-    """Each shard's number and features; the next shard's images are loaded before one is finished."""
+    """The index and features of each shard; images of the next shard load while one is computed."""
     import torch
 
     def load(batch: range) -> "Tensor":
@@ -299,40 +301,40 @@ def _embed_shards(
             parts = {}
 
 
-Found = Iterator[tuple[range, dict[str, "Tensor"]]]  # batches of images, in order, and their features
+Found = Iterator[tuple[range, dict[str, "Tensor"]]]  # batches of images in order, with their features
 
 
 def _encode_in_turn(job: _Job, load: Callable[[range], "Tensor"], shards: list[int]) -> Found:
-    """Features batch by batch; threads load the next ones meanwhile."""
+    """Features batch by batch; threads load the next batches meanwhile."""
     from torch.nn import functional
 
     batches = _batches(job, shards, job.batch_size)
     for batch, pixels in zip(batches, prefetch(load, batches), strict=True):
-        if job.encoder.compiled:  # for one shape: the last batch is filled up with black images
+        if job.encoder.compiled:  # compiled for one shape, so black images fill up the last batch
             pixels = functional.pad(pixels, (0, 0) * 3 + (0, job.batch_size - len(pixels)))
         yield batch, {name: value[: len(batch)].cpu() for name, value in job.compute(job.encoder, pixels).items()}
 
 
 def _encode_in_lanes(job: _Job, load: Callable[[range], "Tensor"], shards: list[int]) -> Found:
-    """Features in order, on a CPU: each of a few threads loads and encodes small batches by itself.
+    """Features in order, on a CPU: a few threads each load and encode small batches.
 
-    No core waits for another within a layer or while images load, and the activations of `CPU_BATCH` images stay in
-    its cache: ViT-T/16 encodes 1.2 times, ViT-B/16 1.1 times the images that it does with two cores at one batch of
-    32. More than `CPU_LANES` would wait for Python's lock, so on many cores each lane has several. Together they hold
-    `job.batch_size` images, or one each.
+    No core waits for another within a layer or while images load, and the activations of `CPU_BATCH` images fit the
+    core's cache: ViT-T/16 is 1.2 times and ViT-B/16 1.1 times as fast as with two cores on one batch of 32. More than
+    `CPU_LANES` threads would wait for Python's lock, so with many cores each lane uses several. All lanes together
+    hold `job.batch_size` images, at least one each.
     """
     import torch
 
-    keep_freed_memory()  # zeroing the memory of activations again took 6 % of the time
+    keep_freed_memory()  # otherwise zeroing new memory for activations takes 6 % of the time
     cores = torch.get_num_threads()
-    threads = -(-cores // CPU_LANES)  # of each lane
+    threads = -(-cores // CPU_LANES)  # per lane
     lanes = cores // threads
     encoders: SimpleQueue[Encoder] = SimpleQueue()
     for _ in range(lanes):
         encoders.put(job.encoder.twin())
 
     def work(batch: range) -> dict[str, "Tensor"]:
-        torch.set_num_threads(threads)  # holds for the calling thread, and for threads that begin later
+        torch.set_num_threads(threads)  # applies to the calling thread and to threads that start later
         encoder = encoders.get()
         try:
             return job.compute(encoder, load(batch))
@@ -347,13 +349,13 @@ def _encode_in_lanes(job: _Job, load: Callable[[range], "Tensor"], shards: list[
 
 
 def _batches(job: _Job, shards: list[int], size: int) -> list[range]:
-    """Up to `size` images each, none of two shards."""
+    """Ranges of up to `size` images; none crosses a shard's end."""
     rows = [job.rows(number) for number in shards]
     return [range(i, min(i + size, part.stop)) for part in rows for i in range(part.start, part.stop, size)]
 
 
 def prefetch(work: Callable[[Any], Any], items: list, ahead: int = 3, threads: int | None = None) -> Iterator[Any]:
-    """Yield `work(item)` in order, computed by threads at most `ahead` items before they are asked for."""
+    """Yield `work(item)` in order; threads compute it up to `ahead` items in advance."""
     pool = ThreadPoolExecutor(threads or min(ahead, os.cpu_count() or 1))
     try:
         waiting: list[Future] = []
@@ -378,7 +380,7 @@ def _check_finite(arrays: dict[str, "Tensor"], label: str) -> None:
 
 
 def _blank(arrays: dict[str, "Tensor"], rows: list[int]) -> None:
-    """Have the features of images that could not be read say so, in the cache too: they are NaN."""
+    """Set the features of unreadable images to NaN, so that the cache marks them as well."""
     for values in arrays.values():
         values[rows] = float("nan")
 

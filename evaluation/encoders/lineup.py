@@ -1,4 +1,4 @@
-"""Short names of encoders: the papers' line-up and what else people ask for, what each loads and how to read it."""
+"""Short names of encoders (the papers' line-up and further models): what each one loads and how it is read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,17 +10,17 @@ class ShortName:
     """What a short name loads.
 
     Attributes:
-        source: as `load.load_encoder` takes it.
-        parameters: of the vision encoder, in millions.
-        width: of its tokens, or of the vector that stands for an image.
+        source: name for `load.load_encoder`.
+        parameters: millions of parameters of the vision encoder.
+        width: width of its tokens, or of its vector for an image.
         gflops: of one image forward, as `torch.utils.flop_counter` counts matrix products (two for a multiply-add);
             None if it was not counted.
-        size: of the images it takes, pixels.
-        licence: of the weights.
+        size: input size in pixels.
+        licence: licence of the weights.
         paper: arXiv number.
-        feature: what is read of it.
-        features: what its card recommends as the vector of an image, as `--features` calls it.
-        reading: fields of `tokens.Reading` that are the authors' way of reading it.
+        feature: description of the features that are read.
+        features: the vector that its card recommends, one of the choices of `--features`.
+        reading: fields of `tokens.Reading` for reading it as its authors do.
         access: what to do before the weights can be downloaded; empty if they are open.
     """
 
@@ -46,12 +46,12 @@ _SAM: dict[str, Any] = {
 _VGG: dict[str, Any] = {
     "feature": "second hidden layer of the classifier (4,096)", "features": "pooled", "reading": {"by_pooled": True},
 }  # fmt: skip
-# (millions of parameters, width, GFLOP at 224 pixels) of the vision transformers, by size and patch
+# (millions of parameters, width, GFLOP at 224 pixels) of the vision transformers, by size and patch size
 _SMALL_16, _SMALL_14 = (21.7, 384, 9.2), (22, 384, 12.3)
 _BASE_16, _BASE_14 = (86, 768, 35.1), (87, 768, 46.3)
 _LARGE_16, _LARGE_14 = (303, 1024, 123.1), (304, 1024, 162.0)
 _HUGE_14, _GIANT_14 = (631, 1280, 334.6), (1136, 1536, 598.8)
-# Keywords of timm that the cards give; without Virchow's two, timm builds another network of 771 million weights.
+# timm keywords from the models' cards; without Virchow's two, timm builds a different network of 771 million weights.
 _PACKED = "mlp_layer=SwiGLUPacked&act_layer=SiLU"
 _UNI2 = (
     "img_size=224&patch_size=14&depth=24&num_heads=24&init_values=1e-5&embed_dim=1536&mlp_ratio=5.33334"
@@ -72,7 +72,7 @@ def _gated(repository: str, more: str = "") -> str:
 
 def _dinov3(form: tuple[float, int, float | None], name: str, of_timm: str) -> ShortName:
     repository = f"facebook/dinov3-{name}-pretrain-lvd1689m"
-    open_copy = f"; timm:{of_timm}_dinov3.lvd1689m has the same weights without that step, under the same licence"
+    open_copy = f"; timm:{of_timm}_dinov3.lvd1689m has the same weights under the same licence, without that step"
     return _named(form, repository, "DINOv3 licence", "2508.10104", access=_gated(repository, open_copy))
 
 
@@ -90,8 +90,8 @@ def _curia(repository: str, paper: str) -> ShortName:
     )  # fmt: skip
 
 
-# IN21K ViTs were pretrained on ImageNet-21k, then fine-tuned on ImageNet-1k: the first version of the weights, which
-# the BioVFM code loads. Its ViT-L is in no timm of today; the Hub's is taken to be the same.
+# IN21K ViTs were pretrained on ImageNet-21k and then fine-tuned on ImageNet-1k. These are the first version of the
+# weights, which the BioVFM code loads. Today's timm lacks that ViT-L; the one on the Hub is taken to be the same.
 LINEUP = {
     "in21k-vit-b": _named(_BASE_16, "timm:vit_base_patch16_224.orig_in21k_ft_in1k", "Apache-2.0", "2010.11929"),
     "in21k-vit-l": _named((304, 1024, 123.1), "google/vit-large-patch16-224", "Apache-2.0", "2010.11929"),

@@ -1,7 +1,7 @@
 """The image encoder of OFA models such as BiomedGPT: pixels to image tokens, without text.
 
-The same sums as in OFA-Sys/OFA (`feature/add_transformers`), written anew: a ResNet without its last stage, then
-transformer blocks whose attention knows the places of the patches. Every size follows from the tensors' shapes.
+The computation is that of OFA-Sys/OFA (`feature/add_transformers`), written anew: a ResNet without its last stage,
+then transformer blocks whose attention knows the patch positions. All sizes follow from the shapes of the tensors.
 """
 
 import math
@@ -19,8 +19,8 @@ from biovfm_hf.errors import UserError
 from .tokens import AS_IT_IS, Encoded, Reading
 
 IMAGE_TYPE = 1  # row of `type_embedding`; 0 is text
-STRIDE = 16  # pixels of a token
-# What an OFA model has beside its image encoder; these are left out.
+STRIDE = 16  # pixels per token
+# Parts of an OFA model besides its image encoder; they are left out.
 _OTHER_PARTS = re.compile(
     r"encoder\.(layernorm_embedding|embed_tokens|embed_positions|pos_ln|token_rel_pos_table_list|version"
     r"|token_rp_bucket|image_rp_bucket|image_position_idx)\b|decoder\.|classification_heads\.|lm_head\."
@@ -50,7 +50,7 @@ class Attention(nn.Module):
         self.c_attn = nn.Parameter(torch.ones(heads))
 
     def forward(self, tokens: Tensor, bias: Tensor) -> Tensor:
-        """Tokens (B, N, D) and bias (heads, N, N) of the scores -> (B, N, D)."""
+        """Tokens (B, N, D) and a bias (heads, N, N) on the attention scores -> (B, N, D)."""
         query, key, value = (
             split_heads(layer(tokens), self.heads) for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
@@ -82,7 +82,7 @@ class OFAImageEncoder(nn.Module):
     """Images (B, 3, H, W) -> normed image tokens (B, H / 16 * W / 16, D), row by row.
 
     Args:
-        tensors: an OFA encoder's, without the prefix `encoder.`; their shapes say every size.
+        tensors: tensors of an OFA encoder, without the prefix `encoder.`; their shapes determine all sizes.
     """
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
@@ -91,7 +91,7 @@ class OFAImageEncoder(nn.Module):
         heads, hidden = len(tensors["layers.0.self_attn.c_attn"]), len(tensors["layers.0.fc1.bias"])
         places, depth = len(tensors["embed_image_positions.weight"]), count(tensors, "layers")
         self.heads = heads
-        self.side = math.isqrt(places - 1)  # OFA's image_bucket_size: most rows and columns of tokens
+        self.side = math.isqrt(places - 1)  # OFA's image_bucket_size: the most rows or columns of tokens
         first, second, third = (count(tensors, f"embed_images.layer{stage}") for stage in (1, 2, 3))
         self.embed_images = Stem((first, second, third))
         self.image_proj = nn.Linear(tensors["image_proj.weight"].shape[1], width)
@@ -139,14 +139,14 @@ class OFAImageEncoder(nn.Module):
         return row.flatten(), column.flatten()
 
     def _absolute_bias(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """What the places themselves add to the scores, (heads, N, N)."""
+        """The bias (heads, N, N) on the scores from absolute positions."""
         heads = self.heads
         places = self.image_pos_ln(self.embed_image_positions(rows * self.side + columns + 1))[None]
         query, key = (split_heads(layer(places), heads)[0] for layer in (self.pos_q_linear, self.pos_k_linear))
         return query @ key.transpose(1, 2) * score_scale(query)
 
     def _offsets(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Which row of a relative table tells how far a key lies from a query, (N, N)."""
+        """Row (N, N) of a relative position table for the offset between query and key."""
         down = rows[:, None] - rows + self.side - 1
         right = columns[:, None] - columns + self.side - 1
         return down * (2 * self.side - 1) + right
@@ -158,18 +158,18 @@ def split_heads(tokens: Tensor, heads: int) -> Tensor:
 
 
 def score_scale(query: Tensor) -> float:
-    """(2 d)^-1/2 of heads of width d, since two scores are added: of tokens and of places."""
+    """(2 d)^-1/2 for heads of width d, because the scores are a sum of two: tokens and positions."""
     return (2 * query.shape[-1]) ** -0.5
 
 
 def count(tensors: dict[str, Tensor], name: str) -> int:
-    """How many numbered parts `NAME.0.`, `NAME.1.` ... there are."""
+    """Number of numbered parts `NAME.0.`, `NAME.1.` and so on."""
     matches = (re.match(rf"{re.escape(name)}\.(\d+)\.", key) for key in tensors)
     return len({match[1] for match in matches if match})
 
 
 def read(module: nn.Module, pixel_values: Tensor, blocks: int = 0, _reading: Reading = AS_IT_IS) -> Encoded:
-    """The tokens of an `OFAImageEncoder`, as `tokens.run` gives those of other models; it has no class token."""
+    """Read the tokens of an `OFAImageEncoder`, as `tokens.run` does for other models; it has no class token."""
     assert isinstance(module, OFAImageEncoder)
     outputs = module.block_outputs(pixel_values)
     height, width = (-(-side // STRIDE) for side in pixel_values.shape[-2:])
@@ -184,11 +184,11 @@ def load_image_encoder(source: str) -> tuple[OFAImageEncoder, Path, list[str]]:
     """The image encoder of an OFA model, its file or folder, and the names of the tensors that were left out.
 
     Args:
-        source: a folder as on the Hub (`config.json`, and `pytorch_model.bin` or safetensors), a Hub repository, or
-            fairseq's file. Pickled files are read as tensors alone: nothing in them is run.
+        source: a folder as on the Hub (`config.json`, and `pytorch_model.bin` or safetensors), a Hub repository, or a
+            file from fairseq. Pickled files are read as tensors only: nothing in them is run.
 
     Raises:
-        UserError: there is no such model, its file is unsafe, or its tensors are not an OFA encoder's.
+        UserError: there is no such model, its file is unsafe, or it is not an OFA encoder.
     """
     path = locate(source)
     tensors = {name.removeprefix("model."): value for name, value in read_tensors(path).items()}

@@ -1,7 +1,7 @@
-"""Models of transformers' form from a folder or repository, and those that bring Python code of their own.
+"""Opens models in transformers' format from a folder or repository, including those with Python code of their own.
 
-Code of others runs only where the user names the revision that was read: a repository's commit, a folder's digest.
-Nothing is ever asked for, so that a batch does not wait for an answer.
+Foreign code runs only if the user names the revision that was read: the commit of a repository, or the digest of a
+folder. The user is never prompted, so that batch jobs do not wait for an answer.
 """
 
 import hashlib
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 TRUST_HELP = (
     "run the code that a model or its image processor brings along, after you read it: the commit of the repository "
-    "(40 hex digits), or a folder's digest, which is told where this is lacking; one for each command"
+    "(40 hex digits), or a folder's digest, which a message names if this option is missing; one for each command"
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_REFUSAL = "trust_remote_code"  # what transformers' refusal names
+_REFUSAL = "trust_remote_code"  # the name in transformers' refusal
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model of transformers' form: its configuration, image processor and module, and what was lacking in its files.
+    """A model in transformers' format: configuration, image processor, module, and the tensors its files lack.
 
-    `trusted` is the revision of its own code that was run; None if it has none.
+    `trusted` is the revision of its own code that was run; None if it has no such code.
     """
 
     config: Any
@@ -42,11 +42,11 @@ class Pretrained:
 
 
 def open_pretrained(where: str, trust_remote_code: str | None = None) -> Pretrained:
-    """Open a folder or repository, running its own code only where that is needed and its revision is given.
+    """Open a folder or repository; its own code runs only if it is needed and its revision is given.
 
     Raises:
-        UserError: it has code of its own, and the revision is not given, is not a commit, or is not the folder's; or
-            the code is that of another repository.
+        UserError: it has code of its own and the revision is missing, is not a commit, or is not the folder's digest;
+            or the code belongs to another repository.
         Exception: whatever transformers passes on from its libraries.
     """
     try:
@@ -94,7 +94,7 @@ def _checked_revision(where: str, given: str | None) -> str:
 
 
 def code_digest(folder: Path) -> str:
-    """A digest of every Python file of a folder, 16 hex digits."""
+    """A digest of all Python files of a folder, 16 hex digits."""
     digest = hashlib.blake2b(digest_size=8)
     for file in sorted(folder.rglob("*.py")):
         digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes())
@@ -102,10 +102,10 @@ def code_digest(folder: Path) -> str:
 
 
 def _refuse_another_processor(where: str, processor: Any) -> None:
-    """Raise a ValueError where a model names an image processor of its own and transformers took another.
+    """Raise a ValueError if a model names an image processor of its own and transformers took another one.
 
-    It does so, without a word, where it has one for models of the same form; images would be prepared otherwise than
-    for training.
+    Transformers does so silently if it has a processor for models of the same type. Images would then be prepared
+    differently than for training.
     """
     own = _processor_settings(where).get("auto_map", {}).get("AutoImageProcessor")
     if own and type(processor).__name__.removesuffix("Fast") not in str(own):
@@ -113,17 +113,17 @@ def _refuse_another_processor(where: str, processor: Any) -> None:
 
 
 def _processor_settings(where: str, revision: str | None = None) -> dict[str, Any]:
-    """What a model says of its image processor; nothing if it has none."""
+    """The settings of a model's image processor; empty if it has none."""
     from transformers.image_processing_base import ImageProcessingMixin
 
-    with suppress(OSError):  # told later, with what else is lacking
+    with suppress(OSError):  # reported later, together with other missing files
         settings: dict[str, Any] = ImageProcessingMixin.get_image_processor_dict(where, revision=revision)[0]
         return settings
     return {}
 
 
 def _refuse_foreign_code(where: str, revision: str | None) -> None:
-    """Raise a UserError if a model's own code lies in another repository, of which no revision is known."""
+    """Raise a UserError if a model's code lies in another repository, whose revision is unknown."""
     from transformers import PreTrainedConfig
 
     stated = (PreTrainedConfig.get_config_dict(where, revision=revision)[0], _processor_settings(where, revision))
@@ -136,10 +136,10 @@ def _refuse_foreign_code(where: str, revision: str | None) -> None:
 
 
 def preprocess_with(processor: Any, grey: bool) -> Callable[[Sequence[np.ndarray]], "Tensor"]:
-    """Preprocessing by an image processor that is code of its own, one image after the other.
+    """Preprocessing with an image processor from the model's own code, one image at a time.
 
-    Such a processor need not know batches. It is given a PIL image, or a grey array (H, W) where the model takes one
-    channel: an axis of channels could be taken for one of slices.
+    Such a processor may not support batches. It receives a PIL image, or a grey array (H, W) if the model takes one
+    channel: a channel axis could be mistaken for a slice axis.
     """
     import torch
     from PIL import Image
@@ -154,5 +154,5 @@ def preprocess_with(processor: Any, grey: bool) -> Callable[[Sequence[np.ndarray
 
 
 def is_own_code(part: Any) -> bool:
-    """Whether the class of a module or processor is code that came with the model."""
+    """Whether the class of a module or processor is from the model's own code."""
     return type(part).__module__.startswith("transformers_modules")

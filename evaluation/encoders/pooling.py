@@ -1,4 +1,4 @@
-"""Pools the vectors of images to vectors of cases: volumes from slices, patients from pictures."""
+"""Pools feature vectors of images into vectors of cases: slices into volumes, images into patients."""
 
 from collections.abc import Callable
 
@@ -11,18 +11,18 @@ POOLS: dict[str, Pool] = {
     "mean_max": lambda vectors: np.concatenate([vectors.mean(axis=0), vectors.max(axis=0)]),
     "middle": lambda vectors: vectors[len(vectors) // 2],
 }
-"""Each makes one vector (D or 2 D) of a case's vectors (n, D), n at least 1."""
+"""Each function turns the vectors of a case (n, D), n >= 1, into one vector (D or 2 D)."""
 POOL_HELP = (
-    "pooling of a volume's slices: mean; max (which grows with their number), both side by side, or the middle one"
+    "pooling of a volume's slices: mean, max (which grows with their number), both side by side, or the middle slice"
 )
 
 
 def case_features(features: np.ndarray, case_of_image: np.ndarray | None, pool: str = "mean") -> np.ndarray:
-    """One vector for each case: (N_cases, D) float32 of the features (N_images, D) of its images.
+    """One vector per case, (N_cases, D) float32, from the features of its images.
 
     Args:
-        features: (N_images, D).
-        case_of_image: (N_images,) which case an image is of, each case some; None means one image each.
+        features: (N_images, D) features.
+        case_of_image: (N_images,) index of each image's case; every case has an image. None means one image per case.
         pool: one of `POOLS`.
     """
     if case_of_image is None:

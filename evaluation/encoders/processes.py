@@ -10,28 +10,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
 
-# How long a process waits for the others: as long as the longest run of one of them may take.
+# How long a process waits for the others: as long as the longest run of any of them may take.
 PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process' number and how many there are."""
+    """The index of this process and the number of processes."""
 
     rank: int = 0
     size: int = 1
 
     def takes(self, number: int) -> bool:
-        """Whether piece `number` of a shared work is this process'."""
+        """Whether piece `number` of shared work belongs to this process."""
         return number % self.size == self.rank
 
     def wait(self) -> None:
-        """Wait until every process is here."""
+        """Wait until all processes have come this far."""
         if self.size > 1:
             _join().wait_for_everyone()
 
     def agree(self, value: Any) -> Any:
-        """The first process's value, so that all act alike even if they see different things."""
+        """The first process's value, so that all act alike even if their own values differ."""
         if self.size == 1:
             return value
         from accelerate.utils import broadcast_object_list
@@ -41,7 +41,7 @@ class ProcessGroup:
 
 
 def process_group() -> ProcessGroup:
-    """The processes that were started together; a group of one without a launcher."""
+    """The processes that a launcher started together; without a launcher a group of one."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ProcessGroup()
     state = _join()
@@ -50,9 +50,9 @@ def process_group() -> ProcessGroup:
 
 @cache
 def _join() -> "PartialState":
-    """Join the process group, once. On a machine without a GPU Accelerate must be told, or it takes each to be alone.
+    """Join the process group, once. Without a GPU, Accelerate needs a flag, or each process would think it is alone.
 
-    It is left at exit: gloo's threads would abort a process that ends while they run, after all its work.
+    The group is left at exit: gloo's threads would abort a process that ends while they still run.
     """
     import torch
     from accelerate import PartialState
@@ -70,9 +70,9 @@ def _part() -> None:
 
 
 def make_accelerator(precision: str) -> "Accelerator":
-    """Accelerate's loop for training on a device of this process' own, in `fp32` or `bf16`.
+    """Accelerate's training loop on this process's own device, in `fp32` or `bf16`.
 
-    It does not move modules or data, because the device need not be the one that Accelerate would choose.
+    It does not move modules or data, because the device may differ from the one that Accelerate would choose.
     """
     import torch
     from accelerate import Accelerator

@@ -8,18 +8,18 @@ from urllib.parse import unquote
 
 from biovfm_hf.errors import UserError, require
 
-# What is set here, or chooses other weights.
+# Keywords that are set here, or that choose other weights.
 OURS = ("pretrained", "num_classes", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 
 
 def split_keywords(name: str) -> tuple[str, dict[str, Any]]:
-    """A model's name and its keyword arguments, each of the type that its text has.
+    """A model's name and its keyword arguments, each converted to the type that its text suggests.
 
     >>> split_keywords("vit_base_patch16_224?init_values=1e-5&dynamic_img_size=true")
     ('vit_base_patch16_224', {'init_values': 1e-05, 'dynamic_img_size': True})
 
     Raises:
-        UserError: a part is no NAME=VALUE, has a name that is set here, or names a layer that is not there.
+        UserError: a part is not NAME=VALUE, has a name that is set here, or names an unknown layer.
     """
     name, _, query = name.partition("?")
     keywords = {}
@@ -34,7 +34,7 @@ def split_keywords(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _value(text: str) -> Any:
-    """A number, true, false, null or a list as in JSON; anything else is text."""
+    """A number, true, false, null or a list as in JSON; anything else stays text."""
     with suppress(json.JSONDecodeError):
         return json.loads(text)
     return text

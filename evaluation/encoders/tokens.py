@@ -1,7 +1,7 @@
 """Reads the output of any vision model: its tokens or feature map, its last blocks, and its pooled output.
 
-Models of equal blocks (ViTs of any family) are read at two places: after the last block, and through their final
-norm. Of others (convolutional nets, hierarchical transformers) the answer itself stands for both.
+Models of equal blocks (ViTs of any family) are read at two places: after the last block, and after their final norm.
+For other models (convolutional networks, hierarchical transformers) the output itself is used for both.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from biovfm_hf.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-MAX_PREFIX = 64  # class token and registers before the patches; more than any published model has
+MAX_PREFIX = 64  # most tokens before the patches (class token and registers); no published model has so many
 LAST_BLOCKS = 4
 
 
@@ -22,11 +22,15 @@ LAST_BLOCKS = 4
 class Encoded:
     """The output of an encoder for a batch of images.
 
-    `tokens` (B, N, D) after the last block, class token and registers first; `normed` (B, N, D) the same through the
-    final norm; `grid` (h, w) of the patches, the last h * w tokens; `pooled` (B, P) the model's own vector for an
-    image, None if it has none; `blocks` the grids of the last blocks asked for, oldest first, each (B, h, w, D);
-    `classes` the class tokens of these blocks through the final norm (mean patch tokens if there is none), (B, D);
-    `vector` (B, P) stands for every vector of an image where a model is read by its own alone.
+    Attributes:
+        tokens: (B, N, D) after the last block, class token and registers first.
+        normed: (B, N, D) the same tokens after the final norm.
+        grid: (h, w) of the patches, which are the last h * w tokens.
+        pooled: (B, P) the model's own vector for an image, None if it has none.
+        blocks: patch grids (B, h, w, D) of the requested last blocks, oldest first.
+        classes: (B, D) class tokens of these blocks after the final norm (mean patch tokens if there is no class
+            token).
+        vector: (B, P) replaces every other vector if only the model's own vector is read.
     """
 
     tokens: "Tensor"
@@ -39,14 +43,14 @@ class Encoded:
 
     @property
     def prefix(self) -> int:
-        """How many tokens precede the patches."""
+        """Number of tokens before the patches."""
         return self.tokens.shape[1] - self.grid[0] * self.grid[1]
 
     def summary(self) -> dict[str, "Tensor"]:
-        """Feature vectors (B, D): `class`, `mean` and `mean_raw` (with and without the norm), `pooled`.
+        """Feature vectors (B, D): `class`, `mean` of the patch tokens, `mean_raw` (without the final norm), `pooled`.
 
-        `class` is the normed class token, or `mean` where the model has none; `mean` that of the patch tokens;
-        `pooled` the model's own vector, or `class` where it has none.
+        `class` is the normed class token, or `mean` if the model has none. `pooled` is the model's own vector, or
+        `class` if it has none.
         """
         if self.vector is not None:
             return dict.fromkeys(("class", "mean", "mean_raw", "pooled"), self.vector)
@@ -71,10 +75,10 @@ class Reading:
     Attributes:
         interpolates: whether `forward` takes transformers' switch for images of another size.
         pooler: whether its pooled vector is trained.
-        keeps_patches: whether it must be told to mask no patch, as transformers' MAE.
-        before_neck: whether its map is that of its last block, before a neck of fewer channels (SAM).
-        by_pooled: whether the model's own vector stands for all others (VGG's second hidden layer).
-        grey: whether it takes one channel, the mean of the three of an image.
+        keeps_patches: whether it must be told not to mask patches, as transformers' MAE.
+        before_neck: whether its feature map is that of the last block, before a neck with fewer channels (SAM).
+        by_pooled: whether the model's own vector replaces all others (VGG's second hidden layer).
+        grey: whether it takes one channel, the mean of an image's three.
     """
 
     interpolates: bool = False
@@ -90,11 +94,11 @@ Reader = Callable[["nn.Module", "Tensor", int, Reading], Encoded]
 
 
 def run(module: "nn.Module", pixel_values: "Tensor", blocks: int = 0, reading: Reading = AS_IT_IS) -> Encoded:
-    """Run any supported module and read its tokens. Gradients flow, for fine-tuning.
+    """Run any supported module and read its tokens. Gradients flow, so it can be fine-tuned.
 
     Raises:
-        UserError: the module takes more than images or images of another size, answers with something else than
-            features, or has no equal blocks where `blocks` are asked for.
+        UserError: the module needs more than images, refuses their size, returns something other than features, or has
+            no equal blocks although `blocks` are requested.
     """
     layers = find_layers(module)
     outputs: list[Any] = []
@@ -108,7 +112,7 @@ def run(module: "nn.Module", pixel_values: "Tensor", blocks: int = 0, reading: R
         raise UserError(
             f"{type(module).__name__} does not take images alone ({error}); it cannot be probed"
         ) from error
-    except (AssertionError, ValueError) as error:  # timm's way to refuse a size, and transformers'
+    except (AssertionError, ValueError) as error:  # how timm and transformers refuse a size
         height, width = pixel_values.shape[-2:]
         raise UserError(f"{type(module).__name__} refuses images of {height} x {width} pixels ({error})") from error
     finally:
@@ -129,7 +133,7 @@ def run(module: "nn.Module", pixel_values: "Tensor", blocks: int = 0, reading: R
 def _encoded_blocks(
     module: "nn.Module", outputs: list["Tensor"], pooled: "Tensor | None", size: Sequence[int], blocks: int
 ) -> Encoded:
-    """Features of a model of equal blocks from their outputs, (B, N, D) each."""
+    """Features of a model of equal blocks from the outputs of the blocks, (B, N, D) each."""
     norm = find_final_norm(module) or (lambda tokens: tokens)
     last = outputs[-1]
     grid = token_grid(module, last.shape[1], size)
@@ -144,13 +148,13 @@ def _encoded_blocks(
 
 
 def _are_blocks(hidden: "Tensor", outputs: list[Any]) -> bool:
-    """Whether the blocks give tokens (B, N, D) of one shape, that of the answer unless this is a single vector."""
+    """Whether the blocks output tokens (B, N, D) of one shape, which is also the model's unless that is one vector."""
     shapes = {getattr(out, "shape", None) for out in outputs}
     return len(shapes) == 1 and outputs[-1].ndim == 3 and (hidden.ndim == 2 or hidden.shape == outputs[-1].shape)
 
 
 def _is_map_of_blocks(hidden: "Tensor", outputs: list[Any]) -> bool:
-    """Whether the blocks give maps (B, h, w, C) of the answer's grid, as SAM's do."""
+    """Whether the blocks output maps (B, h, w, C) with the grid of the model's output, as in SAM."""
     return (
         bool(outputs)
         and hidden.ndim == 4
@@ -161,9 +165,9 @@ def _is_map_of_blocks(hidden: "Tensor", outputs: list[Any]) -> bool:
 def _encoded_answer(
     module: "nn.Module", hidden: "Tensor", pooled: "Tensor | None", size: Sequence[int], outputs: list["Tensor"]
 ) -> Encoded:
-    """Features of a model from its answer: a map (B, D, h, w), tokens (B, N, D), or one vector (B, D)."""
+    """Features of a model from its output: a map (B, D, h, w), tokens (B, N, D), or one vector (B, D)."""
     if hidden.ndim == 4:
-        # timm tells models whose maps have their channels last (Swin).
+        # timm marks models whose maps have the channels last (Swin).
         last = str(getattr(module, "output_fmt", "NCHW")).endswith("NHWC")
         hidden = hidden if last else hidden.permute(0, 2, 3, 1)
         tokens, grid = hidden.flatten(1, 2), (int(hidden.shape[1]), int(hidden.shape[2]))
@@ -198,7 +202,7 @@ def _forward(module: "nn.Module", pixel_values: "Tensor", reading: Reading) -> A
     if reading.grey and pixel_values.shape[1] > 1:
         pixel_values = pixel_values.mean(1, keepdim=True)
     if reading.keeps_patches:
-        # Keep every patch, in its place: the noise decides the shuffle, and the config says that nothing is masked.
+        # Keep every patch in its place: the noise determines the shuffle, and the config says that nothing is masked.
         rows, columns = patch_grid(module, pixel_values.shape[-2:])
         noise = torch.arange(float(rows * columns), device=pixel_values.device).expand(len(pixel_values), -1)
         return module(pixel_values, noise=noise, interpolate_pos_encoding=True)
@@ -207,14 +211,14 @@ def _forward(module: "nn.Module", pixel_values: "Tensor", reading: Reading) -> A
     return getattr(module, "forward_features", module)(pixel_values)
 
 
-Compiled = list[tuple["nn.Module", str, Callable]]  # of parts of a module, a method's name and the method compiled
+Compiled = list[tuple["nn.Module", str, Callable]]  # part of a module, name of a method, compiled method
 
 
 def compile_blocks(module: "nn.Module") -> Compiled:
-    """The transformer blocks of a module through `torch.compile`, or all of it if there are none.
+    """Compile the transformer blocks of a module with `torch.compile`, or the whole module if there are none.
 
-    Blocks are alike, so compiling one serves all, in a fraction of the time that the whole takes; and what is read
-    between them (see `run`) stays outside. Batches of another size are compiled anew. The module is left as it is.
+    Blocks are alike, so compiling one serves all, in a fraction of the time that the whole module takes. What is read
+    between blocks (see `run`) stays outside. Other batch sizes are compiled anew. The module itself is not changed.
     """
     import torch
 
@@ -225,7 +229,7 @@ def compile_blocks(module: "nn.Module") -> Compiled:
 
 @contextmanager
 def running(compiled: Compiled) -> Iterator[None]:
-    """Have the parts of a module run compiled for a while; copies of the module, to be trained say, never do."""
+    """Run the parts of a module compiled for a while; copies of the module (for training, say) never run compiled."""
     for part, name, method in compiled:
         setattr(part, name, method)
     try:
@@ -236,7 +240,7 @@ def running(compiled: Compiled) -> Iterator[None]:
 
 
 def find_layers(module: "nn.Module") -> "list[nn.Module] | None":
-    """The transformer blocks of a module: its longest list of equal attention-like layers, None for others."""
+    """The transformer blocks of a module: its longest list of equal attention-like layers, None if there is none."""
     from torch import nn
 
     best: list[nn.Module] | None = None
@@ -250,7 +254,7 @@ def find_layers(module: "nn.Module") -> "list[nn.Module] | None":
 
 
 def find_final_norm(module: "nn.Module") -> "nn.Module | None":
-    """The norm that a token model ends with."""
+    """The final norm of a token model."""
     from torch import nn
 
     for name in ("post_layernorm", "ln_post", "layernorm", "layer_norm", "norm", "fc_norm"):
@@ -262,7 +266,7 @@ def find_final_norm(module: "nn.Module") -> "nn.Module | None":
 
 
 def patch_grid(module: "nn.Module", size: Sequence[int]) -> tuple[int, int]:
-    """Rows and columns of patches of an image of `size` (H, W): by the module's first convolution."""
+    """Rows and columns of patches of an image of `size` (H, W), from the module's first convolution."""
     from torch import nn
 
     first = next(item for item in module.modules() if isinstance(item, nn.Conv2d))
@@ -273,8 +277,8 @@ def patch_grid(module: "nn.Module", size: Sequence[int]) -> tuple[int, int]:
 def token_grid(module: "nn.Module", count: int, size: Sequence[int]) -> tuple[int, int]:
     """Rows and columns of the patches among `count` tokens of an image of `size` (H, W).
 
-    By the first convolution where that leaves a credible number of tokens before the patches. In hierarchical models
-    later layers merge patches: there it is the largest grid of the image's proportions.
+    The first convolution gives the grid if it leaves a plausible number of tokens before the patches. In hierarchical
+    models later layers merge patches; then it is the largest grid with the image's proportions.
 
     Raises:
         UserError: no grid fits.

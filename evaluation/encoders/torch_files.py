@@ -1,7 +1,6 @@
-"""Encoders that their authors publish as a file of torch tensors: the timm network that each fits, and how it is read.
+"""Encoders that their authors publish as a file of torch tensors: the timm network for each, and how it is read.
 
-`PREFIX:FILE` takes the file from the disk, `PREFIX:OWNER/NAME` from a repository on the Hub. Pickled files are read as
-tensors alone.
+`PREFIX:FILE` reads a local file, `PREFIX:OWNER/NAME` a repository on the Hub. Pickled files are read as tensors only.
 """
 
 from collections.abc import Mapping
@@ -23,13 +22,14 @@ class TorchFile:
     """A model that is published as a file.
 
     Attributes:
-        network: timm's name of the network, and `family` the module of timm that knows names of other's tensors.
+        network: timm's name of the network; `family` is the timm module that can rename tensors of other projects.
         file: pattern of the file's path in a repository on the Hub.
-        size, mean, std: of the square input, bicubic, with values in 0..1.
-        prefix: of the image encoder's tensors, and `family_prefix` the one by which the family knows them.
-        renamed: parts of names that the family does not know, and timm's.
-        projection: the tensor (D, P) that makes the model's own vector of the pooled one; empty if there is none.
-        buffers: the file's names of tensors that timm makes itself, otherwise rounded, and timm's.
+        size, mean, std: input size (square, bicubic), and normalisation of values in 0..1.
+        prefix: prefix of the image encoder's tensors; `family_prefix` is the prefix that the family expects.
+        renamed: {part of a name that the family does not know: timm's name}.
+        projection: name of the tensor (D, P) that projects the pooled vector to the model's own; empty if there is
+            none.
+        buffers: {the file's name: timm's name} of tensors that timm computes itself with other rounding.
         notes: what a reader of its results must know.
     """
 
@@ -66,7 +66,7 @@ TORCH_FILES = {
 
 
 class Projected(nn.Module):
-    """An image encoder with the projection that makes the vectors by which its authors compare images."""
+    """An image encoder with the projection to the vectors by which its authors compare images."""
 
     def __init__(self, trunk: nn.Module, projection: Tensor) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Projected(nn.Module):
 
 
 def read(module: nn.Module, pixel_values: Tensor, blocks: int = 0, reading: Reading = AS_IT_IS) -> Encoded:
-    """As `tokens.run`; the model's own vector is the projected one, of length 1."""
+    """As `tokens.run`; the model's own vector is the projected one, with length 1."""
     if not isinstance(module, Projected):
         return run(module, pixel_values, blocks, reading)
     encoded = run(module.trunk, pixel_values, blocks, reading)
@@ -84,10 +84,10 @@ def read(module: nn.Module, pixel_values: Tensor, blocks: int = 0, reading: Read
 
 
 def load_file(kind: str, source: str) -> tuple[nn.Module, Path]:
-    """A model of `TORCH_FILES`, and the file it is from.
+    """A model of `TORCH_FILES`, and the file it was loaded from.
 
     Raises:
-        UserError: there is no such file, it holds more than tensors, or its tensors are not the network's.
+        UserError: there is no such file, it holds more than tensors, or its tensors do not fit the network.
     """
     entry, path = TORCH_FILES[kind], find_file(kind, source)
     tensors = read_tensors(path)
@@ -109,7 +109,7 @@ def load_file(kind: str, source: str) -> tuple[nn.Module, Path]:
 
 
 def find_file(kind: str, source: str) -> Path:
-    """The file on the disk, or in the repository, downloaded."""
+    """The file on disk, or downloaded from the repository."""
     path = Path(source).expanduser()
     pattern = TORCH_FILES[kind].file
     if path.is_file():
@@ -135,7 +135,7 @@ def _download(kind: str, source: str, pattern: str) -> Path:
 
 
 def _timm_names(entry: TorchFile, tensors: Mapping[str, Tensor], trunk: nn.Module) -> dict[str, Tensor]:
-    """The image encoder's tensors by timm's names."""
+    """The image encoder's tensors under timm's names."""
     cut = len(entry.prefix)
     own = {entry.family_prefix + n[cut:]: value for n, value in tensors.items() if n.startswith(entry.prefix)}
     translated = import_module(f"timm.models.{entry.family}").checkpoint_filter_fn(own, trunk)

@@ -1,7 +1,7 @@
 """torchxrayvision's classifiers of chest radiographs, read before their last layer.
 
-The package downloads its weights, of which those of DenseNets are whole pickled modules. Of these, too, tensors alone
-are taken: nothing but torch's and the package's own layers may be named in the file.
+The package downloads its weights; those of DenseNets are whole pickled modules. Only the tensors of these are used,
+and a file may name nothing but layers of torch and of the package.
 """
 
 import pickle
@@ -21,17 +21,17 @@ _PLAIN = {
     ("collections", "OrderedDict"), ("builtins", "set"), ("__builtin__", "set"), ("torch.nn.parameter", "Parameter"),
     ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_parameter"),
 }  # fmt: skip
-HALF, SPAN = 0.5, 1 / 2048  # mean and standard deviation by which values of 0..1 become the package's -1024..1024
+HALF, SPAN = 0.5, 1 / 2048  # mean and standard deviation that map 0..1 to the package's -1024..1024
 
 
 def load_network(name: str) -> tuple[nn.Module, int]:
-    """The part of a model that makes its map of features (B, D, h, w), and the size of its images.
+    """The part of a model that computes its feature map (B, D, h, w), and its input size.
 
     Raises:
-        UserError: the package is not installed, has no such model, or its weights cannot be fetched or read.
+        UserError: the package is not installed or has no such model, or the weights cannot be downloaded or read.
     """
     models = require("torchxrayvision.models", EXTRA)
-    names = [known for known in models.model_urls if "-res" in known]  # others are shorter names for these
+    names = [known for known in models.model_urls if "-res" in known]  # the others are short names for these
     if name not in names:
         raise UserError(f"model xrv:{name}: torchxrayvision has {', '.join(names)}")
     try:
@@ -51,10 +51,10 @@ class _Layers(pickle.Unpickler):
     """An unpickler that knows tensors and layers of torch and torchxrayvision, and runs nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a file names.
+        """The class or function that a file names.
 
         Raises:
-            pickle.UnpicklingError: it is neither a tensor's part nor a layer.
+            pickle.UnpicklingError: it belongs neither to tensors nor to layers.
         """
         plain = (module, name) in _PLAIN or (module == "torch" and name.endswith("Storage"))
         if plain or module.startswith(("torch.nn.modules.", "torchxrayvision.models")):
@@ -72,7 +72,7 @@ _AS_LAYERS = SimpleNamespace(__name__=__name__, Unpickler=_Layers, load=_load)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that holds them, or a whole module of layers, in either of torch's formats.
+    """The tensors of a file of tensors or of a whole pickled module, in either of torch's formats.
 
     Raises:
         UserError: the file names anything else, or is damaged.
@@ -92,7 +92,7 @@ def _densenet(models: Any, tensors: dict[str, Tensor]) -> nn.Module:
 
 
 def _resnet(models: Any, tensors: dict[str, Tensor]) -> nn.Module:
-    """ResNet-50 of one channel, which the package takes from torchvision."""
+    """ResNet-50 with one channel, which the package takes from torchvision."""
     network = models.torchvision.models.resnet50(weights=None, num_classes=len(tensors["fc.bias"]))
     network.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
     network.load_state_dict(tensors)
@@ -100,7 +100,7 @@ def _resnet(models: Any, tensors: dict[str, Tensor]) -> nn.Module:
 
 
 def preprocess(images: Sequence[np.ndarray], size: int) -> Tensor:
-    """The package's own: grey values from -1024 to 1024, the middle square, resized; (B, 1, size, size)."""
+    """The package's own preprocessing: grey values in -1024..1024, middle square, resized: (B, 1, size, size)."""
     datasets, utils = (require(f"torchxrayvision.{part}", EXTRA) for part in ("datasets", "utils"))
     crop, resize = datasets.XRayCenterCrop(), datasets.XRayResizer(size)
     ready = [resize(crop(utils.normalize(image.mean(2), 255)[None])) for image in images]

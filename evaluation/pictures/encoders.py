@@ -18,20 +18,20 @@ from .masks import mask_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MAX_POINTS = 2000  # of a t-SNE map
+MAX_POINTS = 2000  # most points of a t-SNE map
 
 
 def principal_colours(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The colours of DINOv2's patch pictures (Oquab et al. 2024, figure 1).
 
-    The first principal component over the patches of all images, cut at zero, tells object from background; the
-    first three components of the object's patches alone become red, green and blue, scaled to 0..1.
+    The first principal component over the patches of all images, cut at zero, separates object from background. The
+    first three components of the object's patches become red, green and blue, scaled to 0..1.
 
     Args:
-        tokens: (images, h, w, D).
+        tokens: (images, h, w, D) patch tokens.
 
     Returns:
-        (colours (images, h, w, 3) in 0..1 with the background black, object (images, h, w) bool).
+        Colours (images, h, w, 3) in 0..1 with a black background, and the object mask (images, h, w) bool.
     """
     flat = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
     first = _components(flat, 1)[:, 0]
@@ -62,7 +62,7 @@ def _sample_images(task: Task) -> list[np.ndarray]:
 
 
 def _two_rows(images: list[np.ndarray], below: np.ndarray, title: str, colours: str | None = None) -> "Figure":
-    """A figure of images, each above a model's picture of it; `colours` is the colour map of single numbers."""
+    """A figure of images, each above the model's picture of it; `colours` is the colour map for single numbers."""
     figure = new_figure(1.9 * len(images), 4.1)
     for number, column in enumerate(zip(images, below, strict=True)):
         for line, shown in enumerate(column):
@@ -74,10 +74,10 @@ def _two_rows(images: list[np.ndarray], below: np.ndarray, title: str, colours: 
 
 
 def draw_patch_colours(out: Path, encoder: Encoder, task: Task) -> None:
-    """Test images of a task beside the principal components of their patch tokens; kept if it is there."""
+    """Draw test images of a task above the principal components of their patch tokens; an existing picture is kept."""
     path = figure_path(out, "pca", encoder.name, task.name)
     images = _sample_images(task)
-    # Four times the usual number of patches where the model takes it, since the picture shows one colour per patch.
+    # Four times the usual number of patches if the model allows it, because the picture has one colour per patch.
     tokens = None
     for size in (2 * encoder.size, encoder.size):
         try:
@@ -98,7 +98,7 @@ def draw_patch_colours(out: Path, encoder: Encoder, task: Task) -> None:
 
 
 def draw_masks(out: Path, record: Row, task: Task, name: str = "") -> None:
-    """Test images with their true and their predicted masks; `name` tells the record's settings from others."""
+    """Draw test images with true and predicted masks; `name` distinguishes the record's settings from others."""
     how = name or record["method"]
     split = task.splits["test"]
     predicted = read_scores(out, record)["sample_masks"]
@@ -117,7 +117,7 @@ def draw_masks(out: Path, record: Row, task: Task, name: str = "") -> None:
 
 
 def draw_boxes(out: Path, record: Row, task: Task, name: str = "") -> None:
-    """Test images with their true boxes, dashed, and what was detected; `name` tells the record's settings."""
+    """Draw test images with true (dashed) and detected boxes; `name` distinguishes the record's settings."""
     how = name or record["method"]
     arrays, images = read_scores(out, record), task.splits["test"].images
     rows = sample_rows(len(images))
@@ -145,7 +145,7 @@ def draw_boxes(out: Path, record: Row, task: Task, name: str = "") -> None:
 
 
 def _shown(detections: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """For each class the detections with the highest scores, as many as there are true boxes."""
+    """The detections of each class with the highest scores, as many as there are true boxes."""
     kept = [np.zeros((0, 7))]
     for label in np.unique(truth[:, 1]):
         mine = detections[detections[:, 1] == label]
@@ -166,10 +166,10 @@ def draw_embedding(out: Path, record: Row, features: np.ndarray, labels: np.ndar
 
     Args:
         out: the results folder.
-        record: says the model, task and method.
-        features: (N, D).
-        labels: (N,) class numbers.
-        classes: names in label order.
+        record: record that names the model, task and method.
+        features: (N, D) features of the test cases.
+        labels: (N,) class indices.
+        classes: class names, by index.
     """
     manifold = require("sklearn.manifold", "eval")
     rows = np.unique(np.linspace(0, len(features) - 1, min(MAX_POINTS, len(features))).round().astype(int))
@@ -197,7 +197,7 @@ def draw_embedding(out: Path, record: Row, features: np.ndarray, labels: np.ndar
 
 
 def draw_attention(out: Path, encoder: Encoder, task: Task) -> None:
-    """Test images of a task beside where the class token looks in the last block."""
+    """Draw test images of a task above the attention of the class token in the last block."""
     images = _sample_images(task)
     maps = class_attention(encoder, images)
     if maps is None:

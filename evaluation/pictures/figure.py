@@ -11,16 +11,16 @@ from biovfm_hf.writing.files import atomic_path, write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's (2008) colours, which readers with colour blindness tell apart; then, for more series than those,
-# Tol's (2021, `muted`) that are least like them.
+# Okabe and Ito's (2008) colours, which readers with colour blindness can tell apart; for further series, those of
+# Tol's (2021, `muted`) colours that differ most from them.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
            "#882255", "#999933", "#332288", "#CC6677", "#117733")  # fmt: skip
 MAX_CLASSES_SHOWN = 20
-MAX_NAME = 200  # of a picture's file, without ending; file systems take 255 bytes, and a temporary name is longer
+MAX_NAME = 200  # of a file, without suffix; file systems allow 255 bytes, and temporary names are longer
 
 
 def figure_path(out: Path, *names: str) -> Path:
-    """`figures/WORD_WORD.png` of a results folder, words made safe for file names and cut where they are too long."""
+    """`figures/WORD_WORD.png` in a results folder; words are made safe for file names and shortened if too long."""
     name = "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", word).strip("-") for word in names)
     if len(name) > MAX_NAME:
         name = f"{name[:MAX_NAME]}-{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
@@ -28,7 +28,7 @@ def figure_path(out: Path, *names: str) -> Path:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """A figure of `width` x `height` inches that belongs to no window system.
+    """A figure of `width` x `height` inches, independent of any window system.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -47,9 +47,9 @@ def save_figure(figure: "Figure", path: Path, description: str) -> None:
 
 
 def discard(out: Path, *names: str) -> None:
-    """Remove the pictures, with their words, whose names begin with `words`.
+    """Remove the pictures whose names begin with `names`, and their descriptions.
 
-    A name tells only the settings that differ within the folder, so one more seed or setting renames earlier pictures.
+    A name contains only settings that differ within the folder, so another seed or setting renames earlier pictures.
     """
     start = figure_path(out, *names).stem
     for path in (out / "figures").glob(f"{start}*"):

@@ -18,14 +18,14 @@ def mask_figure(
     outputs: int,
     title: str,
 ) -> "Figure":
-    """A column for each image: the image, its true mask, and the mask of each of `predicted`, by name.
+    """A figure with one column per image: the image, its true mask, and the mask of each method in `predicted`.
 
     Args:
-        images: uint8 (H, W, 3) each.
-        truths: class numbers (H, W) of each, 0 the background.
-        predicted: the same of each method, of any size.
-        outputs: classes with the background.
-        title: above all.
+        images: images, each uint8 (H, W, 3).
+        truths: class indices (H, W) of each image, 0 is background.
+        predicted: {name: predicted masks of each image, of any size}.
+        outputs: number of classes with the background.
+        title: title above the figure.
     """
     rows: list[tuple[str, Any]] = [("image", [None] * len(images)), ("truth", truths), *predicted.items()]
     figure = new_figure(1.9 * len(images), 0.2 + 1.9 * len(rows))

@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
-LABEL_OFFSET = (6, 4)  # of a name from its point, in points of 1/72 inch
-Places = Mapping[str, tuple[float, float]]  # of each model: its rank in segmentation, and in classification
+LABEL_OFFSET = (6, 4)  # of a name from its point, in 1/72 inch
+Places = Mapping[str, tuple[float, float]]  # {model: (rank in segmentation, rank in classification)}
 
 
 def rank_plane(places: Places, printed: Places | None = None) -> "Figure":
-    """The models at their ranks: segmentation across, classification up, rank 1 at the right and on top.
+    """The models at their ranks: segmentation on the x axis, classification on the y axis, rank 1 at the upper right.
 
     Args:
-        places: of our numbers.
-        printed: of a paper's, drawn hollow.
+        places: ranks from our numbers.
+        printed: ranks from a paper, drawn hollow.
     """
     figure = new_figure(4.4, 4.2)
     axes = figure.add_subplot()
@@ -45,8 +45,8 @@ def _point(axes: "Axes", name: str, at: tuple[float, float], colour: str) -> "An
 
 
 def spread_labels(figure: "Figure", labels: "list[Annotation]") -> None:
-    """Move labels down until none lies on another: those of models with equal ranks would."""
-    figure.draw_without_rendering()  # before it no label has a place
+    """Move labels down until none overlaps another, as those of models with equal ranks would."""
+    figure.draw_without_rendering()  # labels have no position before this
     placed: list[Bbox] = []
     for label in sorted(labels, key=lambda label: -label.get_window_extent().y0):
         right, up = LABEL_OFFSET

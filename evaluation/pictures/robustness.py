@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def draw_robustness(out: Path, records: list[Row]) -> None:
-    """One picture for each task, method and settings whose records have a `robustness`. Earlier ones go."""
+    """Draw one picture per task, method and settings whose records have `robustness`. Removes earlier pictures."""
     discard(out, "corrupted")
     groups = grouped([record for record in records if "robustness" in record],
                      ("task", "method", "protocol", "settings", "seed"))  # fmt: skip

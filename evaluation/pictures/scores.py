@@ -22,7 +22,7 @@ MAX_MATRICES = 4
 
 
 def draw_all(out: Path, records: list[Row]) -> None:
-    """ROC curves and confusion matrices; ranks and few-shot curves if there are several. Earlier ones go."""
+    """Draw ROC curves and confusion matrices, ranks and few-shot curves if possible. Removes earlier pictures."""
     for kind in ("roc", "confusion", "ranks", "rank-against-rank", "fewshot"):
         discard(out, kind)
     for name, group in figure_blocks(records):
@@ -40,9 +40,9 @@ def draw_all(out: Path, records: list[Row]) -> None:
 
 
 def figure_blocks(records: list[Row]) -> list[tuple[str, list[Row]]]:
-    """Records that a picture may set beside each other, as the tables do (`table.blocks`), with what tells them apart.
+    """Groups of records that one picture may compare, as in the tables (`table.blocks`), each with a heading.
 
-    That is the block's name, or nothing for the only block of its method and protocol.
+    The heading is the block's name, empty for the only block of its method and protocol.
     """
     groups = blocks(records)
     pairs = [(group[0]["method"], group[0]["protocol"]) for group in groups.values()]
@@ -50,7 +50,7 @@ def figure_blocks(records: list[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def by_task(records: list[Row]) -> dict[str, list[Row]]:
-    """Records by task, in the order of appearance."""
+    """Records by task, in order of appearance."""
     groups: dict[str, list[Row]] = {}
     for record in records:
         groups.setdefault(record["task"], []).append(record)
@@ -58,7 +58,7 @@ def by_task(records: list[Row]) -> dict[str, list[Row]]:
 
 
 def draw_ranks_of_kinds(out: Path, records: list[Row]) -> None:
-    """`draw_rank_against_rank` of the linear probes and of the segmentation, of every two settings of these."""
+    """Draw `draw_rank_against_rank` for every pair of settings of linear probes and segmentation."""
     kinds = [[pair for pair in blocks(records).items() if pair[1][0]["method"] == m] for m in ("linear", "segment")]
     pairs = list(product(*kinds))
     for (linear, classified), (segment, segmented) in pairs:
@@ -68,7 +68,7 @@ def draw_ranks_of_kinds(out: Path, records: list[Row]) -> None:
 
 
 def draw_shots(out: Path, records: list[Row]) -> None:
-    """Few-shot curves of each task, apart for settings that differ in more than the shots."""
+    """Draw few-shot curves of each task, one picture per group of settings that differ only in the shots."""
     alike = [
         {**record, "method": "fewshot", "settings": {k: v for k, v in record["settings"].items() if k != "shots"},
          "whole": record}
@@ -83,7 +83,7 @@ def draw_shots(out: Path, records: list[Row]) -> None:
 
 
 def line_look(number: int) -> tuple[str, str]:
-    """Colour and line style of a model's curve, different for the first 48."""
+    """Colour and line style of a model's curve; the first 48 are different."""
     return COLOURS[number % len(COLOURS)], ("-", "--", ":", "-.")[number // len(COLOURS) % 4]
 
 
@@ -99,7 +99,7 @@ def roc_points(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def mean_roc(kind: str, labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The curve of a binary task, or the vertical mean of the one-against-rest curves of all classes or labels."""
+    """The ROC curve of a binary task; otherwise the vertical mean of the one-vs-rest curves of classes or labels."""
     split = read_split(kind, labels, scores)
     columns = split.columns
     if kind == BINARY:
@@ -123,7 +123,7 @@ def draw_roc(path: Path, task: str, method: str, scored: list[tuple[Row, dict[st
         fpr, tpr = mean_roc(record["kind"], arrays["test_labels"], arrays["test_scores"])
         entry = record["metrics"].get("auc")
         area = "AUC undefined" if entry is None else f"AUC {entry['value']:.3f}"
-        if isinstance(record["seed"], list):  # its stored scores are the first seed's
+        if isinstance(record["seed"], list):  # the stored scores are those of the first seed
             area += f", mean of {len(record['seed'])} seeds (curve of seed {record['seed'][0]})"
         areas.append(f"{record['model']}: {area}")
         colour, line = line_look(number)
@@ -139,7 +139,7 @@ def draw_roc(path: Path, task: str, method: str, scored: list[tuple[Row, dict[st
 
 
 def confusion(record: Row, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
-    """Counts (K, K), rows the truth, and row names; of a multi-label task (L, 2, 2) are not one matrix: K = 0."""
+    """Counts (K, K), rows are the truth, and row names; K = 0 for multi-label tasks, which have no single matrix."""
     split = stored_split(record, arrays)
     if record["kind"] == MULTILABEL:
         return np.zeros((0, 0), int), []
@@ -151,7 +151,7 @@ def confusion(record: Row, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, l
 
 
 def draw_confusion(path: Path, task: str, method: str, scored: list[tuple[Row, dict[str, np.ndarray]]]) -> None:
-    """One confusion matrix per model, rows (the truth) as shares; nothing for multi-label or very many classes."""
+    """Draw one confusion matrix per model, each row as shares; nothing for multi-label or very many classes."""
     pairs = [(_of_seed(record), *confusion(record, arrays)) for record, arrays in scored[:MAX_MATRICES]]
     if not pairs or not 0 < len(pairs[0][1]) <= MAX_CLASSES_SHOWN:
         return
@@ -179,17 +179,17 @@ def draw_confusion(path: Path, task: str, method: str, scored: list[tuple[Row, d
 
 
 def _of_how_many(shown: int, models: int) -> str:
-    """In words that a picture has room for some models only, nothing if it shows all."""
+    """A phrase saying that a picture shows only some of the models; empty if it shows all."""
     return f" (the first {shown} of {models} models)" if shown < models else ""
 
 
 def _of_seed(record: Row) -> str:
-    """The model, of several seeds with the one whose scores are shown."""
+    """The model's name; with several seeds, also the seed whose scores are shown."""
     return f"{record['model']}, seed {record['seed'][0]}" if isinstance(record["seed"], list) else record["model"]
 
 
 def draw_few_shot(path: Path, task: str, records: list[Row]) -> None:
-    """The primary metric against the number of training cases per class, with the spread over draws."""
+    """Draw the primary metric against the number of training cases per class, with its spread over draws."""
     figure = new_figure(5.2, 3.8)
     axes = figure.add_subplot()
     primary, lines = records[0]["primary"], []
@@ -215,9 +215,9 @@ def draw_few_shot(path: Path, task: str, records: list[Row]) -> None:
 
 
 def rank_table(records: list[Row]) -> tuple[list[str], np.ndarray]:
-    """Models and their primary metric on every task that all of them have, (tasks, models); distances are negative.
+    """Models and their primary metric (tasks, models) on every task that all models have; distances are negated.
 
-    Without models of several weights, and tasks of several data.
+    Models with several sets of weights and tasks with several versions of their data are left out.
     """
     mixed = {("model", name) for name in unlike(records, "revision", "model")}
     mixed |= {("task", name) for name in unlike(records, "data", "task")}
@@ -234,7 +234,7 @@ def rank_table(records: list[Row]) -> tuple[list[str], np.ndarray]:
 
 
 def draw_ranks(path: Path, method: str, records: list[Row]) -> None:
-    """Average ranks over tasks with Nemenyi's critical difference (Demsar 2006), for two tasks and models or more."""
+    """Draw average ranks over tasks with Nemenyi's critical difference (Demsar 2006), for at least two of each."""
     models, values = rank_table(records)
     if min(values.shape) < 2:
         return
@@ -249,7 +249,7 @@ def draw_ranks(path: Path, method: str, records: list[Row]) -> None:
             *(ranking.ranks[number], -line - 1, f" {models[number]} ({ranking.ranks[number]:.2f})"),
             va="center",
             fontsize=8,
-            bbox={"facecolor": "white", "linewidth": 0, "pad": 0},  # lines to close ranks would cross the name
+            bbox={"facecolor": "white", "linewidth": 0, "pad": 0},  # lines of close ranks would cross the name
         )
     for line, group in enumerate(ranking.groups):
         ends = [ranking.ranks[group[0]], ranking.ranks[group[-1]]]
@@ -273,9 +273,9 @@ def draw_ranks(path: Path, method: str, records: list[Row]) -> None:
 
 
 def draw_rank_against_rank(path: Path, classified: list[Row], segmented: list[Row], what: str = "") -> None:
-    """Average rank over segmentation tasks (across) against that over classification tasks (up; linear probes).
+    """Average rank over segmentation tasks (x) against that over classification tasks (y; linear probes).
 
-    As Figure 1 of the DINOv2 radiology study; drawn where two models or more have both. `what` names the settings.
+    As figure 1 of the DINOv2 radiology study. Drawn if at least two models have both; `what` names the settings.
     """
     ranks: dict[bool, dict[str, float]] = {}
     for segmentation, records in ((True, segmented), (False, classified)):

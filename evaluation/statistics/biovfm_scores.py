@@ -17,19 +17,19 @@ from biovfm_hf.rooms import load_room_module
 
 DESCRIPTION = """\
 AUC, accuracy, balanced accuracy, MCC, F1, recall, sensitivity, specificity, average precision, Brier score and ECE of
-probabilities, as the BioVFM evaluation defines them; on request with 95 % bootstrap intervals. The configuration is
-MedMNIST's word for the task: binary-class, multi-class, "multi-label, binary-class" or ordinal-regression."""
+probabilities, as the BioVFM evaluation defines them, optionally with 95 % bootstrap intervals. The configuration is
+MedMNIST's name for the kind of task: binary-class, multi-class, "multi-label, binary-class" or ordinal-regression."""
 INPUTS = """\
 predictions: probabilities, (n,) of the positive class, (n, classes) or (n, labels).
-references: class numbers (n,), or 0/1 of shape (n, labels).
+references: class indices (n,), or 0/1 of shape (n, labels).
 thresholds: one per label (default 0.5); unused by multi-class tasks.
-resamples: of the bootstrap; 0 (default) gives values only.
-seed: of the resamples."""
+resamples: number of bootstrap resamples; 0 (default) computes values only.
+seed: random seed of the resamples."""
 CITATION = "Liu J. et al. BioVFM-21M. arXiv:2505.09329 (2025)."
 
 
 class BioVFMScores(evaluate.Metric):
-    """Metrics of one split, see the head of this file."""
+    """Metrics of one split, see the top of this file."""
 
     def _info(self) -> Any:
         number, whole = datasets.Value("float64"), datasets.Value("int64")
@@ -43,7 +43,7 @@ class BioVFMScores(evaluate.Metric):
     def _compute(
         self, predictions: Any, references: Any, thresholds: Any = None, resamples: int = 0, seed: int = 0
     ) -> dict[str, Any]:
-        """{metric: value}, None if it is undefined; with `resamples` also `<metric>_low` and `<metric>_high`.
+        """{metric: value}, None if undefined; with `resamples` also `<metric>_low` and `<metric>_high`.
 
         Raises:
             UserError: shapes or values do not fit the task.

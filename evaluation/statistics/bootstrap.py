@@ -1,16 +1,16 @@
-"""Decision thresholds and bootstrap intervals: the BioVFM authors' exact rules, and a better-founded set.
+"""Decision thresholds and bootstrap intervals: the BioVFM authors' exact rules, and a better-founded alternative.
 
-Protocol `biovfm` repeats the published evaluation (thresholds by validation MCC over scikit-learn's ROC thresholds;
-resample i drawn by `RandomState(i).randint(0, n, n)`; the interval is the 25th and 975th of 1,000 sorted values).
+Protocol `biovfm` repeats the published evaluation: thresholds by validation MCC over scikit-learn's ROC thresholds,
+resample i drawn by `RandomState(i).randint(0, n, n)`, interval from the 25th to the 975th of 1,000 sorted values.
 Protocol `fast` takes thresholds midway between validation scores, draws independent streams from one seed, can
 resample within strata and by subject, and takes interpolated percentiles of the resamples that define the metric.
 
-How such intervals behave: they hold the sampling of test cases, not of training seeds. In 1,000 simulated studies of
-normal scores the nominal 95 % interval of the AUC held the truth 94 % of the time with 100 positives and 100
-negatives (AUC 0.76), 91 % with 10 positives of 200, 86 % with 5 of 100, and 79 % with 10 of 200 at AUC 0.96; balanced
-accuracy 94, 94, 83 and 68 %. So read intervals over rare classes, and near 0 or 1, as too narrow. Where cases of one
-subject resemble each other they are far too narrow unless subjects are resampled (`clusters`). The calibration error
-is biased upwards by resampling (repeats make bins noisier), so that its interval may lie above its point value.
+How such intervals behave: they cover the sampling of test cases, not of training seeds. In 1,000 simulated studies
+with normal scores, the nominal 95 % interval of the AUC contained the true value 94 % of the time with 100 positives
+and 100 negatives (AUC 0.76), 91 % with 10 positives of 200, 86 % with 5 of 100, and 79 % with 10 of 200 at AUC 0.96;
+that of balanced accuracy 94, 94, 83 and 68 %. So intervals for rare classes, and near 0 or 1, are too narrow. If cases
+of one subject resemble each other, they are far too narrow unless subjects are resampled (`clusters`). Resampling
+biases the calibration error upwards (repeated cases make bins noisier), so its interval may lie above its point value.
 """
 
 from collections.abc import Iterator
@@ -33,23 +33,23 @@ Interval = dict[str, Any]
 
 
 def draws_as(protocol: str) -> str:
-    """The protocol of `PROTOCOLS` by which resamples are drawn under any protocol of `biovfm probe`."""
+    """The protocol of `PROTOCOLS` that draws the resamples for a protocol of `biovfm probe`."""
     return protocol if protocol == "biovfm" else "fast"
 
 
 def choose_thresholds(val: ScoredSplit, protocol: str = "biovfm") -> np.ndarray:
     """Decision thresholds with the highest MCC on validation: one per label, `[0.5]` for multi-class tasks.
 
-    Under `biovfm` the candidates are the scores that scikit-learn's `roc_curve` keeps, every k-th of them where there
-    are 2,000 or more; a score is positive at a candidate it equals here, and is not when `score > threshold` decides
-    on test. Under `fast` the candidates lie midway between neighbouring scores, so that both rules agree.
+    Under `biovfm` the candidates are the scores that scikit-learn's `roc_curve` keeps, with 2,000 or more only every
+    k-th of them. On validation a score equal to the candidate counts as positive; on test, `score > threshold` counts
+    it as negative. Under `fast` the candidates lie midway between neighbouring scores, so that both rules agree.
 
     Args:
         val: the validation split.
         protocol: `biovfm` or `fast`.
 
     Returns:
-        (L,) float64.
+        (L,) float64 thresholds.
 
     Raises:
         UserError: no label has both positive and negative validation samples.
@@ -66,7 +66,7 @@ def choose_thresholds(val: ScoredSplit, protocol: str = "biovfm") -> np.ndarray:
 
 
 def threshold_notes(val: ScoredSplit) -> list[str]:
-    """In words, the labels whose validation samples are all of one class, so that their thresholds mean nothing."""
+    """Notes on labels whose validation samples are all of one class, so that their thresholds mean nothing."""
     if val.task not in (BINARY, MULTILABEL):
         return []
     positives = val.labels.sum(axis=0)
@@ -95,7 +95,7 @@ def _best_threshold(labels: np.ndarray, scores: np.ndarray, protocol: str) -> fl
 
 
 def _roc_corners(tp: np.ndarray, fp: np.ndarray) -> np.ndarray:
-    """Indices of the ROC points that scikit-learn's `roc_curve` keeps: the ends, and wherever a step changes."""
+    """Indices of the ROC points that scikit-learn's `roc_curve` keeps: the ends, and wherever the step changes."""
     if len(tp) <= 2:
         return np.arange(len(tp))
     turns = (np.diff(fp, 2) != 0) | (np.diff(tp, 2) != 0)
@@ -109,15 +109,15 @@ def check_protocol(protocol: str) -> None:
 
 
 class Resampler:
-    """Draw counts of bootstrap resamples of n samples, the same for everything that is resampled with the same values.
+    """Counts how often bootstrap resamples draw each of n samples; equal arguments give equal draws.
 
     Args:
         n: number of samples.
         protocol: `biovfm` (the authors' draws) or `fast`.
-        seed: of protocol `fast`.
+        seed: random seed, for protocol `fast`.
         clusters: (n,) subject of each sample; whole subjects are drawn. Protocol `fast` only.
-        stratify: (n,) stratum of each sample, such as its label; each keeps its size (its number of subjects, with
-            `clusters`, and a subject then lies in one stratum). Protocol `fast` only.
+        stratify: (n,) stratum of each sample, such as its label. Every resample keeps the size of each stratum, or
+            with `clusters` its number of subjects; a subject must then lie in one stratum. Protocol `fast` only.
 
     Raises:
         UserError: lengths differ, a subject lies in two strata, or `biovfm` is combined with clusters or strata.
@@ -140,11 +140,11 @@ class Resampler:
         self.strata = _unit_strata(self.units, stratify, n)
 
     def count_units(self, known: np.ndarray | slice = slice(None)) -> int:
-        """How many units (samples or subjects) are drawn from; of the samples `known` (n,) alone, if given."""
+        """Number of units (samples or subjects) that are drawn from; counts only the samples `known` (n,) if given."""
         return len(np.unique(self.units[known]))
 
     def counts(self, resample: int) -> np.ndarray:
-        """How often each sample is drawn in resample number `resample`: (n,) int64."""
+        """How often resample number `resample` draws each sample: (n,) int64."""
         if self.protocol == "biovfm":
             drawn = np.random.RandomState(resample).randint(0, self.n, self.n)
             return np.bincount(drawn, minlength=self.n)
@@ -156,7 +156,7 @@ class Resampler:
         return totals[self.units]
 
     def blocks(self, resamples: int) -> Iterator[np.ndarray]:
-        """Yield the counts of resamples 0..resamples-1 as float arrays (n, B), B bounded by memory."""
+        """Yield the counts of resamples 0..resamples-1 as float arrays (n, B); memory limits B."""
         dtype = np.float32 if self.n < 2**23 else np.float64
         width = int(np.clip(BLOCK_BYTES // (4 * self.n), 1, 128))
         for start in range(0, resamples, width):
@@ -185,13 +185,13 @@ def _unit_strata(units: np.ndarray, stratify: np.ndarray | None, n: int) -> list
 
 
 def resampled_metrics(scorer: Scorer, resampler: Resampler, resamples: int) -> dict[str, np.ndarray]:
-    """Metrics of every resample: {name: (resamples,) float64}, NaN if a resample leaves a metric undefined."""
+    """Metrics of every resample: {name: (resamples,) float64}, NaN where a resample leaves a metric undefined."""
     blocks = [scorer(weights) for weights in resampler.blocks(resamples)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in scorer.names}
 
 
 def resampled_means(values: np.ndarray, resampler: Resampler, resamples: int) -> np.ndarray:
-    """Mean over cases (cases,) of every resample: (resamples,) float64, NaN if it draws no case with a value."""
+    """Mean over cases (cases,) in every resample: (resamples,) float64, NaN if a resample has no case with a value."""
     known = np.isfinite(values)
     filled = np.where(known, values, 0.0)
     means = []
@@ -204,8 +204,8 @@ def resampled_means(values: np.ndarray, resampler: Resampler, resamples: int) ->
 def bounds(values: np.ndarray, protocol: str = "biovfm", tail: float = 0.05) -> tuple[float, float]:
     """Ends of the bootstrap interval that leaves out `tail` (0.05 for a 95 % interval) of the values (n,).
 
-    `biovfm` takes elements int(tail / 2 * n) - 1 and int((1 - tail / 2) * n) - 1 of all sorted values, undefined ones
-    last; `fast` interpolated percentiles of the defined values. NaN if there is none.
+    `biovfm` takes elements int(tail / 2 * n) - 1 and int((1 - tail / 2) * n) - 1 of all sorted values, with undefined
+    values last; `fast` takes interpolated percentiles of the defined values. NaN if no value is defined.
     """
     if protocol == "biovfm":
         ordered, n = np.sort(values), len(values)
@@ -219,10 +219,15 @@ def bounds(values: np.ndarray, protocol: str = "biovfm", tail: float = 0.05) -> 
 
 @dataclass(frozen=True)
 class Resampling:
-    """How intervals are made: the `protocol` (see the head of this file), how many `resamples`, `seed` of `fast`.
+    """How intervals are made.
+
+    Attributes:
+        protocol: `biovfm` or `fast`, see the top of this file.
+        resamples: number of resamples.
+        seed: random seed, for protocol `fast`.
 
     Raises:
-        UserError: another protocol, or no resamples.
+        UserError: the protocol is unknown, or there are no resamples.
     """
 
     protocol: str = "biovfm"
@@ -235,7 +240,7 @@ class Resampling:
             raise UserError(f"{self.resamples} resamples give no interval; ask for 1000")
 
     def of(self, split: ScoredSplit) -> Resampler:
-        """The draws from a split: of its subjects, within its strata, where it has them.
+        """The resampler for a split, which draws whole subjects and keeps strata if the split has them.
 
         Raises:
             UserError: as `Resampler`.
@@ -247,17 +252,18 @@ def intervals(split: ScoredSplit, resampling: Resampling, extra: bool = False) -
     """Point values and 95 % bootstrap intervals of all metrics of one test split.
 
     Args:
-        split: with its thresholds (`ScoredSplit.decided_at`).
-        resampling: how.
-        extra: also the metrics that are not the published ones.
+        split: the test split, with its thresholds (`ScoredSplit.decided_at`).
+        resampling: how to resample.
+        extra: also compute the metrics that are not published ones.
 
     Returns:
-        {name: {"value": point value, "mean": mean over resamples, "low", "high"}}; all None, with a "reason", where
-        the split leaves the metric undefined; ends None, with a "reason", where too many resamples do, or under
-        `fast` where the metric rests on a class of one case or subject; "undefined_resamples" where some do.
+        {name: {"value": point value, "mean": mean over resamples, "low", "high"}}. All are None, with a "reason", if
+        the split leaves the metric undefined. The ends are None, with a "reason", if too many resamples leave it
+        undefined, or under `fast` if the metric rests on a class of one case or subject. "undefined_resamples" counts
+        resamples that leave it undefined.
 
     Raises:
-        UserError: subjects or strata do not fit, or the protocol takes none.
+        UserError: subjects or strata do not fit, or the protocol does not allow them.
     """
     scorer, protocol = Scorer(split, extra), resampling.protocol
     point = scorer(np.ones((split.size, 1), np.float32))
@@ -272,13 +278,13 @@ def intervals(split: ScoredSplit, resampling: Resampling, extra: bool = False) -
 
 
 def without_interval(entry: Interval, reason: str) -> Interval:
-    """The record of what a single case or subject decides, whose resamples are all the same."""
+    """The record of a metric that a single case or subject decides, so that all its resamples are the same."""
     kept = {name: value for name, value in entry.items() if name != "undefined_resamples"}
     return {"reason": reason, **kept, "low": None, "high": None}
 
 
 def interval_notes(intervals: dict[str, Interval], resamples: int) -> list[str]:
-    """In words, the metrics without an interval, and those whose intervals rest on fewer than 95 % of resamples."""
+    """Notes on metrics without an interval, and on those whose intervals use fewer than 95 % of the resamples."""
     whole = {
         name: entry for name, entry in intervals.items() if None not in (entry["value"], entry["low"], entry["high"])
     }
@@ -320,13 +326,13 @@ def mean_intervals(
     """Means over cases with bootstrap intervals, for per-case scores such as Dice.
 
     Args:
-        values: (cases,) or (cases, K); NaN if a case leaves the score undefined, which is left out of the mean.
-        resampling: how many resamples, and their seed; they are always drawn as under protocol `fast`.
+        values: (cases,) or (cases, K) scores; NaN where a case leaves the score undefined, which the mean leaves out.
+        resampling: number of resamples and seed; the resamples are always drawn as under protocol `fast`.
         clusters: (cases,) subjects, to draw whole subjects.
         tail: share of resamples outside the interval.
 
     Returns:
-        K records of {"value", "mean", "low", "high", "cases"}; values None if no case defines the score.
+        K records of {"value", "mean", "low", "high", "cases"}; the values are None if no case defines the score.
     """
     values = np.asarray(values, dtype=np.float64)
     values = values[:, None] if values.ndim == 1 else values

@@ -1,8 +1,8 @@
 """COCO's average precision and recall of boxes, and their bootstrap intervals over images.
 
-After Lin et al. 2014 (arXiv 1405.0312) and the rules of pycocotools' COCOeval: detections of a class are matched
-greedily by score, at ten IoU thresholds, in all areas and in three ranges of area; precision is read at 101 recalls
-from its envelope. Boxes stay in float64: rounding them to float32 moves some over an area's edge or a threshold.
+Follows Lin et al. 2014 (arXiv 1405.0312) and the rules of pycocotools' COCOeval: detections of a class are matched
+greedily by score, at ten IoU thresholds, over all areas and in three ranges of area; precision is read from its
+envelope at 101 recalls. Boxes stay in float64: rounding to float32 moves some over the edge of an area or a threshold.
 """
 
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ import numpy as np
 
 from .bootstrap import Resampler, bounds
 
-THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU
+THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU
 RECALLS = np.linspace(0, 1, 101)
 AREAS = np.array(
     [[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]]
-)  # all, small, medium, large; ends belong to both
-MOST = 100  # detections of a class in an image
+)  # all, small, medium, large; the ends belong to both ranges
+MOST = 100  # detections of a class per image
 TINY = np.spacing(1.0)
 
-# Name: area, detections of an image that count, threshold (None: the mean over all)
+# Name: area, number of detections per image that count, threshold (None is the mean over all)
 PRECISIONS: dict[str, tuple[int, int | None]] = {
     "AP": (0, None), "AP50": (0, 0), "AP75": (0, 5), "APs": (1, None), "APm": (2, None), "APl": (3, None),
 }  # fmt: skip
@@ -34,10 +34,15 @@ NAMES = (*PRECISIONS, *RECALLED)
 
 @dataclass(frozen=True)
 class Boxes:
-    """The boxes of one class in one image: `truth` (g, 4) and `detected` (d, 4) as x, y, width, height in pixels.
+    """The boxes of one class in one image, as x, y, width, height in pixels.
 
-    `areas` (g,) are those of the annotations, which can be smaller than their boxes; `crowd` (g,) marks boxes around
-    many things, which any number of detections may match without being right or wrong; `scores` (d,).
+    Attributes:
+        truth: (g, 4) true boxes.
+        areas: (g,) areas of the annotations, which can be smaller than their boxes.
+        crowd: (g,) marks boxes around many things; any number of detections may match one without being right or
+            wrong.
+        detected: (d, 4) detected boxes.
+        scores: (d,) scores of the detections.
     """
 
     truth: np.ndarray
@@ -49,10 +54,12 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Matches:
-    """Matched detections of one class, best score first; of several images after joining.
+    """Matched detections of one class, best score first; after joining, those of several images.
 
-    `scores`, `ranks` (within the image) and `images` are (d,); `right` and `wrong` (areas, thresholds, d) are both
-    False if a detection does not count; `things` (areas, images) is how many there were to detect.
+    Attributes:
+        scores, ranks, images: (d,) score of each detection, its rank within the image, and the index of the image.
+        right, wrong: (areas, thresholds, d) bool, both False if a detection does not count.
+        things: (areas, images) number of things to detect.
     """
 
     scores: np.ndarray
@@ -64,12 +71,12 @@ class Matches:
 
     @cached_property
     def counted(self) -> list[tuple[int, np.ndarray]]:
-        """Each limit of detections of an image, and which detections are within it."""
+        """Each limit on the detections per image, with the detections that are within it."""
         return [(limit, self.ranks < limit) for limit in sorted({limit for _, limit in RECALLED.values()})]
 
 
 def overlaps(detected: np.ndarray, truth: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """Intersection over union (d, g); over the detection's own area where the truth is a crowd."""
+    """Intersection over union (d, g); for a crowd, intersection over the detection's own area."""
     starts = np.maximum(detected[:, None, :2], truth[None, :, :2])
     ends = np.minimum((detected[:, :2] + detected[:, 2:])[:, None], (truth[:, :2] + truth[:, 2:])[None])
     shared = np.clip(ends - starts, 0, None).prod(-1)
@@ -79,9 +86,9 @@ def overlaps(detected: np.ndarray, truth: np.ndarray, crowd: np.ndarray) -> np.n
 
 
 def match_boxes(boxes: Boxes) -> Matches:
-    """Match the detections of one image, at most its 100 best: each takes the free box that it overlaps most.
+    """Match up to 100 best detections of one image: each takes the free box that it overlaps most.
 
-    Boxes that do not count (crowds, areas outside the range) are taken only where no other reaches the threshold.
+    Boxes that do not count (crowds, areas outside the range) are matched only if no other box reaches the threshold.
     """
     order = np.argsort(-boxes.scores, kind="stable")[:MOST]
     detected = boxes.detected[order]
@@ -94,12 +101,12 @@ def match_boxes(boxes: Boxes) -> Matches:
 
 
 def _outside(areas: np.ndarray) -> np.ndarray:
-    """Which of `areas` (n,) are outside each range (ranges, n)."""
+    """For each range, which of `areas` (n,) lie outside it: (ranges, n)."""
     return (areas < AREAS[:, :1]) | (areas > AREAS[:, 1:])
 
 
 def _assign(iou: np.ndarray, crowd: np.ndarray, uncounted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which detections match a box that counts, and which one that does not: (areas, thresholds, d) each."""
+    """Which detections match a box that counts, and which match one that does not: (areas, thresholds, d) each."""
     shape = (len(AREAS), len(THRESHOLDS))
     right, ignored = np.zeros((2, *shape, len(iou)), bool)
     if not iou.size:
@@ -109,7 +116,7 @@ def _assign(iou: np.ndarray, crowd: np.ndarray, uncounted: np.ndarray) -> tuple[
         free = (row >= THRESHOLDS[:, None]) & (~taken | crowd)
         counting = free & ~uncounted[:, None]
         candidates = np.where(counting.any(-1, keepdims=True), counting, free)
-        best = row.size - 1 - np.where(candidates, row, -1)[..., ::-1].argmax(-1)  # of equal overlaps the last
+        best = row.size - 1 - np.where(candidates, row, -1)[..., ::-1].argmax(-1)  # the last of equal overlaps
         chosen = (np.arange(row.size) == best[..., None]) & candidates
         taken |= chosen
         right[..., number] = counting.any(-1)
@@ -118,7 +125,7 @@ def _assign(iou: np.ndarray, crowd: np.ndarray, uncounted: np.ndarray) -> tuple[
 
 
 def join(images: Sequence[Matches]) -> Matches:
-    """The matches of one class over several images, best score first; of equal scores the earlier image's first."""
+    """The matches of one class over several images, best score first; equal scores keep the order of the images."""
     scores = np.concatenate([each.scores for each in images])
     order = np.argsort(-scores, kind="stable")
     return Matches(
@@ -142,8 +149,8 @@ def group_boxes(truth: np.ndarray, detected: np.ndarray, images: int, classes: i
     Args:
         truth: (g, 8) image, class, x, y, width, height, area, crowd.
         detected: (d, 7) image, class, x, y, width, height, score.
-        images: how many.
-        classes: how many.
+        images: number of images.
+        classes: number of classes.
     """
     groups = []
     for label in range(classes):
@@ -157,7 +164,7 @@ def group_boxes(truth: np.ndarray, detected: np.ndarray, images: int, classes: i
 
 
 def _ends(rows: np.ndarray, images: int) -> np.ndarray:
-    """Where the rows of each image but the last end, once they are sorted by it."""
+    """Where the rows of each image except the last end, in rows sorted by image."""
     return np.cumsum(np.bincount(rows[:, 0].astype(int), minlength=images))[:-1]
 
 
@@ -165,8 +172,8 @@ def class_figures(matches: Matches, weights: np.ndarray | None = None) -> dict[s
     """The twelve figures of one class in [0, 1], by COCO's names; NaN if there was nothing to detect.
 
     Args:
-        matches: of all images (`join`).
-        weights: (images,) how often each image counts, as a resample draws it; once where None.
+        matches: matches of all images, from `join`.
+        weights: (images,) how often a resample draws each image; None counts each once.
     """
     weights = np.ones(matches.things.shape[1]) if weights is None else weights
     things = matches.things @ weights
@@ -184,7 +191,7 @@ def class_figures(matches: Matches, weights: np.ndarray | None = None) -> dict[s
 
 
 def _precisions(matches: Matches, counts: np.ndarray, area: int, things: float) -> np.ndarray:
-    """Mean precision over the 101 recalls at each threshold (thresholds,)."""
+    """Mean precision over the 101 recalls, for each threshold: (thresholds,)."""
     right = np.cumsum(matches.right[area] * counts, -1)
     wrong = np.cumsum(matches.wrong[area] * counts, -1)
     envelope = np.maximum.accumulate((right / (right + wrong + TINY))[:, ::-1], -1)[:, ::-1]
@@ -202,9 +209,9 @@ def mean_figures(classes: Sequence[dict[str, float]]) -> dict[str, float]:
 def resampled_figures(
     classes: Sequence[Matches], resamples: int, seed: int, subjects: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """{name: (resamples,)}: the mean figures in draws of the images with replacement, NaN if undefined.
+    """{name: (resamples,)}: the mean figures in resamples of the images with replacement, NaN if undefined.
 
-    Whole `subjects` (images,) are drawn if they are given.
+    If `subjects` (images,) is given, whole subjects are drawn.
     """
     resampler = Resampler(classes[0].things.shape[1], "fast", seed, subjects)
     draws = [
@@ -217,7 +224,7 @@ def resampled_figures(
 def detection_intervals(
     values: dict[str, float], draws: dict[str, np.ndarray]
 ) -> dict[str, dict[str, float | str | None]]:
-    """{name: {"value", "mean", "low", "high"}}; all None, with a "reason", where nothing was there to detect."""
+    """{name: {"value", "mean", "low", "high"}}; all None, with a "reason", if there was nothing to detect."""
     entries: dict[str, dict[str, float | str | None]] = {}
     for name, value in values.items():
         defined = draws[name][~np.isnan(draws[name])]
@@ -233,13 +240,13 @@ def detection_intervals(
 def judge_boxes(
     boxes: dict[str, list[Boxes]], resamples: int, seed: int, subjects: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """COCO's figures with intervals, of all classes together and of each.
+    """COCO's figures with intervals, for all classes together and for each.
 
     Args:
         boxes: {class: [boxes of each image]}.
-        resamples: of the images, or of their `subjects`.
-        seed: of the draws.
-        subjects: (images,) who each is of.
+        resamples: number of resamples of the images, or of their `subjects`.
+        seed: random seed of the resamples.
+        subjects: (images,) subject of each image.
 
     Returns:
         {"metrics": as `detection_intervals`, "classes": {class: {"AP", "AP50"}, None if it has no box}, "notes"}.

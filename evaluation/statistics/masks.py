@@ -1,8 +1,8 @@
 """Metrics of masks: means over cases of overlaps and surface distances, and scores over the voxels of all cases.
 
-Among the latter is the radiology study's own (arXiv 2312.02366), (Dice + Jaccard) / 2. Its Jaccard, torchmetrics' with
-`ignore_index=0`, leaves out every pixel whose truth is background. So what is drawn on background by mistake costs
-nothing there, and it can exceed the Dice, which ordinary pairs never do.
+One of the latter is the radiology study's own (arXiv 2312.02366), (Dice + Jaccard) / 2. Its Jaccard, torchmetrics'
+with `ignore_index=0`, leaves out every pixel whose truth is background. Foreground predicted on background therefore
+costs nothing there, and this Jaccard can exceed the Dice, which an ordinary Jaccard never does.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,10 +31,10 @@ STUDY_NOTE = (
 def segmentation_counts(decided: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
     """Voxel counts of one case, (classes, 4) int64: intersection, decided, true, and decided on true background.
 
-    Counts add: sum them over the slices of a volume before `dice` or `jaccard` for a score per volume.
+    Counts are additive: for a score per volume, sum them over its slices before calling `dice` or `jaccard`.
 
     Raises:
-        UserError: the masks differ in shape or hold a class outside 0..classes-1.
+        UserError: the masks differ in shape or contain a class outside 0..classes-1.
     """
     decided, truth = np.asarray(decided), np.asarray(truth)
     if decided.shape != truth.shape:
@@ -65,7 +65,7 @@ def jaccard(counts: np.ndarray) -> np.ndarray:
 
 
 def jaccard_without_background(counts: np.ndarray) -> np.ndarray:
-    """Jaccard index per class over the pixels whose truth is no background, from counts (..., classes, 4).
+    """Jaccard index per class over the pixels whose truth is not background, from counts (..., classes, 4).
 
     NaN if a class is in neither mask there.
     """
@@ -78,19 +78,19 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def foreground_mean(per_class: np.ndarray) -> np.ndarray:
-    """Mean over the foreground classes that are defined, (..., classes) -> (...); NaN if none is."""
+    """Mean over the defined foreground classes, (..., classes) -> (...); NaN if none is defined."""
     return known_mean(np.asarray(per_class)[..., 1:])
 
 
 def known_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of the values that are finite; NaN if none is."""
+    """Mean over the finite values along the last axis; NaN if there are none."""
     known = np.isfinite(values)
     total = np.where(known, values, 0.0).sum(-1)
     return np.divide(total, known.sum(-1), out=np.full(np.shape(total), np.nan), where=known.any(-1))
 
 
 def mean_dice(counts: np.ndarray) -> float:
-    """Mean over cases of the mean Dice of the foreground classes that occur; 0 if none is defined."""
+    """Mean over cases of the mean Dice of the foreground classes that occur; 0 if no class is defined."""
     mean = float(known_mean(foreground_mean(dice(counts))))
     return 0.0 if np.isnan(mean) else mean
 
@@ -135,12 +135,12 @@ for _metric in (
 
 
 def known_metrics(arrays: Arrays) -> Iterator[MaskMetric]:
-    """The metrics of masks whose arrays are there."""
+    """The metrics of masks whose arrays are present."""
     return (metric for metric in MASK_METRICS.values() if metric.reads in arrays)
 
 
 def draw_metric(metric: MaskMetric, arrays: Arrays, resampler: Resampler, resamples: int) -> np.ndarray:
-    """A metric's value and then its values over resamples of the cases: (1 + resamples,), NaN if undefined."""
+    """A metric's value followed by its values over resamples of the cases: (1 + resamples,), NaN if undefined."""
     cases = len(arrays[metric.reads])
     weightings = [np.ones((cases, 1)), *resampler.blocks(resamples)]
     return np.concatenate([weighted(metric, arrays, weights) for weights in weightings])
@@ -159,19 +159,19 @@ def weighted(metric: MaskMetric, arrays: Arrays, weights: np.ndarray) -> np.ndar
 
 
 def _pooled_counts(arrays: Arrays) -> np.ndarray:
-    """Counts as the study takes them, where a protocol keeps them; else those of the masks' own size."""
+    """Counts at the size that the study scores, if the protocol stores them; otherwise at the masks' own size."""
     return arrays[STUDY_COUNTS] if STUDY_COUNTS in arrays else arrays[COUNTS]
 
 
 def mask_intervals(
     arrays: Arrays, classes: list[str], resampling: Resampling, clusters: np.ndarray | None = None
 ) -> dict[str, Interval]:
-    """Every metric of masks of a split, with intervals over resamples of its cases, and each class' Dice and Jaccard.
+    """All metrics of masks of a split with intervals over resamples of its cases, and Dice and Jaccard of each class.
 
     Args:
-        arrays: counts (cases, classes, 4), and surface values (cases, classes - 1, 3) where they were measured.
-        classes: their names, background first.
-        resampling: how many resamples, and their seed; they are drawn as under protocol `fast`.
+        arrays: counts (cases, classes, 4), and surface values (cases, classes - 1, 3) if they were measured.
+        classes: names of the classes, background first.
+        resampling: number of resamples and seed; the resamples are drawn as under protocol `fast`.
         clusters: (cases,) subjects, to draw whole subjects.
     """
     entries: dict[str, Interval] = {}
@@ -213,9 +213,9 @@ def paired_difference(
     seed: int = 0,
     clusters: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """The difference of two models in a metric on the same cases, with its interval and p, see `paired_interval`.
+    """The difference between two models in a metric on the same cases, with its interval and p, see `paired_interval`.
 
-    A mean over cases is compared on the cases that define it of both models.
+    A mean over cases is compared on the cases that define it for both models.
     """
     if metric.cases is not None:
         return paired_means(metric.cases(first) - metric.cases(second), resamples, seed, clusters)

@@ -1,9 +1,9 @@
 """Metrics of scores, each defined once, for point values and weighted resamples alike; those of masks: `masks`.
 
-Every metric takes samples with integer weights: a column of ones gives the point value, a column of draw counts
-gives one bootstrap resample, and many columns give many resamples at the cost of a matrix product. Averages follow
-scikit-learn and the MedMNIST evaluator: AUC is the unweighted one-vs-rest mean; accuracy, balanced accuracy and MCC
-of multi-label tasks are means over labels; recall and F1 of binary tasks are those of the positive class.
+Every metric takes samples with integer weights: a column of ones gives the point value, a column of draw counts gives
+one bootstrap resample, and many columns give many resamples at the cost of a matrix product. Averages follow
+scikit-learn and the MedMNIST evaluator: AUC is the unweighted one-vs-rest mean; accuracy, balanced accuracy and MCC of
+multi-label tasks are means over labels; recall and F1 of binary tasks are those of the positive class.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,13 +26,13 @@ ECE_BINS = 15
 class Needs(Flag):
     """The cases a split must have for a metric to be defined, for every label, or in binary and multi-class tasks."""
 
-    POSITIVES = auto()  # of every label
+    POSITIVES = auto()  # positives of every label
     NEGATIVES = auto()
-    ANY_POSITIVE = auto()  # of some label
+    ANY_POSITIVE = auto()  # positives of some label
     EVERY_CLASS = auto()  # multi-class tasks: a case of each class
     TWO_CLASSES = auto()  # multi-class tasks: cases of more than one class
     PROBABILITIES = auto()  # scores within 0..1
-    EQUAL_CLASSES = auto()  # multi-class tasks: each class counts alike, so one of a single case gives no interval
+    EQUAL_CLASSES = auto()  # multi-class tasks: classes weigh the same, so a class with one case gives no interval
 
 
 NOTHING = Needs(0)
@@ -40,21 +40,21 @@ NOTHING = Needs(0)
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of scores; `register` makes it known, and then records, tables and comparisons have it.
+    """A metric of scores. After `register`, records, tables and comparisons have it.
 
     Attributes:
-        name: in records.
-        title: in tables.
-        value: its values (B,) from samples under B weightings.
-        needs: what a split must hold for it to be defined.
-        extra: whether `biovfm score` gives it on request only.
-        compared: whether models are compared in it.
-        column: its place among the columns of the tables, None to leave it out.
+        name: name in records.
+        title: title in tables.
+        value: function that gives its values (B,) for samples under B weightings.
+        needs: what a split must contain for the metric to be defined.
+        extra: whether `biovfm score` computes it on request only.
+        compared: whether models are compared by it.
+        column: position among the columns of the tables, None to leave it out.
         averaged: whether the tables of means have it too.
-        lowest: the lowest value it can take.
-        highest: the highest; every metric of scores is a share or a correlation.
-        percent: whether tables give it in percent.
-        lower_is_better: whether the better of two models has the lower value.
+        lowest: lowest possible value.
+        highest: highest possible value; every metric of scores is a share or a correlation.
+        percent: whether tables show it in percent.
+        lower_is_better: whether lower values are better.
     """
 
     highest: ClassVar[float | None] = 1.0
@@ -71,26 +71,27 @@ class Metric:
     lower_is_better: bool = False
 
 
-Arrays = Mapping[str, np.ndarray]  # what lies beside a record, by name
+Arrays = Mapping[str, np.ndarray]  # arrays stored beside a record, by name
 
 
 @dataclass(frozen=True)
 class MaskMetric:
-    """A metric of masks, from the arrays beside a record; `masks` has them all.
+    """A metric of masks, computed from the arrays beside a record; `masks` defines all of them.
 
     Attributes:
-        name: in records.
-        title: in tables.
-        reads: the array it needs; of records without it there is none.
-        cases: its value (cases,) of each case, whose mean over cases it is; NaN if a case leaves it undefined.
-        pooled: in place of `cases`, its value (...) from voxel counts (..., classes, 4) of all cases together.
-        compared: whether models are compared in it.
-        column: its place among the columns of the tables, None to leave it out.
+        name: name in records.
+        title: title in tables.
+        reads: name of the array it needs; records without the array lack the metric.
+        cases: function that gives its value (cases,) for each case, NaN where undefined; the metric is their mean.
+        pooled: instead of `cases`, function that gives its value (...) from voxel counts (..., classes, 4) of all
+            cases.
+        compared: whether models are compared by it.
+        column: position among the columns of the tables, None to leave it out.
         averaged: whether the tables of means have it too.
-        lowest: the lowest value it can take.
-        highest: the highest, None if there is none.
-        percent: whether it is a share, which tables give in percent.
-        lower_is_better: whether the better of two models has the lower value.
+        lowest: lowest possible value.
+        highest: highest possible value, None if there is none.
+        percent: whether it is a share, which tables show in percent.
+        lower_is_better: whether lower values are better.
     """
 
     name: str
@@ -128,10 +129,10 @@ BOX_FIGURES: dict[str, BoxFigure] = {}
 
 
 def register(metric: Metric | MaskMetric | BoxFigure) -> None:
-    """Make a metric known.
+    """Add a metric to the registry.
 
     Raises:
-        ValueError: another has its name, or its column in the tables.
+        ValueError: another metric has its name, or its column in the tables.
     """
     if find_metric(metric.name) is not None:
         raise ValueError(f"there is a metric {metric.name} already")
@@ -150,17 +151,17 @@ def register(metric: Metric | MaskMetric | BoxFigure) -> None:
 
 
 def names(extra: bool = False) -> tuple[str, ...]:
-    """The metrics of scores, with those on request or without them."""
+    """Names of the metrics of scores, with or without those on request."""
     return tuple(name for name, metric in METRICS.items() if extra or not metric.extra)
 
 
 def find_metric(name: str) -> Metric | MaskMetric | BoxFigure | None:
-    """The entry of a metric; None if nobody registered it, as of one class' Dice."""
+    """The entry of a metric; None if it is not registered, such as the Dice of one class."""
     return METRICS.get(name) or MASK_METRICS.get(name) or BOX_FIGURES.get(name)
 
 
 def is_lower_better(name: str) -> bool:
-    """Whether the better of two models has the lower value of a metric; not so of one that nobody registered."""
+    """Whether lower values of a metric are better; false for metrics that are not registered."""
     metric = find_metric(name)
     return metric is not None and metric.lower_is_better
 
@@ -170,7 +171,7 @@ def _registered() -> list[Metric | MaskMetric | BoxFigure]:
 
 
 def table_metrics(averaged: bool = False) -> list[str]:
-    """The metrics that tables have columns for, in their order; only those of the tables of means with `averaged`."""
+    """The metrics that tables have columns for, in order; with `averaged`, only those in the tables of means."""
     entries = [entry for entry in _registered() if entry.column is not None]
     chosen = [entry for entry in entries if entry.averaged or not averaged]
     return [entry.name for entry in sorted(chosen, key=lambda entry: entry.column or 0)]
@@ -180,7 +181,7 @@ def predict(split: ScoredSplit) -> np.ndarray:
     """Decisions: argmax (n,) for multi-class tasks, otherwise `score > threshold` per label, (n, L) of 0/1.
 
     Raises:
-        UserError: the split has no thresholds and needs some.
+        UserError: the split needs thresholds and has none.
     """
     if split.task not in (BINARY, MULTILABEL):
         return split.scores.argmax(axis=1)
@@ -192,11 +193,11 @@ def predict(split: ScoredSplit) -> np.ndarray:
 class Scorer:
     """All metrics of one split under its thresholds, ready to be evaluated for many weightings of its samples.
 
-    What does not depend on the weights (decisions, sort orders, calibration bins) is prepared once.
+    Everything that does not depend on the weights (decisions, sort orders, calibration bins) is prepared once.
 
     Args:
         split: checked labels and scores, with thresholds.
-        extra: also give the metrics that are `extra`.
+        extra: also compute the metrics that are marked `extra`.
     """
 
     def __init__(self, split: ScoredSplit, extra: bool = False):
@@ -213,17 +214,17 @@ class Scorer:
         self.calibration = _linear_terms(split) if extra else None
 
     def __call__(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Evaluate the metrics for weights (n, B) float32 of whole numbers. Returns {name: (B,) float64}.
+        """Evaluate the metrics for weights (n, B), whole numbers in float32. Returns {name: (B,) float64}.
 
-        A ratio without a denominator follows scikit-learn: 0 for recall, F1 and MCC, NaN for AUC and average
-        precision. `reasons` tells for which of them the split as a whole leaves the metric undefined.
+        A ratio with denominator 0 follows scikit-learn: 0 for recall, F1 and MCC, NaN for AUC and average precision.
+        `reasons` names the metrics that the split as a whole leaves undefined.
         """
         weighted = Weighted(self, weights)
         return {name: METRICS[name].value(weighted) for name in self.names}
 
 
 class Weighted:
-    """The samples of a split under weights (n, B): the inputs of metrics, each computed once, on demand."""
+    """The samples of a split under weights (n, B): the inputs of metrics, each computed once when needed."""
 
     def __init__(self, scorer: Scorer, weights: np.ndarray):
         self.scorer, self.split, self.weights = scorer, scorer.split, weights
@@ -241,7 +242,7 @@ class Weighted:
 
     @cached_property
     def decided(self) -> dict[str, np.ndarray]:
-        """Metrics of the counts: `binary_metrics` or `multiclass_metrics`."""
+        """Metrics from the counts: `binary_metrics` or `multiclass_metrics`."""
         return multiclass_metrics(self.counts) if self.scorer.classes else binary_metrics(self.counts)
 
     @cached_property
@@ -250,12 +251,12 @@ class Weighted:
         return _rates(self.counts, multiclass=bool(self.scorer.classes))
 
     def mean_over_labels(self, rank_metric: Callable[[RankedLabel, np.ndarray], np.ndarray]) -> np.ndarray:
-        """The unweighted mean (B,) of a rank metric over labels, or over classes one against the rest."""
+        """The unweighted mean (B,) of a rank metric over labels, or over classes as one-vs-rest."""
         return np.stack([rank_metric(ranked, self.weights) for ranked in self.scorer.ranked]).mean(axis=0)
 
     @cached_property
     def calibration(self) -> dict[str, np.ndarray]:
-        """Brier score and expected calibration error; NaN where scores are no probabilities."""
+        """Brier score and expected calibration error; NaN if the scores are not probabilities."""
         if self.scorer.calibration is None:
             undefined = np.full(self.weights.shape[1], np.nan)
             return {"brier": undefined, "ece": undefined}
@@ -286,8 +287,8 @@ def _ratio(top: np.ndarray, bottom: np.ndarray, empty: float = 0.0) -> np.ndarra
 def binary_metrics(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Metrics of thresholded labels from counts (..., L, 4) of tp, fp, fn, tn; each (...,).
 
-    Balanced accuracy averages the recalls of the classes that occur (Brodersen et al. 2010); MCC is 0 where its
-    denominator is (Matthews 1975), as in scikit-learn.
+    Balanced accuracy averages the recalls of the classes that occur (Brodersen et al. 2010). MCC is 0 if its
+    denominator is 0 (Matthews 1975), as in scikit-learn.
     """
     tp, fp, fn, tn = np.moveaxis(counts, -1, 0)
     total = tp + fp + fn + tn
@@ -309,8 +310,8 @@ def binary_metrics(counts: np.ndarray) -> dict[str, np.ndarray]:
 def multiclass_metrics(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """Metrics of argmax decisions from confusion matrices (..., C, C), rows the truth; each (...,).
 
-    Macro recall and F1 average over classes that occur in truth or decisions, balanced accuracy over those in
-    the truth, MCC is Gorodkin's R_K (2004): scikit-learn's conventions.
+    As in scikit-learn, macro recall and F1 average over the classes that occur in truth or decisions, balanced
+    accuracy over those in the truth, and MCC is Gorodkin's R_K (2004).
     """
     truth, decided = confusion.sum(-1), confusion.sum(-2)
     correct = np.diagonal(confusion, axis1=-2, axis2=-1)
@@ -330,14 +331,14 @@ def multiclass_metrics(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _mcc(correct: np.ndarray, total: np.ndarray, truth: list[np.ndarray], decided: list[np.ndarray]) -> np.ndarray:
-    """Matthews correlation from marginal counts, in whole numbers until the last division (so ties stay ties)."""
+    """Matthews correlation from marginal counts; integers until the last division, so that ties stay ties."""
     dot = sum(t * p for t, p in zip(truth, decided, strict=True))
     spread = (total**2 - sum(p * p for p in decided)) * (total**2 - sum(t * t for t in truth))
     return _ratio(correct * total - dot, np.sqrt(spread))
 
 
 def _rates(counts: np.ndarray, multiclass: bool) -> dict[str, np.ndarray]:
-    """Sensitivity and specificity: means over labels, or over classes one against the rest."""
+    """Sensitivity and specificity: means over labels, or over classes as one-vs-rest."""
     if multiclass:
         tp = np.diagonal(counts, axis1=-2, axis2=-1)
         fn, fp = counts.sum(-1) - tp, counts.sum(-2) - tp
@@ -351,7 +352,7 @@ def _rates(counts: np.ndarray, multiclass: bool) -> dict[str, np.ndarray]:
 
 
 def _linear_terms(split: ScoredSplit):
-    """Brier's per-sample squared error and, per label, the sparse matrix whose |product| with weights sums to ECE."""
+    """Brier's squared error per sample, and per label the sparse matrix whose |product| with weights sums to ECE."""
     if split.scores.min() < 0 or split.scores.max() > 1:
         return None
     errors = (split.scores - split.columns) ** 2
@@ -371,7 +372,7 @@ def _calibration_gaps(confidence: np.ndarray, correct: np.ndarray):
     n = len(confidence)
     _, group, sizes = np.unique(confidence, return_inverse=True, return_counts=True)
     first = np.cumsum(sizes) - sizes
-    # Equal scores go into one bin, that of their middle rank: cut by row number, bins would follow the file's order.
+    # Equal scores share the bin of their middle rank: bins cut by row number would depend on the file's order.
     rows = ((2 * first + sizes - 1) * ECE_BINS // (2 * n))[group.reshape(-1)]
     return csr_matrix((correct - confidence, (rows, np.arange(n))), shape=(ECE_BINS, n))
 
@@ -380,9 +381,10 @@ def point_metrics(split: ScoredSplit, extra: bool = False) -> dict[str, float | 
     """Metrics of one split: {name: value}, None if the split leaves the metric undefined (see `reasons`).
 
     Args:
-        split: with its thresholds.
-        extra: also sensitivity, specificity, average precision (macro), Brier score and ECE (15 equal-mass bins, of
-            which equal scores share one; of the top class for multi-class tasks, the mean over labels otherwise).
+        split: split with its thresholds.
+        extra: also compute sensitivity, specificity, average precision (macro), Brier score and ECE. ECE uses 15
+            equal-mass bins, and equal scores share a bin; it is that of the top class for multi-class tasks and the
+            mean over labels otherwise.
     """
     values = Scorer(split, extra)(np.ones((split.size, 1), np.float32))
     undefined = reasons(split)
@@ -390,10 +392,10 @@ def point_metrics(split: ScoredSplit, extra: bool = False) -> dict[str, float | 
 
 
 def reasons(split: ScoredSplit) -> Mapping[str, str]:
-    """Why metrics are undefined on a split: {name: reason}, for those that are.
+    """Why metrics are undefined on a split: {name: reason}, for the undefined ones.
 
-    AUC needs positive and negative samples of every label or class, and so do balanced accuracy and MCC of binary
-    and multi-label tasks; recall, F1 and average precision need positives; Brier score and ECE need probabilities.
+    AUC needs positive and negative samples of every label or class, and so do balanced accuracy and MCC of binary and
+    multi-label tasks; recall, F1 and average precision need positives; Brier score and ECE need probabilities.
     """
     columns = split.columns
     empty = np.flatnonzero(columns.sum(axis=0) == 0)
@@ -405,12 +407,12 @@ def reasons(split: ScoredSplit) -> Mapping[str, str]:
 
 
 def _undefined(lacking: dict[Needs, str]) -> dict[str, str]:
-    """{metric: reason} of the metrics that need what is lacking; the last reason of several."""
+    """{metric: reason} for the metrics that need what is lacking; with several reasons, the last one."""
     return {name: why for need, why in lacking.items() for name, metric in METRICS.items() if need in metric.needs}
 
 
 def _lacking(split: ScoredSplit, empty: np.ndarray, full: np.ndarray) -> dict[Needs, str]:
-    """What a split lacks, and why, where the columns `empty` have no positive and the columns `full` no negative."""
+    """What a split lacks, and why. The columns `empty` have no positive, the columns `full` no negative."""
     lacking: dict[Needs, str] = {}
     if split.task not in (BINARY, MULTILABEL):
         if len(empty):
@@ -430,10 +432,10 @@ def _lacking(split: ScoredSplit, empty: np.ndarray, full: np.ndarray) -> dict[Ne
 
 
 def lone_classes(split: ScoredSplit, units: np.ndarray) -> dict[str, str]:
-    """Why metrics of a split can have no interval: {name: reason}, for those that rest on a class of one unit alone.
+    """Metrics of a split that have no interval because a class has a single unit: {name: reason}.
 
-    A resample repeats that unit or lacks it, which does not tell how another of its class would have fared: intervals
-    would be too narrow by what nothing here knows, down to no width at all.
+    A resample either repeats that unit or lacks it, which says nothing about other units of its class. Intervals would
+    be too narrow by an unknown amount, down to no width at all.
 
     Args:
         split: checked labels and scores.

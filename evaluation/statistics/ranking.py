@@ -1,14 +1,14 @@
 """Rank metrics of one 0/1 label under many integer weightings of its samples: AUC and average precision.
 
-A sort is done once per label. For each weighting there remain group sums, a cumulative sum and a dot product over
-groups of samples between which the order does not matter, so 1,000 bootstrap resamples cost little more than one.
+A label is sorted once. Each weighting then takes group sums, a cumulative sum and a dot product over groups of samples
+whose order does not matter, so 1,000 bootstrap resamples cost little more than one.
 """
 
 import numpy as np
 
 
 class RankedLabel:
-    """Score order of the samples of one label, reduced to the groups that rank metrics can tell apart.
+    """Samples of one label in the order of their scores, reduced to the groups that rank metrics can distinguish.
 
     Args:
         labels: (n,) of 0/1.
@@ -58,14 +58,14 @@ def _dot(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def roc_auc(ranked: RankedLabel, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve (Mann-Whitney U with ties counted half), exact, for each column of weights.
+    """Exact area under the ROC curve (Mann-Whitney U, ties count half), for each column of weights.
 
     Args:
         ranked: the prepared label.
-        weights: (n, B) float32 whole numbers that sum to less than 2**24 per column.
+        weights: (n, B) whole numbers in float32; each column sums to less than 2**24.
 
     Returns:
-        (B,) float64, NaN if a column holds one class only.
+        (B,) float64, NaN if a column contains only one class.
     """
     common = ranked.common_rows @ weights
     wins = 0.5 * _dot(common, ranked.tied_rows @ weights) if ranked.tied_rows.nnz else np.zeros(weights.shape[1])
@@ -80,14 +80,14 @@ def roc_auc(ranked: RankedLabel, weights: np.ndarray) -> np.ndarray:
 def average_precision(ranked: RankedLabel, weights: np.ndarray) -> np.ndarray:
     """Average precision: the mean over positives of the precision at their score, for each column of weights.
 
-    The step-wise sum of (R_i - R_{i-1}) P_i, as in scikit-learn; equal scores form one step.
+    It is the step-wise sum of (R_i - R_{i-1}) P_i, as in scikit-learn; equal scores form one step.
 
     Args:
         ranked: the prepared label.
-        weights: (n, B) float32 whole numbers.
+        weights: (n, B) whole numbers in float32.
 
     Returns:
-        (B,) float64, NaN if a column holds no positive.
+        (B,) float64, NaN if a column contains no positive.
     """
     values, rows = np.unique(-ranked.scores, return_inverse=True)
     everyone = _indicator(rows, np.arange(len(rows)), len(values), len(rows))

@@ -1,9 +1,10 @@
 """How often a model is wrong on corrupted images: the errors of MedMNIST-C (Di Salvo et al. 2024, section 3).
 
 An error is 1 - balanced accuracy at the thresholds chosen on clean validation images. The balanced error BE of a
-corruption is the mean error over its severities, divided by AlexNet's; the relative one, rBE, takes the error without
-corruption off both. Of a set each is the mean over its corruptions. rBE means little where AlexNet's own error hardly
-rises, as its denominator is then near 0, or negative: such corruptions are named.
+corruption is the mean error over its severities, divided by that of AlexNet. The relative balanced error rBE first
+subtracts from both the error without corruption. For a set, BE and rBE are means over its corruptions. rBE means
+little where AlexNet's own error hardly rises, because its denominator is then near 0 or negative; such corruptions
+are named.
 """
 
 from dataclasses import dataclass, field
@@ -15,12 +16,12 @@ from .bootstrap import Resampling, bounds
 from .metrics import METRICS, Scorer, Weighted
 from .split import ScoredSplit
 
-SMALL_RISE = 0.01  # of AlexNet's error, below which rBE is not to be relied on
+SMALL_RISE = 0.01  # rise of AlexNet's error below which rBE is not reliable
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The errors of the model that others are compared with: without corruption, and the mean of each corruption."""
+    """The errors of the model that others are compared with: without corruption, and the mean for each corruption."""
 
     clean: float
     errors: dict[str, float] = field(default_factory=dict)
@@ -31,17 +32,17 @@ def robustness(
 ) -> dict[str, Any]:
     """Errors, BE and rBE of every corruption and of all together, with 95 % intervals.
 
-    Resamples draw the same cases of the clean images and of every corruption, since these are the same cases.
+    Clean and corrupted images show the same cases, so each resample draws the same cases for all of them.
 
     Args:
         clean: the test split without corruption, with thresholds.
-        corrupted: of each corruption the split under each severity, of the same cases and thresholds.
-        baseline: another model's errors; None leaves BE and rBE out.
+        corrupted: for each corruption, the split at each severity, with the same cases and thresholds.
+        baseline: another model's errors; None leaves out BE and rBE.
         resampling: how intervals are made.
 
     Returns:
-        {"clean_error", "error" (the mean over corruptions), "be", "rbe": {"value", "low", "high"} each, "worst": the
-        corruption of the highest error, "corruptions": {name: {"errors" and "aucs" by severity, "error", "be",
+        {"clean_error", "error" (mean over corruptions), "be", "rbe": each {"value", "low", "high"}, "worst": the
+        corruption with the highest error, "corruptions": {name: {"errors" and "aucs" by severity, "error", "be",
         "rbe", and "rise", the denominator of rBE}}, "notes"}.
     """
     scorers = {name: [Scorer(split) for split in splits] for name, splits in corrupted.items()}
@@ -84,7 +85,7 @@ def _figures(
 
 
 def _error(scorer: Scorer, weights: np.ndarray) -> np.ndarray:
-    """1 - balanced accuracy (B,); of several labels their mean."""
+    """1 - balanced accuracy (B,); with several labels, their mean."""
     return 1 - Weighted(scorer, weights).decided["balanced_accuracy"]
 
 
@@ -100,7 +101,7 @@ def _entry(point: float, drawn: np.ndarray, resampling: Resampling) -> dict[str,
 
 
 def _notes(named: dict[str, dict[str, Any]]) -> list[str]:
-    """Which corruptions have no rBE that means much, and what it is without them."""
+    """Notes on corruptions whose rBE means little, with the rBE of a set without them."""
     small = [name for name, row in named.items() if row.get("rise", 1.0) < SMALL_RISE]
     if not small:
         return []

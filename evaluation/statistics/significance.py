@@ -18,21 +18,21 @@ def paired_bootstrap(
 ) -> dict[str, dict[str, Any]]:
     """Differences A - B of every metric on the same test cases, with intervals and p-values from shared resamples.
 
-    The 95 % interval is the percentile interval of the resampled differences (Efron & Tibshirani 1993); p is twice
-    the smaller share of resamples at or beyond 0, counting the observed data as one more, so at least
-    2 / (resamples + 1), and not below what few cases can tell (see `paired_interval`).
+    The 95 % interval is the percentile interval of the resampled differences (Efron & Tibshirani 1993). The p-value is
+    twice the smaller share of resamples at or beyond 0. The observed data count as one more resample, so p is at least
+    2 / (resamples + 1); few cases raise this bound (see `paired_interval`).
 
     Args:
-        split_a: model A's scores, with its thresholds; its subjects and strata say what is resampled.
-        split_b: model B's, of the same cases in the same order, with its thresholds.
-        resamples: how many.
-        seed: of the draws.
+        split_a: model A's scores with thresholds; its subjects and strata determine what is resampled.
+        split_b: model B's scores with thresholds, for the same cases in the same order.
+        resamples: number of resamples.
+        seed: random seed of the resamples.
 
     Returns:
-        {metric: {"difference", "low", "high", "p"}}; all None, with a "reason", where the metric is undefined.
+        {metric: {"difference", "low", "high", "p"}}; all None, with a "reason", if the metric is undefined.
 
     Raises:
-        UserError: the two are not of the same cases.
+        UserError: the two splits have different cases.
     """
     if not np.array_equal(split_a.labels, split_b.labels):
         raise UserError("the two models were scored on other test cases, so they cannot be compared by pairs")
@@ -55,10 +55,11 @@ def _point_and_draws(split: ScoredSplit, resampler: Resampler, resamples: int) -
 
 
 def paired_interval(observed: float, drawn: np.ndarray, units: int) -> dict[str, Any]:
-    """A difference with the 95 % interval and the two-sided p of its resamples (those that define it).
+    """A difference with the 95 % interval and the two-sided p of its resamples (of those that define it).
 
-    With few cases a bootstrap is too sure: four differences of one sign, however resampled, would give the lowest p
-    there is. So p is at least 2^(1 - units), the lowest of a sign test on as many cases or subjects; one has no p.
+    With few cases a bootstrap is overconfident: four differences of the same sign always resample to the lowest
+    possible p. So p is at least 2^(1 - units), the lowest p of a sign test on as many cases or subjects; a single unit
+    has no p.
     """
     drawn = drawn[~np.isnan(drawn)]
     none = {"difference": observed, "low": None, "high": None, "p": None}
@@ -78,9 +79,9 @@ def paired_means(
     """The mean of per-case differences with its percentile interval and two-sided bootstrap p, see `paired_interval`.
 
     Args:
-        differences: (cases,); NaN if a case does not define the score.
-        resamples: how many.
-        seed: of the draws.
+        differences: (cases,) differences; NaN where a case does not define the score.
+        resamples: number of resamples.
+        seed: random seed of the resamples.
         clusters: (cases,) subjects, to draw whole subjects.
     """
     known = np.isfinite(differences)
@@ -92,7 +93,7 @@ def paired_means(
 
 
 def lowest_p(units: int) -> float:
-    """The lowest two-sided p that a sign test reaches on `units` differences."""
+    """The lowest two-sided p that a sign test can reach with `units` differences."""
     return 2.0 ** (1 - units)
 
 
@@ -104,7 +105,7 @@ class DeLong:
         auc_a: AUC of A.
         auc_b: AUC of B.
         difference: A - B.
-        standard_error: of the difference.
+        standard_error: standard error of the difference.
         z: difference over its standard error (0 if both are 0).
         p: two-sided normal p-value.
     """
@@ -122,18 +123,18 @@ def delong(
 ) -> DeLong:
     """DeLong, DeLong & Clarke-Pearson's (1988) paired test of two AUCs, by midranks (Sun & Xu 2014).
 
-    With several labels or classes the AUCs are means over them: a case's shares in the variance are added over labels
-    before they are squared, since labels are scored on the same cases. With `clusters` they are added within subjects,
-    as Obuchowski (1997) does.
+    With several labels or classes, the AUCs are means over them. Since all labels are scored on the same cases, a
+    case's shares in the variance are added over labels before they are squared. With `clusters` they are also added
+    within subjects, as in Obuchowski (1997).
 
     Args:
         labels: (n,) or (n, L) of 0/1.
         scores_a: the same shape.
         scores_b: the same shape.
-        clusters: (n,) subjects, None if each case is its own.
+        clusters: (n,) subjects; None if each case is its own subject.
 
     Raises:
-        UserError: fewer than two positives or negatives of a label, or shapes that do not fit.
+        UserError: a label has fewer than two positives or negatives, or shapes do not fit.
     """
     from scipy.stats import norm
 
@@ -161,11 +162,11 @@ def _columns(values: np.ndarray) -> np.ndarray:
 
 
 def delong_shares(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AUCs (K,) of K score vectors, and each case's share (K, n) in them, whose products sum to DeLong's covariance.
+    """AUCs (K,) of K score vectors, and each case's share (K, n) in them; DeLong's covariance sums their products.
 
     Args:
         labels: (n,) of 0/1 with at least two of each.
-        scores: (K, n).
+        scores: (K, n) scores.
     """
     from scipy.stats import rankdata
 
@@ -192,10 +193,10 @@ class Ranking:
     """Average ranks of models over tasks (Demsar 2006).
 
     Attributes:
-        ranks: (models,) average rank over the tasks, 1 is best.
-        friedman_p: p-value of "all models are alike" (Friedman's chi-square).
-        critical_difference: Nemenyi's difference of average ranks beyond which two models differ at `alpha`.
-        groups: model indices that cannot be told apart, best first: maximal runs within the critical difference.
+        ranks: (models,) average rank over the tasks; 1 is best.
+        friedman_p: p-value of the hypothesis that all models are alike (Friedman's chi-square).
+        critical_difference: Nemenyi's difference of average ranks above which two models differ at `alpha`.
+        groups: indices of models that cannot be told apart, best first: maximal runs within the critical difference.
     """
 
     ranks: np.ndarray
@@ -209,7 +210,7 @@ def rank_models(values: np.ndarray, alpha: float = 0.05) -> Ranking:
 
     Args:
         values: (tasks, models) scores, higher is better, without NaN; at least two of each.
-        alpha: level of the critical difference.
+        alpha: significance level of the critical difference.
 
     Raises:
         UserError: too few tasks or models, or a missing score.
@@ -244,15 +245,15 @@ def _groups(ranks: np.ndarray, critical: float) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class SeedSpread:
-    """How much of the uncertainty of a score is due to seeds, or to draws of few-shot training subjects.
+    """How much of a score's uncertainty is due to seeds (or draws of few-shot subjects), and how much to test cases.
 
     Attributes:
-        mean: over seeds.
-        seed_sd: standard deviation between seeds, sampling noise taken out where it is shared.
+        mean: mean over seeds.
+        seed_sd: standard deviation between seeds, without the sampling noise that they share.
         case_se: standard error due to the sampling of test cases (mean over seeds).
-        total_se: standard error of the mean over seeds, both parts together.
-        seeds: how many.
-        degrees: of freedom of `total_se` (Welch 1947, Satterthwaite 1946), which few seeds leave few.
+        total_se: standard error of the mean over seeds, with both parts.
+        seeds: number of seeds.
+        degrees: degrees of freedom of `total_se` (Welch 1947, Satterthwaite 1946); few seeds leave few.
     """
 
     mean: float
@@ -269,7 +270,7 @@ class SeedSpread:
         return float(t.ppf(0.975, self.degrees)) * self.total_se
 
     def p(self) -> float:
-        """Two-sided p-value of the mean being 0, for differences."""
+        """Two-sided p-value of the hypothesis that the mean is 0; for differences."""
         from scipy.stats import t
 
         if self.total_se == 0:
@@ -278,17 +279,17 @@ class SeedSpread:
 
 
 def seed_spread(drawn: np.ndarray) -> SeedSpread:
-    """Split the variance of a score into seeds and test cases.
+    """Split the variance of a score into the part of the seeds and the part of the test cases.
 
-    All seeds are scored on the same test cases, so the spread between them is due to seeds alone and the sampling of
-    cases moves them together (Bouthillier et al. 2021).
+    All seeds are scored on the same test cases. The spread between them is therefore due to seeds alone, while the
+    sampling of cases moves them together (Bouthillier et al. 2021).
 
     Args:
-        drawn: (seeds, 1 + resamples): per seed the point value, then its values over resamples shared by all seeds
-            (`bootstrap.resampled_metrics` with one `Resampler`).
+        drawn: (seeds, 1 + resamples): for each seed the point value, then its values over resamples that all seeds
+            share (`bootstrap.resampled_metrics` with one `Resampler`).
 
     Raises:
-        UserError: fewer than two seeds or resamples.
+        UserError: there are fewer than two seeds or resamples.
     """
     drawn = np.asarray(drawn, dtype=np.float64)
     if drawn.ndim != 2 or drawn.shape[0] < 2 or drawn.shape[1] < 3:
@@ -299,18 +300,18 @@ def seed_spread(drawn: np.ndarray) -> SeedSpread:
 
 
 def spread_of_mean(points: np.ndarray, resampled: np.ndarray, overlap: float = 0.0) -> SeedSpread:
-    """The spread of a mean over seeds or draws: theirs, and that of the mean over resamples of the test cases.
+    """The spread of a mean over seeds or draws, from their own variance and the resamples of the test cases.
 
     Args:
         points: (seeds,) value of each seed, at least two.
-        resampled: (resamples,) mean over the seeds on each resample of the test cases, at least two; `case_se` is its
+        resampled: (resamples,) mean over the seeds in each resample of the test cases, at least two; `case_se` is its
             standard deviation.
-        overlap: the share r of their training cases that two draws have in common, for draws from one training split.
-            Their results are correlated by about as much, so that the variance of their mean is not theirs over their
-            number n: sd^2 / n becomes sd^2 (1 / n + r / (1 - r)), after Nadeau and Bengio (2003).
+        overlap: share r of the training cases that two draws from one training split have in common. Their results are
+            correlated by about as much, so the variance of the mean of n draws is not sd^2 / n but
+            sd^2 (1 / n + r / (1 - r)), after Nadeau and Bengio (2003).
     """
     seed_sd, case_se = float(points.std(ddof=1)), float(resampled.std(ddof=1))
-    common = overlap / (1 - overlap) if overlap < 1 else 0.0  # draws of all there is do not differ
+    common = overlap / (1 - overlap) if overlap < 1 else 0.0  # draws of all cases do not differ
     of_seeds = seed_sd * np.sqrt(1 / len(points) + common)
     total = float(np.hypot(case_se, of_seeds))
     degrees = (len(points) - 1) * (total / of_seeds) ** 4 if of_seeds > 1e-9 * total else np.inf

@@ -1,4 +1,4 @@
-"""Labels and scores of one split, checked and brought to one shape before any metric is computed."""
+"""Labels and scores of one split, checked and brought to a common shape before any metric is computed."""
 
 from dataclasses import dataclass, replace
 
@@ -17,8 +17,9 @@ class ScoredSplit:
         task: one of `kinds.TASKS`.
         labels: int64; (n,) for multi-class and ordinal tasks, (n, L) of 0/1 otherwise (L = 1 for binary tasks).
         scores: float64; (n, C) for multi-class and ordinal tasks, (n, L) otherwise; larger means more likely.
-        thresholds: (L,) above which a score decides for its label; multi-class tasks take the highest score.
-        subjects: (n,) who each sample is of, so that whole subjects are resampled; None if each is its own.
+        thresholds: (L,) a label is positive if its score is above its threshold; multi-class tasks take the highest
+            score.
+        subjects: (n,) subject of each sample, so that whole subjects are resampled; None if each sample is its own.
         strata: (n,) groups whose sizes resamples keep, such as the labels; None for no strata.
     """
 
@@ -35,10 +36,10 @@ class ScoredSplit:
         return len(self.labels)
 
     def decided_at(self, thresholds: np.ndarray) -> "ScoredSplit":
-        """The same with decision thresholds, (L,) from `bootstrap.choose_thresholds`.
+        """The same split with decision thresholds (L,) from `bootstrap.choose_thresholds`.
 
         Raises:
-            UserError: there are more or fewer of them than labels.
+            UserError: the number of thresholds differs from the number of labels.
         """
         thresholds = np.asarray(thresholds, dtype=np.float64).reshape(-1)
         if self.task in (BINARY, MULTILABEL) and thresholds.size != self.scores.shape[1]:
@@ -57,14 +58,14 @@ def read_split(task: str, labels: np.ndarray, scores: np.ndarray, name: str = "t
     """Check labels and scores of one split and bring them to one shape.
 
     Args:
-        task: MedMNIST's word for the task, one of `kinds.TASKS`.
+        task: kind of task by MedMNIST's name, one of `kinds.TASKS`.
         labels: (n,) or (n, 1) class indices; (n, L) of 0/1 for multi-label tasks.
         scores: (n, C) per class; (n,), (n, 1) or (n, 2) for binary tasks (the last column is the positive class);
             (n, L) for multi-label tasks. Finite; probabilities are needed by `brier` and `ece` only.
-        name: what messages call the split.
+        name: name of the split in messages.
 
     Raises:
-        UserError: unknown task, shapes that do not fit, values that are not finite, labels that are no class.
+        UserError: the task is unknown, shapes do not fit, values are not finite, or labels are not class indices.
     """
     if task not in TASKS:
         raise UserError(f"unknown task {task!r}; choose one of: {'; '.join(TASKS)}")
@@ -88,7 +89,7 @@ def whole_labels(array: np.ndarray, name: str) -> np.ndarray:
     """Labels (n,) or (n, L) as int64.
 
     Raises:
-        UserError: they are no numbers, not finite or not whole; `name` is what the message calls them.
+        UserError: they are not numbers, not finite or not whole; the message calls them `name`.
     """
     labels = _numeric(array, name)
     if not np.array_equal(labels, np.floor(labels)):

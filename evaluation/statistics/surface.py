@@ -1,7 +1,8 @@
 """Distances between the surfaces of two masks, by the four conventions in use, which give different numbers.
 
-Each convention says what a surface consists of, how a percentile of distances is taken, and what holds where a mask
-is empty: those of DeepMind's surface-distance, MONAI, MedPy, and seg-metrics (Jia). Results name the one they follow.
+A convention defines what a surface consists of, how a percentile of distances is taken, and what the value is if a
+mask is empty. The four are those of DeepMind's surface-distance, MONAI, MedPy and seg-metrics (Jia). Results name
+theirs.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,15 +14,19 @@ import numpy as np
 
 from biovfm_hf.errors import UserError, require
 
-PERCENTILE = 95.0  # of the Hausdorff distance that results tell
+PERCENTILE = 95.0  # of the Hausdorff distance in results
 
 
 @dataclass(frozen=True)
 class Surfaces:
-    """Distances from each element of one mask's surface to the other's surface, in units of the spacing.
+    """Distances from each element of one mask's surface to the other mask's surface, in units of the spacing.
 
-    `to_truth` (n,) of the decided mask's elements, `to_decided` (m,) of the true one's, with the length or area that
-    each element stands for (`decided_sizes`, `truth_sizes`). Distances to an empty surface are infinite.
+    Distances to an empty surface are infinite.
+
+    Attributes:
+        to_truth: (n,) distances of the decided mask's elements.
+        to_decided: (m,) distances of the true mask's elements.
+        decided_sizes, truth_sizes: (n,) and (m,) length or area that each element stands for.
     """
 
     to_truth: np.ndarray
@@ -31,7 +36,7 @@ class Surfaces:
 
     @property
     def empty(self) -> int:
-        """How many of the two masks are empty."""
+        """Number of empty masks: 0, 1 or 2."""
         return (len(self.to_truth) == 0) + (len(self.to_decided) == 0)
 
     @property
@@ -42,13 +47,13 @@ class Surfaces:
 
 @dataclass(frozen=True)
 class Empty:
-    """A convention's value if `one` of the two masks is empty, and if `both` are."""
+    """A convention's values if `one` of the two masks is empty, and if `both` are."""
 
     one: float
     both: float
 
     def value(self, surfaces: Surfaces) -> float:
-        """The value for these surfaces, at least one of them empty."""
+        """The value for surfaces of which at least one is empty."""
         return self.both if surfaces.empty == 2 else self.one
 
 
@@ -57,13 +62,13 @@ class Convention:
     """A convention for comparing surfaces.
 
     Attributes:
-        title: whose convention, in words for records.
-        elements: from a mask to the places (d-dimensional, bool) of its surface's elements, and their sizes there.
-        percentile: the Hausdorff distance at a percentage.
-        average: the average symmetric distance.
-        empty: what the Hausdorff distance at a percentage is where a mask is empty.
-        empty_greatest: what the greatest distance (at 100 %) is there.
-        empty_average: what the average distance is there.
+        title: description of the convention, for records.
+        elements: function from a mask to the places (d-dimensional, bool) and sizes of its surface's elements.
+        percentile: function for the Hausdorff distance at a percentage.
+        average: function for the average symmetric distance.
+        empty: the Hausdorff distance at a percentage if a mask is empty.
+        empty_greatest: the greatest distance (at 100 %) if a mask is empty.
+        empty_average: the average distance if a mask is empty.
     """
 
     title: str
@@ -82,12 +87,12 @@ def measure_surfaces(
 
     Args:
         decided: (H, W) or (X, Y, Z) bool.
-        truth: the same shape.
-        spacing: the distance between neighbours along each axis of the arrays, in millimetres say.
-        convention: of `CONVENTIONS`.
+        truth: the true mask, with the same shape.
+        spacing: distance between neighbours along each axis of the arrays, in millimetres, for instance.
+        convention: one of `CONVENTIONS`.
 
     Raises:
-        UserError: shapes or spacing do not fit, or there is no such convention.
+        UserError: shapes or spacing do not fit, or the convention is unknown.
     """
     masks = [np.asarray(mask, bool) for mask in (decided, truth)]
     if masks[0].shape != masks[1].shape or masks[0].ndim not in (2, 3) or len(spacing) != masks[0].ndim:
@@ -108,10 +113,10 @@ def measure_surfaces(
 
 
 def find_convention(name: str) -> Convention:
-    """The convention of a name.
+    """The convention with a name.
 
     Raises:
-        UserError: there is none.
+        UserError: the name is unknown.
     """
     if name not in CONVENTIONS:
         raise UserError(f"surface convention {name!r} is none of {', '.join(CONVENTIONS)}")
@@ -119,7 +124,7 @@ def find_convention(name: str) -> Convention:
 
 
 def hausdorff(surfaces: Surfaces, percent: float = PERCENTILE, convention: str = "deepmind") -> float:
-    """The Hausdorff distance at `percent` of 0..100 (Huttenlocher et al. 1993; 100 is the greatest distance)."""
+    """The Hausdorff distance at `percent` in 0..100 (Huttenlocher et al. 1993); 100 gives the greatest distance."""
     rule = find_convention(convention)
     if surfaces.empty:
         return (rule.empty_greatest if percent == 100 else rule.empty).value(surfaces)
@@ -135,7 +140,7 @@ def average_distance(surfaces: Surfaces, convention: str = "deepmind") -> float:
 def surface_dice(surfaces: Surfaces, tolerance: float) -> float:
     """The share of both surfaces that lies within `tolerance` of the other (Nikolov et al. 2018), 0..1.
 
-    Elements count by their sizes. NaN if both masks are empty, 0 if one is.
+    Elements are weighted by their sizes. NaN if both masks are empty, 0 if one is.
     """
     total = surfaces.decided_sizes.sum() + surfaces.truth_sizes.sum()
     near = surfaces.decided_sizes[surfaces.to_truth <= tolerance].sum()
@@ -144,12 +149,12 @@ def surface_dice(surfaces: Surfaces, tolerance: float) -> float:
 
 
 def diagonal(shape: Sequence[int], spacing: Sequence[float]) -> float:
-    """The longest distance that an image of a shape holds: the worst of distances, where one mask is empty."""
+    """The longest distance within an image of a shape: the worst distance, used if one mask is empty."""
     return float(np.linalg.norm([(side - 1) * step for side, step in zip(shape, spacing, strict=True)]))
 
 
 def _box(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box around what is in a mask, and one voxel more if there is one."""
+    """The smallest box around the foreground of a mask, extended by one voxel where possible."""
     axes = range(mask.ndim)
     inside = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
     return tuple(slice(max(at[0] - 1, 0), at[-1] + 2) if len(at) else slice(0, 1) for at in inside)
@@ -164,7 +169,7 @@ def _distances(places: np.ndarray, others: np.ndarray, steps: tuple[float, ...])
 
 
 def _surfels(mask: np.ndarray, steps: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The cells between voxels through which the surface runs, with its length or area in each."""
+    """The cells between voxels through which the surface runs, with the surface's length or area in each."""
     mask = np.pad(mask, 1)
     corners = list(product((0, 1), repeat=mask.ndim))
     sides = [tuple(slice(at, side - 1 + at) for at, side in zip(c, mask.shape, strict=True)) for c in corners]
@@ -176,11 +181,11 @@ def _surfels(mask: np.ndarray, steps: tuple[float, ...]) -> tuple[np.ndarray, np
 
 @cache
 def _cell_sizes(steps: tuple[float, ...]) -> np.ndarray:
-    """The length (2D, 16 codes) or area (3D, 256) of the surface in a cell, by which of its corners are inside."""
+    """The length (2D, 16 codes) or area (3D, 256 codes) of the surface in a cell, by which corners are inside."""
     if len(steps) == 3:
         return np.array([_triangle_area(code, np.array(steps)) for code in range(256)])
     slant = float(np.hypot(steps[0], steps[1])) / 2
-    # Codes 0 to 7 of the corners 00, 01, 10, 11, which are bits 0 to 3; the others are these inside out.
+    # Codes 0 to 7 of the corners 00, 01, 10, 11, which are bits 0 to 3; the other codes are these inside out.
     half = [0, slant, slant, steps[1], slant, steps[0], 2 * slant, slant]
     return np.array([*half, *half[::-1]])
 
@@ -194,7 +199,7 @@ def _triangle_area(code: int, steps: np.ndarray) -> float:
 
 @cache
 def _triangles(code: int) -> tuple[np.ndarray, np.ndarray]:
-    """Marching cubes (Lorensen and Cline 1987) in one cell of unit sides: vertices (V, 3) and triangles (T, 3)."""
+    """Marching cubes (Lorensen and Cline 1987) in one cell with sides of 1: vertices (V, 3) and triangles (T, 3)."""
     measure = require("skimage.measure", "eval")
     cell = np.array([code >> bit & 1 for bit in range(8)], float).reshape(2, 2, 2)
     if code in (0, 255):
@@ -204,30 +209,30 @@ def _triangles(code: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _edges(mask: np.ndarray, steps: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The voxels of a mask with a neighbour outside it; what lies outside the image is outside the mask."""
+    """The voxels of a mask with a neighbour outside the mask; places beyond the image count as outside."""
     return _border(mask, 1, False), np.ones(mask.shape)
 
 
 def _contour(mask: np.ndarray, steps: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The voxels of a mask with a neighbour outside it, by corners too; outside the image there is none."""
+    """The voxels of a mask with a neighbour outside the mask, diagonals included; beyond the image nothing counts."""
     return _border(mask, mask.ndim, True), np.ones(mask.shape)
 
 
 def _border(mask: np.ndarray, reach: int, beyond: bool) -> np.ndarray:
-    """The voxels of a mask with a neighbour outside it: along up to `reach` axes at once, `beyond` the image's end."""
+    """The voxels of a mask with a neighbour outside it along up to `reach` axes; `beyond` counts the image's end."""
     from scipy.ndimage import binary_erosion, generate_binary_structure
 
     return mask & ~binary_erosion(mask, generate_binary_structure(mask.ndim, reach), border_value=beyond)
 
 
 def _by_size(surfaces: Surfaces, percent: float) -> float:
-    """The greater of the two directions' first distance below which lies `percent` of the surface."""
+    """The greater of the two directions' distances within which `percent` of the surface lies."""
     directions = ((surfaces.to_truth, surfaces.decided_sizes), (surfaces.to_decided, surfaces.truth_sizes))
     return max(_share_within(distances, sizes, percent / 100) for distances, sizes in directions)
 
 
 def _share_within(distances: np.ndarray, sizes: np.ndarray, share: float) -> float:
-    """The first distance within which lies a share of the surface."""
+    """The first distance within which a share of the surface lies."""
     order = np.lexsort((sizes, distances))
     reached = np.cumsum(sizes[order]) / sizes.sum()
     return float(distances[order[min(int(np.searchsorted(reached, share)), len(order) - 1)]])
@@ -250,7 +255,7 @@ def _mean_of_means(surfaces: Surfaces) -> float:
 
 
 def _mean_by_size(surfaces: Surfaces) -> float:
-    """Over all of both surfaces, each element by its size."""
+    """Mean over both surfaces, each element weighted by its size."""
     sizes = np.concatenate([surfaces.decided_sizes, surfaces.truth_sizes])
     return float((surfaces.pooled * sizes).sum() / sizes.sum())
 
