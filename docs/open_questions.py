@@ -32,12 +32,11 @@ probe: {tasks: [busi, pneumoniamnist], data: REAL, method: linear, no_figures: t
 SCALING = """
 families:
   DINO: {objective: dino, config: dino_smoke, augment.local_size: 24, augment.local_count: 2, batch.size: 32,
-    steps: 160}
-  MAE: {objective: mae, config: mae_smoke, model.decoder_hidden_size: 64, batch.size: 64, steps: 80}
+    steps: 80}
+  MAE: {objective: mae, config: mae_smoke, model.decoder_hidden_size: 64, batch.size: 64, steps: 40}
 sizes:
   w48: {model.hidden_size: 48, model.num_attention_heads: 2}
   w96: {model.hidden_size: 96, model.num_attention_heads: 3}
-  w144: {model.hidden_size: 144, model.num_attention_heads: 3}
   w192: {model.hidden_size: 192, model.num_attention_heads: 6}
 subsets: {all: POOL}
 overrides: {model.num_hidden_layers: 4, model.patch_size: 8, augment.global_size: 48, data.workers: 0,
