@@ -19,6 +19,7 @@ from .modeling_biovfm import BioVFMForMaskedImageModeling as BioVFMForMaskedImag
 from .modeling_biovfm import BioVFMForSemanticSegmentation as BioVFMForSemanticSegmentation
 from .image_processing_biovfm import BioVFMImageProcessor as BioVFMImageProcessor
 from .modeling_biovfm import BioVFMModel as BioVFMModel
+from .results.record import Record
 
 CLASSES: dict[str, str]
 
@@ -199,7 +200,7 @@ def embed(
     slices: int = 32,
     pool: str = 'mean',
     series: bool = False,
-    paths: str = 'keep',
+    paths: str = 'auto',
     strict: bool = False,
     batch_size: int = 64,
     device: str | None = None,
@@ -227,7 +228,8 @@ def embed(
         pool: pooling of a volume's slices: mean, max (which grows with their number), both side by side, or the
             middle slice; slices: a vector for each slice.
         series: treat a folder of DICOM files as one volume, not as one image per file.
-        paths: for a folder: ids are paths, or keyed hashes, with the paths in OUT.paths.csv.
+        paths: of a folder: ids are paths (keep), or keyed hashes, with the paths in OUT.paths.csv (withhold), or
+            paths unless one repeats what its file's DICOM header tells (auto, default).
         strict: end with exit status 1 if an image was left out.
         batch_size: images per batch.
         device: torch device (default: cuda if available, else cpu).
@@ -287,7 +289,8 @@ def curate(
     Returns:
         The content of curation.json: {"pool", "kept", "seed", "clusters": how many at each level, "cluster_sizes": for
         each level, None with `like`, "columns": {column: {"entropy_pool", "entropy_kept", "counts": {value: [pool,
-        kept]}}}}. Entropies are in nats.
+        kept]}}}}. Entropies are in nats. Of several processes the first alone writes;
+        the others return {}.
 
     Raises:
         UserError: a features file cannot be read, the pool has too few images, or the dataset does not match the pool.
@@ -406,7 +409,7 @@ def probe(
     surface: str | None = None,
     tolerance: float | None = None,
     empty: str | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     r"""Make the missing records in `out`, then comparisons, tables and pictures of all its records.
 
     If one model fails on one task, the others continue; the failure is raised at the end.
@@ -516,10 +519,10 @@ def probe(
         >>> options = dict(model="run/model", tasks="corners.csv", out="results", resamples=100, no_figures=True)
         >>> (record,) = biovfm_hf.probe(method="knn", **options)
         done  run/model  corners  knn  auc ...
-        >>> interval = record["metrics"]["auc"]
-        >>> interval["low"] <= interval["value"] <= interval["high"]
+        >>> interval = record.intervals["auc"]
+        >>> interval.low <= interval.value <= interval.high
         True
-        >>> record["n_test"]
+        >>> record.n_test
         6
     """
     ...

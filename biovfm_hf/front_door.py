@@ -129,10 +129,10 @@ A task of your own is a CSV file. Here the label is whether the corner of the pi
 >>> options = dict(model="run/model", tasks="corners.csv", out="results", resamples=100, no_figures=True)
 >>> (record,) = biovfm_hf.probe(method="knn", **options)
 done  run/model  corners  knn  auc ...
->>> interval = record["metrics"]["auc"]
->>> interval["low"] <= interval["value"] <= interval["high"]
+>>> interval = record.intervals["auc"]
+>>> interval.low <= interval.value <= interval.high
 True
->>> record["n_test"]
+>>> record.n_test
 6""",
     ),
     "score": Door(

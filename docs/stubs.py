@@ -12,6 +12,7 @@ from typing import Any, Union, get_args, get_origin
 
 import biovfm_hf
 from biovfm_hf.front_door import DOORS, open_door
+from biovfm_hf.results.record import Record
 
 TARGET = Path(biovfm_hf.__file__).with_suffix(".pyi")
 
@@ -21,6 +22,7 @@ def stubs() -> str:
     lines = [f'"""{biovfm_hf.__doc__}"""', "", "from collections.abc import Mapping, Sequence"]
     lines += ["from pathlib import Path", "from typing import Any", ""]
     lines += [f"from .{module} import {name} as {name}" for name, module in biovfm_hf.CLASSES.items()]
+    lines += [f"from .{Record.__module__.partition('.')[2]} import {Record.__name__}"]
     return "\n".join([*lines, "", "CLASSES: dict[str, str]", "", *(stub(name) for name in DOORS)])
 
 
@@ -67,7 +69,8 @@ def _words(part: Any, given: bool) -> list[str]:
         return [f"{get_origin(part).__name__}[{', '.join(_type(each, given) for each in arguments)}]"]
     if part is Path:
         return ["str", "Path"] if given else ["Path"]
-    return [part.__name__ if getattr(part, "__module__", "") == "builtins" else "Any"]
+    known = part is Record or getattr(part, "__module__", "") == "builtins"
+    return [part.__name__ if known else "Any"]
 
 
 if __name__ == "__main__":

@@ -43,13 +43,13 @@ if not TASK.is_file():
 # %%
 records = biovfm_hf.probe(model=MODEL, tasks=TASK, method="knn,linear", out="my-results")
 for record in records:
-    auc = record["metrics"]["auc"]
-    print(f"{record['method']:<8} AUC {auc['value']:.3f} ({auc['low']:.3f} to {auc['high']:.3f})")
+    auc = record.intervals["auc"]
+    print(f"{record.method:<8} AUC {auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f})")
 
 # %% [markdown]
 # `my-results` has `results.json`, a table in three forms, figures, and the test scores of each record. Scores can be
 # evaluated again, for instance with another number of resamples.
 
 # %%
-again = biovfm_hf.score(Path("my-results") / records[0]["scores"], task="binary-class", resamples=200)
+again = biovfm_hf.score(Path("my-results") / records[0].scores, task="binary-class", resamples=200)
 print({name: round(metric["value"], 3) for name, metric in again["metrics"].items()})

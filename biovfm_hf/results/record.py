@@ -1,13 +1,14 @@
 """The record of one result: a line of a results file, written by evaluation, read by cards and reports."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ..errors import UserError
 from ..reading.documents import finite
 
 RUN_AGAIN = "run biovfm probe again"
+LEFT_OUT = ("kind", "primary", "scores", "joined")  # fields that are not in the file where they are empty
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,10 @@ class Record:
     `revision` and `data` are digests of the weights and of the task's images and labels. An entry of `metrics` is a
     mapping with `value`, `low` and `high` (some have more), or a number; if it is undefined, it or its value is None.
     `lower_is_better` names the metrics for which the better model has the lower value. `warnings` tell what may make
-    the task's scores wrong. `further` holds a probe's own fields. A field that is None is not in the file.
+    the task's scores wrong. `further` holds a probe's own fields. A field that is None is not in the file, nor are
+    `kind`, `primary` and `scores` if they are empty.
+
+    Of a mean over several seeds `joined` has all of them, and `seed` is the first; no file has such a record.
     """
 
     model: str
@@ -38,8 +42,8 @@ class Record:
     seed: int | None = None
     settings: Mapping[str, Any] | str = field(default_factory=dict)
     resamples: int | None = None
-    kind: str | None = None
-    primary: str | None = None
+    kind: str = ""
+    primary: str = ""
     lower_is_better: list[str] | None = None
     classes: list[str] | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -55,7 +59,8 @@ class Record:
     licence: str | None = None
     software: Mapping[str, str] | None = None
     further: Mapping[str, Any] = field(default_factory=dict)
-    scores: str | None = None
+    scores: str = ""
+    joined: tuple[int, ...] = ()
 
     @classmethod
     def read(cls, row: Any, where: str, remedy: str = RUN_AGAIN) -> "Record":
@@ -80,7 +85,7 @@ class Record:
         for name, entry in metrics.items():
             if not _undefined(entry) and finite(_entry(entry).get("value")) is None:
                 raise UserError(f"{where}, metric {name!r} has no finite value; {remedy}")
-        names = {each.name for each in fields(cls)} - {"further"}
+        names = {each.name for each in fields(cls)} - {"further", "joined"}
         known = {name: value for name, value in row.items() if name in names and value is not None}
         for name in ("seed", "n_train", "n_test", "resamples"):
             known[name] = _whole(row.get(name))
@@ -97,9 +102,14 @@ class Record:
             value = getattr(self, each.name)
             if each.name == "further":
                 row |= value
-            elif value is not None:
+            elif value is not None and (value or each.name not in LEFT_OUT):
                 row[each.name] = value
         return row
+
+    @property
+    def seeds(self) -> int | list[int] | None:
+        """The seed, or of a mean over several the list of them, as comparisons.json states it."""
+        return list(self.joined) or self.seed
 
     @property
     def intervals(self) -> dict[str, Interval]:
@@ -108,6 +118,16 @@ class Record:
             name: Interval(float(entry["value"]), finite(entry.get("low")), finite(entry.get("high")))
             for name, entry in ((name, _entry(value)) for name, value in self.metrics.items() if not _undefined(value))
         }
+
+    def setting(self, name: str) -> Any:
+        """The value of a setting, None if the record has none of that name."""
+        return self.settings.get(name) if isinstance(self.settings, Mapping) else None
+
+    def without(self, setting: str) -> "Record":
+        """The record with one setting less, to set beside others that differ in it alone."""
+        if not isinstance(self.settings, Mapping):
+            return self
+        return replace(self, settings={name: value for name, value in self.settings.items() if name != setting})
 
     @property
     def settings_text(self) -> str:

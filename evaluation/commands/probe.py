@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 from biovfm_hf.cards.provenance import Provenance, add_provenance
 from biovfm_hf.errors import UserError
 from biovfm_hf.options import CommandParser, check_options, option, parse_options, required
+from biovfm_hf.results.record import Record
 
 from ..encoders.device import check_device, default_device, default_precision
 from ..encoders.embed import embed_summaries
@@ -29,7 +30,7 @@ from ..probes.frozen import benchmark_of
 from ..probes.probe import ALL_PROTOCOLS, Probe, Run, find_probes, probe_classes, probe_names
 from ..probes.suite import run_suite
 from ..results.comparisons import compare_models
-from ..results.records import Row, merge_records
+from ..results.records import merge_records
 from ..results.seeds import over_seeds
 from ..results.table import write_tables
 from ..results.trust.records import check_columns, write_groups
@@ -282,7 +283,7 @@ def _line(row: dict[str, Any]) -> str:
     return f"{name:<18} {'  '.join(filter(None, rest))}"
 
 
-def probe(options: RunOptions) -> list[Row]:
+def probe(options: RunOptions) -> list[Record]:
     """Make the missing records in `options.out`, then comparisons, tables and pictures of all its records.
 
     If one model fails on one task, the others continue; the failure is raised at the end.
@@ -371,7 +372,7 @@ def make_probes(kind: type[Probe], options: RunOptions) -> list[Probe]:
     return [kind(**dict(zip(choices, values, strict=True))) for values in product(*choices.values())]
 
 
-def summarise(options: RunOptions, tasks: list[Task]) -> list[Row]:
+def summarise(options: RunOptions, tasks: list[Task]) -> list[Record]:
     """Write comparisons, tables and pictures of all records in the results folder. Returns the records."""
     own = tuple(task.name for task in tasks if task.record.is_private)
     add_provenance(options.out, Provenance(private_tasks=own))
@@ -388,20 +389,20 @@ def summarise(options: RunOptions, tasks: list[Task]) -> list[Row]:
     return records
 
 
-def draw(options: RunOptions, tasks: list[Task], records: list[Row]) -> None:
+def draw(options: RunOptions, tasks: list[Task], records: list[Record]) -> None:
     """Draw every picture of the results folder; pictures that need the model are drawn only if they are missing."""
     draw_all(options.out, records)
     by_name = {task.name: task for task in tasks}
     for kind, prefix, picture in ((SEGMENTATION, "masks", draw_masks), (DETECTION, "boxes", draw_boxes)):
-        drawn = [record for record in records if record["kind"] == kind and record["task"] in by_name]
+        drawn = [record for record in records if record.kind == kind and record.task in by_name]
         for record in drawn:
-            discard(options.out, prefix, record["model"], record["task"])
+            discard(options.out, prefix, record.model, record.task)
         for name, group in figure_blocks(drawn):
             for record in group:
-                picture(options.out, record, by_name[record["task"]], name)
+                picture(options.out, record, by_name[record.task], name)
     for model in options.model:
         label = split_label(model)[0]
-        mine = {record["task"]: record for record in records if record["model"] == label}
+        mine = {record.task: record for record in records if record.model == label}
         undrawn = [t for t in tasks if t.name in mine and not figure_path(options.out, "pca", label, t.name).exists()]
         if undrawn:
             encoder = load_encoder(
@@ -412,7 +413,7 @@ def draw(options: RunOptions, tasks: list[Task], records: list[Row]) -> None:
                 draw_model(options, encoder, task, mine[task.name])
 
 
-def draw_model(options: RunOptions, encoder: Encoder, task: Task, record: Row) -> None:
+def draw_model(options: RunOptions, encoder: Encoder, task: Task, record: Record) -> None:
     """Draw pictures of a model on a task: its attention, a map of its features, and the colours of its patches."""
     draw_attention(options.out, encoder, task)
     split = task.splits["test"]

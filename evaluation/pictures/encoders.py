@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biovfm_hf.errors import UserError, require
+from biovfm_hf.results.record import Record
 
 from ..encoders.attention import class_attention
 from ..encoders.load import Encoder, to_square
-from ..results.records import Row, read_scores
+from ..results.records import read_scores
 from ..tasks import Task
 from ..tasks.samples import sample_rows
 from .figure import COLOURS, MAX_CLASSES_SHOWN, figure_path, new_figure, save_figure
@@ -97,28 +98,28 @@ def draw_patch_colours(out: Path, encoder: Encoder, task: Task) -> None:
     save_figure(_two_rows(images, colours, title), path, description)
 
 
-def draw_masks(out: Path, record: Row, task: Task, name: str = "") -> None:
+def draw_masks(out: Path, record: Record, task: Task, name: str = "") -> None:
     """Draw test images with true and predicted masks; `name` distinguishes the record's settings from others."""
-    how = name or record["method"]
+    how = name or record.method
     split = task.splits["test"]
     predicted = read_scores(out, record)["sample_masks"]
     rows = sample_rows(len(split.images))
     assert split.masks is not None
-    entry = record["metrics"].get("dice")
+    entry = record.metrics.get("dice")
     score = "undefined" if entry is None else f"{entry['value']:.3f}"
-    title = f"{record['model']} on {task.name}, {how}: image, truth, prediction (Dice {score})"
+    title = f"{record.model} on {task.name}, {how}: image, truth, prediction (Dice {score})"
     images, truths = ([of_split[int(row)] for row in rows] for of_split in (split.images, split.masks))
     figure = mask_figure(images, truths, {how: predicted}, task.num_outputs, title)
     description = (
-        f"{len(rows)} test images of {task.name}: image, true mask and mask predicted by {record['model']} "
+        f"{len(rows)} test images of {task.name}: image, true mask and mask predicted by {record.model} "
         f"({how}), mean Dice {score}."
     )
-    save_figure(figure, figure_path(out, "masks", record["model"], task.name, how), description)
+    save_figure(figure, figure_path(out, "masks", record.model, task.name, how), description)
 
 
-def draw_boxes(out: Path, record: Row, task: Task, name: str = "") -> None:
+def draw_boxes(out: Path, record: Record, task: Task, name: str = "") -> None:
     """Draw test images with true (dashed) and detected boxes; `name` distinguishes the record's settings."""
-    how = name or record["method"]
+    how = name or record.method
     arrays, images = read_scores(out, record), task.splits["test"].images
     rows = sample_rows(len(images))
     figure = new_figure(3.4 * len(rows), 3.2)
@@ -134,14 +135,14 @@ def draw_boxes(out: Path, record: Row, task: Task, name: str = "") -> None:
     for label, title in enumerate(task.record.classes):
         figure.text(0.02 + 0.96 * label / max(task.num_outputs, 4), 0.01, title, fontsize=8,
                     color=COLOURS[label % len(COLOURS)])  # fmt: skip
-    entry = record["metrics"].get("AP50")
+    entry = record.metrics.get("AP50")
     score = "undefined" if entry is None else f"{entry['value']:.3f}"
-    figure.suptitle(f"{record['model']} on {task.name}, {how}: dashed true, solid detected (AP50 {score})", fontsize=8)
+    figure.suptitle(f"{record.model} on {task.name}, {how}: dashed true, solid detected (AP50 {score})", fontsize=8)
     description = (
-        f"{len(rows)} test images of {task.name} with their true boxes (dashed) and the boxes that {record['model']} "
+        f"{len(rows)} test images of {task.name} with their true boxes (dashed) and the boxes that {record.model} "
         f"({how}) detects with the highest scores, as many as there are true ones; AP50 {score}."
     )
-    save_figure(figure, figure_path(out, "boxes", record["model"], task.name, how), description)
+    save_figure(figure, figure_path(out, "boxes", record.model, task.name, how), description)
 
 
 def _shown(detections: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -161,7 +162,7 @@ def _draw_rectangles(axes: Any, rows: np.ndarray, line: str, width: float) -> No
         axes.add_patch(Rectangle((x, y), across, down, fill=False, linestyle=line, linewidth=width, edgecolor=colour))
 
 
-def draw_embedding(out: Path, record: Row, features: np.ndarray, labels: np.ndarray, classes: list[str]) -> None:
+def draw_embedding(out: Path, record: Record, features: np.ndarray, labels: np.ndarray, classes: list[str]) -> None:
     """A t-SNE map (van der Maaten and Hinton 2008) of at most `MAX_POINTS` test cases, coloured by class.
 
     Args:
@@ -187,13 +188,13 @@ def draw_embedding(out: Path, record: Row, features: np.ndarray, labels: np.ndar
         mark = marks[number // len(COLOURS) % len(marks)]
         axes.scatter(places[mine, 0], places[mine, 1], s=8, color=colour, marker=mark, linewidths=0, label=name[:24])
     axes.set(xticks=[], yticks=[])
-    axes.set_title(f"{record['model']} on {record['task']}: t-SNE of {len(rows)} test cases", fontsize=9)
+    axes.set_title(f"{record.model} on {record.task}: t-SNE of {len(rows)} test cases", fontsize=9)
     axes.legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
     description = (
-        f"t-SNE map of the features of {record['model']} for {len(rows)} test cases of {record['task']}, coloured by "
+        f"t-SNE map of the features of {record.model} for {len(rows)} test cases of {record.task}, coloured by "
         f"class: {', '.join(classes)}."
     )
-    save_figure(figure, figure_path(out, "tsne", record["model"], record["task"]), description)
+    save_figure(figure, figure_path(out, "tsne", record.model, record.task), description)
 
 
 def draw_attention(out: Path, encoder: Encoder, task: Task) -> None:

@@ -1,14 +1,17 @@
 """Pictures of scores: ROC curves, confusion matrices, few-shot curves, ranks."""
 
 import textwrap
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
+from biovfm_hf.results.record import Record
 from biovfm_hf.results.significance import mean_ranks, p_text
 
-from ..results.records import Row, read_scores, stored_split
+from ..results.records import read_scores, stored_split
 from ..results.table import blocks, unlike
 from ..statistics.kinds import BINARY, MULTILABEL, SEGMENTATION
 from ..statistics.metrics import predict
@@ -21,15 +24,15 @@ MAX_CURVES = 8
 MAX_MATRICES = 4
 
 
-def draw_all(out: Path, records: list[Row]) -> None:
+def draw_all(out: Path, records: list[Record]) -> None:
     """Draw ROC curves and confusion matrices, ranks and few-shot curves if possible. Removes earlier pictures."""
     for kind in ("roc", "confusion", "ranks", "rank-against-rank", "fewshot"):
         discard(out, kind)
     for name, group in figure_blocks(records):
-        method = group[0]["method"]
-        names, title = ((name,), name) if name else ((method, group[0]["protocol"]), method)
+        method = group[0].method
+        names, title = ((name,), name) if name else ((method, group[0].protocol), method)
         for task, alike in by_task(group).items():
-            if alike[0]["kind"] != SEGMENTATION and "thresholds" in alike[0]:
+            if alike[0].kind != SEGMENTATION and alike[0].thresholds is not None:
                 scored = [(record, read_scores(out, record)) for record in alike]
                 heading = title + (", not all of the same data" if unlike(alike, "data", "task") else "")
                 draw_roc(figure_path(out, "roc", task, *names), task, heading, scored)
@@ -39,27 +42,29 @@ def draw_all(out: Path, records: list[Row]) -> None:
     draw_shots(out, records)
 
 
-def figure_blocks(records: list[Row]) -> list[tuple[str, list[Row]]]:
+def figure_blocks(
+    records: list[Record], seen_as: Callable[[Record], Record] = lambda record: record
+) -> list[tuple[str, list[Record]]]:
     """Groups of records that one picture may compare, as in the tables (`table.blocks`), each with a heading.
 
     The heading is the block's name, empty for the only block of its method and protocol.
     """
-    groups = blocks(records)
-    pairs = [(group[0]["method"], group[0]["protocol"]) for group in groups.values()]
+    groups = blocks(records, seen_as)
+    pairs = [(seen_as(group[0]).method, group[0].protocol) for group in groups.values()]
     return [("" if pairs.count(pair) == 1 else name, groups[name]) for name, pair in zip(groups, pairs, strict=True)]
 
 
-def by_task(records: list[Row]) -> dict[str, list[Row]]:
+def by_task(records: list[Record]) -> dict[str, list[Record]]:
     """Records by task, in order of appearance."""
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(record["task"], []).append(record)
+        groups.setdefault(record.task, []).append(record)
     return groups
 
 
-def draw_ranks_of_kinds(out: Path, records: list[Row]) -> None:
+def draw_ranks_of_kinds(out: Path, records: list[Record]) -> None:
     """Draw `draw_rank_against_rank` for every pair of settings of linear probes and segmentation."""
-    kinds = [[pair for pair in blocks(records).items() if pair[1][0]["method"] == m] for m in ("linear", "segment")]
+    kinds = [[pair for pair in blocks(records).items() if pair[1][0].method == m] for m in ("linear", "segment")]
     pairs = list(product(*kinds))
     for (linear, classified), (segment, segmented) in pairs:
         names = (linear, segment) if len(pairs) > 1 else ()
@@ -67,19 +72,14 @@ def draw_ranks_of_kinds(out: Path, records: list[Row]) -> None:
         draw_rank_against_rank(path, classified, segmented, " and ".join(names))
 
 
-def draw_shots(out: Path, records: list[Row]) -> None:
+def draw_shots(out: Path, records: list[Record]) -> None:
     """Draw few-shot curves of each task, one picture per group of settings that differ only in the shots."""
-    alike = [
-        {**record, "method": "fewshot", "settings": {k: v for k, v in record["settings"].items() if k != "shots"},
-         "whole": record}
-        for record in records if record["method"].startswith("fewshot")
-    ]  # fmt: skip
-    for name, group in figure_blocks(alike):
+    few = [record for record in records if record.is_few_shot]
+    for name, group in figure_blocks(few, lambda record: replace(record.without("shots"), method="fewshot")):
         for task, of_task in by_task(group).items():
-            shots = [record["whole"] for record in of_task]
-            if len({record["method"] for record in shots}) > 1:
+            if len({record.method for record in of_task}) > 1:
                 title = f"{task}, {name}" if name else task
-                draw_few_shot(figure_path(out, "fewshot", task, *([name] if name else [])), title, shots)
+                draw_few_shot(figure_path(out, "fewshot", task, *([name] if name else [])), title, of_task)
 
 
 def line_look(number: int) -> tuple[str, str]:
@@ -113,23 +113,23 @@ def mean_roc(kind: str, labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndar
     return at, np.mean(curves, axis=0) if curves else np.full(len(at), np.nan)
 
 
-def draw_roc(path: Path, task: str, method: str, scored: list[tuple[Row, dict[str, np.ndarray]]]) -> None:
+def draw_roc(path: Path, task: str, method: str, scored: list[tuple[Record, dict[str, np.ndarray]]]) -> None:
     """One ROC curve per model."""
     figure = new_figure(4.6, 4.6)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")
     areas = []
     for number, (record, arrays) in enumerate(scored[:MAX_CURVES]):
-        fpr, tpr = mean_roc(record["kind"], arrays["test_labels"], arrays["test_scores"])
-        entry = record["metrics"].get("auc")
+        fpr, tpr = mean_roc(record.kind, arrays["test_labels"], arrays["test_scores"])
+        entry = record.metrics.get("auc")
         area = "AUC undefined" if entry is None else f"AUC {entry['value']:.3f}"
-        if isinstance(record["seed"], list):  # the stored scores are those of the first seed
-            area += f", mean of {len(record['seed'])} seeds (curve of seed {record['seed'][0]})"
-        areas.append(f"{record['model']}: {area}")
+        if record.joined:  # its stored scores are the first seed's
+            area += f", mean of {len(record.joined)} seeds (curve of seed {record.seed})"
+        areas.append(f"{record.model}: {area}")
         colour, line = line_look(number)
         axes.plot(fpr, tpr, label=areas[-1], color=colour, linestyle=line, linewidth=1.8)
     axes.set(xlabel="False positive rate", ylabel="True positive rate", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
-    kind = scored[0][0]["kind"]
+    kind = scored[0][0].kind
     what = "" if kind == BINARY else f" (mean over {'labels' if kind == MULTILABEL else 'classes'})"
     what += _of_how_many(len(areas), len(scored))
     axes.set_title(textwrap.fill(f"{task}, {method}{what}", 56), fontsize=10)
@@ -138,19 +138,19 @@ def draw_roc(path: Path, task: str, method: str, scored: list[tuple[Row, dict[st
     save_figure(figure, path, f"ROC curves{what} on the test split of {task}, method {method}. {'; '.join(areas)}.")
 
 
-def confusion(record: Row, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
+def confusion(record: Record, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
     """Counts (K, K), rows are the truth, and row names; K = 0 for multi-label tasks, which have no single matrix."""
     split = stored_split(record, arrays)
-    if record["kind"] == MULTILABEL:
+    if record.kind == MULTILABEL:
         return np.zeros((0, 0), int), []
     decided = predict(split).reshape(-1)
     truth = split.labels.reshape(-1)
-    size = 2 if record["kind"] == BINARY else split.scores.shape[1]
+    size = 2 if record.kind == BINARY else split.scores.shape[1]
     counts = np.bincount(truth * size + decided, minlength=size * size).reshape(size, size)
-    return counts, [str(name) for name in record.get("classes", range(size))]
+    return counts, [str(name) for name in record.classes or range(size)]
 
 
-def draw_confusion(path: Path, task: str, method: str, scored: list[tuple[Row, dict[str, np.ndarray]]]) -> None:
+def draw_confusion(path: Path, task: str, method: str, scored: list[tuple[Record, dict[str, np.ndarray]]]) -> None:
     """Draw one confusion matrix per model, each row as shares; nothing for multi-label or very many classes."""
     pairs = [(_of_seed(record), *confusion(record, arrays)) for record, arrays in scored[:MAX_MATRICES]]
     if not pairs or not 0 < len(pairs[0][1]) <= MAX_CLASSES_SHOWN:
@@ -183,22 +183,22 @@ def _of_how_many(shown: int, models: int) -> str:
     return f" (the first {shown} of {models} models)" if shown < models else ""
 
 
-def _of_seed(record: Row) -> str:
+def _of_seed(record: Record) -> str:
     """The model's name; with several seeds, also the seed whose scores are shown."""
-    return f"{record['model']}, seed {record['seed'][0]}" if isinstance(record["seed"], list) else record["model"]
+    return f"{record.model}, seed {record.seed}" if record.joined else record.model
 
 
-def draw_few_shot(path: Path, task: str, records: list[Row]) -> None:
-    """Draw the primary metric against the number of training cases per class, with its spread over draws."""
+def draw_few_shot(path: Path, task: str, records: list[Record]) -> None:
+    """The primary metric against the number of training cases per class, with the spread over draws."""
     figure = new_figure(5.2, 3.8)
     axes = figure.add_subplot()
-    primary, lines = records[0]["primary"], []
-    every = sorted({int(record["settings"]["shots"]) for record in records})
-    for number, model in enumerate(dict.fromkeys(record["model"] for record in records)):
-        mine = sorted((r for r in records if r["model"] == model and primary in r["metrics"]),
-                      key=lambda r: r["settings"]["shots"])  # fmt: skip
-        shots = [r["settings"]["shots"] for r in mine]
-        entries = [r["metrics"][primary] for r in mine]
+    primary, lines = records[0].primary, []
+    every = sorted({int(record.setting("shots")) for record in records})
+    for number, model in enumerate(dict.fromkeys(record.model for record in records)):
+        mine = sorted((r for r in records if r.model == model and primary in r.metrics),
+                      key=lambda r: r.setting("shots"))  # fmt: skip
+        shots = [r.setting("shots") for r in mine]
+        entries = [r.metrics[primary] for r in mine]
         values = np.array([entry["value"] for entry in entries])
         colour, line = line_look(number)
         axes.plot(shots, values, marker="o", color=colour, linestyle=line, label=model)
@@ -214,26 +214,26 @@ def draw_few_shot(path: Path, task: str, records: list[Row]) -> None:
     save_figure(figure, path, f"Few-shot {primary} on {task}; bands hold 95 % of the draws. {'; '.join(lines)}.")
 
 
-def rank_table(records: list[Row]) -> tuple[list[str], np.ndarray]:
+def rank_table(records: list[Record]) -> tuple[list[str], np.ndarray]:
     """Models and their primary metric (tasks, models) on every task that all models have; distances are negated.
 
     Models with several sets of weights and tasks with several versions of their data are left out.
     """
     mixed = {("model", name) for name in unlike(records, "revision", "model")}
     mixed |= {("task", name) for name in unlike(records, "data", "task")}
-    records = [record for record in records if not {("model", record["model"]), ("task", record["task"])} & mixed]
-    models = list(dict.fromkeys(record["model"] for record in records))
+    records = [record for record in records if not {("model", record.model), ("task", record.task)} & mixed]
+    models = list(dict.fromkeys(record.model for record in records))
     values: dict[str, dict[str, float]] = {}
     for record in records:
-        entry = record["metrics"].get(record["primary"])
+        entry = record.metrics.get(record.primary)
         if entry is not None:
-            sign = -1 if record["primary"] in (record.get("lower_is_better") or ()) else 1
-            values.setdefault(record["task"], {})[record["model"]] = sign * entry["value"]
+            sign = -1 if record.primary in (record.lower_is_better or ()) else 1
+            values.setdefault(record.task, {})[record.model] = sign * entry["value"]
     whole = [[scores_of[model] for model in models] for scores_of in values.values() if set(models) <= set(scores_of)]
     return models, np.array(whole).reshape(len(whole), len(models))
 
 
-def draw_ranks(path: Path, method: str, records: list[Row]) -> None:
+def draw_ranks(path: Path, method: str, records: list[Record]) -> None:
     """Draw average ranks over tasks with Nemenyi's critical difference (Demsar 2006), for at least two of each."""
     models, values = rank_table(records)
     if min(values.shape) < 2:
@@ -272,7 +272,7 @@ def draw_ranks(path: Path, method: str, records: list[Row]) -> None:
     save_figure(figure, path, words + "that cannot be told apart.")
 
 
-def draw_rank_against_rank(path: Path, classified: list[Row], segmented: list[Row], what: str = "") -> None:
+def draw_rank_against_rank(path: Path, classified: list[Record], segmented: list[Record], what: str = "") -> None:
     """Average rank over segmentation tasks (x) against that over classification tasks (y; linear probes).
 
     As figure 1 of the DINOv2 radiology study. Drawn if at least two models have both; `what` names the settings.

@@ -10,7 +10,7 @@ from biovfm_hf.options import option
 from ..statistics.metrics import notes as split_notes
 from ..statistics.split import read_split
 from .draws import NOTE, Draws
-from .judging import absence_notes, split_metrics, subject_numbers
+from .judging import absence_notes, subject_numbers
 from .probe import Answer, Probe, Trial, features_setting, register
 
 
@@ -56,5 +56,4 @@ class FewShot(Probe):
         notes = [*task.notes, *absence_notes(task), *split_notes(test), NOTE]
         chosen = {"train_cases": [min(sizes), max(sizes)]}
         arrays |= subject_numbers(task.splits["test"].subjects)
-        record = {**split_metrics(metrics), "chosen": chosen, "notes": notes}
-        return Answer(record, arrays, problem.linear_weights)
+        return Answer(metrics, arrays, chosen, notes, trained=problem.linear_weights)

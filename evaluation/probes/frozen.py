@@ -79,7 +79,7 @@ def with_corruptions(probe: FrozenProbe, trial: Trial, problem: Problem, answer:
     notes = [*found.pop("notes"), *_size_notes(trial.task)]
     part = {"benchmark": benchmark.name, "seed": run.seed, "own": own, **found, "notes": notes}
     arrays = {**answer.arrays, "corrupted_scores": scores}
-    return answer._replace(record={**answer.record, "robustness": part}, arrays=arrays)
+    return answer._replace(further={**answer.further, "robustness": part}, arrays=arrays)
 
 
 def _corrupted_scores(probe: FrozenProbe, trial: Trial, problem: Problem, stream: Stream) -> np.ndarray:
@@ -104,7 +104,7 @@ def _embed(trial: Trial, images: CorruptedImages, what: str, probe: Any) -> np.n
 
 def _scored(trial: Trial, answer: Answer, scores: np.ndarray, subjects: np.ndarray | None) -> ScoredSplit:
     split = read_split(trial.task.record.kind, trial.labels()["test"], scores)
-    return replace(split, subjects=subjects).decided_at(np.array(answer.record["thresholds"]))
+    return replace(split, subjects=subjects).decided_at(np.array(answer.thresholds))
 
 
 def _size_notes(task: Task) -> list[str]:

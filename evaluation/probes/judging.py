@@ -1,7 +1,7 @@
 """Judges a probe's scores: thresholds on validation, metrics with intervals, and notes."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -35,7 +35,6 @@ def judge(trial: Trial, scores: Scores) -> Answer:
     entries = intervals(test.decided_at(thresholds), Resampling(run.draws_as, run.resamples, run.seed), extra=True)
     notes += [*task.notes, *absence_notes(task), *split_notes(test)]
     notes += [*threshold_notes(val), *interval_notes(entries, run.resamples)]
-    record = {**split_metrics(entries), "thresholds": thresholds.tolist(), "chosen": scores.chosen, "notes": notes}
     arrays = {
         "test_labels": labels["test"].reshape(len(labels["test"]), -1),
         "test_scores": scores.test.astype(np.float32),
@@ -46,7 +45,10 @@ def judge(trial: Trial, scores: Scores) -> Answer:
     arrays |= subject_numbers(subjects)
     if strata is not None:
         arrays["test_strata"] = strata
-    return Answer(record, arrays, scores.trained, scores.parameters)
+    return Answer(
+        entries, arrays, scores.chosen, notes, thresholds.tolist(),
+        trained=scores.trained, parameters=scores.parameters,
+    )  # fmt: skip
 
 
 def test_strata(labels: np.ndarray, subjects: np.ndarray | None) -> tuple[np.ndarray | None, list[str]]:
@@ -77,14 +79,6 @@ def subject_numbers(subjects: np.ndarray | None) -> dict[str, np.ndarray]:
     return {} if subjects is None else {"test_subjects": np.unique(subjects, return_inverse=True)[1].reshape(-1)}
 
 
-def split_metrics(entries: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Metrics that have a value, and the reasons of those that are undefined."""
-    return {
-        "metrics": {name: entry for name, entry in entries.items() if entry["value"] is not None},
-        "undefined": {name: entry["reason"] for name, entry in entries.items() if entry["value"] is None},
-    }
-
-
 def judge_detection(trial: Trial, detections: "Detections") -> Answer:
     """COCO's figures of boxes, and what each class reaches; the truth and the detections are kept as tables."""
     task, run = trial.task, trial.run
@@ -93,14 +87,11 @@ def judge_detection(trial: Trial, detections: "Detections") -> Answer:
     classes = group_boxes(truth, detections.rows, len(split.images), task.num_outputs)
     judged = judge_boxes(dict(zip(task.record.classes, classes, strict=True)), run.resamples, run.seed, split.subjects)
     notes = [*task.notes, *judged["notes"]]
-    record = {
-        **split_metrics(judged["metrics"]),
-        "by_class": judged["classes"],
-        "chosen": detections.chosen,
-        "notes": notes,
-    }
     arrays = {
         "test_truth": truth, "test_detections": detections.rows, "test_images": np.arange(len(split.images)),
         **subject_numbers(split.subjects),
     }  # fmt: skip
-    return Answer(record, arrays, detections.trained, detections.parameters)
+    return Answer(
+        judged["metrics"], arrays, detections.chosen, notes, further={"by_class": judged["classes"]},
+        trained=detections.trained, parameters=detections.parameters,
+    )  # fmt: skip

@@ -17,9 +17,11 @@ its records from others, so that no setting can be read without being a part of 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
@@ -51,13 +53,37 @@ FEATURES_HELP = (
 class Answer(NamedTuple):
     """The result of a probe: its part of the record, the arrays stored beside it, and the weights it trained.
 
-    `parameters` are all weights that took part, None for those of the encoder and the trained ones together.
+    Attributes:
+        entries: a metric's value and interval each; one whose value is None is undefined, for its `reason`.
+        arrays: of scores, by name.
+        chosen: settings that the probe chose by itself.
+        notes: on the scores.
+        thresholds: of the outputs, None if nothing is decided by them.
+        primary: the metric of most weight, empty for the task's own.
+        further: fields of the record that this probe alone has.
+        trained: weights it trained.
+        parameters: all weights that took part, None for those of the encoder and the trained ones together.
     """
 
-    record: dict[str, Any]
+    entries: Mapping[str, Mapping[str, Any]]
     arrays: dict[str, np.ndarray]
+    chosen: Mapping[str, Any]
+    notes: list[str]
+    thresholds: list[float] | None = None
+    primary: str = ""
+    further: Mapping[str, Any] = MappingProxyType({})
     trained: int = 0
     parameters: int | None = None
+
+    @property
+    def metrics(self) -> dict[str, Mapping[str, Any]]:
+        """The metrics that have a value."""
+        return {name: entry for name, entry in self.entries.items() if entry["value"] is not None}
+
+    @property
+    def undefined(self) -> dict[str, str]:
+        """Why the others have none."""
+        return {name: entry["reason"] for name, entry in self.entries.items() if entry["value"] is None}
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,14 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.results.record import Record
 
 from ..encoders.device import peak_memory, reset_peak
 from ..encoders.load import Encoder, load_encoder, split_label
 from ..encoders.processes import process_group
 from ..pictures.figure import discard
 from ..results.records import (
-    Row,
     claimed,
-    clean,
     measured_otherwise,
     merge_records,
     read_record,
@@ -61,7 +60,7 @@ class Failure(NamedTuple):
 Claim = Callable[[str], AbstractContextManager[bool]]  # of a record, by its key: whether this process is to make it
 
 
-def run_suite(models: list[str], tasks: list[Task], runs: list[Run], out: Path, cache: Path) -> list[Row]:
+def run_suite(models: list[str], tasks: list[Task], runs: list[Run], out: Path, cache: Path) -> list[Record]:
     """Make every record that is missing in `out`, and return all records there.
 
     A failure of one model on one task does not stop the others; it is raised at the end. Processes that work on one
@@ -148,7 +147,7 @@ def _loaded(model: str, run: Run, loaded: dict[tuple[str, str], Encoder | UserEr
     return encoder
 
 
-def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Row | None:
+def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Record | None:
     """Probe one model on one task by one method, unless its record is there.
 
     Without a `claim` the processes that were started together make it together.
@@ -179,28 +178,38 @@ def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Row | No
         reset_peak(encoder.device)
         answer = probe.run(trial)
         seconds = round(time.perf_counter() - begun, 3)
-        record = {
-            **identity,
-            "kind": task.record.kind,
-            "primary": task.record.metric,
-            "classes": list(task.record.classes),
-            **answer.record,
-            "lower_is_better": [name for name in answer.record["metrics"] if is_lower_better(name)] or None,
-            "warnings": list(task.warnings),
-            "notes": [*encoder.notes, *feature_notes(trial), *answer.record.get("notes", [])],
-            "n_train": task.splits["train"].num_cases,
-            "n_test": task.splits["test"].num_cases,
-            "seconds": seconds,
-            "costs": {**costs(encoder, answer), "seconds": seconds},
-            "licence": task.record.licence,
-            "software": software(),
-        }
+        record = complete(identity, trial, answer, seconds)
         if measured_otherwise(out, identity):  # then so are the pictures
             for kind in ("attention", "tsne", "pca"):
                 discard(out, kind, encoder.name, task.name)
-        write_record(out, record_key(identity), record, answer.arrays)
+        record = write_record(out, record, answer.arrays)
     _say(f"done  {encoder.name}  {task.name}  {probe.record_name}  {headline(record)}")
-    return clean(record)
+    return record
+
+
+def complete(identity: Record, trial: Trial, answer: Answer, seconds: float) -> Record:
+    """The record of what a probe answered in so many seconds."""
+    encoder, task = trial.encoder, trial.task
+    return replace(
+        identity,
+        kind=task.record.kind,
+        primary=answer.primary or task.record.metric,
+        classes=list(task.record.classes),
+        metrics=answer.metrics,
+        undefined=answer.undefined,
+        thresholds=answer.thresholds,
+        chosen=answer.chosen,
+        further=answer.further,
+        lower_is_better=[name for name in answer.metrics if is_lower_better(name)] or None,
+        warnings=list(task.warnings),
+        notes=[*encoder.notes, *feature_notes(trial), *answer.notes],
+        n_train=task.splits["train"].num_cases,
+        n_test=task.splits["test"].num_cases,
+        seconds=seconds,
+        costs={**costs(encoder, answer), "seconds": seconds},
+        licence=task.record.licence,
+        software=software(),
+    )
 
 
 def _say(line: str, stream: TextIO | None = None) -> None:
@@ -235,20 +244,20 @@ def check_validation(trial: Trial) -> None:
         choose_thresholds(read_split(task.record.kind, labels, unscored, "val"), trial.run.probe.thresholds)
 
 
-def identify(trial: Trial) -> dict[str, Any]:
-    """The identity of a record: the fields that name it, and the data it is measured on."""
+def identify(trial: Trial) -> Record:
+    """The beginning of a record: the fields that name it, and the data it is measured on."""
     run = trial.run
-    return {
-        "model": trial.encoder.name,
-        "revision": trial.encoder.revision,
-        "task": trial.task.name,
-        "data": task_digest(trial.task),
-        "method": run.probe.record_name,
-        "protocol": run.protocol,
-        "seed": run.seed,
-        "settings": run.settings,
-        "resamples": run.resamples,
-    }
+    return Record(
+        model=trial.encoder.name,
+        revision=trial.encoder.revision,
+        task=trial.task.name,
+        data=task_digest(trial.task),
+        method=run.probe.record_name,
+        protocol=run.protocol,
+        seed=run.seed,
+        settings=run.settings,
+        resamples=run.resamples,
+    )
 
 
 def software() -> dict[str, str]:
@@ -272,12 +281,12 @@ def task_digest(task: Task) -> str:
     return digest.hexdigest()
 
 
-def headline(record: Row) -> str:
+def headline(record: Record) -> str:
     """The primary metric of a record with its interval, for the screen."""
-    name = record["primary"]
-    entry = record["metrics"].get(name)
+    name = record.primary
+    entry = record.metrics.get(name)
     if entry is None:
-        return f"{name} undefined: {record['undefined'].get(name, 'see the record')}"
+        return f"{name} undefined: {(record.undefined or {}).get(name, 'see the record')}"
     if entry.get("low") is None or entry.get("high") is None:
         return f"{name} {entry['value']:.4f}"
     return f"{name} {entry['value']:.4f} ({entry['low']:.4f}, {entry['high']:.4f})"

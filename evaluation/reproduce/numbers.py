@@ -7,8 +7,8 @@ from typing import Any
 
 from biovfm_hf.results.published import Cell as Printed
 from biovfm_hf.results.published import Place
+from biovfm_hf.results.record import Record
 
-from ..results.records import Row
 from .recipe import Recipe
 
 
@@ -28,7 +28,7 @@ class Number:
     high: float | None = None
     printed: Printed | None = None
     missing: tuple[str, ...] = ()
-    records: tuple[tuple[Row, ...], ...] = ()
+    records: tuple[tuple[Record, ...], ...] = ()
 
     @property
     def difference(self) -> float | None:

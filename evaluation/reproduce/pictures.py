@@ -138,7 +138,7 @@ def masks(numbers: Numbers, panels: list[str], bench: Bench, folder: Path) -> No
         if not made:
             continue
         records = {row: cell.records[0][0] for row, cell in made.items()}
-        task = bench.task(next(iter(records.values()))["task"], numbers.recipe)
+        task = bench.task(next(iter(records.values())).task, numbers.recipe)
         predicted = {row: read_scores(bench.out, record)["sample_masks"] for row, record in records.items()}
         images, truths = _sampled(task)
         title = f"{task.name}: image, truth, {', '.join(predicted)}"
@@ -182,10 +182,11 @@ def _points(numbers: Numbers, place: tuple[str, str]) -> list[Point]:
     family, size = (cell.model.removesuffix(f"-{size}"), size) if size else (place[0], "vit-base")
     points = []
     for records in numbers.cells[place].records:
-        entries = [record["metrics"].get("auc") for record in records]
-        if all(entry and entry.get("value") is not None for entry in entries):
-            auc = 100 * float(np.mean([entry["value"] for entry in entries]))
-            points.append(Point(family, known[size][0], records[0]["task"], auc, size=size))
+        intervals = [record.intervals.get("auc") for record in records]
+        values = [interval.value for interval in intervals if interval]
+        if len(values) == len(records):
+            auc = 100 * float(np.mean(values))
+            points.append(Point(family, known[size][0], records[0].task, auc, size=size))
     return points
 
 

@@ -1,5 +1,6 @@
 """Items that consist of scores: the records for their cells, the numbers, and tests of differences between rows."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -8,13 +9,14 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.results.published import Place
+from biovfm_hf.results.record import Record
 from biovfm_hf.results.significance import holm
 
 from ..encoders.load import split_label
 from ..encoders.processes import process_group
 from ..probes.suite import Failure, Job, run_jobs
 from ..results.comparisons import Draws, enough_resamples, mean_difference
-from ..results.records import Row, merge_records
+from ..results.records import merge_records
 from ..results.seeds import over_seeds
 from ..results.table import mean_cell
 from .bench import Bench
@@ -94,32 +96,30 @@ def _reason(failure: Failure) -> str:
     return f"{split_label(failure.job.model)[0]}: {failure.reason}" if failure.is_load else str(failure)
 
 
-def _identity(record: Row) -> str:
-    named = [record[name] for name in ("model", "task", "method", "protocol", "seed", "settings")]
-    return repr([named[:-1], sorted(named[-1].items())])
+def _identity(record: Record) -> str:
+    named = (record.model, record.task, record.method, record.protocol, record.seed)
+    return json.dumps([*named, record.settings], sort_keys=True)
 
 
 def _job_identity(job: Job) -> str:
     run = job.run
-    named = [split_label(job.model)[0], job.task.name, run.probe.record_name, run.protocol, run.seed]
-    return repr([named, sorted(run.settings.items())])
+    named = (split_label(job.model)[0], job.task.name, run.probe.record_name, run.protocol, run.seed)
+    return json.dumps([*named, run.settings], sort_keys=True)
 
 
-def _number(cell: Cell, records: list[Row], number: Number, bench: Bench) -> Number:
+def _number(cell: Cell, records: list[Record], number: Number, bench: Bench) -> Number:
     """Our number from its records: the mean over tasks, of each over seeds."""
-    by_task: dict[str, list[Row]] = {}
+    by_task: dict[str, list[Record]] = {}
     for record in records:
-        by_task.setdefault(record["task"], []).append(record)
+        by_task.setdefault(record.task, []).append(record)
     kept = tuple(tuple(group) for group in by_task.values())
     if cell.is_cost:
         name = cell.metric.removeprefix("costs.")
-        return replace(number, value=float(np.mean([record["costs"][name] for record in records])), records=kept)
-    entries = [
-        record["metrics"].get(cell.metric) for record in over_seeds(bench.out, records, bench.options.resamples)
-    ]
+        return replace(number, value=float(np.mean([(record.costs or {})[name] for record in records])), records=kept)
+    entries = [record.metrics.get(cell.metric) for record in over_seeds(bench.out, records, bench.options.resamples)]
     mean = mean_cell(entries)
     if mean is None:
-        undefined = [record["undefined"].get(cell.metric, "no such metric") for record in records]
+        undefined = [(record.undefined or {}).get(cell.metric, "no such metric") for record in records]
         return replace(
             number, missing=tuple(f"{cell.metric} is undefined: {reason}" for reason in dict.fromkeys(undefined))
         )

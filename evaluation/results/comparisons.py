@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.reading.documents import read_json
+from biovfm_hf.results.record import Record
 from biovfm_hf.results.significance import holm
 from biovfm_hf.writing.files import write_text
 
@@ -28,17 +30,19 @@ from ..statistics.significance import (
     spread_of_mean,
 )
 from ..statistics.split import ScoredSplit
-from .records import Row, clean, grouped, locked, read_scores, stored_split
+from .records import clean, grouped, locked, read_scores, stored_split
 from .seeds import box_draws, case_draws, spreads
 
+Row = dict[str, Any]  # of comparisons.json
 Pair = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # the score arrays of two models
 
 FORMAT = 6  # of the rows: raise it when they change, so that those kept in `comparisons/` are made anew
 NO_CASES = "an earlier version made these records, without resamples of their draws; remove them and run probe again"
-SAME = ("task", "data", "method", "protocol", "settings")
+SAME = attrgetter("task", "data", "method", "protocol", "settings")
+FAMILY = attrgetter("method", "protocol", "settings")
 
 
-def compare_models(out: Path, records: list[Row], resamples: int = 1000, seed: int = 0) -> list[Row]:
+def compare_models(out: Path, records: list[Record], resamples: int = 1000, seed: int = 0) -> list[Row]:
     """Compare all pairs of models with comparable records on a task, and write comparisons.json.
 
     Each row: `task`, `method`, `protocol`, `settings`, `seed`, `metric`, `lower_is_better` of the metric, `model_a`,
@@ -52,7 +56,7 @@ def compare_models(out: Path, records: list[Row], resamples: int = 1000, seed: i
     `resamples` is the least: many tasks take more (see `enough_resamples`).
     """
     families = tasks_alike(records)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for group in grouped(records, SAME):
         count = enough_resamples(families[_family(group[0])], resamples)
         for first, second in model_pairs(group):
@@ -65,16 +69,16 @@ def compare_models(out: Path, records: list[Row], resamples: int = 1000, seed: i
     return rows
 
 
-def tasks_alike(records: list[Row]) -> dict[str, int]:
+def tasks_alike(records: list[Record]) -> dict[str, int]:
     """On how many tasks each `_family` of records was scored: over as many Holm's correction runs."""
     tasks: dict[str, set[str]] = {}
     for record in records:
-        tasks.setdefault(_family(record), set()).add(record["task"])
+        tasks.setdefault(_family(record), set()).add(record.task)
     return {name: len(kinds) for name, kinds in tasks.items()}
 
 
-def _family(record: Row) -> str:
-    return json.dumps([record[name] for name in ("method", "protocol", "settings")], sort_keys=True)
+def _family(record: Record) -> str:
+    return json.dumps(FAMILY(record), sort_keys=True)
 
 
 def enough_resamples(tasks: int, resamples: int) -> int:
@@ -86,11 +90,11 @@ def enough_resamples(tasks: int, resamples: int) -> int:
     return resamples * -(-80 * tasks // resamples)
 
 
-def model_pairs(group: list[Row]) -> list[tuple[list[Row], list[Row]]]:
+def model_pairs(group: list[Record]) -> list[tuple[list[Record], list[Record]]]:
     """Every two models of records that differ in model and seed: by each seed they share, then by all of these."""
-    by_model: dict[tuple[str, str], dict[int, Row]] = {}
+    by_model: dict[tuple[str, str], dict[int, Record]] = {}
     for record in group:
-        by_model.setdefault((record["model"], record["revision"]), {})[record["seed"]] = record
+        by_model.setdefault((record.model, record.revision), {})[record.seed or 0] = record
     pairs = []
     for first, second in combinations(by_model.values(), 2):
         shared = sorted(set(first) & set(second))
@@ -100,20 +104,20 @@ def model_pairs(group: list[Row]) -> list[tuple[list[Row], list[Row]]]:
     return pairs
 
 
-def _pair_rows(out: Path, firsts: list[Row], seconds: list[Row], resamples: int, seed: int) -> list[dict[str, Any]]:
+def _pair_rows(out: Path, firsts: list[Record], seconds: list[Record], resamples: int, seed: int) -> list[Row]:
     """The rows of two models, from one record of each or from those of several seeds."""
     first, second = firsts[0], seconds[0]
-    measured = [record[name] for record in (*firsts, *seconds) for name in ("scores", "revision")]
-    names = json.dumps([*measured, first["data"], resamples, seed, FORMAT])
+    measured = [value for record in (*firsts, *seconds) for value in (record.scores, record.revision)]
+    names = json.dumps([*measured, first.data, resamples, seed, FORMAT])
     path = out / "comparisons" / f"{hashlib.blake2b(names.encode(), digest_size=10).hexdigest()}.json"
     if path.is_file():
         return read_json(path, remedy="remove it and run the same command again")
     entries = _compare(out, firsts, seconds, resamples, seed)
-    common = {name: first[name] for name in ("task", "method", "protocol", "settings", "seed")}
+    common = {name: getattr(first, name) for name in ("task", "method", "protocol", "settings", "seed")}
     if len(firsts) > 1:
-        common["seed"] = [record["seed"] for record in firsts]
+        common["seed"] = [record.seed for record in firsts]
     rows = [
-        {**common, "metric": metric, "model_a": first["model"], "model_b": second["model"], **entry}
+        {**common, "metric": metric, "model_a": first.model, "model_b": second.model, **entry}
         for metric, entry in entries.items()
         if _compared(metric) and entry["difference"] is not None
     ]
@@ -132,17 +136,17 @@ class Draws:
     resamples: int
     made: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
-    def of(self, records: Sequence[Row], metric: str) -> np.ndarray:
+    def of(self, records: Sequence[Record], metric: str) -> np.ndarray:
         """A metric's value and its values over resamples (1 + resamples,), in the mean over seeds."""
         for record in records:
-            if record["scores"] not in self.made:
-                self.made[record["scores"]] = case_draws(record, read_scores(self.out, record), self.resamples)
-        return np.mean([self.made[record["scores"]][metric] for record in records], axis=0)
+            if record.scores not in self.made:
+                self.made[record.scores] = case_draws(record, read_scores(self.out, record), self.resamples)
+        return np.mean([self.made[record.scores][metric] for record in records], axis=0)
 
 
 def mean_difference(
-    draws: Draws, firsts: Sequence[Sequence[Row]], seconds: Sequence[Sequence[Row]], metric: str
-) -> dict[str, Any]:
+    draws: Draws, firsts: Sequence[Sequence[Record]], seconds: Sequence[Sequence[Record]], metric: str
+) -> Row:
     """The difference of two models in a metric, or in its mean over tasks, whatever method each was scored by.
 
     Args:
@@ -155,8 +159,8 @@ def mean_difference(
         `difference` (first minus second), `low`, `high`, `p`, and a `reason` if there is no p.
     """
     for first, second in zip(firsts, seconds, strict=True):
-        if first[0]["data"] != second[0]["data"]:
-            return _no_p(None, f"{first[0]['task']}: the two were not scored on the same data")
+        if first[0].data != second[0].data:
+            return _no_p(None, f"{first[0].task}: the two were not scored on the same data")
     if len(firsts) == 1:
         return _compare(draws.out, list(firsts[0]), list(seconds[0]), draws.resamples, 0)[metric]
     drawn, units = [], 0
@@ -174,34 +178,34 @@ def _compared(name: str) -> bool:
     return metric is not None and metric.compared
 
 
-def _compare(out: Path, firsts: list[Row], seconds: list[Row], resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+def _compare(out: Path, firsts: list[Record], seconds: list[Record], resamples: int, seed: int) -> dict[str, Row]:
     """The difference of two models in each metric, from one record of each or from those of several seeds."""
     pairs = [(read_scores(out, a), read_scores(out, b)) for a, b in zip(firsts, seconds, strict=True)]
     record = firsts[0]
-    if record["method"].startswith("fewshot"):
+    if record.is_few_shot:
         rows = _few_shot(record, pairs)
-    elif record["kind"] == SEGMENTATION:
+    elif record.kind == SEGMENTATION:
         rows = _over_seeds(record, pairs, resamples) if len(pairs) > 1 else _segmentation(pairs[0], resamples, seed)
-    elif record["kind"] == DETECTION:
+    elif record.kind == DETECTION:
         rows = _over_seeds(record, pairs, resamples) if len(pairs) > 1 else _detection(record, pairs[0], resamples)
     elif len(pairs) > 1:
         rows = _over_seeds(record, pairs, resamples)
     else:
         rows = _scores(record, pairs[0], resamples, seed)
-    if record["kind"] in (SEGMENTATION, DETECTION):
+    if record.kind in (SEGMENTATION, DETECTION):
         return rows
     alone = _lone_classes(record, pairs[0][0])
     return {name: _no_p(row["difference"], alone[name]) if name in alone and row["difference"] is not None else row
             for name, row in rows.items()}  # fmt: skip
 
 
-def _lone_classes(record: Row, arrays: dict[str, np.ndarray]) -> dict[str, str]:
+def _lone_classes(record: Record, arrays: dict[str, np.ndarray]) -> dict[str, str]:
     """Why nothing can be said about differences in some metrics: their class of one test case or subject."""
     split = stored_split(record, arrays)
     return lone_classes(split, Resampler(split.size, "fast", clusters=split.subjects).units)
 
 
-def _over_seeds(record: Row, pairs: list[Pair], resamples: int) -> dict[str, dict[str, Any]]:
+def _over_seeds(record: Record, pairs: list[Pair], resamples: int) -> dict[str, Row]:
     """Mean differences over seeds: of each seed on the same resamples, whose spread and that of seeds add up."""
     units = _test_units(record, pairs[0][0])
     drawn = []
@@ -211,20 +215,20 @@ def _over_seeds(record: Row, pairs: list[Pair], resamples: int) -> dict[str, dic
     return {name: _spread_row(spread, units, "seed_sd") for name, spread in spreads(drawn).items()}
 
 
-def _test_units(record: Row, arrays: dict[str, np.ndarray]) -> int:
+def _test_units(record: Record, arrays: dict[str, np.ndarray]) -> int:
     """How many test cases, or subjects if these are known."""
-    cases = arrays[{SEGMENTATION: "test_counts", DETECTION: "test_images"}.get(record["kind"], "test_labels")]
+    cases = arrays[{SEGMENTATION: "test_counts", DETECTION: "test_images"}.get(record.kind, "test_labels")]
     return Resampler(len(cases), "fast", clusters=arrays.get("test_subjects")).count_units()
 
 
-def _spread_row(spread: SeedSpread, units: int, name: str) -> dict[str, Any]:
+def _spread_row(spread: SeedSpread, units: int, name: str) -> Row:
     """A mean difference with Student's interval and p; `name` (`seed_sd`, `draw_sd`) says what was repeated."""
     half, p = spread.half_width(), max(spread.p(), lowest_p(units))
     ends = {"difference": spread.mean, "low": spread.mean - half, "high": spread.mean + half, "p": p}
     return {**ends, name: spread.seed_sd, "case_se": spread.case_se}
 
 
-def _scores(record: Row, pair: Pair, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+def _scores(record: Record, pair: Pair, resamples: int, seed: int) -> dict[str, Row]:
     first, second = (stored_split(record, arrays) for arrays in pair)
     rows = paired_bootstrap(first, second, resamples, seed)
     rows["auc"]["p_delong"] = _delong_p(first, second)
@@ -239,7 +243,7 @@ def _delong_p(first: ScoredSplit, second: ScoredSplit) -> float | None:
         return None
 
 
-def _few_shot(record: Row, pairs: list[Pair]) -> dict[str, dict[str, Any]]:
+def _few_shot(record: Record, pairs: list[Pair]) -> dict[str, Row]:
     """Mean differences over draws of training subjects, the same draws and test cases for both models.
 
     Draws count as seeds do: their spread and that of the test cases add up. Judged by draws alone, any two encoders
@@ -259,7 +263,7 @@ def _draw_differences(
     return first[f"draw_{name}"] - second[f"draw_{name}"], drawn[0][:shared] - drawn[1][:shared]
 
 
-def _few_shot_row(curves: list[tuple[np.ndarray, np.ndarray]], units: int, overlap: float) -> dict[str, Any]:
+def _few_shot_row(curves: list[tuple[np.ndarray, np.ndarray]], units: int, overlap: float) -> Row:
     """One metric's row from the `_draw_differences` of each seed, whose draws count alike."""
     points = np.concatenate([points for points, _ in curves])
     shared = min(len(resampled) for _, resampled in curves)
@@ -277,12 +281,12 @@ def _few_shot_row(curves: list[tuple[np.ndarray, np.ndarray]], units: int, overl
     return _spread_row(spread_of_mean(points, resampled, overlap), units, "draw_sd")
 
 
-def _no_p(difference: float | None, reason: str) -> dict[str, Any]:
+def _no_p(difference: float | None, reason: str) -> Row:
     """The row of a difference that has no interval and no p, with the reason in words."""
     return {"difference": difference, "low": None, "high": None, "p": None, "reason": reason}
 
 
-def _detection(record: Row, arrays: Pair, resamples: int) -> dict[str, dict[str, Any]]:
+def _detection(record: Record, arrays: Pair, resamples: int) -> dict[str, Row]:
     first, second = (box_draws(record, each, resamples) for each in arrays)
     units, rows = _test_units(record, arrays[0]), {}
     for name in first:
@@ -295,7 +299,7 @@ def _detection(record: Row, arrays: Pair, resamples: int) -> dict[str, dict[str,
     return rows
 
 
-def _segmentation(arrays: Pair, resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+def _segmentation(arrays: Pair, resamples: int, seed: int) -> dict[str, Row]:
     first, second = arrays
     subjects = first.get("test_subjects")
     return {
@@ -305,8 +309,9 @@ def _segmentation(arrays: Pair, resamples: int, seed: int) -> dict[str, dict[str
     }
 
 
-def _add_holm(rows: list[dict[str, Any]]) -> None:
-    for members in grouped(rows, ("method", "protocol", "settings", "seed", "metric", "model_a", "model_b")):
+def _add_holm(rows: list[Row]) -> None:
+    tested_together = itemgetter("method", "protocol", "settings", "seed", "metric", "model_a", "model_b")
+    for members in grouped(rows, tested_together):
         adjusted = holm(np.array([np.nan if row["p"] is None else row["p"] for row in members], float))
         for row, p in zip(members, adjusted, strict=True):
             row["p_holm"] = None if np.isnan(p) else float(p)

@@ -5,11 +5,12 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -22,26 +23,26 @@ from biovfm_hf.writing.locks import lock
 
 from ..statistics.split import ScoredSplit, read_split
 
-Row = dict[str, Any]  # a record as the results file holds it; over several seeds joined, `seed` is a list
+Item = TypeVar("Item")
 REMEDY = "remove it and run the same command again"
 
 # Fields that name a record, and its data. A record of changed weights or data replaces the one of its name.
 NAMING = ("model", "task", "method", "protocol", "seed", "settings")
-MEASURED_ON = ("revision", "data")
+MEASURED_ON = attrgetter("revision", "data")
 RESAMPLES = 1000  # of records that do not say how many their intervals rest on, as older ones did not
 
 
-def record_key(identity: dict[str, Any]) -> str:
+def record_key(identity: Record) -> str:
     """A readable, unique file stem from the fields that name a record."""
     digest = hashlib.blake2b(
-        json.dumps({name: identity[name] for name in NAMING}, sort_keys=True).encode(), digest_size=5
+        json.dumps({name: getattr(identity, name) for name in NAMING}, sort_keys=True).encode(), digest_size=5
     ).hexdigest()
-    parts = [str(identity[name]) for name in ("model", "task", "method")]
+    parts = [identity.model, identity.task, identity.method]
     stem = "__".join("".join(c if c.isalnum() or c in "-." else "-" for c in word)[-40:] for word in parts)
     return f"{stem}__{digest}"
 
 
-def read_record(out: Path, identity: dict[str, Any]) -> Row | None:
+def read_record(out: Path, identity: Record) -> Record | None:
     """The finished record of these weights, data and resamples, or None. It counts only with its scores beside it.
 
     Raises:
@@ -52,11 +53,11 @@ def read_record(out: Path, identity: dict[str, Any]) -> Row | None:
     if not path.is_file() or not (out / "scores" / f"{key}.npz").is_file():
         return None
     record = _read(path)
-    same = all(getattr(record, name) == identity[name] for name in MEASURED_ON)
-    return record.to_json() if same and (record.resamples or RESAMPLES) == identity["resamples"] else None
+    same = MEASURED_ON(record) == MEASURED_ON(identity)
+    return record if same and (record.resamples or RESAMPLES) == identity.resamples else None
 
 
-def measured_otherwise(out: Path, identity: dict[str, Any]) -> bool:
+def measured_otherwise(out: Path, identity: Record) -> bool:
     """Whether there are records of this model on this task, by whatever method, of other weights or data.
 
     Raises:
@@ -64,7 +65,7 @@ def measured_otherwise(out: Path, identity: dict[str, Any]) -> bool:
     """
     model, task, *_ = record_key(identity).split("__")
     records = map(_read, (out / "records").glob(f"{model}__{task}__*"))
-    return any(getattr(record, name) != identity[name] for record in records for name in MEASURED_ON)
+    return any(MEASURED_ON(record) != MEASURED_ON(identity) for record in records)
 
 
 def _read(path: Path) -> Record:
@@ -78,24 +79,26 @@ def _read_version(path: Path, *version: int) -> Record:
     return Record.read(read_json(path, REMEDY), str(path), REMEDY)
 
 
-def write_record(out: Path, key: str, row: Row, scores: dict[str, np.ndarray]) -> None:
-    """Write the scores, then the record, then results.json from all records."""
+def write_record(out: Path, record: Record, scores: dict[str, np.ndarray]) -> Record:
+    """Write the scores, then the record, then results.json from all records. Returns the record as it is written."""
+    key = record_key(record)
     with atomic_path(out / "scores" / f"{key}.npz") as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, allow_pickle=False, **scores)
     path = out / "records" / f"{key}.json"
-    record = Record.read(clean({**row, "scores": f"scores/{key}.npz"}), str(path), REMEDY)
+    record = Record.read(clean(replace(record, scores=f"scores/{key}.npz").to_json()), str(path), REMEDY)
     write_text(path, json.dumps(record.to_json(), indent=1) + "\n")
     merge_records(out)
+    return record
 
 
-def merge_records(out: Path) -> list[Row]:
+def merge_records(out: Path) -> list[Record]:
     """Rewrite results.json from every record file, one process at a time. Returns the records, in a stable order."""
     with locked(out):
         records = [_read(path) for path in sorted((out / "records").glob("*.json")) if path.name[0] != "."]
         records.sort(key=lambda r: [_natural(value) for value in (r.method, r.task, r.model, r.seed)])
-        rows = [record.to_json() for record in records]
-        write_text(out / "results.json", "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")  # a record a line
-    return rows
+        lines = [json.dumps(record.to_json()) for record in records]
+        write_text(out / "results.json", "[\n" + ",\n".join(lines) + "\n]\n")
+    return records
 
 
 def _natural(value: Any) -> str:
@@ -103,13 +106,13 @@ def _natural(value: Any) -> str:
     return re.sub(r"\d+", lambda digits: digits.group().zfill(12), str(value))
 
 
-def read_scores(out: Path, record: Row) -> dict[str, np.ndarray]:
+def read_scores(out: Path, record: Record) -> dict[str, np.ndarray]:
     """The score arrays beside a record.
 
     Raises:
         UserError: the file is missing or broken.
     """
-    path = out / record["scores"]
+    path = out / record.scores
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
@@ -119,18 +122,18 @@ def read_scores(out: Path, record: Row) -> dict[str, np.ndarray]:
         ) from error
 
 
-def stored_split(record: Row, arrays: dict[str, np.ndarray]) -> ScoredSplit:
+def stored_split(record: Record, arrays: dict[str, np.ndarray]) -> ScoredSplit:
     """The test split of a classification record, from the arrays beside it."""
-    split = read_split(record["kind"], arrays["test_labels"], arrays["test_scores"])
+    split = read_split(record.kind, arrays["test_labels"], arrays["test_scores"])
     split = replace(split, subjects=arrays.get("test_subjects"), strata=arrays.get("test_strata"))
     return split.decided_at(arrays["thresholds"]) if "thresholds" in arrays else split
 
 
-def grouped(records: Iterable[Row], names: Sequence[str]) -> list[list[Row]]:
-    """The records (or rows of comparisons.json) that agree in all of these fields together, in order of appearance."""
-    groups: dict[str, list[Row]] = {}
-    for record in records:
-        groups.setdefault(json.dumps([record.get(name) for name in names], sort_keys=True), []).append(record)
+def grouped(items: Iterable[Item], key: Callable[[Item], Any]) -> list[list[Item]]:
+    """The records (or rows of comparisons.json) that agree in a key of JSON values, in order of appearance."""
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(json.dumps(key(item), sort_keys=True), []).append(item)
     return list(groups.values())
 
 

@@ -1,32 +1,33 @@
 """A table's section on errors on corrupted images, from the `robustness` of records."""
 
+from operator import attrgetter
 from typing import Any
 
-from biovfm_hf.results.record import settings_text
+from biovfm_hf.results.record import Record
 
-from .records import Row, grouped
+from .records import grouped
 
 HEAD = {"clean_error": "error, clean", "error": "error, corrupted", "be": "BE", "rbe": "rBE"}
 
 
-def robustness_lines(records: list[Row]) -> list[str]:
+def robustness_lines(records: list[Record]) -> list[str]:
     """The part of table.md: for each task and method the errors of all models, then the error by corruption."""
-    measured = [record for record in records if "robustness" in record]
+    measured = [record for record in records if "robustness" in record.further]
     lines = ["## Corrupted images", "", "Errors are 1 - balanced accuracy, in percent, with 95 % intervals; lower is "
              "better. BE and rBE are percent of AlexNet's error, and of its rise (MedMNIST-C).", ""]  # fmt: skip
-    for group in grouped(measured, ("task", "method", "protocol", "settings")):
+    for group in grouped(measured, attrgetter("task", "method", "protocol", "settings")):
         first = group[0]
-        settings = settings_text({name: v for name, v in first["settings"].items() if name != "corrupt"})
-        what = f"{first['task']}, {first['method']}, protocol {first['protocol']}"
+        settings = first.without("corrupt").settings_text
+        what = f"{first.task}, {first.method}, protocol {first.protocol}"
         lines += [f"### {what}{f' ({settings})' if settings else ''}", "", *_models(group), "", *_corruptions(group)]
-        notes = dict.fromkeys(note for record in group for note in record["robustness"]["notes"])
+        notes = dict.fromkeys(note for record in group for note in record.further["robustness"]["notes"])
         lines += ["", *(f"- {note}" for note in notes), *([""] if notes else [])]
     return lines if measured else []
 
 
-def robustness_entries(record: Row) -> dict[str, dict[str, Any]]:
+def robustness_entries(record: Record) -> dict[str, dict[str, Any]]:
     """Every figure of a record's robustness by a name for table.csv; none where it has no robustness."""
-    part = record.get("robustness")
+    part = record.further.get("robustness")
     if part is None:
         return {}
     entries = {"clean_error": part["clean_error"], "corrupted_error": part["error"]}
@@ -37,29 +38,29 @@ def robustness_entries(record: Row) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _models(group: list[Row]) -> list[str]:
-    shown = [name for name in HEAD if name in group[0]["robustness"]]
+def _models(group: list[Record]) -> list[str]:
+    shown = [name for name in HEAD if name in group[0].further["robustness"]]
     lines = ["| model | " + " | ".join(HEAD[name] for name in shown) + " | worst |", "|---" * (len(shown) + 2) + "|"]
     for record in group:
-        part = record["robustness"]
+        part = record.further["robustness"]
         cells = " | ".join(_cell(part.get(name)) for name in shown)
         lines.append(f"| {_name(record, group)} | {cells} | {part['worst']} |")
     return lines
 
 
-def _corruptions(group: list[Row]) -> list[str]:
+def _corruptions(group: list[Record]) -> list[str]:
     heads = " | ".join(_name(record, group) for record in group)
     lines = [f"| error, corrupted | {heads} |", "|---" * (len(group) + 1) + "|"]
-    for corruption in group[0]["robustness"]["corruptions"]:
-        rows = [record["robustness"]["corruptions"].get(corruption) for record in group]
+    for corruption in group[0].further["robustness"]["corruptions"]:
+        rows = [record.further["robustness"]["corruptions"].get(corruption) for record in group]
         lines.append(f"| {corruption} | " + " | ".join(_cell(row and row["error"]) for row in rows) + " |")
     return lines
 
 
-def _name(record: Row, group: list[Row]) -> str:
+def _name(record: Record, group: list[Record]) -> str:
     """The model, with its seed if there are several."""
-    seeds = {each["seed"] for each in group}
-    return f"{record['model']}, seed {record['seed']}" if len(seeds) > 1 else str(record["model"])
+    seeds = {each.seed for each in group}
+    return f"{record.model}, seed {record.seed}" if len(seeds) > 1 else record.model
 
 
 def _cell(entry: dict[str, Any] | None) -> str:

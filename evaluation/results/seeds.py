@@ -1,9 +1,13 @@
 """Combines several seeds of one model, task and method: their mean, with an interval that includes seeds."""
 
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from biovfm_hf.results.record import Record
 
 from ..statistics.bootstrap import Resampler, Resampling, draws_as, resampled_metrics
 from ..statistics.detection import class_figures, group_boxes, match_all, mean_figures, resampled_figures
@@ -11,18 +15,18 @@ from ..statistics.kinds import DETECTION, SEGMENTATION
 from ..statistics.masks import COUNTS, draw_metric, known_metrics
 from ..statistics.metrics import BOX_FIGURES, Scorer, find_metric
 from ..statistics.significance import SeedSpread, seed_spread
-from .records import Row, grouped, read_scores, stored_split
+from .records import grouped, read_scores, stored_split
 
-ALIKE = ("model", "revision", "task", "data", "method", "protocol", "settings")
+ALIKE = attrgetter("model", "revision", "task", "data", "method", "protocol", "settings")
 
 
-def over_seeds(out: Path, records: list[Row], resamples: int = 1000) -> list[Row]:
+def over_seeds(out: Path, records: list[Record], resamples: int = 1000) -> list[Record]:
     """Put records together that differ in their seed alone; others stay as they are, in their order.
 
-    A joined record says `seed` as a list, and of each metric the mean over seeds with a 95 % interval (`low`, `high`,
-    by Student's t, within the metric's range) that holds both the sampling of test cases and the seeds, and the parts
-    `seed_sd` and `case_se` (see `compare.SeedSpread`). Few-shot results become the mean and the percentiles of all
-    draws. The scores that a joined record names are those of its first seed.
+    A joined record has the seeds in `joined`, and of each metric the mean over seeds with a 95 % interval (`low`,
+    `high`, by Student's t, within the metric's range) that holds both the sampling of test cases and the seeds, and
+    the parts `seed_sd` and `case_se` (see `significance.SeedSpread`). Few-shot results become the mean and the
+    percentiles of all draws. The scores that a joined record names are those of its first seed.
 
     Args:
         out: the results folder, which holds the scores.
@@ -33,41 +37,42 @@ def over_seeds(out: Path, records: list[Row], resamples: int = 1000) -> list[Row
     return [group[0] if len(group) == 1 else join_seeds(out, group, resamples) for group in groups]
 
 
-def join_seeds(out: Path, group: list[Row], resamples: int) -> Row:
+def join_seeds(out: Path, group: list[Record], resamples: int) -> Record:
     """One record of several seeds, see `over_seeds`."""
-    group = sorted(group, key=lambda record: record["seed"])
+    group = sorted(group, key=lambda record: record.seed or 0)
     score_files = [read_scores(out, record) for record in group]
-    if group[0]["method"].startswith("fewshot"):
+    if group[0].is_few_shot:
         entries = _pooled_draws(score_files)
     else:
         parts = spreads([case_draws(*pair, resamples) for pair in zip(group, score_files, strict=True)])
         entries = {name: _entry(part, *_range(name)) for name, part in parts.items()}
         for name in entries:  # seeds do not make up for test cases that give no interval
-            if any(None in record["metrics"].get(name, {}).values() for record in group):
+            if any(None in record.metrics.get(name, {}).values() for record in group):
                 entries[name] |= {"low": None, "high": None}
-    shared = set.intersection(*(set(record["metrics"]) for record in group))
+    shared = set.intersection(*(set(record.metrics) for record in group))
     metrics = {name: entry for name, entry in entries.items() if name in shared}
-    seconds = sum(record["seconds"] for record in group)
-    first = {name: value for name, value in group[0].items() if name != "robustness"}  # of one seed's corruptions
-    return {**first, "seed": [record["seed"] for record in group], "metrics": metrics, "seconds": seconds}
+    seconds = sum(record.seconds or 0.0 for record in group)
+    further = {name: value for name, value in group[0].further.items() if name != "robustness"}  # it is of one seed
+    seeds = tuple(record.seed or 0 for record in group)
+    return replace(group[0], joined=seeds, metrics=metrics, seconds=seconds, further=further)
 
 
-def case_draws(record: Row, arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
+def case_draws(record: Record, arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
     """Per metric its point value and then its values over resamples, the same ones for every seed and model."""
-    if record["kind"] == SEGMENTATION:
+    if record.kind == SEGMENTATION:
         return _mask_draws(arrays, resamples)
-    if record["kind"] == DETECTION:
+    if record.kind == DETECTION:
         return box_draws(record, arrays, resamples)
     split = stored_split(record, arrays)
     scorer = Scorer(split, extra=True)
-    drawn = resampled_metrics(scorer, Resampling(draws_as(record["protocol"]), resamples).of(split), resamples)
+    drawn = resampled_metrics(scorer, Resampling(draws_as(record.protocol), resamples).of(split), resamples)
     point = scorer(np.ones((split.size, 1), np.float32))
     return {name: np.concatenate([point[name], drawn[name]]) for name in drawn}
 
 
-def box_draws(record: Row, arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
+def box_draws(record: Record, arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
     """As `case_draws`, of boxes."""
-    images, names = len(arrays["test_images"]), record["classes"]
+    images, names = len(arrays["test_images"]), record.classes or []
     boxes = group_boxes(arrays["test_truth"], arrays["test_detections"], images, len(names))
     classes = [match_all(each) for each in boxes]
     point = mean_figures([class_figures(each) for each in classes])

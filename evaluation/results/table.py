@@ -2,21 +2,23 @@
 
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from biovfm_hf.results.published import table1, table1_notes
-from biovfm_hf.results.record import settings_text
+from biovfm_hf.results.record import Record
 from biovfm_hf.results.significance import p_text
 from biovfm_hf.writing.files import write_text
 
 from ..statistics.metrics import find_metric, is_lower_better, table_metrics
-from .records import RESAMPLES, Row
+from .records import RESAMPLES
 from .robustness import robustness_entries, robustness_lines
 
 Cell = dict[str, Any] | None
+Blocks = dict[str, list[Record]]
 
 
 def metric_title(name: str) -> str:
@@ -25,7 +27,7 @@ def metric_title(name: str) -> str:
     return name if metric is None else metric.title
 
 
-def write_tables(out: Path, records: list[Row], joined: list[Row], comparisons: list[dict[str, Any]]) -> None:
+def write_tables(out: Path, records: list[Record], joined: list[Record], comparisons: list[dict[str, Any]]) -> None:
     """Write table.md, table.tex and table.csv of a results folder.
 
     Args:
@@ -41,35 +43,39 @@ def write_tables(out: Path, records: list[Row], joined: list[Row], comparisons: 
     write_text(out / "table.csv", long_csv(records, joined))
 
 
-def blocks(records: list[Row]) -> dict[str, list[Row]]:
-    """Records by what makes them comparable: method, protocol, settings, and seeds where these differ."""
-    seeds = {_seed_text(record) for record in records}
-    groups: dict[str, list[Row]] = {}
+def blocks(records: list[Record], seen_as: Callable[[Record], Record] = lambda record: record) -> Blocks:
+    """Records by what makes them comparable: method, protocol, settings, and seeds where these differ.
+
+    `seen_as` gives for each record the one whose fields count.
+    """
+    seeds = {_seed_text(record.seeds) for record in records}
+    groups: Blocks = {}
     for record in records:
-        name = f"{record['method']}, protocol {record['protocol']}"
-        name += f", seed {_seed_text(record)}" if len(seeds) > 1 or isinstance(record["seed"], list) else ""
-        settings = settings_text(record["settings"])
+        seen = seen_as(record)
+        name = f"{seen.method}, protocol {seen.protocol}"
+        name += f", seed {_seed_text(seen.seeds)}" if len(seeds) > 1 or seen.joined else ""
+        settings = seen.settings_text
         groups.setdefault(f"{name} ({settings})" if settings else name, []).append(record)
     return groups
 
 
-def _seed_text(record: Row) -> str:
-    seed = record["seed"]
-    return f"{', '.join(map(str, seed))} (mean)" if isinstance(seed, list) else str(seed)
+def _seed_text(seeds: Any) -> str:
+    """The seed of a record or of a row of comparisons.json, or the list of those whose mean it is."""
+    return f"{', '.join(map(str, seeds))} (mean)" if isinstance(seeds, list) else str(seeds)
 
 
-def names_in_order(records: list[Row], field: str) -> list[str]:
+def names_in_order(records: list[Record], field: str) -> list[str]:
     """The different values of a field, in the order of appearance."""
-    return list(dict.fromkeys(str(record[field]) for record in records))
+    return list(dict.fromkeys(str(getattr(record, field)) for record in records))
 
 
-def unlike(records: list[Row], field: str, name: str) -> list[str]:
+def unlike(records: list[Record], field: str, name: str) -> list[str]:
     """The values of the field `name` whose records differ in `field`, as a model with the records of two revisions.
 
     A folder keeps what it has until the same command is run on the new weights or data, so that it may hold both.
     """
     return [value for value in names_in_order(records, name)
-            if len({record.get(field) for record in records if record[name] == value}) > 1]  # fmt: skip
+            if len({getattr(record, field) for record in records if getattr(record, name) == value}) > 1]  # fmt: skip
 
 
 def mean_cell(entries: list[Cell]) -> Cell:
@@ -85,27 +91,27 @@ def mean_cell(entries: list[Cell]) -> Cell:
     return {"value": value, "low": value - down, "high": value + up}
 
 
-def mean_rows(records: list[Row]) -> tuple[list[str], list[str], dict[str, dict[str, Cell]]]:
+def mean_rows(records: list[Record]) -> tuple[list[str], list[str], dict[str, dict[str, Cell]]]:
     """The table of means: (metrics, tasks it runs over, {model: {metric: cell}}).
 
     Only models with every task, all of them by the same weights.
     """
     tasks = names_in_order(records, "task")
-    metrics = [name for name in table_metrics(averaged=True) if any(name in r["metrics"] for r in records)]
+    metrics = [name for name in table_metrics(averaged=True) if any(name in r.metrics for r in records)]
     rows: dict[str, dict[str, Cell]] = {}
     mixed = unlike(records, "revision", "model")
     for model in names_in_order(records, "model"):
-        mine = {r["task"]: r["metrics"] for r in records if r["model"] == model}
+        mine = {r.task: r.metrics for r in records if r.model == model}
         if set(mine) == set(tasks) and model not in mixed:
             rows[model] = {m: mean_cell([mine[t].get(m) for t in tasks]) for m in metrics}
     return metrics, tasks, rows
 
 
-def published_rows(record: Row, tasks: list[str], metrics: list[str]) -> dict[str, dict[str, Cell]]:
+def published_rows(record: Record, tasks: list[str], metrics: list[str]) -> dict[str, dict[str, Cell]]:
     """Table 1 of BioVFM-21M (arXiv 2505.09329), means over twelve tasks, where the block of `record` holds the like:
     the linear probe by its protocol on the same tasks."""
     table = table1()
-    if any(record[name] != table[name] for name in ("method", "protocol")) or set(tasks) != set(table["tasks"]):
+    if (record.method, record.protocol) != (table["method"], table["protocol"]) or set(tasks) != set(table["tasks"]):
         return {}
     return {
         f"{row['model']} (published)": {metric: _published_cell(row[metric]) for metric in metrics if metric in row}
@@ -141,7 +147,7 @@ def best_models(rows: dict[str, dict[str, Cell]], metric: str) -> set[str]:
     return {m for m, v in values.items() if v == best(values.values())} if len(values) > 1 else set()
 
 
-def markdown(records: list[Row], comparisons: list[dict[str, Any]]) -> str:
+def markdown(records: list[Record], comparisons: list[dict[str, Any]]) -> str:
     """The whole table.md."""
     parts = ["# Results", "", "Percent; distances (HD95, ASSD) as their notes say. Bold: the best value.", ""]
     for name, group in blocks(records).items():
@@ -154,28 +160,28 @@ def markdown(records: list[Row], comparisons: list[dict[str, Any]]) -> str:
             parts += [f"Mean over {len(tasks)} tasks; intervals take the tasks as fixed and independent.", ""]
             published = published_rows(group[0], tasks, metrics)
             parts += [*_grid(metrics, {**rows, **published}), ""]
-            notes = table1_notes(group[0]["settings"]) if published else []
+            notes = table1_notes(group[0].settings) if published else []
             parts += [*(f"- {note}" for note in notes), *([""] if notes else [])]
         for task in tasks:
-            parts += _task_table(task, [r for r in group if r["task"] == task])
+            parts += _task_table(task, [r for r in group if r.task == task])
         parts += _differences([row for row in comparisons if row["task"] in tasks], group)
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _interval_words(record: Row) -> str:
+def _interval_words(record: Record) -> str:
     """A description of the values and intervals of a block."""
-    if record["method"].startswith("fewshot"):
+    if record.is_few_shot:
         return "Means over draws of training subjects; in brackets the range that holds 95 % of the draws."
-    if isinstance(record["seed"], list):
+    if record.joined:
         return "Means over seeds, with 95 % intervals that hold test cases and seeds."
     return "95 % bootstrap intervals over test cases."
 
 
-def _difference_words(record: Row) -> str:
+def _difference_words(record: Record) -> str:
     """A description of the tests of a block's differences."""
-    if record["method"].startswith("fewshot"):
+    if record.is_few_shot:
         return "Paired by draw of the training subjects and by test case; intervals and p (Student's t) hold both."
-    if isinstance(record["seed"], list):
+    if record.joined:
         return "Paired by seed and test case; intervals and p (Student's t) hold both."
     return "Paired bootstrap on the same test cases."
 
@@ -192,16 +198,17 @@ def _grid(metrics: list[str], rows: dict[str, dict[str, Cell]]) -> list[str]:
     return lines
 
 
-def _task_table(task: str, records: list[Row]) -> list[str]:
-    rows = {record["model"]: record["metrics"] for record in records}
+def _task_table(task: str, records: list[Record]) -> list[str]:
+    rows = {record.model: dict(record.metrics) for record in records}
     metrics = [m for m in table_metrics() if any(m in cells for cells in rows.values())]
     train, test = (names_in_order(records, field)[0] for field in ("n_train", "n_test"))
     lines = [f"### {task} ({train} train, {test} test)", "", *_grid(metrics, rows), ""]
-    notes = {f"**Warning**: {text}": None for record in records for text in record.get("warnings", [])}
-    notes.update(dict.fromkeys(note for record in records for note in record.get("notes", [])))
-    notes.update({f"{name} undefined: {why}": None for record in records for name, why in record["undefined"].items()})
+    notes = {f"**Warning**: {text}": None for record in records for text in record.warnings or []}
+    notes.update(dict.fromkeys(note for record in records for note in record.notes or []))
+    undefined = [pair for record in records for pair in (record.undefined or {}).items()]
+    notes.update({f"{name} undefined: {why}": None for name, why in undefined})
     notes.update(dict.fromkeys(filter(None, map(_seed_note, records))))
-    counts = {record.get("resamples", RESAMPLES) for record in records if not record["method"].startswith("fewshot")}
+    counts = {record.resamples or RESAMPLES for record in records if not record.is_few_shot}
     if counts - {RESAMPLES}:
         notes[f"intervals rest on {' and '.join(map(str, sorted(counts)))} resamples"] = None
     if unlike(records, "data", "task"):
@@ -209,28 +216,28 @@ def _task_table(task: str, records: list[Row]) -> list[str]:
     return lines + [f"- {note}" for note in notes] + ([""] if notes else [])
 
 
-def _seed_note(record: Row) -> str | None:
+def _seed_note(record: Record) -> str | None:
     """How much of a joined record's uncertainty is due to seeds, and how much to the sampling of test cases."""
-    entry = record["metrics"].get(record["primary"], {})
+    entry = record.metrics.get(record.primary, {})
     if "seed_sd" not in entry:
         return None
-    name = metric_title(record["primary"])
+    name = metric_title(record.primary)
     cases = f", standard error from test cases {100 * entry['case_se']:.2f}" if "case_se" in entry else ""
-    return f"{record['model']}: {name} over {entry['seeds']} seeds, SD {100 * entry['seed_sd']:.2f}{cases}"
+    return f"{record.model}: {name} over {entry['seeds']} seeds, SD {100 * entry['seed_sd']:.2f}{cases}"
 
 
-def _differences(comparisons: list[dict[str, Any]], group: list[Row]) -> list[str]:
+def _differences(comparisons: list[dict[str, Any]], group: list[Record]) -> list[str]:
     """The table of differences between models, in the primary metric of each task."""
-    primary = {record["task"]: record["primary"] for record in group}
+    primary = {record.task: record.primary for record in group}
     first = group[0]
     rows = [
         row
         for row in comparisons
         if row["metric"] == primary[row["task"]]
-        and row["method"] == first["method"]
-        and row["protocol"] == first["protocol"]
-        and row["settings"] == first["settings"]
-        and row["seed"] == first["seed"]
+        and row["method"] == first.method
+        and row["protocol"] == first.protocol
+        and row["settings"] == first.settings
+        and row["seed"] == first.seeds
     ]
     if not rows:
         return []
@@ -244,13 +251,13 @@ def _differences(comparisons: list[dict[str, Any]], group: list[Row]) -> list[st
         shown, exact = p_text(p), p_text(row.get("p_delong"))
         lines.append(
             f"| {row['task']} | {metric_title(row['metric'])} | {row['model_a']} | {row['model_b']} | "
-            f"{_seed_text(row)} | {difference} | {shown} | {exact} | {verdict} |"
+            f"{_seed_text(row['seed'])} | {difference} | {shown} | {exact} | {verdict} |"
         )
     reasons = dict.fromkeys(row["reason"] for row in rows if row.get("reason"))
     return [*lines, "", *(f"- no p: {why}" for why in reasons), *([""] if reasons else [])]
 
 
-def latex(records: list[Row]) -> str:
+def latex(records: list[Record]) -> str:
     """The tables of means as LaTeX tabulars (booktabs), one per method."""
     parts = []
     for name, group in blocks(records).items():
@@ -260,7 +267,7 @@ def latex(records: list[Row]) -> str:
         best = {metric: best_models(rows, metric) for metric in metrics}
         lines = [
             f"% {name}; mean over {len(tasks)} task(s)",
-            *(f"% {note}" for note in (table1_notes(group[0]["settings"]) if published else ())),
+            *(f"% {note}" for note in (table1_notes(group[0].settings) if published else ())),
             f"\\begin{{tabular}}{{l{'c' * len(metrics)}}}",
             "\\toprule",
         ]
@@ -286,33 +293,30 @@ def latex_text(text: str) -> str:
     return "".join(signs.get(sign, sign) for sign in text)
 
 
-def long_csv(records: list[Row], joined: list[Row]) -> str:
+def long_csv(records: list[Record], joined: list[Record]) -> str:
     """Every metric of every record, one line each; then means over seeds and over tasks, and the published means."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     names = ("model", "revision", "task", "method", "protocol", "settings", "seed", "n_train", "n_test")
     writer.writerow([*names, "metric", "value", "low", "high"])
-    several = [{**record, "seed": _seed_text(record)} for record in joined if isinstance(record["seed"], list)]
-    for record in [*records, *several]:
-        held = {**record, "settings": settings_text(record["settings"])}
-        for metric, entry in {**record["metrics"], **robustness_entries(record)}.items():
-            writer.writerow([*(held[n] for n in names), metric, entry["value"], entry.get("low"), entry.get("high")])
+    for record in [*records, *(record for record in joined if record.joined)]:
+        seed = _seed_text(record.seeds) if record.joined else record.seed
+        about = (record.model, record.revision, record.task, record.method, record.protocol, record.settings_text,
+                 seed, record.n_train, record.n_test)  # fmt: skip
+        for metric, entry in {**record.metrics, **robustness_entries(record)}.items():
+            writer.writerow([*about, metric, entry["value"], entry.get("low"), entry.get("high")])
     means: dict[tuple, list] = {}  # by what names them: published ones stand beside several settings, and here once
     for group in blocks(joined).values():
         metrics, tasks, rows = mean_rows(group)
         if len(tasks) > 1:
-            ours = (
-                group[0]["method"],
-                group[0]["protocol"],
-                settings_text(group[0]["settings"]),
-                _seed_text(group[0]),
-            )
+            first = group[0]
+            ours = (first.method, first.protocol, first.settings_text, _seed_text(first.seeds))
             theirs = ("published", "biovfm", "", "")
-            for how, held in ((ours, rows), (theirs, published_rows(group[0], tasks, metrics))):
-                for model, cells in held.items():
+            for how, part in ((ours, rows), (theirs, published_rows(first, tasks, metrics))):
+                for model, cells in part.items():
                     for metric, cell in cells.items():
                         if cell is not None:
-                            first = (model, "", f"mean of {len(tasks)} tasks", *how, "", "", metric)
-                            means[first] = [cell["value"], cell["low"], cell["high"]]
-    writer.writerows([*first, *cells] for first, cells in means.items())
+                            named = (model, "", f"mean of {len(tasks)} tasks", *how, "", "", metric)
+                            means[named] = [cell["value"], cell["low"], cell["high"]]
+    writer.writerows([*named, *cells] for named, cells in means.items())
     return stream.getvalue()

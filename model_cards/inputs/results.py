@@ -130,7 +130,7 @@ def results_rows(records: Iterable[Record], model: str) -> list[dict[str, Any]]:
             "method": record.method,
             "protocol": record.protocol,
             "seed": record.seed,
-            "kind": record.kind,
+            "kind": record.kind or None,
             "lower_is_better": record.lower_is_better or [],
             "metrics": {name: asdict(interval) for name, interval in record.intervals.items()},
             "n_train": record.n_train,

@@ -14,10 +14,10 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.options import argument, check_options, option, required
+from biovfm_hf.results.record import Record
 from biovfm_hf.writing.files import write_text
 
 from ...commands import probe as probe_command
-from ...results.records import Row
 from ...results.seeds import over_seeds
 from ..scaling import study
 from ..scaling.tables import write_rows
@@ -137,13 +137,13 @@ def score_mixtures(plan: Plan, mixtures: list[Mixture], out: Path) -> dict[str, 
     return {MEAN: np.mean(list(scores.values()), axis=0), **(scores if len(scores) > 1 else {})}
 
 
-def _task_scores(plan: Plan, mixtures: list[Mixture], records: list[Row], task: str) -> np.ndarray:
-    by_model = {record["model"]: record for record in records if record["task"] == task}
+def _task_scores(plan: Plan, mixtures: list[Mixture], records: list[Record], task: str) -> np.ndarray:
+    by_model = {record.model: record for record in records if record.task == task}
     scores = []
     for mixture in mixtures:
         record = by_model.get(mixture.name)
-        name = plan.content.get("metric") or (record or {}).get("primary", "")
-        value = (record or {}).get("metrics", {}).get(name, {}).get("value")
+        name = plan.content.get("metric") or (record.primary if record else "")
+        value = record.metrics.get(name, {}).get("value") if record else None
         if value is None:
             raise UserError(
                 f"{mixture.name} has no {name or 'score'} on {task}; see {plan.path} and the results folder"

@@ -22,13 +22,13 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.flops import RECIPES, encoder_parameters
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 from biovfm_hf.reading.documents import read_json, read_yaml
+from biovfm_hf.results.record import Record
 from biovfm_hf.writing.files import write_text
 
 from ...commands import probe as probe_command
 from ...commands.probe import RunOptions, options_class
 from ...encoders.device import check_device
 from ...probes.probe import Run as ProbeRun
-from ...results.records import Row
 from ...results.seeds import over_seeds
 from ...results.table import metric_title
 from ...statistics.kinds import DETECTION, SEGMENTATION
@@ -337,21 +337,21 @@ def probe_words(plan: Plan, out: Path) -> list[str]:
     return [*arguments, "--out", str(options.out)]
 
 
-def by_method(records: Iterable[Row], runs: list[ProbeRun], tasks: list[str]) -> dict[str, list[Row]]:
+def by_method(records: Iterable[Record], runs: list[ProbeRun], tasks: list[str]) -> dict[str, list[Record]]:
     """The study's own records by method (fewshot-4 and fewshot-16 are two methods).
 
     A results folder keeps the records of every run of the study, including runs with other tasks, seeds or settings.
     """
-    groups: dict[str, list[Row]] = {run.probe.record_name: [] for run in runs}
+    groups: dict[str, list[Record]] = {run.probe.record_name: [] for run in runs}
     ours = [(run.probe.record_name, run.protocol, run.seed, run.settings) for run in runs]
     for record in records:
-        made = (record["method"], record["protocol"], record["seed"], record["settings"])
-        if made in ours and record["task"] in tasks:
-            groups[record["method"]].append(record)
+        made = (record.method, record.protocol, record.seed, record.settings)
+        if made in ours and record.task in tasks:
+            groups[record.method].append(record)
     return groups
 
 
-def points(plan: Plan, records: list[Row], out: Path) -> list[dict[str, Any]]:
+def points(plan: Plan, records: list[Record], out: Path) -> list[dict[str, Any]]:
     """Rows of the points file: a score with its interval, encoder parameters, images seen.
 
     The score is the plan's metric if it names one. Otherwise it is the AUC in percent, or for tasks of masks or boxes
@@ -367,19 +367,19 @@ def points(plan: Plan, records: list[Row], out: Path) -> list[dict[str, Any]]:
         parameters, images = _facts(out / "runs" / run.name)
         for record in records:
             score = _score(record, plan.metric)
-            if record["model"] != run.name or not score:
+            if record.model != run.name or not score:
                 continue
-            row = {"family": run.family, "params_millions": parameters, "task": record["task"], **score,
+            row = {"family": run.family, "params_millions": parameters, "task": record.task, **score,
                    "images_millions": images}  # fmt: skip
             columns = {"subset": run.subset, "objective": run.objective}
             rows.append(row | {name: value for name, value in columns.items() if value})
     return rows
 
 
-def _score(record: Row, metric: str) -> dict[str, Any]:
+def _score(record: Record, metric: str) -> dict[str, Any]:
     """The columns of a point that come from a record; empty if the metric is missing or 0."""
-    name = metric or {SEGMENTATION: "dice", DETECTION: "AP"}.get(record.get("kind", ""), "auc")
-    entry = record["metrics"].get(name) or {}
+    name = metric or {SEGMENTATION: "dice", DETECTION: "AP"}.get(record.kind, "auc")
+    entry = record.metrics.get(name) or {}
     if not entry.get("value") or entry["value"] < 0:
         return {}
     whole = 100 if name == "auc" else 1

@@ -11,7 +11,7 @@ from ...statistics.masks import COUNTS, OVERLAP_NOTE, STUDY_COUNTS, STUDY_NOTE, 
 from ...tasks import Split
 from ...tasks.samples import sample_rows
 from ..draws import NOTE, Draws, draw_subjects, overlap, spread
-from ..judging import split_metrics, subject_numbers
+from ..judging import subject_numbers
 from ..probe import Answer, Trial
 from .cases import StudyCounts, count_cases
 from .frozen import fit_frozen
@@ -41,7 +41,7 @@ def probe_study_few_shot(probe: "FewShotMasks", trial: Trial) -> Answer:
     setup = Setup.of(probe, trial)
     draws: list[Rows] = [{"train": study_rows(len(setup.everything.splits["train"].images), probe.shots)}]
     answer = _report(trial, _fitted(setup, draws, lambda few: fit_study(few, join=False)), draws, setup.size)
-    return answer._replace(record={**answer.record, "primary": "radiology"})
+    return answer._replace(primary="radiology")
 
 
 def study_rows(count: int, shots: int) -> np.ndarray:
@@ -89,9 +89,10 @@ def _report(trial: Trial, answers: Iterator[Segmentation], draws: list[Rows], st
     arrays["overlap"] = np.array(_overlap(trial.task.splits["train"], draws))
     entries = {name: spread(drawn, "no foreground class occurs") for name, drawn in points.items()}
     notes = [*trial.task.notes, OVERLAP_NOTE, STUDY_NOTE, WITHOUT_SURFACES, NOTE]
-    record = {**split_metrics(entries), "chosen": _choices(draws, chosen), "notes": notes}
     arrays |= subject_numbers(split.subjects)
-    return Answer(record, arrays, chosen[0].trained, chosen[0].parameters)
+    first = chosen[0]
+    choices = _choices(draws, chosen)
+    return Answer(entries, arrays, choices, notes, trained=first.trained, parameters=first.parameters)
 
 
 def _count(split: Split, classes: int, answer: Segmentation, study: int | None, save: Save) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from ...statistics.masks import (
 )
 from ...tasks import Split
 from ...tasks.samples import sample_rows
-from ..judging import split_metrics, subject_numbers
+from ..judging import subject_numbers
 from ..probe import Answer, Trial
 from .cases import StudyCounts, whole_cases
 from .problem import Segmentation, resize_mask
@@ -40,8 +40,8 @@ def judge_masks(trial: Trial, answer: Segmentation, rule: SurfaceRule, study: in
     resampling = Resampling("fast", run.resamples, run.seed)
     entries = mask_intervals(arrays, list(task.record.classes), resampling, split.subjects)
     notes = [*task.notes, OVERLAP_NOTE, _study_note(study), *rule.notes(split, arrays[SURFACE_VALUES])]
-    record = {**split_metrics(entries), "chosen": answer.chosen, "notes": notes}
-    return Answer(record, arrays | subject_numbers(split.subjects), answer.trained, answer.parameters)
+    arrays |= subject_numbers(split.subjects)
+    return Answer(entries, arrays, answer.chosen, notes, trained=answer.trained, parameters=answer.parameters)
 
 
 def measure(

@@ -44,7 +44,7 @@ def probe_study(probe: "MaskProbe", trial: Trial) -> Answer:
     """Train decoders as the study does, and judge with its score first, counted at the size of the images."""
     setup = Setup.of(probe, trial)
     answer = judge_masks(trial, setup.whole(fit_study(setup)), surface_rule(probe), setup.size)
-    return answer._replace(record={**answer.record, "primary": "radiology"})
+    return answer._replace(primary="radiology")
 
 
 def fit_study(setup: Setup, join: bool = True) -> Segmentation:

@@ -6,16 +6,16 @@ from typing import Any
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
+from biovfm_hf.results.record import Record
 from biovfm_hf.writing.files import write_text
 
 from ...statistics.kinds import SEGMENTATION
 from ...tasks import Task
-from ..records import Row, clean, read_scores, stored_split
+from ..records import NAMING, clean, read_scores, stored_split
 from .groups import bands
 from .report import group_lines, group_rows
 
 GROUPS_FILE = "groups.json"
-NAMING = ("model", "task", "method", "protocol", "seed", "settings")
 
 
 def check_columns(tasks: list[Task], by: tuple[str, ...]) -> None:
@@ -28,7 +28,7 @@ def check_columns(tasks: list[Task], by: tuple[str, ...]) -> None:
                 raise UserError(f"task {task.name} has no column {name!r} to group its cases by{there}")
 
 
-def write_groups(out: Path, records: list[Row], tasks: list[Task], by: tuple[str, ...]) -> list[dict[str, Any]]:
+def write_groups(out: Path, records: list[Record], tasks: list[Task], by: tuple[str, ...]) -> list[dict[str, Any]]:
     """Write the gaps between groups of the tasks' records, and tell them.
 
     Returns:
@@ -37,14 +37,15 @@ def write_groups(out: Path, records: list[Row], tasks: list[Task], by: tuple[str
     columns = {task.name: task.splits["test"].columns for task in tasks if task.record.kind != SEGMENTATION}
     rows = []
     for record in records:
-        known = columns.get(record["task"], {})
+        known = columns.get(record.task, {})
         groups = {name: bands(name, known[name]) for name in by if name in known}
         split = stored_split(record, read_scores(out, record)) if groups else None
         if split is None or split.thresholds is None or any(len(each) != split.size for each in groups.values()):
             continue
         own = group_rows(split, groups)
         for line in group_lines(own):
-            print(f"{record['model']}  {record['task']}  {record['method']}  {line}")
-        rows += [{name: record[name] for name in NAMING} | row for row in own]
+            print(f"{record.model}  {record.task}  {record.method}  {line}")
+        named = {name: getattr(record, name) for name in NAMING}
+        rows += [named | row for row in own]
     write_text(out / GROUPS_FILE, json.dumps(clean(rows), indent=1, allow_nan=False) + "\n")
     return rows

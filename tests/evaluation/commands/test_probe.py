@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.results.record import Record
 from evaluation.commands.probe import main
 from evaluation.encoders.load import load_encoder
 from evaluation.probes import judging
 from evaluation.probes.linear import Linear
-from evaluation.results.records import claimed, locked, merge_records, read_scores, record_key, write_record
+from evaluation.results.records import claimed, locked, merge_records, read_scores, write_record
 from evaluation.results.table import mean_cell
 from evaluation.statistics.bootstrap import Resampling, intervals
 from evaluation.statistics.significance import paired_means
@@ -229,11 +230,11 @@ def test_methods_that_the_authors_did_not_run_take_thresholds_between_scores(tmp
     folder = make_class_folder(tmp_path / "apart")
     words = ["--model", str(tiny_model), "--tasks", str(folder), "--out", str(tmp_path / "out"), "--no-figures", *FAST]
     main([*words, "--method", "knn", "--neighbours", "1", "--protocol", "biovfm", "--features", "both"])
-    record = read(tmp_path / "out")[0]
+    (record,) = merge_records(tmp_path / "out")
     arrays = read_scores(tmp_path / "out", record)
-    assert arrays["val_scores"].max() == 1.0 and record["kind"] == "binary-class"
-    assert record["settings"]["thresholds"] == "midway" and record["thresholds"] == [0.5]
-    assert record["metrics"]["auc"]["value"] > 0.8 and record["metrics"]["mcc"]["value"] > 0.6
+    assert arrays["val_scores"].max() == 1.0 and record.kind == "binary-class"
+    assert record.setting("thresholds") == "midway" and record.thresholds == [0.5]
+    assert record.metrics["auc"]["value"] > 0.8 and record.metrics["mcc"]["value"] > 0.6
 
 
 @pytest.mark.parametrize("decoder", ["linear", "unet"])
@@ -440,11 +441,11 @@ def test_help_does_not_import_torch():
 WRITER = """
 import sys, numpy as np
 from pathlib import Path
-from evaluation.results.records import record_key, write_record
+from biovfm_hf.results.record import Record
+from evaluation.results.records import write_record
 for number in range(25):
-    identity = dict(model=sys.argv[2], task=f"t{number}", method="m", protocol="p", seed=0, settings={})
-    record = {**identity, "revision": "r", "data": "d"}
-    write_record(Path(sys.argv[1]), record_key(identity), record, {"x": np.zeros(2)})
+    record = Record(sys.argv[2], "r", f"t{number}", "d", method="m", protocol="p", seed=0)
+    write_record(Path(sys.argv[1]), record, {"x": np.zeros(2)})
 """
 
 
@@ -458,8 +459,7 @@ def test_two_processes_lose_nothing(tmp_path):
 
 
 def test_a_broken_record_is_named(tmp_path):
-    identity = dict(model="m", task="t", method="x", protocol="p", seed=0, settings={})
-    write_record(tmp_path, record_key(identity), {**identity, "revision": "r"}, {"x": np.zeros(1)})
+    write_record(tmp_path, Record("m", "r", "t", method="x", protocol="p", seed=0), {"x": np.zeros(1)})
     (path,) = (tmp_path / "records").glob("*.json")
     for text, reason in (("{", "not valid JSON"), ("[]", "is not an object"), ('{"task": "t"}', "has no 'model'")):
         path.write_text(text)
@@ -471,13 +471,12 @@ def test_a_broken_record_is_named(tmp_path):
 
 @pytest.mark.parametrize("kept", [0, 1, 50, 200, 0.5, 0.99])
 def test_broken_scores_are_named(tmp_path, kept):
-    identity = dict(model="m", task="t", method="x", protocol="p", seed=0, settings={})
     scores = np.random.default_rng(0).random(500)
-    write_record(tmp_path, record_key(identity), {**identity, "revision": "r"}, {"x": scores})
+    record = write_record(tmp_path, Record("m", "r", "t", method="x", protocol="p", seed=0), {"x": scores})
     path = next((tmp_path / "scores").iterdir())
     path.write_bytes(path.read_bytes()[: int(kept if kept >= 1 else kept * path.stat().st_size)])
     with pytest.raises(UserError, match="cannot be read"):
-        read_scores(tmp_path, read(tmp_path)[0])
+        read_scores(tmp_path, record)
 
 
 def test_mean_over_tasks_adds_in_quadrature():

@@ -1,11 +1,14 @@
 """What the pictures show, as numbers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
+from biovfm_hf.results.record import Record
 from evaluation.pictures.encoders import principal_colours
 from evaluation.pictures.scores import (
     draw_all,
@@ -16,7 +19,7 @@ from evaluation.pictures.scores import (
     rank_table,
     roc_points,
 )
-from evaluation.results.records import record_key, write_record
+from evaluation.results.records import write_record
 
 
 @settings(max_examples=40, deadline=None)
@@ -46,7 +49,7 @@ def test_object_and_background_get_different_colours():
 
 
 def record(model, task, method, metric, value):
-    return dict(model=model, task=task, method=method, primary=metric, metrics={metric: {"value": value}})
+    return Record(model, "r", task, method=method, primary=metric, metrics={metric: {"value": value}})
 
 
 def test_rank_pictures_take_the_tasks_that_every_model_has(tmp_path):
@@ -63,7 +66,7 @@ def test_rank_pictures_take_the_tasks_that_every_model_has(tmp_path):
     draw_rank_against_rank(tmp_path / "both.png", records, segmented)
     assert "a: classification 3.00, segmentation 1.00" in (tmp_path / "both.txt").read_text()
     near = [
-        {**record(model, "s", "segment", "hd95", value), "lower_is_better": ["hd95"]}
+        replace(record(model, "s", "segment", "hd95", value), lower_is_better=["hd95"])
         for model, value in (("a", 2.0), ("b", 9.0))
     ]
     draw_rank_against_rank(tmp_path / "distances.png", records, near)
@@ -94,9 +97,7 @@ def write_scored(out, model, task, auc, seed=0, **settings):
     labels = np.arange(8) % 2
     arrays = dict(test_labels=labels[:, None], test_scores=labels[:, None] * auc, thresholds=np.array([0.5]))
     named = dict(kind="binary-class", primary="auc", classes=["no", "yes"], thresholds=[0.5], revision="r", data="d")
-    record = {**identity, **named, "metrics": {"auc": {"value": auc}}}
-    write_record(out, record_key(identity), record, arrays)
-    return {**record, "scores": f"scores/{record_key(identity)}.npz"}
+    return write_record(out, Record(**identity, **named, metrics={"auc": {"value": auc}}), arrays)
 
 
 def test_pictures_keep_settings_apart(tmp_path):
@@ -122,7 +123,7 @@ def test_pictures_of_earlier_names_go(tmp_path):
     one, other = (write_scored(tmp_path, "a", "t", 0.9, features=held) for held in ("both", "class"))
     draw_all(tmp_path, [one, other])
     (tmp_path / "figures" / "pca_a_t.png").touch()
-    draw_all(tmp_path, [{**one, "seed": [0, 1]}, other])
+    draw_all(tmp_path, [replace(one, joined=(0, 1)), other])
     stems = {path.stem for path in (tmp_path / "figures").iterdir()}
     names = ("linear-protocol-fast-seed-0-1-mean-features-both", "linear-protocol-fast-seed-0-features-class")
     assert stems == {"pca_a_t", *(f"{kind}_t_{name}" for kind in ("roc", "confusion") for name in names)}
@@ -139,19 +140,19 @@ def test_pictures_of_some_models_say_of_how_many(tmp_path):
 def test_curves_on_different_data_say_so(tmp_path):
     records = [write_scored(tmp_path, model, "t", 0.9) for model in "ab"]
     for other, said in (("d", False), ("changed", True)):
-        draw_all(tmp_path, [records[0], {**records[1], "data": other}])
+        draw_all(tmp_path, [records[0], replace(records[1], data=other)])
         for path in (tmp_path / "figures").glob("*_t_*.txt"):
             assert ("not all of the same data" in path.read_text()) == said
 
 
 def test_many_seeds_make_no_name_too_long(tmp_path):
     records = [write_scored(tmp_path, "a", "t", 0.9, features=held) for held in ("both", "class")]
-    draw_all(tmp_path, [{**record, "seed": list(range(100))} for record in records])
+    draw_all(tmp_path, [replace(record, joined=tuple(range(100))) for record in records])
     assert len(list((tmp_path / "figures").glob("roc_t_*.png"))) == 2
 
 
 def test_a_curve_of_several_seeds_says_which_it_is(tmp_path):
-    record = {**write_scored(tmp_path, "a", "t", 0.9), "seed": [3, 4]}
+    record = replace(write_scored(tmp_path, "a", "t", 0.9, seed=3), joined=(3, 4))
     draw_all(tmp_path, [record])
     assert (
         "a: AUC 0.900, mean of 2 seeds (curve of seed 3)" in (tmp_path / "figures/roc_t_linear_fast.txt").read_text()

@@ -10,7 +10,7 @@ from biovfm_hf.errors import UserError
 from evaluation.commands.probe import ProbeOptions, probe
 from evaluation.probes import detect
 from evaluation.probes.networks.detector import PATCH, STRIDES, Detector, SimplePyramid, places_of
-from evaluation.results.records import read_scores
+from evaluation.results.records import merge_records, read_scores
 from evaluation.statistics.detection import class_figures, group_boxes, match_all, mean_figures
 from evaluation.tasks.boxes import image_boxes
 
@@ -92,17 +92,17 @@ def make_wide(tmp_path_factory):
 
 def test_records_arrays_comparisons_and_pictures(results):
     out, _ = results
-    records = json.loads((out / "results.json").read_text())
-    assert [record["method"] for record in records] == ["detect", "detect"]
+    records = merge_records(out)
+    assert [record.method for record in records] == ["detect", "detect"]
     for record in records:
-        ap50 = record["metrics"]["AP50"]
+        ap50 = record.metrics["AP50"]
         assert ap50["low"] <= ap50["value"] <= ap50["high"] and ap50["value"] > 0.5, "nothing was learned"
-        assert set(record["by_class"]) == {"dark", "bright"} and record["primary"] == "AP"
-        assert record["costs"]["trained_parameters"] < record["costs"]["parameters"]
+        assert set(record.further["by_class"]) == {"dark", "bright"} and record.primary == "AP"
+        assert record.costs["trained_parameters"] < record.costs["parameters"]
         arrays = read_scores(out, record)
         classes = group_boxes(arrays["test_truth"], arrays["test_detections"], 5, 2)
         again = mean_figures([class_figures(match_all(images)) for images in classes])
-        assert again["AP"] == pytest.approx(record["metrics"]["AP"]["value"])
+        assert again["AP"] == pytest.approx(record.metrics["AP"]["value"])
     rows = json.loads((out / "comparisons.json").read_text())
     assert {row["metric"] for row in rows} == {"AP", "AP50", "AP75", "AR100"}
     assert "| AP50 |" in (out / "table.md").read_text()
@@ -117,9 +117,9 @@ def test_the_encoder_can_be_trained_along(results, tmp_path):
         probe(ProbeOptions(**one, out=tmp_path, method=["detect"], epochs=1, tune=tune, mirror=True, no_figures=True))
         for tune in (False, True)
     )
-    (record,) = [each for each in tuned if each["method"] == "detect-tuned"]
-    assert record["costs"]["trained_parameters"] == record["costs"]["parameters"] > 0
-    assert frozen[0]["costs"]["share"] < 1 and record["settings"]["tune"] is True
+    (record,) = [each for each in tuned if each.method == "detect-tuned"]
+    assert record.costs["trained_parameters"] == record.costs["parameters"] > 0
+    assert frozen[0].costs["share"] < 1 and record.setting("tune") is True
 
 
 def test_several_seeds_are_joined(results, tmp_path):

@@ -251,7 +251,7 @@ def test_networks_from_scratch_segment_and_are_refused_elsewhere(tmp_path, make_
     assert stand_in.revision == f"scratch:{name}@32"
     probe = Segment(image_size=32, epochs=12)
     answer = probe.run(Trial(stand_in, open_task(str(folder), folder), Run(probe, resamples=20), tmp_path))
-    assert answer.record["metrics"]["dice"]["value"] > 0.5 and answer.trained == answer.parameters > 7e6
+    assert answer.metrics["dice"]["value"] > 0.5 and answer.trained == answer.parameters > 7e6
     linear = Linear()
     with pytest.raises(UserError, match="no features"):
         linear.run(Trial(stand_in, open_task(str(class_folder), class_folder), Run(linear), tmp_path))

@@ -34,18 +34,18 @@ def options(model, tasks, out, **more):
 
 def test_records_tables_and_pictures(few, tiny_model, class_folder, tmp_path):
     records = probe(options(tiny_model, class_folder, tmp_path, corruptions="dermamnist", no_figures=False))
-    assert [record["method"] for record in records] == ["knn", "linear"]
+    assert [record.method for record in records] == ["knn", "linear"]
     for record in records:
-        part = record["robustness"]
+        part = record.further["robustness"]
         assert list(part["corruptions"]) == list(NAMES) and not part["own"] and part["benchmark"] == "dermamnist"
-        assert record["settings"]["corrupt"] is True and record["settings"]["corruptions"] == "dermamnist"
-        clean = 1 - record["metrics"]["balanced_accuracy"]["value"]
+        assert record.setting("corrupt") is True and record.setting("corruptions") == "dermamnist"
+        clean = 1 - record.metrics["balanced_accuracy"]["value"]
         assert part["clean_error"]["value"] == pytest.approx(clean)
         for row in part["corruptions"].values():
             assert len(row["errors"]) == len(row["aucs"]) == 5
             assert row["error"]["low"] <= row["error"]["value"] <= row["error"]["high"]
-        with np.load(tmp_path / record["scores"]) as arrays:
-            assert arrays["corrupted_scores"].shape == (10, record["n_test"], arrays["test_scores"].shape[1])
+        with np.load(tmp_path / record.scores) as arrays:
+            assert arrays["corrupted_scores"].shape == (10, record.n_test, arrays["test_scores"].shape[1])
         assert any("resized to 224" in note for note in part["notes"])
     table = (tmp_path / "table.md").read_text()
     assert "## Corrupted images" in table and "| gaussian_noise |" in table
@@ -66,12 +66,12 @@ def test_own_set_is_measured_against_alexnet(few, tiny_model, tmp_path):
     data.mkdir()
     np.savez(data / "pneumoniamnist.npz", **{k: v % 2 if "labels" in k else v for k, v in arrays.items()})
     (record,) = probe(options(tiny_model, "pneumoniamnist", tmp_path / "out", data=data, method=["knn"]))
-    part = record["robustness"]
+    part = record.further["robustness"]
     alexnet = tables.benchmarks()["pneumoniamnist"]
     assert part["own"] and set(part) >= {"be", "rbe"}
     expected = np.mean([np.mean(row["errors"]) / alexnet.alexnet[name] for name, row in part["corruptions"].items()])
     assert part["be"]["value"] == pytest.approx(expected)
-    assert record["kind"] != MULTICLASS
+    assert record.kind != MULTICLASS
 
 
 def test_what_is_refused(tiny_model, class_folder, tmp_path):

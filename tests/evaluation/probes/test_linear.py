@@ -35,7 +35,7 @@ def test_auto_is_the_better_of_both_vectors_on_validation(trial):
     answers = {name: probe.run(trial(probe)) for name, probe in (
         (name, Linear(features=name)) for name in ("auto", "class", "both")
     )}  # fmt: skip
-    chosen = answers["auto"].record["chosen"]
+    chosen = answers["auto"].chosen
     assert chosen["features"] == min(chosen["val_loss"], key=chosen["val_loss"].get)
     assert set(chosen["val_loss"]) == {"class", "both"} and chosen["l2"] > 0
     taken = answers[chosen["features"]]
@@ -57,14 +57,14 @@ def test_the_columns_of_an_input_are_those_vectors(trial, pool, volumes):
 def test_the_study_chooses_among_four_inputs_and_four_rates(trial):
     probe = StudyLinear(epochs=30)
     answer = probe.run(trial(probe, protocol=STUDY))
-    chosen = answer.record["chosen"]
+    chosen = answer.chosen
     assert len(chosen["tried"]) == 16 and chosen["val_auc"] == max(chosen["tried"].values())
     kept = {name: answer.arrays[f"val_{name}"] for name in ("labels", "scores")}
     split = read_split("binary-class", kept["labels"], kept["scores"]).decided_at(np.array([0.5]))
     assert point_metrics(split)["auc"] == pytest.approx(chosen["val_auc"])
-    assert answer.record["metrics"]["auc"]["value"] > 0.6
+    assert answer.metrics["auc"]["value"] > 0.6
     fixed = StudyLinear(features="both", epochs=2)
-    assert set(fixed.run(trial(fixed, protocol=STUDY)).record["chosen"]["tried"]) == {
+    assert set(fixed.run(trial(fixed, protocol=STUDY)).chosen["tried"]) == {
         f"both {rate}" for rate in ("0.001", "0.005", "0.01", "0.05")
     }
 
@@ -87,7 +87,7 @@ def test_a_model_without_blocks_or_class_token_has_one_input(tmp_path, trial):
     task = trial(Linear()).task
     for probe, protocol in ((StudyLinear(epochs=2), STUDY), (Linear(features="auto"), "fast")):
         answer = probe.run(Trial(colours(), task, Run(probe, protocol, resamples=5), tmp_path))
-        assert answer.record["chosen"]["features"] == "mean" and answer.trained in (4, 8)
+        assert answer.chosen["features"] == "mean" and answer.trained in (4, 8)
     lacking = StudyLinear(features="last4")
     with pytest.raises(UserError, match="c has no last4; it has mean"):
         lacking.run(Trial(colours(), task, Run(lacking, STUDY, resamples=5), tmp_path))

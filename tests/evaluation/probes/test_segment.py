@@ -18,6 +18,7 @@ from evaluation.probes.masks.training import one_cycle
 from evaluation.probes.probe import STUDY, Run, Trial, find_probes
 from evaluation.probes.suite import identify, make_record
 from evaluation.probes.tuning.optimisation import shuffled
+from evaluation.results.records import merge_records
 from evaluation.tasks import Split, Task, open_task
 
 DISCS = {"train": 6, "val": 3, "test": 4}
@@ -46,7 +47,7 @@ def trial(tmp_path_factory, task, encoder):
 
 
 def dice(answer):
-    return answer.record["metrics"]["dice"]["value"]
+    return answer.metrics["dice"]["value"]
 
 
 TUNED = {"lora": segment.LoRAMasks, "bitfit": segment.BitFitMasks, "finetune": segment.FineTuneMasks}
@@ -61,7 +62,7 @@ def test_an_encoder_is_trained_with_either_decoder_and_left_alone(trial, encoder
     assert all(torch.equal(before[name], value) for name, value in encoder.module.state_dict().items())
     assert not any(parameter.requires_grad for parameter in encoder.module.parameters())
     everything = sum(value.numel() for value in encoder.module.parameters())
-    trained = answer.record["chosen"]["trained_weights"]
+    trained = answer.chosen["trained_weights"]
     assert (trained == everything) == (name == "finetune") and 0 < trained <= everything
     width, classes = 32, 2
     head = answer.trained - trained
@@ -73,7 +74,7 @@ def test_an_encoder_is_trained_with_either_decoder_and_left_alone(trial, encoder
 def test_augmentation_trains_on_other_images_with_a_frozen_encoder(trial, encoder, augment):
     plain, changed = (segment.Segment(augment=one, epochs=6, rate=1e-2) for one in (None, augment))
     answers = [probe.run(trial(probe)) for probe in (plain, changed)]
-    assert dice(answers[1]) > 0.5 and "epoch" in answers[1].record["chosen"]
+    assert dice(answers[1]) > 0.5 and "epoch" in answers[1].chosen
     assert answers[1].trained == answers[0].trained == 2 * 33
     assert not np.array_equal(*(answer.arrays["test_counts"] for answer in answers))
 
@@ -116,13 +117,13 @@ def test_windows_and_sizes_give_finer_masks_of_whole_images(trial):
 def test_the_study_takes_the_best_of_seven_rates_and_its_own_score(trial, augment):
     probe = segment.StudySegment(augment=augment, epochs=8)
     answer = probe.run(trial(probe, protocol=STUDY))
-    chosen = answer.record["chosen"]
+    chosen = answer.chosen
     assert list(chosen["tried"]) == [f"{rate:g}" for rate in RATES]
     assert chosen["val_radiology"] == max(chosen["tried"].values()) == chosen["tried"][f"{chosen['rate']:g}"]
-    assert answer.record["primary"] == "radiology" and answer.record["metrics"]["radiology"]["value"] > 0.3
+    assert answer.primary == "radiology" and answer.metrics["radiology"]["value"] > 0.3
     assert chosen["steps"] == 8 and answer.trained == 2 * 33  # one batch of all nine images, one decoder
     assert answer.arrays["test_study_counts"][..., 2].sum() == 4 * 32 * 32
-    assert any("32 x 32 pixels" in note for note in answer.record["notes"])
+    assert any("32 x 32 pixels" in note for note in answer.notes)
 
 
 def test_batches_of_the_study_go_on_over_the_end_of_an_order():
@@ -141,9 +142,9 @@ def test_few_images_of_the_study_are_the_published_ones():
 def test_the_study_trains_on_its_few_images_once(trial):
     probe = segment.StudyFewShotMasks(shots=2, epochs=4)
     answer = probe.run(trial(probe, protocol=STUDY))
-    assert probe.identity["draws"] == 1 and answer.record["chosen"]["train_images"] == [2, 2]
-    entry = answer.record["metrics"]["radiology"]
-    assert entry["value"] > 0 and entry["low"] is None and answer.record["primary"] == "radiology"
+    assert probe.identity["draws"] == 1 and answer.chosen["train_images"] == [2, 2]
+    entry = answer.metrics["radiology"]
+    assert entry["value"] > 0 and entry["low"] is None and answer.primary == "radiology"
 
 
 def with_subjects(task):
@@ -159,11 +160,11 @@ def test_draws_of_masks_hold_whole_subjects(trial, task):
     probe = segment.FewShotMasks(shots=2, draws=3)
     of_subjects = Trial(trial(probe).encoder, with_subjects(task), Run(probe, resamples=20), trial(probe).cache)
     answer = probe.run(of_subjects)
-    assert answer.record["chosen"]["train_images"] == [4, 4] and len(answer.arrays["test_subjects"]) == 4
+    assert answer.chosen["train_images"] == [4, 4] and len(answer.arrays["test_subjects"]) == 4
     assert answer.arrays["draw_dice"].shape == (3,) and answer.arrays["case_dice"].shape == (20,)
-    entry = answer.record["metrics"]["dice"]
+    entry = answer.metrics["dice"]
     assert entry["value"] == pytest.approx(answer.arrays["draw_dice"].mean()) and entry["draws"] == 3
-    assert entry["low"] <= entry["value"] <= entry["high"] and len(answer.record["chosen"]["draws"]) == 3
+    assert entry["low"] <= entry["value"] <= entry["high"] and len(answer.chosen["draws"]) == 3
 
 
 def test_more_subjects_give_better_masks(trial):
@@ -178,8 +179,8 @@ def test_few_shot_of_masks_is_compared_and_in_the_tables(tmp_path, tiny_model, s
     words = ["--model", f"a={tiny_model}", "--model", f"b={second_model}", "--tasks", str(mask_folder)]
     words += ["--out", str(tmp_path), "--method", "fewshot", "--shots", "1,2", "--draws", "2", "--resamples", "20"]
     main([*words, "--no-figures"])
-    records = json.loads((tmp_path / "results.json").read_text())
-    assert [record["method"] for record in records] == ["fewshot-1", "fewshot-1", "fewshot-2", "fewshot-2"]
+    records = merge_records(tmp_path)
+    assert [record.method for record in records] == ["fewshot-1", "fewshot-1", "fewshot-2", "fewshot-2"]
     rows = json.loads((tmp_path / "comparisons.json").read_text())
     assert {row["metric"] for row in rows} == {"dice", "jaccard", "radiology"}
     assert all(row["p"] is not None and {"draw_sd", "case_se"} <= set(row) for row in rows)
@@ -193,12 +194,12 @@ def test_predicted_masks_are_saved_also_where_the_record_is_there_already(tmp_pa
     plain, saving = trial(probe), trial(probe, save_masks="auto")
     known = make_record(plain, tmp_path)
     stored = make_record(plain, tmp_path)
-    assert stored == {**known, "scores": stored["scores"]} and not (tmp_path / "masks").exists()
+    assert stored == known and not (tmp_path / "masks").exists()
     again = make_record(saving, tmp_path)
-    assert again["metrics"] == known["metrics"] and identify(plain) == identify(saving)
+    assert again.metrics == known.metrics and identify(plain) == identify(saving)
     (folder,) = (tmp_path / "masks").iterdir()
     masks = [np.asarray(Image.open(path)) for path in sorted(folder.iterdir())]
-    counts = np.load(tmp_path / stored["scores"])["test_counts"]
+    counts = np.load(tmp_path / stored.scores)["test_counts"]
     assert [int(mask.sum()) for mask in masks] == counts[:, 1, 1].tolist() and masks[0].shape == (32, 32)
     make_record(saving, tmp_path)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["done", "have", "done", "have"]
@@ -225,7 +226,7 @@ def test_methods_of_masks_and_classes_share_their_names():
 def test_records_of_the_method_before_are_not_taken_for_todays(trial):
     """Its decoder and its loss were others, with the same settings."""
     for probe in (segment.Segment(), segment.Segment(decoder="unet"), segment.FewShotMasks()):
-        assert identify(trial(probe))["settings"]["version"] == 2
+        assert identify(trial(probe)).setting("version") == 2
 
 
 def test_the_study_has_no_recipe_for_networks_from_scratch(tmp_path, task):

@@ -61,7 +61,7 @@ def test_two_probes_of_one_folder_lose_nothing(words, tmp_path):
     assert sorted((r["method"], r["model"], r["task"]) for r in found) == sorted(
         (method, model, f"task{n}") for method in ("knn", "linear") for model in "ab" for n in range(3)
     )
-    assert found == merge_records(tmp_path / "out")
+    assert found == [record.to_json() for record in merge_records(tmp_path / "out")]
     assert all((tmp_path / "out" / record["scores"]).is_file() for record in found)
     assert not [path for path in (tmp_path / "out").rglob(".*tmp*") if path.is_file()]
 

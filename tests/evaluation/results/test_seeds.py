@@ -1,13 +1,15 @@
 """Several seeds as one result."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from biovfm_hf.results.record import Record
 from evaluation.commands.probe import main
 from evaluation.results.comparisons import compare_models, enough_resamples
-from evaluation.results.records import record_key, write_record
+from evaluation.results.records import merge_records, write_record
 from evaluation.results.seeds import over_seeds
 
 
@@ -23,16 +25,15 @@ def write_seeds(out, noise, seeds=5, n=400, kind="binary-class", model="m"):
         scores = 1 / (1 + np.exp(-(shared + noise * luck.uniform(0, 2) * luck.normal(size=n))))
         arrays = dict(test_labels=labels[:, None], test_scores=scores[:, None], thresholds=np.array([0.6]))
         named = dict(revision="r", data="d", kind=kind, seconds=1.0)
-        record = {**identity, **named, "metrics": {"auc": {"value": 0.5}}}
-        write_record(out, record_key(identity), record, arrays)
-        records.append({**record, "scores": f"scores/{record_key(identity)}.npz"})
+        record = Record(**identity, **named, metrics={"auc": {"value": 0.5}})
+        records.append(write_record(out, record, arrays))
     return records
 
 
 def test_seeds_are_a_part_of_the_uncertainty(tmp_path):
     alike, apart = (over_seeds(tmp_path / str(noise), write_seeds(tmp_path / str(noise), noise)) for noise in (0, 2.0))
-    assert len(alike) == len(apart) == 1 and apart[0]["seed"] == [0, 1, 2, 3, 4]
-    same, spread = alike[0]["metrics"]["auc"], apart[0]["metrics"]["auc"]
+    assert len(alike) == len(apart) == 1 and apart[0].seeds == [0, 1, 2, 3, 4]
+    same, spread = alike[0].metrics["auc"], apart[0].metrics["auc"]
     assert same["seed_sd"] == pytest.approx(0, abs=1e-12) and spread["seed_sd"] > 0.005
     # Without seeds' variance the interval is that of the test cases alone.
     assert (same["high"] - same["low"]) / 2 == pytest.approx(1.96 * same["case_se"], rel=1e-3)
@@ -42,7 +43,7 @@ def test_seeds_are_a_part_of_the_uncertainty(tmp_path):
 
 def test_single_seeds_and_other_settings_stay_apart(tmp_path):
     records = write_seeds(tmp_path, 1.0, seeds=2)
-    changed = [records[0], {**records[1], "settings": {"epochs": 3}}]
+    changed = [records[0], replace(records[1], settings={"epochs": 3})]
     assert over_seeds(tmp_path, changed) == changed
 
 
@@ -91,9 +92,8 @@ def write_tasks(out, tasks, n=60):
             scores = gain * labels + np.random.default_rng([task, ord(model[1])]).normal(size=n)
             identity = dict(model=model, task=f"t{task}", method="linear", protocol="fast", seed=0, settings={})
             arrays = dict(test_labels=labels[:, None], test_scores=scores[:, None], thresholds=np.array([0.5]))
-            record = {**identity, "revision": "r", "data": str(task), "kind": "binary-class", "metrics": {}}
-            write_record(out, record_key(identity), record, arrays)
-            records.append({**record, "scores": f"scores/{record_key(identity)}.npz"})
+            record = Record(**identity, revision="r", data=str(task), kind="binary-class")
+            records.append(write_record(out, record, arrays))
     return records
 
 
@@ -111,8 +111,8 @@ def test_resamples_grow_with_the_number_of_tasks(tasks, resamples, taken):
 def test_segmentation_seeds_are_joined(tmp_path, tiny_model, mask_folder):
     words = ["--model", str(tiny_model), "--tasks", str(mask_folder), "--out", str(tmp_path), "--resamples", "40"]
     main([*words, "--method", "segment", "--decoder", "unet", "--epochs", "2", "--seed", "0,1"])
-    joined = over_seeds(tmp_path, json.loads((tmp_path / "results.json").read_text()), 40)
-    assert len(joined) == 1 and joined[0]["metrics"]["dice"]["seeds"] == 2
+    joined = over_seeds(tmp_path, merge_records(tmp_path), 40)
+    assert len(joined) == 1 and joined[0].metrics["dice"]["seeds"] == 2
 
 
 def test_senseless_seeds_are_refused(tmp_path, tiny_model, class_folder):

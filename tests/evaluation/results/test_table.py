@@ -2,9 +2,11 @@
 
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 
+from biovfm_hf.results.record import Record
 from evaluation.pictures.scores import rank_table
 from evaluation.results.table import latex, long_csv, markdown
 from evaluation.tasks import GROUPS
@@ -15,8 +17,8 @@ def results(tasks=("t",), method="linear", protocol="fast", values=(0.8,), setti
     entries = ({"auc": {"value": value, "low": value - 0.1, "high": value + 0.1}} for value in values)
     named = dict(model="m", revision="r", method=method, protocol=protocol, seed=0, n_train=9, n_test=9)
     return [
-        {**named, "task": task, "settings": held, "metrics": entry, "primary": "auc", "undefined": {}, **further}
-        for entry, held in zip(entries, settings, strict=True)
+        Record(**{**named, **further}, task=task, settings=chosen, metrics=entry, primary="auc", undefined={})
+        for entry, chosen in zip(entries, settings, strict=True)
         for task in tasks
     ]
 
@@ -72,9 +74,9 @@ def test_a_model_of_several_weights_has_no_mean_and_rows_of_several_data_say_so(
     assert "Mean over 2 tasks" in markdown([new, same], [])
     text = markdown([new, old], [])
     assert "Mean over 2 tasks" not in text and "m is of other weights on some tasks than on others" in text
-    other = {**same, "model": "n"}
-    assert rank_table([new, old, {**new, "model": "n"}, other])[0] == ["n"]
+    other = replace(same, model="n")
+    assert rank_table([new, old, replace(new, model="n"), other])[0] == ["n"]
     assert "not all of the same data" not in markdown([same, other], [])
-    changed = {**other, "data": "e"}
+    changed = replace(other, data="e")
     assert "not all of the same data" in markdown([same, changed], [])
-    assert rank_table([new, same, {**new, "model": "n"}, changed])[1].shape == (1, 2)
+    assert rank_table([new, same, replace(new, model="n"), changed])[1].shape == (1, 2)

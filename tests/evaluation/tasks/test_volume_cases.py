@@ -65,10 +65,10 @@ def test_probes_pool_or_weigh_the_slices(listed, tiny_model, tmp_path):
     )
     records = probe(ProbeOptions(**options, method="linear,mil", slices=3, epochs=5, seed=1))
     records = probe(ProbeOptions(**options, method="linear", slices=3, pool="max"))
-    assert {(record["method"], record["settings"].get("pool")) for record in records} == {
+    assert {(record.method, record.setting("pool")) for record in records} == {
         ("linear", None), ("linear", "max"), ("mil", None),
     }  # fmt: skip
-    assert all("each volume is up to 3 slices along axial" in record["notes"] for record in records)
+    assert all("each volume is up to 3 slices along axial" in record.notes for record in records)
     scores = np.load(next((tmp_path / "out" / "scores").glob("*mil*.npz")))
     weights = np.bincount(scores["test_case_of_image"], scores["test_attention"])
     np.testing.assert_allclose(weights, 1, atol=1e-5)

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import pytest
 from biovfm_hf import BioVFMConfig
 from biovfm_hf.errors import UserError
 from biovfm_hf.options import parse_options
+from biovfm_hf.results.record import Record
 from evaluation.analysis.scaling import figures, study
 from evaluation.analysis.scaling.command import main
 from evaluation.commands import probe as probe_command
@@ -76,11 +78,11 @@ def fake_probe(monkeypatch):
             for task in ("pneumoniamnist", "busi"):
                 value = 0.8 + 0.02 * number + 0.01 * (task == "busi")
                 auc = {"value": value, "low": value - 0.05, "high": value + 0.05}
-                records.append({**MADE, "model": model, "task": task, "metrics": {"auc": auc}})
-        records.append({**records[0], "task": "undefined", "metrics": {"auc": {"value": None}}})
-        records.append({**records[0], "task": "of an earlier study"})
+                records.append(Record(model=model, task=task, metrics={"auc": auc}, **MADE))
+        records.append(replace(records[0], task="undefined", metrics={"auc": {"value": None}}))
+        records.append(replace(records[0], task="of an earlier study"))
         out.mkdir(parents=True, exist_ok=True)
-        (out / "results.json").write_text(json.dumps(records))
+        (out / "results.json").write_text(json.dumps([record.to_json() for record in records]))
         return records
 
     monkeypatch.setattr(probe_command, "probe", run)
@@ -123,8 +125,9 @@ def test_families_come_in_the_order_of_the_study_file(plan_file, tmp_path, fake_
     text = STUDY.replace("  DINO:", "  Z-DINO:")
     assert main(["study", str(plan_file(text)), "--out", str(tmp_path / "out")]) == 0
     results = tmp_path / "out" / "results" / "results.json"
-    plan, records = study.read_plan(tmp_path / "study.yaml"), json.loads(results.read_text())
-    rows = study.points(plan, sorted(records, key=lambda record: record["model"]), tmp_path / "out")
+    records = [Record.read(row, "results.json") for row in json.loads(results.read_text())]
+    plan = study.read_plan(tmp_path / "study.yaml")
+    rows = study.points(plan, sorted(records, key=lambda record: record.model), tmp_path / "out")
     assert list(dict.fromkeys(row["family"] for row in rows)) == ["Z-DINO", "MAE"]
 
 
@@ -234,7 +237,7 @@ def test_unfit_studies_get_a_clear_message(plan_file, text, words):
 
 
 def test_results_without_auc_are_refused(plan_file, tmp_path, fake_training, fake_probe, monkeypatch):
-    monkeypatch.setattr(study, "by_method", lambda *_: {"knn": [{"model": "other", "metrics": {}}]})
+    monkeypatch.setattr(study, "by_method", lambda *_: {"knn": [Record("other", "r", "t")]})
     with pytest.raises(UserError, match="holds no AUC"):
         main(["study", str(plan_file()), "--out", str(tmp_path / "out")])
 
@@ -246,7 +249,8 @@ def dense_probe(options):
         for task, kind, name in (("vessels", "segmentation", "dice"), ("cells", "detection", "AP")):
             value = (0.3 + 0.05 * number) * (kind == "segmentation" or number > 0)
             entry = {"value": value, "low": value - 0.1, "high": value + 0.1}
-            records.append({**MADE, "model": model, "task": task, "kind": kind, "metrics": {name: entry, "auc": None}})
+            metrics = {name: entry, "auc": None}
+            records.append(Record(model=model, task=task, kind=kind, metrics=metrics, **MADE))
     return records
 
 

@@ -97,6 +97,6 @@ def test_the_switch_is_a_setting_and_the_record_tells_the_rate(tmp_path, make_mo
             probe.run(Trial(one, task, Run(probe, "biovfm", resamples=5), tmp_path / one.name))
             for probe in (plain, noisy)
         ]
-        assert [answer.record["chosen"].get("drop_path") for answer in answers] == [None, rate]
+        assert [answer.chosen.get("drop_path") for answer in answers] == [None, rate]
         alike = np.array_equal(*(answer.arrays["val_scores"] for answer in answers))
         assert alike == (rate == 0)  # nothing is dropped of an MAE
