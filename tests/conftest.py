@@ -21,7 +21,7 @@ def reference_dir() -> Path:
 def traced_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.compile without its code generator: graphs are traced, guarded and cached the same, and run as torch runs.
 
-    Writing and building C++ takes 10 to 40 seconds of CPU a test; one test of each room still does so.
+    Writing and building C++ takes 10 to 40 seconds of CPU a test; slow tests of training and evaluation do so.
     """
     import torch
 

@@ -207,7 +207,9 @@ def test_compiled_features_agree_and_a_smaller_last_batch_compiles_nothing_anew(
     assert not any("forward" in part.__dict__ for part in encoder.module.modules())  # copies of it are not compiled
 
 
-def test_compiled_tokens_agree(tiny_model, images, tmp_path, monkeypatch):
+@pytest.mark.parametrize("backend", ["traced_only", pytest.param("tmp_path", marks=pytest.mark.slow, id="inductor")])
+def test_compiled_tokens_agree(tiny_model, images, tmp_path, monkeypatch, request, backend):
+    request.getfixturevalue(backend)
     # a few kernels: processes that compile them would first import torch each
     monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
     stores = [
