@@ -1,7 +1,10 @@
 """Shared parts of picture decoders: checks of arrays and sizes, and the frames of images that Pillow opens."""
 
+import logging
+import re
 import warnings
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import BinaryIO
 
 import numpy as np
@@ -14,9 +17,23 @@ MAX_PIXELS = 89_478_485  # Pillow's own bound: larger images need tiles, not res
 MAX_SIDE = 1 << 20  # rows or columns: decoders allocate a pointer for each row besides the pixels
 _MAX_SEQUENTIAL_PIXELS = 20 * MAX_PIXELS  # reaching frame n of a GIF decodes the n frames before it
 _TIFF_PHOTOMETRIC = 262
-RASTER_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
+_LIBRARIES = r"(PIL|pydicom|tifffile|nibabel|imagecodecs|h5py|av)(\.|$)"
+_QUIET = ("ignore", None, Warning, re.compile(_LIBRARIES), 0)
+_AVIF = ("AVIF",) if find_spec("PIL._avif") else ()  # Pillow 11.3 and newer
+RASTER_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000", *_AVIF)
 # A named format must be imported: Pillow loads the rarer ones only when it guesses.
 _RARER = (Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin)
+
+
+def quiet_decoders() -> None:
+    """Keep what decoding libraries warn of off screens and logs: it may repeat a patient's data.
+
+    Set again at each file, since another one may have reset the filters; for all threads, which share them.
+    """
+    if _QUIET not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_LIBRARIES)
+        for name in ("pydicom", "tifffile", "nibabel", "libav", "imagecodecs"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def opened_image(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
@@ -26,10 +43,9 @@ def opened_image(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
         UserError: of no known format, damaged, or over `max_pixels`.
     """
     file.seek(0)
+    quiet_decoders()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about damage that Pillow then reads past
-            image = Image.open(file, formats=RASTER_FORMATS)
+        image = Image.open(file, formats=RASTER_FORMATS)
     except Image.DecompressionBombError as error:
         raise TooLarge(f"{name}: {reason(error)}; check it, or cut it into tiles") from error
     except MemoryError:
@@ -78,6 +94,7 @@ def _seek(image: Image.Image, number: int, name: str) -> None:
 
 def from_pil(image: Image.Image, name: str) -> Pixels:
     """Decode a PIL image without ever letting `convert` clip numbers over 255."""
+    quiet_decoders()
     try:
         # Pillow inverts "white is zero" TIFF of up to 8 bits, not of more, and no floats.
         tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}

@@ -31,6 +31,7 @@ from .pictures import (
     from_pil,
     opened_image,
     page_of,
+    quiet_decoders,
 )
 from .volumes import AXES, MAX_VOLUME_BYTES, Volume
 
@@ -104,7 +105,8 @@ def _tensor_array(tensor: Any) -> np.ndarray:
 
 @contextmanager
 def _in_one_line(name: str) -> Iterator[None]:
-    """Turn unforeseen exceptions on damaged files into a UserError."""
+    """Turn unforeseen exceptions on damaged files into a UserError, and keep warnings quiet."""
+    quiet_decoders()
     try:
         yield
     except (UserError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):

@@ -1,19 +1,23 @@
 """Input and output of decoders: a file with access to its companions, and pictures or a volume."""
 
+import gzip
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import TooLarge, UnsafePath
+from ..errors import TooLarge, UnsafePath, UserError
 from ..intensity import Pixels
 from ..pictures import MAX_PIXELS
 from ..volumes import MAX_VOLUME_BYTES, Volume
 
 Beside = Callable[[str], BinaryIO]
 MAX_FILE_BYTES = 512 << 20
+GZIP = b"\x1f\x8b"
 _MASK = re.compile(r"mask|label|seg|annot|ground.?truth|^gt|gt$", re.IGNORECASE)
 NO_PICTURE = "no picture"
 """The outcome of a sound file that holds none."""
@@ -112,6 +116,35 @@ def folder_beside(place: Path) -> Beside:
         return path.open("rb")
 
     return beside
+
+
+def unpacked(source: Source) -> BinaryIO:
+    """A file packed by gzip, unpacked in memory.
+
+    Raises:
+        UserError: damaged, or over `MAX_FILE_BYTES`.
+    """
+    source.file.seek(0)
+    try:
+        data = gzip.GzipFile(fileobj=source.file).read(MAX_FILE_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{source.name}: damaged gzip data ({error}); fetch the file again") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise TooLarge(f"{source.name}: inflates to more than {MAX_FILE_BYTES >> 20} MiB, over the limit")
+    return BytesIO(data)
+
+
+def unpacked_start(file: BinaryIO, count: int) -> bytes:
+    """The first `count` bytes that a file packed by gzip unpacks to, as far as it is sound; `file` stays at 0."""
+    file.seek(0)
+    inflater, data = zlib.decompressobj(zlib.MAX_WBITS | 16), b""
+    try:
+        while len(data) < count and not inflater.eof and (block := file.read(1 << 16)):
+            data += inflater.decompress(block, count - len(data))
+    except zlib.error:  # its decoder will report it
+        pass
+    file.seek(0)
+    return data
 
 
 def first_bytes(source: Path | bytes, count: int) -> bytes:

@@ -15,7 +15,7 @@ from ..errors import NoPicture, TooLarge, UserError, one_line, require
 from ..intensity import Pixels
 from ..volumes import Volume, canonical
 from .bounds import jpeg_frame
-from .content import Content, Pages, Source
+from .content import GZIP, Content, Pages, Source, unpacked
 from .dicom_header import (
     DEFLATED,
     HEADER_BYTES,
@@ -54,10 +54,15 @@ def is_dicom_file(start: bytes, name: str) -> bool:
 def read_dicom(source: Source) -> Content:
     """Open a DICOM file: its frames, which may be slices of a volume (`Pages.volume`), or the volume of a mosaic.
 
+    A file packed by gzip is unpacked.
+
     Raises:
         NoPicture: it holds a report, a dose, a segmentation or something else that is not a picture.
         UserError: no pixel data, a missing decoder, a claimed size over the limit, damaged data.
     """
+    if source.file.read(2) == GZIP:  # a slice of a series, whose files are known to be DICOM
+        source = replace(source, file=unpacked(source))
+    source.file.seek(0)
     file = _File(source)
     dataset = file.dataset
     with file.telling():

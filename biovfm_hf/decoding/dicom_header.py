@@ -1,13 +1,11 @@
 """The header of a DICOM file: the facts that decoding needs, and messages that cannot leak its values."""
 
-import logging
 import re
-import warnings
 import zlib
-from functools import cache
 from typing import Any, BinaryIO
 
 from ..errors import TooLarge, require
+from ..pictures import quiet_decoders
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 HEADER_BYTES = 1 << 16
@@ -34,14 +32,8 @@ _NO_PICTURES = {
 def import_pydicom() -> Any:
     """Import pydicom and silence its warnings, which repeat values of damaged headers."""
     pydicom = require("pydicom", "data")
-    _silence()
+    quiet_decoders()
     return pydicom
-
-
-@cache
-def _silence() -> None:
-    warnings.filterwarnings("ignore", module="pydicom")
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
 def told(error: Exception, start: bytes) -> str:

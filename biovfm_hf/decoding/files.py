@@ -1,19 +1,16 @@
 """The registry of file formats: picks a file's decoder by content, or by name if the content does not tell."""
 
-import gzip
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
-from io import BytesIO
 from typing import NamedTuple
 
-from ..errors import TooLarge, UserError
 from .arrays import is_mat, is_npy, is_npz, read_mat, read_npy, read_npz
-from .content import Content, Source
+from .content import GZIP, Content, Source, unpacked, unpacked_start
 from .dicom import is_dicom, is_dicom_file, read_dicom
 from .hdf5 import is_hdf5, read_hdf5, read_matlab_7
+from .jpegxl import is_jpegxl, read_jpegxl
 from .metaimage import is_metaimage, read_metaimage
-from .netpbm import is_deep_netpbm, read_netpbm
+from .netpbm import is_netpbm, read_netpbm
 from .nifti import is_mgh, is_nifti, read_mgh, read_nifti
 from .nrrd import read_nrrd
 from .raster import RASTER_SUFFIXES, read_raster
@@ -22,8 +19,7 @@ from .video import SUFFIXES as VIDEO_SUFFIXES
 from .video import is_video, read_video
 
 _START = 512  # bytes that tell a format
-_GZIP = b"\x1f\x8b"
-_MAX_UNPACKED = 512 << 20  # limit for compressed files whose decoder cannot inflate as it reads
+NETPBM_SUFFIXES = (".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".pfm")
 
 
 class Format(NamedTuple):
@@ -52,12 +48,13 @@ FORMATS = (
     Format(is_mat, read_mat, (".mat",)),
     Format(lambda start, name: is_hdf5(start), read_hdf5, (".h5", ".hdf5")),
     Format(lambda start, name: is_tiff(start), read_tiff, (".tif", ".tiff"), single=True),
-    Format(lambda start, name: is_deep_netpbm(start), read_netpbm, (".ppm", ".pgm", ".pbm", ".pnm"), single=True),
+    Format(lambda start, name: is_netpbm(start), read_netpbm, NETPBM_SUFFIXES, single=True),
     Format(is_mgh, read_mgh, (".mgh", ".mgz")),
     Format(lambda start, name: name.endswith((".img", ".img.gz")), read_nifti, (".img",)),
     Format(lambda start, name: is_nifti(start), read_nifti, (".nii",)),
     Format(is_dicom_file, read_dicom),
     Format(lambda start, name: is_video(name), read_video, VIDEO_SUFFIXES),
+    Format(lambda start, name: is_jpegxl(start), read_jpegxl, (".jxl",), single=True),
     Format(lambda start, name: True, read_raster, RASTER_SUFFIXES, single=True),
 )
 """In the order in which they are tried; the last takes what no other recognises."""
@@ -76,34 +73,14 @@ def read_file(source: Source) -> Content:
     """
     start = source.file.read(_START)
     source.file.seek(0)
-    packed = start.startswith(_GZIP)
+    packed = start.startswith(GZIP)
     name = source.name.lower()
-    chosen = recognised(_unpacked_start(source) if packed else start, name)
+    chosen = recognised(unpacked_start(source.file, _START) if packed else start, name)
     if packed and chosen.read not in (read_nifti, read_mgh):  # those inflate as they read
-        source = replace(source, file=BytesIO(_unpacked(source)), name=source.name)
+        source = replace(source, file=unpacked(source))
     return chosen.read(source)
 
 
 def recognised(start: bytes, name: str) -> Format:
     """The format of a file that begins with `start`, unpacked."""
     return next(one for one in FORMATS if one.recognises(start, name))
-
-
-def _unpacked_start(source: Source) -> bytes:
-    """The first bytes of a packed file; none if it is damaged, which its decoder will report."""
-    try:
-        return gzip.GzipFile(fileobj=source.file).read(_START)
-    except (OSError, EOFError, zlib.error):
-        return b""
-    finally:
-        source.file.seek(0)
-
-
-def _unpacked(source: Source) -> bytes:
-    try:
-        data = gzip.GzipFile(fileobj=source.file).read(_MAX_UNPACKED + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{source.name}: damaged gzip data ({error}); fetch the file again") from error
-    if len(data) > _MAX_UNPACKED:
-        raise TooLarge(f"{source.name}: inflates to more than {_MAX_UNPACKED >> 20} MiB, over the limit")
-    return data

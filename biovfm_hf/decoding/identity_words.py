@@ -1,28 +1,27 @@
 """Finds identifying words in DICOM headers (names of persons, places and records), and compares paths with them."""
 
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 from unicodedata import combining, normalize
 
-from .content import first_bytes
+from .content import GZIP, first_bytes, unpacked_start
 from .dicom import is_dicom_file
 from .dicom_header import import_pydicom, is_deflated, no_picture
 
 # In names, = separates scripts, and brackets enclose lists.
-_BETWEEN_WORDS = re.compile(r"[\s^=,;:/\\\[\]'\"()]+")
+_BETWEEN_WORDS = re.compile(r"[\s\0^=,;:/\\\[\]'\"()]+")
 _BETWEEN_PARTS = re.compile(r"[\W_]+")
 _TELLING = ("PN", "LO", "SH", "LT", "ST", "UT", "UC", "DA", "DT", "AE", "UI")  # types of elements
 _NUMBERS = {"US", "SS", "UL", "SL", "UV", "SV", "FL", "FD", "OB", "OW", "OF", "OD", "OL", "OV", "AT", "IS", "DS",
             "CS", "AS", "TM"}  # fmt: skip
-_HARMLESS = ("Manufacturer", "ManufacturerModelName", "CodeMeaning", "CodeValue", "CodingSchemeDesignator")
+_HARMLESS = (0x00080070, 0x00081090, 0x00080104, 0x00080100, 0x00080102)  # maker and model, codes and their meanings
+_ESCAPE = b"\x1b"  # begins another character set
 _STANDARD_UID = "1.2.840.10008."
 _HEADER = 1 << 20  # bytes of a file, packed or not, in which the names lie
 _INFLATED = 64 << 20  # most bytes of a deflated header
-_GZIP = b"\x1f\x8b"
 
 
 def header_words(source: Path | bytes, name: str) -> set[str] | None:
@@ -32,8 +31,8 @@ def header_words(source: Path | bytes, name: str) -> set[str] | None:
         OSError: the file cannot be opened.
     """
     start = first_bytes(source, 132)
-    if start.startswith(_GZIP):
-        source = _unpacked(first_bytes(source, _HEADER))
+    if start.startswith(GZIP):
+        source = unpacked_start(BytesIO(first_bytes(source, _HEADER)), _HEADER)
         start = source[:132]
     return identity_words(source) if is_dicom_file(start, name.lower().removesuffix(".gz")) else set()
 
@@ -49,8 +48,8 @@ def identity_words(source: Path | bytes) -> set[str] | None:
         header = _header(first_bytes(source, _HEADER))
         if not ("Rows" in header or "DirectoryRecordSequence" in header or no_picture(header)):
             return None
-        elements = [*header.file_meta, *_elements(header)]
-        return {word for element in elements for text in _texts(element) for word in _words(str(text), element.VR)}
+        texts = [*_texts(header.file_meta), *_texts(header)]
+        return {word for kind, text in texts for word in _words(text, kind)}
     except Exception:  # a header can break pydicom in any way
         return None
 
@@ -79,17 +78,32 @@ def _folded(text: str) -> str:
     return "".join(sign for sign in normalize("NFKD", text.casefold()) if not combining(sign))
 
 
-def _elements(dataset: Any) -> Iterator[Any]:
-    """The elements of a data set and of all sequences in it that are not numbers; converting those takes most time."""
+def _texts(dataset: Any) -> Iterator[tuple[str, str]]:
+    """Kind and text of the elements of a data set, and of its sequences, that may identify somebody.
+
+    pydicom converts only what is not plain ASCII, since its conversion takes most of the time.
+    """
     for tag in dataset.keys():  # noqa: SIM118 - iterating over a data set converts its elements
-        if (dataset.get_item(tag).VR or _usual_kind(tag)) in _NUMBERS:
+        stored = dataset.get_item(tag)
+        kind, value = stored.VR or _usual_kind(tag), stored.value
+        if kind in _NUMBERS or tag in _HARMLESS:
             continue
-        element = dataset[tag]
-        if element.VR == "SQ":
-            for item in element.value:
-                yield from _elements(item)
+        if kind in _TELLING and isinstance(value, bytes) and value.isascii() and _ESCAPE not in value:
+            yield kind, value.decode("ascii")
         else:
-            yield element
+            yield from _converted(dataset[tag])
+
+
+def _converted(element: Any) -> Iterator[tuple[str, str]]:
+    value = element.value
+    if element.VR == "SQ":
+        for item in value:
+            yield from _texts(item)
+    elif element.VR == "UN" and isinstance(value, bytes):  # private elements in files without value representations
+        yield "UN", value.decode("latin-1")
+    elif element.VR in _TELLING and value:
+        several = isinstance(value, Sequence) and not isinstance(value, str)
+        yield element.VR, "\\".join(map(str, value if several else [value]))
 
 
 def _usual_kind(tag: int) -> str:
@@ -103,30 +117,11 @@ def _usual_kind(tag: int) -> str:
 def _words(text: str, kind: str) -> set[str]:
     """Words of a text that may name somebody: of two signs only a person's, or of another script, where all may be."""
     shortest = 2 if kind == "PN" else 3
-    words = _BETWEEN_WORDS.split(text.lower())
+    words = {word for word in _BETWEEN_WORDS.split(text.lower()) if not word.startswith(_STANDARD_UID)}
     return {word for word in words if len(word) >= (shortest if word.isascii() else 2)}
-
-
-def _texts(element: Any) -> Sequence[Any]:
-    """The text of an element of the header, if it may identify somebody."""
-    value = element.value
-    if element.VR == "UN" and isinstance(value, bytes):  # private elements in files without value representations
-        return [value.decode("latin-1").strip("\0 ")]
-    if element.VR not in _TELLING or element.keyword in _HARMLESS or not value:
-        return []
-    values = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
-    return [one for one in values if not str(one).startswith(_STANDARD_UID)]
 
 
 def _header(source: bytes) -> Any:
     pydicom = import_pydicom()
     is_deflated(pydicom, BytesIO(source), "the file", _INFLATED)  # refuses what dcmread would inflate without end
     return pydicom.dcmread(BytesIO(source), stop_before_pixels=True, force=True)
-
-
-def _unpacked(start: bytes) -> bytes:
-    """The first bytes that a packed file unpacks to; none if it is damaged."""
-    try:
-        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(start, _HEADER)
-    except zlib.error:
-        return b""

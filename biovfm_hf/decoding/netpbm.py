@@ -1,4 +1,7 @@
-"""Decoder of PGM and PPM of over 8 bits, which Pillow would scale: https://netpbm.sourceforge.net/doc/ppm.html."""
+"""Decoder of Netpbm files that Pillow scales or does not read: PGM and PPM of over 8 bits, PAM, and floats (PFM).
+
+https://netpbm.sourceforge.net/doc/ (ppm, pam and pfm).
+"""
 
 import re
 
@@ -9,41 +12,74 @@ from ..pictures import as_pixels, check_size
 from .content import Pages, Source, one
 from .stored import numbers_of
 
-_CHANNELS = {b"P2": 1, b"P3": 3, b"P5": 1, b"P6": 3}
+_CHANNELS = {b"P2": 1, b"P3": 3, b"P5": 1, b"P6": 3, b"Pf": 1, b"PF": 3}
 _TEXT = (b"P2", b"P3")
 _BETWEEN = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _HEADER = re.compile(rb"(P[2356])" + (_BETWEEN + rb"(\d{1,9})") * 3 + rb"\s")
+_FLOATS = re.compile(rb"(P[fF])\s+(\d{1,9})\s+(\d{1,9})\s+([-+]?[\d.eE+-]{1,20})\s")
+_PAM = re.compile(rb"P7\n(?:[^\n]{0,4096}\n){1,200}?ENDHDR\n")
+_FIELD = re.compile(rb"^(WIDTH|HEIGHT|DEPTH|MAXVAL) +(\d{1,9})\s*$", re.MULTILINE)
 _MAX_HEADER = 1 << 16  # with its comments
+_LARGEST = 65535
 
 
-def is_deep_netpbm(start: bytes) -> bool:
-    """Whether a file that begins with `start` is a PGM or PPM whose largest number is over 255."""
+def is_netpbm(start: bytes) -> bool:
+    """Whether a file that begins with `start` is a PGM or PPM whose largest number is over 255, a PAM or a PFM."""
     header = _HEADER.match(start)
-    return header is not None and int(header[4]) > 255
+    return start.startswith(b"P7\n") or bool(_FLOATS.match(start)) or (header is not None and int(header[4]) > 255)
 
 
 def read_netpbm(source: Source) -> Pages:
-    """Read a PGM or PPM of 16 bits, as text or binary.
+    """Read a PGM, PPM, PAM or PFM; alpha is dropped.
 
     Raises:
-        UserError: damaged, or over `source.max_pixels`.
+        UserError: damaged, over `source.max_pixels`, or a PAM of another depth than 1 to 4.
     """
-    header = _HEADER.match(source.file.read(_MAX_HEADER))
-    if header is None:
-        raise UserError(f"{source.name}: not a readable PGM or PPM; check its header")
-    width, height, largest = (int(number) for number in header.groups()[1:])
-    check_size((width, height), source.name, source.max_pixels)
-    channels = _CHANNELS[header[1]]
-    count = width * height * channels
-    source.file.seek(header.end())
-    if largest > 65535:
-        raise UserError(f"{source.name}: numbers up to {largest} are not Netpbm; save it again with up to 65535")
-    if header[1] in _TEXT:
-        array = numbers_of(source.file.read(8 * count), np.dtype(np.uint16), count, source.name)
+    start = source.file.read(_MAX_HEADER)
+    if header := _HEADER.match(start):
+        width, height, largest = (int(number) for number in header.groups()[1:])
+        array = _integers(source, header, (height, width, _CHANNELS[header[1]]), largest)
+    elif header := _PAM.match(start):
+        fields = {name: int(number) for name, number in _FIELD.findall(header[0])}
+        if fields.keys() != {b"WIDTH", b"HEIGHT", b"DEPTH", b"MAXVAL"} or not 0 < fields[b"DEPTH"] < 5:
+            raise UserError(f"{source.name}: not a PAM of 1 to 4 channels; save it as PNG or TIFF")
+        shape = (fields[b"HEIGHT"], fields[b"WIDTH"], fields[b"DEPTH"])
+        array = _integers(source, header, shape, fields[b"MAXVAL"])
+        array = array[..., :1] if array.shape[2] < 3 else array[..., :3]
+    elif header := _FLOATS.match(start):
+        array = _floats(source, header)
     else:
-        data = source.file.read(2 * count)
-        if len(data) < 2 * count:
-            raise UserError(f"{source.name}: ends after {len(data)} of {2 * count} bytes; fetch it again")
-        array = np.frombuffer(data, ">u2").astype(np.uint16)
-    shape = (height, width) if channels == 1 else (height, width, channels)
-    return one(as_pixels(array.reshape(shape), "last", source.name))
+        raise UserError(f"{source.name}: not a readable Netpbm file; check its header")
+    return one(as_pixels(array, "last", source.name))
+
+
+def _integers(source: Source, header: re.Match[bytes], shape: tuple[int, int, int], largest: int) -> np.ndarray:
+    """Numbers of up to 16 bits; those of a largest number under 255 as fractions of 255, as Pillow reads them."""
+    if not 0 < largest <= _LARGEST:
+        raise UserError(f"{source.name}: numbers up to {largest} are not Netpbm; save it again with up to {_LARGEST}")
+    check_size((shape[1], shape[0]), source.name, source.max_pixels)
+    if header[0].startswith(_TEXT):
+        source.file.seek(header.end())
+        count = shape[0] * shape[1] * shape[2]
+        return numbers_of(source.file.read(8 * count), np.dtype(np.uint16), count, source.name).reshape(shape)
+    array = _binary(source, header, shape, np.dtype(">u2" if largest > 255 else np.uint8))
+    if largest > 255:
+        return array.astype(np.uint16)
+    return array if largest == 255 else np.rint(array.clip(0, largest) * (255 / largest)).astype(np.uint8)
+
+
+def _floats(source: Source, header: re.Match[bytes]) -> np.ndarray:
+    """Floats of a PFM, whose rows go from the bottom to the top; a scale below 0 tells little-endian ones."""
+    shape = (int(header[3]), int(header[2]), _CHANNELS[header[1]])
+    check_size((shape[1], shape[0]), source.name, source.max_pixels)
+    order = "<" if header[4].startswith(b"-") else ">"
+    return _binary(source, header, shape, np.dtype(f"{order}f4"))[::-1]
+
+
+def _binary(source: Source, header: re.Match[bytes], shape: tuple[int, int, int], dtype: np.dtype) -> np.ndarray:
+    size = shape[0] * shape[1] * shape[2] * dtype.itemsize
+    source.file.seek(header.end())
+    data = source.file.read(size)
+    if len(data) < size:
+        raise UserError(f"{source.name}: ends after {len(data)} of {size} bytes; fetch it again")
+    return np.frombuffer(data, dtype).reshape(shape)

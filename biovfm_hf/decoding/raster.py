@@ -1,4 +1,4 @@
-"""Decoder of PNG, JPEG, BMP, GIF, PPM, WebP and JPEG 2000; files that Pillow cuts to 8 bits use other decoders."""
+"""Decoder of PNG, JPEG, BMP, GIF, PPM, WebP, AVIF and JPEG 2000; what Pillow cuts to 8 bits uses other decoders."""
 
 from io import BytesIO
 from typing import Any
@@ -8,15 +8,16 @@ from PIL import Image
 
 from ..errors import UserError, require
 from ..intensity import Pixels
-from ..pictures import as_pixels, check_size, frames_of, opened_image, oriented, page_of, reason
+from ..pictures import RASTER_FORMATS, as_pixels, check_size, frames_of, opened_image, oriented, page_of, reason
 from .bounds import check_image, jpeg_frame
 from .content import Pages, Source, one
 
 RASTER_SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".bmp", ".gif", ".webp",
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".bmp", ".gif", ".webp", ".avif",
 )  # fmt: skip
 _PNG, _JPEG2000 = b"\x89PNG\r\n\x1a\n", (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 _JPEG = b"\xff\xd8\xff"
+_HEIF = (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypheix", b"ftypmif1")
 _MAX_BOXES = 1 << 20  # before the pixels of a JPEG or JPEG 2000 file: a colour profile, descriptions
 _ORIENTATION = 0x0112
 
@@ -35,11 +36,34 @@ def read_raster(source: Source) -> Pages:
         return one(deep)
     if start.startswith(_JPEG) and (deep := _deep_jpeg(source)) is not None:
         return one(deep)
+    if start[4:12] in _HEIF:
+        return _heif(source, start[4:12])
     image = opened_image(source.file, source.name, source.max_pixels)
     check_image(image, source.name)
     if image.format in ("JPEG", "MPO") and source.shorter_side:
         return _reduced(image, source)
     return Pages(frames_of(image), lambda number: page_of(image, number, source.name, source.max_pixels), "frame")
+
+
+def _heif(source: Source, brand: bytes) -> Pages:
+    """AVIF, by Pillow, which cuts more than 8 bits; so those of one picture are decoded by imagecodecs."""
+    if not brand.startswith(b"ftypavi"):
+        raise UserError(f"{source.name}: HEIC is not read; save the picture as PNG or JPEG")
+    if "AVIF" not in RASTER_FORMATS:
+        raise UserError(f"{source.name}: AVIF needs Pillow 11.3 or newer; update it, or save the picture as PNG")
+    image = opened_image(source.file, source.name, source.max_pixels)
+    check_image(image, source.name)
+    if frames_of(image) > 1:
+        return Pages(frames_of(image), lambda number: page_of(image, number, source.name, source.max_pixels), "frame")
+    decode = require("imagecodecs", "data").avif_decode
+    try:
+        array = decode(source.whole(), index=0)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # each codec has an error of its own
+        raise UserError(f"{source.name}: not a readable AVIF ({reason(error)}); fetch the file again") from error
+    array = array[..., 0] if array.ndim == 3 and array.shape[2] == 2 else array
+    return one(as_pixels(oriented(array, image.getexif().get(_ORIENTATION, 1)), "last", source.name))
 
 
 def _reduced(image: Image.Image, source: Source) -> Pages:

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import TooLarge, UserError
 from ..intensity import Pixels, Window
 from ..volumes import AXES, Volume, canonical
-from .content import NO_PICTURE
+from .content import GZIP, NO_PICTURE, unpacked_start
 from .dicom_header import import_pydicom, is_grey, is_mosaic, no_picture, to_deflated
 
 TAGS = [
@@ -120,13 +120,16 @@ def read_places(files: Iterable[tuple[str, Open]]) -> Iterator[tuple[str, Place 
 
 
 def read_place(file: BinaryIO) -> Place:
-    """Read the place of one file from its header, without its pixels.
+    """Read the place of one file, which may be packed by gzip, from its header, without its pixels.
 
     Raises:
         ValueError: its header is over MAX_HEADER_BYTES, or states neither an object's class nor an image's size.
         Exception: of nearly any type, from pydicom: not DICOM, or damaged.
     """
     pydicom = import_pydicom()
+    if file.read(2) == GZIP:
+        file = BytesIO(unpacked_start(file, MAX_HEADER_BYTES))
+    file.seek(0)
     tags = [pydicom.tag.Tag(tag) for tag in TAGS]
     limits = {"stop_when": lambda tag, vr, length: tag > tags[-1], "specific_tags": tags}
     try:

@@ -137,7 +137,8 @@ class _Walk:
         """The items of any file; a slice of a series is added to `slices` instead, since more may follow."""
         seen = self._seen(place)
         rule = self._selection.rule(seen)
-        if rule is not None and rule.kind == "dicom_series" and self._selection.excluded(seen) is None:
+        is_slice = rule is not None and rule.kind == "dicom_series" and not _is_packed(name.lower())
+        if is_slice and self._selection.excluded(seen) is None:
             slices.append(name)
         else:
             yield from self._file(place, name, seen, rule, size)
@@ -376,6 +377,11 @@ def _hidden(member: str) -> str | None:
     if any(map(is_hidden_folder, folders)):
         return "in a hidden folder"
     return HIDDEN_FILE if name.startswith(".") else None
+
+
+def _is_packed(lower: str) -> bool:
+    """Whether a name is one of an archive, or of a part of one."""
+    return is_archive(lower) or lower.endswith(UNREADABLE) or _is_part(lower)
 
 
 def _is_part(lower: str) -> bool:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.pictures import quiet_decoders
 from biovfm_hf.writing.files import atomic_path, write_text
 
 from ..catalog.overlaps import outside_benchmarks, overlap_rows
@@ -28,7 +29,6 @@ from ..item import Item
 from .costs import file_bytes, row_bytes
 from .items import ITEMS, REPEATED, block_table, items_of
 from .listing import list_inputs
-from .privacy import quiet_decoders
 from .runs import Block, Blocks, Run
 from .stamps import stamp_of
 
@@ -223,8 +223,8 @@ def make_plan(sources: Iterable[Source], raw: Path, out: Path, options: Options,
     records: dict[str, str] = {}
     shards: list[Shard] = []
     work = out / WORK
+    quiet_decoders()
     with (
-        quiet_decoders(),
         atomic_path(work / "items.parquet") as path,
         pq.ParquetWriter(path, ITEMS, compression="zstd", use_dictionary=REPEATED, write_statistics=False) as writer,
     ):

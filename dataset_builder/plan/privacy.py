@@ -8,11 +8,7 @@ if a DICOM header could not be read.
 """
 
 import hashlib
-import logging
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,19 +135,3 @@ def _identity(item: Item, source: Path | bytes | None) -> set[str] | None:
 
 def _hash(text: str, key: str, size: int) -> str:
     return hashlib.blake2b(text.encode(), key=key.encode()[:64], digest_size=size).hexdigest()
-
-
-@contextmanager
-def quiet_decoders() -> Iterator[None]:
-    """Keep decoders' warnings out of logs and screens: they may repeat a patient's data."""
-    loggers = [logging.getLogger(name) for name in ("pydicom", "tifffile", "nibabel")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -1,6 +1,5 @@
 """The work of a limited process: read one input, screen its pictures and make rows of them."""
 
-import logging
 import signal
 import threading
 import warnings
@@ -15,6 +14,7 @@ import numpy as np
 
 from biovfm_hf.fitting import centred, scaled_shape
 from biovfm_hf.memory import keep_memory_of_pictures, keep_one_arena
+from biovfm_hf.pictures import quiet_decoders
 from biovfm_hf.reading.limited import Limited, Limits
 
 from .. import readers
@@ -145,9 +145,8 @@ def _prepare() -> None:
     """
     keep_memory_of_pictures()
     cv2.setNumThreads(1)
-    warnings.simplefilter("ignore")
-    for name in ("pydicom", "tifffile", "nibabel"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore")  # of numpy too
+    quiet_decoders()
 
 
 @cache

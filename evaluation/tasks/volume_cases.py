@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from biovfm_hf.decoding.content import Pages, Source
+from biovfm_hf.decoding.content import GZIP, Pages, Source, unpacked_start
 from biovfm_hf.decoding.dicom import is_dicom, read_dicom
 from biovfm_hf.decoding.series import group_series, read_place, read_places, stack_of, stacked
 from biovfm_hf.errors import UserError
@@ -77,7 +77,8 @@ def find_volumes(folder: Path, series: bool) -> list[Path]:
 
 def _is_dicom(path: Path) -> bool:
     with path.open("rb") as file:
-        return is_dicom(file.read(132))
+        start = file.read(132)
+        return is_dicom(unpacked_start(file, 132) if start.startswith(GZIP) else start)
 
 
 @dataclass(frozen=True)

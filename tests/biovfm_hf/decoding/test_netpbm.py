@@ -1,4 +1,4 @@
-"""PGM and PPM of over 8 bits: the numbers that stand there."""
+"""PGM and PPM of over 8 bits, PAM and PFM: the numbers that stand there."""
 
 import numpy as np
 import pytest
@@ -22,9 +22,36 @@ def test_numbers_as_text_or_binary_are_not_scaled(tmp_path):
         assert_read(tmp_path / "a.ppm", values)
 
 
+@pytest.mark.parametrize(("depth", "kind"), [(1, "u1"), (1, ">u2"), (2, "u1"), (3, ">u2"), (4, "u1")])
+def test_pam_of_any_depth(tmp_path, depth, kind):
+    top = 255 if kind == "u1" else 4080
+    values = smooth(top=top) if depth < 3 else colours(top)
+    stored = np.dstack([values] + [np.full_like(values[..., :1] if depth == 4 else values, 7)] * (depth in (2, 4)))
+    header = f"P7\nWIDTH 80\nHEIGHT 64\nDEPTH {depth}\n# a comment\nMAXVAL {top}\nTUPLTYPE ANY\nENDHDR\n"
+    (tmp_path / "a.pam").write_bytes(header.encode() + stored.astype(kind).tobytes())
+    assert_read(tmp_path / "a.pam", values)
+
+
+def test_pam_of_two_levels_is_black_and_white():
+    data = b"P7\nWIDTH 3\nHEIGHT 1\nDEPTH 1\nMAXVAL 1\nTUPLTYPE BLACKANDWHITE\nENDHDR\n\0\1\0"
+    assert np.array_equal(decode(data).array, [[0, 255, 0]])
+
+
+@pytest.mark.parametrize("values", [smooth() / 7, colours() / 7])
+def test_pfm_as_opencv_writes_it(tmp_path, values):
+    cv2 = pytest.importorskip("cv2")
+    values = values.astype(np.float32)
+    cv2.imwrite(str(tmp_path / "a.pfm"), values[..., ::-1] if values.ndim == 3 else values)
+    assert_read(tmp_path / "a.pfm", values)
+    magic = b"PF" if values.ndim == 3 else b"Pf"
+    assert np.array_equal(decode(magic + b"\n80 64\n1.0\n" + values[::-1].astype(">f4").tobytes()).array, values)
+
+
 @pytest.mark.parametrize(
     "data",
-    [b"P5 80 64 4095\n" + bytes(99), b"P2 80 64 4095\n1 2 3", b"P2 2 1 300\n1 x", b"P5 99999 99999 300\n",
+    [b"P7\nWIDTH 4\nENDHDR\n", b"P7\nWIDTH 9999999\nHEIGHT 9999999\nDEPTH 1\nMAXVAL 1\nENDHDR\n", b"Pf 9 9 -1\n",
+     b"P7\nWIDTH 4\nHEIGHT 4\nDEPTH 9\nMAXVAL 1\nENDHDR\n" + bytes(200), b"PF 9 9 1 \n",
+     b"P5 80 64 4095\n" + bytes(99), b"P2 80 64 4095\n1 2 3", b"P2 2 1 300\n1 x", b"P5 99999 99999 300\n",
      b"P5 2 2 70000\n" + bytes(99)],
 )  # fmt: skip
 def test_damaged_files_are_refused(data):

@@ -1,14 +1,17 @@
 """PNG, JPEG 2000 and the like: all levels are kept."""
 
 import struct
+import warnings
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.pictures import RASTER_FORMATS
 from biovfm_hf.pixels import decode, to_uint8
+from biovfm_hf.reading.image_files import read_uint8
 from tests.biovfm_hf.decoding.samples import RNG, assert_read, built, colours, smooth
 
 imagecodecs = pytest.importorskip("imagecodecs")
@@ -84,3 +87,39 @@ def test_a_jpeg_of_12_bits(tmp_path):
     (tmp_path / "a.jpg").write_bytes(imagecodecs.jpeg_encode(smooth().astype(np.uint16), level=100, bitspersample=12))
     assert np.abs(decode(tmp_path / "a.jpg").array - smooth()).max() < 20
     assert len(np.unique(built(tmp_path / "a.jpg")[0].pixels)) > 200
+
+
+def test_avif_keeps_ten_bits_frames_and_orientation(tmp_path):
+    """libavif writes; Pillow, which cuts to 8 bits, judges the rest."""
+    if "AVIF" not in RASTER_FORMATS:
+        pytest.skip("this Pillow reads no AVIF")
+    ten = colours(1023).astype(np.uint16)
+    (tmp_path / "a.avif").write_bytes(imagecodecs.avif_encode(ten, bitspersample=10, level=100))
+    read = decode(tmp_path / "a.avif").array
+    assert read.dtype == np.uint16 and np.abs(read.astype(int) - ten).max() <= 2
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
+    picture = Image.fromarray(colours(255).astype(np.uint8))
+    picture.save(tmp_path / "turned.avif", exif=orientation)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "turned.avif")))
+    assert np.array_equal(decode(tmp_path / "turned.avif").array, upright)
+    picture.save(tmp_path / "film.avif", save_all=True, append_images=[picture.rotate(180)])
+    assert len(built(tmp_path / "film.avif")) == 2
+
+
+def test_what_no_library_here_reads_is_named(monkeypatch):
+    with pytest.raises(UserError, match=r"a\.heic: HEIC is not read; save the picture as PNG"):
+        decode(b"\0\0\0\x18ftypheic" + bytes(40), name="a.heic")
+    monkeypatch.setattr("biovfm_hf.decoding.raster.RASTER_FORMATS", ("PNG",))
+    with pytest.raises(UserError, match=r"AVIF needs Pillow 11\.3"):
+        decode(b"\0\0\0\x18ftypavif" + bytes(40))
+
+
+def test_warnings_of_libraries_reach_nobody(tmp_path):
+    """Pillow warns of such palettes in the process that decodes plain files."""
+    picture = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).convert("P")
+    picture.save(tmp_path / "a.png", transparency=bytes(range(64)))
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.resetwarnings()
+        read_uint8(tmp_path / "a.png")
+    assert not shown

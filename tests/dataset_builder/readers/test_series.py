@@ -1,5 +1,6 @@
 """DICOM as pictures and volumes: windows, tables, padding, shapes of pixels, series loose and in archives."""
 
+import gzip
 import io
 import tarfile
 import zipfile
@@ -390,3 +391,31 @@ def test_an_object_that_is_no_picture_has_an_outcome_of_its_own(tmp_path, make):
             decode(data)
         assert refusal(caught.value).outcome == "no picture"
     decode(dicom(mask, SOPClassUID="1.2.840.10008.5.1.4.1.1.481.1", Modality="RTIMAGE"))
+
+
+def test_a_series_may_be_packed_by_gzip(make, tmp_path):
+    files = volume_slices()
+    loose, _, _ = rows(tmp_path / "loose", files, None, make)
+    place = tmp_path / "packed" / "raw" / "own"
+    place.mkdir(parents=True)
+    pack(place, {f"{name}.gz": gzip.compress(data) for name, data in files.items()}, "series")
+    record = make.record(tmp_path, "own", items=[{"pattern": "**/*.dcm.gz", "kind": "dicom_series"}], access="open")
+    (item,) = list_items(load_source(str(record)), tmp_path / "packed" / "raw")
+    pictures = list(readers.read(place, item, tmp_path / "packed" / "raw", VIEWS, 64))
+    assert len(pictures) == len(loose) > 20
+    for one, other in zip(pictures, loose.values(), strict=True):
+        assert np.array_equal(one.pixels, other)
+
+
+def test_no_archive_is_taken_for_a_slice(make, tmp_path):
+    """A pattern of a series may match every file, and its archives are looked into all the same."""
+    place = tmp_path / "raw" / "own"
+    place.mkdir(parents=True)
+    for where in ("a.zip", "b.tar.gz"):
+        pack(place, volume_slices(), where)
+    (place / "c.7z").write_bytes(b"7z")
+    record = make.record(tmp_path, "own", items=[{"pattern": "**", "kind": "dicom_series"}], access="open")
+    items = list(list_items(load_source(str(record)), tmp_path / "raw"))
+    series = [(item.path, item.kind, len(item.members)) for item in items if item.excluded is None]
+    assert series == [(f"own/{where}", "dicom_series", 10) for where in ("a.zip", "b.tar.gz")]
+    assert ["unpack it here" in item.excluded for item in items if item.excluded] == [True]

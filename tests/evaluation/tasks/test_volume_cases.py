@@ -1,5 +1,7 @@
 """Volumes as cases: files and DICOM series by their slices, pooled or weighed, and told in the record."""
 
+import gzip
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,7 +13,7 @@ from evaluation.commands.search import SearchOptions, search
 from evaluation.encoders.pooling import case_features
 from evaluation.tasks import open_task
 from evaluation.tasks.listing import Listing
-from evaluation.tasks.volume_cases import CaseSlices, Slicing, open_cases
+from evaluation.tasks.volume_cases import CaseSlices, Slicing, find_volumes, open_cases
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -86,7 +88,8 @@ def test_pools(pool, expected):
     assert case_features(features, np.array([0, 0, 0, 1, 1]), pool)[:, 0].tolist() == expected
 
 
-def test_a_dicom_series_is_one_volume(tmp_path):
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_dicom_series_is_one_volume(tmp_path, packed):
     pydicom = pytest.importorskip("pydicom")
     folder = tmp_path / "series"
     folder.mkdir()
@@ -102,7 +105,11 @@ def test_a_dicom_series_is_one_volume(tmp_path):
         data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 0
         data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
         data.PixelData = np.full((8, 6), 100 * number, np.uint16).tobytes()
-        data.save_as(folder / f"f{9 - number}.dcm", enforce_file_format=True)
+        data.save_as(file := folder / f"f{9 - number}.dcm", enforce_file_format=True)
+        if packed:
+            (folder / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+            file.unlink()
+    assert find_volumes(tmp_path, series=True) == [folder]
     cases, lost = open_cases([folder], Slicing(slices=0))
     assert not lost
     slices = CaseSlices(cases)
