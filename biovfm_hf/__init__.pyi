@@ -433,7 +433,7 @@ def probe(
         seed: random seed; several run one after the other and are reported as one result with the seeds' share in
             its uncertainty (default: 0).
         pool: pooling of a volume's slices: mean, max (which grows with their number), both side by side, or the
-            middle slice; --method mil learns weights.
+            middle slice; attention over slices is learned: --method mil.
         batch_size: images per batch.
         device: torch device (default: cuda if available, else cpu).
         precision: bf16 keeps two to three digits of a feature; it is about twice as fast on CPUs with bfloat16

@@ -1,11 +1,14 @@
 """The `biovfm` command: a table of sub-commands, each loaded only when it is used."""
 
 import os
+import select
 import sys
 from collections.abc import Sequence
 
 from .errors import UserError, one_line
 from .rooms import load_room_module, packages_named
+
+_READER_LEFT = 141  # as a shell tells of a program that SIGPIPE ended
 
 # command: (module below, what it does). Each module has `main(argv) -> int` with a parser of its own.
 COMMANDS = {
@@ -53,8 +56,32 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one sub-command. Returns the exit status: 0 done, 1 failed, 2 wrong arguments."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """Run one sub-command. Returns the exit status: 0 done, 1 failed, 2 wrong arguments, 141 nobody reads it."""
+    try:
+        status = _caught(list(sys.argv[1:] if argv is None else argv))
+    finally:  # also after argparse's SystemExit: Python would complain of a reader that left
+        is_read = _flush_output()
+    return status if is_read else _READER_LEFT
+
+
+def _caught(arguments: list[str]) -> int:
+    """Run the command. A failure is told in one line of stderr."""
+    try:
+        return _run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (OSError, MemoryError) as error:
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            return _READER_LEFT
+        print(f"error: {_system_failure(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; what was finished is kept, and the same command continues", file=sys.stderr)
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -68,18 +95,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():  # no progress bars of libraries in a log; they read this on import
         for library in ("HF_HUB", "HF_DATASETS"):
             os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
+    with packages_named(COMMANDS[command][0]):
+        return load_room_module(COMMANDS[command][0]).main(rest)
+
+
+def _reader_left() -> bool:
+    """Whether standard output is a pipe that nobody reads any more, as after `| head`."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    return any(state & select.POLLERR for _, state in output.poll(0))
+
+
+def _flush_output() -> bool:
+    """Write out what was printed. Returns False if nobody reads it any more; later output then goes nowhere."""
     try:
-        with packages_named(COMMANDS[command][0]):
-            return load_room_module(COMMANDS[command][0]).main(rest)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (OSError, MemoryError) as error:
-        print(f"error: {_system_failure(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; what was finished is kept, and the same command continues", file=sys.stderr)
-        return 1
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def _system_failure(error: OSError | MemoryError) -> str:

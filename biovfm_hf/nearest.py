@@ -16,8 +16,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     >>> did_you_mean("x", map(str, range(100)))
     ''
     """
+    names = list(known)
+    few = f"; there are: {', '.join(sorted(names))}" if 0 < len(names) <= _FEW else ""
+    return nearest(word, names) or few
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The same for a message that tells all known words itself: the nearest one, or nothing."""
     names = {name.casefold(): name for name in known}
     near = get_close_matches(word.casefold(), names, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean {names[near[0]]}?"
-    return f"; there are: {', '.join(sorted(names.values()))}" if 0 < len(names) <= _FEW else ""
+    return f"; did you mean {names[near[0]]}?" if near else ""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypedDict, TypeVar, Union, Unpack, get_args, get_origin, get_type_hints
 
 from .errors import UserError
-from .nearest import did_you_mean
+from .nearest import did_you_mean, nearest
 
 Options = TypeVar("Options")
 
@@ -145,7 +145,10 @@ def _by_flag(message: str, kind: type) -> str:
 def _typed(item: type, limits: Any) -> dict[str, Any]:
     if "read" in limits or limits.get("commas"):  # `check_options` converts the words
         return {"metavar": limits.get("metavar")}
-    return {"type": item, "choices": limits.get("choices"), "metavar": limits.get("metavar")}
+    metavar = limits.get("metavar")
+    if metavar is None and "choices" in limits:  # `check_options` refuses others, and tells why
+        metavar = f"{{{','.join(map(str, limits['choices']))}}}"
+    return {"type": item, "metavar": metavar}
 
 
 def _default_words(default: Any) -> str:
@@ -205,7 +208,8 @@ def _word_value(kind: type, word: str) -> Any:
 def _refusal(limits: Any, value: Any) -> str:
     choices = limits.get("choices")
     if choices and value not in choices:
-        return f"is not one of {', '.join(map(str, choices))}"
+        known = list(map(str, choices))
+        return f"is not one of {', '.join(known)}" + (nearest(str(value), known) or f"; {limits['help']}")
     if isinstance(value, float) and not math.isfinite(value):
         return "is not a finite number"
     if "above" in limits and not value > limits["above"]:

@@ -2,19 +2,11 @@
 
 import os
 import struct
-import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
-
-from tqdm import tqdm
+from typing import NamedTuple
 
 _NUMBERS = struct.Struct("<5q")
-
-
-def progress_bar(**settings: Any) -> "tqdm[Any]":
-    """A tqdm bar as wide as the screen; in a log file it is redrawn rarely, to keep the log short."""
-    return tqdm(dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 20.0, **settings)
 
 
 class Progress(NamedTuple):

@@ -6,7 +6,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from biovfm_hf.errors import UserError
@@ -15,7 +15,8 @@ from biovfm_hf.options import CommandParser, argument, check_options, option, pa
 from .catalog.downloading import download_source
 from .catalog.load import load_catalog
 from .catalog.records import load_source
-from .catalog.source import NOT_ESTABLISHED, Source
+from .catalog.source import NOT_ESTABLISHED, Source, TableRule
+from .item import Item
 from .plan.listing import list_items
 from .plan.status import on_disk, sources_status
 
@@ -194,8 +195,13 @@ def _show(options: ShowOptions) -> None:
     if not own:
         print("one of the 61 sources of BioVFM-21M" if source.in_paper else "outside the 61 sources of BioVFM-21M")
     print()
-    for label, value in _facts(source):
+    for label, value in _own_facts(source) if own else _facts(source):
         _field(label, value)
+    if own:
+        print(f"\nIn {options.raw / source.folder}")
+        for line in _matches(source, options.raw):
+            print(f"  {line}")
+        return
     for overlap in source.overlaps:
         doubt = "" if overlap.verified else " (unverified)"
         part = f"; paths matching {overlap.part}" if overlap.part else ""
@@ -203,17 +209,12 @@ def _show(options: ShowOptions) -> None:
     _field("overlaps, in words", source.overlap_note)
     _field("evidence", "\n".join(source.evidence) or None)
     _field("notes", source.notes or "none")
-    if own:
-        print(f"\nIn {options.raw / source.folder}")
-        for line in _matches(source, options.raw):
-            print(f"  {line}")
-        return
     print("\nHow to obtain it")
     _print_steps(source)
 
 
 def _matches(source: Source, raw: Path) -> list[str]:
-    """For a user's own record: how many files it selects, why others are left out, and an example path's subject."""
+    """For a user's own record: how many files it selects, why others are left out, and an example of each kind."""
     if not on_disk(source, raw):
         return [f"nothing is there; name the folder that holds {source.folder}/ with --raw"]
     items = list(list_items(source, raw))
@@ -221,12 +222,59 @@ def _matches(source: Source, raw: Path) -> list[str]:
     reasons = Counter(item.excluded for item in items if item.excluded is not None)
     lines = [f"{len(taken):,} files are selected for training, {len(items) - len(taken):,} are left out"]
     lines += [f"left out: {count:,} {reason}" for reason, count in reasons.most_common()]
-    if taken:
-        sample = taken[0]
-        member = f", member {sample.member}" if sample.member else ""
-        subject = "not stated, so each file counts as its own" if sample.subject is None else sample.subject
-        lines.append(f"sample: {sample.path}{member}: split train, subject {subject}")
+    for kind, count in Counter(item.kind for item in taken).items():
+        lines += [f"{count:,} of kind {kind}", f"  sample: {_sample(next(i for i in taken if i.kind == kind))}"]
+    return [*lines, *_subjects(taken), *_lone_slices(taken)]
+
+
+def _sample(item: Item) -> str:
+    member = f", member {item.member}" if item.member else ""
+    about = ", ".join(word or NOT_ESTABLISHED for word in (item.modality, item.anatomy))
+    subject = "not stated, so each file counts as its own" if item.subject is None else item.subject
+    return f"{item.path}{member}: {about}, split train, subject {subject}"
+
+
+def _subjects(taken: list[Item]) -> list[str]:
+    """How many subjects there are, and which files the record's rule gives none."""
+    subjects = {item.subject for item in taken} - {None}
+    without = [item.path for item in taken if item.subject is None]
+    if not subjects:
+        return []
+    lines = [f"{len(subjects):,} subjects"]
+    if without:
+        lines.append(f"no subject: {len(without):,} files, such as {without[0]}; each counts as its own")
     return lines
+
+
+def _lone_slices(taken: list[Item]) -> list[str]:
+    """Advice for DICOM files that are taken one by one, several to a folder."""
+    folders = Counter(
+        str(PurePosixPath(item.path).parent)
+        for item in taken
+        if item.kind == "image" and PurePosixPath(item.path).suffix.lower() in ("", ".dcm", ".dicom", ".ima")
+    )
+    if max(folders.values(), default=0) < 2:
+        return []
+    return [
+        f"{folders.total():,} DICOM files are pictures of their own; with kind: dicom_series the slices of a series "
+        "are one volume"
+    ]
+
+
+def _own_facts(source: Source) -> list[tuple[str, Any]]:
+    """What a user's own record states; the rules as they are written there."""
+    facts = [fact for fact in _facts(source) if fact[0] not in ("raw layout", "training part", "subject")]
+    return [
+        *(fact for fact in facts if fact[1]),
+        ("training part", _rule(source.train) or f"{NOT_ESTABLISHED}: no file of this source is selected"),
+        ("subject", _rule(source.subject) or "not stated"),
+    ]
+
+
+def _rule(rule: str | TableRule | None) -> str | None:
+    if isinstance(rule, TableRule):
+        return f"by the list {rule.table}"
+    return "all" if rule == "all" else rule and f"by the path: {rule.removeprefix('path:')}"
 
 
 def _facts(source: Source) -> list[tuple[str, Any]]:

@@ -55,6 +55,18 @@ def test_help_names_every_command_at_once():
     assert seconds < 0.5
 
 
+@pytest.mark.parametrize("words", [["sources", "list"], ["--help"], ["sources", "list", "--json"]])
+def test_a_reader_that_leaves_ends_it_quietly(words):
+    """As `biovfm ... | head` does: no message, and the status of a program that SIGPIPE ended."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "biovfm_hf.cli", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=environment, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_help_of_a_command_needs_no_torch(command):
     status, out, errors, seconds, torch = biovfm(command, "--help")

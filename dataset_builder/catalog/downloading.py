@@ -8,6 +8,7 @@ from typing import Any
 
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.hub.retries import ATTEMPTS, is_passing_status, retried
+from biovfm_hf.progress import progress_bar
 
 from .source import Download, Source
 
@@ -81,9 +82,7 @@ def _transfer(requests: Any, entry: Download, part: Path) -> None:
 
 
 def _receive(response: Any, part: Path, done: int, total: int | None) -> None:
-    from tqdm import tqdm
-
-    bar = tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=part.name.removesuffix(".part"))
+    bar = progress_bar(total=total, initial=done, unit="B", unit_scale=True, desc=part.name.removesuffix(".part"))
     with bar, part.open("ab" if done else "wb") as written:
         for chunk in response.iter_content(CHUNK):
             written.write(chunk)

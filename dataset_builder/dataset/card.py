@@ -114,9 +114,10 @@ def _title(plan: Plan) -> str:
 def _introduction(plan: Plan, summary: dict[str, Any]) -> str:
     outside = [source for source, facts in plan.sources.items() if not facts["in_paper"]]
     note = f" Not among the paper's 61 sources: {plain(', '.join(outside), 2000)}." if outside else ""
+    number = len(summary["sources"])
     return f"""# {_title(plan)}
 
-{summary["kept"]:,} images of {plan.options.size} pixels from {len(summary["sources"])} sources, built by
+{summary["kept"]:,} images of {plan.options.size} pixels from {number} source{"" if number == 1 else "s"}, built by
 [BioVFM-HF](https://arxiv.org/abs/2505.09329) after the recipe of BioVFM-21M: training parts only, volumes sliced along
 anatomical axes, screened for padding, duplicates and benchmark images.{note}
 
@@ -175,12 +176,13 @@ def _sources(plan: Plan, summary: dict[str, Any]) -> str:
             plain(facts["access"] or "not established"),
         )
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "### Citations", ""]
-    lines += [
+    citations = [
         f"- {plain(facts['name'])}: {plain(facts['citation'], 2000)}"
         for _, facts in sorted(plan.sources.items())
         if facts["citation"]
     ]
+    if citations:
+        lines += ["", "### Citations", "", *citations]
     return "\n".join(lines) + "\n"
 
 

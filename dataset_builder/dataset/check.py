@@ -17,9 +17,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from biovfm_hf.errors import UserError, one_line
+from biovfm_hf.progress import progress_bar
 
 from ..plan.plan import Plan, load_plan
-from ..progress import progress_bar
 from ..schema import COLUMNS, KEPT
 from ..screening.hashing import sha256_of_pixels
 from ..shards.local import POLL_SECONDS
@@ -111,7 +111,7 @@ def _kept_by_file(
 
 def _checked(tasks: Iterator[Task], total: int, workers: int) -> Iterator[list[str]]:
     """The faults of each file, with a progress bar over rows; each worker has at most one file in memory."""
-    with progress_bar(total=total, unit=" rows", desc="checking") as bar:
+    with progress_bar(total=total, unit="rows", desc="checking") as bar:
         if workers == 0:
             for task in tasks:
                 yield _against_file(task)

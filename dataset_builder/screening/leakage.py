@@ -20,8 +20,8 @@ from biovfm_hf.decoding.files import PICTURE_SUFFIXES
 from biovfm_hf.errors import UserError
 from biovfm_hf.fitting import centred
 from biovfm_hf.pixels import decode, to_uint8
+from biovfm_hf.progress import progress_bar
 
-from ..progress import progress_bar
 from .hashing import SIMILARITY, THUMBNAIL, Rows, fingerprint, reduced, sha256_of_file, textures
 from .near_hashes import neighbours
 
@@ -62,7 +62,7 @@ def read_benchmarks(paths: Iterable[Path]) -> Benchmarks:
     thumbnails: list[np.ndarray] = []
     names: list[str] = []
     files = benchmark_files(paths)
-    for path in progress_bar(iterable=files, disable=not files, unit=" files", desc="reading benchmarks"):
+    for path in progress_bar(iterable=files, disable=not files, unit="files", desc="reading benchmarks"):
         for name, image in _images(path):
             code, thumbnail = fingerprint(reduced(image))
             hashes.append(code)

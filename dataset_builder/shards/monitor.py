@@ -5,8 +5,10 @@ from collections.abc import Iterator, Sequence
 from time import monotonic
 from typing import Any
 
+from biovfm_hf.progress import progress_bar
+
 from ..plan.plan import Plan, Unit
-from ..progress import Progress, progress_bar, read_progress
+from ..progress import Progress, read_progress
 from ..schema import KEPT
 
 _LOOK_SECONDS = 0.5
@@ -29,7 +31,7 @@ class Monitor:
             source = plan.shards[unit.shard].source
             self._left[source] = self._left.get(source, 0) + unit.stop - unit.start
         self._started = self._looked = monotonic()
-        self._bar = progress_bar(total=sum(self._left.values()), unit=" inputs", desc="building", disable=not units)
+        self._bar = progress_bar(total=sum(self._left.values()), unit="inputs", desc="building", disable=not units)
 
     def __enter__(self) -> "Monitor":
         return self

@@ -103,7 +103,9 @@ class RunOptions:
         least=0,
         group=HOW,
     )
-    pool: str = option("mean", f"{POOL_HELP}; --method mil learns weights", choices=tuple(POOLS), group=HOW)
+    pool: str = option(
+        "mean", f"{POOL_HELP}; attention over slices is learned: --method mil", choices=tuple(POOLS), group=HOW
+    )
     batch_size: int = option(64, "images per batch", least=1, group=RUNNING)
     device: str | None = option(None, DEVICE_HELP, group=RUNNING)
     precision: str | None = option(None, PRECISION_HELP, choices=PRECISIONS, group=RUNNING)

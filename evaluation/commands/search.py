@@ -35,6 +35,7 @@ examples:
 
 OUT receives search.json (ids and cosine similarities). With --images it also receives sheet.png, a contact sheet with
 each example and its most similar images."""
+PRINTED = 3  # similar images per example; the first is often the example itself
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,10 @@ def main(argv: list[str]) -> int:
     options = parse_options(parser, SearchOptions, argv)
     finds = search(options)
     for entry in finds:
-        best = entry["found"][0]
-        print(f"{entry['query']}: {best['id']} ({best['similarity']:.3f}) and {len(entry['found']) - 1} more")
+        best = ", ".join(f"{hit['id']} ({hit['similarity']:.3f})" for hit in entry["found"][:PRINTED])
+        more = len(entry["found"]) - PRINTED
+        print(f"{entry['query']}: {best}" + (f" and {more} more" if more > 0 else ""))
+    print(f"in {options.out / 'search.json'}" + ("" if options.images else "; --images DIR draws them, too"))
     if lost := len(set(options.query)) - len(finds):
         print(f"{lost} examples left out, see {options.out / LEFT_OUT}.csv", file=sys.stderr)
     return int(options.strict and lost > 0)
@@ -187,6 +190,11 @@ def _read_again(folder: Path, places: dict[str, str], name: str) -> np.ndarray:
         return np.zeros((1, 1, 3), np.uint8)
 
 
+def _short(name: str) -> str:
+    """The last parts of an id on two lines; in a folder for each patient all files may have one name."""
+    return "\n".join(name.split("/")[-2:])
+
+
 def draw_sheet(
     path: Path,
     examples: list[tuple[str, np.ndarray]],
@@ -200,7 +208,7 @@ def draw_sheet(
     columns = 1 + max(len(entry["found"]) for entry in finds)
     figure = new_figure(1.5 * columns, 2.0 * len(finds))
     for line, (example, entry) in enumerate(zip(examples, finds, strict=True)):
-        alike = [(f"{hit['similarity']:.3f}\n{Path(hit['id']).name}", image_of(hit["id"])) for hit in entry["found"]]
+        alike = [(f"{hit['similarity']:.3f}\n{_short(hit['id'])}", image_of(hit["id"])) for hit in entry["found"]]
         for number, (title, image) in enumerate([example, *alike]):
             axes = figure.add_subplot(len(finds), columns, line * columns + number + 1)
             axes.imshow(image)

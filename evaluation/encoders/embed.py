@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.memory import keep_freed_memory
+from biovfm_hf.progress import progress_bar
 from biovfm_hf.writing.files import atomic_path
 
 from ..tasks.images import Images, Readable
@@ -263,12 +264,10 @@ def _fill(job: _Job, processes: ProcessGroup) -> list[Path]:
 
 
 def _fill_missing(job: _Job, paths: list[Path], missing: list[int]) -> None:
-    from tqdm import tqdm
-
     if not missing:
         return
     total = sum(len(job.rows(number)) for number in missing)
-    with tqdm(total=total, desc=job.label or "embed", unit="img", disable=None, leave=False) as bar:
+    with progress_bar(total=total, desc=job.label or "embed", unit="img", leave=False) as bar:
         for number, arrays in _embed_shards(job, missing, bar.update):
             _check_finite(arrays, job.label or job.encoder.name)
             if isinstance(job.images, Readable):

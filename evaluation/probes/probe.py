@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.nearest import nearest
 from biovfm_hf.options import check_options, option
 from biovfm_hf.rooms import import_modules
 
@@ -326,7 +327,8 @@ def find_probes(name: str, protocol: str) -> list[type[Probe]]:
     matches = [probe for (known, under, _), probe in probe_classes().items() if (known, under) == (name, protocol)]
     if not matches:
         names = sorted({known for known, under, _ in probe_classes() if under == protocol})
-        raise UserError(f"method: {name!r} is none of {', '.join(names)} under protocol {protocol}")
+        near = nearest(name, names)
+        raise UserError(f"method: {name!r} is none of {', '.join(names)} under protocol {protocol}{near}")
     return list(dict.fromkeys(matches))
 
 

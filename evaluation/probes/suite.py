@@ -201,7 +201,7 @@ def complete(identity: Record, trial: Trial, answer: Answer, seconds: float) -> 
         chosen=answer.chosen,
         further=answer.further,
         lower_is_better=[name for name in answer.metrics if is_lower_better(name)] or None,
-        warnings=list(task.warnings),
+        warnings=[*task.warnings, *_flat_intervals(answer.metrics, task.splits["test"].num_cases)],
         notes=[*encoder.notes, *feature_notes(trial), *answer.notes],
         n_train=task.splits["train"].num_cases,
         n_test=task.splits["test"].num_cases,
@@ -210,6 +210,14 @@ def complete(identity: Record, trial: Trial, answer: Answer, seconds: float) -> 
         licence=task.record.licence,
         software=software(),
     )
+
+
+def _flat_intervals(metrics: Mapping[str, Any], cases: int) -> list[str]:
+    """A warning if an interval has no width: few cases that are all right look certain, and are not."""
+    entries = [entry for entry in metrics.values() if isinstance(entry, Mapping) and entry.get("low") is not None]
+    if all(entry["low"] != entry["high"] for entry in entries):
+        return []
+    return [f"intervals without width: all resamples of the {cases} test cases agree, which a few cases often do"]
 
 
 def _say(line: str, stream: TextIO | None = None) -> None:

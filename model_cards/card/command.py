@@ -55,6 +55,10 @@ def _notes(facts: CardFacts, folder: Path) -> tuple[str, ...]:
     notes = []
     if not facts.records and (folder / "results" / "biovfm.json").is_file():
         notes.append("the earlier card's scores and pictures are removed, since no results were given")
+    if facts.base and not facts.base.on_hub:
+        notes.append(
+            f"base_model is left out, since {facts.base.name} is a folder; if the Hub has it, name it by --base-model"
+        )
     if facts.figures.left_out:
         notes.append(
             f"{len(facts.figures.left_out)} pictures of test images of private tasks are left out of the card; to "

@@ -226,9 +226,12 @@ class Familiarity:
         similarity = neighbours[0][1]
         if similarity >= self.least:
             return ""
+        digits = 2  # as many as it takes to see which is larger
+        while digits < 6 and f"{similarity:.{digits}f}" == f"{self.least:.{digits}f}":
+            digits += 1
         return (
-            f"Unlike the indexed images: the nearest has similarity {similarity:.2f}, and {100 - FAMILIAR}% of the "
-            f"images of held-out subjects have {self.least:.2f} or more. So no label is given."
+            f"Unlike the indexed images: the nearest has similarity {similarity:.{digits}f}, and {100 - FAMILIAR}% of "
+            f"the images of held-out subjects have {self.least:.{digits}f} or more. So no label is given."
         )
 
 

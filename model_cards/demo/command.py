@@ -5,8 +5,10 @@ import io
 import json
 import random
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from biovfm_hf.cards.provenance import Provenance, read_provenance, write_proven
 from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.hub.network import heed_missing_network, is_path
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options
+from biovfm_hf.progress import progress_bar
 from biovfm_hf.writing.files import atomic_path, write_text
 
 from ..inputs.dataset import MAX_IMAGE_BYTES
@@ -72,8 +75,8 @@ EPILOG = """examples:
 def indexed_images(place: Path, count: int, seed: int) -> Iterator[tuple[Any, str, str]]:
     """Up to `count` (path or encoded bytes, label, subject), drawn with `seed` from a dataset or a folder of images.
 
-    In a folder of images every file counts as its own subject, and its label is the topmost folder that is not a
-    split.
+    Each label is drawn as often as the others, as far as there are so many. In a folder of images every file counts
+    as its own subject, and its label is the topmost folder that is not a split.
 
     Raises:
         UserError: no images there.
@@ -85,10 +88,24 @@ def indexed_images(place: Path, count: int, seed: int) -> Iterator[tuple[Any, st
     files = sorted(file for file in place.rglob("*") if file.name.lower().endswith(SUFFIXES) and file.is_file())
     if not files:
         raise UserError(f"{place}: no images; give a dataset folder, or images in one folder per class")
-    for file in sorted(chooser.sample(files, min(count, len(files)))):
-        parts = file.relative_to(place).parts
-        folders = [part for part in parts[:-1] if part.lower() not in SPLITS]
-        yield file, folders[0] if folders else place.resolve().name, "/".join(parts)
+    labels = [_folder_label(file.relative_to(place), place) for file in files]
+    for number in _evenly(labels, count, chooser):
+        yield files[number], labels[number], files[number].relative_to(place).as_posix()
+
+
+def _folder_label(file: Path, place: Path) -> str:
+    return next((part for part in file.parts[:-1] if part.lower() not in SPLITS), place.resolve().name)
+
+
+def _evenly(labels: Sequence[str], count: int, chooser: random.Random) -> list[int]:
+    """Places of up to `count` labels: one of each label in turn, so that a rare one is not lost among the others."""
+    turns: Counter[str] = Counter()
+    drawn = []
+    for place in chooser.sample(range(len(labels)), len(labels)):
+        turns[labels[place]] += 1
+        drawn.append((turns[labels[place]], place))
+    drawn.sort(key=lambda pair: pair[0])
+    return sorted(place for _, place in drawn[:count])
 
 
 def _rows(place: Path, count: int, chooser: random.Random) -> Iterator[tuple[bytes, str, str]]:
@@ -97,18 +114,28 @@ def _rows(place: Path, count: int, chooser: random.Random) -> Iterator[tuple[byt
     groups = [(reader, group) for reader in readers for group in range(reader.num_row_groups)]
     chooser.shuffle(groups)
     groups = groups[: max(1, count // 8)]
-    for left, (reader, group) in zip(range(len(groups), 0, -1), groups, strict=True):
-        names = [
-            name for name in ("image", "modality", "anatomy", "subject", "path") if name in reader.schema_arrow.names
-        ]
-        table = reader.read_row_group(group, columns=names)
-        taken = sorted(chooser.sample(range(len(table)), min(len(table), -(-count // left))))
-        count -= len(taken)
-        for row in table.take(taken).to_pylist():
+    labels = [_row_labels(reader, group) for reader, group in groups]
+    starts = [0, *accumulate(map(len, labels))]
+    taken = _evenly(list(chain.from_iterable(labels)), count, chooser)
+    for (reader, group), known, start in zip(groups, labels, starts, strict=False):
+        rows = [place - start for place in taken if start <= place < start + len(known)]
+        if not rows:
+            continue
+        names = [name for name in ("image", "subject", "path") if name in reader.schema_arrow.names]
+        table = reader.read_row_group(group, columns=names).take(rows)
+        for number, row in zip(rows, table.to_pylist(), strict=True):
             raw = (row.get("image") or {}).get("bytes") or b""
-            label = ", ".join(str(row[name]) for name in ("modality", "anatomy") if row.get(name))
             if 0 < len(raw) <= MAX_IMAGE_BYTES:
-                yield raw, label or "not stated", str(row.get("subject") or row.get("path"))
+                yield raw, known[number], str(row.get("subject") or row.get("path"))
+
+
+def _row_labels(reader: Any, group: int) -> list[str]:
+    """Modality and anatomy of each row of a row group, in words."""
+    names = [name for name in ("modality", "anatomy") if name in reader.schema_arrow.names]
+    if not names:
+        return ["not stated"] * reader.metadata.row_group(group).num_rows
+    rows = reader.read_row_group(group, columns=names).to_pylist()
+    return [", ".join(str(row[name]) for name in names if row[name]) or "not stated" for row in rows]
 
 
 def build_index(encoder: Any, place: Path, count: int, seed: int) -> Any:
@@ -117,13 +144,11 @@ def build_index(encoder: Any, place: Path, count: int, seed: int) -> Any:
     Raises:
         UserError: no image could be read.
     """
-    from tqdm import tqdm
-
     from .app import Index
 
     features, labels, thumbnails, subjects = [], [], [], []
     images = list(indexed_images(place, count, seed))
-    for image, label, subject in tqdm(images, desc="indexing", unit="image", disable=None):
+    for image, label, subject in progress_bar(iterable=images, desc="indexing", unit="image"):
         try:
             shown, vector, _ = encoder(image)
         except (UserError, OSError, ValueError):

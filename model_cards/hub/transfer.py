@@ -8,6 +8,7 @@ from pathlib import Path
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.hub.calls import steady
+from biovfm_hf.progress import progress_bar
 
 from .files import SERVER_FILES, same_content, sha256_of
 from .repository import Repository
@@ -58,13 +59,12 @@ def send(repository: Repository, files: dict[str, Path], extra: str | None = Non
 
 def _upload(repository: Repository, changed: dict[str, Path], deleted: list[str]) -> int:
     """Commit the changed files, up to 100 at a time, the card and deletions last. Returns the commits made."""
-    from tqdm import tqdm
-
     names = sorted(changed, key=lambda name: (name == "README.md", name))
     batches = [names[start : start + FILES_PER_COMMIT] for start in range(0, len(names), FILES_PER_COMMIT)]
     if deleted and not batches:
         batches = [[]]
-    with tqdm(total=len(names), desc=f"sending to {repository.repo_id}", unit="file", disable=len(names) < 2) as bar:
+    label = f"sending to {repository.repo_id}"
+    with progress_bar(total=len(names), desc=label, unit="file", disable=len(names) < 2) as bar:
         for number, batch in enumerate(batches, start=1):
             part = f", part {number} of {len(batches)}" if len(batches) > 1 else ""
             gone = deleted if number == len(batches) else []

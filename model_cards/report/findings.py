@@ -66,17 +66,26 @@ def _next_steps(material: Material, rows: list[Comparison]) -> list[str]:
         steps.append("Only one model was scored. To judge it, probe another one into the same folder.")
     elif not rows:
         steps.append("The models were not compared on the same test cases. Probe them in one run of biovfm probe.")
-    wide = [row for row in rows if not row.is_real and row.low is not None and row.high is not None]
-    if wide:
-        widest = max(wide, key=lambda row: float(row.high or 0) - float(row.low or 0))
-        width = float(widest.high or 0) - float(widest.low or 0)
-        steps.append(
-            f"To tell the others apart takes more test cases: on {widest.task} the interval of the difference is "
-            f"{width:.3f} wide."
-        )
+    unclear = [row for row in rows if not row.is_real and row.low is not None and row.high is not None]
+    if unclear:
+        steps.append(_telling_apart(unclear, "the models" if len(unclear) == len(rows) else "the others"))
     if len({record.seed for record in material.records if record.seed is not None}) == 1:
         steps.append("All scores are of one seed. Others (biovfm probe --seed 0,1,2) show how much of them is luck.")
     return steps
+
+
+def _telling_apart(unclear: list[Comparison], models: str) -> str:
+    widest = max(unclear, key=_width)
+    if not _width(widest):
+        return f"On {widest.task} {models} score the same on every resample. A harder task would tell them apart."
+    return (
+        f"To tell {models} apart takes more test cases: on {widest.task} the interval of the difference is "
+        f"{_width(widest):.3f} wide."
+    )
+
+
+def _width(row: Comparison) -> float:
+    return float(row.high or 0) - float(row.low or 0)
 
 
 def _bar(row: Comparison, names: dict[str, str]) -> charts.Difference:

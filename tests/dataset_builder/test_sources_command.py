@@ -286,5 +286,22 @@ def test_show_of_a_record_of_ones_own_counts_what_it_selects(source, tmp_path, c
     assert main(["show", str(path), "--raw", str(raw)]) == 0
     shown = capsys.readouterr().out
     assert "2 files are selected for training, 1 are left out" in shown
-    assert "sample: mine/a.png: split train, subject not stated" in shown
-    assert "How to obtain it" not in shown and "61 sources" not in shown
+    assert "sample: mine/a.png: CT, lung, split train, subject not stated" in shown
+    assert "How to obtain it" not in shown and "61 sources" not in shown and "citation" not in shown
+
+
+def test_show_of_a_record_of_ones_own_tells_its_rules_each_kind_and_who_is_missing(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    record = {"id": "mine", "name": "Mine", "modality": ["CT", "MR"], "train": "all", "subject": {"path": r"(P\d)/"}}
+    path.write_text(yaml.safe_dump({**record, "items": ["**/*.nii.gz", "**/*.dcm"]}))
+    for name in ("P1/t1.nii.gz", "P2/t1.nii.gz", "P2/1.dcm", "P2/2.dcm", "lost/t1.nii.gz"):
+        file = tmp_path / "raw" / "mine" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+    assert main(["show", str(path), "--raw", str(tmp_path / "raw")]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "training part        all" in lines and r"subject              by the path: (P\d)/" in lines
+    assert "sample: mine/P1/t1.nii.gz: not established, not established, split train, subject P1" in lines
+    assert "2 subjects" in lines
+    assert "no subject: 1 files, such as mine/lost/t1.nii.gz; each counts as its own" in lines
+    assert any(line.startswith("2 DICOM files are pictures of their own; with kind: dicom_series") for line in lines)

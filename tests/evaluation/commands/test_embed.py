@@ -167,7 +167,7 @@ def test_what_cannot_be_read_is_left_out_and_accounted_for(tmp_path, tiny_model,
     assert main([*words, "--strict"]) == 1
 
 
-def test_frames_are_embedded_on_request(tmp_path, tiny_model, messy):
+def test_frames_are_embedded_on_request(tmp_path, tiny_model, messy, capsys):
     out = tmp_path / "f.parquet"
     words = ["--model", str(tiny_model), "--images", str(messy[0]), "--out", str(out)]
     main([*words, "--frames", "2"])
@@ -181,6 +181,8 @@ def test_frames_are_embedded_on_request(tmp_path, tiny_model, messy):
     found = json.loads((tmp_path / "found" / "search.json").read_text())
     assert [entry["query"] for entry in found] == ["a.png"] and found[0]["found"][1]["id"] == "cine.gif:frame:0"
     assert "cut.jpg" in (tmp_path / "found" / "left_out.csv").read_text()
+    best = ", ".join(f"{hit['id']} ({hit['similarity']:.3f})" for hit in found[0]["found"][:3])
+    assert f"a.png: {best} and 5 more\nin {tmp_path / 'found' / 'search.json'}\n" in capsys.readouterr().out
     assert search([*search_words, "--strict"]) == 1
 
 

@@ -68,7 +68,9 @@ def test_the_licence_of_the_weights_it_goes_on_from_is_the_models_own(model_dir)
 @pytest.mark.parametrize("start", ["runs/of/mine", "/data/secret/run", "./run", "run"])
 def test_a_base_in_a_folder_is_told_without_its_path(model_dir, start):
     continued_from(model_dir, start)
-    text = written(model_dir)
+    made = card(CardOptions(model_dir))
+    text = made.path.read_text()
+    assert any(note.startswith("base_model is left out") and "--base-model" in note for note in made.notes)
     assert ModelCard(text).data.base_model is None
     assert (
         f"the weights of the model {start.split('/')[-1]};" in text and "secret" not in text and "runs/of" not in text

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,6 +53,26 @@ def test_an_image_finds_itself_and_its_class(encoder, classes):
         analyser(file, "-1")
 
 
+def test_a_rare_label_is_indexed_as_often_as_others(tmp_path):
+    rows = [("MR", "brain", str(number)) for number in range(300)] + [("X-Ray", None, "rare")] * 3
+    columns = dict(zip(("modality", "anatomy", "subject"), map(list, zip(*rows, strict=True)), strict=True))
+    columns["image"] = [{"bytes": b"%d" % number, "path": None} for number in range(303)]
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    pq.write_table(pa.table(columns), tmp_path / "set" / "data" / "a.parquet", row_group_size=100)
+    drawn = list(demo.indexed_images(tmp_path / "set", 32, seed=0))
+    assert len(drawn) == 32 == len({raw for raw, _, _ in drawn})
+    assert [(raw, label) for raw, label, subject in drawn if subject == "rare"] == [
+        (b"300", "X-Ray"), (b"301", "X-Ray"), (b"302", "X-Ray"),
+    ]  # fmt: skip
+    assert {(subject, label) for raw, label, subject in drawn if raw == b"7"} <= {("7", "MR, brain")}
+    for name in [f"a/{number}" for number in range(30)] + ["b/0"]:
+        (tmp_path / "folder" / name[0]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / f"{name}.png").write_bytes(b"x")
+    for seed in range(3):
+        labels = [label for _, label, _ in demo.indexed_images(tmp_path / "folder", 4, seed)]
+        assert sorted(labels) == ["a", "a", "a", "b"]
+
+
 def test_what_is_unlike_the_indexed_images_gets_no_label():
     """Directions around one axis: a held-out subject is near the others, the opposite direction is not."""
     chance = np.random.default_rng(0)
@@ -61,6 +83,8 @@ def test_what_is_unlike_the_indexed_images_gets_no_label():
     near = demo_app.nearest(index, demo_app.unit(np.eye(8)[0]))
     far = demo_app.nearest(index, demo_app.unit(np.eye(8)[3]))
     assert familiar.doubt(near) == "" and "So no label is given." in familiar.doubt(far)
+    told = demo_app.Familiarity(0.9971).doubt([(0, 0.9968)])
+    assert "similarity 0.9968" in told and "have 0.9971 or more" in told
     few = demo_app.Index(features[:8], ["a"] * 8, [b""] * 8, list("abcdefgh"))
     assert demo_app.Familiarity.of(few) is None
 

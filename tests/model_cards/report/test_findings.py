@@ -75,7 +75,15 @@ def test_chance_is_called_chance_and_more_cases_are_the_next_step():
     told = findings(unclear)
     assert told["sentences"] == ["No difference between the models is shown: 1 comparison could be chance."]
     assert any("on lungs the interval of the difference is 0.120 wide" in step for step in told["next_steps"])
-    assert findings(ROW, unclear)["sentences"][-1] == "The other comparison shows no difference."
+    assert told["next_steps"][0].startswith("To tell the models apart")
+    both = findings(ROW, unclear)
+    assert both["sentences"][-1] == "The other comparison shows no difference."
+    assert both["next_steps"][0].startswith("To tell the others apart")
+
+
+def test_equal_scores_are_called_equal():
+    told = findings(replace(ROW, difference=0.0, low=0.0, high=0.0, p_holm=1.0))
+    assert told["next_steps"][0].startswith("On lungs the models score the same on every resample.")
 
 
 def test_many_differences_are_counted():
