@@ -24,6 +24,7 @@ _UTILISATION = 0.4  # share of the peak that a ViT reaches with fast enough data
 _KEPT = {"bf16": 40, "fp32": 70}  # bytes per token, block and feature that autograd keeps, as counted on a ViT-S
 # 256-pixel images that one core decodes and crops per second: colour and grey PNG, as in docs and benchmark
 _LOADER_RATES = (215, 501)
+_LOADER_CROPS = 10  # two global and eight local ones
 _GPUS = (8, 32)
 _FSDP = 8  # GPUs over which launch/fsdp2_8gpu.yaml spreads the states
 
@@ -81,7 +82,7 @@ def describe(config: TrainConfig, method: Method[Any, Any]) -> str:
     lines = [
         f"encoder           {encoder / 1e6:,.2f}M parameters",
         f"trained           {trained / 1e6:,.2f}M parameters (with heads or decoder)",
-        f"held in memory    {total / 1e6:,.2f}M parameters (with the teacher)",
+        f"held in memory    {total / 1e6:,.2f}M parameters ({(total - trained) / 1e6:,.2f}M of them are not trained)",
         f"learning rate     {config.optim.base_lr:g} scaled by {config.optim.lr_rule} to {peak:.4g}",
         f"images seen       {seen:,} ({config.steps:,} steps of {config.batch.size:,})",
         f"states            about {states:.1f} GiB on every GPU, {states / _FSDP:.1f} with FSDP over {_FSDP} GPUs",
@@ -90,7 +91,8 @@ def describe(config: TrainConfig, method: Method[Any, Any]) -> str:
         f"compute           {per_image / 1e9:,.1f} GFLOP an image, {per_image * seen:.3g} FLOP in all",
         f"time              {_in_words(hours)} of one H100 at {_UTILISATION:.0%} of its bf16 peak, "
         + ", ".join(f"{_in_words(hours / count)} on {count}" for count in _GPUS),
-        *_feeding(PEAK_FLOPS["H100"] * _UTILISATION / per_image, config.run.keep_checkpoints, total, trained),
+        *_feeding(PEAK_FLOPS["H100"] * _UTILISATION / per_image, config),
+        _disk(config.run.keep_checkpoints, total, trained),
     ]
     if config.epochs is not None:
         lines.append(
@@ -99,21 +101,24 @@ def describe(config: TrainConfig, method: Method[Any, Any]) -> str:
     return to_yaml(config) + "\n" + "\n".join(f"# {line}" for line in lines)
 
 
-def _feeding(rate: float, checkpoints: int, total: int, trained: int) -> list[str]:
-    """Images that GPUs consume at `rate` images/s each, the loader cores needed, and the disk space of checkpoints.
-
-    A checkpoint holds all `total` parameters and Adam's two moments of the `trained` ones, in fp32.
-    """
-    most, fewest = (rate / per_core for per_core in _LOADER_RATES)
-    one = (4 * total + 8 * trained) / 2**30
+def _feeding(rate: float, config: TrainConfig) -> list[str]:
+    """Images that GPUs consume at `rate` images/s each, and the loader cores needed."""
+    most, fewest = (math.ceil(rate / per_core) for per_core in _LOADER_RATES)
     eaten = ", ".join(f"{rate * count:,.0f} on {count}" for count in _GPUS)
-    return [
-        f"images eaten      about {rate:,.0f} images/s on each H100, {eaten}",
-        f"loader cores      about {math.ceil(fewest)} to {math.ceil(most)} for each H100 (grey to colour PNG of 256 "
-        "pixels, two global and eight local crops; MAE's one crop takes fewer)",
+    cores = f"about {fewest} to {most} for each H100, with ten crops of a grey to colour PNG of 256 pixels"
+    crops = config.augment.global_count + config.augment.local_count
+    if crops != _LOADER_CROPS:
+        cores += f"; {crops} take{'s' if crops == 1 else ''} {'fewer' if crops < _LOADER_CROPS else 'more'}"
+    return [f"images eaten      about {rate:,.0f} images/s on each H100, {eaten}", f"loader cores      {cores}"]
+
+
+def _disk(checkpoints: int, total: int, trained: int) -> str:
+    """Disk space of checkpoints: each holds all `total` parameters and Adam's two moments of the `trained` ones."""
+    one = (4 * total + 8 * trained) / 2**30
+    return (
         f"checkpoints       about {one:.1f} GiB each, {(checkpoints + 1) * one:.1f} GiB of disk for the {checkpoints} "
-        "kept and the one that is written",
-    ]
+        "kept and the one that is written"
+    )
 
 
 def check_memory(method: Method[Any, Any], config: TrainConfig, model_config: Any) -> None:

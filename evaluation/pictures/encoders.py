@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_POINTS = 2000  # most points of a t-SNE map
+MOST_BORDER = 0.25  # share of the border's patches that an object may cover
 
 
 def principal_colours(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The colours of DINOv2's patch pictures (Oquab et al. 2024, figure 1).
 
     The first principal component over the patches of all images, cut at zero, separates object from background. The
-    first three components of the object's patches become red, green and blue, scaled to 0..1.
+    first three components of the object's patches become red, green and blue, scaled to 0..1. If over a quarter of the
+    patches at the images' borders are on either side of the cut, as in crops of tissue, no background surrounds an
+    object, and all patches count as object.
 
     Args:
         tokens: (images, h, w, D) patch tokens.
@@ -39,7 +42,9 @@ def principal_colours(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     grid = (first > 0).reshape(tokens.shape[:3])
     border = np.concatenate([grid[:, 0], grid[:, -1], grid[:, :, 0], grid[:, :, -1]], axis=1)
     if border.mean() > 0.5:  # the sign of a component is arbitrary; the border of most images is background
-        grid = ~grid
+        grid, border = ~grid, ~border
+    if border.mean() > MOST_BORDER:
+        grid = np.ones_like(grid)
     chosen = grid.reshape(-1)
     colours = np.zeros((len(flat), 3))
     if chosen.sum() > 3:

@@ -22,6 +22,7 @@ IMAGE_COLUMNS = ("image", "file_name", "filename", "file", "path")
 LABEL_COLUMNS = ("label", "labels", "class", "target")
 SUBJECT_COLUMNS = ("subject", "subject_id", "patient", "patient_id")
 SPLIT_COLUMNS = ("split",)
+DELIMITERS = ",;\t"  # spreadsheets write semicolons where the comma is in numbers
 SPLIT_WORDS = {
     **{word: "train" for word in ("train", "training")},
     **{word: "val" for word in ("val", "valid", "validation", "dev")},
@@ -176,13 +177,15 @@ def _unreadable(case: Case) -> str | None:
 
 
 class _Table:
-    """A CSV file: its column names, and its rows with their line numbers."""
+    """A CSV file, separated by what its first line has most of: its column names, its rows with their line numbers."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             with path.open(newline="", encoding="utf-8-sig") as stream:
-                reader = csv.DictReader(stream)
+                head = stream.readline()
+                stream.seek(0)
+                reader = csv.DictReader(stream, delimiter=max(DELIMITERS, key=head.count))
                 self.rows = [(reader.line_num, row) for row in reader]
         except FileNotFoundError as error:
             raise UserError(f"{path} is missing; check its name") from error

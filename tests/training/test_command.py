@@ -64,6 +64,9 @@ def test_a_dry_run_prints_a_config_that_loads_and_trains_nothing(
     for phrase in ("parameters", "GiB on every GPU, ", "FSDP over 8", "GFLOP an image", "hours of one H100",
                    "on 8, ", "images eaten", "loader cores", "GiB of disk for the 3"):  # fmt: skip
         assert phrase in printed
+    frozen = re.search(r"held in memory +[\d.]+M parameters \(([\d.]+)M of them are not trained\)", printed)
+    assert frozen is not None and (float(frozen[1]) > 20) == (method == "dino")  # a teacher, or positions alone
+    assert ("; 1 takes fewer" in printed) == (method == "mae") and "MAE" not in printed.partition("\n# ")[2]
     assert not (tmp_path / "out").exists()
 
 

@@ -48,6 +48,14 @@ def test_object_and_background_get_different_colours():
     assert (colours[~grid] == 0).all() and colours.min() >= 0 and colours.max() <= 1
 
 
+def test_crops_without_background_are_coloured_whole():
+    rng = np.random.default_rng(0)
+    tokens = rng.normal(0, 0.1, (2, 8, 8, 16))
+    tokens[:, :, :3] += 3 * rng.normal(size=16)  # two tissues from edge to edge
+    colours, grid = principal_colours(tokens)
+    assert grid.all() and (colours.max(-1) > 0).mean() > 0.95
+
+
 def record(model, task, method, metric, value):
     return Record(model, "r", task, method=method, primary=metric, metrics={metric: {"value": value}})
 

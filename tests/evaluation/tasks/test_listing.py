@@ -33,6 +33,14 @@ def splits_of(task):
     return {name: len(split.images) for name, split in task.splits.items()}
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_list_as_spreadsheets_write_it(tmp_path, scans, delimiter):
+    rows = [delimiter.join((name, "a, b" if i % 2 else "c", name[:3])) for i, name in enumerate(names())]
+    header = delimiter.join(("\ufeffimage", "label", "subject"))
+    task = open_task(write(tmp_path / "l.csv", header, rows), tmp_path, listing=Listing(images_root=scans))
+    assert sum(splits_of(task).values()) == 24 and task.record.classes == ("a, b", "c")
+
+
 def test_columns_of_any_name_and_an_images_root(tmp_path, scans):
     rows = [f"{name},{i % 3},{name[:3]}" for i, name in enumerate(names())]
     path = write(tmp_path / "l.csv", "scan,grade,who", rows)
