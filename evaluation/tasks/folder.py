@@ -164,7 +164,7 @@ def _check_classes(name: str, classes: list[str]) -> None:
 
 def _class_order(label: str) -> tuple[int, float, str]:
     try:
-        return (0, float(label), label)
+        return (0, float(label.replace(",", ".")), label)  # as spreadsheets of many countries write it
     except ValueError:
         return (1, 0.0, label)
 

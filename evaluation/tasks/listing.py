@@ -109,7 +109,9 @@ def read_listing(path: Path, listing: Listing) -> list[Case]:
         )
     if labels is not None and subject is None:
         raise UserError(f"{path}: no column of subjects to join {listing.labels} by; name it with --subject-column")
-    cases = []
+    cases, folders = [], {}
+    if image is None and listing.images_root is not None and subject is not None:
+        folders = _folders(listing.images_root, {row[subject].strip() for _, row in table.rows})
     for number, row in table.rows:
         where = f"{path}, line {number}"
         person = row[subject].strip() if subject else None
@@ -118,7 +120,7 @@ def read_listing(path: Path, listing: Listing) -> list[Case]:
         answer = _label(row, label, where) if labels is None else _joined(labels, person, listing.labels, where)
         part = _split(row[split] if split else "", where)
         if image is None:
-            files = _folder_of(listing.images_root, person, where)
+            files = _images_of(folders, listing.images_root, person, where)
         elif row[image]:
             files = [_place(path, listing, row[image])]
         else:
@@ -260,13 +262,28 @@ def _split(word: str, where: str) -> str:
     return split
 
 
-def _folder_of(root: Path | None, person: str | None, where: str) -> list[Path]:
-    """The images below a subject's folder."""
-    assert root is not None
-    folder = root / str(person)
-    files = [file for file, reason in walk(folder) if reason is None] if folder.is_dir() else []
+def _folders(root: Path, people: set[str]) -> dict[str, list[Path]]:
+    """The folders of subjects, on the first level below the root that has any: there may be one above for each centre.
+
+    Deeper ones of the same name are something else, such as the numbers of series.
+    """
+    level, named = [root], dict[str, list[Path]]()
+    while level and not named:
+        below = [child for folder in level if folder.is_dir() for child in folder.iterdir()]
+        level = sorted(child for child in below if child.is_dir() and not child.is_symlink())
+        for folder in level:
+            if folder.name in people:
+                named.setdefault(folder.name, []).append(folder)
+    return named
+
+
+def _images_of(folders: dict[str, list[Path]], root: Path | None, person: str | None, where: str) -> list[Path]:
+    """The images below a subject's folders."""
+    files = [file for folder in folders.get(str(person), []) for file, reason in walk(folder) if reason is None]
     if not files:
-        raise UserError(f"{where}: {folder} holds no image of subject {person}; check --images-root, or leave it out")
+        raise UserError(
+            f"{where}: no folder {person} below {root} holds an image; check --images-root, or leave the subject out"
+        )
     return files
 
 

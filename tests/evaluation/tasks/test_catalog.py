@@ -96,6 +96,11 @@ def test_csv_without_splits_keeps_subjects_whole(tmp_path):
         (["a.png,x,train", "b.png,y,train", "a.png,x,test", "c.png,x,val"], "image,label,split", "line 4: .* line 2"),
         (["a.png,x,train", "./a.png,y,train", "b.png,y,val"], "image,label,split", "line 3: a.png is in line 2"),
         (["a.png,0.5,train", "b.png,1,train", "c.png,2,val", "d.png,2,test"], "image,label,split", "measurements"),
+        (
+            ['a.png,"0,5",train', 'b.png,"1,2",train', "c.png,2,val", "d.png,2,test"],
+            "image,label,split",
+            "measurements",
+        ),
         (["a.png,1,train", "b.png,nan,train", "c.png,1,val", "d.png,1,test"], "image,label,split", "measurements"),
         (["a.png,x,train", "b.png,y,", "c.png,x,test"], "image,label,split", "some images have a split"),
         (["a.png,x,train", "b.png,x,test", "c.png,x,val"], "image,label,split", "same class"),

@@ -6,7 +6,7 @@ from PIL import Image
 
 from biovfm_hf.errors import UserError
 from evaluation.tasks import open_task
-from evaluation.tasks.listing import Listing
+from evaluation.tasks.listing import Listing, read_listing
 
 
 @pytest.fixture
@@ -90,8 +90,20 @@ def test_labels_of_patients_join_by_folder(tmp_path, scans):
         assert [int(subject[1:]) % 2 for subject in split.subjects] == split.labels.tolist()
     assert sum(splits_of(task).values()) == 24
     write(tmp_path / "patients.csv", "patient,label", [*rows, "P77,0"])
-    with pytest.raises(UserError, match=r"line 14: .*P77 holds no image of subject P77"):
+    with pytest.raises(UserError, match=r"line 14: no folder P77 below .* holds an image"):
         open_task(path, tmp_path, listing=Listing(images_root=scans))
+
+
+def test_patients_of_two_centres_lie_in_two_folders(tmp_path):
+    for patient in range(12):
+        folder = tmp_path / "raw" / ("north" if patient % 3 else "south") / str(patient)
+        for series in ("1", "2"):  # named as two of the patients
+            (folder / series).mkdir(parents=True)
+            Image.fromarray(np.full((9, 9), 20 * patient, np.uint8)).save(folder / series / "a.png")
+    write(tmp_path / "patients.csv", "patient;label", [f"{patient};{patient % 2}" for patient in range(12)])
+    cases = read_listing(tmp_path / "patients.csv", Listing(images_root=tmp_path / "raw"))
+    assert {case.subject: case.file.parent.parent.name for case in cases} == {str(n): str(n) for n in range(12)}
+    assert len(cases) == 24
 
 
 def test_labels_of_patients_join_by_a_column(tmp_path, scans):
