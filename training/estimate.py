@@ -59,6 +59,11 @@ def _block_bytes(blocks: int, full: bool, checkpointing: bool) -> int:
     return 4 * blocks + kept if checkpointing else kept * blocks
 
 
+def image_flops(method: Method[Any, Any], config: TrainConfig, model_config: Any, objective: nn.Module) -> float:
+    """Operations of one image in a step, those of frozen networks among them."""
+    return method.flops_per_image(config, model_config) + method.frozen_flops(config, objective)
+
+
 def describe(config: TrainConfig, method: Method[Any, Any]) -> str:
     """The resolved configuration as YAML, followed by the estimates as comments.
 
@@ -72,7 +77,7 @@ def describe(config: TrainConfig, method: Method[Any, Any]) -> str:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     images = images_per_pass(config, processes)
     states, activations = memory_gib(method, config, model_config, objective, images)
-    per_image = method.flops_per_image(config, model_config)
+    per_image = image_flops(method, config, model_config, objective)
     seen = config.steps * config.batch.size
     peak = scaled_learning_rate(config.optim.base_lr, config.batch.size, config.optim.lr_rule)
     hours = per_image * seen / (PEAK_FLOPS["H100"] * _UTILISATION) / 3600

@@ -21,7 +21,7 @@ from biovfm_hf.writing.files import remove_leftovers
 from .config_file import with_steps
 from .data.batches import Order, Share, images_per_pass, sample_order
 from .data.images import Images, open_images
-from .estimate import check_memory, trained_parameters
+from .estimate import check_memory, image_flops, trained_parameters
 from .objectives.initial import with_architecture
 from .objectives.method import Method
 from .optimizer import adamw
@@ -109,6 +109,7 @@ def start(config: TrainConfig, method: Method[Any, Any], out: Path) -> Run:
                 open_repository(config.run.push_to_hub)
     torch.manual_seed(config.seed)
     objective = method.build(_initial(config, out), model_config).train()
+    flops_per_image = image_flops(method, config, model_config, objective)  # before its parts are sharded
     optimizer = adamw(method.parameter_groups(objective, config), config.optim.betas)
     wrapped, optimizer = prepare(accelerator, objective, optimizer, config)
     peak = scaled_learning_rate(config.optim.base_lr, config.batch.size, config.optim.lr_rule)
@@ -126,7 +127,7 @@ def start(config: TrainConfig, method: Method[Any, Any], out: Path) -> Run:
         share=share,
         accumulation=accumulation,
         watch=watch,
-        flops_per_image=method.flops_per_image(config, model_config),
+        flops_per_image=flops_per_image,
         lock=lock,
     )
     say(run, opening_line(run, peak))

@@ -17,11 +17,15 @@ from .earlier import card_license
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A model whose weights were the start. `name` is a repository's if `on_hub`, else the last part of a path."""
+    """A model whose weights were the start, or the frozen teacher of a distillation if it `teaches`.
+
+    `name` is a repository's if `on_hub`, else the last part of a path.
+    """
 
     name: str
     on_hub: bool
     licence: str | None = None
+    teaches: bool = False
 
 
 def find_base(model_dir: Path, run: RunSummary | None, stated: str | None) -> BaseModel | None:
@@ -34,28 +38,28 @@ def find_base(model_dir: Path, run: RunSummary | None, stated: str | None) -> Ba
     """
     settings = model_dir / "training_config.yaml"
     config = run.config if run is not None else read_yaml(settings) if settings.is_file() else {}
-    start = _start(config)
+    start, teaches = _start(config)
     folder = Path(start).expanduser() if start else None
     if folder is not None and folder.is_dir():
         model = folder / "model" if (folder / "model").is_dir() else folder
         licence = card_license(model / "README.md")
-        return BaseModel(stated or name_of(model), stated is not None, licence)
+        return BaseModel(stated or name_of(model), stated is not None, licence, teaches)
     name = stated or start
     if name is None:
         return None
     if stated is None and (is_path(name) or "/" not in name):
-        return BaseModel(Path(name).name, False)
-    return BaseModel(name, True, _hub_licence(name))
+        return BaseModel(Path(name).name, False, teaches=teaches)
+    return BaseModel(name, True, _hub_licence(name), teaches)
 
 
-def _start(config: dict[str, Any]) -> str | None:
-    """The weights that training continued from, else those of the frozen teacher that it distilled."""
-    for section, key in (("model", "init_from"), ("distill", "teacher")):
+def _start(config: dict[str, Any]) -> tuple[str | None, bool]:
+    """The weights that training continued from, else those of the frozen teacher that it distilled, and True."""
+    for section, key, teaches in (("model", "init_from", False), ("distill", "teacher", True)):
         settings = config.get(section)
         start = settings.get(key) if isinstance(settings, dict) else None
         if isinstance(start, str) and start:
-            return start
-    return None
+            return start, teaches
+    return None, False
 
 
 def _hub_licence(name: str) -> str | None:

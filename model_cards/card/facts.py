@@ -14,10 +14,12 @@ from ..inputs.model import ModelSummary, summarise_model
 from ..inputs.results import load_results
 from ..inputs.run import RunSummary, summarise_run
 from .base import BaseModel, find_base
+from .distillation import Distillation, find_distillation
 from .earlier import earlier_license
 from .figures import Figures, choose_figures
 from .licence import Licence, derived_licence
 from .options import CardOptions
+from .records import matching_records
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class CardFacts:
     dataset: DatasetSummary | None
     dataset_ids: tuple[str, ...]
     base: BaseModel | None
+    distillation: Distillation | None
     licence: Licence
     power: Power
     figures: Figures
@@ -48,11 +51,12 @@ def gather(options: CardOptions) -> CardFacts:
     readme = folder / "README.md"
     model = summarise_model(folder)
     records = load_results(options.results) if options.results else []
-    mine = records_of_model(records, folder, options.known_as) if records else []
+    mine = matching_records(records, folder, options.known_as) if records else []
     others = {record.model for record in records} - {record.model for record in mine}
     run = _run(options.run, folder)
     dataset = summarise_dataset(options.dataset) if options.dataset else None
     base = find_base(folder, run, options.base_model)
+    distillation = find_distillation(options, base, mine, records)
     stated = options.license or earlier_license(readme)
     figures = choose_figures(options.results, others, options.private_images)
     marks = read_provenance(folder)
@@ -66,44 +70,12 @@ def gather(options: CardOptions) -> CardFacts:
         dataset=dataset,
         dataset_ids=options.dataset_id,
         base=base,
+        distillation=distillation,
         licence=Licence(stated) if stated and not marks.licences else derived_licence(base, dataset, marks.licences),
         power=Power(options.watts, options.grid),
         figures=figures,
         provenance=Provenance(sources, licences=marks.licences) | Provenance(private_tasks=figures.private_tasks),
     )
-
-
-def records_of_model(records: list[Record], model: Path, known_as: str | None) -> list[Record]:
-    """The records that belong to the model folder, by `known_as` or else by the folder's path or name.
-
-    Raises:
-        UserError: there are none, or they are of several weights. A card never shows another model's numbers.
-    """
-    if known_as is not None:
-        mine = [record for record in records if record.model == known_as]
-    else:
-        mine = [record for record in records if _same_model(record.model, model)]
-    revisions = {record.revision for record in mine}
-    if len(revisions) > 1:
-        raise UserError(
-            f"{known_as or model}: the results are of several weights under this name "
-            f"({', '.join(sorted(revisions))}); probe it again into a folder of its own"
-        )
-    if mine:
-        return mine
-    names = ", ".join(sorted({record.model for record in records})[:8])
-    raise UserError(
-        f"{known_as or model}: the results hold no record of this model, only of: {names}; "
-        "probe this model, or name its record with --known-as"
-    )
-
-
-def _same_model(name: str, model: Path) -> bool:
-    if Path(name).resolve() == model.resolve():
-        return True
-    ending = model.resolve().parts
-    parts = Path(name).parts
-    return bool(parts) and not Path(name).is_absolute() and parts == ending[-len(parts) :]
 
 
 def _run(folder: Path | None, model_dir: Path) -> RunSummary | None:

@@ -20,6 +20,12 @@ class CardOptions:
     repo_id: str | None = option(None, "the model's name on the Hub, for title and usage lines", metavar="OWNER/NAME")
     dataset_id: tuple[str, ...] = option((), "training dataset on the Hub; can be repeated", metavar="OWNER/NAME")
     known_as: str | None = option(None, "the model's name in the results, if not its folder", metavar="NAME")
+    teacher: str | None = option(
+        None,
+        "teacher of a distilled model, as biovfm probe --model took it: adds what was lost against it in these "
+        "results, and the speed of both on this CPU",
+        metavar="[NAME=]MODEL",
+    )
     benchmark: str | None = option(
         None, "also write .eval_results for this leaderboard on the Hub", metavar="OWNER/NAME"
     )

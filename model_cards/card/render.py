@@ -9,7 +9,8 @@ from biovfm_hf.cards.markdown import plain
 from biovfm_hf.errors import UserError
 from biovfm_hf.results.record import Interval, Record
 
-from ..inputs.results import interval_text, metric_label
+from .. import formats
+from ..inputs.results import Comparison, interval_text, metric_label
 from ..templating import template_environment
 from .earlier import END
 from .facts import CardFacts
@@ -20,7 +21,8 @@ from .sections import SECTIONS, head, results
 def render_card(facts: CardFacts) -> str:
     """The whole README.md text: YAML block and Markdown body, checked by `check_card`."""
     parts = [_rendered("head", head(facts))]
-    parts += [f"## {section.title}\n\n{_rendered(section.name, section.variables(facts))}" for section in SECTIONS]
+    chosen = [(section, section.variables(facts)) for section in SECTIONS]
+    parts += [f"## {one.title}\n\n{_rendered(one.name, words)}" for one, words in chosen if words is not None]
     text = f"---\n{metadata(facts).to_yaml()}\n---\n\n" + "\n\n".join([*parts, END]) + "\n"
     check_card(text)
     return text
@@ -52,7 +54,13 @@ def check_card(text: str) -> None:
 
 def _rendered(name: str, variables: dict[str, Any]) -> str:
     environment = template_environment(
-        md=plain, interval=interval_text, code=_code, percent=_percent, label=metric_label
+        md=plain,
+        interval=interval_text,
+        code=_code,
+        percent=_percent,
+        label=metric_label,
+        p=formats.p_value,
+        difference=_difference,
     )
     text = environment.get_template(f"card/{name}.md.j2").render(**variables)
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip()
@@ -60,6 +68,11 @@ def _rendered(name: str, variables: dict[str, Any]) -> str:
 
 def _code(value: object) -> str:
     return " ".join(str(value).replace("`", "'").replace("|", "/").split())[:200]
+
+
+def _difference(row: Comparison) -> str:
+    bounds = "" if row.low is None or row.high is None else f" [{row.low:+.3f}, {row.high:+.3f}]"
+    return f"{row.difference:+.3f}{bounds}"
 
 
 def _percent(entry: Interval | list[float]) -> str:

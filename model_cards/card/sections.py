@@ -21,11 +21,11 @@ from .facts import CardFacts
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the card: the name of its template, its heading, and the template's variables."""
+    """A section of the card: the name of its template, its heading, and the template's variables; None omits it."""
 
     name: str
     title: str
-    variables: Callable[[CardFacts], dict[str, Any]]
+    variables: Callable[[CardFacts], dict[str, Any] | None]
 
 
 def head(facts: CardFacts) -> dict[str, Any]:
@@ -84,6 +84,8 @@ def _start(facts: CardFacts) -> str:
     if facts.base is not None:
         base = plain(facts.base.name)
         where = f"[{base}](https://huggingface.co/{facts.base.name})" if facts.base.on_hub else f"the model {base}"
+        if facts.base.teaches:
+            return f"It was distilled from {where}, kept frozen; that model's training data shaped this one too."
         return f"Training continued from the weights of {where}; that model's training data is in this one too."
     return "Training began with random weights." if facts.run is not None and facts.run.config else ""
 
@@ -149,6 +151,8 @@ SECTIONS = [
     Section("compute", "Compute and energy",
             lambda facts: {"compute": compute_lines(facts.model, facts.run, facts.power)}),
     Section("results", "Results", lambda facts: results(facts.records, facts.name, facts.figures.pictures[1:])),
+    Section("distillation", "What distilling lost",
+            lambda facts: {"facts": facts.distillation} if facts.distillation else None),
     Section("files", "Architecture and files", _files),
     Section("licence", "Licence", lambda facts: {"sentence": facts.licence.sentence}),
     Section("citation", "Citation", lambda _: {}),

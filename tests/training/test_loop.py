@@ -22,6 +22,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.errors import UserError
 from tests.preloaded import number_of, python, send
 from training import loop
@@ -31,11 +32,22 @@ from training.run.device import set_sharded_precision
 from training.run.shards import read_whole
 from training.setup import split_batch
 
+from .conftest import SMALL as SMALL_DISTILL
 from .conftest import SMALL_DINO, SMALL_MAE
 
 ROOT = Path(__file__).parents[2]
 FAST = ["optim.warmup_steps=1", "optim.base_lr=0.02", "optim.lr_rule=none"]
-SMALL = {"dino": SMALL_DINO, "mae": SMALL_MAE}
+SMALL = {"dino": SMALL_DINO, "mae": SMALL_MAE, "distill": SMALL_DISTILL}
+# method and words of DINOv3's later stages, ENCODER for the folder of a model of the same architecture
+STAGES = {
+    "gram": ("dino", ["gram.weight=2.0", "gram.start=2", "gram.ramp=2", "gram.refresh_every=3",
+                      "augment.anchor_size=64"]),
+    "high resolution": ("dino", ["gram.weight=1.5", "gram.teacher=ENCODER", "augment.mixture=[{global_size: 32, "
+                                 "local_size: 16, anchor_size: 48}, {global_size: 48, local_size: 32, "
+                                 "anchor_size: 64}]"]),
+    "distill": ("distill", ["distill.teacher=ENCODER", "distill.students={narrow: {fields: {hidden_size: 16, "
+                            "num_hidden_layers: 1, num_attention_heads: 2}}}"]),
+}  # fmt: skip
 
 
 def words(method: str, data: Path, out: Path, *more: str) -> list[str]:
@@ -58,6 +70,22 @@ def same_weights(one: Path, two: Path, step: int) -> bool:
     names = ("model.safetensors", "optimizer.safetensors")
     files = [f"checkpoints/step_{step:08d}/{name}" for name in names] + ["model/model.safetensors"]
     return all(digest(one / name) == digest(two / name) for name in files)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model of the tests' architecture."""
+    torch.manual_seed(1)
+    config = BioVFMConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16)
+    folder = tmp_path_factory.mktemp("encoder")
+    BioVFMModel(config).save_pretrained(folder)
+    return folder
+
+
+def stage_words(stage: str, encoder: Path) -> tuple[str, list[str]]:
+    """The method and words of a stage; other names are methods."""
+    method, more = STAGES.get(stage, (stage, []))
+    return method, [word.replace("ENCODER", str(encoder)) for word in more]
 
 
 def spawn(method: str, data: Path, out: Path, *more: str) -> subprocess.Popen:
@@ -498,6 +526,17 @@ def test_interrupted_runs_end_with_the_same_bits(image_folder: Path, tmp_path: P
     assert_undisturbed(tmp_path / "whole", out, 24)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_stages_end_with_the_same_bits(stage: str, encoder: Path, image_folder: Path, tmp_path: Path) -> None:
+    method, more = stage_words(stage, encoder)
+    more += ["steps=12", "run.checkpoint_every=4"]
+    assert train(method, image_folder, tmp_path / "whole", *more) == 0
+    status, _ = interrupt(method, image_folder, tmp_path / "killed", 6, signal.SIGKILL, *more)
+    assert status == -signal.SIGKILL and not (tmp_path / "killed" / "model").exists()
+    assert train(method, image_folder, tmp_path / "killed", *more) == 0
+    assert_undisturbed(tmp_path / "whole", tmp_path / "killed", 12)
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_workers_get_too_keeps_what_was_done(
     how: signal.Signals, image_folder: Path, tmp_path: Path
@@ -731,12 +770,15 @@ def read_part(checkpoint: Path, part: str) -> Iterable[tuple[str, torch.Tensor]]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["dino", "mae"])
-def test_sharded_training_is_the_same_training_and_continues(method: str, image_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["dino", "mae"])
+def test_sharded_training_is_the_same_training_and_continues(
+    stage: str, encoder: Path, image_folder: Path, tmp_path: Path
+) -> None:
     """FSDP2: the loop's one module, the teacher's average on shards, checkpoints in shards that any number reads."""
+    method, more = stage_words(stage, encoder)
     script = sharded_script(method, tmp_path)
     alike = ["dino.koleo_weight=0.0", "mask.probability=0.0"] if method == "dino" else []  # else drawn by each process
-    more = ["steps=6", "run.checkpoint_every=3", *FAST, *alike]
+    more += ["steps=6", "run.checkpoint_every=3", *FAST, *alike]
     for name, chosen in (("sharded", script), ("copies", None)):
         done = launch(method, image_folder, tmp_path / name, *more, script=chosen)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -760,8 +802,8 @@ def test_sharded_training_is_the_same_training_and_continues(method: str, image_
     shutil.rmtree(tmp_path / "alone" / last)
     assert train(method, image_folder, tmp_path / "alone", *more) == 0  # one process, from the shards of two
     assert_same_training(tmp_path / "copies", tmp_path / "alone")
-    onward = [f"model.init_from={tmp_path / 'sharded'}", "steps=1"]
-    assert train(method, image_folder, tmp_path / "next", *FAST, *onward) == 0
+    onward = [f"model.init_from={tmp_path / 'sharded'}", "steps=1", "optim.warmup_steps=1"]
+    assert train(method, image_folder, tmp_path / "next", *more, *onward) == 0
 
 
 @pytest.mark.slow

@@ -81,11 +81,15 @@ class Method(ABC, Generic[C, M]):
         )
 
     def flops_per_image(self, config: C, model_config: BioVFMConfig) -> float:
-        """Floating-point operations of one image's forward and backward passes."""
+        """Floating-point operations of one image's forward and backward passes, without `frozen_flops`."""
         architecture, drop_path = Architecture.of(model_config), model_config.drop_path_rate
         return mean_over_sizes(
             config, lambda sizes: step_flops(architecture, crops(config, sizes), drop_path=drop_path).total
         )
+
+    def frozen_flops(self, config: C, objective: M) -> float:
+        """Operations that one image takes in frozen networks which the settings only name; the objective has them."""
+        return 0.0
 
     def other_bytes(
         self, config: C, model_config: BioVFMConfig, block_bytes: Callable[[int], int], full: bool

@@ -22,6 +22,7 @@ def bare(saved_model):
 def full(saved_model, run_dir, dataset_dir, make, tmp_path):
     results = make.results(tmp_path / "results", make.rows(str(saved_model), ["t"]))
     words = {"repo_id": "you/tiny", "dataset_id": ["you/data"], "base_model": "facebook/dinov2-small"}
+    words["teacher"] = f"{saved_model}"
     folders = {"results": results, "run": run_dir, "dataset": dataset_dir}
     return gather(CardOptions(saved_model, **folders, **words, watts=500, grid=400))
 
@@ -38,7 +39,9 @@ def test_a_section_has_a_template_and_writes_with_much_and_with_little(section, 
     assert section.title and [other.name for other in SECTIONS].count(section.name) == 1
     assert (TEMPLATES / "card" / f"{section.name}.md.j2").is_file()
     for facts in (bare, full):
-        assert f"\n## {section.title}\n\n" in render.render_card(facts)
+        written = f"\n## {section.title}\n\n" in render.render_card(facts)
+        assert written == (section.variables(facts) is not None)
+    assert section.variables(full) is not None
 
 
 def test_no_template_is_left_over():

@@ -53,10 +53,13 @@ class DistillMethod(Method[DistillTrainConfig, DistillObjective]):
         return objective.students
 
     def flops_per_image(self, config: DistillTrainConfig, model_config: BioVFMConfig) -> float:
-        """The students' forward and backward passes, and the teacher's one forward pass."""
-        taught = mean_over_sizes(config, lambda sizes: _teacher_flops(config, sizes.global_size))
+        """The students' forward and backward passes."""
         students = sum(_student_flops(config, one) for one in config.distill.students.values())
-        return super().flops_per_image(config, model_config) + students + taught
+        return super().flops_per_image(config, model_config) + students
+
+    def frozen_flops(self, config: DistillTrainConfig, objective: DistillObjective) -> float:
+        """The teacher's one forward pass."""
+        return mean_over_sizes(config, lambda sizes: objective.teacher.flops(sizes.global_size))
 
     def other_bytes(
         self, config: DistillTrainConfig, model_config: BioVFMConfig, block_bytes: Callable[[int], int], full: bool
@@ -82,31 +85,6 @@ def _teacher(config: DistillTrainConfig) -> Teacher:
 def _width(config: DistillTrainConfig, teacher: Teacher) -> int:
     stated = getattr(getattr(teacher.module, "config", None), "hidden_size", None)
     return stated if isinstance(stated, int) else teacher.width()
-
-
-def _teacher_flops(config: DistillTrainConfig, side: int) -> float:
-    if config.distill.teacher is None:
-        return Architecture.of(BioVFMConfig.from_size("vit-large")).forward_flops(side)
-    return _named_teacher_flops(config.distill.teacher, config.augment.global_size, side)
-
-
-@cache
-def _named_teacher_flops(source: str, _: int, side: int) -> float:
-    teacher = load_teacher(_config_of(source, side))
-    config = getattr(teacher.module, "config", None)
-    if isinstance(config, BioVFMConfig):
-        return Architecture.of(config).forward_flops(teacher.side(side))
-    return teacher.flops(side)
-
-
-def _config_of(source: str, side: int) -> DistillTrainConfig:
-    """A run with this teacher and these crops; loading the teacher depends on nothing else."""
-    config = DistillTrainConfig()
-    return replace(
-        config,
-        distill=replace(config.distill, teacher=source),
-        augment=replace(config.augment, global_size=side),
-    )
 
 
 def _as_main(config: DistillTrainConfig, student: StudentConfig) -> DistillTrainConfig:

@@ -15,6 +15,7 @@ import biovfm_hf
 from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.conversion.read import IMAGENET, Encoder, UnknownFamilyError, read_encoder
 from biovfm_hf.errors import UserError
+from biovfm_hf.flops import Architecture
 
 from ..initial import take_over
 from .config import DistillTrainConfig
@@ -72,7 +73,9 @@ class Teacher(nn.Module):
             return self.read(self.module, torch.zeros(1, 3, *[self.side(2 * self.patch_size)] * 2))[0].shape[1]
 
     def flops(self, side: int) -> float:
-        """Operations of one forward pass of a crop of `side` pixels, as torch counts them."""
+        """Operations of one forward pass of a crop of `side` pixels: ours by formula, others as torch counts them."""
+        if isinstance(self.module, BioVFMModel):
+            return Architecture.of(self.module.config).forward_flops(self.side(side))
         with torch.device("cpu"), torch.no_grad(), FlopCounterMode(display=False) as counter:
             self.read(self.module, torch.zeros(1, 3, *[self.side(side)] * 2))
         return float(counter.get_total_flops())
@@ -135,9 +138,10 @@ def our_teacher(read: Encoder, config: DistillTrainConfig) -> Teacher:
 def _any_encoder(source: str, config: DistillTrainConfig) -> Teacher:
     """Load a teacher through the front door, which knows every evaluated family."""
     try:
-        encoder = biovfm_hf.load_encoder(source)
+        encoder = biovfm_hf.load_encoder(source, trust_remote_code=config.distill.trust_remote_code)
     except UserError as error:
-        raise UserError(f"distill.teacher {error}") from error
+        reason = str(error).replace("--trust-remote-code ", "distill.trust_remote_code=")
+        raise UserError(f"distill.teacher {reason}") from error
 
     def read(module: nn.Module, pixels: Tensor) -> Features:
         encoded = encoder.read(module, pixels, 0, encoder.reading)

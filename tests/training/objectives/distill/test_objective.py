@@ -24,13 +24,15 @@ from transformers import (
 from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.cards.provenance import read_provenance
 from biovfm_hf.conversion.dinov3 import LICENCE as DINOV3_LICENCE
+from biovfm_hf.conversion.read import read_encoder
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import Architecture
 from model_cards.card.base import find_base
 from training.command import pretrain
 from training.config_file import config_from_tree, load_config, parse_overrides
-from training.estimate import describe
+from training.estimate import describe, image_flops
 from training.objectives import method_of
+from training.objectives.distill import teacher as loading
 from training.objectives.method import Method
 from training.run.checkpoint import newest_model
 from training.run.provenance import run_provenance
@@ -131,6 +133,27 @@ def test_a_dinov2_folder_teaches_at_the_nearest_size_that_its_patches_divide(tmp
     assert loss.isfinite() and [objective.teacher.side(side) for side in (32, 96, 224, 5)] == [28, 98, 224, 14]
 
 
+OWN_MODEL = """
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+
+class OwnConfig(PreTrainedConfig):
+    model_type = "own-patches"
+
+
+class OwnModel(PreTrainedModel):
+    config_class = OwnConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embed = torch.nn.Conv2d(3, 8, 8, 8)
+        self.post_init()
+
+    def forward(self, pixel_values):
+        return BaseModelOutput(last_hidden_state=self.embed(pixel_values).flatten(2).mT)
+"""
 STUDENTS = (
     "distill.students={narrow: {fields: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, "
     "layerscale_value: 1.0}}}"
@@ -194,6 +217,31 @@ def test_any_encoder_teaches_that_is_evaluated(image_folder: Path, tmp_path: Pat
         objective_of("no-such-encoder")
 
 
+def test_code_of_the_teachers_own_runs_at_the_revision_that_was_read(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = tmp_path / "own"
+    folder.mkdir()
+    auto_map = {"AutoConfig": "own_model.OwnConfig", "AutoModel": "own_model.OwnModel"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "own-patches", "auto_map": auto_map}))
+    (folder / "own_model.py").write_text(OWN_MODEL)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder)
+    torch.save({"embed.weight": torch.randn(8, 3, 8, 8), "embed.bias": torch.randn(8)}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"of its own.*then give distill\.trust_remote_code=[0-9a-f]{16}$") as refusal:
+        objective_of(folder)
+    _, objective = objective_of(folder, trust_remote_code=str(refusal.value)[-16:])
+    loss, _ = objective({"global_crops": torch.randn(2, 3, 32, 32)}, None)
+    assert loss.isfinite()
+
+
+def test_a_run_reads_its_teacher_only_to_measure_and_to_build_it(
+    teacher: Path, image_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(loading, "read_encoder", lambda source: read.append(source) or read_encoder(source))
+    run(image_folder, tmp_path / "run", teacher)
+    assert len(read) == 2, "its operations are counted on the module that teaches"
+
+
 def test_a_teacher_that_was_changed_is_refused(teacher: Path, image_folder: Path, tmp_path: Path) -> None:
     run(image_folder, tmp_path / "run", teacher)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_00000004")
@@ -210,9 +258,11 @@ def test_a_teacher_that_was_changed_is_refused(teacher: Path, image_folder: Path
 def test_estimates_count_the_teacher(teacher: Path) -> None:
     config = load_config("distill_smoke", parse_overrides([*SMALL, f"distill.teacher={teacher}"]))
     method, model_config = method_of("distill"), biovfm_config(config)
-    student = Method.flops_per_image(method, config, model_config)
     forward = Architecture.of(BioVFMConfig.from_pretrained(teacher)).forward_flops(32)
-    assert method.flops_per_image(config, model_config) == student + forward
+    objective = method.build(config, model_config)
+    assert method.frozen_flops(config, objective) == forward
+    student = Method.flops_per_image(method, config, model_config)
+    assert image_flops(method, config, model_config, objective) == student + forward
     told = dict(re.findall(r"^# (held in memory|trained) +([\d.]+)M", describe(config, method), re.MULTILINE))
     parameters = sum(tensor.numel() for tensor in load_file(teacher / "model.safetensors").values())
     mask_token = 48

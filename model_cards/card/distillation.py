@@ -1,0 +1,60 @@
+"""What distilling lost: a student's paired differences from its teacher on each task, and the speed of both."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from biovfm_hf.results.record import Record
+
+from ..inputs.results import Comparison, is_main, load_comparisons
+from ..inputs.speed import Speed, measure_speed
+from .base import BaseModel
+from .options import CardOptions
+from .records import matching_records
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """A student's teacher by name. `differences` are student less teacher; `speed` is None if it was not measured."""
+
+    teacher: str
+    differences: tuple[Comparison, ...] = ()
+    speed: Speed | None = None
+
+
+def find_distillation(
+    options: CardOptions, base: BaseModel | None, mine: list[Record], records: list[Record]
+) -> Distillation | None:
+    """The facts of a distillation; None for a model that was not distilled.
+
+    Args:
+        options: of the card; without `teacher` nothing is measured.
+        base: the model that it was made from.
+        mine: the student's records.
+        records: all of the results folder.
+
+    Raises:
+        UserError: the teacher cannot be loaded, or the results hold none of it.
+    """
+    taught = base.name if base is not None and base.teaches else None
+    if options.teacher is None:
+        return Distillation(taught) if taught else None
+    label, equals, model = options.teacher.partition("=")
+    known_as, source = (label, model) if equals else (None, options.teacher)
+    differences: tuple[Comparison, ...] = ()
+    if options.results:
+        theirs = matching_records(records, Path(source), known_as, "--teacher NAME=MODEL")
+        differences = _differences(mine, theirs, load_comparisons(options.results))
+    return Distillation(taught or Path(source).name, differences, measure_speed((str(options.model_dir), source)))
+
+
+def _differences(mine: list[Record], theirs: list[Record], rows: list[Comparison]) -> tuple[Comparison, ...]:
+    """The comparisons of both models in their tasks' main metrics, turned to student less teacher."""
+    student, teacher = mine[0].model, theirs[0].model
+    pairs = {(student, teacher), (teacher, student)}
+    chosen = [row for row in rows if (row.model_a, row.model_b) in pairs and is_main(row, mine)]
+    return tuple(row if row.model_a == student else _turned(row) for row in chosen)
+
+
+def _turned(row: Comparison) -> Comparison:
+    low, high = (None if bound is None else -bound for bound in (row.high, row.low))
+    return replace(row, model_a=row.model_b, model_b=row.model_a, difference=-row.difference, low=low, high=high)
