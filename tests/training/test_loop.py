@@ -770,7 +770,7 @@ def read_part(checkpoint: Path, part: str) -> Iterable[tuple[str, torch.Tensor]]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["dino", "mae"])
+@pytest.mark.parametrize("stage", ["dino", "mae", *STAGES])
 def test_sharded_training_is_the_same_training_and_continues(
     stage: str, encoder: Path, image_folder: Path, tmp_path: Path
 ) -> None:

@@ -109,7 +109,8 @@ class DINOObjective(nn.Module):
     def refresh_anchor(self) -> None:
         """Replace the frozen encoder by a copy of the teacher's current one."""
         assert self.gram_teacher is not None
-        torch._foreach_copy_(list(self.gram_teacher.parameters()), list(self.teacher.backbone.parameters()))
+        for ours, theirs in zip(self.gram_teacher.parameters(), self.teacher.backbone.parameters(), strict=True):
+            ours.copy_(theirs)  # one by one: torch copies no list of shards
 
     def forward(self, batch: Mapping[str, Any], values: StepValues) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one batch of B images.
