@@ -1,5 +1,6 @@
 """Profiles some steps of a run: which operations take the time, and where a GPU waits."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ def profiled(out: Path, steps: int) -> Iterator[Callable[[], None]]:
     if not steps:
         yield lambda: None
         return
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it writes of itself, and of GPUs that are not there
     activities = [torch.profiler.ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(torch.profiler.ProfilerActivity.CUDA)
