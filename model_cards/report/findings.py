@@ -89,6 +89,11 @@ def _width(row: Comparison) -> float:
 
 
 def _bar(row: Comparison, names: dict[str, str]) -> charts.Difference:
+    """The better model less the other, so that all differences of a metric lie on one side."""
     a, b = names.get(row.model_a, row.model_a), names.get(row.model_b, row.model_b)
+    value, low, high = row.difference, row.low, row.high
+    if not row.favours_a:
+        a, b, value = b, a, -value
+        low, high = (None if bound is None else -bound for bound in (high, low))
     label = f"{a} − {b}, {row.task}, {row.method}, {metric_label(row.metric)}"
-    return charts.Difference(label, row.difference, row.low, row.high, row.is_real)
+    return charts.Difference(label, value, low, high, row.is_real)

@@ -103,6 +103,13 @@ def test_the_picture_tells_all_it_draws_in_words():
     assert picture.count("<circle") == 2 and "not told apart" in picture and "<b>" not in picture
 
 
+def test_the_picture_takes_the_worse_from_the_better():
+    told = str(findings(ROW)["picture"])
+    assert told.count("dino − mae, lungs, linear, AUC: +0.020") == 1
+    other = replace(ROW, model_a=ROW.model_b, model_b=ROW.model_a, difference=-0.02, low=-0.03, high=-0.01)
+    assert str(findings(other)["picture"]) == told
+
+
 @pytest.mark.parametrize(
     ("stem", "caption"),
     [
