@@ -148,7 +148,7 @@ def build_index(encoder: Any, place: Path, count: int, seed: int) -> Any:
 
     features, labels, thumbnails, subjects = [], [], [], []
     images = list(indexed_images(place, count, seed))
-    for image, label, subject in progress_bar(iterable=images, desc="indexing", unit="image"):
+    for image, label, subject in progress_bar(iterable=images, desc="indexing", unit="images"):
         try:
             shown, vector, _ = encoder(image)
         except (UserError, OSError, ValueError):
