@@ -7,14 +7,15 @@ from biovfm_hf.results.record import Record
 
 from .records import grouped
 
-HEAD = {"clean_error": "error, clean", "error": "error, corrupted", "be": "BE", "rbe": "rBE"}
+HEAD = {"clean_error": "error, clean", "error": "error, corrupted", "added_error": "added", "be": "BE", "rbe": "rBE"}
 
 
 def robustness_lines(records: list[Record]) -> list[str]:
     """The part of table.md: for each task and method the errors of all models, then the error by corruption."""
     measured = [record for record in records if "robustness" in record.further]
     lines = ["## Corrupted images", "", "Errors are 1 - balanced accuracy, in percent, with 95 % intervals; lower is "
-             "better. BE and rBE are percent of AlexNet's error, and of its rise (MedMNIST-C).", ""]  # fmt: skip
+             "better. What corruption adds is a paired difference, in points. BE and rBE are percent of AlexNet's "
+             "error, and of its rise (MedMNIST-C).", ""]  # fmt: skip
     for group in grouped(measured, attrgetter("task", "method", "protocol", "settings")):
         first = group[0]
         settings = first.without("corrupt").settings_text
@@ -31,9 +32,9 @@ def robustness_entries(record: Record) -> dict[str, dict[str, Any]]:
     if part is None:
         return {}
     entries = {"clean_error": part["clean_error"], "corrupted_error": part["error"]}
-    entries |= {name: part[name] for name in ("be", "rbe") if name in part}
+    entries |= {name: part[name] for name in ("added_error", "be", "rbe") if name in part}
     for corruption, row in part["corruptions"].items():
-        entries |= {f"{what}_{corruption}": row[what] for what in ("error", "be", "rbe") if what in row}
+        entries |= {f"{what}_{corruption}": row[what] for what in ("error", "added_error", "be", "rbe") if what in row}
         entries |= {f"error_{corruption}_{k}": {"value": value} for k, value in enumerate(row["errors"], 1)}
     return entries
 
@@ -50,11 +51,16 @@ def _models(group: list[Record]) -> list[str]:
 
 def _corruptions(group: list[Record]) -> list[str]:
     heads = " | ".join(_name(record, group) for record in group)
-    lines = [f"| error, corrupted | {heads} |", "|---" * (len(group) + 1) + "|"]
+    lines = [f"| error, corrupted; added | {heads} |", "|---" * (len(group) + 1) + "|"]
     for corruption in group[0].further["robustness"]["corruptions"]:
         rows = [record.further["robustness"]["corruptions"].get(corruption) for record in group]
-        lines.append(f"| {corruption} | " + " | ".join(_cell(row and row["error"]) for row in rows) + " |")
+        lines.append(f"| {corruption} | " + " | ".join(map(_both, rows)) + " |")
     return lines
+
+
+def _both(row: dict[str, Any] | None) -> str:
+    """A corruption's error and what it adds to the clean error."""
+    return "; ".join(filter(None, (_cell(row.get(what)) for what in ("error", "added_error")))) if row else ""
 
 
 def _name(record: Record, group: list[Record]) -> str:

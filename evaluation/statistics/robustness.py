@@ -16,6 +16,7 @@ from .bootstrap import Resampling, bounds
 from .metrics import METRICS, Scorer, Weighted
 from .split import ScoredSplit
 
+FIGURES = ("error", "added_error", "be", "rbe")  # of a corruption, and of all; the last two beside a baseline
 SMALL_RISE = 0.01  # rise of AlexNet's error below which rBE is not reliable
 
 
@@ -41,9 +42,9 @@ def robustness(
         resampling: how intervals are made.
 
     Returns:
-        {"clean_error", "error" (mean over corruptions), "be", "rbe": each {"value", "low", "high"}, "worst": the
-        corruption with the highest error, "corruptions": {name: {"errors" and "aucs" by severity, "error", "be",
-        "rbe", and "rise", the denominator of rBE}}, "notes"}.
+        {"clean_error", "error" (mean over corruptions), "added_error" (that less the clean error), "be", "rbe": each
+        {"value", "low", "high"}, "worst": the corruption with the highest error, "corruptions": {name: {"errors" and
+        "aucs" by severity, "error", "added_error", "be", "rbe", and "rise", the denominator of rBE}}, "notes"}.
     """
     scorers = {name: [Scorer(split) for split in splits] for name, splits in corrupted.items()}
     whole = np.ones((clean.size, 1), np.float32)
@@ -58,11 +59,11 @@ def robustness(
         named[name] = {
             "errors": [float(_error(scorer, whole)[0]) for scorer in each],
             "aucs": [_auc(scorer, whole) for scorer in each],
-            **{what: entries[what, name] for what in ("error", "be", "rbe") if (what, name) in entries},
+            **{what: entries[what, name] for what in FIGURES if (what, name) in entries},
         }
         if baseline:
             named[name]["rise"] = baseline.errors[name] - baseline.clean
-    whole_set = {what: entries[what, ""] for what in ("clean_error", "error", "be", "rbe") if (what, "") in entries}
+    whole_set = {what: entries[what, ""] for what in ("clean_error", *FIGURES) if (what, "") in entries}
     worst = max(named, key=lambda name: named[name]["error"]["value"])
     return {**whole_set, "worst": worst, "corruptions": named, "notes": _notes(named)}
 
@@ -75,11 +76,11 @@ def _figures(
     figures = {("clean_error", ""): first}
     for name, scorers in corrupted.items():
         error = np.mean([_error(scorer, weights) for scorer in scorers], axis=0)
-        figures["error", name] = error
+        figures["error", name], figures["added_error", name] = error, error - first
         if baseline:
             figures["be", name] = error / baseline.errors[name]
             figures["rbe", name] = (error - first) / (baseline.errors[name] - baseline.clean)
-    for what in ("error", "be", "rbe") if baseline else ("error",):
+    for what in FIGURES if baseline else FIGURES[:2]:
         figures[what, ""] = np.mean([figures[what, name] for name in corrupted], axis=0)
     return figures
 

@@ -32,7 +32,7 @@ def test_the_interval_of_the_rise_is_paired():
     wrong = range(0, 60, 5)
     found = robustness(split(labels, wrong), {"blur": [split(labels, wrong)]}, Baseline(0.1, {"blur": 0.3}),
                        Resampling("fast", 200))  # fmt: skip
-    assert found["rbe"] == pytest.approx({"value": 0, "low": 0, "high": 0})
+    assert found["rbe"] == found["added_error"] == pytest.approx({"value": 0, "low": 0, "high": 0})
     assert found["error"]["high"] - found["error"]["low"] > 0.05
 
 
@@ -49,3 +49,4 @@ def test_without_a_baseline_there_are_errors_alone():
     found = robustness(split(labels, []), {"a": [split(labels, [0])]}, None, Resampling("fast", 20))
     assert "be" not in found and "be" not in found["corruptions"]["a"]
     assert found["clean_error"]["value"] == 0 and found["error"]["value"] == pytest.approx(0.05)
+    assert found["added_error"]["value"] == found["corruptions"]["a"]["added_error"]["value"] == pytest.approx(0.05)
