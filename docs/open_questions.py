@@ -36,13 +36,12 @@ families:
   MAE: {objective: mae, config: mae_smoke, model.decoder_hidden_size: 64, batch.size: 64, steps: 40}
 sizes:
   w48: {model.hidden_size: 48, model.num_attention_heads: 2}
-  w96: {model.hidden_size: 96, model.num_attention_heads: 3}
   w192: {model.hidden_size: 192, model.num_attention_heads: 6}
 subsets: {all: POOL}
 overrides: {model.num_hidden_layers: 4, model.patch_size: 8, augment.global_size: 48, data.workers: 0,
   run.log_every: 40, run.checkpoint_every: 1000, data.cache_mib: 1024}
-probe: {tasks: [busi, pneumoniamnist, fundus_vessels], data: REAL, method: "linear,segment", no_figures: true}
-layers: {task: busi, max_images: 156, attention_images: 16}
+probe: {tasks: [busi, fundus_vessels], data: REAL, method: "linear,segment", no_figures: true}
+layers: {task: busi, max_images: 156, attention_images: 8}
 """
 
 
