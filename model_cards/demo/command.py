@@ -21,13 +21,13 @@ from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.hub.network import heed_missing_network, is_path
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options
 from biovfm_hf.progress import progress_bar
+from biovfm_hf.reading.image_files import walk
 from biovfm_hf.writing.files import atomic_path, write_text
 
 from ..inputs.dataset import MAX_IMAGE_BYTES
 from ..inputs.hub_names import check_hub_names
 from ..inputs.kinds import kind_of
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".nii", ".nii.gz")
 SPLITS = ("train", "training", "val", "valid", "validation", "test")
 THUMBNAIL = 128
 NOT_COPIED = ("__pycache__", "quickstart", "dataset_builder", "training", "evaluation", "model_cards")
@@ -57,10 +57,16 @@ numpy
 wrapt
 filelock
 pyyaml
+av
+h5py
+imagecodecs
+nibabel
+opencv-python-headless
 pydicom
 pylibjpeg
 pylibjpeg-openjpeg
-nibabel
+pylibjpeg-rle
+python-gdcm
 tifffile
 """
 EPILOG = """examples:
@@ -85,7 +91,7 @@ def indexed_images(place: Path, count: int, seed: int) -> Iterator[tuple[Any, st
     if kind_of(place) == "datasets":
         yield from _rows(place, count, chooser)
         return
-    files = sorted(file for file in place.rglob("*") if file.name.lower().endswith(SUFFIXES) and file.is_file())
+    files = [file for file, reason in walk(place) if reason is None]
     if not files:
         raise UserError(f"{place}: no images; give a dataset folder, or images in one folder per class")
     labels = [_folder_label(file.relative_to(place), place) for file in files]

@@ -10,6 +10,7 @@ from typing import Any
 import av
 import gdcm
 import h5py
+import imagecodecs
 import nibabel
 import numpy as np
 import pydicom
@@ -70,7 +71,18 @@ def _raster() -> dict[str, bytes]:
         "lossy.webp": _saved(colour, "WEBP"),
         "animated.webp": _saved(colour, "WEBP", save_all=True, append_images=others, lossless=True),
         "grey.jp2": _saved(grey, "JPEG2000"),
+        "colour.avif": _saved(colour, "AVIF"),
+        "animated.avif": _saved(colour, "AVIF", save_all=True, append_images=others),
+        "grey.jxl": imagecodecs.jpegxl_encode(picture(1)),
+        "deep.jxl": imagecodecs.jpegxl_encode(picture(2, channels=3).astype(np.uint16) * 200, lossless=True),
+        "colour.pam": _pam(picture(2, channels=3)),
+        "grey.pfm": b"Pf\n64 64\n-1\n" + picture(1).astype("<f4").tobytes(),
     }
+
+
+def _pam(array: np.ndarray) -> bytes:
+    height, width, depth = array.shape
+    return f"P7\nWIDTH {width}\nHEIGHT {height}\nDEPTH {depth}\nMAXVAL 255\nENDHDR\n".encode() + array.tobytes()
 
 
 def _tiff() -> dict[str, bytes]:

@@ -1,8 +1,10 @@
 """The demo page's pieces, and the page itself over HTTP where gradio is installed."""
 
+import importlib.metadata
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -227,6 +229,13 @@ def test_wrong_options_are_explained(saved_model, words, reason):
         demo.demo(demo.DemoOptions(str(saved_model), **words))
 
 
+def packages_of(files) -> set[str]:
+    """The packages of the modules that decoders ask for by `require`."""
+    modules = {name for file in files for name in re.findall(r'require\("(\w+)', file.read_text(encoding="utf-8"))}
+    packages = importlib.metadata.packages_distributions()
+    return {packages[name][0] for name in modules}
+
+
 def test_an_exported_space_stands_alone(encoder, classes, tmp_path):
     pytest.importorskip("gradio")
     index = demo.build_index(encoder, classes, 99, seed=0)
@@ -244,6 +253,8 @@ def test_an_exported_space_stands_alone(encoder, classes, tmp_path):
     }
     assert json.loads((tmp_path / "space" / "space.json").read_text()) == {"model": "you/biovfm-tiny"}
     assert "HF_TOKEN" in (tmp_path / "space" / "README.md").read_text()
+    needed = packages_of((tmp_path / "space" / "biovfm_hf" / "decoding").glob("*.py"))
+    assert needed <= set((tmp_path / "space" / "requirements.txt").read_text().split()) and "av" in needed
     code = "import app, pathlib; print(len(app.Index.load(pathlib.Path('index.npz')).labels))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "space", capture_output=True, text=True, check=True
@@ -261,13 +272,15 @@ def test_the_page_answers_over_http_and_loads_nothing_from_elsewhere(encoder, cl
     launched = {}
     launch = page.launch
     monkeypatch.setattr(page, "launch", lambda **given: launched.update(given))
+    assert demo_app.MAX_UPLOAD == "64mb"
+    monkeypatch.setattr(demo_app, "MAX_UPLOAD", "64kb")
     before = signal.getsignal(signal.SIGTERM)
     demo_app.launch(page, "127.0.0.1", 0)
     with pytest.raises(SystemExit):  # so that the folder of uploads is removed at the exit
         signal.raise_signal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, before)
-    theme = launched["theme"]
-    _, url, _ = launch(server_name="127.0.0.1", prevent_thread_lock=True, theme=theme, quiet=True)
+    options = {name: launched[name] for name in ("theme", "max_file_size")}
+    _, url, _ = launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **options)
     try:
         html = urllib.request.urlopen(url).read().decode()
         assert "fonts.googleapis.com" not in html
@@ -279,8 +292,26 @@ def test_the_page_answers_over_http_and_loads_nothing_from_elsewhere(encoder, cl
         broken = client.handle_file(str(classes / "smooth" / "broken.png"))
         message, *rest = caller.predict(broken, "", "axial", api_name="/analyse")
         assert message.startswith("Not read: broken.png") and not any(rest)
+        assert upload_status(url, 63 << 10) == 200 and upload_status(url, 65 << 10) == 413
+        uploads = Path(os.environ["GRADIO_TEMP_DIR"])
+        assert max(path.stat().st_size for path in uploads.rglob("*") if path.is_file()) == 63 << 10
     finally:
         page.close()
+
+
+def upload_status(url: str, size: int) -> int:
+    """The server's answer to a file of `size` bytes, sent as a browser sends it."""
+    import urllib.error
+    import urllib.request
+
+    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    request = urllib.request.Request(f"{url}gradio_api/upload", head + bytes(size) + b"\r\n--b--\r\n", kind)
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def test_a_volume_without_a_chosen_slice_shows_the_middle_one(encoder, tmp_path):
