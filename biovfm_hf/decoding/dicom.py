@@ -14,6 +14,7 @@ from PIL import Image
 from ..errors import NoPicture, TooLarge, UserError, one_line, require
 from ..intensity import Pixels
 from ..volumes import Volume, canonical
+from . import jpegxl
 from .bounds import jpeg_frame
 from .content import GZIP, Content, Pages, Source, unpacked
 from .dicom_header import (
@@ -33,6 +34,7 @@ from .series import Place, along_normal, normal, numbers, over_time, plane_affin
 Fragments = tuple[list[int], list[int]]  # offsets and lengths, as in the Extended Offset Table
 _JPEG_FAMILY = "1.2.840.10008.1.2.4."
 _JPEG2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+_JPEG_XL = tuple(f"{_JPEG_FAMILY}{number}" for number in (110, 111, 112))
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _LARGE = 1 << 20
 _MAX_MOSAIC = 1 << 12  # slices
@@ -140,6 +142,8 @@ class _File:
                 _check_stream(partial(self._stream, number), self.source.name, self.source.max_pixels)
             if syntax == _JPEG_EXTENDED and int(dataset.get("BitsStored") or 8) > 8:
                 return pixels_of(self.pydicom, dataset, self._extended_jpeg(number), number)
+            if syntax in _JPEG_XL:
+                return pixels_of(self.pydicom, dataset, self._jpeg_xl(number), number)
             file.seek(self._start)
             array = _decoded(self.pydicom, dataset, file, number, self._fragments)
             return pixels_of(self.pydicom, dataset, array, number)
@@ -168,7 +172,7 @@ class _File:
         """
         file, frames = self.source.file, int(self.dataset.get("NumberOfFrames") or 1)
         syntax = self.dataset.file_meta.get("TransferSyntaxUID")
-        if frames == 1 or syntax is None or not syntax.is_encapsulated:
+        if frames == 1 or syntax is None or not (syntax in _JPEG_XL or syntax.is_encapsulated):
             return None
         try:
             file.seek(self._pixels_at + 12)
@@ -205,6 +209,12 @@ class _File:
         data = data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape")
         shape = (int(dataset.Rows), int(dataset.Columns))
         return np.frombuffer(data, np.int16 if signed else np.uint16, shape[0] * shape[1]).reshape(shape)
+
+    def _jpeg_xl(self, number: int) -> np.ndarray:
+        """A frame of JPEG XL (PS3.5 A.4.12), which pydicom does not know yet."""
+        if self.dataset.get("PixelRepresentation"):
+            raise UserError(f"{self.source.name}: JPEG XL of signed numbers is not read; save it uncompressed")
+        return jpegxl.decoded(self._stream(number), self.source.name, self.source.max_pixels)
 
     def _reduced(self, syntax: str) -> np.ndarray | None:
         side = self.source.shorter_side

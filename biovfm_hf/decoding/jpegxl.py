@@ -1,5 +1,7 @@
 """Decoder of JPEG XL (ISO/IEC 18181): its size is read from the header, so that no picture is larger than allowed."""
 
+import numpy as np
+
 from ..errors import UserError, require
 from ..pictures import as_pixels, check_size, reason
 from .content import Pages, Source, one
@@ -21,16 +23,25 @@ def read_jpegxl(source: Source) -> Pages:
     Raises:
         UserError: damaged, over `source.max_pixels`, or without imagecodecs.
     """
-    start = source.file.read(_START)
-    check_size(_size(start, source.name), source.name, source.max_pixels)
-    decode = require("imagecodecs", "data").jpegxl_decode
+    array = decoded(source.whole(), source.name, source.max_pixels)
+    return one(as_pixels(array[..., 0] if array.ndim == 3 and array.shape[2] == 2 else array, "last", source.name))
+
+
+def decoded(data: bytes, name: str, max_pixels: int) -> np.ndarray:
+    """The first frame of a stream: (H, W) or (H, W, C).
+
+    Raises:
+        UserError: damaged, over `max_pixels`, or without imagecodecs.
+    """
+    check_size(_size(data[:_START], name), name, max_pixels)
+    codec = require("imagecodecs", "data")
     try:
-        array = decode(source.whole(), index=0)
-    except (UserError, MemoryError):
+        array: np.ndarray = codec.jpegxl_decode(data, index=0)
+    except MemoryError:
         raise
     except Exception as error:  # the codec has an error of its own
-        raise UserError(f"{source.name}: not a readable JPEG XL ({reason(error)}); fetch the file again") from error
-    return one(as_pixels(array[..., 0] if array.ndim == 3 and array.shape[2] == 2 else array, "last", source.name))
+        raise UserError(f"{name}: not a readable JPEG XL ({reason(error)}); fetch the file again") from error
+    return array
 
 
 def _size(start: bytes, name: str) -> tuple[int, int]:

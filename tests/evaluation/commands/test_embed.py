@@ -4,7 +4,9 @@ import csv
 import json
 import os
 import re
+import resource
 import tracemalloc
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,6 +15,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from biovfm_hf.cards.provenance import Provenance, read_provenance, write_provenance
+from biovfm_hf.cli import main as biovfm
 from biovfm_hf.errors import UserError
 from evaluation.commands import nearest
 from evaluation.commands.embed import (
@@ -257,6 +260,34 @@ def test_a_full_disk_is_one_line(tmp_path, tiny_model, class_folder, monkeypatch
     monkeypatch.setattr("safetensors.torch.save_file", save_file)
     with pytest.raises(UserError, match=r"cannot be written .*No space.*free some disk space"):
         main(["--model", str(tiny_model), "--images", str(class_folder), "--out", str(tmp_path / "f.parquet")])
+
+
+@contextmanager
+def largest_file(size):
+    """Let no file grow beyond `size` bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_cannot_be_written_is_one_line(features, tmp_path, tiny_model, class_folder, capsys):
+    """Of every file in turn: the limit lets one more of them pass."""
+    query = ["--query", str(next(class_folder.rglob("*.png"))), "--images", str(class_folder)]
+    search_words = ["search", "--model", str(tiny_model), "--features", str(features), *query]
+    embed_words = ["embed", "--model", str(tiny_model), "--images", str(class_folder)]
+    for command, size, name in (
+        (embed_words, 100, "safetensors"), (search_words, 1, "provenance.json"), (search_words, 300, "search.json"),
+        (search_words, 4000, "sheet.png"),
+    ):  # fmt: skip
+        out = tmp_path / ("f.parquet" if command is embed_words else "found")
+        with largest_file(size):
+            assert biovfm([*command, "--out", str(out)]) == 1
+        errors = [line for line in capsys.readouterr().err.splitlines() if "img/s" not in line and line.strip()]
+        assert len(errors) == 1 and errors[0].startswith("error: ") and name in errors[0]
+    assert not [path for path in tmp_path.rglob("*.tmp-*")]
 
 
 def test_misuse_is_told(tmp_path, tiny_model):
