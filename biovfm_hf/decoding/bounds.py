@@ -32,7 +32,7 @@ def check_image(image: Image.Image, name: str) -> None:
         _check_tile(image.tag_v2, name)
     elif isinstance(image, JpegImagePlugin.JpegImageFile):
         _check_scans(image, name)
-    elif image.format in ("GIF", "WEBP") and getattr(image, "is_animated", False):
+    elif image.format in ("GIF", "WEBP", "AVIF") and getattr(image, "is_animated", False):
         if image.format == "WEBP" and width * height > _MAX_WEBP_PIXELS:
             raise TooLarge(f"{name}: an animation of {width} x {height} pixels; over the limit of {_MAX_WEBP_PIXELS}")
         check_frames(width * height, getattr(image, "n_frames", 1), name)

@@ -108,8 +108,10 @@ def read_all(path: Path) -> int:
         raise UserError(f"{path.name}: {type(error).__name__}") from None
 
 
-def run(folder: Path, seconds: float, seed: int = 0, jobs: int = 2, start: int = 0, most: int = 10**9) -> Report:
-    """Read damaged files for `seconds`; those that end their process are kept in `folder`."""
+def run(
+    folder: Path, seconds: float, seed: int = 0, jobs: int = 2, start: int = 0, most: int = 10**9, least: int = 0
+) -> Report:
+    """Read damaged files for `seconds`, `least` to `most` of them; those that end their process stay in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     limited = Limited(LIMITS, preload=("tests.fuzz.run",))
     report, begun = Report(), time.monotonic()
@@ -136,7 +138,7 @@ def run(folder: Path, seconds: float, seed: int = 0, jobs: int = 2, start: int =
     good.mkdir(exist_ok=True)
     source = files(good, seed, start)
     with ThreadPoolExecutor(jobs) as pool:
-        while time.monotonic() - begun < seconds and report.files < most:
+        while report.files < most and (time.monotonic() - begun < seconds or report.files < least):
             list(pool.map(one, [next(source) for _ in range(min(64, most - report.files))]))
     limited.close()
     report.peak, report.seconds = limited.peak, time.monotonic() - begun

@@ -8,7 +8,7 @@ SECONDS = float(os.environ.get("BIOVFM_FUZZ_SECONDS", "8"))
 
 
 def test_damaged_files_end_no_run(tmp_path):
-    report = run(tmp_path, SECONDS, seed=int(os.environ.get("BIOVFM_FUZZ_SEED", "0")))
+    report = run(tmp_path, SECONDS, seed=int(os.environ.get("BIOVFM_FUZZ_SEED", "0")), least=100)
     print(report)
     formats = {name for name, _ in report.outcomes}
     assert len(formats) >= 30 and report.files >= 100
