@@ -233,8 +233,9 @@ def embed(
         strict: end with exit status 1 if an image was left out.
         batch_size: images per batch.
         device: torch device (default: cuda if available, else cpu).
-        precision: bf16 keeps two to three digits of a feature; it is about twice as fast on CPUs with bfloat16
-            instructions (AMX, AVX512-BF16) and slower on others (default: bf16 on a GPU that has it, else fp32).
+        precision: bf16 keeps two to three digits of a feature; it is up to twice as fast on a CPU with bfloat16
+            instructions (AMX, AVX512-BF16), slower on others (default: bf16 on a GPU or CPU that has it, else
+            fp32).
         compile: embed through torch.compile; compiling takes seconds for a ViT and longer for a convolutional
             network, so it can pay off where a GPU embeds for many minutes; on a CPU it is slower (measured).
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
@@ -436,8 +437,8 @@ def probe(
             middle slice; attention over slices is learned: --method mil.
         batch_size: images per batch.
         device: torch device (default: cuda if available, else cpu).
-        precision: bf16 keeps two to three digits of a feature; it is about twice as fast on CPUs with bfloat16
-            instructions (AMX, AVX512-BF16) and slower on others (default: bf16 on a GPU that has it, else fp32).
+        precision: bf16 keeps two to three digits of a feature; it is up to twice as fast on a CPU with bfloat16
+            instructions (AMX, AVX512-BF16), slower on others (default: bf16 on a GPU that has it, else fp32).
         compile: embed through torch.compile; compiling takes seconds for a ViT and longer for a convolutional
             network, so it can pay off where a GPU embeds for many minutes; on a CPU it is slower (measured).
         cache: folder for cached features (default: OUT/cache).
@@ -697,8 +698,8 @@ def reproduce(
         resamples: bootstrap resamples; tests of many differences use more.
         batch_size: images at once.
         device: torch device (default: cuda if available, else cpu).
-        precision: bf16 keeps two to three digits of a feature; it is about twice as fast on CPUs with bfloat16
-            instructions (AMX, AVX512-BF16) and slower on others (default: bf16 on a GPU that has it, else fp32).
+        precision: bf16 keeps two to three digits of a feature; it is up to twice as fast on a CPU with bfloat16
+            instructions (AMX, AVX512-BF16), slower on others (default: bf16 on a GPU that has it, else fp32).
         cache: folder of cached features (default: OUT/cache).
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
             commit of the repository (40 hex digits), or a folder's digest, which a message names if this option

@@ -23,7 +23,7 @@ from biovfm_hf.reading.rows import row_ids
 from biovfm_hf.volumes import AXES
 from biovfm_hf.writing.files import atomic_path, write_text
 
-from ..encoders.device import default_device
+from ..encoders.device import default_device, embedding_precision
 from ..encoders.embed import embed_features
 from ..encoders.load import Encoder, load_encoder, split_label
 from ..encoders.own_code import TRUST_HELP
@@ -52,10 +52,11 @@ COMPILE_HELP = (
     "embed through torch.compile; compiling takes seconds for a ViT and longer for a convolutional network, so it can "
     "pay off where a GPU embeds for many minutes; on a CPU it is slower (measured)"
 )
-PRECISION_HELP = (
-    "bf16 keeps two to three digits of a feature; it is about twice as fast on CPUs with bfloat16 instructions (AMX, "
-    "AVX512-BF16) and slower on others (default: bf16 on a GPU that has it, else fp32)"
+BF16_HELP = (
+    "bf16 keeps two to three digits of a feature; it is up to twice as fast on a CPU with bfloat16 instructions (AMX, "
+    "AVX512-BF16), slower on others"
 )
+PRECISION_HELP = f"{BF16_HELP} (default: bf16 on a GPU that has it, else fp32)"
 EXAMPLES = """\
 examples:
   biovfm embed --model runs/tiny/model --images scans/ --out features.parquet
@@ -103,7 +104,9 @@ class EmbedOptions:
     strict: bool = option(False, "end with exit status 1 if an image was left out")
     batch_size: int = option(64, "images per batch", least=1)
     device: str | None = option(None, DEVICE_HELP)
-    precision: str | None = option(None, PRECISION_HELP, choices=PRECISIONS)
+    precision: str | None = option(
+        None, f"{BF16_HELP} (default: bf16 on a GPU or CPU that has it, else fp32)", choices=PRECISIONS
+    )
     compile: bool = option(False, COMPILE_HELP)
     trust_remote_code: str | None = option(None, TRUST_HELP, metavar="REVISION")
 
@@ -213,7 +216,8 @@ def embed(options: EmbedOptions) -> Features:
         UserError: there is no image, no image can be read, or the model cannot be loaded.
     """
     device = options.device or default_device()
-    encoder = load_encoder(options.model, device, "own", options.compile, options.precision, options.trust_remote_code)
+    precision = options.precision or embedding_precision(device)
+    encoder = load_encoder(options.model, device, "own", options.compile, precision, options.trust_remote_code)
     opened = _opened(options, encoder.size)
     cache = options.out.with_name(f".{options.out.name}.cache")
     images, label = Readable(opened.images), f"{encoder.name} images"

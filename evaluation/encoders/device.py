@@ -22,6 +22,15 @@ def default_precision(device: str) -> str:
     return "bf16" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
+def embedding_precision(device: str) -> str:
+    """`bf16` also on a CPU that has instructions for it (AMX, AVX512-BF16), for features that are kept as vectors."""
+    import torch
+
+    cpu = torch.device(device).type == "cpu"
+    fast = cpu and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return "bf16" if fast else default_precision(device)
+
+
 def check_device(device: str) -> None:
     """Raise a UserError if torch cannot use `device` on this machine."""
     import torch

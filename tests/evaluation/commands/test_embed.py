@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from safetensors import SafetensorError
 
@@ -30,6 +31,7 @@ from evaluation.commands.embed import (
 )
 from evaluation.commands.nearest import most_similar
 from evaluation.commands.search import main as search
+from evaluation.encoders.device import default_precision, embedding_precision
 from evaluation.encoders.load import Encoder, load_encoder
 from tests.dataset_builder.conftest import write_dicom
 
@@ -37,7 +39,8 @@ from tests.dataset_builder.conftest import write_dicom
 @pytest.fixture
 def features(tmp_path, tiny_model, class_folder):
     out = tmp_path / "features.parquet"
-    assert main(["--model", str(tiny_model), "--images", str(class_folder), "--out", str(out)]) == 0
+    words = ["--model", str(tiny_model), "--images", str(class_folder), "--out", str(out), "--precision", "fp32"]
+    assert main(words) == 0
     return out
 
 
@@ -57,7 +60,8 @@ def test_one_row_per_image_with_its_vector(features, tiny_model, class_folder):
 @pytest.mark.usefixtures("traced_only")
 def test_compiled_vectors_agree(features, tmp_path, tiny_model, class_folder):
     out = tmp_path / "compiled.parquet"
-    main(["--model", str(tiny_model), "--images", str(class_folder), "--out", str(out), "--compile"])
+    words = ["--model", str(tiny_model), "--images", str(class_folder), "--out", str(out), "--precision", "fp32"]
+    main([*words, "--compile"])
     np.testing.assert_allclose(read_features(out).vectors, read_features(features).vectors, atol=1e-5)
 
 
@@ -345,6 +349,18 @@ def test_examples_are_embedded_in_the_precision_of_the_features(tmp_path, tiny_m
     words = ["--model", str(tiny_model), "--features", str(out), "--query", str(query)]
     search([*words, "--out", str(tmp_path / "found")])
     assert used == ["bf16"] and read_features(out).made_with["precision"] == "bf16"
+
+
+@pytest.mark.parametrize(("avx512", "amx", "expected"), [(0, 0, "fp32"), (1, 0, "bf16"), (0, 1, "bf16")])
+def test_bfloat16_is_taken_where_the_cpu_has_it(
+    tmp_path, tiny_model, class_folder, monkeypatch, avx512, amx, expected
+):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bool(avx512))
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: bool(amx))
+    out = tmp_path / "out.parquet"
+    main(["--model", str(tiny_model), "--images", str(class_folder), "--out", str(out), "--device", "cpu"])
+    assert read_features(out).made_with["precision"] == expected == embedding_precision("cpu")
+    assert default_precision("cpu") == "fp32"
 
 
 def test_search_with_another_model_is_refused(features, tmp_path, second_model, class_folder):
