@@ -21,11 +21,11 @@ echo "|---|---|---|---|---|---|"
 for part in $parts; do
     name=${part%:*} seconds=${part#*:}
     [ "${1:-}" = --dry-run ] && seconds=300
-    timeout "$seconds" "${PYTHON:-python}" tests/benchmarks/gpu.py "$name" "$@" 2>"$errors"
+    timeout --kill-after=5 "$seconds" "${PYTHON:-python}" tests/benchmarks/gpu.py "$name" "$@" 2>"$errors"
     status=$?
     [ "$status" = 0 ] && continue
     failed=$((failed + 1))
-    [ "$status" = 124 ] && reason="took more than $seconds s" || reason="failed: $(tail -n 1 "$errors" | cut -c 1-150)"
+    [[ "$status" = 124 || "$status" = 137 ]] && reason="took more than $seconds s" || reason="failed: $(tail -n 1 "$errors" | cut -c 1-150)"
     echo "| $name | | | | | ${reason//|/ } |"
 done
 exit "$((failed > 0))"
