@@ -14,6 +14,22 @@ class UserError(Exception):
     """
 
 
+class OptionError(UserError):
+    """An option that is refused, as `NAME: REASON`.
+
+    Attributes:
+        option: its name in Python; the command writes it as a flag.
+        reason: what is wrong with it, and the remedy.
+    """
+
+    def __init__(self, option: str, reason: str) -> None:
+        super().__init__(option, reason)
+        self.option, self.reason = option, reason
+
+    def __str__(self) -> str:
+        return f"{self.option}: {self.reason}"
+
+
 class TooLarge(UserError):
     """A file that claims or needs more than a stated limit."""
 

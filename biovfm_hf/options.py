@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypedDict, TypeVar, Union, Unpack, get_args, get_origin, get_type_hints
 
-from .errors import UserError
+from .errors import OptionError, UserError
 from .nearest import did_you_mean, nearest
 
 Options = TypeVar("Options")
@@ -60,7 +60,7 @@ def check_options(options: Any) -> None:
     """Convert names to paths and lists to tuples, and check every value against its field.
 
     Raises:
-        UserError: a value has another type, is out of its range, or is none of the choices.
+        OptionError: a value has another type, is out of its range, or is none of the choices.
     """
     kinds = get_type_hints(type(options))
     for field in dataclasses.fields(options):
@@ -91,7 +91,7 @@ def _add_option(parser: Any, field: "dataclasses.Field[Any]", item: type, severa
     if limits.get("positional"):
         parser.add_argument(field.name, nargs="+" if several else None, **_typed(item, limits), **words)
         return
-    flag = "--" + field.name.replace("_", "-")
+    flag = _flag(field)
     if item is bool:
         parser.add_argument(flag, action="store_true", **words)
         return
@@ -129,17 +129,19 @@ def parse_options(parser: argparse.ArgumentParser, kind: type[Options], argv: Se
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     try:
         return kind(**given)
+    except OptionError as error:
+        parser.error(f"{_named(kind).get(error.option, error.option)}: {error.reason}")
     except UserError as error:
-        parser.error(_by_flag(str(error), kind))
+        parser.error(str(error))
 
 
-def _by_flag(message: str, kind: type) -> str:
-    """A message that begins with an option's name in Python, with its name on the command line."""
-    name = re.match(r"\w+(?=: | has no effect | needs )", message)
-    flags = {item.name for item in dataclasses.fields(kind) if not item.metadata.get("positional")}
-    if name is None or name[0] not in flags:
-        return message
-    return f"--{name[0].replace('_', '-')}{message[name.end() :]}"
+def _named(kind: type) -> dict[str, str]:
+    """The name on the command line of each field that is an option there."""
+    return {item.name: _flag(item) for item in dataclasses.fields(kind) if not item.metadata.get("positional")}
+
+
+def _flag(field: "dataclasses.Field[Any]") -> str:
+    return "--" + field.name.replace("_", "-")
 
 
 def _typed(item: type, limits: Any) -> dict[str, Any]:
@@ -180,7 +182,7 @@ def _checked(field: dataclasses.Field[Any], kind: type, value: Any) -> Any:
         try:
             return field.metadata["read"](value)
         except ValueError as error:
-            raise UserError(f"{field.name}: {error}") from None
+            raise OptionError(field.name, str(error)) from None
     if kind is Path and isinstance(value, str | Path):
         return Path(value)
     if kind is str and isinstance(value, Path):
@@ -190,10 +192,10 @@ def _checked(field: dataclasses.Field[Any], kind: type, value: Any) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise UserError(f"{field.name}: {value!r} is not of type {kind.__name__}; {field.metadata['help']}")
+        raise OptionError(field.name, f"{value!r} is not of type {kind.__name__}; {field.metadata['help']}")
     reason = _refusal(field.metadata, value)
     if reason:
-        raise UserError(f"{field.name}: {value!r} {reason}")
+        raise OptionError(field.name, f"{value!r} {reason}")
     return value
 
 

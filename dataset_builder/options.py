@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.errors import UserError
+from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.options import check_options, option, required
 
 from .plan.plan import Options
@@ -92,15 +92,13 @@ class BuildOptions:
         check_options(self)
         index, jobs = self.shard_index, self.num_shards
         if self.raw is None and not self.check:
-            raise UserError("--raw is needed to build")
+            raise OptionError("raw", "is needed to build")
         if (index is None) != (jobs is None):
-            raise UserError("--shard-index and --num-shards belong together")
+            raise OptionError("num_shards" if jobs is None else "shard_index", "is missing; the two belong together")
         if index is not None and jobs is not None and index >= jobs:
-            raise UserError(
-                f"--shard-index {index}: the jobs are numbered from 0; with --num-shards {jobs}, to {jobs - 1}"
-            )
+            raise OptionError("shard_index", f"{index}; the {jobs} jobs are numbered from 0 to {jobs - 1}")
         if jobs and self.retry_failed:
-            raise UserError("--retry-failed plans anew: run it once with --plan-only, then the jobs without it")
+            raise OptionError("retry_failed", "plans anew; run it once to plan only, then the jobs without it")
 
     @property
     def salt(self) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.errors import UserError
+from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.options import CommandParser, argument, check_options, option
 
 from . import objectives
@@ -59,7 +59,7 @@ class PretrainOptions:
         check_options(self)
         find_config(self.config)
         if self.out is None and not self.dry_run:
-            raise UserError("out is missing; name the run folder with --out, or only look with --dry-run")
+            raise OptionError("out", "is missing; name the run folder, or only look with a dry run")
 
     def resolved(self, method: str = "") -> TrainConfig:
         """The run's whole configuration.

@@ -15,7 +15,7 @@ import numpy as np
 
 from biovfm_hf.cards.provenance import hub_provenance, read_provenance
 from biovfm_hf.decoding.files import IMAGE_SUFFIXES
-from biovfm_hf.errors import UserError, one_line, require
+from biovfm_hf.errors import OptionError, UserError, one_line, require
 from biovfm_hf.hub.network import heed_missing_network, is_path
 from biovfm_hf.options import CommandParser, check_options, option, parse_options, required
 from biovfm_hf.reading.image_files import NOT_INPUT, count_frames, walk
@@ -113,11 +113,11 @@ class EmbedOptions:
     def __post_init__(self) -> None:
         check_options(self)
         if self.out.is_dir():
-            raise UserError(f"out: {self.out} is a folder; give a file")
+            raise OptionError("out", f"{self.out} is a folder; give a file")
         if self.out.suffix.lower() not in (".parquet", ".pq", ".csv"):
-            raise UserError(f"out: {self.out} must end in .parquet or .csv, the two forms that are written")
+            raise OptionError("out", f"{self.out} must end in .parquet or .csv, the two forms that are written")
         if self.frames not in (NO_FRAME, EVERY_FRAME) and not (self.frames.isdecimal() and int(self.frames) > 0):
-            raise UserError(f"frames: {self.frames!r} is not a choice; give none, all, or a number from 1")
+            raise OptionError("frames", f"{self.frames!r} is not a choice; give none, all, or a number from 1")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from types import GenericAlias
 from typing import Any, get_args, get_type_hints
 
 from biovfm_hf.cards.provenance import Provenance, add_provenance
-from biovfm_hf.errors import UserError
+from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.options import CommandParser, check_options, option, parse_options, required
 from biovfm_hf.results.record import Record
 
@@ -146,15 +146,17 @@ class RunOptions:
         check_options(self)
         probes = [probe for name in self.method for probe in find_probes(name, self.protocol)]
         if self.stratify and self.protocol == "biovfm":
-            raise UserError("stratify needs protocol fast; protocol biovfm resamples as its authors did")
+            raise OptionError("stratify", "needs protocol fast; protocol biovfm resamples as its authors did")
         if self.stratify and not any(probe.stratifies for probe in probes):
-            raise UserError(f"stratify has no effect on {', '.join(self.method)}")
+            raise OptionError("stratify", f"has no effect on {', '.join(self.method)}")
         if self.corrupt and not any(probe.corrupts for probe in probes):
-            raise UserError(f"corrupt has no effect on {', '.join(self.method)}; it is for probes of frozen features")
+            raise OptionError(
+                "corrupt", f"has no effect on {', '.join(self.method)}; it is for probes of frozen features"
+            )
         if self.corruptions and not self.corrupt:
-            raise UserError("corruptions has no effect without corrupt")
+            raise OptionError("corruptions", "has no effect without corrupt")
         if self.out.exists() and not self.out.is_dir():
-            raise UserError(f"out: {self.out} is a file; give a folder")
+            raise OptionError("out", f"{self.out} is a file; give a folder")
         _refuse_idle_settings(self, probes)
 
     @property
@@ -171,7 +173,7 @@ def _refuse_idle_settings(options: RunOptions, probes: Sequence[type[Probe]]) ->
         given = value is not None and value is not False  # a switch that is off is False
         if given and item.metadata.get("group") == SETTINGS and item.name not in known:
             methods = ", ".join(options.method)
-            raise UserError(f"{item.name} has no effect on {methods} under protocol {options.protocol}")
+            raise OptionError(item.name, f"has no effect on {methods} under protocol {options.protocol}")
 
 
 def options_class() -> type[RunOptions]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from biovfm_hf.errors import UserError
+from biovfm_hf.errors import OptionError
 from biovfm_hf.options import option
 
 from ..encoders.embed import Augmentation, embed_summaries
@@ -150,6 +150,8 @@ class StudyLinear(FrozenProbe):
         inputs = _inputs(trial, problem, INPUTS["last4" if blocks else "both"], names)
         if self.features != AUTO:
             if self.features not in inputs:
-                raise UserError(f"features: {trial.encoder.name} has no {self.features}; it has {', '.join(inputs)}")
+                raise OptionError(
+                    "features", f"{trial.encoder.name} has no {self.features}; it has {', '.join(inputs)}"
+                )
             inputs = {self.features: inputs[self.features]}
         return probe_study(problem, inputs, self.epochs, trial.run.seed)

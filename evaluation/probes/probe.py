@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from biovfm_hf.errors import UserError
+from biovfm_hf.errors import OptionError
 from biovfm_hf.nearest import nearest
 from biovfm_hf.options import check_options, option
 from biovfm_hf.rooms import import_modules
@@ -328,7 +328,7 @@ def find_probes(name: str, protocol: str) -> list[type[Probe]]:
     if not matches:
         names = sorted({known for known, under, _ in probe_classes() if under == protocol})
         near = nearest(name, names)
-        raise UserError(f"method: {name!r} is none of {', '.join(names)} under protocol {protocol}{near}")
+        raise OptionError("method", f"{name!r} is none of {', '.join(names)} under protocol {protocol}{near}")
     return list(dict.fromkeys(matches))
 
 

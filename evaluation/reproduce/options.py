@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.errors import UserError
+from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.flops import PEAK_FLOPS
 from biovfm_hf.options import argument, check_options, option
 from biovfm_hf.reading.documents import parse_yaml
@@ -58,7 +58,7 @@ class ReproduceOptions:
         check_options(self)
         resolve_items(self.items)
         if self.out is None and not self.dry_run:
-            raise UserError("out is missing; name the results folder with --out, or only look with --dry-run")
+            raise OptionError("out", "is missing; name the results folder, or only look with a dry run")
         for name, entries, example in (("model", self.model, "BioVFM=folder"), ("setting", self.setting, "epochs=10")):
             if wrong := [word for word in entries if not all(word.partition("="))]:
                 raise UserError(f"{name}: {wrong[0]!r} is not a pair; give it as {example}")

@@ -14,7 +14,7 @@ import numpy as np
 from biovfm_hf.decoding.content import GZIP, Pages, Source, unpacked_start
 from biovfm_hf.decoding.dicom import is_dicom, read_dicom
 from biovfm_hf.decoding.series import group_series, read_place, read_places, stack_of, stacked
-from biovfm_hf.errors import UserError
+from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.fitting import with_square_pixels
 from biovfm_hf.pixels import Pixels, read_volume, to_uint8
 from biovfm_hf.reading.image_files import decode_uint8, walk
@@ -43,7 +43,7 @@ class Slicing:
     def __post_init__(self) -> None:
         unknown = [axis for axis in self.axes if axis not in AXES]
         if unknown or not self.axes:
-            raise UserError(f"axes: {', '.join(unknown) or 'none'}; give some of {', '.join(AXES)}")
+            raise OptionError("axes", f"{', '.join(unknown) or 'none'}; give some of {', '.join(AXES)}")
 
     def __str__(self) -> str:
         return f"{'all' if self.slices == 0 else f'up to {self.slices}'} slices along {', '.join(self.axes)}"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from biovfm_hf.errors import UserError
+from biovfm_hf.errors import OptionError
 from biovfm_hf.options import argument, check_options, option
 
 from ..inputs.hub_names import check_hub_names
@@ -45,6 +45,6 @@ class CardOptions:
         check_options(self)
         for name, needed in (("benchmark", "results"), ("watts", "run"), ("grid", "watts")):
             if getattr(self, name) is not None and getattr(self, needed) is None:
-                raise UserError(f"{name}: has no effect without {needed}; give both")
+                raise OptionError(name, f"has no effect without {needed}; give both")
         check_hub_names([name for name in [self.repo_id, self.base_model, *self.dataset_id] if name])
         check_hub_names([self.benchmark] if self.benchmark else [], owner=True)

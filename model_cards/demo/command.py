@@ -17,7 +17,7 @@ from PIL import Image
 
 import biovfm_hf
 from biovfm_hf.cards.provenance import Provenance, read_provenance, write_provenance
-from biovfm_hf.errors import UserError, one_line, require
+from biovfm_hf.errors import OptionError, UserError, one_line, require
 from biovfm_hf.hub.network import heed_missing_network, is_path
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options
 from biovfm_hf.progress import progress_bar
@@ -218,7 +218,7 @@ class DemoOptions:
     def __post_init__(self) -> None:
         check_options(self)
         if self.export and not self.repo_id:
-            raise UserError("export: needs repo_id OWNER/NAME, since the Space loads the model from the Hub")
+            raise OptionError("export", "needs repo_id OWNER/NAME, since the Space loads the model from the Hub")
         check_hub_names([self.repo_id] if self.repo_id else [], owner=True)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.errors import UserError
+from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.hub.network import is_path
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 from biovfm_hf.writing.files import write_text
@@ -55,9 +55,9 @@ class LeaderboardOptions:
     def __post_init__(self) -> None:
         check_options(self)
         if self.out.is_file():
-            raise UserError(f"out: {self.out} is a file; give a folder")
+            raise OptionError("out", f"{self.out} is a file; give a folder")
         if wrong := next((word for word in self.dataset if "=" not in word), None):
-            raise UserError(f"dataset: {wrong!r} does not name a model; give MODEL=DATASET")
+            raise OptionError("dataset", f"{wrong!r} does not name a model; give MODEL=DATASET")
 
 
 def leaderboard(options: LeaderboardOptions) -> list[Board]:
@@ -105,7 +105,7 @@ def _leakage(dataset: str) -> Leakage:
         folder = fetch(dataset, "dataset", ["build.json"])
     leakage = read_leakage(folder / "build.json")
     if leakage is None:
-        raise UserError(f"dataset: {dataset} has no build.json; give a dataset that biovfm build wrote")
+        raise OptionError("dataset", f"{dataset} has no build.json; give a dataset that biovfm build wrote")
     return leakage
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from biovfm_hf.errors import UserError
+from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 from biovfm_hf.writing.files import write_text
 
@@ -87,7 +87,7 @@ class ReportOptions:
     def __post_init__(self) -> None:
         check_options(self)
         if self.out.suffix.lower() not in (".html", ".htm"):
-            raise UserError(f"out: {self.out}: a report is an HTML page; name a file that ends in .html")
+            raise OptionError("out", f"{self.out}: a report is an HTML page; name a file that ends in .html")
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """Options: the same checks from Python and from a command line, which is filled from the fields."""
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from biovfm_hf.errors import UserError
+from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 
 
@@ -62,6 +63,36 @@ def test_wrong_words_end_with_status_2(words, capsys):
     with pytest.raises(SystemExit) as ended:
         parsed(*words)
     assert ended.value.code == 2 and "draw: error: " in capsys.readouterr().err
+
+
+@dataclass(frozen=True)
+class Framed(Drawing):
+    frame_width: int = option(0, "pixels around each", least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.frame_width and self.loud:
+            raise OptionError("frame_width", "has no effect on loud drawings")
+        if self.folders == (Path("full"),):
+            raise OptionError("folders", "full has no room")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["a", "--frame-width", "2", "--loud"], "--frame-width: has no effect on loud drawings"),
+        (["a", "--frame-width=-2"], "--frame-width: -2 must be 0 or more"),
+        (["full"], "folders: full has no room"),  # no option on the command line
+    ],
+)
+def test_an_option_that_is_refused_is_named_as_it_was_given(words, reason, capsys):
+    with pytest.raises(SystemExit):
+        parse_options(CommandParser("draw"), Framed, [*words, "--out", "c"])
+    assert f"draw: error: {reason} (" in capsys.readouterr().err
+    with pytest.raises(OptionError, match=r"^frame_width: -2 must be 0") as refused:
+        Framed("a", out="c", frame_width=-2)
+    again = pickle.loads(pickle.dumps(refused.value))  # as it comes from another process
+    assert (again.option, str(again)) == ("frame_width", str(refused.value))
 
 
 def test_help_tells_defaults(capsys):

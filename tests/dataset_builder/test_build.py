@@ -312,7 +312,7 @@ def test_python_takes_lists_and_tells_what_is_planned(small_raw, out, tmp_path, 
     for nothing in ([], "", "eyes,"):  # which is not every source
         with pytest.raises(UserError, match="no source"):
             build(raw, tmp_path / "other", nothing, workers=0)
-    with pytest.raises(UserError, match="numbered from 0; with --num-shards 3, to 2"):
+    with pytest.raises(UserError, match="shard_index: 5; the 3 jobs are numbered from 0 to 2"):
         build(raw, out, sources, shard_index=5, num_shards=3)
 
 

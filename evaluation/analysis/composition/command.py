@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from biovfm_hf.errors import UserError
+from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 from biovfm_hf.writing.files import write_text
 
@@ -51,9 +51,9 @@ class DesignOptions:
     def __post_init__(self) -> None:
         check_options(self)
         if len(set(self.groups)) < max(len(self.groups), 2):
-            raise UserError("groups: give two or more different names")
+            raise OptionError("groups", "give two or more different names")
         if self.images and len(self.images) != len(self.groups):
-            raise UserError(f"images: {len(self.images)} numbers for {len(self.groups)} groups; give one for each")
+            raise OptionError("images", f"{len(self.images)} numbers for {len(self.groups)} groups; give one for each")
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,9 @@ def fit_mixtures(options: MixtureOptions) -> Recommendation:
     runs = read_runs(options.runs)
     if options.images and options.seen:
         if len(options.images) != len(runs.groups):
-            raise UserError(f"images: {len(options.images)} numbers for {len(runs.groups)} groups; give one for each")
+            raise OptionError(
+                "images", f"{len(options.images)} numbers for {len(runs.groups)} groups; give one for each"
+            )
         limits = limits_of(np.array(options.images, np.float64), options.seen, options.epochs)
         runs = replace(runs, limits=limits)
     recommendation = recommend(runs, options.resamples, options.seed)

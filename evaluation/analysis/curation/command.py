@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from biovfm_hf.errors import UserError, one_line, require
+from biovfm_hf.errors import OptionError, UserError, one_line, require
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 from biovfm_hf.reading.rows import row_ids
 from biovfm_hf.writing.files import write_text
@@ -75,9 +75,9 @@ class CurateOptions:
     def __post_init__(self) -> None:
         check_options(self)
         if list(self.clusters) != sorted(set(self.clusters), reverse=True):
-            raise UserError(f"clusters: {', '.join(map(str, self.clusters))}; give falling numbers")
+            raise OptionError("clusters", f"{', '.join(map(str, self.clusters))}; give falling numbers")
         if self.out.is_file():
-            raise UserError(f"out: {self.out} is a file; give a folder")
+            raise OptionError("out", f"{self.out} is a file; give a folder")
 
 
 def main(argv: list[str]) -> int:
@@ -110,7 +110,7 @@ def curate(options: CurateOptions) -> dict[str, Any]:
     with share(options.out, _asked(options)) as sharing:
         names, features = open_features(options.features, sharing, "pool")
         if options.keep > len(features):
-            raise UserError(f"keep: {options.keep} of {len(features)} images in {options.features}; ask for fewer")
+            raise OptionError("keep", f"{options.keep} of {len(features)} images in {options.features}; ask for fewer")
         known = _columns(options, names) if names else {}
         choose = _balanced if options.like is None else _alike
         clusters, sizes, rows = choose(options, features, sharing)

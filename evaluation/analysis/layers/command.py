@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.errors import UserError
+from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 from biovfm_hf.writing.files import write_text
 
@@ -59,7 +59,7 @@ class AnalyseOptions:
         if (self.task is None) == (self.images is None):
             raise UserError("give either a task or images")
         if self.out.is_file():
-            raise UserError(f"out: {self.out} is a file; give a folder")
+            raise OptionError("out", f"{self.out} is a file; give a folder")
 
 
 def main(argv: list[str]) -> int:

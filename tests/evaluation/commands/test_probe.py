@@ -190,9 +190,9 @@ def test_stratify_without_effect_is_refused(tmp_path, tiny_model, class_folder, 
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--authors-drop-path"], "--authors-drop-path has no effect on linear under protocol fast"),
-        (["--protocol", "biovfm", "--features", "auto"], "--features has no effect on linear under protocol biovfm"),
-        (["--method", "linear,knn", "--shots", "4"], "--shots has no effect on linear, knn under protocol fast"),
+        (["--authors-drop-path"], "--authors-drop-path: has no effect on linear under protocol fast"),
+        (["--protocol", "biovfm", "--features", "auto"], "--features: has no effect on linear under protocol biovfm"),
+        (["--method", "linear,knn", "--shots", "4"], "--shots: has no effect on linear, knn under protocol fast"),
         (["--protocol", "radiology", "--method", "knn"], "'knn' is none of fewshot, linear, segment under"),
         (["--method", "lineer"], "did you mean linear?"),
         (["--pool", "attention"], "is not one of mean, max, mean_max, middle; pooling of a volume's slices"),

@@ -77,7 +77,7 @@ def test_own_set_is_measured_against_alexnet(few, tiny_model, tmp_path):
 def test_what_is_refused(tiny_model, class_folder, tmp_path):
     with pytest.raises(UserError, match="--corruptions"):
         probe(options(tiny_model, class_folder, tmp_path))
-    with pytest.raises(UserError, match="corrupt has no effect on lora"):
+    with pytest.raises(UserError, match="corrupt: has no effect on lora"):
         options(tiny_model, class_folder, tmp_path, method=["lora"])
     with pytest.raises(UserError, match="without corrupt"):
         options(tiny_model, class_folder, tmp_path, corrupt=False, corruptions="chestmnist")

@@ -136,7 +136,7 @@ def _refuse(trial):
         ),
         (["all", "--out", "o", "--setting", "epochs"], "'epochs' is not a pair"),
         (["all", "--out", "o", "--model", "BioVFM"], "'BioVFM' is not a pair"),
-        (["all"], "out is missing"),
+        (["all"], "--out: is missing"),
     ],
 )
 def test_wrong_words_end_with_status_2(words, reason, capsys):
