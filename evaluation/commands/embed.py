@@ -25,7 +25,8 @@ from biovfm_hf.writing.files import atomic_path, write_text
 
 from ..encoders.device import default_device, embedding_precision
 from ..encoders.embed import embed_features
-from ..encoders.load import Encoder, load_encoder, split_label
+from ..encoders.encoder import Encoder
+from ..encoders.load import load_encoder, split_label
 from ..encoders.own_code import TRUST_HELP
 from ..encoders.pooling import POOL_HELP, POOLS, case_features
 from ..encoders.processes import process_group

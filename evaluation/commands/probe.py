@@ -17,8 +17,9 @@ from biovfm_hf.results.record import Record
 
 from ..encoders.device import check_device, default_device, default_precision
 from ..encoders.embed import embed_summaries
+from ..encoders.encoder import Encoder
 from ..encoders.lineup import LINEUP
-from ..encoders.load import Encoder, load_encoder, split_label
+from ..encoders.load import load_encoder, split_label
 from ..encoders.own_code import TRUST_HELP
 from ..encoders.pooling import POOL_HELP, POOLS, case_features
 from ..encoders.processes import ProcessGroup, process_group

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .load import Encoder, to_square
+from .encoder import Encoder, to_square
 from .tokens import find_layers
 
 if TYPE_CHECKING:

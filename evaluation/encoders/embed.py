@@ -19,7 +19,7 @@ from biovfm_hf.progress import progress_bar
 from biovfm_hf.writing.files import atomic_path
 
 from ..tasks.images import Images, Readable
-from .load import Encoder, to_square
+from .encoder import Encoder, to_square
 from .processes import ProcessGroup, process_group
 from .tokens import LAST_BLOCKS
 

@@ -9,7 +9,7 @@ from biovfm_hf.errors import UserError, require
 from biovfm_hf.results.record import Record
 
 from ..encoders.attention import class_attention
-from ..encoders.load import Encoder, to_square
+from ..encoders.encoder import Encoder, to_square
 from ..results.records import read_scores
 from ..tasks import Task
 from ..tasks.samples import sample_rows

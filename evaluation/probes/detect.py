@@ -11,7 +11,7 @@ from biovfm_hf.errors import UserError, require
 from biovfm_hf.options import option
 
 from ..encoders.embed import embed_tokens, prefetch
-from ..encoders.load import to_square
+from ..encoders.encoder import to_square
 from ..encoders.processes import make_accelerator
 from ..statistics.detection import class_figures, group_boxes, match_all, mean_figures
 from ..statistics.kinds import DETECTION

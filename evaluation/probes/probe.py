@@ -38,7 +38,7 @@ from ..statistics.kinds import MULTILABEL, TASKS
 from ..tasks import SPLITS, Task
 
 if TYPE_CHECKING:
-    from ..encoders.load import Encoder
+    from ..encoders.encoder import Encoder
 
 STUDY = "radiology"  # the protocol of the radiology study (arXiv 2312.02366)
 ALL_PROTOCOLS = (*PROTOCOLS, STUDY)

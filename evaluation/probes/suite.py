@@ -18,7 +18,8 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.results.record import Record
 
 from ..encoders.device import peak_memory, reset_peak
-from ..encoders.load import Encoder, load_encoder, split_label
+from ..encoders.encoder import Encoder
+from ..encoders.load import load_encoder, split_label
 from ..encoders.processes import process_group
 from ..pictures.figure import discard
 from ..results.records import (

@@ -8,7 +8,7 @@ from biovfm_hf.errors import UserError
 
 from ..encoders.device import check_device, default_device, default_precision
 from ..encoders.lineup import LINEUP
-from ..encoders.load import SCRATCH
+from ..encoders.segmentation_networks import SCRATCH
 from ..probes.probe import Probe, Run, find_probes
 from ..tasks import Task, open_task, read_records
 from .options import ReproduceOptions

@@ -12,7 +12,8 @@ from biovfm_hf.results.published import rows as published_rows
 
 from ..analysis.scaling.model_size import size_names
 from ..encoders.lineup import LINEUP
-from ..encoders.load import SCRATCH, on_disk
+from ..encoders.load import on_disk
+from ..encoders.segmentation_networks import SCRATCH
 from ..tasks import Task, read_records
 from .bench import BASELINES, Bench
 from .recipe import Cell, Recipe

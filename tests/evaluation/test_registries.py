@@ -10,7 +10,8 @@ import torch
 
 from biovfm_hf.options import option
 from evaluation.commands import probe as command
-from evaluation.encoders.load import FAMILIES, Encoder, Family, register_family, to_square
+from evaluation.encoders.encoder import Encoder, to_square
+from evaluation.encoders.families import FAMILIES, Family, register_family
 from evaluation.encoders.tokens import Encoded
 from evaluation.probes.judging import judge
 from evaluation.probes.probe import PROBES, Probe, Scores, probe_classes, register

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ...encoders.load import Encoder
+from ...encoders.encoder import Encoder
 from ...probes.knn import probe_knn
 from ...probes.probe import Problem, Scores
 from ...statistics.bootstrap import Resampling, choose_thresholds, intervals

@@ -8,7 +8,7 @@ import numpy as np
 from biovfm_hf.errors import UserError
 
 from ...encoders.attention import block_attention
-from ...encoders.load import Encoder
+from ...encoders.encoder import Encoder
 from ...encoders.tokens import find_layers, patch_grid
 from ...tasks.images import Images
 from .attention import attention_distance, attention_entropy, attention_nmi, patch_attention, patch_distances

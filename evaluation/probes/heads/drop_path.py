@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...encoders.embed import Augmentation, prefetch
-from ...encoders.load import Encoder
+from ...encoders.encoder import Encoder
 from ...encoders.pooling import case_features
 from ...tasks import Split
 

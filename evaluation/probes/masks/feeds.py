@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...encoders.embed import prefetch
-from ...encoders.load import to_square
+from ...encoders.encoder import to_square
 from .augment import Augment
 from .decoders import as_maps
 from .problem import Problem, ResizedMasks, checked_mask, resize_mask

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from ...encoders.load import Encoder
+from ...encoders.encoder import Encoder
 from ..adaptations import Adaptation
 from ..tuning.optimisation import make_optimizer, warmup_cosine
 from .decoders import DECODER_BLOCKS, as_maps, make_decoder

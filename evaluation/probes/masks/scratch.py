@@ -7,7 +7,7 @@ from torch import nn
 
 from biovfm_hf.errors import UserError
 
-from ...encoders.load import SCRATCH_WIDTHS
+from ...encoders.segmentation_networks import SCRATCH_WIDTHS
 from ..networks.transunet import TransUNet
 from ..networks.transunet_weights import load_weights
 from ..networks.unet import SmallTransformer, UNet

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from biovfm_hf.errors import UserError
 
 from ...encoders.embed import prefetch
-from ...encoders.load import Encoder
+from ...encoders.encoder import Encoder
 from ...encoders.processes import make_accelerator
 from ...statistics.kinds import MULTILABEL
 from ...tasks import Split, Task

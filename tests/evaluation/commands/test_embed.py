@@ -32,7 +32,8 @@ from evaluation.commands.embed import (
 from evaluation.commands.nearest import most_similar
 from evaluation.commands.search import main as search
 from evaluation.encoders.device import default_precision, embedding_precision
-from evaluation.encoders.load import Encoder, load_encoder
+from evaluation.encoders.encoder import Encoder
+from evaluation.encoders.load import load_encoder
 from tests.dataset_builder.conftest import write_dicom
 
 

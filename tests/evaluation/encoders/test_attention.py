@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from evaluation.encoders.attention import class_attention
-from evaluation.encoders.load import load_encoder, to_square
+from evaluation.encoders.encoder import to_square
+from evaluation.encoders.load import load_encoder
 from evaluation.pictures.encoders import draw_attention
 from evaluation.tasks import open_task
 

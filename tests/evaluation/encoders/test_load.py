@@ -8,7 +8,8 @@ import torch
 import transformers
 
 from biovfm_hf.errors import UserError
-from evaluation.encoders.load import SHORT_NAMES, load_encoder, split_label
+from evaluation.encoders.lineup import SHORT_NAMES
+from evaluation.encoders.load import load_encoder, split_label
 from evaluation.encoders.tokens import run
 
 SIZES = dict(

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from biovfm_hf.errors import UserError
-from evaluation.encoders.load import Encoder, load_encoder, to_square
+from evaluation.encoders.encoder import Encoder, to_square
+from evaluation.encoders.load import load_encoder
 from evaluation.encoders.tokens import Encoded
 from evaluation.probes.linear import Linear, StudyLinear, _inputs
 from evaluation.probes.probe import STUDY, Run, Trial

@@ -1,0 +1,62 @@
+"""The families of encoders, each with its prefix and what loads it. To add one, add its entry at the end."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .encoder import Encoder
+from .projects import OFA, XRV, is_ofa, load_ofa, load_torch_file, load_xrv
+from .segmentation_networks import SCRATCH, TRANSUNET, load_pretrained, load_untrained
+from .timm_models import load_open_clip, load_timm
+from .transformers_models import load_transformers
+
+
+@dataclass(frozen=True)
+class Family:
+    """One way to load encoders: by names that begin with `prefix`, which `load` takes whole.
+
+    `load` gives an `Encoder` with its preprocessing, its `read` and what that must know (`reading`), on the CPU.
+    `downloads` tells whether models that are not on disk come from the network, `recognises` which names without the
+    prefix are the family's too, and `runs_code` whether `load` also takes the revision of a model's own code.
+    """
+
+    name: str
+    prefix: str
+    load: Callable[..., Encoder]
+    downloads: bool = True
+    recognises: Callable[[str], bool] = lambda source: False
+    runs_code: bool = False
+
+
+FAMILIES: dict[str, Family] = {}
+
+
+def register_family(family: Family) -> None:
+    """Make a family known.
+
+    Raises:
+        ValueError: another has its name or its prefix.
+    """
+    if any(family.name == other.name or family.prefix == other.prefix for other in FAMILIES.values()):
+        raise ValueError(f"there is a family {family.name} or one of the prefix {family.prefix!r} already")
+    FAMILIES[family.name] = family
+
+
+def find_family(source: str) -> Family:
+    """The family with the longest prefix of a name, or that recognises it; transformers takes what no other does."""
+    fitting = [f for f in FAMILIES.values() if source.startswith(f.prefix) or f.recognises(source)]
+    return max(fitting, key=lambda family: len(family.prefix))
+
+
+for _family in (
+    Family("transformers", "", load_transformers, runs_code=True),
+    Family("timm", "timm:", load_timm),
+    Family("open_clip", "open_clip:", load_open_clip),
+    Family("open_clip of the Hub", "hf-hub:", load_open_clip),
+    Family("torchxrayvision", XRV, load_xrv),
+    Family("MedDINOv3", "meddinov3:", load_torch_file),
+    Family("MedImageInsight", "medimageinsight:", load_torch_file),
+    Family("OFA", OFA, load_ofa, recognises=is_ofa),
+    Family("trained from scratch", SCRATCH, load_untrained, downloads=False),
+    Family("TransUNet with pretrained weights", TRANSUNET, load_pretrained, downloads=False),
+):
+    register_family(_family)
