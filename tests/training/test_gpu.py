@@ -11,9 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from training import objectives
 from training.config_file import load_config
-from training.data import augment_batch
+from training.data import effects
 from training.data.batches import normalise
 from training.schedule import StepValues
+from training.settings.augment import AugmentConfig
 from training.settings.config import biovfm_config
 
 VALUES = StepValues(lr=1e-3, last_layer_lr=1e-3, weight_decay=0.1, momentum=0.9, teacher_temp=0.05)
@@ -90,8 +91,9 @@ def test_the_host_never_waits_within_a_forward_pass(method: str, extra: dict) ->
 def test_looks_are_applied_without_waiting() -> None:
     def step() -> None:
         pixels, change = crops(4, 32).float(), torch.empty(4, 1, 1, 1, device="cuda")
-        for operation in augment_batch._OPERATIONS:
-            operation(pixels, change)
-        augment_batch._blur(augment_batch._grey(pixels).expand_as(pixels), change, 9)
+        for operation in effects.JITTER:
+            operation.on_batch(pixels, change)
+        for effect in effects.EFFECTS:
+            effect.on_batch(pixels, change, AugmentConfig())
 
     assert waits(step) == []

@@ -12,7 +12,6 @@ the number of workers.
 import math
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 import cv2
 import numpy as np
@@ -21,12 +20,9 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from ..settings.augment import AugmentConfig
+from .effects import EFFECTS, JITTER, Draw, Image
 
-Image = NDArray[Any]  # uint8, (H, W) grey or (H, W, 3) RGB
-
-_RAMP = np.arange(256, dtype=np.float32)
 _CUBIC_TO, _LINEAR_TO = 1.25, 1.6  # up to this reduction they are close to antialiased bicubic
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601-2, as PIL's "L"
 
 
 @dataclass(frozen=True)
@@ -34,21 +30,12 @@ class Look:
     """The random appearance of one view; the defaults change nothing.
 
     Attributes:
-        jitter: operations in the order of application, each the index of a name in `JITTER` and its change.
-        gamma: exponent of the intensity curve.
-        grey: whether the colours are dropped.
-        sigma: of the blur in pixels, 0 for none.
-        solarize: whether the bright half is inverted.
+        jitter: operations in the order of application, each its place in `JITTER` and its change.
+        effects: the number of each of `EFFECTS`.
     """
 
     jitter: tuple[tuple[int, float], ...] = ()
-    gamma: float = 1.0
-    grey: bool = False
-    sigma: float = 0.0
-    solarize: bool = False
-
-
-JITTER = ("brightness", "contrast", "saturation", "hue")
+    effects: tuple[float, ...] = tuple(effect.nothing for effect in EFFECTS)
 
 
 class Augmenter:
@@ -101,33 +88,23 @@ class Augmenter:
         return view, self._draw_look(random, kind)
 
     def _draw_look(self, random: Random, kind: int) -> Look:
-        config = self.config
-        jitter, gamma = self._draw_jitter(random) if random.random() < config.jitter_p else ((), 1.0)
-        grey = random.random() < config.grayscale_p
-        sigma = random.uniform(*config.blur_sigma) if random.random() < config.blur_p[kind] else 0.0
-        return Look(jitter, gamma, grey, sigma, random.random() < config.solarize_p[kind])
+        draw = Draw(self.config, random, kind, jittered=random.random() < self.config.jitter_p)
+        jitter = self._draw_jitter(random) if draw.jittered else ()
+        return Look(jitter, tuple(effect.draw(draw) for effect in EFFECTS))
 
-    def _draw_jitter(self, random: Random) -> tuple[tuple[tuple[int, float], ...], float]:
-        """Brightness, contrast, saturation and hue in random order (torchvision's ColorJitter), then gamma."""
-        ranges = [getattr(self.config, name) for name in JITTER]
+    def _draw_jitter(self, random: Random) -> tuple[tuple[int, float], ...]:
+        """Brightness, contrast, saturation and hue in random order (torchvision's ColorJitter)."""
+        ranges = [getattr(self.config, operation.name) for operation in JITTER]
         order = [which for which in random.sample(range(4), 4) if ranges[which]]
-        jitter = tuple((which, random.uniform(-ranges[which], ranges[which])) for which in order)
-        low, high = self.config.gamma
-        return jitter, math.exp(random.uniform(math.log(low), math.log(high))) if low < high else 1.0
+        return tuple((which, random.uniform(-ranges[which], ranges[which])) for which in order)
 
     def apply(self, view: Image, look: Look) -> Image:
-        """`view` with the look. The order of operations is DINOv2's (`dinov2/data/augmentations.py`)."""
+        """`view` with the look."""
         for which, change in look.jitter:
-            view = _OPERATIONS[which](view, change)
-        if look.gamma != 1.0:
-            view = _curve(view, 255 * (_RAMP / 255) ** look.gamma)
-        if look.grey and view.ndim == 3:
-            view = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY)
-        if look.sigma:
-            kernel = (self.config.blur_kernel, self.config.blur_kernel)
-            view = cv2.GaussianBlur(view, kernel, look.sigma)
-        if look.solarize:
-            view = _curve(view, np.where(self.config.solarize_threshold <= _RAMP, 255 - _RAMP, _RAMP))
+            view = JITTER[which].on_image(view, change)
+        for effect, value in zip(EFFECTS, look.effects, strict=True):
+            if value != effect.nothing:
+                view = effect.on_image(view, value, self.config)
         return view
 
 
@@ -178,39 +155,6 @@ def _resize_rows(image: Image, count: int) -> Image:
     channels = interpolate(channels, size=(count, channels.shape[3]), mode="bicubic", antialias=True)
     rows = channels.permute(0, 2, 3, 1).reshape(count, width + spare).numpy()
     return (rows[:, :width] if spare else rows).reshape(count, *image.shape[1:])
-
-
-def _curve(view: Image, levels: NDArray[np.floating]) -> Image:
-    """Replace each grey level by its entry of `levels` (256 floats), rounded and clipped."""
-    return cv2.LUT(view, np.clip(np.rint(levels), 0, 255).astype(np.uint8))
-
-
-def _brightness(view: Image, change: float) -> Image:
-    return _curve(view, _RAMP * (1 + change))
-
-
-def _contrast(view: Image, change: float) -> Image:
-    mean = cv2.mean(view)
-    grey = mean[0] if view.ndim == 2 else float(np.dot(LUMA, mean[:3]))
-    return _curve(view, _RAMP * (1 + change) - change * round(grey))
-
-
-def _saturation(view: Image, change: float) -> Image:
-    if view.ndim == 2:
-        return view
-    return cv2.transform(view, (1 + change) * np.eye(3, dtype=np.float32) - change * LUMA)
-
-
-def _hue(view: Image, change: float) -> Image:
-    if view.ndim == 2:
-        return view
-    hsv = cv2.cvtColor(view, cv2.COLOR_RGB2HSV_FULL)  # hue in 0..255, as PIL's "HSV", so that it wraps by itself
-    levels = np.stack([_RAMP, _RAMP, _RAMP], axis=1).astype(np.uint8)[None]
-    levels[0, :, 0] += np.uint8(round(change * 255) % 256)
-    return cv2.cvtColor(cv2.LUT(hsv, levels), cv2.COLOR_HSV2RGB_FULL)
-
-
-_OPERATIONS = (_brightness, _contrast, _saturation, _hue)  # in the order of JITTER
 
 
 def pack(views: list[Image]) -> NDArray[np.uint8]:

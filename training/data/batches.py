@@ -24,8 +24,9 @@ from biovfm_hf.nearest import did_you_mean
 from ..settings.augment import AugmentConfig, CropSizes
 from ..settings.config import DataConfig, TrainConfig
 from .augment import Augmenter, Image, pack
-from .augment_batch import pack_looks, per_channel
+from .augment_batch import pack_looks
 from .decode import read_image
+from .effects import per_channel
 from .images import TRIES, Images
 from .order import SampleOrder
 from .stream import StreamedImages, StreamOrder, WeightedStreamOrder

@@ -17,9 +17,10 @@ from torch import Tensor
 from biovfm_hf import BioVFMModel
 from biovfm_hf.errors import UserError
 
-from ..data.augment import Image, pack, resize
+from ..data.augment import pack, resize
 from ..data.batches import normalise
 from ..data.decode import read_image
+from ..data.effects import Image
 from ..data.images import FolderImages, Images
 from ..data.order import permute
 from ..settings.config import TrainConfig, biovfm_config

@@ -16,6 +16,7 @@ from biovfm_hf.errors import UserError
 from training.config_file import config_from_tree
 from training.data import augment
 from training.data.augment import Augmenter, draw_box, pack, resize
+from training.data.effects import JITTER, Jitter
 from training.settings.augment import PRESETS, AugmentConfig, check_augment
 
 
@@ -52,12 +53,12 @@ def test_boxes_follow_the_rule_of_random_resized_crop() -> None:
 
 
 @pytest.mark.parametrize("change", [-0.3, 0.2])
-@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
-def test_jitter_is_torchvisions(name: str, change: float) -> None:
+@pytest.mark.parametrize("operation", JITTER)
+def test_jitter_is_torchvisions(operation: Jitter, change: float) -> None:
     functional = pytest.importorskip("torchvision.transforms.functional")
-    image = smooth_rgb()
+    image, name = smooth_rgb(), operation.name
     theirs = getattr(functional, f"adjust_{name}")(PILImage.fromarray(image), change if name == "hue" else 1 + change)
-    ours = getattr(augment, f"_{name}")(image, change)
+    ours = operation.on_image(image, change)
     difference = np.abs(ours.astype(int) - np.asarray(theirs).astype(int))
     # hue goes through 8-bit HSV in both, whose rounding differs
     assert difference.mean() < (2.0 if name == "hue" else 0.6)
