@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.modeling_biovfm import BioVFMLayer, BioVFMPreTrainedModel
-from biovfm_hf.sizes import size_words
+from biovfm_hf.size_names import size_words
 from biovfm_hf.writing.files import remove_leftovers
 
 from .config_file import with_steps

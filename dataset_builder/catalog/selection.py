@@ -15,8 +15,8 @@ from typing import Any
 from biovfm_hf.decoding.files import IMAGE_SUFFIXES
 
 from ..limits import ARCHIVES
+from .case_lists import case_rows
 from .globs import Pattern, compile_glob, compile_regex
-from .rp3d import case_rows
 from .source import NOT_ESTABLISHED, ItemRule, Source, TableRule, anatomies
 
 MAX_TABLE_DEPTH = 4

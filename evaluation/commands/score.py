@@ -16,7 +16,7 @@ from ..results.trust.report import conformal_rows, group_lines, group_rows, sele
 from ..statistics import bootstrap, detection, metrics
 from ..statistics.bootstrap import PROTOCOLS
 from ..statistics.kinds import BINARY, DETECTION, MULTILABEL, TASKS
-from ..statistics.split import ScoredSplit, read_split
+from ..statistics.split import ScoredSplit, checked_split
 from ..tasks import npz
 from ..tasks.coco import read_boxes
 
@@ -133,12 +133,12 @@ def _read_arrays(options: ScoreOptions) -> dict[str, Any]:
 
 
 def _score(options: ScoreOptions, arrays: dict[str, Any]) -> dict[str, Any]:
-    split = read_split(options.task, arrays["test_labels"], arrays["test_scores"])
+    split = checked_split(options.task, arrays["test_labels"], arrays["test_scores"])
     strata = _strata(split) if options.stratify else None
     split = replace(split, subjects=arrays.get("test_subjects"), strata=strata)
     thresholds, notes, val = np.array([0.5]), metrics.notes(split), None
     if "val_scores" in arrays:
-        val = read_split(options.task, arrays["val_labels"], arrays["val_scores"], "val")
+        val = checked_split(options.task, arrays["val_labels"], arrays["val_scores"], "val")
         if val.scores.shape[1] != split.scores.shape[1]:
             raise UserError(f"val_scores has {val.scores.shape[1]} columns but test_scores {split.scores.shape[1]}")
         thresholds = bootstrap.choose_thresholds(val, options.protocol)

@@ -16,7 +16,7 @@ from ..results.table import blocks, unlike
 from ..statistics.kinds import BINARY, MULTILABEL, SEGMENTATION
 from ..statistics.metrics import predict
 from ..statistics.significance import rank_models
-from ..statistics.split import read_split
+from ..statistics.split import checked_split
 from .figure import COLOURS, MAX_CLASSES_SHOWN, discard, figure_path, new_figure, save_figure
 from .ranks import rank_plane
 
@@ -100,7 +100,7 @@ def roc_points(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.n
 
 def mean_roc(kind: str, labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The ROC curve of a binary task; otherwise the vertical mean of the one-vs-rest curves of classes or labels."""
-    split = read_split(kind, labels, scores)
+    split = checked_split(kind, labels, scores)
     columns = split.columns
     if kind == BINARY:
         return roc_points(columns[:, 0], split.scores[:, 0])

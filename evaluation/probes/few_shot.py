@@ -8,7 +8,7 @@ from tqdm import tqdm
 from biovfm_hf.options import option
 
 from ..statistics.metrics import notes as split_notes
-from ..statistics.split import read_split
+from ..statistics.split import checked_split
 from .draws import NOTE, Draws
 from .judging import absence_notes, subject_numbers
 from .probe import Answer, Probe, Trial, features_setting, register
@@ -52,7 +52,7 @@ class FewShot(Probe):
         subjects = {name: split.subjects for name, split in task.splits.items()}
         with tqdm(total=self.draws, desc=trial.label(self.record_name), unit="draw", disable=None, leave=False) as bar:
             metrics, arrays, sizes = probe_few_shot(problem, subjects, plan, bar.update)
-        test = read_split(task.record.kind, trial.labels()["test"], arrays["test_scores"])
+        test = checked_split(task.record.kind, trial.labels()["test"], arrays["test_scores"])
         notes = [*task.notes, *absence_notes(task), *split_notes(test), NOTE]
         chosen = {"train_cases": [min(sizes), max(sizes)]}
         arrays |= subject_numbers(task.splits["test"].subjects)

@@ -12,7 +12,7 @@ from ..encoders.embed import embed_features
 from ..encoders.pooling import case_features
 from ..statistics.bootstrap import Resampling
 from ..statistics.robustness import Baseline, robustness
-from ..statistics.split import ScoredSplit, read_split
+from ..statistics.split import ScoredSplit, checked_split
 from ..tasks import Task
 from ..tasks.corruptions.benchmark import SIDE, Benchmark, benchmarks
 from ..tasks.corruptions.stream import CorruptedImages, Stream
@@ -103,7 +103,7 @@ def _embed(trial: Trial, images: CorruptedImages, what: str, probe: Any) -> np.n
 
 
 def _scored(trial: Trial, answer: Answer, scores: np.ndarray, subjects: np.ndarray | None) -> ScoredSplit:
-    split = read_split(trial.task.record.kind, trial.labels()["test"], scores)
+    split = checked_split(trial.task.record.kind, trial.labels()["test"], scores)
     return replace(split, subjects=subjects).decided_at(np.array(answer.thresholds))
 
 

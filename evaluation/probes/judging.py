@@ -14,7 +14,7 @@ from ..statistics.bootstrap import (
 )
 from ..statistics.detection import group_boxes, judge_boxes
 from ..statistics.metrics import notes as split_notes
-from ..statistics.split import read_split
+from ..statistics.split import checked_split
 from ..tasks import Task
 from ..tasks.boxes import truth_rows
 from .probe import Answer, Scores, Trial
@@ -27,11 +27,11 @@ def judge(trial: Trial, scores: Scores) -> Answer:
     """Choose thresholds on validation and compute metrics with intervals on test: a record's part, and its arrays."""
     task, run = trial.task, trial.run
     kind, labels = task.record.kind, trial.labels()
-    val = read_split(kind, labels["val"], scores.val, "val")
+    val = checked_split(kind, labels["val"], scores.val, "val")
     thresholds = choose_thresholds(val, run.probe.thresholds)
     subjects = task.splits["test"].subjects if run.draws_as == "fast" else None
     strata, notes = test_strata(labels["test"], subjects) if run.stratify else (None, [])
-    test = replace(read_split(kind, labels["test"], scores.test), subjects=subjects, strata=strata)
+    test = replace(checked_split(kind, labels["test"], scores.test), subjects=subjects, strata=strata)
     entries = intervals(test.decided_at(thresholds), Resampling(run.draws_as, run.resamples, run.seed), extra=True)
     notes += [*task.notes, *absence_notes(task), *split_notes(test)]
     notes += [*threshold_notes(val), *interval_notes(entries, run.resamples)]

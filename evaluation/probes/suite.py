@@ -32,7 +32,7 @@ from ..results.records import (
 )
 from ..statistics.bootstrap import choose_thresholds
 from ..statistics.metrics import is_lower_better
-from ..statistics.split import read_split
+from ..statistics.split import checked_split
 from ..tasks import SPLITS, Task
 from ..tasks.boxes import boxes_digest
 from .probe import Answer, Run, Trial
@@ -250,7 +250,7 @@ def check_validation(trial: Trial) -> None:
     task, labels = trial.task, trial.task.splits["val"].labels
     if labels is not None:
         unscored = np.zeros((len(labels), task.num_outputs))
-        choose_thresholds(read_split(task.record.kind, labels, unscored, "val"), trial.run.probe.thresholds)
+        choose_thresholds(checked_split(task.record.kind, labels, unscored, "val"), trial.run.probe.thresholds)
 
 
 def identify(trial: Trial) -> Record:

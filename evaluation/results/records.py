@@ -21,7 +21,7 @@ from biovfm_hf.results.record import Record
 from biovfm_hf.writing.files import atomic_path, write_text
 from biovfm_hf.writing.locks import lock
 
-from ..statistics.split import ScoredSplit, read_split
+from ..statistics.split import ScoredSplit, checked_split
 
 Item = TypeVar("Item")
 REMEDY = "remove it and run the same command again"
@@ -124,7 +124,7 @@ def read_scores(out: Path, record: Record) -> dict[str, np.ndarray]:
 
 def stored_split(record: Record, arrays: dict[str, np.ndarray]) -> ScoredSplit:
     """The test split of a classification record, from the arrays beside it."""
-    split = read_split(record.kind, arrays["test_labels"], arrays["test_scores"])
+    split = checked_split(record.kind, arrays["test_labels"], arrays["test_scores"])
     split = replace(split, subjects=arrays.get("test_subjects"), strata=arrays.get("test_strata"))
     return split.decided_at(arrays["thresholds"]) if "thresholds" in arrays else split
 

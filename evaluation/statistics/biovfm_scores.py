@@ -52,7 +52,7 @@ class BioVFMScores(evaluate.Metric):
         kinds, scored_split, metrics, bootstrap = (load_room_module(f"evaluation.statistics.{name}") for name in names)
         task = self.config_name if self.config_name in kinds.TASKS else kinds.MULTICLASS
         labels, scores = np.asarray(references), np.asarray(predictions, np.float64)
-        split = scored_split.read_split(task, labels, scores)
+        split = scored_split.checked_split(task, labels, scores)
         split = split.decided_at(np.full(split.scores.shape[1], 0.5) if thresholds is None else thresholds)
         if not resamples:
             return metrics.point_metrics(split, extra=True)

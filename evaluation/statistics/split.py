@@ -54,7 +54,7 @@ class ScoredSplit:
         return (self.labels[:, None] == np.arange(self.scores.shape[1])).astype(np.int64)
 
 
-def read_split(task: str, labels: np.ndarray, scores: np.ndarray, name: str = "test") -> ScoredSplit:
+def checked_split(task: str, labels: np.ndarray, scores: np.ndarray, name: str = "test") -> ScoredSplit:
     """Check labels and scores of one split and bring them to one shape.
 
     Args:

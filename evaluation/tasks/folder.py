@@ -11,9 +11,9 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.reading.masks import read_mask
 
 from ..statistics.kinds import BINARY, MULTICLASS, MULTILABEL, ORDINAL, SEGMENTATION
-from .alike import warnings_without_subjects
 from .images import RASTER_SUFFIXES, FileImages, FileMasks, Images, raster_size
 from .listing import ORDINAL_TARGET, SPLIT_WORDS, Case, Listing, read_listing, readable_cases, volumes_of
+from .shared_patients import warnings_without_subjects
 from .splitting import hold_out, systematic_split
 from .task import SPLITS, Split, Task, TaskRecord
 from .volume_cases import CaseSlices, Slicing, VolumeCase, is_volume

@@ -8,7 +8,7 @@ import yaml
 
 from biovfm_hf.cards.markdown import plain
 from biovfm_hf.results.record import Record
-from biovfm_hf.sizes import size_words
+from biovfm_hf.size_names import size_words
 
 from .. import formats
 from ..inputs.compute import compute_lines

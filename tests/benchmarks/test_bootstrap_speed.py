@@ -8,7 +8,7 @@ import pytest
 from sklearn import metrics as oracle
 
 from evaluation.statistics import bootstrap, kinds, metrics
-from evaluation.statistics.split import read_split
+from evaluation.statistics.split import checked_split
 
 LOOPED = 4
 
@@ -38,7 +38,7 @@ def measured():
     scores = (rng.random((22_433, 14)) + 0.3 * labels).astype(np.float32)
     thresholds = np.full(14, 0.6)
     start = time.process_time()
-    split = read_split(kinds.MULTILABEL, labels, scores)
+    split = checked_split(kinds.MULTILABEL, labels, scores)
     scorer = metrics.Scorer(split.decided_at(thresholds))
     drawn = bootstrap.resampled_metrics(scorer, bootstrap.Resampler(split.size), 1000)
     ours = time.process_time() - start

@@ -8,7 +8,7 @@ import pytest
 from evaluation.probes.heads.logistic import probe_fast
 from evaluation.probes.probe import Problem
 from evaluation.statistics.bootstrap import Resampling, choose_thresholds, intervals
-from evaluation.statistics.split import read_split
+from evaluation.statistics.split import checked_split
 from evaluation.tasks import GROUPS, read_records
 
 WIDTH = 1024
@@ -55,8 +55,8 @@ def test_all_heads_thresholds_and_intervals_of_medmnist_take_less_than_three_cpu
         begun = time.process_time()
         scores = probe_fast(Problem(record.kind, len(record.classes), features, labels))
         fitted = time.process_time()
-        thresholds = choose_thresholds(read_split(record.kind, labels["val"], scores.val, "val"), "fast")
-        test = read_split(record.kind, labels["test"], scores.test).decided_at(thresholds)
+        thresholds = choose_thresholds(checked_split(record.kind, labels["val"], scores.val, "val"), "fast")
+        test = checked_split(record.kind, labels["test"], scores.test).decided_at(thresholds)
         found = intervals(test, Resampling("fast"), extra=True)
         seconds = time.process_time() - begun
         total += seconds

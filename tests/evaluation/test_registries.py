@@ -89,9 +89,9 @@ def new_kinds(registries, tmp_path):
     class Centroid(Probe):
         """The class whose mean feature is nearest."""
 
-        name: ClassVar[str] = "centroid"
+        name: ClassVar[str] = "sample-probe"
         title: ClassVar[str] = "the class of the nearest mean"
-        sharpness: float = option(1.0, "centroid: how far scores lie from one another", above=0)
+        sharpness: float = option(1.0, "sample-probe: how far scores lie from one another", above=0)
 
         def run(self, trial):
             problem = trial.problem("mean")
@@ -104,10 +104,10 @@ def new_kinds(registries, tmp_path):
 
             return judge(trial, Scores(scored("val"), scored("test"), {"sharpness": self.sharpness}))
 
-    metrics.register(metrics.Metric("informedness", "J", informedness, compared=True, column=99, lowest=-1.0))
-    register_family(Family("pixels", "pixels:", load_pixels, downloads=False))
+    metrics.register(metrics.Metric("sample_metric", "J", informedness, compared=True, column=99, lowest=-1.0))
+    register_family(Family("sample family", "sample:", load_pixels, downloads=False))
 
-    @layout("halves")
+    @layout("sample-layout")
     def read_halves(record, root):
         splits = {}
         for name in SPLITS:
@@ -117,7 +117,7 @@ def new_kinds(registries, tmp_path):
         return splits
 
     (tmp_path / "halves.yaml").write_text(
-        "name: halves\ntitle: Stripes\nkind: binary-class\nmetric: informedness\nlayout: halves\n"
+        "name: sample-task\ntitle: Stripes\nkind: binary-class\nmetric: sample_metric\nlayout: sample-layout\n"
         "classes: ['no', 'yes']\nsplits: given\nlicence: CC0\ncitation: none\noptions: {marker: train/class0}\n"
     )
     return tmp_path / "halves.yaml"
@@ -130,7 +130,7 @@ def informedness(weighted):
 
 def load_pixels(source):
     """A model whose tokens are the mean colours of a grid of cells."""
-    side = int(source.removeprefix("pixels:"))
+    side = int(source.removeprefix("sample:"))
 
     def read(module, pixels, blocks, reading):
         tokens = module(pixels).flatten(2).transpose(1, 2)
@@ -145,23 +145,23 @@ def load_pixels(source):
 
 def test_a_new_probe_metric_family_and_layout_run_and_are_in_records_and_tables(new_kinds, tmp_path, class_folder):
     out = tmp_path / "results"
-    words = ["--model", "pixels:2", "--model", "pixels:4", "--tasks", str(new_kinds), "--data", str(class_folder)]
-    words += ["--out", str(out), "--method", "centroid,linear", *FAST]
+    words = ["--model", "sample:2", "--model", "sample:4", "--tasks", str(new_kinds), "--data", str(class_folder)]
+    words += ["--out", str(out), "--method", "sample-probe,linear", *FAST]
     assert command.main([*words, "--sharpness", "0.5"]) == 0
     records = json.loads((out / "results.json").read_text())
     assert {(r["model"], r["method"], r["task"]) for r in records} == {
-        (model, method, "halves") for model in ("pixels:2", "pixels:4") for method in ("centroid", "linear")
+        (model, method, "sample-task") for model in ("sample:2", "sample:4") for method in ("sample-probe", "linear")
     }
-    assert all(r["metrics"]["informedness"]["low"] is not None and r["primary"] == "informedness" for r in records)
+    assert all(r["metrics"]["sample_metric"]["low"] is not None and r["primary"] == "sample_metric" for r in records)
     assert {r["settings"].get("sharpness") for r in records} == {0.5, None}
     table = (out / "table.md").read_text()
-    assert "| J |" in table and "centroid, protocol fast (precision fp32, sharpness 0.5)" in table
+    assert "| J |" in table and "sample-probe, protocol fast (precision fp32, sharpness 0.5)" in table
     rows = json.loads((out / "comparisons.json").read_text())
-    assert {"informedness", "auc"} <= {row["metric"] for row in rows}
+    assert {"sample_metric", "auc"} <= {row["metric"] for row in rows}
     # another setting is another record: nothing of an earlier run is taken for it
     command.main([*words, "--sharpness", "2"])
     again = json.loads((out / "results.json").read_text())
-    assert {r["settings"]["sharpness"] for r in again if r["method"] == "centroid"} == {0.5, 2.0}
+    assert {r["settings"]["sharpness"] for r in again if r["method"] == "sample-probe"} == {0.5, 2.0}
 
 
 def test_a_name_is_given_once():

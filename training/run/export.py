@@ -22,7 +22,7 @@ from biovfm_hf.cards.stub import STUB_FIELD
 from biovfm_hf.conversion.weights import read_object
 from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.hub.calls import hub_api, steady
-from biovfm_hf.sizes import size_words
+from biovfm_hf.size_names import size_words
 from biovfm_hf.writing.files import atomic_path, write_text
 
 from ..settings.config import TrainConfig

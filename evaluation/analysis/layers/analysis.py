@@ -10,7 +10,7 @@ from ...probes.knn import probe_knn
 from ...probes.probe import Problem, Scores
 from ...statistics.bootstrap import Resampling, choose_thresholds, intervals
 from ...statistics.kinds import TASKS
-from ...statistics.split import read_split
+from ...statistics.split import checked_split
 from ...tasks import SPLITS, Task
 from ...tasks.images import Images
 from .read import Heads, Layers, read_heads, read_layers
@@ -139,8 +139,8 @@ def standardised(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _judged(task: Task, scores: Scores, resampling: Resampling) -> Row:
     test, val = task.splits["test"], task.splits["val"]
     assert test.labels is not None and val.labels is not None
-    thresholds = choose_thresholds(read_split(task.record.kind, val.labels, scores.val, "val"), "fast")
-    split = read_split(task.record.kind, test.labels, scores.test).decided_at(thresholds)
+    thresholds = choose_thresholds(checked_split(task.record.kind, val.labels, scores.val, "val"), "fast")
+    split = checked_split(task.record.kind, test.labels, scores.test).decided_at(thresholds)
     entries = intervals(split, resampling)
     return {name: entries[name] for name in ("auc", "accuracy")}
 

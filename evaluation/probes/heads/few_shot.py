@@ -9,7 +9,7 @@ from biovfm_hf.errors import UserError
 
 from ...statistics.bootstrap import Resampler, choose_thresholds, resampled_metrics
 from ...statistics.metrics import Scorer, reasons
-from ...statistics.split import read_split
+from ...statistics.split import checked_split
 from ..draws import Draws, draw_subjects, overlap, spread
 from ..probe import Problem, Scores
 from .logistic import probe_fast
@@ -61,7 +61,7 @@ def probe_few_shot(
         for name, values in (("test_scores", scores.test), *((f"case_{name}", drawn[name]) for name in drawn)):
             totals[name] = totals.get(name, np.zeros_like(values)) + values / draws
         progress(1)
-    why = reasons(read_split(problem.kind, labels["test"], scores.test))  # the same of every draw
+    why = reasons(checked_split(problem.kind, labels["test"], scores.test))  # the same of every draw
     entries = {name: spread(np.array(values), why.get(name)) for name, values in points.items()}
     arrays = {f"draw_{name}": np.array(values) for name, values in points.items()}
     arrays["test_labels"] = labels["test"].reshape(len(labels["test"]), -1)
@@ -74,10 +74,10 @@ def _score_draw(
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """The metrics of one draw on the test split, NaN if undefined, and on each resample of it."""
     try:
-        thresholds = choose_thresholds(read_split(kind, val_labels, scores.val, "val"), "fast")
+        thresholds = choose_thresholds(checked_split(kind, val_labels, scores.val, "val"), "fast")
     except UserError as error:
         raise UserError(f"few-shot: {error}") from error
-    split = read_split(kind, labels, scores.test).decided_at(thresholds)
+    split = checked_split(kind, labels, scores.test).decided_at(thresholds)
     scorer, undefined = Scorer(split), reasons(split)
     values = scorer(np.ones((split.size, 1), np.float32))
     point = {name: np.nan if name in undefined else float(value[0]) for name, value in values.items()}

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from biovfm_hf.reading.image_files import NOT_INPUT
-from dataset_builder.catalog import rp3d
+from dataset_builder.catalog import case_lists
 from dataset_builder.catalog.records import load_source
 from dataset_builder.item import Item
 from dataset_builder.plan.listing import list_items
@@ -513,8 +513,8 @@ def test_case_lists_are_streamed_as_json_reads_them(tmp_path, cases, chunk, inde
     file = tmp_path / "cases.json"
     file.write_text(json.dumps(content, indent=indent), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rp3d, "CHUNK", chunk)
-        rows = [(row["case"], row["image_path"]) for row in rp3d.case_rows(file)]
+        patch.setattr(case_lists, "CHUNK", chunk)
+        rows = [(row["case"], row["image_path"]) for row in case_lists.case_rows(file)]
     assert rows == [(case, path) for case, samples in cases.items() for paths in samples for path in paths]
 
 
@@ -523,7 +523,7 @@ def test_case_lists_that_are_broken_are_refused(tmp_path, text):
     file = tmp_path / "cases.json"
     file.write_text(text)
     with pytest.raises(ValueError):
-        list(rp3d.case_rows(file))
+        list(case_lists.case_rows(file))
 
 
 def test_hdf5_files_that_point_elsewhere_or_claim_too_much_are_refused(record, folder, tmp_path):

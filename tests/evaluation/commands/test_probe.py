@@ -20,7 +20,7 @@ from evaluation.results.records import claimed, locked, merge_records, read_scor
 from evaluation.results.table import mean_cell
 from evaluation.statistics.bootstrap import Resampling, intervals
 from evaluation.statistics.significance import paired_means
-from evaluation.statistics.split import read_split
+from evaluation.statistics.split import checked_split
 
 FAST = ["--resamples", "50"]
 
@@ -160,7 +160,7 @@ def test_stratified_resamples_keep_class_counts_and_are_told(results, tmp_path, 
         labels = arrays["test_labels"].reshape(-1)
         assert (arrays["test_strata"] == labels).all()
         if (record["model"], record["method"], record["seed"]) == ("first", "linear", 0):
-            split = replace(read_split(record["kind"], labels, arrays["test_scores"]), strata=labels)
+            split = replace(checked_split(record["kind"], labels, arrays["test_scores"]), strata=labels)
             split = split.decided_at(arrays["thresholds"])
             found = intervals(split, Resampling("fast", 50), extra=True)["brier"]
             entry = record["metrics"]["brier"]

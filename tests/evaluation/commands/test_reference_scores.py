@@ -7,7 +7,7 @@ import pytest
 
 from evaluation.commands.score import main
 from evaluation.statistics import bootstrap, metrics
-from evaluation.statistics.split import read_split
+from evaluation.statistics.split import checked_split
 
 
 def score_cases(folder):
@@ -31,12 +31,16 @@ def reported(entry):
 def test_reference_thresholds_and_point_values(cases):
     for path, expected in cases:
         held = np.load(path, allow_pickle=False)
-        thresholds = bootstrap.choose_thresholds(read_split(expected["task"], held["val_labels"], held["val_scores"]))
+        thresholds = bootstrap.choose_thresholds(
+            checked_split(expected["task"], held["val_labels"], held["val_scores"])
+        )
         np.testing.assert_allclose(thresholds, expected["thresholds"], rtol=0, atol=1e-9, err_msg=path.name)
         for split in ("test", "val"):
             point = expected.get(f"{split}_point", {})
             found = metrics.point_metrics(
-                read_split(expected["task"], held[f"{split}_labels"], held[f"{split}_scores"]).decided_at(thresholds)
+                checked_split(expected["task"], held[f"{split}_labels"], held[f"{split}_scores"]).decided_at(
+                    thresholds
+                )
             )
             assert set(point) <= set(found)
             for name, value in point.items():
@@ -49,7 +53,7 @@ def test_reference_thresholds_and_point_values(cases):
 def test_reference_first_resamples(cases):
     for path, expected in cases:
         held = np.load(path, allow_pickle=False)
-        split = read_split(expected["task"], held["test_labels"], held["test_scores"])
+        split = checked_split(expected["task"], held["test_labels"], held["test_scores"])
         scorer = metrics.Scorer(split.decided_at(expected["thresholds"]))
         rows = expected["bootstrap_first_five"]
         drawn = bootstrap.resampled_metrics(scorer, bootstrap.Resampler(split.size), len(rows))

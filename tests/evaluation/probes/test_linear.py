@@ -13,7 +13,7 @@ from evaluation.encoders.tokens import Encoded
 from evaluation.probes.linear import Linear, StudyLinear, _inputs
 from evaluation.probes.probe import STUDY, Run, Trial
 from evaluation.statistics.metrics import point_metrics
-from evaluation.statistics.split import read_split
+from evaluation.statistics.split import checked_split
 from evaluation.tasks import Task, open_task
 
 
@@ -61,7 +61,7 @@ def test_the_study_chooses_among_four_inputs_and_four_rates(trial):
     chosen = answer.chosen
     assert len(chosen["tried"]) == 16 and chosen["val_auc"] == max(chosen["tried"].values())
     kept = {name: answer.arrays[f"val_{name}"] for name in ("labels", "scores")}
-    split = read_split("binary-class", kept["labels"], kept["scores"]).decided_at(np.array([0.5]))
+    split = checked_split("binary-class", kept["labels"], kept["scores"]).decided_at(np.array([0.5]))
     assert point_metrics(split)["auc"] == pytest.approx(chosen["val_auc"])
     assert answer.metrics["auc"]["value"] > 0.6
     fixed = StudyLinear(features="both", epochs=2)

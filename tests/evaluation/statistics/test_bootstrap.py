@@ -13,16 +13,16 @@ from sklearn.utils import resample
 from biovfm_hf.errors import UserError
 from evaluation.statistics import bootstrap
 from evaluation.statistics.kinds import BINARY, MULTICLASS, MULTILABEL
-from evaluation.statistics.split import read_split
+from evaluation.statistics.split import checked_split
 
 
 def chosen_thresholds(task, labels, scores, protocol="biovfm"):
-    return bootstrap.choose_thresholds(read_split(task, labels, scores, "val"), protocol)
+    return bootstrap.choose_thresholds(checked_split(task, labels, scores, "val"), protocol)
 
 
 def intervals(task, labels, scores, thresholds, n=1000, protocol="biovfm", seed=0, extra=False, **of_cases):
     """Of a split with these thresholds, and with `subjects` and `strata` where they are given."""
-    split = replace(read_split(task, labels, scores).decided_at(thresholds), **of_cases)
+    split = replace(checked_split(task, labels, scores).decided_at(thresholds), **of_cases)
     return bootstrap.intervals(split, bootstrap.Resampling(protocol, n, seed), extra)
 
 
@@ -69,7 +69,7 @@ def test_a_validation_split_of_one_class_is_refused_and_a_label_of_one_class_nam
         chosen_thresholds(BINARY, np.ones(5), np.linspace(0, 1, 5))
     labels, scores = np.array([[0, 0], [1, 0]]), np.array([[0.2, 0.3], [0.8, 0.4]])
     assert chosen_thresholds(MULTILABEL, labels, scores)[1] == 0.3
-    assert "label 1" in bootstrap.threshold_notes(read_split(MULTILABEL, labels, scores))[0]
+    assert "label 1" in bootstrap.threshold_notes(checked_split(MULTILABEL, labels, scores))[0]
 
 
 def test_published_draws_are_those_of_scikit_learn():

@@ -11,11 +11,11 @@ from sklearn import metrics as oracle
 from biovfm_hf.errors import UserError
 from evaluation.statistics import metrics
 from evaluation.statistics.kinds import BINARY, MULTICLASS, MULTILABEL, ORDINAL
-from evaluation.statistics.split import read_split
+from evaluation.statistics.split import checked_split
 
 
 def point_metrics(task, labels, scores, thresholds, extra=False):
-    return metrics.point_metrics(read_split(task, labels, scores).decided_at(thresholds), extra)
+    return metrics.point_metrics(checked_split(task, labels, scores).decided_at(thresholds), extra)
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +96,7 @@ def test_multilabel_metrics_equal_scikit_learn(case):
     labels, scores = case
     thresholds = np.full(labels.shape[1], 0.4)
     found = point_metrics(MULTILABEL, labels, scores, thresholds, extra=True)
-    undefined = metrics.reasons(read_split(MULTILABEL, labels, scores))
+    undefined = metrics.reasons(checked_split(MULTILABEL, labels, scores))
     expected = multilabel_oracle(labels, scores, thresholds)
     assert not any(np.isnan(v) for k, v in expected.items() if k not in undefined)
     agree(found, expected, undefined)
@@ -108,7 +108,7 @@ def test_binary_metrics_do_not_depend_on_the_shape_of_scores(case, shape):
     labels, scores = case
     shaped = {"flat": scores[:, 0], "one": scores, "two": np.column_stack([1 - scores, scores])}[shape]
     found = point_metrics(BINARY, labels[:, 0], shaped, np.array([0.4]))
-    undefined = metrics.reasons(read_split(BINARY, labels, scores))
+    undefined = metrics.reasons(checked_split(BINARY, labels, scores))
     agree(found, {k: v for k, v in multilabel_oracle(labels, scores, 0.4).items() if k in metrics.names()}, undefined)
 
 
@@ -117,7 +117,7 @@ def test_binary_metrics_do_not_depend_on_the_shape_of_scores(case, shape):
 def test_multiclass_metrics_equal_scikit_learn(case, task):
     labels, scores = case
     found = point_metrics(task, labels[:, None], scores, np.array([0.5]), extra=True)
-    agree(found, multiclass_oracle(labels, scores), metrics.reasons(read_split(task, labels, scores)))
+    agree(found, multiclass_oracle(labels, scores), metrics.reasons(checked_split(task, labels, scores)))
 
 
 @settings(max_examples=15, deadline=None)
@@ -127,7 +127,9 @@ def test_weights_mean_repeats(case, seed):
     counts = np.random.default_rng(seed).integers(0, 4, (len(labels), 2))
     counts[0] += 1
     thresholds = np.full(labels.shape[1], 0.4)
-    weighted = metrics.Scorer(read_split(MULTILABEL, labels, scores).decided_at(thresholds))(counts.astype(np.float32))
+    weighted = metrics.Scorer(checked_split(MULTILABEL, labels, scores).decided_at(thresholds))(
+        counts.astype(np.float32)
+    )
     for draw in range(2):
         taken = np.repeat(np.arange(len(labels)), counts[:, draw])
         repeated = multilabel_oracle(labels[taken], scores[taken], thresholds)
@@ -141,7 +143,7 @@ def test_weights_mean_repeats_with_classes(case, seed):
     labels, scores = case
     counts = np.random.default_rng(seed).integers(0, 3, len(labels))
     counts[0] += 1
-    scorer = metrics.Scorer(read_split(MULTICLASS, labels, scores))
+    scorer = metrics.Scorer(checked_split(MULTICLASS, labels, scores))
     weighted = scorer(counts[:, None].astype(np.float32))
     taken = np.repeat(np.arange(len(labels)), counts)
     for name, value in multiclass_oracle(labels[taken], scores[taken]).items():
@@ -195,7 +197,7 @@ def test_logits_have_no_calibration_but_all_else():
 
 
 def test_a_split_of_one_class_leaves_ranking_undefined_and_says_why():
-    split = read_split(BINARY, np.zeros(5), np.linspace(0, 1, 5))
+    split = checked_split(BINARY, np.zeros(5), np.linspace(0, 1, 5))
     found = point_metrics(BINARY, np.zeros(5), np.linspace(0, 1, 5), np.array([0.6]))
     assert {k for k, v in found.items() if v is None} == set(metrics.names()) - {"accuracy"}
     assert found["accuracy"] == 0.6
@@ -207,7 +209,7 @@ def test_a_class_missing_from_test_is_named():
     found = point_metrics(MULTICLASS, labels, scores, np.array([0.5]))
     assert found["auc"] is None
     assert found["balanced_accuracy"] == 0.75
-    said = metrics.notes(read_split(MULTICLASS, labels, scores))[0]
+    said = metrics.notes(checked_split(MULTICLASS, labels, scores))[0]
     assert "classes 1, 3" in said
     # As the note says: class 1, which is decided for once, has a part in recall, and none in balanced accuracy.
     assert found["recall_macro"] == pytest.approx((0.5 + 0 + 1) / 3) and found["f1_macro"] == pytest.approx(5 / 9)
@@ -237,7 +239,7 @@ def test_a_class_missing_from_test_is_named():
 )
 def test_unfit_input_is_refused_with_the_reason(task, labels, scores, words):
     with pytest.raises(UserError, match=words):
-        read_split(task, np.array(labels), np.array(scores))
+        checked_split(task, np.array(labels), np.array(scores))
 
 
 def test_a_wrong_number_of_thresholds_is_refused():

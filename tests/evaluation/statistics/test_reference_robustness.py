@@ -7,7 +7,7 @@ import pytest
 
 from evaluation.statistics.bootstrap import Resampling
 from evaluation.statistics.robustness import Baseline, robustness
-from evaluation.statistics.split import read_split
+from evaluation.statistics.split import checked_split
 from evaluation.tasks.corruptions.benchmark import benchmarks
 
 
@@ -25,7 +25,7 @@ def _check(dataset, expected, arrays):
     thresholds = np.atleast_1d(0.5 if expected["threshold"] is None else expected["threshold"])
 
     def split(scores):
-        return read_split(expected["task"], arrays["labels"], scores).decided_at(thresholds)
+        return checked_split(expected["task"], arrays["labels"], scores).decided_at(thresholds)
 
     benchmark = benchmarks()[dataset]
     corrupted = {name: [split(part) for part in np.split(arrays[name], 5)] for name in expected["raw_scores"]}

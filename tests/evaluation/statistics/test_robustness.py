@@ -5,13 +5,13 @@ import pytest
 
 from evaluation.statistics.bootstrap import Resampling
 from evaluation.statistics.robustness import Baseline, robustness
-from evaluation.statistics.split import read_split
+from evaluation.statistics.split import checked_split
 
 
 def split(labels, wrong):
     """Two classes, with the cases `wrong` on the wrong side."""
     right = np.where(np.isin(np.arange(len(labels)), wrong), 1 - labels, labels)
-    return read_split("binary-class", labels, right.astype(float)).decided_at([0.5])
+    return checked_split("binary-class", labels, right.astype(float)).decided_at([0.5])
 
 
 def test_errors_are_divided_by_the_baselines():

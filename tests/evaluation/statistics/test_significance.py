@@ -10,13 +10,13 @@ from sklearn.metrics import roc_auc_score
 from biovfm_hf.errors import UserError
 from evaluation.statistics import bootstrap, kinds, metrics
 from evaluation.statistics import significance as compare
-from evaluation.statistics.split import read_split
+from evaluation.statistics.split import checked_split
 
 BINARY = kinds.BINARY
 
 
 def scored(labels, scores, thresholds=0.5, task=BINARY):
-    return read_split(task, labels, scores).decided_at(thresholds)
+    return checked_split(task, labels, scores).decided_at(thresholds)
 
 
 def paired_bootstrap(task, labels, scores_a, scores_b, thresholds_a, thresholds_b, n=1000, seed=0):

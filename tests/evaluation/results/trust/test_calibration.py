@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 
 from evaluation.results.trust.calibration import cox, expected_error, group_calibration
 from evaluation.results.trust.report import group_lines, group_rows
-from evaluation.statistics.split import read_split
+from evaluation.statistics.split import checked_split
 
 
 def made(n=4000, slope=1.0, shift=0.0, seed=0):
@@ -39,7 +39,7 @@ def test_each_group_has_its_own():
     assert found["extreme"]["slope"]["high"] < 0.65
     assert found["fair"]["ece"] < 0.03 < found["extreme"]["ece"]
     assert found["fair"]["prevalence"] == pytest.approx(good.mean())
-    rows = group_rows(read_split("binary-class", labels, scores).decided_at([0.5]), {"by": groups})
+    rows = group_rows(checked_split("binary-class", labels, scores).decided_at([0.5]), {"by": groups})
     assert rows[0]["calibration"] == found and "calibration slope extreme" in group_lines(rows)[0]
 
 

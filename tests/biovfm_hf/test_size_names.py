@@ -4,7 +4,7 @@ import pytest
 
 from biovfm_hf import BioVFMConfig
 from biovfm_hf.configuration_biovfm import SIZES
-from biovfm_hf.sizes import size_name, size_words
+from biovfm_hf.size_names import size_name, size_words
 
 
 @pytest.mark.parametrize("name", SIZES)
