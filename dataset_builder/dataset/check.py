@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from biovfm_hf.errors import UserError, one_line
 from biovfm_hf.progress import progress_bar
+from biovfm_hf.threads import in_order
 
 from ..plan.plan import Plan, load_plan
 from ..schema import COLUMNS, KEPT
@@ -25,7 +26,6 @@ from ..screening.hashing import sha256_of_pixels
 from ..shards.local import POLL_SECONDS
 from ..shards.workers import Lost, Workers
 from ..shards.workers import workers as processes
-from ..threads import in_order
 from .finish import SAMPLE
 
 Task = tuple[str, str, pa.Table, dict[str, Any]]  # folder, file in it, the manifest's lines of its rows, options

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from biovfm_hf.threads import in_order
 from biovfm_hf.writing.files import atomic_path, linked, write_text
 
 from ..plan.plan import Plan, Unit, load_plan
@@ -20,7 +21,6 @@ from ..schema import CANDIDATES, KEPT, ROW_GROUP, GroupWriter, row_writer
 from ..screening.candidates import groups
 from ..screening.duplicates import load_drops, sample_path
 from ..screening.hashing import sha256_of_file
-from ..threads import in_order
 
 SAMPLE = "sample"  # folder of config 0.2m
 SAMPLE_ROWS = 20_000  # rows in one of its files

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from biovfm_hf.threads import in_order
 from biovfm_hf.writing.files import atomic_path
 
 from ..plan.plan import Plan
 from ..schema import KEPT, MANIFEST
 from ..screening.duplicates import BENCHMARK, load_drops
-from ..threads import in_order
 
 NOT_TOLD = "not told"  # the anatomy if a source does not state it
 _COPIED = [field.name for field in MANIFEST if field.name not in ("shard", "row")]

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from biovfm_hf.threads import in_order
+
 from ..plan.plan import Plan
 from ..schema import KEPT
-from ..threads import in_order
 from .hashing import THUMBNAIL, Rows
 
 _SIDE = THUMBNAIL**2

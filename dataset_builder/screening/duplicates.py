@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from biovfm_hf.threads import in_order
 from biovfm_hf.writing.files import atomic_path
 
 from ..plan.plan import Plan
 from ..schema import KEPT
-from ..threads import in_order
 from .candidates import Candidates, groups
 from .leakage import Benchmarks, matches
 from .look_alikes import look_alikes

@@ -16,6 +16,7 @@ from biovfm_hf.fitting import centred, scaled_shape
 from biovfm_hf.memory import keep_memory_of_pictures, keep_one_arena
 from biovfm_hf.pictures import quiet_decoders
 from biovfm_hf.reading.limited import Limited, Limits
+from biovfm_hf.threads import in_order
 
 from .. import readers
 from ..item import Item
@@ -27,7 +28,6 @@ from ..schema import COLUMNS, KEPT
 from ..screening.hashing import fingerprint, reduced, sha256_of_pixels
 from ..screening.leakage import framings
 from ..screening.rules import Rule, judged
-from ..threads import in_order
 
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
         cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG]  # fmt: skip
