@@ -733,6 +733,7 @@ def card(
     repo_id: str | None = None,
     dataset_id: Sequence[str] | str = (),
     known_as: str | None = None,
+    teacher: str | None = None,
     benchmark: str | None = None,
     license: str | None = None,
     base_model: str | None = None,
@@ -750,6 +751,8 @@ def card(
         repo_id: the model's name on the Hub, for title and usage lines.
         dataset_id: training dataset on the Hub; can be repeated.
         known_as: the model's name in the results, if not its folder.
+        teacher: teacher of a distilled model, as biovfm probe --model took it: adds what was lost against it in
+            these results, and the speed of both on this CPU.
         benchmark: also write .eval_results for this leaderboard on the Hub.
         license: licence id (default: the old card's, else that of base model and data, if they agree).
         base_model: the base model on the Hub that training continued from (default: from the run).
