@@ -157,27 +157,27 @@ def load_encoder(
     precision: str | None = None,
     trust_remote_code: str | None = None,
 ) -> Any:
-    """Load an encoder, which answers `preprocess(images)` and `encode(pixel_values)`.
+    """Load an encoder with the methods `preprocess(images)` and `encode(pixel_values)`.
 
     Args:
-        name: a model folder, a Hub repository, `timm:NAME` or `timm:FOLDER` with keywords of timm where needed
+        name: a model folder, a Hub repository, `timm:NAME` or `timm:FOLDER` with keywords of timm if needed
             (`?init_values=1e-5&dynamic_img_size=true`), `open_clip:hf-hub:REPO`, `xrv:NAME` of torchxrayvision,
-            `meddinov3:` or `medimageinsight:` and a file or repository, `ofa:` and a folder, repository or fairseq
-            file of an OFA model (BiomedGPT), `scratch:unet` and `scratch:transunet` (segmentation baselines without
-            an encoder), `transunet:FILE.npz` (with pretrained weights), one of `SHORT_NAMES`, or `LABEL=` and one of
-            these to choose what results call it.
+            `meddinov3:` or `medimageinsight:` with a file or repository, `ofa:` with a folder, repository or fairseq
+            file of an OFA model (BiomedGPT), `scratch:unet` and `scratch:transunet` (segmentation baselines without an
+            encoder), `transunet:FILE.npz` (with pretrained weights), or one of `SHORT_NAMES`. `LABEL=` before any of
+            these sets the name in results.
         device: a torch device.
         preprocess: `own` (the model's), or the same for every model: resized to the model's size and normalised by
-            mean 0.5 and standard deviation 0.5, as the BioVFM authors do (`half`), or by ImageNet's, as the radiology
-            study does (`imagenet`).
+            mean 0.5 and standard deviation 0.5 as by the BioVFM authors (`half`), or by ImageNet's as in the radiology
+            study (`imagenet`).
         compiled: run its blocks through `torch.compile`.
         precision: `fp32`, `bf16`, or None for `default_precision(device)`.
-        trust_remote_code: the revision of a model's own code that may be run: a repository's commit, or the digest of
-            a folder's code. Without it no such code is run.
+        trust_remote_code: the revision of a model's own code that may run: the commit of a repository, or the digest
+            of a folder's code. Without it no such code runs.
 
     Raises:
-        UserError: there is no such model or device, it needs a package or a network that is not there, or it has code
-            of its own that is not trusted.
+        UserError: there is no such model or device, a needed package or network is missing, or the model has code of
+            its own that is not trusted.
 
     Examples:
         >>> import biovfm_hf
@@ -290,8 +290,7 @@ def curate(
     Returns:
         The content of curation.json: {"pool", "kept", "seed", "clusters": how many at each level, "cluster_sizes": for
         each level, None with `like`, "columns": {column: {"entropy_pool", "entropy_kept", "counts": {value: [pool,
-        kept]}}}}. Entropies are in nats. Of several processes the first alone writes;
-        the others return {}.
+        kept]}}}}. Entropies are in nats. With several processes, only the first one writes; the others return {}.
 
     Raises:
         UserError: a features file cannot be read, the pool has too few images, or the dataset does not match the pool.
@@ -457,49 +456,49 @@ def probe(
             commit of the repository (40 hex digits), or a folder's digest, which a message names if this option
             is missing; one for each command.
         image_column: column with the image's path (image, file_name ...).
-        label_column: column with the label; several columns of 0 and 1 make a task of several labels.
+        label_column: column with the label; several columns of 0 and 1 make a multi-label task.
         subject_column: column with the patient, whose images stay in one split (subject, patient ...).
         split_column: column with train, val or validation, test; without it patients are sampled.
         images_root: folder where image paths begin, besides the list's own; for a list of patients without
             images, the folder with one sub-folder per patient.
         labels: a second list: the label of each patient, joined by the subject column.
-        target: ordinal: the labels are grades in their order.
+        target: ordinal: the labels are ordered grades.
         axes: axes along which volumes are sliced: axial, coronal, sagittal (default: axial).
         slices: most slices of a volume along each axis, evenly spread; 0: all.
-        skip_unreadable: decode every image first and leave out those that cannot be read, by their lines.
-        image_size: segmentation, detection: input (default: the model's).
+        skip_unreadable: decode every image first, leave out unreadable ones and report their lines.
+        image_size: segmentation, detection: input size (default: the model's).
         tune: detection: train the encoder's weights too (default: False).
-        mirror: detection: train on mirrored images too, where left and right mean nothing (default: False).
+        mirror: detection: also train on mirrored images; for tasks where sides mean nothing (default: False).
         epochs: training epochs of heads, decoders and fine-tuning (default: by method).
         rate: highest learning rate (default: by method).
         features: class token, mean patch token (mean_raw: before the final norm), both, the model's pooled
-            vector, or last4: class tokens of the last four blocks and the mean patch token; card: what the
-            model's card recommends; linear also auto: the best on validation (default: class for kNN, auto for
-            linear under protocol radiology, else both).
-        shots: few-shot: training subjects per class, of segmentation in all (default: 16).
-        draws: few-shot: how many draws (default: 20).
+            vector, or last4: class tokens of the last four blocks and the mean patch token; card: the one that
+            the model's card recommends; linear also has auto: the best on validation (default: class for kNN,
+            auto for linear under protocol radiology, else both).
+        shots: few-shot: training subjects per class, for segmentation in total (default: 16).
+        draws: few-shot: number of draws (default: 20).
         lora_preset: lora: own is rank 16 on every linear layer of the attention; radiology is the radiology
             study's, rank 32 on queries, keys and values with their biases (8 million weights on ViT-g).
         lora_rank: lora: rank, instead of the preset's.
         lora_alpha: lora: alpha, instead of the preset's; updates are scaled by alpha / rank.
-        lora_targets: lora: which linear layers of the blocks are updated.
+        lora_targets: lora: linear layers of the blocks to update.
         neighbours: kNN: number of neighbours (default: chosen on validation).
         temperature: kNN: temperature of the votes (default: 0.07).
         views: protocol biovfm: augmented views of the training images, used in turn over the epochs; 100 repeats
             the authors' online augmentation, 0 is no augmentation (default: 0).
-        authors_drop_path: protocol biovfm: leave stochastic depth on in encoders of DINOv2's form while the head
-            is trained, as the authors' code does: the encoder runs again in every epoch (default: False).
+        authors_drop_path: protocol biovfm: keep stochastic depth on in encoders of DINOv2's form while the head
+            is trained, as the authors' code does; the encoder then runs again in every epoch (default: False).
         patience: epochs without a lower validation loss before attention stops training (default: 20).
-        decoder: segmentation: the decoder.
-        window: segmentation: cut images into overlapping windows of this side, in their own pixels, each brought
-            to the input's size (default: whole images are).
+        decoder: segmentation: decoder.
+        window: segmentation: cut images into overlapping windows of this side in image pixels, and resize each
+            window to the input size (default: whole images are resized).
         augment: segmentation: augmentation of training images and masks in every epoch: study (the radiology
             study's flips and rotations), medical (nnU-Net's set without mirroring) (default: none; study under
             protocol radiology).
         surface: segmentation: convention of surface distances (default: deepmind).
         tolerance: segmentation: tolerance of surface Dice in mm, or in pixels without spacing (default: 2).
-        empty: segmentation: surface distances of a structure of which one mask is empty: ignore leaves it out of
-            the means (default), worst takes 0 surface Dice and the image's diagonal.
+        empty: segmentation: surface distances of a structure if one of its masks is empty: ignore leaves it out
+            of the means (default), worst takes surface Dice 0 and the image's diagonal.
 
     Returns:
         Every record of the results folder.
@@ -683,20 +682,20 @@ def reproduce(
     """Report the items' needs, make what is possible, and report the rest with reasons.
 
     Args:
-        items: tables and figures by name (radiology-table3), all of a paper (biovfm, radiology), or all.
-        data: folder of the papers' sets, in the layout of their sources.
-        out: records of all items, and a folder for each item.
-        model: weights for a name of the recipes, as BioVFM=runs/huge/model, or in the place of those it would
-            load; again for each further one.
-        dataset: a dataset folder of biovfm build, for the figure that describes it.
-        setting: another value for a setting of the methods, as epochs=10; the table states it.
+        items: names of tables and figures (radiology-table3), a paper's (biovfm, radiology), or all.
+        data: folder with the papers' sets, in the layout of their sources.
+        out: folder for all records, with a folder for each item.
+        model: weights for a model of the recipes, such as BioVFM=runs/huge/model; replaces the weights it would
+            load; can be repeated.
+        dataset: dataset folder of biovfm build, for the figure that describes the dataset.
+        setting: another value for a setting of the methods, such as epochs=10; the table states it.
         dry_run: print what the items need, and stop.
         gpu: GPU for which the hours are estimated.
-        seed: random seed; several are averaged (default: 0).
+        seed: random seeds; several are averaged (default: 0).
         size: size of MedMNIST's images (default: the paper's).
-        download: fetch missing MedMNIST sets into --data.
+        download: download missing MedMNIST sets to --data.
         resamples: bootstrap resamples; tests of many differences use more.
-        batch_size: images at once.
+        batch_size: images per batch.
         device: torch device (default: cuda if available, else cpu).
         precision: bf16 keeps two to three digits of a feature; it is up to twice as fast on a CPU with bfloat16
             instructions (AMX, AVX512-BF16), slower on others (default: bf16 on a GPU that has it, else fp32).
@@ -706,10 +705,10 @@ def reproduce(
             is missing; one for each command.
 
     Returns:
-        What became of each item; for a dry run nothing.
+        The outcome of each item; an empty list for a dry run.
 
     Raises:
-        UserError: a setting is one of no method, or nothing of any item is there.
+        UserError: no method has a given setting, or nothing of any item is available.
 
     Examples:
         The radiology study's table of the encoders that it used needs neither data nor weights.

@@ -1,4 +1,4 @@
-"""Settings every test shares: no network, one thread, and where reference numbers lie."""
+"""Settings that all tests share: no network, one thread, and the folder of reference numbers."""
 
 import functools
 import os

@@ -1,4 +1,4 @@
-"""The `biovfm` command itself: what it says, how fast, and what it answers to wrong words and missing packages."""
+"""The `biovfm` command itself: its output, its speed, and its answers to wrong arguments and missing packages."""
 
 import errno
 import os
@@ -143,7 +143,7 @@ def test_stopping_says_that_work_is_kept(monkeypatch, capsys):
 
 @pytest.fixture
 def words(tmp_path):
-    """What each command needs to get as far as its optional packages."""
+    """The arguments with which each command gets as far as its optional packages."""
     (tmp_path / "raw" / "drive").mkdir(parents=True)
     (tmp_path / "points.csv").write_text(
         "family,params_millions,task,auc\n" + "".join(f"A,{n},x,{90 + n / 100}\n" for n in (5, 20, 80, 300))

@@ -1,4 +1,4 @@
-"""The docs site builds without a warning, its picture shows the code of today, and CONTRIBUTING names what exists."""
+"""The docs site builds without a warning, its picture matches the code, and CONTRIBUTING names existing things."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What a wheel and an editable install carry, and that the folders of the checkout keep apart."""
+"""The content of a wheel and an editable install, and that the rooms do not import each other."""
 
 import ast
 import json
@@ -25,7 +25,7 @@ FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in")
 
 
 def run(*words: str | Path, cwd: Path, path: str = "") -> subprocess.CompletedProcess:
-    """A process of its own, which must succeed; `path` is all of its PYTHONPATH."""
+    """Run a process that must succeed; `path` is its whole PYTHONPATH."""
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [str(w) for w in words], cwd=cwd, env=environment, capture_output=True, text=True, check=False

@@ -1,6 +1,6 @@
 """Loads vision encoders by name: transformers folders and repositories, timm and open_clip models, short names.
 
-Every encoder answers with the same things, see `tokens.Encoded`.
+All encoders have the same interface, see `tokens.Encoded`.
 """
 
 import re
@@ -34,27 +34,27 @@ def load_encoder(
     precision: str | None = None,
     trust_remote_code: str | None = None,
 ) -> Encoder:
-    """Load an encoder, which answers `preprocess(images)` and `encode(pixel_values)`.
+    """Load an encoder with the methods `preprocess(images)` and `encode(pixel_values)`.
 
     Args:
-        name: a model folder, a Hub repository, `timm:NAME` or `timm:FOLDER` with keywords of timm where needed
+        name: a model folder, a Hub repository, `timm:NAME` or `timm:FOLDER` with keywords of timm if needed
             (`?init_values=1e-5&dynamic_img_size=true`), `open_clip:hf-hub:REPO`, `xrv:NAME` of torchxrayvision,
-            `meddinov3:` or `medimageinsight:` and a file or repository, `ofa:` and a folder, repository or fairseq
-            file of an OFA model (BiomedGPT), `scratch:unet` and `scratch:transunet` (segmentation baselines without
-            an encoder), `transunet:FILE.npz` (with pretrained weights), one of `SHORT_NAMES`, or `LABEL=` and one of
-            these to choose what results call it.
+            `meddinov3:` or `medimageinsight:` with a file or repository, `ofa:` with a folder, repository or fairseq
+            file of an OFA model (BiomedGPT), `scratch:unet` and `scratch:transunet` (segmentation baselines without an
+            encoder), `transunet:FILE.npz` (with pretrained weights), or one of `SHORT_NAMES`. `LABEL=` before any of
+            these sets the name in results.
         device: a torch device.
         preprocess: `own` (the model's), or the same for every model: resized to the model's size and normalised by
-            mean 0.5 and standard deviation 0.5, as the BioVFM authors do (`half`), or by ImageNet's, as the radiology
-            study does (`imagenet`).
+            mean 0.5 and standard deviation 0.5 as by the BioVFM authors (`half`), or by ImageNet's as in the radiology
+            study (`imagenet`).
         compiled: run its blocks through `torch.compile`.
         precision: `fp32`, `bf16`, or None for `default_precision(device)`.
-        trust_remote_code: the revision of a model's own code that may be run: a repository's commit, or the digest of
-            a folder's code. Without it no such code is run.
+        trust_remote_code: the revision of a model's own code that may run: the commit of a repository, or the digest
+            of a folder's code. Without it no such code runs.
 
     Raises:
-        UserError: there is no such model or device, it needs a package or a network that is not there, or it has code
-            of its own that is not trusted.
+        UserError: there is no such model or device, a needed package or network is missing, or the model has code of
+            its own that is not trusted.
     """
     check_device(device)
     label, source = split_label(name)
@@ -79,10 +79,10 @@ def _load_source(source: str, trust_remote_code: str | None) -> Encoder:
 
 
 def _load_known(known: ShortName, trust_remote_code: str | None) -> Encoder:
-    """What a short name loads, read as its authors do.
+    """The encoder of a short name, read as its authors do.
 
     Raises:
-        UserError: it cannot be loaded; where access must be asked for, with how.
+        UserError: it cannot be loaded; if it needs permission, the message says how to get it.
     """
     try:
         encoder = _load_source(known.source, trust_remote_code)
@@ -107,7 +107,8 @@ def on_disk(source: str) -> bool:
 
 
 def split_label(name: str) -> tuple[str, str]:
-    """Split `LABEL=SOURCE`; a source without label is called by its name, a folder by its last telling parts.
+    """Split `LABEL=SOURCE`. Without a label the name is the source, for a folder the last distinctive parts of its
+    path.
 
     >>> split_label("ours=runs/a/model")
     ('ours', 'runs/a/model')

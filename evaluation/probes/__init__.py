@@ -1,1 +1,1 @@
-"""Probes: each turns features (or images) of three splits into validation and test scores."""
+"""Probes: each turns the features (or images) of three splits into validation and test scores."""

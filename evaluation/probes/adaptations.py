@@ -10,10 +10,14 @@ if TYPE_CHECKING:
 
 
 class LowRank(NamedTuple):
-    """Low-rank updates (LoRA, Hu et al. 2022): their `rank`, `alpha` (they are scaled by alpha / rank), and `dropout`.
+    """Low-rank updates (LoRA, Hu et al. 2022).
 
-    `targets` are the layers that get one (see `tuning.weights.find_targets`); `biases` tells whether these layers'
-    biases are trained too.
+    Attributes:
+        rank: rank of the updates.
+        alpha: the updates are scaled by alpha / rank.
+        dropout: dropout rate on their inputs.
+        targets: the layers that get an update (see `tuning.weights.find_targets`).
+        biases: whether the biases of these layers are trained too.
     """
 
     rank: int
@@ -26,8 +30,8 @@ class LowRank(NamedTuple):
 TARGETS = ("attention", "qkv", "mlp", "all")
 PRESETS = {
     "own": LowRank(16, 16, "attention"),
-    # arXiv 2312.02366, Table 9: 8 million weights on ViT-g. Its code says rank 48, which would be 11.8 million; rank
-    # 32 on queries, keys and values and their biases makes 8.05 million. Alpha and dropout are those of its code.
+    # arXiv 2312.02366, Table 9, has 8 million weights on ViT-g. The study's code has rank 48, that is 11.8 million;
+    # rank 32 on queries, keys and values with biases gives 8.05 million. Alpha and dropout are those of its code.
     "radiology": LowRank(32, 16, "qkv", biases=True),
 }
 
@@ -35,7 +39,7 @@ PRESETS = {
 class Adaptation:
     """A choice of an encoder's weights to train: those that `prepare` leaves with gradients.
 
-    `default_rate` is their highest learning rate if none is given.
+    `default_rate` is the highest learning rate if none is given.
     """
 
     default_rate: ClassVar[float]
@@ -44,12 +48,12 @@ class Adaptation:
         """Choose the weights to train; the module may be changed.
 
         Raises:
-            UserError: the module has none of the kind, or a package is missing.
+            UserError: the module has no such weights, or a package is missing.
         """
         raise NotImplementedError
 
     def details(self) -> dict[str, Any]:
-        """Facts on the choice for a record."""
+        """Facts about the choice, for a record."""
         return {}
 
 
@@ -64,7 +68,7 @@ class AllWeights(Adaptation):
 
 
 class Biases(Adaptation):
-    """The encoder's biases alone (BitFit, Ben Zaken et al. 2022)."""
+    """Only the encoder's biases (BitFit, Ben Zaken et al. 2022)."""
 
     default_rate = 5e-4
 
@@ -90,11 +94,11 @@ class LowRankUpdates(Adaptation):
     lora_alpha: float | None = option(
         None, "lora: alpha, instead of the preset's; updates are scaled by alpha / rank", above=0
     )
-    lora_targets: str | None = option(None, "lora: which linear layers of the blocks are updated", choices=TARGETS)
+    lora_targets: str | None = option(None, "lora: linear layers of the blocks to update", choices=TARGETS)
 
     @property
     def low_rank(self) -> LowRank:
-        """The preset with what is given in its place; with a rank alone, alpha keeps its proportion to it."""
+        """The preset, changed by the given settings; if only the rank is given, alpha keeps its ratio to it."""
         preset = PRESETS[self.lora_preset]
         rank = self.lora_rank or preset.rank
         alpha = self.lora_alpha or preset.alpha * rank / preset.rank

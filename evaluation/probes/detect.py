@@ -1,4 +1,4 @@
-"""Method `detect`: boxes from the patch tokens of an encoder that is frozen or trained along."""
+"""Method `detect`: boxes from the patch tokens of an encoder that is frozen or also trained."""
 
 import copy
 from collections.abc import Callable
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
     from .networks.detector import Detector
 
-BATCH = 8  # images of a step, at most
-EPOCHS, STEPS = 30, 600  # as many epochs, and more where images are so few that it takes more for so many steps
-RATE, TUNED_RATE = 1e-3, 1e-4  # of the detector, and of an encoder that is trained along
+BATCH = 8  # most images per step
+EPOCHS, STEPS = 30, 600  # at least this many epochs, and more if few images need more for this many steps
+RATE, TUNED_RATE = 1e-3, 1e-4  # of the detector, and of an encoder that is also trained
 DECAY = 0.05
-LOOKS = 10  # at validation images while it trains
+LOOKS = 10  # validations during training
 
-Read = Callable[[str, np.ndarray, bool], "Tensor"]  # tokens (B, h, w, D) of rows of a split, mirrored or not
+Read = Callable[[str, np.ndarray, bool], "Tensor"]  # tokens (B, h, w, D) of some images of a split, mirrored or not
 
 
 @register
@@ -41,19 +41,19 @@ class Detect(Probe):
     """A feature pyramid and FCOS on patch tokens, scored by COCO's average precision."""
 
     name = "detect"
-    title = "boxes by a feature pyramid and FCOS on patch tokens, frozen or trained along"
+    title = "boxes by a feature pyramid and FCOS on patch tokens, frozen or also trained"
     kinds = (DETECTION,)
     normalises_alike = True
-    stratifies = False  # its cases have no class
+    stratifies = False  # cases have no class
     image_size: int | None = size_setting()
     tune: bool = option(False, "detection: train the encoder's weights too")
-    mirror: bool = option(False, "detection: train on mirrored images too, where left and right mean nothing")
+    mirror: bool = option(False, "detection: also train on mirrored images; for tasks where sides mean nothing")
     epochs: int | None = epochs_setting()
     rate: float | None = rate_setting()
 
     @property
     def record_name(self) -> str:
-        """With whether the encoder is trained."""
+        """The method's name, with a suffix if the encoder is trained."""
         return "detect-tuned" if self.tune else self.name
 
     @property
@@ -62,7 +62,7 @@ class Detect(Probe):
         return self.tune
 
     def run(self, trial: Trial) -> Answer:
-        """Train the detector, keep its best state by validation AP, and judge."""
+        """Train the detector, keep its best state by validation AP, and score the test images."""
         require("torchvision", "detect")
         if trial.encoder.network is not None:
             raise UserError(f"{trial.encoder.name} is a network for segmentation; method detect does not apply to it")
@@ -76,10 +76,10 @@ class Plan:
     """Training settings of a detector.
 
     Attributes:
-        epochs: None for as many as the number of images asks for.
-        rate: the highest.
-        seed: of weights and order.
-        batch: images of a step.
+        epochs: number of epochs; None derives it from the number of images.
+        rate: highest learning rate.
+        seed: random seed of weights and order.
+        batch: images per step.
         mirror: whether every other batch is mirrored.
     """
 
@@ -90,14 +90,16 @@ class Plan:
     mirror: bool
 
     def passes(self, images: int) -> int:
-        """How many epochs."""
+        """Number of epochs."""
         return self.epochs or max(EPOCHS, -(-STEPS * self.batch // max(images, 1)))
 
 
 @dataclass(frozen=True)
 class Detections:
-    """Detections `rows` (n, 7) in the test images, as `statistics.detection.group_boxes` takes them; what was chosen,
-    and weights as in `probe.Answer`."""
+    """Detections in the test images, with the choices that were made and weights as in `probe.Answer`.
+
+    `rows` (n, 7) are in the form of `statistics.detection.group_boxes`.
+    """
 
     rows: np.ndarray
     chosen: dict[str, Any]
@@ -118,12 +120,12 @@ class Mirrored:
         return np.ascontiguousarray(self.images[index][:, ::-1])
 
     def fingerprint(self) -> str:
-        """A digest of the images' own, and that they are mirrored."""
+        """A digest of the images and the mirroring."""
         return combined_digest([b"mirrored", self.images.fingerprint().encode()])
 
 
 def _frozen(trial: Trial, size: int, plan: Plan) -> Detections:
-    """Train on stored tokens."""
+    """Train a detector on stored tokens."""
     stores: dict[tuple[str, bool], Any] = {}
     wanted = [(name, False) for name in trial.task.splits] + ([("train", True)] if plan.mirror else [])
     for name, mirrored in wanted:
@@ -140,7 +142,7 @@ def _frozen(trial: Trial, size: int, plan: Plan) -> Detections:
 
 
 def _tuned(trial: Trial, size: int, plan: Plan) -> Detections:
-    """Train encoder and detector together, at a tenth of the detector's rate or less."""
+    """Train encoder and detector together; the encoder's rate is a tenth of the detector's or less."""
     encoder = trial.encoder
     module = copy.deepcopy(encoder.module).requires_grad_(True)
     accelerator = make_accelerator(encoder.precision)
@@ -160,12 +162,12 @@ class Training:
     """The parts of a detector's training.
 
     Attributes:
-        task: of detection.
-        read: gives tokens.
-        detector: reads them.
-        modules: the detector, and the encoder where it is trained too.
-        sizes: width and height (N, 2) of the images of each split.
-        plan: how.
+        task: a detection task.
+        read: function that returns tokens.
+        detector: the detector that reads them.
+        modules: the detector, and the encoder if it is trained too.
+        sizes: {split: (N, 2) width and height of its images}.
+        plan: training settings.
     """
 
     task: Task
@@ -204,7 +206,7 @@ class Training:
         )
 
     def detect(self, name: str) -> np.ndarray:
-        """Detections (n, 7) in the images of a split: image, class, x, y, width, height in its pixels, score."""
+        """Detections (n, 7) in the images of a split: image, class, x, y, width, height in image pixels, score."""
         import torch
 
         for module in self.modules:
@@ -230,15 +232,16 @@ class Training:
 def train_detector(task: Task, read: Read, module: Any, plan: Plan, device: str) -> Detections:
     """Train a detector (and `module`, from whose outputs `read` makes tokens) and detect in the test images.
 
-    AdamW with weight decay 0.05, a linear warm-up over a tenth of the steps, then cosine to 0; ten times on the way it
-    looks at the validation images, and the state with the highest AP is kept (of equal ones the last).
+    AdamW with weight decay 0.05, a linear warm-up over a tenth of the steps, then cosine to 0. Ten times during
+    training the AP on the validation images is measured, and the state with the highest AP is kept (the last of equal
+    ones).
 
     Args:
-        task: of detection.
-        read: gives tokens.
-        module: the encoder's, None if it is frozen.
-        plan: how.
-        device: of the detector.
+        task: a detection task.
+        read: function that returns tokens.
+        module: the encoder's module, None if it is frozen.
+        plan: training settings.
+        device: device of the detector.
 
     Raises:
         UserError: the loss is not finite.
@@ -281,7 +284,7 @@ def _optimizer(detector: Any, module: Any, plan: Plan) -> Any:
 
 
 def _rows(image: int, found: dict[str, "Tensor"], corners: np.ndarray) -> np.ndarray:
-    """A table (n, 7) of one image's detections with these corners (n, 4)."""
+    """A table (n, 7) of one image's detections, whose corners (n, 4) are given."""
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     labels, scores = (found[name].cpu().numpy().astype(np.float64) for name in ("labels", "scores"))
     return np.column_stack([np.full(len(boxes), float(image)), labels, boxes, scores])
@@ -313,7 +316,7 @@ def _targets(
 
 
 def corner_form(things: ImageBoxes, size: np.ndarray) -> np.ndarray:
-    """Left, top, right and bottom (n, 4) as shares of an image's width and height `size` (2,), cut at its edges."""
+    """Left, top, right and bottom (n, 4) as fractions of an image's width and height `size` (2,), clipped to 0..1."""
     corners = np.concatenate([things.boxes[:, :2], things.boxes[:, :2] + things.boxes[:, 2:]], axis=1)
     return np.clip(corners / np.tile(size, 2), 0, 1)
 

@@ -10,7 +10,7 @@ NOTE = "values are means over draws of training subjects; intervals hold 95 % of
 
 @dataclass(frozen=True)
 class Draws:
-    """`count` draws of `shots` subjects per class from `seed`; `resamples` of the test cases, alike for every draw."""
+    """`count` draws of `shots` subjects per class from `seed`; all draws share the `resamples` of the test cases."""
 
     shots: int
     count: int
@@ -25,17 +25,17 @@ class Draws:
 def draw_subjects(labels: np.ndarray, subjects: np.ndarray | None, shots: int, rng: np.random.Generator) -> np.ndarray:
     """Rows of `shots` random subjects per class, with all their cases.
 
-    A class (a positive label, of a multi-label task) with fewer subjects gives all it has. Without subjects each
-    case is its own.
+    A class (or positive label of a multi-label task) with fewer subjects gives all of them. Without subjects, each
+    case counts as a subject.
 
     Args:
-        labels: (N,) classes or (N, L) of 0/1.
+        labels: (N,) class indices or (N, L) of 0/1.
         subjects: (N,) names or None.
         shots: subjects per class.
-        rng: what draws.
+        rng: random generator.
 
     Returns:
-        Sorted row numbers.
+        Sorted row indices.
     """
     people = np.arange(len(labels)) if subjects is None else np.unique(subjects, return_inverse=True)[1]
     columns = labels if labels.ndim == 2 else labels[:, None] == np.unique(labels)
@@ -47,19 +47,19 @@ def draw_subjects(labels: np.ndarray, subjects: np.ndarray | None, shots: int, r
 
 
 def overlap(taken: np.ndarray, draws: int) -> float:
-    """The share of a draw's training cases that another draw has too, in the mean.
+    """The average share of a draw's training cases that another draw has too.
 
     Args:
-        taken: (N,) how many of the draws hold each case.
-        draws: how many draws there were.
+        taken: (N,) number of draws that contain each case.
+        draws: number of draws.
     """
     return float((taken * (taken - 1)).sum() / (max(draws - 1, 1) * taken.sum()))
 
 
 def spread(values: np.ndarray, reason: str | None = None) -> dict[str, Any]:
-    """A record's entry of a metric's values over draws (draws,): their mean, the range of 95 % of them, and their SD.
+    """A record's entry for a metric with values (draws,): their mean, the range of 95 % of them, and their SD.
 
-    Without a value, and with the `reason`, where a draw leaves the metric undefined (NaN).
+    It has a `reason` instead of a value if a draw leaves the metric undefined (NaN).
     """
     if np.isnan(values).any():
         return {"value": None, "low": None, "high": None, "reason": reason or "undefined on this test split"}

@@ -1,4 +1,4 @@
-"""Few-shot probing: a linear probe on a few subjects per class, drawn again and again."""
+"""Few-shot probing: a linear probe on a few subjects per class, for many random draws."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,22 +16,22 @@ from .probe import Answer, Probe, Trial, features_setting, register
 
 def shots_setting() -> Any:
     """The field `shots` of a few-shot probe."""
-    about = "few-shot: training subjects per class, of segmentation in all"
+    about = "few-shot: training subjects per class, for segmentation in total"
     return option(16, about, least=1, commas=True, metavar="N,...")
 
 
 def draws_setting() -> Any:
     """The field `draws` of a few-shot probe."""
-    return option(20, "few-shot: how many draws", least=1)
+    return option(20, "few-shot: number of draws", least=1)
 
 
 @register
 @dataclass(frozen=True)
 class FewShot(Probe):
-    """Linear probes on a few subjects per class, drawn again and again."""
+    """Linear probes on a few subjects per class, for many random draws."""
 
     name = "fewshot"
-    title = "probes on a few subjects, per class where there are classes"
+    title = "probes on a few subjects (per class, if there are classes)"
     stratifies = False  # its intervals are over draws
     features: str = features_setting("both")
     shots: int = shots_setting()
@@ -39,7 +39,7 @@ class FewShot(Probe):
 
     @property
     def record_name(self) -> str:
-        """With the shots, by which its results are read."""
+        """The method's name with the number of shots, which is essential for reading its results."""
         return f"fewshot-{self.shots}"
 
     def run(self, trial: Trial) -> Answer:

@@ -14,7 +14,7 @@ BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class TunedClassifier(Probe, Adaptation):
-    """Training the weights of an encoder that the method chooses, and a linear head."""
+    """Trains those weights of an encoder that the method chooses, together with a linear head."""
 
     trains_encoder = True
     epochs: int | None = epochs_setting()
@@ -26,7 +26,7 @@ class TunedClassifier(Probe, Adaptation):
         object.__setattr__(self, "batch_size", min(self.batch_size, BATCH_SIZE))
 
     def run(self, trial: Trial) -> Answer:
-        """Train, keep the epoch of lowest validation loss, and judge; nothing is cached."""
+        """Train, keep the epoch with the lowest validation loss, and score; nothing is cached."""
         from .tuning.classifier import Plan, probe_finetune  # needs torch
 
         rate = self.rate or self.default_rate
@@ -37,7 +37,7 @@ class TunedClassifier(Probe, Adaptation):
 @register
 @dataclass(frozen=True)
 class FineTune(AllWeights, TunedClassifier):
-    """Training all weights of the encoder, and a linear head."""
+    """Trains all weights of the encoder and a linear head."""
 
     name = "finetune"
     title = "training all weights of the encoder"
@@ -46,7 +46,7 @@ class FineTune(AllWeights, TunedClassifier):
 @register
 @dataclass(frozen=True)
 class BitFit(Biases, TunedClassifier):
-    """Training the encoder's biases, and a linear head."""
+    """Trains the encoder's biases and a linear head."""
 
     name = "bitfit"
     title = "training the encoder's biases"
@@ -55,7 +55,7 @@ class BitFit(Biases, TunedClassifier):
 @register
 @dataclass(frozen=True)
 class LoRA(LowRankUpdates, TunedClassifier):
-    """Training low-rank updates of the encoder's linear layers, and a linear head."""
+    """Trains low-rank updates of the encoder's linear layers and a linear head."""
 
     name = "lora"
     title = "training low-rank updates of the encoder's linear layers"

@@ -19,36 +19,36 @@ from ..tasks.corruptions.stream import CorruptedImages, Stream
 from .judging import judge
 from .probe import Answer, Probe, Problem, Scores, Trial
 
-PASS_BYTES = 1 << 30  # of corrupted images' features, scored at once
+PASS_BYTES = 1 << 30  # features of corrupted images that are scored at once
 
 
 @dataclass(frozen=True)
 class FrozenProbe(Probe):
-    """A probe of feature vectors. A class of it has the field `features`, and says how cases are scored."""
+    """A probe of feature vectors. Subclasses have the field `features` and define how cases are scored."""
 
     corrupts: ClassVar[bool] = True
 
     def reads(self, trial: Trial) -> str:
-        """Which feature vectors it is given, of `embed.FEATURES`: those of its setting `features`."""
+        """Which of `embed.FEATURES` the probe reads: its setting `features`."""
         features: str = self.features  # type: ignore[attr-defined]
         return features
 
     @abstractmethod
     def score(self, trial: Trial, problem: Problem) -> Scores:
-        """Train on the problem's training cases, and score its validation and test cases."""
+        """Train on the problem's training cases and score its validation and test cases."""
 
     def run(self, trial: Trial) -> Answer:
-        """Train, choose on validation, and judge; with corrupted images too where the run asks for them."""
+        """Train, choose on validation, and score; also on corrupted images if the run asks for them."""
         problem = trial.problem(self.reads(trial))
         answer = judge(trial, self.score(trial, problem))
         return with_corruptions(self, trial, problem, answer) if trial.run.corrupt else answer
 
 
 def benchmark_of(task: Task, other: str | None) -> Benchmark:
-    """The corruptions of a task: its own, or those of the set `other` where the benchmark has not the task.
+    """The corruptions of a task: its own, or those of the set `other` if the benchmark lacks the task.
 
     Raises:
-        UserError: neither is there.
+        UserError: the benchmark has neither.
     """
     known = benchmarks()
     if task.name not in known and other is None:
@@ -60,9 +60,9 @@ def benchmark_of(task: Task, other: str | None) -> Benchmark:
 
 
 def with_corruptions(probe: FrozenProbe, trial: Trial, problem: Problem, answer: Answer) -> Answer:
-    """The answer with `robustness` in its record, and the scores of the corrupted test cases beside it.
+    """Add `robustness` to the answer's record, and the scores of the corrupted test cases to its arrays.
 
-    These are `corrupted_scores` (passes, N, K); a pass is a corruption at one severity, in the record's order.
+    The array is `corrupted_scores` (passes, N, K); a pass is one corruption at one severity, in the record's order.
     """
     run, split = trial.run, trial.task.splits["test"]
     benchmark = benchmark_of(trial.task, run.corruptions)
@@ -83,7 +83,7 @@ def with_corruptions(probe: FrozenProbe, trial: Trial, problem: Problem, answer:
 
 
 def _corrupted_scores(probe: FrozenProbe, trial: Trial, problem: Problem, stream: Stream) -> np.ndarray:
-    """Scores (passes, N, K) float32, by as many passes at once as memory is set aside for."""
+    """Scores (passes, N, K) float32, for as many passes at once as `PASS_BYTES` allows."""
     passes_of = stream.benchmark.passes
     at_once = max(PASS_BYTES // max(problem.features["test"].nbytes, 1), 1)
     parts = []
@@ -108,7 +108,7 @@ def _scored(trial: Trial, answer: Answer, scores: np.ndarray, subjects: np.ndarr
 
 
 def _size_notes(task: Task) -> list[str]:
-    """That the images are not of the benchmark's size, where the first test image is not."""
+    """A note if the first test image does not have the benchmark's size."""
     height, width = task.splits["test"].images[0].shape[:2]
     if (height, width) == (SIDE, SIDE):
         return []

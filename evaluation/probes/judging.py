@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def judge(trial: Trial, scores: Scores) -> Answer:
-    """Choose thresholds on validation and compute metrics with intervals on test: a record's part, and its arrays."""
+    """Choose thresholds on validation and compute metrics with intervals on test, for a record and its arrays."""
     task, run = trial.task, trial.run
     kind, labels = task.record.kind, trial.labels()
     val = checked_split(kind, labels["val"], scores.val, "val")
@@ -52,7 +52,7 @@ def judge(trial: Trial, scores: Scores) -> Answer:
 
 
 def test_strata(labels: np.ndarray, subjects: np.ndarray | None) -> tuple[np.ndarray | None, list[str]]:
-    """The class (N,) of each test case, whose counts resamples are to keep, or None; and a note that says which."""
+    """The class (N,) of each test case, whose counts resamples keep, or None; and a note that says which applies."""
     if labels.ndim == 2:
         return None, ["resamples are not stratified: cases with several labels have no one class"]
     if subjects is not None and any(len(set(labels[subjects == subject])) > 1 for subject in np.unique(subjects)):
@@ -72,15 +72,15 @@ def absence_notes(task: Task) -> list[str]:
 
 
 def subject_numbers(subjects: np.ndarray | None) -> dict[str, np.ndarray]:
-    """The array `test_subjects` (N,) where subjects are known.
+    """The array `test_subjects` (N,) if subjects are known.
 
-    As numbers, so that no name or record number of a source gets into a results folder.
+    Subjects become numbers, so that no name or record number from a source gets into a results folder.
     """
     return {} if subjects is None else {"test_subjects": np.unique(subjects, return_inverse=True)[1].reshape(-1)}
 
 
 def judge_detection(trial: Trial, detections: "Detections") -> Answer:
-    """COCO's figures of boxes, and what each class reaches; the truth and the detections are kept as tables."""
+    """COCO's figures for boxes, in all and for each class; truth and detections are kept as tables."""
     task, run = trial.task, trial.run
     split = task.splits["test"]
     truth = truth_rows(split.boxes or [])

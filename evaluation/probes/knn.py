@@ -38,7 +38,7 @@ class NearestNeighbours(FrozenProbe):
     temperature: float = option(TEMPERATURE, "kNN: temperature of the votes", above=0)
 
     def score(self, trial: Trial, problem: Problem) -> Scores:
-        """Look neighbours up, and choose their number by validation loss."""
+        """Find the neighbours, and choose their number by validation loss."""
         return probe_knn(problem, self.neighbours, self.temperature)
 
 
@@ -50,11 +50,11 @@ def probe_knn(problem: Problem, neighbours: int | None = None, temperature: floa
 
     Args:
         problem: features and labels.
-        neighbours: how many; None chooses among `NEIGHBOURS` by validation loss.
-        temperature: of the votes.
+        neighbours: number of neighbours; None chooses among `NEIGHBOURS` by validation loss.
+        temperature: temperature of the votes.
 
     Raises:
-        UserError: `neighbours` below 1, or a temperature that is not positive.
+        UserError: `neighbours` is below 1, or the temperature is not above 0.
     """
     if neighbours is not None and neighbours < 1:
         raise UserError(f"{neighbours} neighbours cannot vote; give --neighbours 1 or more")
@@ -79,13 +79,15 @@ def probe_knn(problem: Problem, neighbours: int | None = None, temperature: floa
 
 @dataclass(frozen=True)
 class Support:
-    """Training cases to look neighbours up in.
+    """Training cases among which neighbours are searched.
 
     The class tokens of an untrained model differ by a hundred thousandth, and their cosines by less than float32 can
     tell beside 1. So unit vectors are kept as offsets a, b from a c near the support's mean: with c + a and c + b of
     length 1 their product is a'b - (a'a + b'b) / 2 + 1, of which only small numbers are added up here.
 
-    `offsets` (N, D) float32, `pull` (N,) the a'a / 2.
+    Attributes:
+        offsets: (N, D) float32 offsets.
+        pull: (N,) the terms a'a / 2.
     """
 
     offsets: np.ndarray
@@ -125,8 +127,8 @@ def make_support(offsets: np.ndarray) -> Support:
 def nearest(queries: np.ndarray, support: Support, count: int, skip_self: bool = False) -> Iterator[tuple]:
     """Yield (similarities (B, count), support rows (B, count)), tensors, for blocks of queries (B, D), best first.
 
-    Similarities are cosines up to a number that is the same for all neighbours of a query. `queries` are offsets from
-    the support's centre. `skip_self`: the queries are the support, and no case is its own neighbour.
+    Similarities are cosines up to a constant for each query. `queries` are offsets from the support's centre. With
+    `skip_self` the queries are the support itself, and no case is its own neighbour.
     """
     import torch
 
@@ -192,7 +194,7 @@ def _votes(
 def _ml_knn(
     offsets: dict[str, np.ndarray], support: Support, targets: np.ndarray, counts: list[int], smooth: float = 1.0
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """ML-kNN: the posterior of a label given how many of the neighbours have it, counted on the training set."""
+    """ML-kNN: the posterior of a label given the number of neighbours that have it, counted on the training set."""
     labels = targets.astype(np.int64)
     within = {
         name: _neighbour_counts(part, support, labels, counts, skip_self=name == "train")
@@ -215,7 +217,7 @@ def _ml_knn(
 def _neighbour_counts(
     queries: np.ndarray, support: Support, labels: np.ndarray, counts: list[int], skip_self: bool
 ) -> dict[int, np.ndarray]:
-    """How many of the k nearest have each label: {k: (N, L) int}."""
+    """Number of the k nearest neighbours with each label: {k: (N, L) int}."""
     blocks: dict[int, list[np.ndarray]] = {k: [] for k in counts}
     for _, rows in nearest(queries, support, counts[-1], skip_self):
         running = labels[rows.numpy()].cumsum(axis=1)
@@ -225,7 +227,7 @@ def _neighbour_counts(
 
 
 def _likelihood(seen: np.ndarray, mask: np.ndarray, k: int, smooth: float) -> np.ndarray:
-    """P(j of k neighbours have the label | the case has it, or not): (k + 1, L), column sums 1."""
+    """P(j of k neighbours have the label | the case has it, or not): (k + 1, L), each column sums to 1."""
     labels = seen.shape[1]
     cells = (seen + np.arange(labels) * (k + 1))[mask]
     counts = np.bincount(cells, minlength=labels * (k + 1)).reshape(labels, k + 1).T

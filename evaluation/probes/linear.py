@@ -1,4 +1,4 @@
-"""Linear probing: by a convex fit (protocol `fast`), and as the BioVFM authors train (protocol `biovfm`)."""
+"""Linear probing: a convex fit (protocol `fast`), or training as the BioVFM authors do (protocol `biovfm`)."""
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 AUTO = "auto"
-# Inputs of a head by name, and which vectors each is made of.
+# The inputs of a head by name, with the vectors that each is made of.
 INPUTS = {
     "class": ("class",),
     "both": ("class", "mean"),
@@ -29,10 +29,10 @@ INPUTS = {
 
 
 def _inputs(trial: Trial, problem: Problem, parts: tuple[str, ...], names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Which columns (D,) of feature vectors each of some inputs reads.
+    """The columns (D,) of the feature vectors that each input reads.
 
-    The vectors are `parts` side by side, once or, pooled by mean and max, twice. Where the model has no class token,
-    so that they are the mean alone, one input is all there is.
+    The vectors are `parts` side by side, once, or twice if pooled by mean and max. If the model has no class token,
+    the vectors are the mean alone and there is only one input.
     """
     width = problem.features["train"].shape[1]
     of_volumes = trial.task.splits["train"].case_of_image is not None
@@ -54,11 +54,11 @@ class Linear(FrozenProbe):
     features: str = features_setting("both", AUTO)
 
     def reads(self, trial: Trial) -> str:
-        """Both vectors where one of the two is chosen."""
+        """Both vectors if one of the two is chosen on validation."""
         return "both" if self.features == AUTO else self.features
 
     def score(self, trial: Trial, problem: Problem) -> Scores:
-        """Fit, and choose regularisation, with `auto` also the vectors, by validation loss."""
+        """Fit, and choose the regularisation (with `auto` also the vectors) by validation loss."""
         from .heads.logistic import probe_fast  # needs torch
 
         if self.features != AUTO:
@@ -91,14 +91,14 @@ class AuthorsLinear(FrozenProbe):
     )
     authors_drop_path: bool = option(
         False,
-        "protocol biovfm: leave stochastic depth on in encoders of DINOv2's form while the head is trained, as the "
-        "authors' code does: the encoder runs again in every epoch",
+        "protocol biovfm: keep stochastic depth on in encoders of DINOv2's form while the head is trained, as the "
+        "authors' code does; the encoder then runs again in every epoch",
     )
     epochs: int | None = epochs_setting()
-    features: str = field(init=False, default="mean_raw", metadata={"help": "what the authors read"})
+    features: str = field(init=False, default="mean_raw", metadata={"help": "the vector that the authors read"})
 
     def score(self, trial: Trial, problem: Problem) -> Scores:
-        """Train the head, and keep the epoch of lowest validation loss."""
+        """Train the head and keep the epoch with the lowest validation loss."""
         from .heads.authors import EPOCHS, probe_biovfm  # needs torch
 
         epochs, seed = self.epochs or EPOCHS, trial.run.seed
@@ -108,7 +108,7 @@ class AuthorsLinear(FrozenProbe):
         return replace(scores, chosen={**scores.chosen, **details})
 
     def _noisy(self, trial: Trial) -> tuple["Source | None", dict[str, Any]]:
-        """The source of features with stochastic depth, and its rate; none and 0 for encoders not of DINOv2's form."""
+        """The source of features with stochastic depth, and its rate; None and 0 for encoders not in DINOv2's form."""
         from .heads.drop_path import NoisyFeatures, drop_rate  # needs torch
 
         rate, run, split = drop_rate(trial.encoder), trial.run, trial.task.splits["train"]
@@ -128,7 +128,7 @@ class AuthorsLinear(FrozenProbe):
 @register
 @dataclass(frozen=True)
 class StudyLinear(FrozenProbe):
-    """The radiology study's linear layer, its input and learning rate chosen on validation, trained by SGD."""
+    """The radiology study's linear layer, trained by SGD, with input and learning rate chosen on validation."""
 
     name = "linear"
     title = Linear.title
@@ -138,7 +138,7 @@ class StudyLinear(FrozenProbe):
     epochs: int | None = epochs_setting()
 
     def reads(self, trial: Trial) -> str:
-        """Class tokens of the last four blocks and the mean patch token, where the model has equal blocks."""
+        """Class tokens of the last four blocks and the mean patch token, if the model has equal blocks."""
         return "last4" if len(find_layers(trial.encoder.module) or ()) >= LAST_BLOCKS else "both"
 
     def score(self, trial: Trial, problem: Problem) -> Scores:

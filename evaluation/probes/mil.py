@@ -31,7 +31,7 @@ class AttentionPooling(Probe):
         return super().suits(task) and task.splits["train"].case_of_image is not None
 
     def run(self, trial: Trial) -> Answer:
-        """Train, keep the epoch of lowest validation loss, judge, and leave the test slices' attention weights."""
+        """Train, keep the epoch with the lowest validation loss, score, and store the test slices' weights."""
         from .networks.gated_attention import fit_attention  # needs torch
 
         bags = {name: self._bags(trial, name) for name in SPLITS}
@@ -61,7 +61,7 @@ class AttentionPooling(Probe):
 
 
 def _standard(bags: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (D,) over all vectors, the latter 1 if nothing varies."""
+    """Mean and standard deviation (D,) over all vectors; the latter is 1 for constant features."""
     vectors = np.concatenate(bags)
     deviation = vectors.std(axis=0)
     return vectors.mean(axis=0), np.where(deviation > 0, deviation, 1)

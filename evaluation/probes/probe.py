@@ -1,4 +1,4 @@
-"""The base class of probes, with a name, settings and a run; and the registry of all probes.
+"""The base class of probes, with a name, settings and a `run` method; and the registry of all probes.
 
 To add one, write a module beside this one with one class:
 
@@ -12,8 +12,8 @@ To add one, write a module beside this one with one class:
         def run(self, trial: Trial) -> Answer:
             ...
 
-Its fields are its settings. They become options of `biovfm probe` with their ranges and help, and they are what tells
-its records from others, so that no setting can be read without being a part of a record's identity.
+The fields are the probe's settings. They become options of `biovfm probe` with their ranges and help texts, and they
+distinguish its records from others. So every setting that can be read is part of a record's identity.
 """
 
 from abc import ABC, abstractmethod
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 
 STUDY = "radiology"  # the protocol of the radiology study (arXiv 2312.02366)
 ALL_PROTOCOLS = (*PROTOCOLS, STUDY)
-NORMALISED = {"biovfm": "half", STUDY: "imagenet"}  # what these give every model, see `encoders.load.load_encoder`
+NORMALISED = {"biovfm": "half", STUDY: "imagenet"}  # their preprocessing for all models, see `encoders.load`
 FEATURES_HELP = (
     "class token, mean patch token (mean_raw: before the final norm), both, the model's pooled vector, or last4: "
-    "class tokens of the last four blocks and the mean patch token; card: what the model's card recommends; linear "
-    "also auto: the best on validation "
+    "class tokens of the last four blocks and the mean patch token; card: the one that the model's card recommends; "
+    "linear also has auto: the best on validation "
     "(default: class for kNN, auto for linear under protocol radiology, else both)"
 )
 
@@ -55,15 +55,15 @@ class Answer(NamedTuple):
     """The result of a probe: its part of the record, the arrays stored beside it, and the weights it trained.
 
     Attributes:
-        entries: a metric's value and interval each; one whose value is None is undefined, for its `reason`.
-        arrays: of scores, by name.
+        entries: {metric: value and interval}; if the value is None the metric is undefined, for its `reason`.
+        arrays: {name: array of scores}.
         chosen: settings that the probe chose by itself.
-        notes: on the scores.
-        thresholds: of the outputs, None if nothing is decided by them.
-        primary: the metric of most weight, empty for the task's own.
-        further: fields of the record that this probe alone has.
-        trained: weights it trained.
-        parameters: all weights that took part, None for those of the encoder and the trained ones together.
+        notes: notes on the scores.
+        thresholds: decision thresholds of the outputs, None if there are none.
+        primary: the most important metric, empty for the task's own.
+        further: fields of the record that only this probe has.
+        trained: number of trained weights.
+        parameters: number of all weights that took part; None means those of the encoder plus the trained ones.
     """
 
     entries: Mapping[str, Mapping[str, Any]]
@@ -89,10 +89,13 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """The input of a feature probe: the task's kind, the number of outputs, and the cases of its splits.
+    """The input of a feature probe.
 
-    `features` (N, D) float32 of `train`, `val` and `test`; `labels` (N,) classes or (N, L) of 0/1, of `train` and
-    `val` at least.
+    Attributes:
+        kind: kind of task.
+        outputs: number of outputs.
+        features: {split: (N, D) float32} for `train`, `val` and `test`.
+        labels: {split: (N,) class indices or (N, L) of 0/1}, at least for `train` and `val`.
     """
 
     kind: str
@@ -102,7 +105,7 @@ class Problem:
 
     @property
     def independent(self) -> bool:
-        """Whether each output is a yes or no of its own (multi-label tasks), and not one of several classes."""
+        """Whether each output is a yes or no of its own (multi-label tasks) instead of one of several classes."""
         return self.kind == MULTILABEL
 
     @property
@@ -116,7 +119,7 @@ class Problem:
 
 
 def one_hot(labels: np.ndarray, outputs: int) -> np.ndarray:
-    """Targets (N, K) float32 from class numbers (N,) or, as they are, from 0/1 labels (N, L)."""
+    """Targets (N, K) float32 from class indices (N,); 0/1 labels (N, L) stay as they are."""
     return labels.astype(np.float32) if labels.ndim == 2 else np.eye(outputs, dtype=np.float32)[labels]
 
 
@@ -131,7 +134,7 @@ def log_loss(probabilities: np.ndarray, targets: np.ndarray, independent: bool) 
 
 @dataclass(frozen=True)
 class Scores:
-    """Probabilities (N, K) of the validation and test cases, what a probe chose, and weights as `Answer`."""
+    """Probabilities (N, K) of the validation and test cases, the probe's choices, and weights as in `Answer`."""
 
     val: np.ndarray
     test: np.ndarray
@@ -145,20 +148,20 @@ class Probe(ABC):
     """A method of scoring an encoder on a task; its fields are its settings.
 
     Attributes:
-        name: its name for the command.
-        title: its description in the help text.
-        protocols: those of `ALL_PROTOCOLS` that it runs under; a second class of the same name can have the others.
-        kinds: of the tasks it suits; likewise.
-        thresholds: the protocol by which decision thresholds are chosen. The authors' rule takes a validation score
-            itself, which a test score must exceed. Where kNN votes all lie at 1.0 none would then be positive (MCC 0
-            beside AUC 1). The authors probe linearly only, so the rule holds there.
-        normalises_alike: whether the protocols of the papers give every model their authors' one preprocessing.
+        name: the method's name on the command line.
+        title: description in the help text.
+        protocols: those of `ALL_PROTOCOLS` that it runs under; a second class with the same name can have the others.
+        kinds: kinds of tasks that it suits; again, a second class can have the others.
+        thresholds: the protocol that chooses decision thresholds. The authors' rule takes a validation score itself as
+            threshold, which a test score must exceed. Where all kNN votes are 1.0, none would then be positive (MCC 0
+            despite AUC 1). The authors probe linearly only, so their rule applies there.
+        normalises_alike: whether a paper's protocol gives every model its authors' common preprocessing.
         stratifies: whether its intervals come from resamples that can keep the class counts.
-        trains_encoder: whether it trains the encoder's weights, so that no features are shared.
+        trains_encoder: whether it trains the encoder's weights, so that features cannot be shared.
         corrupts: whether it can be scored on corrupted images.
         saves_masks: whether it can write the masks that it predicts.
-        version: of what it does. Raise it when its scores change though no setting does: its old records then stay
-            what they are, and are not taken for new ones.
+        version: version of the method. Increase it when scores change although no setting does: old records then stay
+            as they are and do not count as new ones.
     """
 
     name: ClassVar[str]
@@ -178,19 +181,19 @@ class Probe(ABC):
 
     @property
     def record_name(self) -> str:
-        """The method's name in records, with its most important setting if it has one."""
+        """The method's name in records, with its most important setting if there is one."""
         return self.name
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Settings that have a value (not switches that are off), and a later version: what tells records apart."""
+        """Settings that have a value (switches only if on) and a version above 1, which distinguish its records."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         version = {"version": self.version} if self.version > 1 else {}
         return version | {name: value for name, value in values.items() if value is not None and value is not False}
 
     @property
     def trains(self) -> bool:
-        """Whether it trains the encoder's weights with these settings."""
+        """Whether these settings train the encoder's weights."""
         return self.trains_encoder
 
     def suits(self, task: Task) -> bool:
@@ -202,15 +205,15 @@ class Probe(ABC):
         """Score the trial's encoder on its task.
 
         Raises:
-            UserError: something it needs is missing or broken.
+            UserError: something that the probe needs is missing or broken.
         """
 
 
 @dataclass(frozen=True)
 class Run:
-    """A probe and the other settings of a run of the suite, apart from models and tasks.
+    """A probe and the other settings of a run, apart from models and tasks.
 
-    `batch_size` images are embedded at once; the other fields are those of `biovfm probe`.
+    `batch_size` is the number of images embedded at once; the other fields are options of `biovfm probe`.
     """
 
     probe: Probe
@@ -230,17 +233,17 @@ class Run:
 
     @property
     def preprocess(self) -> str:
-        """Which preprocessing the encoder gets: the authors of both papers normalise alike for every model."""
+        """Which preprocessing the encoder gets; the papers' protocols normalise images alike for every model."""
         return NORMALISED.get(self.protocol, "own") if self.probe.normalises_alike else "own"
 
     @property
     def draws_as(self) -> str:
-        """The protocol of `statistics.bootstrap` by which resamples are drawn."""
+        """The protocol of `statistics.bootstrap` that draws resamples."""
         return draws_as(self.protocol)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that distinguish its records, besides method, protocol and seed."""
+        """The settings that distinguish records, besides method, protocol and seed."""
         settings = {**self.probe.identity, "precision": self.precision}
         if self.probe.stratifies and self.draws_as != self.probe.thresholds:
             settings["thresholds"] = "midway"  # distinguishes these records from earlier ones by the authors' rule
@@ -255,9 +258,9 @@ class Run:
 
 @dataclass(frozen=True)
 class Trial:
-    """One run on one task by one encoder, with the folder where features are kept.
+    """One run on one task with one encoder, and the folder of cached features.
 
-    Predicted masks go to the folder `masks`, if there is one.
+    Predicted masks go to the folder `masks`, if it is given.
     """
 
     encoder: "Encoder"
@@ -291,15 +294,15 @@ class Trial:
         return {name: split.labels for name, split in self.task.splits.items() if split.labels is not None}
 
 
-PROBES: dict[tuple[str, str, str], type[Probe]] = {}  # by name, protocol and kind of task
+PROBES: dict[tuple[str, str, str], type[Probe]] = {}  # {(name, protocol, kind of task): class}
 ProbeClass = TypeVar("ProbeClass", bound=type[Probe])
 
 
 def register(probe: ProbeClass) -> ProbeClass:
-    """Make a probe known, under each of its protocols and kinds of tasks.
+    """Register a probe under each of its protocols and kinds of tasks.
 
     Raises:
-        ValueError: another has that name, protocol and kind.
+        ValueError: another probe has the same name, protocol and kind.
     """
     for protocol, kind in product(probe.protocols, probe.kinds):
         if PROBES.setdefault((probe.name, protocol, kind), probe) is not probe:
@@ -308,18 +311,18 @@ def register(probe: ProbeClass) -> ProbeClass:
 
 
 def probe_classes() -> dict[tuple[str, str, str], type[Probe]]:
-    """All registered probes by name, protocol and kind of task, those of this package among them."""
+    """All registered probes by name, protocol and kind of task, including those of this package."""
     import_modules(__package__)
     return PROBES
 
 
 def probe_names() -> list[str]:
-    """The methods' names, sorted."""
+    """Names of the methods, sorted."""
     return sorted({name for name, _, _ in probe_classes()})
 
 
 def find_probes(name: str, protocol: str) -> list[type[Probe]]:
-    """The classes of a method under a protocol: one, or one for each sort of tasks.
+    """The classes of a method under a protocol; several if they suit different kinds of tasks.
 
     Raises:
         UserError: there is none.
@@ -333,21 +336,21 @@ def find_probes(name: str, protocol: str) -> list[type[Probe]]:
 
 
 def features_setting(default: str, *more: str) -> Any:
-    """The field `features` of a probe that reads feature vectors; `more` are choices of its own."""
+    """The field `features` of a probe that reads feature vectors; `more` are additional choices."""
     return option(default, FEATURES_HELP, choices=(*FEATURES, *more))
 
 
 def size_setting() -> Any:
-    """The field `image_size` of a probe of tokens; None is the model's own. Several sizes make a run each."""
-    about = "segmentation, detection: input (default: the model's)"
+    """The field `image_size` of a probe of tokens; None is the model's own size. Several sizes give a run each."""
+    about = "segmentation, detection: input size (default: the model's)"
     return option(None, about, least=1, commas=True, metavar="PX,...")
 
 
 def epochs_setting() -> Any:
-    """The field `epochs` of a probe that trains; None is the method's own number."""
+    """The field `epochs` of a probe that trains; None is the method's default."""
     return option(None, "training epochs of heads, decoders and fine-tuning (default: by method)", least=1)
 
 
 def rate_setting() -> Any:
-    """The field `rate` of a probe that trains; None is the method's own."""
+    """The field `rate` of a probe that trains; None is the method's default."""
     return option(None, "highest learning rate (default: by method)", above=0)

@@ -28,18 +28,18 @@ def augment_setting(choices: tuple[str, ...], default: str | None) -> Any:
 
 @dataclass(frozen=True)
 class MaskProbe(Probe):
-    """Segmentation, scored per case (an image, or a volume of which images are slices) and averaged over cases."""
+    """Segmentation, scored per case (an image, or a volume whose slices are images) and averaged over cases."""
 
     kinds = (SEGMENTATION,)
-    stratifies = False  # its cases have no class
+    stratifies = False  # cases have no class
     saves_masks = True
-    version = 2  # 1 had another decoder and another loss
-    decoder: str = option("linear", "segmentation: the decoder", choices=("linear", "unet"))
+    version = 2  # version 1 had another decoder and loss
+    decoder: str = option("linear", "segmentation: decoder", choices=("linear", "unet"))
     image_size: int | None = size_setting()
     window: int | None = option(
         None,
-        "segmentation: cut images into overlapping windows of this side, in their own pixels, each brought to the "
-        "input's size (default: whole images are)",
+        "segmentation: cut images into overlapping windows of this side in image pixels, and resize each window to "
+        "the input size (default: whole images are resized)",
         least=16,
         metavar="PX",
     )
@@ -52,8 +52,8 @@ class MaskProbe(Probe):
     )
     empty: str | None = option(
         None,
-        "segmentation: surface distances of a structure of which one mask is empty: ignore leaves it out of the means "
-        "(default), worst takes 0 surface Dice and the image's diagonal",
+        "segmentation: surface distances of a structure if one of its masks is empty: ignore leaves it out of the "
+        "means (default), worst takes surface Dice 0 and the image's diagonal",
         choices=("ignore", "worst"),
     )
     epochs: int | None = epochs_setting()
@@ -61,7 +61,7 @@ class MaskProbe(Probe):
 
     @property
     def record_name(self) -> str:
-        """With the decoder where it is not the linear one."""
+        """The method's name, with the decoder if it is not the linear one."""
         return f"{self.name}-unet" if self.decoder == "unet" else self.name
 
 
@@ -75,7 +75,7 @@ class Segment(MaskProbe):
     normalises_alike = True
 
     def run(self, trial: Trial) -> Answer:
-        """Train the decoder, or the network of a `scratch:` model, and judge."""
+        """Train the decoder, or the network of a `scratch:` model, and score it."""
         from .masks.frozen import probe_frozen  # needs torch
 
         return probe_frozen(self, trial)
@@ -93,7 +93,7 @@ class StudySegment(MaskProbe):
     augment: str | None = augment_setting((*AUGMENTATIONS, "none"), "study")
 
     def run(self, trial: Trial) -> Answer:
-        """Train a decoder at each of seven rates, one more at the best, and judge."""
+        """Train a decoder at each of seven rates, then another one at the best rate, and score it."""
         from .masks.study import probe_study  # needs torch
 
         return probe_study(self, trial)
@@ -101,13 +101,13 @@ class StudySegment(MaskProbe):
 
 @dataclass(frozen=True)
 class TunedMasks(MaskProbe, Adaptation):
-    """Training the weights of an encoder that the method chooses, together with a decoder."""
+    """Trains those weights of an encoder that the method chooses, together with a decoder."""
 
     trains_encoder = True
     protocols = PROTOCOLS
 
     def run(self, trial: Trial) -> Answer:
-        """Train, keep the epoch of highest validation Dice, and judge; nothing is cached."""
+        """Train, keep the epoch with the highest validation Dice, and score; nothing is cached."""
         from .masks.tuned import probe_tuned  # needs torch
 
         return probe_tuned(self, trial)
@@ -116,7 +116,7 @@ class TunedMasks(MaskProbe, Adaptation):
 @register
 @dataclass(frozen=True)
 class FineTuneMasks(AllWeights, TunedMasks):
-    """Training all weights of the encoder, and a decoder."""
+    """Trains all weights of the encoder and a decoder."""
 
     name = FineTune.name
     title = FineTune.title
@@ -125,7 +125,7 @@ class FineTuneMasks(AllWeights, TunedMasks):
 @register
 @dataclass(frozen=True)
 class BitFitMasks(Biases, TunedMasks):
-    """Training the encoder's biases, and a decoder."""
+    """Trains the encoder's biases and a decoder."""
 
     name = BitFit.name
     title = BitFit.title
@@ -134,7 +134,7 @@ class BitFitMasks(Biases, TunedMasks):
 @register
 @dataclass(frozen=True)
 class LoRAMasks(LowRankUpdates, TunedMasks):
-    """Training low-rank updates of the encoder's linear layers, and a decoder."""
+    """Trains low-rank updates of the encoder's linear layers and a decoder."""
 
     name = LoRA.name
     title = LoRA.title
@@ -143,7 +143,7 @@ class LoRAMasks(LowRankUpdates, TunedMasks):
 @register
 @dataclass(frozen=True)
 class FewShotMasks(MaskProbe):
-    """Decoders on frozen patch tokens of a few subjects, drawn again and again."""
+    """Decoders on frozen patch tokens of a few subjects, for many random draws."""
 
     name = FewShot.name
     title = FewShot.title
@@ -152,12 +152,12 @@ class FewShotMasks(MaskProbe):
 
     @property
     def record_name(self) -> str:
-        """With the shots, by which its results are read."""
+        """The method's name with the number of shots, which is essential for reading its results."""
         decoder = "-unet" if self.decoder == "unet" else ""
         return f"{self.name}-{self.shots}{decoder}"
 
     def run(self, trial: Trial) -> Answer:
-        """Train on every draw, and report their mean and spread."""
+        """Train on every draw, and report the mean and spread over draws."""
         from .masks.few_shot import probe_few_shot_masks  # needs torch
 
         return probe_few_shot_masks(self, trial)
@@ -166,7 +166,7 @@ class FewShotMasks(MaskProbe):
 @register
 @dataclass(frozen=True)
 class StudyFewShotMasks(FewShotMasks):
-    """Decoders on the few images that the radiology study takes, trained and scored as it does; one draw."""
+    """Decoders on the few images that the radiology study uses, trained and scored as it does; one draw."""
 
     protocols = (STUDY,)
     normalises_alike = True

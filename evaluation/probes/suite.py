@@ -1,4 +1,4 @@
-"""Runs methods over models and tasks, one record each: resumable, and divided among processes."""
+"""Runs methods over models and tasks and makes one record for each; resumable, and shared among processes."""
 
 import hashlib
 import sys
@@ -39,7 +39,7 @@ from .probe import Answer, Run, Trial
 
 
 class Job(NamedTuple):
-    """A record to make: of a model, named as encoders are loaded, by a run on a task."""
+    """A record to make: a model (by the name that loads it), a run and a task."""
 
     model: str
     run: Run
@@ -47,7 +47,7 @@ class Job(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """A job whose record could not be made, and why; `is_load` where its model already could not be loaded."""
+    """A job whose record could not be made, and why; `is_load` if the model could not even be loaded."""
 
     job: Job
     reason: str
@@ -58,32 +58,34 @@ class Failure(NamedTuple):
         return f"{label} on {self.job.task.name} by {method}: {self.reason}"
 
 
-Claim = Callable[[str], AbstractContextManager[bool]]  # of a record, by its key: whether this process is to make it
+Claim = Callable[[str], AbstractContextManager[bool]]  # record key -> whether this process should make the record
 
 
 def run_suite(models: list[str], tasks: list[Task], runs: list[Run], out: Path, cache: Path) -> list[Record]:
-    """Make every record that is missing in `out`, and return all records there.
+    """Make every record that is missing in `out`, and return all records in it.
 
-    A failure of one model on one task does not stop the others; it is raised at the end. Processes that work on one
-    folder share its records out, each taking the next that nobody is at. A record is made whole by one process, also
-    where it takes fine-tuning: so it comes out the same on any number of them, and the failure of one stops no other.
-    Processes that were started together embed the images of a task together, and then do the rest each for itself.
+    If one model fails on one task, the others continue; the failure is raised at the end.
+
+    Processes that work on one folder share its records: each takes the next record that no other process works on. One
+    process makes a whole record, even with fine-tuning. So a record does not depend on the number of processes, and if
+    one process fails the others continue. Processes that a launcher started together embed the images of a task
+    together and then work separately.
 
     Args:
-        models: names as `encoders.load_encoder` takes them.
+        models: names for `encoders.load_encoder`.
         tasks: opened tasks.
         runs: one per method and seed; each applies to the tasks that it suits.
         out: the results folder.
-        cache: the features' folder.
+        cache: folder of the cached features.
 
     Raises:
-        UserError: two models share a label, or what went wrong with some records after the others were made.
+        UserError: two models share a label, or some records failed; this is raised after the others were made.
     """
     labels = [split_label(model)[0] for model in models]
     for label in labels:
         if labels.count(label) > 1:
             raise UserError(f"two models are called {label}; tell them apart: --model NAME1=... --model NAME2=...")
-    for model in models[1:]:  # report models that cannot be loaded now, not after hours of work on others
+    for model in models[1:]:  # report models that cannot be loaded now instead of after hours of work on others
         load_encoder(model, trust_remote_code=runs[0].trust_remote_code)
     jobs = [Job(model, run, task) for model in models for run in runs for task in tasks if run.probe.suits(task)]
     failures = run_jobs(jobs, out, cache)
@@ -94,10 +96,10 @@ def run_suite(models: list[str], tasks: list[Task], runs: list[Run], out: Path, 
 
 
 def run_jobs(jobs: list[Job], out: Path, cache: Path) -> list[Failure]:
-    """Make the records of jobs, those of a model one after the other, among processes as `run_suite`.
+    """Make the records of jobs, model by model, shared among processes as in `run_suite`.
 
     Returns:
-        What could not be made, and why. Nothing is raised.
+        The failures. Nothing is raised.
     """
     processes, failures = process_group(), []
     if processes.size > 1:
@@ -110,7 +112,7 @@ def run_jobs(jobs: list[Job], out: Path, cache: Path) -> list[Failure]:
 
 
 def _run_jobs(jobs: list[Job], out: Path, cache: Path, claim: Claim | None = None) -> tuple[list[Failure], list[Job]]:
-    """Make the records of jobs that can be claimed. Returns what went wrong, and the jobs that others are at."""
+    """Make the records of jobs that can be claimed. Returns the failures, and the jobs that other processes have."""
     failures, busy = [], []
     loaded: dict[tuple[str, str], Encoder | UserError] = {}
     for job in jobs:
@@ -120,7 +122,7 @@ def _run_jobs(jobs: list[Job], out: Path, cache: Path, claim: Claim | None = Non
             encoder = _loaded(model, run, loaded)
             if make_record(Trial(encoder, task, run, cache), out, claim) is None:
                 busy.append(job)
-        except (UserError, RuntimeError) as error:  # torch raises the latter, out of memory say
+        except (UserError, RuntimeError) as error:  # torch raises RuntimeError, if memory runs out for instance
             if not isinstance(error, UserError):
                 traceback.print_exception(error)
             failures.append(Failure(job, str(error), error is loaded.get((model, run.preprocess))))
@@ -129,10 +131,10 @@ def _run_jobs(jobs: list[Job], out: Path, cache: Path, claim: Claim | None = Non
 
 
 def _loaded(model: str, run: Run, loaded: dict[tuple[str, str], Encoder | UserError]) -> Encoder:
-    """A model as a run reads it, of `loaded`, which keeps it, or why it cannot be loaded.
+    """A model as a run reads it. `loaded` keeps the model, or the reason why it cannot be loaded.
 
     Raises:
-        UserError: it cannot.
+        UserError: the model cannot be loaded.
     """
     key = (model, run.preprocess)
     if key not in loaded:
@@ -149,15 +151,15 @@ def _loaded(model: str, run: Run, loaded: dict[tuple[str, str], Encoder | UserEr
 
 
 def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Record | None:
-    """Probe one model on one task by one method, unless its record is there.
+    """Probe one model on one task by one method, unless the record exists.
 
-    Without a `claim` the processes that were started together make it together.
+    Without a `claim`, the processes that were started together make the record together.
 
     Returns:
-        The record, or None if the claim is another process'.
+        The record, or None if another process has the claim.
 
     Raises:
-        UserError: the method does not apply to the task, or something it needs is missing or broken.
+        UserError: the method does not apply to the task, or something that it needs is missing or broken.
     """
     encoder, task, probe = trial.encoder, trial.task, trial.run.probe
     if not probe.suits(task):
@@ -169,7 +171,7 @@ def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Record |
         if not mine:
             return None
         known = read_record(out, identity)
-        if claim is None:  # made together: the others wait for this process' share of the images, or it for theirs
+        if claim is None:  # made together: processes wait for each other's share of the images
             known = process_group().agree(known)
         if known is not None and (trial.masks is None or trial.masks.is_dir()):
             _say(f"have  {encoder.name}  {task.name}  {probe.record_name}")
@@ -180,7 +182,7 @@ def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Record |
         answer = probe.run(trial)
         seconds = round(time.perf_counter() - begun, 3)
         record = complete(identity, trial, answer, seconds)
-        if measured_otherwise(out, identity):  # then so are the pictures
+        if measured_otherwise(out, identity):  # then the pictures are outdated too
             for kind in ("attention", "tsne", "pca"):
                 discard(out, kind, encoder.name, task.name)
         record = write_record(out, record, answer.arrays)
@@ -189,7 +191,7 @@ def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Record |
 
 
 def complete(identity: Record, trial: Trial, answer: Answer, seconds: float) -> Record:
-    """The record of what a probe answered in so many seconds."""
+    """The complete record of a probe's answer, which took `seconds`."""
     encoder, task = trial.encoder, trial.task
     return replace(
         identity,
@@ -222,19 +224,19 @@ def _flat_intervals(metrics: Mapping[str, Any], cases: int) -> list[str]:
 
 
 def _say(line: str, stream: TextIO | None = None) -> None:
-    """Print a line in one write: of processes that share a pipe, another's could come between print's two writes."""
+    """Print a line in a single write, so that lines of processes that share a pipe do not mix."""
     print(f"{line}\n", end="", file=stream, flush=True)
 
 
 def feature_notes(trial: Trial) -> list[str]:
-    """Notes on the vector read, if the model's card decided it."""
+    """Notes on the vector that was read, if the model's card determined it."""
     if trial.run.settings.get("features") != "card":
         return []
     return [f"features card: {trial.encoder.features}"]
 
 
 def costs(encoder: Encoder, answer: Answer) -> dict[str, Any]:
-    """The weights that were trained, all that took part, the share of the former, and the highest use of memory."""
+    """The numbers of trained weights and of all weights that took part, their ratio, and the peak memory."""
     frozen = sum(parameter.numel() for parameter in encoder.module.parameters())
     parameters = frozen + answer.trained if answer.parameters is None else answer.parameters
     return {
@@ -246,7 +248,7 @@ def costs(encoder: Encoder, answer: Answer) -> dict[str, Any]:
 
 
 def check_validation(trial: Trial) -> None:
-    """Raise a UserError before the work where validation holds one class only, so that no threshold can be chosen."""
+    """Raise a UserError early if validation has only one class, so that no threshold can be chosen."""
     task, labels = trial.task, trial.task.splits["val"].labels
     if labels is not None:
         unscored = np.zeros((len(labels), task.num_outputs))
@@ -254,7 +256,7 @@ def check_validation(trial: Trial) -> None:
 
 
 def identify(trial: Trial) -> Record:
-    """The beginning of a record: the fields that name it, and the data it is measured on."""
+    """The first fields of a record: those that name it, and the digest of its data."""
     run = trial.run
     return Record(
         model=trial.encoder.name,
@@ -270,7 +272,7 @@ def identify(trial: Trial) -> Record:
 
 
 def software() -> dict[str, str]:
-    """Versions of this package and of those that results depend on most; of a bare checkout there is none."""
+    """Versions of this package and of those that results depend on most; a bare checkout has none of its own."""
     versions = {}
     for name in ("biovfm-hf", "torch", "transformers"):
         with suppress(PackageNotFoundError):
@@ -279,7 +281,7 @@ def software() -> dict[str, str]:
 
 
 def task_digest(task: Task) -> str:
-    """A short digest of all images, masks and labels of a task, so that changed data gives a new record."""
+    """A short digest of all images, masks and labels of a task; changed data gives a new record."""
     digest = hashlib.blake2b(digest_size=6)
     for name in SPLITS:
         split = task.splits[name]

@@ -1,4 +1,4 @@
-"""Finds the available parts of a reproduction: tasks that open, models with weights, and why others are missing."""
+"""Finds the available parts of a reproduction: tasks that open, models with weights, and reasons for missing ones."""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,26 +14,26 @@ from ..tasks import Task, open_task, read_records
 from .options import ReproduceOptions
 from .recipe import Cell, Recipe
 
-BASELINES = ("unet", "transunet")  # segmentation networks that have no weights to load
+BASELINES = ("unet", "transunet")  # segmentation networks without weights to load
 
 
 @dataclass
 class Bench:
-    """The options of a reproduction, and the tasks that were opened for it: each by name and size, or why not."""
+    """The options of a reproduction, and its opened tasks by name and size (or the reason why one does not open)."""
 
     options: ReproduceOptions
     opened: dict[tuple[str, int | None], Task | UserError] = field(default_factory=dict)
 
     @property
     def out(self) -> Path:
-        """The results folder, which all items share."""
+        """The results folder that all items share."""
         return self.options.folder
 
     def task(self, name: str, recipe: Recipe) -> Task:
         """A task, opened once.
 
         Raises:
-            UserError: its files are not there, or broken.
+            UserError: its files are missing or broken.
         """
         options, size = self.options, self.options.size or recipe.size
         if (name, size) not in self.opened:
@@ -49,10 +49,10 @@ class Bench:
         return task
 
     def model(self, name: str, recipe: Recipe) -> str:
-        """A model as encoders are loaded: a name, or `NAME=SOURCE`.
+        """A model's name for the encoder loader: a name, or `NAME=SOURCE`.
 
         Raises:
-            UserError: nobody gives weights under the name, and neither does the user.
+            UserError: neither the recipe nor the user has weights for the name.
         """
         given = {**recipe.sources, **self.options.sources}
         if name in given:
@@ -64,10 +64,10 @@ class Bench:
         raise UserError(f"{recipe.weights.get(name, 'no weights are known')}; then give --model {name}=FOLDER")
 
     def runs(self, cell: Cell, task: Task) -> list[Run]:
-        """The runs of a cell on a task, one for each seed.
+        """The runs of a cell on a task, one per seed.
 
         Raises:
-            UserError: the method does not have a setting, or a value is wrong.
+            UserError: the method lacks a setting, or a value is wrong.
         """
         options = self.options
         device = options.device or default_device()
@@ -92,17 +92,17 @@ class Bench:
 
     @staticmethod
     def settings_of(cell: Cell) -> set[str]:
-        """The settings that a cell's method has."""
+        """Names of the settings of a cell's method."""
         kinds = {read_records()[task].kind for task in cell.tasks}
         probes = [probe for probe in find_probes(cell.method, cell.protocol) if kinds & {*probe.kinds}]
         return {item.name for probe in probes for item in fields(probe) if item.init}
 
 
 def make_probe(kind: type[Probe], settings: dict[str, Any], changed: dict[str, Any]) -> Probe:
-    """A probe with the settings of a recipe, and of those that the user changed the ones that it has.
+    """A probe with the settings of a recipe, and with those of the user's changes that it has.
 
     Raises:
-        UserError: it has not one of the recipe's, or a value is wrong.
+        UserError: it lacks one of the recipe's settings, or a value is wrong.
     """
     known = {item.name for item in fields(kind) if item.init}
     if unknown := set(settings) - known:

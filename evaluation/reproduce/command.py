@@ -16,10 +16,10 @@ from .options import ReproduceOptions
 from .recipe import Recipe, find_recipe, recipe_names, resolve_items
 
 DESCRIPTION = """\
-Make a table or figure of one of the two papers again: the BioVFM-21M paper (biovfm-...) and the study of DINOv2 on
-radiology benchmarks (radiology-...). The command first lists what an item needs. Available parts are run, missing ones
-are listed with the reason, and the same command continues later. Tables have our numbers beside the printed ones, with
-95 % intervals and paired tests of the differences, corrected over the item (Holm), which the papers lack."""
+Reproduce a table or figure of one of the two papers: the BioVFM-21M paper (biovfm-...) or the study of DINOv2 on
+radiology benchmarks (radiology-...). The command first lists what an item needs. Available parts are run, missing
+parts are listed with the reason, and the same command continues later. Tables show our numbers beside the printed
+ones, with 95 % intervals and paired tests of differences, corrected over the item (Holm). The papers have neither."""
 EXAMPLES = """\
 examples:
   biovfm reproduce --list
@@ -27,8 +27,8 @@ examples:
   biovfm reproduce radiology-table3 radiology-figure3 --data data --out papers
   biovfm reproduce biovfm-table1 --data data --out papers --model BioVFM=runs/huge/model --setting views=4
 
-OUT receives the records of all items (records/, scores/, results.json, as biovfm probe writes them), which items
-share, and for each item a folder with table.md, table.csv, table.tex, item.json and pictures.
+OUT receives the records (records/, scores/, results.json, as biovfm probe writes them), which all items share, and for
+each item a folder with table.md, table.csv, table.tex, item.json and pictures.
 On several GPUs: accelerate launch --num_processes 4 -m biovfm_hf.cli reproduce ..."""
 KINDS: dict[str, Callable[[Recipe, Bench], Outcome]] = {
     "scores": scores.produce,
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def list_items() -> list[dict[str, Any]]:
-    """Every item with its title, the sets and the models that it takes."""
+    """Every item with its title, its sets and its models."""
     recipes = [find_recipe(name) for name in recipe_names()]
     return [{"item": r.name, "title": r.title, "tasks": r.tasks, "models": r.models} for r in recipes]
 
@@ -71,10 +71,10 @@ def reproduce(options: ReproduceOptions) -> list[Outcome]:
     """Report the items' needs, make what is possible, and report the rest with reasons.
 
     Returns:
-        What became of each item; for a dry run nothing.
+        The outcome of each item; an empty list for a dry run.
 
     Raises:
-        UserError: a setting is one of no method, or nothing of any item is there.
+        UserError: no method has a given setting, or nothing of any item is available.
     """
     bench, recipes = Bench(options), [find_recipe(name) for name in resolve_items(options.items)]
     check_settings(recipes, bench)
@@ -95,7 +95,7 @@ def reproduce(options: ReproduceOptions) -> list[Outcome]:
 
 
 def check_settings(recipes: list[Recipe], bench: Bench) -> None:
-    """Raise a UserError if a changed setting is one of no method of the items, or a value is wrong."""
+    """Raise a UserError if no method of the items has a changed setting, or a value is wrong."""
     known = {name for recipe in recipes for cell in recipe.cells.values() for name in bench.settings_of(cell)}
     for name in bench.options.settings:
         if name not in known:

@@ -1,4 +1,4 @@
-"""The dataset as the BioVFM paper's Figure 1 shows it: images by modality and anatomy, and sizes beside other sets."""
+"""The dataset as in figure 1 of the BioVFM paper: images by modality and anatomy, and its size beside other sets."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ Counts = dict[tuple[str, str], int]  # images by modality and anatomy
 
 
 def produce(recipe: Recipe, bench: Bench) -> Outcome:
-    """composition.csv and .png of the dataset, sizes.csv and .png beside other sets, and table.md."""
+    """Write composition.csv and .png of the dataset, sizes.csv and .png with other sets, and table.md."""
     folder, missing = bench.out / recipe.name, []
     sizes = [(row["dataset"], float(row["images_millions"]), row["source"]) for row in rows("dataset_sizes")]
     counts: Counts = {}
@@ -40,7 +40,7 @@ def produce(recipe: Recipe, bench: Bench) -> Outcome:
 
 
 def count_images(dataset: Path | None) -> Counts:
-    """Images of a dataset folder by modality and anatomy, by its manifest.
+    """Count the images of a dataset folder by modality and anatomy, from its manifest.
 
     Raises:
         UserError: there is no dataset folder, or it has no readable manifest.
@@ -67,7 +67,7 @@ def count_images(dataset: Path | None) -> Counts:
 
 
 def draw_composition(counts: Counts, path: Path) -> None:
-    """A square for each modality and anatomy, coloured by the logarithm of its images."""
+    """Draw a square for each modality and anatomy, coloured by the logarithm of its number of images."""
     modalities, anatomies = (sorted({pair[place] for pair in counts}) for place in (0, 1))
     table = np.full((len(modalities), len(anatomies)), np.nan)
     for (modality, anatomy), count in counts.items():
@@ -83,7 +83,7 @@ def draw_composition(counts: Counts, path: Path) -> None:
 
 
 def draw_sizes(sizes: list[tuple[str, float, str]], path: Path) -> None:
-    """Datasets by their number of images, on a logarithmic axis."""
+    """Draw datasets by their number of images, on a logarithmic axis."""
     figure = new_figure(6.0, 0.8 + 0.32 * len(sizes))
     axes = figure.add_subplot()
     for line, (name, millions, _) in enumerate(sizes):

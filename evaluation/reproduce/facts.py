@@ -19,7 +19,7 @@ Line = list[Any]
 
 
 def produce_tasks(recipe: Recipe, bench: Bench) -> Outcome:
-    """The sets: exam and kind, classes, images or volumes, beside the printed counts."""
+    """Write the table of sets: exam, kind, classes, images or volumes, beside the printed counts."""
     lines, missing, made = [], [], 0
     printed = printed_cells(recipe.name)
     for name in recipe.tasks:
@@ -43,7 +43,7 @@ def produce_tasks(recipe: Recipe, bench: Bench) -> Outcome:
 
 
 def produce_encoders(recipe: Recipe, bench: Bench) -> Outcome:
-    """The encoders: what loads under each name, its parameters beside the printed ones, its input and feature."""
+    """Write the table of encoders: what each name loads, parameters beside the printed ones, input and feature."""
     printed = printed_cells(recipe.name)
     lines = [
         [name, entry.source, f"{entry.parameters:g}M", _millions(printed.get((name, "Parameters"))), entry.width,
@@ -64,7 +64,7 @@ def _millions(cell: Any) -> str | None:
 
 
 def _write(recipe: Recipe, bench: Bench, head: Sequence[str], lines: list[Line], missing: list[str]) -> None:
-    """table.md and table.csv in the item's folder."""
+    """Write table.md and table.csv to the item's folder."""
     texts = [[f"{v:,}" if isinstance(v, int) else "" if v is None else str(v) for v in line] for line in lines]
     parts = [f"# {recipe.name}: {recipe.title}", "", f"{PAPERS[recipe.paper]}.", ""]
     parts += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]

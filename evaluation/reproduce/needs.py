@@ -18,18 +18,18 @@ from ..tasks import Task, read_records
 from .bench import BASELINES, Bench
 from .recipe import Cell, Recipe
 
-UTILISATION = 0.3  # of the peak, over encoders and decoders; the reading of images is not counted
+UTILISATION = 0.3  # share of the peak, over encoders and decoders; reading images is not counted
 DECODER_EPOCHS, TUNING_EPOCHS = 30, 20
-SHARES = (0.7, 0.1, 0.2)  # of train, validation and test, of a set whose splits are not known
+SHARES = (0.7, 0.1, 0.2)  # of train, validation and test, for sets whose splits are unknown
 OWN_PIXELS = 224
-# GFLOP of one image forward, by torch.utils.flop_counter: of networks at 224 pixels, of a decoder on 16 x 16 tokens of
-# width 1,024. They grow with the number of pixels, the decoder also with the square of the width.
+# GFLOP per image forward by torch.utils.flop_counter: of networks at 224 pixels, and of a decoder on 16 x 16 tokens of
+# width 1,024. They grow with the number of pixels; the decoder's also with the square of the width.
 SCRATCH_GFLOPS = {"unet": 73.8, "transunet": 146.4}
 DECODER_GFLOPS = 36.5
 
 
 class Need(NamedTuple):
-    """A set or weights: what they are called, their `state` (one of three), and where they are from or why missing."""
+    """A set or weights: the name, the `state` (one of three), and where it comes from or why it is missing."""
 
     name: str
     state: Literal["there", "download", "missing"]
@@ -37,7 +37,7 @@ class Need(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """All that items need. `hours` are without what is `uncounted`, whose size is not known."""
+    """All that items need. `hours` excludes what is `uncounted`, which is of unknown size."""
 
     tasks: list[Need]
     models: list[Need]
@@ -46,7 +46,7 @@ class Needs(NamedTuple):
 
 
 def find_needs(recipes: Iterable[Recipe], bench: Bench) -> Needs:
-    """The needs of recipes, each set and model once."""
+    """The needs of recipes; each set and model is listed once."""
     recipes = list(recipes)
     tasks = {(name, bench.options.size or recipe.size): recipe for recipe in recipes for name in recipe.tasks}
     models = {name: recipe for recipe in recipes for name in recipe.models}
@@ -66,7 +66,7 @@ def find_needs(recipes: Iterable[Recipe], bench: Bench) -> Needs:
 
 
 def task_need(name: str, recipe: Recipe, bench: Bench) -> Need:
-    """A set, whether it opens, and where it is from."""
+    """The need of a set: whether it opens, and where it comes from."""
     record = read_records()[name]
     try:
         task = bench.task(name, recipe)
@@ -77,7 +77,7 @@ def task_need(name: str, recipe: Recipe, bench: Bench) -> Need:
 
 
 def model_need(name: str, recipe: Recipe, bench: Bench) -> Need:
-    """Weights, whether they are on this machine, and where they are from."""
+    """The need of a model: whether its weights are on this machine, and where they come from."""
     try:
         source = bench.model(name, recipe).partition("=")[2] or name
     except UserError as error:
@@ -94,9 +94,9 @@ def model_need(name: str, recipe: Recipe, bench: Bench) -> Need:
 
 
 def cell_work(cell: Cell, recipe: Recipe, bench: Bench) -> dict[tuple, float | None]:
-    """Floating-point operations of what a cell takes, by what it shares with others; None if it is not known.
+    """Floating-point operations of a cell, by the work that it shares with other cells; None if unknown.
 
-    Features are made once for all methods that read them.
+    Features are computed once for all methods that read them.
     """
     settings = {**cell.settings, **bench.options.settings}
     gflops = model_gflops(cell.model, recipe, bench)
@@ -127,14 +127,14 @@ def cell_work(cell: Cell, recipe: Recipe, bench: Bench) -> dict[tuple, float | N
 def _tuning(
     counts: tuple[float, float, float] | None, settings: dict, epochs: int = TUNING_EPOCHS, pixels: float = 1.0
 ) -> float | None:
-    """Forward passes that training takes: a step costs three of them, and every epoch is judged on validation."""
+    """Number of forward passes in training: a step costs three, and every epoch is scored on validation."""
     if counts is None:
         return None
     return pixels * (int(settings.get("epochs") or epochs) * (3 * counts[0] + counts[1]) + counts[2])
 
 
 def image_counts(name: str, recipe: Recipe, bench: Bench) -> tuple[float, float, float] | None:
-    """Images for training, validation and test: of the set where it is there, else as many as its papers tell."""
+    """Images for training, validation and test: from the set if it is present, else as many as its papers state."""
     try:
         return _counted(bench.task(name, recipe))
     except UserError:
@@ -148,17 +148,17 @@ def _counted(task: Task) -> tuple[float, float, float]:
 
 
 def _published_images() -> dict[str, float]:
-    """Images of the named sets, of volumes their slices."""
+    """Number of images of the named sets; for volumes, the number of slices."""
     totals = {row["task"]: float(row["num_samples"]) for row in published_rows("properties")}
     printed = printed_cells("radiology-table1")
     for name, column in printed:
-        if column == "Images or volumes" and name != "sars_cov2_ct":  # its 210 are volumes of unknown length
+        if column == "Images or volumes" and name != "sars_cov2_ct":  # its 210 volumes have unknown lengths
             totals[name] = printed.get((name, "Slices"), printed[name, column]).value
     return totals
 
 
 def model_gflops(name: str, recipe: Recipe, bench: Bench) -> float | None:
-    """GFLOP of one image forward at the model's own size; None if it is not known."""
+    """GFLOP per image forward at the model's own size; None if unknown."""
     if name in BASELINES:
         return SCRATCH_GFLOPS[name]
     source = bench.options.sources.get(name) or recipe.sources.get(name) or name
@@ -172,7 +172,7 @@ def model_gflops(name: str, recipe: Recipe, bench: Bench) -> float | None:
 
 
 def named_gflops(name: str) -> float | None:
-    """GFLOP of one image of the named size that a model's name ends with; None if it ends with none."""
+    """GFLOP per image for the named size at the end of a model's name; None if there is no such size."""
     from biovfm_hf.configuration_biovfm import BioVFMConfig
 
     size = next((size for size in size_names() if name.endswith(size)), None)

@@ -1,4 +1,4 @@
-"""The numbers of a table: ours with their intervals, the printed ones, and why some are missing."""
+"""The numbers of a table: ours with intervals, the printed ones, and the reasons for missing ones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,10 +17,10 @@ class Number:
     """One number of a table.
 
     Attributes:
-        value, low, high: ours, with its 95 % interval; None if there is none.
-        printed: the paper's.
-        missing: why ours is not there, each reason for itself.
-        records: what it comes from: of each task those of every seed.
+        value, low, high: our number with its 95 % interval; None if there is none.
+        printed: the paper's number.
+        missing: reasons why our number is missing.
+        records: for each task, the records of every seed.
     """
 
     value: float | None = None
@@ -32,13 +32,13 @@ class Number:
 
     @property
     def difference(self) -> float | None:
-        """Ours minus the paper's."""
+        """Our number minus the paper's."""
         return None if self.value is None or self.printed is None else self.value - self.printed.value
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """All numbers of a recipe, and the tests of the differences between its rows."""
+    """All numbers of a recipe, and the tests of differences between its rows."""
 
     recipe: Recipe
     cells: Mapping[Place, Number]
@@ -46,7 +46,7 @@ class Numbers:
 
     @property
     def missing(self) -> dict[str, list[Place]]:
-        """The places without a number of ours, by the reason."""
+        """{reason: places without a number of ours}."""
         reasons: dict[str, list[Place]] = {}
         for place, number in self.cells.items():
             if number.value is None:
@@ -57,9 +57,9 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of an item: its folder, how many numbers or pictures of how many were made, and what is missing.
+    """The outcome of an item: its folder, the number of made parts and of all parts, and what is missing.
 
-    `failed` are those that had all they need and could not be made.
+    `failed` lists parts that had everything they need and still failed.
     """
 
     item: str

@@ -22,36 +22,36 @@ class ReproduceOptions:
     """Options of `biovfm reproduce`, keywords of `biovfm_hf.reproduce`. Wrong values raise UserError."""
 
     items: tuple[str, ...] = argument(
-        "tables and figures by name (radiology-table3), all of a paper (biovfm, radiology), or all", metavar="ITEM"
+        "names of tables and figures (radiology-table3), a paper's (biovfm, radiology), or all", metavar="ITEM"
     )
     data: Path = option(
-        Path(), "folder of the papers' sets, in the layout of their sources", metavar="DIR", group=WHAT
+        Path(), "folder with the papers' sets, in the layout of their sources", metavar="DIR", group=WHAT
     )
-    out: Path | None = option(None, "records of all items, and a folder for each item", metavar="DIR", group=WHAT)
+    out: Path | None = option(None, "folder for all records, with a folder for each item", metavar="DIR", group=WHAT)
     model: tuple[str, ...] = option(
-        (), "weights for a name of the recipes, as BioVFM=runs/huge/model, or in the place of those it would load; "
-        "again for each further one", metavar="NAME=MODEL", group=WHAT,
+        (), "weights for a model of the recipes, such as BioVFM=runs/huge/model; replaces the weights it would load; "
+            "can be repeated", metavar="NAME=MODEL", group=WHAT,
     )  # fmt: skip
     dataset: Path | None = option(
-        None, "a dataset folder of biovfm build, for the figure that describes it", metavar="DIR", group=WHAT
+        None, "dataset folder of biovfm build, for the figure that describes the dataset", metavar="DIR", group=WHAT
     )
     setting: tuple[str, ...] = option(
-        (), "another value for a setting of the methods, as epochs=10; the table states it", metavar="KEY=VALUE",
+        (), "another value for a setting of the methods, such as epochs=10; the table states it", metavar="KEY=VALUE",
         group=WHAT,
     )  # fmt: skip
     dry_run: bool = option(False, "print what the items need, and stop", group=WHAT)
     gpu: str = option("A100", "GPU for which the hours are estimated", choices=tuple(PEAK_FLOPS), group=WHAT)
     seed: tuple[int, ...] = option(
-        (0,), "random seed; several are averaged (default: 0)", metavar="N,...", commas=True, least=0,
+        (0,), "random seeds; several are averaged (default: 0)", metavar="N,...", commas=True, least=0,
         group=RUNNING,
     )  # fmt: skip
     size: int | None = option(None, "size of MedMNIST's images (default: the paper's)", choices=SIZES, group=RUNNING)
-    download: bool = option(False, "fetch missing MedMNIST sets into --data", group=RUNNING)
+    download: bool = option(False, "download missing MedMNIST sets to --data", group=RUNNING)
     resamples: int = option(1000, "bootstrap resamples; tests of many differences use more", least=1, group=RUNNING)
-    batch_size: int = option(64, "images at once", least=1, group=RUNNING)
+    batch_size: int = option(64, "images per batch", least=1, group=RUNNING)
     device: str | None = option(None, DEVICE_HELP, group=RUNNING)
     precision: str | None = option(None, PRECISION_HELP, choices=PRECISIONS, group=RUNNING)
-    cache: Path | None = option(None, "folder of cached features (default: OUT/cache)", metavar="DIR", group=RUNNING)
+    cache: Path | None = option(None, "folder for cached features (default: OUT/cache)", metavar="DIR", group=RUNNING)
     trust_remote_code: str | None = option(None, TRUST_HELP, metavar="REVISION", group=RUNNING)
 
     def __post_init__(self) -> None:
@@ -71,23 +71,23 @@ class ReproduceOptions:
 
     @property
     def features_folder(self) -> Path:
-        """The folder of cached features."""
+        """The folder for cached features."""
         return self.cache or self.folder / "cache"
 
     @property
     def sources(self) -> dict[str, str]:
-        """The user's weights for names of the recipes."""
+        """{name in the recipes: the user's weights}."""
         return {name: source for name, _, source in (word.partition("=") for word in self.model)}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that override those of the recipes."""
+        """The settings that override the recipes'."""
         pairs = (word.split("=", 1) for word in self.setting)
         return {name.replace("-", "_"): _number(parse_yaml(value, f"setting {name}")) for name, value in pairs}
 
 
 def _number(value: Any) -> Any:
-    """YAML takes 1e-3 for a text."""
+    """A number, also in the form 1e-3, which YAML reads as text."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:

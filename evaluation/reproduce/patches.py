@@ -1,4 +1,4 @@
-"""The picture of patch tokens by their principal components, as the radiology study's Figure 2."""
+"""The picture of patch tokens by their principal components, as figure 2 of the radiology study."""
 
 from biovfm_hf.errors import UserError
 
@@ -12,7 +12,7 @@ from .recipe import Recipe
 
 
 def produce(recipe: Recipe, bench: Bench) -> Outcome:
-    """A picture of each model on each task, in figures/ of the item's folder; those that are there stay."""
+    """Draw a picture of each model on each task to figures/ in the item's folder; existing pictures are kept."""
     folder, missing, made = bench.out / recipe.name, [], 0
     options = bench.options
     for name in recipe.models:

@@ -28,11 +28,11 @@ from .numbers import Number, Numbers
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Picture = Callable[[Numbers, list[str], Bench, Path], None]  # of the columns of these panels, into the item's folder
+Picture = Callable[[Numbers, list[str], Bench, Path], None]  # draws the columns of these panels to the item's folder
 
 
 def bars(numbers: Numbers, panels: list[str], bench: Bench, folder: Path) -> None:
-    """A group of bars for each column, one for each row with its interval; the paper's numbers as hollow diamonds."""
+    """A group of bars per column, one bar with interval per row; the paper's numbers are hollow diamonds."""
     columns, rows = _columns(numbers, panels), list(numbers.recipe.rows)
     figure = new_figure(1.6 + max(0.9, 0.16 * len(rows)) * len(columns), 3.6 + 0.16 * len(rows))
     axes = figure.add_subplot()
@@ -58,7 +58,7 @@ def bars(numbers: Numbers, panels: list[str], bench: Bench, folder: Path) -> Non
 
 
 def curves(numbers: Numbers, panels: list[str], bench: Bench, folder: Path) -> None:
-    """A line for each row over the columns of a panel, with its interval, and a plot for each panel."""
+    """A plot per panel with a line per row over the panel's columns, with intervals."""
     figure = new_figure(4.6 * len(panels), 4.4)
     shown: list[str] = []
     for place, panel in enumerate(panels):
@@ -96,9 +96,9 @@ def _draw_curve(axes: "Axes", row: str, cells: list[Number], look: tuple[str, st
 
 
 def ranks(numbers: Numbers, panels: list[str], bench: Bench, folder: Path) -> None:
-    """Each model's rank over segmentation tasks (across) against that over classification tasks (up), as Figure 1.
+    """Each model's rank over segmentation tasks (x) against its rank over classification tasks (y), as in figure 1.
 
-    Ranks of each task are averaged, and the averages are ranked, as the study does.
+    As in the study, the ranks on each task are averaged, and the averages are ranked.
     """
     classified, segmented = ([c for c, panel in numbers.recipe.panels.items() if panel == name] for name in panels)
     ours, printed = (_places(numbers, segmented, classified, printed) for printed in (False, True))
@@ -116,7 +116,7 @@ def _value(cell: Number, printed: bool) -> float | None:
 def _places(
     numbers: Numbers, segmented: list[str], classified: list[str], printed: bool
 ) -> dict[str, tuple[float, float]]:
-    """The two ranks of each model by ours or by the printed numbers, over the columns that all of them have."""
+    """The two ranks of each model by our or by the printed numbers, over the columns that all models have."""
     kinds = []
     values = {place: _value(cell, printed) for place, cell in numbers.cells.items()}
     rows = [row for row in numbers.recipe.rows if any(values[row, column] is not None for column in segmented)]
@@ -130,7 +130,7 @@ def _places(
 
 
 def masks(numbers: Numbers, panels: list[str], bench: Bench, folder: Path) -> None:
-    """Of each column a picture: test images, their true masks, and those of each row, one below the other."""
+    """A picture per column: test images, their true masks, and the masks of each row, one below the other."""
     drawn = 0
     for column in _columns(numbers, panels):
         cells = {row: numbers.cells[row, column] for row in numbers.recipe.rows}
@@ -159,7 +159,7 @@ def _sampled(task: Task) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 
 def scaling(numbers: Numbers, panels: list[str], bench: Bench, folder: Path) -> None:
-    """The scaling analysis of models that are named FAMILY-SIZE: slopes, correlations and pictures, in scaling/."""
+    """The scaling analysis of models with names FAMILY-SIZE: slopes, correlations and pictures, in scaling/."""
     from ..analysis.scaling.writing import write_study  # loads matplotlib
 
     places = [(row, column) for row in numbers.recipe.rows for column in _columns(numbers, panels)]
@@ -175,7 +175,7 @@ def scaling(numbers: Numbers, panels: list[str], bench: Bench, folder: Path) -> 
 
 
 def _points(numbers: Numbers, place: tuple[str, str]) -> list[Point]:
-    """A cell's scores on each task, at its model's size; those of several seeds in their mean."""
+    """A cell's scores on each task at its model's size, averaged over seeds."""
     cell = numbers.recipe.cells[place]
     known = known_sizes()
     size = next((name for name in known if cell.model.endswith(f"-{name}")), "")
@@ -208,7 +208,7 @@ def _reach(cell: Number) -> list[list[float]] | None:
 
 
 def _limits(numbers: Numbers, columns: list[str]) -> tuple[float, float]:
-    """From a little below the lowest number to 1 at most, since no score of interest is near 0."""
+    """Axis limits from a little below the lowest number to at most 1, because no score of interest is near 0."""
     cells = [cell for (_, column), cell in numbers.cells.items() if column in columns]
     values = [
         v for cell in cells for v in (cell.value, cell.low, cell.printed and cell.printed.value) if v is not None

@@ -1,6 +1,7 @@
 """Recipes of the two papers' tables and figures, one YAML file each in `recipes/`.
 
-A recipe of scores gives `rows` and `columns`, each name with a part of what a cell is; `cell` holds what all share:
+A recipe of scores has `rows` and `columns`. Each name in them gives a part of a cell's definition; `cell` has the
+parts that all cells share:
 
     title: Linear probing for disease classification compared to supervised methods
     kind: scores
@@ -10,7 +11,7 @@ A recipe of scores gives `rows` and `columns`, each name with a part of what a c
     columns:
       NIH Chest X-ray: {tasks: [nih_chestxray14]}
 
-The printed numbers stand in `biovfm_hf/results/published`, by the same names of rows and columns.
+The printed numbers are in `biovfm_hf/results/published`, under the same names of rows and columns.
 """
 
 from collections.abc import Mapping
@@ -40,10 +41,10 @@ class Cell:
     """The definition of one number of a table.
 
     Attributes:
-        model: a name of the line-up, or one that `--model NAME=SOURCE` gives weights to.
-        tasks: whose mean it is.
-        method: of `biovfm probe`, with its `protocol` and `settings`.
-        metric: of the records, or `costs.NAME` for what a record tells of its costs.
+        model: a name of the line-up, or one for which `--model NAME=SOURCE` gives weights.
+        tasks: the tasks that the number averages.
+        method: a method of `biovfm probe`, with its `protocol` and `settings`.
+        metric: a metric of the records, or `costs.NAME` for a cost in them.
     """
 
     model: str
@@ -55,7 +56,7 @@ class Cell:
 
     @property
     def is_cost(self) -> bool:
-        """Whether it is a number of weights, a time or a share, and no score."""
+        """Whether it is a number of weights, a time or a share instead of a score."""
         return self.metric.startswith("costs.")
 
 
@@ -65,20 +66,20 @@ class Recipe:
 
     Attributes:
         name: PAPER-ITEM, such as `radiology-table3`.
-        title: of the item.
+        title: title of the item.
         kind: what makes it, one of `command.KINDS`.
-        rows, columns: their names, in order.
-        cells: what stands where; some places may be empty.
-        panels: of a picture, by column.
-        pictures: how the numbers are drawn: a name of `pictures.PICTURES`, and the panels it shows.
+        rows, columns: names of rows and columns, in order.
+        cells: {(row, column): cell}; some places may be empty.
+        panels: {column: panel of a picture}.
+        pictures: how the numbers are drawn: a name of `pictures.PICTURES`, and the panels that it shows.
         against: rows that every other row is tested against.
         percent: whether the paper prints percent.
-        size: of MedMNIST's images, pixels.
-        sources: what a model's name loads where it is none of the line-up's.
-        weights: for models that cannot be downloaded, what can be done.
-        forms: the named size of such models, where their name does not end with it.
+        size: size of MedMNIST's images in pixels.
+        sources: {model: what it loads} for models that are not in the line-up.
+        weights: {model: what the user can do} for models that cannot be downloaded.
+        forms: {model: named size} for such models whose name does not end with the size.
         differs: differences from the paper, with reasons.
-        choices: of the kind's own.
+        choices: settings of the kind.
     """
 
     name: str
@@ -105,13 +106,13 @@ class Recipe:
 
     @property
     def models(self) -> list[str]:
-        """Every model that a cell names, or that `choices` do."""
+        """Every model that a cell or `choices` names."""
         named = [cell.model for cell in self.cells.values()] + list(self.choices.get("models", ()))
         return list(dict.fromkeys(named))
 
     @property
     def tasks(self) -> list[str]:
-        """Every task that a cell names, or that `choices` do."""
+        """Every task that a cell or `choices` names."""
         named = [task for cell in self.cells.values() for task in cell.tasks] + list(self.choices.get("tasks", ()))
         return list(dict.fromkeys(named))
 
@@ -122,7 +123,7 @@ class Recipe:
 
 
 def recipe_names() -> list[str]:
-    """All items, the papers' tables and figures in their order."""
+    """Names of all items, the tables and figures of each paper in order."""
     return sorted((path.stem for path in FOLDER.glob("*.yaml")), key=_order)
 
 
@@ -133,7 +134,7 @@ def _order(name: str) -> tuple[str, int, int]:
 
 
 def resolve_items(items: tuple[str, ...]) -> list[str]:
-    """Names of items, `all`, or those of a paper (`biovfm`, `radiology`), as names without repeats.
+    """Resolve names of items, papers (`biovfm`, `radiology`) or `all` to names of items without repeats.
 
     Raises:
         UserError: there is no such item.
@@ -155,16 +156,16 @@ def find_recipe(name: str) -> Recipe:
     """The recipe of an item.
 
     Raises:
-        UserError: its file is no recipe.
+        UserError: its file is not a recipe.
     """
     return read_recipe(FOLDER / f"{name}.yaml")
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read one recipe file, which bears the item's name.
+    """Read a recipe file, which is named after the item.
 
     Raises:
-        UserError: it is no YAML mapping, or a key is missing or unknown.
+        UserError: it is not a YAML mapping, or a key is missing or unknown.
     """
     content = read_yaml(path)
     rows, columns = (dict(content.pop(key, {})) for key in ("rows", "columns"))
@@ -186,7 +187,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _cell(column: str, *parts: Mapping[str, Any]) -> Cell:
-    """The cell that parts make, later ones on top; their settings add up, and `{column}` in a model is the column."""
+    """Merge parts into a cell: later parts win, settings add up, `{column}` in a model becomes the column's name."""
     merged: dict[str, Any] = {}
     for part in parts:
         settings = {**merged.get("settings", {}), **part.get("settings", {})}

@@ -1,4 +1,4 @@
-"""Items that consist of scores: the records for their cells, the numbers, and tests of differences between rows."""
+"""Items that consist of scores: the records of their cells, the numbers, and tests of differences between rows."""
 
 import json
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ from .pictures import PICTURES
 from .recipe import Cell, Recipe
 from .tables import write_tables
 
-# The radiology study's score can rise with false positives; Dice, case by case, cannot.
+# The radiology study's score can rise with false positives; Dice, averaged over cases, cannot.
 TESTED_BY = {"radiology": "dice"}
-Plan = Mapping[Place, tuple[list[Job], list[str]]]  # the jobs of each cell, and its missing parts
+Plan = Mapping[Place, tuple[list[Job], list[str]]]  # {place: (jobs of the cell, its missing parts)}
 
 
 def produce(recipe: Recipe, bench: Bench) -> Outcome:
-    """Make the records that are missing, then table, tests and pictures in the item's folder."""
+    """Make the missing records, then write table, tests and pictures to the item's folder."""
     plan = {place: plan_cell(cell, recipe, bench) for place, cell in recipe.cells.items()}
     failures = run_jobs(ordered(plan), bench.out, bench.options.features_folder)
     if not process_group().takes(0):
@@ -54,7 +54,7 @@ def produce(recipe: Recipe, bench: Bench) -> Outcome:
 
 
 def plan_cell(cell: Cell, recipe: Recipe, bench: Bench) -> tuple[list[Job], list[str]]:
-    """The jobs of a cell whose model and tasks are there, and why others are not."""
+    """The jobs of a cell's available models and tasks, and reasons for the missing ones."""
     lacking: list[str] = []
     try:
         model = bench.model(cell.model, recipe)
@@ -71,14 +71,14 @@ def plan_cell(cell: Cell, recipe: Recipe, bench: Bench) -> tuple[list[Job], list
 
 
 def ordered(plan: Plan) -> list[Job]:
-    """Every job once, those of a model together, since one encoder is in memory at a time."""
+    """Every job once; jobs of one model are together, because one encoder is in memory at a time."""
     jobs = {(job.model, job.run, job.task.name): job for jobs, _ in plan.values() for job in jobs}
     models = list(dict.fromkeys(job.model for job in jobs.values()))
     return sorted(jobs.values(), key=lambda job: models.index(job.model))
 
 
 def read_numbers(recipe: Recipe, plan: Plan, failures: list[Failure], bench: Bench) -> Numbers:
-    """The numbers of a recipe from the records that are there."""
+    """The numbers of a recipe, from the existing records."""
     records = {_identity(record): record for record in merge_records(bench.out)}
     reasons = {_job_identity(failure.job): _reason(failure) for failure in failures}
     cells = {}
@@ -92,7 +92,7 @@ def read_numbers(recipe: Recipe, plan: Plan, failures: list[Failure], bench: Ben
 
 
 def _reason(failure: Failure) -> str:
-    """Why a record is missing; a model that cannot be loaded is reported once, not for each of its tasks."""
+    """Why a record is missing; a model that cannot be loaded is reported once instead of for each task."""
     return f"{split_label(failure.job.model)[0]}: {failure.reason}" if failure.is_load else str(failure)
 
 
@@ -108,7 +108,7 @@ def _job_identity(job: Job) -> str:
 
 
 def _number(cell: Cell, records: list[Record], number: Number, bench: Bench) -> Number:
-    """Our number from its records: the mean over tasks, of each over seeds."""
+    """Our number from its records: the mean over tasks of each task's mean over seeds."""
     by_task: dict[str, list[Record]] = {}
     for record in records:
         by_task.setdefault(record.task, []).append(record)
@@ -127,9 +127,9 @@ def _number(cell: Cell, records: list[Record], number: Number, bench: Bench) -> 
 
 
 def differences(numbers: Numbers, bench: Bench) -> list[dict[str, Any]]:
-    """Every row against those that the recipe names, in each column, on the same test cases; p with Holm's correction.
+    """Compare every row with the rows that the recipe names, in each column, on the same test cases.
 
-    The correction runs over all tests of the item.
+    The p-values have Holm's correction over all tests of the item.
     """
     recipe = numbers.recipe
     pairs = [

@@ -1,4 +1,4 @@
-"""The table of an item, our numbers beside the printed ones, and its tests, in Markdown, CSV, LaTeX and JSON."""
+"""The table of an item with our and the printed numbers, and its tests, in Markdown, CSV, LaTeX and JSON."""
 
 import csv
 import io
@@ -23,9 +23,9 @@ def write_tables(numbers: Numbers, changed: Mapping[str, Any], folder: Path) -> 
     """Write table.md, table.csv, table.tex and item.json.
 
     Args:
-        numbers: of the item.
-        changed: settings that the user gave in place of the recipe's.
-        folder: of the item.
+        numbers: numbers of the item.
+        changed: settings that the user gave instead of the recipe's.
+        folder: folder of the item.
     """
     write_text(folder / "table.md", markdown(numbers, changed))
     write_text(folder / "table.csv", as_csv(numbers))
@@ -50,7 +50,7 @@ def markdown(numbers: Numbers, changed: Mapping[str, Any]) -> str:
 
 
 def _both(numbers: Numbers, place: Place) -> str:
-    """Our number and, in italics, the printed one."""
+    """Our number, followed by the printed one in italics."""
     if place not in numbers.cells:
         return ""
     number, cell = numbers.cells[place], numbers.recipe.cells[place]
@@ -59,12 +59,12 @@ def _both(numbers: Numbers, place: Place) -> str:
 
 
 def number_text(number: Number, cell: Cell, percent: bool) -> str:
-    """Our number with its interval in the paper's form, `0.763 (0.755, 0.771)`; nothing if it is missing."""
+    """Our number with its interval in the paper's form, `0.763 (0.755, 0.771)`; empty if missing."""
     return _text(number.value, number.low, number.high, cell, percent)
 
 
 def printed_text(number: Number, cell: Cell, percent: bool) -> str:
-    """The paper's number in the same form; nothing if there is none."""
+    """The paper's number in the same form; empty if there is none."""
     return "" if number.printed is None else _text(*number.printed, cell, percent)
 
 
@@ -80,7 +80,7 @@ def _text(value: float | None, low: float | None, high: float | None, cell: Cell
 
 
 def _count(value: float) -> str:
-    """A number of weights in three digits, such as 8.05M."""
+    """A number of weights with three digits, such as 8.05M."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{float(f'{value / size:.3g}'):,g}{letter}"
@@ -114,7 +114,7 @@ def _tests(numbers: Numbers) -> list[str]:
 
 
 def _missing(numbers: Numbers) -> list[str]:
-    """Missing numbers, by reason."""
+    """Lines about missing numbers, by reason."""
     if not numbers.missing:
         return []
     lines = ["## Missing", ""]
@@ -125,7 +125,7 @@ def _missing(numbers: Numbers) -> list[str]:
 
 
 def as_csv(numbers: Numbers) -> str:
-    """One line for each number, scores as fractions."""
+    """One line per number; scores are fractions."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
     writer.writeheader()
@@ -150,7 +150,7 @@ def _line(numbers: Numbers, place: Place) -> dict[str, Any]:
 
 
 def as_json(numbers: Numbers, changed: Mapping[str, Any]) -> dict[str, Any]:
-    """All of it as JSON values: `cells`, `tests`, `differs`, and the settings that the user `changed`."""
+    """The content as JSON values: `cells`, `tests`, `differs`, and the settings that the user `changed`."""
     recipe = numbers.recipe
     return {
         "item": recipe.name,
@@ -164,7 +164,7 @@ def as_json(numbers: Numbers, changed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def latex(numbers: Numbers) -> str:
-    """A LaTeX tabular (booktabs), the printed numbers in a column of their own beside ours."""
+    """A LaTeX tabular (booktabs); printed numbers have a column of their own beside ours."""
     recipe = numbers.recipe
     shown = [(c, any(column == c and n.printed for (_, column), n in numbers.cells.items())) for c in recipe.columns]
     spans = [f"\\multicolumn{{{2 if beside else 1}}}{{c}}{{{latex_text(column)}}}" for column, beside in shown]

@@ -33,10 +33,10 @@ from ..statistics.split import ScoredSplit
 from .records import clean, grouped, locked, read_scores, stored_split
 from .seeds import box_draws, case_draws, spreads
 
-Row = dict[str, Any]  # of comparisons.json
+Row = dict[str, Any]  # a row of comparisons.json
 Pair = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # the score arrays of two models
 
-FORMAT = 6  # of the rows: raise it when they change, so that those kept in `comparisons/` are made anew
+FORMAT = 6  # of the rows; increase it when they change, so that rows kept in `comparisons/` are made again
 NO_CASES = "an earlier version made these records, without resamples of their draws; remove them and run probe again"
 SAME = attrgetter("task", "data", "method", "protocol", "settings")
 FAMILY = attrgetter("method", "protocol", "settings")
@@ -45,15 +45,17 @@ FAMILY = attrgetter("method", "protocol", "settings")
 def compare_models(out: Path, records: list[Record], resamples: int = 1000, seed: int = 0) -> list[Row]:
     """Compare all pairs of models with comparable records on a task, and write comparisons.json.
 
-    Each row: `task`, `method`, `protocol`, `settings`, `seed`, `metric`, `lower_is_better` of the metric, `model_a`,
+    A row has `task`, `method`, `protocol`, `settings`, `seed`, `metric`, `lower_is_better` of the metric, `model_a`,
     `model_b`, `difference` (a - b) with its 95 % interval `low`, `high`, `p` of the paired bootstrap, and `p_holm`,
-    corrected over the tasks of the same method, settings, metric, seed and pair of models; of AUCs also `p_delong`.
-    Of models with several seeds a further row has these as a list for `seed`, the mean difference, interval and p
-    with the seeds' share in them, and `seed_sd` and `case_se` (see `compare.SeedSpread`). Few-shot rows have the mean
-    difference over draws in the same way, with `draw_sd` for `seed_sd`. What was compared before is kept in
-    `comparisons/`.
+    which is corrected over the tasks of the same method, settings, metric, seed and pair of models; for AUCs also
+    `p_delong`.
 
-    `resamples` is the least: many tasks take more (see `enough_resamples`).
+    For models with several seeds there is a further row. Its `seed` is the list of seeds; its difference, interval and
+    p include the variation between seeds; and it has `seed_sd` and `case_se` (see `significance.SeedSpread`). Few-shot
+    rows have the mean difference over draws in the same way, with `draw_sd` instead of `seed_sd`. Finished comparisons
+    are kept in `comparisons/`.
+
+    `resamples` is a minimum: many tasks take more (see `enough_resamples`).
     """
     families = tasks_alike(records)
     rows: list[Row] = []
@@ -70,7 +72,7 @@ def compare_models(out: Path, records: list[Record], resamples: int = 1000, seed
 
 
 def tasks_alike(records: list[Record]) -> dict[str, int]:
-    """On how many tasks each `_family` of records was scored: over as many Holm's correction runs."""
+    """The number of tasks on which each `_family` of records was scored; Holm's correction is over these tasks."""
     tasks: dict[str, set[str]] = {}
     for record in records:
         tasks.setdefault(_family(record), set()).add(record.task)
@@ -82,16 +84,17 @@ def _family(record: Record) -> str:
 
 
 def enough_resamples(tasks: int, resamples: int) -> int:
-    """A multiple of `resamples`, so many that the lowest p of a bootstrap stays below 0.05 after Holm's correction.
+    """A multiple of `resamples` with which the lowest p of a bootstrap stays below 0.05 after Holm's correction.
 
-    With n of them that p is 2 / (n + 1), times the number of tasks: at 1,000 and 26 tasks 0.052, so that nothing could
-    be real. 80 a task bring it to 0.025. Multiples, so that a further task seldom has all pairs compared anew.
+    With n resamples that p is 2 / (n + 1), times the number of tasks: 0.052 with 1,000 resamples and 26 tasks, so that
+    no difference could be real. 80 resamples per task give 0.025. The number is a multiple so that a further task
+    seldom requires all pairs to be compared again.
     """
     return resamples * -(-80 * tasks // resamples)
 
 
 def model_pairs(group: list[Record]) -> list[tuple[list[Record], list[Record]]]:
-    """Every two models of records that differ in model and seed: by each seed they share, then by all of these."""
+    """Every two models of records that differ in model and seed: for each seed they share, then for all of these."""
     by_model: dict[tuple[str, str], dict[int, Record]] = {}
     for record in group:
         by_model.setdefault((record.model, record.revision), {})[record.seed or 0] = record
@@ -105,7 +108,7 @@ def model_pairs(group: list[Record]) -> list[tuple[list[Record], list[Record]]]:
 
 
 def _pair_rows(out: Path, firsts: list[Record], seconds: list[Record], resamples: int, seed: int) -> list[Row]:
-    """The rows of two models, from one record of each or from those of several seeds."""
+    """The rows of two models, from one record of each or from the records of several seeds."""
     first, second = firsts[0], seconds[0]
     measured = [value for record in (*firsts, *seconds) for value in (record.scores, record.revision)]
     names = json.dumps([*measured, first.data, resamples, seed, FORMAT])
@@ -127,9 +130,9 @@ def _pair_rows(out: Path, firsts: list[Record], seconds: list[Record], resamples
 
 @dataclass
 class Draws:
-    """Each metric of records over resamples of their test cases, made once for all comparisons.
+    """Each metric of records over resamples of their test cases, computed once for all comparisons.
 
-    `out` is the results folder; `resamples` are alike for all records of a task.
+    `out` is the results folder; all records of a task have the same `resamples`.
     """
 
     out: Path
@@ -137,7 +140,7 @@ class Draws:
     made: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def of(self, records: Sequence[Record], metric: str) -> np.ndarray:
-        """A metric's value and its values over resamples (1 + resamples,), in the mean over seeds."""
+        """A metric's value followed by its values over resamples (1 + resamples,), averaged over seeds."""
         for record in records:
             if record.scores not in self.made:
                 self.made[record.scores] = case_draws(record, read_scores(self.out, record), self.resamples)
@@ -147,13 +150,13 @@ class Draws:
 def mean_difference(
     draws: Draws, firsts: Sequence[Sequence[Record]], seconds: Sequence[Sequence[Record]], metric: str
 ) -> Row:
-    """The difference of two models in a metric, or in its mean over tasks, whatever method each was scored by.
+    """The difference of two models in a metric, or in its mean over tasks, by any method.
 
     Args:
-        draws: of the results folder.
-        firsts: records of one model: of each task those of every seed.
-        seconds: of the other; of the same tasks and seeds, in the same order.
-        metric: by name.
+        draws: draws of the results folder.
+        firsts: for each task, one model's records of every seed.
+        seconds: the other model's records of the same tasks and seeds, in the same order.
+        metric: name of the metric.
 
     Returns:
         `difference` (first minus second), `low`, `high`, `p`, and a `reason` if there is no p.
@@ -179,7 +182,7 @@ def _compared(name: str) -> bool:
 
 
 def _compare(out: Path, firsts: list[Record], seconds: list[Record], resamples: int, seed: int) -> dict[str, Row]:
-    """The difference of two models in each metric, from one record of each or from those of several seeds."""
+    """The difference of two models in each metric, from one record of each or from the records of several seeds."""
     pairs = [(read_scores(out, a), read_scores(out, b)) for a, b in zip(firsts, seconds, strict=True)]
     record = firsts[0]
     if record.is_few_shot:
@@ -200,13 +203,13 @@ def _compare(out: Path, firsts: list[Record], seconds: list[Record], resamples: 
 
 
 def _lone_classes(record: Record, arrays: dict[str, np.ndarray]) -> dict[str, str]:
-    """Why nothing can be said about differences in some metrics: their class of one test case or subject."""
+    """{metric: reason} for metrics whose difference has no test, because a class has one test case or subject."""
     split = stored_split(record, arrays)
     return lone_classes(split, Resampler(split.size, "fast", clusters=split.subjects).units)
 
 
 def _over_seeds(record: Record, pairs: list[Pair], resamples: int) -> dict[str, Row]:
-    """Mean differences over seeds: of each seed on the same resamples, whose spread and that of seeds add up."""
+    """Mean differences over seeds; all seeds share the resamples, and the variances of both are added."""
     units = _test_units(record, pairs[0][0])
     drawn = []
     for pair in pairs:
@@ -216,13 +219,13 @@ def _over_seeds(record: Record, pairs: list[Pair], resamples: int) -> dict[str, 
 
 
 def _test_units(record: Record, arrays: dict[str, np.ndarray]) -> int:
-    """How many test cases, or subjects if these are known."""
+    """Number of test cases, or of subjects if they are known."""
     cases = arrays[{SEGMENTATION: "test_counts", DETECTION: "test_images"}.get(record.kind, "test_labels")]
     return Resampler(len(cases), "fast", clusters=arrays.get("test_subjects")).count_units()
 
 
 def _spread_row(spread: SeedSpread, units: int, name: str) -> Row:
-    """A mean difference with Student's interval and p; `name` (`seed_sd`, `draw_sd`) says what was repeated."""
+    """A mean difference with Student's interval and p; `name` (`seed_sd` or `draw_sd`) says what was repeated."""
     half, p = spread.half_width(), max(spread.p(), lowest_p(units))
     ends = {"difference": spread.mean, "low": spread.mean - half, "high": spread.mean + half, "p": p}
     return {**ends, name: spread.seed_sd, "case_se": spread.case_se}
@@ -244,10 +247,10 @@ def _delong_p(first: ScoredSplit, second: ScoredSplit) -> float | None:
 
 
 def _few_shot(record: Record, pairs: list[Pair]) -> dict[str, Row]:
-    """Mean differences over draws of training subjects, the same draws and test cases for both models.
+    """Mean differences over draws of training subjects; both models have the same draws and test cases.
 
-    Draws count as seeds do: their spread and that of the test cases add up. Judged by draws alone, any two encoders
-    would differ that the cases of this one test split happen to tell apart.
+    Draws count like seeds: the variance between draws and that of the test cases are added. With the draws alone, any
+    two encoders would differ that happen to differ on the cases of this test split.
     """
     units, overlap = _test_units(record, pairs[0][0]), float(pairs[0][0].get("overlap", 0.0))
     names = [name.removeprefix("draw_") for name in pairs[0][0] if name.startswith("draw_")]
@@ -257,14 +260,14 @@ def _few_shot(record: Record, pairs: list[Pair]) -> dict[str, Row]:
 def _draw_differences(
     name: str, first: dict[str, np.ndarray], second: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Differences in a metric of each draw (draws,), and of their means on each resample both have (resamples,)."""
+    """Differences in a metric for each draw (draws,), and of their means on each common resample (resamples,)."""
     drawn = [arrays.get(f"case_{name}", np.zeros(0)) for arrays in (first, second)]
-    shared = min(map(len, drawn))  # resample i is the same in all records, however many of them each has
+    shared = min(map(len, drawn))  # resample i is the same in all records, even if their numbers of resamples differ
     return first[f"draw_{name}"] - second[f"draw_{name}"], drawn[0][:shared] - drawn[1][:shared]
 
 
 def _few_shot_row(curves: list[tuple[np.ndarray, np.ndarray]], units: int, overlap: float) -> Row:
-    """One metric's row from the `_draw_differences` of each seed, whose draws count alike."""
+    """One metric's row from the `_draw_differences` of each seed; the draws of all seeds count alike."""
     points = np.concatenate([points for points, _ in curves])
     shared = min(len(resampled) for _, resampled in curves)
     resampled = np.mean([resampled[:shared] for _, resampled in curves], axis=0)
@@ -282,7 +285,7 @@ def _few_shot_row(curves: list[tuple[np.ndarray, np.ndarray]], units: int, overl
 
 
 def _no_p(difference: float | None, reason: str) -> Row:
-    """The row of a difference that has no interval and no p, with the reason in words."""
+    """The row of a difference without interval and p, with the reason in words."""
     return {"difference": difference, "low": None, "high": None, "p": None, "reason": reason}
 
 

@@ -26,10 +26,10 @@ from ..statistics.split import ScoredSplit, checked_split
 Item = TypeVar("Item")
 REMEDY = "remove it and run the same command again"
 
-# Fields that name a record, and its data. A record of changed weights or data replaces the one of its name.
+# Fields that name a record, and its data. A record of changed weights or data replaces the record with its name.
 NAMING = ("model", "task", "method", "protocol", "seed", "settings")
 MEASURED_ON = attrgetter("revision", "data")
-RESAMPLES = 1000  # of records that do not say how many their intervals rest on, as older ones did not
+RESAMPLES = 1000  # for older records, which do not state their number of resamples
 
 
 def record_key(identity: Record) -> str:
@@ -43,10 +43,10 @@ def record_key(identity: Record) -> str:
 
 
 def read_record(out: Path, identity: Record) -> Record | None:
-    """The finished record of these weights, data and resamples, or None. It counts only with its scores beside it.
+    """The finished record with these weights, data and resamples, or None. It counts only if its scores exist.
 
     Raises:
-        UserError: the file is there but is no record.
+        UserError: the file exists but is not a record.
     """
     key = record_key(identity)
     path = out / "records" / f"{key}.json"
@@ -58,10 +58,10 @@ def read_record(out: Path, identity: Record) -> Record | None:
 
 
 def measured_otherwise(out: Path, identity: Record) -> bool:
-    """Whether there are records of this model on this task, by whatever method, of other weights or data.
+    """Whether this model has records on this task, by any method, with other weights or data.
 
     Raises:
-        UserError: one of the files is no record.
+        UserError: one of the files is not a record.
     """
     model, task, *_ = record_key(identity).split("__")
     records = map(_read, (out / "records").glob(f"{model}__{task}__*"))
@@ -69,7 +69,7 @@ def measured_otherwise(out: Path, identity: Record) -> bool:
 
 
 def _read(path: Path) -> Record:
-    """A record file, read again only where it has changed: results.json is made of all of them, again and again."""
+    """A record file, read again only if it has changed, because results.json is made from all of them many times."""
     about = path.stat()
     return _read_version(path, about.st_mtime_ns, about.st_size, about.st_ino)
 
@@ -80,7 +80,7 @@ def _read_version(path: Path, *version: int) -> Record:
 
 
 def write_record(out: Path, record: Record, scores: dict[str, np.ndarray]) -> Record:
-    """Write the scores, then the record, then results.json from all records. Returns the record as it is written."""
+    """Write the scores, then the record, then results.json from all records. Returns the record as written."""
     key = record_key(record)
     with atomic_path(out / "scores" / f"{key}.npz") as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, allow_pickle=False, **scores)
@@ -107,7 +107,7 @@ def _natural(value: Any) -> str:
 
 
 def read_scores(out: Path, record: Record) -> dict[str, np.ndarray]:
-    """The score arrays beside a record.
+    """The score arrays stored beside a record.
 
     Raises:
         UserError: the file is missing or broken.
@@ -130,7 +130,7 @@ def stored_split(record: Record, arrays: dict[str, np.ndarray]) -> ScoredSplit:
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Any]) -> list[list[Item]]:
-    """The records (or rows of comparisons.json) that agree in a key of JSON values, in order of appearance."""
+    """Group records (or rows of comparisons.json) by a key of JSON values, in order of appearance."""
     groups: dict[str, list[Item]] = {}
     for item in items:
         groups.setdefault(json.dumps(key(item), sort_keys=True), []).append(item)
@@ -139,26 +139,26 @@ def grouped(items: Iterable[Item], key: Callable[[Item], Any]) -> list[list[Item
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Hold the folder's lock, waiting for it; the system releases it if the process dies."""
+    """Hold the folder's lock, and wait for it if necessary; the system releases it if the process dies."""
     with lock(out / ".lock"):
         yield
 
 
 @contextlib.contextmanager
 def claimed(out: Path, key: str, wait: bool) -> Iterator[bool]:
-    """Claim the making of a record, so that no two processes make it: whether this process has it now.
+    """Claim a record, so that no two processes make it. Yields whether this process has the claim.
 
     Args:
         out: the results folder.
-        key: of the record.
-        wait: until another process that has the claim gives it up, by finishing or by dying.
+        key: key of the record.
+        wait: wait until the process with the claim gives it up, by finishing or by dying.
     """
     with lock(out / "records" / f".{key}.claim", wait=wait, remove=True) as mine:
         yield mine
 
 
 def clean(value: Any) -> Any:
-    """Numbers and arrays as plain JSON values: whole and floating numbers, lists; NaN and infinity as None."""
+    """Numbers and arrays as plain JSON values: integers, floats and lists; NaN and infinity become None."""
     if isinstance(value, dict):
         return {str(key): clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

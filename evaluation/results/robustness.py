@@ -1,4 +1,4 @@
-"""A table's section on errors on corrupted images, from the `robustness` of records."""
+"""The section of a table on errors on corrupted images, from the `robustness` of records."""
 
 from operator import attrgetter
 from typing import Any
@@ -11,7 +11,7 @@ HEAD = {"clean_error": "error, clean", "error": "error, corrupted", "added_error
 
 
 def robustness_lines(records: list[Record]) -> list[str]:
-    """The part of table.md: for each task and method the errors of all models, then the error by corruption."""
+    """The part of table.md: for each task and method, the errors of all models, then the error by corruption."""
     measured = [record for record in records if "robustness" in record.further]
     lines = ["## Corrupted images", "", "Errors are 1 - balanced accuracy, in percent, with 95 % intervals; lower is "
              "better. What corruption adds is a paired difference, in points. BE and rBE are percent of AlexNet's "
@@ -27,7 +27,7 @@ def robustness_lines(records: list[Record]) -> list[str]:
 
 
 def robustness_entries(record: Record) -> dict[str, dict[str, Any]]:
-    """Every figure of a record's robustness by a name for table.csv; none where it has no robustness."""
+    """All figures of a record's robustness by their names in table.csv; empty if it has none."""
     part = record.further.get("robustness")
     if part is None:
         return {}
@@ -64,7 +64,7 @@ def _both(row: dict[str, Any] | None) -> str:
 
 
 def _name(record: Record, group: list[Record]) -> str:
-    """The model, with its seed if there are several."""
+    """The model's name, with its seed if there are several."""
     seeds = {each.seed for each in group}
     return f"{record.model}, seed {record.seed}" if len(seeds) > 1 else record.model
 

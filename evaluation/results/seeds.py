@@ -1,4 +1,4 @@
-"""Combines several seeds of one model, task and method: their mean, with an interval that includes seeds."""
+"""Combines several seeds of one model, task and method: their mean, with an interval that includes the seeds."""
 
 from dataclasses import replace
 from operator import attrgetter
@@ -21,17 +21,17 @@ ALIKE = attrgetter("model", "revision", "task", "data", "method", "protocol", "s
 
 
 def over_seeds(out: Path, records: list[Record], resamples: int = 1000) -> list[Record]:
-    """Put records together that differ in their seed alone; others stay as they are, in their order.
+    """Join records that differ only in their seed; other records stay as they are, in order.
 
-    A joined record has the seeds in `joined`, and of each metric the mean over seeds with a 95 % interval (`low`,
-    `high`, by Student's t, within the metric's range) that holds both the sampling of test cases and the seeds, and
-    the parts `seed_sd` and `case_se` (see `significance.SeedSpread`). Few-shot results become the mean and the
-    percentiles of all draws. The scores that a joined record names are those of its first seed.
+    A joined record has the seeds in `joined`. Each metric is the mean over seeds with a 95 % interval (`low`, `high`,
+    by Student's t, within the metric's range) that covers both the sampling of test cases and the seeds; `seed_sd` and
+    `case_se` are the two parts (see `significance.SeedSpread`). Few-shot results become the mean and the percentiles
+    of all draws. The scores that a joined record names are those of its first seed.
 
     Args:
-        out: the results folder, which holds the scores.
-        records: of `results.json`.
-        resamples: of the bootstrap.
+        out: the results folder, which contains the scores.
+        records: records of `results.json`.
+        resamples: number of bootstrap resamples.
     """
     groups = grouped(records, ALIKE)
     return [group[0] if len(group) == 1 else join_seeds(out, group, resamples) for group in groups]
@@ -46,7 +46,7 @@ def join_seeds(out: Path, group: list[Record], resamples: int) -> Record:
     else:
         parts = spreads([case_draws(*pair, resamples) for pair in zip(group, score_files, strict=True)])
         entries = {name: _entry(part, *_range(name)) for name, part in parts.items()}
-        for name in entries:  # seeds do not make up for test cases that give no interval
+        for name in entries:  # several seeds cannot replace test cases that give no interval
             if any(None in record.metrics.get(name, {}).values() for record in group):
                 entries[name] |= {"low": None, "high": None}
     shared = set.intersection(*(set(record.metrics) for record in group))
@@ -58,7 +58,7 @@ def join_seeds(out: Path, group: list[Record], resamples: int) -> Record:
 
 
 def case_draws(record: Record, arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
-    """Per metric its point value and then its values over resamples, the same ones for every seed and model."""
+    """For each metric its point value followed by its values over resamples, which all seeds and models share."""
     if record.kind == SEGMENTATION:
         return _mask_draws(arrays, resamples)
     if record.kind == DETECTION:
@@ -71,7 +71,7 @@ def case_draws(record: Record, arrays: dict[str, np.ndarray], resamples: int) ->
 
 
 def box_draws(record: Record, arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
-    """As `case_draws`, of boxes."""
+    """As `case_draws`, for boxes."""
     images, names = len(arrays["test_images"]), record.classes or []
     boxes = group_boxes(arrays["test_truth"], arrays["test_detections"], images, len(names))
     classes = [match_all(each) for each in boxes]
@@ -86,7 +86,7 @@ def _mask_draws(arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.n
 
 
 def spreads(drawn: list[dict[str, np.ndarray]]) -> dict[str, SeedSpread]:
-    """The spread of each metric over seeds and cases, from what `case_draws` gives for each seed."""
+    """The spread of each metric over seeds and cases, from the results of `case_draws` for each seed."""
     spread_of = {}
     for name in drawn[0]:
         rows = np.stack([each[name] for each in drawn])

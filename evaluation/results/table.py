@@ -33,8 +33,8 @@ def write_tables(out: Path, records: list[Record], joined: list[Record], compari
     Args:
         out: the results folder.
         records: every record, for the CSV file.
-        joined: the same with several seeds as one record (`seeds.over_seeds`), for the others.
-        comparisons: of `comparisons.compare_models`.
+        joined: the records with several seeds joined (`seeds.over_seeds`), for the other files.
+        comparisons: rows of `comparisons.compare_models`.
     """
     write_text(
         out / "table.md", "\n".join([markdown(joined, comparisons), *robustness_lines(records)]).rstrip() + "\n"
@@ -44,9 +44,9 @@ def write_tables(out: Path, records: list[Record], joined: list[Record], compari
 
 
 def blocks(records: list[Record], seen_as: Callable[[Record], Record] = lambda record: record) -> Blocks:
-    """Records by what makes them comparable: method, protocol, settings, and seeds where these differ.
+    """Group records that are comparable: same method, protocol and settings, and same seed if seeds differ.
 
-    `seen_as` gives for each record the one whose fields count.
+    `seen_as` maps each record to the record whose fields count.
     """
     seeds = {_seed_text(record.seeds) for record in records}
     groups: Blocks = {}
@@ -60,26 +60,26 @@ def blocks(records: list[Record], seen_as: Callable[[Record], Record] = lambda r
 
 
 def _seed_text(seeds: Any) -> str:
-    """The seed of a record or of a row of comparisons.json, or the list of those whose mean it is."""
+    """The seed of a record or of a row of comparisons.json, or the list of seeds that it averages."""
     return f"{', '.join(map(str, seeds))} (mean)" if isinstance(seeds, list) else str(seeds)
 
 
 def names_in_order(records: list[Record], field: str) -> list[str]:
-    """The different values of a field, in the order of appearance."""
+    """The different values of a field, in order of appearance."""
     return list(dict.fromkeys(str(getattr(record, field)) for record in records))
 
 
 def unlike(records: list[Record], field: str, name: str) -> list[str]:
-    """The values of the field `name` whose records differ in `field`, as a model with the records of two revisions.
+    """The values of the field `name` whose records differ in `field`, such as a model with records of two revisions.
 
-    A folder keeps what it has until the same command is run on the new weights or data, so that it may hold both.
+    A folder keeps its records until the same command is run on new weights or data, so it may contain both.
     """
     return [value for value in names_in_order(records, name)
             if len({getattr(record, field) for record in records if getattr(record, name) == value}) > 1]  # fmt: skip
 
 
 def mean_cell(entries: list[Cell]) -> Cell:
-    """Mean over tasks with an interval: half-widths of independent tasks add in quadrature, each side for itself."""
+    """Mean over tasks with an interval: half-widths of independent tasks add in quadrature, on each side."""
     known = [entry for entry in entries if entry is not None]
     if len(known) < len(entries) or not known:
         return None
@@ -92,9 +92,9 @@ def mean_cell(entries: list[Cell]) -> Cell:
 
 
 def mean_rows(records: list[Record]) -> tuple[list[str], list[str], dict[str, dict[str, Cell]]]:
-    """The table of means: (metrics, tasks it runs over, {model: {metric: cell}}).
+    """The table of means: metrics, the tasks it averages, and {model: {metric: cell}}.
 
-    Only models with every task, all of them by the same weights.
+    It has only models with records of every task, all with the same weights.
     """
     tasks = names_in_order(records, "task")
     metrics = [name for name in table_metrics(averaged=True) if any(name in r.metrics for r in records)]
@@ -108,8 +108,10 @@ def mean_rows(records: list[Record]) -> tuple[list[str], list[str], dict[str, di
 
 
 def published_rows(record: Record, tasks: list[str], metrics: list[str]) -> dict[str, dict[str, Cell]]:
-    """Table 1 of BioVFM-21M (arXiv 2505.09329), means over twelve tasks, where the block of `record` holds the like:
-    the linear probe by its protocol on the same tasks."""
+    """Table 1 of BioVFM-21M (arXiv 2505.09329), means over twelve tasks, if the block of `record` is comparable.
+
+    It is comparable if it has linear probes by the paper's protocol on the same tasks.
+    """
     table = table1()
     if (record.method, record.protocol) != (table["method"], table["protocol"]) or set(tasks) != set(table["tasks"]):
         return {}
@@ -124,7 +126,7 @@ def _published_cell(ends: list[float]) -> Cell:
 
 
 def cell_text(cell: Cell, bold: bool = False, scale: float = 100) -> str:
-    """A cell, in percent unless the `scale` is another: `94.40 (93.90, 94.84)`; `undefined` without a value."""
+    """A cell, in percent unless `scale` differs: `94.40 (93.90, 94.84)`; `undefined` if there is no value."""
     if cell is None:
         return "undefined"
     text = f"{scale * cell['value']:.2f}"
@@ -294,7 +296,7 @@ def latex_text(text: str) -> str:
 
 
 def long_csv(records: list[Record], joined: list[Record]) -> str:
-    """Every metric of every record, one line each; then means over seeds and over tasks, and the published means."""
+    """Every metric of every record, one per line; then means over seeds and over tasks, and the published means."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     names = ("model", "revision", "task", "method", "protocol", "settings", "seed", "n_train", "n_test")
@@ -305,7 +307,7 @@ def long_csv(records: list[Record], joined: list[Record]) -> str:
                  seed, record.n_train, record.n_test)  # fmt: skip
         for metric, entry in {**record.metrics, **robustness_entries(record)}.items():
             writer.writerow([*about, metric, entry["value"], entry.get("low"), entry.get("high")])
-    means: dict[tuple, list] = {}  # by what names them: published ones stand beside several settings, and here once
+    means: dict[tuple, list] = {}  # by their names: published means appear with several settings, but here once
     for group in blocks(joined).values():
         metrics, tasks, rows = mean_rows(group)
         if len(tasks) > 1:

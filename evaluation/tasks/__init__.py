@@ -1,4 +1,4 @@
-"""Tasks: declarative records in `records/`, readers of official layouts, and users' own folders and lists."""
+"""Tasks: records in `records/`, readers of the sources' official layouts, and users' own folders and lists."""
 
 from .catalog import GROUPS, open_task, read_records, resolve_names
 from .task import KINDS, SPLITS, Split, Task, TaskRecord

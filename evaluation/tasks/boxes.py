@@ -1,4 +1,4 @@
-"""Boxes of a detection task: what there is to detect in each image."""
+"""Boxes of a detection task: the things to detect in each image."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ class ImageBoxes:
     """The boxes of one image.
 
     Attributes:
-        boxes: (n, 4) float64, x and y of the left upper corner, width, height, in pixels of the image as it is read.
-        labels: (n,) class numbers.
-        areas: (n,) square pixels of what the boxes hold, which can be less than theirs.
-        crowd: (n,) bool, boxes around many things, which are neither trained on nor missed.
+        boxes: (n, 4) float64: x and y of the upper left corner, width, height, in pixels of the image as read.
+        labels: (n,) class indices.
+        areas: (n,) areas of the things in square pixels, which can be smaller than their boxes.
+        crowd: (n,) bool, marks boxes around many things, which are neither trained on nor counted as missed.
     """
 
     boxes: np.ndarray
@@ -31,7 +31,7 @@ class ImageBoxes:
 
 
 def image_boxes(rows: Sequence[tuple[Sequence[float], int, float | None, bool]]) -> ImageBoxes:
-    """Boxes from (x, y, width, height), class, area (None: the box's), crowd; those without an area are left out."""
+    """Boxes from (x, y, width, height), class, area (None: the box's) and crowd; boxes without area are left out."""
     boxes = np.array([box for box, *_ in rows], np.float64).reshape(len(rows), 4)
     known = [float(area) if area is not None else float(box[2]) * float(box[3]) for box, _, area, _ in rows]
     kept = (boxes[:, 2:] > 0).all(axis=1)

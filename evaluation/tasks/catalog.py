@@ -1,4 +1,4 @@
-"""Opens tasks by name: records in this folder, groups of them, and paths of users' own tasks."""
+"""Opens tasks by name: records in this folder, groups of records, and paths of users' own tasks."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -65,18 +65,18 @@ def open_task(
     fetch: bool = False,
     listing: Listing | None = None,
 ) -> Task:
-    """Open a task by name (its files below `data`) or by path.
+    """Open a task by name (with its files below `data`) or by path.
 
     Args:
-        name: a record's name, or the path of a folder, of a CSV file, or of a record (.yaml) beside ours.
-        data: the folder that holds the sets.
-        size: pixels of a MedMNIST set, one of 28, 64, 128, 224; None takes the largest there.
-        cache_dir: where large .npz members may be unpacked; None reads them into memory.
+        name: name of a record, or path of a folder, a CSV file, or a user's own record (.yaml).
+        data: folder with the sets.
+        size: image size of a MedMNIST set in pixels: 28, 64, 128 or 224; None takes the largest that is present.
+        cache_dir: folder to unpack large .npz members to; None reads them into memory.
         fetch: download a missing MedMNIST set.
-        listing: how a CSV file is read (default: by the usual names of columns).
+        listing: how to read a CSV file (default: by the usual column names).
 
     Raises:
-        UserError: the files are missing or not as their source lays them out.
+        UserError: files are missing, or are not laid out as by their source.
     """
     record = read_records().get(name)
     if record is None and Path(name).suffix in (".yaml", ".yml"):
@@ -99,12 +99,12 @@ def open_task(
 
 
 def find_root(record: TaskRecord, data: Path) -> Path:
-    """The folder below `data` that looks as the source of `record` lays it out.
+    """The folder below `data` that is laid out as by the source of `record`.
 
-    Looks at `data` itself, then up to three folders deep, for the record's `options: marker` (a glob pattern).
+    It is searched in `data` itself and up to three folders deep, by the record's `options: marker` (a glob pattern).
 
     Raises:
-        UserError: no such folder.
+        UserError: there is no such folder.
     """
     marker = record.options.get("marker")
     if not marker:

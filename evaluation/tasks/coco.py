@@ -1,4 +1,4 @@
-"""Boxes in COCO's form: the truth with images, annotations and categories, and the detections of a model."""
+"""Boxes in COCO's format: the truth with images, annotations and categories, and the detections of a model."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -12,17 +12,18 @@ from biovfm_hf.reading.documents import read_json
 from ..statistics.detection import Boxes
 
 REMEDY = "see: biovfm score --help"
-Grouped = dict[tuple[Any, Any], list[dict[str, Any]]]  # by category and image
+Grouped = dict[tuple[Any, Any], list[dict[str, Any]]]  # {(category, image): entries}
 
 
 def read_boxes(path: Path) -> dict[str, list[Boxes]]:
-    """The boxes of every class and image of a JSON file {"gt": COCO's annotations, "detections": COCO's results}.
+    """The boxes of every class and image in a JSON file {"gt": COCO's annotations, "detections": COCO's results}.
 
     Returns:
-        {class name: [boxes of each image]}, classes and images by their ids.
+        {class name: [boxes of each image]}; classes and images are sorted by id.
 
     Raises:
-        UserError: not such a file, or an entry lacks a field, names an unknown image or class, or has no box or score.
+        UserError: it is not such a file, or an entry lacks a field, names an unknown image or class, or has no box or
+            score.
     """
     stored = read_json(path, REMEDY)
     try:
@@ -52,7 +53,7 @@ def _boxes(stored: dict[str, Any]) -> dict[str, list[Boxes]]:
 
 
 def _grouped(entries: list[dict[str, Any]], kind: str, images: set[Any], classes: dict[Any, str]) -> Grouped:
-    """The entries by class and image, in their order."""
+    """The entries by class and image, in their original order."""
     grouped: Grouped = defaultdict(list)
     for row, entry in enumerate(entries):
         if entry["image_id"] not in images:

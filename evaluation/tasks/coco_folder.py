@@ -1,4 +1,4 @@
-"""Detection tasks in COCO's form: a JSON file of images, annotations and categories for each split."""
+"""Detection tasks in COCO's format: one JSON file of images, annotations and categories for each split."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,16 +18,16 @@ from .splitting import systematic_split
 from .task import SPLITS, Split, Task, TaskRecord
 
 ROBOFLOW = "_annotations.coco.json"
-WHOLE = ("annotations.json", "instances.json", ROBOFLOW)  # one file without splits
+WHOLE = ("annotations.json", "instances.json", ROBOFLOW)  # names of a single file without splits
 REMEDY = "write it in COCO's form, with images, annotations and categories"
 VAL_SHARE = 0.2
 
 
 def annotation_files(root: Path) -> dict[str, Path]:
-    """The annotation file of each split that has one, or that of all images under "".
+    """The annotation file of each split that has one, or the file for all images under "".
 
-    Known are `{split}/_annotations.coco.json` (Roboflow), `annotations/instances_{split}YEAR.json` (COCO),
-    `annotations/{split}.json`, `{split}.json`, and one of `annotations.json` and `instances.json` for all.
+    Known names are `{split}/_annotations.coco.json` (Roboflow), `annotations/instances_{split}YEAR.json` (COCO),
+    `annotations/{split}.json`, `{split}.json`, and for all images `annotations.json` or `instances.json`.
     """
     files: dict[str, Path] = {}
     for word, split in SPLIT_WORDS.items():
@@ -42,10 +42,10 @@ def annotation_files(root: Path) -> dict[str, Path]:
 
 
 def open_coco_task(root: Path) -> Task:
-    """The task of a folder in COCO's form, its classes in the order of the categories' ids.
+    """The task of a folder in COCO's format; its classes are in the order of the categories' ids.
 
     Raises:
-        UserError: a file is not in COCO's form, files name different categories, or an image is missing.
+        UserError: a file is not in COCO's format, files name different categories, or an image is missing.
     """
     stored = {split: read_json(path, REMEDY) for split, path in annotation_files(root).items()}
     first = next(iter(annotation_files(root).values()))
@@ -59,12 +59,12 @@ def open_coco_task(root: Path) -> Task:
 
 @layout("coco")
 def read_coco(record: TaskRecord, root: Path) -> dict[str, Split]:
-    """A folder in COCO's form, whose categories are the record's classes."""
+    """The splits of a folder in COCO's format whose categories are the record's classes."""
     return read_coco_folder(record, root)[0]
 
 
 def read_coco_folder(record: TaskRecord, root: Path) -> tuple[dict[str, Split], tuple[str, ...]]:
-    """The splits of a folder in COCO's form, and notes on how they came to be.
+    """The splits of a folder in COCO's format, and notes on where they come from.
 
     Raises:
         UserError: as `open_coco_task`.
@@ -86,7 +86,7 @@ def read_coco_folder(record: TaskRecord, root: Path) -> tuple[dict[str, Split], 
 
 
 def _names(stored: Any, path: Path) -> tuple[str, ...]:
-    """The names, by their ids, of the categories that annotations use: Roboflow writes a parent that none is."""
+    """Names of the categories that annotations use, by id; Roboflow also writes a parent category that none uses."""
     try:
         used = {entry["category_id"] for entry in stored["annotations"]}
         rows = sorted((entry["id"], str(entry["name"])) for entry in stored["categories"])
@@ -99,7 +99,7 @@ def _names(stored: Any, path: Path) -> tuple[str, ...]:
 
 
 def _read_split(record: TaskRecord, root: Path, split: str, path: Path) -> tuple[Split, int]:
-    """One split, and how many boxes without an area it lost."""
+    """One split, and the number of boxes without an area that were left out."""
     stored = read_json(path, REMEDY)
     try:
         images = {entry["id"]: entry for entry in stored["images"]}
@@ -124,7 +124,7 @@ def _read_split(record: TaskRecord, root: Path, split: str, path: Path) -> tuple
 
 
 def _image_folders(root: Path, split: str, path: Path) -> list[Path]:
-    """Where the images of a split may be, first of all beside its annotations."""
+    """Folders that may contain the images of a split; the folder of its annotations comes first."""
     names = [word for word, meant in SPLIT_WORDS.items() if meant == split] if split else []
     below = [base / word for base in (root / "images", root) for word in names]
     years = [
@@ -134,10 +134,10 @@ def _image_folders(root: Path, split: str, path: Path) -> list[Path]:
 
 
 def _find(places: list[Path], name: str, source: Path) -> Path:
-    """An image file by the name that annotations give it.
+    """An image file, by its name in the annotations.
 
     Raises:
-        UserError: it is nowhere, or its name leads out of the folder.
+        UserError: the file does not exist, or its name leads out of the folder.
     """
     parts = Path(name).parts
     if not parts or Path(name).is_absolute() or ".." in parts:
@@ -149,7 +149,7 @@ def _find(places: list[Path], name: str, source: Path) -> Path:
 
 
 def _parts(split: Split, test: float) -> list[Split]:
-    """A split in three: train, val and test, by subjects if they are known."""
+    """A split divided into train, val and test, by subjects if they are known."""
     assert split.boxes is not None and isinstance(split.images, FileImages)
     people = split.subjects if split.subjects is not None else np.array([str(p) for p in split.images.paths])
     assigned = systematic_split(people, test=test, val=VAL_SHARE)

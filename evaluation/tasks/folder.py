@@ -27,10 +27,10 @@ LAYOUT_HELP = (
 
 
 def open_folder_task(path: Path, listing: Listing | None = None) -> Task:
-    """Open a task that a user wrote, named after its folder or CSV file; `listing` says how to read the latter.
+    """Open a user's own task, named after its folder or CSV file; `listing` says how to read a CSV file.
 
     Raises:
-        UserError: the layout is none of the known ones, or its content does not make a task.
+        UserError: the layout is not known, or its content does not make a task.
     """
     if path.is_file() and path.suffix.lower() == ".csv":
         return _csv_task(path, listing or Listing())
@@ -48,10 +48,10 @@ def open_folder_task(path: Path, listing: Listing | None = None) -> Task:
 
 
 def open_recorded_folder(record: TaskRecord, root: Path) -> Task:
-    """Open a folder of one of these layouts (or the CSV file in it that `options: list` names) under its own record.
+    """Open a folder of one of these layouts (or its CSV file that `options: list` names) under its own record.
 
     Raises:
-        UserError: as `open_folder_task`, or what is there does not fit the record's kind and classes.
+        UserError: as `open_folder_task`, or the content does not match the record's kind and classes.
     """
     listing = record.options.get("list")
     columns = {field.name: record.options[field.name] for field in fields(Listing) if field.name in record.options}
@@ -70,7 +70,7 @@ def open_recorded_folder(record: TaskRecord, root: Path) -> Task:
 
 
 def split_folder(path: Path, split: str) -> Path:
-    """The folder of a split below `path`: by our word, or by another for the same, such as `validation`."""
+    """The folder of a split below `path`, by our name for the split or by another usual one, such as `validation`."""
     there = (path / word for word, meant in SPLIT_WORDS.items() if meant == split and (path / word).is_dir())
     return next(there, path / split)
 
@@ -83,7 +83,7 @@ def _class_files(folder: Path, split: str = "") -> list[Case]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files of `folder` itself, sorted by name."""
+    """The image files directly in `folder`, sorted by name."""
     return sorted(f for f in folder.iterdir() if f.suffix.lower() in RASTER_SUFFIXES and not f.name.startswith("."))
 
 
@@ -102,7 +102,7 @@ def _csv_task(path: Path, listing: Listing) -> Task:
 def _classification(
     name: str, cases: list[Case], listing: Listing | None = None, volumes: Mapping[Path, VolumeCase] = NO_VOLUMES
 ) -> Task:
-    """The task of images, or `volumes`, with labels; `listing` says how those of a list were read."""
+    """The task of labelled images or `volumes`; `listing` says how those of a list were read."""
     classes, numbers = _numbered(name, [case.label for case in cases])
     subjects = None if cases[0].subject is None else np.array([case.subject for case in cases])
     assigned, notes = _assign(name, np.array([case.split for case in cases]), numbers, subjects)
@@ -124,7 +124,7 @@ def _classification(
 
 
 def _images(cases: list[Case], volumes: Mapping[Path, VolumeCase]) -> tuple[Images, np.ndarray | None]:
-    """The images of cases, and of volumes which of them each slice is of."""
+    """The images of cases and, for volumes, the case index of each slice."""
     if not volumes:
         return FileImages([case.file for case in cases], names=[case.where for case in cases], square=True), None
     slices = CaseSlices([volumes[case.file] for case in cases])
@@ -132,7 +132,7 @@ def _images(cases: list[Case], volumes: Mapping[Path, VolumeCase]) -> tuple[Imag
 
 
 def _numbered(name: str, labels: list[str]) -> tuple[list[str], np.ndarray]:
-    """The classes in order, and the labels as their numbers (N,), or of several labels as 0/1 (N, L)."""
+    """The classes in order, and the labels as their indices (N,), or as 0/1 (N, L) for several labels."""
     parts = [[part for part in label.split("|") if part] for label in labels]
     classes = sorted({part for label in parts for part in label}, key=_class_order)
     _check_classes(name, classes)
@@ -146,14 +146,14 @@ def _numbered(name: str, labels: list[str]) -> tuple[list[str], np.ndarray]:
 
 
 def _ordinal(name: str, kind: str) -> str:
-    """The kind of grades in their order; two of them are a binary task."""
+    """The kind of a task whose classes are ordered grades; with two grades it is a binary task."""
     if kind == MULTILABEL:
         raise UserError(f"task {name}: an ordinal target has one grade an image, this one has several labels")
     return ORDINAL if kind == MULTICLASS else kind
 
 
 def _check_classes(name: str, classes: list[str]) -> None:
-    """Raise a UserError if the labels are measurements: numbers, some of them not whole."""
+    """Raise a UserError if the labels are measurements, that is numbers that are not all whole."""
     numbers = [_class_order(label) for label in classes]
     if all(kind == 0 for kind, _, _ in numbers) and any(value % 1 != 0 for _, value, _ in numbers):
         raise UserError(
@@ -172,7 +172,7 @@ def _class_order(label: str) -> tuple[int, float, str]:
 def _assign(
     name: str, splits: np.ndarray, labels: np.ndarray, subjects: np.ndarray | None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Fill in splits that are not given: all of them, or a validation set out of train."""
+    """Fill in missing splits: all of them, or a validation split taken from train."""
     people = np.array([f"{i:09d}" for i in range(len(splits))]) if subjects is None else subjects
     strata = labels if labels.ndim == 1 else None
     if (splits == "").all():

@@ -45,13 +45,13 @@ class Images(Protocol):
 
 
 def to_rgb(array: np.ndarray, origin: object) -> np.ndarray:
-    """Turn a grey (H, W), (H, W, 1) or colour (H, W, 3|4) array into uint8 (H, W, 3).
+    """Convert a grey (H, W), (H, W, 1) or colour (H, W, 3|4) array to uint8 (H, W, 3).
 
-    Arrays that are not uint8 are scaled from their own minimum and maximum to 0..255. The channels of a grey image are
-    one channel seen three times (see `is_grey`), read-only.
+    Arrays that are not uint8 are scaled from their minimum and maximum to 0..255. The channels of a grey image are
+    read-only views of one channel (see `is_grey`).
 
     Raises:
-        UserError: `array` has another shape, no pixel, or no finite value; `origin` is named.
+        UserError: `array` has another shape, no pixel, or no finite value; the message names `origin`.
     """
     if array.ndim == 3 and array.shape[-1] in (1, 4):
         array = array[..., 0] if array.shape[-1] == 1 else array[..., :3]
@@ -65,7 +65,7 @@ def to_rgb(array: np.ndarray, origin: object) -> np.ndarray:
 
 
 def is_grey(image: np.ndarray) -> bool:
-    """Whether the channels of an image (H, W, 3) are the same memory, so that one of them may be worked on for all."""
+    """Whether the channels of an image (H, W, 3) share their memory, so that processing one is enough."""
     return image.strides[-1] == 0
 
 
@@ -96,15 +96,15 @@ def read_image(
     """Decode one 2D image file to uint8 (H, W, 3), whatever its format and depth.
 
     Args:
-        source: its path, or its bytes.
-        shrink_to: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, if its sides divide by that and its shorter
-            side is still at least that many pixels.
-        name: what messages call it; a path's own by default.
-        frame: which one of a file that holds several.
-        square: whether pixels that a file tells to be longer than wide, or wider, become square ones.
+        source: path or bytes of the file.
+        shrink_to: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size if its sides are divisible and its shorter side
+            keeps at least this many pixels.
+        name: name in messages; by default the path.
+        frame: index of the frame in a file that has several.
+        square: resample pixels to squares if the file says that they are not square.
 
     Raises:
-        UserError: the file is missing, broken, too large, or holds several slices of which none is chosen.
+        UserError: the file is missing, broken or too large, or has several slices and none was chosen.
     """
     name = name or str(source)
     file: Path | BytesIO = BytesIO(source) if isinstance(source, bytes) else source
@@ -115,14 +115,14 @@ def read_image(
 
 @lru_cache(maxsize=8)
 def _read_kept(path: Path) -> np.ndarray:
-    """`read_image` of a file of which several boxes are wanted, one soon after the other."""
+    """`read_image`, cached for a file from which several boxes are read in a row."""
     return read_image(path)
 
 
 def _draft_jpeg(file: Path | BytesIO, shrink_to: int, name: str) -> np.ndarray | None:
-    """A JPEG at the smallest of its built-in sizes that is large enough; None for what needs the common decoder.
+    """A JPEG at the smallest of its built-in sizes that is large enough; None if it needs the common decoder.
 
-    A size that is no whole part of the image's would have other proportions, which moves a padded square's border.
+    A size that does not divide the image's would change the proportions and move the border of a padded square.
     """
     try:
         with Image.open(file) as image:
@@ -141,10 +141,10 @@ def _draft_jpeg(file: Path | BytesIO, shrink_to: int, name: str) -> np.ndarray |
 
 
 def raster_size(path: Path) -> str | None:
-    """Width and height that a file's header tells, `640 x 480` as it is seen; None where Pillow does not read it."""
+    """Width and height from a file's header, as displayed (`640 x 480`); None if Pillow cannot read it."""
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5  # the orientation lies on its side
+            turned = image.getexif().get(0x0112, 1) >= 5  # the image is stored on its side
             width, height = image.size[::-1] if turned else image.size
             return f"{width} x {height}"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
@@ -152,9 +152,9 @@ def raster_size(path: Path) -> str | None:
 
 
 def file_digest(path: Path) -> bytes:
-    """A digest of a file's content: of all of it, or of size and both ends where these hold checksums (PNG, gzip).
+    """A digest of a file: of all its content, or of size and both ends if the format has checksums (PNG, gzip).
 
-    A file is read once, as long as its size and times stay: every record and every encoder asks for it.
+    Every record and every encoder asks for it, so a file is read again only if its size or times change.
     """
     try:
         status = path.stat()
@@ -179,7 +179,7 @@ def _content_digest(path: Path, size: int, _: tuple[int, int, int]) -> bytes:
 
 
 def combined_digest(parts: Sequence[bytes]) -> str:
-    """One hex digest of several."""
+    """One hex digest of several digests."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
@@ -190,9 +190,9 @@ def combined_digest(parts: Sequence[bytes]) -> str:
 class FileImages:
     """Image files, each optionally cropped to a box (left, top, right, bottom) in pixels.
 
-    `shrink_to` is passed on to `read_image`; it must be None with boxes. `frames` names one of several pictures in a
-    file. `names` are what messages call the images; their paths by default. `square` gives them square pixels, as the
-    processor does; not where masks or boxes count the file's own.
+    `shrink_to` is passed on to `read_image`; it must be None with boxes. `frames` has the index of a frame for each
+    file with several. `names` are used in messages (default: the paths). `square` resamples pixels to squares, as the
+    processor does; not for images whose masks or boxes refer to the file's own pixels.
     """
 
     paths: Sequence[Path]
@@ -223,7 +223,7 @@ class FileImages:
 
 @dataclass(frozen=True)
 class Readable:
-    """Images of which some cannot be read: these come as one black pixel, and `reasons` keeps why by their number."""
+    """Images, some of which may be unreadable: those become one black pixel; `reasons` has the reason by index."""
 
     images: Images
     reasons: dict[int, str] = field(default_factory=dict)
@@ -239,13 +239,13 @@ class Readable:
             return np.zeros((1, 1, 3), np.uint8)
 
     def fingerprint(self) -> str:
-        """That of the images: with them it is known which can be read."""
+        """The fingerprint of the images, which determines what is readable."""
         return self.images.fingerprint()
 
 
 @dataclass(frozen=True)
 class Joined:
-    """Several sequences of images as one, in their order."""
+    """Several sequences of images as one, in order."""
 
     parts: Sequence[Images]
 
@@ -260,16 +260,16 @@ class Joined:
         raise IndexError(index)
 
     def fingerprint(self) -> str:
-        """A digest of those of the parts."""
+        """A digest of the parts' fingerprints."""
         return combined_digest([part.fingerprint().encode() for part in self.parts])
 
 
 @dataclass(frozen=True)
 class FileMasks:
-    """Mask files: `masks[i]` is an integer array (H, W) of class numbers.
+    """Mask files: `masks[i]` is an integer array (H, W) of class indices.
 
-    `values` maps file values to classes (0 if a value is not named); `threshold` makes a two-class mask of a
-    grey one (value > threshold); of a one-bit one it takes the set pixels.
+    `values` maps file values to classes (0 if a value is not in it). `threshold` turns a grey mask into a two-class
+    mask (value > threshold), and a one-bit mask into its set pixels.
     """
 
     paths: Sequence[Path]
@@ -299,8 +299,8 @@ class FileMasks:
 class NpzImages:
     """The images of one member of an .npz file, (N, H, W[, 3]) uint8, read on first use.
 
-    With `as_volumes` the member is (N, D, H, W) and image `i` is slice `i % D` of volume `i // D`.
-    Members above `spill_bytes` are unpacked once to `spill_dir` and memory-mapped: 13 GB sets need little memory.
+    With `as_volumes` the member is (N, D, H, W), and image `i` is slice `i % D` of volume `i // D`. Members larger
+    than `spill_bytes` are unpacked once to `spill_dir` and memory-mapped, so that 13 GB sets need little memory.
     """
 
     path: Path
@@ -334,7 +334,7 @@ class NpzImages:
         return to_rgb(array[index], self.path)
 
     def fingerprint(self) -> str:
-        """A digest of the zip directory's own checksum of the member."""
+        """The checksum of the member in the zip directory, as a digest."""
         info = _zip_info(self.path, self.member)
         return combined_digest(
             [self.member.encode(), info.CRC.to_bytes(4, "little"), info.file_size.to_bytes(8, "little")]
@@ -354,10 +354,10 @@ def _zip_info(path: Path, member: str) -> zipfile.ZipInfo:
 
 
 def load_npz_member(path: Path, member: str, spill_dir: Path | None = None, spill_bytes: int = 2 << 30) -> np.ndarray:
-    """Read one array of an .npz file; one larger than `spill_bytes` through a memory-mapped copy in `spill_dir`.
+    """Read one array of an .npz file; arrays above `spill_bytes` through a memory-mapped copy in `spill_dir`.
 
     Raises:
-        UserError: no such file or member, a broken archive, or pickled content.
+        UserError: the file or member does not exist, the archive is broken, or the content is pickled.
     """
     info = _zip_info(path, member)
     if spill_dir is None or info.file_size <= spill_bytes:
@@ -385,8 +385,8 @@ def _unpack(path: Path, info: zipfile.ZipInfo, target: Path) -> None:
 class VolumeSlices:
     """Slices of volumes: image `i` is slice `where[i][1]` of volume `where[i][0]`, along `axis`.
 
-    `load(path)` gives a 3D array; `scale(volume)` turns the whole volume into uint8 once. The last few volumes are
-    kept, so that reading slices in order, by several threads, reads each volume once.
+    `load(path)` returns a 3D array; `scale(volume)` converts the whole volume to uint8 once. The last few volumes are
+    kept, so that several threads that read slices in order read each volume once.
     """
 
     paths: Sequence[Path]
@@ -402,7 +402,7 @@ class VolumeSlices:
         return len(self.where)
 
     def slice(self, index: int) -> np.ndarray:
-        """Slice `index` as the scaled volume holds it, (H, W)."""
+        """Slice `index` of the scaled volume, (H, W)."""
         number, position = self.where[index]
         with self._lock:
             if number not in self._kept:
@@ -416,13 +416,13 @@ class VolumeSlices:
         return to_rgb(self.slice(index), self.paths[self.where[index][0]])
 
     def fingerprint(self) -> str:
-        """A digest of every volume's content, the slices taken and the intensity recipe."""
+        """A digest of every volume's content, the chosen slices and the intensity settings."""
         return combined_digest([self.recipe.encode(), repr(list(self.where)).encode(), *map(file_digest, self.paths)])
 
 
 @dataclass
 class SliceMasks:
-    """Class numbers (H, W) of the slices of label volumes: the masks beside a `VolumeSlices`."""
+    """Class indices (H, W) of the slices of label volumes: the masks beside `VolumeSlices`."""
 
     slices: VolumeSlices
 

@@ -1,7 +1,7 @@
-"""The registry of layouts, each a function that opens a set in the layout of its source.
+"""The registry of layouts; each is a function that opens a set in the layout of its source.
 
-A module of this folder adds one by `@layout("name")` on a function (record, folder) -> splits; a task's record then
-names it.
+A module of this folder adds a layout with `@layout("name")` on a function (record, folder) -> splits. The record of a
+task then names the layout.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,10 @@ LAYOUTS: dict[str, Layout] = {}
 
 
 def layout(*names: str) -> Callable[[Layout], Layout]:
-    """Make a function known as the reader of these layouts.
+    """Register a function as the reader of these layouts.
 
     Raises:
-        ValueError: one of them has a reader already.
+        ValueError: one of the layouts has a reader already.
     """
 
     def register(read: Layout) -> Layout:
@@ -32,6 +32,6 @@ def layout(*names: str) -> Callable[[Layout], Layout]:
 
 
 def known_layouts() -> dict[str, Layout]:
-    """All registered layouts, those of this folder among them."""
+    """All registered layouts, including those of this folder."""
     import_modules(__package__)
     return LAYOUTS

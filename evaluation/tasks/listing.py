@@ -1,4 +1,4 @@
-"""A user's list of images: a CSV file whose columns may have any names, as rows of image, label, split and subject."""
+"""A user's list of images: a CSV file, with columns of any name, as rows of image, label, split and subject."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from .images import read_image
 from .task import SPLITS
 from .volume_cases import AXES_HELP, SLICES, SLICES_HELP, Slicing, VolumeCase, is_volume, open_cases
 
-# The first name of each is our own, the others are Hugging Face's and what people write.
+# The first name of each column is our own; the others are usual ones, such as Hugging Face's.
 IMAGE_COLUMNS = ("image", "file_name", "filename", "file", "path")
 LABEL_COLUMNS = ("label", "labels", "class", "target")
 SUBJECT_COLUMNS = ("subject", "subject_id", "patient", "patient_id")
@@ -30,18 +30,18 @@ SPLIT_WORDS = {
 }
 LISTED = "a CSV list of your own"
 CLASSES, ORDINAL_TARGET = "classes", "ordinal"
-NAMED = 3  # of several missing files
+NAMED = 3  # missing files that a message names
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """Options for reading a CSV list. A column that is not named is found by its usual names."""
+    """Options for reading a CSV list. A column that is not given is found by its usual names."""
 
     image_column: str | None = option(
         None, "column with the image's path (image, file_name ...)", metavar="C", group=LISTED
     )
     label_column: tuple[str, ...] = option(
-        (), "column with the label; several columns of 0 and 1 make a task of several labels", metavar="C,...",
+        (), "column with the label; several columns of 0 and 1 make a multi-label task", metavar="C,...",
         commas=True, group=LISTED,
     )  # fmt: skip
     subject_column: str | None = option(
@@ -64,21 +64,21 @@ class Listing:
         None, "a second list: the label of each patient, joined by the subject column", metavar="CSV", group=LISTED
     )
     target: str = option(
-        CLASSES, "ordinal: the labels are grades in their order", choices=(CLASSES, ORDINAL_TARGET), group=LISTED
+        CLASSES, "ordinal: the labels are ordered grades", choices=(CLASSES, ORDINAL_TARGET), group=LISTED
     )
     axes: tuple[str, ...] = option(
         ("axial",), f"{AXES_HELP} (default: axial)", metavar="AXIS,...", commas=True, choices=AXES, group=LISTED
     )
     slices: int = option(SLICES, SLICES_HELP, least=0, group=LISTED)
     skip_unreadable: bool = option(
-        False, "decode every image first and leave out those that cannot be read, by their lines", group=LISTED
+        False, "decode every image first, leave out unreadable ones and report their lines", group=LISTED
     )
 
 
 class Case(NamedTuple):
-    """One line of a list: its image, label (several as `a|b`), split ("" if none is given), subject, columns.
+    """One line of a list: image, label (several as `a|b`), split ("" if not given), subject and further columns.
 
-    `where` is what messages call the image: the line of the list, as file names of patients may be their own.
+    `where` names the image in messages by its line in the list, because file names can be patients' names.
     """
 
     file: Path
@@ -90,10 +90,10 @@ class Case(NamedTuple):
 
 
 def read_listing(path: Path, listing: Listing) -> list[Case]:
-    """Read a list of images, or of patients whose images lie in folders of their names.
+    """Read a list of images, or a list of patients whose images are in folders with their names.
 
     Raises:
-        UserError: a column is missing, a line lacks something or repeats an image, or an image is not there.
+        UserError: a column is missing, a line is incomplete or repeats an image, or an image does not exist.
     """
     check_options(listing)
     table = _Table(path)
@@ -133,10 +133,10 @@ def read_listing(path: Path, listing: Listing) -> list[Case]:
 
 
 def readable_cases(cases: Sequence[Case]) -> tuple[list[Case], dict[str, str]]:
-    """The cases whose images can be decoded; and how many cannot, with the line and reason of each.
+    """The cases whose images can be decoded, and a warning about the others with the line and reason of each.
 
     Raises:
-        UserError: none can.
+        UserError: no image can be decoded.
     """
     with ThreadPoolExecutor() as pool:
         reasons = list(pool.map(_unreadable, cases))
@@ -149,10 +149,11 @@ def readable_cases(cases: Sequence[Case]) -> tuple[list[Case], dict[str, str]]:
 
 
 def volumes_of(cases: Sequence[Case], listing: Listing) -> tuple[list[Case], dict[Path, VolumeCase], dict[str, str]]:
-    """The cases whose volumes can be read, these with their slices, and how many are left out, with each reason.
+    """The cases whose volumes can be read, the volumes with their slices, and a warning about the others.
 
     Raises:
-        UserError: pictures and volumes are mixed, none can be read, or some cannot and nothing says to skip them.
+        UserError: images and volumes are mixed, no volume can be read, or some cannot and the options do not skip
+            them.
     """
     if flat := next((case.file for case in cases if not is_volume(case.file)), None):
         raise UserError(f"{flat} is a picture among volumes; give a list for each of the two")
@@ -201,7 +202,7 @@ class _Table:
                 raise UserError(f"{path}, line {number}: as many fields as columns are needed ({len(self.names)})")
 
     def column(self, given: str | None, usual: Iterable[str], what: str) -> str | None:
-        """The column of that name, or the first there of the usual names; None if there is none."""
+        """The column with the given name, or the first of the usual names that exists; None if there is none."""
         if given is None:
             return next((name for name in usual if name in self.names), None)
         if given not in self.names:
@@ -209,7 +210,7 @@ class _Table:
         return given
 
     def labels(self, given: Sequence[str]) -> tuple[str, ...]:
-        """The columns of labels: those given, else one by its usual names."""
+        """The columns of labels: the given ones, or one with a usual name."""
         named = [self.column(name, (), "label") for name in given] or [self.column(None, LABEL_COLUMNS, "label")]
         if None in named:
             raise UserError(
@@ -220,7 +221,7 @@ class _Table:
 
 
 def _label(row: dict[str, str], columns: tuple[str, ...], where: str) -> str:
-    """A row's label; of several columns of 0 and 1 the names of those with 1, as `a|b`."""
+    """A row's label; for several columns of 0 and 1, the names of those with 1, as `a|b`."""
     if len(columns) == 1:
         if not row[columns[0]]:
             raise UserError(f"{where}: an image and a label are needed; column {columns[0]} is empty")
@@ -232,7 +233,7 @@ def _label(row: dict[str, str], columns: tuple[str, ...], where: str) -> str:
 
 
 def _patient_labels(listing: Listing) -> dict[str, str]:
-    """The label of each subject by the second list."""
+    """{subject: label} from the second list."""
     assert listing.labels is not None
     table = _Table(listing.labels)
     subject = table.column(listing.subject_column, SUBJECT_COLUMNS, "subject")
@@ -292,7 +293,7 @@ def _places(path: Path, listing: Listing) -> list[Path]:
 
 
 def _place(path: Path, listing: Listing, name: str) -> Path:
-    """Where an image lies: below the images root or beside the list, the first of them where it is at neither."""
+    """The path of an image: below the images root or beside the list; the first of the two if it exists at neither."""
     places = [folder / name for folder in _places(path, listing)]
     return next((place for place in places if place.exists()), places[0])
 
@@ -316,7 +317,7 @@ def _told(file: Path, path: Path, listing: Listing) -> Path:
 
 
 def _check_repeats(path: Path, cases: list[tuple[int, Case]]) -> None:
-    """Raise a UserError if an image has two lines: it would count as two cases, be it with two different labels."""
+    """Raise a UserError if an image has two lines, because it would count as two cases, even with different labels."""
     seen: dict[Path, int] = {}
     for number, case in cases:
         if (first := seen.setdefault(case.file, number)) != number:

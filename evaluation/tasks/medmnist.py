@@ -16,12 +16,12 @@ VOLUME_SIZES = (28, 64)
 
 
 def read_medmnist(record: TaskRecord, data: Path, size: int | None, cache: Path | None) -> dict[str, Split]:
-    """Open one MedMNIST set of `data`, at `size` pixels (None: the largest there).
+    """Open one MedMNIST set in `data` at `size` pixels (None: the largest that is present).
 
-    3D sets give every slice along the first axis as an image, and the volume as the case.
+    In 3D sets every slice along the first axis is an image, and the volume is the case.
 
     Raises:
-        UserError: the file is not there, or not as MedMNIST writes it.
+        UserError: the file is missing, or is not in MedMNIST's format.
     """
     path = find_npz(record.name, data, size)
     volumes = bool(record.options.get("volumes"))
@@ -42,7 +42,7 @@ def read_medmnist(record: TaskRecord, data: Path, size: int | None, cache: Path 
 
 
 def find_npz(name: str, data: Path, size: int | None) -> Path:
-    """The .npz file of a set in `data` or `data/medmnist`: of `size` pixels, or the largest when `size` is None.
+    """The .npz file of a set in `data` or `data/medmnist`, at `size` pixels or, with None, the largest.
 
     Raises:
         UserError: there is none.
@@ -60,12 +60,12 @@ def find_npz(name: str, data: Path, size: int | None) -> Path:
 
 
 def download(record: TaskRecord, data: Path, size: int | None) -> None:
-    """Fetch the .npz file of a set into `data` with the medmnist package (checksum verified there).
+    """Download the .npz file of a set to `data` with the medmnist package, which verifies the checksum.
 
-    `size` None takes the largest that there is: 224 pixels, 64 of volumes.
+    `size` None takes the largest size: 224 pixels, or 64 for volumes.
 
     Raises:
-        UserError: the package is not installed, there is no network, or the set does not come in this size.
+        UserError: the package is not installed, there is no network, or the set does not exist in this size.
     """
     medmnist = require("medmnist", "eval")
     name, sizes = record.name, VOLUME_SIZES if record.options.get("volumes") else SIZES

@@ -1,7 +1,7 @@
 """Reads untrusted .npz files: no pickles, sizes checked before memory is allocated, rows streamed.
 
-`numpy.load` ignores `mmap_mode` for .npz and unpacks a whole member at once; the 224-pixel MedMNIST files hold up to
-13 GB. Here a member's header is read first and its rows follow in blocks.
+`numpy.load` ignores `mmap_mode` for .npz files and unpacks a whole member at once, while the 224-pixel MedMNIST files
+contain up to 13 GB. Here a member's header is read first, and its rows follow in blocks.
 """
 
 import ast
@@ -25,7 +25,7 @@ BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedEr
 
 @dataclass(frozen=True)
 class Header:
-    """What a .npy member declares: shape, dtype, and whether its last axis runs slowest in the file."""
+    """The header of a .npy member: shape, dtype, and whether it is in Fortran order (the last axis varies slowest)."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -38,10 +38,10 @@ class Header:
 
 
 def names(path: str | Path) -> list[str]:
-    """Names of the arrays in a .npz file, without the `.npy`.
+    """Names of the arrays in a .npz file, without the suffix `.npy`.
 
     Raises:
-        UserError: no such file, or no .npz file.
+        UserError: the file does not exist or is not a .npz file.
     """
     with _open_zip(Path(path)) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
@@ -51,7 +51,7 @@ def header(path: str | Path, name: str) -> Header:
     """Shape and dtype of one array of a .npz file, without reading its data.
 
     Raises:
-        UserError: no such file or array, or it is damaged or holds Python objects.
+        UserError: the file or array does not exist, is damaged, or contains Python objects.
     """
     with _open_member(Path(path), name) as (_, layout):
         return layout
@@ -74,7 +74,7 @@ def read(path: str | Path, name: str, max_bytes: int = MAX_BYTES) -> np.ndarray:
 
 
 def rows(path: str | Path, name: str, block: int) -> Iterator[np.ndarray]:
-    """Yield an array in blocks of up to `block` rows, holding one block in memory.
+    """Yield an array in blocks of up to `block` rows, with one block in memory at a time.
 
     Raises:
         UserError: as `header`, or the array is stored column by column.

@@ -1,4 +1,4 @@
-"""Sets of single pictures in their official layouts: BUSI, BCCD, and fundus vessels."""
+"""Sets of single images in their official layouts: BUSI, BCCD, and fundus vessels."""
 
 from pathlib import Path
 from xml.etree import ElementTree
@@ -17,7 +17,7 @@ from .task import SPLITS, Split, TaskRecord
 
 @layout("busi")
 def read_busi(record: TaskRecord, root: Path) -> dict[str, Split]:
-    """Class folders; `NAME_mask*.png` beside an image is its lesion, not a picture. The files tell no patient."""
+    """Class folders; `NAME_mask*.png` beside an image is the mask of its lesion. The files do not name patients."""
     files, labels = [], []
     for label, name in enumerate(record.classes):
         images = [f for f in image_files(root / name) if "_mask" not in f.stem]
@@ -31,7 +31,7 @@ def read_busi(record: TaskRecord, root: Path) -> dict[str, Split]:
 
 @layout("bccd")
 def read_bccd(record: TaskRecord, root: Path) -> dict[str, Split]:
-    """Each annotated box is a case, its smear the subject; splits as `ImageSets/Main` lists them."""
+    """Each annotated box is a case and its smear the subject; the splits are those in `ImageSets/Main`."""
     splits = {}
     for split in SPLITS:
         paths, boxes, labels, subjects = [], [], [], []
@@ -47,7 +47,7 @@ def read_bccd(record: TaskRecord, root: Path) -> dict[str, Split]:
 
 @layout("bccd-boxes")
 def read_bccd_boxes(record: TaskRecord, root: Path) -> dict[str, Split]:
-    """Each smear is a case, with the boxes of its cells as the files give them (from xmin to xmax)."""
+    """Each smear is a case, with the boxes of its cells as in the files (from xmin to xmax)."""
     splits = {}
     for split in SPLITS:
         names = _listed(record, root, split)
@@ -70,7 +70,7 @@ def _listed(record: TaskRecord, root: Path, split: str) -> list[str]:
 
 
 def _boxes(path: Path) -> list[tuple[str, tuple[int, int, int, int]]]:
-    """The boxes of a Pascal VOC file, leaving out empty ones."""
+    """The boxes of a Pascal VOC file, without empty ones."""
     try:
         text = path.read_text(encoding="utf-8")
         if "<!ENTITY" in text or "<!DOCTYPE" in text:
@@ -87,7 +87,7 @@ def _boxes(path: Path) -> list[tuple[str, tuple[int, int, int, int]]]:
 
 @layout("fundus")
 def read_fundus(record: TaskRecord, root: Path) -> dict[str, Split]:
-    """`Train|Test/Original/Images|Labels` below each of the record's sets; every fifth training image validates."""
+    """`Train|Test/Original/Images|Labels` in each of the record's sets; every fifth training image validates."""
     pairs: dict[str, list[tuple[Path, Path]]] = {"train": [], "test": []}
     for part in record.options["sets"]:
         for split, folder in (("train", "Train"), ("test", "Test")):

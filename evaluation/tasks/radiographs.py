@@ -21,7 +21,7 @@ def read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a source's CSV file.
 
     Raises:
-        UserError: the file is missing, no CSV, empty, or lacks one of the columns `needed`.
+        UserError: the file is missing, empty or not CSV, or lacks one of the columns `needed`.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -38,8 +38,8 @@ def read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
 def read_nih(record: TaskRecord, root: Path) -> dict[str, Split]:
     """`Data_Entry_2017*.csv`, `test_list.txt`, `train_val_list.txt`, images in `images/` or `images_*/images/`.
 
-    The official test list; every ninth patient of the other list validates. Pictures that are not on disk are left
-    out (the set comes in twelve archives), but each split must keep some.
+    The test list is the official one. Every ninth patient of the other list is for validation. Images that are not on
+    disk are left out (the set comes in twelve archives), but no split may be empty.
     """
     table = next(iter(sorted(root.glob("Data_Entry_2017*.csv"))), root / "Data_Entry_2017.csv")
     rows = {row["Image Index"]: row for row in read_rows(table, ("Image Index", "Finding Labels", "Patient ID"))}
@@ -60,7 +60,7 @@ def read_nih(record: TaskRecord, root: Path) -> dict[str, Split]:
 
 
 def _columns(rows: list[dict[str, str]], names: dict[str, str]) -> dict[str, np.ndarray]:
-    """What the columns of a source tell of each case, under our names; those that are there."""
+    """The source's columns that exist, under our names, with one value per case."""
     return {own: np.array([row[name] for row in rows]) for own, name in names.items() if rows and name in rows[0]}
 
 
@@ -79,10 +79,10 @@ def _findings(findings: list[list[str]], classes: tuple[str, ...]) -> np.ndarray
 
 @layout("chexpert")
 def read_chexpert(record: TaskRecord, root: Path) -> dict[str, Split]:
-    """`train.csv`, `valid.csv` and, where labels are there, `test.csv` or `test_labels.csv`; frontal views only.
+    """`train.csv`, `valid.csv` and, if it has labels, `test.csv` or `test_labels.csv`; frontal views only.
 
-    With the test list the official validation list validates; without it that list is the test, and every tenth
-    training patient validates. Uncertain findings (-1) and empty ones count as absent.
+    With the test list, the official validation list is for validation. Without it, that list is for testing, and every
+    tenth training patient is for validation. Uncertain findings (-1) and empty ones count as absent.
     """
     lists = {name: _chexpert_rows(root / f"{name}.csv", record.classes) for name in ("train", "valid")}
     tested = next((path for path in (root / "test.csv", root / "test_labels.csv") if path.is_file()), None)
@@ -110,7 +110,7 @@ def _chexpert_split(root: Path, rows: list[dict[str, str]], classes: tuple[str, 
         inside = row["Path"].split("/")
         if ".." in inside:
             raise UserError(f"{row['Path']} in a list of {root} leaves the folder; get the set again")
-        # Lists name files from the set's own top folder, whatever that is called on this disk.
+        # Lists name files from the set's own top folder, which may have another name on this disk.
         start = next((i for i, part in enumerate(inside) if part in ("train", "valid", "test")), 0)
         paths.append(root.joinpath(*inside[start:]))
     return Split(
@@ -123,7 +123,7 @@ def _chexpert_split(root: Path, rows: list[dict[str, str]], classes: tuple[str, 
 
 @dataclass(frozen=True)
 class SideMasks:
-    """Masks put together from one file per class: class i + 1 where `parts[i]` of an image is not 0."""
+    """Masks combined from one file per class: class i + 1 where `parts[i]` of an image is not 0."""
 
     parts: Sequence[tuple[Path, ...]]
 
@@ -146,7 +146,7 @@ class SideMasks:
 
 @layout("montgomery")
 def read_montgomery(record: TaskRecord, root: Path) -> dict[str, Split]:
-    """`CXR_png/NAME.png` with `ManualMask/leftMask` and `ManualMask/rightMask`; each picture is a patient."""
+    """`CXR_png/NAME.png` with `ManualMask/leftMask` and `ManualMask/rightMask`; each image is a patient."""
     images = image_files(root / "CXR_png")
     parts = [tuple(root / "ManualMask" / f"{side}Mask" / image.name for side in ("left", "right")) for image in images]
     for image, masks in zip(images, parts, strict=True):

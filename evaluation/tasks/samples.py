@@ -6,5 +6,5 @@ SAMPLES = 4
 
 
 def sample_rows(count: int) -> np.ndarray:
-    """Numbers of the test images that pictures show: evenly spaced."""
+    """Evenly spaced indices of the test images that pictures show."""
     return np.unique(np.linspace(0, count - 1, min(SAMPLES, count)).round().astype(int))

@@ -21,7 +21,7 @@ from .task import SPLITS, Split, TaskRecord
 
 @layout("sars_cov2_ct")
 def read_sars_cov2(record: TaskRecord, root: Path) -> dict[str, Split]:
-    """`Covid|Healthy|Others/Patient (n)/SLICE.png`: a patient is a case, whose slices' features are averaged."""
+    """`Covid|Healthy|Others/Patient (n)/SLICE.png`: a patient is a case; the features of its slices are averaged."""
     people: list[tuple[str, int, list[Path]]] = []
     for group in ("Covid", "Healthy", "Others"):
         if not (root / group).is_dir():
@@ -47,7 +47,7 @@ def read_sars_cov2(record: TaskRecord, root: Path) -> dict[str, Split]:
 
 @dataclass(frozen=True)
 class MatImages:
-    """The image of each MATLAB v7.3 (HDF5) file, scaled from its own range."""
+    """The image in each MATLAB v7.3 (HDF5) file, scaled from its own range."""
 
     paths: Sequence[Path]
 
@@ -65,15 +65,15 @@ class MatImages:
 
 
 def read_mat(path: Path) -> tuple[np.ndarray, int, str]:
-    """The image (H, W), the label 1..3 and the patient's id of one `cjdata` file.
+    """The image (H, W), the label 1..3 and the patient's id in a `cjdata` file.
 
     Raises:
-        UserError: the file is not a such file, or claims more than `MAX_PIXELS` pixels.
+        UserError: it is not such a file, or it declares more than `MAX_PIXELS` pixels.
     """
     h5py = require("h5py", "data")
     try:
         with h5py.File(path, "r") as file:
-            if not isinstance(file.get("cjdata", getlink=True), h5py.HardLink):  # any other leads elsewhere
+            if not isinstance(file.get("cjdata", getlink=True), h5py.HardLink):  # other links lead elsewhere
                 raise UserError(f"{path}: holds no cjdata of its own; get the set again")
             data = file["cjdata"]
             if not isinstance(data.get("image", getlink=True), h5py.HardLink):
@@ -84,7 +84,7 @@ def read_mat(path: Path) -> tuple[np.ndarray, int, str]:
                 raise UserError(
                     f"{path}: image of shape {image.shape}; expected (H, W) of at most {MAX_PIXELS} pixels"
                 )
-            # MATLAB stores columns first.
+            # MATLAB stores arrays column by column.
             person = "".join(chr(int(code)) for code in np.ravel(data["PID"][()]))
             return np.asarray(image[()]).T, int(np.ravel(data["label"][()])[0]), person
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
@@ -93,7 +93,7 @@ def read_mat(path: Path) -> tuple[np.ndarray, int, str]:
 
 @layout("brain_tumor")
 def read_brain_tumor(record: TaskRecord, root: Path) -> dict[str, Split]:
-    """Numbered .mat files anywhere below; labels 1 meningioma, 2 glioma, 3 pituitary tumour; split by patient."""
+    """Numbered .mat files in any sub-folder; labels 1 meningioma, 2 glioma, 3 pituitary tumour; split by patient."""
     paths = sorted(root.rglob("*.mat"), key=lambda path: (len(path.stem), path.stem))
     scans = [(path, *LIMITED.call(str(path), read_mat, path)[1:]) for path in paths if path.stem.isdigit()]
     if not scans:

@@ -1,4 +1,4 @@
-"""Warns of patients in both train and test, by file names that look like one patient's."""
+"""Warns if patients seem to be in both train and test, by file names that look like patients' names."""
 
 import re
 from collections import defaultdict
@@ -18,13 +18,13 @@ def warnings_without_subjects(files: Sequence[Path], splits: np.ndarray, listed:
     """Warnings for a task that does not state the subjects of its images.
 
     Args:
-        files: (N,) images.
-        splits: (N,) the split of each.
+        files: (N,) image files.
+        splits: (N,) the split of each file.
         listed: whether the task is a list, which could have a column of subjects.
 
     Returns:
-        That nothing keeps patients apart, for a list; and that names look like those of patients in several splits,
-        with examples, which stay on the user's screen.
+        A warning for a list that nothing keeps patients apart; and a warning if several splits have names that look
+        like the same patient's, with examples that stay on the user's screen.
     """
     remedy = "name the column of patients with --subject-column" if listed else "use a CSV list with a subject column"
     warnings = {}
@@ -33,7 +33,7 @@ def warnings_without_subjects(files: Sequence[Path], splits: np.ndarray, listed:
             "no subject column: images of one patient can be in train and test, which makes scores too good and "
             f"intervals too narrow; {remedy}"
         ] = ""
-    folders = listed and len({file.parent for file in files}) > 1  # of classes otherwise, or the one of all
+    folders = listed and len({file.parent for file in files}) > 1  # otherwise folders of classes, or one folder
     if spread := spread_names(files, splits, folders):
         examples = [f"{name} in {', '.join(parts)}" for name, parts in list(spread.items())[:NAMED]]
         more = [f"and {len(spread) - NAMED} more"] if len(spread) > NAMED else []
@@ -43,10 +43,10 @@ def warnings_without_subjects(files: Sequence[Path], splits: np.ndarray, listed:
 
 
 def spread_names(files: Sequence[Path], splits: np.ndarray, folders: bool) -> dict[str, list[str]]:
-    """The names that look like a patient's, each with its splits, where it has train or validation beside test.
+    """Names that look like a patient's and occur in test and in another split, each with its splits.
 
-    A name is that of the file without its last part (`P07` of `P07_slice3.png`), or with `folders` that of its folder,
-    if it holds a number.
+    A name is the file's name without its last part (`P07` of `P07_slice3.png`), or with `folders` the name of the
+    file's folder, if it contains a number.
     """
     grouped: dict[str, set[str]] = defaultdict(set)
     for file, split in zip(files, splits.tolist(), strict=True):

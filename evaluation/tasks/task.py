@@ -19,11 +19,11 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """The declarative part of a task, one YAML file each in `records/`.
+    """The description of a task, from one YAML file in `records/`.
 
-    `kind` is one of `KINDS` (MedMNIST's words, `segmentation` and `detection`); `metric` the one to compare models by;
-    `layout` the reader of its files; `options` what that reader needs to know; `splits` says where the splits
-    come from; `classes` are names in label order (for segmentation the first is the background).
+    Attributes include `kind`, one of `KINDS` (MedMNIST's names, `segmentation` and `detection`); `metric`, by which
+    models are compared; `layout`, the reader of its files, and `options` for that reader; `splits`, where the splits
+    come from; and `classes`, names in the order of the labels (for segmentation the first is the background).
     """
 
     name: str
@@ -40,7 +40,7 @@ class TaskRecord:
 
     @property
     def is_private(self) -> bool:
-        """Whether its images are private: no page documents their release."""
+        """Whether its images are private, that is, no page documents their release."""
         return not self.url
 
 
@@ -48,13 +48,19 @@ class TaskRecord:
 class Split:
     """Images of one split with their labels and attributes.
 
-    `labels` (N_cases,) int for one class per case, (N_cases, L) of 0/1 for multi-label, None for segmentation and
-    detection. `masks[i]` (H, W) integer classes of image i, for segmentation; `boxes[i]` those of image i, for
-    detection. `case_of_image` (N_images,) maps images to cases where a case has several images (slices of one
-    patient); None when each image is a case. `subjects` (N_cases,) names who a case comes from, None when unknown.
-    `columns` {name: (N_cases,) text} is what else is known of each case, such as sex, age or site, to compare groups
-    by; "" if unknown. `spacing` (N_cases, 3), mm, of volumes: between slices, rows and columns; None when unknown.
-    `affine` (N_cases, 4, 4) maps their voxels (to the patient's right, front and head) to millimetres likewise.
+    Attributes:
+        images: N_images images.
+        labels: (N_cases,) int for one class per case, (N_cases, L) of 0/1 for multi-label tasks, None for segmentation
+            and detection.
+        masks: integer classes (H, W) of each image, for segmentation.
+        boxes: boxes of each image, for detection.
+        case_of_image: (N_images,) case of each image, if a case has several images (slices of one patient); None if
+            each image is a case.
+        subjects: (N_cases,) name of each case's subject; None if unknown.
+        columns: {name: (N_cases,) text} of further attributes such as sex, age or site, to compare groups by; "" if
+            unknown.
+        spacing: (N_cases, 3) mm between slices, rows and columns of volumes; None if unknown.
+        affine: (N_cases, 4, 4) from voxels (to the patient's right, front and head) to mm; None if unknown.
     """
 
     images: Images
@@ -69,7 +75,7 @@ class Split:
 
     @property
     def num_cases(self) -> int:
-        """How many cases: what the metrics count."""
+        """Number of cases, which are what metrics count."""
         if self.labels is not None:
             return len(self.labels)
         return len(self.images) if self.case_of_image is None else int(self.case_of_image.max()) + 1
@@ -77,10 +83,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Task:
-    """A record with its splits, checked: labels fit the kind and no subject is in two splits.
+    """A record with its splits, checked: labels fit the kind, and no subject is in two splits.
 
-    `notes` say how it came to be; `warnings` what may make its scores wrong, each with
-    examples that name files and stay out of every record.
+    `notes` say how the task was made. `warnings` say what may make its scores wrong; their examples name files and
+    stay out of all records.
     """
 
     record: TaskRecord
@@ -162,7 +168,7 @@ def read_record(path: Path) -> TaskRecord:
     """Read one record file.
 
     Raises:
-        UserError: the file is not a YAML mapping, or a field is missing, unknown or of no known kind.
+        UserError: the file is not a YAML mapping, a field is missing or unknown, or the kind is unknown.
     """
     fields = read_yaml(path)
     try:

@@ -1,4 +1,4 @@
-"""Volumes as cases: a file, or a folder with a DICOM series, as some of its slices along one or several axes."""
+"""Volumes as cases: a file, or a folder with a DICOM series, represented by slices along one or several axes."""
 
 import threading
 from collections import OrderedDict
@@ -27,15 +27,15 @@ SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgh", ".mgz",
 SLICES = 32
 AXES_HELP = "axes along which volumes are sliced: axial, coronal, sagittal"
 SLICES_HELP = "most slices of a volume along each axis, evenly spread; 0: all"
-KEPT = 4  # volumes whose slices stay in memory; threads are at neighbours
+KEPT = 4  # volumes whose slices stay in memory; threads work on neighbouring ones
 PICTURE = ("picture", 0)
-"""In place of slices: a file of a volume's format that holds one picture."""
-MAX_FILES = 5000  # of a series
+"""Stands for the slices of a file that has a volume format but holds a single picture."""
+MAX_FILES = 5000  # most files of a series
 
 
 @dataclass(frozen=True)
 class Slicing:
-    """The slices that represent a volume: at most `slices` along each of `axes`, evenly spread; 0 takes all."""
+    """The slices that represent a volume: at most `slices` along each of `axes`, evenly spaced; 0 takes all."""
 
     axes: tuple[str, ...] = ("axial",)
     slices: int = SLICES
@@ -49,7 +49,7 @@ class Slicing:
         return f"{'all' if self.slices == 0 else f'up to {self.slices}'} slices along {', '.join(self.axes)}"
 
     def chosen(self, shape: tuple[int, int, int]) -> tuple[tuple[str, int], ...]:
-        """The (axis, index) of the slices of a volume with `shape` voxels along X, Y, Z; `PICTURE` of no volume."""
+        """(axis, index) of each slice of a volume with `shape` voxels along X, Y, Z; `PICTURE` for a picture."""
         if not any(shape):
             return (PICTURE,)
         chosen: list[tuple[str, int]] = []
@@ -62,12 +62,12 @@ class Slicing:
 
 
 def is_volume(path: Path) -> bool:
-    """Whether a path names a volume: by its suffix, or a folder, which must hold one DICOM series."""
+    """Whether a path is a volume: a file by its suffix, or any folder, which must then hold one DICOM series."""
     return path.is_dir() or path.name.lower().endswith(SUFFIXES)
 
 
 def find_volumes(folder: Path, series: bool) -> list[Path]:
-    """The volumes below a folder: files by their suffix and, with `series`, each folder that holds DICOM files."""
+    """The volumes below a folder: files by their suffix and, with `series`, every folder with DICOM files."""
     files = [path for path, reason in walk(folder) if reason is None]
     volumes = {path for path in files if is_volume(path)}
     if series:
@@ -83,21 +83,21 @@ def _is_dicom(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class VolumeCase:
-    """One volume, a file or a folder with one DICOM series, and which slices stand for it."""
+    """One volume (a file, or a folder with one DICOM series) and the slices that represent it."""
 
     path: Path
     slices: tuple[tuple[str, int], ...]
 
     @property
     def files(self) -> list[Path]:
-        """The files it is read from."""
+        """The files that it is read from."""
         return series_files(self.path) if self.path.is_dir() else [self.path]
 
 
 def open_cases(paths: Sequence[Path], slicing: Slicing) -> tuple[list[VolumeCase], dict[Path, str]]:
-    """The volumes that can be read, with the slices to take, and why the others cannot.
+    """The volumes that can be read, with the slices to take, and the reasons for the others.
 
-    Each is decoded once for its size, several at a time.
+    Each volume is decoded once to find its size, several at a time.
     """
     with ThreadPoolExecutor() as pool:
         shapes = list(pool.map(_shape, paths))
@@ -110,7 +110,7 @@ def open_cases(paths: Sequence[Path], slicing: Slicing) -> tuple[list[VolumeCase
 
 
 def _shape(path: Path) -> tuple[int, int, int] | str:
-    """Voxels along X, Y and Z, or why the volume cannot be read."""
+    """Voxels along X, Y and Z, or the reason why the volume cannot be read."""
     try:
         x, y, z = LIMITED.call(str(path), volume_shape, path)
         return x, y, z
@@ -119,7 +119,7 @@ def _shape(path: Path) -> tuple[int, int, int] | str:
 
 
 def volume_shape(path: Path) -> list[int]:
-    """Voxels along X, Y and Z; zeros for a file that holds one picture, as ultrasound in MetaImage does."""
+    """Voxels along X, Y and Z; zeros for a file with a single picture, such as ultrasound in MetaImage."""
     try:
         return [int(count) for count in load_volume(path).array.shape[:3]]
     except UserError:
@@ -137,17 +137,17 @@ def _is_picture(path: Path) -> bool:
 
 
 def read_slices(path: Path, slices: Sequence[tuple[str, int]]) -> list[np.ndarray]:
-    """Some slices of a volume as a radiologist sees them, uint8 (H, W) or (H, W, 3), in a limited process.
+    """Some slices of a volume as a radiologist sees them, uint8 (H, W) or (H, W, 3), read in a limited process.
 
     Raises:
-        UserError: the volume cannot be read, or took too much time or memory.
+        UserError: the volume cannot be read, or takes too much time or memory.
     """
     pictures: list[np.ndarray] = LIMITED.call(str(path), shown_slices, path, list(slices))
     return pictures
 
 
 def shown_slices(path: Path, slices: Sequence[tuple[str, int]]) -> list[np.ndarray]:
-    """`read_slices` in this process; black and white are those of the whole volume's percentiles."""
+    """`read_slices` in this process; black and white are percentiles of the whole volume."""
     if [tuple(place) for place in slices] == [PICTURE]:
         return [decode_uint8(path, str(path), square=True)]
     volume = load_volume(path)
@@ -159,7 +159,7 @@ def load_volume(path: Path) -> Volume:
     """Read a volume file, or the DICOM series in a folder.
 
     Raises:
-        UserError: it cannot be read, is a time series, or the folder holds none or several series.
+        UserError: it cannot be read, it is a time series, or the folder does not hold exactly one series.
     """
     volume = _series(path) if path.is_dir() else read_volume(path)
     if volume.times > 1:
@@ -171,7 +171,7 @@ def series_files(folder: Path) -> list[Path]:
     """The files of the one DICOM series in a folder, in slice order.
 
     Raises:
-        UserError: there is none, there are several, or it has too many files.
+        UserError: there is no series, several, or one with too many files.
     """
     names = sorted(file.name for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
     if len(names) > MAX_FILES:
@@ -210,7 +210,7 @@ def _slice(path: Path) -> Pixels:
 
 @dataclass
 class CaseSlices:
-    """The slices of several volumes, one volume after the other; `case_of_image` (N,) says of which each is."""
+    """The slices of several volumes, one volume after another; `case_of_image` (N,) is the volume of each slice."""
 
     cases: Sequence[VolumeCase]
     _kept: Any = field(default_factory=OrderedDict, repr=False)
@@ -238,6 +238,6 @@ class CaseSlices:
         return slices
 
     def fingerprint(self) -> str:
-        """A digest of every volume's content and of the slices taken."""
+        """A digest of every volume's content and of the chosen slices."""
         files = [file_digest(file) for case in self.cases for file in case.files]
         return combined_digest([repr([case.slices for case in self.cases]).encode(), *files])

@@ -1,4 +1,4 @@
-"""Volumes with label volumes, read by slices and scored by volume: AMOS and the Medical Segmentation Decathlon."""
+"""Volumes with label volumes, read as slices and scored as volumes: AMOS and the Medical Segmentation Decathlon."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -22,9 +22,9 @@ MAX_BYTES = 4 << 30
 def read_volumes(record: TaskRecord, root: Path) -> dict[str, Split]:
     """Open the set of `record` in `root`: pairs of image and label volumes, split by volume, every axial slice.
 
-    The record's options give `folders`, pairs of image and label folders; `channel`, for images of several sequences;
-    `window` [low, high], or `percentiles` [low, high] of each volume, mapped to 0..255; `test` and `val` shares; and
-    `last_id`, the highest case number that belongs to the task.
+    The record's options are `folders`, pairs of image and label folders; `channel`, for images of several sequences;
+    `window` [low, high] or `percentiles` [low, high] of each volume, which are mapped to 0..255; the shares `test` and
+    `val`; and `last_id`, the highest case number that belongs to the task.
     """
     pairs = _pairs(record, root)
     names = np.array([image.name.removesuffix(".gz").removesuffix(".nii") for image, _ in pairs])
@@ -76,7 +76,7 @@ def _open_split(record: TaskRecord, pairs: list[tuple[Path, Path]], names: np.nd
 
 @dataclass(frozen=True)
 class Header:
-    """What a volume's header tells: voxels to the patient's right, front and head, and where they lie (4, 4), mm."""
+    """A volume's header: voxels to the patient's right, front and head, and their affine (4, 4) to mm."""
 
     shape: tuple[int, int, int]
     affine: np.ndarray
@@ -89,12 +89,12 @@ class Header:
 
 
 def _shape(path: Path) -> tuple[int, int, int]:
-    """Voxels to the patient's right, front and head."""
+    """Number of voxels to the patient's right, front and head."""
     return _header(path).shape
 
 
 def _header(path: Path) -> Header:
-    """A volume's header alone, its axes in the order and direction of right, front and head."""
+    """A volume's header without its data; its axes are in the order and direction of right, front and head."""
     nibabel = require("nibabel", "data")
     try:
         image = nibabel.load(path)
@@ -108,7 +108,7 @@ def _header(path: Path) -> Header:
 
 
 def load(path: Path, channel: int | None = None) -> np.ndarray:
-    """A volume (X, Y, Z) in values, axes to the patient's right, front and head; `channel` of a series."""
+    """A volume's values (X, Y, Z), axes to the patient's right, front and head; `channel` picks one of a series."""
     volume = read_volume(path, max_bytes=MAX_BYTES)
     array: Any = volume.array
     if array.ndim == 4:
@@ -121,7 +121,7 @@ def load(path: Path, channel: int | None = None) -> np.ndarray:
 
 
 def _scale(array: np.ndarray, window: list[float] | None, percentiles: list[float] | None) -> np.ndarray:
-    """The whole volume to uint8, turned so that slices stand upright: rows to the back, columns to the left."""
+    """The whole volume as uint8, rotated so that slices are upright: rows to the back, columns to the left."""
     if window is None:
         window = np.percentile(array[::2, ::2, ::2], percentiles or [0, 100]).tolist()
     return _upright(stretch(array, "volume", window[0], window[1]))

@@ -43,7 +43,7 @@ def write_pool(path: Path, count: int, width: int) -> None:
 
 
 def told(name: str):
-    """A function that says how long it took, by the wall clock and in CPU seconds."""
+    """Time a function, in seconds by the wall clock and of CPU."""
 
     def wrap(function):
         def timed(*given, **named):

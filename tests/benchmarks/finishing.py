@@ -1,4 +1,4 @@
-"""What finishing a large build takes, on simulated shards: screening, manifest, card, and the accounting of --check.
+"""Time and memory to finish a large build, on simulated shards: screening, manifest, card, and --check.
 
     python tests/benchmarks/finishing.py --pictures 5000000 --threads 2
 
@@ -36,7 +36,7 @@ _EXACT, _NEAR = 0.02, 0.02  # shares of pictures that are copies
 
 
 def simulate(out: Path, pictures: int, seed: int = 0) -> Plan:
-    """A plan of shards that are done, of `pictures` in all."""
+    """A plan of finished shards with `pictures` images in total."""
     rng = np.random.default_rng(seed)
     shards = -(-pictures // PER_SHARD)
     names = [f"data/ct/s-{number:05d}.parquet" for number in range(shards)]
@@ -119,7 +119,7 @@ def finish(plan: Plan, threads: int) -> dict[str, float]:
 
 
 def _screen(plan: Plan, threads: int, timed: Callable[[str, Callable[[], Any]], Any]) -> None:
-    """Decide and save; what is held for that is free afterwards."""
+    """Decide and save; the memory for it is freed afterwards."""
     nothing = read_benchmarks([])
     candidates = timed("read hashes", lambda: load_candidates(plan, threads))
     decisions = timed("find duplicates", lambda: decide(plan, candidates, nothing, lambda _: None))
@@ -127,7 +127,7 @@ def _screen(plan: Plan, threads: int, timed: Callable[[str, Callable[[], Any]], 
 
 
 def accounting(plan: Plan) -> float:
-    """CPU seconds of --check but for the decoding of images: the rows here hold none."""
+    """CPU seconds of --check without decoding images, which these rows lack."""
     check._against_pixels = lambda *_: []  # type: ignore[assignment]
     began = time.process_time()
     problems = check.faults(plan.out, 0)[1]
@@ -136,7 +136,7 @@ def accounting(plan: Plan) -> float:
 
 
 def peak_gib() -> float:
-    """The most memory that this process held."""
+    """The peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

@@ -50,7 +50,7 @@ TINY_OF: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Scale:
-    """How large everything is, and where it runs."""
+    """The sizes of everything, and the device."""
 
     dry: bool
 
@@ -60,13 +60,13 @@ class Scale:
 
     @property
     def steps(self) -> tuple[int, int]:
-        """Steps before the measured ones, and those."""
+        """The number of warm-up steps and of measured steps."""
         return (1, 1) if self.dry else (WARM, MEASURED)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a part measured: seconds and images of a step, operations of an image, and what else is to be told."""
+    """Measurements of a part: seconds and images per step, operations per image, and further notes."""
 
     seconds: float
     images: int
@@ -83,7 +83,7 @@ class Row:
 
 
 def peak_gib() -> float | None:
-    """The most memory of the GPU until now."""
+    """The peak memory of the GPU until now."""
     return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
 
 
@@ -206,7 +206,7 @@ def embedding(folder: Path, scale: Scale, compiled: bool = False) -> Row:
 
 
 def largest(folder: Path, scale: Scale) -> Row:
-    """The most images of a DINOv2 step that fit, and its rate there."""
+    """The largest DINOv2 batch that fits into memory, and its rate."""
     run = begun("dino", folder, scale)
     fitting: Row | None = None
     for count in (2, 4) if scale.dry else SIZES:

@@ -1,4 +1,4 @@
-"""Ours beside its peers: the same work, one after the other in one run, as one table.
+"""Our software and its peers: the same work, one after the other in one run, as one table.
 
     python tests/benchmarks/table.py [NAME ...]      all rows, or some; about ten minutes of a core for all
 
@@ -246,7 +246,7 @@ ROWS = {
 
 
 def line(name: str) -> str:
-    """A row, measured in a process of its own."""
+    """A row, measured in a separate process."""
     row = ROWS[name]
     start = f"| {row.work} | {row.peer} |"
     if row.missing:

@@ -49,7 +49,7 @@ def best_seconds(work: Callable[[], int]) -> float:
 
 
 def to_rows(source: Path, kind: str, options: Options, setting: object = None) -> int:
-    """All that the builder does to a file but writing Parquet: read, screen, resize, fingerprint, encode."""
+    """All that the builder does with a file except writing Parquet: read, screen, resize, fingerprint, encode."""
     item = Item(source.name, None, kind, intensity=setting)
     count = 0
     for picture in readers.read(source, item, source.parent, VIEWS, options.size):
@@ -117,7 +117,7 @@ def tell(name: str, seconds: float, other: str, reference: float) -> None:
 
 
 def test_png_rows(files):
-    """A full decode of PNG cannot be avoided; all else together must cost little beside it."""
+    """A full decode of PNG cannot be avoided; everything else together must cost little in comparison."""
     seconds, decode = built(files, "*.png", "image", PNG), bare(files, "*.png")
     tell("1024 x 1024 PNG to PNG rows", seconds, "a bare decode", decode)
     assert seconds < 1.6 * decode  # 75 images per core-second where a bare decode takes 8.5 ms
@@ -143,7 +143,7 @@ RECORD = "{id: speed, name: speed, modality: X-Ray, anatomies: [chest], items: [
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The address of `folder` on this machine's own HTTP server, whose CPU time counts for nobody."""
+    """The address of `folder` on a local HTTP server, whose CPU time is not counted."""
     words = ["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(folder)]
     server = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:

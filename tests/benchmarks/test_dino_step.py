@@ -333,7 +333,7 @@ def start_side(method: str, side: str, precision: str) -> subprocess.Popen[str]:
 
 
 def ask(side: subprocess.Popen[str]) -> dict[str, float]:
-    """Have one step made."""
+    """Run one step."""
     assert side.stdin is not None and side.stdout is not None
     side.stdin.write("\n")
     side.stdin.flush()

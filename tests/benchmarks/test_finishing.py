@@ -1,4 +1,4 @@
-"""The simulated finishing of a large build, small: that it stands for a build, and stays within time and memory."""
+"""The simulated finishing of a large build, on a small scale: it is like a build and stays within time and memory."""
 
 from tests.benchmarks import finishing
 

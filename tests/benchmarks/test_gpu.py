@@ -1,4 +1,4 @@
-"""The script of the GPU measurements, dry: every part has its row, and a part that fails costs its row alone."""
+"""A dry run of the GPU measurements: every part has its row, and a part that fails loses only its row."""
 
 import os
 import re

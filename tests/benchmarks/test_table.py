@@ -1,4 +1,4 @@
-"""The table of peers: every row has its cells, whether the peer is there, is not, or fails."""
+"""The table of peers: every row has its cells, whether the peer is installed, is missing, or fails."""
 
 import json
 import subprocess

@@ -40,7 +40,7 @@ MODELS: dict[str, tuple[type, dict]] = {
 
 
 def scrambled(kind: str) -> nn.Module:
-    """A model whose every tensor matters to the result."""
+    """A model in which every tensor affects the result."""
     model_class, fields = MODELS[kind]
     model = model_class(BioVFMConfig(**{**SMALL, **fields})).eval()
     generator = torch.Generator().manual_seed(0)

@@ -50,7 +50,7 @@ def test_counts_and_operations_follow_every_switch(change) -> None:
 
 
 def test_a_step_of_mae_is_what_torch_counts() -> None:
-    """But for what the last block of the decoder leaves out, which is added here."""
+    """The counter's result plus the part that the decoder's last block leaves out."""
     config = BioVFMConfig.from_size(
         "vit-tiny", family="mae", attn_implementation="eager", num_hidden_layers=2, decoder_num_hidden_layers=2
     )

@@ -69,7 +69,7 @@ HEADS = {
 def test_every_parameter_of_a_head_is_trained(
     kind: str, family: str, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    """DDP fails in its second step where a parameter that asks for a gradient gets none."""
+    """DDP fails in its second step if a parameter that requires a gradient gets none."""
     auto, fields = HEADS[kind]
     if kind == "autoencoder" and family == "dinov3":
         pytest.skip("rotary positions take all patches")

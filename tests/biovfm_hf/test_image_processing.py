@@ -122,7 +122,7 @@ def colour(height=40, width=60, high=256):
 
 
 class TestNumbers:
-    """The same numbers give the same tensor, whatever holds them."""
+    """The same numbers give the same tensor, whatever their container."""
 
     @pytest.mark.parametrize("shape", [(40, 60, 3), (40, 60), (3, 40, 60)])
     @pytest.mark.parametrize("high", [52, 256], ids=["dark", "whole range"])
@@ -163,7 +163,7 @@ class TestNumbers:
                 assert np.abs(values - levels(processor, picture)).max() < 1e-6
 
     def test_floats_beyond_0_and_1_are_left_too(self, as_levels):
-        """Resizing overshoots; and who normalises himself hands over numbers of either sign."""
+        """Resizing overshoots, and users who normalise themselves pass numbers of either sign."""
         for low, high in ((-0.03, 1.02), (-2.0, 2.6), (0.0, 255.0)):
             image = smooth(20, 30, low, high, np.float32)
             assert np.array_equal(levels(as_levels, image)[0], image)
@@ -186,7 +186,7 @@ class TestNumbers:
 
 
 class TestSources:
-    """One picture, however it is handed over; what is not there is told."""
+    """One image, however it is passed; a message names what is missing."""
 
     def test_files_dicts_and_bytes(self, processor, tmp_path):
         picture = colour()

@@ -1,4 +1,4 @@
-"""A second decoder judges ours over the files that pydicom, nibabel and scikit-image carry, and that ITK writes.
+"""A second decoder checks ours on the files that pydicom, nibabel and scikit-image ship, and that ITK writes.
 
 SimpleITK judges DICOM, NIfTI, NRRD and MetaImage; nibabel all that it carries; OpenCV, tifffile and PyAV pictures.
 `DIFFERENT` says of each file that comes out otherwise why.
@@ -50,7 +50,7 @@ def stacked_slices(path):
 
 
 def test_dicom_has_the_values_that_itk_reads():
-    """Every file, its first and its last frame; where ITK reads one, so do we."""
+    """Every file, with its first and last frame; we read every file that ITK reads."""
     judged, wrong = 0, {}
     for path in [*packaged(pydicom, "data/**/*.dcm"), *packaged(nibabel, "nicom/tests/data/*.dcm")]:
         theirs = stacked_slices(path)

@@ -1,4 +1,4 @@
-"""Names of sizes: by what a config says, never by what a model was called."""
+"""Names of sizes follow from the configuration, never from the name of a model."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Volumes turned to the patient's axes, as nibabel does."""
+"""Volumes turned to the patient's axes, compared with nibabel."""
 
 import nibabel
 import numpy as np

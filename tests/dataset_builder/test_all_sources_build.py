@@ -1,4 +1,4 @@
-"""Every source whose layout is known: a miniature of it goes through the whole builder, nothing of it unreadable."""
+"""Every source with a known layout: a miniature of it goes through the whole builder, and all of it is readable."""
 
 import importlib.util
 import json

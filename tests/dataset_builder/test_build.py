@@ -1,4 +1,4 @@
-"""Raw folders to datasets, whole: rows, manifest, card, resume, options, and what must never reach the output."""
+"""Whole builds from raw folders to datasets: rows, manifest, card, resume, options, and what must not be published."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from dataset_builder.screening.hashing import sha256_of_pixels
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file of a dataset but the builder's private ones."""
+    """Every file of a dataset except the builder's private ones."""
     files = (path for path in folder.rglob("*") if path.is_file())
     named = {path.relative_to(folder).as_posix(): path for path in files}
     return {name: path.read_bytes() for name, path in sorted(named.items()) if not name.startswith(".build/")}

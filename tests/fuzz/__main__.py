@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz --seconds 600`: read damaged files for so long and tell what came of them."""
+"""`python -m tests.fuzz --seconds 600`: read damaged files for that long, and report the outcomes."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Small files that ask for gigabytes or minutes: one maker for each kind."""
+"""Small files that need gigabytes or minutes: one maker for each kind."""
 
 import io
 import os

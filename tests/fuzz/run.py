@@ -1,4 +1,4 @@
-"""Damaged files of every format, read as the builder, `embed` and the demo read them, and what came of each."""
+"""Damaged files of every format, read as by the builder, `embed` and the demo, and the outcome for each."""
 
 import contextlib
 import random

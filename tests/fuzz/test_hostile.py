@@ -1,4 +1,4 @@
-"""Small files that ask for gigabytes or minutes are refused beforehand, or ended, within seconds and below 1.2 GiB."""
+"""Small files that need gigabytes or minutes are refused or stopped within seconds and below 1.2 GiB."""
 
 import io
 import time
@@ -43,7 +43,7 @@ TOLD = {
 
 @pytest.fixture(scope="module")
 def limited():
-    """Workers for all files; at the end none has held more than it may."""
+    """Workers for all files; at the end, none has exceeded its memory limit."""
     workers = Limited(LIMITS, preload=("tests.fuzz.run",))
     yield workers
     workers.close()

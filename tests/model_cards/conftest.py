@@ -1,4 +1,4 @@
-"""Tiny dataset, run, model and results folders in the forms that the other stages write."""
+"""Tiny dataset, run, model and results folders in the formats of the other stages."""
 
 import io
 import json

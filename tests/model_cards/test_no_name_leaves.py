@@ -1,4 +1,4 @@
-"""A private folder with names wherever one can stand, through every command: no output tells one.
+"""A private folder with names in every possible place goes through every command: no output contains a name.
 
 What the builder and `embed` keep for their user alone (OUT/.build, OUT.paths.csv) may.
 """

@@ -1,4 +1,4 @@
-"""What somebody else wrote is not lost: folders, cards and results that a command did not write itself."""
+"""Files of other authors are not lost: folders, cards and results that a command did not write itself."""
 
 import json
 from pathlib import Path

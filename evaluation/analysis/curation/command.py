@@ -101,8 +101,7 @@ def curate(options: CurateOptions) -> dict[str, Any]:
     Returns:
         The content of curation.json: {"pool", "kept", "seed", "clusters": how many at each level, "cluster_sizes": for
         each level, None with `like`, "columns": {column: {"entropy_pool", "entropy_kept", "counts": {value: [pool,
-        kept]}}}}. Entropies are in nats. Of several processes the first alone writes;
-        the others return {}.
+        kept]}}}}. Entropies are in nats. With several processes, only the first one writes; the others return {}.
 
     Raises:
         UserError: a features file cannot be read, the pool has too few images, or the dataset does not match the pool.
@@ -126,7 +125,7 @@ def curate(options: CurateOptions) -> dict[str, Any]:
 
 
 def _asked(options: CurateOptions) -> dict[str, Any]:
-    """What a run must have in common with a killed one to continue it."""
+    """The settings that a run must share with a killed run to continue it."""
     files = [path.stat() for path in (options.features, options.like) if path and path.is_file()]
     return {"options": repr(options), "files": [[file.st_size, file.st_mtime_ns] for file in files]}
 

@@ -1,6 +1,6 @@
 """K-means with very many clusters: coarse parts first, then clusters within each part (Vo et al. 2024, appendix).
 
-Every part is a piece of work by itself: processes share the parts, and a killed run goes on with those that are left.
+Each part is a separate piece of work: processes share the parts, and a killed run continues with the remaining ones.
 """
 
 import numpy as np
@@ -10,15 +10,15 @@ from .shares import allot
 from .sharing import Sharing
 
 COARSE_STEPS, PART_STEPS = 50, 20
-COARSE_ROWS = 256  # for each part, of which the parts' centroids are made
-PASS_ROWS = 1 << 18  # that are given their parts as one piece of work
-PART_BYTES = 1 << 30  # a part of more is read from disk in blocks
+COARSE_ROWS = 256  # rows per part, from which the centroids of the parts are computed
+PASS_ROWS = 1 << 18  # rows that are assigned to parts as one piece of work
+PART_BYTES = 1 << 30  # larger parts are read from disk in blocks
 
 
 def cluster_by_parts(points: np.ndarray, k: int, seed: int, sharing: Sharing) -> tuple[np.ndarray, Assignment]:
-    """`k` centroids (k, D) float32 of points (n, D), and the centroid of each point, the nearest of those of its part.
+    """`k` centroids (k, D) float32 of points (n, D), and for each point the nearest centroid in its part.
 
-    The parts, about the square root of k, get equally many clusters, as far as they have so many points.
+    There are about sqrt(k) parts. Each gets the same number of clusters, as long as it has enough points.
     """
     parts = _parts(points, round(k**0.5), seed, sharing)
     sizes = np.bincount(parts)
@@ -50,7 +50,7 @@ def _parts(points: np.ndarray, count: int, seed: int, sharing: Sharing) -> np.nd
 
 
 def _cluster_part(points: np.ndarray, rows: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, Assignment]:
-    """Centroids (k, D) of some rows of points, and the nearest of them to each."""
+    """Centroids (k, D) of some rows of points, and the nearest centroid to each row."""
     read: np.ndarray | None = rows
     if len(rows) * points.shape[1] * points.itemsize <= PART_BYTES:
         points, read = points[rows], None

@@ -1,4 +1,4 @@
-"""Work that processes of one machine share, by arrays in files of a folder, and that goes on after a kill."""
+"""Work that processes on one machine share through arrays in files of a folder, and that continues after a kill."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ class Sharing:
     folder: Path | None
 
     def array(self, name: str, shape: tuple[int, ...], kind: DTypeLike) -> np.ndarray:
-        """The array of this name, zeros at first, which every process may write to."""
+        """The array with this name, initially zeros; every process may write to it."""
         if self.folder is None:
             return np.zeros(shape, kind)
         path = self.folder / f"{name}.npy"
@@ -38,7 +38,7 @@ class Sharing:
         return np.lib.format.open_memmap(path, "r+")
 
     def pieces(self, name: str, count: int) -> Iterator[int]:
-        """Numbers of the pieces of a work that are this process' and not done; then waits for the other processes."""
+        """Yield the indices of this process's unfinished pieces of a work, then wait for the other processes."""
         done = self.array(f"{name}-done", (count,), np.uint8)
         for piece in range(count):
             if self.group.takes(piece) and not done[piece]:
@@ -52,7 +52,7 @@ ALONE = Sharing(ProcessGroup(), None)
 
 @contextmanager
 def share(out: Path, asked: dict[str, Any]) -> Iterator[Sharing]:
-    """What the processes share, in OUT/.curate; kept after a kill for a run that asks for the same."""
+    """What the processes share, in OUT/.curate; kept after a kill for a run with the same settings."""
     group, folder = process_group(), out / FOLDER
     stamp = folder / "asked.json"
     if group.takes(0) and not (stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == asked):

@@ -15,7 +15,7 @@ EPOCHS = 100
 BATCH = 128
 
 
-# Raw features (B, D) of batches of training cases in an epoch: (epoch, their rows) -> one array after the other.
+# (epoch, rows of its batches of training cases) -> raw features (B, D), one array per batch
 Source = Callable[[int, list[np.ndarray]], Iterator[np.ndarray]]
 
 
@@ -28,17 +28,17 @@ def probe_biovfm(
 ) -> Scores:
     """The BioVFM authors' probe on mean patch tokens taken before the final norm.
 
-    LayerNorm at its initial values (eps 1e-6), BatchNorm without affine, linear layer; AdamW at 1e-2 without weight
-    decay, batches of 128 with the last incomplete one dropped, cosine over epochs to 0, cross-entropy (binary
-    cross-entropy for multi-label); the epoch with the lowest validation loss is kept.
+    LayerNorm with its initial values (eps 1e-6), BatchNorm without affine parameters, linear layer; AdamW at 1e-2
+    without weight decay, batches of 128 (the last incomplete one is dropped), cosine over epochs to 0, cross-entropy
+    (binary cross-entropy for multi-label tasks). The epoch with the lowest validation loss is kept.
 
     Args:
         problem: features and labels.
-        views: augmented versions of the training features, (N, D) each; epoch e trains on view e modulo their
-            number. None trains on the features themselves.
-        source: makes training features anew in each epoch, in place of `views`.
+        views: augmented versions (N, D) of the training features; epoch e trains on view e modulo their number. None
+            trains on the features themselves.
+        source: computes training features anew in each epoch; replaces `views`.
         epochs: passes over the training set.
-        seed: of the initial weights and the order of cases.
+        seed: random seed of the initial weights and the order of cases.
     """
     generator = torch.Generator().manual_seed(seed)
     targets = {name: torch.from_numpy(problem.targets(name)) for name in ("train", "val")}
@@ -67,7 +67,7 @@ def probe_biovfm(
 def _batch_features(
     epoch: int, batches: Sequence[Tensor], views: list[Tensor], source: Source | None
 ) -> Iterator[Tensor]:
-    """Normed features (B, D) of each batch: made anew by the source, or those of the epoch's view."""
+    """Normalised features (B, D) of each batch: computed by the source, or taken from the epoch's view."""
     if source is None:
         return (views[epoch % len(views)][rows] for rows in batches)
     return map(_layer_norm, source(epoch, [rows.numpy() for rows in batches]))
@@ -79,14 +79,14 @@ def _layer_norm(features: np.ndarray) -> Tensor:
 
 
 class Head:
-    """BatchNorm without affine and a linear layer, with the gradient and the AdamW step written out.
+    """BatchNorm without affine parameters and a linear layer, with gradient and AdamW step written out.
 
-    The steps are those of `torch.nn.BatchNorm1d(affine=False, eps=1e-6)`, `torch.nn.Linear` and
-    `torch.optim.AdamW(weight_decay=0)`; without autograd they take a third of the time, and a probe takes 100,000s.
+    The steps equal those of `torch.nn.BatchNorm1d(affine=False, eps=1e-6)`, `torch.nn.Linear` and
+    `torch.optim.AdamW(weight_decay=0)`. Without autograd they take a third of the time, and a probe takes 100,000s.
     """
 
     def __init__(self, width: int, outputs: int, independent: bool, generator: torch.Generator):
-        # (outputs, width + 1): the bias takes part as the weight of one more input that is always 1.
+        # (outputs, width + 1): the bias is the weight of one more input that is always 1.
         self.weight = torch.empty(outputs, width + 1)
         torch.nn.init.trunc_normal_(self.weight, std=0.01, generator=generator)
         self.weight[:, -1].uniform_(-(width**-0.5), width**-0.5, generator=generator)
@@ -111,7 +111,7 @@ class Head:
         self._adam(gradient, rate)
 
     def _adam(self, gradient: Tensor, rate: float) -> None:
-        """Adam (Kingma and Ba 2015), betas 0.9 and 0.999, eps 1e-8; with no weight decay AdamW is the same."""
+        """Adam (Kingma and Ba 2015), betas 0.9 and 0.999, eps 1e-8; without weight decay AdamW is the same."""
         self.steps += 1
         self.first.lerp_(gradient, 0.1)
         self.second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
@@ -119,7 +119,7 @@ class Head:
         self.weight.addcdiv_(self.first, scale, value=-rate / (1 - 0.9**self.steps))
 
     def logits(self, features: Tensor) -> Tensor:
-        """Scores (N, K) under the running statistics."""
+        """Scores (N, K), normalised with the running statistics."""
         folded = self.weight[:, :-1] * (self.var + EPS).rsqrt()
         return functional.linear(features, folded, self.weight[:, -1] - folded @ self.mean)
 
@@ -140,5 +140,5 @@ class Head:
         return self.weight.clone(), self.mean.clone(), self.var.clone()
 
     def restore(self, state: tuple[Tensor, ...]) -> None:
-        """Go back to a state."""
+        """Restore a state."""
         self.weight, self.mean, self.var = (part.clone() for part in state)

@@ -1,8 +1,9 @@
 """Stochastic depth in a frozen encoder while a head is trained, as in the BioVFM authors' probing code.
 
-Their encoders of DINOv2's form keep their training mode, and with it drop whole images from residual branches
-(`drop_add_residual_stochastic_depth` of DINOv2): in each branch the share `1 - rate` of a batch, drawn anew, goes
-through, its residual scaled by batch over drawn images. Their MAE encoders, and those of others, have none.
+Their encoders in DINOv2's form stay in training mode and therefore drop whole images from residual branches
+(`drop_add_residual_stochastic_depth` of DINOv2). In each branch, a newly drawn share `1 - rate` of the batch passes
+through; its residual is scaled by the number of images in the batch over the number drawn. Their MAE encoders and the
+other encoders have no stochastic depth.
 """
 
 from collections.abc import Iterator
@@ -20,8 +21,8 @@ from ...encoders.pooling import case_features
 from ...tasks import Split
 
 RATE, LARGE_RATE = 0.3, 0.4
-TOGETHER = 128  # images of a batch of cases that go through the encoder at once, at most
-LARGE_WIDTH = 1280  # from which on the authors' models (huge, giant) have the higher rate
+TOGETHER = 128  # most images of a batch of cases that pass through the encoder at once
+LARGE_WIDTH = 1280  # the authors' models of this width or more (huge, giant) have the higher rate
 
 
 def drop_rate(encoder: Encoder) -> float:
@@ -34,13 +35,13 @@ def drop_rate(encoder: Encoder) -> float:
 
 
 def residual_scales(module: nn.Module) -> list[nn.Module]:
-    """The LayerScale at the end of each residual branch: what tells DINOv2's form."""
+    """The LayerScale at the end of each residual branch, by which DINOv2's form is recognised."""
     return [part for part in module.modules() if type(part).__name__.endswith("LayerScale")]
 
 
 @contextmanager
 def dropping(module: nn.Module, rate: float, generator: torch.Generator) -> Iterator[None]:
-    """Have a module drop images from its residual branches for a while."""
+    """Make a module drop images from its residual branches within the context."""
     hooks = [
         scale.register_forward_hook(partial(_drop, rate=rate, generator=generator))
         for scale in residual_scales(module)
@@ -63,15 +64,15 @@ def _drop(module: nn.Module, inputs: tuple, residual: Tensor, rate: float, gener
 
 @dataclass(frozen=True)
 class NoisyFeatures:
-    """Mean patch tokens before the final norm of batches of training cases, with stochastic depth in the encoder.
+    """Mean patch tokens before the final norm for batches of training cases, with stochastic depth in the encoder.
 
     Attributes:
-        encoder: of DINOv2's form.
-        split: the training cases; of a case of several images their vectors are pooled.
-        rate: the share of dropped images.
-        seed: of which are dropped, and of the augmentation.
-        views: how many augmented views the images have, used in turn over the epochs; 0 for none.
-        pool: of `encoders.pooling.POOLS`.
+        encoder: an encoder in DINOv2's form.
+        split: the training cases; the vectors of a case with several images are pooled.
+        rate: share of dropped images.
+        seed: random seed of the dropped images and the augmentation.
+        views: number of augmented views, used in turn over the epochs; 0 for none.
+        pool: one of `encoders.pooling.POOLS`.
     """
 
     encoder: Encoder
@@ -82,7 +83,7 @@ class NoisyFeatures:
     pool: str = "mean"
 
     def __call__(self, epoch: int, batches: list[np.ndarray]) -> Iterator[np.ndarray]:
-        """Features (B, D) of one batch of cases after the other; the next ones' images are loaded meanwhile."""
+        """Features (B, D) of each batch of cases in turn; the next images load meanwhile."""
         images = [self._images_of(rows) for rows in batches]
         loaded = prefetch(lambda numbers: [self._load(part, epoch) for part in _parts(numbers)], images)
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0]))
@@ -112,5 +113,5 @@ class NoisyFeatures:
 
 
 def _parts(numbers: np.ndarray) -> list[np.ndarray]:
-    """Images in groups that go through the encoder together."""
+    """Images in groups that pass through the encoder together."""
     return np.array_split(numbers, -(-len(numbers) // TOGETHER))

@@ -21,25 +21,25 @@ def probe_few_shot(
     plan: Draws,
     progress: Callable[[int], object] = lambda _: None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray], list[int]]:
-    """Draw training subjects again and again, probe by protocol `fast`, score each draw on the whole test split.
+    """Draw training subjects repeatedly, probe by protocol `fast`, and score each draw on the whole test split.
 
-    Regularisation and thresholds are chosen on as many validation subjects per class, so that no draw sees more
-    labels than it says. Draw number i is the same for every model.
+    Regularisation and thresholds are chosen on equally many validation subjects per class, so that no draw sees more
+    labels than it states. Draw number i is the same for every model.
 
     Args:
-        problem: features and labels, also of `test`.
-        subjects: (N,) of each split, None if each case is its own.
-        plan: how to draw. Resamples are of the test split's subjects, if these are known.
+        problem: features and labels, including those of `test`.
+        subjects: {split: (N,) subjects}, None if each case is its own subject.
+        plan: the draws. Resamples are of the test split's subjects, if known.
         progress: called with 1 after each draw.
 
     Returns:
-        ({metric: {"value": mean over draws, "low", "high": their 2.5 and 97.5 percentiles, "sd"}},
-        arrays to keep: the metrics of every draw `draw_<metric>` (draws,), their mean over draws on each resample of
-        the test cases `case_<metric>` (resamples,), the mean probabilities, and `overlap` (see `draws.overlap`),
-        how many training cases each draw had).
+        Two dictionaries. The first is {metric: {"value": mean over draws, "low", "high": their 2.5 and 97.5
+        percentiles, "sd"}}. The second has the arrays to keep: `draw_<metric>` (draws,), the metric of every draw;
+        `case_<metric>` (resamples,), its mean over draws on each resample of the test cases; the mean probabilities;
+        `overlap` (see `draws.overlap`); and the number of training cases of each draw.
 
     Raises:
-        UserError: validation holds one class only.
+        UserError: the validation split has only one class.
     """
     features, labels, draws = problem.features, problem.labels, plan.count
     points: dict[str, list[float]] = {}
@@ -72,7 +72,7 @@ def probe_few_shot(
 def _score_draw(
     kind: str, val_labels: np.ndarray, scores: Scores, labels: np.ndarray, resampler: Resampler, resamples: int
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """The metrics of one draw on the test split, NaN if undefined, and on each resample of it."""
+    """The metrics of one draw on the test split and on each resample of it, NaN if undefined."""
     try:
         thresholds = choose_thresholds(checked_split(kind, val_labels, scores.val, "val"), "fast")
     except UserError as error:

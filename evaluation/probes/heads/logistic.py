@@ -1,8 +1,8 @@
-"""L2-regularised logistic regression on standardised features, by a preconditioned L-BFGS written for this shape.
+"""L2-regularised logistic regression on standardised features, by a preconditioned L-BFGS written for this purpose.
 
-One fit costs two matrix products per iteration. The preconditioner is the regularised covariance of the features,
-which is nearly the Hessian, so fits take some ten iterations whatever the features' correlations; a path over the
-regularisation starts each fit from the last.
+One iteration costs two matrix products. The preconditioner is the regularised covariance of the features, which is
+nearly the Hessian, so a fit takes about ten iterations however correlated the features are. Along a path of
+regularisation strengths, each fit starts from the previous one.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ COVARIANCE_ROWS = 16384
 MEMORY = 8
 MAX_ITERATIONS = 60
 TOLERANCE = 1e-5
-NOISE = 1e-6  # relative error of the objective in float32, within which no step is refused
+NOISE = 1e-6  # relative error of the objective in float32; increases within it do not reject a step
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Standardiser:
 
 
 def fit_standardiser(features: Tensor) -> Standardiser:
-    """Mean and standard deviation of (N, D); a feature that is constant to float32's precision is divided by 1."""
+    """Mean and standard deviation of features (N, D); a feature that is constant in float32 is divided by 1."""
     variance, mean = torch.var_mean(features, 0, correction=0)
     scale = variance.sqrt()
     scale[scale < 1e-6 * mean.abs().clamp_min(1e-6 * float(scale.max()) + 1e-30)] = 1.0
@@ -47,8 +47,8 @@ def fit_standardiser(features: Tensor) -> Standardiser:
 class Objective:
     """Mean loss of linear scores plus l2 / 2 times the squared weights.
 
-    `features` (N, D) standardised; `targets` (N, K): class shares that sum to 1 under softmax (`independent` False),
-    or shares of positives per label (`independent` True). The bias is not penalised.
+    `features` (N, D) are standardised. `targets` (N, K) are class shares that sum to 1 under softmax (`independent`
+    False), or the share of positives for each label (`independent` True). The bias is not penalised.
     """
 
     features: Tensor
@@ -56,7 +56,7 @@ class Objective:
     independent: bool
 
     def probabilities(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores -> (mean loss per output column (K,), probabilities (N, K)). `weights` (D + 1, K), bias last."""
+        """Mean loss per output (K,) and probabilities (N, K) for `weights` (D + 1, K), whose last row is the bias."""
         logits = functional.linear(self.features, weights[:-1].T.contiguous(), weights[-1])
         if self.independent:
             loss = functional.binary_cross_entropy_with_logits(logits, self.targets, reduction="none").mean(0)
@@ -69,7 +69,7 @@ class Objective:
         loss, probabilities = self.probabilities(weights)
         curvature = (probabilities * (1 - probabilities)).mean(0)
         residual = probabilities.sub_(self.targets).div_(len(self.features))
-        # (R' X)' and not X' R: with few outputs the latter is twenty times slower in the CPU's matrix product.
+        # (R' X)' instead of X' R: with few outputs the latter takes twenty times longer in the CPU's matrix product.
         gradient = torch.cat([(residual.T @ self.features).T, residual.sum(0, keepdim=True)])
         gradient[:-1] += l2 * weights[:-1]
         value = float(loss.sum()) + 0.5 * l2 * float(weights[:-1].square().sum())
@@ -78,7 +78,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Preconditioner:
-    """Eigenvalues (D,) and eigenvectors (D, D) of the features' covariance: solves with an approximate Hessian."""
+    """Eigenvalues (D,) and eigenvectors (D, D) of the features' covariance, to solve with an approximate Hessian."""
 
     values: Tensor
     vectors: Tensor
@@ -102,14 +102,14 @@ def minimise(objective: Objective, l2: float, start: Tensor, preconditioner: Pre
     """Minimise by L-BFGS (Nocedal and Wright 2006, algorithm 7.5) with Armijo backtracking.
 
     Args:
-        objective: what to minimise.
-        l2: regularisation.
-        start: (D + 1, K) weights to start from.
+        objective: the objective to minimise.
+        l2: regularisation strength.
+        start: (D + 1, K) initial weights.
         preconditioner: approximate inverse Hessian.
 
     Returns:
-        The weights, and how many iterations they took. Stops when less than `TOLERANCE` of the objective is gained
-        or left to gain by the next step, or after `MAX_ITERATIONS`.
+        The weights and the number of iterations. It stops when a step gains, or the next step could gain, less than
+        `TOLERANCE` of the objective, or after `MAX_ITERATIONS`.
     """
     weights = start.clone()
     value, gradient, curvature = objective.value_and_gradient(weights, l2)
@@ -159,17 +159,17 @@ def _direction(
 def fit_path(
     train: Objective, val: Objective, grid: tuple[float, ...] = GRID, patience: int = 1
 ) -> tuple[Tensor, list[float]]:
-    """Fit along `grid`, strongest regularisation first, and keep what has the lowest validation loss.
+    """Fit along `grid`, strongest regularisation first, and keep the fit with the lowest validation loss.
 
-    Under softmax one regularisation is chosen for the task, with independent labels one for each label. The path
-    ends when no output has improved for `patience` steps.
+    Under softmax one regularisation is chosen for the task, with independent labels one for each label. The path ends
+    when no output has improved for `patience` steps.
 
     Returns:
-        (weights (D + 1, K), the chosen regularisation of each output).
+        Weights (D + 1, K) and the chosen regularisation of each output.
     """
     outputs = train.targets.shape[1]
     if train.features.shape[0] < train.features.shape[1]:
-        # With fewer cases than features the weights lie in the span of the cases: solve there, and map back.
+        # With fewer cases than features, the weights lie in the span of the cases: solve there and map back.
         basis, _ = torch.linalg.qr(train.features.T)
         inside = [Objective(part.features @ basis, part.targets, part.independent) for part in (train, val)]
         within, chosen = fit_path(inside[0], inside[1], grid, patience)
@@ -194,7 +194,7 @@ def fit_path(
 
 
 def probe_fast(problem: Problem) -> Scores:
-    """Standardise, then logistic regression over a grid of regularisation chosen by validation loss.
+    """Standardise, then fit logistic regressions over a grid of regularisation and choose by validation loss.
 
     Multi-label tasks get one sigmoid per label, others a softmax.
     """

@@ -1,9 +1,9 @@
 """The radiology study's linear heads on frozen features (arXiv 2312.02366, protocol `radiology`).
 
-A head for each of four learning rates on each of four inputs is trained by SGD on the same batches, as DINOv2's linear
-evaluation does. The one with the highest AUC on validation is chosen, and trained anew on training and validation
-cases together. The study then reports the epoch that is best on test; here the last one counts, which is chosen on
-nothing. How long it trained is not published.
+As in DINOv2's linear evaluation, one head for each of four learning rates and each of four inputs is trained by SGD on
+the same batches. The head with the highest validation AUC is chosen and trained anew on training and validation cases
+together. The study then reports the epoch that is best on test; here the last epoch is reported, which needs no
+choice. The study's training length is not published.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ DEVIATION, MOMENTUM = 0.01, 0.9
 
 @dataclass(frozen=True)
 class Choice:
-    """One of the heads: the name of its input, and its learning rate."""
+    """One of the heads: the name of its input and its learning rate."""
 
     features: str
     rate: float
@@ -36,15 +36,15 @@ class Choice:
 def probe_study(
     problem: Problem, inputs: Mapping[str, np.ndarray], epochs: int | None = None, seed: int = 0
 ) -> Scores:
-    """Choose input and learning rate on validation, and score the test cases by a head trained on both splits.
+    """Choose input and learning rate on validation, then score the test cases with a head trained on both splits.
 
-    The validation scores, by which thresholds are chosen, are those of the head that was trained without them.
+    The validation scores, on which thresholds are chosen, come from the head that was trained without them.
 
     Args:
-        problem: features that hold every input, and labels.
-        inputs: of each, by name, which columns (D,) of the features it reads.
-        epochs: None for ten, or as many as give `MIN_STEPS` steps where cases are few.
-        seed: of the initial weights and the order of cases.
+        problem: labels, and features that contain every input.
+        inputs: {name: indices (D,) of the feature columns that the input reads}.
+        epochs: passes over the cases; None means ten, or more if few cases need more for `MIN_STEPS` steps.
+        seed: random seed of the initial weights and the order of cases.
     """
     choices = [Choice(name, rate) for name, rate in product(inputs, RATES)]
     tried = _train(problem, inputs, choices, epochs, seed)
@@ -63,12 +63,12 @@ def probe_study(
 
 
 def _columns(problem: Problem) -> int:
-    """Outputs of a head: one of a binary task, else one for each class or label."""
+    """Outputs of a head: one for a binary task, else one per class or label."""
     return 1 if problem.kind == BINARY else problem.outputs
 
 
 def _joined(problem: Problem) -> Problem:
-    """The problem whose training cases are those of training and validation."""
+    """The problem with training and validation cases joined for training."""
     parts = {"features": problem.features, "labels": problem.labels}
     both = {kind: np.concatenate([splits["train"], splits["val"]]) for kind, splits in parts.items()}
     return replace(
@@ -86,7 +86,7 @@ def _targets(problem: Problem) -> Tensor:
 def _train(
     problem: Problem, inputs: Mapping[str, np.ndarray], choices: list[Choice], epochs: int | None, seed: int
 ) -> Tensor:
-    """Weights (heads, outputs, D + 1) of the heads, trained side by side; the last column is the bias."""
+    """Weights (heads, outputs, D + 1) of the heads, all trained at once; the last column is the bias."""
     features, targets = torch.from_numpy(problem.features["train"]), _targets(problem)
     generator = torch.Generator().manual_seed(seed)
     reads = torch.stack([torch.from_numpy(np.append(inputs[choice.features], True)) for choice in choices])
@@ -108,13 +108,13 @@ def _train(
 
 
 def _residual(problem: Problem, logits: Tensor, targets: Tensor) -> Tensor:
-    """The gradient of the loss (the sum over outputs) by the scores (heads, B, K)."""
+    """The gradient of the loss (summed over outputs) with respect to the scores (heads, B, K)."""
     independent = problem.independent or problem.kind == BINARY
     return (logits.sigmoid() if independent else logits.softmax(-1)) - targets
 
 
 def _probabilities(problem: Problem, weights: Tensor, name: str) -> list[np.ndarray]:
-    """Probabilities (N, outputs) of a split's cases by each head."""
+    """Probabilities (N, outputs) of a split's cases, for each head."""
     features = functional.pad(torch.from_numpy(problem.features[name]), (0, 1), value=1.0)
     logits = torch.einsum("bd,hkd->hbk", features, weights)
     if problem.kind == BINARY:
@@ -124,9 +124,9 @@ def _probabilities(problem: Problem, weights: Tensor, name: str) -> list[np.ndar
 
 
 def _validation_auc(problem: Problem, scores: np.ndarray) -> float:
-    """The mean AUC of validation scores over classes or labels that have cases and lack some.
+    """The mean AUC of validation scores over the classes or labels that have both positive and negative cases.
 
-    Less the mean loss where none has, and -inf where scores are not finite.
+    If there are none it is minus the mean loss, and -inf if scores are not finite.
     """
     if not np.isfinite(scores).all():
         return float("-inf")

@@ -1,7 +1,7 @@
 """Augmentation of images together with their masks: the radiology study's, and a set for medical images.
 
-Both take pixels (B, 3, H, W) float of 0..1 and masks (B, H, W) int64, and give new ones of the same shapes. What
-leaves the picture is lost, and black background comes in. Neither mirrors left and right, which can be classes.
+Both take pixels (B, 3, H, W) float in 0..1 and masks (B, H, W) int64 and return new ones of the same shapes. What
+leaves the image is lost, and black background enters. Neither mirrors left and right, because these can be classes.
 """
 
 import math
@@ -14,10 +14,10 @@ from torch.nn import functional
 
 Augment = Callable[[Tensor, Tensor, np.random.Generator], tuple[Tensor, Tensor]]
 
-FLIP = 0.25  # chance of either of the study's two flips
-# The medical set has the chances and ranges of nnU-Net v2's 2D training (Isensee et al. 2021), without its mirroring.
+FLIP = 0.25  # probability of each of the study's two flips
+# The medical set has the probabilities and ranges of nnU-Net v2's 2D training (Isensee et al. 2021), but no mirroring.
 ROTATE, SCALE, SCALES = 0.2, 0.2, (0.7, 1.4)
-NOISE, NOISE_VARIANCE = 0.1, 0.1  # of images of variance 1
+NOISE, NOISE_VARIANCE = 0.1, 0.1  # for images of variance 1
 BLUR, BLUR_SIGMA = 0.2, (0.5, 1.0)
 BRIGHTEN, CONTRAST, FACTOR = 0.15, 0.15, (0.75, 1.25)
 COARSEN, COARSENING = 0.25, (0.5, 1.0)
@@ -25,10 +25,10 @@ INVERTED_GAMMA, GAMMA, EXPONENT = 0.1, 0.3, (0.7, 1.5)
 
 
 def augment_study(pixels: Tensor, masks: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """The radiology study's: two flips of top and bottom, one chance in four each, and a rotation by up to 90 degrees.
+    """The radiology study's augmentation: two flips of top and bottom, each with probability 1/4, and a rotation.
 
-    Its code names the second flip a horizontal one, but flips vertically again; so an image is upside down in 3 of 8
-    cases. Both image and mask take the nearest pixel.
+    The rotation is by up to 90 degrees. The study's code calls the second flip horizontal, but it flips vertically
+    again, so an image is upside down in 3 of 8 cases. Image and mask are both resampled to the nearest pixel.
     """
     flips = (rng.random((2, len(pixels))) < FLIP).sum(0) % 2
     angles = rng.uniform(-math.pi / 2, math.pi / 2, len(pixels))
@@ -48,7 +48,7 @@ AUGMENTATIONS: dict[str, Augment] = {"study": augment_study, "medical": augment_
 
 
 def _matrices(angles: np.ndarray, scales: np.ndarray, ups: np.ndarray) -> Tensor:
-    """Where each place of the new picture is in the old one (B, 2, 3): turned, 1 / scale away, up being down at -1."""
+    """Matrices (B, 2, 3) from places in the new image to the old: rotation, scale by 1 / scale, flip if up is -1."""
     cos, sin = np.cos(angles) / scales, np.sin(angles) / scales
     zeros = np.zeros(len(angles))
     rows = [[cos, -sin * ups, zeros], [sin, cos * ups, zeros]]
@@ -56,7 +56,7 @@ def _matrices(angles: np.ndarray, scales: np.ndarray, ups: np.ndarray) -> Tensor
 
 
 def _move(pixels: Tensor, masks: Tensor, matrices: Tensor, mode: str) -> tuple[Tensor, Tensor]:
-    """Turn, scale and flip square images and their masks alike."""
+    """Rotate, scale and flip square images together with their masks."""
     places = functional.affine_grid(matrices, list(pixels.shape), align_corners=False).to(pixels.device)
     moved = functional.grid_sample(pixels, places, mode=mode, padding_mode="zeros", align_corners=False)
     classes = functional.grid_sample(
@@ -66,7 +66,7 @@ def _move(pixels: Tensor, masks: Tensor, matrices: Tensor, mode: str) -> tuple[T
 
 
 def _recolour(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """Change an image's noise, sharpness, brightness, contrast, resolution and gamma, each by its own chance."""
+    """Change an image's noise, sharpness, brightness, contrast, resolution and gamma, each at its own probability."""
     if rng.random() < NOISE:
         noise = torch.from_numpy(rng.standard_normal(image.shape[1:], np.float32))
         image = image + noise * math.sqrt(rng.uniform(0, NOISE_VARIANCE)) * image.std()
@@ -87,7 +87,7 @@ def _recolour(image: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _either_side(rng: np.random.Generator, ends: tuple[float, float]) -> float:
-    """A factor below 1 or above it, with one chance in two each."""
+    """A factor below or above 1, with equal probability."""
     return rng.uniform(ends[0], 1) if rng.random() < 0.5 else rng.uniform(1, ends[1])
 
 
@@ -101,14 +101,14 @@ def _blur(image: Tensor, sigma: float) -> Tensor:
 
 
 def _coarsen(image: Tensor, share: float) -> Tensor:
-    """Take a share of the pixels in each direction, the nearest, and enlarge these again, bicubically."""
+    """Keep a share of the pixels in each direction (nearest), then enlarge the image again bicubically."""
     size = [max(1, round(side * share)) for side in image.shape[1:]]
     small = functional.interpolate(image[None], size=size, mode="nearest-exact")
     return functional.interpolate(small, size=list(image.shape[1:]), mode="bicubic", align_corners=False)[0]
 
 
 def _gamma(image: Tensor, exponent: float) -> Tensor:
-    """An exponent on an image's own range, after which mean and deviation are what they were."""
+    """Apply an exponent to an image scaled to its range; mean and standard deviation stay the same."""
     low, span = image.min(), image.max() - image.min()
     if not span > 0:
         return image

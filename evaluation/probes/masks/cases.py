@@ -1,4 +1,4 @@
-"""Collects whole test cases, predicted and true mask of each image or volume, and counts over them."""
+"""Collects predicted and true masks of whole test cases (images or volumes), and counts over them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from ...statistics.masks import segmentation_counts
 from ...tasks import Split
 from .problem import Predictor, batches, checked_mask, decide, resize_mask
 
-Case = tuple[np.ndarray, np.ndarray]  # decided and true mask: (H, W) of an image, (slices, H, W) of a volume
-Watch = Callable[[int, Tensor, np.ndarray], None]  # image number, its class scores (K, h, w), its true mask
+Case = tuple[np.ndarray, np.ndarray]  # decided and true mask: (H, W) for an image, (slices, H, W) for a volume
+Watch = Callable[[int, Tensor, np.ndarray], None]  # image index, class scores (K, h, w), true mask
 
 
 def whole_cases(split: Split, classes: int, predict: Predictor, watch: Watch = lambda *_: None) -> Iterator[Case]:
-    """Decided and true mask of each case in turn: (H, W) of an image, (slices, H, W) of a volume.
+    """Decided and true mask of each case in turn: (H, W) for an image, (slices, H, W) for a volume.
 
     Args:
-        split: of the test cases.
-        classes: background included.
-        predict: of image numbers.
-        watch: called with each image's number, scores and truth.
+        split: split of the test cases.
+        classes: number of classes with background.
+        predict: predictor for image indices.
+        watch: called with each image's index, scores and truth.
     """
     if split.case_of_image is None:
         for rows in batches(len(split.images)):
@@ -49,7 +49,7 @@ def count_cases(
     watch: Watch = lambda *_: None,
     save: Callable[[int, np.ndarray], None] = lambda case, decided: None,
 ) -> np.ndarray:
-    """Voxel counts (cases, classes, 4) of the test cases, see `masks.segmentation_counts`; `save` takes each mask."""
+    """Voxel counts (cases, classes, 4) of the test cases, see `masks.segmentation_counts`; `save` gets each mask."""
     counts = []
     for case, (decided, truth) in enumerate(whole_cases(split, classes, predict, watch)):
         save(case, decided)
@@ -59,9 +59,10 @@ def count_cases(
 
 @dataclass
 class StudyCounts:
-    """Voxel counts as the radiology study takes them: at the size of the network's images.
+    """Voxel counts as in the radiology study: at the size of the network's images.
 
-    Scores are resized bicubically and masks by the nearest pixel, so that each image weighs alike whatever its size.
+    Scores are resized bicubically and masks by the nearest pixel, so every image has the same weight whatever its
+    size.
     """
 
     split: Split

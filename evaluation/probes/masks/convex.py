@@ -13,23 +13,23 @@ from .problem import Problem, ResizedMasks, Segmentation, batches, checked_mask,
 from .training import count_resized
 
 MAX_TRAIN_TOKENS = 300_000
-WORKING_SIZE = (224, 224)  # of the masks by which the prior shift is chosen
-# How far scores are moved against the classes' frequencies, as shares of the full correction.
+WORKING_SIZE = (224, 224)  # mask size at which the prior shift is chosen
+# How far scores are shifted against the class frequencies, as shares of the full correction.
 PRIOR_SHIFTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def fit_linear_decoder(problem: Problem, readers: Mapping[str, TokenReader], seed: int = 0) -> Segmentation:
     """One linear layer from each patch token to its class shares, at token resolution, then enlarged bilinearly.
 
-    Masks are pooled to each token's share of every class, so the fit is a convex one (see `logistic`), on at most
-    `MAX_TRAIN_TOKENS` tokens drawn with `seed`; regularisation by the validation loss. Since the most likely class is
-    not the one with the best Dice where a class is rare, scores are moved against the classes' log frequencies by the
-    share among `PRIOR_SHIFTS` that gives the highest validation Dice.
+    Masks are pooled to each token's share of every class. The fit is therefore convex (see `logistic`). It uses at
+    most `MAX_TRAIN_TOKENS` tokens drawn with `seed` and chooses the regularisation by the validation loss. For a rare
+    class, the most likely class is not the one with the best Dice. Scores are therefore shifted against the log class
+    frequencies, by the share in `PRIOR_SHIFTS` with the highest validation Dice.
 
     Args:
-        problem: what is segmented.
-        readers: of normed patch tokens of `train`, `val`, `test`.
-        seed: of the draw of tokens.
+        problem: the segmentation problem.
+        readers: readers of normed patch tokens for `train`, `val` and `test`.
+        seed: random seed of the drawn tokens.
     """
     features, targets = {}, {}
     for name in ("train", "val"):
@@ -64,7 +64,7 @@ def fit_linear_decoder(problem: Problem, readers: Mapping[str, TokenReader], see
 def _token_samples(
     problem: Problem, readers: Mapping[str, TokenReader], name: str, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Tokens (n, D) and the class shares of their patches (n, K), at most `MAX_TRAIN_TOKENS`, evenly over images."""
+    """At most `MAX_TRAIN_TOKENS` tokens (n, D) and the class shares of their patches (n, K), evenly over images."""
     rng = np.random.default_rng(seed)
     split, tokens, shares = problem.splits[name], [], []
     quota = max(1, MAX_TRAIN_TOKENS // len(split.images))

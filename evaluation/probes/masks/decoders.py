@@ -8,17 +8,18 @@ from biovfm_hf.modeling_biovfm import BioVFMUNetDecoder
 
 UNET_BLOCKS = 5
 DECODER_BLOCKS = {"linear": 0, "unet": UNET_BLOCKS}
-"""How many blocks each decoder reads; 0 is the last one's tokens through the final norm."""
+"""Number of blocks that each decoder reads; 0 reads the last block's tokens after the final norm."""
 
 
 class LinearDecoder(nn.Module):
-    """One linear layer on each token of the last map: maps (B, D, h, w) -> (B, classes, h, w), C (D + 1) weights.
+    """One linear layer on each token of the last map, C (D + 1) weights: maps (B, D, h, w) -> (B, classes, h, w).
 
     Args:
         width: D.
-        classes: background included.
-        standardise: bring each channel to mean 0 and deviation 1 by batch statistics first, without weights. Channels
-            of one size train at one learning rate, whatever the encoder; the radiology study does not.
+        classes: number of classes with background.
+        standardise: first scale each channel to mean 0 and standard deviation 1 by batch statistics, without weights.
+            Channels of equal scale train at one learning rate, whatever the encoder. The radiology study does not do
+            so.
     """
 
     def __init__(self, width: int, classes: int, standardise: bool = True) -> None:
@@ -34,9 +35,9 @@ class LinearDecoder(nn.Module):
 
 
 class UNetDecoder(nn.Module):
-    """The model class' U-Net decoder for tokens of any width: maps (B, D, h, w) -> (B, classes, 16h, 16w).
+    """The model class's U-Net decoder for tokens of any width: maps (B, D, h, w) -> (B, classes, 16h, 16w).
 
-    Of an encoder with fewer than five blocks the oldest map stands for those that are missing.
+    If an encoder has fewer than five blocks, its oldest map replaces the missing ones.
     """
 
     def __init__(self, width: int, classes: int) -> None:
@@ -55,7 +56,7 @@ def unet_decoder(width: int, classes: int) -> BioVFMUNetDecoder:
 
 
 def make_decoder(kind: str, width: int, classes: int, standardise: bool = True) -> nn.Module:
-    """A new decoder of a kind of `DECODER_BLOCKS`."""
+    """A new decoder, by its name in `DECODER_BLOCKS`."""
     return UNetDecoder(width, classes) if kind == "unet" else LinearDecoder(width, classes, standardise)
 
 

@@ -15,12 +15,12 @@ from .augment import Augment
 from .decoders import as_maps
 from .problem import Problem, ResizedMasks, checked_mask, resize_mask
 
-TokenReader = Callable[[np.ndarray], list[Tensor]]  # image numbers -> grids (B, h, w, D) of some blocks
+TokenReader = Callable[[np.ndarray], list[Tensor]]  # image indices -> grids (B, h, w, D) of some blocks
 Training = Iterator[tuple[Any, Tensor]]
 
 
 class Feed(Protocol):
-    """Inputs of a network and the masks (B, H, W) that it is to predict."""
+    """Inputs of a network and the masks (B, H, W) that it should predict."""
 
     @property
     def problem(self) -> Problem:
@@ -28,21 +28,21 @@ class Feed(Protocol):
         ...
 
     def inputs(self, name: str, rows: np.ndarray) -> Any:
-        """Inputs of images of a split, as the network takes them."""
+        """Network inputs for images of a split."""
         ...
 
     def training(self, orders: list[np.ndarray], seeds: list[int]) -> Training:
-        """Inputs and masks of batches of training images; `seeds` of what is random in each batch begin with these."""
+        """Inputs and masks for batches of training images; each batch's randomness starts from its `seeds`."""
         ...
 
     def targets(self, name: str) -> ResizedMasks:
-        """All masks of a split at the size at which scores are compared with them."""
+        """All masks of a split at the size at which scores are compared."""
         ...
 
 
 @dataclass(frozen=True)
 class TokenFeed:
-    """Tokens from disk: inputs are maps (B, D, h, w), one for each block; masks are brought to the scores' size."""
+    """Tokens from disk: inputs are maps (B, D, h, w), one per block; masks are resized to the scores' size."""
 
     problem: Problem
     readers: Mapping[str, TokenReader]
@@ -51,11 +51,11 @@ class TokenFeed:
     _masks: dict[str, ResizedMasks] = field(default_factory=dict, repr=False)
 
     def inputs(self, name: str, rows: np.ndarray) -> list[Tensor]:
-        """Maps of images of a split."""
+        """Maps for images of a split."""
         return as_maps(self.readers[name](rows), self.device)
 
     def training(self, orders: list[np.ndarray], seeds: list[int]) -> Training:
-        """Maps and masks of training images."""
+        """Maps and masks for training images."""
         masks = self.targets("train").masks
         for rows in orders:
             yield self.inputs("train", rows), torch.from_numpy(masks[rows]).long()
@@ -69,9 +69,9 @@ class TokenFeed:
 
 @dataclass(frozen=True)
 class PixelFeed:
-    """Images themselves: inputs are pixels (B, 3, size, size), augmented while training together with their masks.
+    """Images: inputs are pixels (B, 3, size, size), augmented together with their masks during training.
 
-    `mean` and `std` are of pixel values in 0..1, by which they are normalised after augmentation.
+    After augmentation, pixel values in 0..1 are normalised by `mean` and `std`.
     """
 
     problem: Problem
@@ -83,12 +83,12 @@ class PixelFeed:
     _masks: dict[str, ResizedMasks] = field(default_factory=dict, repr=False)
 
     def inputs(self, name: str, rows: np.ndarray) -> Tensor:
-        """Pixels of images of a split."""
+        """Pixels for images of a split."""
         split = self.problem.splits[name]
         return to_square([split.images[int(row)] for row in rows], self.size, self.mean, self.std).to(self.device)
 
     def training(self, orders: list[np.ndarray], seeds: list[int]) -> Training:
-        """Pixels and masks of training images, the next ones loaded and augmented meanwhile."""
+        """Pixels and masks for training images; the next ones are loaded and augmented meanwhile."""
         numbered = list(enumerate(orders))
         yield from prefetch(lambda item: self._training_batch(item[1], [*seeds, item[0]]), numbered)
 

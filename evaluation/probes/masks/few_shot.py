@@ -24,12 +24,12 @@ from .study import fit_study
 if TYPE_CHECKING:
     from ..segment import FewShotMasks
 
-Rows = Mapping[str, np.ndarray]  # image numbers of some splits
+Rows = Mapping[str, np.ndarray]  # {split: image indices}
 WITHOUT_SURFACES = "surface distances are not measured draw by draw"
 
 
 def probe_few_shot_masks(probe: "FewShotMasks", trial: Trial) -> Answer:
-    """Train on a few subjects, drawn again and again, and report the mean over draws and their spread."""
+    """Train on many random draws of a few subjects, and report the mean over draws and their spread."""
     setup = Setup.of(probe, trial)
     plan = Draws(probe.shots, probe.draws, trial.run.seed, trial.run.resamples)
     draws = [_draw(setup, plan, number) for number in range(plan.count)]
@@ -37,7 +37,7 @@ def probe_few_shot_masks(probe: "FewShotMasks", trial: Trial) -> Answer:
 
 
 def probe_study_few_shot(probe: "FewShotMasks", trial: Trial) -> Answer:
-    """Train on the images that the radiology study takes, evenly spread over the training split; one draw."""
+    """Train on the images that the radiology study uses, evenly spaced over the training split; one draw."""
     setup = Setup.of(probe, trial)
     draws: list[Rows] = [{"train": study_rows(len(setup.everything.splits["train"].images), probe.shots)}]
     answer = _report(trial, _fitted(setup, draws, lambda few: fit_study(few, join=False)), draws, setup.size)
@@ -45,13 +45,13 @@ def probe_study_few_shot(probe: "FewShotMasks", trial: Trial) -> Answer:
 
 
 def study_rows(count: int, shots: int) -> np.ndarray:
-    """The numbers of the images that the study trains on: at even steps from the first, rounded half to even."""
+    """Indices of the study's training images: at even steps from the first, rounded half to even."""
     rows = np.arange(0, count, count / shots).round().astype(int)
     return rows[rows < count]
 
 
 def _draw(setup: Setup, plan: Draws, number: int) -> Rows:
-    """The images of as many training and validation subjects as the plan says."""
+    """The images of the planned number of training and validation subjects."""
     rng = plan.generator(number)
     rows = {}
     for name in ("train", "val"):
@@ -62,7 +62,7 @@ def _draw(setup: Setup, plan: Draws, number: int) -> Rows:
 
 
 def _fitted(setup: Setup, draws: list[Rows], fit: Callable[[Setup], Segmentation]) -> Iterator[Segmentation]:
-    """Fit each draw's images and score the test split."""
+    """Fit each draw's images, and score the test split."""
     label = setup.trial.label(setup.probe.record_name)
     for rows in tqdm(draws, desc=label, unit="draw", disable=None, leave=False):
         yield setup.whole(fit(setup.few(rows)))
@@ -103,7 +103,7 @@ def _count(split: Split, classes: int, answer: Segmentation, study: int | None, 
 
 
 def _samples(split: Split, answer: Segmentation) -> np.ndarray:
-    """The predicted masks that pictures show."""
+    """The predicted masks for pictures."""
     return np.stack([decide(scores, SAMPLE_SIZE) for scores in answer.predict(sample_rows(len(split.images)))])
 
 
@@ -115,6 +115,6 @@ def _overlap(split: Split, draws: list[Rows]) -> float:
 
 
 def _choices(draws: list[Rows], answers: list[Segmentation]) -> dict[str, Any]:
-    """How many images the draws have, and the choices of each."""
+    """The number of images in each draw, and the choices made for each draw."""
     sizes = [len(rows["train"]) for rows in draws]
     return {"train_images": [min(sizes), max(sizes)], "draws": [answer.chosen for answer in answers]}

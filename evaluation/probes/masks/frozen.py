@@ -27,17 +27,17 @@ RATE = 1e-3
 
 
 def probe_frozen(probe: "MaskProbe", trial: Trial) -> Answer:
-    """Train the decoder, or the network without an encoder, and judge it."""
+    """Train the decoder, or the network without an encoder, and score it."""
     setup = Setup.of(probe, trial)
     return judge_masks(trial, setup.whole(fit_frozen(setup)), surface_rule(probe))
 
 
 def fit_frozen(setup: Setup) -> Segmentation:
-    """Train what the settings say on the problem of a set-up.
+    """Train what a set-up's settings specify on its problem.
 
-    Without augmentation a decoder reads tokens that are made once: a linear one is fitted convexly, a U-Net trained by
-    AdamW. With augmentation the encoder runs in every step, and either decoder is trained by AdamW. A network without
-    encoder is trained on the images.
+    Without augmentation, a decoder reads tokens that are computed once; a linear decoder is fitted convexly and a
+    U-Net is trained by AdamW. With augmentation, the encoder runs in every step and either decoder is trained by
+    AdamW. A network without an encoder is trained on the images.
     """
     plan = Plan(setup.probe.epochs, setup.probe.rate or RATE, setup.trial.run.seed)
     if setup.trial.encoder.network is not None:
@@ -79,7 +79,7 @@ def _train_network(setup: Setup, plan: Plan) -> Segmentation:
 
 
 def pixel_feed(setup: Setup) -> PixelFeed:
-    """The images of a set-up as its encoder wants them, augmented as its probe says."""
+    """The images of a set-up, preprocessed for its encoder and augmented as its probe says."""
     encoder, augment = setup.trial.encoder, setup.probe.augment
     return PixelFeed(
         setup.problem, setup.size, encoder.mean, encoder.std, AUGMENTATIONS[augment] if augment else None,

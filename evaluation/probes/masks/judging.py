@@ -1,4 +1,4 @@
-"""Judges a network's predictions on the test images: metrics with intervals, notes, samples for pictures."""
+"""Scores a network's predictions on the test images: metrics with intervals, notes, and samples for pictures."""
 
 import numpy as np
 
@@ -21,17 +21,17 @@ from .problem import Segmentation, resize_mask
 from .saved import Save, saving
 from .surfaces import SurfaceRule, case_spacing
 
-SAMPLE_SIZE = (128, 128)  # of the predicted masks that pictures show
+SAMPLE_SIZE = (128, 128)  # of the predicted masks in pictures
 
 
 def judge_masks(trial: Trial, answer: Segmentation, rule: SurfaceRule, study: int | None = None) -> Answer:
-    """Score the test cases by every metric of masks, and keep what comparisons and pictures need.
+    """Score the test cases with every metric of masks, and keep the arrays for comparisons and pictures.
 
     Args:
-        trial: what was probed on which task.
-        answer: the network's scores, and what it chose.
+        trial: the probed encoder and task.
+        answer: the network's scores and choices.
         rule: how surfaces are compared.
-        study: the size of images at which the radiology study's score is counted; None for the masks' own.
+        study: image size at which the radiology study's score is counted; None for the masks' own size.
     """
     task, run = trial.task, trial.run
     split = task.splits["test"]
@@ -52,9 +52,9 @@ def measure(
     study: int | None = None,
     save: Save = lambda case, decided: None,
 ) -> dict[str, np.ndarray]:
-    """Counts and surface values of every test case, and the predicted masks of the images that pictures show.
+    """Counts and surface values of every test case, and the predicted masks for pictures.
 
-    All masks are given to `save`, case by case.
+    `save` receives all masks, case by case.
     """
     counted = None if study is None else StudyCounts(split, classes, study)
     counts, surfaces = [], []
@@ -74,7 +74,7 @@ def measure(
 def _sampled(
     case_of_image: np.ndarray | None, case: int, decided: np.ndarray, samples: np.ndarray
 ) -> dict[int, np.ndarray]:
-    """The decided masks of a case's images that pictures show, by image number."""
+    """The decided masks of those images of a case that pictures show, by image index."""
     if case_of_image is None:
         return {case: decided} if case in samples else {}
     rows = np.flatnonzero(case_of_image == case)

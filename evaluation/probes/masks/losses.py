@@ -3,13 +3,13 @@
 from torch import Tensor
 from torch.nn import functional
 
-DICE_SMOOTHING = 1e-5  # of the sums over an image, as MONAI's
+DICE_SMOOTHING = 1e-5  # added to the sums over an image, as in MONAI
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """1 - soft Dice, averaged over images and classes, background included. logits (B, K, H, W), target (B, H, W).
+    """1 - soft Dice, averaged over images and classes with background. logits (B, K, H, W), target (B, H, W).
 
-    MONAI's `DiceLoss(softmax=True, to_onehot_y=True)`, with which the radiology study (arXiv 2312.02366) trains.
+    It is MONAI's `DiceLoss(softmax=True, to_onehot_y=True)`, which the radiology study (arXiv 2312.02366) trains with.
     """
     probability = logits.softmax(1)
     truth = functional.one_hot(target, logits.shape[1]).permute(0, 3, 1, 2).to(logits.dtype)

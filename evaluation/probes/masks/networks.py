@@ -18,14 +18,14 @@ from .decoders import DECODER_BLOCKS, as_maps, make_decoder
 class EncoderDecoder(nn.Module):
     """An encoder's module and a decoder on its tokens: pixels (B, 3, S, S) -> class scores (B, classes, h, w).
 
-    The decoder works in float32, also where the encoder runs under autocast. A frozen encoder stays in evaluation
-    mode, and no gradients are kept of it.
+    The decoder computes in float32, even if the encoder runs under autocast. A frozen encoder stays in evaluation mode
+    and keeps no gradients.
 
     Args:
-        encoder: how the module is read, its device and its precision.
-        module: the encoder's module, or what an adaptation made of it.
-        blocks: how many blocks are read, see `decoders.DECODER_BLOCKS`.
-        decoder: from maps (B, D, h, w), oldest block first, to scores.
+        encoder: how to read the module, its device and its precision.
+        module: the encoder's module, possibly changed by an adaptation.
+        blocks: number of blocks to read, see `decoders.DECODER_BLOCKS`.
+        decoder: module from maps (B, D, h, w), oldest block first, to scores.
     """
 
     def __init__(self, encoder: Encoder, module: nn.Module, blocks: int, decoder: nn.Module) -> None:
@@ -34,7 +34,7 @@ class EncoderDecoder(nn.Module):
         self.frozen = not any(parameter.requires_grad for parameter in module.parameters())
 
     def train(self, mode: bool = True) -> "EncoderDecoder":
-        """Switch to training, all but a frozen encoder."""
+        """Switch to training mode, except a frozen encoder."""
         super().train(mode)
         if self.frozen:
             self.encoder.eval()
@@ -50,7 +50,7 @@ class EncoderDecoder(nn.Module):
 
 
 def read_maps(encoder: Encoder, module: nn.Module, pixels: Tensor, blocks: int, gradients: bool) -> list[Tensor]:
-    """Maps (B, D, h, w) of the last `blocks` blocks of a module, or of its normed tokens where `blocks` is 0."""
+    """Maps (B, D, h, w) of a module's last `blocks` blocks, or of its normed tokens if `blocks` is 0."""
     kind = torch.device(encoder.device).type
     mixed = torch.autocast(kind, torch.bfloat16, enabled=encoder.precision == "bf16")
     with torch.set_grad_enabled(gradients and torch.is_grad_enabled()), mixed:
@@ -59,14 +59,14 @@ def read_maps(encoder: Encoder, module: nn.Module, pixels: Tensor, blocks: int, 
 
 
 def adapted(encoder: Encoder, adaptation: Adaptation | None, decoder: str, classes: int, size: int) -> EncoderDecoder:
-    """A copy of an encoder whose weights an adaptation trains (none without one), with a new decoder.
+    """A copy of an encoder with a new decoder; an adaptation chooses the encoder's trained weights, None trains none.
 
     Args:
-        encoder: what to start from; it is left as it is.
+        encoder: the encoder to copy.
         adaptation: which weights are trained.
-        decoder: of `decoders.DECODER_BLOCKS`.
-        classes: background included.
-        size: of the images, pixels.
+        decoder: one of `decoders.DECODER_BLOCKS`.
+        classes: number of classes with background.
+        size: image size in pixels.
     """
     module = copy.deepcopy(encoder.module) if adaptation else encoder.module
     module = adaptation.prepare(module) if adaptation else module.requires_grad_(False)
@@ -75,23 +75,23 @@ def adapted(encoder: Encoder, adaptation: Adaptation | None, decoder: str, class
 
 
 def token_width(encoder: Encoder, size: int) -> int:
-    """D of an encoder's tokens of square images of a size."""
+    """Width D of an encoder's tokens for square images of a size."""
     return int(encoder.encode(torch.zeros(1, 3, size, size)).tokens.shape[-1])
 
 
 def tune(network: Any, rate: float, steps: int) -> tuple[Optimizer, LRScheduler]:
-    """AdamW on what an `EncoderDecoder` trains, with a warm-up and a cosine."""
+    """AdamW on the trained weights of an `EncoderDecoder`, with a warm-up and a cosine."""
     optimizer = make_optimizer(network.encoder, network.decoder, rate)
     return optimizer, LambdaLR(optimizer, warmup_cosine(steps))
 
 
 def scores_size(network: nn.Module, inputs: Any) -> tuple[int, int]:
-    """Height and width of a network's scores of some inputs."""
+    """Height and width of a network's scores for some inputs."""
     with torch.no_grad():
         height, width = network(inputs).shape[-2:]
     return int(height), int(width)
 
 
 def first_rows(count: int) -> np.ndarray:
-    """The first two of so many images, or the only one: as many as batch statistics need."""
+    """The first two of `count` images, or the only one; batch statistics need two."""
     return np.arange(min(2, count))

@@ -16,7 +16,7 @@ from ...tasks.images import Images, Joined, combined_digest
 
 BATCH_SIZE = 8
 
-# Turns image numbers of the test split into class scores (K, h, w) of each, for any h and w.
+# Function from image indices of the test split to the class scores (K, h, w) of each image, for any h and w.
 Predictor = Callable[[np.ndarray], Sequence[Tensor]]
 
 
@@ -30,17 +30,17 @@ class Problem:
 
     @classmethod
     def of(cls, task: Task) -> "Problem":
-        """The whole of a task."""
+        """The whole problem of a task."""
         return cls(task.name, task.num_outputs, task.splits)
 
     def with_splits(self, **splits: Split) -> "Problem":
-        """The same with other splits in place of some."""
+        """The same problem with some splits replaced."""
         return replace(self, splits={**self.splits, **splits})
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What a segmentation probe answers: a network's scores, what it chose, and weights as in `probe.Answer`."""
+    """The result of a segmentation probe: a network's scores, its choices, and weights as in `probe.Answer`."""
 
     predict: Predictor
     chosen: dict[str, Any]
@@ -50,7 +50,7 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class Selected:
-    """Some of a sequence's images, or of its masks: those numbered `rows`, in that order."""
+    """Some images or masks of a sequence: those with indices `rows`, in that order."""
 
     images: Images
     rows: np.ndarray
@@ -62,31 +62,31 @@ class Selected:
         return self.images[int(self.rows[index])]
 
     def fingerprint(self) -> str:
-        """A digest of all images and of the chosen ones."""
+        """A digest of all images and of the chosen indices."""
         return combined_digest([self.images.fingerprint().encode(), self.rows.tobytes()])
 
 
 def select_images(split: Split, rows: np.ndarray) -> Split:
-    """A split of some of another's images, numbered `rows`, with their masks; cases keep their order."""
+    """A split with the images `rows` of another split and their masks; cases keep their order."""
     assert split.masks is not None
     cases = None if split.case_of_image is None else np.unique(split.case_of_image[rows], return_inverse=True)[1]
     return Split(Selected(split.images, rows), masks=Selected(split.masks, rows), case_of_image=cases)
 
 
 def images_of_cases(split: Split, cases: np.ndarray) -> np.ndarray:
-    """The numbers of the images of some cases."""
+    """Indices of the images that belong to some cases."""
     return cases if split.case_of_image is None else np.flatnonzero(np.isin(split.case_of_image, cases))
 
 
 def join_splits(first: Split, second: Split) -> Split:
-    """The images of two splits and their masks, each a case of its own."""
+    """The images and masks of two splits; each image becomes its own case."""
     assert first.masks is not None and second.masks is not None
     return Split(Joined([first.images, second.images]), masks=Joined([first.masks, second.masks]))
 
 
 @dataclass(frozen=True)
 class ResizedMasks:
-    """The masks of a split at one size, (N, H, W) uint8 by the nearest pixel, kept in memory for repeated use."""
+    """The masks of a split at one size (nearest pixel), (N, H, W) uint8, kept in memory for repeated use."""
 
     split: Split
     classes: int
@@ -110,7 +110,7 @@ def checked_mask(split: Split, index: int, classes: int) -> np.ndarray:
     """The mask (H, W) of an image.
 
     Raises:
-        UserError: it is of another shape or holds another class than 0..classes - 1.
+        UserError: the mask has another shape, or a class outside 0..classes - 1.
     """
     assert split.masks is not None
     mask = split.masks[index]
@@ -136,5 +136,5 @@ def decide(scores: Tensor, size: tuple[int, ...], mode: str = "bilinear") -> np.
 
 
 def batches(count: int, size: int = BATCH_SIZE) -> list[np.ndarray]:
-    """The numbers 0..count - 1 in groups of up to `size`."""
+    """The indices 0..count - 1 in groups of up to `size`."""
     return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]

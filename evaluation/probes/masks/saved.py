@@ -1,7 +1,7 @@
-"""Predicted masks as files: a NIfTI file for each volume, or PNG files of images and slices.
+"""Predicted masks as files: one NIfTI file per volume, or PNG files of images and slices.
 
-Files are named by the numbers of the test cases, and slices by theirs, from 1 on: names of a source could tell who its
-patients are. Class numbers are the voxels' values.
+Files are named by the indices of the test cases and slices, from 1: names from a source could identify patients.
+Voxel values are class indices.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,14 +19,14 @@ from ...tasks import Split
 from ..probe import Trial
 
 PNG, NIFTI = "png", "nifti"
-Save = Callable[[int, np.ndarray], None]  # case number, decided mask: (H, W), or (slices, H, W) of a volume
+Save = Callable[[int, np.ndarray], None]  # case index, decided mask: (H, W), or (slices, H, W) for a volume
 
 
 @contextmanager
 def saving(trial: Trial) -> Iterator[Save]:
-    """What takes each test case's decided mask while they are predicted; without a folder it does nothing.
+    """Yield a function that receives each test case's decided mask; without a masks folder it does nothing.
 
-    The folder appears when all are written.
+    The folder appears when all masks are written.
     """
     if trial.masks is None:
         yield lambda case, decided: None
@@ -37,7 +37,7 @@ def saving(trial: Trial) -> Iterator[Save]:
 
 @contextmanager
 def saving_draws(trial: Trial) -> Iterator[Callable[[int], Save]]:
-    """As `saving`, of several draws: what takes the masks of a draw by its number, each in a folder of its own."""
+    """As `saving`, for several draws: yields a function from a draw's number to its `Save`; each draw has a folder."""
     if trial.masks is None:
         yield lambda draw: lambda case, decided: None
         return
@@ -51,14 +51,14 @@ def _writer(trial: Trial, folder: Path) -> Save:
 
 
 def check_format(trial: Trial) -> None:
-    """Raise a UserError if NIfTI files of single images are asked for."""
+    """Raise a UserError if NIfTI files are requested for single images."""
     if trial.run.save_masks == NIFTI and trial.task.splits["test"].case_of_image is None:
         raise UserError(f"task {trial.task.name} has single images, no volumes; give --save-masks png or auto")
 
 
 @dataclass(frozen=True)
 class MaskWriter:
-    """Writes masks of a split's cases into a folder, as `png`, `nifti`, or `auto`: NIfTI of volumes, PNG of images."""
+    """Writes masks of a split's cases to a folder as `png`, `nifti`, or `auto` (NIfTI for volumes, PNG for images)."""
 
     folder: Path
     split: Split
@@ -79,7 +79,7 @@ class MaskWriter:
             nibabel.save(image, self.folder / f"{name}.nii.gz")
 
     def _affine(self, case: int) -> np.ndarray:
-        """Where voxels lie; by the spacing alone where the task does not tell, and 1 mm apart without that."""
+        """The affine matrix of a case's voxels; built from the spacing if the task has none, else from 1 mm voxels."""
         if self.split.affine is not None:
             return self.split.affine[case]
         steps = (1.0,) * 3 if self.split.spacing is None else self.split.spacing[case][::-1]
@@ -87,5 +87,5 @@ class MaskWriter:
 
 
 def as_voxels(slices: np.ndarray) -> np.ndarray:
-    """Upright axial slices (Z, H, W) as voxels (X, Y, Z), axes to the patient's right, front and head."""
+    """Upright axial slices (Z, H, W) as voxels (X, Y, Z), with axes to the patient's right, front and head."""
     return np.ascontiguousarray(slices.transpose(2, 1, 0)[::-1, ::-1])

@@ -1,4 +1,4 @@
-"""Segmentation networks without an encoder, as baselines: U-Net and TransUNet, each in a small form too."""
+"""Segmentation networks without an encoder, as baselines: U-Net and TransUNet, each also in a small form."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,19 +24,20 @@ MAKERS: dict[str, Maker] = {
 def build(name: str, classes: int, size: int, weights: Path | None = None) -> nn.Module:
     """A network from images (B, 3, size, size) to class scores (B, classes, size, size); size is a multiple of 16.
 
-    `unet`: four halvings and four doublings with skips (Ronneberger et al. 2015), batch norm, 64 to 1,024 channels:
-    the 31 million weights of the radiology study's baseline. `unet-small`: the same with 32 to 512 channels.
-    `transunet`: R50-ViT-L_16 (Chen et al. 2021), the study's 324 million. `transunet-small`: `unet-small` with four
-    transformer blocks on the cells of the coarsest level.
+    - `unet`: four halvings and four doublings with skips (Ronneberger et al. 2015), batch norm, 64 to 1,024 channels.
+      It has 31 million weights, like the radiology study's baseline.
+    - `unet-small`: the same with 32 to 512 channels.
+    - `transunet`: R50-ViT-L_16 (Chen et al. 2021) with 324 million weights, as in the study.
+    - `transunet-small`: `unet-small` with four transformer blocks on the cells of the coarsest level.
 
     Args:
-        name: of `SCRATCH_WIDTHS`.
-        classes: background included.
-        size: of the images, pixels.
-        weights: an .npz file of pretrained weights of the encoder, for `transunet` alone.
+        name: one of `SCRATCH_WIDTHS`.
+        classes: number of classes with background.
+        size: image size in pixels.
+        weights: .npz file with pretrained weights of the encoder, for `transunet` only.
 
     Raises:
-        UserError: another name or size, or weights that do not fit.
+        UserError: the name or size is not supported, or the weights do not fit.
     """
     if name not in SCRATCH_WIDTHS:
         raise UserError(f"scratch:{name} is no network; take scratch:{' or scratch:'.join(SCRATCH_WIDTHS)}")

@@ -1,4 +1,4 @@
-"""Sets up a segmentation probe: the problem, possibly of windows or of a few cases, and the encoder's tokens."""
+"""Sets up a segmentation probe: the problem (of images, windows or a few cases) and the encoder's tokens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from .windows import cut_windows, stitched
 if TYPE_CHECKING:
     from ..segment import MaskProbe
 
-TOKEN_BATCH = 16  # images whose tokens are made at once, at most
+TOKEN_BATCH = 16  # most images whose tokens are computed at once
 
 
 def surface_rule(probe: "MaskProbe") -> SurfaceRule:
@@ -31,8 +31,10 @@ def surface_rule(probe: "MaskProbe") -> SurfaceRule:
 class Setup:
     """A probe's settings, the trial, the problem to train on, and the size of the network's images.
 
-    `rows` are of each split the images that are worked with, None for all: tokens are made of all images, once.
-    `problem` is of these images alone, `everything` of all.
+    Attributes:
+        rows: {split: indices of the images to work with}, None for all; tokens are computed once for all images.
+        problem: the problem restricted to these images.
+        everything: the problem with all images.
     """
 
     probe: "MaskProbe"
@@ -44,10 +46,10 @@ class Setup:
 
     @classmethod
     def of(cls, probe: "MaskProbe", trial: Trial) -> "Setup":
-        """All images of a task, or their windows where the probe asks for these.
+        """The set-up for all images of a task, or for their windows if the probe asks for windows.
 
         Raises:
-            UserError: predicted masks of single images are asked for as NIfTI.
+            UserError: NIfTI masks are requested for single images.
         """
         check_format(trial)
         problem = Problem.of(trial.task)
@@ -55,12 +57,12 @@ class Setup:
         return cls(probe, trial, problem, problem, probe.image_size or trial.encoder.size)
 
     def few(self, rows: Mapping[str, np.ndarray]) -> "Setup":
-        """The same with some images of some splits alone, by their numbers."""
+        """The same set-up with only some images of some splits, by index."""
         splits = {name: select_images(self.everything.splits[name], part) for name, part in rows.items()}
         return replace(self, problem=self.everything.with_splits(**splits), rows=rows)
 
     def readers(self) -> dict[str, TokenReader]:
-        """Readers of the tokens of every split's images, from the cache; missing tokens are computed."""
+        """Token readers for the images of every split, from the cache; missing tokens are computed."""
         return {name: self._reader(name) for name in self.everything.splits}
 
     def _reader(self, name: str) -> TokenReader:
@@ -71,7 +73,7 @@ class Setup:
         return store.read if taken is None else partial(_read_some, store, taken)
 
     def whole(self, answer: Segmentation) -> Segmentation:
-        """The answer for whole images, if it is one for windows."""
+        """The answer for whole images, merged from windows if necessary."""
         if self.probe.window is None:
             return answer
         return replace(answer, predict=stitched(answer.predict, self.everything.splits["test"]))

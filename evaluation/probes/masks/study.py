@@ -1,8 +1,9 @@
 """The radiology study's training of decoders on a frozen encoder (arXiv 2312.02366, protocol `radiology`).
 
-One decoder for each of seven learning rates is trained on the same batches. The rate with the best score on validation
-is taken, and a new decoder trained at it on training and validation images together. The study then reports the epoch
-that is best on test; here the last one counts, which is chosen on nothing. How long it trained is not published.
+One decoder for each of seven learning rates is trained on the same batches. The rate with the best validation score is
+taken, and a new decoder is trained with it on training and validation images together. The study then reports the
+epoch that is best on test; here the last epoch is reported, which needs no choice. The study's training length is not
+published.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -37,22 +38,22 @@ RATES = (1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 1e-1)
 BATCH = 128
 EPOCHS = 10
 MOMENTUM = 0.9
-NONE = "none"  # of augmentations
+NONE = "none"  # no augmentation
 
 
 def probe_study(probe: "MaskProbe", trial: Trial) -> Answer:
-    """Train decoders as the study does, and judge with its score first, counted at the size of the images."""
+    """Train decoders as the study does, and score with its metric first, counted at the size of the images."""
     setup = Setup.of(probe, trial)
     answer = judge_masks(trial, setup.whole(fit_study(setup)), surface_rule(probe), setup.size)
     return answer._replace(primary="radiology")
 
 
 def fit_study(setup: Setup, join: bool = True) -> Segmentation:
-    """Choose the learning rate on validation, and train the decoder that is scored.
+    """Choose the learning rate on validation, then train the decoder that is scored.
 
     Args:
-        setup: what is trained on.
-        join: train the last decoder on the validation images too; few-shot training takes the shots alone.
+        setup: the problem and settings.
+        join: train the last decoder on the validation images too; few-shot training uses the shots alone.
     """
     encoder, seed = setup.trial.encoder, setup.trial.run.seed
     if encoder.network is not None:
@@ -79,7 +80,7 @@ def fit_study(setup: Setup, join: bool = True) -> Segmentation:
 
 
 class SideBySide(nn.Module):
-    """Several decoders of one frozen encoder: inputs of a feed -> the scores of each."""
+    """Several decoders of one frozen encoder: inputs of a feed -> scores of each decoder."""
 
     def __init__(self, setup: Setup, count: int) -> None:
         super().__init__()
@@ -90,7 +91,7 @@ class SideBySide(nn.Module):
         self.decoders = nn.ModuleList(made).to(encoder.device)
 
     def forward(self, inputs: Tensor | list[Tensor]) -> list[Tensor]:
-        """Scores (B, K, h, w) of each decoder, from pixels or from maps."""
+        """Scores (B, K, h, w) of each decoder, from pixels or maps."""
         maps = (
             read_maps(self.about, self.about.module, inputs, self.blocks, gradients=False)
             if isinstance(inputs, Tensor)
@@ -100,7 +101,7 @@ class SideBySide(nn.Module):
 
 
 def _feed(setup: Setup, problem: Problem) -> Feed:
-    """The augmented images, or their tokens without augmentation."""
+    """A feed of augmented images, or of their tokens without augmentation."""
     encoder, augment = setup.trial.encoder, str(setup.probe.augment)
     if augment == NONE:
         return TokenFeed(problem, _joined_readers(setup, problem), (setup.size, setup.size), setup.trial.run.device)
@@ -108,12 +109,12 @@ def _feed(setup: Setup, problem: Problem) -> Feed:
 
 
 def _joined(problem: Problem) -> Problem:
-    """The problem whose training images are those of training and validation."""
+    """The problem with training and validation images joined for training."""
     return problem.with_splits(train=join_splits(problem.splits["train"], problem.splits["val"]))
 
 
 def _joined_readers(setup: Setup, problem: Problem) -> dict[str, Any]:
-    """Token readers, of which that of `train` goes on with the validation images where the problem does."""
+    """Token readers; the one for `train` continues with the validation images if the problem joins them."""
     readers = setup.readers()
     first = len(setup.problem.splits["train"].images)
     if len(problem.splits["train"].images) == first:
@@ -130,7 +131,7 @@ def _joined_readers(setup: Setup, problem: Problem) -> dict[str, Any]:
 
 
 def _train(setup: Setup, feed: Feed, rates: tuple[float, ...]) -> tuple[SideBySide, int]:
-    """Train a decoder at each of some rates, all on the same batches. Returns them, and how many steps they took."""
+    """Train a decoder at each rate, all on the same batches. Returns the decoders and the number of steps."""
     network, count = SideBySide(setup, len(rates)), len(feed.problem.splits["train"].images)
     batch = min(BATCH, count)
     each = -(-count // batch)
@@ -153,14 +154,14 @@ def _train(setup: Setup, feed: Feed, rates: tuple[float, ...]) -> tuple[SideBySi
 
 
 def _resized(scores: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores (B, K, h, w) resized bicubically to the masks (B, H, W), as the study does, and both on one device."""
+    """Scores (B, K, h, w) resized bicubically to the size of the masks (B, H, W), as in the study, on one device."""
     if scores.shape[-2:] != masks.shape[-2:]:
         scores = functional.interpolate(scores, size=masks.shape[-2:], mode="bicubic", align_corners=False)
     return scores, masks.to(scores.device)
 
 
 def _validation_scores(feed: Feed, network: SideBySide, rates: tuple[float, ...]) -> dict[float, float]:
-    """The study's score of the validation images for the decoder of each rate; -1 of one that diverged."""
+    """{rate: the study's score of its decoder on the validation images}, -1 for a decoder that diverged."""
     masks, classes = feed.targets("val"), feed.problem.classes
     counts = np.zeros((len(rates), classes, 4), np.int64)
     diverged = np.zeros(len(rates), bool)

@@ -1,4 +1,4 @@
-"""Surface distances of a segmentation's test cases, over whole volumes if images are slices."""
+"""Surface distances of a segmentation's test cases; over whole volumes if the images are slices."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +29,10 @@ EMPTY = {
 class SurfaceRule:
     """Settings for comparing surfaces.
 
-    `convention` of `statistics.surface`; `tolerance` of surface Dice, in millimetres where the spacing of the cases is
-    known and in pixels otherwise; `empty` of `EMPTY`.
+    Attributes:
+        convention: name of a convention in `statistics.surface`.
+        tolerance: tolerance of surface Dice in millimetres, or in pixels if the spacing of the cases is unknown.
+        empty: one of `EMPTY`.
     """
 
     convention: str = CONVENTION
@@ -38,7 +40,7 @@ class SurfaceRule:
     empty: str = IGNORED
 
     def measure(self, decided: np.ndarray, truth: np.ndarray, classes: int, spacing: Any) -> np.ndarray:
-        """HD95, surface Dice and average distance (classes - 1, 3) of the foreground classes of one case."""
+        """HD95, surface Dice and average distance (classes - 1, 3) of the foreground classes in one case."""
         return np.array([self._measure(decided == k, truth == k, spacing) for k in range(1, classes)], float)
 
     def _measure(self, decided: np.ndarray, truth: np.ndarray, spacing: Any) -> tuple[float, float, float]:
@@ -53,7 +55,7 @@ class SurfaceRule:
         )
 
     def notes(self, split: Split, values: np.ndarray) -> list[str]:
-        """Unit, convention and tolerance, and what was left out of the means of `values` (cases, classes - 1, 3)."""
+        """Unit, convention and tolerance; and what the means of `values` (cases, classes - 1, 3) leave out."""
         unit = "pixels" if split.spacing is None else "mm"
         notes = [
             f"hd95, nsd and assd in {unit}, by the convention of {find_convention(self.convention).title}; nsd within "
@@ -70,5 +72,5 @@ class SurfaceRule:
 
 
 def case_spacing(split: Split, case: int, dimensions: int) -> tuple[float, ...]:
-    """The distance between neighbours along each axis of a case: millimetres, or 1 if unknown."""
+    """The distance between neighbours along each axis of a case, in millimetres; 1 if unknown."""
     return (1.0,) * dimensions if split.spacing is None else tuple(map(float, split.spacing[case]))

@@ -27,18 +27,22 @@ Optimise = Callable[[nn.Module, float, int], tuple[Optimizer, LRScheduler]]  # n
 
 
 def one_cycle(network: nn.Module, rate: float, steps: int) -> tuple[Optimizer, LRScheduler]:
-    """AdamW on all weights of a network, its rate rising over a tenth of the steps and then falling by a cosine."""
+    """AdamW on all weights of a network; the rate rises over a tenth of the steps, then falls by a cosine."""
     optimizer = AdamW(network.parameters(), lr=rate, weight_decay=DECAY)
-    rise = 0.1 if steps > 10 else min(0.75, 1.5 / steps)  # OneCycleLR divides by the steps of the rise, less one
+    rise = 0.1 if steps > 10 else min(0.75, 1.5 / steps)  # OneCycleLR divides by the number of rising steps minus one
     return optimizer, OneCycleLR(optimizer, rate, total_steps=steps, pct_start=rise)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Training settings of a network: highest learning `rate`, `seed` of weights and order.
+    """Training settings of a network.
 
-    `epochs` are passes over the images; None means 30, or as many as give `MIN_STEPS` steps where images are few.
-    `optimise` makes the optimizer and its schedule, `clip` bounds the gradient's norm.
+    Attributes:
+        rate: highest learning rate.
+        seed: random seed of weights and order.
+        epochs: passes over the images; None means 30, or more if few images need more for `MIN_STEPS` steps.
+        optimise: function that makes the optimizer and its schedule.
+        clip: largest norm of the gradient.
     """
 
     epochs: int | None = None
@@ -48,7 +52,7 @@ class Plan:
     clip: float | None = None
 
     def passes(self, steps: int, least: int = EPOCHS) -> int:
-        """How many epochs of so many steps."""
+        """Number of epochs, for a number of steps per epoch."""
         return self.epochs or max(least, -(-MIN_STEPS // steps))
 
 
@@ -58,12 +62,12 @@ def train(network: nn.Module, feed: Feed, plan: Plan) -> dict[str, Any]:
     The loss is cross-entropy plus soft Dice.
 
     Args:
-        network: from a feed's inputs to class scores (B, K, h, w); they are enlarged to the masks' size.
+        network: module from a feed's inputs to class scores (B, K, h, w), which are enlarged to the masks' size.
         feed: inputs and masks.
-        plan: how it is trained.
+        plan: training settings.
 
     Returns:
-        The best epoch, how many there were, and the validation Dice.
+        The best epoch, the number of epochs, and the validation Dice.
 
     Raises:
         UserError: no epoch gives finite scores.
@@ -96,21 +100,21 @@ def train(network: nn.Module, feed: Feed, plan: Plan) -> dict[str, Any]:
 
 
 def alike(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores (B, K, h, w) enlarged to the size of the masks (B, H, W) where it is another, and both on one device."""
+    """Scores (B, K, h, w), enlarged to the size of the masks (B, H, W) if it differs, and masks, on one device."""
     if logits.shape[-2:] != masks.shape[-2:]:
         logits = functional.interpolate(logits, size=masks.shape[-2:], mode="bilinear", align_corners=False)
     return logits, masks.to(logits.device)
 
 
 def _validate(network: nn.Module, feed: Feed) -> float:
-    """The mean Dice of the validation cases; NaN, which no epoch is chosen by, where scores are not finite."""
+    """The mean Dice of the validation cases; NaN if scores are not finite, so that the epoch is not chosen."""
     network.eval()
     counts = count_resized(predictor(network, feed, "val"), feed.targets("val"))
     return float("nan") if counts is None else mean_dice(counts)
 
 
 def predictor(network: nn.Module, feed: Feed, name: str = "test") -> Predictor:
-    """A trained network's scores of images of a split."""
+    """A predictor with a trained network's scores for images of a split."""
 
     def predict(rows: np.ndarray) -> list[Tensor]:
         with torch.inference_mode():
@@ -120,7 +124,7 @@ def predictor(network: nn.Module, feed: Feed, name: str = "test") -> Predictor:
 
 
 def count_resized(predict: Predictor, masks: ResizedMasks, mode: str = "bilinear") -> np.ndarray | None:
-    """Voxel counts (cases, classes, 4) of predictions against masks of one size; None where scores are not finite."""
+    """Voxel counts (cases, classes, 4) of predictions against masks of one size; None if scores are not finite."""
     split = masks.split
     cases = np.arange(len(masks.masks)) if split.case_of_image is None else split.case_of_image
     counts = np.zeros((int(cases.max()) + 1, masks.classes, 4), np.int64)

@@ -20,10 +20,10 @@ CLIP = 1.0
 
 
 def probe_tuned(probe: "TunedMasks", trial: Trial) -> Answer:
-    """Train the encoder's weights that the method chooses and a decoder, and judge.
+    """Train the weights of the encoder that the method chooses together with a decoder, and score.
 
-    AdamW with weight decay 0.05 on the encoder's matrices, the decoder at no less than a thousandth, a warm-up and a
-    cosine. The encoder given is left as it is.
+    AdamW with weight decay 0.05 on the encoder's matrices, a rate of at least 1e-3 for the decoder, a warm-up and a
+    cosine. The given encoder is not changed.
     """
     setup = Setup.of(probe, trial)
     run, encoder = trial.run, trial.encoder

@@ -1,4 +1,4 @@
-"""Windows of large images: overlapping squares at full resolution, whose scores are merged again."""
+"""Windows of large images: overlapping squares at full resolution, whose scores are merged."""
 
 import threading
 from collections import OrderedDict
@@ -14,13 +14,13 @@ from ...tasks import Split
 from ...tasks.images import Images, combined_digest
 from .problem import Predictor, Problem, batches, checked_mask
 
-OVERLAP = 1 / 3  # of neighbouring windows, at least
-KEPT = 4  # whole images that stay in memory; threads are at neighbours
+OVERLAP = 1 / 3  # least overlap of neighbouring windows
+KEPT = 4  # whole images kept in memory; threads work on neighbouring ones
 
 
 @dataclass(frozen=True)
 class Place:
-    """A window: of which image, its top left corner, and its side, in pixels of the image."""
+    """A window: the index of its image, its top left corner, and its side in pixels of the image."""
 
     image: int
     top: int
@@ -61,9 +61,9 @@ class WindowImages:
 
 
 def place_windows(image: int, shape: tuple[int, int], side: int) -> list[Place]:
-    """Windows that cover an image (H, W): as few as overlap by a third, evenly spread.
+    """The fewest windows that cover an image (H, W) and overlap by a third, evenly spaced.
 
-    In an image whose shorter side is less than `side`, windows have that shorter side.
+    If the shorter side of the image is less than `side`, the windows have that shorter side.
     """
     side = min(side, *shape)
     tops, lefts = (_starts(length, side) for length in shape)
@@ -77,7 +77,7 @@ def _starts(length: int, side: int) -> list[int]:
 
 
 def cut_windows(problem: Problem, side: int) -> Problem:
-    """The problem whose images are the windows of another's; they belong to the same cases."""
+    """The problem whose images are windows of the images of another problem; they belong to the same cases."""
     return problem.with_splits(**{name: _cut(split, problem.classes, side) for name, split in problem.splits.items()})
 
 
@@ -99,10 +99,10 @@ def _cut(split: Split, classes: int, side: int) -> Split:
 
 
 def stitched(predict: Predictor, windows: Split) -> Predictor:
-    """Scores of whole images from a predictor of their windows.
+    """Scores of whole images from a predictor for their windows.
 
-    Each window's scores are enlarged to its pixels, and where windows overlap averaged with weights that fall from a
-    window's middle to its border.
+    Each window's scores are enlarged to its pixels. Where windows overlap, they are averaged with weights that fall
+    from the middle of a window to its border.
     """
     assert isinstance(windows.images, WindowImages)
     places = windows.images.places
@@ -117,7 +117,7 @@ def stitched(predict: Predictor, windows: Split) -> Predictor:
 
 
 def _stitch(predict: Predictor, places: tuple[Place, ...], numbers: np.ndarray) -> Tensor:
-    """Scores (K, H, W) of one image from its windows, which reach to its borders."""
+    """Scores (K, H, W) of one image, merged from its windows."""
     side = places[numbers[0]].side
     height = max(places[n].top for n in numbers) + side
     width = max(places[n].left for n in numbers) + side

@@ -1,8 +1,8 @@
 """A detector on the patch tokens of a plain vision transformer: a simple feature pyramid, and torchvision's FCOS.
 
-The pyramid is ViTDet's (Li et al. 2022, arXiv 2203.16527): from the one map of stride p, maps of stride p/4, p/2, p
-and 2p, and by pooling 4p. FCOS (Tian et al. 2019, arXiv 1904.01355) reads them without anchor boxes. Boxes are
-measured in sixteenths of a patch, whatever its pixels, so that the maps' strides are 4 to 64, as FCOS' ranges want.
+The pyramid is ViTDet's (Li et al. 2022, arXiv 2203.16527): from one map of stride p it makes maps of stride p/4, p/2,
+p and 2p, and of 4p by pooling. FCOS (Tian et al. 2019, arXiv 1904.01355) reads them without anchor boxes. Boxes are
+measured in sixteenths of a patch, whatever the patch size in pixels, so that the strides are 4 to 64 as FCOS expects.
 """
 
 from collections import OrderedDict
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection import FCOS
 
-PATCH = 16  # units of a patch's side
-STRIDES = (4, 8, 16, 32, 64)  # of the maps, in these units
-CHANNELS = 256  # of the maps, at most
-GROUPS = 32  # that FCOS normalises channels in, so maps have a multiple of them
-LEAST_SCORE, OVERLAP, MOST = 0.05, 0.6, 100  # detections below, of one thing above, and of an image at most
+PATCH = 16  # units per side of a patch
+STRIDES = (4, 8, 16, 32, 64)  # of the maps, in units
+CHANNELS = 256  # most channels of a map
+GROUPS = 32  # groups in which FCOS normalises channels; maps have a multiple of them
+LEAST_SCORE, OVERLAP, MOST = 0.05, 0.6, 100  # lowest score, largest overlap of two detections, most per image
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -28,7 +28,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class SimplePyramid(nn.Module):
-    """ViTDet's simple feature pyramid: tokens (B, h, w, D) to five maps of `channels`, the finest first."""
+    """ViTDet's simple feature pyramid: tokens (B, h, w, D) to five maps of `channels`, finest first."""
 
     def __init__(self, width: int, channels: int):
         super().__init__()
@@ -58,7 +58,7 @@ class SimplePyramid(nn.Module):
 
 
 class _Backbone(nn.Module):
-    """The pyramid as FCOS wants a backbone: with its number of channels."""
+    """The pyramid as a backbone for FCOS, with its number of channels."""
 
     def __init__(self, width: int, channels: int):
         super().__init__()
@@ -73,7 +73,7 @@ class Detector(nn.Module):
 
     Args:
         width: D.
-        classes: kinds of things.
+        classes: number of classes.
     """
 
     def __init__(self, width: int, classes: int):
@@ -88,15 +88,15 @@ class Detector(nn.Module):
 
         Args:
             tokens: (B, h, w, D).
-            targets: of each image `boxes` (n, 4), left, top, right and bottom in sixteenths of a patch, and `labels`
-                (n,).
+            targets: for each image `boxes` (n, 4) as left, top, right and bottom in sixteenths of a patch, and
+                `labels` (n,).
         """
         outputs, anchors, counts = self._read(tokens)
         return sum(self.fcos.compute_loss(targets, outputs, [anchors] * len(tokens), counts).values(), torch.zeros(()))
 
     @torch.no_grad()
     def detect(self, tokens: Tensor) -> list[dict[str, Tensor]]:
-        """Of each image `boxes` as in `loss`, within it, `scores`, highest first, and `labels`."""
+        """For each image `boxes` as in `loss`, clipped to the image; `scores`, highest first; and `labels`."""
         outputs, anchors, counts = self._read(tokens)
         by_level = {name: list(value.split(counts, dim=1)) for name, value in outputs.items()}
         size = (tokens.shape[1] * PATCH, tokens.shape[2] * PATCH)
@@ -104,14 +104,14 @@ class Detector(nn.Module):
         return self.fcos.postprocess_detections(by_level, places, [size] * len(tokens))
 
     def _read(self, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor, list[int]]:
-        """FCOS' outputs, the place of each (n, 4), and how many each level has."""
+        """FCOS's outputs, the place (n, 4) of each, and the number of outputs of each level."""
         maps = list(self.fcos.backbone(tokens).values())
         shapes = [(int(each.shape[2]), int(each.shape[3])) for each in maps]
         return self.fcos.head(maps), places_of(shapes).to(tokens), [rows * columns for rows, columns in shapes]
 
 
 def places_of(shapes: list[tuple[int, int]]) -> Tensor:
-    """A square of a cell's size around the middle of each cell of maps of these rows and columns: (n, 4)."""
+    """A square around the middle of each cell of maps with these rows and columns, as large as the cell: (n, 4)."""
     parts = []
     for (rows, columns), stride in zip(shapes, STRIDES, strict=True):
         down, right = (torch.arange(float(count)) * stride for count in (rows, columns))

@@ -1,7 +1,7 @@
 """Gated attention over bags of feature vectors: the network, and its training with early stopping.
 
-Ilse et al. 2018 (arXiv 1802.04712), with the layers and the recipe of kaiko's eva: vectors are projected, each gets a
-weight by a gated attention, and a small network reads their weighted mean.
+After Ilse et al. 2018 (arXiv 1802.04712), with the layers and the recipe of kaiko's eva: vectors are projected, a
+gated attention gives each a weight, and a small network reads their weighted mean.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ class GatedAttention(nn.Module):
         self.read = nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
     def forward(self, bags: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Score bags (B, n, D), of which the first `lengths` (B,) vectors of each count, at least one."""
+        """Score bags (B, n, D). Only the first `lengths` (B,) vectors of each bag count; they are at least 1."""
         projected = self.project(bags)
         logits = self.weigh(torch.tanh(self.content(projected)) * torch.sigmoid(self.gate(projected))).squeeze(-1)
         beyond = torch.arange(bags.shape[1], device=bags.device) >= lengths[:, None]
@@ -58,10 +58,10 @@ class GatedAttention(nn.Module):
 
 
 def padded(bags: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Bags (n, D) as one tensor (B, longest, D), zeros behind them, and their lengths (B,).
+    """Bags (n, D) as one tensor (B, longest, D) padded with zeros, and their lengths (B,).
 
     Raises:
-        UserError: a bag is empty, of which no attention is defined.
+        UserError: a bag is empty, for which attention is undefined.
     """
     lengths = torch.tensor([len(bag) for bag in bags])
     if (lengths == 0).any():
@@ -75,15 +75,15 @@ def fit_attention(
 ) -> tuple[Scores, list[np.ndarray]]:
     """Train on the bags of `train`, by AdamW without weight decay in batches of 32, and score `val` and `test`.
 
-    The epoch of lowest validation loss is kept; `patience` epochs without a lower one end the training.
+    The epoch with the lowest validation loss is kept; training ends after `patience` epochs without a lower one.
 
     Args:
-        problem: kind, outputs and labels.
-        bags: of each split, the vectors (n, D) of each case.
-        epochs: at most this many.
-        rate: of AdamW.
-        patience: in epochs.
-        seed: of the initial weights and the order of cases.
+        problem: kind of task, number of outputs, labels.
+        bags: {split: vectors (n, D) of each case}.
+        epochs: most epochs.
+        rate: learning rate of AdamW.
+        patience: number of epochs.
+        seed: random seed of the initial weights and the order of cases.
 
     Returns:
         The scores, and the attention weights (n,) of each test case.

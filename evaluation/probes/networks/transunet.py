@@ -1,6 +1,6 @@
-"""TransUNet (Chen et al. 2021, arXiv 2102.04306): R50-ViT-L_16 by its published sizes.
+"""TransUNet (Chen et al. 2021, arXiv 2102.04306): R50-ViT-L_16 with its published sizes.
 
-Tensors have the names of the published code, so weights trained with it can be read.
+Tensors have the names of the published code, so that weights trained with that code can be loaded.
 """
 
 from itertools import pairwise
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-UNITS = (3, 4, 9)  # of the convolutional part's stages
+UNITS = (3, 4, 9)  # of the stages of the convolutional part
 STEM = 64
 WIDTH, MLP, BLOCKS, HEADS = 1024, 4096, 24, 16
 DECODER = (512, 256, 128, 64, 16)
@@ -34,7 +34,7 @@ def _group_norm(channels: int) -> nn.GroupNorm:
 
 
 class Bottleneck(nn.Module):
-    """Three convolutions around `inner` channels, added to what comes in."""
+    """Three convolutions with `inner` channels in between, added to the input."""
 
     def __init__(self, inputs: int, outputs: int, inner: int, stride: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def _stage(inputs: int, inner: int, units: int, stride: int) -> nn.Sequential:
 
 
 class HybridStem(nn.Module):
-    """The convolutional part: a ResNet without its last stage, and the maps that the decoder gets as skips."""
+    """The convolutional part: a ResNet without its last stage; some of its maps are the decoder's skips."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class HybridStem(nn.Module):
         height, width = images.shape[-2:]
         maps = self.root(images)
         skips = [maps]
-        maps = functional.max_pool2d(maps, 3, 2)  # one row and column short, made up for with zeros
+        maps = functional.max_pool2d(maps, 3, 2)  # one row and column short, filled up with zeros
         for level, stage in enumerate(self.body[:-1]):
             maps = stage(maps)
             below, right = (height >> (2 + level)) - maps.shape[-2], (width >> (2 + level)) - maps.shape[-1]
@@ -95,7 +95,7 @@ class HybridStem(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Cells of the convolutional part as tokens, with learned positions for images of one size."""
+    """Cells of the convolutional part as tokens, with learned positions for one image size."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Embeddings(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention of tokens to one another in `HEADS` heads."""
+    """Self-attention with `HEADS` heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two layers with a GELU between them, for each token."""
+    """Two layers with a GELU between them, applied to each token."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention and a feed-forward part, each after a norm and added to what comes in."""
+    """Attention and a feed-forward part, each after a norm and added to its input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class TransformerBlock(nn.Module):
 
 
 class TransformerBlocks(nn.Module):
-    """All blocks and the norm after them."""
+    """All blocks, followed by a norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class TransformerBlocks(nn.Module):
 
 
 class HybridTransformer(nn.Module):
-    """The encoder: convolutions, then the transformer on their coarsest cells."""
+    """The encoder: convolutions, then a transformer on their coarsest cells."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ def _conv_bn_relu(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class UpBlock(nn.Module):
-    """Doubles a map's side, joins it with a skip and mixes both in two convolutions."""
+    """Doubles a map's side, joins it with a skip, and mixes both with two convolutions."""
 
     def __init__(self, inputs: int, outputs: int, skip: int) -> None:
         super().__init__()
@@ -221,8 +221,8 @@ class TransUNet(nn.Module):
     """Images (B, 3, size, size) to class scores (B, classes, size, size).
 
     Args:
-        classes: background included.
-        size: of the images, pixels; a multiple of 16.
+        classes: number of classes with background.
+        size: image size in pixels, a multiple of 16.
     """
 
     def __init__(self, classes: int, size: int) -> None:

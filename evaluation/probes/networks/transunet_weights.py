@@ -15,7 +15,7 @@ from .transunet import TransUNet
 
 BLOCK = "Transformer/encoderblock_"
 POSITIONS = "Transformer/posembed_input/pos_embedding"
-# Names of layers of the file by ours; of a number in ours the group is put in.
+# The file's names of layers by ours; a number in our name is inserted as the group.
 LAYERS = {
     r"embeddings\.hybrid_model\.root\.conv": "conv_root",
     r"embeddings\.hybrid_model\.root\.gn": "gn_root",
@@ -32,13 +32,14 @@ LAYERS = {
 
 
 def load_weights(network: TransUNet, path: Path) -> None:
-    """Give the encoder of a TransUNet the weights of a file; the decoder stays as it is.
+    """Load the weights of a file into the encoder of a TransUNet; the decoder stays as it is.
 
-    Kernels of the file are turned (height, width, inputs, outputs; attention by heads), and its positions of another
-    number of cells are zoomed bilinearly, corner to corner, as the authors do. Nothing is unpickled.
+    Kernels of the file are transposed: theirs are (height, width, inputs, outputs), and those of attention are split
+    by heads. Positions for another number of cells are resized bilinearly, corner to corner, as the authors do.
+    Nothing is unpickled.
 
     Raises:
-        UserError: the file is missing, damaged, holds Python objects, lacks an array, or one has another shape.
+        UserError: the file is missing, damaged, contains Python objects, or lacks an array of the right shape.
     """
     names = set(npz.names(path))
     state = {}
@@ -57,7 +58,7 @@ def load_weights(network: TransUNet, path: Path) -> None:
 
 
 def _origin(name: str) -> str:
-    """The file's name of one of our encoder's tensors."""
+    """The file's name for one of our encoder's tensors."""
     layer, _, kind = name.rpartition(".")
     pattern, theirs = next((p, t) for p, t in LAYERS.items() if re.fullmatch(p, layer))
     origin = re.sub(pattern, theirs, layer)
@@ -66,18 +67,18 @@ def _origin(name: str) -> str:
 
 
 def _turned(array: np.ndarray, like: Tensor) -> Tensor:
-    """An array of the file in torch's order: convolutions, matrices, and vectors of whatever form."""
+    """An array of the file in torch's order, for convolutions, matrices, and vectors of any shape."""
     tensor = torch.from_numpy(array)
     if like.ndim == 4:
         return tensor.permute(3, 2, 0, 1)
-    if like.ndim == 2:  # of attention (D, heads, d), or (heads, d, D) on the way out
+    if like.ndim == 2:  # attention: (D, heads, d), or (heads, d, D) for its output
         inputs = like.shape[1]
         return tensor.reshape(inputs, -1).T if tensor.numel() == like.numel() else tensor
     return tensor.reshape(-1)
 
 
 def _positions(array: np.ndarray, cells: int) -> Tensor:
-    """Positions (1, 1 + n, D) of a class token and n cells for another number of cells: (1, cells, D)."""
+    """Positions (1, 1 + n, D) of a class token and n cells, resized to another number of cells: (1, cells, D)."""
     tensor = torch.from_numpy(array)
     if tensor.ndim != 3 or tensor.shape[1] == cells:
         return tensor

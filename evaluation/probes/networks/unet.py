@@ -1,4 +1,4 @@
-"""The U-Net (Ronneberger et al. 2015), with batch norm, and with a small transformer at its coarsest level."""
+"""The U-Net (Ronneberger et al. 2015) with batch norm, optionally with a small transformer at its coarsest level."""
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,9 @@ class UNet(nn.Module):
     """Images (B, 3, H, W) to class scores (B, classes, H, W): four halvings and four doublings with skips.
 
     Args:
-        classes: background included.
+        classes: number of classes with background.
         width: channels at the images' own size; each halving doubles them.
-        middle: what is done with the coarsest map, (B, 16 width, H / 16, W / 16) to the same shape.
+        middle: module applied to the coarsest map (B, 16 width, H / 16, W / 16); it keeps the shape.
     """
 
     def __init__(self, classes: int, width: int, middle: nn.Module | None = None) -> None:
@@ -47,7 +47,7 @@ class UNet(nn.Module):
 
 
 class SmallTransformer(nn.Module):
-    """Transformer blocks on a map's cells, whose places a depthwise convolution tells, so that any size is taken."""
+    """Transformer blocks on a map's cells; a depthwise convolution encodes their places, so that any size works."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

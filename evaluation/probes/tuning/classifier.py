@@ -38,12 +38,12 @@ class Plan:
 class Classifier(nn.Module):
     """An encoder with a linear layer on its class token and mean patch token: pixels (B, 3, H, W) -> scores (B, K).
 
-    The layer works in float32, also where the encoder runs under autocast, so that scores do not tie.
+    The layer computes in float32, even if the encoder runs under autocast, so that scores do not tie.
 
     Args:
-        encoder: how the module is read.
-        module: the encoder's module, or what an adaptation made of it.
-        example: one image's pixels (1, 3, H, W), by which the vectors' width is known.
+        encoder: how to read the module.
+        module: the encoder's module, possibly changed by an adaptation.
+        example: one image's pixels (1, 3, H, W), from which the width of the vectors follows.
         outputs: K.
     """
 
@@ -67,7 +67,7 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True)
 class Job:
-    """An encoder, a task, and the size of batches; what the steps of a training have in common."""
+    """An encoder, a task and the batch size: what all steps of a training share."""
 
     encoder: Encoder
     task: Task
@@ -79,18 +79,18 @@ class Job:
         return self.task.record.kind == MULTILABEL
 
     def pixels(self, split: Split, rows: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
-        """The pixels of some images, cropped at random where there is a generator."""
+        """The pixels of some images, randomly cropped if a generator is given."""
         images = [split.images[int(row)] for row in rows]
         return self.encoder.preprocess([random_crop(image, rng) for image in images] if rng else images)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, binary where outputs are independent."""
+        """Cross-entropy; binary cross-entropy if outputs are independent."""
         if self.independent:
             return functional.binary_cross_entropy_with_logits(logits, targets)
         return functional.cross_entropy(logits, targets)
 
     def targets(self, name: str) -> Tensor:
-        """The targets (N_images, K) of a split's images: those of their cases."""
+        """The targets (N_images, K) of a split's images, taken from their cases."""
         split = self.task.splits[name]
         assert split.labels is not None
         labels = split.labels if split.case_of_image is None else split.labels[split.case_of_image]
@@ -101,16 +101,16 @@ def probe_finetune(encoder: Encoder, task: Task, plan: Plan) -> Scores:
     """Train the encoder and a head on its class token and mean patch token; keep the epoch of lowest validation loss.
 
     AdamW with weight decay 0.05 on matrices, a linear warm-up over a tenth of the steps, then cosine to 0. Training
-    images are cropped at random (75 to 100 % of the area) and not mirrored, because left and right can be classes.
-    Cases of several images are scored by the mean of their images' probabilities. The encoder given is left as it is.
+    images are cropped at random (75 to 100 % of the area) and not mirrored, because left and right can be classes. A
+    case with several images is scored by the mean of their probabilities. The given encoder is not changed.
 
     Args:
-        encoder: what to start from.
+        encoder: the encoder to start from.
         task: a classification task.
-        plan: how.
+        plan: training settings.
 
     Raises:
-        UserError: LoRA without PEFT, a model with nothing to adapt, or a rate at which the loss grows without bound.
+        UserError: LoRA without PEFT, a model with nothing to adapt, or a rate at which the loss diverges.
     """
     torch.manual_seed(plan.seed)
     job = Job(encoder, task, plan.batch)
@@ -133,9 +133,9 @@ def probe_finetune(encoder: Encoder, task: Task, plan: Plan) -> Scores:
 
 
 def _train(model: Classifier, job: Job, plan: Plan) -> Iterator[int]:
-    """Train epoch after epoch, and give each one's number when it is done."""
+    """Train, and yield the number of each epoch when it is done."""
     accelerator = make_accelerator(job.encoder.precision)
-    # Several processes share out whole runs (see `suite.run_suite`), so the model of each is its own: not parallel.
+    # Processes share out whole runs (see `suite.run_suite`), so each has its own model; nothing runs in parallel.
     forward = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
     train, targets = job.task.splits["train"], job.targets("train")
     steps = -(-len(train.images) // plan.batch)
@@ -160,7 +160,7 @@ def _train(model: Classifier, job: Job, plan: Plan) -> Iterator[int]:
 
 
 def random_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random part of an image (H, W, 3) with 75 to 100 % of its area and its proportions."""
+    """A random part of an image (H, W, 3) with 75 to 100 % of its area and the same aspect ratio."""
     share = float(np.sqrt(rng.uniform(0.75, 1)))
     height, width = (max(1, round(side * share)) for side in image.shape[:2])
     top = rng.integers(0, image.shape[0] - height + 1)
@@ -172,7 +172,7 @@ def predict(model: Classifier, job: Job, split: Split) -> np.ndarray:
     """Probabilities (N_cases, K) of a split.
 
     Raises:
-        UserError: some are not finite.
+        UserError: some probabilities are not finite.
     """
     model.eval()
     count = len(split.images)

@@ -7,12 +7,12 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-HEAD_RATE = 1e-3  # the head's highest learning rate, at least
+HEAD_RATE = 1e-3  # least value of the head's highest learning rate
 WEIGHT_DECAY = 0.05
 
 
 def make_optimizer(encoder: nn.Module, head: nn.Module, rate: float) -> AdamW:
-    """AdamW on the weights with gradients of an encoder, with decay on matrices alone, and on those of a head."""
+    """AdamW on an encoder's weights that have gradients, with decay on matrices only, and on the weights of a head."""
     weights = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": list(head.parameters()), "lr": max(rate, HEAD_RATE), "weight_decay": 0.0},
@@ -28,7 +28,7 @@ def optimised(optimizer: Optimizer) -> list[nn.Parameter]:
 
 
 def warmup_cosine(total: int) -> Callable[[int], float]:
-    """The share of the highest rate at each of `total` steps: a linear warm-up over a tenth, then a cosine to 0."""
+    """The share of the highest rate at each of `total` steps: linear warm-up over a tenth, then cosine to 0."""
     warm = max(1, total // 10)
 
     def factor(step: int) -> float:
@@ -40,18 +40,18 @@ def warmup_cosine(total: int) -> Callable[[int], float]:
 
 
 def shuffled(count: int, batch: int, steps: int, seed: int) -> Iterator[np.ndarray]:
-    """Batches of numbers below `count`, from one shuffled order after another, whose ends they may cross."""
+    """Batches of indices below `count` from successive shuffled orders; a batch may span the end of an order."""
     rng = np.random.default_rng(seed)
     rows = np.concatenate([rng.permutation(count) for _ in range(-(-steps * batch // count))])
     yield from rows[: steps * batch].reshape(steps, batch)
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the state that training changes: trained weights and buffers."""
+    """Copies of everything that training changes: trained weights and buffers."""
     weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     return weights | {name: buffer.clone() for name, buffer in model.named_buffers()}
 
 
 def count_weights(module: nn.Module, trained: bool = False) -> int:
-    """How many weights a module has, or how many of them are trained."""
+    """Number of weights of a module, or of its trained weights."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)

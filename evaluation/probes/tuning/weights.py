@@ -10,16 +10,16 @@ from biovfm_hf.errors import UserError, require
 from ...encoders.tokens import find_layers
 from ..adaptations import LowRank
 
-# What families of models call the layers that make queries, keys and values of tokens: in one, or one for each.
+# Names, by model family, of the layers that compute queries, keys and values: one layer for all, or one for each.
 JOINT = ("qkv", "in_proj", "Wqkv")
 APART = ("query", "key", "value", "q_proj", "k_proj", "v_proj", "q", "k", "v")
 
 
 def train_biases(module: nn.Module) -> nn.Module:
-    """Freeze everything but biases.
+    """Freeze everything except biases.
 
     Raises:
-        UserError: the module has none.
+        UserError: the module has no biases.
     """
     module.requires_grad_(False)
     biases = [parameter for name, parameter in module.named_parameters() if name.endswith("bias")]
@@ -31,10 +31,10 @@ def train_biases(module: nn.Module) -> nn.Module:
 
 
 def add_low_rank(module: nn.Module, low_rank: LowRank) -> nn.Module:
-    """Freeze a module and give its target layers low-rank updates, through PEFT.
+    """Freeze a module and add low-rank updates to its target layers, with PEFT.
 
-    Where queries, keys and values come from a layer each, the three updates have one first factor in common, as the
-    update of a joint layer has: the same method has the same number of weights on both forms.
+    If queries, keys and values come from separate layers, their three updates share the first factor, like the update
+    of a joint layer. The method then has the same number of weights in both forms.
 
     Raises:
         UserError: PEFT is missing, or the module has no such layers.
@@ -60,12 +60,12 @@ def find_targets(module: nn.Module, targets: str) -> list[str]:
     """Names of linear layers in the transformer blocks of a module.
 
     Args:
-        module: what has the blocks.
-        targets: `attention` (every linear layer of the attention), `qkv` (those that make queries, keys and values),
-            `mlp` (every other linear layer of a block) or `all`.
+        module: a module with transformer blocks.
+        targets: `attention` (every linear layer of the attention), `qkv` (those for queries, keys and values), `mlp`
+            (every other linear layer of a block) or `all`.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no such layers.
     """
     inside = {id(part) for layer in find_layers(module) or [] for part in layer.modules()}
     linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear) and id(part) in inside]
@@ -86,7 +86,7 @@ def _is_target(name: str, targets: str) -> bool:
 
 
 def _siblings(module: nn.Module, names: list[str]) -> Iterator[list[nn.Module]]:
-    """The layers of each attention that make its queries, keys and values apart from one another."""
+    """The separate layers of each attention for queries, keys and values."""
     apart = [name for name in names if name.rpartition(".")[2] in APART]
     for _, group in groupby(apart, key=lambda name: name.rpartition(".")[0]):
         yield [module.get_submodule(name) for name in group]

@@ -1,1 +1,1 @@
-"""How far scores can be trusted: when a model should abstain, sets that cover the truth, and gaps between groups."""
+"""How far scores can be trusted: when a model should abstain, sets that cover the true label, gaps between groups."""

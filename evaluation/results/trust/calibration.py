@@ -1,7 +1,7 @@
 """Calibration of probabilities within groups: equal AUCs with unequal prevalence still give unequal decisions.
 
-The slope and intercept are Cox's (1958): of a logistic regression of the label on the logit of its score. A slope
-below 1 says that scores are too extreme, an intercept above 0 that they are too low.
+Slope and intercept are Cox's (1958), from a logistic regression of the label on the logit of its score. A slope below
+1 means that scores are too extreme, an intercept above 0 that they are too low.
 """
 
 from typing import Any
@@ -12,23 +12,24 @@ from ...statistics.metrics import ECE_BINS
 from .groups import LEAST, NORMAL, check_groups
 
 STEPS = 50
-CLIP = 1e-6  # scores closer to 0 or 1 have this distance from it, so that their logits are finite
+CLIP = 1e-6  # scores are clipped to this distance from 0 and 1, so that their logits are finite
 
 Row = dict[str, Any]
 
 
 def group_calibration(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict[str, Row]:
-    """How well the scores of one label are probabilities, in each group and over all (under the name "").
+    """How well calibrated the scores of one label are, in each group and over all (under the name "").
 
     Args:
         labels: (n,) of 0/1.
-        scores: (n,) of 0 to 1.
-        groups: (n,).
+        scores: (n,) in 0..1.
+        groups: (n,) the group of each case.
 
     Returns:
-        {group: {"n", "prevalence", "mean_score", "ece" (15 bins of equal mass, at least 10 cases each), and "slope"
-        and "intercept" as {"value", "low", "high"}, or "reason" where there are fewer than 10 positives or negatives
-        or the scores tell them apart}}; nothing where scores are no probabilities.
+        {group: {"n", "prevalence", "mean_score", "ece", "slope", "intercept"}}. The ECE uses 15 bins of equal mass
+        with at least 10 cases each. Slope and intercept are {"value", "low", "high"}; a "reason" replaces them if
+        there are fewer than 10 positives or negatives, or if the scores separate the two. Empty if the scores are not
+        probabilities.
     """
     if scores.min(initial=0) < 0 or scores.max(initial=0) > 1:
         return {}
@@ -49,7 +50,7 @@ def _calibration(labels: np.ndarray, scores: np.ndarray) -> Row:
 
 
 def expected_error(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Expected calibration error over at most 15 bins of equal mass, of 10 cases or more."""
+    """Expected calibration error over at most 15 bins of equal mass, each with 10 or more cases."""
     order = np.argsort(scores, kind="stable")
     bins = np.array_split(order, min(ECE_BINS, max(len(order) // LEAST, 1)))
     return float(sum(abs(float((labels[rows] - scores[rows]).sum())) for rows in bins) / max(len(labels), 1))

@@ -1,11 +1,10 @@
-"""Conformal prediction sets: labels that include the truth with a chosen probability, for any model.
+"""Conformal prediction sets: labels that include the true one with a chosen probability, for any model.
 
-Split conformal prediction (Vovk et al. 2005; Papadopoulos et al. 2002): each method gives every label a score that
-says how strange it would be; the threshold is the ceil((n + 1) coverage)-th smallest score of the true labels of n
-calibration cases; a set holds the labels at or below it. It covers the truth of exchangeable cases with at least that
-probability on average over calibration sets. A class-conditional threshold promises it for each class.
-
-A calibration split that was used to choose the model, its temperature or its thresholds is not quite exchangeable.
+Split conformal prediction (Vovk et al. 2005; Papadopoulos et al. 2002): each method scores how unusual a label would
+be for a case. The threshold is the ceil((n + 1) coverage)-th smallest score of the true labels of n calibration cases,
+and a set contains the labels at or below it. For exchangeable cases the sets cover the true label with at least that
+probability, on average over calibration sets. A class-conditional threshold guarantees this for each class. A
+calibration split that was used to choose the model, its temperature or its thresholds is not quite exchangeable.
 """
 
 from collections.abc import Callable
@@ -17,23 +16,23 @@ import numpy as np
 from biovfm_hf.errors import UserError
 
 LAMBDAS = (0.001, 0.01, 0.1, 0.2, 0.5)  # Angelopoulos et al. (2021), section 4
-TUNING_SHARE = 0.2  # of the calibration cases, by which RAPS chooses its penalty
+TUNING_SHARE = 0.2  # share of the calibration cases on which RAPS chooses its penalty
 TOLERANCE = 1e-9
 
 
 def threshold(scores: np.ndarray, coverage: float) -> float:
-    """The ceil((n + 1) coverage)-th smallest of scores (n,); infinite if n is too small to promise anything."""
+    """The ceil((n + 1) coverage)-th smallest of scores (n,); infinite if n is too small for a guarantee."""
     rank = int(np.ceil((len(scores) + 1) * coverage - TOLERANCE))
     return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else float("inf")
 
 
 def label_ranks(probabilities: np.ndarray) -> np.ndarray:
-    """Rank (n, C) of each label, 0 the most likely; of equal ones the last label comes first, as in MAPIE."""
+    """Rank (n, C) of each label, 0 is the most likely; among equal ones the last label comes first, as in MAPIE."""
     return np.argsort(np.argsort(probabilities, axis=1)[:, ::-1], axis=1)
 
 
 def hinge_scores(probabilities: np.ndarray) -> np.ndarray:
-    """LAC's scores (n, C): 1 minus the probability (Sadinle et al. 2019). Sets are the smallest; some may be empty."""
+    """LAC's scores (n, C): 1 minus the probability (Sadinle et al. 2019). The sets are smallest; some may be empty."""
     return 1 - probabilities
 
 
@@ -41,15 +40,15 @@ def hinge_scores(probabilities: np.ndarray) -> np.ndarray:
 class Cumulated:
     """The scores of APS (Romano et al. 2020) and RAPS (Angelopoulos et al. 2021).
 
-    A label's score is the probability of all labels down to and with it, minus u times its own, plus `penalty` for
-    each rank (from 1) beyond `free`. u is uniform on 0..1, one for each case.
+    A label's score is the summed probability of all labels down to this one, minus u times its own, plus `penalty` for
+    each rank (from 1) beyond `free`. u is uniform on 0..1, drawn for each case.
     """
 
     penalty: float = 0.0
     free: int = 0
 
     def __call__(self, probabilities: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Scores (n, C) of probabilities (n, C), with u as `noise` (n,): 0 always takes the last label in."""
+        """Scores (n, C) for probabilities (n, C), with u as `noise` (n,); u = 0 always includes the last label."""
         ranks = label_ranks(probabilities)
         ordered = np.sort(probabilities, axis=1)[:, ::-1]
         sums = np.take_along_axis(np.cumsum(ordered, axis=1), ranks, axis=1)
@@ -58,34 +57,36 @@ class Cumulated:
 
 
 def sets_below(scores: np.ndarray, limit: float | np.ndarray) -> np.ndarray:
-    """Sets (n, C) bool: the labels whose score is at most the limit, one number or (C,) of them."""
+    """Sets (n, C) bool: the labels whose score is at most the limit, which is a number or (C,) numbers."""
     return scores <= np.asarray(limit) + TOLERANCE
 
 
 def sets_with_last(sums: np.ndarray, limit: float) -> np.ndarray:
-    """Sets (n, C) that always hold the label at which `sums` (scores without noise) reach the limit: none is empty.
+    """Sets (n, C) that always contain the label at which `sums` (scores without noise) reach the limit, so none is
+    empty.
 
-    They cover more than was asked for.
+    Their coverage exceeds the requested one.
     """
     beyond = np.where(sums >= limit - TOLERANCE, sums, np.inf).min(axis=1, keepdims=True)
     return sums <= beyond + TOLERANCE
 
 
 def true_scores(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The score (n,) of each case's own label."""
+    """The score (n,) of each case's true label."""
     return np.take_along_axis(scores, labels[:, None], axis=1)[:, 0]
 
 
 def class_p_values(calibration: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """P-values (n, C) of each label among the calibration cases of its class: (how many are as strange + 1) / (n + 1).
+    """P-values (n, C) of each label from the calibration cases of its class: (number at least as unusual + 1) / (n +
+    1).
 
-    Sets of the labels with p >= 1 - coverage, as crepes makes them, cover each class (Vovk 2012: Mondrian, or
+    The sets of labels with p >= 1 - coverage, as in crepes, cover each class (Vovk 2012: Mondrian, or
     class-conditional, sets).
 
     Args:
-        calibration: (m,) scores of the calibration cases' own labels.
+        calibration: (m,) scores of the calibration cases' true labels.
         labels: (m,) these labels.
-        scores: (n, C) of the cases to predict.
+        scores: (n, C) scores of the cases to predict.
     """
     columns = []
     for label in range(scores.shape[1]):
@@ -97,14 +98,14 @@ def class_p_values(calibration: np.ndarray, labels: np.ndarray, scores: np.ndarr
 
 @dataclass(frozen=True)
 class Calibration:
-    """Probabilities (m, C) and labels (m,) by which thresholds are set, and the seed of what is random."""
+    """Probabilities (m, C) and labels (m,) from which thresholds are set, and a random seed."""
 
     probabilities: np.ndarray
     labels: np.ndarray
     seed: int = 0
 
     def noise(self, cases: int, part: int) -> np.ndarray:
-        """The u (cases,) of APS and RAPS, of calibration (`part` 0) or of prediction (1)."""
+        """The u (cases,) of APS and RAPS, for calibration (`part` 0) or prediction (`part` 1)."""
         return np.random.default_rng([self.seed, part]).random(cases)
 
 
@@ -115,18 +116,18 @@ def lac(calibration: Calibration, probabilities: np.ndarray, coverage: float) ->
 
 
 def class_conditional(calibration: Calibration, probabilities: np.ndarray, coverage: float) -> np.ndarray:
-    """LAC sets (n, C) with a threshold for each class; a class with too few calibration cases is in every set."""
+    """LAC sets (n, C) with one threshold per class; a class with too few calibration cases is in every set."""
     own = true_scores(hinge_scores(calibration.probabilities), calibration.labels)
     return class_p_values(own, calibration.labels, hinge_scores(probabilities)) >= 1 - coverage
 
 
 def aps(calibration: Calibration, probabilities: np.ndarray, coverage: float) -> np.ndarray:
-    """APS sets (n, C), randomised so that they cover what was asked for and no more."""
+    """APS sets (n, C), randomised so that their coverage does not exceed the requested one."""
     return _cumulated_sets(Cumulated(), calibration, probabilities, coverage)
 
 
 def raps(calibration: Calibration, probabilities: np.ndarray, coverage: float) -> np.ndarray:
-    """RAPS sets (n, C); the penalty is chosen for small sets on a fifth of the calibration cases, left out after."""
+    """RAPS sets (n, C). A fifth of the calibration cases chooses the penalty for small sets and is then left out."""
     order = np.random.default_rng(calibration.seed).permutation(len(calibration.labels))
     parts = np.split(order, [max(int(TUNING_SHARE * len(order)), 1)])
     tuning, rest = (
@@ -136,7 +137,7 @@ def raps(calibration: Calibration, probabilities: np.ndarray, coverage: float) -
 
 
 def choose_penalty(tuning: Calibration, coverage: float) -> Cumulated:
-    """RAPS's parameters (Angelopoulos et al. 2021, appendix E): free ranks that cover, penalty of the least size."""
+    """RAPS's parameters (Angelopoulos et al. 2021, appendix E): free ranks that cover, penalty for smallest sets."""
     ranks = true_scores(label_ranks(tuning.probabilities), tuning.labels) + 1
     free = threshold(ranks, coverage)
     free = int(free) if np.isfinite(free) else tuning.probabilities.shape[1]
@@ -190,10 +191,10 @@ def clopper_pearson(successes: int, cases: int, tail: float = 0.05) -> tuple[flo
 
 
 def coverage_range(calibrated: int, tested: int, coverage: float, tail: float = 0.05) -> tuple[float, float]:
-    """Where the coverage measured on `tested` cases lies by chance alone, 95 % of the time.
+    """The range in which the coverage measured on `tested` cases lies 95 % of the time, by chance alone.
 
-    The coverage that a calibration set of n cases gives is Beta(n + 1 - l, l), l = floor((n + 1)(1 - coverage)) (Vovk
-    2012); the test cases add their own chance, which makes it beta-binomial.
+    The coverage from a calibration set of n cases is distributed as Beta(n + 1 - l, l) with l = floor((n + 1)(1 -
+    coverage)) (Vovk 2012). The test cases add their own variation, which makes it beta-binomial.
     """
     from scipy.stats import betabinom
 

@@ -1,9 +1,9 @@
 """Gaps between groups of people: by sex, age, site, or any other attribute of the test cases.
 
-AUC of a group with DeLong's variance, the worst group, and differences with intervals. Groups are independent samples,
-so a difference has the sum of their variances. The best and the worst group are picked after looking, so that the
-interval of their difference is too narrow; the test of all pairs, corrected by Holm, is the one to rest claims on.
-A group with fewer than 10 positives or negatives has no AUC here: it would be noise with a name.
+It gives the AUC of each group with DeLong's variance, the worst group, and differences with intervals. Groups are
+independent samples, so the variance of a difference is the sum of their variances. The best and the worst group are
+picked after seeing the results, so the interval of their difference is too narrow; base claims on the tests of all
+pairs, corrected by Holm. A group with fewer than 10 positives or negatives gets no AUC, which would be mere noise.
 """
 
 from itertools import combinations, pairwise
@@ -16,27 +16,28 @@ from biovfm_hf.results.significance import holm
 
 from ...statistics.significance import delong_shares
 
-LEAST = 10  # positives, and negatives, of a group whose AUC is told
+LEAST = 10  # fewest positives, and negatives, of a group that gets an AUC
 NORMAL = 1.959963984540054  # 97.5 % of a standard normal lie below
-MAX_GROUPS = 8  # values of a column of numbers beyond which it is cut into bands
-AGE_BANDS = (20, 40, 60, 80)  # years, as Seyyed-Kalantari et al. (2021) cut them
+MAX_GROUPS = 8  # a column with more different numbers is divided into bands
+AGE_BANDS = (20, 40, 60, 80)  # years, as in Seyyed-Kalantari et al. (2021)
 
 Row = dict[str, Any]
 
 
 def group_aucs(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, subjects: np.ndarray | None = None) -> Row:
-    """AUC of one label in each group, the worst, and the gaps.
+    """AUC of one label in each group, the worst group, and the gaps.
 
     Args:
         labels: (n,) of 0/1.
         scores: (n,) larger means more likely.
         groups: (n,) the group of each case.
-        subjects: (n,) who each case is of, whose cases count together (Obuchowski 1997); None if each is its own.
+        subjects: (n,) subject of each case; the cases of a subject count together (Obuchowski 1997). None if each case
+            is its own subject.
 
     Returns:
-        {"groups": {name: {"n", "positives", "auc", "low", "high", "variance"}, or with a "reason" in place of
-        the last four}, "worst", "best", "gap", "low", "high", "pairs": [{"a", "b", "difference", "low", "high", "p",
-        "p_holm"}]}; without the gap where fewer than two groups have an AUC.
+        {"groups": {name: {"n", "positives", "auc", "low", "high", "variance"}, or a "reason" instead of the last
+        four}, "worst", "best", "gap", "low", "high", "pairs": [{"a", "b", "difference", "low", "high", "p",
+        "p_holm"}]}; without the gap if fewer than two groups have an AUC.
     """
     groups = check_groups(groups, len(labels))
     rows = {str(name): _group_auc(labels, scores, groups == name, subjects) for name in np.unique(groups)}
@@ -56,7 +57,7 @@ def check_groups(groups: np.ndarray, cases: int) -> np.ndarray:
     """Groups (n,) as text, one for each case.
 
     Raises:
-        UserError: there are more or fewer than cases, or they are no single column.
+        UserError: the number of groups differs from the number of cases, or they are not a single column.
     """
     groups = np.asarray(groups)
     if groups.shape not in ((cases,), (cases, 1)):
@@ -82,7 +83,7 @@ def _group_auc(labels: np.ndarray, scores: np.ndarray, members: np.ndarray, subj
 
 
 def newcombe(auc: float, positives: int, negatives: int) -> tuple[float, float]:
-    """Newcombe's (2006, method 5) interval of an AUC, for an AUC of 0 or 1, where DeLong's variance is 0."""
+    """Newcombe's (2006, method 5) interval for an AUC of 0 or 1, for which DeLong's variance is 0."""
     from scipy.optimize import brentq
 
     mean = (positives + negatives) / 2
@@ -97,7 +98,7 @@ def newcombe(auc: float, positives: int, negatives: int) -> tuple[float, float]:
 
 
 def _difference(a: Row, b: Row) -> Row:
-    """Difference of two independent AUCs; its ends add the squared distances to theirs (Zou & Donner 2008)."""
+    """Difference of two independent AUCs; the squared distances of their ends add up (Zou & Donner 2008)."""
     from scipy.stats import norm
 
     difference = a["auc"] - b["auc"]
@@ -110,7 +111,7 @@ def _difference(a: Row, b: Row) -> Row:
 
 
 def _reach(row: Row, end: str) -> float:
-    """How far an end is from the AUC; by the variance if there is one, as ends at 0 and 1 are cut."""
+    """Distance of an end from the AUC, from the variance if there is one, because ends are clipped at 0 and 1."""
     return NORMAL * row["variance"] ** 0.5 if row["variance"] > 0 else abs(row["auc"] - row[end])
 
 
@@ -120,10 +121,10 @@ def group_rates(labels: np.ndarray, decisions: np.ndarray, groups: np.ndarray) -
     Args:
         labels: (n,) of 0/1.
         decisions: (n,) of 0/1.
-        groups: (n,).
+        groups: (n,) the group of each case.
 
     Returns:
-        {group: {"tpr": sensitivity, "fpr": 1 - specificity, "selection_rate": share called positive, "accuracy",
+        {group: {"tpr": sensitivity, "fpr": 1 - specificity, "selection_rate": share of positive decisions, "accuracy",
         "balanced_accuracy"}}
     """
     groups = check_groups(groups, len(labels))
@@ -140,12 +141,13 @@ def _rates(labels: np.ndarray, decisions: np.ndarray) -> Row:
 
 
 def disparities(rates: dict[str, Row]) -> dict[str, Row]:
-    """Differences between the groups of `group_rates`, as fairlearn names them.
+    """Differences between the groups of `group_rates`, by fairlearn's names.
 
     Returns:
-        {rate: {"difference": largest minus smallest, "difference_to_overall": the largest from the rate over all,
+        {rate: {"difference": largest minus smallest, "difference_to_overall": largest distance from the rate over all,
         "ratio": smallest over largest}}; rates that fewer than two groups define are left out. The demographic parity
-        difference is that of `selection_rate`, the equalised odds difference the larger of those of `tpr` and `fpr`.
+        difference is that of `selection_rate`; the equalised odds difference is the larger of those of `tpr` and
+        `fpr`.
     """
     gaps: dict[str, Row] = {}
     for name, overall in rates[""].items():
@@ -161,18 +163,18 @@ def disparities(rates: dict[str, Row]) -> dict[str, Row]:
 
 
 def from_median(rates: dict[str, Row], name: str = "tpr") -> dict[str, float]:
-    """Each group's rate minus the median over groups (Seyyed-Kalantari et al. 2021), of the groups that have it."""
+    """{group: its rate minus the median over groups} (Seyyed-Kalantari et al. 2021), for groups that have the rate."""
     values = {group: row[name] for group, row in rates.items() if group and row[name] is not None}
     median = float(np.median(list(values.values()))) if values else 0.0
     return {group: value - median for group, value in values.items()}
 
 
 def shifted_aucs(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict[str, dict[str, float | None]]:
-    """AUCs across a group's border (Borkan et al. 2019), which show shifts of scores that a group's own AUC hides.
+    """AUCs across a group's border (Borkan et al. 2019), which show shifts of scores that the group's own AUC hides.
 
     Returns:
-        {group: {"bpsn": of the others' positives and its negatives, "bnsp": of its positives and the others'
-        negatives}}, None if there are fewer than `LEAST` of either.
+        {group: {"bpsn": AUC of the others' positives against its negatives, "bnsp": AUC of its positives against the
+        others' negatives}}, None if there are fewer than `LEAST` of either.
     """
     groups = check_groups(groups, len(labels))
     aucs = {}
@@ -185,9 +187,9 @@ def shifted_aucs(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> 
 
 
 def bands(name: str, values: np.ndarray) -> np.ndarray:
-    """A column (n,) of text as groups: values as they are, numbers of many values in bands; "" becomes "unknown".
+    """A text column (n,) as groups: values as they are, many different numbers in bands; "" becomes "unknown".
 
-    Ages are cut at 20, 40, 60 and 80 years, other numbers at their quartiles.
+    Ages are divided at 20, 40, 60 and 80 years, other numbers at their quartiles.
     """
     values = np.asarray(values).astype(str)
     known = values != ""

@@ -1,4 +1,4 @@
-"""`groups.json` of a results folder: the gaps between groups of test cases in every record that was just scored."""
+"""`groups.json` of a results folder: the gaps between groups of test cases for each record that was just scored."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ GROUPS_FILE = "groups.json"
 
 
 def check_columns(tasks: list[Task], by: tuple[str, ...]) -> None:
-    """Raise a UserError if a task knows nothing of its test cases to group them by."""
+    """Raise a UserError if a task has no column to group its test cases by."""
     for task in tasks:
         known = task.splits["test"].columns
         for name in by:
@@ -29,10 +29,10 @@ def check_columns(tasks: list[Task], by: tuple[str, ...]) -> None:
 
 
 def write_groups(out: Path, records: list[Record], tasks: list[Task], by: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Write the gaps between groups of the tasks' records, and tell them.
+    """Write and print the gaps between groups for the tasks' records.
 
     Returns:
-        rows of `report.group_rows`, each with what names its record.
+        Rows of `report.group_rows`, each with the fields that name its record.
     """
     columns = {task.name: task.splits["test"].columns for task in tasks if task.record.kind != SEGMENTATION}
     rows = []

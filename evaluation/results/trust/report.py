@@ -15,21 +15,21 @@ from .selective import risk_curve
 
 COVERAGES = (0.5, 0.7, 0.8, 0.9, 1.0)
 RISKS = (0.05, 0.1, 0.2)
-SUM_TOLERANCE = 1e-3  # of a row of probabilities, which may be stored with few digits
+SUM_TOLERANCE = 1e-3  # for the sum of a row of probabilities, which may be stored with few digits
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Column:
-    """One decision of each case: the classes as a whole, or one label of several.
+    """One decision for each case: the classes as a whole, or one of several labels.
 
     Attributes:
         name: `classes`, or `label K`.
-        probabilities: (n, C).
-        labels: (n,) class numbers.
-        decisions: (n,) class numbers.
-        confidence: (n,) larger is surer.
+        probabilities: (n, C) probabilities.
+        labels: (n,) true class indices.
+        decisions: (n,) decided class indices.
+        confidence: (n,) confidence of the decisions; larger is surer.
     """
 
     name: str
@@ -40,9 +40,9 @@ class Column:
 
 
 def columns(split: ScoredSplit) -> list[Column]:
-    """The decisions of a split with thresholds: one column for classes, one for each 0/1 label.
+    """The decisions of a split with thresholds: one column for the classes, or one for each 0/1 label.
 
-    The confidence in a class is its probability; in a 0/1 label it is the distance from its threshold.
+    The confidence in a class is its probability. The confidence in a 0/1 label is the distance from its threshold.
     """
     decisions = predict(split)
     if split.task not in (BINARY, MULTILABEL):
@@ -59,7 +59,7 @@ def selective_rows(split: ScoredSplit) -> list[Row]:
     """Selective risk of each column of a split with thresholds.
 
     Returns:
-        rows of {"column", "error", "aurc", "e_aurc", "augrc", "risk_at_coverage", "coverage_at_risk"}.
+        Rows {"column", "error", "aurc", "e_aurc", "augrc", "risk_at_coverage", "coverage_at_risk"}.
     """
     rows = []
     for column in columns(split):
@@ -75,19 +75,19 @@ def selective_rows(split: ScoredSplit) -> list[Row]:
 def conformal_rows(
     val: ScoredSplit, test: ScoredSplit, coverage: float, seed: int = 0, groups: dict[str, np.ndarray] | None = None
 ) -> tuple[list[Row], list[str]]:
-    """Sets of every method, calibrated on validation and measured on test, and notes.
+    """Sets of every method, calibrated on validation and measured on test; and notes.
 
     Args:
-        val: with thresholds.
-        test: with thresholds.
-        coverage: what sets promise, above 0 and below 1.
-        seed: of the randomised methods.
-        groups: {column: (n,) the group of each test case}, in which the coverage is told too.
+        val: validation split with thresholds.
+        test: test split with thresholds.
+        coverage: target coverage of the sets, between 0 and 1.
+        seed: random seed of the randomised methods.
+        groups: {column: (n,) the group of each test case}, for which the coverage is computed too.
 
     Returns:
-        rows of {"column", "method", "promised", "expected_low", "expected_high", "as_expected", ...what `measure_sets`
-        tells, "groups": {column: {group: coverage, its interval, n}}}; none, and a note, where scores are no
-        probabilities.
+        Rows {"column", "method", "promised", "expected_low", "expected_high", "as_expected", the keys of
+        `measure_sets`, "groups": {column: {group: coverage, its interval, n}}}. If the scores are not probabilities
+        there are no rows and a note says so.
     """
     if not all(_probabilities(column) for split in (val, test) for column in columns(split)):
         return [], ["no conformal sets: scores are no probabilities (0 to 1, of classes with the sum 1)"]
@@ -127,14 +127,14 @@ def _group_coverage(sets: np.ndarray, labels: np.ndarray, groups: np.ndarray) ->
 
 
 def group_rows(split: ScoredSplit, groups: dict[str, np.ndarray]) -> list[Row]:
-    """Gaps between groups for every grouping and every label or class of a split with thresholds.
+    """Gaps between groups for every grouping, and every label or class of a split with thresholds.
 
     Args:
-        split: with thresholds.
-        groups: {what is grouped by: (n,) the group of each case}.
+        split: split with thresholds.
+        groups: {name of the grouping: (n,) the group of each case}.
 
     Returns:
-        rows of {"by", "label", ...what `group_aucs` tells, "rates", "disparities", "shifted", "calibration"}.
+        Rows {"by", "label", the keys of `group_aucs`, "rates", "disparities", "shifted", "calibration"}.
     """
     labels, decisions = split.columns, predict(split)
     if decisions.ndim == 1:
@@ -152,7 +152,7 @@ def group_rows(split: ScoredSplit, groups: dict[str, np.ndarray]) -> list[Row]:
 
 
 def group_lines(rows: list[Row]) -> list[str]:
-    """Gaps for a screen, one line for each grouping and label."""
+    """Gaps as lines for the screen, one for each grouping and label."""
     lines = []
     for row in rows:
         head = f"by {row['by']}, label {row['label']}: "
@@ -172,7 +172,7 @@ def group_lines(rows: list[Row]) -> list[str]:
 
 
 def trust_lines(trust: dict[str, Any]) -> list[str]:
-    """Selective risk and sets for a screen."""
+    """Selective risk and sets as lines for the screen."""
     lines = ["", "selective risk     error     AURC   E-AURC    AUGRC   risk at 0.8 coverage"]
     for row in trust["selective"]:
         figures = [row[name] for name in ("error", "aurc", "e_aurc", "augrc")]

@@ -1,8 +1,8 @@
 """Selective prediction: how the error falls if the least confident cases are left out.
 
-Cases are taken in order of confidence. The selective risk at coverage k / n is the share of errors among the first k.
-Cases of equal confidence have no order, so each counts as the mean of its tied group: the figures are expected values
-over random orders of ties, and do not depend on the order of the file.
+Cases are taken in order of confidence. The selective risk at coverage k / n is the share of errors among the first k
+cases. Cases of equal confidence have no order, so each counts as the mean of its tied group. The figures are therefore
+expected values over random orders of ties, and do not depend on the order of the file.
 """
 
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ class RiskCurve:
     """Errors among the k most confident cases, k = 1..n.
 
     Attributes:
-        errors: (n,) float64, their (expected) number.
+        errors: (n,) float64, the (expected) number of errors.
     """
 
     errors: np.ndarray
 
     @property
     def risks(self) -> np.ndarray:
-        """Selective risk (n,) at coverage 1/n, 2/n, .. 1."""
+        """Selective risk (n,) at coverage 1/n, 2/n, ... 1."""
         return self.errors / np.arange(1, len(self.errors) + 1)
 
     @property
@@ -39,7 +39,7 @@ class RiskCurve:
 
     @property
     def optimal_aurc(self) -> float:
-        """AURC of the same errors ranked perfectly: all of them last."""
+        """AURC of the same errors under a perfect ranking, with all errors last."""
         counts = np.arange(1, len(self.errors) + 1)
         right = len(self.errors) - round(float(self.errors[-1]))
         return float((np.maximum(counts - right, 0) / counts).mean())
@@ -51,15 +51,15 @@ class RiskCurve:
 
     @property
     def augrc(self) -> float:
-        """Area under the generalised risk-coverage curve: mean of errors among the first k, over n (Traub 2024)."""
+        """Area under the generalised risk-coverage curve: mean errors among the first k, over n (Traub 2024)."""
         return float(self.errors.mean() / len(self.errors))
 
     def risk_at(self, coverage: float) -> float:
-        """Selective risk of the most confident share `coverage` of cases, above 0 to 1."""
+        """Selective risk among the share `coverage` of the most confident cases, above 0 and at most 1."""
         return float(self.risks[max(round(coverage * len(self.errors)), 1) - 1])
 
     def coverage_at(self, risk: float) -> float:
-        """The largest coverage whose selective risk is at most `risk`; 0 if none is."""
+        """The largest coverage whose selective risk is at most `risk`; 0 if there is none."""
         below = np.flatnonzero(self.risks <= risk)
         return float((below[-1] + 1) / len(self.errors)) if len(below) else 0.0
 
@@ -83,6 +83,6 @@ def risk_curve(confidence: np.ndarray, correct: np.ndarray) -> RiskCurve:
 
 
 def negative_entropy(probabilities: np.ndarray) -> np.ndarray:
-    """Confidence (n,) as minus the entropy, in nats, of probabilities (n, C)."""
+    """Confidence (n,) as minus the entropy of probabilities (n, C), in nats."""
     logs = np.log(np.where(probabilities > 0, probabilities, 1.0))
     return (probabilities * logs).sum(axis=1)

@@ -1,6 +1,6 @@
 """The corruptions of each MedMNIST-C set, in order, with their strengths.
 
-To add a corruption, write its function, name it in `CORRUPTIONS`, and give its strengths in `medmnistc.yaml`.
+To add a corruption, write its function, add it to `CORRUPTIONS`, and add its strengths to `medmnistc.yaml`.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from biovfm_hf.reading.documents import read_yaml
 from . import blur, compression, light, noise, objects
 from .draws import Draws
 
-SIDE = 224  # pixels of the images that strengths are meant for
+SIDE = 224  # image size in pixels for which the strengths are made
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
@@ -25,9 +25,9 @@ class Corruption:
     """A corruption of images.
 
     Attributes:
-        kind: the benchmark's fold: digital, noise, blur, color or task-specific.
-        apply: (image uint8 (H, W, 3), strength, what was drawn if anything is) to the corrupted image.
-        draw: (sources, image, strength) to what is random about one image; None if nothing is.
+        kind: the benchmark's group: digital, noise, blur, color or task-specific.
+        apply: function of (image uint8 (H, W, 3), strength, drawn numbers if any) that returns the corrupted image.
+        draw: function of (sources, image, strength) that draws an image's random numbers; None if there are none.
     """
 
     kind: str
@@ -69,11 +69,11 @@ class Benchmark:
     """One of the benchmark's sets.
 
     Attributes:
-        name: of the MedMNIST set.
-        grey: whether corrupted images become grey again.
-        strengths: {corruption: of severities 1 to 5}, in the order in which random numbers are drawn.
+        name: name of the MedMNIST set.
+        grey: whether corrupted images are converted back to grey.
+        strengths: {corruption: strengths at severities 1 to 5}, in the order in which random numbers are drawn.
         clean: AlexNet's error (1 - balanced accuracy) without corruption.
-        alexnet: {corruption: its mean error over the severities}.
+        alexnet: {corruption: AlexNet's mean error over the severities}.
     """
 
     name: str

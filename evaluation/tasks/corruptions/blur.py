@@ -4,12 +4,12 @@ import numpy as np
 
 from .draws import Draws
 
-DISK = 8  # the lens' kernel reaches so many pixels
-MAGICK_SCALE = 257  # ImageMagick with 16 bits a value turns 255 into 65,535
+DISK = 8  # radius of the lens kernel in pixels
+MAGICK_SCALE = 257  # ImageMagick with 16 bits per value turns 255 into 65,535
 
 
 def blur_gaussian(image: np.ndarray, size: int) -> np.ndarray:
-    """Gaussian blur by a kernel of `size` pixels, with torchvision's width for it and reflected edges."""
+    """Gaussian blur with a kernel of `size` pixels, torchvision's sigma for it, and reflected edges."""
     import torch
     from torch.nn import functional
 
@@ -24,7 +24,7 @@ def blur_gaussian(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def blur_defocus(image: np.ndarray, lens: tuple[float, float]) -> np.ndarray:
-    """Blur by a disk: `lens` is its radius, and the sigma by which its edge is softened."""
+    """Blur with a disk; `lens` is its radius and the sigma that softens its edge."""
     import cv2
 
     radius, alias = lens
@@ -42,7 +42,7 @@ def draw_angle(draws: Draws, image: np.ndarray, motion: tuple[float, float]) -> 
 
 
 def blur_motion(image: np.ndarray, motion: tuple[float, float], angle: float) -> np.ndarray:
-    """ImageMagick's motion blur: half a Gaussian of `motion`'s radius and sigma along a line, edges repeated."""
+    """ImageMagick's motion blur: half a Gaussian with `motion`'s radius and sigma along a line, edges repeated."""
     radius, sigma = motion
     steps = np.arange(2 * int(np.ceil(radius)) + 1)
     weights = np.exp(-(steps**2) / (2 * sigma**2))
@@ -61,7 +61,7 @@ def blur_motion(image: np.ndarray, motion: tuple[float, float], angle: float) ->
 
 
 def blur_zoom(image: np.ndarray, zooms: tuple[float, float]) -> np.ndarray:
-    """The mean of the image and its enlargements from 1 up to, without, the first of `zooms` in steps of the other."""
+    """The mean of the image and its enlargements from 1 up to a limit, exclusive; `zooms` is (limit, step)."""
     shares = (image / 255.0).astype(np.float32)
     factors = np.arange(1, *zooms)
     total = np.zeros_like(shares)
@@ -71,7 +71,7 @@ def blur_zoom(image: np.ndarray, zooms: tuple[float, float]) -> np.ndarray:
 
 
 def _enlarged(shares: np.ndarray, factor: float) -> np.ndarray:
-    """The middle of an image (H, W, 3), `factor` times as large."""
+    """The middle of an image (H, W, 3), enlarged `factor` times."""
     from scipy.ndimage import zoom
 
     height, width = shares.shape[:2]

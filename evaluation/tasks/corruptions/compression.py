@@ -1,4 +1,4 @@
-"""Pixels too coarse, and JPEG, as MedMNIST-C makes them."""
+"""Coarse pixels and JPEG compression, as in MedMNIST-C."""
 
 from io import BytesIO
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def pixelate(image: np.ndarray, share: float) -> np.ndarray:
-    """Average down to `share` of each side, and repeat pixels up again."""
+    """Average each side down to `share` of its pixels, then enlarge by repeating pixels."""
     picture = Image.fromarray(image)
     width, height = picture.size
     small = picture.resize((int(width * share), int(height * share)), Image.Resampling.BOX)
@@ -15,7 +15,7 @@ def pixelate(image: np.ndarray, share: float) -> np.ndarray:
 
 
 def compress_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """JPEG with colours at half resolution (4:2:0)."""
+    """JPEG compression with colours at half resolution (4:2:0)."""
     stream = BytesIO()
     Image.fromarray(image).save(stream, "JPEG", quality=quality)
     return np.array(Image.open(stream))

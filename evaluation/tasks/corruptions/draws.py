@@ -1,4 +1,4 @@
-"""The random sources of MedMNIST-C, which its code seeds equally and draws from in a fixed order."""
+"""The random sources of MedMNIST-C, which its code seeds alike and draws from in a fixed order."""
 
 import random
 from copy import deepcopy
@@ -9,7 +9,8 @@ import numpy as np
 class Draws:
     """Three sources from one seed: `python` (random), `legacy` (numpy's RandomState) and `generator` (its successor).
 
-    The benchmark's code uses the global ones of the first two; with the same seed and order these give the same.
+    The benchmark's code uses the global sources of the first two; with the same seed and order, these give the same
+    numbers.
     """
 
     def __init__(self, seed: int):
@@ -18,5 +19,5 @@ class Draws:
         self.generator = np.random.default_rng(seed)
 
     def copy(self) -> "Draws":
-        """Sources that go on as these would, without moving them."""
+        """Sources that continue as these would, without advancing them."""
         return deepcopy(self)

@@ -1,4 +1,4 @@
-"""Foreign objects in the picture, as MedMNIST-C draws them: ink, bubbles, the edge of an eyepiece, text."""
+"""Foreign objects in the image, as in MedMNIST-C: ink, bubbles, the edge of an eyepiece, text."""
 
 import string
 from functools import cache
@@ -10,21 +10,21 @@ from PIL import Image, ImageDraw
 
 from .draws import Draws
 
-MARGIN = 10  # pixels that ink and text keep from the edges
+MARGIN = 10  # pixels between ink or text and the edges
 FEWEST_BUBBLES, SMALLEST_BUBBLE, RIM = 7, 3, 2
-VEIL = 100  # opacity of a bubble, of 255; its rim has 30 more
-SHORTEST_WORD, SMALLEST_FONT, LETTER = 3, 14, 8  # letters, hundredths of OpenCV's scale, pixels of a letter
+VEIL = 100  # opacity of a bubble, out of 255; its rim has 30 more
+SHORTEST_WORD, SMALLEST_FONT, LETTER = 3, 14, 8  # letters, hundredths of OpenCV's scale, pixels per letter
 
 
 @cache
 def ink_masks(size: int) -> np.ndarray:
-    """The benchmark's own ink marks (10, size, size) of 0 and 1, of 24 or 32 pixels (Apache-2.0)."""
+    """The benchmark's own ink marks (10, size, size) of 0 and 1, at 24 or 32 pixels (Apache-2.0)."""
     with np.load(BytesIO(files(__package__).joinpath("inks.npz").read_bytes()), allow_pickle=False) as stored:
         return stored[f"size_{size}"]
 
 
 def draw_marks(draws: Draws, image: np.ndarray, stains: tuple[int, int]) -> list[tuple[int, int, int]]:
-    """Of each mark which it is, and its left upper corner: 1 to `stains[0]` marks of `stains[1]` pixels."""
+    """Index and upper left corner of each mark: 1 to `stains[0]` marks of `stains[1]` pixels."""
     most, size = stains
     count = draws.python.randint(1, most) if most > 1 else most
     last = len(ink_masks(size)) - 1
@@ -54,7 +54,7 @@ def draw_circles(draws: Draws, image: np.ndarray, bubbles: tuple[int, int]) -> l
 
 
 def add_bubbles(image: np.ndarray, bubbles: tuple[int, int], circles: list[tuple[int, int, int]]) -> np.ndarray:
-    """White veils with a rim; where two overlap the later one is seen."""
+    """Add white veils with a rim; later ones cover earlier ones."""
     picture = Image.fromarray(image)
     veil = Image.new("RGBA", picture.size, (255, 255, 255, 0))
     pen = ImageDraw.Draw(veil)
@@ -66,7 +66,7 @@ def add_bubbles(image: np.ndarray, bubbles: tuple[int, int], circles: list[tuple
 
 
 def blacken_corners(image: np.ndarray, factor: float) -> np.ndarray:
-    """Black outside a circle of `factor` times half the shorter side."""
+    """Blacken everything outside a circle with `factor` times half the shorter side as radius."""
     import cv2
 
     height, width = image.shape[:2]
@@ -77,7 +77,7 @@ def blacken_corners(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def draw_words(draws: Draws, image: np.ndarray, text: tuple[int, int, float]) -> list[tuple]:
-    """(word, its left lower corner, font scale, colour): up to `text[0]` words, each of 3 to `text[1]` letters."""
+    """(word, lower left corner, font scale, colour) of up to `text[0]` words with 3 to `text[1]` letters each."""
     most, longest, scale = text
     height, width = image.shape[:2]
     words = []
@@ -93,7 +93,7 @@ def draw_words(draws: Draws, image: np.ndarray, text: tuple[int, int, float]) ->
 
 
 def write_words(image: np.ndarray, text: tuple[int, int, float], words: list[tuple]) -> np.ndarray:
-    """Small text in OpenCV's font."""
+    """Write small text in OpenCV's font."""
     import cv2
 
     written = image.copy()

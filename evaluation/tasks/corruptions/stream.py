@@ -1,8 +1,8 @@
-"""A task's images under one corruption after the other, with the random numbers that MedMNIST-C's own code draws.
+"""A task's images under one corruption after another, with the random numbers that MedMNIST-C's own code draws.
 
-It seeds once, and then draws image by image through all severities of all corruptions, so that what is drawn for an
-image depends on all that went before. Here the numbers are drawn in that order too, under a lock, and the images are
-made of them when they are asked for, by as many threads as ask.
+That code seeds once and then draws image by image through all severities of all corruptions, so the numbers for an
+image depend on everything before it. Here the numbers are drawn in the same order, under a lock. The images are made
+from them on request, by as many threads as there are.
 """
 
 import threading
@@ -17,17 +17,17 @@ from ..images import Images, combined_digest, to_rgb
 from .benchmark import CORRUPTIONS, SIDE, Benchmark
 from .draws import Draws
 
-KEPT = 256  # images whose numbers are kept until they are asked for: more than batches that load ahead
-FORMAT = "1"  # part of every fingerprint: raise it when corrupted images change
+KEPT = 256  # images whose numbers are kept until the images are requested; more than batches load ahead
+FORMAT = "1"  # part of every fingerprint; increase it when corrupted images change
 
 
 class Stream:
     """The passes of a benchmark over images, one for each corruption and severity.
 
     Args:
-        images: of the test split.
-        benchmark: whose corruptions.
-        seed: of everything random.
+        images: images of the test split.
+        benchmark: the corruptions.
+        seed: random seed.
     """
 
     def __init__(self, images: Images, benchmark: Benchmark, seed: int = 0):
@@ -39,7 +39,7 @@ class Stream:
         return CorruptedImages(self, self.benchmark.passes.index((corruption, severity)))
 
     def start(self, number: int) -> Draws:
-        """The random sources as pass `number` finds them; earlier passes that nobody has read are drawn through."""
+        """The random sources at the start of pass `number`; earlier passes that were not read are drawn through."""
         while len(self._starts) <= number:
             self.corrupted(*self.benchmark.passes[len(self._starts) - 1]).skip_to_end()
         return self._starts[number].copy()
@@ -52,7 +52,7 @@ class Stream:
 
 @dataclass
 class CorruptedImages:
-    """The images of one pass: `images[i]` is uint8 (H, W, 3). In order they cost one draw each."""
+    """The images of one pass: `images[i]` is uint8 (H, W, 3). In order, each costs one draw."""
 
     stream: Stream
     number: int
@@ -72,13 +72,13 @@ class CorruptedImages:
         return to_rgb(np.asarray(Image.fromarray(corrupted).convert("L")), self._name)
 
     def fingerprint(self) -> str:
-        """A digest of the images' content, and of what is done to them."""
+        """A digest of the images' content and of the corruption."""
         stream = self.stream
         what = (FORMAT, stream.benchmark.name, stream.seed, *stream.benchmark.passes[self.number])
         return combined_digest([repr(what).encode(), stream.images.fingerprint().encode()])
 
     def skip_to_end(self) -> None:
-        """Draw for the images that are left, without making them."""
+        """Draw the numbers for the remaining images without making them."""
         if CORRUPTIONS[self._name].draw is None:
             self.stream.ended(self.number, self.stream.start(self.number))
             return
@@ -99,7 +99,7 @@ class CorruptedImages:
         if CORRUPTIONS[self._name].draw is None:
             return None
         with self._lock:
-            if index < self._next and index not in self._drawn:  # requested again, or long after its turn
+            if index < self._next and index not in self._drawn:  # requested again, or too late
                 self._draws, self._next = None, 0
             self._draw_until(index + 1, {index: image})
             return self._drawn.pop(index)
@@ -121,7 +121,7 @@ class CorruptedImages:
 
 @dataclass(frozen=True)
 class Sized:
-    """Images whose shorter side is 224 pixels, for which the strengths are meant; others are resized to that."""
+    """Images resized to a shorter side of 224 pixels, for which the strengths are made."""
 
     images: Images
 
@@ -138,5 +138,5 @@ class Sized:
         return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
 
     def fingerprint(self) -> str:
-        """That of the images."""
+        """The fingerprint of the images."""
         return self.images.fingerprint()

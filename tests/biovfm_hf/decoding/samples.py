@@ -1,4 +1,4 @@
-"""Arrays that the tests of decoders write, and the comparison of processor and builder with what was written."""
+"""Arrays that the tests of decoders write, and the comparison of processor and builder with these arrays."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def values_of(path: Path, **where: object) -> np.ndarray:
 
 
 def built(path: Path, kind: str = "image", setting: object = None, size: int = 4096, **about: object) -> list[Picture]:
-    """What the builder reads of a file."""
+    """The builder's result for a file."""
     item = Item(path.name, about.pop("member", None), kind, intensity=setting, **about)
     return list(readers.read(path, item, path.parent, VIEWS, size))
 

@@ -17,7 +17,7 @@ ENHANCED = "1.2.840.10008.5.1.4.1.1.4.1"
 
 
 def item(**elements):
-    """A data set of its own, as sequences hold them."""
+    """A nested data set, as sequences contain them."""
     dataset = pydicom.Dataset()
     for name, value in elements.items():
         setattr(dataset, name, value)
@@ -53,7 +53,7 @@ class TestStoredBits:
 
 
 def test_an_element_longer_than_its_file_is_no_want_of_memory(tmp_path):
-    """Of a file of this length a worker of limited memory once told that it takes gigabytes."""
+    """For a file of this length, a worker with limited memory once reported that it needs gigabytes."""
     write_dicom(tmp_path / "a.dcm", RNG.integers(0, 9, (8, 8), np.uint8))
     data = (tmp_path / "a.dcm").read_bytes()
     at = data.index(b"\x08\0\x16\0UI")

@@ -47,7 +47,7 @@ def test_objects_that_are_no_pictures_are_told_apart():
 @pytest.mark.parametrize("polarity", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize("sequence", ["ModalityLUTSequence", "VOILUTSequence"])
 def test_padding_is_black_behind_a_table_too(tmp_path, sequence, polarity):
-    """PS3.3 C.7.5.1.1.2: padding is no part of the picture, whatever a table makes of its number."""
+    """PS3.3 C.7.5.1.1.2: padding is not part of the image, whatever a table maps its number to."""
     table = pydicom.Dataset()
     table.LUTDescriptor, table.LUTData = [4096, 0, 12], np.arange(4096, dtype="<u2")[::-1].tobytes()
     stored = np.clip(smooth(), 200, 4000).astype(np.uint16)

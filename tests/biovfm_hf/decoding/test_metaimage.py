@@ -1,4 +1,4 @@
-"""MetaImage: each right value is that of the array written."""
+"""MetaImage: each value equals that of the written array."""
 
 import zlib
 

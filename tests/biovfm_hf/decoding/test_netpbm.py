@@ -1,4 +1,4 @@
-"""PGM and PPM of over 8 bits, PAM and PFM: the numbers that stand there."""
+"""PGM and PPM of more than 8 bits, PAM and PFM: the stored numbers."""
 
 import numpy as np
 import pytest

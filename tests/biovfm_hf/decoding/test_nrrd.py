@@ -1,4 +1,4 @@
-"""NRRD: each right value is that of the array written."""
+"""NRRD: each value equals that of the written array."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""The sentences that a quickstart ends with say what its comparisons hold, good or bad."""
+"""The sentences at the end of a quickstart state the results of its comparisons, good or bad."""
 
 import json
 from pathlib import Path

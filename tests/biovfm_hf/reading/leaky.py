@@ -1,4 +1,4 @@
-"""Functions that leave memory behind, as decoders do, and that tell a want of it as decoders do; or get a signal."""
+"""Functions that leak memory and report a lack of it as decoders do, or that receive a signal."""
 
 import os
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ def leave(size: int) -> None:
 
 
 def take(size: int, how: str) -> int:
-    """Take `size` bytes; where there are none, tell it as `how`: a codec's error, a build's outcome, or an abort."""
+    """Allocate `size` bytes; on failure report it as `how`: a codec's error, a build's outcome, or an abort."""
     try:
         return np.ones(size, np.uint8).size
     except MemoryError:
@@ -39,7 +39,7 @@ def takes(sizes: list[int], how: str) -> Iterator[int]:
 
 
 def signalled_once(number: int, flag: Path) -> int:
-    """Get a signal, as from somebody else, unless `flag` tells that it was sent before."""
+    """Receive a signal, as if from somebody else, unless `flag` shows that it was sent before."""
     if not flag.exists():
         flag.touch()
         os.kill(os.getpid(), number)

@@ -1,4 +1,4 @@
-"""Which files are decoded without a limited process: complete ones alone, however they were cut."""
+"""Which files are decoded without a limited process: only complete ones, wherever the others were cut off."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Functions in limited processes: results and errors come back, and whatever ends a process costs one call."""
+"""Functions in limited processes: results and errors come back, and the death of a process affects one call."""
 
 import itertools
 import os
@@ -72,7 +72,7 @@ def test_what_waits_for_ever_is_ended():
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
 def test_who_stops_or_kills_a_worker_costs_no_file(limited, tmp_path, monkeypatch, number):
-    """A fresh worker gets the file, which is not to blame; one that is killed each time is told."""
+    """A new worker gets the file, which may be good; a file whose worker is killed each time is reported."""
     monkeypatch.setattr("biovfm_hf.reading.limited._LOOK", 0.1)
     assert limited.call("a.dcm", signalled_once, number, tmp_path / "call") == 7
     assert list(limited.each("a.dcm", numbers_signalled_once, number, tmp_path / "each")) == [1, 7]
@@ -154,7 +154,7 @@ def test_paths_begin_where_the_caller_is(limited, tmp_path, monkeypatch):
 
 @pytest.fixture
 def filled():
-    """Workers of which the one that is idle has kept 200 MiB of an earlier file; a fresh one has room for 300."""
+    """Workers whose idle one still has 200 MiB of an earlier file; a new one has room for 300."""
     workers = Limited(Limits(memory=400 << 20), preload=("tests.biovfm_hf.reading.leaky",))
     workers.call("a", leave, 200 << 20)
     yield workers
@@ -163,7 +163,7 @@ def filled():
 
 @pytest.mark.parametrize("how", ["error", "outcome", "abort"])
 def test_what_earlier_files_left_behind_is_no_fault_of_the_next(filled, how):
-    """However its decoder tells that it found no memory: a fresh worker gets the file."""
+    """However a decoder reports a lack of memory, a new worker gets the file."""
     assert filled.call("b", take, 150 << 20, how) == 150 << 20
     filled.call("a", leave, 200 << 20)
     assert list(filled.each("b", takes, [10 << 20, 10 << 20, 80 << 20], how)) == [1, 2, 3]

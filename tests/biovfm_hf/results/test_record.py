@@ -1,4 +1,4 @@
-"""A record is read as it was written, byte for byte, and says what is wrong with one that is none."""
+"""A record is read as it was written, byte for byte; a message says what is wrong with a file that is not a record."""
 
 import json
 

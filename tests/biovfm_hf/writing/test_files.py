@@ -1,4 +1,4 @@
-"""Files that are moved into place: who may read the weights among them."""
+"""Files that are moved into place, and the permissions of weights among them."""
 
 import errno
 import os
@@ -41,7 +41,7 @@ def test_weights_are_readable_as_the_umask_has_it(tmp_path, umask):
 
 @pytest.mark.parametrize("filename", [None, "temporary", "elsewhere"])
 def test_a_failing_write_names_its_target(tmp_path, filename):
-    """The system names no file where a write fails, as on a full disk."""
+    """The system's error names no file if a write fails, for instance on a full disk."""
     with pytest.raises(OSError) as raised, atomic_path(tmp_path / "a.json") as temporary:
         named = str(temporary) if filename == "temporary" else filename
         raise OSError(errno.ENOSPC, "No space left on device", named)

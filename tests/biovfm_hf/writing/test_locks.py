@@ -1,4 +1,4 @@
-"""Locks on files: alone, together, waited for, and given up by a process that dies."""
+"""Locks on files: exclusive, shared, waited for, and released by a process that dies."""
 
 import errno
 import os

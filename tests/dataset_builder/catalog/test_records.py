@@ -1,4 +1,4 @@
-"""The catalogue: the 61 sources, what a record may say, and that a mistake in one is told in one line."""
+"""The catalogue: the 61 sources, the fields of a record, and one-line messages for mistakes."""
 
 import string
 from pathlib import Path

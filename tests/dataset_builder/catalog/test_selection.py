@@ -1,4 +1,4 @@
-"""Lists of a record that are damaged, nested or bombs: the source gives nothing and says why, and nothing ends."""
+"""Lists of a record that are damaged, nested or bombs: the source gives no image but the reason; builds go on."""
 
 import gzip
 import re

@@ -1,4 +1,4 @@
-"""The dataset's card and the marks beside it: whatever a record says stays text, and private sources are named."""
+"""The dataset's card and the marks beside it: text from records stays text, and private sources are named."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""How often the planner asks the disk, and that it does not wait for one answer before the next question."""
+"""How often the planner queries the disk, and that it does not wait for one answer before the next query."""
 
 import os
 import time
@@ -27,7 +27,7 @@ def files(tmp_path, make):
 
 
 def slow(monkeypatch, seconds: float) -> Counter:
-    """Makes each answer of the disk take so long; counts the questions by their places."""
+    """Delays each answer of the disk, and counts the queries by path."""
     looks: Counter[str] = Counter()
 
     def waiting(honest):

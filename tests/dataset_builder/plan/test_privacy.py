@@ -1,4 +1,4 @@
-"""What leaves of a private source: by default nothing of a path; with `paths: keep` no name that is recognised."""
+"""What is published of a private source: by default no path; with `paths: keep` no name that is recognised."""
 
 import re
 import zipfile

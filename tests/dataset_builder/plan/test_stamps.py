@@ -1,4 +1,4 @@
-"""What changes between the plan and the build is told and listed anew, never taken for what was listed."""
+"""Inputs that change between plan and build are reported and listed again, never used as if unchanged."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""The walk over a raw folder: every file has a line, and no hostile folder or archive gets its way."""
+"""The walk over a raw folder: every file has a line, and hostile folders and archives do no harm."""
 
 import csv
 import gzip
@@ -141,7 +141,7 @@ def test_an_archive_without_files_has_a_line(record, folder):
 
 
 def test_dicom_files_without_a_suffix_are_seen_as_dcm(record, folder, make):
-    """Where no pattern takes them as they are called; an exclude rule that does still holds."""
+    """If no pattern matches them under their own name; an exclude rule that does still applies."""
     for number, name in enumerate(("IM0", "IM1", "1.2.840.7", "test/IM3")):
         make.dicom(folder / name, make.picture(number), SeriesInstanceUID="1.2.3", InstanceNumber=number)
     (folder / "README").write_bytes(b"x" * 200)
@@ -193,7 +193,7 @@ def test_tables_that_are_broken_exclude_everything_with_the_reason(record, folde
 
 @pytest.mark.parametrize(("form", "text"), [("csv", "name\n1.png\n"), ("jsonl", '{"name": "1.png"}\n')])
 def test_an_exclusion_list_that_cannot_be_read_excludes_everything(record, folder, form, text):
-    """Its test images would pass as training data."""
+    """Otherwise its test images would count as training data."""
     for name in ("1.png", "2.png"):
         (folder / name).write_bytes(b"x")
     table = {"table": f"test.{form}", "match": "file", "format": form}

@@ -1,4 +1,4 @@
-"""Archives as they are listed: nothing that they claim of themselves is believed."""
+"""Listing of archives: none of their claims about themselves are trusted."""
 
 import io
 import struct

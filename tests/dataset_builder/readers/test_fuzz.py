@@ -1,4 +1,4 @@
-"""Damaged files of every format: whatever they hold, each costs manifest lines, never the build, never for long."""
+"""Damaged files of every format: each gives lines of the manifest, never stops the build, and never takes long."""
 
 import gzip
 import io

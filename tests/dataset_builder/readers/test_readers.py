@@ -1,4 +1,4 @@
-"""Every format that a source may come in: right values and geometry, one refusal for what is damaged or hostile."""
+"""Every format of a source: right values and geometry, and one refusal for each damaged or hostile file."""
 
 import bz2
 import gzip
@@ -71,7 +71,7 @@ def test_16_bit_png_is_stretched_not_clipped(tmp_path):
 @pytest.mark.parametrize("colours", [None, 3])
 @pytest.mark.parametrize("chunk", ["", "text", "exif", "transparency", "srgb"])
 def test_png_gives_what_pillow_gives(make, colours, chunk):
-    """Plain ones are decoded by OpenCV; a word of a chunk that may change the picture leaves them to Pillow."""
+    """OpenCV decodes plain files; Pillow decodes those with a chunk that may change the image."""
     array = (make.picture(5, 40, 50) if colours is None else make.picture(5, 40, 50, channels=3)).copy()
     array[:10] = 7
     text, turned = PngImagePlugin.PngInfo(), Image.Exif()
@@ -94,7 +94,7 @@ def test_png_gives_what_pillow_gives(make, colours, chunk):
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_a_damaged_png_is_never_another_picture(data):
-    """What OpenCV makes of damaged bytes is the picture that Pillow makes of them, or nothing."""
+    """For damaged bytes, OpenCV gives the same image as Pillow, or none."""
     values = np.random.default_rng(0).integers(0, 30, (30, 40), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, format="PNG")
@@ -287,7 +287,7 @@ def test_each_time_point_of_a_dicom_series_is_a_volume_as_in_nifti(tmp_path, mak
         "time of day": lambda z, time: {"InstanceNumber": z + 1, "AcquisitionTime": f"1200{time:02}.5"},
     }[told]
     slices = [
-        # Positions that differ by what writing them in decimals takes away are one.
+        # Positions that differ only by rounding to decimals are the same.
         (array[:, :, z, time].T, 3.0 * z - 7.0005 + 0.0002 * (time % 2), header(z, time))
         for z in range(10)
         for time in range(times)

@@ -1,4 +1,4 @@
-"""Which equal pictures are dropped: of several files always, of one file unless its repeats are asked for."""
+"""Which equal images are dropped: between files always, within one file unless its repeats are requested."""
 
 import numpy as np
 import pyarrow.parquet as pq

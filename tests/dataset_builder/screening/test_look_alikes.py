@@ -1,4 +1,4 @@
-"""Which look-alikes stay: the rule told for all pictures at once against the rule applied picture by picture."""
+"""Which look-alikes stay: the rule for all images at once against the rule applied image by image."""
 
 from collections import defaultdict
 from time import process_time
@@ -15,7 +15,7 @@ from dataset_builder.screening.look_alikes import RADIUS, look_alikes
 
 
 def picture_by_picture(hashes, files, alike, standing_most):
-    """The rule as its words have it, each picture compared with all that stand: {dropped: what stands before it}."""
+    """The rule taken literally: each image is compared with all kept ones: {dropped image: kept image before it}."""
     standing = defaultdict(list)
     answers = {}
     for n, code in enumerate(hashes.tolist()):

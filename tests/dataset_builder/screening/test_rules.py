@@ -1,4 +1,4 @@
-"""The registry of screening rules: every rule keeps or gives a reason, and one more is one more entry."""
+"""The registry of screening rules: every rule keeps an image or gives a reason, and a further rule is one entry."""
 
 import importlib
 

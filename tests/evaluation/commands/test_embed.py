@@ -139,7 +139,7 @@ def test_the_row_that_cannot_be_read_is_named(tmp_path, tiny_model, class_folder
 
 @pytest.fixture
 def messy(tmp_path, make_image):
-    """A folder with two good pictures and all that may lie beside them; and what must be told of each."""
+    """A folder with two good images and every kind of other file, and the message expected for each."""
     folder = tmp_path / "scans"
     (folder / ".hidden").mkdir(parents=True)
     (folder / "__MACOSX").mkdir()
@@ -195,7 +195,7 @@ def test_frames_are_embedded_on_request(tmp_path, tiny_model, messy, capsys):
 
 
 def test_paths_are_withheld_on_request(tmp_path, tiny_model, messy, capsys):
-    """Ids are keyed hashes, the table of paths is the user's alone, and a search finds the images by it."""
+    """Ids are keyed hashes, only the user can read the table of paths, and a search finds images through it."""
     folder, told = messy
     out = tmp_path / "f.parquet"
     words = ["--model", str(tiny_model), "--images", str(folder), "--out", str(out), "--frames", "2"]
@@ -458,7 +458,7 @@ def test_large_jpegs_are_decoded_small_and_look_the_same(tmp_path, sides, part):
 
 
 def test_jpegs_of_sides_without_a_common_part_are_decoded_whole(tmp_path):
-    """565 x 584 at 1/8 is 71 x 73: in a square of 48 the picture was 47 wide, of the whole file it is 46."""
+    """565 x 584 at 1/8 is 71 x 73: in a square of 48 that image was 47 wide; from the whole file it is 46."""
     Image.new("RGB", (565, 584)).save(tmp_path / "a.jpg")
     images = open_images(str(tmp_path), None, "train", 48).images
     assert images[0].shape == (584, 565, 3)

@@ -56,7 +56,7 @@ def test_a_header_that_cannot_be_read_tells_nothing(tmp_path, name):
 
 
 def test_reports_and_directories_are_headers_too(tmp_path):
-    """They hold no picture; a disc from a hospital has them beside its pictures."""
+    """They contain no image; a hospital's disc has them beside its images."""
     record = pydicom.Dataset()
     record.PatientName, record.DirectoryRecordType = "Doe^Jane", "PATIENT"
     for name, more in (("DICOMDIR", {"DirectoryRecordSequence": [record]}), ("report.dcm", {"Modality": "SR"})):
@@ -70,7 +70,7 @@ def test_reports_and_directories_are_headers_too(tmp_path):
 
 
 def ended(*_: object) -> None:
-    """A reader that a file brings down."""
+    """A reader that crashes on a file."""
     os.abort()
 
 

@@ -1,4 +1,4 @@
-"""`biovfm probe` from end to end: what it writes, that it resumes, that processes share a folder, what it refuses."""
+"""`biovfm probe` from end to end: its files, resuming, processes that share a folder, and refusals."""
 
 import json
 import subprocess
@@ -228,7 +228,7 @@ def test_authors_protocol_with_views(tmp_path, tiny_model, class_folder):
 
 
 def test_methods_that_the_authors_did_not_run_take_thresholds_between_scores(tmp_path, tiny_model, make_class_folder):
-    """All neighbours agree, so that positives score 1.0: by the authors' rule the threshold, which none exceeds."""
+    """All neighbours agree, so positives score 1.0; the authors' rule takes 1.0 as threshold; none exceeds it."""
     folder = make_class_folder(tmp_path / "apart")
     words = ["--model", str(tiny_model), "--tasks", str(folder), "--out", str(tmp_path / "out"), "--no-figures", *FAST]
     main([*words, "--method", "knn", "--neighbours", "1", "--protocol", "biovfm", "--features", "both"])
@@ -309,7 +309,7 @@ def test_intervals_of_a_trial_run_are_not_kept_for_those_of_the_real_one(tmp_pat
     assert "intervals rest on" not in (tmp_path / "table.md").read_text()
     record = next((tmp_path / "records").glob("*.json"))
     older = {name: value for name, value in json.loads(record.read_text()).items() if name != "resamples"}
-    record.write_text(json.dumps(older))  # of a version that did not note them
+    record.write_text(json.dumps(older))  # from a version that did not record them
     capsys.readouterr()
     main(words)
     assert "have  " in capsys.readouterr().out
@@ -499,7 +499,7 @@ def test_paired_means_tell_real_differences_from_none():
 
 @pytest.mark.parametrize(("cases", "p"), [(2, 0.5), (4, 0.125), (6, 0.03125)])
 def test_few_cases_are_not_taken_for_proof(cases, p):
-    """Of four differences of one sign every resample has that sign: the lowest p a bootstrap can give."""
+    """Four differences of one sign have that sign in every resample, which gives the lowest p of a bootstrap."""
     differences = np.linspace(0.1, 0.2, cases)
     assert paired_means(differences)["p"] == p
     subjects = np.repeat(np.arange(cases), 5)

@@ -24,7 +24,7 @@ def cases(reference_dir):
 
 
 def reported(entry):
-    """Mean and interval of a metric in what `biovfm score` writes."""
+    """Mean and interval of a metric in the output of `biovfm score`."""
     return [entry[key] for key in ("mean", "low", "high")]
 
 
@@ -72,7 +72,7 @@ def test_reference_intervals_through_the_command(cases, tmp_path, capsys):
         written = json.loads(out.read_text())
         assert list(written["metrics"]) == list(metrics.names())
         for name, ends in expected["bootstrap_ci"].items():
-            # What a split leaves undefined is null in our JSON, and null or NaN in a reference's.
+            # Undefined metrics are null in our JSON, and null or NaN in a reference's.
             found, wanted = (np.array(held, float) for held in (reported(written["metrics"][name]), ends))
             np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4, err_msg=f"{path.name} {name}")
     assert "95 % interval" in capsys.readouterr().out

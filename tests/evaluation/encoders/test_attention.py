@@ -19,7 +19,7 @@ def save_timm(folder, name="vit_tiny_patch16_224", **settings):
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=0, **settings).eval()
-    with torch.no_grad():  # weights large enough that attention is not even
+    with torch.no_grad():  # weights large enough that attention is not uniform
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(4)
@@ -63,7 +63,7 @@ def class_row(query, key, heads):
 
 
 def last_input(encoder, images, part):
-    """What goes into a part of an encoder, (B, N, D)."""
+    """The input of a part of an encoder, (B, N, D)."""
     seen = []
     hook = part.register_forward_hook(lambda _m, given, _out: seen.append(given[0]))
     encoder.encode(to_square(images, encoder.size, encoder.mean, encoder.std))
@@ -80,7 +80,7 @@ def test_timm_attention_is_that_of_queries_and_keys(tmp_path, images):
         query, key, _ = attention.qkv(inside).chunk(3, 2)
     wanted = class_row(query, key, 3)[:, 1:].reshape(2, 4, 4).numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-6)
-    assert wanted.std() > 1e-3 and attention.fused_attn  # uneven, and the model is left as it was
+    assert wanted.std() > 1e-3 and attention.fused_attn  # not uniform, and the model is unchanged
     assert not attention.attn_drop._forward_hooks
 
 

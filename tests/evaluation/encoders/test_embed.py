@@ -1,4 +1,4 @@
-"""The feature cache: what keys it, that it resumes, and what it refuses."""
+"""The feature cache: its key, resuming, and refusals."""
 
 import threading
 
@@ -75,7 +75,7 @@ def test_on_a_cpu_several_encode_at_once_and_hold_one_batch_together(encoder, im
     monkeypatch.setattr(
         encoder, "preprocess", lambda batch, own=encoder.preprocess: sizes.append(len(batch)) or own(batch)
     )
-    # after the blocks: hooks that lanes had on one module would all have been called by all of them here
+    # after the blocks: if all lanes had hooks on one module, every lane would have called them all by now
     encoder.module.norm.register_forward_pre_hook(lambda *_: print(meeting.wait()))
     threads = torch.get_num_threads()
     torch.set_num_threads(4)
@@ -99,7 +99,7 @@ def test_what_has_not_begun_is_dropped_when_nobody_wants_it_any_more():
 
     found = embed.prefetch(work, list(range(8)), ahead=8, threads=1)
     assert next(found) == 0
-    threading.Timer(0.2, allowed.release).start()  # lets item 1, which has begun, end
+    threading.Timer(0.2, allowed.release).start()  # lets item 1, which has started, finish
     found.close()
     assert begun == [0, 1]
 
@@ -146,7 +146,7 @@ def test_key_follows_weights_preprocessing_and_content(encoder, second_model, ti
 
 def test_in_bfloat16_features_keep_two_digits(encoder, tiny_model, images, tmp_path):
     other = load_encoder(str(tiny_model), precision="bf16")
-    for module in (encoder.module, other.module):  # untrained blocks add next to nothing, whatever the precision
+    for module in (encoder.module, other.module):  # untrained blocks add almost nothing, in any precision
         torch.manual_seed(0)
         for weights in module.parameters():
             weights.add_(torch.randn_like(weights), alpha=0.1)
@@ -204,13 +204,13 @@ def test_compiled_features_agree_and_a_smaller_last_batch_compiles_nothing_anew(
     assert len(images) % 5 and counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
     plain = embed_features(load_encoder(str(tiny_model)), images, tmp_path / "plain", which, batch_size=5)
     np.testing.assert_allclose(found, plain, atol=1e-5)
-    assert not any("forward" in part.__dict__ for part in encoder.module.modules())  # copies of it are not compiled
+    assert not any("forward" in part.__dict__ for part in encoder.module.modules())  # copies are not compiled
 
 
 @pytest.mark.parametrize("backend", ["traced_only", pytest.param("tmp_path", marks=pytest.mark.slow, id="inductor")])
 def test_compiled_tokens_agree(tiny_model, images, tmp_path, monkeypatch, request, backend):
     request.getfixturevalue(backend)
-    # a few kernels: processes that compile them would first import torch each
+    # only a few kernels: each process that compiles them would have to import torch first
     monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
     stores = [
         embed_tokens(load_encoder(str(tiny_model), compiled=flag), images, tmp_path / str(flag), 32, 2, 5)

@@ -1,4 +1,4 @@
-"""Encoders: every family gives the same features by the same rules, and what cannot be loaded is named."""
+"""Encoders: every family gives features by the same rules, and a message names what cannot be loaded."""
 
 import copy
 
@@ -120,7 +120,7 @@ def test_every_family_gives_tokens_and_summaries(tmp_path, images, name):
     assert all(len(vector) == 2 and vector.isfinite().all() for vector in summary.values())
     with torch.inference_mode():
         module = getattr(model, "vision_model", getattr(model, "vision_encoder", model))
-        if name == "mae":  # nothing masked: the class token and patches of the plain encoder, in place
+        if name == "mae":  # nothing masked: class token and patches of the plain encoder, in their places
             module.config.mask_ratio = 0.0
             kept = type(model)(module.config)
             kept.load_state_dict(model.state_dict())

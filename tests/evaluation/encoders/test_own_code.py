@@ -1,4 +1,4 @@
-"""Models with code of their own: refused unasked, run at the revision that was read, and preprocessed one by one."""
+"""Models with code of their own: refused without a revision, run at the given one, preprocessed one by one."""
 
 import json
 import shutil
@@ -60,7 +60,7 @@ IMAGES = [np.random.default_rng(n).integers(0, 255, (40 + n, 50, 3), dtype=np.ui
 
 @pytest.fixture(autouse=True)
 def modules_of_this_test(monkeypatch, tmp_path):
-    """Where transformers copies the code of others, so that a home folder stays as it is."""
+    """The folder to which transformers copies foreign code, so that the home folder stays unchanged."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked in a batch"))
 
@@ -99,7 +99,7 @@ def test_a_processor_of_its_own_is_given_one_grey_slice_at_a_time(slices):
     torch.testing.assert_close(encoded.normed, expected, atol=1e-5, rtol=0)
     assert encoded.prefix == 1 and encoded.grid == (4, 4)
     assert code_digest(slices) in encoder.revision and code_digest(slices) in encoder.notes[0]
-    of_three = encoder.encode(pixels.expand(-1, 3, -1, -1))  # as segmentation has them
+    of_three = encoder.encode(pixels.expand(-1, 3, -1, -1))  # as segmentation passes them
     torch.testing.assert_close(of_three.normed, encoded.normed, atol=1e-5, rtol=0)
 
 

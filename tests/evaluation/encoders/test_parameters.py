@@ -1,4 +1,4 @@
-"""Parameter counts of the line-up: those of networks built on no device, and those that the radiology study prints."""
+"""Parameter counts of the line-up against networks built on the meta device, and the radiology study's numbers."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def dinov2(size, **more):
 
 
 def network(name):
-    """The network of a short name, without what is not read of it."""
+    """The network of a short name, without the parts that are not read."""
     t, (family, _, size) = transformers, name.rpartition("-")
     build = {
         "in21k-vit": lambda: t.ViTModel(t.ViTConfig(**sizes(size)), add_pooling_layer=False),
@@ -75,7 +75,7 @@ def test_the_line_up_tells_its_networks_parameters_to_one_percent(name):
 
 
 def test_the_studys_table_prints_the_same_networks():
-    """To its digits: of classifiers with their last layer, of DINOv2 ViT-S as DINOv2's own table rounds it."""
+    """Exact to the printed digits: classifiers with their last layer, DINOv2 ViT-S as in DINOv2's own table."""
     printed = {row: cell.value / 1e6 for (row, _), cell in cells("radiology-table2").items()}
     assert set(printed) < set(LINEUP)
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""BiomedGPT's image tokens: those of OFA's own module, from every form in which its weights are given."""
+"""BiomedGPT's image tokens equal those of OFA's own module, from every format of its weights."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ BUCKET = 42  # rows and columns of places in the reference
 
 
 def rule_weight(name, shape):
-    """The tensor that the references' rule gives a name: they store no weights."""
+    """The tensor for a name by the references' rule; the references store no weights."""
     drawn = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
     v = torch.from_numpy(drawn)
     if name.endswith("running_var"):

@@ -1,4 +1,4 @@
-"""Short names through the Hub's cache: small models of the same form lie there in the place of the published ones."""
+"""Short names through the Hub's cache, which has small models of the same form instead of the published ones."""
 
 import json
 import shutil
@@ -92,7 +92,7 @@ def test_medsiglip_and_pubmedclip(cache, tmp_path):
         pixels = encoder.preprocess(IMAGES)
         assert torch.equal(pixels, processor(IMAGES, return_tensors="pt")["pixel_values"])
         with torch.no_grad():
-            expected = model.vision_model(pixels).pooler_output  # of CLIP the normed class token
+            expected = model.vision_model(pixels).pooler_output  # for CLIP, the normed class token
         np.testing.assert_allclose(embed_batch(encoder, IMAGES, "card"), expected.numpy(), atol=1e-5)
 
 

@@ -16,7 +16,7 @@ TINY = dict(img_size=32, patch_size=8, depth=2, embed_dim=24, num_heads=2)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A ViT with LayerScale and a packed SwiGLU, whose folder does not say so: as with Virchow's."""
+    """A ViT with LayerScale and a packed SwiGLU, whose folder does not say so, like Virchow's."""
     torch.manual_seed(0)
     told = {**TINY, "reg_tokens": 4}
     layers = dict(mlp_layer=timm.layers.SwiGLUPacked, act_layer=torch.nn.SiLU, init_values=1e-5)
@@ -63,7 +63,7 @@ def test_images_are_brought_to_the_size_that_a_keyword_gives(folder):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ("", "cannot be loaded"),  # the weights are of another network
+        ("", "cannot be loaded"),  # the weights belong to another network
         ("init_values=1e-5&mlp_layer=SwiGLUPacked&act_layer=SiLU&no_such_keyword=1", "no_such_keyword"),
         ("mlp_layer=NoLayer", "is no layer of timm.layers or torch.nn"),
         ("act_layer=os", "is no layer"),

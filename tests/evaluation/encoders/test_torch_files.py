@@ -1,4 +1,4 @@
-"""Encoders published as torch files: MedDINOv3 beside DINOv3's own code, MedImageInsight beside its authors' DaViT."""
+"""Encoders published as torch files: MedDINOv3 against DINOv3's code, MedImageInsight against its authors' DaViT."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def read(name):
 
 
 def build(monkeypatch, network, **sizes):
-    """Have timm make a small network in the place of the published one."""
+    """Make timm build a small network instead of the published one."""
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, **keywords: create(network, **keywords, **sizes))
 

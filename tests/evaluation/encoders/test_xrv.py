@@ -1,4 +1,4 @@
-"""torchxrayvision's models, by a stand-in of the package: what is read, and that its files run nothing."""
+"""torchxrayvision's models, with a stand-in for the package: what is read, and that files run no code."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ from evaluation.encoders.load import load_encoder
 
 
 class DenseNet(nn.Module):
-    """The form of the package's: `features` end in a norm, `classifier` follows on their mean above zero."""
+    """A network in the package's form: `features` end in a norm, `classifier` follows on the mean of their ReLU."""
 
     def __init__(self, num_classes=18):
         super().__init__()
@@ -29,7 +29,7 @@ NAMES = ("all", "densenet121-res224-all", "resnet50-res512-all")
 
 @pytest.fixture
 def weights(monkeypatch, tmp_path):
-    """The package as far as it is used; the file that it would download."""
+    """The parts of the package that are used, and the file that it would download."""
     package, models, datasets, utils = (
         ModuleType(name)
         for name in ("torchxrayvision", *(f"torchxrayvision.{p}" for p in ("models", "datasets", "utils")))
@@ -78,7 +78,7 @@ def test_resnet_is_read_before_its_last_layer(weights):
 
 
 class Command:
-    """What runs a command where it is unpickled."""
+    """An object that runs a command when it is unpickled."""
 
     def __reduce__(self):
         return os.mkdir, ("run-by-a-pickle",)

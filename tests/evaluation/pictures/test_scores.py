@@ -1,4 +1,4 @@
-"""What the pictures show, as numbers."""
+"""The numbers behind the pictures."""
 
 from dataclasses import replace
 
@@ -93,14 +93,14 @@ def test_names_of_models_with_equal_ranks_are_legible(tmp_path, monkeypatch):
     assert len(boxes) == 6 and not any(a.overlaps(b) for n, a in enumerate(boxes) for b in boxes[:n])
     draw_ranks(tmp_path / "ranks.png", "linear", tied)
     names = [text for text in drawn[1].axes[0].texts if "model" in text.get_text()]
-    assert len(names) == 6  # none crossed by the line to another
+    assert len(names) == 6  # no name is crossed by another's line
     assert all(
         name.get_bbox_patch() and name.zorder > line.zorder for name in names for line in drawn[1].axes[0].lines
     )
 
 
 def write_scored(out, model, task, auc, seed=0, **settings):
-    """A record with scores beside it, whose AUC it says to be `auc`."""
+    """A record that states `auc` as its AUC, with scores beside it."""
     identity = dict(model=model, task=task, method="linear", protocol="fast", seed=seed, settings=settings)
     labels = np.arange(8) % 2
     arrays = dict(test_labels=labels[:, None], test_scores=labels[:, None] * auc, thresholds=np.array([0.5]))
@@ -109,7 +109,7 @@ def write_scored(out, model, task, auc, seed=0, **settings):
 
 
 def test_pictures_keep_settings_apart(tmp_path):
-    """Two feature vectors, by which the models rank in opposite order."""
+    """Two feature vectors that rank the models in opposite order."""
     records = {
         held: [write_scored(tmp_path, model, task, value, features=held) for model, value in pair for task in "tu"]
         for held, pair in (("both", [("a", 0.9), ("b", 0.8)]), ("class", [("a", 0.6), ("b", 0.7)]))
@@ -127,7 +127,7 @@ def test_pictures_keep_settings_apart(tmp_path):
 
 
 def test_pictures_of_earlier_names_go(tmp_path):
-    """A further seed of one of two settings renames both; pictures under the old names would show old numbers."""
+    """Another seed for one of two settings renames both; pictures with the old names would show old numbers."""
     one, other = (write_scored(tmp_path, "a", "t", 0.9, features=held) for held in ("both", "class"))
     draw_all(tmp_path, [one, other])
     (tmp_path / "figures" / "pca_a_t.png").touch()

@@ -64,7 +64,7 @@ def test_targets_are_cut_at_the_edges_and_mirrored():
     tokens = torch.zeros(1, 3, 6, 8)
     (plain,) = detect._targets(split, np.array([[60.0, 30]]), np.array([0]), tokens, False)
     np.testing.assert_allclose(plain["boxes"], [[80, 0, 96, 16]])
-    assert plain["labels"].tolist() == [1]  # a crowd is nothing to learn
+    assert plain["labels"].tolist() == [1]  # a crowd is not trained on
     (mirrored,) = detect._targets(split, np.array([[60.0, 30]]), np.array([0]), tokens, True)
     np.testing.assert_allclose(mirrored["boxes"], [[0, 0, 16, 16]])
 

@@ -65,7 +65,7 @@ def test_few_shot_improves_with_shots_and_repeats():
     assert sizes == [3] * 6 and many["auc"]["value"] > one["auc"]["value"] + 0.05
     assert one["auc"]["low"] <= one["auc"]["value"] <= one["auc"]["high"] and one["auc"]["sd"] > 0
     assert arrays["draw_auc"].shape == (6,) and arrays["overlap"] < 0.1
-    assert few_shot(100)[1]["overlap"] == 1  # all that there is
+    assert few_shot(100)[1]["overlap"] == 1  # all subjects
     assert few_shot(1)[0] == one
     alone = few_shot(1, draws=1)[0]["auc"]
     assert alone["value"] > 0 and alone["low"] is alone["high"] is alone["sd"] is None  # no range of width zero
@@ -80,7 +80,7 @@ def test_few_shot_command_compares_draw_by_draw(tmp_path, tiny_model, second_mod
     assert [r["method"] for r in records] == ["fewshot-1", "fewshot-1", "fewshot-4", "fewshot-4"]
     rows = json.loads((tmp_path / "comparisons.json").read_text())
     assert {row["method"] for row in rows} == {"fewshot-1", "fewshot-4"}
-    for row in rows:  # a part of each variance is the draws', and a part the test cases'
+    for row in rows:  # each variance has a part from the draws and a part from the test cases
         assert row["low"] <= row["difference"] <= row["high"] and {"draw_sd", "case_se"} <= set(row)
     table = (tmp_path / "table.md").read_text()
     assert "Paired by draw of the training subjects and by test case" in table and "holds 95 % of the draws" in table
@@ -89,7 +89,7 @@ def test_few_shot_command_compares_draw_by_draw(tmp_path, tiny_model, second_mod
 
 
 def test_few_shot_records_without_resamples_get_no_verdict(tmp_path, tiny_model, second_model, class_folder):
-    """As an earlier version wrote them: a verdict by the draws alone would take this test split for all cases."""
+    """As an earlier version wrote them: a verdict from the draws alone would ignore the sampling of test cases."""
     words = ["--model", f"a={tiny_model}", "--model", f"b={second_model}", "--tasks", str(class_folder)]
     words += ["--out", str(tmp_path), "--method", "fewshot", "--shots", "2", "--draws", "3", "--resamples", "20"]
     main(words)
@@ -109,7 +109,7 @@ def test_few_shot_records_without_resamples_get_no_verdict(tmp_path, tiny_model,
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.integers(0, 20))
 def test_means_over_draws_on_each_resample_are_enough(seed, draws, fewer):
-    """Kept per draw, resamples would give the same interval; and of records with fewer, the first are the same."""
+    """Resamples kept per draw would give the same interval; records with fewer resamples share the first ones."""
     rng = np.random.default_rng(seed)
     drawn = rng.random((2, draws, 1)) + 0.1 * rng.random((2, 1, 41)) + 0.05 * rng.random((2, draws, 41))
     kept = [
@@ -124,7 +124,7 @@ def test_means_over_draws_on_each_resample_are_enough(seed, draws, fewer):
 
 
 def equal_encoders(number, cases, draws, resamples):
-    """What few-shot probing keeps of two encoders whose features are drawn from one distribution, 16 shots."""
+    """The arrays that few-shot probing keeps for two encoders with features from one distribution, 16 shots."""
     rng = np.random.default_rng([number, cases])
     labels = {name: rng.permutation(np.arange(count) % 2) for name, count in
               (("train", 1000), ("val", 200), ("test", cases))}  # fmt: skip
@@ -140,7 +140,7 @@ def equal_encoders(number, cases, draws, resamples):
 
 
 def share_of_false_differences(studies, cases, draws, resamples, metric="auc"):
-    """In how many simulated studies equal encoders differ at 0.05."""
+    """The share of simulated studies in which equal encoders differ at 0.05."""
     record = {"kind": "binary-class"}
     pairs = (equal_encoders(number, cases, draws, resamples) for number in range(studies))
     return np.mean([_few_shot(record, [pair])[metric]["p"] < 0.05 for pair in pairs])

@@ -1,4 +1,4 @@
-"""Linear probes as methods: which vectors are read and chosen, and what the record tells of it."""
+"""Linear probes as methods: which vectors are read and chosen, and what the record says."""
 
 from dataclasses import replace
 

@@ -140,7 +140,7 @@ def test_tiny_training_sets_are_possible():
 @pytest.mark.parametrize("probe", [probe_fast, probe_knn])
 @pytest.mark.parametrize("kind", ["multi-class", MULTI])
 def test_features_that_hardly_vary_are_told_apart(probe, kind):
-    """The class tokens of an untrained model are one vector but for a hundred thousandth."""
+    """The class tokens of an untrained model differ by only 1e-5."""
     features, labels = blobs(kind, counts=(600, 200, 200))
     shift = np.random.default_rng(9).normal(size=12)
     near = {name: (shift + 1e-5 * part).astype(np.float32) for name, part in features.items()}
@@ -191,7 +191,7 @@ def test_knn_votes_by_hand():
 
 
 def slow_ml_knn(train, labels, queries, k):
-    """Zhang and Zhou's algorithm written as they give it, one case and label at a time."""
+    """Zhang and Zhou's algorithm as published, one case and label at a time."""
     unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)  # noqa: E731
     train, queries = unit(train.astype(np.float64)), unit(queries.astype(np.float64))
     n, count = labels.shape
@@ -254,7 +254,7 @@ def test_probe_and_model_have_one_unet_decoder(width):
 
 
 def test_unet_decoder_enlarges_skips_with_corners_aligned():
-    """As the radiology study's code does: its reference logits fit no other way."""
+    """As in the radiology study's code; its reference logits fit only this way."""
     block = unet_decoder(16, 2).eval().blocks[0]
     block.skip, block.up = torch.nn.Identity(), torch.nn.Upsample(scale_factor=2)
     block.join = torch.nn.Identity()

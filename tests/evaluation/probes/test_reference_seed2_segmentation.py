@@ -88,7 +88,7 @@ def feature_maps(about):
 
 
 class Tokens(torch.nn.Module):
-    """Stands for an encoder: it answers with the tokens that it is made with."""
+    """Replaces an encoder: it returns given tokens."""
 
     def __init__(self, tokens):
         super().__init__()

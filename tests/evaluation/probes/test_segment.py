@@ -1,4 +1,4 @@
-"""Probes of masks: what they train, choose, keep and leave alone."""
+"""Probes of masks: what they train, choose, keep and do not change."""
 
 import json
 
@@ -37,7 +37,7 @@ def encoder(tiny_model):
 
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory, task, encoder):
-    """Makes trials of a probe, whose features are kept for all."""
+    """Makes trials of a probe that share cached features."""
     cache = tmp_path_factory.mktemp("cache")
 
     def make(probe, **settings):
@@ -224,7 +224,7 @@ def test_methods_of_masks_and_classes_share_their_names():
 
 
 def test_records_of_the_method_before_are_not_taken_for_todays(trial):
-    """Its decoder and its loss were others, with the same settings."""
+    """It had another decoder and loss with the same settings."""
     for probe in (segment.Segment(), segment.Segment(decoder="unet"), segment.FewShotMasks()):
         assert identify(trial(probe)).setting("version") == 2
 

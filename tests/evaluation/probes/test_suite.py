@@ -1,4 +1,4 @@
-"""Probes that are killed, that share a folder, and that are started as several processes."""
+"""Probes that are killed, share a folder, or are started as several processes."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def test_a_probe_killed_in_the_middle_continues_with_what_is_missing(words, tmp_
     said = again.communicate(timeout=240)[0]
     assert again.returncode == 0, said
     assert len(records(out)) == 12 and said.count("done ") == 12 - said.count("have ")
-    # A record may have been written whose scores were not: it does not count as there.
+    # A record whose scores were not written does not count.
     assert len(kept) - 1 <= said.count("have ") <= len(kept)
     unchanged = [path for path, changed in kept.items() if path.stat().st_mtime_ns == changed]
     assert len(unchanged) == said.count("have ")
@@ -89,7 +89,7 @@ def test_processes_started_together_share_the_work(words, tmp_path):
     assert len(found) == 12 and (tmp_path / "out" / "table.md").is_file()
     done = [line.split("  ") for line in ran.stdout.splitlines() if line.startswith("done")]
     assert len([line for line in done if "bitfit" in line]) == 6  # each fine-tuning run by one process only
-    assert len([line for line in done if "linear" in line]) == 12  # features are made by both, and read by both
+    assert len([line for line in done if "linear" in line]) == 12  # both processes make and read features
     alone = tmp_path / "alone"
     again = start([*words, "--out", str(alone), "--method", "bitfit", "--epochs", "1"])
     assert again.wait(240) == 0
@@ -133,4 +133,4 @@ def test_processes_on_a_cpu_really_meet_and_agree(tmp_path):
     said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert [(size, agreed) for size, agreed, _ in said] == [(2, 0), (2, 0)]
     for one, other in zip(said[0][2], said[1][2], strict=True):
-        assert max(one[0], other[0]) <= min(one[1], other[1])  # nobody left before both had come
+        assert max(one[0], other[0]) <= min(one[1], other[1])  # no process left before both had arrived

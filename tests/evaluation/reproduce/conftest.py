@@ -27,19 +27,19 @@ SETTINGS = {"epochs": 1, "views": 0, "image_size": 32, "draws": 2}
 
 
 class Workplace(NamedTuple):
-    """Where the miniatures are, and what the recipes' names load."""
+    """The folder of the miniatures, and the encoders that the recipes' names load."""
 
     data: Path
     out: Path
     models: dict[str, str]
 
     def given(self, item: str) -> dict[str, str]:
-        """What is loaded for an item: of few-shot curves, which train most, two models."""
+        """The models to load for an item; only two for few-shot curves, which train most."""
         few = ("dinov2-l", "unet") if item == "radiology-figure5" else self.models
         return {name: self.models[name] for name in few}
 
     def options(self, item: str, **changed) -> ReproduceOptions:
-        """Those of an item, with the settings that its methods have at their smallest."""
+        """The options for an item, with the smallest settings of its methods."""
         known = {name for cell in find_recipe(item).cells.values() for name in Bench.settings_of(cell)}
         own = {
             "data": self.data, "out": self.out, "size": 28, "resamples": 20, "device": "cpu",
@@ -49,7 +49,7 @@ class Workplace(NamedTuple):
         return ReproduceOptions(items=[item], **own | changed)
 
     def make(self, item: str, **changed) -> tuple[Outcome, str]:
-        """What became of an item, and what the screen showed."""
+        """The outcome of an item and the output on the screen."""
         screen = io.StringIO()
         with contextlib.redirect_stdout(screen):
             (outcome,) = reproduce(self.options(item, **changed))

@@ -1,4 +1,4 @@
-"""Recipes: each is whole, names what there is, and its printed numbers are the papers'."""
+"""Recipes: each is complete, names existing things, and has the papers' printed numbers."""
 
 import pytest
 

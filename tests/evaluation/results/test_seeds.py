@@ -14,7 +14,7 @@ from evaluation.results.seeds import over_seeds
 
 
 def write_seeds(out, noise, seeds=5, n=400, kind="binary-class", model="m"):
-    """Records of one model whose scores differ between seeds by `noise`, of a strength by chance."""
+    """Records of one model whose scores differ between seeds by `noise`."""
     rng = np.random.default_rng(0)
     labels = np.arange(n) % 2
     shared = labels + rng.normal(size=n)
@@ -76,7 +76,7 @@ def test_command_runs_several_seeds_and_tells_their_spread(tmp_path, tiny_model,
 
 
 def test_a_difference_that_seeds_make_is_not_taken_for_real(tmp_path):
-    """Two models alike but for their seeds' luck, with so many cases that each seed alone finds a difference."""
+    """Two models that differ only by their seeds, with so many cases that each seed alone finds a difference."""
     records = [r for name in "ab" for r in write_seeds(tmp_path, 1.0, seeds=4, n=4000, model=name)]
     rows = [row for row in compare_models(tmp_path, records, 200) if row["metric"] == "auc"]
     one, several = ([row for row in rows if isinstance(row["seed"], kind)] for kind in (int, list))
@@ -85,7 +85,7 @@ def test_a_difference_that_seeds_make_is_not_taken_for_real(tmp_path):
 
 
 def write_tasks(out, tasks, n=60):
-    """Records of a model that ranks well and of one that guesses, on so many tasks."""
+    """Records of a model that ranks well and of one that guesses, on these tasks."""
     labels, records = np.arange(n) % 2, []
     for model, gain in (("good", 4.0), ("guessing", 0.0)):
         for task in range(tasks):

@@ -1,4 +1,4 @@
-"""What stands in the tables of a results folder."""
+"""The content of a results folder's tables."""
 
 import csv
 import io
@@ -66,7 +66,7 @@ def test_every_line_of_the_csv_file_has_its_own_name():
 
 
 def test_a_model_of_several_weights_has_no_mean_and_rows_of_several_data_say_so():
-    """As when a model is trained on and probed again on one of two tasks, or a task's file changed in between."""
+    """As when a model is trained further and probed again on one of two tasks, or a task's file changes in between."""
     new, old, same = (
         results(tasks, revision=revision, data="d")[0]
         for tasks, revision in ((["t"], "new"), (["u"], "old"), (["u"], "new"))

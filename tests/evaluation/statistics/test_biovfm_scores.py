@@ -1,4 +1,4 @@
-"""The module for `evaluate`: with the library where it is installed, with a stand-in of its base class elsewhere."""
+"""The module for `evaluate`: with the library if installed, otherwise with a stand-in for its base class."""
 
 import importlib.util
 import sys
@@ -13,7 +13,7 @@ PATH = Path(__file__).resolve().parents[3] / "evaluation" / "statistics" / "biov
 
 
 class StandIn:
-    """What this module uses of `evaluate.Metric`."""
+    """The parts of `evaluate.Metric` that this module uses."""
 
     def __init__(self, config_name=None):
         self.config_name = config_name

@@ -245,7 +245,7 @@ def test_one_subject_alone_has_no_interval():
 
 
 def lone_splits():
-    """Splits of each kind with a class of one case, by scores that would decide it well."""
+    """Splits of each kind with a class of one case, with scores that classify it well."""
     rng = np.random.default_rng(3)
     binary = np.r_[1, np.zeros(20, int)]
     three = np.r_[2, np.arange(20) % 2]
@@ -260,7 +260,7 @@ def lone_splits():
 
 @pytest.mark.parametrize("kind, labels, scores, strata, without", lone_splits())
 def test_a_class_of_one_case_gives_no_interval(kind, labels, scores, strata, without):
-    """Stratified, every resample holds the one case, so that an interval had no width or too little."""
+    """In stratified resamples the one case is always present, so intervals once had no width or too little."""
     half = np.full(scores.shape[-1] if scores.ndim == 2 else 1, 0.5)
     for drawn in (None, strata):
         found = intervals(kind, labels, scores, half, 50, "fast", extra=True, strata=drawn)

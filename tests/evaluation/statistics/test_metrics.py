@@ -211,7 +211,7 @@ def test_a_class_missing_from_test_is_named():
     assert found["balanced_accuracy"] == 0.75
     said = metrics.notes(checked_split(MULTICLASS, labels, scores))[0]
     assert "classes 1, 3" in said
-    # As the note says: class 1, which is decided for once, has a part in recall, and none in balanced accuracy.
+    # As the note says: class 1, which is predicted once, counts for recall but not for balanced accuracy.
     assert found["recall_macro"] == pytest.approx((0.5 + 0 + 1) / 3) and found["f1_macro"] == pytest.approx(5 / 9)
     assert "macro F1 and recall also over those that are decided for" in said
 

@@ -78,7 +78,7 @@ def test_at_most_a_hundred_detections_of_an_image_count():
 def test_weights_count_images_as_often_as_copies_of_them_would(reference_dir):
     images = next(iter(read_boxes(reference_dir / "detection_a.json").values()))
     rng = np.random.default_rng(3)
-    images = [replace(each, scores=rng.random(len(each.scores))) for each in images]  # of ties the order would differ
+    images = [replace(each, scores=rng.random(len(each.scores))) for each in images]  # ties could be ordered otherwise
     for weights in rng.multinomial(len(images), np.full(len(images), 1 / len(images)), 5):
         copies = matches([each for each, count in zip(images, weights, strict=True) for _ in range(count)])
         weighted = class_figures(matches(images), weights)

@@ -1,4 +1,4 @@
-"""Surface distances by each of the four conventions: the figures of its own library."""
+"""Surface distances by each of the four conventions against the figures of its library."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Every field and section of a card is one entry; whatever an entry lacks fails here, and one more entry is enough."""
+"""Every field and section of a card is one entry; an incomplete entry fails here, and a further entry is enough."""
 
 import dataclasses
 

@@ -180,7 +180,7 @@ def test_the_probe_is_the_logistic_regression_of_scikit_learn():
 
 
 def test_held_out_accuracy_keeps_subjects_apart():
-    """Features that tell the subject and nothing else: seen subjects would be right, held-out ones are at chance."""
+    """Features that identify only the subject: seen subjects would be classified right, held-out ones by chance."""
     chance = np.random.default_rng(0)
     subjects = np.repeat(np.arange(60), 4)
     labels = [("a", "b")[label] for label in chance.integers(0, 2, 60)[subjects]]

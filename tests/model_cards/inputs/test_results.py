@@ -1,4 +1,4 @@
-"""Results files in: strict on what is there, silent on nothing, comparable only where comparable."""
+"""Reading results files: strict about their content, with a message for every problem, compared only if comparable."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The leaderboard: ranks that tests leave possible, what it is fed by, and its filters in a browser."""
+"""The leaderboard: ranks that tests allow, its inputs, and its filters in a browser."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Every section of a report is one entry; what an entry lacks fails here, and one more entry is enough."""
+"""Every section of a report is one entry; an incomplete entry fails here, and a further entry is enough."""
 
 import re
 

@@ -185,7 +185,7 @@ def test_every_preset_passes_its_own_check() -> None:
 
 
 def test_every_field_is_told_and_acts_on_the_crops() -> None:
-    """A field that nothing reads is a switch without a wire."""
+    """Every field must change something."""
     code = "".join(path.read_text() for path in Path(augment.__file__ or "").parents[1].rglob("*.py"))
     for name in (field.name for field in fields(AugmentConfig)):
         assert f"        {name}: " in (AugmentConfig.__doc__ or ""), f"say in AugmentConfig what {name} does"

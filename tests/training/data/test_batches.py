@@ -1,4 +1,4 @@
-"""Order, sources and batches: every image once a pass, whatever the workers; damage is skipped and counted."""
+"""Order, sources and batches: every image once per pass for any number of workers; damaged ones are counted."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Weighted streams: the shares that were asked for, a local order, and the same images after any interruption."""
+"""Weighted streams: the requested shares, a local order, and the same images after any interruption."""
 
 import hashlib
 import shutil

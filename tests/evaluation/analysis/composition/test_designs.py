@@ -40,7 +40,7 @@ def test_held_out_mixtures_lie_apart_from_the_design():
     held_out = held_out_draws(design, limits, 5, seed=3)
     assert held_out.shape == (5, 4) and (held_out[:, 3] <= 0.3 + 1e-6).all()
     gaps = np.abs(held_out[:, None] - np.concatenate([design, held_out])[None]).sum(axis=2)
-    assert np.sort(gaps, axis=1)[:, 1].min() > 0.149  # the nearest but itself
+    assert np.sort(gaps, axis=1)[:, 1].min() > 0.149  # distance to the nearest other row
     np.testing.assert_array_equal(held_out, held_out_draws(design, limits, 5, seed=3))
     with pytest.raises(UserError, match="fewer held out"):
         held_out_draws(lattice(2, 20), np.ones(2), 3)

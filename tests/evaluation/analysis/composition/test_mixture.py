@@ -1,4 +1,4 @@
-"""Designs of mixtures, and `biovfm scaling mixture` from end to end on a response that is known."""
+"""Designs of mixtures, and `biovfm scaling mixture` from end to end on a known response."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Mixtures against seeds, and lack of fit."""
+"""Variance between mixtures against seeds, and lack of fit."""
 
 import numpy as np
 import pytest

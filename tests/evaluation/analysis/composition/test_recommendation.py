@@ -1,4 +1,4 @@
-"""The recommended mixture: on responses that are known, with limits, and where there is nothing to recommend."""
+"""The recommended mixture: on known responses, with limits, and if there is nothing to recommend."""
 
 import numpy as np
 import pytest

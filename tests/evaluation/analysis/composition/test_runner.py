@@ -1,4 +1,4 @@
-"""`biovfm scaling mixture run`: its plan, its commands, resuming, and what it makes of the scores."""
+"""`biovfm scaling mixture run`: its plan, its commands, resuming, and its results from the scores."""
 
 import csv
 import json
@@ -61,7 +61,7 @@ def plan_file(data, tmp_path, class_folder):
 
 @pytest.fixture
 def fake_training(monkeypatch, tmp_path_factory, make_model):
-    """Stands in for the training process: leaves a model, and keeps the commands."""
+    """Replaces the training process: writes a model and records the commands."""
     models = [make_model(tmp_path_factory.mktemp("model") / str(seed), seed=seed) for seed in range(3)]
     calls = []
 

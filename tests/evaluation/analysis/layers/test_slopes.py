@@ -1,4 +1,4 @@
-"""Slopes of each depth: power laws that are known come out, layers of several depths are compared, words say what."""
+"""Slopes at each depth: known power laws are recovered, models of different depths compared, and the text is right."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ SIZES = {f"{family}{size}": (family, float(size)) for family in ("D", "M") for s
 
 
 def rows(layers=4):
-    """The linear probe grows as size^(depth / 10) in M, and not at all in D; RankMe is known of M alone."""
+    """The linear probe grows as size^(depth / 10) in M, and not at all in D; only M has RankMe."""
     made = []
     for model, (family, size) in SIZES.items():
         count = layers if size < 16 else 2 * layers

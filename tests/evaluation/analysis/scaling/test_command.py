@@ -34,13 +34,13 @@ def write(tmp_path):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Skip the pictures where only tables are looked at."""
+    """Skip the pictures in tests that look only at tables."""
     monkeypatch.setattr(figures, "write_figures", lambda *_: [])
 
 
 @pytest.fixture
 def unlimited(monkeypatch):
-    """Skip the limits of scores where none is looked at: most of an analysis goes into their intervals."""
+    """Skip the limits of scores in tests that do not look at them: their intervals take most of the time."""
     monkeypatch.setattr(analysis, "fit_saturating", lambda *_: None)
 
 
@@ -110,7 +110,7 @@ TWELVE = published.twelve()
 def test_published_numbers_stand_only_beside_those_of_their_axis_and_tasks(
     write, sizes, tasks, axis, x, slopes, means, notes
 ):
-    """Published sizes once stood at the paper's x on every axis, and its mean of 12 tasks beside other means."""
+    """Published sizes once had the paper's x on every axis, and its mean of 12 tasks was shown with other means."""
     described = {"num_samples": {task: 100.0 + i for i, task in enumerate(sorted(tasks))}}
     found = analyse(read_points(write(scores(sizes, tasks))), described, axis)
     beside = found.published
@@ -189,7 +189,7 @@ def test_legends_lie_on_nothing(drawings, count):
 
 @pytest.mark.usefixtures("unlimited")
 def test_twelve_families_have_colours_of_their_own(write):
-    """Slopes above the panels are told apart by colour alone; after seven it came again."""
+    """Slopes above the panels differ only in colour; after seven the colours were repeated."""
     found = analyse(read_points(write(scores(SIZES, "t", [f"f{i:02}" for i in range(22)]))), {})
     looks = [figures._look(found, series) for series in found.slopes]
     assert len({colour for colour, _ in looks[:12]}) == len({marker for _, marker in looks[:12]}) == 12
@@ -218,7 +218,7 @@ def test_nine_families_look_different_and_have_all_their_slopes(drawings, write)
 
 @pytest.mark.usefixtures("unlimited")
 def test_published_slopes_lie_within_the_frame(drawings):
-    """OctMNIST's .0692 once lay outside, where a study's own slopes are small."""
+    """OctMNIST's .0692 was once outside the frame if a study's own slopes were small."""
     axes = drawings(scores(SIZES, TWELVE), PROPERTIES)["slopes"].axes[0]
     ticks = [line.get_xdata()[0] for line in axes.lines if line.get_label().endswith(", published")]
     assert max(ticks) == 0.0692 and len(ticks) == 24
@@ -257,7 +257,7 @@ def test_every_picture_comes_in_three_formats_with_words(write, tmp_path):
         assert len((tmp_path / "out" / f"{name}.txt").read_text()) > 30
     assert not list((tmp_path / "out").glob(".*"))
     assert names == set(figures.NAMES)
-    assert main([words[0], "--out", str(tmp_path / "out")]) == 0  # without properties: their pictures are no more
+    assert main([words[0], "--out", str(tmp_path / "out")]) == 0  # without properties, their pictures are removed
     assert {path.stem for path in (tmp_path / "out").glob("*.png")} == names - {"correlations", "predictions"}
 
 

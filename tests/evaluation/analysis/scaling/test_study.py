@@ -1,4 +1,4 @@
-"""The study runner: its plan, its commands, resuming, and what it makes of the results."""
+"""The study runner: its plan, its commands, resuming, and its points from the results."""
 
 import csv
 import json
@@ -46,7 +46,7 @@ def plan_file(tmp_path):
 
 @pytest.fixture
 def fake_training(monkeypatch):
-    """Stands in for the training process: leaves what a finished run leaves, and keeps the commands."""
+    """Replaces the training process: writes the files of a finished run and records the commands."""
     calls = []
 
     def run(words, check, env):
@@ -67,7 +67,7 @@ MADE = {"method": "knn", "protocol": "fast", "seed": 0, "settings": RUN.settings
 
 @pytest.fixture
 def fake_probe(monkeypatch):
-    """Stands in for the probe and its data: records an AUC per model and task."""
+    """Replaces the probe and its data: writes an AUC per model and task."""
     calls = []
 
     def run(options):
@@ -243,7 +243,7 @@ def test_results_without_auc_are_refused(plan_file, tmp_path, fake_training, fak
 
 
 def dense_probe(options):
-    """Records of masks and boxes, as a probe of both kinds leaves them; one AP is 0."""
+    """Records of masks and boxes, as probes of both kinds write them; one AP is 0."""
     records = []
     for number, model in enumerate(model.split("=")[0] for model in options.model):
         for task, kind, name in (("vessels", "segmentation", "dice"), ("cells", "detection", "AP")):
@@ -314,7 +314,7 @@ def test_a_size_without_a_place_on_the_axis_is_told_after_the_first_run(
 
 @pytest.fixture
 def real_models(monkeypatch, make_model):
-    """Stands in for the training process: leaves a random model that `biovfm probe` can load."""
+    """Replaces the training process: writes a random model that `biovfm probe` can load."""
 
     def run(words, check, env):
         out = Path(words[words.index("--out") + 1])
@@ -330,7 +330,7 @@ def real_models(monkeypatch, make_model):
 def test_seeds_are_averaged_and_methods_and_changed_settings_stay_apart(
     plan_file, tmp_path, real_models, class_folder
 ):
-    """By the real probe: what it records of several seeds, methods and settings once stopped the study at its end."""
+    """With the real probe: its records of several seeds, methods and settings once stopped the study at its end."""
     text = STUDY.replace("[pneumoniamnist, busi], data: sets", f"{class_folder}, resamples: 20")
     out = tmp_path / "out"
     assert main(["study", str(plan_file(text)), "--out", str(out)]) == 0

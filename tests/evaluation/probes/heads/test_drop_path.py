@@ -1,4 +1,4 @@
-"""Stochastic depth while a head is trained: that of the model's own training mode, and in DINOv2's form alone."""
+"""Stochastic depth while a head is trained: equal to the model's training mode, and only in DINOv2's form."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from evaluation.tasks import open_task
 @pytest.fixture(scope="module")
 def encoder(tiny_model):
     encoder = load_encoder(str(tiny_model))
-    with torch.no_grad():  # as after training: at 1e-5 nothing that is dropped would be missed
+    with torch.no_grad():  # as after training: with 1e-5, dropping a branch would change nothing
         for name, parameter in encoder.module.named_parameters():
             if "layer_scale" in name:
                 parameter.fill_(0.5)
@@ -99,4 +99,4 @@ def test_the_switch_is_a_setting_and_the_record_tells_the_rate(tmp_path, make_mo
         ]
         assert [answer.chosen.get("drop_path") for answer in answers] == [None, rate]
         alike = np.array_equal(*(answer.arrays["val_scores"] for answer in answers))
-        assert alike == (rate == 0)  # nothing is dropped of an MAE
+        assert alike == (rate == 0)  # an MAE drops nothing

@@ -1,4 +1,4 @@
-"""The radiology study's heads: their steps are those of torch, and the choice is validation's."""
+"""The radiology study's heads: their steps equal torch's, and validation makes the choice."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ MULTI = "multi-label, binary-class"
 
 
 def drawn(kind="multi-class", outputs=3, width=6, counts=(90, 45, 60), telling=3, seed=0):
-    """A problem whose first `telling` columns tell the labels; the others are noise."""
+    """A problem whose first `telling` columns determine the labels; the others are noise."""
     rng = np.random.default_rng(seed)
     centres = 4 * rng.normal(size=(outputs, telling))
     features, labels = {}, {}
@@ -83,7 +83,7 @@ def test_the_input_that_tells_is_chosen_and_the_record_has_every_try(kind, outpu
 
 
 def test_the_last_head_has_seen_the_validation_cases_and_its_validation_scores_have_not():
-    """With labels of chance the validation scores tell nothing, whatever the training on them."""
+    """With random labels, validation scores must stay at chance, even though training uses them later."""
     rng = np.random.default_rng(0)
     labels = {name: rng.integers(0, 2, count) for name, count in (("train", 40), ("val", 300), ("test", 20))}
     features = {name: rng.normal(size=(len(part), 30)).astype(np.float32) for name, part in labels.items()}

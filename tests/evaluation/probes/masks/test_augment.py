@@ -1,4 +1,4 @@
-"""Augmentation of images with their masks: what is moved alike, what is left alone, and how often."""
+"""Augmentation of images with their masks: what moves together, what stays, and how often."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_a_seed_gives_the_same_again_and_another_others():
 
 
 def test_the_study_turns_upside_down_in_three_of_eight_cases():
-    """Two vertical flips of one chance in four each; without the rotation, which is set to none here."""
+    """Two vertical flips, each with probability 1/4; the rotation is turned off here."""
     marker = torch.zeros(2000, 3, 5, 5)
     marker[:, :, 0, 2] = 1
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Predicted masks as files: a volume where its labels lie, images and slices as PNG."""
+"""Predicted masks as files: volumes in the space of their labels, images and slices as PNG."""
 
 from types import SimpleNamespace
 
@@ -22,7 +22,7 @@ AFFINES = {
 
 @pytest.mark.parametrize("name", AFFINES)
 def test_a_saved_volume_lies_where_its_labels_lie(tmp_path, name):
-    """Whatever the order and direction of the file's axes: compared in nibabel's canonical form."""
+    """For any order and direction of the file's axes; compared in nibabel's canonical form."""
     rng = np.random.default_rng(0)
     original = nibabel.Nifti1Image(rng.integers(0, 3, (6, 5, 4), np.uint8), AFFINES[name])
     nibabel.save(original, tmp_path / "labels.nii.gz")

@@ -1,4 +1,4 @@
-"""Surface distances of test cases: volumes are put together from their slices, and measured in their spacing."""
+"""Surface distances of test cases: volumes are assembled from slices and measured in their spacing."""
 
 import nibabel
 import numpy as np
@@ -26,7 +26,7 @@ def volumes():
     """Two cases of 5 and 12 slices, decided and true, and the split of their slices."""
     truth = [block((5, 12, 10), (1, 2, 2), (4, 8, 7), 1), block((12, 12, 10), (2, 2, 2), (9, 7, 8), 1)]
     decided = [np.roll(truth[0], 1, 1), np.roll(truth[1], 1, 0)]
-    truth[1][10, 1:3, 1:3] = 2  # a structure that was not decided for
+    truth[1][10, 1:3, 1:3] = 2  # a structure that was not predicted
     split = Split(
         images=list(np.concatenate(truth)),
         masks=list(np.concatenate(truth)),

@@ -1,4 +1,4 @@
-"""Windows of large images: they cover them, and their scores put together are those of the whole."""
+"""Windows of large images: they cover the image, and their merged scores are those of the whole image."""
 
 import numpy as np
 import pytest
@@ -81,7 +81,7 @@ def test_the_middle_of_a_window_weighs_more_than_its_border(problem):
     windows = cut_windows(problem, 16).splits["test"]
     of_first = [n for n, place in enumerate(windows.images.places) if place.image == 0]
 
-    def numbered(rows):  # each window is sure of its own number
+    def numbered(rows):  # each window predicts its own index with certainty
         return [torch.full((1, 1, 1), float(of_first.index(int(row)))) for row in rows]
 
     (scores,) = stitched(numbered, windows)(np.array([0]))

@@ -1,4 +1,4 @@
-"""Calibration within groups: against scikit-learn's regression, known distortions, and what gets no slope."""
+"""Calibration within groups: against scikit-learn's regression, known distortions, and groups without a slope."""
 
 import numpy as np
 import pytest

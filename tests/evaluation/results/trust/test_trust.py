@@ -1,4 +1,4 @@
-"""Selective risk, conformal sets and group gaps: values that are known without a reference."""
+"""Selective risk, conformal sets and group gaps: values that follow without a reference."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A run that learns the scores of an earlier run's teacher, and one that begins as it."""
+"""A run that learns the scores of an earlier run's teacher, and a run that starts from that teacher."""
 
 import shutil
 from pathlib import Path
