@@ -699,7 +699,7 @@ def reproduce(
         device: torch device (default: cuda if available, else cpu).
         precision: bf16 keeps two to three digits of a feature; it is up to twice as fast on a CPU with bfloat16
             instructions (AMX, AVX512-BF16), slower on others (default: bf16 on a GPU that has it, else fp32).
-        cache: folder of cached features (default: OUT/cache).
+        cache: folder for cached features (default: OUT/cache).
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
             commit of the repository (40 hex digits), or a folder's digest, which a message names if this option
             is missing; one for each command.
