@@ -40,7 +40,7 @@ PATCHES = ["augment.global_size=64", "augment.local_size=32", "augment.local_cou
 TINY = ["model.hidden_size=64", "model.num_attention_heads=2", "model.num_hidden_layers=3"]
 # to degrade: the class tokens' loss alone, at three times the rate
 DEGRADING = ["dino.ibot_weight=0", "dino.koleo_weight=0", "optim.base_lr=0.01"]
-WEIGHTS = (2.0,)
+WEIGHTS = (2.0, 10.0)
 EVERY = 15  # steps between two looks at the patches
 SIGNS = {"dense_locality": "locality", "dense_patch_cosine": "cosine of two patches", "dense_dice": "Dice of vessels"}
 
@@ -169,7 +169,7 @@ def draw(runs: dict[str, Path], target: Path) -> None:
             axes.plot(*measured(run, sign), label=label)
         axes.set(title=title, xlabel="step")
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].legend(frameon=False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(target, dpi=110)
 
 
