@@ -83,10 +83,14 @@ def scores(results: Path) -> str:
     for row in json.loads((results / "results.json").read_text()):
         cells.setdefault((row["task"], row["method"]), {})[row["model"]] = f"{row['metrics']['auc']['value']:.3f}"
     for row in json.loads((results / "comparisons.json").read_text()):
-        if row["metric"] == "auc" and row["model_a"] == "student":
-            points = [f"{100 * row[name]:+.1f}" for name in ("difference", "low", "high")]
+        pair = [row["model_a"], row["model_b"]]
+        if row["metric"] == "auc" and "student" in pair:
+            values = [row["difference"], row["low"], row["high"]]
+            if pair.pop(pair.index("student")) != row["model_a"]:
+                values = [-values[0], -values[2], -values[1]]
+            points = [f"{100 * value:+.1f}" for value in values]
             told = f"{points[0]} ({points[1]}, {points[2]}; p {row['p_holm']:.3f})"
-            cells[row["task"], row["method"]][row["model_b"]] += f", student less it {told}"
+            cells[row["task"], row["method"]][pair[0]] += f", student less it {told}"
     for (task, method), named in cells.items():
         lines.append(f"| {task}, {method} | " + " | ".join(named.values()) + " |")
     return "\n".join(lines) + "\n"
