@@ -4,8 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 import biovfm_hf
 
 IMAGES = 8  # in a batch
@@ -35,6 +33,8 @@ def measure_speed(sources: tuple[str, str]) -> Speed:
     Raises:
         UserError: one of them cannot be loaded.
     """
+    import torch  # the command's help does without
+
     encoders = [biovfm_hf.load_encoder(source, device="cpu", precision="fp32") for source in sources]
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (IMAGES, 256, 256, 3), dtype=torch.uint8, generator=generator).numpy()
