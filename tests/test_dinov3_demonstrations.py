@@ -1,11 +1,13 @@
-"""docs/dinov3.py on miniatures of the real images: a table of the student, equal weights after a kill."""
+"""docs/dinov3.py on miniatures of the real images: a table of the student, equal weights after a kill, a picture."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from evaluation.tasks import read_records
 from tests.evaluation.miniatures import WRITERS, save, write_medmnist
@@ -23,7 +25,9 @@ def script(monkeypatch: pytest.MonkeyPatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "STEPS", FEW)
+    monkeypatch.setattr(module, "EVERY", 2)
     monkeypatch.setattr(module, "TASKS", "busi")
+    monkeypatch.setattr(module, "WEIGHTS", (2.0,))
     monkeypatch.setattr(module, "LARGE", WIDTHS)
     monkeypatch.setattr(module, "SMALL", [*WIDTHS, "batch.size=2"])
     return module
@@ -54,6 +58,13 @@ def test_a_students_differences_are_told_as_a_table(script, real: Path, tmp_path
     assert head == "| task, probe | student | scratch | teacher |"
     assert sorted(line.split(" | ")[0] for line in lines) == ["| busi, knn", "| busi, linear"]
     assert all(line.count("student less it ") == 2 for line in lines)
+
+
+def test_the_monitors_of_both_runs_are_drawn(script, real: Path, tmp_path: Path, monkeypatch) -> None:
+    demonstrate(script, real, tmp_path, "anchor", monkeypatch)
+    assert Image.open(tmp_path / "anchor.png").size[0] > 600
+    rows = [json.loads(line) for line in (tmp_path / "anchored2" / "metrics.jsonl").read_text().splitlines()]
+    assert all(sign in rows[-1] for sign in (*script.SIGNS, "gram_loss"))
 
 
 @pytest.mark.slow
