@@ -4,7 +4,7 @@ import importlib
 import re
 from types import ModuleType
 
-_QUOTED = re.compile(r"""b?['"].*['"]""", re.DOTALL)
+_OF_FILE = re.compile(r"""b?['"].*['"]|(?<=file header: ).*""", re.DOTALL)  # quoted, or after these words of Pillow
 
 
 class UserError(Exception):
@@ -65,8 +65,12 @@ def require(module: str, extra: str) -> ModuleType:
 
 
 def unquoted(error: BaseException) -> str:
-    """A library's message without its quotations, which may contain names from the file."""
-    return f"{type(error).__name__}: {_QUOTED.sub('...', str(error))}"
+    """A library's message without its quotations, which may contain names from the file.
+
+    >>> unquoted(ValueError("invalid literal for int() with base 10: b'ANNA'"))
+    'ValueError: invalid literal for int() with base 10: ...'
+    """
+    return f"{type(error).__name__}: {_OF_FILE.sub('...', str(error))}"
 
 
 def one_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, Jpeg2KImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
-from .errors import TooLarge, UserError, one_line
+from .errors import TooLarge, UserError, unquoted
 from .intensity import Pixels
 
 MAX_PIXELS = 89_478_485  # Pillow's own bound: larger images need tiles, not resizing to 224
@@ -200,7 +200,7 @@ def named(dtype: np.dtype) -> str:
 
 
 def reason(error: Exception) -> str:
-    """A decoder's message in one short line."""
+    """A decoder's message in one short line, without its quotations, which may contain names from the file."""
     if isinstance(error, UnidentifiedImageError):  # Pillow's message shows a Python object
         return "its content is of no known image format"
-    return one_line(error)
+    return " ".join(unquoted(error).split())[:300]

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from ..errors import TooLarge, UnsafePath, UserError
 from ..intensity import Pixels
-from ..pictures import MAX_PIXELS
+from ..pictures import MAX_PIXELS, reason
 from ..volumes import MAX_VOLUME_BYTES, Volume
 
 Beside = Callable[[str], BinaryIO]
@@ -128,7 +128,7 @@ def unpacked(source: Source) -> BinaryIO:
     try:
         data = gzip.GzipFile(fileobj=source.file).read(MAX_FILE_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{source.name}: damaged gzip data ({error}); fetch the file again") from error
+        raise UserError(f"{source.name}: damaged gzip data ({reason(error)}); fetch the file again") from error
     if len(data) > MAX_FILE_BYTES:
         raise TooLarge(f"{source.name}: inflates to more than {MAX_FILE_BYTES >> 20} MiB, over the limit")
     return BytesIO(data)

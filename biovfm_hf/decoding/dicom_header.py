@@ -27,6 +27,7 @@ _NO_PICTURES = {
     "a spectrum": (("4.2",), ()),
     "annotations": (("91",), ("ANN",)),
 }  # fmt: skip
+_QUOTE = re.compile(r"""(?<!\w)['"]|['"](?!\w)""")  # not an apostrophe
 
 
 def import_pydicom() -> Any:
@@ -51,8 +52,8 @@ def told(error: Exception, start: bytes) -> str:
     message = re.sub(r"\\x[0-9a-f]{2}|\\[nrt]", " ", str(error))
     kept = []
     for word in message.split():
-        tokens = [token.encode() for token in re.findall(r"\w{2,}", word.lower())]
-        quoted = "'" in word or '"' in word  # words of values, whole or in part; outside of quotes "of" is just "of"
+        tokens = [token.encode() for token in re.findall(r"\w+", word.lower())]
+        quoted = _QUOTE.search(word)  # words of values, whole or in part; outside of quotes "of" is just "of"
         found = any(token in header if quoted else len(token) > 2 and token in header_words for token in tokens)
         if found or not word.isascii():
             kept.append("...")

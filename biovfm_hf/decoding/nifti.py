@@ -9,7 +9,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..errors import TooLarge, UserError, one_line, require
+from ..errors import TooLarge, UserError, require
+from ..pictures import reason
 from ..volumes import Volume, canonical
 from .content import Source
 
@@ -81,7 +82,7 @@ def _readable(source: Source) -> Iterator[None]:
         raise
     except Exception as error:  # nibabel and the inflaters raise nearly every type on damaged files
         raise UserError(
-            f"{source.name}: cannot be read as a volume ({one_line(error)}); check or fetch the file again"
+            f"{source.name}: cannot be read as a volume ({reason(error)}); check or fetch the file again"
         ) from error
 
 

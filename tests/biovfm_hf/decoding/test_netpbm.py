@@ -57,3 +57,14 @@ def test_pfm_as_opencv_writes_it(tmp_path, values):
 def test_damaged_files_are_refused(data):
     with pytest.raises(UserError):
         decode(data, name="a.pgm")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"P5\nANNA 4\n255\n", b"P6 4 ANNA 255\n", b"P5 ANNABELLA-MARIA 4\n255\n", b"P2 1 1 255\nANNA", b"P1 2 1\nANNA",
+     b"Pf\nANNA 4\n-1\n", b"P2 1 1 255\nANNABELLA-MARIA", b"P4 ANNA 4\n", b"P5 4 4 ANNA\n"],
+)  # fmt: skip
+def test_no_message_repeats_what_the_file_says(data):
+    with pytest.raises(UserError, match=r"Error: \.\.\.|: \.\.\.") as refused:
+        decode(data, name="a.pgm")
+    assert "ANNA" not in str(refused.value)
