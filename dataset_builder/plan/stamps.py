@@ -35,23 +35,21 @@ def stamp_of(item: Item, raw: str | Path, listed: dict[str, str] | None = None) 
 def stamp(path: str, status: os.stat_result) -> str:
     """Size and time of change of a file; for an archive also a hash of its member list.
 
-    No header of a TAR has a checksum of the content, so members of one size could exchange theirs unseen. In place of
-    the hash stands the time of status, which changes with every write and cannot be set back: new rights or another
-    name of the file make it a changed one too.
+    No header of a TAR has a checksum of the content, so members of one size could exchange theirs unseen. If the TAR
+    is not packed, whatever its name, the time of status stands in place of the hash. It changes with every write and
+    cannot be set back: new rights or another name of the file make it a changed one too.
     """
     sizes = f"{status.st_size}{STAMP}{status.st_mtime_ns}"
-    if path.lower().endswith(".tar"):
-        return f"{sizes}{STAMP}{status.st_ctime_ns}"
     if not is_archive(path):
         return sizes
     return f"{sizes}{STAMP}{_members(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)}"
 
 
 @lru_cache(maxsize=64)
-def _members(path: str, *_changed: int) -> str:
-    """Digest of an archive's member list, cached until its status changes: the time of status cannot be set back."""
+def _members(path: str, size: int, changed: int, status_changed: int, inode: int) -> str:
+    """Digest of an archive's member list, cached until its status changes; without checksums, the time of status."""
     try:
-        return members_digest(path)
+        return members_digest(path) or str(status_changed)
     except OSError:  # listing or reading will report it
         return ""
 

@@ -18,6 +18,7 @@ UNREADABLE = (".rar", ".7z")
 MAX_EXPANSION = 200
 ALLOWANCE = 1 << 30  # bytes that any archive may unpack to
 MAX_TAR_HEADERS = 1 << 20  # header bytes of one member of a TAR; a long name and its attributes take a few KiB
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")  # how gzip, bzip2 and xz begin
 _PACKED_END = 4096  # bytes that hold a packed file's last checksums
 _START = 132  # bytes of a member that tell DICOM
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, ends of lines and paragraphs
@@ -73,12 +74,17 @@ def members_digest(file: str) -> str:
 
     Of a ZIP that is its central directory, names and checksums among it. A compressed TAR has none: the end of its
     file tells, where gzip and bzip2 keep a checksum of all that is packed, and xz one of its last block. Empty for
-    what cannot be listed. A TAR that is not compressed has no checksum of any content: see `plan.stamps`.
+    what cannot be listed, and for a TAR that is not compressed, whatever its name: it has no checksum of any content.
     """
     name, digest = file.lower(), hashlib.blake2b(digest_size=8)
     with open(file, "rb") as opened:  # noqa: PTH123 - no path to make for each of many
         try:
-            start = _central_directory(opened)[0] if is_zip(name) else max(0, opened.seek(0, 2) - _PACKED_END)
+            if is_zip(name):
+                start = _central_directory(opened)[0]
+            elif opened.read(6).startswith(_PACKED):
+                start = max(0, opened.seek(0, 2) - _PACKED_END)
+            else:
+                return ""
         except BrokenArchive:
             return ""
         opened.seek(start)
