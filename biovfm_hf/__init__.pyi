@@ -473,7 +473,7 @@ def probe(
         rate: highest learning rate (default: by method).
         features: class token, mean patch token (mean_raw: before the final norm), both, the model's pooled
             vector, or last4: class tokens of the last four blocks and the mean patch token; card: the one that
-            the model's card recommends; linear also has auto: the best on validation (default: class for kNN,
+            the model's card recommends; linear also has auto: the best on validation (default: class for knn,
             auto for linear under protocol radiology, else both).
         shots: few-shot: training subjects per class, for segmentation in total (default: 16).
         draws: few-shot: number of draws (default: 20).

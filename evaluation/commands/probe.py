@@ -2,13 +2,11 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, make_dataclass
 from itertools import product
-from operator import attrgetter
 from pathlib import Path
-from types import GenericAlias
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from biovfm_hf.cards.provenance import Provenance, add_provenance
 from biovfm_hf.errors import OptionError, UserError
@@ -41,6 +39,7 @@ from ..tasks.corruptions.benchmark import benchmarks
 from ..tasks.listing import Listing
 from ..tasks.medmnist import SIZES
 from .embed import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP, PRECISIONS
+from .settings import SETTINGS, method_options
 
 EXAMPLES = """\
 examples:
@@ -63,7 +62,7 @@ Run the same command again to continue.
 On several GPUs: accelerate launch --num_processes 4 -m biovfm_hf.cli probe ..."""
 
 
-WHAT, HOW, SETTINGS, RUNNING = "what to score", "how", "settings of the methods", "running"
+WHAT, HOW, RUNNING = "what to score", "how", "running"
 
 
 @dataclass(frozen=True)
@@ -182,40 +181,12 @@ def options_class() -> type[RunOptions]:
 
     A setting that is not given is None. A setting that several methods share is one option. A setting with `commas`
     takes several values, each with runs of its own.
+
+    Raises:
+        UserError: a method's setting has a name that means something else already.
     """
-    taken = {item.name for item in fields(RunOptions)}
-    added: dict[str, tuple[str, Any, Any]] = {}
-    # in the order of their modules, independent of import order
-    for probe in sorted(dict.fromkeys(probe_classes().values()), key=attrgetter("__module__")):
-        hints = get_type_hints(probe)
-        for item in fields(probe):
-            if not item.init or item.name in taken:
-                continue
-            about = {**item.metadata, "help": item.metadata["help"] + _default_note(item.default), "group": SETTINGS}
-            if item.name in added:
-                _add_choices(added[item.name][2].metadata, item)
-                continue
-            if "choices" in about:
-                about["choices"] = list(about["choices"])
-            kind = _value_type(hints[item.name])
-            kind = GenericAlias(tuple, (kind, ...)) if about.get("commas", False) else kind
-            added[item.name] = (item.name, kind | None, field(default=None, metadata=about))
-    return make_dataclass("ProbeOptions", added.values(), bases=(Listing, RunOptions), frozen=True)
-
-
-def _value_type(hint: Any) -> Any:
-    """The type of a setting's value, without None."""
-    return next((part for part in get_args(hint) if part is not type(None)), hint)
-
-
-def _add_choices(about: Mapping[str, Any], item: Any) -> None:
-    """Add another method's choices to a shared setting; each method refuses choices that it does not know."""
-    about.get("choices", []).extend(c for c in item.metadata.get("choices", ()) if c not in about["choices"])
-
-
-def _default_note(default: Any) -> str:
-    plain = default is not MISSING and default is not None and not isinstance(default, str)
-    return f" (default: {default})" if plain else ""
+    taken = {item.name for base in (Listing, RunOptions) for item in fields(base)}
+    return make_dataclass("ProbeOptions", method_options(taken), bases=(Listing, RunOptions), frozen=True)
 
 
 ProbeOptions = options_class()
@@ -237,7 +208,9 @@ def main(argv: list[str]) -> int:
 
 def build_parser() -> CommandParser:
     """The command's parser, without its options."""
-    methods = "\n".join(f"  {name:<10}{title}" for name, title in probe_titles().items())
+    titles = probe_titles()
+    width = max(map(len, titles)) + 2
+    methods = "\n".join(f"  {name:<{width}}{title}" for name, title in titles.items())
     parser = CommandParser(
         prog="biovfm probe",
         description="Score frozen (or fine-tuned) encoders on benchmark tasks. Features are computed once per model "

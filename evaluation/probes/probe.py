@@ -46,8 +46,7 @@ NORMALISED = {"biovfm": "half", STUDY: "imagenet"}  # their preprocessing for al
 FEATURES_HELP = (
     "class token, mean patch token (mean_raw: before the final norm), both, the model's pooled vector, or last4: "
     "class tokens of the last four blocks and the mean patch token; card: the one that the model's card recommends; "
-    "linear also has auto: the best on validation "
-    "(default: class for kNN, auto for linear under protocol radiology, else both)"
+    "linear also has auto: the best on validation"
 )
 
 

@@ -1,13 +1,14 @@
 """The registries: what every entry must have, and that one entry is all that a new kind of thing needs."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, make_dataclass
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
+from biovfm_hf.errors import UserError
 from biovfm_hf.options import option
 from evaluation.commands import probe as command
 from evaluation.encoders.encoder import Encoder, to_square
@@ -33,6 +34,49 @@ def test_every_probe_has_a_name_a_title_kinds_and_settings_with_help():
     options = {item.name for item in fields(command.options_class())}
     declared = {item.name for kind in PROBES.values() for item in fields(kind) if item.init}
     assert declared <= options
+
+
+@dataclass(frozen=True)
+class Attentive(Probe):
+    """A probe to be registered with a field that the tests add."""
+
+    name: ClassVar[str] = "sample-attentive"
+    title: ClassVar[str] = "attention over the tokens"
+
+    def run(self, trial):
+        raise NotImplementedError
+
+
+def register_with(setting):
+    """Register `Attentive` with one setting; its module comes last."""
+    added = {"__module__": "probes.sample"}
+    register(make_dataclass("Sample", [setting], bases=(Attentive,), frozen=True, namespace=added))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "default", "message"),
+    [
+        ("temperature", int, option(3, "softness", least=1), "float, above 0 for method knn .* and int, least 1 for"),
+        ("size", int, option(224, "input size", least=1), "size of method sample-attentive .* already an option"),
+        ("subject_column", str, option("", "whose"), "subject_column of method sample-attentive .* already an option"),
+    ],
+)
+def test_a_probe_cannot_change_the_meaning_of_an_option(registries, name, kind, default, message):
+    register_with((name, kind, default))
+    with pytest.raises(UserError, match=message):
+        command.options_class()
+
+
+def test_the_help_text_has_the_defaults_of_the_probes(registries):
+    def text_of(name):
+        return {item.name: item.metadata["help"] for item in fields(command.options_class())}[name]
+
+    assert text_of("features").endswith(
+        "(default: class for knn, auto for linear under protocol radiology, else both)"
+    )
+    register_with(("temperature", float, option(0.5, "softness", above=0)))
+    assert text_of("temperature").endswith("(default: 0.5 for sample-attentive, else 0.07)")
+    assert "\n  sample-attentive  attention over the tokens" in command.build_parser().format_help()
 
 
 def test_every_metric_has_a_title_and_a_place_of_its_own():
