@@ -6,8 +6,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from PIL import Image
 
 from biovfm_hf.errors import UserError
 from model_cards import formats
@@ -166,11 +168,16 @@ def test_a_published_card_names_no_folder_of_the_machine(full_card, tmp_path):
     assert "/home/somebody" not in full_card and str(tmp_path) not in full_card
 
 
-def test_usage_lines_run(full_card, model_dir, make):
-    (model_dir.parent / "image.png").write_bytes(make.image(3))
+def test_usage_lines_run_on_16_bits(full_card, model_dir):
+    ramp = np.linspace(600, 9000, 48 * 48).reshape(48, 48).astype(np.uint16)  # at 255 all of it would be white
+    Image.fromarray(ramp).save(model_dir.parent / "image.png")
+    np.save(model_dir.parent / "ramp.npy", ramp)
     blocks = re.findall(r"```python\n(.*?)```", full_card, re.DOTALL)
-    script = blocks[0] + "assert len(features[0]) == 32, features\n" + blocks[1]
+    script = "".join(blocks[:2])
     script += "assert class_token.shape == (1, 32) and patch_tokens.shape == (1, 16, 32)\n"
+    script += "import numpy as np; right = model(**processor(np.load('ramp.npy'), return_tensors='pt')).pooler_output\n"
+    script += "right = right.tolist(); assert np.allclose(features, right, atol=1e-4), (features, right)\n"
+    script += "assert np.allclose(class_token.tolist(), right, atol=1e-4), (class_token, right)\n"
     environment = {**os.environ, "PYTHONPATH": str(Path(card.__file__).parents[2])}
     done = subprocess.run(
         [python(), "-c", script],
