@@ -110,10 +110,15 @@ def _feeding(rate: float, config: TrainConfig) -> list[str]:
     """Images that GPUs consume at `rate` images/s each, and the loader cores needed."""
     most, fewest = (math.ceil(rate / per_core) for per_core in _LOADER_RATES)
     eaten = ", ".join(f"{rate * count:,.0f} on {count}" for count in _GPUS)
-    cores = f"about {fewest} to {most} for each H100, with ten crops of a grey to colour PNG of 256 pixels"
+    cores = f"{fewest} to {most} for each H100"
     crops = config.augment.global_count + config.augment.local_count
-    if crops != _LOADER_CROPS:
-        cores += f"; {crops} take{'s' if crops == 1 else ''} {'fewer' if crops < _LOADER_CROPS else 'more'}"
+    if crops == _LOADER_CROPS:
+        cores = f"about {cores}, with {crops} crops of a grey to colour PNG of 256 pixels"
+    else:
+        cores = (
+            f"{'fewer' if crops < _LOADER_CROPS else 'more'} than {cores}: this config takes {crops} "
+            f"crop{'' if crops == 1 else 's'} an image, and {_LOADER_CROPS} of a 256-pixel PNG need so many"
+        )
     return [f"images eaten      about {rate:,.0f} images/s on each H100, {eaten}", f"loader cores      {cores}"]
 
 

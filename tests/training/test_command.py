@@ -66,7 +66,12 @@ def test_a_dry_run_prints_a_config_that_loads_and_trains_nothing(
         assert phrase in printed
     frozen = re.search(r"held in memory +[\d.]+M parameters \(([\d.]+)M of them are not trained\)", printed)
     assert frozen is not None and (float(frozen[1]) > 20) == (method == "dino")  # a teacher, or positions alone
-    assert ("; 1 takes fewer" in printed) == (method == "mae") and "MAE" not in printed.partition("\n# ")[2]
+    assert "MAE" not in printed.partition("\n# ")[2]
+    cores = next(line for line in printed.splitlines() if "loader cores" in line)
+    if method == "mae":
+        assert "  fewer than " in cores and "this config takes 1 crop an image" in cores
+    else:
+        assert "  about " in cores and "with 10 crops of" in cores
     assert not (tmp_path / "out").exists()
 
 
