@@ -79,6 +79,20 @@ def interval_text(entry: Interval | None, digits: int = 3) -> str:
     return f"{entry.value:.{digits}f} [{entry.low:.{digits}f}, {entry.high:.{digits}f}]"
 
 
+def warnings_of(records: Iterable[Record]) -> dict[str, list[str]]:
+    """The records' distinct warnings, each with its tasks; shared patients first, since they make scores too good."""
+    tasks: dict[str, dict[str, None]] = {}
+    for record in records:
+        for text in record.warnings or ():
+            tasks.setdefault(text, {})[record.task] = None
+    return {text: list(tasks[text]) for text in sorted(tasks, key=lambda text: not is_leak(text))}
+
+
+def is_leak(warning: str) -> bool:
+    """Whether a warning says that patients may be in both train and test; only such warnings name patients."""
+    return "patient" in warning
+
+
 def metric_label(name: str) -> str:
     """A metric's name for readers."""
     return METRIC_LABELS.get(name, name.replace("_", " "))

@@ -12,6 +12,7 @@ WIDTH, HEIGHT = 320, 176
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24
 BUCKETS = 160
 Scale = Callable[[float], float]
+CAP = 6  # half the height of an interval's end caps
 STYLES = 6  # line colours and dashes that the style sheet defines
 
 
@@ -142,9 +143,15 @@ def interval_mark(
     to_x = _scale(axis[0], axis[1], 4, 156)
     parts = [f'<path class="grid" d="M{to_x(tick):.1f} 2V18"/>' for tick in ticks(*axis)]
     if low is not None and high is not None:
-        parts.append(f'<path class="whisker s{style % STYLES}" d="M{to_x(low):.1f} 10H{to_x(high):.1f}"/>')
+        parts.append(_whisker(to_x(low), to_x(high), 10, str(style % STYLES)))
     parts.append(f'<circle class="dot s{style % STYLES}" cx="{to_x(value):.1f}" cy="10" r="3.4"/>')
     return Markup(f'<svg class="mark" viewBox="0 0 160 20" aria-hidden="true">{"".join(parts)}</svg>')
+
+
+def _whisker(low: float, high: float, y: int, style: str) -> str:
+    """An interval with end caps, which show beside the dot even if it has no width."""
+    caps = "".join(f"M{x:.1f} {y - CAP}V{y + CAP}" for x in (low, high))
+    return f'<path class="whisker s{style}" d="M{low:.1f} {y}H{high:.1f}{caps}"/>'
 
 
 def interval_axis(axis: tuple[float, float]) -> Markup:
@@ -189,7 +196,8 @@ def difference_chart(rows: Sequence[Difference]) -> Markup:
     width, step = 640, 38
     height = step * len(rows) + 26
     to_x = _scale(low, high, 10, width - 10)
-    parts = [f'<path class="axis" d="M{to_x(0):.1f} 4V{height - 22}"/>']
+    zero = "".join(f"M{to_x(0):.1f} {step * place + 23}V{step * place + 35}" for place in range(len(rows)))
+    parts = [f'<path class="axis" d="{zero}M{to_x(0):.1f} {height - 26}V{height - 20}"/>']
     marks = ticks(low, high, 5)
     parts += [
         f'<text class="tick" x="{min(max(to_x(tick), 24), width - 24):.1f}" y="{height - 6}" text-anchor="middle">'
@@ -197,10 +205,10 @@ def difference_chart(rows: Sequence[Difference]) -> Markup:
         for tick in marks
     ]
     for place, row in enumerate(rows):
-        y, style = step * place + 29, 0 if row.is_real else "n"
+        y, style = step * place + 29, "0" if row.is_real else "n"
         parts.append(f'<text class="label" x="10" y="{y - 11}">{escape(row.label)}</text>')
         if row.low is not None and row.high is not None:
-            parts.append(f'<path class="whisker s{style}" d="M{to_x(row.low):.1f} {y}H{to_x(row.high):.1f}"/>')
+            parts.append(_whisker(to_x(row.low), to_x(row.high), y, style))
         parts.append(f'<circle class="dot s{style}" cx="{to_x(row.value):.1f}" cy="{y}" r="4"/>')
     values = "; ".join(f"{row.label}: {row.value:+.3f}{'' if row.is_real else ', not told apart'}" for row in rows)
     return Markup(

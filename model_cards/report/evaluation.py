@@ -8,7 +8,7 @@ from markupsafe import Markup
 from biovfm_hf.results import significance
 from biovfm_hf.results.record import Record
 
-from ..inputs.results import Comparison, is_lower_better, is_main, metric_order, primary_metric, way_words
+from ..inputs.results import Comparison, is_lower_better, is_main, metric_order, primary_metric, warnings_of, way_words
 from . import charts
 from .figures import figures
 from .material import MAX_ROWS, Material
@@ -99,7 +99,7 @@ def _score_table(records: list[Record], models: list[str], names: dict[str, str]
         "others": order[MAIN_METRICS:],
         "primary": primary,
         "axis": charts.interval_axis(axis),
-        "tasks": list(tasks.items()),
+        "tasks": [(task, rows, list(warnings_of(row["record"] for row in rows))) for task, rows in tasks.items()],
         "ranks": mean_ranks(records, primary, names),
         "left_out": max(0, len(records) - MAX_ROWS),
         "seeds": sorted({record.seed for record in records if record.seed is not None}),

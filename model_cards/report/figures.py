@@ -9,6 +9,7 @@ from .material import Material
 from .pictures import Picture
 
 MAX_FIGURES = 40
+CHARTS = ("tsne", "roc", "confusion", "fewshot", "ranks", "rank-against-rank", "corrupted")  # without patients' images
 CAPTIONS = {
     "pca": "Patch tokens as colours; patches of one colour are similar to the model",
     "attention": "Where the class token looks in test images",
@@ -42,7 +43,7 @@ def _picture(file: Path, material: Material) -> Picture | None:
     text = file.with_suffix(".txt")
     caption = caption_of(file.stem)
     alt = " ".join(read_text(text, 2**16).split()) if text.is_file() else caption
-    return material.store.add(file, alt, 1600, caption=caption, drawn=True)
+    return material.store.add(file, alt, 1600, caption=caption, drawn=True, is_chart=file.stem.split("_")[0] in CHARTS)
 
 
 def caption_of(stem: str) -> str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from .. import formats
-from ..inputs.results import Comparison, is_main, metric_label
+from ..inputs.results import Comparison, is_leak, is_main, metric_label, warnings_of
 from . import charts
 from .evaluation import shortened
 from .material import Material
@@ -21,11 +21,18 @@ def findings_section(material: Material) -> dict[str, Any] | None:
     rows = [row for row in material.comparisons if is_main(row, material.records) and row.p_holm is not None]
     rows.sort(key=lambda row: (not row.is_real, -abs(row.difference)))
     return {
+        "leaks": [_leak(text, tasks) for text, tasks in warnings_of(material.records).items() if is_leak(text)],
         "sentences": _sentences(rows, names),
         "next_steps": _next_steps(material, rows),
         "picture": charts.difference_chart([_bar(row, names) for row in rows[:MAX_BARS]]) if rows else "",
         "not_drawn": max(0, len(rows) - MAX_BARS),
     }
+
+
+def _leak(text: str, tasks: list[str]) -> str:
+    others = len(tasks) - MAX_SENTENCES
+    names = ", ".join(tasks[:MAX_SENTENCES]) + (f" and {others} more" if others > 0 else "")
+    return f"Do not trust the scores on {names} yet: {text}."
 
 
 def _sentences(rows: list[Comparison], names: dict[str, str]) -> list[str]:

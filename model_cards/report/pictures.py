@@ -17,13 +17,17 @@ MAX_FILE_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture ready for an <img>: data URI, shown size in pixels, alternative text, caption."""
+    """A picture ready for an <img>: data URI, shown size in pixels, alternative text, caption.
+
+    `is_chart`: it shows no image of a patient, so that dark pages may show it on dark paper.
+    """
 
     src: str
     width: int
     height: int
     alt: str
     caption: str = ""
+    is_chart: bool = False
 
 
 class PictureStore:
@@ -34,7 +38,13 @@ class PictureStore:
         self.left_out: list[str] = []
 
     def add(
-        self, source: Path | bytes, alt: str, max_side: int, caption: str = "", drawn: bool = False
+        self,
+        source: Path | bytes,
+        alt: str,
+        max_side: int,
+        caption: str = "",
+        drawn: bool = False,
+        is_chart: bool = False,
     ) -> Picture | None:
         """Decode a picture, reduce its longer side to `max_side` pixels, and encode it as WebP.
 
@@ -43,7 +53,8 @@ class PictureStore:
             alt: what a screen reader says.
             max_side: in pixels.
             caption: shown below, if any.
-            drawn: a chart: kept lossless while it stays small.
+            drawn: drawn by a program: kept lossless while it stays small.
+            is_chart: see `Picture`.
 
         Returns:
             the picture, or None with the reason in `left_out`.
@@ -59,7 +70,8 @@ class PictureStore:
             self.left_out.append(f"{name}: left out to keep this file below 10 MB")
             return None
         self.budget -= size
-        return Picture(f"data:image/webp;base64,{base64.b64encode(encoded).decode()}", width, height, alt, caption)
+        src = f"data:image/webp;base64,{base64.b64encode(encoded).decode()}"
+        return Picture(src, width, height, alt, caption, is_chart)
 
 
 def _encoded(source: Path | bytes, max_side: int, drawn: bool) -> tuple[bytes, int, int]:

@@ -175,7 +175,8 @@ def test_usage_lines_run_on_16_bits(full_card, model_dir):
     blocks = re.findall(r"```python\n(.*?)```", full_card, re.DOTALL)
     script = "".join(blocks[:2])
     script += "assert class_token.shape == (1, 32) and patch_tokens.shape == (1, 16, 32)\n"
-    script += "import numpy as np; right = model(**processor(np.load('ramp.npy'), return_tensors='pt')).pooler_output\n"
+    script += "import numpy as np\n"
+    script += "right = model(**processor(np.load('ramp.npy'), return_tensors='pt')).pooler_output\n"
     script += "right = right.tolist(); assert np.allclose(features, right, atol=1e-4), (features, right)\n"
     script += "assert np.allclose(class_token.tolist(), right, atol=1e-4), (class_token, right)\n"
     environment = {**os.environ, "PYTHONPATH": str(Path(card.__file__).parents[2])}

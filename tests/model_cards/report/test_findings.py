@@ -1,12 +1,18 @@
 """The report's first sentences: which differences are real, and what to do next."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from biovfm_hf.results.record import Record
+from evaluation.tasks.shared_patients import warnings_without_subjects
 from model_cards.inputs.results import Comparison, load_comparisons
+from model_cards.report.charts import Difference, difference_chart, interval_mark
+from model_cards.report.evaluation import evaluation_section
 from model_cards.report.figures import caption_of
 from model_cards.report.findings import findings_section
 from model_cards.report.material import Material
@@ -68,6 +74,30 @@ def test_the_metric_that_a_task_names_as_its_own_counts():
         PictureStore(0), records=[Record.read(boxes, "a record")], comparisons=[replace(ROW, metric="AP")]
     )
     assert "by 0.020 AP (boxes)" in findings_section(material)["sentences"][0]
+
+
+def test_shared_patients_come_first_and_other_warnings_beside_their_task():
+    files = [Path(f"patient{number // 2:03d}_{number}.png") for number in range(40)]
+    leaks = list(warnings_without_subjects(files, np.array(["train", "test"] * 20), listed=True))
+    flat = "intervals without width: all resamples of the 10 test cases agree, which a few cases often do"
+    records = [replace(record(model), warnings=[flat, *leaks]) for model in ("a", "b")]
+    material = Material(PictureStore(0), records=[*records, replace(record("a"), task="skin", warnings=[flat])])
+    told = findings_section(material)["leaks"]
+    assert len(leaks) == 2 and told == [f"Do not trust the scores on lungs yet: {leak}." for leak in leaks]
+    (table,) = evaluation_section(material)["tables"]
+    assert {task: texts for task, _, texts in table["tasks"]} == {"lungs": [*leaks, flat], "skin": [flat]}
+    assert findings(ROW)["leaks"] == []
+
+
+def test_an_interval_without_width_has_caps_and_the_zero_line_leaves_labels_free():
+    flat = interval_mark(1.0, 1.0, 1.0, (0.0, 1.1))
+    x = flat.split('<path class="whisker s0" d="M')[1].split(" ")[0]
+    assert flat.count(f"M{x} 4V16") == 2 and "whisker" not in interval_mark(1.0, None, None, (0.0, 1.1))
+    picture = difference_chart([Difference("a", 0.2, 0.1, 0.3, True), Difference("b", 0.1, 0.0, 0.2, False)])
+    zero = picture.split('<path class="axis" d="')[1].split('"')[0]
+    spans = [tuple(map(int, part.split(" ")[1].split("V"))) for part in zero.split("M")[1:]]
+    labels = [int(y) for y in re.findall(r'class="label" x="10" y="(\d+)"', picture)]
+    assert len(labels) == 2 and not any(top < y + 4 and y - 12 < bottom for y in labels for top, bottom in spans)
 
 
 def test_chance_is_called_chance_and_more_cases_are_the_next_step():
