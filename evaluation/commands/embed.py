@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import shutil
 import sys
 from collections.abc import Collection
@@ -245,8 +246,9 @@ def _opened(options: EmbedOptions, size: int) -> Opened:
     why = _why_withheld(options, folder)
     naming = Naming(folder, why is not None)
     flat = None
+    leave = [*paths, *_own_outputs(options.out, folder)]
     try:
-        flat = open_images(options.images, options.config, options.split, size, options.frames, paths, naming)
+        flat = open_images(options.images, options.config, options.split, size, options.frames, leave, naming)
     except UserError:
         if not paths:
             raise
@@ -254,10 +256,20 @@ def _opened(options: EmbedOptions, size: int) -> Opened:
     return replace(opened, places=naming.places, why_withheld=why)
 
 
+def _own_outputs(out: Path, folder: Path) -> list[Path]:
+    """The files of an earlier run into the folder of images itself."""
+    place = Path(os.path.relpath(out.resolve().parent, folder.resolve()))
+    return [folder / place / file.name for file in (out, _beside(out), paths_file(out))]
+
+
 def _why_withheld(options: EmbedOptions, folder: Path) -> str | None:
+    if not _is_plain_folder(folder):
+        if options.paths == WITHHOLD:
+            raise OptionError("paths", f"withhold is for a folder of images, which {folder} is not; leave it out")
+        return None
     if options.paths == WITHHOLD:
         return ON_REQUEST
-    return why_withheld(folder) if options.paths == AUTO and _is_plain_folder(folder) else None
+    return why_withheld(folder) if options.paths == AUTO else None
 
 
 def _with_volumes(flat: Opened | None, naming: Naming, paths: list[Path], options: EmbedOptions) -> Opened:
@@ -325,7 +337,7 @@ def open_images(
         split: split of a dataset.
         size: the encoder's input size in pixels.
         frames: frames of a file with several: "none" leaves the file out, "all" takes all, a number takes that many.
-        leave: paths to skip, namely volumes and folders of series.
+        leave: paths to skip, namely volumes, folders of series and outputs.
         naming: names the files of a folder; None names them by their paths.
 
     Raises:
@@ -340,8 +352,17 @@ def open_images(
 
 
 def _is_plain_folder(folder: Path) -> bool:
-    """Whether it is a folder of files, and not a dataset."""
-    return folder.is_dir() and not any(folder.rglob("*.parquet"))
+    """Whether it is a folder of files, and not a dataset: Parquet files, in `data` or at the top, without images."""
+    return folder.is_dir() and not (_has_only_parquet(folder / "data") or _has_only_parquet(folder))
+
+
+def _has_only_parquet(folder: Path) -> bool:
+    tables = False
+    for path, reason in walk(folder):
+        if reason is None:
+            return False
+        tables = tables or path.suffix == ".parquet"
+    return tables
 
 
 def _open_folder(naming: Naming, shrink_to: int, frames: str, leave: set[Path]) -> Opened:
@@ -396,9 +417,8 @@ class DatasetImages:
         stored = self.dataset[int(index)][self.column]
         if stored is None:
             raise UserError(f"row {index}: column {self.column!r} is empty; leave such rows out of the dataset")
-        name = f"row {index} ({stored['path']})" if stored["path"] else f"row {index}"
         source = Path(stored["path"]) if stored["bytes"] is None else stored["bytes"]
-        return read_image(source, self.shrink_to, name, square=True)
+        return read_image(source, self.shrink_to, f"row {index}", square=True)
 
     def fingerprint(self) -> str:
         """The dataset's own fingerprint of its content and transforms, with the column and `shrink_to`."""
@@ -414,7 +434,7 @@ def _open_dataset(source: str, config: str | None, split: str, shrink_to: int) -
         heed_missing_network()
     try:
         rows = datasets.load_dataset(source, config, split=split)
-    except (FileNotFoundError, ValueError, OSError, datasets.exceptions.DatasetNotFoundError) as error:
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         reason = one_line(error)
         raise UserError(f"{source}: neither a folder of images nor a dataset that can be opened ({reason})") from error
     columns = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]

@@ -240,6 +240,36 @@ def test_paths_that_repeat_headers_are_withheld_by_default(tmp_path, tiny_model,
     assert "jane" not in (tmp_path / "found" / "search.json").read_text() + "".join(capsys.readouterr())
 
 
+@pytest.mark.parametrize("stray", ["sub/table.parquet", "quimby/data/t.parquet", "t.parquet"])
+def test_a_table_among_images_is_left_out(tmp_path, tiny_model, make_image, stray):
+    """It does not make a dataset of the folder; nor do features that are written into the folder itself."""
+    folder = tmp_path / "scans"
+    write_dicom(folder / "quimby" / "1.dcm", make_image(0, 0), PatientName="Quimby^Jane")
+    (folder / "quimby" / "broken.png").write_bytes(b"no image")
+    (folder / stray).parent.mkdir(exist_ok=True)
+    (folder / stray).write_bytes(b"")
+    out = folder / "f.parquet"
+    for _ in range(2):
+        assert main(["--model", str(tiny_model), "--images", str(folder), "--out", str(out)]) == 0
+        features = read_features(out)
+        assert len(features.names) == 1 and "quimby" not in str(features)
+        assert set(read_places(out).values()) == {"quimby/1.dcm", "quimby/broken.png", stray}
+
+
+def test_a_dataset_may_have_pictures_beside_its_data(tmp_path, tiny_model, make_image):
+    Image.fromarray(make_image(0, 0)).save(tmp_path / "one.png")
+    source = write_dataset(tmp_path / "set", [(tmp_path / "one.png").read_bytes()])
+    (tmp_path / "set" / "figures").mkdir()
+    (tmp_path / "one.png").rename(tmp_path / "set" / "figures" / "sizes.png")
+    words = ["--model", str(tiny_model), "--images", source, "--out", str(tmp_path / "f.parquet")]
+    assert main(words) == 0 and read_features(tmp_path / "f.parquet").names == ["0"]
+    with pytest.raises(UserError, match="withhold is for a folder of images"):
+        main([*words, "--paths", "withhold"])
+    next((tmp_path / "set" / "data").iterdir()).write_bytes(b"no table")
+    with pytest.raises(UserError, match="neither a folder of images nor a dataset"):
+        main(words)
+
+
 def test_a_resumed_run_still_tells_what_was_left_out(tmp_path, tiny_model, messy, monkeypatch):
     out = tmp_path / "f.parquet"
     options = EmbedOptions(model=str(tiny_model), images=str(messy[0]), out=out)
