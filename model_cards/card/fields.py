@@ -28,7 +28,8 @@ def metadata(facts: CardFacts) -> Any:
 
 
 def _tags(facts: CardFacts) -> list[str]:
-    recipe = str(facts.model.config.get("initialization") or "")
+    objective = facts.model.objective
+    recipe = objective.tag if objective else str(facts.model.config.get("initialization") or "")
     tags = ["biovfm", "medical", "biomedical-imaging", "self-supervised-learning", "vit"]
     return [*tags, recipe] if recipe else tags
 

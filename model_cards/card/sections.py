@@ -71,6 +71,7 @@ def _training(facts: CardFacts) -> dict[str, Any]:
     run = facts.run
     final = run.final if run is not None else {}
     return {
+        "objective": facts.model.objective,
         "start": _start(facts),
         "run": run,
         "final_losses": [(name, value) for name, value in final.items() if group_of(name) == "loss"],
@@ -155,5 +156,5 @@ SECTIONS = [
             lambda facts: {"facts": facts.distillation} if facts.distillation else None),
     Section("files", "Architecture and files", _files),
     Section("licence", "Licence", lambda facts: {"sentence": facts.licence.sentence}),
-    Section("citation", "Citation", lambda _: {}),
+    Section("citation", "Citation", lambda facts: {"objective": facts.model.objective}),
 ]  # fmt: skip

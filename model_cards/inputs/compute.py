@@ -30,10 +30,15 @@ def energy_kwh(run: RunSummary | None, power: Power) -> float | None:
 def training_flops(model: ModelSummary, run: RunSummary) -> tuple[float, str] | None:
     """Operations of the run and what they count, or None if the recipe is unknown.
 
-    They are counted as in `biovfm pretrain --dry-run` (`biovfm_hf.flops`): forward and backward, with the run's heads
-    and stochastic depth.
+    Training states those of one image. For folders without them they are counted as in `biovfm pretrain --dry-run`
+    (`biovfm_hf.flops`): forward and backward, with the run's heads and stochastic depth.
     """
-    if run.images is None or model.flops_per_image is None:
+    if run.images is None:
+        return None
+    if model.objective is not None:
+        each = model.objective.flops_per_image
+        return run.images * each, f"{short_count(each)}FLOP for each image seen"
+    if model.flops_per_image is None:
         return None
     architecture, settings = Architecture.of(model.config), run.config
     drop_path = finite(_section(settings, "model").get("drop_path_rate")) or 0.0

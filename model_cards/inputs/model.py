@@ -7,16 +7,21 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from biovfm_hf.cards.objective import Objective, read_objective
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import Architecture
 from biovfm_hf.reading.documents import read_json
 
+# of folders without the objective's file, such as converted ones
 FAMILY_WORDS = {"dinov2": "DINOv2 (self-distillation)", "mae": "MAE (masked autoencoding)"}
 
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """A model folder. `parameters` counts the stored weights; `flops_per_image` is one forward pass, or None."""
+    """A model folder. `parameters` counts the stored weights; `flops_per_image` is one forward pass, or None.
+
+    `objective` is that of its training, None if the folder does not state it.
+    """
 
     name: str
     config: dict[str, Any]
@@ -24,10 +29,13 @@ class ModelSummary:
     parameters: int
     weight_bytes: int
     flops_per_image: float | None
+    objective: Objective | None = None
 
     @property
     def family(self) -> str:
-        """The recipe's name as readers know it, or the model type."""
+        """The objective's title; of folders without one, the family of the architecture, or the model type."""
+        if self.objective is not None:
+            return self.objective.title
         recipe = str(self.config.get("initialization") or self.config.get("model_type") or "")
         return FAMILY_WORDS.get(recipe, recipe or "not stated")
 
@@ -55,6 +63,7 @@ def summarise_model(folder: Path) -> ModelSummary:
         parameters=sum(count_parameters(file) for file in weights),
         weight_bytes=sum(file.stat().st_size for file in weights),
         flops_per_image=forward_flops(config),
+        objective=read_objective(folder),
     )
 
 

@@ -1,7 +1,8 @@
 """The registry of objectives: every folder here with a `config.py` and a `method.py` is one.
 
-`config.py` names its class of `TrainConfig` CONFIG: sections, defaults, title, crops, smallest batch and a summary for
-cards, without torch. `method.py` names its `Method` METHOD: how it is built, trained, measured, counted and exported.
+`config.py` names its class of `TrainConfig` CONFIG: sections, defaults, title, crops, smallest batch, a summary and
+its paper for cards, without torch. `method.py` names its `Method` METHOD: how it is built, trained, measured, counted
+and exported.
 """
 
 from importlib import import_module

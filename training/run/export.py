@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from biovfm_hf import BioVFMImageProcessor
+from biovfm_hf.cards.objective import Objective, tag_of, write_objective
 from biovfm_hf.cards.provenance import write_provenance
 from biovfm_hf.cards.stub import STUB_FIELD
 from biovfm_hf.conversion.weights import read_object
@@ -34,9 +35,9 @@ logger = logging.getLogger(__name__)
 
 
 def write_model_folder(
-    target: Path, module: nn.Module, tensors: dict[str, Tensor], config: TrainConfig, step: int
+    target: Path, module: nn.Module, tensors: dict[str, Tensor], config: TrainConfig, step: int, flops_per_image: float
 ) -> None:
-    """Write weights, config, image processor, the run's configuration and a card stub to `target`, atomically.
+    """Write weights, config, image processor, the run's configuration, its objective and a card stub, atomically.
 
     Args:
         target: the model folder; an existing one is replaced.
@@ -45,6 +46,7 @@ def write_model_folder(
         tensors: its state, on the CPU.
         config: the run's.
         step: optimiser steps behind these weights.
+        flops_per_image: floating-point operations that one image takes in training.
     """
     with atomic_path(target) as temporary:
         if isinstance(module, PreTrainedModel):
@@ -53,6 +55,8 @@ def write_model_folder(
             size = _save_timm(temporary, module, tensors, config)
         (temporary / "training_config.yaml").write_text(to_yaml(_public(config)), encoding="utf-8")
         (temporary / "README.md").write_text(card_stub(config, size, step), encoding="utf-8")
+        objective = Objective(config.title, config.summary, config.source, flops_per_image)
+        write_objective(temporary, objective)
         write_provenance(temporary, run_provenance(config))
 
 
@@ -103,7 +107,7 @@ def card_stub(config: TrainConfig, size: str, step: int) -> str:
     return f"""---
 library_name: transformers
 pipeline_tag: image-feature-extraction
-tags: [biovfm, medical-imaging, self-supervised, {config.method}]
+tags: [biovfm, medical-imaging, self-supervised, {tag_of(config.title)}]
 {STUB_FIELD}: true
 ---
 
@@ -121,7 +125,9 @@ Not a medical device; for research.
 """
 
 
-def export_models(target: Path, modules: dict[str, nn.Module], config: TrainConfig, step: int, write: bool) -> None:
+def export_models(
+    target: Path, modules: dict[str, nn.Module], config: TrainConfig, step: int, flops_per_image: float, write: bool
+) -> None:
     """Write each module as the model folder `target / NAME`. All processes must call this; `write` ones do it.
 
     Args:
@@ -129,11 +135,12 @@ def export_models(target: Path, modules: dict[str, nn.Module], config: TrainConf
         modules: folder name -> model inside the objective.
         config: the run's.
         step: optimiser steps behind these weights.
+        flops_per_image: floating-point operations that one image takes in training.
         write: whether this process touches the disk.
     """
     tensors = {name: model_tensors(module) for name, module in modules.items()}  # before a write can fail
     for name, module in modules.items() if write else ():
-        write_model_folder(target / name, module, tensors[name], config, step)
+        write_model_folder(target / name, module, tensors[name], config, step, flops_per_image)
 
 
 def open_repository(repository: str) -> None:

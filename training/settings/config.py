@@ -201,6 +201,7 @@ class TrainConfig:
     Attributes:
         title: its name in sentences.
         summary: what it does, in a few words for a model card.
+        source: its paper, for a card's citation.
         family: of `BioVFMConfig.from_size`, whose architecture it trains.
         model_fields: further fields of `BioVFMConfig` that it needs.
         crops: global crops that it takes of an image.
@@ -210,6 +211,7 @@ class TrainConfig:
 
     title: ClassVar[str]
     summary: ClassVar[str]
+    source: ClassVar[str] = ""
     family: ClassVar[str] = "dinov2"
     model_fields: ClassVar[dict[str, Any]] = {}
     crops: ClassVar[int] = 1

@@ -53,10 +53,10 @@ def test_a_field_and_a_section_are_added_by_one_entry_each(full, monkeypatch, tm
     monkeypatch.setattr(
         fields, "FIELDS", [*FIELDS, Field("thumbnail", "a picture", lambda facts: f"{facts.name}.png")]
     )
-    words = Section("citation", "Thanks", lambda facts: {"name": facts.name})
+    words = Section("licence", "Thanks", lambda facts: {"sentence": f"Thanks for {facts.name}."})
     monkeypatch.setattr(render, "SECTIONS", [*sections.SECTIONS, words])
     text = render.render_card(full)
-    assert "thumbnail: you/tiny.png" in text and text.count("\n## Thanks\n") == 1
+    assert "thumbnail: you/tiny.png" in text and "\n## Thanks\n\nThanks for you/tiny." in text
 
 
 def test_facts_are_whole(bare):

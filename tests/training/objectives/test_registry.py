@@ -13,7 +13,12 @@ import yaml
 from transformers import AutoModel
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
+from biovfm_hf.cards.objective import read_objective
 from biovfm_hf.errors import UserError
+from model_cards.card.facts import gather
+from model_cards.card.options import CardOptions
+from model_cards.card.render import render_card
+from model_cards.formats import short_count
 from training import objectives
 from training.command import pretrain, run_script
 from training.config_file import config_from_tree, load_config, shipped_configs
@@ -128,10 +133,25 @@ def test_a_further_objective_trains_resumes_and_is_loaded(recipe: Path, image_fo
         assert digest(tmp_path / "whole" / name) == digest(tmp_path / "resumed" / name)
     loaded = AutoModel.from_pretrained(tmp_path / "whole" / "model")
     assert loaded(torch.zeros(1, 3, 32, 32)).last_hidden_state.shape == (1, 5, 32)
-    card = (tmp_path / "whole" / "model" / "README.md").read_text()
-    assert "pretrained with SimMIM" in card and "predicted by one layer" in card
+    stub = (tmp_path / "whole" / "model" / "README.md").read_text()
+    assert "pretrained with SimMIM" in stub and "predicted by one layer" in stub
     written = yaml.safe_load((tmp_path / "whole" / "config.yaml").read_text())
     assert written["simmim"] == {"ratio": 0.5} and "dino" not in written
+    check_card_of_simmim(tmp_path / "whole")
+
+
+def check_card_of_simmim(run: Path) -> None:
+    """Its card names it alone, and counts as its `Method` does."""
+    card = render_card(gather(CardOptions(run / "model", run=run)))
+    assert "pretrained with the SimMIM recipe" in card and "predicted by one layer" in card
+    assert "- simmim\n" in card and "the recipe from SimMIM (arXiv 2111.09886)" in card
+    assert not any(other in card for other in ("DINOv2", "- dinov2", "MAE"))
+    objective = read_objective(run / "model")
+    config = load_config(run / "config.yaml")
+    assert objective is not None
+    assert objective.flops_per_image == objectives.method_of("simmim").flops_per_image(config, biovfm_config(config))
+    images = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["images"]
+    assert f"Whole run: about {short_count(images * objective.flops_per_image)}FLOP" in card
 
 
 def test_a_further_objective_learns_and_runs_as_a_script(recipe: Path, image_folder: Path, tmp_path: Path) -> None:

@@ -151,6 +151,7 @@ class DINOTrainConfig(TrainConfig):
 
     title: ClassVar[str] = "DINOv2"
     summary: ClassVar[str] = "self-distillation of crops: a student learns from its own moving average"
+    source: ClassVar[str] = "DINOv2 (arXiv 2304.07193)"
     model_fields: ClassVar[dict[str, Any]] = {"use_mask_token": True}
     crops: ClassVar[int] = 2
     local_crops: ClassVar[bool] = True

@@ -26,6 +26,7 @@ class MAETrainConfig(TrainConfig):
 
     title: ClassVar[str] = "MAE"
     summary: ClassVar[str] = "masked autoencoding: the pixels of hidden patches are predicted from the visible ones"
+    source: ClassVar[str] = "MAE (arXiv 2111.06377)"
     family: ClassVar[str] = "mae"
 
     method: str = "mae"

@@ -21,6 +21,7 @@ class SimMIMTrainConfig(TrainConfig):
 
     title: ClassVar[str] = "SimMIM"
     summary: ClassVar[str] = "masked image modelling: the pixels of masked patches are predicted by one layer"
+    source: ClassVar[str] = "SimMIM (arXiv 2111.09886)"
     model_fields: ClassVar[dict[str, Any]] = {"use_mask_token": True}
 
     method: str = "simmim"
