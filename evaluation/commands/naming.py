@@ -43,8 +43,8 @@ class Naming:
 def why_withheld(folder: Path, paths: Sequence[str] | None = None) -> str | None:
     """Why no path below a folder may be shown; None if none repeats the header of its own file.
 
-    Headers are those of DICOM files, compared as the builder does where `paths: keep` publishes them. They are read by
-    limited processes, up to the first that tells.
+    Headers are those of DICOM files, read by limited processes up to the first that tells. The builder compares them
+    in the same way; it also hides captured subjects, and what looks like a date or a record number in no header.
 
     Args:
         folder: the paths are below it.

@@ -20,6 +20,17 @@ def nested(keyword: str, value: str) -> dict[str, list[pydicom.Dataset]]:
     return {"RequestAttributesSequence": [outer]}
 
 
+def named(name: str) -> dict[str, str]:
+    return {"PatientName": name, "SpecificCharacterSet": "ISO_IR 192"}
+
+
+def coded(meaning: str) -> dict[str, list[pydicom.Dataset]]:
+    """A person given by a code."""
+    code, person = pydicom.Dataset(), pydicom.Dataset()
+    code.CodeMeaning, person.PersonIdentificationCodeSequence = meaning, [code]
+    return {"ReferringPhysicianIdentificationSequence": [person]}
+
+
 @pytest.mark.parametrize(
     ("path", "header"),
     [
@@ -31,6 +42,27 @@ def nested(keyword: str, value: str) -> dict[str, list[pydicom.Dataset]]:
         ("x/quimby.dcm", nested("PatientMotherBirthName", "Quimby")),
         ("20230115/a.dcm", {"StudyDate": "20230115"}),
         ("quimby.dcm.gz", {"ReferringPhysicianName": "Quimby"}),
+        ("mueller/a.dcm", named("M\u00fcller^Eva")),
+        ("mueller_luedenscheid/a.dcm", named("Mueller-Luedenscheid^Q")),
+        ("Garcia Marquez/a.dcm", named("Garcia-Marquez^Q")),
+        ("Marquez/a.dcm", named("Garcia-Marquez^Q")),
+        ("doe-john/a.dcm", named("DOE_JOHN")),
+        ("Mueller/a.dcm", named("Dr.Mueller^Q")),
+        ("vonohe/a.dcm", named("von Ohe^Q")),
+        ("EvaDoe/a.dcm", named("Doe^Eva")),
+        ("Lukasz/a.dcm", named("\u0141ukasz^Q")),
+        ("Soren/a.dcm", named("S\u00f8ren^Q")),
+        ("weiss/a.dcm", named("Wei\u00df^Q")),
+        ("OBrien/a.dcm", named("O'Brien^Q")),
+        ("pat00471199/a.dcm", {"PatientID": "0047-1199"}),
+        ("0047_1199/a.dcm", {"PatientID": "0047-1199"}),
+        ("471199/a.dcm", {"PatientID": "00471199"}),
+        ("47/a.dcm", {"PatientID": "47"}),
+        ("1970-01-02/a.dcm", {"PatientBirthDate": "19700102"}),
+        ("02.01.1970/a.dcm", {"PatientBirthDate": "19700102"}),
+        ("x 1-2-1970/a.dcm", {"PatientBirthDate": "19700102"}),
+        ("quimby/a.dcm", {"RetrieveURL": "http://h/Quimby"}),
+        ("quimby/a.dcm", coded("Quimby Jane")),
     ],
 )
 def test_a_path_that_repeats_its_header_is_withheld(tmp_path, path, header):
@@ -44,6 +76,45 @@ def test_a_path_that_repeats_its_header_is_withheld(tmp_path, path, header):
     assert why_withheld(tmp_path) == NAMED
     file.unlink()
     assert why_withheld(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "header"),
+    [
+        ("625.dcm", {"ProtocolName": "0.625 mm"}),
+        ("498/1.dcm", {"StudyInstanceUID": "1.2.826.498.7"}),
+        ("1.dcm", {"PatientID": "0001"}),
+        ("10.dcm", {"SeriesDescription": "AX 10"}),
+    ],
+)
+def test_numbers_that_name_nobody_are_shown(tmp_path, path, header):
+    write_dicom(tmp_path / path, PIXELS, **header)
+    assert why_withheld(tmp_path) is None
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("size", "why"), [(1000, NAMED), (1 << 20, UNREAD)])
+def test_names_behind_long_elements_are_not_missed(tmp_path, size, why, packed):
+    write_dicom(tmp_path / "quimby" / "a.dcm", PIXELS, PatientName="Doe")
+    dataset = pydicom.dcmread(tmp_path / "quimby" / "a.dcm")
+    dataset.add_new(0x00290010, "LO", "MAKER")
+    dataset.add_new(0x00291010, "OB", np.random.default_rng(0).bytes(size))
+    dataset.RequestingPhysician = "Quimby^Jane"
+    dataset.save_as(tmp_path / "quimby" / "a.dcm")
+    if packed:
+        data = (tmp_path / "quimby" / "a.dcm").read_bytes()
+        (tmp_path / "quimby" / "a.dcm").unlink()
+        (tmp_path / "quimby" / "a.dcm.gz").write_bytes(gzip.compress(data, 1))
+    assert why_withheld(tmp_path) == why
+
+
+def test_text_that_a_maker_stores_as_bytes_counts(tmp_path):
+    write_dicom(tmp_path / "quimby" / "a.dcm", PIXELS)
+    dataset = pydicom.dcmread(tmp_path / "quimby" / "a.dcm")
+    dataset.add_new(0x00290010, "LO", "MAKER")
+    dataset.add_new(0x00291010, "OB", b"name = Quimby\n")
+    dataset.save_as(tmp_path / "quimby" / "a.dcm")
+    assert why_withheld(tmp_path) == NAMED
 
 
 @pytest.mark.parametrize("name", ["a.dcm", "a.ima", "a.dcm.gz"])
