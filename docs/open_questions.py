@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from transformers import AutoImageProcessor
 
+from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.cli import main as biovfm
 from evaluation.tasks import open_task
 
@@ -43,6 +46,10 @@ overrides: {model.num_hidden_layers: 4, model.patch_size: 8, augment.global_size
 probe: {tasks: [busi, fundus_vessels], data: REAL, method: "linear,segment", no_figures: true}
 layers: {task: busi, max_images: 156, attention_images: 8}
 """
+BOXES_ENCODER = """steps=200 batch.size=64 model.hidden_size=64 model.num_attention_heads=2 model.patch_size=8
+  model.num_hidden_layers=4 model.decoder_hidden_size=64 augment.global_size=96 data.workers=0 run.log_every=20
+  run.checkpoint_every=40 data.cache_mib=1024"""
+BOXES_PROBE = "--tasks bccd_boxes --method detect --image-size 96 --mirror --batch-size 4"
 
 
 def pool_images(real: Path) -> Iterator[tuple[Image.Image, str, str]]:
@@ -114,8 +121,26 @@ def run(out: Path, name: str, text: str, words: list[str], places: dict[str, Pat
     for word, path in places.items():
         text = text.replace(word, str(path.resolve()))
     (out / f"{name}.yaml").write_text(text)
-    if status := biovfm([*words, str(out / f"{name}.yaml"), "--out", str(out / name)]):
+    call([*words, str(out / f"{name}.yaml"), "--out", str(out / name)])
+
+
+def call(words: list[str]) -> None:
+    """Run a command, and stop if it fails."""
+    if status := biovfm(words):
         raise SystemExit(status)
+
+
+def boxes(real: Path, out: Path, pool: Path, epochs: str) -> None:
+    """Find blood cells by a small MAE and by a twin of it that was never trained."""
+    trained, twin = out / "mae" / "model", out / "random"
+    call(["pretrain", "mae_smoke", "--data", str(pool), "--out", str(out / "mae"), *BOXES_ENCODER.split()])
+    if not (twin / "preprocessor_config.json").exists():
+        torch.manual_seed(1)
+        BioVFMModel(BioVFMConfig.from_pretrained(trained)).save_pretrained(twin)
+        AutoImageProcessor.from_pretrained(trained).save_pretrained(twin)
+    models = ["--model", f"mae={trained}", "--model", f"random={twin}"]
+    places = ["--data", str(real), "--out", str(out / f"epochs-{epochs}"), "--cache", str(out / "cache")]
+    call(["probe", *models, *places, *BOXES_PROBE.split(), "--epochs", epochs])
 
 
 def main() -> None:
@@ -123,7 +148,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("real", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--only", default="mixture,scaling")
+    parser.add_argument("--only", default="mixture,scaling,boxes")
+    parser.add_argument("--epochs", default="12", help="of the detectors")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     pool = options.out / "pool"
@@ -134,6 +160,8 @@ def main() -> None:
         run(options.out, "mixture", MIXTURE, ["scaling", "mixture", "run"], places)
     if "scaling" in parts:
         run(options.out, "scaling", SCALING, ["scaling", "study"], places)
+    if "boxes" in parts:
+        boxes(options.real, options.out / "boxes", pool, options.epochs)
 
 
 if __name__ == "__main__":
