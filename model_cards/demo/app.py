@@ -28,6 +28,7 @@ TEMPERATURE = 0.07  # temperature of the votes, as in DINO's nearest-neighbour p
 HELD_OUT = 0.2  # share of the subjects that the linear probe is measured on
 MAP_SIDE = 336
 MAP_SHARE = 0.6  # opacity of the colours over the picture
+MIN_SUBJECTS = 10  # fewer cannot say what is unfamiliar
 FAMILIAR = 5  # percent of held-out images that count as unfamiliar
 EXAMPLES = 4
 MAX_UPLOAD = "64mb"
@@ -213,9 +214,9 @@ class Familiarity:
 
     @classmethod
     def of(cls, index: Index) -> "Familiarity | None":
-        """Measure it with each subject held out in turn; None with fewer than ten subjects."""
+        """Measure it with each subject held out in turn; None with fewer than MIN_SUBJECTS."""
         subjects = np.array(index.subjects)
-        if len(set(index.subjects)) < 10:
+        if len(set(index.subjects)) < MIN_SUBJECTS:
             return None
         similarity = index.features @ index.features.T
         similarity[subjects[:, None] == subjects[None, :]] = -1.0
@@ -254,7 +255,10 @@ class Analysis:
 
 @dataclass(frozen=True)
 class Analyser:
-    """A model with an index to compare with; calling it gives the page's content for a file."""
+    """A model with an index to compare with; calling it gives the page's content for a file.
+
+    Without a measure of familiarity it gives no labels, since it would give them to images of any kind.
+    """
 
     encoder: Encoder
     index: Index | None = None
@@ -264,10 +268,11 @@ class Analyser:
     @classmethod
     def of(cls, encoder: Encoder, index: Index | None) -> "Analyser":
         """An analyser with a probe and a measure of familiarity, if the index is large enough."""
-        if index is None:
-            return cls(encoder)
+        familiarity = Familiarity.of(index) if index is not None else None
+        if index is None or familiarity is None:
+            return cls(encoder, index)
         probe = fit_probe(index.features, index.labels) if len(set(index.labels)) > 1 else None
-        return cls(encoder, index, probe, Familiarity.of(index))
+        return cls(encoder, index, probe, familiarity)
 
     def __call__(self, path: str, position: str = "", axis: str = "axial") -> Analysis:
         """The model's view, the colours of its patch tokens over it, neighbours, votes and the probe's scores.
@@ -293,7 +298,7 @@ class Analyser:
             for row, similarity in neighbours
         ]
         doubt = self.familiarity.doubt(neighbours) if self.familiarity else ""
-        if doubt:
+        if doubt or self.familiarity is None:
             return Analysis(doubt, view, colours, gallery)
         scores = dict(zip(self.probe.classes, self.probe(vector).tolist(), strict=True)) if self.probe else None
         return Analysis("", view, colours, gallery, votes(self.index, nearest(self.index, vector, 20)), scores)
@@ -362,7 +367,7 @@ def build_page(encoder: Encoder, index: Index | None) -> Any:
             reason = " ".join(str(error).split()).replace(f"{Path(path).parent}{os.sep}", "")
             return Analysis(f"Not read: {reason[:300]}").parts
 
-    indexed, probed = index is not None, analyser.probe is not None
+    indexed, labelled, probed = index is not None, analyser.familiarity is not None, analyser.probe is not None
     with gradio.Blocks(title="BioVFM demo", analytics_enabled=False, delete_cache=(600, 3000)) as page:
         gradio.Markdown(f"# What a biomedical vision model sees\n\nModel: {plain(encoder.name)}. {NOTICE}")
         with gradio.Row():
@@ -382,10 +387,10 @@ def build_page(encoder: Encoder, index: Index | None) -> Any:
                         for label in ("What the model is shown", "Its patch tokens as colours")
                     )
                 with gradio.Row():
-                    shares = gradio.Label(label="Votes of the 20 nearest images", num_top_classes=5, visible=indexed)
+                    shares = gradio.Label(label="Votes of the 20 nearest images", num_top_classes=5, visible=labelled)
                     scores = gradio.Label(label="Linear probe", num_top_classes=5, visible=probed)
                 if index is not None:
-                    gradio.Markdown(probe_note(index))
+                    gradio.Markdown(probe_note(index) if labelled else unlabelled_note(index))
                 gallery = gradio.Gallery(
                     label="Nearest images, with cosine similarity",
                     columns=4,
@@ -413,6 +418,14 @@ def probe_note(index: Index) -> str:
     return text + f"Linear probe on {images:,} images of held-out subjects: balanced accuracy {accuracy:.2f}."
 
 
+def unlabelled_note(index: Index) -> str:
+    """A note on why the page gives no labels."""
+    return (
+        f"No labels are given: telling whether an image is like the indexed ones takes {MIN_SUBJECTS} subjects, and "
+        f"these are of {len(set(index.subjects))}. So that check is off; see the nearest images instead."
+    )
+
+
 def plain(name: str) -> str:
     """A model's name without Markdown or HTML markup."""
     parts = Path(name).parts
@@ -430,7 +443,8 @@ def launch(page: Any, host: str, port: int) -> None:
     theme = gradio.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"]).set(
         button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800"
     )
-    options = {"theme": theme, "css": STYLE, "max_file_size": MAX_UPLOAD}
+    words = gradio.I18n(en={"common.complete": "Done"})  # gradio 6 announces this key, and has no word for it
+    options = {"theme": theme, "css": STYLE, "max_file_size": MAX_UPLOAD, "i18n": words}
     page.launch(server_name=host, server_port=port, share=False, quiet=True, **options)
 
 

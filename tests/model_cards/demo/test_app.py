@@ -91,6 +91,19 @@ def test_what_is_unlike_the_indexed_images_gets_no_label():
     assert demo_app.Familiarity.of(few) is None
 
 
+def test_a_small_index_gives_neighbours_but_no_labels(encoder, classes):
+    pytest.importorskip("gradio")
+    index = demo.build_index(encoder, classes, 8, seed=0)
+    count = len(set(index.subjects))
+    assert count < 10 and len(set(index.labels)) == 2
+    result = demo_app.Analyser.of(encoder, index)(str(classes / "stripes" / "3.png"))
+    assert len(result.gallery) == len(index.labels) and result.shares is None and result.scores is None
+    blocks = demo_app.build_page(encoder, index).blocks.values()
+    told = [block.value for block in blocks if type(block).__name__ == "Markdown"]
+    assert any(f"takes 10 subjects, and these are of {count}. So that check is off" in str(text) for text in told)
+    assert [block.visible for block in blocks if type(block).__name__ == "Label"] == [False, False]
+
+
 def test_uploads_lie_in_a_folder_of_their_own(encoder, monkeypatch):
     pytest.importorskip("gradio")
     monkeypatch.setenv("GRADIO_TEMP_DIR", "/nowhere")

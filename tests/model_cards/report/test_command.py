@@ -196,6 +196,8 @@ def test_ranks_roc_and_pca_come_first_and_what_is_not_shown_is_named(make, tmp_p
         "Patch tokens as colours; patches of one colour are similar to the model: map",
         "Share of cases found at each share of false alarms: t",
     ]
+    paper = re.findall('<figure class="plate drawn ?([^"]*)">', text)
+    assert [" ".join(words.split()) for words in paper] == ["paper", "", "paper"]  # dark only where no image is shown
     assert "attention_m_t.png: in the folder figures" in text and "confusion_t.png: in the folder figures" in text
 
 

@@ -92,7 +92,7 @@ def test_shared_patients_come_first_and_other_warnings_beside_their_task():
 def test_an_interval_without_width_has_caps_and_the_zero_line_leaves_labels_free():
     flat = interval_mark(1.0, 1.0, 1.0, (0.0, 1.1))
     x = flat.split('<path class="whisker s0" d="M')[1].split(" ")[0]
-    assert flat.count(f"M{x} 4V16") == 2 and "whisker" not in interval_mark(1.0, None, None, (0.0, 1.1))
+    assert flat.count(f"M{x} 3V17") == 2 and "whisker" not in interval_mark(1.0, None, None, (0.0, 1.1))
     picture = difference_chart([Difference("a", 0.2, 0.1, 0.3, True), Difference("b", 0.1, 0.0, 0.2, False)])
     zero = picture.split('<path class="axis" d="')[1].split('"')[0]
     spans = [tuple(map(int, part.split(" ")[1].split("V"))) for part in zero.split("M")[1:]]
