@@ -12,7 +12,7 @@ WIDTH, HEIGHT = 320, 176
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24
 BUCKETS = 160
 Scale = Callable[[float], float]
-CAP = 6  # half the height of an interval's end caps
+CAP = 7  # half the height of an interval's end caps
 STYLES = 6  # line colours and dashes that the style sheet defines
 
 
