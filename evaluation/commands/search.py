@@ -107,12 +107,9 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
             f"{options.features} was made with another model ({features.made_with['model']}); give that one as --model"
         )
     withheld = features.withheld or any(why_withheld(path.parent, [path.name]) for path in options.query)
-    titles = {path: f"example {n}" if withheld else path.name for n, path in enumerate(options.query, 1)}
+    titles = _titles(options.query, withheld)
     examples, unread = _read_examples(options.query, features.made_with)
-    left_out = {
-        titles[path] if withheld else str(path): reason.replace(str(path), titles[path])
-        for path, reason in unread.items()
-    }
+    left_out = {titles[path]: reason.replace(str(path), titles[path]) for path, reason in unread.items()}
     write_left_out(options.out / f"{LEFT_OUT}.csv", left_out)
     if not examples:
         raise UserError(f"none of {len(left_out)} examples can be read; the first: {next(iter(left_out.values()))}")
@@ -138,6 +135,12 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
         titled = [(f"example\n{titles[path]}", images[len(images) // 2]) for path, images in examples.items()]
         draw_sheet(options.out / "sheet.png", titled, partial(_read_again, options.images, places), finds)
     return finds
+
+
+def _titles(paths: Sequence[Path], withheld: bool) -> dict[Path, str]:
+    """The file name of each example, or its number if the names are withheld or equal; folders are not shown."""
+    different = len({path.name for path in paths}) == len(set(paths))
+    return {path: path.name if different and not withheld else f"example {n}" for n, path in enumerate(paths, 1)}
 
 
 def _taken(rows: np.ndarray, similarity: np.ndarray) -> list[tuple[int, float]]:

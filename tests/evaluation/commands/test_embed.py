@@ -188,10 +188,16 @@ def test_frames_are_embedded_on_request(tmp_path, tiny_model, messy, capsys):
     assert search(search_words) == 0
     found = json.loads((tmp_path / "found" / "search.json").read_text())
     assert [entry["query"] for entry in found] == ["a.png"] and found[0]["found"][1]["id"] == "cine.gif:frame:0"
-    assert "cut.jpg" in (tmp_path / "found" / "left_out.csv").read_text()
+    told = (tmp_path / "found" / "left_out.csv").read_text()
+    assert "\ncut.jpg,cut.jpg: " in told and "scans" not in told
     best = ", ".join(f"{hit['id']} ({hit['similarity']:.3f})" for hit in found[0]["found"][:3])
     assert f"a.png: {best} and 5 more\nin {tmp_path / 'found' / 'search.json'}\n" in capsys.readouterr().out
     assert search([*search_words, "--strict"]) == 1
+    (tmp_path / "quimby").mkdir()
+    (tmp_path / "quimby" / "cut.jpg").write_bytes(b"no image")
+    search([*search_words, "--query", str(tmp_path / "quimby" / "cut.jpg")])
+    told = (tmp_path / "found" / "left_out.csv").read_text()
+    assert re.findall("^example .", told, re.MULTILINE) == ["example 2", "example 3"] and "quimby" not in told
 
 
 def test_paths_are_withheld_on_request(tmp_path, tiny_model, messy, capsys):
