@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from biovfm_hf.decoding.content import GZIP, first_bytes
 from biovfm_hf.decoding.files import IMAGE_SUFFIXES
 from biovfm_hf.decoding.identity_words import bears, header_words
 from biovfm_hf.errors import UserError
@@ -17,6 +18,17 @@ AUTO, KEEP, WITHHOLD = "auto", "keep", "withhold"
 KNOWN_SUFFIXES = tuple(suffix for name in IMAGE_SUFFIXES for suffix in (name, f"{name}.gz"))
 NAMED = "paths repeat what the files' DICOM headers tell"
 UNREAD = "the DICOM header of a file cannot be read, so nobody knows whether paths repeat it"
+ARCHIVE = "an archive there is not opened, so nobody knows whether paths repeat what its files tell"
+_ARCHIVES = (
+    (0, b"PK"),
+    (0, b"7z\xbc\xaf"),
+    (0, b"Rar!"),
+    (0, GZIP),
+    (0, b"BZh"),
+    (0, b"\xfd7zXZ"),
+    (257, b"ustar"),
+    (0x8001, b"CD001"),
+)  # their marks, each at its place; the last is of an image of a disc
 _FILES = 64  # headers that one call reads
 
 
@@ -41,7 +53,7 @@ class Naming:
 
 
 def why_withheld(folder: Path, paths: Sequence[str] | None = None) -> str | None:
-    """Why no path below a folder may be shown; None if none repeats the header of its own file.
+    """Why no path below a folder may be shown; None if none repeats its file's header, and none is an archive.
 
     Headers are those of DICOM files, read by limited processes up to the first that tells. The builder compares them
     in the same way; it also hides captured subjects, and what looks like a date or a record number in no header.
@@ -72,6 +84,8 @@ def why_told(folder: str, paths: list[str]) -> str | None:
     for path in paths:
         file = Path(folder, path)
         try:
+            if not path.lower().endswith(KNOWN_SUFFIXES) and file.is_file() and _is_archive(file):
+                return ARCHIVE
             words = header_words(file if file.is_file() else b"", file.name)
         except OSError:
             words = header_words(b"", file.name)
@@ -80,3 +94,8 @@ def why_told(folder: str, paths: list[str]) -> str | None:
         if any(bears(part, words) for part in path.split("/")):
             return NAMED
     return None
+
+
+def _is_archive(file: Path) -> bool:
+    start = first_bytes(file, 0x8006)
+    return any(start.startswith(mark, place) for place, mark in _ARCHIVES)

@@ -2,12 +2,14 @@
 
 import gzip
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 
-from evaluation.commands.naming import NAMED, UNREAD, why_withheld
+from evaluation.commands.naming import ARCHIVE, NAMED, UNREAD, why_withheld
 from tests.dataset_builder.conftest import write_dicom
 
 PIXELS = np.tile(np.arange(32, dtype=np.uint8), (32, 1))
@@ -138,6 +140,18 @@ def test_reports_and_directories_are_headers_too(tmp_path):
     assert why_withheld(tmp_path) is None
     (tmp_path / "report.dcm").rename(tmp_path / "doe.dcm")
     assert why_withheld(tmp_path) == NAMED
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gztar", "xztar", "bztar"])
+def test_an_archive_withholds(tmp_path, kind):
+    """Its name may be that of the patient in its files."""
+    write_dicom(tmp_path / "packed" / "a.dcm", PIXELS, PatientName="Quimby^Jane")
+    write_dicom(tmp_path / "scans" / "a.dcm", PIXELS)
+    assert why_withheld(tmp_path / "scans") is None
+    made = Path(shutil.make_archive(str(tmp_path / "scans" / "quimby"), kind, tmp_path / "packed"))
+    assert why_withheld(tmp_path / "scans") == ARCHIVE
+    made.rename(tmp_path / "scans" / "quimby.backup")
+    assert why_withheld(tmp_path / "scans") == ARCHIVE
 
 
 def ended(*_: object) -> None:
