@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..pictures import as_pixels, check_size
-from .content import Pages, Source, one
+from .content import MAX_FILE_BYTES, Pages, Source, one
 from .stored import numbers_of
 
 _CHANNELS = {b"P2": 1, b"P3": 3, b"P5": 1, b"P6": 3, b"Pf": 1, b"PF": 3}
@@ -17,8 +17,10 @@ _TEXT = (b"P2", b"P3")
 _BETWEEN = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _HEADER = re.compile(rb"(P[2356])" + (_BETWEEN + rb"(\d{1,9})") * 3 + rb"\s")
 _FLOATS = re.compile(rb"(P[fF])\s+(\d{1,9})\s+(\d{1,9})\s+([-+]?[\d.eE+-]{1,20})\s")
-_PAM = re.compile(rb"P7\n(?:[^\n]{0,4096}\n){1,200}?ENDHDR\n")
-_FIELD = re.compile(rb"^(WIDTH|HEIGHT|DEPTH|MAXVAL) +(\d{1,9})\s*$", re.MULTILINE)
+_PAM = re.compile(rb"P7\n(?:[^\n]{0,4096}\n){1,200}?[ \t]*ENDHDR[ \t]*\n")
+_FIELD = re.compile(rb"^[ \t]*(WIDTH|HEIGHT|DEPTH|MAXVAL)[ \t]+(\d{1,9})\s*$", re.MULTILINE)
+_COMMENT = re.compile(rb"#[^\r\n]*")
+_LONGEST_NUMBER = 64  # bytes of a number as text, with its share of spaces and comments
 _MAX_HEADER = 1 << 16  # with its comments
 _LARGEST = 65535
 
@@ -61,7 +63,9 @@ def _integers(source: Source, header: re.Match[bytes], shape: tuple[int, int, in
     if header[0].startswith(_TEXT):
         source.file.seek(header.end())
         count = shape[0] * shape[1] * shape[2]
-        return numbers_of(source.file.read(8 * count), np.dtype(np.uint16), count, source.name).reshape(shape)
+        text = source.file.read(min(_LONGEST_NUMBER * count + _MAX_HEADER, MAX_FILE_BYTES))
+        text = _COMMENT.sub(b"", text)
+        return numbers_of(text, np.dtype(np.uint16), count, source.name).reshape(shape)
     array = _binary(source, header, shape, np.dtype(">u2" if largest > 255 else np.uint8))
     if largest > 255:
         return array.astype(np.uint16)

@@ -17,8 +17,10 @@ RASTER_SUFFIXES = (
 )  # fmt: skip
 _PNG, _JPEG2000 = b"\x89PNG\r\n\x1a\n", (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 _JPEG = b"\xff\xd8\xff"
-_HEIF = (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypheix", b"ftypmif1")
+_HEIF = (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypheix", b"ftypmif1")  # the file's first box and main brand
+_AVIF = (b"avif", b"avis")
 _MAX_BOXES = 1 << 20  # before the pixels of a JPEG or JPEG 2000 file: a colour profile, descriptions
+_MAX_BRANDS = 1 << 12
 _ORIENTATION = 0x0112
 
 
@@ -37,7 +39,7 @@ def read_raster(source: Source) -> Pages:
     if start.startswith(_JPEG) and (deep := _deep_jpeg(source)) is not None:
         return one(deep)
     if start[4:12] in _HEIF:
-        return _heif(source, start[4:12])
+        return _heif(source)
     image = opened_image(source.file, source.name, source.max_pixels)
     check_image(image, source.name)
     if image.format in ("JPEG", "MPO") and source.shorter_side:
@@ -45,9 +47,11 @@ def read_raster(source: Source) -> Pages:
     return Pages(frames_of(image), lambda number: page_of(image, number, source.name, source.max_pixels), "frame")
 
 
-def _heif(source: Source, brand: bytes) -> Pages:
+def _heif(source: Source) -> Pages:
     """AVIF, by Pillow, which cuts more than 8 bits; so those of one picture are decoded by imagecodecs."""
-    if not brand.startswith(b"ftypavi"):
+    size = min(int.from_bytes(source.file.read(4)), _MAX_BRANDS)
+    brands = source.file.read(max(0, size - 4))[4:]
+    if not any(brands[at : at + 4] in _AVIF for at in range(0, len(brands), 4)):
         raise UserError(f"{source.name}: HEIC is not read; save the picture as PNG or JPEG")
     if "AVIF" not in RASTER_FORMATS:
         raise UserError(f"{source.name}: AVIF needs Pillow 11.3 or newer; update it, or save the picture as PNG")

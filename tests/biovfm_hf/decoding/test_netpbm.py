@@ -22,6 +22,21 @@ def test_numbers_as_text_or_binary_are_not_scaled(tmp_path):
         assert_read(tmp_path / "a.ppm", values)
 
 
+@pytest.mark.parametrize("row", ["# a row\n{}\n", "{} # a row\n"])
+@pytest.mark.parametrize("width", [1, 10, 40])
+def test_numbers_as_text_may_be_wide_and_have_comments(width, row):
+    rows = "".join(row.format(" ".join(f"{int(number):{width}d}" for number in line)) for line in smooth())
+    assert np.array_equal(decode(b"P2\n80 64\n4080\n" + rows.encode()).array, smooth())
+
+
+@pytest.mark.parametrize(("indent", "between"), [("", "\t"), ("  ", " "), ("\t", " \t")])
+def test_fields_of_pam_may_be_indented_and_have_tabs(indent, between):
+    fields = {"WIDTH": 80, "HEIGHT": 64, "DEPTH": 1, "MAXVAL": 4080}
+    lines = "".join(f"{indent}{name}{between}{value}\n" for name, value in fields.items())
+    data = f"P7\n{lines}{indent}ENDHDR\n".encode() + smooth().astype(">u2").tobytes()
+    assert np.array_equal(decode(data).array, smooth())
+
+
 @pytest.mark.parametrize(("depth", "kind"), [(1, "u1"), (1, ">u2"), (2, "u1"), (3, ">u2"), (4, "u1")])
 def test_pam_of_any_depth(tmp_path, depth, kind):
     top = 255 if kind == "u1" else 4080

@@ -102,7 +102,11 @@ def test_avif_keeps_ten_bits_frames_and_orientation(tmp_path):
     picture = Image.fromarray(colours(255).astype(np.uint8))
     picture.save(tmp_path / "turned.avif", exif=orientation)
     upright = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "turned.avif")))
-    assert np.array_equal(decode(tmp_path / "turned.avif").array, upright)
+    turned = (tmp_path / "turned.avif").read_bytes()
+    assert np.array_equal(decode(turned).array, upright)
+    assert np.array_equal(decode(turned[:8] + b"mif1" + turned[12:]).array, upright)  # "avif" among the other brands
+    with pytest.raises(UserError, match="HEIC is not read"):
+        decode(turned[:8] + b"mif1" + turned[12:].replace(b"avif", b"heic", 1))
     picture.save(tmp_path / "film.avif", save_all=True, append_images=[picture.rotate(180)])
     assert len(built(tmp_path / "film.avif")) == 2
 
