@@ -26,7 +26,8 @@ class Record:
 
     `revision` and `data` are digests of the weights and of the task's images and labels. An entry of `metrics` is a
     mapping with `value`, `low` and `high` (some have more), or a number; if it is undefined, it or its value is None.
-    `lower_is_better` names the metrics for which the better model has the lower value. `warnings` tell what may make
+    `lower_is_better` names the metrics for which the better model has the lower value, `titles`
+    are those of metrics for readers, in the order of tables. `warnings` tell what may make
     the task's scores wrong. `further` holds a probe's own fields. A field that is None is not in the file, nor are
     `kind`, `primary` and `scores` if they are empty.
 
@@ -45,6 +46,7 @@ class Record:
     kind: str = ""
     primary: str = ""
     lower_is_better: list[str] | None = None
+    titles: Mapping[str, str] | None = None
     classes: list[str] | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     undefined: Mapping[str, str] | None = None
@@ -91,6 +93,8 @@ class Record:
             known[name] = _whole(row.get(name))
         known |= {name: str(row.get(name) or "") for name in ("revision", "protocol")}
         known["seconds"] = finite(row.get("seconds"))
+        if "titles" in known:
+            known["titles"] = _texts(known["titles"])
         if row.get("warnings") is not None:
             known["warnings"] = list(map(str, row["warnings"]))
         return cls(**known, further={name: value for name, value in row.items() if name not in names})
@@ -158,6 +162,11 @@ def _entry(value: Any) -> Mapping[str, Any]:
 def _undefined(value: Any) -> bool:
     """Whether a metric is marked as undefined on its test split, for instance AUC where one class has no case."""
     return (value["value"] if isinstance(value, Mapping) and "value" in value else value) is None
+
+
+def _texts(value: Any) -> dict[str, str]:
+    entries = value.items() if isinstance(value, dict) else ()
+    return {name: text for name, text in entries if isinstance(text, str) and text}
 
 
 def _whole(value: Any) -> int | None:

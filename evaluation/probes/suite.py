@@ -31,7 +31,7 @@ from ..results.records import (
     write_record,
 )
 from ..statistics.bootstrap import choose_thresholds
-from ..statistics.metrics import is_lower_better
+from ..statistics.metrics import is_lower_better, titles
 from ..statistics.split import checked_split
 from ..tasks import SPLITS, Task
 from ..tasks.boxes import boxes_digest
@@ -204,6 +204,7 @@ def complete(identity: Record, trial: Trial, answer: Answer, seconds: float) -> 
         chosen=answer.chosen,
         further=answer.further,
         lower_is_better=[name for name in answer.metrics if is_lower_better(name)] or None,
+        titles=titles(answer.metrics) or None,
         warnings=[*task.warnings, *_flat_intervals(answer.metrics, task.splits["test"].num_cases)],
         notes=[*encoder.notes, *feature_notes(trial), *answer.notes],
         n_train=task.splits["train"].num_cases,

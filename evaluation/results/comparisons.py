@@ -20,7 +20,7 @@ from biovfm_hf.writing.files import write_text
 from ..statistics.bootstrap import Resampler
 from ..statistics.kinds import DETECTION, SEGMENTATION
 from ..statistics.masks import known_metrics, paired_difference
-from ..statistics.metrics import find_metric, is_lower_better, lone_classes
+from ..statistics.metrics import find_metric, is_lower_better, lone_classes, titles
 from ..statistics.significance import (
     SeedSpread,
     delong,
@@ -45,10 +45,10 @@ FAMILY = attrgetter("method", "protocol", "settings")
 def compare_models(out: Path, records: list[Record], resamples: int = 1000, seed: int = 0) -> list[Row]:
     """Compare all pairs of models with comparable records on a task, and write comparisons.json.
 
-    A row has `task`, `method`, `protocol`, `settings`, `seed`, `metric`, `lower_is_better` of the metric, `model_a`,
-    `model_b`, `difference` (a - b) with its 95 % interval `low`, `high`, `p` of the paired bootstrap, and `p_holm`,
-    which is corrected over the tasks of the same method, settings, metric, seed and pair of models; for AUCs also
-    `p_delong`.
+    A row has `task`, `method`, `protocol`, `settings`, `seed`, `metric`, its `title` and `lower_is_better`,
+    `model_a`, `model_b`, `difference` (a - b) with its 95 % interval `low`, `high`, `p` of the paired bootstrap, and
+    `p_holm`, which is corrected over the tasks of the same method, settings, metric, seed and pair of models; for AUCs
+    also `p_delong`.
 
     For models with several seeds there is a further row. Its `seed` is the list of seeds; its difference, interval and
     p include the variation between seeds; and it has `seed_sd` and `case_se` (see `significance.SeedSpread`). Few-shot
@@ -66,6 +66,7 @@ def compare_models(out: Path, records: list[Record], resamples: int = 1000, seed
     _add_holm(rows)
     for row in rows:
         row["lower_is_better"] = is_lower_better(row["metric"])
+        row["title"] = titles([row["metric"]]).get(row["metric"])
     with locked(out):
         write_text(out / "comparisons.json", json.dumps(clean(rows), indent=1) + "\n")
     return rows

@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_
 
 from biovfm_hf.results.record import Record
 
-from ..inputs.results import interval_text, kind_of, metric_label, primary_metric, way_words
+from ..inputs.results import interval_text, kind_of, labels_of, primary_metric, way_words
 
 HUB_METRICS = {"auc": "roc_auc", "mcc": "matthews_correlation", "f1_macro": "f1", "recall_macro": "recall"}
 
@@ -25,6 +25,7 @@ def eval_results(records: list[Record]) -> list[Any]:
     """
     entries = []
     for record in records:
+        label = labels_of([record])
         method, bound = _method_words(record), "draws" if record.is_few_shot else "ci"
         for name, value in record.intervals.items():
             bounds = None
@@ -38,7 +39,7 @@ def eval_results(records: list[Record]) -> list[Any]:
                     dataset_name=record.task,
                     dataset_split="test",
                     metric_type=HUB_METRICS.get(name, name),
-                    metric_name=f"{metric_label(name)} ({method})",
+                    metric_name=f"{label(name)} ({method})",
                     metric_value=round(value.value, 6),
                     metric_args=bounds,
                 )
@@ -63,6 +64,6 @@ def leaderboard_yaml(records: list[Record], benchmark: str) -> str:
     entries = []
     for task, record in sorted(chosen.items()):
         metric = primary_metric([record])
-        notes = f"{metric_label(metric)} {interval_text(record.intervals[metric], 4)}, {_method_words(record)}"
+        notes = f"{labels_of([record])(metric)} {interval_text(record.intervals[metric], 4)}, {_method_words(record)}"
         entries.append(EvalResultEntry(benchmark, task, round(record.intervals[metric].value, 6), notes=notes))
     return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)

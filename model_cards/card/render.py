@@ -10,7 +10,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.results.record import Interval, Record
 
 from .. import formats
-from ..inputs.results import Comparison, interval_text, metric_label
+from ..inputs.results import Comparison, interval_text
 from ..templating import template_environment
 from .earlier import END
 from .facts import CardFacts
@@ -58,7 +58,6 @@ def _rendered(name: str, variables: dict[str, Any]) -> str:
         interval=interval_text,
         code=_code,
         percent=_percent,
-        label=metric_label,
         p=formats.p_value,
         difference=_difference,
     )

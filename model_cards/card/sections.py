@@ -14,7 +14,7 @@ from .. import formats
 from ..inputs.compute import compute_lines
 from ..inputs.leakage import MAX_OVERLAPS, leakage_lines
 from ..inputs.paths import without_paths
-from ..inputs.results import kind_of, metric_order, published_comparison, way_words
+from ..inputs.results import kind_of, labels_of, metric_order, published_comparison, way_words
 from ..inputs.run import RunSummary, group_of
 from .facts import CardFacts
 
@@ -106,6 +106,7 @@ def results(records: list[Record], name: str, pictures: list[dict[str, str]]) ->
         "name": name,
         "pictures": pictures,
         "tables": _result_tables(records),
+        "label": labels_of(records),
         "warnings": dict.fromkeys((record.task, text) for record in records for text in record.warnings or ()),
         "few_shot": any(record.is_few_shot for record in records),
         "all_intervals": all(entry.low is not None for entry in measured),

@@ -1,6 +1,7 @@
 """Reads results files, and compares them with published numbers if they are comparable."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from biovfm_hf.results.published import table1, table1_notes
 from biovfm_hf.results.record import RUN_AGAIN, Interval, Record, settings_text
 from biovfm_hf.results.significance import holm
 
-METRIC_LABELS = {
+METRIC_LABELS = {  # in files of versions that did not state titles
     "auc": "AUC",
     "average_precision": "Average precision",
     "accuracy": "Accuracy",
@@ -40,7 +41,7 @@ class Comparison:
     """A paired difference of two models on one task: A minus B, with its 95% interval, p and Holm-adjusted p.
 
     `method`, `protocol`, `settings` and `seed` (or all seeds) identify the records; `reason` says why there is no p;
-    `lower_is_better` whether the better model has the lower value.
+    `lower_is_better` whether the better model has the lower value. `title` is the metric's for readers.
     """
 
     task: str
@@ -58,6 +59,7 @@ class Comparison:
     p_holm: float | None
     reason: str = ""
     lower_is_better: bool = False
+    title: str = ""
 
     @property
     def is_real(self) -> bool:
@@ -93,8 +95,13 @@ def is_leak(warning: str) -> bool:
     return "patient" in warning
 
 
-def metric_label(name: str) -> str:
-    """A metric's name for readers."""
+def labels_of(records: Iterable[Record]) -> Callable[[str], str]:
+    """A function from a metric's name to its name for readers: the title that the records state, if they do."""
+    stated = {name: title for record in records for name, title in (record.titles or {}).items()}
+    return lambda name: stated.get(name) or _label(name)
+
+
+def _label(name: str) -> str:
     return METRIC_LABELS.get(name, name.replace("_", " "))
 
 
@@ -145,7 +152,9 @@ def results_rows(records: Iterable[Record], model: str) -> list[dict[str, Any]]:
             "protocol": record.protocol,
             "seed": record.seed,
             "kind": record.kind or None,
+            "primary": record.primary or None,
             "lower_is_better": record.lower_is_better or [],
+            "titles": record.titles,
             "metrics": {name: asdict(interval) for name, interval in record.intervals.items()},
             "n_train": record.n_train,
             "n_test": record.n_test,
@@ -194,6 +203,7 @@ def load_comparisons(folder: Path) -> list[Comparison]:
             p_holm=finite(row["p_holm"]) if "p_holm" in row else adjusted.get(index),
             reason=str(row.get("reason") or ""),
             lower_is_better=bool(row.get("lower_is_better", row.get("metric") in LOWER_IS_BETTER)),
+            title=str(row.get("title") or _label(str(row.get("metric") or ""))),
         )
         for index, row in enumerate(rows)
     ]
@@ -207,10 +217,11 @@ def kind_of(record: Record) -> str:
 
 
 def metric_order(records: Iterable[Record]) -> list[str]:
-    """All metric names in `records`: the known ones in the order of METRIC_LABELS, then the rest by name."""
+    """All metric names in `records`: first in the order of their titles, then of METRIC_LABELS, then by name."""
+    records = list(records)
     names = {name for record in records for name in record.intervals}
-    known = [name for name in METRIC_LABELS if name in names]
-    return known + sorted(names - set(known))
+    stated = [name for record in records for name in record.titles or ()]
+    return [name for name in dict.fromkeys([*stated, *METRIC_LABELS, *sorted(names)]) if name in names]
 
 
 def is_lower_better(metric: str, records: Iterable[Record]) -> bool:
@@ -220,12 +231,15 @@ def is_lower_better(metric: str, records: Iterable[Record]) -> bool:
 
 
 def primary_metric(records: Iterable[Record]) -> str:
-    """The metric that charts and ranks use: the first of METRIC_LABELS that the most records have."""
-    counts: dict[str, int] = {}
+    """The metric that charts and ranks use: of those that the most records have, the one that most name as theirs.
+
+    Where none is named it is the first of METRIC_LABELS.
+    """
     records = list(records)
-    for name in metric_order(records):
-        counts[name] = sum(name in record.intervals for record in records)
-    return max(counts, key=lambda name: counts[name])
+    counts = Counter(name for record in records for name in record.intervals)
+    named = Counter(record.primary for record in records)
+    order = [name for name in dict.fromkeys([*METRIC_LABELS, *metric_order(records)]) if name in counts]
+    return max(order, key=lambda name: (counts[name], named[name]))
 
 
 def is_main(row: Comparison, records: Iterable[Record]) -> bool:

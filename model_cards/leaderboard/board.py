@@ -31,6 +31,7 @@ class Board:
 
     Attributes:
         method, metric: of all its entries.
+        title: the metric's for readers.
         tasks: columns.
         models: rows, best mean rank first.
         cells: {(model, task): cell}.
@@ -40,6 +41,7 @@ class Board:
 
     method: str
     metric: str
+    title: str
     tasks: list[str]
     models: list[str]
     cells: dict[tuple[str, str], Cell]
@@ -84,7 +86,7 @@ def _board(
         model: _seconds([by_cell[model, task] for task in tasks if (model, task) in by_cell]) for model in models
     }
     models.sort(key=lambda model: (mean_ranks[model] is None, mean_ranks[model] or 0.0))
-    return Board(method, metric, tasks, models, cells, mean_ranks, seconds)
+    return Board(method, metric, entries[-1].title, tasks, models, cells, mean_ranks, seconds)
 
 
 def _told_apart(method: str, metric: str, comparisons: Sequence[Comparison]) -> dict[str, dict[tuple[str, str], int]]:

@@ -14,7 +14,7 @@ from biovfm_hf.writing.files import write_text
 
 from .. import formats
 from ..inputs.leakage import Leakage, read_leakage
-from ..inputs.results import interval_text, metric_label
+from ..inputs.results import interval_text
 from ..templating import TEMPLATES, template_environment
 from .board import Board, make_boards
 from .entries import fetch, read_entries
@@ -130,7 +130,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 def render(boards: list[Board], title: str) -> str:
     """The HTML page. Text from files is escaped, and the page's own CSP lets it load nothing."""
-    environment = template_environment(autoescape=True, label=metric_label, interval=interval_text)
+    environment = template_environment(autoescape=True, interval=interval_text)
     cells = [cell.entry for board in boards for cell in board.cells.values()]
     return environment.get_template("leaderboard/page.html.j2").render(
         title=title, boards=boards, style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),

@@ -15,6 +15,7 @@ from biovfm_hf.results.record import Interval, Record
 from ..inputs.results import (
     Comparison,
     is_lower_better,
+    labels_of,
     load_comparisons,
     load_results,
     primary_metric,
@@ -36,6 +37,7 @@ class Entry:
         licence: of the task's data, "" if not stated.
         cost: seconds, None if not stated.
         lower_is_better: whether the better of two models has the lower score.
+        title: the metric's for readers.
         source: its folder, file or repository, only by name, since the page may be published.
     """
 
@@ -47,6 +49,7 @@ class Entry:
     licence: str = ""
     cost: float | None = None
     lower_is_better: bool = False
+    title: str = "score"
     source: str = ""
 
     @property
@@ -94,7 +97,8 @@ def _entry(record: Record, source: str) -> Entry:
     method = f"{record.method}, {record.protocol}" if record.protocol else record.method
     score = record.intervals.get(metric, Interval(0.0))
     return Entry(record.model, record.task, method, metric if metric in record.intervals else "", score,
-                 record.licence or "", record.seconds, is_lower_better(metric, [record]), source)  # fmt: skip
+                 record.licence or "", record.seconds, is_lower_better(metric, [record]),
+                 labels_of([record])(metric), source)  # fmt: skip
 
 
 def fetch_results(repository: str) -> Path:

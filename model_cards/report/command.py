@@ -13,7 +13,7 @@ from biovfm_hf.writing.files import write_text
 from .. import formats
 from ..ending import end_command
 from ..inputs.kinds import find_inputs
-from ..inputs.results import metric_label
+from ..inputs.results import labels_of
 from ..templating import TEMPLATES, template_environment
 from .material import Material, read_material
 from .pictures import PictureStore
@@ -59,7 +59,7 @@ def render_report(material: Material, title: str, made: str) -> str:
         short=formats.short_count,
         pvalue=formats.p_value,
         breakable=formats.breakable,
-        label=metric_label,
+        label=labels_of(material.records),
     )
     parts = []
     for section in SECTIONS:

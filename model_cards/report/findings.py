@@ -3,7 +3,7 @@
 from typing import Any
 
 from .. import formats
-from ..inputs.results import Comparison, is_leak, is_main, metric_label, warnings_of
+from ..inputs.results import Comparison, is_leak, is_main, warnings_of
 from . import charts
 from .evaluation import shortened
 from .material import Material
@@ -61,7 +61,7 @@ def _real(row: Comparison, names: dict[str, str]) -> str:
     p = formats.p_value(row.p_holm)
     significance = f"p\u00a0{p}" if p.startswith("<") else f"p\u00a0=\u00a0{p}"
     return (
-        f"{better} is better than {worse} on {row.task} by {abs(row.difference):.3f} {metric_label(row.metric)}{span}"
+        f"{better} is better than {worse} on {row.task} by {abs(row.difference):.3f} {row.title}{span}"
         f", {row.method}, {significance} after adjustment."
     )
 
@@ -102,5 +102,5 @@ def _bar(row: Comparison, names: dict[str, str]) -> charts.Difference:
     if not row.favours_a:
         a, b, value = b, a, -value
         low, high = (None if bound is None else -bound for bound in (high, low))
-    label = f"{a} − {b}, {row.task}, {row.method}, {metric_label(row.metric)}"
+    label = f"{a} − {b}, {row.task}, {row.method}, {row.title}"
     return charts.Difference(label, value, low, high, row.is_real)

@@ -21,6 +21,8 @@ from evaluation.tasks import SPLITS, Split, read_records
 from evaluation.tasks.corruptions.benchmark import CORRUPTIONS, benchmarks
 from evaluation.tasks.images import FileImages
 from evaluation.tasks.layouts import known_layouts, layout
+from model_cards.card.render import render_results
+from model_cards.inputs.results import load_results
 from model_cards.leaderboard.entries import modalities
 
 FAST = ["--device", "cpu", "--resamples", "20", "--no-figures"]
@@ -199,9 +201,13 @@ def test_a_new_probe_metric_family_and_layout_run_and_are_in_records_and_tables(
     assert all(r["metrics"]["sample_metric"]["low"] is not None and r["primary"] == "sample_metric" for r in records)
     assert {r["settings"].get("sharpness") for r in records} == {0.5, None}
     table = (out / "table.md").read_text()
+    assert all(r["titles"]["sample_metric"] == "J" and r["titles"]["auc"] == "AUC" for r in records)
     assert "| J |" in table and "sample-probe, protocol fast (precision fp32, sharpness 0.5)" in table
     rows = json.loads((out / "comparisons.json").read_text())
     assert {"sample_metric", "auc"} <= {row["metric"] for row in rows}
+    assert {row["title"] for row in rows if row["metric"] == "sample_metric"} == {"J"}
+    card = render_results(load_results(out), "pixels")
+    assert "| MCC | BA | F1 | AUC | Accuracy | J |" in card
     # another setting is another record: nothing of an earlier run is taken for it
     command.main([*words, "--sharpness", "2"])
     again = json.loads((out / "results.json").read_text())

@@ -20,7 +20,7 @@ from model_cards.report.pictures import PictureStore
 
 ROW = Comparison(
     task="lungs", method="linear", protocol="fast", settings="", seed="0", metric="auc", model_a="out/dino/model",
-    model_b="out/mae/model", difference=0.02, low=0.01, high=0.03, p=0.0002, p_holm=0.0004,
+    model_b="out/mae/model", difference=0.02, low=0.01, high=0.03, p=0.0002, p_holm=0.0004, title="AUC",
 )  # fmt: skip
 
 
@@ -71,7 +71,9 @@ def test_the_lower_one_is_better_where_the_metric_says_so(tmp_path, stated, metr
 def test_the_metric_that_a_task_names_as_its_own_counts():
     boxes = {"model": "a", "task": "lungs", "method": "detect", "primary": "AP", "metrics": {"AP": {"value": 0.4}}}
     material = Material(
-        PictureStore(0), records=[Record.read(boxes, "a record")], comparisons=[replace(ROW, metric="AP")]
+        PictureStore(0),
+        records=[Record.read(boxes, "a record")],
+        comparisons=[replace(ROW, metric="AP", title="AP (boxes)")],
     )
     assert "by 0.020 AP (boxes)" in findings_section(material)["sentences"][0]
 
