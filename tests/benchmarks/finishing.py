@@ -169,6 +169,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         plan = simulate(Path(folder) / "out", options.pictures)
+        start = own_gib()
         with peak_watched() as peak:
             seconds = finish(plan, options.threads)
             seconds["check the accounting"] = accounting(plan)
@@ -177,7 +178,7 @@ def main() -> None:
             print(f"{name:<22} {value:8.1f} s   {value * scale:8.1f} s for all")
         total = sum(seconds.values())
         line = f"{'all':<22} {total:8.1f} s   {total * scale:8.1f} s for all"
-        print(f"{line}; {peak[0]:.2f} GiB, {peak[0] * scale:.1f} GiB for all")
+        print(f"{line}; {peak[0]:.2f} GiB, {start + (peak[0] - start) * scale:.1f} GiB for all")
 
 
 if __name__ == "__main__":
