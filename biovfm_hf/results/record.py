@@ -26,10 +26,10 @@ class Record:
 
     `revision` and `data` are digests of the weights and of the task's images and labels. An entry of `metrics` is a
     mapping with `value`, `low` and `high` (some have more), or a number; if it is undefined, it or its value is None.
-    `lower_is_better` names the metrics for which the better model has the lower value, `titles`
-    are those of metrics for readers, in the order of tables. `warnings` tell what may make
-    the task's scores wrong. `further` holds a probe's own fields. A field that is None is not in the file, nor are
-    `kind`, `primary` and `scores` if they are empty.
+    `lower_is_better` names the metrics for which the better model has the lower value, `titles` are those of metrics
+    for readers, in the order of tables. `positive` is the class that F1, recall and the ROC of a binary task are
+    about. `warnings` tell what may make the task's scores wrong. `further` holds a probe's own fields. A field that is
+    None is not in the file, nor are `kind`, `primary` and `scores` if they are empty.
 
     Of a mean over several seeds `joined` has all of them, and `seed` is the first; no file has such a record.
     """
@@ -48,6 +48,7 @@ class Record:
     lower_is_better: list[str] | None = None
     titles: Mapping[str, str] | None = None
     classes: list[str] | None = None
+    positive: str | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     undefined: Mapping[str, str] | None = None
     thresholds: list[float] | None = None

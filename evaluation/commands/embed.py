@@ -32,7 +32,16 @@ from ..encoders.own_code import TRUST_HELP
 from ..encoders.pooling import POOL_HELP, POOLS, case_features
 from ..encoders.processes import process_group
 from ..tasks.images import FileImages, Images, Joined, Readable, read_image
-from ..tasks.volume_cases import AXES_HELP, SLICES, SLICES_HELP, CaseSlices, Slicing, find_volumes, open_cases
+from ..tasks.volume_cases import (
+    AXES_HELP,
+    SLICES,
+    SLICES_HELP,
+    CaseSlices,
+    Slicing,
+    find_volumes,
+    open_cases,
+    unjoined_slices,
+)
 from .naming import AUTO, KEEP, WITHHOLD, Naming, why_withheld
 from .nearest import vector_lengths
 
@@ -185,10 +194,20 @@ def main(argv: list[str]) -> int:
         epilog=EXAMPLES,
     )
     options = parse_options(parser, EmbedOptions, argv)
+    if process_group().takes(0):
+        _tell_series(options)
     features = embed(options)
     if process_group().takes(0):
         _tell(features, options.out)
     return int(options.strict and features.unread > 0)
+
+
+def _tell_series(options: EmbedOptions) -> None:
+    """Say that DICOM files which become an image each could be one volume."""
+    folder = Path(options.images)
+    count = unjoined_slices(folder) if not options.series and _is_plain_folder(folder) else 0
+    if count:
+        print(f"{count} DICOM files share a series; --series makes them one volume", file=sys.stderr)
 
 
 def _tell(features: Features, out: Path) -> None:

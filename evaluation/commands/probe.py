@@ -34,8 +34,9 @@ from ..results.seeds import over_seeds
 from ..results.table import write_tables
 from ..results.trust.records import check_columns, write_groups
 from ..statistics.kinds import DETECTION, SEGMENTATION
-from ..tasks import GROUPS, Task, open_task, read_records, resolve_names
+from ..tasks import GROUPS, Task, TaskRecord, open_task, read_records, resolve_names
 from ..tasks.corruptions.benchmark import benchmarks
+from ..tasks.folder import told_positive
 from ..tasks.listing import Listing
 from ..tasks.medmnist import SIZES
 from .embed import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP, PRECISIONS
@@ -316,7 +317,21 @@ def open_tasks(options: RunOptions) -> list[Task]:
             benchmark_of(task, options.corruptions)
         for warning, examples in task.warnings.items():
             print(f"WARNING: task {task.name}: {warning}{examples and f' ({examples})'}", file=sys.stderr)
+        _check_positive(task.record, listing.positive if listing else None)
     return tasks
+
+
+def _check_positive(record: TaskRecord, positive: str | None) -> None:
+    """Tell which class of a user's own binary task is positive, unless the user named it."""
+    if positive is None:
+        line = told_positive(record) if record.layout == "folder" else None
+        if line is not None:
+            print(f"{line}; --positive or a record's order changes it", file=sys.stderr)
+    elif record.positive != positive:
+        raise UserError(
+            f"task {record.name}: --positive {positive} is for a list or folder of two classes, without a record; "
+            "probe this one apart"
+        )
 
 
 def make_runs(options: RunOptions) -> list[Run]:

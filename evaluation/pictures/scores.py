@@ -12,7 +12,7 @@ from biovfm_hf.results.record import Record
 from biovfm_hf.results.significance import mean_ranks, p_text
 
 from ..results.records import read_scores, stored_split
-from ..results.table import blocks, unlike
+from ..results.table import blocks, positives, unlike
 from ..statistics.kinds import BINARY, MULTILABEL, SEGMENTATION
 from ..statistics.metrics import predict
 from ..statistics.significance import rank_models
@@ -130,7 +130,8 @@ def draw_roc(path: Path, task: str, method: str, scored: list[tuple[Record, dict
         axes.plot(fpr, tpr, label=areas[-1], color=colour, linestyle=line, linewidth=1.8)
     axes.set(xlabel="False positive rate", ylabel="True positive rate", xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
     kind = scored[0][0].kind
-    what = "" if kind == BINARY else f" (mean over {'labels' if kind == MULTILABEL else 'classes'})"
+    records = [record for record, _ in scored]
+    what = _of_positive(records) if kind == BINARY else f" (mean over {'labels' if kind == MULTILABEL else 'classes'})"
     what += _of_how_many(len(areas), len(scored))
     axes.set_title(textwrap.fill(f"{task}, {method}{what}", 56), fontsize=10)
     axes.legend(loc="lower right", fontsize=8, frameon=False)
@@ -172,10 +173,16 @@ def draw_confusion(path: Path, task: str, method: str, scored: list[tuple[Record
         axes.set(xlabel="decided", ylabel="truth" if number == 0 else "")
         axes.set_title(model, fontsize=9)
         counts_right.append(f"{model}: {int(np.trace(counts))} of {int(counts.sum())} right")
-    what = _of_how_many(len(counts_right), len(scored))
+    what = _of_positive([record for record, _ in scored]) + _of_how_many(len(counts_right), len(scored))
     figure.suptitle(textwrap.fill(f"{task}, {method}{what}", 56), fontsize=10)
     description = f"Confusion matrices{what} on the test split of {task}, method {method}. {'; '.join(counts_right)}."
     save_figure(figure, path, description)
+
+
+def _of_positive(records: list[Record]) -> str:
+    """A phrase that names the positive class of a binary task; empty for other kinds."""
+    names = positives(records)
+    return f" (positive: {' or '.join(names)})" if names else ""
 
 
 def _of_how_many(shown: int, models: int) -> str:

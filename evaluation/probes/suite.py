@@ -91,7 +91,11 @@ def run_suite(models: list[str], tasks: list[Task], runs: list[Run], out: Path, 
     failures = run_jobs(jobs, out, cache)
     records = merge_records(out)
     if failures:
-        raise UserError(f"{len(failures)} of the records could not be made, the first because: {failures[0]}")
+        reasons = len({failure.reason for failure in failures})
+        above = "the error above" if reasons == 1 else f"the {reasons} errors above"
+        error = UserError(f"{len(failures)} of the records could not be made; see {above}")
+        error.add_note(str(failures[0]))  # Python shows it; on the command line it was printed
+        raise error
     return records
 
 
@@ -113,7 +117,8 @@ def run_jobs(jobs: list[Job], out: Path, cache: Path) -> list[Failure]:
 
 def _run_jobs(jobs: list[Job], out: Path, cache: Path, claim: Claim | None = None) -> tuple[list[Failure], list[Job]]:
     """Make the records of jobs that can be claimed. Returns the failures, and the jobs that other processes have."""
-    failures, busy = [], []
+    failures: list[Failure] = []
+    busy: list[Job] = []
     loaded: dict[tuple[str, str], Encoder | UserError] = {}
     for job in jobs:
         model, run, task = job
@@ -125,8 +130,10 @@ def _run_jobs(jobs: list[Job], out: Path, cache: Path, claim: Claim | None = Non
         except (UserError, RuntimeError) as error:  # torch raises RuntimeError, if memory runs out for instance
             if not isinstance(error, UserError):
                 traceback.print_exception(error)
-            failures.append(Failure(job, str(error), error is loaded.get((model, run.preprocess))))
-            _say(f"error: {failures[-1]}", sys.stderr)
+            failure = Failure(job, str(error), error is loaded.get((model, run.preprocess)))
+            if failure.reason not in {earlier.reason for earlier in failures}:
+                _say(f"error: {failure}", sys.stderr)
+            failures.append(failure)
     return failures, busy
 
 
@@ -198,6 +205,7 @@ def complete(identity: Record, trial: Trial, answer: Answer, seconds: float) -> 
         kind=task.record.kind,
         primary=answer.primary or task.record.metric,
         classes=list(task.record.classes),
+        positive=task.record.positive,
         metrics=answer.metrics,
         undefined=answer.undefined,
         thresholds=answer.thresholds,

@@ -69,6 +69,11 @@ def names_in_order(records: list[Record], field: str) -> list[str]:
     return list(dict.fromkeys(str(getattr(record, field)) for record in records))
 
 
+def positives(records: list[Record]) -> list[str]:
+    """The positive classes of records of a binary task, one if all are of the same data; empty for other kinds."""
+    return list(dict.fromkeys(record.positive for record in records if record.positive is not None))
+
+
 def unlike(records: list[Record], field: str, name: str) -> list[str]:
     """The values of the field `name` whose records differ in `field`, such as a model with records of two revisions.
 
@@ -206,6 +211,7 @@ def _task_table(task: str, records: list[Record]) -> list[str]:
     train, test = (names_in_order(records, field)[0] for field in ("n_train", "n_test"))
     lines = [f"### {task} ({train} train, {test} test)", "", *_grid(metrics, rows), ""]
     notes = {f"**Warning**: {text}": None for record in records for text in record.warnings or []}
+    notes.update({f"F1 is of the positive class, {name}": None for name in positives(records)})
     notes.update(dict.fromkeys(note for record in records for note in record.notes or []))
     undefined = [pair for record in records for pair in (record.undefined or {}).items()]
     notes.update({f"{name} undefined: {why}": None for name, why in undefined})

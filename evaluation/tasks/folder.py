@@ -1,5 +1,6 @@
 """A user's own task: a folder of class sub-folders, a CSV list, or a folder of images with masks."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.nearest import did_you_mean
 from biovfm_hf.reading.masks import read_mask
 
 from ..statistics.kinds import BINARY, MULTICLASS, MULTILABEL, ORDINAL, SEGMENTATION
@@ -20,6 +22,10 @@ from .volume_cases import CaseSlices, Slicing, VolumeCase, is_volume
 
 NO_VOLUMES: Mapping[Path, VolumeCase] = MappingProxyType({})
 MAX_MASK_CLASSES = 256
+# Words that say that something is not there: such a class is not the positive one only because it sorts last.
+NEGATIVE = re.compile(
+    r"(healthy|normal|negative|false|benign|controls?|absent|none)|(no|non|not)([ _-].*)?", re.IGNORECASE
+)
 LAYOUT_HELP = (
     "expected {train,val,test}/{class}/IMAGE, {class}/IMAGE, {train,val,test}/{images,masks}/NAME, "
     "or a CSV with the columns image,label[,split][,subject]"
@@ -27,7 +33,7 @@ LAYOUT_HELP = (
 
 
 def open_folder_task(path: Path, listing: Listing | None = None) -> Task:
-    """Open a user's own task, named after its folder or CSV file; `listing` says how to read a CSV file.
+    """Open a user's own task, named after its folder or CSV file; `listing` says how to read it.
 
     Raises:
         UserError: the layout is not known, or its content does not make a task.
@@ -44,7 +50,7 @@ def open_folder_task(path: Path, listing: Listing | None = None) -> Task:
         cases = _class_files(path)
     if not cases:
         raise UserError(f"{path}: no image found; {LAYOUT_HELP}")
-    return _classification(path.name, cases)
+    return _classification(path.name, cases, listing.positive if listing else None)
 
 
 def open_recorded_folder(record: TaskRecord, root: Path) -> Task:
@@ -55,6 +61,7 @@ def open_recorded_folder(record: TaskRecord, root: Path) -> Task:
     """
     listing = record.options.get("list")
     columns = {field.name: record.options[field.name] for field in fields(Listing) if field.name in record.options}
+    columns["positive"] = record.positive
     task = open_folder_task(root / listing if listing else root, Listing(**columns))
     if task.record.kind != record.kind or len(task.record.classes) != len(record.classes):
         raise UserError(
@@ -95,15 +102,19 @@ def _csv_task(path: Path, listing: Listing) -> Task:
         cases, volumes, warnings = volumes_of(cases, listing)
     elif listing.skip_unreadable:
         cases, warnings = readable_cases(cases)
-    task = _classification(path.stem, cases, listing, volumes)
+    task = _classification(path.stem, cases, listing.positive, listing, volumes)
     return replace(task, warnings=warnings | task.warnings)
 
 
 def _classification(
-    name: str, cases: list[Case], listing: Listing | None = None, volumes: Mapping[Path, VolumeCase] = NO_VOLUMES
+    name: str,
+    cases: list[Case],
+    positive: str | None,
+    listing: Listing | None = None,
+    volumes: Mapping[Path, VolumeCase] = NO_VOLUMES,
 ) -> Task:
     """The task of labelled images or `volumes`; `listing` says how those of a list were read."""
-    classes, numbers = _numbered(name, [case.label for case in cases])
+    classes, numbers = _numbered(name, [case.label for case in cases], positive)
     subjects = None if cases[0].subject is None else np.array([case.subject for case in cases])
     assigned, notes = _assign(name, np.array([case.split for case in cases]), numbers, subjects)
     kind = MULTILABEL if numbers.ndim == 2 else BINARY if len(classes) == 2 else MULTICLASS
@@ -131,18 +142,41 @@ def _images(cases: list[Case], volumes: Mapping[Path, VolumeCase]) -> tuple[Imag
     return slices, slices.case_of_image
 
 
-def _numbered(name: str, labels: list[str]) -> tuple[list[str], np.ndarray]:
-    """The classes in order, and the labels as their indices (N,), or as 0/1 (N, L) for several labels."""
+def _numbered(name: str, labels: list[str], positive: str | None = None) -> tuple[list[str], np.ndarray]:
+    """The classes in order, and the labels as their indices (N,), or as 0/1 (N, L) for several labels.
+
+    Of two classes the second is `positive`.
+    """
     parts = [[part for part in label.split("|") if part] for label in labels]
     classes = sorted({part for label in parts for part in label}, key=_class_order)
     _check_classes(name, classes)
+    several = any("|" in label for label in labels)
+    if not several and len(classes) == 2:
+        classes = _with_positive_last(name, classes, positive)
     index = {label: number for number, label in enumerate(classes)}
-    if not any("|" in label for label in labels):
+    if not several:
         return classes, np.array([index[label] for label in labels], np.int64)
     numbers = np.zeros((len(labels), len(classes)), np.int64)
     for row, label in enumerate(parts):
         numbers[row, [index[part] for part in label]] = 1
     return classes, numbers
+
+
+def _with_positive_last(name: str, classes: list[str], positive: str | None) -> list[str]:
+    """Two sorted classes with the positive one second: the given one, or the one that is no plainly negative word."""
+    if positive is not None and positive not in classes:
+        raise UserError(f"task {name}: no class {positive!r} to be positive{did_you_mean(positive, classes)}")
+    first, last = classes
+    if positive is None and NEGATIVE.fullmatch(last) and not NEGATIVE.fullmatch(first):
+        positive = first
+    return [last, first] if positive == first else classes
+
+
+def told_positive(record: TaskRecord) -> str | None:
+    """A line that names the positive class, for a binary task whose labels are words; None if they are numbers."""
+    if record.positive is None or all(_class_order(label)[0] == 0 for label in record.classes):
+        return None
+    return f"task {record.name}: the positive class is {record.positive}, not {record.classes[0]}"
 
 
 def _ordinal(name: str, kind: str) -> str:

@@ -35,7 +35,7 @@ NAMED = 3  # missing files that a message names
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """Options for reading a CSV list. A column that is not given is found by its usual names."""
+    """Options for reading a CSV list, and `positive` for a folder too. Columns not given are found by usual names."""
 
     image_column: str | None = option(
         None, "column with the image's path (image, file_name ...)", metavar="C", group=LISTED
@@ -62,6 +62,13 @@ class Listing:
     )
     labels: Path | None = option(
         None, "a second list: the label of each patient, joined by the subject column", metavar="CSV", group=LISTED
+    )
+    positive: str | None = option(
+        None,
+        "the positive class of a list or folder of two classes (default: the last in order; a plainly negative word "
+        "such as healthy comes first)",
+        metavar="LABEL",
+        group=LISTED,
     )
     target: str = option(
         CLASSES, "ordinal: the labels are ordered grades", choices=(CLASSES, ORDINAL_TARGET), group=LISTED

@@ -9,7 +9,7 @@ import numpy as np
 from biovfm_hf.errors import UserError
 from biovfm_hf.reading.documents import read_yaml
 
-from ..statistics.kinds import DETECTION, MULTILABEL, SEGMENTATION, TASKS
+from ..statistics.kinds import BINARY, DETECTION, MULTILABEL, SEGMENTATION, TASKS
 from .boxes import ImageBoxes
 from .images import Images
 
@@ -42,6 +42,11 @@ class TaskRecord:
     def is_private(self) -> bool:
         """Whether its images are private, that is, no page documents their release."""
         return not self.url
+
+    @property
+    def positive(self) -> str | None:
+        """The positive class of a binary task, which sensitivity, F1 and ROC are about; None for other kinds."""
+        return self.classes[1] if self.kind == BINARY and len(self.classes) == 2 else None
 
 
 @dataclass(frozen=True)

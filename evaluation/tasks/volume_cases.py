@@ -1,7 +1,7 @@
 """Volumes as cases: a file, or a folder with a DICOM series, represented by slices along one or several axes."""
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ import numpy as np
 
 from biovfm_hf.decoding.content import GZIP, Pages, Source, unpacked_start
 from biovfm_hf.decoding.dicom import is_dicom, read_dicom
-from biovfm_hf.decoding.series import group_series, read_place, read_places, stack_of, stacked
+from biovfm_hf.decoding.series import Place, group_series, read_place, read_places, stack_of, stacked
 from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.fitting import with_square_pixels
 from biovfm_hf.pixels import Pixels, read_volume, to_uint8
@@ -21,7 +21,7 @@ from biovfm_hf.reading.image_files import decode_uint8, walk
 from biovfm_hf.reading.limited import LIMITED
 from biovfm_hf.volumes import AXES, MAX_VOLUME_BYTES, Volume, axis_across, believable
 
-from .images import combined_digest, file_digest, to_rgb
+from .images import RASTER_SUFFIXES, combined_digest, file_digest, to_rgb
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgh", ".mgz", ".img")
 SLICES = 32
@@ -73,6 +73,30 @@ def find_volumes(folder: Path, series: bool) -> list[Path]:
     if series:
         volumes |= {path.parent for path in files if _is_dicom(path)}
     return sorted(volumes)
+
+
+def unjoined_slices(folder: Path) -> int:
+    """How many DICOM files of one folder, the first below `folder` that has such, would form a volume; 0 if none."""
+    files = (path for path, reason in walk(folder) if reason is None and path.suffix.lower() not in RASTER_SUFFIXES)
+    counts = Counter(path.parent for path in files if not is_volume(path))
+    return next(filter(None, (_stack_size(parent) for parent, count in counts.items() if count > 1)), 0)
+
+
+def _stack_size(folder: Path) -> int:
+    try:
+        return int(LIMITED.call("DICOM headers", stack_size, folder))
+    except UserError:  # no series, or several, or a header that stops its reader
+        return 0
+
+
+def stack_size(folder: Path) -> int:
+    """The number of evenly spaced slices in a folder's one DICOM series; 0 if they are not, or it is a single one.
+
+    Raises:
+        UserError: there is no series, or several.
+    """
+    files = series_files(folder)
+    return len(files) if len(files) > 1 and stack_of(_places(files)) is not None else 0
 
 
 def _is_dicom(path: Path) -> bool:
@@ -189,14 +213,18 @@ def _opened(path: Path) -> BinaryIO:
 
 def _series(folder: Path) -> Volume:
     files = series_files(folder)
+    stack = stack_of(_places(files))
+    if stack is None or stack.times > 1:
+        raise UserError(f"{folder}: its slices do not form one evenly spaced volume; convert it to NIfTI")
+    return stacked([partial(_slice, path) for path in files], stack, str(folder), MAX_VOLUME_BYTES)[0]
+
+
+def _places(files: Sequence[Path]) -> list[Place]:
     places = []
     for path in files:
         with path.open("rb") as file:
             places.append(read_place(file))
-    stack = stack_of(places)
-    if stack is None or stack.times > 1:
-        raise UserError(f"{folder}: its slices do not form one evenly spaced volume; convert it to NIfTI")
-    return stacked([partial(_slice, path) for path in files], stack, str(folder), MAX_VOLUME_BYTES)[0]
+    return places
 
 
 def _slice(path: Path) -> Pixels:

@@ -14,7 +14,7 @@ from .. import formats
 from ..inputs.compute import compute_lines
 from ..inputs.leakage import MAX_OVERLAPS, leakage_lines
 from ..inputs.paths import without_paths
-from ..inputs.results import kind_of, labels_of, metric_order, published_comparison, way_words
+from ..inputs.results import kind_of, labels_of, metric_order, positive_classes, published_comparison, way_words
 from ..inputs.run import RunSummary, group_of
 from .facts import CardFacts
 
@@ -107,6 +107,7 @@ def results(records: list[Record], name: str, pictures: list[dict[str, str]]) ->
         "pictures": pictures,
         "tables": _result_tables(records),
         "label": labels_of(records),
+        "positive": positive_classes(records),
         "warnings": dict.fromkeys((record.task, text) for record in records for text in record.warnings or ()),
         "few_shot": any(record.is_few_shot for record in records),
         "all_intervals": all(entry.low is not None for entry in measured),
@@ -123,7 +124,8 @@ def _result_tables(records: list[Record]) -> list[dict[str, Any]]:
         chosen = [record for record in records if kind_of(record) == kind]
         if chosen:
             rows = list(zip(chosen, _telling_ways(chosen), strict=True))
-            tables.append({"title": kind.capitalize(), "rows": rows, "metrics": metric_order(chosen)[:6]})
+            metrics = metric_order(chosen)[:6]
+            tables.append({"title": kind.capitalize(), "rows": rows, "metrics": metrics})
     return tables
 
 

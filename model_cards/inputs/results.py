@@ -32,6 +32,7 @@ METRIC_LABELS = {  # in files of versions that did not state titles
     "ece": "Calibration error",
     "brier": "Brier score",
 }
+POSITIVE_LABELS = {"f1_macro": "F1 (positive class)", "recall_macro": "Recall (positive class)"}
 LOWER_IS_BETTER = ("ece", "brier", "hd95", "assd")  # in files of versions that did not state it
 SIGNIFICANT = 0.05
 
@@ -96,13 +97,25 @@ def is_leak(warning: str) -> bool:
 
 
 def labels_of(records: Iterable[Record]) -> Callable[[str], str]:
-    """A function from a metric's name to its name for readers: the title that the records state, if they do."""
+    """A function from a metric's name to its name for readers: the title that the records state, if they do.
+
+    Where all tasks are binary, macro averages are the positive class's.
+    """
+    records = list(records)
     stated = {name: title for record in records for name, title in (record.titles or {}).items()}
+    averaged = [record.positive for record in records if "f1_macro" in record.metrics]
+    if averaged and all(averaged):
+        stated |= POSITIVE_LABELS
     return lambda name: stated.get(name) or _label(name)
 
 
 def _label(name: str) -> str:
     return METRIC_LABELS.get(name, name.replace("_", " "))
+
+
+def positive_classes(records: Iterable[Record]) -> dict[str, str]:
+    """{task: positive class} of the binary tasks."""
+    return {record.task: str(record.positive) for record in records if record.positive is not None}
 
 
 def load_results(path: Path) -> list[Record]:

@@ -8,7 +8,16 @@ from markupsafe import Markup
 from biovfm_hf.results import significance
 from biovfm_hf.results.record import Record
 
-from ..inputs.results import Comparison, is_lower_better, is_main, metric_order, primary_metric, warnings_of, way_words
+from ..inputs.results import (
+    Comparison,
+    is_lower_better,
+    is_main,
+    metric_order,
+    positive_classes,
+    primary_metric,
+    warnings_of,
+    way_words,
+)
 from . import charts
 from .figures import figures
 from .material import MAX_ROWS, Material
@@ -36,6 +45,7 @@ def evaluation_section(material: Material) -> dict[str, Any] | None:
 
     return {
         "tables": tables,
+        "positive": positive_classes(records),
         "pictures": figures(material.results, material),
         "models": models,
         "key": [(names[model], charts.style_of(index)) for index, model in enumerate(models)]

@@ -227,6 +227,20 @@ def test_paths_are_withheld_on_request(tmp_path, tiny_model, messy, capsys):
     assert "a.png" in read_features(out).names and not (tmp_path / "f.parquet.paths.csv").exists()
 
 
+def test_slices_of_one_series_get_a_hint(tmp_path, tiny_model, make_image, capsys):
+    pictures = tmp_path / "pictures"
+    place = {"SeriesInstanceUID": "1.2.3", "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [1, 1]}
+    for number in range(3):
+        header = {**place, "ImagePositionPatient": [0, 0, 2.0 * number], "InstanceNumber": number + 1}
+        write_dicom(tmp_path / "scans" / "one" / f"{number}.dcm", make_image(0, number)[..., 0], **header)
+        write_dicom(pictures / f"{number}.dcm", make_image(0, number)[..., 0], SeriesInstanceUID="1.2.3")
+    words = ["--model", str(tiny_model), "--out", str(tmp_path / "f.parquet"), "--images"]
+    hint = "3 DICOM files share a series; --series makes them one volume"
+    assert main([*words, str(tmp_path / "scans")]) == 0 and capsys.readouterr().err.count(hint) == 1
+    assert main([*words, str(tmp_path / "scans"), "--series"]) == 0 and hint not in capsys.readouterr().err
+    assert main([*words, str(pictures)]) == 0 and "--series" not in capsys.readouterr().err
+
+
 def test_paths_that_repeat_headers_are_withheld_by_default(tmp_path, tiny_model, make_image, capsys):
     """One such path makes ids of the whole folder hashes; the user is told why, and not the name."""
     folder, out = tmp_path / "scans", tmp_path / "f.parquet"

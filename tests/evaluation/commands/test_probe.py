@@ -374,6 +374,37 @@ def test_one_test_case_in_a_class_has_no_interval_and_no_p(
         assert "no interval of auc, balanced_accuracy, mcc" in table
 
 
+def test_the_positive_class_is_named_wherever_its_scores_are(tmp_path, tiny_model, make_class_folder, capsys):
+    folder = make_class_folder(tmp_path / "scans", 2)
+    for split in ("train", "val", "test"):
+        (folder / split / "class0").rename(folder / split / "disease")
+        (folder / split / "class1").rename(folder / split / "healthy")
+    words = ["--model", str(tiny_model), "--tasks", str(folder), "--method", "knn", *FAST]
+    for positive, given in (("disease", []), ("healthy", ["--positive", "healthy"])):
+        out = tmp_path / positive
+        assert main([*words, "--out", str(out), *given]) == 0
+        record = read(out)[0]
+        assert record["positive"] == record["classes"][1] == positive
+        assert f"- F1 is of the positive class, {positive}" in (out / "table.md").read_text()
+        assert f"ROC curves (positive: {positive})" in (out / "figures" / "roc_scans_knn_fast.txt").read_text()
+        assert ("the positive class is disease, not healthy" in capsys.readouterr().err) == (not given)
+    with pytest.raises(UserError, match="did you mean disease"):
+        main([*words, "--out", str(tmp_path / "x"), "--positive", "desease"])
+    with pytest.raises(UserError, match="task three: --positive disease is for a list or folder of two classes"):
+        main(["--model", str(tiny_model), "--tasks", str(make_class_folder(tmp_path / "three", 3)), "--out",
+              str(tmp_path / "x"), "--positive", "disease"])  # fmt: skip
+
+
+def test_one_reason_of_several_failures_is_told_once(tmp_path, tiny_model, second_model, make_class_folder, capsys):
+    folder = make_class_folder(tmp_path / "broken", 2)
+    next((folder / "test" / "class0").iterdir()).write_bytes(b"no image")
+    words = ["--model", f"a={tiny_model}", "--model", f"b={second_model}", "--tasks", str(folder)]
+    with pytest.raises(UserError, match="4 of the records could not be made; see the error above") as error:
+        main([*words, "--method", "linear,knn", "--out", str(tmp_path / "out"), *FAST])
+    shown = capsys.readouterr().err + str(error.value)
+    assert shown.count("error: ") == 1 and shown.count("a on broken by linear") == 1
+
+
 def test_a_failing_task_does_not_stop_the_others(tmp_path, tiny_model, class_folder, make_class_folder):
     folder = make_class_folder(tmp_path / "broken", 2)
     next((folder / "test" / "class0").iterdir()).write_bytes(b"no image")

@@ -314,8 +314,11 @@ def test_a_task_is_one_file(tmp_path, class_folder, make_class_folder):
     task = open_task(str(path), tmp_path / "data")
     assert (task.name, task.record.metric, task.record.licence) == ("stripes_clinic", "mcc", "CC0")
     assert [task.splits[name].num_cases for name in SPLITS] == [24, 12, 15]
+    path.write_text(RECORD.replace("[class0, class1]", "[class1, class0]"))
+    assert open_task(str(path), tmp_path / "data").record.positive == "class0"
     for old, new, words in (
-        ("[class0, class1]", "[a, b]", "in the order class0, class1"),
+        ("[class0, class1]", "[a, class1]", "in the order class0, class1"),
+        ("[class0, class1]", "[a, b]", "no class 'b' to be positive; there are: class0, class1"),
         ("[class0, class1]", "[a, b, c]", "the record says binary-class of a, b, c"),
         ("layout: folder", "layout: magic", "has no reader"),
         ("train/class0", "nowhere", "no folder in"),

@@ -126,6 +126,35 @@ def test_several_label_columns_make_several_labels(tmp_path, scans):
     assert sum(split.labels.sum(0)[1] for split in task.splits.values()) == 8
 
 
+@pytest.mark.parametrize(
+    ("labels", "positive", "classes"),
+    [
+        (("disease", "healthy"), None, ("healthy", "disease")),
+        (("Covid", "No finding"), None, ("No finding", "Covid")),
+        (("benign", "malignant"), None, ("benign", "malignant")),
+        (("left", "nose"), None, ("left", "nose")),
+        (("normal", "negative"), None, ("negative", "normal")),
+        (("0", "1"), None, ("0", "1")),
+        (("0", "1"), "0", ("1", "0")),
+        (("disease", "healthy"), "healthy", ("disease", "healthy")),
+    ],
+)
+def test_the_positive_class_is_no_accident_of_the_alphabet(tmp_path, scans, labels, positive, classes):
+    rows = [f"images/{name},{labels[i % 3 == 0]},{name[:3]}" for i, name in enumerate(names())]
+    path = write(tmp_path / "l.csv", "image,label,subject", rows)
+    task = open_task(path, tmp_path, listing=Listing(positive=positive))
+    assert (task.record.classes, task.record.positive) == (classes, classes[1])
+    rare = classes.index(labels[1])
+    assert sum((split.labels == rare).sum() for split in task.splits.values()) == 8
+
+
+def test_a_positive_class_that_is_none_is_refused(tmp_path, scans):
+    rows = [f"images/{name},{('disease', 'healthy')[i % 2]},{name[:3]}" for i, name in enumerate(names())]
+    path = write(tmp_path / "l.csv", "image,label,subject", rows)
+    with pytest.raises(UserError, match=r"no class 'diseas' to be positive; did you mean disease\?"):
+        open_task(path, tmp_path, listing=Listing(positive="diseas"))
+
+
 def test_grades_are_told_as_ordinal_and_measurements_refused(tmp_path, scans):
     rows = [f"images/{name},{i % 4},{name[:3]}" for i, name in enumerate(names())]
     path = write(tmp_path / "l.csv", "image,label,subject", rows)

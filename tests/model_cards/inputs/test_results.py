@@ -4,6 +4,7 @@ import pytest
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.results.published import table1
+from model_cards.card.render import render_results
 from model_cards.inputs import results
 
 TWELVE = table1()["tasks"]
@@ -94,3 +95,13 @@ def test_an_undefined_metric_is_left_out_and_a_given_adjustment_is_kept(make, tm
     folder = make.results(tmp_path / "r", rows, [given, {**given, "task": "u"}])
     assert "auc" not in results.load_results(folder)[0].intervals
     assert [row.p_holm for row in results.load_comparisons(folder)] == [0.06, 0.06]
+
+
+def test_macro_averages_of_binary_tasks_are_titled_as_the_positive_class_s(make, tmp_path):
+    binary, other = make.rows("m", ["clinic", "organs"])
+    binary["positive"] = "disease"
+    for rows, title in (([binary], "F1 (positive class)"), ([binary, other], "F1 (macro)")):
+        records = results.load_results(make.results(tmp_path / str(len(rows)), rows))
+        text = render_results(records, "m")
+        assert f"| {title} |" in text and "of its positive class: disease in clinic." in text
+    assert "positive class" not in render_results(records[1:], "m")
