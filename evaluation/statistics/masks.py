@@ -117,9 +117,12 @@ _DISTANCE: dict[str, Any] = {
     "reads": SURFACE_VALUES, "averaged": False, "highest": None, "percent": False, "lower_is_better": True,
 }  # fmt: skip
 for _metric in (
-    MaskMetric("dice", "Dice", COUNTS, lambda arrays: foreground_mean(dice(arrays[COUNTS])), column=6),
-    MaskMetric("jaccard", "Jaccard", COUNTS, lambda arrays: foreground_mean(jaccard(arrays[COUNTS])), column=7),
-    MaskMetric("radiology", "(Dice + Jaccard) / 2, pooled", COUNTS, pooled=_POOLED["radiology"], column=14),
+    MaskMetric("dice", "Dice", COUNTS, lambda arrays: foreground_mean(dice(arrays[COUNTS])), column=True),
+    MaskMetric("jaccard", "Jaccard", COUNTS, lambda arrays: foreground_mean(jaccard(arrays[COUNTS])), column=True),
+    MaskMetric("hd95", "HD95", cases=_surface(0), column=True, **_DISTANCE),
+    MaskMetric("nsd", "NSD", SURFACE_VALUES, _surface(1), column=True, averaged=False),
+    MaskMetric("assd", "ASSD", cases=_surface(2), column=True, **_DISTANCE),
+    MaskMetric("radiology", "(Dice + Jaccard) / 2, pooled", COUNTS, pooled=_POOLED["radiology"], column=True),
     MaskMetric(
         "radiology_dice", "Dice, pooled", COUNTS, pooled=_POOLED["radiology_dice"], compared=False
     ),
@@ -127,9 +130,6 @@ for _metric in (
         "radiology_jaccard", "Jaccard without background, pooled", COUNTS, pooled=_POOLED["radiology_jaccard"],
         compared=False,
     ),
-    MaskMetric("hd95", "HD95", cases=_surface(0), column=11, **_DISTANCE),
-    MaskMetric("nsd", "NSD", SURFACE_VALUES, _surface(1), column=12, averaged=False),
-    MaskMetric("assd", "ASSD", cases=_surface(2), column=13, **_DISTANCE),
 ):  # fmt: skip
     register(_metric)
 

@@ -50,7 +50,7 @@ class Metric:
         needs: what a split must contain for the metric to be defined.
         extra: whether `biovfm score` computes it on request only.
         compared: whether models are compared by it.
-        column: position among the columns of the tables, None to leave it out.
+        column: whether the tables have a column for it; columns stand in the order of registration.
         averaged: whether the tables of means have it too.
         lowest: lowest possible value.
         highest: highest possible value; every metric of scores is a share or a correlation.
@@ -66,7 +66,7 @@ class Metric:
     needs: Needs = NOTHING
     extra: bool = False
     compared: bool = False
-    column: int | None = None
+    column: bool = False
     averaged: bool = True
     lowest: float = 0.0
     lower_is_better: bool = False
@@ -87,7 +87,7 @@ class MaskMetric:
         pooled: instead of `cases`, function that gives its value (...) from voxel counts (..., classes, 4) of all
             cases.
         compared: whether models are compared by it.
-        column: position among the columns of the tables, None to leave it out.
+        column: whether the tables have a column for it; columns stand in the order of registration.
         averaged: whether the tables of means have it too.
         lowest: lowest possible value.
         highest: highest possible value, None if there is none.
@@ -101,7 +101,7 @@ class MaskMetric:
     cases: Callable[[Arrays], np.ndarray] | None = None
     pooled: Callable[[np.ndarray], np.ndarray] | None = None
     compared: bool = True
-    column: int | None = None
+    column: bool = False
     averaged: bool = True
     lowest: float = 0.0
     highest: float | None = 1.0
@@ -119,7 +119,7 @@ class BoxFigure:
     name: str
     title: str
     compared: bool = True
-    column: int | None = None
+    column: bool = False
     averaged: bool = True
     lowest: float = 0.0
 
@@ -133,16 +133,10 @@ def register(metric: Metric | MaskMetric | BoxFigure) -> None:
     """Add a metric to the registry.
 
     Raises:
-        ValueError: another metric has its name, or its column in the tables.
+        ValueError: another metric has its name.
     """
     if find_metric(metric.name) is not None:
         raise ValueError(f"there is a metric {metric.name} already")
-    columns = {entry.column: entry.name for entry in _registered() if entry.column is not None}
-    if metric.column in columns:
-        free = max(columns) + 1
-        raise ValueError(
-            f"metric {metric.name}: column {metric.column} is that of {columns[metric.column]}; {free} is free"
-        )
     if isinstance(metric, Metric):
         METRICS[metric.name] = metric
     elif isinstance(metric, MaskMetric):
@@ -180,9 +174,7 @@ def _registered() -> list[Metric | MaskMetric | BoxFigure]:
 
 def table_metrics(averaged: bool = False) -> list[str]:
     """The metrics that tables have columns for, in order; with `averaged`, only those in the tables of means."""
-    entries = [entry for entry in _registered() if entry.column is not None]
-    chosen = [entry for entry in entries if entry.averaged or not averaged]
-    return [entry.name for entry in sorted(chosen, key=lambda entry: entry.column or 0)]
+    return [entry.name for entry in _registered() if entry.column and (entry.averaged or not averaged)]
 
 
 def predict(split: ScoredSplit) -> np.ndarray:
@@ -491,11 +483,11 @@ def _decided(name: str) -> Callable[[Weighted], np.ndarray]:
 _BOTH = Needs.POSITIVES | Needs.NEGATIVES
 _AVERAGED = Needs.TWO_CLASSES | Needs.EQUAL_CLASSES
 for _metric in (
-    Metric("auc", "AUC", lambda w: w.mean_over_labels(roc_auc), _BOTH | Needs.EVERY_CLASS, compared=True, column=4),
-    Metric("accuracy", "Accuracy", _decided("accuracy"), compared=True, column=5, averaged=False),
-    Metric("balanced_accuracy", "BA", _decided("balanced_accuracy"), _BOTH | _AVERAGED, compared=True, column=2),
-    Metric("mcc", "MCC", _decided("mcc"), _BOTH | Needs.TWO_CLASSES, compared=True, column=1, lowest=-1.0),
-    Metric("f1_macro", "F1", _decided("f1_macro"), Needs.POSITIVES | _AVERAGED, compared=True, column=3),
+    Metric("mcc", "MCC", _decided("mcc"), _BOTH | Needs.TWO_CLASSES, compared=True, column=True, lowest=-1.0),
+    Metric("balanced_accuracy", "BA", _decided("balanced_accuracy"), _BOTH | _AVERAGED, compared=True, column=True),
+    Metric("f1_macro", "F1", _decided("f1_macro"), Needs.POSITIVES | _AVERAGED, compared=True, column=True),
+    Metric("auc", "AUC", lambda w: w.mean_over_labels(roc_auc), _BOTH | Needs.EVERY_CLASS, compared=True, column=True),
+    Metric("accuracy", "Accuracy", _decided("accuracy"), compared=True, column=True, averaged=False),
     Metric("f1_micro", "F1 (micro)", _decided("f1_micro"), Needs.ANY_POSITIVE),
     Metric("recall_macro", "Recall", _decided("recall_macro"), Needs.POSITIVES | _AVERAGED),
     Metric("recall_micro", "Recall (micro)", _decided("recall_micro"), Needs.ANY_POSITIVE),
@@ -515,9 +507,9 @@ for _metric in (
         "brier", "Brier", lambda w: w.calibration["brier"], Needs.PROBABILITIES, extra=True, lower_is_better=True
     ),
     Metric("ece", "ECE", lambda w: w.calibration["ece"], Needs.PROBABILITIES, extra=True, lower_is_better=True),
-    BoxFigure("AP", "AP (boxes)", column=8),
-    BoxFigure("AP50", "AP50", column=9),
-    BoxFigure("AP75", "AP75", column=10),
+    BoxFigure("AP", "AP (boxes)", column=True),
+    BoxFigure("AP50", "AP50", column=True),
+    BoxFigure("AP75", "AP75", column=True),
     BoxFigure("AR100", "AR100"),
 ):  # fmt: skip
     register(_metric)

@@ -81,18 +81,18 @@ def test_the_help_text_has_the_defaults_of_the_probes(registries):
     assert "\n  sample-attentive  attention over the tokens" in command.build_parser().format_help()
 
 
-def test_every_metric_has_a_title_and_a_place_of_its_own():
+def test_every_metric_has_a_title_and_what_computes_it():
     entries = [*metrics.METRICS.values(), *metrics.MASK_METRICS.values(), *metrics.BOX_FIGURES.values()]
     assert all(entry.title for entry in entries)
     assert all(callable(entry.cases or entry.pooled) for entry in metrics.MASK_METRICS.values())
     assert set(metrics.BOX_FIGURES) <= set(detection.NAMES)
-    columns = [entry.column for entry in entries if entry.column is not None]
-    assert len(columns) == len(set(columns))
 
 
-def test_a_column_that_is_taken_is_refused():
-    with pytest.raises(ValueError, match=r"column 4 is that of auc; \d+ is free"):
-        metrics.register(metrics.Metric("theirs", "Theirs", lambda weighted: weighted, column=4))
+def test_a_new_metric_has_the_last_column_of_its_kind(registries):
+    assert metrics.table_metrics()[:6] == ["mcc", "balanced_accuracy", "f1_macro", "auc", "accuracy", "dice"]
+    metrics.register(metrics.Metric("theirs", "Theirs", lambda weighted: weighted, column=True))
+    assert metrics.table_metrics()[5:7] == ["theirs", "dice"]
+    assert "accuracy" not in metrics.table_metrics(averaged=True)
 
 
 def test_every_task_of_a_record_has_a_modality():
@@ -150,7 +150,7 @@ def new_kinds(registries, tmp_path):
 
             return judge(trial, Scores(scored("val"), scored("test"), {"sharpness": self.sharpness}))
 
-    metrics.register(metrics.Metric("sample_metric", "J", informedness, compared=True, column=99, lowest=-1.0))
+    metrics.register(metrics.Metric("sample_metric", "J", informedness, compared=True, column=True, lowest=-1.0))
     register_family(Family("sample family", "sample:", load_pixels, downloads=False))
 
     @layout("sample-layout")
