@@ -55,7 +55,7 @@ class ItemRule:
     anatomy: str | None = None
     intensity: dict[str, Any] | str | None = None  # as in `Item.intensity`
     fps: float | None = None  # frames per second to take from a video
-    adapter: str | None = None  # a function of adapters/ that turns one file into its items
+    adapter: str | None = None  # an entry of `hdf5_items.EXPANDERS`, which turns one file into its items
     key: str | None = None  # HDF5 data set that the adapter reads
     view: str | None = None  # as in `Item.view`
 

@@ -63,6 +63,7 @@ class Effect:
         draw: the number of a view; drawing uses the same random numbers whatever comes of it.
         on_image: applies it to one image.
         on_batch: applies it to pixels (B, 3, S, S) from 0 to 255 with numbers (B, 1, 1, 1).
+        samples: some of its numbers, at which a test compares `on_image` with `on_batch`.
         nothing: the number that changes nothing; then the effect is not applied.
     """
 
@@ -70,6 +71,7 @@ class Effect:
     draw: Callable[[Draw], float]
     on_image: Callable[[Image, float, AugmentConfig], Image]
     on_batch: Callable[[Tensor, Tensor, AugmentConfig], Tensor]
+    samples: tuple[float, ...]
     nothing: float = 0.0
 
 
@@ -212,8 +214,8 @@ JITTER = (
 # In the order in which they are drawn and applied, DINOv2's (`dinov2/data/augmentations.py`). A new one comes last, or
 # the views of every seed change.
 EFFECTS = (
-    Effect("gamma", _draw_gamma, _bend, _bend_batch, nothing=1.0),
-    Effect("grey", _draw_grey, _grey, _grey_batch),
-    Effect("blur", _draw_sigma, _blur, _blur_batch),
-    Effect("solarize", _draw_solarize, _solarize, _solarize_batch),
+    Effect("gamma", _draw_gamma, _bend, _bend_batch, (0.8,), nothing=1.0),
+    Effect("grey", _draw_grey, _grey, _grey_batch, (1.0,)),
+    Effect("blur", _draw_sigma, _blur, _blur_batch, (0.3, 1.7)),
+    Effect("solarize", _draw_solarize, _solarize, _solarize_batch, (1.0,)),
 )

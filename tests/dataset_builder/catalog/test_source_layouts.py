@@ -59,7 +59,7 @@ def test_every_selected_item_tells_what_it_is(name, tmp_path):
 def test_every_source_has_a_miniature_or_says_why_not(tmp_path):
     for source in load_catalog():
         if source.layout_established:
-            assert source.id in LAYOUTS
+            assert source.id in LAYOUTS, f"add a miniature of {source.id} to tests/dataset_builder/miniatures.yaml"
             continue
         (tmp_path / source.id).mkdir()
         (tmp_path / source.id / "1.png").write_bytes(miniatures.content("1.png"))

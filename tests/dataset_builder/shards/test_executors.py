@@ -237,7 +237,7 @@ def test_every_engine_is_named_in_the_docs_and_says_how_many_units_it_runs_at_on
         "utf-8"
     )
     for name, engine in executors.ENGINES.items():
-        assert name == "local" or f"--engine {name}" in page
+        assert name == "local" or f"--engine {name}" in page, f"say in docs/cluster.md when to take --engine {name}"
         assert callable(engine.run) and callable(engine.cores) and engine.shortest > 0
 
 

@@ -1,6 +1,5 @@
 """Looks applied to batches with torch against the same looks applied one by one with OpenCV."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -11,16 +10,9 @@ import torch
 from training.command import run_script
 from training.data.augment import Augmenter, Look, pack
 from training.data.augment_batch import apply_looks, pack_looks
-from training.data.effects import EFFECTS, JITTER, Effect, Jitter
+from training.data.effects import EFFECTS, JITTER
 
 from .test_augment import preset, smooth_rgb
-
-# numbers of each effect, with the grey levels by which torch may differ from OpenCV
-VALUES = {"gamma": [(0.8, 1)], "grey": [(1, 1)], "blur": [(0.3, 1), (1.7, 1)], "solarize": [(1, 0)]}
-
-
-def names_of(entries: Sequence[Effect] | Sequence[Jitter]) -> list[str]:
-    return [entry.name for entry in entries]
 
 
 def look_of(*named: str | float, jitter: tuple[tuple[int, float], ...] = ()) -> Look:
@@ -39,10 +31,11 @@ def both_ways(looks: list[Look], grey: bool = False) -> tuple[np.ndarray, np.nda
 
 
 @pytest.mark.parametrize(
-    ("look", "levels"),
+    ("look", "levels"),  # grey levels by which torch may differ from OpenCV
     [
         (Look(), 0),
-        *((look_of(name, value), levels) for name in names_of(EFFECTS) for value, levels in VALUES[name]),
+        (look_of("solarize", 1), 0),
+        *((look_of(effect.name, value), 1) for effect in EFFECTS for value in effect.samples),
         *((Look(((which, change),)), 1) for which in range(3) for change in (-0.3, 0.35)),
     ],
 )
@@ -52,9 +45,17 @@ def test_each_operation_equals_opencvs(look: Look, levels: int) -> None:
     assert (found == np.rint(found)).all() and found.min() >= 0 and found.max() <= 255
 
 
+def test_every_effect_has_samples_that_change_a_crop() -> None:
+    for effect in EFFECTS:
+        assert effect.samples, f"give the Effect {effect.name} numbers in `samples`, at which the test tries it"
+        for value in effect.samples:
+            changed, plain = (both_ways([look])[0] for look in (look_of(effect.name, value), Look()))
+            assert (changed != plain).any(), f"{effect.name} changes nothing at {value}"
+
+
 @pytest.mark.parametrize("change", [-0.1, 0.02, 0.1])
 def test_hue_is_opencvs_but_for_its_eight_bits(change: float) -> None:
-    expected, found = both_ways([Look(((names_of(JITTER).index("hue"), change),))])
+    expected, found = both_ways([Look((([entry.name for entry in JITTER].index("hue"), change),))])
     assert np.abs(found - expected).mean() < 1.5 and np.percentile(np.abs(found - expected), 99) <= 6
 
 
