@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from .encoder import Encoder
 from .projects import OFA, XRV, is_ofa, load_ofa, load_torch_file, load_xrv
+from .published import TORCH_FILES
 from .segmentation_networks import SCRATCH, TRANSUNET, load_pretrained, load_untrained
 from .timm_models import load_open_clip, load_timm
 from .transformers_models import load_transformers
@@ -53,8 +54,7 @@ for _family in (
     Family("open_clip", "open_clip:", load_open_clip),
     Family("open_clip of the Hub", "hf-hub:", load_open_clip),
     Family("torchxrayvision", XRV, load_xrv),
-    Family("MedDINOv3", "meddinov3:", load_torch_file),
-    Family("MedImageInsight", "medimageinsight:", load_torch_file),
+    *(Family(name, f"{name}:", load_torch_file) for name in TORCH_FILES),
     Family("OFA", OFA, load_ofa, recognises=is_ofa),
     Family("trained from scratch", SCRATCH, load_untrained, downloads=False),
     Family("TransUNet with pretrained weights", TRANSUNET, load_pretrained, downloads=False),

@@ -10,6 +10,7 @@ from biovfm_hf.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from biovfm_hf.reading.documents import read_json
 
 from .encoder import Encoder, to_square
+from .published import TORCH_FILES
 from .revisions import files_digest, folder_revision, weights_digest
 from .tokens import Reading
 
@@ -80,12 +81,12 @@ def load_xrv(source: str) -> Encoder:
 
 
 def load_torch_file(source: str) -> Encoder:
-    """A model of `TORCH_FILES`, by its prefix and a file or repository.
+    """A model of `published.TORCH_FILES`, by its prefix and a file or repository.
 
     Raises:
         UserError: there is no such model, or it cannot be loaded.
     """
-    from .torch_files import TORCH_FILES, load_file, read
+    from .torch_files import load_file, read
 
     kind, _, place = source.partition(":")
     module, path = load_file(kind, place)

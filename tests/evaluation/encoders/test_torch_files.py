@@ -10,7 +10,10 @@ from safetensors import safe_open
 from torch.nn import functional
 
 from biovfm_hf.errors import UserError
+from evaluation.encoders.families import find_family
 from evaluation.encoders.load import load_encoder
+from evaluation.encoders.projects import load_torch_file
+from evaluation.encoders.published import TORCH_FILES
 
 timm = pytest.importorskip("timm")
 REFERENCE = Path(__file__).parents[2] / "reference"
@@ -42,9 +45,12 @@ def test_meddinov3_is_read_as_dinov3s_own_code_reads_it(monkeypatch, tmp_path):
     assert encoded.prefix == 5 and torch.equal(encoder.module.rope.periods, own["rope_embed.periods"].float())
 
 
-def test_meddinov3_takes_hounsfield_units_of_one_window():
-    from evaluation.encoders.torch_files import TORCH_FILES
+@pytest.mark.parametrize("key", TORCH_FILES)
+def test_each_published_file_is_a_family(key):
+    assert find_family(f"{key}:model.pth").load is load_torch_file
 
+
+def test_meddinov3_takes_hounsfield_units_of_one_window():
     entry = TORCH_FILES["meddinov3"]
     shown = (np.array([-1000.0, 65.108, 1000.0]) + 1000) / 2000  # by the window, in 0..1
     expected = (np.array([-1000.0, 65.108, 1000.0]) - 65.108) / 178.017
