@@ -1,5 +1,6 @@
 """Threshold choice and bootstrap intervals against plain loops, their draws, their coverage and their refusals."""
 
+import re
 import warnings
 from dataclasses import replace
 
@@ -269,7 +270,7 @@ def test_a_class_of_one_case_gives_no_interval(kind, labels, scores, strata, wit
         assert all(found[name]["value"] is not None for name in lone)
         assert all("one case or subject alone" in found[name]["reason"] for name in lone)
         said = bootstrap.interval_notes(found, 50)
-        assert len(said) == 1 and "no interval of auc" in said[0] and said[0].endswith(tuple("012"))
+        assert len(said) == 1 and re.match("no interval of .*auc", said[0]) and said[0].endswith(tuple("012"))
 
 
 def test_a_class_of_one_subject_gives_no_interval_and_of_two_does():
