@@ -23,8 +23,8 @@ from ..encoders.own_code import TRUST_HELP
 from ..encoders.pooling import POOLS
 from ..pictures.figure import new_figure, save_figure
 from ..tasks.images import read_image
-from ..tasks.volume_cases import SLICES, CaseSlices, Slicing, is_volume, open_cases
-from .embed import DEVICE_HELP, LEFT_OUT, read_features, read_places, write_left_out
+from ..tasks.volume_cases import SLICES, CaseSlices, Slicing, VolumeCase, is_volume, open_cases
+from .embed import DEVICE_HELP, LEFT_OUT, paths_file, read_features, read_places, write_left_out
 from .naming import why_withheld
 from .nearest import Index, most_similar
 
@@ -36,6 +36,7 @@ examples:
 OUT receives search.json (ids and cosine similarities). With --images it also receives sheet.png, a contact sheet with
 each example and its most similar images."""
 PRINTED = 3  # similar images per example; the first is often the example itself
+SAME = 0.999  # least similarity of an example to its own features, which half precision may round
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,19 @@ def main(argv: list[str]) -> int:
     options = parse_options(parser, SearchOptions, argv)
     finds = search(options)
     for entry in finds:
-        best = ", ".join(f"{hit['id']} ({hit['similarity']:.3f})" for hit in entry["found"][:PRINTED])
+        best = ", ".join(f"{hit['id']} ({_likeness(hit)})" for hit in entry["found"][:PRINTED])
         more = len(entry["found"]) - PRINTED
         print(f"{entry['query']}: {best}" + (f" and {more} more" if more > 0 else ""))
     print(f"in {options.out / 'search.json'}" + ("" if options.images else "; --images DIR draws them, too"))
+    if (paths := paths_file(options.features)).is_file():
+        print(f"{paths}, for you only, tells the path of each id")
     if lost := len(set(options.query)) - len(finds):
         print(f"{lost} examples left out, see {options.out / LEFT_OUT}.csv", file=sys.stderr)
     return int(options.strict and lost > 0)
+
+
+def _likeness(hit: dict[str, Any]) -> str:
+    return f"{hit['similarity']:.3f}" + (", the example itself" if hit["itself"] else "")
 
 
 def search(options: SearchOptions) -> list[dict[str, Any]]:
@@ -86,8 +93,8 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
     Examples that cannot be read are left out; `left_out.csv` lists them with the reason.
 
     Returns:
-        The content of search.json: for each example {"query": file name, "found": [{"id", "similarity"}, ...]}, most
-        similar first.
+        The content of search.json: for each example {"query": file name, "found": [{"id", "similarity", "itself"},
+        ...]}, most similar first; `itself` says whether the image is the example.
 
     Raises:
         UserError: no example can be read, the features cannot be read, or another model made the features.
@@ -107,8 +114,8 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
             f"{options.features} was made with another model ({features.made_with['model']}); give that one as --model"
         )
     withheld = features.withheld or any(why_withheld(path.parent, [path.name]) for path in options.query)
-    titles = _titles(options.query, withheld)
-    examples, unread = _read_examples(options.query, features.made_with)
+    titles, slicing = _titles(options.query, withheld), _slicing(features.made_with)
+    examples, unread = _read_examples(options.query, slicing)
     left_out = {titles[path]: reason.replace(str(path), titles[path]) for path, reason in unread.items()}
     write_left_out(options.out / f"{LEFT_OUT}.csv", left_out)
     if not examples:
@@ -125,15 +132,18 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
     finds = [
         {
             "query": titles[path],
-            "found": [{"id": features.names[i], "similarity": s} for i, s in _taken(r, v)],
+            "found": [
+                {"id": name, "similarity": s, "itself": _is_itself(path, name, s, options.images, places)}
+                for name, s in ((features.names[i], s) for i, s in _taken(r, v))
+            ],
         }
         for path, r, v in zip(examples, rows, similarity, strict=True)
     ]
     add_provenance(options.out, Provenance(private_sources=features.private_sources))
     write_text(options.out / "search.json", json.dumps(finds, indent=1) + "\n")
     if options.images:
-        titled = [(f"example\n{titles[path]}", images[len(images) // 2]) for path, images in examples.items()]
-        draw_sheet(options.out / "sheet.png", titled, partial(_read_again, options.images, places), finds)
+        titled = [(f"example\n{titles[path]}", _shown(path, slicing)) for path in examples]
+        draw_sheet(options.out / "sheet.png", titled, partial(_read_again, options.images, places, slicing), finds)
     return finds
 
 
@@ -149,12 +159,13 @@ def _taken(rows: np.ndarray, similarity: np.ndarray) -> list[tuple[int, float]]:
     return [(row, round(value, 6)) for row, value in pairs if row >= 0]
 
 
-def _read_examples(
-    paths: Sequence[Path], made_with: dict[str, str]
-) -> tuple[dict[Path, list[np.ndarray]], dict[Path, str]]:
+def _slicing(made_with: dict[str, str]) -> Slicing:
+    """The slices of volumes from which features were made."""
+    return Slicing(tuple(made_with.get("axes", "axial").split(",")), int(made_with.get("slices", SLICES)))
+
+
+def _read_examples(paths: Sequence[Path], slicing: Slicing) -> tuple[dict[Path, list[np.ndarray]], dict[Path, str]]:
     """The readable examples, and the reasons for the others. A volume is read as the slices used for the features."""
-    axes = tuple(made_with.get("axes", "axial").split(","))
-    slicing = Slicing(axes, int(made_with.get("slices", SLICES)))
     examples, left_out = {}, {}
     for path in paths:
         try:
@@ -165,30 +176,52 @@ def _read_examples(
 
 
 def _volume_slices(path: Path, slicing: Slicing) -> list[np.ndarray]:
-    cases, lost = open_cases([path], slicing)
-    if lost:
-        raise UserError(lost[path])
-    slices = CaseSlices(cases)
+    slices = CaseSlices([_volume(path, slicing)])
     return [slices[number] for number in range(len(slices))]
 
 
-def _place(folder: Path, name: str, places: dict[str, str]) -> tuple[Path, int | None]:
-    """File and frame of the image with the id `name`; `places` maps withheld ids to paths."""
+def _volume(path: Path, slicing: Slicing) -> VolumeCase:
+    cases, lost = open_cases([path], slicing)
+    if lost:
+        raise UserError(lost[path])
+    return cases[0]
+
+
+def _place(folder: Path, name: str, places: dict[str, str]) -> tuple[Path, int | None, tuple[str, int] | None]:
+    """File, frame and slice of the image with the id `name`; `places` maps withheld ids to paths."""
     path, frame, number = name.rpartition(":frame:")
     if frame and number.isdecimal():
-        return folder / places.get(path, path), int(number)
+        return folder / places.get(path, path), int(number), None
     whole, *place = name.rsplit(":", 2)  # a slice of a volume is PATH:axis:index
-    path = whole if len(place) == 2 and place[0] in AXES else name
-    return folder / places.get(path, path), None
+    if len(place) == 2 and place[0] in AXES and place[1].isdecimal():
+        return folder / places.get(whole, whole), None, (place[0], int(place[1]))
+    return folder / places.get(name, name), None, None
 
 
-def _read_again(folder: Path, places: dict[str, str], name: str) -> np.ndarray:
-    """An embedded image; black if it can no longer be read."""
-    path, frame = _place(folder, name, places)
-    try:
-        if is_volume(path):
-            return _volume_slices(path, Slicing(slices=1))[0]
+def _is_itself(query: Path, name: str, similarity: float, folder: Path | None, places: dict[str, str]) -> bool:
+    """Whether an id is that of the example; without the folder, its path and the similarity must tell."""
+    if folder is not None:
+        return _place(folder, name, places)[0].resolve() == query.resolve()
+    place = _place(Path(), name, places)[0].as_posix()
+    return similarity >= SAME and query.resolve().as_posix().endswith(f"/{place}")
+
+
+def _shown(path: Path, slicing: Slicing, frame: int | None = None, at: tuple[str, int] | None = None) -> np.ndarray:
+    """The picture that the sheet shows of a file: a volume's slice `at`, or the middle one along the first axis."""
+    if not is_volume(path):
         return read_image(path, frame=frame, square=True)
+    if at is None:
+        places = _volume(path, slicing).slices
+        along = [place for place in places if place[0] == places[0][0]]
+        at = along[len(along) // 2]
+    return CaseSlices([VolumeCase(path, (at,))])[0]
+
+
+def _read_again(folder: Path, places: dict[str, str], slicing: Slicing, name: str) -> np.ndarray:
+    """An embedded image; black if it can no longer be read."""
+    path, frame, at = _place(folder, name, places)
+    try:
+        return _shown(path, slicing, frame, at)
     except UserError:
         return np.zeros((1, 1, 3), np.uint8)
 
@@ -211,7 +244,7 @@ def draw_sheet(
     columns = 1 + max(len(entry["found"]) for entry in finds)
     figure = new_figure(1.5 * columns, 2.0 * len(finds))
     for line, (example, entry) in enumerate(zip(examples, finds, strict=True)):
-        alike = [(f"{hit['similarity']:.3f}\n{_short(hit['id'])}", image_of(hit["id"])) for hit in entry["found"]]
+        alike = [(f"{_likeness(hit)}\n{_short(hit['id'])}", image_of(hit["id"])) for hit in entry["found"]]
         for number, (title, image) in enumerate([example, *alike]):
             axes = figure.add_subplot(len(finds), columns, line * columns + number + 1)
             axes.imshow(image)

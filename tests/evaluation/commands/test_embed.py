@@ -190,8 +190,12 @@ def test_frames_are_embedded_on_request(tmp_path, tiny_model, messy, capsys):
     assert [entry["query"] for entry in found] == ["a.png"] and found[0]["found"][1]["id"] == "cine.gif:frame:0"
     told = (tmp_path / "found" / "left_out.csv").read_text()
     assert "\ncut.jpg,cut.jpg: " in told and "scans" not in told
-    best = ", ".join(f"{hit['id']} ({hit['similarity']:.3f})" for hit in found[0]["found"][:3])
-    assert f"a.png: {best} and 5 more\nin {tmp_path / 'found' / 'search.json'}\n" in capsys.readouterr().out
+    assert [hit["itself"] for hit in found[0]["found"]] == [True] + [False] * 7
+    others = ", ".join(f"{hit['id']} ({hit['similarity']:.3f})" for hit in found[0]["found"][1:3])
+    assert (
+        f"a.png: a.png (1.000, the example itself), {others} and 5 more\nin {tmp_path / 'found' / 'search.json'}\n"
+        in capsys.readouterr().out
+    )
     assert search([*search_words, "--strict"]) == 1
     (tmp_path / "quimby").mkdir()
     (tmp_path / "quimby" / "cut.jpg").write_bytes(b"no image")
@@ -218,6 +222,7 @@ def test_paths_are_withheld_on_request(tmp_path, tiny_model, messy, capsys):
     (entry,) = json.loads((found / "search.json").read_text())
     assert entry["query"] == "example 1" and places[entry["found"][0]["id"]] in ("a.png", "deep/e.jfif")
     shown = "".join(capsys.readouterr()) + out.read_bytes().decode("latin-1")
+    assert f"{out}.paths.csv, for you only, tells the path of each id" in shown
     shown += "".join(
         path.read_bytes().decode("latin-1") for path in (*found.iterdir(), out.with_name(f"{out.name}.left_out.csv"))
     )
@@ -390,6 +395,28 @@ def test_search_finds_the_image_itself_and_draws_a_sheet(features, tmp_path, tin
     assert (
         len(found) == 3 and (tmp_path / "found" / "sheet.png").exists() and (tmp_path / "found" / "sheet.txt").exists()
     )
+
+
+@pytest.mark.parametrize("pool", ["mean", "slices"])
+def test_the_sheet_shows_one_slice_of_a_volume_as_example_and_as_hit(tmp_path, tiny_model, monkeypatch, pool):
+    nibabel = pytest.importorskip("nibabel")
+    (tmp_path / "scans").mkdir()
+    array = np.random.default_rng(0).integers(0, 900, (40, 40, 40)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / "scans" / "a.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(array[::-1].copy() // 2, np.eye(4)), tmp_path / "scans" / "b.nii.gz")
+    out = tmp_path / "f.parquet"
+    words = ["--model", str(tiny_model), "--images", str(tmp_path / "scans")]
+    main([*words, "--out", str(out), "--axes", "axial,coronal", "--slices", "4", "--pool", pool])
+    sheets = []
+    monkeypatch.setattr("evaluation.commands.search.draw_sheet", lambda *rest: sheets.append(rest))
+    query = ["--query", str(tmp_path / "scans" / "a.nii.gz"), "--top", "16"]
+    search([*words, "--features", str(out), *query, "--out", str(tmp_path / "found")])
+    ((_, ((_, example),), picture_of, (entry,)),) = sheets
+    own = [picture_of(hit["id"]) for hit in entry["found"] if hit["itself"]]
+    assert len(own) == len(entry["found"]) / 2 == (1 if pool == "mean" else 8)
+    assert sum(np.array_equal(example, picture) for picture in own) == 1  # different slices are different pictures
+    assert len({picture.tobytes() for picture in own}) == len(own)
+    assert example.shape == (40, 40, 3) and example.std() > 0
 
 
 def test_examples_are_embedded_in_the_precision_of_the_features(tmp_path, tiny_model, class_folder, monkeypatch):
