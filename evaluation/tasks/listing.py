@@ -60,8 +60,18 @@ class Listing:
         metavar="DIR",
         group=LISTED,
     )
+    files: str | None = option(
+        None,
+        "for a list of patients without images: which files below their folders, such as '*.nii.gz' (default: all)",
+        metavar="PATTERN",
+        group=LISTED,
+    )
     labels: Path | None = option(
-        None, "a second list: the label of each patient, joined by the subject column", metavar="CSV", group=LISTED
+        None,
+        "a second list: the label of each patient, and the split if it has that column; joined by the subject column "
+        "or, without one, by the patient's folder in the image's path",
+        metavar="CSV",
+        group=LISTED,
     )
     positive: str | None = option(
         None,
@@ -106,16 +116,15 @@ def read_listing(path: Path, listing: Listing) -> list[Case]:
     table = _Table(path)
     subject = table.column(listing.subject_column, SUBJECT_COLUMNS, "subject")
     image = table.column(listing.image_column, IMAGE_COLUMNS, "image")
-    split = table.column(listing.split_column, SPLIT_COLUMNS, "split")
-    labels = _patient_labels(listing) if listing.labels else None
-    label = () if labels is not None else table.labels(listing.label_column)
+    people = _Table(listing.labels) if listing.labels else None
+    split, their_split = _split_columns(listing, table, people)
+    patients = None if people is None else _patients(people, listing, their_split)
+    label = () if patients is not None else table.labels(listing.label_column)
     if image is None and (subject is None or listing.images_root is None):
         raise UserError(
             f"{path}: no column of images (image or file_name; there are {', '.join(table.names)}); name it with "
             "--image-column, or give a column of subjects and --images-root with a folder for each"
         )
-    if labels is not None and subject is None:
-        raise UserError(f"{path}: no column of subjects to join {listing.labels} by; name it with --subject-column")
     cases, folders = [], {}
     if image is None and listing.images_root is not None and subject is not None:
         folders = _folders(listing.images_root, {row[subject].strip() for _, row in table.rows})
@@ -124,16 +133,18 @@ def read_listing(path: Path, listing: Listing) -> list[Case]:
         person = row[subject].strip() if subject else None
         if person == "":
             raise UserError(f"{where}: no subject; give every image one, or leave the column out")
-        answer = _label(row, label, where) if labels is None else _joined(labels, person, listing.labels, where)
-        part = _split(row[split] if split else "", where)
+        if person is None and patients is not None:
+            person = _folder_of(row[str(image)], patients, listing.labels, where)
+        about = _Patient(_label(row, label, where)) if patients is None else _joined(patients, person, listing, where)
+        part = _split(row[split] if split else "", where) or about.split
         if image is None:
-            files = _images_of(folders, listing.images_root, person, where)
+            files = _images_of(folders, listing, person, where)
         elif row[image]:
             files = [_place(path, listing, row[image])]
         else:
             raise UserError(f"{where}: an image and a label are needed; column {image} is empty")
         named = f"{path.name}, line {number}"
-        cases += [(number, Case(file, answer, part, person, row, named)) for file in files]
+        cases += [(number, Case(file, about.label, part, person, row, named)) for file in files]
     _check_repeats(path, cases)
     _check_there(path, listing, cases)
     return [case for _, case in cases]
@@ -162,8 +173,11 @@ def volumes_of(cases: Sequence[Case], listing: Listing) -> tuple[list[Case], dic
         UserError: images and volumes are mixed, no volume can be read, or some cannot and the options do not skip
             them.
     """
-    if flat := next((case.file for case in cases if not is_volume(case.file)), None):
-        raise UserError(f"{flat} is a picture among volumes; give a list for each of the two")
+    if flat := next((case.where for case in cases if not is_volume(case.file)), None):
+        raise UserError(
+            f"{flat}: a picture among volumes; give a list for each of the two or, for a list of patients, choose the "
+            "files with --files '*.nii.gz'"
+        )
     volumes, unread = open_cases([case.file for case in cases], Slicing(listing.axes, listing.slices))
     lost = [unread[case.file].replace(str(case.file), case.where) for case in cases if case.file in unread]
     if lost and not volumes:
@@ -239,27 +253,53 @@ def _label(row: dict[str, str], columns: tuple[str, ...], where: str) -> str:
     return "|".join(name for name in columns if float(row[name]) == 1) or "|"
 
 
-def _patient_labels(listing: Listing) -> dict[str, str]:
-    """{subject: label} from the second list."""
-    assert listing.labels is not None
-    table = _Table(listing.labels)
+class _Patient(NamedTuple):
+    label: str
+    split: str = ""
+
+
+def _split_columns(listing: Listing, table: _Table, people: _Table | None) -> tuple[str | None, str | None]:
+    """The column of splits in the list, or else that in the list of patients."""
+    names = {listing.split_column} if listing.split_column else set(SPLIT_COLUMNS)
+    if people is None or names & set(table.names) or not names & set(people.names):
+        return table.column(listing.split_column, SPLIT_COLUMNS, "split"), None
+    return None, people.column(listing.split_column, SPLIT_COLUMNS, "split")
+
+
+def _patients(table: _Table, listing: Listing, split: str | None) -> dict[str, _Patient]:
+    """{subject: label and split} from the second list."""
     subject = table.column(listing.subject_column, SUBJECT_COLUMNS, "subject")
     if subject is None:
         raise UserError(f"{listing.labels}: no column of subjects; name it with --subject-column")
     columns = table.labels(listing.label_column)
-    labels: dict[str, str] = {}
+    patients: dict[str, _Patient] = {}
     for number, row in table.rows:
         where = f"{listing.labels}, line {number}"
-        label = _label(row, columns, where)
-        if labels.setdefault(row[subject].strip(), label) != label:
-            raise UserError(f"{where}: {row[subject]} has another label in a line above; give each subject one")
-    return labels
+        patient = _Patient(_label(row, columns, where), _split(row[split] if split else "", where))
+        if patients.setdefault(row[subject].strip(), patient) != patient:
+            raise UserError(
+                f"{where}: {row[subject]} has another label or split in a line above; give each subject one"
+            )
+    return patients
 
 
-def _joined(labels: dict[str, str], person: str | None, source: Path | None, where: str) -> str:
-    if person not in labels:
-        raise UserError(f"{where}: subject {person} has no label in {source}; add a line, or leave the image out")
-    return labels[person]
+def _joined(patients: dict[str, _Patient], person: str | None, listing: Listing, where: str) -> _Patient:
+    if person not in patients:
+        raise UserError(
+            f"{where}: subject {person} has no label in {listing.labels}; add a line, or leave the image out"
+        )
+    return patients[person]
+
+
+def _folder_of(image: str, patients: dict[str, _Patient], labels: Path | None, where: str) -> str:
+    """The patient after whom the first such folder of an image's path is named."""
+    person = next((part for part in Path(image).parts if part in patients), None)
+    if person is None:
+        raise UserError(
+            f"{where}: no folder in the image's path is a subject of {labels}; add the subject there, or a column of "
+            "subjects here (--subject-column)"
+        )
+    return person
 
 
 def _split(word: str, where: str) -> str:
@@ -285,12 +325,15 @@ def _folders(root: Path, people: set[str]) -> dict[str, list[Path]]:
     return named
 
 
-def _images_of(folders: dict[str, list[Path]], root: Path | None, person: str | None, where: str) -> list[Path]:
+def _images_of(folders: dict[str, list[Path]], listing: Listing, person: str | None, where: str) -> list[Path]:
     """The images below a subject's folders."""
-    files = [file for folder in folders.get(str(person), []) for file, reason in walk(folder) if reason is None]
+    images = [file for folder in folders.get(str(person), []) for file, reason in walk(folder) if reason is None]
+    files = [file for file in images if listing.files is None or file.match(listing.files)]
     if not files:
+        kind = "an image" if listing.files is None else f"an image {listing.files}"
         raise UserError(
-            f"{where}: no folder {person} below {root} holds an image; check --images-root, or leave the subject out"
+            f"{where}: no folder {person} below {listing.images_root} holds {kind}; check --images-root"
+            f"{' and --files' if listing.files else ''}, or leave the subject out"
         )
     return files
 

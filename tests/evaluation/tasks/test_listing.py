@@ -118,6 +118,40 @@ def test_labels_of_patients_join_by_a_column(tmp_path, scans):
         open_task(path, tmp_path, listing=Listing(labels=labels, label_column=("outcome",)))
 
 
+@pytest.mark.parametrize("column", ["split", "fold"])
+def test_without_a_subject_column_labels_and_splits_join_by_the_folder(tmp_path, scans, column):
+    path = write(tmp_path / "l.csv", "image", [f"images/{name}" for name in names()])
+    labels, parts = tmp_path / "patients.csv", ["train"] * 6 + ["val"] * 3 + ["test"] * 3
+    rows = [f"P{patient:02d},{patient % 2},{parts[patient]}" for patient in range(12)]
+    write(labels, f"patient,label,{column}", rows)
+    listing = Listing(labels=labels, split_column=None if column == "split" else column)
+    task = open_task(path, tmp_path, listing=listing)
+    assert splits_of(task) == {"train": 12, "val": 6, "test": 6} and not task.warnings
+    for split in task.splits.values():
+        assert [int(subject[1:]) % 2 for subject in split.subjects] == split.labels.tolist()
+    write(labels, f"patient,label,{column}", rows[1:])
+    with pytest.raises(UserError, match=r"line 2: no folder in the image's path is a subject of .*patients.csv"):
+        open_task(path, tmp_path, listing=listing)
+    write(labels, f"patient,label,{column}", [*rows, "P00,0,test"])
+    with pytest.raises(UserError, match="line 14: P00 has another label or split"):
+        open_task(path, tmp_path, listing=listing)
+
+
+def test_a_list_of_patients_takes_the_files_of_a_pattern(tmp_path, scans):
+    for folder in scans.iterdir():
+        (folder / "scan.nii.gz").write_bytes(b"")
+    path = write(
+        tmp_path / "patients.csv", "patient,label", [f"P{patient:02d},{patient % 2}" for patient in range(12)]
+    )
+    with pytest.raises(UserError, match=r"patients.csv, line 2: a picture among volumes.*--files") as error:
+        open_task(path, tmp_path, listing=Listing(images_root=scans))
+    assert "P00" not in str(error.value)
+    cases = read_listing(tmp_path / "patients.csv", Listing(images_root=scans, files="*.nii.gz"))
+    assert {case.file.name for case in cases} == {"scan.nii.gz"} and len(cases) == 12
+    with pytest.raises(UserError, match=r"line 2: no folder P00 below .* holds an image \*.mha; .*--files"):
+        read_listing(tmp_path / "patients.csv", Listing(images_root=scans, files="*.mha"))
+
+
 def test_several_label_columns_make_several_labels(tmp_path, scans):
     rows = [f"images/{name},{i % 2},{i % 3 == 0:d},{name[:3]}" for i, name in enumerate(names())]
     path = write(tmp_path / "l.csv", "image,effusion,mass,subject", rows)
