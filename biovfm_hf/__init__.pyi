@@ -65,8 +65,9 @@ def build(
         image_format: png is lossless, jpeg half as large.
         quality: of JPEG.
         keep_near_duplicates: drop only pixel-by-pixel duplicates of pictures in other files.
-        seed: random seed of the subset 0.2m and of the keyed hashes.
-        salt_file: file with a secret of your own for the keyed hashes.
+        seed: random seed of the subset 0.2m.
+        salt_file: file with a secret of your own for the hashes of private sources, so that another build makes
+            the same ones (default: a random secret for each build).
         workers: processes; 0 runs in this one (default: one for each core).
         engine: where the shards run.
         scheduler: address of a running Dask cluster (default: a local one).
@@ -381,6 +382,7 @@ def probe(
     subject_column: str | None = None,
     split_column: str | None = None,
     images_root: str | Path | None = None,
+    files: str | None = None,
     labels: str | Path | None = None,
     target: str = 'classes',
     axes: Sequence[str] | str = ('axial',),
@@ -461,7 +463,10 @@ def probe(
         split_column: column with train, val or validation, test; without it patients are sampled.
         images_root: folder where image paths begin, besides the list's own; for a list of patients without
             images, the folder with one sub-folder per patient.
-        labels: a second list: the label of each patient, joined by the subject column.
+        files: for a list of patients without images: which files below their folders, such as '*.nii.gz'
+            (default: all).
+        labels: a second list: the label of each patient, and the split if it has that column; joined by the
+            subject column or, without one, by the patient's folder in the image's path.
         target: ordinal: the labels are ordered grades.
         axes: axes along which volumes are sliced: axial, coronal, sagittal (default: axial).
         slices: most slices of a volume along each axis, evenly spread; 0: all.

@@ -60,8 +60,13 @@ class BuildOptions:
     image_format: str = option("png", "png is lossless, jpeg half as large", choices=("png", "jpeg"))
     quality: int = option(95, "of JPEG", least=1, most=100, metavar="Q")
     keep_near_duplicates: bool = option(False, "drop only pixel-by-pixel duplicates of pictures in other files")
-    seed: int = option(0, "random seed of the subset 0.2m and of the keyed hashes", metavar="N")
-    salt_file: Path | None = option(None, "file with a secret of your own for the keyed hashes", metavar="FILE")
+    seed: int = option(0, "random seed of the subset 0.2m", metavar="N")
+    salt_file: Path | None = option(
+        None,
+        "file with a secret of your own for the hashes of private sources, so that another build makes the same ones "
+        "(default: a random secret for each build)",
+        metavar="FILE",
+    )
 
     workers: int | None = option(
         None, "processes; 0 runs in this one (default: one for each core)", least=0, metavar="N", group=_RUNNING
@@ -102,13 +107,13 @@ class BuildOptions:
 
     @property
     def salt(self) -> str:
-        """The key of the subjects' hashes.
+        """SHA-256 of the salt file's content; empty without one.
 
         Raises:
-            UserError: the file of the secret cannot be read.
+            UserError: the file cannot be read.
         """
         if self.salt_file is None:
-            return f"biovfm {self.seed}"
+            return ""
         try:
             return hashlib.sha256(self.salt_file.read_bytes()).hexdigest()
         except OSError as error:
@@ -133,5 +138,5 @@ class BuildOptions:
             leakage=self.leakage,
             near_duplicates=not self.keep_near_duplicates,
             seed=self.seed,
-            salt=hashlib.sha256(self.salt.encode()).hexdigest() if self.salt_file else "",
+            salt=self.salt,
         )

@@ -17,6 +17,7 @@ from .dataset.check import faults
 from .dataset.finish import (
     SAMPLE,
     finish_shard,
+    places_path,
     redo_without_thumbnails,
     remove_damaged,
     write_places,
@@ -26,10 +27,10 @@ from .dataset.finish import (
 )
 from .dataset.manifest import write_manifest
 from .dataset.output_folder import check_output, hold
-from .limits import CHANGED
+from .limits import CHANGED, UNREADABLE
 from .options import BuildOptions
-from .plan.plan import WORK, Plan, Unit, changed_sources, differing, load_plan, make_plan
-from .plan.privacy import shown_paths
+from .plan.plan import WORK, Plan, Unit, changed_sources, differing, load_plan, make_plan, secret_of
+from .plan.privacy import privacy_of, shown_paths
 from .schema import KEPT
 from .screening.candidates import load_candidates
 from .screening.duplicates import decide, save_drops, save_sample
@@ -105,14 +106,14 @@ def _planned(options: BuildOptions, raw: Path, sources: list[Source]) -> Plan:
         plan = load_plan(options.out)
     except FileNotFoundError:
         print(listing, flush=True)
-        return make_plan(sources, raw, options.out, options.shaping, options.salt)
+        return make_plan(sources, raw, options.out, options.shaping, options.salt or secret_of(options.out))
     if changed := differing(plan.options, options.shaping):
         raise UserError(
             f"{options.out}: holds a build with {', '.join(changed)}; choose another --out, or remove that folder"
         )
     if options.retry_failed:
         print(listing, flush=True)
-        plan, taken = plan_again(plan, sources, raw, options.salt)
+        plan, taken = plan_again(plan, sources, raw)
         print(f"{taken} of {len(plan.shards)} shards stay as they are, the others run")
     elif plan.raw != str(raw.resolve()):
         raise UserError(
@@ -181,7 +182,7 @@ def _read_all(plan: Plan, options: BuildOptions, sources: list[Source]) -> Plan:
         if not changed:
             break
         print(f"{changed:,} inputs have changed since they were listed: listing the sources again", flush=True)
-        plan, _ = plan_again(plan, sources, Path(plan.raw), options.salt)
+        plan, _ = plan_again(plan, sources, Path(plan.raw))
         _run_shards(plan, options, plan.unfinished())
     return plan
 
@@ -246,9 +247,22 @@ def _report(plan: Plan, summary: dict[str, Any]) -> None:
     else:
         for source, reason in sorted(summary["skipped"].items()):
             print(f"skipped {source}: {reason}")
-    print(shown_paths(plan.sources, bool(plan.options.salt)))
+    for line in shown_paths(plan.sources):
+        print(line)
+    _tell_files(plan, summary)
     if summary["kept"]:
         print(f'next: load_dataset("{plan.out}", "full", split="train")')
+
+
+def _tell_files(plan: Plan, summary: dict[str, Any]) -> None:
+    """Name the tables that say which files were dropped and why."""
+    private = [name for name, facts in sorted(plan.sources.items()) if privacy_of(name, facts, "")]
+    unreadable = sum(summary["sources"].get(name, {}).get(UNREADABLE, 0) for name in private)
+    if summary["kept"] < summary["considered"]:
+        print(f"{plan.out / 'manifest.parquet'} has the path and the outcome of each image")
+    if private:
+        files = f"{unreadable:,} unreadable files of " if unreadable else ""
+        print(f"{places_path(plan)}, for you only, has the paths and reasons of {files}{', '.join(private)}")
 
 
 def _sources(options: BuildOptions) -> list[Source]:

@@ -85,16 +85,23 @@ def _write_sample_file(plan: Plan, part: tuple[Path, np.ndarray]) -> None:
                 writer.add(table)
 
 
+def places_path(plan: Plan) -> Path:
+    """The table of `write_places`."""
+    return plan.work / "places.parquet"
+
+
 def write_places(plan: Plan) -> None:
-    """Write `places.parquet` into the work folder: the file of a private source behind each withheld path."""
-    target = plan.work / "places.parquet"
+    """Write the file of a private source behind each withheld path, and what was said of it, for the owner only."""
+    target = places_path(plan)
     private = [n for n, shard in enumerate(plan.shards) if privacy_of(shard.source, plan.sources[shard.source], "")]
     if not private:
         target.unlink(missing_ok=True)
         return
-    with atomic_path(target) as path, pq.ParquetWriter(path, _PLACES, compression="zstd") as writer:
-        for number in private:
-            writer.write_table(pq.read_table(plan.candidates_path(number), columns=_PLACES.names))
+    with atomic_path(target) as path:
+        path.touch(mode=0o600)
+        with pq.ParquetWriter(path, _PLACES, compression="zstd") as writer:
+            for number in private:
+                writer.write_table(pq.read_table(plan.candidates_path(number), columns=_PLACES.names))
 
 
 def _chosen(source: Path, rows: np.ndarray) -> Iterator[pa.Table]:

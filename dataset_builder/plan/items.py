@@ -45,7 +45,7 @@ _MORE = ("outer", "fps", "files", "members")
 _Value = TypeVar("_Value")
 
 
-def block_table(block: Run | list[Item], source: Source, salt: str, stamp_of: Callable[[Item], str]) -> pa.Table:
+def block_table(block: Run | list[Item], source: Source, key: str, stamp_of: Callable[[Item], str]) -> pa.Table:
     """The columns of ITEMS for inputs in their order, with hashed subjects and without the shard's number."""
     if isinstance(block, Run):
         columns, length = _of_run(block), len(block.paths)
@@ -54,7 +54,7 @@ def block_table(block: Run | list[Item], source: Source, salt: str, stamp_of: Ca
     subjects = columns["subject"]
     if not source.published:
         columns["private"] = _each(subjects, lambda subject: () if subject is None else tuple(subject_words(subject)))
-    columns["subject"] = _each(subjects, lambda subject: hashed_subject(subject, source.id, salt))
+    columns["subject"] = _each(subjects, lambda subject: hashed_subject(subject, source.id, key))
     return pa.table([_column(name, columns[name], length) for name in BLOCKS.names], schema=BLOCKS)
 
 
@@ -104,11 +104,11 @@ def items_of(table: pa.Table) -> list[Item]:
     ]
 
 
-def hashed_subject(subject: str | None, source: str, salt: str) -> str | None:
-    """A subject as 16 hex digits; without the salt nobody can test a name against them."""
+def hashed_subject(subject: str | None, source: str, key: str) -> str | None:
+    """A subject as 16 hex digits; without the key nobody can test a name against them."""
     if subject is None:
         return None
-    return hashlib.blake2b(f"{source}/{subject}".encode(), key=salt.encode()[:64], digest_size=8).hexdigest()
+    return hashlib.blake2b(f"{source}/{subject}".encode(), key=key.encode()[:64], digest_size=8).hexdigest()
 
 
 def _each(values: Any, function: Callable[[str | None], _Value]) -> Any:

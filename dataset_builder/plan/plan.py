@@ -6,10 +6,13 @@ disk's folders and is not part of the dataset.
 
 import hashlib
 import json
+import os
 import re
+import secrets
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,11 +32,12 @@ from ..item import Item
 from .costs import file_bytes, row_bytes
 from .items import ITEMS, REPEATED, block_table, items_of
 from .listing import list_inputs
+from .privacy import privacy_of
 from .runs import Block, Blocks, Run
 from .stamps import stamp_of
 
 WORK = ".build"
-VERSION = 7
+VERSION = 8
 SHARD_BYTES = 100 * 2**20  # estimated bytes of rows in a shard
 SHARD_ITEMS = 20_000
 
@@ -52,8 +56,8 @@ class Options:
         leakage: strict or paper.
         near_duplicates: whether near duplicates, and copies of earlier pictures of the same input, are dropped; copies
             of another input's pictures always are.
-        seed: of the random subset and, without a salt, of the subjects' hashes.
-        salt: SHA-256 of the private salt file's content, so that the plan does not reveal it; empty without one.
+        seed: of the random subset and, without a salt, of the hashes of published subjects.
+        salt: SHA-256 of the salt file's content; empty without one.
     """
 
     size: int = 224
@@ -69,7 +73,7 @@ class Options:
 
     @property
     def key(self) -> str:
-        """The key of the hashes that replace withheld paths."""
+        """The key of the hashes of published sources' subjects, which are pseudonyms already."""
         return self.salt or f"biovfm {self.seed}"
 
 
@@ -109,7 +113,8 @@ class Plan:
     """A saved plan.
 
     `sources` holds the facts of each record that the card needs, `skipped` why other sources were left out, `records`
-    a digest of each record, `raw` the raw folder's path with links resolved.
+    a digest of each record, `raw` the raw folder's path with links resolved, `secret` the key of the hashes of private
+    sources.
     """
 
     out: Path
@@ -119,6 +124,7 @@ class Plan:
     skipped: dict[str, str]
     records: dict[str, str]
     raw: str
+    secret: str = field(repr=False)
 
     @property
     def work(self) -> Path:
@@ -212,8 +218,10 @@ class Plan:
         return [number for number in range(len(self.shards)) if not self.stats_path(number).is_file()]
 
 
-def make_plan(sources: Iterable[Source], raw: Path, out: Path, options: Options, salt: str) -> Plan:
+def make_plan(sources: Iterable[Source], raw: Path, out: Path, options: Options, secret: str) -> Plan:
     """List the inputs of `sources` below `raw`, cut them into shards, and save the plan in `out`.
+
+    `secret` is the key of the hashes of private sources.
 
     Raises:
         UserError: none of these sources is in the raw folder.
@@ -222,7 +230,10 @@ def make_plan(sources: Iterable[Source], raw: Path, out: Path, options: Options,
     skipped: dict[str, str] = {}
     records: dict[str, str] = {}
     shards: list[Shard] = []
-    work = out / WORK
+    sources, work = list(sources), out / WORK
+    work.mkdir(parents=True, exist_ok=True)
+    if any(map(_is_withheld, sources)):
+        work.chmod(0o700)  # its files have the paths and the secret
     quiet_decoders()
     with (
         atomic_path(work / "items.parquet") as path,
@@ -231,10 +242,11 @@ def make_plan(sources: Iterable[Source], raw: Path, out: Path, options: Options,
         for source in sources:
             records[source.id] = digest(source)
             before = len(shards)
+            key = secret if _is_withheld(source) else options.key
             stamps: dict[str, str] = {}
             of_item = partial(stamp_of, raw=raw, listed=stamps)
             for modality, blocks in _cut(_considered(source, raw, options, stamps)):
-                table = pa.concat_tables([block_table(block, source, salt, of_item) for block in blocks])
+                table = pa.concat_tables([block_table(block, source, key, of_item) for block in blocks])
                 table = table.append_column(
                     ITEMS.field("shard"), pa.repeat(pa.scalar(len(shards), pa.int32()), len(table))
                 )
@@ -249,11 +261,29 @@ def make_plan(sources: Iterable[Source], raw: Path, out: Path, options: Options,
         if not shards:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
             raise UserError(f"{raw}: holds none of the sources ({reasons}); see: biovfm sources status --raw {raw}")
-    plan = Plan(out, options, tuple(shards), described, skipped, records, str(raw.resolve()))
+    plan = Plan(out, options, tuple(shards), described, skipped, records, str(raw.resolve()), secret)
     content = {**asdict(plan), "version": VERSION}
     del content["out"]
     write_text(work / "plan.json", json.dumps(content, indent=1))
     return plan
+
+
+def secret_of(out: Path) -> str:
+    """The random key that the builder keeps in its own folder; jobs that plan at the same time get the same one."""
+    path = out / WORK / "secret"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent)  # only its owner can read it
+    own = Path(name)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32))
+    try:
+        path.hardlink_to(own)
+    except FileExistsError:  # another job was first
+        pass
+    except OSError:  # the file system has no hard links
+        own.replace(path)
+    own.unlink(missing_ok=True)
+    return path.read_text(encoding="ascii")
 
 
 @lru_cache(maxsize=2)
@@ -293,13 +323,16 @@ def _parsed(out: Path, _changed: int) -> Plan:
         skipped=content["skipped"],
         records=content["records"],
         raw=content["raw"],
+        secret=content["secret"],
     )
 
 
 def differing(planned: Options, now: Options) -> list[str]:
     """The options in which two builds differ, in words for a message."""
     return [
-        f"{field.name} {getattr(planned, field.name)} (now {getattr(now, field.name)})"
+        "another salt file"  # whose digest is the key of the hashes
+        if field.name == "salt"
+        else f"{field.name} {getattr(planned, field.name)} (now {getattr(now, field.name)})"
         for field in fields(Options)
         if getattr(planned, field.name) != getattr(now, field.name)
     ]
@@ -367,6 +400,10 @@ def _described(source: Source) -> dict[str, Any]:
              "homepage", "access", "licence", "terms", "citation")  # fmt: skip
     described = {name: getattr(source, name) for name in names}
     return {**described, "overlaps": overlap_rows(source)}
+
+
+def _is_withheld(source: Source) -> bool:
+    return privacy_of(source.id, _described(source), "") is not None
 
 
 def _absence(source: Source, raw: Path) -> str:

@@ -64,18 +64,19 @@ def locator(item: Item) -> str:
     return f"{item.path}!{item.member}" + ("" if item.row is None else f"#{item.row}")
 
 
-def shown_paths(sources: dict[str, dict[str, Any]], salted: bool) -> str:
-    """One line on which paths of a dataset stay readable, from the sources' entries in the plan."""
+def shown_paths(sources: dict[str, dict[str, Any]]) -> list[str]:
+    """Lines on which paths of a dataset stay readable, from the sources' entries in the plan."""
     private = {name: privacy_of(name, facts, "") for name, facts in sorted(sources.items())}
     withheld = [name for name, privacy in private.items() if privacy and not privacy.keep]
     kept = [name for name, privacy in private.items() if privacy and privacy.keep]
-    parts = ["those of published sources as they were released"] if None in private.values() else []
+    published = "paths of published sources stand in the dataset as they were released"
+    lines = [published] if None in private.values() else []
     if withheld:
-        parts.append(f"of {', '.join(withheld)} only a keyed hash and the suffix")
+        lines.append(f"no path of {', '.join(withheld)} stands in the dataset, only a code for it and its suffix")
     if kept:
-        parts.append(f"of {', '.join(kept)} all except recognised names (look at manifest.parquet)")
-    guesses = "; without --salt-file anybody can test a guess against the hashes" if withheld and not salted else ""
-    return f"readable paths: {'; '.join(parts)}{guesses}"
+        names = "file and folder names that were recognised as a person's or a record's"
+        lines.append(f"paths of {', '.join(kept)} stand in the dataset without {names}; look at manifest.parquet")
+    return lines
 
 
 def subject_words(subject: str) -> list[str]:

@@ -15,7 +15,7 @@ from ..plan.plan import Plan, load_plan, make_plan
 FAILURES = {CHANGED, CRASHED, STALLED, TOO_LARGE, UNREADABLE, UNSAFE}
 
 
-def plan_again(plan: Plan, sources: Iterable[Source], raw: Path, salt: str) -> tuple[Plan, int]:
+def plan_again(plan: Plan, sources: Iterable[Source], raw: Path) -> tuple[Plan, int]:
     """List the raw folder again and take over finished shards without failed inputs that list the same inputs.
 
     Returns:
@@ -23,7 +23,7 @@ def plan_again(plan: Plan, sources: Iterable[Source], raw: Path, salt: str) -> t
     """
     draft = plan.work / "again"
     shutil.rmtree(draft, ignore_errors=True)
-    new = make_plan(sources, raw, draft, plan.options, salt)
+    new = make_plan(sources, raw, draft, plan.options, plan.secret)
     before = {shard.name: number for number, shard in enumerate(plan.shards)}
     taken = 0
     for number, shard in enumerate(new.shards):

@@ -187,7 +187,7 @@ class Reader:
     ):
         self._plan, self._raw, self.unit = plan, raw, unit
         self._source = plan.shards[unit.shard].source
-        self._privacy = privacy_of(self._source, plan.sources[self._source], plan.options.key)
+        self._privacy = privacy_of(self._source, plan.sources[self._source], plan.secret)
         self._rules = tuple(rules)
         self._workers = limited_workers(seconds)
 

@@ -43,12 +43,19 @@ def simulate(out: Path, pictures: int, seed: int = 0) -> Plan:
     shards = -(-pictures // PER_SHARD)
     names = [f"data/ct/s-{number:05d}.parquet" for number in range(shards)]
     plan = Plan(
-        out, Options(size=32), tuple(Shard("s", "CT", name, PER_SHARD, 1.0) for name in names), {}, {}, {}, "raw"
+        out,
+        Options(size=32),
+        tuple(Shard("s", "CT", name, PER_SHARD, 1.0) for name in names),
+        {},
+        {},
+        {},
+        "raw",
+        "secret",
     )
     (plan.work / "shards").mkdir(parents=True)
     shape = vars(plan.options) | {"views": list(plan.options.views)}
     content = {"options": shape, "shards": [vars(shard) for shard in plan.shards], "version": VERSION}
-    content |= {"sources": {}, "skipped": {}, "records": {}, "raw": "raw"}
+    content |= {"sources": {}, "skipped": {}, "records": {}, "raw": "raw", "secret": "secret"}
     (plan.work / "plan.json").write_text(json.dumps(content))
     before: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
     for number in range(shards):

@@ -106,20 +106,50 @@ def test_the_builder_keeps_a_table_of_what_is_withheld(names_everywhere, tmp_pat
     assert len(by_place) == len({place["path"] for place in places})
 
 
+def test_the_last_lines_name_the_table_that_only_the_owner_can_read(names_everywhere, tmp_path, capsys):
+    raw, record = names_everywhere
+    unreadable = build(raw, tmp_path / "out", [record], workers=0, size=32)["outcomes"]["unreadable"]
+    table = tmp_path / "out" / ".build" / "places.parquet"
+    assert f"{table}, for you only, has the paths and reasons of {unreadable} unreadable" in capsys.readouterr().out
+    assert table.stat().st_mode & 0o777 == 0o600 and table.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_nobody_can_test_a_guess_and_a_build_continues_with_its_secret(tmp_path, make):
+    """Hashes of a private source differ between builds, unless a salt file is given; published ones do not."""
+    record = make.record(tmp_path, "own", access="private", subject={"path": "(P[0-9]+)"})
+    released = make.record(tmp_path, "released", access="open", subject={"path": "(P[0-9]+)"})
+    (tmp_path / "salt").write_text("a secret of this hospital")
+    for source in ("own", "released"):
+        make.png(tmp_path / "raw" / source / "P01.png", make.picture(len(source)))
+
+    def hashes(name, **words):
+        build(tmp_path / "raw", tmp_path / name, [record, released], workers=0, size=32, **words)
+        rows = sorted((row["source"], row["path"], row["subject"]) for row in rows_of(tmp_path / name))
+        return rows[0][1:], rows[1][1:]
+
+    first, second = hashes("first"), hashes("second")
+    assert first[1] == second[1] and not set(first[0]) & set(second[0])
+    make.png(tmp_path / "raw" / "released" / "P02.png", make.picture(20))
+    build(tmp_path / "raw", tmp_path / "first", [record, released], workers=0, size=32, retry_failed=True)
+    assert first[0] in [(row["path"], row["subject"]) for row in rows_of(tmp_path / "first")]
+    (tmp_path / "raw" / "released" / "P02.png").unlink()
+    assert hashes("salted", salt_file=tmp_path / "salt") == hashes("again", salt_file=tmp_path / "salt")
+
+
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({"access": "open"}, "readable paths: those of published sources as they were released"),
-        ({"access": "private"}, "readable paths: of own only a keyed hash and the suffix; without --salt-file"),
-        (KEPT_PATHS, "readable paths: of own all except recognised names (look at manifest.parquet)"),
-        ({"access": "open", "paths": "withhold"}, "readable paths: of own only a keyed hash and the suffix"),
+        ({"access": "open"}, "paths of published sources stand in the dataset as they were released"),
+        ({"access": "private"}, "no path of own stands in the dataset, only a code for it and its suffix"),
+        (KEPT_PATHS, "paths of own stand in the dataset without file and folder names that were recognised"),
+        ({"access": "open", "paths": "withhold"}, "no path of own stands in the dataset"),
     ],
 )
 def test_a_build_ends_by_saying_what_of_paths_stays_readable(tmp_path, make, capsys, fields, line):
     make.png(tmp_path / "raw" / "own" / "a.png", make.picture(1))
     build(tmp_path / "raw", tmp_path / "out", [make.record(tmp_path, "own", **fields)], workers=0, size=32)
     assert sum(text.startswith(line) for text in capsys.readouterr().out.splitlines()) == 1
-    assert rows_of(tmp_path / "out")[0]["path"].startswith("own/a.png") == ("of own only a keyed" not in line)
+    assert rows_of(tmp_path / "out")[0]["path"].startswith("own/a.png") == ("no path of own" not in line)
 
 
 @pytest.mark.parametrize("capture", ["smithers", "case_4711", "ab", "Roe_Rita", "Roe Rita"])
