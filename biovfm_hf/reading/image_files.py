@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..decoding.content import GZIP, unpacked_start
 from ..decoding.dicom import is_dicom
 from ..decoding.files import IMAGE_SUFFIXES
 from ..errors import UserError
@@ -28,6 +29,7 @@ from .limited import LIMITED
 SKIPPED_FOLDERS = {"__MACOSX"}
 NOT_INPUT = "its name is of no known image format"
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_DICOM_START = 132  # bytes that tell DICOM
 _PNG_HEADER = 33  # bytes of the signature and the first chunk
 _BASELINE, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
 _MAX_PLAIN_BYTES = 512 << 20
@@ -39,7 +41,7 @@ def walk(folder: Path) -> Iterator[tuple[Path, str | None]]:
     """The files below a folder in the order of their names, each with why it is left out, or None for an image.
 
     Hidden files and folders, and those that macOS adds to archives, are skipped. An image is recognised by its name,
-    or without a suffix by DICOM content, as scanners export it. Links to folders are not followed.
+    or without a suffix by DICOM content, packed by gzip or not. Links to folders are not followed.
     """
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SKIPPED_FOLDERS)
@@ -57,11 +59,21 @@ def _why_not(path: Path) -> str | None:
         if name.removesuffix(".gz").endswith(IMAGE_SUFFIXES):
             return None if os.access(path, os.R_OK) else "cannot be opened (no permission)"
         if has_no_suffix(name):
-            with path.open("rb") as file:
-                return None if is_dicom(file.read(132)) else NOT_INPUT
+            return None if holds_dicom(path) else NOT_INPUT
     except OSError as error:
         return f"cannot be opened ({error.strerror})"
     return NOT_INPUT
+
+
+def holds_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its first bytes, packed by gzip or not.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        start = file.read(_DICOM_START)
+        return is_dicom(unpacked_start(file, _DICOM_START) if start.startswith(GZIP) else start)
 
 
 def has_no_suffix(name: str) -> bool:

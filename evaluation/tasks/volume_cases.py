@@ -11,13 +11,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from biovfm_hf.decoding.content import GZIP, Pages, Source, unpacked_start
-from biovfm_hf.decoding.dicom import is_dicom, read_dicom
+from biovfm_hf.decoding.content import Pages, Source
+from biovfm_hf.decoding.dicom import read_dicom
 from biovfm_hf.decoding.series import Place, group_series, read_place, read_places, stack_of, stacked
 from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.fitting import with_square_pixels
 from biovfm_hf.pixels import Pixels, read_volume, to_uint8
-from biovfm_hf.reading.image_files import decode_uint8, walk
+from biovfm_hf.reading.image_files import decode_uint8, holds_dicom, walk
 from biovfm_hf.reading.limited import LIMITED
 from biovfm_hf.volumes import AXES, MAX_VOLUME_BYTES, Volume, axis_across, believable
 
@@ -71,7 +71,7 @@ def find_volumes(folder: Path, series: bool) -> list[Path]:
     files = [path for path, reason in walk(folder) if reason is None]
     volumes = {path for path in files if is_volume(path)}
     if series:
-        volumes |= {path.parent for path in files if _is_dicom(path)}
+        volumes |= {path.parent for path in files if holds_dicom(path)}
     return sorted(volumes)
 
 
@@ -97,12 +97,6 @@ def stack_size(folder: Path) -> int:
     """
     files = series_files(folder)
     return len(files) if len(files) > 1 and stack_of(_places(files)) is not None else 0
-
-
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(132)
-        return is_dicom(unpacked_start(file, 132) if start.startswith(GZIP) else start)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Which files are decoded without a limited process: only complete ones, wherever the others were cut off."""
 
+import gzip
 import io
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.reading.image_files import is_plain, read_uint8
+from biovfm_hf.reading.image_files import NOT_INPUT, is_plain, read_uint8, walk
 from tests.dataset_builder.conftest import write_dicom
 
 
@@ -31,3 +32,13 @@ def test_pixels_are_square_where_asked_for(tmp_path):
     write_dicom(tmp_path / "a.dcm", picture, PixelSpacing=["2", "1"])
     assert read_uint8(tmp_path / "a.dcm").shape == (64, 80)
     assert read_uint8(tmp_path / "a.dcm", square=True).shape == (128, 80)
+
+
+def test_dicom_without_a_suffix_is_told_by_its_content(tmp_path):
+    picture = np.arange(64 * 80, dtype=np.uint16).reshape(64, 80)
+    write_dicom(tmp_path / "IM0", picture)
+    data = (tmp_path / "IM0").read_bytes()
+    (tmp_path / "IM1").write_bytes(gzip.compress(data))
+    (tmp_path / "IM2").write_bytes(gzip.compress(data[:100] + bytes(200)))
+    assert list(walk(tmp_path)) == [(tmp_path / "IM0", None), (tmp_path / "IM1", None), (tmp_path / "IM2", NOT_INPUT)]
+    assert np.array_equal(read_uint8(tmp_path / "IM1"), read_uint8(tmp_path / "IM0"))
