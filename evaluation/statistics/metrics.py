@@ -6,7 +6,6 @@ scikit-learn and the MedMNIST evaluator: AUC is the unweighted one-vs-rest mean;
 multi-label tasks are means over labels; recall and F1 of binary tasks are those of the positive class.
 """
 
-import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Flag, auto
@@ -164,8 +163,7 @@ def is_lower_better(name: str) -> bool:
 def titles(names: Collection[str]) -> dict[str, str]:
     """Titles of the metrics that are registered, by name: first those with a column in tables, in its order."""
     entries = [entry for entry in _registered() if entry.name in names]
-    ordered = sorted(entries, key=lambda entry: math.inf if entry.column is None else entry.column)
-    return {entry.name: entry.title for entry in ordered}
+    return {entry.name: entry.title for entry in sorted(entries, key=lambda entry: not entry.column)}
 
 
 def _registered() -> list[Metric | MaskMetric | BoxFigure]:
