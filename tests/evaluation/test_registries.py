@@ -207,7 +207,7 @@ def test_a_new_probe_metric_family_and_layout_run_and_are_in_records_and_tables(
     assert {"sample_metric", "auc"} <= {row["metric"] for row in rows}
     assert {row["title"] for row in rows if row["metric"] == "sample_metric"} == {"J"}
     card = render_results(load_results(out), "pixels")
-    assert "| MCC | BA | F1 | AUC | Accuracy | J |" in card
+    assert "| MCC | BA | F1 (positive class) | AUC | Accuracy | J |" in card
     # another setting is another record: nothing of an earlier run is taken for it
     command.main([*words, "--sharpness", "2"])
     again = json.loads((out / "results.json").read_text())
