@@ -55,8 +55,8 @@ class Naming:
 def why_withheld(folder: Path, paths: Sequence[str] | None = None) -> str | None:
     """Why no path below a folder may be shown; None if none repeats its file's header, and none is an archive.
 
-    Headers are those of DICOM files, read by limited processes up to the first that tells. The builder compares them
-    in the same way; it also hides captured subjects, and what looks like a date or a record number in no header.
+    Headers are those of DICOM files, read by limited processes up to the first that tells; a file of another format is
+    compared with the headers of its neighbours. The builder compares each file with its own in the same way; it also hides captured subjects, and what looks like a date or a record number in no header.
 
     Args:
         folder: the paths are below it.
@@ -80,7 +80,9 @@ def _compared(folder: Path, paths: Sequence[str]) -> str | None:
 
 
 def why_told(folder: str, paths: list[str]) -> str | None:
-    """`why_withheld` in this process."""
+    """`why_withheld` in this process. Files without a header are compared with the headers of those beside them."""
+    told: set[str] = set()
+    without: set[str] = set()
     for path in paths:
         file = Path(folder, path)
         try:
@@ -91,9 +93,14 @@ def why_told(folder: str, paths: list[str]) -> str | None:
             words = header_words(b"", file.name)
         if words is None:
             return UNREAD
-        if any(bears(part, words) for part in path.split("/")):
+        parts = path.split("/")
+        if any(bears(part, words) for part in parts):
             return NAMED
-    return None
+        if words:
+            told |= words
+        else:
+            without.update(parts)
+    return NAMED if any(bears(part, told) for part in without) else None
 
 
 def _is_archive(file: Path) -> bool:

@@ -128,6 +128,14 @@ def test_a_header_that_cannot_be_read_tells_nothing(tmp_path, name):
     assert why_withheld(tmp_path) is None
 
 
+def test_a_picture_is_compared_with_the_headers_beside_it(tmp_path):
+    write_dicom(tmp_path / "a.dcm", PIXELS, PatientName="Quimby^Jane")
+    (tmp_path / "other.jpg").write_bytes(b"\xff\xd8\xff")
+    assert why_withheld(tmp_path) is None
+    (tmp_path / "other.jpg").rename(tmp_path / "quimby 2.jpg")
+    assert why_withheld(tmp_path) == NAMED
+
+
 def test_reports_and_directories_are_headers_too(tmp_path):
     """They contain no image; a hospital's disc has them beside its images."""
     record = pydicom.Dataset()
