@@ -56,7 +56,8 @@ def why_withheld(folder: Path, paths: Sequence[str] | None = None) -> str | None
     """Why no path below a folder may be shown; None if none repeats its file's header, and none is an archive.
 
     Headers are those of DICOM files, read by limited processes up to the first that tells; a file of another format is
-    compared with the headers of its neighbours. The builder compares each file with its own in the same way; it also hides captured subjects, and what looks like a date or a record number in no header.
+    compared with the headers of its neighbours. The builder compares each file with its own in the same way; it also
+    hides captured subjects, and what looks like a date or a record number in no header.
 
     Args:
         folder: the paths are below it.
