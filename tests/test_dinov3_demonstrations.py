@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 from evaluation.tasks import read_records
@@ -48,6 +49,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def demonstrate(script, real: Path, out: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    AcceleratorState._reset_state(True)  # other tests of this process may have chosen another precision
     monkeypatch.setattr(sys, "argv", ["dinov3.py", str(real), str(out), "--only", part])
     script.main()
 

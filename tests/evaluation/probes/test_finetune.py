@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.results.record import Record
 from evaluation.commands.probe import main
 from evaluation.encoders.load import load_encoder
 from evaluation.probes.draws import Draws, draw_subjects
@@ -23,6 +24,8 @@ from evaluation.probes.tuning.weights import find_targets
 from evaluation.results.comparisons import _few_shot
 from evaluation.statistics.significance import seed_spread
 from evaluation.tasks import Split, open_task
+
+SHOTS = Record("", "", "", method="fewshot", kind="binary-class")
 
 NOBODY = {"train": None, "val": None, "test": None}  # subjects
 METHODS = {"finetune": FineTune(), "lora": LoRA(), "bitfit": BitFit()}
@@ -116,7 +119,7 @@ def test_means_over_draws_on_each_resample_are_enough(seed, draws, fewer):
         {"draw_auc": each[:, 0], "case_auc": each[:, 1:].mean(0), "test_labels": np.zeros((60, 1))} for each in drawn
     ]
     kept[1]["case_auc"] = kept[1]["case_auc"][: 40 - fewer]
-    found = _few_shot({"kind": "binary-class"}, [tuple(kept)])["auc"]
+    found = _few_shot(SHOTS, [tuple(kept)])["auc"]
     whole = seed_spread((drawn[0] - drawn[1])[:, : 41 - fewer])
     ends = [whole.mean - whole.half_width(), whole.mean + whole.half_width()]
     np.testing.assert_allclose([found["low"], found["high"]], ends)
@@ -141,9 +144,8 @@ def equal_encoders(number, cases, draws, resamples):
 
 def share_of_false_differences(studies, cases, draws, resamples, metric="auc"):
     """The share of simulated studies in which equal encoders differ at 0.05."""
-    record = {"kind": "binary-class"}
     pairs = (equal_encoders(number, cases, draws, resamples) for number in range(studies))
-    return np.mean([_few_shot(record, [pair])[metric]["p"] < 0.05 for pair in pairs])
+    return np.mean([_few_shot(SHOTS, [pair])[metric]["p"] < 0.05 for pair in pairs])
 
 
 def test_equal_encoders_seldom_differ_by_few_shot():

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from biovfm_hf.errors import UserError
 from biovfm_hf.results.published import FOLDER as PUBLISHED
 from biovfm_hf.results.published import table1
+from biovfm_hf.results.record import Record
 from evaluation.analysis.scaling import analysis, figures, published
 from evaluation.analysis.scaling.analysis import analyse, slope_rows
 from evaluation.analysis.scaling.command import main
@@ -400,7 +401,7 @@ def test_published_tables_are_whole():
     for row in table1()["rows"]:
         for value, low, high in (row[name] for name in table1()["metrics"]):
             assert low < value < high
-    probe = {"method": "linear", "protocol": "biovfm"}
+    probe = Record("", "", "", method="linear", protocol="biovfm")
     assert published_rows(probe, GROUPS["medmnist"], ["auc"])["BioVFM (published)"] == {
         "auc": {"value": 0.944, "low": 0.939, "high": 0.9484}
     }
