@@ -337,8 +337,8 @@ def search(
             is missing; one for each command.
 
     Returns:
-        The content of search.json: for each example {"query": file name, "found": [{"id", "similarity"}, ...]}, most
-        similar first.
+        The content of search.json: for each example {"query": file name, "found": [{"id", "similarity", "itself"},
+        ...]}, most similar first; `itself` says whether the image is the example.
 
     Raises:
         UserError: no example can be read, the features cannot be read, or another model made the features.
@@ -384,6 +384,7 @@ def probe(
     images_root: str | Path | None = None,
     files: str | None = None,
     labels: str | Path | None = None,
+    positive: str | None = None,
     target: str = 'classes',
     axes: Sequence[str] | str = ('axial',),
     slices: int = 32,
@@ -467,6 +468,8 @@ def probe(
             (default: all).
         labels: a second list: the label of each patient, and the split if it has that column; joined by the
             subject column or, without one, by the patient's folder in the image's path.
+        positive: the positive class of a list or folder of two classes (default: the last in order; a plainly
+            negative word such as healthy comes first).
         target: ordinal: the labels are ordered grades.
         axes: axes along which volumes are sliced: axial, coronal, sagittal (default: axial).
         slices: most slices of a volume along each axis, evenly spread; 0: all.

@@ -138,7 +138,7 @@ def test_a_volume_is_found_by_a_volume(tiny_model, tmp_path):
     assert features.made_with["pool"] == "mean" and features.made_with["axes"] == "axial,coronal"
     query = {"model": str(tiny_model), "images": scans, "out": tmp_path / "found", "query": [scans / "v2.nii.gz"]}
     (answer,) = search(SearchOptions(**query, features=tmp_path / "f.parquet", top=2))
-    assert answer["found"][0] == {"id": "v2.nii.gz", "similarity": pytest.approx(1, abs=1e-5)}
+    assert answer["found"][0] == {"id": "v2.nii.gz", "similarity": pytest.approx(1, abs=1e-5), "itself": True}
     each = embed(EmbedOptions(**options, pool="slices", out=tmp_path / "slices.parquet"))
     assert len(each.names) == 1 + 4 * 3 and each.names[1] == "v0.nii.gz:axial:1"
 
