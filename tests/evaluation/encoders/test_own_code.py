@@ -13,6 +13,7 @@ from biovfm_hf.errors import UserError
 from evaluation.commands.probe import main
 from evaluation.encoders.load import load_encoder
 from evaluation.encoders.own_code import code_digest
+from tests.own_model import OWN_MODEL
 
 PROCESSOR = '''
 import numpy as np
@@ -34,27 +35,6 @@ class SliceProcessor(BaseImageProcessor):
         grey = torch.nn.functional.interpolate(grey, size=(self.crop_size, self.crop_size), mode="area")[0]
         return BatchFeature({"pixel_values": [(grey - grey.mean()) / grey.std()]}, tensor_type=return_tensors)
 '''
-MODEL = """
-import torch
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
-
-
-class OwnConfig(PreTrainedConfig):
-    model_type = "own-patches"
-
-
-class OwnModel(PreTrainedModel):
-    config_class = OwnConfig
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.embed = torch.nn.Conv2d(3, 8, 8, 8)
-        self.post_init()
-
-    def forward(self, pixel_values):
-        return BaseModelOutput(last_hidden_state=self.embed(pixel_values).flatten(2).mT)
-"""
 IMAGES = [np.random.default_rng(n).integers(0, 255, (40 + n, 50, 3), dtype=np.uint8) for n in range(3)]
 
 
@@ -116,7 +96,7 @@ def test_a_model_of_its_own_code(tmp_path):
     folder.mkdir()
     auto_map = {"AutoConfig": "own_model.OwnConfig", "AutoModel": "own_model.OwnModel"}
     (folder / "config.json").write_text(json.dumps({"model_type": "own-patches", "auto_map": auto_map}))
-    (folder / "own_model.py").write_text(MODEL)
+    (folder / "own_model.py").write_text(OWN_MODEL)
     transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     weight, bias = torch.randn(8, 3, 8, 8), torch.randn(8)
     torch.save({"embed.weight": weight, "embed.bias": bias}, folder / "pytorch_model.bin")

@@ -28,6 +28,7 @@ from biovfm_hf.conversion.read import read_encoder
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import Architecture
 from model_cards.card.base import find_base
+from tests.own_model import OWN_MODEL
 from training.command import pretrain
 from training.config_file import config_from_tree, load_config, parse_overrides
 from training.estimate import describe, image_flops
@@ -133,27 +134,6 @@ def test_a_dinov2_folder_teaches_at_the_nearest_size_that_its_patches_divide(tmp
     assert loss.isfinite() and [objective.teacher.side(side) for side in (32, 96, 224, 5)] == [28, 98, 224, 14]
 
 
-OWN_MODEL = """
-import torch
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
-
-
-class OwnConfig(PreTrainedConfig):
-    model_type = "own-patches"
-
-
-class OwnModel(PreTrainedModel):
-    config_class = OwnConfig
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.embed = torch.nn.Conv2d(3, 8, 8, 8)
-        self.post_init()
-
-    def forward(self, pixel_values):
-        return BaseModelOutput(last_hidden_state=self.embed(pixel_values).flatten(2).mT)
-"""
 STUDENTS = (
     "distill.students={narrow: {fields: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, "
     "layerscale_value: 1.0}}}"
