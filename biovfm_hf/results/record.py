@@ -28,7 +28,8 @@ class Record:
     mapping with `value`, `low` and `high` (some have more), or a number; if it is undefined, it or its value is None.
     `lower_is_better` names the metrics for which the better model has the lower value, `titles` are those of metrics
     for readers, in the order of tables. `positive` is the class that F1, recall and the ROC of a binary task are
-    about. `warnings` tell what may make the task's scores wrong. `further` holds a probe's own fields. A field that is
+    about. `warnings` tell what may make the task's scores wrong; those among them by which patients may be in both
+    train and test are `leaks`, too. `further` holds a probe's own fields. A field that is
     None is not in the file, nor are `kind`, `primary` and `scores` if they are empty.
 
     Of a mean over several seeds `joined` has all of them, and `seed` is the first; no file has such a record.
@@ -55,6 +56,7 @@ class Record:
     chosen: Mapping[str, Any] | None = None
     notes: list[str] | None = None
     warnings: list[str] | None = None
+    leaks: list[str] | None = None
     n_train: int | None = None
     n_test: int | None = None
     seconds: float | None = None
@@ -96,8 +98,7 @@ class Record:
         known["seconds"] = finite(row.get("seconds"))
         if "titles" in known:
             known["titles"] = _texts(known["titles"])
-        if row.get("warnings") is not None:
-            known["warnings"] = list(map(str, row["warnings"]))
+        known |= {name: list(map(str, row[name])) for name in ("warnings", "leaks") if row.get(name) is not None}
         return cls(**known, further={name: value for name, value in row.items() if name not in names})
 
     def to_json(self) -> dict[str, Any]:

@@ -214,6 +214,7 @@ def complete(identity: Record, trial: Trial, answer: Answer, seconds: float) -> 
         lower_is_better=[name for name in answer.metrics if is_lower_better(name)] or None,
         titles=titles(answer.metrics) or None,
         warnings=[*task.warnings, *_flat_intervals(answer.metrics, task.splits["test"].num_cases)],
+        leaks=list(task.leaks) or None,
         notes=[*encoder.notes, *feature_notes(trial), *answer.notes],
         n_train=task.splits["train"].num_cases,
         n_test=task.splits["test"].num_cases,

@@ -73,7 +73,7 @@ def open_recorded_folder(record: TaskRecord, root: Path) -> Task:
             f"task {record.name}: the classes of {root} are in the order {', '.join(task.record.classes)}; "
             "give the record's in that order"
         )
-    return Task(record, task.splits, task.notes, task.warnings)
+    return replace(task, record=record)
 
 
 def split_folder(path: Path, split: str) -> Path:
@@ -130,8 +130,8 @@ def _classification(
     if volumes and listing is not None:
         notes += (f"each volume is {Slicing(listing.axes, listing.slices)}",)
     files = [case.file for case in cases]
-    warnings = {} if subjects is not None else warnings_without_subjects(files, assigned, listing is not None)
-    return Task(_record(name, kind, "auc", tuple(classes), notes), splits, notes, warnings)
+    leaks = {} if subjects is not None else warnings_without_subjects(files, assigned, listing is not None)
+    return Task(_record(name, kind, "auc", tuple(classes), notes), splits, notes, leaks, tuple(leaks))
 
 
 def _images(cases: list[Case], volumes: Mapping[Path, VolumeCase]) -> tuple[Images, np.ndarray | None]:

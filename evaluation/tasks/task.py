@@ -91,13 +91,14 @@ class Task:
     """A record with its splits, checked: labels fit the kind, and no subject is in two splits.
 
     `notes` say how the task was made. `warnings` say what may make its scores wrong; their examples name files and
-    stay out of all records.
+    stay out of all records. `leaks` are those by which patients may be in both train and test.
     """
 
     record: TaskRecord
     splits: dict[str, Split]
     notes: tuple[str, ...] = ()
     warnings: dict[str, str] = field(default_factory=dict)
+    leaks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in SPLITS:

@@ -84,16 +84,18 @@ def interval_text(entry: Interval | None, digits: int = 3) -> str:
 
 def warnings_of(records: Iterable[Record]) -> dict[str, list[str]]:
     """The records' distinct warnings, each with its tasks; shared patients first, since they make scores too good."""
+    records = list(records)
     tasks: dict[str, dict[str, None]] = {}
     for record in records:
         for text in record.warnings or ():
             tasks.setdefault(text, {})[record.task] = None
-    return {text: list(tasks[text]) for text in sorted(tasks, key=lambda text: not is_leak(text))}
+    leaks = leaks_of(records)
+    return {text: list(tasks[text]) for text in sorted(tasks, key=lambda text: text not in leaks)}
 
 
-def is_leak(warning: str) -> bool:
-    """Whether a warning says that patients may be in both train and test; only such warnings name patients."""
-    return "patient" in warning
+def leaks_of(records: Iterable[Record]) -> set[str]:
+    """The records' warnings by which patients may be in both train and test."""
+    return {text for record in records for text in record.leaks or ()}
 
 
 def labels_of(records: Iterable[Record]) -> Callable[[str], str]:
@@ -175,6 +177,7 @@ def results_rows(records: Iterable[Record], model: str) -> list[dict[str, Any]]:
             "seconds": record.seconds,
             "settings": record.settings_text,
             "warnings": record.warnings or [],
+            "leaks": record.leaks or [],
         }
         for record in records
     ]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from .. import formats
-from ..inputs.results import Comparison, is_leak, is_main, warnings_of
+from ..inputs.results import Comparison, is_main, leaks_of, warnings_of
 from . import charts
 from .evaluation import shortened
 from .material import Material
@@ -18,10 +18,11 @@ def findings_section(material: Material) -> dict[str, Any] | None:
         return None
     models = list(dict.fromkeys(record.model for record in material.records))
     names = dict(zip(models, shortened(models), strict=True))
+    leaks = leaks_of(material.records)
     rows = [row for row in material.comparisons if is_main(row, material.records) and row.p_holm is not None]
     rows.sort(key=lambda row: (not row.is_real, -abs(row.difference)))
     return {
-        "leaks": [_leak(text, tasks) for text, tasks in warnings_of(material.records).items() if is_leak(text)],
+        "leaks": [_leak(text, tasks) for text, tasks in warnings_of(material.records).items() if text in leaks],
         "sentences": _sentences(rows, names),
         "next_steps": _next_steps(material, rows),
         "picture": charts.difference_chart([_bar(row, names) for row in rows[:MAX_BARS]]) if rows else "",

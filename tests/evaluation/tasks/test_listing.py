@@ -202,6 +202,7 @@ def test_without_subjects_the_user_is_warned_and_shown_names(tmp_path, scans):
     rows = [f"images/{name},{i % 2}" for i, name in enumerate(names())]
     task = open_task(write(tmp_path / "l.csv", "image,label", rows), tmp_path)
     general, alike = task.warnings
+    assert task.leaks == (general, alike)
     assert "no subject column" in general and task.warnings[general] == ""
     assert "beginnings of file names" in alike and "P0" not in alike  # records and cards name no patient
     assert "in train, test" in task.warnings[alike] or "in val, test" in task.warnings[alike]
@@ -220,7 +221,7 @@ def test_unreadable_images_are_left_out_on_request(tmp_path, scans):
     path = write(tmp_path / "l.csv", "image,label,subject", rows)
     task = open_task(path, tmp_path, listing=Listing(skip_unreadable=True))
     assert sum(splits_of(task).values()) == 23
-    assert list(task.warnings) == ["1 of 24 images could not be read and are left out"]
+    assert list(task.warnings) == ["1 of 24 images could not be read and are left out"] and not task.leaks
     reason = next(iter(task.warnings.values()))
     line = 2 + names().index("P03/P03_1.png")
     assert reason.startswith(f"l.csv, line {line}: ") and "P03" not in reason  # a file's name may be a patient's

@@ -82,7 +82,7 @@ def test_shared_patients_come_first_and_other_warnings_beside_their_task():
     files = [Path(f"patient{number // 2:03d}_{number}.png") for number in range(40)]
     leaks = list(warnings_without_subjects(files, np.array(["train", "test"] * 20), listed=True))
     flat = "intervals without width: all resamples of the 10 test cases agree, which a few cases often do"
-    records = [replace(record(model), warnings=[flat, *leaks]) for model in ("a", "b")]
+    records = [replace(record(model), warnings=[flat, *leaks], leaks=leaks) for model in ("a", "b")]
     material = Material(PictureStore(0), records=[*records, replace(record("a"), task="skin", warnings=[flat])])
     told = findings_section(material)["leaks"]
     assert len(leaks) == 2 and told == [f"Do not trust the scores on lungs yet: {leak}." for leak in leaks]
