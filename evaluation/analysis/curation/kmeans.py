@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array
 
 BLOCK_ROWS = 65536
 TILE_CENTROIDS = 4096  # centroids compared at once; the distances of a block stay within 1 GiB in float32
@@ -29,28 +30,42 @@ def blocks(features: np.ndarray, rows: np.ndarray | None = None) -> Iterator[tup
 def assign(features: np.ndarray, centroids: np.ndarray, rows: np.ndarray | None = None) -> Assignment:
     """Nearest centroid (k, D) of each row by L2 distance; ties go to the first."""
     count = len(features) if rows is None else len(rows)
-    labels, distances = np.zeros(count, np.int32), np.full(count, np.inf)
+    labels, distances = np.zeros(count, np.int32), np.zeros(count)
     for place, block in blocks(features, rows):
-        squares = np.einsum("nd,nd->n", block, block, dtype=np.float64)
-        for start in range(0, len(centroids), TILE_CENTROIDS):
-            tile = centroids[start : start + TILE_CENTROIDS].astype(block.dtype)
-            gaps = np.einsum("kd,kd->k", tile, tile) - 2 * (block @ tile.T)
-            best = gaps.argmin(axis=1)
-            nearest = squares + gaps[np.arange(len(block)), best]
-            closer = nearest < distances[place]
-            labels[place] = np.where(closer, best + start, labels[place])
-            distances[place] = np.minimum(nearest, distances[place])
+        labels[place], gaps = _nearest(block, centroids)
+        distances[place] = np.einsum("nd,nd->n", block, block, dtype=np.float64) + gaps
     return Assignment(labels, np.maximum(distances, 0))
 
 
-def means(features: np.ndarray, labels: np.ndarray, old: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-    """Mean (k, D) float64 of each cluster's rows; an empty cluster keeps its old centroid."""
-    sums, counts = np.zeros(old.shape, np.float64), np.bincount(labels, minlength=len(old))
-    for place, block in blocks(features, rows):
-        order = np.argsort(labels[place], kind="stable")
-        present, starts = np.unique(labels[place][order], return_index=True)
-        sums[present] += np.add.reduceat(block[order].astype(np.float64), starts, axis=0)
-    return np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], old)
+def _nearest(block: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest centroid (n,) int32 of each row, and its squared distance (n,) less the row's own square."""
+    labels, least = np.zeros(len(block), np.int32), np.full(len(block), np.inf, block.dtype)
+    for start in range(0, len(centroids), TILE_CENTROIDS):
+        tile = centroids[start : start + TILE_CENTROIDS].astype(block.dtype)
+        gaps = block @ (-2 * tile.T)
+        gaps += np.einsum("kd,kd->k", tile, tile)
+        best = gaps.argmin(axis=1)
+        nearest = gaps[np.arange(len(block)), best]
+        closer = nearest < least
+        labels[closer], least[closer] = best[closer] + start, nearest[closer]
+    return labels, least
+
+
+def _step(features: np.ndarray, old: np.ndarray, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """One step of Lloyd's algorithm: each row's nearest centroid (n,), and the means (k, D) float64 of their rows.
+
+    An empty cluster keeps its old centroid. A block is summed by a sparse product in its own precision (at most 65,536
+    rows), the blocks in float64.
+    """
+    sums, labels = np.zeros(old.shape, np.float64), []
+    for _, block in blocks(features, rows):
+        own, _ = _nearest(block, old)
+        member = (np.ones(len(own), block.dtype), (own, np.arange(len(own))))
+        sums += csr_array(member, shape=(len(old), len(own))) @ block
+        labels.append(own)
+    nearest = np.concatenate(labels)
+    counts = np.bincount(nearest, minlength=len(old))[:, None]
+    return nearest, np.where(counts > 0, sums / np.maximum(counts, 1), old)
 
 
 def seed_centroids(features: np.ndarray, k: int, seed: int, rows: np.ndarray | None = None) -> np.ndarray:
@@ -68,8 +83,8 @@ def lloyd(features: np.ndarray, centroids: np.ndarray, steps: int, rows: np.ndar
     """Centroids (k, D) after at most `steps` steps of Lloyd's algorithm; it ends when no row changes its cluster."""
     before = None
     for _ in range(steps):
-        labels = assign(features, centroids, rows).labels
+        labels, moved = _step(features, centroids, rows)
         if before is not None and np.array_equal(labels, before):
             break
-        centroids, before = means(features, labels, centroids, rows), labels
+        centroids, before = moved, labels
     return centroids

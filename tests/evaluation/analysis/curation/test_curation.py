@@ -74,11 +74,13 @@ def test_shares_are_exact_and_at_most_what_there_is():
 def test_blocks_and_tiles_change_nothing(pool, monkeypatch):
     _, features = pool
     whole = kmeans.assign(features, features[:50])
-    centroids = kmeans.means(features, whole.labels, features[:50])
+    centroids = kmeans.lloyd(features, features[:50], 1)
+    expected = [features[whole.labels == cluster].mean(0, np.float64) for cluster in range(50)]
+    np.testing.assert_allclose(centroids, expected, rtol=1e-6)
     monkeypatch.setattr(kmeans, "BLOCK_ROWS", 37)
     monkeypatch.setattr(kmeans, "TILE_CENTROIDS", 7)
     np.testing.assert_array_equal(kmeans.assign(features, features[:50]).labels, whole.labels)
-    np.testing.assert_allclose(kmeans.means(features, whole.labels, features[:50]), centroids, rtol=1e-6)
+    np.testing.assert_allclose(kmeans.lloyd(features, features[:50], 1), centroids, rtol=1e-6)
 
 
 def test_retrieval_takes_the_nearest_of_each_by_turns(pool):
