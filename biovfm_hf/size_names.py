@@ -4,16 +4,21 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def size_name(config: Mapping[str, Any]) -> str | None:
-    """`ViT-Small/16` and the like, if width, blocks and heads of a config.json are those of a named size."""
+def named_size(config: Mapping[str, Any]) -> str | None:
+    """The size of `BioVFMConfig.from_size` with the width, blocks and heads of a config.json; None if there is none."""
     from .configuration_biovfm import SIZES
 
     sizes = tuple(config.get(name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
     names = [name for name, size in SIZES.items() if size[:3] == sizes]
-    if not names:
-        return None
     # of two sizes of equal width and depth, the one with this feed-forward, else the first
-    name = next((name for name in names if SIZES[name].ffn_type == config.get("ffn_type")), names[0])
+    return next((name for name in names if SIZES[name].ffn_type == config.get("ffn_type")), next(iter(names), None))
+
+
+def size_name(config: Mapping[str, Any]) -> str | None:
+    """`ViT-Small/16` and the like, if the config.json has a named size."""
+    name = named_size(config)
+    if name is None:
+        return None
     title = "ViT-" + name.removeprefix("vit-").title().replace("-Plus", "+")
     return f"{title}/{config['patch_size']}" if config.get("patch_size") else title
 

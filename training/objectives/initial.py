@@ -12,6 +12,7 @@ from biovfm_hf.conversion.read import Encoder, read_encoder
 from biovfm_hf.errors import UserError
 from biovfm_hf.positions import resize_position_embeddings
 from biovfm_hf.reading.documents import read_yaml
+from biovfm_hf.size_names import named_size
 
 from ..run.checkpoint import newest_model, newest_name
 from ..settings.config import TrainConfig
@@ -78,7 +79,7 @@ def with_architecture(config: TrainConfig, out: Path | None = None) -> TrainConf
     else:
         given = config.model.fields
         encoder = _read_encoder(source, given.get("num_attention_heads"), given.get("decoder_num_attention_heads"))
-        size, family = config.model.size, config.model.family
+        size, family = named_size(encoder.config.to_dict()) or config.model.size, config.model.family
         names = _ARCHITECTURE if encoder.has_decoder else (*_ENCODER, *_ROTARY)
         rotary = encoder.config.position_embedding_type == "rope"
         theirs = {name: getattr(encoder.config, name) for name in names if rotary or name not in _ROTARY}

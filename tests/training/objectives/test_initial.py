@@ -37,6 +37,12 @@ def test_the_architecture_is_that_of_a_model_folder(tmp_path: Path) -> None:
     assert with_architecture(given).model.fields["patch_size"] == 16
 
 
+def test_the_size_is_named_as_the_weights_are(tmp_path: Path) -> None:
+    BioVFMModel(BioVFMConfig.from_size("vit-tiny", image_size=32)).save_pretrained(tmp_path / "tiny")
+    config = load_config("dino_continue", {"model.init_from": str(tmp_path / "tiny")})
+    assert config.model.size == "vit-base" and with_architecture(config).model.size == "vit-tiny"
+
+
 def test_rotary_positions_are_the_weights_own(tmp_path: Path) -> None:
     source = BioVFMConfig.from_size("vit-tiny", family="dinov3", **SIZES, rope_base=31.0, rope_rescale_coords=2.0)
     BioVFMModel(source).save_pretrained(tmp_path / "encoder")
