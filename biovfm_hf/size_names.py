@@ -5,7 +5,7 @@ from typing import Any
 
 
 def named_size(config: Mapping[str, Any]) -> str | None:
-    """The size of `BioVFMConfig.from_size` with the width, blocks and heads of a config.json; None if there is none."""
+    """The named size (`BioVFMConfig.from_size`) with the width, blocks and heads of a config.json, or None."""
     from .configuration_biovfm import SIZES
 
     sizes = tuple(config.get(name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
