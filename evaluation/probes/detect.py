@@ -50,6 +50,11 @@ class Detect(Probe):
     mirror: bool = option(False, "detection: also train on mirrored images; for tasks where sides mean nothing")
     epochs: int | None = epochs_setting()
     rate: float | None = rate_setting()
+    batch_size: int = option(BATCH, f"images per step, at most {BATCH}", least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "batch_size", min(self.batch_size, BATCH))
 
     @property
     def record_name(self) -> str:
@@ -67,7 +72,7 @@ class Detect(Probe):
         if trial.encoder.network is not None:
             raise UserError(f"{trial.encoder.name} is a network for segmentation; method detect does not apply to it")
         size = self.image_size or trial.encoder.size
-        plan = Plan(self.epochs, self.rate or RATE, trial.run.seed, min(trial.run.batch_size, BATCH), self.mirror)
+        plan = Plan(self.epochs, self.rate or RATE, trial.run.seed, self.batch_size, self.mirror)
         return judge_detection(trial, _tuned(trial, size, plan) if self.tune else _frozen(trial, size, plan))
 
 

@@ -110,6 +110,11 @@ def test_records_arrays_comparisons_and_pictures(results):
     assert "detects with the highest scores" in picture.read_text()
 
 
+def test_a_record_states_the_images_per_step():
+    assert detect.Detect(batch_size=64).identity["batch_size"] == detect.BATCH
+    assert detect.Detect(batch_size=4).identity != detect.Detect().identity
+
+
 def test_the_encoder_can_be_trained_along(results, tmp_path):
     _, settings = results
     one = {**settings, "model": settings["model"][:1]}
