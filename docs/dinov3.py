@@ -1,7 +1,7 @@
 """The demonstrations of docs/dinov3.md on real images: python docs/dinov3.py REAL OUT [--only distil,resume,anchor]
 
-REAL holds the sets of `open_questions.py` beside this file, whose pool is trained on; OUT receives everything. Stopped
-or killed, the same command continues.
+REAL holds the sets of `open_questions.py` beside this file. Models train on its pool. OUT receives everything. After a
+stop or kill, the same command continues.
 """
 
 import argparse
@@ -38,40 +38,44 @@ PATCHES = ["augment.global_size=64", "augment.local_size=32", "augment.local_cou
            "data.workers=0", "data.cache_mib=1024", "run.device=cpu", "run.checkpoint_every=1000", "watch.dense=true",
            "watch.images=64"]  # fmt: skip
 TINY = ["model.hidden_size=64", "model.num_attention_heads=2", "model.num_hidden_layers=3"]
-# to degrade: the class tokens' loss alone, at three times the rate
+# what makes patch tokens decay: the class tokens' loss alone, at three times the learning rate
 DEGRADING = ["dino.ibot_weight=0", "dino.koleo_weight=0", "optim.base_lr=0.01"]
 WEIGHTS = (2.0, 10.0)
-EVERY = 15  # steps between two looks at the patches
-SIGNS = {"dense_locality": "locality", "dense_patch_cosine": "cosine of two patches", "dense_dice": "Dice of vessels"}
+EVERY = 15  # steps between two measurements of the patches
+MEASURES = {
+    "dense_locality": "locality",
+    "dense_patch_cosine": "cosine of two patches",
+    "dense_dice": "Dice of vessels",
+}
 
 
-def pretrain(out: Path, config: str, pool: Path, words: list[str]) -> Path:
+def pretrain(out: Path, config: str, pool: Path, arguments: list[str]) -> Path:
     """Train a run to its end, and return its folder; a finished run stays as it is."""
-    if biovfm(["pretrain", config, "--data", str(pool), "--out", str(out), *words]):
+    if biovfm(["pretrain", config, "--data", str(pool), "--out", str(out), *arguments]):
         raise SystemExit(1)
     return out
 
 
-def mae(out: Path, pool: Path, words: list[str]) -> Path:
-    """A run with MAE."""
-    return pretrain(out, "mae_small_data", pool, [*COMMON, *EVENLY, *words])
+def mae(out: Path, pool: Path, arguments: list[str]) -> Path:
+    """Train a run with MAE, and return its folder."""
+    return pretrain(out, "mae_small_data", pool, [*COMMON, *EVENLY, *arguments])
 
 
 def train_teacher(out: Path, pool: Path) -> Path:
-    """The larger encoder."""
+    """Train the larger encoder, and return its folder."""
     return mae(out / "teacher", pool, [*LARGE, "batch.size=64", f"steps={STEPS['teacher']}"])
 
 
 def distil(real: Path, out: Path, pool: Path) -> None:
-    """A student that learns from a larger encoder, beside the same one that learns as that encoder did."""
+    """Compare a student of a larger encoder with the same architecture trained by MAE from scratch."""
     teacher, steps = train_teacher(out, pool), f"steps={STEPS['student']}"
     scratch = mae(out / "scratch", pool, [*SMALL, steps])
-    words = [*COMMON, *EVENLY, *SMALL, steps, f"distill.teacher={teacher / 'model'}"]
-    student = pretrain(out / "student", "distill_smoke", pool, words)
+    arguments = [*COMMON, *EVENLY, *SMALL, steps, f"distill.teacher={teacher / 'model'}"]
+    student = pretrain(out / "student", "distill_smoke", pool, arguments)
     models = {"student": student, "scratch": scratch, "teacher": teacher}
-    words = [word for name, run in models.items() for word in ("--model", f"{name}={run / 'model'}")]
-    words += ["--tasks", TASKS, "--data", str(real), "--method", "linear,knn", "--no-figures"]
-    if biovfm(["probe", *words, "--out", str(out / "results")]):
+    arguments = [argument for name, run in models.items() for argument in ("--model", f"{name}={run / 'model'}")]
+    arguments += ["--tasks", TASKS, "--data", str(real), "--method", "linear,knn", "--no-figures"]
+    if biovfm(["probe", *arguments, "--out", str(out / "results")]):
         raise SystemExit(1)
     (out / "distil.md").write_text(scores(out / "results"))
 
@@ -89,38 +93,40 @@ def scores(results: Path) -> str:
             if pair.pop(pair.index("student")) != row["model_a"]:
                 values = [-values[0], -values[2], -values[1]]
             points = [f"{100 * value:+.1f}" for value in values]
-            told = f"{points[0]} ({points[1]}, {points[2]}; p {row['p_holm']:.3f})"
-            cells[row["task"], row["method"]][pair[0]] += f", student less it {told}"
-    for (task, method), named in cells.items():
-        lines.append(f"| {task}, {method} | " + " | ".join(named.values()) + " |")
+            difference = f"{points[0]} ({points[1]}, {points[2]}; p {row['p_holm']:.3f})"
+            cells[row["task"], row["method"]][pair[0]] += f", student minus it {difference}"
+    for (task, method), columns in cells.items():
+        lines.append(f"| {task}, {method} | " + " | ".join(columns.values()) + " |")
     return "\n".join(lines) + "\n"
 
 
 def resume(real: Path, out: Path, pool: Path) -> None:
-    """Continue from a converted model of DINOv3's form, whole and killed in the middle; the digests of the weights."""
-    theirs, ours = out / "dinov3", out / "converted"
-    if not ours.is_dir():
+    """Continue from a converted DINOv3 model, once whole and once killed in the middle, and compare the weights."""
+    original, converted = out / "dinov3", out / "converted"
+    if not converted.is_dir():
         torch.manual_seed(0)
         config = DINOv3ViTConfig(hidden_size=96, intermediate_size=384, num_hidden_layers=4, num_attention_heads=3,
                                  num_register_tokens=4, layerscale_value=1.0)  # fmt: skip
-        DINOv3ViTModel(config).save_pretrained(theirs)
-        if biovfm(["convert", str(theirs), "--to", str(ours)]):
+        DINOv3ViTModel(config).save_pretrained(original)
+        if biovfm(["convert", str(original), "--to", str(converted)]):
             raise SystemExit(1)
-    words = [*RESUMED, f"steps={STEPS['resume']}", f"model.init_from={ours}"]
-    whole = pretrain(out / "whole", "dino_v3_continue", pool, words)
+    arguments = [*RESUMED, f"steps={STEPS['resume']}", f"model.init_from={converted}"]
+    whole = pretrain(out / "whole", "dino_v3_continue", pool, arguments)
     killed = out / "killed"
     shutil.rmtree(killed, ignore_errors=True)
-    kill_after(killed, STEPS["resume"] // 2, ["dino_v3_continue", "--data", str(pool), "--out", str(killed), *words])
-    pretrain(killed, "dino_v3_continue", pool, words)
+    kill_after(
+        killed, STEPS["resume"] // 2, ["dino_v3_continue", "--data", str(pool), "--out", str(killed), *arguments]
+    )
+    pretrain(killed, "dino_v3_continue", pool, arguments)
     digests = [digest(run / "model" / "model.safetensors") for run in (whole, killed)]
     (out / "resume.md").write_text(f"whole {digests[0]}\nkilled {digests[1]}\n")
     if digests[0] != digests[1]:
-        raise SystemExit(f"the killed run ended in other weights: {digests}")
+        raise SystemExit(f"the killed run ended with other weights: {digests}")
 
 
-def kill_after(run: Path, steps: int, words: list[str]) -> None:
-    """Start a run and kill it, without warning, once it has logged so many steps."""
-    process = subprocess.Popen([sys.executable, "-m", "biovfm_hf.cli", "pretrain", *words])
+def kill_after(run: Path, steps: int, arguments: list[str]) -> None:
+    """Start a run, and kill it with SIGKILL once it has logged `steps` steps."""
+    process = subprocess.Popen([sys.executable, "-m", "biovfm_hf.cli", "pretrain", *arguments])
     log = run / "metrics.jsonl"
     while process.poll() is None and not (log.is_file() and log.read_text().count("\n") >= steps):
         time.sleep(0.05)
@@ -135,42 +141,44 @@ def digest(path: Path) -> str:
 
 
 def anchor(real: Path, out: Path, pool: Path) -> None:
-    """A second stage made to degrade, alone and anchored to the first one, as the dense monitor sees both."""
+    """Run a second stage whose patch tokens decay, without and with Gram anchoring to the first, and plot both."""
     masks = write_masks(real / "rossa", out / "vessels")
     watched = [*PATCHES, *TINY, f"watch.masks={masks}", f"watch.every={EVERY}", f"run.log_every={EVERY}"]
     first = pretrain(out / "first", "dino_smoke", pool, [*watched, "optim.base_lr=0.003", f"steps={STEPS['first']}"])
-    words = [*watched, *DEGRADING, f"steps={STEPS['second']}", f"model.init_from={first}"]
-    runs = {"without": pretrain(out / "alone", "dino_smoke", pool, words)}
+    arguments = [*watched, *DEGRADING, f"steps={STEPS['second']}", f"model.init_from={first}"]
+    runs = {"without": pretrain(out / "alone", "dino_smoke", pool, arguments)}
     for weight in WEIGHTS:
         gram = [f"gram.weight={weight}", f"gram.teacher={first}"]
-        runs[f"gram.weight {weight:g}"] = pretrain(out / f"anchored{weight:g}", "dino_smoke", pool, [*words, *gram])
+        runs[f"gram.weight {weight:g}"] = pretrain(
+            out / f"anchored{weight:g}", "dino_smoke", pool, [*arguments, *gram]
+        )
     draw(runs, out / "anchor.png")
 
 
 def write_masks(rossa: Path, out: Path) -> Path:
     """ROSSA's OCTA images and vessels as a folder of images and masks, 48 of each split."""
-    for theirs, ours in (("train_manual", "train"), ("test", "test")):
+    for part, split in (("train_manual", "train"), ("test", "test")):
         for kind, name in (("image", "images"), ("label", "masks")):
-            (out / ours / name).mkdir(parents=True, exist_ok=True)
-            for path in sorted(rossa.rglob(f"{theirs}/{kind}/*.png"))[:48]:
-                shutil.copyfile(path, out / ours / name / path.name)
+            (out / split / name).mkdir(parents=True, exist_ok=True)
+            for path in sorted(rossa.rglob(f"{part}/{kind}/*.png"))[:48]:
+                shutil.copyfile(path, out / split / name / path.name)
     return out
 
 
-def measured(run: Path, sign: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one of the monitor's signs."""
+def measured(run: Path, measure: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one of the monitored measures."""
     rows: list[dict[str, Any]] = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row["step"] for row in rows if sign in row], [row[sign] for row in rows if sign in row]
+    return [row["step"] for row in rows if measure in row], [row[measure] for row in rows if measure in row]
 
 
 def draw(runs: dict[str, Path], target: Path) -> None:
-    """A panel for each sign, with a line for each run."""
+    """Draw a panel for each measure, with a line for each run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3), layout="constrained")
-    for axes, (sign, title) in zip(figure.subplots(1, len(SIGNS)), SIGNS.items(), strict=True):
+    for axes, (measure, title) in zip(figure.subplots(1, len(MEASURES)), MEASURES.items(), strict=True):
         for label, run in runs.items():
-            axes.plot(*measured(run, sign), label=label)
+            axes.plot(*measured(run, measure), label=label)
         axes.set(title=title, xlabel="step")
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
@@ -181,7 +189,7 @@ PARTS = {"distil": distil, "resume": resume, "anchor": anchor}
 
 
 def main() -> None:
-    """Do the parts that are asked for."""
+    """Run the parts named by `--only`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("real", type=Path)
     parser.add_argument("out", type=Path)

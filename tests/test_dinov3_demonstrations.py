@@ -54,19 +54,19 @@ def demonstrate(script, real: Path, out: Path, part: str, monkeypatch: pytest.Mo
     script.main()
 
 
-def test_a_students_differences_are_told_as_a_table(script, real: Path, tmp_path: Path, monkeypatch) -> None:
+def test_the_students_differences_are_a_table(script, real: Path, tmp_path: Path, monkeypatch) -> None:
     demonstrate(script, real, tmp_path, "distil", monkeypatch)
     head, _, *lines = (tmp_path / "distil.md").read_text().splitlines()
     assert head == "| task, probe | student | scratch | teacher |"
     assert sorted(line.split(" | ")[0] for line in lines) == ["| busi, knn", "| busi, linear"]
-    assert all(line.count("student less it ") == 2 for line in lines)
+    assert all(line.count("student minus it ") == 2 for line in lines)
 
 
 def test_the_monitors_of_both_runs_are_drawn(script, real: Path, tmp_path: Path, monkeypatch) -> None:
     demonstrate(script, real, tmp_path, "anchor", monkeypatch)
     assert Image.open(tmp_path / "anchor.png").size[0] > 600
     rows = [json.loads(line) for line in (tmp_path / "anchored2" / "metrics.jsonl").read_text().splitlines()]
-    assert all(sign in rows[-1] for sign in (*script.SIGNS, "gram_loss"))
+    assert all(measure in rows[-1] for measure in (*script.MEASURES, "gram_loss"))
 
 
 @pytest.mark.slow
