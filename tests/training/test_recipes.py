@@ -112,11 +112,12 @@ RECIPES = {
     "dino_vit_giant": {**LONG, "batch.per_process": 12},
 }
 WHY = {
-    "augment.blur_p": "as its weights were trained: its code blurs with 1 - p (preset `dinov2-nominal` has the rest)",
-    "run.precision": "bf16 on a GPU that has it: KoLeo overflows in fp16",
+    "augment.blur_p": "as its weights were trained: its code blurs with probability 1 - p "
+    "(preset `dinov2-nominal` has the paper's values)",
+    "run.precision": "bf16 on a GPU that has it, because KoLeo overflows in fp16",
     "run.compile": "the same numbers, faster",
     "run.activation_checkpointing": "the same numbers, so that it fits on fewer GPUs",
-    "run.checkpoint_every": "a third of the work is lost at most",
+    "run.checkpoint_every": "a kill loses at most a third as much work",
 }
 
 
@@ -132,7 +133,7 @@ def ours(name: str) -> dict[str, Any]:
 
 
 def deviations() -> dict[tuple[str, str, str], list[str]]:
-    """(key, DINOv2's value, ours) -> the recipes where that is so."""
+    """(key, DINOv2's value, ours) -> the recipes that differ in this way."""
     rows: dict[tuple[str, str, str], list[str]] = {}
     for name, reference in RECIPES.items():
         values = ours(name)
