@@ -1,9 +1,9 @@
-"""Our software and its peers: the same work, one after the other in one run, as one table.
+"""Compare this package with others at the same work, and print one table; docs/benchmarks.md shows it.
 
     python tests/benchmarks/table.py [NAME ...]      all rows, or some; about ten minutes of a core for all
 
-A peer that is not installed is a row that says so; the path may name others (`PYTHONPATH=/tmp/peers`), and
-BIOVFM_IMG2DATASET the Python of an environment with img2dataset. Seconds are CPU time of one thread.
+If another package is not installed, its row says so. PYTHONPATH can add packages (`PYTHONPATH=/tmp/peers`), and
+BIOVFM_IMG2DATASET names the Python of an environment with img2dataset. Seconds are CPU time of one thread.
 """
 
 import importlib.util
@@ -31,7 +31,7 @@ from tests.benchmarks import test_input_pipeline as crops
 from training.settings.augment import AugmentConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-Pair = tuple[float, float]  # CPU seconds, ours and theirs
+Pair = tuple[float, float]  # CPU seconds of this package and of the other
 
 POOL = """
 import io, sys
@@ -255,9 +255,9 @@ def line(name: str) -> str:
     command = [sys.executable, "-W", "ignore", __file__, "--measure", name]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        return f"{start} | failed: {(done.stderr.strip().splitlines() or ['no word'])[-1][:120]} | |"
-    ours, theirs = json.loads(done.stdout.splitlines()[-1])
-    return f"{start} {duration(ours)} per {row.unit} | {duration(theirs)} | {theirs / ours:.2f} |"
+        return f"{start} | failed: {(done.stderr.strip().splitlines() or ['no message'])[-1][:120]} | |"
+    this, other = json.loads(done.stdout.splitlines()[-1])
+    return f"{start} {duration(this)} per {row.unit} | {duration(other)} | {other / this:.2f} |"
 
 
 def duration(seconds: float) -> str:
@@ -276,7 +276,7 @@ def main(names: list[str]) -> None:
     unknown = [name for name in names if name not in ROWS]
     if unknown:
         sys.exit(f"no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
-    print("| work | beside | ours | theirs | times |\n|---|---|---|---|---|", flush=True)
+    print("| work | compared with | this package | the other | other / this |\n|---|---|---|---|---|", flush=True)
     for name in names or ROWS:
         print(line(name), flush=True)
 
