@@ -60,7 +60,9 @@ a task of your own is one of
 OUT receives results.json (one record per model, task and method), comparisons.json (paired differences between
 models), table.md, table.tex, table.csv, scores/*.npz and figures/; with --by also groups.json (gaps between groups).
 Run the same command again to continue.
-On several GPUs: accelerate launch --num_processes 4 -m biovfm_hf.cli probe ..."""
+On several GPUs:
+  accelerate launch -q --num_processes 4 --num_machines 1 --mixed_precision no --dynamo_backend no \\
+    -m biovfm_hf.cli probe ..."""
 
 
 WHAT, HOW, RUNNING = "what to score", "how", "running"

@@ -29,7 +29,9 @@ examples:
 
 OUT receives the records (records/, scores/, results.json, as biovfm probe writes them), which all items share, and for
 each item a folder with table.md, table.csv, table.tex, item.json and pictures.
-On several GPUs: accelerate launch --num_processes 4 -m biovfm_hf.cli reproduce ..."""
+On several GPUs:
+  accelerate launch -q --num_processes 4 --num_machines 1 --mixed_precision no --dynamo_backend no \\
+    -m biovfm_hf.cli reproduce ..."""
 KINDS: dict[str, Callable[[Recipe, Bench], Outcome]] = {
     "scores": scores.produce,
     "patches": patches.produce,
