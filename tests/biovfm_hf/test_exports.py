@@ -59,7 +59,8 @@ def torch_export(model: nn.Module, folder: Path) -> Callable[[Tensor], list[Tens
     program = torch.export.export(
         model, (), {"pixel_values": torch.randn(RECORDED)}, dynamic_shapes={"pixel_values": sizes}
     )
-    return lambda pixels: tensors(program.module()(pixel_values=pixels))
+    graph = program.module()
+    return lambda pixels: tensors(graph(pixel_values=pixels))
 
 
 def jit_trace(model: nn.Module, folder: Path) -> Callable[[Tensor], list[Tensor]]:
