@@ -218,7 +218,7 @@ def _screen_across(plan: Plan, inputs: dict[str, Any], known: Benchmarks, thread
             path.unlink()
         shutil.rmtree(plan.out / SAMPLE, ignore_errors=True)
         candidates = load_candidates(plan, threads)
-        decisions = decide(plan, candidates, known, print)
+        decisions = decide(plan, candidates, known, print, threads)
         save_drops(plan, candidates, decisions, known, threads)
         save_sample(plan, candidates, decisions)
         write_text(decided, json.dumps(inputs))

@@ -53,7 +53,9 @@ class Decisions:
         self.like[numbers] = like
 
 
-def decide(plan: Plan, candidates: Candidates, benchmarks: Benchmarks, note: Callable[[str], None]) -> Decisions:
+def decide(
+    plan: Plan, candidates: Candidates, benchmarks: Benchmarks, note: Callable[[str], None], threads: int = 1
+) -> Decisions:
     """Decide on every picture; `note` is called with the name of each step."""
     decisions = Decisions(len(candidates.shard))
     if len(benchmarks.hashes):
@@ -64,7 +66,7 @@ def decide(plan: Plan, candidates: Candidates, benchmarks: Benchmarks, note: Cal
     decisions.drop(_DUPLICATE, *exact_duplicates(candidates, decisions.kept, within))
     if plan.options.near_duplicates:
         note("matching near duplicates")
-        decisions.drop(_NEAR, *near_duplicates(candidates, decisions.kept, plan.work))
+        decisions.drop(_NEAR, *near_duplicates(candidates, decisions.kept, plan.work, threads))
     if plan.options.subset == "0.2m":
         kept = decisions.kept
         chosen = random_subset(candidates, kept, plan.options.seed, SUBSET_SIZE)
@@ -96,7 +98,7 @@ def exact_duplicates(candidates: Candidates, kept: np.ndarray, within: bool = Tr
 
 
 def near_duplicates(
-    candidates: Candidates, kept: np.ndarray, scratch: Path | None = None
+    candidates: Candidates, kept: np.ndarray, scratch: Path | None = None, threads: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pictures among `kept` that look like an earlier standing one of another input, and the number of that one.
 
@@ -104,7 +106,8 @@ def near_duplicates(
     folder for a temporary file.
     """
     shown = candidates.first[kept]
-    numbers, like = look_alikes(candidates.hashes[shown], candidates.file[kept], candidates.thumbnails, shown, scratch)
+    hashes, files = candidates.hashes[shown], candidates.file[kept]
+    numbers, like = look_alikes(hashes, files, candidates.thumbnails, shown, scratch, threads)
     return kept[numbers], kept[like]
 
 

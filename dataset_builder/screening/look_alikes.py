@@ -32,7 +32,12 @@ _PIECE = 2**14  # pairs whose textures are in memory at a time, at most 100 MB
 
 
 def look_alikes(
-    hashes: np.ndarray, files: np.ndarray, thumbnails: Rows, shown: np.ndarray, scratch: Path | None = None
+    hashes: np.ndarray,
+    files: np.ndarray,
+    thumbnails: Rows,
+    shown: np.ndarray,
+    scratch: Path | None = None,
+    threads: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The dropped pictures, and the standing picture that each looks most like (of equals the earliest).
 
@@ -42,12 +47,13 @@ def look_alikes(
         thumbnails: uint8 (m, 784); only those of suspects are read.
         shown: int64 (n,), the row of each picture's thumbnail.
         scratch: a folder for temporary files of 3 KB for each suspect; by default the system's.
+        threads: how many look for suspects.
 
     Returns:
         Two int64 arrays of the same length: numbers of pictures, ascending, and the number of what each looks like.
     """
     values, value_of, counts = np.unique(hashes, return_inverse=True, return_counts=True)
-    suspects = np.flatnonzero((with_neighbours(values, RADIUS) | (counts > 1))[value_of])
+    suspects = np.flatnonzero((with_neighbours(values, RADIUS, threads) | (counts > 1))[value_of])
     if not len(suspects):
         return suspects, suspects
     with tempfile.TemporaryFile(dir=scratch) as file:

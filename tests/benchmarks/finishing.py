@@ -131,7 +131,7 @@ def _screen(plan: Plan, threads: int, timed: Callable[[str, Callable[[], Any]], 
     """Decide and save; the memory for it is freed afterwards."""
     nothing = read_benchmarks([])
     candidates = timed("read hashes", lambda: load_candidates(plan, threads))
-    decisions = timed("find duplicates", lambda: decide(plan, candidates, nothing, lambda _: None))
+    decisions = timed("find duplicates", lambda: decide(plan, candidates, nothing, lambda _: None, threads))
     timed("write decisions", lambda: save_drops(plan, candidates, decisions, nothing, threads))
 
 

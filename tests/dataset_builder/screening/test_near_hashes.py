@@ -47,16 +47,16 @@ def test_neighbours_are_those_of_a_full_comparison_each_once(seed, n, m, radius,
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(0, 120), st.integers(0, 8), st.sampled_from([2, 32]))
+@given(st.integers(0, 2**32 - 1), st.integers(0, 120), st.integers(0, 8), st.sampled_from([2, 256]))
 def test_no_hash_with_a_neighbour_is_missed(seed, count, radius, run):
     hashes = np.unique(hashes_near_others(np.random.default_rng(seed), count, 4)) if count > 4 else np.arange(count)
     hashes = hashes.astype(np.uint64)
     distances = np.bitwise_count(hashes[:, None] ^ hashes[None])
     exact = (distances <= radius).sum(axis=1) > 1
     with patch.object(near_hashes, "_RUN", run):
-        marked = with_neighbours(hashes, radius)
+        marked = with_neighbours(hashes, radius, threads=run % 3)
     assert (marked | ~exact).all()
-    if run == 32 and len(hashes) <= 32:
+    if run >= len(hashes):
         assert (marked == exact).all()
 
 
@@ -64,7 +64,7 @@ def test_neighbours_of_many_equal_hashes_come_in_blocks():
     crowd = np.zeros(3000, np.uint64)
     blocks = [len(i) for i, _ in neighbours(crowd, crowd[:1000], 3)]
     assert sum(blocks) == 3000 * 1000
-    assert max(blocks) <= 2**20
+    assert max(blocks) <= 2**17
 
 
 @pytest.mark.parametrize("crowd", [0, 50_000])
