@@ -1,4 +1,4 @@
-"""Confirms a recommended mixture with fresh runs, beside the uniform and the natural mixture."""
+"""Compares the recommended mixture with the uniform and the natural one by fresh runs."""
 
 from typing import Any
 
@@ -53,10 +53,10 @@ def confirmation_lines(confirmed: dict[str, Any]) -> list[str]:
              f"{np.mean(confirmed['scores']['recommended']):.4f}, regret {confirmed['regret']:+.4f}"]  # fmt: skip
     for name, entry in confirmed["differences"].items():
         if entry["low"] is None:
-            lines.append(f"less the {name} mixture: {entry['value']:+.4f}, one seed gives no interval")
+            lines.append(f"minus the {name} mixture: {entry['value']:+.4f}, one seed gives no interval")
             continue
-        verdict = "" if entry["low"] > 0 else ": worse" if entry["high"] < 0 else ": not told apart"
+        verdict = "" if entry["low"] > 0 else ": worse" if entry["high"] < 0 else ": not significant"
         lines.append(
-            f"less the {name} mixture: {entry['value']:+.4f} ({entry['low']:+.4f}, {entry['high']:+.4f}){verdict}"
+            f"minus the {name} mixture: {entry['value']:+.4f} ({entry['low']:+.4f}, {entry['high']:+.4f}){verdict}"
         )
     return lines

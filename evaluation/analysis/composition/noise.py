@@ -1,4 +1,4 @@
-"""Tests that use repeated runs with several seeds: do mixtures differ at all, and does a response fit."""
+"""Tests that use repeated runs with several seeds: whether mixtures differ at all, and whether a response fits."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -28,7 +28,7 @@ def draw_mixture(path: Path, runs: MixtureRuns, recommendation: Recommendation, 
         drawn = _draw_lines(axes, runs, recommendation, low, high)
     figure.colorbar(drawn, ax=axes, label="score", shrink=0.85)
     gain = recommendation.report["gain_over_uniform"]
-    verdict = "" if gain["low"] > 0 else "; not told apart"
+    verdict = "" if gain["low"] > 0 else "; not significant"
     axes.set_title(f"{title}: {recommendation.report['chosen']} response, {gain['value']:+.4f} ({gain['low']:+.4f}, "
                    f"{gain['high']:+.4f}) over uniform{verdict}", fontsize=8)  # fmt: skip
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.08), ncols=3, frameon=False)

@@ -131,7 +131,7 @@ def recommendation_lines(report: dict[str, Any]) -> list[str]:
         bound = ", at its limit" if name in report["at_limit"] else ""
         lines.append(f"{name:<20} {share['value']:.3f} ({share['low']:.3f}, {share['high']:.3f}){bound}")
     score, gain = report["score"], report["gain_over_uniform"]
-    verdict = "" if gain["low"] > 0 else ": not told apart"
+    verdict = "" if gain["low"] > 0 else ": not significant"
     lines.append(
         f"predicted score {score['value']:.4f} ({score['low']:.4f}, {score['high']:.4f}) by {report['chosen']}, "
         f"{gain['value']:+.4f} ({gain['low']:+.4f}, {gain['high']:+.4f}) over the uniform mixture{verdict}"

@@ -76,8 +76,8 @@ def plan_lines(options: RunOptions) -> list[str]:
     for mixture in plan.mixtures:
         lines.append(f"{mixture.name:<12} {' '.join(f'{share:.3f}' for share in mixture.shares)}"
                      f"{'  held out' if mixture.held_out else ''}")  # fmt: skip
-    made = plan.as_study(plan.mixtures)
-    return lines + [shlex.join(run.words(options.out / "runs" / run.name, made.launch)) for run in made.runs]
+    training = plan.as_study(plan.mixtures)
+    return lines + [shlex.join(run.command(options.out / "runs" / run.name, training.launch)) for run in training.runs]
 
 
 def run_mixtures(options: RunOptions) -> dict[str, Any]:
@@ -97,10 +97,10 @@ def run_mixtures(options: RunOptions) -> dict[str, Any]:
     runs = {task: _runs(plan, plan.mixtures, values) for task, values in scores.items()}
     _write_mixtures(out / "mixtures.csv", plan, scores)
     recommendations: dict[str, Recommendation] = {}
-    for task, of_task in runs.items():
-        recommendations[task] = recommend(of_task, options.resamples, plan.seed)
+    for task, task_runs in runs.items():
+        recommendations[task] = recommend(task_runs, options.resamples, plan.seed)
         name = "mixture.png" if task == MEAN else f"mixture-{task}.png"
-        draw_mixture(out / name, of_task, recommendations[task], "mean over tasks" if task == MEAN else task)
+        draw_mixture(out / name, task_runs, recommendations[task], "mean over tasks" if task == MEAN else task)
         print("\n".join([f"\n{task}", *recommendation_lines(recommendations[task].report)]))
     report: dict[str, Any] = {
         "seen": plan.seen, "images": dict(zip(plan.groups, plan.images.tolist(), strict=True)),
@@ -122,15 +122,15 @@ def score_mixtures(plan: Plan, mixtures: list[Mixture], out: Path) -> dict[str, 
     Raises:
         UserError: a run fails, or a model has no score on a task.
     """
-    made = plan.as_study(mixtures)
-    asked = study.probe_options(made, out)
-    if len(asked.method) > 1:
-        raise UserError(f"{plan.path}: probe: give one method, since one score is fitted")
-    tasks = [task.name for task in probe_command.open_tasks(asked)]  # report missing files first
-    study.pretrain(made, out)
-    records = probe_command.probe(asked)
-    (group,) = study.by_method(records, probe_command.make_runs(asked), tasks).values()
-    joined = over_seeds(out / "results", group, asked.resamples)
+    training = plan.as_study(mixtures)
+    probing = study.probe_options(training, out)
+    if len(probing.method) > 1:
+        raise UserError(f"{plan.path}: probe: give one method, because one score is fitted")
+    tasks = [task.name for task in probe_command.open_tasks(probing)]  # report missing files first
+    study.pretrain(training, out)
+    records = probe_command.probe(probing)
+    (group,) = study.by_method(records, probe_command.make_runs(probing), tasks).values()
+    joined = over_seeds(out / "results", group, probing.resamples)
     scores = {task: _task_scores(plan, mixtures, joined, task) for task in tasks}
     if MEAN in scores:
         raise UserError("a task is called mean, as is the mean over tasks; rename it")

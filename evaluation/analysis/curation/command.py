@@ -21,9 +21,9 @@ from .sharing import Sharing, share
 DESCRIPTION = """\
 Choose N images of a pool by their features from biovfm embed.
 
-Without --like the choice is balanced: the features are clustered level by level (Vo et al. 2024), and each cluster
-gives the same share, so that frequent kinds are thinned out and rare ones stay. With --like the images nearest to your
-own are chosen."""
+Without --like the choice is balanced: the features are clustered level by level (Vo et al. 2024), and the same number
+of images is taken from every cluster that has enough. So frequent kinds are thinned out and rare ones stay. With
+--like the images nearest to your own are chosen."""
 EXAMPLES = """\
 examples:
   biovfm embed --model dinov2-b --images dataset/ --config full --out pool.parquet
@@ -106,7 +106,7 @@ def curate(options: CurateOptions) -> dict[str, Any]:
     Raises:
         UserError: a features file cannot be read, the pool has too few images, or the dataset does not match the pool.
     """
-    with share(options.out, _asked(options)) as sharing:
+    with share(options.out, _settings(options)) as sharing:
         names, features = open_features(options.features, sharing, "pool")
         if options.keep > len(features):
             raise OptionError("keep", f"{options.keep} of {len(features)} images in {options.features}; ask for fewer")
@@ -124,7 +124,7 @@ def curate(options: CurateOptions) -> dict[str, Any]:
     return report
 
 
-def _asked(options: CurateOptions) -> dict[str, Any]:
+def _settings(options: CurateOptions) -> dict[str, Any]:
     """The settings that a run must share with a killed run to continue it."""
     files = [path.stat() for path in (options.features, options.like) if path and path.is_file()]
     return {"options": repr(options), "files": [[file.st_size, file.st_mtime_ns] for file in files]}

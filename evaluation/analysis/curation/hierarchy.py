@@ -3,8 +3,8 @@
 Level 1 clusters the features; each further level clusters the centroids of the level below. Resampling takes the few
 rows nearest to each centroid and clusters them again, so that centroids spread evenly over the space instead of
 following its density. A level of more than 1,024 clusters is clustered part by part and not resampled, like the
-authors' first level of 10 million clusters (100,000 parts of 100). Sampling goes down the tree and gives each child
-the same share, as long as it has enough rows.
+authors' first level of 10 million clusters (100,000 parts of 100). Sampling goes down the tree and takes the same
+number of rows from every child that has enough.
 """
 
 from dataclasses import dataclass
@@ -129,5 +129,5 @@ def _take(tree: Tree, shares: np.ndarray, random: np.random.Generator, closest: 
     key = tree.distances if closest else random.random(len(labels))
     order = np.lexsort((key, labels))
     starts = np.searchsorted(labels[order], np.arange(len(shares) + 1))
-    taken = [np.resize(order[starts[c] : starts[c + 1]], shares[c]) for c in np.flatnonzero(shares)]
-    return np.sort(np.concatenate(taken)) if taken else np.zeros(0, np.int64)
+    rows = [np.resize(order[starts[c] : starts[c + 1]], shares[c]) for c in np.flatnonzero(shares)]
+    return np.sort(np.concatenate(rows)) if rows else np.zeros(0, np.int64)

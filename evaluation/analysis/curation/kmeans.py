@@ -38,7 +38,7 @@ def assign(features: np.ndarray, centroids: np.ndarray, rows: np.ndarray | None 
 
 
 def _nearest(block: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest centroid (n,) int32 of each row, and its squared distance (n,) less the row's own square."""
+    """The nearest centroid (n,) int32 of each row, and its squared distance (n,) minus the row's squared norm."""
     labels, least = np.zeros(len(block), np.int32), np.full(len(block), np.inf, block.dtype)
     for start in range(0, len(centroids), TILE_CENTROIDS):
         tile = centroids[start : start + TILE_CENTROIDS].astype(block.dtype)

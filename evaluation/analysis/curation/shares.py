@@ -1,4 +1,4 @@
-"""How many rows each cluster gives, so that all give the same number, as long as they have enough rows."""
+"""Numbers of rows to take from each cluster: the same number from every cluster that has enough rows."""
 
 import numpy as np
 

@@ -38,7 +38,7 @@ class Sharing:
         return np.lib.format.open_memmap(path, "r+")
 
     def pieces(self, name: str, count: int) -> Iterator[int]:
-        """Yield the indices of this process's unfinished pieces of a work, then wait for the other processes."""
+        """Yield this process's unfinished pieces of the work `name` by index, then wait for the other processes."""
         done = self.array(f"{name}-done", (count,), np.uint8)
         for piece in range(count):
             if self.group.takes(piece) and not done[piece]:
@@ -51,14 +51,14 @@ ALONE = Sharing(ProcessGroup(), None)
 
 
 @contextmanager
-def share(out: Path, asked: dict[str, Any]) -> Iterator[Sharing]:
-    """What the processes share, in OUT/.curate; kept after a kill for a run with the same settings."""
+def share(out: Path, settings: dict[str, Any]) -> Iterator[Sharing]:
+    """The processes and their arrays in OUT/.curate. After a kill, a run with the same settings continues them."""
     group, folder = process_group(), out / FOLDER
     stamp = folder / "asked.json"
-    if group.takes(0) and not (stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == asked):
+    if group.takes(0) and not (stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == settings):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        write_text(stamp, json.dumps(asked))
+        write_text(stamp, json.dumps(settings))
     group.wait()
     try:
         yield Sharing(group, folder)

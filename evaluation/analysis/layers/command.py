@@ -19,7 +19,7 @@ from ...results.records import clean
 from ...statistics.bootstrap import Resampling
 from ...tasks import open_task
 from .analysis import Analysis, analyse_model, can_probe, choose_images, compare, probe_layers
-from .page import draw_page, page_words
+from .page import draw_page, page_text
 
 DESCRIPTION = """\
 Measure every layer of vision transformers on the same images: debiased CKA between layers and between models, RankMe,
@@ -33,8 +33,8 @@ examples:
   biovfm analyse dinov2-b --images scans/ --out layers
 
 OUT receives layers.json, layers.csv (a row for each model and layer) and layers.png, one page of pictures. RankMe and
-the dimensions depend on the number of images, so compare models on the same images, and many more than a feature has
-numbers."""
+the dimensions depend on the number of images, so compare models on the same images, and on many more images than a
+feature vector has numbers."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class AnalyseOptions:
     task: str | None = option(None, "task whose test images are measured, and on which layers are probed")
     images: str | None = option(None, "images to measure, instead of a task", metavar="DIR_OR_DATASET")
     data: Path = option(Path(), "folder with the named tasks", metavar="DIR")
-    max_images: int = option(2000, "most images to measure, drawn at random", least=4)
-    attention_images: int = option(64, "on how many of them to measure attention", least=1)
+    max_images: int = option(2000, "largest number of images to measure, drawn at random", least=4)
+    attention_images: int = option(64, "number of these images on which attention is measured", least=1)
     resamples: int = option(200, "of intervals", least=20)
     batch_size: int = option(16, "images per batch", least=1)
     seed: int = option(0, "random seed", least=0)
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     """Run `biovfm analyse`. Returns 0; failures are raised as UserError."""
     parser = CommandParser("biovfm analyse", description=DESCRIPTION, epilog=EXAMPLES)
     options = parse_options(parser, AnalyseOptions, argv)
-    print(page_words(analyse(options)))
+    print(page_text(analyse(options)))
     print(f"tables and the page in {options.out}")
     return 0
 
@@ -82,13 +82,13 @@ def analyse(options: AnalyseOptions) -> Analysis:
     encoders = [load_encoder(model, device, trust_remote_code=options.trust_remote_code) for model in options.models]
     names = [encoder.name for encoder in encoders]
     if len(set(names)) < len(names):
-        raise UserError("two models have one name; tell them apart: NAME1=MODEL NAME2=MODEL")
+        raise UserError("two models have the same name; name them: NAME1=MODEL NAME2=MODEL")
     task = open_task(options.task, options.data) if options.task else None
     size = max(encoder.size for encoder in encoders)
     pictures = task.splits["test"].images if task else open_images(str(options.images), None, "train", size).images
     chosen = choose_images(pictures, options.max_images, options.seed)
     if len(chosen) < 4:
-        raise UserError(f"{len(chosen)} images to measure; likeness of layers needs four or more")
+        raise UserError(f"{len(chosen)} images to measure; similarity of layers needs four or more")
     analysis, features = Analysis(), {}
     for encoder in encoders:
         features[encoder.name] = analyse_model(encoder, chosen, options.attention_images, options.batch_size, analysis)

@@ -39,7 +39,7 @@ def draw_page(path: Path, analysis: Analysis) -> None:
         _draw_curves(axes, analysis, name, title)
         if number == 0:
             axes.legend(fontsize=6)
-    save_figure(figure, path, page_words(analysis))
+    save_figure(figure, path, page_text(analysis))
 
 
 def _draw_map(axes: "Axes", values: np.ndarray, a: str, b: str) -> None:
@@ -74,7 +74,7 @@ def row_value(row: dict[str, Any], name: str) -> float | None:
     return value["auc"]["value"] if isinstance(value, dict) else value
 
 
-def page_words(analysis: Analysis) -> str:
+def page_text(analysis: Analysis) -> str:
     """A description of the page: each model's best layer by probe, and the similarity of the last layers."""
     lines = [f"Layers of {', '.join(analysis.amplitudes)} by depth, with maps of debiased CKA."]
     for model in analysis.amplitudes:

@@ -6,7 +6,7 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
-LEAST_IMAGES = 4  # the unbiased estimate needs as many
+LEAST_IMAGES = 4  # the unbiased estimate needs four
 
 
 def biased_cka(a: np.ndarray, b: np.ndarray) -> float:
@@ -27,7 +27,7 @@ def hsic(a: np.ndarray, b: np.ndarray) -> float:
 def _gram(features: np.ndarray) -> np.ndarray:
     """Inner products (n, n) of the features, with a zero diagonal; centring only improves their precision."""
     if len(features) < LEAST_IMAGES:
-        raise UserError(f"{len(features)} images; likeness of layers needs {LEAST_IMAGES} or more")
+        raise UserError(f"{len(features)} images; similarity of layers needs {LEAST_IMAGES} or more")
     wide = features.astype(np.float64)
     wide -= wide.mean(axis=0)
     gram = wide @ wide.T

@@ -47,11 +47,11 @@ def layer_slopes(rows: list[Row], sizes: dict[str, tuple[str, float]]) -> list[R
 
 def _curve(rows: list[Row], model: str, measure: str) -> np.ndarray | None:
     """A measure of a model at `DEPTHS`; None if a layer lacks it."""
-    mine = [row for row in rows if row["model"] == model]
-    values = [row_value(row, measure) for row in mine]
-    if not mine or any(value is None for value in values):
+    own_rows = [row for row in rows if row["model"] == model]
+    values = [row_value(row, measure) for row in own_rows]
+    if not own_rows or any(value is None for value in values):
         return None
-    return np.interp(DEPTHS, [row["depth"] for row in mine], np.array(values, np.float64))
+    return np.interp(DEPTHS, [row["depth"] for row in own_rows], np.array(values, np.float64))
 
 
 def _slope(family: str, measure: str, depth: float, x: np.ndarray, y: np.ndarray) -> Row:
@@ -76,14 +76,14 @@ def slope_lines(slopes: list[Row]) -> list[str]:
     lines = []
     for family in dict.fromkeys(row["family"] for row in slopes):
         for measure in RANKED:
-            mine = [row for row in slopes if row["family"] == family and row["measure"] == measure]
-            if not mine:
+            own_slopes = [row for row in slopes if row["family"] == family and row["measure"] == measure]
+            if not own_slopes:
                 continue
-            best = max(mine, key=lambda row: row["a"])
+            best = max(own_slopes, key=lambda row: row["a"])
             end = "" if best["low"] is None else f" ({best['low']:.4f}, {best['high']:.4f})"
-            verdict = "" if best["low"] is not None and best["low"] > 0 else ", not told from 0"
+            verdict = "" if best["low"] is not None and best["low"] > 0 else ", not significant"
             lines.append(f"{family}, {CURVES[measure]}: gains most at depth {best['depth']:.1f}, slope "
-                         f"{best['a']:.4f}{end}{verdict}; at the end {mine[-1]['a']:.4f}")  # fmt: skip
+                         f"{best['a']:.4f}{end}{verdict}; at the end {own_slopes[-1]['a']:.4f}")  # fmt: skip
     return lines
 
 
@@ -96,8 +96,8 @@ def _draw(path: Path, slopes: list[Row], description: str) -> None:
     families = list(dict.fromkeys(row["family"] for row in slopes))
     for axes, measure in zip(grid, measures, strict=False):
         for number, family in enumerate(families):
-            mine = [row for row in slopes if row["family"] == family and row["measure"] == measure]
-            _draw_family(axes, mine, family, COLOURS[number % len(COLOURS)])
+            own_slopes = [row for row in slopes if row["family"] == family and row["measure"] == measure]
+            _draw_family(axes, own_slopes, family, COLOURS[number % len(COLOURS)])
         axes.axhline(0, color="black", linewidth=0.6)
         axes.set_title(f"slope of {CURVES[measure]}", fontsize=8)
         axes.set_xlabel("depth, first block to last", fontsize=7)

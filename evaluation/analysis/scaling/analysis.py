@@ -186,7 +186,7 @@ def _fit_series(analysis: Analysis, series: str, grid: dict[str, dict[float, Poi
         lacking = [x for x in sizes if x not in cell]
         if lacking:
             analysis.notes.append(f"{series} lacks {task} at {', '.join(f'{x:.4g}' for x in lacking)}; "
-                               "fitted on the sizes that are there, and left out of the mean curve")  # fmt: skip
+                               "fitted on the other sizes, and left out of the mean curve")  # fmt: skip
         else:
             whole[task] = cell
         if len(cell) >= 2:
@@ -200,7 +200,7 @@ def _fit_series(analysis: Analysis, series: str, grid: dict[str, dict[float, Poi
         analysis.means[series] = _fit_curves(np.array(sizes), mean, None, seed)
         analysis.mean_tasks[series] = list(whole)
     if len(sizes) == 2:
-        analysis.notes.append(f"{series}: two sizes give a slope without any uncertainty")
+        analysis.notes.append(f"{series}: two sizes give a slope without an interval")
 
 
 def _fit(x: np.ndarray, points: list[Point], seed: int) -> Fit:
@@ -217,7 +217,7 @@ def _fit_curves(x: np.ndarray, y: np.ndarray, errors: np.ndarray | None, seed: i
 def _note_sizes(analysis: Analysis) -> None:
     sizes = {len(fit.x) for fits in analysis.fits.values() for fit in fits.values()}
     if max(sizes) < 6:
-        analysis.notes.append(f"at most {max(sizes)} sizes: a power law cannot be told from saturation")
+        analysis.notes.append(f"at most {max(sizes)} sizes: a power law cannot be distinguished from saturation")
 
 
 def _gaps(grids: dict[str, dict[str, dict[float, Point]]]) -> list[Gap]:
@@ -241,12 +241,12 @@ def _subsets(points: list[Point]) -> dict[str, dict[str, dict[str, float]]]:
     """Scores by pretraining data, at the size where a family has most subsets (the largest such size)."""
     families: dict[str, dict[str, dict[str, float]]] = {}
     for family in _unique(point.family for point in points if point.subset):
-        mine = [point for point in points if point.family == family and point.subset]
-        at = {x: _unique(p.subset for p in mine if p.params == x) for x in {p.params for p in mine}}
+        rows = [point for point in points if point.family == family and point.subset]
+        at = {x: _unique(p.subset for p in rows if p.params == x) for x in {p.params for p in rows}}
         best = max(at, key=lambda x: (len(at[x]), x))
         if len(at[best]) < 2:
             continue
-        scores_of = {s: {p.task: p.score for p in mine if p.params == best and p.subset == s} for s in at[best]}
+        scores_of = {s: {p.task: p.score for p in rows if p.params == best and p.subset == s} for s in at[best]}
         shared = set.intersection(*[set(scores) for scores in scores_of.values()])
         families[family] = {s: {t: v for t, v in scores.items() if t in shared} for s, scores in scores_of.items()}
     return {family: scores_of for family, scores_of in families.items() if all(scores_of.values())}

@@ -103,7 +103,7 @@ class Prediction:
 
 
 def predict_slopes(properties: np.ndarray, slopes: np.ndarray, resamples: int = 1999, seed: int = 0) -> Prediction:
-    """Leave one task out: can properties predict the benefit of a bigger model before it is trained?
+    """Predict each task's slope from its properties, by a model fitted to the other tasks (leave one out).
 
     The ridge penalty is chosen inside each training set by the leave-one-out error of that set.
 
@@ -125,18 +125,18 @@ def predict_slopes(properties: np.ndarray, slopes: np.ndarray, resamples: int = 
         others = np.arange(n) != left
         predicted[left] = _ridge(x[others], y[others], x[left])
         baseline[left] = y[others].mean()
-    ours, theirs = (predicted - y) ** 2, (baseline - y) ** 2
-    skill = 1 - ours.sum() / theirs.sum() if theirs.sum() > 0 else math.nan
+    errors, baseline_errors = (predicted - y) ** 2, (baseline - y) ** 2
+    skill = 1 - errors.sum() / baseline_errors.sum() if baseline_errors.sum() > 0 else math.nan
     picks = np.random.default_rng(seed).integers(0, n, (resamples, n))
-    below = theirs[picks].sum(axis=1)
-    drawn = 1 - ours[picks].sum(axis=1)[below > 0] / below[below > 0]
+    below = baseline_errors[picks].sum(axis=1)
+    drawn = 1 - errors[picks].sum(axis=1)[below > 0] / below[below > 0]
     low, high = (float(v) for v in np.quantile(drawn, [0.025, 0.975])) if len(drawn) else (math.nan, math.nan)
-    statement = _say(skill, low, high, n)
-    return Prediction(predicted, baseline, float(np.sqrt(ours.mean())), float(np.sqrt(theirs.mean())),
+    statement = _statement(skill, low, high, n)
+    return Prediction(predicted, baseline, float(np.sqrt(errors.mean())), float(np.sqrt(baseline_errors.mean())),
                       float(skill), low, high, statement)  # fmt: skip
 
 
-def _say(skill: float, low: float, high: float, n: int) -> str:
+def _statement(skill: float, low: float, high: float, n: int) -> str:
     if math.isnan(skill):
         return f"all {n} slopes are equal, so there is nothing to predict"
     numbers = f"skill {skill:z.2f}, 95 % interval {low:z.2f} to {high:z.2f}, {n} tasks"

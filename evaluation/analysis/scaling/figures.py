@@ -1,6 +1,6 @@
 """Draws the study's pictures: PNG for the screen, SVG and PDF for a paper, and a text description of each.
 
-The first seven colours are from Okabe and Ito (2008) and can be told apart with any colour vision. In addition, every
+The first seven colours are from Okabe and Ito (2008) and are distinct with any colour vision. In addition, every
 family has its own marker.
 """
 

@@ -295,6 +295,6 @@ def choose_form(x: np.ndarray, y: np.ndarray, law: PowerLaw, curve: Saturating |
         return Choice("undecided", power, saturating, "the points lie on a curve exactly, so AICc is undefined")
     gap = power - saturating
     if abs(gap) < DECISIVE:
-        return Choice("undecided", power, saturating, f"AICc differs by {abs(gap):.1f} only; both forms fit alike")
+        return Choice("undecided", power, saturating, f"AICc differs by {abs(gap):.1f} only; both forms fit")
     preferred = "saturating" if gap > 0 else "power law"
     return Choice(preferred, power, saturating, f"the {preferred} form is preferred by {abs(gap):.1f} in AICc")

@@ -100,7 +100,7 @@ class Run:
         """The family, together with its data if the study varies the data."""
         return f"{self.family} on {self.subset}" if self.subset else self.family
 
-    def words(self, out: Path, launch: list[str]) -> list[str]:
+    def command(self, out: Path, launch: list[str]) -> list[str]:
         """The command line that trains it."""
         start = [sys.executable, "-m", "accelerate.commands.launch", *launch, "-m", PRETRAIN[0], PRETRAIN[1]]
         changed = {"method": self.objective} if self.objective else {}
@@ -149,7 +149,7 @@ def read_plan(path: str | Path) -> Plan:
     ]
     launch = content.get("launch", ONE_PROCESS)
     if not isinstance(launch, list):
-        raise UserError(f"{path}: launch must be a list of words for accelerate launch")
+        raise UserError(f"{path}: launch must be a list of arguments for accelerate launch")
     described = content.get("properties")
     plan = Plan(
         runs, [str(word) for word in launch], probe_values(path, probe),
@@ -186,15 +186,15 @@ def _check_axis(path: Path, plan: Plan) -> None:
         raise UserError(f"{path}: unknown axis {plan.axis!r}; choose one of: {', '.join(AXES)}")
     for run in plan.runs if plan.axis == "compute" else ():
         if run.objective not in RECIPES:
-            what = repr(run.objective) if run.objective else "that it does not name"
-            raise UserError(f"{path}: families: {run.family} is trained with an objective {what}, and axis compute "
-                            f"counts {' and '.join(RECIPES)} alone; give one, or another axis")  # fmt: skip
+            what = f"the objective {run.objective!r}" if run.objective else "no named objective"
+            raise UserError(f"{path}: families: {run.family} has {what}, but axis compute counts only "
+                            f"{' and '.join(RECIPES)}; give one of these, or another axis")  # fmt: skip
 
 
 def _check_probe(path: Path, plan: Plan) -> None:
     for key in plan.probe:
         if key in NOT_OURS:
-            raise UserError(f"{path}: probe: {key} has no place in a study; remove it")
+            raise UserError(f"{path}: probe: {key} is set by the study itself; remove it")
     known = [item.name for item in fields(options_class()) if item.name not in NOT_OURS]
     if unknown := [key for key in plan.probe if key not in known]:
         raise UserError(f"{path}: probe: unknown option {unknown[0]}; known are: {', '.join(known)}")
@@ -205,14 +205,14 @@ def _check_probe(path: Path, plan: Plan) -> None:
         raise UserError(f"{path}: probe: {error}") from error
     if plan.metric and find_metric(plan.metric) is None:
         raise UserError(
-            f"{path}: metric: nothing is called {plan.metric}; table.md of a results folder has their names"
+            f"{path}: metric: no metric is called {plan.metric}; table.md of a results folder has the names"
         )
 
 
 def _named(path: Path, content: dict[str, Any], key: str) -> dict[str, Any]:
     entries = content.get(key)
     if not isinstance(entries, dict) or not entries:
-        raise UserError(f"{path}: {key} must map names to what they are; see: biovfm scaling study --help")
+        raise UserError(f"{path}: {key} must be a mapping with names as keys; see: biovfm scaling study --help")
     for name in entries:
         if not NAME.fullmatch(str(name)):
             raise UserError(f"{path}: {key}: {name!r} cannot name a folder; use letters, digits, . _ + -")
@@ -288,12 +288,12 @@ def pretrain(plan: Plan, out: Path) -> None:
             print(f"[{number}/{len(plan.runs)}] {run.name}: trained already", flush=True)
             continue
         write_text(stamp, json.dumps(run.fingerprint(), indent=1) + "\n")
-        command = run.words(folder, plan.launch)
+        command = run.command(folder, plan.launch)
         print(f"[{number}/{len(plan.runs)}] {run.name}: {shlex.join(command)}", flush=True)
         status = subprocess.run(command, check=False, env=_environment()).returncode
         if status or not (folder / "model" / "config.json").is_file():
-            raise UserError(f"pretraining {run.name} ended with status {status} and left no model; fix what it "
-                            "says above and run the same command again")  # fmt: skip
+            raise UserError(f"pretraining {run.name} ended with status {status} and left no model; correct the "
+                            "error above, and run the same command again")  # fmt: skip
         _check_size(plan, run, folder)
 
 
@@ -324,7 +324,7 @@ def probe_options(plan: Plan, out: Path) -> RunOptions:
     return options_class()(model=models, out=out / "results", **plan.probe)
 
 
-def probe_words(plan: Plan, out: Path) -> list[str]:
+def probe_arguments(plan: Plan, out: Path) -> list[str]:
     """The same as arguments of a command line, to be shown."""
     options = probe_options(plan, out)
     arguments = [word for model in options.model for word in ("--model", model)]
@@ -343,10 +343,10 @@ def by_method(records: Iterable[Record], runs: list[ProbeRun], tasks: list[str])
     A results folder keeps the records of every run of the study, including runs with other tasks, seeds or settings.
     """
     groups: dict[str, list[Record]] = {run.probe.record_name: [] for run in runs}
-    ours = [(run.probe.record_name, run.protocol, run.seed, run.settings) for run in runs]
+    identities = [(run.probe.record_name, run.protocol, run.seed, run.settings) for run in runs]
     for record in records:
-        made = (record.method, record.protocol, record.seed, record.settings)
-        if made in ours and record.task in tasks:
+        identity = (record.method, record.protocol, record.seed, record.settings)
+        if identity in identities and record.task in tasks:
             groups[record.method].append(record)
     return groups
 
@@ -418,8 +418,8 @@ def main(argv: list[str]) -> int:
     if options.dry_run:
         plan = read_plan(options.study)
         for run in plan.runs:
-            print(shlex.join(run.words(options.out / "runs" / run.name, plan.launch)))
-        print(shlex.join(["biovfm", "probe", *probe_words(plan, options.out)]))
+            print(shlex.join(run.command(options.out / "runs" / run.name, plan.launch)))
+        print(shlex.join(["biovfm", "probe", *probe_arguments(plan, options.out)]))
         return 0
     run_study(options)
     return 0
@@ -432,17 +432,17 @@ def run_study(options: StudyOptions) -> None:
         UserError: the study file is wrong, a pretraining run fails, or no model has a score.
     """
     plan, out = read_plan(options.study), options.out
-    asked = probe_options(plan, out)
-    if asked.device:
-        check_device(asked.device)
-    tasks = [task.name for task in probe_command.open_tasks(asked)]  # report missing files first
+    probing = probe_options(plan, out)
+    if probing.device:
+        check_device(probing.device)
+    tasks = [task.name for task in probe_command.open_tasks(probing)]  # report missing files first
     if any(task.lower() == MEAN for task in tasks):
         raise UserError("a task of the study is called mean, as is the mean over tasks in slopes.csv; rename it")
     pretrain(plan, out)
-    runs = probe_command.make_runs(asked)  # may occupy a GPU, which training used until now
-    groups = by_method(probe_command.probe(asked), runs, tasks)
+    runs = probe_command.make_runs(probing)  # may occupy a GPU, which training used until now
+    groups = by_method(probe_command.probe(probing), runs, tasks)
     rows = {
-        method: points(plan, over_seeds(out / "results", records, asked.resamples), out)
+        method: points(plan, over_seeds(out / "results", records, probing.resamples), out)
         for method, records in groups.items()
     }
     rows = {method: group for method, group in rows.items() if group}
@@ -462,10 +462,10 @@ def analyse_layers(plan: Plan, out: Path) -> None:
     from ..layers.slopes import write_layer_slopes  # loads matplotlib
 
     models = tuple(f"{run.name}={out / 'runs' / run.name / 'model'}" for run in plan.runs)
-    stamp, asked = out / "layers" / "asked.json", json.dumps([list(models), plan.layers], sort_keys=True)
-    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != asked:
+    stamp, settings = out / "layers" / "asked.json", json.dumps([list(models), plan.layers], sort_keys=True)
+    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != settings:
         analyse_command.analyse(AnalyseOptions(models=models, out=out / "layers", **plan.layers))
-        write_text(stamp, asked)
+        write_text(stamp, settings)
     rows = read_json(out / "layers" / "layers.json")["rows"]
     sizes = {run.name: (run.series, _facts(out / "runs" / run.name)[0]) for run in plan.runs}
     lines = write_layer_slopes(out / "layers", rows, sizes)

@@ -92,8 +92,8 @@ def test_a_plan_bounds_shares_and_holds_every_run(plan_file):
 def test_every_command_is_one_that_pretraining_takes(plan_file, data, tmp_path):
     plan = read_plan(plan_file())
     run = plan.as_study(plan.mixtures).runs[2]
-    words = run.words(tmp_path / "run", [])
-    changes = [word for word in words if "=" in word]
+    command = run.command(tmp_path / "run", [])
+    changes = [word for word in command if "=" in word]
     assert run.overrides["data.weights"]["PET"] == 0 and "data.weight_by=modality" in changes
     text = biovfm_hf.pretrain(run.config, data=run.data, overrides=changes, dry_run=True)
     assert "weight_by: modality" in str(text)

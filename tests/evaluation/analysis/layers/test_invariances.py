@@ -1,4 +1,4 @@
-"""What the likeness of layers and the dimensions of features must not depend on, for any features."""
+"""Changes of features that the similarity of layers and the dimensions of features must not depend on."""
 
 from itertools import combinations
 

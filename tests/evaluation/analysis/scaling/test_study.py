@@ -100,9 +100,9 @@ def test_a_plan_holds_every_combination_with_later_overrides_on_top(plan_file, t
     assert steps == {"DINO_narrow": 5, "DINO_wide": 9, "MAE_narrow": 3, "MAE_wide": 9}
     assert plan.runs[0].data == str(tmp_path / "images")
     assert plan.runs[2].config == str(tmp_path / "own.yaml")
-    words = plan.runs[0].words(tmp_path / "run", plan.launch)
-    assert words[1:3] == ["-m", "accelerate.commands.launch"]
-    assert words[-words[::-1].index("-m") - 1 :][:6] == [
+    command = plan.runs[0].command(tmp_path / "run", plan.launch)
+    assert command[1:3] == ["-m", "accelerate.commands.launch"]
+    assert command[-command[::-1].index("-m") - 1 :][:6] == [
         "-m",
         "biovfm_hf.cli",
         "pretrain",
@@ -110,8 +110,8 @@ def test_a_plan_holds_every_combination_with_later_overrides_on_top(plan_file, t
         "--data",
         plan.runs[0].data,
     ]
-    assert "method=dino" in words and "method=dino" not in plan.runs[2].words(tmp_path / "run", plan.launch)
-    assert "augment.scale=[0.5, 1.0]" in words
+    assert "method=dino" in command and "method=dino" not in plan.runs[2].command(tmp_path / "run", plan.launch)
+    assert "augment.scale=[0.5, 1.0]" in command
 
 
 def test_task_paths_are_relative_to_the_study_file_and_names_are_names(plan_file, tmp_path):
@@ -139,9 +139,9 @@ def test_a_task_called_mean_is_refused_before_anything_is_trained(plan_file, tmp
     assert not fake_training
 
 
-def test_the_probe_understands_its_words(plan_file, tmp_path):
-    words = study.probe_words(study.read_plan(plan_file()), tmp_path)
-    options = parse_options(probe_command.build_parser(), probe_command.options_class(), words)
+def test_the_probe_understands_its_arguments(plan_file, tmp_path):
+    arguments = study.probe_arguments(study.read_plan(plan_file()), tmp_path)
+    options = parse_options(probe_command.build_parser(), probe_command.options_class(), arguments)
     assert len(options.model) == 4
     assert options.tasks == ("pneumoniamnist", "busi")
     assert options.no_figures
@@ -206,27 +206,27 @@ def test_subsets_become_series_and_a_dry_run_does_nothing(plan_file, tmp_path, f
         (STUDY.replace("overrides:", "override:"), "unknown key override"),
         (STUDY.replace("config: dino_smoke", "objective: [a]"), "needs a config"),
         (STUDY.replace("narrow:", "a/b:"), "cannot name a folder"),
-        (STUDY.replace("subsets: {all: images}", "subsets: {}"), "subsets must map names"),
+        (STUDY.replace("subsets: {all: images}", "subsets: {}"), "subsets must be a mapping"),
         (STUDY.replace("subsets: {all: images}", "subsets: {all: 3}"), "must be a dataset folder"),
         (STUDY.replace("tasks: [pneumoniamnist, busi], ", ""), "names tasks"),
-        (STUDY + "launch: all\n", "list of words"),
+        (STUDY + "launch: all\n", "list of arguments"),
         (STUDY + "axis: bogus\n", "unknown axis 'bogus'; choose one of: given, encoder"),
         (
             STUDY.replace("MAE: {", "MAE: {objective: distill, ") + "axis: compute\n",
-            "MAE is trained with an objective 'distill'",
+            "MAE has the objective 'distill', but axis compute",
         ),
-        (STUDY + "axis: compute\n", "MAE is trained with an objective that it does"),
+        (STUDY + "axis: compute\n", "MAE has no named objective, but axis compute"),
         (STUDY + "properties: nothing.csv\n", "nothing.csv: no such file"),
         (STUDY.replace("busi]", "bussi]"), "'bussi' is neither a task nor a path that exists; did you mean busi"),
         (STUDY.replace("method: knn", "method: svm"), "method: 'svm' is none of"),
-        (STUDY + "metric: nothing\n", "nothing is called nothing"),
+        (STUDY + "metric: nothing\n", "no metric is called nothing"),
         (STUDY + "layers: busi\n", "layers must be a mapping"),
         (STUDY + "layers: {task: busi, depth: 3}\n", "layers: unknown option depth"),
         (STUDY + "layers: {task: busi, max_images: 1}\n", "layers: max_images: 1 must be 4"),
         (STUDY.replace("method: knn", "methode: knn"), "unknown option methode; known are"),
         (STUDY.replace("method: knn", 'seed: "0,x"'), "seed: 'x' is not of type int"),
         (STUDY.replace("method: knn", "size: 99"), "size: 99 is not one of"),
-        (STUDY.replace("method: knn", "out: elsewhere"), "out has no place in a study"),
+        (STUDY.replace("method: knn", "out: elsewhere"), "out is set by the study"),
     ],
 )
 def test_unfit_studies_get_a_clear_message(plan_file, text, words):
