@@ -1,8 +1,8 @@
 """The registry of objectives: every folder here with a `config.py` and a `method.py` is one.
 
-`config.py` names its class of `TrainConfig` CONFIG: sections, defaults, title, crops, smallest batch, a summary and
-its paper for cards, without torch. `method.py` names its `Method` METHOD: how it is built, trained, measured, counted
-and exported.
+`config.py` has CONFIG, a class of `TrainConfig` with sections, defaults, title, crops, smallest batch, and a summary
+and paper for cards; it does not import torch. `method.py` has METHOD, a `Method`: how the objective is built, trained,
+watched and exported, and how its operations are counted.
 """
 
 from importlib import import_module
@@ -28,7 +28,7 @@ def register(package: str) -> None:
 
 
 def unregister(name: str) -> None:
-    """Remove an objective again."""
+    """Remove an objective that `register` added."""
     _packages.pop(name)
 
 
@@ -38,7 +38,7 @@ def names() -> list[str]:
 
 
 def config_of(name: str) -> type[TrainConfig]:
-    """The class of an objective's runs, its facts among them.
+    """The configuration class of an objective's runs, with the objective's facts.
 
     Raises:
         UserError: there is no such objective.

@@ -38,7 +38,7 @@ _ENCODER = (
     "untie_cls_and_patch_norms",
     "untie_global_and_local_cls_norm",
 )
-# rotary positions belong to the weights, as widths do; tables are resized or made anew
+# rotary positions belong to the weights, as widths do; position tables are resized or made anew
 _ROTARY = (
     "position_embedding_type",
     "rope_base",
@@ -61,9 +61,9 @@ _REMEDY = "give the model section (and the objective's, for heads that come alon
 
 
 def with_architecture(config: TrainConfig, out: Path | None = None) -> TrainConfig:
-    """The configuration with the architecture of `model.init_from`; explicitly given fields win.
+    """The configuration with the architecture of `model.init_from`; fields that are given explicitly take precedence.
 
-    A run that has begun in `out` keeps its own, since it no longer needs its initial weights.
+    A run that has begun in `out` keeps its architecture, because it no longer needs its initial weights.
 
     Raises:
         UserError: the weights cannot be read.
@@ -75,16 +75,16 @@ def with_architecture(config: TrainConfig, out: Path | None = None) -> TrainConf
     if is_run(str(run)):
         section = read_yaml(run / "config.yaml").get("model") or {}
         size, family = str(section.get("size") or config.model.size), section.get("family")
-        theirs = {name: value for name, value in section.items() if name in _ARCHITECTURE}
+        fields = {name: value for name, value in section.items() if name in _ARCHITECTURE}
     else:
         given = config.model.fields
         encoder = _read_encoder(source, given.get("num_attention_heads"), given.get("decoder_num_attention_heads"))
         size, family = named_size(encoder.config.to_dict()) or config.model.size, config.model.family
         names = _ARCHITECTURE if encoder.has_decoder else (*_ENCODER, *_ROTARY)
         rotary = encoder.config.position_embedding_type == "rope"
-        theirs = {name: getattr(encoder.config, name) for name in names if rotary or name not in _ROTARY}
+        fields = {name: getattr(encoder.config, name) for name in names if rotary or name not in _ROTARY}
     return replace(
-        config, model=replace(config.model, size=size, family=family, fields={**theirs, **config.model.fields})
+        config, model=replace(config.model, size=size, family=family, fields={**fields, **config.model.fields})
     )
 
 
@@ -96,21 +96,25 @@ def build_encoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFMMode
     """
     model = BioVFMModel(model_config)
     if encoder := read_initial(config, model_config):
-        theirs = {name.removeprefix("biovfm."): tensor for name, tensor in encoder.tensors.items()}
-        theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith("decoder.")}
-        take_over(model, theirs, str(config.model.init_from))
+        tensors = {name.removeprefix("biovfm."): tensor for name, tensor in encoder.tensors.items()}
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("decoder.")}
+        take_over(model, tensors, str(config.model.init_from))
     return model
 
 
 def read_initial(config: TrainConfig, model_config: BioVFMConfig) -> Encoder | None:
-    """The initial weights, of any family, complete or an error; None for fresh ones or those of a run."""
+    """The complete initial weights of an encoder of any family; None if weights are fresh or come from a run.
+
+    Raises:
+        UserError: the weights are incomplete, cannot be read, or have another number of attention heads.
+    """
     source = config.model.init_from
     if not source or is_run(source):
         return None
     encoder = _read_encoder(source, model_config.num_attention_heads, model_config.decoder_num_attention_heads)
-    theirs, ours = encoder.config.num_attention_heads, model_config.num_attention_heads
-    if theirs != ours:
-        raise UserError(f"model.init_from {source} has {theirs} attention heads, this model {ours}; {_REMEDY}")
+    heads, needed = encoder.config.num_attention_heads, model_config.num_attention_heads
+    if heads != needed:
+        raise UserError(f"model.init_from {source} has {heads} attention heads, this model {needed}; {_REMEDY}")
     return encoder
 
 
@@ -122,7 +126,7 @@ def _read_encoder(source: str, heads: int | None, decoder_heads: int | None) -> 
 
 
 def with_run(objective: M, config: TrainConfig) -> M:
-    """`objective`, filled from the run folder `init_from` if it is one: heads, teacher and centres too.
+    """`objective`, filled from `init_from` if that is a run folder: with heads, teacher and centres.
 
     Raises:
         UserError: it has no readable checkpoint, or one of another objective or architecture.
@@ -149,16 +153,16 @@ def read_frozen(model: BioVFMModel, source: str, key: str, role: str) -> None:
         UserError: the weights cannot be read or belong to another architecture.
     """
     if is_run(source):
-        theirs = newest_model(Path(source) / "checkpoints")
-        theirs = {name.removeprefix(role): tensor for name, tensor in theirs.items() if name.startswith(role)}
+        tensors = newest_model(Path(source) / "checkpoints")
+        tensors = {name.removeprefix(role): tensor for name, tensor in tensors.items() if name.startswith(role)}
     else:
         try:
             read = read_encoder(source, model.config.num_attention_heads).tensors
         except UserError as error:
             raise UserError(f"{key} {error}") from error
-        theirs = {name.removeprefix("biovfm."): tensor for name, tensor in read.items()}
-        theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith("decoder.")}
-    take_over(model, theirs, source, key)
+        tensors = {name.removeprefix("biovfm."): tensor for name, tensor in read.items()}
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("decoder.")}
+    take_over(model, tensors, source, key)
 
 
 def is_run(source: str) -> bool:
@@ -167,24 +171,31 @@ def is_run(source: str) -> bool:
 
 
 @torch.no_grad()
-def take_over(model: nn.Module, theirs: dict[str, Tensor], name: str, key: str = "model.init_from") -> None:
-    """Copy every tensor, resizing learned position embeddings; tensors that only training needs may be missing.
+def take_over(model: nn.Module, tensors: dict[str, Tensor], name: str, key: str = "model.init_from") -> None:
+    """Copy `tensors` into `model`, resizing learned position embeddings; the mask token may be missing.
 
-    `name` is their origin, `key` the setting that states it.
+    `name` is the origin of the tensors, `key` the setting that names it.
+
+    Raises:
+        UserError: a tensor is missing, superfluous or of another shape.
     """
-    theirs = dict(theirs)
-    for tensor_name, ours in model.state_dict().items():
-        if tensor_name not in theirs:
+    remaining = dict(tensors)
+    for tensor_name, parameter in model.state_dict().items():
+        if tensor_name not in remaining:
             if tensor_name.endswith("mask_token"):
-                continue  # a released encoder has no mask token, or zeros; it is learned quickly
+                continue  # released encoders have no mask token, or one of zeros; it is learned quickly
             raise UserError(f"{key} {name} has no tensor {tensor_name}; {_REMEDY}")
-        tensor = theirs.pop(tensor_name)
-        if tensor_name.endswith(_POSITIONS) and tensor.shape[1] != ours.shape[1] and tensor.shape[2] == ours.shape[2]:
-            side = round((ours.shape[1] - 1) ** 0.5)
+        tensor = remaining.pop(tensor_name)
+        if (
+            tensor_name.endswith(_POSITIONS)
+            and tensor.shape[1] != parameter.shape[1]
+            and tensor.shape[2] == parameter.shape[2]
+        ):
+            side = round((parameter.shape[1] - 1) ** 0.5)
             tensor = resize_position_embeddings(tensor, (side, side), antialias=True)
-        if tensor.shape != ours.shape:
-            sizes = f"{tuple(tensor.shape)}, this model needs {tuple(ours.shape)}"
+        if tensor.shape != parameter.shape:
+            sizes = f"{tuple(tensor.shape)}, this model needs {tuple(parameter.shape)}"
             raise UserError(f"{key} {name}: {tensor_name} is {sizes}; {_REMEDY}")
-        ours.copy_(tensor)
-    if theirs:
-        raise UserError(f"{key} {name} also has {sorted(theirs)[:3]}; {_REMEDY}")
+        parameter.copy_(tensor)
+    if remaining:
+        raise UserError(f"{key} {name} also has {sorted(remaining)[:3]}; {_REMEDY}")

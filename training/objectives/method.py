@@ -1,4 +1,4 @@
-"""The interface between the loop and an objective, which each one implements in its `method.py`."""
+"""The interface between the loop and an objective; each objective implements it in its `method.py`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ BatchExtra = Callable[[Drawn, np.random.Generator], dict[str, Tensor]]
 
 
 class Method(ABC, Generic[C, M]):
-    """An objective and its rules. It has no state; the module that it builds does.
+    """An objective and its rules. A `Method` has no state; the module that it builds has.
 
     The defaults suit an objective that encodes every crop once and trains all of its module.
     """
@@ -37,8 +37,8 @@ class Method(ABC, Generic[C, M]):
 
     @abstractmethod
     def exported(self, objective: M) -> dict[str, nn.Module]:
-        """Folder name -> model inside the objective; "model" is the encoder, and the last, so that an export is whole
-        where it is.
+        """Folder name -> model inside the objective. "model" is the encoder; it comes last, so that an export that has
+        it is complete.
         """
 
     def schedule(self, config: C, peak: float) -> Schedule:
@@ -58,7 +58,7 @@ class Method(ABC, Generic[C, M]):
         return optimizer.parameter_groups(objective)
 
     def batch_extra(self, config: C) -> BatchExtra | None:
-        """Tensors that a loader's worker adds to each batch."""
+        """The function that adds tensors to each batch in a loader's worker."""
         return None
 
     def after_step(self, objective: M, values: StepValues) -> None:
@@ -69,11 +69,11 @@ class Method(ABC, Generic[C, M]):
         return tokens[:, 0]
 
     def collapse(self, records: Sequence[Mapping[str, Any]]) -> str | None:
-        """Signs of a collapse in the last logged records, and what to try; None if there are none."""
+        """What in the last logged records shows a collapse, and what to try; None if nothing does."""
         return None
 
     def tokens_per_image(self, config: C, model_config: BioVFMConfig) -> int:
-        """Tokens of one image that pass the trained encoder, of the largest crops that a step has."""
+        """Tokens of one image that pass through the trained encoder, with the largest crops that a step has."""
         architecture = Architecture.of(model_config)
         return max(
             sum(count * architecture.tokens(side) for side, count in crops(config, sizes).sides)
@@ -88,7 +88,7 @@ class Method(ABC, Generic[C, M]):
         )
 
     def frozen_flops(self, config: C, objective: M) -> float:
-        """Operations that one image takes in frozen networks which the settings only name; the objective has them."""
+        """Operations of one image in frozen networks, which the settings only name and the objective contains."""
         return 0.0
 
     def other_bytes(

@@ -4,7 +4,7 @@ A checkpoint is a folder `step_00000100` with `model.safetensors` (every paramet
 `optimizer.safetensors` (the optimiser's moments by tensor name) and `state.json` (the step, how the run was set up,
 and size and checksum of the others). It has no random state: all randomness is a function of seed and step. If FSDP2
 has cut the tensors into shards, folders `model` and `optimizer` replace the two files: each process writes its own
-shards, and no process ever has the whole in memory. Any number of processes can read either form.
+shards, and no process ever has all tensors in memory. Any number of processes can read either form.
 """
 
 import json
@@ -40,7 +40,7 @@ class DamagedCheckpointError(Exception):
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be sharded over processes, as a plain one on the CPU. All processes must call this."""
+    """A tensor that may be sharded over processes as a plain tensor on the CPU. All processes must call this."""
     full: Any = tensor.detach()
     if hasattr(full, "full_tensor"):
         full = full.full_tensor()
@@ -70,12 +70,12 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder/step_N` for `state["step"]` and delete all but the newest `keep`.
 
-    Checkpoints of later steps are deleted too: they were damaged, or the run would not have begun before them.
+    Checkpoints of later steps are deleted too; they are damaged, because the run continued from an earlier one.
 
     Every process must call this; unsharded tensors are written only by processes with `write`.
 
     Raises:
-        UserError: the disk is full or refuses; earlier checkpoints are untouched.
+        UserError: the disk is full or cannot be written; earlier checkpoints are untouched.
     """
     target = folder / f"step_{state['step']:08d}"
     try:
@@ -106,16 +106,16 @@ def _save_whole(target: Path, parts: Mapping[str, Mapping[str, Tensor]], state: 
 
 
 def _save_shards(target: Path, parts: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any], write: bool) -> None:
-    """As `_save_whole`, by all processes into the folder that the first one makes."""
+    """Write shards, as `_save_whole` does whole tensors; all processes write into the folder that the first makes."""
     with ExitStack() as stack:
-        made: Path | None = None
+        own: Path | None = None
         try:
             if write:
                 place = stack.enter_context(atomic_path(target))
                 place.mkdir()
-                made = place
+                own = place
         finally:  # the others wait for an answer even if there is no folder
-            temporary = first_place(made)
+            temporary = first_place(own)
         if temporary is None:
             return
         for name, tensors in parts.items():
@@ -180,7 +180,7 @@ def newest_name(folder: Path) -> str | None:
 
 
 def what_is_kept(folder: Path) -> str:
-    """The newest checkpoint, as words for a message."""
+    """A sentence that names the newest checkpoint, for a message."""
     newest = newest_name(folder)
     return f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet"
 
@@ -193,7 +193,7 @@ def _numbers(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _newest(folder: Path, parts: Sequence[str]) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint with undamaged `parts`, and its state."""
+    """The newest checkpoint whose `parts` are undamaged, and its state."""
     candidates = _numbers(folder)
     for _, path in reversed(candidates):
         try:

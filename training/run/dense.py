@@ -1,6 +1,6 @@
 """Label-free measures of patch tokens for dense tasks, on fixed images during training.
 
-In long runs patch tokens drift towards the class token and towards one another, while the loss and the class tokens'
+In long runs patch tokens become similar to the class token and to one another, while the loss and the class tokens'
 scores still improve (DINOv3, arXiv 2508.10104). Cosines are between tokens after the final norm.
 """
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def patch_cosine(patches: Tensor) -> Tensor:
-    """(B, N, D) patch tokens -> (B,), the mean cosine of two different patches of an image; 1 if all are alike."""
+    """(B, N, D) patch tokens -> (B,), the mean cosine of two different patches of an image; 1 if all are equal."""
     unit = F.normalize(patches.double(), dim=-1)
     count = unit.shape[1]
     whole = unit.sum(dim=1).square().sum(dim=-1)  # over all pairs, including each patch with itself
@@ -32,7 +32,7 @@ def patch_rank(patches: Tensor) -> float:
 
 
 def norm_ratio(patches: Tensor) -> float:
-    """Longest over mean length of patches (B, N, D): far above 1 if a few have become artefacts (2309.16588)."""
+    """Largest over mean length of patches (B, N, D): far above 1 if a few have become artefacts (arXiv 2309.16588)."""
     lengths = patches.double().norm(dim=-1)
     return float(lengths.max() / lengths.mean())
 
@@ -40,7 +40,7 @@ def norm_ratio(patches: Tensor) -> float:
 def locality(patches: Tensor, grid: tuple[int, int]) -> float:
     """Mean cosine of neighbouring patches (B, N, D) minus that of any two patches of the image.
 
-    It falls as similarity maps lose their localisation. `grid` is (rows, columns), at least one of them 2 or more.
+    It falls when similarity maps lose their localisation. `grid` is (rows, columns), at least one of them 2 or more.
     """
     maps = F.normalize(patches.double(), dim=-1).unflatten(1, grid)
     beside = [(maps[:, 1:] * maps[:, :-1]).sum(dim=-1), (maps[:, :, 1:] * maps[:, :, :-1]).sum(dim=-1)]
@@ -48,7 +48,7 @@ def locality(patches: Tensor, grid: tuple[int, int]) -> float:
 
 
 def dense_signs(tokens: Tensor, first_patch: int, grid: tuple[int, int]) -> dict[str, float]:
-    """All of the above for (B, 1 + R + N, D) normed tokens, by the names under which the watch logs them."""
+    """All measures above for (B, 1 + R + N, D) normed tokens, by the names under which the watch logs them."""
     patches = tokens[:, first_patch:]
     return {
         "dense_patch_cosine": float(patch_cosine(patches).mean()),
@@ -60,9 +60,9 @@ def dense_signs(tokens: Tensor, first_patch: int, grid: tuple[int, int]) -> dict
 
 
 def dense_message(localities: list[float], dices: list[float]) -> str | None:
-    """A warning if the dense values, measured since step 0, show a fall of patch features, else None.
+    """A warning if the dense values, measured since step 0, show that patch features get worse, else None.
 
-    It is a fall if the last two values are both below the best that training itself reached: `dense_locality` below
+    They get worse if the last two values are both below the best that training itself reached: `dense_locality` below
     half of it, `dense_dice` below nine tenths.
     """
     remedy = (

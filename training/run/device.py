@@ -31,7 +31,7 @@ def check_devices(config: TrainConfig) -> None:
     """Refuse a run that asks for missing GPUs.
 
     Raises:
-        UserError: no GPU, fewer than processes on this machine, or bf16 on one that lacks it.
+        UserError: there is no GPU, there are fewer than processes on this machine, or one lacks bf16.
     """
     if config.run.device == "cpu":
         return
@@ -59,7 +59,7 @@ def _launched_for_gpus() -> bool:
 
 
 def check_trackers(names: list[str]) -> None:
-    """Refuse trackers that accelerate does not know or that are not installed; it would train on without them.
+    """Refuse trackers that accelerate does not know or that are not installed; it would train without them.
 
     Raises:
         UserError: names the tracker.
@@ -94,9 +94,9 @@ def make_accelerator(config: TrainConfig, out: Path) -> Any:
 
 @contextmanager
 def failing_together(accelerator: Any) -> Iterator[None]:
-    """Work of the writing process: if it fails, all processes fail with its message, not with a lost connection.
+    """Guard work of the writing process: if it fails, all processes fail with its message, not with a lost connection.
 
-    All processes must enter this, and the work may fail only when it no longer needs the other processes.
+    All processes must enter this context, and the work may fail only where it no longer needs the other processes.
 
     Raises:
         UserError: on the other processes.
@@ -132,9 +132,9 @@ def set_sharded_precision(accelerator: Any) -> None:
 def speed_up_cpu(objective: nn.Module, bf16: bool) -> None:
     """Make the steps of `objective` on a CPU faster; results change only by rounding.
 
-    The process keeps freed activations: returning them to the kernel and zeroing them again took a tenth of a step.
-    Attention in bfloat16 is computed as matrix products, because torch's fused version takes 2 to 7 times as long
-    backwards; in float32 the fused one is faster.
+    The process keeps the memory of freed activations, because returning it and zeroing it again took a tenth of a
+    step. Attention in bfloat16 is computed as matrix products, because torch's fused version takes 2 to 7 times as
+    long backwards; in float32 the fused one is faster.
     """
     keep_freed_memory()
     for module in objective.modules():

@@ -41,11 +41,11 @@ def write_model_folder(
 
     Args:
         target: the model folder; an existing one is replaced.
-        module: the model, sharded or not. The saved copy of one of ours has stochastic depth switched off; one of
-            timm becomes a folder that timm and transformers load.
-        tensors: its state, on the CPU.
-        config: the run's.
-        step: optimiser steps behind these weights.
+        module: the model, sharded or not. A BioVFM model is saved with stochastic depth switched off; a timm
+            network becomes a folder that timm and transformers load.
+        tensors: the model's state, on the CPU.
+        config: the run's configuration.
+        step: number of optimiser steps that led to these weights.
         flops_per_image: floating-point operations that one image takes in training.
     """
     with atomic_path(target) as temporary:
@@ -61,8 +61,10 @@ def write_model_folder(
 
 
 def _save_ours(folder: Path, module: PreTrainedModel, tensors: dict[str, Tensor], config: TrainConfig) -> str:
-    """The model in words."""
-    kind: Any = next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))  # it comes in front
+    """Save a BioVFM model with its image processor. Returns its size as text."""
+    kind: Any = next(
+        kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule)
+    )  # FSDP2 puts its own class in front
     model_config: Any = copy.deepcopy(module.config)
     model_config.drop_path_rate = 0.0
     with torch.device("meta"):
@@ -78,7 +80,7 @@ def _save_ours(folder: Path, module: PreTrainedModel, tensors: dict[str, Tensor]
 
 
 def _save_timm(folder: Path, module: Any, tensors: dict[str, Tensor], config: TrainConfig) -> str:
-    """The model in words."""
+    """Save a timm network. Returns its name as text."""
     timm = require("timm", "encoders")
     name = module.pretrained_cfg["architecture"]
     model = timm.create_model(name, num_classes=0)
@@ -87,14 +89,14 @@ def _save_timm(folder: Path, module: Any, tensors: dict[str, Tensor], config: Tr
     data = {"input_size": (3, side, side), "mean": config.augment.mean, "std": config.augment.std, "crop_pct": 1.0}
     model.pretrained_cfg.update(data, tag=None, hf_hub_id=None, url=None)
     timm.models.save_for_hf(model, str(folder), safe_serialization=True)
-    stated = read_object(folder / "config.json")
-    stated.get("model_args", {}).pop("num_classes", None)  # transformers gives it itself, and not twice
-    write_text(folder / "config.json", json.dumps(stated, indent=1))
+    settings = read_object(folder / "config.json")
+    settings.get("model_args", {}).pop("num_classes", None)  # transformers passes it too, and twice is an error
+    write_text(folder / "config.json", json.dumps(settings, indent=1))
     return f"{name} of timm"
 
 
 def _public(config: TrainConfig) -> TrainConfig:
-    """The settings without this machine's folders, since a model folder may be published."""
+    """The settings without paths of this machine, because a model folder may be published."""
 
     def name(path: str | None) -> str | None:
         return Path(path).name if path and Path(path).exists() else path
@@ -103,7 +105,7 @@ def _public(config: TrainConfig) -> TrainConfig:
 
 
 def card_stub(config: TrainConfig, size: str, step: int) -> str:
-    """A short card of a model of this `size`, from the facts that training knows; `biovfm card` writes it in full."""
+    """A short card of a model of this `size`, from facts known during training; `biovfm card` writes the full card."""
     return f"""---
 library_name: transformers
 pipeline_tag: image-feature-extraction
@@ -128,13 +130,13 @@ Not a medical device; for research.
 def export_models(
     target: Path, modules: dict[str, nn.Module], config: TrainConfig, step: int, flops_per_image: float, write: bool
 ) -> None:
-    """Write each module as the model folder `target / NAME`. All processes must call this; `write` ones do it.
+    """Write each module as the model folder `target / NAME`. All processes must call this; those with `write` write.
 
     Args:
         target: folder that receives the model folders.
         modules: folder name -> model inside the objective.
-        config: the run's.
-        step: optimiser steps behind these weights.
+        config: the run's configuration.
+        step: number of optimiser steps that led to these weights.
         flops_per_image: floating-point operations that one image takes in training.
         write: whether this process touches the disk.
     """
@@ -147,7 +149,8 @@ def open_repository(repository: str) -> None:
     """Create the private repository that exports are pushed to, or check that it exists.
 
     Raises:
-        UserError: an impossible name, no access, or no network; reported now, not after hours of work.
+        UserError: the name is impossible, or there is no access or no network. It is raised now, not after hours of
+            work.
     """
     try:
         steady(lambda: hub_api().create_repo(repository, private=True, exist_ok=True), "creating the repository")
@@ -160,7 +163,7 @@ def open_repository(repository: str) -> None:
 def push_in_background(
     folder: Path, repository: str, step: int, earlier: Sequence[threading.Thread] = ()
 ) -> threading.Thread:
-    """Upload a model folder to the Hub without delaying training; repeated failures give a warning.
+    """Upload a model folder to the Hub in the background; repeated failures give a warning.
 
     It waits for the `earlier` uploads, so that a slow one does not replace new weights with old ones.
     """

@@ -37,20 +37,20 @@ _SHEET_IMAGES = 8
 
 
 def check_apart(out: Path, data: str | None) -> None:
-    """Refuse a run folder among the images: when the run continues, its pictures would count as images.
+    """Refuse a run folder among the images, because its pictures would count as images when the run continues.
 
     Raises:
         UserError: `out` is the folder `data`, or lies in it.
     """
     folder = Path(data or "").expanduser()
     if data and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"--out {out} lies in the folder of images, {folder}; choose one elsewhere")
+        raise UserError(f"--out {out} lies in the folder of images, {folder}; choose a folder elsewhere")
 
 
 def hold_run_folder(out: Path) -> ExitStack:
     """Create `out` and lock it against other runs until the result is closed or this process dies.
 
-    A process left behind by a killed launcher continues to write, and would mix its files with a new run's.
+    A process that a killed launcher left behind continues to write, and would mix its files with those of a new run.
 
     Raises:
         UserError: another process is training in `out`, or it cannot be written.
@@ -69,7 +69,7 @@ def hold_run_folder(out: Path) -> ExitStack:
 
 
 def prepare_run_folder(out: Path, config: TrainConfig) -> None:
-    """Create `out` with `config.yaml`, or check that the one there describes the same run.
+    """Create `out` with `config.yaml`, or check that an existing `config.yaml` describes the same run.
 
     Raises:
         UserError: `out` belongs to a run with other settings, or cannot be written.
@@ -78,7 +78,7 @@ def prepare_run_folder(out: Path, config: TrainConfig) -> None:
     path = out / "config.yaml"
     if path.is_file():
         before, now = (flat(_settings(source, out)) for source in (path.read_text(encoding="utf-8"), text))
-        # keys missing in an older version's file had their defaults; keys that no longer exist change nothing
+        # keys that an older version's file lacks had their defaults; keys that no longer exist change nothing
         default = flat(_settings(to_yaml(type(config)()), out))
         sections = tuple(f"{name}." for name in plain(config))
         keys = sorted(key for key in before.keys() | now.keys() if key in now or key.startswith(sections))
@@ -103,13 +103,13 @@ def prepare_run_folder(out: Path, config: TrainConfig) -> None:
 
 
 def _more_steps(out: Path, steps: int) -> str:
-    """The command that trains a finished run's weights further: its schedules have ended, so that is a new run."""
+    """The command that trains a finished run's weights further, in a new run, because the schedules have ended."""
     command = ["biovfm", "pretrain", str(out / "config.yaml"), "--out", f"{out}-more", f"model.init_from={out}"]
     return shlex.join([*command, f"steps={steps}"])
 
 
 def _results(out: Path) -> list[str]:
-    """Files in `out` that a run would continue or replace."""
+    """The files in `out` that a run would continue or replace."""
     return [name for name in ("checkpoints", "model", "model_with_decoder", "exports") if (out / name).exists()]
 
 
@@ -146,7 +146,7 @@ def trim_metrics(out: Path, step: int) -> None:
 
 
 def write_crop_sheet(path: Path, dataset: CropBatches) -> None:
-    """A picture of what the model will see: one row per image, global crops first, before normalisation."""
+    """A picture of the crops that the model will see: one row per image, global crops first, before normalisation."""
     from PIL import Image
 
     batch = apply_drawn_looks(dataset[0], dataset.config.augment)

@@ -1,8 +1,8 @@
 """A small linear segmentation probe of patch tokens during training.
 
 Ridge regression maps the patch tokens of the training images to the share of each class in the patch. Its prediction
-for the test images is enlarged to four cells per patch side and compared with their masks. Everything is closed form,
-so the same weights give the same number.
+for the test images is enlarged to four cells per patch side and compared with their masks. Everything has a closed
+form, so the same weights give the same Dice.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ from ..data.augment import pack, resize
 from ..data.decode import read_image
 from ..data.files import read_bytes
 
-CELLS = 4  # per patch side, at which masks are compared
-MAX_IMAGES = 128  # of each split
-_RIDGE = 1e-3  # of the features' mean variance
+CELLS = 4  # cells per patch side, at which masks are compared
+MAX_IMAGES = 128  # images of each split
+_RIDGE = 1e-3  # ridge penalty, as a share of the features' mean variance
 _MAX_CLASSES = 64
 
 
@@ -49,7 +49,7 @@ def load_masks(folder: Path, size: int, patch_size: int, limit: int) -> MaskedIm
         limit: most images of each split, spread evenly over the sorted names.
 
     Raises:
-        UserError: no such folder, an image without a mask, or only one class.
+        UserError: the folder does not exist, an image has no mask, or there is only one class.
     """
     split = (folder / "train").is_dir() and (folder / "test").is_dir()
     if split:

@@ -23,7 +23,9 @@ def profiled(out: Path, steps: int) -> Iterator[Callable[[], None]]:
     if not steps:
         yield lambda: None
         return
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it writes of itself, and of GPUs that are not there
+    os.environ.setdefault(
+        "KINETO_LOG_LEVEL", "99"
+    )  # otherwise it logs messages about itself, and about GPUs that do not exist
     activities = [torch.profiler.ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(torch.profiler.ProfilerActivity.CUDA)

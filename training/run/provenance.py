@@ -12,7 +12,7 @@ from ..settings.config import TrainConfig
 
 
 def run_provenance(config: TrainConfig) -> Provenance:
-    """The marks of the dataset, of `model.init_from` and of teachers, in folders or on the Hub."""
+    """The provenance of the dataset, of `model.init_from` and of teachers, in folders or on the Hub."""
     marks = _marks(config.data.path, "dataset", config.data.revision)
     for weights in (config.model.init_from, *config.teachers):
         marks |= _marks(weights, "model", None)

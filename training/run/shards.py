@@ -50,12 +50,12 @@ def read_whole(folder: Path) -> dict[str, Tensor]:
 
 def _load(folder: Path, tensors: dict[str, Any], alone: bool) -> None:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # it is, and should be
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # this process reads alone
         dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=alone)
 
 
 def first_place(place: Path | None) -> Path | None:
-    """The first process's answer, on every process."""
+    """The folder that the first process passes, on every process."""
     answer: list[Any] = [place and str(place)]
     if dist.is_initialized():
         dist.broadcast_object_list(answer)

@@ -1,7 +1,7 @@
-"""Measures during training whether the encoder learns, because the loss alone does not tell.
+"""Measures during training whether the encoder learns, because the loss alone does not show it.
 
-It measures kNN accuracy on a small labelled task and RankMe (how many dimensions the features really use), and raises
-an alarm for the two ways in which self-distillation collapses.
+It measures kNN accuracy on a small labelled task and RankMe (the number of dimensions that the features use), and
+warns of the two ways in which self-distillation collapses.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ from .masks import MaskedImages, dense_dice, load_masks
 
 _BATCH = 64
 Features = Callable[[Tensor, int], Tensor]  # (B, tokens, D), where patches begin -> (B, D)
-_WINDOW = 10  # logged steps that must agree before the alarm is raised
+_WINDOW = 10  # logged steps that must agree before there is a warning
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ def load_task(folder: Path, size: int, limit: int) -> LabelledImages:
         limit: most images of each split, spread evenly over the sorted files.
 
     Raises:
-        UserError: no such folder, fewer than two classes, a class only in the test split, or a split without images.
+        UserError: the folder does not exist, has fewer than two classes, a class only in the test split, or a split
+            without images.
     """
     parts = [folder / name for name in ("train", "test")]
     split = all(part.is_dir() for part in parts)
@@ -118,7 +119,7 @@ def measure_dice(model: BioVFMModel, masked: MaskedImages, config: TrainConfig) 
 
 @torch.no_grad()
 def measure_dense(model: BioVFMModel, images: Tensor, config: TrainConfig) -> dict[str, float]:
-    """`dense_signs` of the first `_BATCH` of (n, 3, S, S) uint8 images; their many patches suffice."""
+    """`dense_signs` of the first `_BATCH` of (n, 3, S, S) uint8 images, which have enough patches."""
     pixels = images[:_BATCH].to(next(model.parameters()).device)
     tokens = model(normalise(pixels, config.augment.mean, config.augment.std)).last_hidden_state
     side = images.shape[-1] // model.config.patch_size
@@ -128,7 +129,7 @@ def measure_dense(model: BioVFMModel, images: Tensor, config: TrainConfig) -> di
 def rankme(features: Tensor) -> float:
     """Effective rank of (n, D) features: exp of the entropy of their normalised singular values (arXiv 2210.02885).
 
-    Between 1 (one direction holds everything) and min(n, D).
+    It lies between 1 (all features have one direction) and min(n, D).
     """
     values = torch.linalg.svdvals(features.double().cpu())
     shares = values / values.sum() + 1e-7
@@ -222,7 +223,7 @@ def collapse_message(
     Args:
         records: logged metrics, oldest first.
         settled: steps before which nothing is concluded (warm-up).
-        collapse: the objective's own signs: the last records -> what they show and what to try, or None.
+        collapse: the objective's own check: the last records -> what they show and what to try, or None.
     """
     recent = list(records)[-_WINDOW:]
     if len(recent) < _WINDOW or recent[0]["step"] < settled:
@@ -231,8 +232,8 @@ def collapse_message(
     ranks = [record["rankme"] for record in records if "rankme" in record]
     if message is None and len(ranks) > 1 and ranks[-1] < 2:
         message = (
-            f"RankMe is {ranks[-1]:.1f}: the features use barely one dimension. Lower optim.base_lr, or raise "
-            "batch.size (for DINOv2 also dino.koleo_weight)"
+            f"RankMe is {ranks[-1]:.1f}: the features hardly use more than one dimension. Lower optim.base_lr, or "
+            "raise batch.size (for DINOv2 also dino.koleo_weight)"
         )
     dense = ([record[name] for record in records if name in record] for name in ("dense_locality", "dense_dice"))
     message = message or dense_message(*dense)

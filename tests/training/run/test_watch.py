@@ -95,7 +95,7 @@ def records(**values: float) -> list[dict]:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"dino_global_crops_gap": 0.001}, "stood at ln K"),
+        ({"dino_global_crops_gap": 0.001}, "stayed at ln K"),
         ({"ibot_gap": -0.01}, "the ibot cross-entropy"),
         ({"teacher_entropy": 0.0}, "one prototype"),
         ({"rankme": 1.2}, "RankMe is 1.2"),

@@ -19,12 +19,12 @@ class DINOConfig:
         hidden: width of its MLP.
         bottleneck: width of its unit vectors and prototypes.
         layers: linear layers of its MLP.
-        ibot_separate_head: a separate head for patches; otherwise they go through the DINO head.
+        ibot_separate_head: a separate head for patches; otherwise patches go through the DINO head.
         ibot_prototypes: prototypes of that head.
         ibot_hidden: width of its MLP.
         ibot_bottleneck: width of its unit vectors and prototypes.
         ibot_layers: linear layers of its MLP.
-        weight_norm: prototypes have weights by direction and length; DINOv3's are plain.
+        weight_norm: prototypes have separate parameters for direction and length; DINOv3's have not.
         centering: how the teacher's scores become targets: `centering` or `sinkhorn_knopp`.
         student_temp: softmax temperature of the student.
         center_momentum: momentum of the moving centre.
@@ -34,9 +34,9 @@ class DINOConfig:
         same_crop_pairs: also count pairs of a global crop with the teacher's view of the same crop.
         ibot_weight: weight of the masked patches' loss.
         koleo_weight: weight of the KoLeo regulariser.
-        koleo_neighbours: how many nearest images it pushes each image away from.
-        koleo_group: images of consecutive processes among which it searches for them; 0 searches within a process.
-            DINOv3's high-resolution stage, with few images on each GPU, uses 16.
+        koleo_neighbours: number of nearest images from which each image is pushed away.
+        koleo_group: number of images, over consecutive processes, that are searched for them; 0 searches within a
+            process. DINOv3's high-resolution stage, with few images on each GPU, uses 16.
     """
 
     prototypes: Positive = 65_536
@@ -66,13 +66,13 @@ class TeacherConfig:
     """The teacher: an average of the student, or a frozen network of an earlier run.
 
     Attributes:
-        frozen: folder of a DINO run, or weight file of DINOv2 or DINOv3 with heads, used as an unchanging teacher:
-            DINOv3's distillation. Its prototypes and patch size must be those of this run. No patches are hidden from
-            the student; the student's average is exported, but has no part in the loss.
-        leads: student and average begin as the teacher of the run in `model.init_from`, heads too, as in DINOv3's
-            high-resolution stage; otherwise each continues from its own weights.
+        frozen: folder of a DINO run, or weight file of DINOv2 or DINOv3 with heads, used as an unchanging teacher, as
+            in DINOv3's distillation. Its number of prototypes and its patch size must be those of this run. No patches
+            are masked for the student. The student's average is exported, but has no part in the loss.
+        leads: student and average start from the teacher of the run in `model.init_from`, with its heads, as in
+            DINOv3's high-resolution stage; otherwise each continues from its own weights.
         momentum: momentum of the average at the start.
-        momentum_end: the same at the end (cosine).
+        momentum_end: the same at the end; it follows a cosine.
         temperature: temperature of the teacher's softmax after its warm-up.
         warmup_temperature: the same at the start.
         temperature_warmup_steps: steps of its linear rise.
@@ -102,9 +102,9 @@ class MaskConfig:
 
 @dataclass(frozen=True)
 class GramConfig:
-    """Gram anchoring (DINOv3): keeps similarities of patches close to a frozen teacher's. Off without `weight`.
+    """Gram anchoring (DINOv3): keeps similarities of patches close to a frozen teacher's. Off if `weight` is 0.
 
-    The crops that this teacher sees are `augment.anchor_size` pixels wide, by default the student's own crops.
+    This teacher's crops are `augment.anchor_size` pixels wide; by default they are the student's own crops.
 
     Attributes:
         weight: weight of the loss.
@@ -112,9 +112,9 @@ class GramConfig:
             the run's own teacher from the start of the loss.
         start: steps before the loss starts.
         ramp: steps over which its weight rises from 0 along a half cosine.
-        refresh_every: steps after which a copy of the run's own teacher replaces the frozen one; 0 keeps it.
-        refreshes: most replacements.
-        tokens: patches to compare: all, or those that iBOT hides or does not (the latter two not with `per_image`).
+        refresh_every: steps after which a copy of the run's own teacher replaces the frozen one; 0 never replaces it.
+        refreshes: largest number of replacements.
+        tokens: patches to compare: all, or those that iBOT masks, or the others (the latter two not with `per_image`).
         normalize: compare cosines, not products.
         per_image: compare the patches within each image, else within a process's batch.
         negatives: similarities below 0: `keep` them, set them to 0 on `both` sides, or only for the frozen `teacher`.
@@ -169,8 +169,8 @@ class DINOTrainConfig(TrainConfig):
             raise UserError("augment.anchor_size is given, but gram.weight is 0, so these crops would not be used")
         if self.dino.koleo_neighbours >= (self.dino.koleo_group or self.batch.size):
             raise UserError(
-                f"dino.koleo_neighbours {self.dino.koleo_neighbours} must be fewer than the images among which they "
-                "are looked for (dino.koleo_group, or those of a process)"
+                f"dino.koleo_neighbours {self.dino.koleo_neighbours} must be fewer than the images that are "
+                "searched (dino.koleo_group, or those of a process)"
             )
         if self.teacher.frozen and self.gram.weight:
             raise UserError("teacher.frozen and gram.weight are both given; anchor a run of its own, then distil")
@@ -190,17 +190,17 @@ class DINOTrainConfig(TrainConfig):
         group = self.dino.koleo_group
         if group and (group % images or images * processes % group):
             raise UserError(
-                f"dino.koleo_group {group} must be a multiple of the {images} images of a process' pass, and divide "
+                f"dino.koleo_group {group} must be a multiple of the {images} images of a process's pass, and divide "
                 f"the {images * processes} of all processes; change it, or batch.per_process"
             )
         if self.dino.koleo_neighbours >= (group or images):
             raise UserError(
-                f"dino.koleo_neighbours {self.dino.koleo_neighbours} needs more than {group or images} images to look "
-                "among; give dino.koleo_group, or more images a pass"
+                f"dino.koleo_neighbours {self.dino.koleo_neighbours} needs more than {group or images} images to "
+                "search; give dino.koleo_group, or more images per pass"
             )
 
     def without_weights(self) -> Self:
-        """As for every objective, and without the Gram teacher's weights, which a checkpoint has."""
+        """As for every objective; the Gram teacher's weights are left out too, because a checkpoint has them."""
         return replace(super().without_weights(), gram=replace(self.gram, teacher=None))
 
     def renamed(self, name: Callable[[str | None], str | None]) -> Self:

@@ -28,27 +28,27 @@ def read_network(config: DINOTrainConfig, model_config: BioVFMConfig) -> DINONet
     """Read the network that `teacher.frozen` names, heads included.
 
     Raises:
-        UserError: it cannot be read, has no heads, or has other prototypes or patches than this run.
+        UserError: it cannot be read, has no heads, or differs from this run in its prototypes or patch size.
     """
     source = str(config.teacher.frozen)
-    theirs = frozen_config(source)
+    encoder_config = frozen_config(source)
     tensors = _run_tensors(source) if is_run(source) else _file_tensors(source)
     heads = _heads(source, tensors)
-    ours = {"dino.prototypes": config.dino.prototypes, "model.patch_size": model_config.patch_size}
-    needed = {"dino.prototypes": heads.prototypes, "model.patch_size": theirs.patch_size}
-    ours["dino.ibot_separate_head"], needed["dino.ibot_separate_head"] = (
+    values = {"dino.prototypes": config.dino.prototypes, "model.patch_size": model_config.patch_size}
+    needed = {"dino.prototypes": heads.prototypes, "model.patch_size": encoder_config.patch_size}
+    values["dino.ibot_separate_head"], needed["dino.ibot_separate_head"] = (
         dino.ibot_separate_head for dino in (config.dino, heads)
     )
     if heads.ibot_separate_head:
-        ours["dino.ibot_prototypes"], needed["dino.ibot_prototypes"] = (
+        values["dino.ibot_prototypes"], needed["dino.ibot_prototypes"] = (
             dino.ibot_prototypes for dino in (config.dino, heads)
         )
     for key, value in needed.items():
-        if ours[key] != value:
+        if values[key] != value:
             raise UserError(
-                f"{_KEY} {source} has {key} {value}, this run {ours[key]}; give {key}={str(value).lower()}"
+                f"{_KEY} {source} has {key} {value}, this run {values[key]}; give {key}={str(value).lower()}"
             )
-    network = DINONetwork(BioVFMModel(theirs), heads)
+    network = DINONetwork(BioVFMModel(encoder_config), heads)
     take_over(network, tensors, source, _KEY)
     return network
 
@@ -78,7 +78,7 @@ def _read(source: str) -> Any:
 
 
 def _run_tensors(source: str) -> dict[str, Tensor]:
-    """The tensors of a run's average, which a distilled run has besides its teacher."""
+    """The tensors of a run's average. A run distilled from a frozen teacher has it under another name."""
     tensors = newest_model(Path(source) / "checkpoints")
     role = "followed." if any(name.startswith("followed.") for name in tensors) else "teacher."
     return {name.removeprefix(role): tensor for name, tensor in tensors.items() if name.startswith(role)}

@@ -1,6 +1,6 @@
 """Gram anchoring: keeps similarities between patches close to an earlier, frozen teacher's (DINOv3, arXiv 2508.10104).
 
-In long runs patch tokens drift towards the class token, and dense tasks suffer. The loss
+In long runs patch tokens become similar to the class token, and scores on dense tasks fall. The loss
 (`dinov3/loss/gram_loss.py`) compares matrices of similarities, not features, so that features can still improve. It is
 computed in float32.
 """
@@ -24,28 +24,32 @@ def gram_loss(student: Tensor, teacher: Tensor, config: GramConfig) -> Tensor:
             common negatives after clearing the teacher's).
 
     Returns:
-        a scalar; 0 with a gradient if there are no patches.
+        A scalar; without patches it is 0, and still has a gradient.
     """
     with torch.autocast(student.device.type, enabled=False):
-        ours, theirs = student.float(), teacher.detach().float()
+        student_tokens, teacher_tokens = student.float(), teacher.detach().float()
         if config.normalize:
-            ours, theirs = F.normalize(ours, dim=-1), F.normalize(theirs, dim=-1)
+            student_tokens, teacher_tokens = F.normalize(student_tokens, dim=-1), F.normalize(teacher_tokens, dim=-1)
         if not config.per_image:
-            ours, theirs = ours.reshape(-1, ours.shape[-1]), theirs.reshape(-1, theirs.shape[-1])
-        if not ours.numel():
-            return ours.sum()
-        ours, theirs = ours @ ours.transpose(-1, -2), theirs @ theirs.transpose(-1, -2)
+            student_tokens, teacher_tokens = (
+                student_tokens.reshape(-1, student_tokens.shape[-1]),
+                teacher_tokens.reshape(-1, teacher_tokens.shape[-1]),
+            )
+        if not student_tokens.numel():
+            return student_tokens.sum()
+        student_gram = student_tokens @ student_tokens.transpose(-1, -2)
+        teacher_gram = teacher_tokens @ teacher_tokens.transpose(-1, -2)
         if config.negatives != "keep":
-            theirs = theirs.clamp_min(0)
+            teacher_gram = teacher_gram.clamp_min(0)
         if config.negatives == "both":
-            ours = ours.clamp_min(0)
-        return F.mse_loss(ours, theirs)
+            student_gram = student_gram.clamp_min(0)
+        return F.mse_loss(student_gram, teacher_gram)
 
 
 def resize_patches(patches: Tensor, grid: tuple[int, int], to: tuple[int, int], config: GramConfig) -> Tensor:
-    """The Gram teacher's patch tokens (B, N, D) of `grid` (rows, columns) on the student's: (B, N', D).
+    """The Gram teacher's patch tokens (B, N, D) of `grid` (rows, columns), resized to the student's grid: (B, N', D).
 
-    As in the reference, this comes before normalisation.
+    As in the reference, tokens are resized before they are normalised.
     """
     if grid == to:
         return patches

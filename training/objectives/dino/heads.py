@@ -10,9 +10,9 @@ from torch import Tensor, nn
 class Prototypes(nn.Module):
     """K vectors that unit vectors are compared with.
 
-    DINOv2's have weights by direction and length: row k is `weight_g[k] * weight_v[k] / |weight_v[k]|`, and both
-    tensors learn. DINOv3's are plain rows of `weight`. The names are those of their checkpoints. `weight_g` (K, 1)
-    starts at 1, `weight_v` or `weight` (K, D) like the weight of torch's Linear.
+    DINOv2's have separate parameters for direction and length: row k is `weight_g[k] * weight_v[k] / |weight_v[k]|`,
+    and both tensors are trained. DINOv3's are plain rows of `weight`. The names are those of the checkpoints.
+    `weight_g` (K, 1) starts at 1, `weight_v` or `weight` (K, D) like the weight of torch's Linear.
     """
 
     def __init__(self, count: int, width: int, weight_norm: bool = True) -> None:
@@ -26,12 +26,12 @@ class Prototypes(nn.Module):
 
     @property
     def rows(self) -> Tensor:
-        """(K, D), before `lengths` are given to them."""
+        """(K, D), before they are scaled to `lengths`."""
         return self.weight_v if hasattr(self, "weight_v") else self.weight
 
     @property
     def lengths(self) -> Tensor | None:
-        """(K, 1), the lengths of the prototypes; None if the rows have their own."""
+        """(K, 1), the lengths of the prototypes; None if the rows keep their own."""
         return getattr(self, "weight_g", None)
 
     def forward(self, vectors: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class DINOHead(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(M, in_features) tokens to unit vectors (M, D). M may be 0.
 
-        The caller applies `last_layer`, because the student's loss never needs all its scores at once.
+        The caller applies `last_layer`, because the student's loss never needs all scores at once.
         """
         vectors = self.mlp(tokens)
         eps = 1e-6 if vectors.dtype == torch.float16 else 1e-12

@@ -16,7 +16,7 @@ from torch import Tensor
 from .heads import Prototypes
 
 _CHUNK = 1 << 24  # scores in memory at once while the cross-entropy is computed
-_BLOCK = 1 << 22  # numbers per piece of element-wise work, so that they fit in a cache
+_BLOCK = 1 << 22  # numbers per piece of element-wise work, so that a piece fits in a cache
 
 
 def all_reduce(tensor: Tensor, operation: Any = dist.ReduceOp.SUM) -> Tensor:
@@ -47,7 +47,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sinkhorn_knopp(scores: Tensor, temperature: float, iterations: int = 3) -> Tensor:
-    """Teacher scores (M, K) to assignments (M, K) that use all prototypes alike; each row sums to 1.
+    """Teacher scores (M, K) to assignments (M, K) that use all prototypes equally; each row sums to 1.
 
     Sinkhorn-Knopp as in SwAV and DINOv2: exp(scores / temperature), then alternately equal prototype sums and equal
     sample sums over the joint batch. M may differ between processes and be 0.
@@ -55,7 +55,7 @@ def sinkhorn_knopp(scores: Tensor, temperature: float, iterations: int = 3) -> T
     The result equals DINOv2's. The two normalisations are kept as one factor per prototype and one per sample, so a
     pass reads the matrix and never rewrites it. Constant factors (DINOv2's K, B and total) cancel
     in the last normalisation and are left out. Each sample's largest score is subtracted before the exponential and
-    returns as that sample's first factor: DINOv2 overflows at |score| > 88.7 * temperature, this does not.
+    returns as that sample's first factor: DINOv2 overflows at |score| > 88.7 * temperature; this function does not.
     """
     with torch.autocast(scores.device.type, enabled=False):
         weights = torch.div(scores, temperature).float()
@@ -69,7 +69,7 @@ def sinkhorn_knopp(scores: Tensor, temperature: float, iterations: int = 3) -> T
         count = scores.shape[1]
         for iteration in range(iterations):
             used = all_reduce(per_sample @ weights)  # (K,)
-            # a prototype far from all samples gets no mass instead of 0 / 0
+            # a prototype far from all samples gets no mass, where 0 / 0 would be NaN
             per_prototype = (1.0 / count) / used.clamp_min(torch.finfo(torch.float32).tiny)
             if iteration < iterations - 1:
                 per_sample = 1.0 / (weights @ per_prototype)
@@ -93,9 +93,9 @@ def centred_softmax(scores: Tensor, center: Tensor, temperature: float) -> Tenso
 def update_center(center: Tensor, scores: Tensor, momentum: float = 0.9) -> None:
     """Move `center` (1, K) in place towards the mean of the joint batch's teacher scores (M, K).
 
-    It is called after the centre was used, so a batch is centred by those before it. DINOv2 averages iBOT's
-    per-process means; here every masked token weighs the same, as in one process with the joint batch. A joint batch
-    without rows does not change the centre.
+    It is called after the centre was used, so a batch is centred by the batches before it. DINOv2 averages iBOT's
+    per-process means; here every masked token has the same weight, as in one process with the joint batch. A joint
+    batch without rows does not change the centre.
     """
     total = scores.float().sum(dim=0, keepdim=True)
     packed = all_reduce(torch.cat([total, total.new_full((1, 1), len(scores))], dim=1))
@@ -125,9 +125,9 @@ def prototype_cross_entropy(
 ) -> tuple[Tensor, list[Tensor]]:
     """Cross-entropy between targets and softmax(prototypes(vectors) / temperature), for several sets of targets.
 
-    The student's scores are the largest tensor of a DINO step. They are computed some rows at a time and, since a
-    row's gradient is known as soon as its scores are (softmax minus target), forgotten at once. What is kept for the
-    backward pass is as small as `vectors` and the prototypes, and no copy of the normalised prototypes is ever made.
+    The student's scores are the largest tensor of a DINO step. They are computed some rows at a time. A row's
+    gradient (softmax minus target) is known as soon as its scores are, so the scores are freed at once. What is kept
+    for the backward pass is as small as `vectors` and the prototypes, and the normalised prototypes are never copied.
 
     Args:
         vectors: (M, D), the rows of the parts one after the other.
@@ -136,8 +136,8 @@ def prototype_cross_entropy(
         temperature: the student's.
 
     Returns:
-        Total, sum over parts of factor * value, to call `backward` on once; and each part's value, the weighted sum
-        of its rows' cross-entropies, without gradient. Float32 scalars.
+        The total, which is the sum over parts of factor * value and allows one call of `backward`; and each part's
+        value, the weighted sum of its rows' cross-entropies, without gradient. All are float32 scalars.
     """
     with torch.autocast(vectors.device.type, enabled=False):
         values = [torch.zeros((), device=vectors.device) for _ in parts]
@@ -264,13 +264,13 @@ def _prototype_gradients_(products: Tensor, weight_v: Tensor, length: Tensor, sc
 def koleo_loss(features: Tensor, neighbours: int = 1, group: int = 0, eps: float = 1e-8) -> Tensor:
     """KoLeo (Sablayrolles et al. 2019): -mean log distance of each unit-length feature to its nearest other ones.
 
-    It is computed in float32 even under autocast: in float16 two equal images make it infinite.
+    It is computed in float32 even under autocast, because in float16 two equal images make it infinite.
 
     Args:
         features: (B, D) of this process, B >= 2.
-        neighbours: how many nearest features each one is pushed away from, fewer than the group has.
-        group: features of consecutive processes, a multiple of B, among which the nearest are searched, as in
-            DINOv3; 0 searches only this process's, as in DINOv2.
+        neighbours: number of nearest features from which each one is pushed away, fewer than the group has.
+        group: number of features, over consecutive processes and a multiple of B, that are searched, as in DINOv3; 0
+            searches only this process's, as in DINOv2.
         eps: added to lengths and distances.
     """
     with torch.autocast(features.device.type, enabled=False):
@@ -284,7 +284,7 @@ def koleo_loss(features: Tensor, neighbours: int = 1, group: int = 0, eps: float
 
 
 def _koleo(unit: Tensor, others: Tensor, place: int, neighbours: int, eps: float) -> Tensor:
-    """KoLeo of (B, D) unit vectors among `others` (G, D), where they themselves begin at row `place`."""
+    """KoLeo of (B, D) unit vectors among `others` (G, D), whose rows from `place` on are these vectors."""
     with torch.no_grad():
         similarity = unit @ others.T
         similarity.diagonal(place).fill_(-1.0)

@@ -1,11 +1,11 @@
-"""Block masks for iBOT: rectangles of patches hidden from the student, drawn as DINOv2 draws them."""
+"""Block masks for iBOT: rectangles of patches that are masked for the student, drawn as in DINOv2."""
 
 import math
 
 import numpy as np
 import torch
 
-_ATTEMPTS = 10  # failed rectangles before a mask stays as it is
+_ATTEMPTS = 10  # failed rectangles in a row, after which a mask stays as it is
 _SMALLEST = 4.0  # patches in the smallest rectangle
 _LOG_ASPECT = math.log(1 / 0.3)  # height / width lies within exp(+-this), uniform in its logarithm
 
@@ -20,8 +20,8 @@ def block_masks(
     """Masks for `images` global crops of `grid` (rows, columns) patches, as a part of the objective's batch.
 
     int(images * probability) images, at random places in the batch, are masked. The ratio's range is cut into as
-    many equal strata as there are masked images; one target, floor(N * u), comes from each stratum (so a batch always
-    holds small and large masks), and `rectangle_masks` aims at it.
+    many equal strata as there are masked images; one target, floor(N * u), comes from each stratum, so a batch
+    always has small and large masks. `rectangle_masks` aims at these targets.
 
     Returns:
         `masks` (images, N) bool, and `mask_indices` (M,) int64, the masked patches in the flattened masks.
@@ -38,10 +38,10 @@ def block_masks(
 def rectangle_masks(targets: np.ndarray, grid: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
     """(n,) target patch counts to (n, rows, columns) bool masks, built from rectangles until the count is reached.
 
-    DINOv2's `MaskingGenerator`, all images side by side: a rectangle of area U(4, patches still lacking, at most half
-    the grid) and log-uniform aspect is kept when it is smaller than the grid both ways, adds something, and adds no
-    more than is lacking; after ten misses in a row the mask stays as it is. So a count is never exceeded and sometimes
-    missed by a few patches.
+    This is DINOv2's `MaskingGenerator` for all images at once. A rectangle has an area of U(4, patches still missing,
+    at most half the grid) and a log-uniform aspect. It is kept if it is smaller than the grid in both directions, adds
+    at least one patch, and adds no more than are missing; after ten misses in a row the mask stays as it is. So a mask
+    never has more patches than its target, and sometimes a few fewer.
     """
     rows, columns = grid
     largest = max(rows // 2, 1) * columns  # of one rectangle

@@ -26,7 +26,7 @@ from .objective import DINOObjective
 from .parameters import dino_parameter_groups
 from .schedule import DINOSchedule
 
-_GAP = 0.02  # nats from ln K within which a cross-entropy carries no information
+_GAP = 0.02  # nats; a cross-entropy within this distance of ln K carries no information
 _REMEDIES = (
     "a larger batch.size; in a run of a few thousand steps model.layerscale_value 1.0 and teacher.momentum 0.98; "
     "a higher optim.base_lr if it was scaled down to a small batch; dino.centering sinkhorn_knopp; "
@@ -38,7 +38,7 @@ class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
     """A student that learns from its own moving average, which is exported."""
 
     def build(self, config: DINOTrainConfig, model_config: BioVFMConfig) -> DINOObjective:
-        """Student and teacher; a file of DINOv2's brings heads along, a run folder brings everything."""
+        """Student and teacher. A weight file of DINOv2 also gives their heads, a run folder gives everything."""
         frozen = read_network(config, model_config) if config.teacher.frozen else None
         objective = DINOObjective(build_encoder(config, model_config), config.dino, frozen)
         source = config.model.init_from
@@ -78,7 +78,7 @@ class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
         return {"model": objective.average.backbone}
 
     def trained(self, objective: DINOObjective) -> nn.Module:
-        """The student: backbone and heads are clipped each on its own."""
+        """The student, whose backbone and heads are clipped separately."""
         return objective.student
 
     def encoder(self, objective: DINOObjective) -> BioVFMModel:
@@ -108,26 +108,26 @@ class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
             objective.refresh_anchor()
 
     def collapse(self, records: Sequence[Mapping[str, Any]]) -> str | None:
-        """A cross-entropy that stands at ln K, or a teacher that puts every image on one prototype."""
+        """Warn of a cross-entropy that stays at ln K, or a teacher that assigns every image to one prototype."""
         for name in ("dino_global_crops", "ibot"):
             gaps = [record.get(f"{name}_gap", math.inf) for record in records]
             gaps = [gap for gap in gaps if not math.isnan(gap)]
             if gaps and max(gaps) < _GAP:
                 return (
-                    f"the {name} cross-entropy has stood at ln K for {len(records)} logged steps: the features have "
+                    f"the {name} cross-entropy has stayed at ln K for {len(records)} logged steps: the features have "
                     f"collapsed or never started. Try, in this order: {_REMEDIES}"
                 )
         if max(record.get("teacher_entropy", math.inf) for record in records) < 1e-3:
             return (
-                "the teacher puts every image on one prototype (entropy 0): collapse. Try dino.centering "
+                "the teacher assigns every image to one prototype (entropy 0): collapse. Try dino.centering "
                 "sinkhorn_knopp, a higher teacher.temperature or a lower optim.base_lr"
             )
         return None
 
     def flops_per_image(self, config: DINOTrainConfig, model_config: BioVFMConfig) -> float:
-        """Student on all crops, teacher on the global ones, both heads on class tokens and masked patches.
+        """Operations of the student on all crops, the teacher on the global ones, and both heads.
 
-        With Gram anchoring also its teacher's pass, from the first step on.
+        With Gram anchoring the Gram teacher's pass counts too, from the first step on.
         """
         return mean_over_sizes(config, lambda sizes: _flops(config, model_config, sizes))
 
@@ -142,7 +142,7 @@ class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
 
 
 def _gram_bytes(config: DINOTrainConfig, model_config: BioVFMConfig) -> float:
-    """Bytes of one image's share of both Gram matrices, of the largest crops."""
+    """Bytes of one image's share of both Gram matrices, with the largest crops."""
     if not config.gram.weight:
         return 0.0
     crop = (largest_side(config) // model_config.patch_size) ** 2
@@ -174,9 +174,9 @@ def _flops(config: DINOTrainConfig, model_config: BioVFMConfig, sizes: CropSizes
 
 
 def heads(config: DINOTrainConfig, model_config: BioVFMConfig, side: int) -> Heads:
-    """The heads of a run, as the FLOP count takes them.
+    """The heads of a run, as the FLOP count takes them, with global crops of `side` pixels.
 
-    With the patches that iBOT hides of an image on average, of global crops of `side` pixels.
+    The patches that iBOT masks are counted by their mean number per image.
     """
     dino, mask = config.dino, config.mask
     patches = (side // model_config.patch_size) ** 2
@@ -187,34 +187,34 @@ def heads(config: DINOTrainConfig, model_config: BioVFMConfig, side: int) -> Hea
 
 
 def _take_heads(objective: DINOObjective, source: str) -> None:
-    """Load the heads of a teacher's file of DINOv2 or DINOv3 into student and average."""
+    """Load the heads of a DINOv2 or DINOv3 weight file, if it has any, into student and average."""
     tensors = read_tensors(Path(source))
-    theirs = {name: tensor for name, tensor in tensors.items() if name.startswith(("dino_head.", "ibot_head."))}
-    for network in (objective.student, objective.average) if theirs else ():
-        ours = {name: module for name, module in network.named_children() if name != "backbone"}
-        take_over(nn.ModuleDict(ours), theirs, source)
+    heads = {name: tensor for name, tensor in tensors.items() if name.startswith(("dino_head.", "ibot_head."))}
+    for network in (objective.student, objective.average) if heads else ():
+        modules = {name: module for name, module in network.named_children() if name != "backbone"}
+        take_over(nn.ModuleDict(modules), heads, source)
 
 
 def _of_run(tensors: dict[str, Tensor], objective: DINOObjective, leads: bool) -> dict[str, Tensor]:
-    """An earlier run's tensors as the objective's, without its Gram teacher; a frozen teacher is the objective's own.
+    """The tensors of an earlier run under the objective's names, without its Gram teacher.
 
-    If the teacher `leads`, the student begins as the run's average.
+    A frozen teacher keeps its own tensors. If the teacher `leads`, the student begins as the run's average.
     """
     parts = dict.fromkeys(("student", "teacher", "followed", "gram_teacher"))
-    theirs: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
-    ours = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] not in parts}
+    networks: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
+    state = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] not in parts}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
-        if part in theirs:
-            theirs[part][rest] = tensor
-    average = theirs["followed"] or theirs["teacher"]
-    own = {"student": average if leads else theirs["student"]}
+        if part in networks:
+            networks[part][rest] = tensor
+    average = networks["followed"] or networks["teacher"]
+    own = {"student": average if leads else networks["student"]}
     own |= {"teacher": average} if objective.followed is None else {"followed": average}
     for part, named in own.items():
-        ours |= {f"{part}.{name}": tensor for name, tensor in named.items()}
+        state |= {f"{part}.{name}": tensor for name, tensor in named.items()}
     if objective.followed is not None:
-        ours |= {f"teacher.{name}": tensor for name, tensor in objective.teacher.state_dict().items()}
-    return ours
+        state |= {f"teacher.{name}": tensor for name, tensor in objective.teacher.state_dict().items()}
+    return state
 
 
 METHOD = DINOMethod()

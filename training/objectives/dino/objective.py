@@ -57,10 +57,10 @@ class DINONetwork(nn.Module):
 
 
 class DINOObjective(nn.Module):
-    """Student and teacher in one module, so that DDP or FSDP2 wraps one thing and `forward` is the whole step.
+    """Student and teacher in one module, so that DDP or FSDP2 wraps one module and `forward` is the whole step.
 
     Args:
-        backbone: a `BioVFMModel` with a mask token; it becomes the student's, a copy of it the average's.
+        backbone: a `BioVFMModel` with a mask token. The student takes it, the average a copy of it.
         config: heads, targets and weights.
         frozen: a teacher in place of the average, of any width, with the student's prototypes and patches; the
             student then sees all patches, as in DINOv3's distillation.
@@ -94,7 +94,7 @@ class DINOObjective(nn.Module):
         return self.teacher if self.followed is None else self.followed
 
     def train(self, mode: bool = True) -> "DINOObjective":
-        """Set training mode for the student only; the other networks never drop paths."""
+        """Set training mode for the student only, because the other networks never drop paths."""
         super().train(mode)
         for network in (self.teacher, self.followed, self.gram_teacher):
             if network is not None:
@@ -110,15 +110,15 @@ class DINOObjective(nn.Module):
         """Replace the frozen encoder by a copy of the teacher's current one."""
         assert self.gram_teacher is not None
         for ours, theirs in zip(self.gram_teacher.parameters(), self.teacher.backbone.parameters(), strict=True):
-            ours.copy_(theirs)  # one by one: torch copies no list of shards
+            ours.copy_(theirs)  # one by one, because torch cannot copy a list of shards
 
     def forward(self, batch: Mapping[str, Any], values: StepValues) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one batch of B images.
 
         Args:
-            batch: `global_crops` (2B, 3, H, W), all first crops, then all second; `local_crops` (nB, 3, h, w), crop
-                by crop, or None; `anchor_crops` (2B, 3, S, S), the Gram teacher's where it has its own; `masks`
-                (2B, N) bool; `mask_indices` (M,), the masked patches in the flattened masks, computed when not given,
+            batch: `global_crops` (2B, 3, H, W), all first crops, then all second crops; `local_crops` (nB, 3, h, w),
+                crop by crop, or None; `anchor_crops` (2B, 3, S, S), the Gram teacher's, if it has its own; `masks`
+                (2B, N) bool; `mask_indices` (M,), the masked patches in the flattened masks; computed if not given,
                 which on a GPU waits for the device.
             values: of this step; `teacher_temp`, `local_weight` and `gram_weight` are read.
 
@@ -163,7 +163,7 @@ class DINOObjective(nn.Module):
         rows = self._target_rows(batch, self.teacher.backbone)
         (tokens,) = self.teacher.backbone.forward_packed([batch["global_crops"]], wanted=[rows])
         crops = len(batch["global_crops"])
-        # swapped, so that row i of the student's crops meets the other crop of the same image
+        # swapped, so that row i of the student's crops is paired with the other crop of the same image
         dino_scores, patch_scores = self.teacher.scores(tokens[:crops].roll(crops // 2, 0), tokens[crops:])
         if self.config.centering == "sinkhorn_knopp":
             return sinkhorn_knopp(dino_scores, temperature), sinkhorn_knopp(patch_scores, temperature)
@@ -177,7 +177,7 @@ class DINOObjective(nn.Module):
         return koleo_loss(cls_tokens, self.config.koleo_neighbours, self.config.koleo_group)
 
     def _gram_loss(self, patches: Tensor, batch: Mapping[str, Any]) -> Tensor:
-        """`gram_loss` of the student's patch tokens (2B, N, D), masked crops as it saw them."""
+        """`gram_loss` of the student's patch tokens (2B, N, D); its crops have their masks."""
         teacher = cast(BioVFMModel, self.gram_teacher)
         crops = batch.get("anchor_crops", batch["global_crops"])
         patch = teacher.config.patch_size
@@ -193,7 +193,7 @@ class DINOObjective(nn.Module):
     def _student_tokens(self, batch: Mapping[str, Any], anchored: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Class tokens of the global (2B, D) and local (nB, D) crops, and the masked patch tokens (M, D).
 
-        Where they are `anchored`, all patch tokens (2B, N, D) too.
+        If they are `anchored`, all patch tokens (2B, N, D) too.
         """
         backbone = self.student.backbone
         hidden = batch["masks"] if self.followed is None else torch.zeros_like(batch["masks"])
@@ -234,8 +234,8 @@ class DINOObjective(nn.Module):
     def _class_parts(self, targets: Tensor, local_rows: int, local_weight: float) -> dict[str, Part]:
         """How class tokens are compared with the (2B, K) targets, weighted as DINOv2 does.
 
-        That is the mean over all pairs of a student's and a teacher's crop: 2 of global crops (4 with those of a crop
-        and itself) and 2n with a local one (DINOv2 counts 1 of those where n is 0, and so does this).
+        It is the mean over all pairs of a student's and a teacher's crop: 2 pairs of global crops (4 if a crop is also
+        paired with itself) and 2n pairs with a local crop. (If n is 0, this counts one such pair, as DINOv2 does.)
         """
         images, config = len(targets) // 2, self.config
         pairs = (4 if config.same_crop_pairs else 2) + max(2 * local_rows // images, 1)
@@ -243,12 +243,12 @@ class DINOObjective(nn.Module):
         both = targets[:images] + targets[images:] if local_rows or config.same_crop_pairs else targets  # (B, K)
         own = both if config.same_crop_pairs else targets
         parts = {"dino_global_crops": Part(2 * images, own, weight, factor)}
-        if local_rows:  # a local crop meets both global ones
+        if local_rows:  # a local crop is paired with both global crops
             parts["dino_local_crops"] = Part(local_rows, both, weight, factor * local_weight)
         return parts
 
     def _patch_part(self, targets: Tensor, batch: Mapping[str, Any]) -> Part:
-        """How masked patches are compared with the (M, K) targets: the mean over an image's, then over images.
+        """How masked patches are compared with the (M, K) targets: by the mean over each image, then over images.
 
         Images without a mask count too, as in DINOv2.
         """

@@ -6,7 +6,7 @@ from torch import nn
 
 from ...optimizer import grouped, trainable
 
-# Tensors of the backbone before the first block; they learn as layer 0 under layer-wise decay.
+# Tensors of the backbone before the first block; layer-wise decay counts them as layer 0.
 _EMBEDDING = re.compile(
     r"backbone\.embeddings\.(cls_token|mask_token|register_tokens|position_embeddings|patch_embeddings\.projection\..+)"
 )
@@ -24,13 +24,14 @@ def dino_multipliers(
 ) -> tuple[float, float]:
     """(lr multiplier, weight-decay multiplier) of one student tensor, as DINOv2 trains it.
 
-    `name` counts from the student: `backbone.layers.0.norm1.weight`, `dino_head.last_layer.weight_v`. Block i of
-    `layers` learns at decay^(layers - i), the embeddings at decay^(layers + 1), the patch projection at
-    `patch_embed_lr_mult` times that, the final norm and the heads at 1. Biases, norms and layer-scale do not decay;
-    tokens, position embeddings and the last layer's direction and length do.
+    `name` counts from the student: `backbone.layers.0.norm1.weight`, `dino_head.last_layer.weight_v`. The lr
+    multiplier of block i is decay^(layers - i), that of the embeddings decay^(layers + 1), that of the patch
+    projection `patch_embed_lr_mult` times as high, that of the final norm and the heads 1. Biases, norms and
+    layer-scale do not decay; tokens, position embeddings and the last layer's direction and length do.
 
     Raises:
-        ValueError: a name that no rule covers. DINOv2 matches substrings, which a renamed tensor escapes silently.
+        ValueError: no rule covers the name. (DINOv2 matches substrings, so a renamed tensor would get no rule
+            silently.)
     """
     block = _BLOCK.fullmatch(name)
     if block:
@@ -46,7 +47,7 @@ def dino_multipliers(
 
 
 def dino_parameter_groups(student: nn.Module, layerwise_decay: float, patch_embed_lr_mult: float) -> list[dict]:
-    """AdamW groups for a DINO student (`backbone`, `dino_head`, maybe `ibot_head`), one per set of equal multipliers.
+    """AdamW groups for a DINO student (`backbone`, `dino_head`, maybe `ibot_head`), one for each pair of multipliers.
 
     Each group carries `lr_multiplier`, `wd_multiplier`, `is_last_layer` and `names`; `apply_schedule` reads the first
     three. Tensors that need no gradient are left out.

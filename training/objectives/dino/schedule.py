@@ -13,10 +13,10 @@ class DINOSchedule(Rates):
 
     The momentum follows a cosine over `steps`, as learning rate and weight decay do; the teacher temperature rises
     linearly over `teacher_temp_warmup_steps` and then stays.
-    Gram anchoring, where it has a weight, rises to it along a half cosine of `gram_ramp_steps` after `gram_start`
-    steps, and its teacher is renewed every `gram_refresh_every` steps from then on, `gram_refreshes` times at most;
-    with `gram_own_teacher` also just before it starts. On the same ramp the weight of pairs with a local crop goes
-    from 1 to `local_weight`, which it has throughout without Gram anchoring.
+    The weight of Gram anchoring, if it has one, rises along a half cosine of `gram_ramp_steps` after `gram_start`
+    steps. Its teacher is replaced every `gram_refresh_every` steps from then on, at most `gram_refreshes` times; with
+    `gram_own_teacher` also just before anchoring starts. On the same ramp the weight of pairs with a local crop goes
+    from 1 to `local_weight`; without Gram anchoring it is `local_weight` throughout.
     In the first `freeze_last_layer_steps` steps the heads' last layer has learning rate 0 (its Adam moments still
     accumulate, as in DINOv2).
     """
@@ -59,7 +59,7 @@ class DINOSchedule(Rates):
         }
 
     def _anchoring(self, step: np.ndarray) -> dict[str, np.ndarray]:
-        """Weights, and whether the frozen teacher is renewed after the step (`dinov3/train/ssl_meta_arch.py`)."""
+        """Weights, and whether the frozen teacher is replaced after the step (`dinov3/train/ssl_meta_arch.py`)."""
         share, values = self._ramp(step), {}
         if self.local_weight != 1:
             values["local_weight"] = 1 + (self.local_weight - 1) * share
@@ -69,7 +69,7 @@ class DINOSchedule(Rates):
         return values
 
     def _ramp(self, step: np.ndarray) -> np.ndarray:
-        """From 0 before Gram anchoring starts to 1, where its weight is whole."""
+        """The ramp, from 0 before Gram anchoring starts to 1 when it has its full weight."""
         if not self.gram_weight:
             return np.ones(step.shape)
         since, last = step - self.gram_start, max(self.gram_ramp_steps - 1, 1)

@@ -51,7 +51,7 @@ class DistillConfig:
         teacher: model folder, Hub id or weight file that `biovfm convert` reads, or any name that
             `biovfm_hf.load_encoder` takes: `rad-dino`, `timm:NAME`, `open_clip:hf-hub:REPO`, ...
         trust_remote_code: revision of the teacher's own code, if it has any and you have read it: the commit of its
-            repository, or the digest of a folder's code, which is told where this is lacking.
+            repository, or the digest of a folder's code. The error message without it states the digest.
         students: name -> a further student, exported as `model_NAME`; all share the teacher's pass over the crops.
         cls_loss: loss of class tokens: `cosine` or `mse` to the teacher's, or `similarity` within the batch.
         patch_loss: loss of patch tokens: `cosine` or `mse` to the teacher's, or `similarity` within their image.

@@ -28,13 +28,13 @@ def feature_loss(student: Tensor, teacher: Tensor, compared: Compared, temperatu
         student, teacher = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
         if compared == "cosine":
             return 1 - (student * teacher).sum(-1).mean()
-        if student.dim() == 2:  # class tokens: both sides are measured against the teacher's
+        if student.dim() == 2:  # class tokens: both are compared with the teacher's
             return similarity_divergence(student @ teacher.T, teacher @ teacher.T, temperature)
         return similarity_divergence(student @ student.mT, teacher @ teacher.mT, temperature)
 
 
 def similarity_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Mean over rows of KL(teacher || student) between softmaxes of similarities (..., M, K), in nats."""
-    ours = (student / temperature).log_softmax(-1).flatten(0, -2)
-    theirs = (teacher / temperature).log_softmax(-1).flatten(0, -2)
-    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+    student_logs = (student / temperature).log_softmax(-1).flatten(0, -2)
+    teacher_logs = (teacher / temperature).log_softmax(-1).flatten(0, -2)
+    return F.kl_div(student_logs, teacher_logs, reduction="batchmean", log_target=True)

@@ -25,7 +25,7 @@ class DistillMethod(Method[DistillTrainConfig, DistillObjective]):
     """Students that are exported, and a frozen teacher; everything else comes from the base class."""
 
     def build(self, config: DistillTrainConfig, model_config: BioVFMConfig) -> DistillObjective:
-        """Students, projections and teacher; an earlier run gives all of them, so teachers must be of one kind.
+        """Students, projections and teacher. An earlier run gives all of them; its teacher must be of the same kind.
 
         Each student starts as it would alone: the generator is reset for it.
         """
@@ -49,7 +49,7 @@ class DistillMethod(Method[DistillTrainConfig, DistillObjective]):
         return {f"model_{name}": one for name, one in encoders.items() if name != MAIN} | {MAIN: encoders[MAIN]}
 
     def trained(self, objective: DistillObjective) -> nn.Module:
-        """The students: each is clipped on its own, so that none depends on another."""
+        """The students, each of which is clipped separately, so that none depends on another."""
         return objective.students
 
     def flops_per_image(self, config: DistillTrainConfig, model_config: BioVFMConfig) -> float:
@@ -107,7 +107,7 @@ def _timm_network(name: str) -> nn.Module:
     timm = require("timm", "encoders")
     try:
         return timm.create_model(name, num_classes=0)
-    except Exception as error:  # timm passes on whatever its registry raises
+    except Exception as error:  # timm passes on any error of its registry
         raise UserError(f"distill.students: timm has no {name!r} ({error}); timm.list_models() lists them") from error
 
 
@@ -134,7 +134,7 @@ def _timm_flops(name: str, side: int) -> float:
 
 @cache
 def _timm_numbers(name: str, side: int) -> int:
-    """Numbers that its layers answer with for one image, most of which autograd keeps."""
+    """Numbers in the outputs of its layers for one image; autograd keeps most of them."""
     numbers: list[int] = []
 
     def note(_: nn.Module, __: Any, answer: Any) -> None:

@@ -20,7 +20,7 @@ class Student(nn.Module):
     """A trained encoder, and the layers that project its features to the teacher's width.
 
     Args:
-        encoder: a `BioVFMModel`, or a network of timm, whose mean over its last map stands for a class token.
+        encoder: a `BioVFMModel`, or a timm network, whose mean over its last map serves as class token.
         width: of the encoder's features.
         teacher_width: of the teacher's.
         patches: whether patch tokens are compared, too.
@@ -64,7 +64,7 @@ class DistillObjective(nn.Module):
         self.register_state_dict_post_hook(_without_teacher)
 
     def sign(self) -> None:
-        """Note this teacher as the run's first; a restored checkpoint brings its own note."""
+        """Record this teacher's checksum as the run's first; a restored checkpoint replaces it by its own."""
         if self._mark is not None:
             self.teacher_mark.fill_(self._mark)
 
@@ -87,9 +87,9 @@ class DistillObjective(nn.Module):
         targets = self.teacher(crops)
         totals, terms = [], dict[str, Tensor]()
         for name, student in self.students.items():
-            total, named = self._loss(student, crops, targets)
+            total, losses = self._loss(student, crops, targets)
             totals.append(total)
-            terms |= {term if name == MAIN else f"{term}_{name}": value for term, value in named.items()}
+            terms |= {term if name == MAIN else f"{term}_{name}": value for term, value in losses.items()}
         return torch.stack(totals).sum(), terms
 
     def _loss(self, student: Any, crops: Tensor, targets: Features) -> tuple[Tensor, dict[str, Tensor]]:
@@ -100,8 +100,8 @@ class DistillObjective(nn.Module):
         if student.patch_head is not None:
             if patches.shape[-2:] != target_patches.shape[-2:]:
                 patches = F.interpolate(patches, target_patches.shape[-2:], mode="bilinear", align_corners=False)
-            ours, theirs = (features.flatten(2).mT for features in (patches, target_patches))
-            loss = feature_loss(student.patch_head(ours), theirs, config.patch_loss, config.temperature)
+            tokens, target_tokens = (features.flatten(2).mT for features in (patches, target_patches))
+            loss = feature_loss(student.patch_head(tokens), target_tokens, config.patch_loss, config.temperature)
             terms["patch_loss"], total = loss.detach(), total + config.patch_weight * loss
         return total, terms
 

@@ -55,7 +55,7 @@ class Teacher(nn.Module):
         return super().train(False)
 
     def side(self, side: int) -> int:
-        """The side in pixels at which it sees crops of `side`: the nearest multiple of its patches, or its own."""
+        """The side in pixels to which crops of `side` are resized: the nearest multiple of its patches, or its own."""
         return self.fixed or max(round(side / self.patch_size), 1) * self.patch_size
 
     @torch.no_grad()
@@ -119,14 +119,14 @@ def _read(source: str) -> Encoder:
 
 
 def assumed_teacher(config: DistillTrainConfig) -> Teacher:
-    """The stand-in of estimates for a teacher that is not named yet: a ViT-L, without values."""
+    """A ViT-L without values, which estimates use in place of a teacher that is not named yet."""
     with torch.device("meta"):
         model = BioVFMModel(BioVFMConfig.from_size("vit-large"))
     return Teacher(model, cls_and_map, 16, None, _rescale(config, **IMAGENET))
 
 
 def our_teacher(read: Encoder, config: DistillTrainConfig) -> Teacher:
-    """A teacher of a convertible family, without stochastic depth and mask token."""
+    """Load a teacher of a convertible family, without stochastic depth and mask token."""
     undisturbed = {"drop_path_rate": 0.0, "use_mask_token": False}
     model = BioVFMModel(BioVFMConfig.from_dict({**read.config.to_dict(), **undisturbed}))
     names = {name: name.removeprefix("biovfm.") for name in read.tensors if not name.startswith("decoder.")}
@@ -155,7 +155,7 @@ def _any_encoder(source: str, config: DistillTrainConfig) -> Teacher:
 
 
 def _takes(teacher: Teacher, side: int) -> bool:
-    """Whether it takes crops of `side`; libraries refuse with many kinds of errors."""
+    """Whether the encoder takes crops of `side`; libraries raise many kinds of errors if not."""
     try:
         teacher(torch.zeros(1, 3, side, side))
     except Exception:

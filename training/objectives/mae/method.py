@@ -38,11 +38,11 @@ class MAEMethod(Method[MAETrainConfig, MAEObjective]):
         return {"model_with_decoder": objective.model, "model": objective.model.biovfm}
 
     def batch_extra(self, config: MAETrainConfig) -> BatchExtra:
-        """The noise that chooses the hidden patches."""
+        """The noise that selects the masked patches."""
         patch_size = biovfm_config(config).patch_size
 
         def draw_noise(drawn: Drawn, _: np.random.Generator) -> dict[str, Tensor]:
-            # by position, so that the same patches are hidden however the batch is spread over processes and passes
+            # by position, so that the same patches are masked however the batch is divided among processes and passes
             seeds = ((config.seed, 1, position) for position in drawn.positions.tolist())
             patches = (drawn.side // patch_size) ** 2
             noise = [np.random.default_rng(seed).random(patches, dtype=np.float32) for seed in seeds]
@@ -51,7 +51,7 @@ class MAEMethod(Method[MAETrainConfig, MAEObjective]):
         return draw_noise
 
     def features(self, tokens: Tensor, first_patch: int) -> Tensor:
-        """The mean patch token, since the class token is not trained."""
+        """The mean patch token, because the class token is not trained."""
         return tokens[:, first_patch:].mean(dim=1)
 
     def tokens_per_image(self, config: MAETrainConfig, model_config: BioVFMConfig) -> int:

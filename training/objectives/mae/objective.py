@@ -11,7 +11,7 @@ from ...schedule import StepValues
 
 
 class MAEObjective(nn.Module):
-    """`BioVFMForMaskedAutoencoding` in the shape of a training objective; there is no teacher.
+    """`BioVFMForMaskedAutoencoding` as a training objective; there is no teacher.
 
     Args:
         model: the masked autoencoder; its config sets the mask ratio and the pixel normalisation.
@@ -30,7 +30,7 @@ class MAEObjective(nn.Module):
             values: of this step; unused here.
 
         Returns:
-            The mean squared error over hidden patches, and the same detached as `mae_loss`.
+            The mean squared error over masked patches, and the same value, detached, as `mae_loss`.
         """
         loss = self.model.reconstruction_loss(batch["global_crops"], batch.get("noise"))
         return loss, {"mae_loss": loss.detach()}

@@ -22,5 +22,5 @@ class MAESchedule(Rates):
 
     @property
     def rise_steps(self) -> int:
-        """The peak comes with the first step after the warm-up."""
+        """The first step after the warm-up has the peak learning rate."""
         return self.warmup_steps

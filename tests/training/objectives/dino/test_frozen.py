@@ -139,7 +139,7 @@ def test_koleo_looks_among_as_many_images_as_there_are() -> None:
     assert split_batch(load_config("dino_smoke", words), processes=4, rank=0)[0].images == 4
     with pytest.raises(UserError, match=r"koleo_group 8 must be a multiple of the 4 images .* the 4 of all processes"):
         split_batch(load_config("dino_smoke", words), processes=1, rank=0)
-    with pytest.raises(UserError, match="koleo_neighbours 4 needs more than 4 images to look among"):
+    with pytest.raises(UserError, match="koleo_neighbours 4 needs more than 4 images to search"):
         split_batch(load_config("dino_smoke", {**words, "dino.koleo_group": 0, "dino.koleo_neighbours": 4}), 4, 0)
     with pytest.raises(UserError, match="koleo_neighbours 16 must be fewer"):
         load_config("dino_smoke", {"batch.size": 16, "dino.koleo_neighbours": 16})
