@@ -230,7 +230,7 @@ def embed(
             middle slice; slices: a vector for each slice.
         series: treat a folder of DICOM files as one volume, not as one image per file.
         paths: of a folder: ids are paths (keep), or keyed hashes, with the paths in OUT.paths.csv (withhold), or
-            paths unless one repeats what its file's DICOM header tells (auto, default).
+            paths unless one repeats a word of its file's DICOM header (auto, default).
         strict: end with exit status 1 if an image was left out.
         batch_size: images per batch.
         device: torch device (default: cuda if available, else cpu).
@@ -645,8 +645,8 @@ def analyse(
         task: task whose test images are measured, and on which layers are probed.
         images: images to measure, instead of a task.
         data: folder with the named tasks.
-        max_images: most images to measure, drawn at random.
-        attention_images: on how many of them to measure attention.
+        max_images: largest number of images to measure, drawn at random.
+        attention_images: number of these images on which attention is measured.
         resamples: of intervals.
         batch_size: images per batch.
         seed: random seed.

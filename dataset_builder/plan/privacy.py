@@ -1,13 +1,13 @@
-"""Privacy of private sources: rows, manifest and logs show keyed hashes in place of paths, unless told otherwise.
+"""Privacy of private sources: rows, manifest and logs have keyed hashes in place of paths, unless a source keeps them.
 
-By default an input of a private source is named by a keyed hash and its suffix. `paths: keep` in its record publishes
-the paths, except folder and file names that repeat a captured subject or a word of the DICOM header, or that look like
-a DICOM name, a date or a record number. A patient's name that occurs only in a folder name is not recognised: no
-pattern tells it from other words. So the path below the source's folder is hidden for files that are not pictures, and
-if a DICOM header could not be read.
+By default an input of a private source is named by a keyed hash and its suffix. The key is the build's, so names stay
+the same when a build is continued (`biovfm embed` draws a new key for each features file). `paths: keep` in a source's
+record publishes the paths, except folder and file names that repeat a captured subject or a word of the DICOM header,
+or that look like a DICOM name, a date or a record number. A patient's name that occurs only in a folder name is not
+recognised, because no pattern distinguishes it from other words. So the path below the source's folder is hidden for
+files that are not pictures, and if a DICOM header could not be read.
 """
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,13 @@ from typing import Any
 
 from biovfm_hf.decoding.files import IMAGE_SUFFIXES
 from biovfm_hf.decoding.identity_words import bears, header_words, separate_words
+from biovfm_hf.keyed_names import keyed_hash, longest_suffix
 from biovfm_hf.reading.image_files import has_no_suffix
 
 from ..item import Item
 from ..limits import ARCHIVES
 
-_TELLING = re.compile(
+_IDENTIFYING = re.compile(
     r"\w\^\w"  # Doe^Jane
     r"|(?:mrn|pid|patient|dob|birth)[ _.-]*(?:id)?[ _.-]*\d{4}"
     r"|(?<!\d)(?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])(?!\d)"
@@ -98,9 +99,8 @@ def stored_path(item: Item, source: Path | bytes | None, privacy: Privacy | None
 def _hashed_path(item: Item, privacy: Privacy) -> str:
     """A keyed hash of the locator, its suffix if a format has it, and the row of a table of images."""
     name = item.path if item.kind == "hdf5" or item.member is None else item.member
-    suffix = max((s for s in _SUFFIXES if name.lower().endswith(s)), key=len, default="")
     place = "" if item.row is None else f"#{item.row}"
-    return _hash(f"{privacy.source}/{locator(item)}", privacy.key, 8) + suffix + place
+    return _hash(f"{privacy.source}/{locator(item)}", privacy.key, 8) + longest_suffix(name, _SUFFIXES) + place
 
 
 def _published_path(item: Item, source: Path | bytes | None, privacy: Privacy) -> str:
@@ -110,15 +110,15 @@ def _published_path(item: Item, source: Path | bytes | None, privacy: Privacy) -
     above = 0 if privacy.folder == "." else privacy.folder.count("/") + 1
     return "/".join(
         f"withheld-{_hash(part, privacy.key, 4)}"
-        if (named is None and depth >= above) or _tells(part, identity)
+        if (named is None and depth >= above) or _identifies(part, identity)
         else part
         for depth, part in enumerate(locator(item).split("/"))
     )
 
 
-def _tells(part: str, identity: set[str]) -> bool:
+def _identifies(part: str, identity: set[str]) -> bool:
     """Whether a name looks like one of a person or a record, or contains a word of `identity`."""
-    return _TELLING.search(part) is not None or bears(part, identity)
+    return _IDENTIFYING.search(part) is not None or bears(part, identity)
 
 
 def _identity(item: Item, source: Path | bytes | None) -> set[str] | None:
@@ -135,4 +135,4 @@ def _identity(item: Item, source: Path | bytes | None) -> set[str] | None:
 
 
 def _hash(text: str, key: str, size: int) -> str:
-    return hashlib.blake2b(text.encode(), key=key.encode()[:64], digest_size=size).hexdigest()
+    return keyed_hash(text, key.encode()[:64], size)

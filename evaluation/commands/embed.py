@@ -57,7 +57,7 @@ WHY, ON_REQUEST = "withheld", "on request"
 UNRECORDED = "a folder without a record"
 """Stands for the private source of a folder that has no record: such a folder counts as private."""
 EACH_SLICE = "slices"
-TOLD = 20  # left-out files that are shown on the screen
+SHOWN = 20  # left-out files that are shown on the screen
 FEATURES = ("both", "class", "mean", "pooled", "last4", "card")
 COMPILE_HELP = (
     "embed through torch.compile; compiling takes seconds for a ViT and longer for a convolutional network, so it can "
@@ -77,7 +77,7 @@ OUT has one row per image: `id`, `features` (float32) and `length`, the Euclidea
 path below the folder or of the dataset row; PATH:frame:N is one of several frames. A volume (NIfTI, MHA, NRRD; with
 --series a folder of DICOM files) is one row, pooled over its slices. The file's metadata say under `biovfm` how the
 features were made. Unreadable files are left out; the metadata and OUT.left_out.csv list them with the reason. If a
-path repeats what its file's DICOM header tells, such as a name, or with `--paths withhold`, ids are keyed hashes.
+path repeats a word of its file's DICOM header, such as a name, or with `--paths withhold`, ids are keyed hashes.
 OUT.paths.csv, which is for you only, maps them to paths. A killed run continues when it is started again."""
 
 
@@ -109,7 +109,7 @@ class EmbedOptions:
     paths: str = option(
         AUTO,
         "of a folder: ids are paths (keep), or keyed hashes, with the paths in OUT.paths.csv (withhold), or paths "
-        "unless one repeats what its file's DICOM header tells (auto, default)",
+        "unless one repeats a word of its file's DICOM header (auto, default)",
         choices=(AUTO, KEEP, WITHHOLD),
     )
     strict: bool = option(False, "end with exit status 1 if an image was left out")
@@ -211,7 +211,7 @@ def _tell_series(options: EmbedOptions) -> None:
 
 
 def _tell(features: Features, out: Path) -> None:
-    for name, reason in list(features.left_out.items())[:TOLD]:
+    for name, reason in list(features.left_out.items())[:SHOWN]:
         print(f"left out: {name}: {reason}", file=sys.stderr)
     left = f"; {len(features.left_out)} files left out, see {_beside(out)}" if features.left_out else ""
     if features.made_with.get(WHY) not in (None, ON_REQUEST):
@@ -220,8 +220,8 @@ def _tell(features: Features, out: Path) -> None:
 
 
 def _why_hashes(reason: str, out: Path) -> str:
-    table = f"{paths_file(out)}, for you only, tells the path of each"
-    return f"ids are keyed hashes, because {reason}; {table}; --paths keep makes ids of the paths"
+    table = f"{paths_file(out)}, for you only, maps them to paths"
+    return f"ids are keyed hashes, because {reason}; {table}; with --paths keep ids are the paths"
 
 
 def embed(options: EmbedOptions) -> Features:

@@ -1,6 +1,5 @@
-"""Names of a folder's files in what is written: their paths below it, or keyed hashes where paths tell of a person."""
+"""Names of a folder's files in outputs: their paths below it, or keyed hashes if paths may identify a person."""
 
-import hashlib
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,14 +10,15 @@ from biovfm_hf.decoding.content import GZIP, first_bytes
 from biovfm_hf.decoding.files import IMAGE_SUFFIXES
 from biovfm_hf.decoding.identity_words import bears, header_words
 from biovfm_hf.errors import UserError
+from biovfm_hf.keyed_names import keyed_hash, longest_suffix
 from biovfm_hf.reading.image_files import walk
 from biovfm_hf.reading.limited import LIMITED
 
 AUTO, KEEP, WITHHOLD = "auto", "keep", "withhold"
 KNOWN_SUFFIXES = tuple(suffix for name in IMAGE_SUFFIXES for suffix in (name, f"{name}.gz"))
-NAMED = "paths repeat what the files' DICOM headers tell"
-UNREAD = "the DICOM header of a file cannot be read, so nobody knows whether paths repeat it"
-ARCHIVE = "an archive there is not opened, so nobody knows whether paths repeat what its files tell"
+NAMED = "paths repeat words of the files' DICOM headers"
+UNREAD = "the DICOM header of a file cannot be read, so paths may repeat its words"
+ARCHIVE = "an archive there is not opened, so paths may repeat words of the headers in it"
 _ARCHIVES = (
     (0, b"PK"),
     (0, b"7z\xbc\xaf"),
@@ -28,26 +28,28 @@ _ARCHIVES = (
     (0, b"\xfd7zXZ"),
     (257, b"ustar"),
     (0x8001, b"CD001"),
-)  # their marks, each at its place; the last is of an image of a disc
-_FILES = 64  # headers that one call reads
+)  # the offset and first bytes of each format; the last is the image of a disc
+_FILES = 64  # number of headers that one call reads
 
 
 class Naming:
-    """Names each file of a folder by its path below the folder, or by a keyed hash that `places` maps to the path."""
+    """Names each file of a folder by its path below the folder, or by a keyed hash that `places` maps to the path.
+
+    The key is drawn anew for each features file and kept nowhere; `places` alone leads back. (The names of private
+    sources in a dataset are made with a key that the build keeps, so that they stay the same when it continues.)
+    """
 
     def __init__(self, folder: Path, withhold: bool) -> None:
         self.folder = folder
         self.places: dict[str, str] = {}
-        self._key = secrets.token_bytes(16) if withhold else None  # nobody can test a guess against a hash
+        self._key = secrets.token_bytes(16) if withhold else None  # without it nobody can test a guess
 
     def __call__(self, path: Path) -> str:
         """The name of a file in the folder."""
         place = path.relative_to(self.folder).as_posix()
         if self._key is None:
             return place
-        digest = hashlib.blake2b(place.encode("utf-8", "surrogateescape"), key=self._key, digest_size=8).hexdigest()
-        suffixes = [suffix for suffix in KNOWN_SUFFIXES if place.lower().endswith(suffix)]
-        name = digest + max(suffixes, key=len, default="")
+        name = keyed_hash(place, self._key, 8) + longest_suffix(place, KNOWN_SUFFIXES)
         self.places[name] = place
         return name
 
@@ -55,35 +57,35 @@ class Naming:
 def why_withheld(folder: Path, paths: Sequence[str] | None = None) -> str | None:
     """Why no path below a folder may be shown; None if none repeats its file's header, and none is an archive.
 
-    Headers are those of DICOM files, read by limited processes up to the first that tells; a file of another format is
-    compared with the headers of its neighbours. The builder compares each file with its own in the same way; it also
-    hides captured subjects, and what looks like a date or a record number in no header.
+    Limited processes read the headers of DICOM files, until a path repeats one. A file of another format is compared
+    with the headers of its neighbours. The builder compares each file with its own header in the same way; it also
+    hides captured subjects, and text that looks like a date or a record number.
 
     Args:
         folder: the paths are below it.
-        paths: those to compare; by default of all files below the folder.
+        paths: the paths to compare; by default those of all files below the folder.
     """
     if paths is None:
         paths = [path.relative_to(folder).as_posix() for path, _ in walk(folder)]
     parts = [paths[start : start + _FILES] for start in range(0, len(paths), _FILES)]
     pool = ThreadPoolExecutor()
     try:
-        return next(filter(None, pool.map(partial(_compared, folder), parts)), None)
+        return next(filter(None, pool.map(partial(_compare_in_limits, folder), parts)), None)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _compared(folder: Path, paths: Sequence[str]) -> str | None:
+def _compare_in_limits(folder: Path, paths: Sequence[str]) -> str | None:
     try:
-        return LIMITED.call("DICOM headers", why_told, str(folder), list(paths))
-    except UserError:  # a header that stops its reader
+        return LIMITED.call("DICOM headers", compare_headers, str(folder), list(paths))
+    except UserError:  # a header stopped the process that read it
         return UNREAD
 
 
-def why_told(folder: str, paths: list[str]) -> str | None:
-    """`why_withheld` in this process. Files without a header are compared with the headers of those beside them."""
-    told: set[str] = set()
-    without: set[str] = set()
+def compare_headers(folder: str, paths: list[str]) -> str | None:
+    """`why_withheld` for some files, in this process; files without a header are compared with the headers of all."""
+    all_words: set[str] = set()
+    headerless: set[str] = set()
     for path in paths:
         file = Path(folder, path)
         try:
@@ -98,10 +100,10 @@ def why_told(folder: str, paths: list[str]) -> str | None:
         if any(bears(part, words) for part in parts):
             return NAMED
         if words:
-            told |= words
+            all_words |= words
         else:
-            without.update(parts)
-    return NAMED if any(bears(part, told) for part in without) else None
+            headerless.update(parts)
+    return NAMED if any(bears(part, all_words) for part in headerless) else None
 
 
 def _is_archive(file: Path) -> bool:

@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
         print(f"{entry['query']}: {best}" + (f" and {more} more" if more > 0 else ""))
     print(f"in {options.out / 'search.json'}" + ("" if options.images else "; --images DIR draws them, too"))
     if (paths := paths_file(options.features)).is_file():
-        print(f"{paths}, for you only, tells the path of each id")
+        print(f"{paths}, for you only, maps ids to paths")
     if lost := len(set(options.query)) - len(finds):
         print(f"{lost} examples left out, see {options.out / LEFT_OUT}.csv", file=sys.stderr)
     return int(options.strict and lost > 0)

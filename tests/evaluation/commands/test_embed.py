@@ -222,7 +222,7 @@ def test_paths_are_withheld_on_request(tmp_path, tiny_model, messy, capsys):
     (entry,) = json.loads((found / "search.json").read_text())
     assert entry["query"] == "example 1" and places[entry["found"][0]["id"]] in ("a.png", "deep/e.jfif")
     shown = "".join(capsys.readouterr()) + out.read_bytes().decode("latin-1")
-    assert f"{out}.paths.csv, for you only, tells the path of each id" in shown
+    assert f"{out}.paths.csv, for you only, maps ids to paths" in shown
     shown += "".join(
         path.read_bytes().decode("latin-1") for path in (*found.iterdir(), out.with_name(f"{out.name}.left_out.csv"))
     )

@@ -1,4 +1,4 @@
-"""Paths that repeat what DICOM headers tell are not shown."""
+"""Paths that repeat words of DICOM headers are not shown."""
 
 import gzip
 import os
@@ -169,5 +169,5 @@ def ended(*_: object) -> None:
 
 def test_a_reader_that_dies_withholds(tmp_path, monkeypatch):
     write_dicom(tmp_path / "a.dcm", PIXELS)
-    monkeypatch.setattr("evaluation.commands.naming.why_told", ended)
+    monkeypatch.setattr("evaluation.commands.naming.compare_headers", ended)
     assert why_withheld(tmp_path) == UNREAD
