@@ -1,4 +1,4 @@
-"""An encoder: a frozen vision model with its preprocessing, which answers for every family with `tokens.Encoded`."""
+"""An encoder: a frozen vision model with its preprocessing. Encoders of all families return `tokens.Encoded`."""
 
 import copy
 import itertools
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Network:
-    """A segmentation network that is trained in an encoder's place: its name, and a file of pretrained weights."""
+    """A segmentation network that is trained without an encoder: its name, and a file of pretrained weights."""
 
     name: str
     weights: Path | None = None
@@ -26,24 +26,24 @@ class Network:
 
 @dataclass
 class Encoder:
-    """A frozen vision model with the preprocessing it was made for.
+    """A frozen vision model with its own preprocessing.
 
     Attributes:
-        name: what results call it.
-        revision: a digest of the weights, with what else tells how they are read.
+        name: its name in results.
+        revision: a digest of the weights and of the settings with which they are read.
         module: the torch module.
         preprocess: uint8 images (H, W, 3) of any size -> float (B, 3, S, S).
-        preprocessing: what `preprocess` does, in words; part of the cache key.
+        preprocessing: a description of `preprocess`; part of the cache key.
         size: S, pixels.
         mean, std: per channel, of pixel values in 0..1; for preprocessing that must keep masks aligned.
         device: where the module is.
         precision: `fp32`, or `bf16` for bfloat16 autocast.
-        compiled: its blocks through `torch.compile`; without any it runs as it is.
-        reading: what `read` must know of the module.
-        read: how the module is asked and where its tokens are, as `tokens.run`.
-        features: what its card recommends as an image's vector, of `embed.FEATURES`.
-        notes: caveats for readers of its results, in every record.
-        network: what is trained in place of a frozen model, if there is none.
+        compiled: its blocks, compiled by `torch.compile`; empty if it runs uncompiled.
+        reading: facts about the module that `read` needs.
+        read: runs the module and returns its tokens, like `tokens.run`.
+        features: the kind of `embed.FEATURES` that its card recommends as an image's vector.
+        notes: caveats for readers of its results; every record has them.
+        network: the segmentation network that is trained in place of a frozen model, if there is one.
     """
 
     name: str
@@ -67,14 +67,14 @@ class Encoder:
         """Encode (B, 3, H, W) without gradients, in the encoder's precision; features are float32.
 
         Raises:
-            UserError: `blocks` of a model that has no equal blocks.
+            UserError: `blocks` is above 0, but the model has no equal blocks.
         """
         import torch
 
         kind = torch.device(self.device).type
         self.module.eval()
         precision = torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16")
-        # not inference_mode: modules that keep a tensor (BEiT its positions) could not be fine-tuned afterwards
+        # not inference_mode, because modules that keep a tensor (BEiT's positions) could not be fine-tuned afterwards
         with torch.no_grad(), precision, running(self.compiled):
             encoded = self.read(self.module, pixel_values.to(self.device), blocks, self.reading)
         return Encoded(
@@ -88,13 +88,13 @@ class Encoder:
         )
 
     def vector_kind(self, which: str) -> str:
-        """Which vector of an image `which` of `embed.FEATURES` is: `card` is what the model's card recommends."""
+        """The kind of vector that `which` of `embed.FEATURES` means; `card` is the kind that the card recommends."""
         return self.features if which == "card" else which
 
     def twin(self) -> "Encoder":
-        """Another encoder with the same weights in memory, which may run in another thread at the same time.
+        """A second encoder that shares the weights in memory and may run in another thread at the same time.
 
-        Reading a module hangs hooks on it (see `tokens.run`), so one module serves one thread.
+        Reading registers hooks on a module (see `tokens.run`), so a module serves only one thread at a time.
         """
         weights = itertools.chain(self.module.parameters(), self.module.buffers())
         return replace(self, module=copy.deepcopy(self.module, {id(tensor): tensor for tensor in weights}))
